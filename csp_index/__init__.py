@@ -1,0 +1,63 @@
+"""csp_index: a database of what the neurons of vision networks mean.
+
+The names below load on first use, so that `csp-index --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from csp_index.errors import CspIndexError
+
+if TYPE_CHECKING:
+    from csp_index.candidates import CandidateTexts, Vocabulary
+    from csp_index.index import Index, NetworkSource, open_index
+    from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, LayerKey, NeuronKey, ScoringOptions
+    from csp_index.results import Labels, SqlResult
+
+__version__ = "0.1.0"
+__all__ = [
+    "CandidateTexts",
+    "CspIndexError",
+    "ExampleOptions",
+    "ExamplePair",
+    "Index",
+    "Label",
+    "LabelScore",
+    "Labels",
+    "LayerKey",
+    "NetworkSource",
+    "NeuronKey",
+    "ScoringOptions",
+    "SqlResult",
+    "Vocabulary",
+    "__version__",
+    "open_index",
+]
+
+_HOMES = {
+    "csp_index.candidates": ("CandidateTexts", "Vocabulary"),
+    "csp_index.index": ("Index", "NetworkSource", "open_index"),
+    "csp_index.records": (
+        "ExampleOptions",
+        "ExamplePair",
+        "Label",
+        "LabelScore",
+        "LayerKey",
+        "NeuronKey",
+        "ScoringOptions",
+    ),
+    "csp_index.results": ("Labels", "SqlResult"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module 'csp_index' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

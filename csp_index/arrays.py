@@ -1,0 +1,177 @@
+"""Arrays made elsewhere come in: embeddings [N, D] and activations [N, M] as memory-mapped .npy files, row i is image i.
+
+Everything is checked before anything is written. The arrays then go through the same shards as a pass over images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from csp_index import catalog, schema, settings, shards
+from csp_index.catalog import Column, EncoderInfo, LayerInfo, Shard
+from csp_index.errors import ArrayError
+from csp_index.records import IndexSummary, LayerKey
+from csp_index.runs import record_run
+from csp_index.statistics import NeuronStatistics
+from csp_index.store import Store
+
+ENCODER = "arrays"  # the encoder's name where none is given
+_ROWS = 4096  # rows checked at a time
+
+
+def load_array(path: str | Path, what: str) -> np.ndarray:
+    """Return a 2-D array of finite numbers, memory-mapped; ArrayError says what is wrong with it."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise ArrayError(f"{what} {path} does not exist: expected a .npy file") from None
+    except (OSError, ValueError) as exc:
+        raise ArrayError(f"{what} {path} cannot be read as .npy: {' '.join(str(exc).split())}") from exc
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
+        got = f"shape {array.shape}, {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise ArrayError(f"{what} {path} has {got}: expected a filled array of numbers with 2 dimensions")
+    for start in range(0, len(array), _ROWS):
+        bad = ~np.isfinite(array[start : start + _ROWS].astype(np.float32)).all(1)
+        if bad.any():
+            raise ArrayError(f"{what} {path} holds NaN or infinity, first in row {start + int(bad.argmax())}: expected finite numbers")
+    return array
+
+
+def import_arrays(
+    store: Callable[[], Store],
+    activations: str | Path,
+    layer: str,
+    *,
+    embeddings: str | Path | None = None,
+    uris: str | Path | None = None,
+    encoder: str = ENCODER,
+    logit_scale: float | None = None,
+    shard_size: int | None = None,
+    dtype: str | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> IndexSummary:
+    """Add a layer, and with the first one its images, from arrays; `store` opens or creates the index after the checks.
+
+    Embeddings are stored as unit vectors: rows already of unit length (to 1e-4) as they are, others scaled. A further layer over
+    the same images comes without embeddings, or with the same ones. Errors: ArrayError.
+    """
+    started = time.monotonic()
+    key = LayerKey.parse(layer)
+    kept = settings.text("activation_dtype", dtype)
+    values = load_array(activations, "activations")
+    vectors = load_array(embeddings, "embeddings") if embeddings else None
+    names = _read_uris(uris) if uris else None
+    _check_lengths(values, vectors, names)
+    opened = store()
+    held = catalog.image_count(opened)
+    if held not in (0, len(values)) and not _unfinished(opened, len(values)):
+        raise ArrayError(f"activations have {len(values)} rows but the index holds {held} images: expected a row an image")
+    if vectors is None and not catalog.encoders(opened):
+        raise ArrayError("a new index needs embeddings beside activations: give --embeddings")
+    infos: list[Column] = []
+    if vectors is not None:
+        identity = {"weights": _digest(vectors), "library": "arrays"}
+        infos.append(EncoderInfo(encoder, vectors.shape[1], logit_scale, identity, schema.embeddings_table(encoder)))
+    identity = {"weights": _digest(values), "library": "arrays"}
+    table = schema.activations_table(layer)
+    infos.append(LayerInfo(key, values.shape[1], "none", "arrays", None, kept, identity, table))
+    arrays = dict(zip([i.what for i in infos], [vectors, values] if vectors is not None else [values], strict=True))
+    chosen = {"activations": str(activations), "embeddings": str(embeddings), "layer": layer, "encoder": encoder, "dtype": kept}
+    with opened.write_lock():
+        infos = shards.reconcile(opened, infos, dtype)
+        with record_run(opened, "import", chosen, {i.what: i.identity for i in infos}) as run:
+            shards.register(opened, infos, run)
+            shards.recover(opened, infos)
+            statistics: dict[str, NeuronStatistics] = {}
+            for shard in _plan(opened, len(values), settings.number("shard_size", shard_size)):
+                missing = [i for i in infos if len(catalog.shards(opened, i.what)) <= shard.number]
+                new = shard.first_image >= catalog.image_count(opened)
+                if new:
+                    opened.append(schema.IMAGES, _image_rows(shard, names))
+                rows = {i.what: _rows(arrays[i.what], shard, isinstance(i, EncoderInfo)) for i in missing}
+                for info in missing:
+                    shards.write_values(opened, info, shard, rows[info.what])
+                if new or missing:
+                    shards.mark(opened, [schema.IMAGES] * new + [i.what for i in missing], shard, run)
+                for info in missing:
+                    shards.count_in(opened, info, statistics, shard, rows[info.what])
+                if progress:
+                    progress(shard.first_image + shard.rows, len(values), "images")
+            shards.finish_statistics(opened, [i for i in infos if isinstance(i, LayerInfo)], statistics)
+    total = catalog.image_count(opened)
+    count = len(catalog.shards(opened, schema.IMAGES))
+    return IndexSummary(run.run_id, total, total - held, 0, count, time.monotonic() - started, (layer,), (encoder,))
+
+
+def _check_lengths(values: np.ndarray, vectors: np.ndarray | None, names: Sequence[str] | None) -> None:
+    for what, found in (("embeddings", vectors), ("uris", names)):
+        if found is not None and len(found) != len(values):
+            raise ArrayError(f"{what} have {len(found)} rows and activations {len(values)}: expected the same images in both")
+    if vectors is not None:
+        for start in range(0, len(vectors), _ROWS):
+            zero = ~np.asarray(vectors[start : start + _ROWS]).any(1)
+            if zero.any():
+                raise ArrayError(f"embeddings are all zero in row {start + int(zero.argmax())}: a direction is needed")
+
+
+def _read_uris(path: str | Path) -> list[str]:
+    try:
+        names = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ArrayError(f"uris {path} cannot be read: {exc}") from exc
+    if len(set(names)) != len(names) or "" in names:
+        raise ArrayError(f"uris {path} repeat or are empty: expected one line an image, each different")
+    return names
+
+
+def _unfinished(store: Store, rows: int) -> bool:
+    """Tell whether the index holds the first shards of an import of so many rows that was cut short."""
+    held = catalog.image_count(store)
+    states = store.read(schema.RUNS, ["command", "state"]).to_pylist()
+    return held < rows and all(r["command"] != "index" for r in states) and not any(
+        r["command"] == "import" and r["state"] == "done" for r in states
+    )
+
+
+def _plan(store: Store, images: int, size: int) -> Iterator[Shard]:
+    """Yield the shards the index has, then new ones over the images it lacks."""
+    marks = catalog.shards(store, schema.IMAGES)
+    yield from marks
+    first = marks[-1].first_image + marks[-1].rows if marks else 0
+    for place, start in enumerate(range(first, images, size)):
+        yield Shard(len(marks) + place, start, min(size, images - start), "")
+
+
+def _rows(array: np.ndarray, shard: Shard, unit: bool) -> torch.Tensor:
+    rows = np.array(array[shard.first_image : shard.first_image + shard.rows], dtype=np.float32)
+    if unit:
+        lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+        off = np.abs(lengths - 1.0) > 1e-4
+        rows = np.where(off, rows / lengths, rows).astype(np.float32)
+    return torch.from_numpy(rows)
+
+
+def _image_rows(shard: Shard, names: Sequence[str] | None) -> pa.Table:
+    ids = range(shard.first_image, shard.first_image + shard.rows)
+    columns: dict[str, object] = {
+        "image_id": pa.array(ids, pa.int64()),
+        "shard": pa.array([shard.number] * shard.rows, pa.int32()),
+        "uri": pa.array([names[i] if names else f"array#{i}" for i in ids]),
+    }
+    table = schema.table_schema(schema.IMAGES)
+    missing = {field.name: pa.nulls(shard.rows, field.type) for field in table if field.name not in columns}
+    return pa.table({field.name: (columns | missing)[field.name] for field in table}, schema=table)
+
+
+def _digest(array: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
+    for start in range(0, len(array), _ROWS):
+        digest.update(np.ascontiguousarray(array[start : start + _ROWS]).tobytes())
+    return digest.hexdigest()

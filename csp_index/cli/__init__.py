@@ -1,0 +1,54 @@
+"""The command line `csp-index`: each command is a few lines over Index.
+
+Exit status: 0 fine, 1 an error told in one line on stderr, 2 wrong usage. Torch and the database load when a command needs them.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from csp_index import __version__
+from csp_index.cli import asking, building, trying
+from csp_index.errors import CspIndexError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="csp-index")
+def cli() -> None:
+    """A database of what the neurons of a vision network mean.
+
+    \b
+    Index images once:     csp-index index DB IMAGES --encoder open_clip:... --network timm:... --layers layer4
+    Label any neuron:      csp-index label DB --layer resnet50/layer4 --neurons 0-9
+    See it all at work:    csp-index demo
+    """
+
+
+for command in (*trying.COMMANDS, *building.COMMANDS, *asking.COMMANDS):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    try:
+        status = cli.main(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.exceptions.Exit as exc:
+        sys.exit(exc.exit_code)
+    except click.UsageError as exc:
+        exc.show()
+        sys.exit(2)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(1)
+    except CspIndexError as exc:
+        click.echo(f"Error: {' '.join(str(exc).split())}", err=True)
+        sys.exit(1)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted: what is finished is kept; the same command goes on where this one stopped.", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe is gone, as with `| head`
+        sys.exit(0)

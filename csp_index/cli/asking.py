@@ -1,0 +1,186 @@
+"""Commands that ask an index: label, show, search, sql, export, status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from csp_index.cli.output import database, json_option, say_json, say_labels
+
+_METHODS = click.option("--method", default="csp", show_default=True, help="Scoring method; `csp-index label --help` lists them.")
+_VOCABULARY = click.option("--vocabulary", help="imagenet1k, imagenet21k or a text file; by default the one used last.")
+_TEMPLATES = click.option("--templates", help="Prompt templates: none, csp, openai or a text file; by default those used last.")
+_ENCODER = click.option("--encoder", help="The encoder that judges, where the index holds several.")
+_DEVICE = click.option("--device", help="Where the encoder and the products run: auto, cpu, cuda, mps.")
+
+
+@click.command()
+@database
+@click.option("--layer", required=True, help="MODEL/LAYER.")
+@click.option("--neurons", default="all", show_default=True, help="all, 0,5,9 or 10-20.")
+@_METHODS
+@_VOCABULARY
+@_TEMPLATES
+@click.option("--text-embeddings", type=click.Path(), help="Text embeddings made elsewhere [labels, dimensions], .npy.")
+@click.option("--texts", type=click.Path(), help="Their texts, one a line.")
+@click.option("--gamma", type=float, help="csp: how much of the contrastive direction is removed, 0 to 1 (1).")
+@click.option("--alpha", type=float, help="contrastive-pmi: the contrastive set's share of the prior, 0 to 1 (0.5).")
+@click.option("--examples", type=click.IntRange(1), help="Activating images a neuron (30; clip-dissect 100).")
+@click.option("--contrast", type=click.Choice(["nearest", "random"]), help="Kind of contrastive images (nearest).")
+@click.option("--neighbours", type=click.IntRange(1), help="Contrastive images an activating image (1; contrastive-pmi 5).")
+@click.option("--threshold", help="Low activation: mean, quantile:Q or max:F (mean).")
+@click.option("--floor", type=float, help="An image activates a neuron only above this (0).")
+@click.option("--reuse/--no-reuse", default=None, help="One contrastive image may serve several activating ones (yes).")
+@click.option("--min-similarity", type=float, help="Drop pairs below this cosine.")
+@click.option("--near-duplicate", type=float, help="Images above this cosine are the same picture and no contrast; try 0.99.")
+@click.option("--renormalise-text/--no-renormalise-text", default=None, help="Unit length for the mean over templates (yes).")
+@click.option("--subtract-empty/--no-subtract-empty", default=None, help="semanticlens: subtract the empty template.")
+@click.option("--prior", type=click.Choice(["neurons", "images"]), help="clip-dissect: what its prior runs over (neurons).")
+@click.option("--prior-weight", type=float, help="clip-dissect: lambda (1).")
+@click.option("--logit-scale", type=float, help="The encoder's multiplier of the cosine, where none is known.")
+@click.option("--seed", type=int, help="Of the random contrast (0).")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Candidates a neuron.")
+@_ENCODER
+@_DEVICE
+@click.option("--recompute", is_flag=True, help="Make the labels anew even if the index holds them.")
+@json_option
+def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> None:
+    """Label neurons of a layer, and keep the labels.
+
+    Methods: csp, csp-difference, semanticlens, mean-centred, clip-dissect, clip-dissect-mean, pmi, contrastive-pmi.
+
+    \b
+    csp-index label birds.db --layer resnet50/layer4 --neurons 0,5,9 --vocabulary imagenet21k
+    csp-index label arrays.db --layer m/l --text-embeddings T.npy --texts T.txt --json
+    """
+    from csp_index.candidates import read_text_arrays
+    from csp_index.index import open_index, parse_neurons
+
+    device, arrays, texts = options.pop("device"), options.pop("text_embeddings"), options.pop("texts")
+    if (arrays is None) != (texts is None):
+        raise click.UsageError("--text-embeddings and --texts go together: give both or none")
+    if arrays is not None:
+        if options["vocabulary"] is not None:
+            raise click.UsageError("--vocabulary and --text-embeddings both name the candidates: give one of them")
+        options["vocabulary"] = read_text_arrays(arrays, texts)
+    say_labels(open_index(db, device=device).label(parse_neurons(layer, neurons), **options), as_json)
+
+
+@click.command()
+@database
+@click.argument("neuron")
+@click.option("--method", help="The label by this method; by default the newest one.")
+@_VOCABULARY
+@_TEMPLATES
+@_ENCODER
+@click.option("--card", type=click.Path(), help="Draw the neuron's picture card into this PNG file.")
+@json_option
+def show(db: str, neuron: str, card: str | None, as_json: bool, **options: Any) -> None:
+    """Show one neuron: its label, rivals, statistics and example pairs.
+
+    \b
+    csp-index show birds.db resnet50/layer4/77 --card 77.png
+    """
+    from csp_index.cli.showing import say_neuron
+    from csp_index.index import open_index
+
+    opened = open_index(db)
+    found = opened.view(neuron, **options)
+    if card:
+        opened.card(found.label, card)
+    if as_json:
+        say_json(found.as_json() | ({"card": card} if card else {}))
+        return
+    say_neuron(found)
+    if card:
+        click.echo(f"card: {card}")
+
+
+@click.command()
+@database
+@click.argument("text", required=False)
+@click.option("--image", type=click.Path(), help="Search by a picture file instead of a text.")
+@click.option("--layer", help="Only this MODEL/LAYER.")
+@click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Neurons to print.")
+@_TEMPLATES
+@_ENCODER
+@json_option
+def search(db: str, text: str | None, as_json: bool, **options: Any) -> None:
+    """Find the neurons that mean TEXT, or a picture.
+
+    \b
+    csp-index search birds.db "striped"
+    csp-index search birds.db --image zebra.jpg --layer resnet50/layer4
+    """
+    from csp_index.index import open_index
+    from csp_index.results import write_result
+
+    if (text is None) == (options["image"] is None):
+        raise click.UsageError("give a TEXT or --image, one of them")
+    found = open_index(db).search(text, **options)
+    write_result(found, "json" if as_json else "table")
+
+
+@click.command()
+@database
+@click.argument("statement")
+@click.option("--format", "kind", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True)
+@click.option("--out", type=click.Path(), help="Write to this file instead of the terminal.")
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+def sql(db: str, statement: str, kind: Any, out: str | None, as_json: bool) -> None:
+    """Run one read-only SELECT over the index.
+
+    Views: images, neurons, labels, examples, texts, runs, failures, layers, encoders, shards, embeddings, and the table macro
+    activations('MODEL/LAYER/INDEX').
+
+    \b
+    csp-index sql birds.db "SELECT neuron, text FROM labels WHERE rank = 0 AND text LIKE '%striped%'"
+    csp-index sql birds.db "SELECT * FROM activations('resnet50/layer4/77') ORDER BY activation DESC LIMIT 5"
+    """
+    from csp_index.index import open_index
+    from csp_index.results import write_result
+
+    write_result(open_index(db).sql(statement), "json" if as_json else kind, out)
+
+
+@click.command()
+@database
+@click.option("--layer", help="Only this MODEL/LAYER.")
+@click.option("--method", help="Only this method's labels.")
+@click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Candidates a neuron.")
+@click.option("--format", "kind", type=click.Choice(["csv", "json", "parquet"]), default="csv", show_default=True)
+@click.option("--out", type=click.Path(), help="Write to this file instead of the terminal.")
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+def export(db: str, kind: Any, out: str | None, as_json: bool, **options: Any) -> None:
+    """Export the newest label of every neuron and method.
+
+    \b
+    csp-index export birds.db --layer resnet50/layer4 --format parquet --out labels.parquet
+    """
+    from csp_index.index import open_index
+    from csp_index.results import write_result
+
+    write_result(open_index(db).labels(options["layer"], method=options["method"], top=options["top"]), "json" if as_json else kind, out)
+
+
+@click.command()
+@database
+@json_option
+def status(db: str, as_json: bool) -> None:
+    """Tell what the index holds: images, failures, encoders, layers, labels, runs.
+
+    \b
+    csp-index status birds.db
+    """
+    from csp_index.cli.showing import say_status
+    from csp_index.index import open_index
+
+    found = open_index(db).status()
+    if as_json:
+        say_json(found)
+    else:
+        say_status(found)
+
+
+COMMANDS = (label, show, search, sql, export, status)

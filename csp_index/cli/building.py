@@ -1,0 +1,121 @@
+"""Commands that fill an index: index, import, layers."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from csp_index.cli.output import database, json_option, progress, say_json, say_summary
+
+if TYPE_CHECKING:
+    from csp_index.index import NetworkSource
+
+_device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.")
+
+
+@click.command()
+@database
+@click.argument("source", required=False)
+@click.option("--encoder", "encoders", multiple=True, help="open_clip:ARCH/WEIGHTS, transformers:ID, or a local directory.")
+@click.option("--network", "networks", multiple=True, help="torchvision:, timm:, transformers: or python:MODULE:FACTORY.")
+@click.option("--layers", multiple=True, help="Layers of the network before it, with commas; see `csp-index layers`.")
+@click.option("--pool", "pools", multiple=True, help="mean, max, cls, token-mean, token-max or none; by the layer's shape if not said.")
+@click.option("--weights", multiple=True, help="Weight file of the network (.safetensors).")
+@click.option("--name", "names", multiple=True, help="Name of the network in addresses MODEL/LAYER/INDEX.")
+@click.option("--metadata", type=click.Path(), help="CSV joined to the images by its path column.")
+@click.option("--image-column", help="Image column of a parquet file, where it is not found by itself.")
+@click.option("--shard-size", type=click.IntRange(1), help="Images a shard (2048): what a kill loses at most.")
+@click.option("--dtype", type=click.Choice(["float32", "float16"]), help="How activations are stored (float32).")
+@_device
+@json_option
+def index(db: str, source: str | None, as_json: bool, device: str | None, **options: Any) -> None:
+    """Index the images of SOURCE: embeddings and activations, once.
+
+    SOURCE is a folder of images, a parquet file, a datasets directory or tar shards. Run again, the command goes on where it was
+    stopped and adds what is new; without SOURCE it completes what the index holds. Without models it takes those of the index.
+
+    \b
+    csp-index index birds.db photos/ --encoder open_clip:ViT-B-32/laion2b_s34b_b79k \\
+        --network torchvision:resnet50/IMAGENET1K_V2 --layers layer3,layer4
+    """
+    from csp_index.index import open_index
+
+    networks = _networks(options)
+    with progress() as report:
+        summary = open_index(db, device=device).add_images(
+            source,
+            encoders=options["encoders"],
+            networks=networks,
+            metadata=options["metadata"],
+            image_column=options["image_column"],
+            shard_size=options["shard_size"],
+            dtype=options["dtype"],
+            progress=report,
+        )
+    say_summary(summary, as_json)
+
+
+def _networks(options: dict[str, Any]) -> list[NetworkSource]:
+    from csp_index.index import NetworkSource
+
+    specs, layers = options["networks"], options["layers"]
+    if len(specs) != len(layers):
+        raise click.UsageError(f"{len(specs)} --network and {len(layers)} --layers: expected one --layers for each --network")
+    for name in ("pools", "weights", "names"):
+        if len(options[name]) > len(specs):
+            raise click.UsageError(f"--{name.rstrip('s')} is given {len(options[name])} times for {len(specs)} --network")
+    rows = zip_longest(specs, layers, options["pools"], options["weights"], options["names"])
+    return [
+        NetworkSource(spec, tuple(part.strip() for part in chosen.split(",") if part.strip()), pool, weights, name)
+        for spec, chosen, pool, weights, name in rows
+    ]
+
+
+@click.command("import")
+@database
+@click.option("--activations", required=True, type=click.Path(), help="Activations [images, neurons], .npy.")
+@click.option("--embeddings", type=click.Path(), help="Image embeddings [images, dimensions], .npy.")
+@click.option("--layer", required=True, help="Name of the layer: MODEL/LAYER.")
+@click.option("--uris", type=click.Path(), help="Text file with one image path a line.")
+@click.option("--encoder", default="arrays", show_default=True, help="Name of the encoder the embeddings came from.")
+@click.option("--logit-scale", type=float, help="The encoder's multiplier of the cosine, for CLIP often 100.")
+@click.option("--shard-size", type=click.IntRange(1), help="Images a shard (2048).")
+@click.option("--dtype", type=click.Choice(["float32", "float16"]), help="How activations are stored (float32).")
+@json_option
+def import_(db: str, as_json: bool, **options: Any) -> None:
+    """Take in arrays made elsewhere; row i is image i.
+
+    \b
+    csp-index import arrays.db --embeddings E.npy --activations A.npy --layer resnet50/layer4
+    """
+    from csp_index.index import open_index
+
+    activations, layer = options.pop("activations"), options.pop("layer")
+    with progress() as report:
+        summary = open_index(db).import_arrays(activations, layer, progress=report, **options)
+    say_summary(summary, as_json)
+
+
+@click.command()
+@click.argument("network")
+@click.option("--weights", type=click.Path(), help="Weight file of the network (.safetensors).")
+@json_option
+def layers(network: str, weights: str | None, as_json: bool) -> None:
+    """List a network's layers: name, kind, output shape for one image, neurons.
+
+    \b
+    csp-index layers torchvision:resnet50/none
+    """
+    from csp_index.networks import list_layers
+
+    for found in list_layers(network, weights=weights):
+        if as_json:
+            say_json({"layer": found.name, "kind": found.kind, "shape": list(found.shape), "neurons": found.neurons})
+        else:
+            shape = " x ".join(map(str, found.shape))
+            click.echo(f"{found.name}\t{found.kind}\t{shape}\t{found.neurons} neurons")
+
+
+COMMANDS = (index, import_, layers)

@@ -1,0 +1,78 @@
+"""What the commands share in speaking: progress, summaries, labels as lines, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from csp_index.build import Progress as Report
+    from csp_index.records import IndexSummary, Label
+
+_EVERY = 10.0  # seconds between plain lines
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+database = click.argument("db", metavar="DB")
+
+
+@contextmanager
+def progress() -> Iterator[Report]:
+    """Give a progress report: a bar on a terminal, a line now and then elsewhere; both on stderr."""
+    if sys.stderr.isatty():
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+            task = bar.add_task("images", total=None, speed="")
+            started = time.monotonic()
+
+            def show(done: int, todo: int, what: str) -> None:
+                speed = done / max(time.monotonic() - started, 1e-6)
+                bar.update(task, completed=done, total=todo, description=what, speed=f"{speed:,.0f} {what}/s")
+
+            yield show
+        return
+    started = last = time.monotonic()
+
+    def tell(done: int, todo: int, what: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _EVERY:
+            last = now
+            speed = done / (now - started)
+            click.echo(f"{done:,} of {todo:,} {what}, {speed:,.0f}/s, {(todo - done) / speed:,.0f} s left", err=True)
+
+    yield tell
+
+
+def say_summary(summary: IndexSummary, as_json: bool) -> None:
+    """Tell what an indexing pass did."""
+    if as_json:
+        say_json(asdict(summary))
+        return
+    failed = f", {summary.failed:,} could not be read (see the table `failures`)" if summary.failed else ""
+    click.echo(f"{summary.added:,} images added{failed}; the index holds {summary.images:,} ({summary.seconds:.1f} s)")
+    for layer in summary.layers:
+        click.echo(f"layer {layer} is ready: csp-index label DB --layer {layer}")
+
+
+def say_labels(labels: Iterable[Label], as_json: bool) -> None:
+    """Print labels: one JSON object a line, or one line for people."""
+    for label in labels:
+        if as_json:
+            click.echo(json.dumps(label.as_json(), ensure_ascii=False))
+            continue
+        found = "  ".join(f"{score.text} ({score.score:.3f})" for score in label.labels) or f"({label.state})"
+        click.echo(f"{label.neuron}\t{found}" + (f"\t[{label.note}]" if label.note else ""))
+
+
+def say_json(value: Any) -> None:
+    """Print one JSON value."""
+    click.echo(json.dumps(value, ensure_ascii=False, default=str))

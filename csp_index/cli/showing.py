@@ -1,0 +1,52 @@
+"""One neuron, and the state of an index, as text for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from csp_index.views import NeuronView
+
+
+def say_neuron(view: NeuronView) -> None:
+    """Print a neuron's label with its rivals, its statistics and its example pairs."""
+    label, numbers = view.label, view.statistics
+    click.echo(f"{label.neuron}: {label.text or label.state}   ({label.method})")
+    if label.note:
+        click.echo(f"  {label.note}")
+    for score in label.labels[1:]:
+        click.echo(f"  rival: {score.text} ({score.score:.3f})")
+    click.echo(
+        f"  over {numbers['images']:,} images: mean {numbers['mean']:.4g}, std {numbers['std']:.4g}, max {numbers['max']:.4g}, "
+        f"fires on {numbers['firing_rate']:.1%}"
+    )
+    if not label.pairs:
+        return
+    table = Table("rank", "image", "activation", "silent neighbour", "activation", "cosine", box=None, pad_edge=False)
+    for pair in label.pairs:
+        silent = ["", "", ""]
+        if pair.contrast_id is not None:
+            silent = [f"{pair.contrast_id} {view.names[pair.contrast_id]}", f"{pair.contrast_activation:.4g}", f"{pair.similarity:.3f}"]
+        table.add_row(str(pair.rank), f"{pair.image_id} {view.names[pair.image_id]}", f"{pair.activation:.4g}", *silent)
+    Console(soft_wrap=True).print(table)
+
+
+def say_status(found: dict[str, Any]) -> None:
+    """Print what an index holds and its last runs."""
+    failed = f", {found['failures']:,} unreadable" if found["failures"] else ""
+    click.echo(f"{found['index']}: {found['images']:,} images{failed}, {found['labels']:,} labels")
+    for encoder in found["encoders"]:
+        click.echo(f"encoder {encoder['encoder']}: {encoder['width']} dimensions, {encoder['images']:,} images")
+    for layer in found["layers"]:
+        state = "ready" if layer["ready"] else "not finished: run `csp-index index` again"
+        click.echo(
+            f"layer {layer['layer']}: {layer['neurons']:,} neurons ({layer['dead']} dead), pool {layer['pool']}, "
+            f"{layer['images']:,} images, {state}"
+        )
+    for run in found["runs"][-5:]:
+        message = f": {run['message']}" if run["message"] else ""
+        click.echo(f"run {run['run_id']} {run['command']} {run['state']}{message}")

@@ -1,0 +1,258 @@
+"""Containers of many images: where an image lies in one, and its encoded bytes.
+
+Knows nothing about pixels. The containers are parquet files, tar shards and directories of the ``datasets`` library;
+``images.py`` spells out their URIs. Rows carry ``@column`` behind the number where the image column was named by the
+user and is not the automatic one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from csp_index.errors import SourceError
+
+
+def pick_image_column(schema: Any, wanted: str | None = None) -> str:
+    """Return the name of the image column of an Arrow schema: binary, or a struct that holds ``bytes``.
+
+    Without ``wanted``: the one column of that kind, or the one called ``image`` among several. Raises SourceError
+    otherwise.
+    """
+    fitting = [field.name for field in schema if _holds_bytes(field.type)]
+    if wanted is not None:
+        if wanted in fitting:
+            return wanted
+        if wanted in schema.names:
+            kind = schema.field(wanted).type
+            raise SourceError(f"column {wanted!r} holds {kind}, not images (binary, or a struct with a field 'bytes')")
+        raise SourceError(f"no column {wanted!r} (has: {', '.join(schema.names)})")
+    if len(fitting) == 1:
+        return str(fitting[0])
+    if "image" in fitting:
+        return "image"
+    if not fitting:
+        raise SourceError(
+            f"no column holds images as binary or as a struct with 'bytes' (has: {', '.join(schema.names)})"
+        )
+    raise SourceError(f"several columns may hold images ({', '.join(fitting)}): name one with image_column")
+
+
+def byte_columns(schema: Any) -> frozenset[str]:
+    """Return the names of all columns of an Arrow schema that hold encoded files: none of them is metadata."""
+    return frozenset(field.name for field in schema if _holds_bytes(field.type))
+
+
+def load_dataset(directory: str) -> Any:
+    """Return the ``datasets`` object saved in a directory. Raises SourceError if the package is missing or refuses."""
+    try:
+        import datasets
+    except ImportError as exc:
+        raise SourceError(
+            f"{directory} is a directory of the 'datasets' library, which is missing: pip install 'csp_index[datasets]'"
+        ) from exc
+    try:
+        return datasets.load_from_disk(directory)
+    except Exception as exc:  # the library documents no common base of its errors
+        raise SourceError(f"the dataset {directory} cannot be loaded: {one_line(exc)}") from exc
+
+
+def one_line(exc: BaseException) -> str:
+    """Return what an exception says, in one line of at most 300 characters."""
+    text = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+    line = " ".join(text.split()) or type(exc).__name__
+    return line if len(line) <= 300 else line[:297] + "..."
+
+
+def _holds_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" and _holds_bytes(field.type) for field in kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an image lies inside a container."""
+
+    kind: type[_Container]
+    path: str
+    key: str
+
+
+class _Container(Protocol):
+    """A file or directory of many images; keys asked in rising order are read fast."""
+
+    def __init__(self, path: str) -> None: ...
+
+    def read(self, key: str) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+def container_of(uri: str) -> Address | None:
+    """Return where the image lies in its container, or None for a plain file."""
+    if "#" not in uri or os.path.isfile(uri):
+        return None
+    if found := re.fullmatch(r"(.+\.parquet)#(\d+(?:@.+)?)", uri, re.IGNORECASE | re.DOTALL):
+        return Address(_ParquetFile, found[1], found[2])
+    for found in re.finditer(r"\.tar#", uri, re.IGNORECASE):
+        path = uri[: found.end() - 1]
+        if os.path.isfile(path):
+            return Address(_TarFile, path, uri[found.end() :])
+    path, _, key = uri.rpartition("#")
+    return Address(_DatasetDirectory, path, key) if os.path.isdir(path) else None
+
+
+class ContainerReader:
+    """Reads by address; every thread keeps the last container it read open, so that neighbours are read in one go."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, tuple[str, _Container]] = {}
+
+    def read(self, address: Address) -> bytes:
+        """Return the encoded bytes of an image. Raises SourceError with a one-line reason."""
+        thread = threading.get_ident()
+        try:
+            path, container = self._open.get(thread, ("", None))
+            if container is None or path != address.path:
+                self._close(thread)
+                container = address.kind(address.path)
+                self._open[thread] = (address.path, container)
+            return container.read(address.key)
+        except Exception as exc:  # a damaged container can raise nearly anything from its library
+            self._close(thread)  # the cursor may stand anywhere now
+            raise SourceError(one_line(exc)) from exc
+
+    def close(self) -> None:
+        """Close what every thread left open; no thread may be reading."""
+        for thread in list(self._open):
+            self._close(thread)
+
+    def _close(self, thread: int) -> None:
+        _, container = self._open.pop(thread, ("", None))
+        if container is not None:
+            container.close()
+
+
+def _encoded(value: Any, folder: str) -> bytes:
+    """Return the bytes of a cell: binary itself, or the struct of bytes and path (relative to ``folder``)."""
+    if isinstance(value, dict):
+        if value.get("bytes") is not None:
+            return bytes(value["bytes"])
+        value = value.get("path")
+        if value is not None:
+            return Path(folder, value).read_bytes()
+    if value is None:
+        raise SourceError("the cell is empty")
+    return bytes(value)
+
+
+def _row_and_column(key: str) -> tuple[int, str | None]:
+    row, _, column = key.partition("@")
+    if not row.isdigit():
+        raise SourceError(f"{key!r} does not name a row")
+    return int(row), column or None
+
+
+class _ParquetFile:
+    """Rows of a parquet file: walks through one row group in small batches of the image column."""
+
+    _BATCH = 32
+
+    def __init__(self, path: str) -> None:
+        import pyarrow.parquet as pq
+
+        self._folder = os.path.dirname(path)
+        # Without pre-buffering a group is decoded page by page: one with 100,000 images must not be read into memory
+        # as a whole.
+        self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
+        counts = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
+        self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self._column = ""
+        self._start = self._end = 0
+        self._rows: Any = None
+        self._batches: Iterator[Any] = iter(())
+
+    def read(self, key: str) -> bytes:
+        row, named = _row_and_column(key)
+        total = int(self._starts[-1])
+        if row >= total:
+            raise SourceError(f"row {row} is not in the file, which has {total} rows")
+        column = pick_image_column(self._file.schema_arrow, named)
+        group_start = int(self._starts[np.searchsorted(self._starts, row, side="right") - 1])
+        if column != self._column or row < self._start or self._end <= group_start:
+            self._rewind(row, column)
+        while row >= self._end:
+            self._rows = next(self._batches).column(0)
+            self._start, self._end = self._end, self._end + len(self._rows)
+        return _encoded(self._rows[row - self._start].as_py(), self._folder)
+
+    def _rewind(self, row: int, column: str) -> None:
+        group = int(np.searchsorted(self._starts, row, side="right") - 1)
+        self._column = column
+        self._start = self._end = int(self._starts[group])
+        groups = range(group, self._file.num_row_groups)
+        self._batches = self._file.iter_batches(self._BATCH, row_groups=groups, columns=[column])
+
+    def close(self) -> None:
+        self._batches = iter(())
+        self._file.close()
+
+
+class _TarFile:
+    """Members of a tar shard, by name; headers are read only as far as needed."""
+
+    def __init__(self, path: str) -> None:
+        import tarfile
+
+        self._tar = tarfile.open(path, "r:")  # noqa: SIM115 - closed by close()
+        self._members: dict[str, tarfile.TarInfo] = {}
+
+    def read(self, key: str) -> bytes:
+        while key not in self._members:
+            member = self._tar.next()
+            if member is None:
+                raise SourceError(f"the shard has no member {key!r}")
+            self._members[member.name] = member
+        stream = self._tar.extractfile(self._members[key])
+        if stream is None:
+            raise SourceError(f"the member {key!r} is not a file")
+        with stream:
+            return stream.read()
+
+    def close(self) -> None:
+        self._tar.close()
+
+
+class _DatasetDirectory:
+    """Rows of a ``datasets.save_to_disk`` directory."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._data = load_dataset(path)
+        self._splits: dict[tuple[str, str | None], Any] = {}
+
+    def read(self, key: str) -> bytes:
+        split, _, place = key.rpartition("/")
+        row, named = _row_and_column(place)
+        if (split, named) not in self._splits:
+            data = self._data[split] if split else self._data
+            column = pick_image_column(data.features.arrow_schema, named)
+            # The plain Arrow table: the library would decode the image, and the bytes are wanted.
+            self._splits[split, named] = data.select_columns([column]).with_format("arrow")
+        data = self._splits[split, named]
+        if row >= len(data):
+            raise SourceError(f"row {row} is not in the dataset, which has {len(data)} rows")
+        return _encoded(data[row].column(0)[0].as_py(), self._path)
+
+    def close(self) -> None:
+        self._data, self._splits = None, {}

@@ -1,0 +1,333 @@
+"""Encoders: a CLIP-like model that puts images and texts into one space of unit vectors.
+
+The only file that knows open_clip, and transformers' models of this kind; both are imported when one is loaded. An
+encoder is named by its library: ``open_clip:ViT-B-32/laion2b_s34b_b79k``,
+``open_clip:ViT-B-32//path/to/checkpoint.pt``, ``open_clip:hf-hub:ORG/NAME``, ``open_clip:/local/directory``,
+``transformers:google/siglip2-base-patch16-224``, ``transformers:/local/directory``,
+``python:package.module:factory``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from csp_index.containers import one_line
+from csp_index.errors import EncoderError
+from csp_index.plugins import call_factory, load_plugins
+from csp_index.templates import TEMPLATE_SETS, fill, templates
+from csp_index.weights import batch_size_for, hash_weights, local_directory, near_matches, resolve_device
+
+__all__ = ["TEMPLATE_SETS", "Encoder", "load_encoder", "templates"]
+
+_HUB = "hf-hub:"
+_TEXTS_PER_IMAGE = 4  # a text is that much cheaper than an image
+
+
+class Encoder(Protocol):
+    """What the index asks of an encoder; ``python:`` factories return one.
+
+    ``width`` is D. ``logit_scale`` is what a cosine is multiplied with before a softmax, or None. ``identity`` has
+    the keys spec, weights, preprocessing and library: two encoders with equal weights, preprocessing and library give
+    equal vectors.
+    """
+
+    spec: str
+    width: int
+    logit_scale: float | None
+    identity: dict[str, str]
+    device: torch.device
+    batch_size: int
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """Return the model's input for one RGB image, [C, H, W]; may be called from several threads."""
+        ...
+
+    def embed_images(self, pixels: Tensor) -> Tensor:
+        """Return unit vectors [B, D], float32 on the CPU, of a stack of preprocessed images."""
+        ...
+
+    def embed_texts(self, texts: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
+        """Return the mean over the templates of unit vectors [C, D], float32 on the CPU, not renormalised."""
+        ...
+
+
+def load_encoder(spec: str, *, device: str = "auto") -> Encoder:
+    """Return the encoder that ``spec`` names, in evaluation mode on a device.
+
+    Raises EncoderError with near matches for an unknown name, and for a path that does not exist.
+    """
+    load_plugins()
+    library, _, name = spec.partition(":")
+    if library not in ("open_clip", "transformers", "python") or not name:
+        raise EncoderError(
+            f"encoder {spec!r} names no library: write open_clip:ARCH/PRETRAINED, open_clip:/local/directory, "
+            "transformers:ORG/NAME or python:package.module:factory"
+        )
+    if library == "python":
+        return _checked(call_factory(name, EncoderError), spec)
+    where = resolve_device(device, EncoderError)
+    load = _load_open_clip if library == "open_clip" else _load_transformers
+    try:
+        towers = load(name)
+    except EncoderError:
+        raise
+    except Exception as exc:  # the libraries raise whatever their parts raise: hub, JSON, torch
+        raise EncoderError(f"the encoder {spec} cannot be loaded: {one_line(exc)}") from exc
+    return TwoTowers(spec, towers, where)
+
+
+@dataclass(frozen=True, slots=True)
+class Towers:
+    """The two halves of a model as its library gives them: features of any length, on the device of the input."""
+
+    module: nn.Module
+    preprocess: Callable[[Image.Image], Tensor]
+    image_features: Callable[[Tensor], Tensor]
+    tokenise: Callable[[list[str]], dict[str, Tensor]]
+    text_features: Callable[[dict[str, Tensor]], Tensor]
+    preprocessing: str
+    library: str
+
+
+class TwoTowers:
+    """An :class:`Encoder` made of a model with an image and a text half."""
+
+    def __init__(self, spec: str, towers: Towers, device: torch.device) -> None:
+        self.spec = spec
+        self.device = device
+        self.batch_size = batch_size_for(device)
+        self.identity = {
+            "spec": spec,
+            "weights": hash_weights(towers.module),
+            "preprocessing": towers.preprocessing,
+            "library": towers.library,
+        }
+        scale = getattr(towers.module, "logit_scale", None)
+        self.logit_scale = float(scale.detach().float().exp().mean()) if isinstance(scale, Tensor) else None
+        self._towers = towers
+        towers.module.requires_grad_(False).eval().to(device)
+        self.width = self.embed_images(self.preprocess(Image.new("RGB", (64, 64), "grey"))[None]).shape[1]
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """Return the model's input for one RGB image, [C, H, W] (for SigLIP 2 NaFlex: patches with mask and grid)."""
+        return self._towers.preprocess(image)
+
+    def embed_images(self, pixels: Tensor) -> Tensor:
+        """Return unit vectors [B, D], float32 on the CPU.
+
+        On CUDA the model runs in half precision; a batch that overflows it is computed again in float32. Raises
+        EncoderError if a vector is zero or not finite.
+        """
+        pixels = pixels.to(self.device)
+        features = self._run(partial(self._towers.image_features, pixels))
+        return _unit(features, f"{self.spec} on a batch of {len(pixels)} images")
+
+    def embed_texts(self, texts: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
+        """Return for each text the mean over the templates of its unit vectors: [C, D], float32 on the CPU.
+
+        The mean is not renormalised, and so shorter than 1 with several templates: METHODS.md, section 2, scores with
+        either form, and who uses it decides. Each text and template is embedded as one row of its own.
+        """
+        sums = torch.zeros(len(texts), self.width)
+        prompts = ((row, fill(template, text)) for row, text in enumerate(texts) for template in templates)
+        for batch in _batches(prompts, self.batch_size * _TEXTS_PER_IMAGE):
+            tokens = self._towers.tokenise([prompt for _, prompt in batch])
+            tokens = {name: tensor.to(self.device) for name, tensor in tokens.items()}
+            features = self._run(partial(self._towers.text_features, tokens))
+            vectors = _unit(features, f"{self.spec} on texts like {batch[0][1]!r}")
+            sums.index_add_(0, torch.tensor([row for row, _ in batch]), vectors)
+        return sums / max(1, len(templates))
+
+    def _run(self, forward: Callable[[], Tensor]) -> Tensor:
+        with torch.inference_mode():
+            if self.device.type != "cuda":
+                return forward().float().cpu()
+            with torch.autocast("cuda", dtype=torch.float16):
+                features = forward().float().cpu()
+            return features if features.isfinite().all() else forward().float().cpu()
+
+
+def _batches(items: Iterator[tuple[int, str]], size: int) -> Iterator[list[tuple[int, str]]]:
+    batch: list[tuple[int, str]] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _unit(features: Tensor, what: str) -> Tensor:
+    """Return the rows of float32 features [B, D] scaled to length 1."""
+    length = features.norm(dim=1, keepdim=True)
+    wrong = int((~length.isfinite() | (length == 0)).sum())
+    if wrong:
+        raise EncoderError(
+            f"{what}: {wrong} of {len(features)} vectors are zero or not finite, so the weights may be damaged"
+        )
+    unit: Tensor = features / length
+    return unit
+
+
+def _checked(found: object, spec: str) -> Encoder:
+    needed = ("width", "logit_scale", "identity", "device", "batch_size", "preprocess", "embed_images", "embed_texts")
+    missing = [name for name in needed if not hasattr(found, name)]
+    if missing:
+        raise EncoderError(f"{spec} returned {type(found).__name__}, which lacks {', '.join(missing)} (see Encoder)")
+    encoder: Any = found
+    encoder.spec = spec
+    return encoder  # type: ignore[no-any-return]
+
+
+# open_clip
+
+
+def _load_open_clip(name: str) -> Towers:
+    import open_clip
+
+    directory = None if name.startswith(_HUB) or _is_architecture(name) else local_directory(name, EncoderError)
+    pretrained, options = None, dict[str, Any]()
+    if directory is not None:
+        if not (directory / "open_clip_config.json").is_file():
+            raise EncoderError(f"{directory} is not an open_clip directory: it has no open_clip_config.json")
+        model_name = f"local-dir:{directory}"
+    elif name.startswith(_HUB):
+        model_name = name
+    else:
+        model_name, pretrained = _architecture_and_weights(name)
+        known = open_clip.get_pretrained_cfg(model_name, pretrained) or {}
+        if known.get("quick_gelu"):
+            # The library only warns when it builds the model without what these weights were trained with.
+            options["force_quick_gelu"] = True
+    model, transform = open_clip.create_model_from_pretrained(model_name, pretrained, device="cpu", **options)
+    tokenizer = open_clip.get_tokenizer(model_name, **_tokenizer_options(directory))
+    return Towers(
+        module=model,
+        preprocess=transform,
+        image_features=model.encode_image,
+        tokenise=lambda texts: {"text": tokenizer(texts)},
+        text_features=lambda tokens: model.encode_text(tokens["text"]),
+        preprocessing=re.sub(r" at 0x[0-9a-f]+", "", " ".join(repr(transform).split())),
+        library=f"open_clip {open_clip.__version__}",
+    )
+
+
+def _is_architecture(name: str) -> bool:
+    import open_clip
+
+    return name.partition("/")[0] in open_clip.list_models()
+
+
+def _architecture_and_weights(name: str) -> tuple[str, str]:
+    """Return the architecture and its weights: a tag, or the path of a checkpoint."""
+    import open_clip
+
+    architecture, _, pretrained = name.partition("/")
+    known = open_clip.list_models()
+    if architecture not in known:
+        near = near_matches(architecture, known) or known[:4]
+        raise EncoderError(
+            f"open_clip has no architecture {architecture!r} (near: {', '.join(near)}); "
+            "a directory is written with its full path"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if open_clip.get_pretrained_cfg(architecture, pretrained):
+        return architecture, pretrained
+    file = Path(pretrained).expanduser()
+    if pretrained and file.is_file():
+        return architecture, os.fspath(file)
+    if pretrained.startswith(("/", ".", "~")):
+        raise EncoderError(f"the checkpoint {pretrained} of {architecture} does not exist")
+    listed = ", ".join(near_matches(pretrained, tags) or tags) or "none; give a checkpoint file"
+    wrong = f"has no weights {pretrained!r}" if pretrained else "needs its weights named"
+    raise EncoderError(f"{architecture} {wrong}: write open_clip:{architecture}/TAG (has: {listed})")
+
+
+def _tokenizer_options(directory: Path | None) -> dict[str, Any]:
+    """Return the options that make a merges file named in a directory's configuration relative to that directory."""
+    if directory is None:
+        return {}
+    config = json.loads((directory / "open_clip_config.json").read_text(encoding="utf-8"))
+    merges = config.get("model_cfg", {}).get("text_cfg", {}).get("tokenizer_kwargs", {}).get("bpe_path")
+    return {"bpe_path": str(directory / merges)} if merges else {}
+
+
+# transformers
+
+
+def _load_transformers(name: str) -> Towers:
+    import transformers
+
+    directory = local_directory(name, EncoderError)
+    place = name if directory is None else str(directory)
+    model = transformers.AutoModel.from_pretrained(place, dtype=torch.float32)
+    if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
+        raise EncoderError(f"{name} is a {type(model).__name__}, which does not put images and texts into one space")
+    images = transformers.AutoImageProcessor.from_pretrained(place)  # type: ignore[no-untyped-call]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+    patches = model.config.model_type == "siglip2"  # NaFlex: a grid of patches (of fixed size, it is a "siglip")
+    return Towers(
+        module=model,
+        preprocess=partial(_patches if patches else _picture, images),
+        image_features=partial(_features_of_patches if patches else _features_of_pictures, model),
+        tokenise=partial(_tokenise, tokenizer, model),
+        text_features=lambda tokens: _tensor(model.get_text_features(**tokens)),
+        preprocessing=stable_settings(images),
+        library=f"transformers {transformers.__version__}",
+    )
+
+
+def stable_settings(processor: Any) -> str:
+    """Return a transformers processor's settings as JSON with sorted keys."""
+    return json.dumps(processor.to_dict(), sort_keys=True, default=str)
+
+
+def _picture(processor: Any, image: Image.Image) -> Tensor:
+    pixels: Tensor = processor(images=image, return_tensors="pt")["pixel_values"][0]
+    return pixels
+
+
+def _features_of_pictures(model: Any, pixels: Tensor) -> Tensor:
+    return _tensor(model.get_image_features(pixel_values=pixels))
+
+
+def _patches(processor: Any, image: Image.Image) -> Tensor:
+    """Return patches [P, F], their mask and the grid's height and width as one tensor [P, F + 3], to be stacked."""
+    found = processor(images=image, return_tensors="pt")
+    values, mask = found["pixel_values"][0], found["pixel_attention_mask"][0]
+    grid = found["spatial_shapes"][0].expand(len(values), 2)
+    return torch.cat([values, mask[:, None].to(values), grid.to(values)], dim=1)
+
+
+def _features_of_patches(model: Any, packed: Tensor) -> Tensor:
+    values, mask, grid = packed[..., :-3], packed[..., -3], packed[:, 0, -2:]
+    return _tensor(
+        model.get_image_features(pixel_values=values, pixel_attention_mask=mask.long(), spatial_shapes=grid.long())
+    )
+
+
+def _tokenise(tokenizer: Any, model: Any, texts: list[str]) -> dict[str, Tensor]:
+    """Return the tokens of texts, padded to the model's full length: SigLIP reads the last position."""
+    siglip = str(model.config.model_type).startswith("siglip")
+    length = min(model.config.text_config.max_position_embeddings, tokenizer.model_max_length)
+    tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    kept = ("input_ids",) if siglip else ("input_ids", "attention_mask")  # SigLIP was trained without a mask
+    return {name: tokens[name] for name in kept if name in tokens}
+
+
+def _tensor(found: Any) -> Tensor:
+    """Return the features: some versions of the library give the tensor, others an output that holds it."""
+    features: Tensor = found if isinstance(found, Tensor) else found.pooler_output
+    return features

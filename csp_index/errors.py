@@ -1,0 +1,43 @@
+"""The one error family of csp_index.
+
+Every message tells what was wrong, what was expected and what to do next, in one line: the command line prints it as it is and
+exits with status 1.
+"""
+
+from __future__ import annotations
+
+
+class CspIndexError(Exception):
+    """Base of every error a user can cause or mend."""
+
+
+class SourceError(CspIndexError):
+    """An image source cannot be opened or holds no image."""
+
+
+class EncoderError(CspIndexError):
+    """An encoder cannot be loaded, or is not the one the index was built with."""
+
+
+class NetworkError(CspIndexError):
+    """A network cannot be loaded, hooked or pooled."""
+
+
+class StoreError(CspIndexError):
+    """The database cannot be opened, read, written or locked."""
+
+
+class ArrayError(CspIndexError):
+    """Arrays made elsewhere do not fit: shape, length, dtype, or values that are not finite."""
+
+
+class SettingError(CspIndexError):
+    """A setting is out of range, unknown, or differs from what the index was built with."""
+
+
+class LabelError(CspIndexError):
+    """Neurons cannot be labelled as asked: unknown neuron, empty vocabulary, missing scale."""
+
+
+class QueryError(CspIndexError):
+    """A SQL statement is refused or fails."""

@@ -1,0 +1,220 @@
+"""Read images by URI: encoded bytes in, RGB pixels out, in the order asked.
+
+Knows nothing about how a source is listed (``sources.py``) or what becomes of the pixels. A URI is enough to read an
+image again:
+
+- a file: its absolute path (a ``#`` in the name of an existing file is part of the name)
+- a row of a parquet file: ``/abs/file.parquet#17``
+- a member of a tar shard: ``/abs/shard.tar#dir/0001.jpg``
+- a row of a ``datasets.save_to_disk`` directory: ``/abs/dir#17``, or ``/abs/dir#train/17`` when it has splits
+
+Rows carry ``@column`` behind the number where the image column was named by the user and is not the one found
+automatically. One unreadable image never stops the stream: it becomes an :class:`ImageFailure` that tells why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from csp_index.containers import ContainerReader, container_of, one_line
+from csp_index.errors import SourceError
+
+MAX_PIXELS = 89_478_485
+"""Largest width x height that is decoded: Pillow's own border to a decompression bomb."""
+
+# Formats that Pillow registers but cannot turn into pixels by itself: stubs, write-only ones, and EPS, which starts
+# Ghostscript.
+_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF"})
+_ORIENTATION = 0x0112
+_DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
+_THUMBNAIL_QUALITY = 90
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """One image of a source, not read yet."""
+
+    uri: str
+    metadata: dict[str, object] = field(default_factory=dict)
+
+
+class ImageSource(Protocol):
+    """A stable stream of images; ``name`` is the resolved path."""
+
+    name: str
+
+    def refs(self) -> Iterator[ImageRef]:
+        """Yield every image of the source in a stable order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRead:
+    """An image that was read: width and height of the upright picture, sha256 of the encoded bytes."""
+
+    uri: str
+    sha256: str
+    width: int
+    height: int
+    image: Image.Image
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFailure:
+    """An image that could not be read, and why, in one line."""
+
+    uri: str
+    reason: str
+
+
+def image_extensions() -> frozenset[str]:
+    """Return the file name endings that count as images: lower case, with the dot.
+
+    >>> ".jpg" in image_extensions(), ".pdf" in image_extensions(), ".txt" in image_extensions()
+    (True, False, False)
+    """
+    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind not in _NOT_DECODED)
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return the picture in ``data`` as upright RGB.
+
+    EXIF orientation is applied; transparency is laid over white; of an animation the first frame is taken; values of
+    more than eight bits are scaled (see ``_to_eight_bits``). Raises SourceError, with a one-line reason, on anything
+    that is not a whole image or has more than ``max_pixels`` pixels.
+    """
+    if not data:
+        raise SourceError("the file is empty")
+    try:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise SourceError(f"the image has {width} x {height} pixels, more than the limit of {max_pixels:,}")
+            image.load()
+            return _to_rgb(_upright(image))
+    except SourceError:
+        raise
+    except UnidentifiedImageError as exc:
+        raise SourceError("not an image that Pillow can read") from exc
+    except Exception as exc:  # a damaged file can raise nearly anything from the many decoders
+        raise SourceError(one_line(exc)) from exc
+
+
+def thumbnail(image: Image.Image, size: int = 128) -> bytes:
+    """Return a JPEG of the image that fits into ``size`` x ``size`` pixels; a smaller image is not enlarged."""
+    small = image.copy()
+    small.thumbnail((size, size), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.convert("RGB").save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY)
+    return buffer.getvalue()
+
+
+def read_images(
+    uris: Iterable[str], *, max_pixels: int = MAX_PIXELS, threads: int = 0, reader: ContainerReader | None = None
+) -> Iterator[ImageRead | ImageFailure]:
+    """Yield each image, or its failure, in the order of ``uris``.
+
+    Images are decoded in the calling thread, or in ``threads`` threads that work at most two images each ahead of the
+    consumer; either way memory does not grow with the number of URIs. Neighbouring URIs of one container are read in
+    one go: a parquet file group by group with the image column alone. Whoever calls this for one short run of a
+    container after another passes a ``reader``, and closes it in the end: it remembers where the last call stopped.
+    """
+    containers = ContainerReader() if reader is None else reader
+    try:
+        # Files are read where they are decoded (a slow disk then overlaps); a container has one cursor and is read in
+        # order.
+        jobs = ((uri, _fetch(containers, uri), max_pixels) for uri in uris)
+        yield from (_read_one(*job) for job in jobs) if threads <= 0 else _in_threads(jobs, threads)
+    finally:
+        if reader is None:
+            containers.close()
+
+
+def _in_threads(
+    jobs: Iterable[tuple[str, bytes | SourceError | None, int]], threads: int
+) -> Iterator[ImageRead | ImageFailure]:
+    waiting: deque[Future[ImageRead | ImageFailure]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="csp-index-decode")
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(_read_one, *job))
+            if len(waiting) >= 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _formats() -> list[str]:
+    Image.init()
+    return [kind for kind in Image.ID if kind not in _NOT_DECODED]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+    except Exception:  # damaged EXIF data says nothing about the pixels
+        return image
+    return ImageOps.exif_transpose(image) if turned else image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _DEEP_MODES:
+        return Image.fromarray(_to_eight_bits(np.asarray(image), image.mode)).convert("RGB")
+    if image.has_transparency_data:
+        see_through = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        paper = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(paper, see_through).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_eight_bits(values: np.ndarray[Any, Any], mode: str) -> np.ndarray[Any, Any]:
+    """Return grey values as uint8: the full range of the type becomes 0-255, so that a dark image stays dark.
+
+    16-bit modes have a known range. Modes ``I`` and ``F`` do not: the range is the smallest of 0-1 (floats only),
+    0-65535 for integers or 0-255 for floats, and the image's own maximum, that holds all values.
+    """
+    grey = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
+    top = float(grey.max(initial=0))
+    if mode == "F":
+        full = next((bound for bound in (1.0, 255.0, 65535.0) if top <= bound), top)
+    elif mode == "I":
+        full = max(65535.0, top)
+    else:
+        full = 65535.0
+    eight_bits: np.ndarray[Any, Any] = np.rint(grey * (255.0 / full)).astype(np.uint8)
+    return eight_bits
+
+
+def _fetch(reader: ContainerReader, uri: str) -> bytes | SourceError | None:
+    """Return the bytes of an image in a container, or why they cannot be had; None for a plain file."""
+    address = container_of(uri)
+    if address is None:
+        return None
+    try:
+        return reader.read(address)
+    except SourceError as exc:
+        return exc
+
+
+def _read_one(uri: str, payload: bytes | SourceError | None, max_pixels: int) -> ImageRead | ImageFailure:
+    try:
+        if payload is None:
+            payload = Path(uri).read_bytes()
+        if isinstance(payload, SourceError):
+            raise payload
+        image = decode(payload, max_pixels=max_pixels)
+    except (OSError, ValueError, MemoryError, SourceError) as exc:
+        return ImageFailure(uri, one_line(exc))
+    return ImageRead(uri, hashlib.sha256(payload).hexdigest(), image.width, image.height, image)

@@ -1,0 +1,367 @@
+"""Index: the one object a user holds. Each method is a few lines that call the modules below."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from csp_index import candidates, catalog, scoring, settings
+from csp_index.arrays import import_arrays
+from csp_index.build import Progress, add_images
+from csp_index.candidates import CandidateTexts, Vocabulary
+from csp_index.catalog import EncoderInfo, LayerInfo
+from csp_index.encoders import Encoder, load_encoder
+from csp_index.errors import EncoderError, LabelError, SettingError
+from csp_index.labels import LabelRequest, Subject, label_neurons, newest_label
+from csp_index.networks import Network, load_network
+from csp_index.query import SqlLimits, run_sql
+from csp_index.records import ExampleOptions, IndexSummary, Label, LayerKey, NeuronKey, ScoringOptions
+from csp_index.results import Labels, SqlResult
+from csp_index.search import search_neurons
+from csp_index.sources import open_source
+from csp_index.status import describe
+from csp_index.store import Store, check_creatable, create_store, is_index, open_store
+from csp_index.templates import templates as template_texts
+from csp_index.views import NeuronView, neuron_card, neuron_view, newest_labels, sql_views
+
+Candidates = str | Path | Sequence[str] | Vocabulary | CandidateTexts
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSource:
+    """A network under study and the layers of it to index; `pool`, `weights` and `name` as in `load_network`."""
+
+    spec: str
+    layers: tuple[str, ...]
+    pool: str | None = None
+    weights: str | None = None
+    name: str | None = None
+
+
+class Index:
+    """An index of images, encoders, networks, neurons and labels in one database directory.
+
+    Make one with `open_index`. Reading never waits; adding and labelling hold the index for writing while they last.
+    """
+
+    def __init__(self, uri: str | Path, *, device: str | None = None) -> None:
+        """Refer to the database at `uri`; it is opened, or created by the first method that adds, when needed."""
+        self.uri = str(uri)
+        self.device = settings.text("device", device)
+        self._store: Store | None = open_store(uri) if is_index(uri) else None
+        self._encoders: dict[str, Encoder] = {}
+
+    def __repr__(self) -> str:
+        return f"Index({self.uri!r})"
+
+    @property
+    def store(self) -> Store:
+        """The database's tables."""
+        if self._store is None:
+            self._store = open_store(self.uri)
+        return self._store
+
+    def add_images(
+        self,
+        source: str | Path | None,
+        *,
+        encoders: Sequence[str] = (),
+        networks: Sequence[NetworkSource] = (),
+        metadata: str | Path | None = None,
+        image_column: str | None = None,
+        shard_size: int | None = None,
+        dtype: str | None = None,
+        progress: Progress | None = None,
+    ) -> IndexSummary:
+        """Index a folder, parquet file, datasets directory or tar shards; what is indexed already is left alone.
+
+        Without `encoders` and `networks` those of the index are used. `source=None` only completes what the index holds.
+        """
+        check_creatable(self.uri)
+        images = open_source(source, metadata=metadata, image_column=image_column) if source is not None else None
+        if not encoders and not networks:
+            loaded, studied = self._held_models()
+        else:
+            loaded = [self._load(lasting(spec)) for spec in encoders] or self._held_models(only_encoders=True)[0]
+            studied = [
+                load_network(
+                    lasting(n.spec), layers=n.layers, pool=n.pool, weights=n.weights, name=n.name, device=self.device
+                )
+                for n in networks
+            ]
+        if not loaded:
+            raise SettingError("a new index needs an encoder: give one, for example open_clip:ViT-B-32/laion2b_s34b_b79k")
+        self._store = create_store(self.uri)
+        return add_images(self.store, images, loaded, studied, shard_size=shard_size, dtype=dtype, progress=progress)
+
+    def add_layer(
+        self,
+        network: str,
+        layer: str | Sequence[str],
+        *,
+        pool: str | None = None,
+        weights: str | None = None,
+        name: str | None = None,
+        dtype: str | None = None,
+        progress: Progress | None = None,
+    ) -> IndexSummary:
+        """Add one or several layers of a network over the images the index holds; embeddings are not touched."""
+        layers = [layer] if isinstance(layer, str) else list(layer)
+        studied = load_network(lasting(network), layers=layers, pool=pool, weights=weights, name=name, device=self.device)
+        return add_images(self.store, None, [], [studied], dtype=dtype, progress=progress)
+
+    def import_arrays(self, activations: str | Path, layer: str, **options: Any) -> IndexSummary:
+        """Add a layer from arrays made elsewhere: see `csp_index.arrays.import_arrays` for the options."""
+        check_creatable(self.uri)
+        summary = import_arrays(lambda: create_store(self.uri), activations, layer, **options)
+        self._store = open_store(self.uri)
+        return summary
+
+    def label(
+        self,
+        neurons: str | Iterable[str],
+        method: str = "csp",
+        *,
+        vocabulary: Candidates | None = None,
+        templates: str | None = None,
+        top: int = 5,
+        encoder: str | None = None,
+        recompute: bool = False,
+        keep: bool = True,
+        search: bool | None = None,
+        **options: Any,
+    ) -> Labels:
+        """Return labels of a layer (`m/l`), a neuron (`m/l/7`), or several neurons.
+
+        `vocabulary` is a built-in name, a text file, a list of texts, or `CandidateTexts` made elsewhere; by default the one the
+        index used last. `options` are the fields of ExampleOptions and ScoringOptions, for example gamma, examples, contrast,
+        threshold. Labels are kept and read again; `recompute` makes them anew, `keep=False` leaves the index as it is.
+        """
+        source = catalog.encoder(self.store, encoder)
+        request = make_request(method, source, top, options)
+        found: list[Label] = []
+        for target, numbers in self.resolve(neurons):
+            if isinstance(vocabulary, CandidateTexts):
+                texts, key = partial(_same, vocabulary), vocabulary.key
+            else:
+                chosen = self._vocabulary(vocabulary)
+                prompts = templates or candidates.last_templates(self.store)
+                key = candidates.texts_key(chosen, prompts)
+                texts = partial(self._embed, source, chosen, prompts, keep)
+            subject = Subject(source, target, numbers)
+            found += label_neurons(
+                self.store, subject, request, texts, key, recompute=recompute, keep=keep, search=search, device=self._torch_device()
+            )
+        return Labels(tuple(found))
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        image: str | Path | None = None,
+        layer: str | None = None,
+        top: int = 10,
+        templates: str | None = None,
+        encoder: str | None = None,
+    ) -> SqlResult:
+        """Return the neurons whose concept vector is nearest to a text or a picture: neuron, score, method, label."""
+        source = catalog.encoder(self.store, encoder)
+        if (text is None) == (image is None):
+            raise SettingError("search takes a text or an image: give one of them")
+        query = self._text_vector(source, text, templates) if text is not None else self._image_vector(source, image)
+        targets = [catalog.layer(self.store, LayerKey.parse(layer))] if layer else catalog.layers(self.store)
+        return SqlResult(search_neurons(self.store, source, targets, query, top))
+
+    def view(self, neuron: str, method: str | None = None, **options: Any) -> NeuronView:
+        """Return all about one neuron: its newest label (made now, by CSP, where there is none), statistics, image names."""
+        ((target, numbers),) = self.resolve(str(NeuronKey.parse(neuron)))
+        given = {name: value for name, value in options.items() if value is not None}
+        subject = Subject(catalog.encoder(self.store, given.get("encoder")), target, numbers)
+        held = None if given else newest_label(self.store, subject, int(numbers[0]), method)
+        return neuron_view(self.store, target, held or self.label(neuron, method or "csp", **given)[0])
+
+    def labels(self, layer: str | None = None, *, method: str | None = None, top: int = 1) -> SqlResult:
+        """Return the newest stored labels, neuron by neuron and method by method, best candidate first."""
+        return self.sql(newest_labels(layer, method, top))
+
+    def sql(self, statement: str, *, limits: SqlLimits | None = None) -> SqlResult:
+        """Run one read-only SELECT over the views images, neurons, labels, examples, texts, runs, failures and more.
+
+        `FROM activations('model/layer/7')` is one neuron's activations: image_id, activation.
+        """
+        limits = limits or SqlLimits(memory=settings.text("sql_memory"))
+        return run_sql(sql_views(self.store), statement, read_activations=self._activation_table, limits=limits)
+
+    def activations(self, neuron: str) -> np.ndarray:
+        """Return one neuron's activations over all indexed images, [N] float32; no other neuron is read."""
+        key = NeuronKey.parse(neuron)
+        target = catalog.layer(self.store, key.layer_key)
+        _check_numbers(target, [key.neuron])
+        images = int(catalog.neuron_rows(self.store, target, [key.neuron])["images"][0].as_py())
+        return catalog.activations_of(self.store, target, key.neuron, images).numpy()
+
+    def card(self, label: Label, path: str | Path) -> Path:
+        """Draw a label's picture card as PNG: activating images above their contrastive partners."""
+        return neuron_card(self.store, label, self.activations(str(label.neuron)), path)
+
+    def status(self) -> dict[str, Any]:
+        """Return what the index holds: images, failures, encoders, layers, runs, and whether a run was cut off."""
+        return describe(self.store)
+
+    def resolve(self, neurons: str | Iterable[str]) -> list[tuple[LayerInfo, np.ndarray]]:
+        """Return the layers and neuron numbers that addresses `m/l` or `m/l/7` name, layer by layer, sorted."""
+        wanted: dict[LayerKey, set[int] | None] = {}
+        for address in [neurons] if isinstance(neurons, str) else neurons:
+            if address.count("/") == 1:
+                wanted[LayerKey.parse(address)] = None
+                continue
+            key = NeuronKey.parse(address)
+            held = wanted.setdefault(key.layer_key, set())
+            if held is not None:
+                held.add(key.neuron)
+        found = []
+        for layer_key, numbers in wanted.items():
+            target = catalog.layer(self.store, layer_key)
+            chosen = np.arange(target.neurons) if numbers is None else np.array(sorted(numbers), dtype=np.int64)
+            _check_numbers(target, chosen.tolist())
+            found.append((target, chosen))
+        if not found:
+            raise LabelError("no neuron is named: write MODEL/LAYER for a layer or MODEL/LAYER/INDEX for a neuron")
+        return found
+
+    def _vocabulary(self, given: str | Path | Sequence[str] | Vocabulary | None) -> Vocabulary:
+        if given is None:
+            return candidates.last_vocabulary(self.store)
+        if isinstance(given, Vocabulary):
+            return given
+        if isinstance(given, str | Path):
+            return candidates.load_vocabulary(given)
+        return candidates.make_vocabulary("list", list(given))
+
+    def _embed(self, source: EncoderInfo, chosen: Vocabulary, templates: str, keep: bool) -> CandidateTexts:
+        found = candidates.embed_vocabulary(self.store, source, chosen, templates, lambda: self._held(source), keep=keep)
+        if keep:
+            candidates.keep_vocabulary(self.store, chosen, templates)
+        return found
+
+    def _load(self, spec: str) -> Encoder:
+        if spec not in self._encoders:
+            self._encoders[spec] = load_encoder(spec, device=self.device)
+        return self._encoders[spec]
+
+    def _held(self, source: EncoderInfo) -> Encoder:
+        """Load the encoder the index was built with, and make sure it still is the same."""
+        if source.identity.get("library") == "arrays":
+            raise LabelError(f"encoder {source.name} came as arrays and cannot read texts: give --text-embeddings and --texts")
+        loaded = self._load(source.name)
+        for name in ("weights", "preprocessing"):
+            if loaded.identity[name] != source.identity.get(name):
+                raise EncoderError(
+                    f"{source.name} is not the encoder the index was built with: its {name} is {loaded.identity[name]}, "
+                    f"was {source.identity.get(name)}; restore the old files, or index with the new ones under another name"
+                )
+        return loaded
+
+    def _held_models(self, only_encoders: bool = False) -> tuple[list[Encoder], list[Network]]:
+        if not is_index(self.uri):
+            return [], []
+        loaded = [self._held(info) for info in catalog.encoders(self.store)]
+        groups: dict[tuple[str, str, str | None, str], list[str]] = {}
+        for info in [] if only_encoders else catalog.layers(self.store):
+            if info.network != "arrays":
+                groups.setdefault((info.key.model, info.network, info.weights, info.pool), []).append(info.key.layer)
+        studied = [
+            load_network(spec, layers=layers, pool=pool, weights=weights, name=name, device=self.device)
+            for (name, spec, weights, pool), layers in groups.items()
+        ]
+        return loaded, studied
+
+    def _text_vector(self, source: EncoderInfo, text: str, templates: str | None) -> torch.Tensor:
+        if not text.strip():
+            raise SettingError("the text to search for is empty: write a word or a phrase")
+        prompts = template_texts(templates or candidates.last_templates(self.store))
+        return self._held(source).embed_texts([text], prompts)[0]
+
+    def _image_vector(self, source: EncoderInfo, path: str | Path | None) -> torch.Tensor:
+        return candidates.embed_picture(self._held(source), path or "")
+
+    def _activation_table(self, neuron: str) -> pa.Table:
+        values = self.activations(neuron)
+        return pa.table({"image_id": pa.array(np.arange(len(values))), "activation": pa.array(values)})
+
+    def _torch_device(self) -> str:
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def open_index(uri: str | Path, *, device: str | None = None) -> Index:
+    """Return the index at a directory; a new one is created when images or arrays are first added to it."""
+    return Index(uri, device=device)
+
+
+def make_request(method: str, source: EncoderInfo, top: int, options: dict[str, Any]) -> LabelRequest:
+    """Return the request that loose options amount to; unknown ones are refused with the list of those there are."""
+    row = scoring.method(method)
+    examples = {f.name for f in fields(ExampleOptions)}
+    scores = {f.name for f in fields(ScoringOptions)}
+    unknown = sorted(set(options) - examples - scores)
+    if unknown:
+        raise SettingError(f"option {unknown[0]!r} is unknown (has: {', '.join(sorted(examples | scores))})")
+    given = {name: value for name, value in options.items() if value is not None}
+    chosen = ExampleOptions(**{"examples": row.examples, "neighbours": row.neighbours} | {k: given[k] for k in given.keys() & examples})
+    formula = ScoringOptions(**{k: given[k] for k in given.keys() & scores})
+    if formula.logit_scale is None and source.logit_scale is not None:
+        formula = replace(formula, logit_scale=source.logit_scale)
+    return LabelRequest(method, chosen, formula, top)
+
+
+def parse_neurons(layer: str, neurons: str) -> list[str]:
+    """Return the addresses that `--layer` and `--neurons` (`all`, `0,5,9` or `10-20`) name.
+
+    >>> parse_neurons("net/fc", "0,5-7")
+    ['net/fc/0', 'net/fc/5', 'net/fc/6', 'net/fc/7']
+    """
+    if neurons.strip() == "all":
+        return [layer]
+    found = []
+    for part in neurons.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+            raise LabelError(f"neurons {neurons!r} are not understood: write all, 0,5,9 or 10-20")
+        found += [f"{layer}/{number}" for number in range(int(first), int(last or first) + 1)]
+    return found
+
+
+def lasting(spec: str) -> str:
+    """Return a model's spec with its local directory made absolute, so that it means the same from any folder.
+
+    >>> lasting("timm:resnet50.a1_in1k")
+    'timm:resnet50.a1_in1k'
+    """
+    library, colon, name = spec.partition(":")
+    path = Path(name).expanduser()
+    return f"{library}:{path.resolve()}" if colon and "/" in name and path.is_dir() else spec
+
+
+def _check_numbers(target: LayerInfo, numbers: Sequence[int]) -> None:
+    outside = [n for n in numbers if not 0 <= n < target.neurons]
+    if outside:
+        raise LabelError(f"neuron {target.key}/{outside[0]} does not exist: {target.key} has neurons 0 to {target.neurons - 1}")
+
+
+def _same(texts: CandidateTexts) -> CandidateTexts:
+    return texts
+
+
+def to_json_line(label: Label) -> str:
+    """Return a label as one line of JSON."""
+    return json.dumps(label.as_json(), ensure_ascii=False)

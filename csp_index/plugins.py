@@ -1,0 +1,65 @@
+"""Code that comes from outside: plugins and ``python:`` factories.
+
+A package that offers an entry point in the group ``csp_index.plugins`` is imported once before the first model is
+loaded; that is the place to register an architecture with timm or open_clip.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from functools import cache
+from importlib.metadata import entry_points
+from types import ModuleType
+
+from csp_index.containers import one_line
+from csp_index.errors import CspIndexError
+
+GROUP = "csp_index.plugins"
+
+
+@cache
+def load_plugins() -> tuple[str, ...]:
+    """Import every plugin, once; return their names."""
+    plugins = sorted(entry_points(group=GROUP), key=lambda plugin: plugin.name)
+    for plugin in plugins:
+        try:
+            plugin.load()
+        except Exception as exc:  # it is somebody else's code
+            raise CspIndexError(
+                f"the plugin {plugin.name!r} ({plugin.value}) cannot be imported: {one_line(exc)}"
+            ) from exc
+    return tuple(plugin.name for plugin in plugins)
+
+
+def call_factory(address: str, error: type[CspIndexError]) -> object:
+    """Return what the function at ``package.module:factory`` makes; modules in the current folder are found too."""
+    name, _, attribute = address.partition(":")
+    if not name or not attribute:
+        raise error(f"{address!r} does not name a factory: write python:package.module:function")
+    module = _import(name, error)
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        offered = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise error(f"module {name!r} has no function {attribute!r} (has: {', '.join(offered[:10]) or 'none'})")
+    try:
+        return factory()
+    except CspIndexError:
+        raise
+    except Exception as exc:  # it is the user's code
+        raise error(f"the factory {address} failed: {type(exc).__name__}: {one_line(exc)}") from exc
+
+
+def _import(name: str, error: type[CspIndexError]) -> ModuleType:
+    here = os.getcwd()
+    added = here not in sys.path and "" not in sys.path
+    if added:  # a command's search path lacks the current folder, where a user's own module usually is
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except Exception as exc:  # importing runs the user's code
+        raise error(f"the module {name!r} cannot be imported: {type(exc).__name__}: {one_line(exc)}") from exc
+    finally:
+        if added:
+            sys.path.remove(here)

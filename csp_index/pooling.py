@@ -1,0 +1,111 @@
+"""Pooling: the output of a layer, of whatever shape, to one number for every neuron.
+
+Pure tensor functions. B is the batch, M the neurons:
+
+=============  ==================  ==============================================================
+pool           one image's output  a neuron's activation
+=============  ==================  ==============================================================
+mean, max      [M, H, W]           over the places of its map
+mean-last,     [H, W, M]           the same where the channels come last (Swin, parts of ConvNeXt)
+max-last
+cls            [L, M]              at the first token
+token-mean,    [L, M]              over the tokens, without class and register tokens
+token-max
+none           [M]                 as it is
+=============  ==================  ==============================================================
+
+Channels are taken to come last where height and width are then equal and otherwise not: [7, 7, 768], but not [768, 7,
+7] or [7, 7, 7].
+"""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from csp_index.errors import NetworkError
+
+Pool = Literal["mean", "max", "mean-last", "max-last", "cls", "token-mean", "token-max", "none"]
+
+_FITTING: dict[int, tuple[Pool, ...]] = {
+    3: ("mean", "max", "mean-last", "max-last"),
+    2: ("cls", "token-mean", "token-max"),
+    1: ("none",),
+}
+
+
+def fits(shape: tuple[int, ...]) -> tuple[Pool, ...]:
+    """Return the pools that fit one image's output; none of them for shapes of other than one to three axes.
+
+    >>> fits((197, 768))
+    ('cls', 'token-mean', 'token-max')
+    """
+    return _FITTING.get(len(shape), ()) if all(shape) else ()
+
+
+def choose_pool(shape: tuple[int, ...], wanted: str | None, has_class_token: bool) -> Pool:
+    """Return the pool for one image's output: ``wanted``, if it fits, else the usual one for the shape.
+
+    Maps are averaged; of tokens the class token is taken where the network has one it is trained to use, else their
+    mean. ``mean`` and ``max`` become ``mean-last`` and ``max-last`` where the channels come last. Raises NetworkError
+    that says which pools fit.
+    """
+    if wanted is not None and wanted not in get_args(Pool):
+        raise NetworkError(f"pool {wanted!r} is unknown (has: {', '.join(get_args(Pool))})")
+    fitting = fits(shape)
+    if not fitting:
+        raise NetworkError(
+            f"an output of shape {list(shape)} cannot be pooled: choose a layer with one to three axes per image"
+        )
+    if wanted is not None and wanted not in fitting:
+        raise NetworkError(f"pool {wanted!r} does not fit an output of shape {list(shape)} (fit: {', '.join(fitting)})")
+    usual: dict[int, Pool] = {3: "mean", 2: "cls" if has_class_token else "token-mean", 1: "none"}
+    pool = wanted if wanted is not None else usual[len(shape)]
+    if pool in ("mean", "max") and shape[0] == shape[1] != shape[2]:
+        return "mean-last" if pool == "mean" else "max-last"
+    return pool
+
+
+def neurons_of(shape: tuple[int, ...], pool: Pool) -> int:
+    """Return M, the number of neurons, of one image's output.
+
+    >>> neurons_of((64, 7, 7), "mean"), neurons_of((7, 7, 64), "mean-last"), neurons_of((50, 32), "cls")
+    (64, 64, 32)
+    """
+    return shape[0] if pool in ("mean", "max") else shape[-1]
+
+
+def pooled(output: Tensor, pool: Pool, prefix_tokens: int = 0) -> Tensor:
+    """Return one number a neuron: [B, M], float32, sharing no memory with ``output``.
+
+    ``prefix_tokens`` is the number of class and register tokens a network puts before the others.
+    """
+    values = output.detach().float()
+    if pool in ("mean", "max"):
+        values = values.flatten(2)
+        return values.mean(2) if pool == "mean" else values.amax(2)
+    if pool in ("mean-last", "max-last"):
+        values = values.flatten(1, 2)
+        return values.mean(1) if pool == "mean-last" else values.amax(1)
+    if pool in ("token-mean", "token-max"):
+        values = values[:, prefix_in(values.shape[1], prefix_tokens) :]
+        return values.mean(1) if pool == "token-mean" else values.amax(1)
+    # A copy: the network may go on to change its output in place.
+    return values[:, 0].clone() if pool == "cls" else values.clone()
+
+
+def prefix_in(length: int, prefix_tokens: int) -> int:
+    """Return how many of a layer's tokens are class and register tokens: all the network has, or none.
+
+    A layer may lie before they are added or after they are cut off: then its length is a square, and no longer with
+    them taken away.
+
+    >>> prefix_in(197, 1), prefix_in(196, 1), prefix_in(201, 5)
+    (1, 0, 5)
+    """
+    rest = length - prefix_tokens
+    if rest <= 0 or (isqrt(length) ** 2 == length and isqrt(rest) ** 2 != rest):
+        return 0
+    return prefix_tokens

@@ -1,0 +1,265 @@
+"""Read-only SQL over the store: one SELECT, run by DuckDB inside this process, on views it is handed.
+
+Knows nothing of where the views come from: a view is a Lance dataset, or anything else with the interface of
+pyarrow's datasets, or an Arrow table. DuckDB hands the columns and filters of a statement down to a dataset, so only
+what a statement needs is read. Files, network, extensions, settings and the variables of the process are out of a
+statement's reach. The limits stop mistakes, not attackers: SQL from strangers belongs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset
+from duckdb.func import ARROW
+
+from csp_index.errors import CspIndexError, QueryError
+from csp_index.results import ResultFormat, SqlResult, write_result
+
+__all__ = ["ReadActivations", "ResultFormat", "SqlLimits", "SqlResult", "run_sql", "write_result"]
+
+ReadActivations = Callable[[str], pa.Table]
+
+_NEURON = pa.struct([("image_id", pa.int64()), ("activation", pa.float32())])
+_MACRO = """
+CREATE MACRO activations(address) AS TABLE
+SELECT unnest(_read_activations(address), recursive := true)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SqlLimits:
+    """What one statement may use."""
+
+    memory: str = "2GB"
+    threads: int | None = None  # None: one for each core
+    seconds: float | None = None
+    rows: int | None = None  # further rows are cut off, and the result says so
+
+
+def run_sql(
+    tables: Mapping[str, Any],
+    statement: str,
+    *,
+    read_activations: ReadActivations | None = None,
+    limits: SqlLimits | None = None,
+) -> SqlResult:
+    """Run one SELECT over `tables`, each a view of that name.
+
+    `FROM activations('model/layer/77')` calls `read_activations` with the address and gives its columns image_id and
+    activation; the address may be any expression, also one over another view's columns. Raises QueryError, or what
+    `read_activations` raised.
+
+    >>> run_sql({"images": pa.table({"image_id": [0, 1, 2]})}, "SELECT max(image_id) AS last FROM images").rows()
+    [{'last': 2}]
+    """
+    limits = limits or SqlLimits()
+    failures: list[CspIndexError] = []
+    connection = _connect(limits)
+    try:
+        with _translated(failures, tuple(tables)):
+            for name, source in tables.items():
+                connection.register(name, _without_float16(source))
+            _add_activations(connection, read_activations, failures)
+            connection.execute("SET TimeZone = 'UTC'")  # the day of a time must not depend on the machine
+            connection.execute("SET lock_configuration = true")
+            select = _only_select(connection, statement)
+            with _time_limit(connection, limits.seconds):
+                return _fetch(connection, select, limits.rows)
+    finally:
+        connection.close()
+
+
+def _connect(limits: SqlLimits) -> duckdb.DuckDBPyConnection:
+    settings: dict[str, Any] = {
+        "enable_external_access": False,
+        "python_enable_replacements": False,  # a misspelt view must not become a variable of the process
+        "temp_directory": "",  # out of memory is an error, not a folder in the working directory
+        "memory_limit": limits.memory,
+        "threads": limits.threads or os.cpu_count() or 1,
+    }
+    try:
+        return duckdb.connect(":memory:", config=settings)
+    except duckdb.Error as exc:
+        raise QueryError(f"the limits of SQL are wrong: {_one_line(exc)}") from exc
+
+
+def _only_select(connection: duckdb.DuckDBPyConnection, statement: str) -> duckdb.Statement:
+    """Return the one statement in the text if it only reads."""
+    parsed = connection.extract_statements(statement)
+    if len(parsed) != 1:
+        raise QueryError(f"got {len(parsed)} SQL statements, expected one, for example: SELECT * FROM images LIMIT 5")
+    kind = parsed[0].type
+    if kind != duckdb.StatementType.SELECT:
+        raise QueryError(
+            f"{kind.name} is refused: SQL here only reads; write a SELECT (or FROM, WITH, VALUES, DESCRIBE, SUMMARIZE)"
+        )
+    return parsed[0]
+
+
+def _fetch(connection: duckdb.DuckDBPyConnection, select: duckdb.Statement, limit: int | None) -> SqlResult:
+    """Run the statement and stop reading after `limit` rows."""
+    reader = connection.sql(select).to_arrow_reader()
+    batches, count = [], 0
+    for batch in reader:
+        batches.append(batch)
+        count += batch.num_rows
+        if limit is not None and count > limit:
+            break
+    table = pa.Table.from_batches(batches, schema=reader.schema)
+    table = table.rename_columns(_unique(table.column_names))
+    if limit is None or count <= limit:
+        return SqlResult(table)
+    return SqlResult(table.slice(0, limit), truncated=True)
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Return the names with repeated ones numbered, because a row is a dictionary.
+
+    >>> _unique(["text", "score", "text"])
+    ['text', 'score', 'text_1']
+    """
+    result: list[str] = []
+    for name in names:
+        number, candidate = 0, name
+        while candidate in result:
+            number += 1
+            candidate = f"{name}_{number}"
+        result.append(candidate)
+    return result
+
+
+def _add_activations(
+    connection: duckdb.DuckDBPyConnection, read: ReadActivations | None, failures: list[CspIndexError]
+) -> None:
+    """Define `activations(address)`: a table macro, around a function that reads only the neurons it is called with."""
+    if read is None:
+        return
+
+    def read_lists(addresses: pa.ChunkedArray) -> pa.Array:
+        try:
+            neurons = [_neuron_rows(read(address)) for address in addresses.to_pylist()]
+        except CspIndexError as exc:
+            failures.append(exc)  # DuckDB would wrap its text into its own
+            raise
+        ends = [0]
+        for rows in neurons:
+            ends.append(ends[-1] + len(rows))
+        values = pa.concat_arrays(neurons) if neurons else pa.array([], _NEURON)
+        return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), values)
+
+    rows = connection.list_type(connection.struct_type({"image_id": "BIGINT", "activation": "FLOAT"}))
+    # Declared free of side effects, the call would be folded while planning, which is ten times slower.
+    connection.create_function("_read_activations", read_lists, ["VARCHAR"], rows, type=ARROW, side_effects=True)
+    connection.execute(_MACRO)
+
+
+def _neuron_rows(table: pa.Table) -> pa.StructArray:
+    columns = [table[field.name].cast(field.type).combine_chunks() for field in _NEURON]
+    return pa.StructArray.from_arrays(columns, fields=list(_NEURON))
+
+
+@contextlib.contextmanager
+def _time_limit(connection: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[None]:
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(seconds, connection.interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except duckdb.InterruptException as exc:
+        raise QueryError(
+            f"the SQL statement ran longer than {seconds:g} s: narrow it down, or raise the limit"
+        ) from exc
+    finally:
+        timer.cancel()
+
+
+@contextlib.contextmanager
+def _translated(failures: list[CspIndexError], views: tuple[str, ...]) -> Iterator[None]:
+    """Turn DuckDB's errors into one-liners that keep its hint; errors of `read_activations` come through unchanged."""
+    try:
+        yield
+    except (duckdb.Error, pa.ArrowException) as exc:
+        if failures:
+            raise failures[0] from exc
+        message = _one_line(exc)
+        if re.search(r"Table with name .* does not exist", message):
+            message += f" (views: {', '.join(views)})"
+        raise QueryError(f"SQL failed: {message}") from exc
+
+
+def _one_line(exc: Exception) -> str:
+    """Return the message without the extract of the statement under it."""
+    text = re.split(r"\n+LINE \d+:", str(exc))[0]
+    return re.sub(r"\s+", " ", text).strip()
+
+
+class _Widened(pyarrow.dataset.Dataset):  # type: ignore[misc]  # pyarrow has no types
+    """A dataset whose float16 columns read as float32.
+
+    DuckDB refuses a source with float16 even in a column it is not asked for. This has what DuckDB asks of a dataset:
+    a schema, and a scanner that takes columns and a filter.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    @property
+    def schema(self) -> pa.Schema:
+        return _widened_schema(self._dataset.schema)
+
+    def scanner(self, columns: list[str] | None = None, filter: Any = None, **options: Any) -> _WidenedScanner:
+        return _WidenedScanner(self._dataset.scanner(columns=columns, filter=filter, **options))
+
+
+class _WidenedScanner:
+    """The scan of a _Widened dataset."""
+
+    def __init__(self, scanner: Any) -> None:
+        self._reader = scanner.to_reader()
+
+    def to_reader(self) -> pa.RecordBatchReader:
+        schema = _widened_schema(self._reader.schema)
+        return pa.RecordBatchReader.from_batches(schema, (_cast(batch, schema) for batch in self._reader))
+
+
+def _without_float16(source: Any) -> Any:
+    schema = getattr(source, "schema", None)
+    if not isinstance(schema, pa.Schema) or schema == _widened_schema(schema):
+        return source
+    if isinstance(source, pyarrow.dataset.Dataset):
+        return _Widened(source)
+    return _cast(source, _widened_schema(schema))
+
+
+def _cast(rows: Any, schema: pa.Schema) -> Any:
+    columns = [column.cast(field.type) for column, field in zip(rows.columns, schema, strict=True)]
+    return type(rows).from_arrays(columns, schema=schema)
+
+
+def _widened_schema(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field.with_type(_widened(field.type)) for field in schema])
+
+
+def _widened(kind: pa.DataType) -> pa.DataType:
+    """Return the type with float32 for float16, also inside lists."""
+    if pa.types.is_float16(kind):
+        return pa.float32()
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_widened(kind.value_type), kind.list_size)
+    if pa.types.is_list(kind):
+        return pa.list_(_widened(kind.value_type))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_widened(kind.value_type))
+    return kind

@@ -1,0 +1,187 @@
+"""Frozen values that cross module borders. Knows nothing about storage, models or tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from csp_index.errors import LabelError, SettingError
+
+Method = Literal[
+    "csp",
+    "csp-difference",
+    "semanticlens",
+    "mean-centred",
+    "clip-dissect",
+    "clip-dissect-mean",
+    "pmi",
+    "contrastive-pmi",
+]
+ContrastKind = Literal["nearest", "random"]
+LabelState = Literal["labelled", "dead", "no-contrast"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LayerKey:
+    """A layer of a network under study, written `model/layer`."""
+
+    model: str
+    layer: str
+
+    @classmethod
+    def parse(cls, text: str) -> LayerKey:
+        """Return the key of `model/layer`.
+
+        >>> LayerKey.parse("resnet50/layer4")
+        LayerKey(model='resnet50', layer='layer4')
+        """
+        model, slash, layer = text.partition("/")
+        if not (model and slash and layer) or "/" in layer:
+            raise LabelError(f"layer {text!r} is not an address: write MODEL/LAYER, for example resnet50/layer4")
+        return cls(model, layer)
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.layer}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class NeuronKey:
+    """A neuron's address, written `model/layer/index` everywhere: command line, Python, URL, SQL."""
+
+    model: str
+    layer: str
+    neuron: int
+
+    @classmethod
+    def parse(cls, text: str) -> NeuronKey:
+        """Return the key of `model/layer/index`.
+
+        >>> NeuronKey.parse("resnet50/layer4/77")
+        NeuronKey(model='resnet50', layer='layer4', neuron=77)
+        """
+        path, _, index = text.rpartition("/")
+        if path.count("/") != 1 or not index.isascii() or not index.isdigit():
+            raise LabelError(f"neuron {text!r} is not an address: write MODEL/LAYER/INDEX, for example resnet50/layer4/77")
+        key = LayerKey.parse(path)
+        return cls(key.model, key.layer, int(index))
+
+    @property
+    def layer_key(self) -> LayerKey:
+        """The layer the neuron belongs to."""
+        return LayerKey(self.model, self.layer)
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.layer}/{self.neuron}"
+
+
+@dataclass(frozen=True, slots=True)
+class ExamplePair:
+    """An activating image and its contrastive partner (None where the neuron has no candidate)."""
+
+    rank: int
+    image_id: int
+    activation: float
+    contrast_id: int | None = None
+    contrast_activation: float | None = None
+    similarity: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScore:
+    """A candidate label and its score under one method; higher is better."""
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What one method says of one neuron: its best candidates and the evidence they rest on.
+
+    `state` is `labelled`, `dead` (the neuron never fires) or `no-contrast` (no image activates less than the threshold, and the
+    method needs one); in the last two `labels` is empty and `note` says why. `note` also tells of fewer examples than asked for.
+    """
+
+    neuron: NeuronKey
+    method: str
+    state: LabelState
+    labels: tuple[LabelScore, ...] = ()
+    pairs: tuple[ExamplePair, ...] = ()
+    note: str = ""
+    run_id: str = ""
+
+    @property
+    def text(self) -> str | None:
+        """The best label, or None."""
+        return self.labels[0].text if self.labels else None
+
+    def as_json(self) -> dict[str, object]:
+        """Return the object that `csp-index label --json` prints, one a line."""
+        return {
+            "neuron": str(self.neuron),
+            "method": self.method,
+            "state": self.state,
+            "labels": [{"text": s.text, "score": s.score} for s in self.labels],
+            "activating": [pair.image_id for pair in self.pairs],
+            "contrastive": [pair.contrast_id for pair in self.pairs],
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleOptions:
+    """How activating and contrastive images are chosen (METHODS: CSP, section 3 of arXiv 2604.22477)."""
+
+    examples: int = 30  # activating images a neuron, at most
+    contrast: ContrastKind = "nearest"
+    neighbours: int = 1  # contrastive images an activating image
+    threshold: str = "mean"  # low activation: "mean", "quantile:Q" or "max:F" (a fraction of the neuron's maximum)
+    floor: float = 0.0  # an image activates the neuron only above this
+    reuse: bool = True  # the same contrastive image may serve several activating ones
+    min_similarity: float = -1.0  # pairs below this cosine are dropped
+    near_duplicate: float = 1.01  # images above this cosine are the same picture and no contrast; 0.99 switches the filter on
+    seed: int = 0  # of the random kind
+
+    def __post_init__(self) -> None:
+        for name, ok, expected in (
+            ("examples", self.examples >= 1, "at least 1"),
+            ("neighbours", self.neighbours >= 1, "at least 1"),
+            ("contrast", self.contrast in ("nearest", "random"), "nearest or random"),
+        ):
+            if not ok:
+                raise SettingError(f"{name} is {getattr(self, name)!r}: expected {expected}")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringOptions:
+    """What the scoring formulas take besides examples and texts (METHODS, section 2)."""
+
+    gamma: float = 1.0  # how much of the contrastive direction CSP removes
+    alpha: float = 0.5  # contrastive-pmi: the contrastive set's share of the prior
+    logit_scale: float | None = None  # the encoder's own multiplier of the cosine; pmi and contrastive-pmi need it
+    prior: Literal["neurons", "images"] = "neurons"  # clip-dissect: the prior runs over these
+    prior_weight: float = 1.0  # lambda of clip-dissect and clip-dissect-mean
+    renormalise_text: bool = True  # False: the mean over templates keeps its length, and the score is a dot product
+    subtract_empty: bool = False  # semanticlens: subtract the embedding of the empty template
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.gamma <= 1.0:
+            raise SettingError(f"gamma is {self.gamma}: expected a number from 0 (no contrast) to 1")
+        if not 0.0 <= self.alpha <= 1.0:
+            raise SettingError(f"alpha is {self.alpha}: expected a number from 0 to 1")
+        if self.logit_scale is not None and not self.logit_scale > 0:
+            raise SettingError(f"logit scale is {self.logit_scale}: expected a positive number, for example 100")
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSummary:
+    """What one indexing pass did."""
+
+    run_id: str
+    images: int
+    added: int
+    failed: int
+    shards: int
+    seconds: float
+    layers: tuple[str, ...] = field(default=())
+    encoders: tuple[str, ...] = field(default=())

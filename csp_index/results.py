@@ -1,0 +1,249 @@
+"""Rows that a question to the index returned: as Arrow, as a data frame, in a notebook, on a terminal, in a file.
+
+Knows nothing of how the rows came about.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import csv
+import datetime
+import decimal
+import html
+import io
+import json
+import math
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TextIO, overload
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from csp_index.errors import QueryError
+from csp_index.records import Label
+
+if TYPE_CHECKING:
+    import pandas
+
+ResultFormat = Literal["table", "csv", "json", "parquet"]
+
+SHOWN_ROWS = 100  # of a table for reading; the other formats hold every row
+NOTEBOOK_ROWS = 20
+_LABELS = pa.schema(
+    [
+        ("neuron", pa.string()),
+        ("method", pa.string()),
+        ("state", pa.string()),
+        ("rank", pa.int32()),
+        ("text", pa.string()),
+        ("score", pa.float64()),
+        ("note", pa.string()),
+    ]
+)
+_CELL = 80  # characters of a cell in a table for reading
+
+
+@dataclass(frozen=True, slots=True)
+class SqlResult:
+    """The rows a statement returned."""
+
+    table: pa.Table
+    truncated: bool = False  # SqlLimits.rows cut the result
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def to_arrow(self) -> pa.Table:
+        """Return the rows as an Arrow table."""
+        return self.table
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return the rows as a data frame; needs pandas."""
+        return self.table.to_pandas()
+
+    def rows(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """Return the first `limit` rows (all by default) as dictionaries, column name to value."""
+        rows: list[dict[str, Any]] = _shortest_floats(self.table.slice(0, limit)).to_pylist()
+        return rows
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.table.column_names)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{_html_cell(value)}</td>" for value in row.values()) + "</tr>"
+            for row in self.rows(NOTEBOOK_ROWS)
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{self._count(NOTEBOOK_ROWS)}</p>"
+
+    def _count(self, shown: int) -> str:
+        count = f"{len(self)} row{'' if len(self) == 1 else 's'}"
+        if self.truncated:
+            count = f"the first {count}, more exist"
+        return f"{count}; {shown} shown" if len(self) > shown else count
+
+
+@dataclass(frozen=True, slots=True)
+class Labels(Sequence[Label]):
+    """The labels of several neurons, in neuron order; one row a neuron and candidate as a table."""
+
+    labels: tuple[Label, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @overload
+    def __getitem__(self, place: int) -> Label: ...
+    @overload
+    def __getitem__(self, place: slice) -> Labels: ...
+    def __getitem__(self, place: int | slice) -> Label | Labels:
+        return Labels(self.labels[place]) if isinstance(place, slice) else self.labels[place]
+
+    def to_arrow(self) -> pa.Table:
+        """Return neuron, method, state, rank, text, score, note; a neuron without a label has one row without text."""
+        rows = []
+        for label in self.labels:
+            head = {"neuron": str(label.neuron), "method": label.method, "state": label.state, "note": label.note}
+            found = [{"rank": rank, "text": s.text, "score": s.score} for rank, s in enumerate(label.labels)]
+            rows += [head | row for row in found or [{"rank": None, "text": None, "score": None}]]
+        return pa.Table.from_pylist(rows, schema=_LABELS)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return the rows of `to_arrow` as a data frame; needs pandas."""
+        return self.to_arrow().to_pandas()
+
+    def _repr_html_(self) -> str:
+        return SqlResult(self.to_arrow())._repr_html_()
+
+
+def write_result(result: SqlResult, format: ResultFormat, out: str | Path | None = None) -> None:
+    """Write `result` to the file `out`, or to standard output.
+
+    `json` is one array with an object a row, `csv` has a header line; both write bytes as base64, lists as JSON, and
+    numbers that are not finite as null or nothing. `table` is for reading: long values and rows after the first 100
+    are cut.
+    """
+    if format == "parquet":
+        _write_parquet(result, out)
+        return
+    writer = {"table": _write_table, "csv": _write_csv, "json": _write_json}[format]
+    if out is None:
+        writer(result, sys.stdout)
+        return
+    with _file_errors(out), open(out, "w", encoding="utf-8", newline="") as file:
+        writer(result, file)
+
+
+def _write_parquet(result: SqlResult, out: str | Path | None) -> None:
+    import pyarrow.parquet
+
+    if out is not None:
+        with _file_errors(out):
+            pyarrow.parquet.write_table(result.table, out)
+        return
+    if sys.stdout.isatty():
+        raise QueryError(
+            "parquet is not text and would garble the terminal: name a file to write, or redirect the output"
+        )
+    buffer = io.BytesIO()  # parquet seeks, a pipe does not
+    pyarrow.parquet.write_table(result.table, buffer)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(buffer.getbuffer())
+
+
+def _write_table(result: SqlResult, file: TextIO) -> None:
+    numeric = [pa.types.is_integer(field.type) or pa.types.is_floating(field.type) for field in result.table.schema]
+    view = Table()
+    for name, right in zip(result.table.column_names, numeric, strict=True):
+        view.add_column(Text(name), justify="right" if right else "left", overflow="fold")
+    for row in result.rows(SHOWN_ROWS):
+        view.add_row(*(Text(_short(value)) for value in row.values()))
+    # In a file or pipe a row stays one line, as wide as it is.
+    console = Console(file=file) if file.isatty() else Console(file=file, width=100_000)
+    console.print(view)
+    console.print(Text(result._count(SHOWN_ROWS)))
+
+
+def _write_csv(result: SqlResult, file: TextIO) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(result.table.column_names)
+    for row in result.rows():
+        values = [_plain(value) for value in row.values()]
+        writer.writerow([json.dumps(v, ensure_ascii=False) if isinstance(v, list | dict) else v for v in values])
+
+
+def _write_json(result: SqlResult, file: TextIO) -> None:
+    lines = (json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) for row in result.rows())
+    file.write("[" + ",\n".join(lines) + "]\n")
+
+
+def _plain(value: Any) -> Any:
+    """Return the value as JSON can say it."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else None
+        case bytes():
+            return base64.b64encode(value).decode()
+        case decimal.Decimal():  # the sum of integers is one
+            return int(value) if value == value.to_integral_value() else float(value)
+        case datetime.datetime() | datetime.date() | datetime.time():
+            return value.isoformat()
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case dict():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case _:
+            return str(value)
+
+
+def _short(value: Any) -> str:
+    """Return the value as one cell of a table for reading.
+
+    >>> _short(0.1234567891), _short(b"12345"), _short([1.5] * 100)[-14:]
+    ('0.123457', '<5 bytes>', '… (100 values)')
+    """
+    match value:
+        case None:
+            return ""
+        case float():
+            return f"{value:.6g}"
+        case bytes():
+            return f"<{len(value)} bytes>"
+        case list() if len(value) > 6:
+            return ", ".join(_short(item) for item in value[:4]) + f", … ({len(value)} values)"
+        case list():
+            return ", ".join(_short(item) for item in value)
+    text = re.sub(r"\s+", " ", str(_plain(value)))
+    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+
+
+def _html_cell(value: Any) -> str:
+    """Return the cell; a thumbnail becomes a picture."""
+    kind = {b"\xff\xd8\xff": "jpeg", b"\x89PN": "png"}.get(value[:3]) if isinstance(value, bytes) else None
+    if kind is None:
+        return html.escape(_short(value))
+    return f'<img src="data:image/{kind};base64,{base64.b64encode(value).decode()}">'
+
+
+def _shortest_floats(table: pa.Table) -> pa.Table:
+    """Return float32 columns as the shortest float64 that names the same float32: 0.3, not 0.30000001192092896."""
+    for position, field in enumerate(table.schema):
+        if pa.types.is_float32(field.type):
+            exact = table.column(position).cast(pa.string()).cast(pa.float64())
+            table = table.set_column(position, field.name, exact)
+    return table
+
+
+@contextlib.contextmanager
+def _file_errors(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise QueryError(f"{path} cannot be written: {exc.strerror or exc}; name another file") from exc

@@ -1,0 +1,85 @@
+"""The record of every command that wrote: settings, model hashes, versions, seed, start, end, state."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+import pyarrow as pa
+
+from csp_index import schema
+from csp_index.store import Store
+
+_PACKAGES = ("csp_index", "lancedb", "pyarrow", "torch", "torchvision", "open_clip_torch", "transformers", "timm", "duckdb")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that is going on: its id and the hash of its settings."""
+
+    run_id: str
+    settings_hash: str
+
+
+def settings_hash(settings: Mapping[str, object]) -> str:
+    """Return a hash of settings that does not depend on their order.
+
+    >>> settings_hash({"a": 1, "b": 2}) == settings_hash({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that decide a result."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@contextmanager
+def record_run(
+    store: Store, command: str, settings: Mapping[str, object], models: Mapping[str, object], seed: int = 0
+) -> Iterator[Run]:
+    """Write the run's row at the start and its outcome at the end; the caller holds the write lock.
+
+    A run that was killed stays `running`; `status` shows it as interrupted when nobody holds the lock.
+    """
+    started = datetime.now(UTC)
+    run = Run(f"{started:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", settings_hash(settings))
+    row = {
+        "run_id": run.run_id,
+        "command": command,
+        "state": "running",
+        "started": started,
+        "ended": None,
+        "settings": json.dumps(settings, sort_keys=True, default=str),
+        "settings_hash": run.settings_hash,
+        "models": json.dumps(models, sort_keys=True),
+        "versions": json.dumps(package_versions(), sort_keys=True),
+        "seed": seed,
+        "message": "",
+    }
+    store.append(schema.RUNS, _one_row(row))
+    try:
+        yield run
+    except BaseException as exc:
+        state = "interrupted" if isinstance(exc, KeyboardInterrupt) else "failed"
+        message = " ".join(str(exc).split())[:500]
+        store.upsert(schema.RUNS, ["run_id"], _one_row(row | {"state": state, "ended": datetime.now(UTC), "message": message}))
+        raise
+    store.upsert(schema.RUNS, ["run_id"], _one_row(row | {"state": "done", "ended": datetime.now(UTC)}))
+
+
+def _one_row(row: Mapping[str, object]) -> pa.Table:
+    return pa.Table.from_pylist([dict(row)], schema=schema.table_schema(schema.RUNS))

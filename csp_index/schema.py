@@ -1,0 +1,216 @@
+"""Arrow schemas, table names and column names of the store. The only file that spells them.
+
+Layout in one sentence: one row an image (`images`, `embeddings_*`), one row a neuron and shard (`activations_*`), one row a neuron
+(`neurons`), and one row a result; a shard exists once its mark stands in `shards`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import pyarrow as pa
+
+FORMAT = "1"
+FORMAT_KEY = b"csp_index_format"
+
+IMAGES = "images"
+FAILURES = "failures"
+SHARDS = "shards"
+RUNS = "runs"
+ENCODERS = "encoders"
+LAYERS = "layers"
+NEURONS = "neurons"
+VOCABULARIES = "vocabularies"
+EXAMPLES = "examples"
+LABELS = "labels"
+
+# The stored quantiles of each neuron's activations.
+QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+
+_utc = pa.timestamp("us", tz="UTC")
+
+
+def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
+    return pa.schema([pa.field(name, kind) for name, kind in fields])
+
+
+_TABLES: dict[str, pa.Schema] = {
+    IMAGES: _schema(
+        ("image_id", pa.int64()),  # dense from 0, never reused
+        ("shard", pa.int32()),
+        ("uri", pa.string()),
+        ("sha256", pa.string()),  # of the encoded bytes
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("split", pa.string()),
+        ("thumbnail", pa.binary()),  # JPEG
+        ("metadata", pa.string()),  # the source's own columns, one JSON object
+    ),
+    FAILURES: _schema(("uri", pa.string()), ("reason", pa.string()), ("when", _utc), ("run_id", pa.string())),
+    SHARDS: _schema(
+        ("what", pa.string()),  # "images", "embeddings:<encoder>" or "activations:<model>/<layer>"
+        ("shard", pa.int32()),
+        ("first_image", pa.int64()),
+        ("rows", pa.int32()),  # images in the shard
+        ("settings_hash", pa.string()),
+        ("run_id", pa.string()),
+    ),
+    RUNS: _schema(
+        ("run_id", pa.string()),
+        ("command", pa.string()),
+        ("state", pa.string()),  # running, done, failed, interrupted
+        ("started", _utc),
+        ("ended", _utc),
+        ("settings", pa.string()),  # JSON
+        ("settings_hash", pa.string()),
+        ("models", pa.string()),  # JSON: weight hashes and preprocessing of every model used
+        ("versions", pa.string()),  # JSON: package versions
+        ("seed", pa.int64()),
+        ("message", pa.string()),
+    ),
+    ENCODERS: _schema(
+        ("encoder", pa.string()),
+        ("width", pa.int32()),
+        ("logit_scale", pa.float64()),
+        ("identity", pa.string()),  # JSON
+        ("table", pa.string()),
+        ("run_id", pa.string()),
+    ),
+    LAYERS: _schema(
+        ("model", pa.string()),
+        ("layer", pa.string()),
+        ("neurons", pa.int32()),
+        ("pool", pa.string()),
+        ("network", pa.string()),  # the spec the network was loaded by
+        ("weights", pa.string()),  # the weight file given beside it, or null
+        ("dtype", pa.string()),
+        ("identity", pa.string()),  # JSON
+        ("table", pa.string()),
+        ("run_id", pa.string()),
+    ),
+    NEURONS: _schema(
+        ("model", pa.string()),
+        ("layer", pa.string()),
+        ("neuron", pa.int32()),
+        ("images", pa.int64()),  # images the statistics cover: ids 0 .. images - 1
+        ("mean", pa.float64()),
+        ("std", pa.float64()),
+        ("min", pa.float32()),
+        ("max", pa.float32()),
+        ("firing_rate", pa.float64()),  # share of images with activation > 0
+        ("quantiles", pa.list_(pa.float32())),  # at QUANTILES
+        ("top_images", pa.list_(pa.int64())),  # highest activation first, ties by lower image id
+        ("top_activations", pa.list_(pa.float32())),
+    ),
+    VOCABULARIES: _schema(
+        ("vocabulary", pa.string()),  # name and content hash
+        ("template_set", pa.string()),  # the templates it was last used with
+        ("position", pa.int32()),
+        ("text", pa.string()),
+    ),
+    EXAMPLES: _schema(
+        ("run_id", pa.string()),
+        ("model", pa.string()),
+        ("layer", pa.string()),
+        ("neuron", pa.int32()),
+        ("kind", pa.string()),
+        ("rank", pa.int32()),  # of the activating image, 0 is the most activating
+        ("neighbour", pa.int32()),  # of the contrastive image among those of one activating image, 0 is the nearest
+        ("image_id", pa.int64()),
+        ("activation", pa.float32()),
+        ("contrast_id", pa.int64()),
+        ("contrast_activation", pa.float32()),
+        ("similarity", pa.float32()),
+        ("threshold", pa.float32()),
+        ("encoder", pa.string()),
+    ),
+    LABELS: _schema(
+        ("run_id", pa.string()),
+        ("settings_hash", pa.string()),
+        ("model", pa.string()),
+        ("layer", pa.string()),
+        ("neuron", pa.int32()),
+        ("method", pa.string()),
+        ("state", pa.string()),
+        ("rank", pa.int32()),  # 0 is the best; -1 where there is no label
+        ("text", pa.string()),
+        ("score", pa.float64()),
+        ("note", pa.string()),
+    ),
+}
+
+
+def table_schema(name: str) -> pa.Schema:
+    """Return the schema of a fixed table, stamped with the format of the store."""
+    return _TABLES[name].with_metadata({FORMAT_KEY: FORMAT.encode()})
+
+
+def fixed_tables() -> tuple[str, ...]:
+    """Return the names of the tables that do not depend on an encoder or layer."""
+    return tuple(_TABLES)
+
+
+def embeddings_schema(width: int) -> pa.Schema:
+    """Return the schema of one encoder's image embeddings: unit vectors of `width` float32."""
+    return _schema(("image_id", pa.int64()), ("shard", pa.int32()), ("embedding", pa.list_(pa.float32(), width)))
+
+
+def activations_schema(dtype: str) -> pa.Schema:
+    """Return the schema of one layer's activations: a row is one neuron over one shard of images."""
+    value = pa.float16() if dtype == "float16" else pa.float32()
+    return _schema(("shard", pa.int32()), ("neuron", pa.int32()), ("values", pa.list_(value)))
+
+
+def texts_schema(width: int) -> pa.Schema:
+    """Return the schema of one encoder's text embeddings: means over templates, not re-normalised."""
+    return _schema(
+        ("vocabulary", pa.string()),
+        ("template_set", pa.string()),
+        ("position", pa.int32()),
+        ("text", pa.string()),
+        ("embedding", pa.list_(pa.float32(), width)),
+    )
+
+
+def concepts_schema(width: int) -> pa.Schema:
+    """Return the schema of the concept vectors behind labels: unit vectors in one encoder's space."""
+    return _schema(
+        ("run_id", pa.string()),
+        ("settings_hash", pa.string()),
+        ("model", pa.string()),
+        ("layer", pa.string()),
+        ("neuron", pa.int32()),
+        ("method", pa.string()),
+        ("vector", pa.list_(pa.float32(), width)),
+    )
+
+
+def slug(name: str) -> str:
+    """Return a table-name part for any name: readable, at most 49 characters, unique by hash.
+
+    >>> slug("resnet50/layer4").rsplit("_", 1)[0]
+    'resnet50_layer4'
+    """
+    words = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[-40:]
+    return f"{words}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def embeddings_table(encoder: str) -> str:
+    """Return the name of the table of an encoder's image embeddings."""
+    return f"embeddings_{slug(encoder)}"
+
+
+def texts_table(encoder: str) -> str:
+    """Return the name of the table of an encoder's text embeddings."""
+    return f"texts_{slug(encoder)}"
+
+
+def concepts_table(encoder: str) -> str:
+    """Return the name of the table of concept vectors in an encoder's space."""
+    return f"concepts_{slug(encoder)}"
+
+
+def activations_table(layer: str) -> str:
+    """Return the name of the table of a layer's activations; `layer` is `model/layer`."""
+    return f"activations_{slug(layer)}"

@@ -1,0 +1,48 @@
+"""Neurons by meaning: rank neurons by the cosine of their concept vector with a text or a picture.
+
+A layer labelled with CSP is ranked by the vectors that run kept; any other by the activation-weighted mean of its activating images
+minus the dataset's mean, computed on the spot. The result says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from csp_index import catalog
+from csp_index.catalog import EncoderInfo, LayerInfo
+from csp_index.labels import LabelRequest, Subject, concept_vectors, newest_label, stored_vectors
+from csp_index.store import Store
+
+_SCHEMA = pa.schema(
+    [("neuron", pa.string()), ("score", pa.float64()), ("method", pa.string()), ("label", pa.string()), ("labelled_by", pa.string())]
+)
+
+
+def search_neurons(
+    store: Store, source: EncoderInfo, targets: Sequence[LayerInfo], query: torch.Tensor, top: int
+) -> pa.Table:
+    """Return the `top` neurons of the layers nearest to a query vector [D], best first: neuron, score (cosine), method, label."""
+    query = torch.nn.functional.normalize(query, dim=0)
+    found: list[tuple[float, LayerInfo, int, str]] = []
+    for target in targets:
+        subject = Subject(source, target, np.arange(target.neurons))
+        kept = stored_vectors(store, subject, "csp")
+        if len(kept) == target.neurons:
+            method, vectors = "csp", torch.from_numpy(np.stack([kept[n] for n in range(target.neurons)]))
+        else:
+            method, vectors = "mean-centred", concept_vectors(store, subject, LabelRequest("mean-centred"))
+        alive = torch.from_numpy(catalog.neuron_rows(store, target)["max"].to_numpy() > 0)
+        scores = (vectors @ query).masked_fill(~alive, -torch.inf)
+        order = scores.sort(dim=0, descending=True, stable=True).indices[:top].tolist()
+        found += [(float(scores[n]), target, n, method) for n in order if alive[n]]
+    found.sort(key=lambda row: -row[0])
+    rows = []
+    for score, target, neuron, method in found[:top]:
+        label = newest_label(store, Subject(source, target, np.array([neuron])), neuron, top=1)
+        row = {"neuron": f"{target.key}/{neuron}", "score": score, "method": method}
+        rows.append(row | {"label": label and label.text, "labelled_by": label and label.method})
+    return pa.Table.from_pylist(rows, schema=_SCHEMA)

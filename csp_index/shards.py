@@ -1,0 +1,119 @@
+"""How a shard comes to stand in the store: registration, rows, marks, recovery, and the statistics that follow.
+
+Rows are written first and the marks last, in one commit. Both ways in use it: the pass over images and the import of arrays.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from csp_index import catalog, schema, settings
+from csp_index.catalog import Column, EncoderInfo, LayerInfo, Shard
+from csp_index.errors import SettingError
+from csp_index.runs import Run
+from csp_index.statistics import NeuronStatistics, as_lists
+from csp_index.store import Store
+
+
+def recover(store: Store, infos: Sequence[Column]) -> None:
+    """Delete rows whose shard was never marked: what a killed pass left behind."""
+    for table, what in [(schema.IMAGES, schema.IMAGES), *((info.table, info.what) for info in infos)]:
+        store.delete(table, f"shard >= {len(catalog.shards(store, what))}")
+
+
+def reconcile(store: Store, infos: Sequence[Column], dtype: str | None = None) -> list[Column]:
+    """Return the columns as the index holds them, new ones as given; refuse one that bears a held name but is another."""
+    held: dict[str, Column] = {i.what: i for i in [*catalog.encoders(store), *catalog.layers(store)]}
+    for info in infos:
+        old = held.get(info.what, info)
+        differing = [
+            f"{name} is {new}, was {before}"
+            for name, (new, before) in _both(_traits(info, dtype), _traits(old, dtype and getattr(old, "dtype", None))).items()
+            if new != before
+        ]
+        if differing:
+            raise SettingError(
+                f"{info.what} differs from the one in the index ({'; '.join(differing)}): use the old one, or another name"
+            )
+    return [held.get(info.what, info) for info in infos]
+
+
+def _traits(info: Column, dtype: str | None) -> dict[str, object]:
+    traits: dict[str, object] = {name: value for name, value in info.identity.items() if name != "spec"}
+    if isinstance(info, LayerInfo):
+        traits |= {"pool": info.pool, "neurons": info.neurons} | ({"dtype": dtype} if dtype else {})
+    return traits
+
+
+def _both(new: dict[str, object], old: dict[str, object]) -> dict[str, tuple[object, object]]:
+    return {name: (new.get(name), old.get(name)) for name in sorted(new | old)}
+
+
+def register(store: Store, infos: Sequence[Column], run: Run) -> None:
+    """Write the rows of encoders and layers that are new to the index."""
+    held = {i.what for i in [*catalog.encoders(store), *catalog.layers(store)]}
+    for info in infos:
+        if info.what in held:
+            continue
+        common: dict[str, object] = {"identity": json.dumps(info.identity, sort_keys=True), "table": info.table, "run_id": run.run_id}
+        if isinstance(info, EncoderInfo):
+            name, row = schema.ENCODERS, {"encoder": info.name, "width": info.width, "logit_scale": info.logit_scale}
+        else:
+            name, row = schema.LAYERS, {"model": info.key.model, "layer": info.key.layer, "neurons": info.neurons}
+            row |= {"pool": info.pool, "network": info.network, "weights": info.weights, "dtype": info.dtype}
+        store.append(name, pa.Table.from_pylist([row | common], schema=schema.table_schema(name)))
+
+
+def write_values(store: Store, info: Column, shard: Shard, values: torch.Tensor) -> None:
+    """Append one shard's embeddings or activations, given image by image as [n, W]."""
+    if isinstance(info, EncoderInfo):
+        ids = np.arange(shard.first_image, shard.first_image + shard.rows)
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.contiguous().reshape(-1).numpy()), info.width)
+        columns = [pa.array(ids), pa.array(np.full(shard.rows, shard.number, np.int32)), vectors]
+        store.append(info.table, pa.table(columns, schema=schema.embeddings_schema(info.width)))
+        return
+    rows = values.T.half() if info.dtype == "float16" else values.T
+    numbers = pa.array(np.full(info.neurons, shard.number, np.int32))
+    columns = [numbers, pa.array(np.arange(info.neurons, dtype=np.int32)), as_lists(rows)]
+    store.append(info.table, pa.table(columns, schema=schema.activations_schema(info.dtype)))
+
+
+def mark(store: Store, names: Sequence[str], shard: Shard, run: Run) -> None:
+    """Commit a shard: one append with one mark for everything in it."""
+    row = {"shard": shard.number, "first_image": shard.first_image, "rows": shard.rows}
+    rows = [row | {"what": name, "settings_hash": run.settings_hash, "run_id": run.run_id} for name in names]
+    store.append(schema.SHARDS, pa.Table.from_pylist(rows, schema=schema.table_schema(schema.SHARDS)))
+
+
+def statistics_of(store: Store, info: LayerInfo, held: dict[str, NeuronStatistics], until: int) -> NeuronStatistics:
+    """Return the layer's running statistics over the shards before `until`, read back from the store if need be."""
+    if info.what not in held:
+        found = NeuronStatistics(info.neurons, settings.number("top_images"))
+        marks = [mark for mark in catalog.shards(store, info.what) if mark.number < until]
+        for tile in catalog.activation_tiles(store, info, marks):
+            found.update(tile)
+        held[info.what] = found
+    return held[info.what]
+
+
+def finish_statistics(store: Store, infos: Sequence[LayerInfo], held: dict[str, NeuronStatistics]) -> None:
+    """Write the `neurons` rows of every layer whose statistics do not cover all of its shards yet."""
+    for info in infos:
+        marks = catalog.shards(store, info.what)
+        where = f"model = {catalog.sql_text(info.key.model)} AND layer = {catalog.sql_text(info.key.layer)}"
+        current = f"{where} AND images = {catalog.image_count(store, info.what)}"
+        if marks and store.count(schema.NEURONS, current) < info.neurons:
+            rows = statistics_of(store, info, held, len(marks)).to_arrow(info.key)
+            store.upsert(schema.NEURONS, ["model", "layer", "neuron"], rows)
+
+
+def count_in(store: Store, info: Column, held: dict[str, NeuronStatistics], shard: Shard, values: torch.Tensor) -> None:
+    """Take a written shard's activations [n, M] into the layer's running statistics, at the precision they are stored in."""
+    if isinstance(info, LayerInfo):
+        kept = values.T.half().float() if info.dtype == "float16" else values.T
+        statistics_of(store, info, held, shard.number).update(kept)

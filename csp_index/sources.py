@@ -1,0 +1,311 @@
+"""List image sources: which images there are and what is known of them, without reading a pixel.
+
+A source is a folder tree, a parquet file or a folder of them, a tar shard or a folder of them, or a directory of the
+``datasets`` library. The order is stable, and images are yielded as they are found, so that memory does not grow with
+their number. Listing goes on where a shard is damaged: it yields one URI that cannot be read, which turns up as a
+failure later.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from csp_index.containers import byte_columns, load_dataset, one_line, pick_image_column
+from csp_index.errors import SourceError
+from csp_index.images import ImageRef, ImageSource, image_extensions
+from csp_index.metadata import PathTable
+
+_ROWS_AT_ONCE = 1024
+
+
+def open_source(
+    location: str | Path, *, metadata: str | Path | None = None, image_column: str | None = None
+) -> ImageSource:
+    """Return the source at a path.
+
+    A folder is a ``datasets`` directory if it was written as one, else a tree of image files if it holds one (at any
+    depth), else a folder of parquet files, else one of tar shards. Hidden files and folders are passed over.
+    ``metadata`` is a CSV table joined to image files by path (default: ``metadata.csv`` in the folder, if there is
+    one). ``image_column`` names the image column of a table, or the ending of the image members of tar shards
+    (``jpg``). Raises SourceError if there is nothing to read.
+    """
+    path = Path(location).expanduser()
+    if not path.exists():
+        raise SourceError(
+            f"{path} does not exist: give a folder of images, a .parquet file, a .tar shard or a folder of these"
+        )
+    path = path.resolve()
+    source = _open_folder(path, metadata, image_column) if path.is_dir() else _open_file(path, image_column)
+    if metadata is not None and not isinstance(source, FolderSource):
+        raise SourceError(
+            f"a metadata table joins image files by path, but {path} holds its images and their columns itself"
+        )
+    if image_column is not None and isinstance(source, FolderSource):
+        raise SourceError(
+            f"image_column={image_column!r} was given, but {path} is a folder of image files and has no columns"
+        )
+    return source
+
+
+def _open_file(path: Path, image_column: str | None) -> ImageSource:
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        return ParquetSource(str(path), [path], image_column)
+    if kind == ".tar":
+        return TarSource(str(path), [path], image_column)
+    raise SourceError(f"{path} is neither a folder nor a .parquet or .tar file: give the folder that holds the images")
+
+
+def _open_folder(path: Path, metadata: str | Path | None, image_column: str | None) -> ImageSource:
+    if (path / "dataset_dict.json").is_file() or (
+        (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
+    ):
+        return DatasetSource(path, image_column)
+    endings = image_extensions()
+    shards: dict[str, list[Path]] = {".parquet": [], ".tar": []}
+    others = 0
+    for relative in walk(path):
+        ending = PurePosixPath(relative).suffix.lower()
+        if ending in endings:
+            return FolderSource(path, metadata)
+        if ending in shards:
+            shards[ending].append(path / relative)
+        else:
+            others += 1
+    if shards[".parquet"]:
+        return ParquetSource(str(path), shards[".parquet"], image_column)
+    if shards[".tar"]:
+        return TarSource(str(path), shards[".tar"], image_column)
+    raise SourceError(
+        f"{path} holds no images: found {others} other file{'' if others == 1 else 's'} in it and its sub-folders, "
+        "but none that ends like an image (.jpg, .png, .webp, ...), .parquet or .tar"
+    )
+
+
+def walk(root: Path) -> Iterator[str]:
+    """Yield the path of every file below a folder, relative to it, sorted as whole strings.
+
+    Only the names of one folder at each depth are held in memory. Names that start with a dot are passed over. Links
+    to folders are followed, but not in circles.
+    """
+    return _walk(os.fspath(root), "", frozenset())
+
+
+def _walk(folder: str, prefix: str, above: frozenset[str]) -> Iterator[str]:
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    try:
+        with os.scandir(folder) as entries:
+            # A folder sorts with its slash, which makes the whole listing sorted: 'a-b.png' < 'a/c.png'.
+            names = sorted(entry.name + "/" * entry.is_dir() for entry in entries if _may_be_read(entry))
+    except OSError as exc:
+        raise SourceError(f"the folder {folder} cannot be listed: {one_line(exc)}") from exc
+    for name in names:
+        if name.endswith("/"):
+            yield from _walk(os.path.join(folder, name[:-1]), prefix + name, above | {real})
+        else:
+            yield prefix + name
+
+
+def _may_be_read(entry: os.DirEntry[str]) -> bool:
+    # Not pipes and devices, which may never end; broken links stay, so that they are told of as failures.
+    return not entry.name.startswith(".") and (entry.is_dir() or entry.is_file() or entry.is_symlink())
+
+
+class FolderSource:
+    """Image files below a folder, with the rows of a table about them.
+
+    ``missing_rows`` counts the rows of the table that name an image which is not there.
+    """
+
+    def __init__(self, root: Path, metadata: str | Path | None = None) -> None:
+        self.name = str(root)
+        self._root = root
+        self._endings = image_extensions()
+        table = root / "metadata.csv" if metadata is None else Path(metadata).expanduser()
+        self._table = PathTable(table, root, self._images()) if metadata is not None or table.is_file() else None
+        self.missing_rows = self._table.missing_rows if self._table is not None else 0
+
+    def refs(self) -> Iterator[ImageRef]:
+        """Yield the images sorted by path; an image without a row has no metadata."""
+        folder = self._root.as_posix().rstrip("/")
+        for relative in self._images():
+            # A name that is not UTF-8 cannot be stored: spelled out, it fails as "no such file" and stands among the
+            # failures.
+            uri = f"{folder}/{relative}".encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            yield ImageRef(uri, self._table.row(relative) if self._table is not None else {})
+
+    def _images(self) -> Iterator[str]:
+        return (path for path in walk(self._root) if os.path.splitext(path)[1].lower() in self._endings)
+
+
+class ParquetSource:
+    """Rows of parquet files; every column but those that hold encoded files is metadata."""
+
+    def __init__(self, name: str, files: list[Path], image_column: str | None) -> None:
+        import pyarrow.parquet as pq
+
+        self.name = name
+        self._files = files
+        self._column = image_column
+        try:
+            schema = pq.read_schema(files[0])
+        except Exception as exc:  # pyarrow raises several kinds, OSError among them
+            raise SourceError(f"{files[0]} cannot be read as parquet: {one_line(exc)}") from exc
+        try:
+            pick_image_column(schema, image_column)
+        except SourceError as exc:
+            raise SourceError(f"{files[0]}: {exc}") from exc
+
+    def refs(self) -> Iterator[ImageRef]:
+        """Yield the rows of all files, in the order of the files."""
+        for file in self._files:
+            yield from _guarded(self._rows(file), f"{file}#0")
+
+    def _rows(self, file: Path) -> Iterator[ImageRef]:
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(file) as table:
+            schema = table.schema_arrow
+            suffix = _column_suffix(schema, self._column)
+            blobs = byte_columns(schema)
+            columns = [name for name in schema.names if name not in blobs]
+            if not columns:
+                yield from (ImageRef(f"{file}#{row}{suffix}") for row in range(table.metadata.num_rows))
+                return
+            row = 0
+            for batch in table.iter_batches(_ROWS_AT_ONCE, columns=columns):
+                for values in batch.to_pylist():
+                    yield ImageRef(f"{file}#{row}{suffix}", values)
+                    row += 1
+
+
+class DatasetSource:
+    """Rows of a ``datasets.save_to_disk`` directory, split after split; class labels stay numbers."""
+
+    def __init__(self, path: Path, image_column: str | None) -> None:
+        self.name = str(path)
+        self._column = image_column
+        data = load_dataset(str(path))
+        self._splits: dict[str, Any] = (
+            {f"{name}/": part for name, part in data.items()} if isinstance(data, dict) else {"": data}
+        )
+        for split in self._splits.values():
+            pick_image_column(split.features.arrow_schema, image_column)
+
+    def refs(self) -> Iterator[ImageRef]:
+        """Yield the rows of all splits; the split is in the URI and, where there are several, in the metadata."""
+        for prefix, data in self._splits.items():
+            schema = data.features.arrow_schema
+            suffix = _column_suffix(schema, self._column)
+            split: dict[str, object] = {"split": prefix.rstrip("/")} if prefix else {}
+            rows = data.remove_columns(sorted(byte_columns(schema))).with_format("arrow")
+            known = bool(rows.column_names)
+            for start in range(0, len(data), _ROWS_AT_ONCE):
+                stop = min(start + _ROWS_AT_ONCE, len(data))
+                batch = rows[start:stop].to_pylist() if known else [{}] * (stop - start)
+                for row, values in enumerate(batch, start):
+                    yield ImageRef(f"{self.name}#{prefix}{row}{suffix}", {**split, **values})
+
+
+class TarSource:
+    """Image members of tar shards in the layout of webdataset.
+
+    Neighbouring members with one name up to the first dot are one sample: its ``.json`` (an object's fields),
+    ``.cls`` (a whole number) and ``.txt`` members are the metadata of each of its images.
+    """
+
+    def __init__(self, name: str, shards: list[Path], ending: str | None) -> None:
+        self.name = name
+        self._shards = shards
+        self._ending = None if ending is None else ending.lower().lstrip(".")
+        self._endings = image_extensions()
+        first = next(self._members(shards[0]), None)
+        if first is None:
+            wanted = "image" if ending is None else f"member that ends in .{self._ending}"
+            raise SourceError(f"{shards[0]} holds no {wanted}")
+
+    def refs(self) -> Iterator[ImageRef]:
+        """Yield the images of all shards in the order of the members."""
+        for shard in self._shards:
+            yield from _guarded(self._members(shard), f"{shard}#damaged shard")
+
+    def _members(self, shard: Path) -> Iterator[ImageRef]:
+        import tarfile
+
+        key, images, metadata = "", list[str](), dict[str, object]()
+        try:
+            with tarfile.open(shard, "r:") as tar:
+                for member in tar:
+                    tar.members = []  # type: ignore[attr-defined]  # else every header of the shard stays in memory
+                    if not member.isfile():
+                        continue
+                    sample, ending = _sample_and_ending(member.name)
+                    if sample != key:
+                        yield from (ImageRef(f"{shard}#{name}", dict(metadata)) for name in images)
+                        key, images, metadata = sample, [], {}
+                    if self._wanted(ending):
+                        images.append(member.name)
+                    elif ending in _METADATA_MEMBERS:
+                        stream = tar.extractfile(member)
+                        metadata.update(_member_metadata(ending, stream.read() if stream is not None else b""))
+            yield from (ImageRef(f"{shard}#{name}", dict(metadata)) for name in images)
+        except (tarfile.TarError, OSError) as exc:
+            raise SourceError(f"{shard} cannot be read as a tar shard: {one_line(exc)}") from exc
+
+    def _wanted(self, ending: str) -> bool:
+        if self._ending is not None:
+            return ending == self._ending
+        return "." + ending.rpartition(".")[2] in self._endings
+
+
+_METADATA_MEMBERS = frozenset({"json", "cls", "txt"})
+
+
+def _sample_and_ending(member: str) -> tuple[str, str]:
+    """Return a member's sample and ending: the name is cut at its first dot.
+
+    >>> _sample_and_ending("a.b/0001.seg.PNG")
+    ('a.b/0001', 'seg.png')
+    """
+    folder, slash, name = member.rpartition("/")
+    stem, _, ending = name.partition(".")
+    return folder + slash + stem, ending.lower()
+
+
+def _member_metadata(ending: str, data: bytes) -> Mapping[str, object]:
+    text = data.decode("utf-8", "replace").strip()
+    if ending == "txt":
+        return {"txt": text}
+    if ending == "cls":
+        return {"cls": int(text) if text.lstrip("-").isdecimal() else text}
+    try:
+        value = json.loads(text)
+    except ValueError:  # metadata that cannot be parsed must not cost the image
+        return {"json": text}
+    return value if isinstance(value, dict) else {"json": value}
+
+
+def _column_suffix(schema: Any, named: str | None) -> str:
+    """Return what the URI needs so that the image column is found again: nothing where it is the automatic one."""
+    column = pick_image_column(schema, named)
+    try:
+        automatic = pick_image_column(schema)
+    except SourceError:
+        automatic = ""
+    return "" if column == automatic else f"@{column}"
+
+
+def _guarded(refs: Iterable[ImageRef], broken: str) -> Iterator[ImageRef]:
+    """Pass the images on; where the shard turns out to be damaged, yield ``broken``, which fails when it is read."""
+    try:
+        yield from refs
+    except GeneratorExit:
+        raise
+    except Exception:  # whatever the library raises, reading the URI gives the reason
+        yield ImageRef(broken)

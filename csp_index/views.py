@@ -1,0 +1,143 @@
+"""The store as others want to see it: views for SQL, and the data of a neuron's picture card."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from csp_index import catalog, schema
+from csp_index.catalog import LayerInfo
+from csp_index.images import ImageRead, read_images, thumbnail
+from csp_index.plots import CardData, CardPair, draw_card
+from csp_index.records import Label
+from csp_index.store import Store
+
+_SHOWN = 10
+_BINS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class NeuronView:
+    """All about one neuron: a label, its statistics, and the names of the images in its pairs."""
+
+    label: Label
+    statistics: dict[str, Any]
+    names: dict[int, str]
+
+    def as_json(self) -> dict[str, object]:
+        """Return the object that `csp-index show --json` prints."""
+        pairs = [asdict(pair) for pair in self.label.pairs]
+        return self.label.as_json() | {"statistics": self.statistics, "pairs": pairs, "images": self.names}
+
+
+def neuron_view(store: Store, target: LayerInfo, label: Label) -> NeuronView:
+    """Return what `show` tells of a labelled neuron."""
+    row = catalog.neuron_rows(store, target, [label.neuron.neuron]).to_pylist()[0]
+    statistics = {name: row[name] for name in ("images", "mean", "std", "min", "max", "firing_rate", "quantiles")}
+    ids = {pair.image_id for pair in label.pairs} | {p.contrast_id for p in label.pairs if p.contrast_id is not None}
+    names: dict[int, str] = {}
+    if ids:
+        rows = store.read(schema.IMAGES, ["image_id", "uri"], f"image_id IN ({','.join(map(str, sorted(ids)))})")
+        names = {row["image_id"]: row["uri"].rpartition("/")[2] for row in rows.to_pylist()}
+    return NeuronView(label, statistics, names)
+
+
+def sql_views(store: Store) -> dict[str, Any]:
+    """Return what SQL sees: every fixed table, the encoders' embedding tables by name, and `texts` over all encoders."""
+    views: dict[str, Any] = {}
+    names = set(store.table_names())
+    for name in schema.fixed_tables():
+        views[name] = store.dataset(name) if name in names else schema.table_schema(name).empty_table()
+    held = catalog.encoders(store)
+    for info in held:
+        if info.table in names:
+            views["embeddings" if len(held) == 1 else info.table] = store.dataset(info.table)
+    views["texts"] = _texts(store, [info.name for info in held])
+    return views
+
+
+def _texts(store: Store, encoders: list[str]) -> pa.Table:
+    parts = []
+    for name in encoders:
+        table = schema.texts_table(name)
+        if store.has(table):
+            rows = store.read(table, ["vocabulary", "template_set", "position", "text"], "text != ''")
+            parts.append(rows.append_column("encoder", pa.array([name] * rows.num_rows)))
+    if parts:
+        return pa.concat_tables(parts)
+    empty = schema.texts_schema(1).empty_table().select(["vocabulary", "template_set", "position", "text"])
+    return empty.append_column("encoder", pa.array([], pa.string()))
+
+
+def newest_labels(layer: str | None, method: str | None, top: int) -> str:
+    """Return the statement that picks, for every neuron and method, the label of the newest run."""
+    chosen = [f"model || '/' || layer = {catalog.sql_text(layer)}"] if layer else []
+    chosen += [f"method = {catalog.sql_text(method)}"] if method else []
+    return f"""
+        WITH chosen AS (
+            SELECT *, max(run_id) OVER (PARTITION BY model, layer, neuron, method) AS newest FROM labels
+            WHERE {" AND ".join(chosen) or "true"}
+        )
+        SELECT chosen.model || '/' || chosen.layer || '/' || chosen.neuron AS neuron,
+            method, state, rank, text, score, note, run_id
+        FROM chosen
+        WHERE run_id = newest AND rank < {top}
+        ORDER BY chosen.model, chosen.layer, chosen.neuron, method, rank
+    """
+
+
+def neuron_card(store: Store, label: Label, activations: np.ndarray, path: str | Path) -> Path:
+    """Draw the card of a label whose neuron has the given activations [N]; images come from thumbnails, else from their files."""
+    pairs = label.pairs[:_SHOWN]
+    wanted = {pair.image_id for pair in pairs} | {pair.contrast_id for pair in pairs if pair.contrast_id is not None}
+    pictures = _pictures(store, sorted(wanted))
+    counts, edges = np.histogram(activations, bins=_BINS)
+    return draw_card(
+        CardData(
+            title=str(label.neuron),
+            method=label.method,
+            labels=[(score.text, score.score) for score in label.labels],
+            state=label.state,
+            note=label.note,
+            pairs=[
+                CardPair(
+                    pictures[pair.image_id],
+                    None if pair.contrast_id is None else pictures[pair.contrast_id],
+                    pair.activation,
+                    pair.contrast_activation,
+                    pair.similarity,
+                )
+                for pair in pairs
+            ],
+            histogram=counts.tolist(),
+            edges=edges.tolist(),
+            threshold=_threshold(store, label),
+            threshold_name="threshold" if label.pairs else "mean",
+        ),
+        path,
+    )
+
+
+def _threshold(store: Store, label: Label) -> float | None:
+    where = f"run_id = {catalog.sql_text(label.run_id)} AND neuron = {label.neuron.neuron}"
+    found = store.read(schema.EXAMPLES, ["threshold"], where)["threshold"]
+    if len(found):
+        return float(found[0].as_py())
+    target = catalog.layer(store, label.neuron.layer_key)
+    return float(catalog.neuron_rows(store, target, [label.neuron.neuron])["mean"][0].as_py())
+
+
+def _pictures(store: Store, ids: list[int]) -> dict[int, bytes]:
+    if not ids:
+        return {}
+    rows = store.read(schema.IMAGES, ["image_id", "uri", "thumbnail"], f"image_id IN ({','.join(map(str, ids))})").to_pylist()
+    found = {row["image_id"]: row["thumbnail"] or b"" for row in rows}
+    without = [row for row in rows if not row["thumbnail"]]
+    for row, item in zip(without, read_images([row["uri"] for row in without]), strict=True):
+        if isinstance(item, ImageRead):
+            found[row["image_id"]] = thumbnail(item.image)
+    return found

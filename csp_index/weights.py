@@ -1,0 +1,143 @@
+"""What encoders and networks share: the device, the batch size, the hash of weights, weight files, local paths.
+
+Knows nothing about any model library. A weight file is safetensors, or a checkpoint that PyTorch reads with
+``weights_only=True``: reading one never runs code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from csp_index.containers import one_line
+from csp_index.errors import CspIndexError
+
+_BATCH_SIZES = {"cuda": 256, "mps": 64}
+_CPU_BATCH_SIZE = 32
+_CONFIG_FILES = ("config.json", "open_clip_config.json")
+_NESTED_UNDER = ("state_dict", "model_state_dict", "model")
+
+
+def resolve_device(name: str, error: type[CspIndexError]) -> torch.device:
+    """Return the device called ``name``; ``auto`` is CUDA where there is one, else Apple's GPU, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as exc:
+        raise error(f"device {name!r} is unknown: use auto, cpu, cuda, cuda:1, ... or mps") from exc
+    there = {
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if not there.get(device.type, False):
+        raise error(f"device {name!r} is not available on this machine: use auto or cpu")
+    return device
+
+
+def batch_size_for(device: torch.device) -> int:
+    """Return how many images go through a model at once on a device."""
+    return _BATCH_SIZES.get(device.type, _CPU_BATCH_SIZE)
+
+
+def hash_weights(module: nn.Module) -> str:
+    """Return the SHA-256 over a module's tensors: name, dtype, shape and bytes of each, sorted by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        if not isinstance(tensor, Tensor):  # extra state that a module may add is no weight
+            continue
+        flat = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}\n{flat.dtype}\n{tuple(flat.shape)}\n".encode())
+        digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def read_weights(file: str | Path, error: type[CspIndexError]) -> dict[str, Tensor]:
+    """Return the tensors of a .safetensors file or of a .pt, .pth, .bin or .ckpt checkpoint, by name.
+
+    A checkpoint may hold them under ``state_dict`` or ``model``; the prefix ``module.`` of parallel training is cut
+    off.
+    """
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise error(f"the weight file {path} does not exist")
+    try:
+        if path.suffix.lower() == ".safetensors":
+            from safetensors.torch import load_file
+
+            found: object = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as exc:  # damaged files and refused pickles raise many kinds
+        raise error(
+            f"the weight file {path} cannot be read as plain tensors (best: .safetensors): {one_line(exc)}"
+        ) from exc
+    for name in _NESTED_UNDER:
+        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+            found = found[name]
+    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        raise error(f"the weight file {path} holds no table of tensors: save the module's state_dict()")
+    return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
+
+
+def load_weights(module: nn.Module, file: str | Path, error: type[CspIndexError]) -> None:
+    """Put a file's tensors into a module; every one must fit."""
+    tensors = read_weights(file, error)
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    problems = [f"{name} is missing" for name in expected if name not in given]
+    problems += [f"{name} is unknown" for name in given if name not in expected]
+    problems += [
+        f"{name} has shape {given[name]}, not {shape}"
+        for name, shape in expected.items()
+        if given.get(name, shape) != shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise error(f"the weights in {file} do not fit {type(module).__name__}: {'; '.join(problems[:3])}{more}")
+    module.load_state_dict(tensors)
+
+
+def local_directory(name: str, error: type[CspIndexError]) -> Path | None:
+    """Return the directory that ``name`` means, or None if it does not look like a path.
+
+    Raises ``error`` for what looks like a path and is not there, so that a mistyped path never becomes a download: a
+    name that starts with ``/``, ``.`` or ``~``, or whose first part is a folder here.
+    """
+    path = Path(name).expanduser()
+    spelled_out = "/" in name or name.startswith((".", "~"))
+    if path.is_dir() and (spelled_out or any((path / config).is_file() for config in _CONFIG_FILES)):
+        return path.resolve()
+    if name.startswith(("/", ".", "~")):
+        raise error(f"the directory {name} does not exist{_neighbours(path)}")
+    if "/" in name and path.parent.is_dir():
+        raise error(
+            f"{name!r} looks like a path, as the folder {str(path.parent)!r} exists here, but it has no {path.name!r}"
+            f"{_neighbours(path)}"
+        )
+    return None
+
+
+def near_matches(name: str, known: Iterable[str], count: int = 4) -> list[str]:
+    """Return the known names most like a mistyped one, best first.
+
+    >>> near_matches("vit-b32", ["RN50", "ViT-B-32", "ViT-L-14"])
+    ['ViT-B-32']
+    """
+    folded = {re.sub(r"[^a-z0-9]", "", word.lower()): word for word in known}
+    found = get_close_matches(re.sub(r"[^a-z0-9]", "", name.lower()), folded, n=count, cutoff=0.6)
+    return [folded[word] for word in found]
+
+
+def _neighbours(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    near = near_matches(path.name, (entry.name for entry in path.parent.iterdir() if entry.is_dir()))
+    return f" (near: {', '.join(near)})" if near else ""

@@ -1,0 +1,69 @@
+"""NumPy oracles: METHODS.md's formulas as plainly as they can be written, one neuron at a time in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def activating(a: np.ndarray, n: int, floor: float = 0.0) -> np.ndarray:
+    order = np.lexsort((np.arange(len(a)), -a))[:n]
+    return order[a[order] > floor]
+
+
+def contrastive(e: np.ndarray, a: np.ndarray, p: np.ndarray, m: int = 1) -> np.ndarray:
+    """The m nearest images below the mean activation for each activating one, [K, m]; -1 where there are none."""
+    candidates = np.flatnonzero(a < a.mean(dtype=np.float64))
+    cosines = e[p].astype(np.float64) @ e[candidates].astype(np.float64).T
+    order = np.lexsort((np.broadcast_to(candidates, cosines.shape), -cosines), axis=1)[:, :m]
+    found = np.full((len(p), m), -1)
+    found[:, : order.shape[1]] = candidates[order]
+    return found
+
+
+def unit(v: np.ndarray) -> np.ndarray:
+    return v / np.linalg.norm(v, axis=-1, keepdims=True)
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    x = np.exp(x - x.max(-1, keepdims=True))
+    return x / x.sum(-1, keepdims=True)
+
+
+def scores(
+    method: str, e: np.ndarray, a: np.ndarray, t: np.ndarray, n: int = 30, gamma: float = 1.0, scale: float = 100.0, alpha: float = 0.5
+) -> np.ndarray:
+    """Scores [C] of one live neuron under every method but clip-dissect, whose prior needs all neurons."""
+    e, t = e.astype(np.float64), t.astype(np.float64)
+    p = activating(a, n)
+    w = a[p].astype(np.float64) / a[p].sum(dtype=np.float64)
+    if method == "semanticlens":
+        return unit(e[p].mean(0)) @ t.T
+    if method == "mean-centred":
+        return unit(w @ e[p] - e.mean(0)) @ t.T
+    if method == "clip-dissect-mean":
+        share = softmax(e @ t.T / 10)
+        return np.log(w @ share[p] + 1e-6) - np.log(share.mean(0))
+    share = softmax(scale * e @ t.T)
+    if method == "pmi":
+        return w @ np.log(share[p]) - np.log(share.mean(0))
+    c = contrastive(e, a, p, 5 if method == "contrastive-pmi" else 1)
+    if method == "contrastive-pmi":
+        return w @ np.log(share[p]) - alpha * np.log(share[c.ravel()].mean(0)) - (1 - alpha) * np.log(share.mean(0))
+    if method == "csp-difference":
+        return e[p].mean(0) @ t.T - e[c[:, 0]].mean(0) @ t.T
+    s = (e[p] * e[c[:, 0]]).sum(1)
+    return unit(w @ (e[p] - gamma * s[:, None] * e[c[:, 0]])) @ t.T
+
+
+def clip_dissect(e: np.ndarray, a: np.ndarray, t: np.ndarray, n: int = 100) -> np.ndarray:
+    """softWPMI as published for all neurons of `a` [N, M], [M, C]; dead neurons get NaN."""
+    share = softmax(10 * e.astype(np.float64) @ t.astype(np.float64).T)
+    rows = []
+    for k in range(a.shape[1]):
+        p = activating(a[:, k], n)
+        inclusion = 0.998 - np.arange(len(p)) / 100 * (0.998 - 0.97)
+        rows.append(np.log(1 + inclusion[:, None] * (share[p] - 1) + 1e-7).sum(0) if len(p) else np.full(len(t), np.nan))
+    found = np.array(rows)
+    live = ~np.isnan(found[:, 0])
+    prior = np.log(np.exp(found[live] - found[live].max(0)).mean(0)) + found[live].max(0)
+    return found - prior

@@ -1,0 +1,270 @@
+"""Labels of imported arrays against the NumPy oracle, whole way through the store, by both paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+from fakes import write_arrays
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from csp_index import CspIndexError, Index, open_index
+from csp_index.candidates import read_text_arrays
+
+SIMPLE = ("csp", "csp-difference", "semanticlens", "mean-centred", "clip-dissect-mean", "pmi", "contrastive-pmi")
+
+
+def build(folder: Path, shard_size: int = 17, **sizes: int) -> tuple[Index, dict[str, np.ndarray], dict[str, Path]]:
+    paths = write_arrays(folder, **sizes)
+    index = open_index(folder / "db")
+    index.import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"], shard_size=shard_size, logit_scale=30.0)
+    arrays = {name: np.load(paths[name]) for name in ("embeddings", "activations", "text_embeddings")}
+    return index, arrays, paths
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, dict[str, np.ndarray], dict[str, Path]]:
+    return build(tmp_path_factory.mktemp("labels"))
+
+
+@pytest.mark.parametrize("search", [False, True], ids=["products", "search"])
+@pytest.mark.parametrize("method", SIMPLE)
+def test_scores_equal_the_oracle(small, method, search):
+    index, arrays, paths = small
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    labels = index.label(
+        "m/l", method, vocabulary=texts, examples=10, renormalise_text=False, top=20, search=search, keep=False
+    )
+    for k, label in enumerate(labels):
+        a = arrays["activations"][:, k]
+        if k == 3:
+            assert label.state == "dead"
+            assert label.labels == ()
+            continue
+        expected = oracle.scores(method, arrays["embeddings"], a, arrays["text_embeddings"], 10, scale=30.0)
+        got = np.full(len(expected), np.nan)
+        for score in label.labels:
+            got[int(score.text.split()[1])] = score.score
+        np.testing.assert_allclose(got, expected, atol=2e-4, rtol=1e-4)
+        assert [s.score for s in label.labels] == sorted((s.score for s in label.labels), reverse=True)
+
+
+def test_clip_dissect_equals_the_oracle_and_depends_on_the_neurons_of_the_run(small):
+    index, arrays, paths = small
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    labels = index.label("m/l", "clip-dissect", vocabulary=texts, renormalise_text=False, top=20, keep=False)
+    expected = oracle.clip_dissect(arrays["embeddings"], arrays["activations"], arrays["text_embeddings"])
+    for k, label in enumerate(labels):
+        if k != 3:
+            got = {int(s.text.split()[1]): s.score for s in label.labels}
+            np.testing.assert_allclose([got[i] for i in range(20)], expected[k], atol=1e-3)
+    alone = index.label("m/l/0", "clip-dissect", vocabulary=texts, renormalise_text=False, top=20, keep=False)
+    assert alone[0].labels[0].score == pytest.approx(0.0)  # a prior over one neuron takes everything away
+
+
+def test_trap_12_the_mean_variant_is_not_called_clip_dissect(small):
+    index, _, paths = small
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    published = index.label("m/l/0", "clip-dissect", vocabulary=texts, prior="images", keep=False)
+    variant = index.label("m/l/0", "clip-dissect-mean", vocabulary=texts, keep=False)
+    assert published[0].method != variant[0].method
+    assert published[0].labels[0].score != pytest.approx(variant[0].labels[0].score, rel=0.01)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 10_000), images=st.integers(12, 150), shard=st.integers(5, 60), neighbours=st.integers(1, 5))
+def test_both_paths_and_the_oracle_choose_the_same_images(tmp_path_factory, seed, images, shard, neighbours):
+    folder = tmp_path_factory.mktemp("paths")
+    index, arrays, paths = build(folder, shard_size=shard, images=images, seed=seed)
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    asked = {"vocabulary": texts, "examples": 10, "neighbours": neighbours, "keep": False}
+    products = index.label("m/l", search=False, **asked)
+    searched = index.label("m/l", search=True, **asked)
+    for k, (one, other) in enumerate(zip(products, searched, strict=True)):
+        a = arrays["activations"][:, k]
+        p = oracle.activating(a, 10)
+        assert [pair.image_id for pair in one.pairs] == p.tolist()
+        if len(p):
+            expected = oracle.contrastive(arrays["embeddings"], a, p)[:, 0].tolist()
+            assert [pair.contrast_id if pair.contrast_id is not None else -1 for pair in one.pairs] == expected
+        assert one.pairs == other.pairs
+        assert [s.text for s in one.labels] == [s.text for s in other.labels]
+
+
+def test_equal_embeddings_are_told_apart_by_the_lower_id(tmp_path):
+    paths = write_arrays(tmp_path, images=80)
+    embeddings = np.load(paths["embeddings"])
+    embeddings[40:] = embeddings[:40]
+    np.save(paths["embeddings"], embeddings)
+    activations = np.load(paths["activations"])
+    activations[40:] = activations[:40]
+    np.save(paths["activations"], activations)
+    index = open_index(tmp_path / "db")
+    index.import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"], shard_size=30)
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    for search in (False, True):
+        for label in index.label("m/l", vocabulary=texts, search=search, keep=False):
+            assert all(pair.contrast_id < 40 for pair in label.pairs if pair.contrast_id is not None)
+            ids = [pair.image_id for pair in label.pairs]
+            assert ids == oracle.activating(activations[:, label.neuron.neuron], 30).tolist()
+
+
+def test_trap_4_few_examples_are_never_padded(small):
+    index, arrays, paths = small
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    fires = int((arrays["activations"][:, 4] > 0).sum())
+    assert 0 < fires <= 5
+    for method in SIMPLE:
+        (label,) = index.label("m/l/4", method, vocabulary=texts, examples=30, keep=False)
+        assert [pair.image_id for pair in label.pairs] == oracle.activating(arrays["activations"][:, 4], 30).tolist()
+        assert len(arrays["embeddings"]) - 1 not in [pair.image_id for pair in label.pairs]
+        assert label.note == f"{fires} activating images, 30 asked for"
+
+
+def test_no_contrast_is_told_per_neuron_and_the_run_goes_on(tmp_path):
+    paths = write_arrays(tmp_path)
+    activations = np.load(paths["activations"])
+    activations[:, 0] = 2.0  # fires below its mean nowhere
+    np.save(paths["activations"], activations)
+    index = open_index(tmp_path / "db")
+    index.import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"])
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    for search in (False, True):
+        labels = index.label("m/l", vocabulary=texts, search=search, keep=False)
+        assert [label.state for label in labels[:4]] == ["no-contrast", "labelled", "labelled", "dead"]
+        assert "no image activates it less" in labels[0].note
+    assert index.label("m/l/0", "semanticlens", vocabulary=texts)[0].state == "labelled"
+
+
+@pytest.mark.parametrize("search", [False, True], ids=["products", "search"])
+def test_options_of_the_contrastive_set(small, search):
+    index, arrays, paths = small
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+
+    def pairs(**options):
+        return [
+            pair
+            for label in index.label("m/l", vocabulary=texts, examples=10, search=search, keep=False, **options)
+            for pair in label.pairs
+            if pair.contrast_id is not None
+        ]
+
+    assert all(pair.similarity >= 0.5 for pair in pairs(min_similarity=0.5))
+    assert all(pair.similarity <= 0.8 for pair in pairs(near_duplicate=0.8))
+    assert any(pair.similarity > 0.8 for pair in pairs())
+    for label in index.label("m/l", vocabulary=texts, examples=10, search=search, reuse=False, keep=False):
+        chosen = [pair.contrast_id for pair in label.pairs if pair.contrast_id is not None]
+        assert len(set(chosen)) == len(chosen)
+    limits = np.quantile(arrays["activations"], 0.5, axis=0)
+    for label in index.label("m/l", vocabulary=texts, threshold="quantile:0.5", search=search, keep=False):
+        for pair in label.pairs:
+            if pair.contrast_id is not None:
+                assert pair.contrast_activation <= limits[label.neuron.neuron] + 0.011
+
+
+def test_random_contrast_is_seeded_distinct_and_of_low_activation(small):
+    index, arrays, paths = small
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+
+    def ids(seed, search=False):
+        labels = index.label("m/l", vocabulary=texts, examples=8, contrast="random", seed=seed, search=search, keep=False)
+        return [[pair.contrast_id for pair in label.pairs] for label in labels]
+
+    assert ids(0) == ids(0) == ids(0, search=True)
+    assert ids(0) != ids(1)
+    for k, chosen in enumerate(ids(0)):
+        assert len(set(chosen)) == len(chosen)
+        assert all(arrays["activations"][i, k] < arrays["activations"][:, k].mean() for i in chosen)
+
+
+def test_gamma_zero_is_the_weighted_mean(small):
+    index, arrays, paths = small
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    (label,) = index.label("m/l/0", vocabulary=texts, gamma=0.0, renormalise_text=False, top=20, keep=False)
+    expected = oracle.scores("csp", arrays["embeddings"], arrays["activations"][:, 0], arrays["text_embeddings"], gamma=0.0)
+    assert label.labels[0].score == pytest.approx(expected.max(), abs=1e-5)
+
+
+def test_renormalised_texts_make_the_score_a_cosine(small):
+    index, _, paths = small
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    (with_length,) = index.label("m/l/0", "semanticlens", vocabulary=texts, renormalise_text=False, keep=False, top=20)
+    (cosine,) = index.label("m/l/0", "semanticlens", vocabulary=texts, keep=False, top=20)
+    lengths = {f"text {i}": float(v.norm()) for i, v in enumerate(texts.embeddings)}
+    found = {s.text: s.score for s in cosine.labels}
+    for score in with_length.labels:
+        assert score.score == pytest.approx(found[score.text] * lengths[score.text], abs=1e-5)
+
+
+def test_labels_are_read_back_and_depend_on_their_settings(tmp_path):
+    index, _, paths = build(tmp_path)
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    first = index.label("m/l", vocabulary=texts)
+    again = index.label("m/l", vocabulary=texts)
+    assert list(first) == list(again)
+    assert {label.run_id for label in first} == {label.run_id for label in again}
+    other = index.label("m/l", vocabulary=texts, gamma=0.5)
+    assert other[0].run_id != first[0].run_id
+    assert other[0].labels[0].score != first[0].labels[0].score
+    one = index.label("m/l/2", vocabulary=texts)
+    assert one[0] == first[2]
+    fresh = index.label("m/l/2", vocabulary=texts, recompute=True)
+    assert fresh[0].run_id != first[2].run_id
+    assert index.sql("SELECT count(*) AS n FROM labels WHERE neuron = 2 AND rank = 0").rows() == [{"n": 2}]
+
+
+def test_trap_2_a_label_is_kept_under_settings_and_weights_not_names(tmp_path):
+    index, _, paths = build(tmp_path)
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    first = index.label("m/l/0", vocabulary=texts)
+    vectors = np.load(paths["text_embeddings"])
+    np.save(paths["text_embeddings"], vectors[::-1].copy())  # the same file name, other content
+    second = index.label("m/l/0", vocabulary=read_text_arrays(paths["text_embeddings"], paths["texts"]))
+    assert second[0].run_id != first[0].run_id
+    assert second[0].text != first[0].text
+
+
+def test_trap_9_any_string_can_be_a_label(tmp_path):
+    index, _, paths = build(tmp_path)
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    names = [f"a/b\\c: {i} 'quoted' \"twice\" 斑馬 🦓 " + "x" * 200 for i in range(20)]
+    (label,) = index.label("m/l/0", vocabulary=type(texts)(tuple(names), texts.embeddings, "odd"))
+    (again,) = index.label("m/l/0", vocabulary=type(texts)(tuple(names), texts.embeddings, "odd"))
+    assert label == again
+    assert label.text in names
+
+
+@pytest.mark.parametrize(
+    ("address", "options", "told"),
+    [
+        ("m/l/8", {}, "neurons 0 to 7"),
+        ("m/other", {}, "has: m/l"),
+        ("m/l", {"method": "csq"}, "csp, csp-difference"),
+        ("m/l", {"gamma": 1.5}, "gamma is 1.5"),
+        ("m/l", {"gama": 1.0}, "option 'gama' is unknown"),
+        ("m/l", {"threshold": "median"}, "write mean, max:F"),
+        ("m/l", {"threshold": "quantile:0.33"}, "quantile:Q with Q of"),
+        ("m/l", {"contrast": "falcon"}, "nearest or random"),
+        ("m", {}, "not an address"),
+    ],
+)
+def test_bad_requests_are_told_in_one_line(small, address, options, told):
+    index, _, paths = small
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    with pytest.raises(CspIndexError) as error:
+        index.label(address, vocabulary=texts, **options)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_pmi_without_a_scale_asks_for_one(tmp_path):
+    paths = write_arrays(tmp_path)
+    index = open_index(tmp_path / "db")
+    index.import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"])
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    with pytest.raises(CspIndexError, match="--logit-scale"):
+        index.label("m/l", "pmi", vocabulary=texts)
+    assert index.label("m/l", "pmi", vocabulary=texts, logit_scale=30.0)[0].state == "labelled"
