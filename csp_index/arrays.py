@@ -32,13 +32,14 @@ def load_array(path: str | Path, what: str) -> np.ndarray:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise ArrayError(f"{what} {path} does not exist: expected a .npy file") from None
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, EOFError) as exc:
         raise ArrayError(f"{what} {path} cannot be read as .npy: {' '.join(str(exc).split())}") from exc
     if not isinstance(array, np.ndarray) or array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
         got = f"shape {array.shape}, {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
         raise ArrayError(f"{what} {path} has {got}: expected a filled array of numbers with 2 dimensions")
     for start in range(0, len(array), _ROWS):
-        bad = ~np.isfinite(array[start : start + _ROWS].astype(np.float32)).all(1)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity and is told
+            bad = ~np.isfinite(array[start : start + _ROWS].astype(np.float32)).all(1)
         if bad.any():
             raise ArrayError(f"{what} {path} holds NaN or infinity, first in row {start + int(bad.argmax())}: expected finite numbers")
     return array
@@ -69,6 +70,8 @@ def import_arrays(
     vectors = load_array(embeddings, "embeddings") if embeddings else None
     names = _read_uris(uris) if uris else None
     _check_lengths(values, vectors, names)
+    if kept == "float16":
+        _check_half(values)
     opened = store()
     held = catalog.image_count(opened)
     if held not in (0, len(values)) and not _unfinished(opened, len(values)):
@@ -116,14 +119,23 @@ def _check_lengths(values: np.ndarray, vectors: np.ndarray | None, names: Sequen
             raise ArrayError(f"{what} have {len(found)} rows and activations {len(values)}: expected the same images in both")
     if vectors is not None:
         for start in range(0, len(vectors), _ROWS):
-            zero = ~np.asarray(vectors[start : start + _ROWS]).any(1)
+            zero = ~np.asarray(vectors[start : start + _ROWS], dtype=np.float32).any(1)
             if zero.any():
                 raise ArrayError(f"embeddings are all zero in row {start + int(zero.argmax())}: a direction is needed")
 
 
+def _check_half(values: np.ndarray) -> None:
+    limit = np.finfo(np.float16).max
+    for start in range(0, len(values), _ROWS):
+        large = (np.abs(values[start : start + _ROWS]) > limit).any(1)
+        if large.any():
+            row = start + int(large.argmax())
+            raise ArrayError(f"activations exceed {limit:g}, the largest float16, first in row {row}: use float32")
+
+
 def _read_uris(path: str | Path) -> list[str]:
     try:
-        names = Path(path).read_text(encoding="utf-8").splitlines()
+        names = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as exc:
         raise ArrayError(f"uris {path} cannot be read: {exc}") from exc
     if len(set(names)) != len(names) or "" in names:

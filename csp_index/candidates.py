@@ -87,7 +87,7 @@ def read_text_arrays(embeddings: str | Path, texts: str | Path) -> CandidateText
     """Return candidate labels made elsewhere: embeddings [C, D] in a .npy file and one text a line, row by row."""
     array = load_array(embeddings, "text embeddings")
     try:
-        lines = tuple(Path(texts).read_text(encoding="utf-8").splitlines())
+        lines = tuple(Path(texts).read_text(encoding="utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as exc:
         raise LabelError(f"texts {texts} cannot be read: {exc}") from exc
     if not any(line.strip() for line in lines):
@@ -146,7 +146,8 @@ def _template_key(template_set: str) -> str:
 def keep_vocabulary(store: Store, vocabulary: Vocabulary, template_set: str) -> None:
     """Store the vocabulary itself, so that a later command can leave it out; the caller holds the write lock."""
     where = _kept(vocabulary.key, template_set)
-    if store.count(schema.VOCABULARIES, where) == len(vocabulary.texts):
+    newest = _last(store) == (vocabulary.key, template_set)
+    if newest and store.count(schema.VOCABULARIES, where) == len(vocabulary.texts):
         return
     store.delete(schema.VOCABULARIES, where)
     head = {"vocabulary": vocabulary.key, "template_set": template_set}

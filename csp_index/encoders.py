@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +25,15 @@ from csp_index.containers import one_line
 from csp_index.errors import EncoderError
 from csp_index.plugins import call_factory, load_plugins
 from csp_index.templates import TEMPLATE_SETS, fill, templates
-from csp_index.weights import batch_size_for, hash_weights, local_directory, near_matches, resolve_device
+from csp_index.weights import (
+    batch_size_for,
+    hash_weights,
+    local_directory,
+    near_matches,
+    resolve_device,
+    stable_repr,
+    stable_settings,
+)
 
 __all__ = ["TEMPLATE_SETS", "Encoder", "load_encoder", "templates"]
 
@@ -219,7 +226,7 @@ def _load_open_clip(name: str) -> Towers:
         image_features=model.encode_image,
         tokenise=lambda texts: {"text": tokenizer(texts)},
         text_features=lambda tokens: model.encode_text(tokens["text"]),
-        preprocessing=re.sub(r" at 0x[0-9a-f]+", "", " ".join(repr(transform).split())),
+        preprocessing=stable_repr(transform),
         library=f"open_clip {open_clip.__version__}",
     )
 
@@ -287,11 +294,6 @@ def _load_transformers(name: str) -> Towers:
         preprocessing=stable_settings(images),
         library=f"transformers {transformers.__version__}",
     )
-
-
-def stable_settings(processor: Any) -> str:
-    """Return a transformers processor's settings as JSON with sorted keys."""
-    return json.dumps(processor.to_dict(), sort_keys=True, default=str)
 
 
 def _picture(processor: Any, image: Image.Image) -> Tensor:

@@ -19,7 +19,7 @@ from csp_index.build import Progress, add_images
 from csp_index.candidates import CandidateTexts, Vocabulary
 from csp_index.catalog import EncoderInfo, LayerInfo
 from csp_index.encoders import Encoder, load_encoder
-from csp_index.errors import EncoderError, LabelError, SettingError
+from csp_index.errors import ArrayError, EncoderError, LabelError, SettingError
 from csp_index.labels import LabelRequest, Subject, label_neurons, newest_label
 from csp_index.networks import Network, load_network
 from csp_index.query import SqlLimits, run_sql
@@ -121,6 +121,8 @@ class Index:
     def import_arrays(self, activations: str | Path, layer: str, **options: Any) -> IndexSummary:
         """Add a layer from arrays made elsewhere: see `csp_index.arrays.import_arrays` for the options."""
         check_creatable(self.uri)
+        if not options.get("embeddings") and not is_index(self.uri):
+            raise ArrayError("a new index needs embeddings beside activations: give --embeddings")
         summary = import_arrays(lambda: create_store(self.uri), activations, layer, **options)
         self._store = open_store(self.uri)
         return summary
@@ -335,7 +337,7 @@ def parse_neurons(layer: str, neurons: str) -> list[str]:
     found = []
     for part in neurons.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+        if not part.isascii() or not first.isdigit() or (dash and (not last.isdigit() or int(last) < int(first))):
             raise LabelError(f"neurons {neurons!r} are not understood: write all, 0,5,9 or 10-20")
         found += [f"{layer}/{number}" for number in range(int(first), int(last or first) + 1)]
     return found

@@ -193,11 +193,10 @@ def _compute(
         vectors = torch.nn.functional.normalize(vectors, dim=1)
         empty = None if empty is None else torch.nn.functional.normalize(empty, dim=0)
     evidence = replace(_evidence(store, subject, examples, vectors, row.background(request.scoring)), empty_text=empty)
-    scores = row.score(evidence, request.scoring)
-    concept = row.vector(evidence, request.scoring) if row.vector else None
+    scored = scoring.score(request.method, evidence, request.scoring)
     states = np.where(examples.dead, "dead", np.where(examples.without_contrast & row.needs_contrast, "no-contrast", "labelled"))
-    label_rows = _label_rows(subject, request, examples, scores, states, texts.texts, run_id, hashed)
-    return Made(label_rows, _example_rows(subject, request, examples, run_id), concept)
+    label_rows = _label_rows(subject, request, examples, scored.scores, states, texts.texts, run_id, hashed)
+    return Made(label_rows, _example_rows(subject, request, examples, run_id), scored.vectors)
 
 
 def _evidence(
@@ -226,7 +225,7 @@ def _evidence(
         places(examples.contrastive),
         texts,
         (total / examples.images).float(),
-        None if scale is None else (share / examples.images).float(),
+        None if scale is None else share / examples.images,
     )
 
 

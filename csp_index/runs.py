@@ -56,7 +56,8 @@ def record_run(
     A run that was killed stays `running`; `status` shows it as interrupted when nobody holds the lock.
     """
     started = datetime.now(UTC)
-    run = Run(f"{started:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", settings_hash(settings))
+    # Ids sort by start, to the microsecond: the newest run is the one with the highest id.
+    run = Run(f"{started:%Y%m%dT%H%M%S%f}-{secrets.token_hex(3)}", settings_hash(settings))
     row = {
         "run_id": run.run_id,
         "command": command,

@@ -56,19 +56,39 @@ Score = Callable[[Evidence, ScoringOptions], torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class MethodRow:
-    """A scoring method: its function and what it needs."""
+    """A scoring method: its function and what it needs. It has either a concept `vector` [M, D] or a `score` [M, C]."""
 
-    score: Score
     summary: str
+    vector: Score | None = None  # the score is then vector.T(t), with the texts that `directions` gives
+    score: Score | None = None
+    directions: Score = field(default=lambda evidence, options: evidence.texts)  # [C, D]
     needs_contrast: bool = False
     examples: int = 30  # activating images by default
     neighbours: int = 1  # contrastive images an activating image by default
     background: Callable[[ScoringOptions], float | None] = field(default=lambda options: None)
-    vector: Score | None = None  # the concept vector [M, D] behind the score, where there is one
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores [M, C], higher is better, and the concept vectors [M, D] behind them where the method has such."""
+
+    scores: torch.Tensor
+    vectors: torch.Tensor | None = None
+
+
+def score(name: str, evidence: Evidence, options: ScoringOptions) -> Scored:
+    """Score all candidates for all neurons by the named method."""
+    row = method(name)
+    if row.vector is not None:
+        vectors = row.vector(evidence, options)
+        return Scored(vectors @ row.directions(evidence, options).T, vectors)
+    if row.score is None:
+        raise LabelError(f"method {name!r} is registered without a function: give it a vector or a score")
+    return Scored(row.score(evidence, options))
 
 
 def csp_vectors(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
-    """Return v = normalise(sum_i w_i (e(p_i) - gamma s_i e(n_i))), s_i = e(p_i).e(n_i), as [M, D].
+    """Return v = normalise(sum_i w_i (e(p_i) - gamma s_i e(n_i))), s_i = e(p_i).e(n_i), as [M, D] (arXiv 2604.22477, stage 2).
 
     An activating image without a contrastive partner keeps its whole embedding. With several partners each takes its share.
     """
@@ -83,11 +103,6 @@ def csp_vectors(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
     return normalize(total - options.gamma * removed, dim=1)
 
 
-def csp(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
-    """Return v.T(t), in [-1, 1]: Contrastive Semantic Projection (arXiv 2604.22477, equations of stage 2)."""
-    return csp_vectors(evidence, options) @ evidence.texts.T
-
-
 def csp_difference(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
     """Return mean_i T(t).e(p_i) - mean_i T(t).e(n_i), in [-2, 2]: the two-mean form of the contrast."""
     contrastive = evidence.contrastive.flatten(1)
@@ -97,28 +112,22 @@ def csp_difference(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
 
 
 def semanticlens_vectors(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
-    """Return normalise(mean_i e(p_i)), [M, D]."""
+    """Return normalise(mean_i e(p_i)), [M, D] (arXiv 2501.05398)."""
     return normalize(_bags(evidence.vectors, evidence.activating, evidence.even_weights), dim=1)
 
 
-def semanticlens(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
-    """Return the cosine of the mean activating embedding and T(t), in [-1, 1] (arXiv 2501.05398)."""
-    texts = evidence.texts
-    if options.subtract_empty:
-        if evidence.empty_text is None:
-            raise LabelError("subtracting the empty template needs an encoder: text arrays made elsewhere do not hold it")
-        texts = normalize(texts - evidence.empty_text, dim=1)
-    return semanticlens_vectors(evidence, options) @ texts.T
+def texts_without_empty(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
+    """Return the texts [C, D], with `subtract_empty` less the embedding of the empty template, as SemanticLens offers."""
+    if not options.subtract_empty:
+        return evidence.texts
+    if evidence.empty_text is None:
+        raise LabelError("subtracting the empty template needs an encoder: text arrays made elsewhere do not hold it")
+    return normalize(evidence.texts - evidence.empty_text, dim=1)
 
 
 def mean_centred_vectors(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
-    """Return normalise(sum_i w_i e(p_i) - mean over the dataset of e(x)), [M, D]."""
+    """Return normalise(sum_i w_i e(p_i) - mean over the dataset of e(x)), [M, D]: the cheap baseline to report against."""
     return normalize(_bags(evidence.vectors, evidence.activating, evidence.weights) - evidence.dataset_mean, dim=1)
-
-
-def mean_centred(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
-    """Return the cosine of the centred weighted mean and T(t), in [-1, 1]: the cheap baseline to report against."""
-    return mean_centred_vectors(evidence, options) @ evidence.texts.T
 
 
 def clip_dissect(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
@@ -138,7 +147,7 @@ def clip_dissect(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
         likelihood[pick] = terms.masked_fill((places < 0)[..., None], 0.0).sum(1)
     live = (evidence.activating >= 0).any(1)
     if options.prior == "images":
-        share = _share(evidence)
+        share = _share(evidence).float()
         present = (evidence.activating >= 0).float()
         prior = present @ torch.log(1 + inclusion[:, None] * (share - 1) + _DISSECT_FLOOR)
     else:
@@ -150,9 +159,12 @@ def clip_dissect_mean(evidence: Evidence, options: ScoringOptions) -> torch.Tens
     """Return log(sum_i w_i softmax(P/10) + 1e-6) - lambda log mean_x softmax(P/10): the variant in the code of CSP's authors.
 
     Dividing by ten makes the softmax nearly flat; it is a weaker method than CLIP-Dissect and goes by its own name here.
+    The labels then differ in the seventh digit, so this one is computed in float64.
     """
-    shares = _weighted_rows(evidence, evidence.activating, evidence.weights, lambda cosines: (_MEAN_SCALE * cosines).softmax(1))
-    return torch.log(shares + _MEAN_FLOOR) - options.prior_weight * _share(evidence).log()
+    shares = _weighted_rows(
+        evidence, evidence.activating, evidence.weights.double(), lambda cosines: (_MEAN_SCALE * cosines.double()).softmax(1)
+    )
+    return (torch.log(shares + _MEAN_FLOOR) - options.prior_weight * _share(evidence).log()).float()
 
 
 def pmi(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
@@ -160,7 +172,7 @@ def pmi(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
 
     Pointwise mutual information of label and neuron: softWPMI at the logit scale, the strongest rival without contrast.
     """
-    return _log_shares(evidence, options) - _share(evidence).log()
+    return _log_shares(evidence, options) - _share(evidence).log().float()
 
 
 def contrastive_pmi(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
@@ -173,7 +185,7 @@ def contrastive_pmi(evidence: Evidence, options: ScoringOptions) -> torch.Tensor
     pooled = evidence.contrastive.flatten(1)
     present = pooled >= 0
     near = _weighted_rows(evidence, pooled, _even(present), lambda cosines: (scale * cosines).softmax(1))
-    dataset = _share(evidence)
+    dataset = _share(evidence).float()
     near = torch.where(present.any(1, keepdim=True), near, dataset)
     tiny = torch.finfo(torch.float32).tiny
     prior = options.alpha * near.clamp(min=tiny).log() + (1 - options.alpha) * dataset.clamp(min=tiny).log()
@@ -183,8 +195,9 @@ def contrastive_pmi(evidence: Evidence, options: ScoringOptions) -> torch.Tensor
 def label_share(vectors: torch.Tensor, texts: torch.Tensor, scale: float) -> torch.Tensor:
     """Return the sum over images of softmax_t(scale T(t).e(x)) for image embeddings [n, D], as float64 [C]."""
     total = torch.zeros(len(texts), dtype=torch.float64)
+    exact = torch.float64 if scale < 1 else torch.float32  # a nearly flat softmax differs in digits float32 does not have
     for part in vectors.split(max(1, _BLOCK_BYTES // (4 * len(texts)))):
-        total += (scale * (part @ texts.T)).softmax(1).sum(0, dtype=torch.float64)
+        total += (scale * (part @ texts.T).to(exact)).softmax(1).sum(0, dtype=torch.float64)
     return total
 
 
@@ -195,6 +208,7 @@ def _scale(options: ScoringOptions) -> float:
 
 
 def _share(evidence: Evidence) -> torch.Tensor:
+    """Return the labels' mean share over the dataset, float64 [C]."""
     if evidence.label_share is None:
         raise LabelError("this method needs the labels' mean share over the dataset, and none was computed")
     return evidence.label_share
@@ -209,7 +223,7 @@ def _weighted_rows(
     evidence: Evidence, places: torch.Tensor, weights: torch.Tensor, rows: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
     """Return sum_i weights[k, i] rows(cosines of image i with all labels), [M, C], a block of neurons at a time."""
-    result = torch.empty(len(places), len(evidence.texts))
+    result = torch.empty(len(places), len(evidence.texts), dtype=weights.dtype)
     for pick in _neuron_blocks(evidence, places.shape[1]):
         used, inverse = places[pick].clamp(min=0).unique(return_inverse=True)
         result[pick] = _bags(rows(evidence.vectors[used] @ evidence.texts.T), inverse, weights[pick])
@@ -244,20 +258,28 @@ def _pair_products(evidence: Evidence) -> torch.Tensor:
 
 
 METHODS: dict[str, MethodRow] = {
-    "csp": MethodRow(csp, "activating images projected off their silent neighbours", True, vector=csp_vectors),
-    "csp-difference": MethodRow(csp_difference, "mean of activating minus mean of contrastive images", True),
-    "semanticlens": MethodRow(semanticlens, "mean of activating images", vector=semanticlens_vectors),
-    "mean-centred": MethodRow(mean_centred, "weighted mean minus the dataset's mean", vector=mean_centred_vectors),
+    "csp": MethodRow("activating images projected off their silent neighbours", csp_vectors, needs_contrast=True),
+    "csp-difference": MethodRow(
+        "mean of activating minus mean of contrastive images", score=csp_difference, needs_contrast=True
+    ),
+    "semanticlens": MethodRow("mean of activating images", semanticlens_vectors, directions=texts_without_empty),
+    "mean-centred": MethodRow("weighted mean minus the dataset's mean", mean_centred_vectors),
     "clip-dissect": MethodRow(
-        clip_dissect,
         "softWPMI as published",
+        score=clip_dissect,
         examples=_DISSECT_TOP,
         background=lambda options: _DISSECT_SCALE if options.prior == "images" else None,
     ),
-    "clip-dissect-mean": MethodRow(clip_dissect_mean, "softmax(P/10) variant", background=lambda options: _MEAN_SCALE),
-    "pmi": MethodRow(pmi, "softWPMI at the encoder's own logit scale", background=_scale),
+    "clip-dissect-mean": MethodRow(
+        "softmax(P/10) variant", score=clip_dissect_mean, background=lambda options: _MEAN_SCALE
+    ),
+    "pmi": MethodRow("softWPMI at the encoder's own logit scale", score=pmi, background=_scale),
     "contrastive-pmi": MethodRow(
-        contrastive_pmi, "pmi, half its prior over silent neighbours", True, neighbours=5, background=_scale
+        "pmi, half its prior over silent neighbours",
+        score=contrastive_pmi,
+        needs_contrast=True,
+        neighbours=5,
+        background=_scale,
     ),
 }
 

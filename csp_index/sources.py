@@ -19,6 +19,8 @@ from csp_index.errors import SourceError
 from csp_index.images import ImageRef, ImageSource, image_extensions
 from csp_index.metadata import PathTable
 
+__all__ = ["FolderSource", "ImageRef", "ImageSource", "open_source", "walk"]
+
 _ROWS_AT_ONCE = 1024
 
 

@@ -83,7 +83,7 @@ class NeuronStatistics:
             "std": pa.array((self._squares / max(self.images, 1)).sqrt().numpy()),
             "min": pa.array(self._min.numpy()),
             "max": pa.array(self._max.numpy()),
-            "firing_rate": pa.array((self._firing / max(self.images, 1)).double().numpy()),
+            "firing_rate": pa.array((self._firing.double() / max(self.images, 1)).numpy()),
             "quantiles": as_lists(quantiles),
             "top_images": as_lists(ids),
             "top_activations": as_lists(values),

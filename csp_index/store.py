@@ -157,14 +157,17 @@ class Store:
             lock.release()
 
     def is_locked(self) -> bool:
-        """Tell whether some process holds the index for writing."""
-        lock = FileLock(Path(self.uri) / _LOCK)
+        """Tell whether some process holds the index for writing; leaves no file behind."""
+        root = Path(self.uri)
+        if not (root / _LOCK).exists():
+            return False
         try:
-            lock.acquire(timeout=0)
-        except (Timeout, OSError):
+            with FileLock(root / _LOCK, timeout=0):
+                return False
+        except Timeout:
             return True
-        lock.release()
-        return False
+        except OSError:  # without permission to write the lock cannot be tried, but its holder's note can be seen
+            return (root / _OWNER).exists()
 
     def _require(self, name: str) -> Any:
         table = self._open(name)

@@ -1,4 +1,4 @@
-"""What encoders and networks share: the device, the batch size, the hash of weights, weight files, local paths.
+"""What encoders and networks share: device, hash and file of the weights, local paths, names.
 
 Knows nothing about any model library. A weight file is safetensors, or a checkpoint that PyTorch reads with
 ``weights_only=True``: reading one never runs code.
@@ -7,10 +7,12 @@ Knows nothing about any model library. A weight file is safetensors, or a checkp
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +125,16 @@ def local_directory(name: str, error: type[CspIndexError]) -> Path | None:
             f"{_neighbours(path)}"
         )
     return None
+
+
+def stable_repr(transform: object) -> str:
+    """Return what a preprocessing says of itself: in one line, and without the addresses of this run's memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", " ".join(repr(transform).split()))
+
+
+def stable_settings(processor: Any) -> str:
+    """Return a transformers processor's settings as JSON with sorted keys."""
+    return json.dumps(processor.to_dict(), sort_keys=True, default=str)
 
 
 def near_matches(name: str, known: Iterable[str], count: int = 4) -> list[str]:

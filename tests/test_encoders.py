@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,6 +65,16 @@ def test_vectors_are_unit_float32_and_do_not_depend_on_the_batch(kind: str, enco
     assert torch.allclose(texts.norm(dim=1), torch.ones(4), atol=1e-6)
     assert encoder.embed_texts([]).shape == (0, encoder.width)
     assert encoder.logit_scale == pytest.approx(float(encoder._towers.module.logit_scale.exp()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_preprocessing_in_threads_gives_the_same(kind: str, encoders: dict[str, Any]) -> None:
+    images = pictures() * 8
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(encoders[kind].preprocess, images))
+    assert all(
+        torch.equal(encoders[kind].preprocess(image), found) for image, found in zip(images, together, strict=True)
+    )
 
 
 def test_open_clip_equals_the_library(directories: dict[str, Path], encoders: dict[str, Any]) -> None:

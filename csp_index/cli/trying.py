@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-import click
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from csp_index.cli.output import json_option
+import click
+from rich.console import Console
+from rich.table import Table
+
+from csp_index.cli.output import json_option, say_json
+
+if TYPE_CHECKING:
+    from csp_index.demo.run import DemoReport
 
 
 @click.command()
@@ -20,7 +28,61 @@ def demo(directory: str, as_json: bool) -> None:
     """
     from csp_index.demo.run import run_demo
 
-    run_demo(directory, as_json=as_json)
+    report = run_demo(directory, lambda line: click.echo(line, err=as_json))
+    if as_json:
+        probing = {
+            name: {method: {kind: asdict(found) for kind, found in kinds.items()} for method, kinds in methods.items()}
+            for name, methods in report.probing.items()
+        }
+        say_json({"probing": probing, "seconds": round(report.seconds, 1)})
+        return
+    _say_table(report)
+    _say_findings(report)
+    _say_next(report)
+
+
+def _say_table(report: DemoReport) -> None:
+    sets = list(report.probing)
+    first = report.probing[sets[0]]["csp"]
+    table = Table(title="Share of neurons named rightly: first label (among the first five)", box=None, pad_edge=False)
+    table.add_column("method")
+    for name in sets:
+        for kind, found in first.items():
+            table.add_column(f"{name}\n{found.n} {kind}s", justify="right")
+    for method in report.probing[sets[0]]:
+        cells = [found for name in sets for found in report.probing[name][method].values()]
+        table.add_row(method, *(f"{cell.top1:.2f} ({cell.top5:.2f})" for cell in cells))
+    Console(width=max(100, Console().width)).print(table)
+
+
+def _say_findings(report: DemoReport) -> None:
+    biased = report.probing["biased"]
+    csp, plain, prior = biased["csp"], biased["semanticlens"], biased["contrastive-pmi"]
+    click.echo(
+        f"\nIn the biased set most carriers of a concept share a look. The mean of the activating images (semanticlens) names "
+        f"{plain['single'].top1:.0%} of the single concepts, CSP {csp['single'].top1:.0%}."
+        f"\nOn pairs CSP names {csp['pair'].top1:.0%} and semanticlens {plain['pair'].top1:.0%}: the nearest silent image often "
+        f"shares one half of a pair, and the projection removes that half."
+        f"\ncontrastive-pmi uses the contrast as a prior instead: {prior['single'].top1:.0%} of singles, "
+        f"{prior['pair'].top1:.0%} of pairs."
+    )
+    if report.corrections:
+        click.echo("\nNeurons where contrast changed the label:")
+    for found in report.corrections:
+        click.echo(f"  {found.neuron}: {found.without_contrast!r} became {found.truth!r}, as planted; card {found.card}")
+
+
+def _say_next(report: DemoReport) -> None:
+    db = report.directory / "biased.db"
+    neuron = report.corrections[0].neuron if report.corrections else "cnn/concepts/0"
+    click.echo(
+        f"\n{report.seconds:.0f} s. What to type next:\n"
+        f"  csp-index show {db} {neuron}\n"
+        f'  csp-index search {db} "striped"\n'
+        f"  csp-index label {db} --layer cnn/concepts --neurons 0-9 --method contrastive-pmi\n"
+        f"  csp-index sql {db} \"SELECT neuron, text, score FROM labels WHERE method = 'csp' AND rank = 0 LIMIT 5\"\n"
+        f"  csp-index status {db}"
+    )
 
 
 COMMANDS = (demo,)

@@ -59,8 +59,9 @@ PLANTED: Final[tuple[PlantedNeuron, ...]] = _planted()
 class PlantedCNN(nn.Module):
     """Images [N, 3, 64, 64] -> logits of the eight shapes [N, 8], read off the layer `concepts` [N, M].
 
-    A planted neuron's value before the ReLU is the log-odds of its concept, so it is silent on every image where the
-    concept is less likely than not.
+    A planted neuron's value before the activation is the log-odds of its concept, three times over: it is silent where
+    the concept is less likely than not and at its ceiling, the 6 of ReLU6, where the concept is plain to see. Without a
+    ceiling the highest activations would go to whatever is easiest to see (large, solid), in every set alike.
     """
 
     def __init__(self) -> None:
@@ -68,7 +69,7 @@ class PlantedCNN(nn.Module):
         super().__init__()
         self.layers = convolutions(WIDTHS)
         self.hidden = nn.Sequential(nn.Linear(2 * WIDTHS[-1], 256), nn.ReLU())
-        self.concepts = nn.Sequential(nn.Linear(256, len(PLANTED)), nn.ReLU())
+        self.concepts = nn.Sequential(nn.Linear(256, len(PLANTED)), nn.ReLU6())
         self.head = nn.Linear(len(PLANTED), len(ATTRIBUTES["shape"]))
         self.preprocess: Callable[[Image.Image], Tensor] = transforms.Compose(
             [

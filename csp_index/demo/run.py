@@ -1,0 +1,113 @@
+"""The demo: render both probing sets, index them, label every neuron by every method, and compare with the planted truth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from csp_index.demo.network import CLIP_FOLDER, CONCEPT_LAYER, NETWORK_WEIGHTS, PLANTED
+from csp_index.demo.probing import METADATA, Bias, write_probing_set
+from csp_index.demo.world import VOCABULARY
+from csp_index.index import Index, NetworkSource, open_index
+from csp_index.records import Label
+from csp_index.results import Labels
+from csp_index.scoring import METHODS
+
+SEED = 0
+LAYER = f"cnn/{CONCEPT_LAYER}"
+KINDS = ("single", "pair")
+_SETS: tuple[Bias, ...] = ("biased", "unbiased")
+_CARDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Shares of neurons whose planted concept is the best label, and is among the best five."""
+
+    top1: float
+    top5: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """A neuron that its activating images alone mislabel, and CSP does not."""
+
+    neuron: str
+    truth: str
+    without_contrast: str
+    label: Label
+    card: Path
+
+
+@dataclass(frozen=True, slots=True)
+class DemoReport:
+    """What the demo found: accuracy by probing set, method and kind of concept; corrections; where things are."""
+
+    probing: dict[str, dict[str, dict[str, Accuracy]]]
+    corrections: tuple[Correction, ...]
+    directory: Path
+    seconds: float
+
+
+def run_demo(directory: str | Path, tell: Callable[[str], None]) -> DemoReport:
+    """Run the whole demo in a directory; `tell` receives a line at each step. What is there already is used again."""
+    started = time.monotonic()
+    root = Path(directory)
+    probing: dict[str, dict[str, dict[str, Accuracy]]] = {}
+    corrections: tuple[Correction, ...] = ()
+    for bias in _SETS:
+        index = make_index(root, bias, tell)
+        labels = {}
+        for method in METHODS:
+            labels[method] = index.label(LAYER, method, vocabulary=list(VOCABULARY), templates="none")
+        probing[bias] = {method: accuracy(found) for method, found in labels.items()}
+        tell(f"{bias}: {len(labels)} methods labelled {len(PLANTED)} neurons")
+        if bias == "biased":
+            corrections = draw_corrections(index, labels["csp"], labels["semanticlens"], root)
+    return DemoReport(probing, corrections, root, time.monotonic() - started)
+
+
+def make_index(root: Path, bias: Bias, tell: Callable[[str], None]) -> Index:
+    """Render one probing set, unless it is there, and index it with the shipped models."""
+    folder = root / f"images-{bias}"
+    if not (folder / METADATA).exists():
+        # The table is written to its place last, so that a folder with a table is complete.
+        draft = root / f"images-{bias}.draft"
+        write_probing_set(draft, bias, SEED)
+        draft.rename(folder)
+    index = open_index(root / f"{bias}.db")
+    network = NetworkSource(
+        "python:csp_index.demo.network:planted_cnn", (CONCEPT_LAYER,), weights=str(NETWORK_WEIGHTS), name="cnn"
+    )
+    summary = index.add_images(folder, encoders=[f"open_clip:{CLIP_FOLDER}"], networks=[network])
+    tell(f"{bias}: {summary.images:,} images rendered into {folder} and indexed in {root / f'{bias}.db'}")
+    return index
+
+
+def accuracy(labels: Labels) -> dict[str, Accuracy]:
+    """Compare labels with the planted concepts, singles and pairs apart."""
+    found: dict[str, list[tuple[bool, bool]]] = {kind: [] for kind in KINDS}
+    for planted in PLANTED:
+        if planted.kind in found:
+            texts = [score.text for score in labels[planted.index].labels]
+            found[planted.kind].append((texts[:1] == [planted.concept], planted.concept in texts[:5]))
+    return {
+        kind: Accuracy(sum(hit for hit, _ in rows) / len(rows), sum(near for _, near in rows) / len(rows), len(rows))
+        for kind, rows in found.items()
+    }
+
+
+def draw_corrections(index: Index, csp: Labels, plain: Labels, root: Path) -> tuple[Correction, ...]:
+    """Draw the cards of the first neurons that contrast put right, one an attribute where there are several."""
+    chosen = [p for p in PLANTED if p.concept and csp[p.index].text == p.concept != plain[p.index].text]
+    corrections = []
+    for planted in chosen[:: max(1, len(chosen) // _CARDS)][:_CARDS]:
+        label = csp[planted.index]
+        card = index.card(label, root / f"card-{planted.index}.png")
+        corrections.append(
+            Correction(str(label.neuron), str(planted.concept), str(plain[planted.index].text), label, card)
+        )
+    return tuple(corrections)

@@ -1,0 +1,197 @@
+"""The zoo: a network by its name, from the library that has it.
+
+The file that knows torchvision, timm, and transformers' vision models; each is imported when a network of it is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from csp_index.containers import one_line
+from csp_index.errors import NetworkError
+from csp_index.plugins import call_factory, load_plugins
+from csp_index.weights import load_weights, local_directory, near_matches, stable_repr, stable_settings
+
+_RANDOM = "none"
+_SEED = 0
+_CLASS_TOKENS = frozenset({"cls_token", "class_token", "class_embedding", "class_embed"})
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A network as its library gives it: how to prepare an image for it and how to run it.
+
+    ``prefix_tokens`` counts class and register tokens; ``reads_class_token`` is False where the network was trained
+    to average instead.
+    """
+
+    module: nn.Module
+    preprocess: Callable[[Image.Image], Tensor]
+    forward: Callable[[Tensor], object]
+    preprocessing: str
+    library: str
+    prefix_tokens: int = 0
+    reads_class_token: bool = False
+
+
+def load_module(spec: str, weights: str | Path | None) -> Loaded:
+    """Return the network that ``spec`` names, with a file's weights in place of its own if one is given.
+
+    Raises NetworkError, with near matches for an unknown name and for a path that does not exist.
+    """
+    load_plugins()
+    load, name = _library(spec)
+    try:
+        loaded = load(name, weights is not None)
+    except NetworkError:
+        raise
+    except Exception as exc:  # the libraries raise whatever their parts raise: hub, JSON, torch
+        raise NetworkError(f"the network {spec} cannot be loaded: {one_line(exc)}") from exc
+    if weights is not None:
+        load_weights(loaded.module, weights, NetworkError)
+    return loaded
+
+
+def default_name(spec: str) -> str:
+    """Return the name a network gets from its spec. Raises NetworkError for a spec without library.
+
+    >>> [default_name(spec) for spec in ("torchvision:resnet50/IMAGENET1K_V2", "timm:vit/none", "python:a.b:net")]
+    ['resnet50', 'vit', 'net']
+    """
+    _library(spec)
+    library, _, name = spec.partition(":")
+    if library == "python":
+        return name.rpartition(":")[2]
+    if library == "torchvision":
+        return name.partition("/")[0]
+    return name.removesuffix("/" + _RANDOM).rstrip("/").rpartition("/")[2]
+
+
+def _library(spec: str) -> tuple[Callable[[str, bool], Loaded], str]:
+    """Return the function that loads a library's networks, and the network's name in it."""
+    loaders = {
+        "torchvision": _load_torchvision,
+        "timm": _load_timm,
+        "transformers": _load_transformers,
+        "python": _load_python,
+    }
+    library, _, name = spec.partition(":")
+    if library not in loaders or not name:
+        raise NetworkError(
+            f"network {spec!r} names no library: write torchvision:resnet50/IMAGENET1K_V2, timm:NAME, "
+            "transformers:ORG/NAME or python:package.module:factory"
+        )
+    return loaders[library], name
+
+
+def _load_torchvision(name: str, own_weights: bool) -> Loaded:
+    import torchvision
+
+    model_name, _, wanted = name.partition("/")
+    known = torchvision.models.list_models()
+    if model_name.lower() not in known:
+        near = near_matches(model_name, known) or known[:4]
+        raise NetworkError(f"torchvision has no model {model_name!r} (near: {', '.join(near)})")
+    available = torchvision.models.get_model_weights(model_name)
+    if wanted not in ("", _RANDOM, "DEFAULT") and wanted not in available.__members__:
+        raise NetworkError(
+            f"{model_name} has no weights {wanted!r} (has: {', '.join([*(kind.name for kind in available), _RANDOM])})"
+        )
+    weights = available.DEFAULT if wanted in ("", _RANDOM) else available[wanted]
+    with _seeded():
+        module = torchvision.models.get_model(model_name, weights=None if own_weights or wanted == _RANDOM else weights)
+    transform = weights.transforms()
+    return _loaded(module, transform, stable_repr(transform), f"torchvision {torchvision.__version__}")
+
+
+def _load_timm(name: str, own_weights: bool) -> Loaded:
+    import timm
+
+    random = name.endswith("/" + _RANDOM)
+    place = name.removesuffix("/" + _RANDOM)
+    if not place.startswith("hf-hub:"):
+        directory = local_directory(place, NetworkError)
+        architecture = place.partition(".")[0]
+        if directory is not None:
+            place = f"local-dir:{directory}"
+        elif not timm.is_model(architecture):
+            near = near_matches(architecture, timm.list_models()) or ["resnet50", "vit_base_patch16_224"]
+            raise NetworkError(f"timm has no model {architecture!r} (near: {', '.join(near)})")
+    with _seeded():
+        module = timm.create_model(place, pretrained=not random and not own_weights)
+    data: Any = timm.data
+    transform = data.create_transform(**data.resolve_model_data_config(module), is_training=False)
+    return _loaded(module, transform, stable_repr(transform), f"timm {timm.__version__}")
+
+
+def _load_transformers(name: str, own_weights: bool) -> Loaded:
+    import transformers
+
+    directory = local_directory(name, NetworkError)
+    place = name if directory is None else str(directory)
+    module = transformers.AutoModel.from_pretrained(place, dtype=torch.float32)
+    processor = transformers.AutoImageProcessor.from_pretrained(place)  # type: ignore[no-untyped-call]
+
+    def preprocess(image: Image.Image) -> Tensor:
+        pixels: Tensor = processor(images=image, return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    # A model of images and texts wants both; its image half runs alone.
+    run = getattr(module, "get_image_features", module)
+    library = f"transformers {transformers.__version__}"
+    return _loaded(module, preprocess, stable_settings(processor), library, lambda pixels: run(pixel_values=pixels))
+
+
+def _load_python(name: str, own_weights: bool) -> Loaded:
+    with _seeded():
+        module = call_factory(name, NetworkError)
+    if not isinstance(module, nn.Module):
+        raise NetworkError(f"the factory {name} returned {type(module).__name__}: it must return a torch.nn.Module")
+    own = getattr(module, "preprocess", None)
+    if callable(own):
+        return _loaded(module, own, f"{type(module).__name__}.preprocess", f"torch {torch.__version__}")
+    from torchvision.models import ResNet50_Weights
+
+    transform = (
+        ResNet50_Weights.IMAGENET1K_V1.transforms()
+    )  # the usual one: 256 to the short side, the middle 224 of it
+    return _loaded(module, transform, stable_repr(transform), f"torch {torch.__version__}")
+
+
+def _loaded(
+    module: nn.Module,
+    preprocess: Callable[[Image.Image], Tensor],
+    preprocessing: str,
+    library: str,
+    forward: Callable[[Tensor], object] | None = None,
+) -> Loaded:
+    prefix = _prefix_tokens(module)
+    reads = getattr(module, "global_pool", None) not in ("avg", "avgmax", "max")  # timm's word for what the head reads
+    return Loaded(module, preprocess, module if forward is None else forward, preprocessing, library, prefix, reads)
+
+
+def _prefix_tokens(module: nn.Module) -> int:
+    """Return the number of class and register tokens: timm tells it, else the parameters and the configuration do."""
+    known = getattr(module, "num_prefix_tokens", None)
+    if isinstance(known, int):
+        return known
+    if not any(name.rpartition(".")[2] in _CLASS_TOKENS for name, _ in module.named_parameters()):
+        return 0
+    config: Any = getattr(module, "config", None)
+    return 1 + int(getattr(config, "num_register_tokens", 0) or 0)
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Make random weights the same every time, and leave the caller's random numbers alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        yield

@@ -1,0 +1,160 @@
+"""Measure the figures the README quotes: `python scripts/measure.py label|memory|parity`.
+
+label   the whole command `csp-index label --neurons all` at 10,000 images x 512 neurons x 512 texts, beside
+        `python -c "import torch, lancedb"`, in turn, medians of 5
+memory  peak memory of indexing 5,000 and 20,000 images with the demo's models
+parity  top labels, activating ids and contrastive ids of the command at 10,000 images x 512 neurons x 2,000 texts,
+        against the formulas written out neuron by neuron in float32
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+CLI = [sys.executable, "-c", "from csp_index.cli import main; main()"]
+
+
+def make_arrays(folder: Path, images: int, neurons: int, width: int, texts: int) -> None:
+    """Write seeded arrays with clusters of images and rectified activations."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    centres = rng.standard_normal((200, width), dtype=np.float32)
+    embeddings = centres[rng.integers(0, 200, images)] + 1.5 * rng.standard_normal((images, width), dtype=np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    directions = rng.standard_normal((width, neurons), dtype=np.float32)
+    noise = 0.3 * rng.standard_normal((images, neurons), dtype=np.float32)
+    vectors = rng.standard_normal((texts, width), dtype=np.float32)
+    vectors *= rng.uniform(0.8, 1.0, (texts, 1)).astype(np.float32) / np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.save(folder / "E.npy", embeddings)
+    np.save(folder / "A.npy", np.maximum(embeddings @ directions + noise - 0.5, 0))
+    np.save(folder / "T.npy", vectors)
+    (folder / "T.txt").write_text("".join(f"text {i}\n" for i in range(texts)))
+
+
+def import_arrays(folder: Path) -> None:
+    """Make the index `folder/db` of the arrays."""
+    run([*CLI, "import", f"{folder}/db", "--embeddings", f"{folder}/E.npy", "--activations", f"{folder}/A.npy"], "--layer", "m/l")
+
+
+def label_command(folder: Path, *more: str) -> list[str]:
+    """Return the command that labels all neurons of the index."""
+    texts = ["--text-embeddings", f"{folder}/T.npy", "--texts", f"{folder}/T.txt", "--no-renormalise-text", "--json"]
+    return [*CLI, "label", f"{folder}/db", "--layer", "m/l", "--neurons", "all", *texts, *more]
+
+
+def run(command: list[str], *more: str) -> str:
+    """Run a command and return what it printed."""
+    return subprocess.run([*command, *more], check=True, capture_output=True, text=True).stdout
+
+
+def measure_label(root: Path) -> None:
+    """Print the medians of the label command and of bare start-up, and their difference."""
+    make_arrays(root, 10_000, 512, 512, 512)
+    import_arrays(root)
+    start_up = [sys.executable, "-c", "import torch, lancedb"]
+    times: dict[str, list[float]] = {"start-up": [], "label": []}
+    for turn in range(6):
+        for name, command in (("start-up", start_up), ("label", label_command(root, "--recompute"))):
+            started = time.monotonic()
+            run(command)
+            if turn:  # the first turn warms the page cache
+                times[name].append(time.monotonic() - started)
+    bare, whole = (statistics.median(times[name]) for name in ("start-up", "label"))
+    differences = [b - a for a, b in zip(times["start-up"], times["label"], strict=True)]
+    print(f"import torch, lancedb: {bare:.2f} s; label 512 neurons of 10,000 images, 512 texts: {whole:.2f} s")
+    print(f"difference, turn by turn: median {statistics.median(differences):.2f} s (all: {[round(d, 2) for d in differences]})")
+
+
+def measure_memory(root: Path) -> None:
+    """Print the peak memory of indexing 5,000 and 20,000 images, each in a process of its own."""
+    peaks = {}
+    for count in (5_000, 20_000):
+        run([sys.executable, __file__, "render", f"{root}/{count}", str(count)])
+        found = json.loads(run([sys.executable, __file__, "index", f"{root}/{count}", f"{root}/{count}.db"]))
+        peaks[count] = found["peak"]
+        print(f"{count:,} images: peak {found['peak'] / 2**20:,.0f} MiB, {found['seconds']:.0f} s")
+    print(f"ratio {peaks[20_000] / peaks[5_000]:.3f}")
+
+
+def render(folder: str, count: str) -> None:
+    """Render demo scenes into a folder."""
+    from PIL import Image
+
+    from csp_index.demo.world import random_scene
+    from csp_index.demo.world import render as draw
+
+    rng = np.random.default_rng(0)
+    Path(folder).mkdir(parents=True)
+    for number in range(int(count)):
+        Image.fromarray(draw(random_scene(rng), number)).save(f"{folder}/{number:06d}.png", compress_level=1)
+
+
+def index(folder: str, db: str) -> None:
+    """Index a folder with the demo's models and print the process's peak memory as JSON."""
+    from csp_index import NetworkSource, open_index
+    from csp_index.demo.network import CLIP_FOLDER, CONCEPT_LAYER, NETWORK_WEIGHTS
+
+    network = NetworkSource(
+        "python:csp_index.demo.network:planted_cnn", (CONCEPT_LAYER,), weights=str(NETWORK_WEIGHTS), name="cnn"
+    )
+    summary = open_index(db).add_images(folder, encoders=[f"open_clip:{CLIP_FOLDER}"], networks=[network])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"peak": peak, "seconds": summary.seconds}))
+
+
+def measure_parity(root: Path) -> None:
+    """Print how many neurons agree with the written-out formulas, method by method."""
+    make_arrays(root, 10_000, 512, 512, 2_000)
+    import_arrays(root)
+    embeddings, activations, texts = (np.load(root / f"{name}.npy") for name in "EAT")
+    for method, more in (
+        ("csp gamma 1", ["--method", "csp", "--gamma", "1"]),
+        ("csp gamma 0.5", ["--method", "csp", "--gamma", "0.5"]),
+        ("semanticlens", ["--method", "semanticlens"]),
+        ("clip-dissect-mean", ["--method", "clip-dissect-mean"]),
+    ):
+        labels = [json.loads(line) for line in run(label_command(root, *more)).splitlines()]
+        same = np.zeros(3, dtype=int)
+        for neuron, label in enumerate(labels):
+            best, p, n = written_out(method, embeddings, activations[:, neuron], texts)
+            contrastive = label["contrastive"] if "csp" in method else n.tolist()
+            same += (label["labels"][0]["text"] == f"text {best}", label["activating"] == p.tolist(), contrastive == n.tolist())
+        print(f"{method}: top labels {same[0]}, activating ids {same[1]}, contrastive ids {same[2]} of {len(labels)} neurons equal")
+
+
+def written_out(method: str, e: np.ndarray, a: np.ndarray, t: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """Return the best text, the activating and the contrastive ids of one neuron, as the formulas say."""
+    p = np.argsort(-a, kind="stable")[:30]
+    candidates = np.flatnonzero(a < a.mean())
+    n = candidates[(e[p] @ e[candidates].T).argmax(1)]
+    w = a[p] / a[p].sum()
+    if method == "semanticlens":
+        v = e[p].mean(0)
+    elif method == "clip-dissect-mean":
+        shares = np.exp(e @ t.T / 10)
+        shares /= shares.sum(1, keepdims=True)
+        return int((np.log(w @ shares[p] + 1e-6) - np.log(shares.mean(0))).argmax()), p, n
+    else:
+        gamma = float(method.rsplit(" ", 1)[1])
+        v = w @ (e[p] - gamma * (e[p] * e[n]).sum(1, keepdims=True) * e[n])
+    return int((t @ (v / np.linalg.norm(v))).argmax()), p, n
+
+
+if __name__ == "__main__":
+    steps = {"label": measure_label, "memory": measure_memory, "parity": measure_parity}
+    if len(sys.argv) == 2 and sys.argv[1] in steps:
+        with tempfile.TemporaryDirectory() as folder:
+            steps[sys.argv[1]](Path(folder))
+    elif sys.argv[1:2] in (["render"], ["index"]) and len(sys.argv) == 4:
+        {"render": render, "index": index}[sys.argv[1]](*sys.argv[2:])
+    else:
+        sys.exit(f"usage: {__doc__}")

@@ -1,0 +1,220 @@
+"""The catalogue: only marked shards exist, tiles follow the marks, disorder is told, and one neuron reads its own rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from fakes import write_arrays
+
+from csp_index import Index, catalog, open_index, schema
+from csp_index.errors import LabelError, StoreError
+from csp_index.records import LayerKey
+from csp_index.store import Store
+
+IMAGES, NEURONS, WIDTH = 60, 8, 12
+KEY = LayerKey("m", "l")
+
+
+@pytest.fixture(params=[7, 60, 4096], ids=lambda size: f"shards of {size}")
+def held(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Store, dict[str, np.ndarray]]:
+    return make(tmp_path, request.param)
+
+
+def make(folder: Path, shard_size: int = 7, **sizes: int) -> tuple[Store, dict[str, np.ndarray]]:
+    paths = write_arrays(folder, **sizes)
+    index = open_index(folder / "db")
+    index.import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"], shard_size=shard_size)
+    return index.store, {name: np.load(paths[name]) for name in ("embeddings", "activations")}
+
+
+def rewrite(store: Store, table: str, rows: pa.Table) -> None:
+    store.delete(table, "true")
+    store.append(table, rows)
+
+
+def test_tiles_put_together_are_the_arrays(held):
+    store, arrays = held
+    source, target = catalog.encoder(store), catalog.layer(store, KEY)
+    marks = catalog.shards(store, source.what)
+    embeddings = list(catalog.embedding_tiles(store, source, marks))
+    assert [len(tile) for tile in embeddings] == [mark.rows for mark in marks]
+    np.testing.assert_array_equal(torch.cat(embeddings), arrays["embeddings"])
+    activations = list(catalog.activation_tiles(store, target, marks))
+    assert [tile.shape[1] for tile in activations] == [mark.rows for mark in marks]
+    np.testing.assert_array_equal(torch.cat(activations, 1), arrays["activations"].T)
+
+
+@pytest.mark.parametrize("neurons", [[0], [7], [2, 5], [0, 1, 2, 3, 4, 5, 6, 7]])
+def test_chosen_neurons_come_in_their_order(held, neurons):
+    store, arrays = held
+    target = catalog.layer(store, KEY)
+    tiles = list(catalog.activation_tiles(store, target, catalog.shards(store, target.what), np.array(neurons)))
+    np.testing.assert_array_equal(torch.cat(tiles, 1), arrays["activations"].T[neurons])
+
+
+def test_both_streams_run_side_by_side_over_the_first_shards(tmp_path):
+    store, arrays = make(tmp_path, 7)
+    source, target = catalog.encoder(store), catalog.layer(store, KEY)
+    tiles = list(catalog.tiles(store, source, target, 21, np.array([1, 4])))
+    assert [tile.first_image for tile in tiles] == [0, 7, 14]
+    np.testing.assert_array_equal(torch.cat([t.embeddings for t in tiles]), arrays["embeddings"][:21])
+    np.testing.assert_array_equal(torch.cat([t.activations for t in tiles], 1), arrays["activations"].T[[1, 4], :21])
+    assert [m.number for m in catalog.covered(store, target.what, 14)] == [0, 1]
+    with pytest.raises(StoreError, match="does not hold the 20 images"):
+        catalog.covered(store, target.what, 20)
+
+
+def test_embeddings_by_id_in_any_order_and_repeated(held):
+    store, arrays = held
+    ids = np.array([59, 0, 31, 31, 7, 59])
+    np.testing.assert_array_equal(catalog.embeddings_of(store, catalog.encoder(store), ids), arrays["embeddings"][ids])
+    assert catalog.embeddings_of(store, catalog.encoder(store), np.array([], np.int64)).shape == (0, WIDTH)
+
+
+def test_rows_without_a_mark_are_ignored(tmp_path):
+    store, arrays = make(tmp_path, 20)
+    source, target = catalog.encoder(store), catalog.layer(store, KEY)
+    for table in (source.table, target.table):
+        rows = store.read(table, where="shard = 2")
+        rows = rows.set_column(rows.schema.get_field_index("shard"), "shard", pa.array([3] * rows.num_rows, pa.int32()))
+        if "image_id" in rows.column_names:
+            rows = rows.set_column(0, "image_id", pa.array(range(IMAGES, IMAGES + rows.num_rows)))
+        store.append(table, rows.cast(store.dataset(table).schema))
+    assert catalog.image_count(store) == IMAGES
+    np.testing.assert_array_equal(catalog.activations_of(store, target, 2, IMAGES), arrays["activations"][:, 2])
+    marks = catalog.shards(store, source.what)
+    np.testing.assert_array_equal(torch.cat(list(catalog.embedding_tiles(store, source, marks))), arrays["embeddings"])
+    tiles = list(catalog.activation_tiles(store, target, marks))
+    np.testing.assert_array_equal(torch.cat(tiles, 1), arrays["activations"].T)
+
+
+def bytes_read(store: Store, target: catalog.LayerInfo, neurons: list[int]) -> tuple[int, int]:
+    """Rows and bytes of values that a reading of some neurons takes from the store's scan."""
+    seen = [0, 0]
+    scan = store.scan
+
+    def counted(name, columns, **options):
+        for batch in scan(name, columns, **options):
+            seen[0] += batch.num_rows
+            seen[1] += batch.column("values").flatten().nbytes
+            yield batch
+
+    store.scan = counted  # type: ignore[method-assign]
+    try:
+        for _ in catalog.activation_tiles(store, target, catalog.shards(store, target.what), np.array(neurons)):
+            pass
+    finally:
+        del store.scan
+    return seen[0], seen[1]
+
+
+def lance_bytes(store: Store, table: str, where: str) -> int:
+    """Bytes that Lance itself reads from disk for the values of the rows chosen."""
+    taken = []
+    scanner = store.dataset(table).scanner(columns=["values"], filter=where, scan_stats_callback=taken.append)
+    scanner.to_table()
+    return int(taken[0].bytes_read)
+
+
+def test_trap_3_one_neuron_does_not_scan_the_store(tmp_path):
+    neurons, images, shard = 256, 2000, 500
+    store, _ = make(tmp_path, shard, images=images, neurons=neurons)
+    target = catalog.layer(store, KEY)
+    rows, size = bytes_read(store, target, [77])
+    assert rows == images // shard  # one row a shard
+    assert size == images * 4
+    assert bytes_read(store, target, list(range(neurons))) == (neurons * images // shard, neurons * images * 4)
+    one, whole = lance_bytes(store, target.table, "neuron = 77"), lance_bytes(store, target.table, "neuron >= 0")
+    assert whole >= neurons * images * 4 / 8  # the values may be compressed
+    assert one < whole / 10
+
+
+def test_python_and_sql_read_one_neuron_by_that_way_only(tmp_path, monkeypatch):
+    make(tmp_path, 20)
+    index = Index(tmp_path / "db")
+    asked = []
+    tiles = catalog.activation_tiles
+
+    def watched(store, info, marks, neurons=None):
+        asked.append(None if neurons is None else neurons.tolist())
+        return tiles(store, info, marks, neurons)
+
+    monkeypatch.setattr(catalog, "activation_tiles", watched)
+    index.activations("m/l/5")
+    index.sql("SELECT max(activation) FROM activations('m/l/2')")
+    assert asked == [[5], [2]]
+
+
+@pytest.mark.parametrize("shard_size", [7, 60])
+def test_disorder_is_told(tmp_path, shard_size):
+    store, _ = make(tmp_path, shard_size)
+    source, target = catalog.encoder(store), catalog.layer(store, KEY)
+    marks = catalog.shards(store, source.what)
+    rows = store.read(source.table)
+    rewrite(store, source.table, rows.take(list(range(IMAGES))[::-1]))
+    with pytest.raises(StoreError, match="embeddings of arrays are out of order at image 0: index again"):
+        list(catalog.embedding_tiles(store, source, marks))
+    with pytest.raises(StoreError, match="out of order"):
+        catalog.embeddings_of(store, source, np.array([0, 1]))
+    rewrite(store, source.table, rows.slice(0, IMAGES - 1))
+    with pytest.raises(StoreError, match=f"end before shard {marks[-1].number}"):
+        list(catalog.embedding_tiles(store, source, marks))
+    rows = store.read(target.table)
+    swapped = [1, 0, *range(2, rows.num_rows)]
+    rewrite(store, target.table, rows.take(swapped))
+    with pytest.raises(StoreError, match="activations of m/l are out of order"):
+        list(catalog.activation_tiles(store, target, marks))
+    rewrite(store, target.table, rows.slice(0, rows.num_rows - 1))
+    with pytest.raises(StoreError, match="activations of m/l end before shard"):
+        list(catalog.activation_tiles(store, target, marks))
+
+
+def test_a_shard_of_another_length_is_told(tmp_path):
+    store, _ = make(tmp_path, 30)
+    target = catalog.layer(store, KEY)
+    rows = store.read(target.table).to_pylist()
+    for row in rows:
+        row["values"] = row["values"][:-1]
+    rewrite(store, target.table, pa.Table.from_pylist(rows, schema=schema.activations_schema("float32")))
+    with pytest.raises(StoreError, match="do not fill shard 0"):
+        catalog.activations_of(store, target, 1, IMAGES)
+
+
+def test_marks_with_a_gap_are_told(tmp_path):
+    store, _ = make(tmp_path, 20)
+    store.delete(schema.SHARDS, "shard = 1")
+    with pytest.raises(StoreError, match="shards of images do not follow each other at shard 2"):
+        catalog.shards(store, schema.IMAGES)
+
+
+def test_unknown_encoders_and_layers_are_told_with_the_known_ones(tmp_path):
+    store, _ = make(tmp_path)
+    with pytest.raises(LabelError, match="encoder 'clip' is not in the index .has: arrays."):
+        catalog.encoder(store, "clip")
+    with pytest.raises(LabelError, match="layer m/other is not in the index .has: m/l."):
+        catalog.layer(store, LayerKey("m", "other"))
+    store.delete(schema.NEURONS, "true")
+    with pytest.raises(LabelError, match="not finished: run `csp-index index` again"):
+        catalog.neuron_rows(store, catalog.layer(store, KEY))
+
+
+def test_several_encoders_must_be_named(tmp_path):
+    store, _ = make(tmp_path)
+    rows = store.read(schema.ENCODERS)
+    store.append(schema.ENCODERS, rows.set_column(0, "encoder", pa.array(["second"])).cast(rows.schema))
+    with pytest.raises(LabelError, match="name one .has: arrays, second."):
+        catalog.encoder(store)
+    assert catalog.encoder(store, "second").name == "second"
+
+
+def test_names_with_quotes_are_only_names(tmp_path):
+    paths = write_arrays(tmp_path)
+    index = open_index(tmp_path / "db")
+    index.import_arrays(paths["activations"], "m'x/l' OR 1=1", embeddings=paths["embeddings"], encoder="it's")
+    assert index.activations("m'x/l' OR 1=1/3").sum() == 0
+    assert catalog.image_count(index.store, "embeddings:it's") == IMAGES
+    assert catalog.neuron_rows(index.store, catalog.layers(index.store)[0], [1]).num_rows == 1

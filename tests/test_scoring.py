@@ -1,0 +1,317 @@
+"""Scores as pure tensor functions: what absent entries, negative activations, missing contrast and blocks may not change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import oracle
+import pytest
+import torch
+
+from csp_index import scoring
+from csp_index.errors import LabelError, SettingError
+from csp_index.records import ScoringOptions
+from csp_index.scoring import METHODS, Evidence, label_share
+
+IMAGES, WIDTH, TEXTS, RANKS, SCALE = 40, 8, 7, 6, 30.0
+OPTIONS = ScoringOptions(logit_scale=SCALE)
+EVERY = sorted(METHODS)
+
+
+def unit(*shape: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
+
+
+def evidence(neurons: int = 5, neighbours: int = 1, *, seed: int = 0) -> Evidence:
+    """Whole example sets: each neuron's activating images, and contrastive ones among the others."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.stack([torch.randperm(IMAGES, generator=generator) for _ in range(neurons)])
+    vectors, texts = unit(IMAGES, WIDTH, seed=seed), unit(TEXTS, WIDTH, seed=seed + 1)
+    return Evidence(
+        vectors,
+        order[:, :RANKS],
+        torch.rand(neurons, RANKS, generator=generator).sort(1, descending=True).values + 0.1,
+        order[:, RANKS : RANKS + RANKS * neighbours].view(neurons, RANKS, neighbours),
+        texts,
+        vectors.mean(0),
+        label_share(vectors, texts, SCALE).float() / IMAGES,
+    )
+
+
+def score(method: str, found: Evidence, options: ScoringOptions = OPTIONS) -> torch.Tensor:
+    scale = METHODS[method].background(options)
+    if scale is not None:
+        found = replace(found, label_share=(label_share(found.vectors, found.texts, scale) / len(found.vectors)).float())
+    return scoring.score(method, found, options).scores
+
+
+def with_absent(found: Evidence) -> Evidence:
+    """Take examples away: one image of neuron 0, all but one of neuron 1, the contrast of neuron 2, all of neuron 3."""
+    activating, contrastive = found.activating.clone(), found.contrastive.clone()
+    activations = found.activations.clone()
+    activating[0, -1], activating[1, 1:], activating[3] = -1, -1, -1
+    contrastive[0, -1], contrastive[1, 1:], contrastive[3], contrastive[2] = -1, -1, -1, -1
+    activations[activating < 0] = 0
+    return replace(found, activating=activating, contrastive=contrastive, activations=activations)
+
+
+@pytest.mark.parametrize("method", EVERY)
+@pytest.mark.parametrize("neighbours", [1, 3])
+def test_absent_entries_never_touch_a_score(method, neighbours):
+    found = with_absent(evidence(neighbours=neighbours))
+    expected = score(method, found, replace(OPTIONS, prior="images"))
+    # A first and last row that no example names; activations beside absent images that look like the strongest.
+    poison = torch.full((1, WIDTH), 100.0)
+    shifted = replace(
+        found,
+        vectors=torch.cat([poison, found.vectors, -poison]),
+        activating=torch.where(found.activating < 0, -1, found.activating + 1),
+        contrastive=torch.where(found.contrastive < 0, -1, found.contrastive + 1),
+        activations=found.activations.masked_fill(found.activating < 0, 1e6),
+    )
+    scale = METHODS[method].background(replace(OPTIONS, prior="images"))
+    if scale is not None:
+        share = (label_share(found.vectors, found.texts, scale) / IMAGES).float()
+        shifted = replace(shifted, label_share=share)
+    got = scoring.score(method, shifted, replace(OPTIONS, prior="images")).scores
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    assert bool(torch.isfinite(got).all())
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_padding_does_not_count_as_examples(method):
+    found = evidence(neighbours=2)
+    wide = replace(
+        found,
+        activating=torch.cat([found.activating, torch.full((5, 4), -1)], 1),
+        activations=torch.cat([found.activations, torch.zeros(5, 4)], 1),
+        contrastive=torch.cat([found.contrastive, torch.full((5, 4, 2), -1)], 1),
+    )
+    torch.testing.assert_close(score(method, wide), score(method, found))
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_a_neuron_is_scored_alone_as_among_others(method):
+    found, options = evidence(neighbours=2), replace(OPTIONS, prior="images")
+    whole = score(method, found, options)
+    for k in range(5):
+        alone = replace(
+            found,
+            activating=found.activating[k : k + 1],
+            activations=found.activations[k : k + 1],
+            contrastive=found.contrastive[k : k + 1],
+        )
+        torch.testing.assert_close(score(method, alone, options)[0], whole[k], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_the_order_of_the_vectors_does_not_matter(method):
+    found = with_absent(evidence(neighbours=2))
+    order = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(5))
+    place = order.argsort()
+    moved = replace(
+        found,
+        vectors=found.vectors[order],
+        activating=torch.where(found.activating < 0, -1, place[found.activating]),
+        contrastive=torch.where(found.contrastive < 0, -1, place[found.contrastive]),
+    )
+    torch.testing.assert_close(score(method, moved), score(method, found), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", EVERY)
+@pytest.mark.parametrize("size", [1, 3000])
+def test_blocks_change_nothing(method, size, monkeypatch):
+    found = with_absent(evidence(neurons=11, neighbours=3))
+    whole = score(method, found)
+    monkeypatch.setattr(scoring, "_BLOCK_BYTES", size)
+    torch.testing.assert_close(score(method, found), whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["csp", "mean-centred", "clip-dissect-mean", "pmi", "contrastive-pmi"])
+def test_negative_activations_weigh_nothing(method):
+    found = evidence()
+    activations = found.activations.clone()
+    activations[:, -2:] = -7.0
+    without = replace(
+        found,
+        activating=found.activating[:, :-2],
+        activations=found.activations[:, :-2],
+        contrastive=found.contrastive if method == "contrastive-pmi" else found.contrastive[:, :-2],
+    )
+    torch.testing.assert_close(score(method, replace(found, activations=activations)), score(method, without))
+
+
+def test_weights_sum_to_one_or_to_nothing():
+    weights = with_absent(evidence()).weights
+    torch.testing.assert_close(weights.sum(1), torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0]))
+    assert weights[1, 0] == 1
+    huge = replace(evidence(), activations=torch.full((5, RANKS), 1e-30))
+    torch.testing.assert_close(huge.weights.sum(1), torch.ones(5))
+    torch.testing.assert_close(with_absent(evidence()).even_weights.sum(1), torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0]))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_csp_equals_the_formula_at_any_gamma(gamma):
+    found = evidence()
+    e, t = found.vectors.double().numpy(), found.texts.double().numpy()
+    got = score("csp", found, replace(OPTIONS, gamma=gamma))
+    for k in range(5):
+        p, n = found.activating[k].numpy(), found.contrastive[k, :, 0].numpy()
+        w = found.activations[k].double().numpy()
+        s = (e[p] * e[n]).sum(1, keepdims=True)
+        v = (w / w.sum()) @ (e[p] - gamma * s * e[n])
+        np.testing.assert_allclose(got[k], v / np.linalg.norm(v) @ t.T, atol=1e-5)
+
+
+def test_at_gamma_one_each_projection_is_orthogonal_to_its_neighbour():
+    found = evidence(neurons=3)
+    one = replace(found, activating=found.activating[:, :1], activations=found.activations[:, :1], contrastive=found.contrastive[:, :1])
+    vectors = scoring.csp_vectors(one, ScoringOptions(gamma=1.0))
+    torch.testing.assert_close((vectors * found.vectors[one.contrastive[:, 0, 0]]).sum(1), torch.zeros(3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
+    apart = scoring.csp_vectors(one, ScoringOptions(gamma=0.0))
+    torch.testing.assert_close(apart, found.vectors[one.activating[:, 0]])
+
+
+def test_an_activating_image_without_partner_keeps_its_embedding():
+    found = evidence()
+    bare = replace(found, contrastive=torch.full_like(found.contrastive, -1))
+    torch.testing.assert_close(score("csp", bare), score("csp", found, replace(OPTIONS, gamma=0.0)))
+
+
+def test_several_partners_share_one_projection():
+    found = evidence()
+    twice = replace(found, contrastive=found.contrastive.expand(-1, -1, 2))
+    torch.testing.assert_close(score("csp", twice), score("csp", found))
+    torch.testing.assert_close(score("csp-difference", twice), score("csp-difference", found))
+    torch.testing.assert_close(score("contrastive-pmi", twice), score("contrastive-pmi", found))
+
+
+def test_contrastive_pmi_without_contrast_is_pmi():
+    found = evidence()
+    bare = replace(found, contrastive=torch.full_like(found.contrastive, -1))
+    torch.testing.assert_close(score("contrastive-pmi", bare), score("pmi", found), atol=1e-5, rtol=1e-5)
+    nothing = replace(OPTIONS, alpha=0.0)
+    torch.testing.assert_close(score("contrastive-pmi", found, nothing), score("pmi", found), atol=1e-5, rtol=1e-5)
+
+
+def test_contrastive_pmi_replaces_a_share_of_the_prior():
+    found = evidence(neighbours=3)
+    e, t = found.vectors.double().numpy(), found.texts.double().numpy()
+    share = oracle.softmax(SCALE * e @ t.T)
+    for alpha in (0.0, 0.3, 1.0):
+        got = score("contrastive-pmi", found, replace(OPTIONS, alpha=alpha))
+        for k in range(5):
+            w = found.activations[k].double().numpy()
+            near = np.log(share[found.contrastive[k].flatten().numpy()].mean(0))
+            log = (w / w.sum()) @ np.log(share[found.activating[k].numpy()])
+            np.testing.assert_allclose(got[k], log - alpha * near - (1 - alpha) * np.log(share.mean(0)), atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["pmi", "contrastive-pmi"])
+def test_a_method_that_needs_the_scale_asks_for_it(method):
+    with pytest.raises(LabelError, match="needs the encoder's logit scale.*--logit-scale"):
+        METHODS[method].background(ScoringOptions())
+    with pytest.raises(LabelError, match="needs the encoder's logit scale"):
+        scoring.score(method, evidence(), ScoringOptions())
+
+
+@pytest.mark.parametrize("method", ["clip-dissect-mean", "pmi", "contrastive-pmi"])
+def test_a_method_that_needs_the_background_says_so(method):
+    with pytest.raises(LabelError, match="mean share over the dataset"):
+        scoring.score(method, replace(evidence(), label_share=None), OPTIONS)
+
+
+def test_a_tiny_share_does_not_become_infinite():
+    texts = torch.nn.functional.one_hot(torch.arange(2), WIDTH).float()
+    vectors = texts[:1].expand(IMAGES, -1).contiguous()
+    found = replace(evidence(), vectors=vectors, texts=texts)
+    for method in ("pmi", "contrastive-pmi"):
+        got = score(method, found, ScoringOptions(logit_scale=100.0))
+        assert bool(torch.isfinite(got).all()), method
+
+
+@pytest.mark.parametrize("size", [1, 100, 10**9])
+@pytest.mark.parametrize("scale", [0.1, 10.0, 100.0])
+def test_label_share_equals_numpy(size, scale, monkeypatch):
+    monkeypatch.setattr(scoring, "_BLOCK_BYTES", size)
+    vectors, texts = unit(IMAGES, WIDTH, seed=3), unit(TEXTS, WIDTH, seed=4)
+    expected = oracle.softmax(scale * vectors.double().numpy() @ texts.double().numpy().T).sum(0)
+    got = label_share(vectors, texts, scale)
+    assert got.dtype == torch.float64
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    assert float(got.sum()) == pytest.approx(IMAGES, rel=1e-6)
+
+
+def test_clip_dissect_prior_over_images_does_not_depend_on_the_neurons_of_the_run():
+    found, options = evidence(), replace(OPTIONS, prior="images")
+    pair = replace(
+        found, activating=found.activating[:2], activations=found.activations[:2], contrastive=found.contrastive[:2]
+    )
+    torch.testing.assert_close(score("clip-dissect", pair, options), score("clip-dissect", found, options)[:2])
+    assert not torch.allclose(score("clip-dissect", pair), score("clip-dissect", found)[:2])
+
+
+def test_a_prior_of_no_weight_leaves_the_likelihood():
+    found = evidence()
+    options = replace(OPTIONS, prior_weight=0.0)
+    shares = torch.softmax(10 * found.vectors @ found.texts.T, 1)[found.activating]
+    inclusion = 0.998 - torch.arange(RANKS) / 100 * 0.028
+    expected = torch.log(1 + inclusion[:, None] * (shares - 1) + 1e-7).sum(1)
+    torch.testing.assert_close(score("clip-dissect", found, options), expected)
+
+
+def test_dead_neurons_do_not_move_the_prior_of_the_others():
+    found = with_absent(evidence())
+    live = torch.tensor([0, 1, 2, 4])
+    part = replace(
+        found, activating=found.activating[live], activations=found.activations[live], contrastive=found.contrastive[live]
+    )
+    torch.testing.assert_close(score("clip-dissect", found)[live], score("clip-dissect", part))
+
+
+def test_subtracting_the_empty_template():
+    found, options = evidence(), replace(OPTIONS, subtract_empty=True)
+    with pytest.raises(LabelError, match="empty template needs an encoder"):
+        score("semanticlens", found, options)
+    empty = unit(WIDTH, seed=9)
+    texts = torch.nn.functional.normalize(found.texts - empty, dim=1)
+    expected = score("semanticlens", replace(found, texts=texts))
+    torch.testing.assert_close(score("semanticlens", replace(found, empty_text=empty), options), expected)
+
+
+@pytest.mark.parametrize("method", [name for name in EVERY if METHODS[name].vector])
+def test_concept_vectors_are_unit_and_make_the_score(method):
+    found = evidence()
+    vectors = scoring.score(method, found, OPTIONS).vectors
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(5))
+    torch.testing.assert_close(vectors @ found.texts.T, score(method, found))
+
+
+@pytest.mark.parametrize("method", ["csp", "semanticlens", "mean-centred"])
+def test_scores_that_are_cosines_stay_in_range(method):
+    got = score(method, evidence())
+    assert float(got.abs().max()) <= 1 + 1e-6
+
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("gamma", -0.1), ("gamma", 1.1), ("alpha", 2.0), ("alpha", -1.0), ("logit_scale", 0.0)]
+)
+def test_options_out_of_range_are_refused(name, value):
+    with pytest.raises(SettingError, match=name.replace("_", " ")):
+        ScoringOptions(**{name: value})
+
+
+def test_not_a_number_is_out_of_range():
+    for name in ("gamma", "alpha", "logit_scale"):
+        with pytest.raises(SettingError):
+            ScoringOptions(**{name: float("nan")})
+
+
+def test_an_unknown_method_is_told_with_the_known_ones():
+    with pytest.raises(LabelError, match="method 'csq' is unknown .has: csp, csp-difference"):
+        scoring.method("csq")
+    assert all(row.summary for row in METHODS.values())

@@ -1,0 +1,61 @@
+"""The table of settings: the call before the environment before the default, and bad values refused."""
+
+from __future__ import annotations
+
+import pytest
+from fakes import write_arrays
+
+from csp_index import open_index, settings
+from csp_index.errors import SettingError
+from csp_index.settings import SETTINGS
+
+
+def test_a_setting_comes_from_the_call_then_the_environment_then_the_table(monkeypatch):
+    monkeypatch.delenv("CSP_INDEX_SHARD_SIZE", raising=False)
+    assert settings.number("shard_size") == SETTINGS["shard_size"].default
+    monkeypatch.setenv("CSP_INDEX_SHARD_SIZE", "64")
+    assert settings.number("shard_size") == 64
+    assert settings.number("shard_size", 8) == 8
+    monkeypatch.setenv("CSP_INDEX_DEVICE", "cpu")
+    assert settings.text("device") == "cpu"
+    assert settings.text("device", "mps") == "mps"
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_every_setting_has_a_default_that_holds_a_help_text_and_a_variable(name):
+    setting = SETTINGS[name]
+    assert setting.value() == setting.default
+    assert setting.help.endswith(".")
+    assert setting.variable == f"CSP_INDEX_{name.upper()}"
+    assert not setting.choices or setting.default in setting.choices
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("shard_size", "many", "setting shard_size is 'many': expected int .default 2048."),
+        ("shard_size", "2.5", "expected int"),
+        ("shard_size", "", "expected int"),
+        ("shard_size", "0", "setting shard_size is 0: expected at least 1"),
+        ("top_images", "-3", "setting top_images is -3: expected at least 1"),
+        ("activation_dtype", "float8", "setting activation_dtype is 'float8': expected one of float32, float16"),
+    ],
+)
+def test_bad_values_are_refused_in_one_line(name, value, told, monkeypatch):
+    monkeypatch.setenv(SETTINGS[name].variable, value)
+    read = settings.text if isinstance(SETTINGS[name].default, str) else settings.number
+    with pytest.raises(SettingError, match=told) as error:
+        read(name)
+    assert "\n" not in str(error.value)
+
+
+def test_the_environment_reaches_the_index(tmp_path, monkeypatch):
+    paths = write_arrays(tmp_path)
+    monkeypatch.setenv("CSP_INDEX_SHARD_SIZE", "25")
+    monkeypatch.setenv("CSP_INDEX_ACTIVATION_DTYPE", "float16")
+    monkeypatch.setenv("CSP_INDEX_TOP_IMAGES", "5")
+    index = open_index(tmp_path / "db")
+    assert index.import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"]).shards == 3
+    assert index.sql("SELECT DISTINCT dtype, len(top_images) AS kept FROM layers, neurons").rows() == [
+        {"dtype": "float16", "kept": 5}
+    ]
