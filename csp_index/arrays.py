@@ -1,4 +1,4 @@
-"""Arrays made elsewhere come in: embeddings [N, D] and activations [N, M] as memory-mapped .npy files, row i is image i.
+"""Arrays made elsewhere come in: embeddings [N, D] and activations [N, M], memory-mapped .npy files; row i is image i.
 
 Everything is checked before anything is written. The arrays then go through the same shards as a pass over images.
 """
@@ -17,7 +17,7 @@ import torch
 from csp_index import catalog, schema, settings, shards
 from csp_index.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.errors import ArrayError
-from csp_index.records import IndexSummary, LayerKey
+from csp_index.records import IndexSummary, LayerKey, ScoringOptions
 from csp_index.runs import record_run
 from csp_index.statistics import NeuronStatistics
 from csp_index.store import Store
@@ -41,7 +41,10 @@ def load_array(path: str | Path, what: str) -> np.ndarray:
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity and is told
             bad = ~np.isfinite(array[start : start + _ROWS].astype(np.float32)).all(1)
         if bad.any():
-            raise ArrayError(f"{what} {path} holds NaN or infinity, first in row {start + int(bad.argmax())}: expected finite numbers")
+            raise ArrayError(
+                f"{what} {path} holds NaN or infinity, first in row {start + int(bad.argmax())}: "
+                "expected finite numbers"
+            )
     return array
 
 
@@ -60,11 +63,12 @@ def import_arrays(
 ) -> IndexSummary:
     """Add a layer, and with the first one its images, from arrays; `store` opens or creates the index after the checks.
 
-    Embeddings are stored as unit vectors: rows already of unit length (to 1e-4) as they are, others scaled. A further layer over
-    the same images comes without embeddings, or with the same ones. Errors: ArrayError.
+    Embeddings are stored as unit vectors: rows already of unit length (to 1e-4) as they are, others scaled. A further
+    layer over the same images comes without embeddings, or with the same ones. Errors: ArrayError.
     """
     started = time.monotonic()
     key = LayerKey.parse(layer)
+    ScoringOptions(logit_scale=logit_scale)  # a scale that no method can use is refused now
     kept = settings.text("activation_dtype", dtype)
     values = load_array(activations, "activations")
     vectors = load_array(embeddings, "embeddings") if embeddings else None
@@ -75,7 +79,9 @@ def import_arrays(
     opened = store()
     held = catalog.image_count(opened)
     if held not in (0, len(values)) and not _unfinished(opened, len(values)):
-        raise ArrayError(f"activations have {len(values)} rows but the index holds {held} images: expected a row an image")
+        raise ArrayError(
+            f"activations have {len(values)} rows but the index holds {held} images: expected a row an image"
+        )
     if vectors is None and not catalog.encoders(opened):
         raise ArrayError("a new index needs embeddings beside activations: give --embeddings")
     infos: list[Column] = []
@@ -86,7 +92,13 @@ def import_arrays(
     table = schema.activations_table(layer)
     infos.append(LayerInfo(key, values.shape[1], "none", "arrays", None, kept, identity, table))
     arrays = dict(zip([i.what for i in infos], [vectors, values] if vectors is not None else [values], strict=True))
-    chosen = {"activations": str(activations), "embeddings": str(embeddings), "layer": layer, "encoder": encoder, "dtype": kept}
+    chosen = {
+        "activations": str(activations),
+        "embeddings": str(embeddings),
+        "layer": layer,
+        "encoder": encoder,
+        "dtype": kept,
+    }
     with opened.write_lock():
         infos = shards.reconcile(opened, infos, dtype)
         with record_run(opened, "import", chosen, {i.what: i.identity for i in infos}) as run:
@@ -116,7 +128,9 @@ def import_arrays(
 def _check_lengths(values: np.ndarray, vectors: np.ndarray | None, names: Sequence[str] | None) -> None:
     for what, found in (("embeddings", vectors), ("uris", names)):
         if found is not None and len(found) != len(values):
-            raise ArrayError(f"{what} have {len(found)} rows and activations {len(values)}: expected the same images in both")
+            raise ArrayError(
+                f"{what} have {len(found)} rows and activations {len(values)}: expected the same images in both"
+            )
     if vectors is not None:
         for start in range(0, len(vectors), _ROWS):
             zero = ~np.asarray(vectors[start : start + _ROWS], dtype=np.float32).any(1)
@@ -147,8 +161,10 @@ def _unfinished(store: Store, rows: int) -> bool:
     """Tell whether the index holds the first shards of an import of so many rows that was cut short."""
     held = catalog.image_count(store)
     states = store.read(schema.RUNS, ["command", "state"]).to_pylist()
-    return held < rows and all(r["command"] != "index" for r in states) and not any(
-        r["command"] == "import" and r["state"] == "done" for r in states
+    return (
+        held < rows
+        and all(r["command"] != "index" for r in states)
+        and not any(r["command"] == "import" and r["state"] == "done" for r in states)
     )
 
 

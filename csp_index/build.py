@@ -1,7 +1,8 @@
 """The one pass: images -> encoders and networks -> store, shard by shard.
 
-A shard's rows are written first and its marks last, in one commit; whatever has no mark is deleted before the next pass goes on.
-So a kill at any moment loses at most the shard under way, and the tables of a resumed pass equal those of an undisturbed one.
+A shard's rows are written first and its marks last, in one commit; whatever has no mark is deleted before the next pass
+goes on. So a kill at any moment loses at most the shard under way, and the tables of a resumed pass equal those of an
+undisturbed one.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from csp_index.images import ImageFailure, ImageRead, read_images, thumbnail
 from csp_index.networks import Network
 from csp_index.records import IndexSummary, LayerKey
 from csp_index.runs import Run, record_run
-from csp_index.statistics import NeuronStatistics
 from csp_index.sources import ImageRef, ImageSource
+from csp_index.statistics import NeuronStatistics
 from csp_index.store import Store
 
 Progress = Callable[[int, int, str], None]  # images done, images to do, what is going on
@@ -76,8 +77,8 @@ def add_images(
 ) -> IndexSummary:
     """Bring every given encoder and network up to date with the index, then add the source's new images.
 
-    Without a source only the missing shards are filled. Errors: SettingError where a model differs from the one the index was
-    built with, SourceError where an indexed image that a new model needs cannot be read any more.
+    Without a source only the missing shards are filled. Errors: SettingError where a model differs from the one the
+    index was built with, SourceError where an indexed image that a new model needs cannot be read any more.
     """
     started = time.monotonic()
     chosen: dict[str, object] = {
@@ -89,7 +90,10 @@ def add_images(
     }
     models = {e.spec: e.identity for e in encoders} | {n.name: n.identity for n in networks}
     with store.write_lock():
-        infos = [*(_encoder_info(e) for e in encoders), *(i for n in networks for i in _layer_infos(n, str(chosen["dtype"])))]
+        infos: list[Column] = [
+            *(_encoder_info(e) for e in encoders),
+            *(i for n in networks for i in _layer_infos(n, str(chosen["dtype"]))),
+        ]
         infos = shards.reconcile(store, infos, dtype)
         with record_run(store, "index", chosen, models) as run:
             shards.register(store, infos, run)
@@ -138,7 +142,9 @@ class Pass:
                 expected = self._indexed(mark)["sha256"]
                 if done.failures or [p.sha256 for p in done.prepared] != expected:
                     raise SourceError(_unreadable(done, expected))
-                self._write(mark, None, {what: rows for what, rows in done.outputs.items() if have[what] <= mark.number})
+                self._write(
+                    mark, None, {what: rows for what, rows in done.outputs.items() if have[what] <= mark.number}
+                )
 
     def _indexed(self, mark: Shard) -> dict[str, list[str]]:
         where = f"image_id >= {mark.first_image} AND image_id < {mark.first_image + mark.rows}"
@@ -189,7 +195,9 @@ class Pass:
         for place, part in enumerate(parts):
             for what, rows in part.compute(torch.stack([item.pixels[place] for item in batch])).items():
                 if not bool(torch.isfinite(rows).all()):
-                    raise SourceError(f"{what} gave values that are not finite, first near {batch[0].ref.uri}: check the model")
+                    raise SourceError(
+                        f"{what} gave values that are not finite, first near {batch[0].ref.uri}: check the model"
+                    )
                 batches.setdefault(what, []).append(rows)
         computed.prepared.extend(Prepared(i.ref, i.sha256, i.width, i.height, i.thumbnail, ()) for i in batch)
         self.progress(self._done, max(self._todo, self._done), "images")
@@ -211,7 +219,9 @@ class Pass:
         self.failed += len(failures)
         when = datetime.now(UTC)
         rows = [{"uri": f.uri, "reason": f.reason, "when": when, "run_id": self.run.run_id} for f in failures]
-        self.store.upsert(schema.FAILURES, ["uri"], pa.Table.from_pylist(rows, schema=schema.table_schema(schema.FAILURES)))
+        self.store.upsert(
+            schema.FAILURES, ["uri"], pa.Table.from_pylist(rows, schema=schema.table_schema(schema.FAILURES))
+        )
 
 
 @dataclass(slots=True)
@@ -278,7 +288,9 @@ def _layer_infos(network: Network, dtype: str) -> list[LayerInfo]:
     infos = []
     for name, output in network.layers.items():
         key = LayerKey(network.name, name)
-        identity = {trait: value for trait, value in network.identity.items() if trait != "pool"}  # that is every layer's
+        identity = {
+            trait: value for trait, value in network.identity.items() if trait != "pool"
+        }  # that is every layer's
         table = schema.activations_table(str(key))
         spec, file = network.spec, network.weights
         infos.append(LayerInfo(key, output.neurons, output.pool, spec, file, dtype, identity, table))
@@ -305,7 +317,8 @@ def _image_rows(mark: Shard, prepared: Sequence[Prepared]) -> pa.Table:
 def _unreadable(done: Computed, expected: Sequence[str]) -> str:
     if done.failures:
         first = done.failures[0]
-        return f"{len(done.failures)} indexed images cannot be read any more, first {first.uri}: {first.reason}; restore them"
+        count = len(done.failures)
+        return f"{count} indexed images cannot be read any more, first {first.uri}: {first.reason}; restore them"
     changed = next(p.ref.uri for p, sha in zip(done.prepared, expected, strict=True) if p.sha256 != sha)
     return f"{changed} changed since it was indexed: restore it, or index the changed images into a new database"
 

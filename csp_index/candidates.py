@@ -1,4 +1,4 @@
-"""Candidate labels: vocabularies, and their text embeddings kept in the index so that an encoder reads each text once."""
+"""Candidate labels: vocabularies, and their text embeddings, kept so that an encoder reads each text once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class Vocabulary:
 class CandidateTexts:
     """Candidate labels with their embeddings [C, D], as the encoder (or an array) gave them: not re-normalised.
 
-    `key` names content and templates; labels made from equal keys are comparable. `empty` [D] is the empty template's embedding.
+    `key` names content and templates; labels made from equal keys are comparable. `empty` [D] is the empty template's
+    embedding.
     """
 
     texts: tuple[str, ...]
@@ -53,8 +54,8 @@ class CandidateTexts:
 def load_vocabulary(name: str | Path) -> Vocabulary:
     """Return a built-in vocabulary (`imagenet1k`, `imagenet21k`) or the one in a text file, one label a line.
 
-    Texts that differ only in case, spacing or Unicode form are merged, the first spelling wins. Errors: LabelError for an empty
-    list, or an empty line (told by number).
+    Texts that differ only in case, spacing or Unicode form are merged, the first spelling wins. Errors: LabelError for
+    an empty list, or an empty line (told by number).
     """
     if str(name) in BUILT_IN:
         return Vocabulary(str(name), _merged(_built_in(str(name))))
@@ -93,16 +94,26 @@ def read_text_arrays(embeddings: str | Path, texts: str | Path) -> CandidateText
     if not any(line.strip() for line in lines):
         raise LabelError(f"vocabulary {texts} is empty: expected one label a line")
     if len(lines) != len(array):
-        raise LabelError(f"texts have {len(lines)} lines and text embeddings {len(array)} rows: expected the same labels in both")
+        raise LabelError(
+            f"texts have {len(lines)} lines and text embeddings {len(array)} rows: expected the same labels in both"
+        )
     vectors = np.array(array, dtype=np.float32)
     if not vectors.any(1).all():
-        raise LabelError(f"text embeddings are all zero in row {int((~vectors.any(1)).argmax())}: a direction is needed")
+        raise LabelError(
+            f"text embeddings are all zero in row {int((~vectors.any(1)).argmax())}: a direction is needed"
+        )
     content = hashlib.sha256(vectors.tobytes()).hexdigest()[:12]
     return CandidateTexts(lines, torch.from_numpy(vectors), f"arrays@{_digest(lines)}-{content}")
 
 
 def embed_vocabulary(
-    store: Store, source: EncoderInfo, vocabulary: Vocabulary, template_set: str, load: Callable[[], Encoder], *, keep: bool = True
+    store: Store,
+    source: EncoderInfo,
+    vocabulary: Vocabulary,
+    template_set: str,
+    load: Callable[[], Encoder],
+    *,
+    keep: bool = True,
 ) -> CandidateTexts:
     """Return the vocabulary's embeddings from the index; the encoder is loaded only for texts it does not hold yet.
 
@@ -161,7 +172,11 @@ def embed_picture(encoder: Encoder, path: str | Path) -> torch.Tensor:
         data = Path(path).expanduser().read_bytes()
     except OSError as exc:
         raise SourceError(f"the picture {path} cannot be read: {exc.strerror or exc}") from exc
-    return encoder.embed_images(encoder.preprocess(decode(data))[None])[0]
+    try:
+        image = decode(data)
+    except SourceError as exc:
+        raise SourceError(f"the picture {path} cannot be read: {exc}") from exc
+    return encoder.embed_images(encoder.preprocess(image)[None])[0]
 
 
 def last_vocabulary(store: Store) -> Vocabulary:
@@ -195,7 +210,7 @@ def _built_in(name: str) -> list[str]:
         import open_clip
 
         return list(open_clip.IMAGENET_CLASSNAMES)
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
     # A synset's description opens with its lemmas, most usual first.
     return [text.split(",")[0] for text in ImageNetInfo("imagenet21k").label_descriptions()]

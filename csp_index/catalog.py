@@ -85,6 +85,11 @@ def encoders(store: Store) -> list[EncoderInfo]:
     ]
 
 
+def columns(store: Store) -> list[Column]:
+    """Return the encoders and the layers of the index."""
+    return [*encoders(store), *layers(store)]
+
+
 def encoder(store: Store, name: str | None = None) -> EncoderInfo:
     """Return the named encoder, or the only one."""
     found = encoders(store)
@@ -249,7 +254,9 @@ def neuron_rows(store: Store, target: LayerInfo, neurons: Sequence[int] | None =
         where += f" AND neuron IN ({','.join(map(str, neurons))})"
     rows = store.read(schema.NEURONS, where=where).sort_by("neuron")
     if rows.num_rows == 0:
-        raise LabelError(f"layer {target.key} is not finished: run `csp-index index` again, it goes on where it stopped")
+        raise LabelError(
+            f"layer {target.key} is not finished: run `csp-index index` again, it goes on where it stopped"
+        )
     return rows
 
 

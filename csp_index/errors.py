@@ -1,7 +1,7 @@
 """The one error family of csp_index.
 
-Every message tells what was wrong, what was expected and what to do next, in one line: the command line prints it as it is and
-exits with status 1.
+Every message tells what was wrong, what was expected and what to do next, in one line: the command line prints it as it
+is and exits with status 1.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -30,8 +29,10 @@ from csp_index.sources import open_source
 from csp_index.status import describe
 from csp_index.store import Store, check_creatable, create_store, is_index, open_store
 from csp_index.templates import templates as template_texts
-from csp_index.views import NeuronView, neuron_card, neuron_view, newest_labels, sql_views
+from csp_index.views import COMPUTED, NeuronView, neuron_card, neuron_view, newest_labels, sql_views
+from csp_index.weights import resolve_device
 
+_WIDEST = 10_000_000  # neurons of a range; a slip of the hand must not fill the memory
 Candidates = str | Path | Sequence[str] | Vocabulary | CandidateTexts
 
 
@@ -83,7 +84,8 @@ class Index:
     ) -> IndexSummary:
         """Index a folder, parquet file, datasets directory or tar shards; what is indexed already is left alone.
 
-        Without `encoders` and `networks` those of the index are used. `source=None` only completes what the index holds.
+        Without `encoders` and `networks` those of the index are used. `source=None` only completes what the index
+        holds.
         """
         check_creatable(self.uri)
         images = open_source(source, metadata=metadata, image_column=image_column) if source is not None else None
@@ -98,7 +100,9 @@ class Index:
                 for n in networks
             ]
         if not loaded:
-            raise SettingError("a new index needs an encoder: give one, for example open_clip:ViT-B-32/laion2b_s34b_b79k")
+            raise SettingError(
+                "a new index needs an encoder: give one, for example open_clip:ViT-B-32/laion2b_s34b_b79k"
+            )
         self._store = create_store(self.uri)
         return add_images(self.store, images, loaded, studied, shard_size=shard_size, dtype=dtype, progress=progress)
 
@@ -115,7 +119,9 @@ class Index:
     ) -> IndexSummary:
         """Add one or several layers of a network over the images the index holds; embeddings are not touched."""
         layers = [layer] if isinstance(layer, str) else list(layer)
-        studied = load_network(lasting(network), layers=layers, pool=pool, weights=weights, name=name, device=self.device)
+        studied = load_network(
+            lasting(network), layers=layers, pool=pool, weights=weights, name=name, device=self.device
+        )
         return add_images(self.store, None, [], [studied], dtype=dtype, progress=progress)
 
     def import_arrays(self, activations: str | Path, layer: str, **options: Any) -> IndexSummary:
@@ -143,9 +149,10 @@ class Index:
     ) -> Labels:
         """Return labels of a layer (`m/l`), a neuron (`m/l/7`), or several neurons.
 
-        `vocabulary` is a built-in name, a text file, a list of texts, or `CandidateTexts` made elsewhere; by default the one the
-        index used last. `options` are the fields of ExampleOptions and ScoringOptions, for example gamma, examples, contrast,
-        threshold. Labels are kept and read again; `recompute` makes them anew, `keep=False` leaves the index as it is.
+        `vocabulary` is a built-in name, a text file, a list of texts, or `CandidateTexts` made elsewhere; by default
+        the one the index used last. `options` are the fields of ExampleOptions and ScoringOptions, for example gamma,
+        examples, contrast, threshold. Labels are kept and read again; `recompute` makes them anew, `keep=False` leaves
+        the index as it is.
         """
         source = catalog.encoder(self.store, encoder)
         request = make_request(method, source, top, options)
@@ -160,7 +167,15 @@ class Index:
                 texts = partial(self._embed, source, chosen, prompts, keep)
             subject = Subject(source, target, numbers)
             found += label_neurons(
-                self.store, subject, request, texts, key, recompute=recompute, keep=keep, search=search, device=self._torch_device()
+                self.store,
+                subject,
+                request,
+                texts,
+                key,
+                recompute=recompute,
+                keep=keep,
+                search=search,
+                device=self._torch_device(),
             )
         return Labels(tuple(found))
 
@@ -183,7 +198,7 @@ class Index:
         return SqlResult(search_neurons(self.store, source, targets, query, top))
 
     def view(self, neuron: str, method: str | None = None, **options: Any) -> NeuronView:
-        """Return all about one neuron: its newest label (made now, by CSP, where there is none), statistics, image names."""
+        """Return all about one neuron: its newest label (made by CSP if there is none), statistics, image names."""
         ((target, numbers),) = self.resolve(str(NeuronKey.parse(neuron)))
         given = {name: value for name, value in options.items() if value is not None}
         subject = Subject(catalog.encoder(self.store, given.get("encoder")), target, numbers)
@@ -200,7 +215,13 @@ class Index:
         `FROM activations('model/layer/7')` is one neuron's activations: image_id, activation.
         """
         limits = limits or SqlLimits(memory=settings.text("sql_memory"))
-        return run_sql(sql_views(self.store), statement, read_activations=self._activation_table, limits=limits)
+        return run_sql(
+            sql_views(self.store),
+            statement,
+            computed=COMPUTED,
+            read_activations=self._activation_table,
+            limits=limits,
+        )
 
     def activations(self, neuron: str) -> np.ndarray:
         """Return one neuron's activations over all indexed images, [N] float32; no other neuron is read."""
@@ -249,7 +270,9 @@ class Index:
         return candidates.make_vocabulary("list", list(given))
 
     def _embed(self, source: EncoderInfo, chosen: Vocabulary, templates: str, keep: bool) -> CandidateTexts:
-        found = candidates.embed_vocabulary(self.store, source, chosen, templates, lambda: self._held(source), keep=keep)
+        found = candidates.embed_vocabulary(
+            self.store, source, chosen, templates, lambda: self._held(source), keep=keep
+        )
         if keep:
             candidates.keep_vocabulary(self.store, chosen, templates)
         return found
@@ -262,13 +285,16 @@ class Index:
     def _held(self, source: EncoderInfo) -> Encoder:
         """Load the encoder the index was built with, and make sure it still is the same."""
         if source.identity.get("library") == "arrays":
-            raise LabelError(f"encoder {source.name} came as arrays and cannot read texts: give --text-embeddings and --texts")
+            raise LabelError(
+                f"encoder {source.name} came as arrays and cannot read texts: give --text-embeddings and --texts"
+            )
         loaded = self._load(source.name)
         for name in ("weights", "preprocessing"):
             if loaded.identity[name] != source.identity.get(name):
                 raise EncoderError(
-                    f"{source.name} is not the encoder the index was built with: its {name} is {loaded.identity[name]}, "
-                    f"was {source.identity.get(name)}; restore the old files, or index with the new ones under another name"
+                    f"{source.name} is not the encoder the index was built with: its {name} is "
+                    f"{loaded.identity[name]}, was {source.identity.get(name)}; "
+                    "restore the old files, or index with the new ones under another name"
                 )
         return loaded
 
@@ -300,9 +326,9 @@ class Index:
         return pa.table({"image_id": pa.array(np.arange(len(values))), "activation": pa.array(values)})
 
     def _torch_device(self) -> str:
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if self.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        return str(resolve_device(self.device, SettingError))
 
 
 def open_index(uri: str | Path, *, device: str | None = None) -> Index:
@@ -319,7 +345,9 @@ def make_request(method: str, source: EncoderInfo, top: int, options: dict[str, 
     if unknown:
         raise SettingError(f"option {unknown[0]!r} is unknown (has: {', '.join(sorted(examples | scores))})")
     given = {name: value for name, value in options.items() if value is not None}
-    chosen = ExampleOptions(**{"examples": row.examples, "neighbours": row.neighbours} | {k: given[k] for k in given.keys() & examples})
+    chosen = ExampleOptions(
+        **{"examples": row.examples, "neighbours": row.neighbours} | {k: given[k] for k in given.keys() & examples}
+    )
     formula = ScoringOptions(**{k: given[k] for k in given.keys() & scores})
     if formula.logit_scale is None and source.logit_scale is not None:
         formula = replace(formula, logit_scale=source.logit_scale)
@@ -339,6 +367,10 @@ def parse_neurons(layer: str, neurons: str) -> list[str]:
         first, dash, last = part.strip().partition("-")
         if not part.isascii() or not first.isdigit() or (dash and (not last.isdigit() or int(last) < int(first))):
             raise LabelError(f"neurons {neurons!r} are not understood: write all, 0,5,9 or 10-20")
+        if int(last or first) - int(first) > _WIDEST:
+            raise LabelError(
+                f"neurons {neurons!r} are too many: no layer has {last} neurons; write all for a whole layer"
+            )
         found += [f"{layer}/{number}" for number in range(int(first), int(last or first) + 1)]
     return found
 
@@ -357,13 +389,10 @@ def lasting(spec: str) -> str:
 def _check_numbers(target: LayerInfo, numbers: Sequence[int]) -> None:
     outside = [n for n in numbers if not 0 <= n < target.neurons]
     if outside:
-        raise LabelError(f"neuron {target.key}/{outside[0]} does not exist: {target.key} has neurons 0 to {target.neurons - 1}")
+        raise LabelError(
+            f"neuron {target.key}/{outside[0]} does not exist: {target.key} has neurons 0 to {target.neurons - 1}"
+        )
 
 
 def _same(texts: CandidateTexts) -> CandidateTexts:
     return texts
-
-
-def to_json_line(label: Label) -> str:
-    """Return a label as one line of JSON."""
-    return json.dumps(label.as_json(), ensure_ascii=False)

@@ -19,7 +19,7 @@ from csp_index.candidates import CandidateTexts
 from csp_index.catalog import EncoderInfo, LayerInfo
 from csp_index.errors import LabelError
 from csp_index.examples import Examples, gather_examples
-from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, NeuronKey, ScoringOptions
+from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, LabelState, NeuronKey, ScoringOptions
 from csp_index.runs import record_run, settings_hash
 from csp_index.scoring import Evidence, MethodRow
 from csp_index.statistics import rank_keys
@@ -113,7 +113,9 @@ def concept_vectors(
     row = scoring.method(request.method)
     if row.vector is None:
         raise LabelError(f"method {request.method} has no concept vector (these have: {', '.join(_with_vector())})")
-    evidence = _evidence(store, subject, _gather(store, subject, request, row, search, device), torch.zeros(0, subject.source.width))
+    evidence = _evidence(
+        store, subject, _gather(store, subject, request, row, search, device), torch.zeros(0, subject.source.width)
+    )
     return row.vector(evidence, request.scoring)
 
 
@@ -165,9 +167,18 @@ def _describe(subject: Subject, request: LabelRequest, candidates_key: str, imag
 def _gather(
     store: Store, subject: Subject, request: LabelRequest, row: MethodRow, search: bool | None, device: str
 ) -> Examples:
-    contrast = row.needs_contrast and not (request.method == "csp" and request.scoring.gamma == 0.0 and row.vector is None)
+    contrast = row.needs_contrast and not (
+        request.method == "csp" and request.scoring.gamma == 0.0 and row.vector is None
+    )
     return gather_examples(
-        store, subject.source, subject.target, subject.neurons, request.examples, contrast=contrast, search=search, device=device
+        store,
+        subject.source,
+        subject.target,
+        subject.neurons,
+        request.examples,
+        contrast=contrast,
+        search=search,
+        device=device,
     )
 
 
@@ -194,7 +205,9 @@ def _compute(
         empty = None if empty is None else torch.nn.functional.normalize(empty, dim=0)
     evidence = replace(_evidence(store, subject, examples, vectors, row.background(request.scoring)), empty_text=empty)
     scored = scoring.score(request.method, evidence, request.scoring)
-    states = np.where(examples.dead, "dead", np.where(examples.without_contrast & row.needs_contrast, "no-contrast", "labelled"))
+    states = np.where(
+        examples.dead, "dead", np.where(examples.without_contrast & row.needs_contrast, "no-contrast", "labelled")
+    )
     label_rows = _label_rows(subject, request, examples, scored.scores, states, texts.texts, run_id, hashed)
     return Made(label_rows, _example_rows(subject, request, examples, run_id), scored.vectors)
 
@@ -260,7 +273,9 @@ def _label_rows(
         "method": pa.array([request.method] * size),
         "state": pa.array(states[owner].tolist()),
         "rank": pa.array(np.where(bare, -1, rank).astype(np.int32)),
-        "text": pc.if_else(pa.array(bare), pa.scalar(None, pa.string()), pa.array(texts, pa.string()).take(pa.array(place))),
+        "text": pc.if_else(
+            pa.array(bare), pa.scalar(None, pa.string()), pa.array(texts, pa.string()).take(pa.array(place))
+        ),
         "score": pa.array(scores.numpy()[owner, place].astype(np.float64), mask=bare),
         "note": pa.array(notes).take(pa.array(owner)),
     }
@@ -282,7 +297,9 @@ def _note(state: str, fired: int, request: LabelRequest) -> str:
 
 def _example_rows(subject: Subject, request: LabelRequest, examples: Examples, run_id: str) -> pa.Table:
     """Return the rows of the `examples` table: one an (activating, contrastive) pair."""
-    neuron, rank, neighbour = (examples.activating >= 0)[..., None].expand(examples.contrastive.shape).nonzero(as_tuple=True)
+    neuron, rank, neighbour = (
+        (examples.activating >= 0)[..., None].expand(examples.contrastive.shape).nonzero(as_tuple=True)
+    )
     chosen = (examples.contrastive[neuron, rank, neighbour] >= 0) | (neighbour == 0)
     neuron, rank, neighbour = neuron[chosen], rank[chosen], neighbour[chosen]
     contrast = examples.contrastive[neuron, rank, neighbour]
@@ -347,7 +364,7 @@ def _from_rows(subject: Subject, label_rows: pa.Table, example_rows: pa.Table, t
     for run_id, neuron, *pair in zip(*(column.to_pylist() for column in nearest.columns), strict=True):
         pairs.setdefault((run_id, neuron), []).append(ExamplePair(*pair))
     scores: dict[int, list[LabelScore]] = {}
-    heads: dict[int, tuple[str, str, str, str]] = {}
+    heads: dict[int, tuple[str, str, LabelState, str]] = {}
     columns = ["neuron", "rank", "text", "score", "run_id", "method", "state", "note"]
     for neuron, rank, text, score, *head in zip(*(label_rows[name].to_pylist() for name in columns), strict=True):
         heads[neuron] = tuple(head)
@@ -355,7 +372,13 @@ def _from_rows(subject: Subject, label_rows: pa.Table, example_rows: pa.Table, t
             scores.setdefault(neuron, []).append(LabelScore(text, score))
     return {
         neuron: Label(
-            subject.key(neuron), method, state, tuple(scores.get(neuron, ())), tuple(pairs.get((run_id, neuron), ())), note, run_id
+            subject.key(neuron),
+            method,
+            state,
+            tuple(scores.get(neuron, ())),
+            tuple(pairs.get((run_id, neuron), ())),
+            note,
+            run_id,
         )
         for neuron, (run_id, method, state, note) in heads.items()
     }

@@ -49,10 +49,13 @@ def run_sql(
     tables: Mapping[str, Any],
     statement: str,
     *,
+    computed: Mapping[str, Mapping[str, str]] | None = None,
     read_activations: ReadActivations | None = None,
     limits: SqlLimits | None = None,
 ) -> SqlResult:
     """Run one SELECT over `tables`, each a view of that name.
+
+    `computed` gives a view further columns, in front of its own: name and SQL expression, by view.
 
     `FROM activations('model/layer/77')` calls `read_activations` with the address and gives its columns image_id and
     activation; the address may be any expression, also one over another view's columns. Raises QueryError, or what
@@ -67,7 +70,7 @@ def run_sql(
     try:
         with _translated(failures, tuple(tables)):
             for name, source in tables.items():
-                connection.register(name, _without_float16(source))
+                _add_view(connection, name, source, computed.get(name, {}) if computed else {})
             _add_activations(connection, read_activations, failures)
             connection.execute("SET TimeZone = 'UTC'")  # the day of a time must not depend on the machine
             connection.execute("SET lock_configuration = true")
@@ -135,6 +138,15 @@ def _unique(names: list[str]) -> list[str]:
             candidate = f"{name}_{number}"
         result.append(candidate)
     return result
+
+
+def _add_view(connection: duckdb.DuckDBPyConnection, name: str, source: Any, computed: Mapping[str, str]) -> None:
+    if not computed:
+        connection.register(name, _without_float16(source))
+        return
+    connection.register(f"_{name}", _without_float16(source))
+    columns = ", ".join(f"{expression} AS {column}" for column, expression in computed.items())
+    connection.execute(f'CREATE VIEW "{name}" AS SELECT {columns}, * FROM "_{name}"')
 
 
 def _add_activations(

@@ -61,7 +61,9 @@ class NeuronKey:
         """
         path, _, index = text.rpartition("/")
         if path.count("/") != 1 or not index.isascii() or not index.isdigit():
-            raise LabelError(f"neuron {text!r} is not an address: write MODEL/LAYER/INDEX, for example resnet50/layer4/77")
+            raise LabelError(
+                f"neuron {text!r} is not an address: write MODEL/LAYER/INDEX, for example resnet50/layer4/77"
+            )
         key = LayerKey.parse(path)
         return cls(key.model, key.layer, int(index))
 
@@ -98,8 +100,9 @@ class LabelScore:
 class Label:
     """What one method says of one neuron: its best candidates and the evidence they rest on.
 
-    `state` is `labelled`, `dead` (the neuron never fires) or `no-contrast` (no image activates less than the threshold, and the
-    method needs one); in the last two `labels` is empty and `note` says why. `note` also tells of fewer examples than asked for.
+    `state` is `labelled`, `dead` (the neuron never fires) or `no-contrast` (no image activates less than the threshold,
+    and the method needs one); in the last two `labels` is empty and `note` says why. `note` also tells of fewer
+    examples than asked for.
     """
 
     neuron: NeuronKey
@@ -139,7 +142,9 @@ class ExampleOptions:
     floor: float = 0.0  # an image activates the neuron only above this
     reuse: bool = True  # the same contrastive image may serve several activating ones
     min_similarity: float = -1.0  # pairs below this cosine are dropped
-    near_duplicate: float = 1.01  # images above this cosine are the same picture and no contrast; 0.99 switches the filter on
+    near_duplicate: float = (
+        1.01  # images above this cosine are the same picture and no contrast; 0.99 switches the filter on
+    )
     seed: int = 0  # of the random kind
 
     def __post_init__(self) -> None:
@@ -171,6 +176,8 @@ class ScoringOptions:
             raise SettingError(f"alpha is {self.alpha}: expected a number from 0 to 1")
         if self.logit_scale is not None and not self.logit_scale > 0:
             raise SettingError(f"logit scale is {self.logit_scale}: expected a positive number, for example 100")
+        if self.prior not in ("neurons", "images"):
+            raise SettingError(f"prior is {self.prior!r}: expected neurons or images")
 
 
 @dataclass(frozen=True, slots=True)

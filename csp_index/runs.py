@@ -16,7 +16,17 @@ import pyarrow as pa
 from csp_index import schema
 from csp_index.store import Store
 
-_PACKAGES = ("csp_index", "lancedb", "pyarrow", "torch", "torchvision", "open_clip_torch", "transformers", "timm", "duckdb")
+_PACKAGES = (
+    "csp_index",
+    "lancedb",
+    "pyarrow",
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "transformers",
+    "timm",
+    "duckdb",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,9 @@ def record_run(
     except BaseException as exc:
         state = "interrupted" if isinstance(exc, KeyboardInterrupt) else "failed"
         message = " ".join(str(exc).split())[:500]
-        store.upsert(schema.RUNS, ["run_id"], _one_row(row | {"state": state, "ended": datetime.now(UTC), "message": message}))
+        store.upsert(
+            schema.RUNS, ["run_id"], _one_row(row | {"state": state, "ended": datetime.now(UTC), "message": message})
+        )
         raise
     store.upsert(schema.RUNS, ["run_id"], _one_row(row | {"state": "done", "ended": datetime.now(UTC)}))
 

@@ -1,7 +1,7 @@
 """Arrow schemas, table names and column names of the store. The only file that spells them.
 
-Layout in one sentence: one row an image (`images`, `embeddings_*`), one row a neuron and shard (`activations_*`), one row a neuron
-(`neurons`), and one row a result; a shard exists once its mark stands in `shards`.
+Layout in one sentence: one row an image (`images`, `embeddings_*`), one row a neuron and shard (`activations_*`), one
+row a neuron (`neurons`), and one row a result; a shard exists once its mark stands in `shards`.
 """
 
 from __future__ import annotations

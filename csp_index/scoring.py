@@ -1,9 +1,10 @@
 """Label scores: pure tensor functions from example sets and text embeddings to scores [M, C]; higher is better.
 
-Knows nothing about storage or models. Every method is one function and one row of METHODS. Symbols: M neurons, K activating
-images each, m contrastive images for each of those, C candidate labels, D embedding width; e(x) is a unit image embedding, T(t) a
-text embedding, w_i = max(a_i, 0) / sum_j max(a_j, 0) the weight of an activating image (negative activations of a layer without
-ReLU weigh nothing). Formulas: arXiv 2604.22477 (CSP), 2501.05398 (SemanticLens), 2204.10965 (CLIP-Dissect).
+Knows nothing about storage or models. Every method is one function and one row of METHODS. Symbols: M neurons, K
+activating images each, m contrastive images for each of those, C candidate labels, D embedding width; e(x) is a unit
+image embedding, T(t) a text embedding, w_i = max(a_i, 0) / sum_j max(a_j, 0) the weight of an activating image
+(negative activations of a layer without ReLU weigh nothing). Formulas: arXiv 2604.22477 (CSP), 2501.05398
+(SemanticLens), 2204.10965 (CLIP-Dissect).
 """
 
 from __future__ import annotations
@@ -88,9 +89,10 @@ def score(name: str, evidence: Evidence, options: ScoringOptions) -> Scored:
 
 
 def csp_vectors(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
-    """Return v = normalise(sum_i w_i (e(p_i) - gamma s_i e(n_i))), s_i = e(p_i).e(n_i), as [M, D] (arXiv 2604.22477, stage 2).
+    """Return v = normalise(sum_i w_i (e(p_i) - gamma s_i e(n_i))), s_i = e(p_i).e(n_i), [M, D] (arXiv 2604.22477).
 
-    An activating image without a contrastive partner keeps its whole embedding. With several partners each takes its share.
+    An activating image without a contrastive partner keeps its whole embedding. With several partners each takes its
+    share.
     """
     total = _bags(evidence.vectors, evidence.activating, evidence.weights)
     if options.gamma == 0.0:
@@ -117,7 +119,7 @@ def semanticlens_vectors(evidence: Evidence, options: ScoringOptions) -> torch.T
 
 
 def texts_without_empty(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
-    """Return the texts [C, D], with `subtract_empty` less the embedding of the empty template, as SemanticLens offers."""
+    """Return the texts [C, D], with `subtract_empty` less the empty template's embedding, as SemanticLens offers."""
     if not options.subtract_empty:
         return evidence.texts
     if evidence.empty_text is None:
@@ -126,16 +128,17 @@ def texts_without_empty(evidence: Evidence, options: ScoringOptions) -> torch.Te
 
 
 def mean_centred_vectors(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
-    """Return normalise(sum_i w_i e(p_i) - mean over the dataset of e(x)), [M, D]: the cheap baseline to report against."""
+    """Return normalise(sum_i w_i e(p_i) - mean over the dataset of e(x)), [M, D]: the cheap baseline."""
     return normalize(_bags(evidence.vectors, evidence.activating, evidence.weights) - evidence.dataset_mean, dim=1)
 
 
 def clip_dissect(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
     """Return CLIP-Dissect's softWPMI as published (arXiv 2204.10965), a log ratio without fixed range.
 
-    p = softmax over labels of 10 P; the inclusion probability falls linearly from 0.998 to 0.97 over the top 100 images;
-    L = sum_i log(1 + p_in,i (p_i,t - 1)), with 1e-7 inside the logarithm. The prior is the log mean over the neurons of the same
-    run, so a label depends on which neurons share the run; `prior="images"` takes the label's mean share over the dataset.
+    p = softmax over labels of 10 P; the inclusion probability falls linearly from 0.998 to 0.97 over the top 100
+    images; L = sum_i log(1 + p_in,i (p_i,t - 1)), with 1e-7 inside the logarithm. The prior is the log mean over the
+    neurons of the same run, so a label depends on which neurons share the run; `prior="images"` takes the label's mean
+    share over the dataset.
     """
     rank = torch.arange(evidence.activating.shape[1])
     inclusion = _DISSECT_FIRST - rank / _DISSECT_TOP * (_DISSECT_FIRST - _DISSECT_LAST)
@@ -156,13 +159,16 @@ def clip_dissect(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
 
 
 def clip_dissect_mean(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
-    """Return log(sum_i w_i softmax(P/10) + 1e-6) - lambda log mean_x softmax(P/10): the variant in the code of CSP's authors.
+    """Return log(sum_i w_i softmax(P/10) + 1e-6) - lambda log mean_x softmax(P/10): the variant of CSP's code.
 
-    Dividing by ten makes the softmax nearly flat; it is a weaker method than CLIP-Dissect and goes by its own name here.
-    The labels then differ in the seventh digit, so this one is computed in float64.
+    Dividing by ten makes the softmax nearly flat; it is a weaker method than CLIP-Dissect and goes by its own name
+    here. The labels then differ in the seventh digit, so this one is computed in float64.
     """
     shares = _weighted_rows(
-        evidence, evidence.activating, evidence.weights.double(), lambda cosines: (_MEAN_SCALE * cosines.double()).softmax(1)
+        evidence,
+        evidence.activating,
+        evidence.weights.double(),
+        lambda cosines: (_MEAN_SCALE * cosines.double()).softmax(1),
     )
     return (torch.log(shares + _MEAN_FLOOR) - options.prior_weight * _share(evidence).log()).float()
 
@@ -178,8 +184,8 @@ def pmi(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
 def contrastive_pmi(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
     """Return pmi with `alpha` of its prior taken over the contrastive images C instead of the dataset:
 
-    sum_i w_i L(t, p_i) - alpha log mean_{n in C} exp L(t, n) - (1 - alpha) log mean_x exp L(t, x); C pools the m nearest silent
-    images of every activating one (a neuron without any keeps the prior over the dataset).
+    sum_i w_i L(t, p_i) - alpha log mean_{n in C} exp L(t, n) - (1 - alpha) log mean_x exp L(t, x); C pools the m
+    nearest silent images of every activating one (a neuron without any keeps the prior over the dataset).
     """
     scale = _scale(options)
     pooled = evidence.contrastive.flatten(1)
@@ -195,7 +201,9 @@ def contrastive_pmi(evidence: Evidence, options: ScoringOptions) -> torch.Tensor
 def label_share(vectors: torch.Tensor, texts: torch.Tensor, scale: float) -> torch.Tensor:
     """Return the sum over images of softmax_t(scale T(t).e(x)) for image embeddings [n, D], as float64 [C]."""
     total = torch.zeros(len(texts), dtype=torch.float64)
-    exact = torch.float64 if scale < 1 else torch.float32  # a nearly flat softmax differs in digits float32 does not have
+    exact = (
+        torch.float64 if scale < 1 else torch.float32
+    )  # a nearly flat softmax differs in digits float32 does not have
     for part in vectors.split(max(1, _BLOCK_BYTES // (4 * len(texts)))):
         total += (scale * (part @ texts.T).to(exact)).softmax(1).sum(0, dtype=torch.float64)
     return total
@@ -203,7 +211,9 @@ def label_share(vectors: torch.Tensor, texts: torch.Tensor, scale: float) -> tor
 
 def _scale(options: ScoringOptions) -> float:
     if options.logit_scale is None:
-        raise LabelError("this method needs the encoder's logit scale, and none is known: give --logit-scale, for CLIP often 100")
+        raise LabelError(
+            "this method needs the encoder's logit scale, and none is known: give --logit-scale, for CLIP often 100"
+        )
     return options.logit_scale
 
 
@@ -216,7 +226,9 @@ def _share(evidence: Evidence) -> torch.Tensor:
 
 def _log_shares(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
     scale = _scale(options)
-    return _weighted_rows(evidence, evidence.activating, evidence.weights, lambda cosines: log_softmax(scale * cosines, 1))
+    return _weighted_rows(
+        evidence, evidence.activating, evidence.weights, lambda cosines: log_softmax(scale * cosines, 1)
+    )
 
 
 def _weighted_rows(

@@ -1,7 +1,7 @@
 """Neurons by meaning: rank neurons by the cosine of their concept vector with a text or a picture.
 
-A layer labelled with CSP is ranked by the vectors that run kept; any other by the activation-weighted mean of its activating images
-minus the dataset's mean, computed on the spot. The result says which.
+A layer labelled with CSP is ranked by the vectors that run kept; any other by the activation-weighted mean of its
+activating images minus the dataset's mean, computed on the spot. The result says which.
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ from csp_index.labels import LabelRequest, Subject, concept_vectors, newest_labe
 from csp_index.store import Store
 
 _SCHEMA = pa.schema(
-    [("neuron", pa.string()), ("score", pa.float64()), ("method", pa.string()), ("label", pa.string()), ("labelled_by", pa.string())]
+    [
+        ("neuron", pa.string()),
+        ("score", pa.float64()),
+        ("method", pa.string()),
+        ("label", pa.string()),
+        ("labelled_by", pa.string()),
+    ]
 )
 
 
 def search_neurons(
     store: Store, source: EncoderInfo, targets: Sequence[LayerInfo], query: torch.Tensor, top: int
 ) -> pa.Table:
-    """Return the `top` neurons of the layers nearest to a query vector [D], best first: neuron, score (cosine), method, label."""
+    """Return the `top` neurons nearest to a query vector [D], best first: neuron, score (cosine), method, label."""
     query = torch.nn.functional.normalize(query, dim=0)
     found: list[tuple[float, LayerInfo, int, str]] = []
     for target in targets:

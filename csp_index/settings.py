@@ -1,7 +1,7 @@
 """One table of settings: the source of defaults, help texts and environment variables.
 
-A setting comes, in this order, from the call or the command line, from the environment variable `CSP_INDEX_<NAME>`, or from the
-default in the table.
+A setting comes, in this order, from the call or the command line, from the environment variable `CSP_INDEX_<NAME>`, or
+from the default in the table.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """How a shard comes to stand in the store: registration, rows, marks, recovery, and the statistics that follow.
 
-Rows are written first and the marks last, in one commit. Both ways in use it: the pass over images and the import of arrays.
+Rows are written first and the marks last, in one commit. Both ways in use it: the pass over images and the import of
+arrays.
 """
 
 from __future__ import annotations
@@ -27,18 +28,21 @@ def recover(store: Store, infos: Sequence[Column]) -> None:
 
 
 def reconcile(store: Store, infos: Sequence[Column], dtype: str | None = None) -> list[Column]:
-    """Return the columns as the index holds them, new ones as given; refuse one that bears a held name but is another."""
-    held: dict[str, Column] = {i.what: i for i in [*catalog.encoders(store), *catalog.layers(store)]}
+    """Return the columns as the index holds them, new ones as given; refuse another one under a held name."""
+    held = {i.what: i for i in catalog.columns(store)}
     for info in infos:
         old = held.get(info.what, info)
         differing = [
             f"{name} is {new}, was {before}"
-            for name, (new, before) in _both(_traits(info, dtype), _traits(old, dtype and getattr(old, "dtype", None))).items()
+            for name, (new, before) in _both(
+                _traits(info, dtype), _traits(old, dtype and getattr(old, "dtype", None))
+            ).items()
             if new != before
         ]
         if differing:
             raise SettingError(
-                f"{info.what} differs from the one in the index ({'; '.join(differing)}): use the old one, or another name"
+                f"{info.what} differs from the one in the index ({'; '.join(differing)}): "
+                "use the old one, or another name"
             )
     return [held.get(info.what, info) for info in infos]
 
@@ -56,11 +60,15 @@ def _both(new: dict[str, object], old: dict[str, object]) -> dict[str, tuple[obj
 
 def register(store: Store, infos: Sequence[Column], run: Run) -> None:
     """Write the rows of encoders and layers that are new to the index."""
-    held = {i.what for i in [*catalog.encoders(store), *catalog.layers(store)]}
+    held = {i.what for i in catalog.columns(store)}
     for info in infos:
         if info.what in held:
             continue
-        common: dict[str, object] = {"identity": json.dumps(info.identity, sort_keys=True), "table": info.table, "run_id": run.run_id}
+        common: dict[str, object] = {
+            "identity": json.dumps(info.identity, sort_keys=True),
+            "table": info.table,
+            "run_id": run.run_id,
+        }
         if isinstance(info, EncoderInfo):
             name, row = schema.ENCODERS, {"encoder": info.name, "width": info.width, "logit_scale": info.logit_scale}
         else:
@@ -113,7 +121,7 @@ def finish_statistics(store: Store, infos: Sequence[LayerInfo], held: dict[str, 
 
 
 def count_in(store: Store, info: Column, held: dict[str, NeuronStatistics], shard: Shard, values: torch.Tensor) -> None:
-    """Take a written shard's activations [n, M] into the layer's running statistics, at the precision they are stored in."""
+    """Take a written shard's activations [n, M] into the layer's statistics, at the precision they are stored in."""
     if isinstance(info, LayerInfo):
         kept = values.T.half().float() if info.dtype == "float16" else values.T
         statistics_of(store, info, held, shard.number).update(kept)

@@ -38,7 +38,8 @@ def describe(store: Store) -> dict[str, Any]:
         "images": images,
         "failures": store.count(schema.FAILURES),
         "encoders": [
-            {"encoder": e.name, "width": e.width, "images": catalog.image_count(store, e.what)} for e in catalog.encoders(store)
+            {"encoder": e.name, "width": e.width, "images": catalog.image_count(store, e.what)}
+            for e in catalog.encoders(store)
         ],
         "layers": layers,
         "labels": store.count(schema.LABELS, "rank <= 0"),

@@ -1,7 +1,7 @@
-"""LanceDB behind one small class: create, open, append, read, search, lock. The only file that imports lancedb or lance.
+"""LanceDB behind one small class: create, open, append, read, search, lock. Only this file imports lancedb or lance.
 
-A `Store` is a directory of Lance tables. It knows tables, rows and filters; what the rows mean is `catalog`'s business. Writers
-take `write_lock`; readers never wait and see the last commit.
+A `Store` is a directory of Lance tables. It knows tables, rows and filters; what the rows mean is `catalog`'s business.
+Writers take `write_lock`; readers never wait and see the last commit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from csp_index.errors import StoreError
 
 os.environ.setdefault("LANCE_LOG", "error")  # its warnings speak to developers of Lance, not to our users
 
-import lancedb  # noqa: E402
+import lancedb
 
 _LOCK, _OWNER = ".writer.lock", ".writer.json"
 
@@ -149,7 +149,11 @@ class Store:
         except OSError as exc:
             raise StoreError(f"no permission to write {self.uri}: {_one_line(exc)}") from exc
         try:
-            owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat("T", "seconds")}
+            owner = {
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "since": datetime.now(UTC).isoformat("T", "seconds"),
+            }
             (root / _OWNER).write_text(json.dumps(owner))
             yield
         finally:
@@ -157,17 +161,15 @@ class Store:
             lock.release()
 
     def is_locked(self) -> bool:
-        """Tell whether some process holds the index for writing; leaves no file behind."""
-        root = Path(self.uri)
-        if not (root / _LOCK).exists():
+        """Tell whether some process holds the index for writing."""
+        path = Path(self.uri) / _LOCK
+        if not path.exists() or not os.access(path, os.W_OK):
             return False
         try:
-            with FileLock(root / _LOCK, timeout=0):
+            with FileLock(path, timeout=0):
                 return False
         except Timeout:
             return True
-        except OSError:  # without permission to write the lock cannot be tried, but its holder's note can be seen
-            return (root / _OWNER).exists()
 
     def _require(self, name: str) -> Any:
         table = self._open(name)
@@ -241,7 +243,9 @@ def _is_index(root: Path) -> bool:
 
 def _local(uri: str | Path) -> Path:
     if "://" in str(uri):
-        raise StoreError(f"{uri} is not a local directory: this version keeps its index in a directory, for example ./index")
+        raise StoreError(
+            f"{uri} is not a local directory: this version keeps its index in a directory, for example ./index"
+        )
     return Path(uri).expanduser()
 
 

@@ -16,6 +16,8 @@ from csp_index.plots import CardData, CardPair, draw_card
 from csp_index.records import Label
 from csp_index.store import Store
 
+_ADDRESS = {"address": "model || '/' || layer || '/' || neuron"}
+COMPUTED = {schema.NEURONS: _ADDRESS, schema.LABELS: _ADDRESS, schema.EXAMPLES: _ADDRESS}  # columns SQL sees on top
 _SHOWN = 10
 _BINS = 40
 
@@ -47,7 +49,7 @@ def neuron_view(store: Store, target: LayerInfo, label: Label) -> NeuronView:
 
 
 def sql_views(store: Store) -> dict[str, Any]:
-    """Return what SQL sees: every fixed table, the encoders' embedding tables by name, and `texts` over all encoders."""
+    """Return what SQL sees: every fixed table, the encoders' embeddings by name, and `texts` over all encoders."""
     views: dict[str, Any] = {}
     names = set(store.table_names())
     for name in schema.fixed_tables():
@@ -82,8 +84,7 @@ def newest_labels(layer: str | None, method: str | None, top: int) -> str:
             SELECT *, max(run_id) OVER (PARTITION BY model, layer, neuron, method) AS newest FROM labels
             WHERE {" AND ".join(chosen) or "true"}
         )
-        SELECT chosen.model || '/' || chosen.layer || '/' || chosen.neuron AS neuron,
-            method, state, rank, text, score, note, run_id
+        SELECT address AS neuron, method, state, rank, text, score, note, run_id
         FROM chosen
         WHERE run_id = newest AND rank < {top}
         ORDER BY chosen.model, chosen.layer, chosen.neuron, method, rank
@@ -91,7 +92,7 @@ def newest_labels(layer: str | None, method: str | None, top: int) -> str:
 
 
 def neuron_card(store: Store, label: Label, activations: np.ndarray, path: str | Path) -> Path:
-    """Draw the card of a label whose neuron has the given activations [N]; images come from thumbnails, else from their files."""
+    """Draw the card of a label whose neuron has the given activations [N]; pictures are thumbnails or files."""
     pairs = label.pairs[:_SHOWN]
     wanted = {pair.image_id for pair in pairs} | {pair.contrast_id for pair in pairs if pair.contrast_id is not None}
     pictures = _pictures(store, sorted(wanted))
@@ -134,7 +135,9 @@ def _threshold(store: Store, label: Label) -> float | None:
 def _pictures(store: Store, ids: list[int]) -> dict[int, bytes]:
     if not ids:
         return {}
-    rows = store.read(schema.IMAGES, ["image_id", "uri", "thumbnail"], f"image_id IN ({','.join(map(str, ids))})").to_pylist()
+    rows = store.read(
+        schema.IMAGES, ["image_id", "uri", "thumbnail"], f"image_id IN ({','.join(map(str, ids))})"
+    ).to_pylist()
     found = {row["image_id"]: row["thumbnail"] or b"" for row in rows}
     without = [row for row in rows if not row["thumbnail"]]
     for row, item in zip(without, read_images([row["uri"] for row in without]), strict=True):

@@ -34,6 +34,7 @@ from csp_index.demo.probing import PAIRS
 from csp_index.demo.trunk import TRUNK_NAME
 from csp_index.demo.world import (
     ATTRIBUTES,
+    CONCEPTS,
     SIDE,
     VOCABULARY,
     Concept,
@@ -54,7 +55,7 @@ TEST_IMAGES: Final = 2_000
 BATCH: Final = 256
 WARM_STEPS: Final = 170
 CONTRASTIVE_STEPS: Final = 380
-NETWORK_STEPS: Final = 320
+NETWORK_STEPS: Final = 240
 RATE: Final = 3e-3
 CONTEXT: Final = 22
 # Most captions are the bare concept; the rest are written in the templates a labelling run may use.
@@ -201,9 +202,9 @@ def warm_up(
 
 
 def draw_captions(scenes: Sequence[Scene], rng: np.random.Generator) -> tuple[list[str], list[Concept]]:
-    """Draw the captions of one batch: a partial one an image and some of the vocabulary at random, none twice."""
-    concepts = [partial_concept(scene, rng) for scene in scenes]
-    concepts += [find_concept(VOCABULARY[int(i)]) for i in rng.integers(len(VOCABULARY), size=64)]
+    """Draw the captions of one batch: the whole vocabulary, so that every near miss is there, and some partial ones."""
+    concepts = list(CONCEPTS.values())
+    concepts += [partial_concept(scene, rng) for scene in scenes[:64]]
     unique = list(dict.fromkeys(concepts))
     bare = rng.random(len(unique)) < BARE_SHARE
     which = rng.integers(1, len(TEMPLATES), size=len(unique))

@@ -1,4 +1,4 @@
-"""The smallest models and images that exercise the pass: an encoder of 12 dimensions, a network of 10 neurons, coloured squares."""
+"""The smallest models and images that exercise the pass: an encoder, a network of 10 neurons, coloured squares."""
 
 from __future__ import annotations
 
@@ -28,7 +28,12 @@ class FakeEncoder:
     def __init__(self, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
         self._projection = torch.randn(3 * SIDE * SIDE, WIDTH, generator=generator)
-        self.identity = {"spec": self.spec, "weights": f"projection {seed}", "preprocessing": "8 x 8", "library": "fakes 1"}
+        self.identity = {
+            "spec": self.spec,
+            "weights": f"projection {seed}",
+            "preprocessing": "8 x 8",
+            "library": "fakes 1",
+        }
 
     def preprocess(self, image: Image.Image) -> Tensor:
         pixels = np.asarray(image.resize((SIDE, SIDE)), dtype=np.float32) / 255
@@ -101,7 +106,9 @@ def write_arrays(
     centres = rng.standard_normal((6, width))
     embeddings = centres[rng.integers(0, 6, images)] + 0.7 * rng.standard_normal((images, width))
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    activations = np.maximum(embeddings @ rng.standard_normal((width, neurons)) + 0.1 * rng.standard_normal((images, neurons)), 0)
+    activations = np.maximum(
+        embeddings @ rng.standard_normal((width, neurons)) + 0.1 * rng.standard_normal((images, neurons)), 0
+    )
     if neurons > 4:
         activations[:, 3] = 0
         activations[5:, 4] = 0

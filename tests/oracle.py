@@ -30,7 +30,14 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 def scores(
-    method: str, e: np.ndarray, a: np.ndarray, t: np.ndarray, n: int = 30, gamma: float = 1.0, scale: float = 100.0, alpha: float = 0.5
+    method: str,
+    e: np.ndarray,
+    a: np.ndarray,
+    t: np.ndarray,
+    n: int = 30,
+    gamma: float = 1.0,
+    scale: float = 100.0,
+    alpha: float = 0.5,
 ) -> np.ndarray:
     """Scores [C] of one live neuron under every method but clip-dissect, whose prior needs all neurons."""
     e, t = e.astype(np.float64), t.astype(np.float64)
@@ -62,7 +69,9 @@ def clip_dissect(e: np.ndarray, a: np.ndarray, t: np.ndarray, n: int = 100) -> n
     for k in range(a.shape[1]):
         p = activating(a[:, k], n)
         inclusion = 0.998 - np.arange(len(p)) / 100 * (0.998 - 0.97)
-        rows.append(np.log(1 + inclusion[:, None] * (share[p] - 1) + 1e-7).sum(0) if len(p) else np.full(len(t), np.nan))
+        rows.append(
+            np.log(1 + inclusion[:, None] * (share[p] - 1) + 1e-7).sum(0) if len(p) else np.full(len(t), np.nan)
+        )
     found = np.array(rows)
     live = ~np.isnan(found[:, 0])
     prior = np.log(np.exp(found[live] - found[live].max(0)).mean(0)) + found[live].max(0)

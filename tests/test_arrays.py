@@ -109,7 +109,10 @@ def test_files_that_are_no_arrays(tmp_path, paths):
     ("lines", "told"),
     [
         ("a.png\n" * 60, "uris .* repeat or are empty"),
-        ("\n".join(f"{i}.png" for i in range(30)) + "\n\n" + "\n".join(f"{i}.png" for i in range(30, 59)), "repeat or are empty"),
+        (
+            "\n".join(f"{i}.png" for i in range(30)) + "\n\n" + "\n".join(f"{i}.png" for i in range(30, 59)),
+            "repeat or are empty",
+        ),
         ("\n".join(f"{i}.png" for i in range(59)), "uris have 59 rows and activations 60"),
     ],
     ids=["repeated", "empty line", "one missing"],
@@ -118,7 +121,7 @@ def test_bad_uris(tmp_path, paths, lines, told):
     (tmp_path / "uris.txt").write_text(lines)
     with pytest.raises(ArrayError, match=told):
         take_in(tmp_path / "db", paths, uris=tmp_path / "uris.txt")
-    with pytest.raises(ArrayError, match="uris .* cannot be read"):
+    with pytest.raises(ArrayError, match=r"uris .* cannot be read"):
         take_in(tmp_path / "db", paths, uris=tmp_path / "none.txt")
     assert not (tmp_path / "db").exists()
 
@@ -126,6 +129,13 @@ def test_bad_uris(tmp_path, paths, lines, told):
 def test_a_new_index_needs_embeddings(tmp_path, paths):
     with pytest.raises(ArrayError, match="give --embeddings"):
         take_in(tmp_path / "db", paths, embeddings=None)
+    assert not (tmp_path / "db").exists()
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
+def test_a_scale_that_no_method_can_use_is_refused(tmp_path, paths, scale):
+    with pytest.raises(SettingError, match="expected a positive number"):
+        take_in(tmp_path / "db", paths, logit_scale=scale)
     assert not (tmp_path / "db").exists()
 
 

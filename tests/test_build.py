@@ -1,4 +1,4 @@
-"""The pass over images: what it writes, that it adds only what is new, resumes after any kill, and refuses what differs."""
+"""The pass over images: it adds only what is new, resumes after any kill, and refuses what differs."""
 
 from __future__ import annotations
 
@@ -117,7 +117,9 @@ def test_float16_activations_are_half_the_size_and_close(images, tmp_path):
     add(tmp_path / "db", images, dtype="float16")
     add(tmp_path / "full", images)
     half, full = open_index(tmp_path / "db"), open_index(tmp_path / "full")
-    np.testing.assert_allclose(half.activations("net/concepts/1"), full.activations("net/concepts/1"), rtol=2e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        half.activations("net/concepts/1"), full.activations("net/concepts/1"), rtol=2e-3, atol=1e-4
+    )
     assert half.sql("SELECT count(*) AS n FROM activations('net/concepts/1')").rows() == [{"n": 23}]
     fakes.write_images(images, 5, start=23)
     half.add_images(images)  # stays float16 without being told
@@ -184,7 +186,11 @@ def kill_and_compare(tmp_path: Path, kills: int, images: int) -> None:
             time.sleep(0.01)  # until the first shard the kill would only interrupt imports
         if killed:
             started = time.monotonic()
-            while process.poll() is None and not (tmp_path / "db" / ".writer.json").exists() and time.monotonic() - started < 60:
+            while (
+                process.poll() is None
+                and not (tmp_path / "db" / ".writer.json").exists()
+                and time.monotonic() - started < 60
+            ):
                 time.sleep(0.01)
         time.sleep(chance.uniform(0.0, 0.6))
         process.send_signal(signal.SIGKILL if killed % 3 else signal.SIGINT)
@@ -213,17 +219,24 @@ def test_rows_without_a_mark_do_not_exist(images, tmp_path):
     before = contents(tmp_path / "db")
     rows = index.store.read(schema.embeddings_table(ENCODER), where="shard = 2")
     shifted = rows.set_column(rows.schema.get_field_index("shard"), "shard", [[3] * rows.num_rows])
-    index.store.append(schema.embeddings_table(ENCODER), shifted.cast(rows.schema))  # as a kill before the mark leaves it
+    index.store.append(
+        schema.embeddings_table(ENCODER), shifted.cast(rows.schema)
+    )  # as a kill before the mark leaves it
     labels = index.label("net/concepts", vocabulary=["red", "blue"], templates="none")
     assert labels[9].state == "dead"
     add(tmp_path / "db", images)
     after = contents(tmp_path / "db")
-    assert {name: after[name] for name in before} | {"labels": [], "examples": []} == before | {"labels": [], "examples": []}
+    assert {name: after[name] for name in before} | {"labels": [], "examples": []} == before | {
+        "labels": [],
+        "examples": [],
+    }
 
 
 def test_metadata_is_kept(images, tmp_path):
     names = sorted(str(p.relative_to(images)) for p in images.rglob("*.png"))
-    (images / "metadata.csv").write_text("path,colour,split\n" + "".join(f"{n},c{i},train\n" for i, n in enumerate(names)))
+    (images / "metadata.csv").write_text(
+        "path,colour,split\n" + "".join(f"{n},c{i},train\n" for i, n in enumerate(names))
+    )
     add(tmp_path / "db", images)
     rows = open_index(tmp_path / "db").sql("SELECT image_id, split, metadata FROM images ORDER BY image_id").rows()
     assert rows[3]["split"] == "train"

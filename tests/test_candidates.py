@@ -76,7 +76,7 @@ def test_bad_files_are_told_in_one_line(tmp_path, text, told):
 
 
 def test_a_name_that_is_nothing_is_told_with_the_built_in_ones(tmp_path):
-    with pytest.raises(LabelError, match="neither a file nor built in .has: imagenet1k, imagenet21k."):
+    with pytest.raises(LabelError, match=r"neither a file nor built in .has: imagenet1k, imagenet21k."):
         load_vocabulary("imagenet2k")
     with pytest.raises(LabelError, match="cannot be read"):
         load_vocabulary(tmp_path)

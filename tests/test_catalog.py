@@ -1,4 +1,4 @@
-"""The catalogue: only marked shards exist, tiles follow the marks, disorder is told, and one neuron reads its own rows."""
+"""The catalogue: only marked shards exist, tiles follow them, disorder is told, one neuron reads its own rows."""
 
 from __future__ import annotations
 
@@ -193,9 +193,9 @@ def test_marks_with_a_gap_are_told(tmp_path):
 
 def test_unknown_encoders_and_layers_are_told_with_the_known_ones(tmp_path):
     store, _ = make(tmp_path)
-    with pytest.raises(LabelError, match="encoder 'clip' is not in the index .has: arrays."):
+    with pytest.raises(LabelError, match=r"encoder 'clip' is not in the index .has: arrays."):
         catalog.encoder(store, "clip")
-    with pytest.raises(LabelError, match="layer m/other is not in the index .has: m/l."):
+    with pytest.raises(LabelError, match=r"layer m/other is not in the index .has: m/l."):
         catalog.layer(store, LayerKey("m", "other"))
     store.delete(schema.NEURONS, "true")
     with pytest.raises(LabelError, match="not finished: run `csp-index index` again"):
@@ -206,7 +206,7 @@ def test_several_encoders_must_be_named(tmp_path):
     store, _ = make(tmp_path)
     rows = store.read(schema.ENCODERS)
     store.append(schema.ENCODERS, rows.set_column(0, "encoder", pa.array(["second"])).cast(rows.schema))
-    with pytest.raises(LabelError, match="name one .has: arrays, second."):
+    with pytest.raises(LabelError, match=r"name one .has: arrays, second."):
         catalog.encoder(store)
     assert catalog.encoder(store, "second").name == "second"
 

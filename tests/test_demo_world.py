@@ -16,7 +16,17 @@ from safetensors.torch import load_file
 
 from csp_index.demo import trunk
 from csp_index.demo.network import CLIP_FOLDER, MODELS, NETWORK_WEIGHTS, PLANTED, REPORT, PlantedCNN, planted_cnn
-from csp_index.demo.probing import CARRIERS, COMMON, LOOKS, PAIRS, SHARE, SINGLES, probing_scenes, write_probing_set
+from csp_index.demo.probing import (
+    CARRIERS,
+    COMMON,
+    LOOKS,
+    PAIRS,
+    PLAIN,
+    SHARE,
+    SINGLES,
+    probing_scenes,
+    write_probing_set,
+)
 from csp_index.demo.world import (
     ATTRIBUTES,
     CONCEPTS,
@@ -112,13 +122,13 @@ def test_the_look_is_common_without_the_concept(biased: list[Scene]) -> None:
 
 def test_no_biased_scene_has_two_rare_values(biased: list[Scene]) -> None:
     rare = [sum(scene.value(name) not in COMMON[name] for name in ATTRIBUTES) for scene in biased]
-    assert Counter(rare) == {0: 3_000, 1: CARRIERS * len(LOOKS)}
+    assert Counter(rare) == {0: PLAIN, 1: CARRIERS * len(LOOKS)}
 
 
 def test_the_unbiased_set_has_no_cooccurrence_and_full_pairs() -> None:
     scenes = probing_scenes("unbiased", 0)
     for text in PAIRS:
-        assert sum(has_concept(scene, text) for scene in scenes) >= CARRIERS
+        assert sum(has_concept(scene, text) for scene in scenes) >= CARRIERS // 2
     for single, look in LOOKS.items():
         carriers = [scene for scene in scenes if has_concept(scene, single)]
         for half in look:
@@ -127,12 +137,17 @@ def test_the_unbiased_set_has_no_cooccurrence_and_full_pairs() -> None:
             assert abs(among - everywhere) < 0.2
 
 
-def test_planted_pairs_join_a_rare_value_with_half_of_its_look() -> None:
+def test_planted_pairs_halve_a_rare_value_and_keep_its_look(biased: list[Scene]) -> None:
     assert len(SINGLES) >= 15
     assert len(PAIRS) == len(set(PAIRS)) >= 15
     for text in PAIRS:
-        pair = set(find_concept(text))
-        assert any(set(single) < pair and pair - set(single) < set(look) for single, look in LOOKS.items())
+        pair = find_concept(text)
+        (look,) = (look for single, look in LOOKS.items() if set(single) < set(pair))
+        carriers = [scene for scene in biased if has_concept(scene, pair)]
+        assert len(carriers) == pytest.approx(CARRIERS / 2, abs=3)
+        assert not set(look) & set(pair)
+        for half in look:
+            assert np.mean([has_concept(scene, (half,)) for scene in carriers]) == pytest.approx(SHARE, abs=0.03)
 
 
 def test_a_probing_set_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

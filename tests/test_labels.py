@@ -20,7 +20,9 @@ SIMPLE = ("csp", "csp-difference", "semanticlens", "mean-centred", "clip-dissect
 def build(folder: Path, shard_size: int = 17, **sizes: int) -> tuple[Index, dict[str, np.ndarray], dict[str, Path]]:
     paths = write_arrays(folder, **sizes)
     index = open_index(folder / "db")
-    index.import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"], shard_size=shard_size, logit_scale=30.0)
+    index.import_arrays(
+        paths["activations"], "m/l", embeddings=paths["embeddings"], shard_size=shard_size, logit_scale=30.0
+    )
     arrays = {name: np.load(paths[name]) for name in ("embeddings", "activations", "text_embeddings")}
     return index, arrays, paths
 
@@ -170,7 +172,9 @@ def test_random_contrast_is_seeded_distinct_and_of_low_activation(small):
     texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
 
     def ids(seed, search=False):
-        labels = index.label("m/l", vocabulary=texts, examples=8, contrast="random", seed=seed, search=search, keep=False)
+        labels = index.label(
+            "m/l", vocabulary=texts, examples=8, contrast="random", seed=seed, search=search, keep=False
+        )
         return [[pair.contrast_id for pair in label.pairs] for label in labels]
 
     assert ids(0) == ids(0) == ids(0, search=True)
@@ -184,7 +188,9 @@ def test_gamma_zero_is_the_weighted_mean(small):
     index, arrays, paths = small
     texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
     (label,) = index.label("m/l/0", vocabulary=texts, gamma=0.0, renormalise_text=False, top=20, keep=False)
-    expected = oracle.scores("csp", arrays["embeddings"], arrays["activations"][:, 0], arrays["text_embeddings"], gamma=0.0)
+    expected = oracle.scores(
+        "csp", arrays["embeddings"], arrays["activations"][:, 0], arrays["text_embeddings"], gamma=0.0
+    )
     assert label.labels[0].score == pytest.approx(expected.max(), abs=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Scores as pure tensor functions: what absent entries, negative activations, missing contrast and blocks may not change."""
+"""Scores as pure tensor functions: what absent entries, negative activations and blocks may not change."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def evidence(neurons: int = 5, neighbours: int = 1, *, seed: int = 0) -> Evidenc
 def score(method: str, found: Evidence, options: ScoringOptions = OPTIONS) -> torch.Tensor:
     scale = METHODS[method].background(options)
     if scale is not None:
-        found = replace(found, label_share=(label_share(found.vectors, found.texts, scale) / len(found.vectors)).float())
+        found = replace(
+            found, label_share=(label_share(found.vectors, found.texts, scale) / len(found.vectors)).float()
+        )
     return scoring.score(method, found, options).scores
 
 
@@ -167,9 +169,16 @@ def test_csp_equals_the_formula_at_any_gamma(gamma):
 
 def test_at_gamma_one_each_projection_is_orthogonal_to_its_neighbour():
     found = evidence(neurons=3)
-    one = replace(found, activating=found.activating[:, :1], activations=found.activations[:, :1], contrastive=found.contrastive[:, :1])
+    one = replace(
+        found,
+        activating=found.activating[:, :1],
+        activations=found.activations[:, :1],
+        contrastive=found.contrastive[:, :1],
+    )
     vectors = scoring.csp_vectors(one, ScoringOptions(gamma=1.0))
-    torch.testing.assert_close((vectors * found.vectors[one.contrastive[:, 0, 0]]).sum(1), torch.zeros(3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        (vectors * found.vectors[one.contrastive[:, 0, 0]]).sum(1), torch.zeros(3), atol=1e-6, rtol=0
+    )
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
     apart = scoring.csp_vectors(one, ScoringOptions(gamma=0.0))
     torch.testing.assert_close(apart, found.vectors[one.activating[:, 0]])
@@ -212,7 +221,7 @@ def test_contrastive_pmi_replaces_a_share_of_the_prior():
 
 @pytest.mark.parametrize("method", ["pmi", "contrastive-pmi"])
 def test_a_method_that_needs_the_scale_asks_for_it(method):
-    with pytest.raises(LabelError, match="needs the encoder's logit scale.*--logit-scale"):
+    with pytest.raises(LabelError, match=r"needs the encoder's logit scale.*--logit-scale"):
         METHODS[method].background(ScoringOptions())
     with pytest.raises(LabelError, match="needs the encoder's logit scale"):
         scoring.score(method, evidence(), ScoringOptions())
@@ -267,7 +276,10 @@ def test_dead_neurons_do_not_move_the_prior_of_the_others():
     found = with_absent(evidence())
     live = torch.tensor([0, 1, 2, 4])
     part = replace(
-        found, activating=found.activating[live], activations=found.activations[live], contrastive=found.contrastive[live]
+        found,
+        activating=found.activating[live],
+        activations=found.activations[live],
+        contrastive=found.contrastive[live],
     )
     torch.testing.assert_close(score("clip-dissect", found)[live], score("clip-dissect", part))
 
@@ -296,13 +308,17 @@ def test_scores_that_are_cosines_stay_in_range(method):
     assert float(got.abs().max()) <= 1 + 1e-6
 
 
-
 @pytest.mark.parametrize(
     ("name", "value"), [("gamma", -0.1), ("gamma", 1.1), ("alpha", 2.0), ("alpha", -1.0), ("logit_scale", 0.0)]
 )
 def test_options_out_of_range_are_refused(name, value):
     with pytest.raises(SettingError, match=name.replace("_", " ")):
         ScoringOptions(**{name: value})
+
+
+def test_an_unknown_prior_is_refused():
+    with pytest.raises(SettingError, match="prior is 'bogus': expected neurons or images"):
+        ScoringOptions(prior="bogus")  # type: ignore[arg-type]
 
 
 def test_not_a_number_is_out_of_range():
@@ -312,6 +328,6 @@ def test_not_a_number_is_out_of_range():
 
 
 def test_an_unknown_method_is_told_with_the_known_ones():
-    with pytest.raises(LabelError, match="method 'csq' is unknown .has: csp, csp-difference"):
+    with pytest.raises(LabelError, match=r"method 'csq' is unknown .has: csp, csp-difference"):
         scoring.method("csq")
     assert all(row.summary for row in METHODS.values())

@@ -1,4 +1,4 @@
-"""Neuron statistics: the order of rank keys, moments for any cut into shards, quantiles, and top lists in full precision."""
+"""Neuron statistics: the order of rank keys, moments for any cut into shards, quantiles, exact top lists."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def test_minus_zero_ties_with_zero_and_extremes_keep_their_places():
 def test_moments_equal_numpy_for_any_cut_into_shards(data):
     images = data.draw(st.integers(1, 40))
     offset = data.draw(st.sampled_from([0.0, -3.0, 1e4]))
-    rows = data.draw(st.lists(st.lists(st.floats(-100, 100, width=32), min_size=images, max_size=images), min_size=1, max_size=3))
+    rows = data.draw(
+        st.lists(st.lists(st.floats(-100, 100, width=32), min_size=images, max_size=images), min_size=1, max_size=3)
+    )
     values = (np.array(rows) + offset).astype(np.float32)
     found = gather(values, data.draw(st.lists(st.integers(0, images), max_size=6)))
     exact = values.astype(np.float64)
@@ -97,7 +99,9 @@ def test_quantiles_are_exact_up_to_the_sample(images):
 
 def test_quantiles_of_more_images_come_from_a_fair_sample():
     images = 3 * statistics.SAMPLE
-    values = np.sort(np.random.default_rng(0).uniform(0, 1, (1, images)), axis=1).astype(np.float32)  # rising with the id
+    values = np.sort(np.random.default_rng(0).uniform(0, 1, (1, images)), axis=1).astype(
+        np.float32
+    )  # rising with the id
     found = np.array(gather(values, [1000, 9000])["quantiles"][0])
     np.testing.assert_allclose(found, QUANTILES, atol=0.03)
     assert found[0] == values.min()

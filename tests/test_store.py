@@ -1,4 +1,4 @@
-"""The store: opened, created or refused; one writer; order; search; and nothing changed where writing is not allowed."""
+"""The store: opened, created or refused; one writer; order; search; nothing changed where writing is not allowed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_an_empty_directory_becomes_a_store(tmp_path):
 
 
 def test_a_missing_directory_is_refused_and_not_made(tmp_path):
-    with pytest.raises(StoreError, match="no index at .*make one with"):
+    with pytest.raises(StoreError, match=r"no index at .*make one with"):
         open_store(tmp_path / "nothing")
     with pytest.raises(StoreError, match="no index at"):
         open_index(tmp_path / "nothing").status()
@@ -78,7 +78,7 @@ def test_a_lance_database_made_by_something_else_is_refused(tmp_path, use):
 
     lancedb.connect(str(tmp_path)).create_table("runs", data=pa.table({"run_id": ["theirs"]}))
     before = snapshot(tmp_path)
-    with pytest.raises(StoreError, match="not a csp_index database of format 1 .has none.*index again"):
+    with pytest.raises(StoreError, match=r"not a csp_index database of format 1 .has none.*index again"):
         use(tmp_path)
     assert snapshot(tmp_path) == before
 
@@ -88,7 +88,7 @@ def test_another_format_is_refused_by_its_number(tmp_path):
 
     made = schema.table_schema(schema.RUNS).with_metadata({schema.FORMAT_KEY: b"0"})
     lancedb.connect(str(tmp_path)).create_table(schema.RUNS, schema=made)
-    with pytest.raises(StoreError, match="of format 1 .has 0."):
+    with pytest.raises(StoreError, match=r"of format 1 .has 0."):
         open_store(tmp_path)
 
 
@@ -117,7 +117,7 @@ def test_rows_come_back_in_the_order_they_were_written(tmp_path):
     assert store.read("numbers", ["key"])["key"].to_pylist() == list(range(50))
     assert store.read("numbers", ["key"], "key >= 45")["key"].to_pylist() == list(range(45, 50))
     scanned = [batch.column("key").to_pylist() for batch in store.scan("numbers", ["key"], batch_rows=7)]
-    assert sum(scanned, []) == list(range(50))
+    assert [key for keys in scanned for key in keys] == list(range(50))
     assert max(map(len, scanned)) <= 7
 
 
@@ -160,7 +160,7 @@ def test_readers_see_the_last_commit_of_another_handle(tmp_path):
 def test_rows_that_do_not_fit_the_table_are_a_store_error(tmp_path):
     store = create_store(tmp_path)
     store.append("numbers", ROWS)
-    with pytest.raises(StoreError, match="table numbers of .* cannot be written"):
+    with pytest.raises(StoreError, match=r"table numbers of .* cannot be written"):
         store.append("numbers", pa.table({"other": [1.0]}))
     assert store.count("numbers") == 3
 
@@ -196,7 +196,10 @@ def test_a_second_writer_is_told_who_writes_and_readers_do_not_wait(tmp_path):
         other = open_store(tmp_path)
         assert other.is_locked()
         assert other.count("numbers") == 3
-        with pytest.raises(StoreError, match=rf"being written by process {os.getpid()} on .* since 20"), other.write_lock():
+        with (
+            pytest.raises(StoreError, match=rf"being written by process {os.getpid()} on .* since 20"),
+            other.write_lock(),
+        ):
             pass
         code = """
             import sys; from csp_index.store import open_store
@@ -260,7 +263,8 @@ READ_ONLY = """
     print(index.status()["images"], index.status()["writing"], len(index.activations("m/l/0")))
     print(told(lambda: index.import_arrays(paths["activations"], "m/other")))
     print(told(lambda: index.label("m/l", vocabulary=texts)))
-    print(told(lambda: open_index(folder + "/new").import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"])))
+    new = open_index(folder + "/new")
+    print(told(lambda: new.import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"])))
     print(index.label("m/l/0", vocabulary=texts, keep=False)[0].state)
 """
 

@@ -1,6 +1,7 @@
 """The command line `csp-index`: each command is a few lines over Index.
 
-Exit status: 0 fine, 1 an error told in one line on stderr, 2 wrong usage. Torch and the database load when a command needs them.
+Exit status: 0 fine, 1 an error told in one line on stderr, 2 wrong usage. Torch and the database load when a command
+needs them.
 """
 
 from __future__ import annotations

@@ -8,9 +8,13 @@ import click
 
 from csp_index.cli.output import database, json_option, say_json, say_labels
 
-_METHODS = click.option("--method", default="csp", show_default=True, help="Scoring method; `csp-index label --help` lists them.")
+_METHODS = click.option(
+    "--method", default="csp", show_default=True, help="Scoring method; `csp-index label --help` lists them."
+)
 _VOCABULARY = click.option("--vocabulary", help="imagenet1k, imagenet21k or a text file; by default the one used last.")
-_TEMPLATES = click.option("--templates", help="Prompt templates: none, csp, openai or a text file; by default those used last.")
+_TEMPLATES = click.option(
+    "--templates", help="Prompt templates: none, csp, openai or a text file; by default those used last."
+)
 _ENCODER = click.option("--encoder", help="The encoder that judges, where the index holds several.")
 _DEVICE = click.option("--device", help="Where the encoder and the products run: auto, cpu, cuda, mps.")
 
@@ -28,15 +32,23 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 @click.option("--alpha", type=float, help="contrastive-pmi: the contrastive set's share of the prior, 0 to 1 (0.5).")
 @click.option("--examples", type=click.IntRange(1), help="Activating images a neuron (30; clip-dissect 100).")
 @click.option("--contrast", type=click.Choice(["nearest", "random"]), help="Kind of contrastive images (nearest).")
-@click.option("--neighbours", type=click.IntRange(1), help="Contrastive images an activating image (1; contrastive-pmi 5).")
+@click.option(
+    "--neighbours", type=click.IntRange(1), help="Contrastive images an activating image (1; contrastive-pmi 5)."
+)
 @click.option("--threshold", help="Low activation: mean, quantile:Q or max:F (mean).")
 @click.option("--floor", type=float, help="An image activates a neuron only above this (0).")
 @click.option("--reuse/--no-reuse", default=None, help="One contrastive image may serve several activating ones (yes).")
 @click.option("--min-similarity", type=float, help="Drop pairs below this cosine.")
-@click.option("--near-duplicate", type=float, help="Images above this cosine are the same picture and no contrast; try 0.99.")
-@click.option("--renormalise-text/--no-renormalise-text", default=None, help="Unit length for the mean over templates (yes).")
+@click.option(
+    "--near-duplicate", type=float, help="Images above this cosine are the same picture and no contrast; try 0.99."
+)
+@click.option(
+    "--renormalise-text/--no-renormalise-text", default=None, help="Unit length for the mean over templates (yes)."
+)
 @click.option("--subtract-empty/--no-subtract-empty", default=None, help="semanticlens: subtract the empty template.")
-@click.option("--prior", type=click.Choice(["neurons", "images"]), help="clip-dissect: what its prior runs over (neurons).")
+@click.option(
+    "--prior", type=click.Choice(["neurons", "images"]), help="clip-dissect: what its prior runs over (neurons)."
+)
 @click.option("--prior-weight", type=float, help="clip-dissect: lambda (1).")
 @click.option("--logit-scale", type=float, help="The encoder's multiplier of the cosine, where none is known.")
 @click.option("--seed", type=int, help="Of the random contrast (0).")
@@ -125,17 +137,24 @@ def search(db: str, text: str | None, as_json: bool, **options: Any) -> None:
 @click.command()
 @database
 @click.argument("statement")
-@click.option("--format", "kind", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["table", "csv", "json", "parquet"]),
+    default="table",
+    show_default=True,
+    help="A table for reading, or every row and value for machines.",
+)
 @click.option("--out", type=click.Path(), help="Write to this file instead of the terminal.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def sql(db: str, statement: str, kind: Any, out: str | None, as_json: bool) -> None:
     """Run one read-only SELECT over the index.
 
-    Views: images, neurons, labels, examples, texts, runs, failures, layers, encoders, shards, embeddings, and the table macro
-    activations('MODEL/LAYER/INDEX').
+    Views: images, neurons, labels, examples, texts, runs, failures, layers, encoders, shards, embeddings, and the table
+    macro activations('MODEL/LAYER/INDEX').
 
     \b
-    csp-index sql birds.db "SELECT neuron, text FROM labels WHERE rank = 0 AND text LIKE '%striped%'"
+    csp-index sql birds.db "SELECT address, text FROM labels WHERE rank = 0 AND text LIKE '%striped%'"
     csp-index sql birds.db "SELECT * FROM activations('resnet50/layer4/77') ORDER BY activation DESC LIMIT 5"
     """
     from csp_index.index import open_index
@@ -149,7 +168,14 @@ def sql(db: str, statement: str, kind: Any, out: str | None, as_json: bool) -> N
 @click.option("--layer", help="Only this MODEL/LAYER.")
 @click.option("--method", help="Only this method's labels.")
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Candidates a neuron.")
-@click.option("--format", "kind", type=click.Choice(["csv", "json", "parquet"]), default="csv", show_default=True)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["csv", "json", "parquet"]),
+    default="csv",
+    show_default=True,
+    help="How the rows are written.",
+)
 @click.option("--out", type=click.Path(), help="Write to this file instead of the terminal.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def export(db: str, kind: Any, out: str | None, as_json: bool, **options: Any) -> None:
@@ -161,7 +187,11 @@ def export(db: str, kind: Any, out: str | None, as_json: bool, **options: Any) -
     from csp_index.index import open_index
     from csp_index.results import write_result
 
-    write_result(open_index(db).labels(options["layer"], method=options["method"], top=options["top"]), "json" if as_json else kind, out)
+    write_result(
+        open_index(db).labels(options["layer"], method=options["method"], top=options["top"]),
+        "json" if as_json else kind,
+        out,
+    )
 
 
 @click.command()

@@ -18,10 +18,19 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
 @click.command()
 @database
 @click.argument("source", required=False)
-@click.option("--encoder", "encoders", multiple=True, help="open_clip:ARCH/WEIGHTS, transformers:ID, or a local directory.")
-@click.option("--network", "networks", multiple=True, help="torchvision:, timm:, transformers: or python:MODULE:FACTORY.")
+@click.option(
+    "--encoder", "encoders", multiple=True, help="open_clip:ARCH/WEIGHTS, transformers:ID, or a local directory."
+)
+@click.option(
+    "--network", "networks", multiple=True, help="torchvision:, timm:, transformers: or python:MODULE:FACTORY."
+)
 @click.option("--layers", multiple=True, help="Layers of the network before it, with commas; see `csp-index layers`.")
-@click.option("--pool", "pools", multiple=True, help="mean, max, cls, token-mean, token-max or none; by the layer's shape if not said.")
+@click.option(
+    "--pool",
+    "pools",
+    multiple=True,
+    help="mean, max, cls, token-mean, token-max or none; by the layer's shape if not said.",
+)
 @click.option("--weights", multiple=True, help="Weight file of the network (.safetensors).")
 @click.option("--name", "names", multiple=True, help="Name of the network in addresses MODEL/LAYER/INDEX.")
 @click.option("--metadata", type=click.Path(), help="CSV joined to the images by its path column.")
@@ -33,8 +42,9 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
 def index(db: str, source: str | None, as_json: bool, device: str | None, **options: Any) -> None:
     """Index the images of SOURCE: embeddings and activations, once.
 
-    SOURCE is a folder of images, a parquet file, a datasets directory or tar shards. Run again, the command goes on where it was
-    stopped and adds what is new; without SOURCE it completes what the index holds. Without models it takes those of the index.
+    SOURCE is a folder of images, a parquet file, a datasets directory or tar shards. Run again, the command goes on
+    where it was stopped and adds what is new; without SOURCE it completes what the index holds. Without models it takes
+    those of the index.
 
     \b
     csp-index index birds.db photos/ --encoder open_clip:ViT-B-32/laion2b_s34b_b79k \\
@@ -62,10 +72,14 @@ def _networks(options: dict[str, Any]) -> list[NetworkSource]:
 
     specs, layers = options["networks"], options["layers"]
     if len(specs) != len(layers):
-        raise click.UsageError(f"{len(specs)} --network and {len(layers)} --layers: expected one --layers for each --network")
+        raise click.UsageError(
+            f"{len(specs)} --network and {len(layers)} --layers: expected one --layers for each --network"
+        )
     for name in ("pools", "weights", "names"):
         if len(options[name]) > len(specs):
-            raise click.UsageError(f"--{name.rstrip('s')} is given {len(options[name])} times for {len(specs)} --network")
+            raise click.UsageError(
+                f"--{name.rstrip('s')} is given {len(options[name])} times for {len(specs)} --network"
+            )
     rows = zip_longest(specs, layers, options["pools"], options["weights"], options["names"])
     return [
         NetworkSource(spec, tuple(part.strip() for part in chosen.split(",") if part.strip()), pool, weights, name)

@@ -28,7 +28,12 @@ database = click.argument("db", metavar="DB")
 def progress() -> Iterator[Report]:
     """Give a progress report: a bar on a terminal, a line now and then elsewhere; both on stderr."""
     if sys.stderr.isatty():
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+        )
         with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
             task = bar.add_task("images", total=None, speed="")
             started = time.monotonic()

@@ -21,8 +21,8 @@ def say_neuron(view: NeuronView) -> None:
     for score in label.labels[1:]:
         click.echo(f"  rival: {score.text} ({score.score:.3f})")
     click.echo(
-        f"  over {numbers['images']:,} images: mean {numbers['mean']:.4g}, std {numbers['std']:.4g}, max {numbers['max']:.4g}, "
-        f"fires on {numbers['firing_rate']:.1%}"
+        f"  over {numbers['images']:,} images: mean {numbers['mean']:.4g}, std {numbers['std']:.4g}, "
+        f"max {numbers['max']:.4g}, fires on {numbers['firing_rate']:.1%}"
     )
     if not label.pairs:
         return
@@ -30,7 +30,11 @@ def say_neuron(view: NeuronView) -> None:
     for pair in label.pairs:
         silent = ["", "", ""]
         if pair.contrast_id is not None:
-            silent = [f"{pair.contrast_id} {view.names[pair.contrast_id]}", f"{pair.contrast_activation:.4g}", f"{pair.similarity:.3f}"]
+            silent = [
+                f"{pair.contrast_id} {view.names[pair.contrast_id]}",
+                f"{pair.contrast_activation:.4g}",
+                f"{pair.similarity:.3f}",
+            ]
         table.add_row(str(pair.rank), f"{pair.image_id} {view.names[pair.image_id]}", f"{pair.activation:.4g}", *silent)
     Console(soft_wrap=True).print(table)
 

@@ -59,17 +59,19 @@ def _say_findings(report: DemoReport) -> None:
     biased = report.probing["biased"]
     csp, plain, prior = biased["csp"], biased["semanticlens"], biased["contrastive-pmi"]
     click.echo(
-        f"\nIn the biased set most carriers of a concept share a look. The mean of the activating images (semanticlens) names "
-        f"{plain['single'].top1:.0%} of the single concepts, CSP {csp['single'].top1:.0%}."
-        f"\nOn pairs CSP names {csp['pair'].top1:.0%} and semanticlens {plain['pair'].top1:.0%}: the nearest silent image often "
-        f"shares one half of a pair, and the projection removes that half."
+        f"\nIn the biased set most carriers of a concept share a look. The mean of the activating images "
+        f"(semanticlens) names {plain['single'].top1:.0%} of the single concepts, CSP {csp['single'].top1:.0%}."
+        f"\nOn pairs CSP names {csp['pair'].top1:.0%} and semanticlens {plain['pair'].top1:.0%}: the nearest silent "
+        f"image often shares one half of a pair, and the projection removes that half."
         f"\ncontrastive-pmi uses the contrast as a prior instead: {prior['single'].top1:.0%} of singles, "
         f"{prior['pair'].top1:.0%} of pairs."
     )
     if report.corrections:
         click.echo("\nNeurons where contrast changed the label:")
     for found in report.corrections:
-        click.echo(f"  {found.neuron}: {found.without_contrast!r} became {found.truth!r}, as planted; card {found.card}")
+        click.echo(
+            f"  {found.neuron}: {found.without_contrast!r} became {found.truth!r}, as planted; card {found.card}"
+        )
 
 
 def _say_next(report: DemoReport) -> None:
@@ -80,7 +82,7 @@ def _say_next(report: DemoReport) -> None:
         f"  csp-index show {db} {neuron}\n"
         f'  csp-index search {db} "striped"\n'
         f"  csp-index label {db} --layer cnn/concepts --neurons 0-9 --method contrastive-pmi\n"
-        f"  csp-index sql {db} \"SELECT neuron, text, score FROM labels WHERE method = 'csp' AND rank = 0 LIMIT 5\"\n"
+        f"  csp-index sql {db} \"SELECT address, text, score FROM labels WHERE method = 'csp' AND rank = 0 LIMIT 5\"\n"
         f"  csp-index status {db}"
     )
 

@@ -2,23 +2,22 @@
 
 Two values of each attribute are common (circle, square; red, blue; ...), the others are rare, and every rare value is
 a planted single concept. In the *biased* set all common values mix freely in the plain images, but each rare value
-comes with a *look* of two common values: most stars are red on gray. Each half of the look is on a share of .9 of the
-carriers; the carriers without the one half have the other, so that .8 show the full look. The look itself is common
-without the concept: a quarter of the plain images show it. Activating images alone then cannot tell "star" from "red
-star" or "red on gray background"; a silent neighbour can.
+comes with a *look* of two common values: most striped things are red circles. Each half of the look is on a share of .9
+of the carriers; the carriers without the one half have the other, so that .8 show the full look. The look itself is
+common without the concept: a quarter of the plain images show it. Activating images alone then cannot tell "striped"
+from "striped circle" or "striped red"; a silent neighbour can.
 
-The planted pairs are a rare value with one half of its look: "red star" and "star on gray background" lie inside
-"star" and differ from it, and from each other, by the few carriers that lack one half. That is the hard case on
-purpose: a neuron for "star" and one for "red star" share nearly all of their activating images and must still get two
-labels.
+A planted pair is a rare value with a common value outside its look, which half of the carriers have: "red star". So a
+pair comes with the look of its rare half (most red stars are solid, on gray), each half exists without the other (blue
+stars with the same look, red circles), and the nearest silent image shares a half of the concept.
 
-In the *unbiased* set every attribute is drawn evenly and on its own, and each planted pair is brought to the same
-number of carriers.
+In the *unbiased* set every attribute is drawn evenly and on its own, and each planted pair is brought to the number of
+carriers it has in the biased set.
 
-Why these numbers: 60 carriers are twice what a labelling run scores (30), so activating sets are full and still a
-choice; 3,000 plain images over the 64 mixtures of common values leave some 47 of each, so a carrier has near
-neighbours that differ in nothing but the concept. Both sets together render and index in well under the demo's 90
-seconds.
+Why these numbers: 100 carriers a single concept leave 50 a pair, well above the 30 that a labelling run scores, so
+activating sets are full and still a choice; 2,500 plain images over the 64 mixtures of common values leave some 40 of
+each, so a carrier has near neighbours that differ in nothing but the concept. Both sets together render and index in
+well under the demo's 90 seconds.
 """
 
 from __future__ import annotations
@@ -37,17 +36,24 @@ Bias: TypeAlias = Literal["biased", "unbiased"]
 
 COMMON: Final[Mapping[str, tuple[str, str]]] = {name: (values[0], values[1]) for name, values in ATTRIBUTES.items()}
 SHARE: Final = 0.9
-CARRIERS: Final = 60
-PLAIN: Final = 3_000
+CARRIERS: Final = 100
+PLAIN: Final = 2_500
 METADATA: Final = "metadata.csv"
 
-# Which two attributes make up the look of a rare value of each attribute.
+# For a rare value of each attribute: the two attributes of its look, and those whose values make pairs with it.
 _LOOK_OF: Final[Mapping[str, tuple[str, str]]] = {
-    "shape": ("colour", "background"),
-    "colour": ("shape", "texture"),
-    "texture": ("colour", "shape"),
+    "shape": ("texture", "background"),
+    "colour": ("texture", "background"),
+    "texture": ("shape", "colour"),
     "background": ("shape", "colour"),
     "pattern": ("shape", "colour"),
+}
+_PAIRED_WITH: Final[Mapping[str, tuple[str, str]]] = {
+    "shape": ("colour", "size"),
+    "colour": ("shape", "size"),
+    "texture": ("background", "size"),
+    "background": ("texture", "size"),
+    "pattern": ("texture", "size"),
 }
 
 
@@ -66,14 +72,13 @@ LOOKS: Final[Mapping[Concept, Concept]] = _planted_looks()
 
 
 def _planted_pairs() -> list[Concept]:
-    """Join each rare value with the first half of its look, and the first eleven with the second half as well."""
-    halves = [(single, dict(look)) for single, look in LOOKS.items()]
+    """Join each rare value with a common value of its first paired attribute, eleven with one of the second too."""
     pairs = []
-    for turn in (0, 1):
-        for single, look in halves:
+    for column in (0, 1):
+        for turn, single in enumerate(LOOKS):
             ((attribute, value),) = single
-            half = _LOOK_OF[attribute][turn]
-            pairs.append(concept_of({attribute: value, half: look[half]}))
+            other = _PAIRED_WITH[attribute][column]
+            pairs.append(concept_of({attribute: value, other: COMMON[other][(turn + column) % 2]}))
     return pairs[:30]
 
 
@@ -89,20 +94,24 @@ def _common_scene(rng: np.random.Generator, fixed: Mapping[str, str]) -> Scene:
 
 
 def _carriers(rng: np.random.Generator, single: Concept, look: Concept) -> list[Scene]:
-    """Draw the carriers of a single concept; in a few the one or the other half of the look is its common opposite."""
+    """Draw the carriers of a single concept, a few without the one or the other half of the look, half of each pair."""
+    ((attribute, _),) = single
     lacking = round(CARRIERS * (1 - SHARE))
     scenes = []
     for i in range(CARRIERS):
-        shown = dict(look)
+        fixed = {**dict(look), **dict(single)}
         if i < 2 * lacking:
             name, value = look[i % 2]
-            shown[name] = COMMON[name][1 - COMMON[name].index(value)]
-        scenes.append(_common_scene(rng, {**shown, **dict(single)}))
+            fixed[name] = COMMON[name][1 - COMMON[name].index(value)]
+        # The four mixtures of the paired attributes take turns, over carriers with the full look and without.
+        for other, choice in zip(_PAIRED_WITH[attribute], (i // 2 % 2, i // 4 % 2), strict=True):
+            fixed[other] = COMMON[other][choice]
+        scenes.append(_common_scene(rng, fixed))
     return scenes
 
 
 def probing_scenes(bias: Bias, seed: int) -> list[Scene]:
-    """Return the scenes of a probing set in their order; biased 4,140, unbiased about 3,600.
+    """Return the scenes of a probing set in their order: biased 4,400, unbiased some 2,800.
 
     The order is shuffled: nothing about a scene can be told from its place.
     """
@@ -115,7 +124,7 @@ def probing_scenes(bias: Bias, seed: int) -> list[Scene]:
         scenes = [random_scene(rng) for _ in range(PLAIN)]
         for pair in _planted_pairs():
             have = sum(has_concept(scene, pair) for scene in scenes)
-            scenes += [random_scene(rng, dict(pair)) for _ in range(max(0, CARRIERS - have))]
+            scenes += [random_scene(rng, dict(pair)) for _ in range(max(0, CARRIERS // 2 - have))]
     return [scenes[int(i)] for i in rng.permutation(len(scenes))]
 
 

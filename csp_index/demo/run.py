@@ -1,4 +1,4 @@
-"""The demo: render both probing sets, index them, label every neuron by every method, and compare with the planted truth."""
+"""The demo: render both probing sets, index them, label every neuron by every method, compare with the truth."""
 
 from __future__ import annotations
 
