@@ -249,7 +249,7 @@ def embeddings_of(store: Store, source: EncoderInfo, ids: np.ndarray) -> torch.T
 
 def neuron_rows(store: Store, target: LayerInfo, neurons: Sequence[int] | None = None) -> pa.Table:
     """Return the statistics of the neurons (default all), sorted by neuron."""
-    where = f"model = {sql_text(target.key.model)} AND layer = {sql_text(target.key.layer)}"
+    where = layer_filter(target)
     if neurons is not None and len(neurons) < target.neurons:
         where += f" AND neuron IN ({','.join(map(str, neurons))})"
     rows = store.read(schema.NEURONS, where=where).sort_by("neuron")
@@ -258,6 +258,16 @@ def neuron_rows(store: Store, target: LayerInfo, neurons: Sequence[int] | None =
             f"layer {target.key} is not finished: run `csp-index index` again, it goes on where it stopped"
         )
     return rows
+
+
+def is_finished(store: Store, target: LayerInfo) -> bool:
+    """Tell whether the layer's statistics are there, so that its neurons can be labelled."""
+    return store.count(schema.NEURONS, layer_filter(target)) == target.neurons
+
+
+def layer_filter(target: LayerInfo) -> str:
+    """Return the SQL condition that picks a layer's rows."""
+    return f"model = {sql_text(target.key.model)} AND layer = {sql_text(target.key.layer)}"
 
 
 def sql_text(value: str) -> str:

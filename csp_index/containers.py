@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from csp_index.errors import SourceError
+from csp_index.errors import SourceError, one_line
 
 
 def pick_image_column(schema: Any, wanted: str | None = None) -> str:
@@ -62,13 +62,6 @@ def load_dataset(directory: str) -> Any:
         return datasets.load_from_disk(directory)
     except Exception as exc:  # the library documents no common base of its errors
         raise SourceError(f"the dataset {directory} cannot be loaded: {one_line(exc)}") from exc
-
-
-def one_line(exc: BaseException) -> str:
-    """Return what an exception says, in one line of at most 300 characters."""
-    text = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-    line = " ".join(text.split()) or type(exc).__name__
-    return line if len(line) <= 300 else line[:297] + "..."
 
 
 def _holds_bytes(kind: Any) -> bool:

@@ -21,8 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from csp_index.containers import one_line
-from csp_index.errors import EncoderError
+from csp_index.errors import EncoderError, one_line
 from csp_index.plugins import call_factory, load_plugins
 from csp_index.templates import TEMPLATE_SETS, fill, templates
 from csp_index.weights import (

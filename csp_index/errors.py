@@ -41,3 +41,10 @@ class LabelError(CspIndexError):
 
 class QueryError(CspIndexError):
     """A SQL statement is refused or fails."""
+
+
+def one_line(exc: BaseException) -> str:
+    """Return what another library's exception says, in one line of at most 300 characters."""
+    text = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+    line = " ".join(text.split()) or type(exc).__name__
+    return line if len(line) <= 300 else line[:297] + "..."

@@ -26,8 +26,8 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from csp_index.containers import ContainerReader, container_of, one_line
-from csp_index.errors import SourceError
+from csp_index.containers import ContainerReader, container_of
+from csp_index.errors import SourceError, one_line
 
 MAX_PIXELS = 89_478_485
 """Largest width x height that is decoded: Pillow's own border to a decompression bomb."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,25 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index import candidates, catalog, scoring, settings
+from csp_index import candidates, catalog, settings
 from csp_index.arrays import import_arrays
 from csp_index.build import Progress, add_images
 from csp_index.candidates import CandidateTexts, Vocabulary
 from csp_index.catalog import EncoderInfo, LayerInfo
 from csp_index.encoders import Encoder, load_encoder
 from csp_index.errors import ArrayError, EncoderError, LabelError, SettingError
-from csp_index.labels import LabelRequest, Subject, label_neurons, newest_label
+from csp_index.label_rows import Subject, newest_label
+from csp_index.labels import label_neurons, make_request
 from csp_index.networks import Network, load_network
 from csp_index.query import SqlLimits, run_sql
-from csp_index.records import ExampleOptions, IndexSummary, Label, LayerKey, NeuronKey, ScoringOptions
+from csp_index.records import IndexSummary, Label, LayerKey, NeuronKey
 from csp_index.results import Labels, SqlResult
 from csp_index.search import search_neurons
 from csp_index.sources import open_source
 from csp_index.status import describe
 from csp_index.store import Store, check_creatable, create_store, is_index, open_store
 from csp_index.templates import templates as template_texts
-from csp_index.views import COMPUTED, NeuronView, neuron_card, neuron_view, newest_labels, sql_views
+from csp_index.views import NeuronView, neuron_card, neuron_view, newest_labels, sql_views
 from csp_index.weights import resolve_device
 
 _WIDEST = 10_000_000  # neurons of a range; a slip of the hand must not fill the memory
@@ -194,7 +195,10 @@ class Index:
         if (text is None) == (image is None):
             raise SettingError("search takes a text or an image: give one of them")
         query = self._text_vector(source, text, templates) if text is not None else self._image_vector(source, image)
-        targets = [catalog.layer(self.store, LayerKey.parse(layer))] if layer else catalog.layers(self.store)
+        if layer:
+            targets = [catalog.layer(self.store, LayerKey.parse(layer))]
+        else:
+            targets = [info for info in catalog.layers(self.store) if catalog.is_finished(self.store, info)]
         return SqlResult(search_neurons(self.store, source, targets, query, top))
 
     def view(self, neuron: str, method: str | None = None, **options: Any) -> NeuronView:
@@ -215,10 +219,11 @@ class Index:
         `FROM activations('model/layer/7')` is one neuron's activations: image_id, activation.
         """
         limits = limits or SqlLimits(memory=settings.text("sql_memory"))
+        views, definitions = sql_views(self.store)
         return run_sql(
-            sql_views(self.store),
+            views,
             statement,
-            computed=COMPUTED,
+            definitions=definitions,
             read_activations=self._activation_table,
             limits=limits,
         )
@@ -334,24 +339,6 @@ class Index:
 def open_index(uri: str | Path, *, device: str | None = None) -> Index:
     """Return the index at a directory; a new one is created when images or arrays are first added to it."""
     return Index(uri, device=device)
-
-
-def make_request(method: str, source: EncoderInfo, top: int, options: dict[str, Any]) -> LabelRequest:
-    """Return the request that loose options amount to; unknown ones are refused with the list of those there are."""
-    row = scoring.method(method)
-    examples = {f.name for f in fields(ExampleOptions)}
-    scores = {f.name for f in fields(ScoringOptions)}
-    unknown = sorted(set(options) - examples - scores)
-    if unknown:
-        raise SettingError(f"option {unknown[0]!r} is unknown (has: {', '.join(sorted(examples | scores))})")
-    given = {name: value for name, value in options.items() if value is not None}
-    chosen = ExampleOptions(
-        **{"examples": row.examples, "neighbours": row.neighbours} | {k: given[k] for k in given.keys() & examples}
-    )
-    formula = ScoringOptions(**{k: given[k] for k in given.keys() & scores})
-    if formula.logit_scale is None and source.logit_scale is not None:
-        formula = replace(formula, logit_scale=source.logit_scale)
-    return LabelRequest(method, chosen, formula, top)
 
 
 def parse_neurons(layer: str, neurons: str) -> list[str]:

@@ -13,8 +13,7 @@ from pathlib import Path
 from posixpath import basename, normpath
 from typing import Any
 
-from csp_index.containers import one_line
-from csp_index.errors import SourceError
+from csp_index.errors import SourceError, one_line
 
 _PATH_COLUMNS = ("path", "file_name", "filename", "file", "filepath", "file_path", "image_path", "image")
 _ROWS_TRIED = 100

@@ -21,8 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from csp_index.containers import one_line
-from csp_index.errors import NetworkError
+from csp_index.errors import NetworkError, one_line
 from csp_index.pooling import Pool, choose_pool, fits, neurons_of, pooled
 from csp_index.weights import batch_size_for, hash_weights, near_matches, resolve_device
 from csp_index.zoo import Loaded, default_name, load_module

@@ -13,8 +13,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from types import ModuleType
 
-from csp_index.containers import one_line
-from csp_index.errors import CspIndexError
+from csp_index.errors import CspIndexError, one_line
 
 GROUP = "csp_index.plugins"
 

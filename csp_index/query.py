@@ -49,13 +49,13 @@ def run_sql(
     tables: Mapping[str, Any],
     statement: str,
     *,
-    computed: Mapping[str, Mapping[str, str]] | None = None,
+    definitions: Mapping[str, str] | None = None,
     read_activations: ReadActivations | None = None,
     limits: SqlLimits | None = None,
 ) -> SqlResult:
     """Run one SELECT over `tables`, each a view of that name.
 
-    `computed` gives a view further columns, in front of its own: name and SQL expression, by view.
+    `definitions` says for some views what they show of their table: a SELECT that names the table as {}.
 
     `FROM activations('model/layer/77')` calls `read_activations` with the address and gives its columns image_id and
     activation; the address may be any expression, also one over another view's columns. Raises QueryError, or what
@@ -70,7 +70,7 @@ def run_sql(
     try:
         with _translated(failures, tuple(tables)):
             for name, source in tables.items():
-                _add_view(connection, name, source, computed.get(name, {}) if computed else {})
+                _add_view(connection, name, source, (definitions or {}).get(name))
             _add_activations(connection, read_activations, failures)
             connection.execute("SET TimeZone = 'UTC'")  # the day of a time must not depend on the machine
             connection.execute("SET lock_configuration = true")
@@ -140,13 +140,13 @@ def _unique(names: list[str]) -> list[str]:
     return result
 
 
-def _add_view(connection: duckdb.DuckDBPyConnection, name: str, source: Any, computed: Mapping[str, str]) -> None:
-    if not computed:
+def _add_view(connection: duckdb.DuckDBPyConnection, name: str, source: Any, definition: str | None) -> None:
+    if definition is None:
         connection.register(name, _without_float16(source))
         return
     connection.register(f"_{name}", _without_float16(source))
-    columns = ", ".join(f"{expression} AS {column}" for column, expression in computed.items())
-    connection.execute(f'CREATE VIEW "{name}" AS SELECT {columns}, * FROM "_{name}"')
+    shown = definition.format(f'"_{name}"')
+    connection.execute(f'CREATE VIEW "{name}" AS {shown}')
 
 
 def _add_activations(

@@ -182,6 +182,7 @@ def concepts_schema(width: int) -> pa.Schema:
         ("layer", pa.string()),
         ("neuron", pa.int32()),
         ("method", pa.string()),
+        ("images", pa.int64()),  # images the vector rests on: ids 0 .. images - 1
         ("vector", pa.list_(pa.float32(), width)),
     )
 

@@ -14,7 +14,8 @@ import torch
 
 from csp_index import catalog
 from csp_index.catalog import EncoderInfo, LayerInfo
-from csp_index.labels import LabelRequest, Subject, concept_vectors, newest_label, stored_vectors
+from csp_index.label_rows import LabelRequest, Subject, newest_label, stored_vectors
+from csp_index.labels import concept_vectors
 from csp_index.store import Store
 
 _SCHEMA = pa.schema(
@@ -36,19 +37,20 @@ def search_neurons(
     found: list[tuple[float, LayerInfo, int, str]] = []
     for target in targets:
         subject = Subject(source, target, np.arange(target.neurons))
-        kept = stored_vectors(store, subject, "csp")
-        if len(kept) == target.neurons:
-            method, vectors = "csp", torch.from_numpy(np.stack([kept[n] for n in range(target.neurons)]))
+        rows = catalog.neuron_rows(store, target)
+        kept = stored_vectors(store, subject, "csp", rows["images"][0].as_py())
+        if kept is not None:
+            method, vectors = "csp", kept
         else:
             method, vectors = "mean-centred", concept_vectors(store, subject, LabelRequest("mean-centred"))
-        alive = torch.from_numpy(catalog.neuron_rows(store, target)["max"].to_numpy() > 0)
+        alive = torch.from_numpy(rows["max"].to_numpy() > 0)
         scores = (vectors @ query).masked_fill(~alive, -torch.inf)
         order = scores.sort(dim=0, descending=True, stable=True).indices[:top].tolist()
         found += [(float(scores[n]), target, n, method) for n in order if alive[n]]
     found.sort(key=lambda row: -row[0])
-    rows = []
+    answer = []
     for score, target, neuron, method in found[:top]:
         label = newest_label(store, Subject(source, target, np.array([neuron])), neuron, top=1)
         row = {"neuron": f"{target.key}/{neuron}", "score": score, "method": method}
-        rows.append(row | {"label": label and label.text, "labelled_by": label and label.method})
-    return pa.Table.from_pylist(rows, schema=_SCHEMA)
+        answer.append(row | {"label": label and label.text, "labelled_by": label and label.method})
+    return pa.Table.from_pylist(answer, schema=_SCHEMA)

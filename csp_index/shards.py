@@ -86,6 +86,10 @@ def write_values(store: Store, info: Column, shard: Shard, values: torch.Tensor)
         store.append(info.table, pa.table(columns, schema=schema.embeddings_schema(info.width)))
         return
     rows = values.T.half() if info.dtype == "float16" else values.T
+    if not bool(torch.isfinite(rows).all()):
+        raise SettingError(
+            f"activations of {info.key} reach beyond what {info.dtype} holds: index with --dtype float32"
+        )
     numbers = pa.array(np.full(info.neurons, shard.number, np.int32))
     columns = [numbers, pa.array(np.arange(info.neurons, dtype=np.int32)), as_lists(rows)]
     store.append(info.table, pa.table(columns, schema=schema.activations_schema(info.dtype)))
@@ -113,8 +117,7 @@ def finish_statistics(store: Store, infos: Sequence[LayerInfo], held: dict[str, 
     """Write the `neurons` rows of every layer whose statistics do not cover all of its shards yet."""
     for info in infos:
         marks = catalog.shards(store, info.what)
-        where = f"model = {catalog.sql_text(info.key.model)} AND layer = {catalog.sql_text(info.key.layer)}"
-        current = f"{where} AND images = {catalog.image_count(store, info.what)}"
+        current = f"{catalog.layer_filter(info)} AND images = {catalog.image_count(store, info.what)}"
         if marks and store.count(schema.NEURONS, current) < info.neurons:
             rows = statistics_of(store, info, held, len(marks)).to_arrow(info.key)
             store.upsert(schema.NEURONS, ["model", "layer", "neuron"], rows)

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from csp_index.containers import byte_columns, load_dataset, one_line, pick_image_column
-from csp_index.errors import SourceError
+from csp_index.containers import byte_columns, load_dataset, pick_image_column
+from csp_index.errors import SourceError, one_line
 from csp_index.images import ImageRef, ImageSource, image_extensions
 from csp_index.metadata import PathTable
 

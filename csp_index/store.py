@@ -20,7 +20,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from csp_index import schema
-from csp_index.errors import StoreError
+from csp_index.errors import StoreError, one_line
 
 os.environ.setdefault("LANCE_LOG", "error")  # its warnings speak to developers of Lance, not to our users
 
@@ -60,7 +60,7 @@ class Store:
             except (FileNotFoundError, ValueError) as exc:
                 if "not found" in str(exc).lower():
                     return None
-                raise StoreError(f"table {name} of {self.uri} cannot be opened: {_one_line(exc)}") from exc
+                raise StoreError(f"table {name} of {self.uri} cannot be opened: {one_line(exc)}") from exc
         return self._tables[name]
 
     def create(self, name: str, table_schema: pa.Schema) -> None:
@@ -143,11 +143,11 @@ class Store:
         root = Path(self.uri)
         try:
             lock = FileLock(root / _LOCK)
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=1)  # a look at whether it is held takes it for a moment
         except Timeout:
             raise StoreError(f"{self.uri} is being written by {_owner(root)}: wait until it ends, or stop it") from None
         except OSError as exc:
-            raise StoreError(f"no permission to write {self.uri}: {_one_line(exc)}") from exc
+            raise StoreError(f"no permission to write {self.uri}: {one_line(exc)}") from exc
         try:
             owner = {
                 "pid": os.getpid(),
@@ -182,7 +182,7 @@ class Store:
         try:
             yield
         except (OSError, RuntimeError, ValueError) as exc:
-            raise StoreError(f"table {name} of {self.uri} cannot be written: {_one_line(exc)}") from exc
+            raise StoreError(f"table {name} of {self.uri} cannot be written: {one_line(exc)}") from exc
 
 
 def open_store(uri: str | Path) -> Store:
@@ -212,7 +212,7 @@ def create_store(uri: str | Path) -> Store:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        raise StoreError(f"no permission to create {root}: {_one_line(exc)}") from exc
+        raise StoreError(f"no permission to create {root}: {one_line(exc)}") from exc
     store = Store(str(root))
     store.create(schema.RUNS, schema.table_schema(schema.RUNS))
     return store
@@ -255,7 +255,3 @@ def _owner(root: Path) -> str:
     except (OSError, ValueError):
         return "another process"
     return f"process {owner.get('pid')} on {owner.get('host')} since {owner.get('since')}"
-
-
-def _one_line(exc: BaseException) -> str:
-    return " ".join(str(exc).split())[:300]

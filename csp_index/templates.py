@@ -40,7 +40,7 @@ def fill(template: str, text: str) -> str:
 def _from_file(name: str) -> tuple[str, ...]:
     path = Path(name).expanduser()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as exc:
         known = ", ".join(TEMPLATE_SETS)
         raise SettingError(

@@ -16,8 +16,7 @@ from csp_index.plots import CardData, CardPair, draw_card
 from csp_index.records import Label
 from csp_index.store import Store
 
-_ADDRESS = {"address": "model || '/' || layer || '/' || neuron"}
-COMPUTED = {schema.NEURONS: _ADDRESS, schema.LABELS: _ADDRESS, schema.EXAMPLES: _ADDRESS}  # columns SQL sees on top
+_ADDRESSED = "SELECT model || '/' || layer || '/' || neuron AS address, * FROM {}"
 _SHOWN = 10
 _BINS = 40
 
@@ -48,18 +47,29 @@ def neuron_view(store: Store, target: LayerInfo, label: Label) -> NeuronView:
     return NeuronView(label, statistics, names)
 
 
-def sql_views(store: Store) -> dict[str, Any]:
-    """Return what SQL sees: every fixed table, the encoders' embeddings by name, and `texts` over all encoders."""
-    views: dict[str, Any] = {}
+def sql_views(store: Store) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what SQL sees, by name, and how: every fixed table, embeddings, and `texts` over all encoders.
+
+    Rows whose shard was never marked do not exist, and neurons come with their address.
+    """
     names = set(store.table_names())
+    views: dict[str, Any] = {}
+    definitions = {name: _ADDRESSED for name in (schema.NEURONS, schema.LABELS, schema.EXAMPLES)}
     for name in schema.fixed_tables():
         views[name] = store.dataset(name) if name in names else schema.table_schema(name).empty_table()
+    definitions[schema.IMAGES] = _committed(store, schema.IMAGES)
     held = catalog.encoders(store)
     for info in held:
         if info.table in names:
-            views["embeddings" if len(held) == 1 else info.table] = store.dataset(info.table)
+            name = "embeddings" if len(held) == 1 else info.table
+            views[name] = store.dataset(info.table)
+            definitions[name] = _committed(store, info.what)
     views["texts"] = _texts(store, [info.name for info in held])
-    return views
+    return views, definitions
+
+
+def _committed(store: Store, what: str) -> str:
+    return f"SELECT * FROM {{}} WHERE shard < {len(catalog.shards(store, what))}"
 
 
 def _texts(store: Store, encoders: list[str]) -> pa.Table:

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csp_index.containers import one_line
-from csp_index.errors import CspIndexError
+from csp_index.errors import CspIndexError, one_line
 
 _BATCH_SIZES = {"cuda": 256, "mps": 64}
 _CPU_BATCH_SIZE = 32

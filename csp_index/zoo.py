@@ -15,8 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from csp_index.containers import one_line
-from csp_index.errors import NetworkError
+from csp_index.errors import NetworkError, one_line
 from csp_index.plugins import call_factory, load_plugins
 from csp_index.weights import load_weights, local_directory, near_matches, stable_repr, stable_settings
 

@@ -42,7 +42,11 @@ def make_arrays(folder: Path, images: int, neurons: int, width: int, texts: int)
 
 def import_arrays(folder: Path) -> None:
     """Make the index `folder/db` of the arrays."""
-    run([*CLI, "import", f"{folder}/db", "--embeddings", f"{folder}/E.npy", "--activations", f"{folder}/A.npy"], "--layer", "m/l")
+    run(
+        [*CLI, "import", f"{folder}/db", "--embeddings", f"{folder}/E.npy", "--activations", f"{folder}/A.npy"],
+        "--layer",
+        "m/l",
+    )
 
 
 def label_command(folder: Path, *more: str) -> list[str]:
@@ -51,9 +55,9 @@ def label_command(folder: Path, *more: str) -> list[str]:
     return [*CLI, "label", f"{folder}/db", "--layer", "m/l", "--neurons", "all", *texts, *more]
 
 
-def run(command: list[str], *more: str) -> str:
+def run(command: list[str]) -> str:
     """Run a command and return what it printed."""
-    return subprocess.run([*command, *more], check=True, capture_output=True, text=True).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def measure_label(root: Path) -> None:
@@ -69,9 +73,9 @@ def measure_label(root: Path) -> None:
             if turn:  # the first turn warms the page cache
                 times[name].append(time.monotonic() - started)
     bare, whole = (statistics.median(times[name]) for name in ("start-up", "label"))
-    differences = [b - a for a, b in zip(times["start-up"], times["label"], strict=True)]
+    more = [b - a for a, b in zip(times["start-up"], times["label"], strict=True)]
     print(f"import torch, lancedb: {bare:.2f} s; label 512 neurons of 10,000 images, 512 texts: {whole:.2f} s")
-    print(f"difference, turn by turn: median {statistics.median(differences):.2f} s (all: {[round(d, 2) for d in differences]})")
+    print(f"difference, turn by turn: median {statistics.median(more):.2f} s (all: {[round(d, 2) for d in more]})")
 
 
 def measure_memory(root: Path) -> None:
@@ -126,9 +130,12 @@ def measure_parity(root: Path) -> None:
         same = np.zeros(3, dtype=int)
         for neuron, label in enumerate(labels):
             best, p, n = written_out(method, embeddings, activations[:, neuron], texts)
-            contrastive = label["contrastive"] if "csp" in method else n.tolist()
-            same += (label["labels"][0]["text"] == f"text {best}", label["activating"] == p.tolist(), contrastive == n.tolist())
-        print(f"{method}: top labels {same[0]}, activating ids {same[1]}, contrastive ids {same[2]} of {len(labels)} neurons equal")
+            # Methods without contrast have no contrastive images to compare.
+            found = label["contrastive"] if "csp" in method else n.tolist()
+            first = label["labels"][0]["text"] if label["labels"] else None
+            same += (first == f"text {best}", label["activating"] == p.tolist(), found == n.tolist())
+        counts = f"top labels {same[0]}, activating ids {same[1]}, contrastive ids {same[2]}"
+        print(f"{method}: {counts} of {len(labels)} neurons equal")
 
 
 def written_out(method: str, e: np.ndarray, a: np.ndarray, t: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:

@@ -213,12 +213,13 @@ def draw_captions(scenes: Sequence[Scene], rng: np.random.Generator) -> tuple[li
 
 
 def informative(concepts: Tensor) -> Tensor:
-    """Return how much a caption says, [C]: one over the share of scenes it fits, at most that of a shape with a colour.
+    """Return how much a caption counts, [C]: the root of one over the share of scenes it fits (at most a shape with a colour).
 
-    One-to-one training teaches this weight by itself, since a caption that fits many images is often the wrong partner.
+    One-to-one training teaches the whole inverse by itself, since a caption that fits many images is often the wrong
+    partner. Counted evenly, single words would win over pairs that fit better; counted by the inverse, the reverse.
     """
     counts = torch.tensor([float(len(values)) for values in ATTRIBUTES.values()])
-    return torch.where(concepts == -1, 1.0, counts).prod(1).clamp(max=64.0)
+    return torch.where(concepts == -1, 1.0, counts).prod(1).clamp(max=64.0).sqrt()
 
 
 def soft_loss(logits: Tensor, weights: Tensor) -> Tensor:

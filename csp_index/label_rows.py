@@ -1,0 +1,248 @@
+"""Labels as the store holds them: the rows that are written, and the labels read back from rows.
+
+A label is kept under the hash of everything it depends on. Its row is written last, so one that can be read is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from csp_index import catalog, schema, scoring
+from csp_index.catalog import EncoderInfo, LayerInfo
+from csp_index.errors import LabelError
+from csp_index.examples import Examples
+from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, LabelState, NeuronKey, ScoringOptions
+from csp_index.statistics import rank_keys
+from csp_index.store import Store
+
+KEPT = 20  # candidates stored with each neuron, or more where more are asked for
+_NOTES = {
+    "dead": "never fires above the floor on the indexed images",
+    "no-contrast": "no image activates it less than the threshold, and this method needs a contrast",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRequest:
+    """What is asked of neurons: the method, its options, and how many candidates to return."""
+
+    method: str = "csp"
+    examples: ExampleOptions = field(default_factory=ExampleOptions)
+    scoring: ScoringOptions = field(default_factory=ScoringOptions)
+    top: int = 5
+
+    def __post_init__(self) -> None:
+        scoring.method(self.method)
+        if self.top < 1:
+            raise LabelError(f"top is {self.top}: expected at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The neurons in question, and the encoder that judges them."""
+
+    source: EncoderInfo
+    target: LayerInfo
+    neurons: np.ndarray  # sorted, distinct
+
+    def key(self, neuron: int) -> NeuronKey:
+        """Return the address of one of the neurons."""
+        return NeuronKey(self.target.key.model, self.target.key.layer, neuron)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Freshly computed labels as the tables that will be stored."""
+
+    label_rows: pa.Table
+    example_rows: pa.Table
+    vectors: torch.Tensor | None
+    images: int
+
+    def labels(self, subject: Subject, top: int) -> dict[int, Label]:
+        """Return the labels by neuron."""
+        return _from_rows(subject, self.label_rows, self.example_rows, top)
+
+
+def label_rows_of(
+    subject: Subject,
+    request: LabelRequest,
+    examples: Examples,
+    scores: torch.Tensor,
+    states: np.ndarray,
+    texts: Sequence[str],
+    run_id: str,
+    hashed: str,
+) -> pa.Table:
+    """Return the rows of the `labels` table: the best candidates of labelled neurons, one bare row for the others."""
+    kept = min(max(KEPT, request.top), len(texts))
+    best = torch.cat([_best(part, kept) for part in scores.split(256)]).numpy()
+    labelled = states == "labelled"
+    counts = np.where(labelled, kept, 1)
+    owner = np.repeat(np.arange(len(states)), counts)
+    rank = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    place = best[owner, rank]
+    bare = ~labelled[owner]
+    fired = (examples.activating >= 0).sum(1).numpy()
+    notes = [_note(state, int(count), request) for state, count in zip(states, fired, strict=True)]
+    size = len(owner)
+    columns = {
+        "run_id": pa.array([run_id] * size),
+        "settings_hash": pa.array([hashed] * size),
+        "model": pa.array([subject.target.key.model] * size),
+        "layer": pa.array([subject.target.key.layer] * size),
+        "neuron": pa.array(subject.neurons[owner].astype(np.int32)),
+        "method": pa.array([request.method] * size),
+        "state": pa.array(states[owner].tolist()),
+        "rank": pa.array(np.where(bare, -1, rank).astype(np.int32)),
+        "text": pc.if_else(
+            pa.array(bare), pa.scalar(None, pa.string()), pa.array(texts, pa.string()).take(pa.array(place))
+        ),
+        "score": pa.array(scores.numpy()[owner, place].astype(np.float64), mask=bare),
+        "note": pa.array(notes).take(pa.array(owner)),
+    }
+    return pa.table(columns, schema=schema.table_schema(schema.LABELS))
+
+
+def _best(scores: torch.Tensor, kept: int) -> torch.Tensor:
+    """Return the places of the best candidates [M, kept]; equal scores in the order of the vocabulary."""
+    keys = rank_keys(scores, torch.arange(scores.shape[1]))
+    return keys.topk(kept, dim=1).indices
+
+
+def _note(state: str, fired: int, request: LabelRequest) -> str:
+    if state in _NOTES:
+        return _NOTES[state]
+    asked = request.examples.examples
+    return f"{fired} activating images, {asked} asked for" if fired < asked else ""
+
+
+def example_rows_of(subject: Subject, request: LabelRequest, examples: Examples, run_id: str) -> pa.Table:
+    """Return the rows of the `examples` table: one an (activating, contrastive) pair."""
+    neuron, rank, neighbour = (
+        (examples.activating >= 0)[..., None].expand(examples.contrastive.shape).nonzero(as_tuple=True)
+    )
+    chosen = (examples.contrastive[neuron, rank, neighbour] >= 0) | (neighbour == 0)
+    neuron, rank, neighbour = neuron[chosen], rank[chosen], neighbour[chosen]
+    contrast = examples.contrastive[neuron, rank, neighbour]
+    absent = (contrast < 0).numpy()
+    size = len(neuron)
+
+    def paired(values: torch.Tensor) -> pa.Array:
+        return pa.array(values[neuron, rank, neighbour].numpy(), mask=absent)
+
+    columns = {
+        "run_id": pa.array([run_id] * size),
+        "model": pa.array([subject.target.key.model] * size),
+        "layer": pa.array([subject.target.key.layer] * size),
+        "neuron": pa.array(examples.neurons[neuron].numpy().astype(np.int32)),
+        "kind": pa.array([request.examples.contrast] * size),
+        "rank": pa.array(rank.numpy().astype(np.int32)),
+        "neighbour": pa.array(neighbour.numpy().astype(np.int32)),
+        "image_id": pa.array(examples.activating[neuron, rank].numpy()),
+        "activation": pa.array(examples.activations[neuron, rank].numpy()),
+        "contrast_id": pa.array(contrast.numpy(), mask=absent),
+        "contrast_activation": paired(examples.contrast_activations),
+        "similarity": paired(examples.similarities),
+        "threshold": pa.array(examples.thresholds[neuron].numpy()),
+        "encoder": pa.array([subject.source.name] * size),
+    }
+    return pa.table(columns, schema=schema.table_schema(schema.EXAMPLES))
+
+
+def write_labels(store: Store, subject: Subject, made: Made, hashed: str) -> None:
+    """Store labels and what they rest on; the label rows come last, so a label that can be read is whole."""
+    names = ",".join(map(str, subject.neurons.tolist()))
+    same = f"settings_hash = {catalog.sql_text(hashed)} AND neuron IN ({names})"
+    store.append(schema.EXAMPLES, made.example_rows)
+    if made.vectors is not None:
+        table = schema.concepts_table(subject.source.name)
+        store.delete(table, same)
+        rows = made.label_rows.filter(pc.less_equal(made.label_rows["rank"], 0))
+        values = pa.FixedSizeListArray.from_arrays(pa.array(made.vectors.reshape(-1).numpy()), subject.source.width)
+        columns = [rows[name] for name in ("run_id", "settings_hash", "model", "layer", "neuron", "method")]
+        columns.append(pa.array([made.images] * rows.num_rows, pa.int64()))
+        store.append(table, pa.table([*columns, values], schema=schema.concepts_schema(subject.source.width)))
+    store.delete(schema.LABELS, same)
+    store.append(schema.LABELS, made.label_rows)
+
+
+def read_labels(store: Store, subject: Subject, hashed: str, request: LabelRequest) -> dict[int, Label]:
+    """Return the labels kept under a settings hash, by neuron; neurons without one are left out."""
+    where = f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(subject.target)}"
+    if len(subject.neurons) < subject.target.neurons:
+        where += f" AND neuron IN ({','.join(map(str, subject.neurons.tolist()))})"
+    label_rows = store.read(schema.LABELS, where=where)
+    if label_rows.num_rows == 0:
+        return {}
+    runs = ",".join(catalog.sql_text(run) for run in label_rows["run_id"].unique().to_pylist())
+    neurons = ",".join(map(str, label_rows["neuron"].unique().to_pylist()))
+    example_rows = store.read(schema.EXAMPLES, where=f"run_id IN ({runs}) AND neighbour = 0 AND neuron IN ({neurons})")
+    return _from_rows(subject, label_rows, example_rows, request.top)
+
+
+def newest_label(store: Store, subject: Subject, neuron: int, method: str | None = None, top: int = 5) -> Label | None:
+    """Return the label the newest run gave a neuron, by one method or any, or None where there is none."""
+    where = f"{catalog.layer_filter(subject.target)} AND neuron = {neuron}"
+    rows = store.read(schema.LABELS, where=where + (f" AND method = {catalog.sql_text(method)}" if method else ""))
+    if rows.num_rows == 0:
+        return None
+    run = catalog.sql_text(max(rows["run_id"].to_pylist()))
+    rows = store.read(schema.LABELS, where=f"{where} AND run_id = {run}")
+    pairs = store.read(schema.EXAMPLES, where=f"{where} AND run_id = {run}")
+    return _from_rows(subject, rows, pairs, top)[neuron]
+
+
+def stored_vectors(store: Store, subject: Subject, method: str, images: int) -> torch.Tensor | None:
+    """Return the concept vectors [M, D] the newest label run over the whole layer and `images` images left, if any."""
+    table = schema.concepts_table(subject.source.name)
+    if not store.has(table):
+        return None
+    where = f"{catalog.layer_filter(subject.target)} AND method = {catalog.sql_text(method)} AND images = {images}"
+    runs = store.read(table, ["settings_hash", "run_id"], where).group_by("settings_hash")
+    whole = [
+        row
+        for row in runs.aggregate([("run_id", "count"), ("run_id", "max")]).to_pylist()
+        if row["run_id_count"] == subject.target.neurons
+    ]
+    if not whole:
+        return None
+    newest = max(whole, key=lambda row: str(row["run_id_max"]))["settings_hash"]
+    rows = store.read(table, ["neuron", "vector"], f"{where} AND settings_hash = {catalog.sql_text(newest)}").sort_by(
+        "neuron"
+    )
+    flat = rows["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return torch.from_numpy(flat.reshape(-1, subject.source.width).copy())
+
+
+def _from_rows(subject: Subject, label_rows: pa.Table, example_rows: pa.Table, top: int) -> dict[int, Label]:
+    pairs: dict[tuple[str, int], list[ExamplePair]] = {}
+    columns = ["run_id", "neuron", "rank", "image_id", "activation", "contrast_id", "contrast_activation", "similarity"]
+    nearest = example_rows.filter(pc.equal(example_rows["neighbour"], 0)).select(columns)
+    for run_id, neuron, *pair in zip(*(column.to_pylist() for column in nearest.columns), strict=True):
+        pairs.setdefault((run_id, neuron), []).append(ExamplePair(*pair))
+    scores: dict[int, list[LabelScore]] = {}
+    heads: dict[int, tuple[str, str, LabelState, str]] = {}
+    columns = ["neuron", "rank", "text", "score", "run_id", "method", "state", "note"]
+    for neuron, rank, text, score, *head in zip(*(label_rows[name].to_pylist() for name in columns), strict=True):
+        heads[neuron] = tuple(head)
+        if 0 <= rank < top:
+            scores.setdefault(neuron, []).append(LabelScore(text, score))
+    return {
+        neuron: Label(
+            subject.key(neuron),
+            method,
+            state,
+            tuple(scores.get(neuron, ())),
+            tuple(pairs.get((run_id, neuron), ())),
+            note,
+            run_id,
+        )
+        for neuron, (run_id, method, state, note) in heads.items()
+    }
