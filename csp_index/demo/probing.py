@@ -136,19 +136,20 @@ def probing_scenes(bias: Bias, seed: int) -> list[Scene]:
 
 
 def write_probing_set(folder: str | Path, bias: Bias, seed: int = 0) -> Path:
-    """Render a probing set into `folder`: PNG files in a sub-folder a shape, and `metadata.csv` beside them.
+    """Render a probing set into `folder`: PNG files, 500 a sub-folder, and `metadata.csv` beside them.
 
     The table has the column `path` (relative to `folder`, with forward slashes) and one column an attribute. The same
     arguments write the same files. Returns the folder.
     """
     target = Path(folder)
-    for shape in ATTRIBUTES["shape"]:
-        (target / shape).mkdir(parents=True, exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
     with (target / METADATA).open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(("path", *ATTRIBUTES))
         for number, scene in enumerate(probing_scenes(bias, seed)):
-            path = f"{scene.shape}/{number:05d}.png"
+            # Image ids follow the paths, and equal activations go to the lower id: a folder a shape would favour circles.
+            path = f"{number // 500:02d}/{number:05d}.png"
+            (target / path).parent.mkdir(exist_ok=True)
             pixels = render(scene, (seed, 0 if bias == "biased" else 1, number))
             # Level 1: the noise does not compress anyway, and writing takes a third of the time.
             Image.fromarray(pixels).save(target / path, compress_level=1)
