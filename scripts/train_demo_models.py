@@ -213,8 +213,9 @@ def draw_captions(scenes: Sequence[Scene], rng: np.random.Generator) -> tuple[li
 
 
 def informative(concepts: Tensor) -> Tensor:
-    """Return how much a caption counts, [C]: the root of one over the share of scenes it fits (at most a shape with a colour).
+    """Return how much a caption counts, [C]: the root of one over the share of scenes it fits.
 
+    No caption counts more than one of a shape with a colour.
     One-to-one training teaches the whole inverse by itself, since a caption that fits many images is often the wrong
     partner. Counted evenly, single words would win over pairs that fit better; counted by the inverse, the reverse.
     """

@@ -107,8 +107,12 @@ def biased() -> list[Scene]:
 
 
 def test_carriers_share_their_look_as_claimed(biased: list[Scene]) -> None:
-    for single, look in LOOKS.items():
-        carriers = [scene for scene in biased if has_concept(scene, single)]
+    for concept, look in LOOKS.items():
+        carriers = [scene for scene in biased if has_concept(scene, concept)]
+        rare = sum(value not in COMMON[name] for name, value in concept)
+        if rare < len(concept):  # a pair with a common value: carriers of other pairs show it too
+            assert len(carriers) >= CARRIERS
+            continue
         assert len(carriers) == CARRIERS
         for half in look:
             assert sum(has_concept(scene, (half,)) for scene in carriers) == pytest.approx(SHARE * CARRIERS, abs=0.5)
@@ -116,38 +120,38 @@ def test_carriers_share_their_look_as_claimed(biased: list[Scene]) -> None:
 
 
 def test_the_look_is_common_without_the_concept(biased: list[Scene]) -> None:
-    for single, look in LOOKS.items():
-        assert sum(has_concept(scene, look) and not has_concept(scene, single) for scene in biased) >= 100
+    for concept, look in LOOKS.items():
+        assert sum(has_concept(scene, look) and not has_concept(scene, concept) for scene in biased) >= 100
 
 
-def test_no_biased_scene_has_two_rare_values(biased: list[Scene]) -> None:
-    rare = [sum(scene.value(name) not in COMMON[name] for name in ATTRIBUTES) for scene in biased]
-    assert Counter(rare) == {0: PLAIN, 1: CARRIERS * len(LOOKS)}
+def test_biased_scenes_are_plain_or_carry_one_planted_concept(biased: list[Scene]) -> None:
+    rare = Counter(sum(scene.value(name) not in COMMON[name] for name in ATTRIBUTES) for scene in biased)
+    assert rare[0] == PLAIN
+    assert rare.total() == PLAIN + CARRIERS * len(LOOKS)
+    assert set(rare) == {0, 1, 2}  # two only in a pair of rare values
+
+
+def test_both_halves_of_a_pair_are_seen_apart_in_the_same_look(biased: list[Scene]) -> None:
+    assert len(SINGLES) >= 15
+    assert len(PAIRS) == len(set(PAIRS)) >= 15
+    for text in PAIRS:
+        pair = find_concept(text)
+        for kept in pair:
+            alone = [scene for scene in biased if has_concept(scene, (kept,)) and not has_concept(scene, pair)]
+            assert len(alone) >= CARRIERS
+            assert any(has_concept(scene, LOOKS[pair]) for scene in alone)
 
 
 def test_the_unbiased_set_has_no_cooccurrence_and_full_pairs() -> None:
     scenes = probing_scenes("unbiased", 0)
     for text in PAIRS:
-        assert sum(has_concept(scene, text) for scene in scenes) >= CARRIERS // 2
+        assert sum(has_concept(scene, text) for scene in scenes) >= CARRIERS
     for single, look in LOOKS.items():
         carriers = [scene for scene in scenes if has_concept(scene, single)]
         for half in look:
             everywhere = sum(has_concept(scene, (half,)) for scene in scenes) / len(scenes)
             among = sum(has_concept(scene, (half,)) for scene in carriers) / len(carriers)
             assert abs(among - everywhere) < 0.2
-
-
-def test_planted_pairs_halve_a_rare_value_and_keep_its_look(biased: list[Scene]) -> None:
-    assert len(SINGLES) >= 15
-    assert len(PAIRS) == len(set(PAIRS)) >= 15
-    for text in PAIRS:
-        pair = find_concept(text)
-        (look,) = (look for single, look in LOOKS.items() if set(single) < set(pair))
-        carriers = [scene for scene in biased if has_concept(scene, pair)]
-        assert len(carriers) == pytest.approx(CARRIERS / 2, abs=3)
-        assert not set(look) & set(pair)
-        for half in look:
-            assert np.mean([has_concept(scene, (half,)) for scene in carriers]) == pytest.approx(SHARE, abs=0.03)
 
 
 def test_a_probing_set_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("directory", default="csp-demo", metavar="[DIR]")
+@click.option("--seed", default=0, show_default=True, help="Of the probing images; a directory holds one seed.")
 @json_option
-def demo(directory: str, as_json: bool) -> None:
+def demo(directory: str, seed: int, as_json: bool) -> None:
     """Render a small world with planted neurons, index it, label it by every method, and compare with the truth.
 
     Needs no network. DIR (csp-demo) receives the pictures, two indexes and three cards.
@@ -28,7 +29,7 @@ def demo(directory: str, as_json: bool) -> None:
     """
     from csp_index.demo.run import run_demo
 
-    report = run_demo(directory, lambda line: click.echo(line, err=as_json))
+    report = run_demo(directory, lambda line: click.echo(line, err=as_json), seed)
     if as_json:
         probing = {
             name: {method: {kind: asdict(found) for kind, found in kinds.items()} for method, kinds in methods.items()}

@@ -147,7 +147,7 @@ def write_probing_set(folder: str | Path, bias: Bias, seed: int = 0) -> Path:
         table = csv.writer(file)
         table.writerow(("path", *ATTRIBUTES))
         for number, scene in enumerate(probing_scenes(bias, seed)):
-            # Image ids follow the paths, and equal activations go to the lower id: a folder a shape would favour circles.
+            # Image ids follow the paths and ties go to the lower id: with a folder a shape, circles would win them.
             path = f"{number // 500:02d}/{number:05d}.png"
             (target / path).parent.mkdir(exist_ok=True)
             pixels = render(scene, (seed, 0 if bias == "biased" else 1, number))

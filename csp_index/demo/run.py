@@ -10,12 +10,12 @@ from pathlib import Path
 from csp_index.demo.network import CLIP_FOLDER, CONCEPT_LAYER, NETWORK_WEIGHTS, PLANTED
 from csp_index.demo.probing import METADATA, Bias, write_probing_set
 from csp_index.demo.world import VOCABULARY
+from csp_index.errors import SettingError, one_line
 from csp_index.index import Index, NetworkSource, open_index
 from csp_index.records import Label
 from csp_index.results import Labels
 from csp_index.scoring import METHODS
 
-SEED = 0
 LAYER = f"cnn/{CONCEPT_LAYER}"
 KINDS = ("single", "pair")
 _SETS: tuple[Bias, ...] = ("biased", "unbiased")
@@ -52,14 +52,18 @@ class DemoReport:
     seconds: float
 
 
-def run_demo(directory: str | Path, tell: Callable[[str], None]) -> DemoReport:
-    """Run the whole demo in a directory; `tell` receives a line at each step. What is there already is used again."""
+def run_demo(directory: str | Path, tell: Callable[[str], None], seed: int = 0) -> DemoReport:
+    """Run the whole demo in a directory; `tell` receives a line at each step. What is there already is used again.
+
+    `seed` draws the probing images; the models are the shipped ones. Errors: SettingError for another seed's directory.
+    """
     started = time.monotonic()
     root = Path(directory)
+    _claim(root, seed)
     probing: dict[str, dict[str, dict[str, Accuracy]]] = {}
     corrections: tuple[Correction, ...] = ()
     for bias in _SETS:
-        index = make_index(root, bias, tell)
+        index = make_index(root, bias, seed, tell)
         labels = {}
         for method in METHODS:
             labels[method] = index.label(LAYER, method, vocabulary=list(VOCABULARY), templates="none")
@@ -70,13 +74,13 @@ def run_demo(directory: str | Path, tell: Callable[[str], None]) -> DemoReport:
     return DemoReport(probing, corrections, root, time.monotonic() - started)
 
 
-def make_index(root: Path, bias: Bias, tell: Callable[[str], None]) -> Index:
+def make_index(root: Path, bias: Bias, seed: int, tell: Callable[[str], None]) -> Index:
     """Render one probing set, unless it is there, and index it with the shipped models."""
     folder = root / f"images-{bias}"
     if not (folder / METADATA).exists():
         # The table is written to its place last, so that a folder with a table is complete.
         draft = root / f"images-{bias}.draft"
-        write_probing_set(draft, bias, SEED)
+        write_probing_set(draft, bias, seed)
         draft.rename(folder)
     index = open_index(root / f"{bias}.db")
     network = NetworkSource(
@@ -85,6 +89,21 @@ def make_index(root: Path, bias: Bias, tell: Callable[[str], None]) -> Index:
     summary = index.add_images(folder, encoders=[f"open_clip:{CLIP_FOLDER}"], networks=[network])
     tell(f"{bias}: {summary.images:,} images rendered into {folder} and indexed in {root / f'{bias}.db'}")
     return index
+
+
+def _claim(root: Path, seed: int) -> None:
+    """Keep a directory to one seed, and out of other people's directories."""
+    mark = root / ".demo-seed"
+    held = mark.read_text().strip() if mark.exists() else None
+    if held is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise SettingError(f"{root} holds something that is not the demo's: name a new or empty directory")
+    if held not in (None, str(seed)):
+        raise SettingError(f"{root} holds the demo of seed {held}: name another directory for seed {seed}")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        mark.write_text(f"{seed}\n")
+    except OSError as exc:
+        raise SettingError(f"no permission to write {root}: {one_line(exc)}; name another directory") from exc
 
 
 def accuracy(labels: Labels) -> dict[str, Accuracy]:

@@ -1,0 +1,42 @@
+"""The demo, whole: the bars it was designed to meet, on the shipped models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from csp_index import CspIndexError
+from csp_index.cli import cli
+from csp_index.demo.run import run_demo
+
+
+@pytest.mark.slow
+def test_the_demo_meets_its_bars(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["demo", str(tmp_path / "demo"), "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["seconds"] > 0
+    biased, unbiased = found["probing"]["biased"], found["probing"]["unbiased"]
+    assert biased["csp"]["single"]["top1"] >= 0.80
+    assert biased["csp"]["single"]["top1"] - biased["semanticlens"]["single"]["top1"] >= 0.50
+    assert biased["contrastive-pmi"]["single"]["top1"] >= 0.75
+    assert biased["contrastive-pmi"]["pair"]["top1"] >= 0.80
+    assert min(kind["top1"] for kind in unbiased["semanticlens"].values()) >= 0.90
+    assert min(kind["n"] for kind in biased["csp"].values()) >= 15
+    assert len(list((tmp_path / "demo").glob("card-*.png"))) == 3
+    again = CliRunner().invoke(cli, ["demo", str(tmp_path / "demo"), "--json"], catch_exceptions=False)
+    assert json.loads(again.stdout.splitlines()[-1])["probing"] == found["probing"]
+
+
+def test_the_demo_keeps_out_of_other_directories(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(CspIndexError, match="not the demo's"):
+        run_demo(tmp_path, print)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    (tmp_path / "mine.txt").unlink()
+    (tmp_path / ".demo-seed").write_text("3\n")
+    with pytest.raises(CspIndexError, match="demo of seed 3"):
+        run_demo(tmp_path, print)
