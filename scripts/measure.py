@@ -4,7 +4,7 @@ label   the whole command `csp-index label --neurons all` at 10,000 images x 512
         `python -c "import torch, lancedb"`, in turn, medians of 5
 memory  peak memory of indexing 5,000 and 20,000 images with the demo's models
 parity  top labels, activating ids and contrastive ids of the command at 10,000 images x 512 neurons x 2,000 texts,
-        against the formulas written out neuron by neuron in float32
+        against the formulas written out neuron by neuron
 """
 
 from __future__ import annotations
@@ -42,11 +42,8 @@ def make_arrays(folder: Path, images: int, neurons: int, width: int, texts: int)
 
 def import_arrays(folder: Path) -> None:
     """Make the index `folder/db` of the arrays."""
-    run(
-        [*CLI, "import", f"{folder}/db", "--embeddings", f"{folder}/E.npy", "--activations", f"{folder}/A.npy"],
-        "--layer",
-        "m/l",
-    )
+    arrays = ["--embeddings", f"{folder}/E.npy", "--activations", f"{folder}/A.npy"]
+    run([*CLI, "import", f"{folder}/db", *arrays, "--layer", "m/l"])
 
 
 def label_command(folder: Path, *more: str) -> list[str]:
@@ -147,7 +144,7 @@ def written_out(method: str, e: np.ndarray, a: np.ndarray, t: np.ndarray) -> tup
     if method == "semanticlens":
         v = e[p].mean(0)
     elif method == "clip-dissect-mean":
-        shares = np.exp(e @ t.T / 10)
+        shares = np.exp((e @ t.T).astype(np.float64) / 10)  # nearly flat: its mean over the images needs the digits
         shares /= shares.sum(1, keepdims=True)
         return int((np.log(w @ shares[p] + 1e-6) - np.log(shares.mean(0))).argmax()), p, n
     else:
