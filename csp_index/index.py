@@ -31,7 +31,7 @@ from csp_index.status import describe
 from csp_index.store import Store, check_creatable, create_store, is_index, open_store
 from csp_index.templates import templates as template_texts
 from csp_index.views import NeuronView, neuron_card, neuron_view, newest_labels, sql_views
-from csp_index.weights import resolve_device
+from csp_index.weights import lasting, resolve_device
 
 _WIDEST = 10_000_000  # neurons of a range; a slip of the hand must not fill the memory
 Candidates = str | Path | Sequence[str] | Vocabulary | CandidateTexts
@@ -337,7 +337,24 @@ class Index:
 
 
 def open_index(uri: str | Path, *, device: str | None = None) -> Index:
-    """Return the index at a directory; a new one is created when images or arrays are first added to it."""
+    """Return the index at a directory; a new one is created when images or arrays are first added to it.
+
+    >>> import tempfile
+    >>> folder, rng = tempfile.mkdtemp(), np.random.default_rng(0)
+    >>> np.save(f"{folder}/E.npy", rng.standard_normal((40, 8)))  # image embeddings
+    >>> np.save(f"{folder}/A.npy", np.abs(rng.standard_normal((40, 3))))  # activations of three neurons
+    >>> index = open_index(f"{folder}/db")
+    >>> index.import_arrays(f"{folder}/A.npy", "net/layer", embeddings=f"{folder}/E.npy").images
+    40
+    >>> texts = CandidateTexts(("striped", "red star"), torch.eye(2, 8), key="mine")
+    >>> labels = index.label("net/layer", method="csp", vocabulary=texts, gamma=0.5, top=1)
+    >>> [label.state for label in labels], len(labels[0].pairs)
+    (['labelled', 'labelled', 'labelled'], 30)
+    >>> index.label("net/layer/2", vocabulary=texts, gamma=0.5, top=1)[0] == labels[2]  # read, not made again
+    True
+    >>> index.sql("SELECT count(*) AS n FROM activations('net/layer/0') WHERE activation > 0").rows()
+    [{'n': 40}]
+    """
     return Index(uri, device=device)
 
 
@@ -360,17 +377,6 @@ def parse_neurons(layer: str, neurons: str) -> list[str]:
             )
         found += [f"{layer}/{number}" for number in range(int(first), int(last or first) + 1)]
     return found
-
-
-def lasting(spec: str) -> str:
-    """Return a model's spec with its local directory made absolute, so that it means the same from any folder.
-
-    >>> lasting("timm:resnet50.a1_in1k")
-    'timm:resnet50.a1_in1k'
-    """
-    library, colon, name = spec.partition(":")
-    path = Path(name).expanduser()
-    return f"{library}:{path.resolve()}" if colon and "/" in name and path.is_dir() else spec
 
 
 def _check_numbers(target: LayerInfo, numbers: Sequence[int]) -> None:

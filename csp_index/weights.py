@@ -136,6 +136,17 @@ def stable_settings(processor: Any) -> str:
     return json.dumps(processor.to_dict(), sort_keys=True, default=str)
 
 
+def lasting(spec: str) -> str:
+    """Return a model's spec with its local directory made absolute, so that it means the same from any folder.
+
+    >>> lasting("timm:resnet50.a1_in1k")
+    'timm:resnet50.a1_in1k'
+    """
+    library, colon, name = spec.partition(":")
+    path = Path(name).expanduser()
+    return f"{library}:{path.resolve()}" if colon and "/" in name and path.is_dir() else spec
+
+
 def near_matches(name: str, known: Iterable[str], count: int = 4) -> list[str]:
     """Return the known names most like a mistyped one, best first.
 

@@ -17,7 +17,7 @@ import csp_index.schema
 from csp_index import CspIndexError, Index, Labels, NetworkSource, open_index
 from csp_index.candidates import CandidateTexts
 from csp_index.errors import LabelError, SettingError
-from csp_index.index import lasting, parse_neurons
+from csp_index.index import parse_neurons
 from csp_index.records import Label, LayerKey, NeuronKey
 from csp_index.scoring import METHODS
 
