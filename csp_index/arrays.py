@@ -16,9 +16,9 @@ import torch
 
 from csp_index import catalog, schema, settings, shards
 from csp_index.catalog import Column, EncoderInfo, LayerInfo, Shard
-from csp_index.errors import ArrayError
+from csp_index.errors import ArrayError, one_line
 from csp_index.records import IndexSummary, LayerKey, ScoringOptions
-from csp_index.runs import record_run
+from csp_index.runs import Run, record_run
 from csp_index.statistics import NeuronStatistics
 from csp_index.store import Store
 
@@ -33,7 +33,7 @@ def load_array(path: str | Path, what: str) -> np.ndarray:
     except FileNotFoundError:
         raise ArrayError(f"{what} {path} does not exist: expected a .npy file") from None
     except (OSError, ValueError, EOFError) as exc:
-        raise ArrayError(f"{what} {path} cannot be read as .npy: {' '.join(str(exc).split())}") from exc
+        raise ArrayError(f"{what} {path} cannot be read as .npy: {one_line(exc)}") from exc
     if not isinstance(array, np.ndarray) or array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
         got = f"shape {array.shape}, {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
         raise ArrayError(f"{what} {path} has {got}: expected a filled array of numbers with 2 dimensions")
@@ -67,7 +67,6 @@ def import_arrays(
     layer over the same images comes without embeddings, or with the same ones. Errors: ArrayError.
     """
     started = time.monotonic()
-    key = LayerKey.parse(layer)
     ScoringOptions(logit_scale=logit_scale)  # a scale that no method can use is refused now
     kept = settings.text("activation_dtype", dtype)
     values = load_array(activations, "activations")
@@ -76,6 +75,7 @@ def import_arrays(
     _check_lengths(values, vectors, names)
     if kept == "float16":
         _check_half(values)
+    columns = _columns(LayerKey.parse(layer), values, encoder, vectors, logit_scale, kept)
     opened = store()
     held = catalog.image_count(opened)
     if held not in (0, len(values)) and not _unfinished(opened, len(values)):
@@ -84,45 +84,60 @@ def import_arrays(
         )
     if vectors is None and not catalog.encoders(opened):
         raise ArrayError("a new index needs embeddings beside activations: give --embeddings")
-    infos: list[Column] = []
-    if vectors is not None:
-        identity = {"weights": _digest(vectors), "library": "arrays"}
-        infos.append(EncoderInfo(encoder, vectors.shape[1], logit_scale, identity, schema.embeddings_table(encoder)))
-    identity = {"weights": _digest(values), "library": "arrays"}
-    table = schema.activations_table(layer)
-    infos.append(LayerInfo(key, values.shape[1], "none", "arrays", None, kept, identity, table))
-    arrays = dict(zip([i.what for i in infos], [vectors, values] if vectors is not None else [values], strict=True))
-    chosen = {
-        "activations": str(activations),
-        "embeddings": str(embeddings),
-        "layer": layer,
-        "encoder": encoder,
-        "dtype": kept,
-    }
+    chosen = {"activations": str(activations), "embeddings": str(embeddings), "layer": layer, "encoder": encoder}
     with opened.write_lock():
-        infos = shards.reconcile(opened, infos, dtype)
-        with record_run(opened, "import", chosen, {i.what: i.identity for i in infos}) as run:
+        infos = shards.reconcile(opened, [info for info, _ in columns], dtype)
+        with record_run(opened, "import", chosen | {"dtype": kept}, {i.what: i.identity for i in infos}) as run:
             shards.register(opened, infos, run)
             shards.recover(opened, infos)
-            statistics: dict[str, NeuronStatistics] = {}
-            for shard in _plan(opened, len(values), settings.number("shard_size", shard_size)):
-                missing = [i for i in infos if len(catalog.shards(opened, i.what)) <= shard.number]
-                new = shard.first_image >= catalog.image_count(opened)
-                if new:
-                    opened.append(schema.IMAGES, _image_rows(shard, names))
-                rows = {i.what: _rows(arrays[i.what], shard, isinstance(i, EncoderInfo)) for i in missing}
-                for info in missing:
-                    shards.write_values(opened, info, shard, rows[info.what])
-                if new or missing:
-                    shards.mark(opened, [schema.IMAGES] * new + [i.what for i in missing], shard, run)
-                for info in missing:
-                    shards.count_in(opened, info, statistics, shard, rows[info.what])
-                if progress:
-                    progress(shard.first_image + shard.rows, len(values), "images")
-            shards.finish_statistics(opened, [i for i in infos if isinstance(i, LayerInfo)], statistics)
+            size = settings.number("shard_size", shard_size)
+            arrays = [(info, array) for info, (_, array) in zip(infos, columns, strict=True)]
+            _write(opened, arrays, names, size, run, progress or (lambda done, todo, what: None))
     total = catalog.image_count(opened)
     count = len(catalog.shards(opened, schema.IMAGES))
     return IndexSummary(run.run_id, total, total - held, 0, count, time.monotonic() - started, (layer,), (encoder,))
+
+
+def _columns(
+    key: LayerKey, values: np.ndarray, encoder: str, vectors: np.ndarray | None, logit_scale: float | None, dtype: str
+) -> list[tuple[Column, np.ndarray]]:
+    """Return what the arrays are to the index, the encoder first."""
+    found: list[tuple[Column, np.ndarray]] = []
+    if vectors is not None:
+        identity = {"weights": _digest(vectors), "library": "arrays"}
+        table = schema.embeddings_table(encoder)
+        found.append((EncoderInfo(encoder, vectors.shape[1], logit_scale, identity, table), vectors))
+    identity = {"weights": _digest(values), "library": "arrays"}
+    table = schema.activations_table(str(key))
+    found.append((LayerInfo(key, values.shape[1], "none", "arrays", None, dtype, identity, table), values))
+    return found
+
+
+def _write(
+    store: Store,
+    columns: Sequence[tuple[Column, np.ndarray]],
+    names: Sequence[str] | None,
+    size: int,
+    run: Run,
+    progress: Callable[[int, int, str], None],
+) -> None:
+    """Write the shards that are missing, then the neurons' statistics."""
+    images = len(columns[0][1])
+    statistics: dict[str, NeuronStatistics] = {}
+    for shard in _plan(store, images, size):
+        missing = [(i, array) for i, array in columns if len(catalog.shards(store, i.what)) <= shard.number]
+        new = shard.first_image >= catalog.image_count(store)
+        if new:
+            store.append(schema.IMAGES, _image_rows(shard, names))
+        rows = [(info, _rows(array, shard, isinstance(info, EncoderInfo))) for info, array in missing]
+        for info, part in rows:
+            shards.write_values(store, info, shard, part)
+        if new or missing:
+            shards.mark(store, [schema.IMAGES] * new + [info.what for info, _ in rows], shard, run)
+        for info, part in rows:
+            shards.count_in(store, info, statistics, shard, part)
+        progress(shard.first_image + shard.rows, images, "images")
+    shards.finish_statistics(store, [info for info, _ in columns if isinstance(info, LayerInfo)], statistics)
 
 
 def _check_lengths(values: np.ndarray, vectors: np.ndarray | None, names: Sequence[str] | None) -> None:

@@ -20,6 +20,7 @@ from csp_index.errors import LabelError, SettingError
 from csp_index.index import parse_neurons
 from csp_index.records import Label, LayerKey, NeuronKey
 from csp_index.scoring import METHODS
+from csp_index.weights import lasting
 
 ENCODER = "python:fakes:encoder"
 WORDS = ["striped", "red", "moon", "blue", "dotted", "ring"]
