@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from csp_index.records import ExampleOptions
+from csp_index.statistics import rank_keys, split_keys
 
 Embed = Callable[[torch.Tensor], torch.Tensor]  # image ids [I] -> embeddings [I, D]
 
@@ -40,6 +41,24 @@ class Leaders:
         chosen = torch.cat([self.cosines, values], -1).topk(width, dim=-1)
         self.ids = torch.cat([self.ids, ids], -1).gather(-1, chosen.indices)
         self.cosines = chosen.values
+
+
+def merge_ranked(leaders: Leaders, cosines: torch.Tensor, ids: torch.Tensor) -> None:
+    """Take in the cosines [R, n] of image ids [R, n] or [n]; equal cosines go to the lower id, however many."""
+    held = rank_keys(leaders.cosines, leaders.ids.clamp(min=0))
+    width = leaders.ids.shape[-1]
+    keys = rank_keys(cosines, ids)
+    best = torch.cat([held, keys.topk(min(width, keys.shape[-1]), dim=-1).values.cpu()], -1).topk(width, dim=-1).values
+    leaders.cosines, found = split_keys(best)
+    leaders.ids = found.masked_fill(leaders.cosines == -torch.inf, -1)
+
+
+def complete(leaders: Leaders, reach: torch.Tensor, examples: int, options: ExampleOptions) -> torch.Tensor:
+    """Tell for which (neuron, activating image) [M, K] the leaders settle the choice, given lists that reach down to
+    the cosines `reach` [M, K]: all that could tie with the last one chosen is among them.
+    """
+    last = leaders_wanted(examples, options) - _SPARE - 1
+    return leaders.cosines[..., last] - reach > _NOISE
 
 
 def leaders_wanted(examples: int, options: ExampleOptions) -> int:

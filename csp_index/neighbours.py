@@ -14,7 +14,7 @@ import torch
 
 from csp_index import catalog, settings
 from csp_index.catalog import EncoderInfo, LayerInfo
-from csp_index.leaders import Leaders, leaders_wanted, settle
+from csp_index.leaders import Leaders, complete, leaders_wanted, merge_ranked, settle
 from csp_index.records import ExampleOptions
 from csp_index.store import Store
 
@@ -93,8 +93,9 @@ def _leaders_by_products(asked: Question, low: torch.Tensor) -> Leaders:
     leaders = Leaders.empty(*activating.shape, width)
     _take_silent(leaders, lists, slot, low, asked.options)
     if lists.ids.shape[1] < asked.images:
-        enough = (leaders.ids >= 0).sum(-1) >= min(width, asked.images)
-        _go_through_all(asked, leaders, anchors, slot, low, (present & ~enough).nonzero())
+        reach = lists.cosines[slot.clamp(min=0), -1]
+        settled = complete(leaders, reach, activating.shape[1], asked.options)
+        _go_through_all(asked, leaders, anchors, slot, low, (present & ~settled).nonzero())
     return leaders
 
 
@@ -134,7 +135,8 @@ def _go_through_all(
             allowed = low[neuron[pick], first : first + cosines.shape[1]].to(values.device)
             allowed &= values <= asked.options.near_duplicate
             part = Leaders(found.ids[pick], found.cosines[pick])
-            part.merge(values.masked_fill_(~allowed, -torch.inf), first)
+            ids = torch.arange(first, first + values.shape[1], device=values.device)
+            merge_ranked(part, values.masked_fill_(~allowed, -torch.inf), ids)
             found.ids[pick], found.cosines[pick] = part.ids, part.cosines
     leaders.ids[neuron, rank], leaders.cosines[neuron, rank] = found.ids, found.cosines
 
@@ -172,15 +174,29 @@ def _leaders_by_search(asked: Question, low: torch.Tensor) -> Leaders:
     covered = f"image_id < {images}"
     fetch = min(max(_LIST, width), images)
     found = asked.store.search(asked.source.table, anchors.numpy(), fetch, covered)
-    _take_found(asked, leaders, rows, anchors, found, low)
-    short = (leaders.ids[0, rows] >= 0).sum(-1) < width
+    reach = torch.full(asked.activating.shape, -torch.inf)
+    reach[0, rows] = _take_found(asked, leaders, rows, anchors, found, low)
+    short = ~complete(leaders, reach, asked.activating.shape[1], asked.options)[0, rows]
     if bool(short.any()) and fetch < images:
-        where = f"{covered} AND {_silent_filter(low)}"
-        # Near duplicates are dropped afterwards, so more is fetched where that filter is on.
-        limit = min(images, width if asked.options.near_duplicate > 1.0 else width + 64)
-        found = asked.store.search(asked.source.table, anchors[short].numpy(), limit, where)
-        _take_found(asked, leaders, rows[short], anchors[short], found, low)
+        _search_silent(asked, leaders, rows[short], anchors[short], low)
     return leaders
+
+
+def _search_silent(
+    asked: Question, leaders: Leaders, rows: torch.Tensor, anchors: torch.Tensor, low: torch.Tensor
+) -> None:
+    """Fill the leaders of rows by a search among silent images, wider where ties or near duplicates ask for it."""
+    where = f"image_id < {asked.images} AND {_silent_filter(low)}"
+    silent = int(low.sum())
+    limit = min(asked.wanted, silent)
+    while len(rows):
+        found = asked.store.search(asked.source.table, anchors.numpy(), limit, where)
+        reach = torch.full(asked.activating.shape, -torch.inf)
+        reach[0, rows] = _take_found(asked, leaders, rows, anchors, found, low)
+        if limit == silent:
+            return
+        short = ~complete(leaders, reach, asked.activating.shape[1], asked.options)[0, rows]
+        rows, anchors, limit = rows[short], anchors[short], min(4 * limit, silent)
 
 
 def _silent_filter(low: torch.Tensor) -> str:
@@ -200,17 +216,21 @@ def _take_found(
     anchors: torch.Tensor,
     found: list[np.ndarray],
     low: torch.Tensor,
-) -> None:
-    """Put the silent ones among the found images of each row into its leaders, nearest first by recomputed cosine."""
+) -> torch.Tensor:
+    """Put the silent ones among the found images of each row into its leaders, nearest first by recomputed cosine.
+
+    Returns the lowest cosine found for each row, whether silent or not.
+    """
     distinct = torch.from_numpy(np.unique(np.concatenate(found)))
     vectors = asked.embed(distinct)
+    reach = torch.empty(len(rows))
     for place, row in enumerate(rows.tolist()):
         ids = torch.from_numpy(found[place])
-        ids = ids[low[ids]]
         cosines = vectors[torch.searchsorted(distinct, ids)] @ anchors[place]
+        reach[place] = cosines.min()
+        cosines, ids = cosines[low[ids]], ids[low[ids]]
         cosines = cosines.masked_fill(cosines > asked.options.near_duplicate, -torch.inf)
-        best = Leaders.empty(leaders.ids.shape[-1])
-        if len(ids):
-            best.merge(cosines, 0)
-            best.ids = torch.where(best.ids >= 0, ids[best.ids.clamp(min=0)], -1)
-        leaders.ids[0, row], leaders.cosines[0, row] = best.ids, best.cosines
+        best = Leaders.empty(1, leaders.ids.shape[-1])
+        merge_ranked(best, cosines[None], ids)
+        leaders.ids[0, row], leaders.cosines[0, row] = best.ids[0], best.cosines[0]
+    return reach

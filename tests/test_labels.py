@@ -114,6 +114,23 @@ def test_equal_embeddings_are_told_apart_by_the_lower_id(tmp_path):
             assert ids == oracle.activating(activations[:, label.neuron.neuron], 30).tolist()
 
 
+@pytest.mark.parametrize("search", [False, True], ids=["products", "search"])
+def test_many_identical_pictures_go_to_the_lowest_id(tmp_path, search):
+    paths = write_arrays(tmp_path, images=400)
+    embeddings, activations = np.load(paths["embeddings"]), np.load(paths["activations"])
+    embeddings[100:300] = embeddings[100]
+    activations[100:300] = 0  # two hundred copies of one silent picture
+    embeddings[0] = embeddings[100]
+    activations[0] = 9.0
+    np.save(paths["embeddings"], embeddings)
+    np.save(paths["activations"], activations)
+    index = open_index(tmp_path / "db")
+    index.import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"], shard_size=150)
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    (label,) = index.label("m/l/0", vocabulary=texts, search=search, keep=False)
+    assert (label.pairs[0].image_id, label.pairs[0].contrast_id) == (0, 100)
+
+
 def test_trap_4_few_examples_are_never_padded(small):
     index, arrays, paths = small
     texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
