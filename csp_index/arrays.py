@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from csp_index import catalog, schema, settings, shards
 from csp_index.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.errors import ArrayError, one_line
 from csp_index.records import IndexSummary, LayerKey, ScoringOptions
-from csp_index.runs import Run, record_run
+from csp_index.runs import Run, record_run, settings_hash
 from csp_index.statistics import NeuronStatistics
 from csp_index.store import Store
 
@@ -67,6 +67,8 @@ def import_arrays(
     layer over the same images comes without embeddings, or with the same ones. Errors: ArrayError.
     """
     started = time.monotonic()
+    if not encoder.strip():
+        raise ArrayError("the encoder's name is empty: name what the embeddings came from")
     ScoringOptions(logit_scale=logit_scale)  # a scale that no method can use is refused now
     kept = settings.text("activation_dtype", dtype)
     values = load_array(activations, "activations")
@@ -78,18 +80,16 @@ def import_arrays(
     columns = _columns(LayerKey.parse(layer), values, encoder, vectors, logit_scale, kept)
     opened = store()
     held = catalog.image_count(opened)
-    if held not in (0, len(values)) and not _unfinished(opened, len(values)):
-        raise ArrayError(
-            f"activations have {len(values)} rows but the index holds {held} images: expected a row an image"
-        )
     if vectors is None and not catalog.encoders(opened):
         raise ArrayError("a new index needs embeddings beside activations: give --embeddings")
-    chosen = {"activations": str(activations), "embeddings": str(embeddings), "layer": layer, "encoder": encoder}
+    chosen = {"layer": layer, "dtype": kept, "images": len(values), "arrays": [i.identity for i, _ in columns]}
+    chosen |= {"encoder": encoder, "uris": hashlib.sha256("\n".join(names or []).encode()).hexdigest()}
     with opened.write_lock():
+        _check_images(opened, len(values), names, chosen)
         infos = shards.reconcile(opened, [info for info, _ in columns], dtype)
-        with record_run(opened, "import", chosen | {"dtype": kept}, {i.what: i.identity for i in infos}) as run:
-            shards.register(opened, infos, run)
+        with record_run(opened, "import", chosen, {i.what: i.identity for i in infos}) as run:
             shards.recover(opened, infos)
+            shards.register(opened, infos, run)
             size = settings.number("shard_size", shard_size)
             arrays = [(info, array) for info, (_, array) in zip(infos, columns, strict=True)]
             _write(opened, arrays, names, size, run, progress or (lambda done, todo, what: None))
@@ -172,15 +172,24 @@ def _read_uris(path: str | Path) -> list[str]:
     return names
 
 
-def _unfinished(store: Store, rows: int) -> bool:
-    """Tell whether the index holds the first shards of an import of so many rows that was cut short."""
+def _check_images(store: Store, rows: int, names: Sequence[str] | None, chosen: Mapping[str, object]) -> None:
+    """Refuse rows that are not the images the index holds; the first shards of this very import, cut short, are."""
     held = catalog.image_count(store)
-    states = store.read(schema.RUNS, ["command", "state"]).to_pylist()
-    return (
-        held < rows
-        and all(r["command"] != "index" for r in states)
-        and not any(r["command"] == "import" and r["state"] == "done" for r in states)
-    )
+    if held not in (0, rows):
+        runs = store.read(schema.RUNS, ["run_id", "state", "settings_hash"]).to_pylist()
+        last = max(runs, key=lambda run: str(run["run_id"]), default=None)
+        same = last and last["state"] != "done" and last["settings_hash"] == settings_hash(chosen)
+        if held > rows or not same:
+            cut = " of an import cut short: run that one again first" if last and last["state"] != "done" else ""
+            raise ArrayError(
+                f"activations have {rows} rows but the index holds {held} images{cut or ': expected a row each'}"
+            )
+    if names is None or held == 0:
+        return
+    stored = store.read(schema.IMAGES, ["image_id", "uri"], f"image_id < {held}").sort_by("image_id")["uri"].to_pylist()
+    for place, (uri, name) in enumerate(zip(stored, names, strict=False)):
+        if uri != name:
+            raise ArrayError(f"uris name {name!r} in row {place}, the index {uri!r}: expected the same images in order")
 
 
 def _plan(store: Store, images: int, size: int) -> Iterator[Shard]:

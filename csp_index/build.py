@@ -24,7 +24,7 @@ import torch
 from csp_index import catalog, schema, settings, shards
 from csp_index.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.encoders import Encoder
-from csp_index.errors import SourceError
+from csp_index.errors import CspIndexError, NetworkError, SourceError, one_line
 from csp_index.images import ImageFailure, ImageRead, read_images, thumbnail
 from csp_index.networks import Network
 from csp_index.records import IndexSummary, LayerKey
@@ -47,10 +47,16 @@ class Part:
 
     def compute(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return one [B, W] tensor for each of the part's columns, by its name in the shard marks."""
-        if isinstance(self.model, Network):
-            found = self.model.activations(pixels)
-            return {info.what: found[info.key.layer] for info in self.infos if isinstance(info, LayerInfo)}
-        return {self.infos[0].what: self.model.embed_images(pixels)}
+        try:
+            if isinstance(self.model, Network):
+                found = self.model.activations(pixels)
+                return {info.what: found[info.key.layer] for info in self.infos if isinstance(info, LayerInfo)}
+            return {self.infos[0].what: self.model.embed_images(pixels)}
+        except CspIndexError:
+            raise
+        except Exception as exc:  # it is somebody else's model
+            told = f"{type(exc).__name__}: {one_line(exc)}"
+            raise NetworkError(f"{self.infos[0].what} fails on {len(pixels)} images: {told}; check the model") from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +102,9 @@ def add_images(
         ]
         infos = shards.reconcile(store, infos, dtype)
         with record_run(store, "index", chosen, models) as run:
-            shards.register(store, infos, run)
             parts = _parts(encoders, networks, infos)
             shards.recover(store, infos)
+            shards.register(store, infos, run)
             work = Pass(store, parts, run, progress or _silent)
             work.catch_up()
             if source is not None:
@@ -205,6 +211,7 @@ class Pass:
     def _write(self, mark: Shard, prepared: list[Prepared] | None, outputs: dict[str, torch.Tensor]) -> None:
         if prepared is not None:
             self.store.append(schema.IMAGES, _image_rows(mark, prepared))
+            self._forget_failures({item.ref.uri for item in prepared})
         infos = {info.what: info for part in self.parts for info in part.infos}
         for what, values in outputs.items():
             shards.write_values(self.store, infos[what], mark, values)
@@ -212,6 +219,12 @@ class Pass:
         shards.mark(self.store, names, mark, self.run)
         for what, values in outputs.items():
             shards.count_in(self.store, infos[what], self.statistics, mark, values)
+
+    def _forget_failures(self, uris: set[str]) -> None:
+        """Take mended images off the list of failures."""
+        mended = uris.intersection(self.store.read(schema.FAILURES, ["uri"])["uri"].to_pylist())
+        if mended:
+            self.store.delete(schema.FAILURES, f"uri IN ({','.join(map(catalog.sql_text, sorted(mended)))})")
 
     def _write_failures(self, failures: Sequence[ImageFailure]) -> None:
         if not failures:

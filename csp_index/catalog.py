@@ -68,21 +68,14 @@ class Shard:
     settings_hash: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """Consecutive images with their embeddings [n, D] (unit norm) and the chosen neurons' activations [M, n]."""
-
-    first_image: int
-    embeddings: torch.Tensor
-    activations: torch.Tensor
-
-
 def encoders(store: Store) -> list[EncoderInfo]:
-    """Return the encoders of the index, in the order they were added."""
-    return [
-        EncoderInfo(r["encoder"], r["width"], r["logit_scale"], json.loads(r["identity"]), r["table"])
-        for r in store.read(schema.ENCODERS).to_pylist()
+    """Return the encoders of the index, in the order they were added; one without a committed shard is none."""
+    rows = store.read(schema.ENCODERS).to_pylist()
+    found = [
+        EncoderInfo(r["encoder"], r["width"], r["logit_scale"], json.loads(r["identity"]), r["table"]) for r in rows
     ]
+    marked = _marked(store)
+    return [info for info in found if info.what in marked]
 
 
 def columns(store: Store) -> list[Column]:
@@ -104,8 +97,8 @@ def encoder(store: Store, name: str | None = None) -> EncoderInfo:
 
 
 def layers(store: Store) -> list[LayerInfo]:
-    """Return the layers of the index, in the order they were added."""
-    return [
+    """Return the layers of the index, in the order they were added; one without a committed shard is none."""
+    found = [
         LayerInfo(
             LayerKey(r["model"], r["layer"]),
             r["neurons"],
@@ -118,6 +111,12 @@ def layers(store: Store) -> list[LayerInfo]:
         )
         for r in store.read(schema.LAYERS).to_pylist()
     ]
+    marked = _marked(store)
+    return [info for info in found if info.what in marked]
+
+
+def _marked(store: Store) -> set[str]:
+    return set(store.read(schema.SHARDS, ["what"])["what"].unique().to_pylist())
 
 
 def layer(store: Store, key: LayerKey) -> LayerInfo:
@@ -208,14 +207,6 @@ def activation_tiles(
                 rows = []
     if rows or next(following, None) is not None:
         raise StoreError(f"activations of {info.key} end before shard {marks[-1].number}: index again")
-
-
-def tiles(store: Store, source: EncoderInfo, target: LayerInfo, images: int, neurons: np.ndarray) -> Iterator[Tile]:
-    """Stream embeddings and activations side by side over the first `images` images."""
-    marks = covered(store, target.what, images)
-    pairs = zip(embedding_tiles(store, source, marks), activation_tiles(store, target, marks, neurons), strict=True)
-    for mark, (embeddings, activations) in zip(marks, pairs, strict=True):
-        yield Tile(mark.first_image, embeddings, activations)
 
 
 def covered(store: Store, what: str, images: int) -> list[Shard]:

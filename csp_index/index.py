@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index import candidates, catalog, settings
+from csp_index import candidates, catalog, scoring, settings
 from csp_index.arrays import import_arrays
 from csp_index.build import Progress, add_images
 from csp_index.candidates import CandidateTexts, Vocabulary
@@ -211,6 +211,10 @@ class Index:
 
     def labels(self, layer: str | None = None, *, method: str | None = None, top: int = 1) -> SqlResult:
         """Return the newest stored labels, neuron by neuron and method by method, best candidate first."""
+        if layer is not None:
+            catalog.layer(self.store, LayerKey.parse(layer))
+        if method is not None:
+            scoring.method(method)
         return self.sql(newest_labels(layer, method, top))
 
     def sql(self, statement: str, *, limits: SqlLimits | None = None) -> SqlResult:
@@ -258,9 +262,9 @@ class Index:
         found = []
         for layer_key, numbers in wanted.items():
             target = catalog.layer(self.store, layer_key)
-            chosen = np.arange(target.neurons) if numbers is None else np.array(sorted(numbers), dtype=np.int64)
-            _check_numbers(target, chosen.tolist())
-            found.append((target, chosen))
+            chosen = range(target.neurons) if numbers is None else sorted(numbers)
+            _check_numbers(target, chosen)
+            found.append((target, np.array(chosen, dtype=np.int64)))
         if not found:
             raise LabelError("no neuron is named: write MODEL/LAYER for a layer or MODEL/LAYER/INDEX for a neuron")
         return found

@@ -24,7 +24,7 @@ from csp_index.store import Store
 KEPT = 20  # candidates stored with each neuron, or more where more are asked for
 _NOTES = {
     "dead": "never fires above the floor on the indexed images",
-    "no-contrast": "no image activates it less than the threshold, and this method needs a contrast",
+    "no-contrast": "no image activates it less than the threshold (or filters left none); this method needs one",
 }
 
 
@@ -160,6 +160,7 @@ def write_labels(store: Store, subject: Subject, made: Made, hashed: str) -> Non
     """Store labels and what they rest on; the label rows come last, so a label that can be read is whole."""
     names = ",".join(map(str, subject.neurons.tolist()))
     same = f"settings_hash = {catalog.sql_text(hashed)} AND neuron IN ({names})"
+    _delete_orphans(store, subject, same, names)
     store.append(schema.EXAMPLES, made.example_rows)
     if made.vectors is not None:
         table = schema.concepts_table(subject.source.name)
@@ -171,6 +172,18 @@ def write_labels(store: Store, subject: Subject, made: Made, hashed: str) -> Non
         store.append(table, pa.table([*columns, values], schema=schema.concepts_schema(subject.source.width)))
     store.delete(schema.LABELS, same)
     store.append(schema.LABELS, made.label_rows)
+
+
+def _delete_orphans(store: Store, subject: Subject, same: str, names: str) -> None:
+    """Delete the example pairs of the labels about to be replaced, and those a killed run left without labels."""
+    replaced = set(store.read(schema.LABELS, ["run_id"], same)["run_id"].to_pylist())
+    labelled = set(store.read(schema.LABELS, ["run_id"])["run_id"].unique().to_pylist())
+    runs = store.read(schema.RUNS, ["run_id"], "command = 'label' AND state != 'done'")["run_id"].to_pylist()
+    for chosen, where in ((replaced, f" AND neuron IN ({names})"), (set(runs) - labelled, "")):
+        if chosen:
+            listed = ",".join(catalog.sql_text(run) for run in sorted(chosen))
+            scope = f" AND {catalog.layer_filter(subject.target)}{where}" if where else ""
+            store.delete(schema.EXAMPLES, f"run_id IN ({listed}){scope}")
 
 
 def read_labels(store: Store, subject: Subject, hashed: str, request: LabelRequest) -> dict[int, Label]:

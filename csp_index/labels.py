@@ -59,10 +59,11 @@ def label_neurons(
         with store.write_lock() if keep else nullcontext():
             texts = candidates()
             _check(store, part, request, texts)
+            models = {subject.source.what: subject.source.identity}
             if not keep:
                 found |= _compute(store, part, request, texts, "", "", search, device).labels(part, request.top)
             else:
-                with record_run(store, "label", described, {subject.source.what: subject.source.identity}) as run:
+                with record_run(store, "label", described, models, request.examples.seed) as run:
                     made = _compute(store, part, request, texts, run.run_id, run.settings_hash, search, device)
                     write_labels(store, part, made, run.settings_hash)
                 found |= made.labels(part, request.top)

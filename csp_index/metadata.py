@@ -83,6 +83,9 @@ def _path_column(file: Path, root: Path) -> str:
             sample = [line for _, line in zip(range(_ROWS_TRIED), lines, strict=False)]
     except (OSError, ValueError, csv.Error) as exc:
         raise SourceError(f"the metadata table {file} cannot be read: {one_line(exc)}") from exc
+    twice = next((name for place, name in enumerate(columns) if name in columns[:place]), None)
+    if twice is not None:
+        raise SourceError(f"the metadata table {file} has two columns {twice!r}: rename one")
     for name in _PATH_COLUMNS:
         if name in columns:
             return name

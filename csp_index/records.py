@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -36,7 +38,7 @@ class LayerKey:
         LayerKey(model='resnet50', layer='layer4')
         """
         model, slash, layer = text.partition("/")
-        if not (model and slash and layer) or "/" in layer:
+        if not (model and slash and layer) or "/" in layer or text != text.strip():
             raise LabelError(f"layer {text!r} is not an address: write MODEL/LAYER, for example resnet50/layer4")
         return cls(model, layer)
 
@@ -148,6 +150,11 @@ class ExampleOptions:
     seed: int = 0  # of the random kind
 
     def __post_init__(self) -> None:
+        _check_numbers(
+            self, whole=("examples", "neighbours", "seed"), real=("floor", "min_similarity", "near_duplicate")
+        )
+        if not isinstance(self.threshold, str):
+            raise SettingError(f"threshold is {self.threshold!r}: expected mean, quantile:Q or max:F")
         for name, ok, expected in (
             ("examples", self.examples >= 1, "at least 1"),
             ("neighbours", self.neighbours >= 1, "at least 1"),
@@ -170,6 +177,8 @@ class ScoringOptions:
     subtract_empty: bool = False  # semanticlens: subtract the embedding of the empty template
 
     def __post_init__(self) -> None:
+        scale = ("logit_scale",) if self.logit_scale is not None else ()
+        _check_numbers(self, real=("gamma", "alpha", "prior_weight", *scale))
         if not 0.0 <= self.gamma <= 1.0:
             raise SettingError(f"gamma is {self.gamma}: expected a number from 0 (no contrast) to 1")
         if not 0.0 <= self.alpha <= 1.0:
@@ -192,3 +201,12 @@ class IndexSummary:
     seconds: float
     layers: tuple[str, ...] = field(default=())
     encoders: tuple[str, ...] = field(default=())
+
+
+def _check_numbers(options: object, whole: Sequence[str] = (), real: Sequence[str] = ()) -> None:
+    for name in (*whole, *real):
+        value = getattr(options, name)
+        fits = isinstance(value, int if name in whole else int | float) and not isinstance(value, bool)
+        if not fits or not math.isfinite(value):
+            kind = "a whole number" if name in whole else "a finite number"
+            raise SettingError(f"{name.replace('_', ' ')} is {value!r}: expected {kind}")

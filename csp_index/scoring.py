@@ -178,7 +178,8 @@ def pmi(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
 
     Pointwise mutual information of label and neuron: softWPMI at the logit scale, the strongest rival without contrast.
     """
-    return _log_shares(evidence, options) - _share(evidence).log().float()
+    tiny = torch.finfo(torch.float32).tiny
+    return _log_shares(evidence, options) - _share(evidence).clamp(min=tiny).log().float()
 
 
 def contrastive_pmi(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:

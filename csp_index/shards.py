@@ -22,9 +22,18 @@ from csp_index.store import Store
 
 
 def recover(store: Store, infos: Sequence[Column]) -> None:
-    """Delete rows whose shard was never marked: what a killed pass left behind."""
-    for table, what in [(schema.IMAGES, schema.IMAGES), *((info.table, info.what) for info in infos)]:
-        store.delete(table, f"shard >= {len(catalog.shards(store, what))}")
+    """Delete rows whose shard was never marked, and columns without any: what a failed or killed pass left behind."""
+    store.delete(schema.IMAGES, f"shard >= {len(catalog.shards(store, schema.IMAGES))}")
+    for info in infos:
+        count = len(catalog.shards(store, info.what))
+        if count:
+            store.delete(info.table, f"shard >= {count}")
+            continue
+        store.drop(info.table)
+        if isinstance(info, EncoderInfo):
+            store.delete(schema.ENCODERS, f"encoder = {catalog.sql_text(info.name)}")
+        else:
+            store.delete(schema.LAYERS, catalog.layer_filter(info))
 
 
 def reconcile(store: Store, infos: Sequence[Column], dtype: str | None = None) -> list[Column]:

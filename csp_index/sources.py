@@ -104,7 +104,7 @@ def _walk(folder: str, prefix: str, above: frozenset[str]) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
             # A folder sorts with its slash, which makes the whole listing sorted: 'a-b.png' < 'a/c.png'.
-            names = sorted(entry.name + "/" * entry.is_dir() for entry in entries if _may_be_read(entry))
+            names = sorted(entry.name + "/" * _is_folder(entry) for entry in entries if _may_be_read(entry))
     except OSError as exc:
         raise SourceError(f"the folder {folder} cannot be listed: {one_line(exc)}") from exc
     for name in names:
@@ -116,7 +116,17 @@ def _walk(folder: str, prefix: str, above: frozenset[str]) -> Iterator[str]:
 
 def _may_be_read(entry: os.DirEntry[str]) -> bool:
     # Not pipes and devices, which may never end; broken links stay, so that they are told of as failures.
-    return not entry.name.startswith(".") and (entry.is_dir() or entry.is_file() or entry.is_symlink())
+    try:
+        return not entry.name.startswith(".") and (entry.is_symlink() or entry.is_dir() or entry.is_file())
+    except OSError:
+        return True  # and fails when it is read
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 class FolderSource:

@@ -90,6 +90,13 @@ class Store:
                 self._require(name).delete(where)
         return count
 
+    def drop(self, name: str) -> None:
+        """Remove a table, if it exists."""
+        if self._open(name) is not None:
+            with self._writing(name):
+                self._connection.drop_table(name)
+                del self._tables[name]
+
     def count(self, name: str, where: str | None = None) -> int:
         """Return the number of rows, 0 where the table does not exist."""
         table = self._open(name)
@@ -102,16 +109,18 @@ class Store:
                 raise StoreError(f"table {name} is not in {self.uri} (has: {', '.join(self.table_names())})")
             empty = schema.table_schema(name).empty_table()
             return empty.select(list(columns)) if columns else empty
-        return self.dataset(name).to_table(columns=list(columns) if columns else None, filter=where)
+        with self._reading(name):
+            return self.dataset(name).to_table(columns=list(columns) if columns else None, filter=where)
 
     def scan(
         self, name: str, columns: Sequence[str], *, where: str | None = None, batch_rows: int = 8192
     ) -> Iterator[pa.RecordBatch]:
         """Stream the rows in the order they were written, a few batches in memory at a time."""
-        scanner = self.dataset(name).scanner(
-            columns=list(columns), filter=where, batch_size=batch_rows, batch_readahead=2, fragment_readahead=2
-        )
-        yield from scanner.to_batches()
+        with self._reading(name):
+            scanner = self.dataset(name).scanner(
+                columns=list(columns), filter=where, batch_size=batch_rows, batch_readahead=2, fragment_readahead=2
+            )
+            yield from scanner.to_batches()
 
     def dataset(self, name: str) -> Any:
         """Return the Lance dataset of a table at its last commit."""
@@ -148,13 +157,12 @@ class Store:
             raise StoreError(f"{self.uri} is being written by {_owner(root)}: wait until it ends, or stop it") from None
         except OSError as exc:
             raise StoreError(f"no permission to write {self.uri}: {one_line(exc)}") from exc
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}
         try:
-            owner = {
-                "pid": os.getpid(),
-                "host": socket.gethostname(),
-                "since": datetime.now(UTC).isoformat("T", "seconds"),
-            }
-            (root / _OWNER).write_text(json.dumps(owner))
+            try:
+                (root / _OWNER).write_text(json.dumps(owner))
+            except OSError as exc:
+                raise StoreError(f"{self.uri} cannot be written: {one_line(exc)}") from exc
             yield
         finally:
             (root / _OWNER).unlink(missing_ok=True)
@@ -176,6 +184,13 @@ class Store:
         if table is None:
             raise StoreError(f"table {name} is not in {self.uri} (has: {', '.join(self.table_names())})")
         return table
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as exc:
+            raise StoreError(f"table {name} of {self.uri} cannot be read: {one_line(exc)}; is a file damaged?") from exc
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
@@ -238,7 +253,7 @@ def is_index(uri: str | Path) -> bool:
 
 
 def _is_index(root: Path) -> bool:
-    return (root / f"{schema.RUNS}.lance").is_dir()
+    return os.path.isdir(root / f"{schema.RUNS}.lance" / "_versions")  # False, too, where nothing may be looked at
 
 
 def _local(uri: str | Path) -> Path:

@@ -16,7 +16,6 @@ TEMPLATE_SETS: tuple[str, ...] = (*_OWN_SETS, "openai")
 """The names of the sets: ``none``, ``csp`` (the paper's six) and ``openai`` (80 sentences for ImageNet)."""
 
 
-@cache
 def templates(name: str) -> tuple[str, ...]:
     """Return the templates of a set, or those in a text file, one a line; each holds exactly one ``{}``.
 
@@ -26,10 +25,15 @@ def templates(name: str) -> tuple[str, ...]:
     if name in _OWN_SETS:
         return _OWN_SETS[name]
     if name == "openai":
-        from open_clip import OPENAI_IMAGENET_TEMPLATES
-
-        return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+        return _openai()
     return _from_file(name)
+
+
+@cache
+def _openai() -> tuple[str, ...]:
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
 
 
 def fill(template: str, text: str) -> str:

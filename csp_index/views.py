@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ def neuron_view(store: Store, target: LayerInfo, label: Label) -> NeuronView:
     if ids:
         rows = store.read(schema.IMAGES, ["image_id", "uri"], f"image_id IN ({','.join(map(str, sorted(ids)))})")
         names = {row["image_id"]: row["uri"].rpartition("/")[2] for row in rows.to_pylist()}
+    made = store.read(schema.RUNS, ["settings"], f"run_id = {catalog.sql_text(label.run_id)}")["settings"].to_pylist()
+    seen = json.loads(made[0]).get("images") if made else row["images"]
+    if seen != row["images"]:
+        stale = f"made on {seen} of {row['images']} images: label again"
+        label = replace(label, note="; ".join(note for note in (label.note, stale) if note))
     return NeuronView(label, statistics, names)
 
 

@@ -136,7 +136,8 @@ def _load_transformers(name: str, own_weights: bool) -> Loaded:
 
     directory = local_directory(name, NetworkError)
     place = name if directory is None else str(directory)
-    module = transformers.AutoModel.from_pretrained(place, dtype=torch.float32)
+    with _seeded():  # parts that the checkpoint lacks, a pooler say, must come out the same at every load
+        module = transformers.AutoModel.from_pretrained(place, dtype=torch.float32)
     processor = transformers.AutoImageProcessor.from_pretrained(place)  # type: ignore[no-untyped-call]
 
     def preprocess(image: Image.Image) -> Tensor:

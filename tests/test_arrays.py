@@ -134,7 +134,7 @@ def test_a_new_index_needs_embeddings(tmp_path, paths):
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
 def test_a_scale_that_no_method_can_use_is_refused(tmp_path, paths, scale):
-    with pytest.raises(SettingError, match="expected a positive number"):
+    with pytest.raises(SettingError, match=r"logit scale is .*expected a (positive|finite) number"):
         take_in(tmp_path / "db", paths, logit_scale=scale)
     assert not (tmp_path / "db").exists()
 
@@ -284,5 +284,17 @@ def test_arrays_over_an_interrupted_import_of_others_are_refused(tmp_path, paths
     with pytest.raises(Killed):
         take_in(tmp_path / "db", paths, shard_size=20, progress=stop)
     other = write_arrays(tmp_path / "other", images=70, seed=2)
-    with pytest.raises(SettingError, match="differs from the one in the index"):
+    with pytest.raises(ArrayError, match="20 images of an import cut short"):
         take_in(tmp_path / "db", other)
+    with pytest.raises(ArrayError, match="20 images of an import cut short"):
+        take_in(tmp_path / "db", other, "m/other", encoder="others")
+
+
+def test_uris_that_name_other_images_than_the_index_are_refused(tmp_path, paths):
+    names = [f"/p/{i}.png" for i in range(60)]
+    (tmp_path / "u.txt").write_text("\n".join(names))
+    (tmp_path / "reversed.txt").write_text("\n".join(names[::-1]))
+    take_in(tmp_path / "db", paths, uris=tmp_path / "u.txt")
+    with pytest.raises(ArrayError, match=r"row 0, the index '/p/0\.png'"):
+        take_in(tmp_path / "db", paths, "m/other", embeddings=None, uris=tmp_path / "reversed.txt")
+    take_in(tmp_path / "db", paths, "m/other", embeddings=None, uris=tmp_path / "u.txt")

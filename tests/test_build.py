@@ -232,6 +232,47 @@ def test_rows_without_a_mark_do_not_exist(images, tmp_path):
     }
 
 
+def test_a_model_that_fails_leaves_no_trace_of_itself(images, tmp_path, monkeypatch):
+    only = NetworkSource("python:fakes:network", ("concepts",), name="net")
+    add(tmp_path / "db", images, networks=[only])
+    before = contents(tmp_path / "db")
+    calls = []
+
+    def fail(self, pixels):
+        calls.append(len(pixels))
+        if len(calls) > 1:  # the first forward pass only looks for shapes
+            raise RuntimeError("out of luck")
+        return real(self, pixels)
+
+    real = fakes.FakeNetwork.forward
+    monkeypatch.setattr(fakes.FakeNetwork, "forward", fail)
+    with pytest.raises(CspIndexError, match="out of luck"):
+        add(tmp_path / "db", None, networks=[NetworkSource("python:fakes:network", ("conv",), name="other")])
+    monkeypatch.setattr(fakes.FakeNetwork, "forward", real)
+    index = open_index(tmp_path / "db")
+    assert [layer["layer"] for layer in index.status()["layers"]] == ["net/concepts"]
+    assert index.add_images(images).added == 0  # with the models of the index: the failed one is not among them
+    other = NetworkSource("python:fakes:network", ("conv",), name="other")
+    add(tmp_path / "db", None, networks=[other], dtype="float16")  # and may come again, otherwise
+    after = contents(tmp_path / "db")
+    assert {n: after[n] for n in before if n.startswith("activations")} == {
+        n: before[n] for n in before if n.startswith("activations")
+    }
+
+
+def test_a_mended_image_leaves_the_failures(images, tmp_path):
+    (images / "broken.png").write_bytes(b"not a picture")
+    add(tmp_path / "db", images)
+    Image.new("RGB", (8, 8), "red").save(images / "broken.png")
+    assert add(tmp_path / "db", images).added == 1
+    assert open_index(tmp_path / "db").status()["failures"] == 0
+
+
+def test_a_link_to_itself_is_a_failure_and_the_pass_goes_on(images, tmp_path):
+    (images / "loop.png").symlink_to("loop.png")
+    assert (add(tmp_path / "db", images).added, open_index(tmp_path / "db").status()["failures"]) == (23, 1)
+
+
 def test_metadata_is_kept(images, tmp_path):
     names = sorted(str(p.relative_to(images)) for p in images.rglob("*.png"))
     (images / "metadata.csv").write_text(

@@ -138,7 +138,10 @@ def test_the_newest_run_of_each_method_is_what_counts(tmp_path):
     assert index.view("m/l/0").label.text == "iii"
     assert index.view("m/l/0", "semanticlens").label.text == "p"
     assert index.view("m/l/1").label.method == "semanticlens"  # newer than its label by csp
-    assert index.labels("no/such").rows() == []
+    with pytest.raises(LabelError, match="has: m/l"):
+        index.labels("no/such")
+    with pytest.raises(LabelError, match="semanticlens"):
+        index.labels(method="nope")
 
 
 def test_view_makes_a_label_where_there_is_none(planted):

@@ -239,6 +239,19 @@ def test_labels_are_read_back_and_depend_on_their_settings(tmp_path):
     assert index.sql("SELECT count(*) AS n FROM labels WHERE neuron = 2 AND rank = 0").rows() == [{"n": 2}]
 
 
+def test_made_anew_a_label_leaves_no_orphans(tmp_path):
+    index, _, paths = build(tmp_path)
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    index.label("m/l", vocabulary=texts)
+    count = index.sql("SELECT count(*) AS n FROM examples").rows()
+    index.label("m/l", vocabulary=texts, recompute=True)
+    index.label("m/l/0", vocabulary=texts, recompute=True)
+    assert index.sql("SELECT count(*) AS n FROM examples").rows() == count
+    assert index.sql("SELECT count(*) AS n FROM examples WHERE run_id NOT IN (SELECT run_id FROM labels)").rows() == [
+        {"n": 0}
+    ]
+
+
 def test_trap_2_a_label_is_kept_under_settings_and_weights_not_names(tmp_path):
     index, _, paths = build(tmp_path)
     texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
@@ -268,6 +281,10 @@ def test_trap_9_any_string_can_be_a_label(tmp_path):
         ("m/l", {"method": "csq"}, "csp, csp-difference"),
         ("m/l", {"gamma": 1.5}, "gamma is 1.5"),
         ("m/l", {"gama": 1.0}, "option 'gama' is unknown"),
+        ("m/l", {"gamma": "1"}, "expected a finite number"),
+        ("m/l", {"floor": float("nan")}, "expected a finite number"),
+        ("m/l", {"examples": 2.5}, "expected a whole number"),
+        ("m/l/99999999999999999999", {}, "neurons 0 to 7"),
         ("m/l", {"threshold": "median"}, "write mean, max:F"),
         ("m/l", {"threshold": "quantile:0.33"}, "quantile:Q with Q of"),
         ("m/l", {"contrast": "falcon"}, "nearest or random"),

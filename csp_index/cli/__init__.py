@@ -7,12 +7,13 @@ needs them.
 from __future__ import annotations
 
 import sys
+import warnings
 
 import click
 
 from csp_index import __version__
 from csp_index.cli import asking, building, trying
-from csp_index.errors import CspIndexError
+from csp_index.errors import CspIndexError, one_line
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -33,6 +34,7 @@ for command in (*trying.COMMANDS, *building.COMMANDS, *asking.COMMANDS):
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    warnings.filterwarnings("ignore", message=".*could be decompression bomb")  # the limit on pixels is our own
     try:
         status = cli.main(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
@@ -47,9 +49,12 @@ def main() -> None:
     except CspIndexError as exc:
         click.echo(f"Error: {' '.join(str(exc).split())}", err=True)
         sys.exit(1)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted: what is finished is kept; the same command goes on where this one stopped.", err=True)
-        sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe is gone, as with `| head`
         sys.exit(0)
+    except OSError as exc:  # what no module expected: a folder nobody may look into, a disk that is full
+        click.echo(f"Error: {one_line(exc)}{f': {exc.filename}' if exc.filename else ''}", err=True)
+        sys.exit(1)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted: what is finished is kept; the same command goes on where this one stopped.", err=True)
+        sys.exit(1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from csp_index.cli.output import database, json_option, say_json, say_labels
+from csp_index.cli.output import FILE, database, json_option, say_json, say_labels
 
 _METHODS = click.option(
     "--method", default="csp", show_default=True, help="Scoring method; `csp-index label --help` lists them."
@@ -26,8 +26,8 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 @_METHODS
 @_VOCABULARY
 @_TEMPLATES
-@click.option("--text-embeddings", type=click.Path(), help="Text embeddings made elsewhere [labels, dimensions], .npy.")
-@click.option("--texts", type=click.Path(), help="Their texts, one a line.")
+@click.option("--text-embeddings", type=FILE, help="Text embeddings made elsewhere [labels, dimensions], .npy.")
+@click.option("--texts", type=FILE, help="Their texts, one a line.")
 @click.option("--gamma", type=float, help="csp: how much of the contrastive direction is removed, 0 to 1 (1).")
 @click.option("--alpha", type=float, help="contrastive-pmi: the contrastive set's share of the prior, 0 to 1 (0.5).")
 @click.option("--examples", type=click.IntRange(1), help="Activating images a neuron (30; clip-dissect 100).")
@@ -86,7 +86,7 @@ def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> N
 @_VOCABULARY
 @_TEMPLATES
 @_ENCODER
-@click.option("--card", type=click.Path(), help="Draw the neuron's picture card into this PNG file.")
+@click.option("--card", type=FILE, help="Draw the neuron's picture card into this PNG file.")
 @json_option
 def show(db: str, neuron: str, card: str | None, as_json: bool, **options: Any) -> None:
     """Show one neuron: its label, rivals, statistics and example pairs.
@@ -112,7 +112,7 @@ def show(db: str, neuron: str, card: str | None, as_json: bool, **options: Any) 
 @click.command()
 @database
 @click.argument("text", required=False)
-@click.option("--image", type=click.Path(), help="Search by a picture file instead of a text.")
+@click.option("--image", type=FILE, help="Search by a picture file instead of a text.")
 @click.option("--layer", help="Only this MODEL/LAYER.")
 @click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Neurons to print.")
 @_TEMPLATES
@@ -145,7 +145,7 @@ def search(db: str, text: str | None, as_json: bool, **options: Any) -> None:
     show_default=True,
     help="A table for reading, or every row and value for machines.",
 )
-@click.option("--out", type=click.Path(), help="Write to this file instead of the terminal.")
+@click.option("--out", type=FILE, help="Write to this file instead of the terminal.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def sql(db: str, statement: str, kind: Any, out: str | None, as_json: bool) -> None:
     """Run one read-only SELECT over the index.
@@ -176,7 +176,7 @@ def sql(db: str, statement: str, kind: Any, out: str | None, as_json: bool) -> N
     show_default=True,
     help="How the rows are written.",
 )
-@click.option("--out", type=click.Path(), help="Write to this file instead of the terminal.")
+@click.option("--out", type=FILE, help="Write to this file instead of the terminal.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def export(db: str, kind: Any, out: str | None, as_json: bool, **options: Any) -> None:
     """Export the newest label of every neuron and method.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.output import database, json_option, progress, say_json, say_summary
+from csp_index.cli.output import FILE, database, json_option, progress, say_json, say_summary
 
 if TYPE_CHECKING:
     from csp_index.index import NetworkSource
@@ -33,7 +33,7 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
 )
 @click.option("--weights", multiple=True, help="Weight file of the network (.safetensors).")
 @click.option("--name", "names", multiple=True, help="Name of the network in addresses MODEL/LAYER/INDEX.")
-@click.option("--metadata", type=click.Path(), help="CSV joined to the images by its path column.")
+@click.option("--metadata", type=FILE, help="CSV joined to the images by its path column.")
 @click.option("--image-column", help="Image column of a parquet file, where it is not found by itself.")
 @click.option("--shard-size", type=click.IntRange(1), help="Images a shard (2048): what a kill loses at most.")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="How activations are stored (float32).")
@@ -89,10 +89,10 @@ def _networks(options: dict[str, Any]) -> list[NetworkSource]:
 
 @click.command("import")
 @database
-@click.option("--activations", required=True, type=click.Path(), help="Activations [images, neurons], .npy.")
-@click.option("--embeddings", type=click.Path(), help="Image embeddings [images, dimensions], .npy.")
+@click.option("--activations", required=True, type=FILE, help="Activations [images, neurons], .npy.")
+@click.option("--embeddings", type=FILE, help="Image embeddings [images, dimensions], .npy.")
 @click.option("--layer", required=True, help="Name of the layer: MODEL/LAYER.")
-@click.option("--uris", type=click.Path(), help="Text file with one image path a line.")
+@click.option("--uris", type=FILE, help="Text file with one image path a line.")
 @click.option("--encoder", default="arrays", show_default=True, help="Name of the encoder the embeddings came from.")
 @click.option("--logit-scale", type=float, help="The encoder's multiplier of the cosine, for CLIP often 100.")
 @click.option("--shard-size", type=click.IntRange(1), help="Images a shard (2048).")
@@ -114,7 +114,7 @@ def import_(db: str, as_json: bool, **options: Any) -> None:
 
 @click.command()
 @click.argument("network")
-@click.option("--weights", type=click.Path(), help="Weight file of the network (.safetensors).")
+@click.option("--weights", type=FILE, help="Weight file of the network (.safetensors).")
 @json_option
 def layers(network: str, weights: str | None, as_json: bool) -> None:
     """List a network's layers: name, kind, output shape for one image, neurons.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _EVERY = 10.0  # seconds between plain lines
 
+FILE = click.Path(readable=False)  # whether it can be read is told by whoever reads it
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 database = click.argument("db", metavar="DB")
 
