@@ -342,3 +342,15 @@ def test_gpu_equals_cpu() -> None:
     slow, fast = (load_network("timm:test_resnet/none", layers=["layer4"], device=d) for d in ("cpu", "cuda"))
     pixels = pixels_of(slow)
     assert torch.allclose(fast.activations(pixels)["layer4"], slow.activations(pixels)["layer4"], atol=1e-2)
+
+
+def test_parts_a_checkpoint_lacks_come_out_the_same_at_every_load(tmp_path: Path) -> None:
+    import transformers
+
+    tiny_models.save_vit(tmp_path)  # the processor stays, the weights become a classifier's, which has no pooler
+    config = transformers.ViTConfig.from_pretrained(tmp_path)
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    torch.manual_seed(1)
+    first = load_network(f"transformers:{tmp_path}", layers=["layers.1"]).identity["weights"]
+    torch.manual_seed(2)
+    assert load_network(f"transformers:{tmp_path}", layers=["layers.1"]).identity["weights"] == first
