@@ -66,18 +66,18 @@ class Store:
     def create(self, name: str, table_schema: pa.Schema) -> None:
         """Create the table, empty, unless it exists."""
         if self._open(name) is None:
-            with self._writing(name):
+            with self._told(name, "cannot be written"):
                 self._tables[name] = self._connection.create_table(name, schema=table_schema)
 
     def append(self, name: str, rows: pa.Table) -> None:
         """Append rows in one commit; the table is created by the first append."""
-        with self._writing(name):
+        with self._told(name, "cannot be written"):
             self.create(name, rows.schema)
             self._require(name).add(rows)
 
     def upsert(self, name: str, keys: Sequence[str], rows: pa.Table) -> None:
         """Replace the rows with equal keys and add the others, in one commit. Only under the write lock."""
-        with self._writing(name):
+        with self._told(name, "cannot be written"):
             self.create(name, rows.schema)
             merge = self._require(name).merge_insert(list(keys))
             merge.when_matched_update_all().when_not_matched_insert_all().execute(rows)
@@ -86,14 +86,14 @@ class Store:
         """Delete rows; return how many there were. No commit is made where there are none."""
         count = self.count(name, where)
         if count:
-            with self._writing(name):
+            with self._told(name, "cannot be written"):
                 self._require(name).delete(where)
         return count
 
     def drop(self, name: str) -> None:
         """Remove a table, if it exists."""
         if self._open(name) is not None:
-            with self._writing(name):
+            with self._told(name, "cannot be written"):
                 self._connection.drop_table(name)
                 del self._tables[name]
 
@@ -109,14 +109,14 @@ class Store:
                 raise StoreError(f"table {name} is not in {self.uri} (has: {', '.join(self.table_names())})")
             empty = schema.table_schema(name).empty_table()
             return empty.select(list(columns)) if columns else empty
-        with self._reading(name):
+        with self._told(name, "cannot be read (is a file damaged?)"):
             return self.dataset(name).to_table(columns=list(columns) if columns else None, filter=where)
 
     def scan(
         self, name: str, columns: Sequence[str], *, where: str | None = None, batch_rows: int = 8192
     ) -> Iterator[pa.RecordBatch]:
         """Stream the rows in the order they were written, a few batches in memory at a time."""
-        with self._reading(name):
+        with self._told(name, "cannot be read (is a file damaged?)"):
             scanner = self.dataset(name).scanner(
                 columns=list(columns), filter=where, batch_size=batch_rows, batch_readahead=2, fragment_readahead=2
             )
@@ -186,18 +186,11 @@ class Store:
         return table
 
     @contextmanager
-    def _reading(self, name: str) -> Iterator[None]:
+    def _told(self, name: str, failure: str) -> Iterator[None]:
         try:
             yield
         except (OSError, RuntimeError, ValueError) as exc:
-            raise StoreError(f"table {name} of {self.uri} cannot be read: {one_line(exc)}; is a file damaged?") from exc
-
-    @contextmanager
-    def _writing(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, RuntimeError, ValueError) as exc:
-            raise StoreError(f"table {name} of {self.uri} cannot be written: {one_line(exc)}") from exc
+            raise StoreError(f"table {name} of {self.uri} {failure}: {one_line(exc)}") from exc
 
 
 def open_store(uri: str | Path) -> Store:
