@@ -77,9 +77,8 @@ def concept_vectors(
     row = scoring.method(request.method)
     if row.vector is None:
         raise LabelError(f"method {request.method} has no concept vector (these have: {', '.join(_with_vector())})")
-    evidence = _evidence(
-        store, subject, _gather(store, subject, request, row, search, device), torch.zeros(0, subject.source.width)
-    )
+    examples = _gather(store, subject, request, row, search, device)
+    evidence = _evidence(store, subject, examples, torch.zeros(0, subject.source.width), row, request.scoring)
     return row.vector(evidence, request.scoring)
 
 
@@ -135,7 +134,7 @@ def _compute(
     if request.scoring.renormalise_text:
         vectors = torch.nn.functional.normalize(vectors, dim=1)
         empty = None if empty is None else torch.nn.functional.normalize(empty, dim=0)
-    evidence = replace(_evidence(store, subject, examples, vectors, row.background(request.scoring)), empty_text=empty)
+    evidence = replace(_evidence(store, subject, examples, vectors, row, request.scoring), empty_text=empty)
     scored = scoring.score(request.method, evidence, request.scoring)
     states = np.where(
         examples.dead, "dead", np.where(examples.without_contrast & row.needs_contrast, "no-contrast", "labelled")
@@ -158,7 +157,7 @@ def _check(store: Store, subject: Subject, request: LabelRequest, texts: Candida
 
 
 def _evidence(
-    store: Store, subject: Subject, examples: Examples, texts: torch.Tensor, scale: float | None = None
+    store: Store, subject: Subject, examples: Examples, texts: torch.Tensor, row: MethodRow, options: ScoringOptions
 ) -> Evidence:
     """Read the embeddings that the examples name, and what the method needs to know of the whole dataset."""
     ids = torch.cat([examples.activating.flatten(), examples.contrastive.flatten()])
@@ -168,21 +167,22 @@ def _evidence(
     def places(chosen: torch.Tensor) -> torch.Tensor:
         return torch.searchsorted(used, chosen.clamp(min=0)).masked_fill(chosen < 0, -1)
 
+    scale = row.background(options)
     total = torch.zeros(subject.source.width, dtype=torch.float64)
     share = torch.zeros(len(texts), dtype=torch.float64)
-    for tile in catalog.embedding_tiles(
-        store, subject.source, catalog.covered(store, subject.source.what, examples.images)
-    ):
-        total += tile.sum(0, dtype=torch.float64)
-        if scale is not None:
-            share += scoring.label_share(tile, texts, scale)
+    if row.needs_mean or scale is not None:
+        marks = catalog.covered(store, subject.source.what, examples.images)
+        for tile in catalog.embedding_tiles(store, subject.source, marks):
+            total += tile.sum(0, dtype=torch.float64)
+            if scale is not None:
+                share += scoring.label_share(tile, texts, scale)
     return Evidence(
         vectors if len(vectors) else torch.zeros(1, subject.source.width),
         places(examples.activating),
         examples.activations,
         places(examples.contrastive),
         texts,
-        (total / examples.images).float(),
+        (total / examples.images).float() if row.needs_mean else None,
         None if scale is None else share / examples.images,
     )
 

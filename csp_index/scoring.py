@@ -36,7 +36,7 @@ class Evidence:
     activations: torch.Tensor  # [M, K]
     contrastive: torch.Tensor
     texts: torch.Tensor  # [C, D]
-    dataset_mean: torch.Tensor  # [D] mean image embedding
+    dataset_mean: torch.Tensor | None  # [D] mean image embedding, where the method `needs_mean`
     label_share: torch.Tensor | None = None
     empty_text: torch.Tensor | None = None  # [D] embedding of the empty template
 
@@ -64,6 +64,7 @@ class MethodRow:
     score: Score | None = None
     directions: Score = field(default=lambda evidence, options: evidence.texts)  # [C, D]
     needs_contrast: bool = False
+    needs_mean: bool = False  # of the dataset's embeddings
     examples: int = 30  # activating images by default
     neighbours: int = 1  # contrastive images an activating image by default
     background: Callable[[ScoringOptions], float | None] = field(default=lambda options: None)
@@ -129,6 +130,8 @@ def texts_without_empty(evidence: Evidence, options: ScoringOptions) -> torch.Te
 
 def mean_centred_vectors(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
     """Return normalise(sum_i w_i e(p_i) - mean over the dataset of e(x)), [M, D]: the cheap baseline."""
+    if evidence.dataset_mean is None:
+        raise LabelError("this method needs the mean embedding of the dataset, and none was computed")
     return normalize(_bags(evidence.vectors, evidence.activating, evidence.weights) - evidence.dataset_mean, dim=1)
 
 
@@ -276,7 +279,7 @@ METHODS: dict[str, MethodRow] = {
         "mean of activating minus mean of contrastive images", score=csp_difference, needs_contrast=True
     ),
     "semanticlens": MethodRow("mean of activating images", semanticlens_vectors, directions=texts_without_empty),
-    "mean-centred": MethodRow("weighted mean minus the dataset's mean", mean_centred_vectors),
+    "mean-centred": MethodRow("weighted mean minus the dataset's mean", mean_centred_vectors, needs_mean=True),
     "clip-dissect": MethodRow(
         "softWPMI as published",
         score=clip_dissect,
