@@ -27,6 +27,7 @@ os.environ.setdefault("LANCE_LOG", "error")  # its warnings speak to developers 
 import lancedb
 
 _LOCK, _OWNER = ".writer.lock", ".writer.json"
+_UNREADABLE = "cannot be read (is a file damaged?)"
 
 
 class Store:
@@ -43,7 +44,8 @@ class Store:
         names: list[str] = []
         token: str | None = None
         while True:
-            page = self._connection.list_tables(page_token=token)
+            with _interruptible():
+                page = self._connection.list_tables(page_token=token)
             names.extend(page.tables)
             token = page.page_token
             if not token:
@@ -56,7 +58,8 @@ class Store:
     def _open(self, name: str) -> Any | None:
         if name not in self._tables:
             try:
-                self._tables[name] = self._connection.open_table(name)
+                with _interruptible():
+                    self._tables[name] = self._connection.open_table(name)
             except (FileNotFoundError, ValueError) as exc:
                 if "not found" in str(exc).lower():
                     return None
@@ -100,7 +103,8 @@ class Store:
     def count(self, name: str, where: str | None = None) -> int:
         """Return the number of rows, 0 where the table does not exist."""
         table = self._open(name)
-        return 0 if table is None else int(table.count_rows(where))
+        with self._told(name, _UNREADABLE):
+            return 0 if table is None else int(table.count_rows(where))
 
     def read(self, name: str, columns: Sequence[str] | None = None, where: str | None = None) -> pa.Table:
         """Return the rows in the order they were written; an unwritten fixed table reads as empty."""
@@ -109,14 +113,14 @@ class Store:
                 raise StoreError(f"table {name} is not in {self.uri} (has: {', '.join(self.table_names())})")
             empty = schema.table_schema(name).empty_table()
             return empty.select(list(columns)) if columns else empty
-        with self._told(name, "cannot be read (is a file damaged?)"):
+        with self._told(name, _UNREADABLE):
             return self.dataset(name).to_table(columns=list(columns) if columns else None, filter=where)
 
     def scan(
         self, name: str, columns: Sequence[str], *, where: str | None = None, batch_rows: int = 8192
     ) -> Iterator[pa.RecordBatch]:
         """Stream the rows in the order they were written, a few batches in memory at a time."""
-        with self._told(name, "cannot be read (is a file damaged?)"):
+        with self._told(name, _UNREADABLE):
             scanner = self.dataset(name).scanner(
                 columns=list(columns), filter=where, batch_size=batch_rows, batch_readahead=2, fragment_readahead=2
             )
@@ -135,7 +139,8 @@ class Store:
         query = query.distance_type("cosine").limit(limit).select(["image_id", "_distance"])
         if where:
             query = query.where(where, prefilter=True)
-        found = query.to_arrow()
+        with self._told(name, "cannot be searched"):
+            found = query.to_arrow()
         ids = found["image_id"].to_numpy().copy()
         if "query_index" not in found.column_names:
             return [ids]
@@ -188,9 +193,21 @@ class Store:
     @contextmanager
     def _told(self, name: str, failure: str) -> Iterator[None]:
         try:
-            yield
+            with _interruptible():
+                yield
         except (OSError, RuntimeError, ValueError) as exc:
             raise StoreError(f"table {name} of {self.uri} {failure}: {one_line(exc)}") from exc
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise Ctrl-C as what it is: one that comes while Lance calls back into Python arrives as an error of Lance."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as exc:
+        if "KeyboardInterrupt" in str(exc):
+            raise KeyboardInterrupt from exc
+        raise
 
 
 def open_store(uri: str | Path) -> Store:

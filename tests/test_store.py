@@ -165,6 +165,18 @@ def test_rows_that_do_not_fit_the_table_are_a_store_error(tmp_path):
     assert store.count("numbers") == 3
 
 
+def test_ctrl_c_inside_lance_stays_a_keyboard_interrupt(tmp_path):
+    def interrupted():
+        yield ROWS.to_batches()[0]
+        raise KeyboardInterrupt
+
+    store = create_store(tmp_path)
+    store.append("numbers", ROWS)
+    with pytest.raises(KeyboardInterrupt):
+        store.append("numbers", pa.RecordBatchReader.from_batches(ROWS.schema, interrupted()))
+    assert store.count("numbers") == 3
+
+
 def test_many_tables_are_all_named(tmp_path):
     store = create_store(tmp_path)
     for number in range(25):
