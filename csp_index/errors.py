@@ -39,6 +39,10 @@ class LabelError(CspIndexError):
     """Neurons cannot be labelled as asked: unknown neuron, empty vocabulary, missing scale."""
 
 
+class EvaluationError(CspIndexError):
+    """Labels cannot be judged as asked: no held-out images, a truth file that does not fit, data a metric needs."""
+
+
 class QueryError(CspIndexError):
     """A SQL statement is refused or fails."""
 
