@@ -9,13 +9,14 @@ import pyarrow as pa
 import torch
 
 from csp_index import catalog, schema, settings
-from csp_index.catalog import EncoderInfo, LayerInfo
+from csp_index.catalog import EncoderInfo
 from csp_index.errors import SettingError
 from csp_index.leaders import exact_cosines
 from csp_index.neighbours import Question, by_products, by_search
 from csp_index.records import ExampleOptions
 from csp_index.statistics import mix
 from csp_index.store import Store
+from csp_index.subjects import Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,41 +48,31 @@ class Examples:
 
 def gather_examples(
     store: Store,
-    source: EncoderInfo,
-    target: LayerInfo,
-    neurons: np.ndarray,
+    subject: Subject,
     options: ExampleOptions,
     *,
     contrast: bool = True,
     search: bool | None = None,
     device: str = "cpu",
 ) -> Examples:
-    """Return the example sets of the given neurons (sorted); `contrast=False` leaves the contrastive sets empty.
+    """Return the example sets of the subject's neurons; `contrast=False` leaves the contrastive sets empty.
 
-    `search` chooses vector search over matrix products; by default few neurons go by search.
+    `search` chooses vector search over matrix products; by default few neurons go by search, unless the images are
+    confined to a pool.
     """
-    rows = catalog.neuron_rows(store, target, neurons.tolist())
-    found = activating_sets(rows, options)
+    found = replace(activating_sets(subject.statistics(store), options), images=subject.images(store))
     if not contrast:
         return found
     if options.contrast == "random":
-        ids, activations = _random(store, target, found, options)
+        ids, activations = _random(store, subject, found, options)
     else:
         if search is None:
-            search = len(neurons) <= settings.number("search_neurons")
+            search = subject.pool is None and len(subject.neurons) <= settings.number("search_neurons")
         asked = Question(
-            store,
-            source,
-            target,
-            found.neurons,
-            found.activating,
-            found.thresholds,
-            found.images,
-            options,
-            torch.device(device),
+            store, subject, found.activating, found.thresholds, found.images, options, torch.device(device)
         )
         ids, activations = by_search(asked) if search else by_products(asked)
-    similarities = pair_similarities(store, source, found.activating, ids)
+    similarities = pair_similarities(store, subject.source, found.activating, ids)
     low = similarities < options.min_similarity
     return replace(
         found,
@@ -150,7 +141,7 @@ def pair_similarities(
 
 
 def _random(
-    store: Store, target: LayerInfo, found: Examples, options: ExampleOptions
+    store: Store, subject: Subject, found: Examples, options: ExampleOptions
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw distinct random images of low activation for every neuron: those of highest seeded hash."""
     count, ranks = found.activating.shape
@@ -159,13 +150,13 @@ def _random(
     ids = torch.full((count, wanted), -1, dtype=torch.int64)
     values = torch.full((count, wanted), torch.nan)
     first = 0
-    for tile in catalog.activation_tiles(
-        store, target, catalog.covered(store, target.what, found.images), found.neurons.numpy()
-    ):
+    marks = catalog.covered(store, subject.target.what, found.images)
+    for tile in catalog.activation_tiles(store, subject.target, marks, subject.neurons):
         images = torch.arange(first, first + tile.shape[1])
-        priority = mix(images + (found.neurons[:, None] << 32), options.seed).masked_fill(
-            tile >= found.thresholds[:, None], -1
-        )
+        barred = tile >= found.thresholds[:, None]
+        if subject.pool is not None:
+            barred |= ~subject.pool.mask[images]
+        priority = mix(images + (found.neurons[:, None] << 32), options.seed).masked_fill(barred, -1)
         joined = torch.cat([best, priority], 1).topk(wanted, dim=1)
         ids = torch.cat([ids, images.expand(count, -1)], 1).gather(1, joined.indices)
         values = torch.cat([values, tile], 1).gather(1, joined.indices)

@@ -19,7 +19,7 @@ from csp_index.candidates import CandidateTexts, Vocabulary
 from csp_index.catalog import EncoderInfo, LayerInfo
 from csp_index.encoders import Encoder, load_encoder
 from csp_index.errors import ArrayError, EncoderError, LabelError, SettingError
-from csp_index.label_rows import Subject, newest_label
+from csp_index.label_rows import newest_label
 from csp_index.labels import label_neurons, make_request
 from csp_index.networks import Network, load_network
 from csp_index.query import SqlLimits, run_sql
@@ -29,6 +29,7 @@ from csp_index.search import search_neurons
 from csp_index.sources import open_source
 from csp_index.status import describe
 from csp_index.store import Store, check_creatable, create_store, is_index, open_store
+from csp_index.subjects import Subject
 from csp_index.templates import templates as template_texts
 from csp_index.views import NeuronView, neuron_card, neuron_view, newest_labels, sql_views
 from csp_index.weights import lasting, resolve_device

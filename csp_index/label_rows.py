@@ -14,12 +14,12 @@ import pyarrow.compute as pc
 import torch
 
 from csp_index import catalog, schema, scoring
-from csp_index.catalog import EncoderInfo, LayerInfo
 from csp_index.errors import LabelError
 from csp_index.examples import Examples
-from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, LabelState, NeuronKey, ScoringOptions
+from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, LabelState, ScoringOptions
 from csp_index.statistics import rank_keys
 from csp_index.store import Store
+from csp_index.subjects import Subject
 
 KEPT = 20  # candidates stored with each neuron, or more where more are asked for
 _NOTES = {
@@ -41,19 +41,6 @@ class LabelRequest:
         scoring.method(self.method)
         if self.top < 1:
             raise LabelError(f"top is {self.top}: expected at least 1")
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """The neurons in question, and the encoder that judges them."""
-
-    source: EncoderInfo
-    target: LayerInfo
-    neurons: np.ndarray  # sorted, distinct
-
-    def key(self, neuron: int) -> NeuronKey:
-        """Return the address of one of the neurons."""
-        return NeuronKey(self.target.key.model, self.target.key.layer, neuron)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,6 @@ from csp_index.label_rows import (
     KEPT,
     LabelRequest,
     Made,
-    Subject,
     example_rows_of,
     label_rows_of,
     read_labels,
@@ -30,8 +29,18 @@ from csp_index.label_rows import (
 )
 from csp_index.records import ExampleOptions, Label, ScoringOptions
 from csp_index.runs import record_run, settings_hash
-from csp_index.scoring import Evidence, MethodRow
+from csp_index.scoring import Evidence, MethodRow, Scored
 from csp_index.store import Store
+from csp_index.subjects import Subject, pool_embeddings
+
+
+@dataclass(frozen=True, slots=True)
+class NeuronScores:
+    """The example sets of M neurons, the scores [M, C] that rest on them, and each neuron's label state [M]."""
+
+    examples: Examples
+    scored: Scored
+    states: np.ndarray
 
 
 def label_neurons(
@@ -50,7 +59,7 @@ def label_neurons(
 
     `candidates` is called, under the write lock, only if something must be computed. `keep=False` writes nothing.
     """
-    images = int(catalog.neuron_rows(store, subject.target, subject.neurons[:1].tolist())["images"][0].as_py())
+    images = subject.images(store)
     described = _describe(subject, request, candidates_key, images)
     found = {} if recompute else read_labels(store, subject, settings_hash(described), request)
     missing = np.array([n for n in subject.neurons.tolist() if n not in found], dtype=np.int64)
@@ -68,6 +77,30 @@ def label_neurons(
                     write_labels(store, part, made, run.settings_hash)
                 found |= made.labels(part, request.top)
     return [found[neuron] for neuron in subject.neurons.tolist()]
+
+
+def score_neurons(
+    store: Store,
+    subject: Subject,
+    request: LabelRequest,
+    texts: CandidateTexts,
+    *,
+    search: bool | None = None,
+    device: str = "cpu",
+) -> NeuronScores:
+    """Return the scores of all candidates for the subject's neurons, from the images of its pool; stores nothing."""
+    row = scoring.method(request.method)
+    examples = _gather(store, subject, request, row, search, device)
+    vectors, empty = texts.embeddings, texts.empty
+    if request.scoring.renormalise_text:
+        vectors = torch.nn.functional.normalize(vectors, dim=1)
+        empty = None if empty is None else torch.nn.functional.normalize(empty, dim=0)
+    evidence = replace(_evidence(store, subject, examples, vectors, row, request.scoring), empty_text=empty)
+    scored = scoring.score(request.method, evidence, request.scoring)
+    states = np.where(
+        examples.dead, "dead", np.where(examples.without_contrast & row.needs_contrast, "no-contrast", "labelled")
+    )
+    return NeuronScores(examples, scored, states)
 
 
 def concept_vectors(
@@ -106,16 +139,7 @@ def _describe(subject: Subject, request: LabelRequest, candidates_key: str, imag
 def _gather(
     store: Store, subject: Subject, request: LabelRequest, row: MethodRow, search: bool | None, device: str
 ) -> Examples:
-    return gather_examples(
-        store,
-        subject.source,
-        subject.target,
-        subject.neurons,
-        request.examples,
-        contrast=row.needs_contrast,
-        search=search,
-        device=device,
-    )
+    return gather_examples(store, subject, request.examples, contrast=row.needs_contrast, search=search, device=device)
 
 
 def _compute(
@@ -128,18 +152,9 @@ def _compute(
     search: bool | None,
     device: str,
 ) -> Made:
-    row = scoring.method(request.method)
-    examples = _gather(store, subject, request, row, search, device)
-    vectors, empty = texts.embeddings, texts.empty
-    if request.scoring.renormalise_text:
-        vectors = torch.nn.functional.normalize(vectors, dim=1)
-        empty = None if empty is None else torch.nn.functional.normalize(empty, dim=0)
-    evidence = replace(_evidence(store, subject, examples, vectors, row, request.scoring), empty_text=empty)
-    scored = scoring.score(request.method, evidence, request.scoring)
-    states = np.where(
-        examples.dead, "dead", np.where(examples.without_contrast & row.needs_contrast, "no-contrast", "labelled")
-    )
-    label_rows = label_rows_of(subject, request, examples, scored.scores, states, texts.texts, run_id, hashed)
+    found = score_neurons(store, subject, request, texts, search=search, device=device)
+    examples, scored = found.examples, found.scored
+    label_rows = label_rows_of(subject, request, examples, scored.scores, found.states, texts.texts, run_id, hashed)
     return Made(label_rows, example_rows_of(subject, request, examples, run_id), scored.vectors, examples.images)
 
 
@@ -153,7 +168,7 @@ def _check(store: Store, subject: Subject, request: LabelRequest, texts: Candida
     if request.scoring.subtract_empty and texts.empty is None:
         raise LabelError("subtracting the empty template needs an encoder: arrays made elsewhere do not hold its text")
     scoring.method(request.method).background(request.scoring)
-    activating_sets(catalog.neuron_rows(store, subject.target, subject.neurons[:1].tolist()), request.examples)
+    activating_sets(subject.statistics(store).slice(0, 1), request.examples)
 
 
 def _evidence(
@@ -171,19 +186,20 @@ def _evidence(
     total = torch.zeros(subject.source.width, dtype=torch.float64)
     share = torch.zeros(len(texts), dtype=torch.float64)
     if row.needs_mean or scale is not None:
-        marks = catalog.covered(store, subject.source.what, examples.images)
-        for tile in catalog.embedding_tiles(store, subject.source, marks):
+        everything = torch.ones(examples.images, dtype=torch.bool)
+        for tile in pool_embeddings(store, subject.source, everything if subject.pool is None else subject.pool.mask):
             total += tile.sum(0, dtype=torch.float64)
             if scale is not None:
                 share += scoring.label_share(tile, texts, scale)
+    images = examples.images if subject.pool is None else subject.pool.images
     return Evidence(
         vectors if len(vectors) else torch.zeros(1, subject.source.width),
         places(examples.activating),
         examples.activations,
         places(examples.contrastive),
         texts,
-        (total / examples.images).float() if row.needs_mean else None,
-        None if scale is None else share / examples.images,
+        (total / images).float() if row.needs_mean else None,
+        None if scale is None else share / images,
     )
 
 

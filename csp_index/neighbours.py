@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from csp_index import catalog, settings
-from csp_index.catalog import EncoderInfo, LayerInfo
 from csp_index.leaders import Leaders, complete, leaders_wanted, merge_ranked, settle
 from csp_index.records import ExampleOptions
 from csp_index.store import Store
+from csp_index.subjects import Subject
 
 _LIST = 32  # unfiltered neighbours kept with each activating image: most contrastive images are among them
 _BLOCK_BYTES = 512 * 2**20  # activations of a block of neurons held at once
@@ -27,9 +27,7 @@ class Question:
     """For which activating images [M, K] of which neurons [M] nearest images below the thresholds [M] are wanted."""
 
     store: Store
-    source: EncoderInfo
-    target: LayerInfo
-    neurons: torch.Tensor
+    subject: Subject
     activating: torch.Tensor
     thresholds: torch.Tensor
     images: int
@@ -43,7 +41,7 @@ class Question:
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of image ids [I] as [I, D]."""
-        return catalog.embeddings_of(self.store, self.source, ids.numpy())
+        return catalog.embeddings_of(self.store, self.subject.source, ids.numpy())
 
     def settle(self, activations: torch.Tensor, leaders: Leaders) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the chosen ids [M, K, m] and their activations, given those of all images [M, N]."""
@@ -53,22 +51,26 @@ class Question:
 
     def part(self, pick: slice) -> Question:
         """Return the question for some of the neurons."""
-        return replace(
-            self, neurons=self.neurons[pick], activating=self.activating[pick], thresholds=self.thresholds[pick]
-        )
+        neurons = replace(self.subject, neurons=self.subject.neurons[pick])
+        return replace(self, subject=neurons, activating=self.activating[pick], thresholds=self.thresholds[pick])
+
+    def silent(self, activations: torch.Tensor) -> torch.Tensor:
+        """Tell which images may be contrastive, given the neurons' activations [M, N]: the silent ones of the pool."""
+        low = activations < self.thresholds[:, None]
+        return low if self.subject.pool is None else low & self.subject.pool.mask
 
 
 def by_products(asked: Question) -> tuple[torch.Tensor, torch.Tensor]:
     """Return contrastive ids and activations [M, K, m] by matrix products, a block of neurons at a time."""
     size = max(1, _BLOCK_BYTES // (4 * asked.images))
-    marks = catalog.covered(asked.store, asked.target.what, asked.images)
+    marks = catalog.covered(asked.store, asked.subject.target.what, asked.images)
     found = []
-    for start in range(0, len(asked.neurons), size):
+    for start in range(0, len(asked.subject.neurons), size):
         part = asked.part(slice(start, start + size))
-        tiles = list(catalog.activation_tiles(asked.store, asked.target, marks, part.neurons.numpy()))
+        tiles = list(catalog.activation_tiles(asked.store, asked.subject.target, marks, part.subject.neurons))
         activations = torch.cat(tiles, 1) if len(tiles) > 1 else tiles[0]
         del tiles
-        leaders = _leaders_by_products(part, activations < part.thresholds[:, None])
+        leaders = _leaders_by_products(part, part.silent(activations))
         found.append(part.settle(activations, leaders))
     return torch.cat([ids for ids, _ in found]), torch.cat([values for _, values in found])
 
@@ -145,8 +147,8 @@ def _cosine_tiles(asked: Question, anchors: torch.Tensor) -> Iterator[tuple[int,
     """Stream the cosines [U, n] of anchors with all images, each tile within the memory the settings grant."""
     width = max(256, settings.number("tile_bytes") // (4 * max(1, len(anchors))))
     first = 0
-    marks = catalog.covered(asked.store, asked.source.what, asked.images)
-    for tile in catalog.embedding_tiles(asked.store, asked.source, marks):
+    marks = catalog.covered(asked.store, asked.subject.source.what, asked.images)
+    for tile in catalog.embedding_tiles(asked.store, asked.subject.source, marks):
         for part in tile.split(width):
             yield first, anchors @ part.to(anchors.device).T
             first += len(part)
@@ -155,10 +157,12 @@ def _cosine_tiles(asked: Question, anchors: torch.Tensor) -> Iterator[tuple[int,
 def by_search(asked: Question) -> tuple[torch.Tensor, torch.Tensor]:
     """Return contrastive ids and activations [M, K, m] by vector search, neuron by neuron."""
     found = []
-    for place in range(len(asked.neurons)):
+    for place in range(len(asked.subject.neurons)):
         part = asked.part(slice(place, place + 1))
-        activations = catalog.activations_of(asked.store, asked.target, int(part.neurons[0]), asked.images)
-        leaders = _leaders_by_search(part, activations < part.thresholds[0])
+        activations = catalog.activations_of(
+            asked.store, asked.subject.target, int(part.subject.neurons[0]), asked.images
+        )
+        leaders = _leaders_by_search(part, part.silent(activations[None])[0])
         found.append(part.settle(activations[None], leaders))
     return torch.cat([ids for ids, _ in found]), torch.cat([values for _, values in found])
 
@@ -173,7 +177,7 @@ def _leaders_by_search(asked: Question, low: torch.Tensor) -> Leaders:
     anchors = asked.embed(asked.activating[0, rows])
     covered = f"image_id < {images}"
     fetch = min(max(_LIST, width), images)
-    found = asked.store.search(asked.source.table, anchors.numpy(), fetch, covered)
+    found = asked.store.search(asked.subject.source.table, anchors.numpy(), fetch, covered)
     reach = torch.full(asked.activating.shape, -torch.inf)
     reach[0, rows] = _take_found(asked, leaders, rows, anchors, found, low)
     short = ~complete(leaders, reach, asked.activating.shape[1], asked.options)[0, rows]
@@ -190,7 +194,7 @@ def _search_silent(
     silent = int(low.sum())
     limit = min(asked.wanted, silent)
     while len(rows):
-        found = asked.store.search(asked.source.table, anchors.numpy(), limit, where)
+        found = asked.store.search(asked.subject.source.table, anchors.numpy(), limit, where)
         reach = torch.full(asked.activating.shape, -torch.inf)
         reach[0, rows] = _take_found(asked, leaders, rows, anchors, found, low)
         if limit == silent:
