@@ -1,0 +1,140 @@
+"""How sure a mean over neurons is: bootstrap intervals, paired tests between two methods, Holm's correction.
+
+Values that could not be computed (NaN) are left out and the rest counted. The bootstrap draws neurons with replacement
+(percentile interval, seeded): an interval depends on the values, the rounds, the level and the seed, and not on what
+else is computed along with it. Knows nothing about metrics, methods or storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from scipy.stats import wilcoxon
+
+from csp_index.errors import EvaluationError
+
+ROUNDS: Final = 1000
+LEVEL: Final = 0.95
+#: Below this many pairs Wilcoxon's test cannot fall under 0.05 whatever the values: no p-value is given.
+LEAST_PAIRS: Final = 6
+_BLOCK: Final = 2**23  # draws held at a time
+
+
+@dataclass(frozen=True, slots=True)
+class MeanInterval:
+    """Means of R rows with their intervals, float64 [R]; NaN where no neuron has a value. `count` int64 [R]."""
+
+    mean: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
+    count: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTest:
+    """The mean of a - b over neurons that have both, its interval, and whether it differs from 0.
+
+    `difference`, `low` and `high` are None without a pair, `p_value` with fewer than LEAST_PAIRS.
+    """
+
+    difference: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None
+    count: int
+
+
+def mean_interval(values: torch.Tensor, rounds: int = ROUNDS, level: float = LEVEL, seed: int = 0) -> MeanInterval:
+    """Return the mean over neurons of each row of `values` [R, M] with its bootstrap interval; NaN is left out.
+
+    One value has an interval of width 0: it says nothing of other neurons.
+
+    >>> found = mean_interval(torch.tensor([[1.0, 2.0, 3.0, torch.nan]]))
+    >>> found.mean.item(), found.count.item()
+    (2.0, 3)
+    """
+    _check(rounds, level)
+    if values.ndim != 2:
+        raise EvaluationError(f"values have shape {tuple(values.shape)}: expected [R, M], a row for each mean")
+    values = values.double()
+    present = ~values.isnan()
+    count = present.sum(1)
+    # the values first, whatever place the absent ones had: rows of one count then share their draws
+    packed = values.nan_to_num(0.0).gather(1, present.sort(dim=1, descending=True, stable=True).indices)
+    mean, low, high = (torch.full((len(values),), torch.nan, dtype=torch.float64) for _ in range(3))
+    for size in count.unique().tolist():
+        if size == 0:
+            continue
+        rows = count == size
+        block = packed[rows, :size]
+        mean[rows] = block.mean(1)
+        tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+        low[rows], high[rows] = torch.quantile(_resampled(block, rounds, seed), tails, dim=1)
+    return MeanInterval(mean, low, high, count)
+
+
+def paired_test(
+    a: torch.Tensor, b: torch.Tensor, rounds: int = ROUNDS, level: float = LEVEL, seed: int = 0
+) -> PairedTest:
+    """Compare two methods' values [M] on the same neurons: mean of a - b, interval, Wilcoxon's signed-rank p-value.
+
+    The test is two-sided and drops differences of 0; where all are 0, p is 1.
+
+    >>> paired_test(torch.zeros(8), torch.zeros(8)).p_value
+    1.0
+    """
+    if a.ndim != 1 or a.shape != b.shape:
+        raise EvaluationError(f"shapes {tuple(a.shape)} and {tuple(b.shape)} do not match: expected [M] twice")
+    difference = a.double() - b.double()
+    difference = difference[~difference.isnan()]
+    found = mean_interval(difference[None], rounds, level, seed)
+    count = len(difference)
+    if not count:
+        return PairedTest(None, None, None, None, 0)
+    return PairedTest(found.mean.item(), found.low.item(), found.high.item(), _signed_rank(difference), count)
+
+
+def holm(p_values: Sequence[float | None]) -> tuple[float | None, ...]:
+    """Return p-values corrected for their number by Holm's step-down; None stays None and does not count.
+
+    >>> holm([0.01, None, 0.04, 0.03])
+    (0.03, None, 0.06, 0.06)
+    """
+    order = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    found: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for step, (p, place) in enumerate(order):
+        highest = max(highest, min(1.0, p * (len(order) - step)))
+        found[place] = highest
+    return tuple(found)
+
+
+def _resampled(values: torch.Tensor, rounds: int, seed: int) -> torch.Tensor:
+    """Return the means [R, rounds] of rows drawn again with replacement, the same draws for every row."""
+    generator = torch.Generator().manual_seed(seed)
+    size = values.shape[1]
+    parts = []
+    for done in range(0, rounds, step := max(1, _BLOCK // size)):
+        number = min(step, rounds - done)
+        draws = torch.randint(size, (number, size), generator=generator)
+        times = torch.zeros(number, size, dtype=torch.float64)
+        times.scatter_add_(1, draws, torch.ones(1, 1, dtype=torch.float64).expand(number, size))
+        parts.append(values @ times.T / size)
+    return torch.cat(parts, 1)
+
+
+def _signed_rank(difference: torch.Tensor) -> float | None:
+    if len(difference) < LEAST_PAIRS:
+        return None
+    changed = difference[difference != 0]
+    return float(wilcoxon(changed.numpy()).pvalue) if len(changed) else 1.0
+
+
+def _check(rounds: int, level: float) -> None:
+    if rounds < 1:
+        raise EvaluationError(f"bootstrap rounds is {rounds}: expected at least 1, for example 1000")
+    if not 0 < level < 1:
+        raise EvaluationError(f"level is {level}: expected a share between 0 and 1, for example 0.95")

@@ -1,0 +1,400 @@
+"""What is known of neurons and images beforehand, and how far labels agree with it.
+
+Three parts: the truth of neurons (a file of labels, or a classifier's class names), the agreement of ranked labels with
+it, and which concepts the images' own metadata shows. Texts are compared in the form of `hierarchy.normal_text`. What
+cannot be computed for a neuron is NaN and has a note.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from csp_index.errors import EvaluationError, LabelError, one_line
+from csp_index.evaluation.hierarchy import Hierarchy, Relation, normal_text
+from csp_index.evaluation.records import Metric
+from csp_index.records import LayerKey, NeuronKey
+
+Embed = Callable[[Sequence[str]], torch.Tensor]
+"""From T texts to their unit embeddings [T, D]."""
+
+_TOP = 5
+_SHOWN = 5  # unknown neurons named in an error
+_BLOCK_BYTES = 256 * 2**20
+_CELLS = 1_000_000  # distinct cells remembered while metadata is read
+_CLOSEST: tuple[Relation, ...] = ("same", "broader", "narrower", "sibling", "other", "unknown")
+_YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """The accepted texts of neurons of one layer: any of a neuron's texts is right.
+
+    `kinds` groups neurons as the file does, "" where it does not. `elsewhere` counts rows about other layers.
+    """
+
+    layer: LayerKey
+    accepted: Mapping[int, tuple[str, ...]]
+    kinds: Mapping[int, str] = field(default_factory=dict)
+    elsewhere: int = 0
+
+    def kind(self, neuron: int) -> str:
+        """Return the neuron's kind, "" where it has none."""
+        return self.kinds.get(neuron, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Values and notes by metric name, each one a neuron [M] in the order of `neurons`; a NaN value has a note."""
+
+    neurons: tuple[int, ...]
+    values: Mapping[str, torch.Tensor]
+    notes: Mapping[str, tuple[str, ...]]
+    relations: tuple[Relation, ...] = ()  # of the first label to the closest accepted text; empty without a hierarchy
+
+
+@dataclass(frozen=True, slots=True)
+class ConceptTable:
+    """Which of the texts looked for each image's metadata shows.
+
+    `images` [N] are all image ids read, sorted; `found` holds the sorted ids of the images that show a text, by its
+    normal form, for every known text (known: the metadata can tell). `sought` are all normal forms looked for.
+    """
+
+    images: np.ndarray
+    found: Mapping[str, np.ndarray]
+    sought: frozenset[str]
+
+    def presence(self, texts: Sequence[str], images: np.ndarray | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return which images (default all) show which text, bool [T, N], and which texts are known, bool [T].
+
+        The row of an unknown text is False throughout and means nothing.
+        """
+        wanted, places = np.unique(self.images if images is None else np.asarray(images), return_inverse=True)
+        mask = np.zeros((len(texts), len(wanted)), dtype=bool)
+        known = np.zeros(len(texts), dtype=bool)
+        for row, text in enumerate(texts):
+            key = normal_text(text)
+            if key not in self.sought:
+                raise EvaluationError(f"text {text!r} was not looked for in the metadata: name it when reading it")
+            if key in self.found:
+                known[row] = True
+                ids = self.found[key]
+                place = np.searchsorted(wanted, ids)
+                held = place < len(wanted)
+                mask[row, place[held][wanted[place[held]] == ids[held]]] = True
+        return torch.from_numpy(mask)[:, torch.from_numpy(places.reshape(-1))], torch.from_numpy(known)
+
+
+def read_truth(path: str | Path, layer: LayerKey, neurons: int, *, synonyms: bool = False) -> Truth:
+    """Return the truth in a file about a layer of so many neurons; its ending decides how it is read.
+
+    A table (.csv, or any other ending): columns neuron, label and, if wanted, kind. The neuron is a full address or the
+    bare index; rows of other layers are counted, not used. Several rows of a neuron are synonyms. A .txt file: line i
+    (from 0) names output neuron i, as the class names of a classifier do; an empty line leaves its neuron out. A .json
+    file: a list as the lines of a .txt file, or an object from neuron to text; a text may be a list of synonyms.
+    Commas belong to the text unless `synonyms` says that they part synonyms ("tench, Tinca tinca"), in all three.
+    """
+    file = Path(path).expanduser()
+    where = f"the truth file {file}"
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise EvaluationError(f"{where} cannot be read as UTF-8 text: {one_line(exc)}") from exc
+    suffix = file.suffix.lower()
+    rows = _lines(text) if suffix == ".txt" else _json(text, where) if suffix == ".json" else _table(text, where)
+    keys = [_neuron(name, layer, where) for name, _, _ in rows]
+    here = [(key.neuron, *row[1:]) for key, row in zip(keys, rows, strict=True) if key.layer_key == layer]
+    unknown = list(dict.fromkeys(neuron for neuron, _, _ in here if neuron >= neurons))
+    if unknown and suffix == ".txt":
+        raise EvaluationError(
+            f"{where} has {max(unknown) + 1} lines, {layer} {neurons} neurons: expected at most one for each"
+        )
+    if unknown:
+        named = ", ".join(map(str, unknown[:_SHOWN])) + (", ..." if len(unknown) > _SHOWN else "")
+        raise EvaluationError(
+            f"{where} names {len(unknown)} unknown neurons ({named}): {layer} has {neurons}, from 0 to {neurons - 1}"
+        )
+    if not here:
+        others = ", ".join(sorted({str(key.layer_key) for key in keys})) or "nothing: it is empty"
+        raise EvaluationError(f"{where} names no neuron of {layer} (has: {others})")
+    accepted: dict[int, dict[str, str]] = {}  # by normal form, the first spelling
+    kinds: dict[int, str] = {}
+    for neuron, label, kind in sorted(here, key=lambda row: row[0]):
+        texts = [" ".join(part.split()) for part in (label.split(",") if synonyms else [label]) if normal_text(part)]
+        if not texts:
+            raise EvaluationError(f"{where} has an empty label for neuron {neuron}: expected a text")
+        own = accepted.setdefault(neuron, {})
+        for text in texts:
+            own.setdefault(normal_text(text), text)
+        if kind and kinds.setdefault(neuron, kind) != kind:
+            raise EvaluationError(
+                f"{where} has two kinds of neuron {neuron}: {kinds[neuron]!r}, {kind!r}: expected one"
+            )
+    return Truth(layer, {neuron: tuple(own.values()) for neuron, own in accepted.items()}, kinds, len(rows) - len(here))
+
+
+def agreement(
+    truth: Truth,
+    ranked: Mapping[int, Sequence[str]],
+    vocabulary: Sequence[str] = (),
+    scores: torch.Tensor | None = None,
+    embed: Embed | None = None,
+    hierarchy: Hierarchy | None = None,
+) -> Agreement:
+    """Compare each neuron's ranked labels (best first; empty for a neuron without label) with its accepted texts.
+
+    exact, top5: 0 or 1. rank, reciprocal rank: of the best accepted text among all candidates, from `scores` [M, C] of
+    the `vocabulary` (rows in the order of `ranked`; equal scores rank in the vocabulary's order); without scores, among
+    the ranked labels. NaN where no accepted text is among them. text: the greatest cosine of the first label with an
+    accepted text, with `embed`. hierarchy-similarity and `relations`: with `hierarchy`, the closest accepted text
+    counts. NaN throughout for a neuron without truth or label.
+    """
+    if scores is not None and tuple(scores.shape) != (len(ranked), len(vocabulary)):
+        raise EvaluationError(
+            f"scores are {list(scores.shape)}: expected {len(ranked)} neurons x {len(vocabulary)} candidates"
+        )
+    missing = [
+        "no truth for this neuron" if neuron not in truth.accepted else "" if labels else "no label"
+        for neuron, labels in ranked.items()
+    ]
+    live = [row for row, note in enumerate(missing) if not note]
+    judged = [
+        (labels, truth.accepted[neuron]) for neuron, labels in ranked.items() if labels and neuron in truth.accepted
+    ]
+    accepted = [texts for _, texts in judged]
+    places = _places(judged)
+    if scores is None:
+        ranks = places.masked_fill(places.isinf(), torch.nan)
+    else:
+        ranks = _ranks(accepted, scores[torch.tensor(live, dtype=torch.int64)], vocabulary)
+    why_not = _why_unranked(accepted, vocabulary, scores is not None)
+    found = {
+        "agreement-exact": ((places == 1).float(), why_not),
+        "agreement-top5": ((places <= _TOP).float(), why_not),
+        "agreement-rank": (ranks, why_not),
+        "agreement-reciprocal-rank": (1 / ranks, why_not),
+    }
+    firsts = [labels[0] for labels, _ in judged]
+    if embed is not None:
+        found["agreement-text"] = (_text_similarity(firsts, accepted, embed), ["no text embedding"] * len(live))
+    relations: tuple[Relation, ...] = ()
+    if hierarchy is not None:
+        similar, close = _hierarchy_similarity(hierarchy, firsts, accepted)
+        found["hierarchy-similarity"] = (similar, ["the label or its truth is not in the hierarchy"] * len(live))
+        placed = dict(zip(live, close, strict=True))
+        relations = tuple(placed.get(row, "unknown") for row in range(len(missing)))
+    values, notes = {}, {}
+    for name, (value, why) in found.items():
+        values[name] = torch.full((len(missing),), torch.nan)
+        values[name][live] = value
+        own = dict(zip(live, why, strict=True))
+        unknowns = values[name].isnan().tolist()
+        notes[name] = tuple(missing[row] or (own[row] if unknowns[row] else "") for row in range(len(missing)))
+    return Agreement(tuple(ranked), values, notes, relations)
+
+
+def concept_presence(
+    rows: Iterable[tuple[int, str | None]], texts: Sequence[str], columns: Sequence[str] | None = None
+) -> ConceptTable:
+    """Look for texts in the images' metadata, given as (image id, JSON object) in any order; one pass.
+
+    An image shows a text if in one of the columns (default all) the value equals it, is a list with such a value, or is
+    a string whose parts between `;` or `|` hold it; or if the column is named like the text and holds true, 1, "true"
+    or "yes". A text is known if any image shows it or a column of its name holds a truth value. Errors: EvaluationError
+    for a column that no image has, and for metadata that is not JSON.
+    """
+    wanted = {key: code for code, key in enumerate(dict.fromkeys(map(normal_text, texts)))}
+    chosen = None if columns is None else frozenset(columns)
+    images, hits = array("q"), [array("q") for _ in wanted]
+    known: set[int] = set()
+    named: dict[str, int] = {}  # the code of the text that a column is named like, or -1
+    cells: dict[str, tuple[int, ...]] = {}  # what a string shows: most columns repeat few values
+    for image, metadata in rows:
+        images.append(image)
+        shown: set[int] = set()
+        for column, value in _record(metadata, image).items():
+            if (code := named.get(column)) is None:
+                code = named[column] = wanted.get(normal_text(column), -1)
+            if chosen is not None and column not in chosen:
+                continue
+            if code >= 0 and (flag := _flag(value)) is not None:
+                known.add(code)
+                shown.update((code,) if flag else ())
+            for item in value if isinstance(value, list) else (value,):
+                cell = item if isinstance(item, str) else _cell(item)
+                if (codes := cells.get(cell)) is None:
+                    if len(cells) >= _CELLS:
+                        cells.clear()
+                    parts = {cell, *re.split("[;|]", cell)}
+                    codes = cells[cell] = tuple({wanted[key] for part in parts if (key := normal_text(part)) in wanted})
+                if codes:
+                    shown.update(codes)
+        for code in shown:
+            hits[code].append(image)
+    strange = sorted(chosen - named.keys()) if chosen is not None else []
+    if strange:
+        has = ", ".join(named) or "no columns at all"
+        raise EvaluationError(f"no image has the metadata column {strange[0]!r} (has: {has})")
+    found = {
+        key: np.unique(np.asarray(hits[code], np.int64)) for key, code in wanted.items() if hits[code] or code in known
+    }
+    return ConceptTable(np.unique(np.asarray(images, np.int64)), found, frozenset(wanted))
+
+
+def _lines(text: str) -> list[tuple[str, str, str]]:
+    """Return (neuron, label, kind) of class names, one a line."""
+    return [(str(place), line, "") for place, line in enumerate(text.splitlines()) if line.strip()]
+
+
+def _json(text: str, where: str) -> list[tuple[str, str, str]]:
+    try:
+        data = json.loads(text)
+    except ValueError as exc:
+        raise EvaluationError(f"{where} is not JSON: {one_line(exc)}") from exc
+    if not isinstance(data, list | dict):
+        raise EvaluationError(f"{where} holds a {type(data).__name__}: expected a list of names or an object")
+    rows = []
+    for neuron, label in data.items() if isinstance(data, dict) else enumerate(data):
+        for one in label if isinstance(label, list) else [label]:
+            if not isinstance(one, str):
+                raise EvaluationError(f"{where} gives neuron {neuron} {one!r}: expected a text or a list of texts")
+            rows.append((str(neuron), one, ""))
+    return rows
+
+
+def _table(text: str, where: str) -> list[tuple[str, str, str]]:
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        columns = {(name or "").strip().casefold(): name for name in reader.fieldnames or ()}
+        for needed in ("neuron", "label"):
+            if needed not in columns:
+                has = ", ".join(columns) or "nothing: it is empty"
+                raise EvaluationError(f"{where} has no column {needed!r} (has: {has}): expected neuron,label[,kind]")
+        names = [columns.get(name) for name in ("neuron", "label", "kind")]
+        rows = [[(row[name] or "").strip() if name is not None else "" for name in names] for row in reader]
+        return [(neuron, label, kind) for neuron, label, kind in rows]
+    except csv.Error as exc:
+        raise EvaluationError(f"{where} cannot be read as a CSV: {one_line(exc)}") from exc
+
+
+def _neuron(name: str, layer: LayerKey, where: str) -> NeuronKey:
+    if name.isascii() and name.isdigit():
+        return NeuronKey(layer.model, layer.layer, int(name))
+    try:
+        return NeuronKey.parse(name)
+    except LabelError:
+        raise EvaluationError(
+            f"{where} names the neuron {name!r}: expected an index such as 7, or an address such as {layer}/7"
+        ) from None
+
+
+def _places(judged: Sequence[tuple[Sequence[str], Sequence[str]]]) -> torch.Tensor:
+    """Return the place, from 1, of the first label that is accepted, one a neuron; infinite where none is."""
+    places = []
+    for labels, texts in judged:
+        right = {normal_text(text) for text in texts}
+        places.append(next((place for place, text in enumerate(labels, 1) if normal_text(text) in right), torch.inf))
+    return torch.tensor(places, dtype=torch.float32)
+
+
+def _ranks(accepted: Sequence[Sequence[str]], scores: torch.Tensor, vocabulary: Sequence[str]) -> torch.Tensor:
+    """Return the rank, from 1, of each neuron's best accepted text; NaN where none is a candidate or has a score."""
+    columns: dict[str, list[int]] = {}
+    for column, text in enumerate(vocabulary):
+        columns.setdefault(normal_text(text), []).append(column)
+    pairs = [(row, c) for row, own in enumerate(accepted) for text in own for c in columns.get(normal_text(text), ())]
+    ranks = torch.full((len(scores),), torch.inf)
+    order = torch.arange(len(vocabulary))
+    for part in torch.tensor(pairs, dtype=torch.int64).view(-1, 2).split(max(1, _BLOCK_BYTES // (8 * len(order) + 1))):
+        row, column = part.unbind(1)
+        own = scores[row, column][:, None]
+        before = (scores[row] > own) | ((scores[row] == own) & (order < column[:, None]))
+        rank = (1 + before.sum(1).float()).masked_fill(own[:, 0].isnan(), torch.inf)
+        ranks = ranks.scatter_reduce(0, row, rank, "amin")
+    return ranks.masked_fill(ranks.isinf(), torch.nan)
+
+
+def _why_unranked(accepted: Sequence[Sequence[str]], vocabulary: Sequence[str], scored: bool) -> list[str]:
+    """Return for each neuron why its truth has no rank, if it has none."""
+    candidates = {normal_text(text) for text in vocabulary}
+    other = "the truth has no score" if scored else "the truth is not among the labels kept"
+    known = [not candidates or any(normal_text(text) in candidates for text in texts) for texts in accepted]
+    return [other if there else "the truth is not among the candidates" for there in known]
+
+
+def _text_similarity(firsts: Sequence[str], accepted: Sequence[Sequence[str]], embed: Embed) -> torch.Tensor:
+    """Return the greatest cosine of each label with its accepted texts; every text is embedded once."""
+    places = {text: place for place, text in enumerate(dict.fromkeys([*firsts, *(t for own in accepted for t in own)]))}
+    result = torch.full((len(firsts),), -torch.inf)
+    if not places:
+        return result
+    units = embed(list(places)).float()
+    row = torch.tensor([row for row, own in enumerate(accepted) for _ in own])
+    left = torch.tensor([places[first] for first in firsts])[row]
+    right = torch.tensor([places[text] for own in accepted for text in own])
+    parts = zip(left.split(16384), right.split(16384), strict=True)
+    cosines = torch.cat([(units[a] * units[b]).sum(1) for a, b in parts]).clamp(-1, 1)
+    return result.scatter_reduce(0, row, cosines, "amax")
+
+
+def _hierarchy_similarity(
+    hierarchy: Hierarchy, firsts: Sequence[str], accepted: Sequence[Sequence[str]]
+) -> tuple[torch.Tensor, list[Relation]]:
+    """Return each label's similarity and relation to the closest of its accepted texts."""
+    pairs = list(zip(firsts, accepted, strict=True))
+    found = [
+        [value for text in texts if (value := hierarchy.similarity(first, text)) == value] for first, texts in pairs
+    ]
+    similar = torch.tensor([max(own, default=torch.nan) for own in found], dtype=torch.float32)
+    return similar, [min((hierarchy.relation(f, text) for text in texts), key=_CLOSEST.index) for f, texts in pairs]
+
+
+def _record(metadata: str | None, image: int) -> dict[str, object]:
+    """Return an image's metadata; empty where it has none."""
+    if not metadata:
+        return {}
+    try:
+        record = json.loads(metadata)
+    except ValueError as exc:
+        raise EvaluationError(f"the metadata of image {image} is not JSON: {one_line(exc)}") from exc
+    return record if isinstance(record, dict) else {}
+
+
+def _cell(value: object) -> str:
+    """Return a value as the text it is compared as; a truth value, null and nested data are no text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    # Tables hold 7 as 7.0 where another row of the column has no value.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _flag(value: object) -> bool | None:
+    """Return a truth value; None if it is none."""
+    word = str(value).lower() if isinstance(value, bool) else normal_text(_cell(value))
+    return True if word in _YES else False if word in _NO else None
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("agreement-exact", "agreement", "the label is an accepted text", low=0.0, high=1.0),
+        Metric("agreement-top5", "agreement", "an accepted text is among the five best labels", low=0.0, high=1.0),
+        Metric("agreement-rank", "agreement", "rank of the accepted text among all candidates", False, 1.0),
+        Metric("agreement-reciprocal-rank", "agreement", "1 / rank of the accepted text", low=0.0, high=1.0),
+        Metric(
+            "agreement-text", "agreement", "cosine of label and accepted text in the text encoder", low=-1.0, high=1.0
+        ),
+    )
+}
