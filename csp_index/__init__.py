@@ -12,6 +12,8 @@ from csp_index.errors import CspIndexError
 
 if TYPE_CHECKING:
     from csp_index.candidates import CandidateTexts, Vocabulary
+    from csp_index.evaluation.options import EvaluationOptions
+    from csp_index.evaluation.records import Evaluation
     from csp_index.index import Index, NetworkSource, open_index
     from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, LayerKey, NeuronKey, ScoringOptions
     from csp_index.results import Labels, SqlResult
@@ -20,6 +22,8 @@ __version__ = "0.1.0"
 __all__ = [
     "CandidateTexts",
     "CspIndexError",
+    "Evaluation",
+    "EvaluationOptions",
     "ExampleOptions",
     "ExamplePair",
     "Index",
@@ -38,6 +42,8 @@ __all__ = [
 
 _HOMES = {
     "csp_index.candidates": ("CandidateTexts", "Vocabulary"),
+    "csp_index.evaluation.options": ("EvaluationOptions",),
+    "csp_index.evaluation.records": ("Evaluation",),
     "csp_index.index": ("Index", "NetworkSource", "open_index"),
     "csp_index.records": (
         "ExampleOptions",

@@ -301,9 +301,7 @@ def _layer_infos(network: Network, dtype: str) -> list[LayerInfo]:
     infos = []
     for name, output in network.layers.items():
         key = LayerKey(network.name, name)
-        identity = {
-            trait: value for trait, value in network.identity.items() if trait != "pool"
-        }  # that is every layer's
+        identity = network.identity_of(name)
         table = schema.activations_table(str(key))
         spec, file = network.spec, network.weights
         infos.append(LayerInfo(key, output.neurons, output.pool, spec, file, dtype, identity, table))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,17 +15,25 @@ import pyarrow as pa
 import torch
 
 from csp_index import candidates, catalog, scoring, settings
+from csp_index.addresses import check_numbers, resolve
+from csp_index.addresses import parse_neurons as parse_neurons
 from csp_index.arrays import import_arrays
 from csp_index.build import Progress, add_images
 from csp_index.candidates import CandidateTexts, Vocabulary
 from csp_index.catalog import EncoderInfo, LayerInfo
-from csp_index.encoders import Encoder, load_encoder
-from csp_index.errors import ArrayError, EncoderError, LabelError, SettingError
+from csp_index.errors import ArrayError, EvaluationError, SettingError
+from csp_index.evaluation.families import Tools
+from csp_index.evaluation.options import EvaluationOptions
+from csp_index.evaluation.protocol import evaluate
+from csp_index.evaluation.records import Evaluation, judged_texts
+from csp_index.evaluation.report import calibration_rows, write_report
+from csp_index.evaluation.sanity import SanityReport
 from csp_index.label_rows import newest_label
 from csp_index.labels import label_neurons, make_request
-from csp_index.networks import Network, load_network
+from csp_index.models import Models
+from csp_index.networks import load_network
 from csp_index.query import SqlLimits, run_sql
-from csp_index.records import IndexSummary, Label, LayerKey, NeuronKey
+from csp_index.records import IndexSummary, Label, LabelScore, LayerKey, NeuronKey
 from csp_index.results import Labels, SqlResult
 from csp_index.search import search_neurons
 from csp_index.sources import open_source
@@ -34,7 +44,6 @@ from csp_index.templates import templates as template_texts
 from csp_index.views import NeuronView, neuron_card, neuron_view, newest_labels, sql_views
 from csp_index.weights import lasting, resolve_device
 
-_WIDEST = 10_000_000  # neurons of a range; a slip of the hand must not fill the memory
 Candidates = str | Path | Sequence[str] | Vocabulary | CandidateTexts
 
 
@@ -60,7 +69,7 @@ class Index:
         self.uri = str(uri)
         self.device = settings.text("device", device)
         self._store: Store | None = open_store(uri) if is_index(uri) else None
-        self._encoders: dict[str, Encoder] = {}
+        self._models = Models(self.device)
 
     def __repr__(self) -> str:
         return f"Index({self.uri!r})"
@@ -92,9 +101,11 @@ class Index:
         check_creatable(self.uri)
         images = open_source(source, metadata=metadata, image_column=image_column) if source is not None else None
         if not encoders and not networks:
-            loaded, studied = self._held_models()
+            loaded, studied = self._models.all_held(self.store) if is_index(self.uri) else ([], [])
         else:
-            loaded = [self._load(lasting(spec)) for spec in encoders] or self._held_models(only_encoders=True)[0]
+            loaded = [self._models.encoder(lasting(spec)) for spec in encoders]
+            if not loaded and is_index(self.uri):
+                loaded = [self._models.held_encoder(info) for info in catalog.encoders(self.store)]
             studied = [
                 load_network(
                     lasting(n.spec), layers=n.layers, pool=n.pool, weights=n.weights, name=n.name, device=self.device
@@ -160,13 +171,7 @@ class Index:
         request = make_request(method, source, top, options)
         found: list[Label] = []
         for target, numbers in self.resolve(neurons):
-            if isinstance(vocabulary, CandidateTexts):
-                texts, key = partial(_same, vocabulary), vocabulary.key
-            else:
-                chosen = self._vocabulary(vocabulary)
-                prompts = templates or candidates.last_templates(self.store)
-                key = candidates.texts_key(chosen, prompts)
-                texts = partial(self._embed, source, chosen, prompts, keep)
+            texts, key = self._candidates(source, vocabulary, templates, keep)
             subject = Subject(source, target, numbers)
             found += label_neurons(
                 self.store,
@@ -180,6 +185,64 @@ class Index:
                 device=self._torch_device(),
             )
         return Labels(tuple(found))
+
+    def evaluate(
+        self,
+        neurons: str | Iterable[str],
+        options: EvaluationOptions | None = None,
+        *,
+        vocabulary: Candidates | None = None,
+        templates: str | None = None,
+        encoder: str | None = None,
+        recompute: bool = False,
+        progress: Progress | None = None,
+    ) -> Evaluation:
+        """Judge how faithful labels of one layer's neurons are: chosen on one part of the images, judged on another.
+
+        `vocabulary`, `templates` and `encoder` as in `label`. Values are kept and read again.
+        """
+        source = catalog.encoder(self.store, encoder)
+        found = self.resolve(neurons)
+        if len(found) != 1:
+            raise EvaluationError(f"{len(found)} layers are named: an evaluation is of one layer")
+        texts, key = self._candidates(source, vocabulary, templates, keep=True)
+        prompts = templates or candidates.last_templates(self.store)
+
+        def embed(judge: EncoderInfo, words: Sequence[str]) -> torch.Tensor:
+            return self._models.held_encoder(judge).embed_texts(list(words), template_texts(prompts))
+
+        tools = Tools(texts, key, embed, self._models.held_network, self._models.held_encoder)
+        return evaluate(
+            self.store,
+            Subject(source, *found[0]),
+            options or EvaluationOptions(),
+            tools,
+            progress or _unseen,
+            recompute=recompute,
+            device=self._torch_device(),
+        )
+
+    def report(self, evaluation: Evaluation, folder: str | Path, *, sanity: SanityReport | None = None) -> Path:
+        """Write an evaluation as a folder of a page with pictures, JSON and CSV; return the page.
+
+        `sanity` is the metrics' own test, shown beside.
+        """
+        texts = judged_texts(evaluation)
+        encoder = str(evaluation.settings["encoder"])
+
+        def card(neuron: str, method: str) -> bytes | None:
+            text = texts.get((neuron, method))
+            return None if text is None else self._evaluated_card(neuron, method, text, encoder)
+
+        return write_report(evaluation, folder, card, sanity, calibration_rows(evaluation))
+
+    def _evaluated_card(self, neuron: str, method: str, text: str, encoder: str) -> bytes:
+        """Draw a label that an evaluation chose, over the neuron's examples of all images."""
+        alone = CandidateTexts((text,), torch.zeros(1, catalog.encoder(self.store, encoder).width), key=text)
+        found = self.label(neuron, vocabulary=alone, encoder=encoder, keep=False, bootstrap=0)[0]
+        shown = replace(found, method=method, labels=(LabelScore(text, math.nan),), uncertain=False)
+        with tempfile.TemporaryDirectory() as folder:
+            return self.card(shown, Path(folder) / "card.png").read_bytes()
 
     def search(
         self,
@@ -237,7 +300,7 @@ class Index:
         """Return one neuron's activations over all indexed images, [N] float32; no other neuron is read."""
         key = NeuronKey.parse(neuron)
         target = catalog.layer(self.store, key.layer_key)
-        _check_numbers(target, [key.neuron])
+        check_numbers(target, [key.neuron])
         images = int(catalog.neuron_rows(self.store, target, [key.neuron])["images"][0].as_py())
         return catalog.activations_of(self.store, target, key.neuron, images).numpy()
 
@@ -251,24 +314,17 @@ class Index:
 
     def resolve(self, neurons: str | Iterable[str]) -> list[tuple[LayerInfo, np.ndarray]]:
         """Return the layers and neuron numbers that addresses `m/l` or `m/l/7` name, layer by layer, sorted."""
-        wanted: dict[LayerKey, set[int] | None] = {}
-        for address in [neurons] if isinstance(neurons, str) else neurons:
-            if address.count("/") == 1:
-                wanted[LayerKey.parse(address)] = None
-                continue
-            key = NeuronKey.parse(address)
-            held = wanted.setdefault(key.layer_key, set())
-            if held is not None:
-                held.add(key.neuron)
-        found = []
-        for layer_key, numbers in wanted.items():
-            target = catalog.layer(self.store, layer_key)
-            chosen = range(target.neurons) if numbers is None else sorted(numbers)
-            _check_numbers(target, chosen)
-            found.append((target, np.array(chosen, dtype=np.int64)))
-        if not found:
-            raise LabelError("no neuron is named: write MODEL/LAYER for a layer or MODEL/LAYER/INDEX for a neuron")
-        return found
+        return resolve(self.store, neurons)
+
+    def _candidates(
+        self, source: EncoderInfo, given: Candidates | None, templates: str | None, keep: bool
+    ) -> tuple[Callable[[], CandidateTexts], str]:
+        """Return what gives the candidate texts when they are needed, and the key that names them."""
+        if isinstance(given, CandidateTexts):
+            return partial(_same, given), given.key
+        chosen = self._vocabulary(given)
+        prompts = templates or candidates.last_templates(self.store)
+        return partial(self._embed, source, chosen, prompts, keep), candidates.texts_key(chosen, prompts)
 
     def _vocabulary(self, given: str | Path | Sequence[str] | Vocabulary | None) -> Vocabulary:
         if given is None:
@@ -281,55 +337,20 @@ class Index:
 
     def _embed(self, source: EncoderInfo, chosen: Vocabulary, templates: str, keep: bool) -> CandidateTexts:
         found = candidates.embed_vocabulary(
-            self.store, source, chosen, templates, lambda: self._held(source), keep=keep
+            self.store, source, chosen, templates, lambda: self._models.held_encoder(source), keep=keep
         )
         if keep:
             candidates.keep_vocabulary(self.store, chosen, templates)
         return found
 
-    def _load(self, spec: str) -> Encoder:
-        if spec not in self._encoders:
-            self._encoders[spec] = load_encoder(spec, device=self.device)
-        return self._encoders[spec]
-
-    def _held(self, source: EncoderInfo) -> Encoder:
-        """Load the encoder the index was built with, and make sure it still is the same."""
-        if source.identity.get("library") == "arrays":
-            raise LabelError(
-                f"encoder {source.name} came as arrays and cannot read texts: give --text-embeddings and --texts"
-            )
-        loaded = self._load(source.name)
-        for name in ("weights", "preprocessing"):
-            if loaded.identity[name] != source.identity.get(name):
-                raise EncoderError(
-                    f"{source.name} is not the encoder the index was built with: its {name} is "
-                    f"{loaded.identity[name]}, was {source.identity.get(name)}; "
-                    "restore the old files, or index with the new ones under another name"
-                )
-        return loaded
-
-    def _held_models(self, only_encoders: bool = False) -> tuple[list[Encoder], list[Network]]:
-        if not is_index(self.uri):
-            return [], []
-        loaded = [self._held(info) for info in catalog.encoders(self.store)]
-        groups: dict[tuple[str, str, str | None, str], list[str]] = {}
-        for info in [] if only_encoders else catalog.layers(self.store):
-            if info.network != "arrays":
-                groups.setdefault((info.key.model, info.network, info.weights, info.pool), []).append(info.key.layer)
-        studied = [
-            load_network(spec, layers=layers, pool=pool, weights=weights, name=name, device=self.device)
-            for (name, spec, weights, pool), layers in groups.items()
-        ]
-        return loaded, studied
-
     def _text_vector(self, source: EncoderInfo, text: str, templates: str | None) -> torch.Tensor:
         if not text.strip():
             raise SettingError("the text to search for is empty: write a word or a phrase")
         prompts = template_texts(templates or candidates.last_templates(self.store))
-        return self._held(source).embed_texts([text], prompts)[0]
+        return self._models.held_encoder(source).embed_texts([text], prompts)[0]
 
     def _image_vector(self, source: EncoderInfo, path: str | Path | None) -> torch.Tensor:
-        return candidates.embed_picture(self._held(source), path or "")
+        return candidates.embed_picture(self._models.held_encoder(source), path or "")
 
     def _activation_table(self, neuron: str) -> pa.Table:
         values = self.activations(neuron)
@@ -363,33 +384,8 @@ def open_index(uri: str | Path, *, device: str | None = None) -> Index:
     return Index(uri, device=device)
 
 
-def parse_neurons(layer: str, neurons: str) -> list[str]:
-    """Return the addresses that `--layer` and `--neurons` (`all`, `0,5,9` or `10-20`) name.
-
-    >>> parse_neurons("net/fc", "0,5-7")
-    ['net/fc/0', 'net/fc/5', 'net/fc/6', 'net/fc/7']
-    """
-    if neurons.strip() == "all":
-        return [layer]
-    found = []
-    for part in neurons.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not part.isascii() or not first.isdigit() or (dash and (not last.isdigit() or int(last) < int(first))):
-            raise LabelError(f"neurons {neurons!r} are not understood: write all, 0,5,9 or 10-20")
-        if int(last or first) - int(first) > _WIDEST:
-            raise LabelError(
-                f"neurons {neurons!r} are too many: no layer has {last} neurons; write all for a whole layer"
-            )
-        found += [f"{layer}/{number}" for number in range(int(first), int(last or first) + 1)]
-    return found
-
-
-def _check_numbers(target: LayerInfo, numbers: Sequence[int]) -> None:
-    outside = [n for n in numbers if not 0 <= n < target.neurons]
-    if outside:
-        raise LabelError(
-            f"neuron {target.key}/{outside[0]} does not exist: {target.key} has neurons 0 to {target.neurons - 1}"
-        )
+def _unseen(done: int, todo: int, what: str) -> None:
+    """Take in progress nobody wants to see."""
 
 
 def _same(texts: CandidateTexts) -> CandidateTexts:

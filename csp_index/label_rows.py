@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import torch
 
 from csp_index import catalog, schema, scoring
+from csp_index.confidence import Confidence
 from csp_index.errors import LabelError
 from csp_index.examples import Examples
 from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, LabelState, ScoringOptions
@@ -22,6 +23,8 @@ from csp_index.store import Store
 from csp_index.subjects import Subject
 
 KEPT = 20  # candidates stored with each neuron, or more where more are asked for
+_SCORE = ("text", "score", "score_low", "score_high", "confidence")
+_RIVALS = 5
 _NOTES = {
     "dead": "never fires above the floor on the indexed images",
     "no-contrast": "no image activates it less than the threshold (or filters left none); this method needs one",
@@ -57,24 +60,30 @@ class Made:
         return _from_rows(subject, self.label_rows, self.example_rows, top)
 
 
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The best candidates of M neurons, best first: scores and places in `texts` [M, R], each neuron's state [M].
+
+    `confidence` covers the first of them, KEPT at most.
+    """
+
+    scores: torch.Tensor
+    places: torch.Tensor
+    texts: Sequence[str]
+    states: np.ndarray
+    confidence: Confidence | None
+
+
 def label_rows_of(
-    subject: Subject,
-    request: LabelRequest,
-    examples: Examples,
-    scores: torch.Tensor,
-    states: np.ndarray,
-    texts: Sequence[str],
-    run_id: str,
-    hashed: str,
+    subject: Subject, request: LabelRequest, examples: Examples, ranking: Ranking, run_id: str, hashed: str
 ) -> pa.Table:
     """Return the rows of the `labels` table: the best candidates of labelled neurons, one bare row for the others."""
-    kept = min(max(KEPT, request.top), len(texts))
-    best = torch.cat([_best(part, kept) for part in scores.split(256)]).numpy()
+    states, texts = ranking.states, ranking.texts
     labelled = states == "labelled"
-    counts = np.where(labelled, kept, 1)
+    counts = np.where(labelled, ranking.places.shape[1], 1)
     owner = np.repeat(np.arange(len(states)), counts)
     rank = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-    place = best[owner, rank]
+    place = ranking.places.numpy()[owner, rank]
     bare = ~labelled[owner]
     fired = (examples.activating >= 0).sum(1).numpy()
     notes = [_note(state, int(count), request) for state, count in zip(states, fired, strict=True)]
@@ -91,16 +100,40 @@ def label_rows_of(
         "text": pc.if_else(
             pa.array(bare), pa.scalar(None, pa.string()), pa.array(texts, pa.string()).take(pa.array(place))
         ),
-        "score": pa.array(scores.numpy()[owner, place].astype(np.float64), mask=bare),
+        "score": pa.array(ranking.scores.numpy()[owner, rank].astype(np.float64), mask=bare),
+        **_confidence_columns(ranking.confidence, owner, rank, bare),
         "note": pa.array(notes).take(pa.array(owner)),
     }
     return pa.table(columns, schema=schema.table_schema(schema.LABELS))
 
 
-def _best(scores: torch.Tensor, kept: int) -> torch.Tensor:
-    """Return the places of the best candidates [M, kept]; equal scores in the order of the vocabulary."""
-    keys = rank_keys(scores, torch.arange(scores.shape[1]))
-    return keys.topk(kept, dim=1).indices
+def leaders_of(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the places of the best candidates [M, count] at most, best first; equals in the vocabulary's order."""
+    order = torch.arange(scores.shape[1])
+    return torch.cat([rank_keys(part, order).topk(min(count, len(order)), dim=1).indices for part in scores.split(256)])
+
+
+def _confidence_columns(
+    found: Confidence | None, owner: np.ndarray, rank: np.ndarray, bare: np.ndarray
+) -> dict[str, pa.Array]:
+    """Return the columns that tell how far each row can be trusted; null where nothing can be told."""
+    if found is None:
+        empty = pa.nulls(len(owner), pa.float64())
+        absent = pa.nulls(len(owner), pa.bool_())
+        return {"score_low": empty, "score_high": empty, "confidence": empty, "uncertain": absent}
+    width = found.share.shape[1]
+    beyond = bare | (rank >= width)
+
+    def column(values: torch.Tensor) -> pa.Array:
+        chosen = values.double().numpy()[owner, np.minimum(rank, width - 1)]
+        return pa.array(chosen, mask=beyond | np.isnan(chosen))
+
+    return {
+        "score_low": column(found.low),
+        "score_high": column(found.high),
+        "confidence": column(found.share),
+        "uncertain": pa.array(found.uncertain.numpy()[owner], mask=bare | (rank > 0)),
+    }
 
 
 def _note(state: str, fired: int, request: LabelRequest) -> str:
@@ -229,20 +262,32 @@ def _from_rows(subject: Subject, label_rows: pa.Table, example_rows: pa.Table, t
         pairs.setdefault((run_id, neuron), []).append(ExamplePair(*pair))
     scores: dict[int, list[LabelScore]] = {}
     heads: dict[int, tuple[str, str, LabelState, str]] = {}
-    columns = ["neuron", "rank", "text", "score", "run_id", "method", "state", "note"]
-    for neuron, rank, text, score, *head in zip(*(label_rows[name].to_pylist() for name in columns), strict=True):
-        heads[neuron] = tuple(head)
-        if 0 <= rank < top:
-            scores.setdefault(neuron, []).append(LabelScore(text, score))
+    uncertain: set[int] = set()
+    columns = ["neuron", "rank", "uncertain", "run_id", "method", "state", "note", *_SCORE]
+    for neuron, rank, doubt, *rest in zip(*(label_rows[name].to_pylist() for name in columns), strict=True):
+        heads[neuron] = tuple(rest[:4])
+        held = scores.setdefault(neuron, [])
+        if rank >= 0:
+            held.append(LabelScore(*rest[4:]))
+        if doubt:
+            uncertain.add(neuron)
     return {
         neuron: Label(
             subject.key(neuron),
             method,
             state,
-            tuple(scores.get(neuron, ())),
+            tuple(scores[neuron][:top]),
             tuple(pairs.get((run_id, neuron), ())),
             note,
             run_id,
+            neuron in uncertain,
+            _rivals(scores[neuron]),
         )
         for neuron, (run_id, method, state, note) in heads.items()
     }
+
+
+def _rivals(scores: Sequence[LabelScore]) -> tuple[LabelScore, ...]:
+    """Return the candidates beside the best that come first in some resamples, most often first."""
+    found = [score for score in scores[1:] if score.share]
+    return tuple(sorted(found, key=lambda score: -(score.share or 0.0))[:_RIVALS])

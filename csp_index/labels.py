@@ -16,20 +16,24 @@ import torch
 from csp_index import catalog, scoring
 from csp_index.candidates import CandidateTexts
 from csp_index.catalog import EncoderInfo
+from csp_index.confidence import Confidence, bootstrap
 from csp_index.errors import LabelError, SettingError
+from csp_index.evidence import Evidence, label_share
 from csp_index.examples import Examples, activating_sets, gather_examples
 from csp_index.label_rows import (
     KEPT,
     LabelRequest,
     Made,
+    Ranking,
     example_rows_of,
     label_rows_of,
+    leaders_of,
     read_labels,
     write_labels,
 )
 from csp_index.records import ExampleOptions, Label, ScoringOptions
 from csp_index.runs import record_run, settings_hash
-from csp_index.scoring import Evidence, MethodRow, Scored
+from csp_index.scoring import MethodRow, Scored
 from csp_index.store import Store
 from csp_index.subjects import Subject, pool_embeddings
 
@@ -38,9 +42,22 @@ from csp_index.subjects import Subject, pool_embeddings
 class NeuronScores:
     """The example sets of M neurons, the scores [M, C] that rest on them, and each neuron's label state [M]."""
 
+    request: LabelRequest
     examples: Examples
+    evidence: Evidence
     scored: Scored
     states: np.ndarray
+
+    def leaders(self, count: int) -> torch.Tensor:
+        """Return the places of the best candidates [M, count] at most, best first."""
+        return leaders_of(self.scored.scores, count)
+
+    def confidence(self, count: int) -> Confidence | None:
+        """Return the confidence in the `count` best candidates, or None where no resamples are asked for."""
+        if self.request.scoring.bootstrap == 0:
+            return None
+        scores, options = self.scored.scores, self.request.scoring
+        return bootstrap(self.request.method, self.evidence, options, scores, self.leaders(count))
 
 
 def label_neurons(
@@ -100,7 +117,7 @@ def score_neurons(
     states = np.where(
         examples.dead, "dead", np.where(examples.without_contrast & row.needs_contrast, "no-contrast", "labelled")
     )
-    return NeuronScores(examples, scored, states)
+    return NeuronScores(request, examples, evidence, scored, states)
 
 
 def concept_vectors(
@@ -129,8 +146,8 @@ def _describe(subject: Subject, request: LabelRequest, candidates_key: str, imag
         "candidates": candidates_key,
         "kept": max(KEPT, request.top),
     }
-    if request.method == "clip-dissect" and request.scoring.prior == "neurons":
-        described["neurons"] = subject.neurons.tolist()  # its prior runs over them
+    if row.over_run and request.scoring.prior == "neurons":
+        described["neurons"] = subject.neurons.tolist()
     if row.needs_contrast is False:
         described["examples"] = {"examples": request.examples.examples, "floor": request.examples.floor}
     return described
@@ -153,9 +170,11 @@ def _compute(
     device: str,
 ) -> Made:
     found = score_neurons(store, subject, request, texts, search=search, device=device)
-    examples, scored = found.examples, found.scored
-    label_rows = label_rows_of(subject, request, examples, scored.scores, found.states, texts.texts, run_id, hashed)
-    return Made(label_rows, example_rows_of(subject, request, examples, run_id), scored.vectors, examples.images)
+    best = found.leaders(max(KEPT, request.top))
+    ranking = Ranking(found.scored.scores.gather(1, best), best, texts.texts, found.states, found.confidence(KEPT))
+    label_rows = label_rows_of(subject, request, found.examples, ranking, run_id, hashed)
+    example_rows = example_rows_of(subject, request, found.examples, run_id)
+    return Made(label_rows, example_rows, found.scored.vectors, found.examples.images)
 
 
 def _check(store: Store, subject: Subject, request: LabelRequest, texts: CandidateTexts) -> None:
@@ -190,7 +209,7 @@ def _evidence(
         for tile in pool_embeddings(store, subject.source, everything if subject.pool is None else subject.pool.mask):
             total += tile.sum(0, dtype=torch.float64)
             if scale is not None:
-                share += scoring.label_share(tile, texts, scale)
+                share += label_share(tile, texts, scale)
     images = examples.images if subject.pool is None else subject.pool.images
     return Evidence(
         vectors if len(vectors) else torch.zeros(1, subject.source.width),
@@ -200,6 +219,8 @@ def _evidence(
         texts,
         (total / images).float() if row.needs_mean else None,
         None if scale is None else share / images,
+        neurons=examples.neurons,
+        similarities=examples.similarities,
     )
 
 
@@ -219,6 +240,8 @@ def make_request(method: str, source: EncoderInfo, top: int, options: dict[str, 
     chosen = ExampleOptions(
         **{"examples": row.examples, "neighbours": row.neighbours} | {k: given[k] for k in given.keys() & examples}
     )
+    if row.contrast is not None:
+        chosen = replace(chosen, contrast=row.contrast)
     formula = ScoringOptions(**{k: given[k] for k in given.keys() & scores})
     if formula.logit_scale is None and source.logit_scale is not None:
         formula = replace(formula, logit_scale=source.logit_scale)

@@ -4,7 +4,7 @@ Knows how to run, hook and pool any module, and nothing about the libraries they
 network is named by its library: ``torchvision:resnet50/IMAGENET1K_V2``, ``timm:resnet50.a1_in1k``,
 ``timm:/local/directory``, ``transformers:google/vit-base-patch16-224``, ``python:package.module:factory``. Behind a
 torchvision or timm name, ``/none`` stands for random weights, the same every time. Layers are called as in
-``named_modules()``.
+``named_modules()``; ``+sae:LAYER=FILE`` behind a name adds those of a sparse autoencoder (``sparse.py``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from csp_index.errors import NetworkError, one_line
-from csp_index.pooling import Pool, choose_pool, fits, neurons_of, pooled
+from csp_index.pooling import Pool, choose_pool, first_tensor, fits, neurons_of, pooled
+from csp_index.sparse import settled
 from csp_index.weights import batch_size_for, hash_weights, near_matches, resolve_device
 from csp_index.zoo import Loaded, default_name, load_module
 
@@ -62,6 +63,7 @@ def load_network(
     if not layers:
         raise NetworkError(f"no layer of {spec} was named: csp-index layers {spec} lists them")
     where = resolve_device(device, NetworkError)
+    spec = settled(spec)
     network = Network(load_module(spec, weights), spec=spec, name=chosen, layers=layers, pool=pool, device=where)
     network.weights = None if weights is None else str(Path(weights).expanduser().resolve())
     return network
@@ -71,7 +73,7 @@ def list_layers(spec: str, weights: str | Path | None = None) -> list[LayerOutpu
     """Return every layer of a network that can be indexed, in the order of the modules, with its usual pool."""
     loaded = load_module(spec, weights)
     loaded.module.requires_grad_(False).eval()
-    modules = {layer: module for layer, module in loaded.module.named_modules() if layer}
+    modules = loaded.layers()
     found = _try_out(loaded, modules, torch.device("cpu"), spec)
     outputs = []
     for layer, module in modules.items():
@@ -98,8 +100,9 @@ class Network:
         self.weights: str | None = None  # the weight file put into the network, if there was one
         self._loaded = loaded
         weights = hash_weights(loaded.module)
-        loaded.module.requires_grad_(False).eval().to(device)
-        self._modules = {layer: _module_called(layer, loaded.module, spec, name) for layer in layers}
+        for part in (loaded.module, *loaded.attached.values()):
+            part.requires_grad_(False).eval().to(device)
+        self._modules = {layer: _module_called(layer, loaded, spec, name) for layer in layers}
         shapes = _try_out(loaded, self._modules, device, spec)
         self.layers = {layer: self._describe(layer, shapes.get(layer), pool) for layer in layers}
         self.identity = {
@@ -109,6 +112,12 @@ class Network:
             "library": loaded.library,
             "pool": json.dumps({layer: output.pool for layer, output in self.layers.items()}),
         }
+
+    def identity_of(self, layer: str) -> dict[str, str]:
+        """Return what one layer's activations depend on: the network's identity, less what is said of other layers."""
+        identity = {trait: value for trait, value in self.identity.items() if trait != "pool"}
+        read = self._loaded.attached.get(layer)
+        return identity if read is None else {**identity, "sparse": read.identity}
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """Return the network's input for one RGB image, [C, H, W]; may be called from several threads."""
@@ -151,16 +160,16 @@ class Network:
 
 
 def _describe(layer: str, module: nn.Module, shape: tuple[int, ...], pool: str | None, loaded: Loaded) -> LayerOutput:
-    chosen = choose_pool(shape, pool, loaded.prefix_tokens > 0 and loaded.reads_class_token)
+    chosen = choose_pool(shape, pool, loaded.has_class_token)
     return LayerOutput(layer, neurons_of(shape, chosen), chosen, shape, type(module).__name__)
 
 
-def _module_called(layer: str, module: nn.Module, spec: str, name: str) -> nn.Module:
-    modules: dict[str, nn.Module] = dict(module.named_modules())
-    if layer and layer in modules:
+def _module_called(layer: str, loaded: Loaded, spec: str, name: str) -> nn.Module:
+    modules = loaded.layers()
+    if layer in modules:
         return modules[layer]
-    top = [child for child, _ in module.named_children()]
-    near = [known for known in near_matches(layer, [known for known in modules if known]) if known not in top]
+    top = [child for child, _ in loaded.module.named_children()]
+    near = [known for known in near_matches(layer, modules) if known not in top]
     raise NetworkError(
         f"layer {layer!r} is not in {name} (has: {', '.join([*near, *top, '...'])}): csp-index layers {spec} lists all"
     )
@@ -180,6 +189,8 @@ def _try_out(
         pixels = loaded.preprocess(Image.new("RGB", (256, 256), "grey"))
         with torch.inference_mode(), _hooks(modules, keep):
             loaded.forward(torch.stack([pixels, pixels]).to(device))
+    except NetworkError:
+        raise
     except Exception as exc:  # whatever the network's own code raises
         raise NetworkError(f"{spec} fails on two grey images: {type(exc).__name__}: {one_line(exc)}") from exc
     return shapes
@@ -190,7 +201,7 @@ def _hooks(modules: dict[str, nn.Module], keep: Callable[[str, Tensor | None], N
     """Call ``keep`` with each module's first output tensor while the context lasts; the hooks go whatever happens."""
 
     def listen(layer: str, module: nn.Module, inputs: object, output: object) -> None:
-        keep(layer, _first_tensor(output))
+        keep(layer, first_tensor(output))
 
     handles = [module.register_forward_hook(partial(listen, layer)) for layer, module in modules.items()]
     try:
@@ -198,18 +209,3 @@ def _hooks(modules: dict[str, nn.Module], keep: Callable[[str, Tensor | None], N
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _first_tensor(output: object) -> Tensor | None:
-    """Return the first tensor in what a module gives: itself, or in a tuple, a mapping (ModelOutput) or a dataclass."""
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, dict):
-        parts: list[object] = list(output.values())
-    elif isinstance(output, (tuple, list)):
-        parts = list(output)
-    elif hasattr(output, "__dataclass_fields__"):
-        parts = [getattr(output, field) for field in output.__dataclass_fields__]
-    else:
-        return None
-    return next((tensor for part in parts if (tensor := _first_tensor(part)) is not None), None)

@@ -118,7 +118,7 @@ def _draw_head(canvas: _Canvas, card: CardData) -> None:
 def _draw_scores(canvas: _Canvas, card: CardData, box: Box) -> None:
     """Draw the labels as bars: from zero, or from a little below the least where a score is negative."""
     left, top, right, _ = box
-    if not card.labels:
+    if not any(math.isfinite(score) for _, score in card.labels):
         canvas.text((left, top - 20), card.note or "no label was given", 17, _SOFT, width=right - left)
         return
     shown = card.labels[:MOST_LABELS]

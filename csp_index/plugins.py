@@ -1,7 +1,8 @@
 """Code that comes from outside: plugins and ``python:`` factories.
 
 A package that offers an entry point in the group ``csp_index.plugins`` is imported once before the first model is
-loaded; that is the place to register an architecture with timm or open_clip.
+loaded; that is the place to register an architecture with timm or open_clip. One in the group ``csp_index.methods``
+is a scoring method: its name is the method's, its value a ``MethodRow`` or a function of evidence and options.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import importlib
 import os
 import sys
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
 from csp_index.errors import CspIndexError, one_line
 
 GROUP = "csp_index.plugins"
+METHOD_GROUP = "csp_index.methods"
 
 
 @cache
@@ -23,13 +25,26 @@ def load_plugins() -> tuple[str, ...]:
     """Import every plugin, once; return their names."""
     plugins = sorted(entry_points(group=GROUP), key=lambda plugin: plugin.name)
     for plugin in plugins:
-        try:
-            plugin.load()
-        except Exception as exc:  # it is somebody else's code
-            raise CspIndexError(
-                f"the plugin {plugin.name!r} ({plugin.value}) cannot be imported: {one_line(exc)}"
-            ) from exc
+        _load(plugin, "plugin")
     return tuple(plugin.name for plugin in plugins)
+
+
+def load_methods() -> dict[str, tuple[object, str]]:
+    """Return what installed packages offer as scoring methods, by name, each with where it comes from."""
+    found: dict[str, tuple[object, str]] = {}
+    for point in sorted(entry_points(group=METHOD_GROUP), key=lambda point: (point.name, point.value)):
+        origin = f"the package {point.dist.name if point.dist else '?'} ({point.value})"
+        if point.name in found:
+            raise CspIndexError(f"the method {point.name!r} is offered twice, by {found[point.name][1]} and {origin}")
+        found[point.name] = (_load(point, "method"), origin)
+    return found
+
+
+def _load(point: EntryPoint, what: str) -> object:
+    try:
+        return point.load()
+    except Exception as exc:  # it is somebody else's code
+        raise CspIndexError(f"the {what} {point.name!r} ({point.value}) cannot be imported: {one_line(exc)}") from exc
 
 
 def call_factory(address: str, error: type[CspIndexError]) -> object:

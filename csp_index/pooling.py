@@ -109,3 +109,18 @@ def prefix_in(length: int, prefix_tokens: int) -> int:
     if rest <= 0 or (isqrt(length) ** 2 == length and isqrt(rest) ** 2 != rest):
         return 0
     return prefix_tokens
+
+
+def first_tensor(output: object) -> Tensor | None:
+    """Return the first tensor in what a module gives: itself, or in a tuple, a mapping (ModelOutput) or a dataclass."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, dict):
+        parts: list[object] = list(output.values())
+    elif isinstance(output, (tuple, list)):
+        parts = list(output)
+    elif hasattr(output, "__dataclass_fields__"):
+        parts = [getattr(output, field) for field in output.__dataclass_fields__]
+    else:
+        return None
+    return next((tensor for part in parts if (tensor := first_tensor(part)) is not None), None)

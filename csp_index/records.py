@@ -16,8 +16,12 @@ Method = Literal[
     "mean-centred",
     "clip-dissect",
     "clip-dissect-mean",
+    "wpmi",
+    "rank-reorder",
     "pmi",
     "contrastive-pmi",
+    "random-contrast",
+    "random-label",
 ]
 ContrastKind = Literal["nearest", "random"]
 LabelState = Literal["labelled", "dead", "no-contrast"]
@@ -92,10 +96,17 @@ class ExamplePair:
 
 @dataclass(frozen=True, slots=True)
 class LabelScore:
-    """A candidate label and its score under one method; higher is better."""
+    """A candidate label and its score under one method; higher is better.
+
+    `low` and `high` bound 95 % of its scores over resampled activating images, `share` is the part of the resamples in
+    which it comes first; None where nothing was resampled, or nothing can be learned from it.
+    """
 
     text: str
     score: float
+    low: float | None = None
+    high: float | None = None
+    share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +115,8 @@ class Label:
 
     `state` is `labelled`, `dead` (the neuron never fires) or `no-contrast` (no image activates less than the threshold,
     and the method needs one); in the last two `labels` is empty and `note` says why. `note` also tells of fewer
-    examples than asked for.
+    examples than asked for. `uncertain`: the lead of the best candidate is inside the noise of the activating images,
+    or these tell nothing (there is but one). `rivals` are the others that come first in some resamples, at most five.
     """
 
     neuron: NeuronKey
@@ -114,6 +126,23 @@ class Label:
     pairs: tuple[ExamplePair, ...] = ()
     note: str = ""
     run_id: str = ""
+    uncertain: bool = False
+    rivals: tuple[LabelScore, ...] = ()
+
+    @property
+    def confidence(self) -> float | None:
+        """The share of the resamples in which the best label comes first, in [0, 1], or None."""
+        return self.labels[0].share if self.labels else None
+
+    @property
+    def doubt(self) -> str:
+        """In words why the best label is uncertain, or nothing."""
+        if not self.uncertain:
+            return ""
+        if self.confidence is None:
+            return "uncertain: resampling its images tells nothing"
+        rivals = ", ".join(f"{rival.text} {rival.share:.2f}" for rival in self.rivals)
+        return f"uncertain: confidence {self.confidence:.2f}" + (f", rivals {rivals}" if rivals else "")
 
     @property
     def text(self) -> str | None:
@@ -126,10 +155,13 @@ class Label:
             "neuron": str(self.neuron),
             "method": self.method,
             "state": self.state,
-            "labels": [{"text": s.text, "score": s.score} for s in self.labels],
+            "labels": [{"text": s.text, "score": s.score, "low": s.low, "high": s.high} for s in self.labels],
             "activating": [pair.image_id for pair in self.pairs],
             "contrastive": [pair.contrast_id for pair in self.pairs],
             "note": self.note,
+            "confidence": self.confidence,
+            "uncertain": self.uncertain,
+            "rivals": [{"text": s.text, "share": s.share} for s in self.rivals],
         }
 
 
@@ -171,14 +203,18 @@ class ScoringOptions:
     gamma: float = 1.0  # how much of the contrastive direction CSP removes
     alpha: float = 0.5  # contrastive-pmi: the contrastive set's share of the prior
     logit_scale: float | None = None  # the encoder's own multiplier of the cosine; pmi and contrastive-pmi need it
-    prior: Literal["neurons", "images"] = "neurons"  # clip-dissect: the prior runs over these
-    prior_weight: float = 1.0  # lambda of clip-dissect and clip-dissect-mean
+    prior: Literal["neurons", "images"] = "neurons"  # clip-dissect, wpmi: the prior runs over these
+    prior_weight: float | None = None  # their lambda; by default the method's own: clip-dissect 1, wpmi 0.6
     renormalise_text: bool = True  # False: the mean over templates keeps its length, and the score is a dot product
     subtract_empty: bool = False  # semanticlens: subtract the embedding of the empty template
+    bootstrap: int = 100  # resamples of the activating images behind a label's confidence; 0 leaves it out
+    seed: int = 0  # of random-label and of the resamples
 
     def __post_init__(self) -> None:
-        scale = ("logit_scale",) if self.logit_scale is not None else ()
-        _check_numbers(self, real=("gamma", "alpha", "prior_weight", *scale))
+        given = [name for name in ("logit_scale", "prior_weight") if getattr(self, name) is not None]
+        _check_numbers(self, whole=("bootstrap", "seed"), real=("gamma", "alpha", *given))
+        if self.bootstrap < 0:
+            raise SettingError(f"bootstrap is {self.bootstrap}: expected a number of resamples, or 0 for none")
         if not 0.0 <= self.gamma <= 1.0:
             raise SettingError(f"gamma is {self.gamma}: expected a number from 0 (no contrast) to 1")
         if not 0.0 <= self.alpha <= 1.0:

@@ -44,6 +44,10 @@ _LABELS = pa.schema(
         ("rank", pa.int32()),
         ("text", pa.string()),
         ("score", pa.float64()),
+        ("score_low", pa.float64()),
+        ("score_high", pa.float64()),
+        ("confidence", pa.float64()),
+        ("uncertain", pa.bool_()),
         ("note", pa.string()),
     ]
 )
@@ -105,12 +109,28 @@ class Labels(Sequence[Label]):
         return Labels(self.labels[place]) if isinstance(place, slice) else self.labels[place]
 
     def to_arrow(self) -> pa.Table:
-        """Return neuron, method, state, rank, text, score, note; a neuron without a label has one row without text."""
-        rows = []
+        """Return one row a neuron and candidate, the columns of the view `labels`; without a label one without text."""
+        rows: list[dict[str, object]] = []
         for label in self.labels:
-            head = {"neuron": str(label.neuron), "method": label.method, "state": label.state, "note": label.note}
-            found = [{"rank": rank, "text": s.text, "score": s.score} for rank, s in enumerate(label.labels)]
-            rows += [head | row for row in found or [{"rank": None, "text": None, "score": None}]]
+            head: dict[str, object] = {
+                "neuron": str(label.neuron),
+                "method": label.method,
+                "state": label.state,
+                "note": label.note,
+            }
+            found: list[dict[str, object]] = [
+                {
+                    "rank": rank,
+                    "text": s.text,
+                    "score": s.score,
+                    "score_low": s.low,
+                    "score_high": s.high,
+                    "confidence": s.share,
+                    "uncertain": None if rank else label.uncertain,
+                }
+                for rank, s in enumerate(label.labels)
+            ]
+            rows += [head | row for row in found or [{}]]
         return pa.Table.from_pylist(rows, schema=_LABELS)
 
     def to_pandas(self) -> pandas.DataFrame:

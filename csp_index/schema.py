@@ -11,7 +11,7 @@ import re
 
 import pyarrow as pa
 
-FORMAT = "1"
+FORMAT = "2"
 FORMAT_KEY = b"csp_index_format"
 
 IMAGES = "images"
@@ -24,6 +24,8 @@ NEURONS = "neurons"
 VOCABULARIES = "vocabularies"
 EXAMPLES = "examples"
 LABELS = "labels"
+EVALUATIONS = "evaluations"
+SPLITS = "splits"
 
 # The stored quantiles of each neuron's activations.
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
@@ -136,7 +138,32 @@ _TABLES: dict[str, pa.Schema] = {
         ("rank", pa.int32()),  # 0 is the best; -1 where there is no label
         ("text", pa.string()),
         ("score", pa.float64()),
+        ("score_low", pa.float64()),  # 95 % of the resamples score between these; null without resamples
+        ("score_high", pa.float64()),
+        ("confidence", pa.float64()),  # the share of the resamples in which this candidate comes first
+        ("uncertain", pa.bool_()),  # of the best candidate: its lead is inside the noise; null for the others
         ("note", pa.string()),
+    ),
+    EVALUATIONS: _schema(
+        ("run_id", pa.string()),
+        ("settings_hash", pa.string()),  # of all that the values depend on, the method apart
+        ("model", pa.string()),
+        ("layer", pa.string()),
+        ("neuron", pa.int32()),
+        ("kind", pa.string()),  # the truth file's own grouping, for example single or pair; "" without one
+        ("method", pa.string()),  # "" for what belongs to the neuron itself, whatever its label
+        ("text", pa.string()),  # the label judged; null where the neuron has none
+        ("metric", pa.string()),
+        ("value", pa.float64()),  # null where it cannot be computed
+        ("note", pa.string()),  # why not; else ""
+    ),
+    SPLITS: _schema(
+        ("split", pa.string()),  # a hash of both sets of images
+        ("origin", pa.string()),
+        ("seed", pa.int64()),
+        ("images", pa.int64()),
+        ("choosing", pa.list_(pa.int64())),  # image ids that chose the labels
+        ("judging", pa.list_(pa.int64())),  # image ids that judged them
     ),
 }
 

@@ -60,7 +60,7 @@ def sql_views(store: Store) -> tuple[dict[str, Any], dict[str, str]]:
     """
     names = set(store.table_names())
     views: dict[str, Any] = {}
-    definitions = {name: _ADDRESSED for name in (schema.NEURONS, schema.LABELS, schema.EXAMPLES)}
+    definitions = {name: _ADDRESSED for name in (schema.NEURONS, schema.LABELS, schema.EXAMPLES, schema.EVALUATIONS)}
     for name in schema.fixed_tables():
         views[name] = store.dataset(name) if name in names else schema.table_schema(name).empty_table()
     definitions[schema.IMAGES] = _committed(store, schema.IMAGES)
@@ -100,7 +100,8 @@ def newest_labels(layer: str | None, method: str | None, top: int) -> str:
             SELECT *, max(run_id) OVER (PARTITION BY model, layer, neuron, method) AS newest FROM labels
             WHERE {" AND ".join(chosen) or "true"}
         )
-        SELECT address AS neuron, method, state, rank, text, score, note, run_id
+        SELECT address AS neuron, method, state, rank, text, score, score_low, score_high, confidence, uncertain, note,
+            run_id
         FROM chosen
         WHERE run_id = newest AND rank < {top}
         ORDER BY chosen.model, chosen.layer, chosen.neuron, method, rank
@@ -119,7 +120,7 @@ def neuron_card(store: Store, label: Label, activations: np.ndarray, path: str |
             method=label.method,
             labels=[(score.text, score.score) for score in label.labels],
             state=label.state,
-            note=label.note,
+            note=" · ".join(part for part in (label.note, label.doubt) if part),
             pairs=[
                 CardPair(
                     pictures[pair.image_id],

@@ -21,7 +21,7 @@ from csp_index.errors import CspIndexError, one_line
 
 _BATCH_SIZES = {"cuda": 256, "mps": 64}
 _CPU_BATCH_SIZE = 32
-_CONFIG_FILES = ("config.json", "open_clip_config.json")
+_CONFIG_FILES = ("config.json", "open_clip_config.json", "model_index.json")
 _NESTED_UNDER = ("state_dict", "model_state_dict", "model")
 
 

@@ -5,9 +5,9 @@ The file that knows torchvision, timm, and transformers' vision models; each is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from csp_index.errors import NetworkError, one_line
 from csp_index.plugins import call_factory, load_plugins
+from csp_index.sparse import SparseAutoencoder, attach, split_spec
 from csp_index.weights import load_weights, local_directory, near_matches, stable_repr, stable_settings
 
 _RANDOM = "none"
@@ -29,7 +30,7 @@ class Loaded:
     """A network as its library gives it: how to prepare an image for it and how to run it.
 
     ``prefix_tokens`` counts class and register tokens; ``reads_class_token`` is False where the network was trained
-    to average instead.
+    to average instead. ``attached`` holds the sparse autoencoders that read its layers, by the names of theirs.
     """
 
     module: nn.Module
@@ -39,6 +40,16 @@ class Loaded:
     library: str
     prefix_tokens: int = 0
     reads_class_token: bool = False
+    attached: Mapping[str, SparseAutoencoder] = field(default_factory=dict)
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the first of a layer's tokens is the one to read."""
+        return self.prefix_tokens > 0 and self.reads_class_token
+
+    def layers(self) -> dict[str, nn.Module]:
+        """Return every layer by its name: the modules, then what is attached to them."""
+        return {**{name: module for name, module in self.module.named_modules() if name}, **self.attached}
 
 
 def load_module(spec: str, weights: str | Path | None) -> Loaded:
@@ -47,7 +58,8 @@ def load_module(spec: str, weights: str | Path | None) -> Loaded:
     Raises NetworkError, with near matches for an unknown name and for a path that does not exist.
     """
     load_plugins()
-    load, name = _library(spec)
+    base, added = split_spec(spec)
+    load, name = _library(base)
     try:
         loaded = load(name, weights is not None)
     except NetworkError:
@@ -56,7 +68,11 @@ def load_module(spec: str, weights: str | Path | None) -> Loaded:
         raise NetworkError(f"the network {spec} cannot be loaded: {one_line(exc)}") from exc
     if weights is not None:
         load_weights(loaded.module, weights, NetworkError)
-    return loaded
+    if not added:
+        return loaded
+    token = loaded.has_class_token
+    read = attach(loaded.module, added, prefix_tokens=loaded.prefix_tokens, has_class_token=token)
+    return replace(loaded, attached=read)
 
 
 def default_name(spec: str) -> str:
@@ -65,8 +81,9 @@ def default_name(spec: str) -> str:
     >>> [default_name(spec) for spec in ("torchvision:resnet50/IMAGENET1K_V2", "timm:vit/none", "python:a.b:net")]
     ['resnet50', 'vit', 'net']
     """
-    _library(spec)
-    library, _, name = spec.partition(":")
+    base, _ = split_spec(spec)
+    _library(base)
+    library, _, name = base.partition(":")
     if library == "python":
         return name.rpartition(":")[2]
     if library == "torchvision":

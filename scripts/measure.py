@@ -1,10 +1,12 @@
-"""Measure the figures the README quotes: `python scripts/measure.py label|memory|parity`.
+"""Measure the figures the README quotes: `python scripts/measure.py label|memory|parity|evaluate`.
 
 label   the whole command `csp-index label --neurons all` at 10,000 images x 512 neurons x 512 texts, beside
         `python -c "import torch, lancedb"`, in turn, medians of 5
 memory  peak memory of indexing 5,000 and 20,000 images with the demo's models
 parity  top labels, activating ids and contrastive ids of the command at 10,000 images x 512 neurons x 2,000 texts,
         against the formulas written out neuron by neuron
+evaluate  the whole command `csp-index evaluate` on 2,048 neurons and 10,000 held-out images (of 20,000), every metric
+        that needs no further data, one method and the default six
 """
 
 from __future__ import annotations
@@ -40,10 +42,10 @@ def make_arrays(folder: Path, images: int, neurons: int, width: int, texts: int)
     (folder / "T.txt").write_text("".join(f"text {i}\n" for i in range(texts)))
 
 
-def import_arrays(folder: Path) -> None:
+def import_arrays(folder: Path, *more: str) -> None:
     """Make the index `folder/db` of the arrays."""
     arrays = ["--embeddings", f"{folder}/E.npy", "--activations", f"{folder}/A.npy"]
-    run([*CLI, "import", f"{folder}/db", *arrays, "--layer", "m/l"])
+    run([*CLI, "import", f"{folder}/db", *arrays, "--layer", "m/l", *more])
 
 
 def label_command(folder: Path, *more: str) -> list[str]:
@@ -153,8 +155,29 @@ def written_out(method: str, e: np.ndarray, a: np.ndarray, t: np.ndarray) -> tup
     return int((t @ (v / np.linalg.norm(v))).argmax()), p, n
 
 
+def measure_evaluate(root: Path) -> None:
+    """Print how long judging 2,048 neurons on 10,000 held-out images takes, whole command."""
+    make_arrays(root, 20_000, 2_048, 512, 2_000)
+    import_arrays(root, "--logit-scale", "30")
+    texts = ["--text-embeddings", f"{root}/T.npy", "--texts", f"{root}/T.txt", "--json"]
+    asked = [*CLI, "evaluate", f"{root}/db", "--layer", "m/l", *texts]
+    (root / "truth.csv").write_text("neuron,label\n" + "".join(f"{k},text {k % 2_000}\n" for k in range(2_048)))
+    for name, more in (("csp alone", ["--method", "csp"]), ("six methods", ["--seed", "1"])):
+        started = time.monotonic()
+        found = json.loads(run([*asked, "--truth", f"{root}/truth.csv", *more]))
+        seconds = time.monotonic() - started
+        metrics = len({row["metric"] for row in found["summary"]})
+        held = found["settings"]["split"]["judging"]
+        print(f"{name}: 2,048 neurons, {held:,} held-out images, {metrics} metrics: {seconds:.1f} s")
+
+
 if __name__ == "__main__":
-    steps = {"label": measure_label, "memory": measure_memory, "parity": measure_parity}
+    steps = {
+        "label": measure_label,
+        "memory": measure_memory,
+        "parity": measure_parity,
+        "evaluate": measure_evaluate,
+    }
     if len(sys.argv) == 2 and sys.argv[1] in steps:
         with tempfile.TemporaryDirectory() as folder:
             steps[sys.argv[1]](Path(folder))

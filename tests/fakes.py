@@ -122,3 +122,20 @@ def write_arrays(
     paths["texts"] = folder / "texts.txt"
     paths["texts"].write_text("".join(f"text {i}\n" for i in range(texts)))
     return paths
+
+
+class Painter:
+    """An image generator: plain squares whose colour hangs on the text."""
+
+    name = "painter"
+    identity = {"spec": "python:fakes:painter", "weights": "none", "library": "fakes 1"}  # noqa: RUF012
+
+    def generate(self, text: str, count: int, seed: int) -> list[Image.Image]:
+        rng = np.random.default_rng([seed, *text.encode()])
+        colour = rng.integers(0, 256, 3)
+        shades = np.clip(colour + rng.integers(-30, 30, (count, 3)), 0, 255)
+        return [Image.new("RGB", (SIDE, SIDE), tuple(map(int, shade))) for shade in shades]
+
+
+def painter() -> Painter:
+    return Painter()

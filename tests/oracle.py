@@ -76,3 +76,26 @@ def clip_dissect(e: np.ndarray, a: np.ndarray, t: np.ndarray, n: int = 100) -> n
     live = ~np.isnan(found[:, 0])
     prior = np.log(np.exp(found[live] - found[live].max(0)).mean(0)) + found[live].max(0)
     return found - prior
+
+
+def wpmi(e: np.ndarray, t: np.ndarray, places: list[np.ndarray], weight: float = 0.6) -> np.ndarray:
+    """WPMI as published for neurons with the given top images, [M, C]; neurons without any get NaN."""
+    share = softmax(2 * e.astype(np.float64) @ t.astype(np.float64).T)
+    found = np.array([np.log(share[p] + 1e-7).sum(0) if len(p) else np.full(len(t), np.nan) for p in places])
+    prior = np.log(np.exp(found[~np.isnan(found[:, 0])]).mean(0))
+    return found - weight * prior
+
+
+def rank_reorder(e: np.ndarray, a: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Minus the error of every label's ranking of one neuron's top images e [K, D], a [K] falling; scores [C]."""
+    cosines = e.astype(np.float64) @ t.astype(np.float64).T
+    a = a.astype(np.float64)
+    found = []
+    for column in cosines.T:
+        dealt = np.empty(len(a))
+        dealt[np.argsort(-column, kind="stable")] = a  # the highest activation goes to the most similar image
+        error = (np.abs(a - dealt) ** 3).mean()
+        expected = np.mean([abs(x - y) ** 3 for x in a for y in a])
+        share = error / expected if expected > 0 else 1.0
+        found.append(-share / np.sqrt(max(column.mean(), 1e-3)))
+    return np.array(found)

@@ -194,7 +194,8 @@ def test_import_then_label_with_the_arrays_of_the_design(run, tmp_path):
     assert [row["neuron"] for row in found.rows] == [f"m/l/{n}" for n in range(8)]
     activations = np.load(paths["activations"])
     for n, row in enumerate(found.rows):
-        assert set(row) - {"state", "note"} == {"neuron", "method", "labels", "activating", "contrastive"}
+        added = {"state", "note", "confidence", "uncertain", "rivals"}
+        assert set(row) - added == {"neuron", "method", "labels", "activating", "contrastive"}
         assert row["method"] == "csp"
         if n == 3:
             assert (row["labels"], row["activating"], row["contrastive"]) == ([], [], [])
@@ -202,7 +203,10 @@ def test_import_then_label_with_the_arrays_of_the_design(run, tmp_path):
             assert row["note"]
             continue
         assert len(row["labels"]) == 5
-        assert all(set(score) == {"text", "score"} and type(score["score"]) is float for score in row["labels"])
+        assert all(set(score) == {"text", "score", "low", "high"} for score in row["labels"])
+        assert all(type(score["score"]) is float for score in row["labels"])
+        assert 0 <= row["confidence"] <= 1 and type(row["uncertain"]) is bool
+        assert all(set(rival) == {"text", "share"} for rival in row["rivals"])
         assert len(row["activating"]) == len(row["contrastive"]) == min(30, int((activations[:, n] > 0).sum()))
         assert all(type(image) is int for image in row["activating"] + row["contrastive"])
     some = run(*asked, "--neurons", "0,5-7")

@@ -217,7 +217,8 @@ def test_labels_are_a_sequence_a_table_and_a_notebook_view(tmp_path):
     assert labels[-1] == list(labels)[5]
     assert labels[2] in labels
     table = labels.to_arrow()
-    assert table.column_names == ["neuron", "method", "state", "rank", "text", "score", "note"]
+    head, trust = ["neuron", "method", "state", "rank", "text", "score"], ["score_low", "score_high", "confidence"]
+    assert table.column_names == [*head, *trust, "uncertain", "note"]
     assert table.num_rows == 12
     assert table["rank"].to_pylist() == [0, 1] * 6
     assert table.slice(0, 1).to_pylist()[0]["score"] == labels[0].labels[0].score

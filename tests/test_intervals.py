@@ -129,3 +129,11 @@ def test_holm_rejects_what_the_textbook_rejects(p_values):
 def test_what_does_not_fit_is_said(call, says):
     with pytest.raises(EvaluationError, match=says):
         call()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_few_differences_with_ties_have_scipys_exact_p_value(seed):
+    difference = torch.tensor(np.random.default_rng(seed).choice([-1.0, 0.0, 0.5, 1.0], 9))
+    changed = difference[difference != 0].numpy()
+    found = paired_test(difference, torch.zeros(9)).p_value
+    assert found == pytest.approx(stats.wilcoxon(changed).pvalue, abs=1e-12)

@@ -222,6 +222,79 @@ def test_renormalised_texts_make_the_score_a_cosine(small):
         assert score.score == pytest.approx(found[score.text] * lengths[score.text], abs=1e-5)
 
 
+def test_confidence_is_kept_with_the_label_and_told_in_sql(tmp_path):
+    index, _, paths = build(tmp_path)
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    labels = index.label("m/l", vocabulary=texts, seed=3)
+    assert list(index.label("m/l", vocabulary=texts, seed=3)) == list(labels)  # read back as it was made
+    assert list(index.label("m/l", vocabulary=texts, seed=3, keep=False, recompute=True))[2].labels == labels[2].labels
+    for label in labels:
+        if label.state != "labelled":
+            assert (label.confidence, label.uncertain, label.rivals, label.doubt) == (None, False, (), "")
+            continue
+        assert 0 <= label.confidence <= 1
+        assert label.labels[0].low <= label.labels[0].score <= label.labels[0].high
+        assert [r.share for r in label.rivals] == sorted((r.share for r in label.rivals), reverse=True)
+        assert label.text not in [rival.text for rival in label.rivals]
+        assert label.confidence + sum(rival.share for rival in label.rivals) <= 1 + 1e-6
+        assert label.doubt.startswith("uncertain: confidence") == label.uncertain
+    assert any(label.uncertain and label.rivals for label in labels)
+    sums = index.sql("SELECT neuron, sum(confidence) AS total FROM labels WHERE rank >= 0 GROUP BY neuron").rows()
+    assert [row["total"] for row in sums] == pytest.approx([1.0] * 7)
+    first = index.sql("SELECT uncertain, confidence FROM labels WHERE neuron = 2 AND rank = 0").rows()
+    assert first == [{"uncertain": labels[2].uncertain, "confidence": pytest.approx(labels[2].confidence)}]
+    assert index.sql("SELECT count(*) AS n FROM labels WHERE rank <> 0 AND uncertain IS NOT NULL").rows() == [{"n": 0}]
+    (alone,) = index.label("m/l/2", vocabulary=texts, seed=3, keep=False, recompute=True)
+    assert alone.confidence == pytest.approx(labels[2].confidence)
+    (other,) = index.label("m/l/2", vocabulary=texts, seed=4, keep=False)
+    assert other.labels[0].low != alone.labels[0].low
+    (wide,) = index.label("m/l/2", vocabulary=texts, seed=3, bootstrap=0, keep=False)
+    assert (wide.confidence, wide.uncertain, wide.labels[0].low) == (None, False, None)
+    assert [score.text for score in wide.labels] == [score.text for score in alone.labels]
+
+
+def test_a_neuron_with_one_activating_image_is_uncertain_without_a_figure(tmp_path):
+    paths = write_arrays(tmp_path)
+    activations = np.load(paths["activations"])
+    activations[1:, 4] = 0.0
+    activations[0, 4] = 2.0
+    np.save(paths["activations"], activations)
+    index = open_index(tmp_path / "db")
+    index.import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"])
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    label = index.label("m/l", vocabulary=texts)[4]
+    assert label.state == "labelled"
+    assert (label.confidence, label.uncertain, label.rivals) == (None, True, ())
+    assert label.as_json()["confidence"] is None
+    assert label.doubt == "uncertain: resampling its images tells nothing"
+
+
+@pytest.mark.parametrize("search", [False, True], ids=["products", "search"])
+def test_the_control_methods(small, search):
+    index, _, paths = small
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    asked = {"vocabulary": texts, "examples": 8, "search": search, "keep": False}
+    control = index.label("m/l", "random-contrast", **asked)
+    same = index.label("m/l", "csp", contrast="random", **asked)
+    assert [label.pairs for label in control] == [label.pairs for label in same]
+    assert [label.labels for label in control] == [label.labels for label in same]
+    assert index.label("m/l", "random-contrast", contrast="nearest", **asked)[0].pairs == control[0].pairs
+    lots = index.label("m/l", "random-label", **asked)
+    assert [label.text for label in index.label("m/l/6", "random-label", **asked)] == [lots[6].text]
+    assert len({label.text for label in lots}) > 3
+    assert [label.text for label in index.label("m/l", "random-label", seed=1, **asked)] != [x.text for x in lots]
+    assert all(label.uncertain for label in lots if label.state == "labelled")
+
+
+def test_wpmi_depends_on_the_neurons_of_the_run_and_is_kept_so(tmp_path):
+    index, _, paths = build(tmp_path)
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    whole = index.label("m/l", "wpmi", vocabulary=texts)
+    (alone,) = index.label("m/l/0", "wpmi", vocabulary=texts)
+    assert alone.run_id != whole[0].run_id
+    assert alone.labels[0].score != pytest.approx(whole[0].labels[0].score)
+
+
 def test_labels_are_read_back_and_depend_on_their_settings(tmp_path):
     index, _, paths = build(tmp_path)
     texts = read_text_arrays(paths["text_embeddings"], paths["texts"])

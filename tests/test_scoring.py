@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
 import oracle
 import pytest
 import torch
+from fakes import write_arrays
 
-from csp_index import scoring
-from csp_index.errors import LabelError, SettingError
+from csp_index import evidence as evidence_module
+from csp_index import open_index, scoring
+from csp_index.candidates import read_text_arrays
+from csp_index.errors import CspIndexError, LabelError, SettingError
+from csp_index.evidence import Evidence, label_share
 from csp_index.records import ScoringOptions
-from csp_index.scoring import METHODS, Evidence, label_share
+from csp_index.scoring import METHODS
 
 IMAGES, WIDTH, TEXTS, RANKS, SCALE = 40, 8, 7, 6, 30.0
 OPTIONS = ScoringOptions(logit_scale=SCALE)
@@ -104,6 +109,7 @@ def test_a_neuron_is_scored_alone_as_among_others(method):
             activating=found.activating[k : k + 1],
             activations=found.activations[k : k + 1],
             contrastive=found.contrastive[k : k + 1],
+            neurons=torch.tensor([k]),
         )
         torch.testing.assert_close(score(method, alone, options)[0], whole[k], atol=1e-5, rtol=1e-5)
 
@@ -127,7 +133,7 @@ def test_the_order_of_the_vectors_does_not_matter(method):
 def test_blocks_change_nothing(method, size, monkeypatch):
     found = with_absent(evidence(neurons=11, neighbours=3))
     whole = score(method, found)
-    monkeypatch.setattr(scoring, "_BLOCK_BYTES", size)
+    monkeypatch.setattr(evidence_module, "BLOCK_BYTES", size)
     torch.testing.assert_close(score(method, found), whole, atol=1e-5, rtol=1e-5)
 
 
@@ -245,7 +251,7 @@ def test_a_tiny_share_does_not_become_infinite():
 @pytest.mark.parametrize("size", [1, 100, 10**9])
 @pytest.mark.parametrize("scale", [0.1, 10.0, 100.0])
 def test_label_share_equals_numpy(size, scale, monkeypatch):
-    monkeypatch.setattr(scoring, "_BLOCK_BYTES", size)
+    monkeypatch.setattr(evidence_module, "BLOCK_BYTES", size)
     vectors, texts = unit(IMAGES, WIDTH, seed=3), unit(TEXTS, WIDTH, seed=4)
     expected = oracle.softmax(scale * vectors.double().numpy() @ texts.double().numpy().T).sum(0)
     got = label_share(vectors, texts, scale)
@@ -282,6 +288,75 @@ def test_dead_neurons_do_not_move_the_prior_of_the_others():
         contrastive=found.contrastive[live],
     )
     torch.testing.assert_close(score("clip-dissect", found)[live], score("clip-dissect", part))
+
+
+def test_wpmi_equals_the_oracle_and_its_prior_runs_over_the_neurons_or_the_images():
+    found = with_absent(evidence())
+    e, t = found.vectors.numpy(), found.texts.numpy()
+    places = [row[row >= 0].numpy() for row in found.activating]
+    np.testing.assert_allclose(score("wpmi", found)[[0, 1, 2, 4]], oracle.wpmi(e, t, places)[[0, 1, 2, 4]], atol=1e-4)
+    over_images = score("wpmi", found, replace(OPTIONS, prior="images", prior_weight=1.0))
+    share = oracle.softmax(2.0 * e.astype(np.float64) @ t.astype(np.float64).T)
+    for k in (0, 1, 2, 4):
+        expected = np.log(share[places[k]] / share.mean(0)).sum(0)
+        np.testing.assert_allclose(over_images[k], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rank_reorder_equals_the_oracle(seed):
+    found = with_absent(evidence(neurons=6, seed=seed))
+    got = score("rank-reorder", found)
+    for k in (0, 1, 2, 4, 5):
+        p = found.activating[k][found.activating[k] >= 0].numpy()
+        a = found.activations[k, : len(p)].numpy()
+        np.testing.assert_allclose(
+            got[k], oracle.rank_reorder(found.vectors.numpy()[p], a, found.texts.numpy()), rtol=1e-4
+        )
+    assert bool((got <= 0).all())
+
+
+def test_rank_reorder_prefers_the_label_that_ranks_the_images_as_the_neuron_does():
+    vectors = torch.nn.functional.normalize(torch.tensor([[1.0, 0.1], [1.0, 0.5], [1.0, 1.0]]), dim=1)
+    found = replace(
+        evidence(neurons=1),
+        vectors=vectors,
+        activating=torch.tensor([[0, 1, 2]]),
+        activations=torch.tensor([[9.0, 4.0, 1.0]]),
+        contrastive=torch.full((1, 3, 1), -1),
+        texts=torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+    )
+    first, second = score("rank-reorder", found)[0]
+    assert first == 0  # the neuron's own order
+    assert second < -1  # the reverse is worse than a random order
+    level = score("rank-reorder", replace(found, activations=torch.full((1, 3), 2.0)))[0]
+    torch.testing.assert_close(level, -1 / (vectors @ found.texts.T).mean(0).sqrt())  # no order to find
+
+
+def test_random_label_is_a_seeded_lot_of_neuron_and_candidate():
+    found = evidence(neurons=4)
+    many = replace(found, texts=unit(3000, WIDTH, seed=1), neurons=torch.tensor([7, 8, 9, 10]))
+    got = score("random-label", many)
+    assert float(got.min()) >= 0 and float(got.max()) < 1
+    assert abs(float(got.mean()) - 0.5) < 0.02
+    assert abs(float(got.std()) - 12**-0.5) < 0.02
+    assert float(torch.corrcoef(got).fill_diagonal_(0).abs().max()) < 0.1
+    assert torch.equal(got, score("random-label", replace(many, activating=found.activating.flip(0))))
+    assert not torch.equal(got, score("random-label", many, replace(OPTIONS, seed=1)))
+    part = replace(many, texts=many.texts[5:9], candidates=torch.arange(5, 9))
+    assert torch.equal(score("random-label", part), got[:, 5:9])
+
+
+def test_random_contrast_is_csp_against_another_kind_of_contrast():
+    assert METHODS["random-contrast"].contrast == "random"
+    assert METHODS["csp"].contrast is None
+    torch.testing.assert_close(score("random-contrast", evidence()), score("csp", evidence()))
+
+
+def test_similarities_that_are_known_are_not_computed_again():
+    found = with_absent(evidence(neighbours=2))
+    products = evidence_module.pair_products(found)
+    known = replace(found, similarities=products.masked_fill(products == 0, torch.nan))
+    torch.testing.assert_close(score("csp", known), score("csp", found))
 
 
 def test_subtracting_the_empty_template():
@@ -331,3 +406,91 @@ def test_an_unknown_method_is_told_with_the_known_ones():
     with pytest.raises(LabelError, match=r"method 'csq' is unknown .has: csp, csp-difference"):
         scoring.method("csq")
     assert all(row.summary for row in METHODS.values())
+
+
+THEIRS = """
+from csp_index.scoring import METHODS, MethodRow
+
+def plain(evidence, options):
+    'The first label wins.'
+    import torch
+    return -torch.arange(len(evidence.texts)).float().expand(len(evidence.activating), -1)
+
+def narrow(evidence, options):
+    return plain(evidence, options)[:, :-1]
+
+def broken(evidence, options):
+    raise ValueError("no\\nluck")
+
+def lost(evidence, options):
+    return plain(evidence, options) + float("nan")
+
+row = MethodRow("a row of its own", vector=METHODS["semanticlens"].vector, examples=7)
+number = 3
+"""
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Put a distribution that offers methods on the search path."""
+    scoring._third_party.cache_clear()
+
+    def offer(*lines: str, name: str = "theirs") -> None:
+        folder = tmp_path / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text("[csp_index.methods]\n" + "\n".join(lines) + "\n")
+        (tmp_path / "their_methods.py").write_text(THEIRS)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    yield offer
+    scoring._third_party.cache_clear()
+    sys.modules.pop("their_methods", None)
+
+
+def test_a_method_of_another_package_is_used_by_its_name(install, tmp_path):
+    install("theirs = their_methods:plain", "their-row = their_methods:row")
+    assert list(scoring.methods())[-2:] == ["their-row", "theirs"]
+    assert scoring.method("theirs").summary == "The first label wins."
+    assert scoring.method("their-row").examples == 7
+    paths = write_arrays(tmp_path / "arrays")
+    index = open_index(tmp_path / "db")
+    index.import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"])
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    labels = index.label("m/l", method="theirs", vocabulary=texts)
+    assert [label.text for label in labels if label.state == "labelled"] == ["text 0"] * 7
+    assert [score.text for score in labels[0].labels] == [f"text {i}" for i in range(5)]
+    assert len(index.label("m/l/0", method="their-row", vocabulary=texts)[0].pairs) == 7
+    with pytest.raises(LabelError, match=r"method 'thiers' is unknown .has: csp, .*, their-row, theirs"):
+        index.label("m/l", method="thiers", vocabulary=texts)
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (["csp = their_methods:plain"], r"package theirs .*offers the method 'csp', which csp_index has"),
+        (["theirs = their_methods:number"], "it is a int: expected a MethodRow or a function"),
+        (["theirs = their_methods:absent"], "the method 'theirs' .their_methods:absent. cannot be imported"),
+        (["theirs = no_such_module:plain"], "cannot be imported: No module named 'no_such_module'"),
+        (["theirs = their_methods:narrow"], r"'theirs' returned \[5, 6\]: expected scores .neurons, labels., \[5, 7\]"),
+        (["theirs = their_methods:broken"], "the method 'theirs' failed: ValueError: no luck"),
+        (["theirs = their_methods:lost"], "'theirs' returned scores that are not finite"),
+    ],
+)
+def test_what_is_wrong_with_a_method_of_another_package_is_told_in_one_line(install, lines, told):
+    install(*lines)
+    with pytest.raises(CspIndexError, match=told) as error:
+        scoring.score("theirs", evidence(), OPTIONS)
+    assert "\n" not in str(error.value)
+
+
+def test_a_method_offered_twice_is_told(install):
+    install("theirs = their_methods:plain")
+    install("theirs = their_methods:narrow", name="others")
+    with pytest.raises(CspIndexError, match=r"'theirs' is offered twice, by the package (theirs|others)"):
+        scoring.methods()
+
+
+def test_built_in_methods_do_not_wait_for_other_packages(install):
+    install("theirs = no_such_module:plain")
+    assert scoring.method("csp") is METHODS["csp"]

@@ -30,7 +30,7 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 @click.option("--texts", type=FILE, help="Their texts, one a line.")
 @click.option("--gamma", type=float, help="csp: how much of the contrastive direction is removed, 0 to 1 (1).")
 @click.option("--alpha", type=float, help="contrastive-pmi: the contrastive set's share of the prior, 0 to 1 (0.5).")
-@click.option("--examples", type=click.IntRange(1), help="Activating images a neuron (30; clip-dissect 100).")
+@click.option("--examples", type=click.IntRange(1), help="Activating images a neuron (30; clip-dissect 100, wpmi 28).")
 @click.option("--contrast", type=click.Choice(["nearest", "random"]), help="Kind of contrastive images (nearest).")
 @click.option(
     "--neighbours", type=click.IntRange(1), help="Contrastive images an activating image (1; contrastive-pmi 5)."
@@ -47,11 +47,12 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 )
 @click.option("--subtract-empty/--no-subtract-empty", default=None, help="semanticlens: subtract the empty template.")
 @click.option(
-    "--prior", type=click.Choice(["neurons", "images"]), help="clip-dissect: what its prior runs over (neurons)."
+    "--prior", type=click.Choice(["neurons", "images"]), help="clip-dissect, wpmi: the prior runs over (neurons)."
 )
-@click.option("--prior-weight", type=float, help="clip-dissect: lambda (1).")
+@click.option("--prior-weight", type=float, help="clip-dissect, wpmi: lambda (1; wpmi 0.6).")
 @click.option("--logit-scale", type=float, help="The encoder's multiplier of the cosine, where none is known.")
-@click.option("--seed", type=int, help="Of the random contrast (0).")
+@click.option("--bootstrap", type=click.IntRange(0), help="Resamples behind a label's confidence, 0 for none (100).")
+@click.option("--seed", type=int, help="Of random contrast, random labels and resamples (0).")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Candidates a neuron.")
 @_ENCODER
 @_DEVICE
@@ -60,7 +61,9 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> None:
     """Label neurons of a layer, and keep the labels.
 
-    Methods: csp, csp-difference, semanticlens, mean-centred, clip-dissect, clip-dissect-mean, pmi, contrastive-pmi.
+    Methods: csp, csp-difference, semanticlens, mean-centred, clip-dissect, clip-dissect-mean, wpmi, rank-reorder, pmi,
+    contrastive-pmi, the controls random-contrast and random-label, and those that installed packages offer. A label
+    whose lead over its rivals is inside the noise of the activating images is called uncertain.
 
     \b
     csp-index label birds.db --layer resnet50/layer4 --neurons 0,5,9 --vocabulary imagenet21k

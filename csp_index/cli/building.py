@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,12 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
     "--network", "networks", multiple=True, help="torchvision:, timm:, transformers: or python:MODULE:FACTORY."
 )
 @click.option("--layers", multiple=True, help="Layers of the network before it, with commas; see `csp-index layers`.")
+@click.option(
+    "--sae",
+    "saes",
+    multiple=True,
+    help="Sparse autoencoder on a layer of the network: LAYER=FILE, and after it perhaps :topk=K or :places.",
+)
 @click.option(
     "--pool",
     "pools",
@@ -70,7 +77,7 @@ def index(db: str, source: str | None, as_json: bool, device: str | None, **opti
 def _networks(options: dict[str, Any]) -> list[NetworkSource]:
     from csp_index.index import NetworkSource
 
-    specs, layers = options["networks"], options["layers"]
+    specs, layers = _with_autoencoders(options["networks"], options["layers"], options["saes"])
     if len(specs) != len(layers):
         raise click.UsageError(
             f"{len(specs)} --network and {len(layers)} --layers: expected one --layers for each --network"
@@ -85,6 +92,24 @@ def _networks(options: dict[str, Any]) -> list[NetworkSource]:
         NetworkSource(spec, tuple(part.strip() for part in chosen.split(",") if part.strip()), pool, weights, name)
         for spec, chosen, pool, weights, name in rows
     ]
+
+
+def _with_autoencoders(
+    specs: Sequence[str], layers: Sequence[str], saes: Sequence[str]
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Put autoencoders into the network's spec and their features among its layers."""
+    if not saes:
+        return specs, layers
+    if len(specs) != 1 or len(layers) > 1:
+        raise click.UsageError(
+            f"--sae is given for {len(specs)} --network: expected one; with several, write +sae:LAYER=FILE behind the "
+            "network's name and LAYER.sae-NAME among its layers"
+        )
+    from csp_index.sparse import split_spec
+
+    spec = "+sae:".join([specs[0], *saes])
+    added = [source.added for source in split_spec(spec)[1][-len(saes) :]]
+    return [spec], [",".join([*layers, *added])]
 
 
 @click.command("import")

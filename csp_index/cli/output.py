@@ -25,6 +25,19 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 database = click.argument("db", metavar="DB")
 
 
+class _Pace:
+    """How fast one kind of work goes; each kind starts its own clock."""
+
+    def __init__(self) -> None:
+        self._what, self._started, self._first = "", 0.0, 0
+
+    def speed(self, done: int, what: str) -> float:
+        """Return items a second since this kind of work began."""
+        if what != self._what:
+            self._what, self._started, self._first = what, time.monotonic(), done
+        return (done - self._first) / max(time.monotonic() - self._started, 1e-6)
+
+
 @contextmanager
 def progress() -> Iterator[Report]:
     """Give a progress report: a bar on a terminal, a line now and then elsewhere; both on stderr."""
@@ -37,23 +50,23 @@ def progress() -> Iterator[Report]:
         )
         with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
             task = bar.add_task("images", total=None, speed="")
-            started = time.monotonic()
+            pace = _Pace()
 
             def show(done: int, todo: int, what: str) -> None:
-                speed = done / max(time.monotonic() - started, 1e-6)
+                speed = pace.speed(done, what)
                 bar.update(task, completed=done, total=todo, description=what, speed=f"{speed:,.0f} {what}/s")
 
             yield show
         return
-    started = last = time.monotonic()
+    last, pace = time.monotonic(), _Pace()
 
     def tell(done: int, todo: int, what: str) -> None:
         nonlocal last
-        now = time.monotonic()
-        if now - last >= _EVERY:
-            last = now
-            speed = done / (now - started)
-            click.echo(f"{done:,} of {todo:,} {what}, {speed:,.0f}/s, {(todo - done) / speed:,.0f} s left", err=True)
+        speed = pace.speed(done, what)
+        if time.monotonic() - last >= _EVERY:
+            last = time.monotonic()
+            left = f", {speed:,.1f}/s, {(todo - done) / speed:,.0f} s left" if speed else ""
+            click.echo(f"{done:,} of {todo:,} {what}{left}", err=True)
 
     yield tell
 
@@ -76,7 +89,8 @@ def say_labels(labels: Iterable[Label], as_json: bool) -> None:
             click.echo(json.dumps(label.as_json(), ensure_ascii=False))
             continue
         found = "  ".join(f"{score.text} ({score.score:.3f})" for score in label.labels) or f"({label.state})"
-        click.echo(f"{label.neuron}\t{found}" + (f"\t[{label.note}]" if label.note else ""))
+        remarks = "; ".join(part for part in (label.note, label.doubt) if part)
+        click.echo(f"{label.neuron}\t{found}" + (f"\t[{remarks}]" if remarks else ""))
 
 
 def say_json(value: Any) -> None:

@@ -18,6 +18,8 @@ def say_neuron(view: NeuronView) -> None:
     click.echo(f"{label.neuron}: {label.text or label.state}   ({label.method})")
     if label.note:
         click.echo(f"  {label.note}")
+    if label.doubt or label.confidence is not None:
+        click.echo(f"  {label.doubt or f'confidence {label.confidence:.2f}'}")
     for score in label.labels[1:]:
         click.echo(f"  rival: {score.text} ({score.score:.3f})")
     click.echo(

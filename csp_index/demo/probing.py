@@ -33,7 +33,17 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 from PIL import Image
 
-from csp_index.demo.world import ATTRIBUTES, Concept, Scene, concept_of, concept_text, has_concept, random_scene, render
+from csp_index.demo.world import (
+    ATTRIBUTES,
+    Concept,
+    Scene,
+    concept_of,
+    concept_text,
+    concepts_shown,
+    has_concept,
+    random_scene,
+    render,
+)
 
 Bias: TypeAlias = Literal["biased", "unbiased"]
 
@@ -138,14 +148,15 @@ def probing_scenes(bias: Bias, seed: int) -> list[Scene]:
 def write_probing_set(folder: str | Path, bias: Bias, seed: int = 0) -> Path:
     """Render a probing set into `folder`: PNG files, 500 a sub-folder, and `metadata.csv` beside them.
 
-    The table has the column `path` (relative to `folder`, with forward slashes) and one column an attribute. The same
-    arguments write the same files. Returns the folder.
+    The table has the column `path` (relative to `folder`, with forward slashes), one column an attribute, and
+    `concepts`: every label of the demo vocabulary that is true of the image, with `;` between them. The same arguments
+    write the same files. Returns the folder.
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     with (target / METADATA).open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(("path", *ATTRIBUTES))
+        table.writerow(("path", *ATTRIBUTES, "concepts"))
         for number, scene in enumerate(probing_scenes(bias, seed)):
             # Image ids follow the paths and ties go to the lower id: with a folder a shape, circles would win them.
             path = f"{number // 500:02d}/{number:05d}.png"
@@ -153,5 +164,6 @@ def write_probing_set(folder: str | Path, bias: Bias, seed: int = 0) -> Path:
             pixels = render(scene, (seed, 0 if bias == "biased" else 1, number))
             # Level 1: the noise does not compress anyway, and writing takes a third of the time.
             Image.fromarray(pixels).save(target / path, compress_level=1)
-            table.writerow((path, *(scene.value(name) for name in ATTRIBUTES)))
+            values = (scene.value(name) for name in ATTRIBUTES)
+            table.writerow((path, *values, ";".join(concepts_shown(scene))))
     return target

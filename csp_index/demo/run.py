@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from csp_index.scoring import METHODS
 
 LAYER = f"cnn/{CONCEPT_LAYER}"
 KINDS = ("single", "pair")
+TRUTH = "truth.csv"
 _SETS: tuple[Bias, ...] = ("biased", "unbiased")
 _CARDS = 3
 
@@ -60,6 +62,7 @@ def run_demo(directory: str | Path, tell: Callable[[str], None], seed: int = 0) 
     started = time.monotonic()
     root = Path(directory)
     _claim(root, seed)
+    write_truth(root / TRUTH)
     probing: dict[str, dict[str, dict[str, Accuracy]]] = {}
     corrections: tuple[Correction, ...] = ()
     for bias in _SETS:
@@ -72,6 +75,14 @@ def run_demo(directory: str | Path, tell: Callable[[str], None], seed: int = 0) 
         if bias == "biased":
             corrections = draw_corrections(index, labels["csp"], labels["semanticlens"], root)
     return DemoReport(probing, corrections, root, time.monotonic() - started)
+
+
+def write_truth(path: Path) -> None:
+    """Write what the neurons are planted to detect: a table neuron,label,kind."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(("neuron", "label", "kind"))
+        table.writerows((f"{LAYER}/{p.index}", p.concept, p.kind) for p in PLANTED if p.concept)
 
 
 def make_index(root: Path, bias: Bias, seed: int, tell: Callable[[str], None]) -> Index:

@@ -159,6 +159,13 @@ def has_concept(scene: Scene, concept: Concept | str) -> bool:
     return all(scene.value(name) == value for name, value in fixed)
 
 
+def concepts_shown(scene: Scene) -> list[str]:
+    """Return every label of the demo vocabulary that is true of the scene: 6 single concepts and 15 pairs."""
+    singles = list(ATTRIBUTES)
+    shown = [(name,) for name in singles] + list(combinations(singles, 2))
+    return [concept_text(concept_of({name: scene.value(name) for name in names})) for names in shown]
+
+
 def partial_concept(scene: Scene, rng: np.random.Generator) -> Concept:
     """Draw a partial description of the scene: some of its attributes, mostly one or two of them."""
     names = tuple(ATTRIBUTES)

@@ -11,24 +11,14 @@ from typing import Literal
 
 import pyarrow as pa
 
+from csp_index import schema
+
 Family = Literal[
     "simulation", "detection", "generation", "agreement", "contrast", "specificity", "robustness", "structure"
 ]
 
-#: The columns of `Evaluation.values`; the store's table `evaluations` has run_id and settings_hash before them.
-VALUES = pa.schema(
-    [
-        ("model", pa.string()),
-        ("layer", pa.string()),
-        ("neuron", pa.int32()),
-        ("kind", pa.string()),  # the truth file's own grouping, for example single or pair; "" without one
-        ("method", pa.string()),  # "" for what belongs to the neuron itself, whatever its label
-        ("text", pa.string()),  # the label judged; null where the neuron has none
-        ("metric", pa.string()),
-        ("value", pa.float64()),  # null where it cannot be computed
-        ("note", pa.string()),  # why not; else ""
-    ]
-)
+#: The columns of `Evaluation.values`: those of the store's table `evaluations` after run_id and settings_hash.
+VALUES = pa.schema(list(schema.table_schema(schema.EVALUATIONS))[2:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +46,12 @@ class Evaluation:
     settings: Mapping[str, object]
     run_id: str = ""
     skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+def judged_texts(evaluation: Evaluation) -> dict[tuple[str, str], str]:
+    """Return the labels judged, by neuron address and method."""
+    columns = evaluation.values.select(["model", "layer", "neuron", "method", "text"])
+    rows = columns.group_by(columns.column_names).aggregate([]).to_pylist()
+    return {
+        (f"{row['model']}/{row['layer']}/{row['neuron']}", row["method"]): row["text"] for row in rows if row["text"]
+    }

@@ -1,0 +1,227 @@
+"""How far a label can be trusted: bootstrap over a neuron's activating images. Pure tensor functions, no I/O.
+
+The present activating images of a neuron, each with its activation and contrastive partners, are drawn anew with
+replacement, and the leading candidates are scored on every resample by the method itself. So it works for any method,
+also of another package: B resamples are B neurons to it. What a score takes from the other neurons of a run (the prior
+of clip-dissect and wpmi) is left as it was: every resample is read as its change against the neuron's own images,
+scored beside it, and the change is added to the score of the run.
+
+Resampling measures how stable a label is, not whether it is right: a look that all images share misleads every
+resample alike. For the share of first places each change is therefore doubled (as in a sample of a quarter of the
+images), which brings the share nearest to how often labels are right in the demo's worlds; intervals are not widened.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from csp_index.evidence import Evidence, pair_products
+from csp_index.records import ScoringOptions
+from csp_index.scoring import MethodRow, method, score
+from csp_index.statistics import mix
+
+_BLOCK_BYTES, _MOST = 8 * 2**20, 4  # of the resamples of a block, and its neurons
+_TOTALS_BYTES = 64 * 2**20
+_NOISE = 4e-6  # scores closer than this, relative to their size, are equal
+_INTERVAL = (0.025, 0.975)
+_WIDEN = 2.0  # changes count so many times in the share of first places
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """What resampling says of the leading candidates [M, L] of M neurons, best first.
+
+    `low` and `high` bound 95 % of a candidate's scores. `share` in [0, 1] is the part of the resamples, their changes
+    doubled, in which it comes first (equal scores share the place): a row sums to 1, its first entry is the confidence
+    in the label. `uncertain` [M]: the 95 % interval of the lead over some rival reaches 0, or there is nothing to
+    judge by. That is so where all resamples are alike (one activating image, or a method that looks at none) or there
+    is no activating image: the other values are then NaN.
+    """
+
+    low: torch.Tensor
+    high: torch.Tensor
+    share: torch.Tensor
+    uncertain: torch.Tensor
+
+
+def bootstrap(
+    name: str, evidence: Evidence, options: ScoringOptions, scores: torch.Tensor, leaders: torch.Tensor
+) -> Confidence:
+    """Return the confidence in the candidates `leaders` [M, L] (places, best first) given the run's `scores` [M, C].
+
+    Draws `options.bootstrap` resamples a neuron, seeded by the neuron's number and `options.seed` alone. Candidates
+    beyond the leaders count as never first.
+    """
+    own = scores.gather(1, leaders)
+    low, high, share = (torch.full(own.shape, torch.nan) for _ in range(3))
+    uncertain = torch.ones(len(own), dtype=torch.bool)
+    row = method(name)
+    base = _prepared(row, evidence, options)
+    totals = _log_totals(evidence, row.softmax(options)) if _alone(row) else None
+    for pick in _blocks(row, evidence, options, leaders.shape[1]):
+        found = _rescored(name, base, totals, options, leaders, pick)
+        change = found[:, 1:] - found[:, :1]
+        moved = own[pick, None] + change
+        noise = _NOISE * own[pick].abs().amax(1).clamp(min=1)[:, None]
+        low[pick], high[pick] = moved.quantile(torch.tensor(_INTERVAL), dim=1)
+        share[pick] = _first(moved + (_WIDEN - 1) * change, noise[..., None])
+        lead = (moved[..., :1] - moved).quantile(_INTERVAL[0], dim=1)[:, 1:]
+        still = (change.abs().amax(1) <= noise).all(1)
+        uncertain[pick] = still | (lead <= noise).any(1)
+        for values in (low, high, share):
+            values[pick] = values[pick].masked_fill(still[:, None], torch.nan)
+    dead = (evidence.activating < 0).all(1)
+    for values in (low, high, share):
+        values[dead] = torch.nan
+    return Confidence(low, high, share, uncertain | dead)
+
+
+def _first(scores: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Return the share of the resamples [M, B, L] in which each candidate is first, [M, L]; equals share the place."""
+    first = (scores >= scores.amax(2, keepdim=True) - noise).float()
+    return (first / first.sum(2, keepdim=True)).mean(1)
+
+
+def _blocks(row: MethodRow, evidence: Evidence, options: ScoringOptions, leaders: int) -> Iterator[slice]:
+    """Split the neurons so that the resamples of a block stay within bounded memory; small blocks fit the cache."""
+    contrast = evidence.contrastive.flatten(1).shape[1] if row.needs_contrast else 0
+    images = max(1, evidence.activating.shape[1] + contrast)
+    each = 4 * (options.bootstrap + 1) * images
+    # The candidates of a block are its neurons' leaders, so what they take grows with the square of the block.
+    room = _BLOCK_BYTES // (each * (leaders if _alone(row) else len(evidence.texts)))
+    size = max(1, min(_MOST, math.isqrt(room)))
+    for start in range(0, len(evidence.activating), size):
+        yield slice(start, start + size)
+
+
+def _alone(row: MethodRow) -> bool:
+    return row.alone or row.vector is not None
+
+
+def _prepared(row: MethodRow, evidence: Evidence, options: ScoringOptions) -> Evidence:
+    """Return the evidence with what all resamples share: the pairs' products, the texts a concept vector meets."""
+    if row.needs_contrast:
+        evidence = replace(evidence, similarities=pair_products(evidence))
+    if row.vector is not None:
+        evidence = replace(evidence, texts=row.directions(evidence, options))
+    return replace(evidence, neurons=evidence.neuron_numbers, candidates=evidence.candidate_numbers)
+
+
+def _log_totals(evidence: Evidence, scale: float | None) -> torch.Tensor | None:
+    """Return log sum_t exp(scale T(t).e(x)) of every image, [I]."""
+    if scale is None:
+        return None
+    rows = evidence.vectors.split(max(1, _TOTALS_BYTES // (4 * len(evidence.texts))))
+    return torch.cat([(scale * (part @ evidence.texts.T)).logsumexp(1) for part in rows])
+
+
+def _rescored(
+    name: str,
+    evidence: Evidence,
+    totals: torch.Tensor | None,
+    options: ScoringOptions,
+    leaders: torch.Tensor,
+    pick: slice,
+) -> torch.Tensor:
+    """Return the scores [b, 1 + B, L] of the picked neurons' leaders: on their own images, then on every resample."""
+    row, columns = method(name), leaders[pick]
+    local, used = _local(evidence, pick)
+    if _alone(row):
+        kept = columns.unique()
+        local = _restricted(local, kept)
+        if totals is not None and len(kept) < len(evidence.texts):
+            local = _with_rest(local, totals[used], row.softmax(options) or 1.0)
+        columns = torch.searchsorted(kept, columns)
+    many = _resampled(local, draws(local, options))
+    found = row.vector(many, options) @ many.texts.T if row.vector is not None else score(name, many, options).scores
+    found = found.view(len(columns), -1, found.shape[1])
+    return found.gather(2, columns[:, None].expand(-1, found.shape[1], -1))
+
+
+def draws(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
+    """Return the places [M, 1 + B, K] of every resample's images among the neuron's own; -1 is absent.
+
+    The first is the neuron's own set. The places rise, so the order by activation stays.
+    """
+    width = evidence.activating.shape[1]
+    count = (evidence.activating >= 0).sum(1)[:, None, None]
+    place = torch.arange(width)
+    seeds = mix(evidence.neuron_numbers, options.seed)[:, None, None]
+    lots = mix(seeds ^ ((torch.arange(options.bootstrap)[:, None] << 32) + place), 1) >> 39
+    chosen = (lots * count >> 24).masked_fill(place >= count, width).sort(dim=2).values
+    whole = torch.cat([place.expand(len(chosen), 1, -1), chosen], 1)
+    return whole.masked_fill(place >= count, -1)
+
+
+def _local(evidence: Evidence, pick: slice) -> tuple[Evidence, torch.Tensor]:
+    """Return the evidence of the picked neurons alone, and the places [I'] of the images it keeps: no other's."""
+    activating, contrastive = evidence.activating[pick], evidence.contrastive[pick]
+    used = torch.cat([activating.flatten(), contrastive.flatten()]).clamp(min=0).unique()
+
+    def places(chosen: torch.Tensor) -> torch.Tensor:
+        return torch.searchsorted(used, chosen.clamp(min=0)).masked_fill(chosen < 0, -1)
+
+    found = replace(
+        evidence,
+        vectors=evidence.vectors[used],
+        activating=places(activating),
+        activations=evidence.activations[pick],
+        contrastive=places(contrastive),
+        similarities=None if evidence.similarities is None else evidence.similarities[pick],
+        neurons=evidence.neuron_numbers[pick],
+    )
+    return found, used
+
+
+def _resampled(evidence: Evidence, chosen: torch.Tensor) -> Evidence:
+    """Return the evidence with every resample of every neuron as a neuron of its own."""
+    count, many, _ = chosen.shape
+    rows = torch.arange(count)[:, None, None]
+
+    def take(values: torch.Tensor) -> torch.Tensor:
+        return values[rows, chosen.clamp(min=0)].flatten(0, 1)
+
+    absent = (chosen < 0).flatten(0, 1)
+    return replace(
+        evidence,
+        activating=take(evidence.activating).masked_fill(absent, -1),
+        activations=take(evidence.activations).masked_fill(absent, 0.0),
+        contrastive=take(evidence.contrastive).masked_fill(absent[..., None], -1),
+        similarities=None if evidence.similarities is None else take(evidence.similarities),
+        neurons=evidence.neuron_numbers.repeat_interleave(many),
+    )
+
+
+def _restricted(evidence: Evidence, kept: torch.Tensor) -> Evidence:
+    """Return the evidence with the kept candidates alone."""
+    share = evidence.label_share
+    return replace(
+        evidence,
+        texts=evidence.texts[kept],
+        candidates=evidence.candidate_numbers[kept],
+        label_share=None if share is None else share[kept],
+    )
+
+
+def _with_rest(evidence: Evidence, totals: torch.Tensor, scale: float) -> Evidence:
+    """Return the evidence with all left-out candidates as one more at the end, so that a softmax stays what it was.
+
+    It stands on an axis of its own, where every image's coordinate is log-sum-exp of the left-out products over scale;
+    `totals` [I] is log-sum-exp of all.
+    """
+    inside = (scale * (evidence.vectors @ evidence.texts.T)).logsumexp(1)
+    outside = totals + torch.log((1 - (inside - totals).exp()).clamp(min=torch.finfo(torch.float32).tiny))
+    axis = torch.zeros(1, evidence.texts.shape[1] + 1)
+    axis[0, -1] = 1.0
+    share = evidence.label_share
+    return replace(
+        evidence,
+        vectors=torch.cat([evidence.vectors, outside[:, None] / scale], 1),
+        texts=torch.cat([torch.nn.functional.pad(evidence.texts, (0, 1)), axis]),
+        candidates=torch.cat([evidence.candidate_numbers, torch.tensor([-1])]),
+        label_share=None if share is None else torch.cat([share, 1 - share.sum(0, keepdim=True)]),
+    )

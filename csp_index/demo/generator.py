@@ -1,0 +1,46 @@
+"""The demo's image generator: a label of the demo vocabulary, drawn by the demo's own renderer.
+
+``python:csp_index.demo.generator:renderer`` names it. A picture has the attributes its label fixes; the others are
+drawn at random, evenly, so no picture says more than its label does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from csp_index import __version__
+from csp_index.demo import world
+from csp_index.errors import EvaluationError, SettingError
+from csp_index.evaluation.generation import picture_seed
+
+
+class Renderer:
+    """An `ImageGenerator` of 64 x 64 pictures that draws the 415 labels of the demo vocabulary and no others."""
+
+    def __init__(self) -> None:
+        """Take the renderer's own code for its weights: pictures are the same as long as it is."""
+        self.name = "demo renderer"
+        self.identity = {
+            "spec": "python:csp_index.demo.generator:renderer",
+            "weights": hashlib.sha256(Path(world.__file__).read_bytes()).hexdigest(),
+            "library": f"csp_index {__version__}",
+        }
+
+    def generate(self, text: str, count: int, seed: int) -> list[Image.Image]:
+        """Return ``count`` pictures of a label. Errors: EvaluationError for a text outside the demo vocabulary."""
+        try:
+            fixed = dict(world.find_concept(text))
+        except SettingError as exc:
+            raise EvaluationError(str(exc)) from exc
+        seeds = [picture_seed(text, seed, place) for place in range(count)]
+        scenes = [world.random_scene(np.random.default_rng((number, 0)), fixed) for number in seeds]
+        return [Image.fromarray(world.render(scene, (number, 1))) for scene, number in zip(scenes, seeds, strict=True)]
+
+
+def renderer() -> Renderer:
+    """Return the demo's generator."""
+    return Renderer()

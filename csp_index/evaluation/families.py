@@ -1,0 +1,222 @@
+"""The families of metrics, each one step of an evaluation: what it needs, and the values it adds to the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import normalize
+
+from csp_index import catalog, schema
+from csp_index.candidates import CandidateTexts
+from csp_index.catalog import EncoderInfo, LayerInfo
+from csp_index.encoders import Encoder
+from csp_index.evaluation.choosing import Chosen
+from csp_index.evaluation.generation import (
+    GenerationSettings,
+    control_activations,
+    generated_activations,
+    load_generator,
+    sample_rows,
+)
+from csp_index.evaluation.hierarchy import Hierarchy
+from csp_index.evaluation.judging import Bench, Words, discrimination, judge, relatives_simulation
+from csp_index.evaluation.ledger import Ledger
+from csp_index.evaluation.metrics import DETECTION, cosy_auc, cosy_mad, dma
+from csp_index.evaluation.options import EvaluationOptions
+from csp_index.evaluation.split import thinned
+from csp_index.evaluation.structure import (
+    broader_narrower_lead,
+    clarity,
+    consistency,
+    label_sharing,
+    polysemanticity,
+    redundancy,
+)
+from csp_index.evaluation.truth import Truth, agreement, concept_presence
+from csp_index.evidence import bags, even
+from csp_index.examples import Examples
+from csp_index.networks import Network
+from csp_index.store import Store
+from csp_index.subjects import Subject, pool_tiles
+
+Tell = Callable[[int, int, str], None]
+Labels = Mapping[str, list[str | None]]  # method -> the label of every neuron
+_CORRELATED = 2**26  # activations held at once to find neurons that fire alike
+_RELATIVES = 12  # broader and narrower words looked at for each label
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What an evaluation calls from outside: candidate texts, a text encoder, and the models behind the index."""
+
+    candidates: Callable[[], CandidateTexts]
+    candidates_key: str
+    embed: Callable[[EncoderInfo, Sequence[str]], torch.Tensor]  # [T, D], the mean over the labels' templates
+    network: Callable[[LayerInfo], Network]
+    encoder: Callable[[EncoderInfo], Encoder]
+
+
+@dataclass(frozen=True, slots=True)
+class Court:
+    """What every step sees: the index, the neurons over the judging images, the candidates, the ledger."""
+
+    store: Store
+    subject: Subject  # its pool is the judging images
+    candidates: CandidateTexts
+    options: EvaluationOptions
+    tools: Tools
+    ledger: Ledger
+    tell: Tell
+
+    def embed(self, source: EncoderInfo, texts: Sequence[str]) -> torch.Tensor:
+        """Return unit vectors [T, D] of texts; the candidates' own where all texts are candidates."""
+        place = {text: row for row, text in enumerate(self.candidates.texts)}
+        if source == self.subject.source and all(text in place for text in texts):
+            return normalize(self.candidates.embeddings[[place[text] for text in texts]], dim=1)
+        return normalize(self.tools.embed(source, texts), dim=1)
+
+    def reads(self, source: EncoderInfo) -> bool:
+        """Tell whether the encoder can embed new texts; one that came as arrays cannot."""
+        return source.identity.get("library") != "arrays"
+
+
+def words_of(court: Court, source: EncoderInfo, labels: Labels, bench: Bench) -> Words:
+    """Return the labels under judgement as the judging encoder sees them, and where the metadata shows them."""
+    texts = tuple(sorted({text for chosen in labels.values() for text in chosen if text is not None}))
+    vectors = court.embed(source, texts) if texts else torch.zeros(0, source.width)
+    if court.options.concepts is None:
+        return Words(texts, vectors)
+    batches = court.store.scan(schema.IMAGES, ["image_id", "metadata"], where=f"image_id < {len(bench.judging)}")
+    pairs = (pair for batch in batches for pair in zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    table = concept_presence(pairs, texts, court.options.concepts or None)
+    presence, known = table.presence(texts, bench.judging.nonzero()[:, 0].numpy())
+    return Words(texts, vectors, presence, known)
+
+
+def judge_activations(court: Court, bench: Bench, words: Words, labels: Labels) -> dict[str, torch.Tensor]:
+    """Add simulation, detection and reach; return each method's simulation correlations [M]."""
+    unknown = "the label is no value of the metadata" if words.presence is not None else None
+    found = judge(bench, words, labels, court.tell)
+    for method, metrics in found.items():
+        for metric, values in metrics.items():
+            court.ledger.add(method, metric, values, labels[method], unknown if metric in DETECTION else None)
+        court.ledger.add(method, "label-neurons", label_sharing(labels[method]), labels[method])
+    return {method: metrics["simulation"] for method, metrics in found.items()}
+
+
+def judge_contrast(court: Court, bench: Bench, words: Words, labels: Labels, examples: Examples) -> None:
+    """Add how well labels tell activating from contrastive judging images."""
+    for method, chosen in labels.items():
+        court.ledger.add(method, "discriminative", discrimination(bench, words, chosen, examples), chosen)
+
+
+def judge_agreement(court: Court, method: str, chosen: Chosen, truth: Truth, hierarchy: Hierarchy | None) -> None:
+    """Add agreement with the truth; the rank of the truth is among all candidates."""
+    source = court.subject.source
+    new = {text for texts in truth.accepted.values() for text in texts} - set(court.candidates.texts)
+    embed = (lambda texts: court.embed(source, texts)) if court.reads(source) or not new else None
+    ranked = dict(zip(court.subject.neurons.tolist(), chosen.ranked_texts(), strict=True))
+    result = agreement(truth, ranked, chosen.texts, chosen.scores, embed, hierarchy)
+    for metric, values in result.values.items():
+        court.ledger.add(method, metric, values, chosen.labels, result.notes[metric])
+
+
+def judge_hierarchy(
+    court: Court, bench: Bench, hierarchy: Hierarchy, labels: Labels, simulation: Mapping[str, torch.Tensor]
+) -> None:
+    """Add the depth of labels, and their lead over the next broader and narrower words."""
+    wanted = {text for chosen in labels.values() for text in chosen if text is not None}
+    near = {text: (*hierarchy.parents(text), *hierarchy.children(text))[:_RELATIVES] for text in wanted}
+    texts = sorted({relative for found in near.values() for relative in found})
+    readable = court.reads(bench.source) or set(texts) <= set(court.candidates.texts)
+    vectors = court.embed(bench.source, texts) if texts and readable else torch.zeros(1, bench.source.width)
+    place = {text: row for row, text in enumerate(texts)}
+    for method, chosen in labels.items():
+        depth = torch.tensor([float("nan") if text is None else hierarchy.depth(text) for text in chosen])
+        court.ledger.add(method, "depth", depth, chosen)
+        if readable:
+            rows = torch.full((len(chosen), _RELATIVES), -1, dtype=torch.int64)
+            for neuron, text in enumerate(chosen):
+                found = [place[relative] for relative in near.get(text or "", ())]
+                rows[neuron, : len(found)] = torch.tensor(found, dtype=torch.int64)
+            relatives = relatives_simulation(bench, vectors, rows)
+            court.ledger.add(
+                method, "relatives-lead", broader_narrower_lead(simulation[method].float(), relatives), chosen
+            )
+
+
+def judge_consistency(court: Court, bench: Bench, words: Words, labels: Labels) -> None:
+    """Add whether neurons that fire alike carry alike labels."""
+    count = max(64, _CORRELATED // len(court.subject.neurons))
+    mask = thinned(bench.judging, count, court.options.seed)
+    activations = torch.cat(list(pool_tiles(court.store, bench.target, bench.neurons, mask)), 1)
+    for method, chosen in labels.items():
+        rows = words.rows(chosen)
+        vectors = words.vectors[rows.clamp(min=0)] if len(words.texts) else torch.zeros(len(rows), 1)
+        found = consistency(activations, vectors, chosen)
+        court.ledger.add(method, "consistency", found.same_label, chosen)
+        court.ledger.add(method, "consistency-text", found.text_cosine, chosen)
+
+
+def judge_neurons(court: Court, examples: Examples) -> None:
+    """Add what belongs to the neurons themselves: clarity, polysemanticity, redundancy of their activating images."""
+    ids = examples.activating[examples.activating >= 0].unique()
+    places = torch.searchsorted(ids, examples.activating.clamp(min=0)).masked_fill(examples.activating < 0, -1)
+    vectors = catalog.embeddings_of(court.store, court.subject.source, ids.numpy())
+    if not len(ids):
+        vectors = torch.zeros(1, court.subject.source.width)
+    means = bags(vectors, places, even(places >= 0))
+    court.ledger.add("", "clarity", clarity(vectors, places))
+    court.ledger.add("", "polysemanticity", polysemanticity(vectors, places))
+    court.ledger.add("", "redundancy", redundancy(means))
+
+
+def judge_generated(court: Court, labels: Labels, device: str) -> None:
+    """Add CoSy's metrics: what neurons do on images made from their labels, against control images."""
+    options, target = court.options, court.subject.target
+    generator = load_generator(str(options.generator), device=device, cache=options.drawings)
+    network = court.tools.network(target)
+    settings = GenerationSettings(options.generated, options.seed, options.prompt)
+    neurons = court.subject.neurons
+    pairs = [
+        (int(neuron), text)
+        for chosen in labels.values()
+        for neuron, text in zip(neurons, chosen, strict=True)
+        if text is not None
+    ]
+    made = generated_activations(network, target.key.layer, generator, pairs, settings, court.tell)
+    control = _controls(court, network)
+    maximum = torch.from_numpy(catalog.neuron_rows(court.store, target, neurons.tolist())["max"].to_numpy().copy())
+    first = 0
+    for method, chosen in labels.items():
+        live = torch.tensor([text is not None for text in chosen])
+        values = torch.full((len(chosen), options.generated), torch.nan)
+        values[live] = made.values[first : first + int(live.sum())]
+        first += int(live.sum())
+        why = [made.failures.get(text or "", "") for text in chosen]
+        court.ledger.add(method, "cosy-auc", cosy_auc(values, control), chosen, why)
+        court.ledger.add(method, "cosy-mad", cosy_mad(values, control), chosen, why)
+        court.ledger.add(
+            method,
+            "dma",
+            dma(values, maximum),
+            chosen,
+            [note or "its maximal activation is not above 0" for note in why],
+        )
+
+
+def _controls(court: Court, network: Network) -> torch.Tensor:
+    """Return the neurons' activations on control images [M, G]: those given, or a sample of the judging ones."""
+    options, target = court.options, court.subject.target
+    if options.controls is not None:
+        found = control_activations(
+            network, target.key.layer, options.controls, options.control_count, options.seed, court.tell
+        )
+        return found.T[torch.from_numpy(court.subject.neurons)]
+    judging = court.subject.pool.mask if court.subject.pool else torch.zeros(0, dtype=torch.bool)
+    ids = judging.nonzero()[:, 0]
+    mask = torch.zeros_like(judging)
+    mask[ids[sample_rows(len(ids), options.control_count, options.seed)]] = True
+    return torch.cat(list(pool_tiles(court.store, target, court.subject.neurons, mask)), 1)

@@ -1,0 +1,175 @@
+"""Labels against activations on the judging images: simulation, detection, contrast and reach, all neurons of a block
+at once.
+
+The encoder that judges may be another than the one that labelled. Memory: the judging images' embeddings, and the
+activations of one block of neurons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from csp_index import catalog
+from csp_index.catalog import EncoderInfo, LayerInfo
+from csp_index.evaluation.calibration import TextCalibration, fit_sigmoid
+from csp_index.evaluation.metrics import DETECTION, detection, pearson
+from csp_index.evaluation.structure import label_images
+from csp_index.examples import Examples
+from csp_index.store import Store
+from csp_index.subjects import pool_embeddings, pool_tiles
+
+_BLOCK = 2**24  # activations of a block of neurons held at once
+FITTED = 5_000  # choosing images that the calibrations see at most
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The images that judge, and those that calibrate, as the judging encoder sees them; masks are over N images."""
+
+    store: Store
+    source: EncoderInfo
+    target: LayerInfo
+    neurons: np.ndarray
+    choosing: torch.Tensor
+    judging: torch.Tensor
+    fit_embeddings: torch.Tensor  # [n1, D]
+    embeddings: torch.Tensor  # [n2, D]
+    alpha: float
+
+    def blocks(self) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+        """Stream blocks of neurons: which, their activations on the choosing [b, n1] and judging images [b, n2]."""
+        both = self.choosing | self.judging
+        chosen = self.choosing[both]
+        size = max(1, _BLOCK // max(1, len(chosen)))
+        for start in range(0, len(self.neurons), size):
+            pick = slice(start, start + size)
+            values = torch.cat(list(pool_tiles(self.store, self.target, self.neurons[pick], both)), 1)
+            yield pick, values[:, chosen], values[:, ~chosen]
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The T distinct labels under judgement: texts, unit vectors [T, D] of the judging encoder, and their presence.
+
+    `presence` [T, n2] says which judging images show the label's concept, where `known` [T]; None for no metadata.
+    """
+
+    texts: tuple[str, ...]
+    vectors: torch.Tensor
+    presence: torch.Tensor | None = None
+    known: torch.Tensor | None = None
+
+    def rows(self, labels: list[str | None]) -> torch.Tensor:
+        """Return each neuron's row [M]; -1 for a neuron without a label."""
+        place = {text: row for row, text in enumerate(self.texts)}
+        return torch.tensor([-1 if label is None else place[label] for label in labels], dtype=torch.int64)
+
+
+def set_up(
+    store: Store,
+    source: EncoderInfo,
+    target: LayerInfo,
+    neurons: np.ndarray,
+    choosing: torch.Tensor,
+    judging: torch.Tensor,
+    alpha: float,
+) -> Bench:
+    """Read what judging needs of the images; `choosing` and `judging` are thinned already."""
+    fit = torch.cat(list(pool_embeddings(store, source, choosing)))
+    held = torch.cat(list(pool_embeddings(store, source, judging)))
+    return Bench(store, source, target, neurons, choosing, judging, fit, held, alpha)
+
+
+def judge(
+    bench: Bench, words: Words, labels: Mapping[str, list[str | None]], tell: Callable[[int, int, str], None]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Return, for every method's labels, metric -> values [M] (NaN where undefined).
+
+    Metrics: simulation, simulation-calibrated, those of DETECTION, label-images.
+    """
+    rows = {method: words.rows(texts) for method, texts in labels.items()}
+    calibration = TextCalibration.fit(words.vectors @ bench.fit_embeddings.T)
+    names = ("simulation", "simulation-calibrated", *DETECTION, "label-images")
+    found = {
+        method: {name: torch.full((len(bench.neurons),), torch.nan, dtype=torch.float64) for name in names}
+        for method in labels
+    }
+    for pick, fitting, activations in bench.blocks():
+        for method, row in rows.items():
+            part = _judge_block(bench, words, calibration, row[pick], fitting, activations)
+            for name, values in part.items():
+                found[method][name][pick] = values.double().masked_fill(row[pick] < 0, torch.nan)
+        tell(min(pick.stop, len(bench.neurons)), len(bench.neurons), "neurons judged")
+    return found
+
+
+def _judge_block(
+    bench: Bench,
+    words: Words,
+    calibration: TextCalibration,
+    rows: torch.Tensor,
+    fitting: torch.Tensor,
+    activations: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    place = rows.clamp(min=0)
+    vectors = words.vectors[place]
+    cosines = vectors @ bench.embeddings.T
+    sigmoid = fit_sigmoid(vectors @ bench.fit_embeddings.T, fitting)
+    probabilities = calibration.apply(cosines, place)
+    if words.presence is None or words.known is None:
+        detected = detection(activations, probabilities, alpha=bench.alpha)
+    else:
+        detected = detection(
+            activations, words.presence, rows=rows.masked_fill(~words.known[place], -1), alpha=bench.alpha
+        )
+    return {
+        "simulation": pearson(activations, cosines),
+        "simulation-calibrated": pearson(activations, sigmoid.apply(cosines)),
+        **detected,
+        "label-images": label_images(probabilities),
+    }
+
+
+def relatives_simulation(bench: Bench, vectors: torch.Tensor, relatives: torch.Tensor) -> torch.Tensor:
+    """Return the simulation correlation of each neuron's R relatives, [M, R]; `relatives` [M, R] are rows of `vectors`
+    [T, D], -1 pads.
+    """
+    found = torch.full(relatives.shape, torch.nan)
+    for pick, _, activations in bench.blocks():
+        for column in range(relatives.shape[1]):
+            rows = relatives[pick, column]
+            values = pearson(activations, vectors[rows.clamp(min=0)] @ bench.embeddings.T)
+            found[pick, column] = values.float().masked_fill(rows < 0, torch.nan)
+    return found
+
+
+def discrimination(bench: Bench, words: Words, labels: list[str | None], examples: Examples) -> torch.Tensor:
+    """Return the AUROC [M] of each label's cosine telling its neuron's activating from its contrastive images.
+
+    Ties count one half; NaN for a neuron without label, activating or contrastive images.
+    """
+    ids = torch.cat([examples.activating.flatten(), examples.contrastive.flatten()])
+    used = ids[ids >= 0].unique()
+    vectors = catalog.embeddings_of(bench.store, bench.source, used.numpy())
+    rows = words.rows(labels)
+    result = torch.full((len(rows),), torch.nan)
+    for start in range(0, len(rows), 256):
+        pick = slice(start, start + 256)
+        texts = words.vectors[rows[pick].clamp(min=0)]
+        sides = []
+        for chosen in (examples.activating[pick], examples.contrastive[pick].flatten(1)):
+            places = torch.searchsorted(used, chosen.clamp(min=0)).clamp(max=max(0, len(used) - 1))
+            cosines = torch.einsum("mkd,md->mk", vectors[places], texts) if len(used) else torch.zeros(chosen.shape)
+            sides.append((cosines, chosen >= 0))
+        (left, have), (right, silent) = sides
+        gap = left[:, :, None] - right[:, None, :]
+        pairs = have[:, :, None] & silent[:, None, :]
+        won = ((gap > 0).float() + 0.5 * (gap == 0).float()) * pairs
+        total = pairs.sum((1, 2))
+        share = won.sum((1, 2)) / total.clamp(min=1)
+        result[pick] = share.masked_fill((total == 0) | (rows[pick] < 0), torch.nan)
+    return result

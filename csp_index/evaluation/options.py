@@ -1,0 +1,90 @@
+"""What an evaluation is asked to do: which methods, which images choose and judge, and the evidence to judge by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from csp_index.errors import EvaluationError
+
+#: The methods compared where none is named: the paper's, its parent, the recommended one, and the floor.
+DEFAULT_METHODS = ("csp", "semanticlens", "pmi", "contrastive-pmi", "random-contrast", "random-label")
+
+
+@dataclass(frozen=True, slots=True)
+class MethodChoice:
+    """A scoring method with options of its own, written `csp:gamma=0.5,examples=20`."""
+
+    text: str
+    method: str
+    options: dict[str, Any]
+
+    @classmethod
+    def parse(cls, text: str) -> MethodChoice:
+        """Return the choice that a text names.
+
+        >>> MethodChoice.parse("csp:gamma=0.5,contrast=random").options
+        {'gamma': 0.5, 'contrast': 'random'}
+        """
+        method, _, rest = text.partition(":")
+        options: dict[str, Any] = {}
+        for part in filter(None, rest.split(",")):
+            name, equals, value = part.partition("=")
+            if not equals or not name:
+                raise EvaluationError(f"method {text!r} cannot be read at {part!r}: write csp:gamma=0.5,examples=20")
+            options[name.strip().replace("-", "_")] = _value(value.strip())
+        return cls(text, method.strip(), options)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationOptions:
+    """How labels are judged. What is None is left out, and the report says so."""
+
+    methods: tuple[MethodChoice, ...] = tuple(map(MethodChoice.parse, DEFAULT_METHODS))
+    held_out: float = 0.5  # share of images that judge
+    seed: int = 0  # of the split, the resamples, the generated images and the intervals
+    choose_on: str | None = None  # names in the images' own split column, in place of a drawn split
+    judge_on: str | None = None
+    judge: str | None = None  # the encoder that judges; the labelling one by default
+    most_judging: int = 50_000  # held-out images used at most: bounds memory
+    alpha: float = 0.05  # share of images that count as activating, where a metric needs a yes or no
+    concepts: tuple[str, ...] | None = None  # metadata columns that say which concepts an image shows; () is all
+    truth: Path | None = None  # a table neuron,label[,kind], or the class names of output neurons
+    hierarchy: Path | None = None  # child,parent, or a WordNet-style file
+    generator: str | None = None  # what draws a label, for CoSy
+    generated: int = 20  # images a label
+    prompt: str = "{}"  # around a label, for the generator
+    drawings: Path | None = None  # a folder that keeps what was drawn, so that long work can go on
+    controls: str | None = None  # control images; a sample of the held-out ones by default
+    control_count: int = 500
+    resamples: int = 0  # relabellings on half of the choosing images, and on other splits
+    perturb: bool = False  # relabel on perturbed copies of the example images
+
+    def __post_init__(self) -> None:
+        texts = [choice.text for choice in self.methods]
+        if not texts or len(set(texts)) < len(texts):
+            raise EvaluationError(f"methods are {', '.join(texts) or 'none'}: name one or several, each once")
+        if (self.choose_on is None) != (self.judge_on is None):
+            raise EvaluationError("splits of the images go together: name the one that chooses and the one that judges")
+        for name, least in (("generated", 1), ("control_count", 2), ("most_judging", 10)):
+            if getattr(self, name) < least:
+                raise EvaluationError(f"{name.replace('_', ' ')} is {getattr(self, name)}: expected at least {least}")
+        if self.resamples < 0:
+            raise EvaluationError(f"resamples is {self.resamples}: expected 0 (none) or more")
+        if not 0.0 < self.alpha < 1.0:
+            raise EvaluationError(f"alpha is {self.alpha}: expected a share of images between 0 and 1")
+
+
+def parse_methods(texts: Sequence[str]) -> tuple[MethodChoice, ...]:
+    """Return the methods that texts name; those compared by default where there is none."""
+    return tuple(map(MethodChoice.parse, texts or DEFAULT_METHODS))
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
+    except json.JSONDecodeError:
+        return text

@@ -1,0 +1,397 @@
+"""What the page of a report shows: an evaluation brought into tables, charts and duels, ready for the template.
+
+Decides what stands beside what: kinds apart, the floor named, and CoSy's metrics never without one that punishes an
+over-specific label. Writes nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from markupsafe import Markup
+
+from csp_index.errors import CspIndexError
+from csp_index.evaluation import charts
+from csp_index.evaluation.records import Evaluation
+from csp_index.evaluation.sanity import SanityReport
+from csp_index.evaluation.summary import (
+    ALL,
+    COMPANIONS,
+    NOT_ALONE,
+    Duel,
+    Grid,
+    Winners,
+    known_metrics,
+    missing_notes,
+    winners,
+)
+from csp_index.evaluation.wording import (
+    CONTROLS,
+    DASH,
+    FAMILIES,
+    arrow,
+    base_name,
+    chance,
+    figure,
+    interval,
+    meaning,
+    number,
+)
+
+Cards = Callable[[str, str], bytes | None]
+Rows = Sequence[Mapping[str, Any]]
+
+#: Of each family the metric that speaks for it, if it is there; else its first one.
+_SPOKESMEN: Final = ("agreement-exact", "simulation", "auprc", "discriminative", "cosy-auc", "stable-resample")
+_MOST_NOTES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A mean in a table; `best` says that the paired test puts it above every rival."""
+
+    mean: str
+    interval: str = ""
+    count: str = ""  # such as 35 of 40, where some neurons have no value
+    best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The head of a column."""
+
+    metric: str
+    arrow: str
+    title: str
+    beside: bool = False  # stands here only so that the others do not stand alone
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A method's cells."""
+
+    method: str
+    control: bool
+    cells: list[Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A table of methods by metrics; its groups are (title, rows), one a kind."""
+
+    caption: str
+    columns: list[Column]
+    groups: list[tuple[str, list[Row]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What a metric means, in a sentence, and which way is better."""
+
+    name: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A family of metrics: what it asks, its table, its definitions and its charts."""
+
+    anchor: str
+    title: str
+    lead: str
+    sheet: Sheet
+    definitions: list[Definition]
+    charts: list[Markup]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A neuron's picture card under one method, as a data URI; "" where there is none."""
+
+    method: str
+    text: str
+    value: str
+    uri: str
+    missing: str
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One neuron under two methods, with both cards."""
+
+    neuron: str
+    kind: str
+    gain: str
+    cards: list[Card]
+
+
+class Page:
+    """Everything the template shows of one evaluation."""
+
+    def __init__(self, evaluation: Evaluation, grid: Grid, summary: pa.Table, comparisons: pa.Table) -> None:
+        """Take an evaluation with what `summarise` and `compare` say of it."""
+        self._evaluation, self._grid = evaluation, grid
+        self._summary, self._comparisons = summary, comparisons
+        self._known, self._missing = known_metrics(), missing_notes(evaluation)
+        self._lines = {(line["method"], line["metric"], line["kind"]): line for line in summary.to_pylist()}
+        self._better: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        for line in comparisons.to_pylist():
+            self._better.setdefault((line["metric"], line["kind"]), []).append(line)
+        self.methods = [method for method in grid.methods if method]
+        self.controls = [(name, CONTROLS[base_name(name)]) for name in self.methods if base_name(name) in CONTROLS]
+        self.floor = next((name for name, _ in self.controls if base_name(name) == "random-label"), None)
+        self.headline = self._headline()
+        self.primary = next((name for name in self.headline if self._family(name) in COMPANIONS), None)
+        self.leaders = self._leaders()
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Return the heading's facts: layer, neurons, images, split, encoders."""
+        settings = self._evaluation.settings
+        split = settings.get("split")
+        halves = split if isinstance(split, Mapping) else {}
+        found = [("Layer", self.layer), ("Neurons", self._neurons_told())]
+        if "choosing" in halves and "judging" in halves:
+            chosen, judged = halves["choosing"], halves["judging"]
+            found.append(("Images", f"{number(chosen)} chose the labels, {number(judged)} others judged them"))
+        origin = [str(halves[name]) for name in ("origin",) if name in halves]
+        origin += [f"{name} {halves[name]}" for name in ("seed", "key") if name in halves]
+        if origin:
+            found.append(("Split", ", ".join(origin)))
+        found.append(("Encoder that labels", str(settings.get("encoder", "not stated"))))
+        found.append(("Encoder that judges", str(settings.get("judge") or settings.get("encoder", "not stated"))))
+        return found
+
+    @property
+    def layer(self) -> str:
+        """The layer under study."""
+        return str(self._evaluation.settings.get("layer") or "")
+
+    @property
+    def same_encoder(self) -> bool:
+        """Whether the encoder that chose the labels also judged them."""
+        settings = self._evaluation.settings
+        stated = settings.get("same_encoder")
+        return bool(stated) if stated is not None else settings.get("judge") in (None, settings.get("encoder"))
+
+    def glance(self) -> Sheet:
+        """Return the table that opens the page: a metric of each family."""
+        return self._sheet("One metric of each family", self.headline)
+
+    def sections(self) -> list[Section]:
+        """Return a section for each family that the evaluation holds, and one for what belongs to neurons alone."""
+        found = []
+        for family, (title, lead) in FAMILIES.items():
+            names = [name for name in self._grid.metrics if self._family(name) == family and self._judged(name)]
+            if any(self._valued(name) for name in names):
+                found.append(self._section(family, title, lead, names))
+        others = [name for name in self._grid.metrics if name not in self._known and self._judged(name)]
+        if others:
+            lead = "Metrics of other origin: which way is better is not known here, so none is marked best."
+            found.append(self._section("other", "Other metrics", lead, others))
+        neurons = [name for name in self._grid.metrics if ("", name) in self._grid.rows]
+        if neurons:
+            lead = "What the neurons are like whatever their labels: one meaning or several, alone or doubled."
+            title = "The neurons themselves"
+            sheet = self._sheet(title, neurons, [""])
+            found.append(Section("neurons", title, lead, sheet, self._definitions(neurons), []))
+        return found
+
+    def differences(self) -> list[Markup]:
+        """Return a chart for each headline metric of the leader against the others."""
+        if not self.leaders:
+            return []
+        leader = self.leaders[0]
+        wanted = [name for name in self.headline if (leader, name) in self._grid.rows and self._rivals(name)]
+        return [
+            self._chart(charts.difference_chart(self._comparisons, name, leader), f"difference-{name}", name)
+            for name in wanted
+        ]
+
+    def comparisons(self) -> list[dict[str, str]]:
+        """Return the rows of the table of paired tests, headline metrics only."""
+        return [
+            {
+                "metric": line["metric"],
+                "kind": line["kind"],
+                "pair": f"{line['method_a']} minus {line['method_b']}",
+                "neurons": number(line["neurons"]),
+                "difference": figure(line["difference"], sign=True),
+                "interval": interval(line["low"], line["high"]),
+                "p": chance(line["p_holm"]),
+                "better": line["better"] or "undecided",
+            }
+            for metric in self.headline
+            for line in self._comparisons.to_pylist()
+            if line["metric"] == metric
+        ]
+
+    def spreads(self) -> list[Markup]:
+        """Return histograms of the values of single neurons, for headline metrics that have more than two values."""
+        found = []
+        for name in self.headline:
+            values = self._grid.matrix[[self._grid.rows[method, name] for method in self._grid.methods_of(name)]]
+            if len(np.unique(values[~np.isnan(values)])) > 2:
+                found.append(self._chart(charts.histogram_chart(self._grid, name), f"spread-{name}", name))
+        return found
+
+    def matches(self, cards: Cards | None, count: int) -> tuple[list[Match], list[Match]]:
+        """Return the neurons on which the leader gains most over the second, and those on which it loses most."""
+        if len(self.leaders) < 2 or self.primary is None:
+            return [], []
+        found: Winners = winners(self._evaluation, self.primary, self.leaders[0], self.leaders[1], count)
+        gains, losses = ([self._match(duel, cards) for duel in side] for side in (found.gains, found.losses))
+        return gains, losses
+
+    def notes(self) -> list[dict[str, str]]:
+        """Return why values are missing, the most frequent reason first."""
+        return [
+            {
+                "reason": missing.reason,
+                "metrics": "all" if len(missing.metrics) == len(self._grid.metrics) else ", ".join(missing.metrics),
+                "methods": "all" if set(missing.methods) == set(self.methods) else ", ".join(missing.methods),
+                "neurons": number(missing.neurons),
+                "count": number(missing.values),
+            }
+            for missing in self._missing[:_MOST_NOTES]
+        ]
+
+    @property
+    def notes_left_out(self) -> int:
+        """How many reasons `notes` leaves out."""
+        return max(0, len(self._missing) - _MOST_NOTES)
+
+    def calibration(self, rows: Rows | None) -> Markup | None:
+        """Return the chart of how often labels of a given probability are right."""
+        return (
+            self._chart(charts.calibration_chart(rows), "calibration", "share right by probability") if rows else None
+        )
+
+    def sanity(self, report: SanityReport | None) -> Markup | None:
+        """Return the chart of the metrics' own test."""
+        return self._chart(charts.sanity_chart(report), "sanity", "drops of the metrics") if report else None
+
+    def _family(self, metric: str) -> str:
+        return self._known[metric].family if metric in self._known else ""
+
+    def _judged(self, metric: str) -> bool:
+        """Tell whether some method's labels have the metric."""
+        return any(self._grid.methods_of(metric))
+
+    def _rivals(self, metric: str) -> bool:
+        return len([method for method in self._grid.methods_of(metric) if method]) > 1
+
+    def _headline(self) -> list[str]:
+        held = [name for name in self._grid.metrics if self._judged(name) and self._valued(name)]
+        found = []
+        for family in FAMILIES:
+            names = [name for name in held if self._family(name) == family]
+            found += ([name for name in names if name in _SPOKESMEN] or names)[:1]
+        return found
+
+    def _valued(self, metric: str) -> bool:
+        rows = [row for (method, name), row in self._grid.rows.items() if name == metric and method]
+        return not np.isnan(self._grid.matrix[rows]).all()
+
+    def _leaders(self) -> list[str]:
+        """Return the two methods of the best means by the first headline metric, controls apart."""
+        if self.primary is None:
+            return []
+        names = [name for name in self._grid.methods_of(self.primary) if name and base_name(name) not in CONTROLS]
+        means = {name: self._lines[name, self.primary, ALL]["mean"] for name in names}
+        upwards = self._known[self.primary].higher_is_better
+        ranked = [name for name in names if means[name] is not None]
+        return sorted(ranked, key=lambda name: -means[name] if upwards else means[name])[:2]
+
+    def _neurons_told(self) -> str:
+        counts = [(kind, int(self._grid.columns(kind).sum())) for kind in self._grid.groups]
+        apart = ", ".join(f"{count:,} {kind}" for kind, count in counts[:-1])
+        return f"{counts[-1][1]:,}" + (f" ({apart})" if apart else "")
+
+    def _section(self, anchor: str, title: str, lead: str, names: list[str]) -> Section:
+        shown = names
+        if anchor == NOT_ALONE:
+            shown = [name for name in self.headline if self._family(name) in COMPANIONS] + names
+        chosen = [name for name in shown if name in self.headline or len(names) == 1]
+        drawn = [
+            self._chart(charts.interval_chart(self._summary, name, self.floor), f"{anchor}-{name}", name)
+            for name in chosen
+        ]
+        sheet = self._sheet(title, shown, beside=[name for name in shown if name not in names])
+        return Section(anchor, title, lead, sheet, self._definitions(names), drawn)
+
+    def _definitions(self, names: Sequence[str]) -> list[Definition]:
+        return [Definition(name, meaning(self._known.get(name))) for name in names]
+
+    def _sheet(
+        self, caption: str, names: Sequence[str], methods: Sequence[str] | None = None, beside: Sequence[str] = ()
+    ) -> Sheet:
+        wanted = list(self.methods if methods is None else methods)
+        rows_of = [method for method in wanted if any((method, name) in self._grid.rows for name in names)]
+        groups = []
+        for kind in self._grid.groups:
+            size = int(self._grid.columns(kind).sum())
+            title = "all neurons" if kind == ALL else kind
+            rows = [
+                Row(
+                    method or "neurons",
+                    base_name(method) in CONTROLS,
+                    [self._cell(method, name, kind) for name in names],
+                )
+                for method in rows_of
+            ]
+            groups.append((f"{title} ({size:,})", rows))
+        columns = [
+            Column(name, arrow(self._known.get(name)), meaning(self._known.get(name)), name in beside) for name in names
+        ]
+        return Sheet(caption, columns, groups)
+
+    def _cell(self, method: str, metric: str, kind: str) -> Cell:
+        line = self._lines.get((method, metric, kind))
+        if line is None or line["mean"] is None:
+            return Cell(DASH)
+        if self._family(metric) == NOT_ALONE and not self._accompanied(method, kind):
+            return Cell("withheld", "it would stand alone")
+        count = f"{line['neurons']:,} of {line['neurons'] + line['missing']:,}" if line["missing"] else ""
+        return Cell(figure(line["mean"]), interval(line["low"], line["high"]), count, self._best(method, metric, kind))
+
+    def _accompanied(self, method: str, kind: str) -> bool:
+        return any(
+            line["mean"] is not None
+            for (of, metric, group), line in self._lines.items()
+            if of == method and group == kind and self._family(metric) in COMPANIONS
+        )
+
+    def _best(self, method: str, metric: str, kind: str) -> bool:
+        """Tell whether the paired test puts a method above each of the others."""
+        duels = [
+            line for line in self._better.get((metric, kind), []) if method in (line["method_a"], line["method_b"])
+        ]
+        return bool(duels) and all(line["better"] == method for line in duels)
+
+    def _match(self, duel: Duel, cards: Cards | None) -> Match:
+        sides = zip(self.leaders, (duel.text_a, duel.text_b), (duel.value_a, duel.value_b), strict=True)
+        found = []
+        for method, text, value in sides:
+            uri, missing = _picture(cards, duel.neuron, method)
+            found.append(Card(method, text or "no label", figure(value), uri, missing))
+        return Match(duel.neuron, duel.kind, figure(duel.gain, sign=True), found)
+
+    def _chart(self, drawing: Any, name: str, description: str) -> Markup:
+        # The SVG escapes its own texts: it is markup, not text.
+        return Markup(charts.to_svg(drawing, name, f"Chart: {description}"))
+
+
+def _picture(cards: Cards | None, neuron: str, method: str) -> tuple[str, str]:
+    """Return a card as a data URI, or why there is none."""
+    if cards is None:
+        return "", ""
+    try:
+        picture = cards(neuron, method)
+    except CspIndexError as exc:
+        return "", f"no card: {exc}"
+    return (f"data:image/png;base64,{base64.b64encode(picture).decode()}", "") if picture else ("", "no card")

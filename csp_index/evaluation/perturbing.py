@@ -1,0 +1,116 @@
+"""Perturbed copies of images: does a label survive noise, blur, compression and another exposure?
+
+A copy goes through encoder and network again, so that both its embedding and its activations are its own.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageFilter
+
+from csp_index import schema, scoring
+from csp_index.encoders import Encoder
+from csp_index.errors import EvaluationError
+from csp_index.images import ImageFailure, read_images
+from csp_index.labels import NeuronScores
+from csp_index.networks import Network
+from csp_index.store import Store
+
+Perturbation = Literal["noise", "blur", "jpeg", "dark"]
+PERTURBATIONS: Final[tuple[Perturbation, ...]] = ("noise", "blur", "jpeg", "dark")
+_NOISE, _BLUR, _QUALITY, _EXPOSURE = 10.0, 1 / 64, 40, 0.75  # in grey levels; of the shorter side; JPEG; of brightness
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Perturbed copies of images: sorted ids [I], unit embeddings [I, D], activations [I, M] of the neurons."""
+
+    ids: torch.Tensor
+    embeddings: torch.Tensor
+    activations: torch.Tensor
+
+
+def perturb(image: Image.Image, kind: Perturbation, seed: int) -> Image.Image:
+    """Return a copy of an RGB image with noise, blurred, compressed or darker."""
+    if kind == "noise":
+        noise = np.random.default_rng(seed).normal(0, _NOISE, (image.height, image.width, 3))
+        return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
+    if kind == "blur":
+        return image.filter(ImageFilter.GaussianBlur(_BLUR * min(image.size)))
+    if kind == "dark":
+        return ImageEnhance.Brightness(image).enhance(_EXPOSURE)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_QUALITY)
+    return Image.open(buffer).convert("RGB")
+
+
+def perturbed_copies(
+    store: Store,
+    ids: torch.Tensor,
+    kind: Perturbation,
+    encoder: Encoder,
+    network: Network,
+    pick: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    tell: Callable[[int, int, str], None],
+) -> Copies:
+    """Run perturbed copies of images (sorted ids [I]) through encoder and network; `pick` takes the neurons' columns.
+
+    Raises EvaluationError for an image that cannot be read any more.
+    """
+    where = f"image_id IN ({','.join(map(str, ids.tolist()))})"
+    uris = store.read(schema.IMAGES, ["image_id", "uri"], where).sort_by("image_id")["uri"].to_pylist()
+    vectors, values = [], []
+    done = 0
+    for batch in _batches(uris, kind, ids.tolist(), encoder.batch_size):
+        vectors.append(encoder.embed_images(torch.stack([encoder.preprocess(image) for image in batch])).cpu())
+        values.append(pick(network.activations(torch.stack([network.preprocess(image) for image in batch]))))
+        done += len(batch)
+        tell(done, len(uris), f"images with {kind}")
+    return Copies(ids, torch.cat(vectors), torch.cat(values))
+
+
+def _batches(uris: Sequence[str], kind: Perturbation, ids: Sequence[int], size: int) -> Iterator[list[Image.Image]]:
+    def copies() -> Iterator[Image.Image]:
+        for number, item in zip(ids, read_images(uris), strict=True):
+            if isinstance(item, ImageFailure):
+                raise EvaluationError(
+                    f"the image {item.uri} cannot be read any more ({item.reason}): restore it, "
+                    "or ask for no perturbation"
+                )
+            yield perturb(item.image, kind, number)
+
+    stream = copies()
+    while batch := list(islice(stream, size)):
+        yield batch
+
+
+def rescored(found: NeuronScores, copies: Copies) -> torch.Tensor:
+    """Return the scores [M, C] when every example image is replaced by its copy; one that fell silent counts no more.
+
+    The neurons are those of the copies' columns, in order.
+    """
+    old = found.evidence
+    held = torch.cat([found.examples.activating.flatten(), found.examples.contrastive.flatten()])
+    used = held[held >= 0].unique()
+    rows = torch.searchsorted(copies.ids, used)
+    activating = torch.searchsorted(copies.ids, found.examples.activating.clamp(min=0))
+    values = copies.activations.T.gather(1, activating)
+    silent = (found.examples.activating < 0) | (values <= 0)
+    order = values.masked_fill(silent, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    contrastive = old.contrastive.masked_fill(silent[..., None], -1)
+    evidence = replace(
+        old,
+        vectors=copies.embeddings[rows] if len(used) else old.vectors,
+        activating=old.activating.masked_fill(silent, -1).gather(1, order),
+        activations=values.masked_fill(silent, 0.0).gather(1, order),
+        contrastive=contrastive.gather(1, order[..., None].expand(contrastive.shape)),
+        similarities=None,
+    )
+    return scoring.score(found.request.method, evidence, found.request.scoring).scores

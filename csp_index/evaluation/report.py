@@ -1,0 +1,288 @@
+"""A report as a folder: one page that needs nothing but itself, and the same as JSON and CSV.
+
+The folder is written under another name and renamed when it is complete, so a killed run leaves no half report. Knows
+nothing about indexes: picture cards come from a function.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import Any, Final
+
+import jinja2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from pyarrow import csv
+
+from csp_index.errors import EvaluationError, one_line
+from csp_index.evaluation.calibration import reliability
+from csp_index.evaluation.intervals import ROUNDS
+from csp_index.evaluation.page import Cards, Page, Rows
+from csp_index.evaluation.records import Evaluation
+from csp_index.evaluation.sanity import PUBLISHED, SanityReport, SanityRow
+from csp_index.evaluation.summary import (
+    POOLED,
+    SIGNIFICANT,
+    check_not_alone,
+    compare,
+    known_metrics,
+    make_grid,
+    summarise,
+)
+from csp_index.evaluation.wording import CONTROLS, base_name
+
+__all__ = ["calibration_rows", "write_report"]
+
+_FORMAT: Final = "csp_index evaluation report"
+_PAGE, _DATA = "index.html", "evaluation.json"
+_FILES: Final = (_PAGE, _DATA, "values.csv", "summary.csv", "comparisons.csv")
+_PACKAGES: Final = ("csp_index", "torch", "numpy", "scipy", "pyarrow", "matplotlib")
+_DUELS = 3  # neurons shown of those that gain most, and of those that lose most
+
+
+def write_report(
+    evaluation: Evaluation,
+    folder: str | Path,
+    cards: Cards | None = None,
+    sanity: SanityReport | Rows | None = None,
+    calibration: Rows | None = None,
+) -> Path:
+    """Return the page of a report after writing the folder around it; an older report there is replaced.
+
+    `cards` gives the PNG of a neuron's card from its address and the method, or None. `sanity` is the metrics'
+    own test, or its rows as mappings; `calibration` are rows as `calibration_rows` makes them.
+    Raises EvaluationError for a folder that holds anything else, for one that cannot be written, and for an evaluation
+    in which CoSy's metrics would stand alone.
+    """
+    place = Path(folder).expanduser().resolve()
+    _check_place(place)
+    grid = make_grid(evaluation)
+    if not grid.rows:
+        raise EvaluationError("the evaluation holds no value: judge some labels before writing a report")
+    check_not_alone(grid)
+    stated = evaluation.settings.get("seed")
+    seed = stated if isinstance(stated, int) else 0
+    summary = summarise(evaluation, seed=seed)
+    comparisons = compare(evaluation, seed=seed)
+    page = Page(evaluation, grid, summary, comparisons)
+    tested = SanityReport(tuple(SanityRow(**row) for row in sanity)) if isinstance(sanity, Sequence) else sanity
+    html = _render(page, evaluation, cards, tested, calibration)
+    data = {
+        "format": _FORMAT,
+        "run_id": evaluation.run_id,
+        "settings": evaluation.settings,
+        "versions": _versions(),
+        "skipped": evaluation.skipped,
+        "metrics": [
+            {"name": metric.name, "family": metric.family, "summary": metric.summary}
+            | {"higher_is_better": metric.higher_is_better, "low": metric.low, "high": metric.high}
+            for name, metric in known_metrics().items()
+            if name in grid.metrics
+        ],
+        "summary": summary.to_pylist(),
+        "comparisons": comparisons.to_pylist(),
+        "sanity": [asdict(row) for row in tested.rows] if tested else None,
+        "calibration": calibration,
+        "values": _columns(_finite(evaluation.values)),
+    }
+    text = json.dumps(_plain(data), ensure_ascii=False, allow_nan=False)
+    tables = {"values": _finite(evaluation.values), "summary": summary, "comparisons": comparisons}
+    try:
+        _write(place, html, text, tables)
+    except OSError as exc:
+        raise EvaluationError(f"the report cannot be written to {place}: {one_line(exc)}") from exc
+    return place / _PAGE
+
+
+def calibration_rows(
+    evaluation: Evaluation, stated: str = "confidence", right: str = "agreement-exact", bins: int = 10
+) -> list[dict[str, Any]]:
+    """Return how often labels are right that were given a probability, by method and bins of equal width.
+
+    `stated` names the metric that holds the probability, `right` the one that is 1 where the label is right. Keys:
+    method, predicted (mean probability of the bin), share (of labels that are right), low, high (Wilson's interval),
+    count. Empty bins are left out, and so are methods that lack either metric. Where there are several methods, their
+    labels together come first, under `POOLED`, less those of the controls.
+    """
+    grid = make_grid(evaluation)
+    pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for method in grid.methods:
+        if (method, stated) in grid.rows and (method, right) in grid.rows:
+            probability, hit = grid.row(method, stated), grid.row(method, right)
+            both = ~(np.isnan(probability) | np.isnan(hit))
+            pairs[method] = probability[both], hit[both]
+    judged = [pair for method, pair in pairs.items() if base_name(method) not in CONTROLS]
+    if len(judged) > 1:
+        together = tuple(np.concatenate(side) for side in zip(*judged, strict=True))
+        pairs = {POOLED: (together[0], together[1]), **pairs}
+    rows: list[dict[str, Any]] = []
+    for method, (probability, hit) in pairs.items():
+        found = reliability(torch.from_numpy(probability), torch.from_numpy(hit), bins)
+        columns = zip(*(x.tolist() for x in (found.mean, found.right, found.low, found.high, found.count)), strict=True)
+        names = ("predicted", "share", "low", "high", "count")
+        rows += [{"method": method} | dict(zip(names, column, strict=True)) for column in columns if column[-1]]
+    return rows
+
+
+def _render(
+    page: Page, evaluation: Evaluation, cards: Cards | None, sanity: SanityReport | None, calibration: Rows | None
+) -> str:
+    # The labels of a report are anybody's text: everything is escaped that is not marked as markup.
+    loader = jinja2.PackageLoader("csp_index.evaluation")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    gains, losses = page.matches(cards, _DUELS)
+    return environment.get_template("report.html.jinja").render(
+        page=page,
+        gains=gains,
+        losses=losses,
+        calibration_rows=_cells(calibration),
+        calibration_chart=page.calibration(calibration),
+        sanity_rows=_cells([asdict(row) for row in sanity.rows] if sanity else None),
+        sanity_verdicts=_verdicts(sanity),
+        sanity_chart=page.sanity(sanity),
+        skipped=evaluation.skipped,
+        run_id=evaluation.run_id,
+        settings=_flat(evaluation.settings),
+        versions=_versions(),
+        rounds=ROUNDS,
+        significant=SIGNIFICANT,
+        files=_FILES[1:],
+    )
+
+
+def _check_place(place: Path) -> None:
+    """Refuse a folder whose content would be lost."""
+    if not place.exists():
+        return
+    try:
+        held = sorted(entry.name for entry in place.iterdir())
+        other = [name for name in held if name not in _FILES]
+        ours = not held or (not other and _is_report(place / _DATA))
+    except OSError as exc:
+        raise EvaluationError(f"no report can be written to {place}: {one_line(exc)}") from exc
+    if not ours:
+        what = ", ".join((other or held)[:3])
+        raise EvaluationError(f"{place} holds what is not of a report ({what}): name a new or empty folder")
+
+
+def _is_report(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    # The first bytes tell: the file itself may be large.
+    with file.open("rb") as stream:
+        return stream.read(200).startswith(json.dumps({"format": _FORMAT})[:-1].encode())
+
+
+def _write(place: Path, html: str, text: str, tables: Mapping[str, pa.Table]) -> None:
+    """Write all files under another name, then put them in place of what is there."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    mark = uuid.uuid4().hex[:12]
+    draft, old = (place.with_name(f".{place.name}.{word}-{mark}") for word in ("draft", "old"))
+    try:
+        draft.mkdir()
+        (draft / _PAGE).write_text(html, encoding="utf-8")
+        (draft / _DATA).write_text(text, encoding="utf-8")
+        for name, table in tables.items():
+            csv.write_csv(table, draft / f"{name}.csv")
+        if place.exists():
+            place.rename(old)
+        draft.rename(place)
+    finally:
+        if old.exists() and not place.exists():  # stopped between the two: the older report stays
+            old.rename(place)
+        for rest in (draft, old):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
+
+
+def _finite(values: pa.Table) -> pa.Table:
+    """Return the values with null in place of what is no number."""
+    column = values["value"]
+    place = values.schema.get_field_index("value")
+    known = pc.if_else(pc.is_finite(column), column, pa.scalar(None, column.type))
+    return values.set_column(place, values.schema.field(place), known)
+
+
+def _columns(table: pa.Table) -> dict[str, Any]:
+    """Return a table as its column names and rows: half the size of a row of names each."""
+    return {"columns": table.column_names, "rows": list(zip(*(c.to_pylist() for c in table.columns), strict=True))}
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold: no NaN, texts as keys, anything unknown as its text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+def _flat(settings: Mapping[str, object], before: str = "") -> list[tuple[str, str]]:
+    """Return settings as lines of name and value, the parts of one named outer.inner."""
+    lines: list[tuple[str, str]] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            lines += _flat(value, f"{before}{name}.")
+        elif isinstance(value, list | tuple):
+            lines.append((f"{before}{name}", ", ".join(map(str, value)) or "none"))
+        else:
+            lines.append((f"{before}{name}", "none" if value is None or value == {} else str(value)))
+    return lines
+
+
+def _cells(rows: Rows | None) -> list[list[str]]:
+    """Return rows for reading, their names first; nothing for no rows."""
+    if not rows:
+        return []
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    words = {True: "yes", False: "no", None: ""}
+    found = [[str(name).replace("_", " ") for name in names]]
+    for row in rows:
+        cells = [row.get(name) for name in names]
+        found.append(
+            [
+                words[cell]
+                if cell is None or isinstance(cell, bool)
+                else f"{cell:.3f}"
+                if isinstance(cell, float)
+                else str(cell)
+                for cell in cells
+            ]
+        )
+    return found
+
+
+def _verdicts(sanity: SanityReport | None) -> list[list[str]]:
+    """Return for each metric whether it passes its own test here and where the test was published, names first."""
+    if sanity is None:
+        return []
+    words = {True: "passes", False: "fails", None: "not tested"}
+    found = [["metric", "here", "published", "weakest where"]]
+    for metric, passes in sanity.verdicts().items():
+        weakest = sanity.failures(metric)[:1]
+        where = [f"{row.test} labels, {row.neurons} neurons, {row.frequency:.3g} of the images" for row in weakest]
+        found.append([metric, words[passes], words[PUBLISHED.get(metric)], "".join(where)])
+    return found

@@ -1,0 +1,102 @@
+"""The words of a report: what each family of metrics asks, what the controls show, and how a figure is printed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from csp_index.evaluation.records import Family, Metric
+
+#: What a family asks of a label, and how to read it.
+FAMILIES: Final[dict[Family, tuple[str, str]]] = {
+    "agreement": (
+        "Agreement with the truth",
+        "Is the label what the neuron is known to stand for? The answer comes from a file of true labels, so it is as "
+        "good as that file and covers no other neurons.",
+    ),
+    "simulation": (
+        "Simulation",
+        "How well does the label predict what the neuron does on each held-out image? The judging encoder says how "
+        "well an image fits the label; a faithful label's fit rises and falls with the activation.",
+    ),
+    "detection": (
+        "Detection",
+        "Does the neuron tell images that show the label's concept from those that do not? A label that is too broad "
+        "misses on one side, one that is too narrow on the other.",
+    ),
+    "contrast": (
+        "Contrast",
+        "Does the label tell the neuron's activating images from look-alikes that leave it silent? A label that names "
+        "only the shared surroundings stays near one half.",
+    ),
+    "generation": (
+        "Generated images (CoSy)",
+        "Does the neuron fire on images that were made from the label alone? These metrics cannot punish a label that "
+        "is more specific than the neuron, so they always stand beside metrics that do.",
+    ),
+    "specificity": (
+        "Specificity",
+        "How special is the label: how many images and neurons does it also fit, and how far ahead of its rivals is "
+        "it? These tell vague labels from pointed ones, and not right from wrong.",
+    ),
+    "robustness": (
+        "Robustness",
+        "Does the label stay when the images that chose it are drawn again or disturbed? A label that changes with the "
+        "sample says more about the sample than about the neuron.",
+    ),
+    "structure": (
+        "Structure of the labels",
+        "Do neurons that behave alike get labels that are alike? Only labels of neurons with a near-identical twin are "
+        "judged here.",
+    ),
+}
+DASH: Final = "\N{EN DASH}"
+#: Methods whose labels are wrong by design, and what they show.
+CONTROLS: Final[dict[str, str]] = {
+    "random-label": "draws each label at random from the candidates: what it earns is what a meaningless label earns",
+    "random-contrast": "takes random silent images for near ones: what a method earns above it, nearness buys",
+}
+
+
+def base_name(method: str) -> str:
+    """Return the method's name without its options: csp of csp:gamma=0.5."""
+    return method.partition(":")[0]
+
+
+def meaning(metric: Metric | None) -> str:
+    """Return what a metric means and which way is better, in a sentence."""
+    if metric is None:
+        return "A metric of other origin."
+    better = "Higher" if metric.higher_is_better else "Lower"
+    text = f"{metric.summary[:1].upper()}{metric.summary[1:]}. {better} is better"
+    if metric.low is not None and metric.high is not None:
+        return f"{text}, from {metric.low:g} to {metric.high:g}."
+    return f"{text}; at least {metric.low:g}." if metric.low is not None else f"{text}."
+
+
+def arrow(metric: Metric | None) -> str:
+    """Return an arrow in the direction that is better."""
+    return "" if metric is None else "↑" if metric.higher_is_better else "↓"
+
+
+def figure(value: float | None, sign: bool = False) -> str:
+    """Return a value as a report prints it; a dash for none."""
+    if value is None:
+        return DASH
+    digits = ".3f" if abs(value) < 100 else ",.0f"
+    text = format(value, f"{'+' if sign else ''}{digits}")
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Return an interval in words; nothing for none."""
+    return "" if low is None or high is None else f"{figure(low)} to {figure(high)}"
+
+
+def chance(p: float | None) -> str:
+    """Return a p-value as a report prints it."""
+    return "too few neurons" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def number(value: object) -> str:
+    """Return a whole number with its thousands apart, anything else as it is."""
+    return f"{value:,}" if isinstance(value, int) else str(value)

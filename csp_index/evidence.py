@@ -1,0 +1,109 @@
+"""The evidence every scoring method sees: example sets as places in a table of embeddings, and candidate labels.
+
+Knows nothing about storage or models. Absent examples are -1, stand last, and never touch a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import embedding_bag
+
+BLOCK_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that a method sees of M neurons and C candidate labels.
+
+    `activating` [M, K] (highest activation first) and `contrastive` [M, K, m] index rows of `vectors`; -1 is absent.
+    `label_share` is what `MethodRow.background` asked for: mean over the dataset of softmax_t(scale T(t).e(x)), [C].
+    """
+
+    vectors: torch.Tensor  # [I, D] unit image embeddings
+    activating: torch.Tensor
+    activations: torch.Tensor  # [M, K]
+    contrastive: torch.Tensor
+    texts: torch.Tensor  # [C, D]
+    dataset_mean: torch.Tensor | None  # [D] mean image embedding, where the method `needs_mean`
+    label_share: torch.Tensor | None = None
+    empty_text: torch.Tensor | None = None  # [D] embedding of the empty template
+    neurons: torch.Tensor | None = None  # [M] the neurons' numbers; by default their rows
+    candidates: torch.Tensor | None = None  # [C] the candidates' numbers; by default their rows
+    similarities: torch.Tensor | None = None  # [M, K, m] s = e(p).e(n) of every pair, where already known
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """The activation weights [M, K]; each row sums to 1, or to 0 where there is no activating image."""
+        positive = self.activations.clamp(min=0).masked_fill(self.activating < 0, 0.0)
+        return positive / positive.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+
+    @property
+    def even_weights(self) -> torch.Tensor:
+        """The same weight for every activating image [M, K]."""
+        return even(self.activating >= 0)
+
+    @property
+    def neuron_numbers(self) -> torch.Tensor:
+        """The neurons' numbers [M]."""
+        return torch.arange(len(self.activating)) if self.neurons is None else self.neurons
+
+    @property
+    def candidate_numbers(self) -> torch.Tensor:
+        """The candidates' numbers [C]."""
+        return torch.arange(len(self.texts)) if self.candidates is None else self.candidates
+
+
+def label_share(vectors: torch.Tensor, texts: torch.Tensor, scale: float) -> torch.Tensor:
+    """Return the sum over images of softmax_t(scale T(t).e(x)) for image embeddings [n, D], as float64 [C]."""
+    total = torch.zeros(len(texts), dtype=torch.float64)
+    exact = (
+        torch.float64 if scale < 1 else torch.float32
+    )  # a nearly flat softmax differs in digits float32 does not have
+    for part in vectors.split(max(1, BLOCK_BYTES // (4 * len(texts)))):
+        total += (scale * (part @ texts.T).to(exact)).softmax(1).sum(0, dtype=torch.float64)
+    return total
+
+
+def weighted_rows(
+    evidence: Evidence, places: torch.Tensor, weights: torch.Tensor, rows: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Return sum_i weights[k, i] rows(cosines of image i with all labels), [M, C], a block of neurons at a time."""
+    result = torch.empty(len(places), len(evidence.texts), dtype=weights.dtype)
+    for pick in neuron_blocks(evidence, places.shape[1]):
+        used, inverse = places[pick].clamp(min=0).unique(return_inverse=True)
+        result[pick] = bags(rows(evidence.vectors[used] @ evidence.texts.T), inverse, weights[pick])
+    return result
+
+
+def neuron_blocks(evidence: Evidence, images: int) -> Iterator[slice]:
+    """Split the neurons so that `images` rows of scores each stay within the memory of a block."""
+    size = max(1, BLOCK_BYTES // (4 * max(1, images) * max(1, len(evidence.texts))))
+    for start in range(0, len(evidence.activating), size):
+        yield slice(start, start + size)
+
+
+def bags(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return sum_i weights[k, i] rows[places[k, i]] for every k, without gathering the rows."""
+    return embedding_bag(places.clamp(min=0), rows, per_sample_weights=weights.masked_fill(places < 0, 0.0), mode="sum")
+
+
+def even(present: torch.Tensor) -> torch.Tensor:
+    """Return equal weights over what is present along the last axis; zeros where nothing is."""
+    return present.float() / present.sum(-1, keepdim=True).clamp(min=1)
+
+
+def pair_products(evidence: Evidence) -> torch.Tensor:
+    """Return s = e(p).e(n) of every pair, [M, K, m]; 0 where there is none."""
+    left = evidence.activating[..., None].expand(evidence.contrastive.shape)
+    present = (evidence.contrastive >= 0) & (left >= 0)
+    if evidence.similarities is not None:
+        return torch.where(present, evidence.similarities, 0.0)
+    result = torch.zeros(evidence.contrastive.shape)
+    pairs = zip(left[present].split(16384), evidence.contrastive[present].split(16384), strict=True)
+    products = [(evidence.vectors[a] * evidence.vectors[b]).sum(1) for a, b in pairs]
+    if products:
+        result[present] = torch.cat(products)
+    return result

@@ -1,0 +1,73 @@
+"""The models behind an index, loaded when needed and held to what the index was built with."""
+
+from __future__ import annotations
+
+from csp_index import catalog
+from csp_index.catalog import EncoderInfo, LayerInfo
+from csp_index.encoders import Encoder, load_encoder
+from csp_index.errors import EncoderError, LabelError, NetworkError
+from csp_index.networks import Network, load_network
+from csp_index.store import Store
+
+
+class Models:
+    """Loads encoders and networks onto one device; an encoder is loaded once."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._encoders: dict[str, Encoder] = {}
+
+    def encoder(self, spec: str) -> Encoder:
+        """Return the encoder a spec names."""
+        if spec not in self._encoders:
+            self._encoders[spec] = load_encoder(spec, device=self.device)
+        return self._encoders[spec]
+
+    def held_encoder(self, source: EncoderInfo) -> Encoder:
+        """Return the encoder the index was built with, or say that it is not the same any more."""
+        if source.identity.get("library") == "arrays":
+            raise LabelError(
+                f"encoder {source.name} came as arrays and cannot read texts: give --text-embeddings and --texts"
+            )
+        loaded = self.encoder(source.name)
+        for name in ("weights", "preprocessing"):
+            if loaded.identity[name] != source.identity.get(name):
+                raise EncoderError(
+                    f"{source.name} is not the encoder the index was built with: its {name} is "
+                    f"{loaded.identity[name]}, was {source.identity.get(name)}; "
+                    "restore the old files, or index with the new ones under another name"
+                )
+        return loaded
+
+    def held_network(self, target: LayerInfo) -> Network:
+        """Return the network a layer of the index belongs to, ready for that layer, or say that it is another now."""
+        if target.network == "arrays":
+            raise NetworkError(f"layer {target.key} came as arrays: there is no network to run images through")
+        loaded = load_network(
+            target.network,
+            layers=[target.key.layer],
+            pool=target.pool,
+            weights=target.weights,
+            name=target.key.model,
+            device=self.device,
+        )
+        found = loaded.identity_of(target.key.layer)
+        for name in ("weights", "sparse"):
+            if found.get(name) != target.identity.get(name):
+                raise NetworkError(
+                    f"{target.network} is not the network the index was built with: its {name} is "
+                    f"{found.get(name)}, was {target.identity.get(name)}; restore the old files"
+                )
+        return loaded
+
+    def all_held(self, store: Store) -> tuple[list[Encoder], list[Network]]:
+        """Return every encoder and network of the index; layers of one network share it."""
+        groups: dict[tuple[str, str, str | None, str], list[str]] = {}
+        for info in catalog.layers(store):
+            if info.network != "arrays":
+                groups.setdefault((info.key.model, info.network, info.weights, info.pool), []).append(info.key.layer)
+        networks = [
+            load_network(spec, layers=layers, pool=pool, weights=weights, name=name, device=self.device)
+            for (name, spec, weights, pool), layers in groups.items()
+        ]
+        return [self.held_encoder(info) for info in catalog.encoders(store)], networks
