@@ -15,9 +15,9 @@ from csp_index.encoders import Encoder
 from csp_index.evaluation.choosing import Chosen
 from csp_index.evaluation.generation import (
     GenerationSettings,
+    ImageGenerator,
     control_activations,
     generated_activations,
-    load_generator,
     sample_rows,
 )
 from csp_index.evaluation.hierarchy import Hierarchy
@@ -173,10 +173,9 @@ def judge_neurons(court: Court, examples: Examples) -> None:
     court.ledger.add("", "redundancy", redundancy(means))
 
 
-def judge_generated(court: Court, labels: Labels, device: str) -> None:
+def judge_generated(court: Court, generator: ImageGenerator, labels: Labels) -> None:
     """Add CoSy's metrics: what neurons do on images made from their labels, against control images."""
     options, target = court.options, court.subject.target
-    generator = load_generator(str(options.generator), device=device, cache=options.drawings)
     network = court.tools.network(target)
     settings = GenerationSettings(options.generated, options.seed, options.prompt)
     neurons = court.subject.neurons

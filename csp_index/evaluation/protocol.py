@@ -23,6 +23,7 @@ from csp_index.errors import EvaluationError
 from csp_index.evaluation import families
 from csp_index.evaluation.choosing import Chooser, Chosen, perturbed, relabelled
 from csp_index.evaluation.families import Court, Tell, Tools
+from csp_index.evaluation.generation import ImageGenerator, load_generator
 from csp_index.evaluation.hierarchy import Hierarchy, load_hierarchy
 from csp_index.evaluation.judging import FITTED, set_up
 from csp_index.evaluation.ledger import Ledger
@@ -48,6 +49,7 @@ class Docket:
     judge: EncoderInfo
     truth: Truth | None
     hierarchy: Hierarchy | None
+    generator: ImageGenerator | None
     skipped: Mapping[str, str]
 
 
@@ -65,7 +67,7 @@ def evaluate(
 
     Errors: EvaluationError, in one line, before anything is written.
     """
-    docket = _read(store, subject, options)
+    docket = _read(store, subject, options, device)
     described = _describe(subject, options, docket, tools)
     hashed = settings_hash(described)
     where = f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(subject.target)}"
@@ -93,7 +95,7 @@ def evaluate(
     return Evaluation(chosen.select(VALUES.names), settings, run_id, dict(docket.skipped))
 
 
-def _read(store: Store, subject: Subject, options: EvaluationOptions) -> Docket:
+def _read(store: Store, subject: Subject, options: EvaluationOptions, device: str) -> Docket:
     images = subject.images(store)
     if options.choose_on is not None and options.judge_on is not None:
         split = read_split(store, images, options.choose_on, options.judge_on)
@@ -115,6 +117,7 @@ def _read(store: Store, subject: Subject, options: EvaluationOptions) -> Docket:
     hierarchy = None if options.hierarchy is None else load_hierarchy(options.hierarchy)
     if hierarchy is None:
         skipped["hierarchy"] = "no hierarchy is given (--hierarchy)"
+    generator = None
     if options.generator is None:
         skipped["generation"] = "no image generator is given (--generator)"
     elif subject.target.network == "arrays":
@@ -122,6 +125,8 @@ def _read(store: Store, subject: Subject, options: EvaluationOptions) -> Docket:
             f"layer {subject.target.key} came as arrays, so generated images cannot be run through its network: "
             "leave the generator out"
         )
+    else:
+        generator = load_generator(options.generator, device=device, cache=options.drawings)
     if options.resamples == 0:
         skipped["resampled images"] = "no relabelling is asked for (--resamples)"
     if not options.perturb:
@@ -131,7 +136,7 @@ def _read(store: Store, subject: Subject, options: EvaluationOptions) -> Docket:
             f"layer {subject.target.key} or its encoder came as arrays, so perturbed images cannot be run "
             "through them: leave perturbation out"
         )
-    return Docket(split, judge, truth, hierarchy, skipped)
+    return Docket(split, judge, truth, hierarchy, generator, skipped)
 
 
 def _check_columns(store: Store, columns: Sequence[str]) -> None:
@@ -163,6 +168,7 @@ def _describe(subject: Subject, options: EvaluationOptions, docket: Docket, tool
         "judge_identity": docket.judge.identity,
         "same_encoder": docket.judge == subject.source,
         "split_key": docket.split.key,
+        "generator_identity": None if docket.generator is None else docket.generator.identity,
         "candidates": tools.candidates_key,
         "detection": "calibrated text probabilities" if options.concepts is None else "metadata columns",
     }
@@ -201,8 +207,8 @@ def _compute(
     families.judge_consistency(court, bench, words, labels)
     if docket.hierarchy is not None:
         families.judge_hierarchy(court, bench, docket.hierarchy, labels, simulation)
-    if options.generator is not None:
-        families.judge_generated(court, labels, device)
+    if docket.generator is not None:
+        families.judge_generated(court, docket.generator, labels)
     return ledger.table()
 
 

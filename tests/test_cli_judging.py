@@ -1,0 +1,129 @@
+"""`csp-index evaluate` as a newcomer runs it: table, JSON, report, the metrics' own test, errors in one line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from fakes import write_images
+
+from csp_index import CandidateTexts, NetworkSource, open_index, schema
+from csp_index.cli import cli
+from csp_index.errors import CspIndexError
+
+LAYER = "net/concepts"
+METHODS = ["--method", "semanticlens", "--method", "csp:gamma=0.5", "--method", "random-label"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An index of 80 images by the fakes, its vocabulary, and a truth file that calls half of the neurons so."""
+    place = tmp_path_factory.mktemp("judging")
+    images = write_images(place / "images", 80)
+    network = NetworkSource("python:fakes:network", ("concepts",), name="net")
+    index = open_index(place / "db")
+    index.add_images(images, encoders=["python:fakes:encoder"], networks=[network])
+    index.label(LAYER, vocabulary=["red", "green", "blue", "<b>bold</b>"], templates="none")
+    (place / "truth.csv").write_text("neuron,label,kind\n" + "".join(f"{k},red,{'ab'[k % 2]}\n" for k in range(6)))
+    (place / "classes.txt").write_text("".join(f"{name}\n" for name in ["red", "green", "blue", *"uvwxyz", "dead"]))
+    return place
+
+
+def run(*arguments, code=0):
+    found = CliRunner().invoke(cli, ["evaluate", *map(str, arguments)])
+    if code == 0:
+        assert found.exception is None, found.output
+    return found
+
+
+def test_the_table_names_methods_metrics_kinds_and_what_was_left_out(folder):
+    out = run(folder / "db", "--layer", LAYER, "--truth", folder / "truth.csv", *METHODS).stdout
+    for word in ("kind a", "kind b", "all neurons", "csp:gamma=0.5", "agreement-exact", "simulation", "auprc"):
+        assert word in out
+    assert "labels chosen on 40 images, judged on 40" in out
+    assert "not judged: generation: no image generator is given" in out
+
+
+def test_json_holds_every_mean_with_its_interval(folder):
+    found = json.loads(run(folder / "db", "--layer", LAYER, *METHODS, "--json").stdout)
+    rows = {(row["method"], row["metric"]): row for row in found["summary"] if row["kind"] == "all"}
+    row = rows["semanticlens", "simulation"]
+    assert row["low"] <= row["mean"] <= row["high"]
+    assert row["neurons"] + row["missing"] == 10
+    assert found["settings"]["split"]["judging"] == 40
+    assert "agreement" in found["skipped"]
+
+
+def test_the_report_is_one_page_that_loads_nothing_and_shows_labels_as_text(folder, tmp_path):
+    run(folder / "db", "--layer", LAYER, *METHODS, "--seed", 5, "--report", tmp_path / "out")
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "<b>bold</b>" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
+    assert "data:image/png;base64," in page
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "index.html", "evaluation.json", "values.csv", "summary.csv", "comparisons.csv",
+    }  # fmt: skip
+
+
+def test_class_names_judge_the_output_neurons_of_a_classifier(folder):
+    asked = [folder / "db", "--layer", LAYER, "--truth", folder / "classes.txt", "--method", "semanticlens"]
+    run(*asked, "--report", folder / "known", "--json")
+    rows = json.loads((folder / "known" / "evaluation.json").read_text())["values"]
+    values = [dict(zip(rows["columns"], row, strict=True)) for row in rows["rows"]]
+    names = (folder / "classes.txt").read_text().split()
+    judged = [row for row in values if row["metric"] == "agreement-exact" and row["value"] is not None]
+    assert len(judged) >= 5
+    for row in judged:
+        assert row["value"] == float(row["text"] == names[row["neuron"]])
+
+
+def test_perturbed_and_generated_images_and_a_hierarchy(folder, tmp_path):
+    (tmp_path / "h.csv").write_text("child,parent\nred,colour\ngreen,colour\nblue,colour\n")
+    more = ["--perturb", "--generator", "python:fakes:painter", "--generated", 3, "--hierarchy", tmp_path / "h.csv"]
+    found = json.loads(run(folder / "db", "--layer", LAYER, *METHODS, *more, "--seed", 3, "--json").stdout)
+    metrics = {row["metric"] for row in found["summary"] if row["neurons"]}
+    assert {"stable-noise", "stable-jpeg", "stable-blur", "stable-dark", "cosy-auc", "depth"} <= metrics
+    assert {"hierarchy", "generation", "perturbed images"}.isdisjoint(found["skipped"])
+
+
+def test_the_metrics_own_test_needs_no_index():
+    out = run("--check-metrics").stdout
+    verdict = {line.split()[1]: line.split()[0] for line in out.splitlines()[1:]}
+    assert [verdict[name] for name in ("pearson", "cosine", "auprc", "f1", "iou")] == ["passes"] * 5
+    assert [verdict[name] for name in ("auroc", "auroc-inverse", "mad", "balanced-accuracy")] == ["FAILS"] * 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--layer", "net/nothing"], "layer net/nothing is not in the index"),
+        (["--layer", LAYER, "--truth", "absent.csv"], "absent.csv cannot be read"),
+        (["--layer", LAYER, "--hierarchy", "absent.csv"], "absent.csv"),
+        (["--layer", LAYER, "--method", "csp:gamma=x"], "gamma is 'x': expected a finite number"),
+        (["--layer", LAYER, "--held-out", "0"], "held-out share is 0.0"),
+        (["--layer", LAYER, "--alpha", "2"], "alpha is 2.0"),
+        (["--layer", LAYER, "--generator", "python:fakes:absent"], "has no function 'absent'"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_no_run(folder, arguments, message):
+    runs = open_index(folder / "db").store.count(schema.RUNS)
+    found = run(folder / "db", *arguments, code=1)
+    assert isinstance(found.exception, CspIndexError), found.output
+    assert message in str(found.exception)
+    assert "\n" not in str(found.exception)
+    assert open_index(folder / "db").store.count(schema.RUNS) == runs
+
+
+def test_evaluate_without_anything_says_what_it_needs():
+    found = run(code=2)
+    assert "needs DB and --layer" in found.output
+
+
+def test_candidate_texts_made_elsewhere_are_judged_by_their_own_vectors(folder):
+    import torch
+
+    index = open_index(folder / "db")
+    texts = CandidateTexts(("east", "west"), torch.eye(2, 12), key="made")
+    found = index.evaluate(LAYER, vocabulary=texts)
+    assert set(found.values["text"].drop_null().to_pylist()) <= {"east", "west"}
