@@ -172,6 +172,7 @@ def _local(evidence: Evidence, pick: slice) -> tuple[Evidence, torch.Tensor]:
         activations=evidence.activations[pick],
         contrastive=places(contrastive),
         similarities=None if evidence.similarities is None else evidence.similarities[pick],
+        response=None if evidence.response is None else evidence.response.of_neurons(pick),
         neurons=evidence.neuron_numbers[pick],
     )
     return found, used
@@ -192,6 +193,7 @@ def _resampled(evidence: Evidence, chosen: torch.Tensor) -> Evidence:
         activations=take(evidence.activations).masked_fill(absent, 0.0),
         contrastive=take(evidence.contrastive).masked_fill(absent[..., None], -1),
         similarities=None if evidence.similarities is None else take(evidence.similarities),
+        response=None if evidence.response is None else evidence.response.repeated(many),
         neurons=evidence.neuron_numbers.repeat_interleave(many),
     )
 
@@ -204,6 +206,7 @@ def _restricted(evidence: Evidence, kept: torch.Tensor) -> Evidence:
         texts=evidence.texts[kept],
         candidates=evidence.candidate_numbers[kept],
         label_share=None if share is None else share[kept],
+        response=None if evidence.response is None else evidence.response.of_candidates(kept),
     )
 
 
@@ -224,4 +227,9 @@ def _with_rest(evidence: Evidence, totals: torch.Tensor, scale: float) -> Eviden
         texts=torch.cat([torch.nn.functional.pad(evidence.texts, (0, 1)), axis]),
         candidates=torch.cat([evidence.candidate_numbers, torch.tensor([-1])]),
         label_share=None if share is None else torch.cat([share, 1 - share.sum(0, keepdim=True)]),
+        response=None if evidence.response is None else evidence.response.of_candidates(_every(evidence.texts), 1),
     )
+
+
+def _every(rows: torch.Tensor) -> torch.Tensor:
+    return torch.arange(len(rows))

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import embedding_bag
 
+from csp_index.response import Response
+
 BLOCK_BYTES = 256 * 2**20
 
 
@@ -32,6 +34,7 @@ class Evidence:
     empty_text: torch.Tensor | None = None  # [D] embedding of the empty template
     neurons: torch.Tensor | None = None  # [M] the neurons' numbers; by default their rows
     candidates: torch.Tensor | None = None  # [C] the candidates' numbers; by default their rows
+    response: Response | None = None  # of the whole dataset, where the method `needs_response`
     similarities: torch.Tensor | None = None  # [M, K, m] s = e(p).e(n) of every pair, where already known
 
     @property

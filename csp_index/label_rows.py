@@ -22,6 +22,7 @@ from csp_index.statistics import rank_keys
 from csp_index.store import Store
 from csp_index.subjects import Subject
 
+_NEIGHBOURS = 5  # nearest contrastive images stored with each activating one, whatever the method looks at
 KEPT = 20  # candidates stored with each neuron, or more where more are asked for
 _SCORE = ("text", "score", "score_low", "score_high", "confidence")
 _RIVALS = 5
@@ -148,7 +149,7 @@ def example_rows_of(subject: Subject, request: LabelRequest, examples: Examples,
     neuron, rank, neighbour = (
         (examples.activating >= 0)[..., None].expand(examples.contrastive.shape).nonzero(as_tuple=True)
     )
-    chosen = (examples.contrastive[neuron, rank, neighbour] >= 0) | (neighbour == 0)
+    chosen = (examples.contrastive[neuron, rank, neighbour] >= 0) & (neighbour < _NEIGHBOURS) | (neighbour == 0)
     neuron, rank, neighbour = neuron[chosen], rank[chosen], neighbour[chosen]
     contrast = examples.contrastive[neuron, rank, neighbour]
     absent = (contrast < 0).numpy()

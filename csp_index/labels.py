@@ -32,10 +32,11 @@ from csp_index.label_rows import (
     write_labels,
 )
 from csp_index.records import ExampleOptions, Label, ScoringOptions
+from csp_index.response import ResponseSums
 from csp_index.runs import record_run, settings_hash
 from csp_index.scoring import MethodRow, Scored
 from csp_index.store import Store
-from csp_index.subjects import Subject, pool_embeddings
+from csp_index.subjects import Subject, pool_embeddings, pool_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,16 +202,23 @@ def _evidence(
     def places(chosen: torch.Tensor) -> torch.Tensor:
         return torch.searchsorted(used, chosen.clamp(min=0)).masked_fill(chosen < 0, -1)
 
+    everything = torch.ones(examples.images, dtype=torch.bool)
+    mask = everything if subject.pool is None else subject.pool.mask
     scale = row.background(options)
     total = torch.zeros(subject.source.width, dtype=torch.float64)
     share = torch.zeros(len(texts), dtype=torch.float64)
     if row.needs_mean or scale is not None:
-        everything = torch.ones(examples.images, dtype=torch.bool)
-        for tile in pool_embeddings(store, subject.source, everything if subject.pool is None else subject.pool.mask):
+        for tile in pool_embeddings(store, subject.source, mask):
             total += tile.sum(0, dtype=torch.float64)
             if scale is not None:
                 share += label_share(tile, texts, scale)
-    images = examples.images if subject.pool is None else subject.pool.images
+    response = None
+    if row.needs_response and scale is not None:
+        sums = ResponseSums(examples.activations, texts, scale)
+        for embeddings, activations in pool_pairs(store, subject, mask):
+            sums.add(embeddings, activations)
+        response = sums.finish()
+    images = int(mask.sum())
     return Evidence(
         vectors if len(vectors) else torch.zeros(1, subject.source.width),
         places(examples.activating),
@@ -219,6 +227,7 @@ def _evidence(
         texts,
         (total / images).float() if row.needs_mean else None,
         None if scale is None else share / images,
+        response=response,
         neurons=examples.neurons,
         similarities=examples.similarities,
     )

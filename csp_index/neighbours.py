@@ -89,7 +89,7 @@ def _leaders_by_products(asked: Question, low: torch.Tensor) -> Leaders:
     anchors = asked.embed(union).to(asked.device)
     slot = torch.full(activating.shape, -1, dtype=torch.int64)
     slot[present] = inverse
-    lists = Leaders.empty(len(union), min(max(_LIST, width), asked.images))
+    lists = Leaders.empty(len(union), min(max(_LIST, 2 * width), asked.images))
     for first, cosines in _cosine_tiles(asked, anchors):
         lists.merge(cosines, first)
     leaders = Leaders.empty(*activating.shape, width)

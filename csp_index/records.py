@@ -20,6 +20,7 @@ Method = Literal[
     "rank-reorder",
     "pmi",
     "contrastive-pmi",
+    "consensus",
     "random-contrast",
     "random-label",
 ]

@@ -86,6 +86,17 @@ def pool_tiles(store: Store, target: LayerInfo, neurons: np.ndarray, mask: torch
         first += tile.shape[1]
 
 
+def pool_pairs(store: Store, subject: Subject, mask: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Stream the embeddings [n, D] of the images of `mask` [N] with the neurons' activations [M, n] on them."""
+    waiting = torch.zeros(0, subject.source.width)
+    embeddings = pool_embeddings(store, subject.source, mask)
+    for tile in pool_tiles(store, subject.target, subject.neurons, mask):
+        while len(waiting) < tile.shape[1]:
+            waiting = torch.cat([waiting, next(embeddings)])
+        yield waiting[: tile.shape[1]], tile
+        waiting = waiting[tile.shape[1] :]
+
+
 def pool_embeddings(store: Store, source: EncoderInfo, mask: torch.Tensor) -> Iterator[torch.Tensor]:
     """Stream the embeddings [n, D] of the images that `mask` [N] names, shard by shard."""
     first = 0

@@ -53,6 +53,8 @@ def scores(
     share = softmax(scale * e @ t.T)
     if method == "pmi":
         return w @ np.log(share[p]) - np.log(share.mean(0))
+    if method == "consensus":
+        return consensus(e, a, t, p, w, share)
     c = contrastive(e, a, p, 5 if method == "contrastive-pmi" else 1)
     if method == "contrastive-pmi":
         return w @ np.log(share[p]) - alpha * np.log(share[c.ravel()].mean(0)) - (1 - alpha) * np.log(share.mean(0))
@@ -60,6 +62,22 @@ def scores(
         return e[p].mean(0) @ t.T - e[c[:, 0]].mean(0) @ t.T
     s = (e[p] * e[c[:, 0]]).sum(1)
     return unit(w @ (e[p] - gamma * s[:, None] * e[c[:, 0]])) @ t.T
+
+
+def consensus(
+    e: np.ndarray, a: np.ndarray, t: np.ndarray, p: np.ndarray, w: np.ndarray, share: np.ndarray
+) -> np.ndarray:
+    """odds x linear x sqrt(agreement) of one neuron with activating images p, their weights w, and shares [N, C]."""
+    c = contrastive(e, a, p, 50)
+    odds = w @ np.log(share[p]) - np.log(share[c[c >= 0]].mean(0))
+    y = np.minimum(a.astype(np.float64) / (0.5 * a[p].mean(dtype=np.float64)), 1)
+    covariance = np.cov(e.T, bias=True)
+    cross = ((y - y.mean())[:, None] * (e - e.mean(0))).mean(0)
+    direction = unit(np.linalg.solve(covariance + np.trace(covariance) / len(covariance) * np.eye(e.shape[1]), cross))
+    agreement = np.array([np.corrcoef(y, np.sqrt(column))[0, 1] for column in share.T])
+    factors = odds, direction @ (t - t.mean(0)).T, agreement
+    odds, linear, agreement = (np.maximum(factor, 1e-9) for factor in factors)
+    return odds * linear * np.sqrt(agreement)
 
 
 def clip_dissect(e: np.ndarray, a: np.ndarray, t: np.ndarray, n: int = 100) -> np.ndarray:

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from csp_index import CspIndexError, Index, open_index
 from csp_index.candidates import read_text_arrays
 
-SIMPLE = ("csp", "csp-difference", "semanticlens", "mean-centred", "clip-dissect-mean", "pmi", "contrastive-pmi")
+SIMPLE = (
+    "csp",
+    "csp-difference",
+    "semanticlens",
+    "mean-centred",
+    "clip-dissect-mean",
+    "pmi",
+    "contrastive-pmi",
+    "consensus",
+)
 
 
 def build(folder: Path, shard_size: int = 17, **sizes: int) -> tuple[Index, dict[str, np.ndarray], dict[str, Path]]:

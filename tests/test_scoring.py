@@ -17,6 +17,7 @@ from csp_index.candidates import read_text_arrays
 from csp_index.errors import CspIndexError, LabelError, SettingError
 from csp_index.evidence import Evidence, label_share
 from csp_index.records import ScoringOptions
+from csp_index.response import Response
 from csp_index.scoring import METHODS
 
 IMAGES, WIDTH, TEXTS, RANKS, SCALE = 40, 8, 7, 6, 30.0
@@ -42,6 +43,7 @@ def evidence(neurons: int = 5, neighbours: int = 1, *, seed: int = 0) -> Evidenc
         texts,
         vectors.mean(0),
         label_share(vectors, texts, SCALE).float() / IMAGES,
+        response=Response(*torch.rand(2, neurons, TEXTS, generator=generator)),
     )
 
 
@@ -109,6 +111,7 @@ def test_a_neuron_is_scored_alone_as_among_others(method):
             activating=found.activating[k : k + 1],
             activations=found.activations[k : k + 1],
             contrastive=found.contrastive[k : k + 1],
+            response=found.response.of_neurons(slice(k, k + 1)),
             neurons=torch.tensor([k]),
         )
         torch.testing.assert_close(score(method, alone, options)[0], whole[k], atol=1e-5, rtol=1e-5)

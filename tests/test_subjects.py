@@ -48,7 +48,9 @@ def test_statistics_over_a_pool_equal_those_of_an_index_of_its_images(halves):
             assert row[name] == pytest.approx(other[name]), name
 
 
-@pytest.mark.parametrize("method", ["csp", "mean-centred", "clip-dissect", "clip-dissect-mean", "contrastive-pmi"])
+@pytest.mark.parametrize(
+    "method", ["csp", "mean-centred", "clip-dissect", "clip-dissect-mean", "contrastive-pmi", "consensus"]
+)
 def test_labels_from_a_pool_equal_those_of_an_index_of_its_images(halves, method):
     whole, part, mask, texts = halves
     request = make_request(method, catalog.encoder(whole.store), 5, {"examples": 10})

@@ -11,7 +11,7 @@ from typing import Any
 from csp_index.errors import EvaluationError
 
 #: The methods compared where none is named: the paper's, its parent, the recommended one, and the floor.
-DEFAULT_METHODS = ("csp", "semanticlens", "pmi", "contrastive-pmi", "random-contrast", "random-label")
+DEFAULT_METHODS = ("csp", "semanticlens", "pmi", "contrastive-pmi", "consensus", "random-contrast", "random-label")
 
 
 @dataclass(frozen=True, slots=True)
