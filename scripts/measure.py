@@ -1,4 +1,4 @@
-"""Measure the figures the README quotes: `python scripts/measure.py label|memory|parity|evaluate`.
+"""Measure the figures the README quotes: `python scripts/measure.py label|memory|parity|evaluate|demo`.
 
 label   the whole command `csp-index label --neurons all` at 10,000 images x 512 neurons x 512 texts, beside
         `python -c "import torch, lancedb"`, in turn, medians of 5
@@ -6,7 +6,9 @@ memory  peak memory of indexing 5,000 and 20,000 images with the demo's models
 parity  top labels, activating ids and contrastive ids of the command at 10,000 images x 512 neurons x 2,000 texts,
         against the formulas written out neuron by neuron
 evaluate  the whole command `csp-index evaluate` on 2,048 neurons and 10,000 held-out images (of 20,000), every metric
-        that needs no further data, one method and the default six
+        that needs no further data, one method and those compared by default
+demo    every method on the demo's biased images, seeds 0 to 2: labels chosen on half of them, judged on the other;
+        means over neurons (of their means over seeds) with bootstrap intervals; calibration of the confidence
 """
 
 from __future__ import annotations
@@ -162,7 +164,7 @@ def measure_evaluate(root: Path) -> None:
     texts = ["--text-embeddings", f"{root}/T.npy", "--texts", f"{root}/T.txt", "--json"]
     asked = [*CLI, "evaluate", f"{root}/db", "--layer", "m/l", *texts]
     (root / "truth.csv").write_text("neuron,label\n" + "".join(f"{k},text {k % 2_000}\n" for k in range(2_048)))
-    for name, more in (("csp alone", ["--method", "csp"]), ("six methods", ["--seed", "1"])):
+    for name, more in (("csp alone", ["--method", "csp"]), ("by default", ["--seed", "1"])):
         started = time.monotonic()
         found = json.loads(run([*asked, "--truth", f"{root}/truth.csv", *more]))
         seconds = time.monotonic() - started
@@ -171,8 +173,80 @@ def measure_evaluate(root: Path) -> None:
         print(f"{name}: 2,048 neurons, {held:,} held-out images, {metrics} metrics: {seconds:.1f} s")
 
 
+def measure_demo(root: Path) -> None:
+    """Print the demo's table of methods with intervals, and how often labels of a given confidence are right."""
+    from csp_index import EvaluationOptions
+    from csp_index.demo.run import LAYER, make_index, write_truth
+    from csp_index.demo.world import VOCABULARY
+    from csp_index.evaluation.options import parse_methods
+    from csp_index.scoring import METHODS
+
+    write_truth(root / "truth.csv")
+    values: dict[tuple[str, str, str], dict[int, list[float]]] = {}
+    for seed in range(3):
+        place = root / str(seed)
+        place.mkdir()
+        options = EvaluationOptions(
+            methods=parse_methods([*METHODS, "csp:gamma=0.5"]),
+            seed=seed,
+            truth=root / "truth.csv",
+            concepts=("concepts",),
+            generator="python:csp_index.demo.generator:renderer",
+        )
+        index = make_index(place, "biased", seed, print)
+        found = index.evaluate(LAYER, options, vocabulary=list(VOCABULARY), templates="none")
+        for row in found.values.to_pylist():
+            if row["value"] is not None and row["kind"]:
+                key = row["method"], row["metric"], row["kind"]
+                values.setdefault(key, {}).setdefault(row["neuron"], []).append(row["value"])
+    print_demo(values)
+    print_calibration(values)
+
+
+def print_demo(values: dict[tuple[str, str, str], dict[int, list[float]]]) -> None:
+    """Print the means of headline metrics by method and kind, with 95 % intervals over neurons."""
+    import torch
+
+    from csp_index.evaluation.intervals import mean_interval
+
+    metrics = ("agreement-exact", "simulation", "auprc", "discriminative", "cosy-auc")
+    columns = [(metric, kind) for metric in metrics for kind in ("single", "pair")]
+    print("| method |" + "".join(f" {metric}, {kind} |" for metric, kind in columns))
+    print("|---|" + "---|" * len(columns))
+    for method in dict.fromkeys(method for method, _, _ in values if method):
+        cells = []
+        for metric, kind in columns:
+            rows = values.get((method, metric, kind), {})
+            found = mean_interval(torch.tensor([[statistics.fmean(seeds) for seeds in rows.values()]]))
+            cells.append(f"{found.mean.item():.2f} ({found.low.item():.2f}-{found.high.item():.2f})")
+        print(f"| `{method}` | {' | '.join(cells)} |")
+
+
+def print_calibration(values: dict[tuple[str, str, str], dict[int, list[float]]]) -> None:
+    """Print bins of confidence with the share of right labels, all methods but the controls together."""
+    import torch
+
+    from csp_index.evaluation.calibration import reliability
+
+    sure: list[float] = []
+    right: list[float] = []
+    for (method, metric, kind), rows in values.items():
+        if metric == "confidence" and not method.startswith("random-"):
+            for neuron, seeds in rows.items():
+                exact = values[method, "agreement-exact", kind].get(neuron, [])
+                if len(exact) == len(seeds):
+                    sure += seeds
+                    right += exact
+    found = reliability(torch.tensor(sure).clamp(0, 1), torch.tensor(right), 5)
+    print(f"\n{len(sure)} labels, expected calibration error {found.expected_calibration_error:.3f}")
+    for mean, share, low, high, count in zip(found.mean, found.right, found.low, found.high, found.count, strict=True):
+        if count:
+            print(f"confidence {mean:.2f}: {share:.2f} right ({low:.2f}-{high:.2f}), {count} labels")
+
+
 if __name__ == "__main__":
     steps = {
+        "demo": measure_demo,
         "label": measure_label,
         "memory": measure_memory,
         "parity": measure_parity,

@@ -58,14 +58,14 @@ def _say_table(report: DemoReport) -> None:
 
 def _say_findings(report: DemoReport) -> None:
     biased = report.probing["biased"]
-    csp, plain, prior = biased["csp"], biased["semanticlens"], biased["contrastive-pmi"]
+    csp, plain, joint = biased["csp"], biased["semanticlens"], biased["consensus"]
     click.echo(
         f"\nIn the biased set most carriers of a concept share a look. The mean of the activating images "
         f"(semanticlens) names {plain['single'].top1:.0%} of the single concepts, CSP {csp['single'].top1:.0%}."
         f"\nOn pairs CSP names {csp['pair'].top1:.0%} and semanticlens {plain['pair'].top1:.0%}: the nearest silent "
         f"image often shares one half of a pair, and the projection removes that half."
-        f"\ncontrastive-pmi uses the contrast as a prior instead: {prior['single'].top1:.0%} of singles, "
-        f"{prior['pair'].top1:.0%} of pairs."
+        f"\nconsensus, the recommended method, uses the contrast as a prior and looks at all images besides: "
+        f"{joint['single'].top1:.0%} of singles, {joint['pair'].top1:.0%} of pairs."
     )
     if report.corrections:
         click.echo("\nNeurons where contrast changed the label:")
@@ -82,7 +82,8 @@ def _say_next(report: DemoReport) -> None:
         f"\n{report.seconds:.0f} s. What to type next:\n"
         f"  csp-index show {db} {neuron}\n"
         f'  csp-index search {db} "striped"\n'
-        f"  csp-index label {db} --layer cnn/concepts --neurons 0-9 --method contrastive-pmi\n"
+        f"  csp-index label {db} --layer cnn/concepts --neurons 0-9 --method consensus\n"
+        f"  csp-index evaluate {db} --layer cnn/concepts --truth {report.directory / 'truth.csv'} --report report\n"
         f"  csp-index sql {db} \"SELECT address, text, score FROM labels WHERE method = 'csp' AND rank = 0 LIMIT 5\"\n"
         f"  csp-index status {db}"
     )

@@ -22,6 +22,7 @@ KINDS = ("single", "pair")
 TRUTH = "truth.csv"
 _SETS: tuple[Bias, ...] = ("biased", "unbiased")
 _CARDS = 3
+_SURE = ("csp", "contrastive-pmi", "consensus")  # methods whose labels come with their confidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,10 @@ def run_demo(directory: str | Path, tell: Callable[[str], None], seed: int = 0) 
         index = make_index(root, bias, seed, tell)
         labels = {}
         for method in METHODS:
-            labels[method] = index.label(LAYER, method, vocabulary=list(VOCABULARY), templates="none")
+            resamples = None if method in _SURE else 0  # of the others only the first label is compared here
+            labels[method] = index.label(
+                LAYER, method, vocabulary=list(VOCABULARY), templates="none", bootstrap=resamples
+            )
         probing[bias] = {method: accuracy(found) for method, found in labels.items()}
         tell(f"{bias}: {len(labels)} methods labelled {len(PLANTED)} neurons")
         if bias == "biased":
