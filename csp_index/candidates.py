@@ -120,7 +120,7 @@ def embed_vocabulary(
     With `keep` new embeddings are stored, which needs the write lock (the caller holds it).
     """
     chosen = templates(template_set)
-    kept_as = _template_key(template_set)
+    kept_as = template_key(template_set)
     table = schema.texts_table(source.name)
     where = f"vocabulary = {sql_text(vocabulary.key)} AND template_set = {sql_text(kept_as)}"
     key = texts_key(vocabulary, template_set)
@@ -147,10 +147,11 @@ def embed_vocabulary(
 
 def texts_key(vocabulary: Vocabulary, template_set: str) -> str:
     """Return the key of a vocabulary's embeddings under a template set: equal keys mean equal texts and templates."""
-    return f"{vocabulary.key} {_template_key(template_set)}"
+    return f"{vocabulary.key} {template_key(template_set)}"
 
 
-def _template_key(template_set: str) -> str:
+def template_key(template_set: str) -> str:
+    """Return what names a template set in keys: built-in ones by name, others by what they say."""
     return f"{Path(template_set).stem}@{_digest(templates(template_set))}"
 
 

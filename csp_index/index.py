@@ -207,11 +207,12 @@ class Index:
             raise EvaluationError(f"{len(found)} layers are named: an evaluation is of one layer")
         texts, key = self._candidates(source, vocabulary, templates, keep=True)
         prompts = templates or candidates.last_templates(self.store)
+        spoken = candidates.template_key(prompts)
 
         def embed(judge: EncoderInfo, words: Sequence[str]) -> torch.Tensor:
             return self._models.held_encoder(judge).embed_texts(list(words), template_texts(prompts))
 
-        tools = Tools(texts, key, embed, self._models.held_network, self._models.held_encoder)
+        tools = Tools(texts, key, spoken, embed, self._models.held_network, self._models.held_encoder)
         return evaluate(
             self.store,
             Subject(source, *found[0]),

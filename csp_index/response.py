@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 
 _RIDGE = 1.0  # penalty of the linear model, in mean variances of an embedding's coordinate
 _BLOCK_BYTES = 256 * 2**20
+_ROWS = 256  # neurons finished at once
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -87,9 +88,13 @@ class ResponseSums:
         linear = direction @ (self._texts - self._texts.mean(0)).T
         spread_y = (self._yy / images - y.square()).clamp(min=0).sqrt()
         spread_r = (self._rr / images - r.square()).clamp(min=0).sqrt()
-        joint = self._yr / images - torch.outer(y, r)
-        agreement = joint / (spread_y[:, None] * spread_r).clamp(min=1e-12)
-        return Response(linear, agreement.clamp(-1, 1).float())
+        agreement = torch.empty(self._yr.shape)
+        for start in range(0, len(y), _ROWS):
+            pick = slice(start, start + _ROWS)
+            joint = self._yr[pick] / images - torch.outer(y[pick], r)
+            spread = (spread_y[pick, None] * spread_r).clamp(min=1e-12)
+            agreement[pick] = (joint / spread).clamp(-1, 1).float()
+        return Response(linear, agreement)
 
 
 def _zeros(*shape: int) -> torch.Tensor:

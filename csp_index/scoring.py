@@ -53,6 +53,7 @@ class MethodRow:
     examples: int = 30  # activating images by default
     neighbours: int = 1  # contrastive images an activating image by default
     background: Scale = _no_scale
+    by_lot: bool = False  # looks at no image
     over_run: bool = False  # its prior runs over the neurons of the run, but for `prior="images"`
     alone: bool = False
     softmax: Scale = _no_scale
@@ -281,7 +282,7 @@ METHODS: dict[str, MethodRow] = {
     "random-contrast": MethodRow(
         "control: csp against random silent images", csp_vectors, needs_contrast=True, contrast="random"
     ),
-    "random-label": MethodRow("control: a label by lot, the floor", score=random_label, alone=True),
+    "random-label": MethodRow("control: a label by lot, the floor", score=random_label, alone=True, by_lot=True),
 }
 
 

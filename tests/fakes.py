@@ -59,6 +59,13 @@ def encoder() -> FakeEncoder:
     return FakeEncoder(int(os.environ.get("FAKE_SEED", "0")))
 
 
+def other_encoder() -> FakeEncoder:
+    made = FakeEncoder(1)
+    made.spec = "python:fakes:other_encoder"
+    made.identity = {**made.identity, "spec": made.spec}
+    return made
+
+
 class FakeNetwork(nn.Module):
     """Two layers to hook: `conv` [B, 6, 8, 8] and `concepts` [B, 10]; neuron 9 never fires."""
 

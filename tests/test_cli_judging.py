@@ -115,6 +115,45 @@ def test_bad_input_is_one_line_and_leaves_no_run(folder, arguments, message):
     assert open_index(folder / "db").store.count(schema.RUNS) == runs
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--check-metrics", "--report", "out"], "a report is of an evaluation"),
+        (["nowhere.db", "--check-metrics"], "needs both DB and --layer"),
+        (["--layer", LAYER], "needs both DB and --layer"),
+    ],
+)
+def test_options_that_cannot_be_honoured_are_wrong_usage(arguments, message):
+    assert message in run(*arguments, code=2).output
+
+
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_judged(folder, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    rows = open_index(folder / "db").store.count(schema.EVALUATIONS)
+    for place in (tmp_path, ""):
+        found = run(folder / "db", "--layer", LAYER, "--seed", 99, "--report", place, "--json", code=1)
+        assert isinstance(found.exception, CspIndexError) and found.stdout == ""
+    assert open_index(folder / "db").store.count(schema.EVALUATIONS) == rows
+
+
+def test_one_json_document_for_an_evaluation_and_the_metrics_own_test(folder):
+    found = json.loads(run(folder / "db", "--layer", LAYER, *METHODS, "--check-metrics", "--json").stdout)
+    assert found["check_metrics"]["passes"]["f1"] is True
+    assert found["summary"]
+
+
+def test_a_kind_that_looks_like_markup_is_printed_as_it_is(folder, tmp_path):
+    (tmp_path / "truth.csv").write_text("neuron,label,kind\n0,red,[/red]\n1,red,[bold]x\n")
+    out = run(folder / "db", "--layer", LAYER, *METHODS, "--truth", tmp_path / "truth.csv").stdout
+    assert "[/red]" in out and "[bold]x" in out
+
+
+def test_a_kind_called_all_is_refused(folder, tmp_path):
+    (tmp_path / "truth.csv").write_text("neuron,label,kind\n0,red,all\n")
+    found = run(folder / "db", "--layer", LAYER, "--truth", tmp_path / "truth.csv", code=1)
+    assert "stands for every neuron" in str(found.exception)
+
+
 def test_evaluate_without_anything_says_what_it_needs():
     found = run(code=2)
     assert "needs DB and --layer" in found.output

@@ -151,6 +151,9 @@ def test_relabelling_counts_how_often_a_label_stays(world):
         ({"concepts": ("colour",)}, "no image has the metadata column 'colour'"),
         ({"generator": "python:fakes:painter"}, "came as arrays"),
         ({"perturb": True}, "came as arrays"),
+        ({"seed": -1}, "seed is -1: expected a whole number"),
+        ({"seed": 10**20}, "expected a whole number"),
+        ({"controls": "folder"}, "go with an image generator"),
     ],
 )
 def test_bad_settings_are_told_in_one_line_and_nothing_is_written(world, options, message):
@@ -214,3 +217,149 @@ def test_detection_by_metadata_and_generated_images(tmp_path):
     auc = values(found, "semanticlens", "cosy-auc")
     assert all(row["value"] is None or 0 <= row["value"] <= 1 for row in auc.values())
     assert any(row["value"] is not None for row in auc.values())
+
+
+def small_index(folder, activations, **options):
+    """An index of 60 random images with the given activations [60, M], and 16 candidates."""
+    rng = np.random.default_rng(0)
+    embeddings = rng.standard_normal((len(activations), WIDTH)).astype(np.float32)
+    np.save(folder / "E.npy", embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True))
+    np.save(folder / "A.npy", activations.astype(np.float32))
+    index = open_index(folder / "db")
+    index.import_arrays(folder / "A.npy", LAYER, embeddings=folder / "E.npy", **options)
+    return index
+
+
+@pytest.mark.parametrize("activations", [np.zeros((60, 3)), -np.random.default_rng(1).random((60, 2))])
+def test_a_layer_without_any_label_has_nulls_with_a_note(tmp_path, activations):
+    index = small_index(tmp_path, activations)
+    options = EvaluationOptions(methods=parse_methods(["csp", "semanticlens"]), resamples=1)
+    found = index.evaluate(LAYER, options, vocabulary=CANDIDATES).values.to_pylist()
+    assert found
+    assert all(row["value"] is None and row["note"] for row in found if row["method"])
+
+
+def test_a_constant_neuron_enters_no_mean_of_detection(tmp_path):
+    activations = np.concatenate([np.ones((60, 1)), np.random.default_rng(2).random((60, 1))], 1)
+    index = small_index(tmp_path, activations)
+    options = EvaluationOptions(methods=parse_methods(["random-label"]))
+    found = index.evaluate(LAYER, options, vocabulary=CANDIDATES)
+    for metric in ("auprc", "auroc", "f1", "balanced-accuracy", "simulation"):
+        assert "constant" in values(found, "random-label", metric)[0]["note"]
+
+
+def test_a_label_found_only_on_images_that_were_left_out_is_not_kept(tmp_path):
+    """A neuron that falls dead in a resample does not keep its label, wherever that stands in the vocabulary."""
+    rng = np.random.default_rng(4)
+    activations = np.zeros((60, 40))
+    for neuron in range(40):
+        activations[rng.integers(0, 60), neuron] = 1.0  # one image: half of the halves leave it out
+    index = small_index(tmp_path, activations)
+    shares = []
+    for order in (range(WIDTH), reversed(range(WIDTH))):
+        rows = list(order)
+        texts = CandidateTexts(tuple(TEXTS[i] for i in rows), torch.eye(WIDTH)[rows], key=f"from {rows[0]}")
+        options = EvaluationOptions(methods=parse_methods(["semanticlens"]), resamples=2)
+        found = values(index.evaluate(LAYER, options, vocabulary=texts), "semanticlens", "stable-resample")
+        shares.append([row["value"] for row in found.values()])
+    assert shares[0] == shares[1]
+    assert {0.0, 1.0} <= set(shares[0])
+
+
+def test_a_method_that_looks_at_no_image_is_not_called_steady(world):
+    index, folder, _ = world
+    found = run(index, folder, resamples=1, seed=11)
+    steady = values(found, "random-label", "stable-resample")
+    assert {steady[k]["note"] for k in range(9)} == {"the method looks at no image"}
+
+
+def test_an_interrupted_evaluation_keeps_the_methods_it_finished(world, monkeypatch):
+    index, folder, _ = world
+    from csp_index.evaluation import families
+
+    judge = families.judge_contrast
+    methods: list[str] = []
+
+    def interrupted(court, bench, words, examples, method, labels):
+        methods.append(method)
+        if method == "pmi" and methods.count("pmi") == 1:
+            raise KeyboardInterrupt
+        judge(court, bench, words, examples, method, labels)
+
+    monkeypatch.setattr(families, "judge_contrast", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(index, folder, "csp", "pmi", seed=12)
+    found = run(index, folder, "csp", "pmi", seed=12)
+    assert methods == ["csp", "pmi", "pmi"]
+    assert len(found.settings["runs"]) == 2
+    whole = run(index, folder, "csp", "pmi", seed=12, alpha=0.0501)
+    for method in ("csp", "pmi"):
+        for neuron, row in values(found, method, "simulation").items():
+            assert row["value"] == values(whole, method, "simulation")[neuron]["value"]
+
+
+def test_recomputed_values_replace_the_old_ones(world):
+    index = world[0]
+    options = EvaluationOptions(methods=parse_methods(["csp"]), seed=13)
+    before = index.evaluate(LAYER, options, vocabulary=CANDIDATES)
+    rows = index.store.count(schema.EVALUATIONS)
+    after = index.evaluate(LAYER, options, vocabulary=CANDIDATES, recompute=True)
+    assert index.store.count(schema.EVALUATIONS) == rows
+    assert after.run_id > before.run_id
+    assert after.values.equals(before.values)
+
+
+def test_without_a_logit_scale_the_message_names_the_option(tmp_path):
+    index = small_index(tmp_path, np.random.default_rng(3).random((60, 2)))
+    before = index.store.versions()
+    with pytest.raises(CspIndexError, match="logit-scale"):
+        index.evaluate(LAYER, vocabulary=CANDIDATES)
+    assert index.store.versions() == before
+    found = index.evaluate(LAYER, EvaluationOptions(logit_scale=20.0), vocabulary=CANDIDATES)
+    assert values(found, "pmi", "simulation")[0]["value"] is not None
+
+
+def test_other_control_images_give_other_values(tmp_path):
+    from csp_index import NetworkSource
+
+    images = write_images(tmp_path / "images", 40)
+    controls = write_images(tmp_path / "controls", 6, seed=5)
+    index = open_index(tmp_path / "db")
+    network = NetworkSource("python:fakes:network", ("concepts",), name="net")
+    index.add_images(images, encoders=["python:fakes:encoder"], networks=[network])
+    options = EvaluationOptions(
+        methods=parse_methods(["semanticlens"]), generator="python:fakes:painter", controls=str(controls)
+    )
+    first = index.evaluate("net/concepts", options, vocabulary=["red", "blue"], templates="none")
+    write_images(controls, 6, seed=6)
+    second = index.evaluate("net/concepts", options, vocabulary=["red", "blue"], templates="none")
+    assert values(first, "semanticlens", "cosy-mad") != values(second, "semanticlens", "cosy-mad")
+    assert values(first, "semanticlens", "simulation") == values(second, "semanticlens", "simulation")
+
+
+def test_an_index_that_grew_is_judged_anew(tmp_path):
+    index = small_index(tmp_path, np.random.default_rng(3).random((60, 2)))
+    options = EvaluationOptions(methods=parse_methods(["csp"]))
+    first = index.evaluate(LAYER, options, vocabulary=CANDIDATES)
+    (tmp_path / "more").mkdir()
+    grown = small_index(tmp_path / "more", np.random.default_rng(3).random((90, 2)))
+    second = grown.evaluate(LAYER, options, vocabulary=CANDIDATES)
+    assert first.settings["split_key"] != second.settings["split_key"]
+
+
+def test_two_encoders_one_labels_and_the_other_judges(tmp_path, monkeypatch):
+    from csp_index import NetworkSource
+
+    images = write_images(tmp_path / "images", 60)
+    index = open_index(tmp_path / "db")
+    network = NetworkSource("python:fakes:network", ("concepts",), name="net")
+    index.add_images(images, encoders=["python:fakes:encoder", "python:fakes:other_encoder"], networks=[network])
+    asked = {"vocabulary": ["red", "blue", "green"], "templates": "none", "encoder": "python:fakes:encoder"}
+    methods = parse_methods(["semanticlens"])
+    own = index.evaluate("net/concepts", EvaluationOptions(methods=methods), **asked)
+    judge = EvaluationOptions(methods=methods, judge="python:fakes:other_encoder")
+    other = index.evaluate("net/concepts", judge, **asked)
+    assert own.settings["same_encoder"] and not other.settings["same_encoder"]
+    texts = {n: row["text"] for n, row in values(own, "semanticlens", "simulation").items()}
+    assert texts == {n: row["text"] for n, row in values(other, "semanticlens", "simulation").items()}
+    assert values(own, "semanticlens", "simulation") != values(other, "semanticlens", "simulation")

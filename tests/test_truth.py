@@ -81,7 +81,7 @@ def test_json_lists_and_objects(tmp_path: Path) -> None:
             "neuron,label\n" + "".join(f"{n},a\n" for n in range(50)),
             r"47 unknown neurons \(3, 4, 5, 6, 7, \.\.\.\)",
         ),
-        ("t.csv", b"neuron,label\n1,\xff\n", "cannot be read as UTF-8 text"),
+        ("t.csv", b"neuron,label\n1,\xff\n", "is not UTF-8 text"),
         ("t.txt", "\n\n", r"names no neuron of m/l \(has: nothing: it is empty\)"),
         ("t.json", "{", "is not JSON"),
         ("t.json", "7", "holds a int: expected a list of names or an object"),
@@ -97,7 +97,7 @@ def test_a_file_that_does_not_fit_is_told_in_one_line(
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="cannot be read as UTF-8 text: No such file"):
+    with pytest.raises(EvaluationError, match="cannot be read: No such file"):
         read_truth(tmp_path / "none.csv", LAYER, 3)
 
 

@@ -33,7 +33,9 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 @click.option("--examples", type=click.IntRange(1), help="Activating images a neuron (30; clip-dissect 100, wpmi 28).")
 @click.option("--contrast", type=click.Choice(["nearest", "random"]), help="Kind of contrastive images (nearest).")
 @click.option(
-    "--neighbours", type=click.IntRange(1), help="Contrastive images an activating image (1; contrastive-pmi 5, consensus 50)."
+    "--neighbours",
+    type=click.IntRange(1),
+    help="Contrastive images an activating image (1; contrastive-pmi 5, consensus 50).",
 )
 @click.option("--threshold", help="Low activation: mean, quantile:Q or max:F (mean).")
 @click.option("--floor", type=float, help="An image activates a neuron only above this (0).")
@@ -62,8 +64,8 @@ def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> N
     """Label neurons of a layer, and keep the labels.
 
     Methods: csp, csp-difference, semanticlens, mean-centred, clip-dissect, clip-dissect-mean, wpmi, rank-reorder, pmi,
-    contrastive-pmi, consensus, the controls random-contrast and random-label, and those that installed packages offer. A label
-    whose lead over its rivals is inside the noise of the activating images is called uncertain.
+    contrastive-pmi, consensus, the controls random-contrast and random-label, and those that installed packages offer.
+    A label whose lead over its rivals is inside the noise of the activating images is called uncertain.
 
     \b
     csp-index label birds.db --layer resnet50/layer4 --neurons 0,5,9 --vocabulary imagenet21k

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from csp_index.cli.output import FILE, json_option, progress, say_json
@@ -34,6 +35,7 @@ _HEADLINES = ("agreement-exact", "simulation", "auprc", "f1", "discriminative", 
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the split and all that is drawn.")
 @click.option("--encoder", help="The encoder that labels, where the index holds several.")
 @click.option("--judge", help="The encoder that judges; the labelling one by default.")
+@click.option("--logit-scale", type=float, help="The encoder's multiplier of the cosine, where none is known.")
 @click.option("--truth", type=FILE, help="Table neuron,label[,kind], or class names of output neurons, one a line.")
 @click.option("--concepts", multiple=True, help="Metadata column that tells an image's concepts, or all; again.")
 @click.option("--hierarchy", type=FILE, help="Table child,parent, or a WordNet-style data file.")
@@ -59,30 +61,40 @@ def evaluate(db: str | None, as_json: bool, check_metrics: bool, report: str | N
     csp-index evaluate birds.db --layer resnet50/layer4 --truth labels.csv --report out/
     csp-index evaluate --check-metrics
     """
+    from csp_index.evaluation.report import check_place
+    from csp_index.evaluation.sanity import check_metrics as check
     from csp_index.evaluation.summary import summarise
 
-    sanity = _check(db, options) if check_metrics else None
-    if sanity is not None:
-        _say_sanity(sanity, as_json)
-    if db is None or options["layer"] is None:
-        if sanity is None:
-            raise click.UsageError("an evaluation needs DB and --layer (or --check-metrics alone)")
-        return
-    found = _evaluate(db, options)
-    summary = summarise(found)
-    if as_json:
-        say_json({"settings": found.settings, "skipped": found.skipped, "summary": summary.to_pylist()})
-    else:
-        _say_summary(found, summary.to_pylist())
+    if (db is None) != (options["layer"] is None):
+        raise click.UsageError("an evaluation needs both DB and --layer")
+    if db is None and not check_metrics:
+        raise click.UsageError("an evaluation needs DB and --layer (or --check-metrics alone)")
+    if db is None and report is not None:
+        raise click.UsageError("a report is of an evaluation: give DB and --layer too")
     if report is not None:
+        check_place(report)
+    sanity = check(seed=options["seed"]) if check_metrics else None
+    found = None if db is None else _evaluate(db, options)
+    rows = [] if found is None else summarise(found).to_pylist()
+    if as_json:
+        say_json(_as_json(sanity, found, rows))
+    else:
+        if sanity is not None:
+            _say_sanity(sanity)
+        if found is not None:
+            _say_summary(found, rows)
+    if db is not None and found is not None and report is not None:
         place = _write(db, found, report, sanity, options["device"])
         click.echo(f"report: {place}", err=as_json)
 
 
-def _check(db: str | None, options: dict[str, Any]) -> SanityReport:
-    from csp_index.evaluation.sanity import check_metrics
-
-    return check_metrics(seed=options["seed"])
+def _as_json(sanity: SanityReport | None, found: Evaluation | None, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    if sanity is not None:
+        told["check_metrics"] = {"passes": sanity.verdicts(), "rows": [asdict(row) for row in sanity.rows]}
+    if found is not None:
+        told |= {"settings": found.settings, "skipped": found.skipped, "summary": rows}
+    return told
 
 
 def _evaluate(db: str, options: dict[str, Any]) -> Evaluation:
@@ -94,12 +106,17 @@ def _evaluate(db: str, options: dict[str, Any]) -> Evaluation:
     arrays, texts = given.pop("text_embeddings"), given.pop("texts")
     if (arrays is None) != (texts is None):
         raise click.UsageError("--text-embeddings and --texts go together: give both or none")
-    vocabulary = given.pop("vocabulary") if arrays is None else read_text_arrays(arrays, texts)
+    vocabulary = given.pop("vocabulary")
+    if arrays is not None:
+        if vocabulary is not None:
+            raise click.UsageError("--vocabulary and --text-embeddings both name the candidates: give one of them")
+        vocabulary = read_text_arrays(arrays, texts)
     asked = {name: given.pop(name) for name in ("layer", "neurons", "templates", "encoder", "recompute", "device")}
-    given.pop("vocabulary", None)
     for name in ("truth", "hierarchy", "drawings"):
         given[name] = None if given[name] is None else Path(given[name])
     given["methods"] = parse_methods(given["methods"])
+    if "all" in given["concepts"] and len(given["concepts"]) > 1:
+        raise click.UsageError("--concepts all stands for every column: name it alone")
     given["concepts"] = () if "all" in given["concepts"] else given["concepts"] or None
     with progress() as tell:
         return open_index(db, device=asked["device"]).evaluate(
@@ -132,12 +149,14 @@ def _say_summary(found: Evaluation, rows: list[dict[str, Any]]) -> None:
     )
     cells = {(row["method"], row["metric"], row["kind"]): row for row in rows}
     for kind in kinds:
-        table = Table(title="all neurons" if kind == "all" else f"kind {kind or 'not said'}", box=None, pad_edge=False)
-        table.add_column("method")
+        table = Table(
+            title="all neurons" if kind == "all" else escape(f"kind {kind or 'not said'}"), box=None, pad_edge=False
+        )
+        table.add_column("method", no_wrap=True)
         for metric in metrics:
             table.add_column(metric, justify="right")
         for method in methods:
-            table.add_row(method, *(_cell(cells.get((method, metric, kind))) for metric in metrics))
+            table.add_row(escape(method), *(_cell(cells.get((method, metric, kind))) for metric in metrics))
         Console(width=max(150, Console().width)).print(table)
     for family, why in found.skipped.items():
         click.echo(f"not judged: {family}: {why}")
@@ -149,12 +168,9 @@ def _cell(row: dict[str, Any] | None) -> str:
     return f"{row['mean']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
 
 
-def _say_sanity(report: SanityReport, as_json: bool) -> None:
+def _say_sanity(report: SanityReport) -> None:
     """Print which metrics pass their own test, and where the others fail."""
     verdicts = report.verdicts()
-    if as_json:
-        say_json({"passes": verdicts, "rows": [asdict(row) for row in report.rows]})
-        return
     click.echo("A sound metric falls when half of the right labels are missing, and when as many wrong ones are added.")
     for metric, passes in sorted(verdicts.items(), key=lambda item: not item[1]):
         told = "" if passes else "  e.g. " + _failure(report.failures(metric)[0])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ from csp_index.subjects import Subject, draw_pool
 
 Tell = Callable[[int, int, str], None]
 _RANKED = 5  # candidates kept with each neuron
+_HALVES = 1 << 40  # sets the draw of halves apart from that of splits with the same seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +55,12 @@ class Chosen:
         """Return the best candidates of every neuron, best first."""
         return [[self.texts[place] for place in row if place >= 0] for row in self.ranked.tolist()]
 
-    def kept_by(self, scores: torch.Tensor) -> torch.Tensor:
-        """Tell which neurons keep their label under other scores [M, C], 1 or 0; NaN for a neuron without label."""
-        same = (leaders_of(scores, 1)[:, 0] == self.ranked[:, 0]).float()
+    def kept_by(self, scores: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
+        """Tell which neurons keep their label under other scores [M, C], 1 or 0; NaN for a neuron without label.
+
+        One that gets no label there (`labelled` [M] is False) does not keep its own.
+        """
+        same = ((leaders_of(scores, 1)[:, 0] == self.ranked[:, 0]) & labelled).float()
         return same.masked_fill(self.ranked[:, 0] < 0, torch.nan)
 
 
@@ -67,6 +72,7 @@ class Chooser:
     subject: Subject
     candidates: CandidateTexts
     device: str
+    defaults: Mapping[str, Any]  # options of every method that does not name its own
 
     def on(self, mask: torch.Tensor) -> Chooser:
         """Return a chooser that sees the images of `mask` [N] alone."""
@@ -75,82 +81,80 @@ class Chooser:
 
     def score(self, choice: MethodChoice) -> NeuronScores:
         """Return what a method scores all candidates."""
-        request = make_request(choice.method, self.subject.source, _RANKED, choice.options)
+        request = make_request(choice.method, self.subject.source, _RANKED, {**self.defaults, **choice.options})
         return score_neurons(self.store, self.subject, request, self.candidates, device=self.device)
 
     def choose(self, choice: MethodChoice) -> Chosen:
         """Return the labels that a method chooses."""
         found = self.score(choice)
-        labelled = torch.from_numpy(found.states == "labelled")
+        live = labelled(found)
         sure = found.confidence(KEPT)
-        confidence = torch.full((len(labelled),), torch.nan) if sure is None else sure.share[:, 0].clamp(0, 1)
-        ranked = found.leaders(_RANKED).masked_fill(~labelled[:, None], -1)
+        confidence = torch.full((len(live),), torch.nan) if sure is None else sure.share[:, 0].clamp(0, 1)
+        ranked = found.leaders(_RANKED).masked_fill(~live[:, None], -1)
         return Chosen(self.candidates.texts, ranked, found.scored.scores, confidence)
 
 
-def relabelled(
-    chooser: Chooser,
-    split: Split,
-    methods: Sequence[MethodChoice],
-    chosen: Mapping[str, Chosen],
-    rounds: int,
-    tell: Tell,
-) -> Iterator[tuple[str, str, torch.Tensor]]:
-    """Yield (method, metric, share of `rounds` relabellings that keep each neuron's label [M]).
+def others(chooser: Chooser, split: Split, rounds: int, tell: Tell) -> list[tuple[str, Chooser]]:
+    """Return choosers that see other images, by the metric that their labels are for: two for each of the rounds.
 
-    `stable-resample`: on random halves of the choosing images; `stable-seed`: on the choosing images of other splits.
+    `stable-resample`: a random half of the choosing images; `stable-seed`: the choosing images of another split.
     """
-    kept: dict[tuple[str, str], list[torch.Tensor]] = {}
+    found = []
     used = split.choosing | split.judging
     held_out = float(split.judging.sum()) / float(used.sum())
     for turn in range(rounds):
+        tell(turn, rounds, "other sets of images")
         seed = split.seed + 1 + turn
-        masks = {
-            "stable-resample": _half(split.choosing, seed),
-            "stable-seed": used & draw_split(len(used), held_out=held_out, seed=seed).choosing,
-        }
-        for done, (name, mask) in enumerate(masks.items()):
-            tell(2 * turn + done, 2 * rounds, "relabellings")
-            part = chooser.on(mask)
-            for choice in methods:
-                same = chosen[choice.text].kept_by(part.score(choice).scored.scores)
-                kept.setdefault((choice.text, name), []).append(same)
-    tell(2 * rounds, 2 * rounds, "relabellings")
-    yield from ((method, name, torch.stack(turns).mean(0)) for (method, name), turns in kept.items())
+        found.append(("stable-resample", chooser.on(_half(split.choosing, seed))))
+        found.append(("stable-seed", chooser.on(used & draw_split(len(used), held_out=held_out, seed=seed).choosing)))
+    return found
+
+
+def relabelled(
+    choosers: Sequence[tuple[str, Chooser]], choice: MethodChoice, chosen: Chosen, tell: Tell
+) -> dict[str, torch.Tensor]:
+    """Return metric -> share of the choosers that keep each neuron's label, [M]."""
+    kept: dict[str, list[torch.Tensor]] = {}
+    for done, (name, chooser) in enumerate(choosers):
+        tell(done, len(choosers), "relabellings")
+        found = chooser.score(choice)
+        kept.setdefault(name, []).append(chosen.kept_by(found.scored.scores, labelled(found)))
+    return {name: torch.stack(turns).mean(0) for name, turns in kept.items()}
 
 
 def perturbed(
-    chooser: Chooser,
-    methods: Sequence[MethodChoice],
-    chosen: Mapping[str, Chosen],
-    encoder: Encoder,
-    network: Network,
-    tell: Tell,
-) -> Iterator[tuple[str, str, torch.Tensor]]:
-    """Yield (method, metric, whether each neuron keeps its label [M]) when all example images are perturbed copies.
+    chooser: Chooser, choice: MethodChoice, chosen: Chosen, encoder: Encoder, network: Network, tell: Tell
+) -> dict[str, torch.Tensor]:
+    """Return metric -> whether each neuron keeps its label [M] when all example images are perturbed copies.
 
     One metric a perturbation, `stable-noise` and so on; `chooser` sees the choosing images.
     """
-    scored = {choice.text: chooser.score(choice) for choice in methods}
-    examples = [part.examples for part in scored.values()]
-    held = torch.cat([ids.flatten() for e in examples for ids in (e.activating, e.contrastive)])
+    found = chooser.score(choice)
+    held = torch.cat([found.examples.activating.flatten(), found.examples.contrastive.flatten()])
     ids = held[held >= 0].unique()
     if not len(ids):
-        return
+        return {}
     columns = torch.from_numpy(chooser.subject.neurons)
     layer = chooser.subject.target.key.layer
+    kept = {}
     for kind in PERTURBATIONS:
         copies = perturbed_copies(
-            chooser.store, ids, kind, encoder, network, lambda found: found[layer][:, columns], tell
+            chooser.store, ids, kind, encoder, network, lambda values: values[layer][:, columns], tell
         )
-        for text, found in scored.items():
-            yield text, f"stable-{kind}", chosen[text].kept_by(rescored(found, copies))
+        scores, live = rescored(found, copies)
+        kept[f"stable-{kind}"] = chosen.kept_by(scores, live)
+    return kept
+
+
+def labelled(found: NeuronScores) -> torch.Tensor:
+    """Tell which neurons get a label, [M] bool."""
+    return torch.from_numpy(found.states == "labelled")
 
 
 def _half(mask: torch.Tensor, seed: int) -> torch.Tensor:
     ids = mask.nonzero()[:, 0]
     part = torch.zeros_like(mask)
-    part[ids[mix(ids, seed).argsort()[: max(1, len(ids) // 2)]]] = True
+    part[ids[mix(ids, _HALVES + seed).argsort()[: max(1, len(ids) // 2)]]] = True
     return part
 
 

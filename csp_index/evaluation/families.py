@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +34,7 @@ from csp_index.evaluation.structure import (
     polysemanticity,
     redundancy,
 )
-from csp_index.evaluation.truth import Truth, agreement, concept_presence
+from csp_index.evaluation.truth import ConceptTable, Truth, agreement, concept_presence
 from csp_index.evidence import bags, even
 from csp_index.examples import Examples
 from csp_index.networks import Network
@@ -42,7 +42,7 @@ from csp_index.store import Store
 from csp_index.subjects import Subject, pool_tiles
 
 Tell = Callable[[int, int, str], None]
-Labels = Mapping[str, list[str | None]]  # method -> the label of every neuron
+Labels = list[str | None]  # the label of every neuron, by one method
 _CORRELATED = 2**26  # activations held at once to find neurons that fire alike
 _RELATIVES = 12  # broader and narrower words looked at for each label
 
@@ -53,6 +53,7 @@ class Tools:
 
     candidates: Callable[[], CandidateTexts]
     candidates_key: str
+    templates_key: str
     embed: Callable[[EncoderInfo, Sequence[str]], torch.Tensor]  # [T, D], the mean over the labels' templates
     network: Callable[[LayerInfo], Network]
     encoder: Callable[[EncoderInfo], Encoder]
@@ -82,34 +83,39 @@ class Court:
         return source.identity.get("library") != "arrays"
 
 
-def words_of(court: Court, source: EncoderInfo, labels: Labels, bench: Bench) -> Words:
-    """Return the labels under judgement as the judging encoder sees them, and where the metadata shows them."""
-    texts = tuple(sorted({text for chosen in labels.values() for text in chosen if text is not None}))
-    vectors = court.embed(source, texts) if texts else torch.zeros(0, source.width)
+def concepts_in(court: Court, images: int) -> ConceptTable | None:
+    """Look for all candidates in the metadata of the images 0 .. N - 1; None where no columns are named."""
     if court.options.concepts is None:
-        return Words(texts, vectors)
-    batches = court.store.scan(schema.IMAGES, ["image_id", "metadata"], where=f"image_id < {len(bench.judging)}")
+        return None
+    batches = court.store.scan(schema.IMAGES, ["image_id", "metadata"], where=f"image_id < {images}")
     pairs = (pair for batch in batches for pair in zip(*(column.to_pylist() for column in batch.columns), strict=True))
-    table = concept_presence(pairs, texts, court.options.concepts or None)
-    presence, known = table.presence(texts, bench.judging.nonzero()[:, 0].numpy())
+    return concept_presence(pairs, court.candidates.texts, court.options.concepts or None)
+
+
+def words_of(court: Court, labels: Labels, bench: Bench, concepts: ConceptTable | None) -> Words:
+    """Return the labels under judgement as the judging encoder sees them, and where the metadata shows them."""
+    # A word that no neuron carries stands in where there is no label at all.
+    texts = tuple(sorted({text for text in labels if text is not None})) or court.candidates.texts[:1]
+    vectors = court.embed(bench.source, texts)
+    if concepts is None:
+        return Words(texts, vectors)
+    presence, known = concepts.presence(texts, bench.judging.nonzero()[:, 0].numpy())
     return Words(texts, vectors, presence, known)
 
 
-def judge_activations(court: Court, bench: Bench, words: Words, labels: Labels) -> dict[str, torch.Tensor]:
-    """Add simulation, detection and reach; return each method's simulation correlations [M]."""
+def judge_activations(court: Court, bench: Bench, words: Words, method: str, labels: Labels) -> torch.Tensor:
+    """Add simulation, detection and reach; return the simulation correlations [M]."""
     unknown = "the label is no value of the metadata" if words.presence is not None else None
     found = judge(bench, words, labels, court.tell)
-    for method, metrics in found.items():
-        for metric, values in metrics.items():
-            court.ledger.add(method, metric, values, labels[method], unknown if metric in DETECTION else None)
-        court.ledger.add(method, "label-neurons", label_sharing(labels[method]), labels[method])
-    return {method: metrics["simulation"] for method, metrics in found.items()}
+    for metric, values in found.items():
+        court.ledger.add(method, metric, values, labels, unknown if metric in DETECTION else None)
+    court.ledger.add(method, "label-neurons", label_sharing(labels), labels)
+    return found["simulation"]
 
 
-def judge_contrast(court: Court, bench: Bench, words: Words, labels: Labels, examples: Examples) -> None:
+def judge_contrast(court: Court, bench: Bench, words: Words, examples: Examples, method: str, labels: Labels) -> None:
     """Add how well labels tell activating from contrastive judging images."""
-    for method, chosen in labels.items():
-        court.ledger.add(method, "discriminative", discrimination(bench, words, chosen, examples), chosen)
+    court.ledger.add(method, "discriminative", discrimination(bench, words, labels, examples), labels)
 
 
 def judge_agreement(court: Court, method: str, chosen: Chosen, truth: Truth, hierarchy: Hierarchy | None) -> None:
@@ -124,40 +130,35 @@ def judge_agreement(court: Court, method: str, chosen: Chosen, truth: Truth, hie
 
 
 def judge_hierarchy(
-    court: Court, bench: Bench, hierarchy: Hierarchy, labels: Labels, simulation: Mapping[str, torch.Tensor]
+    court: Court, bench: Bench, hierarchy: Hierarchy, method: str, labels: Labels, simulation: torch.Tensor
 ) -> None:
     """Add the depth of labels, and their lead over the next broader and narrower words."""
-    wanted = {text for chosen in labels.values() for text in chosen if text is not None}
-    near = {text: (*hierarchy.parents(text), *hierarchy.children(text))[:_RELATIVES] for text in wanted}
+    near = {
+        text: (*hierarchy.parents(text), *hierarchy.children(text))[:_RELATIVES] for text in labels if text is not None
+    }
+    depth = torch.tensor([float("nan") if text is None else hierarchy.depth(text) for text in labels])
+    court.ledger.add(method, "depth", depth, labels)
     texts = sorted({relative for found in near.values() for relative in found})
-    readable = court.reads(bench.source) or set(texts) <= set(court.candidates.texts)
-    vectors = court.embed(bench.source, texts) if texts and readable else torch.zeros(1, bench.source.width)
+    if not court.reads(bench.source) and not set(texts) <= set(court.candidates.texts):
+        return
+    vectors = court.embed(bench.source, texts) if texts else torch.zeros(1, bench.source.width)
     place = {text: row for row, text in enumerate(texts)}
-    for method, chosen in labels.items():
-        depth = torch.tensor([float("nan") if text is None else hierarchy.depth(text) for text in chosen])
-        court.ledger.add(method, "depth", depth, chosen)
-        if readable:
-            rows = torch.full((len(chosen), _RELATIVES), -1, dtype=torch.int64)
-            for neuron, text in enumerate(chosen):
-                found = [place[relative] for relative in near.get(text or "", ())]
-                rows[neuron, : len(found)] = torch.tensor(found, dtype=torch.int64)
-            relatives = relatives_simulation(bench, vectors, rows)
-            court.ledger.add(
-                method, "relatives-lead", broader_narrower_lead(simulation[method].float(), relatives), chosen
-            )
+    rows = torch.full((len(labels), _RELATIVES), -1, dtype=torch.int64)
+    for neuron, text in enumerate(labels):
+        found = [place[relative] for relative in near.get(text or "", ())]
+        rows[neuron, : len(found)] = torch.tensor(found, dtype=torch.int64)
+    relatives = relatives_simulation(bench, vectors, rows)
+    court.ledger.add(method, "relatives-lead", broader_narrower_lead(simulation.float(), relatives), labels)
 
 
-def judge_consistency(court: Court, bench: Bench, words: Words, labels: Labels) -> None:
+def judge_consistency(court: Court, bench: Bench, words: Words, method: str, labels: Labels) -> None:
     """Add whether neurons that fire alike carry alike labels."""
     count = max(64, _CORRELATED // len(court.subject.neurons))
     mask = thinned(bench.judging, count, court.options.seed)
     activations = torch.cat(list(pool_tiles(court.store, bench.target, bench.neurons, mask)), 1)
-    for method, chosen in labels.items():
-        rows = words.rows(chosen)
-        vectors = words.vectors[rows.clamp(min=0)] if len(words.texts) else torch.zeros(len(rows), 1)
-        found = consistency(activations, vectors, chosen)
-        court.ledger.add(method, "consistency", found.same_label, chosen)
-        court.ledger.add(method, "consistency-text", found.text_cosine, chosen)
+    found = consistency(activations, words.vectors[words.rows(labels).clamp(min=0)], labels)
+    court.ledger.add(method, "consistency", found.same_label, labels)
+    court.ledger.add(method, "consistency-text", found.text_cosine, labels)
 
 
 def judge_neurons(court: Court, examples: Examples) -> None:
@@ -173,37 +174,23 @@ def judge_neurons(court: Court, examples: Examples) -> None:
     court.ledger.add("", "redundancy", redundancy(means))
 
 
-def judge_generated(court: Court, generator: ImageGenerator, labels: Labels) -> None:
+def judge_generated(court: Court, generator: ImageGenerator, method: str, labels: Labels) -> None:
     """Add CoSy's metrics: what neurons do on images made from their labels, against control images."""
     options, target = court.options, court.subject.target
     network = court.tools.network(target)
     settings = GenerationSettings(options.generated, options.seed, options.prompt)
     neurons = court.subject.neurons
-    pairs = [
-        (int(neuron), text)
-        for chosen in labels.values()
-        for neuron, text in zip(neurons, chosen, strict=True)
-        if text is not None
-    ]
+    pairs = [(int(neuron), text) for neuron, text in zip(neurons, labels, strict=True) if text is not None]
     made = generated_activations(network, target.key.layer, generator, pairs, settings, court.tell)
     control = _controls(court, network)
     maximum = torch.from_numpy(catalog.neuron_rows(court.store, target, neurons.tolist())["max"].to_numpy().copy())
-    first = 0
-    for method, chosen in labels.items():
-        live = torch.tensor([text is not None for text in chosen])
-        values = torch.full((len(chosen), options.generated), torch.nan)
-        values[live] = made.values[first : first + int(live.sum())]
-        first += int(live.sum())
-        why = [made.failures.get(text or "", "") for text in chosen]
-        court.ledger.add(method, "cosy-auc", cosy_auc(values, control), chosen, why)
-        court.ledger.add(method, "cosy-mad", cosy_mad(values, control), chosen, why)
-        court.ledger.add(
-            method,
-            "dma",
-            dma(values, maximum),
-            chosen,
-            [note or "its maximal activation is not above 0" for note in why],
-        )
+    values = torch.full((len(labels), options.generated), torch.nan)
+    values[torch.tensor([text is not None for text in labels], dtype=torch.bool)] = made.values
+    why = [made.failures.get(text or "", "") for text in labels]
+    court.ledger.add(method, "cosy-auc", cosy_auc(values, control), labels, why)
+    court.ledger.add(method, "cosy-mad", cosy_mad(values, control), labels, why)
+    spent = [note or "its maximal activation is not above 0" for note in why]
+    court.ledger.add(method, "dma", dma(values, maximum), labels, spent)
 
 
 def _controls(court: Court, network: Network) -> torch.Tensor:

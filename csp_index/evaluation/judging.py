@@ -7,7 +7,7 @@ activations of one block of neurons.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +53,7 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """The T distinct labels under judgement: texts, unit vectors [T, D] of the judging encoder, and their presence.
+    """The T distinct labels under judgement, at least one: unit vectors [T, D] of the judging encoder, and presence.
 
     `presence` [T, n2] says which judging images show the label's concept, where `known` [T]; None for no metadata.
     """
@@ -85,24 +85,20 @@ def set_up(
 
 
 def judge(
-    bench: Bench, words: Words, labels: Mapping[str, list[str | None]], tell: Callable[[int, int, str], None]
-) -> dict[str, dict[str, torch.Tensor]]:
-    """Return, for every method's labels, metric -> values [M] (NaN where undefined).
+    bench: Bench, words: Words, labels: list[str | None], tell: Callable[[int, int, str], None]
+) -> dict[str, torch.Tensor]:
+    """Return metric -> values [M] of one label a neuron (NaN where undefined).
 
     Metrics: simulation, simulation-calibrated, those of DETECTION, label-images.
     """
-    rows = {method: words.rows(texts) for method, texts in labels.items()}
+    rows = words.rows(labels)
     calibration = TextCalibration.fit(words.vectors @ bench.fit_embeddings.T)
     names = ("simulation", "simulation-calibrated", *DETECTION, "label-images")
-    found = {
-        method: {name: torch.full((len(bench.neurons),), torch.nan, dtype=torch.float64) for name in names}
-        for method in labels
-    }
+    found = {name: torch.full((len(bench.neurons),), torch.nan, dtype=torch.float64) for name in names}
     for pick, fitting, activations in bench.blocks():
-        for method, row in rows.items():
-            part = _judge_block(bench, words, calibration, row[pick], fitting, activations)
-            for name, values in part.items():
-                found[method][name][pick] = values.double().masked_fill(row[pick] < 0, torch.nan)
+        part = _judge_block(bench, words, calibration, rows[pick], fitting, activations)
+        for name, values in part.items():
+            found[name][pick] = values.double().masked_fill(rows[pick] < 0, torch.nan)
         tell(min(pick.stop, len(bench.neurons)), len(bench.neurons), "neurons judged")
     return found
 
@@ -126,10 +122,12 @@ def _judge_block(
         detected = detection(
             activations, words.presence, rows=rows.masked_fill(~words.known[place], -1), alpha=bench.alpha
         )
+    # A neuron that never changes detects nothing: its precision would be the share of images the label fits.
+    constant = activations.amin(1) == activations.amax(1)
     return {
         "simulation": pearson(activations, cosines),
         "simulation-calibrated": pearson(activations, sigmoid.apply(cosines)),
-        **detected,
+        **{name: values.masked_fill(constant, torch.nan) for name, values in detected.items()},
         "label-images": label_images(probabilities),
     }
 

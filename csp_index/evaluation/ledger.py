@@ -20,6 +20,10 @@ _WHY = {
     "redundancy": "no activating judging image, or no other neuron with one",
     "discriminative": "no activating or no contrastive judging image",
     "confidence": "its images tell nothing: there is but one, or the method looks at none",
+    **dict.fromkeys(
+        ("stable-resample", "stable-seed", "stable-noise", "stable-blur", "stable-jpeg", "stable-dark"),
+        "the method looks at no image",
+    ),
     "lead": "fewer than two candidates, or all score alike",
     "depth": "the label is not in the hierarchy",
     "relatives-lead": "the label has no broader or narrower word in the hierarchy",
@@ -77,6 +81,7 @@ class Ledger:
         }
         self._parts.append(pa.table(columns, schema=VALUES))
 
-    def table(self) -> pa.Table:
-        """Return all rows taken in."""
-        return pa.concat_tables(self._parts) if self._parts else VALUES.empty_table()
+    def take(self) -> pa.Table:
+        """Return all rows taken in since the last call."""
+        parts, self._parts = self._parts, []
+        return pa.concat_tables(parts) if parts else VALUES.empty_table()

@@ -35,7 +35,10 @@ class MethodChoice:
             name, equals, value = part.partition("=")
             if not equals or not name:
                 raise EvaluationError(f"method {text!r} cannot be read at {part!r}: write csp:gamma=0.5,examples=20")
-            options[name.strip().replace("-", "_")] = _value(value.strip())
+            key = name.strip().replace("-", "_")
+            if key in options:
+                raise EvaluationError(f"method {text!r} gives {key} twice: expected each option once")
+            options[key] = _value(value.strip())
         return cls(text, method.strip(), options)
 
 
@@ -50,6 +53,7 @@ class EvaluationOptions:
     judge_on: str | None = None
     judge: str | None = None  # the encoder that judges; the labelling one by default
     most_judging: int = 50_000  # held-out images used at most: bounds memory
+    logit_scale: float | None = None  # the encoder's multiplier of the cosine, where none is known
     alpha: float = 0.05  # share of images that count as activating, where a metric needs a yes or no
     concepts: tuple[str, ...] | None = None  # metadata columns that say which concepts an image shows; () is all
     truth: Path | None = None  # a table neuron,label[,kind], or the class names of output neurons
@@ -72,6 +76,10 @@ class EvaluationOptions:
         for name, least in (("generated", 1), ("control_count", 2), ("most_judging", 10)):
             if getattr(self, name) < least:
                 raise EvaluationError(f"{name.replace('_', ' ')} is {getattr(self, name)}: expected at least {least}")
+        if not 0 <= self.seed < 2**32:
+            raise EvaluationError(f"seed is {self.seed}: expected a whole number from 0 to {2**32 - 1}")
+        if self.generator is None and (self.controls is not None or self.drawings is not None):
+            raise EvaluationError("controls and drawings go with an image generator: name one")
         if self.resamples < 0:
             raise EvaluationError(f"resamples is {self.resamples}: expected 0 (none) or more")
         if not 0.0 < self.alpha < 1.0:

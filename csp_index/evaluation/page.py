@@ -17,10 +17,9 @@ from markupsafe import Markup
 
 from csp_index.errors import CspIndexError
 from csp_index.evaluation import charts
-from csp_index.evaluation.records import Evaluation
+from csp_index.evaluation.records import ALL, Evaluation
 from csp_index.evaluation.sanity import SanityReport
 from csp_index.evaluation.summary import (
-    ALL,
     COMPANIONS,
     NOT_ALONE,
     Duel,

@@ -91,10 +91,10 @@ def _batches(uris: Sequence[str], kind: Perturbation, ids: Sequence[int], size: 
         yield batch
 
 
-def rescored(found: NeuronScores, copies: Copies) -> torch.Tensor:
-    """Return the scores [M, C] when every example image is replaced by its copy; one that fell silent counts no more.
+def rescored(found: NeuronScores, copies: Copies) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the scores [M, C] when every example image is replaced by its copy, and which neurons still fire [M].
 
-    The neurons are those of the copies' columns, in order.
+    A copy that fell silent counts no more. The neurons are those of the copies' columns, in order.
     """
     old = found.evidence
     held = torch.cat([found.examples.activating.flatten(), found.examples.contrastive.flatten()])
@@ -113,4 +113,5 @@ def rescored(found: NeuronScores, copies: Copies) -> torch.Tensor:
         contrastive=contrastive.gather(1, order[..., None].expand(contrastive.shape)),
         similarities=None,
     )
-    return scoring.score(found.request.method, evidence, found.request.scoring).scores
+    scores = scoring.score(found.request.method, evidence, found.request.scoring).scores
+    return scores, (~silent).any(1)

@@ -1,40 +1,41 @@
 """The evaluation itself: choose labels on one part of the images, judge them on another, keep every value.
 
-Values are kept under the hash of all they depend on, method by method: an evaluation asked again is read, and one with
-a further method computes that method alone.
+Values are kept under the hash of all they depend on, method by method as they are done: an evaluation asked again is
+read, one with a further method computes that method alone, one cut off goes on with the method it was at.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from csp_index import catalog, schema
+from csp_index import catalog, schema, scoring
 from csp_index.catalog import EncoderInfo
 from csp_index.errors import EvaluationError
 from csp_index.evaluation import families
-from csp_index.evaluation.choosing import Chooser, Chosen, perturbed, relabelled
+from csp_index.evaluation.choosing import Chooser, Chosen, others, perturbed, relabelled
 from csp_index.evaluation.families import Court, Tell, Tools
 from csp_index.evaluation.generation import ImageGenerator, load_generator
 from csp_index.evaluation.hierarchy import Hierarchy, load_hierarchy
-from csp_index.evaluation.judging import FITTED, set_up
+from csp_index.evaluation.judging import FITTED, Bench, set_up
 from csp_index.evaluation.ledger import Ledger
-from csp_index.evaluation.options import EvaluationOptions
+from csp_index.evaluation.options import EvaluationOptions, MethodChoice
 from csp_index.evaluation.records import VALUES, Evaluation
 from csp_index.evaluation.split import Split, draw_split, keep_split, read_split, thinned
-from csp_index.evaluation.truth import Truth, read_truth
-from csp_index.examples import gather_examples
+from csp_index.evaluation.truth import ConceptTable, Truth, read_truth
+from csp_index.examples import Examples, activating_sets, gather_examples
 from csp_index.labels import make_request
 from csp_index.records import ExampleOptions
 from csp_index.runs import record_run, settings_hash
+from csp_index.sources import open_source
 from csp_index.store import Store
 from csp_index.subjects import Subject, draw_pool
 
@@ -70,29 +71,48 @@ def evaluate(
     docket = _read(store, subject, options, device)
     described = _describe(subject, options, docket, tools)
     hashed = settings_hash(described)
-    where = f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(subject.target)}"
-    held = store.read(schema.EVALUATIONS, where=where)
-    wanted = {choice.text: choice for choice in options.methods}
-    done = set() if recompute else set(held["method"].unique().to_pylist())
-    missing = [choice for text, choice in wanted.items() if text not in done]
-    if missing or "" not in done:
+    wanted = {"": None} | {choice.text: choice for choice in options.methods}
+    held = {} if recompute else _held(store, subject, hashed)
+    missing = {text: choice for text, choice in wanted.items() if text not in held}
+    if missing:
         with store.write_lock():
             keep_split(store, docket.split)
             models = {subject.source.name: subject.source.identity, str(subject.target.key): subject.target.identity}
-            asked = {**described, "methods": [choice.text for choice in missing]}
+            asked = {**described, "methods": [text for text in missing if text]}
             with record_run(store, "evaluate", asked, models, options.seed) as run:
-                found = _compute(store, subject, replace(options, methods=tuple(missing)), docket, tools, tell, device)
-                names = ",".join(catalog.sql_text(text) for text in ["", *(choice.text for choice in missing)])
-                store.delete(schema.EVALUATIONS, f"{where} AND method IN ({names})")
-                size = found.num_rows
-                rows = found.add_column(0, "settings_hash", pa.array([hashed] * size))
-                rows = rows.add_column(0, "run_id", pa.array([run.run_id] * size))
-                store.append(schema.EVALUATIONS, rows.cast(schema.table_schema(schema.EVALUATIONS)))
-        held = store.read(schema.EVALUATIONS, where=where)
-    run_id = max(held["run_id"].to_pylist())
-    chosen = held.filter(pc.is_in(held["method"], pa.array(["", *wanted])))
-    settings = {**described, "methods": list(wanted), "split": docket.split.as_json()}
-    return Evaluation(chosen.select(VALUES.names), settings, run_id, dict(docket.skipped))
+                hearing = _open(store, subject, options, docket, tools, tell, device)
+                for done, (text, choice) in enumerate(missing.items()):
+                    tell(done, len(missing), "methods")
+                    _keep(store, subject, hashed, run.run_id, text, _values(hearing, docket, choice))
+                tell(len(missing), len(missing), "methods")
+        held = _held(store, subject, hashed)
+    rows = pa.concat_tables([held[text] for text in wanted])
+    runs = sorted(set(rows["run_id"].to_pylist()))
+    settings = {**described, "methods": [text for text in wanted if text], "split": docket.split.as_json()}
+    return Evaluation(rows.select(VALUES.names), {**settings, "runs": runs}, runs[-1], dict(docket.skipped))
+
+
+def _held(store: Store, subject: Subject, hashed: str) -> dict[str, pa.Table]:
+    """Return the values kept under a settings hash, by method: those of the newest run that judged it."""
+    where = f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(subject.target)}"
+    rows = store.read(schema.EVALUATIONS, where=where)
+    found = {}
+    for text in rows["method"].unique().to_pylist():
+        part = rows.filter(pc.equal(rows["method"], text))
+        found[text] = part.filter(pc.equal(part["run_id"], pc.max(part["run_id"])))
+    return found
+
+
+def _keep(store: Store, subject: Subject, hashed: str, run_id: str, method: str, values: pa.Table) -> None:
+    """Store a method's values in one commit, then delete those it had before."""
+    size = values.num_rows
+    rows = values.add_column(0, "settings_hash", pa.array([hashed] * size))
+    rows = rows.add_column(0, "run_id", pa.array([run_id] * size))
+    store.append(schema.EVALUATIONS, rows.cast(schema.table_schema(schema.EVALUATIONS)))
+    where = f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(subject.target)}"
+    store.delete(
+        schema.EVALUATIONS, f"{where} AND method = {catalog.sql_text(method)} AND run_id != {catalog.sql_text(run_id)}"
+    )
 
 
 def _read(store: Store, subject: Subject, options: EvaluationOptions, device: str) -> Docket:
@@ -102,8 +122,15 @@ def _read(store: Store, subject: Subject, options: EvaluationOptions, device: st
     else:
         split = draw_split(images, held_out=options.held_out, seed=options.seed)
     for choice in options.methods:
-        make_request(choice.method, subject.source, 1, choice.options)
+        request = make_request(choice.method, subject.source, 1, {**_defaults(options), **choice.options})
+        scoring.method(choice.method).background(request.scoring)
+        activating_sets(subject.statistics(store).slice(0, 1), request.examples)
     judge = subject.source if options.judge is None else catalog.encoder(store, options.judge)
+    if judge != subject.source and judge.identity.get("library") == "arrays":
+        raise EvaluationError(
+            f"encoder {judge.name} came as arrays and cannot read the labels it is to judge: "
+            "name one that was indexed with its model"
+        )
     truth = None
     skipped = {}
     if options.truth is not None:
@@ -152,12 +179,13 @@ def _check_columns(store: Store, columns: Sequence[str]) -> None:
 def _describe(subject: Subject, options: EvaluationOptions, docket: Docket, tools: Tools) -> dict[str, object]:
     """Return all that the values of one method depend on."""
     given = asdict(replace(options, methods=options.methods[:1]))
-    given.pop("methods")
-    given.pop("drawings")
+    for name in ("methods", "drawings", "truth", "hierarchy"):  # what the files say counts, not where they lie
+        given.pop(name)
     files = {name: _digest(path) for name, path in (("truth", options.truth), ("hierarchy", options.hierarchy)) if path}
     return {
-        **{name: str(value) if isinstance(value, Path) else value for name, value in given.items()},
+        **given,
         "files": files,
+        "controls_key": None if options.controls is None else _listing(options.controls),
         "layer": str(subject.target.key),
         "layer_identity": subject.target.identity,
         "neurons": len(subject.neurons),
@@ -170,6 +198,7 @@ def _describe(subject: Subject, options: EvaluationOptions, docket: Docket, tool
         "split_key": docket.split.key,
         "generator_identity": None if docket.generator is None else docket.generator.identity,
         "candidates": tools.candidates_key,
+        "templates": tools.templates_key,
         "detection": "calibrated text probabilities" if options.concepts is None else "metadata columns",
     }
 
@@ -178,58 +207,85 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()[:16]
 
 
-def _compute(
-    store: Store,
-    subject: Subject,
-    options: EvaluationOptions,
-    docket: Docket,
-    tools: Tools,
-    tell: Tell,
-    device: str,
-) -> pa.Table:
-    """Return the values of the given methods, and those of the neurons themselves."""
+def _listing(location: str) -> str:
+    """Return a hash of the images at a location: their addresses, sizes and times."""
+    uris = [ref.uri for ref in open_source(location).refs()]
+    states = [(os.stat(uri).st_size, os.stat(uri).st_mtime_ns) if os.path.exists(uri) else () for uri in uris]
+    return hashlib.sha256(json.dumps([uris, states]).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """What all methods of one evaluation share: the judging images and those that choose, read once."""
+
+    court: Court
+    bench: Bench
+    chooser: Chooser  # sees the choosing images
+    others: Sequence[tuple[str, Chooser]]  # see other images
+    examples: Examples  # of the judging images
+    concepts: ConceptTable | None
+
+
+def _open(
+    store: Store, subject: Subject, options: EvaluationOptions, docket: Docket, tools: Tools, tell: Tell, device: str
+) -> Hearing:
     judging = thinned(docket.split.judging, options.most_judging, options.seed)
     pool = draw_pool(store, subject.target, subject.neurons, judging)
     low, high = (torch.from_numpy(pool.rows[name].to_numpy().copy()) for name in ("min", "max"))
     kinds = [docket.truth.kind(neuron) if docket.truth else "" for neuron in subject.neurons.tolist()]
     ledger = Ledger(subject, kinds, low == high)
     court = Court(store, replace(subject, pool=pool), tools.candidates(), options, tools, ledger, tell)
-    labels = _choose(court, subject, docket, device)
-    examples = gather_examples(store, court.subject, ExampleOptions(), device=device)
-    families.judge_neurons(court, examples)
-    if not labels:
-        return ledger.table()
+    chooser = Chooser(store, subject, court.candidates, device, _defaults(options))
     fitting = thinned(docket.split.choosing, FITTED, options.seed)
-    bench = set_up(store, docket.judge, subject.target, subject.neurons, fitting, judging, options.alpha)
-    words = families.words_of(court, docket.judge, labels, bench)
-    simulation = families.judge_activations(court, bench, words, labels)
-    families.judge_contrast(court, bench, words, labels, examples)
-    families.judge_consistency(court, bench, words, labels)
+    return Hearing(
+        court,
+        set_up(store, docket.judge, subject.target, subject.neurons, fitting, judging, options.alpha),
+        chooser.on(docket.split.choosing),
+        others(chooser, docket.split, options.resamples, tell),
+        gather_examples(store, court.subject, ExampleOptions(), device=device),
+        families.concepts_in(court, len(judging)),
+    )
+
+
+def _values(hearing: Hearing, docket: Docket, choice: MethodChoice | None) -> pa.Table:
+    """Return the values of one method, or those of the neurons themselves."""
+    court, bench = hearing.court, hearing.bench
+    if choice is None:
+        families.judge_neurons(court, hearing.examples)
+        return court.ledger.take()
+    chosen = _choose(hearing, docket, choice)
+    method, labels = choice.text, chosen.labels
+    words = families.words_of(court, labels, bench, hearing.concepts)
+    simulation = families.judge_activations(court, bench, words, method, labels)
+    families.judge_contrast(court, bench, words, hearing.examples, method, labels)
+    families.judge_consistency(court, bench, words, method, labels)
     if docket.hierarchy is not None:
-        families.judge_hierarchy(court, bench, docket.hierarchy, labels, simulation)
+        families.judge_hierarchy(court, bench, docket.hierarchy, method, labels, simulation)
     if docket.generator is not None:
-        families.judge_generated(court, docket.generator, labels)
-    return ledger.table()
+        families.judge_generated(court, docket.generator, method, labels)
+    return court.ledger.take()
 
 
-def _choose(court: Court, subject: Subject, docket: Docket, device: str) -> dict[str, list[str | None]]:
-    """Choose every method's labels on the choosing images; add what the choice alone tells."""
-    chooser = Chooser(court.store, subject, court.candidates, device)
-    on_choosing = chooser.on(docket.split.choosing)
-    chosen: dict[str, Chosen] = {}
-    for done, choice in enumerate(court.options.methods):
-        court.tell(done, len(court.options.methods), "methods")
-        found = on_choosing.choose(choice)
-        court.ledger.add(choice.text, "lead", found.lead, found.labels)
-        court.ledger.add(choice.text, "confidence", found.confidence, found.labels)
-        if docket.truth is not None:
-            families.judge_agreement(court, choice.text, found, docket.truth, docket.hierarchy)
-        chosen[choice.text] = replace(found, scores=torch.zeros(0))  # scores of one method at a time fill the memory
-    methods = court.options.methods
-    steady = [relabelled(chooser, docket.split, methods, chosen, court.options.resamples, court.tell)]
+def _choose(hearing: Hearing, docket: Docket, choice: MethodChoice) -> Chosen:
+    """Choose a method's labels on the choosing images; add what the choice alone tells."""
+    court = hearing.court
+    chosen = hearing.chooser.choose(choice)
+    found = {"lead": chosen.lead, "confidence": chosen.confidence}
+    if docket.truth is not None:
+        families.judge_agreement(court, choice.text, chosen, docket.truth, docket.hierarchy)
+    steady: dict[str, torch.Tensor] = {}
+    if hearing.others:
+        steady |= relabelled(hearing.others, choice, chosen, court.tell)
     if court.options.perturb:
-        models = court.tools.encoder(subject.source), court.tools.network(subject.target)
-        steady.append(perturbed(on_choosing, methods, chosen, *models, court.tell))
-    for method, metric, values in chain.from_iterable(steady):
-        court.ledger.add(method, metric, values, chosen[method].labels)
-    return {method: found.labels for method, found in chosen.items()}
+        models = court.tools.encoder(court.subject.source), court.tools.network(court.subject.target)
+        steady |= perturbed(hearing.chooser, choice, chosen, *models, court.tell)
+    if scoring.method(choice.method).by_lot:
+        steady = {metric: torch.full_like(values, torch.nan) for metric, values in steady.items()}
+    for metric, values in (found | steady).items():
+        court.ledger.add(choice.text, metric, values, chosen.labels)
+    return chosen
+
+
+def _defaults(options: EvaluationOptions) -> dict[str, object]:
+    """Return the label options of every method that does not name its own."""
+    return {"seed": options.seed, "logit_scale": options.logit_scale}

@@ -17,6 +17,8 @@ Family = Literal[
     "simulation", "detection", "generation", "agreement", "contrast", "specificity", "robustness", "structure"
 ]
 
+ALL = "all"  # the kind that stands for every neuron
+
 #: The columns of `Evaluation.values`: those of the store's table `evaluations` after run_id and settings_hash.
 VALUES = pa.schema(list(schema.table_schema(schema.EVALUATIONS))[2:])
 

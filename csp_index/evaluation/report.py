@@ -65,7 +65,7 @@ def write_report(
     in which CoSy's metrics would stand alone.
     """
     place = Path(folder).expanduser().resolve()
-    _check_place(place)
+    check_place(place)
     grid = make_grid(evaluation)
     if not grid.rows:
         raise EvaluationError("the evaluation holds no value: judge some labels before writing a report")
@@ -162,8 +162,11 @@ def _render(
     )
 
 
-def _check_place(place: Path) -> None:
-    """Refuse a folder whose content would be lost."""
+def check_place(folder: str | Path) -> None:
+    """Refuse a folder whose content would be lost, and a path that names none."""
+    if not str(folder):
+        raise EvaluationError("the report's folder is an empty text: name a new or empty folder")
+    place = Path(folder).expanduser().resolve()
     if not place.exists():
         return
     try:

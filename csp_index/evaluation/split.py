@@ -16,6 +16,7 @@ from csp_index.errors import EvaluationError
 from csp_index.statistics import mix
 from csp_index.store import Store
 
+_THINNED = 1 << 41  # sets thinning apart from the draw of splits with the same seed
 _FEWEST = 10  # held-out images below which no metric says anything
 
 
@@ -95,7 +96,7 @@ def thinned(mask: torch.Tensor, count: int, seed: int) -> torch.Tensor:
     if len(ids) <= count:
         return mask
     kept = torch.zeros_like(mask)
-    kept[ids[mix(ids, seed + 1).argsort()[:count]]] = True
+    kept[ids[mix(ids, _THINNED + seed).argsort()[:count]]] = True
     return kept
 
 

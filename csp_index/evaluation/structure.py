@@ -287,13 +287,15 @@ METRICS: dict[str, Metric] = {
         Metric(
             "polysemanticity", "structure", "1 - cosine of the two halves of the activating images", False, 0.0, 2.0
         ),
-        Metric("redundancy", "structure", "cosine with the most similar other neuron", False, -1.0, 1.0),
+        Metric(
+            "redundancy", "structure", "cosine with the most similar other neuron of those evaluated", False, -1.0, 1.0
+        ),
         Metric("consistency", "structure", "share of near-identical neurons with the equal label", low=0.0, high=1.0),
         Metric(
             "consistency-text", "structure", "mean cosine with the labels of near-identical neurons", low=-1.0, high=1.0
         ),
         Metric("label-images", "specificity", "share of held-out images the label fits", False, 0.0, 1.0),
-        Metric("label-neurons", "specificity", "neurons of the layer that carry the label", False, 1.0),
+        Metric("label-neurons", "specificity", "neurons evaluated that carry the label", False, 1.0),
         Metric("lead", "specificity", "best score less the runner-up's, in standard deviations", low=0.0),
         Metric(
             "relatives-lead",

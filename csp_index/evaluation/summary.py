@@ -19,9 +19,8 @@ import torch
 from csp_index.errors import EvaluationError
 from csp_index.evaluation import choosing, metrics, structure, truth
 from csp_index.evaluation.intervals import ROUNDS, holm, mean_interval, paired_test
-from csp_index.evaluation.records import Evaluation, Family, Metric
+from csp_index.evaluation.records import ALL, Evaluation, Family, Metric
 
-ALL: Final = "all"  # the kind that stands for every neuron
 POOLED: Final = "all methods"  # the labels of several methods together
 NOT_ALONE: Final[Family] = "generation"
 #: The families of which at least one is shown wherever CoSy's metrics are: these do punish an over-specific label.

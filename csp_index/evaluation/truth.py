@@ -21,7 +21,7 @@ import torch
 
 from csp_index.errors import EvaluationError, LabelError, one_line
 from csp_index.evaluation.hierarchy import Hierarchy, Relation, normal_text
-from csp_index.evaluation.records import Metric
+from csp_index.evaluation.records import ALL, Metric
 from csp_index.records import LayerKey, NeuronKey
 
 Embed = Callable[[Sequence[str]], torch.Tensor]
@@ -108,8 +108,10 @@ def read_truth(path: str | Path, layer: LayerKey, neurons: int, *, synonyms: boo
     where = f"the truth file {file}"
     try:
         text = file.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise EvaluationError(f"{where} cannot be read as UTF-8 text: {one_line(exc)}") from exc
+    except OSError as exc:
+        raise EvaluationError(f"{where} cannot be read: {one_line(exc)}") from exc
+    except UnicodeDecodeError as exc:
+        raise EvaluationError(f"{where} is not UTF-8 text: {one_line(exc)}") from exc
     suffix = file.suffix.lower()
     rows = _lines(text) if suffix == ".txt" else _json(text, where) if suffix == ".json" else _table(text, where)
     keys = [_neuron(name, layer, where) for name, _, _ in rows]
@@ -136,6 +138,8 @@ def read_truth(path: str | Path, layer: LayerKey, neurons: int, *, synonyms: boo
         own = accepted.setdefault(neuron, {})
         for text in texts:
             own.setdefault(normal_text(text), text)
+        if kind == ALL:
+            raise EvaluationError(f"{where} calls a kind {ALL!r}, which stands for every neuron: name it otherwise")
         if kind and kinds.setdefault(neuron, kind) != kind:
             raise EvaluationError(
                 f"{where} has two kinds of neuron {neuron}: {kinds[neuron]!r}, {kind!r}: expected one"
