@@ -113,7 +113,10 @@ def thresholds(rows: pa.Table, kind: str) -> torch.Tensor:
     """Return each neuron's low-activation threshold [M]: `mean`, `quantile:Q` or `max:F`."""
     name, _, text = kind.partition(":")
     if name == "mean" and not text:
-        return torch.from_numpy(rows["mean"].to_numpy().astype(np.float32))
+        means = rows["mean"].to_numpy()
+        rounded = means.astype(np.float32)
+        # Rounded up, so that a float32 activation is below the rounded mean exactly where it is below the mean.
+        return torch.from_numpy(np.where(rounded < means, np.nextafter(rounded, np.float32(np.inf)), rounded))
     try:
         number = float(text)
     except ValueError:

@@ -32,11 +32,14 @@ from csp_index.label_rows import (
     write_labels,
 )
 from csp_index.records import ExampleOptions, Label, ScoringOptions
-from csp_index.response import ResponseSums
+from csp_index.response import LeaderRanks, ResponseSums
 from csp_index.runs import record_run, settings_hash
 from csp_index.scoring import MethodRow, Scored
 from csp_index.store import Store
 from csp_index.subjects import Subject, pool_embeddings, pool_pairs
+
+_LEADERS = 24  # labels of a neuron whose order of the images is looked at
+_RANKED_AT_ONCE = 2048  # neurons; bounds the memory of that look
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,8 @@ def score_neurons(
         vectors = torch.nn.functional.normalize(vectors, dim=1)
         empty = None if empty is None else torch.nn.functional.normalize(empty, dim=0)
     evidence = replace(_evidence(store, subject, examples, vectors, row, request.scoring), empty_text=empty)
+    if row.needs_response:
+        evidence = _with_response(store, subject, request, evidence)
     scored = scoring.score(request.method, evidence, request.scoring)
     states = np.where(
         examples.dead, "dead", np.where(examples.without_contrast & row.needs_contrast, "no-contrast", "labelled")
@@ -202,8 +207,7 @@ def _evidence(
     def places(chosen: torch.Tensor) -> torch.Tensor:
         return torch.searchsorted(used, chosen.clamp(min=0)).masked_fill(chosen < 0, -1)
 
-    everything = torch.ones(examples.images, dtype=torch.bool)
-    mask = everything if subject.pool is None else subject.pool.mask
+    mask = _seen(subject, examples.images)
     scale = row.background(options)
     total = torch.zeros(subject.source.width, dtype=torch.float64)
     share = torch.zeros(len(texts), dtype=torch.float64)
@@ -212,12 +216,6 @@ def _evidence(
             total += tile.sum(0, dtype=torch.float64)
             if scale is not None:
                 share += label_share(tile, texts, scale)
-    response = None
-    if row.needs_response and scale is not None:
-        sums = ResponseSums(examples.activations, texts, scale)
-        for embeddings, activations in pool_pairs(store, subject, mask):
-            sums.add(embeddings, activations)
-        response = sums.finish()
     images = int(mask.sum())
     return Evidence(
         vectors if len(vectors) else torch.zeros(1, subject.source.width),
@@ -227,10 +225,36 @@ def _evidence(
         texts,
         (total / images).float() if row.needs_mean else None,
         None if scale is None else share / images,
-        response=response,
         neurons=examples.neurons,
         similarities=examples.similarities,
     )
+
+
+def _seen(subject: Subject, images: int) -> torch.Tensor:
+    """Return which images [N] the answer rests on."""
+    return torch.ones(images, dtype=torch.bool) if subject.pool is None else subject.pool.mask
+
+
+def _with_response(store: Store, subject: Subject, request: LabelRequest, evidence: Evidence) -> Evidence:
+    """Add the response of the neurons to all images: one pass for all labels, and one for the leading ones."""
+    scale = scoring.method(request.method).background(request.scoring)
+    if scale is None:
+        raise LabelError(f"method {request.method} looks at the response to all images, and names no scale for it")
+    mask = _seen(subject, subject.images(store))
+    sums = ResponseSums(evidence.activations, evidence.texts, scale)
+    for embeddings, activations in pool_pairs(store, subject, mask):
+        sums.add(embeddings, activations)
+    first = sums.finish()
+    scores = scoring.score(request.method, replace(evidence, response=first), request.scoring).scores
+    leaders = leaders_of(scores, min(_LEADERS, scores.shape[1]))
+    precision = torch.zeros(scores.shape)
+    for start in range(0, len(leaders), _RANKED_AT_ONCE):
+        pick = slice(start, start + _RANKED_AT_ONCE)
+        ranks = LeaderRanks(sums, leaders[pick], pick)
+        for embeddings, activations in pool_pairs(store, replace(subject, neurons=subject.neurons[pick]), mask):
+            ranks.add(embeddings, activations)
+        precision[pick] = precision[pick].scatter(1, leaders[pick], ranks.finish())
+    return replace(evidence, response=replace(first, precision=precision))
 
 
 def _with_vector() -> list[str]:

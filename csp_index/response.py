@@ -1,18 +1,22 @@
-"""How neurons respond to the whole dataset, beside each label: sums over images in one pass, pure tensors.
+"""How neurons respond to the whole dataset, beside each label: sums over images, pure tensors.
 
 The response is y = min(max(a, 0) / h, 1), h half the mean activation of the neuron's activating images: what counts is
-that a neuron fires, not how much. Two views of it, each [M, C]: where a linear model of the response on the embeddings
-points (*linear*), and how the response goes with the label's share of each image (*agreement*).
+that a neuron fires, not how much. Three views of it, each [M, C]: where a linear model of the response on the
+embeddings points (*linear*), how the response goes with the label's share of each image (*agreement*), and, in a second
+pass for few leading labels, how well a filter tuned to the label finds the firing images (*precision*).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 _RIDGE = 1.0  # penalty of the linear model, in mean variances of an embedding's coordinate
+_FILTER_RIDGE = 3.0  # the same of the labels' filters
+_BINS, _SPAN = 1024, 8.0  # of the filtered cosines, over so many deviations on either side
 _BLOCK_BYTES = 256 * 2**20
 _ROWS = 256  # neurons finished at once
 _TINY = torch.finfo(torch.float32).tiny
@@ -20,28 +24,34 @@ _TINY = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What the whole dataset says of M neurons and C candidate labels.
+    """What the whole dataset says of M neurons and C candidate labels; zeros for a neuron that never fires.
 
     `linear` [M, C]: dot product of a text, less the mean text, with the unit vector of a ridge regression of the
     response on the image embeddings. `agreement` [M, C] in [-1, 1]: correlation over the images of the response and
-    sqrt(P), P = softmax_t(scale T(t).e(x)). Both are 0 for a neuron that never fires.
+    sqrt(P), P = softmax_t(scale T(t).e(x)). `precision` [M, C] in [0, 1], after the second pass: average precision of
+    the response over the images in the order of (e(x) - mean).f_t, f_t = (Cov(e) + ridge I)^-1 (T(t) - mean T); 0 for
+    labels that were not among the leaders.
     """
 
     linear: torch.Tensor
     agreement: torch.Tensor
+    precision: torch.Tensor | None = None
 
     def of_neurons(self, pick: slice | torch.Tensor) -> Response:
         """Return the rows of some neurons."""
-        return Response(self.linear[pick], self.agreement[pick])
+        return self._map(lambda part: part[pick])
 
     def of_candidates(self, kept: torch.Tensor, more: int = 0) -> Response:
         """Return the columns of the kept candidates, and `more` columns of zeros."""
-        pad = (0, more)
-        return Response(*(torch.nn.functional.pad(part[:, kept], pad) for part in (self.linear, self.agreement)))
+        return self._map(lambda part: pad(part[:, kept], (0, more)))
 
     def repeated(self, times: int) -> Response:
         """Return every neuron's row so many times in a row."""
-        return Response(self.linear.repeat_interleave(times, 0), self.agreement.repeat_interleave(times, 0))
+        return self._map(lambda part: part.repeat_interleave(times, 0))
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Response:
+        found = None if self.precision is None else change(self.precision)
+        return Response(change(self.linear), change(self.agreement), found)
 
 
 class ResponseSums:
@@ -60,8 +70,7 @@ class ResponseSums:
 
     def add(self, embeddings: torch.Tensor, activations: torch.Tensor) -> None:
         """Take in the embeddings [n, D] of the next images and the neurons' activations [M, n] on them."""
-        response = (activations / self._half.clamp(min=_TINY)[:, None]).clamp(0, 1)
-        response = response.masked_fill(self._half[:, None] <= 0, 0.0)
+        response = self.response(activations)
         size = max(1, _BLOCK_BYTES // (8 * max(1, len(self._texts))))
         for e, y in zip(embeddings.split(size), response.split(size, dim=1), strict=True):
             share = (self._scale * (e @ self._texts.T)).softmax(1)
@@ -76,15 +85,40 @@ class ResponseSums:
             self._rr += share.sum(0, dtype=torch.float64)
             self._yr += y @ root
 
+    def response(self, activations: torch.Tensor, pick: slice = slice(None)) -> torch.Tensor:
+        """Return y of the picked neurons for their activations [m, n]."""
+        half = self._half[pick, None]
+        return (activations / half.clamp(min=_TINY)).clamp(0, 1).masked_fill(half <= 0, 0.0)
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """The mean embedding of the images taken in, [D] float64."""
+        return self._e / max(1, self._images)
+
+    def filters(self, used: torch.Tensor) -> torch.Tensor:
+        """Return f_t of the texts `used` [U], scaled to a variance of 1 over the images, [U, D]."""
+        texts = (self._texts[used] - self._texts.mean(0)).double()
+        found = self._solve(_FILTER_RIDGE, texts)
+        spread = ((found @ self._covariance()) * found).sum(1, keepdim=True)
+        return (found / spread.clamp(min=1e-12).sqrt()).float()
+
+    def _covariance(self) -> torch.Tensor:
+        return self._ee / max(1, self._images) - torch.outer(self.mean, self.mean)
+
+    def _solve(self, ridge: float, rows: torch.Tensor) -> torch.Tensor:
+        """Return (Cov(e) + ridge mean variance I)^-1 applied to every row [R, D]."""
+        covariance = self._covariance()
+        penalty = (ridge * covariance.trace() / len(covariance)).clamp(min=_TINY)
+        regular = covariance + penalty * torch.eye(len(covariance), dtype=torch.float64)
+        found: torch.Tensor = torch.linalg.solve(regular, rows.T).T
+        return found
+
     def finish(self) -> Response:
-        """Return both views of the response."""
+        """Return the views of the response that need one pass."""
         images = max(1, self._images)
-        mean, y, r = self._e / images, self._y / images, self._r / images
-        covariance = self._ee / images - torch.outer(mean, mean)
-        penalty = _RIDGE * covariance.trace() / len(covariance)
-        regular = covariance + penalty.clamp(min=_TINY) * torch.eye(len(covariance), dtype=torch.float64)
-        cross = self._ye / images - torch.outer(y, mean)
-        direction = normalize(torch.linalg.solve(regular, cross.T).T, dim=1).float()
+        y, r = self._y / images, self._r / images
+        cross = self._ye / images - torch.outer(y, self.mean)
+        direction = normalize(self._solve(_RIDGE, cross), dim=1).float()
         linear = direction @ (self._texts - self._texts.mean(0)).T
         spread_y = (self._yy / images - y.square()).clamp(min=0).sqrt()
         spread_r = (self._rr / images - r.square()).clamp(min=0).sqrt()
@@ -95,6 +129,45 @@ class ResponseSums:
             spread = (spread_y[pick, None] * spread_r).clamp(min=1e-12)
             agreement[pick] = (joint / spread).clamp(-1, 1).float()
         return Response(linear, agreement)
+
+
+class LeaderRanks:
+    """The second pass, for a block of neurons: how high the images on which a neuron fires stand in its leaders' order.
+
+    Filtered cosines are counted in bins, within which the order is taken as random. Memory [m, K, bins].
+    """
+
+    def __init__(self, sums: ResponseSums, leaders: torch.Tensor, pick: slice) -> None:
+        """Start from the finished first pass and the leaders' places [m, K] of the picked neurons."""
+        used, self._place = leaders.unique(return_inverse=True)
+        self._sums, self._pick = sums, pick
+        self._filters, self._mean = sums.filters(used), sums.mean.float()
+        self._count = torch.zeros(len(used), _BINS)
+        self._mass = torch.zeros(*leaders.shape, _BINS)
+
+    def add(self, embeddings: torch.Tensor, activations: torch.Tensor) -> None:
+        """Take in the embeddings [n, D] of the next images and the activations [m, n] of the picked neurons."""
+        response = self._sums.response(activations, self._pick)
+        cosines = self._filters @ (embeddings - self._mean).T
+        bins = ((_SPAN - cosines) * (_BINS / (2 * _SPAN))).long().clamp(0, _BINS - 1)  # the highest come first
+        self._count.scatter_add_(1, bins, torch.ones(bins.shape))
+        leaders = self._place.shape[1]
+        size = max(1, _BLOCK_BYTES // (16 * leaders * max(1, len(embeddings))))
+        for start in range(0, len(response), size):
+            part = slice(start, start + size)
+            fired = response[part, None].expand(-1, leaders, -1)
+            self._mass[part].scatter_add_(2, bins[self._place[part]], fired)
+
+    def finish(self) -> torch.Tensor:
+        """Return the average precision of every leader, [m, K] in [0, 1]; 0 for a neuron that never fires."""
+        result = torch.empty(self._place.shape)
+        above = self._count.cumsum(1) - 0.5 * self._count + 0.5
+        for start in range(0, len(result), _ROWS):
+            part = slice(start, start + _ROWS)
+            mass, seen = self._mass[part], above[self._place[part]].clamp(min=0.5)
+            fired = mass.cumsum(2)
+            result[part] = (mass * (fired - 0.5 * mass) / seen).sum(2) / fired[..., -1].clamp(min=1e-9)
+        return result.clamp(max=1.0)
 
 
 def _zeros(*shape: int) -> torch.Tensor:
