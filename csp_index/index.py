@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,12 +22,6 @@ from csp_index.build import Progress, add_images
 from csp_index.candidates import CandidateTexts, Vocabulary
 from csp_index.catalog import EncoderInfo, LayerInfo
 from csp_index.errors import ArrayError, EvaluationError, SettingError
-from csp_index.evaluation.families import Tools
-from csp_index.evaluation.options import EvaluationOptions
-from csp_index.evaluation.protocol import evaluate
-from csp_index.evaluation.records import Evaluation, judged_texts
-from csp_index.evaluation.report import calibration_rows, write_report
-from csp_index.evaluation.sanity import SanityReport
 from csp_index.label_rows import newest_label
 from csp_index.labels import label_neurons, make_request
 from csp_index.models import Models
@@ -43,6 +37,11 @@ from csp_index.subjects import Subject
 from csp_index.templates import templates as template_texts
 from csp_index.views import NeuronView, neuron_card, neuron_view, newest_labels, sql_views
 from csp_index.weights import lasting, resolve_device
+
+if TYPE_CHECKING:  # what judges labels loads SciPy and matplotlib, and labelling does not wait for them
+    from csp_index.evaluation.options import EvaluationOptions
+    from csp_index.evaluation.records import Evaluation
+    from csp_index.evaluation.sanity import SanityReport
 
 Candidates = str | Path | Sequence[str] | Vocabulary | CandidateTexts
 
@@ -201,6 +200,10 @@ class Index:
 
         `vocabulary`, `templates` and `encoder` as in `label`. Values are kept and read again.
         """
+        from csp_index.evaluation.families import Tools
+        from csp_index.evaluation.options import EvaluationOptions
+        from csp_index.evaluation.protocol import evaluate
+
         source = catalog.encoder(self.store, encoder)
         found = self.resolve(neurons)
         if len(found) != 1:
@@ -228,6 +231,9 @@ class Index:
 
         `sanity` is the metrics' own test, shown beside.
         """
+        from csp_index.evaluation.records import judged_texts
+        from csp_index.evaluation.report import calibration_rows, write_report
+
         texts = judged_texts(evaluation)
         encoder = str(evaluation.settings["encoder"])
 
