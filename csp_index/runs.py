@@ -6,7 +6,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 import pyarrow as pa
 
 from csp_index import schema
+from csp_index.errors import StoreError
 from csp_index.store import Store
 
 _PACKAGES = (
@@ -87,9 +88,12 @@ def record_run(
     except BaseException as exc:
         state = "interrupted" if isinstance(exc, KeyboardInterrupt) else "failed"
         message = " ".join(str(exc).split())[:500]
-        store.upsert(
-            schema.RUNS, ["run_id"], _one_row(row | {"state": state, "ended": datetime.now(UTC), "message": message})
-        )
+        with suppress(StoreError):  # what went wrong first is told, not that its record cannot be written either
+            store.upsert(
+                schema.RUNS,
+                ["run_id"],
+                _one_row(row | {"state": state, "ended": datetime.now(UTC), "message": message}),
+            )
         raise
     store.upsert(schema.RUNS, ["run_id"], _one_row(row | {"state": "done", "ended": datetime.now(UTC)}))
 

@@ -128,7 +128,9 @@ class Store:
 
     def dataset(self, name: str) -> Any:
         """Return the Lance dataset of a table at its last commit."""
-        return self._require(name).to_lance()
+        table = self._require(name)
+        with _interruptible():
+            return table.to_lance()
 
     def search(self, name: str, queries: np.ndarray, limit: int, where: str | None = None) -> list[np.ndarray]:
         """Return, for each query [Q, D], the image ids of its nearest rows by cosine, nearest first.

@@ -163,6 +163,31 @@ def consensus(sight: Sight, m: int = 50, ridge: float = 0.5, whole: float = 0.5)
     return found * positive(sight.agreement(0.5)) ** whole if whole else found
 
 
+def ranked(sight: Sight, leaders: int = 24, ridge: float = 3.0, whole: float = 0.25) -> Tensor:
+    """consensus with a fourth factor for its leaders: the average precision of y in the order of a filtered cosine.
+
+    The filter of a label is (Cov(e) + ridge I)^-1 (T(t) - mean T). Unlike a share it does not hang on how many other
+    labels fit the image, so a triple does not starve the pairs inside it. Labels that do not lead get next to nothing.
+    """
+    first = consensus(sight, 50, 1.0)
+    best = first.topk(min(leaders, first.shape[1]), dim=1).indices
+    centred = sight.vectors - sight.vectors.mean(0)
+    covariance = centred.T @ centred / len(centred)
+    penalty = ridge * covariance.trace() / len(covariance) * torch.eye(len(covariance))
+    filters = torch.linalg.solve(covariance + penalty, (sight.texts - sight.texts.mean(0)).T)
+    used, place = best.unique(return_inverse=True)
+    order = (centred @ filters[:, used]).T.argsort(1, descending=True)
+    count = torch.arange(1, len(centred) + 1)
+    precision = torch.full_like(first, 1e-9)
+    for neuron, y in enumerate(sight.response):
+        fired = y[order[place[neuron]]]
+        hits = fired.cumsum(1)
+        found = (fired * hits / count).sum(1) / hits[:, -1].clamp(min=1e-9)
+        precision[neuron, best[neuron]] = positive(found)
+    three = positive(odds(sight, 50)) * positive(sight.linear(1.0))
+    return three * positive(sight.agreement(0.5)) ** whole * precision
+
+
 #: Known methods, to compare with.
 KNOWN: Final[dict[str, Variant]] = {
     "semanticlens": semanticlens,
@@ -214,6 +239,10 @@ CANDIDATES: Final[dict[str, Variant]] = {
     "consensus m=30 ridge=1": lambda s: consensus(s, 30, 1.0),
     "consensus m=30 whole=.25": lambda s: consensus(s, 30, 0.5, 0.25),
     "consensus m=20 whole=1": lambda s: consensus(s, 20, 0.5, 1.0),
+    "consensus with precision": ranked,
+    "consensus with precision, whole=0": lambda s: ranked(s, whole=0.0),
+    "consensus with precision, whole=.5": lambda s: ranked(s, whole=0.5),
+    "consensus with precision, ridge=1": lambda s: ranked(s, ridge=1.0),
 }
 
 

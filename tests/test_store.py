@@ -78,7 +78,7 @@ def test_a_lance_database_made_by_something_else_is_refused(tmp_path, use):
 
     lancedb.connect(str(tmp_path)).create_table("runs", data=pa.table({"run_id": ["theirs"]}))
     before = snapshot(tmp_path)
-    with pytest.raises(StoreError, match=r"not a csp_index database of format 1 .has none.*index again"):
+    with pytest.raises(StoreError, match=rf"not a csp_index database of format {schema.FORMAT} .has none.*index again"):
         use(tmp_path)
     assert snapshot(tmp_path) == before
 
@@ -88,7 +88,7 @@ def test_another_format_is_refused_by_its_number(tmp_path):
 
     made = schema.table_schema(schema.RUNS).with_metadata({schema.FORMAT_KEY: b"0"})
     lancedb.connect(str(tmp_path)).create_table(schema.RUNS, schema=made)
-    with pytest.raises(StoreError, match=r"of format 1 .has 0."):
+    with pytest.raises(StoreError, match=rf"of format {schema.FORMAT} .has 0."):
         open_store(tmp_path)
 
 
