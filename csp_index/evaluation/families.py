@@ -13,6 +13,7 @@ from csp_index.candidates import CandidateTexts
 from csp_index.catalog import EncoderInfo, LayerInfo
 from csp_index.encoders import Encoder
 from csp_index.evaluation.choosing import Chosen
+from csp_index.evaluation.concepts import ConceptTable, concept_presence
 from csp_index.evaluation.generation import (
     GenerationSettings,
     ImageGenerator,
@@ -34,7 +35,7 @@ from csp_index.evaluation.structure import (
     polysemanticity,
     redundancy,
 )
-from csp_index.evaluation.truth import ConceptTable, Truth, agreement, concept_presence
+from csp_index.evaluation.truth import Truth, agreement
 from csp_index.evidence import bags, even
 from csp_index.examples import Examples
 from csp_index.networks import Network

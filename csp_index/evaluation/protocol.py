@@ -22,6 +22,7 @@ from csp_index.catalog import EncoderInfo
 from csp_index.errors import EvaluationError
 from csp_index.evaluation import families
 from csp_index.evaluation.choosing import Chooser, Chosen, others, perturbed, relabelled
+from csp_index.evaluation.concepts import ConceptTable
 from csp_index.evaluation.families import Court, Tell, Tools
 from csp_index.evaluation.generation import ImageGenerator, load_generator
 from csp_index.evaluation.hierarchy import Hierarchy, load_hierarchy
@@ -30,7 +31,7 @@ from csp_index.evaluation.ledger import Ledger
 from csp_index.evaluation.options import EvaluationOptions, MethodChoice
 from csp_index.evaluation.records import VALUES, Evaluation
 from csp_index.evaluation.split import Split, draw_split, keep_split, read_split, thinned
-from csp_index.evaluation.truth import ConceptTable, Truth, read_truth
+from csp_index.evaluation.truth import Truth, read_truth
 from csp_index.examples import Examples, activating_sets, gather_examples
 from csp_index.labels import make_request
 from csp_index.records import ExampleOptions
