@@ -165,7 +165,7 @@ def _say_summary(found: Evaluation, rows: list[dict[str, Any]]) -> None:
 def _cell(row: dict[str, Any] | None) -> str:
     if row is None or row["mean"] is None:
         return "-"
-    return f"{row['mean']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
+    return f"{row['mean']:.2f} ({row['low']:.2f}..{row['high']:.2f})"
 
 
 def _say_sanity(report: SanityReport) -> None:
