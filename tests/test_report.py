@@ -378,3 +378,12 @@ def test_calibration_counts_how_often_a_probability_holds():
     assert (found["method"], found["count"], found["share"]) == ("csp", 10, pytest.approx(0.7))
     assert found["predicted"] == pytest.approx(0.8545) and found["low"] < 0.7 < found["high"]
     assert calibration_rows(tiny()) == []
+
+
+def test_where_the_best_two_agree_the_next_that_differs_is_shown(tmp_path):
+    rows = []
+    for i in range(8):
+        rows += [row(i, "pmi", "simulation", 0.9), row(i, "csp", "simulation", 0.9)]
+        rows += [row(i, "semanticlens", "simulation", 0.9 if i else 0.1)]
+    page = write_report(made(rows), tmp_path / "out").read_text()
+    assert "Neurons on which pmi and semanticlens" in page or "Neurons on which csp and semanticlens" in page

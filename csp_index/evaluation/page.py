@@ -297,14 +297,19 @@ class Page:
         return not np.isnan(self._grid.matrix[rows]).all()
 
     def _leaders(self) -> list[str]:
-        """Return the two methods of the best means by the first headline metric, controls apart."""
+        """Return the method of the best mean by the first headline metric and the next that differs; no controls."""
         if self.primary is None:
             return []
         names = [name for name in self._grid.methods_of(self.primary) if name and base_name(name) not in CONTROLS]
         means = {name: self._lines[name, self.primary, ALL]["mean"] for name in names}
         upwards = self._known[self.primary].higher_is_better
         ranked = [name for name in names if means[name] is not None]
-        return sorted(ranked, key=lambda name: -means[name] if upwards else means[name])[:2]
+        ranked.sort(key=lambda name: -means[name] if upwards else means[name])
+        if len(ranked) < 2:
+            return ranked
+        first = self._grid.row(ranked[0], self.primary)
+        others = [name for name in ranked[1:] if np.nansum(np.abs(first - self._grid.row(name, self.primary))) > 0]
+        return [ranked[0], (others or ranked[1:])[0]]
 
     def _neurons_told(self) -> str:
         counts = [(kind, int(self._grid.columns(kind).sum())) for kind in self._grid.groups]
@@ -381,8 +386,7 @@ class Page:
         return Match(duel.neuron, duel.kind, figure(duel.gain, sign=True), found)
 
     def _chart(self, drawing: Any, name: str, description: str) -> Markup:
-        # The SVG escapes its own texts: it is markup, not text.
-        return Markup(charts.to_svg(drawing, name, f"Chart: {description}"))
+        return Markup(charts.to_svg(drawing, name, f"Chart: {description}"))  # the SVG escapes its own texts
 
 
 def _picture(cards: Cards | None, neuron: str, method: str) -> tuple[str, str]:
