@@ -192,6 +192,11 @@ def _check(store: Store, subject: Subject, request: LabelRequest, texts: Candida
         )
     if request.scoring.subtract_empty and texts.empty is None:
         raise LabelError("subtracting the empty template needs an encoder: arrays made elsewhere do not hold its text")
+    check_request(store, subject, request)
+
+
+def check_request(store: Store, subject: Subject, request: LabelRequest) -> None:
+    """Refuse a request that lacks the encoder's scale, or asks for more examples than are kept; reads one neuron."""
     scoring.method(request.method).background(request.scoring)
     activating_sets(subject.statistics(store).slice(0, 1), request.examples)
 

@@ -7,15 +7,17 @@ from csp_index.catalog import EncoderInfo, LayerInfo
 from csp_index.encoders import Encoder, load_encoder
 from csp_index.errors import EncoderError, LabelError, NetworkError
 from csp_index.networks import Network, load_network
+from csp_index.records import LayerKey
 from csp_index.store import Store
 
 
 class Models:
-    """Loads encoders and networks onto one device; an encoder is loaded once."""
+    """Loads encoders and networks onto one device; an encoder, and a network for one layer, is loaded once."""
 
     def __init__(self, device: str) -> None:
         self.device = device
         self._encoders: dict[str, Encoder] = {}
+        self._networks: dict[LayerKey, Network] = {}
 
     def encoder(self, spec: str) -> Encoder:
         """Return the encoder a spec names."""
@@ -43,6 +45,8 @@ class Models:
         """Return the network a layer of the index belongs to, ready for that layer, or say that it is another now."""
         if target.network == "arrays":
             raise NetworkError(f"layer {target.key} came as arrays: there is no network to run images through")
+        if target.key in self._networks:
+            return self._networks[target.key]
         loaded = load_network(
             target.network,
             layers=[target.key.layer],
@@ -58,6 +62,7 @@ class Models:
                     f"{target.network} is not the network the index was built with: its {name} is "
                     f"{found.get(name)}, was {target.identity.get(name)}; restore the old files"
                 )
+        self._networks[target.key] = loaded
         return loaded
 
     def all_held(self, store: Store) -> tuple[list[Encoder], list[Network]]:

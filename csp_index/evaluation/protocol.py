@@ -32,8 +32,8 @@ from csp_index.evaluation.options import EvaluationOptions, MethodChoice
 from csp_index.evaluation.records import VALUES, Evaluation
 from csp_index.evaluation.split import Split, draw_split, keep_split, read_split, thinned
 from csp_index.evaluation.truth import Truth, read_truth
-from csp_index.examples import Examples, activating_sets, gather_examples
-from csp_index.labels import make_request
+from csp_index.examples import Examples, gather_examples
+from csp_index.labels import check_request, make_request
 from csp_index.records import ExampleOptions
 from csp_index.runs import record_run, settings_hash
 from csp_index.sources import open_source
@@ -95,8 +95,7 @@ def evaluate(
 
 def _held(store: Store, subject: Subject, hashed: str) -> dict[str, pa.Table]:
     """Return the values kept under a settings hash, by method: those of the newest run that judged it."""
-    where = f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(subject.target)}"
-    rows = store.read(schema.EVALUATIONS, where=where)
+    rows = store.read(schema.EVALUATIONS, where=_where(subject, hashed))
     found = {}
     for text in rows["method"].unique().to_pylist():
         part = rows.filter(pc.equal(rows["method"], text))
@@ -110,10 +109,12 @@ def _keep(store: Store, subject: Subject, hashed: str, run_id: str, method: str,
     rows = values.add_column(0, "settings_hash", pa.array([hashed] * size))
     rows = rows.add_column(0, "run_id", pa.array([run_id] * size))
     store.append(schema.EVALUATIONS, rows.cast(schema.table_schema(schema.EVALUATIONS)))
-    where = f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(subject.target)}"
-    store.delete(
-        schema.EVALUATIONS, f"{where} AND method = {catalog.sql_text(method)} AND run_id != {catalog.sql_text(run_id)}"
-    )
+    older = f"method = {catalog.sql_text(method)} AND run_id != {catalog.sql_text(run_id)}"
+    store.delete(schema.EVALUATIONS, f"{_where(subject, hashed)} AND {older}")
+
+
+def _where(subject: Subject, hashed: str) -> str:
+    return f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(subject.target)}"
 
 
 def _read(store: Store, subject: Subject, options: EvaluationOptions, device: str) -> Docket:
@@ -124,8 +125,7 @@ def _read(store: Store, subject: Subject, options: EvaluationOptions, device: st
         split = draw_split(images, held_out=options.held_out, seed=options.seed)
     for choice in options.methods:
         request = make_request(choice.method, subject.source, 1, {**_defaults(options), **choice.options})
-        scoring.method(choice.method).background(request.scoring)
-        activating_sets(subject.statistics(store).slice(0, 1), request.examples)
+        check_request(store, subject, request)
     judge = subject.source if options.judge is None else catalog.encoder(store, options.judge)
     if judge != subject.source and judge.identity.get("library") == "arrays":
         raise EvaluationError(
