@@ -1,13 +1,17 @@
 """Arrays made elsewhere come in: embeddings [N, D] and activations [N, M], memory-mapped .npy files; row i is image i.
 
-Everything is checked before anything is written. The arrays then go through the same shards as a pass over images.
+Everything is checked before anything is written. The arrays then go through the same shards as a pass over images,
+several shards in one commit; a group of shards is written while statistics of it are taken and the next one is read.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +27,29 @@ from csp_index.statistics import NeuronStatistics
 from csp_index.store import Store
 
 ENCODER = "arrays"  # the encoder's name where none is given
-_ROWS = 4096  # rows checked at a time
+_CHUNK_BYTES = 8 * 2**20  # checked and hashed at a time: part of what a digest means, so not to be changed
+_GROUP_BYTES = 48 * 2**20  # written in one commit
+_HALF = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True, slots=True)
+class _Demand:
+    """What every row of the array in a file must be."""
+
+    what: str
+    path: str | Path
+    nonzero: bool = False
+    half: bool = False  # within the range of float16
 
 
 def load_array(path: str | Path, what: str) -> np.ndarray:
     """Return a 2-D array of finite numbers, memory-mapped; ArrayError says what is wrong with it."""
+    array = _open(path, what)
+    _survey(array, _Demand(what, path))
+    return array
+
+
+def _open(path: str | Path, what: str) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
@@ -37,15 +59,50 @@ def load_array(path: str | Path, what: str) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
         got = f"shape {array.shape}, {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
         raise ArrayError(f"{what} {path} has {got}: expected a filled array of numbers with 2 dimensions")
-    for start in range(0, len(array), _ROWS):
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity and is told
-            bad = ~np.isfinite(array[start : start + _ROWS].astype(np.float32)).all(1)
-        if bad.any():
-            raise ArrayError(
-                f"{what} {path} holds NaN or infinity, first in row {start + int(bad.argmax())}: "
-                "expected finite numbers"
-            )
     return array
+
+
+def _survey(array: np.ndarray, demand: _Demand) -> str:
+    """Return a digest of the array after a look at every row; ArrayError names the first that is not as demanded.
+
+    The digest is of the digests of chunks, so that threads share the work.
+    """
+    size = max(1, _CHUNK_BYTES // (array.dtype.itemsize * array.shape[1]))
+    digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
+
+    def look(start: int) -> bytes:
+        rows = _part(array, start, start + size)
+        _check_rows(rows, start, demand)
+        return hashlib.sha256(rows.data).digest()
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for found in pool.map(look, range(0, len(array), size)):
+            digest.update(found)
+    return digest.hexdigest()
+
+
+def _part(array: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Return rows of an array in C order, through a map of their own: what a map has read stays in memory with it."""
+    mapped = array if not isinstance(array, np.memmap) else np.load(str(array.filename), mmap_mode="c")
+    return np.ascontiguousarray(mapped[start:stop])
+
+
+def _check_rows(rows: np.ndarray, start: int, demand: _Demand) -> None:
+    with np.errstate(all="ignore"):  # what float32 cannot hold becomes infinity and is told
+        values = rows.astype(np.float32, copy=False)
+        # A finite sum shows in one pass that all are finite; large numbers may overflow it, so then each is looked at.
+        bad = None if np.isfinite(values.sum()) else ~np.isfinite(values).all(1)
+    if bad is not None and bad.any():
+        raise ArrayError(
+            f"{demand.what} {demand.path} holds NaN or infinity, first in row {start + int(bad.argmax())}: "
+            "expected finite numbers"
+        )
+    if demand.nonzero and not (some := values.any(1)).all():
+        row = start + int(some.argmin())
+        raise ArrayError(f"{demand.what} are all zero in row {row}: a direction is needed")
+    if demand.half and max(values.max(), -values.min()) > _HALF:
+        row = start + int((np.abs(values) > _HALF).any(1).argmax())
+        raise ArrayError(f"{demand.what} exceed {_HALF:g}, the largest float16, first in row {row}: use float32")
 
 
 def import_arrays(
@@ -71,13 +128,15 @@ def import_arrays(
         raise ArrayError("the encoder's name is empty: name what the embeddings came from")
     ScoringOptions(logit_scale=logit_scale)  # a scale that no method can use is refused now
     kept = settings.text("activation_dtype", dtype)
-    values = load_array(activations, "activations")
-    vectors = load_array(embeddings, "embeddings") if embeddings else None
+    values = _open(activations, "activations")
+    vectors = _open(embeddings, "embeddings") if embeddings else None
     names = _read_uris(uris) if uris else None
     _check_lengths(values, vectors, names)
-    if kept == "float16":
-        _check_half(values)
-    columns = _columns(LayerKey.parse(layer), values, encoder, vectors, logit_scale, kept)
+    digest = _survey(values, _Demand("activations", activations, half=kept == "float16"))
+    columns: list[tuple[Column, np.ndarray]] = [(_layer_info(LayerKey.parse(layer), values, digest, kept), values)]
+    if vectors is not None and embeddings:
+        digest = _survey(vectors, _Demand("embeddings", embeddings, nonzero=True))
+        columns.insert(0, (_encoder_info(encoder, vectors, digest, logit_scale), vectors))
     opened = store()
     held = catalog.image_count(opened)
     if vectors is None and not catalog.encoders(opened):
@@ -98,19 +157,29 @@ def import_arrays(
     return IndexSummary(run.run_id, total, total - held, 0, count, time.monotonic() - started, (layer,), (encoder,))
 
 
-def _columns(
-    key: LayerKey, values: np.ndarray, encoder: str, vectors: np.ndarray | None, logit_scale: float | None, dtype: str
-) -> list[tuple[Column, np.ndarray]]:
-    """Return what the arrays are to the index, the encoder first."""
-    found: list[tuple[Column, np.ndarray]] = []
-    if vectors is not None:
-        identity = {"weights": _digest(vectors), "library": "arrays"}
-        table = schema.embeddings_table(encoder)
-        found.append((EncoderInfo(encoder, vectors.shape[1], logit_scale, identity, table), vectors))
-    identity = {"weights": _digest(values), "library": "arrays"}
+def _encoder_info(name: str, vectors: np.ndarray, digest: str, logit_scale: float | None) -> EncoderInfo:
+    identity = {"weights": digest, "library": "arrays"}
+    return EncoderInfo(name, vectors.shape[1], logit_scale, identity, schema.embeddings_table(name))
+
+
+def _layer_info(key: LayerKey, values: np.ndarray, digest: str, dtype: str) -> LayerInfo:
+    identity = {"weights": digest, "library": "arrays"}
     table = schema.activations_table(str(key))
-    found.append((LayerInfo(key, values.shape[1], "none", "arrays", None, dtype, identity, table), values))
-    return found
+    return LayerInfo(key, values.shape[1], "none", "arrays", None, dtype, identity, table)
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Shards that are written in one commit: the same arrays are missing in each."""
+
+    shards: list[Shard]
+    new: bool  # the images are new, too
+    missing: list[tuple[Column, np.ndarray]]
+
+    @property
+    def end(self) -> int:
+        """The number of images when the group is written."""
+        return self.shards[-1].first_image + self.shards[-1].rows
 
 
 def _write(
@@ -124,20 +193,65 @@ def _write(
     """Write the shards that are missing, then the neurons' statistics."""
     images = len(columns[0][1])
     statistics: dict[str, NeuronStatistics] = {}
-    for shard in _plan(store, images, size):
-        missing = [(i, array) for i, array in columns if len(catalog.shards(store, i.what)) <= shard.number]
-        new = shard.first_image >= catalog.image_count(store)
-        if new:
-            store.append(schema.IMAGES, _image_rows(shard, names))
-        rows = [(info, _rows(array, shard, isinstance(info, EncoderInfo))) for info, array in missing]
-        for info, part in rows:
-            shards.write_values(store, info, shard, part)
-        if new or missing:
-            shards.mark(store, [schema.IMAGES] * new + [info.what for info, _ in rows], shard, run)
-        for info, part in rows:
-            shards.count_in(store, info, statistics, shard, part)
-        progress(shard.first_image + shard.rows, images, "images")
+    writing: Future[None] | None = None
+    written = None
+    with ThreadPoolExecutor(1) as writer:
+        for group in _groups(store, columns, size):
+            parts = [
+                (info, shard, _rows(array, shard, info)) for info, array in group.missing for shard in group.shards
+            ]
+            if writing is not None and written is not None:
+                writing.result()
+                progress(written.end, images, "images")
+            written, writing = group, writer.submit(_write_group, store, group, parts, names, run)
+            for info, shard, rows in parts:
+                shards.count_in(store, info, statistics, shard, rows)
+        if writing is not None and written is not None:
+            writing.result()
+            progress(written.end, images, "images")
     shards.finish_statistics(store, [info for info, _ in columns if isinstance(info, LayerInfo)], statistics)
+
+
+def _write_group(
+    store: Store,
+    group: _Group,
+    parts: Sequence[tuple[Column, Shard, torch.Tensor]],
+    names: Sequence[str] | None,
+    run: Run,
+) -> None:
+    """Append a group's rows, table by table, then its marks."""
+    if group.new:
+        store.append(schema.IMAGES, pa.concat_tables([_image_rows(shard, names) for shard in group.shards]))
+    for info, _ in group.missing:
+        rows = [shards.value_rows(info, shard, values) for of, shard, values in parts if of is info]
+        store.append(info.table, pa.concat_tables(rows))
+    what = [schema.IMAGES] * group.new + [info.what for info, _ in group.missing]
+    if what:
+        shards.mark_all(store, [(what, shard) for shard in group.shards], run)
+
+
+def _groups(store: Store, columns: Sequence[tuple[Column, np.ndarray]], size: int) -> Iterator[_Group]:
+    """Yield the shards in order, in groups to be written in one commit."""
+    held = {info.what: len(catalog.shards(store, info.what)) for info, _ in columns}
+    known = catalog.image_count(store)
+    group: _Group | None = None
+    for shard in list(_plan(store, len(columns[0][1]), size)):
+        new = shard.first_image >= known
+        missing = [(info, array) for info, array in columns if held[info.what] <= shard.number]
+        heavy = (
+            4
+            * sum(array.shape[1] for _, array in missing)
+            * sum(s.rows for s in [*(group.shards if group else []), shard])
+        )
+        if group and (heavy > _GROUP_BYTES or (new, len(missing)) != (group.new, len(group.missing))):
+            yield group
+            group = None
+        if group:
+            group.shards.append(shard)
+        else:
+            group = _Group([shard], new, missing)
+    if group:
+        yield group
 
 
 def _check_lengths(values: np.ndarray, vectors: np.ndarray | None, names: Sequence[str] | None) -> None:
@@ -146,20 +260,6 @@ def _check_lengths(values: np.ndarray, vectors: np.ndarray | None, names: Sequen
             raise ArrayError(
                 f"{what} have {len(found)} rows and activations {len(values)}: expected the same images in both"
             )
-    if vectors is not None:
-        for start in range(0, len(vectors), _ROWS):
-            zero = ~np.asarray(vectors[start : start + _ROWS], dtype=np.float32).any(1)
-            if zero.any():
-                raise ArrayError(f"embeddings are all zero in row {start + int(zero.argmax())}: a direction is needed")
-
-
-def _check_half(values: np.ndarray) -> None:
-    limit = np.finfo(np.float16).max
-    for start in range(0, len(values), _ROWS):
-        large = (np.abs(values[start : start + _ROWS]) > limit).any(1)
-        if large.any():
-            row = start + int(large.argmax())
-            raise ArrayError(f"activations exceed {limit:g}, the largest float16, first in row {row}: use float32")
 
 
 def _read_uris(path: str | Path) -> list[str]:
@@ -201,13 +301,18 @@ def _plan(store: Store, images: int, size: int) -> Iterator[Shard]:
         yield Shard(len(marks) + place, start, min(size, images - start), "")
 
 
-def _rows(array: np.ndarray, shard: Shard, unit: bool) -> torch.Tensor:
-    rows = np.array(array[shard.first_image : shard.first_image + shard.rows], dtype=np.float32)
-    if unit:
-        lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-        off = np.abs(lengths - 1.0) > 1e-4
-        rows = np.where(off, rows / lengths, rows).astype(np.float32)
-    return torch.from_numpy(rows)
+def _rows(array: np.ndarray, shard: Shard, info: Column) -> torch.Tensor:
+    """Return a shard's rows [n, W] as they are stored; activations lie in memory as the store wants them, [W, n]."""
+    rows = _part(array, shard.first_image, shard.first_image + shard.rows).astype(np.float32, copy=False)
+    if isinstance(info, LayerInfo):
+        return torch.from_numpy(rows).T.contiguous().T
+    near = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    doubtful = np.flatnonzero(~(np.abs(near - 1) < 0.9e-4))  # float32 settles the others
+    lengths = np.linalg.norm(rows[doubtful].astype(np.float64), axis=1, keepdims=True)
+    off = np.abs(lengths[:, 0] - 1.0) > 1e-4
+    unit = np.array(rows)
+    unit[doubtful[off]] = rows[doubtful[off]] / lengths[off]
+    return torch.from_numpy(unit)
 
 
 def _image_rows(shard: Shard, names: Sequence[str] | None) -> pa.Table:
@@ -220,10 +325,3 @@ def _image_rows(shard: Shard, names: Sequence[str] | None) -> pa.Table:
     table = schema.table_schema(schema.IMAGES)
     missing = {field.name: pa.nulls(shard.rows, field.type) for field in table if field.name not in columns}
     return pa.table({field.name: (columns | missing)[field.name] for field in table}, schema=table)
-
-
-def _digest(array: np.ndarray) -> str:
-    digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
-    for start in range(0, len(array), _ROWS):
-        digest.update(np.ascontiguousarray(array[start : start + _ROWS]).tobytes())
-    return digest.hexdigest()

@@ -1,74 +1,47 @@
 """The one pass: images -> encoders and networks -> store, shard by shard.
 
 A shard's rows are written first and its marks last, in one commit; whatever has no mark is deleted before the next pass
-goes on. So a kill at any moment loses at most the shard under way, and the tables of a resumed pass equal those of an
-undisturbed one.
+goes on. A shard is written while the next is computed: a kill at any moment loses at most these two, and the tables of
+a resumed pass equal those of an undisturbed one.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import groupby, islice
+from functools import partial
+from itertools import groupby, repeat
 from operator import itemgetter
 
-import numpy as np
-import pyarrow as pa
 import torch
 
 from csp_index import catalog, schema, settings, shards
-from csp_index.catalog import Column, EncoderInfo, LayerInfo, Shard
+from csp_index.batches import Batch, batches
+from csp_index.catalog import LayerInfo, Shard
+from csp_index.decode import Prepared, decoded, workers_for
 from csp_index.encoders import Encoder
-from csp_index.errors import CspIndexError, NetworkError, SourceError, one_line
-from csp_index.images import ImageFailure, ImageRead, read_images, thumbnail
+from csp_index.errors import SourceError
+from csp_index.images import ImageFailure, ImageRef, ImageSource
 from csp_index.networks import Network
-from csp_index.records import IndexSummary, LayerKey
+from csp_index.overlap import Writer, ahead
+from csp_index.parts import KnownUris, Part, columns_of, forget_failures, image_rows, parts_of, write_failures
+from csp_index.records import IndexSummary
 from csp_index.runs import Run, record_run
-from csp_index.sources import ImageRef, ImageSource
 from csp_index.statistics import NeuronStatistics
 from csp_index.store import Store
 
 Progress = Callable[[int, int, str], None]  # images done, images to do, what is going on
 
-_AHEAD = 32  # images prepared while the models run
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """One model of the pass and the columns of shards it fills."""
-
-    model: Encoder | Network
-    infos: tuple[Column, ...]
-
-    def compute(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return one [B, W] tensor for each of the part's columns, by its name in the shard marks."""
-        try:
-            if isinstance(self.model, Network):
-                found = self.model.activations(pixels)
-                return {info.what: found[info.key.layer] for info in self.infos if isinstance(info, LayerInfo)}
-            return {self.infos[0].what: self.model.embed_images(pixels)}
-        except CspIndexError:
-            raise
-        except Exception as exc:  # it is somebody else's model
-            told = f"{type(exc).__name__}: {one_line(exc)}"
-            raise NetworkError(f"{self.infos[0].what} fails on {len(pixels)} images: {told}; check the model") from exc
-
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A decoded image, ready for every model: the image itself is gone."""
+class Engine:
+    """What makes the passes of another engine than this module's own."""
 
-    ref: ImageRef
-    sha256: str
-    width: int
-    height: int
-    thumbnail: bytes
-    pixels: tuple[torch.Tensor, ...]
+    name: str
+    make: Callable[[Store, Sequence[Part], Run, Progress, int | None], Pass]
 
 
 def add_images(
@@ -79,14 +52,18 @@ def add_images(
     *,
     shard_size: int | None = None,
     dtype: str | None = None,
+    decode_workers: int | None = None,
     progress: Progress | None = None,
+    engine: Engine | None = None,
 ) -> IndexSummary:
     """Bring every given encoder and network up to date with the index, then add the source's new images.
 
-    Without a source only the missing shards are filled. Errors: SettingError where a model differs from the one the
-    index was built with, SourceError where an indexed image that a new model needs cannot be read any more.
+    Without a source only the missing shards are filled. `decode_workers` processes decode the images, with 0 threads of
+    this one. `engine` makes the pass instead. Errors: SettingError where a model differs from the one the index was
+    built with, SourceError where an indexed image that a new model needs cannot be read any more.
     """
     started = time.monotonic()
+    check_settings(shard_size, dtype, decode_workers)
     chosen: dict[str, object] = {
         "source": source.name if source else None,
         "shard_size": settings.number("shard_size", shard_size),
@@ -94,18 +71,16 @@ def add_images(
         "networks": {n.name: sorted(n.layers) for n in networks},
         "dtype": settings.text("activation_dtype", dtype),
     }
+    workers = settings.count_or_auto("decode_workers", decode_workers)
     models = {e.spec: e.identity for e in encoders} | {n.name: n.identity for n in networks}
     with store.write_lock():
-        infos: list[Column] = [
-            *(_encoder_info(e) for e in encoders),
-            *(i for n in networks for i in _layer_infos(n, str(chosen["dtype"]))),
-        ]
-        infos = shards.reconcile(store, infos, dtype)
-        with record_run(store, "index", chosen, models) as run:
-            parts = _parts(encoders, networks, infos)
+        infos = shards.reconcile(store, columns_of(encoders, networks, str(chosen["dtype"])), dtype)
+        command = f"index --engine {engine.name}" if engine else "index"
+        with record_run(store, command, chosen, models) as run:
+            parts = parts_of(encoders, networks, infos)
             shards.recover(store, infos)
             shards.register(store, infos, run)
-            work = Pass(store, parts, run, progress or _silent)
+            work = (engine.make if engine else Pass)(store, parts, run, progress or _silent, workers)
             work.catch_up()
             if source is not None:
                 work.extend(source, settings.number("shard_size", shard_size))
@@ -122,12 +97,25 @@ def add_images(
     )
 
 
-class Pass:
-    """The pass itself: which shards are missing for which part, and the loop that fills them."""
+def check_settings(shard_size: int | None, dtype: str | None, decode_workers: int | None) -> None:
+    """Refuse what a pass could not be run with, before anything is made."""
+    for name, given in (("shard_size", shard_size), ("decode_threads", None), ("thumbnail_size", None)):
+        settings.number(name, given)
+    settings.text("activation_dtype", dtype)
+    settings.count_or_auto("decode_workers", decode_workers)
 
-    def __init__(self, store: Store, parts: Sequence[Part], run: Run, progress: Progress) -> None:
+
+class Pass:
+    """The pass itself: which shards are missing for which part, and the loop that fills them.
+
+    Three things go on at once: images are decoded and put together to batches, the models run, the last shard is
+    written.
+    """
+
+    def __init__(self, store: Store, parts: Sequence[Part], run: Run, progress: Progress, workers: int | None) -> None:
         """Prepare a pass over `parts`; nothing is read yet."""
-        self.store, self.parts, self.run, self.progress = store, parts, run, progress
+        self.store, self.parts, self.run = store, parts, run
+        self._progress, self._workers = progress, workers
         self.added = self.failed = 0
         self.statistics: dict[str, NeuronStatistics] = {}
         self._done = self._todo = 0
@@ -139,18 +127,24 @@ class Pass:
         lacking = [tuple(p for p in self.parts if any(have[i.what] <= mark.number for i in p.infos)) for mark in marks]
         self._todo = sum(mark.rows for mark, parts in zip(marks, lacking, strict=True) if parts)
         for parts, group in groupby(zip(marks, lacking, strict=True), key=itemgetter(1)):
-            if not parts:
-                continue
-            wanted = [mark for mark, _ in group]
-            stream = _decode((ImageRef(uri, {}) for mark in wanted for uri in self._indexed(mark)["uri"]), parts)
-            for mark in wanted:
-                done = self._compute(islice(stream, mark.rows), parts, mark.rows)
-                expected = self._indexed(mark)["sha256"]
-                if done.failures or [p.sha256 for p in done.prepared] != expected:
-                    raise SourceError(_unreadable(done, expected))
-                self._write(
-                    mark, None, {what: rows for what, rows in done.outputs.items() if have[what] <= mark.number}
-                )
+            if parts:
+                self._fill([mark for mark, _ in group], parts, have)
+
+    def _fill(self, marks: Sequence[Shard], parts: Sequence[Part], have: dict[str, int]) -> None:
+        expected: deque[list[str]] = deque()  # what is read ahead of the models is checked when they are done
+
+        def refs() -> Iterator[ImageRef]:
+            for mark in marks:
+                rows = self._indexed(mark)
+                expected.append(rows["sha256"])
+                yield from (ImageRef(uri) for uri in rows["uri"])
+
+        with Writer() as writer, closing(self._computed(refs(), parts, [mark.rows for mark in marks], writer)) as found:
+            for mark, done in zip(marks, found, strict=False):
+                wanted = expected.popleft()
+                check_indexed(done.prepared, done.failures, wanted)
+                outputs = {what: rows for what, rows in done.outputs.items() if have[what] <= mark.number}
+                writer.put(partial(self._write, mark, None, outputs))
 
     def _indexed(self, mark: Shard) -> dict[str, list[str]]:
         where = f"image_id >= {mark.first_image} AND image_id < {mark.first_image + mark.rows}"
@@ -162,56 +156,48 @@ class Pass:
         """Add the source's images that the index does not know, a full shard at a time."""
         known = KnownUris(self.store.read(schema.IMAGES, ["uri"])["uri"])
         self._done, self._todo = 0, sum(ref.uri not in known for ref in source.refs())
-        stream = _decode((ref for ref in source.refs() if ref.uri not in known), self.parts)
-        while done := self._compute(stream, self.parts, shard_size):
-            self._write_failures(done.failures)
-            if not done.prepared:
-                break
-            number = len(catalog.shards(self.store, schema.IMAGES))
-            mark = Shard(number, catalog.image_count(self.store), len(done.prepared), self.run.settings_hash)
+        number, first = len(catalog.shards(self.store, schema.IMAGES)), catalog.image_count(self.store)
+        refs = (ref for ref in source.refs() if ref.uri not in known)
+        with Writer() as writer, closing(self._computed(refs, self.parts, repeat(shard_size), writer)) as found:
+            for done in found:
+                mark = Shard(number, first, len(done.prepared), self.run.settings_hash)
+                writer.put(partial(self._add, mark, done))
+                number, first = number + bool(mark.rows), first + mark.rows
+
+    def _add(self, mark: Shard, done: Computed) -> None:
+        write_failures(self.store, done.failures, self.run.run_id)
+        self.failed += len(done.failures)
+        if mark.rows:
             self._write(mark, done.prepared, done.outputs)
             self.added += mark.rows
 
-    def _compute(self, stream: Iterator[Prepared | ImageFailure], parts: Sequence[Part], limit: int) -> Computed:
-        """Take images from the stream until `limit` could be read or it ends, and run the parts batch by batch."""
-        computed = Computed([], [], {})
-        batches: dict[str, list[torch.Tensor]] = {}
-        size = min((part.model.batch_size for part in parts), default=_AHEAD)
-        waiting: list[Prepared] = []
-        for item in stream:
-            self._done += 1
-            if isinstance(item, ImageFailure):
-                computed.failures.append(item)
-            else:
-                waiting.append(item)
-            full = len(computed.prepared) + len(waiting) == limit
-            if len(waiting) == size or full:
-                self._forward(waiting, parts, batches, computed)
-                waiting = []
-            if full:
-                break
-        if waiting:
-            self._forward(waiting, parts, batches, computed)
-        computed.outputs.update({what: torch.cat(rows) for what, rows in batches.items()})
-        return computed
-
-    def _forward(
-        self, batch: list[Prepared], parts: Sequence[Part], batches: dict[str, list[torch.Tensor]], computed: Computed
-    ) -> None:
-        for place, part in enumerate(parts):
-            for what, rows in part.compute(torch.stack([item.pixels[place] for item in batch])).items():
-                if not bool(torch.isfinite(rows).all()):
-                    raise SourceError(
-                        f"{what} gave values that are not finite, first near {batch[0].ref.uri}: check the model"
-                    )
-                batches.setdefault(what, []).append(rows)
-        computed.prepared.extend(Prepared(i.ref, i.sha256, i.width, i.height, i.thumbnail, ()) for i in batch)
-        self.progress(self._done, max(self._todo, self._done), "images")
+    def _computed(
+        self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], writer: Writer
+    ) -> Generator[Computed, None, None]:
+        """Yield shards of `limits` images each, computed batch by batch; end where the writer has failed."""
+        preprocess = [part.model.preprocess for part in parts]
+        workers = workers_for(self._todo, preprocess) if self._workers is None else self._workers
+        done, rows = Computed([], [], {}), dict[str, list[torch.Tensor]]()
+        with (
+            closing(decoded(refs, preprocess, workers=workers)) as images,
+            closing(ahead(batches(images, parts, limits))) as prepared,
+        ):
+            for batch in prepared:
+                _forward(batch, parts, rows)
+                done.prepared.extend(batch.images)
+                done.failures.extend(batch.failures)
+                self._done += len(batch.images) + len(batch.failures)
+                self._progress(self._done, max(self._todo, self._done), "images")
+                writer.check()
+                if batch.last:
+                    done.outputs.update({what: torch.cat(values) for what, values in rows.items()})
+                    yield done
+                    done, rows = Computed([], [], {}), {}
 
     def _write(self, mark: Shard, prepared: list[Prepared] | None, outputs: dict[str, torch.Tensor]) -> None:
         if prepared is not None:
-            self.store.append(schema.IMAGES, _image_rows(mark, prepared))
-            self._forget_failures({item.ref.uri for item in prepared})
+            self.store.append(schema.IMAGES, image_rows(mark, prepared))
+            forget_failures(self.store, {item.ref.uri for item in prepared})
         infos = {info.what: info for part in self.parts for info in part.infos}
         for what, values in outputs.items():
             shards.write_values(self.store, infos[what], mark, values)
@@ -220,118 +206,37 @@ class Pass:
         for what, values in outputs.items():
             shards.count_in(self.store, infos[what], self.statistics, mark, values)
 
-    def _forget_failures(self, uris: set[str]) -> None:
-        """Take mended images off the list of failures."""
-        mended = uris.intersection(self.store.read(schema.FAILURES, ["uri"])["uri"].to_pylist())
-        if mended:
-            self.store.delete(schema.FAILURES, f"uri IN ({','.join(map(catalog.sql_text, sorted(mended)))})")
-
-    def _write_failures(self, failures: Sequence[ImageFailure]) -> None:
-        if not failures:
-            return
-        self.failed += len(failures)
-        when = datetime.now(UTC)
-        rows = [{"uri": f.uri, "reason": f.reason, "when": when, "run_id": self.run.run_id} for f in failures]
-        self.store.upsert(
-            schema.FAILURES, ["uri"], pa.Table.from_pylist(rows, schema=schema.table_schema(schema.FAILURES))
-        )
-
 
 @dataclass(slots=True)
 class Computed:
-    """What one shard's worth of images came to; true where there was anything to read."""
+    """What one shard's worth of images came to."""
 
     prepared: list[Prepared]
     failures: list[ImageFailure]
     outputs: dict[str, torch.Tensor]
 
-    def __bool__(self) -> bool:
-        return bool(self.prepared or self.failures)
+
+def _forward(batch: Batch, parts: Sequence[Part], rows: dict[str, list[torch.Tensor]]) -> None:
+    for part, pixels in zip(parts, batch.pixels, strict=False):  # no pixels where no image could be read
+        for what, values in part.compute(pixels).items():
+            if not bool(torch.isfinite(values).all()):
+                near = batch.images[0].ref.uri
+                raise SourceError(f"{what} gave values that are not finite, first near {near}: check the model")
+            rows.setdefault(what, []).append(values)
 
 
-class KnownUris:
-    """The URIs of the indexed images, eight bytes an image."""
-
-    def __init__(self, uris: pa.ChunkedArray) -> None:
-        """Remember the hashes of the given URIs."""
-        hashes = (hash(uri.as_py()) for chunk in uris.chunks for uri in chunk)
-        self._hashes = np.sort(np.fromiter(hashes, dtype=np.int64))
-
-    def __contains__(self, uri: str) -> bool:
-        place = int(np.searchsorted(self._hashes, hash(uri)))
-        return place < len(self._hashes) and bool(self._hashes[place] == hash(uri))
-
-
-def _decode(refs: Iterable[ImageRef], parts: Sequence[Part]) -> Iterator[Prepared | ImageFailure]:
-    """Yield every image, decoded and preprocessed for the parts, or its failure, in order; threads work ahead."""
-    workers, size = settings.number("decode_threads"), settings.number("thumbnail_size")
-    pulled: deque[ImageRef] = deque()
-
-    def uris() -> Iterator[str]:
-        for ref in refs:
-            pulled.append(ref)
-            yield ref.uri
-
-    def prepare(ref: ImageRef, item: ImageRead) -> Prepared:
-        pixels = tuple(part.model.preprocess(item.image) for part in parts)
-        return Prepared(ref, item.sha256, item.width, item.height, thumbnail(item.image, size), pixels)
-
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[ImageFailure | Future[Prepared]] = deque()
-        for item in read_images(uris(), threads=workers):
-            ref = pulled.popleft()
-            ahead.append(item if isinstance(item, ImageFailure) else pool.submit(prepare, ref, item))
-            if len(ahead) > _AHEAD:
-                yield _ready(ahead.popleft())
-        while ahead:
-            yield _ready(ahead.popleft())
-
-
-def _ready(item: ImageFailure | Future[Prepared]) -> Prepared | ImageFailure:
-    return item if isinstance(item, ImageFailure) else item.result()
-
-
-def _encoder_info(encoder: Encoder) -> EncoderInfo:
-    return EncoderInfo(
-        encoder.spec, encoder.width, encoder.logit_scale, dict(encoder.identity), schema.embeddings_table(encoder.spec)
-    )
-
-
-def _layer_infos(network: Network, dtype: str) -> list[LayerInfo]:
-    infos = []
-    for name, output in network.layers.items():
-        key = LayerKey(network.name, name)
-        identity = network.identity_of(name)
-        table = schema.activations_table(str(key))
-        spec, file = network.spec, network.weights
-        infos.append(LayerInfo(key, output.neurons, output.pool, spec, file, dtype, identity, table))
-    return infos
-
-
-def _parts(encoders: Sequence[Encoder], networks: Sequence[Network], infos: Sequence[Column]) -> list[Part]:
-    following = iter(infos)
-    parts = [Part(encoder, (next(following),)) for encoder in encoders]
-    return parts + [Part(network, tuple(islice(following, len(network.layers)))) for network in networks]
-
-
-def _image_rows(mark: Shard, prepared: Sequence[Prepared]) -> pa.Table:
-    rows = []
-    for place, item in enumerate(prepared):
-        split = item.ref.metadata.get("split")
-        row = {"image_id": mark.first_image + place, "shard": mark.number, "uri": item.ref.uri, "sha256": item.sha256}
-        row |= {"width": item.width, "height": item.height, "thumbnail": item.thumbnail}
-        row |= {"split": None if split is None else str(split), "metadata": json.dumps(item.ref.metadata, default=str)}
-        rows.append(row)
-    return pa.Table.from_pylist(rows, schema=schema.table_schema(schema.IMAGES))
-
-
-def _unreadable(done: Computed, expected: Sequence[str]) -> str:
-    if done.failures:
-        first = done.failures[0]
-        count = len(done.failures)
-        return f"{count} indexed images cannot be read any more, first {first.uri}: {first.reason}; restore them"
-    changed = next(p.ref.uri for p, sha in zip(done.prepared, expected, strict=True) if p.sha256 != sha)
-    return f"{changed} changed since it was indexed: restore it, or index the changed images into a new database"
+def check_indexed(prepared: Sequence[Prepared], failures: Sequence[ImageFailure], expected: Sequence[str]) -> None:
+    """Refuse indexed images that cannot be read any more, or whose bytes are not those of the hashes `expected`."""
+    if failures:
+        raise SourceError(
+            f"{len(failures)} indexed images cannot be read any more, first {failures[0].uri}: {failures[0].reason}; "
+            "restore them"
+        )
+    if [image.sha256 for image in prepared] != expected:
+        changed = next(image.ref.uri for image, sha in zip(prepared, expected, strict=True) if image.sha256 != sha)
+        raise SourceError(
+            f"{changed} changed since it was indexed: restore it, or index the changed images into a new database"
+        )
 
 
 def _silent(done: int, todo: int, what: str) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ class Vocabulary:
         return f"{self.name}@{_digest(self.texts)}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CandidateTexts:
     """Candidate labels with their embeddings [C, D], as the encoder (or an array) gave them: not re-normalised.
 
@@ -49,6 +50,11 @@ class CandidateTexts:
     embeddings: torch.Tensor
     key: str
     empty: torch.Tensor | None = None
+
+    @cached_property
+    def directions(self) -> torch.Tensor:
+        """The embeddings [C, D] at unit length."""
+        return torch.nn.functional.normalize(self.embeddings, dim=1)
 
 
 def load_vocabulary(name: str | Path) -> Vocabulary:

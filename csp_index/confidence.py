@@ -14,18 +14,19 @@ images), which brings the share nearest to how often labels are right in the dem
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 
 from csp_index.evidence import Evidence, pair_products
 from csp_index.records import ScoringOptions
-from csp_index.scoring import MethodRow, method, score
+from csp_index.scoring import MethodRow, Terms, method, score
 from csp_index.statistics import mix
 
 _BLOCK_BYTES, _MOST = 8 * 2**20, 4  # of the resamples of a block, and its neurons
 _TOTALS_BYTES = 64 * 2**20
+_SUMS_BYTES = 32 * 2**20  # of a block of neurons whose vectors are sums
 _NOISE = 4e-6  # scores closer than this, relative to their size, are equal
 _INTERVAL = (0.025, 0.975)
 _WIDEN = 2.0  # changes count so many times in the share of first places
@@ -63,7 +64,10 @@ def bootstrap(
     base = _prepared(row, evidence, options)
     totals = _log_totals(evidence, row.softmax(options)) if _alone(row) else None
     for pick in _blocks(row, evidence, options, leaders.shape[1]):
-        found = _rescored(name, base, totals, options, leaders, pick)
+        if row.terms is None:
+            found = _rescored(name, base, totals, options, leaders, pick)
+        else:
+            found = _reweighted(row.terms, base, options, leaders, pick)
         change = found[:, 1:] - found[:, :1]
         moved = own[pick, None] + change
         noise = _NOISE * own[pick].abs().amax(1).clamp(min=1)[:, None]
@@ -90,6 +94,11 @@ def _blocks(row: MethodRow, evidence: Evidence, options: ScoringOptions, leaders
     """Split the neurons so that the resamples of a block stay within bounded memory; small blocks fit the cache."""
     contrast = evidence.contrastive.flatten(1).shape[1] if row.needs_contrast else 0
     images = max(1, evidence.activating.shape[1] + contrast)
+    if row.terms is not None:
+        width = evidence.vectors.shape[1] + 4 * (options.bootstrap + 1)
+        size = max(1, _SUMS_BYTES // (8 * images * width))
+        yield from (slice(start, start + size) for start in range(0, len(evidence.activating), size))
+        return
     each = 4 * (options.bootstrap + 1) * images
     # The candidates of a block are its neurons' leaders, so what they take grows with the square of the block.
     room = _BLOCK_BYTES // (each * (leaders if _alone(row) else len(evidence.texts)))
@@ -140,6 +149,46 @@ def _rescored(
     found = row.vector(many, options) @ many.texts.T if row.vector is not None else score(name, many, options).scores
     found = found.view(len(columns), -1, found.shape[1])
     return found.gather(2, columns[:, None].expand(-1, found.shape[1], -1))
+
+
+def _reweighted(
+    terms: Callable[[Evidence, ScoringOptions], Terms],
+    evidence: Evidence,
+    options: ScoringOptions,
+    leaders: torch.Tensor,
+    pick: slice,
+) -> torch.Tensor:
+    """Return the same as `_rescored` for a method whose vector is a sum of embeddings: [b, 1 + B, L].
+
+    A resample changes the weights alone, so each image meets each leader once, and lengths come from products of the
+    images among themselves.
+    """
+    activating, contrastive = evidence.activating[pick], evidence.contrastive[pick]
+    places = torch.cat([activating, contrastive.flatten(1)], 1)
+    own = torch.arange(places.shape[1]).expand(places.shape).masked_fill(places < 0, -1)
+    width = activating.shape[1]
+    local = replace(
+        evidence,
+        activating=own[:, :width],
+        activations=evidence.activations[pick],
+        contrastive=own[:, width:].view(contrastive.shape),
+        similarities=None if evidence.similarities is None else evidence.similarities[pick],
+        neurons=evidence.neuron_numbers[pick],
+    )
+    found = terms(_resampled(local, draws(local, options)), options)
+    weights = torch.zeros(len(found.places), places.shape[1], dtype=torch.float64)
+    present = found.weights.masked_fill(found.places < 0, 0.0).double()
+    weights.scatter_add_(1, found.places.clamp(min=0), present)
+    weights = weights.view(len(places), -1, places.shape[1])
+    images = evidence.vectors[places.clamp(min=0)].double()
+    texts = evidence.texts[leaders[pick]].double()
+    scores = weights @ (images @ texts.mT)
+    lengths = ((weights @ (images @ images.mT)) * weights).sum(2)
+    if found.constant is not None:
+        constant = found.constant.double()
+        scores += (texts @ constant)[:, None]
+        lengths += 2 * (weights @ (images @ constant)[..., None])[..., 0] + constant @ constant
+    return (scores / lengths.clamp(min=1e-24).sqrt()[..., None]).float()
 
 
 def draws(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:

@@ -29,9 +29,11 @@ from csp_index.weights import (
     hash_weights,
     local_directory,
     near_matches,
+    put,
     resolve_device,
     stable_repr,
     stable_settings,
+    undo_channels_last,
 )
 
 __all__ = ["TEMPLATE_SETS", "Encoder", "load_encoder", "templates"]
@@ -55,8 +57,12 @@ class Encoder(Protocol):
     device: torch.device
     batch_size: int
 
-    def preprocess(self, image: Image.Image) -> Tensor:
-        """Return the model's input for one RGB image, [C, H, W]; may be called from several threads."""
+    @property
+    def preprocess(self) -> Callable[[Image.Image], Tensor]:
+        """Give the model's input for one RGB image, [C, H, W]; may be called from several threads.
+
+        Decoding in other processes pickles it: best a method that is none of the model, or a function.
+        """
         ...
 
     def embed_images(self, pixels: Tensor) -> Tensor:
@@ -122,12 +128,18 @@ class TwoTowers:
         scale = getattr(towers.module, "logit_scale", None)
         self.logit_scale = float(scale.detach().float().exp().mean()) if isinstance(scale, Tensor) else None
         self._towers = towers
-        towers.module.requires_grad_(False).eval().to(device)
-        self.width = self.embed_images(self.preprocess(Image.new("RGB", (64, 64), "grey"))[None]).shape[1]
+        put(towers.module, device)
+        grey = self.preprocess(Image.new("RGB", (64, 64), "grey"))[None]
+        try:
+            self.width = self.embed_images(grey).shape[1]
+        except RuntimeError:  # torch's own
+            undo_channels_last(towers.module)
+            self.width = self.embed_images(grey).shape[1]
 
-    def preprocess(self, image: Image.Image) -> Tensor:
-        """Return the model's input for one RGB image, [C, H, W] (for SigLIP 2 NaFlex: patches with mask and grid)."""
-        return self._towers.preprocess(image)
+    @property
+    def preprocess(self) -> Callable[[Image.Image], Tensor]:
+        """Give the model's input for one RGB image, [C, H, W] (for SigLIP 2 NaFlex: patches with mask and grid)."""
+        return self._towers.preprocess
 
     def embed_images(self, pixels: Tensor) -> Tensor:
         """Return unit vectors [B, D], float32 on the CPU.

@@ -43,6 +43,10 @@ class EvaluationError(CspIndexError):
     """Labels cannot be judged as asked: no held-out images, a truth file that does not fit, data a metric needs."""
 
 
+class ClusterError(CspIndexError):
+    """A Ray cluster is missing, does not answer, or lost its workers."""
+
+
 class QueryError(CspIndexError):
     """A SQL statement is refused or fails."""
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index import catalog, schema, settings
-from csp_index.catalog import EncoderInfo
+from csp_index import catalog, schema, tiles
+from csp_index.costs import Means, choose
 from csp_index.errors import SettingError
 from csp_index.leaders import exact_cosines
 from csp_index.neighbours import Question, by_products, by_search
@@ -17,6 +17,7 @@ from csp_index.records import ExampleOptions
 from csp_index.statistics import mix
 from csp_index.store import Store
 from csp_index.subjects import Subject
+from csp_index.vectors import Vectors, vectors_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Examples:
     similarities: torch.Tensor  # [M, K, m] cosine of the pair
     thresholds: torch.Tensor  # [M] an image is a candidate below this
     images: int
+    approximate: bool = False  # the contrastive images were found through a vector index
 
     @property
     def dead(self) -> torch.Tensor:
@@ -47,39 +49,46 @@ class Examples:
 
 
 def gather_examples(
-    store: Store,
-    subject: Subject,
-    options: ExampleOptions,
-    *,
-    contrast: bool = True,
-    search: bool | None = None,
-    device: str = "cpu",
+    store: Store, subject: Subject, options: ExampleOptions, *, contrast: bool = True, means: Means | None = None
 ) -> Examples:
-    """Return the example sets of the subject's neurons; `contrast=False` leaves the contrastive sets empty.
-
-    `search` chooses vector search over matrix products; by default few neurons go by search, unless the images are
-    confined to a pool.
-    """
+    """Return the example sets of the subject's neurons; `contrast=False` leaves the contrastive sets empty."""
+    means = means or Means()
     found = replace(activating_sets(subject.statistics(store), options), images=subject.images(store))
     if not contrast:
+        means.tell("contrastive images: none, the method does not look at any")
         return found
     if options.contrast == "random":
+        means.tell("contrastive images: random ones of low activation")
         ids, activations = _random(store, subject, found, options)
+        choice = None
     else:
-        if search is None:
-            search = subject.pool is None and len(subject.neurons) <= settings.number("search_neurons")
-        asked = Question(
-            store, subject, found.activating, found.thresholds, found.images, options, torch.device(device)
-        )
-        ids, activations = by_search(asked) if search else by_products(asked)
-    similarities = pair_similarities(store, subject.source, found.activating, ids)
+        asked = _question(store, subject, found, options, means)
+        choice = means.choice or choose(asked, means.search)
+        means.tell(f"contrastive images: {choice.reason}")
+        ids, activations = by_search(asked) if choice.search else by_products(asked)
+    similarities = pair_similarities(vectors_of(store, subject.source, found.images), found.activating, ids)
     low = similarities < options.min_similarity
     return replace(
         found,
         contrastive=ids.masked_fill(low, -1),
         contrast_activations=activations.masked_fill(low, torch.nan),
         similarities=similarities.masked_fill(low, torch.nan),
+        approximate=choice is not None and choice.approximate,
     )
+
+
+def settle_means(store: Store, subject: Subject, options: ExampleOptions, means: Means) -> Means:
+    """Return the means with the choice between search and products made, where there is one."""
+    if options.contrast == "random" or store.vector_index(subject.source.table) is None:
+        return means
+    found = replace(activating_sets(subject.statistics(store), options), images=subject.images(store))
+    return replace(means, choice=choose(_question(store, subject, found, options, means), means.search))
+
+
+def _question(store: Store, subject: Subject, found: Examples, options: ExampleOptions, means: Means) -> Question:
+    device = torch.device(means.device)
+    vectors = vectors_of(store, subject.source, found.images)
+    return Question(store, subject, vectors, found.activating, found.thresholds, found.images, options, device)
 
 
 def activating_sets(rows: pa.Table, options: ExampleOptions) -> Examples:
@@ -131,15 +140,9 @@ def thresholds(rows: pa.Table, kind: str) -> torch.Tensor:
     )
 
 
-def pair_similarities(
-    store: Store, source: EncoderInfo, activating: torch.Tensor, contrastive: torch.Tensor
-) -> torch.Tensor:
+def pair_similarities(vectors: Vectors, activating: torch.Tensor, contrastive: torch.Tensor) -> torch.Tensor:
     """Return the cosine of every pair [M, K, m], NaN where there is none; summed in float64, alike for all callers."""
-
-    def embed(ids: torch.Tensor) -> torch.Tensor:
-        return catalog.embeddings_of(store, source, ids.numpy())
-
-    found = exact_cosines(activating.flatten(), contrastive.flatten(0, 1), embed).view(contrastive.shape)
+    found = exact_cosines(activating.flatten(), contrastive.flatten(0, 1), vectors.gather).view(contrastive.shape)
     return found.masked_fill(contrastive < 0, torch.nan).float()
 
 
@@ -154,7 +157,7 @@ def _random(
     values = torch.full((count, wanted), torch.nan)
     first = 0
     marks = catalog.covered(store, subject.target.what, found.images)
-    for tile in catalog.activation_tiles(store, subject.target, marks, subject.neurons):
+    for tile in tiles.activation_tiles(store, subject.target, marks, subject.neurons):
         images = torch.arange(first, first + tile.shape[1])
         barred = tile >= found.thresholds[:, None]
         if subject.pool is not None:

@@ -133,8 +133,8 @@ def read_images(
     try:
         # Files are read where they are decoded (a slow disk then overlaps); a container has one cursor and is read in
         # order.
-        jobs = ((uri, _fetch(containers, uri), max_pixels) for uri in uris)
-        yield from (_read_one(*job) for job in jobs) if threads <= 0 else _in_threads(jobs, threads)
+        jobs = ((uri, fetch(containers, uri), max_pixels) for uri in uris)
+        yield from (read_image(*job) for job in jobs) if threads <= 0 else _in_threads(jobs, threads)
     finally:
         if reader is None:
             containers.close()
@@ -147,7 +147,7 @@ def _in_threads(
     pool = ThreadPoolExecutor(threads, thread_name_prefix="csp-index-decode")
     try:
         for job in jobs:
-            waiting.append(pool.submit(_read_one, *job))
+            waiting.append(pool.submit(read_image, *job))
             if len(waiting) >= 2 * threads:
                 yield waiting.popleft().result()
         while waiting:
@@ -197,8 +197,11 @@ def _to_eight_bits(values: np.ndarray[Any, Any], mode: str) -> np.ndarray[Any, A
     return eight_bits
 
 
-def _fetch(reader: ContainerReader, uri: str) -> bytes | SourceError | None:
-    """Return the bytes of an image in a container, or why they cannot be had; None for a plain file."""
+def fetch(reader: ContainerReader, uri: str) -> bytes | SourceError | None:
+    """Return the bytes of an image in a container, or why they cannot be had; None for a plain file.
+
+    Ask for the images of a container in their order, and from one thread.
+    """
     address = container_of(uri)
     if address is None:
         return None
@@ -208,7 +211,8 @@ def _fetch(reader: ContainerReader, uri: str) -> bytes | SourceError | None:
         return exc
 
 
-def _read_one(uri: str, payload: bytes | SourceError | None, max_pixels: int) -> ImageRead | ImageFailure:
+def read_image(uri: str, payload: bytes | SourceError | None, max_pixels: int = MAX_PIXELS) -> ImageRead | ImageFailure:
+    """Return the image in what `fetch` gave, or its failure; a plain file (None) is read here."""
     try:
         if payload is None:
             payload = Path(uri).read_bytes()

@@ -5,37 +5,38 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
-from csp_index import candidates, catalog, scoring, settings
-from csp_index.addresses import check_numbers, resolve
+from csp_index import candidates, catalog, settings
 from csp_index.addresses import parse_neurons as parse_neurons
+from csp_index.addresses import resolve
 from csp_index.arrays import import_arrays
-from csp_index.build import Progress, add_images
+from csp_index.build import Engine, Progress, add_images, check_settings
 from csp_index.candidates import CandidateTexts, Vocabulary
 from csp_index.catalog import EncoderInfo, LayerInfo
+from csp_index.costs import Means
+from csp_index.encoders import Encoder
 from csp_index.errors import ArrayError, EvaluationError, SettingError
 from csp_index.label_rows import newest_label
 from csp_index.labels import label_neurons, make_request
 from csp_index.models import Models
-from csp_index.networks import load_network
-from csp_index.query import SqlLimits, run_sql
-from csp_index.records import IndexSummary, Label, LabelScore, LayerKey, NeuronKey
+from csp_index.networks import Network, load_network
+from csp_index.reading import Reader
+from csp_index.records import IndexSummary, Label, LabelScore, LayerKey, NeuronKey, OptimizeSummary
 from csp_index.results import Labels, SqlResult
 from csp_index.search import search_neurons
 from csp_index.sources import open_source
-from csp_index.status import describe
-from csp_index.store import Store, check_creatable, create_store, is_index, open_store
+from csp_index.store import check_creatable, create_store, is_index, open_store
 from csp_index.subjects import Subject
 from csp_index.templates import templates as template_texts
-from csp_index.views import NeuronView, neuron_card, neuron_view, newest_labels, sql_views
+from csp_index.views import NeuronView, neuron_card, neuron_view
 from csp_index.weights import lasting, resolve_device
 
 if TYPE_CHECKING:  # what judges labels loads SciPy and matplotlib, and labelling does not wait for them
@@ -57,28 +58,17 @@ class NetworkSource:
     name: str | None = None
 
 
-class Index:
-    """An index of images, encoders, networks, neurons and labels in one database directory.
+class Index(Reader):
+    """An index of images, encoders, networks, neurons and labels in one directory or object-store prefix.
 
     Make one with `open_index`. Reading never waits; adding and labelling hold the index for writing while they last.
     """
 
     def __init__(self, uri: str | Path, *, device: str | None = None) -> None:
         """Refer to the database at `uri`; it is opened, or created by the first method that adds, when needed."""
-        self.uri = str(uri)
+        super().__init__(uri)
         self.device = settings.text("device", device)
-        self._store: Store | None = open_store(uri) if is_index(uri) else None
         self._models = Models(self.device)
-
-    def __repr__(self) -> str:
-        return f"Index({self.uri!r})"
-
-    @property
-    def store(self) -> Store:
-        """The database's tables."""
-        if self._store is None:
-            self._store = open_store(self.uri)
-        return self._store
 
     def add_images(
         self,
@@ -90,15 +80,40 @@ class Index:
         image_column: str | None = None,
         shard_size: int | None = None,
         dtype: str | None = None,
+        decode_workers: int | None = None,
+        engine: str = "local",
+        ray_address: str | None = None,
         progress: Progress | None = None,
     ) -> IndexSummary:
         """Index a folder, parquet file, datasets directory or tar shards; what is indexed already is left alone.
 
         Without `encoders` and `networks` those of the index are used. `source=None` only completes what the index
-        holds.
+        holds. `decode_workers` processes decode the images, with 0 threads do; by default as many as pay for so many
+        images. `engine="ray"` does the same on a Ray cluster: the one at `ray_address` (HOST:PORT; or the environment's
+        RAY_ADDRESS), else one of this machine alone, or the one this program is connected to.
         """
+        check_settings(shard_size, dtype, decode_workers)
         check_creatable(self.uri)
         images = open_source(source, metadata=metadata, image_column=image_column) if source is not None else None
+        with _engine(engine, ray_address, decode_workers) as chosen:
+            loaded, studied = self._models_to_run(encoders, networks)
+            self._store = create_store(self.uri)
+            return add_images(
+                self.store,
+                images,
+                loaded,
+                studied,
+                shard_size=shard_size,
+                dtype=dtype,
+                decode_workers=decode_workers,
+                progress=progress,
+                engine=chosen,
+            )
+
+    def _models_to_run(
+        self, encoders: Sequence[str], networks: Sequence[NetworkSource]
+    ) -> tuple[list[Encoder], list[Network]]:
+        """Load the models that were named, or else those of the index."""
         if not encoders and not networks:
             loaded, studied = self._models.all_held(self.store) if is_index(self.uri) else ([], [])
         else:
@@ -115,8 +130,7 @@ class Index:
             raise SettingError(
                 "a new index needs an encoder: give one, for example open_clip:ViT-B-32/laion2b_s34b_b79k"
             )
-        self._store = create_store(self.uri)
-        return add_images(self.store, images, loaded, studied, shard_size=shard_size, dtype=dtype, progress=progress)
+        return loaded, studied
 
     def add_layer(
         self,
@@ -157,6 +171,7 @@ class Index:
         recompute: bool = False,
         keep: bool = True,
         search: bool | None = None,
+        explain: Callable[[str], None] | None = None,
         **options: Any,
     ) -> Labels:
         """Return labels of a layer (`m/l`), a neuron (`m/l/7`), or several neurons.
@@ -164,7 +179,8 @@ class Index:
         `vocabulary` is a built-in name, a text file, a list of texts, or `CandidateTexts` made elsewhere; by default
         the one the index used last. `options` are the fields of ExampleOptions and ScoringOptions, for example gamma,
         examples, contrast, threshold. Labels are kept and read again; `recompute` makes them anew, `keep=False` leaves
-        the index as it is.
+        the index as it is. `search` finds contrastive images by vector search (True) or matrix products (False); by
+        default by whichever costs less here, which `explain` is told with the reason.
         """
         source = catalog.encoder(self.store, encoder)
         request = make_request(method, source, top, options)
@@ -180,8 +196,7 @@ class Index:
                 key,
                 recompute=recompute,
                 keep=keep,
-                search=search,
-                device=self._torch_device(),
+                means=Means(self._torch_device(), search, explain),
             )
         return Labels(tuple(found))
 
@@ -280,44 +295,15 @@ class Index:
         held = None if given else newest_label(self.store, subject, int(numbers[0]), method)
         return neuron_view(self.store, target, held or self.label(neuron, method or "csp", **given)[0])
 
-    def labels(self, layer: str | None = None, *, method: str | None = None, top: int = 1) -> SqlResult:
-        """Return the newest stored labels, neuron by neuron and method by method, best candidate first."""
-        if layer is not None:
-            catalog.layer(self.store, LayerKey.parse(layer))
-        if method is not None:
-            scoring.method(method)
-        return self.sql(newest_labels(layer, method, top))
-
-    def sql(self, statement: str, *, limits: SqlLimits | None = None) -> SqlResult:
-        """Run one read-only SELECT over the views images, neurons, labels, examples, texts, runs, failures and more.
-
-        `FROM activations('model/layer/7')` is one neuron's activations: image_id, activation.
-        """
-        limits = limits or SqlLimits(memory=settings.text("sql_memory"))
-        views, definitions = sql_views(self.store)
-        return run_sql(
-            views,
-            statement,
-            definitions=definitions,
-            read_activations=self._activation_table,
-            limits=limits,
-        )
-
-    def activations(self, neuron: str) -> np.ndarray:
-        """Return one neuron's activations over all indexed images, [N] float32; no other neuron is read."""
-        key = NeuronKey.parse(neuron)
-        target = catalog.layer(self.store, key.layer_key)
-        check_numbers(target, [key.neuron])
-        images = int(catalog.neuron_rows(self.store, target, [key.neuron])["images"][0].as_py())
-        return catalog.activations_of(self.store, target, key.neuron, images).numpy()
-
     def card(self, label: Label, path: str | Path) -> Path:
         """Draw a label's picture card as PNG: activating images above their contrastive partners."""
         return neuron_card(self.store, label, self.activations(str(label.neuron)), path)
 
-    def status(self) -> dict[str, Any]:
-        """Return what the index holds: images, failures, encoders, layers, runs, and whether a run was cut off."""
-        return describe(self.store)
+    def optimize(self, **options: Any) -> OptimizeSummary:
+        """Build the vector indexes and compact the tables: see `csp_index.optimize.optimize` for the options."""
+        from csp_index.optimize import optimize
+
+        return optimize(self.store, **options)
 
     def resolve(self, neurons: str | Iterable[str]) -> list[tuple[LayerInfo, np.ndarray]]:
         """Return the layers and neuron numbers that addresses `m/l` or `m/l/7` name, layer by layer, sorted."""
@@ -359,10 +345,6 @@ class Index:
     def _image_vector(self, source: EncoderInfo, path: str | Path | None) -> torch.Tensor:
         return candidates.embed_picture(self._models.held_encoder(source), path or "")
 
-    def _activation_table(self, neuron: str) -> pa.Table:
-        values = self.activations(neuron)
-        return pa.table({"image_id": pa.array(np.arange(len(values))), "activation": pa.array(values)})
-
     def _torch_device(self) -> str:
         if self.device == "auto":
             return "cuda" if torch.cuda.is_available() else "cpu"
@@ -370,7 +352,7 @@ class Index:
 
 
 def open_index(uri: str | Path, *, device: str | None = None) -> Index:
-    """Return the index at a directory; a new one is created when images or arrays are first added to it.
+    """Return the index at a directory or s3://bucket/db; a new one is created when something is first added to it.
 
     >>> import tempfile
     >>> folder, rng = tempfile.mkdtemp(), np.random.default_rng(0)
@@ -389,6 +371,20 @@ def open_index(uri: str | Path, *, device: str | None = None) -> Index:
     [{'n': 40}]
     """
     return Index(uri, device=device)
+
+
+def _engine(name: str, address: str | None, decode_workers: int | None) -> AbstractContextManager[Engine | None]:
+    if name == "ray":
+        from csp_index.distribute import ray_engine
+
+        if decode_workers is not None:
+            raise SettingError("decode_workers is for engine local: on Ray every worker decodes")
+        return ray_engine(address)
+    if name != "local":
+        raise SettingError(f"engine {name!r} is unknown: expected local or ray")
+    if address is not None:
+        raise SettingError(f"ray_address {address} is given to engine local: add engine ray (--engine ray)")
+    return nullcontext()
 
 
 def _unseen(done: int, todo: int, what: str) -> None:

@@ -87,7 +87,8 @@ def label_rows_of(
     place = ranking.places.numpy()[owner, rank]
     bare = ~labelled[owner]
     fired = (examples.activating >= 0).sum(1).numpy()
-    notes = [_note(state, int(count), request) for state, count in zip(states, fired, strict=True)]
+    asked, rough = request.examples.examples, examples.approximate
+    notes = [_note(state, int(count), asked, rough) for state, count in zip(states, fired, strict=True)]
     size = len(owner)
     columns = {
         "run_id": pa.array([run_id] * size),
@@ -98,9 +99,7 @@ def label_rows_of(
         "method": pa.array([request.method] * size),
         "state": pa.array(states[owner].tolist()),
         "rank": pa.array(np.where(bare, -1, rank).astype(np.int32)),
-        "text": pc.if_else(
-            pa.array(bare), pa.scalar(None, pa.string()), pa.array(texts, pa.string()).take(pa.array(place))
-        ),
+        "text": pa.array([None if none else texts[at] for none, at in zip(bare, place, strict=True)], pa.string()),
         "score": pa.array(ranking.scores.numpy()[owner, rank].astype(np.float64), mask=bare),
         **_confidence_columns(ranking.confidence, owner, rank, bare),
         "note": pa.array(notes).take(pa.array(owner)),
@@ -110,8 +109,17 @@ def label_rows_of(
 
 def leaders_of(scores: torch.Tensor, count: int) -> torch.Tensor:
     """Return the places of the best candidates [M, count] at most, best first; equals in the vocabulary's order."""
-    order = torch.arange(scores.shape[1])
-    return torch.cat([rank_keys(part, order).topk(min(count, len(order)), dim=1).indices for part in scores.split(256)])
+    width = scores.shape[1]
+    if count >= width:
+        return scores.sort(dim=1, descending=True, stable=True).indices
+    best = scores.topk(count + 1, dim=1)
+    places = best.indices[:, :count].sort(dim=1).values
+    order = scores.gather(1, places).sort(dim=1, descending=True, stable=True).indices
+    places = places.gather(1, order)
+    tied = (best.values[:, count - 1] == best.values[:, count]).nonzero()[:, 0]  # who is last is a matter of order
+    for rows in tied.split(256):
+        places[rows] = rank_keys(scores[rows], torch.arange(width)).topk(count, dim=1).indices
+    return places
 
 
 def _confidence_columns(
@@ -137,11 +145,11 @@ def _confidence_columns(
     }
 
 
-def _note(state: str, fired: int, request: LabelRequest) -> str:
+def _note(state: str, fired: int, asked: int, approximate: bool) -> str:
     if state in _NOTES:
         return _NOTES[state]
-    asked = request.examples.examples
-    return f"{fired} activating images, {asked} asked for" if fired < asked else ""
+    notes = [f"{fired} activating images, {asked} asked for"] if fired < asked else []
+    return "; ".join(notes + ["contrastive images by vector index, approximate"] * approximate)
 
 
 def example_rows_of(subject: Subject, request: LabelRequest, examples: Examples, run_id: str) -> pa.Table:

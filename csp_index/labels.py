@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from csp_index import catalog, scoring
+from csp_index import scoring
 from csp_index.candidates import CandidateTexts
 from csp_index.catalog import EncoderInfo
 from csp_index.confidence import Confidence, bootstrap
+from csp_index.costs import Means
 from csp_index.errors import LabelError, SettingError
 from csp_index.evidence import Evidence, label_share
-from csp_index.examples import Examples, activating_sets, gather_examples
+from csp_index.examples import Examples, activating_sets, gather_examples, settle_means
 from csp_index.label_rows import (
     KEPT,
     LabelRequest,
@@ -37,6 +38,7 @@ from csp_index.runs import record_run, settings_hash
 from csp_index.scoring import MethodRow, Scored
 from csp_index.store import Store
 from csp_index.subjects import Subject, pool_embeddings, pool_pairs
+from csp_index.vectors import vectors_of
 
 _LEADERS = 24  # labels of a neuron whose order of the images is looked at
 _RANKED_AT_ONCE = 2048  # neurons; bounds the memory of that look
@@ -56,12 +58,12 @@ class NeuronScores:
         """Return the places of the best candidates [M, count] at most, best first."""
         return leaders_of(self.scored.scores, count)
 
-    def confidence(self, count: int) -> Confidence | None:
-        """Return the confidence in the `count` best candidates, or None where no resamples are asked for."""
+    def confidence(self, leaders: torch.Tensor) -> Confidence | None:
+        """Return the confidence in the best candidates [M, L], or None where no resamples are asked for."""
         if self.request.scoring.bootstrap == 0:
             return None
         scores, options = self.scored.scores, self.request.scoring
-        return bootstrap(self.request.method, self.evidence, options, scores, self.leaders(count))
+        return bootstrap(self.request.method, self.evidence, options, scores, leaders)
 
 
 def label_neurons(
@@ -73,31 +75,51 @@ def label_neurons(
     *,
     recompute: bool = False,
     keep: bool = True,
-    search: bool | None = None,
-    device: str = "cpu",
+    means: Means | None = None,
 ) -> list[Label]:
     """Return one Label a neuron, in neuron order: read where the store has it, computed and kept where not.
 
     `candidates` is called, under the write lock, only if something must be computed. `keep=False` writes nothing.
     """
-    images = subject.images(store)
-    described = _describe(subject, request, candidates_key, images)
+    means = means or Means()
+    described = _describe(subject, request, candidates_key, subject.images(store))
     found = {} if recompute else read_labels(store, subject, settings_hash(described), request)
-    missing = np.array([n for n in subject.neurons.tolist() if n not in found], dtype=np.int64)
-    if len(missing):
-        part = replace(subject, neurons=missing)
-        with store.write_lock() if keep else nullcontext():
-            texts = candidates()
-            _check(store, part, request, texts)
-            models = {subject.source.what: subject.source.identity}
-            if not keep:
-                found |= _compute(store, part, request, texts, "", "", search, device).labels(part, request.top)
-            else:
-                with record_run(store, "label", described, models, request.examples.seed) as run:
-                    made = _compute(store, part, request, texts, run.run_id, run.settings_hash, search, device)
-                    write_labels(store, part, made, run.settings_hash)
-                found |= made.labels(part, request.top)
+    missing = [n for n in subject.neurons.tolist() if n not in found]
+    if missing:
+        part = replace(subject, neurons=np.array(missing, dtype=np.int64))
+        if scoring.method(request.method).needs_contrast:
+            means = settle_means(store, part, request.examples, means)
+        if means.choice is not None and means.choice.approximate:  # another question: its answer may be another
+            described["contrast_by"] = means.choice.through
+            found |= {} if recompute else read_labels(store, part, settings_hash(described), request)
+            part = replace(part, neurons=np.array([n for n in missing if n not in found], dtype=np.int64))
+        if len(part.neurons):
+            found |= _make(store, part, request, candidates, described, keep, means)
+    if found and means.explain is not None and len(missing) < len(subject.neurons):
+        means.tell(f"{len(subject.neurons) - len(missing):,} labels read from the index: made before, the same way")
     return [found[neuron] for neuron in subject.neurons.tolist()]
+
+
+def _make(
+    store: Store,
+    subject: Subject,
+    request: LabelRequest,
+    candidates: Callable[[], CandidateTexts],
+    described: dict[str, object],
+    keep: bool,
+    means: Means,
+) -> dict[int, Label]:
+    """Return the labels that had to be computed, by neuron; they are kept, under the write lock, if asked."""
+    with store.write_lock() if keep else nullcontext():
+        texts = candidates()
+        _check(store, subject, request, texts)
+        if not keep:
+            return _compute(store, subject, request, texts, "", "", means).labels(subject, request.top)
+        models = {subject.source.what: subject.source.identity}
+        with record_run(store, "label", described, models, request.examples.seed) as run:
+            made = _compute(store, subject, request, texts, run.run_id, run.settings_hash, means)
+            write_labels(store, subject, made, run.settings_hash)
+        return made.labels(subject, request.top)
 
 
 def score_neurons(
@@ -105,16 +127,14 @@ def score_neurons(
     subject: Subject,
     request: LabelRequest,
     texts: CandidateTexts,
-    *,
-    search: bool | None = None,
-    device: str = "cpu",
+    means: Means | None = None,
 ) -> NeuronScores:
     """Return the scores of all candidates for the subject's neurons, from the images of its pool; stores nothing."""
     row = scoring.method(request.method)
-    examples = _gather(store, subject, request, row, search, device)
+    examples = gather_examples(store, subject, request.examples, contrast=row.needs_contrast, means=means)
     vectors, empty = texts.embeddings, texts.empty
     if request.scoring.renormalise_text:
-        vectors = torch.nn.functional.normalize(vectors, dim=1)
+        vectors = texts.directions
         empty = None if empty is None else torch.nn.functional.normalize(empty, dim=0)
     evidence = replace(_evidence(store, subject, examples, vectors, row, request.scoring), empty_text=empty)
     if row.needs_response:
@@ -126,14 +146,12 @@ def score_neurons(
     return NeuronScores(request, examples, evidence, scored, states)
 
 
-def concept_vectors(
-    store: Store, subject: Subject, request: LabelRequest, *, search: bool | None = None, device: str = "cpu"
-) -> torch.Tensor:
+def concept_vectors(store: Store, subject: Subject, request: LabelRequest, means: Means | None = None) -> torch.Tensor:
     """Return the concept vectors [M, D] of a method that has them; zero rows for dead neurons."""
     row = scoring.method(request.method)
     if row.vector is None:
         raise LabelError(f"method {request.method} has no concept vector (these have: {', '.join(_with_vector())})")
-    examples = _gather(store, subject, request, row, search, device)
+    examples = gather_examples(store, subject, request.examples, contrast=row.needs_contrast, means=means)
     evidence = _evidence(store, subject, examples, torch.zeros(0, subject.source.width), row, request.scoring)
     return row.vector(evidence, request.scoring)
 
@@ -159,12 +177,6 @@ def _describe(subject: Subject, request: LabelRequest, candidates_key: str, imag
     return described
 
 
-def _gather(
-    store: Store, subject: Subject, request: LabelRequest, row: MethodRow, search: bool | None, device: str
-) -> Examples:
-    return gather_examples(store, subject, request.examples, contrast=row.needs_contrast, search=search, device=device)
-
-
 def _compute(
     store: Store,
     subject: Subject,
@@ -172,12 +184,12 @@ def _compute(
     texts: CandidateTexts,
     run_id: str,
     hashed: str,
-    search: bool | None,
-    device: str,
+    means: Means,
 ) -> Made:
-    found = score_neurons(store, subject, request, texts, search=search, device=device)
+    found = score_neurons(store, subject, request, texts, means)
     best = found.leaders(max(KEPT, request.top))
-    ranking = Ranking(found.scored.scores.gather(1, best), best, texts.texts, found.states, found.confidence(KEPT))
+    confidence = found.confidence(best[:, :KEPT])
+    ranking = Ranking(found.scored.scores.gather(1, best), best, texts.texts, found.states, confidence)
     label_rows = label_rows_of(subject, request, found.examples, ranking, run_id, hashed)
     example_rows = example_rows_of(subject, request, found.examples, run_id)
     return Made(label_rows, example_rows, found.scored.vectors, found.examples.images)
@@ -207,7 +219,7 @@ def _evidence(
     """Read the embeddings that the examples name, and what the method needs to know of the whole dataset."""
     ids = torch.cat([examples.activating.flatten(), examples.contrastive.flatten()])
     used = ids[ids >= 0].unique()
-    vectors = catalog.embeddings_of(store, subject.source, used.numpy())
+    vectors = vectors_of(store, subject.source, examples.images).of(used)
 
     def places(chosen: torch.Tensor) -> torch.Tensor:
         return torch.searchsorted(used, chosen.clamp(min=0)).masked_fill(chosen < 0, -1)

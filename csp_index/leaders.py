@@ -1,7 +1,7 @@
-"""The best contrastive candidates of each activating image so far, and the final choice among them.
+"""The final choice of contrastive images: roughly ranked candidates in, exact order out.
 
-Both ways of finding candidates end here, so near ties fall the same way: cosines that float32 cannot tell apart are
-computed again in float64, and equal ones go to the lower image id.
+A rough cosine may be off by a known error. Whatever could belong to the best within that error is computed again in
+float64, so the choice does not depend on how the candidates were found; equal cosines go to the lower image id.
 """
 
 from __future__ import annotations
@@ -12,89 +12,143 @@ from dataclasses import dataclass
 import torch
 
 from csp_index.records import ExampleOptions
-from csp_index.statistics import rank_keys, split_keys
 
 Embed = Callable[[torch.Tensor], torch.Tensor]  # image ids [I] -> embeddings [I, D]
+Gather = Callable[[torch.Tensor], Embed]  # all ids that will be asked for -> what gives their embeddings
 
-_SPARE = 8  # leaders beyond those asked for
-_NOISE = 4e-6  # cosines in float32 closer than this may stand in the wrong order
+_PAIRS = 2048  # pairs whose cosines are computed at once
+_COMPARED = 2**26  # pairs of a candidate and a chosen image compared at once
+_BLOCK = 16  # values, strided over the row, of which only the largest is looked at first
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """How far a rough cosine may be off: so much, and so much of its own size."""
+
+    absolute: float
+    relative: float = 0.0
+
+
+EXACT = Error(4e-6)  # of products in float32
 
 
 @dataclass(slots=True)
-class Leaders:
-    """The best r candidates of each (neuron, activating image) in order: ids [.., r] (-1 absent), cosines [.., r]."""
+class Ranked:
+    """The best L candidates of each of R rows by rough cosine: ids [R, L] (-1 absent), cosines [R, L], best first."""
 
     ids: torch.Tensor
     cosines: torch.Tensor
 
     @classmethod
-    def empty(cls, *shape: int) -> Leaders:
-        """Return leaders without a candidate."""
-        return cls(torch.full(shape, -1, dtype=torch.int64), torch.full(shape, -torch.inf))
+    def empty(cls, rows: int, width: int) -> Ranked:
+        """Return lists without a candidate."""
+        return cls(torch.full((rows, width), -1, dtype=torch.int64), torch.full((rows, width), -torch.inf))
 
-    def merge(self, cosines: torch.Tensor, first_image: int) -> None:
-        """Take in a tile's cosines [.., n], -inf where the image is no candidate."""
-        width = self.ids.shape[-1]
-        best = cosines.topk(min(width, cosines.shape[-1]), dim=-1)
-        values = best.values.cpu()
-        ids = (best.indices.cpu() + first_image).masked_fill(values == -torch.inf, -1)
-        chosen = torch.cat([self.cosines, values], -1).topk(width, dim=-1)
-        self.ids = torch.cat([self.ids, ids], -1).gather(-1, chosen.indices)
-        self.cosines = chosen.values
+    @property
+    def reach(self) -> torch.Tensor:
+        """The rough cosine [R] that no image outside the list exceeds; -inf where there is no such image."""
+        return self.cosines[:, -1]
 
-
-def merge_ranked(leaders: Leaders, cosines: torch.Tensor, ids: torch.Tensor) -> None:
-    """Take in the cosines [R, n] of image ids [R, n] or [n]; equal cosines go to the lower id, however many."""
-    held = rank_keys(leaders.cosines, leaders.ids.clamp(min=0))
-    width = leaders.ids.shape[-1]
-    keys = rank_keys(cosines, ids)
-    best = torch.cat([held, keys.topk(min(width, keys.shape[-1]), dim=-1).values.cpu()], -1).topk(width, dim=-1).values
-    leaders.cosines, found = split_keys(best)
-    leaders.ids = found.masked_fill(leaders.cosines == -torch.inf, -1)
+    def merge(self, pick: slice, cosines: torch.Tensor, first_image: int) -> None:
+        """Take a tile's cosines [r, n], -inf where the image is no candidate, into the picked rows."""
+        width = self.ids.shape[1]
+        values, places = leading(cosines, width)
+        values, places = values.float().cpu(), places.cpu() + first_image
+        if bool((self.ids[pick, 0] < 0).all()) and values.shape[1] == width:
+            self.cosines[pick], self.ids[pick] = values, places.masked_fill(values == -torch.inf, -1)
+            return
+        chosen = torch.cat([self.cosines[pick], values], 1).topk(width, dim=1)
+        ids = torch.cat([self.ids[pick], places], 1).gather(1, chosen.indices)
+        self.cosines[pick], self.ids[pick] = chosen.values, ids.masked_fill(chosen.values == -torch.inf, -1)
 
 
-def complete(leaders: Leaders, reach: torch.Tensor, examples: int, options: ExampleOptions) -> torch.Tensor:
-    """Tell for which (neuron, activating image) [M, K] the leaders settle the choice, given lists that reach down to
-    the cosines `reach` [M, K]: all that could tie with the last one chosen is among them.
+def leading(values: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the largest values [R, min(width, n)] of each row [R, n] in order, and their places.
+
+    Whatever is among the largest stands in one of the `width` blocks of largest maximum, so only those are ranked.
     """
-    last = leaders_wanted(examples, options) - _SPARE - 1
-    return leaders.cosines[..., last] - reach > _NOISE
+    count = values.shape[1]
+    blocks = count // _BLOCK
+    if blocks < 2 * width:
+        found = values.topk(min(width, count), dim=1)
+        return found.values, found.indices
+    whole = values[:, : blocks * _BLOCK].unflatten(1, (_BLOCK, blocks))
+    best = whole.amax(1).topk(width, dim=1).indices
+    inside = whole.gather(2, best[:, None].expand(-1, _BLOCK, -1)).flatten(1)
+    found = torch.cat([inside, values[:, blocks * _BLOCK :]], 1).topk(width, dim=1)
+    spread = found.indices < inside.shape[1]  # the others stand behind the last whole block
+    block = best.gather(1, (found.indices % width).masked_fill(~spread, 0))
+    rest = found.indices - inside.shape[1] + blocks * _BLOCK
+    return found.values, torch.where(spread, found.indices // width * blocks + block, rest)
 
 
 def leaders_wanted(examples: int, options: ExampleOptions) -> int:
     """Return r, how many leaders the final choice among `examples` activating images needs."""
-    return (options.neighbours if options.reuse else options.neighbours * examples) + _SPARE
+    return options.neighbours if options.reuse else options.neighbours * examples
 
 
-def settle(activating: torch.Tensor, leaders: Leaders, options: ExampleOptions, embed: Embed) -> torch.Tensor:
-    """Choose the contrastive ids [M, K, m] of activating images [M, K] from their leaders [M, K, r]."""
-    gaps = leaders.cosines[..., :-1] - leaders.cosines[..., 1:]
-    gaps = gaps.masked_fill(leaders.ids[..., 1:] < 0, torch.inf)
-    reach = options.neighbours if options.reuse else gaps.shape[-1]
-    rows = (gaps[..., :reach] < _NOISE).any(-1).nonzero()
-    if len(rows):
-        pick = (rows[:, 0], rows[:, 1])
-        by_id = leaders.ids[pick].sort(-1)
-        exact = exact_cosines(activating[pick], by_id.values, embed)
-        order = exact.sort(dim=-1, descending=True, stable=True).indices
-        leaders.ids[pick] = by_id.values.gather(-1, order)
-    if options.reuse:
-        return leaders.ids[..., : options.neighbours].clone()
-    return _without_reuse(leaders.ids, options.neighbours)
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """Who of roughly ranked candidates is among the `wanted` nearest, given how far their cosines may be off.
+
+    `limit` is the cosine above which an image is a near duplicate and no candidate.
+    """
+
+    wanted: int
+    error: Error
+    limit: float
+    gather: Gather
+
+    def decide(self, owners: torch.Tensor, ranked: Ranked, allowed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the nearest allowed images [R, wanted] of images `owners` [R], -1 absent, and where that is settled.
+
+        `allowed` [R, L] tells which of the ranked may be chosen. A row [R] is settled if no image outside its list
+        could belong to the nearest.
+        """
+        largest = ranked.cosines.masked_fill(ranked.ids < 0, 0.0).abs().amax(1, keepdim=True)
+        error = self.error.absolute + self.error.relative * largest
+        allowed = allowed & (ranked.ids >= 0) & (ranked.cosines <= self.limit + error)
+        sure = allowed & (ranked.cosines <= self.limit - error)
+        last = ranked.cosines.masked_fill(~(sure & (sure.cumsum(1) == self.wanted)), -torch.inf).amax(1)
+        near = last - 2 * error[:, 0]
+        allowed &= ranked.cosines >= near[:, None]
+        width = max(self.wanted, int(allowed.sum(1).max())) if len(owners) else self.wanted
+        order = (~allowed).to(torch.uint8).sort(dim=1, stable=True).indices[:, :width]
+        ids = ranked.ids.masked_fill(~allowed, -1).gather(1, order)
+        return nearest(owners, ids, self), (ranked.reach < near) | (ranked.reach == -torch.inf)
 
 
-def exact_cosines(left: torch.Tensor, right: torch.Tensor, embed: Embed) -> torch.Tensor:
+def nearest(owners: torch.Tensor, ids: torch.Tensor, contest: Contest) -> torch.Tensor:
+    """Return the nearest [R, wanted] of the candidates `ids` [R, c] to images `owners` [R], by exact cosine."""
+    ids = ids.sort(dim=1).values
+    exact = exact_cosines(owners, ids, contest.gather)
+    exact = exact.masked_fill(exact > contest.limit, -torch.inf)
+    found = exact.sort(dim=1, descending=True, stable=True)
+    ids = ids.gather(1, found.indices).masked_fill(found.values == -torch.inf, -1)[:, : contest.wanted]
+    return torch.nn.functional.pad(ids, (0, contest.wanted - ids.shape[1]), value=-1)
+
+
+def exact_cosines(left: torch.Tensor, right: torch.Tensor, gather: Gather) -> torch.Tensor:
     """Return the float64 cosines of images left [R] with images right [R, r], -inf where right is -1."""
     present = right >= 0
     owner = left[:, None].expand(right.shape)[present]
-    distinct, inverse = torch.cat([owner, right[present]]).unique(return_inverse=True)
-    vectors = embed(distinct)
-    pairs = zip(inverse[: len(owner)].split(16384), inverse[len(owner) :].split(16384), strict=True)
-    products = [(vectors[a].double() * vectors[b].double()).sum(1) for a, b in pairs]
+    others = right[present]
+    embed = gather(torch.cat([owner, others]))
+    pairs = zip(owner.split(_PAIRS), others.split(_PAIRS), strict=True)
+    products = [(embed(a) * embed(b).double()).sum(1) for a, b in pairs]
     result = torch.full(right.shape, -torch.inf, dtype=torch.float64)
     if products:
         result[present] = torch.cat(products)
     return result
+
+
+def choose(leaders: torch.Tensor, options: ExampleOptions) -> torch.Tensor:
+    """Return the contrastive ids [M, K, m] given the leaders [M, K, r] of each activating image, nearest first."""
+    if options.reuse:
+        return leaders[..., : options.neighbours].clone()
+    each = max(1, leaders[0].numel() * options.neighbours) if len(leaders) else 1
+    parts = leaders.split(max(1, _COMPARED // each))
+    return torch.cat([_without_reuse(part, options.neighbours) for part in parts])
 
 
 def _without_reuse(ids: torch.Tensor, wanted: int) -> torch.Tensor:

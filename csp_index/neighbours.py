@@ -1,25 +1,31 @@
 """Nearest silent images, found in two ways with one answer.
 
-By products: for many neurons, matrix products over streamed embeddings. By search: for few neurons, LanceDB's vector
-search filtered by low activation, which reads the activations of those neurons only.
+By products: matrix products over all embeddings, in memory or streamed, screened in low precision where that pays. By
+search: LanceDB's vector search, filtered by low activation. Both read the activations of the neurons asked for alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-import numpy as np
 import torch
 
-from csp_index import catalog, settings
-from csp_index.leaders import Leaders, complete, leaders_wanted, merge_ranked, settle
+from csp_index import catalog, settings, tiles
+from csp_index.errors import SettingError
+from csp_index.leaders import EXACT, Contest, Error, Ranked, choose, exact_cosines, leaders_wanted, nearest
 from csp_index.records import ExampleOptions
 from csp_index.store import Store
 from csp_index.subjects import Subject
+from csp_index.vectors import Vectors, cosines_of
 
-_LIST = 32  # unfiltered neighbours kept with each activating image: most contrastive images are among them
-_BLOCK_BYTES = 512 * 2**20  # activations of a block of neurons held at once
+_FETCH = 32  # unfiltered neighbours that a vector search asks for first
+_LISTS_BYTES = 64 * 2**20  # lists of neighbours, regardless of activation, that are kept in a batch
+_LONGEST, _FIRST = 512, 64  # such a list, and the part of it that is looked at first
+_SPARE = 24  # candidates beyond those wanted: so many may be near enough to the last one to be computed again
+_BLOCK_BYTES = 32 * 2**20  # activations of a block of neurons; one is read while another is looked at
+_CANDIDATES = 2**19  # of all activating images that are decided on at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,7 @@ class Question:
 
     store: Store
     subject: Subject
+    vectors: Vectors
     activating: torch.Tensor
     thresholds: torch.Tensor
     images: int
@@ -39,119 +46,209 @@ class Question:
         """How many leaders each activating image needs, r."""
         return leaders_wanted(self.activating.shape[1], self.options)
 
-    def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return the embeddings of image ids [I] as [I, D]."""
-        return catalog.embeddings_of(self.store, self.subject.source, ids.numpy())
-
-    def settle(self, activations: torch.Tensor, leaders: Leaders) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the chosen ids [M, K, m] and their activations, given those of all images [M, N]."""
-        ids = settle(self.activating, leaders, self.options, self.embed)
-        picked = activations.gather(1, ids.clamp(min=0).flatten(1)).view(ids.shape)
-        return ids, picked.masked_fill(ids < 0, torch.nan)
+    def contest(self, error: Error) -> Contest:
+        """Return how candidates with rough cosines are decided on."""
+        return Contest(self.wanted, error, self.options.near_duplicate, self.vectors.gather)
 
     def part(self, pick: slice) -> Question:
         """Return the question for some of the neurons."""
         neurons = replace(self.subject, neurons=self.subject.neurons[pick])
         return replace(self, subject=neurons, activating=self.activating[pick], thresholds=self.thresholds[pick])
 
+    def activations(self) -> torch.Tensor:
+        """Return the neurons' activations [M, N]."""
+        held = torch.empty(len(self.subject.neurons), self.images)
+        marks = catalog.covered(self.store, self.subject.target.what, self.images)
+        first = 0
+        for tile in tiles.activation_tiles(self.store, self.subject.target, marks, self.subject.neurons):
+            held[:, first : first + tile.shape[1]] = tile
+            first += tile.shape[1]
+        return held
+
     def silent(self, activations: torch.Tensor) -> torch.Tensor:
         """Tell which images may be contrastive, given the neurons' activations [M, N]: the silent ones of the pool."""
         low = activations < self.thresholds[:, None]
         return low if self.subject.pool is None else low & self.subject.pool.mask
 
+    def answer(self, leaders: torch.Tensor, activations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the chosen ids [M, K, m] and their activations, given the leaders and all activations [M, N]."""
+        ids = choose(leaders, self.options)
+        picked = activations.gather(1, ids.clamp(min=0).flatten(1)).view(ids.shape)
+        return ids, picked.masked_fill(ids < 0, torch.nan)
+
 
 def by_products(asked: Question) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return contrastive ids and activations [M, K, m] by matrix products, a block of neurons at a time."""
+    """Return contrastive ids and activations [M, K, m] by matrix products, a block of neurons at a time.
+
+    An image that excites many neurons is compared with all others once, and its neighbours are kept in a list. Only
+    where too few of the list are silent, and where few neurons share images, each neuron has a search of its own.
+    """
+    union, slot = _distinct(asked.activating)
+    shared = int((asked.activating >= 0).sum()) > 2 * len(union)
+    lists = _neighbour_lists(asked, union) if shared else None
     size = max(1, _BLOCK_BYTES // (4 * asked.images))
-    marks = catalog.covered(asked.store, asked.subject.target.what, asked.images)
+    picks = [slice(start, start + size) for start in range(0, len(asked.subject.neurons), size)]
     found = []
-    for start in range(0, len(asked.subject.neurons), size):
-        part = asked.part(slice(start, start + size))
-        tiles = list(catalog.activation_tiles(asked.store, asked.subject.target, marks, part.subject.neurons))
-        activations = torch.cat(tiles, 1) if len(tiles) > 1 else tiles[0]
-        del tiles
-        leaders = _leaders_by_products(part, part.silent(activations))
-        found.append(part.settle(activations, leaders))
+    with ThreadPoolExecutor(1) as reader:
+        following = _Block(asked.part(picks[0]), reader)
+        for place, pick in enumerate(picks):
+            block = following
+            if place + 1 < len(picks):
+                following = _Block(asked.part(picks[place + 1]), reader)
+            part, leaders = block.part, torch.full((*slot[pick].shape, asked.wanted), -1, dtype=torch.int64)
+            rows = (part.activating >= 0).nonzero()
+            if lists is not None:
+                rows = _from_lists(part, leaders, rows, lists, slot[pick], block.low)
+            _from_all(block, leaders, rows)
+            found.append(part.answer(leaders, block.activations))
     return torch.cat([ids for ids, _ in found]), torch.cat([values for _, values in found])
 
 
-def _leaders_by_products(asked: Question, low: torch.Tensor) -> Leaders:
-    """Leaders of each (neuron, activating image) among the images that `low` [M, N] allows.
+class _Block:
+    """Some of the neurons in question, while their activations are on the way from the store."""
 
-    One product serves every neuron that an image activates. Its nearest images of any activation are looked up first;
-    only where too few of those are silent are all images gone through under the neuron's own mask.
-    """
-    activating, width = asked.activating, asked.wanted
+    def __init__(self, part: Question, reader: ThreadPoolExecutor) -> None:
+        self.part = part
+        self._coming = reader.submit(part.activations)
+
+    @cached_property
+    def activations(self) -> torch.Tensor:
+        """The activations [M, N]."""
+        return self._coming.result()
+
+    @cached_property
+    def low(self) -> torch.Tensor:
+        """Which images may be contrastive, [M, N]."""
+        return self.part.silent(self.activations)
+
+
+def _distinct(activating: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the distinct activating images [U], and the place of each [M, K] among them (-1 absent)."""
     present = activating >= 0
-    if not bool(present.any()):  # no neuron of the block fires
-        return Leaders.empty(*activating.shape, width)
     union, inverse = activating[present].unique(return_inverse=True)
-    anchors = asked.embed(union).to(asked.device)
     slot = torch.full(activating.shape, -1, dtype=torch.int64)
     slot[present] = inverse
-    lists = Leaders.empty(len(union), min(max(_LIST, 2 * width), asked.images))
-    for first, cosines in _cosine_tiles(asked, anchors):
-        lists.merge(cosines, first)
-    leaders = Leaders.empty(*activating.shape, width)
-    _take_silent(leaders, lists, slot, low, asked.options)
-    if lists.ids.shape[1] < asked.images:
-        reach = lists.cosines[slot.clamp(min=0), -1]
-        settled = complete(leaders, reach, activating.shape[1], asked.options)
-        _go_through_all(asked, leaders, anchors, slot, low, (present & ~settled).nonzero())
-    return leaders
+    return union, slot
 
 
-def _take_silent(
-    leaders: Leaders, lists: Leaders, slot: torch.Tensor, low: torch.Tensor, options: ExampleOptions
-) -> None:
-    """Fill leaders [M, K, r] with the first silent images of each activating image's neighbour list."""
-    width = leaders.ids.shape[-1]
-    for neuron in range(0, len(slot), 256):
-        pick = slice(neuron, neuron + 256)
-        ids = lists.ids[slot[pick].clamp(min=0)]
-        cosines = lists.cosines[slot[pick].clamp(min=0)]
-        owner = torch.arange(len(slot))[pick, None, None].expand(ids.shape)
-        accepted = low[owner, ids.clamp(min=0)] & (ids >= 0) & (slot[pick] >= 0)[..., None]
-        accepted &= cosines <= options.near_duplicate
-        order = (~accepted).to(torch.uint8).sort(dim=-1, stable=True).indices[..., :width]
-        got = accepted.gather(-1, order)
-        count = order.shape[-1]
-        leaders.ids[pick, :, :count] = ids.gather(-1, order).masked_fill(~got, -1)
-        leaders.cosines[pick, :, :count] = cosines.gather(-1, order).masked_fill(~got, -torch.inf)
+def _neighbour_lists(asked: Question, union: torch.Tensor) -> tuple[Ranked, Error]:
+    """Return the nearest images of the images `union` [U], whatever their activation, and the error of the cosines."""
+    width = min(max(_FIRST, 2 * asked.wanted, min(_LONGEST, _LISTS_BYTES // (12 * len(union)))), asked.images)
+    dtype = asked.vectors.dtype(asked.device, len(union))
+    anchors = asked.vectors.of(union).to(asked.device, dtype)
+    lists = Ranked.empty(len(union), width)
+    for first, tile in asked.vectors.screen(asked.device, dtype):
+        size = _rows_of_tile(tile)
+        for start in range(0, len(union), size):
+            pick = slice(start, start + size)
+            lists.merge(pick, cosines_of(anchors[pick], tile), first)
+    return lists, asked.vectors.error(dtype)
 
 
-def _go_through_all(
-    asked: Question, leaders: Leaders, anchors: torch.Tensor, slot: torch.Tensor, low: torch.Tensor, rows: torch.Tensor
-) -> None:
-    """Fill the leaders of rows [R, 2] (neuron, activating image) from all images under each neuron's mask."""
+def _rows_of_tile(tile: torch.Tensor) -> int:
+    """Return how many rows of similarities with a tile [n, D] of embeddings the settings grant memory for."""
+    granted, row = settings.number("tile_bytes"), len(tile) * tile.element_size()
+    if granted < row:
+        raise SettingError(f"tile_bytes is {granted}: expected at least {row}, one row of similarities; set it higher")
+    return granted // row
+
+
+def _from_lists(
+    asked: Question,
+    leaders: torch.Tensor,
+    rows: torch.Tensor,
+    lists: tuple[Ranked, Error],
+    slot: torch.Tensor,
+    low: torch.Tensor,
+) -> torch.Tensor:
+    """Fill the leaders of rows [R, 2] (neuron, activating image) from neighbour lists; return the rows left over."""
+    ranked, error = lists
+    contest = asked.contest(error)
+    for width in dict.fromkeys((min(max(_FIRST, 2 * asked.wanted), ranked.ids.shape[1]), ranked.ids.shape[1])):
+        left = []
+        for part in rows.split(max(1, _CANDIDATES // width)):
+            neuron, rank = part[:, 0], part[:, 1]
+            places = slot[neuron, rank]
+            held = Ranked(ranked.ids[places, :width], ranked.cosines[places, :width])
+            allowed = low[neuron[:, None], held.ids.clamp(min=0)]
+            ids, settled = contest.decide(asked.activating[neuron, rank], held, allowed)
+            leaders[neuron[settled], rank[settled]] = ids[settled]
+            left.append(part[~settled])
+        rows = torch.cat(left) if left else rows
+    return rows
+
+
+def _from_all(block: _Block, leaders: torch.Tensor, rows: torch.Tensor) -> None:
+    """Fill the leaders of rows [R, 2] (neuron, activating image) from all images under each neuron's own mask."""
+    vectors, part = block.part.vectors, block.part
+    width = min(part.wanted + _SPARE, part.images)
+    dtype = vectors.dtype(part.device, len(rows))
+    rows = _sweep(block, leaders, rows, width, dtype)
+    if dtype != torch.float32:
+        rows = _sweep(block, leaders, rows, width, torch.float32)
+    if len(rows):
+        block.low = _without_copies(part, rows, block.low)
+    while len(rows):
+        rows = _sweep(block, leaders, rows, width, torch.float32)
+        width = min(8 * width, part.images)
+
+
+def _without_copies(asked: Question, rows: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
+    """Return the mask [M, N] with no more silent images of the same embedding than are wanted: those of lowest id."""
+    looks = asked.vectors.looks()
+    low = low.clone()
+    for neuron in rows[:, 0].unique().tolist():
+        silent = low[neuron].nonzero()[:, 0]
+        order = looks[silent].argsort(stable=True)
+        ordered = looks[silent][order]
+        begins = torch.cat([torch.ones(1, dtype=torch.bool), ordered[1:] != ordered[:-1]])
+        place = torch.arange(len(ordered))
+        first = torch.where(begins, place, 0).cummax(0).values
+        low[neuron, silent[order[place - first >= asked.wanted]]] = False
+    return low
+
+
+def _sweep(block: _Block, leaders: torch.Tensor, rows: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:
+    """Fill the leaders of rows from the `width` nearest silent images of each; return the rows left over."""
     if not len(rows):
-        return
-    neuron, rank = rows[:, 0], rows[:, 1]
-    needed, place = slot[neuron, rank].unique(return_inverse=True)
-    found = Leaders.empty(len(rows), leaders.ids.shape[-1])
-    for first, cosines in _cosine_tiles(asked, anchors[needed]):
-        chunk = max(1, settings.number("tile_bytes") // (4 * cosines.shape[1]))
-        for start in range(0, len(rows), chunk):
-            pick = slice(start, start + chunk)
-            values = cosines[place[pick].to(cosines.device)]
-            allowed = low[neuron[pick], first : first + cosines.shape[1]].to(values.device)
-            allowed &= values <= asked.options.near_duplicate
-            part = Leaders(found.ids[pick], found.cosines[pick])
-            ids = torch.arange(first, first + values.shape[1], device=values.device)
-            merge_ranked(part, values.masked_fill_(~allowed, -torch.inf), ids)
-            found.ids[pick], found.cosines[pick] = part.ids, part.cosines
-    leaders.ids[neuron, rank], leaders.cosines[neuron, rank] = found.ids, found.cosines
+        return rows
+    parts = _by_anchor(block.part, rows).split(max(1, _CANDIDATES // width))
+    return torch.cat([_searched(block, leaders, some, width, dtype) for some in parts])
 
 
-def _cosine_tiles(asked: Question, anchors: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-    """Stream the cosines [U, n] of anchors with all images, each tile within the memory the settings grant."""
-    width = max(256, settings.number("tile_bytes") // (4 * max(1, len(anchors))))
-    first = 0
-    marks = catalog.covered(asked.store, asked.subject.source.what, asked.images)
-    for tile in catalog.embedding_tiles(asked.store, asked.subject.source, marks):
-        for part in tile.split(width):
-            yield first, anchors @ part.to(anchors.device).T
-            first += len(part)
+def _by_anchor(asked: Question, rows: torch.Tensor) -> torch.Tensor:
+    """Bring rows of the same activating image together, so that its similarities are computed once."""
+    return rows[asked.activating[rows[:, 0], rows[:, 1]].argsort(stable=True)]
+
+
+def _searched(block: _Block, leaders: torch.Tensor, rows: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:
+    """Fill the leaders of some rows, all at once; return the rows left over."""
+    asked = block.part
+    neuron = rows[:, 0]
+    owners = asked.activating[neuron, rows[:, 1]]
+    ranked = Ranked.empty(len(rows), width)
+    distinct, place = owners.unique(return_inverse=True)
+    anchors = asked.vectors.of(distinct).to(asked.device, dtype)
+    for first, tile in asked.vectors.screen(asked.device, dtype):
+        size = max(1, _rows_of_tile(tile) // 2)  # the similarities, and those under the mask
+        for start in range(0, len(rows), size):
+            pick = slice(start, start + size)
+            used, inverse = place[pick].unique(return_inverse=True)
+            cosines = cosines_of(anchors[used], tile)
+            if len(used) < len(inverse):
+                cosines = cosines[inverse.to(cosines.device)]
+            ranked.merge(pick, _masked(cosines, block.low[:, first : first + len(tile)], neuron[pick]), first)
+    ids, settled = asked.contest(asked.vectors.error(dtype)).decide(owners, ranked, ranked.ids >= 0)
+    leaders[neuron[settled], rows[settled, 1]] = ids[settled]
+    return rows[~settled]
+
+
+def _masked(cosines: torch.Tensor, low: torch.Tensor, neuron: torch.Tensor) -> torch.Tensor:
+    """Put -inf where an image [n] is not silent for the neuron of its row [R], given cosines [R, n] and low [M, n]."""
+    if len(neuron) and bool((neuron == neuron[0]).all()):  # one mask for all: adding it is the fastest
+        bar = torch.zeros(low.shape[1], dtype=cosines.dtype).masked_fill_(~low[neuron[0]], -torch.inf)
+        return cosines.add_(bar.to(cosines.device))
+    return cosines.masked_fill_(~low[neuron].to(cosines.device), -torch.inf)
 
 
 def by_search(asked: Question) -> tuple[torch.Tensor, torch.Tensor]:
@@ -159,48 +256,49 @@ def by_search(asked: Question) -> tuple[torch.Tensor, torch.Tensor]:
     found = []
     for place in range(len(asked.subject.neurons)):
         part = asked.part(slice(place, place + 1))
-        activations = catalog.activations_of(
-            asked.store, asked.subject.target, int(part.subject.neurons[0]), asked.images
-        )
-        leaders = _leaders_by_search(part, part.silent(activations[None])[0])
-        found.append(part.settle(activations[None], leaders))
+        activations = part.activations()
+        leaders = torch.full((*part.activating.shape, part.wanted), -1, dtype=torch.int64)
+        _search_one(part, leaders, part.silent(activations)[0])
+        found.append(part.answer(leaders, activations))
     return torch.cat([ids for ids, _ in found]), torch.cat([values for _, values in found])
 
 
-def _leaders_by_search(asked: Question, low: torch.Tensor) -> Leaders:
-    """Leaders [1, K, r] of one neuron: over-fetched neighbours, and a filtered search where too few are silent."""
-    width, images = asked.wanted, asked.images
-    leaders = Leaders.empty(*asked.activating.shape, width)
-    rows = (asked.activating[0] >= 0).nonzero()[:, 0]
-    if not len(rows) or not bool(low.any()):
-        return leaders
-    anchors = asked.embed(asked.activating[0, rows])
-    covered = f"image_id < {images}"
-    fetch = min(max(_LIST, width), images)
-    found = asked.store.search(asked.subject.source.table, anchors.numpy(), fetch, covered)
-    reach = torch.full(asked.activating.shape, -torch.inf)
-    reach[0, rows] = _take_found(asked, leaders, rows, anchors, found, low)
-    short = ~complete(leaders, reach, asked.activating.shape[1], asked.options)[0, rows]
-    if bool(short.any()) and fetch < images:
-        _search_silent(asked, leaders, rows[short], anchors[short], low)
-    return leaders
+def _search_one(asked: Question, leaders: torch.Tensor, low: torch.Tensor) -> None:
+    """Fill the leaders [1, K, r] of one neuron: over-fetched neighbours, then a search among silent images alone.
 
-
-def _search_silent(
-    asked: Question, leaders: Leaders, rows: torch.Tensor, anchors: torch.Tensor, low: torch.Tensor
-) -> None:
-    """Fill the leaders of rows by a search among silent images, wider where ties or near duplicates ask for it."""
-    where = f"image_id < {asked.images} AND {_silent_filter(low)}"
+    That one goes wider where ties or near duplicates ask for it.
+    """
+    ranks = (asked.activating[0] >= 0).nonzero()[:, 0]
     silent = int(low.sum())
-    limit = min(asked.wanted, silent)
-    while len(rows):
-        found = asked.store.search(asked.subject.source.table, anchors.numpy(), limit, where)
-        reach = torch.full(asked.activating.shape, -torch.inf)
-        reach[0, rows] = _take_found(asked, leaders, rows, anchors, found, low)
-        if limit == silent:
-            return
-        short = ~complete(leaders, reach, asked.activating.shape[1], asked.options)[0, rows]
-        rows, anchors, limit = rows[short], anchors[short], min(4 * limit, silent)
+    if not silent:
+        return
+    where, limit = f"image_id < {asked.images}", min(max(_FETCH, asked.wanted), asked.images)
+    ranks = _take_found(asked, leaders, ranks, low, where, limit)
+    where, limit = f"{where} AND {_silent_filter(low)}", min(asked.wanted + 8, silent)
+    while len(ranks):
+        left = _take_found(asked, leaders, ranks, low, where, limit)
+        ranks, limit = (left, min(4 * limit, silent)) if limit < silent else (left[:0], limit)
+
+
+def _take_found(
+    asked: Question, leaders: torch.Tensor, ranks: torch.Tensor, low: torch.Tensor, where: str, limit: int
+) -> torch.Tensor:
+    """Fill the leaders of one neuron's activating images `ranks` from a vector search; return the ranks left over."""
+    if not len(ranks):
+        return ranks
+    owners = asked.activating[0, ranks]
+    found = asked.store.search(asked.subject.source.table, asked.vectors.of(owners).numpy(), limit, where)
+    ids = torch.full((len(ranks), limit), -1, dtype=torch.int64)
+    for place, row in enumerate(found):
+        ids[place, : len(row)] = torch.from_numpy(row)
+    contest = asked.contest(EXACT)
+    silent = ids.masked_fill(~low[ids.clamp(min=0)], -1)
+    best = nearest(owners, silent, contest)
+    leaders[0, ranks] = best
+    exact = exact_cosines(owners, ids, contest.gather)
+    reach = exact.masked_fill(ids < 0, torch.inf).amin(1)
+    last = exact_cosines(owners, best[:, -1:], contest.gather)[:, 0]
+    return ranks[(last - reach <= EXACT.absolute) & (reach < torch.inf)]
 
 
 def _silent_filter(low: torch.Tensor) -> str:
@@ -211,30 +309,3 @@ def _silent_filter(low: torch.Tensor) -> str:
     if not ids:
         return "true"
     return f"image_id {'' if few else 'NOT '}IN ({','.join(map(str, ids))})"
-
-
-def _take_found(
-    asked: Question,
-    leaders: Leaders,
-    rows: torch.Tensor,
-    anchors: torch.Tensor,
-    found: list[np.ndarray],
-    low: torch.Tensor,
-) -> torch.Tensor:
-    """Put the silent ones among the found images of each row into its leaders, nearest first by recomputed cosine.
-
-    Returns the lowest cosine found for each row, whether silent or not.
-    """
-    distinct = torch.from_numpy(np.unique(np.concatenate(found)))
-    vectors = asked.embed(distinct)
-    reach = torch.empty(len(rows))
-    for place, row in enumerate(rows.tolist()):
-        ids = torch.from_numpy(found[place])
-        cosines = vectors[torch.searchsorted(distinct, ids)] @ anchors[place]
-        reach[place] = cosines.min()
-        cosines, ids = cosines[low[ids]], ids[low[ids]]
-        cosines = cosines.masked_fill(cosines > asked.options.near_duplicate, -torch.inf)
-        best = Leaders.empty(1, leaders.ids.shape[-1])
-        merge_ranked(best, cosines[None], ids)
-        leaders.ids[0, row], leaders.cosines[0, row] = best.ids[0], best.cosines[0]
-    return reach

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from csp_index.errors import NetworkError, one_line
 from csp_index.pooling import Pool, choose_pool, first_tensor, fits, neurons_of, pooled
 from csp_index.sparse import settled
-from csp_index.weights import batch_size_for, hash_weights, near_matches, resolve_device
+from csp_index.weights import batch_size_for, hash_weights, near_matches, put, resolve_device, undo_channels_last
 from csp_index.zoo import Loaded, default_name, load_module
 
 
@@ -101,9 +101,13 @@ class Network:
         self._loaded = loaded
         weights = hash_weights(loaded.module)
         for part in (loaded.module, *loaded.attached.values()):
-            part.requires_grad_(False).eval().to(device)
+            put(part, device)
         self._modules = {layer: _module_called(layer, loaded, spec, name) for layer in layers}
-        shapes = _try_out(loaded, self._modules, device, spec)
+        try:
+            shapes = _try_out(loaded, self._modules, device, spec)
+        except NetworkError:
+            undo_channels_last(loaded.module)
+            shapes = _try_out(loaded, self._modules, device, spec)
         self.layers = {layer: self._describe(layer, shapes.get(layer), pool) for layer in layers}
         self.identity = {
             "spec": spec,
@@ -119,9 +123,10 @@ class Network:
         read = self._loaded.attached.get(layer)
         return identity if read is None else {**identity, "sparse": read.identity}
 
-    def preprocess(self, image: Image.Image) -> Tensor:
-        """Return the network's input for one RGB image, [C, H, W]; may be called from several threads."""
-        return self._loaded.preprocess(image)
+    @property
+    def preprocess(self) -> Callable[[Image.Image], Tensor]:
+        """Give the network's input for one RGB image, [C, H, W]; may be called from several threads."""
+        return self._loaded.preprocess
 
     def activations(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return the pooled activations [B, M] of each layer, float32 on the CPU, for a stack of preprocessed images.

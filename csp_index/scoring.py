@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch.nn.functional import log_softmax, normalize
@@ -35,6 +35,15 @@ def _no_scale(options: ScoringOptions) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """A concept vector before it gets unit length: sum_j weights[k, j] e(places[k, j]) + constant, -1 is absent."""
+
+    places: torch.Tensor  # [M, J]
+    weights: torch.Tensor  # [M, J]
+    constant: torch.Tensor | None = None  # [D]
+
+
+@dataclass(frozen=True, slots=True)
 class MethodRow:
     """A scoring method: its function and what it needs. It has either a concept `vector` [M, D] or a `score` [M, C].
 
@@ -44,6 +53,7 @@ class MethodRow:
 
     summary: str
     vector: Score | None = None  # the score is then vector.T(t), with the texts that `directions` gives
+    terms: Callable[[Evidence, ScoringOptions], Terms] | None = None  # what the vector is the sum of, where it is one
     score: Score | None = None
     directions: Score = field(default=lambda evidence, options: evidence.texts)  # [C, D]
     needs_contrast: bool = False
@@ -57,6 +67,10 @@ class MethodRow:
     over_run: bool = False  # its prior runs over the neurons of the run, but for `prior="images"`
     alone: bool = False
     softmax: Scale = _no_scale
+
+    def __post_init__(self) -> None:
+        if self.terms is not None and self.vector is None:
+            object.__setattr__(self, "vector", partial(vectors_of_terms, self.terms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +114,26 @@ def _scored(name: str, row: MethodRow, evidence: Evidence, options: ScoringOptio
     return Scored(row.score(evidence, options))
 
 
-def csp_vectors(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
-    """Return v = normalise(sum_i w_i (e(p_i) - gamma s_i e(n_i))), s_i = e(p_i).e(n_i), [M, D] (arXiv 2604.22477).
+def vectors_of_terms(
+    terms: Callable[[Evidence, ScoringOptions], Terms], evidence: Evidence, options: ScoringOptions
+) -> torch.Tensor:
+    """Return the concept vectors [M, D] that a method's terms sum up to, at unit length."""
+    found = terms(evidence, options)
+    total = bags(evidence.vectors, found.places, found.weights)
+    return normalize(total if found.constant is None else total + found.constant, dim=1)
+
+
+def csp_terms(evidence: Evidence, options: ScoringOptions) -> Terms:
+    """Return v = normalise(sum_i w_i (e(p_i) - gamma s_i e(n_i))), s_i = e(p_i).e(n_i) (arXiv 2604.22477).
 
     An activating image without a contrastive partner keeps its whole embedding. With several partners each takes its
     share.
     """
-    total = bags(evidence.vectors, evidence.activating, evidence.weights)
     if options.gamma == 0.0:
-        return normalize(total, dim=1)
-    present = evidence.contrastive >= 0
-    share = evidence.weights[..., None] * even(present)
-    similarity = pair_products(evidence)
-    shares = (share * similarity).flatten(1)
-    removed = bags(evidence.vectors, evidence.contrastive.flatten(1), shares)
-    return normalize(total - options.gamma * removed, dim=1)
+        return Terms(evidence.activating, evidence.weights)
+    shares = evidence.weights[..., None] * even(evidence.contrastive >= 0) * pair_products(evidence)
+    places = torch.cat([evidence.activating, evidence.contrastive.flatten(1)], 1)
+    return Terms(places, torch.cat([evidence.weights, -options.gamma * shares.flatten(1)], 1))
 
 
 def csp_difference(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
@@ -125,9 +144,9 @@ def csp_difference(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
     return (toward - away) @ evidence.texts.T
 
 
-def semanticlens_vectors(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
-    """Return normalise(mean_i e(p_i)), [M, D] (arXiv 2501.05398)."""
-    return normalize(bags(evidence.vectors, evidence.activating, evidence.even_weights), dim=1)
+def semanticlens_terms(evidence: Evidence, options: ScoringOptions) -> Terms:
+    """Return v = normalise(mean_i e(p_i)) (arXiv 2501.05398)."""
+    return Terms(evidence.activating, evidence.even_weights)
 
 
 def texts_without_empty(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
@@ -139,11 +158,11 @@ def texts_without_empty(evidence: Evidence, options: ScoringOptions) -> torch.Te
     return normalize(evidence.texts - evidence.empty_text, dim=1)
 
 
-def mean_centred_vectors(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
-    """Return normalise(sum_i w_i e(p_i) - mean over the dataset of e(x)), [M, D]: the cheap baseline."""
+def mean_centred_terms(evidence: Evidence, options: ScoringOptions) -> Terms:
+    """Return v = normalise(sum_i w_i e(p_i) - mean over the dataset of e(x)): the cheap baseline."""
     if evidence.dataset_mean is None:
         raise LabelError("this method needs the mean embedding of the dataset, and none was computed")
-    return normalize(bags(evidence.vectors, evidence.activating, evidence.weights) - evidence.dataset_mean, dim=1)
+    return Terms(evidence.activating, evidence.weights, -evidence.dataset_mean)
 
 
 def pmi(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
@@ -228,12 +247,12 @@ def _log_shares(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
 
 
 METHODS: dict[str, MethodRow] = {
-    "csp": MethodRow("activating images projected off their silent neighbours", csp_vectors, needs_contrast=True),
+    "csp": MethodRow("activating images projected off their silent neighbours", terms=csp_terms, needs_contrast=True),
     "csp-difference": MethodRow(
         "mean of activating minus mean of contrastive images", score=csp_difference, needs_contrast=True, alone=True
     ),
-    "semanticlens": MethodRow("mean of activating images", semanticlens_vectors, directions=texts_without_empty),
-    "mean-centred": MethodRow("weighted mean minus the dataset's mean", mean_centred_vectors, needs_mean=True),
+    "semanticlens": MethodRow("mean of activating images", terms=semanticlens_terms, directions=texts_without_empty),
+    "mean-centred": MethodRow("weighted mean minus the dataset's mean", terms=mean_centred_terms, needs_mean=True),
     "clip-dissect": MethodRow(
         "softWPMI as published",
         score=dissect.clip_dissect,
@@ -285,7 +304,7 @@ METHODS: dict[str, MethodRow] = {
         softmax=_scale,
     ),
     "random-contrast": MethodRow(
-        "control: csp against random silent images", csp_vectors, needs_contrast=True, contrast="random"
+        "control: csp against random silent images", terms=csp_terms, needs_contrast=True, contrast="random"
     ),
     "random-label": MethodRow("control: a label by lot, the floor", score=random_label, alone=True, by_lot=True),
 }

@@ -47,14 +47,25 @@ class Setting:
 SETTINGS: dict[str, Setting] = {
     s.name: s
     for s in (
-        Setting("shard_size", 2048, "Images a shard: what a kill loses at most, and one commit in every table."),
+        Setting("shard_size", 2048, "Images a shard, one commit in every table: a kill loses one shard, at most two."),
         Setting("activation_dtype", "float32", "How activations are stored.", ("float32", "float16")),
         Setting("thumbnail_size", 128, "Longer side of the stored thumbnails, in pixels."),
         Setting("top_images", 100, "Highest activating images kept with each neuron."),
         Setting("device", "auto", "Where models run: auto, cpu, cuda, cuda:1, mps."),
         Setting("decode_threads", 2, "Threads that read and decode images while the models run."),
-        Setting("tile_bytes", 256 * 2**20, "Memory for one tile of similarities in batch labelling, in bytes."),
-        Setting("search_neurons", 4, "Up to so many neurons are labelled by vector search, more by matrix products."),
+        Setting("decode_workers", "auto", "Processes that decode instead: a number, 0 for none, or auto (by size)."),
+        Setting("ray_actors", "auto", "Workers of --engine ray: a number, or auto (one for each CPU or GPU there is)."),
+        Setting("tile_bytes", 32 * 2**20, "Memory for one tile of similarities in batch labelling, in bytes."),
+        Setting("held_bytes", 512 * 2**20, "Embeddings up to so many bytes are held in memory, larger ones streamed."),
+        Setting("index_images", 100_000, "From so many images on, `optimize` builds a vector index by itself."),
+        Setting("index_bytes", 8 * 2**30, "Embeddings up to so many bytes are indexed whole, larger ones compressed."),
+        Setting("search_probes", 40, "Partitions of a vector index that a search looks into."),
+        Setting("search_refine", 1, "Rows looked at again, exactly, for each one asked of a compressed vector index."),
+        Setting("keep_hours", 1.0, "Hours for which `optimize` leaves a replaced version to readers that hold it."),
+        Setting(
+            "lease_seconds", 60, "How long a writer holds an index in an object store unless it renews, in seconds."
+        ),
+        Setting("lease_renewal", 15, "How often it renews, in seconds; at most half of lease_seconds."),
         Setting("sql_memory", "2GB", "Memory limit of one SQL statement."),
     )
 }
@@ -71,3 +82,21 @@ def number(name: str, given: int | None = None) -> int:
     if value < 1:
         raise SettingError(f"setting {name} is {value}: expected at least 1 (default {SETTINGS[name].default})")
     return value
+
+
+def duration(name: str, given: float | None = None) -> float:
+    """Return a setting that is a length of time; it must be finite and at least 0."""
+    value = float(SETTINGS[name].value(given))
+    if not 0 <= value < float("inf"):
+        raise SettingError(f"setting {name} is {value}: expected 0 or more (default {SETTINGS[name].default})")
+    return value
+
+
+def count_or_auto(name: str, given: int | None = None) -> int | None:
+    """Return a setting that is a number from 0 on, or None where it is `auto`."""
+    value = str(SETTINGS[name].value(None if given is None else str(given)))
+    if value == "auto":
+        return None
+    if not value.isdecimal():
+        raise SettingError(f"setting {name} is {value!r}: expected auto or a number from 0 on")
+    return int(value)

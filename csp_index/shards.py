@@ -7,13 +7,14 @@ arrays.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index import catalog, schema, settings
+from csp_index import catalog, schema, settings, tiles
 from csp_index.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.errors import SettingError
 from csp_index.runs import Run
@@ -88,26 +89,44 @@ def register(store: Store, infos: Sequence[Column], run: Run) -> None:
 
 def write_values(store: Store, info: Column, shard: Shard, values: torch.Tensor) -> None:
     """Append one shard's embeddings or activations, given image by image as [n, W]."""
+    store.append(info.table, value_rows(info, shard, values))
+
+
+def value_schema(info: Column) -> pa.Schema:
+    """Return the schema of a column's table."""
+    return (
+        schema.embeddings_schema(info.width) if isinstance(info, EncoderInfo) else schema.activations_schema(info.dtype)
+    )
+
+
+def value_rows(info: Column, shard: Shard, values: torch.Tensor) -> pa.Table:
+    """Return the rows of one shard's embeddings or activations, given image by image as [n, W]."""
     if isinstance(info, EncoderInfo):
         ids = np.arange(shard.first_image, shard.first_image + shard.rows)
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.contiguous().reshape(-1).numpy()), info.width)
         columns = [pa.array(ids), pa.array(np.full(shard.rows, shard.number, np.int32)), vectors]
-        store.append(info.table, pa.table(columns, schema=schema.embeddings_schema(info.width)))
-        return
-    rows = values.T.half() if info.dtype == "float16" else values.T
-    if not bool(torch.isfinite(rows).all()):
+        return pa.table(columns, schema=value_schema(info))
+    rows = (values.half() if info.dtype == "float16" else values).T.contiguous()
+    if rows.numel() and not math.isfinite(sum(map(float, rows.aminmax()))):  # one pass, in which a NaN comes through
         raise SettingError(
             f"activations of {info.key} reach beyond what {info.dtype} holds: index with --dtype float32"
         )
     numbers = pa.array(np.full(info.neurons, shard.number, np.int32))
     columns = [numbers, pa.array(np.arange(info.neurons, dtype=np.int32)), as_lists(rows)]
-    store.append(info.table, pa.table(columns, schema=schema.activations_schema(info.dtype)))
+    return pa.table(columns, schema=value_schema(info))
 
 
 def mark(store: Store, names: Sequence[str], shard: Shard, run: Run) -> None:
     """Commit a shard: one append with one mark for everything in it."""
-    row = {"shard": shard.number, "first_image": shard.first_image, "rows": shard.rows}
-    rows = [row | {"what": name, "settings_hash": run.settings_hash, "run_id": run.run_id} for name in names]
+    mark_all(store, [(names, shard)], run)
+
+
+def mark_all(store: Store, written: Sequence[tuple[Sequence[str], Shard]], run: Run) -> None:
+    """Commit several shards that follow each other, given what is in each, in one append."""
+    rows = []
+    for names, shard in written:
+        row = {"shard": shard.number, "first_image": shard.first_image, "rows": shard.rows}
+        rows += [row | {"what": name, "settings_hash": run.settings_hash, "run_id": run.run_id} for name in names]
     store.append(schema.SHARDS, pa.Table.from_pylist(rows, schema=schema.table_schema(schema.SHARDS)))
 
 
@@ -116,7 +135,7 @@ def statistics_of(store: Store, info: LayerInfo, held: dict[str, NeuronStatistic
     if info.what not in held:
         found = NeuronStatistics(info.neurons, settings.number("top_images"))
         marks = [mark for mark in catalog.shards(store, info.what) if mark.number < until]
-        for tile in catalog.activation_tiles(store, info, marks):
+        for tile in tiles.activation_tiles(store, info, marks):
             found.update(tile)
         held[info.what] = found
     return held[info.what]

@@ -5,6 +5,7 @@ The same activations in the same shards give the same numbers, whether one proce
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -13,6 +14,7 @@ from csp_index.records import LayerKey
 
 SAMPLE = 4096  # images kept for the quantiles, which are exact up to so many images
 _ID_SPAN = 1 << 32
+_BLOCK_BYTES = 1 << 19  # of a block of neurons in float64: what a core's cache holds
 
 
 class NeuronStatistics:
@@ -22,69 +24,116 @@ class NeuronStatistics:
         """Start empty for M `neurons`, keeping the `top` highest activating images of each."""
         self.images = 0
         self._top = top
-        self._mean = torch.zeros(neurons, dtype=torch.float64)
-        self._squares = torch.zeros(neurons, dtype=torch.float64)  # sum of squared distances from the mean
-        self._min = torch.full((neurons,), torch.inf)
-        self._max = torch.full((neurons,), -torch.inf)
-        self._firing = torch.zeros(neurons, dtype=torch.int64)
-        self._keys = torch.zeros(neurons, 0, dtype=torch.int64)
-        self._sample = torch.zeros(neurons, 0)
-        self._priority = torch.zeros(0, dtype=torch.int64)
+        self._mean = np.zeros(neurons)
+        self._squares = np.zeros(neurons)  # sum of squared distances from the mean
+        self._min = np.full(neurons, np.inf, np.float32)
+        self._max = np.full(neurons, -np.inf, np.float32)
+        self._firing = np.zeros(neurons, np.int64)
+        self._keys = torch.zeros(neurons, 0, dtype=torch.int64)  # the rank keys of the top images, highest first
+        self._sample = np.zeros((neurons, 0), np.float32)  # in no particular order
+        self._priority = np.zeros(0, np.int64)
 
     def update(self, activations: torch.Tensor) -> None:
         """Take in the next images' activations [M, n], float32 and finite, in image order."""
         count = activations.shape[1]
         if count == 0:
             return
-        self._take_moments(activations)
-        self._min = torch.minimum(self._min, activations.amin(1))
-        self._max = torch.maximum(self._max, activations.amax(1))
-        self._firing += (activations > 0).sum(1)
+        values = activations.contiguous().numpy()
         ids = torch.arange(self.images, self.images + count)
-        keys = torch.cat([self._keys, rank_keys(activations, ids)], 1)
-        self._keys = keys.topk(min(self._top, keys.shape[1]), dim=1).values
-        self._take_sample(activations, ids)
+        first = self._fill_top(activations, ids)
+        lowest = split_keys(self._keys[:, -1:])[0].numpy()  # [M, 1]: what a later image must exceed to be a top one
+        slots, chosen = self._make_room(ids)
+        entered: list[np.ndarray] = []
+        # A block of neurons at a time, so that it is read from memory once and everything else finds it in the cache.
+        size = max(1, _BLOCK_BYTES // (8 * count))
+        wide = np.empty((min(size, len(values)), count))
+        for start in range(0, len(values), size):
+            block = slice(start, start + size)
+            self._take_moments(block, values[block], wide[: len(values[block])])
+            self._sample[block, slots] = values[block][:, chosen]
+            if first < count:
+                entered.append(np.flatnonzero(values[block, first:] > lowest[block]) + start * (count - first))
+        if entered:
+            neuron, place = np.divmod(np.concatenate(entered), count - first)
+            self._take_top(values, neuron, place + first)
         self.images += count
 
-    def _take_moments(self, activations: torch.Tensor) -> None:
+    def _take_moments(self, block: slice, values: np.ndarray, wide: np.ndarray) -> None:
         # Chan's parallel update: exact enough for any offset, unlike a running sum of squares.
-        count = activations.shape[1]
-        values = activations.double()
-        mean = values.mean(1)
+        count = values.shape[1]
         total = self.images + count
-        shift = mean - self._mean
-        self._squares += (values - mean[:, None]).square().sum(1) + shift.square() * (self.images * count / total)
-        self._mean += shift * (count / total)
+        np.copyto(wide, values)
+        mean = wide.mean(1)
+        wide -= mean[:, None]
+        shift = mean - self._mean[block]
+        self._squares[block] += np.einsum("mn,mn->m", wide, wide) + np.square(shift) * (self.images * count / total)
+        self._mean[block] += shift * (count / total)
+        np.minimum(self._min[block], values.min(1), out=self._min[block])
+        np.maximum(self._max[block], values.max(1), out=self._max[block])
+        self._firing[block] += np.count_nonzero(values > 0, axis=1)
 
-    def _take_sample(self, activations: torch.Tensor, ids: torch.Tensor) -> None:
+    def _fill_top(self, activations: torch.Tensor, ids: torch.Tensor) -> int:
+        """Take the first images into top lists that have room; return how many: if fewer than all, lists are full."""
+        if self._keys.shape[1] == self._top:
+            return 0
+        keys = torch.cat([self._keys, rank_keys(activations[:, : self._top], ids[: self._top])], 1)
+        self._keys = keys.topk(min(self._top, keys.shape[1]), dim=1).values
+        return min(self._top, len(ids))
+
+    def _take_top(self, values: np.ndarray, neuron: np.ndarray, place: np.ndarray) -> None:
+        """Merge the images at `place` of `values` [M, n], with the neurons named beside (sorted), into the top lists.
+
+        Their activations exceed the lowest of the list: an equal one does not enter, because its id is higher.
+        """
+        if not len(neuron):
+            return
+        starts = np.flatnonzero(np.diff(neuron, prepend=-1))
+        changed, counts = neuron[starts], np.diff(starts, append=len(neuron))
+        column = np.arange(len(neuron)) - np.repeat(starts, counts)
+        more = np.full((len(changed), counts.max()), np.iinfo(np.int64).min)
+        found = rank_keys(torch.from_numpy(values[neuron, place]), torch.from_numpy(place + self.images))
+        more[np.repeat(np.arange(len(changed)), counts), column] = found.numpy()
+        keys = np.concatenate([self._keys.numpy()[changed], more], 1)
+        keys.sort(axis=1)
+        self._keys[torch.from_numpy(changed)] = torch.from_numpy(keys[:, : -self._top - 1 : -1].copy())
+
+    def _make_room(self, ids: torch.Tensor) -> tuple[slice | np.ndarray, slice | np.ndarray]:
+        """Return the columns of the sample to overwrite, and which of the new images go there."""
         # The images of lowest hash are a uniform sample that does not depend on how the images were cut into shards.
-        priority = torch.cat([self._priority, mix(ids)])
-        sample = torch.cat([self._sample, activations], 1)
-        if len(priority) > SAMPLE:
-            keep = priority.topk(SAMPLE, largest=False, sorted=False).indices.sort().values
-            priority, sample = priority[keep], sample[:, keep]
-        self._priority, self._sample = priority, sample
+        held = len(self._priority)
+        priority = np.concatenate([self._priority, mix(ids).numpy()])
+        if held < SAMPLE:
+            grown = np.empty((len(self._sample), min(len(priority), SAMPLE)), np.float32)
+            grown[:, :held] = self._sample
+            self._sample = grown
+        if len(priority) <= SAMPLE:
+            self._priority = priority
+            return slice(held, None), slice(None)
+        keep = np.argpartition(priority, SAMPLE - 1)[:SAMPLE]
+        chosen = np.sort(keep[keep >= held])
+        slots = np.setdiff1d(np.arange(SAMPLE), keep[keep < held])
+        self._priority = priority[:SAMPLE].copy()
+        self._priority[slots] = priority[chosen]
+        return slots, chosen - held
 
     def to_arrow(self, key: LayerKey) -> pa.Table:
         """Return the rows of the `neurons` table."""
         neurons = len(self._mean)
         values, ids = split_keys(self._keys)
-        points = torch.tensor(schema.QUANTILES, dtype=torch.float64)
-        ordered = self._sample.sort(1).values
-        place = (points * (ordered.shape[1] - 1)).round().long()
-        quantiles = ordered[:, place]
+        place = np.rint(np.array(schema.QUANTILES) * (self._sample.shape[1] - 1)).astype(np.int64)
+        quantiles = np.sort(self._sample, axis=1)[:, place]
         quantiles[:, 0], quantiles[:, -1] = self._min, self._max
         columns = {
             "model": pa.array([key.model] * neurons),
             "layer": pa.array([key.layer] * neurons),
             "neuron": pa.array(range(neurons), pa.int32()),
             "images": pa.array([self.images] * neurons, pa.int64()),
-            "mean": pa.array(self._mean.numpy()),
-            "std": pa.array((self._squares / max(self.images, 1)).sqrt().numpy()),
-            "min": pa.array(self._min.numpy()),
-            "max": pa.array(self._max.numpy()),
-            "firing_rate": pa.array((self._firing.double() / max(self.images, 1)).numpy()),
-            "quantiles": as_lists(quantiles),
+            "mean": pa.array(self._mean),
+            "std": pa.array(np.sqrt(self._squares / max(self.images, 1))),
+            "min": pa.array(self._min),
+            "max": pa.array(self._max),
+            "firing_rate": pa.array(self._firing / max(self.images, 1)),
+            "quantiles": as_lists(torch.from_numpy(quantiles)),
             "top_images": as_lists(ids),
             "top_activations": as_lists(values),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from csp_index import catalog, schema
@@ -38,7 +39,12 @@ def describe(store: Store) -> dict[str, Any]:
         "images": images,
         "failures": store.count(schema.FAILURES),
         "encoders": [
-            {"encoder": e.name, "width": e.width, "images": catalog.image_count(store, e.what)}
+            {
+                "encoder": e.name,
+                "width": e.width,
+                "images": catalog.image_count(store, e.what),
+                "vector_index": asdict(found) if (found := store.vector_index(e.table)) else None,
+            }
             for e in catalog.encoders(store)
         ],
         "layers": layers,

@@ -1,50 +1,69 @@
-"""LanceDB behind one small class: create, open, append, read, search, lock. Only this file imports lancedb or lance.
+"""LanceDB behind one small class: create, open, append, read, search, lock.
 
-A `Store` is a directory of Lance tables. It knows tables, rows and filters; what the rows mean is `catalog`'s business.
-Writers take `write_lock`; readers never wait and see the last commit.
+Only this file and `upkeep` import lancedb or lance.
+
+A `Store` is a place full of Lance tables: a directory, or a prefix of an object store. It knows tables, rows and
+filters; what the rows mean is `catalog`'s business. Writers take `write_lock`, and every write checks that it still
+holds; readers never wait and see the last commit.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock, Timeout
 
-from csp_index import schema
-from csp_index.errors import StoreError, one_line
+from csp_index import schema, settings
+from csp_index.errors import StoreError
+from csp_index.locking import Check, hold, is_held
+from csp_index.places import Place, place_of, reason
+from csp_index.records import VectorIndex
 
 os.environ.setdefault("LANCE_LOG", "error")  # its warnings speak to developers of Lance, not to our users
 
 import lancedb
 
-_LOCK, _OWNER = ".writer.lock", ".writer.json"
 _UNREADABLE = "cannot be read (is a file damaged?)"
+_INDEX_CACHE, _METADATA_CACHE = 256 * 2**20, 64 * 2**20  # bytes; Lance would take several GB
+_SMALL, _KEPT = 2**18, 64  # bytes of an answer kept for the next who asks the same, and how many are kept
 
 
 class Store:
-    """A directory of Lance tables that csp_index made."""
+    """A place full of Lance tables that csp_index made."""
 
-    def __init__(self, uri: str) -> None:
-        """Use the directory as it is; `open_store` and `create_store` check it first."""
-        self.uri = uri
-        self._connection = lancedb.connect(uri, read_consistency_interval=timedelta(0))
+    def __init__(self, place: Place) -> None:
+        """Use the place as it is; `open_store` and `create_store` check it first."""
+        self.uri, self.address = place.uri, place.address
+        self._place = place
         self._tables: dict[str, Any] = {}
+        self._datasets: dict[str, Any] = {}  # as last seen: the next reader only asks whether there is a newer version
+        self._stamps: dict[str, object] = {}  # of the commits those datasets show
+        self._reads: dict[tuple[object, ...], pa.Table] = {}  # small answers, each of one version of one table
+        self._check: Check | None = None  # of the write lock, while it is held
+        self.derived: dict[object, Any] = {}  # what others made of the tables and want to find again
+        self._start()
+
+    def _start(self) -> None:
+        """Connect, knowing nothing of the tables."""
+        for held in (self._tables, self._datasets, self._reads, self._stamps, self.derived):
+            held.clear()
+        self._session: Any = None
+        with _translated(f"{self.uri} cannot be opened"):
+            session = lancedb.Session(index_cache_size_bytes=_INDEX_CACHE, metadata_cache_size_bytes=_METADATA_CACHE)
+            self._connection = lancedb.connect(self.address, storage_options=self._place.options, session=session)
 
     def table_names(self) -> list[str]:
         """Return the names of all tables, sorted."""
         names: list[str] = []
         token: str | None = None
         while True:
-            with _interruptible():
+            with _translated(f"tables of {self.uri} cannot be listed"):
                 page = self._connection.list_tables(page_token=token)
             names.extend(page.tables)
             token = page.page_token
@@ -53,68 +72,114 @@ class Store:
 
     def has(self, name: str) -> bool:
         """Tell whether the table exists."""
-        return self._open(name) is not None
+        return self._current(name) is not None
 
     def _open(self, name: str) -> Any | None:
-        if name not in self._tables:
-            try:
-                with _interruptible():
-                    self._tables[name] = self._connection.open_table(name)
-            except (FileNotFoundError, ValueError) as exc:
-                if "not found" in str(exc).lower():
-                    return None
-                raise StoreError(f"table {name} of {self.uri} cannot be opened: {one_line(exc)}") from exc
-        return self._tables[name]
+        """Return a table at its last commit, for writing and searching; what only reads uses `dataset`."""
+        self._check_same(name)
+        table = self._tables.pop(name, None)
+        try:
+            with _interruptible():
+                if table is None:
+                    table = self._connection.open_table(name)
+                else:
+                    table.checkout_latest()
+        except (OSError, RuntimeError, ValueError) as exc:
+            if isinstance(exc, OSError | ValueError) and "not found" in str(exc).lower():
+                return None
+            raise StoreError(f"table {name} of {self.uri} cannot be opened: {reason(exc)}") from exc
+        self._tables[name] = table
+        return table
 
     def create(self, name: str, table_schema: pa.Schema) -> None:
         """Create the table, empty, unless it exists."""
-        if self._open(name) is None:
-            with self._told(name, "cannot be written"):
-                self._tables[name] = self._connection.create_table(name, schema=table_schema)
+        with self._writing(name):
+            self._made(name, table_schema)
+
+    def _made(self, name: str, table_schema: pa.Schema) -> Any:
+        table = self._open(name)
+        if table is None:
+            chosen = schema.file_format(name)
+            options = None if chosen is None else {"new_table_data_storage_version": chosen}
+            table = self._connection.create_table(name, schema=table_schema, exist_ok=True, storage_options=options)
+            self._tables[name] = table
+        return table
 
     def append(self, name: str, rows: pa.Table) -> None:
         """Append rows in one commit; the table is created by the first append."""
+        with self._writing(name):
+            self._made(name, rows.schema).add(rows)
+
+    def write_fragments(self, name: str, rows: pa.Table) -> list[str]:
+        """Write rows beside a table that exists, where no reader sees them; return what `append_fragments` needs.
+
+        Several processes may do so at once, without the write lock. What is never appended is only space.
+        """
+        from lance.fragment import write_fragments
+
         with self._told(name, "cannot be written"):
-            self.create(name, rows.schema)
-            self._require(name).add(rows)
+            table = self.dataset(name)
+            options = self._place.options or None
+            found = write_fragments(rows, table.uri, mode="append", schema=rows.schema, storage_options=options)
+            return [json.dumps(fragment.to_json()) for fragment in found]
+
+    def append_fragments(self, name: str, fragments: Sequence[str]) -> None:
+        """Append rows that `write_fragments` wrote, in the order given, in one commit."""
+        from lance import LanceDataset, LanceOperation
+        from lance.fragment import FragmentMetadata
+
+        with self._writing(name):
+            table = self.dataset(name)
+            rows = LanceOperation.Append([FragmentMetadata.from_json(fragment) for fragment in fragments])
+            LanceDataset.commit(table, rows, read_version=table.version)
 
     def upsert(self, name: str, keys: Sequence[str], rows: pa.Table) -> None:
         """Replace the rows with equal keys and add the others, in one commit. Only under the write lock."""
-        with self._told(name, "cannot be written"):
-            self.create(name, rows.schema)
-            merge = self._require(name).merge_insert(list(keys))
+        with self._writing(name):
+            merge = self._made(name, rows.schema).merge_insert(list(keys))
             merge.when_matched_update_all().when_not_matched_insert_all().execute(rows)
 
     def delete(self, name: str, where: str) -> int:
         """Delete rows; return how many there were. No commit is made where there are none."""
         count = self.count(name, where)
         if count:
-            with self._told(name, "cannot be written"):
+            with self._writing(name):
                 self._require(name).delete(where)
         return count
 
     def drop(self, name: str) -> None:
         """Remove a table, if it exists."""
         if self._open(name) is not None:
-            with self._told(name, "cannot be written"):
+            with self._writing(name):
                 self._connection.drop_table(name)
                 del self._tables[name]
+                self._datasets.pop(name, None)
+                self._reads = {key: rows for key, rows in self._reads.items() if key[0] != name}
 
     def count(self, name: str, where: str | None = None) -> int:
         """Return the number of rows, 0 where the table does not exist."""
-        table = self._open(name)
+        dataset = self._current(name)
         with self._told(name, _UNREADABLE):
-            return 0 if table is None else int(table.count_rows(where))
+            return 0 if dataset is None else int(dataset.count_rows(where))
 
     def read(self, name: str, columns: Sequence[str] | None = None, where: str | None = None) -> pa.Table:
         """Return the rows in the order they were written; an unwritten fixed table reads as empty."""
-        if self._open(name) is None:
+        dataset = self._current(name)
+        if dataset is None:
             if name not in schema.fixed_tables():
-                raise StoreError(f"table {name} is not in {self.uri} (has: {', '.join(self.table_names())})")
+                raise self._absent(name)
             empty = schema.table_schema(name).empty_table()
             return empty.select(list(columns)) if columns else empty
+        key = (name, dataset.version, tuple(columns or ()), where)
+        if key in self._reads:
+            return self._reads[key]
         with self._told(name, _UNREADABLE):
-            return self.dataset(name).to_table(columns=list(columns) if columns else None, filter=where)
+            rows = dataset.to_table(columns=list(columns) if columns else None, filter=where)
+        if rows.nbytes <= _SMALL:
+            if len(self._reads) >= _KEPT:
+                self._reads.pop(next(iter(list(self._reads))), None)
+            self._reads[key] = rows
+        return rows
 
     def scan(
         self, name: str, columns: Sequence[str], *, where: str | None = None, batch_rows: int = 8192
@@ -128,17 +193,67 @@ class Store:
 
     def dataset(self, name: str) -> Any:
         """Return the Lance dataset of a table at its last commit."""
-        table = self._require(name)
-        with _interruptible():
-            return table.to_lance()
+        found = self._current(name)
+        if found is None:
+            raise self._absent(name)
+        return found
 
-    def search(self, name: str, queries: np.ndarray, limit: int, where: str | None = None) -> list[np.ndarray]:
+    def _current(self, name: str) -> Any | None:
+        from lance import Session, dataset  # type: ignore[attr-defined]
+
+        self._check_same(name)
+        held = self._datasets.pop(name, None)
+        try:
+            with _interruptible():
+                if held is None:
+                    self._session = self._session or Session(_INDEX_CACHE, _METADATA_CACHE)
+                    place, options = f"{self.address}/{name}.lance", self._place.options
+                    held = dataset(place, storage_options=options, session=self._session)
+                elif (newest := held.latest_version) != held.version:
+                    held = held.checkout_version(newest)
+        except (OSError, RuntimeError, ValueError) as exc:
+            if isinstance(exc, OSError | ValueError) and "not found" in str(exc).lower():
+                return None
+            raise StoreError(f"table {name} of {self.uri} cannot be opened: {reason(exc)}") from exc
+        self._datasets[name] = held
+        self._stamps[name] = self._place.stamp(name, held.version)
+        return held
+
+    def _check_same(self, name: str) -> None:
+        """Forget everything if the commit last seen is another by now: somebody made the table anew."""
+        held = self._datasets.get(name)
+        if held is not None and self._stamps[name] != self._place.stamp(name, held.version):
+            self._start()
+
+    def state(self, name: str) -> tuple[int, object]:
+        """Return what names a table's last commit: no other one has it, be it of a table made anew."""
+        return int(self.dataset(name).version), self._stamps[name]
+
+    def search(
+        self, name: str, queries: np.ndarray, limit: int, where: str | None = None, *, exact: bool = False
+    ) -> list[np.ndarray]:
         """Return, for each query [Q, D], the image ids of its nearest rows by cosine, nearest first.
 
+        Where the table has a vector index, the nearest are those of the partitions looked into, unless `exact`. A query
+        that finds fewer than `limit` there goes through all rows.
         Distances are left out on purpose: their scale depends on the index type, so callers recompute the cosine.
         """
+        found = self._search(name, queries, limit, where, exact)
+        short = [query for query, ids in enumerate(found) if len(ids) < limit]
+        if short and not exact and self.vector_index(name):
+            for query, ids in zip(short, self._search(name, queries[short], limit, where, True), strict=True):
+                found[query] = ids
+        return found
+
+    def _search(self, name: str, queries: np.ndarray, limit: int, where: str | None, exact: bool) -> list[np.ndarray]:
         query = self._require(name).search([row for row in np.asarray(queries, dtype=np.float32)])
         query = query.distance_type("cosine").limit(limit).select(["image_id", "_distance"])
+        if exact:
+            query = query.bypass_vector_index()
+        else:
+            query = query.nprobes(settings.number("search_probes"))
+            if (refine := settings.number("search_refine")) > 1:
+                query = query.refine_factor(refine)
         if where:
             query = query.where(where, prefilter=True)
         with self._told(name, "cannot be searched"):
@@ -149,56 +264,70 @@ class Store:
         owner = found["query_index"].to_numpy()
         return [ids[owner == q] for q in range(len(queries))]
 
+    def vector_index(self, name: str) -> VectorIndex | None:
+        """Return the vector index of a table, or None; it takes a millisecond and reads no row."""
+        dataset = self.dataset(name)
+        with self._told(name, _UNREADABLE):
+            for found in dataset.describe_indices():
+                if found.field_names == [schema.EMBEDDING]:
+                    late, size = dataset.count_rows() - found.num_rows_indexed, found.total_size_bytes or 0
+                    return VectorIndex(found.index_type.lower(), found.num_rows_indexed, late, size)
+        return None
+
+    @contextmanager
+    def upkeep(self, name: str) -> Iterator[Any]:
+        """Give the Lance dataset of a table, to change what is beside the rows; what fails in there is told."""
+        with self._writing(name):
+            yield self.dataset(name)
+
     def versions(self) -> dict[str, int]:
         """Return the version of every table: the state a reader sees."""
-        return {name: int(self._require(name).version) for name in self.table_names()}
+        return {name: int(self.dataset(name).version) for name in self.table_names()}
 
     @contextmanager
     def write_lock(self) -> Iterator[None]:
-        """Hold the index for writing; a second writer is told who holds it. The kernel frees it if the holder dies."""
-        root = Path(self.uri)
-        try:
-            lock = FileLock(root / _LOCK)
-            lock.acquire(timeout=1)  # a look at whether it is held takes it for a moment
-        except Timeout:
-            raise StoreError(f"{self.uri} is being written by {_owner(root)}: wait until it ends, or stop it") from None
-        except OSError as exc:
-            raise StoreError(f"no permission to write {self.uri}: {one_line(exc)}") from exc
-        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}
-        try:
+        """Hold the index for writing; a second writer is told who holds it. It is free soon after the holder dies."""
+        with hold(self._place) as check:
+            self._check = check
             try:
-                (root / _OWNER).write_text(json.dumps(owner))
-            except OSError as exc:
-                raise StoreError(f"{self.uri} cannot be written: {one_line(exc)}") from exc
-            yield
-        finally:
-            (root / _OWNER).unlink(missing_ok=True)
-            lock.release()
+                yield
+            finally:
+                self._check = None
 
     def is_locked(self) -> bool:
         """Tell whether some process holds the index for writing."""
-        path = Path(self.uri) / _LOCK
-        if not path.exists() or not os.access(path, os.W_OK):
-            return False
-        try:
-            with FileLock(path, timeout=0):
-                return False
-        except Timeout:
-            return True
+        return is_held(self._place)
 
     def _require(self, name: str) -> Any:
         table = self._open(name)
         if table is None:
-            raise StoreError(f"table {name} is not in {self.uri} (has: {', '.join(self.table_names())})")
+            raise self._absent(name)
         return table
+
+    def _absent(self, name: str) -> StoreError:
+        return StoreError(f"table {name} is not in {self.uri} (has: {', '.join(self.table_names())})")
 
     @contextmanager
     def _told(self, name: str, failure: str) -> Iterator[None]:
-        try:
-            with _interruptible():
-                yield
-        except (OSError, RuntimeError, ValueError) as exc:
-            raise StoreError(f"table {name} of {self.uri} {failure}: {one_line(exc)}") from exc
+        with _translated(f"table {name} of {self.uri} {failure}"):
+            yield
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        """Go around every write: stop a writer that lost its lock, and tell what goes wrong."""
+        if self._check is not None:
+            self._check()
+        with self._told(name, "cannot be written"):
+            yield
+
+
+@contextmanager
+def _translated(failure: str) -> Iterator[None]:
+    try:
+        with _interruptible():
+            yield
+    except (OSError, RuntimeError, ValueError) as exc:
+        raise StoreError(f"{failure}: {reason(exc)}") from exc
 
 
 @contextmanager
@@ -214,71 +343,55 @@ def _interruptible() -> Iterator[None]:
 
 def open_store(uri: str | Path) -> Store:
     """Open an existing index."""
-    root = _local(uri)
-    if not root.exists():
-        raise StoreError(f"no index at {root}: make one with `csp-index index {root} IMAGES`, or check the path")
-    if not _is_index(root):
-        raise StoreError(f"{root} is not a csp_index database (it has no table of runs): check the path")
-    store = Store(str(root))
-    found = (store.read(schema.RUNS, columns=["run_id"]), store.dataset(schema.RUNS).schema.metadata)[1] or {}
-    made = found.get(schema.FORMAT_KEY, b"").decode()
-    if made != schema.FORMAT:
+    place = place_of(uri)
+    if place.is_index():
+        return _opened(place)
+    if not place.exists():
         raise StoreError(
-            f"{root} is not a csp_index database of format {schema.FORMAT} (has {made or 'none'}): "
-            "open it with the version of csp_index that made it, or index again into a new directory"
+            f"no index at {place.uri}: make one with `csp-index index {place.uri} IMAGES`, or check the path"
         )
-    return store
+    raise StoreError(f"{place.uri} is not a csp_index database (it has no table of runs): check the path")
+
+
+def find_store(uri: str | Path) -> Store | None:
+    """Open the index at the place, or return None where there is none."""
+    place = place_of(uri)
+    return _opened(place) if place.is_index() else None
 
 
 def create_store(uri: str | Path) -> Store:
-    """Open an index, or create it where the directory is new or empty."""
-    root = _local(uri)
-    if _is_index(root):
-        return open_store(root)
-    check_creatable(root)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise StoreError(f"no permission to create {root}: {one_line(exc)}") from exc
-    store = Store(str(root))
+    """Open an index, or create it where the place is new or empty."""
+    place = place_of(uri)
+    if place.is_index():
+        return _opened(place)
+    place.check_empty()
+    place.prepare()
+    store = Store(place)
     store.create(schema.RUNS, schema.table_schema(schema.RUNS))
     return store
 
 
 def check_creatable(uri: str | Path) -> None:
     """Refuse, without changing anything, a place where an index can neither be opened nor created."""
-    root = _local(uri)
-    if _is_index(root):
-        if not os.access(root, os.W_OK):
-            raise StoreError(f"no permission to write {root}: expected a directory you own")
-        return
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise StoreError(f"{root} is not a csp_index database and not empty: choose a new or empty directory")
-    nearest = next(parent for parent in (root, *root.parents) if parent.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise StoreError(f"no permission to create {root}: {nearest} is not a directory you can write")
+    place = place_of(uri)
+    if place.is_index():
+        place.check_writable()
+    else:
+        place.check_empty()
 
 
 def is_index(uri: str | Path) -> bool:
     """Tell whether there is an index at the place."""
-    return _is_index(_local(uri))
+    return place_of(uri).is_index()
 
 
-def _is_index(root: Path) -> bool:
-    return os.path.isdir(root / f"{schema.RUNS}.lance" / "_versions")  # False, too, where nothing may be looked at
-
-
-def _local(uri: str | Path) -> Path:
-    if "://" in str(uri):
+def _opened(place: Place) -> Store:
+    store = Store(place)
+    found = (store.read(schema.RUNS, columns=["run_id"]), store.dataset(schema.RUNS).schema.metadata)[1] or {}
+    made = found.get(schema.FORMAT_KEY, b"").decode()
+    if made != schema.FORMAT:
         raise StoreError(
-            f"{uri} is not a local directory: this version keeps its index in a directory, for example ./index"
+            f"{place.uri} is not a csp_index database of format {schema.FORMAT} (has {made or 'none'}): "
+            "open it with the version of csp_index that made it, or index again into a new directory"
         )
-    return Path(uri).expanduser()
-
-
-def _owner(root: Path) -> str:
-    try:
-        owner: Mapping[str, object] = json.loads((root / _OWNER).read_text())
-    except (OSError, ValueError):
-        return "another process"
-    return f"process {owner.get('pid')} on {owner.get('host')} since {owner.get('since')}"
+    return store

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,15 +157,21 @@ def _load_transformers(name: str, own_weights: bool) -> Loaded:
     with _seeded():  # parts that the checkpoint lacks, a pooler say, must come out the same at every load
         module = transformers.AutoModel.from_pretrained(place, dtype=torch.float32)
     processor = transformers.AutoImageProcessor.from_pretrained(place)  # type: ignore[no-untyped-call]
-
-    def preprocess(image: Image.Image) -> Tensor:
-        pixels: Tensor = processor(images=image, return_tensors="pt")["pixel_values"][0]
-        return pixels
-
     # A model of images and texts wants both; its image half runs alone.
     run = getattr(module, "get_image_features", module)
     library = f"transformers {transformers.__version__}"
-    return _loaded(module, preprocess, stable_settings(processor), library, lambda pixels: run(pixel_values=pixels))
+    return _loaded(
+        module,
+        partial(_picture, processor),
+        stable_settings(processor),
+        library,
+        lambda pixels: run(pixel_values=pixels),
+    )
+
+
+def _picture(processor: Any, image: Image.Image) -> Tensor:
+    pixels: Tensor = processor(images=image, return_tensors="pt")["pixel_values"][0]
+    return pixels
 
 
 def _load_python(name: str, own_weights: bool) -> Loaded:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from fakes import write_arrays
 
-from csp_index import CspIndexError, Index, open_index, schema
+from csp_index import CspIndexError, Index, arrays, open_index, schema
 from csp_index.candidates import read_text_arrays
-from csp_index.errors import ArrayError, LabelError, SettingError
+from csp_index.errors import ArrayError, LabelError, SettingError, StoreError
 from csp_index.store import Store
 
 Paths = dict[str, Path]
@@ -236,7 +236,8 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("after", [1, 3, 6])
-def test_a_killed_import_goes_on_with_equal_tables(tmp_path, paths, after):
+def test_a_killed_import_goes_on_with_equal_tables(tmp_path, paths, after, monkeypatch):
+    monkeypatch.setattr(arrays, "_GROUP_BYTES", 1)  # a shard a commit
     whole = contents(take_in(tmp_path / "whole", paths, shard_size=9).store)
     steps = 0
 
@@ -267,6 +268,7 @@ def test_rows_without_a_mark_are_written_anew(tmp_path, paths, monkeypatch):
             raise Killed  # the second shard's rows are written, its marks are not
         append(store, name, rows)
 
+    monkeypatch.setattr(arrays, "_GROUP_BYTES", 1)
     with monkeypatch.context() as patch:
         patch.setattr(Store, "append", cut)
         with pytest.raises(Killed):
@@ -277,7 +279,64 @@ def test_rows_without_a_mark_are_written_anew(tmp_path, paths, monkeypatch):
     assert contents(take_in(tmp_path / "db", paths, shard_size=20).store) == whole
 
 
-def test_arrays_over_an_interrupted_import_of_others_are_refused(tmp_path, paths):
+def test_shards_are_committed_in_groups_and_are_the_same_as_one_by_one(tmp_path, paths, monkeypatch):
+    told = []
+    grouped = take_in(tmp_path / "grouped", paths, shard_size=9, progress=lambda done, todo, what: told.append(done))
+    assert told == [60]
+    assert len(grouped.store.dataset(schema.IMAGES).get_fragments()) == 1
+    monkeypatch.setattr(arrays, "_GROUP_BYTES", 4 * (12 + 8) * 20)
+    single = take_in(tmp_path / "single", paths, shard_size=9, progress=lambda done, todo, what: told.append(done))
+    assert told == [60, 18, 36, 54, 60]
+    assert contents(single.store) == contents(grouped.store)
+    assert single.store.count(schema.SHARDS) == 3 * 7
+
+
+def test_a_failing_write_is_told_as_it_is(tmp_path, paths, monkeypatch):
+    def fail(store: Store, name: str, rows) -> None:
+        if name.startswith("activations"):
+            raise StoreError("no space")
+        append(store, name, rows)
+
+    append = Store.append
+    monkeypatch.setattr(Store, "append", fail)
+    with pytest.raises(StoreError, match="no space"):
+        take_in(tmp_path / "db", paths)
+    monkeypatch.undo()
+    index = open_index(tmp_path / "db")
+    assert index.status()["runs"][0]["state"] == "failed"
+    assert index.status()["images"] == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint16, np.int8])
+def test_large_numbers_whose_sum_overflows_are_finite_all_the_same(tmp_path, paths, dtype):
+    most = float(np.finfo(np.float32).max) if np.issubdtype(dtype, np.floating) else np.iinfo(dtype).max
+    change(paths["activations"], lambda a: np.full(a.shape, most).astype(dtype))
+    assert take_in(tmp_path / "db", paths).activations("m/l/1")[0] == np.float32(most)
+
+
+def test_arrays_are_looked_at_chunk_by_chunk_and_the_first_bad_row_is_told(tmp_path, paths, monkeypatch):
+    monkeypatch.setattr(arrays, "_CHUNK_BYTES", 4 * 8 * 7)  # seven rows of activations, four of embeddings
+    for row in (58, 41, 9):
+        change(paths["activations"], set_at((row, 2), np.inf))
+        with pytest.raises(ArrayError, match=f"first in row {row}:"):
+            take_in(tmp_path / "db", paths)
+    assert not (tmp_path / "db").exists()
+
+
+def test_the_digest_tells_arrays_apart_and_not_how_they_lie_in_the_file(tmp_path, paths):
+    def digest(do: Callable[[np.ndarray], np.ndarray]) -> str:
+        np.save(tmp_path / "x.npy", do(np.load(paths["activations"])))
+        return arrays._survey(np.load(tmp_path / "x.npy", mmap_mode="r"), arrays._Demand("x", "x.npy"))
+
+    same = digest(lambda a: a)
+    assert digest(np.asfortranarray) == same
+    others = [digest(do) for do in (lambda a: a[::-1], lambda a: a.reshape(30, 16), lambda a: a.astype(np.float64))]
+    assert len({same, *others}) == 4
+
+
+def test_arrays_over_an_interrupted_import_of_others_are_refused(tmp_path, paths, monkeypatch):
+    monkeypatch.setattr(arrays, "_GROUP_BYTES", 1)
+
     def stop(done: int, todo: int, what: str) -> None:
         raise Killed
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent import futures
 from pathlib import Path
 
 import fakes
@@ -17,8 +18,10 @@ import pytest
 import torch
 from PIL import Image
 
-from csp_index import CspIndexError, NetworkSource, open_index, schema
+from csp_index import CspIndexError, NetworkSource, decode, open_index, schema, shards
+from csp_index.errors import StoreError
 from csp_index.images import read_images
+from csp_index.store import Store
 
 ENCODER = "python:fakes:encoder"
 NETWORK = NetworkSource("python:fakes:network", ("conv", "concepts"), name="net")
@@ -211,6 +214,61 @@ def test_trap_1_a_killed_pass_is_resumed_and_never_read_as_zeros(tmp_path):
 @pytest.mark.slow
 def test_ten_kills(tmp_path):
     kill_and_compare(tmp_path, 10, 400)
+
+
+def test_processes_that_decode_change_nothing(images, tmp_path, monkeypatch):
+    real = decode._Pools.submit
+
+    def patient(pools, jobs):  # with so few images, threads would be done before a process has started
+        futures.wait(pools._starting)
+        return real(pools, jobs)
+
+    monkeypatch.setattr(decode._Pools, "submit", patient)
+    (images / "broken.png").write_bytes(b"not a picture")
+    add(tmp_path / "threads", images, decode_workers=0)
+    add(tmp_path / "processes", images, decode_workers=1)
+    assert contents(tmp_path / "processes") == contents(tmp_path / "threads")
+
+
+def test_a_writer_that_fails_ends_the_pass_with_its_own_error(images, tmp_path, monkeypatch):
+    real, appended = Store.append, []
+
+    def full(store, name, rows):
+        appended.append(name)
+        if name == schema.embeddings_table(ENCODER) and appended.count(name) == 2:
+            raise StoreError("no space is left")
+        real(store, name, rows)
+
+    monkeypatch.setattr(Store, "append", full)
+    with pytest.raises(CspIndexError, match="no space is left"):
+        add(tmp_path / "db", images)
+    monkeypatch.setattr(Store, "append", real)
+    assert open_index(tmp_path / "db").status()["images"] == 10, "the first shard is whole"
+    add(tmp_path / "db", images)
+    add(tmp_path / "whole", images)
+    assert contents(tmp_path / "db") == contents(tmp_path / "whole")
+
+
+def test_a_shard_is_written_while_the_next_is_computed(images, tmp_path, monkeypatch):
+    real_mark, real_embed = shards.mark, fakes.FakeEncoder.embed_images
+    embedded, marked = [], []
+
+    def mark(store, names, shard, run):
+        ended = time.monotonic() + 30
+        while shard.number == 0 and sum(embedded) <= 10 and time.monotonic() < ended:
+            time.sleep(0.01)
+        marked.append(sum(embedded))
+        real_mark(store, names, shard, run)
+
+    def embed(self, pixels):
+        embedded.append(len(pixels))
+        return real_embed(self, pixels)
+
+    monkeypatch.setattr(shards, "mark", mark)
+    monkeypatch.setattr(fakes.FakeEncoder, "embed_images", embed)
+    add(tmp_path / "db", images)
+    assert 10 < marked[0] <= 20, "one shard ahead of the writer, not more"
+    assert embedded == [4, 4, 2, 4, 4, 2, 3], "batches end with their shard"
 
 
 def test_rows_without_a_mark_do_not_exist(images, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -75,6 +76,13 @@ def test_preprocessing_in_threads_gives_the_same(kind: str, encoders: dict[str, 
     assert all(
         torch.equal(encoders[kind].preprocess(image), found) for image, found in zip(images, together, strict=True)
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_preprocessing_can_be_sent_to_another_process_without_the_model(kind: str, encoders: dict[str, Any]) -> None:
+    packed = pickle.dumps(encoders[kind].preprocess)
+    assert len(packed) < 20_000
+    assert torch.equal(pickle.loads(packed)(pictures()[0]), encoders[kind].preprocess(pictures()[0]))
 
 
 def test_open_clip_equals_the_library(directories: dict[str, Path], encoders: dict[str, Any]) -> None:

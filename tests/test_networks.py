@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from csp_index.pooling import choose_pool, pooled
 from tests import tiny_models
 
 BATCH = 3
+GREY = Image.new("RGB", (40, 60), "grey")
 
 
 def pixels_of(network: Network, seed: int = 0) -> Tensor:
@@ -58,6 +60,21 @@ class Odd(nn.Module):
         self.text()
         self.volume(maps)
         return self.pair(maps)[0].flatten(1).mean(1, keepdim=True)
+
+
+class Viewed(nn.Module):
+    """A network that looks at its maps as they lie in memory: channels last would break it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = nn.Conv2d(3, 4, 3)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.maps(pixels).view(len(pixels), -1)
+
+
+def viewed() -> nn.Module:
+    return Viewed()
 
 
 class ChannelsLast(nn.Module):
@@ -127,6 +144,24 @@ def test_torchvision_equals_a_direct_call() -> None:
     before_relu = module.layer2[0].bn1(module.layer2[0].conv1(stem)).mean((2, 3))
     assert (before_relu < 0).any(), "else the next assertion would hold after the ReLU, too"
     assert torch.allclose(found["layer2.0.bn1"], before_relu, atol=1e-5), "kept before the in-place ReLU that follows"
+
+
+def test_channels_lie_last_in_memory_and_results_stay() -> None:
+    network = load_network("torchvision:resnet18/none", layers=["layer4", "fc"], device="cpu")
+    module: Any = network._loaded.module
+    assert module.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    pixels = pixels_of(network)
+    found = network.activations(pixels)["fc"]
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            part.weight.data = part.weight.data.contiguous()
+    assert torch.allclose(found, forward_to(module, pixels), atol=1e-4, rtol=1e-4)
+
+
+def test_code_that_needs_the_usual_layout_gets_it() -> None:
+    network = load_network(f"python:{__name__}:viewed", layers=["maps"], device="cpu")
+    assert network._loaded.module.maps.weight.is_contiguous()  # type: ignore[union-attr,operator]
+    assert network.activations(pixels_of(network))["maps"].shape == (BATCH, 4)
 
 
 def test_random_weights_are_the_same_every_time_and_leave_the_seed_alone() -> None:
@@ -213,6 +248,7 @@ def test_transformers_vit_and_the_image_half_of_clip(tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = model(pixel_values=pixels).last_hidden_state
     assert network.layers["layernorm"].pool == "cls"
+    assert torch.equal(pickle.loads(pickle.dumps(network.preprocess))(GREY), network.preprocess(GREY))
     assert torch.allclose(network.activations(pixels)["layernorm"], expected[:, 0], atol=1e-5)
     names = {layer.name: layer for layer in list_layers(f"transformers:{directory}")}
     assert names["layernorm"].shape == (5, tiny_models.WIDTH)

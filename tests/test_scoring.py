@@ -184,12 +184,12 @@ def test_at_gamma_one_each_projection_is_orthogonal_to_its_neighbour():
         activations=found.activations[:, :1],
         contrastive=found.contrastive[:, :1],
     )
-    vectors = scoring.csp_vectors(one, ScoringOptions(gamma=1.0))
+    vectors = METHODS["csp"].vector(one, ScoringOptions(gamma=1.0))
     torch.testing.assert_close(
         (vectors * found.vectors[one.contrastive[:, 0, 0]]).sum(1), torch.zeros(3), atol=1e-6, rtol=0
     )
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
-    apart = scoring.csp_vectors(one, ScoringOptions(gamma=0.0))
+    apart = METHODS["csp"].vector(one, ScoringOptions(gamma=0.0))
     torch.testing.assert_close(apart, found.vectors[one.activating[:, 0]])
 
 

@@ -93,12 +93,15 @@ def test_another_format_is_refused_by_its_number(tmp_path):
 
 
 @pytest.mark.parametrize("use", [open_store, create_store, check_creatable])
-def test_a_file_and_a_bucket_are_refused(tmp_path, use):
+def test_a_file_and_a_foreign_scheme_are_refused(tmp_path, use):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError):
         use(tmp_path / "file")
-    with pytest.raises(StoreError, match="not a local directory"):
-        use("s3://bucket/db")
+    for uri in ("ftp://host/db", "s3://", "file:///tmp/db"):
+        with pytest.raises(StoreError, match=r"names no place for an index: expected a directory, or .* s3://"):
+            use(uri)
+    with pytest.raises(StoreError, match="lost a slash"):
+        use(Path("s3://bucket/db"))
     with pytest.raises(StoreError, match="permission to create"):
         create_store(tmp_path / "file" / "db")
 

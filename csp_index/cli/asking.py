@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
@@ -59,6 +60,7 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 @_ENCODER
 @_DEVICE
 @click.option("--recompute", is_flag=True, help="Make the labels anew even if the index holds them.")
+@click.option("--explain", is_flag=True, help="Tell on stderr how contrastive images are found, and why so.")
 @json_option
 def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> None:
     """Label neurons of a layer, and keep the labels.
@@ -75,6 +77,7 @@ def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> N
     from csp_index.index import open_index, parse_neurons
 
     device, arrays, texts = options.pop("device"), options.pop("text_embeddings"), options.pop("texts")
+    options["explain"] = partial(click.echo, err=True) if options["explain"] else None
     if (arrays is None) != (texts is None):
         raise click.UsageError("--text-embeddings and --texts go together: give both or none")
     if arrays is not None:
@@ -162,10 +165,10 @@ def sql(db: str, statement: str, kind: Any, out: str | None, as_json: bool) -> N
     csp-index sql birds.db "SELECT address, text FROM labels WHERE rank = 0 AND text LIKE '%striped%'"
     csp-index sql birds.db "SELECT * FROM activations('resnet50/layer4/77') ORDER BY activation DESC LIMIT 5"
     """
-    from csp_index.index import open_index
+    from csp_index.reading import Reader
     from csp_index.results import write_result
 
-    write_result(open_index(db).sql(statement), "json" if as_json else kind, out)
+    write_result(Reader(db).sql(statement), "json" if as_json else kind, out)
 
 
 @click.command()
@@ -189,11 +192,11 @@ def export(db: str, kind: Any, out: str | None, as_json: bool, **options: Any) -
     \b
     csp-index export birds.db --layer resnet50/layer4 --format parquet --out labels.parquet
     """
-    from csp_index.index import open_index
+    from csp_index.reading import Reader
     from csp_index.results import write_result
 
     write_result(
-        open_index(db).labels(options["layer"], method=options["method"], top=options["top"]),
+        Reader(db).labels(options["layer"], method=options["method"], top=options["top"]),
         "json" if as_json else kind,
         out,
     )
@@ -209,9 +212,9 @@ def status(db: str, as_json: bool) -> None:
     csp-index status birds.db
     """
     from csp_index.cli.showing import say_status
-    from csp_index.index import open_index
+    from csp_index.reading import Reader
 
-    found = open_index(db).status()
+    found = Reader(db).status()
     if as_json:
         say_json(found)
     else:

@@ -1,8 +1,9 @@
-"""Commands that fill an index: index, import, layers."""
+"""Commands that fill an index: index, import, layers, optimize."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,11 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
 @click.option("--name", "names", multiple=True, help="Name of the network in addresses MODEL/LAYER/INDEX.")
 @click.option("--metadata", type=FILE, help="CSV joined to the images by its path column.")
 @click.option("--image-column", help="Image column of a parquet file, where it is not found by itself.")
-@click.option("--shard-size", type=click.IntRange(1), help="Images a shard (2048): what a kill loses at most.")
+@click.option("--shard-size", type=click.IntRange(1), help="Images a shard (2048): a kill loses one, at most two.")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="How activations are stored (float32).")
+@click.option("--decode-workers", type=click.IntRange(0), help="Processes that decode images, 0 for threads (by size).")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", help="ray: on a cluster of machines.")
+@click.option("--ray-address", metavar="HOST:PORT", help="Ray cluster to join; without it this machine is one.")
 @_device
 @json_option
 def index(db: str, source: str | None, as_json: bool, device: str | None, **options: Any) -> None:
@@ -69,6 +73,9 @@ def index(db: str, source: str | None, as_json: bool, device: str | None, **opti
             image_column=options["image_column"],
             shard_size=options["shard_size"],
             dtype=options["dtype"],
+            decode_workers=options["decode_workers"],
+            engine=options["engine"],
+            ray_address=options["ray_address"],
             progress=report,
         )
     say_summary(summary, as_json)
@@ -138,6 +145,39 @@ def import_(db: str, as_json: bool, **options: Any) -> None:
 
 
 @click.command()
+@database
+@click.option("--encoder", help="Only this encoder's embeddings are indexed.")
+@click.option(
+    "--kind",
+    default="auto",
+    show_default=True,
+    help="Kind of vector index: auto, none (drop it), ivf_flat, ivf_sq, ivf_pq, ivf_rq or ivf_hnsw_sq.",
+)
+@click.option(
+    "--keep-hours", type=float, help="Leave replaced versions to readers for so long (1); 0 if nobody is reading."
+)
+@json_option
+def optimize(db: str, encoder: str | None, kind: str, keep_hours: float | None, as_json: bool) -> None:
+    """Build the vector index, compact the tables, and tell how often search finds the exact contrastive image.
+
+    Without --kind the index that is there is extended by new images; where there is none, its kind goes by the number
+    of images. Readers go on meanwhile; run it again after adding many images.
+
+    \b
+    csp-index optimize birds.db
+    """
+    from csp_index.cli.showing import say_optimized
+    from csp_index.index import open_index
+
+    with progress() as report:
+        summary = open_index(db).optimize(encoder=encoder, kind=kind, keep_hours=keep_hours, progress=report)
+    if as_json:
+        say_json(asdict(summary))
+    else:
+        say_optimized(summary)
+
+
+@click.command()
 @click.argument("network")
 @click.option("--weights", type=FILE, help="Weight file of the network (.safetensors).")
 @json_option
@@ -157,4 +197,4 @@ def layers(network: str, weights: str | None, as_json: bool) -> None:
             click.echo(f"{found.name}\t{found.kind}\t{shape}\t{found.neurons} neurons")
 
 
-COMMANDS = (index, import_, layers)
+COMMANDS = (index, import_, layers, optimize)

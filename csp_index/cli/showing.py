@@ -9,7 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from csp_index.records import EncoderOptimized, OptimizeSummary, Recall
     from csp_index.views import NeuronView
+
+_GOOD_RECALL = 0.95
 
 
 def say_neuron(view: NeuronView) -> None:
@@ -41,12 +44,64 @@ def say_neuron(view: NeuronView) -> None:
     Console(soft_wrap=True).print(table)
 
 
+def _vector_index(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "no vector index"
+    late = f", {found['unindexed']:,} not in it: run `csp-index optimize`" if found["unindexed"] else ""
+    return f"vector index {found['kind']} of {found['rows']:,}{late}"
+
+
+def say_optimized(summary: OptimizeSummary) -> None:
+    """Print what `optimize` did: encoder by encoder, and the tables it changed."""
+    for done in summary.encoders:
+        click.echo(f"encoder {done.encoder}: {_optimized(done)}")
+        if done.recall is not None:
+            click.echo(f"  {_recall(done.recall)}")
+            if done.recall.recall < _GOOD_RECALL:
+                click.echo(
+                    f"  recall below {_GOOD_RECALL}: raise CSP_INDEX_SEARCH_PROBES, or CSP_INDEX_SEARCH_REFINE for a "
+                    "compressed kind; --kind none drops the index"
+                )
+    for table in summary.tables:
+        if table.fragments != table.fragments_before or table.freed:
+            click.echo(
+                f"table {table.table}: {table.fragments_before:,} fragments -> {table.fragments:,}, "
+                f"{_size(table.bytes)}, {_size(table.freed)} freed"
+            )
+    click.echo(f"{len(summary.tables)} tables in order ({summary.seconds:.1f} s)")
+
+
+def _optimized(done: EncoderOptimized) -> str:
+    if done.kind == "none":
+        return done.action
+    where = f" on {done.trained_on}" if done.trained_on != "cpu" else ""
+    return (
+        f"vector index {done.kind} {done.action}{where} in {done.seconds:.1f} s: {done.rows:,} images, "
+        f"{done.partitions:,} partitions, {_size(done.bytes)}"
+    )
+
+
+def _recall(found: Recall) -> str:
+    return (
+        f"recall at 1 {found.recall:.3f} over {found.questions:,} questions; a neuron's images looked up in "
+        f"{found.query_ms:.0f} ms, {found.query_without_ms:.0f} ms without the index; its contrastive images in "
+        f"{found.search_ms:.0f} ms by search, {found.products_ms:.0f} ms by products"
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
 def say_status(found: dict[str, Any]) -> None:
     """Print what an index holds and its last runs."""
     failed = f", {found['failures']:,} unreadable" if found["failures"] else ""
     click.echo(f"{found['index']}: {found['images']:,} images{failed}, {found['labels']:,} labels")
     for encoder in found["encoders"]:
-        click.echo(f"encoder {encoder['encoder']}: {encoder['width']} dimensions, {encoder['images']:,} images")
+        click.echo(
+            f"encoder {encoder['encoder']}: {encoder['width']} dimensions, {encoder['images']:,} images, "
+            f"{_vector_index(encoder['vector_index'])}"
+        )
     for layer in found["layers"]:
         state = "ready" if layer["ready"] else "not finished: run `csp-index index` again"
         click.echo(

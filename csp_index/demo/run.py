@@ -61,6 +61,8 @@ def run_demo(directory: str | Path, tell: Callable[[str], None], seed: int = 0) 
     `seed` draws the probing images; the models are the shipped ones. Errors: SettingError for another seed's directory.
     """
     started = time.monotonic()
+    if "://" in str(directory):
+        raise SettingError(f"{directory} is not a local directory: the demo renders its pictures into one")
     root = Path(directory)
     _claim(root, seed)
     write_truth(root / TRUTH)

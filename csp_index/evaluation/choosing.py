@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from csp_index.candidates import CandidateTexts
+from csp_index.costs import Means
 from csp_index.encoders import Encoder
 from csp_index.evaluation.options import MethodChoice
 from csp_index.evaluation.perturbing import PERTURBATIONS, perturbed_copies, rescored
@@ -82,13 +83,13 @@ class Chooser:
     def score(self, choice: MethodChoice) -> NeuronScores:
         """Return what a method scores all candidates."""
         request = make_request(choice.method, self.subject.source, _RANKED, {**self.defaults, **choice.options})
-        return score_neurons(self.store, self.subject, request, self.candidates, device=self.device)
+        return score_neurons(self.store, self.subject, request, self.candidates, Means(self.device))
 
     def choose(self, choice: MethodChoice) -> Chosen:
         """Return the labels that a method chooses."""
         found = self.score(choice)
         live = labelled(found)
-        sure = found.confidence(KEPT)
+        sure = found.confidence(found.leaders(KEPT))
         confidence = torch.full((len(live),), torch.nan) if sure is None else sure.share[:, 0].clamp(0, 1)
         ranked = found.leaders(_RANKED).masked_fill(~live[:, None], -1)
         return Chosen(self.candidates.texts, ranked, found.scored.scores, confidence)

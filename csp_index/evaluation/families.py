@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import normalize
 
-from csp_index import catalog, schema
+from csp_index import catalog, schema, tiles
 from csp_index.candidates import CandidateTexts
 from csp_index.catalog import EncoderInfo, LayerInfo
 from csp_index.encoders import Encoder
@@ -166,7 +166,7 @@ def judge_neurons(court: Court, examples: Examples) -> None:
     """Add what belongs to the neurons themselves: clarity, polysemanticity, redundancy of their activating images."""
     ids = examples.activating[examples.activating >= 0].unique()
     places = torch.searchsorted(ids, examples.activating.clamp(min=0)).masked_fill(examples.activating < 0, -1)
-    vectors = catalog.embeddings_of(court.store, court.subject.source, ids.numpy())
+    vectors = tiles.embeddings_of(court.store, court.subject.source, ids.numpy())
     if not len(ids):
         vectors = torch.zeros(1, court.subject.source.width)
     means = bags(vectors, places, even(places >= 0))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from csp_index import catalog
+from csp_index import tiles
 from csp_index.catalog import EncoderInfo, LayerInfo
 from csp_index.evaluation.calibration import TextCalibration, fit_sigmoid
 from csp_index.evaluation.metrics import DETECTION, detection, pearson
@@ -22,7 +22,7 @@ from csp_index.examples import Examples
 from csp_index.store import Store
 from csp_index.subjects import pool_embeddings, pool_tiles
 
-_BLOCK = 2**24  # activations of a block of neurons held at once
+_BLOCK = 2**22  # activations of a block of neurons held at once
 FITTED = 5_000  # choosing images that the calibrations see at most
 
 
@@ -152,7 +152,7 @@ def discrimination(bench: Bench, words: Words, labels: list[str | None], example
     """
     ids = torch.cat([examples.activating.flatten(), examples.contrastive.flatten()])
     used = ids[ids >= 0].unique()
-    vectors = catalog.embeddings_of(bench.store, bench.source, used.numpy())
+    vectors = tiles.embeddings_of(bench.store, bench.source, used.numpy())
     rows = words.rows(labels)
     result = torch.full((len(rows),), torch.nan)
     for start in range(0, len(rows), 256):

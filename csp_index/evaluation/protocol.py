@@ -19,6 +19,7 @@ import torch
 
 from csp_index import catalog, schema, scoring
 from csp_index.catalog import EncoderInfo
+from csp_index.costs import Means
 from csp_index.errors import EvaluationError
 from csp_index.evaluation import families
 from csp_index.evaluation.choosing import Chooser, Chosen, others, perturbed, relabelled
@@ -39,6 +40,7 @@ from csp_index.runs import record_run, settings_hash
 from csp_index.sources import open_source
 from csp_index.store import Store
 from csp_index.subjects import Subject, draw_pool
+from csp_index.vectors import release
 
 _LOOKED_AT = 10_000  # images whose metadata tells which columns there are
 
@@ -243,7 +245,7 @@ def _open(
         set_up(store, docket.judge, subject.target, subject.neurons, fitting, judging, options.alpha),
         chooser.on(docket.split.choosing),
         others(chooser, docket.split, options.resamples, tell),
-        gather_examples(store, court.subject, ExampleOptions(), device=device),
+        gather_examples(store, court.subject, ExampleOptions(), means=Means(device)),
         families.concepts_in(court, len(judging)),
     )
 
@@ -255,6 +257,7 @@ def _values(hearing: Hearing, docket: Docket, choice: MethodChoice | None) -> pa
         families.judge_neurons(court, hearing.examples)
         return court.ledger.take()
     chosen = _choose(hearing, docket, choice)
+    release(court.store)  # what judges has its own copy
     method, labels = choice.text, chosen.labels
     words = families.words_of(court, labels, bench, hearing.concepts)
     simulation = families.judge_activations(court, bench, words, method, labels)

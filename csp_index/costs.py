@@ -1,0 +1,127 @@
+"""Which of the two ways to the nearest silent images costs less here, by what this process measured.
+
+Products are exact. A search goes through a vector index if the encoder has one, and is then approximate.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from csp_index import settings, tiles
+from csp_index.catalog import shards
+from csp_index.neighbours import Question
+from csp_index.records import VectorIndex
+from csp_index.vectors import product_rate
+
+_PROBES = 4  # activating images whose search is timed
+_NEIGHBOURS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Whether to search, whether that is approximate, and why."""
+
+    search: bool
+    reason: str
+    through: str = ""  # the vector index, if that is searched, and how: what else an approximate answer hangs on
+
+    @property
+    def approximate(self) -> bool:
+        """Whether the nearest may be missed."""
+        return bool(self.through)
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """By what means an answer is computed, and who is told why.
+
+    `search` None leaves the choice between search and products to measured cost; `choice` is that choice, once made.
+    """
+
+    device: str = "cpu"
+    search: bool | None = None
+    explain: Callable[[str], None] | None = None
+    choice: Choice | None = None
+
+    def tell(self, message: str) -> None:
+        """Tell whoever asked for an explanation."""
+        if self.explain is not None:
+            self.explain(message)
+
+
+def choose(asked: Question, search: bool | None = None) -> Choice:
+    """Return the way that costs less, or the one said; without a vector index that is by products."""
+    index = asked.store.vector_index(asked.subject.source.table)
+    if search is not None:
+        through = _through(index) if search and index else ""
+        told = f"by {'vector search' if search else 'matrix products'}, {'approximate' if through else 'exact'}"
+        return Choice(search, f"{told}: as asked", through)
+    activating = asked.activating[asked.activating >= 0]
+    distinct = len(activating.unique())
+    products = _product_seconds(asked, distinct)
+    told = f"by matrix products, exact: {distinct:,} activating images with {asked.images:,} images"
+    held = "in memory" if asked.vectors.in_memory else "read from the store"
+    if asked.subject.pool is not None:
+        return Choice(False, f"{told}; they are confined to a part of the images")
+    if index is None:
+        reason = "no vector index is there (`csp-index optimize` builds one)"
+        return Choice(False, f"{told}, {held}, some {products:.3f} s; {reason}")
+    searching = _search_seconds(asked, activating)
+    compared = f"products some {products:.3f} s (embeddings {held}), search some {searching:.3f} s, as measured here"
+    if searching < products:
+        return Choice(True, f"by vector search in {index.kind}, approximate: {compared}", _through(index))
+    return Choice(False, f"{told}: {compared}")
+
+
+def _through(index: VectorIndex) -> str:
+    probes, refine = settings.number("search_probes"), settings.number("search_refine")
+    return f"{index.kind} of {index.rows} images, {probes} probes, refine {refine}"
+
+
+def _product_seconds(asked: Question, distinct: int) -> float:
+    """Return what the products will take: reading the embeddings, if they are not in memory, and multiplying."""
+    vectors, width = asked.vectors, asked.subject.source.width
+    rate = max(product_rate(str(asked.device), dtype) for dtype in (torch.float32, torch.bfloat16))
+    seconds = distinct * asked.images * width / rate
+    if not vectors.in_memory:
+        seconds += asked.images * _seconds_to_read(asked)
+    return seconds
+
+
+def _seconds_to_read(asked: Question) -> float:
+    """Return the time to read one image's embedding, measured on the last shard."""
+
+    def measure() -> float:
+        source = asked.subject.source
+        last = shards(asked.store, source.what)[-1]
+        started = time.perf_counter()
+        tiles.embeddings_of(asked.store, source, torch.arange(last.first_image, last.first_image + last.rows).numpy())
+        return (time.perf_counter() - started) / last.rows
+
+    return _measured(asked, "read", measure)
+
+
+def _search_seconds(asked: Question, activating: torch.Tensor) -> float:
+    """Return what a search for every activating image will take, twice over: one among all, one among the silent."""
+
+    def measure() -> float:
+        probes = asked.vectors.of(activating[:_PROBES]).numpy()
+        started = time.perf_counter()
+        asked.store.search(asked.subject.source.table, probes, _NEIGHBOURS, f"image_id < {asked.images}")
+        return (time.perf_counter() - started) / max(1, len(probes))
+
+    return 2 * len(activating) * _measured(asked, "search", measure)
+
+
+def _measured(asked: Question, what: str, measure: Callable[[], float]) -> float:
+    """Return what was measured once for a table as it is now."""
+    table = asked.subject.source.table
+    key = ("cost", what, table, asked.store.state(table))
+    if key not in asked.store.derived:
+        measure()  # opens what has to be opened
+        asked.store.derived[key] = measure()
+    return float(asked.store.derived[key])

@@ -1,0 +1,209 @@
+"""Decode images and preprocess them for every model at once, ahead of the models, in the order asked.
+
+Knows nothing about the store or the models: a preprocessing is a function of a picture. One image is decoded once, for
+all of them and for its thumbnail. What cannot be read becomes an :class:`ImageFailure` in its place. Threads
+of this process do the work, or processes of their own; what comes out is the same.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import islice
+
+import torch
+from PIL import Image
+
+from csp_index import settings
+from csp_index.containers import ContainerReader
+from csp_index.errors import NetworkError, SettingError, SourceError, one_line
+from csp_index.images import ImageFailure, ImageRef, fetch, read_image, thumbnail
+from csp_index.workers import Workers, given
+
+Preprocess = Callable[[Image.Image], torch.Tensor]
+Payload = bytes | SourceError | None  # as `images.fetch` gives it: None for a plain file
+
+_CHUNK = 8  # images a process takes at a time
+_AHEAD = 4  # chunks prepared for each process while the models run
+_THREADS_AHEAD = 32  # images prepared by threads while the models run
+_MANY_CORES, _MANY_IMAGES, _MOST_WORKERS = 6, 4096, 8  # from where on processes are started unasked, and how many
+
+_MOST_BYTES = 2**20  # of preprocessings that are sent to processes unasked
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A decoded image, ready for every model: the image itself is gone."""
+
+    ref: ImageRef
+    sha256: str
+    width: int
+    height: int
+    thumbnail: bytes
+    pixels: tuple[torch.Tensor, ...]
+
+
+def prepare(
+    ref: ImageRef, payload: Payload, preprocess: Sequence[Preprocess], thumbnail_size: int
+) -> Prepared | ImageFailure:
+    """Return the image decoded and preprocessed, once for each of `preprocess`; or why it cannot be read.
+
+    `payload` is what `images.fetch` gave. Raises NetworkError where a preprocessing fails on a sound image.
+    """
+    item = read_image(ref.uri, payload)
+    if isinstance(item, ImageFailure):
+        return item
+    try:
+        pixels = tuple(one(item.image) for one in preprocess)
+    except Exception as exc:  # it is somebody else's code
+        told = f"{type(exc).__name__}: {one_line(exc)}"
+        raise NetworkError(f"the preprocessing of a model fails on {ref.uri}: {told}; check the model") from exc
+    return Prepared(ref, item.sha256, item.width, item.height, thumbnail(item.image, thumbnail_size), pixels)
+
+
+def stacked(pixels: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return a batch of one model's inputs as one tensor. Raises NetworkError where they differ in shape."""
+    shapes = {tuple(one.shape) for one in pixels}
+    if len(shapes) > 1:
+        found = ", ".join(map(str, sorted(shapes)[:2]))
+        raise NetworkError(f"a model's preprocessing gives inputs of several shapes ({found}): expected one shape")
+    return torch.stack(list(pixels))
+
+
+def decoded(
+    refs: Iterable[ImageRef], preprocess: Sequence[Preprocess], *, workers: int = 0
+) -> Generator[Prepared | ImageFailure, None, None]:
+    """Yield every image, decoded and preprocessed, or its failure, in order; threads or processes work ahead.
+
+    Threads, as many as the setting decode_threads says, do all the work where `workers` = 0, else only until the
+    processes are ready. Close the generator to end them. Containers are read here, one image after another; plain
+    files where they are decoded. Raises SettingError where a preprocessing cannot be sent to a process, SourceError
+    where a process dies.
+    """
+    size = settings.number("thumbnail_size")
+    pools = _Pools(preprocess, size, workers)
+    chunk, ahead = (_CHUNK, _AHEAD * workers) if workers else (1, _THREADS_AHEAD)
+    running: deque[tuple[list[ImageRef], Future[Chunk]]] = deque()
+    following = iter(refs)
+    reader = ContainerReader()
+    try:
+        while taken := list(islice(following, chunk)):
+            running.append((taken, pools.submit([(ref.uri, fetch(reader, ref.uri)) for ref in taken])))
+            if len(running) > ahead:
+                yield from _unpacked(*running.popleft())
+        while running:
+            yield from _unpacked(*running.popleft())
+    except BrokenProcessPool as exc:
+        raise SourceError(
+            "a process that decodes images was killed, perhaps for want of memory (or of space in /dev/shm): run "
+            "again, it goes on where it stopped; with --decode-workers 0 images are decoded without processes"
+        ) from exc
+    finally:
+        pools.close()
+        reader.close()
+
+
+def workers_for(images: int, preprocess: Sequence[Preprocess]) -> int:
+    """Return how many processes are worth starting to decode so many images; 0 stands for threads.
+
+    Starting one costs some seconds of a core. On few cores that never pays: threads do as much there, for pictures are
+    decoded and scaled without Python's lock; and models on the CPU want the cores themselves. Nor are processes started
+    where a preprocessing cannot be sent to them, or brings a whole model along.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cores < _MANY_CORES or images < _MANY_IMAGES:
+        return 0
+    try:
+        packed = _packed(preprocess)
+    except SettingError:
+        return 0
+    return 0 if len(packed) > _MOST_BYTES or b"__main__" in packed else min(cores // 2, _MOST_WORKERS)
+
+
+class _Pools:
+    """Threads, and processes that take over from them as soon as all are ready to work."""
+
+    def __init__(self, preprocess: Sequence[Preprocess], size: int, workers: int) -> None:
+        self._in_threads, self._in_process = partial(_prepare_all, preprocess, size), partial(_work, size)
+        self._threads = ThreadPoolExecutor(settings.number("decode_threads"), thread_name_prefix="csp-index-decode")
+        self._processes = Workers(workers, _packed(preprocess)) if workers else None
+        self._starting: list[Future[None]] = []
+        if self._processes is not None:
+            self._starting = [self._processes.submit(_get_ready) for _ in range(workers)]
+
+    def submit(self, jobs: Sequence[tuple[str, Payload]]) -> Future[Chunk]:
+        if self._processes is None or not all(start.done() for start in self._starting):
+            return self._threads.submit(self._in_threads, jobs)
+        while self._starting:
+            self._starting.pop().result()  # raises what a start has failed for
+        return self._processes.submit(self._in_process, jobs)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        if self._processes is not None:
+            self._processes.end()
+
+
+# what travels between processes
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Neighbouring images without what the asker knows; the inputs of those that could be read, stacked by model."""
+
+    images: list[Prepared | ImageFailure]
+    pixels: tuple[torch.Tensor, ...] | None  # None where each image holds its own
+
+
+def _packed(preprocess: Sequence[Preprocess]) -> bytes:
+    try:
+        return pickle.dumps(tuple(preprocess))
+    except Exception as exc:  # pickle raises whatever the object's own code raises
+        raise SettingError(
+            f"the preprocessing of a model cannot be sent to another process ({one_line(exc)}): "
+            "use --decode-workers 0, or make it a function of a module"
+        ) from exc
+
+
+@cache
+def _given_preprocess() -> tuple[Preprocess, ...]:
+    torch.set_num_threads(1)  # the processes themselves are what runs side by side
+    try:
+        return tuple(pickle.loads(given()))
+    except Exception as exc:
+        raise SettingError(
+            f"a process that decodes images cannot load the preprocessing of a model ({one_line(exc)}): "
+            "use --decode-workers 0"
+        ) from exc
+
+
+def _get_ready() -> None:
+    _given_preprocess()
+
+
+def _prepare_all(preprocess: Sequence[Preprocess], size: int, jobs: Sequence[tuple[str, Payload]]) -> Chunk:
+    return Chunk([prepare(ImageRef(uri), payload, preprocess, size) for uri, payload in jobs], None)
+
+
+def _work(size: int, jobs: Sequence[tuple[str, Payload]]) -> Chunk:
+    images = _prepare_all(_given_preprocess(), size, jobs).images
+    sound = [image for image in images if isinstance(image, Prepared)]
+    # One tensor a model, handed over in shared memory: each costs a file descriptor as long as it is held.
+    pixels = tuple(stacked(column) for column in zip(*(image.pixels for image in sound), strict=True))
+    return Chunk([image if isinstance(image, ImageFailure) else replace(image, pixels=()) for image in images], pixels)
+
+
+def _unpacked(refs: Sequence[ImageRef], future: Future[Chunk]) -> Iterator[Prepared | ImageFailure]:
+    chunk = future.result()
+    rows = None if chunk.pixels is None else zip(*chunk.pixels, strict=True)
+    for ref, image in zip(refs, chunk.images, strict=True):
+        if isinstance(image, ImageFailure):
+            yield image
+        else:
+            yield replace(image, ref=ref) if rows is None else replace(image, ref=ref, pixels=next(rows, ()))

@@ -1,0 +1,285 @@
+"""The vector index as a user's choice: built, extended, dropped, measured against the exact answer; tables compacted.
+
+Nothing here changes an answer that is exact. Search through a vector index looks into some of its partitions only, so
+how often it finds the exact contrastive image is measured on drawn neurons and reported.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from statistics import median
+from typing import TypeVar, get_args
+
+import numpy as np
+import torch
+
+from csp_index import catalog, schema, settings, tiles, upkeep
+from csp_index.catalog import EncoderInfo
+from csp_index.costs import Means
+from csp_index.errors import SettingError
+from csp_index.examples import Examples, gather_examples
+from csp_index.records import (
+    EncoderOptimized,
+    ExampleOptions,
+    IndexKind,
+    OptimizeSummary,
+    Recall,
+    TableOptimized,
+)
+from csp_index.runs import record_run
+from csp_index.store import Store
+from csp_index.subjects import Subject
+from csp_index.vectors import release
+
+Progress = Callable[[int, int, str], None]
+_T = TypeVar("_T")
+
+KINDS: tuple[str, ...] = get_args(IndexKind)
+_GROWN = 0.5  # an index is trained anew when more than such a share of its rows came since
+_TRAINING = 256  # vectors a partition to train on: Lance's own measure
+_TRAINING_BYTES = 2**30  # and at most so many bytes of them
+_NEAREST = 32  # neighbours asked for where queries are timed
+_TRAINED_ON = 256  # images, at least, for the codebook of ivf_pq
+_SAME = 1e-6  # cosines closer than this are equal
+
+
+def optimize(
+    store: Store,
+    *,
+    encoder: str | None = None,
+    kind: str = "auto",
+    questions: int = 200,
+    keep_hours: float | None = None,
+    progress: Progress | None = None,
+) -> OptimizeSummary:
+    """Build or extend the vector index of every encoder (or the one named), compact all tables, measure recall.
+
+    `kind` is `auto` (the kind there is; else by the number of images), `none` (drop it) or a kind of vector index.
+    `questions` is how many pairs of neuron and activating image the recall rests on, at least, where there are so many.
+    Cut short, the index works as before or after, and the same call goes on. Errors: SettingError, LabelError,
+    StoreError.
+    """
+    if kind not in ("auto", *KINDS):
+        raise SettingError(f"kind of vector index {kind!r} is unknown: expected auto, {', '.join(KINDS)}")
+    if questions < 1:
+        raise SettingError(f"questions is {questions}: expected at least 1")
+    started = time.monotonic()
+    keep = settings.duration("keep_hours", keep_hours)
+    sources = catalog.encoders(store) if encoder is None else [catalog.encoder(store, encoder)]
+    for source in sources:
+        _check_kind(store, source, kind)
+    chosen = {"kind": kind, "encoders": [source.name for source in sources], "keep_hours": keep}
+    report = _Steps(progress, 2 * len(sources) + len(store.table_names()))
+    with store.write_lock(), record_run(store, "optimize", chosen, {}) as run:
+        extended = [_extend(store, source, kind) for source in sources]
+        tables = []
+        for name in store.table_names():
+            tables.append(_tidy(store, name, keep))
+            report.done()
+        built = []
+        for source, grown in zip(sources, extended, strict=True):
+            built.append(_index(store, source, kind, grown))
+            report.done()
+    measured = []
+    for source, found in zip(sources, built, strict=True):
+        exact = found.kind == "none"
+        measured.append(found if exact else replace(found, recall=measure_recall(store, source, questions)))
+        report.done()
+    return OptimizeSummary(run.run_id, tuple(measured), tuple(tables), time.monotonic() - started)
+
+
+def _check_kind(store: Store, source: EncoderInfo, kind: str) -> None:
+    """Refuse a kind that cannot be built of these embeddings."""
+    rows = store.count(source.table)
+    if kind == "ivf_pq" and rows < _TRAINED_ON:
+        raise SettingError(
+            f"kind ivf_pq needs at least {_TRAINED_ON} images to train on, {source.name} has {rows}: take ivf_flat"
+        )
+    if kind == "ivf_rq" and source.width % 8:
+        raise SettingError(
+            f"kind ivf_rq needs dimensions that 8 divides, {source.name} has {source.width}: take ivf_flat or ivf_sq"
+        )
+
+
+class _Steps:
+    """Progress in steps of unequal length."""
+
+    def __init__(self, progress: Progress | None, steps: int) -> None:
+        self._progress, self._done, self._steps = progress, 0, steps
+
+    def done(self) -> None:
+        self._done += 1
+        if self._progress:
+            self._progress(self._done, self._steps, "steps")
+
+
+def kind_for(images: int, width: int) -> IndexKind:
+    """Return the kind of vector index for so many embeddings of so many dimensions.
+
+    >>> kind_for(5_000, 512), kind_for(100_000, 512), kind_for(400_000_000, 512)
+    ('none', 'ivf_flat', 'ivf_sq')
+    """
+    if images < settings.number("index_images"):
+        return "none"
+    return "ivf_flat" if 4 * images * width <= settings.number("index_bytes") else "ivf_sq"
+
+
+def partitions_for(images: int) -> int:
+    """Return the number of partitions: the root of the number of images, about.
+
+    >>> partitions_for(100_000)
+    316
+    """
+    return max(1, math.isqrt(images))
+
+
+def _extend(store: Store, source: EncoderInfo, kind: str) -> bool:
+    """Bring new rows into an index that stays, before compaction: it does not join indexed rows with others.
+
+    An index that has grown a lot is left to be built anew.
+    """
+    held = store.vector_index(source.table)
+    if not held or not held.unindexed or kind not in ("auto", held.kind) or held.unindexed > _GROWN * held.rows:
+        return False
+    upkeep.extend_indexes(store, source.table)
+    return True
+
+
+def _tidy(store: Store, name: str, keep_hours: float) -> TableOptimized:
+    before = upkeep.table_state(store, name)
+    upkeep.compact(store, name)
+    freed = upkeep.prune(store, name, keep_hours)
+    after = upkeep.table_state(store, name)
+    return TableOptimized(name, after.rows, before.fragments, after.fragments, before.bytes, after.bytes, freed)
+
+
+def _index(store: Store, source: EncoderInfo, kind: str, extended: bool) -> EncoderOptimized:
+    """Make the vector index of one encoder what it should be; recall is left to the caller."""
+    started = time.monotonic()
+    rows = store.count(source.table)
+    held = store.vector_index(source.table)
+    wanted = kind
+    if kind == "auto":
+        wanted = held.kind if held and held.rows else kind_for(rows, source.width)
+    device, partitions = "cpu", 0
+    if wanted == "none":
+        action = "dropped" if held else f"none: search goes through all {rows:,} images"
+        upkeep.drop_vector_index(store, source.table)
+    else:
+        upkeep.index_column(store, source.table, "image_id")
+        action = "extended" if extended else "kept"
+        if held is None or not held.rows or held.kind != wanted or held.unindexed:
+            action = "built" if held is None else "built anew"
+            device = _build(store, source, wanted, min(partitions_for(rows), rows))
+        partitions = upkeep.partition_count(store, source.table)
+    now = store.vector_index(source.table)
+    size = now.bytes if now else 0
+    seconds = time.monotonic() - started
+    return EncoderOptimized(source.name, wanted, action, partitions, rows, size, seconds, device, None)
+
+
+def _build(store: Store, source: EncoderInfo, kind: str, partitions: int) -> str:
+    """Build a vector index, its partitions trained on a GPU where there is one; return where they were."""
+    centres = None
+    if torch.cuda.is_available():
+        try:
+            centres = train_partitions(_sample(store, source, partitions).to("cuda"), partitions)
+        except RuntimeError:  # a card without room: the CPU does the same, slower
+            centres = None
+    upkeep.build_vector_index(store, source.table, kind, partitions, centres)
+    return "cpu" if centres is None else "cuda"
+
+
+def _sample(store: Store, source: EncoderInfo, partitions: int) -> torch.Tensor:
+    """Return embeddings drawn by seed, in random order: some for each partition, within a bound on memory."""
+    rows = store.count(source.table)
+    wanted = min(rows, _TRAINING * partitions, max(partitions, _TRAINING_BYTES // (4 * source.width)))
+    return tiles.embeddings_of(store, source, np.random.default_rng(0).choice(rows, wanted, replace=False))
+
+
+def train_partitions(vectors: torch.Tensor, partitions: int, rounds: int = 20) -> np.ndarray:
+    """Return centres [P, D], unit vectors, of the partitions of unit vectors [S, D] in random order, by k-means.
+
+    It runs where the vectors are.
+    """
+    centres = vectors[:partitions].clone()
+    rows = max(256, settings.number("tile_bytes") // (4 * partitions))
+    for _ in range(rounds):
+        sums = torch.zeros_like(centres)
+        for part in vectors.split(rows):
+            sums.index_add_(0, (part @ centres.T).argmax(1), part)
+        lengths = sums.norm(dim=1, keepdim=True)
+        centres = torch.where(lengths > 0, sums / lengths.clamp(min=1e-12), centres)  # an empty one stays
+    return centres.cpu().numpy()
+
+
+def measure_recall(store: Store, source: EncoderInfo, questions: int, seed: int = 0) -> Recall | None:
+    """Return how contrastive search through the vector index compares with the exact answer; None without neurons.
+
+    Neurons are drawn by seed from all finished layers until they ask `questions` questions, or there are no more.
+    """
+    exact: list[tuple[Subject, ExampleOptions, Examples, float]] = []
+    asked = 0
+    for subject in _drawn(store, source, seed):
+        options = ExampleOptions(examples=_examples(store, subject))
+        found, products = _timed(partial(gather_examples, store, subject, options, means=Means(search=False)))
+        count = int((found.contrastive[0, :, 0] >= 0).sum())
+        if count:
+            exact.append((subject, options, found, products))
+        asked += count
+        if asked >= questions:
+            break
+    if not asked:
+        return None
+    release(store)  # a search needs the memory, and not the embeddings
+    right = 0
+    times = []
+    for subject, options, wanted, products in exact:
+        found, search = _timed(partial(gather_examples, store, subject, options, means=Means(search=True)))
+        right += _agreeing(found, wanted)
+        times.append((*_query_times(store, source, wanted), search, products))
+    query, without, search, products = (1e3 * median(column) for column in zip(*times, strict=True))
+    return Recall(right / asked, asked, len(times), query, without, search, products)
+
+
+def _agreeing(found: Examples, exact: Examples) -> int:
+    """Return for how many activating images of one neuron the same contrastive image was found, or one as near."""
+    same = found.contrastive[0, :, 0] == exact.contrastive[0, :, 0]
+    near = found.similarities[0, :, 0] >= exact.similarities[0, :, 0] - _SAME
+    return int(((exact.contrastive[0, :, 0] >= 0) & (same | near)).sum())
+
+
+def _drawn(store: Store, source: EncoderInfo, seed: int) -> Iterator[Subject]:
+    """Yield the neurons that fire, one by one, in a random order."""
+    finished = [info for info in catalog.layers(store) if catalog.is_finished(store, info)]
+    alive = []
+    for target in finished:
+        rows = store.read(schema.NEURONS, ["neuron"], f"{catalog.layer_filter(target)} AND max > 0")
+        alive += [(target, neuron) for neuron in sorted(rows["neuron"].to_pylist())]
+    for place in np.random.default_rng(seed).permutation(len(alive)):
+        target, neuron = alive[place]
+        yield Subject(source, target, np.array([neuron]))
+
+
+def _examples(store: Store, subject: Subject) -> int:
+    """Return how many activating images to ask about: as many as labels rest on, if so many are kept."""
+    kept = len(subject.statistics(store)["top_images"][0])
+    return min(ExampleOptions().examples, kept)
+
+
+def _query_times(store: Store, source: EncoderInfo, exact: Examples) -> tuple[float, float]:
+    """Return the seconds that looking up a neuron's activating images takes with and without the index."""
+    ids = exact.activating[0]
+    anchors = tiles.embeddings_of(store, source, ids[ids >= 0].numpy()).numpy()
+    _, through = _timed(partial(store.search, source.table, anchors, _NEAREST))
+    _, without = _timed(partial(store.search, source.table, anchors, _NEAREST, exact=True))
+    return through, without
+
+
+def _timed(work: Callable[[], _T]) -> tuple[_T, float]:
+    started = time.perf_counter()
+    return work(), time.perf_counter() - started

@@ -1,0 +1,122 @@
+"""The pieces that every engine of the pass shares: which model fills which columns, and what is kept of an image.
+
+A part is one model and its columns. Knows how rows look and which images are known, and nothing about the order in
+which a pass runs, writes and marks (``build.py``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from csp_index import catalog, schema
+from csp_index.catalog import Column, EncoderInfo, LayerInfo, Shard
+from csp_index.decode import Prepared
+from csp_index.encoders import Encoder
+from csp_index.errors import CspIndexError, NetworkError, one_line
+from csp_index.images import ImageFailure
+from csp_index.networks import Network
+from csp_index.records import LayerKey
+from csp_index.store import Store
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """One model of the pass and the columns of shards it fills."""
+
+    model: Encoder | Network
+    infos: tuple[Column, ...]
+
+    def compute(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return one [B, W] tensor for each of the part's columns, by its name in the shard marks."""
+        try:
+            if isinstance(self.model, Network):
+                found = self.model.activations(pixels)
+                return {info.what: found[info.key.layer] for info in self.infos if isinstance(info, LayerInfo)}
+            return {self.infos[0].what: self.model.embed_images(pixels)}
+        except CspIndexError:
+            raise
+        except Exception as exc:  # it is somebody else's model
+            told = f"{type(exc).__name__}: {one_line(exc)}"
+            raise NetworkError(f"{self.infos[0].what} fails on {len(pixels)} images: {told}; check the model") from exc
+
+
+def columns_of(encoders: Sequence[Encoder], networks: Sequence[Network], dtype: str) -> list[Column]:
+    """Return the columns the models fill: one for each encoder, then one for each layer of each network."""
+    layers = [info for network in networks for info in _layer_infos(network, dtype)]
+    return [*map(_encoder_info, encoders), *layers]
+
+
+def parts_of(encoders: Sequence[Encoder], networks: Sequence[Network], infos: Sequence[Column]) -> list[Part]:
+    """Return the parts of a pass, given the columns of `columns_of` as the index holds them."""
+    following = iter(infos)
+    parts = [Part(encoder, (next(following),)) for encoder in encoders]
+    return parts + [Part(network, tuple(islice(following, len(network.layers)))) for network in networks]
+
+
+def _encoder_info(encoder: Encoder) -> EncoderInfo:
+    return EncoderInfo(
+        encoder.spec, encoder.width, encoder.logit_scale, dict(encoder.identity), schema.embeddings_table(encoder.spec)
+    )
+
+
+def _layer_infos(network: Network, dtype: str) -> list[LayerInfo]:
+    infos = []
+    for name, output in network.layers.items():
+        key = LayerKey(network.name, name)
+        identity = network.identity_of(name)
+        table = schema.activations_table(str(key))
+        spec, file = network.spec, network.weights
+        infos.append(LayerInfo(key, output.neurons, output.pool, spec, file, dtype, identity, table))
+    return infos
+
+
+# images
+
+
+class KnownUris:
+    """The URIs of the indexed images, eight bytes an image."""
+
+    def __init__(self, uris: pa.ChunkedArray) -> None:
+        """Remember the hashes of the given URIs."""
+        hashes = (hash(uri.as_py()) for chunk in uris.chunks for uri in chunk)
+        self._hashes = np.sort(np.fromiter(hashes, dtype=np.int64))
+
+    def __contains__(self, uri: str) -> bool:
+        place = int(np.searchsorted(self._hashes, hash(uri)))
+        return place < len(self._hashes) and bool(self._hashes[place] == hash(uri))
+
+
+def image_rows(mark: Shard, prepared: Sequence[Prepared]) -> pa.Table:
+    """Return the rows of the table of images for one shard, in the order given."""
+    rows = []
+    for place, item in enumerate(prepared):
+        split = item.ref.metadata.get("split")
+        row = {"image_id": mark.first_image + place, "shard": mark.number, "uri": item.ref.uri, "sha256": item.sha256}
+        row |= {"width": item.width, "height": item.height, "thumbnail": item.thumbnail}
+        row |= {"split": None if split is None else str(split), "metadata": json.dumps(item.ref.metadata, default=str)}
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=schema.table_schema(schema.IMAGES))
+
+
+def write_failures(store: Store, failures: Sequence[ImageFailure], run_id: str) -> None:
+    """Put images on the list of failures; one that stands there already gets the new reason."""
+    if not failures:
+        return
+    when = datetime.now(UTC)
+    rows = [{"uri": f.uri, "reason": f.reason, "when": when, "run_id": run_id} for f in failures]
+    store.upsert(schema.FAILURES, ["uri"], pa.Table.from_pylist(rows, schema=schema.table_schema(schema.FAILURES)))
+
+
+def forget_failures(store: Store, uris: set[str]) -> None:
+    """Take mended images off the list of failures."""
+    mended = uris.intersection(store.read(schema.FAILURES, ["uri"])["uri"].to_pylist())
+    if mended:
+        store.delete(schema.FAILURES, f"uri IN ({','.join(map(catalog.sql_text, sorted(mended)))})")

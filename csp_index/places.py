@@ -1,0 +1,282 @@
+"""Where an index can be: a directory, or a prefix of an object store such as s3://bucket/db.
+
+A place tells whether an index is there and whether one can be made there; it knows nothing of what is inside. Object
+stores are spoken to by obstore, the same Rust library as inside Lance; only this file imports it. Keys and the endpoint
+come from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ..., or a profile): they are never kept, told or passed
+on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from csp_index import schema
+from csp_index.errors import StoreError, one_line
+
+SCHEMES = ("s3", "gs", "az")
+
+_MARK = f"{schema.RUNS}.lance/_versions"  # every index has it
+_CONNECT, _REQUEST = "3s", "8s"
+_QUICK, _PATIENT = 1, 8  # tries after the first: a wrong endpoint is told soon, a hiccup must not end an hour's work
+_DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
+_ELSEWHERE = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
+
+
+class LocalPlace:
+    """A directory."""
+
+    options: dict[str, str] = {}  # noqa: RUF012  # what Lance is told beside the URI: nothing
+
+    def __init__(self, root: Path) -> None:
+        """Name the directory; nothing is looked at yet."""
+        self.uri = str(root)  # as people are told it
+        self.root = root.absolute()  # whatever directory the process goes to
+        self.address = str(self.root)  # for Lance
+
+    def exists(self) -> bool:
+        """Tell whether anything is there."""
+        return self.root.exists()
+
+    def is_index(self) -> bool:
+        """Tell whether an index is there; False, too, where nothing may be looked at."""
+        return os.path.isdir(self.root / _MARK)
+
+    def stamp(self, table: str, version: int) -> object:
+        """Return what a commit of a table has of its own; None where it is gone."""
+        versions = f"{self.address}/{table}.lance/_versions"
+        for name in (f"{2**64 - 1 - version:020d}.manifest", f"{version}.manifest"):
+            try:
+                found = os.stat(f"{versions}/{name}")
+            except OSError:
+                continue
+            return found.st_ino, found.st_mtime_ns
+        return None
+
+    def check_writable(self) -> None:
+        """Refuse an index that may only be read."""
+        if not os.access(self.root, os.W_OK):
+            raise StoreError(f"no permission to write {self.uri}: expected a directory you own")
+
+    def check_empty(self) -> None:
+        """Refuse, without changing anything, a place where no index can be made."""
+        root = self.root
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise StoreError(f"{self.uri} is not a csp_index database and not empty: choose a new or empty directory")
+        nearest = next(parent for parent in (root, *root.parents) if parent.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise StoreError(f"no permission to create {self.uri}: {nearest} is not a directory you can write")
+
+    def prepare(self) -> None:
+        """Make the directory."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise StoreError(f"no permission to create {self.uri}: {one_line(exc)}") from exc
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An object as it was read: its bytes, the version that names this state, the server's time of writing."""
+
+    data: bytes
+    version: Any
+    modified: datetime
+
+
+class BucketPlace:
+    """A prefix of a bucket. Every question is a request; an answer that does not come is a StoreError within seconds.
+
+    The object store must honour conditional writes, as AWS S3, MinIO, R2, Google and Azure do.
+    """
+
+    def __init__(self, uri: str) -> None:
+        """Name the prefix; nothing is asked yet. StoreError where the URI names no bucket."""
+        self.uri = self.address = uri.rstrip("/")
+        self.scheme, _, rest = self.uri.partition("://")
+        self.bucket = rest.partition("/")[0]
+        if self.scheme not in SCHEMES or not self.bucket:
+            known = ", ".join(f"{name}://" for name in SCHEMES)
+            raise StoreError(f"{uri} names no place for an index: expected a directory, or bucket/name after {known}")
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What Lance is told beside the URI; keys and endpoint it finds in the environment itself."""
+        return {"allow_http": "true"} if _plain_http() else {}
+
+    def stamp(self, table: str, version: int) -> object:
+        """Return None: it would be one more request for every reading. An index is not made anew under a reader."""
+        return None
+
+    def exists(self) -> bool:
+        """Tell whether anything is there."""
+        return self._has("")
+
+    def is_index(self) -> bool:
+        """Tell whether an index is there; a bucket that cannot be looked at is a StoreError."""
+        return self._has(_MARK)
+
+    def check_writable(self) -> None:
+        """Ask nothing: the first write finds out, and it leaves nothing behind if it is refused."""
+
+    def check_empty(self) -> None:
+        """Refuse, without changing anything, a place where no index can be made."""
+        if self.exists():
+            raise StoreError(f"{self.uri} is not a csp_index database and not empty: choose another name in the bucket")
+
+    def prepare(self) -> None:
+        """Do nothing: a prefix needs no making."""
+
+    def read(self, name: str) -> Held | None:
+        """Return a small object, or None where there is none."""
+        objects = self._work
+        import obstore
+
+        with self._told("cannot be read"):
+            try:
+                found = obstore.get(objects, name)
+                return Held(bytes(found.bytes()), _version(found.meta), found.meta["last_modified"])
+            except FileNotFoundError as exc:
+                if "NoSuchBucket" in str(exc):
+                    raise
+                return None
+
+    def write(self, name: str, data: bytes, over: Any = None) -> Any | None:
+        """Write a small object where there is none, or over exactly the version `over`; return the new version.
+
+        None means that somebody else was quicker; nothing is written then.
+        """
+        objects = self._work
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        with self._told("cannot be written"):
+            try:
+                return _version(obstore.put(objects, name, data, mode=over or "create", use_multipart=False))
+            except (AlreadyExistsError, PreconditionError):
+                return None
+            except FileNotFoundError as exc:
+                if over is None or "NoSuchBucket" in str(exc):
+                    raise
+                return None  # the object is gone, so it is not what it was
+
+    def remove(self, name: str) -> None:
+        """Delete an object."""
+        objects = self._work
+        import obstore
+
+        with self._told("cannot be written"):
+            obstore.delete(objects, name)
+
+    def _has(self, prefix: str) -> bool:
+        objects = self._look
+        import obstore
+
+        with self._told("cannot be read"):
+            return bool(next(iter(obstore.list(objects, prefix or None, chunk_size=1)), ()))
+
+    @cached_property
+    def _look(self) -> Any:
+        return self._connect(_QUICK)
+
+    @cached_property
+    def _work(self) -> Any:
+        return self._connect(_PATIENT)
+
+    def _connect(self, tries: int) -> Any:
+        try:
+            from obstore.store import from_url
+        except ImportError:
+            raise StoreError(
+                f"{self.uri} is in an object store, which needs obstore: pip install 'csp_index[storage]'"
+            ) from None
+        client: Any = {"connect_timeout": _CONNECT, "timeout": _REQUEST, "allow_http": _plain_http()}
+        retry: Any = {"max_retries": tries, "retry_timeout": timedelta(minutes=1)}
+        with self._told("cannot be opened"):
+            return from_url(self.uri, client_options=client, retry_config=retry, **self._credentials())
+
+    def _credentials(self) -> dict[str, Any]:
+        """Return what finds AWS keys where obstore does not look but Lance does: profiles and what boto3 knows."""
+        if self.scheme != "s3" or {"AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"} & os.environ.keys():
+            return {}
+        try:
+            import boto3
+            import botocore.exceptions
+            from obstore.auth.boto3 import Boto3CredentialProvider
+        except ImportError:
+            return {}
+        try:
+            return {"credential_provider": Boto3CredentialProvider(boto3.Session())}
+        except (ValueError, botocore.exceptions.BotoCoreError) as exc:
+            raise StoreError(
+                f"no keys for {self.uri} in the environment: set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or AWS_SKIP_SIGNATURE=true where none are needed"
+            ) from exc
+
+    @contextmanager
+    def _told(self, failure: str) -> Iterator[None]:
+        from obstore.exceptions import BaseError
+
+        try:
+            yield
+        except (BaseError, OSError, ValueError) as exc:
+            raise StoreError(f"{self.uri} {failure}: {reason(exc)}") from exc
+
+
+Place = LocalPlace | BucketPlace
+
+
+def place_of(uri: str | Path) -> Place:
+    """Return the place a path or URI names; StoreError where it can be none.
+
+    >>> place_of("s3://bucket/db/").uri, place_of("here/db").uri
+    ('s3://bucket/db', 'here/db')
+    """
+    text = str(uri)
+    if "://" in text:
+        return BucketPlace(text)
+    mangled = re.match(r"(\w+):/(?=\w)", text)
+    if mangled and mangled[1] in SCHEMES:
+        raise StoreError(f"{text} lost a slash, as a Path does to a URI: give {mangled[1]}://... as a string")
+    return LocalPlace(Path(uri).expanduser())
+
+
+def reason(exc: BaseException) -> str:
+    """Return in one line why a request failed, from what the object store or Lance said; other errors as they are."""
+    text = str(exc)
+    if "Missing SecretAccessKey" in text or "Missing AccessKeyId" in text:
+        return "no keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, both"
+    if "Error performing" not in text and "RetryError" not in text:
+        return one_line(exc)
+    found = re.search(r"<Code>(\w+)</Code>", text)
+    code = found[1] if found else ""
+    if code == "NoSuchBucket":
+        return "the bucket does not exist: make it first, or check the name"
+    if code in _DENIED or re.search(r"\b40[13]\b (Forbidden|Unauthorized)|status: 40[13]\b", text):
+        return f"no permission ({code or 'refused'}): check the keys in the environment and what they may do"
+    if code in _ELSEWHERE:
+        return f"the bucket is in another region ({code}): set AWS_REGION"
+    if re.search(r"kind: (Connect|Timeout|Request)|[Cc]onnect error|timed out|error sending request", text):
+        return "the server does not answer: check AWS_ENDPOINT_URL and the network"
+    if found:
+        told = re.search(r"<Message>(.*?)</Message>", text, re.DOTALL)
+        return f"{code}: {' '.join(told[1].split())}" if told else code
+    status = re.search(r"status(?: code)?: (\d{3}\b(?: [A-Z][\w ]*\w)?)", text)
+    return f"the server answers {status[1]}: check AWS_ENDPOINT_URL" if status else one_line(exc)
+
+
+def _version(meta: Any) -> Any:
+    return {name: meta[name] for name in ("e_tag", "version") if meta.get(name) is not None}
+
+
+def _plain_http() -> bool:
+    """Tell whether requests may go unencrypted: the environment says so, or names an endpoint that is."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
+    return endpoint.startswith("http://") or os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"

@@ -1,0 +1,83 @@
+"""What an index tells without tensors: SQL over its tables, stored labels, its state. Knows nothing about models.
+
+`Index` builds on it. What only reads does not load torch, and so starts in a fraction of the time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from csp_index import catalog, settings
+from csp_index.addresses import check_numbers
+from csp_index.query import SqlLimits, run_sql
+from csp_index.records import LayerKey, NeuronKey
+from csp_index.results import SqlResult
+from csp_index.status import describe
+from csp_index.store import Store, find_store, open_store
+from csp_index.views import newest_labels, sql_views
+
+
+class Reader:
+    """An index that is only read."""
+
+    def __init__(self, uri: str | Path) -> None:
+        """Refer to the database at `uri`; it is opened when needed."""
+        self.uri = str(uri)
+        self._store: Store | None = find_store(uri)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.uri!r})"
+
+    @property
+    def store(self) -> Store:
+        """The database's tables."""
+        if self._store is None:
+            self._store = open_store(self.uri)
+        return self._store
+
+    def labels(self, layer: str | None = None, *, method: str | None = None, top: int = 1) -> SqlResult:
+        """Return the newest stored labels, neuron by neuron and method by method, best candidate first."""
+        if layer is not None:
+            catalog.layer(self.store, LayerKey.parse(layer))
+        if method is not None:
+            from csp_index import scoring  # torch loads only where a method's name is to be checked
+
+            scoring.method(method)
+        return self.sql(newest_labels(layer, method, top))
+
+    def sql(self, statement: str, *, limits: SqlLimits | None = None) -> SqlResult:
+        """Run one read-only SELECT over the views images, neurons, labels, examples, texts, runs, failures and more.
+
+        `FROM activations('model/layer/7')` is one neuron's activations: image_id, activation.
+        """
+        limits = limits or SqlLimits(memory=settings.text("sql_memory"))
+        views, definitions = sql_views(self.store)
+        return run_sql(
+            views,
+            statement,
+            definitions=definitions,
+            read_activations=self._activation_table,
+            limits=limits,
+        )
+
+    def activations(self, neuron: str) -> np.ndarray:
+        """Return one neuron's activations over all indexed images, [N] float32; no other neuron is read."""
+        key = NeuronKey.parse(neuron)
+        target = catalog.layer(self.store, key.layer_key)
+        check_numbers(target, [key.neuron])
+        images = int(catalog.neuron_rows(self.store, target, [key.neuron])["images"][0].as_py())
+        from csp_index import tiles  # brings torch
+
+        return tiles.activations_of(self.store, target, key.neuron, images).numpy()
+
+    def status(self) -> dict[str, Any]:
+        """Return what the index holds: images, failures, encoders, layers, runs, and whether a run was cut off."""
+        return describe(self.store)
+
+    def _activation_table(self, neuron: str) -> pa.Table:
+        values = self.activations(neuron)
+        return pa.table({"image_id": pa.array(np.arange(len(values))), "activation": pa.array(values)})

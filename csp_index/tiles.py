@@ -1,0 +1,140 @@
+"""Embeddings and activations as tensors: streams of them shard by shard, and those of chosen images or neurons.
+
+Reads only committed shards: a row whose shard has no mark does not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from csp_index import catalog
+from csp_index.catalog import EncoderInfo, LayerInfo, Shard
+from csp_index.errors import StoreError
+from csp_index.store import Store
+
+_FETCHED = 64  # so many neurons at most are fetched row by row; more come by a scan that skips the others
+_FETCHED_BYTES = 16 * 2**20
+
+
+def embedding_tiles(store: Store, info: EncoderInfo, marks: Sequence[Shard]) -> Iterator[torch.Tensor]:
+    """Stream the embeddings shard by shard, each [n, D]."""
+    where = f"shard <= {marks[-1].number}" if marks else "false"
+    batches = store.scan(info.table, ["image_id", "embedding"], where=where)
+    waiting: list[np.ndarray] = []
+    held, following = 0, iter(marks)
+    mark = next(following, None)
+    expected = 0
+    for batch in batches:
+        ids = batch.column("image_id").to_numpy()
+        if len(ids) and (ids[0] != expected or ids[-1] != expected + len(ids) - 1):
+            raise StoreError(f"embeddings of {info.name} are out of order at image {expected}: index again")
+        expected += len(ids)
+        column = batch.column("embedding")
+        waiting.append(column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), info.width))
+        held += len(column)
+        while mark is not None and held >= mark.rows:
+            joined = np.concatenate(waiting) if len(waiting) > 1 else waiting[0]
+            yield torch.from_numpy(np.array(joined[: mark.rows]))
+            waiting, held = [joined[mark.rows :]], held - mark.rows
+            mark = next(following, None)
+    if mark is not None:
+        raise StoreError(f"embeddings of {info.name} end before shard {mark.number}: index again")
+
+
+def activation_tiles(
+    store: Store, info: LayerInfo, marks: Sequence[Shard], neurons: np.ndarray | None = None
+) -> Iterator[torch.Tensor]:
+    """Stream the activations of `neurons` (sorted, default all) shard by shard, each [M, n] float32.
+
+    Only the rows of the neurons asked for are read.
+    """
+    if not marks:
+        return
+    wanted = np.arange(info.neurons) if neurons is None else np.asarray(neurons)
+    if len(wanted) <= _FETCHED and len(wanted) < info.neurons:
+        yield from _fetched_tiles(store, info, marks, wanted)
+        return
+    where = f"shard <= {marks[-1].number}"
+    if len(wanted) < info.neurons:
+        where += f" AND neuron IN ({','.join(map(str, wanted.tolist()))})"
+    rows: list[np.ndarray] = []
+    following = iter(marks)
+    for batch in store.scan(info.table, ["neuron", "values"], where=where, batch_rows=4096):
+        neuron, column = batch.column("neuron").to_numpy(), batch.column("values")
+        values = column.flatten().to_numpy(zero_copy_only=False)
+        start = 0
+        while start < len(neuron):
+            have = sum(len(block) for block in rows)
+            take = min(len(wanted) - have, len(neuron) - start)
+            if not np.array_equal(neuron[start : start + take], wanted[have : have + take]):
+                raise StoreError(f"activations of {info.key} are out of order: index again")
+            low, high = column.offsets[start].as_py(), column.offsets[start + take].as_py()
+            base = column.offsets[0].as_py()
+            rows.append(values[low - base : high - base].reshape(take, -1))
+            start += take
+            if have + take == len(wanted):
+                mark = next(following)
+                tile = np.concatenate(rows) if len(rows) > 1 else rows[0]
+                if tile.shape[1] != mark.rows:
+                    raise StoreError(f"activations of {info.key} do not fill shard {mark.number}: index again")
+                yield torch.from_numpy(tile.astype(np.float32))
+                rows = []
+    if rows or next(following, None) is not None:
+        raise StoreError(f"activations of {info.key} end before shard {marks[-1].number}: index again")
+
+
+def _fetched_tiles(store: Store, info: LayerInfo, marks: Sequence[Shard], wanted: np.ndarray) -> Iterator[torch.Tensor]:
+    """Fetch the rows of few neurons by their place, several shards at a time; nothing else is read."""
+    _check_order(store, info)
+    dataset = store.dataset(info.table)
+    size = max(1, _FETCHED_BYTES // (4 * len(wanted) * max(mark.rows for mark in marks)))
+    for start in range(0, len(marks), size):
+        group = marks[start : start + size]
+        numbers = np.array([mark.number for mark in group])
+        found = dataset.take((numbers[:, None] * info.neurons + wanted).ravel(), columns=["values"])
+        column = found["values"].combine_chunks()
+        lengths = column.value_lengths().to_numpy().reshape(len(group), -1)
+        for mark, held_lengths in zip(group, lengths, strict=True):
+            if (held_lengths != mark.rows).any():
+                raise StoreError(f"activations of {info.key} do not fill shard {mark.number}: index again")
+        values = torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).astype(np.float32))
+        parts = values.split([mark.rows * len(wanted) for mark in group])
+        yield from (part.view(len(wanted), -1) for part in parts)
+
+
+def _check_order(store: Store, info: LayerInfo) -> None:
+    """Refuse a table whose rows do not stand shard by shard, neuron by neuron; looked at once for each state of it."""
+    key, state = ("in order", info.table), store.state(info.table)
+    if store.derived.get(key) == state:
+        return
+    place = 0
+    for batch in store.scan(info.table, ["shard", "neuron"], batch_rows=2**17):
+        rows = batch.column("shard").to_numpy().astype(np.int64) * info.neurons + batch.column("neuron").to_numpy()
+        if not np.array_equal(rows, np.arange(place, place + len(rows))):
+            raise StoreError(f"activations of {info.key} are out of order: index again")
+        place += len(rows)
+    store.derived[key] = state
+
+
+def activations_of(store: Store, target: LayerInfo, neuron: int, images: int) -> torch.Tensor:
+    """Return one neuron's activations over the first `images` images, [N]; reads that neuron's rows only."""
+    marks = catalog.covered(store, target.what, images)
+    parts = list(activation_tiles(store, target, marks, np.array([neuron])))
+    return torch.cat([part[0] for part in parts])
+
+
+def embeddings_of(store: Store, source: EncoderInfo, ids: np.ndarray) -> torch.Tensor:
+    """Return the embeddings of image ids [I], in their order, as [I, D]; each distinct row is read once."""
+    distinct, inverse = np.unique(np.asarray(ids, dtype=np.int64), return_inverse=True)
+    if len(distinct) == 0:
+        return torch.zeros(0, source.width)
+    dataset = store.dataset(source.table)
+    found = dataset.take(distinct, columns=["image_id", "embedding"])
+    if not np.array_equal(found["image_id"].to_numpy(), distinct):
+        raise StoreError(f"embeddings of {source.name} are out of order: index again")
+    column = found["embedding"].combine_chunks()
+    rows = column.flatten().to_numpy(zero_copy_only=False).reshape(len(distinct), source.width)
+    return torch.from_numpy(rows[inverse.reshape(-1)])

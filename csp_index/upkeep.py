@@ -1,0 +1,107 @@
+"""What Lance keeps beside a table's rows: vector indexes, fragments, old versions. Knows nothing of images or neurons.
+
+Whoever changes something holds the store's write lock. Each change is one commit: a reader sees the table before or
+after it, rows keep their order, and one that is cut short leaves the table as it was.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from csp_index.schema import EMBEDDING
+from csp_index.store import Store
+
+_FRAGMENT_BYTES = 2**30  # what compaction gathers into one fragment, at most
+_BATCH_BYTES = 8 * 2**20  # rows that compaction reads at a time
+_SUB_VECTOR = 8  # dimensions that ivf_pq codes together
+
+
+@dataclass(frozen=True, slots=True)
+class TableState:
+    """A table's size at its last version."""
+
+    rows: int
+    fragments: int
+    bytes: int
+
+
+def table_state(store: Store, name: str) -> TableState:
+    """Return the size of a table; its indexes are not counted."""
+    fragments = store.dataset(name).get_fragments()
+    files = [file for fragment in fragments for file in fragment.data_files()]
+    return TableState(store.count(name), len(fragments), sum(file.file_size_bytes or 0 for file in files))
+
+
+def partition_count(store: Store, name: str) -> int:
+    """Return how many partitions a table's vector index has; it must have one."""
+    with store.upkeep(name) as dataset:
+        index = next(found.name for found in dataset.describe_indices() if found.field_names == [EMBEDDING])
+        return int(dataset.stats.index_stats(index)["indices"][0].get("num_partitions", 0))
+
+
+def build_vector_index(store: Store, name: str, kind: str, partitions: int, centres: np.ndarray | None = None) -> None:
+    """Build the vector index of a table by cosine; it takes the place of the one there is.
+
+    `centres` [P, D] are those of the partitions where they were trained elsewhere; else Lance trains them.
+    """
+    with store.upkeep(name) as dataset:
+        chosen: dict[str, Any] = {"num_partitions": partitions}
+        if centres is not None:
+            chosen["ivf_centroids"] = centres
+        if kind.endswith("pq"):
+            width = dataset.schema.field(EMBEDDING).type.list_size
+            chosen["num_sub_vectors"] = width // _SUB_VECTOR if width % _SUB_VECTOR == 0 else 1
+        dataset.create_index(EMBEDDING, kind.upper(), metric="cosine", replace=True, **chosen)
+
+
+def extend_indexes(store: Store, name: str) -> None:
+    """Bring the rows written since they were built into a table's indexes, without training anew."""
+    with store.upkeep(name) as dataset:
+        dataset.optimize.optimize_indices()
+
+
+def drop_vector_index(store: Store, name: str) -> None:
+    """Drop the vector index of a table, if it has one."""
+    with store.upkeep(name) as dataset:
+        for found in dataset.describe_indices():
+            if found.field_names == [EMBEDDING]:
+                dataset.drop_index(found.name)
+
+
+def index_column(store: Store, name: str, column: str) -> None:
+    """Index a column of numbers, so that a filter on it is looked up and not computed; nothing where it is indexed."""
+    with store.upkeep(name) as dataset:
+        if all(found.field_names != [column] for found in dataset.describe_indices()):
+            dataset.create_scalar_index(column, "BTREE")
+
+
+def compact(store: Store, name: str) -> None:
+    """Gather small fragments into large ones; the rows keep their order."""
+    state = table_state(store, name)
+    if state.fragments < 2:
+        return
+    row = max(1, state.bytes // max(1, state.rows))
+    with store.upkeep(name) as dataset:
+        dataset.optimize.compact_files(
+            target_rows_per_fragment=max(1024, min(2**20, _FRAGMENT_BYTES // row)),
+            batch_size=max(16, min(8192, _BATCH_BYTES // row)),
+            num_threads=1,  # one task at a time bounds the memory
+        )
+
+
+def prune(store: Store, name: str, keep_hours: float) -> int:
+    """Remove the versions that were replaced more than `keep_hours` ago; return the bytes freed.
+
+    What counts is when a version was replaced: a reader may have opened it until then.
+    """
+    oldest = time.time() - 3600 * keep_hours
+    with store.upkeep(name) as dataset:
+        gone = [old["version"] for old, new in pairwise(dataset.versions()) if new["timestamp"].timestamp() <= oldest]
+        if not gone:
+            return 0
+        return int(dataset.cleanup_old_versions(versions=gone).bytes_removed)

@@ -1,0 +1,175 @@
+"""All embeddings of an encoder: held in memory where the settings grant it, streamed from the store where not.
+
+A process that asks again finds them held, as long as the table has not changed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+
+from csp_index import catalog, settings, tiles
+from csp_index.catalog import EncoderInfo
+from csp_index.leaders import EXACT, Embed, Error
+from csp_index.store import Store
+
+_ROWS = 65_536  # images of a tile, at most
+_STREAMED_BYTES = 64 * 2**20  # of a tile that comes from the store
+
+_HALF = 2.0**-9  # bfloat16 keeps 8 bits: it rounds a number by so much of its size at most
+
+
+class Vectors:
+    """The embeddings [N, D] of the images 0 .. N - 1, unit length."""
+
+    def __init__(self, store: Store, source: EncoderInfo, images: int) -> None:
+        """Refer to the embeddings; they are read when first asked for. A rounded copy counts as half of them."""
+        self.store, self.source, self.images = store, source, images
+        self.holds = images * source.width * 6 <= settings.number("held_bytes")
+        self._held: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+        self._asked = 0
+        self._looks: torch.Tensor | None = None
+        self._rounded = _HALF  # how much of a vector's length rounding takes away at most
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the embeddings are in memory already."""
+        return bool(self._held)
+
+    def of(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings of image ids [I], in their order, as [I, D]."""
+        if self.holds and (self.in_memory or 8 * len(ids) > self.images):
+            return self._all()[ids]
+        return tiles.embeddings_of(self.store, self.source, ids.numpy())
+
+    def gather(self, ids: torch.Tensor) -> Embed:
+        """Return what gives the embeddings of image ids among these [I]; what is not in memory is read once."""
+        if self.holds and (self.in_memory or 8 * len(ids) > self.images):
+            return self._all().__getitem__
+        distinct = ids.unique()
+        found = tiles.embeddings_of(self.store, self.source, distinct.numpy())
+        return lambda some: found[torch.searchsorted(distinct, some)]
+
+    def screen(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[int, torch.Tensor]]:
+        """Stream (first image, embeddings [n, D]) on a device, rounded to `dtype`."""
+        if not self.holds:
+            for first, tile in self._streamed():
+                yield first, tile.to(device, dtype)
+            return
+        key = (str(device), dtype)
+        if key not in self._held:
+            self._held[key] = self._all().to(device, dtype)
+            if dtype != torch.float32:
+                pairs = zip(self._all().split(_ROWS // 16), self._held[key].split(_ROWS // 16), strict=True)
+                self._rounded = max(float((a - b.cpu().float()).norm(dim=1).max()) for a, b in pairs)
+        for first in range(0, self.images, _ROWS):
+            yield first, self._held[key][first : first + _ROWS]
+
+    def dtype(self, device: torch.device, anchors: int) -> torch.dtype:
+        """Return in what precision it pays to look for the nearest images of so many anchors on the device.
+
+        A single question is answered before a rounded copy of all embeddings is made.
+        """
+        self._asked += 1
+        worth = anchors > 256 or self._asked > 1 or not self.holds
+        return torch.bfloat16 if worth and _bfloat16_pays(str(device)) else torch.float32
+
+    def looks(self) -> torch.Tensor:
+        """Return a number [N] for each image that only images of the very same embedding share."""
+        if self._looks is None:
+            odd = torch.randint(-(2**62), 2**62, (self.source.width,), generator=torch.Generator().manual_seed(0)) | 1
+            parts = [
+                ((part.contiguous().view(torch.int32).long() + 1) * odd).sum(1)
+                for _, tile in self.screen(torch.device("cpu"), torch.float32)
+                for part in tile.split(4096)
+            ]
+            self._looks = torch.cat(parts)
+        return self._looks
+
+    def error(self, dtype: torch.dtype) -> Error:
+        """Return how far a cosine in that precision may be off: both factors are rounded, and so is the product.
+
+        Products are summed in float32.
+        """
+        if dtype == torch.float32:
+            return EXACT
+        return Error(self._rounded * (2 + self._rounded) + 1e-4, _HALF)
+
+    def _all(self) -> torch.Tensor:
+        key = ("cpu", torch.float32)
+        if key not in self._held:
+            held = torch.empty(self.images, self.source.width)
+            marks = catalog.covered(self.store, self.source.what, self.images)
+            first = 0
+            for tile in tiles.embedding_tiles(self.store, self.source, marks):
+                held[first : first + len(tile)] = tile
+                first += len(tile)
+            self._held[key] = held
+        return self._held[key]
+
+    def _streamed(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """Join the shards' embeddings into tiles large enough to work on."""
+        rows = max(256, min(_ROWS, _STREAMED_BYTES // (4 * self.source.width)))
+        marks = catalog.covered(self.store, self.source.what, self.images)
+        waiting: list[torch.Tensor] = []
+        first = held = 0
+        for tile in tiles.embedding_tiles(self.store, self.source, marks):
+            waiting.append(tile)
+            held += len(tile)
+            if held >= rows:
+                yield first, torch.cat(waiting)
+                first, held, waiting = first + held, 0, []
+        if held:
+            yield first, torch.cat(waiting)
+
+
+def vectors_of(store: Store, source: EncoderInfo, images: int) -> Vectors:
+    """Return the embeddings of the first `images` images, as held by this process if the table is still the same."""
+    key, state = ("vectors", source.table), (store.state(source.table), images)
+    held = store.derived.get(key)
+    if held is None or held[0] != state:
+        held = store.derived[key] = (state, Vectors(store, source, images))
+    found: Vectors = held[1]
+    return found
+
+
+def cosines_of(anchors: torch.Tensor, tile: torch.Tensor) -> torch.Tensor:
+    """Return the products [U, n] of anchors [U, D] with a tile [n, D], summed in float32 as `Vectors.error` has it.
+
+    What the process allows elsewhere (TF32, sums in bfloat16 on CUDA) is put aside meanwhile.
+    """
+    matmul, precision = torch.backends.cuda.matmul, torch.get_float32_matmul_precision()
+    reduced = matmul.allow_bf16_reduced_precision_reduction
+    try:
+        torch.set_float32_matmul_precision("highest")
+        matmul.allow_bf16_reduced_precision_reduction = False
+        return anchors @ tile.T
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        matmul.allow_bf16_reduced_precision_reduction = reduced
+
+
+def release(store: Store) -> None:
+    """Give back the memory of embeddings that are held; whoever asks again reads them again."""
+    for key in [key for key in store.derived if isinstance(key, tuple) and key[0] == "vectors"]:
+        del store.derived[key]
+
+
+@cache
+def product_rate(device: str, dtype: torch.dtype) -> float:
+    """Return how many multiply-adds a second the device does in a product of typical shape, measured once."""
+    left = torch.ones(256, 512, device=device, dtype=dtype)
+    right = torch.ones(2048, 512, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        float((left @ right.T)[0, 0])  # waits for the device
+        best = min(best, time.perf_counter() - started)
+    return left.numel() * len(right) / best
+
+
+def _bfloat16_pays(device: str) -> bool:
+    return product_rate(device, torch.bfloat16) > 1.5 * product_rate(device, torch.float32)

@@ -1,0 +1,248 @@
+"""Rows on labelling: a whole layer, one neuron warm and cold, start-up, growth with the number of images.
+
+Commands are timed whole, as a user runs them. Steps that run in children: `warm` labels single neurons in a warm
+process and counts what it reads; `bare` is the products that no way of labelling a layer can avoid.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from typing import Any
+
+from bench_data import CLI, LAYER, Bench, Ran, beyond, child, in_turn, median, run, slope
+from bench_rows import Row
+
+_TORCH_SHOWN = """
+import sys
+sys.argv = ["csp-index", *{arguments!r}]
+from csp_index.cli import main
+try:
+    main()
+finally:
+    print("torch loaded" if "torch" in sys.modules else "no torch", file=sys.__stdout__)
+"""
+
+
+def label_all(bench: Bench) -> list[Row]:
+    """Measure `csp-index label --neurons all` beside bare start-up and the bare products, turn by turn."""
+    (main,) = bench.made("main")
+    bare_command = [sys.executable, __file__, "bare", str(main.folder), str(main.shape.neurons)]
+    runs = bench.beside_start_up({"label": main.label_command(), "bare": bare_command})
+    more = beyond(runs["label"], runs["start-up"])
+    bare = [float(ran.output) for ran in runs["bare"]]
+    ratio = statistics.median(took / product for took, product in zip(more, bare, strict=True))
+    seconds = statistics.median(more)
+    peak = statistics.median(ran.peak for ran in runs["label"]) / 1e9
+    bench.memo["label-all seconds of main"], bench.memo["label-all peak of main"] = seconds, peak * 1e9
+    shape, distinct = main.shape, main.facts()["distinct"]
+    what = f"label {shape.neurons:,} neurons x {shape.images:,} images x {shape.width} dims, {shape.texts:,} texts"
+    detail = {
+        "whole command, s": [ran.seconds for ran in runs["label"]],
+        "start-up, s": [ran.seconds for ran in runs["start-up"]],
+        "beyond start-up, s": more,
+        "bare products, s": bare,
+        "distinct activating images": distinct,
+        "peak of start-up alone, GB": statistics.median(ran.peak for ran in runs["start-up"]) / 1e9,
+    }
+    products = f"the same against the bare products ({distinct:,} distinct rows with all embeddings, and the texts)"
+    return [
+        Row("label-all.time", f"{what}, beyond start-up", seconds, "s", "<= 15 s", seconds <= 15, detail),
+        Row("label-all.ratio", products, ratio, "x", "<= 2 x", ratio <= 2, {"bare products, s": bare}),
+        Row("label-all.memory", "the same, peak memory", peak, "GB", "<= 1.5 GB", peak <= 1.5),
+    ]
+
+
+def one_neuron(bench: Bench) -> list[Row]:
+    """Measure single neurons in a warm process, and the whole command in a cold one."""
+    (main,) = bench.made("main")
+    found = warm_times(bench)["main"]
+    times = sorted(found["seconds"])
+    p50, p95 = 1e3 * statistics.median(times), 1e3 * times[min(len(times) - 1, int(0.95 * len(times)))]
+    own = 4 * main.shape.images
+    read = found["bytes read"] / own
+    table = main.facts()["bytes"][found["table"]]
+    runs = bench.beside_start_up({"cold": main.label_command(str(main.shape.neurons // 2))})
+    cold, start_up = median(runs["cold"]), median(runs["start-up"])
+    bar = 1.5 * start_up + 0.5
+    read_detail = {"bytes read of all tables": found["bytes read"], "bytes of the activations' table": table}
+    read_detail |= {"one neuron's activations, bytes": own}
+    cold_detail = {name: [ran.seconds for ran in ran_] for name, ran_ in runs.items()}
+    return [
+        Row("one-neuron.p50", f"one neuron, warm, {len(times)} neurons", p50, "ms", "<= 15 ms", p50 <= 15, found),
+        Row("one-neuron.p95", "the same, 95th percentile", p95, "ms", "<= 30 ms", p95 <= 30),
+        Row(
+            "one-neuron.read",
+            f"bytes it reads, of all tables, against its own activations' {own:,} (all neurons have {table:,})",
+            read,
+            "x",
+            "<= 2 x",
+            0 < read <= 2,
+            read_detail,
+        ),
+        Row(
+            "one-neuron.cold",
+            f"one neuron, whole command, against start-up of {start_up:.2f} s",
+            cold,
+            "s",
+            f"<= 1.5 x + 0.5 = {bar:.2f} s",
+            cold <= bar,
+            cold_detail,
+        ),
+    ]
+
+
+def start_up(bench: Bench) -> list[Row]:
+    """Measure --help, status and sql, and tell which of them loads torch."""
+    (main,) = bench.made("main")
+    asked = {"--help": ["--help"], "status": ["status", main.db], "sql": ["sql", main.db, "SELECT 1 AS one"]}
+    runs = in_turn({name: [*CLI, *arguments] for name, arguments in asked.items()}, bench.turns)
+    shown = {
+        name: run([sys.executable, "-c", _TORCH_SHOWN.format(arguments=arguments)]).output
+        for name, arguments in asked.items()
+    }
+    free = [name for name, output in shown.items() if output.strip().endswith("no torch")]
+    seconds = {name: median(ran) for name, ran in runs.items()}
+    detail = {name: [ran.seconds for ran in ran_] for name, ran_ in runs.items()}
+    held = seconds["--help"] <= 0.4
+    return [
+        Row("start-up.help", "csp-index --help", seconds["--help"], "s", "<= 0.4 s", held, detail),
+        Row("start-up.status", "csp-index status", seconds["status"], "s", "", None),
+        Row("start-up.sql", "csp-index sql", seconds["sql"], "s", "", None),
+        Row(
+            "start-up.torch",
+            "of --help, status and sql, those that do not import torch",
+            len(free),
+            "of 3",
+            "3 of 3",
+            len(free) == 3,
+            {"without torch": free},
+        ),
+    ]
+
+
+def growth(bench: Bench) -> list[Row]:
+    """Measure how times grow with the images where the activating images stay the same."""
+    names = growing(bench)
+    made = dict(zip(names, bench.made(*names), strict=True))
+    warm = warm_times(bench)
+    layers = growth_seconds(bench)
+    sizes = {name: found.shape.images for name, found in made.items()}
+    all_slope = slope([(sizes[name], seconds) for name, seconds in layers.items()])
+    one = {name: statistics.median(warm[name]["seconds"]) for name in names}
+    one_slope = slope([(sizes[name], seconds) for name, seconds in one.items()])
+    span = f"N from {min(sizes.values()):,} to {max(sizes.values()):,}, activating images fixed"
+    distinct = {sizes[name]: found.facts()["distinct"] for name, found in made.items()}
+    all_detail = {"seconds": {sizes[name]: value for name, value in layers.items()}, "distinct": distinct}
+    one_detail = {"seconds": {sizes[name]: value for name, value in one.items()}}
+    return [
+        Row("growth.label-all", f"label all, {span}", all_slope, "exponent", "<= 1.1", all_slope <= 1.1, all_detail),
+        Row("growth.one-neuron", f"one neuron, {span}", one_slope, "exponent", "<= 1", one_slope <= 1, one_detail),
+    ]
+
+
+def growing(bench: Bench) -> list[str]:
+    """Return the names of the data of growing size, smallest first."""
+    return [name for name in bench.shapes if name.startswith("growth")]
+
+
+def growth_runs(bench: Bench) -> dict[str, list[Ran]]:
+    """Return the runs of label-all at each size, and of bare start-up beside them."""
+
+    def measure() -> dict[str, list[Ran]]:
+        names = growing(bench)
+        commands = {name: found.label_command() for name, found in zip(names, bench.made(*names), strict=True)}
+        return bench.beside_start_up(commands)
+
+    found: dict[str, list[Ran]] = bench.once("growth", measure)
+    return found
+
+
+def growth_seconds(bench: Bench) -> dict[str, float]:
+    """Return the median seconds of label-all beyond start-up at each size."""
+    runs = growth_runs(bench)
+    return {name: statistics.median(beyond(runs[name], runs["start-up"])) for name in growing(bench)}
+
+
+def growth_peaks(bench: Bench) -> dict[str, float]:
+    """Return the median peak memory of label-all at each size, in bytes."""
+    runs = growth_runs(bench)
+    return {name: statistics.median(ran.peak for ran in runs[name]) for name in growing(bench)}
+
+
+def warm_times(bench: Bench) -> dict[str, Any]:
+    """Return what `warm` measured of the main data and of every size, all in one process, in turns."""
+    names = ["main", *growing(bench)]
+
+    def measure() -> Any:
+        places = {name: str(made.folder) for name, made in zip(names, bench.made(*names), strict=True)}
+        return child(__file__, "warm", json.dumps(places), "5" if bench.quick else "120")
+
+    found: dict[str, Any] = bench.once("warm", measure)
+    return found
+
+
+# What follows runs in children.
+
+
+def warm(places: dict[str, str], count: int) -> dict[str, Any]:
+    """Label `count` different neurons one by one in each index; times, and bytes read by one more that is new."""
+    from pathlib import Path
+
+    import numpy as np
+
+    from csp_index import open_index
+    from csp_index.candidates import read_text_arrays
+
+    opened = {}
+    for name, place in places.items():
+        texts = read_text_arrays(f"{place}/T.npy", f"{place}/T.txt")
+        index = open_index(f"{place}/db")
+        neurons = int(np.load(Path(place) / "A.npy", mmap_mode="r").shape[1])
+        order = np.random.default_rng(0).permutation(neurons).tolist()
+        opened[name] = index, texts, order
+        for _ in range(2):
+            index.label(f"{LAYER}/{order.pop()}", vocabulary=texts, recompute=True, keep=False)
+    times: dict[str, list[float]] = {name: [] for name in places}
+    for _ in range(count):
+        for name, (index, texts, order) in opened.items():
+            if len(order) < 2:
+                continue
+            started = time.monotonic()
+            index.label(f"{LAYER}/{order.pop()}", vocabulary=texts, recompute=True, keep=False)
+            times[name].append(time.monotonic() - started)
+    result: dict[str, Any] = {}
+    for name, (index, texts, order) in opened.items():
+        table = next(name for name in index.store.table_names() if name.startswith("activations"))
+        counter = index.store.dataset(table)  # counts for all tables of the index, from disk and page cache alike
+        counter.io_stats_incremental()
+        index.label(f"{LAYER}/{order.pop()}", vocabulary=texts, recompute=True, keep=False)
+        read = int(counter.io_stats_incremental().read_bytes)
+        result[name] = {"seconds": times[name], "table": table, "bytes read": read}
+    return result
+
+
+def bare(folder: str, neurons: str) -> None:
+    """Print the seconds of the products: distinct activating rows with all embeddings, concept vectors with texts."""
+    import numpy as np
+    import torch
+
+    embeddings, texts = (torch.from_numpy(np.load(f"{folder}/{name}.npy")) for name in "ET")
+    rows = embeddings[torch.from_numpy(np.load(f"{folder}/distinct.npy"))]
+    vectors = torch.nn.functional.normalize(torch.randn(int(neurons), embeddings.shape[1]), dim=1)
+    started = time.monotonic()
+    for tile in embeddings.split(2048):
+        rows @ tile.T
+    vectors @ texts.T
+    print(time.monotonic() - started)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 4 and sys.argv[1] == "warm":
+        print(json.dumps(warm(json.loads(sys.argv[2]), int(sys.argv[3]))))
+    elif len(sys.argv) == 4 and sys.argv[1] == "bare":
+        bare(*sys.argv[2:])
+    else:
+        sys.exit(f"usage: {__doc__}")

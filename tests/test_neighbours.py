@@ -1,0 +1,253 @@
+"""Nearest silent images: however they are found, they are those that exact cosines over all images name."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import weakref
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from csp_index import Index, catalog, costs, open_index, vectors
+from csp_index.candidates import CandidateTexts
+from csp_index.costs import Means
+from csp_index.errors import SettingError
+from csp_index.examples import Examples, gather_examples
+from csp_index.leaders import EXACT, Contest, Error, Ranked, leading
+from csp_index.records import ExampleOptions
+from csp_index.subjects import Subject
+
+WIDTH, NEURONS = 16, 12
+
+
+def made(folder: Path, images: int, seed: int = 0, shard: int = 500) -> Index:
+    """An index of images in tight clusters, many of them twice, and of neurons that fire all over some clusters."""
+    rng = np.random.default_rng(seed)
+    cluster = rng.integers(0, 12, images)
+    spread = rng.choice([0.0, 1e-4, 0.02, 0.4], images)[:, None]
+    embeddings = rng.standard_normal((12, WIDTH))[cluster] + spread * rng.standard_normal((images, WIDTH))
+    activations = np.maximum(rng.standard_normal((images, NEURONS)) - 0.5, 0)
+    activations[:, :4] = np.where(cluster[:, None] == np.arange(4), 3 + rng.random((images, 4)), 0)  # whole clusters
+    activations[cluster == 5, 4] = 0.0
+    np.save(folder / "E.npy", (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32))
+    np.save(folder / "A.npy", activations.astype(np.float32))
+    index = open_index(folder / "db")
+    index.import_arrays(folder / "A.npy", "m/l", embeddings=folder / "E.npy", shard_size=shard)
+    return index
+
+
+def asked(index: Index, neurons: np.ndarray | None = None) -> Subject:
+    (target,), source = catalog.layers(index.store), catalog.encoder(index.store)
+    return Subject(source, target, np.arange(NEURONS) if neurons is None else neurons)
+
+
+def expected(folder: Path, found: Examples, options: ExampleOptions) -> np.ndarray:
+    """Return the contrastive ids [M, K, m] by float64 cosines with every image, the lower id first among equals."""
+    embeddings = np.load(folder / "E.npy").astype(np.float64)
+    activations = np.load(folder / "A.npy")
+    result = np.full(found.contrastive.shape, -1)
+    for k, neuron in enumerate(found.neurons.tolist()):
+        a = activations[:, neuron]
+        silent = np.flatnonzero(a < a.mean(dtype=np.float64))
+        taken: list[int] = []
+        for i, image in enumerate(found.activating[k].tolist()):
+            if image < 0:
+                continue
+            cosines = (embeddings[silent] * embeddings[image]).sum(1)
+            order = [n for n in np.lexsort((silent, -cosines)) if cosines[n] <= options.near_duplicate]
+            names = [int(silent[n]) for n in order if options.reuse or int(silent[n]) not in taken]
+            names = names[: options.neighbours]
+            taken += names
+            result[k, i, : len(names)] = names
+    return result
+
+
+@pytest.mark.parametrize("low_precision", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("held", [True, False], ids=["held", "streamed"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ExampleOptions(),
+        ExampleOptions(examples=100, neighbours=5),
+        ExampleOptions(near_duplicate=0.99),
+        ExampleOptions(examples=12, reuse=False),
+    ],
+    ids=["default", "many", "no duplicates", "no reuse"],
+)
+def test_products_find_the_nearest_silent_images(tmp_path, monkeypatch, low_precision, held, options):
+    monkeypatch.setattr(vectors, "_bfloat16_pays", lambda device: low_precision)
+    monkeypatch.setenv("CSP_INDEX_HELD_BYTES", "1000000" if held else "1")
+    index = made(tmp_path, 3000)
+    found = gather_examples(index.store, asked(index), options, means=Means(search=False))
+    np.testing.assert_array_equal(found.contrastive.numpy(), expected(tmp_path, found, options))
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 10_000), images=st.integers(900, 3000), shard=st.integers(100, 1000))
+def test_a_whole_layer_and_one_neuron_alone_see_the_same(tmp_path_factory, seed, images, shard):
+    folder = tmp_path_factory.mktemp("layer")
+    index = made(folder, images, seed, shard)
+    options = ExampleOptions(examples=20, neighbours=2)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(vectors, "_bfloat16_pays", lambda device: True)
+        patched.setattr("csp_index.neighbours._BLOCK_BYTES", 4 * images * 5)  # five neurons at a time
+        whole = gather_examples(index.store, asked(index), options)
+    np.testing.assert_array_equal(whole.contrastive.numpy(), expected(folder, whole, options))
+    for neuron in range(NEURONS):
+        alone = gather_examples(open_index(folder / "db").store, asked(index, np.array([neuron])), options)
+        assert torch.equal(alone.contrastive[0], whole.contrastive[neuron])
+        torch.testing.assert_close(alone.similarities[0], whole.similarities[neuron], rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(
+            alone.contrast_activations[0], whole.contrast_activations[neuron], rtol=0, atol=0, equal_nan=True
+        )
+
+
+def test_labels_of_a_layer_are_those_of_its_neurons(tmp_path):
+    index = made(tmp_path, 1500)
+    rng = np.random.default_rng(1)
+    texts = CandidateTexts(
+        tuple(f"text {i}" for i in range(40)), torch.from_numpy(rng.standard_normal((40, WIDTH))).float(), "t"
+    )
+    whole = index.label("m/l", vocabulary=texts, keep=False)
+    for label in whole:
+        (alone,) = index.label(str(label.neuron), vocabulary=texts, keep=False)
+        assert alone.pairs == label.pairs
+        assert [score.text for score in alone.labels] == [score.text for score in label.labels]
+        for one, other in zip(alone.labels, label.labels, strict=True):
+            assert one.score == pytest.approx(other.score, abs=1e-6)
+            assert one.low == pytest.approx(other.low, abs=1e-6)
+
+
+def test_leading_values_are_those_of_a_full_sort():
+    values = torch.randn(7, 5003, generator=torch.Generator().manual_seed(0))
+    values[2] = 1.0
+    values[3, 100:] = -torch.inf
+    for width in (1, 40, 150, 2000, 6000):
+        found, places = leading(values, width)
+        torch.testing.assert_close(found, values.sort(dim=1, descending=True).values[:, :width])
+        torch.testing.assert_close(values.gather(1, places), found)
+
+
+def test_a_row_is_settled_only_if_nothing_outside_its_list_could_win():
+    contest = Contest(1, Error(0.01), 1.01, lambda ids: torch.eye(4)[[0, 0, 1, 2]].__getitem__)
+    ranked = Ranked(torch.tensor([[1, 2], [1, 2], [2, -1]]), torch.tensor([[0.9, 0.7], [0.9, 0.89], [0.3, -torch.inf]]))
+    ids, settled = contest.decide(torch.tensor([0, 0, 0]), ranked, torch.ones(3, 2, dtype=torch.bool))
+    assert settled.tolist() == [True, False, True]
+    assert ids[:, 0].tolist() == [1, 1, 2]
+    assert (
+        replace(contest, error=EXACT)
+        .decide(torch.tensor([0, 0, 0]), ranked, torch.ones(3, 2, dtype=torch.bool))[1]
+        .all()
+    )
+
+
+def test_a_tile_without_room_is_told_and_nothing_is_written(tmp_path, monkeypatch):
+    index = made(tmp_path, 900)
+    monkeypatch.setenv("CSP_INDEX_TILE_BYTES", "100")
+    before = index.store.versions()
+    texts = CandidateTexts(("a", "b"), torch.eye(2, WIDTH), key="t")
+    with pytest.raises(SettingError, match=r"tile_bytes is 100: expected at least \d+.*set it higher"):
+        index.label("m/l", vocabulary=texts, keep=False)
+    assert index.store.versions() == before
+
+
+def test_the_cheaper_way_is_taken_and_told(tmp_path, monkeypatch):
+    index = made(tmp_path, 2000)
+    texts = CandidateTexts(("a", "b"), torch.eye(2, WIDTH), key="t")
+    told: list[str] = []
+
+    def label(**options):
+        told.clear()
+        return index.label("m/l/5", vocabulary=texts, explain=told.append, **options)[0]
+
+    exact = label()
+    assert "by matrix products, exact" in told[0]
+    assert "no vector index" in told[0]
+    label()
+    assert told == ["1 labels read from the index: made before, the same way"]
+    index.optimize(kind="ivf_flat")
+    monkeypatch.setattr(costs, "_search_seconds", lambda asked, activating: 1e-9)
+    monkeypatch.setattr(costs, "_product_seconds", lambda asked, distinct: 1.0)
+    assert label() == exact  # what is stored is not made again
+    found = label(recompute=True)
+    assert "by vector search in ivf_flat, approximate" in told[0]
+    assert "by vector index, approximate" in found.note
+    monkeypatch.setattr(costs, "_search_seconds", lambda asked, activating: 2.0)
+    assert label() == exact  # the approximate label is kept apart from the exact one
+    assert label(recompute=True).note == exact.note
+    assert "by matrix products, exact" in told[0]
+
+
+def test_costs_are_measured(tmp_path):
+    index = made(tmp_path, 2000)
+    index.optimize(kind="ivf_flat")
+    told: list[str] = []
+    gather_examples(index.store, asked(index), ExampleOptions(), means=Means(explain=told.append))
+    assert "as measured here" in told[0]
+    assert 1e6 < vectors.product_rate("cpu", torch.float32) < 1e15
+
+
+def test_thousands_of_copies_of_one_picture_cost_neither_memory_nor_exactness(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    embeddings = rng.standard_normal((3000, WIDTH)).astype(np.float32)
+    embeddings[rng.random(3000) < 0.6] = embeddings[0]  # blank pages
+    embeddings[rng.random(3000) < 0.1] += np.float32(1e-6)
+    np.save(tmp_path / "E.npy", embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True))
+    np.save(tmp_path / "A.npy", np.maximum(rng.standard_normal((3000, NEURONS)), 0).astype(np.float32))
+    index = open_index(tmp_path / "db")
+    index.import_arrays(tmp_path / "A.npy", "m/l", embeddings=tmp_path / "E.npy")
+    widths: list[int] = []
+    empty = Ranked.empty
+    monkeypatch.setattr(Ranked, "empty", lambda rows, width: widths.append(rows * width) or empty(rows, width))
+    monkeypatch.setattr(vectors, "_bfloat16_pays", lambda device: True)
+    monkeypatch.setattr("csp_index.neighbours._CANDIDATES", 2**14)
+    for options in (ExampleOptions(examples=20), ExampleOptions(examples=20, neighbours=3, reuse=False)):
+        found = gather_examples(index.store, asked(index), options)
+        np.testing.assert_array_equal(found.contrastive.numpy(), expected(tmp_path, found, options))
+    assert max(widths) <= 2**14
+
+
+def test_an_index_made_anew_at_the_same_place_is_seen_as_such(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+        np.save(folder / "T.npy", np.eye(WIDTH))
+    index = made(first, 900, seed=1)
+    made(second, 900, seed=2)
+    texts = CandidateTexts(tuple("abcdefgh"), torch.eye(8, WIDTH), key="t")
+    before = index.label("m/l", vocabulary=texts)
+    shutil.rmtree(first / "db")
+    shutil.copytree(second / "db", first / "db")  # the same tables at the same versions, with other rows
+    again = index.label("m/l", vocabulary=texts)
+    assert [label.pairs for label in again] == [
+        label.pairs for label in open_index(second / "db").label("m/l", vocabulary=texts)
+    ]
+    assert [label.pairs for label in again] != [label.pairs for label in before]
+
+
+def test_embeddings_are_given_back_with_the_index(tmp_path):
+    index = made(tmp_path, 900)
+    gather_examples(index.store, asked(index), ExampleOptions())
+    held = weakref.ref(vectors.vectors_of(index.store, catalog.encoder(index.store), 900))
+    assert held() is not None
+    del index
+    gc.collect()
+    assert held() is None
+
+
+def test_an_approximate_label_depends_on_how_the_index_is_searched(tmp_path, monkeypatch):
+    index = made(tmp_path, 2000)
+    index.optimize(kind="ivf_flat")
+    texts = CandidateTexts(("a", "b"), torch.eye(2, WIDTH), key="t")
+    runs = []
+    for probes in ("1", "40", "1"):
+        monkeypatch.setenv("CSP_INDEX_SEARCH_PROBES", probes)
+        runs.append(index.label("m/l/7", vocabulary=texts, search=True)[0].run_id)
+    assert runs[0] != runs[1]
+    assert runs[0] == runs[2]

@@ -1,0 +1,177 @@
+"""Fragments, versions and indexes of a table: rows keep their order, readers keep what they opened."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from csp_index import schema, upkeep
+from csp_index.errors import StoreError
+from csp_index.records import VectorIndex
+from csp_index.store import Store, create_store, open_store
+
+WIDTH = 16
+
+
+def vectors(count: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((20, WIDTH))
+    rows = centres[rng.integers(0, 20, count)] + 1.5 * rng.standard_normal((count, WIDTH))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def append(store: Store, rows: np.ndarray, first: int = 0, shard: int = 100) -> None:
+    for start in range(0, len(rows), shard):
+        part = rows[start : start + shard]
+        column = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), WIDTH)
+        ids = pa.array(np.arange(first + start, first + start + len(part)))
+        shards = pa.array([0] * len(part), pa.int32())
+        store.append("e", pa.table([ids, shards, column], schema=schema.embeddings_schema(WIDTH)))
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    made = create_store(tmp_path / "db")
+    append(made, vectors(2000))
+    return made
+
+
+def nearest(rows: np.ndarray, query: int, count: int) -> list[int]:
+    return np.argsort(-(rows @ rows[query]), kind="stable")[:count].tolist()
+
+
+def test_compaction_keeps_the_order_and_the_rows(store):
+    before = store.read("e")
+    assert upkeep.table_state(store, "e").fragments == 20
+    upkeep.compact(store, "e")
+    assert upkeep.table_state(store, "e").fragments == 1
+    assert store.read("e").equals(before)
+    taken = store.dataset("e").take([1999, 0, 777], columns=["image_id"])
+    assert taken["image_id"].to_pylist() == [1999, 0, 777]  # a row's place is still its image's id
+    version = store.versions()["e"]
+    upkeep.compact(store, "e")
+    assert store.versions()["e"] == version  # nothing to do, no commit
+
+
+def test_deleted_rows_leave_and_the_others_stay_in_order(store):
+    store.delete("e", "image_id % 3 = 0")
+    upkeep.compact(store, "e")
+    assert store.read("e", ["image_id"])["image_id"].to_pylist() == [i for i in range(2000) if i % 3]
+
+
+@pytest.mark.parametrize("kind", ["ivf_flat", "ivf_sq", "ivf_pq", "ivf_rq", "ivf_hnsw_sq"])
+def test_every_kind_is_built_named_and_dropped(store, kind):
+    assert store.vector_index("e") is None
+    upkeep.build_vector_index(store, "e", kind, 4)
+    held = store.vector_index("e")
+    assert (held.kind, held.rows, held.unindexed) == (kind, 2000, 0)
+    assert held.bytes > 0
+    assert upkeep.partition_count(store, "e") == 4
+    assert open_store(store.uri).vector_index("e") == held
+    upkeep.drop_vector_index(store, "e")
+    assert store.vector_index("e") is None
+    upkeep.drop_vector_index(store, "e")  # nothing to drop
+
+
+def test_search_through_all_partitions_is_exact_and_through_one_is_not(store, monkeypatch):
+    rows = vectors(2000)
+    upkeep.build_vector_index(store, "e", "ivf_flat", 40)
+    wanted = [nearest(rows, query, 10) for query in range(20)]
+    monkeypatch.setenv("CSP_INDEX_SEARCH_PROBES", "40")
+    assert [found.tolist() for found in store.search("e", rows[:20], 10)] == wanted
+    monkeypatch.setenv("CSP_INDEX_SEARCH_PROBES", "1")
+    assert [found.tolist() for found in store.search("e", rows[:20], 10)] != wanted
+    assert [found.tolist() for found in store.search("e", rows[:20], 10, exact=True)] == wanted
+
+
+def test_all_rows_are_gone_through_where_the_partitions_hold_too_few(store, monkeypatch):
+    rows = vectors(2000)
+    upkeep.build_vector_index(store, "e", "ivf_flat", 40)
+    monkeypatch.setenv("CSP_INDEX_SEARCH_PROBES", "1")
+    few = "image_id IN (3, 700, 1500)"
+    assert [sorted(found.tolist()) for found in store.search("e", rows[:9], 3, few)] == [[3, 700, 1500]] * 9
+
+
+def test_refining_brings_the_exact_order_back(store, monkeypatch):
+    rows = vectors(2000)
+    upkeep.build_vector_index(store, "e", "ivf_pq", 4)
+    wanted = [nearest(rows, query, 10) for query in range(20)]
+
+    def right() -> float:
+        found = store.search("e", rows[:20], 10)
+        return float(np.mean([len(set(a) & set(b.tolist())) / 10 for a, b in zip(wanted, found, strict=True)]))
+
+    coarse = right()
+    monkeypatch.setenv("CSP_INDEX_SEARCH_REFINE", "100")
+    assert coarse < right() == 1.0
+
+
+def test_new_rows_are_found_before_and_after_they_join_the_index(store, monkeypatch):
+    monkeypatch.setenv("CSP_INDEX_SEARCH_PROBES", "4")
+    upkeep.build_vector_index(store, "e", "ivf_flat", 4)
+    upkeep.index_column(store, "e", "image_id")
+    new = vectors(300, seed=1)
+    append(store, new, first=2000)
+    held = store.vector_index("e")
+    assert (held.rows, held.unindexed) == (2000, 300)
+    for _ in range(2):
+        found = store.search("e", new[:5], 1, "image_id < 2300")
+        assert [int(ids[0]) for ids in found] == [2000, 2001, 2002, 2003, 2004]
+        assert [int(ids[0]) for ids in store.search("e", new[:5], 1, "image_id IN (5, 2299)")] != []
+        upkeep.extend_indexes(store, "e")
+    held = store.vector_index("e")
+    assert isinstance(held, VectorIndex)
+    assert (held.rows, held.unindexed) == (2300, 0)
+    upkeep.compact(store, "e")
+    assert [int(ids[0]) for ids in store.search("e", new[:5], 1)] == [2000, 2001, 2002, 2003, 2004]
+
+
+def test_an_indexed_column_filters_the_same(store):
+    rows = vectors(2000)
+    chosen = "image_id NOT IN (3, 5, 8) AND image_id < 1500"
+    before = [found.tolist() for found in store.search("e", rows[:9], 40, chosen)]
+    upkeep.index_column(store, "e", "image_id")
+    version = store.versions()["e"]
+    upkeep.index_column(store, "e", "image_id")
+    assert store.versions()["e"] == version
+    assert [found.tolist() for found in store.search("e", rows[:9], 40, chosen)] == before
+
+
+def test_a_build_that_fails_is_told_and_changes_nothing(store):
+    version = store.versions()["e"]
+    with pytest.raises(StoreError, match=r"table e of .* cannot be written: "):
+        upkeep.build_vector_index(store, "e", "ivf_unknown", 4)
+    assert store.versions()["e"] == version
+
+
+def test_partitions_trained_elsewhere_are_taken(store, monkeypatch):
+    rows = vectors(2000)
+    upkeep.build_vector_index(store, "e", "ivf_flat", 5, rows[:5])
+    assert upkeep.partition_count(store, "e") == 5
+    monkeypatch.setenv("CSP_INDEX_SEARCH_PROBES", "5")
+    assert store.search("e", rows[:1], 9)[0].tolist() == nearest(rows, 0, 9)
+
+
+def stamp(when: datetime) -> float:
+    return when.timestamp()
+
+
+def test_a_version_stays_for_its_readers_until_it_was_replaced_long_ago(store, monkeypatch):
+    reader = open_store(store.uri).dataset("e")  # opened before compaction replaces what it reads
+    time.sleep(0.05)
+    upkeep.compact(store, "e")
+    *_, opened, compacted = [stamp(version["timestamp"]) for version in store.dataset("e").versions()]
+    now = (opened + compacted) / 2 + 3600  # one hour after a moment when the reader's version was the last one
+    monkeypatch.setattr(upkeep.time, "time", lambda: now)
+    assert upkeep.prune(store, "e", 1.0) > 0  # versions before the reader's
+    assert len(store.dataset("e").versions()) == 2
+    assert reader.to_table().num_rows == 2000
+    monkeypatch.setattr(upkeep.time, "time", lambda: compacted + 3601)
+    assert upkeep.prune(store, "e", 1.0) > 0
+    assert len(store.dataset("e").versions()) == 1
+    assert upkeep.prune(store, "e", 1.0) == 0
+    assert store.read("e", ["image_id"])["image_id"].to_pylist() == list(range(2000))
