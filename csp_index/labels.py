@@ -38,8 +38,9 @@ from csp_index.runs import record_run, settings_hash
 from csp_index.scoring import MethodRow, Scored
 from csp_index.store import Store
 from csp_index.subjects import Subject, pool_embeddings, pool_pairs
-from csp_index.vectors import vectors_of
+from csp_index.vectors import release, vectors_of
 
+_MANY = 256  # neurons; fewer are asked about in quick succession, with the embeddings at hand
 _LEADERS = 24  # labels of a neuron whose order of the images is looked at
 _RANKED_AT_ONCE = 2048  # neurons; bounds the memory of that look
 
@@ -137,6 +138,8 @@ def score_neurons(
         vectors = texts.directions
         empty = None if empty is None else torch.nn.functional.normalize(empty, dim=0)
     evidence = replace(_evidence(store, subject, examples, vectors, row, request.scoring), empty_text=empty)
+    if len(subject.neurons) > _MANY:
+        release(store)  # the scores of many neurons need the memory, and the next question may be long in coming
     if row.needs_response:
         evidence = _with_response(store, subject, request, evidence)
     scored = scoring.score(request.method, evidence, request.scoring)

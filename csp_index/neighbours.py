@@ -15,17 +15,18 @@ import torch
 from csp_index import catalog, settings, tiles
 from csp_index.errors import SettingError
 from csp_index.leaders import EXACT, Contest, Error, Ranked, choose, exact_cosines, leaders_wanted, nearest
+from csp_index.memory import give_back
 from csp_index.records import ExampleOptions
 from csp_index.store import Store
 from csp_index.subjects import Subject
 from csp_index.vectors import Vectors, cosines_of
 
 _FETCH = 32  # unfiltered neighbours that a vector search asks for first
-_LISTS_BYTES = 64 * 2**20  # lists of neighbours, regardless of activation, that are kept in a batch
+_LISTS_BYTES = 48 * 2**20  # lists of neighbours, regardless of activation, that are kept in a batch
 _LONGEST, _FIRST = 512, 64  # such a list, and the part of it that is looked at first
 _SPARE = 24  # candidates beyond those wanted: so many may be near enough to the last one to be computed again
 _BLOCK_BYTES = 32 * 2**20  # activations of a block of neurons; one is read while another is looked at
-_CANDIDATES = 2**19  # of all activating images that are decided on at once
+_CANDIDATES = 2**18  # of all activating images that are decided on at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,8 @@ def by_products(asked: Question) -> tuple[torch.Tensor, torch.Tensor]:
                 rows = _from_lists(part, leaders, rows, lists, slot[pick], block.low)
             _from_all(block, leaders, rows)
             found.append(part.answer(leaders, block.activations))
+            if len(picks) > 1:
+                give_back()
     return torch.cat([ids for ids, _ in found]), torch.cat([values for _, values in found])
 
 
@@ -142,6 +145,7 @@ def _neighbour_lists(asked: Question, union: torch.Tensor) -> tuple[Ranked, Erro
         for start in range(0, len(union), size):
             pick = slice(start, start + size)
             lists.merge(pick, cosines_of(anchors[pick], tile), first)
+    give_back()
     return lists, asked.vectors.error(dtype)
 
 

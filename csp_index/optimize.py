@@ -22,6 +22,7 @@ from csp_index.catalog import EncoderInfo
 from csp_index.costs import Means
 from csp_index.errors import SettingError
 from csp_index.examples import Examples, gather_examples
+from csp_index.memory import give_back
 from csp_index.records import (
     EncoderOptimized,
     ExampleOptions,
@@ -242,6 +243,7 @@ def measure_recall(store: Store, source: EncoderInfo, questions: int, seed: int 
         found, search = _timed(partial(gather_examples, store, subject, options, means=Means(search=True)))
         right += _agreeing(found, wanted)
         times.append((*_query_times(store, source, wanted), search, products))
+        give_back()
     query, without, search, products = (1e3 * median(column) for column in zip(*times, strict=True))
     return Recall(right / asked, asked, len(times), query, without, search, products)
 

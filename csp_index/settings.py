@@ -56,7 +56,7 @@ SETTINGS: dict[str, Setting] = {
         Setting("decode_workers", "auto", "Processes that decode instead: a number, 0 for none, or auto (by size)."),
         Setting("ray_actors", "auto", "Workers of --engine ray: a number, or auto (one for each CPU or GPU there is)."),
         Setting("tile_bytes", 32 * 2**20, "Memory for one tile of similarities in batch labelling, in bytes."),
-        Setting("held_bytes", 512 * 2**20, "Embeddings up to so many bytes are held in memory, larger ones streamed."),
+        Setting("held_bytes", 320 * 2**20, "Embeddings up to so many bytes are held in memory, larger ones streamed."),
         Setting("index_images", 100_000, "From so many images on, `optimize` builds a vector index by itself."),
         Setting("index_bytes", 8 * 2**30, "Embeddings up to so many bytes are indexed whole, larger ones compressed."),
         Setting("search_probes", 40, "Partitions of a vector index that a search looks into."),

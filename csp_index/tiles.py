@@ -16,6 +16,7 @@ from csp_index.errors import StoreError
 from csp_index.store import Store
 
 _FETCHED = 64  # so many neurons at most are fetched row by row; more come by a scan that skips the others
+_BATCH_BYTES = 4 * 2**20  # of a batch of a scan; several are on the way at once
 _FETCHED_BYTES = 16 * 2**20
 
 
@@ -60,9 +61,10 @@ def activation_tiles(
     where = f"shard <= {marks[-1].number}"
     if len(wanted) < info.neurons:
         where += f" AND neuron IN ({','.join(map(str, wanted.tolist()))})"
+    batch_rows = max(16, _BATCH_BYTES // (4 * max(mark.rows for mark in marks)))
     rows: list[np.ndarray] = []
     following = iter(marks)
-    for batch in store.scan(info.table, ["neuron", "values"], where=where, batch_rows=4096):
+    for batch in store.scan(info.table, ["neuron", "values"], where=where, batch_rows=batch_rows):
         neuron, column = batch.column("neuron").to_numpy(), batch.column("values")
         values = column.flatten().to_numpy(zero_copy_only=False)
         start = 0

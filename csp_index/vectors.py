@@ -14,6 +14,7 @@ import torch
 from csp_index import catalog, settings, tiles
 from csp_index.catalog import EncoderInfo
 from csp_index.leaders import EXACT, Embed, Error
+from csp_index.memory import give_back
 from csp_index.store import Store
 
 _ROWS = 65_536  # images of a tile, at most
@@ -156,6 +157,7 @@ def release(store: Store) -> None:
     """Give back the memory of embeddings that are held; whoever asks again reads them again."""
     for key in [key for key in store.derived if isinstance(key, tuple) and key[0] == "vectors"]:
         del store.derived[key]
+    give_back()
 
 
 @cache
