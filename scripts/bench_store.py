@@ -89,7 +89,7 @@ def _commands(made: Made, place: str) -> dict[str, list[str]]:
         "export": [*CLI, "export", db, "--json"],
         "sql": [*CLI, "sql", db, "SELECT count(*) AS n, max(uri) AS u FROM images"],
         "sql-activations": [*CLI, "sql", db, f"SELECT max(activation) AS a FROM activations('{LAYER}/7')"],
-        "evaluate": [*CLI, "evaluate", db, "--layer", LAYER, *texts, "--method", "csp"],
+        "evaluate": [*CLI, "evaluate", db, "--layer", LAYER, *texts, "--method", "csp", "--recompute"],
     }
     later = {"optimize": [*CLI, "optimize", place], "verify": [*CLI, "verify", place]}
     return found | {name: command for name, command in later.items() if name in known}
