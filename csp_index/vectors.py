@@ -42,9 +42,7 @@ class Vectors:
 
     def of(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of image ids [I], in their order, as [I, D]."""
-        if self.holds and (self.in_memory or 8 * len(ids) > self.images):
-            return self._all()[ids]
-        return tiles.embeddings_of(self.store, self.source, ids.numpy())
+        return self.gather(ids)(ids)
 
     def gather(self, ids: torch.Tensor) -> Embed:
         """Return what gives the embeddings of image ids among these [I]; what is not in memory is read once."""

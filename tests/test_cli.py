@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -27,34 +26,6 @@ from csp_index.cli import cli, main
 
 ENCODER = "python:fakes:encoder"
 NETWORK = ["--network", "python:fakes:network", "--layers", "conv,concepts", "--name", "net"]
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a command said and how it ended."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> list:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Run `csp-index` with arguments, in this process."""
-
-    def typed(*arguments: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["csp-index", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return Said(int(end.value.code or 0), said.out, said.err)
-
-    return typed
 
 
 @pytest.fixture(scope="module")

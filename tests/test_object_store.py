@@ -29,7 +29,6 @@ from moto.s3.models import s3_backends
 from moto.server import DomainDispatcherApplication, ThreadedMotoServer
 
 from csp_index import NetworkSource, open_index, schema
-from csp_index.cli import main
 from csp_index.errors import SettingError, StoreError
 from csp_index.locking import Lease
 from csp_index.places import BucketPlace
@@ -127,34 +126,6 @@ def bucket(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> I
     server.requests.clear()
     yield made
     server.refuses = lambda method: False
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a command said and how it ended."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> list[Any]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    """Run `csp-index` with arguments, in this process."""
-
-    def typed(*arguments: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["csp-index", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return Said(int(end.value.code or 0), said.out, said.err)
-
-    return typed
 
 
 def contents(uri: str | Path) -> dict[str, list[Any]]:
