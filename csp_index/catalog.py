@@ -129,7 +129,15 @@ def layer(store: Store, key: LayerKey) -> LayerInfo:
 
 def shards(store: Store, what: str) -> list[Shard]:
     """Return the committed shards of `images`, an encoder or a layer, in image order."""
-    marks_of_all = store.read(schema.SHARDS)  # whole, and so held for the next who asks
+    key, state = ("shards", what), store.state(schema.SHARDS) if store.has(schema.SHARDS) else None
+    held = store.derived.get(key)
+    if held is None or held[0] != state:
+        held = store.derived[key] = (state, _shards(store, what))
+    return list(held[1])
+
+
+def _shards(store: Store, what: str) -> list[Shard]:
+    marks_of_all = store.read(schema.SHARDS)
     rows = marks_of_all.filter(pc.equal(marks_of_all["what"], what)).to_pylist()
     marks = [Shard(r["shard"], r["first_image"], r["rows"], r["settings_hash"]) for r in rows]
     marks.sort(key=lambda mark: mark.number)

@@ -13,6 +13,7 @@ import torch
 
 from csp_index import settings, tiles
 from csp_index.catalog import shards
+from csp_index.knn import listed
 from csp_index.neighbours import Question
 from csp_index.records import VectorIndex
 from csp_index.vectors import product_rate
@@ -27,6 +28,7 @@ class Choice:
 
     search: bool
     reason: str
+    listed: bool = False  # every activating image has a kept list of neighbours: there is little to compute
     through: str = ""  # the vector index, if that is searched, and how: what else an approximate answer hangs on
 
     @property
@@ -46,6 +48,7 @@ class Means:
     search: bool | None = None
     explain: Callable[[str], None] | None = None
     choice: Choice | None = None
+    keep: bool = False  # keep what later questions can use; the write lock is held
 
     def tell(self, message: str) -> None:
         """Tell whoever asked for an explanation."""
@@ -59,11 +62,18 @@ def choose(asked: Question, search: bool | None = None) -> Choice:
     if search is not None:
         through = _through(index) if search and index else ""
         told = f"by {'vector search' if search else 'matrix products'}, {'approximate' if through else 'exact'}"
-        return Choice(search, f"{told}: as asked", through)
-    activating = asked.activating[asked.activating >= 0]
-    distinct = len(activating.unique())
+        return Choice(search, f"{told}: as asked", through=through)
+    activating = asked.activating[asked.activating >= 0].unique()
+    with_list = listed(asked.store, asked.subject.source, asked.images, activating)
+    if bool(with_list.all()):
+        return Choice(
+            False, f"by kept lists of neighbours, exact: {len(activating):,} activating images have one", True
+        )
+    distinct = int((~with_list).sum())
     products = _product_seconds(asked, distinct)
     told = f"by matrix products, exact: {distinct:,} activating images with {asked.images:,} images"
+    if distinct < len(activating):
+        told += f" ({len(activating) - distinct:,} others have a kept list of neighbours)"
     held = "in memory" if asked.vectors.in_memory else "read from the store"
     if asked.subject.pool is not None:
         return Choice(False, f"{told}; they are confined to a part of the images")
@@ -73,7 +83,7 @@ def choose(asked: Question, search: bool | None = None) -> Choice:
     searching = _search_seconds(asked, activating)
     compared = f"products some {products:.3f} s (embeddings {held}), search some {searching:.3f} s, as measured here"
     if searching < products:
-        return Choice(True, f"by vector search in {index.kind}, approximate: {compared}", _through(index))
+        return Choice(True, f"by vector search in {index.kind}, approximate: {compared}", through=_through(index))
     return Choice(False, f"{told}: {compared}")
 
 

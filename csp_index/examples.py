@@ -78,8 +78,8 @@ def gather_examples(
 
 
 def settle_means(store: Store, subject: Subject, options: ExampleOptions, means: Means) -> Means:
-    """Return the means with the choice between search and products made, where there is one."""
-    if options.contrast == "random" or store.vector_index(subject.source.table) is None:
+    """Return the means with the choice of a way to contrastive images made, where there is one."""
+    if options.contrast == "random":
         return means
     found = replace(activating_sets(subject.statistics(store), options), images=subject.images(store))
     return replace(means, choice=choose(_question(store, subject, found, options, means), means.search))
@@ -88,7 +88,9 @@ def settle_means(store: Store, subject: Subject, options: ExampleOptions, means:
 def _question(store: Store, subject: Subject, found: Examples, options: ExampleOptions, means: Means) -> Question:
     device = torch.device(means.device)
     vectors = vectors_of(store, subject.source, found.images)
-    return Question(store, subject, vectors, found.activating, found.thresholds, found.images, options, device)
+    return Question(
+        store, subject, vectors, found.activating, found.thresholds, found.images, options, device, means.keep
+    )
 
 
 def activating_sets(rows: pa.Table, options: ExampleOptions) -> Examples:

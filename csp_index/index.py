@@ -182,22 +182,17 @@ class Index(Reader):
         the index as it is. `search` finds contrastive images by vector search (True) or matrix products (False); by
         default by whichever costs less here, which `explain` is told with the reason.
         """
-        source = catalog.encoder(self.store, encoder)
-        request = make_request(method, source, top, options)
         found: list[Label] = []
-        for target, numbers in self.resolve(neurons):
-            texts, key = self._candidates(source, vocabulary, templates, keep)
-            subject = Subject(source, target, numbers)
-            found += label_neurons(
-                self.store,
-                subject,
-                request,
-                texts,
-                key,
-                recompute=recompute,
-                keep=keep,
-                means=Means(self._torch_device(), search, explain),
-            )
+        means = Means(self._torch_device(), search, explain)
+        with self.store.moment():
+            source = catalog.encoder(self.store, encoder)
+            request = make_request(method, source, top, options)
+            for target, numbers in self.resolve(neurons):
+                texts, key = self._candidates(source, vocabulary, templates, keep)
+                asked = Subject(source, target, numbers)
+                found += label_neurons(
+                    self.store, asked, request, texts, key, recompute=recompute, keep=keep, means=means
+                )
         return Labels(tuple(found))
 
     def evaluate(

@@ -38,8 +38,10 @@ from csp_index.runs import record_run, settings_hash
 from csp_index.scoring import MethodRow, Scored
 from csp_index.store import Store
 from csp_index.subjects import Subject, pool_embeddings, pool_pairs
+from csp_index.threads import one_thread
 from csp_index.vectors import release, vectors_of
 
+_FEW = 8  # neurons: so little work that more threads only stand in each other's way
 _MANY = 256  # neurons; fewer are asked about in quick succession, with the embeddings at hand
 _LEADERS = 24  # labels of a neuron whose order of the images is looked at
 _RANKED_AT_ONCE = 2048  # neurons; bounds the memory of that look
@@ -111,11 +113,13 @@ def _make(
     means: Means,
 ) -> dict[int, Label]:
     """Return the labels that had to be computed, by neuron; they are kept, under the write lock, if asked."""
+    means = replace(means, keep=keep)
     with store.write_lock() if keep else nullcontext():
         texts = candidates()
         _check(store, subject, request, texts)
         if not keep:
-            return _compute(store, subject, request, texts, "", "", means).labels(subject, request.top)
+            with one_thread(means.choice is not None and means.choice.listed and len(subject.neurons) <= _FEW):
+                return _compute(store, subject, request, texts, "", "", means).labels(subject, request.top)
         models = {subject.source.what: subject.source.identity}
         with record_run(store, "label", described, models, request.examples.seed) as run:
             made = _compute(store, subject, request, texts, run.run_id, run.settings_hash, means)

@@ -14,6 +14,7 @@ import torch
 
 from csp_index import catalog, settings, tiles
 from csp_index.errors import SettingError
+from csp_index.knn import KEPT, Lists, keep_lists, kept_lists
 from csp_index.leaders import EXACT, Contest, Error, Ranked, choose, exact_cosines, leaders_wanted, nearest
 from csp_index.memory import give_back
 from csp_index.records import ExampleOptions
@@ -41,6 +42,7 @@ class Question:
     images: int
     options: ExampleOptions
     device: torch.device
+    keep: bool = False  # keep lists of neighbours for later questions: the write lock is held
 
     @property
     def wanted(self) -> int:
@@ -81,25 +83,25 @@ class Question:
 def by_products(asked: Question) -> tuple[torch.Tensor, torch.Tensor]:
     """Return contrastive ids and activations [M, K, m] by matrix products, a block of neurons at a time.
 
-    An image that excites many neurons is compared with all others once, and its neighbours are kept in a list. Only
+    An image that excites many neurons is compared with all others once, and its neighbours are put in a list. Only
     where too few of the list are silent, and where few neurons share images, each neuron has a search of its own.
     """
     union, slot = _distinct(asked.activating)
-    shared = int((asked.activating >= 0).sum()) > 2 * len(union)
-    lists = _neighbour_lists(asked, union) if shared else None
     size = max(1, _BLOCK_BYTES // (4 * asked.images))
     picks = [slice(start, start + size) for start in range(0, len(asked.subject.neurons), size)]
     found = []
     with ThreadPoolExecutor(1) as reader:
-        following = _Block(asked.part(picks[0]), reader)
+        lists = _neighbour_lists(asked, union)
+        beside = len(picks) > 1 or not lists or bool(lists[0].missing.any())  # there is work to do meanwhile
+        following = _Block(asked.part(picks[0]), reader if beside else None)
         for place, pick in enumerate(picks):
             block = following
             if place + 1 < len(picks):
                 following = _Block(asked.part(picks[place + 1]), reader)
             part, leaders = block.part, torch.full((*slot[pick].shape, asked.wanted), -1, dtype=torch.int64)
             rows = (part.activating >= 0).nonzero()
-            if lists is not None:
-                rows = _from_lists(part, leaders, rows, lists, slot[pick], block.low)
+            for some in lists:
+                rows = _from_lists(part, leaders, rows, some, slot[pick], block.low)
             _from_all(block, leaders, rows)
             found.append(part.answer(leaders, block.activations))
             if len(picks) > 1:
@@ -108,16 +110,16 @@ def by_products(asked: Question) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class _Block:
-    """Some of the neurons in question, while their activations are on the way from the store."""
+    """Some of the neurons in question; with a reader, their activations are on the way from the store already."""
 
-    def __init__(self, part: Question, reader: ThreadPoolExecutor) -> None:
+    def __init__(self, part: Question, reader: ThreadPoolExecutor | None) -> None:
         self.part = part
-        self._coming = reader.submit(part.activations)
+        self._coming = None if reader is None else reader.submit(part.activations)
 
     @cached_property
     def activations(self) -> torch.Tensor:
         """The activations [M, N]."""
-        return self._coming.result()
+        return self.part.activations() if self._coming is None else self._coming.result()
 
     @cached_property
     def low(self) -> torch.Tensor:
@@ -134,9 +136,28 @@ def _distinct(activating: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return union, slot
 
 
-def _neighbour_lists(asked: Question, union: torch.Tensor) -> tuple[Ranked, Error]:
-    """Return the nearest images of the images `union` [U], whatever their activation, and the error of the cosines."""
-    width = min(max(_FIRST, 2 * asked.wanted, min(_LONGEST, _LISTS_BYTES // (12 * len(union)))), asked.images)
+def _neighbour_lists(asked: Question, union: torch.Tensor) -> list[Lists]:
+    """Return lists of the nearest images of the images `union` [U], whatever their activation.
+
+    Those there are are read; others are computed if the neurons share images enough for that to pay.
+    """
+    kept = kept_lists(asked.store, asked.subject.source, asked.images, union)
+    missing = torch.ones(len(union), dtype=torch.bool) if kept is None else kept.missing
+    lists = [] if kept is None else [kept]
+    shared = int((asked.activating >= 0).sum()) > 2 * len(union)
+    if shared and bool(missing.any()):
+        ranked, error = _computed_lists(asked, union[missing])
+        place = torch.full(union.shape, -1, dtype=torch.int64)
+        place[missing] = torch.arange(len(ranked.ids))
+        lists.append(Lists(place, ranked, error))
+        if asked.keep:
+            keep_lists(asked.store, asked.subject.source, asked.images, union[missing], ranked, error)
+    return lists
+
+
+def _computed_lists(asked: Question, union: torch.Tensor) -> tuple[Ranked, Error]:
+    """Return the nearest images of the images `union` [U] by products, and how far their cosines may be off."""
+    width = min(max(KEPT, 2 * asked.wanted, min(_LONGEST, _LISTS_BYTES // (12 * len(union)))), asked.images)
     dtype = asked.vectors.dtype(asked.device, len(union))
     anchors = asked.vectors.of(union).to(asked.device, dtype)
     lists = Ranked.empty(len(union), width)
@@ -161,29 +182,32 @@ def _from_lists(
     asked: Question,
     leaders: torch.Tensor,
     rows: torch.Tensor,
-    lists: tuple[Ranked, Error],
+    lists: Lists,
     slot: torch.Tensor,
     low: torch.Tensor,
 ) -> torch.Tensor:
     """Fill the leaders of rows [R, 2] (neuron, activating image) from neighbour lists; return the rows left over."""
-    ranked, error = lists
-    contest = asked.contest(error)
+    ranked, contest = lists.ranked, asked.contest(lists.error)
+    listed = ~lists.missing[slot[rows[:, 0], rows[:, 1]]]
+    rows, others = rows[listed], rows[~listed]
     for width in dict.fromkeys((min(max(_FIRST, 2 * asked.wanted), ranked.ids.shape[1]), ranked.ids.shape[1])):
         left = []
         for part in rows.split(max(1, _CANDIDATES // width)):
             neuron, rank = part[:, 0], part[:, 1]
-            places = slot[neuron, rank]
+            places = lists.place[slot[neuron, rank]]
             held = Ranked(ranked.ids[places, :width], ranked.cosines[places, :width])
             allowed = low[neuron[:, None], held.ids.clamp(min=0)]
             ids, settled = contest.decide(asked.activating[neuron, rank], held, allowed)
             leaders[neuron[settled], rank[settled]] = ids[settled]
             left.append(part[~settled])
         rows = torch.cat(left) if left else rows
-    return rows
+    return torch.cat([rows, others])
 
 
 def _from_all(block: _Block, leaders: torch.Tensor, rows: torch.Tensor) -> None:
     """Fill the leaders of rows [R, 2] (neuron, activating image) from all images under each neuron's own mask."""
+    if not len(rows):
+        return
     vectors, part = block.part.vectors, block.part
     width = min(part.wanted + _SPARE, part.images)
     dtype = vectors.dtype(part.device, len(rows))

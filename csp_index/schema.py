@@ -216,6 +216,18 @@ def concepts_schema(width: int) -> pa.Schema:
     )
 
 
+def neighbours_schema() -> pa.Schema:
+    """Return the schema of lists of nearest neighbours in one encoder's space, whatever the activation."""
+    return _schema(
+        ("image_id", pa.int64()),
+        ("images", pa.int64()),  # images looked at: ids 0 .. images - 1
+        ("neighbours", pa.list_(pa.int64())),  # image ids, nearest first, the image itself among them
+        ("cosines", pa.list_(pa.float32())),  # rough: off by absolute + relative x the largest of the list at most
+        ("absolute", pa.float64()),
+        ("relative", pa.float64()),
+    )
+
+
 def slug(name: str) -> str:
     """Return a table-name part for any name: readable, at most 49 characters, unique by hash.
 
@@ -239,6 +251,11 @@ def texts_table(encoder: str) -> str:
 def concepts_table(encoder: str) -> str:
     """Return the name of the table of concept vectors in an encoder's space."""
     return f"concepts_{slug(encoder)}"
+
+
+def neighbours_table(encoder: str) -> str:
+    """Return the name of the table of lists of nearest neighbours in an encoder's space."""
+    return f"neighbours_{slug(encoder)}"
 
 
 def activations_table(layer: str) -> str:

@@ -46,6 +46,7 @@ class Store:
         self._stamps: dict[str, object] = {}  # of the commits those datasets show
         self._reads: dict[tuple[object, ...], pa.Table] = {}  # small answers, each of one version of one table
         self._check: Check | None = None  # of the write lock, while it is held
+        self._moment: dict[str, Any] | None = None  # tables as seen by a question that is being answered
         self.derived: dict[object, Any] = {}  # what others made of the tables and want to find again
         self._start()
 
@@ -198,7 +199,34 @@ class Store:
             raise self._absent(name)
         return found
 
+    @contextmanager
+    def moment(self) -> Iterator[None]:
+        """Look for newer commits once a table while one question is answered, not at each of its steps.
+
+        What is written meanwhile through this store is seen at once.
+        """
+        if self._moment is not None:
+            yield
+            return
+        self._moment = {}
+        try:
+            yield
+        finally:
+            self._moment = None
+
+    def _forget(self, name: str) -> None:
+        if self._moment is not None:
+            self._moment.pop(name, None)
+
     def _current(self, name: str) -> Any | None:
+        seen = self._moment
+        if seen is None:
+            return self._newest(name)
+        if name not in seen:
+            seen[name] = self._newest(name)
+        return seen[name]
+
+    def _newest(self, name: str) -> Any | None:
         from lance import Session, dataset  # type: ignore[attr-defined]
 
         self._check_same(name)
@@ -289,6 +317,8 @@ class Store:
         """Hold the index for writing; a second writer is told who holds it. It is free soon after the holder dies."""
         with hold(self._place) as check:
             self._check = check
+            if self._moment is not None:
+                self._moment.clear()  # others may have written while this one waited
             try:
                 yield
             finally:
@@ -318,7 +348,10 @@ class Store:
         if self._check is not None:
             self._check()
         with self._told(name, "cannot be written"):
-            yield
+            try:
+                yield
+            finally:
+                self._forget(name)
 
 
 @contextmanager

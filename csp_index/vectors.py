@@ -31,7 +31,7 @@ class Vectors:
         self.store, self.source, self.images = store, source, images
         self.holds = images * source.width * 6 <= settings.number("held_bytes")
         self._held: dict[tuple[str, torch.dtype], torch.Tensor] = {}
-        self._asked = 0
+        self._asked = self._fetched = 0
         self._looks: torch.Tensor | None = None
         self._rounded = _HALF  # how much of a vector's length rounding takes away at most
 
@@ -45,10 +45,14 @@ class Vectors:
         return self.gather(ids)(ids)
 
     def gather(self, ids: torch.Tensor) -> Embed:
-        """Return what gives the embeddings of image ids among these [I]; what is not in memory is read once."""
-        if self.holds and (self.in_memory or 8 * len(ids) > self.images):
+        """Return what gives the embeddings of image ids among these [I]; what is not in memory is read once.
+
+        Rows fetched one by one cost more each: once that has been done often enough, all are read.
+        """
+        if self.holds and (self.in_memory or 8 * (self._fetched + len(ids)) > self.images):
             return self._all().__getitem__
         distinct = ids.unique()
+        self._fetched += len(distinct)
         found = tiles.embeddings_of(self.store, self.source, distinct.numpy())
         return lambda some: found[torch.searchsorted(distinct, some)]
 
@@ -152,8 +156,8 @@ def cosines_of(anchors: torch.Tensor, tile: torch.Tensor) -> torch.Tensor:
 
 
 def release(store: Store) -> None:
-    """Give back the memory of embeddings that are held; whoever asks again reads them again."""
-    for key in [key for key in store.derived if isinstance(key, tuple) and key[0] == "vectors"]:
+    """Give back the memory of embeddings and of lists of neighbours; whoever asks again reads them again."""
+    for key in [key for key in store.derived if isinstance(key, tuple) and key[0] in ("vectors", "knn")]:
         del store.derived[key]
     give_back()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -66,6 +67,11 @@ class Made:
         chosen = ["--layer", LAYER, "--neurons", neurons, "--recompute", "--json"]
         return [*CLI, "label", self.db, *chosen, *texts, *more]
 
+    def forget_lists(self) -> None:
+        """Remove the lists of neighbours that an earlier command kept, so that the next one has all its work to do."""
+        for table in Path(self.db).glob("neighbours_*.lance"):
+            shutil.rmtree(table)
+
 
 @dataclass(frozen=True, slots=True)
 class Ran:
@@ -102,12 +108,20 @@ class Bench:
                 self.memo[name] = measure()
             return self.memo[name]
 
-    def beside_start_up(self, commands: Mapping[str, Sequence[str]]) -> dict[str, list[Ran]]:
-        """Run the commands in turn beside bare start-up, `start-up`; one start-up does for all where quick."""
+    def beside_start_up(self, commands: Mapping[str, Sequence[str]], *fresh: Made) -> dict[str, list[Ran]]:
+        """Run the commands in turn beside bare start-up, `start-up`; one start-up does for all where quick.
+
+        Before every turn the indexes `fresh` forget what a turn before it kept.
+        """
+
+        def before() -> None:
+            for made in fresh:
+                made.forget_lists()
+
         if not self.quick:
-            return in_turn({"start-up": START_UP} | dict(commands), self.turns)
+            return in_turn({"start-up": START_UP} | dict(commands), self.turns, before)
         bare: list[Ran] = self.once("start-up", lambda: [run(START_UP)])
-        return {"start-up": bare * self.turns} | in_turn(commands, self.turns)
+        return {"start-up": bare * self.turns} | in_turn(commands, self.turns, before)
 
 
 def run(command: Sequence[str]) -> Ran:
@@ -132,10 +146,13 @@ def child(file: str, *arguments: str) -> Any:
     return json.loads(printed[-1]) if printed else None
 
 
-def in_turn(commands: Mapping[str, Sequence[str]], turns: int) -> dict[str, list[Ran]]:
-    """Run the commands side by side: each once in every turn, one at a time."""
+def in_turn(
+    commands: Mapping[str, Sequence[str]], turns: int, before: Callable[[], None] = lambda: None
+) -> dict[str, list[Ran]]:
+    """Run the commands side by side: each once in every turn, one at a time; `before` is called before each turn."""
     found: dict[str, list[Ran]] = {name: [] for name in commands}
     for turn in range(turns):
+        before()
         names = list(commands)
         for name in names if turn % 2 == 0 else names[::-1]:  # what one leaves in the caches favours no other
             found[name].append(run(commands[name]))
@@ -174,8 +191,6 @@ def _is_made(made: Made) -> bool:
 
 def prepare(wanted: Mapping[str, Mapping[str, Any]]) -> None:
     """Make the arrays of every folder and import them; made.json, written last, holds the facts."""
-    import shutil
-
     from csp_index import open_index
 
     for place, shape in wanted.items():

@@ -160,6 +160,28 @@ def test_readers_see_the_last_commit_of_another_handle(tmp_path):
     assert reader.count("numbers") == 6
 
 
+def test_a_moment_shows_one_state_and_what_is_written_through_it(tmp_path):
+    store, other = create_store(tmp_path / "db"), open_store(tmp_path / "db")
+    store.append("rows", ROWS)
+    with other.moment():
+        assert other.count("rows") == 3
+        assert not other.has("later")
+        store.append("rows", ROWS)
+        with other.moment():
+            assert other.count("rows") == 3
+        assert other.count("rows") == 3
+        with other.write_lock():
+            assert other.count("rows") == 6
+            other.append("rows", ROWS)
+            assert other.count("rows") == 9
+            other.append("later", ROWS)
+            assert other.count("later") == 3
+            other.drop("later")
+            assert not other.has("later")
+    store.append("rows", ROWS)
+    assert other.count("rows") == 12
+
+
 def test_rows_that_do_not_fit_the_table_are_a_store_error(tmp_path):
     store = create_store(tmp_path)
     store.append("numbers", ROWS)

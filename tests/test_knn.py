@@ -1,0 +1,136 @@
+"""Kept lists of neighbours: labelling a layer leaves them, and what rests on them is what all images would say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from csp_index import Index, catalog, knn, neighbours, open_index, schema
+from csp_index.costs import Means
+from csp_index.examples import Examples, gather_examples
+from csp_index.leaders import Ranked
+from csp_index.records import ExampleOptions
+from csp_index.subjects import Subject
+
+NEURONS, WIDTH = 16, 12
+TEXTS = [f"text {i}" for i in range(20)]
+
+
+def made(folder: Path, images: int = 2500) -> Index:
+    """An index of clustered images, some of them twice; few of them excite all the neurons."""
+    rng = np.random.default_rng(3)
+    embeddings = rng.standard_normal((10, WIDTH))[rng.integers(0, 10, images)] + 0.3 * rng.standard_normal(
+        (images, WIDTH)
+    )
+    embeddings[::50] = embeddings[1::50]
+    activations = (
+        np.maximum(rng.standard_normal((images, NEURONS)), 0) * (1 + 3 * (np.arange(images) % 20 == 0))[:, None]
+    )
+    np.save(folder / "E.npy", (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32))
+    np.save(folder / "A.npy", activations.astype(np.float32))
+    np.save(folder / "T.npy", rng.standard_normal((len(TEXTS), WIDTH)).astype(np.float32))
+    (folder / "T.txt").write_text("\n".join(TEXTS))
+    index = open_index(folder / "db")
+    index.import_arrays(folder / "A.npy", "m/l", embeddings=folder / "E.npy", shard_size=400)
+    return index
+
+
+def label_all(folder: Path, **options: object) -> None:
+    from csp_index.candidates import read_text_arrays
+
+    texts = read_text_arrays(folder / "T.npy", folder / "T.txt")
+    open_index(folder / "db").label("m/l", vocabulary=texts, recompute=True, **options)
+
+
+def examples(index: Index, neuron: int, told: list[str] | None = None) -> Examples:
+    (target,), source = catalog.layers(index.store), catalog.encoder(index.store)
+    means = Means(explain=told.append if told is not None else None)
+    return gather_examples(index.store, Subject(source, target, np.array([neuron])), ExampleOptions(), means=means)
+
+
+def table_of(index: Index) -> str:
+    return schema.neighbours_table(catalog.encoder(index.store).name)
+
+
+@pytest.mark.parametrize("held", ["100000000", "1"], ids=["held", "fetched"])
+@pytest.mark.parametrize("kept", [128, 40], ids=["long", "short"])
+def test_one_neuron_sees_the_same_with_and_without_kept_lists(tmp_path, monkeypatch, held, kept):
+    monkeypatch.setenv("CSP_INDEX_HELD_BYTES", held)
+    monkeypatch.setattr(knn, "KEPT", kept)
+    made(tmp_path)
+    without = [examples(open_index(tmp_path / "db"), neuron) for neuron in range(NEURONS)]
+    label_all(tmp_path)
+    index = open_index(tmp_path / "db")
+    products: list[str] = []
+    whole = neighbours._computed_lists
+    monkeypatch.setattr(neighbours, "_computed_lists", lambda *args: (products.append("lists"), whole(*args))[1])
+    for neuron, other in enumerate(without):
+        told: list[str] = []
+        found = examples(index, neuron, told)
+        assert "kept lists of neighbours, exact: 30 activating images" in told[0]
+        for name in ("contrastive", "contrast_activations", "similarities"):
+            torch.testing.assert_close(getattr(found, name), getattr(other, name), rtol=0, atol=0, equal_nan=True)
+    assert not products
+    lists = index.store.read(table_of(index), ["neighbours"])["neighbours"].to_pylist()
+    assert {len(row) for row in lists} == {kept}
+    assert 30 <= len(lists) < 250
+
+
+def test_a_second_layer_adds_only_the_lists_that_are_missing(tmp_path):
+    index = made(tmp_path)
+    label_all(tmp_path)
+    before = index.store.read(table_of(index), ["image_id"])["image_id"].to_pylist()
+    shifted = np.roll(np.load(tmp_path / "A.npy"), 10, axis=0)
+    shifted[:1250] = np.load(tmp_path / "A.npy")[:1250]
+    np.save(tmp_path / "B.npy", shifted)
+    index.import_arrays(tmp_path / "B.npy", "m/b", shard_size=400)
+    from csp_index.candidates import read_text_arrays
+
+    index.label("m/b", vocabulary=read_text_arrays(tmp_path / "T.npy", tmp_path / "T.txt"))
+    after = index.store.read(table_of(index), ["image_id"])["image_id"].to_pylist()
+    assert after[: len(before)] == before
+    assert len(set(after)) == len(after) > len(before)
+    told: list[str] = []
+    (_, target), source = catalog.layers(index.store), catalog.encoder(index.store)
+    gather_examples(
+        index.store, Subject(source, target, np.arange(3)), ExampleOptions(), means=Means(explain=told.append)
+    )
+    assert "kept lists of neighbours" in told[0]
+
+
+def test_nothing_is_kept_by_who_keeps_nothing(tmp_path):
+    index = made(tmp_path)
+    label_all(tmp_path, keep=False)
+    assert not index.store.has(table_of(index))
+
+
+def test_lists_among_fewer_images_are_not_used_and_go(tmp_path):
+    index = made(tmp_path)
+    label_all(tmp_path)
+    source, table = catalog.encoder(index.store), table_of(index)
+    owners = torch.from_numpy(index.store.read(table, ["image_id"])["image_id"].to_numpy().copy())
+    assert bool(knn.listed(index.store, source, 2500, owners).all())
+    assert not bool(knn.listed(index.store, source, 3000, owners).any())
+    assert knn.kept_lists(index.store, source, 3000, owners) is None
+    lists = knn.kept_lists(index.store, source, 2500, owners[:4])
+    assert lists is not None and not bool(lists.missing.any())
+    with index.store.write_lock():
+        ranked = Ranked(lists.ranked.ids[lists.place], lists.ranked.cosines[lists.place])
+        knn.keep_lists(index.store, source, 3000, owners[:4], ranked, lists.error)
+    assert index.store.read(table, ["images"])["images"].to_pylist() == [3000] * 4
+
+
+def test_a_list_names_the_nearest_images_of_its_owner(tmp_path):
+    index = made(tmp_path)
+    label_all(tmp_path)
+    embeddings = np.load(tmp_path / "E.npy").astype(np.float64)
+    for row in index.store.read(table_of(index)).to_pylist()[::10]:
+        exact = embeddings @ embeddings[row["image_id"]]
+        error = row["absolute"] + row["relative"]
+        np.testing.assert_allclose(row["cosines"], exact[row["neighbours"]], rtol=0, atol=error)
+        others = np.delete(exact, row["neighbours"])
+        assert others.max() <= min(row["cosines"]) + error
+        assert row["cosines"] == sorted(row["cosines"], reverse=True)
