@@ -1,16 +1,16 @@
-"""Candidate labels: vocabularies, and their text embeddings, kept so that an encoder reads each text once."""
+"""Candidate labels with their text embeddings, kept so that an encoder reads each text once; whose they are."""
 
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from csp_index import schema
@@ -21,21 +21,44 @@ from csp_index.errors import LabelError, SourceError
 from csp_index.images import decode
 from csp_index.store import Store
 from csp_index.templates import templates
+from csp_index.vocabularies import Vocabulary as Vocabulary
+from csp_index.vocabularies import digest, text_lines
+from csp_index.vocabularies import load_vocabulary as load_vocabulary
+from csp_index.vocabularies import make_vocabulary as make_vocabulary
 
-BUILT_IN = ("imagenet1k", "imagenet21k")
+_PROPOSED = "proposed"  # the name of vocabularies that hold what models said
 
 
 @dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """A named list of candidate labels, without duplicates or empty texts."""
+class Ownership:
+    """Whose the candidates are: the first `shared` everybody's, each other one of the neurons it is paired with.
 
-    name: str
-    texts: tuple[str, ...]
+    `neurons` [P] are numbers of neurons, `places` [P] places among the candidates; a pair may name a shared one.
+    """
 
-    @property
-    def key(self) -> str:
-        """Name and content hash: two lists of one name are two vocabularies."""
-        return f"{self.name}@{_digest(self.texts)}"
+    shared: int
+    neurons: torch.Tensor
+    places: torch.Tensor
+
+    def mask(self, scores: torch.Tensor, neurons: torch.Tensor) -> torch.Tensor:
+        """Return the scores [M, C] of `neurons` [M] (sorted) with -inf for candidates that are others'; in place."""
+        row = torch.searchsorted(neurons, self.neurons).clamp(max=len(neurons) - 1)
+        own = (neurons[row] == self.neurons) & (self.places >= self.shared)
+        barred = torch.ones(len(neurons), scores.shape[1] - self.shared, dtype=torch.bool)
+        barred[row[own], self.places[own] - self.shared] = False
+        scores = scores.contiguous()
+        scores[:, self.shared :].masked_fill_(barred, -torch.inf)
+        return scores
+
+    def named(self, neurons: torch.Tensor, beyond: int = 0) -> torch.Tensor:
+        """Return how many candidates from the place `beyond` on are paired with each of `neurons` [M] (sorted)."""
+        row = torch.searchsorted(neurons, self.neurons).clamp(max=len(neurons) - 1)
+        own = (neurons[row] == self.neurons) & (self.places >= beyond)
+        return torch.bincount(row[own], minlength=len(neurons))
+
+    def available(self, neurons: torch.Tensor) -> torch.Tensor:
+        """Return how many candidates each of `neurons` [M] (sorted) has, the shared ones among them."""
+        return self.shared + self.named(neurons, self.shared)
 
 
 @dataclass(frozen=True)
@@ -43,13 +66,14 @@ class CandidateTexts:
     """Candidate labels with their embeddings [C, D], as the encoder (or an array) gave them: not re-normalised.
 
     `key` names content and templates; labels made from equal keys are comparable. `empty` [D] is the empty template's
-    embedding.
+    embedding. `own` tells whose they are; None: everybody's.
     """
 
     texts: tuple[str, ...]
     embeddings: torch.Tensor
     key: str
     empty: torch.Tensor | None = None
+    own: Ownership | None = None
 
     @cached_property
     def directions(self) -> torch.Tensor:
@@ -57,44 +81,25 @@ class CandidateTexts:
         return torch.nn.functional.normalize(self.embeddings, dim=1)
 
 
-def load_vocabulary(name: str | Path) -> Vocabulary:
-    """Return a built-in vocabulary (`imagenet1k`, `imagenet21k`) or the one in a text file, one label a line.
+@dataclass(frozen=True, slots=True)
+class TextSpace:
+    """Where texts become embeddings: an encoder's space under some templates; `load` brings the encoder for new texts.
 
-    Texts that differ only in case, spacing or Unicode form are merged, the first spelling wins. Errors: LabelError for
-    an empty list, or an empty line (told by number).
+    With `keep` new embeddings are stored, which needs the write lock.
     """
-    if str(name) in BUILT_IN:
-        return Vocabulary(str(name), _merged(_built_in(str(name))))
-    path = Path(name).expanduser()
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise LabelError(f"vocabulary {name} is neither a file nor built in (has: {', '.join(BUILT_IN)})") from None
-    except (OSError, UnicodeDecodeError) as exc:
-        raise LabelError(f"vocabulary {path} cannot be read as UTF-8 text: {exc}") from exc
-    return make_vocabulary(path.stem, lines, str(path))
 
-
-def make_vocabulary(name: str, texts: Sequence[str], where: str = "") -> Vocabulary:
-    """Return the vocabulary of the given texts.
-
-    >>> make_vocabulary("mine", ["striped", "Striped ", "red star"]).texts
-    ('striped', 'red star')
-    """
-    where = where or name
-    if not any(text.strip() for text in texts):
-        raise LabelError(f"vocabulary {where} is empty: expected one label a line")
-    for number, text in enumerate(texts, 1):
-        if not text.strip():
-            raise LabelError(f"vocabulary {where} has an empty label in line {number}: expected one label a line")
-    return Vocabulary(name, _merged(texts))
+    store: Store
+    source: EncoderInfo
+    template_set: str
+    load: Callable[[], Encoder]
+    keep: bool = True
 
 
 def read_text_arrays(embeddings: str | Path, texts: str | Path) -> CandidateTexts:
     """Return candidate labels made elsewhere: embeddings [C, D] in a .npy file and one text a line, row by row."""
     array = load_array(embeddings, "text embeddings")
     try:
-        lines = tuple(Path(texts).read_text(encoding="utf-8-sig").splitlines())
+        lines = tuple(text_lines(Path(texts)))
     except (OSError, UnicodeDecodeError) as exc:
         raise LabelError(f"texts {texts} cannot be read: {exc}") from exc
     if not any(line.strip() for line in lines):
@@ -109,7 +114,37 @@ def read_text_arrays(embeddings: str | Path, texts: str | Path) -> CandidateText
             f"text embeddings are all zero in row {int((~vectors.any(1)).argmax())}: a direction is needed"
         )
     content = hashlib.sha256(vectors.tobytes()).hexdigest()[:12]
-    return CandidateTexts(lines, torch.from_numpy(vectors), f"arrays@{_digest(lines)}-{content}")
+    return CandidateTexts(lines, torch.from_numpy(vectors), f"arrays@{digest(lines)}-{content}")
+
+
+def plain_candidates(space: TextSpace, given: Candidates | None) -> tuple[Callable[[], CandidateTexts], str]:
+    """Return what gives the candidates that were named when they are needed, and the key that names them.
+
+    None names the vocabulary the index used last.
+    """
+    if isinstance(given, CandidateTexts):
+        return partial(_same, given), given.key
+    chosen = named_vocabulary(space.store, given)
+    return partial(vocabulary_texts, space, chosen), texts_key(chosen, space.template_set)
+
+
+def named_vocabulary(store: Store, given: str | Path | Sequence[str] | Vocabulary | None) -> Vocabulary:
+    """Return the vocabulary that a name, a list of texts or nothing (the one used last) stands for."""
+    if given is None:
+        return last_vocabulary(store)
+    if isinstance(given, Vocabulary):
+        return given
+    if isinstance(given, str | Path):
+        return load_vocabulary(given, store)
+    return make_vocabulary("list", list(given))
+
+
+def vocabulary_texts(space: TextSpace, vocabulary: Vocabulary) -> CandidateTexts:
+    """Return the vocabulary's labels with their embeddings; if kept, it is the one the index used last."""
+    found = embed_vocabulary(space.store, space.source, vocabulary, space.template_set, space.load, keep=space.keep)
+    if space.keep:
+        keep_vocabulary(space.store, vocabulary, space.template_set)
+    return found
 
 
 def embed_vocabulary(
@@ -140,15 +175,52 @@ def embed_vocabulary(
     vectors = load().embed_texts(texts, chosen)
     if keep:
         store.delete(table, where)
-        columns = {
-            "vocabulary": pa.array([vocabulary.key] * wanted),
-            "template_set": pa.array([kept_as] * wanted),
-            "position": pa.array(range(wanted), pa.int32()),
-            "text": pa.array(texts),
-            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1).numpy()), source.width),
-        }
-        store.append(table, pa.table(columns, schema=schema.texts_schema(source.width)))
+        _keep_texts(store, source, vocabulary.key, kept_as, texts, vectors)
     return CandidateTexts(vocabulary.texts, vectors[:-1], key, vectors[-1])
+
+
+def embed_proposed(space: TextSpace, texts: Sequence[str]) -> torch.Tensor:
+    """Return the embeddings [T, D] of loose texts, all different; the empty text is the empty template.
+
+    The encoder is loaded only for texts that no earlier call kept; new ones are kept as one vocabulary more.
+    """
+    store, source = space.store, space.source
+    kept_as = template_key(space.template_set)
+    table = schema.texts_table(source.name)
+    places = {text: place for place, text in enumerate(texts)}
+    vectors = torch.zeros(len(places), source.width)
+    held = np.zeros(len(places), dtype=bool)
+    if places and store.has(table):
+        where = f"template_set = {sql_text(kept_as)} AND vocabulary LIKE '{_PROPOSED}@%'"
+        names = pa.array(list(places), pa.string())
+        for batch in store.scan(table, ["text", "embedding"], where=where):
+            place = pc.index_in(batch["text"], names)
+            known = pc.is_valid(place)
+            rows = place.filter(known).to_numpy(zero_copy_only=False).astype(np.int64)
+            flat = batch["embedding"].filter(known).flatten().to_numpy(zero_copy_only=False)
+            vectors[rows] = torch.from_numpy(flat.reshape(-1, source.width).copy())
+            held[rows] = True
+    missing = [text for text, place in places.items() if not held[place]]
+    if missing:
+        made = space.load().embed_texts(missing, templates(space.template_set))
+        vectors[[places[text] for text in missing]] = made
+        if space.keep:
+            _keep_texts(store, source, f"{_PROPOSED}@{digest(missing)}", kept_as, missing, made)
+    return vectors
+
+
+def _keep_texts(
+    store: Store, source: EncoderInfo, key: str, kept_as: str, texts: Sequence[str], vectors: torch.Tensor
+) -> None:
+    """Append texts with their embeddings [T, D] as the vocabulary `key`."""
+    columns = {
+        "vocabulary": pa.array([key] * len(texts)),
+        "template_set": pa.array([kept_as] * len(texts)),
+        "position": pa.array(range(len(texts)), pa.int32()),
+        "text": pa.array(texts),
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1).numpy()), source.width),
+    }
+    store.append(schema.texts_table(source.name), pa.table(columns, schema=schema.texts_schema(source.width)))
 
 
 def texts_key(vocabulary: Vocabulary, template_set: str) -> str:
@@ -158,7 +230,7 @@ def texts_key(vocabulary: Vocabulary, template_set: str) -> str:
 
 def template_key(template_set: str) -> str:
     """Return what names a template set in keys: built-in ones by name, others by what they say."""
-    return f"{Path(template_set).stem}@{_digest(templates(template_set))}"
+    return f"{Path(template_set).stem}@{digest(templates(template_set))}"
 
 
 def keep_vocabulary(store: Store, vocabulary: Vocabulary, template_set: str) -> None:
@@ -212,24 +284,8 @@ def _kept(key: str, template_set: str) -> str:
     return f"vocabulary = {sql_text(key)} AND template_set = {sql_text(template_set)}"
 
 
-def _built_in(name: str) -> list[str]:
-    if name == "imagenet1k":
-        import open_clip
-
-        return list(open_clip.IMAGENET_CLASSNAMES)
-    from timm.data.imagenet_info import ImageNetInfo
-
-    # A synset's description opens with its lemmas, most usual first.
-    return [text.split(",")[0] for text in ImageNetInfo("imagenet21k").label_descriptions()]
+def _same(texts: CandidateTexts) -> CandidateTexts:
+    return texts
 
 
-def _merged(texts: Sequence[str]) -> tuple[str, ...]:
-    spellings: dict[str, str] = {}
-    for text in texts:
-        clean = " ".join(unicodedata.normalize("NFC", text).split())
-        spellings.setdefault(clean.casefold(), clean)
-    return tuple(spellings.values())
-
-
-def _digest(texts: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
+Candidates = str | Path | Sequence[str] | Vocabulary | CandidateTexts  # as they may be named

@@ -30,8 +30,9 @@ from csp_index.encoders import Encoder, load_encoder
 from csp_index.errors import ClusterError, CspIndexError, SettingError, SourceError, one_line
 from csp_index.images import ImageFailure, ImageRef, fetch
 from csp_index.networks import Network, load_network
+from csp_index.opening import open_store
 from csp_index.parts import Part, image_rows
-from csp_index.store import Store, open_store
+from csp_index.store import Store
 
 _CONNECT, _ANSWER, _START = 5, 20, 600  # seconds to wait: for a connection, for Ray's answer, for the first worker
 _RESTARTS = 10  # of a worker that died; then a batch that kills every worker ends the run

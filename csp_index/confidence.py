@@ -55,9 +55,12 @@ def bootstrap(
     """Return the confidence in the candidates `leaders` [M, L] (places, best first) given the run's `scores` [M, C].
 
     Draws `options.bootstrap` resamples a neuron, seeded by the neuron's number and `options.seed` alone. Candidates
-    beyond the leaders count as never first.
+    beyond the leaders count as never first. A leader whose score is -inf is none of the neuron's candidates: it is left
+    out, and its values are NaN.
     """
     own = scores.gather(1, leaders)
+    absent = own == -torch.inf
+    own = own.masked_fill(absent, 0.0)
     low, high, share = (torch.full(own.shape, torch.nan) for _ in range(3))
     uncertain = torch.ones(len(own), dtype=torch.bool)
     row = method(name)
@@ -69,18 +72,24 @@ def bootstrap(
         else:
             found = _reweighted(row.terms, base, options, leaders, pick)
         change = found[:, 1:] - found[:, :1]
+        if gone := bool(absent[pick].any()):
+            change = change.masked_fill(absent[pick, None], 0.0)
         moved = own[pick, None] + change
         noise = _NOISE * own[pick].abs().amax(1).clamp(min=1)[:, None]
         low[pick], high[pick] = moved.quantile(torch.tensor(_INTERVAL), dim=1)
-        share[pick] = _first(moved + (_WIDEN - 1) * change, noise[..., None])
-        lead = (moved[..., :1] - moved).quantile(_INTERVAL[0], dim=1)[:, 1:]
+        widened = moved + (_WIDEN - 1) * change
+        lead = (moved[..., :1] - moved).quantile(_INTERVAL[0], dim=1)
+        if gone:
+            widened = widened.masked_fill(absent[pick, None], -torch.inf)
+            lead = lead.masked_fill(absent[pick], torch.inf)
+        share[pick] = _first(widened, noise[..., None])
         still = (change.abs().amax(1) <= noise).all(1)
-        uncertain[pick] = still | (lead <= noise).any(1)
+        uncertain[pick] = still | (lead[:, 1:] <= noise).any(1)
         for values in (low, high, share):
             values[pick] = values[pick].masked_fill(still[:, None], torch.nan)
     dead = (evidence.activating < 0).all(1)
     for values in (low, high, share):
-        values[dead] = torch.nan
+        values[absent | dead[:, None]] = torch.nan
     return Confidence(low, high, share, uncertain | dead)
 
 

@@ -6,8 +6,8 @@ Products are exact. A search goes through a vector index if the encoder has one,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 
@@ -15,7 +15,8 @@ from csp_index import settings, tiles
 from csp_index.catalog import shards
 from csp_index.knn import listed
 from csp_index.neighbours import Question
-from csp_index.records import VectorIndex
+from csp_index.records import DerivedKind, ExampleOptions, VectorIndex
+from csp_index.subjects import Subject
 from csp_index.vectors import product_rate
 
 _PROBES = 4  # activating images whose search is timed
@@ -38,10 +39,32 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """Images that are to be made: from activating images [M, K] (-1 absent) of the subject's neurons.
+
+    An image made for a neuron is a contrastive one if its activation stays below the neuron's threshold [M].
+    """
+
+    subject: Subject
+    activating: torch.Tensor
+    activations: torch.Tensor  # [M, K]
+    thresholds: torch.Tensor
+    images: int  # N, the indexed images that all this rests on
+    options: ExampleOptions
+    keep: bool  # the write lock is held, and what is made may be stored
+    run_id: str = ""
+
+
+# Makes and stores those of the images wanted that are not stored yet; returns the settings hash they are stored under.
+Derive = Callable[[Wanted], str]
+
+
+@dataclass(frozen=True, slots=True)
 class Means:
     """By what means an answer is computed, and who is told why.
 
     `search` None leaves the choice between search and products to measured cost; `choice` is that choice, once made.
+    `derive` makes contrastive images of the kinds that are made; `depends` tells what these hang on beside the options.
     """
 
     device: str = "cpu"
@@ -49,6 +72,9 @@ class Means:
     explain: Callable[[str], None] | None = None
     choice: Choice | None = None
     keep: bool = False  # keep what later questions can use; the write lock is held
+    derive: Mapping[DerivedKind, Derive] = field(default_factory=dict)
+    depends: Callable[[ExampleOptions], Mapping[str, object]] | None = None
+    run_id: str = ""  # of the run under way
 
     def tell(self, message: str) -> None:
         """Tell whoever asked for an explanation."""

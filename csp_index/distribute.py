@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby, islice, repeat, takewhile
@@ -25,6 +25,7 @@ from csp_index.build import Engine, Pass, Progress, check_indexed
 from csp_index.catalog import Column, LayerInfo, Shard
 from csp_index.cluster import Chunk, Crew, WriteOrder, joined
 from csp_index.decode import Prepared
+from csp_index.errors import SettingError
 from csp_index.images import ImageFailure, ImageRef, ImageSource
 from csp_index.parts import KnownUris, Part, forget_failures, write_failures
 from csp_index.runs import Run
@@ -38,6 +39,19 @@ def ray_engine(address: str | None) -> Iterator[Engine]:
     """Join or start a cluster (see `cluster.joined`) and give what makes passes on it; their workers end with it."""
     with joined(address), ExitStack() as ending:
         yield Engine("ray", partial(RayPass, ending))
+
+
+def chosen_engine(name: str, address: str | None, decode_workers: int | None) -> AbstractContextManager[Engine | None]:
+    """Return what makes passes: on Ray, or None for this process; options that do not go together are refused."""
+    if name == "ray":
+        if decode_workers is not None:
+            raise SettingError("decode_workers is for engine local: on Ray every worker decodes")
+        return ray_engine(address)
+    if name != "local":
+        raise SettingError(f"engine {name!r} is unknown: expected local or ray")
+    if address is not None:
+        raise SettingError(f"ray_address {address} is given to engine local: add engine ray (--engine ray)")
+    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)

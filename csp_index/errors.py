@@ -56,3 +56,7 @@ def one_line(exc: BaseException) -> str:
     text = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
     line = " ".join(text.split()) or type(exc).__name__
     return line if len(line) <= 300 else line[:297] + "..."
+
+
+class ProposerError(CspIndexError):
+    """A model that names candidate labels cannot be used, or a prompt or an answer's form is wrong."""

@@ -36,6 +36,7 @@ class Evidence:
     candidates: torch.Tensor | None = None  # [C] the candidates' numbers; by default their rows
     response: Response | None = None  # of the whole dataset, where the method `needs_response`
     similarities: torch.Tensor | None = None  # [M, K, m] s = e(p).e(n) of every pair, where already known
+    partners: int | None = None  # contrastive images an activating image was to have; by default m
 
     @property
     def weights(self) -> torch.Tensor:
@@ -47,6 +48,11 @@ class Evidence:
     def even_weights(self) -> torch.Tensor:
         """The same weight for every activating image [M, K]."""
         return even(self.activating >= 0)
+
+    @property
+    def asked(self) -> int:
+        """How many contrastive images make an activating image's set complete."""
+        return self.contrastive.shape[2] if self.partners is None else self.partners
 
     @property
     def neuron_numbers(self) -> torch.Tensor:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from csp_index import catalog, schema, tiles
-from csp_index.costs import Means, choose
-from csp_index.errors import SettingError
-from csp_index.leaders import exact_cosines
+from csp_index.costs import Means, Wanted, choose
+from csp_index.derived import find_derived
+from csp_index.errors import LabelError, SettingError
+from csp_index.falcon import KEPT, similar_silent
+from csp_index.leaders import EXACT, Contest, exact_cosines, nearest
+from csp_index.leaders import choose as choose_leaders
 from csp_index.neighbours import Question, by_products, by_search
-from csp_index.records import ExampleOptions
-from csp_index.statistics import mix
+from csp_index.records import ContrastKind, DerivedKind, ExampleOptions
+from csp_index.statistics import mix, rank_keys
 from csp_index.store import Store
 from csp_index.subjects import Subject
 from csp_index.vectors import Vectors, vectors_of
+
+_OF_MADE = ("image_id", "origin", "activation")  # columns of derived images
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +38,14 @@ class Examples:
     neurons: torch.Tensor  # [M] int64
     activating: torch.Tensor  # [M, K] int64, highest activation first, ties by lower id
     activations: torch.Tensor  # [M, K]
-    contrastive: torch.Tensor  # [M, K, m] int64, nearest first
+    contrastive: torch.Tensor  # [M, K, m] int64, of each kind the nearest first
     contrast_activations: torch.Tensor  # [M, K, m]
     similarities: torch.Tensor  # [M, K, m] cosine of the pair
     thresholds: torch.Tensor  # [M] an image is a candidate below this
     images: int
     approximate: bool = False  # the contrastive images were found through a vector index
+    kinds: tuple[ContrastKind, ...] = ()  # of the contrastive images: each has an equal share of the m, in this order
+    near_duplicates: torch.Tensor | None = None  # [M] partners left out as the same picture; None: no such filter
 
     @property
     def dead(self) -> torch.Tensor:
@@ -51,38 +61,149 @@ class Examples:
 def gather_examples(
     store: Store, subject: Subject, options: ExampleOptions, *, contrast: bool = True, means: Means | None = None
 ) -> Examples:
-    """Return the example sets of the subject's neurons; `contrast=False` leaves the contrastive sets empty."""
+    """Return the example sets of the subject's neurons; `contrast=False` leaves the contrastive sets empty.
+
+    Images that have to be made are made here, by `means.derive`.
+    """
     means = means or Means()
     found = replace(activating_sets(subject.statistics(store), options), images=subject.images(store))
     if not contrast:
         means.tell("contrastive images: none, the method does not look at any")
         return found
-    if options.contrast == "random":
-        means.tell("contrastive images: random ones of low activation")
-        ids, activations = _random(store, subject, found, options)
-        choice = None
-    else:
-        asked = _question(store, subject, found, options, means)
-        choice = means.choice or choose(asked, means.search)
-        means.tell(f"contrastive images: {choice.reason}")
-        ids, activations = by_search(asked) if choice.search else by_products(asked)
+    parts = [_MAKERS[kind](store, subject, found, options, means) for kind in options.kinds]
+    if not options.reuse:
+        parts = _distinct(parts)
+    ids = torch.cat([part.ids for part in parts], 2)
     similarities = pair_similarities(vectors_of(store, subject.source, found.images), found.activating, ids)
     low = similarities < options.min_similarity
+    if "random" in options.kinds:  # the other kinds looked for near duplicates when they chose
+        place = options.kinds.index("random") * options.neighbours
+        drawn = slice(place, place + options.neighbours)
+        low[..., drawn] |= similarities[..., drawn] > options.near_duplicate
     return replace(
         found,
         contrastive=ids.masked_fill(low, -1),
-        contrast_activations=activations.masked_fill(low, torch.nan),
+        contrast_activations=torch.cat([part.activations for part in parts], 2).masked_fill(low, torch.nan),
         similarities=similarities.masked_fill(low, torch.nan),
-        approximate=choice is not None and choice.approximate,
+        approximate=any(part.approximate for part in parts),
+        kinds=options.kinds,
+        near_duplicates=_sum([part.near_duplicates for part in parts if part.near_duplicates is not None]),
     )
 
 
+def _sum(counts: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    return torch.stack(list(counts)).sum(0) if counts else None
+
+
 def settle_means(store: Store, subject: Subject, options: ExampleOptions, means: Means) -> Means:
-    """Return the means with the choice of a way to contrastive images made, where there is one."""
-    if options.contrast == "random":
+    """Return the means with the choice of a way to the nearest silent images made, where these are asked for."""
+    if "nearest" not in options.kinds:
         return means
     found = replace(activating_sets(subject.statistics(store), options), images=subject.images(store))
     return replace(means, choice=choose(_question(store, subject, found, options, means), means.search))
+
+
+@dataclass(frozen=True, slots=True)
+class _Partners:
+    """Partners of one kind for activating images [M, K]: ids [M, K, m] (-1 absent) and their activations."""
+
+    ids: torch.Tensor
+    activations: torch.Tensor
+    approximate: bool = False
+    near_duplicates: torch.Tensor | None = None  # [M] how many were left out as the same picture; None: no such filter
+
+
+def _distinct(parts: Sequence[_Partners]) -> list[_Partners]:
+    """Drop partners that a kind before them has given the same neuron; within a kind they are distinct already."""
+    kept = [parts[0]]
+    for part in parts[1:]:
+        used = torch.zeros(part.ids.shape, dtype=torch.bool)
+        for neuron in range(len(used)):
+            used[neuron] = torch.isin(part.ids[neuron], torch.cat([other.ids[neuron].flatten() for other in kept]))
+        ids, activations = part.ids.masked_fill(used, -1), part.activations.masked_fill(used, torch.nan)
+        kept.append(replace(part, ids=ids, activations=activations))
+    return kept
+
+
+def _nearest(store: Store, subject: Subject, found: Examples, options: ExampleOptions, means: Means) -> _Partners:
+    """Return the nearest silent images of each activating one."""
+    asked = _question(store, subject, found, options, means)
+    choice = means.choice or choose(asked, means.search)
+    means.tell(f"contrastive images: {choice.reason}")
+    find = by_search if choice.search else by_products
+    ids, activations = find(asked)
+    dropped = None
+    if options.near_duplicate < 1.0:  # who would have been chosen without the filter?
+        free = replace(options, near_duplicate=1.01, neighbours=1, reuse=True)
+        first, _ = find(replace(asked, options=free, keep=False))
+        dropped = (pair_similarities(asked.vectors, found.activating, first) > options.near_duplicate).sum((1, 2))
+    return _Partners(ids, activations, choice.approximate, dropped)
+
+
+def _falcon(store: Store, subject: Subject, found: Examples, options: ExampleOptions, means: Means) -> _Partners:
+    """Return the nearest of FALCON's ten images to each activating one, by the encoder; all ten may serve several."""
+    means.tell("contrastive images: silent ones near the mean activating one in the layer's own space (falcon)")
+    ten = similar_silent(store, subject, found.activating, found.thresholds, found.images)
+    neuron, rank = (found.activating >= 0).nonzero(as_tuple=True)
+    vectors = vectors_of(store, subject.source, found.images)
+    contest = Contest(max(options.neighbours, KEPT), EXACT, options.near_duplicate, vectors.gather)
+    leaders = torch.full((*found.activating.shape, contest.wanted), -1, dtype=torch.int64)
+    leaders[neuron, rank] = nearest(found.activating[neuron, rank], ten.ids[neuron], contest)
+    ids = choose_leaders(leaders, options)
+    return _Partners(ids, ten.activations_of(ids))
+
+
+def _made(
+    kind: DerivedKind, store: Store, subject: Subject, found: Examples, options: ExampleOptions, means: Means
+) -> _Partners:
+    """Return the images made of each activating one that leave the neuron silent, most similar first."""
+    if kind not in means.derive:
+        raise LabelError(f"contrast {kind} makes images, which this question cannot: ask for it by `csp-index label`")
+    wanted = Wanted(
+        subject,
+        found.activating,
+        found.activations,
+        found.thresholds,
+        found.images,
+        options,
+        means.keep,
+        means.run_id,
+    )
+    rows = find_derived(
+        store, subject.source, subject.target, subject.neurons.tolist(), kind, means.derive[kind](wanted)
+    )
+    means.tell(f"contrastive images: made ones ({kind})")
+    # An edit is near by design; a generated image may show its original once more.
+    limit = math.inf if kind == "perturbation" else options.near_duplicate
+    return _placed(rows, vectors_of(store, subject.source, found.images), found, options.neighbours, limit)
+
+
+def _placed(rows: pa.Table, vectors: Vectors, found: Examples, neighbours: int, limit: float) -> _Partners:
+    """Return rows of derived images as partners of the activating images they come from, most similar first.
+
+    Left out is what does not leave the neuron silent, what comes from other images, and what is above the `limit` of
+    cosine.
+    """
+    made, origin, value = (torch.from_numpy(rows[name].to_numpy().copy()) for name in _OF_MADE)
+    owner = torch.searchsorted(found.neurons, torch.from_numpy(rows["neuron"].to_numpy().astype(np.int64)))
+    same = found.activating[owner] == origin[:, None]
+    kept = same.any(1) & (value < found.thresholds[owner])
+    made, origin, value, owner = made[kept], origin[kept], value[kept], owner[kept]
+    slot = owner * same.shape[1] + same[kept].to(torch.uint8).argmax(1)
+    cosines = pair_similarities(vectors, origin[:, None], made[:, None, None]).flatten()
+    same_picture = cosines > limit
+    dropped = owner[same_picture].bincount(minlength=len(found.neurons))
+    made, cosines, slot, value = (part[~same_picture] for part in (made, cosines, slot, value))
+    order = rank_keys(cosines, torch.arange(len(made))).argsort(descending=True)
+    order = order[slot[order].argsort(stable=True)]
+    slot = slot[order]
+    place = torch.arange(len(slot)) - torch.searchsorted(slot, slot)
+    first = place < neighbours
+    shape = (*found.activating.shape, neighbours)
+    ids, activations = torch.full(shape, -1, dtype=torch.int64), torch.full(shape, torch.nan)
+    ids.view(-1, neighbours)[slot[first], place[first]] = made[order][first]
+    activations.view(-1, neighbours)[slot[first], place[first]] = value[order][first]
+    return _Partners(ids, activations, near_duplicates=dropped)
 
 
 def _question(store: Store, subject: Subject, found: Examples, options: ExampleOptions, means: Means) -> Question:
@@ -148,10 +269,9 @@ def pair_similarities(vectors: Vectors, activating: torch.Tensor, contrastive: t
     return found.masked_fill(contrastive < 0, torch.nan).float()
 
 
-def _random(
-    store: Store, subject: Subject, found: Examples, options: ExampleOptions
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _random(store: Store, subject: Subject, found: Examples, options: ExampleOptions, means: Means) -> _Partners:
     """Draw distinct random images of low activation for every neuron: those of highest seeded hash."""
+    means.tell("contrastive images: random ones of low activation")
     count, ranks = found.activating.shape
     wanted = ranks * options.neighbours
     best = torch.full((count, wanted), -1, dtype=torch.int64)
@@ -172,9 +292,19 @@ def _random(
         first += tile.shape[1]
     absent = (best < 0) | (found.activating < 0).repeat_interleave(options.neighbours, 1)
     shape = (count, ranks, options.neighbours)
-    return ids.masked_fill(absent, -1).view(shape), values.masked_fill(absent, torch.nan).view(shape)
+    return _Partners(ids.masked_fill(absent, -1).view(shape), values.masked_fill(absent, torch.nan).view(shape))
 
 
 def _matrix(rows: pa.Table, column: str, dtype: type) -> torch.Tensor:
     values = rows[column].combine_chunks()
     return torch.from_numpy(values.flatten().to_numpy(zero_copy_only=False).astype(dtype).reshape(rows.num_rows, -1))
+
+
+_Maker = Callable[[Store, Subject, Examples, ExampleOptions, Means], _Partners]
+_MAKERS: dict[ContrastKind, _Maker] = {
+    "nearest": _nearest,
+    "falcon": _falcon,
+    "perturbation": partial(_made, "perturbation"),
+    "synthetic": partial(_made, "synthetic"),
+    "random": _random,
+}

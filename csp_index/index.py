@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,44 +17,36 @@ from csp_index import candidates, catalog, settings
 from csp_index.addresses import parse_neurons as parse_neurons
 from csp_index.addresses import resolve
 from csp_index.arrays import import_arrays
-from csp_index.build import Engine, Progress, add_images, check_settings
-from csp_index.candidates import CandidateTexts, Vocabulary
+from csp_index.build import Progress, add_images, check_settings
+from csp_index.candidates import Candidates, CandidateTexts, TextSpace, plain_candidates
 from csp_index.catalog import EncoderInfo, LayerInfo
 from csp_index.costs import Means
-from csp_index.encoders import Encoder
 from csp_index.errors import ArrayError, EvaluationError, SettingError
 from csp_index.label_rows import newest_label
 from csp_index.labels import label_neurons, make_request
+from csp_index.making import dependencies, makers
 from csp_index.models import Models
-from csp_index.networks import Network, load_network
+from csp_index.models import NetworkSource as NetworkSource
+from csp_index.networks import load_network
+from csp_index.opening import check_creatable, create_store, is_index, open_store
+from csp_index.proposed import Mix, mixed_candidates
 from csp_index.reading import Reader
 from csp_index.records import IndexSummary, Label, LabelScore, LayerKey, NeuronKey, OptimizeSummary
 from csp_index.results import Labels, SqlResult
 from csp_index.search import search_neurons
 from csp_index.sources import open_source
-from csp_index.store import check_creatable, create_store, is_index, open_store
 from csp_index.subjects import Subject
 from csp_index.templates import templates as template_texts
 from csp_index.views import NeuronView, neuron_card, neuron_view
 from csp_index.weights import lasting, resolve_device
 
 if TYPE_CHECKING:  # what judges labels loads SciPy and matplotlib, and labelling does not wait for them
+    from csp_index.checking import CandidateChecks
     from csp_index.evaluation.options import EvaluationOptions
     from csp_index.evaluation.records import Evaluation
     from csp_index.evaluation.sanity import SanityReport
-
-Candidates = str | Path | Sequence[str] | Vocabulary | CandidateTexts
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkSource:
-    """A network under study and the layers of it to index; `pool`, `weights` and `name` as in `load_network`."""
-
-    spec: str
-    layers: tuple[str, ...]
-    pool: str | None = None
-    weights: str | None = None
-    name: str | None = None
+    from csp_index.stage1.proposing import ProposeSummary
+    from csp_index.stage1.records import CandidateKind, Proposer
 
 
 class Index(Reader):
@@ -92,11 +83,14 @@ class Index(Reader):
         images. `engine="ray"` does the same on a Ray cluster: the one at `ray_address` (HOST:PORT; or the environment's
         RAY_ADDRESS), else one of this machine alone, or the one this program is connected to.
         """
+        from csp_index.distribute import chosen_engine
+
         check_settings(shard_size, dtype, decode_workers)
         check_creatable(self.uri)
         images = open_source(source, metadata=metadata, image_column=image_column) if source is not None else None
-        with _engine(engine, ray_address, decode_workers) as chosen:
-            loaded, studied = self._models_to_run(encoders, networks)
+        with chosen_engine(engine, ray_address, decode_workers) as chosen:
+            held = self.store if is_index(self.uri) else None
+            loaded, studied = self._models.to_run(held, encoders, networks)
             self._store = create_store(self.uri)
             return add_images(
                 self.store,
@@ -109,28 +103,6 @@ class Index(Reader):
                 progress=progress,
                 engine=chosen,
             )
-
-    def _models_to_run(
-        self, encoders: Sequence[str], networks: Sequence[NetworkSource]
-    ) -> tuple[list[Encoder], list[Network]]:
-        """Load the models that were named, or else those of the index."""
-        if not encoders and not networks:
-            loaded, studied = self._models.all_held(self.store) if is_index(self.uri) else ([], [])
-        else:
-            loaded = [self._models.encoder(lasting(spec)) for spec in encoders]
-            if not loaded and is_index(self.uri):
-                loaded = [self._models.held_encoder(info) for info in catalog.encoders(self.store)]
-            studied = [
-                load_network(
-                    lasting(n.spec), layers=n.layers, pool=n.pool, weights=n.weights, name=n.name, device=self.device
-                )
-                for n in networks
-            ]
-        if not loaded:
-            raise SettingError(
-                "a new index needs an encoder: give one, for example open_clip:ViT-B-32/laion2b_s34b_b79k"
-            )
-        return loaded, studied
 
     def add_layer(
         self,
@@ -172,6 +144,9 @@ class Index(Reader):
         keep: bool = True,
         search: bool | None = None,
         explain: Callable[[str], None] | None = None,
+        candidates: str | Sequence[str] = "vocabulary",
+        pool_candidates: bool = False,
+        progress: Progress | None = None,
         **options: Any,
     ) -> Labels:
         """Return labels of a layer (`m/l`), a neuron (`m/l/7`), or several neurons.
@@ -180,20 +155,82 @@ class Index(Reader):
         the one the index used last. `options` are the fields of ExampleOptions and ScoringOptions, for example gamma,
         examples, contrast, threshold. Labels are kept and read again; `recompute` makes them anew, `keep=False` leaves
         the index as it is. `search` finds contrastive images by vector search (True) or matrix products (False); by
-        default by whichever costs less here, which `explain` is told with the reason.
+        default by whichever costs less here, which `explain` is told with the reason. `candidates` is any mix of
+        vocabulary, vlm, captioner and neighbours: what models named for a neuron is scored for it alone, or with
+        `pool_candidates` for all neurons of its layer.
         """
         found: list[Label] = []
-        means = Means(self._torch_device(), search, explain)
+        means = self._means(progress, search=search, explain=explain)
         with self.store.moment():
             source = catalog.encoder(self.store, encoder)
             request = make_request(method, source, top, options)
+            mix, space = Mix.parse(candidates, pool_candidates), self._text_space(source, templates, keep)
             for target, numbers in self.resolve(neurons):
-                texts, key = self._candidates(source, vocabulary, templates, keep)
+                texts, key = mixed_candidates(space, target, mix, vocabulary)
                 asked = Subject(source, target, numbers)
                 found += label_neurons(
                     self.store, asked, request, texts, key, recompute=recompute, keep=keep, means=means
                 )
         return Labels(tuple(found))
+
+    def propose(
+        self,
+        neurons: str | Iterable[str],
+        *,
+        vlm: str | Proposer | None = None,
+        captioner: str | Proposer | None = None,
+        neighbours: bool = False,
+        positive_only: bool = False,
+        again: bool = False,
+        encoder: str | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> tuple[ProposeSummary, ...]:
+        """Ask models what neurons mean and keep their answers as candidate labels; one summary a model and layer.
+
+        `vlm` is `openai:BASE_URL` (with `model`), `transformers:ID_OR_DIR`, `python:package.module:factory` or a
+        Proposer; `captioner` is the same but for the first; `neighbours` takes the labels of similar neurons of other
+        layers. What was answered is not asked `again`. `positive_only` shows no contrastive images; `options` are those
+        of `csp_index.stage1.proposing.read_options`.
+        """
+        from csp_index.stage1.proposing import Asking, propose_all, read_options
+
+        source = catalog.encoder(self.store, encoder)
+        subjects = [Subject(source, *found) for found in self.resolve(neurons)]
+        shown, asked = read_options({"device": self.device} | options)
+        models: dict[CandidateKind, str | Proposer | None] = {"vlm": vlm, "captioner": captioner}
+        models["neighbours"] = "labels" if neighbours else None
+        return propose_all(
+            self.store,
+            subjects,
+            {kind: given for kind, given in models.items() if given is not None},
+            Asking(shown, asked, not positive_only, again, self._means(progress), progress),
+        )
+
+    def check_candidates(
+        self,
+        neurons: str | Iterable[str],
+        candidates: str | Sequence[str] | None = None,
+        method: str = "csp",
+        *,
+        vocabulary: Candidates | None = None,
+        templates: str | None = None,
+        encoder: str | None = None,
+        keep: bool = True,
+        **options: Any,
+    ) -> CandidateChecks:
+        """Return which candidates of models score below the vocabulary's best: a sign that they are invented.
+
+        `candidates` are kinds, by default vlm and captioner, as far as there are any. The other arguments as in
+        `label`; no label is made, and `keep=False` does not even keep the embeddings of new texts.
+        """
+        from csp_index.checking import check_neurons
+
+        source = catalog.encoder(self.store, encoder)
+        request = make_request(method, source, 1, options)
+        space = self._text_space(source, templates, keep)
+        subjects = [Subject(source, *found) for found in self.resolve(neurons)]
+        return check_neurons(space, subjects, request, vocabulary, candidates, self._means())
 
     def evaluate(
         self,
@@ -218,14 +255,16 @@ class Index(Reader):
         found = self.resolve(neurons)
         if len(found) != 1:
             raise EvaluationError(f"{len(found)} layers are named: an evaluation is of one layer")
-        texts, key = self._candidates(source, vocabulary, templates, keep=True)
+        texts, key = plain_candidates(self._text_space(source, templates, keep=True), vocabulary)
         prompts = templates or candidates.last_templates(self.store)
         spoken = candidates.template_key(prompts)
 
         def embed(judge: EncoderInfo, words: Sequence[str]) -> torch.Tensor:
             return self._models.held_encoder(judge).embed_texts(list(words), template_texts(prompts))
 
-        tools = Tools(texts, key, spoken, embed, self._models.held_network, self._models.held_encoder)
+        models, means = self._models, self._means(progress)
+        loaded = models.held_network, models.held_encoder
+        tools = Tools(texts, key, spoken, embed, *loaded, means.derive, means.depends)
         return evaluate(
             self.store,
             Subject(source, *found[0]),
@@ -304,32 +343,13 @@ class Index(Reader):
         """Return the layers and neuron numbers that addresses `m/l` or `m/l/7` name, layer by layer, sorted."""
         return resolve(self.store, neurons)
 
-    def _candidates(
-        self, source: EncoderInfo, given: Candidates | None, templates: str | None, keep: bool
-    ) -> tuple[Callable[[], CandidateTexts], str]:
-        """Return what gives the candidate texts when they are needed, and the key that names them."""
-        if isinstance(given, CandidateTexts):
-            return partial(_same, given), given.key
-        chosen = self._vocabulary(given)
+    def _means(self, progress: Progress | None = None, **chosen: Any) -> Means:
+        made = makers(self.store, self._models, progress)
+        return Means(self._torch_device(), derive=made, depends=partial(dependencies, self._models), **chosen)
+
+    def _text_space(self, source: EncoderInfo, templates: str | None, keep: bool) -> TextSpace:
         prompts = templates or candidates.last_templates(self.store)
-        return partial(self._embed, source, chosen, prompts, keep), candidates.texts_key(chosen, prompts)
-
-    def _vocabulary(self, given: str | Path | Sequence[str] | Vocabulary | None) -> Vocabulary:
-        if given is None:
-            return candidates.last_vocabulary(self.store)
-        if isinstance(given, Vocabulary):
-            return given
-        if isinstance(given, str | Path):
-            return candidates.load_vocabulary(given)
-        return candidates.make_vocabulary("list", list(given))
-
-    def _embed(self, source: EncoderInfo, chosen: Vocabulary, templates: str, keep: bool) -> CandidateTexts:
-        found = candidates.embed_vocabulary(
-            self.store, source, chosen, templates, lambda: self._models.held_encoder(source), keep=keep
-        )
-        if keep:
-            candidates.keep_vocabulary(self.store, chosen, templates)
-        return found
+        return TextSpace(self.store, source, prompts, partial(self._models.held_encoder, source), keep)
 
     def _text_vector(self, source: EncoderInfo, text: str, templates: str | None) -> torch.Tensor:
         if not text.strip():
@@ -368,23 +388,5 @@ def open_index(uri: str | Path, *, device: str | None = None) -> Index:
     return Index(uri, device=device)
 
 
-def _engine(name: str, address: str | None, decode_workers: int | None) -> AbstractContextManager[Engine | None]:
-    if name == "ray":
-        from csp_index.distribute import ray_engine
-
-        if decode_workers is not None:
-            raise SettingError("decode_workers is for engine local: on Ray every worker decodes")
-        return ray_engine(address)
-    if name != "local":
-        raise SettingError(f"engine {name!r} is unknown: expected local or ray")
-    if address is not None:
-        raise SettingError(f"ray_address {address} is given to engine local: add engine ray (--engine ray)")
-    return nullcontext()
-
-
 def _unseen(done: int, todo: int, what: str) -> None:
     """Take in progress nobody wants to see."""
-
-
-def _same(texts: CandidateTexts) -> CandidateTexts:
-    return texts

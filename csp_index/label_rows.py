@@ -15,6 +15,7 @@ import torch
 
 from csp_index import catalog, schema, scoring
 from csp_index.confidence import Confidence
+from csp_index.contrast_quality import quality_of
 from csp_index.errors import LabelError
 from csp_index.examples import Examples
 from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, LabelState, ScoringOptions
@@ -29,6 +30,7 @@ _RIVALS = 5
 _NOTES = {
     "dead": "never fires above the floor on the indexed images",
     "no-contrast": "no image activates it less than the threshold (or filters left none); this method needs one",
+    "no-candidates": "no candidate was named for it: run `csp-index candidates`, or add the vocabulary to --candidates",
 }
 
 
@@ -65,7 +67,8 @@ class Made:
 class Ranking:
     """The best candidates of M neurons, best first: scores and places in `texts` [M, R], each neuron's state [M].
 
-    `confidence` covers the first of them, KEPT at most.
+    `confidence` covers the first of them, KEPT at most. Of a neuron with fewer than R candidates, `available` [M], only
+    the first ones are its own.
     """
 
     scores: torch.Tensor
@@ -73,6 +76,7 @@ class Ranking:
     texts: Sequence[str]
     states: np.ndarray
     confidence: Confidence | None
+    available: np.ndarray
 
 
 def label_rows_of(
@@ -81,14 +85,15 @@ def label_rows_of(
     """Return the rows of the `labels` table: the best candidates of labelled neurons, one bare row for the others."""
     states, texts = ranking.states, ranking.texts
     labelled = states == "labelled"
-    counts = np.where(labelled, ranking.places.shape[1], 1)
+    counts = np.where(labelled, np.minimum(ranking.places.shape[1], ranking.available), 1)
     owner = np.repeat(np.arange(len(states)), counts)
     rank = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
     place = ranking.places.numpy()[owner, rank]
     bare = ~labelled[owner]
     fired = (examples.activating >= 0).sum(1).numpy()
     asked, rough = request.examples.examples, examples.approximate
-    notes = [_note(state, int(count), asked, rough) for state, count in zip(states, fired, strict=True)]
+    poor = quality_of(examples).notes()
+    notes = [_note(state, int(n), asked, rough, why) for state, n, why in zip(states, fired, poor, strict=True)]
     size = len(owner)
     columns = {
         "run_id": pa.array([run_id] * size),
@@ -116,7 +121,8 @@ def leaders_of(scores: torch.Tensor, count: int) -> torch.Tensor:
     places = best.indices[:, :count].sort(dim=1).values
     order = scores.gather(1, places).sort(dim=1, descending=True, stable=True).indices
     places = places.gather(1, order)
-    tied = (best.values[:, count - 1] == best.values[:, count]).nonzero()[:, 0]  # who is last is a matter of order
+    last, next_one = best.values[:, count - 1], best.values[:, count]
+    tied = ((last == next_one) & (last > -torch.inf)).nonzero()[:, 0]  # who is last is a matter of order
     for rows in tied.split(256):
         places[rows] = rank_keys(scores[rows], torch.arange(width)).topk(count, dim=1).indices
     return places
@@ -145,33 +151,39 @@ def _confidence_columns(
     }
 
 
-def _note(state: str, fired: int, asked: int, approximate: bool) -> str:
+def _note(state: str, fired: int, asked: int, approximate: bool, poor: str) -> str:
     if state in _NOTES:
         return _NOTES[state]
     notes = [f"{fired} activating images, {asked} asked for"] if fired < asked else []
-    return "; ".join(notes + ["contrastive images by vector index, approximate"] * approximate)
+    notes += ["contrastive images by vector index, approximate"] if approximate else []
+    return "; ".join([*notes, poor] if poor else notes)
 
 
 def example_rows_of(subject: Subject, request: LabelRequest, examples: Examples, run_id: str) -> pa.Table:
-    """Return the rows of the `examples` table: one an (activating, contrastive) pair."""
-    neuron, rank, neighbour = (
-        (examples.activating >= 0)[..., None].expand(examples.contrastive.shape).nonzero(as_tuple=True)
-    )
-    chosen = (examples.contrastive[neuron, rank, neighbour] >= 0) & (neighbour < _NEIGHBOURS) | (neighbour == 0)
-    neuron, rank, neighbour = neuron[chosen], rank[chosen], neighbour[chosen]
-    contrast = examples.contrastive[neuron, rank, neighbour]
+    """Return the rows of the `examples` table: one an (activating, contrastive) pair, a few of each kind.
+
+    An activating image without any partner has a row, too.
+    """
+    kinds = examples.kinds or request.examples.kinds
+    present = examples.contrastive >= 0
+    each = present.shape[2] // len(kinds)
+    shown = present & (torch.arange(present.shape[2]) % each < _NEIGHBOURS)
+    shown[..., 0] |= ~present.any(2)
+    neuron, rank, slot = (shown & (examples.activating >= 0)[..., None]).nonzero(as_tuple=True)
+    neighbour = (shown.cumsum(2) - 1)[neuron, rank, slot]
+    contrast = examples.contrastive[neuron, rank, slot]
     absent = (contrast < 0).numpy()
     size = len(neuron)
 
     def paired(values: torch.Tensor) -> pa.Array:
-        return pa.array(values[neuron, rank, neighbour].numpy(), mask=absent)
+        return pa.array(values[neuron, rank, slot].numpy(), mask=absent)
 
     columns = {
         "run_id": pa.array([run_id] * size),
         "model": pa.array([subject.target.key.model] * size),
         "layer": pa.array([subject.target.key.layer] * size),
         "neuron": pa.array(examples.neurons[neuron].numpy().astype(np.int32)),
-        "kind": pa.array([request.examples.contrast] * size),
+        "kind": pa.array(kinds).take(pa.array((slot // each).numpy())),
         "rank": pa.array(rank.numpy().astype(np.int32)),
         "neighbour": pa.array(neighbour.numpy().astype(np.int32)),
         "image_id": pa.array(examples.activating[neuron, rank].numpy()),

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from csp_index import scoring
-from csp_index.candidates import CandidateTexts
+from csp_index.candidates import CandidateTexts, Ownership
 from csp_index.catalog import EncoderInfo
 from csp_index.confidence import Confidence, bootstrap
 from csp_index.costs import Means
@@ -49,16 +49,30 @@ _RANKED_AT_ONCE = 2048  # neurons; bounds the memory of that look
 
 @dataclass(frozen=True, slots=True)
 class NeuronScores:
-    """The example sets of M neurons, the scores [M, C] that rest on them, and each neuron's label state [M]."""
+    """The example sets of M neurons, the scores [M, C] that rest on them, and each neuron's label state [M].
+
+    The score of a candidate that is another neuron's is -inf; `own` says whose they are, None that all are everybody's.
+    """
 
     request: LabelRequest
     examples: Examples
     evidence: Evidence
     scored: Scored
     states: np.ndarray
+    own: Ownership | None = None
+
+    @property
+    def available(self) -> torch.Tensor:
+        """How many candidates each neuron has, [M]."""
+        scores = self.scored.scores
+        if self.own is None:
+            return torch.full((len(scores),), scores.shape[1])
+        return self.own.available(self.examples.neurons)
 
     def leaders(self, count: int) -> torch.Tensor:
-        """Return the places of the best candidates [M, count] at most, best first."""
+        """Return the places of the best candidates [M, count] at most, best first; others' may stand last."""
+        if self.own is not None:
+            count = max(1, min(count, int(self.available.max())))
         return leaders_of(self.scored.scores, count)
 
     def confidence(self, leaders: torch.Tensor) -> Confidence | None:
@@ -86,6 +100,8 @@ def label_neurons(
     """
     means = means or Means()
     described = _describe(subject, request, candidates_key, subject.images(store))
+    if means.depends is not None and scoring.method(request.method).needs_contrast:
+        described |= means.depends(request.examples)
     found = {} if recompute else read_labels(store, subject, settings_hash(described), request)
     missing = [n for n in subject.neurons.tolist() if n not in found]
     if missing:
@@ -116,12 +132,13 @@ def _make(
     means = replace(means, keep=keep)
     with store.write_lock() if keep else nullcontext():
         texts = candidates()
-        _check(store, subject, request, texts)
+        check_texts(store, subject, request, texts)
         if not keep:
             with one_thread(means.choice is not None and means.choice.listed and len(subject.neurons) <= _FEW):
                 return _compute(store, subject, request, texts, "", "", means).labels(subject, request.top)
         models = {subject.source.what: subject.source.identity}
         with record_run(store, "label", described, models, request.examples.seed) as run:
+            means = replace(means, run_id=run.run_id)
             made = _compute(store, subject, request, texts, run.run_id, run.settings_hash, means)
             write_labels(store, subject, made, run.settings_hash)
         return made.labels(subject, request.top)
@@ -145,12 +162,16 @@ def score_neurons(
     if len(subject.neurons) > _MANY:
         release(store)  # the scores of many neurons need the memory, and the next question may be long in coming
     if row.needs_response:
-        evidence = _with_response(store, subject, request, evidence)
+        evidence = _with_response(store, subject, request, evidence, texts.own)
     scored = scoring.score(request.method, evidence, request.scoring)
     states = np.where(
         examples.dead, "dead", np.where(examples.without_contrast & row.needs_contrast, "no-contrast", "labelled")
     )
-    return NeuronScores(request, examples, evidence, scored, states)
+    if texts.own is not None:
+        scored = replace(scored, scores=texts.own.mask(scored.scores, examples.neurons))
+        none = (texts.own.available(examples.neurons) == 0).numpy()
+        states = np.where(none & (states != "dead"), "no-candidates", states)
+    return NeuronScores(request, examples, evidence, scored, states, texts.own)
 
 
 def concept_vectors(store: Store, subject: Subject, request: LabelRequest, means: Means | None = None) -> torch.Tensor:
@@ -172,7 +193,7 @@ def _describe(subject: Subject, request: LabelRequest, candidates_key: str, imag
         "layer_identity": subject.target.identity,
         "images": images,
         "method": request.method,
-        "examples": asdict(request.examples),
+        "examples": _examples_described(request.examples),
         "scoring": asdict(request.scoring),
         "candidates": candidates_key,
         "kept": max(KEPT, request.top),
@@ -182,6 +203,15 @@ def _describe(subject: Subject, request: LabelRequest, candidates_key: str, imag
     if row.needs_contrast is False:
         described["examples"] = {"examples": request.examples.examples, "floor": request.examples.floor}
     return described
+
+
+def _examples_described(options: ExampleOptions) -> dict[str, object]:
+    """Return the options that count: those of the synthetic kind only where it is asked for."""
+    given = asdict(options)
+    if "synthetic" not in options.kinds:
+        for name in ("generator", "variants", "generator_seed", "caption_column", "variant_prompt"):
+            del given[name]
+    return given
 
 
 def _compute(
@@ -196,14 +226,16 @@ def _compute(
     found = score_neurons(store, subject, request, texts, means)
     best = found.leaders(max(KEPT, request.top))
     confidence = found.confidence(best[:, :KEPT])
-    ranking = Ranking(found.scored.scores.gather(1, best), best, texts.texts, found.states, confidence)
+    ranking = Ranking(
+        found.scored.scores.gather(1, best), best, texts.texts, found.states, confidence, found.available.numpy()
+    )
     label_rows = label_rows_of(subject, request, found.examples, ranking, run_id, hashed)
     example_rows = example_rows_of(subject, request, found.examples, run_id)
     return Made(label_rows, example_rows, found.scored.vectors, found.examples.images)
 
 
-def _check(store: Store, subject: Subject, request: LabelRequest, texts: CandidateTexts) -> None:
-    """Refuse, before a run is recorded, what could only fail in it."""
+def check_texts(store: Store, subject: Subject, request: LabelRequest, texts: CandidateTexts) -> None:
+    """Refuse, before a run is recorded, what could only fail in it: texts of another space, and as `check_request`."""
     if texts.embeddings.shape[1] != subject.source.width:
         raise LabelError(
             f"text embeddings have {texts.embeddings.shape[1]} dimensions, the index's encoder {subject.source.width}: "
@@ -251,6 +283,7 @@ def _evidence(
         None if scale is None else share / images,
         neurons=examples.neurons,
         similarities=examples.similarities,
+        partners=examples.contrastive.shape[2] // max(1, len(examples.kinds)),
     )
 
 
@@ -259,7 +292,9 @@ def _seen(subject: Subject, images: int) -> torch.Tensor:
     return torch.ones(images, dtype=torch.bool) if subject.pool is None else subject.pool.mask
 
 
-def _with_response(store: Store, subject: Subject, request: LabelRequest, evidence: Evidence) -> Evidence:
+def _with_response(
+    store: Store, subject: Subject, request: LabelRequest, evidence: Evidence, own: Ownership | None
+) -> Evidence:
     """Add the response of the neurons to all images: one pass for all labels, and one for the leading ones."""
     scale = scoring.method(request.method).background(request.scoring)
     if scale is None:
@@ -270,6 +305,8 @@ def _with_response(store: Store, subject: Subject, request: LabelRequest, eviden
         sums.add(embeddings, activations)
     first = sums.finish()
     scores = scoring.score(request.method, replace(evidence, response=first), request.scoring).scores
+    if own is not None:
+        scores = own.mask(scores, evidence.neuron_numbers)
     leaders = leaders_of(scores, min(_LEADERS, scores.shape[1]))
     precision = torch.zeros(scores.shape)
     for start in range(0, len(leaders), _RANKED_AT_ONCE):

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from csp_index import catalog
 from csp_index.catalog import EncoderInfo, LayerInfo
 from csp_index.encoders import Encoder, load_encoder
-from csp_index.errors import EncoderError, LabelError, NetworkError
+from csp_index.errors import EncoderError, LabelError, NetworkError, SettingError
 from csp_index.networks import Network, load_network
 from csp_index.records import LayerKey
 from csp_index.store import Store
+from csp_index.variants import VariantGenerator, load_variants
+from csp_index.weights import lasting
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSource:
+    """A network under study and the layers of it to index; `pool`, `weights` and `name` as in `load_network`."""
+
+    spec: str
+    layers: tuple[str, ...]
+    pool: str | None = None
+    weights: str | None = None
+    name: str | None = None
 
 
 class Models:
@@ -18,6 +34,7 @@ class Models:
         self.device = device
         self._encoders: dict[str, Encoder] = {}
         self._networks: dict[LayerKey, Network] = {}
+        self._variants: dict[tuple[str, bool], VariantGenerator] = {}
 
     def encoder(self, spec: str) -> Encoder:
         """Return the encoder a spec names."""
@@ -40,6 +57,12 @@ class Models:
                     "restore the old files, or index with the new ones under another name"
                 )
         return loaded
+
+    def variants(self, spec: str, prompted: bool) -> VariantGenerator:
+        """Return the generator of variants a spec names; `prompted`: a prompt comes with each picture."""
+        if (spec, prompted) not in self._variants:
+            self._variants[spec, prompted] = load_variants(spec, prompted=prompted, device=self.device)
+        return self._variants[spec, prompted]
 
     def held_network(self, target: LayerInfo) -> Network:
         """Return the network a layer of the index belongs to, ready for that layer, or say that it is another now."""
@@ -76,3 +99,25 @@ class Models:
             for (name, spec, weights, pool), layers in groups.items()
         ]
         return [self.held_encoder(info) for info in catalog.encoders(store)], networks
+
+    def to_run(
+        self, store: Store | None, encoders: Sequence[str], networks: Sequence[NetworkSource]
+    ) -> tuple[list[Encoder], list[Network]]:
+        """Load the models that were named, or else those of the index, if there is one."""
+        if not encoders and not networks:
+            loaded, studied = self.all_held(store) if store is not None else ([], [])
+        else:
+            loaded = [self.encoder(lasting(spec)) for spec in encoders]
+            if not loaded and store is not None:
+                loaded = [self.held_encoder(info) for info in catalog.encoders(store)]
+            studied = [
+                load_network(
+                    lasting(n.spec), layers=n.layers, pool=n.pool, weights=n.weights, name=n.name, device=self.device
+                )
+                for n in networks
+            ]
+        if not loaded:
+            raise SettingError(
+                "a new index needs an encoder: give one, for example open_clip:ViT-B-32/laion2b_s34b_b79k"
+            )
+        return loaded, studied

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from csp_index.errors import NetworkError, one_line
-from csp_index.pooling import Pool, choose_pool, first_tensor, fits, neurons_of, pooled
+from csp_index.pooling import Pool, as_maps, choose_pool, first_tensor, fits, neurons_of, pooled
 from csp_index.sparse import settled
 from csp_index.weights import batch_size_for, hash_weights, near_matches, put, resolve_device, undo_channels_last
 from csp_index.zoo import Loaded, default_name, load_module
@@ -144,6 +144,50 @@ class Network:
         with torch.inference_mode(), _hooks(self._modules, keep):
             self._loaded.forward(pixels.to(self.device))
         return {layer: found[layer] for layer in self.layers}
+
+    def maps(self, pixels: Tensor, layer: str, neurons: Tensor) -> Tensor | None:
+        """Return the map [B, h, w] of one neuron an image (``neurons`` [B]) before pooling, float32 on the CPU.
+
+        None where the neurons of the layer have no places on the image: vectors, and the class token.
+        """
+        found: dict[str, Tensor] = {}
+        output, rows = self.layers[layer], torch.arange(len(pixels))
+
+        def keep(name: str, given: Tensor | None) -> None:
+            maps = None if given is None else as_maps(given, output.pool, self._loaded.prefix_tokens)
+            if maps is not None:
+                found[name] = maps[rows.to(maps.device), neurons.to(maps.device)].float().cpu()
+
+        with torch.inference_mode(), _hooks({layer: self._modules[layer]}, keep):
+            self._loaded.forward(pixels.to(self.device))
+        return found[layer].clone() if layer in found else None
+
+    def gradients(self, pixels: Tensor, layer: str, neurons: Tensor) -> Tensor:
+        """Return the gradient of one neuron's pooled activation an image (``neurons`` [B]) by its input, on the CPU.
+
+        It has the shape of ``pixels``. Raises NetworkError where none can be had: no gradient passes through the
+        network.
+        """
+        found: dict[str, Tensor] = {}
+        output = self.layers[layer]
+
+        def keep(name: str, given: Tensor | None) -> None:
+            if given is not None:
+                # A copy, because what follows may change the output in place.
+                found[name] = pooled(given.clone(), output.pool, self._loaded.prefix_tokens, gradient=True)
+
+        try:
+            with torch.enable_grad(), _hooks({layer: self._modules[layer]}, keep):
+                inputs = pixels.to(self.device).clone().requires_grad_(True)
+                self._loaded.forward(inputs.clone())
+                wanted = found[layer].gather(1, neurons.to(self.device)[:, None]).sum()
+                (gradient,) = torch.autograd.grad(wanted, inputs)
+        except RuntimeError as exc:
+            raise NetworkError(
+                f"no gradient of layer {layer!r} of {self.name} by its input can be had ({one_line(exc)}): "
+                "choose another contrast than perturbation"
+            ) from exc
+        return gradient.cpu()
 
     def _describe(self, layer: str, shape: tuple[int, ...] | None, pool: str | None) -> LayerOutput:
         if shape is None:

@@ -237,7 +237,13 @@ def _row_height(tile: float, contrasted: bool) -> float:
 
 
 def _state_text(state: str) -> str:
-    return {"dead": "dead neuron", "no-contrast": "no contrast", "labelled": "no label"}.get(state, state or "no label")
+    names = {
+        "dead": "dead neuron",
+        "no-contrast": "no contrast",
+        "no-candidates": "no candidates",
+        "labelled": "no label",
+    }
+    return names.get(state, state or "no label")
 
 
 def _number(value: float | None) -> str:

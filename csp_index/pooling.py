@@ -77,12 +77,13 @@ def neurons_of(shape: tuple[int, ...], pool: Pool) -> int:
     return shape[0] if pool in ("mean", "max") else shape[-1]
 
 
-def pooled(output: Tensor, pool: Pool, prefix_tokens: int = 0) -> Tensor:
+def pooled(output: Tensor, pool: Pool, prefix_tokens: int = 0, *, gradient: bool = False) -> Tensor:
     """Return one number a neuron: [B, M], float32, sharing no memory with ``output``.
 
-    ``prefix_tokens`` is the number of class and register tokens a network puts before the others.
+    ``prefix_tokens`` is the number of class and register tokens a network puts before the others. Gradients flow back
+    only with ``gradient``.
     """
-    values = output.detach().float()
+    values = output.float() if gradient else output.detach().float()
     if pool in ("mean", "max"):
         values = values.flatten(2)
         return values.mean(2) if pool == "mean" else values.amax(2)
@@ -94,6 +95,24 @@ def pooled(output: Tensor, pool: Pool, prefix_tokens: int = 0) -> Tensor:
         return values.mean(1) if pool == "token-mean" else values.amax(1)
     # A copy: the network may go on to change its output in place.
     return values[:, 0].clone() if pool == "cls" else values.clone()
+
+
+def as_maps(output: Tensor, pool: Pool, prefix_tokens: int = 0) -> Tensor | None:
+    """Return what is pooled as maps [B, M, H, W], a view of ``output``; None where the neurons have no places.
+
+    None for vectors, for the class token, for a single place, and for tokens that do not make a square.
+    """
+    maps = None
+    if pool in ("mean", "max"):
+        maps = output
+    elif pool in ("mean-last", "max-last"):
+        maps = output.movedim(-1, 1)
+    elif pool in ("token-mean", "token-max"):
+        tokens = output[:, prefix_in(output.shape[1], prefix_tokens) :]
+        side = isqrt(tokens.shape[1])
+        if side**2 == tokens.shape[1]:
+            maps = tokens.transpose(1, 2).unflatten(2, (side, side))
+    return maps if maps is not None and maps.shape[2] * maps.shape[3] > 1 else None
 
 
 def prefix_in(length: int, prefix_tokens: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from csp_index.errors import LabelError, SettingError
 
@@ -24,8 +24,9 @@ Method = Literal[
     "random-contrast",
     "random-label",
 ]
-ContrastKind = Literal["nearest", "random"]
-LabelState = Literal["labelled", "dead", "no-contrast"]
+ContrastKind = Literal["nearest", "falcon", "perturbation", "synthetic", "random"]
+DerivedKind = Literal["perturbation", "synthetic"]  # contrast kinds whose images are made
+LabelState = Literal["labelled", "dead", "no-contrast", "no-candidates"]
 IndexKind = Literal["none", "ivf_flat", "ivf_sq", "ivf_pq", "ivf_rq", "ivf_hnsw_sq"]  # Lance's own names
 
 
@@ -115,10 +116,11 @@ class LabelScore:
 class Label:
     """What one method says of one neuron: its best candidates and the evidence they rest on.
 
-    `state` is `labelled`, `dead` (the neuron never fires) or `no-contrast` (no image activates less than the threshold,
-    and the method needs one); in the last two `labels` is empty and `note` says why. `note` also tells of fewer
-    examples than asked for. `uncertain`: the lead of the best candidate is inside the noise of the activating images,
-    or these tell nothing (there is but one). `rivals` are the others that come first in some resamples, at most five.
+    `state` is `labelled`, `dead` (the neuron never fires), `no-contrast` (no image activates less than the threshold,
+    and the method needs one) or `no-candidates` (only its own were asked for, and it has none); but for the first,
+    `labels` is empty and `note` says why. `note` also tells of fewer examples than asked for, and of a poor contrast.
+    `uncertain`: the lead of the best candidate is inside the noise of the activating images, or these tell nothing
+    (there is but one). `rivals` are the others that come first in some resamples, at most five.
     """
 
     neuron: NeuronKey
@@ -172,8 +174,8 @@ class ExampleOptions:
     """How activating and contrastive images are chosen (METHODS: CSP, section 3 of arXiv 2604.22477)."""
 
     examples: int = 30  # activating images a neuron, at most
-    contrast: ContrastKind = "nearest"
-    neighbours: int = 1  # contrastive images an activating image
+    contrast: str = "nearest"  # a ContrastKind, or several joined by +: each gives every activating image partners
+    neighbours: int = 1  # contrastive images of each kind an activating image
     threshold: str = "mean"  # low activation: "mean", "quantile:Q" or "max:F" (a fraction of the neuron's maximum)
     floor: float = 0.0  # an image activates the neuron only above this
     reuse: bool = True  # the same contrastive image may serve several activating ones
@@ -182,20 +184,40 @@ class ExampleOptions:
         1.01  # images above this cosine are the same picture and no contrast; 0.99 switches the filter on
     )
     seed: int = 0  # of the random kind
+    generator: str | None = None  # synthetic: what makes variants of the activating images, by its spec
+    variants: int = 8  # synthetic: of each activating image, made before the silent ones are looked for
+    generator_seed: int = 0  # synthetic: of the variants
+    caption_column: str | None = None  # synthetic: the metadata column that describes an image, for the prompt
+    variant_prompt: str = "{caption}"  # synthetic: what the generator is told around the caption
 
     def __post_init__(self) -> None:
         _check_numbers(
-            self, whole=("examples", "neighbours", "seed"), real=("floor", "min_similarity", "near_duplicate")
+            self,
+            whole=("examples", "neighbours", "seed", "variants", "generator_seed"),
+            real=("floor", "min_similarity", "near_duplicate"),
         )
         if not isinstance(self.threshold, str):
             raise SettingError(f"threshold is {self.threshold!r}: expected mean, quantile:Q or max:F")
         for name, ok, expected in (
             ("examples", self.examples >= 1, "at least 1"),
             ("neighbours", self.neighbours >= 1, "at least 1"),
-            ("contrast", self.contrast in ("nearest", "random"), "nearest or random"),
+            ("variants", self.variants >= 1, "at least 1"),
+            ("variant_prompt", "{caption}" in self.variant_prompt, "a text with {caption} in it"),
+            ("contrast", _are_kinds(self.contrast), f"{', '.join(get_args(ContrastKind))}, or several joined by +"),
         ):
             if not ok:
                 raise SettingError(f"{name} is {getattr(self, name)!r}: expected {expected}")
+
+    @property
+    def kinds(self) -> tuple[ContrastKind, ...]:
+        """The kinds of contrastive images, in the order in which an activating image's partners stand.
+
+        >>> ExampleOptions(contrast="nearest+perturbation").kinds
+        ('nearest', 'perturbation')
+        """
+        named = self.contrast.split("+")
+        kinds: tuple[ContrastKind, ...] = get_args(ContrastKind)
+        return tuple(sorted((kind for kind in kinds if kind in named), key=named.index))
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +326,12 @@ class OptimizeSummary:
     encoders: tuple[EncoderOptimized, ...]
     tables: tuple[TableOptimized, ...]
     seconds: float
+
+
+def _are_kinds(text: object) -> bool:
+    """Tell whether a text names contrastive kinds, each once."""
+    named = text.split("+") if isinstance(text, str) else []
+    return bool(named) and len(set(named)) == len(named) and set(named) <= set(get_args(ContrastKind))
 
 
 def _check_numbers(options: object, whole: Sequence[str] = (), real: Sequence[str] = ()) -> None:

@@ -24,6 +24,8 @@ NEURONS = "neurons"
 VOCABULARIES = "vocabularies"
 EXAMPLES = "examples"
 LABELS = "labels"
+ANSWERS = "answers"
+CANDIDATES = "candidates"
 EVALUATIONS = "evaluations"
 SPLITS = "splits"
 
@@ -120,10 +122,10 @@ _TABLES: dict[str, pa.Schema] = {
         ("neuron", pa.int32()),
         ("kind", pa.string()),
         ("rank", pa.int32()),  # of the activating image, 0 is the most activating
-        ("neighbour", pa.int32()),  # of the contrastive image among those of one activating image, 0 is the nearest
+        ("neighbour", pa.int32()),  # among those of one activating image, of each kind the nearest first
         ("image_id", pa.int64()),
         ("activation", pa.float32()),
-        ("contrast_id", pa.int64()),
+        ("contrast_id", pa.int64()),  # an image, or one of `derived`; null where there is none
         ("contrast_activation", pa.float32()),
         ("similarity", pa.float32()),
         ("threshold", pa.float32()),
@@ -145,6 +147,37 @@ _TABLES: dict[str, pa.Schema] = {
         ("confidence", pa.float64()),  # the share of the resamples in which this candidate comes first
         ("uncertain", pa.bool_()),  # of the best candidate: its lead is inside the noise; null for the others
         ("note", pa.string()),
+    ),
+    ANSWERS: _schema(
+        ("run_id", pa.string()),
+        ("settings_hash", pa.string()),  # of all that the answer depends on: proposer, revision, prompt, examples
+        ("model", pa.string()),
+        ("layer", pa.string()),
+        ("neuron", pa.int32()),
+        ("kind", pa.string()),  # vlm, captioner, neighbours
+        ("proposer", pa.string()),  # its spec
+        ("revision", pa.string()),  # what pins its weights
+        ("prompt_hash", pa.string()),
+        ("state", pa.string()),  # answered, unparsed, failed
+        ("raw", pa.string()),  # what the model said, as it came
+        ("reason", pa.string()),  # why there are no candidates; else ""
+        ("requests", pa.int32()),
+        ("prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+        ("seconds", pa.float64()),
+        ("when", _utc),
+    ),
+    CANDIDATES: _schema(
+        ("run_id", pa.string()),
+        ("settings_hash", pa.string()),  # of the answer it comes from
+        ("model", pa.string()),
+        ("layer", pa.string()),
+        ("neuron", pa.int32()),
+        ("kind", pa.string()),
+        ("proposer", pa.string()),
+        ("rank", pa.int32()),  # 0 is the proposer's best
+        ("text", pa.string()),
+        ("score", pa.float64()),  # the proposer's own, null where it has none
     ),
     EVALUATIONS: _schema(
         ("run_id", pa.string()),
@@ -216,6 +249,25 @@ def concepts_schema(width: int) -> pa.Schema:
     )
 
 
+def derived_schema(width: int) -> pa.Schema:
+    """Return the schema of images made for one neuron, as one encoder sees them; they are no indexed images."""
+    return _schema(
+        ("image_id", pa.int64()),  # from 2**40 on, never reused, distinct over all encoders
+        ("kind", pa.string()),  # perturbation or synthetic
+        ("origin", pa.int64()),  # the indexed image it was made from
+        ("model", pa.string()),
+        ("layer", pa.string()),
+        ("neuron", pa.int32()),
+        ("rank", pa.int32()),  # of the origin among the neuron's activating images
+        ("settings_hash", pa.string()),  # of all that the making depends on
+        ("recipe", pa.string()),  # JSON: edit, strength, region; or prompt, seed, model
+        ("activation", pa.float32()),  # of that neuron
+        (EMBEDDING, pa.list_(pa.float32(), width)),
+        ("picture", pa.binary()),  # PNG or JPEG
+        ("run_id", pa.string()),
+    )
+
+
 def neighbours_schema() -> pa.Schema:
     """Return the schema of lists of nearest neighbours in one encoder's space, whatever the activation."""
     return _schema(
@@ -251,6 +303,11 @@ def texts_table(encoder: str) -> str:
 def concepts_table(encoder: str) -> str:
     """Return the name of the table of concept vectors in an encoder's space."""
     return f"concepts_{slug(encoder)}"
+
+
+def derived_table(encoder: str) -> str:
+    """Return the name of the table of images made for neurons, with their embeddings in an encoder's space."""
+    return f"derived_{slug(encoder)}"
 
 
 def neighbours_table(encoder: str) -> str:

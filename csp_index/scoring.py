@@ -178,14 +178,9 @@ def contrastive_pmi(evidence: Evidence, options: ScoringOptions) -> torch.Tensor
     """Return pmi with `alpha` of its prior taken over the contrastive images C instead of the dataset:
 
     sum_i w_i L(t, p_i) - alpha log mean_{n in C} exp L(t, n) - (1 - alpha) log mean_x exp L(t, x); C pools the m
-    nearest silent images of every activating one (a neuron without any keeps the prior over the dataset).
+    nearest silent images of every activating one; the share of those that are missing is the dataset's.
     """
-    scale = _scale(options)
-    pooled = evidence.contrastive.flatten(1)
-    present = pooled >= 0
-    near = weighted_rows(evidence, pooled, even(present), lambda cosines: (scale * cosines).softmax(1))
-    dataset = dataset_share(evidence).float()
-    near = torch.where(present.any(1, keepdim=True), near, dataset)
+    near, dataset = _near_share(evidence, _scale(options)), dataset_share(evidence).float()
     tiny = torch.finfo(torch.float32).tiny
     prior = options.alpha * near.clamp(min=tiny).log() + (1 - options.alpha) * dataset.clamp(min=tiny).log()
     return _log_shares(evidence, options) - prior
@@ -208,13 +203,9 @@ def consensus(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
     pairs as candidates every cell is at .95 or above. Nine cells stay below .90: pairs and triples where all triples
     are candidates, at bias .9 and 1.
     """
-    scale = _scale(options)
     if evidence.response is None:
         raise LabelError("this method needs the neurons' response to the whole dataset, and none was computed")
-    pooled = evidence.contrastive.flatten(1)
-    present = pooled >= 0
-    near = weighted_rows(evidence, pooled, even(present), lambda cosines: (scale * cosines).softmax(1))
-    near = torch.where(present.any(1, keepdim=True), near, dataset_share(evidence).float())
+    near = _near_share(evidence, _scale(options))
     odds = _log_shares(evidence, options) - near.clamp(min=torch.finfo(torch.float32).tiny).log()
     response = evidence.response
     found = odds.clamp(min=_CUT) * response.linear.clamp(min=_CUT)
@@ -237,6 +228,21 @@ def _scale(options: ScoringOptions) -> float:
             "this method needs the encoder's logit scale, and none is known: give --logit-scale, for CLIP often 100"
         )
     return options.logit_scale
+
+
+def _near_share(evidence: Evidence, scale: float) -> torch.Tensor:
+    """Return each label's mean share of the contrastive images, [M, C].
+
+    An activating image with fewer partners than asked for leaves the rest of its weight to the dataset's mean share:
+    a few edits of one picture all lack the same things, and are no prior by themselves.
+    """
+    pooled = evidence.contrastive.flatten(1)
+    present = pooled >= 0
+    near = weighted_rows(evidence, pooled, even(present), lambda cosines: (scale * cosines).softmax(1))
+    fired = (evidence.activating >= 0).sum(1)
+    partners = present.view(evidence.contrastive.shape).sum(2).clamp(max=evidence.asked)
+    filled = (partners.sum(1) / (fired * evidence.asked).clamp(min=1))[:, None]
+    return torch.where(filled >= 1, near, filled * near + (1 - filled) * dataset_share(evidence).float())
 
 
 def _log_shares(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:

@@ -66,6 +66,28 @@ SETTINGS: dict[str, Setting] = {
             "lease_seconds", 60, "How long a writer holds an index in an object store unless it renews, in seconds."
         ),
         Setting("lease_renewal", 15, "How often it renews, in seconds; at most half of lease_seconds."),
+        Setting("variant_strength", 0.6, "Noise that image-to-image pipelines put over an original, 0 to 1."),
+        Setting("variant_steps", "auto", "Their number of steps, or auto (the pipeline's own)."),
+        Setting("similarity_floor", 0.5, "Pairs of this cosine or more count as near when contrast is judged."),
+        Setting("picture_side", 512, "Longer side of the pictures that stage 1 shows to models, in pixels, at most."),
+        Setting("answers_group", 64, "Answers of models that are committed together."),
+        Setting("answers_pause", 2.0, "Seconds after which those that came in are committed, however few."),
+        Setting("vlm_new_tokens", 64, "New tokens in an answer of a vision-language model, at most."),
+        Setting("vlm_batch", 4, "Neurons that a local vision-language model is asked about at once."),
+        Setting("caption_new_tokens", 40, "New tokens in a caption, at most."),
+        Setting("caption_batch", 16, "Pictures that a captioner describes at once."),
+        Setting("caption_floor", 0.1, "Least score of a phrase of the captions that becomes a candidate."),
+        Setting("caption_phrases", 20, "Candidates from a neuron's captions, at most."),
+        Setting(
+            "perturbation_edits",
+            "occlude,blur,noise,recolour,inpaint",
+            "Edits tried for `--contrast perturbation`; inpaint is left out where OpenCV is not installed.",
+        ),
+        Setting("vlm_concurrency", 8, "Neurons that an endpoint is asked about at the same time."),
+        Setting("vlm_timeout", 120.0, "Longest time that one answer of an endpoint may take, in seconds."),
+        Setting("vlm_retries", 4, "How often a request is repeated after a time-out, a broken connection, 429 or 5xx."),
+        Setting("vlm_tokens", 1024, "New tokens of an endpoint's answer, at most; thoughts count, too."),
+        Setting("vlm_key_variable", "OPENAI_API_KEY", "Environment variable that holds the key of an endpoint."),
         Setting("sql_memory", "2GB", "Memory limit of one SQL statement."),
     )
 }

@@ -151,7 +151,7 @@ class SparseAutoencoder(nn.Module):
             tuple(output.shape[1:]), None if self.source.places else self.source.pool, self._has_class_token
         )
         if not self.source.places:
-            return self.encode(pooled(output, usual, self._prefix_tokens))
+            return self.encode(pooled(output, usual, self._prefix_tokens, gradient=torch.is_grad_enabled()))
         if usual in ("mean", "max"):  # the channels come first
             return self.encode(output.float().movedim(1, -1)).movedim(-1, 1)
         return self.encode(output.float())

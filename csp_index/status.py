@@ -44,11 +44,34 @@ def describe(store: Store) -> dict[str, Any]:
                 "width": e.width,
                 "images": catalog.image_count(store, e.what),
                 "vector_index": asdict(found) if (found := store.vector_index(e.table)) else None,
+                "derived": store.count(schema.derived_table(e.name)),
             }
             for e in catalog.encoders(store)
         ],
         "layers": layers,
         "labels": store.count(schema.LABELS, "rank <= 0"),
+        "answers": answer_counts(store),
         "writing": locked,
         "runs": runs,
     }
+
+
+def answer_counts(store: Store) -> list[dict[str, Any]]:
+    """Return, for each kind and proposer, its answers by state, its candidates, and what all that has cost.
+
+    The counters are of all requests ever made for the answers that stand there, those that failed before included.
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    columns = ["kind", "proposer", "state", "requests", "prompt_tokens", "completion_tokens", "seconds"]
+    empty = dict.fromkeys(("answered", "unparsed", "failed", "candidates", *columns[3:]), 0)
+    for row in store.read(schema.ANSWERS, columns).to_pylist():
+        names = {"kind": row["kind"], "proposer": row["proposer"]}
+        counted = found.setdefault((row["kind"], row["proposer"]), names | empty)
+        counted[row["state"]] += 1
+        for name in columns[3:]:
+            counted[name] += row[name]
+    named = store.read(schema.CANDIDATES, columns[:2])
+    for row in named.group_by(columns[:2]).aggregate([([], "count_all")]).to_pylist():
+        if (key := (row["kind"], row["proposer"])) in found:
+            found[key]["candidates"] = row["count_all"]
+    return [found[key] for key in sorted(found)]

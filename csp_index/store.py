@@ -1,4 +1,4 @@
-"""LanceDB behind one small class: create, open, append, read, search, lock.
+"""LanceDB behind one small class: append, read, search, lock; `opening` makes one of a place.
 
 Only this file and `upkeep` import lancedb or lance.
 
@@ -13,7 +13,6 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ import pyarrow as pa
 from csp_index import schema, settings
 from csp_index.errors import StoreError
 from csp_index.locking import Check, hold, is_held
-from csp_index.places import Place, place_of, reason
+from csp_index.places import Place, reason
 from csp_index.records import VectorIndex
 
 os.environ.setdefault("LANCE_LOG", "error")  # its warnings speak to developers of Lance, not to our users
@@ -38,7 +37,7 @@ class Store:
     """A place full of Lance tables that csp_index made."""
 
     def __init__(self, place: Place) -> None:
-        """Use the place as it is; `open_store` and `create_store` check it first."""
+        """Use the place as it is; `opening` checks it first."""
         self.uri, self.address = place.uri, place.address
         self._place = place
         self._tables: dict[str, Any] = {}
@@ -372,59 +371,3 @@ def _interruptible() -> Iterator[None]:
         if "KeyboardInterrupt" in str(exc):
             raise KeyboardInterrupt from exc
         raise
-
-
-def open_store(uri: str | Path) -> Store:
-    """Open an existing index."""
-    place = place_of(uri)
-    if place.is_index():
-        return _opened(place)
-    if not place.exists():
-        raise StoreError(
-            f"no index at {place.uri}: make one with `csp-index index {place.uri} IMAGES`, or check the path"
-        )
-    raise StoreError(f"{place.uri} is not a csp_index database (it has no table of runs): check the path")
-
-
-def find_store(uri: str | Path) -> Store | None:
-    """Open the index at the place, or return None where there is none."""
-    place = place_of(uri)
-    return _opened(place) if place.is_index() else None
-
-
-def create_store(uri: str | Path) -> Store:
-    """Open an index, or create it where the place is new or empty."""
-    place = place_of(uri)
-    if place.is_index():
-        return _opened(place)
-    place.check_empty()
-    place.prepare()
-    store = Store(place)
-    store.create(schema.RUNS, schema.table_schema(schema.RUNS))
-    return store
-
-
-def check_creatable(uri: str | Path) -> None:
-    """Refuse, without changing anything, a place where an index can neither be opened nor created."""
-    place = place_of(uri)
-    if place.is_index():
-        place.check_writable()
-    else:
-        place.check_empty()
-
-
-def is_index(uri: str | Path) -> bool:
-    """Tell whether there is an index at the place."""
-    return place_of(uri).is_index()
-
-
-def _opened(place: Place) -> Store:
-    store = Store(place)
-    found = (store.read(schema.RUNS, columns=["run_id"]), store.dataset(schema.RUNS).schema.metadata)[1] or {}
-    made = found.get(schema.FORMAT_KEY, b"").decode()
-    if made != schema.FORMAT:
-        raise StoreError(
-            f"{place.uri} is not a csp_index database of format {schema.FORMAT} (has {made or 'none'}): "
-            "open it with the version of csp_index that made it, or index again into a new directory"
-        )
-    return store

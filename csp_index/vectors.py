@@ -13,6 +13,7 @@ import torch
 
 from csp_index import catalog, settings, tiles
 from csp_index.catalog import EncoderInfo
+from csp_index.derived import embeddings_of_derived, is_derived
 from csp_index.leaders import EXACT, Embed, Error
 from csp_index.memory import give_back
 from csp_index.store import Store
@@ -47,14 +48,32 @@ class Vectors:
     def gather(self, ids: torch.Tensor) -> Embed:
         """Return what gives the embeddings of image ids among these [I]; what is not in memory is read once.
 
-        Rows fetched one by one cost more each: once that has been done often enough, all are read.
+        Rows fetched one by one cost more each: once that has been done often enough, all are read. Derived images may
+        be among them.
         """
+        if len(ids) and bool(is_derived(ids.max())):
+            return self._with_derived(ids)
         if self.holds and (self.in_memory or 8 * (self._fetched + len(ids)) > self.images):
             return self._all().__getitem__
         distinct = ids.unique()
         self._fetched += len(distinct)
         found = tiles.embeddings_of(self.store, self.source, distinct.numpy())
         return lambda some: found[torch.searchsorted(distinct, some)]
+
+    def _with_derived(self, ids: torch.Tensor) -> Embed:
+        """Return what gives the embeddings of image ids among these [I], some of which are of derived images."""
+        made = is_derived(ids)
+        indexed, distinct = self.gather(ids[~made]), ids[made].unique()
+        found = embeddings_of_derived(self.store, self.source, distinct.numpy())
+
+        def embed(some: torch.Tensor) -> torch.Tensor:
+            rows = torch.empty(len(some), self.source.width)
+            own = is_derived(some)
+            rows[own] = found[torch.searchsorted(distinct, some[own])]
+            rows[~own] = indexed(some[~own])
+            return rows
+
+        return embed
 
     def screen(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[int, torch.Tensor]]:
         """Stream (first image, embeddings [n, D]) on a device, rounded to `dtype`."""

@@ -12,11 +12,21 @@ import pyarrow as pa
 
 from csp_index import catalog, schema
 from csp_index.catalog import LayerInfo
+from csp_index.contrast_quality import ContrastQuality, quality_of_pairs
+from csp_index.derived import derived_rows, describe_recipe, is_derived
 from csp_index.images import ImageRead, read_images, thumbnail
 from csp_index.plots import CardData, CardPair, draw_card
 from csp_index.records import Label
 from csp_index.store import Store
 
+_OF_NEURONS = (
+    schema.NEURONS,
+    schema.LABELS,
+    schema.EXAMPLES,
+    schema.ANSWERS,
+    schema.CANDIDATES,
+    schema.EVALUATIONS,
+)
 _ADDRESSED = "SELECT model || '/' || layer || '/' || neuron AS address, * FROM {}"
 _SHOWN = 10
 _BINS = 40
@@ -30,10 +40,15 @@ class NeuronView:
     statistics: dict[str, Any]
     names: dict[int, str]
 
+    @property
+    def contrast(self) -> ContrastQuality:
+        """How good the label's contrast is, as its pairs tell."""
+        return quality_of_pairs(self.label.pairs)
+
     def as_json(self) -> dict[str, object]:
         """Return the object that `csp-index show --json` prints."""
-        pairs = [asdict(pair) for pair in self.label.pairs]
-        return self.label.as_json() | {"statistics": self.statistics, "pairs": pairs, "images": self.names}
+        told = {"statistics": self.statistics, "pairs": [asdict(pair) for pair in self.label.pairs]}
+        return self.label.as_json() | told | {"contrast_quality": self.contrast.as_json(), "images": self.names}
 
 
 def neuron_view(store: Store, target: LayerInfo, label: Label) -> NeuronView:
@@ -45,6 +60,8 @@ def neuron_view(store: Store, target: LayerInfo, label: Label) -> NeuronView:
     if ids:
         rows = store.read(schema.IMAGES, ["image_id", "uri"], f"image_id IN ({','.join(map(str, sorted(ids)))})")
         names = {row["image_id"]: row["uri"].rpartition("/")[2] for row in rows.to_pylist()}
+        derived = derived_rows(store, (image for image in ids if is_derived(image)), ["recipe"])
+        names |= {image: describe_recipe(str(row["recipe"])) for image, row in derived.items()}
     made = store.read(schema.RUNS, ["settings"], f"run_id = {catalog.sql_text(label.run_id)}")["settings"].to_pylist()
     seen = json.loads(made[0]).get("images") if made else row["images"]
     if seen != row["images"]:
@@ -60,7 +77,7 @@ def sql_views(store: Store) -> tuple[dict[str, Any], dict[str, str]]:
     """
     names = set(store.table_names())
     views: dict[str, Any] = {}
-    definitions = {name: _ADDRESSED for name in (schema.NEURONS, schema.LABELS, schema.EXAMPLES, schema.EVALUATIONS)}
+    definitions = dict.fromkeys((*_OF_NEURONS, "derived"), _ADDRESSED)
     for name in schema.fixed_tables():
         views[name] = store.dataset(name) if name in names else schema.table_schema(name).empty_table()
     definitions[schema.IMAGES] = _committed(store, schema.IMAGES)
@@ -70,12 +87,28 @@ def sql_views(store: Store) -> tuple[dict[str, Any], dict[str, str]]:
             name = "embeddings" if len(held) == 1 else info.table
             views[name] = store.dataset(info.table)
             definitions[name] = _committed(store, info.what)
+    views["derived"] = _derived(store, [info.name for info in held])
     views["texts"] = _texts(store, [info.name for info in held])
     return views, definitions
 
 
 def _committed(store: Store, what: str) -> str:
     return f"SELECT * FROM {{}} WHERE shard < {len(catalog.shards(store, what))}"
+
+
+def _derived(store: Store, encoders: list[str]) -> Any:
+    """Return the derived images; of several encoders in one table without embeddings and pictures."""
+    found = [(name, table) for name in encoders if store.has(table := schema.derived_table(name))]
+    if len(encoders) == 1 and found:
+        return store.dataset(found[0][1])
+    columns = [name for name in schema.derived_schema(1).names if name not in (schema.EMBEDDING, "picture")]
+    parts = []
+    for name, table in found:
+        rows = store.read(table, columns)
+        parts.append(rows.append_column("encoder", pa.array([name] * rows.num_rows)))
+    if parts:
+        return pa.concat_tables(parts)
+    return schema.derived_schema(1).empty_table().select(columns)
 
 
 def _texts(store: Store, encoders: list[str]) -> pa.Table:
@@ -156,6 +189,8 @@ def _pictures(store: Store, ids: list[int]) -> dict[int, bytes]:
         schema.IMAGES, ["image_id", "uri", "thumbnail"], f"image_id IN ({','.join(map(str, ids))})"
     ).to_pylist()
     found = {row["image_id"]: row["thumbnail"] or b"" for row in rows}
+    made = derived_rows(store, (image for image in ids if is_derived(image)), ["picture"])
+    found |= {image: row["picture"] for image, row in made.items() if isinstance(row["picture"], bytes)}
     without = [row for row in rows if not row["thumbnail"]]
     for row, item in zip(without, read_images([row["uri"] for row in without]), strict=True):
         if isinstance(item, ImageRead):

@@ -1,4 +1,4 @@
-"""Measure the figures the README quotes: `python scripts/measure.py label|memory|parity|evaluate|demo`.
+"""Measure the figures the README quotes: `python scripts/measure.py label|memory|parity|evaluate|demo|contrast|remote`.
 
 label   the whole command `csp-index label --neurons all` at 10,000 images x 512 neurons x 512 texts, beside
         `python -c "import torch, lancedb"`, in turn, medians of 5
@@ -9,6 +9,8 @@ evaluate  the whole command `csp-index evaluate` on 2,048 neurons and 10,000 hel
         that needs no further data, one method and those compared by default
 demo    every method on the demo's biased images, seeds 0 to 2: labels chosen on half of them, judged on the other;
         means over neurons (of their means over seeds) with bootstrap intervals; calibration of the confidence
+contrast  the demo's biased images, seeds 0 and 1, labelled with each contrastive kind that needs no generator
+remote  candidates for 500 neurons from an endpoint that answers in 50 ms, and a run killed half-way
 """
 
 from __future__ import annotations
@@ -244,13 +246,43 @@ def print_calibration(values: dict[tuple[str, str, str], dict[int, list[float]]]
             print(f"confidence {mean:.2f}: {share:.2f} right ({low:.2f}-{high:.2f}), {count} labels")
 
 
+def measure_contrast(root: Path) -> None:
+    """Print the share of the demo's planted concepts that are found, by contrastive kind, and the CPU time it took."""
+    from csp_index.demo.run import LAYER, accuracy, make_index
+    from csp_index.demo.world import VOCABULARY
+
+    for seed in range(2):
+        place = root / str(seed)
+        place.mkdir()
+        index = make_index(place, "biased", seed, print)
+        for contrast in ("nearest", "falcon", "perturbation", "nearest+perturbation", "random"):
+            for method in ("csp", "consensus"):
+                started = time.process_time()
+                labels = index.label(LAYER, method, vocabulary=list(VOCABULARY), templates="none", contrast=contrast)
+                seconds = time.process_time() - started
+                found = accuracy(labels)
+                told = ", ".join(f"{kind} {found[kind].top1:.2f}" for kind in found)
+                paired = [pair.contrast_id is not None for label in labels for pair in label.pairs]
+                shown = f"{told}; partners for {np.mean(paired):.2f}; {seconds:.1f} s of CPU"
+                print(f"seed {seed} {contrast} {method}: {shown}", flush=True)
+
+
+def measure_remote(root: Path) -> None:
+    """Print the time that asking an endpoint takes, and what is asked twice after a kill."""
+    from measure_remote import measure
+
+    measure(root)
+
+
 if __name__ == "__main__":
     steps = {
         "demo": measure_demo,
+        "contrast": measure_contrast,
         "label": measure_label,
         "memory": measure_memory,
         "parity": measure_parity,
         "evaluate": measure_evaluate,
+        "remote": measure_remote,
     }
     if len(sys.argv) == 2 and sys.argv[1] in steps:
         with tempfile.TemporaryDirectory() as folder:

@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from csp_index.variants import Original, Variant
+
 WIDTH, SIDE, NEURONS = 12, 8, 10
 
 
@@ -146,3 +148,38 @@ class Painter:
 
 def painter() -> Painter:
     return Painter()
+
+
+class Shader:
+    """A generator of variants: the picture itself, ever darker; counts the images it is asked about."""
+
+    name = "shader"
+
+    def __init__(self) -> None:
+        self.identity = {
+            "spec": "python:fakes:shader",
+            "weights": os.environ.get("FAKE_SHADER", "0"),
+            "library": "fakes 1",
+        }
+        self.asked: list[int] = []
+
+    def variants(self, original: Original, count: int, seed: int) -> list[Variant]:
+        self.asked.append(original.image_id)
+        shades = [1 - (place + 1 + seed % 2 / 2) / (count + 1) for place in range(count)]
+        pixels = np.asarray(original.picture, dtype=np.float32)
+        made = [Image.fromarray((pixels * shade).astype(np.uint8)) for shade in shades]
+        return [Variant(one, f"shade {shade:.2f}") for one, shade in zip(made, shades, strict=True)]
+
+
+def shader() -> Shader:
+    return Shader()
+
+
+def write_activations(file: Path, embeddings: np.ndarray, neurons: int = NEURONS, *, seed: int = 0) -> Path:
+    """Write activations [N, M] that follow the embeddings: every neuron fires on some images, only the last is dead."""
+    rng = np.random.default_rng(seed)
+    centred = embeddings - embeddings.mean(0)
+    values = np.maximum(centred @ rng.standard_normal((embeddings.shape[1], neurons)), 0)
+    values[:, -1] = 0
+    np.save(file, values.astype(np.float32))
+    return file

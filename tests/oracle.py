@@ -69,7 +69,8 @@ def consensus(
 ) -> np.ndarray:
     """odds x linear x sqrt(agreement) of one neuron with activating images p, their weights w, and shares [N, C]."""
     c = contrastive(e, a, p, 50)
-    odds = w @ np.log(share[p]) - np.log(share[c[c >= 0]].mean(0))
+    filled = (c >= 0).mean()  # the share of missing neighbours is the dataset's
+    odds = w @ np.log(share[p]) - np.log(filled * share[c[c >= 0]].mean(0) + (1 - filled) * share.mean(0))
     y = np.minimum(a.astype(np.float64) / (0.5 * a[p].mean(dtype=np.float64)), 1)
     covariance = np.cov(e.T, bias=True)
     cross = ((y - y.mean())[:, None] * (e - e.mean(0))).mean(0)

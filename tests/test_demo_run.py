@@ -27,8 +27,19 @@ def test_the_demo_meets_its_bars(tmp_path: Path) -> None:
     assert min(kind["top1"] for kind in unbiased["semanticlens"].values()) >= 0.90
     assert min(kind["n"] for kind in biased["csp"].values()) >= 15
     assert len(list((tmp_path / "demo").glob("card-*.png"))) == 3
-    again = CliRunner().invoke(cli, ["demo", str(tmp_path / "demo"), "--json"], catch_exceptions=False)
-    assert json.loads(again.stdout.splitlines()[-1])["probing"] == found["probing"]
+    assert "stage1" not in found
+    asked = ["demo", str(tmp_path / "demo"), "--json", "--stage1", "captioner"]
+    again = json.loads(CliRunner().invoke(cli, asked, catch_exceptions=False).stdout.splitlines()[-1])
+    assert again["probing"] == found["probing"]
+    captioner = again["stage1"]["captioner"]
+    assert captioner["helps"] is True
+    assert captioner["gain"]["all"]["low"] > 0
+    for method in ("csp", "consensus"):
+        assert captioner["scored"][method]["kept"] >= 0.8
+        for kind, share in captioner["scored"][method]["vocabulary"].items():
+            assert share["top1"] == pytest.approx(biased[method][kind]["top1"])
+    once_more = json.loads(CliRunner().invoke(cli, asked, catch_exceptions=False).stdout.splitlines()[-1])
+    assert once_more["stage1"]["captioner"] | {"seconds": 0} == captioner | {"seconds": 0}
 
 
 def test_the_demo_keeps_out_of_other_directories(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from fakes import write_images
 from PIL import Image
 from tiny_models import word_tokenizer
 
+from csp_index import NetworkSource, open_index
 from csp_index.demo.generator import renderer
-from csp_index.errors import EvaluationError, StoreError
+from csp_index.derived import FIRST
+from csp_index.errors import EvaluationError, SettingError, StoreError
 from csp_index.evaluation.generation import (
     CachedGenerator,
     GenerationSettings,
@@ -23,6 +25,7 @@ from csp_index.evaluation.generation import (
     sample_rows,
 )
 from csp_index.networks import Network, load_network
+from csp_index.variants import Original, load_variants, make_variants
 
 
 class Painter:
@@ -302,3 +305,53 @@ def test_a_diffusers_pipelines_identity_follows_its_weights(diffusion_directory:
     (tmp_path / "sd" / "model_index.json").write_text("{}")
     with pytest.raises(EvaluationError, match="cannot be loaded"):
         load_generator(f"diffusers:{tmp_path / 'sd'}", device="cpu")
+
+
+def _original(side: int = 20, prompt: str = "") -> Original:
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return Original(Image.fromarray(pixels), 7, {}, prompt)
+
+
+def test_a_diffusers_pipeline_varies_a_picture_from_disk(
+    diffusion_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = load_variants(f"diffusers:{diffusion_directory}", device="cpu")
+    two = make_variants(made, _original(prompt="red star"), 2, 0)
+    assert not isinstance(two, str)
+    assert [(one.picture.size, one.prompt) for one in two] == [((8, 8), "red star")] * 2
+    shown = [one.picture.tobytes() for one in two]
+    assert made.variants(_original(prompt="red star"), 1, 0)[0].picture.tobytes() == shown[0] != shown[1]
+    assert made.variants(_original(prompt="red star"), 1, 1)[0].picture.tobytes() != shown[0]
+    assert len(made.variants(_original(), 1, 0)) == 1  # without anything said of it
+    told = json.loads(made.identity["settings"])
+    assert told["strength"] == 0.6 and told["kind"] == "StableDiffusionImg2ImgPipeline"
+    monkeypatch.setenv("CSP_INDEX_VARIANT_STRENGTH", "0.9")
+    monkeypatch.setenv("CSP_INDEX_VARIANT_STEPS", "5")
+    other = load_variants(f"diffusers:{diffusion_directory}", device="cpu")
+    told = json.loads(other.identity["settings"])
+    assert (told["strength"], told["num_inference_steps"]) == (0.9, 5) and other.identity != made.identity
+    monkeypatch.setenv("CSP_INDEX_VARIANT_STRENGTH", "0")
+    with pytest.raises(EvaluationError, match="more than 0 and at most 1"):
+        load_variants(f"diffusers:{diffusion_directory}", device="cpu")
+    monkeypatch.setenv("CSP_INDEX_VARIANT_STRENGTH", "much")
+    with pytest.raises(SettingError, match="variant_strength"):
+        load_variants(f"diffusers:{diffusion_directory}", device="cpu")
+
+
+def test_less_noise_leaves_more_of_the_original(diffusion_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distance = {}
+    original = _original(side=8)
+    for strength in ("0.1", "1.0"):
+        monkeypatch.setenv("CSP_INDEX_VARIANT_STRENGTH", strength)
+        made = load_variants(f"diffusers:{diffusion_directory}", device="cpu").variants(original, 2, 0)
+        distance[strength] = np.abs(np.asarray(made[0].picture, float) - np.asarray(made[1].picture, float)).mean()
+    assert distance["0.1"] < distance["1.0"]  # variants of one picture differ the less
+
+
+def test_labels_by_synthetic_contrast_of_a_diffusers_pipeline(diffusion_directory: Path, tmp_path: Path) -> None:
+    index = open_index(tmp_path / "db", device="cpu")
+    source = NetworkSource("python:fakes:network", ("concepts",))
+    index.add_images(write_images(tmp_path / "images", 12), encoders=["python:fakes:encoder"], networks=[source])
+    options = {"contrast": "synthetic", "generator": f"diffusers:{diffusion_directory}", "variants": 2, "examples": 3}
+    labels = index.label("network/concepts", vocabulary=["red", "blue"], templates="none", bootstrap=0, **options)
+    assert any(pair.contrast_id is not None and pair.contrast_id >= FIRST for found in labels for pair in found.pairs)

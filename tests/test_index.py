@@ -246,6 +246,7 @@ VIEWS = (
     "layers",
     "neurons",
     "examples",
+    "derived",
     "labels",
     "texts",
     "embeddings",
@@ -256,10 +257,10 @@ VIEWS = (
 def test_every_view_can_be_asked_before_and_after_labelling(planted, view):
     count = f"SELECT count(*) AS n FROM {view}"
     before = planted.sql(count).rows()[0]["n"]
-    assert (before > 0) == (view not in ("failures", "examples", "labels", "texts"))
+    assert (before > 0) == (view not in ("failures", "examples", "derived", "labels", "texts"))
     planted.label("net/concepts/0", vocabulary=WORDS)
     assert planted.sql(f"SELECT * FROM {view} LIMIT 2").to_arrow().num_columns > 2
-    assert (planted.sql(count).rows()[0]["n"] > 0) == (view != "failures")
+    assert (planted.sql(count).rows()[0]["n"] > 0) == (view not in ("failures", "derived"))
 
 
 def test_the_activations_macro(planted):

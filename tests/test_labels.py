@@ -372,7 +372,7 @@ def test_trap_9_any_string_can_be_a_label(tmp_path):
         ("m/l/99999999999999999999", {}, "neurons 0 to 7"),
         ("m/l", {"threshold": "median"}, "write mean, max:F"),
         ("m/l", {"threshold": "quantile:0.33"}, "quantile:Q with Q of"),
-        ("m/l", {"contrast": "falcon"}, "nearest or random"),
+        ("m/l", {"contrast": "far"}, "several joined by +"),
         ("m", {}, "not an address"),
     ],
 )

@@ -31,8 +31,10 @@ from moto.server import DomainDispatcherApplication, ThreadedMotoServer
 from csp_index import NetworkSource, open_index, schema
 from csp_index.errors import SettingError, StoreError
 from csp_index.locking import Lease
+from csp_index.opening import check_creatable, create_store, find_store, open_store
 from csp_index.places import BucketPlace
-from csp_index.store import Store, check_creatable, create_store, find_store, open_store
+from csp_index.stage1.answers import JOURNAL
+from csp_index.store import Store
 
 pytestmark = pytest.mark.s3
 
@@ -300,7 +302,7 @@ def test_a_second_writer_is_told_who_writes_and_readers_do_not_wait(bucket):
 def test_a_killed_writer_blocks_others_until_its_lease_ends(bucket):
     store = create_store(bucket.uri)
     code = """
-        import os, signal, sys; from csp_index.store import open_store
+        import os, signal, sys; from csp_index.opening import open_store
         with open_store(sys.argv[1]).write_lock(): os.kill(os.getpid(), signal.SIGKILL)
     """
     assert run_python(code, bucket.uri).returncode == -9
@@ -318,7 +320,7 @@ def test_a_killed_writer_blocks_others_until_its_lease_ends(bucket):
 
 SLEEPER = """
     import sys, pyarrow as pa
-    from csp_index.store import open_store
+    from csp_index.opening import open_store
     store, rows = open_store(sys.argv[1]), pa.table({"key": pa.array([7])})
     with store.write_lock():
         store.append("numbers", rows)
@@ -673,6 +675,18 @@ def test_a_table_that_did_not_change_is_read_once(bucket):
     assert [(method, ".manifest" in asked) for method, asked, _ in bucket.server.requests] == [("GET", False)]
     store.upsert("numbers", ["key"], pa.table({"key": pa.array([2]), "text": ["B"]}))
     assert sorted(reader.read("numbers")["text"].to_pylist()) == ["B", "a", "c"]
+
+
+def test_candidates_of_models_are_kept_without_a_journal(bucket, tmp_path):
+    images = fakes.write_images(tmp_path / "images", 12)
+    network = NetworkSource("python:fakes:network", ("concepts",), name="net")
+    index = open_index(bucket.uri)
+    index.add_images(images, encoders=[ENCODER], networks=[network])
+    (first,) = index.propose("net/concepts", vlm="python:test_proposing:namer")
+    (second,) = index.propose("net/concepts", vlm="python:test_proposing:namer")
+    assert first.answered == second.known > 0 and second.asked == 0
+    assert index.sql("SELECT count(*) AS n FROM candidates").rows() == [{"n": 2 * first.answered}]
+    assert not any(JOURNAL in name for name in bucket.snapshot())
 
 
 def test_status_asks_few_questions(bucket, run, tmp_path):

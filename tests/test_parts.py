@@ -16,8 +16,9 @@ from csp_index.decode import Prepared
 from csp_index.errors import CspIndexError, NetworkError
 from csp_index.images import ImageFailure, ImageRef
 from csp_index.networks import Network, load_network
+from csp_index.opening import create_store
 from csp_index.parts import KnownUris, Part, columns_of, forget_failures, image_rows, parts_of, write_failures
-from csp_index.store import Store, create_store
+from csp_index.store import Store
 
 
 @pytest.fixture

@@ -215,6 +215,27 @@ def test_contrastive_pmi_without_contrast_is_pmi():
     torch.testing.assert_close(score("contrastive-pmi", found, nothing), score("pmi", found), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["contrastive-pmi", "consensus"])
+def test_missing_partners_leave_their_share_of_the_prior_to_the_dataset(method):
+    whole = evidence(neighbours=2)
+    part = replace(whole, contrastive=whole.contrastive.clone())
+    part.contrastive[0, :, 1] = -1  # half of them
+    part.contrastive[1] = -1  # all
+    part.contrastive[2, 0, 1] = -1  # one of twelve
+    scale, dataset = SCALE, label_share(whole.vectors, whole.texts, SCALE).numpy() / IMAGES
+    near = scoring._near_share(replace(part, label_share=torch.from_numpy(dataset)), scale).double().numpy()
+    share = oracle.softmax(scale * (whole.vectors @ whole.texts.T).double().numpy())
+    for neuron, filled in enumerate((0.5, 0.0, 11 / 12, 1.0, 1.0)):
+        ids = part.contrastive[neuron]
+        own = share[ids[ids >= 0].numpy()].mean(0) if filled else 0.0
+        np.testing.assert_allclose(near[neuron], filled * own + (1 - filled) * dataset, atol=1e-6)
+    # Of a mixture of two kinds one partner may be asked for: a single one is then all there has to be.
+    enough = replace(part, partners=1)
+    assert torch.equal(score(method, enough)[3:], score(method, whole)[3:])
+    lacking = replace(part, contrastive=part.contrastive[..., :1])
+    torch.testing.assert_close(score(method, enough)[0], score(method, lacking)[0])
+
+
 def test_contrastive_pmi_replaces_a_share_of_the_prior():
     found = evidence(neighbours=3)
     e, t = found.vectors.double().numpy(), found.texts.double().numpy()

@@ -11,8 +11,9 @@ import pytest
 
 from csp_index import schema, upkeep
 from csp_index.errors import StoreError
+from csp_index.opening import create_store, open_store
 from csp_index.records import VectorIndex
-from csp_index.store import Store, create_store, open_store
+from csp_index.store import Store
 
 WIDTH = 16
 

@@ -12,7 +12,7 @@ import warnings
 import click
 
 from csp_index import __version__
-from csp_index.cli import asking, building, judging, trying
+from csp_index.cli import asking, building, judging, proposing, trying
 from csp_index.errors import CspIndexError, one_line
 
 
@@ -28,7 +28,7 @@ def cli() -> None:
     """
 
 
-for command in (*trying.COMMANDS, *building.COMMANDS, *asking.COMMANDS, *judging.COMMANDS):
+for command in (*trying.COMMANDS, *building.COMMANDS, *proposing.COMMANDS, *asking.COMMANDS, *judging.COMMANDS):
     cli.add_command(command)
 
 

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import click
 
-from csp_index.cli.output import FILE, database, json_option, say_json, say_labels
+from csp_index.cli.output import FILE, database, json_option, progress, say_checks, say_json, say_labels
+from csp_index.errors import SettingError
+from csp_index.records import ExampleOptions
 
 _METHODS = click.option(
     "--method", default="csp", show_default=True, help="Scoring method; `csp-index label --help` lists them."
 )
-_VOCABULARY = click.option("--vocabulary", help="imagenet1k, imagenet21k or a text file; by default the one used last.")
+_VOCABULARY = click.option(
+    "--vocabulary",
+    help="imagenet1k, imagenet21k, a text file, FILE.parquet:COLUMN, FILE.csv:COLUMN or metadata:COLUMN; "
+    "by default the one used last.",
+)
 _TEMPLATES = click.option(
     "--templates", help="Prompt templates: none, csp, openai or a text file; by default those used last."
 )
 _ENCODER = click.option("--encoder", help="The encoder that judges, where the index holds several.")
 _DEVICE = click.option("--device", help="Where the encoder and the products run: auto, cpu, cuda, mps.")
+
+
+def _contrast(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
+    """Refuse what names no kinds of contrastive images."""
+    try:
+        return given if given is None else ExampleOptions(contrast=given).contrast
+    except SettingError as exc:
+        raise click.BadParameter(str(exc)) from exc
 
 
 @click.command()
@@ -27,12 +42,32 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 @_METHODS
 @_VOCABULARY
 @_TEMPLATES
+@click.option(
+    "--candidates",
+    default="vocabulary",
+    show_default=True,
+    help="Any mix, with commas, of vocabulary and what `csp-index candidates` stored: vlm, captioner, neighbours.",
+)
+@click.option("--pool-candidates", is_flag=True, help="What was named for one neuron is a candidate of all.")
+@click.option(
+    "--check", is_flag=True, help="Instead tell which candidates of models score below the vocabulary's best."
+)
 @click.option("--text-embeddings", type=FILE, help="Text embeddings made elsewhere [labels, dimensions], .npy.")
 @click.option("--texts", type=FILE, help="Their texts, one a line.")
 @click.option("--gamma", type=float, help="csp: how much of the contrastive direction is removed, 0 to 1 (1).")
 @click.option("--alpha", type=float, help="contrastive-pmi: the contrastive set's share of the prior, 0 to 1 (0.5).")
 @click.option("--examples", type=click.IntRange(1), help="Activating images a neuron (30; clip-dissect 100, wpmi 28).")
-@click.option("--contrast", type=click.Choice(["nearest", "random"]), help="Kind of contrastive images (nearest).")
+@click.option(
+    "--contrast",
+    metavar="KIND[+KIND...]",
+    callback=_contrast,
+    help="Contrastive images: nearest, falcon, perturbation, synthetic, random, or several joined by + (nearest).",
+)
+@click.option("--generator", help="synthetic: diffusers:ID_OR_DIR or python:package.module:factory, makes variants.")
+@click.option("--variants", type=click.IntRange(1), help="synthetic: variants made of each activating image (8).")
+@click.option("--generator-seed", type=int, help="synthetic: of the variants (0).")
+@click.option("--caption-column", help="synthetic: metadata column that describes an image, for the prompt.")
+@click.option("--variant-prompt", help="synthetic: what the generator is told around the caption ({caption}).")
 @click.option(
     "--neighbours",
     type=click.IntRange(1),
@@ -72,6 +107,8 @@ def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> N
     \b
     csp-index label birds.db --layer resnet50/layer4 --neurons 0,5,9 --vocabulary imagenet21k
     csp-index label arrays.db --layer m/l --text-embeddings T.npy --texts T.txt --json
+    csp-index label birds.db --layer resnet50/layer4 --candidates vocabulary,vlm
+    csp-index label birds.db --layer resnet50/layer4 --candidates vlm --check
     """
     from csp_index.candidates import read_text_arrays
     from csp_index.index import open_index, parse_neurons
@@ -84,7 +121,26 @@ def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> N
         if options["vocabulary"] is not None:
             raise click.UsageError("--vocabulary and --text-embeddings both name the candidates: give one of them")
         options["vocabulary"] = read_text_arrays(arrays, texts)
-    say_labels(open_index(db, device=device).label(parse_neurons(layer, neurons), **options), as_json)
+    index, wanted = open_index(db, device=device), parse_neurons(layer, neurons)
+    if options.pop("check"):
+        say_checks(index.check_candidates(wanted, **_checking(options)), as_json)
+        return
+    made = {"perturbation", "synthetic"} & set((options["contrast"] or "").split("+"))
+    with progress() if made else nullcontext() as tell:  # only images that have to be made take their time
+        found = index.label(wanted, progress=tell, **options)
+    say_labels(found, as_json)
+
+
+def _checking(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of `label` that a check takes; by default it checks all kinds that may be invented."""
+    refused = [name for name in ("pool_candidates", "recompute", "explain") if options[name]]
+    if refused:
+        raise click.UsageError(f"--{refused[0].replace('_', '-')} does not go with --check, which makes no labels")
+    kept = {name: value for name, value in options.items() if name not in ("pool_candidates", "recompute", "explain")}
+    kept.pop("top")
+    if kept["candidates"] == "vocabulary":
+        kept["candidates"] = None
+    return kept
 
 
 @click.command()
@@ -158,8 +214,8 @@ def search(db: str, text: str | None, as_json: bool, **options: Any) -> None:
 def sql(db: str, statement: str, kind: Any, out: str | None, as_json: bool) -> None:
     """Run one read-only SELECT over the index.
 
-    Views: images, neurons, labels, examples, texts, runs, failures, layers, encoders, shards, embeddings, and the table
-    macro activations('MODEL/LAYER/INDEX').
+    Views: images, neurons, labels, examples, derived, answers, candidates, texts, runs, failures, layers, encoders,
+    shards, embeddings, and the table macro activations('MODEL/LAYER/INDEX').
 
     \b
     csp-index sql birds.db "SELECT address, text FROM labels WHERE rank = 0 AND text LIKE '%striped%'"

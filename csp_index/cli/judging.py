@@ -25,7 +25,7 @@ _HEADLINES = ("agreement-exact", "simulation", "auprc", "f1", "discriminative", 
 @click.option("--layer", help="MODEL/LAYER.")
 @click.option("--neurons", default="all", show_default=True, help="all, 0,5,9 or 10-20.")
 @click.option("--method", "methods", multiple=True, help="As in label, with options of its own: csp:gamma=0.5; again.")
-@click.option("--vocabulary", help="imagenet1k, imagenet21k or a text file; by default the one used last.")
+@click.option("--vocabulary", help="As for `csp-index label`; by default the one used last.")
 @click.option("--templates", help="Prompt templates; by default those used last.")
 @click.option("--text-embeddings", type=FILE, help="Text embeddings made elsewhere [labels, dimensions], .npy.")
 @click.option("--texts", type=FILE, help="Their texts, one a line.")

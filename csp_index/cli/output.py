@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 if TYPE_CHECKING:
     from csp_index.build import Progress as Report
+    from csp_index.checking import CandidateChecks
     from csp_index.records import IndexSummary, Label
 
 _EVERY = 10.0  # seconds between plain lines
@@ -91,6 +92,28 @@ def say_labels(labels: Iterable[Label], as_json: bool) -> None:
         found = "  ".join(f"{score.text} ({score.score:.3f})" for score in label.labels) or f"({label.state})"
         remarks = "; ".join(part for part in (label.note, label.doubt) if part)
         click.echo(f"{label.neuron}\t{found}" + (f"\t[{remarks}]" if remarks else ""))
+
+
+def say_checks(checks: CandidateChecks, as_json: bool) -> None:
+    """Print how candidates of models compare with the vocabulary's best, neuron by neuron, and in total at the end."""
+    for found in checks.neurons:
+        if as_json:
+            say_json(found.as_json())
+        elif found.best is None or not found.candidates:
+            click.echo(f"{found.neuron}\t({found.state if found.best is None else 'no candidates of models'})")
+        else:
+            named = ", ".join(f"{c.text} ({c.score:.3f}{', below' if c.below else ''})" for c in found.candidates)
+            best = f"{found.best.text} ({found.best.score:.3f})"
+            click.echo(f"{found.neuron}\t{found.below} of {len(found.candidates)} below {best}\t{named}")
+    total = checks.total()
+    if as_json:
+        say_json({"total": total})
+        return
+    kinds = "; ".join(f"{kind} {sums['below']:,} of {sums['candidates']:,}" for kind, sums in total["kinds"].items())
+    click.echo(
+        f"total: {checks.below:,} of {checks.candidates:,} candidates of {total['neurons']:,} neurons score below the "
+        f"vocabulary's best ({kinds or 'none'}); of {checks.all_below:,} neurons all do"
+    )
 
 
 def say_json(value: Any) -> None:

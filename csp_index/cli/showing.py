@@ -29,6 +29,8 @@ def say_neuron(view: NeuronView) -> None:
         f"  over {numbers['images']:,} images: mean {numbers['mean']:.4g}, std {numbers['std']:.4g}, "
         f"max {numbers['max']:.4g}, fires on {numbers['firing_rate']:.1%}"
     )
+    if quality := view.contrast.told():
+        click.echo(f"  {quality}")
     if not label.pairs:
         return
     table = Table("rank", "image", "activation", "silent neighbour", "activation", "cosine", box=None, pad_edge=False)
@@ -101,12 +103,19 @@ def say_status(found: dict[str, Any]) -> None:
         click.echo(
             f"encoder {encoder['encoder']}: {encoder['width']} dimensions, {encoder['images']:,} images, "
             f"{_vector_index(encoder['vector_index'])}"
+            + (f", {encoder['derived']:,} images made for neurons" if encoder["derived"] else "")
         )
     for layer in found["layers"]:
         state = "ready" if layer["ready"] else "not finished: run `csp-index index` again"
         click.echo(
             f"layer {layer['layer']}: {layer['neurons']:,} neurons ({layer['dead']} dead), pool {layer['pool']}, "
             f"{layer['images']:,} images, {state}"
+        )
+    for asked in found["answers"]:
+        click.echo(
+            f"{asked['kind']} {asked['proposer']}: {asked['answered']:,} answered, {asked['unparsed']:,} unparsed, "
+            f"{asked['failed']:,} failed, {asked['candidates']:,} candidates; {asked['requests']:,} requests, "
+            f"{asked['prompt_tokens']:,} + {asked['completion_tokens']:,} tokens"
         )
     for run in found["runs"][-5:]:
         message = f": {run['message']}" if run["message"] else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 from rich.console import Console
@@ -13,32 +13,42 @@ from csp_index.cli.output import json_option, say_json
 
 if TYPE_CHECKING:
     from csp_index.demo.run import DemoReport
+    from csp_index.demo.stage1 import CaptionerReport, Ranked, Share
 
 
 @click.command()
 @click.argument("directory", default="csp-demo", metavar="[DIR]")
 @click.option("--seed", default=0, show_default=True, help="Of the probing images; a directory holds one seed.")
+@click.option(
+    "--stage1", type=click.Choice(["captioner"]), help="Let a captioner name candidates from pictures, and judge them."
+)
 @json_option
-def demo(directory: str, seed: int, as_json: bool) -> None:
+def demo(directory: str, seed: int, stage1: Literal["captioner"] | None, as_json: bool) -> None:
     """Render a small world with planted neurons, index it, label it by every method, and compare with the truth.
 
     Needs no network. DIR (csp-demo) receives the pictures, two indexes and three cards.
 
     \b
     csp-index demo
+    csp-index demo --stage1 captioner
     """
     from csp_index.demo.run import run_demo
 
-    report = run_demo(directory, lambda line: click.echo(line, err=as_json), seed)
+    report = run_demo(directory, lambda line: click.echo(line, err=as_json), seed, stage1)
     if as_json:
         probing = {
             name: {method: {kind: asdict(found) for kind, found in kinds.items()} for method, kinds in methods.items()}
             for name, methods in report.probing.items()
         }
-        say_json({"probing": probing, "seconds": round(report.seconds, 1)})
+        found: dict[str, object] = {"probing": probing}
+        if report.captioner is not None:
+            found["stage1"] = {"captioner": _captioner_json(report.captioner)}
+        say_json(found | {"seconds": round(report.seconds, 1)})
         return
     _say_table(report)
     _say_findings(report)
+    if report.captioner is not None:
+        _say_captioner(report.captioner)
     _say_next(report)
 
 
@@ -73,6 +83,50 @@ def _say_findings(report: DemoReport) -> None:
         click.echo(
             f"  {found.neuron}: {found.without_contrast!r} became {found.truth!r}, as planted; card {found.card}"
         )
+
+
+def _captioner_json(report: CaptionerReport) -> dict[str, object]:
+    """Return the captioner's own ranking, and under `scored` that of stage 2 by method."""
+    scored = {
+        method: _ranked_json(found.ranked)
+        | {"vocabulary": {kind: asdict(share) for kind, share in found.vocabulary.items()}, "kept": found.kept}
+        for method, found in report.scored.items()
+    }
+    told = {
+        "named": report.named,
+        "helps": report.helps,
+        "finding": report.finding,
+        "seconds": round(report.seconds, 1),
+    }
+    ties = {"shortest": _ranked_json(report.shortest), "longest": _ranked_json(report.longest)}
+    return _ranked_json(report.captioned) | {"ties": ties, "scored": scored} | told
+
+
+def _ranked_json(ranked: Ranked) -> dict[str, object]:
+    shares = {arm: {kind: asdict(share) for kind, share in kinds.items()} for arm, kinds in ranked.shares.items()}
+    return shares | {"gain": {kind: asdict(gain) for kind, gain in ranked.gains.items()}}
+
+
+def _say_captioner(report: CaptionerReport) -> None:
+    first = report.captioned.shares["contrastive"]
+    title = "Candidates named from pictures, biased set: share of planted concepts that come first"
+    table = Table(title=title, box=None, pad_edge=False)
+    table.add_column("ranked by")
+    for heading in ("contrast", "positive only", "vocabulary"):
+        for kind, share in first.items():
+            table.add_column(f"{heading}\n{share.n} {kind}s", justify="right")
+    rows: dict[str, tuple[Ranked, dict[str, Share]]] = {
+        "captioner, ties by lot": (report.captioned, {}),
+        "captioner, shortest of equals": (report.shortest, {}),
+        "captioner, longest of equals": (report.longest, {}),
+    }
+    rows |= {method: (found.ranked, found.vocabulary) for method, found in report.scored.items()}
+    for name, (ranked, vocabulary) in rows.items():
+        shares = [share for kinds in (*ranked.shares.values(), vocabulary) for share in kinds.values()]
+        table.add_row(name, *(f"{each.top1:.2f}" for each in shares))
+    click.echo()
+    Console(width=max(110, Console().width)).print(table)
+    click.echo(f"\n{report.finding}")
 
 
 def _say_next(report: DemoReport) -> None:

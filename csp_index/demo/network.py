@@ -27,6 +27,7 @@ Kind: TypeAlias = Literal["single", "pair", "random", "dead"]
 MODELS: Final = Path(__file__).parent / "models"
 CLIP_FOLDER: Final = MODELS / "clip"
 NETWORK_WEIGHTS: Final = MODELS / "network.safetensors"
+CAPTIONER_FOLDER: Final = MODELS / "captioner"
 REPORT: Final = MODELS / "report.json"
 CONCEPT_LAYER: Final = "concepts"
 WIDTHS: Final = (16, 32, 48, 96, 128)

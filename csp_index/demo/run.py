@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from csp_index.demo.network import CLIP_FOLDER, CONCEPT_LAYER, NETWORK_WEIGHTS, PLANTED
 from csp_index.demo.probing import METADATA, Bias, write_probing_set
+from csp_index.demo.stage1 import CaptionerReport, run_captioner
 from csp_index.demo.world import VOCABULARY
 from csp_index.errors import SettingError, one_line
 from csp_index.index import Index, NetworkSource, open_index
@@ -47,18 +49,25 @@ class Correction:
 
 @dataclass(frozen=True, slots=True)
 class DemoReport:
-    """What the demo found: accuracy by probing set, method and kind of concept; corrections; where things are."""
+    """What the demo found: accuracy by probing set, method and kind of concept; corrections; where things are.
+
+    `captioner`: what candidates from pictures are worth in the biased set, if that was asked for.
+    """
 
     probing: dict[str, dict[str, dict[str, Accuracy]]]
     corrections: tuple[Correction, ...]
     directory: Path
     seconds: float
+    captioner: CaptionerReport | None = None
 
 
-def run_demo(directory: str | Path, tell: Callable[[str], None], seed: int = 0) -> DemoReport:
+def run_demo(
+    directory: str | Path, tell: Callable[[str], None], seed: int = 0, stage1: Literal["captioner"] | None = None
+) -> DemoReport:
     """Run the whole demo in a directory; `tell` receives a line at each step. What is there already is used again.
 
-    `seed` draws the probing images; the models are the shipped ones. Errors: SettingError for another seed's directory.
+    `seed` draws the probing images; the models are the shipped ones. With `stage1` a captioner names candidates, too.
+    Errors: SettingError for another seed's directory.
     """
     started = time.monotonic()
     if "://" in str(directory):
@@ -68,6 +77,7 @@ def run_demo(directory: str | Path, tell: Callable[[str], None], seed: int = 0) 
     write_truth(root / TRUTH)
     probing: dict[str, dict[str, dict[str, Accuracy]]] = {}
     corrections: tuple[Correction, ...] = ()
+    captioner: CaptionerReport | None = None
     for bias in _SETS:
         index = make_index(root, bias, seed, tell)
         labels = {}
@@ -80,7 +90,9 @@ def run_demo(directory: str | Path, tell: Callable[[str], None], seed: int = 0) 
         tell(f"{bias}: {len(labels)} methods labelled {len(PLANTED)} neurons")
         if bias == "biased":
             corrections = draw_corrections(index, labels["csp"], labels["semanticlens"], root)
-    return DemoReport(probing, corrections, root, time.monotonic() - started)
+            if stage1 is not None:
+                captioner = run_captioner(index, LAYER, labels, tell)
+    return DemoReport(probing, corrections, root, time.monotonic() - started, captioner)
 
 
 def write_truth(path: Path) -> None:

@@ -45,10 +45,14 @@ class DemoTrunk(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Do nothing: there is no classifier. Part of timm's interface."""
 
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Return the mean and the maximum of every map as two rows, [N, 2, 192]: what the demo's captioner reads."""
+        maps = self.layers(images)
+        return torch.stack((maps.mean((2, 3)), maps.amax((2, 3))), dim=1)
+
     def forward(self, images: Tensor) -> Tensor:
         """Return features [N, 384] of images [N, 3, H, W]."""
-        maps = self.layers(images)
-        return torch.cat((maps.mean((2, 3)), maps.amax((2, 3))), dim=1)
+        return self.forward_features(images).flatten(1)
 
 
 @register_model

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from csp_index import scoring
 from csp_index.candidates import CandidateTexts
-from csp_index.costs import Means
+from csp_index.contrast_quality import ContrastQuality, quality_of
+from csp_index.costs import Derive, Means
+from csp_index.derived import embeddings_of_derived, is_derived
 from csp_index.encoders import Encoder
 from csp_index.evaluation.options import MethodChoice
-from csp_index.evaluation.perturbing import PERTURBATIONS, perturbed_copies, rescored
+from csp_index.evaluation.perturbing import PERTURBATIONS, Copies, perturbed_copies, rescored
 from csp_index.evaluation.records import Metric
 from csp_index.evaluation.split import Split, draw_split
 from csp_index.evaluation.structure import lead
 from csp_index.label_rows import KEPT, leaders_of
 from csp_index.labels import NeuronScores, make_request, score_neurons
 from csp_index.networks import Network
+from csp_index.records import DerivedKind
 from csp_index.statistics import mix
 from csp_index.store import Store
 from csp_index.subjects import Subject, draw_pool
@@ -34,13 +38,14 @@ class Chosen:
 
     `ranked` [M, R] is best first, -1 throughout for a neuron without a label. `scores` [M, C] are all scores, for the
     rank of the truth; `confidence` [M] is the share of resamples in which the label stays first (NaN where nothing was
-    resampled).
+    resampled). `quality` is that of the contrast, None where the method looks at none.
     """
 
     texts: tuple[str, ...]
     ranked: torch.Tensor
     scores: torch.Tensor
     confidence: torch.Tensor
+    quality: ContrastQuality | None = None
 
     @property
     def labels(self) -> list[str | None]:
@@ -74,6 +79,7 @@ class Chooser:
     candidates: CandidateTexts
     device: str
     defaults: Mapping[str, Any]  # options of every method that does not name its own
+    derive: Mapping[DerivedKind, Derive] = field(default_factory=dict)  # makes contrastive images; the lock is held
 
     def on(self, mask: torch.Tensor) -> Chooser:
         """Return a chooser that sees the images of `mask` [N] alone."""
@@ -83,7 +89,9 @@ class Chooser:
     def score(self, choice: MethodChoice) -> NeuronScores:
         """Return what a method scores all candidates."""
         request = make_request(choice.method, self.subject.source, _RANKED, {**self.defaults, **choice.options})
-        return score_neurons(self.store, self.subject, request, self.candidates, Means(self.device))
+        made = any(kind in self.derive for kind in request.examples.kinds)
+        means = Means(self.device, keep=made, derive=self.derive)
+        return score_neurons(self.store, self.subject, request, self.candidates, means)
 
     def choose(self, choice: MethodChoice) -> Chosen:
         """Return the labels that a method chooses."""
@@ -92,7 +100,8 @@ class Chooser:
         sure = found.confidence(found.leaders(KEPT))
         confidence = torch.full((len(live),), torch.nan) if sure is None else sure.share[:, 0].clamp(0, 1)
         ranked = found.leaders(_RANKED).masked_fill(~live[:, None], -1)
-        return Chosen(self.candidates.texts, ranked, found.scored.scores, confidence)
+        quality = quality_of(found.examples) if scoring.method(choice.method).needs_contrast else None
+        return Chosen(self.candidates.texts, ranked, found.scored.scores, confidence, quality)
 
 
 def others(chooser: Chooser, split: Split, rounds: int, tell: Tell) -> list[tuple[str, Chooser]]:
@@ -128,20 +137,25 @@ def perturbed(
 ) -> dict[str, torch.Tensor]:
     """Return metric -> whether each neuron keeps its label [M] when all example images are perturbed copies.
 
-    One metric a perturbation, `stable-noise` and so on; `chooser` sees the choosing images.
+    One metric a perturbation, `stable-noise` and so on; `chooser` sees the choosing images. Contrastive images that
+    were made for the neuron stay as they are.
     """
     found = chooser.score(choice)
     held = torch.cat([found.examples.activating.flatten(), found.examples.contrastive.flatten()])
     ids = held[held >= 0].unique()
     if not len(ids):
         return {}
+    made = is_derived(ids)
+    kept_as_is = embeddings_of_derived(chooser.store, chooser.subject.source, ids[made].numpy())
     columns = torch.from_numpy(chooser.subject.neurons)
     layer = chooser.subject.target.key.layer
     kept = {}
     for kind in PERTURBATIONS:
         copies = perturbed_copies(
-            chooser.store, ids, kind, encoder, network, lambda values: values[layer][:, columns], tell
+            chooser.store, ids[~made], kind, encoder, network, lambda values: values[layer][:, columns], tell
         )
+        silent = torch.zeros(len(kept_as_is), copies.activations.shape[1])
+        copies = Copies(ids, torch.cat([copies.embeddings, kept_as_is]), torch.cat([copies.activations, silent]))
         scores, live = rescored(found, copies)
         kept[f"stable-{kind}"] = chosen.kept_by(scores, live)
     return kept

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch.nn.functional import normalize
@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 from csp_index import catalog, schema, tiles
 from csp_index.candidates import CandidateTexts
 from csp_index.catalog import EncoderInfo, LayerInfo
+from csp_index.costs import Derive
 from csp_index.encoders import Encoder
 from csp_index.evaluation.choosing import Chosen
 from csp_index.evaluation.concepts import ConceptTable, concept_presence
@@ -39,6 +40,7 @@ from csp_index.evaluation.truth import Truth, agreement
 from csp_index.evidence import bags, even
 from csp_index.examples import Examples
 from csp_index.networks import Network
+from csp_index.records import DerivedKind, ExampleOptions
 from csp_index.store import Store
 from csp_index.subjects import Subject, pool_tiles
 
@@ -58,6 +60,8 @@ class Tools:
     embed: Callable[[EncoderInfo, Sequence[str]], torch.Tensor]  # [T, D], the mean over the labels' templates
     network: Callable[[LayerInfo], Network]
     encoder: Callable[[EncoderInfo], Encoder]
+    derive: Mapping[DerivedKind, Derive] = field(default_factory=dict)  # makes contrastive images
+    depends: Callable[[ExampleOptions], Mapping[str, object]] | None = None  # what these hang on beside the options
 
 
 @dataclass(frozen=True, slots=True)

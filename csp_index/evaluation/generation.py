@@ -1,36 +1,28 @@
 """Images made from a label alone, and what a neuron does on them: the data of the CoSy metrics.
 
-A generator is named as encoders and networks are: ``diffusers:ORG/NAME`` or ``diffusers:/local/directory`` for a
-text-to-image pipeline, ``python:package.module:factory`` for one's own. Pictures depend on the generator, the prompt,
-the seed and their place among the pictures of that prompt, on nothing else, so that two networks, and two runs, see
-the same ones. Knows nothing about indexes or metrics.
+Two networks, and two runs, see the same pictures of a label. Knows nothing about indexes or metrics.
 
 CoSy: Kopf et al., arXiv 2405.20331.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from csp_index.build import Progress
-from csp_index.errors import CspIndexError, EvaluationError, StoreError, one_line
+from csp_index.errors import CspIndexError, EvaluationError, one_line
+from csp_index.generators import CachedGenerator, ImageGenerator, load_generator
 from csp_index.images import ImageFailure, read_images
 from csp_index.networks import Network
-from csp_index.plugins import call_factory, load_plugins
 from csp_index.sources import open_source
-from csp_index.weights import hash_weights, lasting, local_directory, resolve_device
 
 __all__ = [
     "COSY_TEMPLATE",
@@ -41,32 +33,11 @@ __all__ = [
     "control_activations",
     "generated_activations",
     "load_generator",
-    "picture_seed",
     "sample_rows",
 ]
 
 #: What CoSy's own runs say to a diffusion model around a label; the CSP paper's code gives it the bare label.
 COSY_TEMPLATE: Final = "realistic photo of a close up of {}"
-
-_PICTURES_AT_ONCE = {"cuda": 10, "mps": 2}  # by device; 1 on others
-
-
-class ImageGenerator(Protocol):
-    """What turns a text into pictures; ``python:`` factories return one.
-
-    ``name`` is for people; ``identity`` has at least the keys spec, weights and library: two generators of equal
-    identity make equal pictures.
-    """
-
-    name: str
-    identity: dict[str, str]
-
-    def generate(self, text: str, count: int, seed: int) -> list[Image.Image]:
-        """Return ``count`` RGB pictures of a text, the same ones at every call; more of them begin with the same.
-
-        Raises EvaluationError, in one line, for a text that cannot be drawn: that text is then left out.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,16 +152,6 @@ def sample_rows(rows: int, count: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(np.sort(np.random.default_rng(seed).choice(rows, count, replace=False)))
 
 
-def picture_seed(text: str, seed: int, place: int) -> int:
-    """Return the seed of one picture of a text, from 0 to 2**63 - 1, independent of how many are made with it.
-
-    >>> picture_seed("red star", 0, 0) == picture_seed("red star", 0, 0) != picture_seed("red star", 0, 1)
-    True
-    """
-    digest = hashlib.sha256(f"{seed}\n{place}\n{text}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
 def _draw(generator: ImageGenerator, prompt: str, settings: GenerationSettings) -> list[Image.Image] | str:
     """Return the pictures of a prompt, or why it cannot be drawn."""
     try:
@@ -220,139 +181,3 @@ def _run(network: Network, layer: str, pictures: Sequence[Image.Image]) -> Tenso
     if not bool(torch.isfinite(values).all()):
         raise EvaluationError(f"{network.name}/{layer} gave values that are not finite on pictures: check the network")
     return values
-
-
-# generators
-
-
-def load_generator(spec: str, *, device: str = "auto", cache: str | Path | None = None) -> ImageGenerator:
-    """Return the generator that ``spec`` names; with ``cache``, a folder, no picture is made twice.
-
-    Raises EvaluationError, in one line, for a spec without library and for what cannot be loaded.
-    """
-    load_plugins()
-    library, _, name = spec.partition(":")
-    if library not in ("diffusers", "python") or not name:
-        raise EvaluationError(
-            f"generator {spec!r} names no library: write diffusers:ORG/NAME, diffusers:/local/directory or "
-            "python:package.module:factory"
-        )
-    if library == "python":
-        generator = _checked(call_factory(name, EvaluationError), spec)
-    else:
-        generator = DiffusersGenerator(lasting(spec), device=device)
-    return generator if cache is None else CachedGenerator(generator, cache)
-
-
-class DiffusersGenerator:
-    """A text-to-image pipeline of diffusers, at its own size, steps and guidance, in float32.
-
-    Every picture has a seed of its own, drawn on the CPU, so that neither the batch nor the device decides what is
-    drawn. A safety checker is left out: the black square it puts in a picture's place would be judged as the label's.
-    """
-
-    def __init__(self, spec: str, *, device: str = "auto") -> None:
-        """Load the pipeline that ``diffusers:ORG/NAME`` or ``diffusers:/local/directory`` names."""
-        self.name = spec
-        place = spec.partition(":")[2]
-        directory = local_directory(place, EvaluationError)
-        self._device = resolve_device(device, EvaluationError)
-        try:
-            import diffusers
-        except ImportError as exc:
-            raise EvaluationError(f"the generator {spec} needs diffusers: pip install 'csp_index[diffusers]'") from exc
-        try:
-            self._pipeline = _pipeline(diffusers, place if directory is None else str(directory))
-        except Exception as exc:  # the library raises whatever its parts raise: hub, JSON, torch
-            raise EvaluationError(f"the generator {spec} cannot be loaded: {one_line(exc)}") from exc
-        self._pipeline.set_progress_bar_config(disable=True)
-        parts = sorted((str(part), held) for part, held in self._pipeline.components.items())
-        weights = {part: hash_weights(held) for part, held in parts if isinstance(held, nn.Module)}
-        self._pipeline.to(self._device)
-        scheduler: Any = self._pipeline.components.get("scheduler")
-        self.identity = {
-            "spec": spec,
-            "weights": hashlib.sha256(json.dumps(weights).encode()).hexdigest(),
-            "settings": json.dumps({"scheduler": dict(getattr(scheduler, "config", {}))}, sort_keys=True, default=str),
-            "library": f"diffusers {diffusers.__version__}",
-        }
-
-    def generate(self, text: str, count: int, seed: int) -> list[Image.Image]:
-        """Return ``count`` pictures of a text."""
-        at_once = _PICTURES_AT_ONCE.get(self._device.type, 1)
-        pictures: list[Image.Image] = []
-        while len(pictures) < count:
-            places = range(len(pictures), min(len(pictures) + at_once, count))
-            noise = [torch.Generator("cpu").manual_seed(picture_seed(text, seed, place)) for place in places]
-            with torch.inference_mode():
-                pictures.extend(self._pipeline([text] * len(places), generator=noise, output_type="pil").images)
-        return pictures
-
-
-def _pipeline(diffusers: Any, place: str) -> Any:
-    # Only pipelines that have a checker may be told to do without one.
-    checked = "safety_checker" in diffusers.DiffusionPipeline.load_config(place)
-    options = {"safety_checker": None, "requires_safety_checker": False} if checked else {}
-    return diffusers.AutoPipelineForText2Image.from_pretrained(place, **options)
-
-
-def _checked(made: object, spec: str) -> ImageGenerator:
-    generator: Any = made
-    missing = [part for part in ("name", "identity", "generate") if not hasattr(made, part)]
-    missing += [
-        f"identity[{trait!r}]"
-        for trait in ("spec", "weights", "library")
-        if not missing and trait not in generator.identity
-    ]
-    if missing:
-        raise EvaluationError(f"{spec} made a {type(made).__name__} without {', '.join(missing)}: see ImageGenerator")
-    found: ImageGenerator = generator
-    return found
-
-
-class CachedGenerator:
-    """A generator that keeps its pictures as PNG files, one folder a text, count and seed.
-
-    A folder is renamed to its place when it is complete, so a killed run leaves none that is half full.
-    """
-
-    def __init__(self, generator: ImageGenerator, folder: str | Path) -> None:
-        """Put a folder in front of a generator; the folder is made if need be."""
-        self.name, self.identity = generator.name, generator.identity
-        self._generator = generator
-        self._root = Path(folder).expanduser() / _digest(dict(sorted(generator.identity.items())))
-        try:
-            self._root.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            raise StoreError(f"no folder for pictures can be made at {folder}: {one_line(exc)}") from exc
-
-    def generate(self, text: str, count: int, seed: int) -> list[Image.Image]:
-        """Return the pictures of a text, from the folder if it has them."""
-        place = self._root / _digest([text, count, seed])
-        if not place.is_dir():
-            self._keep(self._generator.generate(text, count, seed), place)
-        return [_read(place / f"{number:04d}.png") for number in range(count)]
-
-    def _keep(self, pictures: Sequence[Image.Image], place: Path) -> None:
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=self._root))
-        try:
-            for number, picture in enumerate(pictures):
-                picture.convert("RGB").save(draft / f"{number:04d}.png")
-            if not place.is_dir():  # another run may have made the same ones meanwhile
-                draft.rename(place)
-        except OSError as exc:
-            raise StoreError(f"pictures cannot be written to {place}: {one_line(exc)}") from exc
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-
-
-def _read(file: Path) -> Image.Image:
-    try:
-        with Image.open(file) as picture:
-            return picture.convert("RGB")
-    except OSError as exc:
-        raise StoreError(f"the kept picture {file} cannot be read: {one_line(exc)}; delete its folder") from exc
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]

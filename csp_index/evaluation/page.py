@@ -1,7 +1,6 @@
 """What the page of a report shows: an evaluation brought into tables, charts and duels, ready for the template.
 
-Decides what stands beside what: kinds apart, the floor named, and CoSy's metrics never without one that punishes an
-over-specific label. Writes nothing.
+Kinds stand apart, and CoSy's metrics never without one that punishes an over-specific label. Writes nothing.
 """
 
 from __future__ import annotations
@@ -187,11 +186,11 @@ class Page:
         for family, (title, lead) in FAMILIES.items():
             names = [name for name in self._grid.metrics if self._family(name) == family and self._judged(name)]
             if any(self._valued(name) for name in names):
-                found.append(self._section(family, title, lead, names))
+                found.append(self.section(family, title, lead, names))
         others = [name for name in self._grid.metrics if name not in self._known and self._judged(name)]
         if others:
             lead = "Metrics of other origin: which way is better is not known here, so none is marked best."
-            found.append(self._section("other", "Other metrics", lead, others))
+            found.append(self.section("other", "Other metrics", lead, others))
         neurons = [name for name in self._grid.metrics if ("", name) in self._grid.rows]
         if neurons:
             lead = "What the neurons are like whatever their labels: one meaning or several, alone or doubled."
@@ -316,7 +315,8 @@ class Page:
         apart = ", ".join(f"{count:,} {kind}" for kind, count in counts[:-1])
         return f"{counts[-1][1]:,}" + (f" ({apart})" if apart else "")
 
-    def _section(self, anchor: str, title: str, lead: str, names: list[str]) -> Section:
+    def section(self, anchor: str, title: str, lead: str, names: list[str]) -> Section:
+        """Return a section that shows some metrics."""
         shown = names
         if anchor == NOT_ALONE:
             shown = [name for name in self.headline if self._family(name) in COMPANIONS] + names

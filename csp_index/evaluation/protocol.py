@@ -25,15 +25,16 @@ from csp_index.evaluation import families
 from csp_index.evaluation.choosing import Chooser, Chosen, others, perturbed, relabelled
 from csp_index.evaluation.concepts import ConceptTable
 from csp_index.evaluation.families import Court, Tell, Tools
-from csp_index.evaluation.generation import ImageGenerator, load_generator
 from csp_index.evaluation.hierarchy import Hierarchy, load_hierarchy
 from csp_index.evaluation.judging import FITTED, Bench, set_up
 from csp_index.evaluation.ledger import Ledger
 from csp_index.evaluation.options import EvaluationOptions, MethodChoice
+from csp_index.evaluation.pairs import add_quality
 from csp_index.evaluation.records import VALUES, Evaluation
 from csp_index.evaluation.split import Split, draw_split, keep_split, read_split, thinned
 from csp_index.evaluation.truth import Truth, read_truth
 from csp_index.examples import Examples, gather_examples
+from csp_index.generators import ImageGenerator, load_generator
 from csp_index.labels import check_request, make_request
 from csp_index.records import ExampleOptions
 from csp_index.runs import record_run, settings_hash
@@ -73,9 +74,11 @@ def evaluate(
     """
     docket = _read(store, subject, options, device)
     described = _describe(subject, options, docket, tools)
-    hashed = settings_hash(described)
     wanted = {"": None} | {choice.text: choice for choice in options.methods}
-    held = {} if recompute else _held(store, subject, hashed)
+    hashes = {
+        text: settings_hash(described | _made_by(subject, options, tools, choice)) for text, choice in wanted.items()
+    }
+    held = {} if recompute else _held(store, subject, hashes)
     missing = {text: choice for text, choice in wanted.items() if text not in held}
     if missing:
         with store.write_lock():
@@ -86,22 +89,34 @@ def evaluate(
                 hearing = _open(store, subject, options, docket, tools, tell, device)
                 for done, (text, choice) in enumerate(missing.items()):
                     tell(done, len(missing), "methods")
-                    _keep(store, subject, hashed, run.run_id, text, _values(hearing, docket, choice))
+                    _keep(store, subject, hashes[text], run.run_id, text, _values(hearing, docket, choice))
                 tell(len(missing), len(missing), "methods")
-        held = _held(store, subject, hashed)
+        held = _held(store, subject, hashes)
     rows = pa.concat_tables([held[text] for text in wanted])
     runs = sorted(set(rows["run_id"].to_pylist()))
     settings = {**described, "methods": [text for text in wanted if text], "split": docket.split.as_json()}
     return Evaluation(rows.select(VALUES.names), {**settings, "runs": runs}, runs[-1], dict(docket.skipped))
 
 
-def _held(store: Store, subject: Subject, hashed: str) -> dict[str, pa.Table]:
-    """Return the values kept under a settings hash, by method: those of the newest run that judged it."""
-    rows = store.read(schema.EVALUATIONS, where=_where(subject, hashed))
+def _made_by(
+    subject: Subject, options: EvaluationOptions, tools: Tools, choice: MethodChoice | None
+) -> dict[str, object]:
+    """Return what one method's values depend on through contrastive images that are made."""
+    if choice is None or tools.depends is None or not scoring.method(choice.method).needs_contrast:
+        return {}
+    request = make_request(choice.method, subject.source, 1, {**_defaults(options), **choice.options})
+    return dict(tools.depends(request.examples))
+
+
+def _held(store: Store, subject: Subject, hashes: Mapping[str, str]) -> dict[str, pa.Table]:
+    """Return the values kept of each method under its settings hash: those of the newest run that judged it."""
     found = {}
-    for text in rows["method"].unique().to_pylist():
-        part = rows.filter(pc.equal(rows["method"], text))
-        found[text] = part.filter(pc.equal(part["run_id"], pc.max(part["run_id"])))
+    for hashed in dict.fromkeys(hashes.values()):
+        rows = store.read(schema.EVALUATIONS, where=_where(subject, hashed))
+        for text in rows["method"].unique().to_pylist():
+            if hashes.get(text) == hashed:
+                part = rows.filter(pc.equal(rows["method"], text))
+                found[text] = part.filter(pc.equal(part["run_id"], pc.max(part["run_id"])))
     return found
 
 
@@ -238,7 +253,7 @@ def _open(
     kinds = [docket.truth.kind(neuron) if docket.truth else "" for neuron in subject.neurons.tolist()]
     ledger = Ledger(subject, kinds, low == high)
     court = Court(store, replace(subject, pool=pool), tools.candidates(), options, tools, ledger, tell)
-    chooser = Chooser(store, subject, court.candidates, device, _defaults(options))
+    chooser = Chooser(store, subject, court.candidates, device, _defaults(options), tools.derive)
     fitting = thinned(docket.split.choosing, FITTED, options.seed)
     return Hearing(
         court,
@@ -275,6 +290,8 @@ def _choose(hearing: Hearing, docket: Docket, choice: MethodChoice) -> Chosen:
     court = hearing.court
     chosen = hearing.chooser.choose(choice)
     found = {"lead": chosen.lead, "confidence": chosen.confidence}
+    if chosen.quality is not None:
+        add_quality(court.ledger, choice.text, chosen.quality, chosen.labels)
     if docket.truth is not None:
         families.judge_agreement(court, choice.text, chosen, docket.truth, docket.hierarchy)
     steady: dict[str, torch.Tensor] = {}

@@ -14,7 +14,7 @@ import pyarrow as pa
 from csp_index import schema
 
 Family = Literal[
-    "simulation", "detection", "generation", "agreement", "contrast", "specificity", "robustness", "structure"
+    "simulation", "detection", "generation", "agreement", "contrast", "specificity", "robustness", "structure", "pairs"
 ]
 
 ALL = "all"  # the kind that stands for every neuron

@@ -27,19 +27,22 @@ from pyarrow import csv
 from csp_index.errors import EvaluationError, one_line
 from csp_index.evaluation.calibration import reliability
 from csp_index.evaluation.intervals import ROUNDS
-from csp_index.evaluation.page import Cards, Page, Rows
+from csp_index.evaluation.page import Cards, Page, Rows, Section
+from csp_index.evaluation.pairs import METRICS as OF_PAIRS
+from csp_index.evaluation.pairs import POOR
 from csp_index.evaluation.records import Evaluation
 from csp_index.evaluation.sanity import PUBLISHED, SanityReport, SanityRow
 from csp_index.evaluation.summary import (
     POOLED,
     SIGNIFICANT,
+    Grid,
     check_not_alone,
     compare,
     known_metrics,
     make_grid,
     summarise,
 )
-from csp_index.evaluation.wording import CONTROLS, base_name
+from csp_index.evaluation.wording import CONTROLS, base_name, figure
 
 __all__ = ["calibration_rows", "write_report"]
 
@@ -47,6 +50,7 @@ _FORMAT: Final = "csp_index evaluation report"
 _PAGE, _DATA = "index.html", "evaluation.json"
 _FILES: Final = (_PAGE, _DATA, "values.csv", "summary.csv", "comparisons.csv")
 _PACKAGES: Final = ("csp_index", "torch", "numpy", "scipy", "pyarrow", "matplotlib")
+_Beside = tuple[Cards | None, SanityReport | None, Rows | None]  # cards, the metrics' own test, calibration
 _DUELS = 3  # neurons shown of those that gain most, and of those that lose most
 
 
@@ -76,7 +80,7 @@ def write_report(
     comparisons = compare(evaluation, seed=seed)
     page = Page(evaluation, grid, summary, comparisons)
     tested = SanityReport(tuple(SanityRow(**row) for row in sanity)) if isinstance(sanity, Sequence) else sanity
-    html = _render(page, evaluation, cards, tested, calibration)
+    html = _render(page, grid, evaluation, (cards, tested, calibration))
     data = {
         "format": _FORMAT,
         "run_id": evaluation.run_id,
@@ -134,9 +138,8 @@ def calibration_rows(
     return rows
 
 
-def _render(
-    page: Page, evaluation: Evaluation, cards: Cards | None, sanity: SanityReport | None, calibration: Rows | None
-) -> str:
+def _render(page: Page, grid: Grid, evaluation: Evaluation, beside: _Beside) -> str:
+    cards, sanity, calibration = beside
     # The labels of a report are anybody's text: everything is escaped that is not marked as markup.
     loader = jinja2.PackageLoader("csp_index.evaluation")
     environment = jinja2.Environment(
@@ -145,6 +148,8 @@ def _render(
     gains, losses = page.matches(cards, _DUELS)
     return environment.get_template("report.html.jinja").render(
         page=page,
+        sections=page.sections() + _quality(page, grid),
+        poor=_poor(grid),
         gains=gains,
         losses=losses,
         calibration_rows=_cells(calibration),
@@ -160,6 +165,27 @@ def _render(
         significant=SIGNIFICANT,
         files=_FILES[1:],
     )
+
+
+def _quality(page: Page, grid: Grid) -> list[Section]:
+    """Return the section on the pairs that labels rest on, if any does."""
+    names = [name for name in grid.metrics if name in OF_PAIRS]
+    lead = (
+        "Do the pairs of activating and contrastive images that chose the labels look alike, and does the activation "
+        "fall from one to the other? A label that rests on a poor contrast says less about what the neuron wants."
+    )
+    return [page.section("pairs", "The contrast that labels rest on", lead, names)] if names else []
+
+
+def _poor(grid: Grid) -> list[list[str]]:
+    """Return the neurons of poor contrast, by method, with what is measured of them; names first."""
+    shown = [name for name in OF_PAIRS if name not in (POOR, "contrast-duplicates")]
+    rows = [
+        [method, grid.neurons[place], *(figure(float(grid.row(method, name)[place])) for name in shown)]
+        for method in grid.methods_of(POOR)
+        for place in np.flatnonzero(grid.row(method, POOR) == 1).tolist()
+    ]
+    return [["method", "neuron", *(name.removeprefix("contrast-") for name in shown)], *rows] if rows else []
 
 
 def check_place(folder: str | Path) -> None:

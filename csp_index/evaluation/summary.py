@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import torch
 
 from csp_index.errors import EvaluationError
-from csp_index.evaluation import choosing, metrics, structure, truth
+from csp_index.evaluation import choosing, metrics, pairs, structure, truth
 from csp_index.evaluation.intervals import ROUNDS, holm, mean_interval, paired_test
 from csp_index.evaluation.records import ALL, Evaluation, Family, Metric
 
@@ -129,7 +129,7 @@ class Missing:
 
 def known_metrics() -> dict[str, Metric]:
     """Return every metric by name, in the order of a report."""
-    return {**metrics.METRICS, **truth.METRICS, **structure.METRICS, **choosing.METRICS}
+    return {**metrics.METRICS, **truth.METRICS, **structure.METRICS, **choosing.METRICS, **pairs.METRICS}
 
 
 def make_grid(evaluation: Evaluation) -> Grid:

@@ -1,0 +1,163 @@
+"""Candidates of models held against the vocabulary: one that scores below the vocabulary's best may be invented.
+
+Stores nothing but the embeddings of texts. A vision-language model can name what none of the images show; a candidate
+that fits the neuron less than some word of a fixed list does, adds nothing to that list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from csp_index.candidates import Candidates, CandidateTexts, TextSpace, named_vocabulary
+from csp_index.costs import Means
+from csp_index.errors import LabelError
+from csp_index.label_rows import LabelRequest, leaders_of
+from csp_index.labels import NeuronScores, check_texts, score_neurons
+from csp_index.proposed import Proposals, checked_kinds, joined, read_proposals
+from csp_index.records import LabelScore, LabelState, NeuronKey
+from csp_index.subjects import Subject
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedCandidate:
+    """A text named for a neuron, by which kinds of proposers, its score, and whether that is below the vocabulary's."""
+
+    text: str
+    score: float
+    kinds: tuple[str, ...]
+    below: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateCheck:
+    """One neuron: the vocabulary's best label, and what was named for it, best first; nothing for a dead neuron."""
+
+    neuron: NeuronKey
+    method: str
+    state: LabelState
+    best: LabelScore | None = None
+    candidates: tuple[CheckedCandidate, ...] = ()
+
+    @property
+    def below(self) -> int:
+        """How many of its candidates score below the vocabulary's best."""
+        return sum(candidate.below for candidate in self.candidates)
+
+    def as_json(self) -> dict[str, object]:
+        """Return the object that `csp-index label --check --json` prints, one a line."""
+        return {
+            "neuron": str(self.neuron),
+            "method": self.method,
+            "state": self.state,
+            "vocabulary": None if self.best is None else {"text": self.best.text, "score": self.best.score},
+            "candidates": [
+                {"text": c.text, "score": c.score, "kinds": list(c.kinds), "below": c.below} for c in self.candidates
+            ],
+            "below": self.below,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateChecks:
+    """The checks of several neurons, in neuron order, and their sums."""
+
+    neurons: tuple[CandidateCheck, ...]
+
+    @property
+    def candidates(self) -> int:
+        """How many candidates there are, counted neuron by neuron."""
+        return sum(len(found.candidates) for found in self.neurons)
+
+    @property
+    def below(self) -> int:
+        """How many of them score below the vocabulary's best."""
+        return sum(found.below for found in self.neurons)
+
+    @property
+    def all_below(self) -> int:
+        """Of how many neurons every candidate scores below the vocabulary's best."""
+        return sum(found.below == len(found.candidates) > 0 for found in self.neurons)
+
+    def total(self) -> dict[str, Any]:
+        """Return the sums over all neurons, and over each kind of candidates."""
+        kinds: dict[str, dict[str, int]] = {}
+        for candidate in (c for found in self.neurons for c in found.candidates):
+            for kind in candidate.kinds:
+                sums = kinds.setdefault(kind, {"candidates": 0, "below": 0})
+                sums["candidates"] += 1
+                sums["below"] += candidate.below
+        return {
+            "neurons": sum(bool(found.candidates) for found in self.neurons),
+            "candidates": self.candidates,
+            "below": self.below,
+            "neurons_all_below": self.all_below,
+            "kinds": kinds,
+        }
+
+
+def check_neurons(
+    space: TextSpace,
+    subjects: Sequence[Subject],
+    request: LabelRequest,
+    given: Candidates | None = None,
+    kinds: str | Sequence[str] | None = None,
+    means: Means | None = None,
+) -> CandidateChecks:
+    """Return the checks of the subjects' neurons against a vocabulary, None the one used last.
+
+    Scores are those of labelling by vocabulary and `kinds` (as `checked_kinds`) together; a softmax runs over all of
+    them. New texts are embedded, and kept under the write lock if `space` says so.
+    """
+    if isinstance(given, CandidateTexts):
+        raise LabelError("candidates are checked against a vocabulary, not against arrays made elsewhere: name one")
+    store = space.store
+    vocabulary = named_vocabulary(store, given)
+    found: list[CandidateCheck] = []
+    for subject in subjects:
+        proposals = read_proposals(store, subject.target, checked_kinds(store, subject.target, kinds))
+        with store.write_lock() if space.keep else nullcontext():
+            texts = joined(space, vocabulary, proposals)
+        check_texts(store, subject, request, texts)
+        found += _checks(subject, proposals, texts, score_neurons(store, subject, request, texts, means))
+    return CandidateChecks(tuple(found))
+
+
+def _checks(
+    subject: Subject, proposals: Proposals, texts: CandidateTexts, scored: NeuronScores
+) -> Iterator[CandidateCheck]:
+    """Yield the check of each neuron, given the scores of the vocabulary's labels and of the proposals behind them."""
+    method, scores, own = scored.request.method, scored.scored.scores, scored.own
+    if own is None:
+        raise LabelError("these candidates belong to no neuron: there is nothing to check")
+    shared = scores[:, : own.shared]
+    best = leaders_of(shared, 1)[:, 0].tolist()
+    named = _named(own.neurons.tolist(), own.places.tolist(), proposals.kinds)
+    for row, neuron in enumerate(subject.neurons.tolist()):
+        key, state = subject.key(neuron), scored.states[row].item()
+        if state != "labelled":
+            yield CandidateCheck(key, method, state)
+            continue
+        whose = named.get(neuron, {})
+        first = LabelScore(texts.texts[best[row]], float(shared[row, best[row]]))
+        values = scores[row, torch.tensor(list(whose), dtype=torch.int64)].tolist()
+        told = [
+            CheckedCandidate(texts.texts[place], value, tuple(whose[place]), value < first.score)
+            for place, value in zip(whose, values, strict=True)
+        ]
+        told.sort(key=lambda candidate: -candidate.score)
+        yield CandidateCheck(key, method, state, first, tuple(told))
+
+
+def _named(neurons: Sequence[int], places: Sequence[int], kinds: Sequence[str]) -> dict[int, dict[int, list[str]]]:
+    """Return by neuron which candidates were named for it, and by whom."""
+    found: dict[int, dict[int, list[str]]] = {}
+    for neuron, place, kind in zip(neurons, places, kinds, strict=True):
+        whose = found.setdefault(neuron, {}).setdefault(place, [])
+        if kind not in whose:
+            whose.append(kind)
+    return found

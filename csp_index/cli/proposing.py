@@ -1,0 +1,102 @@
+"""The command that asks models for candidate labels: candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from csp_index.cli.output import database, json_option, progress, say_json
+from csp_index.errors import CspIndexError
+
+if TYPE_CHECKING:
+    from csp_index.stage1.proposing import ProposeSummary
+
+
+@click.command()
+@database
+@click.option("--layer", required=True, help="MODEL/LAYER.")
+@click.option("--neurons", default="all", show_default=True, help="all, 0,5,9 or 10-20.")
+@click.option("--vlm", help="Vision-language model: openai:BASE_URL, transformers:ID_OR_DIR or python:MODULE:FACTORY.")
+@click.option("--vlm-model", "model", help="The model's name at an openai: endpoint.")
+@click.option("--captioner", help="Captioner: transformers:ID_OR_DIR or python:MODULE:FACTORY.")
+@click.option("--neighbours", is_flag=True, help="Take the labels of similar neurons of other layers and networks.")
+@click.option("--prompt", help="What the model is told: a built-in prompt (concepts) or a text file.")
+@click.option("--examples", type=click.IntRange(1), help="Activating images shown of a neuron (9).")
+@click.option("--contrast", metavar="KIND[+KIND...]", help="Contrastive images: as in `csp-index label` (nearest).")
+@click.option("--generator", help="synthetic: diffusers:ID_OR_DIR or python:package.module:factory, makes variants.")
+@click.option("--variants", type=click.IntRange(1), help="synthetic: variants made of each activating image (8).")
+@click.option("--generator-seed", type=int, help="synthetic: of the variants (0).")
+@click.option("--caption-column", help="synthetic: metadata column that describes an image, for the prompt.")
+@click.option("--variant-prompt", help="synthetic: what the generator is told around the caption ({caption}).")
+@click.option("--positive-only", is_flag=True, help="Show no contrastive images.")
+@click.option(
+    "--layout", "style", type=click.Choice(["two", "one", "composed"]), help="Two grids, one, or both in one."
+)
+@click.option("--columns", type=click.IntRange(1), help="Images in a row of a grid (3).")
+@click.option("--cell", type=click.IntRange(1), help="Side of an image in a grid, in pixels (224).")
+@click.option("--concepts", type=click.IntRange(1), help="Candidates asked for (3).")
+@click.option("--words", type=click.IntRange(1), help="Words of a candidate, at most (4).")
+@click.option("--concurrency", type=click.IntRange(1), help="Requests to an endpoint at once.")
+@click.option("--timeout", type=float, help="Seconds to wait for the answer to a request.")
+@click.option("--new-tokens", type=click.IntRange(1), help="Tokens of an answer, at most.")
+@click.option("--again", is_flag=True, help="Ask anew what was answered before.")
+@click.option("--encoder", help="The encoder that finds contrastive images, where the index holds several.")
+@click.option("--device", help="Where models run: auto, cpu, cuda, mps.")
+@json_option
+def candidates(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> None:
+    """Ask models what neurons of a layer mean, and keep their answers as candidate labels.
+
+    A model is shown the images that excite a neuron, and silent ones that look alike. What was answered is not asked
+    again: stopped or killed, type the command again. A neuron that fails is told, and asked again next time. The key of
+    an openai: endpoint comes from the environment.
+
+    \b
+    csp-index candidates birds.db --layer resnet50/layer4 --neurons 0-99 \\
+        --vlm openai:http://localhost:8000/v1 --vlm-model Qwen/Qwen3-VL-8B-Instruct
+    csp-index candidates birds.db --layer resnet50/layer4 --captioner transformers:blip-dir/ --neighbours
+    """
+    from csp_index.index import open_index, parse_neurons
+
+    asked = {kind: options.pop(kind) for kind in ("vlm", "captioner", "neighbours")}
+    chosen = [(kind, given) for kind, given in asked.items() if given]
+    if not chosen:
+        raise click.UsageError("nobody is asked: give --vlm, --captioner or --neighbours")
+    index = open_index(db, device=options.pop("device"))
+    wanted = parse_neurons(layer, neurons)
+    errors: list[CspIndexError] = []
+    for kind, given in chosen:
+        try:
+            with progress() as report:
+                found = index.propose(wanted, progress=report, **{kind: given}, **options)
+        except CspIndexError as exc:
+            errors.append(exc)
+            if len(errors) == len(chosen):
+                raise
+            click.echo(f"{kind}: {' '.join(str(exc).split())}", err=True)
+            continue
+        for summary in found:
+            if as_json:
+                say_json(asdict(summary))
+            else:
+                click.echo("; ".join(_told(summary)))
+
+
+def _told(summary: ProposeSummary) -> Iterator[str]:
+    """Yield the parts of the line that tells what came of a run."""
+    reason = f" (first: {summary.reason})" if summary.reason else ""
+    counts = f"{summary.answered:,} answered, {summary.unparsed:,} unparsed, {summary.failed:,} failed"
+    yield f"{summary.layer} by {summary.kind} {summary.proposer}: {counts}{reason}"
+    if summary.known:
+        yield f"{summary.known:,} read from the index"
+    if summary.dead:
+        yield f"{summary.dead:,} dead neurons left out"
+    if summary.thumbnails:
+        yield f"{summary.thumbnails:,} pictures from thumbnails, their files are not those indexed"
+    tokens = f"{summary.prompt_tokens:,} + {summary.completion_tokens:,} tokens"
+    yield f"{summary.requests:,} requests, {tokens}, {summary.seconds:.1f} s"
+
+
+COMMANDS = (candidates,)

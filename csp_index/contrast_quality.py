@@ -1,0 +1,147 @@
+"""How good the contrast of neurons is: do the pairs look alike, and does the activation fall from one to the other?
+
+Pure numbers over example sets, and over pairs as they are stored. Only the nearest partner of each kind counts, as that
+is the one stored, shown and looked at by most methods.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from csp_index import settings
+
+if TYPE_CHECKING:
+    from csp_index.examples import Examples
+    from csp_index.records import ExamplePair
+
+#: A contrast is poor where fewer activating images than this share have a partner,
+FEW: Final = 0.5
+#: where fewer of the pairs than this share are as similar as the floor,
+FAR: Final = 0.5
+#: or where the activation falls by less than this share of itself.
+SMALL: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class ContrastQuality:
+    """The quality of M neurons' contrast, float64 [M] each; NaN where a neuron has no pair.
+
+    `partnered`: share of the activating images with a partner, 0 to 1 (NaN without activating image). `similarity`:
+    mean cosine of the pairs. `drop`: mean of (a(p) - a(n)) / a(p), at most 1 where activations are not negative; what
+    the activation loses from the activating image p to its partner n. `near`: share of the pairs whose cosine is
+    `floor` or more. `pairs` and `duplicates` are counts: of pairs, and of near duplicates dropped. Higher is better in
+    all but the last.
+    """
+
+    pairs: np.ndarray
+    partnered: np.ndarray
+    similarity: np.ndarray
+    drop: np.ndarray
+    near: np.ndarray
+    duplicates: np.ndarray
+    floor: float
+
+    @property
+    def poor(self) -> np.ndarray:
+        """Which neurons [M] have a poor contrast; False for those without any pair, which are told otherwise."""
+        found: np.ndarray = (self.partnered < FEW) | (self.near < FAR) | (self.drop < SMALL)
+        return found & (self.pairs > 0)
+
+    def notes(self) -> list[str]:
+        """Return for each neuron what is poor about its contrast, "" where nothing is."""
+        notes = [""] * len(self.pairs)
+        for row in self.poor.nonzero()[0].tolist():
+            told = []
+            if self.partnered[row] < FEW:
+                told.append(f"only {self.partnered[row]:.0%} of the activating images have a partner")
+            if self.near[row] < FAR:
+                told.append(f"{self.near[row]:.0%} of the pairs reach similarity {self.floor:g}")
+            if self.drop[row] < SMALL:
+                told.append(f"the activation falls by {self.drop[row]:.0%} only")
+            notes[row] = "poor contrast: " + ", ".join(told)
+        return notes
+
+    def as_json(self, row: int = 0) -> dict[str, object]:
+        """Return one neuron's quality for machines; None where it cannot be told."""
+        found: dict[str, object] = {"pairs": int(self.pairs[row]), "floor": self.floor, "poor": bool(self.poor[row])}
+        for name in ("partnered", "similarity", "drop", "near"):
+            value = float(getattr(self, name)[row])
+            found[name] = value if math.isfinite(value) else None
+        return found
+
+    def told(self, row: int = 0) -> str:
+        """Return one neuron's quality in a line, "" where it has no pair."""
+        if not self.pairs[row]:
+            return ""
+        dropped = f", {self.duplicates[row]} near duplicates dropped" if self.duplicates[row] else ""
+        return (
+            f"contrast: {self.pairs[row]} pairs, similarity {self.similarity[row]:.3f} ({self.near[row]:.0%} reach "
+            f"{self.floor:g}), activation falls by {self.drop[row]:.0%}{dropped}"
+        )
+
+
+def quality_of(examples: Examples, floor: float | None = None) -> ContrastQuality:
+    """Return the quality of example sets; `floor` is a cosine, by default the one of the settings."""
+    kinds = max(1, len(examples.kinds))
+    first = slice(None, None, examples.contrastive.shape[2] // kinds)
+    return _quality(
+        (examples.activating >= 0).sum(1).numpy(),
+        examples.activations.numpy()[..., None],
+        (examples.contrastive[..., first] >= 0).numpy(),
+        examples.contrast_activations[..., first].numpy(),
+        examples.similarities[..., first].numpy(),
+        None if examples.near_duplicates is None else examples.near_duplicates.numpy(),
+        similarity_floor(floor),
+    )
+
+
+def quality_of_pairs(pairs: Sequence[ExamplePair], floor: float | None = None) -> ContrastQuality:
+    """Return the quality of one neuron's pairs as its label holds them; these do not tell of near duplicates."""
+    values = [
+        (pair.activation, np.nan, np.nan)
+        if pair.contrast_id is None
+        else (pair.activation, pair.contrast_activation, pair.similarity)
+        for pair in pairs
+    ]
+    table = np.array(values, dtype=np.float64).reshape(1, len(pairs), 3)
+    activations, contrast, similarities = np.moveaxis(table, 2, 0)[..., None]
+    fired = np.array([len({pair.rank for pair in pairs})])
+    return _quality(fired, activations, ~np.isnan(contrast), contrast, similarities, None, similarity_floor(floor))
+
+
+def similarity_floor(given: float | None = None) -> float:
+    """Return the cosine from which on a pair counts as near: as given, or the settings'."""
+    return float(settings.SETTINGS["similarity_floor"].value(given))
+
+
+def _quality(
+    fired: np.ndarray,
+    activations: np.ndarray,
+    present: np.ndarray,
+    contrast: np.ndarray,
+    similarities: np.ndarray,
+    duplicates: np.ndarray | None,
+    floor: float,
+) -> ContrastQuality:
+    """Return the quality of pairs [M, K, k], those `present`, of neurons with `fired` [M] activating images."""
+    pairs = present.sum((1, 2))
+    partnered = present.any(2).sum(1)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        total = np.where(present, values, 0.0).sum((1, 2), dtype=np.float64)
+        return np.where(pairs > 0, total / np.maximum(pairs, 1), np.nan)
+
+    return ContrastQuality(
+        pairs,
+        np.where(fired > 0, partnered / np.maximum(fired, 1), np.nan),
+        mean(similarities),
+        mean(1.0 - contrast / np.where(activations > 0, activations, 1.0)),
+        mean(similarities >= floor),
+        np.zeros_like(pairs) if duplicates is None else duplicates,
+        floor,
+    )

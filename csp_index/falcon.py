@@ -1,0 +1,117 @@
+"""Contrastive images as FALCON has them: silent images near the mean activating one in the target's own feature space.
+
+All images on which every neuron of the group stays below its threshold are ranked by similarity to the mean of the
+activating set, and the ten best that reach a floor are kept for the neuron. The group is the one neuron that is
+labelled (FALCON allows groups of one), the feature space the layer's activation vectors without it. FALCON:
+arXiv 2307.10504. Reads the activations of the whole layer, whatever neurons are asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from csp_index import catalog, tiles
+from csp_index.statistics import rank_keys, split_keys
+from csp_index.store import Store
+from csp_index.subjects import Subject
+
+KEPT = 10  # images a neuron
+FLOOR = 0.3  # least cosine with the mean of the activating set, in feature space
+_MEANS_BYTES = 256 * 2**20  # of the means of a block of neurons; each block is one pass over the activations
+_TILE_BYTES = 64 * 2**20  # of the cosines of some neurons with a tile
+_NONE = torch.iinfo(torch.int64).min
+
+
+@dataclass(frozen=True, slots=True)
+class Ten:
+    """The kept images of M neurons, most similar first: ids [M, 10] (-1 absent) and their activations [M, 10]."""
+
+    ids: torch.Tensor
+    activations: torch.Tensor
+
+    def activations_of(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Return the activations of chosen images [M, ...] that are among each neuron's ten; NaN where -1."""
+        flat = chosen.flatten(1)
+        found = torch.full(flat.shape, torch.nan)
+        for place in range(self.ids.shape[1]):
+            here = (flat == self.ids[:, place, None]) & (flat >= 0)
+            found = torch.where(here, self.activations[:, place, None], found)
+        return found.view(chosen.shape)
+
+
+def similar_silent(
+    store: Store, subject: Subject, activating: torch.Tensor, thresholds: torch.Tensor, images: int
+) -> Ten:
+    """Return the ten silent images nearest to the mean of the activating set [M, K] of each of the subject's neurons.
+
+    Silent is below the neuron's threshold [M]. Equal similarities go to the lower image id. None for a dead neuron.
+    """
+    size = max(1, _MEANS_BYTES // (8 * subject.target.neurons))
+    found = []
+    for start in range(0, len(activating), size):
+        pick = slice(start, start + size)
+        neurons = torch.from_numpy(subject.neurons[pick].copy())
+        means = _means(store, subject, neurons, activating[pick], images)
+        found.append(_nearest(store, subject, neurons, means, thresholds[pick], images))
+    return Ten(torch.cat([ten.ids for ten in found]), torch.cat([ten.activations for ten in found]))
+
+
+def _tiles(store: Store, subject: Subject, images: int) -> Iterator[tuple[int, torch.Tensor]]:
+    """Stream (first image, activations [L, n] of the whole layer)."""
+    first = 0
+    for tile in tiles.activation_tiles(store, subject.target, catalog.covered(store, subject.target.what, images)):
+        yield first, tile
+        first += tile.shape[1]
+
+
+def _means(
+    store: Store, subject: Subject, neurons: torch.Tensor, activating: torch.Tensor, images: int
+) -> torch.Tensor:
+    """Return unit mean activation vectors [M, L] of the activating sets, 0 in each neuron's own place; float64."""
+    totals = torch.zeros(len(neurons), subject.target.neurons, dtype=torch.float64)
+    owner, rank = (activating >= 0).nonzero(as_tuple=True)
+    ids, order = activating[owner, rank].sort()
+    owner = owner[order]
+    for first, tile in _tiles(store, subject, images):
+        low, high = torch.searchsorted(ids, torch.tensor([first, first + tile.shape[1]])).tolist()
+        for start in range(low, high, 4096):
+            some = slice(start, min(start + 4096, high))
+            totals.index_add_(0, owner[some], tile[:, ids[some] - first].T.double())
+    totals[torch.arange(len(neurons)), neurons] = 0.0
+    return torch.nn.functional.normalize(totals, dim=1)
+
+
+def _nearest(
+    store: Store,
+    subject: Subject,
+    neurons: torch.Tensor,
+    means: torch.Tensor,
+    thresholds: torch.Tensor,
+    images: int,
+) -> Ten:
+    """Return the ten images of each neuron, given the unit means [M, L]."""
+    best = torch.full((len(neurons), KEPT), _NONE)
+    values = torch.full((len(neurons), KEPT), torch.nan)
+    for first, tile in _tiles(store, subject, images):
+        ids = torch.arange(first, first + tile.shape[1])
+        exact = tile.double()
+        squares = exact.square().sum(0)
+        size = max(1, _TILE_BYTES // (8 * tile.shape[1]))
+        for start in range(0, len(neurons), size):
+            some = slice(start, start + size)
+            own = tile[neurons[some]]
+            # The neuron's own place is taken out of the length, too; what rounding leaves below zero is zero.
+            lengths = (squares - own.double().square()).clamp(min=0).sqrt()
+            cosines = (means[some] @ exact / lengths).float()  # NaN where nothing but the neuron itself fires
+            barred = ~(cosines >= FLOOR) | (own >= thresholds[some, None])
+            if subject.pool is not None:
+                barred |= ~subject.pool.mask[ids]
+            keys = rank_keys(cosines, ids).masked_fill(barred, _NONE)
+            joined = torch.cat([best[some], keys], 1).topk(KEPT, dim=1)
+            values[some] = torch.cat([values[some], own], 1).gather(1, joined.indices)
+            best[some] = joined.values
+    absent = best == _NONE
+    return Ten(split_keys(best)[1].masked_fill(absent, -1), values.masked_fill(absent, torch.nan))

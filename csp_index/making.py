@@ -1,0 +1,39 @@
+"""The contrastive kinds whose images are made, and what makes each."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from csp_index.build import Progress
+from csp_index.costs import Derive
+from csp_index.errors import SettingError
+from csp_index.models import Models
+from csp_index.perturbation import editing, perturb
+from csp_index.records import DerivedKind, ExampleOptions
+from csp_index.store import Store
+from csp_index.synthesis import generator_of, synthesise
+
+
+def makers(store: Store, models: Models, progress: Progress | None = None) -> dict[DerivedKind, Derive]:
+    """Return what makes the contrastive images of each kind; a model is loaded only if an image is missing."""
+    given = store, models, progress or _unseen
+    return {"perturbation": partial(perturb, *given), "synthetic": partial(synthesise, *given)}
+
+
+def dependencies(models: Models, options: ExampleOptions) -> dict[str, object]:
+    """Return what a label depends on through images that are made, beside the options.
+
+    Raises SettingError where synthetic contrast has no generator, and where a generator has nothing to make.
+    """
+    if options.generator is not None and "synthetic" not in options.kinds:
+        raise SettingError(f"generator {options.generator} is for contrast synthetic: ask for that, too")
+    found: dict[str, object] = {}
+    if "perturbation" in options.kinds:
+        found["perturbation"] = editing()
+    if "synthetic" in options.kinds:
+        found["generator"] = generator_of(models, options).identity
+    return found
+
+
+def _unseen(done: int, todo: int, what: str) -> None:
+    """Take in progress nobody wants to see."""

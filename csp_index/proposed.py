@@ -1,0 +1,225 @@
+"""Candidates that models named for single neurons, read from the store and mixed with a vocabulary.
+
+Knows nothing about the models: it reads the tables `answers` and `candidates`. What is mixed is always the whole
+layer's, whichever of its neurons are labelled, so that a label does not depend on who is labelled beside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from csp_index import catalog, schema
+from csp_index.candidates import (
+    Candidates,
+    CandidateTexts,
+    Ownership,
+    TextSpace,
+    Vocabulary,
+    embed_proposed,
+    named_vocabulary,
+    plain_candidates,
+    template_key,
+    texts_key,
+    vocabulary_texts,
+)
+from csp_index.catalog import LayerInfo
+from csp_index.errors import LabelError, SettingError
+from csp_index.store import Store
+from csp_index.vocabularies import clean_text
+
+VOCABULARY = "vocabulary"
+KINDS = ("vlm", "captioner", "neighbours")  # of what models and other neurons say
+
+_CHECKED = ("vlm", "captioner")  # the kinds that may be invented
+_ANSWER = ("run_id", "settings_hash", "neuron", "kind", "proposer")
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Which candidates are scored: the kinds, in the order of `vocabulary` and KINDS.
+
+    `pooled`: what was named for one neuron is a candidate of all neurons of the layer.
+    """
+
+    kinds: tuple[str, ...] = (VOCABULARY,)
+    pooled: bool = False
+
+    @classmethod
+    def parse(cls, kinds: str | Sequence[str], pooled: bool = False) -> Mix:
+        """Return the mix that comma-separated kinds, or several, name.
+
+        >>> Mix.parse("vlm, vocabulary").kinds
+        ('vocabulary', 'vlm')
+        """
+        known = (VOCABULARY, *KINDS)
+        named = [kind.strip() for kind in (kinds.split(",") if isinstance(kinds, str) else kinds)]
+        strange = [kind for kind in named if kind not in known]
+        if strange or not named:
+            got = repr(strange[0]) if strange else "nothing"
+            raise SettingError(f"candidates name {got}: expected one or several of {', '.join(known)}, with commas")
+        found = cls(tuple(kind for kind in known if kind in named), pooled)
+        if pooled and not found.proposed:
+            raise SettingError("candidates to pool are those of models: name a kind of them beside, for example vlm")
+        return found
+
+    @property
+    def with_vocabulary(self) -> bool:
+        """Whether the vocabulary's labels are candidates."""
+        return VOCABULARY in self.kinds
+
+    @property
+    def proposed(self) -> tuple[str, ...]:
+        """The kinds of candidates that belong to single neurons."""
+        return tuple(kind for kind in self.kinds if kind != VOCABULARY)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """What was named for a layer's neurons: distinct texts, and which neuron [P] was given which of them, by what kind.
+
+    Texts that differ only in case, spacing or Unicode form are one, the first spelling wins. Pairs stand in the order
+    of neuron, kind, proposer and rank; a pair named by several kinds stands there once for each.
+    """
+
+    texts: tuple[str, ...]
+    neurons: np.ndarray
+    places: np.ndarray
+    kinds: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """A hash of all texts and of who they belong to."""
+        content = json.dumps([self.texts, self.neurons.tolist(), self.places.tolist()], ensure_ascii=False)
+        named = "+".join(kind for kind in KINDS if kind in self.kinds)
+        return f"{named}@{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def stored_kinds(store: Store, target: LayerInfo) -> tuple[str, ...]:
+    """Return the kinds that candidates of the layer's neurons are stored of."""
+    held = set(store.read(schema.CANDIDATES, ["kind"], catalog.layer_filter(target))["kind"].unique().to_pylist())
+    return tuple(kind for kind in KINDS if kind in held)
+
+
+def checked_kinds(store: Store, target: LayerInfo, kinds: str | Sequence[str] | None = None) -> tuple[str, ...]:
+    """Return the kinds to hold against a vocabulary: those named, by default vlm and captioner if there are any."""
+    if kinds is not None:
+        named = Mix.parse(kinds).proposed
+        if not named:
+            raise SettingError(f"candidates to check are those of models: name one or several of {', '.join(KINDS)}")
+        return named
+    return tuple(kind for kind in stored_kinds(store, target) if kind in _CHECKED) or _CHECKED[:1]
+
+
+def read_proposals(store: Store, target: LayerInfo, kinds: Sequence[str], proposers: Sequence[str] = ()) -> Proposals:
+    """Return what proposers (default all) of the given kinds named for the layer's neurons.
+
+    Of each proposer the answers under its newest settings count, and no others: those of one prompt on one set of
+    examples. Errors: LabelError for a kind of which the layer has no candidate.
+    """
+    chosen = ",".join(catalog.sql_text(kind) for kind in kinds)
+    where = f"{catalog.layer_filter(target)} AND kind IN ({chosen})"
+    if proposers:
+        where += f" AND proposer IN ({','.join(catalog.sql_text(name) for name in proposers)})"
+    answers = store.read(schema.ANSWERS, _ANSWER, f"{where} AND state = 'answered'")
+    rows = store.read(schema.CANDIDATES, [*_ANSWER, "rank", "text"], where)
+    rows = rows.join(_newest(answers), [*_ANSWER], join_type="left semi")
+    missing = [kind for kind in kinds if not pc.any(pc.equal(rows["kind"], kind)).as_py()]
+    if missing:
+        told = f" from {', '.join(proposers)}" if proposers else ""
+        states = store.read(schema.ANSWERS, ["state"], f"{where} AND kind = {catalog.sql_text(missing[0])}")["state"]
+        fruitless = f"; {len(states)} answers hold none" if len(states) else ""
+        raise LabelError(
+            f"layer {target.key} has no candidates of kind {missing[0]}{told}{fruitless}: "
+            f"run `csp-index candidates {store.uri} --layer {target.key}` first"
+        )
+    order = pc.index_in(rows["kind"], pa.array(KINDS))
+    columns = ("neuron", "order", "proposer", "rank")
+    return _proposals(rows.append_column("order", order).sort_by([(name, "ascending") for name in columns]))
+
+
+def mixed_candidates(
+    space: TextSpace, target: LayerInfo, mix: Mix, given: Candidates | None
+) -> tuple[Callable[[], CandidateTexts], str]:
+    """Return what gives a layer's candidates when they are needed, and the key that names them.
+
+    `given` is the vocabulary, None the one used last. Errors: SettingError for a vocabulary that is not in the mix,
+    LabelError for arrays made elsewhere in a mix, and as `read_proposals`.
+    """
+    if not mix.proposed:
+        return plain_candidates(space, given)
+    if isinstance(given, CandidateTexts):
+        raise LabelError("text embeddings made elsewhere do not mix with candidates of models: name a vocabulary")
+    if given is not None and not mix.with_vocabulary:
+        raise SettingError("a vocabulary is named and is not among the candidates: add vocabulary to them")
+    vocabulary = named_vocabulary(space.store, given) if mix.with_vocabulary else None
+    proposals = read_proposals(space.store, target, mix.proposed)
+    head = template_key(space.template_set) if vocabulary is None else texts_key(vocabulary, space.template_set)
+    key = f"{head} + {proposals.key}" + " pooled" * mix.pooled
+
+    def texts() -> CandidateTexts:
+        found = joined(space, vocabulary, proposals, key)
+        return replace(found, own=None) if mix.pooled else found
+
+    return texts, key
+
+
+def joined(
+    space: TextSpace, vocabulary: Vocabulary | None, proposals: Proposals, key: str = "unnamed"
+) -> CandidateTexts:
+    """Return the vocabulary's labels, which everybody shares, and behind them the texts that are single neurons'.
+
+    A text that the vocabulary has, too, is the vocabulary's.
+    """
+    base = None if vocabulary is None else vocabulary_texts(space, vocabulary)
+    shared = () if base is None else base.texts
+    known = {clean_text(text).casefold(): place for place, text in enumerate(shared)}
+    own = [text for text in proposals.texts if text.casefold() not in known]
+    places = known | {text.casefold(): len(shared) + place for place, text in enumerate(own)}
+    vectors = embed_proposed(space, own if base is not None else [*own, ""])
+    union = torch.tensor([places[text.casefold()] for text in proposals.texts], dtype=torch.int64)
+    return CandidateTexts(
+        (*shared, *own),
+        vectors[:-1] if base is None else torch.cat([base.embeddings, vectors]),
+        key,
+        vectors[-1] if base is None else base.empty,
+        Ownership(len(shared), torch.from_numpy(proposals.neurons), union[torch.from_numpy(proposals.places)]),
+    )
+
+
+def _newest(answers: pa.Table) -> pa.Table:
+    """Return the answers under the settings that each proposer was asked by last."""
+    groups = answers.group_by(["kind", "proposer", "settings_hash"]).aggregate([("run_id", "max")]).to_pylist()
+    last: dict[tuple[str, str], tuple[str, str]] = {}
+    for row in groups:
+        whose = (row["kind"], row["proposer"])
+        last[whose] = max(last.get(whose, ("", "")), (row["run_id_max"], row["settings_hash"]))
+    chosen = [(*whose, hashed) for whose, (_, hashed) in last.items()]
+    names = ["kind", "proposer", "settings_hash"]
+    table = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in chosen], answers.select(names).schema)
+    return answers.join(table, names, join_type="left semi")
+
+
+def _proposals(rows: pa.Table) -> Proposals:
+    """Return sorted rows of the table `candidates` as texts and pairs."""
+    texts: dict[str, tuple[int, str]] = {}
+    pairs: dict[tuple[int, int, str], None] = {}
+    for neuron, kind, text in zip(*(rows[name].to_pylist() for name in ("neuron", "kind", "text")), strict=True):
+        clean = clean_text(text)
+        if clean:
+            place, _ = texts.setdefault(clean.casefold(), (len(texts), clean))
+            pairs[neuron, place, kind] = None
+    columns = np.array([(neuron, place) for neuron, place, _ in pairs], dtype=np.int64).reshape(-1, 2)
+    return Proposals(
+        tuple(text for _, text in texts.values()),
+        columns[:, 0].copy(),
+        columns[:, 1].copy(),
+        tuple(kind for _, _, kind in pairs),
+    )

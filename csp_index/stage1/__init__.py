@@ -1,0 +1,1 @@
+"""Stage 1: candidate labels for single neurons, from models that are shown the neuron's images."""

@@ -1,0 +1,292 @@
+"""Answers of proposers as the store holds them: what has been asked already, and how nothing that came in is lost.
+
+A commit costs some 20 ms, so answers are committed in groups. Until then each stands in a journal, a file of JSON lines
+beside the tables, from where the next run takes over what a killed one could not commit. An object store has no
+journal: there a kill loses what came in since the last commit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+
+from csp_index import catalog, schema, settings
+from csp_index.catalog import LayerInfo
+from csp_index.errors import StoreError, one_line
+from csp_index.overlap import Writer
+from csp_index.stage1.records import Answer
+from csp_index.store import Store
+
+JOURNAL = ".answers.jsonl"
+
+_COUNTERS = ("requests", "prompt_tokens", "completion_tokens", "seconds")
+_SAME = ("settings_hash", "model", "layer")
+_LISTED = 2_000  # neurons of one condition
+
+Row = dict[str, Any]  # an answer as the journal has it: the columns of `answers`, and `texts` and `scores`
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What all answers of a run share. `hashed` is the hash of everything they depend on."""
+
+    run_id: str
+    hashed: str
+    kind: str
+    proposer: str
+    revision: str
+    prompt_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the store holds under one settings hash: the neurons that need not be asked, and what each has cost."""
+
+    settled: frozenset[int]  # in state answered or unparsed
+    spent: Mapping[int, tuple[int, int, int, float]]  # requests, tokens of prompts and completions, seconds
+
+
+def known_answers(store: Store, target: LayerInfo, hashed: str) -> Known:
+    """Return what a layer's neurons have answered under a settings hash."""
+    where = f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(target)}"
+    rows = store.read(schema.ANSWERS, ["neuron", "state", *_COUNTERS], where).to_pylist()
+    settled = frozenset(row["neuron"] for row in rows if row["state"] != "failed")
+    return Known(settled, {row["neuron"]: tuple(row[name] for name in _COUNTERS) for row in rows})
+
+
+class AnswerWriter:
+    """Takes in answers, in a `with` block at whose end all are committed, however it ends; under the write lock.
+
+    An answer takes the place of the neuron's earlier one under the same settings, and its counters include what that
+    one had cost; but a failure leaves an earlier answer as it is.
+    """
+
+    def __init__(self, store: Store, origin: Origin, known: Known) -> None:
+        """Start with nothing taken in; the journal is empty, see `take_over`."""
+        self._store, self._origin, self._known = store, origin, known
+        self._journal = Journal.of(store)
+        self._writer = Writer()
+        self._waiting: list[Row] = []
+        self._since = time.monotonic()
+        self._group, self._pause = settings.number("answers_group"), settings.duration("answers_pause")
+
+    def add(self, answer: Answer) -> Answer:
+        """Take in an answer, into the journal at once, into the tables with the next group; return it as it is kept."""
+        kept = _kept(answer)
+        if kept.state == "failed" and kept.neuron.neuron in self._known.settled:
+            return kept
+        row = _row(kept, self._origin, self._known.spent.get(kept.neuron.neuron, (0, 0, 0, 0.0)))
+        self._journal.add(row)
+        self._waiting.append(row)
+        self._writer.check()
+        if len(self._waiting) >= self._group or time.monotonic() - self._since >= self._pause:
+            self._commit()
+        return kept
+
+    def _commit(self) -> None:
+        rows, self._waiting = self._waiting, []
+        self._since = time.monotonic()
+
+        def commit() -> None:
+            write_answers(self._store, rows)
+            self._journal.done(len(rows))
+
+        if rows:
+            self._writer.put(commit)
+
+    def __enter__(self) -> AnswerWriter:
+        self._writer.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._commit()
+        finally:
+            try:
+                self._writer.__exit__(kind, error, trace)
+            finally:
+                self._journal.close()
+
+
+class Journal:
+    """A file of JSON lines that outlives a killed process; only whoever holds the write lock touches it."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Name the file; None keeps nothing."""
+        self._path = path
+        self._file: int | None = None
+        self._open = 0  # lines that are in no table yet
+        self._mutex = threading.Lock()
+
+    @classmethod
+    def of(cls, store: Store) -> Journal:
+        """Return the journal of an index: a file in its directory; in an object store there is none."""
+        return cls(None if "://" in store.address else Path(store.address) / JOURNAL)
+
+    def add(self, row: Row) -> None:
+        """Write one line, in one go."""
+        if self._path is None:
+            return
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        with self._mutex:
+            try:
+                if self._file is None:
+                    self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+                while line:  # a signal may cut a write short
+                    line = line[os.write(self._file, line) :]
+            except OSError as exc:
+                raise StoreError(f"the answer cannot be written to {self._path}: {one_line(exc)}") from exc
+            self._open += 1
+
+    def done(self, count: int) -> None:
+        """Take note that so many lines are in the tables; the file is emptied when all are."""
+        with self._mutex:
+            self._open -= count
+            if self._file is not None and self._open == 0:
+                os.ftruncate(self._file, 0)
+
+    def close(self) -> None:
+        """Close the file, and remove it where all it held is in the tables."""
+        with self._mutex:
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
+                if self._open == 0 and self._path is not None:
+                    self._path.unlink(missing_ok=True)
+
+    def rows(self) -> list[Row]:
+        """Return the rows that can be read: a last line torn by a kill, or a damaged one, is passed over."""
+        if self._path is None:
+            return []
+        try:
+            lines = self._path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
+        except OSError as exc:
+            raise StoreError(f"the answers of a killed run in {self._path} cannot be read: {one_line(exc)}") from exc
+        return [row for row in map(_parsed, lines) if row is not None]
+
+    def remove(self) -> None:
+        """Remove the file."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+
+def take_over(store: Store) -> int:
+    """Bring the answers a killed run left in the journal into the tables; return how many. Under the write lock."""
+    journal = Journal.of(store)
+    rows = journal.rows()
+    if rows:
+        runs = ",".join(catalog.sql_text(run) for run in sorted({row["run_id"] for row in rows}))
+        columns = ["run_id", *_SAME, "neuron"]
+        held = store.read(schema.ANSWERS, columns, f"run_id IN ({runs})").to_pylist()
+        there = {tuple(row[name] for name in columns) for row in held}
+        # Lines of one neuron are in the order of their writing: the last one counts.
+        newest = {key: row for row in rows if (key := tuple(row[name] for name in columns)) not in there}
+        rows = list(newest.values())
+        write_answers(store, rows)
+    journal.remove()
+    return len(rows)
+
+
+def write_answers(store: Store, rows: Iterable[Row]) -> None:
+    """Store answers in place of earlier ones to the same questions; an answer that can be read is whole."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in _SAME), []).append(row)
+    for same, group in groups.items():
+        condition = " AND ".join(f"{name} = {catalog.sql_text(value)}" for name, value in zip(_SAME, same, strict=True))
+        for start in range(0, len(group), _LISTED):
+            part = group[start : start + _LISTED]
+            names = ",".join(str(row["neuron"]) for row in part)
+            candidates = _candidates(part)
+            store.delete(schema.CANDIDATES, f"{condition} AND neuron IN ({names})")
+            if candidates.num_rows:
+                store.append(schema.CANDIDATES, candidates)
+            store.delete(schema.ANSWERS, f"{condition} AND neuron IN ({names})")
+            store.append(schema.ANSWERS, _answers(part))
+
+
+def _kept(answer: Answer) -> Answer:
+    """Return the answer as it is kept: candidates in one line each, without empty and repeated ones."""
+    found: dict[str, float] = {}
+    scored = len(answer.scores) == len(answer.texts)
+    if answer.state == "answered":
+        for place, text in enumerate(answer.texts):
+            words = _storable(" ".join(text.split()))
+            if words:
+                found.setdefault(words, float(answer.scores[place]) if scored else math.nan)
+    state, reason = answer.state, _storable(" ".join(answer.reason.split()))
+    if state == "answered" and not found:
+        state, reason = "unparsed", reason or "the answer holds no candidate"
+    texts, scores = tuple(found), tuple(found.values())
+    return replace(answer, state=state, raw=_storable(answer.raw), reason=reason, texts=texts, scores=scores)
+
+
+def _row(answer: Answer, origin: Origin, spent: Sequence[float]) -> Row:
+    cost = [getattr(answer, name) + before for name, before in zip(_COUNTERS, spent, strict=True)]
+    return {
+        "run_id": origin.run_id,
+        "settings_hash": origin.hashed,
+        "model": answer.neuron.model,
+        "layer": answer.neuron.layer,
+        "neuron": answer.neuron.neuron,
+        "kind": origin.kind,
+        "proposer": origin.proposer,
+        "revision": origin.revision,
+        "prompt_hash": origin.prompt_hash,
+        "state": answer.state,
+        "raw": answer.raw,
+        "reason": answer.reason,
+        **dict(zip(_COUNTERS, cost, strict=True)),
+        "when": datetime.now(UTC).isoformat(),
+        "texts": list(answer.texts),
+        "scores": [score if math.isfinite(score) else None for score in answer.scores],
+    }
+
+
+def _storable(text: str) -> str:
+    """Return a text that every reader of UTF-8 takes: JSON may have brought halves of characters."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "")
+
+
+def _answers(rows: Sequence[Row]) -> pa.Table:
+    table = schema.table_schema(schema.ANSWERS)
+    columns = {field.name: [row[field.name] for row in rows] for field in table}
+    columns["when"] = [datetime.fromisoformat(when) for when in columns["when"]]
+    return pa.table(columns, schema=table)
+
+
+def _candidates(rows: Sequence[Row]) -> pa.Table:
+    table = schema.table_schema(schema.CANDIDATES)
+    own = ("rank", "text", "score")
+    return pa.Table.from_pylist(
+        [
+            {name: row[name] for name in table.names if name not in own} | {"rank": rank, "text": text, "score": score}
+            for row in rows
+            for rank, (text, score) in enumerate(zip(row["texts"], row["scores"], strict=True))
+        ],
+        schema=table,
+    )
+
+
+def _parsed(line: bytes) -> Row | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    wanted = {*schema.table_schema(schema.ANSWERS).names, "texts", "scores"}
+    return row if isinstance(row, dict) and wanted <= row.keys() else None

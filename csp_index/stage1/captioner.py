@@ -1,0 +1,307 @@
+"""A captioner that names candidates: it describes a neuron's images one by one, and the rule of `phrases` compares.
+
+It runs image captioners of transformers: BLIP, BLIP-2, GIT, VisionEncoderDecoder, and what else
+`AutoModelForImageTextToText` loads and writes a text for a picture alone. Code that comes with a model is never run.
+Knows nothing about storage.
+
+The rule is FALCON's (arXiv 2307.10504) with captions alone. FALCON's published code gives each word and noun phrase of
+the activating images' captions a score, the mean over the images of the best CLIP similarity of a caption that holds
+it, and drops what scores 0.1 or more on the lowly activating images. Here the captions are written for the images, so
+a phrase counts 1 where it is said; and it is weighed, not dropped (see `contrast_phrases`), because a captioner errs:
+one in ten of the contrastive captions that says the right phrase by mistake would be the end of it. How well a phrase
+fits the images in CLIP's eyes is stage 2's to say.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from PIL import Image
+
+from csp_index import settings
+from csp_index.errors import ProposerError, SettingError, one_line
+from csp_index.records import NeuronKey
+from csp_index.stage1.phrases import contrast_phrases
+from csp_index.stage1.records import Answer, CandidateKind, Question
+from csp_index.weights import hash_weights, lasting, local_directory, put, resolve_device
+
+_KEPT_CAPTIONS: Final = 100_000  # of pictures seen in a run: some 10 MB
+
+
+@dataclass(frozen=True, slots=True)
+class _Caption:
+    """What the model wrote of one picture, and what it cost; `failure` tells why it wrote nothing."""
+
+    text: str = ""
+    tokens: int = 0
+    seconds: float = 0.0
+    failure: str = ""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A question whose pictures are being captioned: their hashes, and those of them that no earlier one asked for."""
+
+    neuron: NeuronKey
+    activating: tuple[str, ...]
+    contrastive: tuple[str, ...]
+    first: set[str] = field(default_factory=set)
+    captions: dict[str, _Caption] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> set[str]:
+        return {*self.activating, *self.contrastive} - self.captions.keys()
+
+
+class Captioner:
+    """A Proposer whose candidates are the phrases that fit the captions of the activating images and not the others'.
+
+    It decodes greedily and without a text prompt; in float32, so on a CPU, a caption does not depend on its batch.
+    `revision` is the SHA-256 of the weights as they are stored, `prompt` holds the options that shape an answer.
+    """
+
+    kind: CandidateKind = "captioner"
+
+    def __init__(
+        self,
+        spec: str,
+        *,
+        device: str = "auto",
+        new_tokens: int | None = None,
+        batch: int | None = None,
+        floor: float | None = None,
+        most: int | None = None,
+    ) -> None:
+        """Load the captioner `transformers:ORG/NAME` or `transformers:/local/directory`.
+
+        `new_tokens` bounds a caption, `batch` is how many pictures go through the model at once, `floor` and `most`
+        are those of `contrast_phrases`; what is None comes from the settings `caption_...`. Errors: ProposerError for
+        a model that is unknown, does not caption pictures, or lacks its processor; SettingError.
+        """
+        self.batch = settings.number("caption_batch", batch)
+        self._new_tokens = settings.number("caption_new_tokens", new_tokens)
+        self._floor = float(settings.SETTINGS["caption_floor"].value(floor))
+        self._most = settings.number("caption_phrases", most)
+        if not math.isfinite(self._floor):
+            raise SettingError(f"setting caption_floor is {self._floor}: expected a finite number (default 0.1)")
+        self.name = lasting(spec)
+        self.prompt = json.dumps({"floor": self._floor, "most": self._most, "new_tokens": self._new_tokens})
+        self._device = resolve_device(device, ProposerError)
+        self._model, self.revision, self._images, self._tokenizer = _load(spec, self._device)
+        self._known: OrderedDict[str, _Caption] = OrderedDict()
+        self._check(spec)
+
+    def ask(self, questions: Iterable[Question]) -> Iterator[Answer]:
+        """Yield one answer a question, in their order; each distinct picture is captioned once.
+
+        Pictures of different neurons share batches. A question without contrastive images is answered by the
+        activating captions alone. A picture on which the model fails makes the answers that need it `failed`.
+        """
+        waiting: list[_Waiting] = []
+        pictures: dict[str, Image.Image] = {}
+        for question in questions:
+            waiting.append(self._wait(question, pictures))
+            while len(pictures) >= self.batch:
+                self._caption_some(pictures, waiting)
+            yield from self._finished(waiting)
+        while pictures:
+            self._caption_some(pictures, waiting)
+        yield from self._finished(waiting)
+
+    def captions(self, images: Sequence[Image.Image]) -> list[str]:
+        """Return a caption for each image. Errors: whatever the library raises for one that it cannot caption."""
+        starts = range(0, len(images), self.batch)
+        return [text for at in starts for text, _ in self._write(images[at : at + self.batch])]
+
+    def _check(self, spec: str) -> None:
+        try:
+            put(self._model, self._device)
+            self._write([Image.new("RGB", (64, 64), "grey")])
+        except Exception as exc:  # whatever a model raises that wants a text beside the picture, or more memory
+            raise ProposerError(
+                f"{spec} cannot caption a picture on {self._device}: {one_line(exc)}; a model that wants a text beside "
+                "the picture is for --vlm"
+            ) from exc
+
+    def _wait(self, question: Question, pictures: dict[str, Image.Image]) -> _Waiting:
+        """Note which captions a question needs; pictures that no earlier one asked for join `pictures`."""
+        activating, contrastive = (
+            tuple(_digest(image) for image in images) for images in (question.activating, question.contrastive)
+        )
+        asked = _Waiting(question.neuron, activating, contrastive)
+        images = (*question.activating, *question.contrastive)
+        for digest, image in zip((*activating, *contrastive), images, strict=True):
+            if digest in self._known:
+                self._known.move_to_end(digest)
+                asked.captions[digest] = self._known[digest]
+            elif digest not in pictures:
+                pictures[digest] = image
+                asked.first.add(digest)
+        return asked
+
+    def _caption_some(self, pictures: dict[str, Image.Image], waiting: Sequence[_Waiting]) -> None:
+        """Caption the first batch of `pictures`, take it out, and hand the captions to the questions that wait."""
+        batch = list(pictures)[: self.batch]
+        captions = dict(zip(batch, self._described([pictures.pop(digest) for digest in batch]), strict=True))
+        self._known.update((digest, caption) for digest, caption in captions.items() if not caption.failure)
+        while len(self._known) > _KEPT_CAPTIONS:
+            self._known.popitem(last=False)
+        for asked in waiting:
+            asked.captions.update((digest, captions[digest]) for digest in asked.missing & captions.keys())
+
+    def _described(self, images: Sequence[Image.Image]) -> list[_Caption]:
+        """Return the captions of a batch; one that fails is halved until the picture at fault is alone."""
+        start = time.perf_counter()
+        written = self._try(images)
+        if not isinstance(written, str):
+            seconds = (time.perf_counter() - start) / len(images)
+            return [_Caption(text, tokens, seconds) for text, tokens in written]
+        if len(images) == 1:
+            return [_Caption(failure=f"the captioner failed on an image: {written}")]
+        half = len(images) // 2
+        return [*self._described(images[:half]), *self._described(images[half:])]
+
+    def _try(self, images: Sequence[Image.Image]) -> list[tuple[str, int]] | str:
+        """Return what `_write` gives, or in one line why it gives nothing."""
+        try:
+            return self._write(images)
+        except Exception as exc:  # processors and models raise whatever their parts raise
+            reason, short = one_line(exc), isinstance(exc, MemoryError | torch.OutOfMemoryError)
+        if short:  # only here is the exception gone, and with it what its frames held in memory
+            self.batch = max(1, min(self.batch, len(images) // 2))
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        return reason
+
+    def _write(self, images: Sequence[Image.Image]) -> list[tuple[str, int]]:
+        """Return caption and number of tokens for each picture."""
+        pixels = self._images(images=list(images), return_tensors="pt")["pixel_values"]
+        with torch.inference_mode():
+            tokens = self._model.generate(
+                pixel_values=pixels.to(self._device, self._model.dtype),
+                max_new_tokens=self._new_tokens,
+                do_sample=False,
+                num_beams=1,
+            ).tolist()
+        framing = set(self._tokenizer.all_special_ids)
+        texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        counts = (sum(token not in framing for token in row) for row in tokens)
+        return [(" ".join(text.split()), count) for text, count in zip(texts, counts, strict=True)]
+
+    def _finished(self, waiting: list[_Waiting]) -> Iterator[Answer]:
+        """Yield the answers of the first questions whose captions are all there, and take them out."""
+        while waiting and not waiting[0].missing:
+            yield self._answer(waiting.pop(0))
+
+    def _answer(self, asked: _Waiting) -> Answer:
+        failures = [caption.failure for caption in asked.captions.values() if caption.failure]
+        if failures or not asked.activating:
+            return Answer(asked.neuron, "failed", reason=failures[0] if failures else "the neuron has no image to show")
+        activating = [asked.captions[digest].text for digest in asked.activating]
+        contrastive = [asked.captions[digest].text for digest in asked.contrastive]
+        found = contrast_phrases(activating, contrastive, self._floor, self._most)
+        paid = [asked.captions[digest] for digest in asked.first]
+        return Answer(
+            asked.neuron,
+            "answered" if found else "unparsed",
+            raw=json.dumps({"activating": activating, "contrastive": contrastive}, ensure_ascii=False),
+            texts=tuple(phrase for phrase, _ in found),
+            scores=tuple(score for _, score in found),
+            reason="" if found else _why_none(contrastive, self._floor),
+            requests=len(paid),
+            completion_tokens=sum(caption.tokens for caption in paid),
+            seconds=sum(caption.seconds for caption in paid),
+        )
+
+
+def _why_none(contrastive: Sequence[str], floor: float) -> str:
+    but = ", but not the contrastive ones" if contrastive else ""
+    return f"no noun or adjective fits the captions of the activating images{but} (score of at least {floor:g})"
+
+
+def _digest(image: Image.Image) -> str:
+    return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def _load(spec: str, device: torch.device) -> tuple[Any, str, Any, Any]:
+    """Return a captioner's model, the hash of its weights, its image processor and its tokenizer."""
+    library, _, name = spec.partition(":")
+    if library != "transformers" or not name:
+        raise ProposerError(
+            f"the captioner {spec!r} names no library: write transformers:ORG/NAME or transformers:/local/directory"
+        )
+    directory = local_directory(name, ProposerError)
+    place = name if directory is None else str(directory)
+    try:
+        _check_type(spec, place)
+        model, revision = _model(place, device)
+    except ProposerError:
+        raise
+    except Exception as exc:  # the library raises whatever its parts raise: hub, JSON, torch
+        raise ProposerError(
+            f"the captioner {spec} cannot be loaded (expected: a directory that save_pretrained wrote, or the id of a "
+            f"model on a hub in reach or in its cache): {one_line(exc)}"
+        ) from exc
+    try:
+        images, tokenizer = _processor(place)
+    except Exception as exc:
+        raise ProposerError(
+            f"the captioner {spec} lacks its image processor or its tokenizer: put the files of the original model "
+            f"beside its weights (preprocessor_config.json, tokenizer files): {one_line(exc)}"
+        ) from exc
+    return _ready(model, tokenizer), revision, images, tokenizer
+
+
+def _check_type(spec: str, place: str) -> None:
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    kind = AutoConfig.from_pretrained(place, trust_remote_code=False).model_type
+    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise ProposerError(
+            f"{spec} is a {kind}, which writes no text about images: name a captioner, such as a blip, blip-2, git or "
+            "vision-encoder-decoder of transformers"
+        )
+
+
+def _model(place: str, device: torch.device) -> tuple[Any, str]:
+    """Return a model and the hash of its weights as they are stored, which no device changes."""
+    from transformers import AutoModelForImageTextToText
+
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    model = AutoModelForImageTextToText.from_pretrained(place, dtype="auto", trust_remote_code=False)
+    revision = hash_weights(model)
+    if model.dtype != dtype:  # read again, not converted: the library knows which parts must stay in float32
+        del model
+        model = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype, trust_remote_code=False)
+    return model, revision
+
+
+def _processor(place: str) -> tuple[Any, Any]:
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    images = AutoImageProcessor.from_pretrained(place, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    return images, AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+
+
+def _ready(model: Any, tokenizer: Any) -> Any:
+    """Give a model the tokens that end and fill a caption where its own settings lack them."""
+    options = model.generation_config
+    if options.eos_token_id is None:
+        options.eos_token_id = tokenizer.eos_token_id
+    if options.pad_token_id is None:
+        options.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else options.eos_token_id
+    return model

@@ -1,0 +1,136 @@
+"""A proposer that runs a vision-language model here. Knows nothing about how one is loaded and run.
+
+Neurons are asked in batches. A batch that fails is halved until the neuron at fault is alone: that one becomes an
+answer in state `failed`, and the run goes on. Where memory was short, the batches stay small from then on.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+
+import torch
+
+from csp_index.errors import ProposerError, one_line
+from csp_index.settings import number
+from csp_index.stage1.chat import ChatModel, Message, Reply
+from csp_index.stage1.grids import Layout, pictures, told
+from csp_index.stage1.prompts import Prompt, parse_answer
+from csp_index.stage1.records import Answer, CandidateKind, Question
+
+_CLOSED = ("]", "}", "```")  # the end of a whole list
+
+
+class LocalModel:
+    """A vision-language model of transformers as a proposer; see `Proposer`.
+
+    `layout` is the one in use: `composed` in place of `two` for a model that takes one picture a message. `batch` is
+    how many neurons go through the model at once. In float32 an answer does not depend on the batch.
+    """
+
+    kind: CandidateKind = "vlm"
+
+    def __init__(
+        self,
+        spec: str,
+        prompt: Prompt,
+        layout: Layout,
+        *,
+        device: str = "auto",
+        concepts: int = 3,
+        words: int = 4,
+        new_tokens: int | None = None,
+        batch: int | None = None,
+    ) -> None:
+        """Load the model `transformers:ID_OR_DIRECTORY`; None means the setting `vlm_new_tokens` or `vlm_batch`.
+
+        Errors: ProposerError for a model that cannot be used.
+        """
+        if min(concepts, words) < 1:
+            raise ProposerError(f"{concepts} concepts of {words} words are asked for: expected at least 1 each")
+        self._new_tokens = number("vlm_new_tokens", new_tokens)
+        self.batch = number("vlm_batch", batch)
+        self._model = ChatModel(spec, device=device)
+        composed = layout.style == "two" and not self._model.several
+        self.layout = replace(layout, style="composed") if composed else layout
+        self.name = self._model.name
+        self.revision = self._model.revision
+        self.prompt = told(prompt, self.layout, concepts, words, self._new_tokens)
+        self._prompt = prompt
+        self._concepts = concepts
+        self._words = words
+
+    def ask(self, questions: Iterable[Question]) -> Iterator[Answer]:
+        """Yield one answer a question, in their order; questions are taken a batch at a time."""
+        waiting = iter(questions)
+        while asked := list(islice(waiting, self.batch)):
+            yield from self._answers(asked)
+
+    def _answers(self, asked: Sequence[Question]) -> Iterator[Answer]:
+        started = time.perf_counter()
+        replies = self._try(asked)
+        if not isinstance(replies, str):
+            seconds = (time.perf_counter() - started) / len(asked)
+            for question, reply in zip(asked, replies, strict=True):
+                yield self._read(question, reply, seconds)
+        elif len(asked) == 1:
+            seconds = time.perf_counter() - started
+            yield Answer(asked[0].neuron, "failed", reason=replies, seconds=seconds)
+        else:
+            half = len(asked) // 2
+            yield from self._answers(asked[:half])
+            yield from self._answers(asked[half:])
+
+    def _try(self, asked: Sequence[Question]) -> list[Reply] | str:
+        """Return the replies to a batch, or in one line why there are none."""
+        try:
+            return self._model.say([self._message(question) for question in asked], self._new_tokens)
+        except Exception as exc:  # processors and models raise whatever their parts raise
+            reason, short = one_line(exc), _memory_short(exc)
+        # Only here is the exception gone, and with it what its frames held in memory.
+        if short:
+            self.batch = max(1, min(self.batch, len(asked) // 2))
+            reason = f"out of memory on {self._model.device} even alone: show fewer images or smaller cells ({reason})"
+            _free()
+        return reason
+
+    def _message(self, question: Question) -> Message:
+        shown = len(question.activating), self.layout.contrasts(question)
+        return Message(pictures(question, self.layout), self._prompt.say(*shown, self._concepts, self._words))
+
+    def _read(self, question: Question, reply: Reply, seconds: float) -> Answer:
+        asked = Answer(
+            question.neuron,
+            "answered",
+            raw=reply.text,
+            requests=1,
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+            seconds=seconds,
+        )
+        cut = f" (stopped after {self._new_tokens} new tokens)" if reply.cut else ""
+        try:
+            texts = parse_answer(reply.text, self._concepts, self._words)
+        except ProposerError as exc:
+            return replace(asked, state="unparsed", reason=f"{exc}{cut}")
+        if reply.cut and not reply.text.rstrip().endswith(_CLOSED):
+            return replace(asked, state="unparsed", reason=f"the last item of the answer may be half a word{cut}")
+        return replace(asked, texts=texts)
+
+
+def _memory_short(exc: Exception) -> bool:
+    if isinstance(exc, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = str(exc).lower()  # the CPU's and Apple's allocators raise plain errors
+    return "out of memory" in said or "can't allocate memory" in said or "not enough memory" in said
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()

@@ -1,0 +1,140 @@
+"""Pictures of an index's images, read when a question needs them: the original files, else the stored thumbnails.
+
+Knows nothing about neurons or models. Several threads may ask at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from csp_index import derived, schema, settings
+from csp_index.catalog import EncoderInfo
+from csp_index.containers import ContainerReader
+from csp_index.errors import ProposerError, SourceError
+from csp_index.images import ImageRead, decode, fetch, read_image
+from csp_index.opening import open_store
+from csp_index.store import Store
+
+_HELD_BYTES = 64 * 2**20  # of pictures kept for the next question that shows them, too
+_LISTED = 5_000  # ids of one condition
+
+
+class Pictures:
+    """RGB pictures by image id, not larger than the setting `picture_side`; `close` them in the end.
+
+    A file that is gone, damaged, or no longer the one that was indexed gives way to the stored thumbnail; `thumbnails`
+    counts the pictures that came from there. Derived images come from their own table.
+    """
+
+    def __init__(self, store: Store, source: EncoderInfo, ids: np.ndarray) -> None:
+        """Look up where these images [I] are. ProposerError where the index was made without pictures."""
+        self._store = open_store(store.uri)  # of its own: threads read it while another one writes
+        self._source = source
+        self._side = settings.number("picture_side")
+        self._places = _places(self._store, ids[~derived.is_derived(ids)])
+        self._held: OrderedDict[int, Image.Image] = OrderedDict()
+        self._bytes = 0
+        self._mutex = threading.Lock()  # around what is held, and around the tables
+        self._files = ContainerReader()
+        self.thumbnails = 0
+
+    def close(self) -> None:
+        """Close the files left open; no thread may be reading."""
+        self._files.close()
+
+    def of(self, ids: Sequence[int]) -> dict[int, Image.Image]:
+        """Return the pictures of image ids, by id; those that cannot be had are left out."""
+        found: dict[int, Image.Image] = {}
+        missing: list[int] = []
+        with self._mutex:
+            for image_id in ids:
+                if image_id in self._held:
+                    self._held.move_to_end(image_id)
+                    found[image_id] = self._held[image_id]
+                else:
+                    missing.append(image_id)
+        made = np.array(missing, dtype=np.int64)
+        made = made[derived.is_derived(made)]
+        fresh = self._made(made) if len(made) else {}
+        # In the order of their places: a container is walked through once.
+        for image_id in sorted((i for i in missing if i in self._places), key=lambda i: self._places[i][0]):
+            picture = self._original(*self._places[image_id])
+            if picture is not None:
+                fresh[image_id] = picture
+        absent = [i for i in missing if i in self._places and i not in fresh]
+        fresh |= self._thumbnails(absent) if absent else {}
+        self._keep(fresh)
+        return found | fresh
+
+    def _original(self, uri: str, sha256: str | None) -> Image.Image | None:
+        read = read_image(uri, fetch(self._files, uri))
+        if not isinstance(read, ImageRead) or sha256 not in (None, "", read.sha256):
+            return None
+        return self._reduced(read.image)
+
+    def _thumbnails(self, ids: list[int]) -> dict[int, Image.Image]:
+        with self._mutex:
+            rows = self._store.read(schema.IMAGES, ["image_id", "thumbnail"], _among(ids))
+        found = self._decoded(rows["image_id"].to_pylist(), rows["thumbnail"].to_pylist())
+        with self._mutex:
+            self.thumbnails += len(found)
+        return found
+
+    def _made(self, ids: np.ndarray) -> dict[int, Image.Image]:
+        with self._mutex:
+            rows = derived.read_derived(self._store, self._source, ids)
+        return self._decoded(ids.tolist(), rows["picture"].to_pylist())
+
+    def _decoded(self, ids: list[int], files: list[bytes | None]) -> dict[int, Image.Image]:
+        found = {}
+        for image_id, data in zip(ids, files, strict=True):
+            try:
+                found[image_id] = self._reduced(decode(data or b""))
+            except SourceError:
+                continue
+        return found
+
+    def _reduced(self, picture: Image.Image) -> Image.Image:
+        if max(picture.size) > self._side:
+            picture.thumbnail((self._side, self._side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        return picture
+
+    def _keep(self, fresh: dict[int, Image.Image]) -> None:
+        with self._mutex:
+            for image_id, picture in fresh.items():
+                if image_id not in self._held:
+                    self._held[image_id] = picture
+                    self._bytes += _size(picture)
+            while self._bytes > _HELD_BYTES:
+                self._bytes -= _size(self._held.popitem(last=False)[1])
+
+
+def _places(store: Store, ids: np.ndarray) -> dict[int, tuple[str, str | None]]:
+    """Return the URI of every image, and the hash of the file it was when it was indexed."""
+    wanted = np.unique(ids)
+    parts = [
+        store.read(schema.IMAGES, ["image_id", "uri", "sha256"], _among(wanted[start : start + _LISTED].tolist()))
+        for start in range(0, max(1, len(wanted)), _LISTED)
+    ]
+    rows = pa.concat_tables(parts)
+    numbers, uris, hashes = (rows[name].to_pylist() for name in ("image_id", "uri", "sha256"))
+    if uris and all(uri == f"array#{number}" for number, uri in zip(numbers, uris, strict=True)):
+        raise ProposerError(
+            f"{store.uri} was made from arrays and holds no pictures to show a model: import with --uris, a file of "
+            "image paths, or index the images themselves"
+        )
+    return dict(zip(numbers, zip(uris, hashes, strict=True), strict=True))
+
+
+def _among(ids: Sequence[int]) -> str:
+    return f"image_id IN ({','.join(map(str, ids)) or 'NULL'})"
+
+
+def _size(picture: Image.Image) -> int:
+    return 3 * picture.width * picture.height

@@ -1,0 +1,311 @@
+"""Neurons to candidate labels: their images are shown to a proposer, and what it answers is kept.
+
+What was answered before, to the same question, is not asked again. Pictures are read and questions put together ahead
+of the proposer, answers stored behind it, so that it never waits for either.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+
+from csp_index import settings
+from csp_index.build import Progress
+from csp_index.costs import Means
+from csp_index.errors import CspIndexError, ProposerError, SettingError, one_line
+from csp_index.examples import gather_examples
+from csp_index.records import ExampleOptions
+from csp_index.runs import Run, record_run, settings_hash
+from csp_index.stage1.answers import AnswerWriter, Known, Origin, known_answers, take_over
+from csp_index.stage1.grids import Layout
+from csp_index.stage1.loading import ProposerOptions, check_proposer, load_proposer
+from csp_index.stage1.prompts import prompt_hash
+from csp_index.stage1.questions import Questions
+from csp_index.stage1.records import Answer, AnswerState, CandidateKind, Proposer, Question
+from csp_index.stage1.related import related_answers, related_revision
+from csp_index.store import Store
+from csp_index.subjects import Subject
+
+#: What is shown of a neuron by default: nine activating images, and nine different silent ones that look alike.
+SHOWN = ExampleOptions(examples=9, reuse=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ProposeSummary:
+    """What came of asking one proposer about neurons of a layer.
+
+    Of the neurons `known` had answered before, `dead` never fire; `asked` is the rest, in state `answered`, `unparsed`
+    or `failed`. Counters and `seconds` are of this run. `reason` is why the first one failed or could not be read.
+    """
+
+    layer: str
+    kind: str
+    proposer: str
+    asked: int = 0
+    answered: int = 0
+    unparsed: int = 0
+    failed: int = 0
+    known: int = 0
+    dead: int = 0
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    thumbnails: int = 0  # pictures shown as the stored thumbnail, because the file is gone or another one
+    seconds: float = 0.0
+    reason: str = ""
+    run_id: str = ""
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Answers counted as they come in."""
+
+    states: dict[AnswerState, int] = field(default_factory=lambda: {"answered": 0, "unparsed": 0, "failed": 0})
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    reason: str = ""
+
+    def add(self, answer: Answer) -> None:
+        self.states[answer.state] += 1
+        self.requests += answer.requests
+        self.prompt_tokens += answer.prompt_tokens
+        self.completion_tokens += answer.completion_tokens
+        if answer.state != "answered" and not self.reason:
+            self.reason = f"{answer.neuron}: {answer.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How neurons are asked about: what is shown of them, how the model is asked, who is told how far it is."""
+
+    shown: ExampleOptions = SHOWN
+    options: ProposerOptions = field(default_factory=ProposerOptions)
+    contrast: bool = True  # False: activating images only
+    again: bool = False
+    means: Means = field(default_factory=Means)
+    progress: Progress | None = None
+
+
+def propose_all(
+    store: Store, subjects: Sequence[Subject], models: Mapping[CandidateKind, str | Proposer], asking: Asking
+) -> tuple[ProposeSummary, ...]:
+    """Ask one model after another, each about all subjects; a model is loaded when its turn comes.
+
+    For the kind `neighbours`, whatever is given, the labels of similar neurons are taken, and no model is asked.
+    """
+    found: list[ProposeSummary] = []
+    for kind, given in models.items():
+        held = None if kind == "neighbours" else _proposer(kind, given, asking.options)
+        found += [
+            propose(
+                store,
+                subject,
+                held or RelatedLabels(store, subject),
+                asking.shown,
+                contrast=asking.contrast and asking.options.layout.style != "one",
+                again=asking.again,
+                means=asking.means,
+                progress=asking.progress,
+            )
+            for subject in subjects
+        ]
+    return tuple(found)
+
+
+def _proposer(kind: CandidateKind, given: str | Proposer, options: ProposerOptions) -> Proposer:
+    return load_proposer(kind, given, options) if isinstance(given, str) else check_proposer(given, kind, kind)
+
+
+class RelatedLabels:
+    """The labels of similar neurons in other layers and networks, as a Proposer that needs no pictures."""
+
+    kind: CandidateKind = "neighbours"
+    name = "labels"
+
+    def __init__(self, store: Store, subject: Subject) -> None:
+        """Note what labels there are: others are another question."""
+        self._store, self._subject = store, subject
+        self.revision = related_revision(store, subject.target)
+        self.prompt = "3 labels of each of 5 similar neurons"
+
+    def ask(self, questions: Iterable[Question]) -> Iterator[Answer]:
+        """Yield one answer a question, in neuron order."""
+        numbers = sorted(question.neuron.neuron for question in questions)
+        if numbers:
+            asked = replace(self._subject, neurons=np.array(numbers, dtype=np.int64))
+            yield from related_answers(self._store, asked, asked.source, neighbours=5, top=3)
+
+
+def propose(
+    store: Store,
+    subject: Subject,
+    proposer: Proposer,
+    options: ExampleOptions = SHOWN,
+    *,
+    contrast: bool = True,
+    again: bool = False,
+    means: Means | None = None,
+    progress: Progress | None = None,
+) -> ProposeSummary:
+    """Ask a proposer about the subject's neurons and keep its answers; those it has answered are not asked again.
+
+    `contrast=False` shows activating images only. `again` asks anew about all. A neuron that fails is told in the
+    summary, its answer kept with the reason, and asked again by the next call. What came in is kept however the call
+    ends. Errors: ProposerError for what concerns all neurons.
+    """
+    started = time.monotonic()
+    with store.write_lock():
+        take_over(store)
+        described = describe(store, subject, proposer, options, contrast, means)
+        known = known_answers(store, subject.target, settings_hash(described))
+        summary = ProposeSummary(str(subject.target.key), proposer.kind, proposer.name)
+        alive = _alive(store, subject, options)
+        todo = [n for n in alive if again or n not in known.settled]
+        summary = replace(summary, known=len(alive) - len(todo), dead=len(subject.neurons) - len(alive))
+        if not todo:
+            return summary
+        part = replace(subject, neurons=np.array(todo, dtype=np.int64))
+        models = {
+            subject.source.what: subject.source.identity,
+            f"{proposer.kind}:{proposer.name}": {"revision": proposer.revision},
+        }
+        with record_run(store, "candidates", described, models, options.seed) as run:
+            made = replace(means or Means(), keep=True, run_id=run.run_id)
+            tally = _Tally()
+            with (
+                _questions(store, part, proposer, options, contrast, made) as questions,
+                _writer(store, proposer, run, known) as writer,
+                closing(_answers(proposer, questions)) as answers,  # first of all: nothing is asked after Ctrl-C
+            ):
+                for done, answer in enumerate(answers, start=1):
+                    tally.add(writer.add(answer))
+                    if progress is not None:
+                        progress(done, questions.count, "neurons")
+            return _summed(summary, questions, tally, time.monotonic() - started, run)
+
+
+def read_options(given: Mapping[str, Any]) -> tuple[ExampleOptions, ProposerOptions]:
+    """Return what loose options amount to, None being the default; unknown ones are refused with those there are.
+
+    They are the fields of ProposerOptions, of Layout, and of ExampleOptions but `neighbours`.
+    """
+    known = {
+        kind: {f.name for f in fields(kind)} - {"layout", "neighbours"}
+        for kind in (ExampleOptions, ProposerOptions, Layout)
+    }
+    unknown = sorted(set(given).difference(*known.values()))
+    if unknown:
+        every = ", ".join(sorted(set().union(*known.values())))
+        raise SettingError(f"option {unknown[0]!r} is unknown (has: {every})")
+    said = {name: value for name, value in given.items() if value is not None}
+    shown, asked, drawn = ({name: said[name] for name in said.keys() & names} for names in known.values())
+    return replace(SHOWN, **shown), replace(ProposerOptions(), layout=Layout(**drawn), **asked)
+
+
+def describe(
+    store: Store,
+    subject: Subject,
+    proposer: Proposer,
+    options: ExampleOptions,
+    contrast: bool = True,
+    means: Means | None = None,
+) -> dict[str, object]:
+    """Return everything that an answer depends on; its hash is what answers are kept under."""
+    described: dict[str, object] = {
+        "encoder": subject.source.name,
+        "encoder_identity": subject.source.identity,
+        "layer": str(subject.target.key),
+        "layer_identity": subject.target.identity,
+        "images": subject.images(store),
+        "kind": proposer.kind,
+        "proposer": proposer.name,
+        "revision": proposer.revision,
+        "prompt": prompt_hash(proposer.prompt),  # which tells the layout and the form of the answer, too
+    }
+    if proposer.kind == "neighbours":
+        return described
+    chosen = asdict(options) if contrast else {"examples": options.examples, "floor": options.floor}
+    if contrast and means is not None and means.depends is not None:
+        described |= means.depends(options)
+    side = settings.number("picture_side")
+    return described | {"contrast": contrast, "examples": chosen, "picture_side": side}
+
+
+def _writer(store: Store, proposer: Proposer, run: Run, known: Known) -> AnswerWriter:
+    hashed = prompt_hash(proposer.prompt)
+    origin = Origin(run.run_id, run.settings_hash, proposer.kind, proposer.name, proposer.revision, hashed)
+    return AnswerWriter(store, origin, known)
+
+
+def _alive(store: Store, subject: Subject, options: ExampleOptions) -> list[int]:
+    """Return the neurons that fire above the floor on some image."""
+    highest = subject.statistics(store)["max"].to_numpy()
+    alive: list[int] = subject.neurons[highest > max(options.floor, 0.0)].tolist()
+    return alive
+
+
+def _questions(
+    store: Store, subject: Subject, proposer: Proposer, options: ExampleOptions, contrast: bool, means: Means
+) -> Questions:
+    if proposer.kind == "neighbours":
+        return Questions.bare(subject)
+    return Questions.shown(store, subject, gather_examples(store, subject, options, contrast=contrast, means=means))
+
+
+def _summed(summary: ProposeSummary, questions: Questions, tally: _Tally, seconds: float, run: Run) -> ProposeSummary:
+    return replace(
+        summary,
+        asked=questions.count,
+        answered=tally.states["answered"],
+        unparsed=tally.states["unparsed"],
+        failed=tally.states["failed"],
+        requests=tally.requests,
+        prompt_tokens=tally.prompt_tokens,
+        completion_tokens=tally.completion_tokens,
+        thumbnails=questions.thumbnails,
+        seconds=seconds,
+        reason=tally.reason,
+        run_id=run.run_id,
+    )
+
+
+def _answers(proposer: Proposer, questions: Questions) -> Generator[Answer, None, None]:
+    """Yield one answer for each neuron in question, whatever the proposer does, and refuse what nobody asked for."""
+    open_ones = set(questions.neurons)
+    answers = proposer.ask(questions)
+    try:
+        for answer in _translated(answers, proposer.name):
+            for failure in questions.unaskable():
+                open_ones.discard(failure.neuron)
+                yield failure
+            if answer.neuron not in open_ones:
+                raise ProposerError(
+                    f"{proposer.name} answered about {answer.neuron}, which was not asked, or twice: "
+                    "expected one answer a question"
+                )
+            open_ones.discard(answer.neuron)
+            yield answer
+    finally:
+        close = getattr(answers, "close", None)
+        if close is not None:
+            close()
+    for failure in questions.unaskable():
+        open_ones.discard(failure.neuron)
+        yield failure
+    for neuron in sorted(open_ones):
+        yield Answer(neuron, "failed", reason="the model gave no answer")
+
+
+def _translated(answers: Iterator[Answer], name: str) -> Iterator[Answer]:
+    try:
+        yield from answers
+    except CspIndexError:
+        raise
+    except Exception as exc:  # it may be somebody else's model
+        raise ProposerError(f"{name} failed: {type(exc).__name__}: {one_line(exc)}") from exc

@@ -1,0 +1,119 @@
+"""Questions about neurons, with their pictures, put together ahead of whoever asks them."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+
+import numpy as np
+
+from csp_index import settings
+from csp_index.examples import Examples
+from csp_index.records import NeuronKey
+from csp_index.stage1.pictures import Pictures
+from csp_index.stage1.records import Answer, Question
+from csp_index.store import Store
+from csp_index.subjects import Subject
+
+Sets = tuple[list[int], list[int]]  # ids of activating and of contrastive images
+
+
+class Questions:
+    """The questions about neurons, in their order; an iterator, used in a `with` block.
+
+    Several threads may take from it; each question goes to one of them. Some are in memory at a time. A neuron none of
+    whose activating images can be read is no question: `unaskable` tells of it.
+    """
+
+    def __init__(self, sets: Mapping[NeuronKey, Sets], pictures: Pictures | None) -> None:
+        """Take neurons with their images; without `pictures` the questions show none."""
+        self.neurons = tuple(sets)
+        self._sets, self._pictures = sets, pictures
+        self._left = iter(self.neurons)
+        self._threads = settings.number("decode_threads")
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="csp-index-pictures")
+        self._ahead: deque[Future[Question | Answer]] = deque()
+        self._unaskable: deque[Answer] = deque()
+        self._mutex = threading.Lock()
+
+    @classmethod
+    def shown(cls, store: Store, subject: Subject, examples: Examples) -> Questions:
+        """Return questions that show examples. Errors: ProposerError where the index has no pictures."""
+        numbers = enumerate(subject.neurons.tolist())
+        sets = {subject.key(neuron): _image_ids(examples, place) for place, neuron in numbers}
+        ids = [image_id for both in sets.values() for part in both for image_id in part]
+        return cls(sets, Pictures(store, subject.source, np.array(ids, dtype=np.int64)))
+
+    @classmethod
+    def bare(cls, subject: Subject) -> Questions:
+        """Return questions without pictures."""
+        return cls({subject.key(neuron): ([], []) for neuron in subject.neurons.tolist()}, None)
+
+    @property
+    def count(self) -> int:
+        """The number of neurons in question."""
+        return len(self.neurons)
+
+    @property
+    def thumbnails(self) -> int:
+        """The number of pictures so far that are thumbnails, because the file is gone or another one."""
+        return 0 if self._pictures is None else self._pictures.thumbnails
+
+    def unaskable(self) -> list[Answer]:
+        """Return the failures that are new since the last call."""
+        found = []
+        while self._unaskable:
+            found.append(self._unaskable.popleft())
+        return found
+
+    def __iter__(self) -> Questions:
+        return self
+
+    def __next__(self) -> Question:
+        while True:
+            with self._mutex:
+                while len(self._ahead) <= 2 * self._threads and (neuron := next(self._left, None)) is not None:
+                    self._ahead.append(self._pool.submit(self._make, neuron))
+                if not self._ahead:
+                    raise StopIteration
+                first = self._ahead.popleft()
+            try:
+                made = first.result()
+            except CancelledError:
+                raise StopIteration from None
+            if isinstance(made, Question):
+                return made
+            self._unaskable.append(made)
+
+    def __enter__(self) -> Questions:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._mutex:
+            self._left = iter(())
+            self._ahead.clear()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._pictures is not None:
+            self._pictures.close()
+
+    def _make(self, neuron: NeuronKey) -> Question | Answer:
+        if self._pictures is None:
+            return Question(neuron, ())
+        activating, contrastive = self._sets[neuron]
+        found = self._pictures.of([*activating, *contrastive])
+        shown = tuple(found[image_id] for image_id in activating if image_id in found)
+        if not shown:
+            reason = (
+                f"none of its {len(activating)} activating images can be read: is the folder of images still there?"
+            )
+            return Answer(neuron, "failed", reason=reason)
+        return Question(neuron, shown, tuple(found[image_id] for image_id in contrastive if image_id in found))
+
+
+def _image_ids(examples: Examples, place: int) -> Sets:
+    """Return a neuron's activating images, and its contrastive ones: each once, at most as many, the first ranks'."""
+    activating = [i for i in examples.activating[place].tolist() if i >= 0]
+    contrastive = dict.fromkeys(i for i in examples.contrastive[place].flatten().tolist() if i >= 0)
+    return activating, list(contrastive)[: len(activating)]

@@ -1,0 +1,160 @@
+"""Candidates from a neuron's relatives: labels of similar neurons in other layers and networks of the index.
+
+Neurons are alike if their concept vectors are, in the space of one encoder. Asks no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from csp_index import catalog, schema
+from csp_index.catalog import EncoderInfo, LayerInfo
+from csp_index.errors import ProposerError
+from csp_index.label_rows import LabelRequest, leaders_of, stored_vectors
+from csp_index.labels import concept_vectors
+from csp_index.stage1.records import Answer
+from csp_index.store import Store
+from csp_index.subjects import Subject
+from csp_index.vocabularies import clean_text
+
+_CONTROLS = ("random-contrast", "random-label")  # methods whose labels mean nothing
+_FALLBACK = "mean-centred"
+_ROWS = 1024  # neurons compared at once
+
+
+@dataclass(frozen=True, slots=True)
+class _Labelled:
+    """The labelled neurons [L] of another layer: by which method, and each one's best texts."""
+
+    target: LayerInfo
+    neurons: np.ndarray
+    methods: Sequence[str]
+    texts: Sequence[tuple[str, ...]]
+
+
+def related_answers(
+    store: Store, subject: Subject, source: EncoderInfo, *, neighbours: int = 5, top: int = 3
+) -> Iterator[Answer]:
+    """Return for each of the subject's neurons the labels of the most similar ones outside its layer, as one answer.
+
+    `neighbours` similar neurons are asked, the `top` best candidates of each one's newest label taken (no matter by
+    which method, but for the random controls); a text's score is the cosine of the two concept vectors, in (0, 1], the
+    greatest where several neurons say it. `raw` is JSON: which neurons said what. Concept vectors are those that
+    labelling by `csp` kept, if that was done for every layer in question, else mean-centred ones, computed here. A dead
+    neuron, or one that resembles none, fails. Errors: ProposerError if no other layer has labels.
+    """
+    started = time.perf_counter()
+    others = _labelled(store, subject.target, top)
+    method, vectors = _vectors(store, source, [subject.target, *(other.target for other in others)])
+    alive = torch.from_numpy(subject.statistics(store)["max"].to_numpy() > 0)
+    own = next(vectors)[torch.from_numpy(subject.neurons)] * alive[:, None]
+    cosines, layers, places = _nearest(own, [next(vectors)[torch.from_numpy(o.neurons)] for o in others], neighbours)
+    seconds = (time.perf_counter() - started) / max(1, len(own))
+
+    def answer(row: int, neuron: int) -> Answer:
+        found = zip(cosines[row].tolist(), layers[row].tolist(), places[row].tolist(), strict=True)
+        similar = [(value, others[layer], place) for value, layer, place in found if value > 0]
+        if similar:
+            return Answer(subject.key(neuron), "answered", *_said(method, similar), seconds=seconds)
+        reason = "no labelled neuron is similar to it" if alive[row] else "it never fires on the indexed images"
+        return Answer(subject.key(neuron), "failed", reason=reason, seconds=seconds)
+
+    return (answer(row, neuron) for row, neuron in enumerate(subject.neurons.tolist()))
+
+
+def related_revision(store: Store, target: LayerInfo) -> str:
+    """Return what pins the answers about a layer's neurons: a hash that changes when other layers are labelled."""
+    rows = store.read(schema.LABELS, ["run_id"], f"rank = 0 AND {_elsewhere(target)}")
+    runs = sorted(set(rows["run_id"].to_pylist()))
+    return hashlib.sha256(" ".join(runs).encode()).hexdigest()[:12]
+
+
+def _elsewhere(target: LayerInfo) -> str:
+    """Return the condition for labels of other layers that mean something."""
+    controls = ",".join(catalog.sql_text(name) for name in _CONTROLS)
+    return f"NOT ({catalog.layer_filter(target)}) AND method NOT IN ({controls})"
+
+
+def _labelled(store: Store, target: LayerInfo, top: int) -> list[_Labelled]:
+    """Return the other layers that have labels, with each neuron's newest one."""
+    layers = [info for info in catalog.layers(store) if catalog.is_finished(store, info)]
+    columns = ["model", "layer", "neuron", "run_id", "method", "text"]
+    rows = store.read(schema.LABELS, [*columns, "rank"], f"rank >= 0 AND rank < {top} AND {_elsewhere(target)}")
+    found: dict[tuple[str, str], dict[int, tuple[str, str, list[str]]]] = {}
+    parts = (column.to_pylist() for column in rows.sort_by("rank").select(columns).columns)
+    for model, layer, neuron, run_id, method, text in zip(*parts, strict=True):
+        held = found.setdefault((model, layer), {})
+        if neuron not in held or held[neuron][0] < run_id:
+            held[neuron] = (run_id, method, [])
+        if held[neuron][0] == run_id:
+            held[neuron][2].append(text)
+    others = []
+    for info in layers:
+        labels = found.get((info.key.model, info.key.layer), {})
+        if labels:
+            neurons = sorted(labels)
+            texts = [tuple(labels[n][2]) for n in neurons]
+            others.append(_Labelled(info, np.array(neurons), [labels[n][1] for n in neurons], texts))
+    if not others:
+        names = [str(info.key) for info in layers if info.key != target.key]
+        do = (
+            f"label one first: csp-index label {store.uri} --layer {names[0]}" if names else "index another layer first"
+        )
+        raise ProposerError(f"no layer of the index but {target.key} has labels to take candidates from: {do}")
+    return others
+
+
+def _vectors(store: Store, source: EncoderInfo, targets: Sequence[LayerInfo]) -> tuple[str, Iterator[torch.Tensor]]:
+    """Return by what method the concept vectors of all layers are, the same for all, and the vectors layer by layer."""
+    subjects = [Subject(source, target, np.arange(target.neurons)) for target in targets]
+    kept = [stored_vectors(store, subject, "csp", subject.images(store)) for subject in subjects]
+    whole = [vectors for vectors in kept if vectors is not None]
+    if len(whole) == len(subjects):
+        return "csp", iter(whole)
+    return _FALLBACK, (concept_vectors(store, subject, LabelRequest(_FALLBACK)) for subject in subjects)
+
+
+def _nearest(
+    own: torch.Tensor, others: Sequence[torch.Tensor], count: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the greatest cosines of unit vectors own [M, D] with rows of others [L, D], and where: layer and row.
+
+    All [M, count], best first; 0 where there are fewer. Of equals the one of the earlier layer and row comes first.
+    """
+    values = torch.zeros(len(own), count)
+    layers, places = (torch.zeros(len(own), count, dtype=torch.int64) for _ in range(2))
+    for number, other in enumerate(others):
+        for start in range(0, len(own), _ROWS):
+            pick = slice(start, start + _ROWS)
+            cosines = own[pick] @ other.T
+            best = leaders_of(cosines, min(count, len(other)))
+            joined = torch.cat([values[pick], cosines.gather(1, best)], 1).sort(dim=1, descending=True, stable=True)
+            order = joined.indices[:, :count]
+            layer = torch.cat([layers[pick], torch.full_like(best, number)], 1).gather(1, order)
+            place = torch.cat([places[pick], best], 1).gather(1, order)
+            values[pick], layers[pick], places[pick] = joined.values[:, :count], layer, place
+    return values, layers, places
+
+
+def _said(
+    method: str, similar: Sequence[tuple[float, _Labelled, int]]
+) -> tuple[str, tuple[str, ...], tuple[float, ...]]:
+    """Return the raw answer, its texts and their scores, most similar neuron first."""
+    scores: dict[str, tuple[str, float]] = {}
+    told = []
+    for value, other, place in similar:
+        value = min(value, 1.0)
+        neuron = f"{other.target.key}/{other.neurons[place]}"
+        said = {"similarity": round(value, 6), "method": other.methods[place], "labels": list(other.texts[place])}
+        told.append({"neuron": neuron, **said})
+        for text in other.texts[place]:
+            scores.setdefault(clean_text(text).casefold(), (text, value))
+    raw = json.dumps({"vectors": method, "neighbours": told}, ensure_ascii=False)
+    return raw, tuple(text for text, _ in scores.values()), tuple(score for _, score in scores.values())

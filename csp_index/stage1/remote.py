@@ -1,0 +1,375 @@
+"""A proposer behind an OpenAI-compatible chat endpoint: vLLM, Ollama, llama.cpp, hosted services.
+
+Neurons are asked several at a time; the pictures of those that come next are drawn and encoded meanwhile. Knows nothing
+about storage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import Coroutine, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from csp_index import settings
+from csp_index.errors import ProposerError, SettingError, one_line
+from csp_index.stage1 import endpoint
+from csp_index.stage1.connection import Address, Connection, Refused, Spent, Unanswered
+from csp_index.stage1.grids import Cells, Layout, pictures, told
+from csp_index.stage1.prompts import Prompt, parse_answer
+from csp_index.stage1.records import Answer, CandidateKind, Question
+
+_CHAT: Final = "/chat/completions"
+_DRAWING: Final = min(4, os.cpu_count() or 1)  # threads that draw and encode pictures
+_SEVERAL: Final = re.compile(
+    r"\b(1|one|single|multiple|several|many)\b[^.]*\bimages?\b|\bimages?\b[^.]*\b(1|one|single)\b", re.IGNORECASE
+)
+_KEY: Final = frozenset({401, 402})  # the key, or the account behind it, is refused
+_FIRST: Final = frozenset({301, 302, 303, 307, 308, 403, 404})  # so is the address or the model, if nothing else came
+_GONE: Final = frozenset({429, 502, 503, 504})  # too many requests, or a gateway has lost what is behind it
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteOptions:
+    """How an endpoint is asked; None leaves it to the setting of the same name (`vlm_...`).
+
+    `concepts` of at most `words` words are asked for, in at most `new_tokens` tokens. `key_variable` names the
+    environment variable that holds the key; without a value there, no key is sent. `backoff` is the first wait before a
+    request is repeated, in seconds.
+    """
+
+    concepts: int = 3
+    words: int = 4
+    new_tokens: int | None = None
+    concurrency: int | None = None
+    timeout: float | None = None
+    retries: int | None = None
+    key_variable: str | None = None
+    encoding: endpoint.Encoding = "jpeg"
+    backoff: float = 1.0
+
+    def address(self, base: str) -> Address:
+        """Return the endpoint at `base`, to be asked this way."""
+        timeout = settings.duration("vlm_timeout", self.timeout)
+        if timeout == 0:
+            raise SettingError("setting vlm_timeout is 0: expected seconds that an answer may take")
+        retries = int(settings.SETTINGS["vlm_retries"].value(self.retries))
+        if retries < 0:
+            raise SettingError(f"setting vlm_retries is {retries}: expected 0 or more")
+        concurrency = settings.number("vlm_concurrency", self.concurrency)
+        variable = settings.text("vlm_key_variable", self.key_variable)
+        return Address(base, variable, concurrency, timeout, retries, self.backoff)
+
+
+class RemoteModel:
+    """A vision-language model at an endpoint as a proposer; see `Proposer`.
+
+    `revision` is what the endpoint's list of models tells of it, "" where there is no such list: weights that were
+    replaced under an equal name go unseen. `served` collects what the answers name as their model and fingerprint.
+    """
+
+    kind: CandidateKind = "vlm"
+
+    def __init__(
+        self, base_url: str, model: str, prompt: Prompt, layout: Layout, options: RemoteOptions | None = None
+    ) -> None:
+        """Ask the endpoint for its models. Errors: ProposerError where none answers, or the key is refused."""
+        chosen = options or RemoteOptions()
+        self.model = model
+        self.layout = layout
+        self.concepts = chosen.concepts
+        self.words = chosen.words
+        self.new_tokens = settings.number("vlm_tokens", chosen.new_tokens)
+        if min(self.concepts, self.words) < 1:
+            raise ProposerError(
+                f"asked for {self.concepts} concepts of {self.words} words: expected at least 1 of each"
+            )
+        self.address = chosen.address(_base(base_url))
+        self.encoding = chosen.encoding
+        self.name = f"openai:{self.address.base} {model}"
+        self.prompt = told(prompt, layout, self.concepts, self.words, self.new_tokens)
+        self.served: set[str] = set()
+        self._prompt = prompt
+        self._cells = Cells()
+        self.models = _elsewhere(self._listed())
+        self.revision = self.models.get(model, self.models.get(f"{model}:latest", ""))
+
+    def ask(self, questions: Iterable[Question]) -> Iterator[Answer]:
+        """Yield one answer a question, as they come in. Errors: ProposerError, for what concerns all neurons.
+
+        That may also be raised after answers were yielded: the endpoint has died, or sends us away. Questions are taken
+        from another thread, at most 2 * `vlm_concurrency` + 1 of them ahead of the answers.
+        """
+        asking = _Asking(self, questions)
+        try:
+            yield from asking.answers()
+        finally:
+            asking.close()
+
+    def draw(self, question: Question) -> bytes | str:
+        """Return the messages that ask a question, or the reason why it cannot be asked."""
+        try:
+            shown = pictures(question, self.layout, self._cells)
+            text = self._prompt.say(
+                len(question.activating), self.layout.contrasts(question), self.concepts, self.words
+            )
+            return endpoint.messages(text, shown, self.encoding)
+        except Exception as exc:  # pictures are files of any origin, and one of them must not end the run
+            return f"its pictures cannot be drawn: {one_line(exc)}"
+
+    async def _listed(self) -> dict[str, str]:
+        base = self.address.base
+        quick = replace(self.address, timeout=min(self.address.timeout, 30.0), retries=min(self.address.retries, 2))
+        async with Connection(quick, known=False) as connection:
+            try:
+                return endpoint.listed_models(await connection.call("/models", None, Spent()))
+            except Unanswered as exc:
+                raise ProposerError(
+                    f"nothing answers at {base} ({exc}): start the server, or check the address"
+                ) from None
+            except Refused as exc:
+                # Not every endpoint lists its models, and not every key may read the list.
+                if exc.status == 401:
+                    raise _turned_away(self, exc, connection.keyed) from None
+                if exc.status in _GONE:
+                    words = endpoint.server_words(exc.data)
+                    raise ProposerError(f"{base} cannot be asked now (status {exc.status}: {words})") from None
+                return {}
+
+
+class _Asking:
+    """One run of questions: an event loop in a thread of its own, and answers that come out of it."""
+
+    def __init__(self, model: RemoteModel, questions: Iterable[Question]) -> None:
+        self._model = model
+        self._questions = iter(questions)
+        self._out: SimpleQueue[Answer | BaseException | None] = SimpleQueue()
+        self._ended: BaseException | None = None  # what concerns all neurons
+        self._answered = False
+        self._lost = 0  # neurons in a row for which there was no endpoint
+        self._without: frozenset[endpoint.Parameter] = frozenset()
+        self._room = asyncio.Semaphore(2 * model.address.concurrency)
+        self._loop = asyncio.new_event_loop()
+        self._task = self._loop.create_task(self._all())
+        self._thread = Thread(target=self._run, name="csp-index-ask", daemon=True)
+        self._thread.start()
+
+    def answers(self) -> Iterator[Answer]:
+        """Yield answers as they come in; raise in the end what ended the run."""
+        while (found := self._out.get()) is not None:
+            if isinstance(found, BaseException):
+                raise found
+            self._loop.call_soon_threadsafe(self._room.release)
+            yield found
+
+    def close(self) -> None:
+        """Drop what is on its way, and wait until nothing runs any more."""
+        self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self) -> None:
+        end: BaseException | None = None
+        try:
+            try:
+                self._loop.run_until_complete(self._task)
+            finally:
+                self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        except asyncio.CancelledError:
+            pass
+        except BaseException as exc:
+            end = exc.exceptions[0] if isinstance(exc, BaseExceptionGroup) else exc
+        self._out.put(end)
+
+    async def _all(self) -> None:
+        concurrency = self._model.address.concurrency
+        drawn: asyncio.Queue[tuple[Question, asyncio.Future[bytes | str]] | None] = asyncio.Queue(concurrency)
+        reading = ThreadPoolExecutor(1, thread_name_prefix="csp-index-questions")
+        drawing = ThreadPoolExecutor(_DRAWING, thread_name_prefix="csp-index-draw")
+        try:
+            async with Connection(self._model.address) as connection, asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._feed(connection, drawn, reading, drawing))
+                for _ in range(concurrency):
+                    tasks.create_task(self._work(connection, drawn))
+        finally:
+            reading.shutdown(cancel_futures=True)
+            drawing.shutdown(cancel_futures=True)
+        if self._ended is not None:
+            raise self._ended
+
+    async def _feed(
+        self,
+        connection: Connection,
+        drawn: asyncio.Queue[tuple[Question, asyncio.Future[bytes | str]] | None],
+        reading: Executor,
+        drawing: Executor,
+    ) -> None:
+        """Put the questions into the queue, the pictures of each in the making, and an end for every worker."""
+        try:
+            while not connection.stopped:
+                question = await self._loop.run_in_executor(reading, next, self._questions, None)
+                if question is None:
+                    break
+                await drawn.put((question, self._loop.run_in_executor(drawing, self._model.draw, question)))
+        except Exception as exc:  # the questions are somebody else's; those that came are still asked
+            self._ended = self._ended or exc
+        for _ in range(self._model.address.concurrency):
+            await drawn.put(None)
+
+    async def _work(
+        self,
+        connection: Connection,
+        drawn: asyncio.Queue[tuple[Question, asyncio.Future[bytes | str]] | None],
+    ) -> None:
+        while (found := await drawn.get()) is not None:
+            question, future = found
+            said = await future
+            if connection.stopped:
+                continue
+            await self._room.acquire()  # answers that nobody takes are not paid for
+            if isinstance(said, str):
+                self._out.put(Answer(question.neuron, "failed", reason=said))
+                continue
+            answer = await self._answer(connection, question, said)
+            if answer is not None:
+                self._out.put(answer)
+
+    async def _answer(self, connection: Connection, question: Question, said: bytes) -> Answer | None:
+        """Return what came back, None where the neuron was not really asked."""
+        started, spent = time.monotonic(), Spent()
+
+        def failed(reason: str) -> Answer:
+            seconds = time.monotonic() - started
+            return Answer(question.neuron, "failed", reason=reason, requests=spent.requests, seconds=seconds)
+
+        try:
+            data = await self._call(connection, said, spent)
+        except ProposerError as exc:
+            self._end(connection, exc)
+            return None
+        except Unanswered as exc:
+            if not spent.requests:  # the run ended before its turn
+                return None
+            self._lose(connection, str(exc))
+            return failed(f"no answer after {spent.requests} requests: {exc}")
+        except Refused as exc:
+            if exc.status in _KEY or (exc.status in _FIRST and not self._answered):
+                self._end(connection, _turned_away(self._model, exc, connection.keyed))
+                return None
+            reason = self._why(exc, question)
+            if exc.status in _GONE:
+                self._lose(connection, reason)
+            else:
+                self._lost = 0
+            return failed(reason)
+        self._lost, self._answered = 0, True
+        try:
+            reply = endpoint.read_reply(data)
+        except ValueError as exc:
+            return failed(str(exc))
+        return self._read(question, reply, spent, time.monotonic() - started)
+
+    async def _call(self, connection: Connection, said: bytes, spent: Spent) -> bytes:
+        model = self._model
+        while True:
+            without = self._without
+            try:
+                return await connection.call(
+                    _CHAT, endpoint.request(model.model, model.new_tokens, said, without), spent
+                )
+            except Refused as exc:
+                refused = endpoint.refused_parameter(exc.status, exc.data)
+                if refused is None or refused in without:
+                    raise
+                self._without |= {refused}  # for all neurons to come, too
+
+    def _read(self, question: Question, reply: endpoint.Reply, spent: Spent, seconds: float) -> Answer:
+        model = self._model
+        if reply.served:
+            model.served.add(reply.served)
+        try:
+            texts, reason = parse_answer(reply.text, model.concepts, model.words), ""
+        except ProposerError as exc:
+            texts, reason = (), f"{exc} ({reply.note})" if reply.note else str(exc)
+        return Answer(
+            question.neuron,
+            "answered" if texts else "unparsed",
+            reply.text,
+            texts,
+            reason=reason,
+            requests=spent.requests,
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+            seconds=seconds,
+        )
+
+    def _why(self, exc: Refused, question: Question) -> str:
+        words = endpoint.server_words(exc.data)
+        several = self._model.layout.style == "two" and self._model.layout.contrasts(question)
+        if several and _SEVERAL.search(words):
+            return f"status {exc.status}: {words} (a model for one picture a message? use --layout composed)"
+        return f"status {exc.status}: {words}"
+
+    def _lose(self, connection: Connection, reason: str) -> None:
+        self._lost += 1
+        most = max(5, self._model.address.concurrency)
+        if self._lost >= most and self._ended is None:
+            base = self._model.address.base
+            self._end(
+                connection,
+                ProposerError(
+                    f"{base} gave no answer for {self._lost} neurons in a row ({reason}): what it said before is kept; "
+                    "run again to go on"
+                ),
+            )
+
+    def _end(self, connection: Connection, exc: BaseException) -> None:
+        self._ended = self._ended or exc
+        connection.stop()
+
+
+def _turned_away(model: RemoteModel, exc: Refused, keyed: bool) -> ProposerError:
+    base, variable = model.address.base, model.address.key_variable
+    said = f"status {exc.status}: {endpoint.server_words(exc.data)}"
+    if exc.status in (401, 402, 403):
+        advice = f"the key in {variable}" if keyed else f"a key in {variable or 'the variable of vlm_key_variable'}"
+        return ProposerError(f"{base} does not let us ask {model.model!r} ({said}): it wants {advice} that it accepts")
+    if exc.status == 404:
+        served = f"; it serves {', '.join(sorted(model.models)[:10])}" if model.models else ""
+        return ProposerError(
+            f"{base} has no model {model.model!r} ({said}{served}): check the name, and the address, which mostly ends "
+            "in /v1"
+        )
+    return ProposerError(f"{base} sends us to {endpoint.excerpt(exc.elsewhere)!r} ({said}): give that address itself")
+
+
+def _base(url: str) -> str:
+    """Return an endpoint's address without what follows /v1. Errors: ProposerError for what is no plain address."""
+    text = url.strip().rstrip("/").removesuffix(_CHAT)
+    if "@" in text or "?" in text or "#" in text:
+        shown = text.rpartition("@")[2].partition("?")[0].partition("#")[0]
+        raise ProposerError(
+            f"the address of {shown} comes with a user name, a password or a query: leave that out, a key belongs into "
+            "the environment"
+        )
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable or any(letter.isspace() or not letter.isprintable() for letter in text):
+        raise ProposerError(f"{text!r} is no address of an endpoint: write for example http://localhost:8000/v1")
+    return text
+
+
+def _elsewhere(call: Coroutine[Any, Any, dict[str, str]]) -> dict[str, str]:
+    """Return what a coroutine returns; run in a thread, since this one may have a loop of its own (a notebook)."""
+    with ThreadPoolExecutor(1, thread_name_prefix="csp-index-models") as pool:
+        return pool.submit(asyncio.run, call).result()

@@ -1,0 +1,309 @@
+"""Contrast by generation: variants of activating images, run through network and encoder, kept as derived images.
+
+A variant is a contrastive image of every neuron that it leaves silent. Variants are made of an image once, whichever
+neurons it excites, and all are stored with what each of those neurons does on them; so any threshold finds its own, and
+a run that was cut off goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Final
+
+import numpy as np
+import torch
+from PIL import Image
+
+from csp_index import schema
+from csp_index.build import Progress
+from csp_index.catalog import sql_text
+from csp_index.costs import Wanted
+from csp_index.decode import stacked
+from csp_index.derived import DerivedImage, append_derived, find_derived, read_derived
+from csp_index.edits import stored
+from csp_index.encoders import Encoder
+from csp_index.errors import EvaluationError, LabelError, SettingError
+from csp_index.images import ImageFailure, decode, read_images
+from csp_index.models import Models
+from csp_index.networks import Network
+from csp_index.records import DerivedKind, ExampleOptions
+from csp_index.runs import settings_hash
+from csp_index.store import Store
+from csp_index.variants import CAPTION, Original, Variant, VariantGenerator, make_variants
+
+KIND: Final[DerivedKind] = "synthetic"
+_ROWS, _SECONDS = 2048, 60.0  # as many derived images, or so long after the last commit, and there is another one
+_LISTED = 10_000  # images whose rows are read at once
+_REUSED = 64  # images whose variants are read at once
+
+_log = logging.getLogger(__name__)
+
+
+def synthesise(store: Store, models: Models, tell: Progress, wanted: Wanted) -> str:
+    """Make and store the variants that are wanted and not there yet; return the hash they are stored under.
+
+    Interrupted, it keeps what is done. Images of which no variant can be made are left out, and their number is logged
+    with the first reason. Raises EvaluationError where none can be made of any, LabelError where network or encoder are
+    not at hand, or nothing may be stored.
+    """
+    generator = generator_of(models, wanted.options)
+    hashed = settings_hash(_describe(generator, wanted))
+    missing = _missing(store, wanted, hashed)
+    if not missing:
+        return hashed
+    _check(wanted, len(missing))
+    subject = wanted.subject
+    network, encoder = models.held_network(subject.target), models.held_encoder(subject.source)
+    known = _known(store, wanted, hashed, missing)
+    bench = _Bench(store, generator, network, encoder, wanted, hashed, missing, known)
+    try:
+        bench.run(tell)
+    finally:
+        bench.keep()
+    bench.account()
+    return hashed
+
+
+def generator_of(models: Models, options: ExampleOptions) -> VariantGenerator:
+    """Return the generator that the options name. Raises SettingError where they name none."""
+    if options.generator is None:
+        raise SettingError(
+            "contrast synthetic needs an image generator: name one, diffusers:ID_OR_DIR or "
+            "python:package.module:factory (--generator)"
+        )
+    return models.variants(options.generator, options.caption_column is not None)
+
+
+def _describe(generator: VariantGenerator, wanted: Wanted) -> dict[str, object]:
+    """Return all that variants, their embeddings and their activations depend on beside the original."""
+    options, subject = wanted.options, wanted.subject
+    told: dict[str, object] = {
+        "kind": KIND,
+        "generator": generator.identity,
+        "variants": options.variants,
+        "seed": options.generator_seed,
+        "encoder": subject.source.identity,
+        "layer": subject.target.identity,
+        "pooling": subject.target.pool,
+    }
+    if options.caption_column:
+        told |= {"caption_column": options.caption_column, "prompt": options.variant_prompt}
+    return told
+
+
+def _check(wanted: Wanted, missing: int) -> None:
+    """Refuse what cannot be done, before a model is loaded."""
+    subject = wanted.subject
+    for what, name, library in (
+        ("layer", str(subject.target.key), subject.target.network),
+        ("encoder", subject.source.name, subject.source.identity.get("library")),
+    ):
+        if library == "arrays":
+            raise LabelError(
+                f"contrast synthetic runs generated images through network and encoder, but {what} {name} came as "
+                "arrays: choose nearest, falcon or random, or index the images with their models"
+            )
+    if not wanted.keep:
+        raise LabelError(
+            f"contrast synthetic lacks variants of {missing} images, and this question may not store any: "
+            "label these neurons with --contrast synthetic first, and with the same options"
+        )
+
+
+Places = list[tuple[int, int]]  # where an image excites a neuron: the neuron's row among those asked about, the rank
+
+
+def _missing(store: Store, wanted: Wanted, hashed: str) -> dict[int, Places]:
+    """Return the activating images without variants, those of the first neurons first, and where each belongs."""
+    subject = wanted.subject
+    rows = find_derived(store, subject.source, subject.target, subject.neurons.tolist(), KIND, hashed)
+    columns = (rows[name].to_pylist() for name in ("neuron", "origin"))
+    there = set(zip(*columns, strict=True))
+    found: dict[int, Places] = {}
+    for row, rank in (wanted.activating >= 0).nonzero().tolist():
+        image = int(wanted.activating[row, rank])
+        if (int(subject.neurons[row]), image) not in there:
+            found.setdefault(image, []).append((row, rank))
+    return found
+
+
+def _known(store: Store, wanted: Wanted, hashed: str, images: Iterable[int]) -> dict[int, list[int]]:
+    """Return the ids of the variants that some other neuron of the layer has of these images, by image."""
+    subject = wanted.subject
+    table = schema.derived_table(subject.source.name)
+    if not store.has(table):
+        return {}
+    where = f"settings_hash = {sql_text(hashed)} AND origin IN ({','.join(map(str, images))})"
+    found: dict[int, tuple[int, list[int]]] = {}
+    for row in store.read(table, ["image_id", "origin", "neuron"], where).sort_by("image_id").to_pylist():
+        neuron, ids = found.setdefault(row["origin"], (row["neuron"], []))
+        if row["neuron"] == neuron:
+            ids.append(row["image_id"])
+    return {image: ids for image, (_, ids) in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A variant as it is stored, and how it was made."""
+
+    encoded: bytes
+    picture: Image.Image
+    recipe: Mapping[str, object]
+
+
+@dataclass(slots=True)
+class _Bench:
+    """The making of one set of variants: who makes them, and what was made but is not stored yet."""
+
+    store: Store
+    generator: VariantGenerator
+    network: Network
+    encoder: Encoder
+    wanted: Wanted
+    hashed: str
+    missing: Mapping[int, Places]
+    known: Mapping[int, list[int]]  # of these images variants are stored, for other neurons
+    rows: list[DerivedImage] = field(default_factory=list)
+    made: int = 0  # variants
+    lost: int = 0  # images without one
+    reason: str = ""  # of the first of them
+    committed: float = field(default_factory=time.monotonic)  # when
+
+    def run(self, tell: Progress) -> None:
+        """Make the variants of all images; those that fill a batch of the encoder are judged together."""
+        batch: list[tuple[int, list[_Made]]] = []
+        for done, (image, found) in enumerate(chain(self._held(), self._fresh())):
+            tell(done, len(self.missing), "images varied")
+            if isinstance(found, str):
+                self.lost, self.reason = self.lost + 1, self.reason or found
+                continue
+            batch.append((image, found))
+            if sum(len(variants) for _, variants in batch) >= self.encoder.batch_size:
+                self._judge(batch)
+                batch = []
+            if len(self.rows) >= _ROWS or (self.rows and time.monotonic() - self.committed >= _SECONDS):
+                self.keep()
+        self._judge(batch)
+        tell(len(self.missing), len(self.missing), "images varied")
+
+    def keep(self) -> None:
+        """Store what was made and is not stored yet; the variants of an image are stored together."""
+        rows, self.rows = self.rows, []
+        append_derived(self.store, self.wanted.subject.source, rows)
+        self.committed = time.monotonic()
+
+    def account(self) -> None:
+        """Log how many images have no variant. Raises EvaluationError where none of those tried has any."""
+        if not self.lost:
+            return
+        told = f"made no variant of {self.lost} of {len(self.missing)} images, first reason: {self.reason}"
+        subject = self.wanted.subject
+        neurons = subject.neurons.tolist()
+        if (
+            not self.made
+            and not find_derived(self.store, subject.source, subject.target, neurons, KIND, self.hashed).num_rows
+        ):
+            raise EvaluationError(f"the generator {self.generator.name} {told}")
+        _log.warning("the generator %s %s", self.generator.name, told)
+
+    def _held(self) -> Iterator[tuple[int, list[_Made]]]:
+        """Yield the variants of the images that were varied for other neurons of the layer."""
+        images = iter(self.known.items())
+        while some := list(islice(images, _REUSED)):
+            ids = [made for _, held in some for made in held]
+            table = read_derived(self.store, self.wanted.subject.source, ids, ["picture", "recipe"])
+            rows = iter(table.to_pylist())
+            for image, held in some:
+                found = list(islice(rows, len(held)))
+                yield image, [_Made(row["picture"], decode(row["picture"]), json.loads(row["recipe"])) for row in found]
+
+    def _fresh(self) -> Iterator[tuple[int, list[_Made] | str]]:
+        """Yield new variants of the other images, or why there are none."""
+        options = self.wanted.options
+        for image, original in self._originals():
+            if isinstance(original, str):
+                yield image, original
+                continue
+            found = make_variants(self.generator, original, options.variants, options.generator_seed)
+            if isinstance(found, str):
+                yield image, found
+            else:
+                yield image, [self._made(variant, turn) for turn, variant in enumerate(found)]
+
+    def _made(self, variant: Variant, turn: int) -> _Made:
+        identity = self.generator.identity
+        told = {"prompt": variant.prompt, "seed": self.wanted.options.generator_seed, "variant": turn}
+        encoded, picture = stored(variant.picture.convert("RGB"))
+        return _Made(encoded, picture, {**told, "model": identity["spec"], "weights": identity["weights"]})
+
+    def _originals(self) -> Iterator[tuple[int, Original | str]]:
+        """Yield every image of which no variants are known, or why it cannot be read."""
+        ids = [image for image in self.missing if image not in self.known]
+        for start in range(0, len(ids), _LISTED):
+            some = ids[start : start + _LISTED]
+            where = f"image_id IN ({','.join(map(str, some))})"
+            table = self.store.read(schema.IMAGES, ["image_id", "uri", "metadata"], where)
+            told = {row["image_id"]: row for row in table.to_pylist()}
+            for image, item in zip(some, read_images(told[image]["uri"] for image in some), strict=True):
+                if isinstance(item, ImageFailure):
+                    yield image, f"{item.uri} cannot be read any more: {item.reason}"
+                    continue
+                metadata = json.loads(told[image]["metadata"] or "{}")
+                column = self.wanted.options.caption_column
+                if column and column not in metadata:
+                    known = ", ".join(metadata) or "none"
+                    yield image, f"image {image} has no metadata column {column!r} (has: {known})"
+                    continue
+                yield image, Original(item.image, image, metadata, _prompt(metadata, self.wanted.options))
+
+    def _judge(self, batch: Sequence[tuple[int, list[_Made]]]) -> None:
+        """Run variants through network and encoder, and make a row of each for every neuron that its image excites."""
+        if not batch:
+            return
+        layer = self.wanted.subject.target.key.layer
+        pictures = [variant.picture for _, variants in batch for variant in variants]
+        values = _in_batches(pictures, self.network, lambda pixels: self.network.activations(pixels)[layer])
+        embeddings = _in_batches(pictures, self.encoder, self.encoder.embed_images)
+        if not bool(values.isfinite().all() and embeddings.isfinite().all()):
+            raise EvaluationError(
+                f"{self.wanted.subject.target.key} or its encoder gave values that are not finite on variants: "
+                "check the models"
+            )
+        seen = zip(values.numpy(), embeddings.numpy(), strict=True)
+        rows = [
+            row for image, variants in batch for variant in variants for row in self._rows(image, variant, *next(seen))
+        ]
+        self.rows += rows  # at once: no image is left with some of its variants
+        self.made += len(pictures)
+
+    def _rows(
+        self, image: int, variant: _Made, activations: np.ndarray, embedding: np.ndarray
+    ) -> Iterator[DerivedImage]:
+        """Yield the rows of one variant, one a neuron that its image excites, given the layer's activations on it."""
+        subject, run_id = self.wanted.subject, self.wanted.run_id
+        for row, rank in self.missing[image]:
+            key = subject.key(int(subject.neurons[row]))
+            made = (variant.encoded, variant.recipe, run_id)
+            yield DerivedImage(KIND, image, key, rank, self.hashed, float(activations[key.neuron]), embedding, *made)
+
+
+def _in_batches(
+    pictures: Sequence[Image.Image], model: Encoder | Network, run: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Return what a model's `run` gives for pictures, one row each."""
+    found = []
+    for start in range(0, len(pictures), model.batch_size):
+        some = pictures[start : start + model.batch_size]
+        found.append(run(stacked([model.preprocess(picture) for picture in some])))
+    return torch.cat(found)
+
+
+def _prompt(metadata: Mapping[str, object], options: ExampleOptions) -> str:
+    """Return what is said of an image: its caption in the prompt; "" for an image without one."""
+    caption = metadata.get(options.caption_column or "")
+    return "" if caption in (None, "") else options.variant_prompt.replace(CAPTION, str(caption))

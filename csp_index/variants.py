@@ -1,0 +1,191 @@
+"""Variants of a picture: the same thing once more, changed somewhat. Knows nothing about indexes or neurons.
+
+A variant generator is named as image generators are. ``diffusers:ORG/NAME`` or ``diffusers:/local/directory`` is an
+image-to-image pipeline; ``python:package.module:factory`` is one's own, and makes variants (`VariantGenerator`) or, as
+an `ImageGenerator` does, pictures of a text: then the variants are pictures of what the original is said to show.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import torch
+from PIL import Image
+
+from csp_index import settings
+from csp_index.errors import CspIndexError, EvaluationError, one_line
+from csp_index.generators import ImageGenerator, library_of, load_pipeline, made_by, noises
+from csp_index.weights import lasting, resolve_device
+
+CAPTION: Final = "{caption}"
+_SIDE = 512  # of pictures, in pixels, where a pipeline does not name its own
+_STEP = 8  # pixels: sides of pictures are multiples of it
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A picture of which variants are wanted: RGB, with what the index knows of it.
+
+    `metadata` are the columns of the image source. `prompt` is what is said of the picture, "" where nothing is known.
+    """
+
+    picture: Image.Image
+    image_id: int
+    metadata: Mapping[str, Any]
+    prompt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A variant of a picture, RGB, and in words what it was made by: a prompt, or the change."""
+
+    picture: Image.Image
+    prompt: str
+
+
+class VariantGenerator(Protocol):
+    """What makes variants of a picture; ``python:`` factories return one.
+
+    ``name`` is for people; ``identity`` has at least the keys spec, weights and library: two generators of equal
+    identity make equal variants.
+    """
+
+    name: str
+    identity: dict[str, str]
+
+    def variants(self, original: Original, count: int, seed: int) -> list[Variant]:
+        """Return ``count`` variants, or fewer where there are no more; the same ones at every call.
+
+        Raises EvaluationError, in one line, for a picture that cannot be varied: it then has none.
+        """
+        ...
+
+
+def load_variants(spec: str, *, prompted: bool = False, device: str = "auto") -> VariantGenerator:
+    """Return the generator of variants that ``spec`` names; ``prompted``: the originals come with a prompt.
+
+    Raises EvaluationError, in one line, for a spec without library, for what cannot be loaded, and for what makes
+    pictures of texts only where there is no prompt.
+    """
+    if library_of(spec) == "diffusers":
+        return DiffusersVariants(lasting(spec), device=device)
+    made: Any = made_by(spec, "VariantGenerator", "variants", "generate")
+    if hasattr(made, "variants"):
+        generator: VariantGenerator = made
+        return generator
+    if not prompted:
+        raise EvaluationError(
+            f"the generator {spec} makes pictures of texts only: name the metadata column that describes the images "
+            "(--caption-column)"
+        )
+    return Drawings(made)
+
+
+def make_variants(generator: VariantGenerator, original: Original, count: int, seed: int) -> list[Variant] | str:
+    """Return the variants of a picture, or in one line why there are none.
+
+    Raises EvaluationError where the generator itself breaks, and where it makes more than were asked for.
+    """
+    try:
+        made = generator.variants(original, count, seed)
+    except EvaluationError as exc:
+        return one_line(exc)
+    except CspIndexError:  # not about this picture: a full disk, say
+        raise
+    except Exception as exc:  # it is somebody else's model
+        told = f"{type(exc).__name__}: {one_line(exc)}"
+        raise EvaluationError(
+            f"the generator {generator.name} fails on image {original.image_id}: {told}; check the model"
+        ) from exc
+    if len(made) > count:
+        raise EvaluationError(
+            f"the generator {generator.name} made {len(made)} variants of image {original.image_id}, "
+            f"expected {count} at most"
+        )
+    return made or "the generator made no variant"
+
+
+class Drawings:
+    """Pictures of what an original is said to show: any `ImageGenerator` as a `VariantGenerator`."""
+
+    def __init__(self, generator: ImageGenerator) -> None:
+        """Take the generator that draws."""
+        self._generator = generator
+        self.name = generator.name
+        self.identity = {**generator.identity, "variants": "drawn from the prompt"}
+
+    def variants(self, original: Original, count: int, seed: int) -> list[Variant]:
+        """Return ``count`` pictures of the original's prompt."""
+        if not original.prompt:
+            raise EvaluationError(f"image {original.image_id} has no caption to draw")
+        pictures = self._generator.generate(original.prompt, count, seed)
+        return [Variant(picture, original.prompt) for picture in pictures]
+
+
+class DiffusersVariants:
+    """An image-to-image pipeline of diffusers: noise is put over the original and taken away again, in float32.
+
+    `variant_strength` of the settings is the share of noise, 0 to 1, and `variant_steps` the number of steps, or
+    auto for the pipeline's own; a pipeline that knows neither does without. The original is brought to the pipeline's
+    own size. Every variant has a seed of its own, drawn on the CPU; a safety checker is left out.
+    """
+
+    def __init__(self, spec: str, *, device: str = "auto") -> None:
+        """Load the pipeline that ``diffusers:ORG/NAME`` or ``diffusers:/local/directory`` names."""
+        self.name = spec
+        self._device = resolve_device(device, EvaluationError)
+        self._pipeline, identity = load_pipeline(spec, "AutoPipelineForImage2Image", self._device)
+        known = inspect.signature(self._pipeline.__call__).parameters
+        self._said = {name: value for name, value in _said().items() if name in known}
+        told = json.loads(identity["settings"]) | self._said | {"kind": type(self._pipeline).__name__}
+        self.identity = identity | {"settings": json.dumps(told, sort_keys=True, default=str)}
+
+    def variants(self, original: Original, count: int, seed: int) -> list[Variant]:
+        """Return ``count`` variants of a picture."""
+        picture = fitted(original.picture, _own_side(self._pipeline))
+        made: list[Variant] = []
+        while len(made) < count:
+            noise = noises(self._device, f"image {original.image_id}", seed, len(made), count)
+            with torch.inference_mode():
+                found = self._pipeline(
+                    prompt=[original.prompt] * len(noise),
+                    image=[picture] * len(noise),
+                    generator=noise,
+                    output_type="pil",
+                    **self._said,
+                )
+            made += [Variant(variant, original.prompt) for variant in found.images]
+        return made
+
+
+def fitted(picture: Image.Image, side: int) -> Image.Image:
+    """Return a picture with as many pixels as a square of `side`, its shape kept, both sides multiples of 8.
+
+    >>> fitted(Image.new("RGB", (400, 100)), 64).size
+    (128, 32)
+    """
+    scale = side / math.sqrt(picture.width * picture.height)
+    width, height = (max(_STEP, round(length * scale / _STEP) * _STEP) for length in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _own_side(pipeline: Any) -> int:
+    """Return the side of the pictures that a pipeline was made for, in pixels."""
+    denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+    size = getattr(getattr(denoiser, "config", None), "sample_size", None)
+    factor = getattr(pipeline, "vae_scale_factor", None)
+    return size * factor if isinstance(size, int) and isinstance(factor, int) else _SIDE
+
+
+def _said() -> dict[str, float | int]:
+    """Return what the settings tell an image-to-image pipeline."""
+    strength = settings.duration("variant_strength")
+    if not 0.0 < strength <= 1.0:
+        raise EvaluationError(f"variant_strength is {strength}: expected more than 0 and at most 1")
+    steps = settings.count_or_auto("variant_steps")
+    return {"strength": strength} | ({} if not steps else {"num_inference_steps": steps})

@@ -1,0 +1,214 @@
+"""Vocabularies: named lists of candidate labels, built in, from files and tables, from the images' metadata.
+
+Knows nothing about embeddings.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from csp_index import catalog, schema
+from csp_index.errors import LabelError, one_line
+from csp_index.store import Store
+
+BUILT_IN = ("imagenet1k", "imagenet21k")
+
+_METADATA = "metadata:"
+_TABLE = re.compile(r"(?P<file>.+?\.(?:parquet|csv|tsv))(?::(?P<column>.+))?", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """A named list of candidate labels, without duplicates or empty texts."""
+
+    name: str
+    texts: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """Name and content hash: two lists of one name are two vocabularies."""
+        return f"{self.name}@{digest(self.texts)}"
+
+
+def load_vocabulary(name: str | Path, store: Store | None = None) -> Vocabulary:
+    """Return a vocabulary by name: built in, a text file with one label a line, or a column of a table.
+
+    Built in are `imagenet1k` and `imagenet21k`. `FILE.parquet:COLUMN`, `FILE.csv:COLUMN` (or .tsv) is a column of texts
+    or of lists of texts; `metadata:COLUMN` what the metadata of the index's images say (`metadata_vocabulary`). Texts
+    that differ only in case, spacing or Unicode form are merged, the first spelling wins. Errors: LabelError for an
+    empty list, an empty line or row (told by number), a column that is not there (told which are).
+    """
+    if str(name) in BUILT_IN:
+        return Vocabulary(str(name), _merged(_built_in(str(name))))
+    if str(name).startswith(_METADATA):
+        if store is None:
+            raise LabelError(f"vocabulary {name} is a column of an index: name it where an index is labelled")
+        return metadata_vocabulary(store, str(name).removeprefix(_METADATA))
+    path = Path(name).expanduser()
+    if table := _TABLE.fullmatch(str(path)):
+        found = _from_table(Path(table["file"]), table["column"])
+        if found is not None:
+            return found
+    try:
+        lines = text_lines(path)
+    except FileNotFoundError:
+        raise LabelError(f"vocabulary {name} is neither a file nor built in (has: {', '.join(BUILT_IN)})") from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise LabelError(f"vocabulary {path} cannot be read as UTF-8 text: {exc}") from exc
+    return make_vocabulary(path.stem, lines, str(path))
+
+
+def make_vocabulary(name: str, texts: Sequence[str], where: str = "") -> Vocabulary:
+    """Return the vocabulary of the given texts.
+
+    >>> make_vocabulary("mine", ["striped", "Striped ", "red star"]).texts
+    ('striped', 'red star')
+    """
+    return _checked(name, [[text] for text in texts], where or name, "line")
+
+
+def metadata_vocabulary(store: Store, column: str) -> Vocabulary:
+    """Return what a column of the images' metadata says: each text once, in the order of the images.
+
+    A value is a text, a number, or a list of such; a text is parted at `;` and `|`, as for `evaluate --concepts`.
+    Truth values, nulls and images without the column say nothing. Errors: LabelError if no image has the column.
+    """
+    key, state = ("metadata", column), store.state(schema.IMAGES) if store.has(schema.IMAGES) else None
+    held = store.derived.get(key)
+    if held is None or held[0] != state:
+        held = store.derived[key] = (state, _from_metadata(store, column))
+    found: Vocabulary = held[1]
+    return found
+
+
+def clean_text(text: str) -> str:
+    """Return a label as it is kept: Unicode composed, spaces single. Labels equal but for case are one."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def text_lines(path: Path) -> list[str]:
+    """Return the lines of a text file; only line ends part them, as in an editor."""
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def digest(texts: Sequence[str]) -> str:
+    """Return a short hash of texts in their order."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
+
+
+def _built_in(name: str) -> list[str]:
+    if name == "imagenet1k":
+        import open_clip
+
+        return list(open_clip.IMAGENET_CLASSNAMES)
+    from timm.data.imagenet_info import ImageNetInfo
+
+    # A synset's description opens with its lemmas, most usual first.
+    return [text.split(",")[0] for text in ImageNetInfo("imagenet21k").label_descriptions()]
+
+
+def _checked(name: str, rows: Sequence[Sequence[str]], where: str, unit: str) -> Vocabulary:
+    """Return the vocabulary of all texts of all rows; a row without a text is refused by its number, from 1."""
+    if not any(text.strip() for row in rows for text in row):
+        raise LabelError(f"vocabulary {where} is empty: expected one label a {unit}")
+    for number, row in enumerate(rows, 1):
+        if not row or not all(text.strip() for text in row):
+            raise LabelError(f"vocabulary {where} has an empty label in {unit} {number}: expected one label a {unit}")
+    return Vocabulary(name, _merged([text for row in rows for text in row]))
+
+
+def _from_table(file: Path, column: str | None) -> Vocabulary | None:
+    """Return the vocabulary in a table's column, or None for a .csv file that is a plain list of one label a line."""
+    parquet = file.suffix.lower() == ".parquet"
+    try:
+        names, rows = _parquet_rows(file, column) if parquet else _csv_rows(file, column)
+    except FileNotFoundError:
+        raise LabelError(f"vocabulary {file} is not there: expected a table, written FILE:COLUMN") from None
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as exc:
+        raise LabelError(f"vocabulary {file} cannot be read as a table: {one_line(exc)}") from exc
+    if column is None and not parquet and len(names) < 2:
+        return None
+    if rows is None or column is None:
+        missing = f"has no column {column!r}" if column is not None else "is a table and no column is named"
+        raise LabelError(f"vocabulary {file} {missing} (has: {', '.join(names) or 'none'}): write {file}:COLUMN")
+    return _checked(f"{file.stem}:{column}", rows, f"{file}:{column}", "row")
+
+
+def _csv_rows(file: Path, column: str | None) -> tuple[list[str], list[list[str]] | None]:
+    """Return the columns of a CSV or TSV file, and the cells of one, row by row below the header."""
+    with open(file, newline="", encoding="utf-8-sig") as stream:
+        lines = csv.reader(stream, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+        names = next(lines, [])
+        if column not in names:
+            return names, None
+        place = names.index(column)
+        return names, [line[place : place + 1] for line in lines]
+
+
+def _parquet_rows(file: Path, column: str | None) -> tuple[list[str], list[list[str]] | None]:
+    """Return the columns of a parquet file, and the texts of one, row by row."""
+    from pyarrow import parquet, types
+
+    with parquet.ParquetFile(file) as table:
+        names = table.schema_arrow.names
+        if column not in names:
+            return names, None
+        kind = table.schema_arrow.field(column).type
+        listed = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+        inner = kind.value_type if listed or types.is_dictionary(kind) else kind
+        if not (types.is_string(inner) or types.is_large_string(inner) or types.is_null(inner)):
+            raise LabelError(f"vocabulary {file}:{column} holds {kind}: expected texts, or lists of texts")
+        cells = table.read(columns=[column]).column(0).to_pylist()
+    return names, [[text or "" for text in (cell if listed else [cell]) or ()] for cell in cells]
+
+
+def _from_metadata(store: Store, column: str) -> Vocabulary:
+    columns: dict[str, None] = {}
+    found: dict[str, None] = {}
+    images = catalog.image_count(store)
+    if images:
+        for batch in store.scan(schema.IMAGES, ["image_id", "metadata"], where=f"image_id < {images}"):
+            for image, text in zip(*(part.to_pylist() for part in batch.columns), strict=True):
+                try:
+                    record = json.loads(text) if text else {}
+                except ValueError as exc:
+                    raise LabelError(f"the metadata of image {image} is not JSON: {one_line(exc)}") from exc
+                if isinstance(record, dict):
+                    columns.update(dict.fromkeys(record))
+                    found.update(dict.fromkeys(_said(record.get(column))))
+    if column not in columns:
+        has = ", ".join(columns) or "no columns at all"
+        raise LabelError(f"no image has the metadata column {column!r} (has: {has})")
+    if not found:
+        raise LabelError(f"the metadata column {column!r} holds no text in any image: name another vocabulary")
+    return make_vocabulary(f"{_METADATA}{column}", list(found))
+
+
+def _said(value: object) -> Iterator[str]:
+    """Yield the texts of one value of the metadata."""
+    if isinstance(value, list):
+        for item in value:
+            yield from () if isinstance(item, list) else _said(item)
+    elif isinstance(value, str):
+        yield from (part for part in re.split("[;|]", value) if part.strip())
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        # Tables hold 7 as 7.0 where another row of the column has no value.
+        yield str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _merged(texts: Sequence[str]) -> tuple[str, ...]:
+    spellings: dict[str, str] = {}
+    for text in texts:
+        clean = clean_text(text)
+        spellings.setdefault(clean.casefold(), clean)
+    return tuple(spellings.values())

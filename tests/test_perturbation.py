@@ -1,0 +1,403 @@
+"""Contrast by editing: where a neuron looks, what is taken out there, and how it is kept."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fakes import FakeEncoder
+from PIL import Image
+from torch import Tensor, nn
+
+from csp_index import CspIndexError, Index, NetworkSource, catalog, open_index, perturbation
+from csp_index.derived import FIRST, find_derived, read_derived
+from csp_index.edits import EDITS, STRENGTHS, as_stored, edited, encoded, reduced, usable_edits
+from csp_index.errors import LabelError, NetworkError, SettingError
+from csp_index.evaluation.options import EvaluationOptions, parse_methods
+from csp_index.networks import Network, load_network
+from csp_index.regions import driving_maps, footprint, region
+from csp_index.sparse import SparseAutoencoder
+
+SIDE = 32
+
+
+class Spot(nn.Module):
+    """Neurons that count how red (0) and how blue (1) the brightest place is, by several kinds of layers.
+
+    `maps` has places, `vector` has none, `ceiling` is at its ceiling wherever there is some colour at all.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = nn.Conv2d(3, 2, 5, padding=2, bias=False)
+        self.maps.weight.data.zero_()
+        self.maps.weight.data[0, 0] = 1 / 25
+        self.maps.weight.data[1, 2] = 1 / 25
+        self.maps.weight.data[:, 1] = -1 / 25
+        self.vector, self.ceiling = nn.Identity(), nn.ReLU6()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        found = self.vector(self.maps(pixels).amax((2, 3)))
+        seen: Tensor = self.ceiling(60 * found)
+        return seen
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        pixels = np.asarray(image.resize((SIDE, SIDE)), dtype=np.float32) / 255
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def spot() -> Spot:
+    return Spot()
+
+
+def spotted(left: int, top: int, size: tuple[int, int] = (SIDE, SIDE), colour: str = "red") -> Image.Image:
+    picture = Image.new("RGB", size, (90, 90, 90))
+    picture.paste(Image.new("RGB", (8, 8), colour), (left, top))
+    return picture
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return load_network("python:test_perturbation:spot", layers=["maps", "vector", "ceiling"], device="cpu")
+
+
+# where a neuron looks
+
+
+@pytest.mark.parametrize("layer", ["maps", "vector", "ceiling"])
+def test_the_driving_region_is_where_the_neuron_looks(network, layer):
+    pictures = [spotted(4, 18), spotted(20, 2, colour="blue"), spotted(20, 2)]
+    pixels = torch.stack([network.preprocess(picture) for picture in pictures])
+    found = driving_maps(network, layer, pixels, torch.tensor([0, 1, 0]))
+    assert found.shape == (3, SIDE, SIDE) and bool((found >= 0).all())
+    for heat, (left, top) in zip(found, ((4, 18), (20, 2), (20, 2)), strict=True):
+        mask = region(heat, (0, 0, SIDE, SIDE), (SIDE, SIDE), 0.03)
+        assert mask[top : top + 8, left : left + 8].sum() / mask.sum() > 0.9
+
+
+def test_maps_are_of_each_images_own_neuron(network):
+    pixels = torch.rand(3, 3, SIDE, SIDE)
+    found = network.maps(pixels, "maps", torch.tensor([1, 0, 1]))
+    assert found is not None
+    whole = torch.stack([spot().maps(pixels)[i, k] for i, k in enumerate((1, 0, 1))])
+    torch.testing.assert_close(found, whole)
+    assert network.maps(pixels, "vector", torch.tensor([0, 0, 0])) is None
+
+
+def test_gradients_are_of_each_images_own_neuron(network):
+    pixels = torch.rand(2, 3, SIDE, SIDE)
+    found = network.gradients(pixels, "maps", torch.tensor([1, 0]))
+    inputs = pixels.clone().requires_grad_(True)
+    means = spot().maps(inputs).mean((2, 3))
+    (means[0, 1] + means[1, 0]).backward()
+    torch.testing.assert_close(found, inputs.grad)
+
+
+def test_tokens_of_a_vision_transformer_are_maps_and_its_class_token_is_none():
+    source = "timm:vit_tiny_patch16_224/none"
+    network = load_network(source, layers=["blocks.0"], pool="token-mean", device="cpu")
+    pixels = torch.rand(1, 3, 224, 224)
+    maps = network.maps(pixels, "blocks.0", torch.tensor([5]))
+    assert maps is not None and maps.shape == (1, 14, 14)
+    pooled = network.activations(pixels)["blocks.0"][0, 5]
+    torch.testing.assert_close(maps.mean(), pooled)
+    network = load_network(source, layers=["blocks.0"], pool="cls", device="cpu")
+    assert network.maps(pixels, "blocks.0", torch.tensor([5])) is None
+    assert network.gradients(pixels, "blocks.0", torch.tensor([5])).abs().amax() > 0
+
+
+def test_gradients_pass_a_sparse_autoencoder(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"W_enc": torch.eye(2), "b_enc": torch.zeros(2)}, tmp_path / "sae.safetensors")
+    spec = f"python:test_perturbation:spot+sae:maps={tmp_path}/sae.safetensors:pool=max"
+    network = load_network(spec, layers=["maps.sae-sae"], device="cpu")
+    assert any(isinstance(module, SparseAutoencoder) for module in network._modules.values())
+    pixels = network.preprocess(spotted(4, 18))[None]
+    mask = region(
+        driving_maps(network, "maps.sae-sae", pixels, torch.tensor([0]))[0], (0, 0, SIDE, SIDE), (SIDE, SIDE), 0.03
+    )
+    assert mask[18:26, 4:12].sum() / mask.sum() > 0.9
+
+
+def test_where_nothing_tells_it_is_the_middle(network):
+    pixels = torch.full((1, 3, SIDE, SIDE), 0.5)
+    heat = driving_maps(network, "maps", pixels, torch.tensor([0]))[0]
+    assert heat.argmax().item() in {SIDE * row + column for row in (15, 16) for column in (15, 16)}
+
+
+def test_an_input_that_is_no_picture_is_told(network):
+    with pytest.raises(NetworkError, match=r"shape \[16, 12\], which is no picture"):
+        driving_maps(network, "maps", torch.rand(2, 16, 12), torch.tensor([0, 0]))
+
+
+@pytest.mark.parametrize("size", [(400, 300), (300, 500), (64, 64)])
+def test_the_footprint_of_a_cut_is_found(size):
+    from torchvision import transforms
+
+    cut = transforms.Compose(
+        [
+            transforms.Resize(256),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize((0.4, 0.5, 0.6), (0.2, 0.25, 0.3)),
+        ]
+    )
+    side = min(size) * 224 / 256
+    left, top = (size[0] - side) / 2, (size[1] - side) / 2
+    expected = np.array((left, top, left + side, top + side))
+    assert np.abs(np.array(footprint(cut, size)) - expected).max() <= 0.015 * max(size)
+
+
+def test_the_footprint_of_a_scaled_picture_is_the_whole_and_so_is_an_unknown_one(network):
+    assert np.abs(np.array(footprint(network.preprocess, (80, 60))) - (0, 0, 80, 60)).max() < 1.5
+    assert footprint(lambda image: torch.rand(3, 8, 8), (80, 60)) == (0, 0, 80, 60)
+    assert footprint(lambda image: torch.rand(16, 12), (80, 60)) == (0, 0, 80, 60)
+
+
+def test_a_region_lies_where_the_network_saw_it():
+    heat = torch.zeros(10, 10)
+    heat[2:4, 6:8] = 1.0
+    mask = region(heat, (50, 0, 150, 100), (200, 100), 0.01)
+    assert mask.sum() == 200
+    rows, columns = np.nonzero(mask)
+    assert rows.min() >= 15 and rows.max() < 45 and columns.min() >= 105 and columns.max() < 135
+    for share in STRENGTHS:
+        assert region(heat, (50, 0, 150, 100), (200, 100), share).mean() == pytest.approx(share, abs=1e-3)
+
+
+# edits
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_changes_the_region_alone_and_the_same_way_again(edit):
+    if edit == "inpaint":
+        pytest.importorskip("cv2")
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
+    mask = np.zeros((48, 64), dtype=bool)
+    mask[10:30, 20:40] = True
+    picture = Image.fromarray(pixels)
+    made = np.asarray(edited(picture, edit, mask, 0.4, 7))
+    changed = (made != pixels).any(2)
+    assert changed[mask].mean() > 0.95
+    assert not changed[:, :14].any() and not changed[:4].any()
+    assert np.array_equal(made, np.asarray(edited(picture, edit, mask, 0.4, 7)))
+    if edit == "noise":
+        assert not np.array_equal(made, np.asarray(edited(picture, edit, mask, 0.4, 8)))
+    if edit == "occlude":
+        np.testing.assert_allclose(made[mask], np.broadcast_to(pixels[~mask].mean(0), (400, 3)), atol=0.6)
+
+
+def test_edits_are_named_and_wrong_ones_refused(monkeypatch):
+    assert usable_edits("noise,occlude,noise") == ("noise", "occlude")
+    for wrong, said in (("noise,paint", "'paint' is unknown"), ("", "no edit is left")):
+        with pytest.raises(SettingError, match=said):
+            usable_edits(wrong)
+    monkeypatch.setattr("csp_index.edits.find_spec", lambda name: None)
+    assert usable_edits("occlude,inpaint") == ("occlude",)
+    with pytest.raises(SettingError, match=r"csp_index\[inpaint\]"):
+        usable_edits("inpaint")
+
+
+def test_what_is_measured_is_what_is_stored():
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8))
+    large = small.resize((500, 400))
+    for picture, kind in ((small, "PNG"), (large, "JPEG")):
+        given, seen = as_stored(picture)
+        held = Image.open(io.BytesIO(given or encoded(seen)))
+        assert held.format == kind
+        assert np.array_equal(np.asarray(held), np.asarray(seen))
+    assert reduced(small) is small
+    assert reduced(Image.new("RGB", (2000, 1000))).size == (896, 448)
+
+
+# the whole way
+
+
+def write_spots(folder: Path) -> Path:
+    """Write 24 pictures with a red or a blue spot, or none, before grounds of several greys."""
+    folder.mkdir(parents=True)
+    for number in range(24):
+        rng = np.random.default_rng(number)
+        grey = int(rng.integers(60, 120))
+        picture = Image.new("RGB", (SIDE, SIDE), (grey, grey, grey))
+        if number % 3:
+            left, top = (int(place) for place in rng.integers(0, SIDE - 8, 2))
+            picture.paste(Image.new("RGB", (8, 8), "red" if number % 3 == 1 else "blue"), (left, top))
+        picture.save(folder / f"img{number:02d}.png")
+    return folder
+
+
+def build(folder: Path, layer: str = "maps") -> Index:
+    photos = write_spots(folder / "photos")
+    index = open_index(folder / "db", device="cpu")
+    pool = "max" if layer == "maps" else None
+    source = NetworkSource("python:test_perturbation:spot", (layer,), pool=pool, name="net")
+    index.add_images(photos, encoders=["python:fakes:encoder"], networks=[source])
+    return index
+
+
+@pytest.fixture(scope="module")
+def spots(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    return build(tmp_path_factory.mktemp("spots"))
+
+
+def label(index: Index, neurons: str = "net/maps", method: str = "csp", **options: Any) -> Any:
+    chosen = {"contrast": "perturbation", "examples": 8, "vocabulary": ["red", "blue", "green"]} | options
+    return index.label(neurons, method, **chosen)
+
+
+def derived(index: Index) -> list[dict[str, Any]]:
+    return index.sql("SELECT * EXCLUDE (embedding) FROM derived ORDER BY image_id").rows()
+
+
+@pytest.mark.parametrize("layer", ["maps", "vector", "ceiling"])
+def test_edited_images_silence_the_neuron_and_are_kept_as_they_are(tmp_path, layer):
+    index = build(tmp_path, layer=layer)
+    before = index.sql("SELECT * FROM neurons").rows()
+    labels = label(index, f"net/{layer}")
+    partners = [(found.neuron, pair) for found in labels for pair in found.pairs if pair.contrast_id is not None]
+    assert len(partners) >= 8
+    thresholds = {row["neuron"]: row["mean"] for row in before}
+    network, encoder, source = spot().eval(), FakeEncoder(), catalog.encoder(index.store)
+    for neuron, pair in partners:
+        assert pair.contrast_id >= FIRST and pair.contrast_activation < thresholds[neuron.neuron]
+        (row,) = read_derived(index.store, source, [pair.contrast_id]).to_pylist()
+        assert row["origin"] == pair.image_id and row["neuron"] == neuron.neuron
+        picture = Image.open(io.BytesIO(row["picture"]))
+        output = network.maps(network.preprocess(picture)[None]).amax((2, 3))
+        output = network.ceiling(60 * output) if layer == "ceiling" else output
+        assert pair.contrast_activation == pytest.approx(output[0, neuron.neuron].item(), abs=1e-5)
+        embedded = encoder.embed_images(encoder.preprocess(picture)[None])[0]
+        np.testing.assert_allclose(row["embedding"], embedded, atol=1e-6)
+    assert index.sql("SELECT * FROM neurons").rows() == before
+    assert index.status()["images"] == 24
+    kinds = {row["kind"] for row in index.sql("SELECT kind FROM examples").rows()}
+    assert kinds == {"perturbation"}
+
+
+def test_they_are_made_once(spots, monkeypatch):
+    first = label(spots)
+    held = derived(spots)
+    monkeypatch.setattr(Network, "activations", None)  # nothing may run
+    second = label(spots, method="csp-difference")
+    assert derived(spots) == held
+    assert [found.pairs for found in second] == [found.pairs for found in first]
+    assert label(spots, "net/maps/1", examples=5)[0].pairs == first[1].pairs[:5]
+    monkeypatch.undo()
+    label(spots, examples=10)  # only what is new
+    assert len(derived(spots)) > len(held) and derived(spots)[: len(held)] == held
+    fresh = label(spots, threshold="max:0.5")  # another question
+    assert {pair.contrast_id for found in fresh for pair in found.pairs} & {row["image_id"] for row in held} <= {None}
+
+
+def test_what_an_interrupted_run_made_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(perturbation, "_AT_ONCE", 5)  # what is in one batch decides the last bit
+    whole, cut = build(tmp_path / "a"), build(tmp_path / "b")
+    expected = label(whole)
+
+    def stop(done: int, todo: int, what: str) -> None:
+        if done >= 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        label(cut, progress=stop)
+    (target,), source = catalog.layers(cut.store), catalog.encoder(cut.store)
+    origins = {(row["neuron"], row["origin"]) for row in derived(cut)}
+    assert len(origins) == 10
+    assert cut.status()["runs"][-1]["state"] == "interrupted"
+    found = label(cut)
+    assert [one.pairs for one in found] == [one.pairs for one in expected]
+    hashed = {row["settings_hash"] for row in derived(cut)}
+    assert len(hashed) == 1
+    assert find_derived(cut.store, source, target, range(2), "perturbation", hashed.pop()).num_rows == len(derived(cut))
+    assert not {(row["neuron"], row["origin"]) for row in derived(cut)[len(origins) * 4 :]} & origins
+
+
+def test_an_image_that_no_edit_silences_is_tried_once(tmp_path, monkeypatch):
+    index = build(tmp_path)
+    found = label(index, "net/maps/0", threshold="quantile:0.01")
+    tried = derived(index)
+    assert {row["origin"] for row in tried} == {pair.image_id for pair in found[0].pairs}
+    monkeypatch.setattr(Network, "activations", None)
+    label(index, "net/maps/0", "csp-difference", threshold="quantile:0.01")
+    assert derived(index) == tried
+    lowest = index.sql("SELECT quantiles[2] AS q FROM neurons WHERE neuron = 0").rows()[0]["q"]
+    for row in tried:
+        partner = any(pair.contrast_id == row["image_id"] for pair in found[0].pairs)
+        assert row["activation"] < lowest or not partner
+
+
+def test_nothing_is_made_where_nothing_may_be_kept(tmp_path):
+    index = build(tmp_path)
+    with pytest.raises(LabelError, match=r"lacks \d+ edited images, and this question may not store any"):
+        label(index, keep=False)
+    made = label(index)
+    kept = label(index, method="csp-difference", keep=False)  # what is there can be used
+    assert [found.pairs for found in kept] == [found.pairs for found in made]
+
+
+def test_images_that_are_gone_have_no_partner(tmp_path):
+    index = build(tmp_path)
+    gone = index.sql("SELECT image_id, uri FROM images").rows()[::2]
+    for row in gone:
+        Path(row["uri"]).unlink()
+    absent = {row["image_id"] for row in gone}
+    pairs = [pair for found in label(index) for pair in found.pairs]
+    assert all(pair.contrast_id is None for pair in pairs if pair.image_id in absent)
+    assert any(pair.contrast_id is not None for pair in pairs)
+    shutil.rmtree(tmp_path / "photos")
+    with pytest.raises(LabelError, match=r"none of the \d+ activating images can be read any more"):
+        label(index, threshold="max:0.5")
+
+
+def test_show_card_and_status_survive_derived_partners(spots, tmp_path, run):
+    label(spots)
+    said = run("show", spots.uri, "net/maps/0", "--card", tmp_path / "card.png")
+    assert said.status == 0, said.err
+    assert "occlude 0.1" in said.out and (tmp_path / "card.png").stat().st_size > 10_000
+    assert "images made for neurons" in run("status", spots.uri).out
+    assert run("export", spots.uri, "--layer", "net/maps").status == 0
+    rows = spots.sql(
+        "SELECT e.neuron, d.recipe FROM examples e JOIN derived d ON d.image_id = e.contrast_id AND d.kind = e.kind"
+    ).rows()
+    assert rows and all("edit" in row["recipe"] for row in rows)
+    assert spots.add_images(None).added == 0  # completing the index knows nothing of them
+
+
+def test_a_mixture_has_both(spots):
+    found = label(spots, contrast="nearest+perturbation")
+    kinds = spots.sql(
+        f"SELECT kind, count(*) AS n FROM examples WHERE run_id = '{found[0].run_id}' GROUP BY kind"
+    ).rows()
+    assert {row["kind"] for row in kinds} == {"nearest", "perturbation"}
+    assert all(pair.contrast_id is None or pair.contrast_id < FIRST for pair in found[0].pairs)  # the first kind's
+
+
+def test_another_network_is_refused(tmp_path, monkeypatch):
+    index = build(tmp_path)
+
+    def changed() -> nn.Module:
+        made = Spot()
+        made.maps.weight.data[0, 0] += 1
+        return made
+
+    monkeypatch.setattr("test_perturbation.spot", changed)
+    with pytest.raises(CspIndexError, match="is not the network the index was built with"):
+        label(open_index(index.uri, device="cpu"))
+
+
+def test_an_evaluation_makes_them_of_the_choosing_images(tmp_path):
+    index = build(tmp_path)
+    method = "csp:contrast=perturbation,floor=0.5"
+    options = EvaluationOptions(methods=parse_methods([method, "semanticlens"]), perturb=True)
+    found = index.evaluate("net/maps", options, vocabulary=["red", "blue", "green"])
+    values = {(row["method"], row["metric"]): row["value"] for row in found.values.to_pylist()}
+    assert values[method, "contrast-drop"] > 0.5
+    assert values[method, "stable-noise"] in (0.0, 1.0)
+    assert derived(index)

@@ -1,0 +1,515 @@
+"""Candidate labels: neurons shown to a proposer, answers kept, nothing asked twice, failures told and gone past."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import fakes
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from csp_index import CandidateTexts, Index, NetworkSource, NeuronKey, open_index, schema
+from csp_index.errors import LabelError, ProposerError, SettingError
+from csp_index.images import decode, read_images
+from csp_index.stage1.answers import JOURNAL
+from csp_index.stage1.loading import ProposerOptions, load_proposer
+from csp_index.stage1.pictures import Pictures
+from csp_index.stage1.proposing import read_options
+from csp_index.stage1.questions import Questions
+from csp_index.stage1.records import Answer, Question
+from tests import tiny_vlms
+from tests.vlm_server import Asked, Say, chat, serving
+
+LAYER = "m/l"
+NEURONS, DEAD = 10, 3
+
+
+class Namer:
+    """Names the colour of the first activating picture; keeps what it was asked."""
+
+    kind = "vlm"
+    name = "python:test_proposing:namer"
+    revision = "1"
+    prompt = "what colour?"
+
+    def __init__(self) -> None:
+        self.asked: list[Question] = []
+
+    def ask(self, questions: Iterable[Question]) -> Iterator[Answer]:
+        for question in questions:
+            self.asked.append(question)
+            yield self.answer(question)
+
+    def answer(self, question: Question) -> Answer:
+        red, green, blue = question.activating[0].resize((1, 1)).getpixel((0, 0))
+        return Answer(
+            question.neuron,
+            "answered",
+            raw=f"{red} {green} {blue}",
+            texts=(f"red {red // 64}", f"green {green // 64}"),
+            requests=1,
+            prompt_tokens=10,
+            completion_tokens=3,
+            seconds=0.01,
+        )
+
+    @property
+    def numbers(self) -> list[int]:
+        return [question.neuron.neuron for question in self.asked]
+
+
+def namer() -> Namer:
+    return Namer()
+
+
+class Fails(Namer):
+    """Fails on neuron 2, cannot be read on neuron 4."""
+
+    def answer(self, question: Question) -> Answer:
+        if question.neuron.neuron == 2:
+            return Answer(question.neuron, "failed", reason="the endpoint answered 500", requests=3)
+        if question.neuron.neuron == 4:
+            return Answer(question.neuron, "unparsed", raw="Well, I see", reason="prose", requests=1)
+        return super().answer(question)
+
+
+def build(folder: Path, neurons: int = NEURONS) -> Path:
+    """Make an index of 60 pictures and random neurons, of which number 3 is dead and number 4 fires on few."""
+    fakes.write_images(folder / "images", 60)
+    paths = fakes.write_arrays(folder / "made", images=60, neurons=neurons)
+    uris = sorted(str(path) for path in (folder / "images").rglob("*.png"))
+    (folder / "uris.txt").write_text("\n".join(uris))
+    index = open_index(folder / "db")
+    index.import_arrays(paths["activations"], LAYER, embeddings=paths["embeddings"], uris=folder / "uris.txt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("proposing"))
+
+
+@pytest.fixture
+def index(made: Path, tmp_path: Path) -> Index:
+    shutil.copytree(made / "db", tmp_path / "db")
+    return open_index(tmp_path / "db")
+
+
+def candidates(index: Index) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for row in index.sql("SELECT neuron, text FROM candidates ORDER BY neuron, rank").rows():
+        found.setdefault(row["neuron"], []).append(row["text"])
+    return found
+
+
+def test_neurons_that_fire_are_asked_and_answers_are_rows(index):
+    proposer = Namer()
+    (summary,) = index.propose(LAYER, vlm=proposer)
+    assert proposer.numbers == [n for n in range(NEURONS) if n != DEAD]
+    assert (summary.asked, summary.answered, summary.dead, summary.known) == (9, 9, 1, 0)
+    assert (summary.requests, summary.prompt_tokens, summary.completion_tokens) == (9, 90, 27)
+    found = index.sql("SELECT address, kind, proposer, state, raw FROM answers ORDER BY neuron").rows()
+    assert found[0] | {"raw": ""} == {
+        "address": "m/l/0",
+        "kind": "vlm",
+        "proposer": "python:test_proposing:namer",
+        "state": "answered",
+        "raw": "",
+    }
+    assert len(found) == 9 and all(len(texts) == 2 for texts in candidates(index).values())
+    (run,) = index.sql("SELECT command, state, settings, models FROM runs WHERE command = 'candidates'").rows()
+    assert run["state"] == "done" and '"revision": "1"' in run["models"]
+    assert index.sql("SELECT count(*) AS n FROM candidates WHERE address = 'm/l/5'").rows() == [{"n": 2}]
+
+
+def test_a_question_shows_the_most_activating_images_and_different_silent_ones(index, made):
+    proposer = Namer()
+    index.propose(f"{LAYER}/0", vlm=proposer, examples=4)
+    (question,) = proposer.asked
+    values = index.activations(f"{LAYER}/0")
+    uris = index.sql("SELECT uri FROM images ORDER BY image_id").to_arrow()["uri"].to_pylist()
+    best = np.argsort(-values, kind="stable")[:4]
+    for picture, found in zip(question.activating, read_images(uris[i] for i in best), strict=True):
+        assert picture.tobytes() == found.image.tobytes()
+    silent = {read.image.tobytes() for read in read_images(uris[i] for i in np.flatnonzero(values < values.mean()))}
+    assert len(question.contrastive) == len({picture.tobytes() for picture in question.contrastive}) == 4
+    assert all(picture.tobytes() in silent for picture in question.contrastive)
+
+
+def test_positive_only_and_a_layout_of_one_grid_show_no_contrastive_images(index):
+    first, second = Namer(), Namer()
+    index.propose(f"{LAYER}/0", vlm=first, positive_only=True)
+    index.propose(f"{LAYER}/0", vlm=second, style="one", again=True)
+    assert first.asked[0].contrastive == second.asked[0].contrastive == ()
+
+
+def test_what_was_answered_is_not_asked_again(index):
+    index.propose(f"{LAYER}/1", vlm=Namer())
+    proposer = Namer()
+    (summary,) = index.propose(LAYER, vlm=proposer)
+    assert 1 not in proposer.numbers and (summary.known, summary.asked) == (1, 8)
+    (summary,) = index.propose(LAYER, vlm=Namer())  # the dead one is looked at again, and costs nothing
+    assert (summary.known, summary.asked, summary.requests) == (9, 0, 0)
+    proposer = Namer()
+    (summary,) = index.propose(f"{LAYER}/1", vlm=proposer, again=True)
+    assert proposer.numbers == [1]
+    (row,) = index.sql("SELECT requests, prompt_tokens FROM answers WHERE neuron = 1").rows()
+    assert row == {"requests": 2, "prompt_tokens": 20}
+
+
+@pytest.mark.parametrize("change", ["revision", "prompt", "name", "examples", "threshold", "positive_only"])
+def test_another_question_is_asked(index, change):
+    index.propose(f"{LAYER}/1", vlm=Namer())
+    proposer = Namer()
+    options = {"examples": 5} if change == "examples" else {"threshold": "max:0.5"} if change == "threshold" else {}
+    if change == "positive_only":
+        options = {"positive_only": True}
+    if not options:
+        setattr(proposer, change, "another")
+    (summary,) = index.propose(f"{LAYER}/1", vlm=proposer, **options)
+    assert (summary.known, summary.asked) == (0, 1)
+    assert index.sql("SELECT count(*) AS n FROM answers").rows() == [{"n": 2}]
+
+
+def test_a_neuron_that_fails_is_told_and_asked_again_next_time(index):
+    (summary,) = index.propose(LAYER, vlm=Fails())
+    assert (summary.answered, summary.unparsed, summary.failed) == (7, 1, 1)
+    assert summary.reason == "m/l/2: the endpoint answered 500"
+    assert {2, 4}.isdisjoint(candidates(index))
+    (row,) = index.sql("SELECT raw, reason FROM answers WHERE state = 'unparsed'").rows()
+    assert row == {"raw": "Well, I see", "reason": "prose"}
+    proposer = Namer()
+    index.propose(LAYER, vlm=proposer)
+    assert proposer.numbers == [2]
+    assert index.sql("SELECT requests FROM answers WHERE neuron = 2").rows() == [{"requests": 4}]
+
+
+def test_a_proposer_that_stops_early_leaves_failures(index):
+    class Stops(Namer):
+        def ask(self, questions):
+            yield self.answer(next(iter(questions)))
+
+    (summary,) = index.propose(LAYER, vlm=Stops())
+    assert (summary.answered, summary.failed) == (1, 8)
+    assert summary.reason.endswith("the model gave no answer")
+
+
+@pytest.mark.parametrize("neuron", [0, 77])
+def test_an_answer_nobody_asked_for_ends_the_run(index, neuron):
+    class Wrong(Namer):
+        def ask(self, questions):
+            yield self.answer(next(iter(questions)))
+            yield Answer(NeuronKey("net", "concepts", neuron), "answered", texts=("x",))
+
+    with pytest.raises(ProposerError, match="which was not asked, or twice"):
+        index.propose(LAYER, vlm=Wrong())
+    assert set(candidates(index)) == {0}  # what came in before is kept
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ProposerError("the key is refused"), RuntimeError("a bug")])
+def test_what_came_in_before_an_error_is_kept(index, error):
+    class Breaks(Namer):
+        def ask(self, questions):
+            for place, question in enumerate(questions):
+                if place == 4:
+                    raise error
+                yield self.answer(question)
+
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else ProposerError):
+        index.propose(LAYER, vlm=Breaks())
+    assert len(candidates(index)) == 4
+    state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    assert index.sql("SELECT state FROM runs WHERE command = 'candidates'").rows() == [{"state": state}]
+    proposer = Namer()
+    index.propose(LAYER, vlm=proposer)
+    assert len(proposer.asked) == 5
+
+
+def test_a_proposer_that_takes_questions_from_threads_gets_each_once(index):
+    class Threads(Namer):
+        def ask(self, questions):
+            def work() -> None:
+                for question in questions:
+                    self.asked.append(question)
+
+            threads = [threading.Thread(target=work) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            yield from map(self.answer, self.asked)
+
+    (summary,) = index.propose(LAYER, vlm=Threads())
+    assert summary.answered == 9
+
+
+def test_few_questions_are_made_ahead(index, monkeypatch):
+    """Pictures are read as they are needed: a layer of many neurons never lies in memory."""
+    monkeypatch.setenv("CSP_INDEX_DECODE_THREADS", "1")
+    made: list[int] = []
+    make = Questions._make
+    monkeypatch.setattr(Questions, "_make", lambda self, neuron: (made.append(neuron.neuron), make(self, neuron))[1])
+
+    class Slow(Namer):
+        def ask(self, questions):
+            for place, question in enumerate(questions):
+                assert len(made) <= place + 4
+                yield self.answer(question)
+
+    (summary,) = index.propose(LAYER, vlm=Slow())
+    assert summary.answered == 9
+
+
+def test_thumbnails_stand_in_for_files_that_are_gone_or_changed(tmp_path):
+    fakes.write_images(tmp_path / "images", 40)
+    network = NetworkSource("python:fakes:network", ("conv",), name="net")
+    index = open_index(tmp_path / "db")
+    index.add_images(tmp_path / "images", encoders=["python:fakes:encoder"], networks=[network])
+    changed = sorted((tmp_path / "images" / "a").iterdir())[0]
+    Image.new("RGB", (8, 8), "white").save(changed)
+    shutil.rmtree(tmp_path / "images" / "b")
+    proposer = Namer()
+    (summary,) = index.propose("net/conv/0", vlm=proposer)
+    assert summary.answered == 1 and summary.thumbnails > 0
+    (question,) = proposer.asked
+    assert len(question.activating) == min(9, int((index.activations("net/conv/0") > 0).sum()))
+    white = Image.new("RGB", (8, 8), "white").tobytes()
+    assert all(picture.tobytes() != white for picture in (*question.activating, *question.contrastive))
+
+
+def test_images_made_for_the_contrast_are_shown(tmp_path):
+    fakes.write_images(tmp_path / "images", 40)
+    network = NetworkSource("python:fakes:network", ("conv",), name="net")
+    index = open_index(tmp_path / "db")
+    index.add_images(tmp_path / "images", encoders=["python:fakes:encoder"], networks=[network])
+    neurons = [f"net/conv/{n}" for n in range(6)]
+    proposer = Namer()
+    index.propose(neurons, vlm=proposer, contrast="perturbation", examples=2)
+    made = index.store.read(schema.derived_table(index.status()["encoders"][0]["encoder"]))
+    files = {decode(data).tobytes() for data in made["picture"].to_pylist()}
+    shown = [picture.tobytes() for question in proposer.asked for picture in question.contrastive]
+    assert shown and set(shown) <= files
+    (summary,) = index.propose(neurons, vlm=Namer(), contrast="perturbation", examples=2)
+    assert (summary.asked, summary.known) == (0, len(proposer.asked))
+
+
+def test_large_pictures_are_reduced(index, made, tmp_path, monkeypatch):
+    monkeypatch.setenv("CSP_INDEX_PICTURE_SIDE", "4")
+    source = index.propose(f"{LAYER}/0", vlm=(proposer := Namer()))
+    assert source[0].answered == 1
+    assert {picture.size for picture in proposer.asked[0].activating} == {(4, 4)}
+
+
+def test_an_index_of_arrays_has_no_pictures(tmp_path, run):
+    paths = fakes.write_arrays(tmp_path / "made")
+    open_index(tmp_path / "db").import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"])
+    said = run("candidates", tmp_path / "db", "--layer", "m/l", "--vlm", "python:test_proposing:namer")
+    assert said.status == 1
+    assert len(said.err.splitlines()) == 1 and "made from arrays and holds no pictures" in said.err
+
+
+def test_neurons_whose_pictures_cannot_be_had_are_failures(tmp_path):
+    paths = fakes.write_arrays(tmp_path / "made", images=40)
+    (tmp_path / "uris.txt").write_text("".join(f"{tmp_path}/gone{i}.png\n" for i in range(40)))
+    index = open_index(tmp_path / "db")
+    index.import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"], uris=str(tmp_path / "uris.txt"))
+    (summary,) = index.propose("m/l", vlm=Namer())
+    assert summary.answered == 0 and summary.failed == summary.asked > 0
+    assert "activating images can be read" in summary.reason
+
+
+def test_pictures_are_held_for_the_next_question(index, monkeypatch):
+    from csp_index import catalog
+    from csp_index.stage1 import pictures
+
+    reads: list[str] = []
+    read = pictures.read_image
+    monkeypatch.setattr(pictures, "read_image", lambda uri, data: (reads.append(uri), read(uri, data))[1])
+    held = Pictures(index.store, catalog.encoder(index.store), np.arange(5))
+    first, second = held.of([0, 1, 2]), held.of([2, 1, 4])
+    held.close()
+    assert list(first) == [0, 1, 2] and set(second) == {1, 2, 4}
+    assert len(reads) == 4 and first[1] is second[1]
+
+
+def test_neighbours_are_labels_of_another_layer_and_need_no_pictures(index, run, made):
+    said = run("candidates", index.uri, "--layer", LAYER, "--neighbours")
+    assert said.status == 1 and "index another layer first" in said.err
+    index.import_arrays(made / "made" / "activations.npy", "m/other")
+    texts = CandidateTexts(("red", "green", "blue"), torch.eye(3, 12), key="mine")
+    index.label("m/other", vocabulary=texts)
+    (summary,) = index.propose(LAYER, neighbours=True)
+    assert (summary.kind, summary.answered, summary.dead, summary.requests) == ("neighbours", 9, 1, 0)
+    assert {text for texts in candidates(index).values() for text in texts} <= {"red", "green", "blue"}
+    (summary,) = index.propose(LAYER, neighbours=True)
+    assert (summary.known, summary.asked) == (9, 0)
+    index.label("m/other", "mean-centred", vocabulary=texts)
+    (summary,) = index.propose(LAYER, neighbours=True)  # other labels are another question
+    assert (summary.known, summary.asked) == (0, 9)
+
+
+# names and options
+
+
+def test_a_name_that_is_no_proposer_is_refused():
+    for kind, spec in (
+        ("vlm", "gpt-4"),
+        ("vlm", "ollama:llava"),
+        ("captioner", "openai:http://localhost"),
+        ("vlm", "transformers:"),
+    ):
+        with pytest.raises(ProposerError, match=f"{kind} '{spec}' names no model: write "):
+            load_proposer(kind, spec)  # type: ignore[arg-type]
+    with pytest.raises(ProposerError, match="--vlm-model NAME"):
+        load_proposer("vlm", "openai:http://127.0.0.1:9/v1")
+
+
+def no_proposer() -> object:
+    return object()
+
+
+def test_what_a_factory_makes_is_checked():
+    assert load_proposer("vlm", "python:test_proposing:namer").name == "python:test_proposing:namer"
+    with pytest.raises(ProposerError, match="made a object without kind, name, revision, prompt, ask"):
+        load_proposer("vlm", "python:test_proposing:no_proposer")
+    with pytest.raises(ProposerError, match="of kind 'vlm', expected captioner"):
+        load_proposer("captioner", "python:test_proposing:namer")
+
+
+def test_options_go_where_they_belong():
+    shown, asked = read_options({"examples": 4, "contrast": "random", "style": "composed", "words": 2, "seed": None})
+    assert (shown.examples, shown.contrast, shown.reuse, shown.seed) == (4, "random", False, 0)
+    assert asked == dataclasses.replace(
+        ProposerOptions(), words=2, layout=dataclasses.replace(ProposerOptions().layout, style="composed")
+    )
+    with pytest.raises(SettingError, match="option 'grids' is unknown"):
+        read_options({"grids": 2})
+
+
+# the command
+
+
+def test_the_command_tells_what_came_of_it(index, run):
+    said = run("candidates", index.uri, "--layer", LAYER, "--neurons", "0-5", "--vlm", "python:test_proposing:namer")
+    assert said.status == 0, said.err
+    (line,) = said.out.splitlines()
+    assert line.startswith(
+        "m/l by vlm python:test_proposing:namer: 5 answered, 0 unparsed, 0 failed; 1 dead neurons left out; "
+        "5 requests, 50 + 15 tokens"
+    )
+    said = run("candidates", index.uri, "--layer", LAYER, "--vlm", "python:test_proposing:namer", "--json")
+    (row,) = said.rows
+    assert (row["answered"], row["known"], row["dead"]) == (4, 5, 1)
+    said = run("status", index.uri)
+    assert (
+        "vlm python:test_proposing:namer: 9 answered, 0 unparsed, 0 failed, 18 candidates; 9 requests, 90 + 27 tokens"
+        in said.out
+    )
+    (found,) = run("status", index.uri, "--json").rows[0]["answers"]
+    assert (found["answered"], found["requests"], found["prompt_tokens"]) == (9, 9, 90)
+
+
+def test_one_model_that_cannot_be_asked_does_not_stop_the_other(index, run):
+    both = ["--vlm", "python:test_proposing:namer", "--captioner", "python:test_proposing:namer"]
+    said = run("candidates", index.uri, "--layer", LAYER, *both)
+    assert said.status == 0
+    assert said.err.startswith("captioner: ") and "9 answered" in said.out
+    said = run("candidates", index.uri, "--layer", LAYER, "--captioner", "python:test_proposing:namer")
+    assert said.status == 1
+
+
+def test_bad_input_is_one_line(index, run):
+    for arguments, status, told in (
+        (["--layer", LAYER], 2, "nobody is asked"),
+        (["--layer", "net/none", "--vlm", "python:test_proposing:namer"], 1, "layer net/none is not in the index"),
+        (["--layer", LAYER, "--vlm", "nothing"], 1, "names no model"),
+        (["--layer", LAYER, "--vlm", "python:test_proposing:namer", "--contrast", "far"], 1, "contrast is 'far'"),
+        (["--layer", LAYER, "--neurons", "99", "--vlm", "python:test_proposing:namer"], 1, "does not exist"),
+    ):
+        said = run("candidates", index.uri, *arguments)
+        assert said.status == status and told in said.err
+        assert status == 2 or len(said.err.splitlines()) == 1
+    with pytest.raises(LabelError):
+        index.propose("net/none", vlm=Namer())
+
+
+def test_the_index_stays_an_index_with_a_journal_in_it(index, run):
+    index.propose(LAYER, vlm=Fails())
+    (Path(index.uri) / JOURNAL).write_text("torn")
+    for command in (["status"], ["optimize"], ["export"], ["sql"]):
+        more = ["SELECT count(*) FROM candidates"] if command == ["sql"] else []
+        assert run(*command, index.uri, *more).status == 0
+    assert len(open_index(index.uri).propose(LAYER, vlm=Namer())) == 1
+    assert not (Path(index.uri) / JOURNAL).exists()
+
+
+# real models, a real server, and a process that is killed
+
+
+def test_a_real_captioner_and_a_real_vision_language_model_are_asked(index, run, tmp_path):
+    """Random weights: what they say means nothing, but it comes by the path that a hub name takes."""
+    both = ["--captioner", f"transformers:{tiny_vlms.save_captioner(tmp_path / 'captioner')}"]
+    both += ["--vlm", f"transformers:{tiny_vlms.save_vlm(tmp_path / 'vlm', 'smolvlm')}", "--cell", "16"]
+    said = run("candidates", index.uri, "--layer", LAYER, "--neurons", "0-2", "--new-tokens", "4", "--json", *both)
+    assert said.status == 0, said.err
+    assert {row["kind"]: row["asked"] for row in said.rows} == {"vlm": 3, "captioner": 3}
+    assert all(row["failed"] == 0 for row in said.rows)
+    rows = index.sql("SELECT kind, revision, raw FROM answers").rows()
+    assert len(rows) == 6 and all(len(row["revision"]) >= 40 for row in rows)
+    assert all(json.loads(row["raw"])["activating"] for row in rows if row["kind"] == "captioner")
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_without_asking_again(tmp_path):
+    """SIGKILL half-way, before anything is committed: only what was under way then is asked a second time."""
+    neurons, at_once, seconds = 40, 4, 0.15
+    index = open_index(build(tmp_path, neurons) / "db")
+    alive = neurons - 1
+
+    def behave(asked: Asked) -> Say:
+        answer = chat('["red star", "star"]')
+        answer.slow = seconds
+        return answer
+
+    def questions() -> Counter[str]:
+        return Counter(json.dumps(asked.body) for asked in server.asked)
+
+    with serving(behave) as server:
+        command = [sys.executable, "-c", "from csp_index.cli import main; main()", "candidates", str(tmp_path / "db")]
+        command += ["--layer", LAYER, "--vlm", f"openai:{server.base}", "--vlm-model", "tiny-vl", "--json"]
+        command += ["--concurrency", str(at_once), "--examples", "2", "--cell", "32"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "CSP_INDEX_ANSWERS_PAUSE": "1000"}
+        journal = tmp_path / "db" / JOURNAL
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 15):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        answered = journal.read_bytes().count(b"\n")
+        assert 15 <= answered < alive
+        assert index.status()["answers"] == []
+        time.sleep(2 * seconds)  # what the killed process asked last arrives
+        before = questions()
+        assert answered <= len(before) <= answered + at_once
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        summary = json.loads(done.stdout)
+        assert (summary["known"], summary["answered"], summary["dead"]) == (answered, alive - answered, 1)
+        asked = questions()
+        assert len(asked) == alive and max(asked.values()) <= 2
+        assert asked.total() - alive == len(before) - answered
+    (found,) = index.status()["answers"]
+    assert (found["answered"], found["candidates"]) == (alive, 2 * alive)
+    assert index.sql("SELECT count(DISTINCT neuron) AS n FROM answers").rows() == [{"n": alive}]
