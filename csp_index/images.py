@@ -77,6 +77,13 @@ class ImageFailure:
     reason: str
 
 
+def same_file(read: ImageRead | ImageFailure, sha256: str | None) -> ImageRead | ImageFailure:
+    """Return what was read, or a failure if it is another file than the one of that hash (None or "": not known)."""
+    if isinstance(read, ImageFailure) or not sha256 or sha256 == read.sha256:
+        return read
+    return ImageFailure(read.uri, "it is another file than the one indexed")
+
+
 def image_extensions() -> frozenset[str]:
     """Return the file name endings that count as images: lower case, with the dot.
 

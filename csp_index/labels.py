@@ -76,11 +76,17 @@ class NeuronScores:
         return leaders_of(self.scored.scores, count)
 
     def confidence(self, leaders: torch.Tensor) -> Confidence | None:
-        """Return the confidence in the best candidates [M, L], or None where no resamples are asked for."""
+        """Return the confidence in the best candidates [M, L], or None where no resamples are asked for.
+
+        That a neuron's only candidate comes first tells nothing: there is no rival to come before it.
+        """
         if self.request.scoring.bootstrap == 0:
             return None
         scores, options = self.scored.scores, self.request.scoring
-        return bootstrap(self.request.method, self.evidence, options, scores, leaders)
+        found = bootstrap(self.request.method, self.evidence, options, scores, leaders)
+        alone = self.available < 2
+        share = found.share.masked_fill(alone[:, None], torch.nan)
+        return replace(found, share=share, uncertain=found.uncertain | alone)
 
 
 def label_neurons(

@@ -13,6 +13,7 @@ and .90, with the most similar alone .67 and .95.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
@@ -28,13 +29,15 @@ from csp_index.derived import DerivedImage, append_derived, find_derived
 from csp_index.edits import STRENGTHS, Edit, as_stored, edited, encoded, reduced, usable_edits
 from csp_index.encoders import Encoder
 from csp_index.errors import LabelError
-from csp_index.images import ImageFailure, read_images
+from csp_index.images import ImageFailure, read_images, same_file
 from csp_index.models import Models
 from csp_index.networks import Network
 from csp_index.records import DerivedKind
 from csp_index.regions import Box, driving_maps, footprint, region
 from csp_index.runs import settings_hash
 from csp_index.store import Store
+
+_log = logging.getLogger(__name__)
 
 KIND: Final[DerivedKind] = "perturbation"
 _VERSION = 1  # of how regions and edits are made: a new one makes them anew
@@ -99,9 +102,10 @@ def perturb(store: Store, models: Models, tell: Tell, wanted: Wanted) -> str:
     network, encoder = models.held_network(subject.target), models.held_encoder(subject.source)
     pending: list[DerivedImage] = []
     read = done = 0
+    lost: dict[int, str] = {}
     try:
         for some in _slices(tasks, _AT_ONCE):
-            searches = list(_opened(store, some, network, subject.target.key.layer))
+            searches = list(_opened(store, some, network, subject.target.key.layer, lost))
             _search(searches, usable_edits(settings.text("perturbation_edits")), network, subject.target.key.layer)
             originals = tiles.embeddings_of(store, subject.source, np.array([one.task.origin for one in searches]))
             pending += _derived(searches, originals, encoder, wanted, hashed)
@@ -116,6 +120,13 @@ def perturb(store: Store, models: Models, tell: Tell, wanted: Wanted) -> str:
         raise LabelError(
             f"none of the {len(tasks)} activating images can be read any more: restore them where they were indexed, "
             "or choose another contrast than perturbation"
+        )
+    if lost:
+        _log.warning(
+            "%d images were not edited and have no partner, first reason: %s; put back, they are edited by "
+            "`csp-index label --recompute`",
+            len(lost),
+            next(iter(lost.values())),
         )
     return hashed
 
@@ -181,17 +192,21 @@ def _check(wanted: Wanted, missing: int) -> None:
         )
 
 
-def _opened(store: Store, tasks: Sequence[Task], network: Network, layer: str) -> Iterator[_Search]:
-    """Yield the tasks whose image can be read, each with the region that drives its neuron."""
+def _opened(
+    store: Store, tasks: Sequence[Task], network: Network, layer: str, lost: dict[int, str]
+) -> Iterator[_Search]:
+    """Yield the tasks whose image can be read, each with the region that drives its neuron; `lost` gets the others."""
     ids = sorted({task.origin for task in tasks})
     where = f"image_id IN ({','.join(map(str, ids))})"
-    rows = store.read(schema.IMAGES, ["image_id", "uri"], where).sort_by("image_id")
-    items = read_images(rows["uri"].to_pylist())
-    pictures = {
-        image: reduced(item.image)
-        for image, item in zip(rows["image_id"].to_pylist(), items, strict=True)
-        if not isinstance(item, ImageFailure)
-    }
+    rows = store.read(schema.IMAGES, ["image_id", "uri", "sha256"], where).sort_by("image_id")
+    ids, hashes = rows["image_id"].to_pylist(), rows["sha256"].to_pylist()
+    items = map(same_file, read_images(rows["uri"].to_pylist()), hashes)
+    pictures: dict[int, Image.Image] = {}
+    for image, item in zip(ids, items, strict=True):
+        if isinstance(item, ImageFailure):
+            lost[image] = f"{item.uri}: {item.reason}"
+        else:
+            pictures[image] = reduced(item.image)
     tasks = [task for task in tasks if task.origin in pictures]
     boxes: dict[tuple[int, int], Box] = {}
     for some in _slices(tasks, network.batch_size):

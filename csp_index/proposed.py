@@ -121,14 +121,14 @@ def checked_kinds(store: Store, target: LayerInfo, kinds: str | Sequence[str] | 
 def read_proposals(store: Store, target: LayerInfo, kinds: Sequence[str], proposers: Sequence[str] = ()) -> Proposals:
     """Return what proposers (default all) of the given kinds named for the layer's neurons.
 
-    Of each proposer the answers under its newest settings count, and no others: those of one prompt on one set of
-    examples. Errors: LabelError for a kind of which the layer has no candidate.
+    Of each proposer the last answer about a neuron counts, even one without candidates, and no earlier one.
+    Errors: LabelError for a kind of which the layer has no candidate.
     """
     chosen = ",".join(catalog.sql_text(kind) for kind in kinds)
     where = f"{catalog.layer_filter(target)} AND kind IN ({chosen})"
     if proposers:
         where += f" AND proposer IN ({','.join(catalog.sql_text(name) for name in proposers)})"
-    answers = store.read(schema.ANSWERS, _ANSWER, f"{where} AND state = 'answered'")
+    answers = store.read(schema.ANSWERS, _ANSWER, f"{where} AND state != 'failed'")
     rows = store.read(schema.CANDIDATES, [*_ANSWER, "rank", "text"], where)
     rows = rows.join(_newest(answers), [*_ANSWER], join_type="left semi")
     missing = [kind for kind in kinds if not pc.any(pc.equal(rows["kind"], kind)).as_py()]
@@ -195,16 +195,10 @@ def joined(
 
 
 def _newest(answers: pa.Table) -> pa.Table:
-    """Return the answers under the settings that each proposer was asked by last."""
-    groups = answers.group_by(["kind", "proposer", "settings_hash"]).aggregate([("run_id", "max")]).to_pylist()
-    last: dict[tuple[str, str], tuple[str, str]] = {}
-    for row in groups:
-        whose = (row["kind"], row["proposer"])
-        last[whose] = max(last.get(whose, ("", "")), (row["run_id_max"], row["settings_hash"]))
-    chosen = [(*whose, hashed) for whose, (_, hashed) in last.items()]
-    names = ["kind", "proposer", "settings_hash"]
-    table = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in chosen], answers.select(names).schema)
-    return answers.join(table, names, join_type="left semi")
+    """Return of each neuron the answer that each proposer gave it last, or that was last asked for again."""
+    whose = ["kind", "proposer", "neuron"]
+    last = answers.group_by(whose).aggregate([("run_id", "max")]).rename_columns({"run_id_max": "run_id"})
+    return answers.join(last, [*whose, "run_id"], join_type="left semi")
 
 
 def _proposals(rows: pa.Table) -> Proposals:

@@ -28,7 +28,7 @@ from csp_index.derived import DerivedImage, append_derived, find_derived, read_d
 from csp_index.edits import stored
 from csp_index.encoders import Encoder
 from csp_index.errors import EvaluationError, LabelError, SettingError
-from csp_index.images import ImageFailure, decode, read_images
+from csp_index.images import ImageFailure, decode, read_images, same_file
 from csp_index.models import Models
 from csp_index.networks import Network
 from csp_index.records import DerivedKind, ExampleOptions
@@ -247,9 +247,11 @@ class _Bench:
         for start in range(0, len(ids), _LISTED):
             some = ids[start : start + _LISTED]
             where = f"image_id IN ({','.join(map(str, some))})"
-            table = self.store.read(schema.IMAGES, ["image_id", "uri", "metadata"], where)
+            table = self.store.read(schema.IMAGES, ["image_id", "uri", "sha256", "metadata"], where)
             told = {row["image_id"]: row for row in table.to_pylist()}
-            for image, item in zip(some, read_images(told[image]["uri"] for image in some), strict=True):
+            read = read_images(told[image]["uri"] for image in some)
+            for image, found in zip(some, read, strict=True):
+                item = same_file(found, told[image]["sha256"])
                 if isinstance(item, ImageFailure):
                     yield image, f"{item.uri} cannot be read any more: {item.reason}"
                     continue

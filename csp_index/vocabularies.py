@@ -95,6 +95,11 @@ def clean_text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def _visible(text: str) -> bool:
+    """Tell whether a label shows anything: spaces, control and formatting characters do not."""
+    return any(unicodedata.category(character)[0] not in "CZ" for character in text)
+
+
 def text_lines(path: Path) -> list[str]:
     """Return the lines of a text file; only line ends part them, as in an editor."""
     lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -119,10 +124,10 @@ def _built_in(name: str) -> list[str]:
 
 def _checked(name: str, rows: Sequence[Sequence[str]], where: str, unit: str) -> Vocabulary:
     """Return the vocabulary of all texts of all rows; a row without a text is refused by its number, from 1."""
-    if not any(text.strip() for row in rows for text in row):
+    if not any(_visible(text) for row in rows for text in row):
         raise LabelError(f"vocabulary {where} is empty: expected one label a {unit}")
     for number, row in enumerate(rows, 1):
-        if not row or not all(text.strip() for text in row):
+        if not row or not all(_visible(text) for text in row):
             raise LabelError(f"vocabulary {where} has an empty label in {unit} {number}: expected one label a {unit}")
     return Vocabulary(name, _merged([text for row in rows for text in row]))
 

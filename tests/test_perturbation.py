@@ -342,15 +342,18 @@ def test_nothing_is_made_where_nothing_may_be_kept(tmp_path):
     assert [found.pairs for found in kept] == [found.pairs for found in made]
 
 
-def test_images_that_are_gone_have_no_partner(tmp_path):
+def test_images_that_are_gone_or_are_others_now_have_no_partner(tmp_path, caplog):
     index = build(tmp_path)
     gone = index.sql("SELECT image_id, uri FROM images").rows()[::2]
-    for row in gone:
+    for place, row in enumerate(gone):
         Path(row["uri"]).unlink()
+        if place % 2:
+            Image.new("RGB", (SIDE, SIDE), "green").save(row["uri"])
     absent = {row["image_id"] for row in gone}
     pairs = [pair for found in label(index) for pair in found.pairs]
     assert all(pair.contrast_id is None for pair in pairs if pair.image_id in absent)
     assert any(pair.contrast_id is not None for pair in pairs)
+    assert "images were not edited and have no partner, first reason" in caplog.text
     shutil.rmtree(tmp_path / "photos")
     with pytest.raises(LabelError, match=r"none of the \d+ activating images can be read any more"):
         label(index, threshold="max:0.5")

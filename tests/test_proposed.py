@@ -168,9 +168,16 @@ def test_neurons_without_candidates(built):
     assert "run `csp-index candidates`" in found[1].note
     assert found[DEAD].state == "dead"
     assert built.label(LAYER, candidates="vlm", templates="none") == found  # read from the index
-    assert len(found[0].labels) == 1 and found[0].confidence == 1.0
+    assert len(found[0].labels) == 1 and found[0].confidence is None and found[0].uncertain
     mixed = built.label(LAYER, candidates="vocabulary,vlm", vocabulary=WORDS, templates="none", top=9)
     assert [len(label.labels) for label in mixed[:2]] == [6, 5]
+
+
+def test_an_only_candidate_is_no_certain_one(built):
+    say(built, {0: ["red"], 1: ["red", "blue"]})
+    only, two = built.label(["net/concepts/0", "net/concepts/1"], candidates="vlm", templates="none")
+    assert (only.text, only.uncertain, only.confidence) == ("red", True, None)
+    assert two.confidence is not None
 
 
 def test_candidates_can_be_pooled(built):
@@ -192,17 +199,17 @@ def test_labels_of_other_answers_are_not_mixed(built):
     assert built.label(f"{LAYER}/0", candidates="vlm", templates="none")[0].text == "oblong"
 
 
-def test_the_newest_settings_of_each_proposer_count(built):
+def test_the_last_answer_of_each_proposer_about_a_neuron_counts(built):
     old = say(built, {0: ["old"], 1: ["old too"]})
     say(built, {0: ["new"], 3: []})
     say(built, {0: ["other"], 1: ["second"]}, proposer="b")
     say(built, {0: ["a caption"]}, kind="captioner")
     found = read_proposals(built.store, target(built), ["vlm"])
-    assert found.texts == ("new", "other", "second")
-    assert found.neurons.tolist() == [0, 0, 1] and found.places.tolist() == [0, 1, 2]
+    assert found.texts == ("new", "other", "old too", "second")
+    assert found.neurons.tolist() == [0, 0, 1, 1] and found.places.tolist() == [0, 1, 2, 3]
     assert read_proposals(built.store, target(built), ["vlm"], ["b"]).texts == ("other", "second")
-    say(built, {5: ["late"]}, hashed=old)  # the old way again: it is the newest now, with all it was told before
-    assert read_proposals(built.store, target(built), ["vlm"], ["a"]).texts == ("old", "old too", "late")
+    say(built, {5: ["late"]}, hashed=old)
+    assert read_proposals(built.store, target(built), ["vlm"], ["a"]).texts == ("new", "old too", "late")
     assert stored_kinds(built.store, target(built)) == ("vlm", "captioner")
 
 

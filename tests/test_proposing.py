@@ -21,9 +21,11 @@ import pytest
 import torch
 from PIL import Image
 
-from csp_index import CandidateTexts, Index, NetworkSource, NeuronKey, open_index, schema
+from csp_index import CandidateTexts, Index, NetworkSource, NeuronKey, catalog, open_index, schema
 from csp_index.errors import LabelError, ProposerError, SettingError
 from csp_index.images import decode, read_images
+from csp_index.proposed import read_proposals
+from csp_index.records import LayerKey
 from csp_index.stage1.answers import JOURNAL
 from csp_index.stage1.loading import ProposerOptions, load_proposer
 from csp_index.stage1.pictures import Pictures
@@ -182,6 +184,33 @@ def test_another_question_is_asked(index, change):
     (summary,) = index.propose(f"{LAYER}/1", vlm=proposer, **options)
     assert (summary.known, summary.asked) == (0, 1)
     assert index.sql("SELECT count(*) AS n FROM answers").rows() == [{"n": 2}]
+
+
+def test_an_earlier_question_put_again_counts_again_and_hides_no_other_neurons_answer(index):
+    def told() -> dict[int, str]:
+        target = catalog.layer(index.store, LayerKey.parse(LAYER))
+        found = read_proposals(index.store, target, ["vlm"])
+        return {
+            n: found.texts[p]
+            for n, p in reversed(list(zip(found.neurons.tolist(), found.places.tolist(), strict=True)))
+        }
+
+    class Counts(Namer):
+        name = "python:test_proposing:counts"
+
+        def answer(self, question: Question) -> Answer:
+            return dataclasses.replace(super().answer(question), texts=(f"{len(question.activating)} shown",))
+
+    (first,) = index.propose(["m/l/0", "m/l/1", "m/l/2"], vlm=Counts(), examples=9)
+    (second,) = index.propose("m/l/1", vlm=Counts(), examples=5)
+    assert (first.answered, second.answered) == (3, 1)
+    assert told() == {0: "9 shown", 1: "5 shown", 2: "9 shown"}
+    again = Counts()
+    (third,) = index.propose(["m/l/0", "m/l/1", "m/l/2"], vlm=again, examples=9)
+    assert (third.answered, third.known, again.asked) == (0, 3, [])
+    assert told() == {0: "9 shown", 1: "9 shown", 2: "9 shown"}
+    (fourth,) = index.propose(["m/l/0", "m/l/1", "m/l/2"], vlm=again, examples=9)
+    assert fourth.run_id == ""  # nothing to do, nothing written
 
 
 def test_a_neuron_that_fails_is_told_and_asked_again_next_time(index):

@@ -25,7 +25,7 @@ from csp_index import catalog, schema, settings
 from csp_index.catalog import LayerInfo
 from csp_index.errors import StoreError, one_line
 from csp_index.overlap import Writer
-from csp_index.stage1.records import Answer
+from csp_index.stage1.records import Answer, Proposer
 from csp_index.store import Store
 
 JOURNAL = ".answers.jsonl"
@@ -63,6 +63,31 @@ def known_answers(store: Store, target: LayerInfo, hashed: str) -> Known:
     rows = store.read(schema.ANSWERS, ["neuron", "state", *_COUNTERS], where).to_pylist()
     settled = frozenset(row["neuron"] for row in rows if row["state"] != "failed")
     return Known(settled, {row["neuron"]: tuple(row[name] for name in _COUNTERS) for row in rows})
+
+
+def superseded(store: Store, target: LayerInfo, proposer: Proposer, hashed: str, neurons: Sequence[int]) -> list[int]:
+    """Return which of the neurons have a later answer of the proposer than the one under this settings hash."""
+    same = (
+        f"{name} = {catalog.sql_text(value)}" for name, value in (("kind", proposer.kind), ("proposer", proposer.name))
+    )
+    where = " AND ".join([catalog.layer_filter(target), "state != 'failed'", *same])
+    last: dict[int, tuple[str, str]] = {}
+    for row in store.read(schema.ANSWERS, ["neuron", "run_id", "settings_hash"], where).to_pylist():
+        last[row["neuron"]] = max(last.get(row["neuron"], ("", "")), (row["run_id"], row["settings_hash"]))
+    return [neuron for neuron in neurons if neuron in last and last[neuron][1] != hashed]
+
+
+def renew(store: Store, target: LayerInfo, hashed: str, neurons: Sequence[int], run_id: str) -> None:
+    """Make answers the last ones of their neurons again: they were asked for, and read. Under the write lock."""
+    condition = f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(target)}"
+    for start in range(0, len(neurons), _LISTED):
+        where = f"{condition} AND neuron IN ({','.join(map(str, neurons[start : start + _LISTED]))})"
+        for name in (schema.CANDIDATES, schema.ANSWERS):  # an answer that can be read is whole
+            rows = store.read(name, where=where)
+            place = rows.schema.get_field_index("run_id")
+            rows = rows.set_column(place, rows.schema.field(place), pa.array([run_id] * rows.num_rows))
+            store.delete(name, where)
+            store.append(name, rows)
 
 
 class AnswerWriter:
@@ -289,4 +314,10 @@ def _parsed(line: bytes) -> Row | None:
     except ValueError:
         return None
     wanted = {*schema.table_schema(schema.ANSWERS).names, "texts", "scores"}
-    return row if isinstance(row, dict) and wanted <= row.keys() else None
+    if not isinstance(row, dict) or not wanted <= row.keys():
+        return None
+    try:  # a line that no table takes is a damaged one
+        _answers([row]), _candidates([row])
+    except (pa.ArrowException, TypeError, ValueError):
+        return None
+    return row

@@ -17,7 +17,7 @@ from csp_index import derived, schema, settings
 from csp_index.catalog import EncoderInfo
 from csp_index.containers import ContainerReader
 from csp_index.errors import ProposerError, SourceError
-from csp_index.images import ImageRead, decode, fetch, read_image
+from csp_index.images import ImageRead, decode, fetch, read_image, same_file
 from csp_index.opening import open_store
 from csp_index.store import Store
 
@@ -73,10 +73,8 @@ class Pictures:
         return found | fresh
 
     def _original(self, uri: str, sha256: str | None) -> Image.Image | None:
-        read = read_image(uri, fetch(self._files, uri))
-        if not isinstance(read, ImageRead) or sha256 not in (None, "", read.sha256):
-            return None
-        return self._reduced(read.image)
+        read = same_file(read_image(uri, fetch(self._files, uri)), sha256)
+        return self._reduced(read.image) if isinstance(read, ImageRead) else None
 
     def _thumbnails(self, ids: list[int]) -> dict[int, Image.Image]:
         with self._mutex:

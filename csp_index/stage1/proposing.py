@@ -21,7 +21,7 @@ from csp_index.errors import CspIndexError, ProposerError, SettingError, one_lin
 from csp_index.examples import gather_examples
 from csp_index.records import ExampleOptions
 from csp_index.runs import Run, record_run, settings_hash
-from csp_index.stage1.answers import AnswerWriter, Known, Origin, known_answers, take_over
+from csp_index.stage1.answers import AnswerWriter, Known, Origin, known_answers, renew, superseded, take_over
 from csp_index.stage1.grids import Layout
 from csp_index.stage1.loading import ProposerOptions, check_proposer, load_proposer
 from csp_index.stage1.prompts import prompt_hash
@@ -168,7 +168,8 @@ def propose(
         alive = _alive(store, subject, options)
         todo = [n for n in alive if again or n not in known.settled]
         summary = replace(summary, known=len(alive) - len(todo), dead=len(subject.neurons) - len(alive))
-        if not todo:
+        back = superseded(store, subject.target, proposer, settings_hash(described), sorted(set(alive) - set(todo)))
+        if not todo and not back:
             return summary
         part = replace(subject, neurons=np.array(todo, dtype=np.int64))
         models = {
@@ -176,6 +177,9 @@ def propose(
             f"{proposer.kind}:{proposer.name}": {"revision": proposer.revision},
         }
         with record_run(store, "candidates", described, models, options.seed) as run:
+            renew(store, subject.target, settings_hash(described), back, run.run_id)
+            if not todo:
+                return replace(summary, run_id=run.run_id)
             made = replace(means or Means(), keep=True, run_id=run.run_id)
             tally = _Tally()
             with (
