@@ -70,8 +70,7 @@ def answer_counts(store: Store) -> list[dict[str, Any]]:
         counted[row["state"]] += 1
         for name in columns[3:]:
             counted[name] += row[name]
-    named = store.read(schema.CANDIDATES, columns[:2])
-    for row in named.group_by(columns[:2]).aggregate([([], "count_all")]).to_pylist():
+    for row in store.read(schema.CANDIDATES, columns[:2]).to_pylist():
         if (key := (row["kind"], row["proposer"])) in found:
-            found[key]["candidates"] = row["count_all"]
+            found[key]["candidates"] += 1
     return [found[key] for key in sorted(found)]
