@@ -13,6 +13,7 @@ import torch
 
 from csp_index import settings, tiles
 from csp_index.catalog import shards
+from csp_index.errors import LabelError
 from csp_index.knn import listed
 from csp_index.neighbours import Question
 from csp_index.records import DerivedKind, ExampleOptions, VectorIndex
@@ -53,6 +54,26 @@ class Wanted:
     options: ExampleOptions
     keep: bool  # the write lock is held, and what is made may be stored
     run_id: str = ""
+
+    def check(self, kind: DerivedKind, made: str, lacking: str) -> None:
+        """Refuse, before a model is loaded, what cannot be made: without models, or where nothing may be stored.
+
+        `made` says what images are run, `lacking` which are missing.
+        """
+        for what, name, library in (
+            ("layer", str(self.subject.target.key), self.subject.target.network),
+            ("encoder", self.subject.source.name, self.subject.source.identity.get("library")),
+        ):
+            if library == "arrays":
+                raise LabelError(
+                    f"contrast {kind} runs {made} images through network and encoder, but {what} {name} came as "
+                    "arrays: choose nearest, falcon or random, or index the images with their models"
+                )
+        if not self.keep:
+            raise LabelError(
+                f"contrast {kind} lacks {lacking}, and this question may not store any: "
+                f"label these neurons with --contrast {kind} first, and with the same options"
+            )
 
 
 # Makes and stores those of the images wanted that are not stored yet; returns the settings hash they are stored under.

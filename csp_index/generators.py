@@ -11,20 +11,21 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import torch
 from PIL import Image
 from torch import nn
 
-from csp_index.errors import EvaluationError, StoreError, one_line
+from csp_index.errors import CspIndexError, EvaluationError, StoreError, one_line
 from csp_index.plugins import call_factory, load_plugins
 from csp_index.weights import hash_weights, lasting, local_directory, resolve_device
 
 PICTURES_AT_ONCE: Final = {"cuda": 10, "mps": 2}  # by device; 1 on others
+_T = TypeVar("_T")
 _TRAITS: Final = ("spec", "weights", "library")
 
 
@@ -82,6 +83,22 @@ def made_by(spec: str, protocol: str, *methods: str) -> Any:
     if missing:
         raise EvaluationError(f"{spec} made a {type(made).__name__} without {', '.join(missing)}: see {protocol}")
     return made
+
+
+def made_or_why(generator: str, on: str, make: Callable[[], list[_T]]) -> list[_T] | str:
+    """Return what a generator makes, or in one line why it cannot make anything on this text or picture.
+
+    Raises EvaluationError, which names what it was working `on`, where the generator itself breaks.
+    """
+    try:
+        return make()
+    except EvaluationError as exc:
+        return one_line(exc)
+    except CspIndexError:  # not about this text or picture: a full disk, say
+        raise
+    except Exception as exc:  # it is somebody else's model
+        told = f"{type(exc).__name__}: {one_line(exc)}"
+        raise EvaluationError(f"the generator {generator} fails on {on}: {told}; check the model") from exc
 
 
 def picture_seed(text: str, seed: int, place: int) -> int:

@@ -98,7 +98,7 @@ def perturb(store: Store, models: Models, tell: Tell, wanted: Wanted) -> str:
     tasks = _missing(store, wanted, hashed)
     if not tasks:
         return hashed
-    _check(wanted, len(tasks))
+    wanted.check(KIND, "edited", f"{len(tasks)} edited images")
     network, encoder = models.held_network(subject.target), models.held_encoder(subject.source)
     pending: list[DerivedImage] = []
     read = done = 0
@@ -171,25 +171,6 @@ def _missing(store: Store, wanted: Wanted, hashed: str) -> list[Task]:
             if image >= 0 and (neuron, image) not in held
         ]
     return tasks
-
-
-def _check(wanted: Wanted, missing: int) -> None:
-    """Refuse what cannot be done, before a model is loaded."""
-    subject = wanted.subject
-    for what, name, library in (
-        ("layer", str(subject.target.key), subject.target.network),
-        ("encoder", subject.source.name, subject.source.identity.get("library")),
-    ):
-        if library == "arrays":
-            raise LabelError(
-                f"contrast perturbation runs edited images through network and encoder, but {what} {name} came as "
-                "arrays: choose nearest, falcon or random, or index the images with their models"
-            )
-    if not wanted.keep:
-        raise LabelError(
-            f"contrast perturbation lacks {missing} edited images, and this question may not store any: "
-            "label these neurons with --contrast perturbation first, and with the same options"
-        )
 
 
 def _opened(

@@ -27,7 +27,7 @@ from csp_index.decode import stacked
 from csp_index.derived import DerivedImage, append_derived, find_derived, read_derived
 from csp_index.edits import stored
 from csp_index.encoders import Encoder
-from csp_index.errors import EvaluationError, LabelError, SettingError
+from csp_index.errors import EvaluationError, SettingError
 from csp_index.images import ImageFailure, decode, read_images, same_file
 from csp_index.models import Models
 from csp_index.networks import Network
@@ -56,7 +56,7 @@ def synthesise(store: Store, models: Models, tell: Progress, wanted: Wanted) -> 
     missing = _missing(store, wanted, hashed)
     if not missing:
         return hashed
-    _check(wanted, len(missing))
+    wanted.check(KIND, "generated", f"variants of {len(missing)} images")
     subject = wanted.subject
     network, encoder = models.held_network(subject.target), models.held_encoder(subject.source)
     known = _known(store, wanted, hashed, missing)
@@ -94,25 +94,6 @@ def _describe(generator: VariantGenerator, wanted: Wanted) -> dict[str, object]:
     if options.caption_column:
         told |= {"caption_column": options.caption_column, "prompt": options.variant_prompt}
     return told
-
-
-def _check(wanted: Wanted, missing: int) -> None:
-    """Refuse what cannot be done, before a model is loaded."""
-    subject = wanted.subject
-    for what, name, library in (
-        ("layer", str(subject.target.key), subject.target.network),
-        ("encoder", subject.source.name, subject.source.identity.get("library")),
-    ):
-        if library == "arrays":
-            raise LabelError(
-                f"contrast synthetic runs generated images through network and encoder, but {what} {name} came as "
-                "arrays: choose nearest, falcon or random, or index the images with their models"
-            )
-    if not wanted.keep:
-        raise LabelError(
-            f"contrast synthetic lacks variants of {missing} images, and this question may not store any: "
-            "label these neurons with --contrast synthetic first, and with the same options"
-        )
 
 
 Places = list[tuple[int, int]]  # where an image excites a neuron: the neuron's row among those asked about, the rank

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from csp_index import settings
-from csp_index.errors import CspIndexError, EvaluationError, one_line
-from csp_index.generators import ImageGenerator, library_of, load_pipeline, made_by, noises
+from csp_index.errors import EvaluationError
+from csp_index.generators import ImageGenerator, library_of, load_pipeline, made_by, made_or_why, noises
 from csp_index.weights import lasting, resolve_device
 
 CAPTION: Final = "{caption}"
@@ -91,17 +91,10 @@ def make_variants(generator: VariantGenerator, original: Original, count: int, s
 
     Raises EvaluationError where the generator itself breaks, and where it makes more than were asked for.
     """
-    try:
-        made = generator.variants(original, count, seed)
-    except EvaluationError as exc:
-        return one_line(exc)
-    except CspIndexError:  # not about this picture: a full disk, say
-        raise
-    except Exception as exc:  # it is somebody else's model
-        told = f"{type(exc).__name__}: {one_line(exc)}"
-        raise EvaluationError(
-            f"the generator {generator.name} fails on image {original.image_id}: {told}; check the model"
-        ) from exc
+    on = f"image {original.image_id}"
+    made = made_or_why(generator.name, on, lambda: generator.variants(original, count, seed))
+    if isinstance(made, str):
+        return made
     if len(made) > count:
         raise EvaluationError(
             f"the generator {generator.name} made {len(made)} variants of image {original.image_id}, "

@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from csp_index.build import Progress
-from csp_index.errors import CspIndexError, EvaluationError, one_line
-from csp_index.generators import CachedGenerator, ImageGenerator, load_generator
+from csp_index.errors import EvaluationError
+from csp_index.generators import CachedGenerator, ImageGenerator, load_generator, made_or_why
 from csp_index.images import ImageFailure, read_images
 from csp_index.networks import Network
 from csp_index.sources import open_source
@@ -154,15 +154,11 @@ def sample_rows(rows: int, count: int, seed: int = 0) -> Tensor:
 
 def _draw(generator: ImageGenerator, prompt: str, settings: GenerationSettings) -> list[Image.Image] | str:
     """Return the pictures of a prompt, or why it cannot be drawn."""
-    try:
-        pictures = generator.generate(prompt, settings.count, settings.seed)
-    except EvaluationError as exc:
-        return one_line(exc)
-    except CspIndexError:  # not about this text: a full disk, say
-        raise
-    except Exception as exc:  # it is somebody else's model
-        told = f"{type(exc).__name__}: {one_line(exc)}"
-        raise EvaluationError(f"the generator {generator.name} fails on {prompt!r}: {told}; check the model") from exc
+    pictures = made_or_why(
+        generator.name, repr(prompt), lambda: generator.generate(prompt, settings.count, settings.seed)
+    )
+    if isinstance(pictures, str):
+        return pictures
     if len(pictures) != settings.count:
         raise EvaluationError(
             f"the generator {generator.name} made {len(pictures)} pictures of {prompt!r}, expected {settings.count}"
