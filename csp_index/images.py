@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -163,6 +164,7 @@ def _in_threads(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@cache
 def _formats() -> list[str]:
     Image.init()
     return [kind for kind in Image.ID if kind not in _NOT_DECODED]

@@ -8,7 +8,7 @@ from PIL import Image
 
 from csp_index.errors import ProposerError
 from csp_index.records import NeuronKey
-from csp_index.stage1.grids import Cells, Layout, grid, pictures, told
+from csp_index.stage1.grids import Layout, grid, pictures, told
 from csp_index.stage1.prompts import PROMPTS
 from csp_index.stage1.records import Question
 
@@ -138,17 +138,3 @@ def test_what_is_told_names_all_that_decides_an_answer() -> None:
     texts = {told(prompt, Layout(cell=cell), 3, words, 64) for cell in (32, 224) for words in (3, 4)}
     assert len(texts) == 4
     assert all(prompt.contrastive in text and prompt.positive in text for text in texts)
-
-
-def test_cells_held_for_shared_images_change_nothing() -> None:
-    cells = Cells(most=4)
-    images = [image(colour, (30, 20)) for colour in (RED, GREEN, BLUE) * 4]
-    for start in range(6):  # more images than are held
-        asked = Question(NeuronKey("m", "l", start), tuple(images[start : start + 5]), tuple(images[:3]))
-        for layout in (SMALL, Layout("composed", cell=40)):
-            with_cells = [picture.tobytes() for picture in pictures(asked, layout, cells)]
-            assert with_cells == [picture.tobytes() for picture in pictures(asked, layout)]
-    again = image(RED)
-    assert cells.of(again, 32) is cells.of(again, 32)
-    assert cells.of(again, 32) is not cells.of(image(RED), 32)
-    assert len(cells._held) == 4

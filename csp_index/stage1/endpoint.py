@@ -7,9 +7,9 @@ server sends is trusted to have the form it should have.
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -133,12 +133,14 @@ def storable(text: str) -> str:
 
 
 def _data_url(image: Image.Image, encoding: Encoding) -> bytes:
-    buffer = io.BytesIO()
-    if encoding == "png":
-        image.save(buffer, "PNG", compress_level=1)
-    else:
-        image.save(buffer, "JPEG", quality=85)
-    return b"data:image/%s;base64,%s" % (encoding.encode(), base64.b64encode(buffer.getvalue()))
+    with tempfile.TemporaryFile() as file:  # into a file of the system Pillow encodes without holding up other threads
+        if encoding == "png":
+            image.save(file, "PNG", compress_level=1)
+        else:
+            image.save(file, "JPEG", quality=85)
+        file.seek(0)
+        data = base64.b64encode(file.read())
+    return b"data:image/%s;base64,%s" % (encoding.encode(), data)
 
 
 def _text(content: object) -> str:

@@ -22,7 +22,7 @@ from csp_index import settings
 from csp_index.errors import ProposerError, SettingError, one_line
 from csp_index.stage1 import endpoint
 from csp_index.stage1.connection import Address, Connection, Refused, Spent, Unanswered
-from csp_index.stage1.grids import Cells, Layout, pictures, told
+from csp_index.stage1.grids import Layout, pictures, told
 from csp_index.stage1.prompts import Prompt, parse_answer
 from csp_index.stage1.records import Answer, CandidateKind, Question
 
@@ -97,7 +97,6 @@ class RemoteModel:
         self.prompt = told(prompt, layout, self.concepts, self.words, self.new_tokens)
         self.served: set[str] = set()
         self._prompt = prompt
-        self._cells = Cells()
         self.models = _elsewhere(self._listed())
         self.revision = self.models.get(model, self.models.get(f"{model}:latest", ""))
 
@@ -116,7 +115,7 @@ class RemoteModel:
     def draw(self, question: Question) -> bytes | str:
         """Return the messages that ask a question, or the reason why it cannot be asked."""
         try:
-            shown = pictures(question, self.layout, self._cells)
+            shown = pictures(question, self.layout)
             text = self._prompt.say(
                 len(question.activating), self.layout.contrasts(question), self.concepts, self.words
             )
