@@ -102,15 +102,14 @@ def quality_of(examples: Examples, floor: float | None = None) -> ContrastQualit
 
 def quality_of_pairs(pairs: Sequence[ExamplePair], floor: float | None = None) -> ContrastQuality:
     """Return the quality of one neuron's pairs as its label holds them; these do not tell of near duplicates."""
-    values = [
-        (pair.activation, np.nan, np.nan)
-        if pair.contrast_id is None
-        else (pair.activation, pair.contrast_activation, pair.similarity)
-        for pair in pairs
-    ]
-    table = np.array(values, dtype=np.float64).reshape(1, len(pairs), 3)
-    activations, contrast, similarities = np.moveaxis(table, 2, 0)[..., None]
-    fired = np.array([len({pair.rank for pair in pairs})])
+    ranks = {rank: row for row, rank in enumerate(sorted({pair.rank for pair in pairs}))}
+    kinds = {kind: column for column, kind in enumerate(sorted({pair.kind for pair in pairs}))}
+    table = np.full((3, 1, len(ranks), len(kinds)), np.nan)  # activations, those of the partners, cosines
+    for pair in sorted(pairs, key=lambda pair: -pair.neighbour):  # the first partner of each kind is set last
+        values = (np.nan, np.nan) if pair.contrast_id is None else (pair.contrast_activation, pair.similarity)
+        table[:, 0, ranks[pair.rank], kinds[pair.kind]] = pair.activation, *values
+    activations, contrast, similarities = table
+    fired = np.array([len(ranks)])
     return _quality(fired, activations, ~np.isnan(contrast), contrast, similarities, None, similarity_floor(floor))
 
 

@@ -51,6 +51,14 @@ class QueryError(CspIndexError):
     """A SQL statement is refused or fails."""
 
 
+class MissingError(CspIndexError):
+    """What an address names (a layer, a neuron, an image) is not in the index."""
+
+
+class BusyError(CspIndexError):
+    """As much as may run at once is running; the same question may be answered later."""
+
+
 def one_line(exc: BaseException) -> str:
     """Return what another library's exception says, in one line of at most 300 characters."""
     text = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)

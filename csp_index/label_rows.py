@@ -6,7 +6,7 @@ A label is kept under the hash of everything it depends on. Its row is written l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import pyarrow as pa
@@ -18,15 +18,15 @@ from csp_index.confidence import Confidence
 from csp_index.contrast_quality import quality_of
 from csp_index.errors import LabelError
 from csp_index.examples import Examples
-from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, LabelState, ScoringOptions
+from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, LabelState, ScoringOptions, rivals_of
 from csp_index.statistics import rank_keys
 from csp_index.store import Store
 from csp_index.subjects import Subject
 
-_NEIGHBOURS = 5  # nearest contrastive images stored with each activating one, whatever the method looks at
+STORED_NEIGHBOURS = 5  # nearest contrastive images stored with each activating one, whatever the method looks at
 KEPT = 20  # candidates stored with each neuron, or more where more are asked for
 _SCORE = ("text", "score", "score_low", "score_high", "confidence")
-_RIVALS = 5
+_PAIR = tuple(field.name for field in fields(ExamplePair))
 _NOTES = {
     "dead": "never fires above the floor on the indexed images",
     "no-contrast": "no image activates it less than the threshold (or filters left none); this method needs one",
@@ -90,10 +90,7 @@ def label_rows_of(
     rank = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
     place = ranking.places.numpy()[owner, rank]
     bare = ~labelled[owner]
-    fired = (examples.activating >= 0).sum(1).numpy()
-    asked, rough = request.examples.examples, examples.approximate
-    poor = quality_of(examples).notes()
-    notes = [_note(state, int(n), asked, rough, why) for state, n, why in zip(states, fired, poor, strict=True)]
+    notes = notes_of(request, examples, states)
     size = len(owner)
     columns = {
         "run_id": pa.array([run_id] * size),
@@ -151,6 +148,14 @@ def _confidence_columns(
     }
 
 
+def notes_of(request: LabelRequest, examples: Examples, states: np.ndarray) -> list[str]:
+    """Return what there is to say of the evidence of M neurons in these states [M]; "" where all is as asked."""
+    fired = (examples.activating >= 0).sum(1).tolist()
+    asked, rough = request.examples.examples, examples.approximate
+    poor = quality_of(examples).notes()
+    return [_note(state, n, asked, rough, why) for state, n, why in zip(states, fired, poor, strict=True)]
+
+
 def _note(state: str, fired: int, asked: int, approximate: bool, poor: str) -> str:
     if state in _NOTES:
         return _NOTES[state]
@@ -167,7 +172,7 @@ def example_rows_of(subject: Subject, request: LabelRequest, examples: Examples,
     kinds = examples.kinds or request.examples.kinds
     present = examples.contrastive >= 0
     each = present.shape[2] // len(kinds)
-    shown = present & (torch.arange(present.shape[2]) % each < _NEIGHBOURS)
+    shown = present & (torch.arange(present.shape[2]) % each < STORED_NEIGHBOURS)
     shown[..., 0] |= ~present.any(2)
     neuron, rank, slot = (shown & (examples.activating >= 0)[..., None]).nonzero(as_tuple=True)
     neighbour = (shown.cumsum(2) - 1)[neuron, rank, slot]
@@ -277,8 +282,7 @@ def stored_vectors(store: Store, subject: Subject, method: str, images: int) -> 
 
 def _from_rows(subject: Subject, label_rows: pa.Table, example_rows: pa.Table, top: int) -> dict[int, Label]:
     pairs: dict[tuple[str, int], list[ExamplePair]] = {}
-    columns = ["run_id", "neuron", "rank", "image_id", "activation", "contrast_id", "contrast_activation", "similarity"]
-    nearest = example_rows.filter(pc.equal(example_rows["neighbour"], 0)).select(columns)
+    nearest = example_rows.filter(pc.equal(example_rows["neighbour"], 0)).select(["run_id", "neuron", *_PAIR])
     for run_id, neuron, *pair in zip(*(column.to_pylist() for column in nearest.columns), strict=True):
         pairs.setdefault((run_id, neuron), []).append(ExamplePair(*pair))
     scores: dict[int, list[LabelScore]] = {}
@@ -302,13 +306,7 @@ def _from_rows(subject: Subject, label_rows: pa.Table, example_rows: pa.Table, t
             note,
             run_id,
             neuron in uncertain,
-            _rivals(scores[neuron]),
+            rivals_of(scores[neuron]),
         )
         for neuron, (run_id, method, state, note) in heads.items()
     }
-
-
-def _rivals(scores: Sequence[LabelScore]) -> tuple[LabelScore, ...]:
-    """Return the candidates beside the best that come first in some resamples, most often first."""
-    found = [score for score in scores[1:] if score.share]
-    return tuple(sorted(found, key=lambda score: -(score.share or 0.0))[:_RIVALS])

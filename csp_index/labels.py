@@ -5,7 +5,7 @@ A label is kept under the hash of everything it depends on, so asking again read
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -150,6 +150,14 @@ def _make(
         return made.labels(subject, request.top)
 
 
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What labels rest on, whatever the candidates: the example sets of M neurons and evidence without texts."""
+
+    examples: Examples
+    evidence: Evidence
+
+
 def score_neurons(
     store: Store,
     subject: Subject,
@@ -158,26 +166,63 @@ def score_neurons(
     means: Means | None = None,
 ) -> NeuronScores:
     """Return the scores of all candidates for the subject's neurons, from the images of its pool; stores nothing."""
-    row = scoring.method(request.method)
-    examples = gather_examples(store, subject, request.examples, contrast=row.needs_contrast, means=means)
-    vectors, empty = texts.embeddings, texts.empty
-    if request.scoring.renormalise_text:
-        vectors = texts.directions
-        empty = None if empty is None else torch.nn.functional.normalize(empty, dim=0)
-    evidence = replace(_evidence(store, subject, examples, vectors, row, request.scoring), empty_text=empty)
+    gathered = gather(store, subject, request, means)
+    evidence = with_texts(gathered.evidence, request, texts)
+    scale = scoring.method(request.method).background(request.scoring)
+    if scale is not None:
+        share = dataset_share(store, subject, gathered.examples.images, evidence.texts, scale)
+        evidence = replace(evidence, label_share=share)
     if len(subject.neurons) > _MANY:
         release(store)  # the scores of many neurons need the memory, and the next question may be long in coming
-    if row.needs_response:
-        evidence = _with_response(store, subject, request, evidence, texts.own)
+    if scoring.method(request.method).needs_response:
+        evidence = with_response(store, subject, request, evidence, texts.own)
+    return score_evidence(request, gathered.examples, evidence, texts.own)
+
+
+def gather(
+    store: Store,
+    subject: Subject,
+    request: LabelRequest,
+    means: Means | None = None,
+    examples: Examples | None = None,
+) -> Gathered:
+    """Return the example sets of the subject's neurons with the embeddings of their images; neither knows candidates.
+
+    They hang on the method and on `request.examples`, and on nothing else of the request. `examples` are the sets,
+    where they are known already.
+    """
+    row = scoring.method(request.method)
+    if examples is None:
+        examples = gather_examples(store, subject, request.examples, contrast=row.needs_contrast, means=means)
+    return Gathered(examples, _evidence(store, subject, examples, row))
+
+
+def with_texts(evidence: Evidence, request: LabelRequest, texts: CandidateTexts) -> Evidence:
+    """Return the evidence with the candidates as the request wants their embeddings: at unit length or as they are."""
+    if not request.scoring.renormalise_text:
+        return replace(evidence, texts=texts.embeddings, empty_text=texts.empty)
+    empty = None if texts.empty is None else torch.nn.functional.normalize(texts.empty, dim=0)
+    return replace(evidence, texts=texts.directions, empty_text=empty)
+
+
+def score_evidence(
+    request: LabelRequest, examples: Examples, evidence: Evidence, own: Ownership | None = None
+) -> NeuronScores:
+    """Return the scores of all candidates from evidence that has all its method needs."""
     scored = scoring.score(request.method, evidence, request.scoring)
-    states = np.where(
-        examples.dead, "dead", np.where(examples.without_contrast & row.needs_contrast, "no-contrast", "labelled")
-    )
-    if texts.own is not None:
-        scored = replace(scored, scores=texts.own.mask(scored.scores, examples.neurons))
-        none = (texts.own.available(examples.neurons) == 0).numpy()
+    states = states_of(request, examples)
+    if own is not None:
+        scored = replace(scored, scores=own.mask(scored.scores, examples.neurons))
+        none = (own.available(examples.neurons) == 0).numpy()
         states = np.where(none & (states != "dead"), "no-candidates", states)
-    return NeuronScores(request, examples, evidence, scored, states, texts.own)
+    return NeuronScores(request, examples, evidence, scored, states, own)
+
+
+def states_of(request: LabelRequest, examples: Examples) -> np.ndarray:
+    """Return the label state [M] of neurons with these example sets, as long as candidates are everybody's."""
+    missing = examples.without_contrast & scoring.method(request.method).needs_contrast
+    found: np.ndarray = np.where(examples.dead, "dead", np.where(missing, "no-contrast", "labelled"))
+    return found
 
 
 def concept_vectors(store: Store, subject: Subject, request: LabelRequest, means: Means | None = None) -> torch.Tensor:
@@ -185,9 +230,7 @@ def concept_vectors(store: Store, subject: Subject, request: LabelRequest, means
     row = scoring.method(request.method)
     if row.vector is None:
         raise LabelError(f"method {request.method} has no concept vector (these have: {', '.join(_with_vector())})")
-    examples = gather_examples(store, subject, request.examples, contrast=row.needs_contrast, means=means)
-    evidence = _evidence(store, subject, examples, torch.zeros(0, subject.source.width), row, request.scoring)
-    return row.vector(evidence, request.scoring)
+    return row.vector(gather(store, subject, request, means).evidence, request.scoring)
 
 
 def _describe(subject: Subject, request: LabelRequest, candidates_key: str, images: int) -> dict[str, object]:
@@ -199,7 +242,7 @@ def _describe(subject: Subject, request: LabelRequest, candidates_key: str, imag
         "layer_identity": subject.target.identity,
         "images": images,
         "method": request.method,
-        "examples": _examples_described(request.examples),
+        "examples": examples_described(request.examples),
         "scoring": asdict(request.scoring),
         "candidates": candidates_key,
         "kept": max(KEPT, request.top),
@@ -211,7 +254,7 @@ def _describe(subject: Subject, request: LabelRequest, candidates_key: str, imag
     return described
 
 
-def _examples_described(options: ExampleOptions) -> dict[str, object]:
+def examples_described(options: ExampleOptions) -> dict[str, object]:
     """Return the options that count: those of the synthetic kind only where it is asked for."""
     given = asdict(options)
     if "synthetic" not in options.kinds:
@@ -229,11 +272,16 @@ def _compute(
     hashed: str,
     means: Means,
 ) -> Made:
-    found = score_neurons(store, subject, request, texts, means)
+    return made_of(subject, score_neurons(store, subject, request, texts, means), texts.texts, run_id, hashed)
+
+
+def made_of(subject: Subject, found: NeuronScores, texts: Sequence[str], run_id: str = "", hashed: str = "") -> Made:
+    """Return the labels that scores amount to, with the confidence in them, as the rows that may be stored."""
+    request = found.request
     best = found.leaders(max(KEPT, request.top))
     confidence = found.confidence(best[:, :KEPT])
     ranking = Ranking(
-        found.scored.scores.gather(1, best), best, texts.texts, found.states, confidence, found.available.numpy()
+        found.scored.scores.gather(1, best), best, texts, found.states, confidence, found.available.numpy()
     )
     label_rows = label_rows_of(subject, request, found.examples, ranking, run_id, hashed)
     example_rows = example_rows_of(subject, request, found.examples, run_id)
@@ -258,10 +306,8 @@ def check_request(store: Store, subject: Subject, request: LabelRequest) -> None
     activating_sets(subject.statistics(store).slice(0, 1), request.examples)
 
 
-def _evidence(
-    store: Store, subject: Subject, examples: Examples, texts: torch.Tensor, row: MethodRow, options: ScoringOptions
-) -> Evidence:
-    """Read the embeddings that the examples name, and what the method needs to know of the whole dataset."""
+def _evidence(store: Store, subject: Subject, examples: Examples, row: MethodRow) -> Evidence:
+    """Read the embeddings that the examples name, and the dataset's mean where the method looks at it."""
     ids = torch.cat([examples.activating.flatten(), examples.contrastive.flatten()])
     used = ids[ids >= 0].unique()
     vectors = vectors_of(store, subject.source, examples.images).of(used)
@@ -269,28 +315,35 @@ def _evidence(
     def places(chosen: torch.Tensor) -> torch.Tensor:
         return torch.searchsorted(used, chosen.clamp(min=0)).masked_fill(chosen < 0, -1)
 
-    mask = _seen(subject, examples.images)
-    scale = row.background(options)
-    total = torch.zeros(subject.source.width, dtype=torch.float64)
-    share = torch.zeros(len(texts), dtype=torch.float64)
-    if row.needs_mean or scale is not None:
-        for tile in pool_embeddings(store, subject.source, mask):
-            total += tile.sum(0, dtype=torch.float64)
-            if scale is not None:
-                share += label_share(tile, texts, scale)
-    images = int(mask.sum())
     return Evidence(
         vectors if len(vectors) else torch.zeros(1, subject.source.width),
         places(examples.activating),
         examples.activations,
         places(examples.contrastive),
-        texts,
-        (total / images).float() if row.needs_mean else None,
-        None if scale is None else share / images,
+        torch.zeros(0, subject.source.width),
+        _dataset_mean(store, subject, examples.images) if row.needs_mean else None,
         neurons=examples.neurons,
         similarities=examples.similarities,
         partners=examples.contrastive.shape[2] // max(1, len(examples.kinds)),
     )
+
+
+def _dataset_mean(store: Store, subject: Subject, images: int) -> torch.Tensor:
+    """Return the mean embedding [D] of the images the answer rests on."""
+    mask = _seen(subject, images)
+    total = torch.zeros(subject.source.width, dtype=torch.float64)
+    for tile in pool_embeddings(store, subject.source, mask):
+        total += tile.sum(0, dtype=torch.float64)
+    return (total / int(mask.sum())).float()
+
+
+def dataset_share(store: Store, subject: Subject, images: int, texts: torch.Tensor, scale: float) -> torch.Tensor:
+    """Return the mean share of the texts [C, D] over the images the answer rests on, float64 [C]: see `Evidence`."""
+    mask = _seen(subject, images)
+    share = torch.zeros(len(texts), dtype=torch.float64)
+    for tile in pool_embeddings(store, subject.source, mask):
+        share += label_share(tile, texts, scale)
+    return share / int(mask.sum())
 
 
 def _seen(subject: Subject, images: int) -> torch.Tensor:
@@ -298,8 +351,8 @@ def _seen(subject: Subject, images: int) -> torch.Tensor:
     return torch.ones(images, dtype=torch.bool) if subject.pool is None else subject.pool.mask
 
 
-def _with_response(
-    store: Store, subject: Subject, request: LabelRequest, evidence: Evidence, own: Ownership | None
+def with_response(
+    store: Store, subject: Subject, request: LabelRequest, evidence: Evidence, own: Ownership | None = None
 ) -> Evidence:
     """Add the response of the neurons to all images: one pass for all labels, and one for the leading ones."""
     scale = scoring.method(request.method).background(request.scoring)

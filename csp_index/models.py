@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from csp_index import catalog
@@ -70,34 +70,36 @@ class Models:
             raise NetworkError(f"layer {target.key} came as arrays: there is no network to run images through")
         if target.key in self._networks:
             return self._networks[target.key]
-        loaded = load_network(
-            target.network,
-            layers=[target.key.layer],
-            pool=target.pool,
-            weights=target.weights,
-            name=target.key.model,
-            device=self.device,
-        )
-        found = loaded.identity_of(target.key.layer)
-        for name in ("weights", "sparse"):
-            if found.get(name) != target.identity.get(name):
-                raise NetworkError(
-                    f"{target.network} is not the network the index was built with: its {name} is "
-                    f"{found.get(name)}, was {target.identity.get(name)}; restore the old files"
-                )
+        loaded = self._load([target])
+        _check_same(loaded, target)
         self._networks[target.key] = loaded
         return loaded
 
+    def held_networks(self, targets: Sequence[LayerInfo]) -> list[Network]:
+        """Return the networks that layers of the index belong to, one for all layers that share it; as above."""
+        networks = []
+        for group in by_network(targets):
+            loaded = self._load(group)
+            for info in group:
+                _check_same(loaded, info)
+            networks.append(loaded)
+        return networks
+
+    def _load(self, layers: Sequence[LayerInfo]) -> Network:
+        """Load the network of some layers, all of the same."""
+        first = layers[0]
+        return load_network(
+            first.network,
+            layers=[info.key.layer for info in layers],
+            pool=first.pool,
+            weights=first.weights,
+            name=first.key.model,
+            device=self.device,
+        )
+
     def all_held(self, store: Store) -> tuple[list[Encoder], list[Network]]:
         """Return every encoder and network of the index; layers of one network share it."""
-        groups: dict[tuple[str, str, str | None, str], list[str]] = {}
-        for info in catalog.layers(store):
-            if info.network != "arrays":
-                groups.setdefault((info.key.model, info.network, info.weights, info.pool), []).append(info.key.layer)
-        networks = [
-            load_network(spec, layers=layers, pool=pool, weights=weights, name=name, device=self.device)
-            for (name, spec, weights, pool), layers in groups.items()
-        ]
+        networks = [self._load(group) for group in by_network(catalog.layers(store))]
         return [self.held_encoder(info) for info in catalog.encoders(store)], networks
 
     def to_run(
@@ -121,3 +123,23 @@ class Models:
                 "a new index needs an encoder: give one, for example open_clip:ViT-B-32/laion2b_s34b_b79k"
             )
         return loaded, studied
+
+
+def by_network(targets: Iterable[LayerInfo]) -> list[list[LayerInfo]]:
+    """Return the layers of networks at hand (not of arrays), those of one network together."""
+    groups: dict[tuple[str, str, str | None, str], list[LayerInfo]] = {}
+    for info in targets:
+        if info.network != "arrays":
+            groups.setdefault((info.key.model, info.network, info.weights, info.pool), []).append(info)
+    return list(groups.values())
+
+
+def _check_same(loaded: Network, target: LayerInfo) -> None:
+    """Refuse a network that is not the one a layer of the index was made with."""
+    found = loaded.identity_of(target.key.layer)
+    for name in ("weights", "sparse"):
+        if found.get(name) != target.identity.get(name):
+            raise NetworkError(
+                f"{target.network} is not the network the index was built with: its {name} is "
+                f"{found.get(name)}, was {target.identity.get(name)}; restore the old files"
+            )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 
@@ -112,19 +111,31 @@ def by_products(asked: Question) -> tuple[torch.Tensor, torch.Tensor]:
 class _Block:
     """Some of the neurons in question; with a reader, their activations are on the way from the store already."""
 
+    # No cached_property: up to Python 3.11 its lock is one for all objects, and questions would wait for each other.
+
     def __init__(self, part: Question, reader: ThreadPoolExecutor | None) -> None:
         self.part = part
         self._coming = None if reader is None else reader.submit(part.activations)
+        self._activations: torch.Tensor | None = None
+        self._low: torch.Tensor | None = None
 
-    @cached_property
+    @property
     def activations(self) -> torch.Tensor:
         """The activations [M, N]."""
-        return self.part.activations() if self._coming is None else self._coming.result()
+        if self._activations is None:
+            self._activations = self.part.activations() if self._coming is None else self._coming.result()
+        return self._activations
 
-    @cached_property
+    @property
     def low(self) -> torch.Tensor:
         """Which images may be contrastive, [M, N]."""
-        return self.part.silent(self.activations)
+        if self._low is None:
+            self._low = self.part.silent(self.activations)
+        return self._low
+
+    @low.setter
+    def low(self, mask: torch.Tensor) -> None:
+        self._low = mask
 
 
 def _distinct(activating: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

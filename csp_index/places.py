@@ -49,6 +49,11 @@ class LocalPlace:
         """Tell whether an index is there; False, too, where nothing may be looked at."""
         return os.path.isdir(self.root / _MARK)
 
+    def tables(self) -> list[str] | None:
+        """Return the names of the tables, sorted."""
+        with os.scandir(self.root) as found:
+            return sorted(entry.name.removesuffix(".lance") for entry in found if entry.name.endswith(".lance"))
+
     def stamp(self, table: str, version: int) -> object:
         """Return what a commit of a table has of its own; None where it is gone."""
         versions = f"{self.address}/{table}.lance/_versions"
@@ -110,6 +115,10 @@ class BucketPlace:
     def options(self) -> dict[str, str]:
         """What Lance is told beside the URI; keys and endpoint it finds in the environment itself."""
         return {"allow_http": "true"} if _plain_http() else {}
+
+    def tables(self) -> list[str] | None:
+        """Return None: Lance lists them page by page."""
+        return None
 
     def stamp(self, table: str, version: int) -> object:
         """Return None: it would be one more request for every reading. An index is not made anew under a reader."""

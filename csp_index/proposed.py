@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -38,6 +39,7 @@ from csp_index.vocabularies import clean_text
 VOCABULARY = "vocabulary"
 KINDS = ("vlm", "captioner", "neighbours")  # of what models and other neurons say
 
+_log = logging.getLogger(__name__)
 _CHECKED = ("vlm", "captioner")  # the kinds that may be invented
 _ANSWER = ("run_id", "settings_hash", "neuron", "kind", "proposer")
 
@@ -122,7 +124,8 @@ def read_proposals(store: Store, target: LayerInfo, kinds: Sequence[str], propos
     """Return what proposers (default all) of the given kinds named for the layer's neurons.
 
     Of each proposer the last answer about a neuron counts, even one without candidates, and no earlier one.
-    Errors: LabelError for a kind of which the layer has no candidate.
+    Logged is a warning where they were named before the index grew. Errors: LabelError for a kind of which the layer
+    has no candidate.
     """
     chosen = ",".join(catalog.sql_text(kind) for kind in kinds)
     where = f"{catalog.layer_filter(target)} AND kind IN ({chosen})"
@@ -140,6 +143,7 @@ def read_proposals(store: Store, target: LayerInfo, kinds: Sequence[str], propos
             f"layer {target.key} has no candidates of kind {missing[0]}{told}{fruitless}: "
             f"run `csp-index candidates {store.uri} --layer {target.key}` first"
         )
+    _warn_of_early(store, target, rows)
     order = pc.index_in(rows["kind"], pa.array(KINDS))
     columns = ("neuron", "order", "proposer", "rank")
     return _proposals(rows.append_column("order", order).sort_by([(name, "ascending") for name in columns]))
@@ -192,6 +196,23 @@ def joined(
         vectors[-1] if base is None else base.empty,
         Ownership(len(shared), torch.from_numpy(proposals.neurons), union[torch.from_numpy(proposals.places)]),
     )
+
+
+def _warn_of_early(store: Store, target: LayerInfo, rows: pa.Table) -> None:
+    """Tell of how many neurons the candidates were named when the layer had seen fewer images than it has now."""
+    images = int(catalog.neuron_rows(store, target, [0])["images"][0].as_py())
+    named = ",".join(catalog.sql_text(run) for run in rows["run_id"].unique().to_pylist())
+    runs = store.read(schema.RUNS, ["run_id", "settings"], f"run_id IN ({named})").to_pylist()
+    early = [run["run_id"] for run in runs if json.loads(run["settings"]).get("images", images) < images]
+    neurons = rows.filter(pc.is_in(rows["run_id"], pa.array(early, pa.string())))["neuron"].unique()
+    if len(neurons):
+        _log.warning(
+            "candidates of %d neurons of %s were named when the index held fewer than its %d images: "
+            "`csp-index candidates` asks again",
+            len(neurons),
+            target.key,
+            images,
+        )
 
 
 def _newest(answers: pa.Table) -> pa.Table:

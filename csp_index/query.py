@@ -8,6 +8,7 @@ statement's reach. The limits stop mistakes, not attackers: SQL from strangers b
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import os
 import re
@@ -28,6 +29,7 @@ __all__ = ["ReadActivations", "ResultFormat", "SqlLimits", "SqlResult", "run_sql
 
 ReadActivations = Callable[[str], pa.Table]
 
+_BATCH = 2048  # rows fetched at once where the bytes are limited: what does not fit is held for a moment
 _NEURON = pa.struct([("image_id", pa.int64()), ("activation", pa.float32())])
 _MACRO = """
 CREATE MACRO activations(address) AS TABLE
@@ -43,6 +45,7 @@ class SqlLimits:
     threads: int | None = None  # None: one for each core
     seconds: float | None = None
     rows: int | None = None  # further rows are cut off, and the result says so
+    bytes: int | None = None  # of the result in memory; further rows are cut off, too
 
 
 def run_sql(
@@ -76,7 +79,7 @@ def run_sql(
             connection.execute("SET lock_configuration = true")
             select = _only_select(connection, statement)
             with _time_limit(connection, limits.seconds):
-                return _fetch(connection, select, limits.rows)
+                return _fetch(connection, select, limits)
     finally:
         connection.close()
 
@@ -108,20 +111,30 @@ def _only_select(connection: duckdb.DuckDBPyConnection, statement: str) -> duckd
     return parsed[0]
 
 
-def _fetch(connection: duckdb.DuckDBPyConnection, select: duckdb.Statement, limit: int | None) -> SqlResult:
-    """Run the statement and stop reading after `limit` rows."""
-    reader = connection.sql(select).to_arrow_reader()
-    batches, count = [], 0
+def _fetch(connection: duckdb.DuckDBPyConnection, select: duckdb.Statement, limits: SqlLimits) -> SqlResult:
+    """Run the statement and stop reading at the first row beyond the limits."""
+    relation = connection.sql(select)
+    reader = relation.to_arrow_reader() if limits.bytes is None else relation.to_arrow_reader(_BATCH)
+    rows, left = limits.rows, limits.bytes
+    batches, truncated = [], False
     for batch in reader:
-        batches.append(batch)
-        count += batch.num_rows
-        if limit is not None and count > limit:
+        kept = batch.num_rows if rows is None else min(batch.num_rows, rows)
+        if left is not None:
+            kept = _fitting(batch, kept, left)
+            left -= batch.slice(0, kept).nbytes
+        rows = None if rows is None else rows - kept
+        batches.append(batch.slice(0, kept))
+        if truncated := kept < batch.num_rows:
             break
     table = pa.Table.from_batches(batches, schema=reader.schema)
-    table = table.rename_columns(_unique(table.column_names))
-    if limit is None or count <= limit:
-        return SqlResult(table)
-    return SqlResult(table.slice(0, limit), truncated=True)
+    return SqlResult(table.rename_columns(_unique(table.column_names)), truncated)
+
+
+def _fitting(batch: pa.RecordBatch, rows: int, size: int) -> int:
+    """Return how many of the first `rows` rows take at most `size` bytes."""
+    if batch.slice(0, rows).nbytes <= size:
+        return rows
+    return bisect.bisect_right(range(1, rows + 1), size, key=lambda count: batch.slice(0, count).nbytes)
 
 
 def _unique(names: list[str]) -> list[str]:
@@ -212,8 +225,8 @@ def _translated(failures: list[CspIndexError], views: tuple[str, ...]) -> Iterat
 
 
 def _one_line(exc: Exception) -> str:
-    """Return the message without the extract of the statement under it."""
-    text = re.split(r"\n+LINE \d+:", str(exc))[0]
+    """Return the message without the extract of the statement under it, and without settings that are locked here."""
+    text = re.split(r"\n+(?:LINE \d+:|Possible solutions:)", str(exc))[0]
     return re.sub(r"\s+", " ", text).strip()
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from csp_index import catalog, settings
 from csp_index.addresses import check_numbers
+from csp_index.fetching import activations_of
 from csp_index.opening import find_store, open_store
 from csp_index.query import SqlLimits, run_sql
 from csp_index.records import LayerKey, NeuronKey
@@ -71,9 +72,7 @@ class Reader:
         target = catalog.layer(self.store, key.layer_key)
         check_numbers(target, [key.neuron])
         images = int(catalog.neuron_rows(self.store, target, [key.neuron])["images"][0].as_py())
-        from csp_index import tiles  # brings torch
-
-        return tiles.activations_of(self.store, target, key.neuron, images).numpy()
+        return activations_of(self.store, target, key.neuron, images)
 
     def status(self) -> dict[str, Any]:
         """Return what the index holds: images, failures, encoders, layers, runs, and whether a run was cut off."""

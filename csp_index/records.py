@@ -27,6 +27,7 @@ Method = Literal[
 ContrastKind = Literal["nearest", "falcon", "perturbation", "synthetic", "random"]
 DerivedKind = Literal["perturbation", "synthetic"]  # contrast kinds whose images are made
 LabelState = Literal["labelled", "dead", "no-contrast", "no-candidates"]
+_RIVALS = 5
 IndexKind = Literal["none", "ivf_flat", "ivf_sq", "ivf_pq", "ivf_rq", "ivf_hnsw_sq"]  # Lance's own names
 
 
@@ -87,7 +88,10 @@ class NeuronKey:
 
 @dataclass(frozen=True, slots=True)
 class ExamplePair:
-    """An activating image and its contrastive partner (None where the neuron has no candidate)."""
+    """An activating image and a contrastive partner of it (None where the neuron has no candidate).
+
+    `neighbour` counts the partners of one image, 0 being the first, and `kind` is the partner's kind of contrast.
+    """
 
     rank: int
     image_id: int
@@ -95,6 +99,8 @@ class ExamplePair:
     contrast_id: int | None = None
     contrast_activation: float | None = None
     similarity: float | None = None
+    neighbour: int = 0
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,12 @@ class LabelScore:
     low: float | None = None
     high: float | None = None
     share: float | None = None
+
+
+def rivals_of(scores: Sequence[LabelScore]) -> tuple[LabelScore, ...]:
+    """Return the candidates beside the best that come first in some resamples, most often first; at most five."""
+    found = [score for score in scores[1:] if score.share]
+    return tuple(sorted(found, key=lambda score: -(score.share or 0.0))[:_RIVALS])
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from csp_index.errors import QueryError
+from csp_index.errors import QueryError, one_line
 from csp_index.records import Label
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class SqlResult:
     """The rows a statement returned."""
 
     table: pa.Table
-    truncated: bool = False  # SqlLimits.rows cut the result
+    truncated: bool = False  # a limit of SqlLimits cut the result
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -74,8 +74,22 @@ class SqlResult:
 
     def rows(self, limit: int | None = None) -> list[dict[str, Any]]:
         """Return the first `limit` rows (all by default) as dictionaries, column name to value."""
-        rows: list[dict[str, Any]] = _shortest_floats(self.table.slice(0, limit)).to_pylist()
+        try:
+            rows: list[dict[str, Any]] = _shortest_floats(self.table.slice(0, limit)).to_pylist()
+        except (OverflowError, ValueError, pa.ArrowException) as exc:
+            raise QueryError(
+                f"the result holds times that Python cannot hold ({one_line(exc)}): CAST them to VARCHAR"
+            ) from exc
         return rows
+
+    def as_json(self) -> dict[str, Any]:
+        """Return {"columns": names, "types": Arrow's names of their types, "rows": lists of values JSON can say}."""
+        rows = [[_plain(value) for value in row.values()] for row in self.rows()]
+        return {
+            "columns": self.table.column_names,
+            "types": [str(kind) for kind in self.table.schema.types],
+            "rows": rows,
+        }
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.table.column_names)
@@ -159,21 +173,37 @@ def write_result(result: SqlResult, format: ResultFormat, out: str | Path | None
         writer(result, file)
 
 
-def _write_parquet(result: SqlResult, out: str | Path | None) -> None:
+def encode_result(result: SqlResult, format: Literal["csv", "json", "parquet"]) -> bytes:
+    """Return `result` as the bytes of the file that `write_result` writes."""
+    if format == "parquet":
+        buffer = io.BytesIO()  # parquet seeks, a pipe does not
+        _encode_parquet(result, buffer)
+        return buffer.getvalue()
+    text = io.StringIO()
+    (_write_csv if format == "csv" else _write_json)(result, text)
+    return text.getvalue().encode()
+
+
+def _encode_parquet(result: SqlResult, out: Any) -> None:
     import pyarrow.parquet
 
+    try:
+        pyarrow.parquet.write_table(result.table, out)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as exc:
+        raise QueryError(f"parquet cannot hold the result ({one_line(exc)}): CAST the column to VARCHAR") from exc
+
+
+def _write_parquet(result: SqlResult, out: str | Path | None) -> None:
     if out is not None:
         with _file_errors(out):
-            pyarrow.parquet.write_table(result.table, out)
+            _encode_parquet(result, out)
         return
     if sys.stdout.isatty():
         raise QueryError(
             "parquet is not text and would garble the terminal: name a file to write, or redirect the output"
         )
-    buffer = io.BytesIO()  # parquet seeks, a pipe does not
-    pyarrow.parquet.write_table(result.table, buffer)
     sys.stdout.flush()
-    sys.stdout.buffer.write(buffer.getbuffer())
+    sys.stdout.buffer.write(encode_result(result, "parquet"))
 
 
 def _write_table(result: SqlResult, file: TextIO) -> None:

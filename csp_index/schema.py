@@ -160,7 +160,7 @@ _TABLES: dict[str, pa.Schema] = {
         ("prompt_hash", pa.string()),
         ("state", pa.string()),  # answered, unparsed, failed
         ("raw", pa.string()),  # what the model said, as it came
-        ("reason", pa.string()),  # why there are no candidates; else ""
+        ("reason", pa.string()),  # why there are no candidates, or not all that were said; else ""
         ("requests", pa.int32()),
         ("prompt_tokens", pa.int64()),
         ("completion_tokens", pa.int64()),

@@ -88,7 +88,23 @@ SETTINGS: dict[str, Setting] = {
         Setting("vlm_retries", 4, "How often a request is repeated after a time-out, a broken connection, 429 or 5xx."),
         Setting("vlm_tokens", 1024, "New tokens of an endpoint's answer, at most; thoughts count, too."),
         Setting("vlm_key_variable", "OPENAI_API_KEY", "Environment variable that holds the key of an endpoint."),
+        Setting("serve_host", "127.0.0.1", "Address that `serve` listens on."),
+        Setting("serve_port", 8000, "Port that `serve` listens on."),
+        Setting("serve_threads", 4, "Threads that answer requests; more than cores + 2 slow each other down."),
+        Setting("serve_waiting", 64, "Requests that `serve` works on or keeps waiting; more are sent away with 503."),
+        Setting("serve_timeout", 30.0, "Longest time that one request may take, in seconds."),
+        Setting("serve_arrival", 20.0, "Longest time that a request may take to arrive, in seconds."),
+        Setting("serve_body_bytes", 2**20, "Largest body of a request, in bytes, but for pictures."),
+        Setting("serve_upload_bytes", 10 * 2**20, "Largest picture that can be sent, in bytes."),
+        Setting("serve_upload_pixels", 25_000_000, "Largest width x height of a picture that can be sent."),
+        Setting("serve_page", 48, "Neurons that a page or an answer shows unless asked for more or fewer."),
+        Setting("serve_page_limit", 200, "Neurons that can be asked for at once, at most."),
+        Setting("serve_held_bytes", 256 * 2**20, "Memory that `serve` gives to what it keeps ready, in bytes."),
         Setting("sql_memory", "2GB", "Memory limit of one SQL statement."),
+        Setting("sql_seconds", 10.0, "Seconds that one SQL statement over HTTP may run, and wait for its turn."),
+        Setting("sql_rows", 10_000, "Rows of its answer, at most; further ones are cut off."),
+        Setting("sql_bytes", 8 * 2**20, "Bytes of its answer, at most; further rows are cut off."),
+        Setting("sql_processes", 2, "SQL statements over HTTP that run at once, each in a process of its own."),
     )
 }
 

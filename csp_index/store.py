@@ -26,8 +26,6 @@ from csp_index.records import VectorIndex
 
 os.environ.setdefault("LANCE_LOG", "error")  # its warnings speak to developers of Lance, not to our users
 
-import lancedb
-
 _UNREADABLE = "cannot be read (is a file damaged?)"
 _INDEX_CACHE, _METADATA_CACHE = 256 * 2**20, 64 * 2**20  # bytes; Lance would take several GB
 _SMALL, _KEPT = 2**18, 64  # bytes of an answer kept for the next who asks the same, and how many are kept
@@ -54,12 +52,25 @@ class Store:
         for held in (self._tables, self._datasets, self._reads, self._stamps, self.derived):
             held.clear()
         self._session: Any = None
-        with _translated(f"{self.uri} cannot be opened"):
-            session = lancedb.Session(index_cache_size_bytes=_INDEX_CACHE, metadata_cache_size_bytes=_METADATA_CACHE)
-            self._connection = lancedb.connect(self.address, storage_options=self._place.options, session=session)
+        self._connected: Any = None
+
+    @property
+    def _connection(self) -> Any:
+        """For writing and searching; who only reads does without, for lancedb takes a second to load."""
+        if self._connected is None:
+            import lancedb
+
+            with _translated(f"{self.uri} cannot be opened"):
+                session = lancedb.Session(_INDEX_CACHE, _METADATA_CACHE)
+                options = self._place.options
+                self._connected = lancedb.connect(self.address, storage_options=options, session=session)
+        return self._connected
 
     def table_names(self) -> list[str]:
         """Return the names of all tables, sorted."""
+        with _translated(f"tables of {self.uri} cannot be listed"):
+            if (listed := self._place.tables()) is not None:
+                return listed
         names: list[str] = []
         token: str | None = None
         while True:
@@ -171,13 +182,13 @@ class Store:
             empty = schema.table_schema(name).empty_table()
             return empty.select(list(columns)) if columns else empty
         key = (name, dataset.version, tuple(columns or ()), where)
-        if key in self._reads:
-            return self._reads[key]
-        with self._told(name, _UNREADABLE):
-            rows = dataset.to_table(columns=list(columns) if columns else None, filter=where)
+        rows = self._reads.pop(key, None)  # and back at the end: who is asked for least goes first
+        if rows is None:
+            with self._told(name, _UNREADABLE):
+                rows = dataset.to_table(columns=list(columns) if columns else None, filter=where)
         if rows.nbytes <= _SMALL:
             if len(self._reads) >= _KEPT:
-                self._reads.pop(next(iter(list(self._reads))), None)
+                self._reads.pop(next(iter(list(self._reads)), key), None)
             self._reads[key] = rows
         return rows
 

@@ -10,14 +10,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from csp_index import catalog
 from csp_index.catalog import EncoderInfo, LayerInfo, Shard
 from csp_index.errors import StoreError
+from csp_index.fetching import FETCHED, fetch_tiles
 from csp_index.store import Store
 
-_FETCHED = 64  # so many neurons at most are fetched row by row; more come by a scan that skips the others
 _BATCH_BYTES = 4 * 2**20  # of a batch of a scan; several are on the way at once
-_FETCHED_BYTES = 16 * 2**20
 
 
 def embedding_tiles(store: Store, info: EncoderInfo, marks: Sequence[Shard]) -> Iterator[torch.Tensor]:
@@ -55,8 +53,8 @@ def activation_tiles(
     if not marks:
         return
     wanted = np.arange(info.neurons) if neurons is None else np.asarray(neurons)
-    if len(wanted) <= _FETCHED and len(wanted) < info.neurons:
-        yield from _fetched_tiles(store, info, marks, wanted)
+    if len(wanted) <= FETCHED and len(wanted) < info.neurons:
+        yield from map(torch.from_numpy, fetch_tiles(store, info, marks, wanted))
         return
     where = f"shard <= {marks[-1].number}"
     if len(wanted) < info.neurons:
@@ -86,46 +84,6 @@ def activation_tiles(
                 rows = []
     if rows or next(following, None) is not None:
         raise StoreError(f"activations of {info.key} end before shard {marks[-1].number}: index again")
-
-
-def _fetched_tiles(store: Store, info: LayerInfo, marks: Sequence[Shard], wanted: np.ndarray) -> Iterator[torch.Tensor]:
-    """Fetch the rows of few neurons by their place, several shards at a time; nothing else is read."""
-    _check_order(store, info)
-    dataset = store.dataset(info.table)
-    size = max(1, _FETCHED_BYTES // (4 * len(wanted) * max(mark.rows for mark in marks)))
-    for start in range(0, len(marks), size):
-        group = marks[start : start + size]
-        numbers = np.array([mark.number for mark in group])
-        found = dataset.take((numbers[:, None] * info.neurons + wanted).ravel(), columns=["values"])
-        column = found["values"].combine_chunks()
-        lengths = column.value_lengths().to_numpy().reshape(len(group), -1)
-        for mark, held_lengths in zip(group, lengths, strict=True):
-            if (held_lengths != mark.rows).any():
-                raise StoreError(f"activations of {info.key} do not fill shard {mark.number}: index again")
-        values = torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).astype(np.float32))
-        parts = values.split([mark.rows * len(wanted) for mark in group])
-        yield from (part.view(len(wanted), -1) for part in parts)
-
-
-def _check_order(store: Store, info: LayerInfo) -> None:
-    """Refuse a table whose rows do not stand shard by shard, neuron by neuron; looked at once for each state of it."""
-    key, state = ("in order", info.table), store.state(info.table)
-    if store.derived.get(key) == state:
-        return
-    place = 0
-    for batch in store.scan(info.table, ["shard", "neuron"], batch_rows=2**17):
-        rows = batch.column("shard").to_numpy().astype(np.int64) * info.neurons + batch.column("neuron").to_numpy()
-        if not np.array_equal(rows, np.arange(place, place + len(rows))):
-            raise StoreError(f"activations of {info.key} are out of order: index again")
-        place += len(rows)
-    store.derived[key] = state
-
-
-def activations_of(store: Store, target: LayerInfo, neuron: int, images: int) -> torch.Tensor:
-    """Return one neuron's activations over the first `images` images, [N]; reads that neuron's rows only."""
-    marks = catalog.covered(store, target.what, images)
-    parts = list(activation_tiles(store, target, marks, np.array([neuron])))
-    return torch.cat([part[0] for part in parts])
 
 
 def embeddings_of(store: Store, source: EncoderInfo, ids: np.ndarray) -> torch.Tensor:

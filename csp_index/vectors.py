@@ -5,6 +5,7 @@ A process that asks again finds them held, as long as the table has not changed.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -25,13 +26,14 @@ _HALF = 2.0**-9  # bfloat16 keeps 8 bits: it rounds a number by so much of its s
 
 
 class Vectors:
-    """The embeddings [N, D] of the images 0 .. N - 1, unit length."""
+    """The embeddings [N, D] of the images 0 .. N - 1, unit length; several threads may ask."""
 
     def __init__(self, store: Store, source: EncoderInfo, images: int) -> None:
         """Refer to the embeddings; they are read when first asked for. A rounded copy counts as half of them."""
         self.store, self.source, self.images = store, source, images
         self.holds = images * source.width * 6 <= settings.number("held_bytes")
         self._held: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+        self._reading = threading.Lock()  # what is large is read, or rounded, by one thread
         self._asked = self._fetched = 0
         self._looks: torch.Tensor | None = None
         self._rounded = _HALF  # how much of a vector's length rounding takes away at most
@@ -81,12 +83,11 @@ class Vectors:
             for first, tile in self._streamed():
                 yield first, tile.to(device, dtype)
             return
-        key = (str(device), dtype)
-        if key not in self._held:
-            self._held[key] = self._all().to(device, dtype)
-            if dtype != torch.float32:
-                pairs = zip(self._all().split(_ROWS // 16), self._held[key].split(_ROWS // 16), strict=True)
-                self._rounded = max(float((a - b.cpu().float()).norm(dim=1).max()) for a, b in pairs)
+        held = self._all()
+        if (key := (str(device), dtype)) not in self._held:
+            with self._reading:
+                if key not in self._held:
+                    self._held[key] = self._rounded_copy(held, device, dtype)
         for first in range(0, self.images, _ROWS):
             yield first, self._held[key][first : first + _ROWS]
 
@@ -123,14 +124,27 @@ class Vectors:
     def _all(self) -> torch.Tensor:
         key = ("cpu", torch.float32)
         if key not in self._held:
-            held = torch.empty(self.images, self.source.width)
-            marks = catalog.covered(self.store, self.source.what, self.images)
-            first = 0
-            for tile in tiles.embedding_tiles(self.store, self.source, marks):
-                held[first : first + len(tile)] = tile
-                first += len(tile)
-            self._held[key] = held
+            with self._reading:
+                if key not in self._held:
+                    self._held[key] = self._read()
         return self._held[key]
+
+    def _read(self) -> torch.Tensor:
+        held = torch.empty(self.images, self.source.width)
+        marks = catalog.covered(self.store, self.source.what, self.images)
+        first = 0
+        for tile in tiles.embedding_tiles(self.store, self.source, marks):
+            held[first : first + len(tile)] = tile
+            first += len(tile)
+        return held
+
+    def _rounded_copy(self, held: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """Return the embeddings on a device, rounded to `dtype`; how much that takes away is noted."""
+        made = held.to(device, dtype)
+        if dtype != torch.float32:
+            pairs = zip(held.split(_ROWS // 16), made.split(_ROWS // 16), strict=True)
+            self._rounded = max(float((a - b.cpu().float()).norm(dim=1).max()) for a, b in pairs)
+        return made
 
     def _streamed(self) -> Iterator[tuple[int, torch.Tensor]]:
         """Join the shards' embeddings into tiles large enough to work on."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from csp_index.cli import main
+
+if TYPE_CHECKING:
+    from buckets import Bucket, Server
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background, whose children then inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -43,3 +47,29 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Said(int(end.value.code or 0), said.out, said.err)
 
     return typed
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[Server]:
+    """An S3 server on loopback."""
+    from buckets import serving
+
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bucket]:
+    """A fresh bucket in it, and the environment set for it."""
+    from buckets import fresh_bucket
+
+    with fresh_bucket(s3_server, monkeypatch, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def served_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small real index with pictures, labelled by two methods; nobody writes into it."""
+    from served import make_served
+
+    return make_served(tmp_path_factory.mktemp("served"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from fakes import write_arrays
 
-from csp_index import Index, catalog, open_index, schema, tiles
+from csp_index import Index, catalog, fetching, open_index, schema, tiles
 from csp_index.errors import LabelError, StoreError
 from csp_index.records import LayerKey
 from csp_index.store import Store
@@ -81,7 +81,7 @@ def test_rows_without_a_mark_are_ignored(tmp_path):
             rows = rows.set_column(0, "image_id", pa.array(range(IMAGES, IMAGES + rows.num_rows)))
         store.append(table, rows.cast(store.dataset(table).schema))
     assert catalog.image_count(store) == IMAGES
-    np.testing.assert_array_equal(tiles.activations_of(store, target, 2, IMAGES), arrays["activations"][:, 2])
+    np.testing.assert_array_equal(fetching.activations_of(store, target, 2, IMAGES), arrays["activations"][:, 2])
     marks = catalog.shards(store, source.what)
     np.testing.assert_array_equal(torch.cat(list(tiles.embedding_tiles(store, source, marks))), arrays["embeddings"])
     found = list(tiles.activation_tiles(store, target, marks))
@@ -110,13 +110,13 @@ def test_python_and_sql_read_one_neuron_by_that_way_only(tmp_path, monkeypatch):
     make(tmp_path, 20)
     index = Index(tmp_path / "db")
     asked = []
-    whole = tiles.activation_tiles
+    whole = fetching.fetch_tiles
 
-    def watched(store, info, marks, neurons=None):
-        asked.append(None if neurons is None else neurons.tolist())
+    def watched(store, info, marks, neurons):
+        asked.append(neurons.tolist())
         return whole(store, info, marks, neurons)
 
-    monkeypatch.setattr(tiles, "activation_tiles", watched)
+    monkeypatch.setattr(fetching, "fetch_tiles", watched)
     index.activations("m/l/5")
     index.sql("SELECT max(activation) FROM activations('m/l/2')")
     assert asked == [[5], [2]]
@@ -154,7 +154,7 @@ def test_a_shard_of_another_length_is_told(tmp_path):
         row["values"] = row["values"][:-1]
     rewrite(store, target.table, pa.Table.from_pylist(rows, schema=schema.activations_schema("float32")))
     with pytest.raises(StoreError, match="do not fill shard 0"):
-        tiles.activations_of(store, target, 1, IMAGES)
+        fetching.activations_of(store, target, 1, IMAGES)
 
 
 def test_marks_with_a_gap_are_told(tmp_path):

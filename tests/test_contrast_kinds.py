@@ -11,6 +11,7 @@ import torch
 
 from csp_index import CspIndexError, Index, catalog, falcon, open_index
 from csp_index.candidates import CandidateTexts
+from csp_index.contrast_quality import quality_of
 from csp_index.costs import Means, Wanted
 from csp_index.derived import FIRST, DerivedImage, append_derived, is_derived
 from csp_index.errors import LabelError, SettingError
@@ -187,6 +188,25 @@ def test_stored_pairs_name_their_kind(index):
     assert [(row["rank"], row["kind"], row["neighbour"]) for row in rows] == expected
     assert [row["contrast_id"] for row in rows] == found.contrastive[0, :fired].flatten().tolist()
     assert label.pairs[0].contrast_id == rows[0]["contrast_id"]
+
+
+def test_show_lists_all_partners_of_an_image(index, run):
+    (label,) = index.label("m/l/4", vocabulary=TEXTS, contrast="falcon+nearest", neighbours=2)
+    fired = len(label.pairs)
+    (found,) = run("show", index.uri, "m/l/4", "--json").rows
+    pairs = found["pairs"]
+    kinds = ["falcon", "falcon", "nearest", "nearest"]
+    assert [(pair["rank"], pair["neighbour"], pair["kind"]) for pair in pairs] == [
+        (rank, place, kind) for rank in range(fired) for place, kind in enumerate(kinds)
+    ]
+    assert [pair["contrast_id"] for pair in pairs[::4]] == [pair.contrast_id for pair in label.pairs]
+    assert all(str(pair["contrast_id"]) in found["images"] for pair in pairs)
+    examples = gather_examples(index.store, subject(index, [4]), ExampleOptions(contrast="falcon+nearest"))
+    assert found["contrast_quality"] == pytest.approx(quality_of(examples).as_json(), rel=1e-5)
+    head, *lines = run("show", index.uri, "m/l/4").out.splitlines()[-1 - 4 * fired :]
+    assert head.split()[-1] == "kind"
+    assert [line.split()[-1] for line in lines] == kinds * fired
+    assert [line.startswith(" ") for line in lines] == [False, True, True, True] * fired  # an image is told once
 
 
 @pytest.mark.parametrize("wrong", ["", "near", "nearest+", "nearest+nearest", "nearest,falcon", 3])

@@ -207,4 +207,6 @@ def test_an_evaluation_holds_the_quality_of_each_methods_contrast(index: Index, 
     page = write_report(found, tmp_path / "report").read_text()
     assert "The contrast that labels rest on" in page and f"m/l/{poor[0]}" in page
     assert f"Poor contrasts ({len(poor)})" in page
+    assert "csp:<wbr>min_similarity=<wbr>0.9</th>" in page  # a name breaks between its parts
+    assert ".scroll { position: relative;" in page  # what is hidden in a wide table does not widen the page
     assert "contrast-similarity" in csv.read_csv(tmp_path / "report" / "values.csv")["metric"].to_pylist()

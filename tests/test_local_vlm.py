@@ -167,10 +167,11 @@ def test_a_list_of_lines_that_was_cut_may_end_in_half_a_word(
     loaded: Callable[..., LocalModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = loaded("llava")
-    for cut, state in ((True, "unparsed"), (False, "answered")):
+    for cut, texts in ((True, ("red star",)), (False, ("red star", "blue pat"))):
         monkeypatch.setattr(model._model, "say", lambda *_, cut=cut: [Reply("- red star\n- blue pat", 9, 8, cut)])
         answer = next(model.ask([question(1)]))
-        assert (answer.state, bool(answer.texts)) == (state, not cut)
+        assert (answer.state, answer.texts) == ("answered", texts)
+        assert ("the last line of the answer is left out (stopped after" in answer.reason) == cut
 
 
 def test_settings_of_sampling_that_come_with_a_model_are_left_aside(llava: Path) -> None:

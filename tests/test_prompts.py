@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from csp_index.candidates import make_vocabulary
 from csp_index.errors import ProposerError
-from csp_index.stage1.prompts import PROMPTS, Prompt, load_prompt, parse_answer, prompt_hash
+from csp_index.stage1.prompts import PROMPTS, Prompt, load_prompt, parse_answer, prompt_hash, read_answer
 
 WORD = st.text(st.characters(categories=("Ll", "Lu", "Lo", "Nd")), min_size=1, max_size=12)
 CONCEPT = st.lists(WORD, min_size=1, max_size=4).map(" ".join).filter(lambda text: not _refuses(text))
@@ -167,6 +167,25 @@ def test_everything_else_is_refused_with_the_reason(raw: str, reason: str) -> No
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 200
     assert str(raised.value).encode()
+
+
+@pytest.mark.parametrize(
+    ("raw", "texts", "odd"),
+    [
+        ("- red star\n- blue pat", ("red star",), "the last line of the answer is left out (short)"),
+        ("- red star\n- blue sky\n", ("red star", "blue sky"), ""),
+        ("1. red star\n2", ("red star",), "the last line of the answer is left out (short)"),
+        ("- red st", (), "the only item of the answer may be half a word (short)"),
+        ('["red star"]', ("red star",), ""),
+        ("```\n- red star\n```", ("red star",), ""),
+        ('["red star", "bl', (), 'the answer is not valid JSON: \'["red star", "bl\' (short)'),
+        ("It reacts to red st", (), "the answer is prose, not a JSON list of strings: 'It reacts to red st' (short)"),
+        ("<think>Two", (), "the answer ends inside its thoughts: allow more new tokens (short)"),
+        ("", (), "the answer is empty (short)"),
+    ],
+)
+def test_of_an_answer_that_was_cut_only_what_is_whole_is_read(raw: str, texts: tuple[str, ...], odd: str) -> None:
+    assert read_answer(raw, 3, 4, cut=True, note="short") == (texts, odd)
 
 
 @given(CONCEPTS)

@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
-import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -22,18 +15,13 @@ import torch
 from PIL import Image
 
 from csp_index import CandidateTexts, Index, NetworkSource, NeuronKey, catalog, open_index, schema
-from csp_index.errors import LabelError, ProposerError, SettingError
+from csp_index.errors import ProposerError
 from csp_index.images import decode, read_images
 from csp_index.proposed import read_proposals
 from csp_index.records import LayerKey
-from csp_index.stage1.answers import JOURNAL
-from csp_index.stage1.loading import ProposerOptions, load_proposer
 from csp_index.stage1.pictures import Pictures
-from csp_index.stage1.proposing import read_options
 from csp_index.stage1.questions import Questions
 from csp_index.stage1.records import Answer, Question
-from tests import tiny_vlms
-from tests.vlm_server import Asked, Say, chat, serving
 
 LAYER = "m/l"
 NEURONS, DEAD = 10, 3
@@ -388,157 +376,3 @@ def test_neighbours_are_labels_of_another_layer_and_need_no_pictures(index, run,
     index.label("m/other", "mean-centred", vocabulary=texts)
     (summary,) = index.propose(LAYER, neighbours=True)  # other labels are another question
     assert (summary.known, summary.asked) == (0, 9)
-
-
-# names and options
-
-
-def test_a_name_that_is_no_proposer_is_refused():
-    for kind, spec in (
-        ("vlm", "gpt-4"),
-        ("vlm", "ollama:llava"),
-        ("captioner", "openai:http://localhost"),
-        ("vlm", "transformers:"),
-    ):
-        with pytest.raises(ProposerError, match=f"{kind} '{spec}' names no model: write "):
-            load_proposer(kind, spec)  # type: ignore[arg-type]
-    with pytest.raises(ProposerError, match="--vlm-model NAME"):
-        load_proposer("vlm", "openai:http://127.0.0.1:9/v1")
-
-
-def no_proposer() -> object:
-    return object()
-
-
-def test_what_a_factory_makes_is_checked():
-    assert load_proposer("vlm", "python:test_proposing:namer").name == "python:test_proposing:namer"
-    with pytest.raises(ProposerError, match="made a object without kind, name, revision, prompt, ask"):
-        load_proposer("vlm", "python:test_proposing:no_proposer")
-    with pytest.raises(ProposerError, match="of kind 'vlm', expected captioner"):
-        load_proposer("captioner", "python:test_proposing:namer")
-
-
-def test_options_go_where_they_belong():
-    shown, asked = read_options({"examples": 4, "contrast": "random", "style": "composed", "words": 2, "seed": None})
-    assert (shown.examples, shown.contrast, shown.reuse, shown.seed) == (4, "random", False, 0)
-    assert asked == dataclasses.replace(
-        ProposerOptions(), words=2, layout=dataclasses.replace(ProposerOptions().layout, style="composed")
-    )
-    with pytest.raises(SettingError, match="option 'grids' is unknown"):
-        read_options({"grids": 2})
-
-
-# the command
-
-
-def test_the_command_tells_what_came_of_it(index, run):
-    said = run("candidates", index.uri, "--layer", LAYER, "--neurons", "0-5", "--vlm", "python:test_proposing:namer")
-    assert said.status == 0, said.err
-    (line,) = said.out.splitlines()
-    assert line.startswith(
-        "m/l by vlm python:test_proposing:namer: 5 answered, 0 unparsed, 0 failed; 1 dead neurons left out; "
-        "5 requests, 50 + 15 tokens"
-    )
-    said = run("candidates", index.uri, "--layer", LAYER, "--vlm", "python:test_proposing:namer", "--json")
-    (row,) = said.rows
-    assert (row["answered"], row["known"], row["dead"]) == (4, 5, 1)
-    said = run("status", index.uri)
-    assert (
-        "vlm python:test_proposing:namer: 9 answered, 0 unparsed, 0 failed, 18 candidates; 9 requests, 90 + 27 tokens"
-        in said.out
-    )
-    (found,) = run("status", index.uri, "--json").rows[0]["answers"]
-    assert (found["answered"], found["requests"], found["prompt_tokens"]) == (9, 9, 90)
-
-
-def test_one_model_that_cannot_be_asked_does_not_stop_the_other(index, run):
-    both = ["--vlm", "python:test_proposing:namer", "--captioner", "python:test_proposing:namer"]
-    said = run("candidates", index.uri, "--layer", LAYER, *both)
-    assert said.status == 0
-    assert said.err.startswith("captioner: ") and "9 answered" in said.out
-    said = run("candidates", index.uri, "--layer", LAYER, "--captioner", "python:test_proposing:namer")
-    assert said.status == 1
-
-
-def test_bad_input_is_one_line(index, run):
-    for arguments, status, told in (
-        (["--layer", LAYER], 2, "nobody is asked"),
-        (["--layer", "net/none", "--vlm", "python:test_proposing:namer"], 1, "layer net/none is not in the index"),
-        (["--layer", LAYER, "--vlm", "nothing"], 1, "names no model"),
-        (["--layer", LAYER, "--vlm", "python:test_proposing:namer", "--contrast", "far"], 1, "contrast is 'far'"),
-        (["--layer", LAYER, "--neurons", "99", "--vlm", "python:test_proposing:namer"], 1, "does not exist"),
-    ):
-        said = run("candidates", index.uri, *arguments)
-        assert said.status == status and told in said.err
-        assert status == 2 or len(said.err.splitlines()) == 1
-    with pytest.raises(LabelError):
-        index.propose("net/none", vlm=Namer())
-
-
-def test_the_index_stays_an_index_with_a_journal_in_it(index, run):
-    index.propose(LAYER, vlm=Fails())
-    (Path(index.uri) / JOURNAL).write_text("torn")
-    for command in (["status"], ["optimize"], ["export"], ["sql"]):
-        more = ["SELECT count(*) FROM candidates"] if command == ["sql"] else []
-        assert run(*command, index.uri, *more).status == 0
-    assert len(open_index(index.uri).propose(LAYER, vlm=Namer())) == 1
-    assert not (Path(index.uri) / JOURNAL).exists()
-
-
-# real models, a real server, and a process that is killed
-
-
-def test_a_real_captioner_and_a_real_vision_language_model_are_asked(index, run, tmp_path):
-    """Random weights: what they say means nothing, but it comes by the path that a hub name takes."""
-    both = ["--captioner", f"transformers:{tiny_vlms.save_captioner(tmp_path / 'captioner')}"]
-    both += ["--vlm", f"transformers:{tiny_vlms.save_vlm(tmp_path / 'vlm', 'smolvlm')}", "--cell", "16"]
-    said = run("candidates", index.uri, "--layer", LAYER, "--neurons", "0-2", "--new-tokens", "4", "--json", *both)
-    assert said.status == 0, said.err
-    assert {row["kind"]: row["asked"] for row in said.rows} == {"vlm": 3, "captioner": 3}
-    assert all(row["failed"] == 0 for row in said.rows)
-    rows = index.sql("SELECT kind, revision, raw FROM answers").rows()
-    assert len(rows) == 6 and all(len(row["revision"]) >= 40 for row in rows)
-    assert all(json.loads(row["raw"])["activating"] for row in rows if row["kind"] == "captioner")
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_without_asking_again(tmp_path):
-    """SIGKILL half-way, before anything is committed: only what was under way then is asked a second time."""
-    neurons, at_once, seconds = 40, 4, 0.15
-    index = open_index(build(tmp_path, neurons) / "db")
-    alive = neurons - 1
-
-    def behave(asked: Asked) -> Say:
-        answer = chat('["red star", "star"]')
-        answer.slow = seconds
-        return answer
-
-    def questions() -> Counter[str]:
-        return Counter(json.dumps(asked.body) for asked in server.asked)
-
-    with serving(behave) as server:
-        command = [sys.executable, "-c", "from csp_index.cli import main; main()", "candidates", str(tmp_path / "db")]
-        command += ["--layer", LAYER, "--vlm", f"openai:{server.base}", "--vlm-model", "tiny-vl", "--json"]
-        command += ["--concurrency", str(at_once), "--examples", "2", "--cell", "32"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "CSP_INDEX_ANSWERS_PAUSE": "1000"}
-        journal = tmp_path / "db" / JOURNAL
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-        while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 15):
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        answered = journal.read_bytes().count(b"\n")
-        assert 15 <= answered < alive
-        assert index.status()["answers"] == []
-        time.sleep(2 * seconds)  # what the killed process asked last arrives
-        before = questions()
-        assert answered <= len(before) <= answered + at_once
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        summary = json.loads(done.stdout)
-        assert (summary["known"], summary["answered"], summary["dead"]) == (answered, alive - answered, 1)
-        asked = questions()
-        assert len(asked) == alive and max(asked.values()) <= 2
-        assert asked.total() - alive == len(before) - answered
-    (found,) = index.status()["answers"]
-    assert (found["answered"], found["candidates"]) == (alive, 2 * alive)
-    assert index.sql("SELECT count(DISTINCT neuron) AS n FROM answers").rows() == [{"n": alive}]

@@ -21,7 +21,7 @@ from csp_index.evaluation.summary import compare, summarise
 
 PNG = b"\x89PNG\r\n\x1a\n not really a picture"
 FILES = {"index.html", "evaluation.json", "values.csv", "summary.csv", "comparisons.csv"}
-VOID = {"meta", "img", "br", "link", "input"}
+VOID = {"meta", "img", "br", "link", "input", "wbr"}
 
 
 class Outline(HTMLParser):

@@ -12,7 +12,8 @@ import warnings
 import click
 
 from csp_index import __version__
-from csp_index.cli import asking, building, judging, proposing, trying
+from csp_index.cli import asking, building, judging, proposing, serving, trying
+from csp_index.cli.output import plain_warnings
 from csp_index.errors import CspIndexError, one_line
 
 
@@ -28,7 +29,14 @@ def cli() -> None:
     """
 
 
-for command in (*trying.COMMANDS, *building.COMMANDS, *proposing.COMMANDS, *asking.COMMANDS, *judging.COMMANDS):
+for command in (
+    *trying.COMMANDS,
+    *building.COMMANDS,
+    *proposing.COMMANDS,
+    *asking.COMMANDS,
+    *judging.COMMANDS,
+    *serving.COMMANDS,
+):
     cli.add_command(command)
 
 
@@ -36,7 +44,8 @@ def main() -> None:
     """Run the command line and exit with its status."""
     warnings.filterwarnings("ignore", message=".*could be decompression bomb")  # the limit on pixels is our own
     try:
-        status = cli.main(standalone_mode=False)
+        with plain_warnings():
+            status = cli.main(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Exit as exc:
         sys.exit(exc.exit_code)

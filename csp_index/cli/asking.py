@@ -8,9 +8,7 @@ from typing import Any
 
 import click
 
-from csp_index.cli.output import FILE, database, json_option, progress, say_checks, say_json, say_labels
-from csp_index.errors import SettingError
-from csp_index.records import ExampleOptions
+from csp_index.cli.output import FILE, contrast_kinds, database, json_option, progress, say_checks, say_json, say_labels
 
 _METHODS = click.option(
     "--method", default="csp", show_default=True, help="Scoring method; `csp-index label --help` lists them."
@@ -25,14 +23,6 @@ _TEMPLATES = click.option(
 )
 _ENCODER = click.option("--encoder", help="The encoder that judges, where the index holds several.")
 _DEVICE = click.option("--device", help="Where the encoder and the products run: auto, cpu, cuda, mps.")
-
-
-def _contrast(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
-    """Refuse what names no kinds of contrastive images."""
-    try:
-        return given if given is None else ExampleOptions(contrast=given).contrast
-    except SettingError as exc:
-        raise click.BadParameter(str(exc)) from exc
 
 
 @click.command()
@@ -60,7 +50,7 @@ def _contrast(context: click.Context, parameter: click.Parameter, given: str | N
 @click.option(
     "--contrast",
     metavar="KIND[+KIND...]",
-    callback=_contrast,
+    callback=contrast_kinds,
     help="Contrastive images: nearest, falcon, perturbation, synthetic, random, or several joined by + (nearest).",
 )
 @click.option("--generator", help="synthetic: diffusers:ID_OR_DIR or python:package.module:factory, makes variants.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from csp_index.errors import SettingError
+from csp_index.records import ExampleOptions
+
 if TYPE_CHECKING:
     from csp_index.build import Progress as Report
     from csp_index.checking import CandidateChecks
@@ -21,9 +25,40 @@ if TYPE_CHECKING:
 
 _EVERY = 10.0  # seconds between plain lines
 
+
+class _Plain(logging.Handler):
+    """Tells a record in one line on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            click.echo(f"{record.levelname.capitalize()}: {' '.join(record.getMessage().split())}", err=True)
+        except Exception:  # as in every handler: a warning that cannot be told must not end the run
+            self.handleError(record)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Tell warnings, of whatever library, in one line each: `Warning: ...`."""
+    handler = _Plain(logging.WARNING)
+    # At the root: open_clip calls logging.info, which gives a root without handlers one that tells `WARNING:name:...`.
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
 FILE = click.Path(readable=False)  # whether it can be read is told by whoever reads it
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 database = click.argument("db", metavar="DB")
+
+
+def contrast_kinds(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
+    """Refuse what names no kinds of contrastive images, as a click callback."""
+    try:
+        return given if given is None else ExampleOptions(contrast=given).contrast
+    except SettingError as exc:
+        raise click.BadParameter(str(exc)) from exc
 
 
 class _Pace:

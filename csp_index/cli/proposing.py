@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.output import database, json_option, progress, say_json
+from csp_index.cli.output import contrast_kinds, database, json_option, progress, say_json
 from csp_index.errors import CspIndexError
 
 if TYPE_CHECKING:
@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 @click.option("--neighbours", is_flag=True, help="Take the labels of similar neurons of other layers and networks.")
 @click.option("--prompt", help="What the model is told: a built-in prompt (concepts) or a text file.")
 @click.option("--examples", type=click.IntRange(1), help="Activating images shown of a neuron (9).")
-@click.option("--contrast", metavar="KIND[+KIND...]", help="Contrastive images: as in `csp-index label` (nearest).")
+@click.option(
+    "--contrast",
+    metavar="KIND[+KIND...]",
+    callback=contrast_kinds,
+    help="Contrastive images: as in `csp-index label` (nearest).",
+)
 @click.option("--generator", help="synthetic: diffusers:ID_OR_DIR or python:package.module:factory, makes variants.")
 @click.option("--variants", type=click.IntRange(1), help="synthetic: variants made of each activating image (8).")
 @click.option("--generator-seed", type=int, help="synthetic: of the variants (0).")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from csp_index.views import NeuronView
 
 _GOOD_RECALL = 0.95
+_WIDE = 1_000  # columns: what goes into a file or a pipe has one row a line
 
 
 def say_neuron(view: NeuronView) -> None:
@@ -31,10 +33,13 @@ def say_neuron(view: NeuronView) -> None:
     )
     if quality := view.contrast.told():
         click.echo(f"  {quality}")
-    if not label.pairs:
+    if not view.pairs:
         return
-    table = Table("rank", "image", "activation", "silent neighbour", "activation", "cosine", box=None, pad_edge=False)
-    for pair in label.pairs:
+    mixed = len({pair.kind for pair in view.pairs}) > 1
+    columns = ["rank", "image", "activation", "silent neighbour", "activation", "cosine", *(["kind"] if mixed else [])]
+    table = Table(*columns, box=None, pad_edge=False)
+    for pair in view.pairs:
+        excited = [str(pair.rank), f"{pair.image_id} {view.names[pair.image_id]}", f"{pair.activation:.4g}"]
         silent = ["", "", ""]
         if pair.contrast_id is not None:
             silent = [
@@ -42,8 +47,9 @@ def say_neuron(view: NeuronView) -> None:
                 f"{pair.contrast_activation:.4g}",
                 f"{pair.similarity:.3f}",
             ]
-        table.add_row(str(pair.rank), f"{pair.image_id} {view.names[pair.image_id]}", f"{pair.activation:.4g}", *silent)
-    Console(soft_wrap=True).print(table)
+            silent += [pair.kind] if mixed else []
+        table.add_row(*(excited if pair.neighbour == 0 else ["", "", ""]), *silent)
+    Console(soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE).print(table)
 
 
 def _vector_index(found: dict[str, Any] | None) -> str:

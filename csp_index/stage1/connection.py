@@ -54,6 +54,10 @@ class Unanswered(Exception):
     """Nothing, or nothing whole, came back."""
 
 
+class Endless(Unanswered):
+    """More came back than any honest answer holds; asking again would not help."""
+
+
 class _Absent(Unanswered):
     """Nobody took the connection, and nobody ever did."""
 
@@ -117,7 +121,7 @@ class Connection:
         """Return the body of the response to a GET, or to a POST of a JSON body; count requests in `spent`.
 
         Time-outs, broken connections, 429 and 5xx are tried again; while the endpoint asks for a pause, nobody sends.
-        Errors: Unanswered, Refused, and ProposerError where the pause is too long to sit through.
+        Errors: Unanswered (Endless at once), Refused, and ProposerError where the pause is too long to sit through.
         """
 
         async def once() -> bytes:
@@ -179,7 +183,7 @@ class Connection:
             await asyncio.wait_for(self._stopped.wait(), seconds)
 
     def _may_pass(self, exc: BaseException) -> bool:
-        if self.stopped or isinstance(exc, _Absent):
+        if self.stopped or isinstance(exc, _Absent | Endless):
             return False
         return isinstance(exc, Unanswered) or (
             isinstance(exc, Refused) and (exc.status in _PASSING or exc.status >= 500)
@@ -220,7 +224,7 @@ async def _content(response: httpx2.Response) -> bytes:
         parts.append(part)
         size += len(part)
         if size > _LARGEST:
-            raise httpx2.RemoteProtocolError(f"the endpoint's answer has more than {_LARGEST} bytes")
+            raise Endless(f"the endpoint's answer has more than {_LARGEST} bytes")
     return b"".join(parts)
 
 

@@ -21,12 +21,13 @@ Parameter = Literal["max_tokens", "temperature"]
 """What some models refuse to be told; they are asked again without it."""
 
 _TAGS = re.compile(r"<[^>]*>")
+_CUT = ("length", "content_filter")  # why a model stopped in the middle
 _MOST = 2**31 - 1  # tokens; a larger count is no count
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the model said, "" for nothing; `note` says what is odd about it.
+    """What the model said, "" for nothing; `note` says what is odd about it, `cut` that it did not come to its end.
 
     Token counts are 0 where the server tells none. `served` is the model and the system fingerprint it names.
     """
@@ -36,6 +37,7 @@ class Reply:
     completion_tokens: int = 0
     note: str = ""
     served: str = ""
+    cut: bool = False
 
 
 def messages(text: str, images: Sequence[Image.Image], encoding: Encoding) -> bytes:
@@ -83,6 +85,7 @@ def read_reply(data: bytes) -> Reply:
         _count(usage.get("completion_tokens")),
         note,
         " ".join(storable(word) for word in told if isinstance(word, str) and word),
+        first.get("finish_reason") in _CUT,
     )
 
 

@@ -18,10 +18,8 @@ from csp_index.errors import ProposerError, one_line
 from csp_index.settings import number
 from csp_index.stage1.chat import ChatModel, Message, Reply
 from csp_index.stage1.grids import Layout, pictures, told
-from csp_index.stage1.prompts import Prompt, parse_answer
+from csp_index.stage1.prompts import Prompt, read_answer
 from csp_index.stage1.records import Answer, CandidateKind, Question
-
-_CLOSED = ("]", "}", "```")  # the end of a whole list
 
 
 class LocalModel:
@@ -102,23 +100,19 @@ class LocalModel:
         return Message(pictures(question, self.layout), self._prompt.say(*shown, self._concepts, self._words))
 
     def _read(self, question: Question, reply: Reply, seconds: float) -> Answer:
-        asked = Answer(
+        note = f"stopped after {self._new_tokens} new tokens" if reply.cut else ""
+        texts, odd = read_answer(reply.text, self._concepts, self._words, reply.cut, note)
+        return Answer(
             question.neuron,
-            "answered",
+            "answered" if texts else "unparsed",
             raw=reply.text,
+            texts=texts,
+            reason=odd,
             requests=1,
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,
             seconds=seconds,
         )
-        cut = f" (stopped after {self._new_tokens} new tokens)" if reply.cut else ""
-        try:
-            texts = parse_answer(reply.text, self._concepts, self._words)
-        except ProposerError as exc:
-            return replace(asked, state="unparsed", reason=f"{exc}{cut}")
-        if reply.cut and not reply.text.rstrip().endswith(_CLOSED):
-            return replace(asked, state="unparsed", reason=f"the last item of the answer may be half a word{cut}")
-        return replace(asked, texts=texts)
 
 
 def _memory_short(exc: Exception) -> bool:

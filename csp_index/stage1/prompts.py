@@ -11,6 +11,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,6 +34,7 @@ _REFUSALS = re.compile(
     re.IGNORECASE,
 )
 _LONGEST = 200  # characters of one concept
+_CLOSED = ("]", "}", "```")  # the end of a whole list
 
 _ANSWER_FORM = """\
 Answer with a JSON list of {concepts} strings, the best first, and nothing else. Each string names one concept in at
@@ -132,6 +134,29 @@ def load_prompt(name_or_file: str) -> Prompt:
 def prompt_hash(text: str) -> str:
     """Return 16 hexadecimal digits that name a prompt's text."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def read_answer(raw: str, concepts: int, words: int, cut: bool = False, note: str = "") -> tuple[tuple[str, ...], str]:
+    """Return the concepts of an answer, as `parse_answer`, and what is odd about it; () and why, if it is unparsed.
+
+    An answer that was `cut` off may end in half a word: of a list of lines the whole ones are read. `note` goes with
+    what is odd.
+
+    >>> read_answer("- red star\\n- blue pat", 3, 4, cut=True, note="stopped after 8 tokens")
+    (('red star',), 'the last line of the answer is left out (stopped after 8 tokens)')
+    """
+    behind = f" ({note})" if note else ""
+    half = cut and not raw.rstrip().endswith(_CLOSED)
+    if half:
+        whole, _, rest = raw.rpartition("\n")
+        with suppress(ProposerError):
+            said = f"the last line of the answer is left out{behind}" if rest.strip() else ""
+            return parse_answer(whole, concepts, words), said
+    try:
+        found = parse_answer(raw, concepts, words)
+    except ProposerError as exc:
+        return (), f"{exc}{behind}"
+    return ((), f"the only item of the answer may be half a word{behind}") if half else (found, "")
 
 
 def parse_answer(raw: str, concepts: int, words: int) -> tuple[str, ...]:

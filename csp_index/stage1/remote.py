@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 from csp_index import settings
 from csp_index.errors import ProposerError, SettingError, one_line
 from csp_index.stage1 import endpoint
-from csp_index.stage1.connection import Address, Connection, Refused, Spent, Unanswered
+from csp_index.stage1.connection import Address, Connection, Endless, Refused, Spent, Unanswered
 from csp_index.stage1.grids import Layout, pictures, told
-from csp_index.stage1.prompts import Prompt, parse_answer
+from csp_index.stage1.prompts import Prompt, read_answer
 from csp_index.stage1.records import Answer, CandidateKind, Question
 
 _CHAT: Final = "/chat/completions"
@@ -129,6 +129,8 @@ class RemoteModel:
         async with Connection(quick, known=False) as connection:
             try:
                 return endpoint.listed_models(await connection.call("/models", None, Spent()))
+            except Endless:
+                return {}
             except Unanswered as exc:
                 raise ProposerError(
                     f"nothing answers at {base} ({exc}): start the server, or check the address"
@@ -253,6 +255,9 @@ class _Asking:
         except ProposerError as exc:
             self._end(connection, exc)
             return None
+        except Endless as exc:
+            self._lost = 0
+            return failed(str(exc))
         except Unanswered as exc:
             if not spent.requests:  # the run ended before its turn
                 return None
@@ -293,16 +298,13 @@ class _Asking:
         model = self._model
         if reply.served:
             model.served.add(reply.served)
-        try:
-            texts, reason = parse_answer(reply.text, model.concepts, model.words), ""
-        except ProposerError as exc:
-            texts, reason = (), f"{exc} ({reply.note})" if reply.note else str(exc)
+        texts, odd = read_answer(reply.text, model.concepts, model.words, reply.cut, reply.note)
         return Answer(
             question.neuron,
             "answered" if texts else "unparsed",
             reply.text,
             texts,
-            reason=reason,
+            reason=odd,
             requests=spent.requests,
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,

@@ -1,0 +1,75 @@
+"""The command that shows an index in the browser: serve."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from csp_index.cli.output import FILE, database, json_option
+
+
+@click.command()
+@database
+@click.option("--host", help="Address to listen on (127.0.0.1: for this machine alone).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on, 0 for any that is free (8000).")
+@click.option("--token-file", type=FILE, help="A file with the token that whoever asks must show.")
+@click.option("--public-read", is_flag=True, help="Let everyone who reaches the address read the index.")
+@click.option("--sql/--no-sql", default=None, help="Offer SQL over HTTP (on 127.0.0.1 yes, elsewhere no).")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="A further name of the service; may be repeated.")
+@click.option("--allow-origin", multiple=True, metavar="URL", help="A site whose scripts may read; may be repeated.")
+@click.option("--text-embeddings", type=FILE, help="Labels for an index of arrays: embeddings [labels, D], .npy.")
+@click.option("--texts", type=FILE, help="Their texts, one a line.")
+@json_option
+def serve(db: str, as_json: bool, **options: Any) -> None:
+    """Show an index in the browser, and answer programs; nothing is ever written to it.
+
+    The index is read as it is at the start. Ctrl-C ends the service once the requests on their way are answered. Each
+    request is a line of JSON on stderr.
+
+    \b
+    csp-index serve birds.db
+    csp-index serve birds.db --host 0.0.0.0 --token-file token.txt --allow-host birds.example.org
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # either signal ends it, in the same way
+    try:
+        _serve(db, as_json, options)
+    except KeyboardInterrupt:
+        click.echo("The service has ended.", err=True)
+
+
+def _serve(db: str, as_json: bool, options: dict[str, Any]) -> None:
+    # Requests are worked on side by side; a product that wakes further threads makes the others wait for it.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from csp_index.opening import is_index, open_store
+    from csp_index.service.app import make_app
+    from csp_index.service.config import ServiceSettings, read_token
+    from csp_index.service.server import bound, log_to_stderr, run
+
+    arrays = options.pop("text_embeddings"), options.pop("texts")
+    if None not in arrays:
+        options["texts"] = arrays
+    elif any(arrays):
+        raise click.UsageError("--text-embeddings and --texts go together: give both or none")
+    token_file = options.pop("token_file")
+    if token_file is not None:
+        options["token"] = read_token(token_file)
+    options["hosts"], options["origins"] = options.pop("allow_host"), options.pop("allow_origin")
+    settings = ServiceSettings(**{name: value for name, value in options.items() if value is not None})
+    if not is_index(db):
+        open_store(db)  # tells why not
+    with bound(settings) as place:
+        settings = replace(settings, port=place.getsockname()[1])
+        app = make_app(db, settings)
+        log_to_stderr()
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"http://{host}:{settings.port}/"
+        told = json.dumps({"index": db, "address": address}) if as_json else f"{db} at {address} (Ctrl-C ends it)"
+        run(app, settings, place, lambda: click.echo(told))
+
+
+COMMANDS = (serve,)

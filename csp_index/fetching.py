@@ -1,0 +1,46 @@
+"""The activations of few neurons, read by the places of their rows and nothing else, as NumPy arrays.
+
+The rows of a layer stand shard by shard, and in a shard neuron by neuron; each row read is held to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from csp_index import catalog
+from csp_index.catalog import LayerInfo, Shard
+from csp_index.errors import StoreError
+from csp_index.store import Store
+
+FETCHED = 64  # so many neurons at most are read like this; more come by a scan that skips the others
+_BYTES = 16 * 2**20  # of one look
+
+
+def fetch_tiles(store: Store, info: LayerInfo, marks: Sequence[Shard], neurons: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the activations of `neurons` [M] shard by shard, each [M, n] float32."""
+    dataset = store.dataset(info.table)
+    size = max(1, _BYTES // (4 * len(neurons) * max(mark.rows for mark in marks)))
+    for start in range(0, len(marks), size):
+        group = marks[start : start + size]
+        shards = np.repeat([mark.number for mark in group], len(neurons))
+        asked = np.tile(neurons, len(group))
+        rows = dataset.take(shards * info.neurons + asked, columns=["shard", "neuron", "values"])
+        if not (np.array_equal(rows["shard"].to_numpy(), shards) and np.array_equal(rows["neuron"].to_numpy(), asked)):
+            raise StoreError(f"activations of {info.key} are out of order: index again")
+        column = rows["values"].combine_chunks()
+        lengths = column.value_lengths().to_numpy().reshape(len(group), -1)
+        values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+        end = 0
+        for mark, held in zip(group, lengths, strict=True):
+            if (held != mark.rows).any():
+                raise StoreError(f"activations of {info.key} do not fill shard {mark.number}: index again")
+            begin, end = end, end + mark.rows * len(neurons)
+            yield values[begin:end].reshape(len(neurons), -1)
+
+
+def activations_of(store: Store, target: LayerInfo, neuron: int, images: int) -> np.ndarray:
+    """Return one neuron's activations over the first `images` images, [N] float32."""
+    marks = catalog.covered(store, target.what, images)
+    return np.concatenate([tile[0] for tile in fetch_tiles(store, target, marks, np.array([neuron]))])

@@ -1,0 +1,243 @@
+"""The routes of the API, and how errors become answers. Each route is one call of the module that knows.
+
+Documents are sent as they are made: their models in `wire` describe them and do not check them again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import anyio.to_thread
+import pydantic_core
+from anyio import CapacityLimiter
+from fastapi import APIRouter, Path, Query, UploadFile
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from csp_index import errors, images
+from csp_index.records import LayerKey, NeuronKey
+from csp_index.service import gallery, neurons, searching, wire
+from csp_index.service import images as pictures
+from csp_index.service.config import ServiceSettings
+from csp_index.service.engine import Engine
+from csp_index.service.gallery import GalleryQuery, Order, Shown, Sort
+from csp_index.service.journal import METRICS_TYPE, Journal
+from csp_index.service.question import LabelQuery
+from csp_index.service.searching import SearchQuery
+from csp_index.service.snapshot import Snapshot
+from csp_index.service.sql import SqlAnswer, SqlRunner, write_rows
+from csp_index.service.wire import Fault
+
+V = TypeVar("V")
+
+_STATUS: dict[type[Exception], tuple[int, str]] = {
+    errors.MissingError: (404, "missing"),
+    errors.QueryError: (400, "query"),
+    errors.SettingError: (400, "setting"),
+    errors.LabelError: (400, "label"),
+    errors.SourceError: (400, "picture"),
+    errors.EncoderError: (400, "encoder"),
+    errors.NetworkError: (400, "network"),
+    errors.BusyError: (503, "busy"),
+}
+_HTTP_TYPES = {400: "bad-request", 403: "forbidden", 404: "missing", 405: "method"}
+_NAMED = 3  # faults of a request that the answer names
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What all routes share."""
+
+    snapshot: Snapshot
+    engine: Engine
+    sql: SqlRunner | None  # None: not offered
+    settings: ServiceSettings
+    journal: Journal
+    sql_turns: CapacityLimiter  # threads of their own for statements: pages do not wait for them
+
+    async def in_turn(self, ask: Callable[[str], V], statement: str) -> V:
+        """Return what `ask` makes of a statement, in one of the threads for statements; others wait without one."""
+        return await anyio.to_thread.run_sync(ask, statement, limiter=self.sql_turns, abandon_on_cancel=True)
+
+
+def answer(document: Any, status: int = 200) -> Response:
+    """Return a document as JSON: numbers that are not finite become null, bytes base64."""
+    body = pydantic_core.to_json(document, inf_nan_mode="null", bytes_mode="base64")
+    return Response(body, status, media_type="application/json")
+
+
+def fault_of(exc: Exception) -> Fault:
+    """Return what an exception means to who asked. What would tell of this machine stays in the log."""
+    if isinstance(exc, RequestValidationError):
+        told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in exc.errors()[:_NAMED])
+        return Fault(422, "invalid", told, "/openapi.json tells what is expected")
+    if isinstance(exc, HTTPException):
+        return Fault(exc.status_code, _HTTP_TYPES.get(exc.status_code, "http"), str(exc.detail))
+    for kind, (status, name) in _STATUS.items():
+        if isinstance(exc, kind):
+            return Fault(status, name, errors.one_line(exc), retry=1 if status == 503 else None)
+    if isinstance(exc, errors.CspIndexError):
+        return Fault(503, "store", "the index cannot be read just now", "the service's log tells why")
+    return Fault(500, "internal", "the service failed on this request", "its log tells more under the request id")
+
+
+def picture_of(file: UploadFile, most_pixels: int) -> Any:
+    """Return an uploaded picture as upright RGB. Raises SourceError where it is none, or too large."""
+    return images.decode(file.file.read(), max_pixels=most_pixels)
+
+
+_ERRORS = {400: "not possible as asked", 401: "a token is needed", 404: "not in the index", 422: "not as described"}
+_LATE = {503: "too much to do, or the index cannot be read", 504: "it took too long"}
+
+
+def _told(*further: tuple[int, str]) -> dict[int | str, dict[str, Any]]:
+    every = _ERRORS | _LATE | dict(further)
+    return {status: {"model": wire.ErrorBody, "description": what} for status, what in every.items()}
+
+
+_GET = _told()
+_POST = _told((403, "not offered, or asked by another site"), (408, "it came too slowly"), (413, "it is too large"))
+
+Model = Annotated[str, Path(max_length=250, examples=["cnn"])]
+Layer = Annotated[str, Path(max_length=250, examples=["concepts"])]
+Number = Annotated[int, Path(ge=0, le=2**31 - 1, examples=[3])]
+ImageId = Annotated[int, Path(ge=0, le=2**63 - 1, examples=[0])]
+Method = Annotated[str | None, Query(max_length=60, description="The label by this method; else the layer's main one.")]
+
+
+def router(service: Service) -> APIRouter:
+    """Return the routes of the API."""
+    found = APIRouter()
+    for add in (_add_index, _add_search, _add_images, _add_questions, _add_health):
+        add(found, service)
+    return found
+
+
+def _add_index(router: APIRouter, service: Service) -> None:
+    snapshot, engine, limits = service.snapshot, service.engine, service.settings
+
+    @router.get("/api/v1/index", response_model=wire.Home, responses=_GET, tags=["index"])
+    def index() -> Response:
+        """What is indexed: images, encoders, networks, layers, labels, the last runs."""
+        return answer(neurons.home_document(snapshot))
+
+    @router.get("/api/v1/layers", response_model=wire.Layers, responses=_GET, tags=["index"])
+    def layers() -> Response:
+        """The layers whose neurons are indexed."""
+        return answer({"layers": neurons.home_document(snapshot)["layers"]})
+
+    @router.get("/api/v1/neurons", response_model=wire.Neurons, responses=_GET, tags=["neurons"])
+    def neuron_list(
+        layer: Annotated[str, Query(pattern=wire.LAYER, max_length=500, examples=["cnn/concepts"])],
+        sort: Sort = "index",
+        order: Order = "asc",
+        state: Shown = "all",
+        q: Annotated[str, Query(max_length=wire.LONGEST_TEXT, description="Part of the label.")] = "",
+        method: Method = None,
+        limit: int = Query(limits.page, ge=1, le=limits.page_limit),
+        cursor: Annotated[str | None, Query(max_length=500, description="`next` of the page before.")] = None,
+    ) -> Response:
+        """A layer's neurons: sorted, filtered, page by page."""
+        query = GalleryQuery(sort, order, state, q, method, limit, cursor)
+        return answer(gallery.neurons_page(snapshot, engine, LayerKey.parse(layer), query))
+
+    @router.get("/api/v1/neurons/{model}/{layer}/{index}", response_model=wire.Neuron, responses=_GET, tags=["neurons"])
+    def neuron(model: Model, layer: Layer, index: Number, method: Method = None) -> Response:
+        """All that is known of one neuron."""
+        return answer(neurons.neuron_document(snapshot, engine, NeuronKey(model, layer, index), method))
+
+
+def _add_search(router: APIRouter, service: Service) -> None:
+    snapshot, engine, limits = service.snapshot, service.engine, service.settings
+    few = Query(12, ge=1, le=limits.page_limit, description="Neurons of each kind.")
+
+    @router.get("/api/v1/search", response_model=wire.Found, responses=_GET, tags=["search"])
+    def search(
+        q: Annotated[str, Query(min_length=1, max_length=wire.LONGEST_TEXT, examples=["stripes"])],
+        limit: int = few,
+    ) -> Response:
+        """Neurons that mean a text, by their vectors and by their labels; images near to it."""
+        return answer(searching.search(snapshot, engine, SearchQuery(q, limit=limit)))
+
+    @router.post("/api/v1/search/image", response_model=wire.Found, responses=_POST, tags=["search"])
+    def search_image(file: UploadFile, limit: int = few) -> Response:
+        """Neurons that a picture excites or that mean what it shows. The picture is not kept."""
+        picture = picture_of(file, limits.upload_pixels)
+        return answer(searching.search(snapshot, engine, SearchQuery(upload=picture, limit=limit)))
+
+
+def _add_images(router: APIRouter, service: Service) -> None:
+    snapshot, engine = service.snapshot, service.engine
+
+    @router.get("/api/v1/images/{image_id}", response_model=wire.ImagePage, responses=_GET, tags=["images"])
+    def image(image_id: ImageId) -> Response:
+        """What is known of an image, the neurons it excites, its neighbours."""
+        return answer(pictures.image_document(snapshot, engine, image_id))
+
+    @router.get(
+        "/api/v1/images/{image_id}/thumbnail",
+        response_class=Response,
+        responses=_GET | {200: {"content": {"image/jpeg": {}}, "description": "a small picture"}},
+        tags=["images"],
+    )
+    def thumbnail(image_id: ImageId) -> Response:
+        """A small picture of an image."""
+        data, media_type = pictures.thumbnail(snapshot, image_id)
+        return Response(data, media_type=media_type)
+
+
+def _add_questions(router: APIRouter, service: Service) -> None:
+    @router.post("/api/v1/label", response_model=wire.LabelAnswer, responses=_POST, tags=["questions"])
+    def label(asked: wire.LabelRequest) -> Response:
+        """Labels of neurons by a method and its knobs, from stored vectors; nothing is kept."""
+        started = time.perf_counter()
+        values = asked.model_dump(exclude={"neurons", "candidates"})
+        keys = tuple(map(NeuronKey.parse, asked.neurons))
+        candidates = None if asked.candidates is None else tuple(asked.candidates)
+        results = service.engine.relabel(LabelQuery(keys, candidates=candidates, **values))
+        return answer({"results": results, "seconds": time.perf_counter() - started})
+
+    @router.post("/api/v1/sql", response_model=wire.SqlAnswer, responses=_POST, tags=["questions"])
+    async def sql(asked: wire.SqlRequest) -> Response:
+        """One SELECT, in a process of its own; rows and bytes beyond the limits are cut off."""
+        return await service.in_turn(lambda statement: answer(run_sql(service, statement)), asked.sql)
+
+
+def ask_sql(service: Service, statement: str) -> SqlAnswer:
+    """Return the rows of a statement, and count it. Raises QueryError, BusyError; MissingError where SQL is off."""
+    if service.sql is None:
+        raise errors.MissingError("SQL over HTTP is off here: `csp-index serve DB --sql` offers it")
+    try:
+        found = service.sql.run(statement)
+    except errors.CspIndexError as exc:
+        service.journal.statement("refused" if isinstance(exc, errors.QueryError) else "stopped")
+        raise
+    service.journal.statement("cut" if found.truncated else "done")
+    return found
+
+
+def run_sql(service: Service, statement: str) -> dict[str, Any]:
+    """Return the rows of a statement as a document; errors as those of `ask_sql`."""
+    return write_rows(ask_sql(service, statement))
+
+
+def _add_health(router: APIRouter, service: Service) -> None:
+    @router.get("/healthz", response_model=wire.Health, tags=["health"])
+    async def healthz() -> Response:
+        """Whether the service lives."""
+        return answer({"status": "ok"})
+
+    @router.get("/readyz", response_model=wire.Readiness, tags=["health"])
+    async def readyz() -> Response:
+        """Whether pages can be answered, and how far the models are."""
+        engine = service.engine
+        state = "ready" if engine.ready else "failed" if engine.failed else "loading"
+        return answer({"ready": True, "engine": state, "snapshot": service.snapshot.version})
+
+    @router.get("/metrics", response_class=Response, include_in_schema=False)
+    def metrics() -> Response:
+        return Response(service.journal.exposition(), media_type=METRICS_TYPE)

@@ -1,0 +1,150 @@
+"""make_app: an index as one FastAPI application, put together in one visible place. Knows nothing about sockets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from csp_index import __version__, errors
+from csp_index.service import api, login, pages
+from csp_index.service.access import Token, wants_page
+from csp_index.service.answers import Answers
+from csp_index.service.api import Service
+from csp_index.service.config import ServiceSettings
+from csp_index.service.engine import Engine
+from csp_index.service.guard import REQUEST_ID, Answer, Guard, log
+from csp_index.service.journal import Journal
+from csp_index.service.pages import site_of
+from csp_index.service.rendering import Renderer, Site, look
+from csp_index.service.snapshot import Snapshot
+from csp_index.service.sql import SqlRunner
+from csp_index.service.wire import Fault
+
+if TYPE_CHECKING:
+    from csp_index.reading import Reader
+
+_NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+_HELD_SHARE = 16  # parts of the memory granted: one for finished answers
+
+
+def make_app(index: str | Path | Reader, settings: ServiceSettings | None = None) -> FastAPI:
+    """Return the application over an index, given by its address or as a Reader; nobody ever writes to it.
+
+    The index is opened here, at the versions its tables have now. Models load in the background once the application
+    runs. Raises StoreError where there is no index.
+    """
+    settings = settings or ServiceSettings()
+    snapshot = Snapshot(index if isinstance(index, str | Path) else index.uri)
+    sql = SqlRunner(snapshot.store.uri, snapshot.versions, settings) if settings.sql else None
+    turns = CapacityLimiter(settings.sql_processes)
+    service = Service(snapshot, Engine(snapshot, settings), sql, settings, Journal(), turns)
+    token = None if settings.token is None else Token(settings.token, settings.port)
+
+    @asynccontextmanager
+    async def running(app: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = settings.threads
+        service.engine.start()
+        yield
+        if sql is not None:
+            sql.close()
+
+    app = FastAPI(
+        title="csp_index",
+        summary="What the neurons of a vision network mean",
+        version=__version__,
+        docs_url=None,  # FastAPI's pages of documentation load scripts from elsewhere
+        redoc_url=None,
+        lifespan=running,
+        telemetry=_NO_TELEMETRY,
+        form_limits={"max_files": 1, "max_fields": 8, "max_part_size": settings.body_bytes},
+    )
+    app.state.service = service
+    _add_layers(app, service, token, _add_routes(app, service, token))
+    return app
+
+
+def _add_routes(app: FastAPI, service: Service, token: Token | None) -> Answer:
+    """Add all routes, and return what makes an answer of a fault."""
+    renderer = Renderer(site_of(service))
+    app.include_router(api.router(service))
+    app.include_router(pages.router(service, renderer))
+    if token is not None:
+        app.include_router(login.router(token, Renderer(Site("csp_index"))))
+    app.mount("/static", _Files(directory=str(resources.files("csp_index.service") / "static")), name="static")
+
+    def told(scope: Scope, fault: Fault) -> Response:
+        document = fault.document(scope[REQUEST_ID])
+        if not wants_page(scope["path"], scope["headers"]):
+            found = api.answer(document, fault.status)
+        elif fault.status == 401 and scope["method"] == "GET":
+            here = f"{quote(scope['path'])}?{scope['query_string'].decode('latin-1')}".rstrip("?")
+            return RedirectResponse(f"/login?{urlencode({'next': here})}", 303)
+        else:
+            found = renderer.error(fault.status, document["error"])
+        found.headers.update(fault.headers())
+        return found
+
+    async def failed(request: Request, exc: Exception) -> Response:
+        if isinstance(exc, errors.StoreError):
+            log.error("request %s: %s", request.scope[REQUEST_ID], exc)
+        answer = told(request.scope, api.fault_of(exc))
+        answer.headers.update(getattr(exc, "headers", None) or {})  # 405 names the methods that there are
+        return answer
+
+    for kind in (errors.CspIndexError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, failed)
+    return told
+
+
+def _add_layers(app: FastAPI, service: Service, token: Token | None, told: Answer) -> None:
+    """Add what stands around the routes; what is added last is outermost."""
+    settings = service.settings
+    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)
+    app.add_middleware(
+        Answers,
+        version=f"{service.snapshot.version} {settings.sql} {look()}",
+        held_bytes=settings.held_bytes // _HELD_SHARE,
+        count=service.journal.answer,
+    )
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("Authorization", "Content-Type", "If-None-Match"),
+            expose_headers=("ETag", "X-Request-ID", "Retry-After"),
+        )
+    app.add_middleware(Guard, settings=settings, token=token, journal=service.journal, answer=told)
+
+
+class _Files(StaticFiles):
+    """The files of the pages; an address that names their version never changes."""
+
+    def file_response(self, full_path: Any, stat_result: Any, scope: Scope, status_code: int = 200) -> Response:
+        found = super().file_response(full_path, stat_result, scope, status_code)
+        lasting = scope["query_string"].startswith(b"v=")
+        found.headers["cache-control"] = "public, max-age=86400, immutable" if lasting else "no-cache"
+        return found

@@ -1,0 +1,40 @@
+"""A neuron's document as the picture card that `csp-index show` draws. Knows nothing about the store."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from csp_index.plots import CardData, CardPair, draw_card
+
+_SHOWN: Final = 10  # pairs
+
+
+def card_of(page: Mapping[str, Any], picture: Callable[[int], bytes]) -> bytes:
+    """Return the card as PNG; `picture` gives the encoded thumbnail of an image, or nothing where there is none."""
+    pairs = [pair for pair in page["pairs"] if not pair["neighbour"]][:_SHOWN]
+    card = CardData(
+        title=page["neuron"],
+        method=page["method"] or "",
+        labels=[(label["text"], label["score"]) for label in page["labels"]],
+        state=page["state"],
+        note=" · ".join(part for part in (page["note"], page["doubt"]) if part),
+        pairs=[
+            CardPair(
+                picture(pair["image_id"]),
+                None if pair["contrast_id"] is None else picture(pair["contrast_id"]),
+                pair["activation"],
+                pair["contrast_activation"],
+                pair["similarity"],
+            )
+            for pair in pairs
+        ],
+        histogram=page["histogram"]["counts"],
+        edges=page["histogram"]["edges"],
+        threshold=page["threshold"],
+        threshold_name=page["threshold_name"],
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        return draw_card(card, Path(folder) / "card.png").read_bytes()

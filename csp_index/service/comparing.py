@@ -1,0 +1,59 @@
+"""Two to four neurons side by side: what each page tells, the labels they share, how alike they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from csp_index.errors import SettingError
+from csp_index.records import NeuronKey
+from csp_index.service.images import has_vectors
+from csp_index.service.neurons import neuron_document
+from csp_index.service.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from csp_index.service.engine import Engine
+
+NEURONS: Final = (2, 4)
+"""How many neurons can be compared, at least and at most."""
+
+
+def compare_document(
+    snapshot: Snapshot, engine: Engine, keys: Sequence[NeuronKey], method: str | None = None
+) -> dict[str, Any]:
+    """Return what the page of a comparison tells.
+
+    `shared` are the texts among the kept labels of all neurons, `own` those of one alone, both in the order of scores.
+    `similarity` is the cosine of each two concept vectors, None where a neuron has none. SettingError unless two to
+    four different neurons are named.
+    """
+    least, most = NEURONS
+    if not least <= len(keys) <= most or len(set(keys)) < len(keys):
+        named = ", ".join(map(str, keys[: most + 1])) or "none"
+        raise SettingError(f"a comparison of {named}: expected {least} to {most} different neurons")
+    for key in keys:
+        snapshot.neuron(key)  # all of them exist before one is described
+    documents = [neuron_document(snapshot, engine, key, method) for key in keys]
+    texts = [[label["text"] for label in document["labels"]] for document in documents]
+    return {
+        "neurons": [{name: value for name, value in document.items() if name != "queries"} for document in documents],
+        "shared": [text for text in texts[0] if all(text in others for others in texts[1:])],
+        "own": {
+            str(key): [text for text in texts[at] if not any(text in other for other in texts[:at] + texts[at + 1 :])]
+            for at, key in enumerate(keys)
+        },
+        "similarity": _similarity(snapshot, engine, keys),
+    }
+
+
+def _similarity(snapshot: Snapshot, engine: Engine, keys: Sequence[NeuronKey]) -> list[list[float | None]]:
+    if not has_vectors(snapshot, engine):
+        return [[None] * len(keys) for _ in keys]
+    found = [engine.concepts(key.layer_key) for key in keys]
+    vectors = np.stack([concepts.vectors[key.neuron] for concepts, key in zip(found, keys, strict=True)])
+    live = [bool(c.alive[key.neuron]) and bool(v.any()) for c, key, v in zip(found, keys, vectors, strict=True)]
+    cosines = np.clip(vectors @ vectors.T, -1, 1).tolist()
+    size = range(len(keys))
+    return [[cosines[a][b] if live[a] and live[b] else None for b in size] for a in size]

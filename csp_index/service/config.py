@@ -1,0 +1,129 @@
+"""What the service is allowed: where it listens, whom it answers, and every limit.
+
+Limits come from the table of settings unless they are given. Settings that would open an index to strangers are refused
+here, so that no way of starting the service gets around it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from csp_index import settings
+from csp_index.errors import SettingError
+
+_SHORTEST_TOKEN = 16  # characters: what can be guessed over a network is no token
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+
+
+def _number(name: str) -> Callable[[], int]:
+    return partial(settings.number, name)
+
+
+def _duration(name: str) -> Callable[[], float]:
+    return partial(settings.duration, name)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """Settings of one service; what is not given comes from the table of settings.
+
+    Raises SettingError where others than this machine could read the index and neither a token nor public reading was
+    asked for.
+    """
+
+    host: str = field(default_factory=partial(settings.text, "serve_host"))
+    port: int = field(default_factory=_number("serve_port"))
+    token: str | None = field(default=None, repr=False)  # who shows it may ask; None: everyone who gets through
+    public_read: bool = False  # off loopback without a token, on purpose
+    sql: bool | None = None  # SQL over HTTP; None: on loopback only. After construction it is True or False
+    hosts: tuple[str, ...] = ()  # further names under which browsers may reach the service
+    origins: tuple[str, ...] = ()  # other sites whose scripts may read answers
+    texts: tuple[Path, Path] | None = None  # labels made elsewhere that stand in for the vocabulary: .npy, one a line
+    threads: int = field(default_factory=_number("serve_threads"))
+    waiting: int = field(default_factory=_number("serve_waiting"))
+    timeout: float = field(default_factory=_duration("serve_timeout"))
+    arrival: float = field(default_factory=_duration("serve_arrival"))
+    body_bytes: int = field(default_factory=_number("serve_body_bytes"))
+    upload_bytes: int = field(default_factory=_number("serve_upload_bytes"))
+    upload_pixels: int = field(default_factory=_number("serve_upload_pixels"))
+    page: int = field(default_factory=_number("serve_page"))
+    page_limit: int = field(default_factory=_number("serve_page_limit"))
+    held_bytes: int = field(default_factory=_number("serve_held_bytes"))
+    sql_seconds: float = field(default_factory=_duration("sql_seconds"))
+    sql_rows: int = field(default_factory=_number("sql_rows"))
+    sql_bytes: int = field(default_factory=_number("sql_bytes"))
+    sql_processes: int = field(default_factory=_number("sql_processes"))
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise SettingError(f"port {self.port} does not exist: expected 1 to 65535, or 0 for any that is free")
+        if self.token is not None and len(self.token) < _SHORTEST_TOKEN:
+            raise SettingError(
+                f"the token has {len(self.token)} characters: expected at least {_SHORTEST_TOKEN}, "
+                "for example those of `openssl rand -hex 32`"
+            )
+        if self.token is None and not self.loopback and not self.public_read:
+            raise SettingError(
+                f"host {self.host} can be reached from other machines: give --token-file FILE, "
+                "or say --public-read to let everyone read the index"
+            )
+        for path in self.texts or ():
+            if not Path(path).is_file():
+                raise SettingError(
+                    f"{path} is no file: give the labels' embeddings as .npy and their texts, one a line"
+                )
+        if self.sql is None:
+            object.__setattr__(self, "sql", self.loopback)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        return is_loopback(self.host)
+
+    def knows_host(self, name: str) -> bool:
+        """Tell whether browsers may reach the service under this name or address, given without a port.
+
+        A page of another site can point its own name at this machine (DNS rebinding), but neither at an address nor at
+        the names listed here.
+        """
+        name = name.lower().removeprefix("[").removesuffix("]").removesuffix(".")
+        if name in _LOOPBACK_NAMES or name in {known.lower() for known in (self.host, *self.hosts)}:
+            return True
+        return not self.loopback and _address(name) is not None
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches what listens on `host`.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("::1"), is_loopback("0.0.0.0")
+    (True, True, True, False)
+    """
+    address = _address(host)
+    return host.lower() == "localhost" if address is None else address.is_loopback
+
+
+def read_token(path: str | Path) -> str:
+    """Return the token that a file holds, without white space around it. Raises SettingError where there is none."""
+    try:
+        token = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
+        raise SettingError(
+            f"the token file {path} cannot be read ({why}): give a text file that holds the token"
+        ) from exc
+    if not token:
+        raise SettingError(f"the token file {path} is empty: write one in, for example by `openssl rand -hex 32`")
+    if any(letter.isspace() or not letter.isprintable() for letter in token):
+        raise SettingError(f"the token in {path} has white space in it: expected one word on one line")
+    return token
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError:
+        return None

@@ -1,0 +1,269 @@
+"""A layer's neurons in a list: sorted, filtered, page by page.
+
+Sorting and filtering go over whole columns; rows are made for the neurons of a page alone. So is clarity, which needs
+the embeddings of their images; sorting by it computes it for the layer once.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from csp_index import settings
+from csp_index.errors import CspIndexError, SettingError
+from csp_index.records import LayerKey
+from csp_index.service.layer_table import LayerTable, MethodLabels, finite
+from csp_index.service.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from csp_index.service.engine import Engine
+
+Sort = Literal["index", "label", "score", "lead", "confidence", "firing_rate", "clarity", "max"]
+Order = Literal["asc", "desc"]
+Shown = Literal["all", "labelled", "unlabelled", "dead", "uncertain"]
+
+IMAGES: Final = 30
+"""Highest activating images that a neuron's clarity rests on, at most."""
+_LONGEST = 300  # characters looked for in labels
+_BLOCK = 2**13  # images of neurons whose embeddings are gathered at once
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryQuery:
+    """Which neurons of a layer to show, in what order; `cursor` is one that an earlier answer gave.
+
+    `unlabelled` leaves out dead neurons. `q` is looked for in the label, upper and lower case alike. Raises
+    SettingError for what does not exist.
+    """
+
+    sort: Sort = "index"
+    order: Order = "asc"
+    state: Shown = "all"
+    q: str = ""
+    method: str | None = None
+    limit: int | None = None  # None: the setting serve_page
+    cursor: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, kinds in (("sort", Sort), ("order", Order), ("state", Shown)):
+            if (value := getattr(self, name)) not in get_args(kinds):
+                raise SettingError(f"{name} is {value!r}: expected {', '.join(get_args(kinds))}")
+        if len(self.q) > _LONGEST:
+            raise SettingError(f"the text to look for has {len(self.q)} characters: expected at most {_LONGEST}")
+        most = settings.number("serve_page_limit")
+        if not 1 <= self.size <= most:
+            raise SettingError(f"limit is {self.limit}: expected 1 to {most}")
+
+    @property
+    def size(self) -> int:
+        """Neurons of a page."""
+        return settings.number("serve_page") if self.limit is None else self.limit
+
+    def told(self, method: str | None) -> dict[str, Any]:
+        """Return the query as documents tell it, with the method that is shown."""
+        asked = {name: getattr(self, name) for name in ("sort", "order", "state", "q")}
+        return asked | {"method": method, "limit": self.size}
+
+    def cursor_at(self, key: LayerKey, place: int) -> str:
+        """Return the cursor of the page that begins at a place of this query's neurons."""
+        return base64.urlsafe_b64encode(f"{place}.{self._mark(key)}".encode()).decode().rstrip("=")
+
+    def place(self, key: LayerKey) -> int:
+        """Return where the page begins. Raises SettingError for a cursor of another query, or none at all."""
+        if not self.cursor:
+            return 0
+        try:
+            padded = self.cursor + "=" * (-len(self.cursor) % 4)
+            text = base64.b64decode(padded.encode("ascii"), altchars=b"-_", validate=True).decode("ascii")
+        except (binascii.Error, ValueError):
+            text = ""
+        place, _, mark = text.partition(".")
+        if mark != self._mark(key) or not place.isdigit() or len(place) > 9:
+            raise SettingError(
+                "the cursor does not belong to this query: leave it out, then take `next` of the answer before"
+            )
+        return int(place)
+
+    def _mark(self, key: LayerKey) -> str:
+        """Return a short hash of what decides the order of neurons."""
+        asked = [str(key), self.sort, self.order, self.state, self.q, self.method]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
+
+
+def layer_document(snapshot: Snapshot, engine: Engine, key: LayerKey, query: GalleryQuery) -> dict[str, Any]:
+    """Return what the page of a layer tells: the layer, the query, one page of neurons, cursors both ways."""
+    table = snapshot.layer(key)
+    labels = table.labels(query.method)
+    place, page = query.place(key), _page(snapshot, engine, table, query)
+    return {
+        "layer": next(row for row in snapshot.layer_rows() if row["layer"] == str(key)),
+        "query": query.told(None if labels is None else labels.method),
+        "neurons": page["neurons"],
+        "total": page["total"],
+        "next": page["next"],
+        "previous": query.cursor_at(key, max(0, place - query.size)) if place else None,
+    }
+
+
+def neurons_page(snapshot: Snapshot, engine: Engine, key: LayerKey, query: GalleryQuery) -> dict[str, Any]:
+    """Return one page of a layer's neurons, how many there are in all, and the cursor of the page after."""
+    return _page(snapshot, engine, snapshot.layer(key), query)
+
+
+def column(snapshot: Snapshot, engine: Engine, table: LayerTable, name: str, method: str | None = None) -> np.ndarray:
+    """Return a column of numbers of a layer's neurons, [M] float64; NaN where a neuron has none.
+
+    `label` is the place of the label among all labels of the layer in alphabetical order.
+    """
+    if name == "clarity":
+        return clarities(snapshot, engine, table).all()
+    if name == "index":
+        return np.arange(table.info.neurons, dtype=np.float64)
+    if name in ("firing_rate", "max"):
+        return table.firing_rates if name == "firing_rate" else table.maxima
+    labels = table.labels(method)
+    if labels is None:
+        return np.full(table.info.neurons, np.nan)
+    if name == "label":
+        return _alphabetical(labels)
+    return {"score": labels.scores, "lead": labels.leads, "confidence": labels.confidences}[name]
+
+
+def clarities(snapshot: Snapshot, engine: Engine, table: LayerTable) -> Clarities:
+    """Return the clarity of a layer's neurons, which is computed as far as it is asked for and kept."""
+    return snapshot.held.get(
+        ("clarity", table.info.key), lambda: Clarities(snapshot, engine, table), lambda found: found.nbytes
+    )
+
+
+class Clarities:
+    """The mean cosine of a neuron's highest activating images with each other, neuron by neuron as asked for."""
+
+    def __init__(self, snapshot: Snapshot, engine: Engine, table: LayerTable) -> None:
+        self._engine, self._has_encoder = engine, bool(snapshot.encoders)
+        self._places = top_images(table, IMAGES)[0]
+        self._values = np.full(table.info.neurons, np.nan)
+        self._known = table.dead.copy()  # a dead neuron has none
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """The memory they take."""
+        return self._places.nbytes + self._values.nbytes + self._known.nbytes
+
+    def all(self) -> np.ndarray:
+        """Return those of all neurons [M]; NaN where there is none: fewer than two images, or no embeddings."""
+        return self.of(np.arange(len(self._values)))
+
+    def of(self, neurons: np.ndarray) -> np.ndarray:
+        """Return those of some neurons [I]."""
+        with self._lock:
+            missing = neurons[~self._known[neurons]]
+            if len(missing) and self._has_encoder and not self._engine.failed:
+                step = max(1, _BLOCK // max(1, self._places.shape[1]))
+                try:
+                    for first in range(0, len(missing), step):
+                        self._fill(missing[first : first + step])
+                except CspIndexError:
+                    if not self._engine.failed:  # then there are no embeddings, but all the rest can be shown
+                        raise
+            found: np.ndarray = self._values[neurons]
+            return found
+
+    def _fill(self, neurons: np.ndarray) -> None:
+        places = self._places[neurons]
+        ids, rows = np.unique(places, return_inverse=True)
+        rows = rows.reshape(places.shape) - int(ids[0] < 0)
+        vectors = self._engine.vectors_of(ids[ids >= 0].tolist())
+        import torch  # the engine has loaded it by now
+
+        from csp_index.evaluation.structure import clarity
+        from csp_index.threads import one_thread
+
+        with one_thread():
+            self._values[neurons] = clarity(torch.from_numpy(vectors), torch.from_numpy(rows)).numpy()
+        self._known[neurons] = True
+
+
+def top_images(table: LayerTable, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the highest activating images of each neuron, `most` at most, and their activations, [M, K] both.
+
+    An image that does not activate the neuron is -1.
+    """
+    activations = _lists(table, "top_activations")[:, :most].astype(np.float32)
+    return np.where(activations > 0, _lists(table, "top_images")[:, :most], -1), activations
+
+
+def _lists(table: LayerTable, name: str) -> np.ndarray:
+    flat = table.statistics[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    found: np.ndarray = flat.reshape(table.info.neurons, -1)
+    return found
+
+
+def _page(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery) -> dict[str, Any]:
+    key, first = table.info.key, query.place(table.info.key)
+    order = _ordered(snapshot, engine, table, query)
+    chosen = order[first : first + query.size]
+    clarity = clarities(snapshot, engine, table).of(chosen).tolist()
+    rows = [
+        table.row(neuron, query.method) | {"clarity": finite(value)}
+        for neuron, value in zip(chosen.tolist(), clarity, strict=True)
+    ]
+    after = first + query.size
+    more = query.cursor_at(key, after) if after < len(order) else None
+    return {"neurons": rows, "total": len(order), "next": more}
+
+
+def _ordered(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery) -> np.ndarray:
+    """Return the numbers of the query's neurons in its order: those without a value last, ties by number."""
+    neurons = np.flatnonzero(_kept(table, query))
+    values = column(snapshot, engine, table, query.sort, query.method)[neurons]
+    absent = np.isnan(values)
+    keys = np.where(absent, 0, values if query.order == "asc" else -values)
+    found: np.ndarray = neurons[np.lexsort((keys, absent))]
+    return found
+
+
+def _kept(table: LayerTable, query: GalleryQuery) -> np.ndarray:
+    """Tell which neurons [M] the query's filters let through."""
+    labels, none = table.labels(query.method), np.zeros(table.info.neurons, dtype=bool)
+    labelled = none if labels is None else labels.states == "labelled"
+    kept: np.ndarray = ~none
+    if query.state == "labelled":
+        kept = labelled
+    elif query.state == "unlabelled":
+        kept = ~labelled & ~table.dead
+    elif query.state == "dead":
+        kept = table.dead
+    elif query.state == "uncertain":
+        kept = none if labels is None else labels.uncertain > 0
+    if query.q.strip():
+        kept = kept & (none if labels is None else named(labels, query.q))
+    return kept
+
+
+def named(labels: MethodLabels, text: str) -> np.ndarray:
+    """Tell which neurons' labels [M] hold a text, upper and lower case alike."""
+    held = pc.match_substring(pc.utf8_lower(_texts(labels)), text.strip().lower())
+    found: np.ndarray = held.fill_null(False).to_numpy(zero_copy_only=False)
+    return found
+
+
+def _alphabetical(labels: MethodLabels) -> np.ndarray:
+    lowered = pc.utf8_lower(_texts(labels))
+    places = pc.index_in(lowered, lowered.drop_null().unique().sort()).cast(pa.float64())
+    found: np.ndarray = places.to_numpy(zero_copy_only=False)  # null is NaN
+    return found
+
+
+def _texts(labels: MethodLabels) -> pa.Array:
+    return pa.array(labels.texts, pa.string(), from_pandas=True)

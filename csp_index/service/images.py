@@ -1,0 +1,226 @@
+"""What the page of an image tells: what it is, which neurons it excites, its neighbours; and its thumbnail.
+
+Images are named by their ids alone: pictures come out of the index's own tables, and no file is ever opened.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from PIL import Image
+
+from csp_index import schema
+from csp_index.catalog import LayerInfo
+from csp_index.derived import derived_rows, describe_recipe, is_derived
+from csp_index.errors import MissingError
+from csp_index.service.gallery import top_images
+from csp_index.service.layer_table import LayerTable
+from csp_index.service.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from csp_index.service.engine import Engine
+
+NEIGHBOURS: Final = 12
+EXCITES: Final = 24  # neurons told of an image
+_INDEXED = ("uri", "width", "height", "split", "metadata")
+_DERIVED = ("kind", "origin", "model", "layer", "neuron", "rank", "recipe", "activation")
+_ENTRIES = 2**21  # neurons x images of a layer that are kept the other way round
+_KINDS = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
+
+
+@dataclass(frozen=True, slots=True)
+class TopOf:
+    """Which neurons of a layer keep an image among their highest activating ones: E entries, sorted by image id.
+
+    `neurons`, `ranks` (0 is the highest) and `activations` are [E]; neurons that never fire have no entry.
+    """
+
+    images: np.ndarray
+    neurons: np.ndarray
+    ranks: np.ndarray
+    activations: np.ndarray
+    total: int  # images of the layer's statistics
+
+    @property
+    def nbytes(self) -> int:
+        """The memory it takes."""
+        return self.images.nbytes + self.neurons.nbytes + self.ranks.nbytes + self.activations.nbytes
+
+    def of(self, image_id: int) -> list[tuple[int, int, float, float]]:
+        """Return (rank, neuron, activation, quantile) of an image, in [0, 1] the share of images below it."""
+        first, last = np.searchsorted(self.images, [image_id, image_id + 1])
+        rows = slice(int(first), int(last))
+        quantiles = 1 - self.ranks[rows] / max(1, self.total - 1)
+        columns = (self.ranks[rows], self.neurons[rows], self.activations[rows], quantiles)
+        return list(zip(*(values.tolist() for values in columns), strict=True))
+
+
+def image_document(snapshot: Snapshot, engine: Engine, image_id: int) -> dict[str, Any]:
+    """Return what the page of an indexed or a derived image tells."""
+    snapshot.check_image(image_id)
+    told = _derived(snapshot, image_id) if is_derived(image_id) else _indexed(snapshot, image_id)
+    return {
+        "image_id": image_id,
+        **told,
+        "excites": excited_by(snapshot, image_id, EXCITES),
+        "neighbours": _neighbours(snapshot, engine, image_id),
+    }
+
+
+def thumbnail(snapshot: Snapshot, image_id: int) -> tuple[bytes, str]:
+    """Return a small picture of an image as the index keeps it, and its media type. MissingError where it has none."""
+    snapshot.check_image(image_id)
+    if is_derived(image_id):
+        picture = _derived_row(snapshot, image_id, ["picture"])["picture"]
+    else:
+        picture = snapshot.image_rows([image_id], ["thumbnail"])[image_id]["thumbnail"]
+    for start, kind in _KINDS:
+        if isinstance(picture, bytes) and picture.startswith(start):
+            return picture, kind
+    raise MissingError(f"image {image_id} has no picture in the index: it came as an array, or without a thumbnail")
+
+
+def excited_by(snapshot: Snapshot, image_id: int, most: int) -> list[dict[str, Any]]:
+    """Return the neurons of all layers that keep the image among their highest activating ones, most extreme first."""
+    found = []
+    for place, info in enumerate(snapshot.layers()):
+        with suppress(MissingError):  # not finished
+            found += [
+                (rank, place, neuron, info.key, told) for rank, neuron, *told in _top_of(snapshot, info).of(image_id)
+            ]
+    found.sort(key=lambda entry: entry[:3])
+    return [
+        snapshot.layer(key).row(neuron) | {"activation": activation, "quantile": quantile}
+        for _, _, neuron, key, (activation, quantile) in found[:most]
+    ]
+
+
+def finished(snapshot: Snapshot) -> Iterator[LayerTable]:
+    """Go through the layers whose statistics are there."""
+    for info in snapshot.layers():
+        with suppress(MissingError):
+            yield snapshot.layer(info.key)
+
+
+def check_image(snapshot: Snapshot, image_id: int) -> None:
+    """Refuse an image, indexed or derived, that is not there."""
+    snapshot.check_image(image_id)
+    if is_derived(image_id):
+        _derived_row(snapshot, image_id, [])
+
+
+def has_vectors(snapshot: Snapshot, engine: Engine) -> bool:
+    """Tell whether the index holds embeddings, and the engine did not fail to load them."""
+    return bool(snapshot.encoders) and not engine.failed
+
+
+def image_vector(snapshot: Snapshot, engine: Engine, image_id: int) -> np.ndarray | None:
+    """Return the embedding [D] of an image; None without one: no encoder, or derived and embedded by another one."""
+    if not has_vectors(snapshot, engine):
+        return None
+    if is_derived(image_id):
+        table = schema.derived_table(snapshot.encoder.name)
+        if not snapshot.store.count(table, f"image_id = {image_id}"):
+            return None
+    found: np.ndarray = engine.vectors_of([image_id])[0]
+    return found
+
+
+def near_images(engine: Engine, vector: np.ndarray, count: int, but: int | None = None) -> list[tuple[int, float]]:
+    """Return the indexed images most similar to a unit vector [D] and their cosines, `but` one left out."""
+    near = engine.nearest_images(vector, count + (but is not None))
+    return [(image, min(1.0, cosine)) for image, cosine in near if image != but][:count]
+
+
+def _top_of(snapshot: Snapshot, info: LayerInfo) -> TopOf:
+    def read() -> TopOf:
+        return _by_image(snapshot.layer(info.key), max(1, _ENTRIES // info.neurons))
+
+    return snapshot.held.get(("top of", info.key), read, lambda found: found.nbytes)
+
+
+def _by_image(table: LayerTable, most: int) -> TopOf:
+    """Return the `most` highest activating images of each neuron the other way round."""
+    images, activations = top_images(table, most)
+    neurons, ranks = np.nonzero(images >= 0)
+    order = np.argsort(images[neurons, ranks], kind="stable")
+    neurons, ranks = neurons[order], ranks[order]
+    return TopOf(
+        images[neurons, ranks],
+        neurons.astype(np.int32),
+        ranks.astype(np.int32),
+        activations[neurons, ranks],
+        table.images,
+    )
+
+
+def _neighbours(snapshot: Snapshot, engine: Engine, image_id: int) -> list[dict[str, Any]]:
+    vector = image_vector(snapshot, engine, image_id)
+    near = [] if vector is None else near_images(engine, vector, NEIGHBOURS, image_id)
+    names = snapshot.names(image for image, _ in near)
+    return [{"image_id": image, "similarity": cosine, "name": names[image]} for image, cosine in near]
+
+
+def _indexed(snapshot: Snapshot, image_id: int) -> dict[str, Any]:
+    row = snapshot.image_rows([image_id], _INDEXED)[image_id]
+    return {
+        "name": row["uri"].rpartition("/")[2],
+        "width": row["width"],
+        "height": row["height"],
+        "split": row["split"],
+        "metadata": _parsed(row["metadata"]),
+        "derived": None,
+    }
+
+
+def _derived(snapshot: Snapshot, image_id: int) -> dict[str, Any]:
+    row = _derived_row(snapshot, image_id, [*_DERIVED, "picture"])
+    with Image.open(io.BytesIO(row["picture"])) as picture:  # its head alone is read
+        width, height = picture.size
+    recipe = {name: _last(value) if isinstance(value, str) else value for name, value in _parsed(row["recipe"]).items()}
+    return {
+        "name": describe_recipe(row["recipe"]),
+        "width": width,
+        "height": height,
+        "split": None,
+        "metadata": {},
+        "derived": {
+            "kind": row["kind"],
+            "origin": row["origin"],
+            "neuron": f"{row['model']}/{row['layer']}/{row['neuron']}",
+            "rank": row["rank"],
+            "activation": row["activation"],
+            "recipe": recipe,
+        },
+    }
+
+
+def _derived_row(snapshot: Snapshot, image_id: int, columns: Sequence[str]) -> dict[str, Any]:
+    found = derived_rows(snapshot.store, [image_id], columns)
+    if image_id not in found:
+        raise MissingError(f"derived image {image_id} does not exist: the pairs of a neuron name those there are")
+    return found[image_id]
+
+
+def _parsed(text: str | None) -> dict[str, Any]:
+    """Return what stands in a JSON object; nothing where there is none."""
+    try:
+        told = json.loads(text or "{}", parse_constant=lambda _: None)
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _last(text: str) -> str:
+    """Return the last part of a path, also of one in a model's name, and other texts as they are.
+
+    >>> _last("/data/models/painter"), _last("diffusers:/models/painter"), _last("a red star, large/small")
+    ('painter', 'painter', 'a red star, large/small')
+    """
+    return text.rstrip("/").rpartition("/")[2] if text.startswith("/") or ":/" in text else text

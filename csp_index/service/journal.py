@@ -1,0 +1,90 @@
+"""What the service tells of its work: one JSON line a request, and counters for Prometheus in a registry of their own.
+
+Neither holds query strings, headers or bodies: they may be private.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+requests_log = logging.getLogger("csp_index.service.requests")
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_LONGEST = 300  # characters of a path in the log
+
+
+@dataclass(slots=True)
+class Visit:
+    """One request and what came of it."""
+
+    id: str
+    method: str
+    path: str
+    client: str
+    route: str = "-"  # the template of the address: few, whatever is asked
+    status: int = 0
+    sent: int = 0  # bytes of the answer's body
+    seconds: float = 0.0
+
+
+class Journal:
+    """Writes down finished requests; counts them, SQL statements and held answers."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        own = self.registry
+        self.in_flight = Gauge("csp_index_in_flight", "Requests being worked on or waiting.", registry=own)
+        self._requests = Counter(
+            "csp_index_requests", "Requests answered.", ["method", "route", "status"], registry=own
+        )
+        self._seconds = Histogram(
+            "csp_index_request_seconds", "Time to the answer.", ["route"], buckets=_SECONDS, registry=own
+        )
+        self._statements = Counter("csp_index_sql", "SQL statements by their end.", ["outcome"], registry=own)
+        self._answers = Counter(
+            "csp_index_answers", "Answers that do not change, by where they come from.", ["source"], registry=own
+        )
+
+    def write(self, visit: Visit) -> None:
+        """Count a finished request and log it in one line."""
+        method = visit.method if visit.method in _METHODS else "other"
+        self._requests.labels(method, visit.route, str(visit.status)).inc()
+        self._seconds.labels(visit.route).observe(visit.seconds)
+        if requests_log.isEnabledFor(logging.INFO):
+            requests_log.info("%s", _line(visit))
+
+    def statement(self, outcome: str) -> None:
+        """Count a SQL statement: done, cut, refused or stopped."""
+        self._statements.labels(outcome).inc()
+
+    def answer(self, held: bool) -> None:
+        """Count an answer that does not change."""
+        self._answers.labels("memory" if held else "made").inc()
+
+    def exposition(self) -> bytes:
+        """Return all counters as Prometheus reads them."""
+        return generate_latest(self.registry)
+
+
+def _line(visit: Visit) -> str:
+    return json.dumps(
+        {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "id": visit.id,
+            "method": visit.method,
+            "route": visit.route,
+            "path": visit.path[:_LONGEST],
+            "status": visit.status,
+            "ms": round(visit.seconds * 1000, 1),
+            "bytes": visit.sent,
+            "client": visit.client,
+        }
+    )

@@ -1,0 +1,115 @@
+"""The neurons of a layer on a plane: the two directions in which their concept vectors differ most.
+
+Principal components by NumPy, exact and the same at every call. Neurons without a concept vector are left out. A plane
+hangs on the layer alone: what colours its points is looked up anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from csp_index.errors import SettingError
+from csp_index.records import LayerKey
+from csp_index.service.gallery import column
+from csp_index.service.layer_table import LayerTable, finite
+from csp_index.service.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from csp_index.service.engine import Engine
+
+COLOURS: Final = ("score", "lead", "confidence", "firing_rate", "clarity", "max", "index")
+"""Columns that can colour a map."""
+POINTS: Final = 20_000
+"""Neurons on a map, at most; of a larger layer so many are drawn, evenly over its numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """Where P of `total` neurons lie: their numbers [P] and places [P, 2] in [0, 1], each axis's share of variance."""
+
+    neurons: np.ndarray
+    places: np.ndarray
+    explained: tuple[float, float]
+    total: int
+
+    @property
+    def nbytes(self) -> int:
+        """The memory it takes."""
+        return self.neurons.nbytes + self.places.nbytes
+
+
+def layer_map(
+    snapshot: Snapshot, engine: Engine, key: LayerKey, colour: str = "score", method: str | None = None
+) -> dict[str, Any]:
+    """Return the map of a layer, its points coloured by a column of `COLOURS`; SettingError for another one."""
+    if colour not in COLOURS:
+        raise SettingError(f"colour is {colour!r}: expected {', '.join(COLOURS)}")
+    table = snapshot.layer(key)
+    labels = table.labels(method)
+    plane = snapshot.held.get(("plane", key), lambda: _plane(engine, table), lambda found: found.nbytes)
+    values = column(snapshot, engine, table, colour, method)[plane.neurons]
+    known = values[np.isfinite(values)]
+    drawn = len(plane.neurons)
+    texts = [None] * drawn if labels is None else labels.texts[plane.neurons].tolist()
+    columns = (plane.neurons.tolist(), *plane.places.T.tolist(), values.tolist(), texts)
+    return {
+        "layer": str(key),
+        "method": labels and labels.method,
+        "points": [
+            {"index": index, "x": x, "y": y, "value": finite(value), "label": text}
+            for index, x, y, value, text in zip(*columns, strict=True)
+        ],
+        "colour": colour,
+        "low": float(known.min()) if len(known) else None,
+        "high": float(known.max()) if len(known) else None,
+        "explained": list(plane.explained),
+        "note": f"{drawn:,} of {plane.total:,} neurons are drawn" if drawn < plane.total else "",
+    }
+
+
+def plane_of(vectors: np.ndarray, alive: np.ndarray) -> Plane:
+    """Return the plane of the neurons `alive` [M] that have a vector [M, D]; the longer axis fills [0, 1]."""
+    neurons = np.flatnonzero(alive & vectors.any(axis=1))
+    total = len(neurons)
+    if total > POINTS:
+        neurons = neurons[np.linspace(0, len(neurons) - 1, POINTS).astype(np.int64)]
+    rows = vectors[neurons].astype(np.float32)
+    rows -= rows.mean(0, dtype=np.float64).astype(np.float32) if len(rows) else 0
+    places, explained = _leading(rows)
+    if not len(rows):
+        return Plane(neurons, places, explained, total)
+    low, high = places.min(0), places.max(0)
+    span = float((high - low).max()) or 1.0
+    scaled = 0.5 + (places - (low + high) / 2) / span
+    return Plane(neurons, scaled.clip(0, 1).astype(np.float32), explained, total)
+
+
+def _leading(rows: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+    """Return centred rows [P, D] along their two leading directions, [P, 2], and those directions' share of variance.
+
+    Of two opposite directions the one whose largest entry is positive is taken.
+    """
+    count, width = rows.shape
+    total = float(np.square(rows, dtype=np.float64).sum())
+    places, shares = np.zeros((count, 2)), [0.0, 0.0]
+    if total <= count * 1e-12:  # nothing but rounding of unit vectors
+        return places, (0.0, 0.0)
+    products = rows.T @ rows if width <= count else rows @ rows.T
+    values, directions = np.linalg.eigh(products.astype(np.float64))
+    for axis in range(min(2, len(values))):
+        value, direction = float(values[-1 - axis]), directions[:, -1 - axis]
+        if value <= total * 1e-6:
+            continue
+        if width > count:
+            direction = direction @ rows
+        direction = direction / np.linalg.norm(direction) * np.sign(direction[np.abs(direction).argmax()])
+        places[:, axis], shares[axis] = rows @ direction, value / total
+    return places, (shares[0], shares[1])
+
+
+def _plane(engine: Engine, table: LayerTable) -> Plane:
+    concepts = engine.concepts(table.info.key)
+    return plane_of(concepts.vectors, concepts.alive & ~table.dead)

@@ -1,0 +1,298 @@
+"""A layer's neurons with the newest label of every method, as columns: one neuron is a slice.
+
+Knows the store's rows and nothing about models; does not load torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from csp_index import catalog, schema
+from csp_index.catalog import LayerInfo
+from csp_index.errors import MissingError
+from csp_index.records import ExamplePair, Label, LabelScore, NeuronKey, rivals_of
+from csp_index.store import Store
+
+UNLABELLED: Final = "unlabelled"  # the state of a neuron that no run labelled
+
+_TOP = 4  # images of a neuron in lists
+_HEAD = ("run_id", "neuron", "method", "state", "rank", "uncertain", "note")
+_SCORES = ("score", "score_low", "score_high", "confidence")
+_PAIR = tuple(field.name for field in fields(ExamplePair))
+_FEW_RUNS = 100  # named in a condition; of more, all rows of the layer are read
+
+
+@dataclass(frozen=True, slots=True)
+class MethodLabels:
+    """The newest label of each of M neurons by one method: what lists show, [M] each, and all candidates kept.
+
+    Scores are float64 and NaN where there is none; `uncertain` is -1 where nothing was resampled. The candidates of
+    neuron i are the rows `offsets[i]` to `offsets[i + 1]` of `candidates`, `values` [R, 4] (score, low, high, share),
+    best first.
+    """
+
+    method: str
+    newest: str  # run
+    texts: np.ndarray  # str or None
+    states: np.ndarray  # str
+    scores: np.ndarray
+    leads: np.ndarray  # of the score over the runner-up's
+    confidences: np.ndarray
+    uncertain: np.ndarray  # int8
+    notes: np.ndarray  # str
+    runs: np.ndarray  # str, "" where there is no label
+    offsets: np.ndarray
+    candidates: pa.DictionaryArray
+    values: np.ndarray
+
+    @property
+    def labelled(self) -> int:
+        """How many neurons have a label."""
+        return int((self.states == "labelled").sum())
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory this takes."""
+        arrays = (self.scores, self.leads, self.confidences, self.offsets, self.values)
+        return sum(a.nbytes for a in arrays) + int(self.candidates.nbytes) + 100 * len(self.states)
+
+    def label(self, key: NeuronKey, top: int) -> Label | None:
+        """Return the label of a neuron with its `top` best candidates and without pairs, or None."""
+        at = key.neuron
+        if not self.runs[at]:
+            return None
+        rows = slice(int(self.offsets[at]), int(self.offsets[at + 1]))
+        texts = self.candidates[rows].to_pylist()
+        values = self.values[rows].tolist()
+        scores = [
+            LabelScore(text, score, *map(finite, three)) for text, (score, *three) in zip(texts, values, strict=True)
+        ]
+        return Label(
+            key,
+            self.method,
+            self.states[at],
+            tuple(scores[:top]),
+            (),
+            self.notes[at],
+            self.runs[at],
+            bool(self.uncertain[at] > 0),
+            rivals_of(scores),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTable:
+    """A layer's M neurons: `statistics` (the columns of the `neurons` table, sorted) and newest labels by method.
+
+    `method` is the one shown unless another is asked for: of those there are, the one that labelled most neurons, then
+    the one that ran last; None without labels.
+    """
+
+    info: LayerInfo
+    statistics: pa.Table
+    firing_rates: np.ndarray  # [M] float64
+    maxima: np.ndarray  # [M] float64
+    top_images: np.ndarray  # [M, 4 at most] int64
+    methods: Mapping[str, MethodLabels]
+    method: str | None
+
+    @property
+    def images(self) -> int:
+        """N: the statistics cover the images 0 .. N - 1."""
+        return int(self.statistics["images"][0].as_py())
+
+    @property
+    def dead(self) -> np.ndarray:
+        """Which neurons [M] never fire."""
+        found: np.ndarray = self.maxima <= 0
+        return found
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory this takes."""
+        return int(self.statistics.nbytes) + self.top_images.nbytes + sum(m.nbytes for m in self.methods.values())
+
+    def labels(self, method: str | None = None) -> MethodLabels | None:
+        """Return the labels by a method, by default the layer's own; None where nothing is labelled at all."""
+        chosen = method or self.method
+        if chosen is None:
+            return None
+        if chosen not in self.methods:
+            names = ", ".join(self.methods) or "none"
+            raise MissingError(f"layer {self.info.key} has no labels by {chosen!r} (has: {names})")
+        return self.methods[chosen]
+
+    def row(self, neuron: int, method: str | None = None) -> dict[str, Any]:
+        """Return what lists tell of a neuron: address, label by the method, state, statistics, a few images."""
+        key, found = self.info.key, self.labels(method)
+        return {
+            "neuron": f"{key}/{neuron}",
+            "model": key.model,
+            "layer": key.layer,
+            "index": neuron,
+            "label": found and found.texts[neuron],
+            "method": found.method if found and found.runs[neuron] else None,
+            "state": found.states[neuron] if found else UNLABELLED,
+            "score": found and finite(float(found.scores[neuron])),
+            "lead": found and finite(float(found.leads[neuron])),
+            "confidence": found and finite(float(found.confidences[neuron])),
+            "uncertain": bool(found.uncertain[neuron]) if found and found.uncertain[neuron] >= 0 else None,
+            "firing_rate": float(self.firing_rates[neuron]),
+            "max": float(self.maxima[neuron]),
+            "dead": bool(self.maxima[neuron] <= 0),
+            "top_images": self.top_images[neuron].tolist() if self.maxima[neuron] > 0 else [],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """The example pairs behind the newest labels of a layer, R rows sorted by run, neuron, rank and neighbour.
+
+    `keys` [R] (place of the run among `runs` x M + neuron) finds a neuron's rows.
+    """
+
+    neurons: int
+    runs: Mapping[str, int]
+    keys: np.ndarray
+    rows: pa.Table  # the fields of ExamplePair, and threshold
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory this takes."""
+        return int(self.rows.nbytes) + self.keys.nbytes
+
+    def rows_of(self, neuron: int, run_id: str) -> pa.Table:
+        """Return the rows of a neuron in one of the `runs`."""
+        key = self.runs[run_id] * self.neurons + neuron
+        first, last = np.searchsorted(self.keys, [key, key + 1])
+        return self.rows.slice(int(first), int(last - first))
+
+    def of(self, neuron: int, run_id: str) -> tuple[tuple[ExamplePair, ...], float | None]:
+        """Return the pairs of a neuron's label, and the threshold below which an image counted as contrastive."""
+        if run_id not in self.runs:
+            return (), None
+        found = self.rows_of(neuron, run_id)
+        columns = [found[name].to_pylist() for name in _PAIR]
+        threshold = finite(found["threshold"][0].as_py()) if found.num_rows else None
+        return tuple(ExamplePair(*row) for row in zip(*columns, strict=True)), threshold
+
+
+def read_layer(store: Store, info: LayerInfo) -> LayerTable:
+    """Read a layer; MissingError where its statistics are not there yet."""
+    rows = store.read(schema.NEURONS, where=catalog.layer_filter(info)).sort_by("neuron").combine_chunks()
+    if rows.num_rows != info.neurons:
+        raise MissingError(
+            f"layer {info.key} is not finished: run `csp-index index` again, it goes on where it stopped"
+        )
+    methods = _newest_labels(store, info)
+    chosen = max(methods.values(), key=lambda found: (found.labelled, found.newest), default=None)
+    return LayerTable(
+        info,
+        rows,
+        rows["firing_rate"].to_numpy(),
+        rows["max"].to_numpy().astype(np.float64),
+        _first_of_lists(rows["top_images"].chunk(0), _TOP),
+        methods,
+        chosen.method if chosen else None,
+    )
+
+
+def read_pairs(store: Store, table: LayerTable) -> Pairs:
+    """Read the example pairs of a layer's newest labels."""
+    names = sorted({run for found in table.methods.values() for run in found.runs.tolist() if run})
+    where = catalog.layer_filter(table.info)
+    if len(names) <= _FEW_RUNS:
+        where += f" AND run_id IN ({','.join(map(catalog.sql_text, names))})" if names else " AND false"
+    rows = store.read(schema.EXAMPLES, ["run_id", "neuron", *_PAIR, "threshold"], where)
+    runs = pc.index_in(rows["run_id"], pa.array(names, pa.string()))
+    neuron, rank, neighbour = (rows[name].to_numpy() for name in ("neuron", "rank", "neighbour"))
+    place = runs.fill_null(-1).to_numpy().astype(np.int64)
+    order = np.lexsort((neighbour, rank, neuron, place))
+    order = order[place[order] >= 0]
+    keys = place[order] * table.info.neurons + neuron[order]
+    kept = rows.select([*_PAIR, "threshold"]).take(pa.array(order)).combine_chunks()
+    return Pairs(table.info.neurons, {name: number for number, name in enumerate(names)}, keys, kept)
+
+
+def finite(value: float | None) -> float | None:
+    """Return the number, or None for one that JSON cannot tell.
+
+    >>> finite(0.5), finite(float("nan"))
+    (0.5, None)
+    """
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _newest_labels(store: Store, info: LayerInfo) -> dict[str, MethodLabels]:
+    """Return the labels of a layer by method: of each neuron and method those of the newest run, as everywhere."""
+    rows = store.read(schema.LABELS, [*_HEAD, "text", *_SCORES], catalog.layer_filter(info))
+    if rows.num_rows == 0:
+        return {}
+    names, run = _codes(rows["run_id"])
+    methods, method = _codes(rows["method"])
+    owner = method * info.neurons + rows["neuron"].to_numpy()
+    newest = np.full(len(methods) * info.neurons, -1)
+    np.maximum.at(newest, owner, run)
+    kept = np.flatnonzero(run == newest[owner])
+    order = kept[np.lexsort((rows["rank"].to_numpy()[kept], owner[kept]))]
+    owner = owner[order]
+    bounds = np.searchsorted(owner, np.arange(len(methods) + 1) * info.neurons)
+    found = {}
+    for place, name in enumerate(methods):
+        chosen = rows.take(pa.array(order[bounds[place] : bounds[place + 1]])).combine_chunks()
+        last = names[newest[place * info.neurons : (place + 1) * info.neurons].max()]
+        found[name] = _by_neuron(name, last, chosen, info.neurons)
+    return found
+
+
+def _by_neuron(method: str, newest: str, rows: pa.Table, neurons: int) -> MethodLabels:
+    """Return the labels of one method from its rows, sorted by neuron and rank."""
+    neuron, rank = rows["neuron"].to_numpy(), rows["rank"].to_numpy()
+    values = np.stack([rows[name].to_numpy() for name in _SCORES], axis=1)
+    heads, second = np.flatnonzero(rank <= 0), np.flatnonzero(rank == 1)
+
+    def spread(chosen: np.ndarray, of: np.ndarray, empty: object, kind: Any) -> np.ndarray:
+        found = np.full(neurons, empty, dtype=kind)
+        found[neuron[chosen]] = of
+        return found
+
+    def words(name: str, empty: object) -> np.ndarray:
+        return spread(heads, np.array(rows[name].take(pa.array(heads)).to_pylist(), dtype=object), empty, object)
+
+    scores = spread(heads, values[heads, 0], np.nan, np.float64)
+    doubt = rows["uncertain"].cast(pa.int8()).fill_null(-1).to_numpy()
+    ranked = np.flatnonzero(rank >= 0)
+    return MethodLabels(
+        method,
+        newest,
+        words("text", None),
+        words("state", UNLABELLED),
+        scores,
+        scores - spread(second, values[second, 0], np.nan, np.float64),
+        spread(heads, values[heads, 3], np.nan, np.float64),
+        spread(heads, doubt[heads], -1, np.int8),
+        words("note", ""),
+        words("run_id", ""),
+        np.searchsorted(neuron[ranked], np.arange(neurons + 1)),
+        rows["text"].take(pa.array(ranked)).combine_chunks().dictionary_encode(),
+        values[ranked],
+    )
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
+    """Return the distinct texts of a column, sorted, and each row's place among them."""
+    names = sorted(column.unique().to_pylist())
+    return names, pc.index_in(column, pa.array(names, pa.string())).to_numpy().astype(np.int64)
+
+
+def _first_of_lists(lists: pa.ListArray, count: int) -> np.ndarray:
+    """Return the first `count` items [M, count] of lists that have equally many, or all where they have fewer."""
+    width = len(lists.flatten()) // max(1, len(lists))
+    return np.asarray(lists.flatten()).reshape(len(lists), width)[:, :count].copy()

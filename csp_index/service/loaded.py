@@ -1,0 +1,212 @@
+"""What needs torch, once it is loaded: models, concept vectors, activations, embeddings of images, labels anew."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from csp_index import catalog, schema, settings
+from csp_index.candidates import CandidateTexts
+from csp_index.catalog import LayerInfo
+from csp_index.costs import Means
+from csp_index.encoders import Encoder
+from csp_index.errors import CspIndexError, EncoderError, LabelError, MissingError, NetworkError
+from csp_index.fetching import activations_of
+from csp_index.knn import listed
+from csp_index.label_rows import LabelRequest, leaders_of, stored_vectors
+from csp_index.labels import concept_vectors
+from csp_index.making import makers
+from csp_index.models import Models, by_network
+from csp_index.networks import Network
+from csp_index.records import LayerKey, NeuronKey
+from csp_index.service.question import Concepts, Excited, LabelQuery
+from csp_index.service.relabel import Relabeller, TextVectors
+from csp_index.service.snapshot import Held, Snapshot
+from csp_index.subjects import Subject
+from csp_index.vectors import Vectors, vectors_of
+
+_CPU = torch.device("cpu")
+_log = logging.getLogger(__name__)
+
+
+class Loaded:
+    """The engine's inside; many threads may use it. Models are loaded when first needed, and only then."""
+
+    def __init__(self, snapshot: Snapshot, held_bytes: int, texts: CandidateTexts | None = None) -> None:
+        """Keep `held_bytes` of what may be asked for again; `texts` stand in for the index's vocabulary.
+
+        What every question needs is read here, so that none waits for it and no two read it at once.
+        """
+        self._snapshot, self._store, self._source = snapshot, snapshot.store, snapshot.encoder
+        self._models = Models(settings.text("device"))
+        self._loading = threading.Lock()
+        self._running = threading.Lock()  # hooks are not made for several threads
+        self._encoder_found: Encoder | EncoderError | None = None
+        self._networks_found: list[Network] | None = None
+        self._concepts, self._activations = Held(held_bytes // 4), Held(held_bytes // 16)
+        means = Means(derive=makers(self._store, self._models))
+        self._relabeller = Relabeller(snapshot, means, held_bytes // 8)
+        self._texts = TextVectors(self._store, self._source, self._encoder, texts)
+        self._read_ahead()
+
+    def concepts(self, key: LayerKey) -> Concepts:
+        """Return the concept vectors of a layer: CSP's where a label run left them for all, else the centred means."""
+        target = self._snapshot.info(key)
+        return self._concepts.get(key, lambda: self._concepts_of(target), lambda found: found.vectors.nbytes)
+
+    def embed_text(self, text: str) -> np.ndarray:
+        """Return the unit vector [D] of a text. Raises EncoderError where the encoder is not at hand."""
+        return _unit(self._texts.embed(text))
+
+    def embed_image(self, image: Image.Image) -> np.ndarray:
+        """Return the unit vector [D] of a picture. Raises EncoderError where the encoder is not at hand."""
+        encoder = self._encoder()
+        pixels = encoder.preprocess(image.convert("RGB"))[None]
+        with self._running:
+            return _unit(encoder.embed_images(pixels)[0])
+
+    def excited(self, image: Image.Image, top: int) -> list[Excited] | None:
+        """Return the neurons a picture excites most, by the share of indexed images that excite them less.
+
+        Where that is equal, by the activation against the neuron's highest one. None where no network can be loaded.
+        """
+        networks, picture = self._networks(), image.convert("RGB")
+        found: list[tuple[Excited, float]] = []
+        for network in networks:
+            pixels = network.preprocess(picture)[None]
+            with self._running:
+                values = network.activations(pixels)
+            for layer, row in values.items():
+                info = self._snapshot.info(LayerKey(network.name, layer))
+                found += self._most_excited(info, row[0].numpy(), top)
+        found.sort(key=lambda one: (-one[0].quantile, -one[1]))
+        return [one for one, _ in found[:top]] if networks else None
+
+    def activations(self, key: NeuronKey) -> np.ndarray:
+        """Return a neuron's activations on all images, [N]; read-only."""
+        target = self._neuron(key)
+
+        def read() -> np.ndarray:
+            images = int(catalog.neuron_rows(self._store, target, [key.neuron])["images"][0].as_py())
+            values = activations_of(self._store, target, key.neuron, images)
+            values.setflags(write=False)
+            return values
+
+        return self._activations.get(key, read, lambda values: int(values.nbytes))
+
+    def vectors_of(self, ids: Sequence[int]) -> np.ndarray:
+        """Return the unit embeddings [I, D] of images, in their order."""
+        for image in ids:
+            self._snapshot.check_image(image)
+        return self._vectors().of(torch.tensor(list(ids), dtype=torch.int64)).numpy()
+
+    def nearest_images(self, vector: np.ndarray, count: int) -> list[tuple[int, float]]:
+        """Return the images most similar to a unit vector [D], with their cosines, best first, ties by lower id."""
+        query, ids, values = torch.from_numpy(vector).float(), torch.zeros(0, dtype=torch.int64), torch.zeros(0)
+        for first, tile in self._vectors().screen(_CPU, torch.float32):
+            cosines = torch.cat([values, tile @ query])
+            places = torch.cat([ids, torch.arange(first, first + len(tile))])
+            best = leaders_of(cosines[None], count)[0, :count]
+            values, ids = cosines[best], places[best]
+        return list(zip(ids.tolist(), values.tolist(), strict=True))
+
+    def relabel(self, query: LabelQuery) -> list[dict[str, Any]]:
+        """Return the labels asked for: see `Relabeller.answer`."""
+        layers = {neuron.layer_key: self._neuron(neuron) for neuron in query.neurons}
+        texts = self._texts.vocabulary() if query.candidates is None else self._texts.own(query.candidates)
+        return self._relabeller.answer(query, layers, texts)
+
+    def _read_ahead(self) -> None:
+        vectors = self._vectors()
+        for _ in vectors.screen(_CPU, torch.float32):
+            break  # where embeddings are held in memory, all are there from now on
+        listed(self._store, self._source, vectors.images, torch.zeros(0, dtype=torch.int64))
+        for info in self._snapshot.layers()[:1]:
+            if catalog.is_finished(self._store, info):
+                self.activations(NeuronKey(info.key.model, info.key.layer, 0))
+        try:
+            self._texts.vocabulary()
+        except LabelError:
+            return  # told to whoever asks for it
+
+    def _vectors(self) -> Vectors:
+        return vectors_of(self._store, self._source, catalog.image_count(self._store, self._source.what))
+
+    def _neuron(self, key: NeuronKey) -> LayerInfo:
+        """Return the layer of a neuron that exists."""
+        info = self._snapshot.info(key.layer_key)
+        if not 0 <= key.neuron < info.neurons:
+            raise MissingError(f"neuron {key} does not exist: {info.key} has neurons 0 to {info.neurons - 1}")
+        return info
+
+    def _concepts_of(self, target: LayerInfo) -> Concepts:
+        rows = catalog.neuron_rows(self._store, target)
+        subject = Subject(self._source, target, np.arange(target.neurons))
+        method, vectors = "csp", stored_vectors(self._store, subject, "csp", rows["images"][0].as_py())
+        if vectors is None:
+            method = "mean-centred"
+            vectors = concept_vectors(self._store, subject, LabelRequest(method))
+        return Concepts(method, vectors.numpy(), rows["max"].to_numpy() > 0)
+
+    def _encoder(self) -> Encoder:
+        """Return the encoder the index was built with; what keeps it away is told to everyone who asks."""
+        with self._loading:
+            if self._encoder_found is None:
+                try:
+                    self._encoder_found = self._models.held_encoder(self._source)
+                except CspIndexError as exc:
+                    self._encoder_found = _encoder_error(self._source.name, exc)
+        if isinstance(self._encoder_found, EncoderError):
+            raise self._encoder_found.with_traceback(None)
+        return self._encoder_found
+
+    def _networks(self) -> list[Network]:
+        """Return the networks of the index that can be loaded."""
+        with self._loading:
+            if self._networks_found is None:
+                self._networks_found = []
+                layers = [info for info in self._snapshot.layers() if catalog.is_finished(self._store, info)]
+                for group in by_network(layers):
+                    try:
+                        self._networks_found += self._models.held_networks(group)
+                    except NetworkError as exc:
+                        _log.warning("no picture runs through %s: %s", group[0].key.model, exc)
+        return self._networks_found
+
+    def _most_excited(self, info: LayerInfo, values: np.ndarray, top: int) -> list[tuple[Excited, float]]:
+        """Return the neurons of a layer with activations `values` [M] that are furthest from their usual ones.
+
+        Beside each stands its activation in units of its highest one.
+        """
+        rows = catalog.neuron_rows(self._store, info)
+        quantiles = np.asarray(rows["quantiles"].combine_chunks().flatten()).reshape(info.neurons, -1)
+        shares = np.array([np.interp(v, q, schema.QUANTILES) for v, q in zip(values, quantiles, strict=True)])
+        highest = rows["max"].to_numpy()
+        strength = np.where((highest > 0) & (values > 0), values / np.where(highest > 0, highest, 1.0), 0.0)
+        shares[strength <= 0] = 0.0
+        best = np.lexsort((np.arange(info.neurons), -strength, -shares))[:top]
+        return [
+            (Excited(f"{info.key}/{n}", float(values[n]), float(shares[n])), float(strength[n]))
+            for n in best.tolist()
+            if strength[n] > 0
+        ]
+
+
+def _encoder_error(name: str, exc: CspIndexError) -> EncoderError:
+    if isinstance(exc, LabelError):
+        return EncoderError(
+            f"encoder {name} came as arrays and reads neither texts nor pictures: search by a neuron or an image, "
+            "or index the images with an encoder"
+        )
+    return EncoderError(str(exc))
+
+
+def _unit(vector: torch.Tensor) -> np.ndarray:
+    found: np.ndarray = torch.nn.functional.normalize(vector.float(), dim=0).numpy()
+    return found

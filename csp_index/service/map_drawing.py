@@ -1,0 +1,75 @@
+"""A layer's map as what its SVG is made of: circles that are links, or, of many neurons, a cloud for each colour.
+
+Works on the document of a map and knows nothing about what the points mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from csp_index.service.rendering import figure, neuron_href
+
+STEPS: Final = 8
+"""Colours from low to high; a point's size grows with them, so that colour is not all that tells."""
+LINKED: Final = 2048
+"""Points that are links of their own, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """A neuron on the map: its page, its place in 0 .. 100 from the upper left, its radius, class and title."""
+
+    href: str
+    x: str
+    y: str
+    size: str
+    step: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """The map's circles, or its clouds (class, path) where there are too many; whether some points have no value."""
+
+    dots: list[Dot]
+    clouds: list[tuple[str, str]]
+    hollow: bool
+
+
+def draw(page: Mapping[str, Any]) -> Drawing:
+    """Return the drawing of a map's document; high values come last and so lie above the others."""
+    low, high = page["low"], page["high"]
+    points = sorted(page["points"], key=lambda point: (point["value"] is not None, point["value"] or 0.0))
+    hollow = bool(points) and points[0]["value"] is None
+    if len(points) <= LINKED:
+        name = page["colour"].replace("_", " ")
+        return Drawing([_dot(page["layer"], name, point, low, high) for point in points], [], hollow)
+    clouds: dict[str, list[str]] = {}
+    for point in points:  # a line of no length with round ends is a dot
+        step = _step(point["value"], low, high)
+        clouds.setdefault(_class(step), []).append(f"M{_place(point['x'])} {_place(1 - point['y'])}h0")
+    return Drawing([], [(step, "".join(path)) for step, path in clouds.items()], hollow)
+
+
+def _dot(layer: str, name: str, point: Mapping[str, Any], low: float | None, high: float | None) -> Dot:
+    step, neuron = _step(point["value"], low, high), f"{layer}/{point['index']}"
+    told = f"{neuron}: {point['label'] or 'no label'}, {name} {figure(point['value'])}"
+    size = f"{0.9 + 0.12 * (step or 0):.2f}"
+    return Dot(neuron_href(neuron), _place(point["x"]), _place(1 - point["y"]), size, _class(step), told)
+
+
+def _step(value: float | None, low: float | None, high: float | None) -> int | None:
+    if value is None or low is None or high is None:
+        return None
+    part = (value - low) / (high - low) if high > low else 1.0
+    return min(STEPS - 1, max(0, int(part * STEPS)))
+
+
+def _class(step: int | None) -> str:
+    return "none" if step is None else f"s{step}"
+
+
+def _place(part: float) -> str:
+    return f"{100 * part:.1f}"

@@ -1,0 +1,349 @@
+"""What the home page and a neuron's page tell, as documents that JSON can hold.
+
+Functions of a snapshot and an engine. The engine is asked for arrays only: this file does not load torch.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+import csp_index
+from csp_index import catalog, schema
+from csp_index.contrast_quality import quality_of_pairs
+from csp_index.errors import MissingError
+from csp_index.fetching import fetch_tiles
+from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
+from csp_index.service.facets import directions, facets_of, name_facets
+from csp_index.service.layer_table import LayerTable, finite
+from csp_index.service.question import Concepts
+from csp_index.service.snapshot import Snapshot, without_folders
+from csp_index.views import STATISTICS, told_if_stale
+
+THRESHOLDS: Final = ("mean", "quantile:0.25", "quantile:0.5", "quantile:0.75", "quantile:0.9", "max:0.1", "max:0.5")
+"""Low-activation thresholds a page offers; `ExampleOptions.threshold` takes more."""
+
+_QUANTILES = (1.0, 0.99, 0.95, 0.9, 0.75, 0.5, 0.25, 0.0)
+_ROW = 6  # images of a quantile
+_BINS = 40
+_BLOCK, _BLOCK_BYTES = 16, 4 * 2**20  # neurons, and bytes of their activations, that are read together at most
+_KEPT = 20  # candidates told of a neuron
+_RUNS = 10  # told by the home page
+_SIMILAR = 8
+_SIMILAR_BYTES = 32 * 2**20  # concept vectors that are compared with one neuron's, at most
+_FACETED = 60  # activating images that facets look at
+_GAMMA = 0.5  # of facets where the label's method has none: whole concepts and conjunctions both survive it
+_WITH_GAMMA = ("csp", "random-contrast")
+_RUN = ("run_id", "command", "state", "started", "ended", "message")
+
+
+class Vectors(Protocol):
+    """What a neuron's page asks the engine for; all arrays are float32."""
+
+    def concepts(self, key: LayerKey) -> Concepts:
+        """Return the concept vectors of a layer."""
+        ...
+
+    def vectors_of(self, ids: Sequence[int]) -> np.ndarray:
+        """Return the embeddings [I, D] of images, unit rows in the order of their ids; derived ones among them."""
+        ...
+
+
+def home_document(snapshot: Snapshot) -> dict[str, Any]:
+    """Return what the index holds: images, encoders, networks, layers, labels, and the last runs, newest first."""
+    layers = snapshot.layer_rows()
+    runs = sorted(snapshot.runs.values(), key=lambda run: str(run["run_id"]), reverse=True)
+    return {
+        "name": snapshot.name,
+        "version": csp_index.__version__,
+        "snapshot": snapshot.version,
+        "images": snapshot.images,
+        "failures": snapshot.store.count(schema.FAILURES),
+        "labels": snapshot.store.count(schema.LABELS, "rank <= 0"),
+        "encoders": [
+            {"encoder": without_folders(info.name), "width": info.width, "images": snapshot.image_count(info.what)}
+            for info in snapshot.encoders
+        ],
+        "networks": list(dict.fromkeys(row["model"] for row in layers)),
+        "layers": layers,
+        "runs": [without_folders(_told_run(run)) for run in runs[:_RUNS]],
+    }
+
+
+def random_neuron(snapshot: Snapshot, rng: random.Random) -> NeuronKey:
+    """Return the address of a neuron that fires, any of the index with equal chance."""
+    firing = [(row, row["neurons"] - row["dead"]) for row in snapshot.layer_rows()]
+    firing = [(row, count) for row, count in firing if count > 0]
+    if not firing:
+        raise MissingError("the index has no neuron that fires: index a network with `csp-index index --model`")
+    row = rng.choices([row for row, _ in firing], [count for _, count in firing])[0]
+    key = LayerKey(row["model"], row["name"])
+    alive = np.flatnonzero(~snapshot.layer(key).dead)
+    return NeuronKey(key.model, key.layer, int(alive[rng.randrange(len(alive))]))
+
+
+def neuron_document(snapshot: Snapshot, engine: Vectors, key: NeuronKey, method: str | None = None) -> dict[str, Any]:
+    """Return all a page tells of a neuron; its label is the newest by `method`, by default the layer's own.
+
+    Raises MissingError for an unknown neuron and for a method that labelled nothing in its layer.
+    """
+    table = snapshot.neuron(key)
+    shown = _shown(snapshot, table, key, method)
+    spread = _spread(snapshot, table, key)
+    rows = spread.rows()
+    ids = {pair.image_id for pair in shown.pairs} | {p.contrast_id for p in shown.pairs if p.contrast_id is not None}
+    ids |= {image["image_id"] for row in rows for image in row["images"]}
+    facets = snapshot.held.get(
+        ("facets", key, method), lambda: _facets(snapshot, engine, shown), lambda found: 1000 * (1 + len(found))
+    )
+    ids |= {image for facet in facets for image in facet["images"]}
+    label = shown.label
+    document = table.row(key.neuron, method) | {
+        "labels": [_told_score(score) for score in label.labels] if label else [],
+        "rivals": [_told_score(score) for score in label.rivals] if label else [],
+        "doubt": label.doubt if label else "",
+        "note": label.note if label else "",
+        "statistics": shown.statistics,
+        "pairs": [_told_pair(pair) for pair in shown.pairs],
+        "contrast_quality": quality_of_pairs(shown.pairs).as_json(),
+        "images": {str(image): name for image, name in snapshot.names(ids).items()},
+        "quantile_rows": rows,
+        "histogram": spread.histogram(),
+        "threshold": shown.threshold if shown.threshold is not None else finite(shown.statistics["mean"]),
+        "threshold_name": shown.settings.get("examples", {}).get("threshold", "mean"),
+        "threshold_choices": list(THRESHOLDS),
+        "methods": _methods(table, key),
+        "facets": facets,
+        "similar": _similar(snapshot, engine, key),
+        "provenance": _provenance(snapshot, table, shown),
+        "previous": f"{table.info.key}/{key.neuron - 1}" if key.neuron else None,
+        "next": f"{table.info.key}/{key.neuron + 1}" if key.neuron + 1 < table.info.neurons else None,
+    }
+    from csp_index.service.snippets import snippets
+
+    return document | {"queries": snippets(document, snapshot.name)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A neuron's label as a page shows it, with what it rests on; without a label its top images alone."""
+
+    label: Label | None
+    pairs: tuple[ExamplePair, ...]
+    threshold: float | None
+    statistics: dict[str, Any]
+    run: dict[str, Any] | None
+    settings: dict[str, Any]
+    top: tuple[tuple[int, float], ...]  # the highest activating images, strongest first
+
+
+def _shown(snapshot: Snapshot, table: LayerTable, key: NeuronKey, method: str | None) -> _Shown:
+    row = table.statistics.slice(key.neuron, 1).to_pylist()[0]
+    statistics = {name: row[name] for name in STATISTICS}
+    statistics["quantiles"] = {str(q): value for q, value in zip(schema.QUANTILES, row["quantiles"], strict=True)}
+    top = tuple(pair for pair in zip(row["top_images"], row["top_activations"], strict=True) if pair[1] > 0)
+    labels = table.labels(method)
+    label = labels.label(key, _KEPT) if labels else None
+    if label is None:
+        return _Shown(None, (), None, statistics, None, {}, top)
+    run = snapshot.run(label.run_id)
+    label = told_if_stale(label, run["settings"] if run else None, row["images"])
+    pairs, threshold = snapshot.pairs(key.layer_key).of(key.neuron, label.run_id)
+    return _Shown(label, pairs, threshold, statistics, run, json.loads(run["settings"]) if run else {}, top)
+
+
+@dataclass(frozen=True, slots=True)
+class _Spread:
+    """Where a neuron's activations lie: a histogram, and the images of ranks around some quantiles, strongest first."""
+
+    counts: np.ndarray  # [B]
+    edges: np.ndarray  # [B + 1]
+    values: np.ndarray  # [Q]
+    images: np.ndarray  # [Q, I] ids
+    activations: np.ndarray  # [Q, I]
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory this takes."""
+        return 1000 + sum(a.nbytes for a in (self.counts, self.edges, self.values, self.images, self.activations))
+
+    def histogram(self) -> dict[str, list[float]]:
+        """Return the counts and edges of the bins."""
+        return {"counts": self.counts.tolist(), "edges": self.edges.tolist()}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row of images for each quantile, from the maximum to the minimum."""
+        told = zip(_QUANTILES, *(a.tolist() for a in (self.values, self.images, self.activations)), strict=True)
+        return [
+            {
+                "quantile": quantile,
+                "value": value,
+                "images": [{"image_id": image, "activation": one} for image, one in zip(images, found, strict=True)],
+            }
+            for quantile, value, images, found in told
+        ]
+
+
+def _spread(snapshot: Snapshot, table: LayerTable, key: NeuronKey) -> _Spread:
+    """Return where a neuron's activations lie; those of the neurons around it are read with it and held."""
+    size = min(_BLOCK, max(1, _BLOCK_BYTES // (4 * table.images)))
+    first = key.neuron - key.neuron % size
+
+    def read() -> list[_Spread]:
+        marks = catalog.covered(snapshot.store, table.info.what, table.images)
+        wanted = np.arange(first, min(first + size, table.info.neurons))
+        parts = fetch_tiles(snapshot.store, table.info, marks, wanted)
+        return [_spread_of(np.concatenate(rows)) for rows in zip(*parts, strict=True)]
+
+    found = snapshot.held.get(("spread", key.layer_key, first), read, lambda made: sum(one.nbytes for one in made))
+    return found[key.neuron - first]
+
+
+def _spread_of(activations: np.ndarray) -> _Spread:
+    """Return where activations [N] (N > 0) lie; of equal ones the image of the lower id counts as the stronger."""
+    ordered = np.sort(activations)
+    count = len(ordered)
+    edges = np.histogram_bin_edges(ordered[[0, -1]].astype(np.float64), bins=_BINS)
+    below = np.searchsorted(ordered, edges.astype(ordered.dtype), side="left")
+    below[-1] = count
+    size = min(_ROW, count)
+    places = [round(quantile * (count - 1)) for quantile in _QUANTILES]
+    rows = []
+    for place in places:
+        first = min(max(place - size // 2, 0), count - size)
+        low, high = ordered[first], ordered[first + size - 1]
+        found = np.flatnonzero((activations >= low) & (activations <= high))[::-1]
+        if low < high:
+            found = found[np.argsort(activations[found], kind="stable")]
+        skip = first - np.searchsorted(ordered, low, side="left")
+        rows.append(found[skip : skip + size][::-1])
+    images = np.stack(rows)
+    return _Spread(np.diff(below), edges, ordered[places], images, activations[images])
+
+
+def _told_pair(pair: ExamplePair) -> dict[str, Any]:
+    return {
+        "rank": pair.rank,
+        "image_id": pair.image_id,
+        "activation": finite(pair.activation),
+        "contrast_id": pair.contrast_id,
+        "contrast_activation": finite(pair.contrast_activation),
+        "similarity": finite(pair.similarity),
+        "neighbour": pair.neighbour,
+        "kind": pair.kind,
+    }
+
+
+def _told_score(score: LabelScore) -> dict[str, Any]:
+    named = {"text": score.text, "score": finite(score.score), "low": finite(score.low), "high": finite(score.high)}
+    return named | {"share": finite(score.share)}
+
+
+def _methods(table: LayerTable, key: NeuronKey) -> list[dict[str, Any]]:
+    """Return the newest label of the neuron by each method, those of the layer's own method first."""
+    names = sorted(table.methods, key=lambda name: (name != table.method, name))
+    rows = [(table.methods[name], table.row(key.neuron, name)) for name in names]
+    return [
+        {
+            "method": found.method,
+            "text": row["label"],
+            "score": row["score"],
+            "state": row["state"],
+            "confidence": row["confidence"],
+            "uncertain": row["uncertain"],
+            "run_id": found.runs[key.neuron],
+        }
+        for found, row in rows
+        if found.runs[key.neuron]
+    ]
+
+
+def _facets(snapshot: Snapshot, engine: Vectors, shown: _Shown) -> list[dict[str, Any]]:
+    """Return the groups among the activating images; each is told by the nearest stored text, if there are any.
+
+    The only one is told by the neuron's label.
+    """
+    partners = {pair.image_id: pair for pair in reversed(shown.pairs) if pair.neighbour == 0}
+    chosen = sorted(partners.values(), key=lambda pair: pair.rank) or [
+        ExamplePair(rank, image, value) for rank, (image, value) in enumerate(shown.top[:_FACETED])
+    ]
+    chosen = chosen[:_FACETED]
+    if not chosen:
+        return []
+    ids = [pair.image_id for pair in chosen]
+    contrast = [pair.image_id if pair.contrast_id is None else pair.contrast_id for pair in chosen]
+    similarity = [0.0 if pair.contrast_id is None else pair.similarity or 0.0 for pair in chosen]
+    vectors = engine.vectors_of([*ids, *contrast])
+    by_gamma = shown.label is not None and shown.label.method in _WITH_GAMMA
+    gamma = float(shown.settings.get("scoring", {}).get("gamma", _GAMMA)) if by_gamma else _GAMMA
+    rows = directions(vectors[: len(ids)], vectors[len(ids) :], np.array(similarity, dtype=np.float32), gamma)
+    found = facets_of(rows)
+    weights = np.array([max(pair.activation, 0.0) for pair in chosen], dtype=np.float32)
+    name = shown.label.text if shown.label else None
+    alone = len(found) == 1 and name is not None  # one thing only: it is what the neuron's label names
+    texts = None if alone else snapshot.texts(str(shown.settings.get("candidates", "")))
+    if texts is None:
+        named: list[tuple[str | None, np.ndarray]] = [(name if alone else None, facet) for facet in found]
+    else:
+        named = [(texts.names[at], facet) for at, facet in name_facets(rows, weights, found, texts.directions)]
+    return [
+        {"label": name, "share": len(facet) / len(ids), "images": [ids[place] for place in facet]}
+        for name, facet in named
+    ]
+
+
+def _similar(snapshot: Snapshot, engine: Vectors, key: NeuronKey) -> list[dict[str, Any]]:
+    """Return the neurons of nearest concept vector, as far as the vectors of all layers fit into a bound of memory."""
+    own = engine.concepts(key.layer_key)
+    if not own.alive[key.neuron]:
+        return []
+    found: list[tuple[float, NeuronKey]] = []
+    for layer in _compared(snapshot, key.layer_key):
+        concepts = own if layer == key.layer_key else engine.concepts(layer)
+        cosines = np.einsum("md,d->m", concepts.vectors, own.vectors[key.neuron])  # not by @: see `facets`
+        cosines[~concepts.alive] = -np.inf
+        if layer == key.layer_key:
+            cosines[key.neuron] = -np.inf
+        for place in np.argsort(-cosines, kind="stable")[:_SIMILAR].tolist():
+            if np.isfinite(cosines[place]):
+                found.append((float(cosines[place]), NeuronKey(layer.model, layer.layer, place)))
+    found.sort(key=lambda one: -one[0])
+    return [snapshot.neuron_row(other) | {"similarity": cosine} for cosine, other in found[:_SIMILAR]]
+
+
+def _compared(snapshot: Snapshot, own: LayerKey) -> Iterator[LayerKey]:
+    """Yield the neuron's own layer, then the others that are ready while their concept vectors fit into the bound."""
+    yield own
+    left = _SIMILAR_BYTES // (4 * snapshot.encoder.width) - snapshot.info(own).neurons
+    for row in snapshot.layer_rows():
+        key = LayerKey(row["model"], row["name"])
+        if key != own and row["ready"] and row["neurons"] <= left:
+            left -= row["neurons"]
+            yield key
+
+
+def _provenance(snapshot: Snapshot, table: LayerTable, shown: _Shown) -> dict[str, Any]:
+    """Return where the label comes from: its run, the encoder, the layer, the vocabulary, the packages' versions."""
+    info, encoder = table.info, snapshot.encoder
+    run = shown.run and _told_run(shown.run) | {"settings": shown.settings, "settings_hash": shown.run["settings_hash"]}
+    told = {
+        "run": run,
+        "encoder": {"encoder": encoder.name, "width": encoder.width, "logit_scale": encoder.logit_scale}
+        | {"identity": encoder.identity},
+        "layer": {"layer": str(info.key), "neurons": info.neurons, "pool": info.pool, "dtype": info.dtype}
+        | {"identity": info.identity},
+        "vocabulary": shown.settings.get("candidates"),
+        "versions": json.loads(shown.run["versions"]) if shown.run else {"csp_index": csp_index.__version__},
+    }
+    found: dict[str, Any] = without_folders(told)
+    return found
+
+
+def _told_run(run: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of a run that people want to know, times as text."""
+    return {name: run[name].isoformat() if hasattr(run[name], "isoformat") else run[name] for name in _RUN}

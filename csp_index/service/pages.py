@@ -1,0 +1,274 @@
+"""The routes of the pages and of their JSON twins: an address, its document, and the template that shows it.
+
+A page and its twin ask the same function. What a page adds is addresses and the drawing of a map; what documents tell
+is the business of the modules that make them.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from functools import partial
+from typing import Annotated, Any, Final, Literal, get_args
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Form, Path, Query, UploadFile
+from starlette.responses import RedirectResponse, Response
+
+from csp_index.errors import CspIndexError, EncoderError, LabelError, MissingError, SettingError
+from csp_index.records import LayerKey, NeuronKey
+from csp_index.service import comparing, gallery, layer_map, map_drawing, neurons, searching
+from csp_index.service import images as pictures
+from csp_index.service.api import Service, answer, ask_sql, fault_of, picture_of, run_sql
+from csp_index.service.card import card_of
+from csp_index.service.gallery import GalleryQuery
+from csp_index.service.rendering import Renderer, Site, compare_href, image_href, layer_href, neuron_href
+from csp_index.service.searching import SearchQuery
+from csp_index.service.sql import write_file
+from csp_index.service.wire import LONGEST_SQL, LONGEST_TEXT
+
+_TINY: Final = 64  # pixels: pictures whose longer side has at most so many are enlarged without blur
+_PLAIN: Final = {field.name: field.default for field in fields(GalleryQuery)}
+_PICTURE: Final = 256  # pixels: the longer side of the picture on an image's page
+_WAYS: Final = ("previous", "next")
+_FILES: Final = {"csv": "text/csv", "json": "application/json", "parquet": "application/vnd.apache.parquet"}
+
+Name = Annotated[str, Path(max_length=250)]
+Number = Annotated[int, Path(ge=0, lt=2**31)]
+ImageId = Annotated[int, Path(ge=0, lt=2**63)]
+ImageQuery = Annotated[int | None, Query(ge=0, lt=2**63)]
+Text = Annotated[str | None, Query(max_length=LONGEST_TEXT)]
+Address = Annotated[str | None, Query(max_length=600)]
+Method = Annotated[str | None, Query(max_length=60)]
+Neurons = Annotated[Sequence[str], Query(max_length=8)]
+Shape = Literal["", "csv", "json", "parquet"]
+
+
+def site_of(service: Service) -> Site:
+    """Return what every page tells of a service."""
+    snapshot = service.snapshot
+    first = snapshot.image_rows([0], ["width", "height", "thumbnail"]).get(0) or {}
+    tiny = 0 < max(first.get("width") or 0, first.get("height") or 0) <= _TINY
+    pictured = bool(first.get("thumbnail", True))
+    return Site(snapshot.name, snapshot.version, service.sql is not None, tiny, pictured)
+
+
+def router(service: Service, renderer: Renderer) -> APIRouter:
+    """Return the routes of all pages but the form that asks for the token."""
+    routes = APIRouter(include_in_schema=False)
+    for add in (_add_home, _add_search, _add_layers, _add_neurons, _add_images, _add_comparison, _add_sql):
+        add(routes, service, renderer)
+    return routes
+
+
+def _add_home(routes: APIRouter, service: Service, renderer: Renderer) -> None:
+    @routes.get("/")
+    def home() -> Response:
+        page = neurons.home_document(service.snapshot)
+        total = sum(layer["neurons"] for layer in page["layers"])
+        return renderer.page("home", page=page, neurons=total, twin="/index.json")
+
+    @routes.get("/index.json")
+    def home_twin() -> Response:
+        return answer(neurons.home_document(service.snapshot))
+
+    @routes.get("/random")
+    def random_page() -> Response:
+        key = neurons.random_neuron(service.snapshot, random.Random())
+        return RedirectResponse(neuron_href(str(key)), 307, {"Cache-Control": "no-store"})
+
+
+def _add_search(routes: APIRouter, service: Service, renderer: Renderer) -> None:
+    snapshot, engine = service.snapshot, service.engine
+
+    @routes.get("/search")
+    def search(q: Text = None, image_id: ImageQuery = None, neuron: Address = None) -> Response:
+        given = {"q": (q or "").strip() or None, "image_id": image_id, "neuron": neuron or None}
+        asked = [(name, str(value)) for name, value in given.items() if value is not None]
+        if not asked:
+            return renderer.page("search", page=None, subject=None)
+        page = searching.search(snapshot, engine, _search_query(q, image_id, neuron))
+        return renderer.page("search", page=page, subject=asked[0][1], twin=_link("/search.json", asked))
+
+    @routes.get("/search.json")
+    def search_twin(q: Text = None, image_id: ImageQuery = None, neuron: Address = None) -> Response:
+        return answer(searching.search(snapshot, engine, _search_query(q, image_id, neuron)))
+
+    @routes.post("/search")
+    def search_upload(file: UploadFile) -> Response:
+        query = SearchQuery(upload=picture_of(file, service.settings.upload_pixels))
+        return renderer.page("search", page=searching.search(snapshot, engine, query), subject="Your picture")
+
+
+def _search_query(q: str | None, image_id: int | None, neuron: str | None) -> SearchQuery:
+    return SearchQuery((q or "").strip() or None, image_id, NeuronKey.parse(neuron) if neuron else None)
+
+
+def _add_layers(routes: APIRouter, service: Service, renderer: Renderer) -> None:
+    snapshot, engine = service.snapshot, service.engine
+
+    @routes.get("/layers/{model}/{layer}/map.json")
+    def map_twin(model: Name, layer: Name, colour: str = "score", method: str | None = None) -> Response:
+        return answer(layer_map.layer_map(snapshot, engine, LayerKey(model, layer), colour, method))
+
+    @routes.get("/layers/{model}/{layer}.json")
+    def layer_twin(model: Name, layer: Name, query: Annotated[GalleryQuery, Depends()]) -> Response:
+        return answer(gallery.layer_document(snapshot, engine, LayerKey(model, layer), query))
+
+    @routes.get("/layers/{model}/{layer}")
+    def layer_page(
+        model: Name, layer: Name, query: Annotated[GalleryQuery, Depends()], colour: str = "score"
+    ) -> Response:
+        key = LayerKey(model, layer)
+        page = gallery.layer_document(snapshot, engine, key, query)
+        try:
+            points = layer_map.layer_map(snapshot, engine, key, colour, query.method)
+        except (EncoderError, LabelError):  # without embeddings or texts there are no concept vectors
+            points = None
+        return renderer.page("layer", page=page, **_layer_context(key, query, page, points))
+
+
+def _layer_context(
+    key: LayerKey, query: GalleryQuery, page: Mapping[str, Any], points: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return what the template of a layer needs beside its document: links, choices, the drawing of its map."""
+    here = layer_href(str(key))
+    asked = [(name, value) for name, value in asdict(query).items() if name != "cursor" and value != _PLAIN[name]]
+    kept = asked if points is None else [*asked, ("colour", points["colour"])]
+    drawn = [pair for pair in kept if pair[0] in ("colour", "method")]
+    ways = {way: _link(here, [*kept, ("cursor", page[way])]) if page[way] else None for way in _WAYS}
+    cursor = [("cursor", query.cursor)] if query.cursor else []
+    return ways | {
+        "twin": _link(f"{here}.json", [*asked, *cursor]),
+        "here": here,
+        "filtered": query.state != "all" or bool(query.q.strip()),
+        "asked": asked,
+        "points": points,
+        "drawing": points and map_drawing.draw(points),
+        "map_json": _link(f"{here}/map.json", drawn),
+        "sorts": get_args(gallery.Sort),
+        "states": get_args(gallery.Shown),
+        "colours": layer_map.COLOURS,
+        "steps": map_drawing.STEPS,
+    }
+
+
+def _link(address: str, asked: Mapping[str, str] | Sequence[tuple[str, object]]) -> str:
+    return f"{address}?{urlencode(asked)}" if asked else address
+
+
+def _add_neurons(routes: APIRouter, service: Service, renderer: Renderer) -> None:
+    snapshot, engine = service.snapshot, service.engine
+
+    def document(key: NeuronKey, method: str | None) -> dict[str, Any]:
+        return neurons.neuron_document(snapshot, engine, key, method)
+
+    @routes.get("/neurons/{model}/{layer}/{index}.json")
+    def neuron_twin(model: Name, layer: Name, index: Number, method: Method = None) -> Response:
+        return answer(document(NeuronKey(model, layer, index), method))
+
+    @routes.get("/neurons/{model}/{layer}/{index}/card.png")
+    def card(model: Name, layer: Name, index: Number, method: Method = None) -> Response:
+        page = document(NeuronKey(model, layer, index), method)
+        return Response(card_of(page, partial(_picture, service)), media_type="image/png")
+
+    @routes.get("/neurons/{model}/{layer}/{index}")
+    def neuron(model: Name, layer: Name, index: Number, method: Method = None) -> Response:
+        key = NeuronKey(model, layer, index)
+        return renderer.page(
+            "neuron",
+            page=document(key, method),
+            twin=_link(f"{neuron_href(str(key))}.json", {"method": method} if method else {}),
+        )
+
+
+def _picture(service: Service, image_id: int) -> bytes:
+    try:
+        return pictures.thumbnail(service.snapshot, image_id)[0]
+    except MissingError:  # it came as an array: the card says so
+        return b""
+
+
+def _add_images(routes: APIRouter, service: Service, renderer: Renderer) -> None:
+    def document(image_id: int) -> dict[str, Any]:
+        return pictures.image_document(service.snapshot, service.engine, image_id)
+
+    @routes.get("/images/{image_id}.json")
+    def image_twin(image_id: ImageId) -> Response:
+        return answer(document(image_id))
+
+    @routes.get("/images/{image_id}")
+    def image(image_id: ImageId) -> Response:
+        page = document(image_id)
+        sides = page["width"] or 1, page["height"] or 1
+        shown = [max(1, round(_PICTURE * side / max(sides))) for side in sides]
+        return renderer.page("image", page=page, shown=shown, twin=f"{image_href(image_id)}.json")
+
+
+def _add_comparison(routes: APIRouter, service: Service, renderer: Renderer) -> None:
+    def document(keys: Sequence[NeuronKey]) -> dict[str, Any]:
+        return comparing.compare_document(service.snapshot, service.engine, keys)
+
+    @routes.get("/compare.json")
+    def comparison_twin(neurons: Neurons = ()) -> Response:
+        return answer(document(_keys(neurons)))
+
+    @routes.get("/compare")
+    def comparison(neurons: Neurons = ()) -> Response:
+        keys = _keys(neurons)
+        asked = list(map(str, keys))
+        page = document(keys) if len(keys) > 1 else None
+        twin = compare_href(asked).replace("/compare?", "/compare.json?", 1) if page else None
+        return renderer.page("compare", page=page, asked=asked, most=comparing.NEURONS[1], twin=twin)
+
+
+def _keys(given: Sequence[str]) -> list[NeuronKey]:
+    """Return the neurons of an address: several values, or one with commas after the numbers; each neuron once."""
+    addresses = [part.strip() for value in given for part in re.split(r"(?<=[0-9]),", value) if part.strip()]
+    keys = list(dict.fromkeys(map(NeuronKey.parse, addresses)))
+    if len(keys) > comparing.NEURONS[1]:
+        raise SettingError(f"{len(keys)} neurons were asked for: two to {comparing.NEURONS[1]} can be compared")
+    return keys
+
+
+def _add_sql(routes: APIRouter, service: Service, renderer: Renderer) -> None:
+    def page(sql: str, told: dict[str, Any], status: int = 200) -> Response:
+        schema = None if service.sql is None else service.sql.schema_document()
+        document: dict[str, Any] = {
+            "enabled": service.sql is not None,
+            "schema": schema,
+            "sql": sql,
+            "answer": None,
+            "error": None,
+        }
+        return renderer.page("sql", page=document | told, status=status, twin="/sql.json")
+
+    def twin(_: str) -> Response:
+        return answer({"enabled": service.sql is not None} | (service.sql.schema_document() if service.sql else {}))
+
+    def run(sql: str, format: Shape) -> Response:
+        try:
+            if format == "":
+                return page(sql, {"answer": run_sql(service, sql)})
+            found = ask_sql(service, sql)
+            told = {"Content-Disposition": f'attachment; filename="answer.{format}"'}
+            return Response(write_file(found, format), media_type=_FILES[format], headers=told)
+        except CspIndexError as exc:
+            fault = fault_of(exc)
+            return page(sql, {"error": {"message": fault.message, "hint": fault.hint}}, fault.status)
+
+    @routes.get("/sql")
+    async def sql_page(sql: Annotated[str, Query(max_length=LONGEST_SQL)] = "") -> Response:
+        return await service.in_turn(lambda statement: page(statement, {}), sql)
+
+    @routes.get("/sql.json")
+    async def sql_twin() -> Response:
+        return await service.in_turn(twin, "")
+
+    @routes.post("/sql")
+    async def sql_run(
+        sql: Annotated[str, Form(max_length=LONGEST_SQL)], format: Annotated[Shape, Form()] = ""
+    ) -> Response:
+        return await service.in_turn(lambda statement: run(statement, format), sql)

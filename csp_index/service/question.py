@@ -1,0 +1,87 @@
+"""What the engine is asked, within what bounds, and what it answers with. Does not load torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+
+from csp_index.errors import SettingError
+from csp_index.records import NeuronKey
+
+NEURONS: Final = 64
+"""Neurons of a question, at most."""
+CANDIDATES: Final = 200
+"""Own candidate labels, at most."""
+LETTERS: Final = 200
+"""Characters of such a label, at most."""
+TOP: Final = 100
+"""Labels of a neuron in the answer, at most."""
+NEIGHBOURS: Final = 100
+"""Contrastive images of an activating one, at most."""
+
+_OPTIONS = ("gamma", "examples", "contrast", "threshold", "neighbours", "prior")
+
+
+@dataclass(frozen=True, slots=True)
+class Concepts:
+    """What the M neurons of a layer mean: unit `vectors` [M, D] by `method`, those `alive` [M] ever fire."""
+
+    method: str
+    vectors: np.ndarray
+    alive: np.ndarray
+
+
+class Excited(NamedTuple):
+    """A neuron (its address) that a picture excites; `quantile` is the share of indexed images that do so less."""
+
+    neuron: str
+    activation: float
+    quantile: float
+
+
+@dataclass(frozen=True, slots=True)
+class LabelQuery:
+    """A question for labels, answered without storing anything; None leaves a value to the method's default.
+
+    `candidates` are own texts in place of the index's vocabulary. `prior` counts for clip-dissect and wpmi alone: as
+    published it runs over the neurons asked about together, which tells nothing about one neuron, so here it runs over
+    the images by default. `confidence` False leaves out resampling. Raises SettingError for what is out of bounds.
+    """
+
+    neurons: tuple[NeuronKey, ...]
+    method: str = "csp"
+    gamma: float | None = None
+    examples: int | None = None
+    contrast: str | None = None
+    threshold: str | None = None
+    neighbours: int | None = None
+    candidates: tuple[str, ...] | None = None
+    top: int = 5
+    prior: Literal["neurons", "images"] = "images"
+    confidence: bool = True
+
+    def __post_init__(self) -> None:
+        _within("neurons", len(self.neurons), NEURONS)
+        _within("top", self.top, TOP)
+        if self.neighbours is not None:
+            _within("neighbours", self.neighbours, NEIGHBOURS)
+        if self.candidates is not None:
+            _within("candidates", len(self.candidates), CANDIDATES)
+            longest = max(map(len, self.candidates))
+            if longest > LETTERS:
+                raise SettingError(f"a candidate has {longest} characters: expected at most {LETTERS}")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The values that were given, as `Index.label` takes them."""
+        given = {name: getattr(self, name) for name in _OPTIONS}
+        return {name: value for name, value in given.items() if value is not None} | (
+            {} if self.confidence else {"bootstrap": 0}
+        )
+
+
+def _within(name: str, value: int, most: int) -> None:
+    if not 1 <= value <= most:
+        raise SettingError(f"{name}: {value} given, expected 1 to {most}")

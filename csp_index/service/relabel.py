@@ -1,0 +1,317 @@
+"""Neurons labelled anew from stored vectors, as fast as a slider moves; nothing is written.
+
+An answer is what `Index.label(..., keep=False)` gives for the same options. What does not hang on the knob that was
+moved is kept: the example sets with their embeddings, the candidates' embeddings, what the dataset says of these.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+
+from csp_index import schema, scoring
+from csp_index.addresses import check_numbers
+from csp_index.candidates import (
+    CandidateTexts,
+    TextSpace,
+    last_templates,
+    last_vocabulary,
+    make_vocabulary,
+    vocabulary_texts,
+)
+from csp_index.catalog import EncoderInfo, LayerInfo
+from csp_index.confidence import Confidence
+from csp_index.costs import Means
+from csp_index.encoders import Encoder
+from csp_index.errors import CspIndexError, LabelError, StoreError
+from csp_index.evidence import Evidence
+from csp_index.examples import Examples
+from csp_index.label_rows import KEPT, LabelRequest, example_rows_of, notes_of
+from csp_index.labels import (
+    Gathered,
+    NeuronScores,
+    dataset_share,
+    gather,
+    make_request,
+    score_evidence,
+    states_of,
+    with_response,
+    with_texts,
+)
+from csp_index.records import ExamplePair, Label, LabelScore, LabelState, LayerKey, NeuronKey, rivals_of
+from csp_index.response import Response
+from csp_index.service.layer_table import finite
+from csp_index.service.question import LabelQuery
+from csp_index.service.snapshot import Held, Snapshot
+from csp_index.service.stored import stored_sets
+from csp_index.store import Store
+from csp_index.subjects import Subject
+from csp_index.templates import templates
+
+_TEXTS = 2048  # loose texts whose embeddings are kept
+_PASSES = 128  # results of passes over the dataset that are kept
+_PAIR_BYTES = 1024  # of a pair as a dictionary, about
+_WAIT = 10.0  # seconds that one pass waits for another
+_OF_SCORE = tuple(field.name for field in fields(LabelScore))
+_OF_PAIR = tuple(field.name for field in fields(ExamplePair))
+
+
+class TextVectors:
+    """Texts as embeddings: the vocabulary the index used last, or texts of one's own."""
+
+    def __init__(
+        self, store: Store, source: EncoderInfo, load: Callable[[], Encoder], given: CandidateTexts | None = None
+    ) -> None:
+        """Read from the store; `load` brings the encoder. `given` stands in for the index's vocabulary."""
+        self._store, self._source, self._load, self._given = store, source, load, given
+        self._templates = last_templates(store)
+        self._vocabulary = Held(2)
+        self._loose: dict[str, torch.Tensor] = {}
+        self._encoding = threading.Lock()  # tokenisers are not made for several threads
+
+    def vocabulary(self) -> CandidateTexts:
+        """Return the vocabulary that was used last. Raises LabelError where the index holds no embeddings of one."""
+        return self._given or self._vocabulary.get("texts", self._read_vocabulary, _one)
+
+    def own(self, texts: Sequence[str]) -> CandidateTexts:
+        """Return texts as candidates, equal ones once: from the vocabulary, or by the encoder.
+
+        Raises LabelError for a text that shows nothing, and where a text is new and the encoder is not at hand.
+        """
+        chosen = make_vocabulary("candidates", list(texts))
+        held, places = self._places()
+        new = [text for text in chosen.texts if text not in places]
+        try:
+            found = self._encoded(new)
+        except CspIndexError as exc:
+            raise LabelError(
+                f"the candidate {new[0]!r} is not in the vocabulary, and the encoder that could embed it is not at "
+                f"hand: choose texts of the vocabulary ({exc})"
+            ) from exc
+        rows = [found[text] if text in found else held[places[text]] for text in chosen.texts]
+        return CandidateTexts(chosen.texts, torch.stack(rows), chosen.key)
+
+    def embed(self, text: str) -> torch.Tensor:
+        """Return the embedding [D] of a text, as the templates' mean has it; errors as of the encoder."""
+        return self._encoded([text])[text]
+
+    def _read_vocabulary(self) -> CandidateTexts:
+        if self._store.count(schema.VOCABULARIES) == 0:
+            raise LabelError(
+                "the index holds no vocabulary to label with: name candidates, or run `csp-index label` first"
+            )
+        space = TextSpace(self._store, self._source, self._templates, self._refuse, keep=False)
+        found = vocabulary_texts(space, last_vocabulary(self._store))
+        _ = found.directions  # kept from now on
+        return found
+
+    def _refuse(self) -> Encoder:
+        raise LabelError(
+            f"the vocabulary used last has no embeddings of {self._source.name} in the index: "
+            "name candidates, or run `csp-index label` first"
+        )
+
+    def _places(self) -> tuple[torch.Tensor, dict[str, int]]:
+        """Return the embeddings of the vocabulary, if there is one, and the place of each text."""
+        try:
+            held = self.vocabulary()
+        except LabelError:
+            return torch.zeros(0, self._source.width), {}
+        return held.embeddings, self._vocabulary.get("places", lambda: {t: i for i, t in enumerate(held.texts)}, _one)
+
+    def _encoded(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return the embedding [D] of every text by the encoder; those that were embedded lately are held."""
+        held = ((text, self._loose.get(text)) for text in texts)
+        found = {text: vector for text, vector in held if vector is not None}
+        new = [text for text in texts if text not in found]
+        if new:
+            encoder = self._load()
+            with self._encoding:
+                found |= zip(new, encoder.embed_texts(new, templates(self._templates)), strict=True)
+                self._loose |= {text: found[text].clone() for text in new}
+                while len(self._loose) > _TEXTS:
+                    del self._loose[next(iter(self._loose))]
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The neurons of one layer in a question, and what is asked of them."""
+
+    subject: Subject
+    request: LabelRequest
+    texts: CandidateTexts
+
+    @property
+    def scale(self) -> float | None:
+        """The scale at which the method looks at the whole dataset, None where it does not."""
+        return scoring.method(self.request.method).background(self.request.scoring)
+
+    @property
+    def sets(self) -> Hashable:
+        """What the example sets hang on."""
+        row = scoring.method(self.request.method)
+        neurons = tuple(self.subject.neurons.tolist())
+        return self.subject.target.key, neurons, self.request.examples, row.needs_contrast, row.needs_mean
+
+
+@dataclass(frozen=True, slots=True)
+class _Sets:
+    """What the answers about some neurons rest on, whatever the candidates and the formula's numbers."""
+
+    examples: Examples
+    evidence: Evidence  # without texts
+    pairs: dict[int, list[dict[str, Any]]]  # by neuron, as the API gives them; shared, not to be changed
+    notes: list[str]
+
+
+class Relabeller:
+    """Answers questions for labels from a store at a fixed version; many threads may ask."""
+
+    def __init__(self, snapshot: Snapshot, means: Means, held_bytes: int) -> None:
+        """Compute by `means`; keep `held_bytes` of example sets."""
+        self._snapshot, self._store, self._source, self._means = snapshot, snapshot.store, snapshot.encoder, means
+        self._sets, self._passes = Held(held_bytes), Held(_PASSES)
+        self._passing = threading.Lock()
+
+    def answer(
+        self, query: LabelQuery, layers: Mapping[LayerKey, LayerInfo], texts: CandidateTexts
+    ) -> list[dict[str, Any]]:
+        """Return a result for each neuron, in the order they were asked for; `layers` has theirs.
+
+        Errors: as `Index.label`, and StoreError where passes over the whole dataset keep others waiting too long.
+        """
+        request = make_request(query.method, self._source, query.top, query.options)
+        if "synthetic" in request.examples.kinds:
+            raise LabelError("contrast synthetic needs an image generator: ask for it by `csp-index label`")
+        found: dict[NeuronKey, dict[str, Any]] = {}
+        for key in dict.fromkeys(neuron.layer_key for neuron in query.neurons):
+            numbers = sorted({neuron.neuron for neuron in query.neurons if neuron.layer_key == key})
+            check_numbers(layers[key], numbers)
+            subject = Subject(self._source, layers[key], np.array(numbers, dtype=np.int64))
+            found |= self._label(_Part(subject, request, texts))
+        return [found[neuron] for neuron in dict.fromkeys(query.neurons)]
+
+    def _label(self, part: _Part) -> dict[NeuronKey, dict[str, Any]]:
+        subject, request = part.subject, part.request
+        scale = part.scale  # refused before anything is read where the encoder has none
+        sets = self._sets.get(part.sets, lambda: self._gathered(subject, request), _bytes_of)
+        evidence = with_texts(sets.evidence, request, part.texts)
+        if scale is not None:
+            evidence = replace(evidence, label_share=self._share(part, sets.examples.images, evidence, scale))
+        if scoring.method(request.method).needs_response:
+            evidence = replace(evidence, response=self._response(part, evidence, scale))
+        found = score_evidence(request, sets.examples, evidence)
+        return _results(part, sets, found)
+
+    def _gathered(self, subject: Subject, request: LabelRequest) -> _Sets:
+        """Return what the index kept where that is the same, else what is found anew."""
+        kept = None
+        if scoring.method(request.method).needs_contrast:
+            kept = stored_sets(self._snapshot, subject, request.examples)
+        return _told(subject, request, gather(self._store, subject, request, self._means, kept))
+
+    def _share(self, part: _Part, images: int, evidence: Evidence, scale: float) -> torch.Tensor:
+        def make() -> torch.Tensor:
+            with self._pass():
+                return dataset_share(self._store, part.subject, images, evidence.texts, scale)
+
+        return self._passes.get(("share", part.texts.key, images, scale), make, _one)
+
+    def _response(self, part: _Part, evidence: Evidence, scale: float | None) -> Response | None:
+        def make() -> Response | None:
+            with self._pass():
+                return with_response(self._store, part.subject, part.request, evidence).response
+
+        return self._passes.get((part.sets, part.texts.key, scale), make, _one)
+
+    @contextmanager
+    def _pass(self) -> Iterator[None]:
+        """Go over the whole dataset: one after the other, for each needs memory and a core for seconds."""
+        if not self._passing.acquire(timeout=_WAIT):
+            raise StoreError(
+                "the service is busy with methods that look at the whole dataset: ask again in a while, "
+                "or choose csp, which does not"
+            )
+        try:
+            yield
+        finally:
+            self._passing.release()
+
+
+def _one(value: object) -> int:
+    return 1
+
+
+def _bytes_of(sets: _Sets) -> int:
+    """Return about how much memory example sets take."""
+    held = _PAIR_BYTES * sum(map(len, sets.pairs.values()))
+    for record in (sets.examples, sets.evidence):
+        tensors = (getattr(record, field.name) for field in fields(record))
+        held += sum(value.nbytes for value in tensors if isinstance(value, torch.Tensor))
+    return held
+
+
+def _told(subject: Subject, request: LabelRequest, found: Gathered) -> _Sets:
+    rows = example_rows_of(subject, request, found.examples, "")
+    rows = rows.filter(pc.equal(rows["neighbour"], 0))
+    pairs: dict[int, list[dict[str, Any]]] = {}
+    for neuron, row in zip(rows["neuron"].to_pylist(), rows.select(_OF_PAIR).to_pylist(), strict=True):
+        pairs.setdefault(neuron, []).append(row)
+    notes = notes_of(request, found.examples, states_of(request, found.examples))
+    return _Sets(found.examples, found.evidence, pairs, notes)
+
+
+def _results(part: _Part, sets: _Sets, found: NeuronScores) -> dict[NeuronKey, dict[str, Any]]:
+    """Return the answer about every neuron, as the rows of the store would tell it."""
+    best = found.leaders(max(KEPT, part.request.top))
+    doubt = found.confidence(best[:, :KEPT])
+    scores = found.scored.scores.gather(1, best).tolist()
+    results = {}
+    states: list[LabelState] = found.states.tolist()
+    for row, neuron in enumerate(part.subject.neurons.tolist()):
+        labels: list[LabelScore] = []
+        if states[row] == "labelled":
+            texts = [part.texts.texts[place] for place in best[row].tolist()]
+            labels = [
+                LabelScore(*each) for each in zip(texts, scores[row], *_bounds(doubt, row, len(texts)), strict=True)
+            ]
+        label = Label(
+            part.subject.key(neuron),
+            part.request.method,
+            states[row],
+            tuple(labels[: part.request.top]),
+            note=sets.notes[row],
+            uncertain=bool(labels) and doubt is not None and bool(doubt.uncertain[row]),
+            rivals=rivals_of(labels),
+        )
+        results[label.neuron] = _result(label, sets, row)
+    return results
+
+
+def _bounds(doubt: Confidence | None, row: int, count: int) -> list[list[float | None]]:
+    """Return low, high and share of a neuron's candidates; None where nothing can be told."""
+    if doubt is None:
+        return [[None] * count] * 3
+    told = [[finite(value) for value in values[row].tolist()] for values in (doubt.low, doubt.high, doubt.share)]
+    return [values + [None] * (count - len(values)) for values in told]
+
+
+def _result(label: Label, sets: _Sets, row: int) -> dict[str, Any]:
+    """Return a label as the API gives it, with its pairs and the activation below which an image is silent."""
+    pairs = sets.pairs.get(label.neuron.neuron, [])
+    return label.as_json() | {
+        "labels": [{name: getattr(score, name) for name in _OF_SCORE} for score in label.labels],
+        "activating": [pair["image_id"] for pair in pairs],
+        "contrastive": [pair["contrast_id"] for pair in pairs],
+        "pairs": list(pairs),
+        "doubt": label.doubt,
+        "threshold": float(sets.examples.thresholds[row]),
+    }

@@ -1,0 +1,219 @@
+"""Documents as HTML: the templates, and how they write numbers, times and addresses.
+
+Everything that comes out of an index is escaped. Knows the documents only as values for the templates.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from importlib import resources
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import jinja2
+from starlette.responses import HTMLResponse
+
+from csp_index import __version__
+
+DASH: Final = "\N{EN DASH}"
+_PLACE: Final = resources.files("csp_index.service")
+_HEADINGS: Final = {
+    401: "Sign in first",
+    404: "Not in this index",
+    413: "Too large",
+    503: "Busy",
+    504: "It took too long",
+}
+
+
+def figure(value: float | None) -> str:
+    """Return a number of three digits or so.
+
+    >>> figure(0.71246), figure(12.345), figure(12345.6), figure(0.00012), figure(-2), figure(1e-12), figure(0)
+    ('0.712', '12.3', '12,346', '1.2e-04', '-2.000', '0.000', '0')
+    """
+    if value is None or not math.isfinite(value):
+        return DASH
+    size = abs(value)
+    if size == 0:
+        return "0"
+    if 1e-6 < size < 0.0005:
+        return f"{value:.1e}"
+    return f"{value:.3f}" if size < 10 else f"{value:.1f}" if size < 1000 else f"{value:,.0f}"
+
+
+def share(value: float | None) -> str:
+    """Return a part of one as a percentage.
+
+    >>> [share(value) for value in (0.5, 0.0123, 0.0001, 0.0)]
+    ['50\\xa0%', '1.2\\xa0%', '<0.1\\xa0%', '0\\xa0%']
+    """
+    if value is None or not math.isfinite(value):
+        return DASH
+    if 0 < value < 0.001:
+        return "<0.1\xa0%"
+    return f"{100 * value:.0f}\xa0%" if value >= 0.1 or value == 0 else f"{100 * value:.1f}\xa0%"
+
+
+def count(value: int | None) -> str:
+    """Return a whole number with commas between thousands."""
+    return DASH if value is None else f"{value:,}"
+
+
+def moment(value: str | datetime | None) -> str:
+    """Return a time to the minute, and what is no time as it is.
+
+    >>> moment("2026-11-23T03:31:19.232298+00:00")
+    '2026-11-23 03:31'
+    """
+    found = _time(value)
+    return str(value or DASH) if found is None else f"{found:%Y-%m-%d %H:%M}"
+
+
+def took(span: Sequence[str | datetime | None]) -> str:
+    """Return how long it is from a start to an end.
+
+    >>> took(["2026-11-23T03:31:19", "2026-11-23T03:33:20"])
+    '2 min'
+    """
+    start, end = map(_time, span)
+    if start is None or end is None:
+        return DASH
+    seconds = (end - start).total_seconds()
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def plain(value: object) -> str:
+    """Return a value of the metadata as one reads it: text as it is, the rest as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def layer_href(layer: str) -> str:
+    """Return the address of a layer's page.
+
+    >>> layer_href("my net/layer?4")
+    '/layers/my%20net/layer%3F4'
+    """
+    return "/layers/" + "/".join(quote(part, safe="") for part in layer.split("/"))
+
+
+def neuron_href(neuron: str) -> str:
+    """Return the address of a neuron's page."""
+    return "/neurons/" + "/".join(quote(part, safe="") for part in neuron.split("/"))
+
+
+def image_href(image_id: int) -> str:
+    """Return the address of an image's page."""
+    return f"/images/{int(image_id)}"
+
+
+def thumbnail(image_id: int) -> str:
+    """Return the address of a small picture of an image."""
+    return f"/api/v1/images/{int(image_id)}/thumbnail"
+
+
+def compare_href(neurons: Sequence[str]) -> str:
+    """Return the address that sets neurons side by side."""
+    return "/compare?" + urlencode([("neurons", neuron) for neuron in neurons])
+
+
+@functools.cache
+def look() -> str:
+    """Return a hash of everything that decides how a document looks."""
+    found = hashlib.sha256()
+    for folder in ("templates", "static"):
+        for file in sorted(_PLACE.joinpath(folder).iterdir(), key=lambda file: file.name):
+            if file.is_file():
+                found.update(file.name.encode() + b"\0" + file.read_bytes())
+    return found.hexdigest()[:12]
+
+
+def static(name: str) -> str:
+    """Return the address of one of the package's own files; it changes with the files."""
+    return f"/static/{name}?v={look()}"
+
+
+def environment() -> jinja2.Environment:
+    """Return the templates with everything they use; what is missing in a document is an error."""
+    found = jinja2.Environment(
+        loader=jinja2.PackageLoader("csp_index.service"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    used = (
+        figure,
+        share,
+        count,
+        moment,
+        took,
+        plain,
+        layer_href,
+        neuron_href,
+        image_href,
+        thumbnail,
+        compare_href,
+        static,
+    )
+    found.filters |= {function.__name__: function for function in used}
+    return found
+
+
+def _time(value: str | datetime | None) -> datetime | None:
+    if isinstance(value, str):
+        try:
+            return datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What every page tells of the service: the index's name and version, whether there is SQL, what pictures are."""
+
+    name: str
+    snapshot: str = ""  # nothing where it is not told
+    sql: bool = False
+    tiny: bool = False  # pictures of few pixels, drawn without blur
+    pictures: bool = True  # False where images came as arrays: their names stand instead
+
+
+class Renderer:
+    """Draws pages of one service; shared by all threads."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self._templates = environment()
+        self._templates.globals["pictures"] = site.pictures
+
+    def page(self, template: str, *, twin: str | None = None, status: int = 200, **context: Any) -> HTMLResponse:
+        """Return a page; `twin` is the address of the same document as JSON."""
+        found = self._templates.get_template(f"{template}.html")
+        site = {**asdict(self.site), "version": __version__, "page": template, "twin": twin}
+        return HTMLResponse(found.render(site=site, **context), status)
+
+    def error(self, status: int, error: Mapping[str, str]) -> HTMLResponse:
+        """Return the page of an error of the one shape: type, message, hint, request_id."""
+        heading = _HEADINGS.get(status, "This did not work" if status < 500 else "The service could not answer")
+        return self.page("error", status=status, heading=heading, error=error)
+
+    def login(self, next_page: str = "/", message: str = "", status: int = 200) -> HTMLResponse:
+        """Return the form that asks for the token; it goes on to `next_page`, an address of this service."""
+        return self.page("login", status=status, next=next_page, message=message)

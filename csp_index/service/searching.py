@@ -1,0 +1,192 @@
+"""Neurons by a text, a picture, an indexed image or a neuron: those that mean it, those it excites, those named so.
+
+Meaning is the cosine of a neuron's concept vector with what was asked. What cannot be answered is left out, and the
+note says why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from heapq import nsmallest
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
+
+import numpy as np
+from PIL import Image
+
+from csp_index import settings
+from csp_index.errors import EncoderError, LabelError, MissingError, SettingError
+from csp_index.records import LayerKey, NeuronKey
+from csp_index.service.gallery import named
+from csp_index.service.images import check_image, excited_by, finished, has_vectors, image_vector, near_images
+from csp_index.service.layer_table import LayerTable
+from csp_index.service.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from csp_index.service.engine import Engine
+
+Kind = Literal["text", "image", "upload", "neuron"]
+
+_LONGEST: Final = 300  # characters of a text
+
+
+@dataclass(frozen=True, slots=True)
+class SearchQuery:
+    """One of a text, an indexed image, a neuron or a picture, and how many of each kind to find."""
+
+    text: str | None = None
+    image_id: int | None = None
+    neuron: NeuronKey | None = None
+    upload: Image.Image | None = None
+    limit: int = 12
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("text", "image_id", "neuron", "upload") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise SettingError(
+                f"a search by {' and '.join(given) or 'nothing'}: give one text, image, neuron or picture"
+            )
+        if self.text is not None and not 1 <= len(self.text.strip()) <= _LONGEST:
+            raise SettingError(f"the text has {len(self.text.strip())} characters: expected 1 to {_LONGEST}")
+        most = settings.number("serve_page_limit")
+        if not 1 <= self.limit <= most:
+            raise SettingError(f"limit is {self.limit}: expected 1 to {most}")
+
+    @property
+    def kind(self) -> Kind:
+        """What is searched by."""
+        if self.text is not None:
+            return "text"
+        if self.image_id is not None:
+            return "image"
+        return "upload" if self.neuron is None else "neuron"
+
+    def told(self) -> dict[str, Any]:
+        """Return the query as documents tell it."""
+        neuron = self.neuron and str(self.neuron)
+        return {"kind": self.kind, "text": self.text, "image_id": self.image_id, "neuron": neuron}
+
+
+def search(snapshot: Snapshot, engine: Engine, query: SearchQuery) -> dict[str, Any]:
+    """Return what a search finds: neurons by meaning, by excitement and by name, and images; the best first of each."""
+    notes: list[str] = []
+    vector = _vector(snapshot, engine, query, notes)
+    return {
+        "query": query.told(),
+        "means": [] if vector is None else _meaning(snapshot, engine, query, vector, notes),
+        "excites": _excites(snapshot, engine, query, notes),
+        "by_name": _named(snapshot, query),
+        "images": [] if vector is None else _images(engine, query, vector),
+        "note": "; ".join(notes),
+    }
+
+
+def _vector(snapshot: Snapshot, engine: Engine, query: SearchQuery, notes: list[str]) -> np.ndarray | None:
+    """Return what was asked as a unit vector [D], or None and a note why not."""
+    if query.neuron is not None:
+        return _of_neuron(snapshot, engine, query.neuron, notes)
+    try:
+        if query.image_id is not None:
+            return _of_image(snapshot, engine, query.image_id)
+        if not has_vectors(snapshot, engine):
+            raise EncoderError("the index holds no embeddings, or they could not be loaded")
+        if query.text is not None:
+            return engine.embed_text(query.text.strip())
+        return engine.embed_image(cast(Image.Image, query.upload))
+    except EncoderError as exc:
+        notes.append(f"{'meanings were not searched' if query.text is None else 'only names were searched'}: {exc}")
+        return None
+
+
+def _of_image(snapshot: Snapshot, engine: Engine, image_id: int) -> np.ndarray:
+    check_image(snapshot, image_id)
+    found = image_vector(snapshot, engine, image_id)
+    if found is None:
+        raise EncoderError(f"image {image_id} has no embedding in the index")
+    return found
+
+
+def _of_neuron(snapshot: Snapshot, engine: Engine, key: NeuronKey, notes: list[str]) -> np.ndarray | None:
+    snapshot.neuron(key)
+    concepts = engine.concepts(key.layer_key) if has_vectors(snapshot, engine) else None
+    if concepts is not None and concepts.alive[key.neuron] and concepts.vectors[key.neuron].any():
+        found: np.ndarray = concepts.vectors[key.neuron]
+        return found
+    notes.append(f"{key} has no meaning to compare with: it never fires, or nothing contrasts with it")
+    return None
+
+
+def _meaning(
+    snapshot: Snapshot, engine: Engine, query: SearchQuery, vector: np.ndarray, notes: list[str]
+) -> list[dict[str, Any]]:
+    """Return the neurons of all layers whose concept vectors are most similar to a vector [D]."""
+    found: list[tuple[float, int, int, LayerTable]] = []
+    own = None if query.neuron is None else query.neuron.layer_key
+    for place, table in enumerate(_compared(snapshot, own, notes)):
+        try:
+            concepts = engine.concepts(table.info.key)
+        except (LabelError, MissingError) as exc:
+            notes.append(f"layer {table.info.key} was left out: {exc}")
+            continue
+        cosines = np.einsum("md,d->m", concepts.vectors, vector)  # by this thread alone: BLAS wakes others, and waits
+        live = concepts.alive & ~table.dead & (cosines != 0)  # 0 is that of a neuron without a vector
+        if query.neuron is not None and own == table.info.key:
+            live[query.neuron.neuron] = False
+        neurons = np.flatnonzero(live)
+        best = neurons[np.argsort(-cosines[neurons], kind="stable")[: query.limit]]
+        found += [(-float(cosines[neuron]), place, neuron, table) for neuron in best.tolist()]
+    found.sort(key=lambda entry: entry[:3])
+    return [table.row(neuron) | {"similarity": min(1.0, -cosine)} for cosine, _, neuron, table in found[: query.limit]]
+
+
+def _compared(snapshot: Snapshot, first: LayerKey | None, notes: list[str]) -> list[LayerTable]:
+    """Return the layers whose concept vectors fit into memory together, one layer at least, `first` before the others.
+
+    More would make the engine compute vectors anew at each search.
+    """
+    left = snapshot.held.limit // (2 * 4 * snapshot.encoder.width)
+    chosen: list[LayerTable] = []
+    out = 0
+    for table in sorted(finished(snapshot), key=lambda table: table.info.key != first):
+        if chosen and table.info.neurons > left:
+            out += 1
+            continue
+        left -= table.info.neurons
+        chosen.append(table)
+    if out:
+        notes.append(f"{out} of {out + len(chosen)} layers were not searched by meaning: raise serve_held_bytes")
+    return chosen
+
+
+def _excites(snapshot: Snapshot, engine: Engine, query: SearchQuery, notes: list[str]) -> list[dict[str, Any]] | None:
+    """Return the neurons that a picture or an indexed image excites, or None where that cannot be told."""
+    if query.image_id is not None:
+        return excited_by(snapshot, query.image_id, query.limit)
+    if query.upload is None:
+        return None
+    found = engine.excited(query.upload, query.limit) if has_vectors(snapshot, engine) else None
+    if found is None:
+        notes.append("which neurons the picture excites is not known: no network can be loaded here")
+        return None
+    return [
+        snapshot.neuron_row(NeuronKey.parse(one.neuron)) | {"activation": one.activation, "quantile": one.quantile}
+        for one in found
+    ]
+
+
+def _named(snapshot: Snapshot, query: SearchQuery) -> list[dict[str, Any]]:
+    """Return the neurons whose label holds the text: shorter labels first, as the text is more of them."""
+    if query.text is None:
+        return []
+    found: list[tuple[int, int, int, LayerTable]] = []
+    for place, table in enumerate(finished(snapshot)):
+        labels = table.labels()
+        if labels is not None:
+            hits = np.flatnonzero(named(labels, query.text)).tolist()
+            found += [(len(labels.texts[neuron]), place, neuron, table) for neuron in hits]
+    best = nsmallest(query.limit, found, key=lambda entry: entry[:3])
+    return [table.row(neuron) for _, _, neuron, table in best]
+
+
+def _images(engine: Engine, query: SearchQuery, vector: np.ndarray) -> list[dict[str, Any]]:
+    near = near_images(engine, vector, query.limit, query.image_id)
+    return [{"image_id": image, "similarity": cosine} for image, cosine in near]

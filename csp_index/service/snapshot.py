@@ -1,0 +1,290 @@
+"""An index at one fixed version, as the service sees it: read once, shared by all threads, never written.
+
+Knows nothing about models and does not load torch. What is asked for but not there is a MissingError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import csp_index
+from csp_index import catalog, schema, settings
+from csp_index.catalog import EncoderInfo, LayerInfo
+from csp_index.derived import derived_rows, describe_recipe, is_derived
+from csp_index.errors import MissingError
+from csp_index.opening import FixedStore, open_snapshot
+from csp_index.records import LayerKey, NeuronKey
+from csp_index.service.layer_table import LayerTable, Pairs, read_layer, read_pairs
+
+Kept = TypeVar("Kept")
+
+_FOLDERS = re.compile(r"""(?<![\w.~])(?:~|\.{1,2})?/(?:[^\s/:'"]+/)+""")
+_NAMES = 2**18  # images whose names are held; of more, names are read when asked for
+
+
+class Held:
+    """Values that cost something to make, by key, up to so many bytes; who was asked for longest ago goes first.
+
+    Threads that ask for the same value at once wait for one of them to make it.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """Hold values of `limit` bytes in all; one that is larger alone is made anew each time."""
+        self.limit = limit
+        self._bytes = 0
+        self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._making: dict[Hashable, threading.Lock] = {}
+        self._mutex = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], Kept], size: Callable[[Kept], int]) -> Kept:
+        """Return the value of a key, made by `make` unless it is held; `size` tells its bytes."""
+        with self._mutex:
+            if key in self._values:
+                self._values.move_to_end(key)
+                found: Kept = self._values[key][0]
+                return found
+            making = self._making.setdefault(key, threading.Lock())
+        with making:
+            with self._mutex:
+                if key in self._values:
+                    found = self._values[key][0]
+                    return found
+            try:
+                found = make()
+                self._keep(key, found, size(found))
+            finally:
+                with self._mutex:
+                    self._making.pop(key, None)
+        return found
+
+    def _keep(self, key: Hashable, value: object, size: int) -> None:
+        if size > self.limit:
+            return
+        with self._mutex:
+            self._values[key] = (value, size)
+            self._bytes += size
+            while self._bytes > self.limit:
+                self._bytes -= self._values.popitem(last=False)[1][1]
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """C texts and their directions [C, D], unit vectors in the encoder's space."""
+
+    names: list[str]
+    directions: np.ndarray
+
+
+class Snapshot:
+    """An index at the versions its tables had when it was opened."""
+
+    def __init__(
+        self, uri: str | Path, *, versions: Mapping[str, int] | None = None, held_bytes: int | None = None
+    ) -> None:
+        """Open an index, at given versions of its tables or the last ones.
+
+        `held_bytes` is the memory for layers and texts, by default half of the setting serve_held_bytes.
+        """
+        self.store: FixedStore = open_snapshot(uri, versions)
+        self.versions = self.store.versions()
+        self.name = self.store.uri.rstrip("/").rpartition("/")[2] or "index"
+        self.held = Held(settings.number("serve_held_bytes") // 2 if held_bytes is None else held_bytes)
+        self._layers = {info.key: info for info in catalog.layers(self.store)}
+        self.encoders = catalog.encoders(self.store)
+        self.images = catalog.image_count(self.store)
+        self.runs = self._read_runs()
+
+    def __repr__(self) -> str:
+        return f"Snapshot({self.name!r}, {self.version!r})"
+
+    @cached_property
+    def version(self) -> str:
+        """A short hash of all that answers depend on: the tables' versions, their runs, and the package's version."""
+        seen = json.dumps([csp_index.__version__, self.versions, sorted(self.runs)], sort_keys=True)
+        return hashlib.sha256(seen.encode()).hexdigest()[:16]
+
+    @property
+    def encoder(self) -> EncoderInfo:
+        """The encoder that saw the images: of several, the one added first."""
+        if not self.encoders:
+            raise MissingError(f"{self.name} holds no embeddings yet: run `csp-index index` again")
+        return self.encoders[0]
+
+    def layers(self) -> list[LayerInfo]:
+        """Return the layers, in the order they were added."""
+        return list(self._layers.values())
+
+    def info(self, key: LayerKey) -> LayerInfo:
+        """Return what is known of a layer without reading its neurons."""
+        if key not in self._layers:
+            names = ", ".join(map(str, self._layers)) or "none"
+            raise MissingError(f"layer {key} is not in the index (has: {names})")
+        return self._layers[key]
+
+    def layer(self, key: LayerKey) -> LayerTable:
+        """Return the neurons and newest labels of a layer."""
+        info = self.info(key)
+        return self.held.get(("layer", key), lambda: read_layer(self.store, info), lambda table: table.nbytes)
+
+    def pairs(self, key: LayerKey) -> Pairs:
+        """Return the example pairs that the newest labels of a layer rest on."""
+        table = self.layer(key)
+        return self.held.get(("pairs", key), lambda: read_pairs(self.store, table), lambda pairs: pairs.nbytes)
+
+    def neuron(self, key: NeuronKey) -> LayerTable:
+        """Return the layer of a neuron that exists."""
+        info = self.info(key.layer_key)
+        if not 0 <= key.neuron < info.neurons:
+            raise MissingError(f"neuron {key} does not exist: {info.key} has neurons 0 to {info.neurons - 1}")
+        return self.layer(key.layer_key)
+
+    def neuron_row(self, key: NeuronKey, method: str | None = None) -> dict[str, Any]:
+        """Return what lists tell of a neuron: its label by `method` (the layer's own by default), state, statistics."""
+        return self.neuron(key).row(key.neuron, method)
+
+    def image_count(self, what: str) -> int:
+        """Return how many images are there of an encoder or a layer, by its name in the shard marks."""
+        return catalog.image_count(self.store, what)
+
+    def run(self, run_id: str) -> dict[str, Any] | None:
+        """Return the row of a run, or None where the index has forgotten it."""
+        return self.runs.get(run_id)
+
+    def check_image(self, image_id: int) -> None:
+        """Refuse an image that is not there; derived ones are looked for where their rows are read."""
+        if not 0 <= image_id < self.images and not is_derived(image_id):
+            raise MissingError(f"image {image_id} does not exist: the index has images 0 to {self.images - 1}")
+
+    def image_rows(self, ids: Iterable[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
+        """Return some columns of indexed images by id; ids of no indexed image are left out."""
+        wanted = sorted({image for image in ids if 0 <= image < self.images})
+        if not wanted:
+            return {}
+        chosen = ["image_id", *(name for name in columns if name != "image_id")]
+        rows = self.store.dataset(schema.IMAGES).take(wanted, columns=chosen)
+        if rows["image_id"].to_pylist() != wanted:  # rows in another order than their ids: look them up
+            rows = self.store.read(schema.IMAGES, chosen, f"image_id IN ({','.join(map(str, wanted))})")
+        return {row["image_id"]: row for row in rows.to_pylist()}
+
+    def names(self, ids: Iterable[int]) -> dict[int, str]:
+        """Return the file names of images, and how derived images were made, by id; unknown ids are left out."""
+        wanted = set(ids)
+        uris = self._uris
+        if uris is None:
+            found = {image: str(row["uri"]) for image, row in self.image_rows(wanted, ["uri"]).items()}
+        else:
+            found = {image: uris[image].as_py() for image in sorted(wanted) if 0 <= image < len(uris)}
+        names = {image: uri.rpartition("/")[2] for image, uri in found.items()}
+        made = derived_rows(self.store, (image for image in wanted if is_derived(image)), ["recipe"])
+        return names | {image: describe_recipe(str(row["recipe"])) for image, row in made.items()}
+
+    @cached_property
+    def _uris(self) -> pa.Array | None:
+        if self.images > _NAMES:
+            return None
+        rows = self.store.read(schema.IMAGES, ["image_id", "uri"], f"image_id < {self.images}").combine_chunks()
+        in_order = np.array_equal(rows["image_id"].to_numpy(), np.arange(self.images))
+        return rows["uri"].chunk(0) if in_order and self.images else None
+
+    def texts(self, candidates: str) -> Texts | None:
+        """Return the stored texts that a run names by `candidates` with their vectors, else those stored last.
+
+        None where the index holds none, or more of them than half of what may be held.
+        """
+        return self.held.get(("texts", candidates), lambda: self._read_texts(candidates), _size_of_texts)
+
+    def _read_texts(self, candidates: str) -> Texts | None:
+        info = self.encoder
+        table = schema.texts_table(info.name)
+        if not self.store.has(table):
+            return None
+        kept = self.store.read(table, ["vocabulary", "template_set"]).group_by(["vocabulary", "template_set"])
+        sets = [row for row in kept.aggregate([([], "count_all")]).to_pylist() if "proposed@" not in row["vocabulary"]]
+        named = [row for row in sets if f"{candidates} + ".startswith(f"{row['vocabulary']} {row['template_set']} + ")]
+        if not sets:
+            return None
+        chosen = (named or sets)[-1]
+        if 8 * chosen["count_all"] * info.width > self.held.limit:
+            return None
+        where = " AND ".join(f"{name} = {catalog.sql_text(chosen[name])}" for name in ("vocabulary", "template_set"))
+        rows = self.store.read(table, ["position", "text", schema.EMBEDDING], f"{where} AND text != ''")
+        rows = rows.sort_by("position").combine_chunks()
+        vectors = np.asarray(rows[schema.EMBEDDING].chunk(0).flatten()).reshape(rows.num_rows, info.width)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return Texts(rows["text"].to_pylist(), vectors / np.maximum(lengths, 1e-12))
+
+    def layer_rows(self) -> list[dict[str, Any]]:
+        """Return for each layer what the home page tells of it, in the order they were added."""
+        return self.held.get("layer rows", self._read_layer_rows, lambda rows: 500 * len(rows))
+
+    def _read_layer_rows(self) -> list[dict[str, Any]]:
+        by = ["model", "layer"]
+        neurons = self.store.read(schema.NEURONS, [*by, "images", "max"])
+        neurons = neurons.append_column("dead", pc.less_equal(neurons["max"], 0))
+        counted = neurons.group_by(by).aggregate([([], "count_all"), ("dead", "sum"), ("images", "min")]).to_pylist()
+        heads = self.store.read(schema.LABELS, [*by, "method", "neuron", "state"], "rank <= 0")
+        methods = heads.group_by([*by, "method"]).aggregate([]).to_pylist()
+        labelled = heads.filter(pc.equal(heads["state"], "labelled")).group_by(by)
+        named = {(r["model"], r["layer"]): r for r in labelled.aggregate([("neuron", "count_distinct")]).to_pylist()}
+        found = {(row["model"], row["layer"]): row for row in counted}
+        rows = []
+        for info in self.layers():
+            key = (info.key.model, info.key.layer)
+            own = found.get(key, {"count_all": 0, "dead_sum": 0, "images_min": 0})
+            rows.append(
+                {
+                    "layer": str(info.key),
+                    "model": info.key.model,
+                    "name": info.key.layer,
+                    "neurons": info.neurons,
+                    "dead": own["dead_sum"],
+                    "labelled": named[key]["neuron_count_distinct"] if key in named else 0,
+                    "methods": sorted(row["method"] for row in methods if (row["model"], row["layer"]) == key),
+                    "pool": info.pool,
+                    "images": self.image_count(info.what),
+                    "ready": own["count_all"] == info.neurons and own["images_min"] == self.images,
+                }
+            )
+        return rows
+
+    def _read_runs(self) -> dict[str, dict[str, Any]]:
+        """Return all runs by id; one still `running` while nobody holds the index was interrupted."""
+        rows = self.store.read(schema.RUNS).sort_by("run_id").to_pylist()
+        cut_off = any(row["state"] == "running" for row in rows) and not self.store.is_locked()
+        for row in rows:
+            if cut_off and row["state"] == "running":
+                row["state"] = "interrupted"
+        return {row["run_id"]: row for row in rows}
+
+
+def _size_of_texts(found: Texts | None) -> int:
+    return 64 if found is None else found.directions.nbytes + 100 * len(found.names)
+
+
+def without_folders(told: Any) -> Any:
+    """Return a text, or all texts in lists and dictionaries, without the folders of files on this machine.
+
+    >>> without_folders({"encoder": "open_clip:/srv/models/clip", "layer": "m/l"})
+    {'encoder': 'open_clip:clip', 'layer': 'm/l'}
+    """
+    match told:
+        case str():
+            return _FOLDERS.sub("", told)
+        case dict():
+            return {name: without_folders(value) for name, value in told.items()}
+        case list() | tuple():
+            return [without_folders(value) for value in told]
+    return told

@@ -1,0 +1,197 @@
+"""The label on a neuron's page as commands that reproduce it: Python, command line, curl, SQL.
+
+Pure functions of the neuron's document; what they need to know of the label's making is its run's settings. Every name
+is quoted for the language it stands in, so a hostile one stays a name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any
+from urllib.parse import quote
+
+from csp_index.catalog import sql_text
+from csp_index.records import ExampleOptions, NeuronKey, ScoringOptions
+from csp_index.templates import TEMPLATE_SETS
+from csp_index.vocabularies import BUILT_IN
+
+BASE = "http://127.0.0.1:8000"
+
+_DEFAULTS = {**asdict(ExampleOptions()), **asdict(ScoringOptions())}
+_SAID = ("examples", "contrast", "neighbours", "threshold")  # written even where they are the defaults
+_WITH_GAMMA = ("csp", "random-contrast")
+_HASH = "[0-9a-f]{12}"
+# `NAME@hash TEMPLATES@hash`, with ` + KINDS@hash` behind it where models named candidates; of those alone no NAME.
+_CANDIDATES = re.compile(
+    rf"(?:(?P<vocabulary>.+@{_HASH}) )?(?P<templates>(?!\+ ).+?)@{_HASH}"
+    rf"(?: \+ (?P<kinds>[a-z+]+)@{_HASH}(?P<pooled> pooled)?)?",
+    re.DOTALL,
+)
+_ARRAYS = ("T.npy", "T.txt")  # the index does not keep candidates that came as arrays
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """How a label was made: what `Index.label` was told, as far as its run's settings say."""
+
+    name: str  # of the index
+    key: NeuronKey
+    method: str
+    run_id: str | None = None  # None: there is no label yet
+    options: dict[str, Any] = field(default_factory=dict)
+    together: tuple[int, ...] = ()  # the neurons labelled with it, where the method looks at them all
+    vocabulary: str | None = None  # its name, where that says it all
+    own_list: str | None = None  # the key of one that only the index knows
+    templates: str | None = None
+    kinds: str | None = None  # of candidates, where models named some
+    pooled: bool = False
+    arrays: bool = False
+    encoder: str | None = None  # None: a folder, which documents do not tell in full
+
+
+def snippets(document: Mapping[str, Any], name: str) -> dict[str, str]:
+    """Return what reproduces the document's label in an index called `name`, by language.
+
+    Keys are python, cli, curl and sql. Of a neuron without label they make one, and the SQL shows its statistics.
+    Candidates that came as arrays stand there as the files T.npy and T.txt, which the index does not hold.
+    """
+    query = _query(document, name)
+    return {"python": _python(query), "cli": _cli(query), "curl": _curl(query), "sql": _sql(query)}
+
+
+def _query(document: Mapping[str, Any], name: str) -> _Query:
+    key, run = NeuronKey.parse(document["neuron"]), document["provenance"].get("run") or {}
+    told = run.get("settings") or {}
+    settings = json.loads(told) if isinstance(told, str) else told
+    method = document.get("method") or "csp"
+    if not settings:
+        return _Query(name, key, method, run.get("run_id"))
+    given = {**settings.get("scoring", {}), **settings.get("examples", {})}
+    found = _CANDIDATES.fullmatch(settings.get("candidates", ""))
+    parts = found.groupdict() if found else {}
+    vocabulary, kinds, templates = (parts.get(part) for part in ("vocabulary", "kinds", "templates"))
+    encoder = str(settings.get("encoder", ""))
+    named = (vocabulary or "").rpartition("@")[0]
+    known = named in BUILT_IN or named.startswith("metadata:")
+    return _Query(
+        name,
+        key,
+        method,
+        run.get("run_id"),
+        _worth_saying(method, given, document["provenance"].get("encoder") or {}, settings.get("kept", 0)),
+        tuple(settings.get("neurons", ())),
+        named if known else None,
+        None if known else vocabulary,
+        templates if templates in TEMPLATE_SETS else None,
+        ",".join([*(["vocabulary"] if vocabulary else []), *kinds.split("+")]) if kinds else None,
+        bool(parts.get("pooled")),
+        found is None,
+        encoder if encoder.startswith("python:") or "/" in encoder else None,
+    )
+
+
+def _worth_saying(method: str, given: Mapping[str, Any], encoder: Mapping[str, Any], kept: int) -> dict[str, Any]:
+    """Return the options that are not the default, and those that a reader wants to see and change."""
+    said = {"gamma": given["gamma"]} if method in _WITH_GAMMA and "gamma" in given else {}
+    said |= {name: given[name] for name in _SAID if name in given}
+    said |= {name: value for name, value in given.items() if name in _DEFAULTS and value != _DEFAULTS[name]}
+    if said.get("logit_scale") == encoder.get("logit_scale"):
+        said.pop("logit_scale", None)
+    return said | ({"top": kept} if kept > 20 else {})
+
+
+def _python(query: _Query) -> str:
+    lines = ["from csp_index import open_index"]
+    head = [f"index = open_index({query.name!r})"]
+    arguments = [f"method={query.method!r}"]
+    if query.arrays:
+        lines.append("from csp_index.candidates import read_text_arrays")
+        arguments.append("vocabulary=read_text_arrays({!r}, {!r})".format(*_ARRAYS))
+    elif query.own_list:
+        lines[0] = "from csp_index import Vocabulary, open_index"
+        head.append(f"rows = index.sql({_texts_of(query.own_list)!r}).rows()")
+        named = query.own_list.rpartition("@")[0]
+        head.append(f"vocabulary = Vocabulary({named!r}, tuple(row['text'] for row in rows))")
+        arguments.append("vocabulary=vocabulary")
+    elif query.vocabulary:
+        arguments.append(f"vocabulary={query.vocabulary!r}")
+    arguments += [f"encoder={query.encoder!r}"] if query.encoder else []
+    arguments += [f"templates={query.templates!r}"] if query.templates else []
+    arguments += [f"candidates={query.kinds!r}"] if query.kinds else []
+    arguments += ["pool_candidates=True"] if query.pooled else []
+    arguments += [f"{option}={value!r}" for option, value in query.options.items()]
+    who, pick = repr(str(query.key)), "[0]"
+    if query.together:
+        lines.append("from csp_index.index import parse_neurons")
+        who = f"parse_neurons({str(query.key.layer_key)!r}, {_ranges(query.together)!r})"
+        pick = f"[{sorted(query.together).index(query.key.neuron)}]"
+    call = "".join(f"    {argument},\n" for argument in [who, *arguments])
+    shown = "print(label.text, label.labels)"
+    return "\n".join([*lines, "", *head, f"label = index.label(\n{call}){pick}", shown])
+
+
+def _cli(query: _Query) -> str:
+    name = f"./{query.name}" if query.name.startswith("-") else query.name
+    words: list[str] = ["csp-index", "label", name, "--layer", str(query.key.layer_key)]
+    words += ["--neurons", _ranges(query.together or (query.key.neuron,)), "--method", query.method]
+    before = ""
+    if query.arrays:
+        words += ["--text-embeddings", _ARRAYS[0], "--texts", _ARRAYS[1]]
+    elif query.own_list:
+        file = "vocabulary.csv"
+        asked = ["csp-index", "sql", name, _texts_of(query.own_list), "--format", "csv", "--out", file]
+        before = f"{shlex.join(asked)}\n"
+        words += ["--vocabulary", f"{file}:text"]
+    elif query.vocabulary:
+        words += ["--vocabulary", query.vocabulary]
+    words += ["--encoder", query.encoder] if query.encoder else []
+    words += ["--templates", query.templates] if query.templates else []
+    words += ["--candidates", query.kinds] if query.kinds else []
+    words += ["--pool-candidates"] if query.pooled else []
+    for option, value in query.options.items():
+        flag = option.replace("_", "-")
+        words += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return before + shlex.join(words)
+
+
+def _curl(query: _Query) -> str:
+    """Return a request for the label as it is stored; of a neuron without label one that makes it."""
+    if query.run_id is None:
+        body = json.dumps({"neurons": [str(query.key)], "method": query.method})
+        return shlex.join(["curl", "-s", f"{BASE}/api/v1/label", "-H", "Content-Type: application/json", "-d", body])
+    place = "/".join(quote(part, safe="") for part in (query.key.model, query.key.layer, str(query.key.neuron)))
+    return shlex.join(["curl", "-s", f"{BASE}/api/v1/neurons/{place}?method={quote(query.method, safe='')}"])
+
+
+def _sql(query: _Query) -> str:
+    whose = (
+        f"model = {sql_text(query.key.model)} AND layer = {sql_text(query.key.layer)} AND neuron = {query.key.neuron}"
+    )
+    if query.run_id is None:
+        return f"SELECT *\nFROM neurons\nWHERE {whose}"
+    return (
+        "SELECT rank, text, score, score_low, score_high, confidence, uncertain, note\n"
+        f"FROM labels\nWHERE {whose}\n    AND run_id = {sql_text(query.run_id)}\nORDER BY rank"
+    )
+
+
+def _texts_of(vocabulary: str) -> str:
+    return f"SELECT text FROM vocabularies WHERE vocabulary = {sql_text(vocabulary)} ORDER BY position"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Return neuron numbers as `--neurons` takes them.
+
+    >>> _ranges([0, 1, 2, 5, 7, 8])
+    '0-2,5,7-8'
+    """
+    ordered = sorted(set(numbers))
+    ends = [at for at, (a, b) in enumerate(pairwise(ordered)) if b != a + 1]
+    starts = [0, *(at + 1 for at in ends)]
+    parts = [(ordered[a], ordered[b]) for a, b in zip(starts, [*ends, len(ordered) - 1], strict=True)]
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)

@@ -1,0 +1,366 @@
+"""SQL from strangers: every statement in a process of its own, stopped from outside where it goes too far.
+
+DuckDB's own limits do not hold against all statements, so nothing here relies on them: a process that takes too long
+or says too much is killed, and the rows it sends are checked. `sql_child` is what runs over there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import pyarrow as pa
+
+from csp_index import errors, settings
+from csp_index.errors import BusyError, CspIndexError, QueryError, SettingError
+from csp_index.places import place_of
+from csp_index.results import SqlResult, encode_result
+from csp_index.service import sql_child
+from csp_index.service.config import ServiceSettings
+from csp_index.service.sql_child import IDLE_SECONDS, MARGIN_BYTES, STATEMENT_BYTES, Order
+
+_START_SECONDS = 30.0  # in which a new process opens the index, also on a busy machine
+_LEAST_BYTES = 2**16  # of an answer: the views with their columns must fit
+_GRACE_SECONDS = 0.5  # in which a process ends by itself at its limit, and tells more
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B", re.IGNORECASE)
+_KEYS = ("AWS_", "GOOGLE_", "AZURE_", "HOME")  # without them an index in an object store cannot be read
+
+_VIEWS = {
+    "images": "The indexed images: where each came from, its size, its metadata, its thumbnail.",
+    "failures": "Images that could not be read, and why.",
+    "shards": "Which images were committed together, for every encoder and layer.",
+    "runs": "Commands that wrote: their settings, models, versions and how they ended.",
+    "encoders": "Encoders whose embeddings are here.",
+    "layers": "Layers whose neurons are here.",
+    "neurons": "One row a neuron: statistics of its activations and its most activating images.",
+    "vocabularies": "Sets of candidate texts.",
+    "examples": "The activating and contrastive images each label rests on, pair by pair.",
+    "labels": "Scored labels, best first (rank 0), of every run and method.",
+    "answers": "What models said that were asked to name candidates.",
+    "candidates": "Candidate texts that models named for a neuron.",
+    "evaluations": "How well labels did, metric by metric.",
+    "splits": "Which images chose labels and which judged them.",
+    "embeddings": "Image embeddings, unit vectors.",
+    "derived": "Images made for one neuron: edited or generated.",
+    "texts": "Candidate texts that are embedded, by encoder.",
+}
+_FUNCTIONS = [
+    {
+        "name": "activations('model/layer/neuron')",
+        "columns": [{"name": "image_id", "type": "BIGINT"}, {"name": "activation", "type": "FLOAT"}],
+        "about": "All activations of one neuron; the address may be an expression.",
+    }
+]
+_EXAMPLES = {
+    "What is indexed": """
+        SELECT model, layer, count(*) AS neurons, max(images) AS images, count(*) FILTER ("max" <= 0) AS dead
+        FROM neurons
+        GROUP BY model, layer ORDER BY model, layer""",
+    "Labels with the highest score": """
+        SELECT address, method, text, score
+        FROM labels WHERE rank = 0
+        ORDER BY score DESC LIMIT 20""",
+    "Labels that many neurons share": """
+        SELECT text, count(DISTINCT address) AS neurons, avg(score) AS score
+        FROM labels WHERE rank = 0
+        GROUP BY text ORDER BY neurons DESC, text LIMIT 20""",
+    "Labels with the longest lead over the next one": """
+        SELECT address, method, max(text) FILTER (rank = 0) AS text,
+            max(score) FILTER (rank = 0) - max(score) FILTER (rank = 1) AS lead
+        FROM labels
+        GROUP BY address, method, run_id HAVING lead IS NOT NULL
+        ORDER BY lead DESC LIMIT 20""",
+    "Neurons that fire most rarely": """
+        SELECT address, firing_rate, mean, "max", top_images[1] AS top_image
+        FROM neurons WHERE firing_rate > 0
+        ORDER BY firing_rate LIMIT 20""",
+    "Images that excite most neurons": """
+        SELECT image_id, uri, count(*) AS neurons
+        FROM (SELECT unnest(top_images[1:10]) AS image_id FROM neurons) JOIN images USING (image_id)
+        GROUP BY image_id, uri ORDER BY neurons DESC, image_id LIMIT 20""",
+    "Images that excite one neuron": """
+        SELECT image_id, uri, activation
+        FROM (SELECT address FROM neurons LIMIT 1) AS one, activations(one.address) JOIN images USING (image_id)
+        ORDER BY activation DESC LIMIT 20""",
+    "Latest runs": """
+        SELECT command, state, started, ended - started AS took, message
+        FROM runs
+        ORDER BY started DESC LIMIT 10""",
+}
+_DESCRIBE = """
+    SELECT list({'name': view, 'columns': columns} ORDER BY view) AS views FROM (
+        SELECT table_name AS view, list({'name': column_name, 'type': data_type} ORDER BY column_index) AS columns
+        FROM duckdb_columns() WHERE NOT internal AND NOT starts_with(table_name, '_') GROUP BY table_name
+    )
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SqlAnswer:
+    """The rows of a statement; `truncated` where a limit cut them, `seconds` as long as it ran."""
+
+    table: pa.Table
+    truncated: bool
+    seconds: float
+
+
+class SqlRunner:
+    """Runs SELECTs over an index at fixed versions, each in a process of its own. Threads may share it.
+
+    After the first statement one process always waits for the next, with the index open; unused for some minutes, it
+    ends.
+    """
+
+    def __init__(self, uri: str | Path, versions: Mapping[str, int], config: ServiceSettings) -> None:
+        """Take the index, see `Store.versions`, and the limits; no process starts yet.
+
+        Raises SettingError where sql_memory is no size, sql_bytes too small, or the system cannot limit processes.
+        """
+        if os.name != "posix":
+            raise SettingError("SQL over HTTP needs Linux or macOS, which limit processes: serve without it (--no-sql)")
+        if config.sql_bytes < _LEAST_BYTES:
+            raise SettingError(f"setting sql_bytes is {config.sql_bytes}: expected at least {_LEAST_BYTES}")
+        self._order = Order(
+            uri=place_of(uri).address,
+            versions=dict(versions),
+            memory=_size(settings.text("sql_memory")),
+            seconds=config.sql_seconds,
+            rows=config.sql_rows,
+            bytes=config.sql_bytes,
+        )
+        self._processes = config.sql_processes
+        self._turns = threading.BoundedSemaphore(self._processes)
+        self._mutex = threading.Lock()
+        self._spare: _Child | None = None
+        self._closed = False
+        self._views: list[dict[str, Any]] = []
+
+    def run(self, statement: str) -> SqlAnswer:
+        """Run one SELECT and return its rows, cut to the limits.
+
+        Blocks while it waits for its turn and runs, each within the limit of seconds. Raises QueryError, BusyError
+        where no turn came, StoreError where the index is gone.
+        """
+        text = _checked(statement)
+        with self._turn():
+            child = self._taken() or _Child(self._order)
+            with contextlib.closing(child):
+                child.wait()
+                self.prepare()
+                return child.ask(text)
+
+    def prepare(self) -> None:
+        """Start the process of the next statement, unless it waits already."""
+        with self._mutex:
+            if self._spare is None and not self._closed:
+                self._spare = _Child(self._order)
+
+    def close(self) -> None:
+        """End the process that waits; those that run end with their statements."""
+        self._closed = True
+        spare = self._taken()
+        if spare is not None:
+            spare.close()
+
+    def schema_document(self) -> dict[str, Any]:
+        """Return what SQL can ask here: views with their columns, functions, and examples that run on any index."""
+        if not self._views:
+            found = self.run(_DESCRIBE).table["views"][0].as_py()
+            self._views = [view | {"about": _VIEWS.get(view["name"], _VIEWS["embeddings"])} for view in found]
+        examples = [{"title": title, "sql": textwrap.dedent(sql).strip()} for title, sql in _EXAMPLES.items()]
+        return {"views": self._views, "functions": _FUNCTIONS, "examples": examples}
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait for a turn."""
+        if not self._turns.acquire(timeout=self._order.seconds):
+            raise BusyError(
+                f"{self._processes} SQL statements are running, as many as may at once, and none ended within "
+                f"{self._order.seconds:g} s: try again"
+            )
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    def _taken(self) -> _Child | None:
+        with self._mutex:
+            spare, self._spare = self._spare, None
+        if spare is not None and spare.is_stale():
+            spare.close()
+            return None
+        return spare
+
+
+def write_rows(answer: SqlAnswer) -> dict[str, Any]:
+    """Return an answer as JSON says it: columns, types, rows (a list each), truncated, seconds. Raises QueryError."""
+    return SqlResult(answer.table).as_json() | {
+        "truncated": answer.truncated,
+        "seconds": round(answer.seconds, 3),
+    }
+
+
+def write_file(answer: SqlAnswer, format: Literal["csv", "json", "parquet"]) -> bytes:
+    """Return an answer as a file's bytes. Raises QueryError where the format cannot hold it."""
+    return encode_result(SqlResult(answer.table), format)
+
+
+class _Child:
+    """A process for one statement. `close` ends it whatever it does."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._started = time.monotonic()
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-s", "-X", "utf8", "-m", sql_child.__name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_environment(order.uri),
+            start_new_session=True,
+        )
+        self._write(json.dumps(asdict(order)).encode() + b"\n")
+
+    def is_stale(self) -> bool:
+        """Tell whether the process has ended, or soon will."""
+        return self._process.poll() is not None or time.monotonic() - self._started > IDLE_SECONDS - 10
+
+    def wait(self) -> None:
+        """Return once the index is open over there. Raises BusyError where that takes too long, or what failed."""
+        with self._killed_after(_START_SECONDS):
+            line = _pipe(self._process.stdout).readline()
+        if not line:
+            raise BusyError("no process for the SQL statement could be started in time: try again")
+        _head(line)
+
+    def ask(self, statement: bytes) -> SqlAnswer:
+        """Run the statement; the process is of no use afterwards."""
+        limit = self._order.bytes + 2 * MARGIN_BYTES
+        start = time.monotonic()
+        with self._killed_after(self._order.seconds + _GRACE_SECONDS):
+            self._write(statement)
+            with contextlib.suppress(BrokenPipeError):
+                _pipe(self._process.stdin).close()
+            said = _pipe(self._process.stdout).read(limit)
+        seconds = time.monotonic() - start
+        line, ended, rows = said.partition(b"\n")
+        if not ended or len(said) == limit:
+            raise QueryError(self._broken(seconds))
+        truncated = bool(_head(line).get("truncated"))
+        try:
+            table = pa.ipc.open_stream(rows).read_all()
+            table.validate(full=True)
+        except (pa.ArrowException, OSError) as exc:
+            raise QueryError(f"the rows cannot be sent ({errors.one_line(exc)}): choose plainer columns") from exc
+        return SqlAnswer(table, truncated, seconds)
+
+    def close(self) -> None:
+        """Kill the process if it still runs, and leave nothing of it."""
+        self._kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                _pipe(pipe).close()
+
+    def _broken(self, seconds: float) -> str:
+        """Return why there is no answer."""
+        if seconds >= self._order.seconds:
+            return f"the SQL statement ran longer than {self._order.seconds:g} s: narrow it down, or raise sql_seconds"
+        return (
+            "the SQL statement took more memory than it may, or broke its process in another way: narrow it down, "
+            "or raise sql_memory"
+        )
+
+    def _write(self, data: bytes) -> None:
+        pipe = _pipe(self._process.stdin)
+        with contextlib.suppress(BrokenPipeError):  # who ended early has told why, or will be found missing
+            pipe.write(data)
+            pipe.flush()
+
+    def _kill(self) -> None:
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def _killed_after(self, seconds: float) -> Iterator[None]:
+        timer = threading.Timer(seconds, self._kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()  # it must not kill who has the number next
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    if pipe is None:
+        raise QueryError("a process for SQL has no pipe: expected one")
+    return pipe
+
+
+def _head(line: bytes) -> dict[str, Any]:
+    """Return the first line of an answer, or raise the error it tells."""
+    try:
+        head: dict[str, Any] = dict(json.loads(line))
+        kind = getattr(errors, head["error"]) if "error" in head else None
+    except (ValueError, TypeError, AttributeError) as exc:
+        raise QueryError("the SQL statement broke its process, which answers nonsense: narrow it down") from exc
+    if isinstance(kind, type) and issubclass(kind, CspIndexError):
+        raise kind(str(head.get("message")))
+    return head
+
+
+def _checked(statement: str) -> bytes:
+    """Return the statement as it is sent."""
+    try:
+        text = statement.encode()
+    except UnicodeEncodeError:
+        raise QueryError("the SQL statement holds half of a surrogate pair: expected Unicode text") from None
+    if not text.strip():
+        raise QueryError("the SQL statement is empty: write one, for example: SELECT * FROM images LIMIT 5")
+    if len(text) > STATEMENT_BYTES:
+        raise QueryError(f"the SQL statement has {len(text):,} bytes: expected at most {STATEMENT_BYTES:,}")
+    return text
+
+
+def _environment(uri: str) -> dict[str, str]:
+    """Return the variables a process gets: none that tells a secret, unless the index cannot be read without it."""
+    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    if "://" in uri:
+        kept |= {name: value for name, value in os.environ.items() if name.startswith(_KEYS)}
+    # Where this process finds its modules; "" is its folder.
+    kept["PYTHONPATH"] = os.pathsep.join(os.path.abspath(place) for place in sys.path)
+    return kept | {
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "LANCE_CPU_THREADS": "1",
+        "MALLOC_ARENA_MAX": "2",
+    }
+
+
+def _size(text: str) -> int:
+    """Return a size as DuckDB writes it in bytes.
+
+    >>> _size("2GB"), _size("1.5 MiB")
+    (2000000000, 1572864)
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise SettingError(f"setting sql_memory is {text!r}: expected a size such as 512MB or 2GB (default 2GB)")
+    number, prefix, binary = found.groups()
+    power = "KMGT".find(prefix.upper()) + 1 if prefix else 0
+    return int(float(number) * (1024 if binary else 1000) ** power)

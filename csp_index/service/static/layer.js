@@ -1,0 +1,86 @@
+// A layer's page: the map under the pointer, forms that answer at once, and how many neurons are chosen.
+"use strict";
+
+for (const form of [document.getElementById("query"), document.getElementById("colours")]) {
+  if (!form) continue;
+  form.addEventListener("change", (event) => {
+    if (event.target instanceof HTMLSelectElement) form.requestSubmit();
+  });
+}
+
+const choice = document.getElementById("choice");
+const button = choice.querySelector("button");
+
+function count() {
+  const boxes = [...choice.elements.namedItem("neurons") instanceof RadioNodeList ? choice.elements.namedItem("neurons") : []];
+  const chosen = boxes.filter((box) => box.checked).length;
+  for (const box of boxes) box.disabled = chosen >= 4 && !box.checked;
+  document.getElementById("chosen").textContent = chosen ? String(chosen) : "the chosen";
+  button.disabled = chosen < 2;
+}
+
+if (button) {
+  choice.addEventListener("change", count);
+  addEventListener("pageshow", count);
+  count();
+}
+
+const map = document.getElementById("map");
+const pointed = document.getElementById("pointed");
+const REACH = 4; // of the map's 100 units: so near a point the pointer means it
+
+function place(event) {
+  const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(map.getScreenCTM().inverse());
+  return [point.x, point.y];
+}
+
+function nearest(points, [x, y]) {
+  let best = null;
+  let least = REACH * REACH;
+  for (const point of points) {
+    const distance = (point.x * 100 - x) ** 2 + (100 - point.y * 100 - y) ** 2;
+    if (distance < least) [best, least] = [point, distance];
+  }
+  return best;
+}
+
+async function watch() {
+  const answer = await fetch(map.dataset.json);
+  if (!answer.ok) return;
+  const { points, colour } = await answer.json();
+  let under = null;
+  map.addEventListener("pointermove", (event) => {
+    under = nearest(points, place(event));
+    map.classList.toggle("hit", under !== null);
+    if (under === null) {
+      pointed.textContent = "";
+      return;
+    }
+    const value = under.value === null ? "no value" : Number(under.value).toPrecision(3);
+    pointed.textContent = `${under.index}: ${under.label ?? "no label"} · ${colour.replace("_", " ")} ${value}`;
+  });
+  map.addEventListener("pointerleave", () => (pointed.textContent = ""));
+  map.addEventListener("click", (event) => {
+    under = nearest(points, place(event)); // of points that lie on each other the one that is told of
+    if (under === null || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    location.assign(`${map.dataset.layer}/${under.index}`);
+  });
+}
+
+if (map) {
+  map.addEventListener("pointerenter", watch, { once: true });
+  const dots = new Map([...map.querySelectorAll("a")].map((dot) => [dot.getAttribute("href"), dot]));
+  for (const card of document.querySelectorAll(".neuron")) {
+    const dot = dots.get(card.querySelector("a").getAttribute("href"));
+    if (!dot) continue;
+    const show = () => {
+      dot.classList.add("on");
+      map.append(dot); // above the others
+    };
+    card.addEventListener("pointerenter", show);
+    card.addEventListener("focusin", show);
+    card.addEventListener("pointerleave", () => dot.classList.remove("on"));
+    card.addEventListener("focusout", () => dot.classList.remove("on"));
+  }
+}

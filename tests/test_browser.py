@@ -1,0 +1,240 @@
+"""The pages in a real browser: what people do there, by mouse and by keyboard, in light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import WIDTHS, browser_path, served
+
+pytestmark = pytest.mark.browser
+
+NEURON = "/neurons/cnn/concepts/0"
+PAGES = {
+    "home": "/",
+    "search": "/search?q=ring",
+    "layer": "/layers/cnn/concepts",
+    "neuron": NEURON,
+    "dead neuron": "/neurons/cnn/concepts/8",
+    "image": "/images/3",
+    "compare": "/compare?neurons=cnn/concepts/0,cnn/concepts/1",
+    "sql": "/sql",
+    "missing": "/neurons/cnn/concepts/99999",
+}
+
+
+@pytest.fixture(scope="module")
+def site(served_db: Path) -> Iterator[str]:
+    browser_path()
+    with served(served_db) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = browser_path()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any, site: str) -> Iterator[Any]:
+    """A page that fails the test where its scripts fail, or anything but its own host is asked."""
+    context = browser.new_context(base_url=site, viewport={"width": 1440, "height": 900})
+    context.set_default_timeout(20_000)
+    context.grant_permissions(["clipboard-read", "clipboard-write"], origin=site)
+    page, wrong = context.new_page(), list[str]()
+    page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
+    page.on("console", lambda said: wrong.append(f"console: {said.text}") if "Content Security" in said.text else None)
+    page.on("request", lambda sent: None if sent.url.startswith((site, "data:", "blob:")) else wrong.append(sent.url))
+    yield page
+    context.close()
+    assert wrong == []
+
+
+def _labels(page: Any) -> list[str]:
+    return [text.strip() for text in page.locator("#live-labels li .name").all_inner_texts()]
+
+
+def _answered(page: Any, act: Any) -> dict[str, Any]:
+    """Do something that labels the neuron again; return what the service said once the page shows it."""
+    with page.expect_response(lambda answer: answer.url.endswith("/api/v1/label")) as waiting:
+        act()
+    found = waiting.value.json()
+    page.wait_for_function("!document.getElementById('live-answer').classList.contains('waiting')")
+    return found  # type: ignore[no-any-return]
+
+
+def test_search_then_open_a_neuron(page: Any) -> None:
+    page.goto("/")
+    page.get_by_role("searchbox").fill("ring")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search?q=ring")
+    page.get_by_role("region", name="By name").get_by_role("link").filter(has_text="ring").first.click()
+    page.wait_for_url("**/neurons/cnn/concepts/*")
+    assert "ring" in page.get_by_role("heading", level=1).inner_text()
+
+
+def test_a_picture_of_ones_own_finds_neurons(page: Any, served_db: Path) -> None:
+    page.goto("/search")
+    picture = next((served_db.parent / "pictures").glob("*.png"))
+    page.get_by_label("By a picture of your own").set_input_files(picture)
+    page.locator("#upload").get_by_role("button", name="Search").click()
+    page.get_by_role("heading", name="By meaning").wait_for()
+    assert page.get_by_role("region", name="By meaning").get_by_role("link").count() > 0
+    assert page.get_by_role("region", name="Excites").get_by_role("link").count() > 0
+
+
+def test_gamma_moves_and_the_label_follows(page: Any) -> None:
+    page.goto("/neurons/cnn/concepts/22?method=csp")
+    gamma = page.get_by_label("gamma")
+    scores = {}
+    for value in (0.0, 1.0):
+        found = _answered(page, lambda value=value: gamma.fill(str(value)))["results"][0]
+        assert _labels(page)[0] == found["labels"][0]["text"]
+        scores[value] = [(label["text"], label["score"]) for label in found["labels"]]
+    assert scores[0.0] != scores[1.0]
+    assert " ms" in page.locator("#live-status").inner_text()
+
+
+def test_own_candidates(page: Any) -> None:
+    page.goto(NEURON)
+    own = page.get_by_label("candidates of your own")
+    found = _answered(page, lambda: own.fill("a ring\nblue <b>star</b>"))["results"][0]
+    assert {label["text"] for label in found["labels"]} == {"a ring", "blue <b>star</b>"}
+    assert set(_labels(page)) == {"a ring", "blue <b>star</b>"}  # as text: the page shows no bold letters
+    assert page.locator("#live-labels b").count() == 0
+
+
+def test_another_contrast_changes_the_pairs(page: Any) -> None:
+    page.goto(f"{NEURON}?method=csp")
+    found = _answered(page, lambda: page.get_by_label("contrast", exact=True).select_option("random"))["results"][0]
+    assert any(found["contrastive"])
+    assert "partners changed" in page.locator("#live-pairs-title").inner_text()
+
+
+def test_compare_from_a_layer(page: Any) -> None:
+    page.goto("/layers/cnn/concepts")
+    boxes = page.locator("#choice input[type=checkbox]")
+    boxes.nth(0).check()
+    boxes.nth(1).check()
+    page.get_by_role("button", name="Compare").click()
+    page.wait_for_url("**/compare?**")
+    assert page.get_by_role("article").count() == 2
+
+
+def test_a_point_of_the_map_opens_its_neuron(page: Any) -> None:
+    page.goto("/layers/cnn/concepts")
+    point = page.locator("#map a").first
+    target = point.get_attribute("href")
+    point.click(force=True)
+    page.wait_for_url(f"**{target}")
+
+
+def test_sql_with_the_keyboard(page: Any) -> None:
+    page.goto("/sql")
+    page.get_by_label("SQL statement").fill("SELECT 6 * 7 AS answer, '<i>' AS text")
+    page.keyboard.press("Control+Enter")
+    page.locator("#result-told").wait_for()
+    assert page.get_by_role("table").last.get_by_role("row").nth(1).all_inner_texts() == ["42\t<i>"]
+    page.get_by_label("SQL statement").fill("DROP TABLE images")
+    page.keyboard.press("Control+Enter")
+    page.locator("#sql-error").wait_for()
+    assert "SELECT" in page.locator("#sql-error").inner_text()
+
+
+def test_sql_downloads(page: Any) -> None:
+    page.goto("/sql")
+    page.get_by_label("SQL statement").fill("SELECT 1 AS a")
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="CSV").click()
+    assert Path(waiting.value.path()).read_text() == "a\n1\n"
+
+
+def test_the_query_is_copied(page: Any) -> None:
+    page.goto(NEURON)
+    page.get_by_role("button", name="Copy as CLI").click()
+    page.locator("#copied").filter(has_text="copied").wait_for()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == page.locator("#query-cli").text_content()
+    assert "csp-index" in copied
+
+
+def test_dark_mode_is_remembered(page: Any) -> None:
+    page.goto("/")
+
+    def paper() -> str:
+        return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+    light = paper()
+    page.get_by_role("button", name="Dark colours").click()
+    dark = paper()
+    assert light != dark
+    page.goto("/search")
+    assert paper() == dark
+
+
+def test_keyboard_only(page: Any) -> None:
+    page.goto("/")
+    page.keyboard.press("/")
+    page.keyboard.type("ring")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search?q=ring")
+    page.goto(NEURON)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url("**/neurons/cnn/concepts/1")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_url(f"**{NEURON}")
+    page.keyboard.press("?")
+    assert page.get_by_role("dialog").is_visible()
+    page.keyboard.press("Escape")
+    assert not page.get_by_role("dialog").is_visible()
+    page.get_by_label("gamma").focus()
+    found = _answered(page, lambda: page.keyboard.press("ArrowLeft"))  # moves the slider, not the page
+    assert found["results"][0]["neuron"] == "cnn/concepts/0"
+    page.goto("/")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+
+
+def test_without_javascript_everything_reads(browser: Any, site: str) -> None:
+    context = browser.new_context(base_url=site, java_script_enabled=False)
+    page = context.new_page()
+    for name, address in PAGES.items():
+        answer = page.goto(address)
+        assert answer.status == (404 if name == "missing" else 200), name
+        assert page.get_by_role("heading", level=1).inner_text(), name
+    page.goto(NEURON)
+    assert not page.locator("#live").is_visible()  # no control that does nothing
+    assert page.locator("#pairs img").count() > 0
+    page.goto("/sql")
+    page.get_by_label("SQL statement").fill("SELECT 42 AS answer")
+    page.get_by_role("button", name="Run", exact=True).click()
+    assert page.get_by_role("table").last.get_by_role("row").nth(1).inner_text() == "42"
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", list(WIDTHS))
+def test_axe_finds_nothing_serious(browser: Any, site: str, width: str, scheme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    wide, high = WIDTHS[width]
+    context = browser.new_context(base_url=site, color_scheme=scheme, viewport={"width": wide, "height": high})
+    page, found = context.new_page(), list[str]()
+    for name, address in PAGES.items():
+        page.goto(address)
+        for hit in Axe().run(page).response["violations"]:
+            if hit["impact"] in ("serious", "critical"):
+                found.append(f"{name}: {hit['id']}: {hit['nodes'][0]['target']} and {len(hit['nodes']) - 1} more")
+        across = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        if across > 0:
+            found.append(f"{name}: wider than the window by {across} px")
+    context.close()
+    assert found == []

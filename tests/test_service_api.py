@@ -1,0 +1,191 @@
+"""The API's routes: documents are what the OpenAPI says, pages follow each other, wrong requests are told so."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from pydantic import BaseModel
+from starlette.testclient import TestClient
+
+from csp_index import open_index
+from csp_index.service import ServiceSettings, make_app, wire
+
+LAYER = "cnn/concepts"
+
+
+@pytest.fixture(scope="module")
+def client(served_db: Path) -> Iterator[TestClient]:
+    app = make_app(served_db, ServiceSettings(upload_pixels=10_000))
+    with TestClient(app, "http://localhost", raise_server_exceptions=False) as found:
+        yield found
+
+
+def picture(side: int = 64, kind: str = "PNG") -> bytes:
+    made = io.BytesIO()
+    Image.new("RGB", (side, side), "red").save(made, kind)
+    return made.getvalue()
+
+
+def held_to(model: type[BaseModel], reply: Any) -> Any:
+    """Return a document that is what its model says, key by key: nothing of another type, nothing left out."""
+    assert reply.status_code == 200, reply.text
+    checked = model.model_validate_json(reply.content, strict=True)
+    assert json.loads(checked.model_dump_json()) == reply.json()
+    return reply.json()
+
+
+def test_the_index_and_its_layers(client):
+    home = held_to(wire.Home, client.get("/api/v1/index"))
+    assert (home["name"], home["networks"]) == ("served.db", ["cnn"]) and home["images"] > 200
+    layers = held_to(wire.Layers, client.get("/api/v1/layers"))["layers"]
+    assert layers == home["layers"]
+    assert [(layer["layer"], layer["methods"]) for layer in layers] == [(LAYER, ["consensus", "csp"])]
+
+
+def test_every_neuron_has_a_document_of_one_form(client):
+    count = client.get("/api/v1/layers").json()["layers"][0]["neurons"]
+    states = set()
+    for number in range(count):
+        told = held_to(wire.Neuron, client.get(f"/api/v1/neurons/{LAYER}/{number}"))
+        assert told["neuron"] == f"{LAYER}/{number}"
+        states.add(told["state"])
+    assert {"labelled", "dead"} <= states
+
+
+def test_a_neuron_by_another_method(client, served_db):
+    stored = open_index(served_db).labels(LAYER, method="csp").rows()
+    told = client.get(f"/api/v1/neurons/{stored[0]['neuron']}", params={"method": "csp"}).json()
+    assert (told["label"], told["method"]) == (stored[0]["text"], "csp")
+    assert client.get(f"/api/v1/neurons/{LAYER}/3?method=no-such").status_code in (400, 404)
+
+
+@pytest.mark.parametrize("sort", ["index", "label", "score", "lead", "confidence", "firing_rate", "clarity", "max"])
+def test_pages_of_neurons_follow_each_other(client, sort):
+    everything = held_to(wire.Neurons, client.get("/api/v1/neurons", params={"layer": LAYER, "limit": 200}))
+    found, cursor = [], None
+    for _ in range(20):
+        asked = {"layer": LAYER, "sort": sort, "order": "desc", "limit": 7} | ({"cursor": cursor} if cursor else {})
+        page = held_to(wire.Neurons, client.get("/api/v1/neurons", params=asked))
+        found += [row["neuron"] for row in page["neurons"]]
+        if (cursor := page["next"]) is None:
+            break
+    assert len(found) == len(set(found)) == everything["total"] == page["total"]
+    assert set(found) == {row["neuron"] for row in everything["neurons"]}
+
+
+def test_neurons_are_filtered(client):
+    for state in ("labelled", "unlabelled", "dead", "uncertain"):
+        held_to(wire.Neurons, client.get("/api/v1/neurons", params={"layer": LAYER, "state": state}))
+    row = client.get("/api/v1/neurons", params={"layer": LAYER, "state": "labelled"}).json()["neurons"][0]
+    found = client.get("/api/v1/neurons", params={"layer": LAYER, "q": row["label"].upper()}).json()
+    assert row["neuron"] in [one["neuron"] for one in found["neurons"]]
+
+
+def test_search_by_text_and_by_picture(client):
+    found = held_to(wire.Found, client.get("/api/v1/search", params={"q": "red", "limit": 3}))
+    assert found["query"]["kind"] == "text" and len(found["means"]) == 3
+    reply = client.post("/api/v1/search/image?limit=3", files={"file": ("a.png", picture(), "image/png")})
+    found = held_to(wire.Found, reply)
+    assert found["query"]["kind"] == "upload" and len(found["means"]) == 3 >= len(found["excites"]) > 0
+
+
+def test_an_image_and_its_thumbnail(client):
+    assert held_to(wire.ImagePage, client.get("/api/v1/images/3"))["image_id"] == 3
+    reply = client.get("/api/v1/images/3/thumbnail")
+    assert Image.open(io.BytesIO(reply.content)).format == "JPEG"
+
+
+@pytest.mark.parametrize("method", ["csp", "consensus"])
+def test_labels_anew_are_those_that_the_index_makes(client, served_db, method):
+    neurons = [f"{LAYER}/3", f"{LAYER}/0"]
+    asked = {"neurons": neurons, "method": method, "examples": 10, "contrast": "nearest"}
+    told = held_to(wire.LabelAnswer, client.post("/api/v1/label", json=asked))
+    assert [one["neuron"] for one in told["results"]] == neurons
+    copy = open_index(served_db).labels(LAYER, method=method).rows()
+    stored = {row["neuron"]: row["text"] for row in copy[:8]}
+    again = client.post("/api/v1/label", json={"neurons": list(stored), "method": method, "top": 1}).json()["results"]
+    assert {one["neuron"]: one["labels"][0]["text"] for one in again} == stored
+
+
+def test_own_candidates(client):
+    asked = {"neurons": [f"{LAYER}/3"], "candidates": ["a red thing", "something else"]}
+    told = held_to(wire.LabelAnswer, client.post("/api/v1/label", json=asked))
+    assert {one["text"] for one in told["results"][0]["labels"]} == set(asked["candidates"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"neurons": []},
+        {"neurons": ["cnn/concepts"]},
+        {"neurons": [f"{LAYER}/3"] * 1000},
+        {"neurons": [f"{LAYER}/3"], "method": "guess"},
+        {"neurons": [f"{LAYER}/3"], "gamma": 2},
+        {"neurons": [f"{LAYER}/3"], "gamma": "much"},
+        {"neurons": [f"{LAYER}/3"], "examples": 0},
+        {"neurons": [f"{LAYER}/3"], "contrast": "telepathy"},
+        {"neurons": [f"{LAYER}/3"], "threshold": "low"},
+        {"neurons": [f"{LAYER}/3"], "candidates": []},
+        {"neurons": [f"{LAYER}/3"], "candidates": ["x" * 5000]},
+        {"neurons": [f"{LAYER}/3"], "candidates": ["same", "same"], "top": 0},
+        {"neurons": [f"{LAYER}/3"], "colour": "red"},
+    ],
+)
+def test_labels_that_cannot_be_made_are_told_so(client, wrong):
+    reply = client.post("/api/v1/label", json=wrong)
+    assert reply.status_code in (400, 422), reply.text
+    assert reply.json()["error"]["message"]
+
+
+def test_derived_contrast_that_the_index_does_not_hold_is_not_made(client):
+    reply = client.post("/api/v1/label", json={"neurons": [f"{LAYER}/3"], "contrast": "synthetic"})
+    assert reply.status_code == 400 and reply.json()["error"]["type"] in ("label", "setting")
+
+
+def test_sql(client):
+    asked = {"sql": "SELECT model, count(*) AS neurons, 1e308 * 10 AS endless FROM neurons GROUP BY model"}
+    told = held_to(wire.SqlAnswer, client.post("/api/v1/sql", json=asked))
+    assert told["columns"] == ["model", "neurons", "endless"]
+    assert told["rows"][0][0] == "cnn" and told["rows"][0][2] is None
+    reply = client.post("/api/v1/sql", json={"sql": "SELECT * FROM read_csv('/etc/passwd')"})
+    assert reply.status_code == 400 and "root:" not in reply.text
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no picture", b"<svg xmlns='http://www.w3.org/2000/svg'/>", picture()[:60], picture(101)]
+)
+def test_what_is_no_picture_or_too_large_is_told_so(client, data):
+    reply = client.post("/api/v1/search/image", files={"file": ("a.png", data, "image/png")})
+    assert (reply.status_code, reply.json()["error"]["type"]) == (400, "picture")
+
+
+def test_the_openapi_tells_every_route_with_examples(client):
+    told = client.get("/openapi.json").json()
+    assert set(told["paths"]) == {
+        "/api/v1/index",
+        "/api/v1/layers",
+        "/api/v1/neurons",
+        "/api/v1/neurons/{model}/{layer}/{index}",
+        "/api/v1/search",
+        "/api/v1/search/image",
+        "/api/v1/images/{image_id}",
+        "/api/v1/images/{image_id}/thumbnail",
+        "/api/v1/label",
+        "/api/v1/sql",
+        "/healthz",
+        "/readyz",
+    }
+    schemas = told["components"]["schemas"]
+    for name in ("LabelRequest", "SqlRequest", "SqlAnswer", "Problem"):
+        assert "examples" in json.dumps(schemas[name])
+    for path, route in told["paths"].items():
+        for call in route.values():
+            answers = call["responses"]
+            assert path.startswith(("/healthz", "/readyz")) or answers["503"]["content"]["application/json"]
+            assert "HTTPValidationError" not in json.dumps(call)

@@ -1,0 +1,243 @@
+"""The gallery: order, filters, pages and cursors held to plain Python, on a small real index."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from planted import CONCEPTS, PLANTED, Served, serve_arrays, serve_planted
+
+from csp_index.errors import MissingError, SettingError, StoreError
+from csp_index.records import LayerKey, NeuronKey
+from csp_index.service.gallery import IMAGES, GalleryQuery, Sort, layer_document, neurons_page
+
+WORDS, NET = LayerKey.parse(PLANTED), LayerKey.parse(CONCEPTS)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return serve_planted(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return serve_arrays(tmp_path_factory)
+
+
+def rows(served: Served, key: LayerKey = WORDS, **asked: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = neurons_page(*served, key, GalleryQuery(**asked))["neurons"]
+    return found
+
+
+def numbers(served: Served, key: LayerKey = WORDS, **asked: Any) -> list[int]:
+    return [row["index"] for row in rows(served, key, **asked)]
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("sort", get_args(Sort))
+@pytest.mark.parametrize("key", [WORDS, NET])
+def test_order_is_that_of_the_values_nulls_last_ties_by_number(
+    planted: Served,
+    key: LayerKey,
+    sort: Sort,
+    order: Any,
+) -> None:
+    every = rows(planted, key)
+
+    def place(row: dict[str, Any]) -> tuple[bool, float, int]:
+        value = row[sort]
+        if sort == "label" and value is not None:
+            value = sorted({r["label"].lower() for r in every if r["label"]}).index(value.lower())
+        return value is None, 0 if value is None else value if order == "asc" else -value, row["index"]
+
+    assert numbers(planted, key, sort=sort, order=order) == [row["index"] for row in sorted(every, key=place)]
+
+
+def test_a_dead_neuron_comes_last_both_ways(planted: Served) -> None:
+    for order in ("asc", "desc"):
+        assert numbers(planted, sort="clarity", order=order)[-1] == 6
+        assert numbers(planted, sort="label", order=order)[-1] == 6
+
+
+def test_filters(planted: Served) -> None:
+    snapshot, _ = planted
+    table = snapshot.layer(NET)
+    dead = np.flatnonzero(table.maxima <= 0).tolist()
+    assert 9 in dead
+    assert numbers(planted, NET, state="labelled") == [0, 1, 2, 3]
+    assert numbers(planted, NET, state="dead") == dead
+    assert numbers(planted, NET, state="unlabelled") == sorted({*range(4, 10)} - {*dead})
+    uncertain = [row["index"] for row in rows(planted) if row["uncertain"]]
+    assert uncertain and numbers(planted, state="uncertain") == uncertain
+    assert numbers(planted, q=" RED ") == [
+        row["index"] for row in rows(planted) if "red" in (row["label"] or "").lower()
+    ]
+    assert numbers(planted, q="%") == numbers(planted, q="no such word") == []
+    assert numbers(planted, state="dead", q="red") == []
+
+
+def test_the_method_chooses_the_label(planted: Served) -> None:
+    for method in ("csp", "semanticlens"):
+        document = layer_document(*planted, WORDS, GalleryQuery(method=method))
+        assert document["query"]["method"] == method
+        assert {row["method"] for row in document["neurons"]} == {method}
+    with pytest.raises(MissingError, match="has no labels by 'magic'"):
+        rows(planted, method="magic")
+
+
+def test_pages_go_on_and_back_and_hold_each_neuron_once(planted: Served) -> None:
+    seen: list[int] = []
+    asked: dict[str, Any] = {"sort": "score", "order": "desc", "limit": 3}
+    cursor, before = None, []
+    for first in (0, 3, 6):
+        document = layer_document(*planted, WORDS, GalleryQuery(cursor=cursor, **asked))
+        page = [row["index"] for row in document["neurons"]]
+        assert document["total"] == 7
+        if first:
+            back = GalleryQuery(cursor=document["previous"], **asked)
+            assert [row["index"] for row in layer_document(*planted, WORDS, back)["neurons"]] == before
+        else:
+            assert document["previous"] is None
+        seen, before, cursor = seen + page, page, document["next"]
+    assert cursor is None
+    assert seen == numbers(planted, sort="score", order="desc") and len(set(seen)) == 7
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"sort": "max"},
+        {"sort": "score", "order": "desc"},
+        {"sort": "score", "state": "labelled"},
+        {"sort": "score", "q": "e"},
+        {"sort": "score", "method": "csp"},
+    ],
+)
+def test_a_cursor_of_another_query_is_refused(planted: Served, other: dict[str, Any]) -> None:
+    cursor = neurons_page(*planted, WORDS, GalleryQuery(sort="score", limit=2))["next"]
+    assert numbers(planted, sort="score", limit=5, cursor=cursor)  # the size of a page may change
+    with pytest.raises(SettingError, match="cursor does not belong"):
+        rows(planted, cursor=cursor, **other)
+    with pytest.raises(SettingError, match="cursor does not belong"):
+        rows(planted, NET, sort="score", cursor=cursor)
+
+
+@pytest.mark.parametrize("cursor", ["x", "====", "é", "MA", "LTEuYWJj", "\0", "A" * 400, "MS4x"])
+def test_what_is_no_cursor_is_refused(planted: Served, cursor: str) -> None:
+    with pytest.raises(SettingError, match="cursor does not belong"):
+        rows(planted, cursor=cursor)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"sort": "colour"}, {"order": "up"}, {"state": "alive"}, {"limit": 0}, {"limit": 10**6}, {"q": "x" * 301}],
+)
+def test_unknown_values_are_refused(asked: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match="expected"):
+        GalleryQuery(**asked)
+
+
+def test_the_document_is_whole_and_json(planted: Served) -> None:
+    document = layer_document(*planted, WORDS, GalleryQuery())
+    assert list(document) == ["layer", "query", "neurons", "total", "next", "previous"]
+    assert document["layer"]["layer"] == PLANTED and document["layer"]["dead"] == 1
+    assert document["query"] == {
+        "sort": "index",
+        "order": "asc",
+        "state": "all",
+        "q": "",
+        "method": planted[0].layer(WORDS).method,
+        "limit": 48,
+    }
+    assert document["neurons"][0].keys() - planted[0].layer(WORDS).row(0).keys() == {"clarity"}
+    json.dumps(document, allow_nan=False)
+    with pytest.raises(MissingError, match="layer planted/none is not in the index"):
+        layer_document(*planted, LayerKey("planted", "none"), GalleryQuery())
+
+
+def test_clarity_is_the_mean_cosine_of_the_highest_images(planted: Served) -> None:
+    snapshot, engine = planted
+    table = snapshot.layer(WORDS)
+    for row, ids, values in zip(
+        rows(planted),
+        table.statistics["top_images"].to_pylist(),
+        table.statistics["top_activations"].to_pylist(),
+        strict=True,
+    ):
+        chosen = [image for image, value in zip(ids, values, strict=True) if value > 0][:IMAGES]
+        if len(chosen) < 2:
+            assert row["clarity"] is None
+            continue
+        vectors = engine.vectors_of(chosen)
+        apart = (vectors @ vectors.T)[~np.eye(len(chosen), dtype=bool)]
+        assert math.isclose(row["clarity"], float(apart.mean()), abs_tol=1e-5)
+
+
+class Counting:
+    """An engine that only knows embeddings, and counts those it was asked for."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.asked, self.failed = engine, 0, False
+
+    def vectors_of(self, ids: Sequence[int]) -> np.ndarray:
+        self.asked += len(ids)
+        found: np.ndarray = self.engine.vectors_of(ids)
+        return found
+
+
+def test_clarity_asks_for_the_neurons_of_the_page_and_once(planted: Served) -> None:
+    snapshot, engine = type(planted[0])(planted[0].store.uri), Counting(planted[1])
+    query = GalleryQuery(limit=1)
+    neurons_page(snapshot, engine, WORDS, query)  # type: ignore[arg-type]
+    first = engine.asked
+    firing = int((planted[1].activations(NeuronKey("planted", "words", 0)) > 0).sum())
+    assert first == min(IMAGES, firing)
+    neurons_page(snapshot, engine, WORDS, query)  # type: ignore[arg-type]
+    assert engine.asked == first
+    neurons_page(snapshot, engine, WORDS, GalleryQuery(sort="clarity"))  # type: ignore[arg-type]
+    whole = engine.asked
+    assert whole > first
+    neurons_page(snapshot, engine, WORDS, GalleryQuery())  # type: ignore[arg-type]
+    assert engine.asked == whole
+
+
+class Broken:
+    """An engine that could not be loaded, or, at first, not in time."""
+
+    failed = False
+
+    def vectors_of(self, ids: Sequence[int]) -> np.ndarray:
+        raise StoreError("the service could not load what this needs")
+
+
+def test_without_an_engine_there_is_no_clarity_but_all_the_rest(planted: Served) -> None:
+    snapshot, engine = type(planted[0])(planted[0].store.uri), Broken()
+    with pytest.raises(StoreError):  # it may still come
+        neurons_page(snapshot, engine, WORDS, GalleryQuery())  # type: ignore[arg-type]
+    engine.failed = True
+    found = neurons_page(snapshot, engine, WORDS, GalleryQuery(sort="clarity"))["neurons"]  # type: ignore[arg-type]
+    assert [row["index"] for row in found] == list(range(7)) and {row["clarity"] for row in found} == {None}
+
+
+def test_a_layer_without_labels_is_shown(arrays: Served) -> None:
+    key = LayerKey("m", "l")
+    document = layer_document(*arrays, key, GalleryQuery(sort="score"))
+    assert [row["index"] for row in document["neurons"]] == list(range(8))
+    assert document["query"]["method"] is None
+    assert {row["state"] for row in document["neurons"]} == {"unlabelled"}
+    assert numbers(arrays, key, state="labelled") == numbers(arrays, key, q="text") == []
+    assert numbers(arrays, key, state="dead") == [3]
+    assert numbers(arrays, key, sort="label", order="desc") == list(range(8))
+
+
+def test_threads_get_the_same_page(planted: Served) -> None:
+    snapshot = type(planted[0])(planted[0].store.uri)
+    queries = [GalleryQuery(sort=sort, order="desc") for sort in get_args(Sort)] * 4
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda query: neurons_page(snapshot, planted[1], WORDS, query), queries))
+    assert found == [neurons_page(*planted, WORDS, query) for query in queries]

@@ -1,0 +1,326 @@
+"""What stands around every request: who may ask, how much, how long; headers, log, counters. No index is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from starlette.responses import JSONResponse
+
+from csp_index.errors import SettingError
+from csp_index.service.access import Token, local_path
+from csp_index.service.config import ServiceSettings, read_token
+from csp_index.service.guard import REQUEST_ID, SECURITY_HEADERS, Guard
+from csp_index.service.journal import Journal
+
+TOKEN = "a token of some length"
+OPEN = {"host": "0.0.0.0", "public_read": True}
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> dict[str, str]:
+        return json.loads(self.body)["error"]
+
+
+async def echo(scope, receive, send):
+    message = await receive()
+    answer = JSONResponse({"method": scope["method"], "bytes": len(message["body"]), "id": scope[REQUEST_ID]})
+    await answer(scope, receive, send)
+
+
+def guarded(app: Any = echo, *, journal: Journal | None = None, **given: Any) -> Guard:
+    settings = ServiceSettings(**given)
+    token = None if settings.token is None else Token(settings.token, settings.port)
+
+    def told(scope, fault):
+        return JSONResponse(fault.document(scope[REQUEST_ID]), fault.status, fault.headers())
+
+    return Guard(app, settings, token, journal or Journal(), told)
+
+
+async def asked(
+    guard: Any,
+    method: str = "GET",
+    path: str = "/",
+    headers: Sequence[tuple[str, str]] = (),
+    chunks: Sequence[bytes] = (b"",),
+    pause: float = 0.0,
+    host: str = "localhost",
+) -> Reply:
+    given = [(b"host", host.encode())] + [(name.lower().encode(), value.encode()) for name, value in headers]
+    scope = {"type": "http", "method": method, "path": path, "query_string": b"q=secret", "headers": given}
+    scope |= {"client": ("10.0.0.7", 5), "scheme": "http"}
+    waiting, sent = list(chunks), []
+
+    async def receive():
+        if not waiting:
+            await asyncio.sleep(60)
+        await asyncio.sleep(pause)
+        return {"type": "http.request", "body": waiting.pop(0), "more_body": bool(waiting)}
+
+    async def send(message):
+        sent.append(message)
+
+    await guard(scope, receive, send)
+    headers_back = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return Reply(sent[0]["status"], headers_back, b"".join(message.get("body", b"") for message in sent[1:]))
+
+
+def ask(guard: Any, *given: Any, **named: Any) -> Reply:
+    return asyncio.run(asked(guard, *given, **named))
+
+
+@pytest.mark.parametrize("name", ["localhost", "LOCALHOST:9", "127.0.0.1:8000", "[::1]:1", "localhost."])
+def test_on_loopback_the_own_names_are_answered(name):
+    assert ask(guarded(), host=name).status == 200
+
+
+@pytest.mark.parametrize(
+    "name", ["evil.example", "localhost.evil.example", "10.0.0.9", "", "a b", "u@localhost", "[::1", "x:y"]
+)
+def test_on_loopback_other_names_are_refused(name):
+    reply = ask(guarded(), host=name)
+    assert (reply.status, reply.error["type"]) == (400, "bad-request")
+
+
+def test_further_names_are_answered_where_they_were_allowed():
+    assert ask(guarded(hosts=("birds.example",)), host="Birds.example:80").status == 200
+    assert ask(guarded(**OPEN), host="10.1.2.3:8000").status == 200  # an address cannot be rebound
+    assert ask(guarded(**OPEN), host="evil.example").status == 400
+
+
+def test_two_host_headers_or_two_lengths_are_refused():
+    assert ask(guarded(), headers=[("host", "localhost")]).status == 400
+    both = [("content-length", "3"), ("transfer-encoding", "chunked")]
+    assert ask(guarded(), "POST", headers=both, chunks=[b"abc"]).status == 400
+
+
+@pytest.mark.parametrize("path", ["http://evil.example/", "*", "/a\x00b", "/a\nb"])
+def test_what_is_no_path_is_refused(path):
+    assert ask(guarded(), path=path).status == 400
+
+
+def test_every_answer_has_the_security_headers_and_an_id():
+    for reply in (ask(guarded()), ask(guarded(), host="evil.example")):
+        assert reply.headers.items() >= SECURITY_HEADERS.items()
+        assert reply.headers["cache-control"] == "no-store"
+        assert len(reply.headers["x-request-id"]) == 16
+    assert "unsafe" not in SECURITY_HEADERS["content-security-policy"]
+    reply = ask(guarded(), host="evil.example")
+    assert reply.error["request_id"] == reply.headers["x-request-id"]
+
+
+def test_head_is_get_without_the_body():
+    reply = ask(guarded(), "HEAD")
+    assert (reply.status, reply.body) == (200, b"")
+    assert int(reply.headers["content-length"]) > 0
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [("authorization", TOKEN)],
+        [("authorization", "Bearer")],
+        [("authorization", f"Bearer {TOKEN[:-1]}")],
+        [("authorization", f"Bearer {TOKEN}x")],
+        [("authorization", f"Basic {TOKEN}")],
+        [("authorization", f"Bearer {TOKEN}"), ("authorization", "Bearer x")],
+        [("cookie", f"csp_index_8000={TOKEN}")],
+        [("cookie", "csp_index_8000=99999999999.00")],
+        [("cookie", "csp_index_8000=\u0661\u0662.x")],
+        [("cookie", "csp_index_8000")],
+    ],
+)
+def test_without_the_token_nothing_is_told(headers):
+    reply = ask(guarded(token=TOKEN), headers=headers)
+    assert (reply.status, reply.headers["www-authenticate"]) == (401, "Bearer")
+    assert TOKEN not in reply.body.decode()
+
+
+def test_the_token_and_a_session_are_let_in():
+    assert ask(guarded(token=TOKEN), headers=[("authorization", f"bearer {TOKEN}")]).status == 200
+    token = Token(TOKEN, 8000)
+    guard = Guard(echo, ServiceSettings(token=TOKEN), token, Journal(), lambda scope, fault: JSONResponse({}, 401))
+    cookie = f"{token.cookie}={token.session()}"
+    assert TOKEN not in cookie
+    assert ask(guard, headers=[("cookie", f"a=b; {cookie}")]).status == 200
+    assert ask(guard, headers=[("cookie", cookie[:-1])]).status == 401
+    assert ask(guarded(token=TOKEN), headers=[("cookie", cookie)]).status == 401  # of another process
+
+
+def test_a_session_ends(monkeypatch):
+    token = Token(TOKEN, 8000)
+    cookie = [(b"cookie", f"{token.cookie}={token.session()}".encode())]
+    assert token.admits(cookie)
+    now = time.time()
+    monkeypatch.setattr("csp_index.service.access.time.time", lambda: now + token.seconds + 1)
+    assert not token.admits(cookie)
+
+
+def test_health_and_the_form_need_no_token():
+    for path in ("/healthz", "/readyz", "/login", "/static/style.css"):
+        assert ask(guarded(token=TOKEN), path=path).status == 200
+    for path in ("/metrics", "/healthz/", "/login/x", "/staticx", "/openapi.json"):
+        assert ask(guarded(token=TOKEN), path=path).status == 401
+
+
+def test_other_sites_may_not_post():
+    assert ask(guarded(), "POST", headers=[("origin", "https://evil.example")]).error["type"] == "forbidden"
+    assert ask(guarded(), "POST", headers=[("origin", "null")]).status == 403
+    assert ask(guarded(), "POST", headers=[("origin", "http://[")]).status == 403
+    assert ask(guarded(), "POST", headers=[("origin", "http://localhost")]).status == 200
+    assert ask(guarded(origins=("https://a.example",)), "POST", headers=[("origin", "https://a.example")]).status == 200
+
+
+def test_bodies_are_limited_whatever_they_say_of_their_length():
+    chunked = [("transfer-encoding", "chunked")]
+    assert ask(guarded(body_bytes=10), "POST", headers=chunked, chunks=[b"12345"] * 2).status == 200
+    reply = ask(guarded(body_bytes=10), "POST", headers=chunked, chunks=[b"12345"] * 3)
+    assert (reply.status, reply.headers["connection"]) == (413, "close")
+    endless = ask(guarded(body_bytes=10), "POST", headers=[("content-length", "9" * 4000)], chunks=[b"x"] * 500)
+    assert endless.status == 413
+    form = [("content-length", "5000"), ("content-type", "multipart/form-data; boundary=x")]
+    assert ask(guarded(body_bytes=10), "POST", headers=form, chunks=[b"x" * 5000]).status == 200
+    assert ask(guarded(upload_bytes=1), "POST", headers=form, chunks=[b"x" * 70_000]).status == 413
+
+
+def test_a_slow_body_is_given_up():
+    headers = [("transfer-encoding", "chunked")]
+    reply = ask(guarded(arrival=0.05), "POST", headers=headers, chunks=[b"x"] * 9, pause=0.02)
+    assert (reply.status, reply.error["type"], reply.headers["connection"]) == (408, "timeout", "close")
+
+
+def test_slow_work_is_given_up_and_what_it_says_later_is_dropped():
+    late = []
+
+    async def slow(scope, receive, send):
+        try:
+            await asyncio.sleep(5)
+        except asyncio.CancelledError:  # as a thread, which cannot be ended
+            await JSONResponse({"late": True})(scope, receive, send)
+            late.append(True)
+
+    async def both() -> Reply:
+        guard = guarded(slow, timeout=0.05)
+        reply = await asked(guard)
+        await asyncio.sleep(0.01)
+        return reply
+
+    reply = asyncio.run(both())
+    assert (reply.status, reply.error["type"], late) == (504, "timeout", [True])
+
+
+def test_more_requests_than_may_wait_are_sent_away_but_not_the_probes():
+    async def crowd() -> list[int]:
+        go = asyncio.Event()
+
+        async def held(scope, receive, send):
+            if scope["path"] != "/healthz":
+                await go.wait()
+            await echo(scope, receive, send)
+
+        guard = guarded(held, waiting=2)
+        working = [asyncio.ensure_future(asked(guard)) for _ in range(2)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        more = await asked(guard)
+        assert more.headers["retry-after"] == "1"
+        health = await asked(guard, path="/healthz")
+        go.set()
+        done = await asyncio.gather(*working)
+        again = await asked(guard)
+        return [more.status, health.status, *(reply.status for reply in done), again.status]
+
+    assert asyncio.run(crowd()) == [503, 200, 200, 200, 200]
+
+
+def test_what_fails_is_500_and_tells_only_the_log(caplog):
+    async def broken(scope, receive, send):
+        raise RuntimeError("the password is swordfish")
+
+    with caplog.at_level(logging.ERROR, "csp_index.service"):
+        reply = ask(guarded(broken))
+    assert (reply.status, reply.error["type"]) == (500, "internal")
+    assert "swordfish" not in reply.body.decode()
+    assert "swordfish" in caplog.text and reply.headers["x-request-id"] in caplog.text
+
+
+def test_one_line_of_json_a_request_without_what_may_be_private(caplog):
+    with caplog.at_level(logging.INFO, "csp_index.service.requests"):
+        reply = ask(guarded(token=TOKEN), path="/x\u2028y", headers=[("authorization", f"Bearer {TOKEN}")])
+    (line,) = [record.getMessage() for record in caplog.records]
+    told = json.loads(line)
+    assert set(told) == {"time", "id", "method", "route", "path", "status", "ms", "bytes", "client"}
+    assert (told["id"], told["status"], told["client"]) == (reply.headers["x-request-id"], 200, "10.0.0.7")
+    assert told["bytes"] == len(reply.body)
+    assert TOKEN not in line and "secret" not in line and line.isascii()
+
+
+def test_requests_are_counted_by_few_names():
+    journal = Journal()
+    guard = guarded(journal=journal)
+    ask(guard)
+    ask(guard, "BREW", path="/coffee")
+    told = journal.exposition().decode()
+    assert 'csp_index_requests_total{method="GET",route="-",status="200"} 1.0' in told
+    assert 'csp_index_requests_total{method="other",route="-",status="200"} 1.0' in told
+    assert "csp_index_in_flight 0.0" in told and "coffee" not in told
+
+
+def test_off_loopback_a_token_or_consent_is_needed():
+    for host in ("0.0.0.0", "::", "192.168.1.4", "birds.example"):
+        with pytest.raises(SettingError, match="--token-file FILE, or say --public-read"):
+            ServiceSettings(host=host)
+        assert ServiceSettings(host=host, token=TOKEN).sql is False
+        assert ServiceSettings(host=host, public_read=True).sql is False
+        assert ServiceSettings(host=host, public_read=True, sql=True).sql is True
+    assert ServiceSettings(host="127.0.0.9").sql is True
+    assert ServiceSettings(sql=False).sql is False
+
+
+def test_the_token_never_shows():
+    assert TOKEN not in repr(ServiceSettings(token=TOKEN))
+    with pytest.raises(SettingError, match="the token has 5 characters: expected at least 16"):
+        ServiceSettings(token="short")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b"\xff\xfe", "it is not UTF-8 text"),
+        (b"two words", "white space in it"),
+    ],
+)
+def test_a_token_file_holds_one_word(tmp_path, content, told):
+    (tmp_path / "token").write_bytes(content)
+    with pytest.raises(SettingError, match=told):
+        read_token(tmp_path / "token")
+
+
+def test_a_token_file_is_read(tmp_path):
+    (tmp_path / "token").write_text("0123456789abcdef\n")
+    assert read_token(tmp_path / "token") == "0123456789abcdef"
+    with pytest.raises(SettingError, match="cannot be read"):
+        read_token(tmp_path / "none")
+    with pytest.raises(SettingError, match="cannot be read"):
+        read_token(tmp_path)
+
+
+@pytest.mark.parametrize("given", ["//evil.com", "https://evil.com", "/\\evil", "x", "", "/a\r\nb: c", "/\u00e9"])
+def test_signing_in_goes_on_to_an_address_of_this_service(given):
+    assert local_path(given) == "/"

@@ -1,0 +1,235 @@
+"""The pages of a neuron and of SQL as HTML: what they show, that nothing of an index gets out of its place as text."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from importlib import resources
+from typing import Any
+
+import pytest
+from planted import CONCEPTS, PLANTED, serve_arrays, serve_planted
+from starlette.testclient import TestClient
+
+from csp_index.records import Method, NeuronKey
+from csp_index.scoring import METHODS
+from csp_index.service import ServiceSettings, make_app
+from csp_index.service.neurons import neuron_document
+from csp_index.service.rendering import Renderer, Site
+from csp_index.service.sql_child import STATEMENT_BYTES
+
+HOSTILE = '<img src=x onerror="alert(1)">\'"&</pre></script>'
+OPEN = {"br", "img", "input", "link", "meta"}  # elements without an end
+
+
+class Page(HTMLParser):
+    """A page's elements with their attributes, its texts by id, and whether every element that opens is closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, str] = {}
+        self.words = ""
+        self._inside: list[tuple[str, str | None]] = []
+        self.feed(html)
+        assert self._inside == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in OPEN:
+            self._inside.append((tag, dict(attrs).get("id")))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._inside.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+        for _, name in self._inside:
+            if name:
+                self.texts[name] = self.texts.get(name, "") + data
+
+    def all(self, tag: str, **wanted: str) -> list[dict[str, str | None]]:
+        return [found for name, found in self.elements if name == tag and wanted.items() <= found.items()]
+
+
+def drawn(document: dict[str, Any], template: str = "neuron") -> Page:
+    return Page(Renderer(Site("my.db", "v1", sql=True)).page(template, page=document).body.decode())
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    snapshot, engine = serve_planted(tmp_path_factory)
+    return neuron_document(snapshot, engine, NeuronKey.parse(f"{PLANTED}/1"), "csp")
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    snapshot, _ = serve_planted(tmp_path_factory)
+    with TestClient(make_app(snapshot.store.uri), "http://127.0.0.1:8000") as found:
+        yield found
+
+
+def test_the_page_shows_all_that_the_document_tells(document):
+    page = drawn(document)
+    assert document["labels"][0]["text"] in page.words
+    assert f"{document['labels'][0]['score']:.3f}" in page.words
+    pairs = [found for _, found in page.elements if "data-contrast" in found]
+    ranks = {pair["rank"]: pair for pair in document["pairs"] if not pair["neighbour"]}
+    assert [int(found["data-image"]) for found in pairs] == [pair["image_id"] for pair in ranks.values()]
+    assert [int(found["data-contrast"]) for found in pairs] == [pair["contrast_id"] for pair in ranks.values()]
+    for one in document["methods"]:
+        assert page.all("a", href=f"/neurons/{PLANTED}/1?method={one['method']}")
+    for other in document["similar"]:
+        assert page.all("a", href=f"/neurons/{other['neuron']}")
+    for name, text in document["queries"].items():
+        assert page.texts[f"query-{name}"] == text
+    assert (page.all("a", rel="prev")[0]["href"], page.all("a", rel="next")[0]["href"]) == (
+        f"/neurons/{PLANTED}/0",
+        f"/neurons/{PLANTED}/2",
+    )
+    assert document["provenance"]["run"]["run_id"] in page.words
+    assert page.all("a", href=f"/neurons/{PLANTED}/1/card.png?method=csp")
+
+
+def test_the_histogram_has_axes_bars_and_the_threshold(document):
+    page = drawn(document)
+    counts, edges = document["histogram"]["counts"], document["histogram"]["edges"]
+    columns = page.all("rect", **{"class": "column"})
+    assert len(columns) == sum(count > 0 for count in counts)
+    tallest = max(columns, key=lambda column: float(column["height"]))
+    assert float(tallest["height"]) == 130  # the whole height of the drawing
+    (line,) = page.all("line", **{"class": "threshold"})
+    share = (document["threshold"] - edges[0]) / (edges[-1] - edges[0])
+    assert float(line["x1"]) == pytest.approx(44 + 330 * share, abs=0.01)
+    for edge in (edges[0], edges[20], edges[40]):
+        assert (f"{edge:.3f}" if edge else "0") in page.words
+    assert f"{max(counts)}" in page.words
+
+
+def test_flat_and_empty_histograms_are_drawn(document):
+    for counts, low, high in ([40] + [0] * 39, 0.0, 0.0), ([0] * 40, 0.0, 1.0), ([1] * 40, -2.0, -1.0):
+        changed = document | {
+            "histogram": {"counts": counts, "edges": [low + i * (high - low) / 40 for i in range(41)]}
+        }
+        assert drawn(changed).all("svg", **{"class": "histogram"})
+
+
+def test_scores_outside_0_to_1_get_bars_between_lowest_and_highest(document):
+    labels = [{"text": name, "score": score, "low": None, "high": None, "share": None} for name, score in
+              (("best", 4.0), ("middle", 1.0), ("worst", -2.0))]  # fmt: skip
+    page = drawn(document | {"labels": labels})
+    widths = [float(found["width"]) for found in page.all("rect", **{"class": "fill"})[:3]]
+    assert widths == [100.0, 50.0, 0.0]
+    assert "interval" not in page.words  # nothing was resampled
+
+
+def test_nothing_of_an_index_is_markup(document):
+    def spoilt(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: spoilt(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [spoilt(inner) for inner in value]
+        return HOSTILE if isinstance(value, str) else value
+
+    addresses = ("neuron", "previous", "next", "model", "layer", "state")
+    changed = spoilt(document) | {name: document[name] for name in addresses}
+    changed["similar"] = [one | {name: document[name] for name in addresses} for one in changed["similar"]]
+    changed["threshold_choices"] = document["threshold_choices"]
+    changed["images"] = dict.fromkeys(document["images"], HOSTILE)
+    changed["labels"] = [one | {"text": HOSTILE} for one in document["labels"]]
+    page = drawn(changed)
+    assert not page.all("img", src="x")
+    assert page.words.count(HOSTILE) > 20
+    assert all(not name.startswith("on") and name != "style" for _, found in page.elements for name in found)
+
+
+@pytest.mark.parametrize("neuron", [f"{PLANTED}/6", f"{CONCEPTS}/7"], ids=["dead", "unlabelled"])
+def test_a_neuron_without_label_has_a_page_that_says_so(tmp_path_factory, neuron):
+    snapshot, engine = serve_planted(tmp_path_factory)
+    page = drawn(neuron_document(snapshot, engine, NeuronKey.parse(neuron)))
+    assert ("dead" if neuron == f"{PLANTED}/6" else "no label yet") in page.words
+    assert "csp-index label planted.db --layer" in page.texts["query-cli"]
+
+
+def test_an_index_of_arrays_has_pages_without_pictures(tmp_path_factory):
+    snapshot, engine = serve_arrays(tmp_path_factory)
+    page = drawn(neuron_document(snapshot, engine, NeuronKey.parse("m/l/0")))
+    assert page.all("svg", **{"class": "histogram"})
+    assert page.texts["query-sql"].startswith("SELECT *\nFROM neurons")
+
+
+def test_without_javascript_no_control_is_dead(document):
+    page = drawn(document)
+    for hidden in ("live", "copies"):
+        assert "hidden" in next(found for _, found in page.elements if found.get("id") == hidden)
+    assert page.all("noscript")
+    assert all(found.get("data-copies") or found.get("type") for found in page.all("button") if "action" in found)
+
+
+def test_the_panel_offers_every_method_with_its_own_defaults(document):
+    html = Renderer(Site("my.db", "v1")).page("neuron", page=document).body.decode()
+    options = re.findall(r'<option data-examples="(\d+)" data-neighbours="(\d+)"[^>]*>([^<]+)<', html)
+    found = {name: (int(examples), int(neighbours)) for examples, neighbours, name in options}
+    assert found == {name: (row.examples, row.neighbours) for name, row in METHODS.items()}
+    assert set(found) == set(Method.__args__)
+
+
+def test_scripts_write_text_and_never_markup():
+    folder = resources.files("csp_index.service") / "static"
+    for name in ("neuron.js", "sql.js"):
+        code = folder.joinpath(name).read_text()
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|\.style\b|cssText", code)
+
+
+def test_the_answer_of_a_statement_is_a_table(client):
+    statement = "SELECT 1 AS whole, 0.5 AS part, NULL::DOUBLE AS nothing, '<b>' AS text, [1, 2] AS list, true AS yes"
+    reply = client.post("/sql", data={"sql": statement, "format": ""})
+    page = Page(reply.text)
+    assert page.texts["statement"] == statement
+    assert page.texts["result-told"].startswith("1 row in ") and "cut" not in page.texts["result-told"]
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", reply.text)
+    assert cells == ["1", "0.5", '<span class="null">null</span>', "&lt;b&gt;", "[1, 2]", "true"]
+    assert reply.text.count('<td class="number">') == 3  # what is missing stands where its column's numbers do
+
+
+def test_what_a_statement_does_wrong_stands_on_the_page(client):
+    reply = client.post("/sql", data={"sql": "DROP TABLE images</textarea><b>", "format": ""})
+    page = Page(reply.text)
+    assert reply.status_code == 400
+    assert "SQL" in page.texts["sql-error"] and "\n" not in page.texts["sql-error"].strip()
+    assert page.texts["statement"] == "DROP TABLE images</textarea><b>"
+
+
+def test_an_answer_comes_as_a_file(client):
+    for format, starts in (("csv", b"a\n1\n"), ("parquet", b"PAR1")):
+        reply = client.post("/sql", data={"sql": "SELECT 1 AS a", "format": format})
+        assert reply.status_code == 200 and reply.content.startswith(starts)
+        assert f".{format}" in reply.headers["content-disposition"]
+
+
+def test_the_page_offers_examples_that_run(client):
+    page = Page(client.get("/sql").text)
+    statements = [found["value"] for found in page.all("input", name="sql")]
+    assert len(statements) > 3
+    assert "result-told" in Page(client.post("/sql", data={"sql": statements[0], "format": ""}).text).texts
+    (editor,) = page.all("textarea", id="statement")
+    assert int(editor["maxlength"]) <= STATEMENT_BYTES
+
+
+def test_where_sql_is_off_the_page_says_how_to_switch_it_on(tmp_path_factory):
+    snapshot, _ = serve_planted(tmp_path_factory)
+    with TestClient(make_app(snapshot.store.uri, ServiceSettings(sql=False)), "http://127.0.0.1:8000") as found:
+        page = Page(found.get("/sql", headers={"accept": "text/html"}).text)
+    assert "--sql" in page.words
+    assert not page.all("textarea")
+
+
+def test_the_document_is_not_changed_by_drawing_it(document):
+    before = copy.deepcopy(document)
+    drawn(document)
+    assert document == before

@@ -1,0 +1,224 @@
+"""The home page's and the neuron page's documents, and facets."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import fakes
+import numpy as np
+import pytest
+
+from csp_index import NetworkSource, open_index, schema
+from csp_index.errors import MissingError
+from csp_index.records import LayerKey, NeuronKey
+from csp_index.service.config import ServiceSettings
+from csp_index.service.engine import Engine
+from csp_index.service.facets import directions, facets_of, name_facets
+from csp_index.service.neurons import home_document, neuron_document, random_neuron
+from csp_index.service.question import Concepts
+from csp_index.service.snapshot import Snapshot
+
+ENCODER = "python:fakes:encoder"
+WORDS = ["striped", "red", "moon", "blue", "dotted", "ring"]
+KEY = NeuronKey("net", "concepts", 0)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of 41 squares; the layer `concepts` is labelled by two methods, `conv` is not."""
+    folder = tmp_path_factory.mktemp("neurons")
+    index = open_index(folder / "db")
+    network = NetworkSource("python:fakes:network", ("concepts", "conv"), name="net")
+    source = fakes.write_images(folder / "images", 41)
+    index.add_images(source, encoders=[ENCODER], networks=[network], shard_size=20)
+    index.label("net/concepts", vocabulary=WORDS, method="mean-centred")
+    index.label("net/concepts", vocabulary=WORDS, examples=8)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def snapshot(place: Path) -> Snapshot:
+    return Snapshot(place / "db")
+
+
+class FakeEngine:
+    """What the engine answers, from the store itself."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        column = snapshot.store.read(snapshot.encoder.table)[schema.EMBEDDING].to_pylist()
+        self._embeddings = np.array(column, dtype=np.float32)
+
+    def concepts(self, key: LayerKey) -> Concepts:
+        table = self._snapshot.layer(key)
+        vectors = self._embeddings[table.top_images[:, 0]]
+        return Concepts("first image", vectors, ~table.dead)
+
+    def vectors_of(self, ids: Sequence[int]) -> np.ndarray:
+        return self._embeddings[list(ids)]
+
+
+@pytest.fixture(scope="module")
+def engine(snapshot: Snapshot) -> FakeEngine:
+    return FakeEngine(snapshot)
+
+
+def test_home_tells_what_is_indexed(snapshot):
+    home = home_document(snapshot)
+    assert home["name"] == "db" and home["images"] == 41 and home["networks"] == ["net"]
+    assert home["encoders"] == [{"encoder": ENCODER, "width": fakes.WIDTH, "images": 41}]
+    concepts, conv = home["layers"]
+    assert concepts["methods"] == ["csp", "mean-centred"] and conv["methods"] == []
+    assert concepts["layer"] == "net/concepts" and concepts["ready"] and conv["labelled"] == 0
+    dead = int(snapshot.layer(LayerKey("net", "concepts")).dead.sum())
+    assert concepts["dead"] == dead >= 1 and concepts["labelled"] == concepts["neurons"] - dead
+    assert [run["command"] for run in home["runs"]] == ["label", "label", "index"]
+    assert home["labels"] == 2 * fakes.NEURONS
+    json.dumps(home, allow_nan=False)
+
+
+def test_a_random_neuron_fires(snapshot, place):
+    rng = random.Random(0)
+    drawn = {random_neuron(snapshot, rng) for _ in range(200)}
+    assert {key.layer for key in drawn} == {"conv", "concepts"}
+    assert all(not snapshot.neuron_row(key)["dead"] for key in drawn)
+    empty = open_index(place / "empty")
+    empty.add_images(place / "images", encoders=[ENCODER])
+    with pytest.raises(MissingError, match="no neuron that fires"):
+        random_neuron(Snapshot(place / "empty"), rng)
+
+
+def test_a_neurons_document_agrees_with_show(snapshot, engine, place):
+    document = neuron_document(snapshot, engine, KEY)
+    shown = open_index(place / "db").view(str(KEY), "csp").as_json()
+    assert document["method"] == "csp" and document["label"] == shown["labels"][0]["text"]
+    for name in ("pairs", "contrast_quality", "note"):
+        assert document[name] == shown[name]
+    told = {name: value for name, value in document["statistics"].items() if name != "quantiles"}
+    assert shown["statistics"] | told == shown["statistics"]
+    assert list(document["statistics"]["quantiles"].values()) == shown["statistics"]["quantiles"]
+    assert {int(image) for image in document["images"]} >= set(shown["images"])
+    assert [row["method"] for row in document["methods"]] == ["csp", "mean-centred"]
+    assert document["previous"] is None and document["next"] == "net/concepts/1"
+    run = document["provenance"]["run"]
+    assert run["run_id"] == shown_run(snapshot, "csp") and run["settings"]["examples"]["examples"] == 8
+    assert document["provenance"]["versions"]["csp_index"] and document["provenance"]["vocabulary"].startswith("list@")
+    assert set(document["queries"]) == {"python", "cli", "curl", "sql"}
+    json.dumps(document, allow_nan=False)
+
+
+def shown_run(snapshot: Snapshot, method: str) -> str:
+    return str(snapshot.layer(KEY.layer_key).methods[method].runs[KEY.neuron])
+
+
+def test_quantile_rows_and_histogram_equal_plain_sorting(tmp_path):
+    paths = fakes.write_arrays(tmp_path, neurons=40)  # more than are read together; neuron 3 is dead
+    open_index(tmp_path / "db").import_arrays(
+        paths["activations"], "m/l", embeddings=paths["embeddings"], shard_size=25
+    )
+    snapshot, activations = Snapshot(tmp_path / "db"), np.load(paths["activations"])
+    engine = FakeEngine(snapshot)
+    for neuron in (0, 3, 4, 17, 39):
+        document = neuron_document(snapshot, engine, NeuronKey("m", "l", neuron))
+        values = activations[:, neuron]
+        counts, edges = np.histogram(values, bins=40)
+        assert document["histogram"]["counts"] == counts.tolist()
+        assert np.allclose(document["histogram"]["edges"], edges)
+        order = sorted(range(len(values)), key=lambda image: (-values[image], image))  # strongest first
+        for row in document["quantile_rows"]:
+            place = len(values) - 1 - round(row["quantile"] * (len(values) - 1))
+            images = [image["image_id"] for image in row["images"]]
+            first = order.index(images[0])
+            assert images == order[first : first + 6] and order[place] in images
+            assert row["value"] == values[order[place]]
+            assert [image["activation"] for image in row["images"]] == [values[image] for image in images]
+
+
+def test_similar_neurons_come_from_all_layers(snapshot, engine):
+    document = neuron_document(snapshot, engine, KEY)
+    alive = sum(int((~snapshot.layer(info.key).dead).sum()) for info in snapshot.layers())
+    assert len(document["similar"]) == min(8, alive - 1)
+    assert str(KEY) not in [row["neuron"] for row in document["similar"]]
+    cosines = [row["similarity"] for row in document["similar"]]
+    assert cosines == sorted(cosines, reverse=True)
+    assert {row["layer"] for row in document["similar"]} == {"conv", "concepts"}
+    assert not any(row["dead"] for row in document["similar"])
+
+
+def test_a_neuron_without_label_and_a_dead_one(snapshot, engine):
+    alive = int(np.flatnonzero(~snapshot.layer(LayerKey("net", "conv")).dead)[0])
+    bare = neuron_document(snapshot, engine, NeuronKey("net", "conv", alive))
+    assert bare["state"] == "unlabelled" and bare["labels"] == bare["pairs"] == bare["methods"] == []
+    assert bare["provenance"]["run"] is None and bare["threshold"] == bare["statistics"]["mean"]
+    assert bare["facets"] and bare["similar"] and bare["queries"]["cli"]
+    dead = neuron_document(snapshot, engine, NeuronKey("net", "concepts", 9))
+    assert dead["state"] == "dead" and dead["note"] and dead["facets"] == dead["similar"] == []
+    for document in (bare, dead):
+        json.dumps(document, allow_nan=False)
+    with pytest.raises(MissingError, match="no labels by 'pmi'"):
+        neuron_document(snapshot, engine, KEY, "pmi")
+
+
+def test_a_label_made_on_fewer_images_says_so(place, tmp_path):
+    index = open_index(tmp_path / "db")
+    network = NetworkSource("python:fakes:network", ("concepts",), name="net")
+    index.add_images(fakes.write_images(tmp_path / "images", 20), encoders=[ENCODER], networks=[network])
+    index.label("net/concepts", vocabulary=WORDS)
+    fakes.write_images(tmp_path / "images", 10, start=20)
+    index.add_images(tmp_path / "images", encoders=[ENCODER], networks=[network])
+    snapshot = Snapshot(tmp_path / "db")
+    document = neuron_document(snapshot, FakeEngine(snapshot), KEY)
+    assert "made on 20 of 30 images: label again" in document["note"]
+
+
+def test_the_engine_fits_the_document(snapshot):
+    engine = Engine(snapshot, ServiceSettings())
+    engine.start()
+    engine.wait(60)
+    document = neuron_document(snapshot, engine, KEY)
+    assert document["similar"] and document["facets"][0]["label"] in WORDS
+    assert sum(facet["share"] for facet in document["facets"]) == pytest.approx(1)
+
+
+def clusters(*sizes: int, width: int = 64, noise: float = 0.1) -> np.ndarray:
+    """Return unit rows around as many axes as there are sizes."""
+    rows = np.repeat(np.eye(width)[: len(sizes)], sizes, axis=0)
+    rows = rows + noise * np.random.default_rng(0).standard_normal(rows.shape)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("sizes", [(30,), (20, 10), (12, 10, 8), (9, 8, 7, 6)])
+def test_facets_are_the_planted_groups(sizes):
+    found = facets_of(clusters(*sizes))
+    bounds = np.cumsum([0, *sizes])
+    assert [group.tolist() for group in found] == [list(range(low, high)) for low, high in pairwise(bounds)]
+
+
+def test_what_is_no_group_is_one_facet():
+    rng = np.random.default_rng(1)
+    unrelated = rng.standard_normal((30, 64))
+    unrelated /= np.linalg.norm(unrelated, axis=1, keepdims=True)
+    assert len(facets_of(unrelated)) == 1
+    assert len(facets_of(clusters(29, 1))) == 1  # one odd image is no facet
+    assert len(facets_of(np.repeat(np.eye(4)[:1], 12, axis=0))) == 1
+    assert [len(group) for group in facets_of(np.eye(4)[:1])] == [1]
+    assert facets_of(np.zeros((0, 4))) == []
+
+
+def test_facets_are_named_by_the_nearest_text_and_joined_by_it():
+    rows, axes = clusters(12, 10, 8), np.eye(64)
+    named = name_facets(rows, np.ones(30), facets_of(rows), axes[[2, 1, 0]])
+    assert [(place, len(group)) for place, group in named] == [(2, 12), (1, 10), (0, 8)]
+    joined = name_facets(rows, np.ones(30), facets_of(rows), np.stack([axes[1], axes[0] + 0.5 * axes[2]]))
+    assert [(place, len(group)) for place, group in joined] == [(1, 20), (0, 10)]
+    assert name_facets(rows, np.ones(30), [], axes) == []
+
+
+def test_directions_take_away_the_contrast():
+    image, partner = np.array([[1.0, 1.0], [1.0, 0.0]]), np.array([[1.0, 0.0], [1.0, 0.0]])
+    found = directions(image, partner, np.array([1.0, 0.0]), 1.0)
+    assert np.allclose(found, [[0, 1], [1, 0]])

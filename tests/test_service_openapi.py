@@ -1,0 +1,90 @@
+"""Requests made from the OpenAPI, by schemathesis: no 5xx, and no answer that the OpenAPI does not describe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hypothesis
+import pytest
+import schemathesis
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.schemas import BaseSchema
+from schemathesis.specs.openapi import checks
+
+from csp_index.service import ServiceSettings, make_app
+
+CHECKS = (
+    not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_schema_conformance,
+    checks.response_headers_conformance,
+    checks.negative_data_rejection,
+    checks.unsupported_method,
+)
+
+
+OPERATIONS = [
+    ("GET", "/api/v1/index"),
+    ("GET", "/api/v1/layers"),
+    ("GET", "/api/v1/neurons"),
+    ("GET", "/api/v1/neurons/{model}/{layer}/{index}"),
+    ("GET", "/api/v1/search"),
+    ("POST", "/api/v1/search/image"),
+    ("GET", "/api/v1/images/{image_id}"),
+    ("GET", "/api/v1/images/{image_id}/thumbnail"),
+    ("POST", "/api/v1/label"),
+    ("POST", "/api/v1/sql"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+]
+
+
+WITH_INPUT = [one for one in OPERATIONS if one[1] not in ("/api/v1/index", "/api/v1/layers", "/healthz", "/readyz")]
+
+
+@pytest.fixture(scope="module")
+def openapi(served_db: Path) -> BaseSchema:
+    app = make_app(served_db, ServiceSettings(hosts=("testserver",)))
+    return schemathesis.openapi.from_asgi("/openapi.json", app)
+
+
+def hold(schema: BaseSchema, method: str, path: str, mode: GenerationMode, examples: int) -> None:
+    """Ask so many times, in ways the OpenAPI allows or in ways it does not, and check every answer."""
+
+    @hypothesis.settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+    )
+    @hypothesis.given(case=schema[path][method].as_strategy(generation_mode=mode))
+    def asked(case: schemathesis.Case) -> None:
+        case.call_and_validate(checks=CHECKS)
+
+    asked()
+
+
+def test_all_operations_are_held(openapi):
+    found = [operation.ok() for operation in openapi.get_all_operations()]
+    assert sorted((one.method.upper(), one.path) for one in found) == sorted(OPERATIONS)
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_answers_are_as_described(openapi, method, path):
+    hold(openapi, method, path, GenerationMode.POSITIVE, 5 if path.endswith("sql") else 15)
+
+
+@pytest.mark.parametrize(("method", "path"), WITH_INPUT)
+def test_wrong_requests_are_refused_as_described(openapi, method, path):
+    hold(openapi, method, path, GenerationMode.NEGATIVE, 15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+@pytest.mark.parametrize(("method", "path"), WITH_INPUT)
+def test_answers_are_as_described_however_one_asks(openapi, method, path, mode):
+    hold(openapi, method, path, mode, 60 if path.endswith("sql") else 300)

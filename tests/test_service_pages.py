@@ -1,0 +1,343 @@
+"""The pages over a small index whose labels, file names, names and metadata are hostile; their twins; maps as drawn."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import fakes
+import numpy as np
+import pyarrow as pa
+import pytest
+from anyio import CapacityLimiter
+from fastapi import FastAPI
+from PIL import Image
+from planted import serve_arrays
+from starlette.testclient import TestClient
+
+from csp_index import open_index
+from csp_index.errors import QueryError
+from csp_index.service import api, map_drawing, pages, rendering
+from csp_index.service.app import make_app
+from csp_index.service.config import ServiceSettings
+from csp_index.service.journal import Journal
+from csp_index.service.sql import SqlAnswer
+
+EVIL = "<script>alert(1)</script>"
+QUOTES = "\"'><img src=x onerror=alert(2)>"
+WORDS = [EVIL, QUOTES, "javascript:alert(3)", "red & blue", "ring {{ 7 * 7 }}", "moon"]
+LAYER = "net<b>\"/la 'yer&?#"
+HERE = "net%3Cb%3E%22/la%20%27yer%26%3F%23"
+VOID = {"meta", "link", "input", "img", "br", "circle", "rect", "path", "line"}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    folder = tmp_path_factory.mktemp("hostile")
+    fakes.write_images(folder / "images", 40)
+    name = "<img src=x onerror=alert(4)>.png"
+    (folder / "images" / "a" / "img00001.png").rename(folder / "images" / "a" / name)
+    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", QUOTES, "note"), (f"a/{name}", EVIL, "x" * 200)])
+    index = open_index(folder / "hostile.db")
+    index.add_images(folder / "images", encoders=["python:fakes:encoder"], metadata=folder / "metadata.csv")
+    activations = np.maximum(np.random.default_rng(0).standard_normal((40, 7)), 0).astype(np.float32)
+    activations[:, 6] = 0
+    np.save(folder / "planted.npy", activations)
+    index.import_arrays(folder / "planted.npy", LAYER)
+    for method in ("csp", "semanticlens"):
+        index.label(LAYER, method, vocabulary=WORDS, templates="none", top=6)
+    with TestClient(make_app(folder / "hostile.db", ServiceSettings()), base_url="http://127.0.0.1") as found:
+        found.headers["accept"] = "text/html"
+        yield found
+
+
+class Seen(HTMLParser):
+    """A page as a browser's parser takes it apart."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.inside: dict[str, str] = {}
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+        if self.open:
+            self.inside[self.open[-1]] = self.inside.get(self.open[-1], "") + data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def page_at(client: TestClient, address: str, status: int = 200) -> Seen:
+    reply = client.get(address)
+    assert reply.status_code == status, reply.text[:2000]
+    assert reply.headers["content-type"] == "text/html; charset=utf-8"
+    seen = Seen(reply.text)
+    assert_strict(seen)
+    return seen
+
+
+def assert_strict(seen: Seen) -> None:
+    """Nothing that the content policy would stop, nothing that came to life; what every page has to have."""
+    for tag, attributes in seen.tags:
+        assert not [name for name in attributes if name.startswith("on") or name == "style"], (tag, attributes)
+        for name in ("href", "src", "action"):
+            assert re.match(r"[/#]|$", attributes.get(name) or "") and "//" not in (attributes.get(name) or "")[:2]
+    assert not seen.inside.get("script", "").strip() and not seen.all("style")
+    assert all((script["src"] or "").startswith("/static/") for script in seen.all("script"))
+    assert not [image for image in seen.all("img") if not {"src", "alt", "width", "height"} <= set(image)]
+    names = [attributes["id"] for _, attributes in seen.tags if "id" in attributes]
+    assert len(names) == len(set(names)), names
+    assert len(seen.all("h1")) == len(seen.all("main")) == len(seen.all("title")) - len(titles_within(seen)) == 1
+    labelled = {attributes.get("for") for attributes in seen.all("label")}
+    for tag in ("input", "select", "textarea"):
+        for field in seen.all(tag):
+            within = field.get("type") in ("hidden", "checkbox")  # boxes stand inside their labels
+            assert within or field.get("id") in labelled, field
+
+
+def titles_within(seen: Seen) -> list[dict[str, str | None]]:
+    """The titles of drawings."""
+    return seen.all("title")[1:]
+
+
+NEURON = f"/neurons/{HERE}/0"
+PAIR = f"{HERE}/0,{HERE}/1"
+ADDRESSES = {
+    "/": "/index.json",
+    "/search?q=red": "/search.json?q=red",
+    "/search?image_id=0": "/search.json?image_id=0",
+    f"/search?neuron={HERE}/0": f"/search.json?neuron={HERE.replace('/', '%2F').replace('%20', '+')}%2F0",
+    f"/layers/{HERE}": f"/layers/{HERE}.json",
+    f"/layers/{HERE}?method=csp&limit=3&colour=max": f"/layers/{HERE}.json?method=csp&limit=3",
+    NEURON: f"{NEURON}.json",
+    f"{NEURON}?method=csp": f"{NEURON}.json?method=csp",
+    f"/neurons/{HERE}/6": f"/neurons/{HERE}/6.json",
+    "/images/0": "/images/0.json",
+    f"/compare?neurons={PAIR}": None,
+    "/compare": None,
+    "/search": None,
+}
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_every_page_is_strict_html_and_has_its_twin(client: TestClient, address: str) -> None:
+    seen = page_at(client, address)
+    twins = [link["href"] for link in seen.all("a") if ".json" in (link["href"] or "") and "openapi" not in str(link)]
+    expected = ADDRESSES[address]
+    if expected is not None:
+        assert expected in twins
+    for twin in twins:
+        reply = client.get(twin or "")
+        assert reply.status_code == 200 and reply.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("address", [f"/layers/{HERE}", NEURON, "/search?q=alert", f"/compare?neurons={PAIR}"])
+def test_hostile_labels_are_shown_as_text(client: TestClient, address: str) -> None:
+    text = "".join(page_at(client, address).text)
+    assert any(word in text for word in (EVIL, QUOTES)) and "ring 49" not in text
+
+
+def test_hostile_file_names_and_metadata_are_shown_as_text(client: TestClient) -> None:
+    text = "".join(page_at(client, "/images/0").text)
+    assert "<img src=x onerror=alert(4)>.png" in text and QUOTES in text and EVIL in text
+
+
+def test_home_leads_to_the_layers_and_a_random_neuron_that_fires(client: TestClient) -> None:
+    assert f"/layers/{HERE}" in [link["href"] for link in page_at(client, "/").all("a")]
+    for _ in range(5):
+        reply = client.get("/random", follow_redirects=False)
+        assert reply.status_code == 307 and reply.headers["cache-control"] == "no-store"
+        assert re.fullmatch(rf"/neurons/{re.escape(HERE)}/[0-5]", reply.headers["location"])
+
+
+def test_layer_pages_follow_each_other_and_keep_what_was_asked(client: TestClient) -> None:
+    def cards(seen: Seen) -> list[str | None]:
+        return [box["value"] for box in seen.all("input") if box.get("name") == "neurons"]
+
+    address = f"/layers/{HERE}?sort=max&order=desc&limit=3&colour=lead"
+    first = page_at(client, address)
+    following = next(link["href"] for link in first.all("a") if link.get("rel") == "next")
+    assert following and "sort=max" in following and "colour=lead" in following
+    second = page_at(client, following)
+    assert len(cards(first)) == 3 and not set(cards(first)) & set(cards(second))
+    back = next(link["href"] for link in second.all("a") if link.get("rel") == "prev")
+    assert cards(page_at(client, back or "")) == cards(first)
+    chosen = [option for option in first.all("option") if "selected" in option]
+    assert {"max", "desc", "all", "lead"} <= {option["value"] for option in chosen}
+    assert len(cards(page_at(client, f"/layers/{HERE}?state=dead"))) == 1
+    assert "No neuron is like that" in "".join(page_at(client, f"/layers/{HERE}?q=nowhere").text)
+
+
+def test_the_map_links_to_every_neuron_with_a_vector(client: TestClient) -> None:
+    drawing = [link["href"] for link in page_at(client, f"/layers/{HERE}").all("a") if link.get("tabindex") == "-1"]
+    points = client.get(f"/layers/{HERE}/map.json").json()["points"]
+    assert sorted(map(str, drawing)) == [f"/neurons/{HERE}/{point['index']}" for point in points]
+
+
+def test_search_takes_one_question_or_none(client: TestClient) -> None:
+    assert "Neurons for" not in "".join(page_at(client, "/search?q=+").text)
+    page_at(client, "/search?q=red&image_id=0", 400)
+    page_at(client, "/search?image_id=9999", 404)
+    page_at(client, "/search?neuron=nobody", 400)
+    assert client.get("/search.json").status_code == 400
+
+
+def test_search_by_an_uploaded_picture(client: TestClient) -> None:
+    data = io.BytesIO()
+    Image.new("RGB", (20, 20), "red").save(data, "PNG")
+    reply = client.post("/search", files={"file": ("red.png", data.getvalue(), "image/png")})
+    seen = Seen(reply.text)
+    assert reply.status_code == 200 and "Neurons for your picture" in "".join(seen.text)
+    assert_strict(seen)
+    broken = client.post("/search", files={"file": ("red.png", b"no picture", "image/png")})
+    assert broken.status_code == 400 and "<h1>" in broken.text
+    assert client.post("/search").status_code == 422
+
+
+def test_compare_takes_boxes_and_commas_and_up_to_four(client: TestClient) -> None:
+    boxes = page_at(client, f"/compare?neurons={HERE}/0&neurons={HERE}/1&neurons={HERE}/1")
+    assert len(boxes.all("article")) == 2
+    assert "name one more" in "".join(page_at(client, f"/compare?neurons={HERE}/0").text)
+    page_at(client, "/compare?neurons=" + ",".join(f"{HERE}/{number}" for number in range(5)), 400)
+    page_at(client, f"/compare?neurons={PAIR},{HERE}/99", 404)
+
+
+def test_an_index_of_arrays_shows_names_instead_of_pictures(tmp_path_factory: pytest.TempPathFactory) -> None:
+    service = api.Service(*serve_arrays(tmp_path_factory), None, ServiceSettings(), Journal(), CapacityLimiter(1))
+    site = pages.site_of(service)
+    assert not site.pictures
+    app = FastAPI()
+    app.include_router(pages.router(service, rendering.Renderer(site)))
+    asking = TestClient(app)
+    for address in ("/", "/layers/m/l", "/images/3", "/search?image_id=3"):
+        assert not page_at(asking, address).all("img")
+    assert "array" in "".join(page_at(asking, "/images/3").text)
+
+
+class FakeRunner:
+    """Answers every SELECT with one row, without a process of its own."""
+
+    def run(self, statement: str) -> SqlAnswer:
+        if not statement.startswith("SELECT"):
+            raise QueryError(f"{statement} is refused: write one SELECT")
+        return SqlAnswer(pa.table({"found": [42], "evil": [EVIL]}), True, 0.25)
+
+    def schema_document(self) -> dict[str, Any]:
+        view = {"name": "images", "about": QUOTES, "columns": [{"name": EVIL, "type": "VARCHAR"}]}
+        return {"views": [view], "functions": [], "examples": [{"title": "all", "sql": f"SELECT {QUOTES}"}]}
+
+
+def sql_client(client: TestClient, runner: FakeRunner | None) -> TestClient:
+    assert isinstance(client.app, FastAPI)
+    service = replace(client.app.state.service, sql=runner)
+    app = FastAPI()
+    app.include_router(pages.router(service, rendering.Renderer(pages.site_of(service))))
+    return TestClient(app)
+
+
+def test_sql_page_runs_statements_without_javascript(client: TestClient) -> None:
+    asking = sql_client(client, FakeRunner())
+    assert f"SELECT {EVIL}" in "".join(page_at(asking, f"/sql?sql=SELECT {EVIL}").text)
+    reply = asking.post("/sql", data={"sql": "SELECT 42 AS found", "format": ""})
+    assert reply.status_code == 200 and ">42<" in reply.text and "cut" in reply.text
+    assert_strict(Seen(reply.text))
+    refused = asking.post("/sql", data={"sql": f"DROP {EVIL}"})
+    assert refused.status_code == 400 and 'role="alert"' in refused.text
+    assert_strict(Seen(refused.text))
+    assert asking.get("/sql.json").json()["enabled"] is True
+
+
+def test_sql_page_gives_files(client: TestClient) -> None:
+    asking = sql_client(client, FakeRunner())
+    for kind, start in (("csv", b"found,evil"), ("json", b"["), ("parquet", b"PAR1")):
+        file = asking.post("/sql", data={"sql": "SELECT 42 AS found", "format": kind})
+        assert file.content.lstrip().startswith(start), file.content[:100]
+        assert f"answer.{kind}" in file.headers["content-disposition"]
+
+
+def test_sql_page_says_that_it_is_off(client: TestClient) -> None:
+    off = sql_client(client, None)
+    assert "switched off" in "".join(page_at(off, "/sql").text) and "SQL" not in page_at(off, "/").text
+    assert off.get("/sql.json").json() == {"enabled": False}
+    assert off.post("/sql", data={"sql": "SELECT 1"}).status_code == 404
+
+
+def test_card_is_a_picture(client: TestClient) -> None:
+    for neuron in (0, 6):  # the last never fires
+        reply = client.get(f"/neurons/{HERE}/{neuron}/card.png")
+        assert reply.headers["content-type"] == "image/png"
+        assert Image.open(io.BytesIO(reply.content)).size[0] == 1200
+
+
+@pytest.mark.parametrize("address", [f"/neurons/{HERE}/99", "/layers/no/where", "/images/400", "/nowhere"])
+def test_what_is_missing_is_told_on_a_page(client: TestClient, address: str) -> None:
+    assert "Not in this index" in "".join(page_at(client, address, 404).text)
+    assert client.get(address, headers={"accept": "*/*"}).json()["error"]["type"] == "missing"
+
+
+def test_login_form_goes_on_to_where_one_wanted_to() -> None:
+    reply = rendering.Renderer(rendering.Site("x")).login(QUOTES, EVIL)
+    seen = Seen(bytes(reply.body).decode())
+    assert_strict(seen)
+    assert next(field["value"] for field in seen.all("input") if field.get("name") == "next") == QUOTES
+
+
+def map_of(count: int, value: Any = 0.5) -> dict[str, Any]:
+    points = [{"index": n, "x": 0.25, "y": 0.0, "value": value, "label": EVIL} for n in range(count)]
+    return {"layer": LAYER, "points": points, "colour": "firing_rate", "low": 0.0, "high": 1.0}
+
+
+def test_a_map_of_few_neurons_is_drawn_as_links_high_values_last() -> None:
+    page = map_of(3)
+    page["points"][0]["value"], page["points"][1]["value"] = 1.0, None
+    found = map_drawing.draw(page)
+    assert [dot.step for dot in found.dots] == ["none", "s4", "s7"] and found.hollow and not found.clouds
+    assert found.dots[2].href == f"/neurons/{HERE}/0" and (found.dots[2].x, found.dots[2].y) == ("25.0", "100.0")
+    assert found.dots[2].title == f"{LAYER}/0: {EVIL}, firing rate 1.000"
+
+
+def test_a_map_of_many_neurons_is_drawn_as_clouds() -> None:
+    found = map_drawing.draw(map_of(map_drawing.LINKED + 1))
+    assert not found.dots and not found.hollow
+    assert [(step, path.count("M")) for step, path in found.clouds] == [("s4", map_drawing.LINKED + 1)]
+
+
+def test_a_map_of_nothing_and_of_equal_values() -> None:
+    assert map_drawing.draw(map_of(0)).dots == []
+    assert map_drawing.draw(map_of(1) | {"low": 0.5, "high": 0.5}).dots[0].step == "s7"
+    assert map_drawing.draw(map_of(1, None) | {"low": None, "high": None}).dots[0].step == "none"
+
+
+def test_every_file_of_the_pages_is_in_the_package() -> None:
+    folder = Path(rendering.__file__).parent
+    asked = {name for file in (folder / "templates").glob("*.html") for name in STATIC.findall(file.read_text())}
+    assert {file.name for file in (folder / "static").iterdir()} == asked
+    for file in (folder / "static").iterdir():
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", file.read_text())
+
+
+STATIC = re.compile(r"'([a-z.]+)' \| static")

@@ -1,0 +1,316 @@
+"""SQL in processes of their own: the same answers as in this one, within limits, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from fakes import write_arrays, write_images
+
+from csp_index import Index, open_index
+from csp_index.candidates import CandidateTexts
+from csp_index.errors import BusyError, LabelError, QueryError, SettingError, StoreError
+from csp_index.query import SqlLimits
+from csp_index.reading import Reader
+from csp_index.service import sql
+from csp_index.service.config import ServiceSettings
+from csp_index.service.sql import SqlAnswer, SqlRunner, write_file, write_rows
+
+LAYER = "net/layer1"
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    """60 images in three shards, 8 neurons, labelled once; no index is changed by SQL."""
+    folder = tmp_path_factory.mktemp("indexed")
+    paths = write_arrays(folder)
+    made = open_index(folder / "a secret place")
+    made.import_arrays(paths["activations"], LAYER, embeddings=paths["embeddings"], shard_size=25)
+    texts = tuple(paths["texts"].read_text().splitlines())
+    vectors = torch.from_numpy(np.load(paths["text_embeddings"]))
+    made.label(LAYER, vocabulary=CandidateTexts(texts, vectors, "texts"))
+    return made
+
+
+def runner_over(index: Reader, **limits: Any) -> SqlRunner:
+    return SqlRunner(index.uri, index.store.versions(), ServiceSettings(**limits))
+
+
+@pytest.fixture(scope="module")
+def runner(index: Index) -> Iterator[SqlRunner]:
+    made = runner_over(index, sql_rows=1000, sql_bytes=2**16)
+    yield made
+    made.close()
+
+
+def children(of: int | None = None) -> list[int]:
+    """Return the processes for SQL that a process (this one by default) started and that still run."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (place / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if parent == (of or os.getpid()) and b"csp_index.service.sql_child" in command:
+            found.append(int(place.name))
+    return found
+
+
+def test_answers_are_those_of_this_process_cut_to_the_limits(index, runner):
+    for statement in (
+        "SELECT address, text, score, rank FROM labels WHERE rank = 0 ORDER BY address",
+        f"SELECT image_id, activation FROM activations('{LAYER}/2') ORDER BY image_id",
+    ):
+        answer = runner.run(statement)
+        assert answer.table.equals(index.sql(statement).table)
+        assert not answer.truncated
+    answer = runner.run("SELECT range AS a, repeat('x', 900) AS b FROM range(900)")
+    assert answer.truncated and 0 < answer.table.num_rows < 72 and answer.table["a"].to_pylist()[:2] == [0, 1]
+
+
+def test_errors_come_across_in_one_line_and_tell_no_place(runner):
+    for statement, kind, told in (
+        ("SELECT * FROM image", QueryError, 'Did you mean "images"'),
+        ("FROM activations('net/layer1/99')", LabelError, "99"),
+    ):
+        with pytest.raises(kind, match=told) as caught:
+            runner.run(statement)
+        assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_the_schema_document_says_what_can_be_asked(runner):
+    document = runner.schema_document()
+    views = {view["name"]: view for view in document["views"]}
+    assert {"images", "neurons", "labels", "embeddings"} <= set(views) and not any(name[0] == "_" for name in views)
+    assert {"name": "address", "type": "VARCHAR"} in views["neurons"]["columns"]
+    assert all(view["about"].endswith(".") for view in views.values())
+    assert document["functions"][0]["name"].startswith("activations(")
+    assert json.loads(json.dumps(document)) == document
+
+
+def test_no_process_is_left_once_it_is_closed(runner):
+    runner.prepare()
+    runner.prepare()
+    assert len(children()) == 1  # the one that waits
+    runner.close()
+    assert children() == []
+    runner.prepare()
+    assert children() == []
+
+
+def test_activations_are_read_without_torch(index):
+    code = (
+        "import sys; from csp_index.reading import Reader; values = Reader(sys.argv[1]).activations(sys.argv[2]); "
+        "assert 'torch' not in sys.modules; print(values.dtype, len(values), values.sum())"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code, index.uri, f"{LAYER}/2"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert said.stdout.split()[:2] == ["float32", "60"]
+    total = index.sql(f"SELECT sum(activation) AS s FROM activations('{LAYER}/2')").rows()[0]["s"]
+    assert float(said.stdout.split()[2]) == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("limits", "statement", "least", "most"),
+    [
+        (SqlLimits(rows=7), "FROM range(20)", 7, 7),
+        (SqlLimits(rows=20, bytes=1000), "FROM range(20)", 20, 20),
+        (SqlLimits(bytes=80), "FROM range(20)", 8, 10),
+        (SqlLimits(rows=7, bytes=80), "FROM range(20)", 7, 7),
+        (SqlLimits(rows=5000, bytes=10**6), "FROM range(20000)", 5000, 5000),
+        (SqlLimits(bytes=30_000), "FROM range(20000)", 3600, 3750),
+        (SqlLimits(bytes=100), "SELECT repeat('x', 200)", 0, 0),
+        (SqlLimits(rows=3, bytes=79), "SELECT range FROM range(5) WHERE range < 0", 0, 0),
+    ],
+)
+def test_a_cut_result_is_its_first_rows(index, limits, statement, least, most):
+    result = index.sql(statement, limits=limits)
+    whole = index.sql(statement).table
+    assert least <= len(result) <= most
+    assert result.table.equals(whole.slice(0, len(result)))
+    assert result.truncated == (len(result) < whole.num_rows)
+    assert limits.bytes is None or result.table.nbytes <= limits.bytes
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("", "is empty"),
+        (" \n\t", "is empty"),
+        ("SELECT '" + "é" * 60_000 + "'", "expected at most 100,000"),
+        ("SELECT '\udc80'", "expected Unicode"),
+    ],
+)
+def test_what_cannot_be_a_statement_starts_no_process(index, statement, told, monkeypatch):
+    monkeypatch.setattr(sql, "_Child", lambda *_: pytest.fail("a process was started"))
+    with pytest.raises(QueryError, match=told):
+        runner_over(index).run(statement)
+
+
+def test_an_index_that_moved_is_told(index):
+    gone = SqlRunner(Path(index.uri).parent / "nothing here", index.store.versions(), ServiceSettings())
+    with pytest.raises(StoreError, match="no index at the index") as caught:
+        gone.run("SELECT 1")
+    assert str(Path(index.uri).parent) not in str(caught.value)
+    unknown = SqlRunner(index.uri, index.store.versions() | {"labels": 999}, ServiceSettings())
+    with pytest.raises(StoreError, match="labels of the index cannot be opened at version 999") as caught:
+        unknown.run("SELECT 1")
+    assert "secret" not in str(caught.value)
+    assert children() == []
+
+
+def test_later_writes_are_not_seen(index):
+    (first,) = index.sql("SELECT count(*) AS n FROM shards WHERE what LIKE 'activations:%'").rows()
+    assert first == {"n": 3}
+    with contextlib.closing(SqlRunner(index.uri, index.store.versions() | {"labels": 1}, ServiceSettings())) as early:
+        assert early.run("SELECT count(*) AS n FROM labels").table["n"].to_pylist() == [0]
+
+
+def test_who_gets_no_turn_is_told_to_come_back(index):
+    made = runner_over(index, sql_processes=1, sql_seconds=0.05)
+    made._turns.acquire()
+    with pytest.raises(BusyError, match="1 SQL statements are running"):
+        made.run("SELECT 1")
+
+
+def test_a_process_gets_no_secrets(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "squeamish")
+    monkeypatch.setenv("CSP_INDEX_TOKEN", "ossifrage")
+    local = sql._environment("/some/place")
+    assert not {"squeamish", "ossifrage"} & set(local.values()) and "HOME" not in local
+    bucket = sql._environment("s3://bucket/db")
+    assert bucket["AWS_SECRET_ACCESS_KEY"] == "squeamish" and "ossifrage" not in bucket.values()
+
+
+_STRAYED = {
+    "says nothing": "sys.exit(3)",
+    "never reads": "time.sleep(600)",
+    "never ends": "sys.stdin.buffer.read(); time.sleep(600)",
+    "says too much": "sys.stdin.buffer.read()\nwhile True: sys.stdout.buffer.write(bytes(65536))",
+    "says a lot in lines": "print('{}', flush=True)\nwhile True: print('x' * 1000)",
+    "speaks nonsense": "sys.stdin.buffer.read(); print('Segmentation fault')",
+    "speaks other JSON": "sys.stdin.buffer.read(); print('[1, 2]')",
+    "names another class": 'sys.stdin.buffer.read(); print(\'{"error": "one_line", "message": "x"}\')',
+    "sends broken rows": "sys.stdin.buffer.read(); print('{}'); print('ARROW1' * 1000)",
+    "sends no rows": "sys.stdin.buffer.read(); print('{}')",
+    "kills itself": "os.kill(os.getpid(), signal.SIGSEGV)",
+}
+
+
+@pytest.mark.parametrize("does", _STRAYED)
+def test_a_process_that_strays_is_ended_and_told(does, index, tmp_path, monkeypatch):
+    code = "import os, signal, sys, time\nsys.stdin.buffer.readline()\nprint('{}', flush=True)\n"
+    (tmp_path / "strayed_child.py").write_text(code + _STRAYED[does] + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sql, "sql_child", SimpleNamespace(__name__="strayed_child"))
+    made = runner_over(index, sql_seconds=0.2, sql_bytes=2**16)
+    with pytest.raises(QueryError) as caught:
+        made.run("SELECT 1")
+    assert "\n" not in str(caught.value)
+    made.close()
+
+
+def test_a_process_that_does_not_start_is_told(index, tmp_path, monkeypatch):
+    (tmp_path / "strayed_child.py").write_text("raise ImportError('no')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sql, "sql_child", SimpleNamespace(__name__="strayed_child"))
+    with pytest.raises(BusyError, match="try again"):
+        runner_over(index).run("SELECT 1")
+
+
+@pytest.mark.slow
+def test_no_process_outlives_the_one_that_started_it(index):
+    code = textwrap.dedent("""
+        import sys, time
+        from csp_index.opening import open_snapshot
+        from csp_index.service.config import ServiceSettings
+        from csp_index.service.sql import SqlRunner
+        SqlRunner(sys.argv[1], open_snapshot(sys.argv[1]).versions(), ServiceSettings()).prepare()
+        print("started", flush=True)
+        time.sleep(600)
+    """)
+    with subprocess.Popen([sys.executable, "-c", code, index.uri], stdout=subprocess.PIPE) as service:
+        assert service.stdout is not None and service.stdout.readline() == b"started\n"
+        (child,) = children(service.pid)
+        service.send_signal(signal.SIGKILL)
+    for _ in range(600):
+        if not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2]:
+            return
+        time.sleep(0.05)
+    pytest.fail("the process that waited is still there")
+
+
+@pytest.mark.parametrize("title", sql._EXAMPLES)
+@pytest.mark.parametrize("layers", [True, False])
+def test_every_example_runs_on_any_index(title, layers, index, tmp_path):
+    if not layers:
+        index = open_index(tmp_path / "db")
+        index.add_images(write_images(tmp_path / "images", 3), encoders=["python:fakes:encoder"])
+    result = index.sql(sql._EXAMPLES[title])
+    assert len(result) > 0 or not layers
+    json.dumps(result.as_json(), allow_nan=False)
+
+
+def test_rows_are_values_that_json_can_say(index):
+    statement = (
+        "SELECT 'nan'::DOUBLE AS a, 0.1::FLOAT AS b, 'x'::BLOB AS c, [1, NULL] AS d, {'k': DATE '2020-01-02'} AS e, "
+        "sum(1) AS f, INTERVAL 1 DAY AS g, 1 AS a, uuid() IS NULL AS h, MAP {'m': 1.5} AS i"
+    )
+    answer = SqlAnswer(index.sql(statement).table, True, 0.12345)
+    document = write_rows(answer)
+    assert document["columns"] == ["a", "b", "c", "d", "e", "f", "g", "a_1", "h", "i"]
+    assert document["rows"][0][:6] == [None, 0.1, "eA==", [1, None], {"k": "2020-01-02"}, 1]
+    assert document["types"][:2] == ["double", "float"] and len(document["types"]) == 10
+    assert document["truncated"] and document["seconds"] == 0.123
+    json.dumps(document, allow_nan=False)
+
+
+def test_files_hold_the_rows(index):
+    answer = SqlAnswer(index.sql("SELECT 1 AS a, 'x,\"y\"' AS b UNION ALL SELECT 2, NULL ORDER BY a").table, False, 0.0)
+    assert list(csv.reader(io.StringIO(write_file(answer, "csv").decode()))) == [["a", "b"], ["1", 'x,"y"'], ["2", ""]]
+    assert json.loads(write_file(answer, "json")) == [{"a": 1, "b": 'x,"y"'}, {"a": 2, "b": None}]
+    assert pa.parquet.read_table(io.BytesIO(write_file(answer, "parquet"))).equals(answer.table)
+
+
+@pytest.mark.parametrize("format", ["csv", "json"])
+def test_what_a_file_cannot_hold_is_told(format, index):
+    answer = SqlAnswer(index.sql("SELECT DATE '290000-01-01' AS far").table, False, 0.0)
+    with pytest.raises(QueryError, match="CAST"):
+        write_file(answer, format)
+
+
+@pytest.mark.parametrize(("text", "size"), [("2GB", 2 * 10**9), ("1.5 GiB", 1610612736), ("512mb", 512 * 10**6)])
+def test_the_memory_of_a_process_is_a_size(text, size, index, monkeypatch):
+    monkeypatch.setenv("CSP_INDEX_SQL_MEMORY", text)
+    assert runner_over(index)._order.memory == size
+
+
+@pytest.mark.parametrize("text", ["80%", "plenty", "-1GB", "2", ""])
+def test_other_sizes_are_refused(text, index, monkeypatch):
+    monkeypatch.setenv("CSP_INDEX_SQL_MEMORY", text)
+    with pytest.raises(SettingError, match="sql_memory"):
+        runner_over(index)
+
+
+def test_an_answer_has_room_for_the_schema(index):
+    with pytest.raises(SettingError, match="sql_bytes is 1000: expected at least 65536"):
+        runner_over(index, sql_bytes=1000)
