@@ -19,8 +19,9 @@ from csp_index.catalog import EncoderInfo
 from csp_index.confidence import Confidence, bootstrap
 from csp_index.costs import Means
 from csp_index.errors import LabelError, SettingError
-from csp_index.evidence import Evidence, label_share
-from csp_index.examples import Examples, activating_sets, gather_examples, settle_means
+from csp_index.evidence import Evidence
+from csp_index.examples import Examples, activating_sets, settle_means
+from csp_index.gathering import dataset_share, gather, with_response, with_texts
 from csp_index.label_rows import (
     KEPT,
     LabelRequest,
@@ -33,18 +34,15 @@ from csp_index.label_rows import (
     write_labels,
 )
 from csp_index.records import ExampleOptions, Label, ScoringOptions
-from csp_index.response import LeaderRanks, ResponseSums
 from csp_index.runs import record_run, settings_hash
-from csp_index.scoring import MethodRow, Scored
+from csp_index.scoring import Scored
 from csp_index.store import Store
-from csp_index.subjects import Subject, pool_embeddings, pool_pairs
+from csp_index.subjects import Subject
 from csp_index.threads import one_thread
-from csp_index.vectors import release, vectors_of
+from csp_index.vectors import release
 
 _FEW = 8  # neurons: so little work that more threads only stand in each other's way
 _MANY = 256  # neurons; fewer are asked about in quick succession, with the embeddings at hand
-_LEADERS = 24  # labels of a neuron whose order of the images is looked at
-_RANKED_AT_ONCE = 2048  # neurons; bounds the memory of that look
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +148,6 @@ def _make(
         return made.labels(subject, request.top)
 
 
-@dataclass(frozen=True, slots=True)
-class Gathered:
-    """What labels rest on, whatever the candidates: the example sets of M neurons and evidence without texts."""
-
-    examples: Examples
-    evidence: Evidence
-
-
 def score_neurons(
     store: Store,
     subject: Subject,
@@ -177,32 +167,6 @@ def score_neurons(
     if scoring.method(request.method).needs_response:
         evidence = with_response(store, subject, request, evidence, texts.own)
     return score_evidence(request, gathered.examples, evidence, texts.own)
-
-
-def gather(
-    store: Store,
-    subject: Subject,
-    request: LabelRequest,
-    means: Means | None = None,
-    examples: Examples | None = None,
-) -> Gathered:
-    """Return the example sets of the subject's neurons with the embeddings of their images; neither knows candidates.
-
-    They hang on the method and on `request.examples`, and on nothing else of the request. `examples` are the sets,
-    where they are known already.
-    """
-    row = scoring.method(request.method)
-    if examples is None:
-        examples = gather_examples(store, subject, request.examples, contrast=row.needs_contrast, means=means)
-    return Gathered(examples, _evidence(store, subject, examples, row))
-
-
-def with_texts(evidence: Evidence, request: LabelRequest, texts: CandidateTexts) -> Evidence:
-    """Return the evidence with the candidates as the request wants their embeddings: at unit length or as they are."""
-    if not request.scoring.renormalise_text:
-        return replace(evidence, texts=texts.embeddings, empty_text=texts.empty)
-    empty = None if texts.empty is None else torch.nn.functional.normalize(texts.empty, dim=0)
-    return replace(evidence, texts=texts.directions, empty_text=empty)
 
 
 def score_evidence(
@@ -304,77 +268,6 @@ def check_request(store: Store, subject: Subject, request: LabelRequest) -> None
     """Refuse a request that lacks the encoder's scale, or asks for more examples than are kept; reads one neuron."""
     scoring.method(request.method).background(request.scoring)
     activating_sets(subject.statistics(store).slice(0, 1), request.examples)
-
-
-def _evidence(store: Store, subject: Subject, examples: Examples, row: MethodRow) -> Evidence:
-    """Read the embeddings that the examples name, and the dataset's mean where the method looks at it."""
-    ids = torch.cat([examples.activating.flatten(), examples.contrastive.flatten()])
-    used = ids[ids >= 0].unique()
-    vectors = vectors_of(store, subject.source, examples.images).of(used)
-
-    def places(chosen: torch.Tensor) -> torch.Tensor:
-        return torch.searchsorted(used, chosen.clamp(min=0)).masked_fill(chosen < 0, -1)
-
-    return Evidence(
-        vectors if len(vectors) else torch.zeros(1, subject.source.width),
-        places(examples.activating),
-        examples.activations,
-        places(examples.contrastive),
-        torch.zeros(0, subject.source.width),
-        _dataset_mean(store, subject, examples.images) if row.needs_mean else None,
-        neurons=examples.neurons,
-        similarities=examples.similarities,
-        partners=examples.contrastive.shape[2] // max(1, len(examples.kinds)),
-    )
-
-
-def _dataset_mean(store: Store, subject: Subject, images: int) -> torch.Tensor:
-    """Return the mean embedding [D] of the images the answer rests on."""
-    mask = _seen(subject, images)
-    total = torch.zeros(subject.source.width, dtype=torch.float64)
-    for tile in pool_embeddings(store, subject.source, mask):
-        total += tile.sum(0, dtype=torch.float64)
-    return (total / int(mask.sum())).float()
-
-
-def dataset_share(store: Store, subject: Subject, images: int, texts: torch.Tensor, scale: float) -> torch.Tensor:
-    """Return the mean share of the texts [C, D] over the images the answer rests on, float64 [C]: see `Evidence`."""
-    mask = _seen(subject, images)
-    share = torch.zeros(len(texts), dtype=torch.float64)
-    for tile in pool_embeddings(store, subject.source, mask):
-        share += label_share(tile, texts, scale)
-    return share / int(mask.sum())
-
-
-def _seen(subject: Subject, images: int) -> torch.Tensor:
-    """Return which images [N] the answer rests on."""
-    return torch.ones(images, dtype=torch.bool) if subject.pool is None else subject.pool.mask
-
-
-def with_response(
-    store: Store, subject: Subject, request: LabelRequest, evidence: Evidence, own: Ownership | None = None
-) -> Evidence:
-    """Add the response of the neurons to all images: one pass for all labels, and one for the leading ones."""
-    scale = scoring.method(request.method).background(request.scoring)
-    if scale is None:
-        raise LabelError(f"method {request.method} looks at the response to all images, and names no scale for it")
-    mask = _seen(subject, subject.images(store))
-    sums = ResponseSums(evidence.activations, evidence.texts, scale)
-    for embeddings, activations in pool_pairs(store, subject, mask):
-        sums.add(embeddings, activations)
-    first = sums.finish()
-    scores = scoring.score(request.method, replace(evidence, response=first), request.scoring).scores
-    if own is not None:
-        scores = own.mask(scores, evidence.neuron_numbers)
-    leaders = leaders_of(scores, min(_LEADERS, scores.shape[1]))
-    precision = torch.zeros(scores.shape)
-    for start in range(0, len(leaders), _RANKED_AT_ONCE):
-        pick = slice(start, start + _RANKED_AT_ONCE)
-        ranks = LeaderRanks(sums, leaders[pick], pick)
-        for embeddings, activations in pool_pairs(store, replace(subject, neurons=subject.neurons[pick]), mask):
-            ranks.add(embeddings, activations)
-        precision[pick] = precision[pick].scatter(1, leaders[pick], ranks.finish())
-    return replace(evidence, response=replace(first, precision=precision))
 
 
 def _with_vector() -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fakes import write_arrays, write_images
 
-from csp_index import labels
+from csp_index import gathering
 from csp_index.candidates import read_text_arrays
 from csp_index.errors import LabelError, MissingError, SettingError
 from csp_index.index import Index, NetworkSource, open_index
@@ -243,7 +243,7 @@ def test_sets_that_a_run_kept_are_read_back(index: Index, engine: Engine, monkey
     query = LabelQuery(neurons(0, 4), examples=7, gamma=0.35)
     wanted = expected(index, query)
     fresh = Engine(Snapshot(index.uri), ServiceSettings())
-    monkeypatch.setattr(labels, "gather_examples", None)  # nothing is looked for anew
+    monkeypatch.setattr(gathering, "gather_examples", None)  # nothing is looked for anew
     assert answered(fresh, query) == wanted
     for other in ({"examples": 31}, {"threshold": "quantile:0.3"}, {"contrast": "random"}, {"neighbours": 2}):
         with pytest.raises(TypeError):

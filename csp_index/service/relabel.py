@@ -33,18 +33,9 @@ from csp_index.encoders import Encoder
 from csp_index.errors import CspIndexError, LabelError, StoreError
 from csp_index.evidence import Evidence
 from csp_index.examples import Examples
+from csp_index.gathering import Gathered, dataset_share, gather, with_response, with_texts
 from csp_index.label_rows import KEPT, LabelRequest, example_rows_of, notes_of
-from csp_index.labels import (
-    Gathered,
-    NeuronScores,
-    dataset_share,
-    gather,
-    make_request,
-    score_evidence,
-    states_of,
-    with_response,
-    with_texts,
-)
+from csp_index.labels import NeuronScores, make_request, score_evidence, states_of
 from csp_index.records import ExamplePair, Label, LabelScore, LabelState, LayerKey, NeuronKey, rivals_of
 from csp_index.response import Response
 from csp_index.service.layer_table import finite
