@@ -160,7 +160,8 @@ def write_result(result: SqlResult, format: ResultFormat, out: str | Path | None
 
     `json` is one array with an object a row, `csv` has a header line; both write bytes as base64, lists as JSON, and
     numbers that are not finite as null or nothing. `table` is for reading: long values and rows after the first 100
-    are cut.
+    are cut. An INTERVAL is text in all of them, as CAST to VARCHAR writes it: 1 month 2 days 03:00:00.5; `parquet`
+    refuses one inside a list.
     """
     if format == "parquet":
         _write_parquet(result, out)
@@ -188,7 +189,7 @@ def _encode_parquet(result: SqlResult, out: Any) -> None:
     import pyarrow.parquet
 
     try:
-        pyarrow.parquet.write_table(result.table, out)
+        pyarrow.parquet.write_table(_without_intervals(result.table), out)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as exc:
         raise QueryError(f"parquet cannot hold the result ({one_line(exc)}): CAST the column to VARCHAR") from exc
 
@@ -245,12 +246,31 @@ def _plain(value: Any) -> Any:
             return int(value) if value == value.to_integral_value() else float(value)
         case datetime.datetime() | datetime.date() | datetime.time():
             return value.isoformat()
+        case pa.MonthDayNano():
+            return _interval(value.months, value.days, value.nanoseconds)
         case list() | tuple():
             return [_plain(item) for item in value]
         case dict():
             return {str(key): _plain(item) for key, item in value.items()}
         case _:
             return str(value)
+
+
+def _interval(months: int, days: int, nanoseconds: int) -> str:
+    """Return an interval as DuckDB writes and reads it.
+
+    >>> _interval(0, 0, 506_278_000), _interval(-14, 1, 0)
+    ('00:00:00.506278', '-1 year -2 months 1 day')
+    """
+    sign = -1 if months < 0 else 1
+    years, left = divmod(abs(months), 12)
+    counted = ((sign * years, "year"), (sign * left, "month"), (days, "day"))
+    parts = [f"{count} {unit}{'' if abs(count) == 1 else 's'}" for count, unit in counted if count]
+    if nanoseconds or not parts:
+        seconds, rest = divmod(abs(nanoseconds), 10**9)
+        clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        parts.append(f"{'-' if nanoseconds < 0 else ''}{clock}" + (f".{rest:09}".rstrip("0") if rest else ""))
+    return " ".join(parts)
 
 
 def _short(value: Any) -> str:
@@ -288,6 +308,15 @@ def _shortest_floats(table: pa.Table) -> pa.Table:
         if pa.types.is_float32(field.type):
             exact = table.column(position).cast(pa.string()).cast(pa.float64())
             table = table.set_column(position, field.name, exact)
+    return table
+
+
+def _without_intervals(table: pa.Table) -> pa.Table:
+    """Return the table with text for columns of intervals, which Parquet does not know."""
+    for position, field in enumerate(table.schema):
+        if field.type == pa.month_day_nano_interval():
+            texts = [_plain(value) for value in table.column(position).to_pylist()]
+            table = table.set_column(position, field.name, pa.array(texts, pa.string()))
     return table
 
 

@@ -103,6 +103,43 @@ def test_gamma_moves_and_the_label_follows(page: Any) -> None:
     assert " ms" in page.locator("#live-status").inner_text()
 
 
+def test_the_panel_asks_the_run_of_the_label_shown_for_what_differs(page: Any) -> None:
+    asked = list[dict[str, Any]]()
+    page.on("request", lambda sent: asked.append(sent.post_data_json) if sent.url.endswith("/v1/label") else None)
+    page.goto(f"{NEURON}?method=csp")
+    run = page.locator("#live").get_attribute("data-run")
+    _answered(page, lambda: page.get_by_label("gamma").fill("0.5"))
+    shown = page.locator("#candidates + .scroll tbody th").all_inner_texts()
+    assert asked.pop() == {"neurons": [NEURON[9:]], "method": "csp", "top": 8, "run": run, "gamma": 0.5}
+    _answered(page, lambda: page.get_by_role("button", name="Reset").click())
+    assert asked.pop() == {"neurons": [NEURON[9:]], "method": "csp", "top": 8, "run": run}
+    assert _labels(page)[:5] == shown[:5]  # the label shown once more
+    _answered(page, lambda: page.get_by_label("method", exact=True).select_option("clip-dissect"))
+    assert asked.pop() == {"neurons": [NEURON[9:]], "method": "clip-dissect", "top": 8, "examples": 100}
+    for name in ("gamma", "contrast", "threshold"):
+        assert page.locator(f"#knob-{name}").is_disabled()
+
+
+def test_a_wrong_field_is_named_before_anything_is_sent(page: Any) -> None:
+    asked = list[str]()
+    page.on("request", lambda sent: asked.append(sent.url) if sent.url.endswith("/v1/label") else None)
+    page.goto(NEURON)
+    status = page.locator("#live-status")
+    page.get_by_label("examples").fill("101")
+    status.filter(has_text="examples: a whole number from 1 to 100").wait_for()
+    page.get_by_role("button", name="Reset").click()
+    page.locator("#knob-candidates").fill("\n".join(map(str, range(201))))
+    status.filter(has_text="at most 200").wait_for()
+    page.locator("#knob-candidates").fill("a ring\n" + "x" * 201)
+    status.filter(has_text="number 2 is longer than 200").wait_for()
+    assert len(asked) <= 1  # that of the reset
+
+
+def test_curl_names_the_service_as_it_is_reached(page: Any, site: str) -> None:
+    page.goto(NEURON)
+    assert f"{site}/api/v1/neurons/" in str(page.locator("#query-curl").text_content())
+
+
 def test_own_candidates(page: Any) -> None:
     page.goto(NEURON)
     own = page.get_by_label("candidates of your own")
@@ -195,9 +232,16 @@ def test_keyboard_only(page: Any) -> None:
     assert page.get_by_role("dialog").is_visible()
     page.keyboard.press("Escape")
     assert not page.get_by_role("dialog").is_visible()
+    page.goto(f"{NEURON}?method=csp")
     page.get_by_label("gamma").focus()
     found = _answered(page, lambda: page.keyboard.press("ArrowLeft"))  # moves the slider, not the page
     assert found["results"][0]["neuron"] == "cnn/concepts/0"
+    page.keyboard.press("?")
+    assert page.get_by_role("dialog").is_visible()
+    page.keyboard.press("Escape")
+    page.get_by_label("gamma").focus()
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "find"
     page.goto("/")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"

@@ -325,6 +325,32 @@ def test_json_is_valid_whatever_the_types(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "none.json").read_text()) == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0 seconds", "506.278 milliseconds", "-1.5 seconds", "100 hours 10 microseconds", "1 day", "14 months",
+        "-14 months", "12 months -3 days 90 seconds", "-1 month 2 days -00:00:01.5", "59.999999 seconds",
+        "2562047 hours",
+    ],
+)  # fmt: skip
+def test_an_interval_is_the_text_that_sql_writes_and_reads(text: str, tmp_path: Path) -> None:
+    result = run_sql({}, f"SELECT '{text}'::INTERVAL AS took, [took] AS l, NULL::INTERVAL AS n")
+    told = run_sql({}, f"SELECT '{text}'::INTERVAL::VARCHAR AS told").rows()[0]["told"]
+    assert result.as_json()["rows"] == [[told, [told], None]]
+    for name in ("json", "csv", "table", "parquet"):
+        plain = SqlResult(result.table.drop_columns("l")) if name == "parquet" else result
+        write_result(plain, name, tmp_path / name)
+    assert json.loads((tmp_path / "json").read_text()) == [{"took": told, "l": [told], "n": None}]
+    assert (tmp_path / "csv").read_text().splitlines()[1] == f'{told},"[""{told}""]",'
+    assert (tmp_path / "table").read_text().count(told) == 2 == result._repr_html_().count(told)
+    assert pq.read_table(tmp_path / "parquet").to_pylist() == [{"took": told, "n": None}]
+
+
+def test_intervals_in_lists_are_refused_by_parquet(tmp_path: Path) -> None:
+    with pytest.raises(QueryError, match="CAST the column to VARCHAR"):
+        write_result(run_sql({}, "SELECT [INTERVAL 1 DAY] AS l"), "parquet", tmp_path / "rows.parquet")
+
+
 def test_csv_has_a_header_and_lists_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     write_result(_mixed(), "csv")
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 from starlette.testclient import TestClient
 
 from csp_index import Index, open_index
-from csp_index.errors import StoreError
+from csp_index.errors import BusyError, SettingError, StoreError
 from csp_index.service import ServiceSettings, make_app
+from csp_index.service.api import Turns
 
 TOKEN = "a token of some length"
 HTML = {"accept": "text/html,*/*"}
@@ -120,10 +124,52 @@ def test_answers_that_do_not_change_have_an_etag(client):
     assert "etag" not in missing.headers and missing.headers["cache-control"] == "no-store"
 
 
-def test_the_etag_hangs_on_the_version_of_the_index(client, served_db, monkeypatch):
-    monkeypatch.setattr("csp_index.service.snapshot.Snapshot.version", "another")
-    with client_of(served_db) as other:
+def test_an_etag_is_of_one_start(client, served_db):
+    with client_of(served_db) as other:  # its models may load where the first one's did not
         assert other.get("/api/v1/layers").headers["etag"] != client.get("/api/v1/layers").headers["etag"]
+
+
+def test_an_encoded_question_mark_is_another_address(client):
+    assert client.get("/search?q=zebra?y").status_code == 200
+    assert client.get("/search%3Fq=zebra?y").status_code == 404
+
+
+def test_files_that_are_gone_are_no_fault_of_the_service(served_db, tmp_path):
+    shutil.copytree(served_db, tmp_path / "db")
+    with client_of(tmp_path / "db") as found:
+        assert found.get("/api/v1/neurons/cnn/concepts/3").status_code == 200
+        shutil.rmtree(tmp_path / "db")
+        for path in ("/api/v1/images/56", "/api/v1/images/78/thumbnail", "/api/v1/neurons/cnn/concepts/30"):
+            assert found.get(path).status_code == 503
+            assert str(tmp_path) not in found.get(path).text
+
+
+def test_statements_that_wait_do_not_lock_others_out():
+    turns = Turns(1)
+
+    async def ask_many() -> list[str]:
+        go_on, told = threading.Event(), []
+
+        async def one() -> None:
+            try:
+                told.append(await turns.run(lambda statement: str(go_on.wait(20)) + statement, ""))
+            except BusyError:
+                told.append("busy")
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(one)
+            await anyio.wait_all_tasks_blocked()
+            go_on.set()
+        return told
+
+    told = anyio.run(ask_many)
+    assert (told.count("busy"), told.count("True")) == (3, 17)
+
+
+def test_a_page_within_its_limit():
+    with pytest.raises(SettingError, match="a page shows 500 neurons and may show 200"):
+        ServiceSettings(page=500)
 
 
 def test_text_is_compressed_and_pictures_are_not(client):

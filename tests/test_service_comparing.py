@@ -49,10 +49,13 @@ def test_shared_and_own_labels(planted: Served) -> None:
 
 
 def test_labels_of_some_belong_to_nobody_alone(planted: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = {0: ["a", "b", "c"], 1: ["c", "b", "d"], 2: ["e", "c"]}
+    kept = {0: ["a", "b", "c", "z"], 1: ["c", "b", "d", "z"], 2: ["e", "c", "y", "z"]}
 
     def documented(snapshot: object, engine: object, key: NeuronKey, method: object) -> dict[str, object]:
-        return {"labels": [{"text": text} for text in kept[key.neuron]], "queries": {}}
+        return {
+            "labels": [{"text": t, "score": {"y": 0.0, "z": 3e-12}.get(t, -1.0)} for t in kept[key.neuron]],
+            "queries": {},
+        }
 
     monkeypatch.setattr("csp_index.service.comparing.neuron_document", documented)
     document = compare_document(*planted, keys(*(f"{PLANTED}/{neuron}" for neuron in range(3))))

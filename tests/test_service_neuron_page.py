@@ -17,6 +17,7 @@ from csp_index.records import Method, NeuronKey
 from csp_index.scoring import METHODS
 from csp_index.service import ServiceSettings, make_app
 from csp_index.service.neurons import neuron_document
+from csp_index.service.question import WITH_GAMMA
 from csp_index.service.rendering import Renderer, Site
 from csp_index.service.sql_child import STATEMENT_BYTES
 
@@ -119,12 +120,13 @@ def test_flat_and_empty_histograms_are_drawn(document):
         assert drawn(changed).all("svg", **{"class": "histogram"})
 
 
-def test_scores_outside_0_to_1_get_bars_between_lowest_and_highest(document):
+def test_scores_above_1_get_bars_up_to_the_highest_and_those_below_0_none(document):
     labels = [{"text": name, "score": score, "low": None, "high": None, "share": None} for name, score in
               (("best", 4.0), ("middle", 1.0), ("worst", -2.0))]  # fmt: skip
     page = drawn(document | {"labels": labels})
-    widths = [float(found["width"]) for found in page.all("rect", **{"class": "fill"})[:3]]
-    assert widths == [100.0, 50.0, 0.0]
+    widths = [float(found["width"]) for found in page.all("rect", **{"class": "fill"})]
+    assert widths[:2] == [100.0, 25.0]
+    assert len(widths) - len(document["facets"]) == 2
     assert "interval" not in page.words  # nothing was resampled
 
 
@@ -173,10 +175,53 @@ def test_without_javascript_no_control_is_dead(document):
 
 def test_the_panel_offers_every_method_with_its_own_defaults(document):
     html = Renderer(Site("my.db", "v1")).page("neuron", page=document).body.decode()
-    options = re.findall(r'<option data-examples="(\d+)" data-neighbours="(\d+)"[^>]*>([^<]+)<', html)
-    found = {name: (int(examples), int(neighbours)) for examples, neighbours, name in options}
-    assert found == {name: (row.examples, row.neighbours) for name, row in METHODS.items()}
-    assert set(found) == set(Method.__args__)
+    options = re.findall(r'<option data-examples="(\d+)" data-knobs="([^"]*)"[^>]*>([^<]+)<', html)
+    found = {name: (int(examples), set(looks.split())) for examples, looks, name in options}
+    assert set(found) == set(METHODS) == set(Method.__args__)
+    for name, row in METHODS.items():
+        looks = {"threshold"} if row.needs_contrast else set()
+        looks |= {"contrast"} if row.needs_contrast and row.contrast is None else set()
+        assert found[name] == (row.examples, looks | ({"gamma"} if name in WITH_GAMMA else set()))
+
+
+def _field(html: str, name: str) -> str:
+    return re.search(rf'<select id="knob-{name}".*?</select>|<input id="knob-{name}"[^>]*>', html, re.DOTALL)[0]
+
+
+def test_the_panel_opens_on_what_the_label_was_made_with(document):
+    run = document["provenance"]["run"]
+    told = {
+        "scoring": {"gamma": 0.37},
+        "examples": {"examples": 120, "contrast": "nearest+falcon", "threshold": "max:0.1"},
+    }
+    changed = document | {"provenance": document["provenance"] | {"run": run | {"settings": run["settings"] | told}}}
+    html = Renderer(Site("my.db", "v1")).page("neuron", page=changed).body.decode()
+    assert f'data-run="{run["run_id"]}"' in html
+    assert "selected>csp<" in _field(html, "method")
+    assert 'value="0.37"' in _field(html, "gamma") and 'value="120"' in _field(html, "examples")
+    assert "<option selected>nearest+falcon<" in _field(html, "contrast")
+    assert '<option value="max:0.1" selected>' in _field(html, "threshold")
+    named = {"settings": run["settings"] | {"candidates": "none@44136fa355b3 + captioner@53ff5ced813a"}}
+    changed = document | {"provenance": document["provenance"] | {"run": run | named}}
+    html = Renderer(Site("my.db", "v1")).page("neuron", page=changed).body.decode()
+    assert 'data-run=""' in html and "texts that models named" in html  # no vocabulary to choose from again
+    other = Renderer(Site("my.db", "v1")).page("neuron", page=document | {"method": "clip-dissect"}).body.decode()
+    assert "selected>clip-dissect<" in _field(other, "method")
+
+
+@pytest.mark.parametrize("state", ["dead", "unlabelled"])
+def test_without_a_label_the_panel_opens_on_the_defaults(document, state):
+    html = Renderer(Site("my.db", "v1")).page("neuron", page=document | {"state": state}).body.decode()
+    assert 'data-run=""' in html and "selected>csp<" in _field(html, "method")
+    assert 'value="1.0"' in _field(html, "gamma") and 'value="30"' in _field(html, "examples")
+
+
+@pytest.mark.parametrize("state", ["no-contrast", "no-candidates", "unlabelled"])
+def test_where_there_is_no_label_the_page_says_why(document, state):
+    bare = {"state": state, "label": None, "labels": [], "note": "" if state == "unlabelled" else "nothing was silent"}
+    page = drawn(document | bare)
+    assert ("The commands below make one" in page.words) == (state == "unlabelled")
+    assert ("It has no label: nothing was silent" in page.words) == (state != "unlabelled")
 
 
 def test_scripts_write_text_and_never_markup():

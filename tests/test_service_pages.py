@@ -15,7 +15,6 @@ import fakes
 import numpy as np
 import pyarrow as pa
 import pytest
-from anyio import CapacityLimiter
 from fastapi import FastAPI
 from PIL import Image
 from planted import serve_arrays
@@ -206,6 +205,17 @@ def test_search_takes_one_question_or_none(client: TestClient) -> None:
     assert client.get("/search.json").status_code == 400
 
 
+def test_a_search_tells_of_a_full_list_and_leads_to_more(client: TestClient) -> None:
+    few = client.get("/search?q=red&limit=2").text
+    assert few.count("the first 2<") > 1 and "/search.json?q=red&amp;limit=2" in few
+    more = re.findall(r'href="(/search\?q=red&amp;limit=8)#means"', few)[0].replace("&amp;", "&")
+    assert "the first 8<" in client.get(more).text
+    most = client.get("/search?q=red&limit=200").text
+    assert "shown<" in most and 'class="more"' not in most
+    assert client.get("/search?q=red&limit=201").status_code == 400
+    assert len(client.get("/search.json?q=red&limit=3").json()["means"]) == 3
+
+
 def test_search_by_an_uploaded_picture(client: TestClient) -> None:
     data = io.BytesIO()
     Image.new("RGB", (20, 20), "red").save(data, "PNG")
@@ -227,7 +237,7 @@ def test_compare_takes_boxes_and_commas_and_up_to_four(client: TestClient) -> No
 
 
 def test_an_index_of_arrays_shows_names_instead_of_pictures(tmp_path_factory: pytest.TempPathFactory) -> None:
-    service = api.Service(*serve_arrays(tmp_path_factory), None, ServiceSettings(), Journal(), CapacityLimiter(1))
+    service = api.Service(*serve_arrays(tmp_path_factory), None, ServiceSettings(), Journal(), api.Turns(1))
     site = pages.site_of(service)
     assert not site.pictures
     app = FastAPI()
@@ -276,7 +286,7 @@ def test_sql_page_gives_files(client: TestClient) -> None:
     for kind, start in (("csv", b"found,evil"), ("json", b"["), ("parquet", b"PAR1")):
         file = asking.post("/sql", data={"sql": "SELECT 42 AS found", "format": kind})
         assert file.content.lstrip().startswith(start), file.content[:100]
-        assert f"answer.{kind}" in file.headers["content-disposition"]
+        assert f"answer-first-1.{kind}" in file.headers["content-disposition"]
 
 
 def test_sql_page_says_that_it_is_off(client: TestClient) -> None:

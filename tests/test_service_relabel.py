@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def expected(index: Index, query: LabelQuery, **more: Any) -> list[dict[str, Any
     """What the index answers, without a look at what it keeps."""
     asked = [str(key) for key in query.neurons]
     given = {"vocabulary": query.candidates} | query.options | more
-    found = index.label(asked, query.method, top=query.top, keep=False, recompute=True, **given)
+    found = index.label(asked, query.method or "csp", top=query.top, keep=False, recompute=True, **given)
     return [told(label) for key in query.neurons for label in found if label.neuron == key]
 
 
@@ -248,3 +249,18 @@ def test_sets_that_a_run_kept_are_read_back(index: Index, engine: Engine, monkey
     for other in ({"examples": 31}, {"threshold": "quantile:0.3"}, {"contrast": "random"}, {"neighbours": 2}):
         with pytest.raises(TypeError):
             fresh.relabel(LabelQuery(neurons(0), **{"examples": 7} | other))
+
+
+def test_a_run_gives_what_the_question_leaves_open(index: Index) -> None:
+    first = index.label("net/concepts/1", vocabulary=list(WORDS[:4]), examples=9, gamma=0.37, min_similarity=0.1)[0]
+    index.label("net/concepts/2", vocabulary=list(WORDS[2:]))  # the vocabulary used last is another now
+    engine = Engine(Snapshot(index.uri), ServiceSettings())
+    (same,) = engine.relabel(LabelQuery(neurons(1), run=first.run_id))
+    assert same["labels"] == [asdict(score) for score in first.labels]
+    assert same["activating"] == [pair.image_id for pair in first.pairs]
+    (moved,) = engine.relabel(LabelQuery(neurons(1), run=first.run_id, gamma=1.0))
+    assert moved["activating"] == same["activating"] and moved["labels"] != same["labels"]
+    with pytest.raises(MissingError, match="is no label run"):
+        engine.relabel(LabelQuery(neurons(1), run="never"))
+    with pytest.raises(SettingError, match="labelled by csp, not by semanticlens"):
+        engine.relabel(LabelQuery(neurons(1), "semanticlens", run=first.run_id))

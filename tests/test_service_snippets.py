@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -13,15 +14,19 @@ from typing import Any
 import fakes
 import numpy as np
 import pytest
+import torch
 from planted import CONCEPTS, PLANTED, serve_planted
 from starlette.testclient import TestClient
+from test_scoring import evidence, score
 
 from csp_index import Index, Label, open_index
 from csp_index.candidates import read_text_arrays
 from csp_index.reading import Reader
-from csp_index.records import NeuronKey
+from csp_index.records import NeuronKey, ScoringOptions
+from csp_index.scoring import METHODS
 from csp_index.service import make_app
 from csp_index.service.neurons import neuron_document
+from csp_index.service.question import WITH_GAMMA
 from csp_index.service.snippets import snippets
 
 NEURON = "net/concepts/3"
@@ -132,6 +137,18 @@ def test_python_and_the_command_line_give_the_label_again(index: Index, run, neu
     assert said_rows(rows, NEURON)[:5] == said(label)[:5]
 
 
+def test_the_command_line_overwrites_no_file_of_the_reader(index: Index, run):
+    mine = Path("vocabulary.csv")
+    mine.write_text("text\nmine\n")
+    label = index.label(NEURON, vocabulary=WORDS)[0]
+    before = set(Path().iterdir())
+    command = snippets(told(index, label), "my db")["cli"]
+    assert said_rows(run_cli(run, command), NEURON) == said(label)
+    (written,) = set(Path().iterdir()) - before
+    assert written.name in command and re.fullmatch(r"vocabulary-[0-9a-f]{12}\.csv", written.name)
+    assert mine.read_text() == "text\nmine\n"
+
+
 def test_an_encoder_is_named_unless_it_is_a_folder_of_somebody():
     for encoder, named in (
         ("open_clip:ViT-B-32/laion2b", True),
@@ -240,3 +257,11 @@ def test_hostile_names_stay_names(name, tmp_path, monkeypatch, run):
 def test_values_are_numbers_of_json_and_python(index: Index):
     label = index.label(NEURON, vocabulary=WORDS, gamma=np.float64(0.25).item())[0]
     assert "gamma=0.25" in snippets(told(index, label), "db")["python"]
+
+
+def test_gamma_stands_with_the_methods_that_look_at_it():
+    def scores(method: str, gamma: float) -> torch.Tensor:
+        return score(method, evidence(), ScoringOptions(gamma=gamma, logit_scale=30.0))
+
+    looking = {name for name in METHODS if not torch.equal(scores(name, 0.2), scores(name, 0.9))}
+    assert set(WITH_GAMMA) == looking

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,13 +24,15 @@ import pyarrow.parquet
 import pytest
 import torch
 from fakes import write_arrays, write_images
+from starlette.testclient import TestClient
 
 from csp_index import Index, open_index
 from csp_index.candidates import CandidateTexts
 from csp_index.errors import BusyError, LabelError, QueryError, SettingError, StoreError
-from csp_index.query import SqlLimits
+from csp_index.query import SqlLimits, run_sql
 from csp_index.reading import Reader
 from csp_index.service import sql
+from csp_index.service.app import make_app
 from csp_index.service.config import ServiceSettings
 from csp_index.service.sql import SqlAnswer, SqlRunner, write_file, write_rows
 
@@ -270,6 +273,33 @@ def test_every_example_runs_on_any_index(title, layers, index, tmp_path):
     json.dumps(result.as_json(), allow_nan=False)
 
 
+def test_examples_rank_the_newest_labels_of_the_method_with_most():
+    told = [
+        ("m/l/0", "run 1", "csp", 0, "outdated", 0.9),
+        ("m/l/0", "run 2", "csp", 0, "red", 0.5),
+        ("m/l/0", "run 2", "csp", 1, "blue", 0.1),
+        ("m/l/0", "run 3", "wpmi", 0, "on another scale", 70.0),
+        ("m/l/0", "run 3", "wpmi", 1, "blue", 7.0),
+        ("m/l/1", "run 1", "csp", 0, "red", 0.6),
+        ("m/l/1", "run 1", "csp", 1, "blue", 0.4),
+        ("m/l/2", "run 1", "csp", 0, "dead since", 0.8),
+        ("m/l/2", "run 2", "csp", -1, None, None),
+    ]
+    names = ("address", "run_id", "method", "rank", "text", "score")
+    labels = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in told])
+
+    def ranked(title: str) -> list[tuple[Any, ...]]:
+        return [tuple(row.values()) for row in run_sql({"labels": labels}, sql._EXAMPLES[title]).rows()]
+
+    assert ranked("Labels with the highest score") == [("m/l/1", "csp", "red", 0.6), ("m/l/0", "csp", "red", 0.5)]
+    assert ranked("Labels that many neurons share") == [("red", 2, 0.55)]
+    leads = ranked("Labels with the longest lead over the next one")
+    assert [(*row[:3], round(row[3], 6)) for row in leads] == [
+        ("m/l/0", "csp", "red", 0.4),
+        ("m/l/1", "csp", "red", 0.2),
+    ]
+
+
 def test_rows_are_values_that_json_can_say(index):
     statement = (
         "SELECT 'nan'::DOUBLE AS a, 0.1::FLOAT AS b, 'x'::BLOB AS c, [1, NULL] AS d, {'k': DATE '2020-01-02'} AS e, "
@@ -279,6 +309,7 @@ def test_rows_are_values_that_json_can_say(index):
     document = write_rows(answer)
     assert document["columns"] == ["a", "b", "c", "d", "e", "f", "g", "a_1", "h", "i"]
     assert document["rows"][0][:6] == [None, 0.1, "eA==", [1, None], {"k": "2020-01-02"}, 1]
+    assert document["rows"][0][6:] == ["1 day", 1, False, [["m", 1.5]]]
     assert document["types"][:2] == ["double", "float"] and len(document["types"]) == 10
     assert document["truncated"] and document["seconds"] == 0.123
     json.dumps(document, allow_nan=False)
@@ -289,6 +320,22 @@ def test_files_hold_the_rows(index):
     assert list(csv.reader(io.StringIO(write_file(answer, "csv").decode()))) == [["a", "b"], ["1", 'x,"y"'], ["2", ""]]
     assert json.loads(write_file(answer, "json")) == [{"a": 1, "b": 'x,"y"'}, {"a": 2, "b": None}]
     assert pa.parquet.read_table(io.BytesIO(write_file(answer, "parquet"))).equals(answer.table)
+
+
+def test_intervals_are_text_in_rows_and_files(runner):
+    answer = runner.run("SELECT ended - started AS took FROM runs ORDER BY started LIMIT 1")
+    ((took,),) = write_rows(answer)["rows"]
+    assert re.fullmatch(r"00:\d\d:\d\d(\.\d{1,6})?", took)
+    assert pa.parquet.read_table(io.BytesIO(write_file(answer, "parquet"))).to_pylist() == [{"took": took}]
+
+
+def test_a_number_too_long_to_be_sent_is_told(runner):
+    for statement in ("SELECT 1 AS a, {0} AS b", "SELECT [{0}] AS a"):
+        with pytest.raises(QueryError, match=r"38 digits that can be sent: CAST its column to VARCHAR or DOUBLE$"):
+            runner.run(statement.format("170141183460469231731687303715884105727::HUGEINT"))
+    assert runner.run("SELECT 99999999999999999999999999999999999999::HUGEINT AS a").table["a"].to_pylist() == [
+        10**38 - 1
+    ]
 
 
 @pytest.mark.parametrize("format", ["csv", "json"])
@@ -314,3 +361,10 @@ def test_other_sizes_are_refused(text, index, monkeypatch):
 def test_an_answer_has_room_for_the_schema(index):
     with pytest.raises(SettingError, match="sql_bytes is 1000: expected at least 65536"):
         runner_over(index, sql_bytes=1000)
+
+
+def test_a_file_that_was_cut_says_so_in_its_name(served_db):
+    with TestClient(make_app(served_db, ServiceSettings(sql_rows=5)), "http://localhost:8000") as client:
+        for count, name in ((9, "answer-first-5.csv"), (3, "answer.csv")):
+            reply = client.post("/sql", data={"sql": f"SELECT * FROM range({count})", "format": "csv"})
+            assert f'filename="{name}"' in reply.headers["content-disposition"]

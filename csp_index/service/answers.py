@@ -1,12 +1,14 @@
 """Answers that do not change while the service runs: their ETag, 304 for who has them, the last ones kept ready.
 
-An index at one version is a constant, so an answer hangs on its address alone; what hangs on more is named here. ASGI
+An index at one version is a constant, so an answer hangs on its address alone; what hangs on more is named here. After
+a restart models may load that did not, and settings may be others: a tag belongs to one start of the service. ASGI
 middleware: it stands around the routes and their compression, and knows nothing about what they tell.
 """
 
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,8 +37,9 @@ class _Held:
 class Answers:
     """Sends what it still has, or 304 to who has it. The answers kept take at most `held_bytes`."""
 
-    def __init__(self, app: ASGIApp, version: str, held_bytes: int, count: Callable[[bool], None]) -> None:
-        self._app, self._version, self._most, self._count = app, version, held_bytes, count
+    def __init__(self, app: ASGIApp, held_bytes: int, count: Callable[[bool], None]) -> None:
+        self._app, self._most, self._count = app, held_bytes, count
+        self._start = secrets.token_hex(8)
         self._held: OrderedDict[_Key, _Held] = OrderedDict()
         self._bytes = 0
 
@@ -46,7 +49,8 @@ class Answers:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        address = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
+        path = scope.get("raw_path") or scope["path"].encode()  # not decoded: %3F is no question mark
+        address = f"{path.decode('latin-1')}?{scope['query_string'].decode('latin-1')}"
         key = (address, "gzip" in headers.get("accept-encoding", ""))
         etag = self._etag(address)
         known = etag in (tag.strip() for tag in headers.get("if-none-match", "").split(","))
@@ -63,7 +67,7 @@ class Answers:
         await _sent(held, known, send)
 
     def _etag(self, address: str) -> str:
-        found = hashlib.sha256(f"{self._version} {address}".encode()).hexdigest()
+        found = hashlib.sha256(f"{self._start} {address}".encode()).hexdigest()
         return f'W/"{found[:24]}"'  # weak: the same answer goes out compressed or not
 
     async def _made(self, scope: Scope, receive: Receive, etag: str) -> tuple[Message, bytes]:

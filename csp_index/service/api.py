@@ -45,7 +45,25 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
     errors.BusyError: (503, "busy"),
 }
 _HTTP_TYPES = {400: "bad-request", 403: "forbidden", 404: "missing", 405: "method"}
+_STATEMENTS = 16  # that wait for their turn, at most
 _NAMED = 3  # faults of a request that the answer names
+
+
+class Turns:
+    """Threads of their own for statements: pages do not wait for them, and who waits for one holds none."""
+
+    def __init__(self, threads: int) -> None:
+        self._limiter, self._most, self._inside = CapacityLimiter(threads), threads + _STATEMENTS, 0
+
+    async def run(self, ask: Callable[[str], V], statement: str) -> V:
+        """Return what `ask` makes of a statement. Raises BusyError where many wait already."""
+        if self._inside >= self._most:
+            raise errors.BusyError("too many SQL statements are waiting for their turn: try again in some seconds")
+        self._inside += 1
+        try:
+            return await anyio.to_thread.run_sync(ask, statement, limiter=self._limiter, abandon_on_cancel=True)
+        finally:
+            self._inside -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +75,7 @@ class Service:
     sql: SqlRunner | None  # None: not offered
     settings: ServiceSettings
     journal: Journal
-    sql_turns: CapacityLimiter  # threads of their own for statements: pages do not wait for them
-
-    async def in_turn(self, ask: Callable[[str], V], statement: str) -> V:
-        """Return what `ask` makes of a statement, in one of the threads for statements; others wait without one."""
-        return await anyio.to_thread.run_sync(ask, statement, limiter=self.sql_turns, abandon_on_cancel=True)
+    sql_turns: Turns
 
 
 def answer(document: Any, status: int = 200) -> Response:
@@ -80,7 +94,7 @@ def fault_of(exc: Exception) -> Fault:
     for kind, (status, name) in _STATUS.items():
         if isinstance(exc, kind):
             return Fault(status, name, errors.one_line(exc), retry=1 if status == 503 else None)
-    if isinstance(exc, errors.CspIndexError):
+    if isinstance(exc, errors.CspIndexError | OSError):  # Lance tells of files that are gone by OSError
         return Fault(503, "store", "the index cannot be read just now", "the service's log tells why")
     return Fault(500, "internal", "the service failed on this request", "its log tells more under the request id")
 
@@ -204,7 +218,7 @@ def _add_questions(router: APIRouter, service: Service) -> None:
     @router.post("/api/v1/sql", response_model=wire.SqlAnswer, responses=_POST, tags=["questions"])
     async def sql(asked: wire.SqlRequest) -> Response:
         """One SELECT, in a process of its own; rows and bytes beyond the limits are cut off."""
-        return await service.in_turn(lambda statement: answer(run_sql(service, statement)), asked.sql)
+        return await service.sql_turns.run(lambda statement: answer(run_sql(service, statement)), asked.sql)
 
 
 def ask_sql(service: Service, statement: str) -> SqlAnswer:

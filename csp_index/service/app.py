@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 import anyio.to_thread
-from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.telemetry import TelemetryConfig
@@ -26,13 +25,13 @@ from csp_index import __version__, errors
 from csp_index.service import api, login, pages
 from csp_index.service.access import Token, wants_page
 from csp_index.service.answers import Answers
-from csp_index.service.api import Service
+from csp_index.service.api import Service, Turns
 from csp_index.service.config import ServiceSettings
 from csp_index.service.engine import Engine
 from csp_index.service.guard import REQUEST_ID, Answer, Guard, log
 from csp_index.service.journal import Journal
 from csp_index.service.pages import site_of
-from csp_index.service.rendering import Renderer, Site, look
+from csp_index.service.rendering import Renderer, Site
 from csp_index.service.snapshot import Snapshot
 from csp_index.service.sql import SqlRunner
 from csp_index.service.wire import Fault
@@ -59,8 +58,7 @@ def make_app(index: str | Path | Reader, settings: ServiceSettings | None = None
     settings = settings or ServiceSettings()
     snapshot = Snapshot(index if isinstance(index, str | Path) else index.uri)
     sql = SqlRunner(snapshot.store.uri, snapshot.versions, settings) if settings.sql else None
-    turns = CapacityLimiter(settings.sql_processes)
-    service = Service(snapshot, Engine(snapshot, settings), sql, settings, Journal(), turns)
+    service = Service(snapshot, Engine(snapshot, settings), sql, settings, Journal(), Turns(settings.sql_processes))
     token = None if settings.token is None else Token(settings.token, settings.port)
 
     @asynccontextmanager
@@ -108,13 +106,13 @@ def _add_routes(app: FastAPI, service: Service, token: Token | None) -> Answer:
         return found
 
     async def failed(request: Request, exc: Exception) -> Response:
-        if isinstance(exc, errors.StoreError):
+        if isinstance(exc, errors.StoreError | OSError):
             log.error("request %s: %s", request.scope[REQUEST_ID], exc)
         answer = told(request.scope, api.fault_of(exc))
         answer.headers.update(getattr(exc, "headers", None) or {})  # 405 names the methods that there are
         return answer
 
-    for kind in (errors.CspIndexError, RequestValidationError, HTTPException):
+    for kind in (errors.CspIndexError, OSError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, failed)
     return told
 
@@ -125,7 +123,6 @@ def _add_layers(app: FastAPI, service: Service, token: Token | None, told: Answe
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)
     app.add_middleware(
         Answers,
-        version=f"{service.snapshot.version} {settings.sql} {look()}",
         held_bytes=settings.held_bytes // _HELD_SHARE,
         count=service.journal.answer,
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NEURONS: Final = (2, 4)
 """How many neurons can be compared, at least and at most."""
+_NOTHING: Final = 1e-6  # a score nearer to 0 is 0: consensus cuts its factors at 1e-9, so that ties have an order
 
 
 def compare_document(
@@ -25,7 +26,8 @@ def compare_document(
 ) -> dict[str, Any]:
     """Return what the page of a comparison tells.
 
-    `shared` are the texts among the kept labels of all neurons, `own` those of one alone, both in the order of scores.
+    `shared` are the texts among the kept labels of all neurons, `own` those of one alone, both in the order of scores;
+    a label of score 0, on which nothing was agreed, counts for neither.
     `similarity` is the cosine of each two concept vectors, None where a neuron has none. SettingError unless two to
     four different neurons are named.
     """
@@ -36,7 +38,9 @@ def compare_document(
     for key in keys:
         snapshot.neuron(key)  # all of them exist before one is described
     documents = [neuron_document(snapshot, engine, key, method) for key in keys]
-    texts = [[label["text"] for label in document["labels"]] for document in documents]
+    texts = [
+        [label["text"] for label in document["labels"] if abs(label["score"]) > _NOTHING] for document in documents
+    ]
     return {
         "neurons": [{name: value for name, value in document.items() if name != "queries"} for document in documents],
         "shared": [text for text in texts[0] if all(text in others for others in texts[1:])],

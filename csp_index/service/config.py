@@ -71,6 +71,8 @@ class ServiceSettings:
                 f"host {self.host} can be reached from other machines: give --token-file FILE, "
                 "or say --public-read to let everyone read the index"
             )
+        if self.page > self.page_limit:
+            raise SettingError(f"a page shows {self.page} neurons and may show {self.page_limit}: lower serve_page")
         for path in self.texts or ():
             if not Path(path).is_file():
                 raise SettingError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Sequence
@@ -119,8 +120,26 @@ class Loaded:
     def relabel(self, query: LabelQuery) -> list[dict[str, Any]]:
         """Return the labels asked for: see `Relabeller.answer`."""
         layers = {neuron.layer_key: self._neuron(neuron) for neuron in query.neurons}
-        texts = self._texts.vocabulary() if query.candidates is None else self._texts.own(query.candidates)
-        return self._relabeller.answer(query, layers, texts)
+        told = self._settings_of(query.run)
+        candidates = str(told.get("candidates", ""))
+        if query.candidates is not None:
+            texts = self._texts.own(query.candidates)
+        else:
+            texts = self._texts.of_run(candidates) if told else self._texts.vocabulary()
+        found = self._relabeller.answer(query, layers, texts, told)
+        if query.candidates is None and " + " in candidates:
+            for result in found:
+                told_too = "without the candidates that models named"
+                result["note"] = "; ".join(note for note in (result["note"], told_too) if note)
+        return found
+
+    def _settings_of(self, run_id: str | None) -> dict[str, Any]:
+        """Return the settings of a label run; MissingError where there is none of that name."""
+        run = None if run_id is None else self._snapshot.run(run_id)
+        if run_id is not None and (run is None or run["command"] != "label"):
+            raise MissingError(f"{run_id} is no label run of the index: its neurons' pages name theirs")
+        settings: dict[str, Any] = json.loads(run["settings"]) if run else {}
+        return settings
 
     def _read_ahead(self) -> None:
         vectors = self._vectors()

@@ -12,7 +12,7 @@ from typing import Any, Final
 from csp_index.service.rendering import figure, neuron_href
 
 STEPS: Final = 8
-"""Colours from low to high; a point's size grows with them, so that colour is not all that tells."""
+"""Colours from low to high; the size of a circle grows with them, so that colour is not all that tells."""
 LINKED: Final = 2048
 """Points that are links of their own, at most."""
 

@@ -21,7 +21,7 @@ from csp_index.fetching import fetch_tiles
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
 from csp_index.service.facets import directions, facets_of, name_facets
 from csp_index.service.layer_table import LayerTable, finite
-from csp_index.service.question import Concepts
+from csp_index.service.question import WITH_GAMMA, Concepts
 from csp_index.service.snapshot import Snapshot, without_folders
 from csp_index.views import STATISTICS, told_if_stale
 
@@ -38,7 +38,6 @@ _SIMILAR = 8
 _SIMILAR_BYTES = 32 * 2**20  # concept vectors that are compared with one neuron's, at most
 _FACETED = 60  # activating images that facets look at
 _GAMMA = 0.5  # of facets where the label's method has none: whole concepts and conjunctions both survive it
-_WITH_GAMMA = ("csp", "random-contrast")
 _RUN = ("run_id", "command", "state", "started", "ended", "message")
 
 
@@ -279,7 +278,7 @@ def _facets(snapshot: Snapshot, engine: Vectors, shown: _Shown) -> list[dict[str
     contrast = [pair.image_id if pair.contrast_id is None else pair.contrast_id for pair in chosen]
     similarity = [0.0 if pair.contrast_id is None else pair.similarity or 0.0 for pair in chosen]
     vectors = engine.vectors_of([*ids, *contrast])
-    by_gamma = shown.label is not None and shown.label.method in _WITH_GAMMA
+    by_gamma = shown.label is not None and shown.label.method in WITH_GAMMA
     gamma = float(shown.settings.get("scoring", {}).get("gamma", _GAMMA)) if by_gamma else _GAMMA
     rows = directions(vectors[: len(ids)], vectors[len(ids) :], np.array(similarity, dtype=np.float32), gamma)
     found = facets_of(rows)

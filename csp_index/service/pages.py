@@ -25,13 +25,14 @@ from csp_index.service.api import Service, answer, ask_sql, fault_of, picture_of
 from csp_index.service.card import card_of
 from csp_index.service.gallery import GalleryQuery
 from csp_index.service.rendering import Renderer, Site, compare_href, image_href, layer_href, neuron_href
-from csp_index.service.searching import SearchQuery
+from csp_index.service.searching import SEARCHED, SearchQuery
 from csp_index.service.sql import write_file
 from csp_index.service.wire import LONGEST_SQL, LONGEST_TEXT
 
 _TINY: Final = 64  # pixels: pictures whose longer side has at most so many are enlarged without blur
 _PLAIN: Final = {field.name: field.default for field in fields(GalleryQuery)}
 _PICTURE: Final = 256  # pixels: the longer side of the picture on an image's page
+_MORE: Final = 4  # times as many of each kind where a search is asked for more
 _WAYS: Final = ("previous", "next")
 _FILES: Final = {"csv": "text/csv", "json": "application/json", "parquet": "application/vnd.apache.parquet"}
 
@@ -83,27 +84,39 @@ def _add_home(routes: APIRouter, service: Service, renderer: Renderer) -> None:
 def _add_search(routes: APIRouter, service: Service, renderer: Renderer) -> None:
     snapshot, engine = service.snapshot, service.engine
 
+    most = service.settings.page_limit
+
     @routes.get("/search")
-    def search(q: Text = None, image_id: ImageQuery = None, neuron: Address = None) -> Response:
+    def search(q: Text = None, image_id: ImageQuery = None, neuron: Address = None, limit: int = SEARCHED) -> Response:
         given = {"q": (q or "").strip() or None, "image_id": image_id, "neuron": neuron or None}
-        asked = [(name, str(value)) for name, value in given.items() if value is not None]
+        asked: list[tuple[str, object]] = [(name, value) for name, value in given.items() if value is not None]
         if not asked:
             return renderer.page("search", page=None, subject=None)
-        page = searching.search(snapshot, engine, _search_query(q, image_id, neuron))
-        return renderer.page("search", page=page, subject=asked[0][1], twin=_link("/search.json", asked))
+        page = searching.search(snapshot, engine, _search_query(q, image_id, neuron, limit))
+        told: dict[str, Any] = {
+            "subject": str(asked[0][1]),
+            "limit": limit,
+            "more": _link("/search", [*asked, ("limit", min(_MORE * limit, most))]) if limit < most else None,
+            "twin": _link("/search.json", asked if limit == SEARCHED else [*asked, ("limit", limit)]),
+        }
+        return renderer.page("search", page=page, **told)
 
     @routes.get("/search.json")
-    def search_twin(q: Text = None, image_id: ImageQuery = None, neuron: Address = None) -> Response:
-        return answer(searching.search(snapshot, engine, _search_query(q, image_id, neuron)))
+    def search_twin(
+        q: Text = None, image_id: ImageQuery = None, neuron: Address = None, limit: int = SEARCHED
+    ) -> Response:
+        return answer(searching.search(snapshot, engine, _search_query(q, image_id, neuron, limit)))
 
     @routes.post("/search")
     def search_upload(file: UploadFile) -> Response:
         query = SearchQuery(upload=picture_of(file, service.settings.upload_pixels))
-        return renderer.page("search", page=searching.search(snapshot, engine, query), subject="Your picture")
+        page = searching.search(snapshot, engine, query)
+        return renderer.page("search", page=page, subject="Your picture", limit=query.limit, more=None)
 
 
-def _search_query(q: str | None, image_id: int | None, neuron: str | None) -> SearchQuery:
-    return SearchQuery((q or "").strip() or None, image_id, NeuronKey.parse(neuron) if neuron else None)
+def _search_query(q: str | None, image_id: int | None, neuron: str | None, limit: int) -> SearchQuery:
+    key = NeuronKey.parse(neuron) if neuron else None
+    return SearchQuery((q or "").strip() or None, image_id, key, limit=limit)
 
 
 def _add_layers(routes: APIRouter, service: Service, renderer: Renderer) -> None:
@@ -253,7 +266,8 @@ def _add_sql(routes: APIRouter, service: Service, renderer: Renderer) -> None:
             if format == "":
                 return page(sql, {"answer": run_sql(service, sql)})
             found = ask_sql(service, sql)
-            told = {"Content-Disposition": f'attachment; filename="answer.{format}"'}
+            name = f"answer-first-{found.table.num_rows}" if found.truncated else "answer"  # a cut file says so
+            told = {"Content-Disposition": f'attachment; filename="{name}.{format}"'}
             return Response(write_file(found, format), media_type=_FILES[format], headers=told)
         except CspIndexError as exc:
             fault = fault_of(exc)
@@ -261,14 +275,14 @@ def _add_sql(routes: APIRouter, service: Service, renderer: Renderer) -> None:
 
     @routes.get("/sql")
     async def sql_page(sql: Annotated[str, Query(max_length=LONGEST_SQL)] = "") -> Response:
-        return await service.in_turn(lambda statement: page(statement, {}), sql)
+        return await service.sql_turns.run(lambda statement: page(statement, {}), sql)
 
     @routes.get("/sql.json")
     async def sql_twin() -> Response:
-        return await service.in_turn(twin, "")
+        return await service.sql_turns.run(twin, "")
 
     @routes.post("/sql")
     async def sql_run(
         sql: Annotated[str, Form(max_length=LONGEST_SQL)], format: Annotated[Shape, Form()] = ""
     ) -> Response:
-        return await service.in_turn(lambda statement: run(statement, format), sql)
+        return await service.sql_turns.run(lambda statement: run(statement, format), sql)

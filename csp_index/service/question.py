@@ -21,6 +21,9 @@ TOP: Final = 100
 NEIGHBOURS: Final = 100
 """Contrastive images of an activating one, at most."""
 
+WITH_GAMMA: Final = ("csp", "random-contrast")
+"""The methods that look at gamma."""
+
 _OPTIONS = ("gamma", "examples", "contrast", "threshold", "neighbours", "prior")
 
 
@@ -45,13 +48,15 @@ class Excited(NamedTuple):
 class LabelQuery:
     """A question for labels, answered without storing anything; None leaves a value to the method's default.
 
-    `candidates` are own texts in place of the index's vocabulary. `prior` counts for clip-dissect and wpmi alone: as
-    published it runs over the neurons asked about together, which tells nothing about one neuron, so here it runs over
-    the images by default. `confidence` False leaves out resampling. Raises SettingError for what is out of bounds.
+    With `run`, the id of a label run by the same method, None leaves a value to that run, and candidates are the
+    vocabulary of that run. `candidates` are own texts in place of the vocabulary. `prior` counts for clip-dissect and
+    wpmi alone: as published it runs over the neurons asked about together, which tells nothing about one neuron, so
+    here it runs over the images by default. `confidence` False leaves out resampling. Raises SettingError for what is
+    out of bounds.
     """
 
     neurons: tuple[NeuronKey, ...]
-    method: str = "csp"
+    method: str | None = None  # None: the run's, else csp
     gamma: float | None = None
     examples: int | None = None
     contrast: str | None = None
@@ -61,6 +66,7 @@ class LabelQuery:
     top: int = 5
     prior: Literal["neurons", "images"] = "images"
     confidence: bool = True
+    run: str | None = None
 
     def __post_init__(self) -> None:
         _within("neurons", len(self.neurons), NEURONS)

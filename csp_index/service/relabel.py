@@ -21,16 +21,18 @@ from csp_index.addresses import check_numbers
 from csp_index.candidates import (
     CandidateTexts,
     TextSpace,
+    Vocabulary,
     last_templates,
     last_vocabulary,
     make_vocabulary,
+    template_key,
     vocabulary_texts,
 )
-from csp_index.catalog import EncoderInfo, LayerInfo
+from csp_index.catalog import EncoderInfo, LayerInfo, sql_text
 from csp_index.confidence import Confidence
 from csp_index.costs import Means
 from csp_index.encoders import Encoder
-from csp_index.errors import CspIndexError, LabelError, StoreError
+from csp_index.errors import BusyError, CspIndexError, LabelError, SettingError
 from csp_index.evidence import Evidence
 from csp_index.examples import Examples
 from csp_index.gathering import Gathered, dataset_share, gather, with_response, with_texts
@@ -44,12 +46,11 @@ from csp_index.service.snapshot import Held, Snapshot
 from csp_index.service.stored import stored_sets
 from csp_index.store import Store
 from csp_index.subjects import Subject
-from csp_index.templates import templates
+from csp_index.templates import TEMPLATE_SETS, templates
 
 _TEXTS = 2048  # loose texts whose embeddings are kept
 _PASSES = 128  # results of passes over the dataset that are kept
 _PAIR_BYTES = 1024  # of a pair as a dictionary, about
-_WAIT = 10.0  # seconds that one pass waits for another
 _OF_SCORE = tuple(field.name for field in fields(LabelScore))
 _OF_PAIR = tuple(field.name for field in fields(ExamplePair))
 
@@ -70,6 +71,26 @@ class TextVectors:
     def vocabulary(self) -> CandidateTexts:
         """Return the vocabulary that was used last. Raises LabelError where the index holds no embeddings of one."""
         return self._given or self._vocabulary.get("texts", self._read_vocabulary, _one)
+
+    def of_run(self, candidates: str) -> CandidateTexts:
+        """Return the vocabulary that a run's settings name. Raises LabelError where the index does not hold it."""
+        if self._given is not None:
+            return self._given
+        head = candidates.partition(" + ")[0]  # behind it stands what models named
+        return self._vocabulary.get(head, lambda: self._read_of_run(head), _one)
+
+    def _read_of_run(self, head: str) -> CandidateTexts:
+        vocabulary, _, kept_as = head.rpartition(" ")
+        named = kept_as.rpartition("@")[0]
+        known = [*([named] if named in TEMPLATE_SETS else []), self._templates]
+        sets = [name for name in known if template_key(name) == kept_as]
+        where = f"vocabulary = {sql_text(vocabulary)} AND template_set = {sql_text(kept_as)} AND text != ''"
+        rows = self._store.read(schema.texts_table(self._source.name), ["position", "text"], where) if sets else None
+        if rows is None or rows.num_rows == 0:
+            raise LabelError("the candidates of that label run are not in the index any more: name candidates")
+        texts = tuple(rows.sort_by("position")["text"].to_pylist())
+        space = TextSpace(self._store, self._source, sets[0], self._refuse, keep=False)
+        return vocabulary_texts(space, Vocabulary(vocabulary.rpartition("@")[0], texts))
 
     def own(self, texts: Sequence[str]) -> CandidateTexts:
         """Return texts as candidates, equal ones once: from the vocabulary, or by the encoder.
@@ -173,13 +194,23 @@ class Relabeller:
         self._passing = threading.Lock()
 
     def answer(
-        self, query: LabelQuery, layers: Mapping[LayerKey, LayerInfo], texts: CandidateTexts
+        self,
+        query: LabelQuery,
+        layers: Mapping[LayerKey, LayerInfo],
+        texts: CandidateTexts,
+        told: Mapping[str, Any],
     ) -> list[dict[str, Any]]:
         """Return a result for each neuron, in the order they were asked for; `layers` has theirs.
 
-        Errors: as `Index.label`, and StoreError where passes over the whole dataset keep others waiting too long.
+        `told` are the settings of the query's run, empty without one: what the query leaves open is as they say.
+
+        Errors: as `Index.label`, and BusyError while another question goes over the whole dataset.
         """
-        request = make_request(query.method, self._source, query.top, query.options)
+        method = query.method or told.get("method", "csp")
+        if told and method != told["method"]:
+            raise SettingError(f"run {query.run} labelled by {told['method']}, not by {method}: leave one of them out")
+        given = dict(told.get("examples", {})) | dict(told.get("scoring", {})) | query.options
+        request = make_request(method, self._source, query.top, given)
         if "synthetic" in request.examples.kinds:
             raise LabelError("contrast synthetic needs an image generator: ask for it by `csp-index label`")
         found: dict[NeuronKey, dict[str, Any]] = {}
@@ -225,10 +256,10 @@ class Relabeller:
 
     @contextmanager
     def _pass(self) -> Iterator[None]:
-        """Go over the whole dataset: one after the other, for each needs memory and a core for seconds."""
-        if not self._passing.acquire(timeout=_WAIT):
-            raise StoreError(
-                "the service is busy with methods that look at the whole dataset: ask again in a while, "
+        """Go over the whole dataset: one at a time, for each needs memory and a core for seconds; nobody waits."""
+        if not self._passing.acquire(blocking=False):
+            raise BusyError(
+                "the service is busy with a method that looks at the whole dataset: ask again in some seconds, "
                 "or choose csp, which does not"
             )
         try:

@@ -20,9 +20,12 @@ import jinja2
 from starlette.responses import HTMLResponse
 
 from csp_index import __version__
+from csp_index.service.question import CANDIDATES, LETTERS
+from csp_index.service.wire import MOST_EXAMPLES
 
 DASH: Final = "\N{EN DASH}"
 _PLACE: Final = resources.files("csp_index.service")
+_LIMITS: Final = {"most_examples": MOST_EXAMPLES, "most_candidates": CANDIDATES, "most_letters": LETTERS}
 _HEADINGS: Final = {
     401: "Sign in first",
     404: "Not in this index",
@@ -201,7 +204,7 @@ class Renderer:
     def __init__(self, site: Site) -> None:
         self.site = site
         self._templates = environment()
-        self._templates.globals["pictures"] = site.pictures
+        self._templates.globals.update(_LIMITS, pictures=site.pictures)
 
     def page(self, template: str, *, twin: str | None = None, status: int = 200, **context: Any) -> HTMLResponse:
         """Return a page; `twin` is the address of the same document as JSON."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["text", "image", "upload", "neuron"]
 
+SEARCHED: Final = 12
+"""Results of each kind, unless others are asked for."""
 _LONGEST: Final = 300  # characters of a text
 
 
@@ -37,7 +39,7 @@ class SearchQuery:
     image_id: int | None = None
     neuron: NeuronKey | None = None
     upload: Image.Image | None = None
-    limit: int = 12
+    limit: int = SEARCHED
 
     def __post_init__(self) -> None:
         given = [name for name in ("text", "image_id", "neuron", "upload") if getattr(self, name) is not None]

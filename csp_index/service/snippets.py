@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from csp_index.catalog import sql_text
 from csp_index.records import ExampleOptions, NeuronKey, ScoringOptions
+from csp_index.service.question import WITH_GAMMA
 from csp_index.templates import TEMPLATE_SETS
 from csp_index.vocabularies import BUILT_IN
 
@@ -24,7 +25,6 @@ BASE = "http://127.0.0.1:8000"
 
 _DEFAULTS = {**asdict(ExampleOptions()), **asdict(ScoringOptions())}
 _SAID = ("examples", "contrast", "neighbours", "threshold")  # written even where they are the defaults
-_WITH_GAMMA = ("csp", "random-contrast")
 _HASH = "[0-9a-f]{12}"
 # `NAME@hash TEMPLATES@hash`, with ` + KINDS@hash` behind it where models named candidates; of those alone no NAME.
 _CANDIDATES = re.compile(
@@ -97,7 +97,7 @@ def _query(document: Mapping[str, Any], name: str) -> _Query:
 
 def _worth_saying(method: str, given: Mapping[str, Any], encoder: Mapping[str, Any], kept: int) -> dict[str, Any]:
     """Return the options that are not the default, and those that a reader wants to see and change."""
-    said = {"gamma": given["gamma"]} if method in _WITH_GAMMA and "gamma" in given else {}
+    said = {"gamma": given["gamma"]} if method in WITH_GAMMA and "gamma" in given else {}
     said |= {name: given[name] for name in _SAID if name in given}
     said |= {name: value for name, value in given.items() if name in _DEFAULTS and value != _DEFAULTS[name]}
     if said.get("logit_scale") == encoder.get("logit_scale"):
@@ -143,7 +143,7 @@ def _cli(query: _Query) -> str:
     if query.arrays:
         words += ["--text-embeddings", _ARRAYS[0], "--texts", _ARRAYS[1]]
     elif query.own_list:
-        file = "vocabulary.csv"
+        file = f"vocabulary-{query.own_list.rpartition('@')[2]}.csv"  # overwrites no file of the reader
         asked = ["csp-index", "sql", name, _texts_of(query.own_list), "--format", "csv", "--out", file]
         before = f"{shlex.join(asked)}\n"
         words += ["--vocabulary", f"{file}:text"]

@@ -63,24 +63,25 @@ _FUNCTIONS = [
         "about": "All activations of one neuron; the address may be an expression.",
     }
 ]
+# The newest labels of the method with most: scores of two methods do not compare, and run ids sort by time.
+_NEWEST = """labels WHERE method = (SELECT mode(method) FROM labels WHERE rank = 0)
+        QUALIFY rank = 0 AND run_id = max(run_id) OVER (PARTITION BY address)"""
 _EXAMPLES = {
     "What is indexed": """
         SELECT model, layer, count(*) AS neurons, max(images) AS images, count(*) FILTER ("max" <= 0) AS dead
         FROM neurons
         GROUP BY model, layer ORDER BY model, layer""",
-    "Labels with the highest score": """
+    "Labels with the highest score": f"""
         SELECT address, method, text, score
-        FROM labels WHERE rank = 0
+        FROM {_NEWEST}
         ORDER BY score DESC LIMIT 20""",
-    "Labels that many neurons share": """
-        SELECT text, count(DISTINCT address) AS neurons, avg(score) AS score
-        FROM labels WHERE rank = 0
+    "Labels that many neurons share": f"""
+        SELECT text, count(*) AS neurons, avg(score) AS score
+        FROM (FROM {_NEWEST})
         GROUP BY text ORDER BY neurons DESC, text LIMIT 20""",
-    "Labels with the longest lead over the next one": """
-        SELECT address, method, max(text) FILTER (rank = 0) AS text,
-            max(score) FILTER (rank = 0) - max(score) FILTER (rank = 1) AS lead
-        FROM labels
-        GROUP BY address, method, run_id HAVING lead IS NOT NULL
+    "Labels with the longest lead over the next one": f"""
+        SELECT address, method, text, score - lead(score) OVER (PARTITION BY address, run_id ORDER BY rank) AS lead
+        FROM {_NEWEST} AND lead IS NOT NULL
         ORDER BY lead DESC LIMIT 20""",
     "Neurons that fire most rarely": """
         SELECT address, firing_rate, mean, "max", top_images[1] AS top_image
@@ -263,6 +264,10 @@ class _Child:
             table = pa.ipc.open_stream(rows).read_all()
             table.validate(full=True)
         except (pa.ArrowException, OSError) as exc:
+            if "does not fit in precision" in str(exc):  # a HUGEINT goes up to 39 digits
+                raise QueryError(
+                    "a number has more than the 38 digits that can be sent: CAST its column to VARCHAR or DOUBLE"
+                ) from exc
             raise QueryError(f"the rows cannot be sent ({errors.one_line(exc)}): choose plainer columns") from exc
         return SqlAnswer(table, truncated, seconds)
 

@@ -91,7 +91,7 @@ class LabelRequest(_Asked):
     )
 
     neurons: list[NeuronAddress] = Field(min_length=1, max_length=NEURONS)
-    method: str = Field("csp", max_length=60, description="A scoring method.")
+    method: str | None = Field(None, max_length=60, description="A scoring method; null: the run's, else csp.")
     gamma: Share | None = Field(None, description="How much of the contrastive direction is removed.")
     examples: int | None = Field(None, ge=1, le=MOST_EXAMPLES, description="Activating images a neuron.")
     contrast: str | None = Field(None, max_length=100, description="Kind of contrastive images.")
@@ -99,6 +99,9 @@ class LabelRequest(_Asked):
     neighbours: int | None = Field(None, ge=1, le=NEIGHBOURS, description="Contrastive images an activating image.")
     candidates: list[Annotated[str, Field(min_length=1, max_length=LETTERS)]] | None = Field(
         None, min_length=1, max_length=CANDIDATES, description="Texts to choose from; null: the stored ones."
+    )
+    run: str | None = Field(
+        None, max_length=100, description="A label run by this method: what is null is as in that run."
     )
     top: int = Field(5, ge=1, le=TOP, description="Labels a neuron.")
 

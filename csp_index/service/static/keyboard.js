@@ -5,13 +5,13 @@ const help = document.getElementById("help");
 const find = document.getElementById("find");
 
 function isTyping(target) {
-  const fields = 'input:not([type="checkbox"], [type="file"]), textarea, select, [contenteditable]';
+  const fields = 'input:not([type="checkbox"], [type="file"], [type="range"]), textarea, select, [contenteditable]';
   return target instanceof Element && target.closest(fields) !== null;
 }
 
-// What scrolls sideways by the arrows when it has the focus.
+// What moves by the arrows when it has the focus: a slider, what scrolls sideways.
 function scrolls(target) {
-  return target instanceof Element && target.closest('[tabindex="0"]') !== null;
+  return target instanceof Element && target.closest('[tabindex="0"], [type="range"]') !== null;
 }
 
 function follow(relation) {

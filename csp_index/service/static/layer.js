@@ -44,32 +44,47 @@ function nearest(points, [x, y]) {
   return best;
 }
 
-async function watch() {
-  const answer = await fetch(map.dataset.json);
-  if (!answer.ok) return;
-  const { points, colour } = await answer.json();
-  let under = null;
-  map.addEventListener("pointermove", (event) => {
-    under = nearest(points, place(event));
-    map.classList.toggle("hit", under !== null);
-    if (under === null) {
-      pointed.textContent = "";
-      return;
-    }
-    const value = under.value === null ? "no value" : Number(under.value).toPrecision(3);
-    pointed.textContent = `${under.index}: ${under.label ?? "no label"} · ${colour.replace("_", " ")} ${value}`;
+let under = null; // the neuron that is told of
+
+function tellOf(points, colour, event) {
+  under = nearest(points, place(event));
+  map.classList.toggle("hit", under !== null);
+  if (under === null) {
+    pointed.textContent = "";
+    return;
+  }
+  const value = under.value === null ? "no value" : Number(under.value).toPrecision(3);
+  pointed.textContent = `${under.index}: ${under.label ?? "no label"} · ${colour.replace("_", " ")} ${value}`;
+}
+
+let wanted = null; // the map's document, asked for once
+
+function load() {
+  wanted ??= fetch(map.dataset.json).then(async (answer) => {
+    if (!answer.ok) return;
+    const { points, colour } = await answer.json();
+    const tell = (event) => tellOf(points, colour, event);
+    map.addEventListener("pointermove", tell);
+    map.addEventListener("pointerdown", tell);
+    map.addEventListener("pointerleave", () => (pointed.textContent = ""));
+    return tell;
   });
-  map.addEventListener("pointerleave", () => (pointed.textContent = ""));
-  map.addEventListener("click", (event) => {
-    under = nearest(points, place(event)); // of points that lie on each other the one that is told of
-    if (under === null || event.ctrlKey || event.metaKey || event.shiftKey) return;
-    event.preventDefault();
-    location.assign(`${map.dataset.layer}/${under.index}`);
-  });
+  return wanted;
+}
+
+// Opens the neuron that is told of. The first tap may come before the points: it waits for them.
+async function go(event) {
+  if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+  if (under === null && event.target.closest("a")) return; // a link of its own
+  event.preventDefault();
+  const tell = await load();
+  if (under === null && tell) tell(event);
+  if (under !== null) location.assign(`${map.dataset.layer}/${under.index}`);
 }
 
 if (map) {
-  map.addEventListener("pointerenter", watch, { once: true });
+  map.addEventListener("pointerenter", load, { once: true });
+  map.addEventListener("click", go);
   const dots = new Map([...map.querySelectorAll("a")].map((dot) => [dot.getAttribute("href"), dot]));
   for (const card of document.querySelectorAll(".neuron")) {
     const dot = dots.get(card.querySelector("a").getAttribute("href"));

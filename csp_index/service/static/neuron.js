@@ -4,7 +4,7 @@
 const PAUSE = 60; // milliseconds between two questions, at least
 const PATIENCE = 800; // milliseconds after which a question gives way to a newer one
 const SHOWN = 12; // pairs
-const GAMMA = ["csp", "random-contrast"]; // the methods that look at it
+const SLOW = 300; // milliseconds after which the page says that it waits
 
 const live = document.getElementById("live");
 const knobs = document.getElementById("knobs");
@@ -15,6 +15,14 @@ const knob = knobs.elements;
 const stored = new Map(
   [...document.querySelectorAll(".pair[data-image]")].map((pair) => [pair.dataset.image, pair.dataset.contrast]),
 );
+
+// The names of the images on the page by their address; and whether there are pictures of them.
+const names = new Map(
+  [...document.querySelectorAll(".tile a")].map((link) => {
+    return [link.getAttribute("href"), link.querySelector("img")?.alt ?? link.textContent];
+  }),
+);
+const pictures = "pictures" in live.dataset;
 
 function make(name, attributes = {}, ...children) {
   const svg = name === "svg" || name === "rect";
@@ -39,52 +47,82 @@ function bar(part) {
   );
 }
 
-// The defaults of the method as set; for the one of the page the values that its label was made with.
-function chosen() {
-  const { method, examples, neighbours } = live.dataset;
-  const own = knob.method.selectedOptions[0].dataset;
-  return knob.method.value === method ? { examples, neighbours: neighbours || own.neighbours } : own;
+// What a field held when the page was made: the values behind the label shown, if there is one.
+function made(field) {
+  return field instanceof HTMLSelectElement
+    ? [...field.options].find((option) => option.defaultSelected).value
+    : field.defaultValue;
 }
 
-// The question as the knobs have it, or null while one of them holds no valid value.
+// Two digits, except where it is left as the page has it.
+function gamma() {
+  const value = Number(knob.gamma.value);
+  return value === Number(made(knob.gamma)) ? value : Math.round(100 * value) / 100;
+}
+
+function candidates() {
+  return knob.candidates.value.split("\n").map((line) => line.trim()).filter(Boolean);
+}
+
+// Which field cannot be asked with, and what it takes; nothing where all can.
+function fault() {
+  const { lines, letters } = knob.candidates.dataset;
+  const { min, max } = knob.examples;
+  const own = candidates();
+  const long = own.findIndex((text) => [...text].length > Number(letters));
+  if (knob.examples.value !== made(knob.examples) && !knob.examples.checkValidity())
+    return `examples: a whole number from ${min} to ${max} is expected`;
+  if (own.length > Number(lines)) return `candidates: ${own.length} given, at most ${lines} are expected`;
+  if (long >= 0) return `candidates: number ${long + 1} is longer than ${letters} characters`;
+  return "";
+}
+
+// The question: by the method of the label shown, its run and what differs from it; by another, all knobs that count.
 function question() {
-  if (!knobs.checkValidity()) return null;
-  const asked = {
-    neurons: [live.dataset.neuron],
-    method: knob.method.value,
-    gamma: Number(knob.gamma.value),
+  const asked = { neurons: [live.dataset.neuron], method: knob.method.value, top: 8 };
+  const again = live.dataset.run !== "" && asked.method === made(knob.method);
+  if (again) asked.run = live.dataset.run;
+  const values = {
+    gamma: gamma(),
     examples: Number(knob.examples.value),
     contrast: knob.contrast.value,
     threshold: knob.threshold.value,
-    neighbours: Number(chosen().neighbours),
-    top: 8,
   };
-  const own = knob.candidates.value.split("\n").map((line) => line.trim()).filter(Boolean);
+  for (const [name, value] of Object.entries(values)) {
+    const same = again && String(value) === String(typeof value === "number" ? Number(made(knob[name])) : made(knob[name]));
+    if (!same && !knob[name].disabled) asked[name] = value;
+  }
+  const own = candidates();
   if (own.length) asked.candidates = own;
   return asked;
 }
 
+// Only the knobs that the method looks at can be moved; the others say which methods do.
 function tidy() {
-  document.getElementById("gamma-told").textContent = Number(knob.gamma.value).toFixed(2);
-  knob.gamma.disabled = !GAMMA.includes(knob.method.value);
+  document.getElementById("gamma-told").textContent = String(gamma());
+  for (const name of ["gamma", "contrast", "threshold"]) {
+    const looking = [...knob.method.options].filter((option) => option.dataset.knobs.split(" ").includes(name));
+    knob[name].disabled = !looking.includes(knob.method.selectedOptions[0]);
+    knob[name].title = knob[name].disabled ? `Only these look at it: ${looking.map((option) => option.value).join(", ")}` : "";
+  }
 }
 
 function showLabels(labels) {
-  const scores = labels.map((label) => label.score);
-  const low = Math.min(0, ...scores);
-  const width = Math.max(1, ...scores) - low;
+  const most = Math.max(1, ...labels.map((label) => label.score));
   document.getElementById("live-labels").replaceChildren(
     ...labels.map(({ text, score }) => {
       const [name, number] = [make("span", { class: "name" }, text), make("span", { class: "number" }, digits(score))];
-      return make("li", {}, name, number, bar((score - low) / width));
+      return make("li", {}, name, number, ...(score < 0 ? [] : [bar(score / most)]));
     }),
   );
 }
 
 function tile(id, note) {
-  const address = `/api/v1/images/${id}/thumbnail`;
-  const image = make("img", { src: address, width: 128, height: 128, decoding: "async", alt: `image ${id}` });
-  return make("figure", { class: "tile" }, make("a", { href: `/images/${id}` }, image), make("figcaption", {}, note));
+  const href = `/images/${id}`;
+  const name = names.get(href) ?? `image ${id}`;
+  const source = { src: `/api/v1/images/${id}/thumbnail`, width: 128, height: 128, decoding: "async", alt: name };
+  const shown = pictures ? make("img", source) : make("span", { class: "absent" }, name);
+  return make("figure", { class: "tile" }, make("a", { href }, shown), make("figcaption", {}, note));
 }
 
 // Pairs as columns: an activating image, its partners below it, and whether these are others than on the page.
@@ -132,11 +170,13 @@ function show(result, milliseconds) {
 function tell(text, wrong) {
   status.textContent = text;
   status.classList.toggle("error", wrong);
+  answer.classList.toggle("stale", wrong);
 }
 
 let timer = 0;
 let flight = null; // the question on its way: { abort, since }
 let newer = false; // the knobs moved meanwhile
+let loaded = false; // the service has answered once
 
 function ask() {
   tidy();
@@ -154,12 +194,15 @@ async function send() {
     flight.abort.abort();
     return;
   }
+  const wrong = fault();
+  if (wrong) return tell(wrong, true);
   const asked = question();
-  if (asked === null) return tell("A field holds no valid number.", true);
   const since = performance.now();
   flight = { abort: new AbortController(), since };
   newer = false;
   answer.classList.add("waiting");
+  const told = loaded ? "waiting for the service …" : "waiting for the service (models load at the first question) …";
+  const slow = setTimeout(() => tell(told, false), SLOW);
   try {
     const reply = await fetch("/api/v1/label", {
       method: "POST",
@@ -168,9 +211,12 @@ async function send() {
       signal: flight.abort.signal,
     });
     const body = await reply.json();
+    clearTimeout(slow);
+    loaded ||= reply.ok;
     if (reply.ok) show(body.results[0], Math.round(performance.now() - since));
     else tell([body.error.message, body.error.hint].filter(Boolean).join(" · "), true);
   } catch (error) {
+    clearTimeout(slow);
     if (error.name !== "AbortError") tell("The service does not answer; move a knob to try again.", true);
   }
   answer.classList.remove("waiting");
@@ -178,12 +224,19 @@ async function send() {
   if (newer) ask();
 }
 
-knob.method.addEventListener("input", () => (knob.examples.value = chosen().examples));
+knob.method.addEventListener("input", () => {
+  const option = knob.method.selectedOptions[0];
+  knob.examples.value = option.defaultSelected ? made(knob.examples) : option.dataset.examples;
+});
 knobs.addEventListener("input", ask);
 knobs.addEventListener("submit", (event) => event.preventDefault());
 knobs.addEventListener("reset", () => setTimeout(ask));
 live.hidden = false;
 tidy();
+
+// The command for this service, wherever it is.
+const curl = document.getElementById("query-curl");
+curl.textContent = curl.textContent.replace(/http:\/\/127\.0\.0\.1:8000/, location.origin);
 
 // The query as text: to the clipboard, or marked so that the keys of the system copy it.
 async function copy(button) {
