@@ -7,6 +7,7 @@ here, so that no way of starting the service gets around it.
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,11 @@ def _duration(name: str) -> Callable[[], float]:
     return partial(settings.duration, name)
 
 
+def _threads() -> int:
+    """Return how many requests are worked on at once: more than there are cores only slow each other down."""
+    return max(1, settings.count_or_auto("serve_threads") or min(8, os.cpu_count() or 1))
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceSettings:
     """Settings of one service; what is not given comes from the table of settings.
@@ -43,7 +49,7 @@ class ServiceSettings:
     hosts: tuple[str, ...] = ()  # further names under which browsers may reach the service
     origins: tuple[str, ...] = ()  # other sites whose scripts may read answers
     texts: tuple[Path, Path] | None = None  # labels made elsewhere that stand in for the vocabulary: .npy, one a line
-    threads: int = field(default_factory=_number("serve_threads"))
+    threads: int = field(default_factory=_threads)
     waiting: int = field(default_factory=_number("serve_waiting"))
     timeout: float = field(default_factory=_duration("serve_timeout"))
     arrival: float = field(default_factory=_duration("serve_arrival"))
