@@ -120,8 +120,9 @@ class Bench:
 
         if not self.quick:
             return in_turn({"start-up": START_UP} | dict(commands), self.turns, before)
-        bare: list[Ran] = self.once("start-up", lambda: [run(START_UP)])
-        return {"start-up": bare * self.turns} | in_turn(commands, self.turns, before)
+        with self.lock:  # two groups must not write one index at a time
+            bare: list[Ran] = self.once("start-up", lambda: [run(START_UP)])
+            return {"start-up": bare * self.turns} | in_turn(commands, self.turns, before)
 
 
 def run(command: Sequence[str]) -> Ran:
