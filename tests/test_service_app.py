@@ -139,7 +139,7 @@ def test_files_that_are_gone_are_no_fault_of_the_service(served_db, tmp_path):
     with client_of(tmp_path / "db") as found:
         assert found.get("/api/v1/neurons/cnn/concepts/3").status_code == 200
         shutil.rmtree(tmp_path / "db")
-        for path in ("/api/v1/images/56", "/api/v1/images/78/thumbnail", "/api/v1/neurons/cnn/concepts/30"):
+        for path in ("/api/v1/images/56", "/api/v1/images/78/thumbnail", "/api/v1/neurons/cnn/concepts/40"):
             assert found.get(path).status_code == 503
             assert str(tmp_path) not in found.get(path).text
 
