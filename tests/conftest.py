@@ -73,3 +73,19 @@ def served_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from served import make_served
 
     return make_served(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The planted index as the service opens it: a snapshot and an engine."""
+    from planted import serve_planted
+
+    return serve_planted(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def arrays(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The index of arrays as the service opens it: a snapshot and an engine."""
+    from planted import serve_arrays
+
+    return serve_arrays(tmp_path_factory)

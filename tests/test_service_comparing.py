@@ -5,17 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from planted import CONCEPTS, PLANTED, WORDS, Served, serve_arrays, serve_planted
+from planted import CONCEPTS, PLANTED, WORDS, Served, serve_arrays
 
 from csp_index.errors import MissingError, SettingError
 from csp_index.records import NeuronKey
 from csp_index.service.comparing import compare_document
 from csp_index.service.neurons import neuron_document
-
-
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    return serve_planted(tmp_path_factory)
 
 
 def keys(*addresses: str) -> list[NeuronKey]:

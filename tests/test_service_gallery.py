@@ -10,23 +10,13 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from planted import CONCEPTS, PLANTED, Served, serve_arrays, serve_planted
+from planted import CONCEPTS, PLANTED, Served
 
 from csp_index.errors import MissingError, SettingError, StoreError
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.gallery import IMAGES, GalleryQuery, Sort, layer_document, neurons_page
 
 WORDS, NET = LayerKey.parse(PLANTED), LayerKey.parse(CONCEPTS)
-
-
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    return serve_planted(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def arrays(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    return serve_arrays(tmp_path_factory)
 
 
 def rows(served: Served, key: LayerKey = WORDS, **asked: Any) -> list[dict[str, Any]]:

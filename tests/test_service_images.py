@@ -9,22 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from planted import CONCEPTS, DERIVED, PLANTED, Served, opened, serve_arrays, serve_planted
+from planted import CONCEPTS, DERIVED, PLANTED, Served, opened
 
 from csp_index.errors import MissingError
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service import images as module
 from csp_index.service.images import NEIGHBOURS, excited_by, image_document, image_vector, thumbnail
-
-
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    return serve_planted(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def arrays(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    return serve_arrays(tmp_path_factory)
 
 
 def test_an_indexed_image(planted: Served) -> None:

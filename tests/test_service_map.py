@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from planted import CONCEPTS, PLANTED, Served, serve_arrays, serve_planted
+from planted import CONCEPTS, PLANTED, Served, serve_arrays
 
 from csp_index.errors import MissingError, SettingError
 from csp_index.records import LayerKey
@@ -19,11 +19,6 @@ from csp_index.service.gallery import GalleryQuery, neurons_page
 from csp_index.service.layer_map import COLOURS, layer_map, plane_of
 
 WORDS = LayerKey.parse(PLANTED)
-
-
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    return serve_planted(tmp_path_factory)
 
 
 def cloud(neurons: int, width: int, seed: int = 0) -> np.ndarray:

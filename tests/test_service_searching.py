@@ -10,23 +10,13 @@ import fakes
 import numpy as np
 import pytest
 from PIL import Image
-from planted import CONCEPTS, DERIVED, PLANTED, WORDS, Served, opened, serve_arrays, serve_planted
+from planted import CONCEPTS, DERIVED, PLANTED, WORDS, Served, opened
 
 from csp_index.errors import MissingError, SettingError
 from csp_index.records import NeuronKey
 from csp_index.service.searching import SearchQuery, search
 
 KEYS = ["query", "means", "excites", "by_name", "images", "note"]
-
-
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    return serve_planted(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def arrays(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    return serve_arrays(tmp_path_factory)
 
 
 def find(served: Served, **asked: Any) -> dict[str, Any]:
