@@ -76,9 +76,11 @@ def bootstrap(
             change = change.masked_fill(absent[pick, None], 0.0)
         moved = own[pick, None] + change
         noise = _NOISE * own[pick].abs().amax(1).clamp(min=1)[:, None]
-        low[pick], high[pick] = moved.quantile(torch.tensor(_INTERVAL), dim=1)
+        both = torch.cat([moved, moved[..., :1] - moved], 2)  # scores, and the lead of the first over each
+        lows, highs = both.quantile(torch.tensor(_INTERVAL), dim=1)
+        low[pick], lead = lows.chunk(2, dim=1)
+        high[pick], _ = highs.chunk(2, dim=1)
         widened = moved + (_WIDEN - 1) * change
-        lead = (moved[..., :1] - moved).quantile(_INTERVAL[0], dim=1)
         if gone:
             widened = widened.masked_fill(absent[pick, None], -torch.inf)
             lead = lead.masked_fill(absent[pick], torch.inf)

@@ -102,6 +102,11 @@ def neuron_document(snapshot: Snapshot, engine: Vectors, key: NeuronKey, method:
     )
     ids |= {image for facet in facets for image in facet["images"]}
     label = shown.label
+    provenance = snapshot.held.get(
+        ("provenance", key.layer_key, label and label.run_id),
+        lambda: _provenance(snapshot, table, shown),
+        lambda found: 10_000,
+    )
     document = table.row(key.neuron, method) | {
         "labels": [_told_score(score) for score in label.labels] if label else [],
         "rivals": [_told_score(score) for score in label.rivals] if label else [],
@@ -119,7 +124,7 @@ def neuron_document(snapshot: Snapshot, engine: Vectors, key: NeuronKey, method:
         "methods": _methods(table, key),
         "facets": facets,
         "similar": _similar(snapshot, engine, key),
-        "provenance": _provenance(snapshot, table, shown),
+        "provenance": provenance,
         "previous": f"{table.info.key}/{key.neuron - 1}" if key.neuron else None,
         "next": f"{table.info.key}/{key.neuron + 1}" if key.neuron + 1 < table.info.neurons else None,
     }
@@ -308,7 +313,9 @@ def _similar(snapshot: Snapshot, engine: Vectors, key: NeuronKey) -> list[dict[s
         cosines[~concepts.alive] = -np.inf
         if layer == key.layer_key:
             cosines[key.neuron] = -np.inf
-        for place in np.argsort(-cosines, kind="stable")[:_SIMILAR].tolist():
+        few = min(_SIMILAR, len(cosines))
+        least = np.partition(cosines, -few)[-few]
+        for place in np.flatnonzero(cosines >= least).tolist():
             if np.isfinite(cosines[place]):
                 found.append((float(cosines[place]), NeuronKey(layer.model, layer.layer, place)))
     found.sort(key=lambda one: -one[0])

@@ -13,7 +13,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 
 from csp_index import schema, scoring
@@ -36,7 +35,7 @@ from csp_index.errors import BusyError, CspIndexError, LabelError, SettingError
 from csp_index.evidence import Evidence
 from csp_index.examples import Examples
 from csp_index.gathering import Gathered, dataset_share, gather, with_response, with_texts
-from csp_index.label_rows import KEPT, LabelRequest, example_rows_of, notes_of
+from csp_index.label_rows import KEPT, LabelRequest, notes_of
 from csp_index.labels import NeuronScores, make_request, score_evidence, states_of
 from csp_index.records import ExamplePair, Label, LabelScore, LabelState, LayerKey, NeuronKey, rivals_of
 from csp_index.response import Response
@@ -238,7 +237,7 @@ class Relabeller:
         kept = None
         if scoring.method(request.method).needs_contrast:
             kept = stored_sets(self._snapshot, subject, request.examples)
-        return _told(subject, request, gather(self._store, subject, request, self._means, kept))
+        return _told(request, gather(self._store, subject, request, self._means, kept))
 
     def _share(self, part: _Part, images: int, evidence: Evidence, scale: float) -> torch.Tensor:
         def make() -> torch.Tensor:
@@ -281,14 +280,31 @@ def _bytes_of(sets: _Sets) -> int:
     return held
 
 
-def _told(subject: Subject, request: LabelRequest, found: Gathered) -> _Sets:
-    rows = example_rows_of(subject, request, found.examples, "")
-    rows = rows.filter(pc.equal(rows["neighbour"], 0))
-    pairs: dict[int, list[dict[str, Any]]] = {}
-    for neuron, row in zip(rows["neuron"].to_pylist(), rows.select(_OF_PAIR).to_pylist(), strict=True):
-        pairs.setdefault(neuron, []).append(row)
+def _told(request: LabelRequest, found: Gathered) -> _Sets:
     notes = notes_of(request, found.examples, states_of(request, found.examples))
-    return _Sets(found.examples, found.evidence, pairs, notes)
+    return _Sets(found.examples, found.evidence, _first_pairs(request, found.examples), notes)
+
+
+def _first_pairs(request: LabelRequest, examples: Examples) -> dict[int, list[dict[str, Any]]]:
+    """Return each activating image with its first partner, by neuron: what the store's rows of neighbour 0 tell."""
+    kinds = examples.kinds or request.examples.kinds
+    each = examples.contrastive.shape[2] // len(kinds)
+    slot = (examples.contrastive >= 0).byte().argmax(2, keepdim=True)  # the first that is there, else 0
+    partners = (examples.contrastive, examples.contrast_activations, examples.similarities)
+    firsts = [values.gather(2, slot)[..., 0] for values in partners]
+    columns = (examples.neurons, examples.activating, examples.activations, *firsts, slot[..., 0] // each)
+    pairs = {}
+    for neuron, *own in zip(*(values.tolist() for values in columns), strict=True):
+        ranked = enumerate(zip(*own, strict=True))
+        pairs[neuron] = [_pair(kinds, rank, *values) for rank, values in ranked if values[0] >= 0]
+    return pairs
+
+
+def _pair(kinds: Sequence[str], rank: int, image: int, activation: float, *partner: Any) -> dict[str, Any]:
+    *told, kind = partner
+    if told[0] < 0:
+        told = [None] * len(told)
+    return dict(zip(_OF_PAIR, (rank, image, activation, *told, 0, kinds[kind]), strict=True))
 
 
 def _results(part: _Part, sets: _Sets, found: NeuronScores) -> dict[NeuronKey, dict[str, Any]]:

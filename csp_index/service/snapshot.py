@@ -186,7 +186,8 @@ class Snapshot:
         if uris is None:
             found = {image: str(row["uri"]) for image, row in self.image_rows(wanted, ["uri"]).items()}
         else:
-            found = {image: uris[image].as_py() for image in sorted(wanted) if 0 <= image < len(uris)}
+            there = sorted(image for image in wanted if 0 <= image < len(uris))
+            found = dict(zip(there, uris.take(pa.array(there, pa.int64())).to_pylist(), strict=True))
         names = {image: uri.rpartition("/")[2] for image, uri in found.items()}
         made = derived_rows(self.store, (image for image in wanted if is_derived(image)), ["recipe"])
         return names | {image: describe_recipe(str(row["recipe"])) for image, row in made.items()}

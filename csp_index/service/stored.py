@@ -31,7 +31,11 @@ def stored_sets(snapshot: Snapshot, subject: Subject, options: ExampleOptions) -
         return None
     table = snapshot.layer(subject.target.key)
     images, pairs = subject.images(snapshot.store), snapshot.pairs(subject.target.key)
-    usable = [run for run in pairs.runs if _answers(snapshot.run(run), subject, options, images)]
+    usable = snapshot.held.get(
+        ("usable runs", subject.target.key, options, images),
+        lambda: [run for run in pairs.runs if _answers(snapshot.run(run), subject, options, images)],
+        lambda runs: 100 * (1 + len(runs)),
+    )
     chosen = []
     for neuron in subject.neurons.tolist():
         kept = {str(found.runs[neuron]) for found in table.methods.values()}
