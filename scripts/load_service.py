@@ -71,17 +71,19 @@ class Server:
         return json.loads(data)
 
     def memory(self) -> float:
-        """Return what the process holds in memory, in MB."""
-        found = subprocess.run(["ps", "-o", "rss=", "-p", str(self.process.pid)], capture_output=True, text=True)
-        return int(found.stdout) * 1024 / 1e6
+        """Return what the process holds in memory, in MB, and the processes that it started."""
+        asked = str(self.process.pid)
+        command = ["ps", "-o", "rss=", "-p", asked, "--ppid", asked]
+        said = subprocess.run(command, capture_output=True, text=True)
+        return sum(map(int, said.stdout.split())) * 1024 / 1e6
 
 
 @contextmanager
-def serving(db: str, port: int, texts: Sequence[str] = ()) -> Iterator[tuple[Server, float]]:
+def serving(db: str, port: int, options: Sequence[str] = ()) -> Iterator[tuple[Server, float]]:
     """Serve an index; give the server and the seconds from its start to the first answer that it is ready."""
     with tempfile.TemporaryFile() as log:
         started = time.monotonic()
-        process = subprocess.Popen([*CLI, "serve", db, "--port", str(port), *texts], stdout=log, stderr=log)
+        process = subprocess.Popen([*CLI, "serve", db, "--port", str(port), *options], stdout=log, stderr=log)
         server = Server(process, port)
         try:
             while True:
@@ -260,9 +262,9 @@ def tell(name: str, took: Sequence[Took], seconds: float) -> None:
     )
 
 
-def load(db: str, port: int, clients: int, requests: int, texts: Sequence[str]) -> None:
-    """Print all figures of one index."""
-    with serving(db, port, texts) as (server, ready):
+def load(db: str, port: int, clients: int, requests: int, options: Sequence[str]) -> None:
+    """Print all figures of one index, served with these options."""
+    with serving(db, port, options) as (server, ready):
         print(f"ready {ready:.1f} s after start (bar {READY:.0f})", flush=True)
         plans = Plans(server)
         drive(port, plans.pages(200) + plans.labels(200), clients)  # what is loaded once is loaded
@@ -298,7 +300,7 @@ def made_index(folder: Path) -> str:
 def _load(db: str, given: argparse.Namespace) -> None:
     arrays = Path(db).parent / "T.npy", Path(db).parent / "T.txt"  # as the benchmark leaves them
     texts = ["--text-embeddings", str(arrays[0]), "--texts", str(arrays[1])] if arrays[0].exists() else []
-    load(db, given.port, given.clients, given.requests, texts)
+    load(db, given.port, given.clients, given.requests, [*texts, "--workers", str(given.workers)])
 
 
 def main() -> None:
@@ -307,6 +309,7 @@ def main() -> None:
     parser.add_argument("db", nargs="?", help="an index; by default one is made")
     parser.add_argument("--port", type=int, default=18765)
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=1, help="processes of the service")
     parser.add_argument("--requests", type=int, default=10_000, help="of the mixture; a tenth of each single kind")
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -42,7 +42,7 @@ async def echo(scope, receive, send):
 
 def guarded(app: Any = echo, *, journal: Journal | None = None, **given: Any) -> Guard:
     settings = ServiceSettings(**given)
-    token = None if settings.token is None else Token(settings.token, settings.port)
+    token = None if settings.token is None else Token(settings.token, settings.port, settings.start)
 
     def told(scope, fault):
         return JSONResponse(fault.document(scope[REQUEST_ID]), fault.status, fault.headers())
@@ -152,7 +152,7 @@ def test_without_the_token_nothing_is_told(headers):
 
 def test_the_token_and_a_session_are_let_in():
     assert ask(guarded(token=TOKEN), headers=[("authorization", f"bearer {TOKEN}")]).status == 200
-    token = Token(TOKEN, 8000)
+    token = Token(TOKEN, 8000, "a start")
     guard = Guard(echo, ServiceSettings(token=TOKEN), token, Journal(), lambda scope, fault: JSONResponse({}, 401))
     cookie = f"{token.cookie}={token.session()}"
     assert TOKEN not in cookie
@@ -162,7 +162,7 @@ def test_the_token_and_a_session_are_let_in():
 
 
 def test_a_session_ends(monkeypatch):
-    token = Token(TOKEN, 8000)
+    token = Token(TOKEN, 8000, "a start")
     cookie = [(b"cookie", f"{token.cookie}={token.session()}".encode())]
     assert token.admits(cookie)
     now = time.time()

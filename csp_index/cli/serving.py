@@ -24,6 +24,7 @@ from csp_index.cli.output import FILE, database, json_option
 @click.option("--allow-origin", multiple=True, metavar="URL", help="A site whose scripts may read; may be repeated.")
 @click.option("--text-embeddings", type=FILE, help="Labels for an index of arrays: embeddings [labels, D], .npy.")
 @click.option("--texts", type=FILE, help="Their texts, one a line.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Processes that answer, each with its own models (1).")
 @json_option
 def serve(db: str, as_json: bool, **options: Any) -> None:
     """Show an index in the browser, and answer programs; nothing is ever written to it.
@@ -46,7 +47,6 @@ def _serve(db: str, as_json: bool, options: dict[str, Any]) -> None:
     # Requests are worked on side by side; a product that wakes further threads makes the others wait for it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from csp_index.opening import is_index, open_store
-    from csp_index.service.app import make_app
     from csp_index.service.config import ServiceSettings, read_token
     from csp_index.service.server import bound, log_to_stderr, run
 
@@ -64,12 +64,18 @@ def _serve(db: str, as_json: bool, options: dict[str, Any]) -> None:
         open_store(db)  # tells why not
     with bound(settings) as place:
         settings = replace(settings, port=place.getsockname()[1])
-        app = make_app(db, settings)
         log_to_stderr()
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"http://{host}:{settings.port}/"
         told = json.dumps({"index": db, "address": address}) if as_json else f"{db} at {address} (Ctrl-C ends it)"
-        run(app, settings, place, lambda: click.echo(told))
+        if settings.workers > 1:
+            from csp_index.service import workers
+
+            workers.run(db, settings, place, lambda: click.echo(told))
+        else:
+            from csp_index.service.app import make_app
+
+            run(make_app(db, settings), settings, place, lambda: click.echo(told))
 
 
 COMMANDS = (serve,)

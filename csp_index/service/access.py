@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-import secrets
 import time
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -26,11 +25,14 @@ _UNSEEN = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Token:
-    """A token and the sessions that it opened; those end with the process."""
+    """A token and the sessions that it opened; those end with the service."""
 
-    def __init__(self, token: str, port: int) -> None:
-        """Hold the token of the service at `port`: browsers do not keep cookies apart by port, so its name does."""
-        self._token, self._key = token.encode(), secrets.token_bytes(32)
+    def __init__(self, token: str, port: int, start: str) -> None:
+        """Hold the token of the service at `port`: browsers do not keep cookies apart by port, so its name does.
+
+        `start` is a secret of one start of the service: with it sessions are signed.
+        """
+        self._token, self._key = token.encode(), start.encode()
         self.cookie = f"csp_index_{port}"
         self.seconds = _HOURS * 3600
 

@@ -8,7 +8,6 @@ middleware: it stands around the routes and their compression, and knows nothing
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,9 +36,9 @@ class _Held:
 class Answers:
     """Sends what it still has, or 304 to who has it. The answers kept take at most `held_bytes`."""
 
-    def __init__(self, app: ASGIApp, held_bytes: int, count: Callable[[bool], None]) -> None:
-        self._app, self._most, self._count = app, held_bytes, count
-        self._start = secrets.token_hex(8)
+    def __init__(self, app: ASGIApp, start: str, held_bytes: int, count: Callable[[bool], None]) -> None:
+        """Stand around `app`; `start` is of one start of the service and no other."""
+        self._app, self._start, self._most, self._count = app, start, held_bytes, count
         self._held: OrderedDict[_Key, _Held] = OrderedDict()
         self._bytes = 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
@@ -49,17 +49,22 @@ _NO_TELEMETRY: TelemetryConfig = {
 _HELD_SHARE = 16  # parts of the memory granted: one for finished answers
 
 
-def make_app(index: str | Path | Reader, settings: ServiceSettings | None = None) -> FastAPI:
+def make_app(
+    index: str | Path | Reader,
+    settings: ServiceSettings | None = None,
+    *,
+    versions: Mapping[str, int] | None = None,
+) -> FastAPI:
     """Return the application over an index, given by its address or as a Reader; nobody ever writes to it.
 
-    The index is opened here, at the versions its tables have now. Models load in the background once the application
-    runs. Raises StoreError where there is no index.
+    The index is opened here, at the versions its tables have now, or at `versions`. Models load in the background once
+    the application runs. Raises StoreError where there is no index.
     """
     settings = settings or ServiceSettings()
-    snapshot = Snapshot(index if isinstance(index, str | Path) else index.uri)
+    snapshot = Snapshot(index if isinstance(index, str | Path) else index.uri, versions=versions)
     sql = SqlRunner(snapshot.store.uri, snapshot.versions, settings) if settings.sql else None
     service = Service(snapshot, Engine(snapshot, settings), sql, settings, Journal(), Turns(settings.sql_processes))
-    token = None if settings.token is None else Token(settings.token, settings.port)
+    token = None if settings.token is None else Token(settings.token, settings.port, settings.start)
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
@@ -123,6 +128,7 @@ def _add_layers(app: FastAPI, service: Service, token: Token | None, told: Answe
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)
     app.add_middleware(
         Answers,
+        start=settings.start,
         held_bytes=settings.held_bytes // _HELD_SHARE,
         count=service.journal.answer,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,7 +49,9 @@ class ServiceSettings:
     sql: bool | None = None  # SQL over HTTP; None: on loopback only. After construction it is True or False
     hosts: tuple[str, ...] = ()  # further names under which browsers may reach the service
     origins: tuple[str, ...] = ()  # other sites whose scripts may read answers
+    start: str = field(default_factory=partial(secrets.token_hex, 32), repr=False)  # a secret of one start of it
     texts: tuple[Path, Path] | None = None  # labels made elsewhere that stand in for the vocabulary: .npy, one a line
+    workers: int = field(default_factory=_number("serve_workers"))  # processes of `csp-index serve`
     threads: int = field(default_factory=_threads)
     waiting: int = field(default_factory=_number("serve_waiting"))
     timeout: float = field(default_factory=_duration("serve_timeout"))
@@ -77,6 +80,8 @@ class ServiceSettings:
                 f"host {self.host} can be reached from other machines: give --token-file FILE, "
                 "or say --public-read to let everyone read the index"
             )
+        if self.workers < 1:
+            raise SettingError(f"serve_workers is {self.workers}: expected at least 1")
         if self.page > self.page_limit:
             raise SettingError(f"a page shows {self.page} neurons and may show {self.page_limit}: lower serve_page")
         for path in self.texts or ():

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+SHARED_COUNTERS = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable by which prometheus_client keeps the counters of several processes in one folder."""
 
 requests_log = logging.getLogger("csp_index.service.requests")
 
@@ -41,7 +46,9 @@ class Journal:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         own = self.registry
-        self.in_flight = Gauge("csp_index_in_flight", "Requests being worked on or waiting.", registry=own)
+        self.in_flight = Gauge(
+            "csp_index_in_flight", "Requests being worked on or waiting.", registry=own, multiprocess_mode="livesum"
+        )
         self._requests = Counter(
             "csp_index_requests", "Requests answered.", ["method", "route", "status"], registry=own
         )
@@ -70,8 +77,12 @@ class Journal:
         self._answers.labels("memory" if held else "made").inc()
 
     def exposition(self) -> bytes:
-        """Return all counters as Prometheus reads them."""
-        return generate_latest(self.registry)
+        """Return all counters as Prometheus reads them, those of all processes where there are several."""
+        if SHARED_COUNTERS not in os.environ:
+            return generate_latest(self.registry)
+        every = CollectorRegistry()
+        MultiProcessCollector(every)  # type: ignore[no-untyped-call]
+        return generate_latest(every)
 
 
 def _line(visit: Visit) -> str:

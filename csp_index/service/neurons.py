@@ -9,6 +9,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -31,7 +32,7 @@ THRESHOLDS: Final = ("mean", "quantile:0.25", "quantile:0.5", "quantile:0.75", "
 _QUANTILES = (1.0, 0.99, 0.95, 0.9, 0.75, 0.5, 0.25, 0.0)
 _ROW = 6  # images of a quantile
 _BINS = 40
-_BLOCK, _BLOCK_BYTES = 32, 8 * 2**20  # neurons, and bytes of their activations, that are read together at most
+_BLOCK, _BLOCK_BYTES = 64, 16 * 2**20  # neurons, and bytes of their activations, that are read together at most
 _KEPT = 20  # candidates told of a neuron
 _RUNS = 10  # told by the home page
 _SIMILAR = 8
@@ -210,24 +211,30 @@ def _spread(snapshot: Snapshot, table: LayerTable, key: NeuronKey) -> _Spread:
 
 def _spread_of(activations: np.ndarray) -> _Spread:
     """Return where activations [N] (N > 0) lie; of equal ones the image of the lower id counts as the stronger."""
-    ordered = np.sort(activations)
-    count = len(ordered)
-    edges = np.histogram_bin_edges(ordered[[0, -1]].astype(np.float64), bins=_BINS)
-    below = np.searchsorted(ordered, edges.astype(ordered.dtype), side="left")
-    below[-1] = count
+    lowest, count = activations.min(), len(activations)
+    edges = np.histogram_bin_edges([float(lowest), float(activations.max())], bins=_BINS)
+    bins = ((activations - edges[0]) * (_BINS / (edges[-1] - edges[0]))).astype(np.intp)
+    # The first 16 bits of numbers from 0 on, after the sign, rise with them; NumPy sorts such by radix, in a fourth of
+    # the time that the numbers take.
+    levels = ((activations - lowest).view(np.uint32) >> 15).astype(np.uint16)
+    ordered = np.sort(levels, kind="stable")
     size = min(_ROW, count)
-    places = [round(quantile * (count - 1)) for quantile in _QUANTILES]
-    rows = []
-    for place in places:
+
+    @cache
+    def ranked(low: int, high: int) -> np.ndarray:
+        found = np.flatnonzero((levels >= low) & (levels <= high))[::-1]
+        return found[np.argsort(activations[found], kind="stable")]
+
+    values, rows = [], []
+    for quantile in _QUANTILES:
+        place = round(quantile * (count - 1))
         first = min(max(place - size // 2, 0), count - size)
         low, high = ordered[first], ordered[first + size - 1]
-        found = np.flatnonzero((activations >= low) & (activations <= high))[::-1]
-        if low < high:
-            found = found[np.argsort(activations[found], kind="stable")]
-        skip = first - np.searchsorted(ordered, low, side="left")
-        rows.append(found[skip : skip + size][::-1])
-    images = np.stack(rows)
-    return _Spread(np.diff(below), edges, ordered[places], images, activations[images])
+        found = ranked(low, high)[first - np.searchsorted(ordered, low) :][:size]
+        values.append(activations[found[place - first]])
+        rows.append(found[::-1])
+    images, counts = np.stack(rows), np.bincount(np.minimum(bins, _BINS - 1), minlength=_BINS)
+    return _Spread(counts, edges, np.array(values), images, activations[images])
 
 
 def _told_pair(pair: ExamplePair) -> dict[str, Any]:

@@ -25,8 +25,9 @@ from csp_index.service.config import ServiceSettings
 from csp_index.service.guard import SECURITY_HEADERS
 from csp_index.service.wire import Fault
 
+_HEALTH_SECONDS = 60  # in which a process must say that it lives: loading models keeps it busy
 _KEEP_SECONDS = 15  # a connection stays open for the next request
-_BACKLOG = 256
+BACKLOG = 256  # connections that wait to be taken
 
 
 def bound(settings: ServiceSettings) -> socket.socket:
@@ -52,19 +53,26 @@ def run(app: Any, settings: ServiceSettings, place: socket.socket, started: Call
 
     Raises KeyboardInterrupt at the end where the signal was Ctrl-C's, or one that was made to be like it.
     """
-    patience = {"seconds": settings.arrival}
-    config = uvicorn.Config(
+    _Server(uvicorn_config(app, settings), started).run(sockets=[place])
+
+
+def uvicorn_config(app: Any, settings: ServiceSettings, workers: int = 1) -> uvicorn.Config:
+    """Return how uvicorn is to serve an application, or what makes one in each of several processes."""
+    return _Config(
         app,
-        http=type("Impatient", (_Impatient,), patience),
+        factory=workers > 1,
+        workers=workers,
+        arrival=settings.arrival,
+        http=_Impatient,
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=_BACKLOG,
+        backlog=BACKLOG if workers == 1 else 1,  # asyncio takes so many connections at once, and leaves none to others
         timeout_keep_alive=_KEEP_SECONDS,
         timeout_graceful_shutdown=math.ceil(settings.timeout) + 1,
+        timeout_worker_healthcheck=_HEALTH_SECONDS,
     )
-    _Server(config, started).run(sockets=[place])
 
 
 def log_to_stderr() -> None:
@@ -75,6 +83,14 @@ def log_to_stderr() -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
+
+
+class _Config(uvicorn.Config):
+    """Knows, too, within how many seconds a request must begin."""
+
+    def __init__(self, app: Any, *, arrival: float, **options: Any) -> None:
+        super().__init__(app, **options)
+        self.arrival = arrival
 
 
 class _Server(uvicorn.Server):
@@ -92,7 +108,7 @@ class _Server(uvicorn.Server):
 class _Impatient(H11Protocol):
     """Closes a connection whose request does not begin, or whose first lines do not end, within some seconds."""
 
-    seconds: float
+    config: _Config
     _waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -129,7 +145,7 @@ class _Impatient(H11Protocol):
         if self.conn.their_state is not h11.IDLE:
             self._stop()
         elif self._waiting is None:
-            self._waiting = self.loop.call_later(self.seconds, self.transport.close)
+            self._waiting = self.loop.call_later(self.config.arrival, self.transport.close)
 
     def _stop(self) -> None:
         if self._waiting is not None:

@@ -1,0 +1,156 @@
+"""Several processes behind one address: they answer alike, stand in for each other, and end together."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+from browsing import CLI
+from uvicorn.config import STARTUP_FAILURE
+
+from csp_index.errors import SettingError
+from csp_index.service import ServiceSettings, workers
+
+TOKEN = "more-than-sixteen-letters"
+BEARER = {"authorization": f"Bearer {TOKEN}"}
+PATIENCE = 60.0  # seconds; a busy machine loads slowly
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: str
+
+
+@dataclass
+class Pair:
+    """A service of two processes."""
+
+    process: subprocess.Popen[str]
+    port: int
+
+    def ask(self, target: str, headers: Mapping[str, str] = BEARER, form: str | None = None) -> Answer:
+        """Ask over a connection of its own, so that either process may answer."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        kind = {} if form is None else {"content-type": "application/x-www-form-urlencoded"}
+        connection.request("GET" if form is None else "POST", target, form, {"connection": "close", **kind, **headers})
+        answer = connection.getresponse()
+        found = Answer(answer.status, dict(answer.getheaders()), answer.read().decode())
+        connection.close()
+        return found
+
+    def counted(self, pattern: str) -> float:
+        """Return the sum of the counters whose lines begin like this."""
+        lines = self.ask("/metrics").body.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(pattern, line))
+
+    @property
+    def workers(self) -> set[int]:
+        """The processes that answer."""
+        listed = ["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)]
+        said = subprocess.run(listed, capture_output=True, text=True).stdout
+        return {int(line.split()[0]) for line in said.splitlines() if "spawn_main" in line}
+
+
+@pytest.fixture
+def pair(served_db: Path, tmp_path: Path) -> Iterator[Pair]:
+    (tmp_path / "token").write_text(TOKEN)
+    options = ["--port", "0", "--workers", "2", "--token-file", str(tmp_path / "token")]
+    process = subprocess.Popen(
+        [*CLI, "serve", str(served_db), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+    )
+    with process:
+        port = re.search(r":(\d+)/", process.stdout.readline())
+        assert port is not None
+        try:
+            yield Pair(process, int(port[1]))
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0 or process.returncode == -signal.SIGKILL
+
+
+def until(holds: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end, f"not within {PATIENCE:g} s: {what}"
+        time.sleep(0.1)
+
+
+def lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_both_answer_alike_and_count_together(pair: Pair):
+    assert len(pair.workers) == 2
+    made, answers = 'csp_index_answers_total{source="made"}', []
+    while pair.counted(made) < 2 and len(answers) < 500:  # each makes it once: until both have answered
+        answers.append(pair.ask("/api/v1/index"))
+    assert pair.counted(made) == 2
+    assert {(answer.status, answer.body, answer.headers["etag"]) for answer in answers} == {
+        (200, answers[0].body, answers[0].headers["etag"])
+    }
+    assert pair.counted("csp_index_requests_total.*/api/v1/index") == len(answers)
+    assert pair.counted("csp_index_in_flight") == 1  # the request for this
+
+
+def test_a_browser_that_signed_in_is_known_to_both(pair: Pair):
+    signed = pair.ask("/login", {}, f"token={TOKEN}&next=/")
+    cookie = {"cookie": signed.headers["set-cookie"].partition(";")[0]}
+    assert signed.status == 303
+    assert {pair.ask("/index.json", cookie).status for _ in range(50)} == {200}
+    assert pair.ask("/index.json", {}).status == 401
+
+
+def test_a_process_that_dies_is_replaced_and_the_other_answers_meanwhile(pair: Pair):
+    before = pair.workers
+    gone = min(before)
+    os.kill(gone, signal.SIGKILL)
+    assert [pair.ask("/api/v1/layers").status for _ in range(5)] == [200] * 5
+    until(lambda: len(pair.workers - {gone}) == 2, "a new process")
+    assert len(pair.workers & before) == 1
+    until(lambda: pair.counted("csp_index_in_flight") == 1, "what the dead one was working on is forgotten")
+
+
+def test_they_end_with_the_process_that_started_them(pair: Pair):
+    left = pair.workers
+    pair.process.kill()
+    until(lambda: not any(map(lives, left)), "the processes end")
+
+
+def test_limits_are_of_all_processes_together():
+    whole = ServiceSettings(workers=3, threads=2, waiting=64, held_bytes=300, sql_processes=4)
+    part = workers._share(whole)
+    assert (part.threads, part.waiting, part.held_bytes, part.sql_processes) == (1, 22, 100, 2)
+    assert part.start == whole.start  # what tags and sessions hang on is one
+    assert "start" not in repr(whole)
+
+
+def test_a_process_that_cannot_start_says_why_and_ends_the_others(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        workers._worker(str(tmp_path / "none"), ServiceSettings(), {})
+    assert ended.value.code == STARTUP_FAILURE  # upon which uvicorn starts no more
+    assert "no index at" in capfd.readouterr().err
+
+
+def test_no_process_at_all_is_refused(run, served_db, monkeypatch):
+    assert run("serve", served_db, "--workers", 0).status == 2
+    monkeypatch.setenv("CSP_INDEX_SERVE_WORKERS", "0")
+    with pytest.raises(SettingError, match="serve_workers"):
+        ServiceSettings()
