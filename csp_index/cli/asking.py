@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from csp_index.cli.output import FILE, contrast_kinds, database, json_option, progress, say_checks, say_json, say_labels
+from csp_index.cli.options import FILE, contrast_options, database, json_option
+from csp_index.cli.output import progress, say_checks, say_json, say_labels
 
 _METHODS = click.option(
     "--method", default="csp", show_default=True, help="Scoring method; `csp-index label --help` lists them."
@@ -47,17 +48,7 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 @click.option("--gamma", type=float, help="csp: how much of the contrastive direction is removed, 0 to 1 (1).")
 @click.option("--alpha", type=float, help="contrastive-pmi: the contrastive set's share of the prior, 0 to 1 (0.5).")
 @click.option("--examples", type=click.IntRange(1), help="Activating images a neuron (30; clip-dissect 100, wpmi 28).")
-@click.option(
-    "--contrast",
-    metavar="KIND[+KIND...]",
-    callback=contrast_kinds,
-    help="Contrastive images: nearest, falcon, perturbation, synthetic, random, or several joined by + (nearest).",
-)
-@click.option("--generator", help="synthetic: diffusers:ID_OR_DIR or python:package.module:factory, makes variants.")
-@click.option("--variants", type=click.IntRange(1), help="synthetic: variants made of each activating image (8).")
-@click.option("--generator-seed", type=int, help="synthetic: of the variants (0).")
-@click.option("--caption-column", help="synthetic: metadata column that describes an image, for the prompt.")
-@click.option("--variant-prompt", help="synthetic: what the generator is told around the caption ({caption}).")
+@contrast_options
 @click.option(
     "--neighbours",
     type=click.IntRange(1),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.output import FILE, database, json_option, progress, say_json, say_summary
+from csp_index.cli.options import FILE, database, json_option
+from csp_index.cli.output import progress, say_json, say_summary
 
 if TYPE_CHECKING:
     from csp_index.index import NetworkSource

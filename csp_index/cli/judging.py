@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from csp_index.cli.output import FILE, json_option, progress, say_json
+from csp_index.cli.options import FILE, json_option
+from csp_index.cli.output import progress, say_json
 
 if TYPE_CHECKING:
     from csp_index.evaluation.records import Evaluation

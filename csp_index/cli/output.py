@@ -15,9 +15,6 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from csp_index.errors import SettingError
-from csp_index.records import ExampleOptions
-
 if TYPE_CHECKING:
     from csp_index.build import Progress as Report
     from csp_index.checking import CandidateChecks
@@ -46,19 +43,6 @@ def plain_warnings() -> Iterator[None]:
         yield
     finally:
         logging.getLogger().removeHandler(handler)
-
-
-FILE = click.Path(readable=False)  # whether it can be read is told by whoever reads it
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
-database = click.argument("db", metavar="DB")
-
-
-def contrast_kinds(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
-    """Refuse what names no kinds of contrastive images, as a click callback."""
-    try:
-        return given if given is None else ExampleOptions(contrast=given).contrast
-    except SettingError as exc:
-        raise click.BadParameter(str(exc)) from exc
 
 
 class _Pace:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.output import contrast_kinds, database, json_option, progress, say_json
+from csp_index.cli.options import contrast_options, database, json_option
+from csp_index.cli.output import progress, say_json
 from csp_index.errors import CspIndexError
 
 if TYPE_CHECKING:
@@ -25,17 +26,7 @@ if TYPE_CHECKING:
 @click.option("--neighbours", is_flag=True, help="Take the labels of similar neurons of other layers and networks.")
 @click.option("--prompt", help="What the model is told: a built-in prompt (concepts) or a text file.")
 @click.option("--examples", type=click.IntRange(1), help="Activating images shown of a neuron (9).")
-@click.option(
-    "--contrast",
-    metavar="KIND[+KIND...]",
-    callback=contrast_kinds,
-    help="Contrastive images: as in `csp-index label` (nearest).",
-)
-@click.option("--generator", help="synthetic: diffusers:ID_OR_DIR or python:package.module:factory, makes variants.")
-@click.option("--variants", type=click.IntRange(1), help="synthetic: variants made of each activating image (8).")
-@click.option("--generator-seed", type=int, help="synthetic: of the variants (0).")
-@click.option("--caption-column", help="synthetic: metadata column that describes an image, for the prompt.")
-@click.option("--variant-prompt", help="synthetic: what the generator is told around the caption ({caption}).")
+@contrast_options
 @click.option("--positive-only", is_flag=True, help="Show no contrastive images.")
 @click.option(
     "--layout", "style", type=click.Choice(["two", "one", "composed"]), help="Two grids, one, or both in one."

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from csp_index.cli.output import FILE, database, json_option
+from csp_index.cli.options import FILE, database, json_option
 
 
 @click.command()

@@ -9,7 +9,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from csp_index.cli.output import json_option, say_json
+from csp_index.cli.options import json_option
+from csp_index.cli.output import say_json
 
 if TYPE_CHECKING:
     from csp_index.demo.run import DemoReport

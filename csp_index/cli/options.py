@@ -1,0 +1,47 @@
+"""Options that several commands take in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from csp_index.errors import SettingError
+from csp_index.records import ExampleOptions
+
+FILE = click.Path(readable=False)  # whether it can be read is told by whoever reads it
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+database = click.argument("db", metavar="DB")
+
+
+def contrast_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command choose contrastive images, and how those of the kind synthetic are made."""
+    for option in reversed(_CONTRAST):
+        command = option(command)
+    return command
+
+
+def _kinds(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
+    """Refuse what names no kinds of contrastive images, as a click callback."""
+    try:
+        return given if given is None else ExampleOptions(contrast=given).contrast
+    except SettingError as exc:
+        raise click.BadParameter(str(exc)) from exc
+
+
+_CONTRAST = (
+    click.option(
+        "--contrast",
+        metavar="KIND[+KIND...]",
+        callback=_kinds,
+        help="Contrastive images: nearest, falcon, perturbation, synthetic, random, or several joined by + (nearest).",
+    ),
+    click.option(
+        "--generator", help="synthetic: diffusers:ID_OR_DIR or python:package.module:factory, makes variants."
+    ),
+    click.option("--variants", type=click.IntRange(1), help="synthetic: variants made of each activating image (8)."),
+    click.option("--generator-seed", type=int, help="synthetic: of the variants (0)."),
+    click.option("--caption-column", help="synthetic: metadata column that describes an image, for the prompt."),
+    click.option("--variant-prompt", help="synthetic: what the generator is told around the caption ({caption})."),
+)
