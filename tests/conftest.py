@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -89,3 +90,25 @@ def arrays(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from planted import serve_arrays
 
     return serve_arrays(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the directory of a family's tiny vision-language model; each is written once."""
+    from tests import tiny_vlms
+
+    root = tmp_path_factory.mktemp("vlms")
+
+    def directory(family: str) -> Path:
+        if family == "smolvlm":
+            pytest.importorskip("num2words")  # its processor insists
+        place = root / family
+        return place if place.exists() else tiny_vlms.save_vlm(place, family)
+
+    return directory
+
+
+@pytest.fixture
+def llava(saved: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A copy of the tiny LLaVA, to be changed."""
+    return Path(shutil.copytree(saved("llava"), tmp_path / "llava"))

@@ -9,166 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from fakes import FakeEncoder
 from PIL import Image
-from torch import Tensor, nn
+from spots import SIDE, spot
+from torch import nn
 
 from csp_index import CspIndexError, Index, NetworkSource, catalog, open_index, perturbation
 from csp_index.derived import FIRST, find_derived, read_derived
-from csp_index.edits import EDITS, STRENGTHS, as_stored, edited, encoded, reduced, usable_edits
-from csp_index.errors import LabelError, NetworkError, SettingError
+from csp_index.edits import EDITS, as_stored, edited, encoded, reduced, usable_edits
+from csp_index.errors import LabelError, SettingError
 from csp_index.evaluation.options import EvaluationOptions, parse_methods
 from csp_index.networks import Network, load_network
-from csp_index.regions import driving_maps, footprint, region
-from csp_index.sparse import SparseAutoencoder
-
-SIDE = 32
-
-
-class Spot(nn.Module):
-    """Neurons that count how red (0) and how blue (1) the brightest place is, by several kinds of layers.
-
-    `maps` has places, `vector` has none, `ceiling` is at its ceiling wherever there is some colour at all.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maps = nn.Conv2d(3, 2, 5, padding=2, bias=False)
-        self.maps.weight.data.zero_()
-        self.maps.weight.data[0, 0] = 1 / 25
-        self.maps.weight.data[1, 2] = 1 / 25
-        self.maps.weight.data[:, 1] = -1 / 25
-        self.vector, self.ceiling = nn.Identity(), nn.ReLU6()
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        found = self.vector(self.maps(pixels).amax((2, 3)))
-        seen: Tensor = self.ceiling(60 * found)
-        return seen
-
-    def preprocess(self, image: Image.Image) -> Tensor:
-        pixels = np.asarray(image.resize((SIDE, SIDE)), dtype=np.float32) / 255
-        return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def spot() -> Spot:
-    return Spot()
-
-
-def spotted(left: int, top: int, size: tuple[int, int] = (SIDE, SIDE), colour: str = "red") -> Image.Image:
-    picture = Image.new("RGB", size, (90, 90, 90))
-    picture.paste(Image.new("RGB", (8, 8), colour), (left, top))
-    return picture
 
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    return load_network("python:test_perturbation:spot", layers=["maps", "vector", "ceiling"], device="cpu")
-
-
-# where a neuron looks
-
-
-@pytest.mark.parametrize("layer", ["maps", "vector", "ceiling"])
-def test_the_driving_region_is_where_the_neuron_looks(network, layer):
-    pictures = [spotted(4, 18), spotted(20, 2, colour="blue"), spotted(20, 2)]
-    pixels = torch.stack([network.preprocess(picture) for picture in pictures])
-    found = driving_maps(network, layer, pixels, torch.tensor([0, 1, 0]))
-    assert found.shape == (3, SIDE, SIDE) and bool((found >= 0).all())
-    for heat, (left, top) in zip(found, ((4, 18), (20, 2), (20, 2)), strict=True):
-        mask = region(heat, (0, 0, SIDE, SIDE), (SIDE, SIDE), 0.03)
-        assert mask[top : top + 8, left : left + 8].sum() / mask.sum() > 0.9
-
-
-def test_maps_are_of_each_images_own_neuron(network):
-    pixels = torch.rand(3, 3, SIDE, SIDE)
-    found = network.maps(pixels, "maps", torch.tensor([1, 0, 1]))
-    assert found is not None
-    whole = torch.stack([spot().maps(pixels)[i, k] for i, k in enumerate((1, 0, 1))])
-    torch.testing.assert_close(found, whole)
-    assert network.maps(pixels, "vector", torch.tensor([0, 0, 0])) is None
-
-
-def test_gradients_are_of_each_images_own_neuron(network):
-    pixels = torch.rand(2, 3, SIDE, SIDE)
-    found = network.gradients(pixels, "maps", torch.tensor([1, 0]))
-    inputs = pixels.clone().requires_grad_(True)
-    means = spot().maps(inputs).mean((2, 3))
-    (means[0, 1] + means[1, 0]).backward()
-    torch.testing.assert_close(found, inputs.grad)
-
-
-def test_tokens_of_a_vision_transformer_are_maps_and_its_class_token_is_none():
-    source = "timm:vit_tiny_patch16_224/none"
-    network = load_network(source, layers=["blocks.0"], pool="token-mean", device="cpu")
-    pixels = torch.rand(1, 3, 224, 224)
-    maps = network.maps(pixels, "blocks.0", torch.tensor([5]))
-    assert maps is not None and maps.shape == (1, 14, 14)
-    pooled = network.activations(pixels)["blocks.0"][0, 5]
-    torch.testing.assert_close(maps.mean(), pooled)
-    network = load_network(source, layers=["blocks.0"], pool="cls", device="cpu")
-    assert network.maps(pixels, "blocks.0", torch.tensor([5])) is None
-    assert network.gradients(pixels, "blocks.0", torch.tensor([5])).abs().amax() > 0
-
-
-def test_gradients_pass_a_sparse_autoencoder(tmp_path):
-    from safetensors.torch import save_file
-
-    save_file({"W_enc": torch.eye(2), "b_enc": torch.zeros(2)}, tmp_path / "sae.safetensors")
-    spec = f"python:test_perturbation:spot+sae:maps={tmp_path}/sae.safetensors:pool=max"
-    network = load_network(spec, layers=["maps.sae-sae"], device="cpu")
-    assert any(isinstance(module, SparseAutoencoder) for module in network._modules.values())
-    pixels = network.preprocess(spotted(4, 18))[None]
-    mask = region(
-        driving_maps(network, "maps.sae-sae", pixels, torch.tensor([0]))[0], (0, 0, SIDE, SIDE), (SIDE, SIDE), 0.03
-    )
-    assert mask[18:26, 4:12].sum() / mask.sum() > 0.9
-
-
-def test_where_nothing_tells_it_is_the_middle(network):
-    pixels = torch.full((1, 3, SIDE, SIDE), 0.5)
-    heat = driving_maps(network, "maps", pixels, torch.tensor([0]))[0]
-    assert heat.argmax().item() in {SIDE * row + column for row in (15, 16) for column in (15, 16)}
-
-
-def test_an_input_that_is_no_picture_is_told(network):
-    with pytest.raises(NetworkError, match=r"shape \[16, 12\], which is no picture"):
-        driving_maps(network, "maps", torch.rand(2, 16, 12), torch.tensor([0, 0]))
-
-
-@pytest.mark.parametrize("size", [(400, 300), (300, 500), (64, 64)])
-def test_the_footprint_of_a_cut_is_found(size):
-    from torchvision import transforms
-
-    cut = transforms.Compose(
-        [
-            transforms.Resize(256),
-            transforms.CenterCrop(224),
-            transforms.ToTensor(),
-            transforms.Normalize((0.4, 0.5, 0.6), (0.2, 0.25, 0.3)),
-        ]
-    )
-    side = min(size) * 224 / 256
-    left, top = (size[0] - side) / 2, (size[1] - side) / 2
-    expected = np.array((left, top, left + side, top + side))
-    assert np.abs(np.array(footprint(cut, size)) - expected).max() <= 0.015 * max(size)
-
-
-def test_the_footprint_of_a_scaled_picture_is_the_whole_and_so_is_an_unknown_one(network):
-    assert np.abs(np.array(footprint(network.preprocess, (80, 60))) - (0, 0, 80, 60)).max() < 1.5
-    assert footprint(lambda image: torch.rand(3, 8, 8), (80, 60)) == (0, 0, 80, 60)
-    assert footprint(lambda image: torch.rand(16, 12), (80, 60)) == (0, 0, 80, 60)
-
-
-def test_a_region_lies_where_the_network_saw_it():
-    heat = torch.zeros(10, 10)
-    heat[2:4, 6:8] = 1.0
-    mask = region(heat, (50, 0, 150, 100), (200, 100), 0.01)
-    assert mask.sum() == 200
-    rows, columns = np.nonzero(mask)
-    assert rows.min() >= 15 and rows.max() < 45 and columns.min() >= 105 and columns.max() < 135
-    for share in STRENGTHS:
-        assert region(heat, (50, 0, 150, 100), (200, 100), share).mean() == pytest.approx(share, abs=1e-3)
+    return load_network("python:spots:spot", layers=["maps", "vector", "ceiling"], device="cpu")
 
 
 # edits
@@ -237,7 +93,7 @@ def build(folder: Path, layer: str = "maps") -> Index:
     photos = write_spots(folder / "photos")
     index = open_index(folder / "db", device="cpu")
     pool = "max" if layer == "maps" else None
-    source = NetworkSource("python:test_perturbation:spot", (layer,), pool=pool, name="net")
+    source = NetworkSource("python:spots:spot", (layer,), pool=pool, name="net")
     index.add_images(photos, encoders=["python:fakes:encoder"], networks=[source])
     return index
 
@@ -386,11 +242,11 @@ def test_another_network_is_refused(tmp_path, monkeypatch):
     index = build(tmp_path)
 
     def changed() -> nn.Module:
-        made = Spot()
+        made = spot()
         made.maps.weight.data[0, 0] += 1
         return made
 
-    monkeypatch.setattr("test_perturbation.spot", changed)
+    monkeypatch.setattr("spots.spot", changed)
     with pytest.raises(CspIndexError, match="is not the network the index was built with"):
         label(open_index(index.uri, device="cpu"))
 

@@ -1,0 +1,39 @@
+"""Addresses of neurons: how they are written, read, and refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from csp_index.addresses import parse_neurons
+from csp_index.errors import LabelError
+from csp_index.records import LayerKey, NeuronKey
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("0", [0]), ("0,5,9", [0, 5, 9]), ("10-12", [10, 11, 12]), (" 1 , 3-4 ", [1, 3, 4]), ("7-7", [7])],
+)
+def test_neurons_are_named_by_numbers_and_ranges(text, numbers):
+    assert parse_neurons("m/l", text) == [f"m/l/{n}" for n in numbers]
+    assert parse_neurons("m/l", "all") == ["m/l"]
+
+
+@pytest.mark.parametrize("text", ["", ",", "a", "1-", "-1", "5-2", "1.5", "²", "0x1", "1,,2"])
+def test_other_ways_to_name_neurons_are_refused(text):
+    with pytest.raises(LabelError, match="are too many"):
+        parse_neurons("m/l", "0-99999999999")
+    with pytest.raises(LabelError, match="write all, 0,5,9 or 10-20"):
+        parse_neurons("m/l", text)
+
+
+@pytest.mark.parametrize("text", ["m", "m/l", "/l/0", "m//0", "m/l/x", "m/l/-1", "m/l/²", "a/b/c/0", ""])
+def test_addresses_that_are_none(text):
+    with pytest.raises(LabelError, match="is not an address"):
+        NeuronKey.parse(text)
+
+
+def test_addresses_are_read_as_they_are_written():
+    key = NeuronKey.parse("resnet50/layer4.0/77")
+    assert str(key) == "resnet50/layer4.0/77"
+    assert key.layer_key == LayerKey.parse("resnet50/layer4.0")
+    assert NeuronKey.parse("m/l/2") < NeuronKey.parse("m/l/10")
