@@ -129,6 +129,8 @@ def test_own_candidates(client):
         {"neurons": [f"{LAYER}/3"], "gamma": 2},
         {"neurons": [f"{LAYER}/3"], "gamma": "much"},
         {"neurons": [f"{LAYER}/3"], "examples": 0},
+        {"neurons": [f"{LAYER}/3"], "examples": True},
+        {"neurons": [f"{LAYER}/3"], "examples": "5"},
         {"neurons": [f"{LAYER}/3"], "contrast": "telepathy"},
         {"neurons": [f"{LAYER}/3"], "threshold": "low"},
         {"neurons": [f"{LAYER}/3"], "candidates": []},

@@ -63,6 +63,17 @@ def test_every_page_is_there_and_names_its_twin(client, page):
         assert client.get(twin[1].replace("&amp;", "&")).headers["content-type"] == "application/json"
 
 
+def test_the_bounds_of_a_page_are_those_of_the_application(served_db):
+    with client_of(served_db, page=3, page_limit=300) as own:
+        layer = "/layers/cnn/concepts"
+        assert len(own.get(f"{layer}.json").json()["neurons"]) == 3
+        assert own.get(f"{layer}.json").json()["query"]["limit"] == 3
+        for address in (f"{layer}.json?", "/search.json?q=red&", "/api/v1/neurons?layer=cnn/concepts&"):
+            assert own.get(f"{address}limit=250").status_code == 200
+            assert own.get(f"{address}limit=301").status_code in (400, 422)
+            assert own.get(f"{address}limit=0").status_code in (400, 422)
+
+
 def test_nothing_is_loaded_from_elsewhere(client):
     for page in ("/", "/search?q=red", "/layers/cnn/concepts", "/neurons/cnn/concepts/3", "/sql"):
         loaded = re.findall(r'(?:src|<link[^>]*href|action)="([^"]+)"', client.get(page).text)

@@ -142,7 +142,6 @@ def test_layers_that_do_not_fit_into_memory_are_named(planted: Served) -> None:
         {"text": "  "},
         {"text": "x" * 301},
         {"text": "red", "limit": 0},
-        {"text": "red", "limit": 201},
     ],
 )
 def test_what_cannot_be_asked_is_refused(asked: dict[str, Any]) -> None:

@@ -92,6 +92,12 @@ class ServiceSettings:
         if self.sql is None:
             object.__setattr__(self, "sql", self.loopback)
 
+    def page_size(self, limit: int | None) -> int:
+        """Return how many neurons to show where `limit` are asked for. Raises SettingError where they are too many."""
+        if limit is not None and limit > self.page_limit:
+            raise SettingError(f"limit is {limit}: expected 1 to {self.page_limit}")
+        return self.page if limit is None else limit
+
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the service."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
 from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import urlencode
@@ -86,13 +86,17 @@ def _add_search(routes: APIRouter, service: Service, renderer: Renderer) -> None
 
     most = service.settings.page_limit
 
+    def asked_for(q: str | None, image_id: int | None, neuron: str | None, limit: int) -> SearchQuery:
+        key = NeuronKey.parse(neuron) if neuron else None
+        return SearchQuery((q or "").strip() or None, image_id, key, limit=service.settings.page_size(limit))
+
     @routes.get("/search")
     def search(q: Text = None, image_id: ImageQuery = None, neuron: Address = None, limit: int = SEARCHED) -> Response:
         given = {"q": (q or "").strip() or None, "image_id": image_id, "neuron": neuron or None}
         asked: list[tuple[str, object]] = [(name, value) for name, value in given.items() if value is not None]
         if not asked:
             return renderer.page("search", page=None, subject=None)
-        page = searching.search(snapshot, engine, _search_query(q, image_id, neuron, limit))
+        page = searching.search(snapshot, engine, asked_for(q, image_id, neuron, limit))
         told: dict[str, Any] = {
             "subject": str(asked[0][1]),
             "limit": limit,
@@ -105,7 +109,7 @@ def _add_search(routes: APIRouter, service: Service, renderer: Renderer) -> None
     def search_twin(
         q: Text = None, image_id: ImageQuery = None, neuron: Address = None, limit: int = SEARCHED
     ) -> Response:
-        return answer(searching.search(snapshot, engine, _search_query(q, image_id, neuron, limit)))
+        return answer(searching.search(snapshot, engine, asked_for(q, image_id, neuron, limit)))
 
     @routes.post("/search")
     def search_upload(file: UploadFile) -> Response:
@@ -114,26 +118,25 @@ def _add_search(routes: APIRouter, service: Service, renderer: Renderer) -> None
         return renderer.page("search", page=page, subject="Your picture", limit=query.limit, more=None)
 
 
-def _search_query(q: str | None, image_id: int | None, neuron: str | None, limit: int) -> SearchQuery:
-    key = NeuronKey.parse(neuron) if neuron else None
-    return SearchQuery((q or "").strip() or None, image_id, key, limit=limit)
-
-
 def _add_layers(routes: APIRouter, service: Service, renderer: Renderer) -> None:
     snapshot, engine = service.snapshot, service.engine
+
+    def bounded(query: Annotated[GalleryQuery, Depends()]) -> GalleryQuery:
+        size = service.settings.page_size(query.limit)
+        return query if query.size == size else replace(query, limit=size)
+
+    asked = Depends(bounded)
 
     @routes.get("/layers/{model}/{layer}/map.json")
     def map_twin(model: Name, layer: Name, colour: str = "score", method: str | None = None) -> Response:
         return answer(layer_map.layer_map(snapshot, engine, LayerKey(model, layer), colour, method))
 
     @routes.get("/layers/{model}/{layer}.json")
-    def layer_twin(model: Name, layer: Name, query: Annotated[GalleryQuery, Depends()]) -> Response:
+    def layer_twin(model: Name, layer: Name, query: GalleryQuery = asked) -> Response:
         return answer(gallery.layer_document(snapshot, engine, LayerKey(model, layer), query))
 
     @routes.get("/layers/{model}/{layer}")
-    def layer_page(
-        model: Name, layer: Name, query: Annotated[GalleryQuery, Depends()], colour: str = "score"
-    ) -> Response:
+    def layer_page(model: Name, layer: Name, query: GalleryQuery = asked, colour: str = "score") -> Response:
         key = LayerKey(model, layer)
         page = gallery.layer_document(snapshot, engine, key, query)
         try:

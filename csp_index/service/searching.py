@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 import numpy as np
 from PIL import Image
 
-from csp_index import settings
 from csp_index.errors import EncoderError, LabelError, MissingError, SettingError
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.gallery import named
@@ -49,9 +48,8 @@ class SearchQuery:
             )
         if self.text is not None and not 1 <= len(self.text.strip()) <= _LONGEST:
             raise SettingError(f"the text has {len(self.text.strip())} characters: expected 1 to {_LONGEST}")
-        most = settings.number("serve_page_limit")
-        if not 1 <= self.limit <= most:
-            raise SettingError(f"limit is {self.limit}: expected 1 to {most}")
+        if self.limit < 1:
+            raise SettingError(f"limit is {self.limit}: expected at least 1")
 
     @property
     def kind(self) -> Kind:

@@ -68,14 +68,15 @@ class ErrorBody(BaseModel):
 
 
 class _Asked(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    """What is sent as JSON: exactly as described, no `true` for 1 and no `"5"` for 5."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class LabelRequest(_Asked):
     """Neurons to label from stored vectors; nothing is kept. What is null is as the method has it by default."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [
                 {
@@ -110,7 +111,6 @@ class SqlRequest(_Asked):
     """One SELECT over the index."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={"examples": [{"sql": "SELECT layer, count(*) AS neurons FROM neurons GROUP BY layer"}]},
     )
 
