@@ -91,7 +91,7 @@ SETTINGS: dict[str, Setting] = {
         Setting("serve_host", "127.0.0.1", "Address that `serve` listens on."),
         Setting("serve_port", 8000, "Port that `serve` listens on."),
         Setting("serve_workers", 1, "Processes of `serve`: each computes on one core, with models of its own."),
-        Setting("serve_threads", "auto", "Threads that answer requests: a number, or auto (one a core, at most 8)."),
+        Setting("serve_threads", "auto", "Threads of each process: a number, or auto (one a core, at most 8)."),
         Setting("serve_waiting", 64, "Requests that `serve` works on or keeps waiting; more are sent away with 503."),
         Setting("serve_timeout", 30.0, "Longest time that one request may take, in seconds."),
         Setting("serve_arrival", 20.0, "Longest time that a request may take to arrive, in seconds."),

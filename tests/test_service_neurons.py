@@ -15,6 +15,7 @@ import pytest
 from csp_index import NetworkSource, open_index, schema
 from csp_index.errors import MissingError
 from csp_index.records import LayerKey, NeuronKey
+from csp_index.service import neurons
 from csp_index.service.config import ServiceSettings
 from csp_index.service.engine import Engine
 from csp_index.service.facets import directions, facets_of, name_facets
@@ -116,13 +117,13 @@ def shown_run(snapshot: Snapshot, method: str) -> str:
 
 
 def test_quantile_rows_and_histogram_equal_plain_sorting(tmp_path):
-    paths = fakes.write_arrays(tmp_path, neurons=40)  # more than are read together; neuron 3 is dead
+    paths = fakes.write_arrays(tmp_path, neurons=70)  # more than are read together; neuron 3 is dead
     open_index(tmp_path / "db").import_arrays(
         paths["activations"], "m/l", embeddings=paths["embeddings"], shard_size=25
     )
     snapshot, activations = Snapshot(tmp_path / "db"), np.load(paths["activations"])
     engine = FakeEngine(snapshot)
-    for neuron in (0, 3, 4, 17, 39):
+    for neuron in (0, 3, 4, 17, 69):
         document = neuron_document(snapshot, engine, NeuronKey("m", "l", neuron))
         values = activations[:, neuron]
         counts, edges = np.histogram(values, bins=40)
@@ -136,6 +137,39 @@ def test_quantile_rows_and_histogram_equal_plain_sorting(tmp_path):
             assert images == order[first : first + 6] and order[place] in images
             assert row["value"] == values[order[place]]
             assert [image["activation"] for image in row["images"]] == [values[image] for image in images]
+
+
+DRAWN = np.random.default_rng(0).standard_normal(3000).astype(np.float32)
+SPREADS = {
+    "one": DRAWN[:1],
+    "few": DRAWN[:5],
+    "normal": DRAWN,
+    "never fires": np.zeros(50, np.float32),
+    "mostly silent": np.maximum(DRAWN - 1, 0),
+    "two zeros": np.where(DRAWN > 0, np.float32(-0.0), np.float32(0)),
+    "steps": np.round(DRAWN),
+    "narrow": 100 + DRAWN / 1000,
+    "one far above": np.append(DRAWN, np.float32(1e9)),
+    "one far below": np.append(np.float32(-1e9), DRAWN),
+    "tiny": DRAWN * np.float32(1e-38),
+    "large": DRAWN * np.float32(1e30),
+    "beyond float32": np.array([-3e38, 3e38, 0], np.float32),
+    "equal and large": np.full(20, 1e20, np.float32),
+}
+
+
+@pytest.mark.parametrize("name", SPREADS)
+def test_rows_of_images_are_those_of_plain_sorting_however_activations_lie(name: str) -> None:
+    activations = SPREADS[name].astype(np.float32)
+    found = neurons._spread_of(activations)
+    order = np.lexsort((-np.arange(len(activations)), activations))  # weakest first; of equals the higher id
+    for quantile, value, images in zip(neurons._QUANTILES, found.values, found.images, strict=True):
+        place = round(quantile * (len(order) - 1))
+        first = min(max(place - 3, 0), max(0, len(order) - 6))
+        assert images.tolist() == order[first : first + 6][::-1].tolist()
+        assert value == activations[order[place]]
+    assert found.counts.sum() == len(activations) and np.isfinite(found.edges).all()
+    assert found.edges[0] <= activations.min() and found.edges[-1] >= activations.max()
 
 
 def test_similar_neurons_come_from_all_layers(snapshot, engine):

@@ -93,6 +93,7 @@ def test_an_answer_is_the_index_s_own_by_every_method(index: Index, engine: Engi
         {"confidence": False},
         {"top": 30},
         {"method": "clip-dissect", "prior": "neurons"},
+        {"method": "semanticlens", "contrast": "nearest+random"},  # looks at none: no room for two kinds
     ],
     ids=str,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
@@ -17,7 +18,8 @@ from browsing import CLI
 from uvicorn.config import STARTUP_FAILURE
 
 from csp_index.errors import SettingError
-from csp_index.service import ServiceSettings, workers
+from csp_index.service import ServiceSettings, server, workers
+from csp_index.service.journal import SHARED_COUNTERS
 
 TOKEN = "more-than-sixteen-letters"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
@@ -37,6 +39,7 @@ class Pair:
 
     process: subprocess.Popen[str]
     port: int
+    temporary: Path
 
     def ask(self, target: str, headers: Mapping[str, str] = BEARER, form: str | None = None) -> Answer:
         """Ask over a connection of its own, so that either process may answer."""
@@ -70,13 +73,13 @@ def pair(served_db: Path, tmp_path: Path) -> Iterator[Pair]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path)},
     )
     with process:
         port = re.search(r":(\d+)/", process.stdout.readline())
         assert port is not None
         try:
-            yield Pair(process, int(port[1]))
+            yield Pair(process, int(port[1]), tmp_path)
         finally:
             process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0 or process.returncode == -signal.SIGKILL
@@ -128,25 +131,61 @@ def test_a_process_that_dies_is_replaced_and_the_other_answers_meanwhile(pair: P
     until(lambda: pair.counted("csp_index_in_flight") == 1, "what the dead one was working on is forgotten")
 
 
+def test_a_process_that_dies_at_work_is_noticed_at_once(pair: Pair):
+    gone = min(pair.workers)
+    os.kill(gone, signal.SIGSTOP)  # it says nothing any more, as while a library is loading
+    time.sleep(1.5)  # until it has been asked whether it lives
+    began = time.monotonic()
+    os.kill(gone, signal.SIGKILL)
+    until(lambda: len(pair.workers - {gone}) == 2, "a new process")
+    assert time.monotonic() - began < server._HEALTH_SECONDS / 2
+
+
 def test_they_end_with_the_process_that_started_them(pair: Pair):
     left = pair.workers
+    (counters,) = pair.temporary.glob("csp_index_*")
     pair.process.kill()
     until(lambda: not any(map(lives, left)), "the processes end")
+    until(lambda: not counters.exists(), "the counters are gone")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGHUP, signal.SIGINT])
+def test_a_process_that_hangs_does_not_keep_the_service(pair: Pair, sent: int):
+    left = pair.workers
+    os.kill(min(left), signal.SIGSTOP)
+    pair.process.send_signal(sent)  # once: it waits for requests that might be on their way
+    time.sleep(1.5)
+    pair.process.send_signal(signal.SIGTERM)  # twice: not any more
+    assert pair.process.wait(PATIENCE) == 0
+    assert not any(map(lives, left))
 
 
 def test_limits_are_of_all_processes_together():
     whole = ServiceSettings(workers=3, threads=2, waiting=64, held_bytes=300, sql_processes=4)
     part = workers._share(whole)
-    assert (part.threads, part.waiting, part.held_bytes, part.sql_processes) == (1, 22, 100, 2)
+    assert (part.waiting, part.held_bytes, part.sql_processes) == (22, 100, 2)
+    assert part.threads == 2  # with one alone, who gets to a busy process waits, whatever the others do
     assert part.start == whole.start  # what tags and sessions hang on is one
     assert "start" not in repr(whole)
 
 
-def test_a_process_that_cannot_start_says_why_and_ends_the_others(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as ended:
-        workers._worker(str(tmp_path / "none"), ServiceSettings(), {})
-    assert ended.value.code == STARTUP_FAILURE  # upon which uvicorn starts no more
-    assert "no index at" in capfd.readouterr().err
+def test_a_process_that_cannot_start_says_why_and_ends_the_others(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(SHARED_COUNTERS, str(tmp_path / "counters"))
+    running = multiprocessing.Event()
+
+    def code() -> object:
+        with pytest.raises(SystemExit) as ended:
+            workers._worker(str(tmp_path / "none"), ServiceSettings(), {}, running)
+        assert "no index at" in capfd.readouterr().err
+        return ended.value.code
+
+    assert code() == STARTUP_FAILURE  # upon which uvicorn starts no more
+    running.set()
+    naps: list[float] = []
+    monkeypatch.setattr(workers.time, "sleep", naps.append)
+    assert code() == 1 and naps == [workers._AGAIN_SECONDS]
 
 
 def test_no_process_at_all_is_refused(run, served_db, monkeypatch):

@@ -61,9 +61,18 @@ def make_app(
     the application runs. Raises StoreError where there is no index.
     """
     settings = settings or ServiceSettings()
-    snapshot = Snapshot(index if isinstance(index, str | Path) else index.uri, versions=versions)
+    snapshot = Snapshot(
+        index if isinstance(index, str | Path) else index.uri, versions=versions, held_bytes=settings.held_bytes // 2
+    )
     sql = SqlRunner(snapshot.store.uri, snapshot.versions, settings) if settings.sql else None
-    service = Service(snapshot, Engine(snapshot, settings), sql, settings, Journal(), Turns(settings.sql_processes))
+    service = Service(
+        snapshot,
+        Engine(snapshot, settings),
+        sql,
+        settings,
+        Journal(settings.workers > 1),
+        Turns(settings.sql_processes),
+    )
     token = None if settings.token is None else Token(settings.token, settings.port, settings.start)
 
     @asynccontextmanager

@@ -43,7 +43,9 @@ class Visit:
 class Journal:
     """Writes down finished requests; counts them, SQL statements and held answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, several: bool = False) -> None:
+        """Count for one process, or, where they keep their counters in one folder, for `several`."""
+        self._several = several and SHARED_COUNTERS in os.environ
         self.registry = CollectorRegistry()
         own = self.registry
         self.in_flight = Gauge(
@@ -78,7 +80,7 @@ class Journal:
 
     def exposition(self) -> bytes:
         """Return all counters as Prometheus reads them, those of all processes where there are several."""
-        if SHARED_COUNTERS not in os.environ:
+        if not self._several:
             return generate_latest(self.registry)
         every = CollectorRegistry()
         MultiProcessCollector(every)  # type: ignore[no-untyped-call]

@@ -211,12 +211,14 @@ def _spread(snapshot: Snapshot, table: LayerTable, key: NeuronKey) -> _Spread:
 
 def _spread_of(activations: np.ndarray) -> _Spread:
     """Return where activations [N] (N > 0) lie; of equal ones the image of the lower id counts as the stronger."""
-    lowest, count = activations.min(), len(activations)
-    edges = np.histogram_bin_edges([float(lowest), float(activations.max())], bins=_BINS)
+    lowest, highest, count = activations.min(), activations.max(), len(activations)
+    margin = max(0.5, 1e-6 * abs(float(lowest))) if lowest == highest else 0.0
+    edges = np.linspace(float(lowest) - margin, float(highest) + margin, _BINS + 1)
     bins = ((activations - edges[0]) * (_BINS / (edges[-1] - edges[0]))).astype(np.intp)
     # The first 16 bits of numbers from 0 on, after the sign, rise with them; NumPy sorts such by radix, in a fourth of
     # the time that the numbers take.
-    levels = ((activations - lowest).view(np.uint32) >> 15).astype(np.uint16)
+    with np.errstate(over="ignore"):  # a range beyond float32 leaves the largest on one level
+        levels = ((activations - lowest).view(np.uint32) >> 15).astype(np.uint16)
     ordered = np.sort(levels, kind="stable")
     size = min(_ROW, count)
 

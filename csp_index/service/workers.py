@@ -1,8 +1,8 @@
 """The same service from several processes: one interpreter computes on one core, however many threads it has.
 
 All listen on one socket and answer alike: they read the same versions of the index, and what stands for one start of
-the service (tags of answers, sessions of browsers) is made before them. Limits are of the whole service: each process
-takes its share. Supervision is uvicorn's: a process that dies is replaced, one that cannot start ends them all.
+the service (tags of answers, sessions of browsers) is made before them. What is limited for the whole service is shared
+out among them, so that each has some. Supervision is uvicorn's: a process that dies is replaced.
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ import logging
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from multiprocessing.synchronize import Event
 from typing import TYPE_CHECKING
 
+import uvicorn
 from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors.multiprocess import Multiprocess
+from uvicorn.supervisors.multiprocess import SIGNALS, Multiprocess, Process
 
-from csp_index.errors import CspIndexError, StoreError, one_line
+from csp_index.errors import StoreError, one_line
 from csp_index.opening import open_snapshot
 from csp_index.service.config import ServiceSettings
 from csp_index.service.journal import SHARED_COUNTERS
@@ -36,7 +40,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("csp_index.service")
 
-_START_SECONDS = 120.0  # in which a new process answers, also on a busy machine
+_AGAIN_SECONDS = 30  # until another try, where a process that was to replace one cannot start
+_GRACE_SECONDS = 3  # beyond the time that a process has to end, before it is made to
+_TICK = 0.1
 
 
 def run(uri: str, settings: ServiceSettings, place: socket.socket, started: Callable[[], None]) -> None:
@@ -44,12 +50,12 @@ def run(uri: str, settings: ServiceSettings, place: socket.socket, started: Call
 
     Raises KeyboardInterrupt at the end, StoreError where a process cannot start, and where there is no index.
     """
-    versions = open_snapshot(uri).versions()
-    part = _share(settings)
-    config = uvicorn_config(partial(_worker, uri, part, versions), part, workers=settings.workers)
-    with tempfile.TemporaryDirectory(prefix="csp_index_") as counters:
+    versions, part = open_snapshot(uri).versions(), _share(settings)
+    with tempfile.TemporaryDirectory(prefix="csp_index_", ignore_cleanup_errors=True) as counters:
         os.environ[SHARED_COUNTERS] = counters
-        supervisor = _Supervisor(config, [place], started)
+        running = multiprocessing.get_context("spawn").Event()
+        config = uvicorn_config(partial(_worker, uri, part, versions, running), part, workers=settings.workers)
+        supervisor = _Supervisor(config, place, running, started)
         try:
             supervisor.run()
         finally:
@@ -61,48 +67,119 @@ def run(uri: str, settings: ServiceSettings, place: socket.socket, started: Call
 
 def _share(settings: ServiceSettings) -> ServiceSettings:
     """Return the settings of one process: its part of what is limited over all of them."""
-    limits = ("threads", "waiting", "held_bytes", "sql_processes")
+    limits = ("waiting", "held_bytes", "sql_processes")
     return replace(settings, **{name: math.ceil(getattr(settings, name) / settings.workers) for name in limits})
 
 
-def _worker(uri: str, settings: ServiceSettings, versions: Mapping[str, int]) -> FastAPI:
-    """Return the application of one process; it ends with the process that started it."""
-    from csp_index.service.app import make_app  # the process that supervises needs none of it
+def _worker(uri: str, settings: ServiceSettings, versions: Mapping[str, int], running: Event) -> FastAPI:
+    """Return the application of one process, which ends with the process that started it.
 
+    Where that is not possible the process ends, and all others with it; once the service is `running`, it ends later,
+    so that the others go on and another try follows.
+    """
     log_to_stderr()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
+        os.makedirs(os.environ[SHARED_COUNTERS], exist_ok=True)
+        from csp_index.service.app import make_app  # the process that supervises needs none of it
+
         return make_app(uri, settings, versions=versions)
-    except CspIndexError as exc:
+    except Exception as exc:  # whatever it is, it will come again
         _log.error("a process of the service cannot start: %s", one_line(exc))
+    if not running.is_set():
         sys.exit(STARTUP_FAILURE)
+    time.sleep(_AGAIN_SECONDS)
+    sys.exit(1)
 
 
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        shutil.rmtree(os.environ[SHARED_COUNTERS], ignore_errors=True)
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-class _Supervisor(Multiprocess):
-    """Tells when all processes answer, and forgets what those that died were working on."""
+class _Process(Process):
+    """A process that is asked all the time whether it lives; nobody waits for the answer."""
 
-    def __init__(self, config: object, sockets: list[socket.socket], started: Callable[[], None]) -> None:
-        super().__init__(config, sockets)  # type: ignore[arg-type]
-        self._tell = started
+    serving = False  # it takes requests
+
+    def start(self) -> None:
+        """Start it so that Ctrl-C does not reach it, for it is ours, and that its death is told by the pipe."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        self.child_conn.close()  # the process has its own
+        self._ask()
+
+    def is_well(self) -> bool:
+        """Tell whether it lives, and has said so within the time for that."""
+        try:
+            if self.parent_conn.poll():
+                self.serving = bool(self.parent_conn.recv())
+                self._ask()
+        except (OSError, EOFError):
+            return False
+        return self.process.is_alive() and time.monotonic() - self._asked < self.config.timeout_worker_healthcheck
+
+    def _ask(self) -> None:
+        self.parent_conn.send(b"ping")
+        self._asked = time.monotonic()
+
+
+class _Supervisor(Multiprocess):
+    """Tells when all processes serve, replaces one that dies, and ends in bounded time."""
+
+    processes: list[_Process]  # type: ignore[assignment]
+
+    def __init__(
+        self, config: uvicorn.Config, place: socket.socket, running: Event, started: Callable[[], None]
+    ) -> None:
+        super().__init__(config, [place])
+        for other in SIGNALS.keys() - {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}:
+            signal.signal(other, signal.SIG_DFL)
+        self._place, self._running, self._started = place, running, started
         self.failed = False
 
+    def handle_hup(self) -> None:
+        """End: the terminal is gone."""
+        self.handle_int()
+
     def init_processes(self) -> None:
-        super().init_processes()
-        if all(process.wait_until_ready(_START_SECONDS, self.should_exit) for process in self.processes):
-            self._tell()
+        """Start all processes."""
+        self.processes = [self._new() for _ in range(self.processes_num)]
 
     def keep_subprocess_alive(self) -> None:
-        for place in self.sockets:
-            place.listen(BACKLOG)  # each new process sets this to the one connection that it takes at once
-        before, ending = {process.pid for process in self.processes}, self.should_exit.is_set()
-        super().keep_subprocess_alive()
-        self.failed = self.failed or (self.should_exit.is_set() and not ending)
-        for gone in before - {process.pid for process in self.processes}:
-            mark_process_dead(gone)  # type: ignore[no-untyped-call]
+        """Replace those that are gone; tell, the first time that all serve."""
+        for number, process in enumerate(self.processes):
+            if self.should_exit.is_set() or process.is_well():
+                continue
+            process.kill()
+            process.join()
+            mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
+            if process.exitcode == STARTUP_FAILURE:
+                self.failed = True
+                self.should_exit.set()
+            else:
+                self.processes[number] = self._new()
+        self._place.listen(BACKLOG)  # each new process sets this to the one connection that it takes at once
+        if not self._running.is_set() and all(process.serving for process in self.processes):
+            self._running.set()
+            self._started()
+
+    def join_all(self) -> None:
+        """Wait for the processes to end; a second signal, or too long a wait, ends them at once."""
+        until = time.monotonic() + (self.config.timeout_graceful_shutdown or 0) + _GRACE_SECONDS
+        while any(process.process.is_alive() for process in self.processes):
+            if self.signal_queue or time.monotonic() > until:
+                for process in self.processes:
+                    process.process.kill()
+            time.sleep(_TICK)
+
+    def _new(self) -> _Process:
+        process = _Process(self.config, self.sockets)
+        process.start()
+        return process
