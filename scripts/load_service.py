@@ -309,7 +309,7 @@ def main() -> None:
     parser.add_argument("db", nargs="?", help="an index; by default one is made")
     parser.add_argument("--port", type=int, default=18765)
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--workers", type=int, default=1, help="processes of the service")
+    parser.add_argument("--workers", type=int, default=2, help="processes of the service")
     parser.add_argument("--requests", type=int, default=10_000, help="of the mixture; a tenth of each single kind")
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -2,7 +2,8 @@
 
 All listen on one socket and answer alike: they read the same versions of the index, and what stands for one start of
 the service (tags of answers, sessions of browsers) is made before them. What is limited for the whole service is shared
-out among them, so that each has some. Supervision is uvicorn's: a process that dies is replaced.
+out among them, so that each has some; but each goes over the whole dataset on its own. Supervision is uvicorn's, which
+looks at one process after the other and waits for each: here nobody waits, so that signals are heard.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing.synchronize import Event
@@ -126,8 +128,9 @@ class _Process(Process):
         return self.process.is_alive() and time.monotonic() - self._asked < self.config.timeout_worker_healthcheck
 
     def _ask(self) -> None:
-        self.parent_conn.send(b"ping")
         self._asked = time.monotonic()
+        with suppress(OSError):  # it is gone: the next look finds that
+            self.parent_conn.send(b"ping")
 
 
 class _Supervisor(Multiprocess):
