@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -59,30 +60,44 @@ class Pair:
     @property
     def workers(self) -> set[int]:
         """The processes that answer."""
-        listed = ["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)]
+        listed = ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(self.process.pid)]
         said = subprocess.run(listed, capture_output=True, text=True).stdout
         return {int(line.split()[0]) for line in said.splitlines() if "spawn_main" in line}
 
 
-@pytest.fixture
-def pair(served_db: Path, tmp_path: Path) -> Iterator[Pair]:
-    (tmp_path / "token").write_text(TOKEN)
-    options = ["--port", "0", "--workers", "2", "--token-file", str(tmp_path / "token")]
+@contextmanager
+def started(index: Path, folder: Path) -> Iterator[Pair]:
+    (folder / "token").write_text(TOKEN)
+    options = ["--port", "0", "--workers", "2", "--token-file", str(folder / "token")]
     process = subprocess.Popen(
-        [*CLI, "serve", str(served_db), *options],
+        [*CLI, "serve", str(index), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": str(folder)},
     )
     with process:
         port = re.search(r":(\d+)/", process.stdout.readline())
         assert port is not None
         try:
-            yield Pair(process, int(port[1]), tmp_path)
+            yield Pair(process, int(port[1]), folder)
         finally:
             process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0 or process.returncode == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def pair(served_db: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """A service that serves on whatever is done to one of its processes."""
+    with started(served_db, tmp_path_factory.mktemp("pair")) as found:
+        yield found
+
+
+@pytest.fixture
+def doomed(served_db: Path, tmp_path: Path) -> Iterator[Pair]:
+    """A service that a test ends."""
+    with started(served_db, tmp_path) as found:
+        yield found
 
 
 def until(holds: Callable[[], bool], what: str) -> None:
@@ -141,22 +156,22 @@ def test_a_process_that_dies_at_work_is_noticed_at_once(pair: Pair):
     assert time.monotonic() - began < server._HEALTH_SECONDS / 2
 
 
-def test_they_end_with_the_process_that_started_them(pair: Pair):
-    left = pair.workers
-    (counters,) = pair.temporary.glob("csp_index_*")
-    pair.process.kill()
+def test_they_end_with_the_process_that_started_them(doomed: Pair):
+    left = doomed.workers
+    (counters,) = doomed.temporary.glob("csp_index_*")
+    doomed.process.kill()
     until(lambda: not any(map(lives, left)), "the processes end")
     until(lambda: not counters.exists(), "the counters are gone")
 
 
-@pytest.mark.parametrize("sent", [signal.SIGHUP, signal.SIGINT])
-def test_a_process_that_hangs_does_not_keep_the_service(pair: Pair, sent: int):
-    left = pair.workers
+@pytest.mark.parametrize("sent", [signal.SIGHUP, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_process_that_hangs_does_not_keep_the_service(doomed: Pair, sent: int):
+    left = doomed.workers
     os.kill(min(left), signal.SIGSTOP)
-    pair.process.send_signal(sent)  # once: it waits for requests that might be on their way
+    doomed.process.send_signal(sent)  # once: it waits for requests that might be on their way
     time.sleep(1.5)
-    pair.process.send_signal(signal.SIGTERM)  # twice: not any more
-    assert pair.process.wait(PATIENCE) == 0
+    doomed.process.send_signal(signal.SIGTERM)  # twice: not any more
+    assert doomed.process.wait(PATIENCE) == 0
     assert not any(map(lives, left))
 
 
