@@ -43,6 +43,7 @@ ROWS = {  # the figures that the project promises
 }
 
 
+@pytest.mark.slow
 def test_the_smallest_size_makes_every_figure(tmp_path: Path) -> None:
     command = [sys.executable, benchmark.__file__, "--size", "small", "--json", str(tmp_path / "found.json")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)

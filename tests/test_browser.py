@@ -264,8 +264,15 @@ def test_without_javascript_everything_reads(browser: Any, site: str) -> None:
     context.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", list(WIDTHS))
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        ("screen", "light"),
+        ("phone", "dark"),
+        pytest.param("screen", "dark", marks=pytest.mark.slow),
+        pytest.param("phone", "light", marks=pytest.mark.slow),
+    ],
+)
 def test_axe_finds_nothing_serious(browser: Any, site: str, width: str, scheme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
