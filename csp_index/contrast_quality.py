@@ -87,8 +87,7 @@ class ContrastQuality:
 
 def quality_of(examples: Examples, floor: float | None = None) -> ContrastQuality:
     """Return the quality of example sets; `floor` is a cosine, by default the one of the settings."""
-    kinds = max(1, len(examples.kinds))
-    first = slice(None, None, examples.contrastive.shape[2] // kinds)
+    first = slice(None, None, examples.of_each_kind)
     return _quality(
         (examples.activating >= 0).sum(1).numpy(),
         examples.activations.numpy()[..., None],

@@ -48,6 +48,11 @@ class Examples:
     near_duplicates: torch.Tensor | None = None  # [M] partners left out as the same picture; None: no such filter
 
     @property
+    def of_each_kind(self) -> int:
+        """How many of the m contrastive images are of one kind."""
+        return self.contrastive.shape[2] // max(1, len(self.kinds))
+
+    @property
     def dead(self) -> torch.Tensor:
         """Which neurons [M] have no activating image at all."""
         return (self.activating < 0).all(1)

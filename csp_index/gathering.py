@@ -75,7 +75,7 @@ def _evidence(store: Store, subject: Subject, examples: Examples, row: MethodRow
         _dataset_mean(store, subject, examples.images) if row.needs_mean else None,
         neurons=examples.neurons,
         similarities=examples.similarities,
-        partners=examples.contrastive.shape[2] // max(1, len(examples.kinds)),
+        partners=examples.of_each_kind,
     )
 
 

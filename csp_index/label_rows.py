@@ -171,7 +171,7 @@ def example_rows_of(subject: Subject, request: LabelRequest, examples: Examples,
     """
     kinds = examples.kinds or request.examples.kinds
     present = examples.contrastive >= 0
-    each = max(1, present.shape[2] // len(kinds))  # without contrast there may be less room than kinds
+    each = examples.of_each_kind
     shown = present & (torch.arange(present.shape[2]) % each < STORED_NEIGHBOURS)
     shown[..., 0] |= ~present.any(2)
     neuron, rank, slot = (shown & (examples.activating >= 0)[..., None]).nonzero(as_tuple=True)

@@ -30,6 +30,15 @@ def browser_path() -> str:
     return found
 
 
+def lives(process: int) -> bool:
+    """Tell whether there is a process of that number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 @contextmanager
 def served(db: Path, *options: str) -> Iterator[str]:
     """Run `csp-index serve` on a free port; give its address once it is ready."""

@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from browsing import CLI
+from browsing import CLI, lives
 
 from csp_index.service import ServiceSettings
 from csp_index.service.server import bound
@@ -95,9 +95,9 @@ def test_it_ends_cleanly_and_answers_what_it_was_asked(served_db: Path, sent: in
     lines = [json.loads(line) for line in said.splitlines()[:-1]]
     assert {line["route"] for line in lines} == {"/api/v1/sql", "/metrics"}
     end = time.monotonic() + 10  # Python's tracker of resources ends when its owner has
-    while any(map(_lives, children)) and time.monotonic() < end:
+    while any(map(lives, children)) and time.monotonic() < end:
         time.sleep(0.05)
-    assert not any(map(_lives, children))
+    assert not any(map(lives, children))
 
 
 def _children(process: int) -> set[int]:
@@ -107,11 +107,3 @@ def _children(process: int) -> set[int]:
     found = Path(f"/proc/{process}/task").glob("*/children")
     children = {int(child) for file in found for child in file.read_text().split()}
     return children.union(*map(_children, children))
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -15,12 +15,12 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from browsing import CLI
+from browsing import CLI, lives
 from uvicorn.config import STARTUP_FAILURE
 
 from csp_index.errors import SettingError
 from csp_index.service import ServiceSettings, server, workers
-from csp_index.service.journal import SHARED_COUNTERS
+from csp_index.service.config import SHARED_COUNTERS
 
 TOKEN = "more-than-sixteen-letters"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
@@ -105,14 +105,6 @@ def until(holds: Callable[[], bool], what: str) -> None:
     while not holds():
         assert time.monotonic() < end, f"not within {PATIENCE:g} s: {what}"
         time.sleep(0.1)
-
-
-def lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_both_answer_alike_and_count_together(pair: Pair):

@@ -13,9 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from csp_index import settings
 from csp_index.errors import SettingError
+
+SHARED_COUNTERS: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable by which prometheus_client keeps the counters of several processes in one folder."""
 
 _SHORTEST_TOKEN = 16  # characters: what can be guessed over a network is no token
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")

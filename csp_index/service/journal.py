@@ -14,8 +14,7 @@ from datetime import UTC, datetime
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-SHARED_COUNTERS = "PROMETHEUS_MULTIPROC_DIR"
-"""The environment variable by which prometheus_client keeps the counters of several processes in one folder."""
+from csp_index.service.config import SHARED_COUNTERS
 
 requests_log = logging.getLogger("csp_index.service.requests")
 

@@ -288,11 +288,16 @@ def _told(request: LabelRequest, found: Gathered) -> _Sets:
 def _first_pairs(request: LabelRequest, examples: Examples) -> dict[int, list[dict[str, Any]]]:
     """Return each activating image with its first partner, by neuron: what the store's rows of neighbour 0 tell."""
     kinds = examples.kinds or request.examples.kinds
-    each = max(1, examples.contrastive.shape[2] // len(kinds))
     slot = (examples.contrastive >= 0).byte().argmax(2, keepdim=True)  # the first that is there, else 0
     partners = (examples.contrastive, examples.contrast_activations, examples.similarities)
     firsts = [values.gather(2, slot)[..., 0] for values in partners]
-    columns = (examples.neurons, examples.activating, examples.activations, *firsts, slot[..., 0] // each)
+    columns = (
+        examples.neurons,
+        examples.activating,
+        examples.activations,
+        *firsts,
+        slot[..., 0] // examples.of_each_kind,
+    )
     pairs = {}
     for neuron, *own in zip(*(values.tolist() for values in columns), strict=True):
         ranked = enumerate(zip(*own, strict=True))

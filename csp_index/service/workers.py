@@ -33,8 +33,7 @@ from uvicorn.supervisors.multiprocess import SIGNALS, Multiprocess, Process
 
 from csp_index.errors import StoreError, one_line
 from csp_index.opening import open_snapshot
-from csp_index.service.config import ServiceSettings
-from csp_index.service.journal import SHARED_COUNTERS
+from csp_index.service.config import SHARED_COUNTERS, ServiceSettings
 from csp_index.service.server import BACKLOG, log_to_stderr, uvicorn_config
 
 if TYPE_CHECKING:
