@@ -7,7 +7,6 @@ several shards in one commit; a group of shards is written while statistics of i
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,90 +18,16 @@ import pyarrow as pa
 import torch
 
 from csp_index import catalog, schema, settings, shards
+from csp_index.array_files import Demand, open_array, rows_of, survey
 from csp_index.catalog import Column, EncoderInfo, LayerInfo, Shard
-from csp_index.errors import ArrayError, one_line
-from csp_index.records import IndexSummary, LayerKey, ScoringOptions
+from csp_index.errors import ArrayError
+from csp_index.records import IndexSummary, LayerKey, Progress, ScoringOptions
 from csp_index.runs import Run, record_run, settings_hash
 from csp_index.statistics import NeuronStatistics
 from csp_index.store import Store
 
 ENCODER = "arrays"  # the encoder's name where none is given
-_CHUNK_BYTES = 8 * 2**20  # checked and hashed at a time: part of what a digest means, so not to be changed
 _GROUP_BYTES = 48 * 2**20  # written in one commit
-_HALF = float(np.finfo(np.float16).max)
-
-
-@dataclass(frozen=True, slots=True)
-class _Demand:
-    """What every row of the array in a file must be."""
-
-    what: str
-    path: str | Path
-    nonzero: bool = False
-    half: bool = False  # within the range of float16
-
-
-def load_array(path: str | Path, what: str) -> np.ndarray:
-    """Return a 2-D array of finite numbers, memory-mapped; ArrayError says what is wrong with it."""
-    array = _open(path, what)
-    _survey(array, _Demand(what, path))
-    return array
-
-
-def _open(path: str | Path, what: str) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise ArrayError(f"{what} {path} does not exist: expected a .npy file") from None
-    except (OSError, ValueError, EOFError) as exc:
-        raise ArrayError(f"{what} {path} cannot be read as .npy: {one_line(exc)}") from exc
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
-        got = f"shape {array.shape}, {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise ArrayError(f"{what} {path} has {got}: expected a filled array of numbers with 2 dimensions")
-    return array
-
-
-def _survey(array: np.ndarray, demand: _Demand) -> str:
-    """Return a digest of the array after a look at every row; ArrayError names the first that is not as demanded.
-
-    The digest is of the digests of chunks, so that threads share the work.
-    """
-    size = max(1, _CHUNK_BYTES // (array.dtype.itemsize * array.shape[1]))
-    digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
-
-    def look(start: int) -> bytes:
-        rows = _part(array, start, start + size)
-        _check_rows(rows, start, demand)
-        return hashlib.sha256(rows.data).digest()
-
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for found in pool.map(look, range(0, len(array), size)):
-            digest.update(found)
-    return digest.hexdigest()
-
-
-def _part(array: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Return rows of an array in C order, through a map of their own: what a map has read stays in memory with it."""
-    mapped = array if not isinstance(array, np.memmap) else np.load(str(array.filename), mmap_mode="c")
-    return np.ascontiguousarray(mapped[start:stop])
-
-
-def _check_rows(rows: np.ndarray, start: int, demand: _Demand) -> None:
-    with np.errstate(all="ignore"):  # what float32 cannot hold becomes infinity and is told
-        values = rows.astype(np.float32, copy=False)
-        # A finite sum shows in one pass that all are finite; large numbers may overflow it, so then each is looked at.
-        bad = None if np.isfinite(values.sum()) else ~np.isfinite(values).all(1)
-    if bad is not None and bad.any():
-        raise ArrayError(
-            f"{demand.what} {demand.path} holds NaN or infinity, first in row {start + int(bad.argmax())}: "
-            "expected finite numbers"
-        )
-    if demand.nonzero and not (some := values.any(1)).all():
-        row = start + int(some.argmin())
-        raise ArrayError(f"{demand.what} are all zero in row {row}: a direction is needed")
-    if demand.half and max(values.max(), -values.min()) > _HALF:
-        row = start + int((np.abs(values) > _HALF).any(1).argmax())
-        raise ArrayError(f"{demand.what} exceed {_HALF:g}, the largest float16, first in row {row}: use float32")
 
 
 def import_arrays(
@@ -116,7 +41,7 @@ def import_arrays(
     logit_scale: float | None = None,
     shard_size: int | None = None,
     dtype: str | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> IndexSummary:
     """Add a layer, and with the first one its images, from arrays; `store` opens or creates the index after the checks.
 
@@ -128,14 +53,14 @@ def import_arrays(
         raise ArrayError("the encoder's name is empty: name what the embeddings came from")
     ScoringOptions(logit_scale=logit_scale)  # a scale that no method can use is refused now
     kept = settings.text("activation_dtype", dtype)
-    values = _open(activations, "activations")
-    vectors = _open(embeddings, "embeddings") if embeddings else None
+    values = open_array(activations, "activations")
+    vectors = open_array(embeddings, "embeddings") if embeddings else None
     names = _read_uris(uris) if uris else None
     _check_lengths(values, vectors, names)
-    digest = _survey(values, _Demand("activations", activations, half=kept == "float16"))
+    digest = survey(values, Demand("activations", activations, half=kept == "float16"))
     columns: list[tuple[Column, np.ndarray]] = [(_layer_info(LayerKey.parse(layer), values, digest, kept), values)]
     if vectors is not None and embeddings:
-        digest = _survey(vectors, _Demand("embeddings", embeddings, nonzero=True))
+        digest = survey(vectors, Demand("embeddings", embeddings, nonzero=True))
         columns.insert(0, (_encoder_info(encoder, vectors, digest, logit_scale), vectors))
     opened = store()
     held = catalog.image_count(opened)
@@ -188,7 +113,7 @@ def _write(
     names: Sequence[str] | None,
     size: int,
     run: Run,
-    progress: Callable[[int, int, str], None],
+    progress: Progress,
 ) -> None:
     """Write the shards that are missing, then the neurons' statistics."""
     images = len(columns[0][1])
@@ -303,7 +228,7 @@ def _plan(store: Store, images: int, size: int) -> Iterator[Shard]:
 
 def _rows(array: np.ndarray, shard: Shard, info: Column) -> torch.Tensor:
     """Return a shard's rows [n, W] as they are stored; activations lie in memory as the store wants them, [W, n]."""
-    rows = _part(array, shard.first_image, shard.first_image + shard.rows).astype(np.float32, copy=False)
+    rows = rows_of(array, shard.first_image, shard.first_image + shard.rows).astype(np.float32, copy=False)
     if isinstance(info, LayerInfo):
         return torch.from_numpy(rows).T.contiguous().T
     near = np.sqrt(np.einsum("nd,nd->n", rows, rows))

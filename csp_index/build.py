@@ -21,19 +21,17 @@ import torch
 from csp_index import catalog, schema, settings, shards
 from csp_index.batches import Batch, batches
 from csp_index.catalog import LayerInfo, Shard
+from csp_index.concurrency import Writer, ahead
 from csp_index.decode import Prepared, decoded, workers_for
 from csp_index.encoders import Encoder
 from csp_index.errors import SourceError
 from csp_index.images import ImageFailure, ImageRef, ImageSource
 from csp_index.networks import Network
-from csp_index.overlap import Writer, ahead
 from csp_index.parts import KnownUris, Part, columns_of, forget_failures, image_rows, parts_of, write_failures
-from csp_index.records import IndexSummary
+from csp_index.records import IndexSummary, Progress
 from csp_index.runs import Run, record_run
 from csp_index.statistics import NeuronStatistics
 from csp_index.store import Store
-
-Progress = Callable[[int, int, str], None]  # images done, images to do, what is going on
 
 
 @dataclass(frozen=True, slots=True)

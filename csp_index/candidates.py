@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import torch
 
 from csp_index import schema
-from csp_index.arrays import load_array
+from csp_index.array_files import load_array
 from csp_index.catalog import EncoderInfo, sql_text
 from csp_index.encoders import Encoder
 from csp_index.errors import LabelError, SourceError

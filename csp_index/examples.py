@@ -19,8 +19,8 @@ from csp_index.falcon import KEPT, similar_silent
 from csp_index.leaders import EXACT, Contest, exact_cosines, nearest
 from csp_index.leaders import choose as choose_leaders
 from csp_index.neighbours import Question, by_products, by_search
+from csp_index.ordering import mix, rank_keys
 from csp_index.records import ContrastKind, DerivedKind, ExampleOptions
-from csp_index.statistics import mix, rank_keys
 from csp_index.store import Store
 from csp_index.subjects import Subject
 from csp_index.vectors import Vectors, vectors_of

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from csp_index import catalog, tiles
-from csp_index.statistics import rank_keys, split_keys
+from csp_index.ordering import rank_keys, split_keys
 from csp_index.store import Store
 from csp_index.subjects import Subject
 

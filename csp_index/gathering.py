@@ -12,7 +12,8 @@ from csp_index.costs import Means
 from csp_index.errors import LabelError
 from csp_index.evidence import Evidence, label_share
 from csp_index.examples import Examples, gather_examples
-from csp_index.label_rows import LabelRequest, leaders_of
+from csp_index.label_rows import LabelRequest
+from csp_index.ordering import leaders_of
 from csp_index.response import LeaderRanks, ResponseSums
 from csp_index.scoring import MethodRow
 from csp_index.store import Store

@@ -17,7 +17,7 @@ from csp_index import candidates, catalog, settings
 from csp_index.addresses import parse_neurons as parse_neurons
 from csp_index.addresses import resolve
 from csp_index.arrays import import_arrays
-from csp_index.build import Progress, add_images, check_settings
+from csp_index.build import add_images, check_settings
 from csp_index.candidates import Candidates, CandidateTexts, TextSpace, plain_candidates
 from csp_index.catalog import EncoderInfo, LayerInfo
 from csp_index.costs import Means
@@ -31,7 +31,7 @@ from csp_index.networks import load_network
 from csp_index.opening import check_creatable, create_store, is_index, open_store
 from csp_index.proposed import Mix, mixed_candidates
 from csp_index.reading import Reader
-from csp_index.records import IndexSummary, Label, LabelScore, LayerKey, NeuronKey, OptimizeSummary
+from csp_index.records import IndexSummary, Label, LabelScore, LayerKey, NeuronKey, OptimizeSummary, Progress
 from csp_index.results import Labels, SqlResult
 from csp_index.search import search_neurons
 from csp_index.sources import open_source

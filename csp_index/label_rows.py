@@ -19,7 +19,6 @@ from csp_index.contrast_quality import quality_of
 from csp_index.errors import LabelError
 from csp_index.examples import Examples
 from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, LabelState, ScoringOptions, rivals_of
-from csp_index.statistics import rank_keys
 from csp_index.store import Store
 from csp_index.subjects import Subject
 
@@ -107,22 +106,6 @@ def label_rows_of(
         "note": pa.array(notes).take(pa.array(owner)),
     }
     return pa.table(columns, schema=schema.table_schema(schema.LABELS))
-
-
-def leaders_of(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """Return the places of the best candidates [M, count] at most, best first; equals in the vocabulary's order."""
-    width = scores.shape[1]
-    if count >= width:
-        return scores.sort(dim=1, descending=True, stable=True).indices
-    best = scores.topk(count + 1, dim=1)
-    places = best.indices[:, :count].sort(dim=1).values
-    order = scores.gather(1, places).sort(dim=1, descending=True, stable=True).indices
-    places = places.gather(1, order)
-    last, next_one = best.values[:, count - 1], best.values[:, count]
-    tied = ((last == next_one) & (last > -torch.inf)).nonzero()[:, 0]  # who is last is a matter of order
-    for rows in tied.split(256):
-        places[rows] = rank_keys(scores[rows], torch.arange(width)).topk(count, dim=1).indices
-    return places
 
 
 def _confidence_columns(

@@ -16,6 +16,7 @@ import torch
 from csp_index import scoring
 from csp_index.candidates import CandidateTexts, Ownership
 from csp_index.catalog import EncoderInfo
+from csp_index.concurrency import one_thread
 from csp_index.confidence import Confidence, bootstrap
 from csp_index.costs import Means
 from csp_index.errors import LabelError, SettingError
@@ -29,16 +30,15 @@ from csp_index.label_rows import (
     Ranking,
     example_rows_of,
     label_rows_of,
-    leaders_of,
     read_labels,
     write_labels,
 )
+from csp_index.ordering import leaders_of
 from csp_index.records import ExampleOptions, Label, ScoringOptions
 from csp_index.runs import record_run, settings_hash
 from csp_index.scoring import Scored
 from csp_index.store import Store
 from csp_index.subjects import Subject
-from csp_index.threads import one_thread
 from csp_index.vectors import release
 
 _FEW = 8  # neurons: so little work that more threads only stand in each other's way

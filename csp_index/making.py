@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from csp_index.build import Progress
 from csp_index.costs import Derive
 from csp_index.errors import SettingError
 from csp_index.models import Models
 from csp_index.perturbation import editing, perturb
-from csp_index.records import DerivedKind, ExampleOptions
+from csp_index.records import DerivedKind, ExampleOptions, Progress
 from csp_index.store import Store
 from csp_index.synthesis import generator_of, synthesise
 

@@ -28,6 +28,7 @@ from csp_index.records import (
     ExampleOptions,
     IndexKind,
     OptimizeSummary,
+    Progress,
     Recall,
     TableOptimized,
 )
@@ -36,7 +37,6 @@ from csp_index.store import Store
 from csp_index.subjects import Subject
 from csp_index.vectors import release
 
-Progress = Callable[[int, int, str], None]
 _T = TypeVar("_T")
 
 KINDS: tuple[str, ...] = get_args(IndexKind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -27,6 +27,7 @@ Method = Literal[
 ContrastKind = Literal["nearest", "falcon", "perturbation", "synthetic", "random"]
 DerivedKind = Literal["perturbation", "synthetic"]  # contrast kinds whose images are made
 LabelState = Literal["labelled", "dead", "no-contrast", "no-candidates"]
+Progress = Callable[[int, int, str], None]  # done, to do, what is going on
 _RIVALS = 5
 IndexKind = Literal["none", "ivf_flat", "ivf_sq", "ivf_pq", "ivf_rq", "ivf_hnsw_sq"]  # Lance's own names
 

@@ -20,7 +20,6 @@ import torch
 from PIL import Image
 
 from csp_index import schema
-from csp_index.build import Progress
 from csp_index.catalog import sql_text
 from csp_index.costs import Wanted
 from csp_index.decode import stacked
@@ -31,7 +30,7 @@ from csp_index.errors import EvaluationError, SettingError
 from csp_index.images import ImageFailure, decode, read_images, same_file
 from csp_index.models import Models
 from csp_index.networks import Network
-from csp_index.records import DerivedKind, ExampleOptions
+from csp_index.records import DerivedKind, ExampleOptions, Progress
 from csp_index.runs import settings_hash
 from csp_index.store import Store
 from csp_index.variants import CAPTION, Original, Variant, VariantGenerator, make_variants

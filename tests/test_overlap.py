@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from csp_index.overlap import Writer, ahead
+from csp_index.concurrency import Writer, ahead
 
 
 def test_the_next_item_is_made_while_the_reader_holds_the_last() -> None:

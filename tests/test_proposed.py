@@ -20,8 +20,8 @@ from csp_index import Index, catalog, open_index, schema
 from csp_index.candidates import CandidateTexts, Ownership, TextSpace
 from csp_index.cli import cli
 from csp_index.errors import LabelError, SettingError
-from csp_index.label_rows import leaders_of
 from csp_index.labels import make_request, score_neurons
+from csp_index.ordering import leaders_of
 from csp_index.proposed import Mix, mixed_candidates, read_proposals, stored_kinds
 from csp_index.records import LayerKey
 from csp_index.scoring import METHODS

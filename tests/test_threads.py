@@ -8,7 +8,7 @@ from threading import Barrier
 import pytest
 import torch
 
-from csp_index.threads import one_thread
+from csp_index.concurrency import one_thread
 
 
 @pytest.fixture

@@ -19,11 +19,11 @@ from csp_index.evaluation.perturbing import PERTURBATIONS, Copies, perturbed_cop
 from csp_index.evaluation.records import Metric
 from csp_index.evaluation.split import Split, draw_split
 from csp_index.evaluation.structure import lead
-from csp_index.label_rows import KEPT, leaders_of
+from csp_index.label_rows import KEPT
 from csp_index.labels import NeuronScores, make_request, score_neurons
 from csp_index.networks import Network
+from csp_index.ordering import leaders_of, mix
 from csp_index.records import DerivedKind
-from csp_index.statistics import mix
 from csp_index.store import Store
 from csp_index.subjects import Subject, draw_pool
 

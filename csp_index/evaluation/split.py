@@ -13,7 +13,7 @@ import torch
 
 from csp_index import catalog, schema
 from csp_index.errors import EvaluationError
-from csp_index.statistics import mix
+from csp_index.ordering import mix
 from csp_index.store import Store
 
 _THINNED = 1 << 41  # sets thinning apart from the draw of splits with the same seed

@@ -111,7 +111,7 @@ class Engine:
 
     def _ask(self, question: Callable[[Loaded], V]) -> V:
         loaded = self._inside()
-        from csp_index.threads import one_thread  # torch is there by now
+        from csp_index.concurrency import one_thread  # torch is there by now
 
         with one_thread():
             return question(loaded)
@@ -129,8 +129,8 @@ class Engine:
     def _load(self) -> None:
         try:
             from csp_index.candidates import read_text_arrays
+            from csp_index.concurrency import one_thread
             from csp_index.service.loaded import Loaded
-            from csp_index.threads import one_thread
 
             texts = None if self._config.texts is None else read_text_arrays(*self._config.texts)
             with one_thread():

@@ -23,8 +23,8 @@ import pyarrow as pa
 
 from csp_index import catalog, schema, settings
 from csp_index.catalog import LayerInfo
+from csp_index.concurrency import Writer
 from csp_index.errors import StoreError, one_line
-from csp_index.overlap import Writer
 from csp_index.stage1.records import Answer, Proposer
 from csp_index.store import Store
 

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from csp_index import settings
-from csp_index.build import Progress
 from csp_index.costs import Means
 from csp_index.errors import CspIndexError, ProposerError, SettingError, one_line
 from csp_index.examples import gather_examples
-from csp_index.records import ExampleOptions
+from csp_index.records import ExampleOptions, Progress
 from csp_index.runs import Run, record_run, settings_hash
 from csp_index.stage1.answers import AnswerWriter, Known, Origin, known_answers, renew, superseded, take_over
 from csp_index.stage1.grids import Layout
