@@ -12,8 +12,8 @@ from functools import cache
 
 import torch
 
-from csp_index.decode import Prepared, stacked
-from csp_index.images import ImageFailure
+from csp_index.images.decode import ImageFailure
+from csp_index.images.loader import Prepared, stacked
 from csp_index.parts import Part
 
 

@@ -18,7 +18,7 @@ from csp_index.array_files import load_array
 from csp_index.catalog import EncoderInfo, sql_text
 from csp_index.encoders import Encoder
 from csp_index.errors import LabelError, SourceError
-from csp_index.images import decode
+from csp_index.images.decode import decode
 from csp_index.store import Store
 from csp_index.templates import templates
 from csp_index.vocabularies import Vocabulary as Vocabulary

@@ -24,11 +24,11 @@ import torch
 
 from csp_index import schema, settings, shards
 from csp_index.catalog import Column, LayerInfo, Shard
-from csp_index.containers import ContainerReader
-from csp_index.decode import Prepared, prepare, stacked
 from csp_index.encoders import Encoder, load_encoder
 from csp_index.errors import ClusterError, CspIndexError, SettingError, SourceError, one_line
-from csp_index.images import ImageFailure, ImageRef, fetch
+from csp_index.images.containers import ContainerReader
+from csp_index.images.decode import ImageFailure, ImageRef, fetch
+from csp_index.images.loader import Prepared, prepare, stacked
 from csp_index.networks import Network, load_network
 from csp_index.opening import open_store
 from csp_index.parts import Part, image_rows

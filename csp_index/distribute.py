@@ -24,9 +24,9 @@ from csp_index import catalog, schema, shards
 from csp_index.build import Engine, Pass, check_indexed
 from csp_index.catalog import Column, LayerInfo, Shard
 from csp_index.cluster import Chunk, Crew, WriteOrder, joined
-from csp_index.decode import Prepared
 from csp_index.errors import SettingError
-from csp_index.images import ImageFailure, ImageRef, ImageSource
+from csp_index.images.decode import ImageFailure, ImageRef, ImageSource
+from csp_index.images.loader import Prepared
 from csp_index.parts import KnownUris, Part, forget_failures, write_failures
 from csp_index.records import Progress
 from csp_index.runs import Run

@@ -22,6 +22,7 @@ from csp_index.candidates import Candidates, CandidateTexts, TextSpace, plain_ca
 from csp_index.catalog import EncoderInfo, LayerInfo
 from csp_index.costs import Means
 from csp_index.errors import ArrayError, EvaluationError, SettingError
+from csp_index.images.sources import open_source
 from csp_index.label_rows import newest_label
 from csp_index.labels import label_neurons, make_request
 from csp_index.making import dependencies, makers
@@ -34,7 +35,6 @@ from csp_index.reading import Reader
 from csp_index.records import IndexSummary, Label, LabelScore, LayerKey, NeuronKey, OptimizeSummary, Progress
 from csp_index.results import Labels, SqlResult
 from csp_index.search import search_neurons
-from csp_index.sources import open_source
 from csp_index.subjects import Subject
 from csp_index.templates import templates as template_texts
 from csp_index.views import NeuronView, neuron_card, neuron_view

@@ -24,12 +24,12 @@ from PIL import Image
 
 from csp_index import schema, settings, tiles
 from csp_index.costs import Wanted
-from csp_index.decode import stacked
 from csp_index.derived import DerivedImage, append_derived, find_derived
 from csp_index.edits import STRENGTHS, Edit, as_stored, edited, encoded, reduced, usable_edits
 from csp_index.encoders import Encoder
 from csp_index.errors import LabelError
-from csp_index.images import ImageFailure, read_images, same_file
+from csp_index.images.decode import ImageFailure, read_images, same_file
+from csp_index.images.loader import stacked
 from csp_index.models import Models
 from csp_index.networks import Network
 from csp_index.records import DerivedKind

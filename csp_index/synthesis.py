@@ -22,12 +22,12 @@ from PIL import Image
 from csp_index import schema
 from csp_index.catalog import sql_text
 from csp_index.costs import Wanted
-from csp_index.decode import stacked
 from csp_index.derived import DerivedImage, append_derived, find_derived, read_derived
 from csp_index.edits import stored
 from csp_index.encoders import Encoder
 from csp_index.errors import EvaluationError, SettingError
-from csp_index.images import ImageFailure, decode, read_images, same_file
+from csp_index.images.decode import ImageFailure, decode, read_images, same_file
+from csp_index.images.loader import stacked
 from csp_index.models import Models
 from csp_index.networks import Network
 from csp_index.records import DerivedKind, ExampleOptions, Progress

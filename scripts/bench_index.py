@@ -110,10 +110,10 @@ def _ways(
 
     from csp_index.build import add_images
     from csp_index.encoders import load_encoder
+    from csp_index.images.sources import open_source
     from csp_index.networks import load_network
     from csp_index.opening import create_store
     from csp_index.schema import activations_table, embeddings_table
-    from csp_index.sources import open_source
 
     seen = load_encoder(f"open_clip:{encoder}")
     studied = load_network(f"torchvision:{load.network}/none", layers=[_LAYER], weights=weights)

@@ -46,9 +46,9 @@ from csp_index.evaluation.generation import (
 )
 from csp_index.evaluation.metrics import cosy_auc, cosy_mad, dma, pearson
 from csp_index.evaluation.options import MethodChoice
+from csp_index.images.sources import open_source
 from csp_index.networks import Network, load_network
 from csp_index.records import LayerKey
-from csp_index.sources import open_source
 
 STAGES = ("index", "label", "generate", "score", "table")
 METRICS = ("DMA", "AUC", "MAD", "simulation")

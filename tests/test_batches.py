@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from csp_index.batches import batches
-from csp_index.decode import Prepared
 from csp_index.errors import NetworkError
-from csp_index.images import ImageFailure, ImageRef
+from csp_index.images.decode import ImageFailure, ImageRef
+from csp_index.images.loader import Prepared
 from csp_index.parts import Part
 
 PARTS = (Part(fakes.encoder(), ()), Part(fakes.other_encoder(), ()))

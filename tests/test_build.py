@@ -18,9 +18,10 @@ import pytest
 import torch
 from PIL import Image
 
-from csp_index import CspIndexError, NetworkSource, decode, open_index, schema, shards
+from csp_index import CspIndexError, NetworkSource, open_index, schema, shards
 from csp_index.errors import StoreError
-from csp_index.images import read_images
+from csp_index.images import loader
+from csp_index.images.decode import read_images
 from csp_index.store import Store
 
 ENCODER = "python:fakes:encoder"
@@ -217,13 +218,13 @@ def test_ten_kills(tmp_path):
 
 
 def test_processes_that_decode_change_nothing(images, tmp_path, monkeypatch):
-    real = decode._Pools.submit
+    real = loader._Pools.submit
 
     def patient(pools, jobs):  # with so few images, threads would be done before a process has started
         futures.wait(pools._starting)
         return real(pools, jobs)
 
-    monkeypatch.setattr(decode._Pools, "submit", patient)
+    monkeypatch.setattr(loader._Pools, "submit", patient)
     (images / "broken.png").write_bytes(b"not a picture")
     add(tmp_path / "threads", images, decode_workers=0)
     add(tmp_path / "processes", images, decode_workers=1)

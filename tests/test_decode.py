@@ -18,9 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
-from csp_index.decode import Prepared, decoded, prepare, stacked, workers_for
 from csp_index.errors import NetworkError, SettingError, SourceError
-from csp_index.images import ImageFailure, ImageRef
+from csp_index.images.decode import ImageFailure, ImageRef
+from csp_index.images.loader import Prepared, decoded, prepare, stacked, workers_for
 
 
 def whose(image: Image.Image) -> torch.Tensor:
@@ -126,8 +126,8 @@ def test_processes_are_started_unasked_for_many_images_on_many_cores(
 
 SCRIPT = """
 import itertools, os, sys
-from csp_index.decode import decoded
-from csp_index.images import ImageRef
+from csp_index.images.loader import decoded
+from csp_index.images.decode import ImageRef
 from test_decode import whose
 
 print("started", flush=True)  # a second time, if a process ran this script again

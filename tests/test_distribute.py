@@ -28,10 +28,10 @@ from csp_index import CspIndexError, NetworkSource, build, distribute, open_inde
 from csp_index.catalog import EncoderInfo
 from csp_index.cluster import Chunk, Seat, Worker, joined, recipe
 from csp_index.encoders import load_encoder
+from csp_index.images.sources import open_source
 from csp_index.networks import load_network
 from csp_index.opening import create_store, open_store
 from csp_index.parts import Part, columns_of
-from csp_index.sources import open_source
 
 MARKER = "CSP_INDEX_TEST_MARKER"  # names a file that is made before a worker kills itself
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from csp_index.errors import SourceError
-from csp_index.images import ImageFailure, ImageRead, ImageRef, decode, read_images, thumbnail
+from csp_index.images.decode import ImageFailure, ImageRead, ImageRef, decode, read_images, thumbnail
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from test_images import encoded, listed, number_of, plain, png
 
-from csp_index.containers import ContainerReader
 from csp_index.errors import SourceError
-from csp_index.images import ImageFailure, ImageRead, ImageRef, image_extensions, read_images
-from csp_index.sources import open_source
+from csp_index.images.containers import ContainerReader
+from csp_index.images.decode import ImageFailure, ImageRead, ImageRef, image_extensions, read_images
+from csp_index.images.sources import open_source
 
 
 def folder(root: Path) -> Path:

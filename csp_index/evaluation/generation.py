@@ -19,10 +19,10 @@ from torch import Tensor
 
 from csp_index.errors import EvaluationError
 from csp_index.generators import CachedGenerator, ImageGenerator, load_generator, made_or_why
-from csp_index.images import ImageFailure, read_images
+from csp_index.images.decode import ImageFailure, read_images
+from csp_index.images.sources import open_source
 from csp_index.networks import Network
 from csp_index.records import Progress
-from csp_index.sources import open_source
 
 __all__ = [
     "COSY_TEMPLATE",

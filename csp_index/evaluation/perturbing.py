@@ -18,7 +18,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from csp_index import schema, scoring
 from csp_index.encoders import Encoder
 from csp_index.errors import EvaluationError
-from csp_index.images import ImageFailure, read_images
+from csp_index.images.decode import ImageFailure, read_images
 from csp_index.labels import NeuronScores
 from csp_index.networks import Network
 from csp_index.store import Store

@@ -35,10 +35,10 @@ from csp_index.evaluation.split import Split, draw_split, keep_split, read_split
 from csp_index.evaluation.truth import Truth, read_truth
 from csp_index.examples import Examples, gather_examples
 from csp_index.generators import ImageGenerator, load_generator
+from csp_index.images.sources import open_source
 from csp_index.labels import check_request, make_request
 from csp_index.records import ExampleOptions
 from csp_index.runs import record_run, settings_hash
-from csp_index.sources import open_source
 from csp_index.store import Store
 from csp_index.subjects import Subject, draw_pool
 from csp_index.vectors import release

@@ -18,7 +18,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from csp_index import errors, images
+from csp_index import errors
+from csp_index.images import decode
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service import gallery, neurons, searching, wire
 from csp_index.service import images as pictures
@@ -101,7 +102,7 @@ def fault_of(exc: Exception) -> Fault:
 
 def picture_of(file: UploadFile, most_pixels: int) -> Any:
     """Return an uploaded picture as upright RGB. Raises SourceError where it is none, or too large."""
-    return images.decode(file.file.read(), max_pixels=most_pixels)
+    return decode.decode(file.file.read(), max_pixels=most_pixels)
 
 
 _ERRORS = {400: "not possible as asked", 401: "a token is needed", 404: "not in the index", 422: "not as described"}

@@ -15,9 +15,9 @@ from PIL import Image
 
 from csp_index import derived, schema, settings
 from csp_index.catalog import EncoderInfo
-from csp_index.containers import ContainerReader
 from csp_index.errors import ProposerError, SourceError
-from csp_index.images import ImageRead, decode, fetch, read_image, same_file
+from csp_index.images.containers import ContainerReader
+from csp_index.images.decode import ImageRead, decode, fetch, read_image, same_file
 from csp_index.opening import open_store
 from csp_index.store import Store
 

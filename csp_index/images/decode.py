@@ -27,8 +27,8 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from csp_index.containers import ContainerReader, container_of
 from csp_index.errors import SourceError, one_line
+from csp_index.images.containers import ContainerReader, container_of
 
 MAX_PIXELS = 89_478_485
 """Largest width x height that is decoded: Pillow's own border to a decompression bomb."""

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from csp_index.containers import byte_columns, load_dataset, pick_image_column
 from csp_index.errors import SourceError, one_line
-from csp_index.images import ImageRef, ImageSource, image_extensions
-from csp_index.metadata import PathTable
+from csp_index.images.containers import byte_columns, load_dataset, pick_image_column
+from csp_index.images.decode import ImageRef, ImageSource, image_extensions
+from csp_index.images.metadata import PathTable
 
 __all__ = ["FolderSource", "ImageRef", "ImageSource", "open_source", "walk"]
 

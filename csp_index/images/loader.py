@@ -22,9 +22,9 @@ from PIL import Image
 
 from csp_index import settings
 from csp_index.concurrency import Workers, given
-from csp_index.containers import ContainerReader
 from csp_index.errors import NetworkError, SettingError, SourceError, one_line
-from csp_index.images import ImageFailure, ImageRef, fetch, read_image, thumbnail
+from csp_index.images.containers import ContainerReader
+from csp_index.images.decode import ImageFailure, ImageRef, fetch, read_image, thumbnail
 
 Preprocess = Callable[[Image.Image], torch.Tensor]
 Payload = bytes | SourceError | None  # as `images.fetch` gives it: None for a plain file
