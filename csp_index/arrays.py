@@ -17,14 +17,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index import catalog, schema, settings, shards
+from csp_index import settings, shards
 from csp_index.array_files import Demand, open_array, rows_of, survey
-from csp_index.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.errors import ArrayError
 from csp_index.records import IndexSummary, LayerKey, Progress, ScoringOptions
-from csp_index.runs import Run, record_run, settings_hash
-from csp_index.statistics import NeuronStatistics
-from csp_index.store import Store
+from csp_index.store import catalog, schema
+from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
+from csp_index.store.runs import Run, record_run, settings_hash
+from csp_index.store.statistics import NeuronStatistics
+from csp_index.store.tables import Store
 
 ENCODER = "arrays"  # the encoder's name where none is given
 _GROUP_BYTES = 48 * 2**20  # written in one commit

@@ -18,9 +18,8 @@ from operator import itemgetter
 
 import torch
 
-from csp_index import catalog, schema, settings, shards
+from csp_index import settings, shards
 from csp_index.batches import Batch, batches
-from csp_index.catalog import LayerInfo, Shard
 from csp_index.concurrency import Writer, ahead
 from csp_index.encoders import Encoder
 from csp_index.errors import SourceError
@@ -29,9 +28,11 @@ from csp_index.images.loader import Prepared, decoded, workers_for
 from csp_index.networks import Network
 from csp_index.parts import KnownUris, Part, columns_of, forget_failures, image_rows, parts_of, write_failures
 from csp_index.records import IndexSummary, Progress
-from csp_index.runs import Run, record_run
-from csp_index.statistics import NeuronStatistics
-from csp_index.store import Store
+from csp_index.store import catalog, schema
+from csp_index.store.catalog import LayerInfo, Shard
+from csp_index.store.runs import Run, record_run
+from csp_index.store.statistics import NeuronStatistics
+from csp_index.store.tables import Store
 
 
 @dataclass(frozen=True, slots=True)

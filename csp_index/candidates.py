@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from csp_index import schema
 from csp_index.array_files import load_array
-from csp_index.catalog import EncoderInfo, sql_text
 from csp_index.encoders import Encoder
 from csp_index.errors import LabelError, SourceError
 from csp_index.images.decode import decode
-from csp_index.store import Store
+from csp_index.store import schema
+from csp_index.store.catalog import EncoderInfo, sql_text
+from csp_index.store.tables import Store
 from csp_index.templates import templates
 from csp_index.vocabularies import Vocabulary as Vocabulary
 from csp_index.vocabularies import digest, text_lines

@@ -22,17 +22,18 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 
-from csp_index import schema, settings, shards
-from csp_index.catalog import Column, LayerInfo, Shard
+from csp_index import settings, shards
 from csp_index.encoders import Encoder, load_encoder
 from csp_index.errors import ClusterError, CspIndexError, SettingError, SourceError, one_line
 from csp_index.images.containers import ContainerReader
 from csp_index.images.decode import ImageFailure, ImageRef, fetch
 from csp_index.images.loader import Prepared, prepare, stacked
 from csp_index.networks import Network, load_network
-from csp_index.opening import open_store
 from csp_index.parts import Part, image_rows
-from csp_index.store import Store
+from csp_index.store import schema
+from csp_index.store.catalog import Column, LayerInfo, Shard
+from csp_index.store.connect import open_store
+from csp_index.store.tables import Store
 
 _CONNECT, _ANSWER, _START = 5, 20, 600  # seconds to wait: for a connection, for Ray's answer, for the first worker
 _RESTARTS = 10  # of a worker that died; then a batch that kills every worker ends the run

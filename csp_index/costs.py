@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 
 import torch
 
-from csp_index import settings, tiles
-from csp_index.catalog import shards
+from csp_index import settings
 from csp_index.errors import LabelError
 from csp_index.knn import listed
 from csp_index.neighbours import Question
 from csp_index.records import DerivedKind, ExampleOptions, VectorIndex
+from csp_index.store import streams
+from csp_index.store.catalog import shards
 from csp_index.subjects import Subject
 from csp_index.vectors import product_rate
 
@@ -156,7 +157,7 @@ def _seconds_to_read(asked: Question) -> float:
         source = asked.subject.source
         last = shards(asked.store, source.what)[-1]
         started = time.perf_counter()
-        tiles.embeddings_of(asked.store, source, torch.arange(last.first_image, last.first_image + last.rows).numpy())
+        streams.embeddings_of(asked.store, source, torch.arange(last.first_image, last.first_image + last.rows).numpy())
         return (time.perf_counter() - started) / last.rows
 
     return _measured(asked, "read", measure)

@@ -20,17 +20,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from csp_index import catalog, schema, shards
+from csp_index import shards
 from csp_index.build import Engine, Pass, check_indexed
-from csp_index.catalog import Column, LayerInfo, Shard
 from csp_index.cluster import Chunk, Crew, WriteOrder, joined
 from csp_index.errors import SettingError
 from csp_index.images.decode import ImageFailure, ImageRef, ImageSource
 from csp_index.images.loader import Prepared
 from csp_index.parts import KnownUris, Part, forget_failures, write_failures
 from csp_index.records import Progress
-from csp_index.runs import Run
-from csp_index.store import Store
+from csp_index.store import catalog, schema
+from csp_index.store.catalog import Column, LayerInfo, Shard
+from csp_index.store.runs import Run
+from csp_index.store.tables import Store
 
 _AHEAD = 2  # chunks of images decoded for each worker before they are needed
 

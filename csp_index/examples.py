@@ -11,9 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index import catalog, schema, tiles
 from csp_index.costs import Means, Wanted, choose
-from csp_index.derived import find_derived
 from csp_index.errors import LabelError, SettingError
 from csp_index.falcon import KEPT, similar_silent
 from csp_index.leaders import EXACT, Contest, exact_cosines, nearest
@@ -21,7 +19,9 @@ from csp_index.leaders import choose as choose_leaders
 from csp_index.neighbours import Question, by_products, by_search
 from csp_index.ordering import mix, rank_keys
 from csp_index.records import ContrastKind, DerivedKind, ExampleOptions
-from csp_index.store import Store
+from csp_index.store import catalog, schema, streams
+from csp_index.store.derived_images import find_derived
+from csp_index.store.tables import Store
 from csp_index.subjects import Subject
 from csp_index.vectors import Vectors, vectors_of
 
@@ -284,7 +284,7 @@ def _random(store: Store, subject: Subject, found: Examples, options: ExampleOpt
     values = torch.full((count, wanted), torch.nan)
     first = 0
     marks = catalog.covered(store, subject.target.what, found.images)
-    for tile in tiles.activation_tiles(store, subject.target, marks, subject.neurons):
+    for tile in streams.activation_tiles(store, subject.target, marks, subject.neurons):
         images = torch.arange(first, first + tile.shape[1])
         barred = tile >= found.thresholds[:, None]
         if subject.pool is not None:

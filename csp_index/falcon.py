@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
-from csp_index import catalog, tiles
 from csp_index.ordering import rank_keys, split_keys
-from csp_index.store import Store
+from csp_index.store import catalog, streams
+from csp_index.store.tables import Store
 from csp_index.subjects import Subject
 
 KEPT = 10  # images a neuron
@@ -62,7 +62,7 @@ def similar_silent(
 def _tiles(store: Store, subject: Subject, images: int) -> Iterator[tuple[int, torch.Tensor]]:
     """Stream (first image, activations [L, n] of the whole layer)."""
     first = 0
-    for tile in tiles.activation_tiles(store, subject.target, catalog.covered(store, subject.target.what, images)):
+    for tile in streams.activation_tiles(store, subject.target, catalog.covered(store, subject.target.what, images)):
         yield first, tile
         first += tile.shape[1]
 

@@ -16,7 +16,7 @@ from csp_index.label_rows import LabelRequest
 from csp_index.ordering import leaders_of
 from csp_index.response import LeaderRanks, ResponseSums
 from csp_index.scoring import MethodRow
-from csp_index.store import Store
+from csp_index.store.tables import Store
 from csp_index.subjects import Subject, pool_embeddings, pool_pairs
 from csp_index.vectors import vectors_of
 

@@ -13,13 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from csp_index import candidates, catalog, settings
-from csp_index.addresses import parse_neurons as parse_neurons
-from csp_index.addresses import resolve
+from csp_index import candidates, settings
 from csp_index.arrays import import_arrays
 from csp_index.build import add_images, check_settings
 from csp_index.candidates import Candidates, CandidateTexts, TextSpace, plain_candidates
-from csp_index.catalog import EncoderInfo, LayerInfo
 from csp_index.costs import Means
 from csp_index.errors import ArrayError, EvaluationError, SettingError
 from csp_index.images.sources import open_source
@@ -29,12 +26,16 @@ from csp_index.making import dependencies, makers
 from csp_index.models import Models
 from csp_index.models import NetworkSource as NetworkSource
 from csp_index.networks import load_network
-from csp_index.opening import check_creatable, create_store, is_index, open_store
 from csp_index.proposed import Mix, mixed_candidates
 from csp_index.reading import Reader
 from csp_index.records import IndexSummary, Label, LabelScore, LayerKey, NeuronKey, OptimizeSummary, Progress
 from csp_index.results import Labels, SqlResult
 from csp_index.search import search_neurons
+from csp_index.store import catalog
+from csp_index.store.addresses import parse_neurons as parse_neurons
+from csp_index.store.addresses import resolve
+from csp_index.store.catalog import EncoderInfo, LayerInfo
+from csp_index.store.connect import check_creatable, create_store, is_index, open_store
 from csp_index.subjects import Subject
 from csp_index.templates import templates as template_texts
 from csp_index.views import NeuronView, neuron_card, neuron_view

@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index import schema, settings
-from csp_index.catalog import EncoderInfo
+from csp_index import settings
 from csp_index.leaders import Error, Ranked
-from csp_index.store import Store
+from csp_index.store import schema
+from csp_index.store.catalog import EncoderInfo
+from csp_index.store.tables import Store
 
 KEPT = 128  # neighbours of an image that are kept; a list over fewer images has them all
 _ROW_BYTES = 12 * KEPT

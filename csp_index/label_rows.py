@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from csp_index import catalog, schema, scoring
+from csp_index import scoring
 from csp_index.confidence import Confidence
 from csp_index.contrast_quality import quality_of
 from csp_index.errors import LabelError
 from csp_index.examples import Examples
 from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, LabelState, ScoringOptions, rivals_of
-from csp_index.store import Store
+from csp_index.store import catalog, schema
+from csp_index.store.tables import Store
 from csp_index.subjects import Subject
 
 STORED_NEIGHBOURS = 5  # nearest contrastive images stored with each activating one, whatever the method looks at

@@ -15,7 +15,6 @@ import torch
 
 from csp_index import scoring
 from csp_index.candidates import CandidateTexts, Ownership
-from csp_index.catalog import EncoderInfo
 from csp_index.concurrency import one_thread
 from csp_index.confidence import Confidence, bootstrap
 from csp_index.costs import Means
@@ -35,9 +34,10 @@ from csp_index.label_rows import (
 )
 from csp_index.ordering import leaders_of
 from csp_index.records import ExampleOptions, Label, ScoringOptions
-from csp_index.runs import record_run, settings_hash
 from csp_index.scoring import Scored
-from csp_index.store import Store
+from csp_index.store.catalog import EncoderInfo
+from csp_index.store.runs import record_run, settings_hash
+from csp_index.store.tables import Store
 from csp_index.subjects import Subject
 from csp_index.vectors import release
 

@@ -9,7 +9,7 @@ from csp_index.errors import SettingError
 from csp_index.models import Models
 from csp_index.perturbation import editing, perturb
 from csp_index.records import DerivedKind, ExampleOptions, Progress
-from csp_index.store import Store
+from csp_index.store.tables import Store
 from csp_index.synthesis import generator_of, synthesise
 
 

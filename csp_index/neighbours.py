@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from csp_index import catalog, settings, tiles
+from csp_index import settings
 from csp_index.errors import SettingError
 from csp_index.knn import KEPT, Lists, keep_lists, kept_lists
 from csp_index.leaders import EXACT, Contest, Error, Ranked, choose, exact_cosines, leaders_wanted, nearest
 from csp_index.memory import give_back
 from csp_index.records import ExampleOptions
-from csp_index.store import Store
+from csp_index.store import catalog, streams
+from csp_index.store.tables import Store
 from csp_index.subjects import Subject
 from csp_index.vectors import Vectors, cosines_of
 
@@ -62,7 +63,7 @@ class Question:
         held = torch.empty(len(self.subject.neurons), self.images)
         marks = catalog.covered(self.store, self.subject.target.what, self.images)
         first = 0
-        for tile in tiles.activation_tiles(self.store, self.subject.target, marks, self.subject.neurons):
+        for tile in streams.activation_tiles(self.store, self.subject.target, marks, self.subject.neurons):
             held[:, first : first + tile.shape[1]] = tile
             first += tile.shape[1]
         return held

@@ -17,8 +17,7 @@ from typing import TypeVar, get_args
 import numpy as np
 import torch
 
-from csp_index import catalog, schema, settings, tiles, upkeep
-from csp_index.catalog import EncoderInfo
+from csp_index import settings
 from csp_index.costs import Means
 from csp_index.errors import SettingError
 from csp_index.examples import Examples, gather_examples
@@ -32,8 +31,10 @@ from csp_index.records import (
     Recall,
     TableOptimized,
 )
-from csp_index.runs import record_run
-from csp_index.store import Store
+from csp_index.store import catalog, maintenance, schema, streams
+from csp_index.store.catalog import EncoderInfo
+from csp_index.store.runs import record_run
+from csp_index.store.tables import Store
 from csp_index.subjects import Subject
 from csp_index.vectors import release
 
@@ -146,15 +147,15 @@ def _extend(store: Store, source: EncoderInfo, kind: str) -> bool:
     held = store.vector_index(source.table)
     if not held or not held.unindexed or kind not in ("auto", held.kind) or held.unindexed > _GROWN * held.rows:
         return False
-    upkeep.extend_indexes(store, source.table)
+    maintenance.extend_indexes(store, source.table)
     return True
 
 
 def _tidy(store: Store, name: str, keep_hours: float) -> TableOptimized:
-    before = upkeep.table_state(store, name)
-    upkeep.compact(store, name)
-    freed = upkeep.prune(store, name, keep_hours)
-    after = upkeep.table_state(store, name)
+    before = maintenance.table_state(store, name)
+    maintenance.compact(store, name)
+    freed = maintenance.prune(store, name, keep_hours)
+    after = maintenance.table_state(store, name)
     return TableOptimized(name, after.rows, before.fragments, after.fragments, before.bytes, after.bytes, freed)
 
 
@@ -169,14 +170,14 @@ def _index(store: Store, source: EncoderInfo, kind: str, extended: bool) -> Enco
     device, partitions = "cpu", 0
     if wanted == "none":
         action = "dropped" if held else f"none: search goes through all {rows:,} images"
-        upkeep.drop_vector_index(store, source.table)
+        maintenance.drop_vector_index(store, source.table)
     else:
-        upkeep.index_column(store, source.table, "image_id")
+        maintenance.index_column(store, source.table, "image_id")
         action = "extended" if extended else "kept"
         if held is None or not held.rows or held.kind != wanted or held.unindexed:
             action = "built" if held is None else "built anew"
             device = _build(store, source, wanted, min(partitions_for(rows), rows))
-        partitions = upkeep.partition_count(store, source.table)
+        partitions = maintenance.partition_count(store, source.table)
     now = store.vector_index(source.table)
     size = now.bytes if now else 0
     seconds = time.monotonic() - started
@@ -191,7 +192,7 @@ def _build(store: Store, source: EncoderInfo, kind: str, partitions: int) -> str
             centres = train_partitions(_sample(store, source, partitions).to("cuda"), partitions)
         except RuntimeError:  # a card without room: the CPU does the same, slower
             centres = None
-    upkeep.build_vector_index(store, source.table, kind, partitions, centres)
+    maintenance.build_vector_index(store, source.table, kind, partitions, centres)
     return "cpu" if centres is None else "cuda"
 
 
@@ -199,7 +200,7 @@ def _sample(store: Store, source: EncoderInfo, partitions: int) -> torch.Tensor:
     """Return embeddings drawn by seed, in random order: some for each partition, within a bound on memory."""
     rows = store.count(source.table)
     wanted = min(rows, _TRAINING * partitions, max(partitions, _TRAINING_BYTES // (4 * source.width)))
-    return tiles.embeddings_of(store, source, np.random.default_rng(0).choice(rows, wanted, replace=False))
+    return streams.embeddings_of(store, source, np.random.default_rng(0).choice(rows, wanted, replace=False))
 
 
 def train_partitions(vectors: torch.Tensor, partitions: int, rounds: int = 20) -> np.ndarray:
@@ -276,7 +277,7 @@ def _examples(store: Store, subject: Subject) -> int:
 def _query_times(store: Store, source: EncoderInfo, exact: Examples) -> tuple[float, float]:
     """Return the seconds that looking up a neuron's activating images takes with and without the index."""
     ids = exact.activating[0]
-    anchors = tiles.embeddings_of(store, source, ids[ids >= 0].numpy()).numpy()
+    anchors = streams.embeddings_of(store, source, ids[ids >= 0].numpy()).numpy()
     _, through = _timed(partial(store.search, source.table, anchors, _NEAREST))
     _, without = _timed(partial(store.search, source.table, anchors, _NEAREST, exact=True))
     return through, without

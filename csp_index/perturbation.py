@@ -22,9 +22,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from csp_index import schema, settings, tiles
+from csp_index import settings
 from csp_index.costs import Wanted
-from csp_index.derived import DerivedImage, append_derived, find_derived
 from csp_index.edits import STRENGTHS, Edit, as_stored, edited, encoded, reduced, usable_edits
 from csp_index.encoders import Encoder
 from csp_index.errors import LabelError
@@ -34,8 +33,10 @@ from csp_index.models import Models
 from csp_index.networks import Network
 from csp_index.records import DerivedKind
 from csp_index.regions import Box, driving_maps, footprint, region
-from csp_index.runs import settings_hash
-from csp_index.store import Store
+from csp_index.store import schema, streams
+from csp_index.store.derived_images import DerivedImage, append_derived, find_derived
+from csp_index.store.runs import settings_hash
+from csp_index.store.tables import Store
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def perturb(store: Store, models: Models, tell: Tell, wanted: Wanted) -> str:
         for some in _slices(tasks, _AT_ONCE):
             searches = list(_opened(store, some, network, subject.target.key.layer, lost))
             _search(searches, usable_edits(settings.text("perturbation_edits")), network, subject.target.key.layer)
-            originals = tiles.embeddings_of(store, subject.source, np.array([one.task.origin for one in searches]))
+            originals = streams.embeddings_of(store, subject.source, np.array([one.task.origin for one in searches]))
             pending += _derived(searches, originals, encoder, wanted, hashed)
             read, done = read + len(searches), done + len(some)
             if len(pending) >= _ROWS:

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from csp_index import catalog, schema
 from csp_index.candidates import (
     Candidates,
     CandidateTexts,
@@ -31,9 +30,10 @@ from csp_index.candidates import (
     texts_key,
     vocabulary_texts,
 )
-from csp_index.catalog import LayerInfo
 from csp_index.errors import LabelError, SettingError
-from csp_index.store import Store
+from csp_index.store import catalog, schema
+from csp_index.store.catalog import LayerInfo
+from csp_index.store.tables import Store
 from csp_index.vocabularies import clean_text
 
 VOCABULARY = "vocabulary"

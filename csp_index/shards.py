@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index import catalog, schema, settings, tiles
-from csp_index.catalog import Column, EncoderInfo, LayerInfo, Shard
+from csp_index import settings
 from csp_index.errors import SettingError
-from csp_index.runs import Run
-from csp_index.statistics import NeuronStatistics, as_lists
-from csp_index.store import Store
+from csp_index.store import catalog, schema, streams
+from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
+from csp_index.store.runs import Run
+from csp_index.store.statistics import NeuronStatistics, as_lists
+from csp_index.store.tables import Store
 
 
 def recover(store: Store, infos: Sequence[Column]) -> None:
@@ -135,7 +136,7 @@ def statistics_of(store: Store, info: LayerInfo, held: dict[str, NeuronStatistic
     if info.what not in held:
         found = NeuronStatistics(info.neurons, settings.number("top_images"))
         marks = [mark for mark in catalog.shards(store, info.what) if mark.number < until]
-        for tile in tiles.activation_tiles(store, info, marks):
+        for tile in streams.activation_tiles(store, info, marks):
             found.update(tile)
         held[info.what] = found
     return held[info.what]

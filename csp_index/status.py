@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from csp_index import catalog, schema
-from csp_index.store import Store
+from csp_index.store import catalog, schema
+from csp_index.store.tables import Store
 
 
 def describe(store: Store) -> dict[str, Any]:

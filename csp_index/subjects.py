@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index import catalog, tiles
-from csp_index.catalog import EncoderInfo, LayerInfo
 from csp_index.records import NeuronKey
-from csp_index.statistics import NeuronStatistics, as_lists
-from csp_index.store import Store
+from csp_index.store import catalog, streams
+from csp_index.store.catalog import EncoderInfo, LayerInfo
+from csp_index.store.statistics import NeuronStatistics, as_lists
+from csp_index.store.tables import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def pool_tiles(store: Store, target: LayerInfo, neurons: np.ndarray, mask: torch
     """Stream the neurons' activations [M, n] over the images that `mask` [N] names, shard by shard."""
     first = 0
     marks = catalog.covered(store, target.what, len(mask))
-    for tile in tiles.activation_tiles(store, target, marks, neurons):
+    for tile in streams.activation_tiles(store, target, marks, neurons):
         yield tile[:, mask[first : first + tile.shape[1]]]
         first += tile.shape[1]
 
@@ -100,6 +100,6 @@ def pool_pairs(store: Store, subject: Subject, mask: torch.Tensor) -> Iterator[t
 def pool_embeddings(store: Store, source: EncoderInfo, mask: torch.Tensor) -> Iterator[torch.Tensor]:
     """Stream the embeddings [n, D] of the images that `mask` [N] names, shard by shard."""
     first = 0
-    for tile in tiles.embedding_tiles(store, source, catalog.covered(store, source.what, len(mask))):
+    for tile in streams.embedding_tiles(store, source, catalog.covered(store, source.what, len(mask))):
         yield tile[mask[first : first + len(tile)]]
         first += len(tile)

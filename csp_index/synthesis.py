@@ -19,10 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from csp_index import schema
-from csp_index.catalog import sql_text
 from csp_index.costs import Wanted
-from csp_index.derived import DerivedImage, append_derived, find_derived, read_derived
 from csp_index.edits import stored
 from csp_index.encoders import Encoder
 from csp_index.errors import EvaluationError, SettingError
@@ -31,8 +28,11 @@ from csp_index.images.loader import stacked
 from csp_index.models import Models
 from csp_index.networks import Network
 from csp_index.records import DerivedKind, ExampleOptions, Progress
-from csp_index.runs import settings_hash
-from csp_index.store import Store
+from csp_index.store import schema
+from csp_index.store.catalog import sql_text
+from csp_index.store.derived_images import DerivedImage, append_derived, find_derived, read_derived
+from csp_index.store.runs import settings_hash
+from csp_index.store.tables import Store
 from csp_index.variants import CAPTION, Original, Variant, VariantGenerator, make_variants
 
 KIND: Final[DerivedKind] = "synthetic"

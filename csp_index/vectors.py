@@ -12,12 +12,13 @@ from functools import cache
 
 import torch
 
-from csp_index import catalog, settings, tiles
-from csp_index.catalog import EncoderInfo
-from csp_index.derived import embeddings_of_derived, is_derived
+from csp_index import settings
 from csp_index.leaders import EXACT, Embed, Error
 from csp_index.memory import give_back
-from csp_index.store import Store
+from csp_index.store import catalog, streams
+from csp_index.store.catalog import EncoderInfo
+from csp_index.store.derived_images import embeddings_of_derived, is_derived
+from csp_index.store.tables import Store
 
 _ROWS = 65_536  # images of a tile, at most
 _STREAMED_BYTES = 64 * 2**20  # of a tile that comes from the store
@@ -59,7 +60,7 @@ class Vectors:
             return self._all().__getitem__
         distinct = ids.unique()
         self._fetched += len(distinct)
-        found = tiles.embeddings_of(self.store, self.source, distinct.numpy())
+        found = streams.embeddings_of(self.store, self.source, distinct.numpy())
         return lambda some: found[torch.searchsorted(distinct, some)]
 
     def _with_derived(self, ids: torch.Tensor) -> Embed:
@@ -133,7 +134,7 @@ class Vectors:
         held = torch.empty(self.images, self.source.width)
         marks = catalog.covered(self.store, self.source.what, self.images)
         first = 0
-        for tile in tiles.embedding_tiles(self.store, self.source, marks):
+        for tile in streams.embedding_tiles(self.store, self.source, marks):
             held[first : first + len(tile)] = tile
             first += len(tile)
         return held
@@ -152,7 +153,7 @@ class Vectors:
         marks = catalog.covered(self.store, self.source.what, self.images)
         waiting: list[torch.Tensor] = []
         first = held = 0
-        for tile in tiles.embedding_tiles(self.store, self.source, marks):
+        for tile in streams.embedding_tiles(self.store, self.source, marks):
             waiting.append(tile)
             held += len(tile)
             if held >= rows:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from csp_index import catalog, schema
-from csp_index.catalog import LayerInfo
 from csp_index.contrast_quality import ContrastQuality, quality_of_pairs
-from csp_index.derived import derived_rows, describe_recipe, is_derived
 from csp_index.images.decode import ImageRead, read_images, thumbnail
 from csp_index.plots import CardData, CardPair, draw_card
 from csp_index.records import ExamplePair, Label
-from csp_index.store import Store
+from csp_index.store import catalog, schema
+from csp_index.store.catalog import LayerInfo
+from csp_index.store.derived_images import derived_rows, describe_recipe, is_derived
+from csp_index.store.tables import Store
 
 _OF_NEURONS = (
     schema.NEURONS,

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from csp_index import catalog, schema
 from csp_index.errors import LabelError, one_line
-from csp_index.store import Store
+from csp_index.store import catalog, schema
+from csp_index.store.tables import Store
 
 BUILT_IN = ("imagenet1k", "imagenet21k")
 

@@ -112,8 +112,8 @@ def _ways(
     from csp_index.encoders import load_encoder
     from csp_index.images.sources import open_source
     from csp_index.networks import load_network
-    from csp_index.opening import create_store
-    from csp_index.schema import activations_table, embeddings_table
+    from csp_index.store.connect import create_store
+    from csp_index.store.schema import activations_table, embeddings_table
 
     seen = load_encoder(f"open_clip:{encoder}")
     studied = load_network(f"torchvision:{load.network}/none", layers=[_LAYER], weights=weights)

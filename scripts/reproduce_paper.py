@@ -34,7 +34,7 @@ import paper_table
 import torch
 from paper_subjects import SUBJECTS, Subject, network_sources, subjects_of
 
-from csp_index import Index, catalog, open_index, tiles
+from csp_index import Index, open_index
 from csp_index.encoders import Encoder, load_encoder
 from csp_index.errors import CspIndexError, EvaluationError
 from csp_index.evaluation.generation import (
@@ -49,6 +49,7 @@ from csp_index.evaluation.options import MethodChoice
 from csp_index.images.sources import open_source
 from csp_index.networks import Network, load_network
 from csp_index.records import LayerKey
+from csp_index.store import catalog, streams
 
 STAGES = ("index", "label", "generate", "score", "table")
 METRICS = ("DMA", "AUC", "MAD", "simulation")
@@ -215,7 +216,7 @@ class Reproduction:
         """Return the embeddings of all indexed images, [N, D]."""
         store = self.index.store
         info = catalog.encoder(store)
-        return torch.cat(list(tiles.embedding_tiles(store, info, catalog.shards(store, info.what))))
+        return torch.cat(list(streams.embedding_tiles(store, info, catalog.shards(store, info.what))))
 
     def encoder(self) -> Encoder:
         """Load the encoder that judges, the one the index was built with."""

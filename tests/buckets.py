@@ -20,8 +20,8 @@ import pytest
 from moto.s3.models import s3_backends
 from moto.server import DomainDispatcherApplication, ThreadedMotoServer
 
-from csp_index import schema
-from csp_index.opening import open_store
+from csp_index.store import schema
+from csp_index.store.connect import open_store
 
 ENCODER = "python:fakes:encoder"
 NETWORK = ["--network", "python:fakes:network", "--layers", "concepts", "--name", "net"]

@@ -9,12 +9,13 @@ import fakes
 import numpy as np
 import pytest
 
-from csp_index import NetworkSource, catalog, open_index, schema
-from csp_index.derived import FIRST, DerivedImage, append_derived
+from csp_index import NetworkSource, open_index
 from csp_index.records import NeuronKey
 from csp_index.service.config import ServiceSettings
 from csp_index.service.engine import Engine
 from csp_index.service.snapshot import Snapshot
+from csp_index.store import catalog, schema
+from csp_index.store.derived_images import FIRST, DerivedImage, append_derived
 
 ENCODER = "python:fakes:encoder"
 WORDS = ["striped", "red", "moon", "blue", "dotted", "Red ring"]

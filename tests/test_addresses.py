@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from csp_index.addresses import parse_neurons
 from csp_index.errors import LabelError
 from csp_index.records import LayerKey, NeuronKey
+from csp_index.store.addresses import parse_neurons
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from csp_index import schema
-from csp_index.catalog import LayerInfo
 from csp_index.errors import StoreError
-from csp_index.opening import create_store
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.stage1 import answers
 from csp_index.stage1.answers import JOURNAL, AnswerWriter, Journal, Known, Origin, known_answers, take_over
 from csp_index.stage1.records import Answer
-from csp_index.store import Store
+from csp_index.store import schema
+from csp_index.store.catalog import LayerInfo
+from csp_index.store.connect import create_store
+from csp_index.store.tables import Store
 
 TARGET = LayerInfo(LayerKey("net", "layer"), 100, "none", "arrays", None, "float32", {}, "activations")
 NOTHING = Known(frozenset(), {})

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from fakes import write_arrays
 
-from csp_index import CspIndexError, Index, array_files, arrays, open_index, schema
+from csp_index import CspIndexError, Index, array_files, arrays, open_index
 from csp_index.candidates import read_text_arrays
 from csp_index.errors import ArrayError, LabelError, SettingError, StoreError
-from csp_index.store import Store
+from csp_index.store import schema
+from csp_index.store.tables import Store
 
 Paths = dict[str, Path]
 

@@ -18,11 +18,12 @@ import pytest
 import torch
 from PIL import Image
 
-from csp_index import CspIndexError, NetworkSource, open_index, schema, shards
+from csp_index import CspIndexError, NetworkSource, open_index, shards
 from csp_index.errors import StoreError
 from csp_index.images import loader
 from csp_index.images.decode import read_images
-from csp_index.store import Store
+from csp_index.store import schema
+from csp_index.store.tables import Store
 
 ENCODER = "python:fakes:encoder"
 NETWORK = NetworkSource("python:fakes:network", ("conv", "concepts"), name="net")

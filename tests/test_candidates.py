@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from csp_index import Index, NetworkSource, Vocabulary, candidates, catalog, models, open_index, schema
+from csp_index import Index, NetworkSource, Vocabulary, candidates, models, open_index
 from csp_index.candidates import load_vocabulary, make_vocabulary, read_text_arrays
 from csp_index.errors import ArrayError, EncoderError, LabelError, SettingError, SourceError
+from csp_index.store import catalog, schema
 
 ENCODER = "python:fakes:encoder"
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 from fakes import write_arrays
 
-from csp_index import Index, catalog, fetching, open_index, schema, tiles
+from csp_index import Index, open_index
 from csp_index.errors import LabelError, StoreError
 from csp_index.records import LayerKey
-from csp_index.store import Store
+from csp_index.store import activations as fetching
+from csp_index.store import catalog, schema, streams
+from csp_index.store.tables import Store
 
 IMAGES, NEURONS, WIDTH = 60, 8, 12
 KEY = LayerKey("m", "l")
@@ -40,10 +42,10 @@ def test_tiles_put_together_are_the_arrays(held):
     store, arrays = held
     source, target = catalog.encoder(store), catalog.layer(store, KEY)
     marks = catalog.shards(store, source.what)
-    embeddings = list(tiles.embedding_tiles(store, source, marks))
+    embeddings = list(streams.embedding_tiles(store, source, marks))
     assert [len(tile) for tile in embeddings] == [mark.rows for mark in marks]
     np.testing.assert_array_equal(torch.cat(embeddings), arrays["embeddings"])
-    activations = list(tiles.activation_tiles(store, target, marks))
+    activations = list(streams.activation_tiles(store, target, marks))
     assert [tile.shape[1] for tile in activations] == [mark.rows for mark in marks]
     np.testing.assert_array_equal(torch.cat(activations, 1), arrays["activations"].T)
 
@@ -52,7 +54,7 @@ def test_tiles_put_together_are_the_arrays(held):
 def test_chosen_neurons_come_in_their_order(held, neurons):
     store, arrays = held
     target = catalog.layer(store, KEY)
-    found = list(tiles.activation_tiles(store, target, catalog.shards(store, target.what), np.array(neurons)))
+    found = list(streams.activation_tiles(store, target, catalog.shards(store, target.what), np.array(neurons)))
     np.testing.assert_array_equal(torch.cat(found, 1), arrays["activations"].T[neurons])
 
 
@@ -67,8 +69,8 @@ def test_covered_names_the_first_shards(tmp_path):
 def test_embeddings_by_id_in_any_order_and_repeated(held):
     store, arrays = held
     ids = np.array([59, 0, 31, 31, 7, 59])
-    np.testing.assert_array_equal(tiles.embeddings_of(store, catalog.encoder(store), ids), arrays["embeddings"][ids])
-    assert tiles.embeddings_of(store, catalog.encoder(store), np.array([], np.int64)).shape == (0, WIDTH)
+    np.testing.assert_array_equal(streams.embeddings_of(store, catalog.encoder(store), ids), arrays["embeddings"][ids])
+    assert streams.embeddings_of(store, catalog.encoder(store), np.array([], np.int64)).shape == (0, WIDTH)
 
 
 def test_rows_without_a_mark_are_ignored(tmp_path):
@@ -83,8 +85,8 @@ def test_rows_without_a_mark_are_ignored(tmp_path):
     assert catalog.image_count(store) == IMAGES
     np.testing.assert_array_equal(fetching.activations_of(store, target, 2, IMAGES), arrays["activations"][:, 2])
     marks = catalog.shards(store, source.what)
-    np.testing.assert_array_equal(torch.cat(list(tiles.embedding_tiles(store, source, marks))), arrays["embeddings"])
-    found = list(tiles.activation_tiles(store, target, marks))
+    np.testing.assert_array_equal(torch.cat(list(streams.embedding_tiles(store, source, marks))), arrays["embeddings"])
+    found = list(streams.activation_tiles(store, target, marks))
     np.testing.assert_array_equal(torch.cat(found, 1), arrays["activations"].T)
 
 
@@ -92,7 +94,7 @@ def bytes_read(store: Store, target: catalog.LayerInfo, neurons: list[int]) -> i
     """Bytes that Lance reads from disk for the activations of some neurons."""
     dataset = store.dataset(target.table)
     dataset.io_stats_incremental()  # forget what was read before
-    found = list(tiles.activation_tiles(store, target, catalog.shards(store, target.what), np.array(neurons)))
+    found = list(streams.activation_tiles(store, target, catalog.shards(store, target.what), np.array(neurons)))
     assert sum(tile.shape[1] for tile in found) == catalog.image_count(store, target.what)
     return int(dataset.io_stats_incremental().read_bytes)
 
@@ -130,20 +132,20 @@ def test_disorder_is_told(tmp_path, shard_size):
     rows = store.read(source.table)
     rewrite(store, source.table, rows.take(list(range(IMAGES))[::-1]))
     with pytest.raises(StoreError, match="embeddings of arrays are out of order at image 0: index again"):
-        list(tiles.embedding_tiles(store, source, marks))
+        list(streams.embedding_tiles(store, source, marks))
     with pytest.raises(StoreError, match="out of order"):
-        tiles.embeddings_of(store, source, np.array([0, 1]))
+        streams.embeddings_of(store, source, np.array([0, 1]))
     rewrite(store, source.table, rows.slice(0, IMAGES - 1))
     with pytest.raises(StoreError, match=f"end before shard {marks[-1].number}"):
-        list(tiles.embedding_tiles(store, source, marks))
+        list(streams.embedding_tiles(store, source, marks))
     rows = store.read(target.table)
     swapped = [1, 0, *range(2, rows.num_rows)]
     rewrite(store, target.table, rows.take(swapped))
     with pytest.raises(StoreError, match="activations of m/l are out of order"):
-        list(tiles.activation_tiles(store, target, marks))
+        list(streams.activation_tiles(store, target, marks))
     rewrite(store, target.table, rows.slice(0, rows.num_rows - 1))
     with pytest.raises(StoreError, match="activations of m/l end before shard"):
-        list(tiles.activation_tiles(store, target, marks))
+        list(streams.activation_tiles(store, target, marks))
 
 
 def test_a_shard_of_another_length_is_told(tmp_path):

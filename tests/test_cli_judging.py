@@ -8,9 +8,10 @@ import pytest
 from click.testing import CliRunner
 from fakes import write_images
 
-from csp_index import CandidateTexts, NetworkSource, open_index, schema
+from csp_index import CandidateTexts, NetworkSource, open_index
 from csp_index.cli import cli
 from csp_index.errors import CspIndexError
+from csp_index.store import schema
 
 LAYER = "net/concepts"
 METHODS = ["--method", "semanticlens", "--method", "csp:gamma=0.5", "--method", "random-label"]

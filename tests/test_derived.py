@@ -9,9 +9,12 @@ import pytest
 import torch
 from fakes import write_arrays
 
-from csp_index import Index, catalog, open_index, schema
-from csp_index.catalog import EncoderInfo
-from csp_index.derived import (
+from csp_index import Index, open_index
+from csp_index.errors import StoreError
+from csp_index.records import NeuronKey
+from csp_index.store import catalog, schema
+from csp_index.store.catalog import EncoderInfo
+from csp_index.store.derived_images import (
     FIRST,
     DerivedImage,
     append_derived,
@@ -21,8 +24,6 @@ from csp_index.derived import (
     is_derived,
     read_derived,
 )
-from csp_index.errors import StoreError
-from csp_index.records import NeuronKey
 from csp_index.vectors import vectors_of
 
 

@@ -24,14 +24,15 @@ import tiny_models
 import torch
 from test_build import ENCODER, NETWORK, contents
 
-from csp_index import CspIndexError, NetworkSource, build, distribute, open_index, schema
-from csp_index.catalog import EncoderInfo
+from csp_index import CspIndexError, NetworkSource, build, distribute, open_index
 from csp_index.cluster import Chunk, Seat, Worker, joined, recipe
 from csp_index.encoders import load_encoder
 from csp_index.images.sources import open_source
 from csp_index.networks import load_network
-from csp_index.opening import create_store, open_store
 from csp_index.parts import Part, columns_of
+from csp_index.store import schema
+from csp_index.store.catalog import EncoderInfo
+from csp_index.store.connect import create_store, open_store
 
 MARKER = "CSP_INDEX_TEST_MARKER"  # names a file that is made before a worker kills itself
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from fakes import write_images
 
-from csp_index import EvaluationOptions, open_index, schema
+from csp_index import EvaluationOptions, open_index
 from csp_index.candidates import CandidateTexts
 from csp_index.errors import CspIndexError, EvaluationError
 from csp_index.evaluation.options import parse_methods
 from csp_index.evaluation.records import VALUES
+from csp_index.store import schema
 
 WIDTH, IMAGES = 16, 240
 TEXTS = tuple(f"concept {i}" for i in range(WIDTH))

@@ -14,7 +14,6 @@ from tiny_models import word_tokenizer
 
 from csp_index import NetworkSource, open_index
 from csp_index.demo.generator import renderer
-from csp_index.derived import FIRST
 from csp_index.errors import EvaluationError, SettingError, StoreError
 from csp_index.evaluation.generation import (
     CachedGenerator,
@@ -25,6 +24,7 @@ from csp_index.evaluation.generation import (
     sample_rows,
 )
 from csp_index.networks import Network, load_network
+from csp_index.store.derived_images import FIRST
 from csp_index.variants import Original, load_variants, make_variants
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import csp_index
-import csp_index.schema
+import csp_index.store.schema
 from csp_index import CspIndexError, Index, Labels, NetworkSource, open_index
 from csp_index.candidates import CandidateTexts
 from csp_index.errors import LabelError, SettingError
@@ -33,7 +33,7 @@ def planted_at(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = NetworkSource("python:fakes:network", ("conv", "concepts"), name="net")
     index = open_index(folder / "db")
     index.add_images(source, encoders=[ENCODER], networks=[network], shard_size=10)
-    column = index.store.read(csp_index.schema.embeddings_table(ENCODER))["embedding"].to_pylist()
+    column = index.store.read(csp_index.store.schema.embeddings_table(ENCODER))["embedding"].to_pylist()
     embeddings = np.array(column, np.float32)
     directions = fakes.encoder().embed_texts(WORDS).numpy()
     activations = np.maximum((embeddings - embeddings.mean(0)) @ directions.T, 0)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from csp_index import Index, catalog, knn, neighbours, open_index, schema
+from csp_index import Index, knn, neighbours, open_index
 from csp_index.costs import Means
 from csp_index.examples import Examples, gather_examples
 from csp_index.leaders import Ranked
 from csp_index.records import ExampleOptions
+from csp_index.store import catalog, schema
 from csp_index.subjects import Subject
 
 NEURONS, WIDTH = 16, 12

@@ -14,13 +14,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from csp_index import Index, catalog, costs, open_index, vectors
+from csp_index import Index, costs, open_index, vectors
 from csp_index.candidates import CandidateTexts
 from csp_index.costs import Means
 from csp_index.errors import SettingError
 from csp_index.examples import Examples, gather_examples
 from csp_index.leaders import EXACT, Contest, Error, Ranked, leading
 from csp_index.records import ExampleOptions
+from csp_index.store import catalog
 from csp_index.subjects import Subject
 
 WIDTH, NEURONS = 16, 12

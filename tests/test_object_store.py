@@ -18,12 +18,13 @@ from buckets import ENCODER, NETWORK, ROWS, SECRET, Bucket, contents
 from moto import settings as moto_settings
 from moto.core.responses import ActionAuthenticatorMixin
 
-from csp_index import NetworkSource, open_index, schema
+from csp_index import NetworkSource, open_index
 from csp_index.errors import StoreError
-from csp_index.opening import check_creatable, create_store, find_store, open_store
-from csp_index.places import BucketPlace
 from csp_index.stage1.answers import JOURNAL
-from csp_index.store import Store
+from csp_index.store import schema
+from csp_index.store.connect import check_creatable, create_store, find_store, open_store
+from csp_index.store.locations import BucketPlace
+from csp_index.store.tables import Store
 
 pytestmark = pytest.mark.s3
 
@@ -80,7 +81,7 @@ def test_arrays_and_their_labels_equal_those_of_a_directory(bucket, run, tmp_pat
 KILLED = """
     import os, signal, sys
     from csp_index import NetworkSource, open_index, schema
-    from csp_index.store import Store
+    from csp_index.store.tables import Store
     append, marks = Store.append, []
     def stopping(self, name, rows):
         marks.extend([name] * (name == schema.SHARDS))

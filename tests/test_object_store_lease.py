@@ -19,9 +19,9 @@ from buckets import LEASE, ROWS
 from test_object_store import run_python
 
 from csp_index.errors import SettingError, StoreError
-from csp_index.locking import Lease
-from csp_index.opening import create_store, open_store
-from csp_index.places import BucketPlace
+from csp_index.store.connect import create_store, open_store
+from csp_index.store.locations import BucketPlace
+from csp_index.store.locks import Lease
 
 pytestmark = pytest.mark.s3
 
@@ -52,7 +52,7 @@ def test_a_second_writer_is_told_who_writes_and_readers_do_not_wait(bucket):
 def test_a_killed_writer_blocks_others_until_its_lease_ends(bucket):
     store = create_store(bucket.uri)
     code = """
-        import os, signal, sys; from csp_index.opening import open_store
+        import os, signal, sys; from csp_index.store.connect import open_store
         with open_store(sys.argv[1]).write_lock(): os.kill(os.getpid(), signal.SIGKILL)
     """
     assert run_python(code, bucket.uri).returncode == -9
@@ -70,7 +70,7 @@ def test_a_killed_writer_blocks_others_until_its_lease_ends(bucket):
 
 SLEEPER = """
     import sys, pyarrow as pa
-    from csp_index.opening import open_store
+    from csp_index.store.connect import open_store
     store, rows = open_store(sys.argv[1]), pa.table({"key": pa.array([7])})
     with store.write_lock():
         store.append("numbers", rows)

@@ -189,7 +189,7 @@ def test_a_killed_run_leaves_a_usable_index_and_is_made_good(index, arrays):
 def test_a_failed_build_keeps_the_index_there_was(index, monkeypatch):
     index.optimize(kind="ivf_flat")
     held = index.store.vector_index(table(index))
-    monkeypatch.setattr("csp_index.upkeep._SUB_VECTOR", 3)  # does not divide the width
+    monkeypatch.setattr("csp_index.store.maintenance._SUB_VECTOR", 3)  # does not divide the width
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("csp_index.optimize.train_partitions", lambda *given: np.zeros((3, 5), np.float32))
     monkeypatch.setattr("csp_index.optimize._sample", lambda *given: torch.zeros(1))

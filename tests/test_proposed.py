@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from csp_index import Index, catalog, open_index, schema
+from csp_index import Index, open_index
 from csp_index.candidates import CandidateTexts, Ownership, TextSpace
 from csp_index.cli import cli
 from csp_index.errors import LabelError, SettingError
@@ -25,6 +25,7 @@ from csp_index.ordering import leaders_of
 from csp_index.proposed import Mix, mixed_candidates, read_proposals, stored_kinds
 from csp_index.records import LayerKey
 from csp_index.scoring import METHODS
+from csp_index.store import catalog, schema
 from csp_index.subjects import Subject
 
 LAYER = "net/concepts"

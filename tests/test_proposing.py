@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from csp_index import CandidateTexts, Index, NetworkSource, NeuronKey, catalog, open_index, schema
+from csp_index import CandidateTexts, Index, NetworkSource, NeuronKey, open_index
 from csp_index.errors import ProposerError
 from csp_index.images.decode import decode, read_images
 from csp_index.proposed import read_proposals
@@ -22,6 +22,7 @@ from csp_index.records import LayerKey
 from csp_index.stage1.pictures import Pictures
 from csp_index.stage1.questions import Questions
 from csp_index.stage1.records import Answer, Question
+from csp_index.store import catalog, schema
 
 LAYER = "m/l"
 NEURONS, DEAD = 10, 3
@@ -349,8 +350,8 @@ def test_neurons_whose_pictures_cannot_be_had_are_failures(tmp_path):
 
 
 def test_pictures_are_held_for_the_next_question(index, monkeypatch):
-    from csp_index import catalog
     from csp_index.stage1 import pictures
+    from csp_index.store import catalog
 
     reads: list[str] = []
     read = pictures.read_image

@@ -202,7 +202,7 @@ def test_scores_are_the_formulas_on_the_labels_own_pictures(finished: tuple[Path
 
 
 def _embeddings(index: object) -> list[list[float]]:
-    from csp_index import catalog
+    from csp_index.store import catalog
 
     store = index.store  # type: ignore[attr-defined]
     info = catalog.encoder(store)

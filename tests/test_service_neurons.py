@@ -12,7 +12,7 @@ import fakes
 import numpy as np
 import pytest
 
-from csp_index import NetworkSource, open_index, schema
+from csp_index import NetworkSource, open_index
 from csp_index.errors import MissingError
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service import neurons
@@ -22,6 +22,7 @@ from csp_index.service.facets import directions, facets_of, name_facets
 from csp_index.service.neurons import home_document, neuron_document, random_neuron
 from csp_index.service.question import Concepts
 from csp_index.service.snapshot import Snapshot
+from csp_index.store import schema
 
 ENCODER = "python:fakes:encoder"
 WORDS = ["striped", "red", "moon", "blue", "dotted", "ring"]

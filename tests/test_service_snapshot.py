@@ -15,13 +15,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from csp_index import Index, open_index, schema
+from csp_index import Index, open_index
 from csp_index.candidates import CandidateTexts
 from csp_index.errors import MissingError, StoreError
-from csp_index.opening import FixedStore, create_store, open_snapshot, open_store
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.layer_table import UNLABELLED
 from csp_index.service.snapshot import Held, Snapshot, without_folders
+from csp_index.store import schema
+from csp_index.store.connect import FixedStore, create_store, open_snapshot, open_store
 
 ROWS = pa.table({"number": [1, 2, 3]})
 LAYER = LayerKey("m", "l")

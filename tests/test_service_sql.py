@@ -244,7 +244,7 @@ def test_a_process_that_does_not_start_is_told(index, tmp_path, monkeypatch):
 def test_no_process_outlives_the_one_that_started_it(index):
     code = textwrap.dedent("""
         import sys, time
-        from csp_index.opening import open_snapshot
+        from csp_index.store.connect import open_snapshot
         from csp_index.service.config import ServiceSettings
         from csp_index.service.sql import SqlRunner
         SqlRunner(sys.argv[1], open_snapshot(sys.argv[1]).versions(), ServiceSettings()).prepare()

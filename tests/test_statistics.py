@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csp_index import statistics
 from csp_index.ordering import mix, rank_keys, split_keys
 from csp_index.records import LayerKey
-from csp_index.schema import QUANTILES
-from csp_index.statistics import NeuronStatistics, as_lists
+from csp_index.store import statistics
+from csp_index.store.schema import QUANTILES
+from csp_index.store.statistics import NeuronStatistics, as_lists
 
 KEY = LayerKey("m", "l")
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)

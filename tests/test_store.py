@@ -15,9 +15,10 @@ import pyarrow as pa
 import pytest
 from fakes import write_arrays
 
-from csp_index import open_index, schema
+from csp_index import open_index
 from csp_index.errors import StoreError
-from csp_index.opening import check_creatable, create_store, is_index, open_store
+from csp_index.store import schema
+from csp_index.store.connect import check_creatable, create_store, is_index, open_store
 
 ROWS = pa.table({"key": pa.array([1, 2, 3]), "text": ["a", "b", "c"]})
 
@@ -239,7 +240,7 @@ def test_a_second_writer_is_told_who_writes_and_readers_do_not_wait(tmp_path):
         ):
             pass
         code = """
-            import sys; from csp_index.opening import open_store
+            import sys; from csp_index.store.connect import open_store
             store = open_store(sys.argv[1])
             print(store.count("numbers"), store.is_locked())
             with store.write_lock(): pass
@@ -260,7 +261,7 @@ def test_the_lock_is_free_after_an_error_and_after_a_kill(tmp_path):
         raise ZeroDivisionError
     assert not store.is_locked()
     code = """
-        import os, signal, sys; from csp_index.opening import open_store
+        import os, signal, sys; from csp_index.store.connect import open_store
         with open_store(sys.argv[1]).write_lock(): os.kill(os.getpid(), signal.SIGKILL)
     """
     assert run_python(code, tmp_path).returncode == -9

@@ -7,10 +7,11 @@ import pytest
 import torch
 from fakes import write_arrays
 
-from csp_index import catalog, open_index
+from csp_index import open_index
 from csp_index.candidates import read_text_arrays
 from csp_index.labels import make_request, score_neurons
 from csp_index.records import LayerKey
+from csp_index.store import catalog
 from csp_index.subjects import Subject, draw_pool
 
 NEURONS = np.array([0, 2, 3, 4, 7])

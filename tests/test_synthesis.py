@@ -15,14 +15,15 @@ import pytest
 import torch
 from PIL import Image
 
-from csp_index import Index, NetworkSource, catalog, open_index, schema
+from csp_index import Index, NetworkSource, open_index
 from csp_index.demo import world
 from csp_index.demo.generator import renderer
-from csp_index.derived import FIRST, find_derived, read_derived
 from csp_index.errors import CspIndexError, EvaluationError, LabelError, SettingError
 from csp_index.evaluation.options import EvaluationOptions, parse_methods
 from csp_index.examples import gather_examples
 from csp_index.records import ExampleOptions, Label
+from csp_index.store import catalog, schema
+from csp_index.store.derived_images import FIRST, find_derived, read_derived
 from csp_index.subjects import Subject
 from csp_index.variants import Original, Variant, load_variants, make_variants
 

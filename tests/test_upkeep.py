@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from csp_index import schema, upkeep
 from csp_index.errors import StoreError
-from csp_index.opening import create_store, open_store
 from csp_index.records import VectorIndex
-from csp_index.store import Store
+from csp_index.store import maintenance, schema
+from csp_index.store.connect import create_store, open_store
+from csp_index.store.tables import Store
 
 WIDTH = 16
 
@@ -47,40 +47,40 @@ def nearest(rows: np.ndarray, query: int, count: int) -> list[int]:
 
 def test_compaction_keeps_the_order_and_the_rows(store):
     before = store.read("e")
-    assert upkeep.table_state(store, "e").fragments == 20
-    upkeep.compact(store, "e")
-    assert upkeep.table_state(store, "e").fragments == 1
+    assert maintenance.table_state(store, "e").fragments == 20
+    maintenance.compact(store, "e")
+    assert maintenance.table_state(store, "e").fragments == 1
     assert store.read("e").equals(before)
     taken = store.dataset("e").take([1999, 0, 777], columns=["image_id"])
     assert taken["image_id"].to_pylist() == [1999, 0, 777]  # a row's place is still its image's id
     version = store.versions()["e"]
-    upkeep.compact(store, "e")
+    maintenance.compact(store, "e")
     assert store.versions()["e"] == version  # nothing to do, no commit
 
 
 def test_deleted_rows_leave_and_the_others_stay_in_order(store):
     store.delete("e", "image_id % 3 = 0")
-    upkeep.compact(store, "e")
+    maintenance.compact(store, "e")
     assert store.read("e", ["image_id"])["image_id"].to_pylist() == [i for i in range(2000) if i % 3]
 
 
 @pytest.mark.parametrize("kind", ["ivf_flat", "ivf_sq", "ivf_pq", "ivf_rq", "ivf_hnsw_sq"])
 def test_every_kind_is_built_named_and_dropped(store, kind):
     assert store.vector_index("e") is None
-    upkeep.build_vector_index(store, "e", kind, 4)
+    maintenance.build_vector_index(store, "e", kind, 4)
     held = store.vector_index("e")
     assert (held.kind, held.rows, held.unindexed) == (kind, 2000, 0)
     assert held.bytes > 0
-    assert upkeep.partition_count(store, "e") == 4
+    assert maintenance.partition_count(store, "e") == 4
     assert open_store(store.uri).vector_index("e") == held
-    upkeep.drop_vector_index(store, "e")
+    maintenance.drop_vector_index(store, "e")
     assert store.vector_index("e") is None
-    upkeep.drop_vector_index(store, "e")  # nothing to drop
+    maintenance.drop_vector_index(store, "e")  # nothing to drop
 
 
 def test_search_through_all_partitions_is_exact_and_through_one_is_not(store, monkeypatch):
     rows = vectors(2000)
-    upkeep.build_vector_index(store, "e", "ivf_flat", 40)
+    maintenance.build_vector_index(store, "e", "ivf_flat", 40)
     wanted = [nearest(rows, query, 10) for query in range(20)]
     monkeypatch.setenv("CSP_INDEX_SEARCH_PROBES", "40")
     assert [found.tolist() for found in store.search("e", rows[:20], 10)] == wanted
@@ -91,7 +91,7 @@ def test_search_through_all_partitions_is_exact_and_through_one_is_not(store, mo
 
 def test_all_rows_are_gone_through_where_the_partitions_hold_too_few(store, monkeypatch):
     rows = vectors(2000)
-    upkeep.build_vector_index(store, "e", "ivf_flat", 40)
+    maintenance.build_vector_index(store, "e", "ivf_flat", 40)
     monkeypatch.setenv("CSP_INDEX_SEARCH_PROBES", "1")
     few = "image_id IN (3, 700, 1500)"
     assert [sorted(found.tolist()) for found in store.search("e", rows[:9], 3, few)] == [[3, 700, 1500]] * 9
@@ -99,7 +99,7 @@ def test_all_rows_are_gone_through_where_the_partitions_hold_too_few(store, monk
 
 def test_refining_brings_the_exact_order_back(store, monkeypatch):
     rows = vectors(2000)
-    upkeep.build_vector_index(store, "e", "ivf_pq", 4)
+    maintenance.build_vector_index(store, "e", "ivf_pq", 4)
     wanted = [nearest(rows, query, 10) for query in range(20)]
 
     def right() -> float:
@@ -113,8 +113,8 @@ def test_refining_brings_the_exact_order_back(store, monkeypatch):
 
 def test_new_rows_are_found_before_and_after_they_join_the_index(store, monkeypatch):
     monkeypatch.setenv("CSP_INDEX_SEARCH_PROBES", "4")
-    upkeep.build_vector_index(store, "e", "ivf_flat", 4)
-    upkeep.index_column(store, "e", "image_id")
+    maintenance.build_vector_index(store, "e", "ivf_flat", 4)
+    maintenance.index_column(store, "e", "image_id")
     new = vectors(300, seed=1)
     append(store, new, first=2000)
     held = store.vector_index("e")
@@ -123,11 +123,11 @@ def test_new_rows_are_found_before_and_after_they_join_the_index(store, monkeypa
         found = store.search("e", new[:5], 1, "image_id < 2300")
         assert [int(ids[0]) for ids in found] == [2000, 2001, 2002, 2003, 2004]
         assert [int(ids[0]) for ids in store.search("e", new[:5], 1, "image_id IN (5, 2299)")] != []
-        upkeep.extend_indexes(store, "e")
+        maintenance.extend_indexes(store, "e")
     held = store.vector_index("e")
     assert isinstance(held, VectorIndex)
     assert (held.rows, held.unindexed) == (2300, 0)
-    upkeep.compact(store, "e")
+    maintenance.compact(store, "e")
     assert [int(ids[0]) for ids in store.search("e", new[:5], 1)] == [2000, 2001, 2002, 2003, 2004]
 
 
@@ -135,9 +135,9 @@ def test_an_indexed_column_filters_the_same(store):
     rows = vectors(2000)
     chosen = "image_id NOT IN (3, 5, 8) AND image_id < 1500"
     before = [found.tolist() for found in store.search("e", rows[:9], 40, chosen)]
-    upkeep.index_column(store, "e", "image_id")
+    maintenance.index_column(store, "e", "image_id")
     version = store.versions()["e"]
-    upkeep.index_column(store, "e", "image_id")
+    maintenance.index_column(store, "e", "image_id")
     assert store.versions()["e"] == version
     assert [found.tolist() for found in store.search("e", rows[:9], 40, chosen)] == before
 
@@ -145,14 +145,14 @@ def test_an_indexed_column_filters_the_same(store):
 def test_a_build_that_fails_is_told_and_changes_nothing(store):
     version = store.versions()["e"]
     with pytest.raises(StoreError, match=r"table e of .* cannot be written: "):
-        upkeep.build_vector_index(store, "e", "ivf_unknown", 4)
+        maintenance.build_vector_index(store, "e", "ivf_unknown", 4)
     assert store.versions()["e"] == version
 
 
 def test_partitions_trained_elsewhere_are_taken(store, monkeypatch):
     rows = vectors(2000)
-    upkeep.build_vector_index(store, "e", "ivf_flat", 5, rows[:5])
-    assert upkeep.partition_count(store, "e") == 5
+    maintenance.build_vector_index(store, "e", "ivf_flat", 5, rows[:5])
+    assert maintenance.partition_count(store, "e") == 5
     monkeypatch.setenv("CSP_INDEX_SEARCH_PROBES", "5")
     assert store.search("e", rows[:1], 9)[0].tolist() == nearest(rows, 0, 9)
 
@@ -164,15 +164,15 @@ def stamp(when: datetime) -> float:
 def test_a_version_stays_for_its_readers_until_it_was_replaced_long_ago(store, monkeypatch):
     reader = open_store(store.uri).dataset("e")  # opened before compaction replaces what it reads
     time.sleep(0.05)
-    upkeep.compact(store, "e")
+    maintenance.compact(store, "e")
     *_, opened, compacted = [stamp(version["timestamp"]) for version in store.dataset("e").versions()]
     now = (opened + compacted) / 2 + 3600  # one hour after a moment when the reader's version was the last one
-    monkeypatch.setattr(upkeep.time, "time", lambda: now)
-    assert upkeep.prune(store, "e", 1.0) > 0  # versions before the reader's
+    monkeypatch.setattr(maintenance.time, "time", lambda: now)
+    assert maintenance.prune(store, "e", 1.0) > 0  # versions before the reader's
     assert len(store.dataset("e").versions()) == 2
     assert reader.to_table().num_rows == 2000
-    monkeypatch.setattr(upkeep.time, "time", lambda: compacted + 3601)
-    assert upkeep.prune(store, "e", 1.0) > 0
+    monkeypatch.setattr(maintenance.time, "time", lambda: compacted + 3601)
+    assert maintenance.prune(store, "e", 1.0) > 0
     assert len(store.dataset("e").versions()) == 1
-    assert upkeep.prune(store, "e", 1.0) == 0
+    assert maintenance.prune(store, "e", 1.0) == 0
     assert store.read("e", ["image_id"])["image_id"].to_pylist() == list(range(2000))

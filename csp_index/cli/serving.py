@@ -46,8 +46,8 @@ def serve(db: str, as_json: bool, **options: Any) -> None:
 def _serve(db: str, as_json: bool, options: dict[str, Any]) -> None:
     # Requests are worked on side by side; a product that wakes further threads makes the others wait for it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from csp_index.opening import is_index, open_store
     from csp_index.service.config import SHARED_COUNTERS, ServiceSettings, read_token
+    from csp_index.store.connect import is_index, open_store
 
     os.environ.pop(SHARED_COUNTERS, None)  # a folder of another service, whose counters are not ours
     from csp_index.service.server import bound, log_to_stderr, run

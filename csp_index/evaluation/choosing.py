@@ -12,7 +12,6 @@ from csp_index import scoring
 from csp_index.candidates import CandidateTexts
 from csp_index.contrast_quality import ContrastQuality, quality_of
 from csp_index.costs import Derive, Means
-from csp_index.derived import embeddings_of_derived, is_derived
 from csp_index.encoders import Encoder
 from csp_index.evaluation.options import MethodChoice
 from csp_index.evaluation.perturbing import PERTURBATIONS, Copies, perturbed_copies, rescored
@@ -24,7 +23,8 @@ from csp_index.labels import NeuronScores, make_request, score_neurons
 from csp_index.networks import Network
 from csp_index.ordering import leaders_of, mix
 from csp_index.records import DerivedKind
-from csp_index.store import Store
+from csp_index.store.derived_images import embeddings_of_derived, is_derived
+from csp_index.store.tables import Store
 from csp_index.subjects import Subject, draw_pool
 
 Tell = Callable[[int, int, str], None]

@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.functional import normalize
 
-from csp_index import catalog, schema, tiles
 from csp_index.candidates import CandidateTexts
-from csp_index.catalog import EncoderInfo, LayerInfo
 from csp_index.costs import Derive
 from csp_index.encoders import Encoder
 from csp_index.evaluation.choosing import Chosen
@@ -41,7 +39,9 @@ from csp_index.evidence import bags, even
 from csp_index.examples import Examples
 from csp_index.networks import Network
 from csp_index.records import DerivedKind, ExampleOptions
-from csp_index.store import Store
+from csp_index.store import catalog, schema, streams
+from csp_index.store.catalog import EncoderInfo, LayerInfo
+from csp_index.store.tables import Store
 from csp_index.subjects import Subject, pool_tiles
 
 Tell = Callable[[int, int, str], None]
@@ -170,7 +170,7 @@ def judge_neurons(court: Court, examples: Examples) -> None:
     """Add what belongs to the neurons themselves: clarity, polysemanticity, redundancy of their activating images."""
     ids = examples.activating[examples.activating >= 0].unique()
     places = torch.searchsorted(ids, examples.activating.clamp(min=0)).masked_fill(examples.activating < 0, -1)
-    vectors = tiles.embeddings_of(court.store, court.subject.source, ids.numpy())
+    vectors = streams.embeddings_of(court.store, court.subject.source, ids.numpy())
     if not len(ids):
         vectors = torch.zeros(1, court.subject.source.width)
     means = bags(vectors, places, even(places >= 0))

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from csp_index import tiles
-from csp_index.catalog import EncoderInfo, LayerInfo
 from csp_index.evaluation.calibration import TextCalibration, fit_sigmoid
 from csp_index.evaluation.metrics import DETECTION, detection, pearson
 from csp_index.evaluation.structure import label_images
 from csp_index.examples import Examples
-from csp_index.store import Store
+from csp_index.store import streams
+from csp_index.store.catalog import EncoderInfo, LayerInfo
+from csp_index.store.tables import Store
 from csp_index.subjects import pool_embeddings, pool_tiles
 
 _BLOCK = 2**22  # activations of a block of neurons held at once
@@ -152,7 +152,7 @@ def discrimination(bench: Bench, words: Words, labels: list[str | None], example
     """
     ids = torch.cat([examples.activating.flatten(), examples.contrastive.flatten()])
     used = ids[ids >= 0].unique()
-    vectors = tiles.embeddings_of(bench.store, bench.source, used.numpy())
+    vectors = streams.embeddings_of(bench.store, bench.source, used.numpy())
     rows = words.rows(labels)
     result = torch.full((len(rows),), torch.nan)
     for start in range(0, len(rows), 256):

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageFilter
 
-from csp_index import schema, scoring
+from csp_index import scoring
 from csp_index.encoders import Encoder
 from csp_index.errors import EvaluationError
 from csp_index.images.decode import ImageFailure, read_images
 from csp_index.labels import NeuronScores
 from csp_index.networks import Network
-from csp_index.store import Store
+from csp_index.store import schema
+from csp_index.store.tables import Store
 
 Perturbation = Literal["noise", "blur", "jpeg", "dark"]
 PERTURBATIONS: Final[tuple[Perturbation, ...]] = ("noise", "blur", "jpeg", "dark")

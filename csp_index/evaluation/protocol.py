@@ -17,8 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from csp_index import catalog, schema, scoring
-from csp_index.catalog import EncoderInfo
+from csp_index import scoring
 from csp_index.costs import Means
 from csp_index.errors import EvaluationError
 from csp_index.evaluation import families
@@ -38,8 +37,10 @@ from csp_index.generators import ImageGenerator, load_generator
 from csp_index.images.sources import open_source
 from csp_index.labels import check_request, make_request
 from csp_index.records import ExampleOptions
-from csp_index.runs import record_run, settings_hash
-from csp_index.store import Store
+from csp_index.store import catalog, schema
+from csp_index.store.catalog import EncoderInfo
+from csp_index.store.runs import record_run, settings_hash
+from csp_index.store.tables import Store
 from csp_index.subjects import Subject, draw_pool
 from csp_index.vectors import release
 

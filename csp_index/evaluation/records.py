@@ -11,7 +11,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from csp_index import schema
+from csp_index.store import schema
 
 Family = Literal[
     "simulation", "detection", "generation", "agreement", "contrast", "specificity", "robustness", "structure", "pairs"

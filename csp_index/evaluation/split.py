@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index import catalog, schema
 from csp_index.errors import EvaluationError
 from csp_index.ordering import mix
-from csp_index.store import Store
+from csp_index.store import catalog, schema
+from csp_index.store.tables import Store
 
 _THINNED = 1 << 41  # sets thinning apart from the draw of splits with the same seed
 _FEWEST = 10  # held-out images below which no metric says anything

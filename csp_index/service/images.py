@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import Image
 
-from csp_index import schema
-from csp_index.catalog import LayerInfo
-from csp_index.derived import derived_rows, describe_recipe, is_derived
 from csp_index.errors import MissingError
 from csp_index.service.gallery import top_images
 from csp_index.service.layer_table import LayerTable
 from csp_index.service.snapshot import Snapshot
+from csp_index.store import schema
+from csp_index.store.catalog import LayerInfo
+from csp_index.store.derived_images import derived_rows, describe_recipe, is_derived
 
 if TYPE_CHECKING:
     from csp_index.service.engine import Engine

@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from csp_index import catalog, schema
-from csp_index.catalog import LayerInfo
 from csp_index.errors import MissingError
 from csp_index.records import ExamplePair, Label, LabelScore, NeuronKey, rivals_of
-from csp_index.store import Store
+from csp_index.store import catalog, schema
+from csp_index.store.catalog import LayerInfo
+from csp_index.store.tables import Store
 
 UNLABELLED: Final = "unlabelled"  # the state of a neuron that no run labelled
 

@@ -12,13 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from csp_index import catalog, schema, settings
+from csp_index import settings
 from csp_index.candidates import CandidateTexts
-from csp_index.catalog import LayerInfo
 from csp_index.costs import Means
 from csp_index.encoders import Encoder
 from csp_index.errors import CspIndexError, EncoderError, LabelError, MissingError, NetworkError
-from csp_index.fetching import activations_of
 from csp_index.knn import listed
 from csp_index.label_rows import LabelRequest, stored_vectors
 from csp_index.labels import concept_vectors
@@ -30,6 +28,9 @@ from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.question import Concepts, Excited, LabelQuery
 from csp_index.service.relabel import Relabeller, TextVectors
 from csp_index.service.snapshot import Held, Snapshot
+from csp_index.store import catalog, schema
+from csp_index.store.activations import activations_of
+from csp_index.store.catalog import LayerInfo
 from csp_index.subjects import Subject
 from csp_index.vectors import Vectors, vectors_of
 

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from csp_index import schema, scoring
-from csp_index.addresses import check_numbers
+from csp_index import scoring
 from csp_index.candidates import (
     CandidateTexts,
     TextSpace,
@@ -27,7 +26,6 @@ from csp_index.candidates import (
     template_key,
     vocabulary_texts,
 )
-from csp_index.catalog import EncoderInfo, LayerInfo, sql_text
 from csp_index.confidence import Confidence
 from csp_index.costs import Means
 from csp_index.encoders import Encoder
@@ -43,7 +41,10 @@ from csp_index.service.layer_table import finite
 from csp_index.service.question import LabelQuery
 from csp_index.service.snapshot import Held, Snapshot
 from csp_index.service.stored import stored_sets
-from csp_index.store import Store
+from csp_index.store import schema
+from csp_index.store.addresses import check_numbers
+from csp_index.store.catalog import EncoderInfo, LayerInfo, sql_text
+from csp_index.store.tables import Store
 from csp_index.subjects import Subject
 from csp_index.templates import TEMPLATE_SETS, templates
 

@@ -21,13 +21,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import csp_index
-from csp_index import catalog, schema, settings
-from csp_index.catalog import EncoderInfo, LayerInfo
-from csp_index.derived import derived_rows, describe_recipe, is_derived
+from csp_index import settings
 from csp_index.errors import MissingError
-from csp_index.opening import FixedStore, open_snapshot
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.layer_table import LayerTable, Pairs, read_layer, read_pairs
+from csp_index.store import catalog, schema
+from csp_index.store.catalog import EncoderInfo, LayerInfo
+from csp_index.store.connect import FixedStore, open_snapshot
+from csp_index.store.derived_images import derived_rows, describe_recipe, is_derived
 
 Kept = TypeVar("Kept")
 

@@ -25,11 +25,11 @@ import pyarrow as pa
 
 from csp_index import errors, settings
 from csp_index.errors import BusyError, CspIndexError, QueryError, SettingError
-from csp_index.places import place_of
 from csp_index.results import SqlResult, encode_result
 from csp_index.service import sql_child
 from csp_index.service.config import ServiceSettings
 from csp_index.service.sql_child import IDLE_SECONDS, MARGIN_BYTES, STATEMENT_BYTES, Order
+from csp_index.store.locations import place_of
 
 _START_SECONDS = 30.0  # in which a new process opens the index, also on a busy machine
 _LEAST_BYTES = 2**16  # of an answer: the views with their columns must fit

@@ -22,10 +22,10 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from csp_index.errors import CspIndexError, QueryError, one_line
-from csp_index.opening import open_snapshot
 from csp_index.query import SqlLimits
 from csp_index.reading import Reader
-from csp_index.store import Store
+from csp_index.store.connect import open_snapshot
+from csp_index.store.tables import Store
 
 STATEMENT_BYTES = 100_000  # of a statement, at most
 MARGIN_BYTES = 2**20  # of an answer beside its rows: names of columns, borders of batches

@@ -32,9 +32,9 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import SIGNALS, Multiprocess, Process
 
 from csp_index.errors import StoreError, one_line
-from csp_index.opening import open_snapshot
 from csp_index.service.config import SHARED_COUNTERS, ServiceSettings
 from csp_index.service.server import BACKLOG, log_to_stderr, uvicorn_config
+from csp_index.store.connect import open_snapshot
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from csp_index import derived, schema, settings
-from csp_index.catalog import EncoderInfo
+from csp_index import settings
 from csp_index.errors import ProposerError, SourceError
 from csp_index.images.containers import ContainerReader
 from csp_index.images.decode import ImageRead, decode, fetch, read_image, same_file
-from csp_index.opening import open_store
-from csp_index.store import Store
+from csp_index.store import derived_images, schema
+from csp_index.store.catalog import EncoderInfo
+from csp_index.store.connect import open_store
+from csp_index.store.tables import Store
 
 _HELD_BYTES = 64 * 2**20  # of pictures kept for the next question that shows them, too
 _LISTED = 5_000  # ids of one condition
@@ -37,7 +38,7 @@ class Pictures:
         self._store = open_store(store.uri)  # of its own: threads read it while another one writes
         self._source = source
         self._side = settings.number("picture_side")
-        self._places = _places(self._store, ids[~derived.is_derived(ids)])
+        self._places = _places(self._store, ids[~derived_images.is_derived(ids)])
         self._held: OrderedDict[int, Image.Image] = OrderedDict()
         self._bytes = 0
         self._mutex = threading.Lock()  # around what is held, and around the tables
@@ -60,7 +61,7 @@ class Pictures:
                 else:
                     missing.append(image_id)
         made = np.array(missing, dtype=np.int64)
-        made = made[derived.is_derived(made)]
+        made = made[derived_images.is_derived(made)]
         fresh = self._made(made) if len(made) else {}
         # In the order of their places: a container is walked through once.
         for image_id in sorted((i for i in missing if i in self._places), key=lambda i: self._places[i][0]):
@@ -86,7 +87,7 @@ class Pictures:
 
     def _made(self, ids: np.ndarray) -> dict[int, Image.Image]:
         with self._mutex:
-            rows = derived.read_derived(self._store, self._source, ids)
+            rows = derived_images.read_derived(self._store, self._source, ids)
         return self._decoded(ids.tolist(), rows["picture"].to_pylist())
 
     def _decoded(self, ids: list[int], files: list[bytes | None]) -> dict[int, Image.Image]:

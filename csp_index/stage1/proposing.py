@@ -19,7 +19,6 @@ from csp_index.costs import Means
 from csp_index.errors import CspIndexError, ProposerError, SettingError, one_line
 from csp_index.examples import gather_examples
 from csp_index.records import ExampleOptions, Progress
-from csp_index.runs import Run, record_run, settings_hash
 from csp_index.stage1.answers import AnswerWriter, Known, Origin, known_answers, renew, superseded, take_over
 from csp_index.stage1.grids import Layout
 from csp_index.stage1.loading import ProposerOptions, check_proposer, load_proposer
@@ -27,7 +26,8 @@ from csp_index.stage1.prompts import prompt_hash
 from csp_index.stage1.questions import Questions
 from csp_index.stage1.records import Answer, AnswerState, CandidateKind, Proposer, Question
 from csp_index.stage1.related import related_answers, related_revision
-from csp_index.store import Store
+from csp_index.store.runs import Run, record_run, settings_hash
+from csp_index.store.tables import Store
 from csp_index.subjects import Subject
 
 #: What is shown of a neuron by default: nine activating images, and nine different silent ones that look alike.

@@ -14,7 +14,7 @@ from csp_index.examples import Examples
 from csp_index.records import NeuronKey
 from csp_index.stage1.pictures import Pictures
 from csp_index.stage1.records import Answer, Question
-from csp_index.store import Store
+from csp_index.store.tables import Store
 from csp_index.subjects import Subject
 
 Sets = tuple[list[int], list[int]]  # ids of activating and of contrastive images

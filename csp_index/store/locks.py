@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from csp_index import settings
 from csp_index.errors import SettingError, StoreError, one_line
-from csp_index.places import BucketPlace, Held, Place
+from csp_index.store.locations import BucketPlace, Held, Place
 
 Check = Callable[[], None]  # StoreError where the place is no longer held
 

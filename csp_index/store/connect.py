@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from csp_index import schema
 from csp_index.errors import StoreError
-from csp_index.places import Place, place_of
-from csp_index.store import Store
+from csp_index.store import schema
+from csp_index.store.locations import Place, place_of
+from csp_index.store.tables import Store
 
 _LOOKS = 5  # at the versions of all tables, until two in a row agree: a writer may commit in between
 

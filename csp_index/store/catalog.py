@@ -13,10 +13,10 @@ from itertools import pairwise
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from csp_index import schema
 from csp_index.errors import LabelError, StoreError
 from csp_index.records import LayerKey
-from csp_index.store import Store
+from csp_index.store import schema
+from csp_index.store.tables import Store
 
 
 @dataclass(frozen=True, slots=True)

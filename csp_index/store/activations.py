@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from csp_index import catalog
-from csp_index.catalog import LayerInfo, Shard
 from csp_index.errors import StoreError
-from csp_index.store import Store
+from csp_index.store import catalog
+from csp_index.store.catalog import LayerInfo, Shard
+from csp_index.store.tables import Store
 
 FETCHED = 64  # so many neurons at most are read like this; more come by a scan that skips the others
 _BYTES = 16 * 2**20  # of one look

@@ -13,9 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pyarrow as pa
 
-from csp_index import schema
 from csp_index.errors import StoreError
-from csp_index.store import Store
+from csp_index.store import schema
+from csp_index.store.tables import Store
 
 _PACKAGES = (
     "csp_index",

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index import schema
 from csp_index.ordering import mix, rank_keys, split_keys
 from csp_index.records import LayerKey
+from csp_index.store import schema
 
 SAMPLE = 4096  # images kept for the quantiles, which are exact up to so many images
 _BLOCK_BYTES = 1 << 19  # of a block of neurons in float64: what a core's cache holds

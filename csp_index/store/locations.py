@@ -18,8 +18,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from csp_index import schema
 from csp_index.errors import StoreError, one_line
+from csp_index.store import schema
 
 SCHEMES = ("s3", "gs", "az")
 

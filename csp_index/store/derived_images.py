@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 import numpy as np
 import pyarrow as pa
 
-from csp_index import catalog, schema
-from csp_index.catalog import EncoderInfo, LayerInfo
 from csp_index.errors import StoreError
 from csp_index.records import DerivedKind, NeuronKey
-from csp_index.store import Store
+from csp_index.store import catalog, schema
+from csp_index.store.catalog import EncoderInfo, LayerInfo
+from csp_index.store.tables import Store
 
 if TYPE_CHECKING:
     import torch

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from csp_index.schema import EMBEDDING
-from csp_index.store import Store
+from csp_index.store.schema import EMBEDDING
+from csp_index.store.tables import Store
 
 _FRAGMENT_BYTES = 2**30  # what compaction gathers into one fragment, at most
 _BATCH_BYTES = 8 * 2**20  # rows that compaction reads at a time

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from csp_index import schema, settings
+from csp_index import settings
 from csp_index.errors import StoreError
-from csp_index.locking import Check, hold, is_held
-from csp_index.places import Place, reason
 from csp_index.records import VectorIndex
+from csp_index.store import schema
+from csp_index.store.locations import Place, reason
+from csp_index.store.locks import Check, hold, is_held
 
 os.environ.setdefault("LANCE_LOG", "error")  # its warnings speak to developers of Lance, not to our users
 

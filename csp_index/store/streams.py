@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from csp_index.catalog import EncoderInfo, LayerInfo, Shard
 from csp_index.errors import StoreError
-from csp_index.fetching import FETCHED, fetch_tiles
-from csp_index.store import Store
+from csp_index.store.activations import FETCHED, fetch_tiles
+from csp_index.store.catalog import EncoderInfo, LayerInfo, Shard
+from csp_index.store.tables import Store
 
 _BATCH_BYTES = 4 * 2**20  # of a batch of a scan; several are on the way at once
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from csp_index import catalog
-from csp_index.catalog import LayerInfo
 from csp_index.errors import LabelError
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.store import Store
+from csp_index.store import catalog
+from csp_index.store.catalog import LayerInfo
+from csp_index.store.tables import Store
 
 _WIDEST = 10_000_000  # neurons of a range; a slip of the hand must not fill the memory
 

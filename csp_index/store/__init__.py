@@ -1,0 +1,1 @@
+"""LanceDB: schema, tables, locations, locks, the catalogue, runs, and streams of tensors."""
