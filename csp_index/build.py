@@ -21,11 +21,11 @@ import torch
 from csp_index import settings, shards
 from csp_index.batches import Batch, batches
 from csp_index.concurrency import Writer, ahead
-from csp_index.encoders import Encoder
 from csp_index.errors import SourceError
 from csp_index.images.decode import ImageFailure, ImageRef, ImageSource
 from csp_index.images.loader import Prepared, decoded, workers_for
-from csp_index.networks import Network
+from csp_index.models.encoders import Encoder
+from csp_index.models.networks import Network
 from csp_index.parts import KnownUris, Part, columns_of, forget_failures, image_rows, parts_of, write_failures
 from csp_index.records import IndexSummary, Progress
 from csp_index.store import catalog, schema

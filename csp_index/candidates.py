@@ -14,13 +14,13 @@ import pyarrow.compute as pc
 import torch
 
 from csp_index.array_files import load_array
-from csp_index.encoders import Encoder
 from csp_index.errors import LabelError, SourceError
 from csp_index.images.decode import decode
+from csp_index.models.encoders import Encoder
+from csp_index.models.prompt_templates import templates
 from csp_index.store import schema
 from csp_index.store.catalog import EncoderInfo, sql_text
 from csp_index.store.tables import Store
-from csp_index.templates import templates
 from csp_index.vocabularies import Vocabulary as Vocabulary
 from csp_index.vocabularies import digest, text_lines
 from csp_index.vocabularies import load_vocabulary as load_vocabulary

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 
 from csp_index import settings, shards
-from csp_index.encoders import Encoder, load_encoder
 from csp_index.errors import ClusterError, CspIndexError, SettingError, SourceError, one_line
 from csp_index.images.containers import ContainerReader
 from csp_index.images.decode import ImageFailure, ImageRef, fetch
 from csp_index.images.loader import Prepared, prepare, stacked
-from csp_index.networks import Network, load_network
+from csp_index.models.encoders import Encoder, load_encoder
+from csp_index.models.networks import Network, load_network
 from csp_index.parts import Part, image_rows
 from csp_index.store import schema
 from csp_index.store.catalog import Column, LayerInfo, Shard

@@ -23,9 +23,11 @@ from csp_index.images.sources import open_source
 from csp_index.label_rows import newest_label
 from csp_index.labels import label_neurons, make_request
 from csp_index.making import dependencies, makers
-from csp_index.models import Models
-from csp_index.models import NetworkSource as NetworkSource
-from csp_index.networks import load_network
+from csp_index.models.index_models import Models
+from csp_index.models.index_models import NetworkSource as NetworkSource
+from csp_index.models.networks import load_network
+from csp_index.models.prompt_templates import templates as template_texts
+from csp_index.models.weights import lasting, resolve_device
 from csp_index.proposed import Mix, mixed_candidates
 from csp_index.reading import Reader
 from csp_index.records import IndexSummary, Label, LabelScore, LayerKey, NeuronKey, OptimizeSummary, Progress
@@ -37,9 +39,7 @@ from csp_index.store.addresses import resolve
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.connect import check_creatable, create_store, is_index, open_store
 from csp_index.subjects import Subject
-from csp_index.templates import templates as template_texts
 from csp_index.views import NeuronView, neuron_card, neuron_view
-from csp_index.weights import lasting, resolve_device
 
 if TYPE_CHECKING:  # what judges labels loads SciPy and matplotlib, and labelling does not wait for them
     from csp_index.checking import CandidateChecks

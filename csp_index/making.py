@@ -6,7 +6,7 @@ from functools import partial
 
 from csp_index.costs import Derive
 from csp_index.errors import SettingError
-from csp_index.models import Models
+from csp_index.models.index_models import Models
 from csp_index.perturbation import editing, perturb
 from csp_index.records import DerivedKind, ExampleOptions, Progress
 from csp_index.store.tables import Store

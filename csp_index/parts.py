@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index.encoders import Encoder
 from csp_index.errors import CspIndexError, NetworkError, one_line
 from csp_index.images.decode import ImageFailure
 from csp_index.images.loader import Prepared
-from csp_index.networks import Network
+from csp_index.models.encoders import Encoder
+from csp_index.models.networks import Network
 from csp_index.records import LayerKey
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard

@@ -25,12 +25,12 @@ from PIL import Image
 from csp_index import settings
 from csp_index.costs import Wanted
 from csp_index.edits import STRENGTHS, Edit, as_stored, edited, encoded, reduced, usable_edits
-from csp_index.encoders import Encoder
 from csp_index.errors import LabelError
 from csp_index.images.decode import ImageFailure, read_images, same_file
 from csp_index.images.loader import stacked
-from csp_index.models import Models
-from csp_index.networks import Network
+from csp_index.models.encoders import Encoder
+from csp_index.models.index_models import Models
+from csp_index.models.networks import Network
 from csp_index.records import DerivedKind
 from csp_index.regions import Box, driving_maps, footprint, region
 from csp_index.store import schema, streams

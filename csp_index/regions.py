@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from csp_index.errors import NetworkError
-from csp_index.networks import Network
+from csp_index.models.networks import Network
 
 Preprocess = Callable[[Image.Image], torch.Tensor]
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the picture

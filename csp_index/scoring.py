@@ -20,8 +20,8 @@ from csp_index import dissect
 from csp_index.dissect import dataset_share
 from csp_index.errors import CspIndexError, LabelError, one_line
 from csp_index.evidence import Evidence, bags, even, pair_products, weighted_rows
+from csp_index.models.plugins import METHOD_GROUP, load_methods
 from csp_index.ordering import mix
-from csp_index.plugins import METHOD_GROUP, load_methods
 from csp_index.records import ContrastKind, ScoringOptions
 
 _CUT = 1e-9  # a factor of a product is at least this, so that the others still tell candidates apart

@@ -21,19 +21,19 @@ from PIL import Image
 
 from csp_index.costs import Wanted
 from csp_index.edits import stored
-from csp_index.encoders import Encoder
 from csp_index.errors import EvaluationError, SettingError
 from csp_index.images.decode import ImageFailure, decode, read_images, same_file
 from csp_index.images.loader import stacked
-from csp_index.models import Models
-from csp_index.networks import Network
+from csp_index.models.encoders import Encoder
+from csp_index.models.index_models import Models
+from csp_index.models.networks import Network
+from csp_index.models.variant_generators import CAPTION, Original, Variant, VariantGenerator, make_variants
 from csp_index.records import DerivedKind, ExampleOptions, Progress
 from csp_index.store import schema
 from csp_index.store.catalog import sql_text
 from csp_index.store.derived_images import DerivedImage, append_derived, find_derived, read_derived
 from csp_index.store.runs import settings_hash
 from csp_index.store.tables import Store
-from csp_index.variants import CAPTION, Original, Variant, VariantGenerator, make_variants
 
 KIND: Final[DerivedKind] = "synthetic"
 _ROWS, _SECONDS = 2048, 60.0  # as many derived images, or so long after the last commit, and there is another one

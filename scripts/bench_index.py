@@ -109,9 +109,9 @@ def _ways(
     import numpy as np
 
     from csp_index.build import add_images
-    from csp_index.encoders import load_encoder
     from csp_index.images.sources import open_source
-    from csp_index.networks import load_network
+    from csp_index.models.encoders import load_encoder
+    from csp_index.models.networks import load_network
     from csp_index.store.connect import create_store
     from csp_index.store.schema import activations_table, embeddings_table
 

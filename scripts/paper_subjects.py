@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from csp_index import NetworkSource
 from csp_index.errors import NetworkError
-from csp_index.sparse import settled, split_spec
-from csp_index.zoo import default_name
+from csp_index.models.sparse_autoencoders import settled, split_spec
+from csp_index.models.zoo import default_name
 
 SUBJECTS = (
     "resnet50=torchvision:resnet50/IMAGENET1K_V2@layer4",

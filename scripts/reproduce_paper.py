@@ -35,7 +35,6 @@ import torch
 from paper_subjects import SUBJECTS, Subject, network_sources, subjects_of
 
 from csp_index import Index, open_index
-from csp_index.encoders import Encoder, load_encoder
 from csp_index.errors import CspIndexError, EvaluationError
 from csp_index.evaluation.generation import (
     GenerationSettings,
@@ -47,7 +46,8 @@ from csp_index.evaluation.generation import (
 from csp_index.evaluation.metrics import cosy_auc, cosy_mad, dma, pearson
 from csp_index.evaluation.options import MethodChoice
 from csp_index.images.sources import open_source
-from csp_index.networks import Network, load_network
+from csp_index.models.encoders import Encoder, load_encoder
+from csp_index.models.networks import Network, load_network
 from csp_index.records import LayerKey
 from csp_index.store import catalog, streams
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from csp_index import Index, NetworkSource, Vocabulary, candidates, models, open_index
+from csp_index import Index, NetworkSource, Vocabulary, candidates, open_index
 from csp_index.candidates import load_vocabulary, make_vocabulary, read_text_arrays
 from csp_index.errors import ArrayError, EncoderError, LabelError, SettingError, SourceError
+from csp_index.models import index_models
 from csp_index.store import catalog, schema
 
 ENCODER = "python:fakes:encoder"
@@ -129,7 +130,7 @@ def test_embeddings_are_kept_and_read_without_the_encoder(built):
 
 def test_a_later_process_labels_without_loading_the_encoder(built, monkeypatch):
     first = built.label("net/concepts/0", vocabulary=["red", "green"], templates="none")
-    monkeypatch.setattr(models, "load_encoder", lambda *given, **options: fail())
+    monkeypatch.setattr(index_models, "load_encoder", lambda *given, **options: fail())
     fresh = open_index(built.uri)
     assert fresh.label("net/concepts/1", vocabulary=["red", "green"], templates="none")[0].state == "labelled"
     assert fresh.label("net/concepts/0")[0] == first[0]  # vocabulary and templates are those used last

@@ -17,7 +17,7 @@ from csp_index.demo.network import CAPTIONER_FOLDER, PLANTED
 from csp_index.demo.run import DemoReport
 from csp_index.demo.stage1 import ARMS, SCORED_BY, Arm, CaptionerReport, Gain, Said, concept_said
 from csp_index.demo.world import ATTRIBUTES, VOCABULARY, Scene, random_scene, render
-from csp_index.plugins import load_plugins
+from csp_index.models.plugins import load_plugins
 from csp_index.stage1.captioner import Captioner
 from csp_index.stage1.phrases import phrases
 

@@ -26,9 +26,9 @@ from test_build import ENCODER, NETWORK, contents
 
 from csp_index import CspIndexError, NetworkSource, build, distribute, open_index
 from csp_index.cluster import Chunk, Seat, Worker, joined, recipe
-from csp_index.encoders import load_encoder
 from csp_index.images.sources import open_source
-from csp_index.networks import load_network
+from csp_index.models.encoders import load_encoder
+from csp_index.models.networks import load_network
 from csp_index.parts import Part, columns_of
 from csp_index.store import schema
 from csp_index.store.catalog import EncoderInfo

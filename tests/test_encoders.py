@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from csp_index.encoders import TwoTowers, load_encoder, templates
 from csp_index.errors import EncoderError, SettingError
+from csp_index.models.encoders import TwoTowers, load_encoder, templates
 from tests import tiny_models
 
 KINDS = ("open_clip", "clip", "siglip", "siglip2")
@@ -273,9 +273,7 @@ def test_template_sets(tmp_path: Path) -> None:
 
 
 def test_importing_the_module_does_not_import_the_libraries() -> None:
-    code = (
-        "import sys, csp_index.encoders; print([m for m in ('open_clip', 'transformers', 'timm') if m in sys.modules])"
-    )
+    code = "import sys, csp_index.models.encoders; print([m for m in ('open_clip', 'transformers', 'timm') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

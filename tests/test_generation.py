@@ -23,9 +23,9 @@ from csp_index.evaluation.generation import (
     load_generator,
     sample_rows,
 )
-from csp_index.networks import Network, load_network
+from csp_index.models.networks import Network, load_network
+from csp_index.models.variant_generators import Original, load_variants, make_variants
 from csp_index.store.derived_images import FIRST
-from csp_index.variants import Original, load_variants, make_variants
 
 
 class Painter:

@@ -180,7 +180,7 @@ def test_weights_of_half_precision_run_in_float32_on_the_cpu_under_the_hash_of_w
 ) -> None:
     from transformers import LlavaForConditionalGeneration
 
-    from csp_index.weights import hash_weights
+    from csp_index.models.weights import hash_weights
 
     directory = shutil.copytree(saved("llava"), tmp_path / "half")
     half = LlavaForConditionalGeneration.from_pretrained(directory, dtype=torch.bfloat16)

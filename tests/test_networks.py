@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from csp_index.errors import NetworkError
-from csp_index.networks import Network, list_layers, load_network
-from csp_index.pooling import choose_pool, pooled
+from csp_index.models.networks import Network, list_layers, load_network
+from csp_index.models.pooling import choose_pool, pooled
 from tests import tiny_models
 
 BATCH = 3

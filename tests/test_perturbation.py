@@ -18,7 +18,7 @@ from csp_index import CspIndexError, Index, NetworkSource, open_index, perturbat
 from csp_index.edits import EDITS, as_stored, edited, encoded, reduced, usable_edits
 from csp_index.errors import LabelError, SettingError
 from csp_index.evaluation.options import EvaluationOptions, parse_methods
-from csp_index.networks import Network, load_network
+from csp_index.models.networks import Network, load_network
 from csp_index.store import catalog
 from csp_index.store.derived_images import FIRST, find_derived, read_derived
 

@@ -25,7 +25,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from csp_index import open_index
 from csp_index.errors import EvaluationError
 from csp_index.images.sources import open_source
-from csp_index.networks import load_network
+from csp_index.models.networks import load_network
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "reproduce_paper.py"

@@ -257,7 +257,7 @@ def test_threads_that_ask_at_once_get_what_one_gets_alone(engine: Engine, index:
 def test_words_of_the_vocabulary_are_candidates_without_the_encoder(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("csp_index.models.Models.held_encoder", None)
+    monkeypatch.setattr("csp_index.models.index_models.Models.held_encoder", None)
     engine = Engine(Snapshot(index.uri), ServiceSettings())
     (found,) = engine.relabel(LabelQuery((NeuronKey("planted", "words", 3),), candidates=tuple(WORDS[2:5])))
     assert found["labels"][0]["text"] == "blue"

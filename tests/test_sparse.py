@@ -18,8 +18,8 @@ from csp_index import open_index
 from csp_index.cli import cli
 from csp_index.errors import NetworkError, SettingError
 from csp_index.index import NetworkSource
-from csp_index.networks import list_layers, load_network
-from csp_index.sparse import settled, split_spec
+from csp_index.models.networks import list_layers, load_network
+from csp_index.models.sparse_autoencoders import settled, split_spec
 
 D, S = 6, 15  # the fake network's layer `conv` has 6 channels
 FAKE = "python:fakes:network"

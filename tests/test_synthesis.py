@@ -21,11 +21,11 @@ from csp_index.demo.generator import renderer
 from csp_index.errors import CspIndexError, EvaluationError, LabelError, SettingError
 from csp_index.evaluation.options import EvaluationOptions, parse_methods
 from csp_index.examples import gather_examples
+from csp_index.models.variant_generators import Original, Variant, load_variants, make_variants
 from csp_index.records import ExampleOptions, Label
 from csp_index.store import catalog, schema
 from csp_index.store.derived_images import FIRST, find_derived, read_derived
 from csp_index.subjects import Subject
-from csp_index.variants import Original, Variant, load_variants, make_variants
 
 LAYER = "network/concepts"
 SHADER = "python:fakes:shader"
@@ -343,7 +343,7 @@ def test_the_demo_varies_no_images_but_its_own() -> None:
 
 def test_a_changed_attribute_silences_the_neuron_that_wants_it() -> None:
     from csp_index.demo.network import CONCEPT_LAYER, NETWORK_WEIGHTS, PLANTED
-    from csp_index.networks import load_network
+    from csp_index.models.networks import load_network
 
     cnn = load_network(
         "python:csp_index.demo.network:planted_cnn", layers=[CONCEPT_LAYER], weights=NETWORK_WEIGHTS, device="cpu"

@@ -113,7 +113,7 @@ def _with_autoencoders(
             f"--sae is given for {len(specs)} --network: expected one; with several, write +sae:LAYER=FILE behind the "
             "network's name and LAYER.sae-NAME among its layers"
         )
-    from csp_index.sparse import split_spec
+    from csp_index.models.sparse_autoencoders import split_spec
 
     spec = "+sae:".join([specs[0], *saes])
     added = [source.added for source in split_spec(spec)[1][-len(saes) :]]
@@ -188,7 +188,7 @@ def layers(network: str, weights: str | None, as_json: bool) -> None:
     \b
     csp-index layers torchvision:resnet50/none
     """
-    from csp_index.networks import list_layers
+    from csp_index.models.networks import list_layers
 
     for found in list_layers(network, weights=weights):
         if as_json:

@@ -12,7 +12,6 @@ from csp_index import scoring
 from csp_index.candidates import CandidateTexts
 from csp_index.contrast_quality import ContrastQuality, quality_of
 from csp_index.costs import Derive, Means
-from csp_index.encoders import Encoder
 from csp_index.evaluation.options import MethodChoice
 from csp_index.evaluation.perturbing import PERTURBATIONS, Copies, perturbed_copies, rescored
 from csp_index.evaluation.records import Metric
@@ -20,7 +19,8 @@ from csp_index.evaluation.split import Split, draw_split
 from csp_index.evaluation.structure import lead
 from csp_index.label_rows import KEPT
 from csp_index.labels import NeuronScores, make_request, score_neurons
-from csp_index.networks import Network
+from csp_index.models.encoders import Encoder
+from csp_index.models.networks import Network
 from csp_index.ordering import leaders_of, mix
 from csp_index.records import DerivedKind
 from csp_index.store.derived_images import embeddings_of_derived, is_derived

@@ -10,7 +10,6 @@ from torch.nn.functional import normalize
 
 from csp_index.candidates import CandidateTexts
 from csp_index.costs import Derive
-from csp_index.encoders import Encoder
 from csp_index.evaluation.choosing import Chosen
 from csp_index.evaluation.concepts import ConceptTable, concept_presence
 from csp_index.evaluation.generation import (
@@ -37,7 +36,8 @@ from csp_index.evaluation.structure import (
 from csp_index.evaluation.truth import Truth, agreement
 from csp_index.evidence import bags, even
 from csp_index.examples import Examples
-from csp_index.networks import Network
+from csp_index.models.encoders import Encoder
+from csp_index.models.networks import Network
 from csp_index.records import DerivedKind, ExampleOptions
 from csp_index.store import catalog, schema, streams
 from csp_index.store.catalog import EncoderInfo, LayerInfo

@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from csp_index.errors import EvaluationError
-from csp_index.generators import CachedGenerator, ImageGenerator, load_generator, made_or_why
 from csp_index.images.decode import ImageFailure, read_images
 from csp_index.images.sources import open_source
-from csp_index.networks import Network
+from csp_index.models.image_generators import CachedGenerator, ImageGenerator, load_generator, made_or_why
+from csp_index.models.networks import Network
 from csp_index.records import Progress
 
 __all__ = [

@@ -16,11 +16,11 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter
 
 from csp_index import scoring
-from csp_index.encoders import Encoder
 from csp_index.errors import EvaluationError
 from csp_index.images.decode import ImageFailure, read_images
 from csp_index.labels import NeuronScores
-from csp_index.networks import Network
+from csp_index.models.encoders import Encoder
+from csp_index.models.networks import Network
 from csp_index.store import schema
 from csp_index.store.tables import Store
 

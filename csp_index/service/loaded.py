@@ -15,14 +15,14 @@ from PIL import Image
 from csp_index import settings
 from csp_index.candidates import CandidateTexts
 from csp_index.costs import Means
-from csp_index.encoders import Encoder
 from csp_index.errors import CspIndexError, EncoderError, LabelError, MissingError, NetworkError
 from csp_index.knn import listed
 from csp_index.label_rows import LabelRequest, stored_vectors
 from csp_index.labels import concept_vectors
 from csp_index.making import makers
-from csp_index.models import Models, by_network
-from csp_index.networks import Network
+from csp_index.models.encoders import Encoder
+from csp_index.models.index_models import Models, by_network
+from csp_index.models.networks import Network
 from csp_index.ordering import leaders_of
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.question import Concepts, Excited, LabelQuery

@@ -15,10 +15,10 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
+from csp_index.models.prompt_templates import TEMPLATE_SETS
 from csp_index.records import ExampleOptions, NeuronKey, ScoringOptions
 from csp_index.service.question import WITH_GAMMA
 from csp_index.store.catalog import sql_text
-from csp_index.templates import TEMPLATE_SETS
 from csp_index.vocabularies import BUILT_IN
 
 BASE = "http://127.0.0.1:8000"

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from csp_index.errors import ProposerError, one_line
-from csp_index.weights import hash_weights, lasting, local_directory, resolve_device, stable_settings
+from csp_index.models.weights import hash_weights, lasting, local_directory, resolve_device, stable_settings
 
 _LIBRARY = "transformers"
 _GREY = Image.new("RGB", (64, 64), "grey")  # what a model is tried with

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from csp_index.errors import ProposerError
-from csp_index.plugins import call_factory, load_plugins
+from csp_index.models.plugins import call_factory, load_plugins
 from csp_index.stage1.grids import Layout
 from csp_index.stage1.prompts import load_prompt
 from csp_index.stage1.records import CandidateKind, Proposer

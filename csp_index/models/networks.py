@@ -22,10 +22,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from csp_index.errors import NetworkError, one_line
-from csp_index.pooling import Pool, as_maps, choose_pool, first_tensor, fits, neurons_of, pooled
-from csp_index.sparse import settled
-from csp_index.weights import batch_size_for, hash_weights, near_matches, put, resolve_device, undo_channels_last
-from csp_index.zoo import Loaded, default_name, load_module
+from csp_index.models.pooling import Pool, as_maps, choose_pool, first_tensor, fits, neurons_of, pooled
+from csp_index.models.sparse_autoencoders import settled
+from csp_index.models.weights import batch_size_for, hash_weights, near_matches, put, resolve_device, undo_channels_last
+from csp_index.models.zoo import Loaded, default_name, load_module
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from csp_index.errors import EncoderError, one_line
-from csp_index.plugins import call_factory, load_plugins
-from csp_index.templates import TEMPLATE_SETS, fill, templates
-from csp_index.weights import (
+from csp_index.models.plugins import call_factory, load_plugins
+from csp_index.models.prompt_templates import TEMPLATE_SETS, fill, templates
+from csp_index.models.weights import (
     batch_size_for,
     hash_weights,
     local_directory,

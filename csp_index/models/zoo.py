@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from csp_index.errors import NetworkError, one_line
-from csp_index.plugins import call_factory, load_plugins
-from csp_index.sparse import SparseAutoencoder, attach, split_spec
-from csp_index.weights import load_weights, local_directory, near_matches, stable_repr, stable_settings
+from csp_index.models.plugins import call_factory, load_plugins
+from csp_index.models.sparse_autoencoders import SparseAutoencoder, attach, split_spec
+from csp_index.models.weights import load_weights, local_directory, near_matches, stable_repr, stable_settings
 
 _RANDOM = "none"
 _SEED = 0

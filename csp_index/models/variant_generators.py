@@ -19,8 +19,8 @@ from PIL import Image
 
 from csp_index import settings
 from csp_index.errors import EvaluationError
-from csp_index.generators import ImageGenerator, library_of, load_pipeline, made_by, made_or_why, noises
-from csp_index.weights import lasting, resolve_device
+from csp_index.models.image_generators import ImageGenerator, library_of, load_pipeline, made_by, made_or_why, noises
+from csp_index.models.weights import lasting, resolve_device
 
 CAPTION: Final = "{caption}"
 _SIDE = 512  # of pictures, in pixels, where a pipeline does not name its own

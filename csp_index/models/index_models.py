@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from csp_index.encoders import Encoder, load_encoder
 from csp_index.errors import EncoderError, LabelError, NetworkError, SettingError
-from csp_index.networks import Network, load_network
+from csp_index.models.encoders import Encoder, load_encoder
+from csp_index.models.networks import Network, load_network
+from csp_index.models.variant_generators import VariantGenerator, load_variants
+from csp_index.models.weights import lasting
 from csp_index.records import LayerKey
 from csp_index.store import catalog
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
-from csp_index.variants import VariantGenerator, load_variants
-from csp_index.weights import lasting
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,8 @@ import torch
 from torch import Tensor, nn
 
 from csp_index.errors import NetworkError
-from csp_index.pooling import choose_pool, first_tensor, pooled
-from csp_index.weights import hash_weights, lasting, near_matches, read_weights
+from csp_index.models.pooling import choose_pool, first_tensor, pooled
+from csp_index.models.weights import hash_weights, lasting, near_matches, read_weights
 
 __all__ = ["SparseAutoencoder", "SparseSource", "attach", "settled", "split_spec"]
 
