@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from csp_index import candidates, settings
-from csp_index.arrays import import_arrays
-from csp_index.build import add_images, check_settings
 from csp_index.candidates import Candidates, CandidateTexts, TextSpace, plain_candidates
 from csp_index.costs import Means
 from csp_index.errors import ArrayError, EvaluationError, SettingError
 from csp_index.images.sources import open_source
+from csp_index.indexing.import_arrays import import_arrays
+from csp_index.indexing.indexer import add_images, check_settings
 from csp_index.label_rows import newest_label
 from csp_index.labels import label_neurons, make_request
 from csp_index.making import dependencies, makers
@@ -84,7 +84,7 @@ class Index(Reader):
         images. `engine="ray"` does the same on a Ray cluster: the one at `ray_address` (HOST:PORT; or the environment's
         RAY_ADDRESS), else one of this machine alone, or the one this program is connected to.
         """
-        from csp_index.distribute import chosen_engine
+        from csp_index.indexing.ray_indexer import chosen_engine
 
         check_settings(shard_size, dtype, decode_workers)
         check_creatable(self.uri)
@@ -124,7 +124,7 @@ class Index(Reader):
         return add_images(self.store, None, [], [studied], dtype=dtype, progress=progress)
 
     def import_arrays(self, activations: str | Path, layer: str, **options: Any) -> IndexSummary:
-        """Add a layer from arrays made elsewhere: see `csp_index.arrays.import_arrays` for the options."""
+        """Add a layer from arrays made elsewhere: see `csp_index.indexing.import_arrays.import_arrays` for the options."""
         check_creatable(self.uri)
         if not options.get("embeddings") and not is_index(self.uri):
             raise ArrayError("a new index needs embeddings beside activations: give --embeddings")

@@ -108,8 +108,8 @@ def _ways(
 ) -> dict[str, Callable[[Step], np.ndarray]]:
     import numpy as np
 
-    from csp_index.build import add_images
     from csp_index.images.sources import open_source
+    from csp_index.indexing.indexer import add_images
     from csp_index.models.encoders import load_encoder
     from csp_index.models.networks import load_network
     from csp_index.store.connect import create_store

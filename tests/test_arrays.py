@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from fakes import write_arrays
 
-from csp_index import CspIndexError, Index, array_files, arrays, open_index
+from csp_index import CspIndexError, Index, array_files, open_index
 from csp_index.candidates import read_text_arrays
 from csp_index.errors import ArrayError, LabelError, SettingError, StoreError
+from csp_index.indexing import import_arrays
 from csp_index.store import schema
 from csp_index.store.tables import Store
 
@@ -238,7 +239,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("after", [1, 3, 6])
 def test_a_killed_import_goes_on_with_equal_tables(tmp_path, paths, after, monkeypatch):
-    monkeypatch.setattr(arrays, "_GROUP_BYTES", 1)  # a shard a commit
+    monkeypatch.setattr(import_arrays, "_GROUP_BYTES", 1)  # a shard a commit
     whole = contents(take_in(tmp_path / "whole", paths, shard_size=9).store)
     steps = 0
 
@@ -269,7 +270,7 @@ def test_rows_without_a_mark_are_written_anew(tmp_path, paths, monkeypatch):
             raise Killed  # the second shard's rows are written, its marks are not
         append(store, name, rows)
 
-    monkeypatch.setattr(arrays, "_GROUP_BYTES", 1)
+    monkeypatch.setattr(import_arrays, "_GROUP_BYTES", 1)
     with monkeypatch.context() as patch:
         patch.setattr(Store, "append", cut)
         with pytest.raises(Killed):
@@ -285,7 +286,7 @@ def test_shards_are_committed_in_groups_and_are_the_same_as_one_by_one(tmp_path,
     grouped = take_in(tmp_path / "grouped", paths, shard_size=9, progress=lambda done, todo, what: told.append(done))
     assert told == [60]
     assert len(grouped.store.dataset(schema.IMAGES).get_fragments()) == 1
-    monkeypatch.setattr(arrays, "_GROUP_BYTES", 4 * (12 + 8) * 20)
+    monkeypatch.setattr(import_arrays, "_GROUP_BYTES", 4 * (12 + 8) * 20)
     single = take_in(tmp_path / "single", paths, shard_size=9, progress=lambda done, todo, what: told.append(done))
     assert told == [60, 18, 36, 54, 60]
     assert contents(single.store) == contents(grouped.store)
@@ -316,7 +317,7 @@ def test_large_numbers_whose_sum_overflows_are_finite_all_the_same(tmp_path, pat
 
 
 def test_arrays_are_looked_at_chunk_by_chunk_and_the_first_bad_row_is_told(tmp_path, paths, monkeypatch):
-    monkeypatch.setattr(arrays, "_CHUNK_BYTES", 4 * 8 * 7)  # seven rows of activations, four of embeddings
+    monkeypatch.setattr(import_arrays, "_CHUNK_BYTES", 4 * 8 * 7)  # seven rows of activations, four of embeddings
     for row in (58, 41, 9):
         change(paths["activations"], set_at((row, 2), np.inf))
         with pytest.raises(ArrayError, match=f"first in row {row}:"):
@@ -336,7 +337,7 @@ def test_the_digest_tells_arrays_apart_and_not_how_they_lie_in_the_file(tmp_path
 
 
 def test_arrays_over_an_interrupted_import_of_others_are_refused(tmp_path, paths, monkeypatch):
-    monkeypatch.setattr(arrays, "_GROUP_BYTES", 1)
+    monkeypatch.setattr(import_arrays, "_GROUP_BYTES", 1)
 
     def stop(done: int, todo: int, what: str) -> None:
         raise Killed

@@ -9,11 +9,11 @@ import fakes
 import pytest
 import torch
 
-from csp_index.batches import batches
 from csp_index.errors import NetworkError
 from csp_index.images.decode import ImageFailure, ImageRef
 from csp_index.images.loader import Prepared
-from csp_index.parts import Part
+from csp_index.indexing.batches import batches
+from csp_index.indexing.model_columns import Part
 
 PARTS = (Part(fakes.encoder(), ()), Part(fakes.other_encoder(), ()))
 

@@ -18,10 +18,11 @@ import pytest
 import torch
 from PIL import Image
 
-from csp_index import CspIndexError, NetworkSource, open_index, shards
+from csp_index import CspIndexError, NetworkSource, open_index
 from csp_index.errors import StoreError
 from csp_index.images import loader
 from csp_index.images.decode import read_images
+from csp_index.indexing import commit
 from csp_index.store import schema
 from csp_index.store.tables import Store
 
@@ -252,7 +253,7 @@ def test_a_writer_that_fails_ends_the_pass_with_its_own_error(images, tmp_path, 
 
 
 def test_a_shard_is_written_while_the_next_is_computed(images, tmp_path, monkeypatch):
-    real_mark, real_embed = shards.mark, fakes.FakeEncoder.embed_images
+    real_mark, real_embed = commit.mark, fakes.FakeEncoder.embed_images
     embedded, marked = [], []
 
     def mark(store, names, shard, run):
@@ -266,7 +267,7 @@ def test_a_shard_is_written_while_the_next_is_computed(images, tmp_path, monkeyp
         embedded.append(len(pixels))
         return real_embed(self, pixels)
 
-    monkeypatch.setattr(shards, "mark", mark)
+    monkeypatch.setattr(commit, "mark", mark)
     monkeypatch.setattr(fakes.FakeEncoder, "embed_images", embed)
     add(tmp_path / "db", images)
     assert 10 < marked[0] <= 20, "one shard ahead of the writer, not more"

@@ -24,12 +24,13 @@ import tiny_models
 import torch
 from test_build import ENCODER, NETWORK, contents
 
-from csp_index import CspIndexError, NetworkSource, build, distribute, open_index
-from csp_index.cluster import Chunk, Seat, Worker, joined, recipe
+from csp_index import CspIndexError, NetworkSource, open_index
 from csp_index.images.sources import open_source
+from csp_index.indexing import indexer, ray_indexer
+from csp_index.indexing.model_columns import Part, columns_of
+from csp_index.indexing.ray_cluster import Chunk, Seat, Worker, joined, recipe
 from csp_index.models.encoders import load_encoder
 from csp_index.models.networks import load_network
-from csp_index.parts import Part, columns_of
 from csp_index.store import schema
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.connect import create_store, open_store
@@ -77,7 +78,7 @@ def failing() -> Failing:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a cluster of two machines with one CPU each, which this process has joined."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'csp_index[ray]'")
-    from csp_index.cluster import library
+    from csp_index.indexing.ray_cluster import library
 
     library()
     from ray.cluster_utils import Cluster
@@ -280,7 +281,7 @@ def test_the_engine_is_checked_before_anything_is_written(tmp_path, monkeypatch)
 
 
 def test_ray_loads_only_when_it_is_used():
-    code = "import sys, csp_index.distribute; sys.exit('ray' in sys.modules)"
+    code = "import sys, csp_index.indexing.ray_indexer; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
 
 
@@ -375,15 +376,15 @@ def test_shards_are_formed_and_marked_as_in_the_local_engine_in_whatever_order_t
         crews.append(Here(parts, uri, shard_size))
         return crews[-1]
 
-    monkeypatch.setattr(distribute, "Crew", crew)
+    monkeypatch.setattr(ray_indexer, "Crew", crew)
     for name in ("ray", "local"):
         store = create_store(tmp_path / name)
         with ExitStack() as ending:
-            engine = build.Engine("ray", partial(distribute.RayPass, ending)) if name == "ray" else None
+            engine = indexer.Engine("ray", partial(ray_indexer.RayPass, ending)) if name == "ray" else None
             options = {"shard_size": shard_size, "engine": engine}
-            build.add_images(store, open_source(source), [encoder], [], **options)
+            indexer.add_images(store, open_source(source), [encoder], [], **options)
             fakes.write_images(source, 3, start=43)
-            build.add_images(store, open_source(source), [encoder], [network], **options)
+            indexer.add_images(store, open_source(source), [encoder], [network], **options)
         for number in (43, 44, 45):
             next(source.rglob(f"img{number:05d}.png")).unlink()
     assert open_index(tmp_path / "ray").sql("SELECT count(*) AS n FROM images").rows() == [{"n": 46}]

@@ -13,8 +13,16 @@ import torch
 from csp_index.errors import CspIndexError, NetworkError
 from csp_index.images.decode import ImageFailure, ImageRef
 from csp_index.images.loader import Prepared
+from csp_index.indexing.model_columns import (
+    KnownUris,
+    Part,
+    columns_of,
+    forget_failures,
+    image_rows,
+    parts_of,
+    write_failures,
+)
 from csp_index.models.networks import Network, load_network
-from csp_index.parts import KnownUris, Part, columns_of, forget_failures, image_rows, parts_of, write_failures
 from csp_index.store import schema
 from csp_index.store.catalog import LayerInfo, Shard
 from csp_index.store.connect import create_store

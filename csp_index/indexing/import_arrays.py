@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index import settings, shards
+from csp_index import settings
 from csp_index.array_files import Demand, open_array, rows_of, survey
 from csp_index.errors import ArrayError
+from csp_index.indexing import commit as shards
 from csp_index.records import IndexSummary, LayerKey, Progress, ScoringOptions
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard

@@ -22,14 +22,15 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 
-from csp_index import settings, shards
+from csp_index import settings
 from csp_index.errors import ClusterError, CspIndexError, SettingError, SourceError, one_line
 from csp_index.images.containers import ContainerReader
 from csp_index.images.decode import ImageFailure, ImageRef, fetch
 from csp_index.images.loader import Prepared, prepare, stacked
+from csp_index.indexing import commit
+from csp_index.indexing.model_columns import Part, image_rows
 from csp_index.models.encoders import Encoder, load_encoder
 from csp_index.models.networks import Network, load_network
-from csp_index.parts import Part, image_rows
 from csp_index.store import schema
 from csp_index.store.catalog import Column, LayerInfo, Shard
 from csp_index.store.connect import open_store
@@ -147,7 +148,7 @@ class Worker:
             tables[schema.IMAGES] = image_rows(order.mark, order.prepared)
         for info in order.infos:
             values = torch.from_numpy(np.concatenate([output[info.what] for output in outputs]))
-            tables[info.table] = shards.value_rows(info, order.mark, values)
+            tables[info.table] = commit.value_rows(info, order.mark, values)
         return 0, {name: self._store.write_fragments(name, rows) for name, rows in tables.items()}
 
 

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from csp_index import shards
-from csp_index.build import Engine, Pass, check_indexed
-from csp_index.cluster import Chunk, Crew, WriteOrder, joined
 from csp_index.errors import SettingError
 from csp_index.images.decode import ImageFailure, ImageRef, ImageSource
 from csp_index.images.loader import Prepared
-from csp_index.parts import KnownUris, Part, forget_failures, write_failures
+from csp_index.indexing import commit
+from csp_index.indexing.indexer import Engine, Pass, check_indexed
+from csp_index.indexing.model_columns import KnownUris, Part, forget_failures, write_failures
+from csp_index.indexing.ray_cluster import Chunk, Crew, WriteOrder, joined
 from csp_index.records import Progress
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, LayerInfo, Shard
@@ -189,7 +189,7 @@ class RayPass(Pass):
         fragments = None
         if planned.prepared:
             tables = {schema.IMAGES: schema.table_schema(schema.IMAGES)} if new else {}
-            for name, columns in (tables | {info.table: shards.value_schema(info) for info in infos}).items():
+            for name, columns in (tables | {info.table: commit.value_schema(info) for info in infos}).items():
                 self.store.create(name, columns)
             order = WriteOrder(mark, tuple(planned.prepared) if new else None, infos)
             fragments = self._crew.write(order, planned.outputs)
@@ -229,7 +229,7 @@ class RayPass(Pass):
         for name, some in fragments.items():
             self.store.append_fragments(name, some)
         forget_failures(self.store, {image.ref.uri for one in group if one.new for image in one.planned.prepared})
-        shards.mark_all(self.store, [(pending.names, pending.mark) for pending in group], self.run)
+        commit.mark_all(self.store, [(pending.names, pending.mark) for pending in group], self.run)
         for pending in group:
             self._count_in(pending)
             self.added += pending.mark.rows * pending.new
@@ -239,7 +239,7 @@ class RayPass(Pass):
         batches = self._crew.get(pending.planned.outputs) if layers else []
         for info in layers:
             values = torch.from_numpy(np.concatenate([batch[info.what] for batch in batches]))
-            shards.count_in(self.store, info, self.statistics, pending.mark, values)
+            commit.count_in(self.store, info, self.statistics, pending.mark, values)
 
 
 def _take(images: Iterator[Item | ImageFailure], wanted: int, failures: list[ImageFailure]) -> list[Item]:

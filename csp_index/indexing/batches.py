@@ -14,7 +14,7 @@ import torch
 
 from csp_index.images.decode import ImageFailure
 from csp_index.images.loader import Prepared, stacked
-from csp_index.parts import Part
+from csp_index.indexing.model_columns import Part
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,15 +18,24 @@ from operator import itemgetter
 
 import torch
 
-from csp_index import settings, shards
-from csp_index.batches import Batch, batches
+from csp_index import settings
 from csp_index.concurrency import Writer, ahead
 from csp_index.errors import SourceError
 from csp_index.images.decode import ImageFailure, ImageRef, ImageSource
 from csp_index.images.loader import Prepared, decoded, workers_for
+from csp_index.indexing import commit
+from csp_index.indexing.batches import Batch, batches
+from csp_index.indexing.model_columns import (
+    KnownUris,
+    Part,
+    columns_of,
+    forget_failures,
+    image_rows,
+    parts_of,
+    write_failures,
+)
 from csp_index.models.encoders import Encoder
 from csp_index.models.networks import Network
-from csp_index.parts import KnownUris, Part, columns_of, forget_failures, image_rows, parts_of, write_failures
 from csp_index.records import IndexSummary, Progress
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo, Shard
@@ -73,17 +82,17 @@ def add_images(
     workers = settings.count_or_auto("decode_workers", decode_workers)
     models = {e.spec: e.identity for e in encoders} | {n.name: n.identity for n in networks}
     with store.write_lock():
-        infos = shards.reconcile(store, columns_of(encoders, networks, str(chosen["dtype"])), dtype)
+        infos = commit.reconcile(store, columns_of(encoders, networks, str(chosen["dtype"])), dtype)
         command = f"index --engine {engine.name}" if engine else "index"
         with record_run(store, command, chosen, models) as run:
             parts = parts_of(encoders, networks, infos)
-            shards.recover(store, infos)
-            shards.register(store, infos, run)
+            commit.recover(store, infos)
+            commit.register(store, infos, run)
             work = (engine.make if engine else Pass)(store, parts, run, progress or _silent, workers)
             work.catch_up()
             if source is not None:
                 work.extend(source, settings.number("shard_size", shard_size))
-            shards.finish_statistics(store, [i for i in infos if isinstance(i, LayerInfo)], work.statistics)
+            commit.finish_statistics(store, [i for i in infos if isinstance(i, LayerInfo)], work.statistics)
     return IndexSummary(
         run.run_id,
         catalog.image_count(store),
@@ -199,11 +208,11 @@ class Pass:
             forget_failures(self.store, {item.ref.uri for item in prepared})
         infos = {info.what: info for part in self.parts for info in part.infos}
         for what, values in outputs.items():
-            shards.write_values(self.store, infos[what], mark, values)
+            commit.write_values(self.store, infos[what], mark, values)
         names = ([schema.IMAGES] if prepared is not None else []) + list(outputs)
-        shards.mark(self.store, names, mark, self.run)
+        commit.mark(self.store, names, mark, self.run)
         for what, values in outputs.items():
-            shards.count_in(self.store, infos[what], self.statistics, mark, values)
+            commit.count_in(self.store, infos[what], self.statistics, mark, values)
 
 
 @dataclass(slots=True)
