@@ -8,17 +8,17 @@ import torch
 
 from csp_index import scoring
 from csp_index.candidates import CandidateTexts, Ownership
-from csp_index.costs import Means
+from csp_index.contrast.embeddings import vectors_of
+from csp_index.contrast.examples import Examples, gather_examples
+from csp_index.contrast.planner import Means
+from csp_index.contrast.selection import Subject, pool_embeddings, pool_pairs
 from csp_index.errors import LabelError
 from csp_index.evidence import Evidence, label_share
-from csp_index.examples import Examples, gather_examples
 from csp_index.label_rows import LabelRequest
 from csp_index.ordering import leaders_of
 from csp_index.response import LeaderRanks, ResponseSums
 from csp_index.scoring import MethodRow
 from csp_index.store.tables import Store
-from csp_index.subjects import Subject, pool_embeddings, pool_pairs
-from csp_index.vectors import vectors_of
 
 _LEADERS = 24  # labels of a neuron whose order of the images is looked at
 _RANKED_AT_ONCE = 2048  # neurons; bounds the memory of that look

@@ -15,14 +15,15 @@ import torch
 
 from csp_index import candidates, settings
 from csp_index.candidates import Candidates, CandidateTexts, TextSpace, plain_candidates
-from csp_index.costs import Means
+from csp_index.contrast.makers import dependencies, makers
+from csp_index.contrast.planner import Means
+from csp_index.contrast.selection import Subject
 from csp_index.errors import ArrayError, EvaluationError, SettingError
 from csp_index.images.sources import open_source
 from csp_index.indexing.import_arrays import import_arrays
 from csp_index.indexing.indexer import add_images, check_settings
 from csp_index.label_rows import newest_label
 from csp_index.labels import label_neurons, make_request
-from csp_index.making import dependencies, makers
 from csp_index.models.index_models import Models
 from csp_index.models.index_models import NetworkSource as NetworkSource
 from csp_index.models.networks import load_network
@@ -38,7 +39,6 @@ from csp_index.store.addresses import parse_neurons as parse_neurons
 from csp_index.store.addresses import resolve
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.connect import check_creatable, create_store, is_index, open_store
-from csp_index.subjects import Subject
 from csp_index.views import NeuronView, neuron_card, neuron_view
 
 if TYPE_CHECKING:  # what judges labels loads SciPy and matplotlib, and labelling does not wait for them
@@ -335,8 +335,8 @@ class Index(Reader):
         return neuron_card(self.store, label, self.activations(str(label.neuron)), path)
 
     def optimize(self, **options: Any) -> OptimizeSummary:
-        """Build the vector indexes and compact the tables: see `csp_index.optimize.optimize` for the options."""
-        from csp_index.optimize import optimize
+        """Build the vector indexes and compact the tables: see `csp_index.contrast.vector_index.optimize` for the options."""
+        from csp_index.contrast.vector_index import optimize
 
         return optimize(self.store, **options)
 

@@ -15,13 +15,13 @@ import torch
 
 from csp_index import scoring
 from csp_index.confidence import Confidence
-from csp_index.contrast_quality import quality_of
+from csp_index.contrast.examples import Examples
+from csp_index.contrast.quality import quality_of
+from csp_index.contrast.selection import Subject
 from csp_index.errors import LabelError
-from csp_index.examples import Examples
 from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, LabelState, ScoringOptions, rivals_of
 from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
-from csp_index.subjects import Subject
 
 STORED_NEIGHBOURS = 5  # nearest contrastive images stored with each activating one, whatever the method looks at
 KEPT = 20  # candidates stored with each neuron, or more where more are asked for

@@ -17,10 +17,12 @@ from csp_index import scoring
 from csp_index.candidates import CandidateTexts, Ownership
 from csp_index.concurrency import one_thread
 from csp_index.confidence import Confidence, bootstrap
-from csp_index.costs import Means
+from csp_index.contrast.embeddings import release
+from csp_index.contrast.examples import Examples, activating_sets, settle_means
+from csp_index.contrast.planner import Means
+from csp_index.contrast.selection import Subject
 from csp_index.errors import LabelError, SettingError
 from csp_index.evidence import Evidence
-from csp_index.examples import Examples, activating_sets, settle_means
 from csp_index.gathering import dataset_share, gather, with_response, with_texts
 from csp_index.label_rows import (
     KEPT,
@@ -38,8 +40,6 @@ from csp_index.scoring import Scored
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.runs import record_run, settings_hash
 from csp_index.store.tables import Store
-from csp_index.subjects import Subject
-from csp_index.vectors import release
 
 _FEW = 8  # neurons: so little work that more threads only stand in each other's way
 _MANY = 256  # neurons; fewer are asked about in quick succession, with the embeddings at hand

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from csp_index.contrast.selection import Subject
 from csp_index.label_rows import LabelRequest, newest_label, stored_vectors
 from csp_index.labels import concept_vectors
 from csp_index.store import catalog
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
-from csp_index.subjects import Subject
 
 _SCHEMA = pa.schema(
     [

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from csp_index.contrast_quality import ContrastQuality, quality_of_pairs
+from csp_index.contrast.quality import ContrastQuality, quality_of_pairs
 from csp_index.images.decode import ImageRead, read_images, thumbnail
 from csp_index.plots import CardData, CardPair, draw_card
 from csp_index.records import ExamplePair, Label

@@ -12,13 +12,13 @@ from fakes import write_arrays
 from pyarrow import csv
 
 from csp_index import CandidateTexts, Index, open_index
-from csp_index.contrast_quality import ContrastQuality, quality_of, quality_of_pairs, similarity_floor
+from csp_index.contrast.examples import Examples, gather_examples
+from csp_index.contrast.quality import ContrastQuality, quality_of, quality_of_pairs, similarity_floor
+from csp_index.contrast.selection import Subject
 from csp_index.errors import SettingError
 from csp_index.evaluation.report import write_report
-from csp_index.examples import Examples, gather_examples
 from csp_index.records import ExampleOptions, ExamplePair
 from csp_index.store import catalog
-from csp_index.subjects import Subject
 
 
 def examples(

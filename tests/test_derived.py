@@ -10,6 +10,7 @@ import torch
 from fakes import write_arrays
 
 from csp_index import Index, open_index
+from csp_index.contrast.embeddings import vectors_of
 from csp_index.errors import StoreError
 from csp_index.records import NeuronKey
 from csp_index.store import catalog, schema
@@ -24,7 +25,6 @@ from csp_index.store.derived_images import (
     is_derived,
     read_derived,
 )
-from csp_index.vectors import vectors_of
 
 
 @pytest.fixture

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from csp_index import Index, knn, neighbours, open_index
-from csp_index.costs import Means
-from csp_index.examples import Examples, gather_examples
-from csp_index.leaders import Ranked
+from csp_index import Index, open_index
+from csp_index.contrast import nearest, neighbour_lists
+from csp_index.contrast.exact_ranking import Ranked
+from csp_index.contrast.examples import Examples, gather_examples
+from csp_index.contrast.planner import Means
+from csp_index.contrast.selection import Subject
 from csp_index.records import ExampleOptions
 from csp_index.store import catalog, schema
-from csp_index.subjects import Subject
 
 NEURONS, WIDTH = 16, 12
 TEXTS = [f"text {i}" for i in range(20)]
@@ -60,14 +61,14 @@ def table_of(index: Index) -> str:
 @pytest.mark.parametrize("kept", [128, 40], ids=["long", "short"])
 def test_one_neuron_sees_the_same_with_and_without_kept_lists(tmp_path, monkeypatch, held, kept):
     monkeypatch.setenv("CSP_INDEX_HELD_BYTES", held)
-    monkeypatch.setattr(knn, "KEPT", kept)
+    monkeypatch.setattr(neighbour_lists, "KEPT", kept)
     made(tmp_path)
     without = [examples(open_index(tmp_path / "db"), neuron) for neuron in range(NEURONS)]
     label_all(tmp_path)
     index = open_index(tmp_path / "db")
     products: list[str] = []
-    whole = neighbours._computed_lists
-    monkeypatch.setattr(neighbours, "_computed_lists", lambda *args: (products.append("lists"), whole(*args))[1])
+    whole = nearest._computed_lists
+    monkeypatch.setattr(nearest, "_computed_lists", lambda *args: (products.append("lists"), whole(*args))[1])
     for neuron, other in enumerate(without):
         told: list[str] = []
         found = examples(index, neuron, told)
@@ -113,14 +114,14 @@ def test_lists_among_fewer_images_are_not_used_and_go(tmp_path):
     label_all(tmp_path)
     source, table = catalog.encoder(index.store), table_of(index)
     owners = torch.from_numpy(index.store.read(table, ["image_id"])["image_id"].to_numpy().copy())
-    assert bool(knn.listed(index.store, source, 2500, owners).all())
-    assert not bool(knn.listed(index.store, source, 3000, owners).any())
-    assert knn.kept_lists(index.store, source, 3000, owners) is None
-    lists = knn.kept_lists(index.store, source, 2500, owners[:4])
+    assert bool(neighbour_lists.listed(index.store, source, 2500, owners).all())
+    assert not bool(neighbour_lists.listed(index.store, source, 3000, owners).any())
+    assert neighbour_lists.kept_lists(index.store, source, 3000, owners) is None
+    lists = neighbour_lists.kept_lists(index.store, source, 2500, owners[:4])
     assert lists is not None and not bool(lists.missing.any())
     with index.store.write_lock():
         ranked = Ranked(lists.ranked.ids[lists.place], lists.ranked.cosines[lists.place])
-        knn.keep_lists(index.store, source, 3000, owners[:4], ranked, lists.error)
+        neighbour_lists.keep_lists(index.store, source, 3000, owners[:4], ranked, lists.error)
     assert index.store.read(table, ["images"])["images"].to_pylist() == [3000] * 4
 
 

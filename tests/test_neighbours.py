@@ -14,15 +14,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from csp_index import Index, costs, open_index, vectors
+from csp_index import Index, open_index
 from csp_index.candidates import CandidateTexts
-from csp_index.costs import Means
+from csp_index.contrast import embeddings as vectors
+from csp_index.contrast import planner
+from csp_index.contrast.exact_ranking import EXACT, Contest, Error, Ranked, leading
+from csp_index.contrast.examples import Examples, gather_examples
+from csp_index.contrast.planner import Means
+from csp_index.contrast.selection import Subject
 from csp_index.errors import SettingError
-from csp_index.examples import Examples, gather_examples
-from csp_index.leaders import EXACT, Contest, Error, Ranked, leading
 from csp_index.records import ExampleOptions
 from csp_index.store import catalog
-from csp_index.subjects import Subject
 
 WIDTH, NEURONS = 16, 12
 
@@ -97,7 +99,7 @@ def test_a_whole_layer_and_one_neuron_alone_see_the_same(tmp_path_factory, seed,
     options = ExampleOptions(examples=20, neighbours=2)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(vectors, "_bfloat16_pays", lambda device: True)
-        patched.setattr("csp_index.neighbours._BLOCK_BYTES", 4 * images * 5)  # five neurons at a time
+        patched.setattr("csp_index.contrast.nearest._BLOCK_BYTES", 4 * images * 5)  # five neurons at a time
         whole = gather_examples(index.store, asked(index), options)
     np.testing.assert_array_equal(whole.contrastive.numpy(), expected(folder, whole, options))
     for neuron in range(NEURONS):
@@ -173,13 +175,13 @@ def test_the_cheaper_way_is_taken_and_told(tmp_path, monkeypatch):
     label()
     assert told == ["1 labels read from the index: made before, the same way"]
     index.optimize(kind="ivf_flat")
-    monkeypatch.setattr(costs, "_search_seconds", lambda asked, activating: 1e-9)
-    monkeypatch.setattr(costs, "_product_seconds", lambda asked, distinct: 1.0)
+    monkeypatch.setattr(planner, "_search_seconds", lambda asked, activating: 1e-9)
+    monkeypatch.setattr(planner, "_product_seconds", lambda asked, distinct: 1.0)
     assert label() == exact  # what is stored is not made again
     found = label(recompute=True)
     assert "by vector search in ivf_flat, approximate" in told[0]
     assert "by vector index, approximate" in found.note
-    monkeypatch.setattr(costs, "_search_seconds", lambda asked, activating: 2.0)
+    monkeypatch.setattr(planner, "_search_seconds", lambda asked, activating: 2.0)
     assert label() == exact  # the approximate label is kept apart from the exact one
     assert label(recompute=True).note == exact.note
     assert "by matrix products, exact" in told[0]
@@ -207,7 +209,7 @@ def test_thousands_of_copies_of_one_picture_cost_neither_memory_nor_exactness(tm
     empty = Ranked.empty
     monkeypatch.setattr(Ranked, "empty", lambda rows, width: widths.append(rows * width) or empty(rows, width))
     monkeypatch.setattr(vectors, "_bfloat16_pays", lambda device: True)
-    monkeypatch.setattr("csp_index.neighbours._CANDIDATES", 2**14)
+    monkeypatch.setattr("csp_index.contrast.nearest._CANDIDATES", 2**14)
     for options in (ExampleOptions(examples=20), ExampleOptions(examples=20, neighbours=3, reuse=False)):
         found = gather_examples(index.store, asked(index), options)
         np.testing.assert_array_equal(found.contrastive.numpy(), expected(tmp_path, found, options))

@@ -18,9 +18,9 @@ from fakes import write_arrays, write_images
 from csp_index import Index, open_index
 from csp_index.candidates import read_text_arrays
 from csp_index.cli import cli
+from csp_index.contrast.vector_index import kind_for, optimize, train_partitions
 from csp_index.errors import LabelError, SettingError, StoreError
 from csp_index.index import NetworkSource
-from csp_index.optimize import kind_for, optimize, train_partitions
 
 IMAGES = 2000
 
@@ -191,8 +191,8 @@ def test_a_failed_build_keeps_the_index_there_was(index, monkeypatch):
     held = index.store.vector_index(table(index))
     monkeypatch.setattr("csp_index.store.maintenance._SUB_VECTOR", 3)  # does not divide the width
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("csp_index.optimize.train_partitions", lambda *given: np.zeros((3, 5), np.float32))
-    monkeypatch.setattr("csp_index.optimize._sample", lambda *given: torch.zeros(1))
+    monkeypatch.setattr("csp_index.contrast.vector_index.train_partitions", lambda *given: np.zeros((3, 5), np.float32))
+    monkeypatch.setattr("csp_index.contrast.vector_index._sample", lambda *given: torch.zeros(1))
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *given, **options: self)
     with pytest.raises(StoreError, match="cannot be written"):
         index.optimize(kind="ivf_pq")
@@ -211,7 +211,7 @@ def test_trained_partitions_find_the_clusters():
 
 def test_a_gpu_trains_the_partitions_and_one_without_room_leaves_it_to_the_cpu(index, monkeypatch):
     monkeypatch.setenv("CSP_INDEX_SEARCH_PROBES", "999")
-    monkeypatch.setattr("csp_index.optimize.torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("csp_index.contrast.vector_index.torch.cuda.is_available", lambda: True)
     moved = torch.Tensor.to
 
     def to(self, device, *given, **options):

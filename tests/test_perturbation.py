@@ -14,8 +14,9 @@ from PIL import Image
 from spots import SIDE, spot
 from torch import nn
 
-from csp_index import CspIndexError, Index, NetworkSource, open_index, perturbation
-from csp_index.edits import EDITS, as_stored, edited, encoded, reduced, usable_edits
+from csp_index import CspIndexError, Index, NetworkSource, open_index
+from csp_index.contrast import edited_images
+from csp_index.contrast.edits import EDITS, as_stored, edited, encoded, reduced, usable_edits
 from csp_index.errors import LabelError, SettingError
 from csp_index.evaluation.options import EvaluationOptions, parse_methods
 from csp_index.models.networks import Network, load_network
@@ -55,7 +56,7 @@ def test_edits_are_named_and_wrong_ones_refused(monkeypatch):
     for wrong, said in (("noise,paint", "'paint' is unknown"), ("", "no edit is left")):
         with pytest.raises(SettingError, match=said):
             usable_edits(wrong)
-    monkeypatch.setattr("csp_index.edits.find_spec", lambda name: None)
+    monkeypatch.setattr("csp_index.contrast.edits.find_spec", lambda name: None)
     assert usable_edits("occlude,inpaint") == ("occlude",)
     with pytest.raises(SettingError, match=r"csp_index\[inpaint\]"):
         usable_edits("inpaint")
@@ -154,7 +155,7 @@ def test_they_are_made_once(spots, monkeypatch):
 
 
 def test_what_an_interrupted_run_made_stays(tmp_path, monkeypatch):
-    monkeypatch.setattr(perturbation, "_AT_ONCE", 5)  # what is in one batch decides the last bit
+    monkeypatch.setattr(edited_images, "_AT_ONCE", 5)  # what is in one batch decides the last bit
     whole, cut = build(tmp_path / "a"), build(tmp_path / "b")
     expected = label(whole)
 

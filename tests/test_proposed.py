@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from csp_index import Index, open_index
 from csp_index.candidates import CandidateTexts, Ownership, TextSpace
 from csp_index.cli import cli
+from csp_index.contrast.selection import Subject
 from csp_index.errors import LabelError, SettingError
 from csp_index.labels import make_request, score_neurons
 from csp_index.ordering import leaders_of
@@ -26,7 +27,6 @@ from csp_index.proposed import Mix, mixed_candidates, read_proposals, stored_kin
 from csp_index.records import LayerKey
 from csp_index.scoring import METHODS
 from csp_index.store import catalog, schema
-from csp_index.subjects import Subject
 
 LAYER = "net/concepts"
 DEAD = fakes.NEURONS - 1

@@ -7,11 +7,11 @@ import pytest
 import torch
 from spots import SIDE, spot, spotted
 
-from csp_index.edits import STRENGTHS
+from csp_index.contrast.edits import STRENGTHS
+from csp_index.contrast.saliency import driving_maps, footprint, region
 from csp_index.errors import NetworkError
 from csp_index.models.networks import Network, load_network
 from csp_index.models.sparse_autoencoders import SparseAutoencoder
-from csp_index.regions import driving_maps, footprint, region
 
 
 @pytest.fixture(scope="module")

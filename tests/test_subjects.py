@@ -9,10 +9,10 @@ from fakes import write_arrays
 
 from csp_index import open_index
 from csp_index.candidates import read_text_arrays
+from csp_index.contrast.selection import Subject, draw_pool
 from csp_index.labels import make_request, score_neurons
 from csp_index.records import LayerKey
 from csp_index.store import catalog
-from csp_index.subjects import Subject, draw_pool
 
 NEURONS = np.array([0, 2, 3, 4, 7])
 

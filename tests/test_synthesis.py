@@ -16,16 +16,16 @@ import torch
 from PIL import Image
 
 from csp_index import Index, NetworkSource, open_index
+from csp_index.contrast.examples import gather_examples
+from csp_index.contrast.selection import Subject
 from csp_index.demo import world
 from csp_index.demo.generator import renderer
 from csp_index.errors import CspIndexError, EvaluationError, LabelError, SettingError
 from csp_index.evaluation.options import EvaluationOptions, parse_methods
-from csp_index.examples import gather_examples
 from csp_index.models.variant_generators import Original, Variant, load_variants, make_variants
 from csp_index.records import ExampleOptions, Label
 from csp_index.store import catalog, schema
 from csp_index.store.derived_images import FIRST, find_derived, read_derived
-from csp_index.subjects import Subject
 
 LAYER = "network/concepts"
 SHADER = "python:fakes:shader"

@@ -10,8 +10,9 @@ import torch
 
 from csp_index import scoring
 from csp_index.candidates import CandidateTexts
-from csp_index.contrast_quality import ContrastQuality, quality_of
-from csp_index.costs import Derive, Means
+from csp_index.contrast.planner import Derive, Means
+from csp_index.contrast.quality import ContrastQuality, quality_of
+from csp_index.contrast.selection import Subject, draw_pool
 from csp_index.evaluation.options import MethodChoice
 from csp_index.evaluation.perturbing import PERTURBATIONS, Copies, perturbed_copies, rescored
 from csp_index.evaluation.records import Metric
@@ -25,7 +26,6 @@ from csp_index.ordering import leaders_of, mix
 from csp_index.records import DerivedKind
 from csp_index.store.derived_images import embeddings_of_derived, is_derived
 from csp_index.store.tables import Store
-from csp_index.subjects import Subject, draw_pool
 
 Tell = Callable[[int, int, str], None]
 _RANKED = 5  # candidates kept with each neuron

@@ -9,7 +9,9 @@ import torch
 from torch.nn.functional import normalize
 
 from csp_index.candidates import CandidateTexts
-from csp_index.costs import Derive
+from csp_index.contrast.examples import Examples
+from csp_index.contrast.planner import Derive
+from csp_index.contrast.selection import Subject, pool_tiles
 from csp_index.evaluation.choosing import Chosen
 from csp_index.evaluation.concepts import ConceptTable, concept_presence
 from csp_index.evaluation.generation import (
@@ -35,14 +37,12 @@ from csp_index.evaluation.structure import (
 )
 from csp_index.evaluation.truth import Truth, agreement
 from csp_index.evidence import bags, even
-from csp_index.examples import Examples
 from csp_index.models.encoders import Encoder
 from csp_index.models.networks import Network
 from csp_index.records import DerivedKind, ExampleOptions
 from csp_index.store import catalog, schema, streams
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
-from csp_index.subjects import Subject, pool_tiles
 
 Tell = Callable[[int, int, str], None]
 Labels = list[str | None]  # the label of every neuron, by one method

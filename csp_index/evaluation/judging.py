@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from csp_index.contrast.examples import Examples
+from csp_index.contrast.selection import pool_embeddings, pool_tiles
 from csp_index.evaluation.calibration import TextCalibration, fit_sigmoid
 from csp_index.evaluation.metrics import DETECTION, detection, pearson
 from csp_index.evaluation.structure import label_images
-from csp_index.examples import Examples
 from csp_index.store import streams
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
-from csp_index.subjects import pool_embeddings, pool_tiles
 
 _BLOCK = 2**22  # activations of a block of neurons held at once
 FITTED = 5_000  # choosing images that the calibrations see at most

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from csp_index.contrast.selection import Subject
 from csp_index.evaluation.records import VALUES
-from csp_index.subjects import Subject
 
 #: Why a metric has no value, where nothing more special is known.
 _WHY = {

@@ -6,7 +6,7 @@ from typing import Final
 
 import torch
 
-from csp_index.contrast_quality import ContrastQuality
+from csp_index.contrast.quality import ContrastQuality
 from csp_index.evaluation.ledger import Ledger
 from csp_index.evaluation.records import Metric
 

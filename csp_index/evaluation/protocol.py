@@ -18,7 +18,10 @@ import pyarrow.compute as pc
 import torch
 
 from csp_index import scoring
-from csp_index.costs import Means
+from csp_index.contrast.embeddings import release
+from csp_index.contrast.examples import Examples, gather_examples
+from csp_index.contrast.planner import Means
+from csp_index.contrast.selection import Subject, draw_pool
 from csp_index.errors import EvaluationError
 from csp_index.evaluation import families
 from csp_index.evaluation.choosing import Chooser, Chosen, others, perturbed, relabelled
@@ -32,7 +35,6 @@ from csp_index.evaluation.pairs import add_quality
 from csp_index.evaluation.records import VALUES, Evaluation
 from csp_index.evaluation.split import Split, draw_split, keep_split, read_split, thinned
 from csp_index.evaluation.truth import Truth, read_truth
-from csp_index.examples import Examples, gather_examples
 from csp_index.images.sources import open_source
 from csp_index.labels import check_request, make_request
 from csp_index.models.image_generators import ImageGenerator, load_generator
@@ -41,8 +43,6 @@ from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.runs import record_run, settings_hash
 from csp_index.store.tables import Store
-from csp_index.subjects import Subject, draw_pool
-from csp_index.vectors import release
 
 _LOOKED_AT = 10_000  # images whose metadata tells which columns there are
 

@@ -14,12 +14,14 @@ from PIL import Image
 
 from csp_index import settings
 from csp_index.candidates import CandidateTexts
-from csp_index.costs import Means
+from csp_index.contrast.embeddings import Vectors, vectors_of
+from csp_index.contrast.makers import makers
+from csp_index.contrast.neighbour_lists import listed
+from csp_index.contrast.planner import Means
+from csp_index.contrast.selection import Subject
 from csp_index.errors import CspIndexError, EncoderError, LabelError, MissingError, NetworkError
-from csp_index.knn import listed
 from csp_index.label_rows import LabelRequest, stored_vectors
 from csp_index.labels import concept_vectors
-from csp_index.making import makers
 from csp_index.models.encoders import Encoder
 from csp_index.models.index_models import Models, by_network
 from csp_index.models.networks import Network
@@ -31,8 +33,6 @@ from csp_index.service.snapshot import Held, Snapshot
 from csp_index.store import catalog, schema
 from csp_index.store.activations import activations_of
 from csp_index.store.catalog import LayerInfo
-from csp_index.subjects import Subject
-from csp_index.vectors import Vectors, vectors_of
 
 _CPU = torch.device("cpu")
 _log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 import csp_index
-from csp_index.contrast_quality import quality_of_pairs
+from csp_index.contrast.quality import quality_of_pairs
 from csp_index.errors import MissingError
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
 from csp_index.service.facets import directions, facets_of, name_facets

@@ -27,10 +27,11 @@ from csp_index.candidates import (
     vocabulary_texts,
 )
 from csp_index.confidence import Confidence
-from csp_index.costs import Means
+from csp_index.contrast.examples import Examples
+from csp_index.contrast.planner import Means
+from csp_index.contrast.selection import Subject
 from csp_index.errors import BusyError, CspIndexError, LabelError, SettingError
 from csp_index.evidence import Evidence
-from csp_index.examples import Examples
 from csp_index.gathering import Gathered, dataset_share, gather, with_response, with_texts
 from csp_index.label_rows import KEPT, LabelRequest, notes_of
 from csp_index.labels import NeuronScores, make_request, score_evidence, states_of
@@ -46,7 +47,6 @@ from csp_index.store import schema
 from csp_index.store.addresses import check_numbers
 from csp_index.store.catalog import EncoderInfo, LayerInfo, sql_text
 from csp_index.store.tables import Store
-from csp_index.subjects import Subject
 
 _TEXTS = 2048  # loose texts whose embeddings are kept
 _PASSES = 128  # results of passes over the dataset that are kept

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from csp_index.examples import Examples, activating_sets
+from csp_index.contrast.examples import Examples, activating_sets
+from csp_index.contrast.selection import Subject
 from csp_index.label_rows import STORED_NEIGHBOURS
 from csp_index.labels import examples_described
 from csp_index.records import ExampleOptions
 from csp_index.service.layer_table import Pairs
 from csp_index.service.snapshot import Snapshot
-from csp_index.subjects import Subject
 
 
 def stored_sets(snapshot: Snapshot, subject: Subject, options: ExampleOptions) -> Examples | None:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from csp_index import settings
-from csp_index.costs import Means
+from csp_index.contrast.examples import gather_examples
+from csp_index.contrast.planner import Means
+from csp_index.contrast.selection import Subject
 from csp_index.errors import CspIndexError, ProposerError, SettingError, one_line
-from csp_index.examples import gather_examples
 from csp_index.records import ExampleOptions, Progress
 from csp_index.stage1.answers import AnswerWriter, Known, Origin, known_answers, renew, superseded, take_over
 from csp_index.stage1.grids import Layout
@@ -28,7 +29,6 @@ from csp_index.stage1.records import Answer, AnswerState, CandidateKind, Propose
 from csp_index.stage1.related import related_answers, related_revision
 from csp_index.store.runs import Run, record_run, settings_hash
 from csp_index.store.tables import Store
-from csp_index.subjects import Subject
 
 #: What is shown of a neuron by default: nine activating images, and nine different silent ones that look alike.
 SHOWN = ExampleOptions(examples=9, reuse=False)

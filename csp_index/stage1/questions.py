@@ -10,12 +10,12 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 import numpy as np
 
 from csp_index import settings
-from csp_index.examples import Examples
+from csp_index.contrast.examples import Examples
+from csp_index.contrast.selection import Subject
 from csp_index.records import NeuronKey
 from csp_index.stage1.pictures import Pictures
 from csp_index.stage1.records import Answer, Question
 from csp_index.store.tables import Store
-from csp_index.subjects import Subject
 
 Sets = tuple[list[int], list[int]]  # ids of activating and of contrastive images
 

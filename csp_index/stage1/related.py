@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from csp_index.contrast.selection import Subject
 from csp_index.errors import ProposerError
 from csp_index.label_rows import LabelRequest, stored_vectors
 from csp_index.labels import concept_vectors
@@ -22,7 +23,6 @@ from csp_index.stage1.records import Answer
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
-from csp_index.subjects import Subject
 from csp_index.vocabularies import clean_text
 
 _CONTROLS = ("random-contrast", "random-label")  # methods whose labels mean nothing

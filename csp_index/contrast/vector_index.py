@@ -18,9 +18,11 @@ import numpy as np
 import torch
 
 from csp_index import settings
-from csp_index.costs import Means
+from csp_index.contrast.embeddings import release
+from csp_index.contrast.examples import Examples, gather_examples
+from csp_index.contrast.planner import Means
+from csp_index.contrast.selection import Subject
 from csp_index.errors import SettingError
-from csp_index.examples import Examples, gather_examples
 from csp_index.memory import give_back
 from csp_index.records import (
     EncoderOptimized,
@@ -35,8 +37,6 @@ from csp_index.store import catalog, maintenance, schema, streams
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.runs import record_run
 from csp_index.store.tables import Store
-from csp_index.subjects import Subject
-from csp_index.vectors import release
 
 _T = TypeVar("_T")
 

@@ -13,7 +13,7 @@ from functools import cache
 import torch
 
 from csp_index import settings
-from csp_index.leaders import EXACT, Embed, Error
+from csp_index.contrast.exact_ranking import EXACT, Embed, Error
 from csp_index.memory import give_back
 from csp_index.store import catalog, streams
 from csp_index.store.catalog import EncoderInfo

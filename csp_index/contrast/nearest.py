@@ -12,15 +12,24 @@ from dataclasses import dataclass, replace
 import torch
 
 from csp_index import settings
+from csp_index.contrast.embeddings import Vectors, cosines_of
+from csp_index.contrast.exact_ranking import (
+    EXACT,
+    Contest,
+    Error,
+    Ranked,
+    choose,
+    exact_cosines,
+    leaders_wanted,
+    nearest,
+)
+from csp_index.contrast.neighbour_lists import KEPT, Lists, keep_lists, kept_lists
+from csp_index.contrast.selection import Subject
 from csp_index.errors import SettingError
-from csp_index.knn import KEPT, Lists, keep_lists, kept_lists
-from csp_index.leaders import EXACT, Contest, Error, Ranked, choose, exact_cosines, leaders_wanted, nearest
 from csp_index.memory import give_back
 from csp_index.records import ExampleOptions
 from csp_index.store import catalog, streams
 from csp_index.store.tables import Store
-from csp_index.subjects import Subject
-from csp_index.vectors import Vectors, cosines_of
 
 _FETCH = 32  # unfiltered neighbours that a vector search asks for first
 _LISTS_BYTES = 48 * 2**20  # lists of neighbours, regardless of activation, that are kept in a batch

@@ -23,8 +23,9 @@ import torch
 from PIL import Image
 
 from csp_index import settings
-from csp_index.costs import Wanted
-from csp_index.edits import STRENGTHS, Edit, as_stored, edited, encoded, reduced, usable_edits
+from csp_index.contrast.edits import STRENGTHS, Edit, as_stored, edited, encoded, reduced, usable_edits
+from csp_index.contrast.planner import Wanted
+from csp_index.contrast.saliency import Box, driving_maps, footprint, region
 from csp_index.errors import LabelError
 from csp_index.images.decode import ImageFailure, read_images, same_file
 from csp_index.images.loader import stacked
@@ -32,7 +33,6 @@ from csp_index.models.encoders import Encoder
 from csp_index.models.index_models import Models
 from csp_index.models.networks import Network
 from csp_index.records import DerivedKind
-from csp_index.regions import Box, driving_maps, footprint, region
 from csp_index.store import schema, streams
 from csp_index.store.derived_images import DerivedImage, append_derived, find_derived
 from csp_index.store.runs import settings_hash

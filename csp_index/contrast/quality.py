@@ -16,7 +16,7 @@ import numpy as np
 from csp_index import settings
 
 if TYPE_CHECKING:
-    from csp_index.examples import Examples
+    from csp_index.contrast.examples import Examples
     from csp_index.records import ExamplePair
 
 #: A contrast is poor where fewer activating images than this share have a partner,

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 import torch
 
 from csp_index import settings
+from csp_index.contrast.embeddings import product_rate
+from csp_index.contrast.nearest import Question
+from csp_index.contrast.neighbour_lists import listed
+from csp_index.contrast.selection import Subject
 from csp_index.errors import LabelError
-from csp_index.knn import listed
-from csp_index.neighbours import Question
 from csp_index.records import DerivedKind, ExampleOptions, VectorIndex
 from csp_index.store import streams
 from csp_index.store.catalog import shards
-from csp_index.subjects import Subject
-from csp_index.vectors import product_rate
 
 _PROBES = 4  # activating images whose search is timed
 _NEIGHBOURS = 32

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from csp_index import settings
-from csp_index.leaders import Error, Ranked
+from csp_index.contrast.exact_ranking import Error, Ranked
 from csp_index.store import schema
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.tables import Store

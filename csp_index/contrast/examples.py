@@ -11,19 +11,19 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index.costs import Means, Wanted, choose
+from csp_index.contrast.embeddings import Vectors, vectors_of
+from csp_index.contrast.exact_ranking import EXACT, Contest, exact_cosines, nearest
+from csp_index.contrast.exact_ranking import choose as choose_leaders
+from csp_index.contrast.falcon import KEPT, similar_silent
+from csp_index.contrast.nearest import Question, by_products, by_search
+from csp_index.contrast.planner import Means, Wanted, choose
+from csp_index.contrast.selection import Subject
 from csp_index.errors import LabelError, SettingError
-from csp_index.falcon import KEPT, similar_silent
-from csp_index.leaders import EXACT, Contest, exact_cosines, nearest
-from csp_index.leaders import choose as choose_leaders
-from csp_index.neighbours import Question, by_products, by_search
 from csp_index.ordering import mix, rank_keys
 from csp_index.records import ContrastKind, DerivedKind, ExampleOptions
 from csp_index.store import catalog, schema, streams
 from csp_index.store.derived_images import find_derived
 from csp_index.store.tables import Store
-from csp_index.subjects import Subject
-from csp_index.vectors import Vectors, vectors_of
 
 _OF_MADE = ("image_id", "origin", "activation")  # columns of derived images
 

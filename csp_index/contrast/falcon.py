@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import torch
 
+from csp_index.contrast.selection import Subject
 from csp_index.ordering import rank_keys, split_keys
 from csp_index.store import catalog, streams
 from csp_index.store.tables import Store
-from csp_index.subjects import Subject
 
 KEPT = 10  # images a neuron
 FLOOR = 0.3  # least cosine with the mean of the activating set, in feature space

@@ -1,0 +1,1 @@
+"""Activating and contrastive images of neurons: how they are chosen, made and judged."""
