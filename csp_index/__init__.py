@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from csp_index.errors import CspIndexError
 
 if TYPE_CHECKING:
-    from csp_index.candidates import CandidateTexts, Vocabulary
     from csp_index.evaluation.options import EvaluationOptions
     from csp_index.evaluation.records import Evaluation
     from csp_index.index import Index, NetworkSource, open_index
+    from csp_index.labelling.candidates import CandidateTexts, Vocabulary
     from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, LayerKey, NeuronKey, ScoringOptions
     from csp_index.results import Labels, SqlResult
 
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "csp_index.candidates": ("CandidateTexts", "Vocabulary"),
+    "csp_index.labelling.candidates": ("CandidateTexts", "Vocabulary"),
     "csp_index.evaluation.options": ("EvaluationOptions",),
     "csp_index.evaluation.records": ("Evaluation",),
     "csp_index.index": ("Index", "NetworkSource", "open_index"),

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from csp_index import candidates, settings
-from csp_index.candidates import Candidates, CandidateTexts, TextSpace, plain_candidates
+from csp_index import settings
 from csp_index.contrast.makers import dependencies, makers
 from csp_index.contrast.planner import Means
 from csp_index.contrast.selection import Subject
@@ -22,18 +21,20 @@ from csp_index.errors import ArrayError, EvaluationError, SettingError
 from csp_index.images.sources import open_source
 from csp_index.indexing.import_arrays import import_arrays
 from csp_index.indexing.indexer import add_images, check_settings
-from csp_index.label_rows import newest_label
-from csp_index.labels import label_neurons, make_request
+from csp_index.labelling import candidates
+from csp_index.labelling.candidate_mix import Mix, mixed_candidates
+from csp_index.labelling.candidates import Candidates, CandidateTexts, TextSpace, plain_candidates
+from csp_index.labelling.label_store import newest_label
+from csp_index.labelling.labels import label_neurons, make_request
+from csp_index.labelling.search import search_neurons
 from csp_index.models.index_models import Models
 from csp_index.models.index_models import NetworkSource as NetworkSource
 from csp_index.models.networks import load_network
 from csp_index.models.prompt_templates import templates as template_texts
 from csp_index.models.weights import lasting, resolve_device
-from csp_index.proposed import Mix, mixed_candidates
 from csp_index.reading import Reader
 from csp_index.records import IndexSummary, Label, LabelScore, LayerKey, NeuronKey, OptimizeSummary, Progress
 from csp_index.results import Labels, SqlResult
-from csp_index.search import search_neurons
 from csp_index.store import catalog
 from csp_index.store.addresses import parse_neurons as parse_neurons
 from csp_index.store.addresses import resolve
@@ -42,10 +43,10 @@ from csp_index.store.connect import check_creatable, create_store, is_index, ope
 from csp_index.views import NeuronView, neuron_card, neuron_view
 
 if TYPE_CHECKING:  # what judges labels loads SciPy and matplotlib, and labelling does not wait for them
-    from csp_index.checking import CandidateChecks
     from csp_index.evaluation.options import EvaluationOptions
     from csp_index.evaluation.records import Evaluation
     from csp_index.evaluation.sanity import SanityReport
+    from csp_index.labelling.candidate_check import CandidateChecks
     from csp_index.stage1.proposing import ProposeSummary
     from csp_index.stage1.records import CandidateKind, Proposer
 
@@ -225,7 +226,7 @@ class Index(Reader):
         `candidates` are kinds, by default vlm and captioner, as far as there are any. The other arguments as in
         `label`; no label is made, and `keep=False` does not even keep the embeddings of new texts.
         """
-        from csp_index.checking import check_neurons
+        from csp_index.labelling.candidate_check import check_neurons
 
         source = catalog.encoder(self.store, encoder)
         request = make_request(method, source, 1, options)

@@ -47,7 +47,7 @@ class Reader:
         if layer is not None:
             catalog.layer(self.store, LayerKey.parse(layer))
         if method is not None:
-            from csp_index import scoring  # torch loads only where a method's name is to be checked
+            from csp_index.labelling import scoring  # torch loads only where a method's name is to be checked
 
             scoring.method(method)
         return self.sql(newest_labels(layer, method, top))

@@ -43,7 +43,7 @@ def warm(folder: str, turns: int) -> dict[str, Any]:
     import torch
 
     from csp_index import open_index
-    from csp_index.candidates import read_text_arrays
+    from csp_index.labelling.candidates import read_text_arrays
 
     embeddings = torch.from_numpy(np.load(f"{folder}/E.npy")).cuda()
     rows = embeddings[torch.from_numpy(np.load(f"{folder}/distinct.npy")).cuda()]

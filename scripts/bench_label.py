@@ -210,7 +210,7 @@ def warm(places: dict[str, str], count: int) -> dict[str, Any]:
     import numpy as np
 
     from csp_index import open_index
-    from csp_index.candidates import read_text_arrays
+    from csp_index.labelling.candidates import read_text_arrays
 
     opened = {}
     for name, place in places.items():

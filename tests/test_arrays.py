@@ -10,9 +10,9 @@ import pytest
 from fakes import write_arrays
 
 from csp_index import CspIndexError, Index, array_files, open_index
-from csp_index.candidates import read_text_arrays
 from csp_index.errors import ArrayError, LabelError, SettingError, StoreError
 from csp_index.indexing import import_arrays
+from csp_index.labelling.candidates import read_text_arrays
 from csp_index.store import schema
 from csp_index.store.tables import Store
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from csp_index import Index, NetworkSource, Vocabulary, candidates, open_index
-from csp_index.candidates import load_vocabulary, make_vocabulary, read_text_arrays
+from csp_index import Index, NetworkSource, Vocabulary, open_index
 from csp_index.errors import ArrayError, EncoderError, LabelError, SettingError, SourceError
+from csp_index.labelling import candidates
+from csp_index.labelling.candidates import load_vocabulary, make_vocabulary, read_text_arrays
 from csp_index.models import index_models
 from csp_index.store import catalog, schema
 

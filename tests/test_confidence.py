@@ -9,10 +9,10 @@ import pytest
 import torch
 from test_scoring import OPTIONS, RANKS, WIDTH, evidence, unit, with_absent
 
-from csp_index import confidence, scoring
-from csp_index.confidence import Confidence, bootstrap, draws
-from csp_index.evidence import Evidence, label_share
-from csp_index.scoring import METHODS, MethodRow
+from csp_index.labelling import confidence, scoring
+from csp_index.labelling.confidence import Confidence, bootstrap, draws
+from csp_index.labelling.evidence import Evidence, label_share
+from csp_index.labelling.scoring import METHODS, MethodRow
 
 EVERY = sorted(METHODS)
 ALONE = replace(OPTIONS, prior="images", bootstrap=25)

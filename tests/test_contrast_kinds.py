@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from csp_index import CspIndexError, Index, open_index
-from csp_index.candidates import CandidateTexts
 from csp_index.contrast import falcon
 from csp_index.contrast.examples import Examples, gather_examples
 from csp_index.contrast.planner import Means, Wanted
 from csp_index.contrast.quality import quality_of
 from csp_index.contrast.selection import Subject, draw_pool
 from csp_index.errors import LabelError, SettingError
+from csp_index.labelling.candidates import CandidateTexts
 from csp_index.records import ExampleOptions
 from csp_index.store import catalog
 from csp_index.store.derived_images import FIRST, DerivedImage, append_derived, is_derived

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from csp_index.cli import cli
-from csp_index.scoring import METHODS
+from csp_index.labelling.scoring import METHODS
 from csp_index.settings import SETTINGS
 
 ROOT = Path(__file__).parent.parent

@@ -10,10 +10,10 @@ import torch
 from fakes import write_images
 
 from csp_index import EvaluationOptions, open_index
-from csp_index.candidates import CandidateTexts
 from csp_index.errors import CspIndexError, EvaluationError
 from csp_index.evaluation.options import parse_methods
 from csp_index.evaluation.records import VALUES
+from csp_index.labelling.candidates import CandidateTexts
 from csp_index.store import schema
 
 WIDTH, IMAGES = 16, 240

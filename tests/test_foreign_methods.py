@@ -8,13 +8,14 @@ import pytest
 from fakes import write_arrays
 from test_scoring import OPTIONS, evidence
 
-from csp_index import open_index, scoring
-from csp_index.candidates import read_text_arrays
+from csp_index import open_index
 from csp_index.errors import CspIndexError, LabelError
-from csp_index.scoring import METHODS
+from csp_index.labelling import scoring
+from csp_index.labelling.candidates import read_text_arrays
+from csp_index.labelling.scoring import METHODS
 
 THEIRS = """
-from csp_index.scoring import METHODS, MethodRow
+from csp_index.labelling.scoring import METHODS, MethodRow
 
 def plain(evidence, options):
     'The first label wins.'

@@ -15,11 +15,11 @@ from PIL import Image
 import csp_index
 import csp_index.store.schema
 from csp_index import CspIndexError, Index, Labels, NetworkSource, open_index
-from csp_index.candidates import CandidateTexts
 from csp_index.errors import LabelError, SettingError
+from csp_index.labelling.candidates import CandidateTexts
+from csp_index.labelling.scoring import METHODS
 from csp_index.models.weights import lasting
 from csp_index.records import Label
-from csp_index.scoring import METHODS
 
 ENCODER = "python:fakes:encoder"
 WORDS = ["striped", "red", "moon", "blue", "dotted", "ring"]

@@ -41,7 +41,7 @@ def made(folder: Path, images: int = 2500) -> Index:
 
 
 def label_all(folder: Path, **options: object) -> None:
-    from csp_index.candidates import read_text_arrays
+    from csp_index.labelling.candidates import read_text_arrays
 
     texts = read_text_arrays(folder / "T.npy", folder / "T.txt")
     open_index(folder / "db").label("m/l", vocabulary=texts, recompute=True, **options)
@@ -89,7 +89,7 @@ def test_a_second_layer_adds_only_the_lists_that_are_missing(tmp_path):
     shifted[:1250] = np.load(tmp_path / "A.npy")[:1250]
     np.save(tmp_path / "B.npy", shifted)
     index.import_arrays(tmp_path / "B.npy", "m/b", shard_size=400)
-    from csp_index.candidates import read_text_arrays
+    from csp_index.labelling.candidates import read_text_arrays
 
     index.label("m/b", vocabulary=read_text_arrays(tmp_path / "T.npy", tmp_path / "T.txt"))
     after = index.store.read(table_of(index), ["image_id"])["image_id"].to_pylist()

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from csp_index import CspIndexError, Index, open_index
-from csp_index.candidates import read_text_arrays
+from csp_index.labelling.candidates import read_text_arrays
 
 SIMPLE = (
     "csp",

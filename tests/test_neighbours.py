@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from csp_index import Index, open_index
-from csp_index.candidates import CandidateTexts
 from csp_index.contrast import embeddings as vectors
 from csp_index.contrast import planner
 from csp_index.contrast.exact_ranking import EXACT, Contest, Error, Ranked, leading
@@ -23,6 +22,7 @@ from csp_index.contrast.examples import Examples, gather_examples
 from csp_index.contrast.planner import Means
 from csp_index.contrast.selection import Subject
 from csp_index.errors import SettingError
+from csp_index.labelling.candidates import CandidateTexts
 from csp_index.records import ExampleOptions
 from csp_index.store import catalog
 

@@ -17,15 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from csp_index import Index, open_index
-from csp_index.candidates import CandidateTexts, Ownership, TextSpace
 from csp_index.cli import cli
 from csp_index.contrast.selection import Subject
 from csp_index.errors import LabelError, SettingError
-from csp_index.labels import make_request, score_neurons
+from csp_index.labelling.candidate_mix import Mix, mixed_candidates, read_proposals, stored_kinds
+from csp_index.labelling.candidates import CandidateTexts, Ownership, TextSpace
+from csp_index.labelling.labels import make_request, score_neurons
+from csp_index.labelling.scoring import METHODS
 from csp_index.ordering import leaders_of
-from csp_index.proposed import Mix, mixed_candidates, read_proposals, stored_kinds
 from csp_index.records import LayerKey
-from csp_index.scoring import METHODS
 from csp_index.store import catalog, schema
 
 LAYER = "net/concepts"

@@ -17,7 +17,7 @@ from PIL import Image
 from csp_index import CandidateTexts, Index, NetworkSource, NeuronKey, open_index
 from csp_index.errors import ProposerError
 from csp_index.images.decode import decode, read_images
-from csp_index.proposed import read_proposals
+from csp_index.labelling.candidate_mix import read_proposals
 from csp_index.records import LayerKey
 from csp_index.stage1.pictures import Pictures
 from csp_index.stage1.questions import Questions

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from csp_index.response import LeaderRanks, Response, ResponseSums
+from csp_index.labelling.response import LeaderRanks, Response, ResponseSums
 
 IMAGES, NEURONS, TEXTS, WIDTH = 400, 6, 9, 8
 

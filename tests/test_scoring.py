@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from csp_index import evidence as evidence_module
-from csp_index import scoring
 from csp_index.errors import LabelError, SettingError
-from csp_index.evidence import Evidence, label_share
+from csp_index.labelling import evidence as evidence_module
+from csp_index.labelling import scoring
+from csp_index.labelling.evidence import Evidence, label_share
+from csp_index.labelling.response import Response
+from csp_index.labelling.scoring import METHODS
 from csp_index.records import ScoringOptions
-from csp_index.response import Response
-from csp_index.scoring import METHODS
 
 IMAGES, WIDTH, TEXTS, RANKS, SCALE = 40, 8, 7, 6, 30.0
 OPTIONS = ScoringOptions(logit_scale=SCALE)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from test_scoring import IMAGES, OPTIONS, RANKS, SCALE, TEXTS, WIDTH, evidence, score, unit, with_absent
 
-from csp_index import evidence as evidence_module
-from csp_index import scoring
 from csp_index.errors import LabelError
-from csp_index.evidence import label_share
+from csp_index.labelling import evidence as evidence_module
+from csp_index.labelling import scoring
+from csp_index.labelling.evidence import label_share
+from csp_index.labelling.scoring import METHODS
 from csp_index.records import ScoringOptions
-from csp_index.scoring import METHODS
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.25, 0.5, 0.75, 1.0])

@@ -13,8 +13,8 @@ import pytest
 from planted import CONCEPTS, PLANTED, serve_arrays, serve_planted
 from starlette.testclient import TestClient
 
+from csp_index.labelling.scoring import METHODS
 from csp_index.records import Method, NeuronKey
-from csp_index.scoring import METHODS
 from csp_index.service import ServiceSettings, make_app
 from csp_index.service.neurons import neuron_document
 from csp_index.service.question import WITH_GAMMA

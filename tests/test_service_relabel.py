@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from fakes import write_arrays, write_images
 
-from csp_index import gathering
-from csp_index.candidates import read_text_arrays
 from csp_index.errors import LabelError, MissingError, SettingError
 from csp_index.index import Index, NetworkSource, open_index
+from csp_index.labelling import gather
+from csp_index.labelling.candidates import read_text_arrays
 from csp_index.records import Label, NeuronKey
 from csp_index.service.config import ServiceSettings
 from csp_index.service.engine import Engine, LabelQuery
@@ -245,7 +245,7 @@ def test_sets_that_a_run_kept_are_read_back(index: Index, engine: Engine, monkey
     query = LabelQuery(neurons(0, 4), examples=7, gamma=0.35)
     wanted = expected(index, query)
     fresh = Engine(Snapshot(index.uri), ServiceSettings())
-    monkeypatch.setattr(gathering, "gather_examples", None)  # nothing is looked for anew
+    monkeypatch.setattr(gather, "gather_examples", None)  # nothing is looked for anew
     assert answered(fresh, query) == wanted
     for other in ({"examples": 31}, {"threshold": "quantile:0.3"}, {"contrast": "random"}, {"neighbours": 2}):
         with pytest.raises(TypeError):

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from csp_index import Index, open_index
-from csp_index.candidates import CandidateTexts
 from csp_index.errors import MissingError, StoreError
+from csp_index.labelling.candidates import CandidateTexts
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.layer_table import UNLABELLED
 from csp_index.service.snapshot import Held, Snapshot, without_folders

@@ -27,8 +27,8 @@ from fakes import write_arrays, write_images
 from starlette.testclient import TestClient
 
 from csp_index import Index, open_index
-from csp_index.candidates import CandidateTexts
 from csp_index.errors import BusyError, LabelError, QueryError, SettingError, StoreError
+from csp_index.labelling.candidates import CandidateTexts
 from csp_index.query import SqlLimits, run_sql
 from csp_index.reading import Reader
 from csp_index.service import sql

@@ -285,7 +285,7 @@ def test_reading_leaves_no_file_behind(tmp_path):
 READ_ONLY = """
     import os, sys
     from csp_index import open_index, CspIndexError
-    from csp_index.candidates import read_text_arrays
+    from csp_index.labelling.candidates import read_text_arrays
     folder, db = sys.argv[1:]
     paths = {name: f"{folder}/{name}.npy" for name in ("activations", "embeddings", "text_embeddings")}
     def told(do):

@@ -246,7 +246,7 @@ def test_layers_that_came_as_arrays_have_no_network_to_run_variants_through(tmp_
     paths = fakes.write_arrays(tmp_path)
     made = open_index(tmp_path / "db")
     made.import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"])
-    from csp_index.candidates import read_text_arrays
+    from csp_index.labelling.candidates import read_text_arrays
 
     texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
     with pytest.raises(LabelError, match="m/l came as arrays: choose nearest, falcon or random"):

@@ -13,7 +13,7 @@ import pytest
 
 from csp_index import NetworkSource, open_index
 from csp_index.errors import LabelError
-from csp_index.vocabularies import load_vocabulary, metadata_vocabulary
+from csp_index.labelling.vocabularies import load_vocabulary, metadata_vocabulary
 
 STRANGE = ["a/b\\c", "naïve café ☕", "字" * 200, "'; DROP TABLE labels", 'say "hi", twice', "x:y", "100%", "{}"]
 

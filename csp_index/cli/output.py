@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from csp_index.checking import CandidateChecks
+    from csp_index.labelling.candidate_check import CandidateChecks
     from csp_index.records import IndexSummary, Label
     from csp_index.records import Progress as Report
 

@@ -15,9 +15,9 @@ from csp_index.demo.stage1 import CaptionerReport, run_captioner
 from csp_index.demo.world import VOCABULARY
 from csp_index.errors import SettingError, one_line
 from csp_index.index import Index, NetworkSource, open_index
+from csp_index.labelling.scoring import METHODS
 from csp_index.records import Label
 from csp_index.results import Labels
-from csp_index.scoring import METHODS
 
 LAYER = f"cnn/{CONCEPT_LAYER}"
 KINDS = ("single", "pair")

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-from csp_index import scoring
-from csp_index.candidates import CandidateTexts
 from csp_index.contrast.planner import Derive, Means
 from csp_index.contrast.quality import ContrastQuality, quality_of
 from csp_index.contrast.selection import Subject, draw_pool
@@ -18,8 +16,10 @@ from csp_index.evaluation.perturbing import PERTURBATIONS, Copies, perturbed_cop
 from csp_index.evaluation.records import Metric
 from csp_index.evaluation.split import Split, draw_split
 from csp_index.evaluation.structure import lead
-from csp_index.label_rows import KEPT
-from csp_index.labels import NeuronScores, make_request, score_neurons
+from csp_index.labelling import scoring
+from csp_index.labelling.candidates import CandidateTexts
+from csp_index.labelling.label_store import KEPT
+from csp_index.labelling.labels import NeuronScores, make_request, score_neurons
 from csp_index.models.encoders import Encoder
 from csp_index.models.networks import Network
 from csp_index.ordering import leaders_of, mix

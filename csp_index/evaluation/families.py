@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.functional import normalize
 
-from csp_index.candidates import CandidateTexts
 from csp_index.contrast.examples import Examples
 from csp_index.contrast.planner import Derive
 from csp_index.contrast.selection import Subject, pool_tiles
@@ -36,7 +35,8 @@ from csp_index.evaluation.structure import (
     redundancy,
 )
 from csp_index.evaluation.truth import Truth, agreement
-from csp_index.evidence import bags, even
+from csp_index.labelling.candidates import CandidateTexts
+from csp_index.labelling.evidence import bags, even
 from csp_index.models.encoders import Encoder
 from csp_index.models.networks import Network
 from csp_index.records import DerivedKind, ExampleOptions

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageFilter
 
-from csp_index import scoring
 from csp_index.errors import EvaluationError
 from csp_index.images.decode import ImageFailure, read_images
-from csp_index.labels import NeuronScores
+from csp_index.labelling import scoring
+from csp_index.labelling.labels import NeuronScores
 from csp_index.models.encoders import Encoder
 from csp_index.models.networks import Network
 from csp_index.store import schema

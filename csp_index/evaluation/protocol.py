@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from csp_index import scoring
 from csp_index.contrast.embeddings import release
 from csp_index.contrast.examples import Examples, gather_examples
 from csp_index.contrast.planner import Means
@@ -36,7 +35,8 @@ from csp_index.evaluation.records import VALUES, Evaluation
 from csp_index.evaluation.split import Split, draw_split, keep_split, read_split, thinned
 from csp_index.evaluation.truth import Truth, read_truth
 from csp_index.images.sources import open_source
-from csp_index.labels import check_request, make_request
+from csp_index.labelling import scoring
+from csp_index.labelling.labels import check_request, make_request
 from csp_index.models.image_generators import ImageGenerator, load_generator
 from csp_index.records import ExampleOptions
 from csp_index.store import catalog, schema

@@ -128,8 +128,8 @@ class Engine:
 
     def _load(self) -> None:
         try:
-            from csp_index.candidates import read_text_arrays
             from csp_index.concurrency import one_thread
+            from csp_index.labelling.candidates import read_text_arrays
             from csp_index.service.loaded import Loaded
 
             texts = None if self._config.texts is None else read_text_arrays(*self._config.texts)

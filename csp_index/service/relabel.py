@@ -15,8 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from csp_index import scoring
-from csp_index.candidates import (
+from csp_index.contrast.examples import Examples
+from csp_index.contrast.planner import Means
+from csp_index.contrast.selection import Subject
+from csp_index.errors import BusyError, CspIndexError, LabelError, SettingError
+from csp_index.labelling import scoring
+from csp_index.labelling.candidates import (
     CandidateTexts,
     TextSpace,
     Vocabulary,
@@ -26,19 +30,15 @@ from csp_index.candidates import (
     template_key,
     vocabulary_texts,
 )
-from csp_index.confidence import Confidence
-from csp_index.contrast.examples import Examples
-from csp_index.contrast.planner import Means
-from csp_index.contrast.selection import Subject
-from csp_index.errors import BusyError, CspIndexError, LabelError, SettingError
-from csp_index.evidence import Evidence
-from csp_index.gathering import Gathered, dataset_share, gather, with_response, with_texts
-from csp_index.label_rows import KEPT, LabelRequest, notes_of
-from csp_index.labels import NeuronScores, make_request, score_evidence, states_of
+from csp_index.labelling.confidence import Confidence
+from csp_index.labelling.evidence import Evidence
+from csp_index.labelling.gather import Gathered, dataset_share, gather, with_response, with_texts
+from csp_index.labelling.label_store import KEPT, LabelRequest, notes_of
+from csp_index.labelling.labels import NeuronScores, make_request, score_evidence, states_of
+from csp_index.labelling.response import Response
 from csp_index.models.encoders import Encoder
 from csp_index.models.prompt_templates import TEMPLATE_SETS, templates
 from csp_index.records import ExamplePair, Label, LabelScore, LabelState, LayerKey, NeuronKey, rivals_of
-from csp_index.response import Response
 from csp_index.service.layer_table import finite
 from csp_index.service.question import LabelQuery
 from csp_index.service.snapshot import Held, Snapshot

@@ -15,11 +15,11 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
+from csp_index.labelling.vocabularies import BUILT_IN
 from csp_index.models.prompt_templates import TEMPLATE_SETS
 from csp_index.records import ExampleOptions, NeuronKey, ScoringOptions
 from csp_index.service.question import WITH_GAMMA
 from csp_index.store.catalog import sql_text
-from csp_index.vocabularies import BUILT_IN
 
 BASE = "http://127.0.0.1:8000"
 
@@ -110,7 +110,7 @@ def _python(query: _Query) -> str:
     head = [f"index = open_index({query.name!r})"]
     arguments = [f"method={query.method!r}"]
     if query.arrays:
-        lines.append("from csp_index.candidates import read_text_arrays")
+        lines.append("from csp_index.labelling.candidates import read_text_arrays")
         arguments.append("vocabulary=read_text_arrays({!r}, {!r})".format(*_ARRAYS))
     elif query.own_list:
         lines[0] = "from csp_index import Vocabulary, open_index"

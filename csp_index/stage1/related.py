@@ -16,14 +16,14 @@ import torch
 
 from csp_index.contrast.selection import Subject
 from csp_index.errors import ProposerError
-from csp_index.label_rows import LabelRequest, stored_vectors
-from csp_index.labels import concept_vectors
+from csp_index.labelling.label_store import LabelRequest, stored_vectors
+from csp_index.labelling.labels import concept_vectors
+from csp_index.labelling.vocabularies import clean_text
 from csp_index.ordering import leaders_of
 from csp_index.stage1.records import Answer
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
-from csp_index.vocabularies import clean_text
 
 _CONTROLS = ("random-contrast", "random-label")  # methods whose labels mean nothing
 _FALLBACK = "mean-centred"

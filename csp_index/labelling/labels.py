@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from csp_index import scoring
-from csp_index.candidates import CandidateTexts, Ownership
 from csp_index.concurrency import one_thread
-from csp_index.confidence import Confidence, bootstrap
 from csp_index.contrast.embeddings import release
 from csp_index.contrast.examples import Examples, activating_sets, settle_means
 from csp_index.contrast.planner import Means
 from csp_index.contrast.selection import Subject
 from csp_index.errors import LabelError, SettingError
-from csp_index.evidence import Evidence
-from csp_index.gathering import dataset_share, gather, with_response, with_texts
-from csp_index.label_rows import (
+from csp_index.labelling import scoring
+from csp_index.labelling.candidates import CandidateTexts, Ownership
+from csp_index.labelling.confidence import Confidence, bootstrap
+from csp_index.labelling.evidence import Evidence
+from csp_index.labelling.gather import dataset_share, gather, with_response, with_texts
+from csp_index.labelling.label_store import (
     KEPT,
     LabelRequest,
     Made,
@@ -34,9 +34,9 @@ from csp_index.label_rows import (
     read_labels,
     write_labels,
 )
+from csp_index.labelling.scoring import Scored
 from csp_index.ordering import leaders_of
 from csp_index.records import ExampleOptions, Label, ScoringOptions
-from csp_index.scoring import Scored
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.runs import record_run, settings_hash
 from csp_index.store.tables import Store

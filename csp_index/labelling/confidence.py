@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from csp_index.evidence import Evidence, pair_products
+from csp_index.labelling.evidence import Evidence, pair_products
+from csp_index.labelling.scoring import MethodRow, Terms, method, score
 from csp_index.ordering import mix
 from csp_index.records import ScoringOptions
-from csp_index.scoring import MethodRow, Terms, method, score
 
 _BLOCK_BYTES, _MOST = 8 * 2**20, 4  # of the resamples of a block, and its neurons
 _TOTALS_BYTES = 64 * 2**20

@@ -16,15 +16,15 @@ import torch
 from csp_index.array_files import load_array
 from csp_index.errors import LabelError, SourceError
 from csp_index.images.decode import decode
+from csp_index.labelling.vocabularies import Vocabulary as Vocabulary
+from csp_index.labelling.vocabularies import digest, text_lines
+from csp_index.labelling.vocabularies import load_vocabulary as load_vocabulary
+from csp_index.labelling.vocabularies import make_vocabulary as make_vocabulary
 from csp_index.models.encoders import Encoder
 from csp_index.models.prompt_templates import templates
 from csp_index.store import schema
 from csp_index.store.catalog import EncoderInfo, sql_text
 from csp_index.store.tables import Store
-from csp_index.vocabularies import Vocabulary as Vocabulary
-from csp_index.vocabularies import digest, text_lines
-from csp_index.vocabularies import load_vocabulary as load_vocabulary
-from csp_index.vocabularies import make_vocabulary as make_vocabulary
 
 _PROPOSED = "proposed"  # the name of vocabularies that hold what models said
 

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from csp_index import scoring
-from csp_index.confidence import Confidence
 from csp_index.contrast.examples import Examples
 from csp_index.contrast.quality import quality_of
 from csp_index.contrast.selection import Subject
 from csp_index.errors import LabelError
+from csp_index.labelling import scoring
+from csp_index.labelling.confidence import Confidence
 from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, LabelState, ScoringOptions, rivals_of
 from csp_index.store import catalog, schema
 from csp_index.store.tables import Store

@@ -16,10 +16,10 @@ from functools import cache, partial
 import torch
 from torch.nn.functional import log_softmax, normalize
 
-from csp_index import dissect
-from csp_index.dissect import dataset_share
 from csp_index.errors import CspIndexError, LabelError, one_line
-from csp_index.evidence import Evidence, bags, even, pair_products, weighted_rows
+from csp_index.labelling import clip_dissect
+from csp_index.labelling.clip_dissect import dataset_share
+from csp_index.labelling.evidence import Evidence, bags, even, pair_products, weighted_rows
 from csp_index.models.plugins import METHOD_GROUP, load_methods
 from csp_index.ordering import mix
 from csp_index.records import ContrastKind, ScoringOptions
@@ -191,7 +191,7 @@ def consensus(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
 
     odds = sum_i w_i L(t, p_i) - log mean_{n in C} exp L(t, n), C pooling the m = 50 nearest silent images of every
     activating one: `contrastive-pmi` with alpha 1, which sees the activating images and their neighbours. The other
-    three see all images (`csp_index.response`): where a regression of the response points, how the response goes with
+    three see all images (`csp_index.labelling.response`): where a regression of the response points, how the response goes with
     the label's share of an image, and how well a filter for the label finds the firing images. Precision is that of
     the 24 leaders of odds x linear x sqrt(agreement), which is the score where it is not known.
 
@@ -261,31 +261,31 @@ METHODS: dict[str, MethodRow] = {
     "mean-centred": MethodRow("weighted mean minus the dataset's mean", terms=mean_centred_terms, needs_mean=True),
     "clip-dissect": MethodRow(
         "softWPMI as published",
-        score=dissect.clip_dissect,
-        examples=dissect.SOFT_TOP,
-        background=lambda options: dissect.SOFT_SCALE if options.prior == "images" else None,
+        score=clip_dissect.clip_dissect,
+        examples=clip_dissect.SOFT_TOP,
+        background=lambda options: clip_dissect.SOFT_SCALE if options.prior == "images" else None,
         over_run=True,
         alone=True,
-        softmax=lambda options: dissect.SOFT_SCALE,
+        softmax=lambda options: clip_dissect.SOFT_SCALE,
     ),
     "clip-dissect-mean": MethodRow(
         "softmax(P/10) variant",
-        score=dissect.clip_dissect_mean,
-        background=lambda options: dissect.MEAN_SCALE,
+        score=clip_dissect.clip_dissect_mean,
+        background=lambda options: clip_dissect.MEAN_SCALE,
         alone=True,
-        softmax=lambda options: dissect.MEAN_SCALE,
+        softmax=lambda options: clip_dissect.MEAN_SCALE,
     ),
     "wpmi": MethodRow(
         "WPMI as published",
-        score=dissect.wpmi,
-        examples=dissect.HARD_TOP,
-        background=lambda options: dissect.HARD_SCALE if options.prior == "images" else None,
+        score=clip_dissect.wpmi,
+        examples=clip_dissect.HARD_TOP,
+        background=lambda options: clip_dissect.HARD_SCALE if options.prior == "images" else None,
         over_run=True,
         alone=True,
-        softmax=lambda options: dissect.HARD_SCALE,
+        softmax=lambda options: clip_dissect.HARD_SCALE,
     ),
     "rank-reorder": MethodRow(
-        "how well the label ranks the top images", score=dissect.rank_reorder, examples=100, alone=True
+        "how well the label ranks the top images", score=clip_dissect.rank_reorder, examples=100, alone=True
     ),
     "pmi": MethodRow(
         "softWPMI at the encoder's own logit scale", score=pmi, background=_scale, alone=True, softmax=_scale

@@ -6,18 +6,18 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from csp_index import scoring
-from csp_index.candidates import CandidateTexts, Ownership
 from csp_index.contrast.embeddings import vectors_of
 from csp_index.contrast.examples import Examples, gather_examples
 from csp_index.contrast.planner import Means
 from csp_index.contrast.selection import Subject, pool_embeddings, pool_pairs
 from csp_index.errors import LabelError
-from csp_index.evidence import Evidence, label_share
-from csp_index.label_rows import LabelRequest
+from csp_index.labelling import scoring
+from csp_index.labelling.candidates import CandidateTexts, Ownership
+from csp_index.labelling.evidence import Evidence, label_share
+from csp_index.labelling.label_store import LabelRequest
+from csp_index.labelling.response import LeaderRanks, ResponseSums
+from csp_index.labelling.scoring import MethodRow
 from csp_index.ordering import leaders_of
-from csp_index.response import LeaderRanks, ResponseSums
-from csp_index.scoring import MethodRow
 from csp_index.store.tables import Store
 
 _LEADERS = 24  # labels of a neuron whose order of the images is looked at

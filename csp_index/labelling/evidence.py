@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import embedding_bag
 
-from csp_index.response import Response
+from csp_index.labelling.response import Response
 
 BLOCK_BYTES = 256 * 2**20
 

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from csp_index.candidates import (
+from csp_index.errors import LabelError, SettingError
+from csp_index.labelling.candidates import (
     Candidates,
     CandidateTexts,
     Ownership,
@@ -30,11 +31,10 @@ from csp_index.candidates import (
     texts_key,
     vocabulary_texts,
 )
-from csp_index.errors import LabelError, SettingError
+from csp_index.labelling.vocabularies import clean_text
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.tables import Store
-from csp_index.vocabularies import clean_text
 
 VOCABULARY = "vocabulary"
 KINDS = ("vlm", "captioner", "neighbours")  # of what models and other neurons say

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from csp_index.errors import LabelError
-from csp_index.evidence import Evidence, neuron_blocks, weighted_rows
+from csp_index.labelling.evidence import Evidence, neuron_blocks, weighted_rows
 from csp_index.records import ScoringOptions
 
 SOFT_SCALE, SOFT_TOP = 10.0, 100  # the multiplier of P before the softmax, and the top images, of softWPMI
