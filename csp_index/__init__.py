@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from csp_index.evaluation.records import Evaluation
     from csp_index.index import Index, NetworkSource, open_index
     from csp_index.labelling.candidates import CandidateTexts, Vocabulary
+    from csp_index.query.results import Labels, SqlResult
     from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, LayerKey, NeuronKey, ScoringOptions
-    from csp_index.results import Labels, SqlResult
 
 __version__ = "0.1.0"
 __all__ = [
@@ -54,7 +54,7 @@ _HOMES = {
         "NeuronKey",
         "ScoringOptions",
     ),
-    "csp_index.results": ("Labels", "SqlResult"),
+    "csp_index.query.results": ("Labels", "SqlResult"),
 }
 
 

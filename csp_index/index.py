@@ -32,15 +32,15 @@ from csp_index.models.index_models import NetworkSource as NetworkSource
 from csp_index.models.networks import load_network
 from csp_index.models.prompt_templates import templates as template_texts
 from csp_index.models.weights import lasting, resolve_device
-from csp_index.reading import Reader
+from csp_index.query.reader import Reader
+from csp_index.query.results import Labels, SqlResult
+from csp_index.query.sql_views import NeuronView, neuron_card, neuron_view
 from csp_index.records import IndexSummary, Label, LabelScore, LayerKey, NeuronKey, OptimizeSummary, Progress
-from csp_index.results import Labels, SqlResult
 from csp_index.store import catalog
 from csp_index.store.addresses import parse_neurons as parse_neurons
 from csp_index.store.addresses import resolve
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.connect import check_creatable, create_store, is_index, open_store
-from csp_index.views import NeuronView, neuron_card, neuron_view
 
 if TYPE_CHECKING:  # what judges labels loads SciPy and matplotlib, and labelling does not wait for them
     from csp_index.evaluation.options import EvaluationOptions

@@ -145,7 +145,7 @@ def test_warnings_are_one_plain_line():
 def test_a_command_leaves_logging_as_it_was(run, world, caplog, monkeypatch):
     before = list(logging.getLogger().handlers)
     heard = logging.getLogger("csp_index.some").warning
-    monkeypatch.setattr("csp_index.reading.Reader.status", lambda self: heard("far away") or {})
+    monkeypatch.setattr("csp_index.query.reader.Reader.status", lambda self: heard("far away") or {})
     said = run("status", world / "db", "--json")
     assert said.err == "Warning: far away\n" and "far away" in caplog.text
     assert logging.getLogger().handlers == before

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from csp_index.errors import LabelError, QueryError
-from csp_index.query import SqlLimits, SqlResult, run_sql, write_result
+from csp_index.query.sql import SqlLimits, SqlResult, run_sql, write_result
 
 N, D = 200, 8
 JPEG = b"\xff\xd8\xff\xe0 not really"
@@ -373,7 +373,7 @@ def test_parquet_to_a_file_and_to_a_pipe(tmp_path: Path, capfdbinary: pytest.Cap
     assert stored.schema.equals(result.table.schema) and str(stored.to_pylist()) == str(result.table.to_pylist())
     with capfdbinary.disabled():
         code = (
-            "from csp_index.query import run_sql, write_result\n"
+            "from csp_index.query.sql import run_sql, write_result\n"
             "write_result(run_sql({}, 'SELECT 42 AS answer'), 'parquet')"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

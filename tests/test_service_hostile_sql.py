@@ -14,8 +14,8 @@ from hostile_sql import HOSTILE, Hostile
 
 from csp_index import open_index
 from csp_index.errors import CspIndexError, QueryError
-from csp_index.query import SqlLimits
-from csp_index.reading import Reader
+from csp_index.query.reader import Reader
+from csp_index.query.sql import SqlLimits
 from csp_index.service import sql
 from csp_index.service.config import ServiceSettings
 from csp_index.service.sql import SqlAnswer, SqlRunner, write_rows

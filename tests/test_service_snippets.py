@@ -22,7 +22,7 @@ from test_scoring import evidence, score
 from csp_index import Index, Label, open_index
 from csp_index.labelling.candidates import read_text_arrays
 from csp_index.labelling.scoring import METHODS
-from csp_index.reading import Reader
+from csp_index.query.reader import Reader
 from csp_index.records import NeuronKey, ScoringOptions
 from csp_index.service import make_app
 from csp_index.service.neurons import neuron_document

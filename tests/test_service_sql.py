@@ -29,8 +29,8 @@ from starlette.testclient import TestClient
 from csp_index import Index, open_index
 from csp_index.errors import BusyError, LabelError, QueryError, SettingError, StoreError
 from csp_index.labelling.candidates import CandidateTexts
-from csp_index.query import SqlLimits, run_sql
-from csp_index.reading import Reader
+from csp_index.query.reader import Reader
+from csp_index.query.sql import SqlLimits, run_sql
 from csp_index.service import sql
 from csp_index.service.app import make_app
 from csp_index.service.config import ServiceSettings
@@ -121,7 +121,7 @@ def test_no_process_is_left_once_it_is_closed(runner):
 
 def test_activations_are_read_without_torch(index):
     code = (
-        "import sys; from csp_index.reading import Reader; values = Reader(sys.argv[1]).activations(sys.argv[2]); "
+        "import sys; from csp_index.query.reader import Reader; values = Reader(sys.argv[1]).activations(sys.argv[2]); "
         "assert 'torch' not in sys.modules; print(values.dtype, len(values), values.sum())"
     )
     said = subprocess.run(

@@ -171,7 +171,7 @@ def search(db: str, text: str | None, as_json: bool, **options: Any) -> None:
     csp-index search birds.db --image zebra.jpg --layer resnet50/layer4
     """
     from csp_index.index import open_index
-    from csp_index.results import write_result
+    from csp_index.query.results import write_result
 
     if (text is None) == (options["image"] is None):
         raise click.UsageError("give a TEXT or --image, one of them")
@@ -202,8 +202,8 @@ def sql(db: str, statement: str, kind: Any, out: str | None, as_json: bool) -> N
     csp-index sql birds.db "SELECT address, text FROM labels WHERE rank = 0 AND text LIKE '%striped%'"
     csp-index sql birds.db "SELECT * FROM activations('resnet50/layer4/77') ORDER BY activation DESC LIMIT 5"
     """
-    from csp_index.reading import Reader
-    from csp_index.results import write_result
+    from csp_index.query.reader import Reader
+    from csp_index.query.results import write_result
 
     write_result(Reader(db).sql(statement), "json" if as_json else kind, out)
 
@@ -229,8 +229,8 @@ def export(db: str, kind: Any, out: str | None, as_json: bool, **options: Any) -
     \b
     csp-index export birds.db --layer resnet50/layer4 --format parquet --out labels.parquet
     """
-    from csp_index.reading import Reader
-    from csp_index.results import write_result
+    from csp_index.query.reader import Reader
+    from csp_index.query.results import write_result
 
     write_result(
         Reader(db).labels(options["layer"], method=options["method"], top=options["top"]),
@@ -249,7 +249,7 @@ def status(db: str, as_json: bool) -> None:
     csp-index status birds.db
     """
     from csp_index.cli.showing import say_status
-    from csp_index.reading import Reader
+    from csp_index.query.reader import Reader
 
     found = Reader(db).status()
     if as_json:

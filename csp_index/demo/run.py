@@ -16,8 +16,8 @@ from csp_index.demo.world import VOCABULARY
 from csp_index.errors import SettingError, one_line
 from csp_index.index import Index, NetworkSource, open_index
 from csp_index.labelling.scoring import METHODS
+from csp_index.query.results import Labels
 from csp_index.records import Label
-from csp_index.results import Labels
 
 LAYER = f"cnn/{CONCEPT_LAYER}"
 KINDS = ("single", "pair")

@@ -37,7 +37,7 @@ from csp_index.service.sql import SqlRunner
 from csp_index.service.wire import Fault
 
 if TYPE_CHECKING:
-    from csp_index.reading import Reader
+    from csp_index.query.reader import Reader
 
 _NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,

@@ -17,6 +17,7 @@ import numpy as np
 import csp_index
 from csp_index.contrast.quality import quality_of_pairs
 from csp_index.errors import MissingError
+from csp_index.query.sql_views import STATISTICS, told_if_stale
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
 from csp_index.service.facets import directions, facets_of, name_facets
 from csp_index.service.layer_table import LayerTable, finite
@@ -24,7 +25,6 @@ from csp_index.service.question import WITH_GAMMA, Concepts
 from csp_index.service.snapshot import Snapshot, without_folders
 from csp_index.store import catalog, schema
 from csp_index.store.activations import fetch_tiles
-from csp_index.views import STATISTICS, told_if_stale
 
 THRESHOLDS: Final = ("mean", "quantile:0.25", "quantile:0.5", "quantile:0.75", "quantile:0.9", "max:0.1", "max:0.5")
 """Low-activation thresholds a page offers; `ExampleOptions.threshold` takes more."""

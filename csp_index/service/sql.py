@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from csp_index import errors, settings
 from csp_index.errors import BusyError, CspIndexError, QueryError, SettingError
-from csp_index.results import SqlResult, encode_result
+from csp_index.query.results import SqlResult, encode_result
 from csp_index.service import sql_child
 from csp_index.service.config import ServiceSettings
 from csp_index.service.sql_child import IDLE_SECONDS, MARGIN_BYTES, STATEMENT_BYTES, Order

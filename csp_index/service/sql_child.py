@@ -22,8 +22,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from csp_index.errors import CspIndexError, QueryError, one_line
-from csp_index.query import SqlLimits
-from csp_index.reading import Reader
+from csp_index.query.reader import Reader
+from csp_index.query.sql import SqlLimits
 from csp_index.store.connect import open_snapshot
 from csp_index.store.tables import Store
 

@@ -23,7 +23,7 @@ import pyarrow.dataset
 from duckdb.func import ARROW
 
 from csp_index.errors import CspIndexError, QueryError
-from csp_index.results import ResultFormat, SqlResult, write_result
+from csp_index.query.results import ResultFormat, SqlResult, write_result
 
 __all__ = ["ReadActivations", "ResultFormat", "SqlLimits", "SqlResult", "run_sql", "write_result"]
 

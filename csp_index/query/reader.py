@@ -12,16 +12,16 @@ import numpy as np
 import pyarrow as pa
 
 from csp_index import settings
-from csp_index.query import SqlLimits, run_sql
+from csp_index.query.results import SqlResult
+from csp_index.query.sql import SqlLimits, run_sql
+from csp_index.query.sql_views import newest_labels, sql_views
+from csp_index.query.status import describe
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.results import SqlResult
-from csp_index.status import describe
 from csp_index.store import catalog
 from csp_index.store.activations import activations_of
 from csp_index.store.addresses import check_numbers
 from csp_index.store.connect import find_store, open_store
 from csp_index.store.tables import Store
-from csp_index.views import newest_labels, sql_views
 
 
 class Reader:

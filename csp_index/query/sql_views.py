@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from csp_index.contrast.quality import ContrastQuality, quality_of_pairs
 from csp_index.images.decode import ImageRead, read_images, thumbnail
-from csp_index.plots import CardData, CardPair, draw_card
+from csp_index.query.card import CardData, CardPair, draw_card
 from csp_index.records import ExamplePair, Label
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo
