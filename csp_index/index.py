@@ -125,7 +125,7 @@ class Index(Reader):
         return add_images(self.store, None, [], [studied], dtype=dtype, progress=progress)
 
     def import_arrays(self, activations: str | Path, layer: str, **options: Any) -> IndexSummary:
-        """Add a layer from arrays made elsewhere: see `csp_index.indexing.import_arrays.import_arrays` for the options."""
+        """Add a layer from arrays made elsewhere, by the options of `csp_index.indexing.import_arrays`."""
         check_creatable(self.uri)
         if not options.get("embeddings") and not is_index(self.uri):
             raise ArrayError("a new index needs embeddings beside activations: give --embeddings")
@@ -336,7 +336,7 @@ class Index(Reader):
         return neuron_card(self.store, label, self.activations(str(label.neuron)), path)
 
     def optimize(self, **options: Any) -> OptimizeSummary:
-        """Build the vector indexes and compact the tables: see `csp_index.contrast.vector_index.optimize` for the options."""
+        """Build vector indexes and compact the tables, by the options of `csp_index.contrast.vector_index.optimize`."""
         from csp_index.contrast.vector_index import optimize
 
         return optimize(self.store, **options)

@@ -1,6 +1,6 @@
 """The scoring methods that `search_methods.py` compares: functions of what a method sees of a world, to scores [M, C].
 
-Symbols as in `csp_index.labelling.scoring`: L(t, x) = log softmax over the labels of scale T(t).e(x), P = exp L; p_i are the 30
+Symbols as in `labelling.scoring`: L(t, x) = log softmax over the labels of scale T(t).e(x), P = exp L; p_i are the 30
 images of highest activation with weights w_i in proportion to it; N_m pools the m nearest silent images of each.
 """
 

@@ -273,7 +273,10 @@ def test_template_sets(tmp_path: Path) -> None:
 
 
 def test_importing_the_module_does_not_import_the_libraries() -> None:
-    code = "import sys, csp_index.models.encoders; print([m for m in ('open_clip', 'transformers', 'timm') if m in sys.modules])"
+    code = (
+        "import sys, csp_index.models.encoders; "
+        "print([m for m in ('open_clip', 'transformers', 'timm') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -191,7 +191,7 @@ def consensus(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
 
     odds = sum_i w_i L(t, p_i) - log mean_{n in C} exp L(t, n), C pooling the m = 50 nearest silent images of every
     activating one: `contrastive-pmi` with alpha 1, which sees the activating images and their neighbours. The other
-    three see all images (`csp_index.labelling.response`): where a regression of the response points, how the response goes with
+    three see all images (`labelling.response`): where a regression of the response points, how the response goes with
     the label's share of an image, and how well a filter for the label finds the firing images. Precision is that of
     the 24 leaders of odds x linear x sqrt(agreement), which is the score where it is not known.
 

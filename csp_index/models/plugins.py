@@ -1,6 +1,6 @@
 """Code that comes from outside: plugins and ``python:`` factories.
 
-A package that offers an entry point in the group ``csp_index.models.plugins`` is imported once before the first model is
+A package that offers an entry point in the group ``csp_index.plugins`` is imported once before the first model is
 loaded; that is the place to register an architecture with timm or open_clip. One in the group ``csp_index.methods``
 is a scoring method: its name is the method's, its value a ``MethodRow`` or a function of evidence and options.
 """
@@ -16,7 +16,7 @@ from types import ModuleType
 
 from csp_index.errors import CspIndexError, one_line
 
-GROUP = "csp_index.models.plugins"
+GROUP = "csp_index.plugins"
 METHOD_GROUP = "csp_index.methods"
 
 
