@@ -47,8 +47,8 @@ if TYPE_CHECKING:  # what judges labels loads SciPy and matplotlib, and labellin
     from csp_index.evaluation.records import Evaluation
     from csp_index.evaluation.sanity import SanityReport
     from csp_index.labelling.candidate_check import CandidateChecks
-    from csp_index.stage1.proposing import ProposeSummary
-    from csp_index.stage1.records import CandidateKind, Proposer
+    from csp_index.proposers.propose import ProposeSummary
+    from csp_index.proposers.proposer import CandidateKind, Proposer
 
 
 class Index(Reader):
@@ -193,9 +193,9 @@ class Index(Reader):
         `vlm` is `openai:BASE_URL` (with `model`), `transformers:ID_OR_DIR`, `python:package.module:factory` or a
         Proposer; `captioner` is the same but for the first; `neighbours` takes the labels of similar neurons of other
         layers. What was answered is not asked `again`. `positive_only` shows no contrastive images; `options` are those
-        of `csp_index.stage1.proposing.read_options`.
+        of `csp_index.proposers.propose.read_options`.
         """
-        from csp_index.stage1.proposing import Asking, propose_all, read_options
+        from csp_index.proposers.propose import Asking, propose_all, read_options
 
         source = catalog.encoder(self.store, encoder)
         subjects = [Subject(source, *found) for found in self.resolve(neurons)]

@@ -142,10 +142,10 @@ def command(db: Path, url: str) -> list[str]:
 def measure_speed(db: Path) -> None:
     """Print how long asking takes, without start-up and the search for contrastive images."""
     from csp_index import open_index
-    from csp_index.stage1 import proposing
+    from csp_index.proposers import propose
 
     gathering: list[float] = []
-    gather = proposing.gather_examples
+    gather = propose.gather_examples
 
     def timed(*given: Any, **more: Any) -> Any:
         started = time.monotonic()
@@ -153,7 +153,7 @@ def measure_speed(db: Path) -> None:
         gathering.append(time.monotonic() - started)
         return found
 
-    proposing.gather_examples = timed
+    propose.gather_examples = timed
     try:
         with endpoint() as server:
             (found,) = open_index(db).propose(
@@ -161,7 +161,7 @@ def measure_speed(db: Path) -> None:
             )
             told = server.told().values()
     finally:
-        proposing.gather_examples = gather
+        propose.gather_examples = gather
     asking = found.seconds - sum(gathering)
     window = max(last for _, _, last in told) - min(first for _, first, _ in told)
     print(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from PIL import Image
 
+from csp_index.proposers.grids import Layout
+from csp_index.proposers.openai_endpoint import RemoteModel, RemoteOptions
+from csp_index.proposers.prompts import PROMPTS
+from csp_index.proposers.proposer import Answer, Question
 from csp_index.records import NeuronKey
-from csp_index.stage1.grids import Layout
-from csp_index.stage1.prompts import PROMPTS
-from csp_index.stage1.records import Answer, Question
-from csp_index.stage1.remote import RemoteModel, RemoteOptions
 from tests.vlm_server import Server, colour_of
 
 GOOD = '["red star", "star"]'

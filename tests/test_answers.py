@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from csp_index.errors import StoreError
+from csp_index.proposers import answer_store
+from csp_index.proposers.answer_store import JOURNAL, AnswerWriter, Journal, Known, Origin, known_answers, take_over
+from csp_index.proposers.proposer import Answer
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.stage1 import answers
-from csp_index.stage1.answers import JOURNAL, AnswerWriter, Journal, Known, Origin, known_answers, take_over
-from csp_index.stage1.records import Answer
 from csp_index.store import schema
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.connect import create_store
@@ -129,7 +129,7 @@ def leave(store: Store, *found: Answer, run: str = "run1") -> Path:
     """Write a journal as a killed run leaves it."""
     journal = Journal.of(store)
     for answer in found:
-        journal.add(answers._row(answers._kept(answer), origin(run), (0, 0, 0, 0.0)))
+        journal.add(answer_store._row(answer_store._kept(answer), origin(run), (0, 0, 0, 0.0)))
     journal._open = 1  # what was killed removes nothing
     journal.close()
     return Path(store.address) / JOURNAL
@@ -156,8 +156,8 @@ def test_lines_that_were_committed_before_the_kill_are_not_doubled(store):
 
 def test_candidates_without_their_answer_are_written_anew(store):
     """A kill between the two tables leaves candidates alone; the journal still has their answer."""
-    rows = [answers._row(answers._kept(said(1, "star", "dot")), origin(), (0, 0, 0, 0.0))]
-    store.append(schema.CANDIDATES, answers._candidates(rows))
+    rows = [answer_store._row(answer_store._kept(said(1, "star", "dot")), origin(), (0, 0, 0, 0.0))]
+    store.append(schema.CANDIDATES, answer_store._candidates(rows))
     leave(store, said(1, "star", "dot"))
     with store.write_lock():
         take_over(store)

@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw
 
 from csp_index.errors import ProposerError, SettingError
 from csp_index.models.weights import hash_weights
+from csp_index.proposers import captioner as module
+from csp_index.proposers.captioner import Captioner
+from csp_index.proposers.proposer import Answer, Question
 from csp_index.records import NeuronKey
-from csp_index.stage1 import captioner as module
-from csp_index.stage1.captioner import Captioner
-from csp_index.stage1.records import Answer, Question
 from tests import tiny_models, tiny_vlms
 
 SIDE = tiny_models.IMAGE_SIZE

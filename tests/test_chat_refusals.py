@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from csp_index.errors import ProposerError
-from csp_index.stage1.chat import ChatModel
+from csp_index.proposers.transformers_vlm import ChatModel
 from tests import tiny_vlms
 
 

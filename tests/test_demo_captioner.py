@@ -18,8 +18,8 @@ from csp_index.demo.run import DemoReport
 from csp_index.demo.stage1 import ARMS, SCORED_BY, Arm, CaptionerReport, Gain, Said, concept_said
 from csp_index.demo.world import ATTRIBUTES, VOCABULARY, Scene, random_scene, render
 from csp_index.models.plugins import load_plugins
-from csp_index.stage1.captioner import Captioner
-from csp_index.stage1.phrases import phrases
+from csp_index.proposers.captioner import Captioner
+from csp_index.proposers.phrases import phrases
 
 KNOWN = [neuron.concept for neuron in PLANTED if neuron.concept]
 SINGLES, PAIRS = 15, 20

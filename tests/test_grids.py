@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from csp_index.errors import ProposerError
+from csp_index.proposers.grids import Layout, grid, pictures, told
+from csp_index.proposers.prompts import PROMPTS
+from csp_index.proposers.proposer import Question
 from csp_index.records import NeuronKey
-from csp_index.stage1.grids import Layout, grid, pictures, told
-from csp_index.stage1.prompts import PROMPTS
-from csp_index.stage1.records import Question
 
 RED, GREEN, BLUE, GREY, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128), (255, 255, 255)
 SMALL = Layout(cell=32)  # gaps of 2 px

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from csp_index.errors import ProposerError, SettingError
+from csp_index.proposers.grids import Layout
+from csp_index.proposers.local_vlm import LocalModel
+from csp_index.proposers.prompts import Prompt
+from csp_index.proposers.proposer import Answer, Question
+from csp_index.proposers.transformers_vlm import ChatModel, Message, Reply
 from csp_index.records import NeuronKey
-from csp_index.stage1.chat import ChatModel, Message, Reply
-from csp_index.stage1.grids import Layout
-from csp_index.stage1.local import LocalModel
-from csp_index.stage1.prompts import Prompt
-from csp_index.stage1.records import Answer, Question
 from tests import tiny_vlms
 
 PROMPT = Prompt("short", "{examples} beside {contrasts}: name it", "{examples}: name it")

@@ -20,7 +20,7 @@ from moto.core.responses import ActionAuthenticatorMixin
 
 from csp_index import NetworkSource, open_index
 from csp_index.errors import StoreError
-from csp_index.stage1.answers import JOURNAL
+from csp_index.proposers.answer_store import JOURNAL
 from csp_index.store import schema
 from csp_index.store.connect import check_creatable, create_store, find_store, open_store
 from csp_index.store.locations import BucketPlace

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csp_index.stage1.phrases import MOST_WORDS, contrast_phrases, phrases
+from csp_index.proposers.phrases import MOST_WORDS, contrast_phrases, phrases
 
 # Caption -> phrases that must be there, and words that must not be phrases of their own.
 CAPTIONS = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from csp_index.errors import ProposerError
 from csp_index.labelling.candidates import make_vocabulary
-from csp_index.stage1.prompts import PROMPTS, Prompt, load_prompt, parse_answer, prompt_hash, read_answer
+from csp_index.proposers.prompts import PROMPTS, Prompt, load_prompt, parse_answer, prompt_hash, read_answer
 
 WORD = st.text(st.characters(categories=("Ll", "Lu", "Lo", "Nd")), min_size=1, max_size=12)
 CONCEPT = st.lists(WORD, min_size=1, max_size=4).map(" ".join).filter(lambda text: not _refuses(text))

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from csp_index.errors import ProposerError, SettingError
-from csp_index.stage1.loading import ProposerOptions, load_proposer
-from csp_index.stage1.proposing import read_options
+from csp_index.proposers.propose import read_options
+from csp_index.proposers.registry import ProposerOptions, load_proposer
 
 
 def test_a_name_that_is_no_proposer_is_refused():

@@ -18,10 +18,10 @@ from csp_index import CandidateTexts, Index, NetworkSource, NeuronKey, open_inde
 from csp_index.errors import ProposerError
 from csp_index.images.decode import decode, read_images
 from csp_index.labelling.candidate_mix import read_proposals
+from csp_index.proposers.pictures import Pictures
+from csp_index.proposers.proposer import Answer, Question
+from csp_index.proposers.questions import Questions
 from csp_index.records import LayerKey
-from csp_index.stage1.pictures import Pictures
-from csp_index.stage1.questions import Questions
-from csp_index.stage1.records import Answer, Question
 from csp_index.store import catalog, schema
 
 LAYER = "m/l"
@@ -350,7 +350,7 @@ def test_neurons_whose_pictures_cannot_be_had_are_failures(tmp_path):
 
 
 def test_pictures_are_held_for_the_next_question(index, monkeypatch):
-    from csp_index.stage1 import pictures
+    from csp_index.proposers import pictures
     from csp_index.store import catalog
 
     reads: list[str] = []

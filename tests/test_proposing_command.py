@@ -18,7 +18,7 @@ from test_proposing import LAYER, Fails, Namer, build
 
 from csp_index import Index, NetworkSource, open_index
 from csp_index.errors import LabelError
-from csp_index.stage1.answers import JOURNAL
+from csp_index.proposers.answer_store import JOURNAL
 from tests import tiny_vlms
 from tests.vlm_server import Asked, Say, chat, serving
 

@@ -15,8 +15,8 @@ from csp_index.contrast.selection import Subject
 from csp_index.errors import ProposerError
 from csp_index.labelling.label_store import LabelRequest, stored_vectors
 from csp_index.labelling.labels import concept_vectors
+from csp_index.proposers.similar_neurons import related_answers, related_revision
 from csp_index.records import LayerKey
-from csp_index.stage1.related import related_answers, related_revision
 from csp_index.store import catalog
 
 WORDS = ["red", "green", "blue", "dark", "striped", "round", "flat"]

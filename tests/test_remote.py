@@ -13,11 +13,11 @@ from remote_model import GOOD, ask, changed, model, question
 
 from csp_index import settings
 from csp_index.errors import ProposerError
+from csp_index.proposers import chat_messages, http_client
+from csp_index.proposers.grids import Layout
+from csp_index.proposers.prompts import PROMPTS
+from csp_index.proposers.proposer import Answer, Question
 from csp_index.records import NeuronKey
-from csp_index.stage1 import connection, endpoint
-from csp_index.stage1.grids import Layout
-from csp_index.stage1.prompts import PROMPTS
-from csp_index.stage1.records import Answer, Question
 from tests.vlm_server import Asked, Say, chat, error, serving, wait_for
 
 
@@ -152,8 +152,8 @@ def test_an_endpoint_that_wants_a_long_pause_ends_the_run() -> None:
 
 
 def test_retry_after_that_says_nothing_is_left_out() -> None:
-    assert [connection._seconds(text) for text in ("", "soon", "nan", "inf", "-5")] == [0.0] * 5
-    assert connection._seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+    assert [http_client._seconds(text) for text in ("", "soon", "nan", "inf", "-5")] == [0.0] * 5
+    assert http_client._seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
 
 
 def test_a_slow_answer_times_out_and_is_tried_again() -> None:
@@ -327,7 +327,7 @@ def test_no_questions_are_no_answers() -> None:
 
 
 def test_an_endless_answer_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_LARGEST", 10_000)
+    monkeypatch.setattr(http_client, "_LARGEST", 10_000)
     with serving(lambda asked: chat("x" * 20_000 if asked.neuron else GOOD)) as server:
         found = ask(server, 9)  # more of them in a row than an endpoint may lose that is given up
     assert [found[i].state for i in range(9)] == ["answered", *["failed"] * 8]
@@ -353,6 +353,6 @@ def test_servers_put_their_words_in_several_places() -> None:
         b"<html><b>a</b> b</html>",
         b"a b",
     ]
-    assert {endpoint.server_words(body) for body in bodies} == {"a b"}
-    assert endpoint.server_words(b"") == "no words"
-    assert len(endpoint.server_words(b"x" * 1000)) == 300
+    assert {chat_messages.server_words(body) for body in bodies} == {"a b"}
+    assert chat_messages.server_words(b"") == "no words"
+    assert len(chat_messages.server_words(b"x" * 1000)) == 300

@@ -10,10 +10,10 @@ import pytest
 from remote_model import GOOD, QUICK, SMALL, ask, changed, model, question
 
 from csp_index.errors import ProposerError, SettingError
-from csp_index.stage1 import connection
-from csp_index.stage1.prompts import PROMPTS
-from csp_index.stage1.records import Answer
-from csp_index.stage1.remote import RemoteModel, RemoteOptions
+from csp_index.proposers import http_client
+from csp_index.proposers.openai_endpoint import RemoteModel, RemoteOptions
+from csp_index.proposers.prompts import PROMPTS
+from csp_index.proposers.proposer import Answer
 from tests.vlm_server import Asked, Say, chat, error, serving
 
 
@@ -115,7 +115,7 @@ def test_the_key_is_sent_and_stands_nowhere_else(monkeypatch: pytest.MonkeyPatch
         assert {asked.headers["Authorization"] for asked in server.asked} == {f"Bearer {key}"}
         assert server.listed[0]["Authorization"] == f"Bearer {key}"
     seen += [vars(asking), repr(asking.address), asking.name, asking.prompt, asking.revision, asking.served]
-    seen += ["".join(traceback.format_exception(raised.value)), caplog.text, connection._read_key("MY_KEY")]
+    seen += ["".join(traceback.format_exception(raised.value)), caplog.text, http_client._read_key("MY_KEY")]
     assert len([answer for answer in seen if isinstance(answer, Answer)]) == 3
     assert key not in "".join(map(repr, seen))
     assert seen[0].texts == ("***",) or seen[0].state == "unparsed"  # blotted out

@@ -13,7 +13,7 @@ from csp_index.cli.output import progress, say_json
 from csp_index.errors import CspIndexError
 
 if TYPE_CHECKING:
-    from csp_index.stage1.proposing import ProposeSummary
+    from csp_index.proposers.propose import ProposeSummary
 
 
 @click.command()

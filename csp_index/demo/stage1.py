@@ -21,8 +21,8 @@ from csp_index.demo.network import CAPTIONER_FOLDER, PLANTED, PlantedNeuron
 from csp_index.demo.world import ATTRIBUTES, concept_of, concept_text
 from csp_index.evaluation.intervals import mean_interval
 from csp_index.index import Index
+from csp_index.proposers.registry import load_proposer
 from csp_index.query.results import Labels
-from csp_index.stage1.loading import load_proposer
 from csp_index.store import schema
 from csp_index.store.catalog import sql_text
 

@@ -30,9 +30,9 @@ from PIL import Image
 from csp_index import settings
 from csp_index.errors import ProposerError, SettingError, one_line
 from csp_index.models.weights import hash_weights, lasting, local_directory, put, resolve_device
+from csp_index.proposers.phrases import contrast_phrases
+from csp_index.proposers.proposer import Answer, CandidateKind, Question
 from csp_index.records import NeuronKey
-from csp_index.stage1.phrases import contrast_phrases
-from csp_index.stage1.records import Answer, CandidateKind, Question
 
 _KEPT_CAPTIONS: Final = 100_000  # of pictures seen in a run: some 10 MB
 

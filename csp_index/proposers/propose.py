@@ -19,14 +19,14 @@ from csp_index.contrast.examples import gather_examples
 from csp_index.contrast.planner import Means
 from csp_index.contrast.selection import Subject
 from csp_index.errors import CspIndexError, ProposerError, SettingError, one_line
+from csp_index.proposers.answer_store import AnswerWriter, Known, Origin, known_answers, renew, superseded, take_over
+from csp_index.proposers.grids import Layout
+from csp_index.proposers.prompts import prompt_hash
+from csp_index.proposers.proposer import Answer, AnswerState, CandidateKind, Proposer, Question
+from csp_index.proposers.questions import Questions
+from csp_index.proposers.registry import ProposerOptions, check_proposer, load_proposer
+from csp_index.proposers.similar_neurons import related_answers, related_revision
 from csp_index.records import ExampleOptions, Progress
-from csp_index.stage1.answers import AnswerWriter, Known, Origin, known_answers, renew, superseded, take_over
-from csp_index.stage1.grids import Layout
-from csp_index.stage1.loading import ProposerOptions, check_proposer, load_proposer
-from csp_index.stage1.prompts import prompt_hash
-from csp_index.stage1.questions import Questions
-from csp_index.stage1.records import Answer, AnswerState, CandidateKind, Proposer, Question
-from csp_index.stage1.related import related_answers, related_revision
 from csp_index.store.runs import Run, record_run, settings_hash
 from csp_index.store.tables import Store
 

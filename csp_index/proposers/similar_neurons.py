@@ -20,7 +20,7 @@ from csp_index.labelling.label_store import LabelRequest, stored_vectors
 from csp_index.labelling.labels import concept_vectors
 from csp_index.labelling.vocabularies import clean_text
 from csp_index.ordering import leaders_of
-from csp_index.stage1.records import Answer
+from csp_index.proposers.proposer import Answer
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store

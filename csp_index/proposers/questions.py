@@ -12,9 +12,9 @@ import numpy as np
 from csp_index import settings
 from csp_index.contrast.examples import Examples
 from csp_index.contrast.selection import Subject
+from csp_index.proposers.pictures import Pictures
+from csp_index.proposers.proposer import Answer, Question
 from csp_index.records import NeuronKey
-from csp_index.stage1.pictures import Pictures
-from csp_index.stage1.records import Answer, Question
 from csp_index.store.tables import Store
 
 Sets = tuple[list[int], list[int]]  # ids of activating and of contrastive images

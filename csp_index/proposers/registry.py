@@ -10,9 +10,9 @@ from typing import Any, get_args
 
 from csp_index.errors import ProposerError
 from csp_index.models.plugins import call_factory, load_plugins
-from csp_index.stage1.grids import Layout
-from csp_index.stage1.prompts import load_prompt
-from csp_index.stage1.records import CandidateKind, Proposer
+from csp_index.proposers.grids import Layout
+from csp_index.proposers.prompts import load_prompt
+from csp_index.proposers.proposer import CandidateKind, Proposer
 
 _NAMES = {
     "vlm": "openai:BASE_URL, transformers:ORG/NAME, transformers:/local/directory or python:package.module:factory",
@@ -67,7 +67,7 @@ def check_proposer(made: object, kind: CandidateKind, spec: str) -> Proposer:
 
 
 def _remote(base_url: str, options: ProposerOptions) -> Proposer:
-    from csp_index.stage1.remote import RemoteModel, RemoteOptions
+    from csp_index.proposers.openai_endpoint import RemoteModel, RemoteOptions
 
     if not options.model:
         raise ProposerError(f"openai:{base_url} serves models by name: name one (--vlm-model NAME)")
@@ -77,14 +77,14 @@ def _remote(base_url: str, options: ProposerOptions) -> Proposer:
 
 
 def _local(spec: str, options: ProposerOptions) -> Proposer:
-    from csp_index.stage1.local import LocalModel
+    from csp_index.proposers.local_vlm import LocalModel
 
     given = _given(options, "concepts", "words", "device", "new_tokens")
     return LocalModel(spec, load_prompt(options.prompt), options.layout, **given)
 
 
 def _captioner(spec: str, options: ProposerOptions) -> Proposer:
-    from csp_index.stage1.captioner import Captioner
+    from csp_index.proposers.captioner import Captioner
 
     return Captioner(spec, **_given(options, "device", "new_tokens"))
 

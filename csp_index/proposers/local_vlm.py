@@ -15,11 +15,11 @@ from itertools import islice
 import torch
 
 from csp_index.errors import ProposerError, one_line
+from csp_index.proposers.grids import Layout, pictures, told
+from csp_index.proposers.prompts import Prompt, read_answer
+from csp_index.proposers.proposer import Answer, CandidateKind, Question
+from csp_index.proposers.transformers_vlm import ChatModel, Message, Reply
 from csp_index.settings import number
-from csp_index.stage1.chat import ChatModel, Message, Reply
-from csp_index.stage1.grids import Layout, pictures, told
-from csp_index.stage1.prompts import Prompt, read_answer
-from csp_index.stage1.records import Answer, CandidateKind, Question
 
 
 class LocalModel:

@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch.nn.functional import interpolate
 
 from csp_index.errors import ProposerError
-from csp_index.stage1.prompts import Prompt
-from csp_index.stage1.records import Question
+from csp_index.proposers.prompts import Prompt
+from csp_index.proposers.proposer import Question
 
 LayoutStyle = Literal["two", "one", "composed"]
 

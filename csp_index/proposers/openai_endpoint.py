@@ -20,11 +20,11 @@ from urllib.parse import urlsplit
 
 from csp_index import settings
 from csp_index.errors import ProposerError, SettingError, one_line
-from csp_index.stage1 import endpoint
-from csp_index.stage1.connection import Address, Connection, Endless, Refused, Spent, Unanswered
-from csp_index.stage1.grids import Layout, pictures, told
-from csp_index.stage1.prompts import Prompt, read_answer
-from csp_index.stage1.records import Answer, CandidateKind, Question
+from csp_index.proposers import chat_messages
+from csp_index.proposers.grids import Layout, pictures, told
+from csp_index.proposers.http_client import Address, Connection, Endless, Refused, Spent, Unanswered
+from csp_index.proposers.prompts import Prompt, read_answer
+from csp_index.proposers.proposer import Answer, CandidateKind, Question
 
 _CHAT: Final = "/chat/completions"
 _DRAWING: Final = min(4, os.cpu_count() or 1)  # threads that draw and encode pictures
@@ -52,7 +52,7 @@ class RemoteOptions:
     timeout: float | None = None
     retries: int | None = None
     key_variable: str | None = None
-    encoding: endpoint.Encoding = "jpeg"
+    encoding: chat_messages.Encoding = "jpeg"
     backoff: float = 1.0
 
     def address(self, base: str) -> Address:
@@ -119,7 +119,7 @@ class RemoteModel:
             text = self._prompt.say(
                 len(question.activating), self.layout.contrasts(question), self.concepts, self.words
             )
-            return endpoint.messages(text, shown, self.encoding)
+            return chat_messages.messages(text, shown, self.encoding)
         except Exception as exc:  # pictures are files of any origin, and one of them must not end the run
             return f"its pictures cannot be drawn: {one_line(exc)}"
 
@@ -128,7 +128,7 @@ class RemoteModel:
         quick = replace(self.address, timeout=min(self.address.timeout, 30.0), retries=min(self.address.retries, 2))
         async with Connection(quick, known=False) as connection:
             try:
-                return endpoint.listed_models(await connection.call("/models", None, Spent()))
+                return chat_messages.listed_models(await connection.call("/models", None, Spent()))
             except Endless:
                 return {}
             except Unanswered as exc:
@@ -140,7 +140,7 @@ class RemoteModel:
                 if exc.status == 401:
                     raise _turned_away(self, exc, connection.keyed) from None
                 if exc.status in _GONE:
-                    words = endpoint.server_words(exc.data)
+                    words = chat_messages.server_words(exc.data)
                     raise ProposerError(f"{base} cannot be asked now (status {exc.status}: {words})") from None
                 return {}
 
@@ -155,7 +155,7 @@ class _Asking:
         self._ended: BaseException | None = None  # what concerns all neurons
         self._answered = False
         self._lost = 0  # neurons in a row for which there was no endpoint
-        self._without: frozenset[endpoint.Parameter] = frozenset()
+        self._without: frozenset[chat_messages.Parameter] = frozenset()
         self._room = asyncio.Semaphore(2 * model.address.concurrency)
         self._loop = asyncio.new_event_loop()
         self._task = self._loop.create_task(self._all())
@@ -275,7 +275,7 @@ class _Asking:
             return failed(reason)
         self._lost, self._answered = 0, True
         try:
-            reply = endpoint.read_reply(data)
+            reply = chat_messages.read_reply(data)
         except ValueError as exc:
             return failed(str(exc))
         return self._read(question, reply, spent, time.monotonic() - started)
@@ -286,15 +286,15 @@ class _Asking:
             without = self._without
             try:
                 return await connection.call(
-                    _CHAT, endpoint.request(model.model, model.new_tokens, said, without), spent
+                    _CHAT, chat_messages.request(model.model, model.new_tokens, said, without), spent
                 )
             except Refused as exc:
-                refused = endpoint.refused_parameter(exc.status, exc.data)
+                refused = chat_messages.refused_parameter(exc.status, exc.data)
                 if refused is None or refused in without:
                     raise
                 self._without |= {refused}  # for all neurons to come, too
 
-    def _read(self, question: Question, reply: endpoint.Reply, spent: Spent, seconds: float) -> Answer:
+    def _read(self, question: Question, reply: chat_messages.Reply, spent: Spent, seconds: float) -> Answer:
         model = self._model
         if reply.served:
             model.served.add(reply.served)
@@ -312,7 +312,7 @@ class _Asking:
         )
 
     def _why(self, exc: Refused, question: Question) -> str:
-        words = endpoint.server_words(exc.data)
+        words = chat_messages.server_words(exc.data)
         several = self._model.layout.style == "two" and self._model.layout.contrasts(question)
         if several and _SEVERAL.search(words):
             return f"status {exc.status}: {words} (a model for one picture a message? use --layout composed)"
@@ -338,7 +338,7 @@ class _Asking:
 
 def _turned_away(model: RemoteModel, exc: Refused, keyed: bool) -> ProposerError:
     base, variable = model.address.base, model.address.key_variable
-    said = f"status {exc.status}: {endpoint.server_words(exc.data)}"
+    said = f"status {exc.status}: {chat_messages.server_words(exc.data)}"
     if exc.status in (401, 402, 403):
         advice = f"the key in {variable}" if keyed else f"a key in {variable or 'the variable of vlm_key_variable'}"
         return ProposerError(f"{base} does not let us ask {model.model!r} ({said}): it wants {advice} that it accepts")
@@ -348,7 +348,9 @@ def _turned_away(model: RemoteModel, exc: Refused, keyed: bool) -> ProposerError
             f"{base} has no model {model.model!r} ({said}{served}): check the name, and the address, which mostly ends "
             "in /v1"
         )
-    return ProposerError(f"{base} sends us to {endpoint.excerpt(exc.elsewhere)!r} ({said}): give that address itself")
+    return ProposerError(
+        f"{base} sends us to {chat_messages.excerpt(exc.elsewhere)!r} ({said}): give that address itself"
+    )
 
 
 def _base(url: str) -> str:
