@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from csp_index.errors import CspIndexError
 
 if TYPE_CHECKING:
+    from csp_index.evaluation.evaluation import Evaluation
     from csp_index.evaluation.options import EvaluationOptions
-    from csp_index.evaluation.records import Evaluation
     from csp_index.index import Index, NetworkSource, open_index
     from csp_index.labelling.candidates import CandidateTexts, Vocabulary
     from csp_index.query.results import Labels, SqlResult
@@ -43,7 +43,7 @@ __all__ = [
 _HOMES = {
     "csp_index.labelling.candidates": ("CandidateTexts", "Vocabulary"),
     "csp_index.evaluation.options": ("EvaluationOptions",),
-    "csp_index.evaluation.records": ("Evaluation",),
+    "csp_index.evaluation.evaluation": ("Evaluation",),
     "csp_index.index": ("Index", "NetworkSource", "open_index"),
     "csp_index.records": (
         "ExampleOptions",

@@ -43,9 +43,9 @@ from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.connect import check_creatable, create_store, is_index, open_store
 
 if TYPE_CHECKING:  # what judges labels loads SciPy and matplotlib, and labelling does not wait for them
+    from csp_index.evaluation.evaluation import Evaluation
+    from csp_index.evaluation.metrics.sanity import SanityReport
     from csp_index.evaluation.options import EvaluationOptions
-    from csp_index.evaluation.records import Evaluation
-    from csp_index.evaluation.sanity import SanityReport
     from csp_index.labelling.candidate_check import CandidateChecks
     from csp_index.proposers.propose import ProposeSummary
     from csp_index.proposers.proposer import CandidateKind, Proposer
@@ -249,9 +249,9 @@ class Index(Reader):
 
         `vocabulary`, `templates` and `encoder` as in `label`. Values are kept and read again.
         """
-        from csp_index.evaluation.families import Tools
+        from csp_index.evaluation.evaluate import evaluate
         from csp_index.evaluation.options import EvaluationOptions
-        from csp_index.evaluation.protocol import evaluate
+        from csp_index.evaluation.steps import Tools
 
         source = catalog.encoder(self.store, encoder)
         found = self.resolve(neurons)
@@ -282,8 +282,8 @@ class Index(Reader):
 
         `sanity` is the metrics' own test, shown beside.
         """
-        from csp_index.evaluation.records import judged_texts
-        from csp_index.evaluation.report import calibration_rows, write_report
+        from csp_index.evaluation.evaluation import judged_texts
+        from csp_index.evaluation.report.write import calibration_rows, write_report
 
         texts = judged_texts(evaluation)
         encoder = str(evaluation.settings["encoder"])

@@ -209,7 +209,7 @@ def print_demo(values: dict[tuple[str, str, str], dict[int, list[float]]]) -> No
     """Print the means of headline metrics by method and kind, with 95 % intervals over neurons."""
     import torch
 
-    from csp_index.evaluation.intervals import mean_interval
+    from csp_index.evaluation.metrics.intervals import mean_interval
 
     metrics = ("agreement-exact", "simulation", "auprc", "discriminative", "cosy-auc")
     columns = [(metric, kind) for metric in metrics for kind in ("single", "pair")]
@@ -228,7 +228,7 @@ def print_calibration(values: dict[tuple[str, str, str], dict[int, list[float]]]
     """Print bins of confidence with the share of right labels, all methods but the controls together."""
     import torch
 
-    from csp_index.evaluation.calibration import reliability
+    from csp_index.evaluation.metrics.calibration import reliability
 
     sure: list[float] = []
     right: list[float] = []

@@ -36,14 +36,14 @@ from paper_subjects import SUBJECTS, Subject, network_sources, subjects_of
 
 from csp_index import Index, open_index
 from csp_index.errors import CspIndexError, EvaluationError
-from csp_index.evaluation.generation import (
+from csp_index.evaluation.label_images import (
     GenerationSettings,
     ImageGenerator,
     control_activations,
     generated_activations,
     load_generator,
 )
-from csp_index.evaluation.metrics import cosy_auc, cosy_mad, dma, pearson
+from csp_index.evaluation.metrics.detection import cosy_auc, cosy_mad, dma, pearson
 from csp_index.evaluation.options import MethodChoice
 from csp_index.images.sources import open_source
 from csp_index.models.encoders import Encoder, load_encoder

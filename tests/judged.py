@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from csp_index.evaluation.records import VALUES, Evaluation
-from csp_index.evaluation.sanity import SanityReport, SanityRow
+from csp_index.evaluation.evaluation import VALUES, Evaluation
+from csp_index.evaluation.metrics.sanity import SanityReport, SanityRow
 
 METHODS = ("contrastive-pmi", "csp:gamma=0.5", "semanticlens", "random-contrast", "random-label")
 LAYER = "cnn/concepts"

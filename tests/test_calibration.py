@@ -10,14 +10,14 @@ from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 
 from csp_index.errors import EvaluationError
-from csp_index.evaluation import calibration
-from csp_index.evaluation.calibration import (
+from csp_index.evaluation.metrics import calibration
+from csp_index.evaluation.metrics.calibration import (
     TextCalibration,
     expected_calibration_error,
     fit_sigmoid,
     reliability,
 )
-from csp_index.evaluation.metrics import average_precision, pearson
+from csp_index.evaluation.metrics.detection import average_precision, pearson
 
 NAN = float("nan")
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csp_index.errors import EvaluationError
-from csp_index.evaluation.concepts import concept_presence
 from csp_index.evaluation.hierarchy import normal_text
+from csp_index.evaluation.metadata_concepts import concept_presence
 
 # --- concepts in metadata
 

@@ -16,7 +16,7 @@ from csp_index.contrast.examples import Examples, gather_examples
 from csp_index.contrast.quality import ContrastQuality, quality_of, quality_of_pairs, similarity_floor
 from csp_index.contrast.selection import Subject
 from csp_index.errors import SettingError
-from csp_index.evaluation.report import write_report
+from csp_index.evaluation.report.write import write_report
 from csp_index.records import ExampleOptions, ExamplePair
 from csp_index.store import catalog
 

@@ -11,8 +11,8 @@ from fakes import write_images
 
 from csp_index import EvaluationOptions, open_index
 from csp_index.errors import CspIndexError, EvaluationError
+from csp_index.evaluation.evaluation import VALUES
 from csp_index.evaluation.options import parse_methods
-from csp_index.evaluation.records import VALUES
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.store import schema
 
@@ -276,9 +276,9 @@ def test_a_method_that_looks_at_no_image_is_not_called_steady(world):
 
 def test_an_interrupted_evaluation_keeps_the_methods_it_finished(world, monkeypatch):
     index, folder, _ = world
-    from csp_index.evaluation import families
+    from csp_index.evaluation import steps
 
-    judge = families.judge_contrast
+    judge = steps.judge_contrast
     methods: list[str] = []
 
     def interrupted(court, bench, words, examples, method, labels):
@@ -287,7 +287,7 @@ def test_an_interrupted_evaluation_keeps_the_methods_it_finished(world, monkeypa
             raise KeyboardInterrupt
         judge(court, bench, words, examples, method, labels)
 
-    monkeypatch.setattr(families, "judge_contrast", interrupted)
+    monkeypatch.setattr(steps, "judge_contrast", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(index, folder, "csp", "pmi", seed=12)
     found = run(index, folder, "csp", "pmi", seed=12)

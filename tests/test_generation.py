@@ -15,7 +15,7 @@ from tiny_models import word_tokenizer
 from csp_index import NetworkSource, open_index
 from csp_index.demo.generator import renderer
 from csp_index.errors import EvaluationError, SettingError, StoreError
-from csp_index.evaluation.generation import (
+from csp_index.evaluation.label_images import (
     CachedGenerator,
     GenerationSettings,
     control_activations,

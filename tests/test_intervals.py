@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from csp_index.errors import EvaluationError
-from csp_index.evaluation import intervals
-from csp_index.evaluation.intervals import holm, mean_interval, paired_test
+from csp_index.evaluation.metrics import intervals
+from csp_index.evaluation.metrics.intervals import holm, mean_interval, paired_test
 
 NAN = float("nan")
 

@@ -14,8 +14,8 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from csp_index.errors import EvaluationError
-from csp_index.evaluation import metrics
-from csp_index.evaluation.metrics import DETECTION, METRICS, detection
+from csp_index.evaluation.metrics import detection as metrics
+from csp_index.evaluation.metrics.detection import DETECTION, METRICS, detection
 
 NAN = float("nan")
 FINITE = st.floats(-100, 100, width=32)

@@ -14,10 +14,10 @@ import pytest
 from judged import LAYER, METHODS, NASTY, bins, evaluation, made, row, sanity_report
 
 from csp_index.errors import EvaluationError, LabelError
-from csp_index.evaluation import report as module
-from csp_index.evaluation.charts import calibration_chart, interval_chart, sanity_chart, to_svg
-from csp_index.evaluation.report import calibration_rows, write_report
-from csp_index.evaluation.summary import compare, summarise
+from csp_index.evaluation.report import write as module
+from csp_index.evaluation.report.charts import calibration_chart, interval_chart, sanity_chart, to_svg
+from csp_index.evaluation.report.summary import compare, summarise
+from csp_index.evaluation.report.write import calibration_rows, write_report
 
 PNG = b"\x89PNG\r\n\x1a\n not really a picture"
 FILES = {"index.html", "evaluation.json", "values.csv", "summary.csv", "comparisons.csv"}

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from csp_index.errors import EvaluationError
-from csp_index.evaluation import metrics, sanity
-from csp_index.evaluation.metrics import DETECTION
-from csp_index.evaluation.sanity import (
+from csp_index.evaluation.metrics import detection, sanity
+from csp_index.evaluation.metrics.detection import DETECTION
+from csp_index.evaluation.metrics.sanity import (
     PUBLISHED,
     SanityReport,
     SanityRow,
@@ -125,7 +125,7 @@ def test_neurons_detect_their_concept():
     assert simulate(masks, "binary", seeded()).unique().tolist() == [0.0, 1.0]
     graded = simulate(masks, "graded", seeded())
     assert (graded >= 0).all() and graded.unique().numel() > 10_000
-    assert (metrics.auroc(graded, masks) > 0.97).all() and (metrics.f1(graded > 0.6, masks) < 1).any()
+    assert (detection.auroc(graded, masks) > 0.97).all() and (detection.f1(graded > 0.6, masks) < 1).any()
 
 
 def test_inverse_metrics_are_the_metrics_with_their_sides_exchanged():
@@ -133,14 +133,14 @@ def test_inverse_metrics_are_the_metrics_with_their_sides_exchanged():
     labels = torch.rand(5, 200, generator=seeded(1)) < 0.3
     activations = simulate(masks, "graded", seeded(2))
     share = masks.double().mean(1)
-    active = metrics.binarise_top(activations, share)
+    active = detection.binarise_top(activations, share)
     assert (active.sum(1) == masks.sum(1)).all()
     found = sanity._scores(activations, labels, share, active)
-    torch.testing.assert_close(found["auroc-inverse"], metrics.auroc(labels.float(), active))
-    torch.testing.assert_close(found["auprc-inverse"], metrics.average_precision(labels.float(), active))
-    torch.testing.assert_close(found["balanced-accuracy-inverse"], metrics.balanced_accuracy(labels, active))
-    torch.testing.assert_close(found["f1"], metrics.f1(active, labels))
-    torch.testing.assert_close(found["auroc"], metrics.auroc(activations, labels))
+    torch.testing.assert_close(found["auroc-inverse"], detection.auroc(labels.float(), active))
+    torch.testing.assert_close(found["auprc-inverse"], detection.average_precision(labels.float(), active))
+    torch.testing.assert_close(found["balanced-accuracy-inverse"], detection.balanced_accuracy(labels, active))
+    torch.testing.assert_close(found["f1"], detection.f1(active, labels))
+    torch.testing.assert_close(found["auroc"], detection.auroc(activations, labels))
     gap = activations[0][labels[0]].mean() - activations[0][~labels[0]].mean()
     assert found["mean-difference"][0].item() == pytest.approx(gap.item(), abs=1e-6)
 

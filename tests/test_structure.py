@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
 from csp_index.errors import EvaluationError
-from csp_index.evaluation import structure
-from csp_index.evaluation.structure import (
+from csp_index.evaluation.metrics import structure
+from csp_index.evaluation.metrics.structure import (
     METRICS,
     broader_narrower_lead,
     clarity,

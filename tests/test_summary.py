@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from judged import METHODS, evaluation, made, row
 
 from csp_index.errors import EvaluationError
-from csp_index.evaluation.intervals import holm, paired_test
-from csp_index.evaluation.records import VALUES, Evaluation
-from csp_index.evaluation.summary import (
+from csp_index.evaluation.evaluation import VALUES, Evaluation
+from csp_index.evaluation.metrics.intervals import holm, paired_test
+from csp_index.evaluation.report.summary import (
     ALL,
     check_not_alone,
     compare,

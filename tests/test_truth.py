@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csp_index.errors import EvaluationError
-from csp_index.evaluation import truth as module
+from csp_index.evaluation import ground_truth as module
+from csp_index.evaluation.ground_truth import METRICS, Truth, agreement, read_truth
 from csp_index.evaluation.hierarchy import Hierarchy
-from csp_index.evaluation.truth import METRICS, Truth, agreement, read_truth
 from csp_index.records import LayerKey
 
 LAYER = LayerKey("m", "l")

@@ -15,8 +15,8 @@ from csp_index.cli.options import FILE, json_option
 from csp_index.cli.output import progress, say_json
 
 if TYPE_CHECKING:
-    from csp_index.evaluation.records import Evaluation
-    from csp_index.evaluation.sanity import SanityReport, SanityRow
+    from csp_index.evaluation.evaluation import Evaluation
+    from csp_index.evaluation.metrics.sanity import SanityReport, SanityRow
 
 _HEADLINES = ("agreement-exact", "simulation", "auprc", "f1", "discriminative", "stable-resample", "cosy-auc")
 
@@ -62,9 +62,9 @@ def evaluate(db: str | None, as_json: bool, check_metrics: bool, report: str | N
     csp-index evaluate birds.db --layer resnet50/layer4 --truth labels.csv --report out/
     csp-index evaluate --check-metrics
     """
-    from csp_index.evaluation.report import check_place
-    from csp_index.evaluation.sanity import check_metrics as check
-    from csp_index.evaluation.summary import summarise
+    from csp_index.evaluation.metrics.sanity import check_metrics as check
+    from csp_index.evaluation.report.summary import summarise
+    from csp_index.evaluation.report.write import check_place
 
     if (db is None) != (options["layer"] is None):
         raise click.UsageError("an evaluation needs both DB and --layer")

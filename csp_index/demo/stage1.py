@@ -19,7 +19,7 @@ import torch
 
 from csp_index.demo.network import CAPTIONER_FOLDER, PLANTED, PlantedNeuron
 from csp_index.demo.world import ATTRIBUTES, concept_of, concept_text
-from csp_index.evaluation.intervals import mean_interval
+from csp_index.evaluation.metrics.intervals import mean_interval
 from csp_index.index import Index
 from csp_index.proposers.registry import load_proposer
 from csp_index.query.results import Labels

@@ -32,9 +32,9 @@ from typing import Final, Literal
 import torch
 
 from csp_index.errors import EvaluationError
-from csp_index.evaluation import metrics
-from csp_index.evaluation.intervals import mean_interval
-from csp_index.evaluation.ranking import Counts, ratio
+from csp_index.evaluation.metrics import detection
+from csp_index.evaluation.metrics.intervals import mean_interval
+from csp_index.evaluation.metrics.ranking import Counts, ratio
 
 Neuron = Literal["binary", "graded"]
 Test = Literal["missing", "extra"]
@@ -208,7 +208,7 @@ def _drops(
     labels score far higher, as with MAD's deviation of 0) counts as -1.
     """
     share = masks.double().mean(1)
-    active = metrics.binarise_top(activations, share)
+    active = detection.binarise_top(activations, share)
     true = _scores(activations, masks, share, active)
     sums: dict[str, dict[str, torch.Tensor]] = {}
     for name, worsen in (("random", random_labels), ("missing", missing_labels), ("extra", extra_labels)):
@@ -239,11 +239,11 @@ def _scores(
     wide = activations.double()
     total = (wide * labels).sum(1)
     means = (ratio(part, size, size > 0) for part, size in ((total, present), (wide.sum(1) - total, absent)))
-    return metrics.detection(activations, labels, alpha=share) | {
+    return detection.detection(activations, labels, alpha=share) | {
         # labels of two values have one threshold between them, and a last one that takes everything in
         "auroc-inverse": turned.balanced_accuracy,
         "auprc-inverse": turned.precision * turned.recall + (1 - turned.recall) * active.double().mean(1),
         "balanced-accuracy-inverse": turned.balanced_accuracy,
-        "mad": metrics.mad(activations, labels),
+        "mad": detection.mad(activations, labels),
         "mean-difference": next(means) - next(means),
     }

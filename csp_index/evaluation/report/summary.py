@@ -17,9 +17,12 @@ import pyarrow.compute as pc
 import torch
 
 from csp_index.errors import EvaluationError
-from csp_index.evaluation import choosing, metrics, pairs, structure, truth
-from csp_index.evaluation.intervals import ROUNDS, holm, mean_interval, paired_test
-from csp_index.evaluation.records import ALL, Evaluation, Family, Metric
+from csp_index.evaluation import choose_labels, ground_truth
+from csp_index.evaluation import contrast_metrics as pairs
+from csp_index.evaluation.evaluation import ALL, Evaluation, Family, Metric
+from csp_index.evaluation.metrics import detection as metrics
+from csp_index.evaluation.metrics import structure
+from csp_index.evaluation.metrics.intervals import ROUNDS, holm, mean_interval, paired_test
 
 POOLED: Final = "all methods"  # the labels of several methods together
 NOT_ALONE: Final[Family] = "generation"
@@ -129,7 +132,7 @@ class Missing:
 
 def known_metrics() -> dict[str, Metric]:
     """Return every metric by name, in the order of a report."""
-    return {**metrics.METRICS, **truth.METRICS, **structure.METRICS, **choosing.METRICS, **pairs.METRICS}
+    return {**metrics.METRICS, **ground_truth.METRICS, **structure.METRICS, **choose_labels.METRICS, **pairs.METRICS}
 
 
 def make_grid(evaluation: Evaluation) -> Grid:

@@ -23,9 +23,9 @@ import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from csp_index.evaluation.records import ALL
-from csp_index.evaluation.sanity import LEAST_DROP, SanityReport
-from csp_index.evaluation.summary import POOLED, Grid, known_metrics
+from csp_index.evaluation.evaluation import ALL
+from csp_index.evaluation.metrics.sanity import LEAST_DROP, SanityReport
+from csp_index.evaluation.report.summary import POOLED, Grid, known_metrics
 
 __all__ = [
     "Mark",

@@ -25,14 +25,14 @@ import torch
 from pyarrow import csv
 
 from csp_index.errors import EvaluationError, one_line
-from csp_index.evaluation.calibration import reliability
-from csp_index.evaluation.intervals import ROUNDS
-from csp_index.evaluation.page import Cards, Page, Rows, Section
-from csp_index.evaluation.pairs import METRICS as OF_PAIRS
-from csp_index.evaluation.pairs import POOR
-from csp_index.evaluation.records import Evaluation
-from csp_index.evaluation.sanity import PUBLISHED, SanityReport, SanityRow
-from csp_index.evaluation.summary import (
+from csp_index.evaluation.contrast_metrics import METRICS as OF_PAIRS
+from csp_index.evaluation.contrast_metrics import POOR
+from csp_index.evaluation.evaluation import Evaluation
+from csp_index.evaluation.metrics.calibration import reliability
+from csp_index.evaluation.metrics.intervals import ROUNDS
+from csp_index.evaluation.metrics.sanity import PUBLISHED, SanityReport, SanityRow
+from csp_index.evaluation.report.page import Cards, Page, Rows, Section
+from csp_index.evaluation.report.summary import (
     POOLED,
     SIGNIFICANT,
     Grid,
@@ -42,7 +42,7 @@ from csp_index.evaluation.summary import (
     make_grid,
     summarise,
 )
-from csp_index.evaluation.wording import CONTROLS, base_name, figure
+from csp_index.evaluation.report.wording import CONTROLS, base_name, figure
 
 __all__ = ["calibration_rows", "write_report"]
 
@@ -141,7 +141,7 @@ def calibration_rows(
 def _render(page: Page, grid: Grid, evaluation: Evaluation, beside: _Beside) -> str:
     cards, sanity, calibration = beside
     # The labels of a report are anybody's text: everything is escaped that is not marked as markup.
-    loader = jinja2.PackageLoader("csp_index.evaluation")
+    loader = jinja2.PackageLoader("csp_index.evaluation.report")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -22,18 +22,18 @@ from csp_index.contrast.examples import Examples, gather_examples
 from csp_index.contrast.planner import Means
 from csp_index.contrast.selection import Subject, draw_pool
 from csp_index.errors import EvaluationError
-from csp_index.evaluation import families
-from csp_index.evaluation.choosing import Chooser, Chosen, others, perturbed, relabelled
-from csp_index.evaluation.concepts import ConceptTable
-from csp_index.evaluation.families import Court, Tell, Tools
+from csp_index.evaluation import steps
+from csp_index.evaluation.choose_labels import Chooser, Chosen, others, perturbed, relabelled
+from csp_index.evaluation.contrast_metrics import add_quality
+from csp_index.evaluation.evaluation import VALUES, Evaluation
+from csp_index.evaluation.ground_truth import Truth, read_truth
 from csp_index.evaluation.hierarchy import Hierarchy, load_hierarchy
-from csp_index.evaluation.judging import FITTED, Bench, set_up
-from csp_index.evaluation.ledger import Ledger
+from csp_index.evaluation.judge_labels import FITTED, Bench, set_up
+from csp_index.evaluation.metadata_concepts import ConceptTable
 from csp_index.evaluation.options import EvaluationOptions, MethodChoice
-from csp_index.evaluation.pairs import add_quality
-from csp_index.evaluation.records import VALUES, Evaluation
 from csp_index.evaluation.split import Split, draw_split, keep_split, read_split, thinned
-from csp_index.evaluation.truth import Truth, read_truth
+from csp_index.evaluation.steps import Court, Tell, Tools
+from csp_index.evaluation.value_table import Ledger
 from csp_index.images.sources import open_source
 from csp_index.labelling import scoring
 from csp_index.labelling.labels import check_request, make_request
@@ -262,7 +262,7 @@ def _open(
         chooser.on(docket.split.choosing),
         others(chooser, docket.split, options.resamples, tell),
         gather_examples(store, court.subject, ExampleOptions(), means=Means(device)),
-        families.concepts_in(court, len(judging)),
+        steps.concepts_in(court, len(judging)),
     )
 
 
@@ -270,19 +270,19 @@ def _values(hearing: Hearing, docket: Docket, choice: MethodChoice | None) -> pa
     """Return the values of one method, or those of the neurons themselves."""
     court, bench = hearing.court, hearing.bench
     if choice is None:
-        families.judge_neurons(court, hearing.examples)
+        steps.judge_neurons(court, hearing.examples)
         return court.ledger.take()
     chosen = _choose(hearing, docket, choice)
     release(court.store)  # what judges has its own copy
     method, labels = choice.text, chosen.labels
-    words = families.words_of(court, labels, bench, hearing.concepts)
-    simulation = families.judge_activations(court, bench, words, method, labels)
-    families.judge_contrast(court, bench, words, hearing.examples, method, labels)
-    families.judge_consistency(court, bench, words, method, labels)
+    words = steps.words_of(court, labels, bench, hearing.concepts)
+    simulation = steps.judge_activations(court, bench, words, method, labels)
+    steps.judge_contrast(court, bench, words, hearing.examples, method, labels)
+    steps.judge_consistency(court, bench, words, method, labels)
     if docket.hierarchy is not None:
-        families.judge_hierarchy(court, bench, docket.hierarchy, method, labels, simulation)
+        steps.judge_hierarchy(court, bench, docket.hierarchy, method, labels, simulation)
     if docket.generator is not None:
-        families.judge_generated(court, docket.generator, method, labels)
+        steps.judge_generated(court, docket.generator, method, labels)
     return court.ledger.take()
 
 
@@ -294,7 +294,7 @@ def _choose(hearing: Hearing, docket: Docket, choice: MethodChoice) -> Chosen:
     if chosen.quality is not None:
         add_quality(court.ledger, choice.text, chosen.quality, chosen.labels)
     if docket.truth is not None:
-        families.judge_agreement(court, choice.text, chosen, docket.truth, docket.hierarchy)
+        steps.judge_agreement(court, choice.text, chosen, docket.truth, docket.hierarchy)
     steady: dict[str, torch.Tensor] = {}
     if hearing.others:
         steady |= relabelled(hearing.others, choice, chosen, court.tell)

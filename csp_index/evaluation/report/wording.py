@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from csp_index.evaluation.records import Family, Metric
+from csp_index.evaluation.evaluation import Family, Metric
 
 #: What a family asks of a label, and how to read it.
 FAMILIES: Final[dict[Family, tuple[str, str]]] = {

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import embedding_bag, normalize
 
 from csp_index.errors import EvaluationError
-from csp_index.evaluation.records import Metric
+from csp_index.evaluation.evaluation import Metric
 
 _BLOCK_BYTES = 256 * 2**20
 _CACHE_BYTES = 4 * 2**20  # for steps that read a block over and over

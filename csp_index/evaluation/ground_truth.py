@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from csp_index.errors import EvaluationError, LabelError, one_line
+from csp_index.evaluation.evaluation import ALL, Metric
 from csp_index.evaluation.hierarchy import Hierarchy, Relation, normal_text
-from csp_index.evaluation.records import ALL, Metric
 from csp_index.records import LayerKey, NeuronKey
 
 Embed = Callable[[Sequence[str]], torch.Tensor]

@@ -7,8 +7,8 @@ from typing import Final
 import torch
 
 from csp_index.contrast.quality import ContrastQuality
-from csp_index.evaluation.ledger import Ledger
-from csp_index.evaluation.records import Metric
+from csp_index.evaluation.evaluation import Metric
+from csp_index.evaluation.value_table import Ledger
 
 POOR: Final = "contrast-poor"
 

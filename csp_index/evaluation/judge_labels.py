@@ -15,9 +15,9 @@ import torch
 
 from csp_index.contrast.examples import Examples
 from csp_index.contrast.selection import pool_embeddings, pool_tiles
-from csp_index.evaluation.calibration import TextCalibration, fit_sigmoid
-from csp_index.evaluation.metrics import DETECTION, detection, pearson
-from csp_index.evaluation.structure import label_images
+from csp_index.evaluation.metrics.calibration import TextCalibration, fit_sigmoid
+from csp_index.evaluation.metrics.detection import DETECTION, detection, pearson
+from csp_index.evaluation.metrics.structure import label_images
 from csp_index.store import streams
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store

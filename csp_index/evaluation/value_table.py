@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from csp_index.contrast.selection import Subject
-from csp_index.evaluation.records import VALUES
+from csp_index.evaluation.evaluation import VALUES
 
 #: Why a metric has no value, where nothing more special is known.
 _WHY = {

@@ -15,10 +15,10 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from csp_index.errors import CspIndexError
-from csp_index.evaluation import charts
-from csp_index.evaluation.records import ALL, Evaluation
-from csp_index.evaluation.sanity import SanityReport
-from csp_index.evaluation.summary import (
+from csp_index.evaluation.evaluation import ALL, Evaluation
+from csp_index.evaluation.metrics.sanity import SanityReport
+from csp_index.evaluation.report import charts
+from csp_index.evaluation.report.summary import (
     COMPANIONS,
     NOT_ALONE,
     Duel,
@@ -28,7 +28,7 @@ from csp_index.evaluation.summary import (
     missing_notes,
     winners,
 )
-from csp_index.evaluation.wording import (
+from csp_index.evaluation.report.wording import (
     CONTROLS,
     DASH,
     FAMILIES,

@@ -11,22 +11,20 @@ from torch.nn.functional import normalize
 from csp_index.contrast.examples import Examples
 from csp_index.contrast.planner import Derive
 from csp_index.contrast.selection import Subject, pool_tiles
-from csp_index.evaluation.choosing import Chosen
-from csp_index.evaluation.concepts import ConceptTable, concept_presence
-from csp_index.evaluation.generation import (
+from csp_index.evaluation.choose_labels import Chosen
+from csp_index.evaluation.ground_truth import Truth, agreement
+from csp_index.evaluation.hierarchy import Hierarchy
+from csp_index.evaluation.judge_labels import Bench, Words, discrimination, judge, relatives_simulation
+from csp_index.evaluation.label_images import (
     GenerationSettings,
     ImageGenerator,
     control_activations,
     generated_activations,
     sample_rows,
 )
-from csp_index.evaluation.hierarchy import Hierarchy
-from csp_index.evaluation.judging import Bench, Words, discrimination, judge, relatives_simulation
-from csp_index.evaluation.ledger import Ledger
-from csp_index.evaluation.metrics import DETECTION, cosy_auc, cosy_mad, dma
-from csp_index.evaluation.options import EvaluationOptions
-from csp_index.evaluation.split import thinned
-from csp_index.evaluation.structure import (
+from csp_index.evaluation.metadata_concepts import ConceptTable, concept_presence
+from csp_index.evaluation.metrics.detection import DETECTION, cosy_auc, cosy_mad, dma
+from csp_index.evaluation.metrics.structure import (
     broader_narrower_lead,
     clarity,
     consistency,
@@ -34,7 +32,9 @@ from csp_index.evaluation.structure import (
     polysemanticity,
     redundancy,
 )
-from csp_index.evaluation.truth import Truth, agreement
+from csp_index.evaluation.options import EvaluationOptions
+from csp_index.evaluation.split import thinned
+from csp_index.evaluation.value_table import Ledger
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.labelling.evidence import bags, even
 from csp_index.models.encoders import Encoder

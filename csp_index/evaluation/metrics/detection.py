@@ -21,9 +21,9 @@ from typing import Final
 import torch
 
 from csp_index.errors import EvaluationError
-from csp_index.evaluation import ranking
-from csp_index.evaluation.ranking import Counts, Sorted, ratio
-from csp_index.evaluation.records import Family, Metric
+from csp_index.evaluation.evaluation import Family, Metric
+from csp_index.evaluation.metrics import ranking
+from csp_index.evaluation.metrics.ranking import Counts, Sorted, ratio
 
 ALPHA: Final = 0.05  # share of images that count as activating where a metric needs a yes or no
 THRESHOLD: Final = 0.5  # a concept is present from this probability on

@@ -11,11 +11,11 @@ import torch
 from csp_index.contrast.planner import Derive, Means
 from csp_index.contrast.quality import ContrastQuality, quality_of
 from csp_index.contrast.selection import Subject, draw_pool
+from csp_index.evaluation.evaluation import Metric
+from csp_index.evaluation.metrics.structure import lead
 from csp_index.evaluation.options import MethodChoice
-from csp_index.evaluation.perturbing import PERTURBATIONS, Copies, perturbed_copies, rescored
-from csp_index.evaluation.records import Metric
+from csp_index.evaluation.perturbed_copies import PERTURBATIONS, Copies, perturbed_copies, rescored
 from csp_index.evaluation.split import Split, draw_split
-from csp_index.evaluation.structure import lead
 from csp_index.labelling import scoring
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.labelling.label_store import KEPT

@@ -1,0 +1,1 @@
+"""How well labels fit neurons, as numbers: pure numerics, apart from I/O."""
