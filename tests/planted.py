@@ -12,7 +12,7 @@ import pytest
 from csp_index import NetworkSource, open_index
 from csp_index.records import NeuronKey
 from csp_index.service.config import ServiceSettings
-from csp_index.service.engine import Engine
+from csp_index.service.live.engine import Engine
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, schema
 from csp_index.store.derived_images import FIRST, DerivedImage, append_derived

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from starlette.testclient import TestClient
 
 from csp_index import open_index
-from csp_index.service import ServiceSettings, make_app, wire
+from csp_index.service import ServiceSettings, make_app
+from csp_index.service.http import schemas as wire
 
 LAYER = "cnn/concepts"
 

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from csp_index import Index, open_index
 from csp_index.errors import BusyError, SettingError, StoreError
 from csp_index.service import ServiceSettings, make_app
-from csp_index.service.api import Turns
+from csp_index.service.http.api import Turns
 
 TOKEN = "a token of some length"
 HTML = {"accept": "text/html,*/*"}

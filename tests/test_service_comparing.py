@@ -9,8 +9,8 @@ from planted import CONCEPTS, PLANTED, WORDS, Served, serve_arrays
 
 from csp_index.errors import MissingError, SettingError
 from csp_index.records import NeuronKey
-from csp_index.service.comparing import compare_document
-from csp_index.service.neurons import neuron_document
+from csp_index.service.documents.compare import compare_document
+from csp_index.service.documents.neuron import neuron_document
 
 
 def keys(*addresses: str) -> list[NeuronKey]:
@@ -52,7 +52,7 @@ def test_labels_of_some_belong_to_nobody_alone(planted: Served, monkeypatch: pyt
             "queries": {},
         }
 
-    monkeypatch.setattr("csp_index.service.comparing.neuron_document", documented)
+    monkeypatch.setattr("csp_index.service.documents.compare.neuron_document", documented)
     document = compare_document(*planted, keys(*(f"{PLANTED}/{neuron}" for neuron in range(3))))
     assert document["shared"] == ["c"]
     assert document["own"] == {f"{PLANTED}/0": ["a"], f"{PLANTED}/1": ["d"], f"{PLANTED}/2": ["e"]}

@@ -20,7 +20,7 @@ from csp_index.errors import BusyError, EncoderError, LabelError, MissingError, 
 from csp_index.index import Index, open_index
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.config import ServiceSettings
-from csp_index.service.engine import Engine, LabelQuery
+from csp_index.service.live.engine import Engine, LabelQuery
 from csp_index.service.snapshot import Snapshot
 
 LAYER, NET = LayerKey.parse(PLANTED), LayerKey.parse(CONCEPTS)
@@ -47,7 +47,7 @@ def picture(shade: int = 200) -> Image.Image:
 
 def test_importing_and_making_one_loads_no_torch(index: Index) -> None:
     program = (
-        "import sys; from csp_index.service.engine import Engine, LabelQuery\n"
+        "import sys; from csp_index.service.live.engine import Engine, LabelQuery\n"
         "from csp_index.service.snapshot import Snapshot; from csp_index.service.config import ServiceSettings\n"
         "from csp_index.records import NeuronKey\n"
         f"engine = Engine(Snapshot({index.uri!r}), ServiceSettings())\n"
@@ -71,7 +71,7 @@ def test_it_is_ready_when_loaded_and_starts_once(index: Index) -> None:
 
 def test_who_waits_too_long_is_told(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
-    monkeypatch.setattr("csp_index.service.loaded.Loaded.__init__", lambda *given: go_on.wait(30) and None)
+    monkeypatch.setattr("csp_index.service.live.loaded.Loaded.__init__", lambda *given: go_on.wait(30) and None)
     engine = Engine(Snapshot(index.uri), ServiceSettings(timeout=0.01))
     try:
         for _ in range(2):
@@ -91,7 +91,7 @@ def test_a_failure_to_load_is_told_to_everyone_who_asks(
     def fail(*given: Any) -> None:
         raise failure
 
-    monkeypatch.setattr("csp_index.service.loaded.Loaded.__init__", fail)
+    monkeypatch.setattr("csp_index.service.live.loaded.Loaded.__init__", fail)
     engine = Engine(Snapshot(index.uri), ServiceSettings())
     for _ in range(2):
         with pytest.raises(kind, match=r"could not load what this needs: (no scale|gone)"):

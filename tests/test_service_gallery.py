@@ -14,7 +14,7 @@ from planted import CONCEPTS, PLANTED, Served
 
 from csp_index.errors import MissingError, SettingError, StoreError
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.service.gallery import IMAGES, GalleryQuery, Sort, layer_document, neurons_page
+from csp_index.service.documents.layer import IMAGES, GalleryQuery, Sort, layer_document, neurons_page
 
 WORDS, NET = LayerKey.parse(PLANTED), LayerKey.parse(CONCEPTS)
 

@@ -14,10 +14,10 @@ import pytest
 from starlette.responses import JSONResponse
 
 from csp_index.errors import SettingError
-from csp_index.service.access import Token, local_path
 from csp_index.service.config import ServiceSettings, read_token
-from csp_index.service.guard import REQUEST_ID, SECURITY_HEADERS, Guard
-from csp_index.service.journal import Journal
+from csp_index.service.http.access_log import Journal
+from csp_index.service.http.auth import Token, local_path
+from csp_index.service.http.guard import REQUEST_ID, SECURITY_HEADERS, Guard
 
 TOKEN = "a token of some length"
 OPEN = {"host": "0.0.0.0", "public_read": True}
@@ -166,7 +166,7 @@ def test_a_session_ends(monkeypatch):
     cookie = [(b"cookie", f"{token.cookie}={token.session()}".encode())]
     assert token.admits(cookie)
     now = time.time()
-    monkeypatch.setattr("csp_index.service.access.time.time", lambda: now + token.seconds + 1)
+    monkeypatch.setattr("csp_index.service.http.auth.time.time", lambda: now + token.seconds + 1)
     assert not token.admits(cookie)
 
 

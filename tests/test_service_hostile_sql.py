@@ -16,9 +16,9 @@ from csp_index import open_index
 from csp_index.errors import CspIndexError, QueryError
 from csp_index.query.reader import Reader
 from csp_index.query.sql import SqlLimits
-from csp_index.service import sql
+from csp_index.service import sql_sandbox
 from csp_index.service.config import ServiceSettings
-from csp_index.service.sql import SqlAnswer, SqlRunner, write_rows
+from csp_index.service.sql_sandbox import SqlAnswer, SqlRunner, write_rows
 
 SECRET = "squeamish ossifrage"
 HOME = f"{Path.home()}/.duckdb"
@@ -63,7 +63,7 @@ def test_there_are_enough_of_them():
 def test_what_does_more_than_read_is_refused(one: Hostile, confined, place):
     before = set(Path("/tmp").glob("csp_hostile*"))
     with pytest.raises(CspIndexError) as caught:
-        confined.sql(sql._checked(one.sql).decode(), limits=LIMITS)
+        confined.sql(sql_sandbox._checked(one.sql).decode(), limits=LIMITS)
     assert "\n" not in str(caught.value)
     check_tells_nothing(str(caught.value), place)
     assert set(Path("/tmp").glob("csp_hostile*")) == before

@@ -13,8 +13,8 @@ from planted import CONCEPTS, DERIVED, PLANTED, Served, opened
 
 from csp_index.errors import MissingError
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.service import images as module
-from csp_index.service.images import NEIGHBOURS, excited_by, image_document, image_vector, thumbnail
+from csp_index.service.documents import image as module
+from csp_index.service.documents.image import NEIGHBOURS, excited_by, image_document, image_vector, thumbnail
 
 
 def test_an_indexed_image(planted: Served) -> None:

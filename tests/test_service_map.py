@@ -14,9 +14,9 @@ from planted import CONCEPTS, PLANTED, Served, serve_arrays
 
 from csp_index.errors import MissingError, SettingError
 from csp_index.records import LayerKey
-from csp_index.service import layer_map as module
-from csp_index.service.gallery import GalleryQuery, neurons_page
-from csp_index.service.layer_map import COLOURS, layer_map, plane_of
+from csp_index.service.documents import layer_map as module
+from csp_index.service.documents.layer import GalleryQuery, neurons_page
+from csp_index.service.documents.layer_map import COLOURS, layer_map, plane_of
 
 WORDS = LayerKey.parse(PLANTED)
 

@@ -16,10 +16,10 @@ from starlette.testclient import TestClient
 from csp_index.labelling.scoring import METHODS
 from csp_index.records import Method, NeuronKey
 from csp_index.service import ServiceSettings, make_app
-from csp_index.service.neurons import neuron_document
-from csp_index.service.question import WITH_GAMMA
-from csp_index.service.rendering import Renderer, Site
-from csp_index.service.sql_child import STATEMENT_BYTES
+from csp_index.service.documents.neuron import neuron_document
+from csp_index.service.http.rendering import Renderer, Site
+from csp_index.service.live.queries import WITH_GAMMA
+from csp_index.service.sql_sandbox_child import STATEMENT_BYTES
 
 HOSTILE = '<img src=x onerror="alert(1)">\'"&</pre></script>'
 OPEN = {"br", "img", "input", "link", "meta"}  # elements without an end

@@ -15,12 +15,12 @@ import pytest
 from csp_index import NetworkSource, open_index
 from csp_index.errors import MissingError
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.service import neurons
 from csp_index.service.config import ServiceSettings
-from csp_index.service.engine import Engine
-from csp_index.service.facets import directions, facets_of, name_facets
-from csp_index.service.neurons import home_document, neuron_document, random_neuron
-from csp_index.service.question import Concepts
+from csp_index.service.documents import neuron as neurons
+from csp_index.service.documents.facets import directions, facets_of, name_facets
+from csp_index.service.documents.neuron import home_document, neuron_document, random_neuron
+from csp_index.service.live.engine import Engine
+from csp_index.service.live.queries import Concepts
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import schema
 

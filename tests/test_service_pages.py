@@ -22,11 +22,11 @@ from starlette.testclient import TestClient
 
 from csp_index import open_index
 from csp_index.errors import QueryError
-from csp_index.service import api, map_drawing, pages, rendering
 from csp_index.service.app import make_app
 from csp_index.service.config import ServiceSettings
-from csp_index.service.journal import Journal
-from csp_index.service.sql import SqlAnswer
+from csp_index.service.http import api, map_svg, pages, rendering
+from csp_index.service.http.access_log import Journal
+from csp_index.service.sql_sandbox import SqlAnswer
 
 EVIL = "<script>alert(1)</script>"
 QUOTES = "\"'><img src=x onerror=alert(2)>"
@@ -324,22 +324,22 @@ def map_of(count: int, value: Any = 0.5) -> dict[str, Any]:
 def test_a_map_of_few_neurons_is_drawn_as_links_high_values_last() -> None:
     page = map_of(3)
     page["points"][0]["value"], page["points"][1]["value"] = 1.0, None
-    found = map_drawing.draw(page)
+    found = map_svg.draw(page)
     assert [dot.step for dot in found.dots] == ["none", "s4", "s7"] and found.hollow and not found.clouds
     assert found.dots[2].href == f"/neurons/{HERE}/0" and (found.dots[2].x, found.dots[2].y) == ("25.0", "100.0")
     assert found.dots[2].title == f"{LAYER}/0: {EVIL}, firing rate 1.000"
 
 
 def test_a_map_of_many_neurons_is_drawn_as_clouds() -> None:
-    found = map_drawing.draw(map_of(map_drawing.LINKED + 1))
+    found = map_svg.draw(map_of(map_svg.LINKED + 1))
     assert not found.dots and not found.hollow
-    assert [(step, path.count("M")) for step, path in found.clouds] == [("s4", map_drawing.LINKED + 1)]
+    assert [(step, path.count("M")) for step, path in found.clouds] == [("s4", map_svg.LINKED + 1)]
 
 
 def test_a_map_of_nothing_and_of_equal_values() -> None:
-    assert map_drawing.draw(map_of(0)).dots == []
-    assert map_drawing.draw(map_of(1) | {"low": 0.5, "high": 0.5}).dots[0].step == "s7"
-    assert map_drawing.draw(map_of(1, None) | {"low": None, "high": None}).dots[0].step == "none"
+    assert map_svg.draw(map_of(0)).dots == []
+    assert map_svg.draw(map_of(1) | {"low": 0.5, "high": 0.5}).dots[0].step == "s7"
+    assert map_svg.draw(map_of(1, None) | {"low": None, "high": None}).dots[0].step == "none"
 
 
 def test_every_file_of_the_pages_is_in_the_package() -> None:

@@ -16,8 +16,8 @@ from csp_index.labelling import gather
 from csp_index.labelling.candidates import read_text_arrays
 from csp_index.records import Label, NeuronKey
 from csp_index.service.config import ServiceSettings
-from csp_index.service.engine import Engine, LabelQuery
-from csp_index.service.relabel import Relabeller
+from csp_index.service.live.engine import Engine, LabelQuery
+from csp_index.service.live.relabel import Relabeller
 from csp_index.service.snapshot import Snapshot
 
 WORDS = [f"{colour} {thing}" for colour in ("red", "green", "dark", "pale") for thing in ("square", "noise", "edge")]
@@ -106,7 +106,7 @@ def test_moving_a_knob_of_the_formula_gathers_nothing_anew(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, index: Index
 ) -> None:
     engine.relabel(LabelQuery(neurons(1), examples=7))
-    monkeypatch.setattr("csp_index.service.relabel.gather", None)
+    monkeypatch.setattr("csp_index.service.live.relabel.gather", None)
     for gamma in (0.1, 0.9):
         query = LabelQuery(neurons(1), examples=7, gamma=gamma)
         assert answered(engine, query) == expected(index, query)
@@ -116,7 +116,7 @@ def test_moving_a_knob_of_the_formula_gathers_nothing_anew(
 
 def test_the_dataset_is_gone_over_once_for_the_same_candidates(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.relabel(LabelQuery(neurons(1), method="pmi"))
-    monkeypatch.setattr("csp_index.service.relabel.dataset_share", None)
+    monkeypatch.setattr("csp_index.service.live.relabel.dataset_share", None)
     engine.relabel(LabelQuery(neurons(2), method="pmi"))
     engine.relabel(LabelQuery(neurons(2), method="contrastive-pmi"))
     with pytest.raises(TypeError):

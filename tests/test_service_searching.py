@@ -14,7 +14,7 @@ from planted import CONCEPTS, DERIVED, PLANTED, WORDS, Served, opened
 
 from csp_index.errors import MissingError, SettingError
 from csp_index.records import NeuronKey
-from csp_index.service.searching import SearchQuery, search
+from csp_index.service.documents.search import SearchQuery, search
 
 KEYS = ["query", "means", "excites", "by_name", "images", "note"]
 

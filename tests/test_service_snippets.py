@@ -25,9 +25,9 @@ from csp_index.labelling.scoring import METHODS
 from csp_index.query.reader import Reader
 from csp_index.records import NeuronKey, ScoringOptions
 from csp_index.service import make_app
-from csp_index.service.neurons import neuron_document
-from csp_index.service.question import WITH_GAMMA
-from csp_index.service.snippets import snippets
+from csp_index.service.documents.neuron import neuron_document
+from csp_index.service.documents.snippets import snippets
+from csp_index.service.live.queries import WITH_GAMMA
 
 NEURON = "net/concepts/3"
 WORDS = ["striped", "red", "moon", "it's blue", "dotted", 'ring "o"', "a, b; c", "$HOME `x`"]

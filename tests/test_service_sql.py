@@ -31,10 +31,10 @@ from csp_index.errors import BusyError, LabelError, QueryError, SettingError, St
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.query.reader import Reader
 from csp_index.query.sql import SqlLimits, run_sql
-from csp_index.service import sql
+from csp_index.service import sql_sandbox
 from csp_index.service.app import make_app
 from csp_index.service.config import ServiceSettings
-from csp_index.service.sql import SqlAnswer, SqlRunner, write_file, write_rows
+from csp_index.service.sql_sandbox import SqlAnswer, SqlRunner, write_file, write_rows
 
 LAYER = "net/layer1"
 
@@ -72,7 +72,7 @@ def children(of: int | None = None) -> list[int]:
             command = (place / "cmdline").read_bytes()
         except OSError:
             continue
-        if parent == (of or os.getpid()) and b"csp_index.service.sql_child" in command:
+        if parent == (of or os.getpid()) and b"csp_index.service.sql_sandbox_child" in command:
             found.append(int(place.name))
     return found
 
@@ -164,7 +164,7 @@ def test_a_cut_result_is_its_first_rows(index, limits, statement, least, most):
     ],
 )
 def test_what_cannot_be_a_statement_starts_no_process(index, statement, told, monkeypatch):
-    monkeypatch.setattr(sql, "_Child", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr(sql_sandbox, "_Child", lambda *_: pytest.fail("a process was started"))
     with pytest.raises(QueryError, match=told):
         runner_over(index).run(statement)
 
@@ -198,9 +198,9 @@ def test_who_gets_no_turn_is_told_to_come_back(index):
 def test_a_process_gets_no_secrets(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "squeamish")
     monkeypatch.setenv("CSP_INDEX_TOKEN", "ossifrage")
-    local = sql._environment("/some/place")
+    local = sql_sandbox._environment("/some/place")
     assert not {"squeamish", "ossifrage"} & set(local.values()) and "HOME" not in local
-    bucket = sql._environment("s3://bucket/db")
+    bucket = sql_sandbox._environment("s3://bucket/db")
     assert bucket["AWS_SECRET_ACCESS_KEY"] == "squeamish" and "ossifrage" not in bucket.values()
 
 
@@ -224,7 +224,7 @@ def test_a_process_that_strays_is_ended_and_told(does, index, tmp_path, monkeypa
     code = "import os, signal, sys, time\nsys.stdin.buffer.readline()\nprint('{}', flush=True)\n"
     (tmp_path / "strayed_child.py").write_text(code + _STRAYED[does] + "\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sql, "sql_child", SimpleNamespace(__name__="strayed_child"))
+    monkeypatch.setattr(sql_sandbox, "sql_child", SimpleNamespace(__name__="strayed_child"))
     made = runner_over(index, sql_seconds=0.2, sql_bytes=2**16)
     with pytest.raises(QueryError) as caught:
         made.run("SELECT 1")
@@ -235,7 +235,7 @@ def test_a_process_that_strays_is_ended_and_told(does, index, tmp_path, monkeypa
 def test_a_process_that_does_not_start_is_told(index, tmp_path, monkeypatch):
     (tmp_path / "strayed_child.py").write_text("raise ImportError('no')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sql, "sql_child", SimpleNamespace(__name__="strayed_child"))
+    monkeypatch.setattr(sql_sandbox, "sql_child", SimpleNamespace(__name__="strayed_child"))
     with pytest.raises(BusyError, match="try again"):
         runner_over(index).run("SELECT 1")
 
@@ -246,7 +246,7 @@ def test_no_process_outlives_the_one_that_started_it(index):
         import sys, time
         from csp_index.store.connect import open_snapshot
         from csp_index.service.config import ServiceSettings
-        from csp_index.service.sql import SqlRunner
+        from csp_index.service.sql_sandbox import SqlRunner
         SqlRunner(sys.argv[1], open_snapshot(sys.argv[1]).versions(), ServiceSettings()).prepare()
         print("started", flush=True)
         time.sleep(600)
@@ -262,13 +262,13 @@ def test_no_process_outlives_the_one_that_started_it(index):
     pytest.fail("the process that waited is still there")
 
 
-@pytest.mark.parametrize("title", sql._EXAMPLES)
+@pytest.mark.parametrize("title", sql_sandbox._EXAMPLES)
 @pytest.mark.parametrize("layers", [True, False])
 def test_every_example_runs_on_any_index(title, layers, index, tmp_path):
     if not layers:
         index = open_index(tmp_path / "db")
         index.add_images(write_images(tmp_path / "images", 3), encoders=["python:fakes:encoder"])
-    result = index.sql(sql._EXAMPLES[title])
+    result = index.sql(sql_sandbox._EXAMPLES[title])
     assert len(result) > 0 or not layers
     json.dumps(result.as_json(), allow_nan=False)
 
@@ -289,7 +289,7 @@ def test_examples_rank_the_newest_labels_of_the_method_with_most():
     labels = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in told])
 
     def ranked(title: str) -> list[tuple[Any, ...]]:
-        return [tuple(row.values()) for row in run_sql({"labels": labels}, sql._EXAMPLES[title]).rows()]
+        return [tuple(row.values()) for row in run_sql({"labels": labels}, sql_sandbox._EXAMPLES[title]).rows()]
 
     assert ranked("Labels with the highest score") == [("m/l/1", "csp", "red", 0.6), ("m/l/0", "csp", "red", 0.5)]
     assert ranked("Labels that many neurons share") == [("red", 2, 0.55)]

@@ -19,7 +19,7 @@ from browsing import CLI, lives
 from uvicorn.config import STARTUP_FAILURE
 
 from csp_index.errors import SettingError
-from csp_index.service import ServiceSettings, server, workers
+from csp_index.service import ServiceSettings, server, supervisor
 from csp_index.service.config import SHARED_COUNTERS
 
 TOKEN = "more-than-sixteen-letters"
@@ -169,7 +169,7 @@ def test_a_process_that_hangs_does_not_keep_the_service(doomed: Pair, sent: int)
 
 def test_limits_are_of_all_processes_together():
     whole = ServiceSettings(workers=3, threads=2, waiting=64, held_bytes=300, sql_processes=4)
-    part = workers._share(whole)
+    part = supervisor._share(whole)
     assert (part.waiting, part.held_bytes, part.sql_processes) == (22, 100, 2)
     assert part.threads == 2  # with one alone, who gets to a busy process waits, whatever the others do
     assert part.start == whole.start  # what tags and sessions hang on is one
@@ -184,15 +184,15 @@ def test_a_process_that_cannot_start_says_why_and_ends_the_others(
 
     def code() -> object:
         with pytest.raises(SystemExit) as ended:
-            workers._worker(str(tmp_path / "none"), ServiceSettings(), {}, running)
+            supervisor._worker(str(tmp_path / "none"), ServiceSettings(), {}, running)
         assert "no index at" in capfd.readouterr().err
         return ended.value.code
 
     assert code() == STARTUP_FAILURE  # upon which uvicorn starts no more
     running.set()
     naps: list[float] = []
-    monkeypatch.setattr(workers.time, "sleep", naps.append)
-    assert code() == 1 and naps == [workers._AGAIN_SECONDS]
+    monkeypatch.setattr(supervisor.time, "sleep", naps.append)
+    assert code() == 1 and naps == [supervisor._AGAIN_SECONDS]
 
 
 def test_no_process_at_all_is_refused(run, served_db, monkeypatch):

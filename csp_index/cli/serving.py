@@ -71,9 +71,9 @@ def _serve(db: str, as_json: bool, options: dict[str, Any]) -> None:
         address = f"http://{host}:{settings.port}/"
         told = json.dumps({"index": db, "address": address}) if as_json else f"{db} at {address} (Ctrl-C ends it)"
         if settings.workers > 1:
-            from csp_index.service import workers
+            from csp_index.service import supervisor
 
-            workers.run(db, settings, place, lambda: click.echo(told))
+            supervisor.run(db, settings, place, lambda: click.echo(told))
         else:
             from csp_index.service.app import make_app
 

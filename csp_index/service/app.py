@@ -22,19 +22,19 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from csp_index import __version__, errors
-from csp_index.service import api, login, pages
-from csp_index.service.access import Token, wants_page
-from csp_index.service.answers import Answers
-from csp_index.service.api import Service, Turns
 from csp_index.service.config import ServiceSettings
-from csp_index.service.engine import Engine
-from csp_index.service.guard import REQUEST_ID, Answer, Guard, log
-from csp_index.service.journal import Journal
-from csp_index.service.pages import site_of
-from csp_index.service.rendering import Renderer, Site
+from csp_index.service.http import api, login, pages
+from csp_index.service.http.access_log import Journal
+from csp_index.service.http.api import Service, Turns
+from csp_index.service.http.auth import Token, wants_page
+from csp_index.service.http.guard import REQUEST_ID, Answer, Guard, log
+from csp_index.service.http.pages import site_of
+from csp_index.service.http.rendering import Renderer, Site
+from csp_index.service.http.response_cache import Answers
+from csp_index.service.http.schemas import Fault
+from csp_index.service.live.engine import Engine
 from csp_index.service.snapshot import Snapshot
-from csp_index.service.sql import SqlRunner
-from csp_index.service.wire import Fault
+from csp_index.service.sql_sandbox import SqlRunner
 
 if TYPE_CHECKING:
     from csp_index.query.reader import Reader

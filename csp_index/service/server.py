@@ -22,8 +22,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from csp_index.errors import SettingError, one_line
 from csp_index.service.config import ServiceSettings
-from csp_index.service.guard import SECURITY_HEADERS
-from csp_index.service.wire import Fault
+from csp_index.service.http.guard import SECURITY_HEADERS
+from csp_index.service.http.schemas import Fault
 
 _HEALTH_SECONDS = 60  # in which a process must say that it lives: loading models keeps it busy
 _KEEP_SECONDS = 15  # a connection stays open for the next request

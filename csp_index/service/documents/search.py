@@ -15,13 +15,13 @@ from PIL import Image
 
 from csp_index.errors import EncoderError, LabelError, MissingError, SettingError
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.service.gallery import named
-from csp_index.service.images import check_image, excited_by, finished, has_vectors, image_vector, near_images
+from csp_index.service.documents.image import check_image, excited_by, finished, has_vectors, image_vector, near_images
+from csp_index.service.documents.layer import named
 from csp_index.service.layer_table import LayerTable
 from csp_index.service.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from csp_index.service.engine import Engine
+    from csp_index.service.live.engine import Engine
 
 Kind = Literal["text", "image", "upload", "neuron"]
 

@@ -19,9 +19,9 @@ from csp_index.contrast.quality import quality_of_pairs
 from csp_index.errors import MissingError
 from csp_index.query.sql_views import STATISTICS, told_if_stale
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
-from csp_index.service.facets import directions, facets_of, name_facets
+from csp_index.service.documents.facets import directions, facets_of, name_facets
 from csp_index.service.layer_table import LayerTable, finite
-from csp_index.service.question import WITH_GAMMA, Concepts
+from csp_index.service.live.queries import WITH_GAMMA, Concepts
 from csp_index.service.snapshot import Snapshot, without_folders
 from csp_index.store import catalog, schema
 from csp_index.store.activations import fetch_tiles
@@ -129,7 +129,7 @@ def neuron_document(snapshot: Snapshot, engine: Vectors, key: NeuronKey, method:
         "previous": f"{table.info.key}/{key.neuron - 1}" if key.neuron else None,
         "next": f"{table.info.key}/{key.neuron + 1}" if key.neuron + 1 < table.info.neurons else None,
     }
-    from csp_index.service.snippets import snippets
+    from csp_index.service.documents.snippets import snippets
 
     return document | {"queries": snippets(document, snapshot.name)}
 

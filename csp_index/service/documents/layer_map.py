@@ -13,12 +13,12 @@ import numpy as np
 
 from csp_index.errors import SettingError
 from csp_index.records import LayerKey
-from csp_index.service.gallery import column
+from csp_index.service.documents.layer import column
 from csp_index.service.layer_table import LayerTable, finite
 from csp_index.service.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from csp_index.service.engine import Engine
+    from csp_index.service.live.engine import Engine
 
 COLOURS: Final = ("score", "lead", "confidence", "firing_rate", "clarity", "max", "index")
 """Columns that can colour a map."""

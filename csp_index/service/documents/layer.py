@@ -25,7 +25,7 @@ from csp_index.service.layer_table import LayerTable, MethodLabels, finite
 from csp_index.service.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from csp_index.service.engine import Engine
+    from csp_index.service.live.engine import Engine
 
 Sort = Literal["index", "label", "score", "lead", "confidence", "firing_rate", "clarity", "max"]
 Order = Literal["asc", "desc"]

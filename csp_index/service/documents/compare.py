@@ -9,12 +9,12 @@ import numpy as np
 
 from csp_index.errors import SettingError
 from csp_index.records import NeuronKey
-from csp_index.service.images import has_vectors
-from csp_index.service.neurons import neuron_document
+from csp_index.service.documents.image import has_vectors
+from csp_index.service.documents.neuron import neuron_document
 from csp_index.service.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from csp_index.service.engine import Engine
+    from csp_index.service.live.engine import Engine
 
 NEURONS: Final = (2, 4)
 """How many neurons can be compared, at least and at most."""

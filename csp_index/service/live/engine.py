@@ -15,15 +15,15 @@ import numpy as np
 from csp_index.errors import BusyError, CspIndexError, StoreError, one_line
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.config import ServiceSettings
-from csp_index.service.question import Concepts as Concepts
-from csp_index.service.question import Excited as Excited
-from csp_index.service.question import LabelQuery as LabelQuery
+from csp_index.service.live.queries import Concepts as Concepts
+from csp_index.service.live.queries import Excited as Excited
+from csp_index.service.live.queries import LabelQuery as LabelQuery
 from csp_index.service.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from csp_index.service.loaded import Loaded
+    from csp_index.service.live.loaded import Loaded
 
 V = TypeVar("V")
 
@@ -130,7 +130,7 @@ class Engine:
         try:
             from csp_index.concurrency import one_thread
             from csp_index.labelling.candidates import read_text_arrays
-            from csp_index.service.loaded import Loaded
+            from csp_index.service.live.loaded import Loaded
 
             texts = None if self._config.texts is None else read_text_arrays(*self._config.texts)
             with one_thread():

@@ -40,9 +40,9 @@ from csp_index.models.encoders import Encoder
 from csp_index.models.prompt_templates import TEMPLATE_SETS, templates
 from csp_index.records import ExamplePair, Label, LabelScore, LabelState, LayerKey, NeuronKey, rivals_of
 from csp_index.service.layer_table import finite
-from csp_index.service.question import LabelQuery
+from csp_index.service.live.queries import LabelQuery
+from csp_index.service.live.stored_examples import stored_sets
 from csp_index.service.snapshot import Held, Snapshot
-from csp_index.service.stored import stored_sets
 from csp_index.store import schema
 from csp_index.store.addresses import check_numbers
 from csp_index.store.catalog import EncoderInfo, LayerInfo, sql_text

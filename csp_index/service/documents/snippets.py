@@ -18,7 +18,7 @@ from urllib.parse import quote
 from csp_index.labelling.vocabularies import BUILT_IN
 from csp_index.models.prompt_templates import TEMPLATE_SETS
 from csp_index.records import ExampleOptions, NeuronKey, ScoringOptions
-from csp_index.service.question import WITH_GAMMA
+from csp_index.service.live.queries import WITH_GAMMA
 from csp_index.store.catalog import sql_text
 
 BASE = "http://127.0.0.1:8000"

@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import RedirectResponse, Response
 
-from csp_index.service.access import Token, local_path
-from csp_index.service.rendering import Renderer
+from csp_index.service.http.auth import Token, local_path
+from csp_index.service.http.rendering import Renderer
 
 Next = Annotated[str, Query(max_length=2000)]
 

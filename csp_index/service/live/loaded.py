@@ -27,8 +27,8 @@ from csp_index.models.index_models import Models, by_network
 from csp_index.models.networks import Network
 from csp_index.ordering import leaders_of
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.service.question import Concepts, Excited, LabelQuery
-from csp_index.service.relabel import Relabeller, TextVectors
+from csp_index.service.live.queries import Concepts, Excited, LabelQuery
+from csp_index.service.live.relabel import Relabeller, TextVectors
 from csp_index.service.snapshot import Held, Snapshot
 from csp_index.store import catalog, schema
 from csp_index.store.activations import activations_of

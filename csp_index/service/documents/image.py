@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from csp_index.errors import MissingError
-from csp_index.service.gallery import top_images
+from csp_index.service.documents.layer import top_images
 from csp_index.service.layer_table import LayerTable
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import schema
@@ -24,7 +24,7 @@ from csp_index.store.catalog import LayerInfo
 from csp_index.store.derived_images import derived_rows, describe_recipe, is_derived
 
 if TYPE_CHECKING:
-    from csp_index.service.engine import Engine
+    from csp_index.service.live.engine import Engine
 
 NEIGHBOURS: Final = 12
 EXCITES: Final = 24  # neurons told of an image

@@ -17,10 +17,10 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from csp_index.service.access import OPEN_PATHS, Token, fault_of_address, first, is_foreign
 from csp_index.service.config import ServiceSettings
-from csp_index.service.journal import Journal, Visit
-from csp_index.service.wire import Fault
+from csp_index.service.http.access_log import Journal, Visit
+from csp_index.service.http.auth import OPEN_PATHS, Token, fault_of_address, first, is_foreign
+from csp_index.service.http.schemas import Fault
 
 log = logging.getLogger("csp_index.service")
 

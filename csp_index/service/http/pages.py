@@ -19,15 +19,19 @@ from starlette.responses import RedirectResponse, Response
 
 from csp_index.errors import CspIndexError, EncoderError, LabelError, MissingError, SettingError
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.service import comparing, gallery, layer_map, map_drawing, neurons, searching
-from csp_index.service import images as pictures
-from csp_index.service.api import Service, answer, ask_sql, fault_of, picture_of, run_sql
-from csp_index.service.card import card_of
-from csp_index.service.gallery import GalleryQuery
-from csp_index.service.rendering import Renderer, Site, compare_href, image_href, layer_href, neuron_href
-from csp_index.service.searching import SEARCHED, SearchQuery
-from csp_index.service.sql import write_file
-from csp_index.service.wire import LONGEST_SQL, LONGEST_TEXT
+from csp_index.service.documents import compare, layer_map
+from csp_index.service.documents import image as pictures
+from csp_index.service.documents import layer as gallery
+from csp_index.service.documents import neuron as neurons
+from csp_index.service.documents import search as searching
+from csp_index.service.documents.card import card_of
+from csp_index.service.documents.layer import GalleryQuery
+from csp_index.service.documents.search import SEARCHED, SearchQuery
+from csp_index.service.http import map_svg
+from csp_index.service.http.api import Service, answer, ask_sql, fault_of, picture_of, run_sql
+from csp_index.service.http.rendering import Renderer, Site, compare_href, image_href, layer_href, neuron_href
+from csp_index.service.http.schemas import LONGEST_SQL, LONGEST_TEXT
+from csp_index.service.sql_sandbox import write_file
 
 _TINY: Final = 64  # pixels: pictures whose longer side has at most so many are enlarged without blur
 _PLAIN: Final = {field.name: field.default for field in fields(GalleryQuery)}
@@ -162,12 +166,12 @@ def _layer_context(
         "filtered": query.state != "all" or bool(query.q.strip()),
         "asked": asked,
         "points": points,
-        "drawing": points and map_drawing.draw(points),
+        "drawing": points and map_svg.draw(points),
         "map_json": _link(f"{here}/map.json", drawn),
         "sorts": get_args(gallery.Sort),
         "states": get_args(gallery.Shown),
         "colours": layer_map.COLOURS,
-        "steps": map_drawing.STEPS,
+        "steps": map_svg.STEPS,
     }
 
 
@@ -225,7 +229,7 @@ def _add_images(routes: APIRouter, service: Service, renderer: Renderer) -> None
 
 def _add_comparison(routes: APIRouter, service: Service, renderer: Renderer) -> None:
     def document(keys: Sequence[NeuronKey]) -> dict[str, Any]:
-        return comparing.compare_document(service.snapshot, service.engine, keys)
+        return compare.compare_document(service.snapshot, service.engine, keys)
 
     @routes.get("/compare.json")
     def comparison_twin(neurons: Neurons = ()) -> Response:
@@ -237,15 +241,15 @@ def _add_comparison(routes: APIRouter, service: Service, renderer: Renderer) -> 
         asked = list(map(str, keys))
         page = document(keys) if len(keys) > 1 else None
         twin = compare_href(asked).replace("/compare?", "/compare.json?", 1) if page else None
-        return renderer.page("compare", page=page, asked=asked, most=comparing.NEURONS[1], twin=twin)
+        return renderer.page("compare", page=page, asked=asked, most=compare.NEURONS[1], twin=twin)
 
 
 def _keys(given: Sequence[str]) -> list[NeuronKey]:
     """Return the neurons of an address: several values, or one with commas after the numbers; each neuron once."""
     addresses = [part.strip() for value in given for part in re.split(r"(?<=[0-9]),", value) if part.strip()]
     keys = list(dict.fromkeys(map(NeuronKey.parse, addresses)))
-    if len(keys) > comparing.NEURONS[1]:
-        raise SettingError(f"{len(keys)} neurons were asked for: two to {comparing.NEURONS[1]} can be compared")
+    if len(keys) > compare.NEURONS[1]:
+        raise SettingError(f"{len(keys)} neurons were asked for: two to {compare.NEURONS[1]} can be compared")
     return keys
 
 

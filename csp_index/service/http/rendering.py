@@ -20,8 +20,8 @@ import jinja2
 from starlette.responses import HTMLResponse
 
 from csp_index import __version__
-from csp_index.service.question import CANDIDATES, LETTERS
-from csp_index.service.wire import MOST_EXAMPLES
+from csp_index.service.http.schemas import MOST_EXAMPLES
+from csp_index.service.live.queries import CANDIDATES, LETTERS
 
 DASH: Final = "\N{EN DASH}"
 _PLACE: Final = resources.files("csp_index.service")

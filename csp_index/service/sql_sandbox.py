@@ -26,9 +26,9 @@ import pyarrow as pa
 from csp_index import errors, settings
 from csp_index.errors import BusyError, CspIndexError, QueryError, SettingError
 from csp_index.query.results import SqlResult, encode_result
-from csp_index.service import sql_child
+from csp_index.service import sql_sandbox_child
 from csp_index.service.config import ServiceSettings
-from csp_index.service.sql_child import IDLE_SECONDS, MARGIN_BYTES, STATEMENT_BYTES, Order
+from csp_index.service.sql_sandbox_child import IDLE_SECONDS, MARGIN_BYTES, STATEMENT_BYTES, Order
 from csp_index.store.locations import place_of
 
 _START_SECONDS = 30.0  # in which a new process opens the index, also on a busy machine
@@ -225,7 +225,7 @@ class _Child:
         self._order = order
         self._started = time.monotonic()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-s", "-X", "utf8", "-m", sql_child.__name__],
+            [sys.executable, "-P", "-s", "-X", "utf8", "-m", sql_sandbox_child.__name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

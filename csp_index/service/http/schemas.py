@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from csp_index.service.question import CANDIDATES, LETTERS, NEIGHBOURS, NEURONS, TOP
+from csp_index.service.live.queries import CANDIDATES, LETTERS, NEIGHBOURS, NEURONS, TOP
 
 State = Literal["labelled", "dead", "no-contrast", "no-candidates", "unlabelled"]
 

@@ -21,17 +21,20 @@ from starlette.responses import Response
 from csp_index import errors
 from csp_index.images import decode
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.service import gallery, neurons, searching, wire
-from csp_index.service import images as pictures
 from csp_index.service.config import ServiceSettings
-from csp_index.service.engine import Engine
-from csp_index.service.gallery import GalleryQuery, Order, Shown, Sort
-from csp_index.service.journal import METRICS_TYPE, Journal
-from csp_index.service.question import LabelQuery
-from csp_index.service.searching import SearchQuery
+from csp_index.service.documents import image as pictures
+from csp_index.service.documents import layer as gallery
+from csp_index.service.documents import neuron as neurons
+from csp_index.service.documents import search as searching
+from csp_index.service.documents.layer import GalleryQuery, Order, Shown, Sort
+from csp_index.service.documents.search import SearchQuery
+from csp_index.service.http import schemas
+from csp_index.service.http.access_log import METRICS_TYPE, Journal
+from csp_index.service.http.schemas import Fault
+from csp_index.service.live.engine import Engine
+from csp_index.service.live.queries import LabelQuery
 from csp_index.service.snapshot import Snapshot
-from csp_index.service.sql import SqlAnswer, SqlRunner, write_rows
-from csp_index.service.wire import Fault
+from csp_index.service.sql_sandbox import SqlAnswer, SqlRunner, write_rows
 
 V = TypeVar("V")
 
@@ -111,7 +114,7 @@ _LATE = {503: "too much to do, or the index cannot be read", 504: "it took too l
 
 def _told(*further: tuple[int, str]) -> dict[int | str, dict[str, Any]]:
     every = _ERRORS | _LATE | dict(further)
-    return {status: {"model": wire.ErrorBody, "description": what} for status, what in every.items()}
+    return {status: {"model": schemas.ErrorBody, "description": what} for status, what in every.items()}
 
 
 _GET = _told()
@@ -135,23 +138,23 @@ def router(service: Service) -> APIRouter:
 def _add_index(router: APIRouter, service: Service) -> None:
     snapshot, engine, limits = service.snapshot, service.engine, service.settings
 
-    @router.get("/api/v1/index", response_model=wire.Home, responses=_GET, tags=["index"])
+    @router.get("/api/v1/index", response_model=schemas.Home, responses=_GET, tags=["index"])
     def index() -> Response:
         """What is indexed: images, encoders, networks, layers, labels, the last runs."""
         return answer(neurons.home_document(snapshot))
 
-    @router.get("/api/v1/layers", response_model=wire.Layers, responses=_GET, tags=["index"])
+    @router.get("/api/v1/layers", response_model=schemas.Layers, responses=_GET, tags=["index"])
     def layers() -> Response:
         """The layers whose neurons are indexed."""
         return answer({"layers": neurons.home_document(snapshot)["layers"]})
 
-    @router.get("/api/v1/neurons", response_model=wire.Neurons, responses=_GET, tags=["neurons"])
+    @router.get("/api/v1/neurons", response_model=schemas.Neurons, responses=_GET, tags=["neurons"])
     def neuron_list(
-        layer: Annotated[str, Query(pattern=wire.LAYER, max_length=500, examples=["cnn/concepts"])],
+        layer: Annotated[str, Query(pattern=schemas.LAYER, max_length=500, examples=["cnn/concepts"])],
         sort: Sort = "index",
         order: Order = "asc",
         state: Shown = "all",
-        q: Annotated[str, Query(max_length=wire.LONGEST_TEXT, description="Part of the label.")] = "",
+        q: Annotated[str, Query(max_length=schemas.LONGEST_TEXT, description="Part of the label.")] = "",
         method: Method = None,
         limit: int = Query(limits.page, ge=1, le=limits.page_limit),
         cursor: Annotated[str | None, Query(max_length=500, description="`next` of the page before.")] = None,
@@ -160,7 +163,9 @@ def _add_index(router: APIRouter, service: Service) -> None:
         query = GalleryQuery(sort, order, state, q, method, limit, cursor)
         return answer(gallery.neurons_page(snapshot, engine, LayerKey.parse(layer), query))
 
-    @router.get("/api/v1/neurons/{model}/{layer}/{index}", response_model=wire.Neuron, responses=_GET, tags=["neurons"])
+    @router.get(
+        "/api/v1/neurons/{model}/{layer}/{index}", response_model=schemas.Neuron, responses=_GET, tags=["neurons"]
+    )
     def neuron(model: Model, layer: Layer, index: Number, method: Method = None) -> Response:
         """All that is known of one neuron."""
         return answer(neurons.neuron_document(snapshot, engine, NeuronKey(model, layer, index), method))
@@ -170,15 +175,15 @@ def _add_search(router: APIRouter, service: Service) -> None:
     snapshot, engine, limits = service.snapshot, service.engine, service.settings
     few = Query(12, ge=1, le=limits.page_limit, description="Neurons of each kind.")
 
-    @router.get("/api/v1/search", response_model=wire.Found, responses=_GET, tags=["search"])
+    @router.get("/api/v1/search", response_model=schemas.Found, responses=_GET, tags=["search"])
     def search(
-        q: Annotated[str, Query(min_length=1, max_length=wire.LONGEST_TEXT, examples=["stripes"])],
+        q: Annotated[str, Query(min_length=1, max_length=schemas.LONGEST_TEXT, examples=["stripes"])],
         limit: int = few,
     ) -> Response:
         """Neurons that mean a text, by their vectors and by their labels; images near to it."""
         return answer(searching.search(snapshot, engine, SearchQuery(q, limit=limit)))
 
-    @router.post("/api/v1/search/image", response_model=wire.Found, responses=_POST, tags=["search"])
+    @router.post("/api/v1/search/image", response_model=schemas.Found, responses=_POST, tags=["search"])
     def search_image(file: UploadFile, limit: int = few) -> Response:
         """Neurons that a picture excites or that mean what it shows. The picture is not kept."""
         picture = picture_of(file, limits.upload_pixels)
@@ -188,7 +193,7 @@ def _add_search(router: APIRouter, service: Service) -> None:
 def _add_images(router: APIRouter, service: Service) -> None:
     snapshot, engine = service.snapshot, service.engine
 
-    @router.get("/api/v1/images/{image_id}", response_model=wire.ImagePage, responses=_GET, tags=["images"])
+    @router.get("/api/v1/images/{image_id}", response_model=schemas.ImagePage, responses=_GET, tags=["images"])
     def image(image_id: ImageId) -> Response:
         """What is known of an image, the neurons it excites, its neighbours."""
         return answer(pictures.image_document(snapshot, engine, image_id))
@@ -206,8 +211,8 @@ def _add_images(router: APIRouter, service: Service) -> None:
 
 
 def _add_questions(router: APIRouter, service: Service) -> None:
-    @router.post("/api/v1/label", response_model=wire.LabelAnswer, responses=_POST, tags=["questions"])
-    def label(asked: wire.LabelRequest) -> Response:
+    @router.post("/api/v1/label", response_model=schemas.LabelAnswer, responses=_POST, tags=["questions"])
+    def label(asked: schemas.LabelRequest) -> Response:
         """Labels of neurons by a method and its knobs, from stored vectors; nothing is kept."""
         started = time.perf_counter()
         values = asked.model_dump(exclude={"neurons", "candidates"})
@@ -216,8 +221,8 @@ def _add_questions(router: APIRouter, service: Service) -> None:
         results = service.engine.relabel(LabelQuery(keys, candidates=candidates, **values))
         return answer({"results": results, "seconds": time.perf_counter() - started})
 
-    @router.post("/api/v1/sql", response_model=wire.SqlAnswer, responses=_POST, tags=["questions"])
-    async def sql(asked: wire.SqlRequest) -> Response:
+    @router.post("/api/v1/sql", response_model=schemas.SqlAnswer, responses=_POST, tags=["questions"])
+    async def sql(asked: schemas.SqlRequest) -> Response:
         """One SELECT, in a process of its own; rows and bytes beyond the limits are cut off."""
         return await service.sql_turns.run(lambda statement: answer(run_sql(service, statement)), asked.sql)
 
@@ -241,12 +246,12 @@ def run_sql(service: Service, statement: str) -> dict[str, Any]:
 
 
 def _add_health(router: APIRouter, service: Service) -> None:
-    @router.get("/healthz", response_model=wire.Health, tags=["health"])
+    @router.get("/healthz", response_model=schemas.Health, tags=["health"])
     async def healthz() -> Response:
         """Whether the service lives."""
         return answer({"status": "ok"})
 
-    @router.get("/readyz", response_model=wire.Readiness, tags=["health"])
+    @router.get("/readyz", response_model=schemas.Readiness, tags=["health"])
     async def readyz() -> Response:
         """Whether pages can be answered, and how far the models are."""
         engine = service.engine

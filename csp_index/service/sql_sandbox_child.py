@@ -1,4 +1,4 @@
-"""One SELECT in a process that lives for it: `python -m csp_index.service.sql_child`, started by `sql`.
+"""One SELECT in a process that lives for it: `python -m csp_index.service.sql_sandbox_child`, started by `sql`.
 
 On standard input comes a line of JSON, the `Order`; what is written then is a line that says `ready` once the index is
 open, or an error. The statement is all of the input that follows. The answer is a line of JSON, `truncated` or an

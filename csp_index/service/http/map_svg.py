@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from csp_index.service.rendering import figure, neuron_href
+from csp_index.service.http.rendering import figure, neuron_href
 
 STEPS: Final = 8
 """Colours from low to high; the size of a circle grows with them, so that colour is not all that tells."""

@@ -1,0 +1,1 @@
+"""The documents that pages and their JSON twins show."""

@@ -1,0 +1,1 @@
+"""HTTP: guard, sign-in, routes, pages, caching of answers, and the log of requests."""
