@@ -12,7 +12,7 @@ import warnings
 import click
 
 from csp_index import __version__
-from csp_index.cli import asking, building, judging, proposing, serving, trying
+from csp_index.cli import candidates, demo, evaluate, index, query, serve
 from csp_index.cli.output import plain_warnings
 from csp_index.errors import CspIndexError, one_line
 
@@ -30,12 +30,12 @@ def cli() -> None:
 
 
 for command in (
-    *trying.COMMANDS,
-    *building.COMMANDS,
-    *proposing.COMMANDS,
-    *asking.COMMANDS,
-    *judging.COMMANDS,
-    *serving.COMMANDS,
+    *demo.COMMANDS,
+    *index.COMMANDS,
+    *candidates.COMMANDS,
+    *query.COMMANDS,
+    *evaluate.COMMANDS,
+    *serve.COMMANDS,
 ):
     cli.add_command(command)
 

@@ -167,7 +167,7 @@ def optimize(db: str, encoder: str | None, kind: str, keep_hours: float | None, 
     \b
     csp-index optimize birds.db
     """
-    from csp_index.cli.showing import say_optimized
+    from csp_index.cli.formatting import say_optimized
     from csp_index.index import open_index
 
     with progress() as report:

@@ -139,7 +139,7 @@ def show(db: str, neuron: str, card: str | None, as_json: bool, **options: Any) 
     \b
     csp-index show birds.db resnet50/layer4/77 --card 77.png
     """
-    from csp_index.cli.showing import say_neuron
+    from csp_index.cli.formatting import say_neuron
     from csp_index.index import open_index
 
     opened = open_index(db)
@@ -248,7 +248,7 @@ def status(db: str, as_json: bool) -> None:
     \b
     csp-index status birds.db
     """
-    from csp_index.cli.showing import say_status
+    from csp_index.cli.formatting import say_status
     from csp_index.query.reader import Reader
 
     found = Reader(db).status()
