@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from csp_index.cli import cli
-from csp_index.demo import run, stage1
+from csp_index.demo import captioning, run
+from csp_index.demo.captioning import ARMS, SCORED_BY, Arm, CaptionerReport, Gain, Said, concept_said
 from csp_index.demo.network import CAPTIONER_FOLDER, PLANTED
 from csp_index.demo.run import DemoReport
-from csp_index.demo.stage1 import ARMS, SCORED_BY, Arm, CaptionerReport, Gain, Said, concept_said
 from csp_index.demo.world import ATTRIBUTES, VOCABULARY, Scene, random_scene, render
 from csp_index.models.plugins import load_plugins
 from csp_index.proposers.captioner import Captioner
@@ -112,8 +112,8 @@ RIGHT = [one(concept) for concept in KNOWN]
 NOTHING = [Said() for _ in KNOWN]
 
 
-def judged(contrastive: list[Said], positive: list[Said]) -> stage1.Ranked:
-    return stage1._ranked({"contrastive": contrastive, "positive_only": positive})
+def judged(contrastive: list[Said], positive: list[Said]) -> captioning.Ranked:
+    return captioning._ranked({"contrastive": contrastive, "positive_only": positive})
 
 
 def test_shares_and_gains_are_counted_by_kind_of_concept() -> None:
@@ -140,8 +140,8 @@ def test_ties_are_decided_by_lot_or_by_length() -> None:
     texts = [("thing", concept, f"very wooden {concept}") for concept in KNOWN]
     tied = [Said(each, each) for each in texts]
     assert judged(tied, NOTHING).gains["all"].top1 == pytest.approx(1 / 3)
-    for by, first in ((stage1.shortest, 0), (stage1.longest, 2)):
-        assert [stage1._settled(each, by).first for each in tied] == [(each[first],) for each in texts]
+    for by, first in ((captioning.shortest, 0), (captioning.longest, 2)):
+        assert [captioning._settled(each, by).first for each in tied] == [(each[first],) for each in texts]
 
 
 def test_a_neuron_without_candidates_is_a_miss() -> None:
@@ -151,16 +151,16 @@ def test_a_neuron_without_candidates_is_a_miss() -> None:
 def test_labels_are_set_beside_those_of_the_vocabulary() -> None:
     some = [*RIGHT[:SINGLES], *NOTHING[SINGLES:]]
     both: dict[Arm, list[Said]] = {"contrastive": some, "positive_only": some}
-    assert stage1._scored(both, RIGHT).kept == pytest.approx(SINGLES / 35)
-    assert stage1._scored(both, NOTHING).kept == 0.0
+    assert captioning._scored(both, RIGHT).kept == pytest.approx(SINGLES / 35)
+    assert captioning._scored(both, NOTHING).kept == 0.0
 
 
 @pytest.fixture
 def report() -> CaptionerReport:
     won, drawn = judged(RIGHT, NOTHING), judged(RIGHT, RIGHT)
     late = [Said(("wooden", *each.texts), ("wooden",)) for each in RIGHT]
-    named: dict[Arm, float] = {"contrastive": stage1._named(late), "positive_only": stage1._named(NOTHING)}
-    scored = stage1._scored({"contrastive": RIGHT, "positive_only": RIGHT}, RIGHT)
+    named: dict[Arm, float] = {"contrastive": captioning._named(late), "positive_only": captioning._named(NOTHING)}
+    scored = captioning._scored({"contrastive": RIGHT, "positive_only": RIGHT}, RIGHT)
     return CaptionerReport(won, won, drawn, named, dict.fromkeys(SCORED_BY, scored), 1.25)
 
 

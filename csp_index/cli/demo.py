@@ -13,8 +13,8 @@ from csp_index.cli.options import json_option
 from csp_index.cli.output import say_json
 
 if TYPE_CHECKING:
+    from csp_index.demo.captioning import CaptionerReport, Ranked, Share
     from csp_index.demo.run import DemoReport
-    from csp_index.demo.stage1 import CaptionerReport, Ranked, Share
 
 
 @click.command()

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from csp_index import __version__
-from csp_index.demo import variants, world
+from csp_index.demo import scene_variants, world
 from csp_index.errors import EvaluationError, SettingError
 from csp_index.models.image_generators import picture_seed
 from csp_index.models.variant_generators import Original, Variant
@@ -28,7 +28,7 @@ class Renderer:
     def __init__(self) -> None:
         """Take the renderer's own code for its weights: pictures are the same as long as it is."""
         self.name = "demo renderer"
-        code = b"".join(Path(str(module.__file__)).read_bytes() for module in (world, variants))
+        code = b"".join(Path(str(module.__file__)).read_bytes() for module in (world, scene_variants))
         self.identity = {
             "spec": "python:csp_index.demo.generator:renderer",
             "weights": hashlib.sha256(code).hexdigest(),
@@ -47,7 +47,7 @@ class Renderer:
 
     def variants(self, original: Original, count: int, seed: int) -> list[Variant]:
         """Return ``count`` variants of an image of the demo, or all there are: its scene, one attribute changed."""
-        return variants.vary(original, count, seed)
+        return scene_variants.vary(original, count, seed)
 
 
 def renderer() -> Renderer:

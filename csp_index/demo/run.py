@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from csp_index.demo.captioning import CaptionerReport, run_captioner
 from csp_index.demo.network import CLIP_FOLDER, CONCEPT_LAYER, NETWORK_WEIGHTS, PLANTED
 from csp_index.demo.probing import METADATA, Bias, write_probing_set
-from csp_index.demo.stage1 import CaptionerReport, run_captioner
 from csp_index.demo.world import VOCABULARY
 from csp_index.errors import SettingError, one_line
 from csp_index.index import Index, NetworkSource, open_index
