@@ -95,7 +95,7 @@ def arrays(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return the directory of a family's tiny vision-language model; each is written once."""
-    from tests import tiny_vlms
+    import tiny_vlms
 
     root = tmp_path_factory.mktemp("vlms")
 

@@ -196,7 +196,7 @@ def consensus(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
     the 24 leaders of odds x linear x sqrt(agreement), which is the score where it is not known.
 
     Chosen in two rounds among some 70 variants on development worlds, each round judged once on fresh ones
-    (`scripts/search_methods.py`; 29 neurons a world; singles, pairs and triples; bias 0 to 1; analytic, leaky and CNN
+    (`scripts/method_search`; 29 neurons a world; singles, pairs and triples; bias 0 to 1; analytic, leaky and CNN
     neurons; rendered images with a small CLIP, clean and noisy, and synthetic embeddings; candidates with and without
     triples). Fresh seeds 104 to 107, mean of 168 cells / mean of the worst tenth: csp .66 / .12, pmi .75 / .22,
     contrastive-pmi .88 / .58, consensus .97 / .84 (.96 / .78 without precision). On rendered images with singles and

@@ -1,0 +1,322 @@
+"""Listing of every kind of source: folders, metadata tables, parquet, tar shards, datasets."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pictures import encoded, listed, number_of, plain, png
+
+from csp_index.errors import SourceError
+from csp_index.images.containers import ContainerReader
+from csp_index.images.decode import ImageFailure, ImageRead, ImageRef, image_extensions, read_images
+from csp_index.images.sources import open_source
+
+
+def folder(root: Path) -> Path:
+    for number, name in enumerate(
+        ["a-b.png", "a/x.PNG", "a/deep/er/y.jpg", "b.webp", "with#hash.png", "ünïcode ☂.bmp"]
+    ):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind = {".jpg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}.get(path.suffix, "PNG")
+        path.write_bytes(encoded(plain((number * 40, 0, 0)), kind))
+    (root / "notes.txt").write_text("not an image")
+    (root / ".hidden.png").write_bytes(png(0))
+    (root / ".cache").mkdir()
+    (root / ".cache" / "c.png").write_bytes(png(0))
+    return root
+
+
+def test_trap_10_images_in_sub_folders_are_read(tmp_path: Path) -> None:
+    source = open_source(folder(tmp_path))
+    relative = [Path(ref.uri).relative_to(tmp_path.resolve()).as_posix() for ref in listed(source)]
+    assert relative == sorted(relative)
+    assert set(relative) == {"a-b.png", "a/deep/er/y.jpg", "a/x.PNG", "b.webp", "with#hash.png", "ünïcode ☂.bmp"}
+    results = list(read_images([ref.uri for ref in source.refs()]))
+    assert all(isinstance(result, ImageRead) for result in results)
+
+
+def test_broken_file_with_an_image_ending_is_listed_and_fails_later(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"text")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    uris = [ref.uri for ref in open_source(tmp_path).refs()]
+    assert len(uris) == 2
+    assert all(isinstance(result, ImageFailure) for result in read_images(uris))
+
+
+def test_name_that_is_not_utf8_is_a_failure_that_can_be_stored(tmp_path: Path) -> None:
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.png")).write_bytes(png(1))
+    except OSError:
+        pytest.skip("the file system refuses such names")
+    (ref,) = open_source(tmp_path).refs()
+    ref.uri.encode("utf-8")
+    assert isinstance(next(iter(read_images([ref.uri]))), ImageFailure)
+
+
+def test_links_in_a_circle_are_followed_once(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.png").write_bytes(png(1))
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    assert len(listed(open_source(tmp_path))) == 1
+
+
+def test_folder_without_images_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(SourceError, match="found 1 other file in it and its sub-folders"):
+        open_source(tmp_path)
+    with pytest.raises(SourceError, match="does not exist"):
+        open_source(tmp_path / "missing")
+    with pytest.raises(SourceError, match="neither a folder nor"):
+        open_source(tmp_path / "a.txt")
+    (tmp_path / "a.png").write_bytes(png(1))
+    with pytest.raises(SourceError, match="has no columns"):
+        open_source(tmp_path, image_column="image")
+
+
+def test_every_extension_that_pillow_can_decode_counts() -> None:
+    endings = image_extensions()
+    assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".avif"} <= endings
+    assert not {".pdf", ".h5", ".mpg", ".txt", ".csv", ".eps"} & endings
+
+
+# metadata tables
+
+
+def test_metadata_table_is_joined_by_path(tmp_path: Path) -> None:
+    folder(tmp_path)
+    (tmp_path / "metadata.csv").write_text(
+        "label,path,count\nred,a/x.PNG,3\nblue,./b.webp,\nlost,none.png,4\n", encoding="utf-8-sig"
+    )
+    source = open_source(tmp_path)
+    rows = {Path(ref.uri).name: ref.metadata for ref in listed(source)}
+    assert rows["x.PNG"] == {"label": "red", "count": 3}
+    assert rows["b.webp"] == {"label": "blue", "count": None}
+    assert rows["a-b.png"] == {}
+    assert source.missing_rows == 1  # type: ignore[attr-defined]
+
+
+def test_metadata_table_may_use_file_names_and_other_columns(tmp_path: Path) -> None:
+    images = folder(tmp_path / "images")
+    table = tmp_path / "table.csv"
+    table.write_text("where,split\nx.PNG,train\na-b.png,test\n")
+    rows = {Path(ref.uri).name: ref.metadata for ref in open_source(images, metadata=table).refs()}
+    assert rows["x.PNG"] == {"split": "train"}, "a bare name finds the image in its sub-folder"
+    (tmp_path / "table.tsv").write_text(f"file_name\tn\n{images.resolve()}/a/x.PNG\t1\n")
+    rows = {Path(ref.uri).name: ref.metadata for ref in open_source(images, metadata=tmp_path / "table.tsv").refs()}
+    assert rows["x.PNG"] == {"n": 1}, "an absolute path fits too"
+
+
+def test_metadata_table_of_numbers_as_names_keeps_them(tmp_path: Path) -> None:
+    (tmp_path / "007.png").write_bytes(png(1))
+    (tmp_path / "metadata.csv").write_text("file_name,n\n007.png,1\n")
+    assert [ref.metadata for ref in open_source(tmp_path).refs()] == [{"n": 1}]
+
+
+def test_ambiguous_file_name_in_the_table_is_an_error(tmp_path: Path) -> None:
+    for part in ("a", "b"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "0.png").write_bytes(png(1))
+    (tmp_path / "metadata.csv").write_text("path,n\n0.png,1\n")
+    with pytest.raises(SourceError, match=r"'0.png', but 2 images share it \(a/0.png, b/0.png"):
+        open_source(tmp_path)
+
+
+def test_metadata_table_without_paths_lists_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    (tmp_path / "metadata.csv").write_text("colour,size\nred,big\n")
+    with pytest.raises(SourceError, match=r"no column with image paths \(has: colour, size\)"):
+        open_source(tmp_path)
+    with pytest.raises(SourceError, match="cannot be read"):
+        open_source(tmp_path, metadata=tmp_path / "missing.csv")
+    (tmp_path / "metadata.csv").write_bytes(b"\xff\xfe\x00binary")
+    with pytest.raises(SourceError, match="metadata table"):
+        open_source(tmp_path)
+
+
+# parquet
+
+
+def parquet(path: Path, count: int = 10, group: int = 4, first: int = 0, **columns: Any) -> Path:
+    table = pa.table(
+        {
+            "image": [{"bytes": png(first + row), "path": f"{row}.png"} for row in range(count)],
+            "label": [f"label {row}" for row in range(count)],
+            **columns,
+        }
+    )
+    pq.write_table(table, path, row_group_size=group)
+    return path
+
+
+def test_parquet_rows_and_metadata(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "data.parquet", nested=[{"a": [1, 2]}] * 10)
+    source = open_source(path)
+    refs = listed(source)
+    assert source.name == str(path.resolve())
+    assert [ref.uri for ref in refs] == [f"{path.resolve()}#{row}" for row in range(10)]
+    assert refs[3].metadata == {"label": "label 3", "nested": {"a": [1, 2]}}
+    assert [number_of(result) for result in read_images([ref.uri for ref in refs])] == list(range(10))
+    mixed = [9, 2, 3, 3, 0, 8]
+    assert [number_of(result) for result in read_images([refs[row].uri for row in mixed])] == mixed
+
+
+def test_parquet_neighbours_share_one_pass_over_the_image_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = parquet(tmp_path / "data.parquet", count=100, group=10)
+    passes: list[Any] = []
+    original = pq.ParquetFile.iter_batches
+
+    def counted(self: Any, *args: Any, **options: Any) -> Any:
+        passes.append((options["columns"], options["row_groups"].start))
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    rows = [*range(3, 9), *range(55, 75)]
+    assert [number_of(result) for result in read_images([f"{path}#{row}" for row in rows])] == rows
+    assert passes == [(["image"], 0), (["image"], 5)]
+
+    passes.clear()
+    reader = ContainerReader()
+    for start in range(0, 100, 8):
+        uris = [f"{path}#{row}" for row in range(start, min(start + 8, 100))]
+        assert number_of(next(iter(list(read_images(uris, threads=2, reader=reader))))) == start
+    reader.close()
+    assert len(passes) < 5, "a reader goes on where the last call stopped"
+
+
+def test_folder_of_parquet_files_is_one_source(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    parquet(tmp_path / "data" / "b.parquet", first=100)
+    parquet(tmp_path / "data" / "a.parquet")
+    (tmp_path / "data" / "c.parquet").write_bytes(b"PAR1 broken")
+    uris = [ref.uri for ref in listed(open_source(tmp_path))]
+    results = list(read_images(uris))
+    assert [number_of(result) for result in results[:-1]] == [*range(10), *range(100, 110)]
+    assert isinstance(results[-1], ImageFailure), "a damaged file is one failure"
+    assert "c.parquet#0" in results[-1].uri
+
+
+def test_parquet_columns_found_or_named(tmp_path: Path) -> None:
+    path = tmp_path / "two.parquet"
+    pq.write_table(pa.table({"left": [png(1)], "right": [png(2)], "n": [5]}), path)
+    with pytest.raises(SourceError, match=r"several columns may hold images \(left, right\)"):
+        open_source(path)
+    (ref,) = open_source(path, image_column="right").refs()
+    assert ref == ImageRef(f"{path.resolve()}#0@right", {"n": 5})
+    assert number_of(next(iter(read_images([ref.uri])))) == 2
+    with pytest.raises(SourceError, match=r"no column 'up' \(has: left, right, n\)"):
+        open_source(path, image_column="up")
+    with pytest.raises(SourceError, match="column 'n' holds int64, not images"):
+        open_source(path, image_column="n")
+    pq.write_table(pa.table({"n": [5]}), path)
+    with pytest.raises(SourceError, match=r"no column holds images .* \(has: n\)"):
+        open_source(path)
+    path.write_bytes(b"not parquet")
+    with pytest.raises(SourceError, match="cannot be read as parquet"):
+        open_source(path)
+
+
+def test_parquet_cell_with_a_path_or_nothing(tmp_path: Path) -> None:
+    (tmp_path / "one.png").write_bytes(png(7))
+    path = tmp_path / "paths.parquet"
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"image": pa.array([{"bytes": None, "path": "one.png"}, None], kind)}), path)
+    by_path, empty, outside = read_images([f"{path}#{row}" for row in range(3)])
+    assert number_of(by_path) == 7
+    assert isinstance(empty, ImageFailure)
+    assert empty.reason == "the cell is empty"
+    assert isinstance(outside, ImageFailure)
+    assert outside.reason == "row 2 is not in the file, which has 2 rows"
+
+
+# tar shards
+
+
+def shard(path: Path, first: int = 0, count: int = 4) -> Path:
+    members: dict[str, bytes] = {}
+    for row in range(count):
+        members[f"train/{row:04}.jpg.png" if row == 3 else f"train/{row:04}.png"] = png(first + row)
+        members[f"train/{row:04}.cls"] = b"3\n"
+        members[f"train/{row:04}.txt"] = b"a caption"
+        members[f"train/{row:04}.json"] = json.dumps({"row": row}).encode()
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_tar_members_of_one_sample_belong_together(tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.tar")
+    refs = listed(open_source(path))
+    assert refs[1] == ImageRef(f"{path.resolve()}#train/0001.png", {"cls": 3, "txt": "a caption", "row": 1})
+    assert [number_of(result) for result in read_images([ref.uri for ref in refs])] == [0, 1, 2, 3]
+    assert [number_of(result) for result in read_images([ref.uri for ref in refs[::-1]])] == [3, 2, 1, 0]
+    assert len(list(open_source(path, image_column="png").refs())) == 3, "the other one ends in .jpg.png"
+    with pytest.raises(SourceError, match=r"no member that ends in .webp"):
+        open_source(path, image_column="webp")
+
+
+def test_folder_of_shards_and_a_damaged_one(tmp_path: Path) -> None:
+    shard(tmp_path / "0.tar")
+    data = shard(tmp_path / "1.tar", first=50).read_bytes()
+    (tmp_path / "1.tar").write_bytes(data[:700])
+    (tmp_path / "2.tar").write_bytes(b"x" * 2000)
+    results = list(read_images([ref.uri for ref in listed(open_source(tmp_path))]))
+    assert [number_of(result) for result in results[:4]] == [0, 1, 2, 3]
+    assert any("2.tar#" in result.uri for result in results if isinstance(result, ImageFailure))
+    (missing,) = read_images([f"{tmp_path}/0.tar#train/none.png"])
+    assert isinstance(missing, ImageFailure)
+    assert missing.reason == "the shard has no member 'train/none.png'"
+    with pytest.raises(SourceError, match="holds its images and their columns itself"):
+        open_source(tmp_path, metadata=tmp_path / "any.csv")
+
+
+def test_shard_written_by_webdataset_is_read(tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    with webdataset.TarWriter(str(tmp_path / "w.tar")) as writer:
+        writer.write({"__key__": "sample/1", "png": plain((9, 0, 0)), "cls": 4, "json": {"size": "big"}})
+    (ref,) = open_source(tmp_path / "w.tar").refs()
+    assert ref.metadata == {"cls": 4, "size": "big"}
+    assert number_of(next(iter(read_images([ref.uri])))) == 9
+
+
+# datasets
+
+
+def test_saved_dataset_with_and_without_splits(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    images = {"image": [{"bytes": png(row), "path": None} for row in range(5)], "label": [0, 1, 0, 1, 0]}
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    data = datasets.Dataset.from_dict(images, features=kinds)
+    data.save_to_disk(str(tmp_path / "plain"))
+    datasets.DatasetDict({"train": data, "test": data}).save_to_disk(str(tmp_path / "splits"))
+
+    refs = listed(open_source(tmp_path / "plain"))
+    assert refs[3] == ImageRef(f"{(tmp_path / 'plain').resolve()}#3", {"label": 1})
+    assert [number_of(result) for result in read_images([ref.uri for ref in refs])] == list(range(5))
+
+    refs = listed(open_source(tmp_path / "splits"))
+    assert len(refs) == 10
+    assert refs[4] == ImageRef(f"{(tmp_path / 'splits').resolve()}#train/4", {"split": "train", "label": 0})
+    assert [number_of(result) for result in read_images([ref.uri for ref in refs])] == [*range(5)] * 2
+    (outside,) = read_images([f"{tmp_path}/plain#9"])
+    assert isinstance(outside, ImageFailure)
+
+
+def test_missing_datasets_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dataset_dict.json").write_text("{}")
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    with pytest.raises(SourceError, match=r"pip install 'csp_index\[datasets\]'"):
+        open_source(tmp_path)

@@ -1,0 +1,337 @@
+"""The store: opened, created or refused; one writer; order; search; nothing changed where writing is not allowed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from checkout import python_path
+from fakes import write_arrays
+
+from csp_index import open_index
+from csp_index.errors import StoreError
+from csp_index.store import schema
+from csp_index.store.connect import check_creatable, create_store, is_index, open_store
+
+ROWS = pa.table({"key": pa.array([1, 2, 3]), "text": ["a", "b", "c"]})
+
+
+def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run code in another process."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": python_path(), "HOME": "/nowhere", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_new_store_is_created_and_opened_again(tmp_path):
+    place = tmp_path / "deep" / "db"
+    assert not is_index(place)
+    create_store(place).append("numbers", ROWS)
+    assert is_index(place)
+    assert open_store(place).read("numbers").equals(ROWS)
+    assert create_store(place).count("numbers") == 3
+    assert open_store(place).table_names() == ["numbers", "runs"]
+
+
+def test_an_empty_directory_becomes_a_store(tmp_path):
+    assert create_store(tmp_path).table_names() == ["runs"]
+
+
+def test_a_missing_directory_is_refused_and_not_made(tmp_path):
+    with pytest.raises(StoreError, match=r"no index at .*make one with"):
+        open_store(tmp_path / "nothing")
+    with pytest.raises(StoreError, match="no index at"):
+        open_index(tmp_path / "nothing").status()
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize("use", [open_store, create_store, check_creatable])
+def test_a_foreign_directory_is_refused_and_left_alone(tmp_path, use):
+    (tmp_path / "notes.txt").write_text("mine")
+    before = snapshot(tmp_path)
+    with pytest.raises(StoreError, match="is not a csp_index database"):
+        use(tmp_path)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("use", [open_store, create_store])
+def test_a_lance_database_made_by_something_else_is_refused(tmp_path, use):
+    import lancedb
+
+    lancedb.connect(str(tmp_path)).create_table("runs", data=pa.table({"run_id": ["theirs"]}))
+    before = snapshot(tmp_path)
+    with pytest.raises(StoreError, match=rf"not a csp_index database of format {schema.FORMAT} .has none.*index again"):
+        use(tmp_path)
+    assert snapshot(tmp_path) == before
+
+
+def test_another_format_is_refused_by_its_number(tmp_path):
+    import lancedb
+
+    made = schema.table_schema(schema.RUNS).with_metadata({schema.FORMAT_KEY: b"0"})
+    lancedb.connect(str(tmp_path)).create_table(schema.RUNS, schema=made)
+    with pytest.raises(StoreError, match=rf"of format {schema.FORMAT} .has 0."):
+        open_store(tmp_path)
+
+
+@pytest.mark.parametrize("use", [open_store, create_store, check_creatable])
+def test_a_file_and_a_foreign_scheme_are_refused(tmp_path, use):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError):
+        use(tmp_path / "file")
+    for uri in ("ftp://host/db", "s3://", "file:///tmp/db"):
+        with pytest.raises(StoreError, match=r"names no place for an index: expected a directory, or .* s3://"):
+            use(uri)
+    with pytest.raises(StoreError, match="lost a slash"):
+        use(Path("s3://bucket/db"))
+    with pytest.raises(StoreError, match="permission to create"):
+        create_store(tmp_path / "file" / "db")
+
+
+def test_the_format_survives_the_first_run(tmp_path):
+    index = open_index(tmp_path / "db")
+    paths = write_arrays(tmp_path)
+    index.import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"])
+    assert index.store.dataset(schema.RUNS).schema.metadata[schema.FORMAT_KEY] == schema.FORMAT.encode()
+
+
+def test_rows_come_back_in_the_order_they_were_written(tmp_path):
+    store = create_store(tmp_path)
+    for start in range(0, 50, 10):
+        store.append("numbers", pa.table({"key": pa.array(range(start, start + 10)), "text": ["x"] * 10}))
+    assert store.read("numbers", ["key"])["key"].to_pylist() == list(range(50))
+    assert store.read("numbers", ["key"], "key >= 45")["key"].to_pylist() == list(range(45, 50))
+    scanned = [batch.column("key").to_pylist() for batch in store.scan("numbers", ["key"], batch_rows=7)]
+    assert [key for keys in scanned for key in keys] == list(range(50))
+    assert max(map(len, scanned)) <= 7
+
+
+def test_upsert_replaces_and_delete_counts(tmp_path):
+    store = create_store(tmp_path)
+    store.append("numbers", ROWS)
+    store.upsert("numbers", ["key"], pa.table({"key": pa.array([2, 9]), "text": ["B", "n"]}))
+    assert sorted(store.read("numbers").to_pylist(), key=str) == [
+        {"key": 1, "text": "a"},
+        {"key": 2, "text": "B"},
+        {"key": 3, "text": "c"},
+        {"key": 9, "text": "n"},
+    ]
+    version = store.versions()["numbers"]
+    assert store.delete("numbers", "key = 77") == 0
+    assert store.versions()["numbers"] == version  # no commit for nothing
+    assert store.delete("numbers", "key > 2") == 2
+    assert store.delete("absent", "key > 2") == 0
+    assert store.count("numbers") == 2
+
+
+def test_absent_tables(tmp_path):
+    store = create_store(tmp_path)
+    assert store.count("absent") == 0
+    assert store.read(schema.LABELS).schema.names == schema.table_schema(schema.LABELS).names
+    assert store.read(schema.LABELS, ["text"]).num_rows == 0
+    with pytest.raises(StoreError, match=r"table absent is not in .* .has: runs."):
+        store.read("absent")
+    assert not store.has("absent")
+
+
+def test_readers_see_the_last_commit_of_another_handle(tmp_path):
+    writer, reader = create_store(tmp_path), open_store(tmp_path)
+    writer.append("numbers", ROWS)
+    assert reader.count("numbers") == 3
+    writer.append("numbers", ROWS)
+    assert reader.count("numbers") == 6
+
+
+def test_a_moment_shows_one_state_and_what_is_written_through_it(tmp_path):
+    store, other = create_store(tmp_path / "db"), open_store(tmp_path / "db")
+    store.append("rows", ROWS)
+    with other.moment():
+        assert other.count("rows") == 3
+        assert not other.has("later")
+        store.append("rows", ROWS)
+        with other.moment():
+            assert other.count("rows") == 3
+        assert other.count("rows") == 3
+        with other.write_lock():
+            assert other.count("rows") == 6
+            other.append("rows", ROWS)
+            assert other.count("rows") == 9
+            other.append("later", ROWS)
+            assert other.count("later") == 3
+            other.drop("later")
+            assert not other.has("later")
+    store.append("rows", ROWS)
+    assert other.count("rows") == 12
+
+
+def test_rows_that_do_not_fit_the_table_are_a_store_error(tmp_path):
+    store = create_store(tmp_path)
+    store.append("numbers", ROWS)
+    with pytest.raises(StoreError, match=r"table numbers of .* cannot be written"):
+        store.append("numbers", pa.table({"other": [1.0]}))
+    assert store.count("numbers") == 3
+
+
+def test_ctrl_c_inside_lance_stays_a_keyboard_interrupt(tmp_path):
+    def interrupted():
+        yield ROWS.to_batches()[0]
+        raise KeyboardInterrupt
+
+    store = create_store(tmp_path)
+    store.append("numbers", ROWS)
+    with pytest.raises(KeyboardInterrupt):
+        store.append("numbers", pa.RecordBatchReader.from_batches(ROWS.schema, interrupted()))
+    assert store.count("numbers") == 3
+
+
+def test_many_tables_are_all_named(tmp_path):
+    store = create_store(tmp_path)
+    for number in range(25):
+        store.create(f"t{number:02}", ROWS.schema)
+    assert store.table_names() == ["runs", *(f"t{n:02}" for n in range(25))]
+
+
+def test_search_gives_ids_by_cosine_and_honours_the_filter(tmp_path):
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((40, 8)).astype(np.float32)
+    store = create_store(tmp_path)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 8)
+    store.append("e", pa.table({"image_id": pa.array(np.arange(40)), "embedding": column}))
+    queries = rng.standard_normal((3, 8)).astype(np.float32)
+    cosines = queries @ (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).T
+    for query, found in enumerate(store.search("e", queries, 5)):
+        assert found.tolist() == np.argsort(-cosines[query])[:5].tolist()
+    even = store.search("e", queries, 40, "image_id % 2 = 0")
+    assert [sorted(found.tolist()) for found in even] == [list(range(0, 40, 2))] * 3
+    (alone,) = store.search("e", queries[:1], 2)
+    assert alone.tolist() == np.argsort(-cosines[0])[:2].tolist()
+
+
+def test_a_second_writer_is_told_who_writes_and_readers_do_not_wait(tmp_path):
+    store = create_store(tmp_path)
+    store.append("numbers", ROWS)
+    assert not store.is_locked()
+    with store.write_lock():
+        other = open_store(tmp_path)
+        assert other.is_locked()
+        assert other.count("numbers") == 3
+        with (
+            pytest.raises(StoreError, match=rf"being written by process {os.getpid()} on .* since 20"),
+            other.write_lock(),
+        ):
+            pass
+        code = """
+            import sys; from csp_index.store.connect import open_store
+            store = open_store(sys.argv[1])
+            print(store.count("numbers"), store.is_locked())
+            with store.write_lock(): pass
+        """
+        foreign = run_python(code, tmp_path)
+        assert foreign.stdout == "3 True\n"
+        assert f"process {os.getpid()}" in foreign.stderr
+        assert json.loads((tmp_path / ".writer.json").read_text())["pid"] == os.getpid()
+    assert not store.is_locked()
+    assert not (tmp_path / ".writer.json").exists()
+    with other.write_lock():
+        pass
+
+
+def test_the_lock_is_free_after_an_error_and_after_a_kill(tmp_path):
+    store = create_store(tmp_path)
+    with pytest.raises(ZeroDivisionError), store.write_lock():
+        raise ZeroDivisionError
+    assert not store.is_locked()
+    code = """
+        import os, signal, sys; from csp_index.store.connect import open_store
+        with open_store(sys.argv[1]).write_lock(): os.kill(os.getpid(), signal.SIGKILL)
+    """
+    assert run_python(code, tmp_path).returncode == -9
+    assert (tmp_path / ".writer.json").exists()  # it could not clean up, and nobody minds
+    assert not store.is_locked()
+    with store.write_lock():
+        assert store.is_locked()
+
+
+def test_reading_leaves_no_file_behind(tmp_path):
+    index = open_index(tmp_path / "db")
+    paths = write_arrays(tmp_path)
+    index.import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"])
+    (tmp_path / "db" / ".writer.lock").unlink(missing_ok=True)
+    before = snapshot(tmp_path / "db")
+    reader = open_index(tmp_path / "db")
+    reader.status(), reader.activations("m/l/1"), reader.sql("SELECT count(*) FROM images")
+    assert snapshot(tmp_path / "db") == before
+
+
+READ_ONLY = """
+    import os, sys
+    from csp_index import open_index, CspIndexError
+    from csp_index.labelling.candidates import read_text_arrays
+    folder, db = sys.argv[1:]
+    paths = {name: f"{folder}/{name}.npy" for name in ("activations", "embeddings", "text_embeddings")}
+    def told(do):
+        try:
+            return f"no error: {do()}"
+        except CspIndexError as exc:
+            return str(exc)
+    index = open_index(db)
+    texts = read_text_arrays(paths["text_embeddings"], f"{folder}/texts.txt")
+    index.label("m/l/0", vocabulary=texts, keep=False)  # load every library while its files may be read
+    if os.geteuid() == 0:
+        os.setgroups([]), os.setgid(65534), os.setuid(65534)
+    print(index.status()["images"], index.status()["writing"], len(index.activations("m/l/0")))
+    print(told(lambda: index.import_arrays(paths["activations"], "m/other")))
+    print(told(lambda: index.label("m/l", vocabulary=texts)))
+    new = open_index(folder + "/new")
+    print(told(lambda: new.import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"])))
+    print(index.label("m/l/0", vocabulary=texts, keep=False)[0].state)
+"""
+
+
+def test_without_write_permission_reading_works_and_writing_is_refused_in_one_line():
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folder is closed to other users
+        folder = Path(name)
+        folder.chmod(0o755)
+        paths = write_arrays(folder)
+        open_index(folder / "db").import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"])
+        root = os.geteuid() == 0
+        places = [folder, folder / "db", *(p for p in (folder / "db").rglob("*") if p.is_dir())]
+        for place in places:
+            place.chmod(0o555)
+        if not root:
+            for file in (folder / "db").rglob("*"):
+                if file.is_file():
+                    file.chmod(0o444)
+        before = snapshot(folder)
+        try:
+            done = run_python(READ_ONLY, folder, folder / "db")
+        finally:
+            for place in places:
+                place.chmod(0o755)
+        assert done.returncode == 0, done.stderr
+        read, layer, label, new, unkept = done.stdout.splitlines()
+        assert read == "60 False 60"
+        assert layer.startswith("no permission to write")
+        assert label.startswith("no permission to write")
+        assert new.startswith("no permission to create")
+        assert unkept == "labelled"
+        assert snapshot(folder) == before
+        assert not (folder / "new").exists()

@@ -1,0 +1,27 @@
+"""What an indexing pass is tested with, and everything it wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from csp_index import NetworkSource, open_index
+from csp_index.store import schema
+
+ENCODER = "python:fakes:encoder"
+
+
+NETWORK = NetworkSource("python:fakes:network", ("conv", "concepts"), name="net")
+
+
+def contents(db: Path) -> dict[str, list[dict[str, object]]]:
+    """Every table's rows in a fixed order, without what tells one run from another."""
+    store = open_index(db).store
+    found = {}
+    for name in store.table_names():
+        if name in (schema.RUNS,):
+            continue
+        rows = store.read(name).to_pylist()
+        for row in rows:
+            row.pop("run_id", None), row.pop("when", None)
+        found[name] = rows if name.startswith(("embeddings", "activations", "images")) else sorted(rows, key=str)
+    return found

@@ -1,0 +1,139 @@
+"""Work ahead and behind keeps order and hands errors on; torch computes on one thread where that is asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+import torch
+
+from csp_index.concurrency import Writer, ahead, one_thread
+
+
+def test_the_next_item_is_made_while_the_reader_holds_the_last() -> None:
+    made = [threading.Event() for _ in range(3)]
+
+    def items() -> Iterator[int]:
+        for number in range(3):
+            made[number].set()
+            yield number
+
+    stream = ahead(items())
+    assert next(stream) == 0
+    assert made[1].wait(10)
+    assert not made[2].is_set(), "one ahead, not more"
+    assert list(stream) == [1, 2]
+
+
+def test_items_that_are_false_are_items() -> None:
+    assert list(ahead(iter([0, None, ""]))) == [0, None, ""]
+
+
+def test_an_error_comes_in_the_place_of_its_item() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ValueError("out of luck")
+
+    stream = ahead(items())
+    assert next(stream) == 1
+    with pytest.raises(ValueError, match="out of luck"):
+        next(stream)
+
+
+def test_closing_closes_what_is_read_even_in_the_midst_of_an_item() -> None:
+    closed, busy, go = threading.Event(), threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        try:
+            yield 1
+            busy.set()
+            go.wait(10)
+            yield 2
+        finally:
+            closed.set()
+
+    stream = ahead(items())
+    next(stream)
+    assert busy.wait(10)
+    threading.Timer(0.05, go.set).start()
+    stream.close()
+    assert closed.is_set()
+
+
+def test_jobs_run_in_order_and_beside_their_maker() -> None:
+    done, go = list[int](), threading.Event()
+    with Writer() as writer:
+        writer.put(lambda: (go.wait(10), done.append(1))[1])
+        writer.check()
+        assert done == [], "the maker goes on"
+        go.set()
+        writer.put(lambda: done.append(2))
+    assert done == [1, 2], "the block ends with the last job"
+
+
+def test_the_error_of_a_job_is_raised_by_the_next_one_or_at_the_end() -> None:
+    def fail() -> None:
+        raise ValueError("the disk is full")
+
+    with pytest.raises(ValueError, match="the disk is full"), Writer() as writer:
+        writer.put(fail)
+        writer.put(lambda: None)
+    with pytest.raises(ValueError, match="the disk is full"), Writer() as writer:
+        writer.put(fail)
+
+
+def test_the_makers_own_error_is_the_one_told_and_the_job_ends_all_the_same() -> None:
+    done = list[int]()
+    with pytest.raises(KeyError), Writer() as writer:
+        writer.put(lambda: done.append(1))
+        raise KeyError
+    assert done == [1]
+
+
+@pytest.fixture
+def three():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_one_thread_inside_and_as_many_as_before_after(three):
+    with one_thread():
+        assert torch.get_num_threads() == 1
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 3
+    with one_thread(False):
+        assert torch.get_num_threads() == 3
+    with pytest.raises(ValueError, match="stop"), one_thread():
+        raise ValueError("stop")
+    assert torch.get_num_threads() == 3
+
+
+def test_threads_that_overlap_all_go_back_and_so_do_new_ones(three):
+    entered, left = Barrier(2), Barrier(2)
+
+    def first() -> int:
+        with one_thread():
+            entered.wait()
+        left.wait()
+        return torch.get_num_threads()
+
+    def second() -> tuple[int, int]:
+        with one_thread():
+            entered.wait()
+            left.wait()
+            inside = torch.get_num_threads()
+        return inside, torch.get_num_threads()
+
+    with ThreadPoolExecutor(2) as pool:
+        early, late = pool.submit(first), pool.submit(second)
+        assert late.result() == (1, 3)
+        assert early.result() == 3
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 3
