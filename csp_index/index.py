@@ -14,18 +14,21 @@ import numpy as np
 import torch
 
 from csp_index import settings
+from csp_index.contrast.context import Means
 from csp_index.contrast.makers import dependencies, makers
-from csp_index.contrast.planner import Means
 from csp_index.contrast.selection import Subject
+from csp_index.contrast.vector_index import OptimizeSummary
 from csp_index.errors import ArrayError, EvaluationError, SettingError
 from csp_index.images.sources import open_source
+from csp_index.indexing.commit import IndexSummary
 from csp_index.indexing.import_arrays import import_arrays
 from csp_index.indexing.indexer import add_images, check_settings
 from csp_index.labelling import candidates
 from csp_index.labelling.candidate_mix import Mix, mixed_candidates
 from csp_index.labelling.candidates import Candidates, CandidateTexts, TextSpace, plain_candidates
 from csp_index.labelling.label_store import newest_label
-from csp_index.labelling.labels import label_neurons, make_request
+from csp_index.labelling.labels import label_neurons
+from csp_index.labelling.request import make_request
 from csp_index.labelling.search import search_neurons
 from csp_index.models.index_models import Models
 from csp_index.models.index_models import NetworkSource as NetworkSource
@@ -35,7 +38,7 @@ from csp_index.models.weights import lasting, resolve_device
 from csp_index.query.reader import Reader
 from csp_index.query.results import Labels, SqlResult
 from csp_index.query.sql_views import NeuronView, neuron_card, neuron_view
-from csp_index.records import IndexSummary, Label, LabelScore, LayerKey, NeuronKey, OptimizeSummary, Progress
+from csp_index.records import Label, LabelScore, LayerKey, NeuronKey, Progress
 from csp_index.store import catalog
 from csp_index.store.addresses import parse_neurons as parse_neurons
 from csp_index.store.addresses import resolve

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from csp_index.errors import LabelError, SettingError
@@ -29,7 +29,6 @@ DerivedKind = Literal["perturbation", "synthetic"]  # contrast kinds whose image
 LabelState = Literal["labelled", "dead", "no-contrast", "no-candidates"]
 Progress = Callable[[int, int, str], None]  # done, to do, what is going on
 _RIVALS = 5
-IndexKind = Literal["none", "ivf_flat", "ivf_sq", "ivf_pq", "ivf_rq", "ivf_hnsw_sq"]  # Lance's own names
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -260,85 +259,6 @@ class ScoringOptions:
             raise SettingError(f"logit scale is {self.logit_scale}: expected a positive number, for example 100")
         if self.prior not in ("neurons", "images"):
             raise SettingError(f"prior is {self.prior!r}: expected neurons or images")
-
-
-@dataclass(frozen=True, slots=True)
-class IndexSummary:
-    """What one indexing pass did."""
-
-    run_id: str
-    images: int
-    added: int
-    failed: int
-    shards: int
-    seconds: float
-    layers: tuple[str, ...] = field(default=())
-    encoders: tuple[str, ...] = field(default=())
-
-
-@dataclass(frozen=True, slots=True)
-class VectorIndex:
-    """The vector index of one encoder's embeddings: what is in it, and the rows written since it was built."""
-
-    kind: str  # an IndexKind, or another one of Lance's
-    rows: int
-    unindexed: int  # rows a search goes through one by one
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Recall:
-    """How search for contrastive images through a vector index compares with the exact answer, on drawn neurons.
-
-    `recall` is the share, 0 to 1, of `questions` (pairs of neuron and activating image) whose first contrastive image
-    is the exact one or as near. Times are medians over the neurons, in milliseconds.
-    """
-
-    recall: float
-    questions: int
-    neurons: int
-    query_ms: float  # one neuron's activating images looked up at once, through the index
-    query_without_ms: float  # the same without the index
-    search_ms: float  # one neuron's contrastive images by search
-    products_ms: float  # the same by matrix products, which is exact
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderOptimized:
-    """What `optimize` did for one encoder's embeddings, `action` in words; without an index there is no `recall`."""
-
-    encoder: str
-    kind: str
-    action: str
-    partitions: int
-    rows: int
-    bytes: int  # of the vector index
-    seconds: float
-    trained_on: str  # cpu or cuda
-    recall: Recall | None
-
-
-@dataclass(frozen=True, slots=True)
-class TableOptimized:
-    """What `optimize` did to one table. Bytes are those of its last version; `freed` those of old versions removed."""
-
-    table: str
-    rows: int
-    fragments_before: int
-    fragments: int
-    bytes_before: int
-    bytes: int
-    freed: int
-
-
-@dataclass(frozen=True, slots=True)
-class OptimizeSummary:
-    """What one run of `optimize` did."""
-
-    run_id: str
-    encoders: tuple[EncoderOptimized, ...]
-    tables: tuple[TableOptimized, ...]
-    seconds: float
 
 
 def _are_kinds(text: object) -> bool:

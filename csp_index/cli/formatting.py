@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from csp_index.contrast.vector_index import EncoderOptimized, OptimizeSummary, Recall
     from csp_index.query.sql_views import NeuronView
-    from csp_index.records import EncoderOptimized, OptimizeSummary, Recall
 
 _GOOD_RECALL = 0.95
 _WIDE = 1_000  # columns: what goes into a file or a pipe has one row a line

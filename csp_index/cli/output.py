@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    from csp_index.indexing.commit import IndexSummary
     from csp_index.labelling.candidate_check import CandidateChecks
-    from csp_index.records import IndexSummary, Label
+    from csp_index.records import Label
     from csp_index.records import Progress as Report
 
 _EVERY = 10.0  # seconds between plain lines

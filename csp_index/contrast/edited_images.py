@@ -23,8 +23,8 @@ import torch
 from PIL import Image
 
 from csp_index import settings
+from csp_index.contrast.context import Wanted
 from csp_index.contrast.edits import STRENGTHS, Edit, as_stored, edited, encoded, reduced, usable_edits
-from csp_index.contrast.planner import Wanted
 from csp_index.contrast.saliency import Box, driving_maps, footprint, region
 from csp_index.errors import LabelError
 from csp_index.images.decode import ImageFailure, read_images, same_file

@@ -5,16 +5,17 @@ A process that asks again finds them held, as long as the table has not changed.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import torch
 
 from csp_index import settings
 from csp_index.contrast.exact_ranking import EXACT, Embed, Error
-from csp_index.memory import give_back
 from csp_index.store import catalog, streams
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.derived_images import embeddings_of_derived, is_derived
@@ -211,3 +212,15 @@ def product_rate(device: str, dtype: torch.dtype) -> float:
 
 def _bfloat16_pays(device: str) -> bool:
     return product_rate(device, torch.bfloat16) > 1.5 * product_rate(device, torch.float32)
+
+
+def give_back() -> None:
+    """Give freed memory back, where the C library can (glibc); it takes milliseconds, between large pieces of work."""
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _trim() -> Callable[[int], int] | None:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None

@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from csp_index.contrast.context import Means, Wanted
 from csp_index.contrast.embeddings import Vectors, vectors_of
 from csp_index.contrast.exact_ranking import EXACT, Contest, exact_cosines, nearest
 from csp_index.contrast.exact_ranking import choose as choose_leaders
 from csp_index.contrast.falcon import KEPT, similar_silent
 from csp_index.contrast.nearest import Question, by_products, by_search
-from csp_index.contrast.planner import Means, Wanted, choose
+from csp_index.contrast.planner import choose
 from csp_index.contrast.selection import Subject
 from csp_index.errors import LabelError, SettingError
 from csp_index.ordering import mix, rank_keys

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from csp_index.contrast.context import Wanted
 from csp_index.contrast.edits import stored
-from csp_index.contrast.planner import Wanted
 from csp_index.errors import EvaluationError, SettingError
 from csp_index.images.decode import ImageFailure, decode, read_images, same_file
 from csp_index.images.loader import stacked

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
+from csp_index.contrast.context import Derive
 from csp_index.contrast.edited_images import editing, perturb
 from csp_index.contrast.generated_variants import generator_of, synthesise
-from csp_index.contrast.planner import Derive
 from csp_index.errors import SettingError
 from csp_index.models.index_models import Models
 from csp_index.records import DerivedKind, ExampleOptions, Progress

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from csp_index import settings
-from csp_index.contrast.embeddings import Vectors, cosines_of
+from csp_index.contrast.embeddings import Vectors, cosines_of, give_back
 from csp_index.contrast.exact_ranking import (
     EXACT,
     Contest,
@@ -26,7 +26,6 @@ from csp_index.contrast.exact_ranking import (
 from csp_index.contrast.neighbour_lists import KEPT, Lists, keep_lists, kept_lists
 from csp_index.contrast.selection import Subject
 from csp_index.errors import SettingError
-from csp_index.memory import give_back
 from csp_index.records import ExampleOptions
 from csp_index.store import catalog, streams
 from csp_index.store.tables import Store

@@ -9,30 +9,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import torch
 
 from csp_index import settings
-from csp_index.contrast.embeddings import release
+from csp_index.contrast.context import Means
+from csp_index.contrast.embeddings import give_back, release
 from csp_index.contrast.examples import Examples, gather_examples
-from csp_index.contrast.planner import Means
 from csp_index.contrast.selection import Subject
 from csp_index.errors import SettingError
-from csp_index.memory import give_back
-from csp_index.records import (
-    EncoderOptimized,
-    ExampleOptions,
-    IndexKind,
-    OptimizeSummary,
-    Progress,
-    Recall,
-    TableOptimized,
-)
+from csp_index.records import ExampleOptions, Progress
 from csp_index.store import catalog, maintenance, schema, streams
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.runs import record_run
@@ -40,6 +31,7 @@ from csp_index.store.tables import Store
 
 _T = TypeVar("_T")
 
+IndexKind = Literal["none", "ivf_flat", "ivf_sq", "ivf_pq", "ivf_rq", "ivf_hnsw_sq"]  # Lance's own names
 KINDS: tuple[str, ...] = get_args(IndexKind)
 _GROWN = 0.5  # an index is trained anew when more than such a share of its rows came since
 _TRAINING = 256  # vectors a partition to train on: Lance's own measure
@@ -47,6 +39,61 @@ _TRAINING_BYTES = 2**30  # and at most so many bytes of them
 _NEAREST = 32  # neighbours asked for where queries are timed
 _TRAINED_ON = 256  # images, at least, for the codebook of ivf_pq
 _SAME = 1e-6  # cosines closer than this are equal
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """How search for contrastive images through a vector index compares with the exact answer, on drawn neurons.
+
+    `recall` is the share, 0 to 1, of `questions` (pairs of neuron and activating image) whose first contrastive image
+    is the exact one or as near. Times are medians over the neurons, in milliseconds.
+    """
+
+    recall: float
+    questions: int
+    neurons: int
+    query_ms: float  # one neuron's activating images looked up at once, through the index
+    query_without_ms: float  # the same without the index
+    search_ms: float  # one neuron's contrastive images by search
+    products_ms: float  # the same by matrix products, which is exact
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderOptimized:
+    """What `optimize` did for one encoder's embeddings, `action` in words; without an index there is no `recall`."""
+
+    encoder: str
+    kind: str
+    action: str
+    partitions: int
+    rows: int
+    bytes: int  # of the vector index
+    seconds: float
+    trained_on: str  # cpu or cuda
+    recall: Recall | None
+
+
+@dataclass(frozen=True, slots=True)
+class TableOptimized:
+    """What `optimize` did to one table. Bytes are those of its last version; `freed` those of old versions removed."""
+
+    table: str
+    rows: int
+    fragments_before: int
+    fragments: int
+    bytes_before: int
+    bytes: int
+    freed: int
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizeSummary:
+    """What one run of `optimize` did."""
+
+    run_id: str
+    encoders: tuple[EncoderOptimized, ...]
+    tables: tuple[TableOptimized, ...]
+    seconds: float
 
 
 def optimize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from csp_index.contrast.planner import Derive, Means
+from csp_index.contrast.context import Derive, Means
 from csp_index.contrast.quality import ContrastQuality, quality_of
 from csp_index.contrast.selection import Subject, draw_pool
 from csp_index.evaluation.evaluation import Metric
@@ -19,7 +19,8 @@ from csp_index.evaluation.split import Split, draw_split
 from csp_index.labelling import scoring
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.labelling.label_store import KEPT
-from csp_index.labelling.labels import NeuronScores, make_request, score_neurons
+from csp_index.labelling.labels import NeuronScores, score_neurons
+from csp_index.labelling.request import make_request
 from csp_index.models.encoders import Encoder
 from csp_index.models.networks import Network
 from csp_index.ordering import leaders_of, mix

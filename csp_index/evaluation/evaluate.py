@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from csp_index.contrast.context import Means
 from csp_index.contrast.embeddings import release
 from csp_index.contrast.examples import Examples, gather_examples
-from csp_index.contrast.planner import Means
 from csp_index.contrast.selection import Subject, draw_pool
 from csp_index.errors import EvaluationError
 from csp_index.evaluation import steps
@@ -36,7 +36,7 @@ from csp_index.evaluation.steps import Court, Tell, Tools
 from csp_index.evaluation.value_table import Ledger
 from csp_index.images.sources import open_source
 from csp_index.labelling import scoring
-from csp_index.labelling.labels import check_request, make_request
+from csp_index.labelling.request import check_request, make_request
 from csp_index.models.image_generators import ImageGenerator, load_generator
 from csp_index.records import ExampleOptions
 from csp_index.store import catalog, schema

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.functional import normalize
 
+from csp_index.contrast.context import Derive
 from csp_index.contrast.examples import Examples
-from csp_index.contrast.planner import Derive
 from csp_index.contrast.selection import Subject, pool_tiles
 from csp_index.evaluation.choose_labels import Chosen
 from csp_index.evaluation.ground_truth import Truth, agreement

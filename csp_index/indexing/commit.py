@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,20 @@ from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.store.runs import Run
 from csp_index.store.statistics import NeuronStatistics, as_lists
 from csp_index.store.tables import Store
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSummary:
+    """What one indexing pass did."""
+
+    run_id: str
+    images: int
+    added: int
+    failed: int
+    shards: int
+    seconds: float
+    layers: tuple[str, ...] = field(default=())
+    encoders: tuple[str, ...] = field(default=())
 
 
 def recover(store: Store, infos: Sequence[Column]) -> None:

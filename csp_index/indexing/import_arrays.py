@@ -21,7 +21,8 @@ from csp_index import settings
 from csp_index.array_files import Demand, open_array, rows_of, survey
 from csp_index.errors import ArrayError
 from csp_index.indexing import commit as shards
-from csp_index.records import IndexSummary, LayerKey, Progress, ScoringOptions
+from csp_index.indexing.commit import IndexSummary
+from csp_index.records import LayerKey, Progress, ScoringOptions
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.store.runs import Run, record_run, settings_hash

@@ -25,6 +25,7 @@ from csp_index.images.decode import ImageFailure, ImageRef, ImageSource
 from csp_index.images.loader import Prepared, decoded, workers_for
 from csp_index.indexing import commit
 from csp_index.indexing.batches import Batch, batches
+from csp_index.indexing.commit import IndexSummary
 from csp_index.indexing.model_columns import (
     KnownUris,
     Part,
@@ -36,7 +37,7 @@ from csp_index.indexing.model_columns import (
 )
 from csp_index.models.encoders import Encoder
 from csp_index.models.networks import Network
-from csp_index.records import IndexSummary, Progress
+from csp_index.records import Progress
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo, Shard
 from csp_index.store.runs import Run, record_run

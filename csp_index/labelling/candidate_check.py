@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from csp_index.contrast.planner import Means
+from csp_index.contrast.context import Means
 from csp_index.contrast.selection import Subject
 from csp_index.errors import LabelError
 from csp_index.labelling.candidate_mix import Proposals, checked_kinds, joined, read_proposals
 from csp_index.labelling.candidates import Candidates, CandidateTexts, TextSpace, named_vocabulary
-from csp_index.labelling.label_store import LabelRequest
 from csp_index.labelling.labels import NeuronScores, check_texts, score_neurons
+from csp_index.labelling.request import LabelRequest
 from csp_index.ordering import leaders_of
 from csp_index.records import LabelScore, LabelState, NeuronKey
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from csp_index.contrast.context import Means
 from csp_index.contrast.embeddings import vectors_of
 from csp_index.contrast.examples import Examples, gather_examples
-from csp_index.contrast.planner import Means
 from csp_index.contrast.selection import Subject, pool_embeddings, pool_pairs
 from csp_index.errors import LabelError
 from csp_index.labelling import scoring
 from csp_index.labelling.candidates import CandidateTexts, Ownership
 from csp_index.labelling.evidence import Evidence, label_share
-from csp_index.labelling.label_store import LabelRequest
+from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.response import LeaderRanks, ResponseSums
 from csp_index.labelling.scoring import MethodRow
 from csp_index.ordering import leaders_of

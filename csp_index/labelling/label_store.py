@@ -6,7 +6,7 @@ A label is kept under the hash of everything it depends on. Its row is written l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +16,9 @@ import torch
 from csp_index.contrast.examples import Examples
 from csp_index.contrast.quality import quality_of
 from csp_index.contrast.selection import Subject
-from csp_index.errors import LabelError
-from csp_index.labelling import scoring
 from csp_index.labelling.confidence import Confidence
-from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, LabelState, ScoringOptions, rivals_of
+from csp_index.labelling.request import LabelRequest
+from csp_index.records import ExamplePair, Label, LabelScore, LabelState, rivals_of
 from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
 
@@ -32,21 +31,6 @@ _NOTES = {
     "no-contrast": "no image activates it less than the threshold (or filters left none); this method needs one",
     "no-candidates": "no candidate was named for it: run `csp-index candidates`, or add the vocabulary to --candidates",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class LabelRequest:
-    """What is asked of neurons: the method, its options, and how many candidates to return."""
-
-    method: str = "csp"
-    examples: ExampleOptions = field(default_factory=ExampleOptions)
-    scoring: ScoringOptions = field(default_factory=ScoringOptions)
-    top: int = 5
-
-    def __post_init__(self) -> None:
-        scoring.method(self.method)
-        if self.top < 1:
-            raise LabelError(f"top is {self.top}: expected at least 1")
 
 
 @dataclass(frozen=True, slots=True)

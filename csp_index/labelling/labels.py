@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
 
 from csp_index.concurrency import one_thread
+from csp_index.contrast.context import Means
 from csp_index.contrast.embeddings import release
-from csp_index.contrast.examples import Examples, activating_sets, settle_means
-from csp_index.contrast.planner import Means
+from csp_index.contrast.examples import Examples, settle_means
 from csp_index.contrast.selection import Subject
-from csp_index.errors import LabelError, SettingError
+from csp_index.errors import LabelError
 from csp_index.labelling import scoring
 from csp_index.labelling.candidates import CandidateTexts, Ownership
 from csp_index.labelling.confidence import Confidence, bootstrap
@@ -26,7 +25,6 @@ from csp_index.labelling.evidence import Evidence
 from csp_index.labelling.gather import dataset_share, gather, with_response, with_texts
 from csp_index.labelling.label_store import (
     KEPT,
-    LabelRequest,
     Made,
     Ranking,
     example_rows_of,
@@ -34,10 +32,10 @@ from csp_index.labelling.label_store import (
     read_labels,
     write_labels,
 )
+from csp_index.labelling.request import LabelRequest, check_request, examples_described
 from csp_index.labelling.scoring import Scored
 from csp_index.ordering import leaders_of
-from csp_index.records import ExampleOptions, Label, ScoringOptions
-from csp_index.store.catalog import EncoderInfo
+from csp_index.records import Label
 from csp_index.store.runs import record_run, settings_hash
 from csp_index.store.tables import Store
 
@@ -218,15 +216,6 @@ def _describe(subject: Subject, request: LabelRequest, candidates_key: str, imag
     return described
 
 
-def examples_described(options: ExampleOptions) -> dict[str, object]:
-    """Return the options that count: those of the synthetic kind only where it is asked for."""
-    given = asdict(options)
-    if "synthetic" not in options.kinds:
-        for name in ("generator", "variants", "generator_seed", "caption_column", "variant_prompt"):
-            del given[name]
-    return given
-
-
 def _compute(
     store: Store,
     subject: Subject,
@@ -264,31 +253,5 @@ def check_texts(store: Store, subject: Subject, request: LabelRequest, texts: Ca
     check_request(store, subject, request)
 
 
-def check_request(store: Store, subject: Subject, request: LabelRequest) -> None:
-    """Refuse a request that lacks the encoder's scale, or asks for more examples than are kept; reads one neuron."""
-    scoring.method(request.method).background(request.scoring)
-    activating_sets(subject.statistics(store).slice(0, 1), request.examples)
-
-
 def _with_vector() -> list[str]:
     return [name for name, row in scoring.METHODS.items() if row.vector]
-
-
-def make_request(method: str, source: EncoderInfo, top: int, options: dict[str, Any]) -> LabelRequest:
-    """Return the request that loose options amount to; unknown ones are refused with the list of those there are."""
-    row = scoring.method(method)
-    examples = {f.name for f in fields(ExampleOptions)}
-    scores = {f.name for f in fields(ScoringOptions)}
-    unknown = sorted(set(options) - examples - scores)
-    if unknown:
-        raise SettingError(f"option {unknown[0]!r} is unknown (has: {', '.join(sorted(examples | scores))})")
-    given = {name: value for name, value in options.items() if value is not None}
-    chosen = ExampleOptions(
-        **{"examples": row.examples, "neighbours": row.neighbours} | {k: given[k] for k in given.keys() & examples}
-    )
-    if row.contrast is not None:
-        chosen = replace(chosen, contrast=row.contrast)
-    formula = ScoringOptions(**{k: given[k] for k in given.keys() & scores})
-    if formula.logit_scale is None and source.logit_scale is not None:
-        formula = replace(formula, logit_scale=source.logit_scale)
-    return LabelRequest(method, chosen, formula, top)

@@ -13,8 +13,9 @@ import pyarrow as pa
 import torch
 
 from csp_index.contrast.selection import Subject
-from csp_index.labelling.label_store import LabelRequest, newest_label, stored_vectors
+from csp_index.labelling.label_store import newest_label, stored_vectors
 from csp_index.labelling.labels import concept_vectors
+from csp_index.labelling.request import LabelRequest
 from csp_index.store import catalog
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store

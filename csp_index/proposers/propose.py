@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from csp_index import settings
+from csp_index.contrast.context import Means
 from csp_index.contrast.examples import gather_examples
-from csp_index.contrast.planner import Means
 from csp_index.contrast.selection import Subject
 from csp_index.errors import CspIndexError, ProposerError, SettingError, one_line
 from csp_index.proposers.answer_store import AnswerWriter, Known, Origin, known_answers, renew, superseded, take_over

@@ -16,8 +16,9 @@ import torch
 
 from csp_index.contrast.selection import Subject
 from csp_index.errors import ProposerError
-from csp_index.labelling.label_store import LabelRequest, stored_vectors
+from csp_index.labelling.label_store import stored_vectors
 from csp_index.labelling.labels import concept_vectors
+from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.vocabularies import clean_text
 from csp_index.ordering import leaders_of
 from csp_index.proposers.proposer import Answer

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ import pyarrow as pa
 
 from csp_index import settings
 from csp_index.errors import StoreError
-from csp_index.records import VectorIndex
 from csp_index.store import schema
 from csp_index.store.locations import Place, reason
 from csp_index.store.locks import Check, hold, is_held
@@ -30,6 +30,16 @@ os.environ.setdefault("LANCE_LOG", "error")  # its warnings speak to developers 
 _UNREADABLE = "cannot be read (is a file damaged?)"
 _INDEX_CACHE, _METADATA_CACHE = 256 * 2**20, 64 * 2**20  # bytes; Lance would take several GB
 _SMALL, _KEPT = 2**18, 64  # bytes of an answer kept for the next who asks the same, and how many are kept
+
+
+@dataclass(frozen=True, slots=True)
+class VectorIndex:
+    """The vector index of one encoder's embeddings: what is in it, and the rows written since it was built."""
+
+    kind: str  # an IndexKind, or another one of Lance's
+    rows: int
+    unindexed: int  # rows a search goes through one by one
+    bytes: int
 
 
 class Store:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from csp_index import Index, open_index
 from csp_index.contrast import embeddings as vectors
 from csp_index.contrast import planner
+from csp_index.contrast.context import Means
 from csp_index.contrast.exact_ranking import EXACT, Contest, Error, Ranked, leading
 from csp_index.contrast.examples import Examples, gather_examples
-from csp_index.contrast.planner import Means
 from csp_index.contrast.selection import Subject
 from csp_index.errors import SettingError
 from csp_index.labelling.candidates import CandidateTexts

@@ -10,9 +10,9 @@ import torch
 
 from csp_index import Index, open_index
 from csp_index.contrast import nearest, neighbour_lists
+from csp_index.contrast.context import Means
 from csp_index.contrast.exact_ranking import Ranked
 from csp_index.contrast.examples import Examples, gather_examples
-from csp_index.contrast.planner import Means
 from csp_index.contrast.selection import Subject
 from csp_index.records import ExampleOptions
 from csp_index.store import catalog, schema

@@ -10,7 +10,8 @@ from fakes import write_arrays
 from csp_index import open_index
 from csp_index.contrast.selection import Subject, draw_pool
 from csp_index.labelling.candidates import read_text_arrays
-from csp_index.labelling.labels import make_request, score_neurons
+from csp_index.labelling.labels import score_neurons
+from csp_index.labelling.request import make_request
 from csp_index.records import LayerKey
 from csp_index.store import catalog
 

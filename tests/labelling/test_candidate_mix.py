@@ -22,7 +22,8 @@ from csp_index.contrast.selection import Subject
 from csp_index.errors import LabelError, SettingError
 from csp_index.labelling.candidate_mix import Mix, mixed_candidates, read_proposals, stored_kinds
 from csp_index.labelling.candidates import CandidateTexts, Ownership, TextSpace
-from csp_index.labelling.labels import make_request, score_neurons
+from csp_index.labelling.labels import score_neurons
+from csp_index.labelling.request import make_request
 from csp_index.labelling.scoring import METHODS
 from csp_index.ordering import leaders_of
 from csp_index.records import LayerKey

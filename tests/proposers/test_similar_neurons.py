@@ -13,8 +13,9 @@ import pytest
 from csp_index import Index, open_index
 from csp_index.contrast.selection import Subject
 from csp_index.errors import ProposerError
-from csp_index.labelling.label_store import LabelRequest, stored_vectors
+from csp_index.labelling.label_store import stored_vectors
 from csp_index.labelling.labels import concept_vectors
+from csp_index.labelling.request import LabelRequest
 from csp_index.proposers.similar_neurons import related_answers, related_revision
 from csp_index.records import LayerKey
 from csp_index.store import catalog

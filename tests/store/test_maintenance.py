@@ -10,10 +10,9 @@ import pyarrow as pa
 import pytest
 
 from csp_index.errors import StoreError
-from csp_index.records import VectorIndex
 from csp_index.store import maintenance, schema
 from csp_index.store.connect import create_store, open_store
-from csp_index.store.tables import Store
+from csp_index.store.tables import Store, VectorIndex
 
 WIDTH = 16
 

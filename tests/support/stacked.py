@@ -16,4 +16,4 @@ class Stack(nn.Sequential):
 
 
 def stack() -> nn.Module:
-    return Stack(nn.Conv2d(3, D, 3), nn.ReLU())
+    return Stack(nn.Conv2d(3, 6, 3), nn.ReLU())

@@ -13,15 +13,16 @@ import torch
 from PIL import Image
 
 from csp_index import settings
+from csp_index.contrast.context import Means
 from csp_index.contrast.embeddings import Vectors, vectors_of
 from csp_index.contrast.makers import makers
 from csp_index.contrast.neighbour_lists import listed
-from csp_index.contrast.planner import Means
 from csp_index.contrast.selection import Subject
 from csp_index.errors import CspIndexError, EncoderError, LabelError, MissingError, NetworkError
 from csp_index.labelling.candidates import CandidateTexts
-from csp_index.labelling.label_store import LabelRequest, stored_vectors
+from csp_index.labelling.label_store import stored_vectors
 from csp_index.labelling.labels import concept_vectors
+from csp_index.labelling.request import LabelRequest
 from csp_index.models.encoders import Encoder
 from csp_index.models.index_models import Models, by_network
 from csp_index.models.networks import Network

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from csp_index.contrast.context import Means
 from csp_index.contrast.examples import Examples
-from csp_index.contrast.planner import Means
 from csp_index.contrast.selection import Subject
 from csp_index.errors import BusyError, CspIndexError, LabelError, SettingError
 from csp_index.labelling import scoring
@@ -33,8 +33,9 @@ from csp_index.labelling.candidates import (
 from csp_index.labelling.confidence import Confidence
 from csp_index.labelling.evidence import Evidence
 from csp_index.labelling.gather import Gathered, dataset_share, gather, with_response, with_texts
-from csp_index.labelling.label_store import KEPT, LabelRequest, notes_of
-from csp_index.labelling.labels import NeuronScores, make_request, score_evidence, states_of
+from csp_index.labelling.label_store import KEPT, notes_of
+from csp_index.labelling.labels import NeuronScores, score_evidence, states_of
+from csp_index.labelling.request import LabelRequest, make_request
 from csp_index.labelling.response import Response
 from csp_index.models.encoders import Encoder
 from csp_index.models.prompt_templates import TEMPLATE_SETS, templates

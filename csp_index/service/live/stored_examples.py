@@ -16,7 +16,7 @@ import torch
 from csp_index.contrast.examples import Examples, activating_sets
 from csp_index.contrast.selection import Subject
 from csp_index.labelling.label_store import STORED_NEIGHBOURS
-from csp_index.labelling.labels import examples_described
+from csp_index.labelling.request import examples_described
 from csp_index.records import ExampleOptions
 from csp_index.service.layer_table import Pairs
 from csp_index.service.snapshot import Snapshot
