@@ -8,13 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +21,7 @@ import pyarrow.compute as pc
 import csp_index
 from csp_index import settings
 from csp_index.errors import MissingError
+from csp_index.lru_cache import LRUCache
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.layer_table import LayerTable, Pairs, read_layer, read_pairs
 from csp_index.store import catalog, schema
@@ -30,55 +29,8 @@ from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.connect import FixedStore, open_snapshot
 from csp_index.store.derived_images import derived_rows, describe_recipe, is_derived
 
-Kept = TypeVar("Kept")
-
 _FOLDERS = re.compile(r"""(?<![\w.~])(?:~|\.{1,2})?/(?:[^\s/:'"]+/)+""")
 _NAMES = 2**18  # images whose names are held; of more, names are read when asked for
-
-
-class Held:
-    """Values that cost something to make, by key, up to so many bytes; who was asked for longest ago goes first.
-
-    Threads that ask for the same value at once wait for one of them to make it.
-    """
-
-    def __init__(self, limit: int) -> None:
-        """Hold values of `limit` bytes in all; one that is larger alone is made anew each time."""
-        self.limit = limit
-        self._bytes = 0
-        self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-        self._making: dict[Hashable, threading.Lock] = {}
-        self._mutex = threading.Lock()
-
-    def get(self, key: Hashable, make: Callable[[], Kept], size: Callable[[Kept], int]) -> Kept:
-        """Return the value of a key, made by `make` unless it is held; `size` tells its bytes."""
-        with self._mutex:
-            if key in self._values:
-                self._values.move_to_end(key)
-                found: Kept = self._values[key][0]
-                return found
-            making = self._making.setdefault(key, threading.Lock())
-        with making:
-            with self._mutex:
-                if key in self._values:
-                    found = self._values[key][0]
-                    return found
-            try:
-                found = make()
-                self._keep(key, found, size(found))
-            finally:
-                with self._mutex:
-                    self._making.pop(key, None)
-        return found
-
-    def _keep(self, key: Hashable, value: object, size: int) -> None:
-        if size > self.limit:
-            return
-        with self._mutex:
-            self._values[key] = (value, size)
-            self._bytes += size
-            while self._bytes > self.limit:
-                self._bytes -= self._values.popitem(last=False)[1][1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +54,7 @@ class Snapshot:
         self.store: FixedStore = open_snapshot(uri, versions)
         self.versions = self.store.versions()
         self.name = self.store.uri.rstrip("/").rpartition("/")[2] or "index"
-        self.held = Held(settings.number("serve_held_bytes") // 2 if held_bytes is None else held_bytes)
+        self.held = LRUCache(settings.number("serve_held_bytes") // 2 if held_bytes is None else held_bytes)
         self._layers = {info.key: info for info in catalog.layers(self.store)}
         self.encoders = catalog.encoders(self.store)
         self.images = catalog.image_count(self.store)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +19,7 @@ from csp_index.errors import MissingError, StoreError
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.layer_table import UNLABELLED
-from csp_index.service.snapshot import Held, Snapshot, without_folders
+from csp_index.service.snapshot import Snapshot, without_folders
 from csp_index.store import schema
 from csp_index.store.connect import FixedStore, create_store, open_snapshot, open_store
 
@@ -125,39 +124,6 @@ def test_many_threads_read_one_snapshot(tmp_path):
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(read, range(600)))
-
-
-def test_held_values_are_made_once_and_bounded_by_bytes():
-    held, calls = Held(10), []
-
-    def value(name: str, size: int = 4) -> str:
-        return held.get(name, lambda: calls.append(name) or name, lambda _: size)  # type: ignore[func-returns-value]
-
-    assert [value(name) for name in "abac"] == ["a", "b", "a", "c"]
-    assert value("a") == "a" and calls == ["a", "b", "c"]  # b was asked for longest ago and had to go
-    value("b")
-    value("large", 11)
-    value("large", 11)
-    assert calls == ["a", "b", "c", "b", "large", "large"]
-
-
-def test_threads_that_ask_at_once_wait_for_one_to_make_the_value():
-    held, calls, barrier = Held(10), [], threading.Barrier(4)
-
-    def make() -> int:
-        calls.append(1)
-        return 7
-
-    def ask(_: int) -> int:
-        barrier.wait(5)
-        return held.get("key", make, lambda _: 1)
-
-    with ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(ask, range(4))) == [7, 7, 7, 7]
-    assert len(calls) == 1
-    with pytest.raises(ZeroDivisionError):
-        held.get("other", lambda: 1 // 0, lambda _: 1)
-    assert held.get("other", lambda: 3, lambda _: 1) == 3
 
 
 def test_a_layer_shows_the_newest_label_of_each_method(snapshot, labelled):

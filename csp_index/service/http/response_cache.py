@@ -8,7 +8,6 @@ middleware: it stands around the routes and their compression, and knows nothing
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +15,14 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from csp_index.lru_cache import LRUCache
+
 CHANGING = ("/healthz", "/readyz", "/metrics", "/random", "/login", "/sql", "/static/")
 """Beginnings of addresses whose answers may differ from one time to the next."""
 
 _FRESH = "private, max-age=5"  # seconds without asking again: a restart may bring a newer version of the index
 _LARGEST_SHARE = 16  # an answer above this part of the whole is not kept
 _OVERHEAD = 1024  # bytes of an answer's headers and address, about
-
-_Key = tuple[str, bool]  # address; whether the answer may be compressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +37,8 @@ class Answers:
 
     def __init__(self, app: ASGIApp, start: str, held_bytes: int, count: Callable[[bool], None]) -> None:
         """Stand around `app`; `start` is of one start of the service and no other."""
-        self._app, self._start, self._most, self._count = app, start, held_bytes, count
-        self._held: OrderedDict[_Key, _Held] = OrderedDict()
-        self._bytes = 0
+        self._app, self._start, self._count = app, start, count
+        self._held = LRUCache(held_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer from memory or by the application."""
@@ -53,15 +51,15 @@ class Answers:
         key = (address, "gzip" in headers.get("accept-encoding", ""))
         etag = self._etag(address)
         known = etag in (tag.strip() for tag in headers.get("if-none-match", "").split(","))
-        held = self._held.get(key)
+        held: _Held | None = self._held.find(key)
         self._count(held is not None)
         if held is None:
             start, body = await self._made(scope, receive, etag)
             held = _Held(start, body, scope.get("route"))
-            if start["status"] == 200:
-                self._keep(key, held)
+            size = len(body) + _OVERHEAD
+            if start["status"] == 200 and size * _LARGEST_SHARE <= self._held.limit:
+                self._held.put(key, held, size)
         else:
-            self._held.move_to_end(key)
             scope["route"] = held.route
         await _sent(held, known, send)
 
@@ -86,16 +84,6 @@ class Answers:
             headers["cache-control"] = _FRESH
             start["headers"] = headers.raw
         return start, b"".join(chunks)
-
-    def _keep(self, key: _Key, held: _Held) -> None:
-        size = len(held.body) + _OVERHEAD
-        if size * _LARGEST_SHARE > self._most or key in self._held:
-            return
-        self._held[key] = held
-        self._bytes += size
-        while self._bytes > self._most:
-            _, gone = self._held.popitem(last=False)
-            self._bytes -= len(gone.body) + _OVERHEAD
 
 
 async def _sent(held: _Held, known: bool, send: Send) -> None:

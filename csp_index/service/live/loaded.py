@@ -23,6 +23,7 @@ from csp_index.labelling.candidates import CandidateTexts
 from csp_index.labelling.label_store import stored_vectors
 from csp_index.labelling.labels import concept_vectors
 from csp_index.labelling.request import LabelRequest
+from csp_index.lru_cache import LRUCache
 from csp_index.models.encoders import Encoder
 from csp_index.models.index_models import Models, by_network
 from csp_index.models.networks import Network
@@ -30,7 +31,7 @@ from csp_index.ordering import leaders_of
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.live.queries import Concepts, Excited, LabelQuery
 from csp_index.service.live.relabel import Relabeller, TextVectors
-from csp_index.service.snapshot import Held, Snapshot
+from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, schema
 from csp_index.store.activations import activations_of
 from csp_index.store.catalog import LayerInfo
@@ -53,7 +54,7 @@ class Loaded:
         self._running = threading.Lock()  # hooks are not made for several threads
         self._encoder_found: Encoder | EncoderError | None = None
         self._networks_found: list[Network] | None = None
-        self._concepts, self._activations = Held(held_bytes // 4), Held(held_bytes // 16)
+        self._concepts, self._activations = LRUCache(held_bytes // 4), LRUCache(held_bytes // 16)
         means = Means(derive=makers(self._store, self._models))
         self._relabeller = Relabeller(snapshot, means, held_bytes // 8)
         self._texts = TextVectors(self._store, self._source, self._encoder, texts)

@@ -37,13 +37,14 @@ from csp_index.labelling.label_store import KEPT, notes_of
 from csp_index.labelling.labels import NeuronScores, score_evidence, states_of
 from csp_index.labelling.request import LabelRequest, make_request
 from csp_index.labelling.response import Response
+from csp_index.lru_cache import LRUCache
 from csp_index.models.encoders import Encoder
 from csp_index.models.prompt_templates import TEMPLATE_SETS, templates
 from csp_index.records import ExamplePair, Label, LabelScore, LabelState, LayerKey, NeuronKey, rivals_of
 from csp_index.service.layer_table import finite
 from csp_index.service.live.queries import LabelQuery
 from csp_index.service.live.stored_examples import stored_sets
-from csp_index.service.snapshot import Held, Snapshot
+from csp_index.service.snapshot import Snapshot
 from csp_index.store import schema
 from csp_index.store.addresses import check_numbers
 from csp_index.store.catalog import EncoderInfo, LayerInfo, sql_text
@@ -65,20 +66,20 @@ class TextVectors:
         """Read from the store; `load` brings the encoder. `given` stands in for the index's vocabulary."""
         self._store, self._source, self._load, self._given = store, source, load, given
         self._templates = last_templates(store)
-        self._vocabulary = Held(2)
-        self._loose: dict[str, torch.Tensor] = {}
+        self._vocabulary = LRUCache(2)
+        self._loose = LRUCache(_TEXTS)
         self._encoding = threading.Lock()  # tokenisers are not made for several threads
 
     def vocabulary(self) -> CandidateTexts:
         """Return the vocabulary that was used last. Raises LabelError where the index holds no embeddings of one."""
-        return self._given or self._vocabulary.get("texts", self._read_vocabulary, _one)
+        return self._given or self._vocabulary.get("texts", self._read_vocabulary)
 
     def of_run(self, candidates: str) -> CandidateTexts:
         """Return the vocabulary that a run's settings name. Raises LabelError where the index does not hold it."""
         if self._given is not None:
             return self._given
         head = candidates.partition(" + ")[0]  # behind it stands what models named
-        return self._vocabulary.get(head, lambda: self._read_of_run(head), _one)
+        return self._vocabulary.get(head, lambda: self._read_of_run(head))
 
     def _read_of_run(self, head: str) -> CandidateTexts:
         vocabulary, _, kept_as = head.rpartition(" ")
@@ -137,20 +138,19 @@ class TextVectors:
             held = self.vocabulary()
         except LabelError:
             return torch.zeros(0, self._source.width), {}
-        return held.embeddings, self._vocabulary.get("places", lambda: {t: i for i, t in enumerate(held.texts)}, _one)
+        return held.embeddings, self._vocabulary.get("places", lambda: {t: i for i, t in enumerate(held.texts)})
 
     def _encoded(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Return the embedding [D] of every text by the encoder; those that were embedded lately are held."""
-        held = ((text, self._loose.get(text)) for text in texts)
+        held = ((text, self._loose.find(text)) for text in texts)
         found = {text: vector for text, vector in held if vector is not None}
         new = [text for text in texts if text not in found]
         if new:
             encoder = self._load()
             with self._encoding:
                 found |= zip(new, encoder.embed_texts(new, templates(self._templates)), strict=True)
-                self._loose |= {text: found[text].clone() for text in new}
-                while len(self._loose) > _TEXTS:
-                    del self._loose[next(iter(self._loose))]
+                for text in new:
+                    self._loose.put(text, found[text].clone())
         return found
 
 
@@ -191,7 +191,7 @@ class Relabeller:
     def __init__(self, snapshot: Snapshot, means: Means, held_bytes: int) -> None:
         """Compute by `means`; keep `held_bytes` of example sets."""
         self._snapshot, self._store, self._source, self._means = snapshot, snapshot.store, snapshot.encoder, means
-        self._sets, self._passes = Held(held_bytes), Held(_PASSES)
+        self._sets, self._passes = LRUCache(held_bytes), LRUCache(_PASSES)
         self._passing = threading.Lock()
 
     def answer(
@@ -246,14 +246,14 @@ class Relabeller:
             with self._pass():
                 return dataset_share(self._store, part.subject, images, evidence.texts, scale)
 
-        return self._passes.get(("share", part.texts.key, images, scale), make, _one)
+        return self._passes.get(("share", part.texts.key, images, scale), make)
 
     def _response(self, part: _Part, evidence: Evidence, scale: float | None) -> Response | None:
         def make() -> Response | None:
             with self._pass():
                 return with_response(self._store, part.subject, part.request, evidence).response
 
-        return self._passes.get((part.sets, part.texts.key, scale), make, _one)
+        return self._passes.get((part.sets, part.texts.key, scale), make)
 
     @contextmanager
     def _pass(self) -> Iterator[None]:
@@ -267,10 +267,6 @@ class Relabeller:
             yield
         finally:
             self._passing.release()
-
-
-def _one(value: object) -> int:
-    return 1
 
 
 def _bytes_of(sets: _Sets) -> int:
