@@ -110,6 +110,52 @@ SETTINGS: dict[str, Setting] = {
 }
 
 
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Indexing": (
+        "shard_size",
+        "activation_dtype",
+        "thumbnail_size",
+        "top_images",
+        "decode_threads",
+        "decode_workers",
+        "ray_actors",
+    ),
+    "Models and memory": ("device", "tile_bytes", "held_bytes"),
+    "Contrast": ("similarity_floor", "perturbation_edits", "variant_strength", "variant_steps"),
+    "The vector index": ("index_images", "index_bytes", "search_probes", "search_refine", "keep_hours"),
+    "Object stores": ("lease_seconds", "lease_renewal"),
+    "Candidates from models": (
+        "picture_side",
+        "answers_group",
+        "answers_pause",
+        "vlm_new_tokens",
+        "vlm_batch",
+        "caption_new_tokens",
+        "caption_batch",
+        "caption_floor",
+        "caption_phrases",
+    ),
+    "Models behind an endpoint": ("vlm_concurrency", "vlm_timeout", "vlm_retries", "vlm_tokens", "vlm_key_variable"),
+    "The service": (
+        "serve_host",
+        "serve_port",
+        "serve_workers",
+        "serve_threads",
+        "serve_waiting",
+        "serve_timeout",
+        "serve_arrival",
+        "serve_body_bytes",
+        "serve_upload_bytes",
+        "serve_upload_pixels",
+        "serve_page",
+        "serve_page_limit",
+        "serve_held_bytes",
+    ),
+    "SQL": ("sql_memory", "sql_seconds", "sql_rows", "sql_bytes", "sql_processes"),
+}
+"""What settings concern: the headings of the manual's page, each setting under one of them."""
+
+
 def text(name: str, given: str | None = None) -> str:
     """Return a setting that is a word."""
     return str(SETTINGS[name].value(given))

@@ -13,7 +13,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-STATIC = ("ruff format --check .", "ruff check .", "mypy", "lint-imports")
+STATIC = (
+    "ruff format --check .",
+    "ruff check .",
+    "mypy",
+    "lint-imports",
+    "python scripts/manual/make_reference.py --check",
+)
 TESTS = "pytest"  # its settings in pyproject.toml collect the doctests too
 
 

@@ -1,0 +1,54 @@
+"""Text of docstrings and help as Markdown that a code host and the explorer show alike."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Sequence
+
+_CODE = re.compile(r"(`+[^`]*`+)")
+_MARKUP = re.compile(r"([\\*<>]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+_EXAMPLE = re.compile(r">>> ")
+
+
+def escape(text: str) -> str:
+    r"""Return prose with what Markdown would read as markup escaped, but for code between backticks.
+
+    >>> escape("a * b <DIR> `x * y` of_a_name")
+    'a \\* b \\<DIR\\> `x * y` of_a_name'
+    """
+    return "".join(part if part.startswith("`") else _MARKUP.sub(r"\\\1", part) for part in _CODE.split(text))
+
+
+def block(code: str, language: str) -> str:
+    """Return a fenced block of code."""
+    return f"```{language}\n{code}\n```"
+
+
+def prose(docstring: str | None) -> str:
+    """Return a docstring as Markdown: paragraphs escaped, examples as blocks of a Python session."""
+    parts = []
+    for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(docstring or "")):
+        lines = paragraph.splitlines()
+        start = next((n for n, line in enumerate(lines) if _EXAMPLE.match(line)), len(lines))
+        parts += [escape("\n".join(lines[:start]))] if start else []
+        parts += [block("\n".join(lines[start:]), "pycon")] if start < len(lines) else []
+    return "\n\n".join(parts)
+
+
+def row(cells: Sequence[str]) -> str:
+    r"""Return a row of a table.
+
+    >>> row(["`--contrast`", "one of `a|b`"])
+    '| `--contrast` | one of `a\\|b` |'
+    """
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def anchor(heading: str) -> str:
+    """Return the anchor that code hosts give a heading.
+
+    >>> anchor("`Index.label`"), anchor("Images and models")
+    ('indexlabel', 'images-and-models')
+    """
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
