@@ -1,4 +1,4 @@
-"""The README and the manual say what there is: every command, setting and method."""
+"""The README and the manual say what there is: every command, setting, method and public name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from checkout import ROOT
 
+import csp_index
 from csp_index.cli import cli
 from csp_index.labelling.scoring import METHODS
 from csp_index.settings import GROUPS, SETTINGS
@@ -51,6 +52,11 @@ def test_every_setting_stands_in_the_manual(setting) -> None:
 
 def test_every_setting_stands_under_one_heading() -> None:
     assert sorted(name for names in GROUPS.values() for name in names) == sorted(SETTINGS)
+
+
+@pytest.mark.parametrize("name", csp_index.__all__)
+def test_every_public_name_stands_in_the_manual(name: str) -> None:
+    assert name == "__version__" or f"\n### {name}\n" in PAGES["python.md"]
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -1,4 +1,4 @@
-"""Write the generated pages of the manual: the command line, the settings.
+"""Write the generated pages of the manual: the command line, the settings, the Python API.
 
     python scripts/manual/make_reference.py [--check]
 
@@ -17,7 +17,10 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]  # this checkou
 
 from command_page import command_page  # noqa: E402
 from markdown_text import anchor, escape, row  # noqa: E402
+from python_page import python_page  # noqa: E402
 
+import csp_index  # noqa: E402
+import csp_index.service  # noqa: E402
 from csp_index.cli import cli  # noqa: E402
 from csp_index.settings import GROUPS, SETTINGS, Setting  # noqa: E402
 
@@ -48,6 +51,7 @@ def _row(setting: Setting) -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": lambda: command_page(cli, "csp-index"),
     "settings.md": settings_page,
+    "python.md": lambda: python_page(csp_index, csp_index.service),
 }
 
 

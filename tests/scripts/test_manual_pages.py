@@ -1,8 +1,12 @@
-"""The generated pages on a made-up command line with all kinds of options."""
+"""The generated pages on a made-up command line and a made-up module: signatures as written, nothing of the machine."""
 
 from __future__ import annotations
 
+import importlib.util
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
@@ -12,6 +16,111 @@ sys.path.insert(0, str(ROOT / "scripts" / "manual"))
 
 import command_page
 import markdown_text
+import python_page
+
+MODULE = '''
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
+
+__all__ = ["Failure", "Kind", "Model", "Options", "draw"]
+
+Kind = Literal["near",
+               "far"]  # how far
+
+
+@dataclass(frozen=True)
+class Options:
+    """What can be chosen | or not."""
+
+    kind: Kind | None = None  # near or far; `a|b`
+    names: tuple[str, ...] = field(default_factory=tuple)
+    size: float = (
+        0.5  # of *one*
+    )
+
+
+class Base:
+    def run(self, *, times: int = 2) -> int:
+        """Run, and again.
+
+        >>> Base().run()
+        2
+
+        After that it <stops>.
+        """
+        return times
+
+    def hidden(self) -> None:
+        """Overridden below."""
+
+
+class Model(Base):
+    """A model."""
+
+    @overload
+    def hidden(self) -> None: ...
+    @overload
+    def hidden(self, loud: bool) -> None: ...
+    def hidden(self, loud: bool = False) -> None:
+        """Hide."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @classmethod
+    def made(cls, path: str, /, *parts: str, **options: Any) -> Model:
+        """Make one."""
+
+    def _own(self) -> None: ...
+
+
+class Failure(Exception):
+    """It failed."""
+
+
+def draw(image: bytes, *, width: int = 400, height: int = 300, ink: str = "red", title: str = "", dots: int = 4) -> str:
+    """Draw."""
+'''
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    file = tmp_path / "made_for_pages.py"
+    file.write_text(MODULE, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, file.stem, module)
+    spec.loader.exec_module(module)
+    yield module
+    python_page._Source.of.cache_clear()
+
+
+def test_names_are_shown_as_they_were_written(made: ModuleType) -> None:
+    service = ModuleType("service")
+    service.__all__ = []
+    page = python_page.python_page(made, service)
+    assert '```python\nKind = Literal["near", "far"]\n```' in page
+    assert "| `kind` | `Kind \\| None` | `None` | near or far; `a\\|b` |" in page
+    assert "| `names` | `tuple[str, ...]` | `()` |  |\n| `size` | `float` | `0.5` | of \\*one\\* |" in page
+    assert "Model.made(path: str, /, *parts: str, **options: Any) -> Model" in page
+    assert "```python\nModel.name: str\n```\n\nIts name." in page
+    assert page.count("#### Model.hidden") == 1 and "Model.hidden(loud: bool = False) -> None" in page
+    assert "Overridden below" not in page and "_own" not in page
+    assert "```pycon\n>>> Base().run()\n2\n```\n\nAfter that it \\<stops\\>." in page
+    assert "draw(\n    image: bytes,\n    *,\n    width: int = 400," in page and "    dots: int = 4,\n) -> str" in page
+    assert "### Failure\n\n`from made_for_pages import Failure`\n\nIt failed." in page
+    assert [line for line in page.splitlines() if line.startswith("## ")] == ["## More"]
+    assert str(made.__file__) not in page
+
+
+def test_a_table_has_no_empty_column() -> None:
+    assert (
+        python_page._table(("field", "meaning"), [("`a`", ""), ("`b`", "")]) == "| field |\n| --- |\n| `a` |\n| `b` |"
+    )
 
 
 @click.group()
