@@ -11,7 +11,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from csp_index.contrast.vector_index import EncoderOptimized, OptimizeSummary, Recall
-    from csp_index.query.sql_views import NeuronView
+    from csp_index.query.neuron_view import NeuronView
 
 _GOOD_RECALL = 0.95
 _WIDE = 1_000  # columns: what goes into a file or a pipe has one row a line

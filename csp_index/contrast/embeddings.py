@@ -18,7 +18,8 @@ from csp_index import settings
 from csp_index.contrast.exact_ranking import EXACT, Embed, Error
 from csp_index.store import catalog, streams
 from csp_index.store.catalog import EncoderInfo
-from csp_index.store.derived_images import embeddings_of_derived, is_derived
+from csp_index.store.derived_images import is_derived
+from csp_index.store.streams import embeddings_of_derived
 from csp_index.store.tables import Store
 
 _ROWS = 65_536  # images of a tile, at most

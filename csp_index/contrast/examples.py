@@ -18,6 +18,7 @@ from csp_index.contrast.exact_ranking import choose as choose_leaders
 from csp_index.contrast.falcon import KEPT, similar_silent
 from csp_index.contrast.nearest import Question, by_products, by_search
 from csp_index.contrast.planner import choose
+from csp_index.contrast.quality import ContrastQuality, quality_of_arrays, similarity_floor
 from csp_index.contrast.selection import Subject
 from csp_index.errors import LabelError, SettingError
 from csp_index.ordering import mix, rank_keys
@@ -314,3 +315,17 @@ _MAKERS: dict[ContrastKind, _Maker] = {
     "synthetic": partial(_made, "synthetic"),
     "random": _random,
 }
+
+
+def quality_of(examples: Examples, floor: float | None = None) -> ContrastQuality:
+    """Return the quality of example sets; `floor` is a cosine, by default the one of the settings."""
+    first = slice(None, None, examples.of_each_kind)
+    return quality_of_arrays(
+        (examples.activating >= 0).sum(1).numpy(),
+        examples.activations.numpy()[..., None],
+        (examples.contrastive[..., first] >= 0).numpy(),
+        examples.contrast_activations[..., first].numpy(),
+        examples.similarities[..., first].numpy(),
+        None if examples.near_duplicates is None else examples.near_duplicates.numpy(),
+        similarity_floor(floor),
+    )

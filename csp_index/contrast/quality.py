@@ -9,15 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
 from csp_index import settings
-
-if TYPE_CHECKING:
-    from csp_index.contrast.examples import Examples
-    from csp_index.records import ExamplePair
+from csp_index.records import ExamplePair
 
 #: A contrast is poor where fewer activating images than this share have a partner,
 FEW: Final = 0.5
@@ -85,20 +82,6 @@ class ContrastQuality:
         )
 
 
-def quality_of(examples: Examples, floor: float | None = None) -> ContrastQuality:
-    """Return the quality of example sets; `floor` is a cosine, by default the one of the settings."""
-    first = slice(None, None, examples.of_each_kind)
-    return _quality(
-        (examples.activating >= 0).sum(1).numpy(),
-        examples.activations.numpy()[..., None],
-        (examples.contrastive[..., first] >= 0).numpy(),
-        examples.contrast_activations[..., first].numpy(),
-        examples.similarities[..., first].numpy(),
-        None if examples.near_duplicates is None else examples.near_duplicates.numpy(),
-        similarity_floor(floor),
-    )
-
-
 def quality_of_pairs(pairs: Sequence[ExamplePair], floor: float | None = None) -> ContrastQuality:
     """Return the quality of one neuron's pairs as its label holds them; these do not tell of near duplicates."""
     ranks = {rank: row for row, rank in enumerate(sorted({pair.rank for pair in pairs}))}
@@ -109,7 +92,9 @@ def quality_of_pairs(pairs: Sequence[ExamplePair], floor: float | None = None) -
         table[:, 0, ranks[pair.rank], kinds[pair.kind]] = pair.activation, *values
     activations, contrast, similarities = table
     fired = np.array([len(ranks)])
-    return _quality(fired, activations, ~np.isnan(contrast), contrast, similarities, None, similarity_floor(floor))
+    return quality_of_arrays(
+        fired, activations, ~np.isnan(contrast), contrast, similarities, None, similarity_floor(floor)
+    )
 
 
 def similarity_floor(given: float | None = None) -> float:
@@ -117,7 +102,7 @@ def similarity_floor(given: float | None = None) -> float:
     return float(settings.SETTINGS["similarity_floor"].value(given))
 
 
-def _quality(
+def quality_of_arrays(
     fired: np.ndarray,
     activations: np.ndarray,
     present: np.ndarray,

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from csp_index.contrast.context import Derive, Means
-from csp_index.contrast.quality import ContrastQuality, quality_of
+from csp_index.contrast.examples import quality_of
+from csp_index.contrast.quality import ContrastQuality
 from csp_index.contrast.selection import Subject, draw_pool
 from csp_index.evaluation.evaluation import Metric
 from csp_index.evaluation.metrics.structure import lead
@@ -25,7 +26,8 @@ from csp_index.models.encoders import Encoder
 from csp_index.models.networks import Network
 from csp_index.ordering import leaders_of, mix
 from csp_index.records import DerivedKind
-from csp_index.store.derived_images import embeddings_of_derived, is_derived
+from csp_index.store.derived_images import is_derived
+from csp_index.store.streams import embeddings_of_derived
 from csp_index.store.tables import Store
 
 Tell = Callable[[int, int, str], None]
@@ -101,7 +103,7 @@ class Chooser:
         sure = found.confidence(found.leaders(KEPT))
         confidence = torch.full((len(live),), torch.nan) if sure is None else sure.share[:, 0].clamp(0, 1)
         ranked = found.leaders(_RANKED).masked_fill(~live[:, None], -1)
-        quality = quality_of(found.examples) if scoring.method(choice.method).needs_contrast else None
+        quality = quality_of(found.examples) if scoring.method(choice.method).info.needs_contrast else None
         return Chosen(self.candidates.texts, ranked, found.scored.scores, confidence, quality)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from csp_index import settings
+from csp_index.labelling.methods import check_method
 from csp_index.query.results import SqlResult
 from csp_index.query.sql import SqlLimits, run_sql
 from csp_index.query.sql_views import newest_labels, sql_views
@@ -47,9 +48,7 @@ class Reader:
         if layer is not None:
             catalog.layer(self.store, LayerKey.parse(layer))
         if method is not None:
-            from csp_index.labelling import scoring  # torch loads only where a method's name is to be checked
-
-            scoring.method(method)
+            check_method(method)
         return self.sql(newest_labels(layer, method, top))
 
     def sql(self, statement: str, *, limits: SqlLimits | None = None) -> SqlResult:

@@ -3,7 +3,7 @@
 One table an encoder. They never enter the indexed images, their shards or the neurons' statistics: their ids begin at
 `FIRST`, where no indexed image is, and no two tables share one. A row is written whole and never changed, so what a
 killed run left is complete as far as it goes. A row whose activation is not below the neuron's threshold tells that
-the attempt was made and failed; who looks for contrastive images passes it over. Loads torch only for embeddings.
+the attempt was made and failed; who looks for contrastive images passes it over.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from typing import Any, Final, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
@@ -22,10 +22,7 @@ from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
 
-if TYPE_CHECKING:
-    import torch
-
-    Ids = TypeVar("Ids", np.ndarray, torch.Tensor)
+Ids = TypeVar("Ids")  # an array or a tensor
 
 FIRST: Final = 1 << 40
 """The lowest id of a derived image; indexed images have ids far below."""
@@ -136,16 +133,6 @@ def read_derived(
     distinct, inverse = np.unique(places, return_inverse=True)
     rows: pa.Table = store.dataset(table).take(distinct, columns=chosen)
     return rows.take(pa.array(inverse.reshape(-1)))
-
-
-def embeddings_of_derived(store: Store, source: EncoderInfo, ids: np.ndarray) -> torch.Tensor:
-    """Return the embeddings of derived image ids [I], in their order, as [I, D]."""
-    import torch
-
-    if not len(ids):
-        return torch.zeros(0, source.width)
-    column = read_derived(store, source, ids.tolist(), [schema.EMBEDDING])[schema.EMBEDDING].combine_chunks()
-    return torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).reshape(len(ids), source.width).copy())
 
 
 def derived_rows(store: Store, ids: Iterable[int], columns: Sequence[str]) -> dict[int, dict[str, object]]:

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from csp_index.errors import StoreError
+from csp_index.store import schema
 from csp_index.store.activations import FETCHED, fetch_tiles
 from csp_index.store.catalog import EncoderInfo, LayerInfo, Shard
+from csp_index.store.derived_images import read_derived
 from csp_index.store.tables import Store
 
 _BATCH_BYTES = 4 * 2**20  # of a batch of a scan; several are on the way at once
@@ -98,3 +100,11 @@ def embeddings_of(store: Store, source: EncoderInfo, ids: np.ndarray) -> torch.T
     column = found["embedding"].combine_chunks()
     rows = column.flatten().to_numpy(zero_copy_only=False).reshape(len(distinct), source.width)
     return torch.from_numpy(rows[inverse.reshape(-1)])
+
+
+def embeddings_of_derived(store: Store, source: EncoderInfo, ids: np.ndarray) -> torch.Tensor:
+    """Return the embeddings of derived image ids [I], in their order, as [I, D]."""
+    if not len(ids):
+        return torch.zeros(0, source.width)
+    column = read_derived(store, source, ids.tolist(), [schema.EMBEDDING])[schema.EMBEDDING].combine_chunks()
+    return torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).reshape(len(ids), source.width).copy())

@@ -12,8 +12,7 @@ import torch
 from csp_index import CspIndexError, Index, open_index
 from csp_index.contrast import falcon
 from csp_index.contrast.context import Means, Wanted
-from csp_index.contrast.examples import Examples, gather_examples
-from csp_index.contrast.quality import quality_of
+from csp_index.contrast.examples import Examples, gather_examples, quality_of
 from csp_index.contrast.selection import Subject, draw_pool
 from csp_index.errors import LabelError, SettingError
 from csp_index.labelling.candidates import CandidateTexts

@@ -12,8 +12,8 @@ from fakes import write_arrays
 from pyarrow import csv
 
 from csp_index import CandidateTexts, Index, open_index
-from csp_index.contrast.examples import Examples, gather_examples
-from csp_index.contrast.quality import ContrastQuality, quality_of, quality_of_pairs, similarity_floor
+from csp_index.contrast.examples import Examples, gather_examples, quality_of
+from csp_index.contrast.quality import ContrastQuality, quality_of_pairs, similarity_floor
 from csp_index.contrast.selection import Subject
 from csp_index.errors import SettingError
 from csp_index.evaluation.report.write import write_report

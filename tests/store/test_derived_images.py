@@ -20,11 +20,11 @@ from csp_index.store.derived_images import (
     DerivedImage,
     append_derived,
     derived_rows,
-    embeddings_of_derived,
     find_derived,
     is_derived,
     read_derived,
 )
+from csp_index.store.streams import embeddings_of_derived
 
 
 @pytest.fixture

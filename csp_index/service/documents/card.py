@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from csp_index.query.card import CardData, CardPair, draw_card
+from csp_index.query.card_drawing import CardData, CardPair, draw_card
 
 _SHOWN: Final = 10  # pairs
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from csp_index.errors import CspIndexError
-from csp_index.query.card import CardData, CardPair, draw_card
+from csp_index.query.card_drawing import CardData, CardPair, draw_card
 
 WARM, COLD, PAPER = (217, 72, 15), (25, 113, 194), (255, 255, 255)
 

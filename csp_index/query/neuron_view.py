@@ -1,0 +1,71 @@
+"""One neuron as `show` describes it: a label, statistics, all partners of its images, and their names."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from csp_index.contrast.quality import ContrastQuality, quality_of_pairs
+from csp_index.records import ExamplePair, Label
+from csp_index.store import catalog, schema
+from csp_index.store.catalog import LayerInfo
+from csp_index.store.derived_images import derived_rows, describe_recipe, is_derived
+from csp_index.store.tables import Store
+
+STATISTICS = ("images", "mean", "std", "min", "max", "firing_rate", "quantiles")  # of a neuron, as `show` tells them
+
+
+@dataclass(frozen=True, slots=True)
+class NeuronView:
+    """All about one neuron: a label, its statistics, all partners of its activating images, and these images' names."""
+
+    label: Label
+    statistics: dict[str, Any]
+    pairs: tuple[ExamplePair, ...]
+    names: dict[int, str]
+
+    @property
+    def contrast(self) -> ContrastQuality:
+        """How good the label's contrast is, as its pairs tell."""
+        return quality_of_pairs(self.pairs)
+
+    def as_json(self) -> dict[str, object]:
+        """Return the object that `csp-index show --json` prints."""
+        told = {"statistics": self.statistics, "pairs": [asdict(pair) for pair in self.pairs]}
+        return self.label.as_json() | told | {"contrast_quality": self.contrast.as_json(), "images": self.names}
+
+
+def neuron_view(store: Store, target: LayerInfo, label: Label) -> NeuronView:
+    """Return what `show` tells of a labelled neuron."""
+    row = catalog.neuron_rows(store, target, [label.neuron.neuron]).to_pylist()[0]
+    statistics = {name: row[name] for name in STATISTICS}
+    pairs = _partners(store, target, label)
+    ids = {pair.image_id for pair in pairs} | {pair.contrast_id for pair in pairs if pair.contrast_id is not None}
+    names: dict[int, str] = {}
+    if ids:
+        rows = store.read(schema.IMAGES, ["image_id", "uri"], f"image_id IN ({','.join(map(str, sorted(ids)))})")
+        names = {row["image_id"]: row["uri"].rpartition("/")[2] for row in rows.to_pylist()}
+        derived = derived_rows(store, (image for image in ids if is_derived(image)), ["recipe"])
+        names |= {image: describe_recipe(str(row["recipe"])) for image, row in derived.items()}
+    made = store.read(schema.RUNS, ["settings"], f"run_id = {catalog.sql_text(label.run_id)}")["settings"].to_pylist()
+    label = told_if_stale(label, made[0] if made else None, row["images"])
+    return NeuronView(label, statistics, pairs, names)
+
+
+def _partners(store: Store, target: LayerInfo, label: Label) -> tuple[ExamplePair, ...]:
+    """Return all stored partners of a kept label's activating images, by rank and neighbour: `pairs` has the first."""
+    where = f"{catalog.layer_filter(target)} AND neuron = {label.neuron.neuron}"
+    columns = [field.name for field in fields(ExamplePair)]
+    rows = store.read(schema.EXAMPLES, columns, f"{where} AND run_id = {catalog.sql_text(label.run_id)}")
+    order = [("rank", "ascending"), ("neighbour", "ascending")]
+    return tuple(ExamplePair(**row) for row in rows.sort_by(order).to_pylist())
+
+
+def told_if_stale(label: Label, settings: str | None, images: int) -> Label:
+    """Return the label, noted if the run with those settings (JSON) saw others than the neuron's `images`."""
+    seen = json.loads(settings).get("images") if settings else images
+    if seen == images:
+        return label
+    stale = f"made on {seen} of {images} images: label again"
+    return replace(label, note="; ".join(note for note in (label.note, stale) if note))
