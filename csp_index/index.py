@@ -35,9 +35,10 @@ from csp_index.models.index_models import NetworkSource as NetworkSource
 from csp_index.models.networks import load_network
 from csp_index.models.prompt_templates import templates as template_texts
 from csp_index.models.weights import lasting, resolve_device
+from csp_index.query.card import neuron_card
+from csp_index.query.neuron_view import NeuronView, neuron_view
 from csp_index.query.reader import Reader
 from csp_index.query.results import Labels, SqlResult
-from csp_index.query.sql_views import NeuronView, neuron_card, neuron_view
 from csp_index.records import Label, LabelScore, LayerKey, NeuronKey, Progress
 from csp_index.store import catalog
 from csp_index.store.addresses import parse_neurons as parse_neurons
@@ -139,7 +140,7 @@ class Index(Reader):
     def label(
         self,
         neurons: str | Iterable[str],
-        method: str = "csp",
+        method: str | None = None,
         *,
         vocabulary: Candidates | None = None,
         templates: str | None = None,
@@ -156,6 +157,8 @@ class Index(Reader):
     ) -> Labels:
         """Return labels of a layer (`m/l`), a neuron (`m/l/7`), or several neurons.
 
+        `method` is by default the recommended one (`csp_index.labelling.methods`); where the encoder's logit scale is
+        unknown, which that one needs, csp.
         `vocabulary` is a built-in name, a text file, a list of texts, or `CandidateTexts` made elsewhere; by default
         the one the index used last. `options` are the fields of ExampleOptions and ScoringOptions, for example gamma,
         examples, contrast, threshold. Labels are kept and read again; `recompute` makes them anew, `keep=False` leaves
@@ -216,7 +219,7 @@ class Index(Reader):
         self,
         neurons: str | Iterable[str],
         candidates: str | Sequence[str] | None = None,
-        method: str = "csp",
+        method: str | None = None,
         *,
         vocabulary: Candidates | None = None,
         templates: str | None = None,
@@ -327,12 +330,12 @@ class Index(Reader):
         return SqlResult(search_neurons(self.store, source, targets, query, top))
 
     def view(self, neuron: str, method: str | None = None, **options: Any) -> NeuronView:
-        """Return all about one neuron: its newest label (made by CSP if there is none), statistics, image names."""
+        """Return all about one neuron: its newest label (made now if there is none), statistics, image names."""
         ((target, numbers),) = self.resolve(str(NeuronKey.parse(neuron)))
         given = {name: value for name, value in options.items() if value is not None}
         subject = Subject(catalog.encoder(self.store, given.get("encoder")), target, numbers)
         held = None if given else newest_label(self.store, subject, int(numbers[0]), method)
-        return neuron_view(self.store, target, held or self.label(neuron, method or "csp", **given)[0])
+        return neuron_view(self.store, target, held or self.label(neuron, method, **given)[0])
 
     def card(self, label: Label, path: str | Path) -> Path:
         """Draw a label's picture card as PNG: activating images above their contrastive partners."""

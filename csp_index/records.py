@@ -9,21 +9,6 @@ from typing import Literal, get_args
 
 from csp_index.errors import LabelError, SettingError
 
-Method = Literal[
-    "csp",
-    "csp-difference",
-    "semanticlens",
-    "mean-centred",
-    "clip-dissect",
-    "clip-dissect-mean",
-    "wpmi",
-    "rank-reorder",
-    "pmi",
-    "contrastive-pmi",
-    "consensus",
-    "random-contrast",
-    "random-label",
-]
 ContrastKind = Literal["nearest", "falcon", "perturbation", "synthetic", "random"]
 DerivedKind = Literal["perturbation", "synthetic"]  # contrast kinds whose images are made
 LabelState = Literal["labelled", "dead", "no-contrast", "no-candidates"]

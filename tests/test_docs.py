@@ -11,7 +11,7 @@ from checkout import ROOT
 
 import csp_index
 from csp_index.cli import cli
-from csp_index.labelling.scoring import METHODS
+from csp_index.labelling.methods import METHODS
 from csp_index.settings import GROUPS, SETTINGS
 
 sys.path.insert(0, str(ROOT / "scripts" / "manual"))

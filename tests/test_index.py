@@ -17,7 +17,7 @@ import csp_index.store.schema
 from csp_index import CspIndexError, Index, Labels, NetworkSource, open_index
 from csp_index.errors import LabelError, SettingError
 from csp_index.labelling.candidates import CandidateTexts
-from csp_index.labelling.scoring import METHODS
+from csp_index.labelling.methods import METHODS
 from csp_index.models.weights import lasting
 from csp_index.records import Label
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.errors import SettingError
 from csp_index.records import ExampleOptions
 
@@ -35,7 +36,7 @@ _CONTRAST = (
         "--contrast",
         metavar="KIND[+KIND...]",
         callback=_kinds,
-        help="Contrastive images: nearest, falcon, perturbation, synthetic, random, or several joined by + (nearest).",
+        help=f"Contrastive images: {', '.join(CONTRAST_KINDS)}, or several joined by + (nearest).",
     ),
     click.option(
         "--generator", help="synthetic: diffusers:ID_OR_DIR or python:package.module:factory, makes variants."

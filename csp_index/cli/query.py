@@ -10,9 +10,11 @@ import click
 
 from csp_index.cli.options import FILE, contrast_options, database, json_option
 from csp_index.cli.output import progress, say_checks, say_json, say_labels
+from csp_index.labelling.methods import METHODS, RECOMMENDED, WITHOUT_SCALE, defaults_of
 
 _METHODS = click.option(
-    "--method", default="csp", show_default=True, help="Scoring method; `csp-index label --help` lists them."
+    "--method",
+    help=f"Labeling method ({RECOMMENDED}, or {WITHOUT_SCALE} where the encoder's logit scale is unknown).",
 )
 _VOCABULARY = click.option(
     "--vocabulary",
@@ -23,10 +25,28 @@ _TEMPLATES = click.option(
     "--templates", help="Prompt templates: none, csp, openai or a text file; by default those used last."
 )
 _ENCODER = click.option("--encoder", help="The encoder that judges, where the index holds several.")
+
+
+def _method_list() -> str:
+    """Return the methods with what each is, as help shows them."""
+    width = max(map(len, METHODS))
+    return "\b\nMethods:\n" + "\n".join(f"  {name:{width}}  {info.summary}" for name, info in METHODS.items())
+
+
+def _say_method(method: str, by_default: bool) -> None:
+    """Say on stderr which method made labels, and why if nobody named it."""
+    why = ""
+    if by_default and method == WITHOUT_SCALE:
+        why = f", for {RECOMMENDED} needs the encoder's logit scale, which is unknown (--logit-scale)"
+    elif by_default:
+        why = ", the default (--method names another)"
+    click.echo(f"labeled by {method}{why}", err=True)
+
+
 _DEVICE = click.option("--device", help="Where the encoder and the products run: auto, cpu, cuda, mps.")
 
 
-@click.command()
+@click.command(epilog=_method_list())
 @database
 @click.option("--layer", required=True, help="MODEL/LAYER.")
 @click.option("--neurons", default="all", show_default=True, help="all, 0,5,9 or 10-20.")
@@ -47,12 +67,12 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 @click.option("--texts", type=FILE, help="Their texts, one a line.")
 @click.option("--gamma", type=float, help="csp: how much of the contrastive direction is removed, 0 to 1 (1).")
 @click.option("--alpha", type=float, help="contrastive-pmi: the contrastive set's share of the prior, 0 to 1 (0.5).")
-@click.option("--examples", type=click.IntRange(1), help="Activating images a neuron (30; clip-dissect 100, wpmi 28).")
+@click.option("--examples", type=click.IntRange(1), help=f"Activating images per neuron ({defaults_of('examples')}).")
 @contrast_options
 @click.option(
     "--neighbours",
     type=click.IntRange(1),
-    help="Contrastive images an activating image (1; contrastive-pmi 5, consensus 50).",
+    help=f"Contrastive images per activating image ({defaults_of('neighbours')}).",
 )
 @click.option("--threshold", help="Low activation: mean, quantile:Q or max:F (mean).")
 @click.option("--floor", type=float, help="An image activates a neuron only above this (0).")
@@ -81,8 +101,6 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> None:
     """Label neurons of a layer, and keep the labels.
 
-    Methods: csp, csp-difference, semanticlens, mean-centred, clip-dissect, clip-dissect-mean, wpmi, rank-reorder, pmi,
-    contrastive-pmi, consensus, the controls random-contrast and random-label, and those that installed packages offer.
     A label whose lead over its rivals is inside the noise of the activating images is called uncertain.
 
     \b
@@ -108,8 +126,10 @@ def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> N
         return
     made = {"perturbation", "synthetic"} & set((options["contrast"] or "").split("+"))
     with progress() if made else nullcontext() as tell:  # only images that have to be made take their time
-        found = index.label(wanted, progress=tell, **options)
-    say_labels(found, as_json)
+        labels = index.label(wanted, progress=tell, **options)
+    say_labels(labels, as_json)
+    if not as_json:
+        _say_method(labels[0].method, options["method"] is None)
 
 
 def _checking(options: dict[str, Any]) -> dict[str, Any]:

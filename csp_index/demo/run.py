@@ -15,7 +15,7 @@ from csp_index.demo.probing import METADATA, Bias, write_probing_set
 from csp_index.demo.world import VOCABULARY
 from csp_index.errors import SettingError, one_line
 from csp_index.index import Index, NetworkSource, open_index
-from csp_index.labelling.scoring import METHODS
+from csp_index.labelling.methods import METHODS
 from csp_index.query.results import Labels
 from csp_index.records import Label
 

@@ -103,7 +103,7 @@ def _made_by(
     subject: Subject, options: EvaluationOptions, tools: Tools, choice: MethodChoice | None
 ) -> dict[str, object]:
     """Return what one method's values depend on through contrastive images that are made."""
-    if choice is None or tools.depends is None or not scoring.method(choice.method).needs_contrast:
+    if choice is None or tools.depends is None or not scoring.method(choice.method).info.needs_contrast:
         return {}
     request = make_request(choice.method, subject.source, 1, {**_defaults(options), **choice.options})
     return dict(tools.depends(request.examples))
@@ -301,7 +301,7 @@ def _choose(hearing: Hearing, docket: Docket, choice: MethodChoice) -> Chosen:
     if court.options.perturb:
         models = court.tools.encoder(court.subject.source), court.tools.network(court.subject.target)
         steady |= perturbed(hearing.chooser, choice, chosen, *models, court.tell)
-    if scoring.method(choice.method).by_lot:
+    if scoring.method(choice.method).info.ignores_images:
         steady = {metric: torch.full_like(values, torch.nan) for metric, values in steady.items()}
     for metric, values in (found | steady).items():
         court.ledger.add(choice.text, metric, values, chosen.labels)

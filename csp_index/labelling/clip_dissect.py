@@ -13,11 +13,12 @@ import torch
 
 from csp_index.errors import LabelError
 from csp_index.labelling.evidence import Evidence, neuron_blocks, weighted_rows
+from csp_index.labelling.methods import METHODS
 from csp_index.records import ScoringOptions
 
-SOFT_SCALE, SOFT_TOP = 10.0, 100  # the multiplier of P before the softmax, and the top images, of softWPMI
-HARD_SCALE, HARD_TOP = 2.0, 28  # the same of WPMI
+SOFT_SCALE, HARD_SCALE = 10.0, 2.0  # the multiplier of P before the softmax, of softWPMI and of WPMI
 MEAN_SCALE = 0.1
+_TOP = METHODS["clip-dissect"].examples
 _FIRST, _LAST, _FLOOR = 0.998, 0.97, 1e-7
 _HARD_WEIGHT = 0.6
 _MEAN_FLOOR = 1e-6
@@ -31,7 +32,7 @@ def clip_dissect(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
     images; L = sum_i log(1 + p_in,i (p_i,t - 1)), with 1e-7 inside the logarithm; minus lambda log of the prior.
     """
     rank = torch.arange(evidence.activating.shape[1])
-    inclusion = (_FIRST - rank / SOFT_TOP * (_FIRST - _LAST))[:, None]
+    inclusion = (_FIRST - rank / _TOP * (_FIRST - _LAST))[:, None]
 
     def term(shares: torch.Tensor) -> torch.Tensor:
         return shares.sub(1).mul_(inclusion).add_(1 + _FLOOR).log_()

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from csp_index.labelling.evidence import Evidence, pair_products
-from csp_index.labelling.scoring import MethodRow, Terms, method, score
+from csp_index.labelling.scoring import ScoringMethod, Terms, method, score
 from csp_index.ordering import mix
 from csp_index.records import ScoringOptions
 
@@ -101,9 +101,9 @@ def _first(scores: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     return (first / first.sum(2, keepdim=True)).mean(1)
 
 
-def _blocks(row: MethodRow, evidence: Evidence, options: ScoringOptions, leaders: int) -> Iterator[slice]:
+def _blocks(row: ScoringMethod, evidence: Evidence, options: ScoringOptions, leaders: int) -> Iterator[slice]:
     """Split the neurons so that the resamples of a block stay within bounded memory; small blocks fit the cache."""
-    contrast = evidence.contrastive.flatten(1).shape[1] if row.needs_contrast else 0
+    contrast = evidence.contrastive.flatten(1).shape[1] if row.info.needs_contrast else 0
     images = max(1, evidence.activating.shape[1] + contrast)
     if row.terms is not None:
         width = evidence.vectors.shape[1] + 4 * (options.bootstrap + 1)
@@ -118,13 +118,13 @@ def _blocks(row: MethodRow, evidence: Evidence, options: ScoringOptions, leaders
         yield slice(start, start + size)
 
 
-def _alone(row: MethodRow) -> bool:
+def _alone(row: ScoringMethod) -> bool:
     return row.alone or row.vector is not None
 
 
-def _prepared(row: MethodRow, evidence: Evidence, options: ScoringOptions) -> Evidence:
+def _prepared(row: ScoringMethod, evidence: Evidence, options: ScoringOptions) -> Evidence:
     """Return the evidence with what all resamples share: the pairs' products, the texts a concept vector meets."""
-    if row.needs_contrast:
+    if row.info.needs_contrast:
         evidence = replace(evidence, similarities=pair_products(evidence))
     if row.vector is not None:
         evidence = replace(evidence, texts=row.directions(evidence, options))

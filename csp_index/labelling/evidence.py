@@ -21,7 +21,7 @@ class Evidence:
     """All that a method sees of M neurons and C candidate labels.
 
     `activating` [M, K] (highest activation first) and `contrastive` [M, K, m] index rows of `vectors`; -1 is absent.
-    `label_share` is what `MethodRow.background` asked for: mean over the dataset of softmax_t(scale T(t).e(x)), [C].
+    `label_share` is what `ScoringMethod.background` needs: mean over the dataset of softmax_t(scale T(t).e(x)), [C].
     """
 
     vectors: torch.Tensor  # [I, D] unit image embeddings

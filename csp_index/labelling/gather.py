@@ -16,7 +16,7 @@ from csp_index.labelling.candidates import CandidateTexts, Ownership
 from csp_index.labelling.evidence import Evidence, label_share
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.response import LeaderRanks, ResponseSums
-from csp_index.labelling.scoring import MethodRow
+from csp_index.labelling.scoring import ScoringMethod
 from csp_index.ordering import leaders_of
 from csp_index.store.tables import Store
 
@@ -46,7 +46,7 @@ def gather(
     """
     row = scoring.method(request.method)
     if examples is None:
-        examples = gather_examples(store, subject, request.examples, contrast=row.needs_contrast, means=means)
+        examples = gather_examples(store, subject, request.examples, contrast=row.info.needs_contrast, means=means)
     return Gathered(examples, _evidence(store, subject, examples, row))
 
 
@@ -58,7 +58,7 @@ def with_texts(evidence: Evidence, request: LabelRequest, texts: CandidateTexts)
     return replace(evidence, texts=texts.directions, empty_text=empty)
 
 
-def _evidence(store: Store, subject: Subject, examples: Examples, row: MethodRow) -> Evidence:
+def _evidence(store: Store, subject: Subject, examples: Examples, row: ScoringMethod) -> Evidence:
     """Read the embeddings that the examples name, and the dataset's mean where the method looks at it."""
     ids = torch.cat([examples.activating.flatten(), examples.contrastive.flatten()])
     used = ids[ids >= 0].unique()
@@ -73,7 +73,7 @@ def _evidence(store: Store, subject: Subject, examples: Examples, row: MethodRow
         examples.activations,
         places(examples.contrastive),
         torch.zeros(0, subject.source.width),
-        _dataset_mean(store, subject, examples.images) if row.needs_mean else None,
+        _dataset_mean(store, subject, examples.images) if row.info.needs_mean else None,
         neurons=examples.neurons,
         similarities=examples.similarities,
         partners=examples.of_each_kind,

@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from csp_index.contrast.examples import Examples
-from csp_index.contrast.quality import quality_of
+from csp_index.contrast.examples import Examples, quality_of
 from csp_index.contrast.selection import Subject
 from csp_index.labelling.confidence import Confidence
 from csp_index.labelling.request import LabelRequest

@@ -102,13 +102,13 @@ def label_neurons(
     """
     means = means or Means()
     described = _describe(subject, request, candidates_key, subject.images(store))
-    if means.depends is not None and scoring.method(request.method).needs_contrast:
+    if means.depends is not None and scoring.method(request.method).info.needs_contrast:
         described |= means.depends(request.examples)
     found = {} if recompute else read_labels(store, subject, settings_hash(described), request)
     missing = [n for n in subject.neurons.tolist() if n not in found]
     if missing:
         part = replace(subject, neurons=np.array(missing, dtype=np.int64))
-        if scoring.method(request.method).needs_contrast:
+        if scoring.method(request.method).info.needs_contrast:
             means = settle_means(store, part, request.examples, means)
         if means.choice is not None and means.choice.approximate:  # another question: its answer may be another
             described["contrast_by"] = means.choice.through
@@ -162,7 +162,7 @@ def score_neurons(
         evidence = replace(evidence, label_share=share)
     if len(subject.neurons) > _MANY:
         release(store)  # the scores of many neurons need the memory, and the next question may be long in coming
-    if scoring.method(request.method).needs_response:
+    if scoring.method(request.method).info.needs_response:
         evidence = with_response(store, subject, request, evidence, texts.own)
     return score_evidence(request, gathered.examples, evidence, texts.own)
 
@@ -182,7 +182,7 @@ def score_evidence(
 
 def states_of(request: LabelRequest, examples: Examples) -> np.ndarray:
     """Return the label state [M] of neurons with these example sets, as long as candidates are everybody's."""
-    missing = examples.without_contrast & scoring.method(request.method).needs_contrast
+    missing = examples.without_contrast & scoring.method(request.method).info.needs_contrast
     found: np.ndarray = np.where(examples.dead, "dead", np.where(missing, "no-contrast", "labelled"))
     return found
 
@@ -209,9 +209,9 @@ def _describe(subject: Subject, request: LabelRequest, candidates_key: str, imag
         "candidates": candidates_key,
         "kept": max(KEPT, request.top),
     }
-    if row.over_run and request.scoring.prior == "neurons":
+    if row.info.over_run and request.scoring.prior == "neurons":
         described["neurons"] = subject.neurons.tolist()
-    if row.needs_contrast is False:
+    if row.info.needs_contrast is False:
         described["examples"] = {"examples": request.examples.examples, "floor": request.examples.floor}
     return described
 
@@ -254,4 +254,4 @@ def check_texts(store: Store, subject: Subject, request: LabelRequest, texts: Ca
 
 
 def _with_vector() -> list[str]:
-    return [name for name, row in scoring.METHODS.items() if row.vector]
+    return [name for name, row in scoring.FORMULAS.items() if row.vector]

@@ -1,10 +1,11 @@
 """Label scores: pure tensor functions from example sets and text embeddings to scores [M, C]; higher is better.
 
-Knows nothing about storage or models. Every method is one function and one row of METHODS, or comes from another
-package by an entry point. Symbols: M neurons, K activating images each, m contrastive images for each of those, C
-candidate labels, D embedding width; e(x) is a unit image embedding, T(t) a text embedding, w_i = max(a_i, 0) / sum_j
-max(a_j, 0) the weight of an activating image (negative activations of a layer without ReLU weigh nothing). Formulas:
-arXiv 2604.22477 (CSP), 2501.05398 (SemanticLens), 2204.10965 (CLIP-Dissect, in dissect.py).
+Knows nothing about storage or models. Every method is one function and one row of FORMULAS, or comes from another
+package by an entry point; `labelling.methods` says what each is and needs. Symbols: M neurons, K activating images
+each, m contrastive images for each of those, C candidate labels, D embedding width; e(x) is a unit image embedding,
+T(t) a text embedding, w_i = max(a_i, 0) / sum_j max(a_j, 0) the weight of an activating image (negative activations of
+a layer without ReLU weigh nothing). Formulas: arXiv 2604.22477 (CSP), 2501.05398 (SemanticLens), 2204.10965
+(CLIP-Dissect, in clip_dissect.py).
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from csp_index.errors import CspIndexError, LabelError, one_line
 from csp_index.labelling import clip_dissect
 from csp_index.labelling.clip_dissect import dataset_share
 from csp_index.labelling.evidence import Evidence, bags, even, pair_products, weighted_rows
+from csp_index.labelling.methods import METHODS, MethodInfo, check_method
 from csp_index.models.plugins import METHOD_GROUP, load_methods
 from csp_index.ordering import mix
-from csp_index.records import ContrastKind, ScoringOptions
+from csp_index.records import ScoringOptions
 
 _CUT = 1e-9  # a factor of a product is at least this, so that the others still tell candidates apart
 
@@ -44,27 +46,20 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class MethodRow:
-    """A scoring method: its function and what it needs. It has either a concept `vector` [M, D] or a `score` [M, C].
+class ScoringMethod:
+    """The formula of a labeling method, and what is known of it. It has a concept `vector` [M, D] or a `score` [M, C].
 
-    `alone` tells that a label's score does not depend on the other labels, or only by one softmax over them at the
-    scale that `softmax` gives; the confidence of a label then costs little (a concept vector is always alone).
+    `alone`: a label's score does not depend on the other labels, or only through one softmax over them at the scale
+    that `softmax` returns; the confidence in a label then costs little (a concept vector is always alone).
+    `background` returns the scale at which the labels' share of the whole dataset is needed, None if it is not.
     """
 
-    summary: str
-    vector: Score | None = None  # the score is then vector.T(t), with the texts that `directions` gives
-    terms: Callable[[Evidence, ScoringOptions], Terms] | None = None  # what the vector is the sum of, where it is one
+    info: MethodInfo
+    vector: Score | None = None  # the score is then vector.T(t), with the texts that `directions` returns
+    terms: Callable[[Evidence, ScoringOptions], Terms] | None = None  # the summands of the vector, if it is a sum
     score: Score | None = None
     directions: Score = field(default=lambda evidence, options: evidence.texts)  # [C, D]
-    needs_contrast: bool = False
-    contrast: ContrastKind | None = None  # the kind of contrastive images that makes the method, whatever the options
-    needs_mean: bool = False  # of the dataset's embeddings
-    needs_response: bool = False  # of the neurons to the whole dataset
-    examples: int = 30  # activating images by default
-    neighbours: int = 1  # contrastive images an activating image by default
     background: Scale = _no_scale
-    by_lot: bool = False  # looks at no image
-    over_run: bool = False  # its prior runs over the neurons of the run, but for `prior="images"`
     alone: bool = False
     softmax: Scale = _no_scale
 
@@ -87,7 +82,7 @@ def score(name: str, evidence: Evidence, options: ScoringOptions) -> Scored:
     Errors: LabelError where a method of another package fails or returns something else than finite scores.
     """
     row = method(name)
-    if name in METHODS:
+    if name in FORMULAS:
         return _scored(name, row, evidence, options)
     try:
         found = _scored(name, row, evidence, options)
@@ -105,7 +100,7 @@ def score(name: str, evidence: Evidence, options: ScoringOptions) -> Scored:
     return found
 
 
-def _scored(name: str, row: MethodRow, evidence: Evidence, options: ScoringOptions) -> Scored:
+def _scored(name: str, row: ScoringMethod, evidence: Evidence, options: ScoringOptions) -> Scored:
     if row.vector is not None:
         vectors = row.vector(evidence, options)
         return Scored(vectors @ row.directions(evidence, options).T, vectors)
@@ -252,97 +247,67 @@ def _log_shares(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
     )
 
 
-METHODS: dict[str, MethodRow] = {
-    "csp": MethodRow("activating images projected off their silent neighbours", terms=csp_terms, needs_contrast=True),
-    "csp-difference": MethodRow(
-        "mean of activating minus mean of contrastive images", score=csp_difference, needs_contrast=True, alone=True
-    ),
-    "semanticlens": MethodRow("mean of activating images", terms=semanticlens_terms, directions=texts_without_empty),
-    "mean-centred": MethodRow("weighted mean minus the dataset's mean", terms=mean_centred_terms, needs_mean=True),
-    "clip-dissect": MethodRow(
-        "softWPMI as published",
+FORMULAS: dict[str, ScoringMethod] = {
+    "csp": ScoringMethod(METHODS["csp"], terms=csp_terms),
+    "csp-difference": ScoringMethod(METHODS["csp-difference"], score=csp_difference, alone=True),
+    "semanticlens": ScoringMethod(METHODS["semanticlens"], terms=semanticlens_terms, directions=texts_without_empty),
+    "mean-centred": ScoringMethod(METHODS["mean-centred"], terms=mean_centred_terms),
+    "clip-dissect": ScoringMethod(
+        METHODS["clip-dissect"],
         score=clip_dissect.clip_dissect,
-        examples=clip_dissect.SOFT_TOP,
         background=lambda options: clip_dissect.SOFT_SCALE if options.prior == "images" else None,
-        over_run=True,
         alone=True,
         softmax=lambda options: clip_dissect.SOFT_SCALE,
     ),
-    "clip-dissect-mean": MethodRow(
-        "softmax(P/10) variant",
+    "clip-dissect-mean": ScoringMethod(
+        METHODS["clip-dissect-mean"],
         score=clip_dissect.clip_dissect_mean,
         background=lambda options: clip_dissect.MEAN_SCALE,
         alone=True,
         softmax=lambda options: clip_dissect.MEAN_SCALE,
     ),
-    "wpmi": MethodRow(
-        "WPMI as published",
+    "wpmi": ScoringMethod(
+        METHODS["wpmi"],
         score=clip_dissect.wpmi,
-        examples=clip_dissect.HARD_TOP,
         background=lambda options: clip_dissect.HARD_SCALE if options.prior == "images" else None,
-        over_run=True,
         alone=True,
         softmax=lambda options: clip_dissect.HARD_SCALE,
     ),
-    "rank-reorder": MethodRow(
-        "how well the label ranks the top images", score=clip_dissect.rank_reorder, examples=100, alone=True
+    "rank-reorder": ScoringMethod(METHODS["rank-reorder"], score=clip_dissect.rank_reorder, alone=True),
+    "pmi": ScoringMethod(METHODS["pmi"], score=pmi, background=_scale, alone=True, softmax=_scale),
+    "contrastive-pmi": ScoringMethod(
+        METHODS["contrastive-pmi"], score=contrastive_pmi, background=_scale, alone=True, softmax=_scale
     ),
-    "pmi": MethodRow(
-        "softWPMI at the encoder's own logit scale", score=pmi, background=_scale, alone=True, softmax=_scale
-    ),
-    "contrastive-pmi": MethodRow(
-        "pmi, half its prior over silent neighbours",
-        score=contrastive_pmi,
-        needs_contrast=True,
-        neighbours=5,
-        background=_scale,
-        alone=True,
-        softmax=_scale,
-    ),
-    "consensus": MethodRow(
-        "four witnesses: silent neighbours, a linear model, all images twice (recommended)",
-        score=consensus,
-        needs_contrast=True,
-        needs_response=True,
-        neighbours=50,
-        background=_scale,
-        alone=True,
-        softmax=_scale,
-    ),
-    "random-contrast": MethodRow(
-        "control: csp against random silent images", terms=csp_terms, needs_contrast=True, contrast="random"
-    ),
-    "random-label": MethodRow("control: a label by lot, the floor", score=random_label, alone=True, by_lot=True),
+    "consensus": ScoringMethod(METHODS["consensus"], score=consensus, background=_scale, alone=True, softmax=_scale),
+    "random-contrast": ScoringMethod(METHODS["random-contrast"], terms=csp_terms),
+    "random-label": ScoringMethod(METHODS["random-label"], score=random_label, alone=True),
 }
 
 
-def method(name: str) -> MethodRow:
-    """Return a scoring method by name, of this package or another."""
-    row = METHODS.get(name) or methods().get(name)
-    if row is None:
-        raise LabelError(f"method {name!r} is unknown (has: {', '.join(methods())})")
-    return row
-
-
-def methods() -> dict[str, MethodRow]:
-    """Return every method by name: those of METHODS, then those that installed packages offer."""
-    return METHODS | _third_party()
+def method(name: str) -> ScoringMethod:
+    """Return the formula of a method by name, of this package or another."""
+    formula = FORMULAS.get(name)
+    if formula is None:
+        formula = _of_other_packages().get(check_method(name))
+    if formula is None:  # installed since the names were read
+        raise LabelError(f"method {name!r} is not offered by an installed package any more: start again")
+    return formula
 
 
 @cache
-def _third_party() -> dict[str, MethodRow]:
-    rows = {}
-    for name, (found, origin) in load_methods().items():
+def _of_other_packages() -> dict[str, ScoringMethod]:
+    formulas = {}
+    for name, (value, origin) in load_methods().items():
         if name in METHODS:
             raise CspIndexError(f"{origin} offers the method {name!r}, which csp_index has: it needs another name")
-        if isinstance(found, MethodRow):
-            rows[name] = found
-        elif callable(found):
-            first = (found.__doc__ or "").strip().partition("\n")[0]
-            rows[name] = MethodRow(first or f"from {origin}", score=found)
+        if isinstance(value, ScoringMethod):
+            formulas[name] = value
+        elif callable(value):
+            first = (value.__doc__ or "").strip().partition("\n")[0]
+            formulas[name] = ScoringMethod(MethodInfo(first or f"from {origin}"), score=value)
         else:
             raise CspIndexError(
                 f"{origin} offers the method {name!r} in the group {METHOD_GROUP}, but it is a "
-                f"{type(found).__name__}: expected a MethodRow or a function of evidence and options"
+                f"{type(value).__name__}: expected a ScoringMethod or a function of evidence and options"
             )
-    return rows
+    return formulas

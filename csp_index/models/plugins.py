@@ -2,7 +2,7 @@
 
 A package that offers an entry point in the group ``csp_index.plugins`` is imported once before the first model is
 loaded; that is the place to register an architecture with timm or open_clip. One in the group ``csp_index.methods``
-is a scoring method: its name is the method's, its value a ``MethodRow`` or a function of evidence and options.
+is a scoring method: its name is the method's, its value a ``ScoringMethod`` or a function of evidence and options.
 """
 
 from __future__ import annotations
@@ -27,6 +27,12 @@ def load_plugins() -> tuple[str, ...]:
     for plugin in plugins:
         _load(plugin, "plugin")
     return tuple(plugin.name for plugin in plugins)
+
+
+@cache
+def offered(group: str) -> tuple[str, ...]:
+    """Return the names that installed packages offer in a group, sorted; loads none of them."""
+    return tuple(sorted({point.name for point in entry_points(group=group)}))
 
 
 def load_methods() -> dict[str, tuple[object, str]]:

@@ -181,7 +181,7 @@ def measure_demo(root: Path) -> None:
     from csp_index.demo.run import LAYER, make_index, write_truth
     from csp_index.demo.world import VOCABULARY
     from csp_index.evaluation.options import parse_methods
-    from csp_index.labelling.scoring import METHODS
+    from csp_index.labelling.methods import METHODS
 
     write_truth(root / "truth.csv")
     values: dict[tuple[str, str, str], dict[int, list[float]]] = {}

@@ -23,8 +23,8 @@ from csp_index.errors import LabelError, SettingError
 from csp_index.labelling.candidate_mix import Mix, mixed_candidates, read_proposals, stored_kinds
 from csp_index.labelling.candidates import CandidateTexts, Ownership, TextSpace
 from csp_index.labelling.labels import score_neurons
+from csp_index.labelling.methods import METHODS
 from csp_index.labelling.request import make_request
-from csp_index.labelling.scoring import METHODS
 from csp_index.ordering import leaders_of
 from csp_index.records import LayerKey
 from csp_index.store import catalog, schema
@@ -156,7 +156,7 @@ def test_only_own_candidates_lead_where_few_are_looked_at_closely(built):
 
 def test_a_mix_scores_the_vocabulary_and_the_own_candidates(built):
     say(built, {0: ["round", "RED"], 1: ["square"]})
-    asked = {"templates": "none", "keep": False, "top": 9}
+    asked = {"method": "csp", "templates": "none", "keep": False, "top": 9}
     found = built.label(f"{LAYER}/0", candidates=["vlm", "vocabulary"], vocabulary=WORDS, **asked)
     alone = built.label(f"{LAYER}/0", vocabulary=[*WORDS, "round"], **asked)
     same(found[0], alone[0])
@@ -192,13 +192,13 @@ def test_candidates_can_be_pooled(built):
 
 def test_labels_of_other_answers_are_not_mixed(built):
     say(built, {0: ["round"], 1: ["square"]})
-    first = built.label(f"{LAYER}/0", candidates="vlm", templates="none")[0]
-    assert built.label(f"{LAYER}/0", candidates="vlm", templates="none")[0].run_id == first.run_id
+    first = built.label(f"{LAYER}/0", "csp", candidates="vlm", templates="none")[0]
+    assert built.label(f"{LAYER}/0", "csp", candidates="vlm", templates="none")[0].run_id == first.run_id
     say(built, {2: ["flat"]}, proposer="another")
-    later = built.label(f"{LAYER}/0", candidates="vlm", templates="none")[0]
+    later = built.label(f"{LAYER}/0", "csp", candidates="vlm", templates="none")[0]
     assert later.run_id != first.run_id and later.labels == first.labels
     say(built, {0: ["oblong"], 1: ["square"]})  # the same model, asked in another way
-    assert built.label(f"{LAYER}/0", candidates="vlm", templates="none")[0].text == "oblong"
+    assert built.label(f"{LAYER}/0", "csp", candidates="vlm", templates="none")[0].text == "oblong"
 
 
 def test_the_last_answer_of_each_proposer_about_a_neuron_counts(built):

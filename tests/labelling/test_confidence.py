@@ -12,9 +12,10 @@ from made_evidence import OPTIONS, RANKS, WIDTH, evidence, unit, with_absent
 from csp_index.labelling import confidence, scoring
 from csp_index.labelling.confidence import Confidence, bootstrap, draws
 from csp_index.labelling.evidence import Evidence, label_share
-from csp_index.labelling.scoring import METHODS, MethodRow
+from csp_index.labelling.methods import MethodInfo
+from csp_index.labelling.scoring import FORMULAS, ScoringMethod
 
-EVERY = sorted(METHODS)
+EVERY = sorted(FORMULAS)
 ALONE = replace(OPTIONS, prior="images", bootstrap=25)
 LEADERS = 4
 
@@ -220,7 +221,7 @@ def test_a_method_that_does_not_say_how_labels_depend_on_each_other_sees_them_al
         assert len(found.texts) == 50
         return means.argsort(1).argsort(1).float()
 
-    monkeypatch.setitem(METHODS, "ranks", MethodRow("ranks", score=ranks))
+    monkeypatch.setitem(FORMULAS, "ranks", ScoringMethod(MethodInfo("ranks"), score=ranks))
     found = replace(evidence(), texts=unit(50, WIDTH, seed=8))
     got, own = judge("ranks", found)
     assert own[:, 0].tolist() == [49] * 5

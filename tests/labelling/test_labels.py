@@ -202,7 +202,7 @@ def test_random_contrast_is_seeded_distinct_and_of_low_activation(small):
 
     def ids(seed, search=False):
         labels = index.label(
-            "m/l", vocabulary=texts, examples=8, contrast="random", seed=seed, search=search, keep=False
+            "m/l", "csp", vocabulary=texts, examples=8, contrast="random", seed=seed, search=search, keep=False
         )
         return [[pair.contrast_id for pair in label.pairs] for label in labels]
 
@@ -216,7 +216,7 @@ def test_random_contrast_is_seeded_distinct_and_of_low_activation(small):
 def test_gamma_zero_is_the_weighted_mean(small):
     index, arrays, paths = small
     texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
-    (label,) = index.label("m/l/0", vocabulary=texts, gamma=0.0, renormalise_text=False, top=20, keep=False)
+    (label,) = index.label("m/l/0", "csp", vocabulary=texts, gamma=0.0, renormalise_text=False, top=20, keep=False)
     expected = oracle.scores(
         "csp", arrays["embeddings"], arrays["activations"][:, 0], arrays["text_embeddings"], gamma=0.0
     )
@@ -310,16 +310,16 @@ def test_wpmi_depends_on_the_neurons_of_the_run_and_is_kept_so(tmp_path):
 def test_labels_are_read_back_and_depend_on_their_settings(tmp_path):
     index, _, paths = build(tmp_path)
     texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
-    first = index.label("m/l", vocabulary=texts)
-    again = index.label("m/l", vocabulary=texts)
+    first = index.label("m/l", "csp", vocabulary=texts)
+    again = index.label("m/l", "csp", vocabulary=texts)
     assert list(first) == list(again)
     assert {label.run_id for label in first} == {label.run_id for label in again}
-    other = index.label("m/l", vocabulary=texts, gamma=0.5)
+    other = index.label("m/l", "csp", vocabulary=texts, gamma=0.5)
     assert other[0].run_id != first[0].run_id
     assert other[0].labels[0].score != first[0].labels[0].score
-    one = index.label("m/l/2", vocabulary=texts)
+    one = index.label("m/l/2", "csp", vocabulary=texts)
     assert one[0] == first[2]
-    fresh = index.label("m/l/2", vocabulary=texts, recompute=True)
+    fresh = index.label("m/l/2", "csp", vocabulary=texts, recompute=True)
     assert fresh[0].run_id != first[2].run_id
     assert index.sql("SELECT count(*) AS n FROM labels WHERE neuron = 2 AND rank = 0").rows() == [{"n": 2}]
 

@@ -12,10 +12,13 @@ from csp_index import open_index
 from csp_index.errors import CspIndexError, LabelError
 from csp_index.labelling import scoring
 from csp_index.labelling.candidates import read_text_arrays
-from csp_index.labelling.scoring import METHODS
+from csp_index.labelling.methods import method_names
+from csp_index.labelling.scoring import FORMULAS
+from csp_index.models.plugins import offered
 
 THEIRS = """
-from csp_index.labelling.scoring import METHODS, MethodRow
+from csp_index.labelling.methods import MethodInfo
+from csp_index.labelling.scoring import FORMULAS, ScoringMethod
 
 def plain(evidence, options):
     'The first label wins.'
@@ -31,7 +34,7 @@ def broken(evidence, options):
 def lost(evidence, options):
     return plain(evidence, options) + float("nan")
 
-row = MethodRow("a row of its own", vector=METHODS["semanticlens"].vector, examples=7)
+row = ScoringMethod(MethodInfo("a row of its own", examples=7), vector=FORMULAS["semanticlens"].vector)
 number = 3
 """
 
@@ -39,7 +42,8 @@ number = 3
 @pytest.fixture
 def install(tmp_path, monkeypatch):
     """Put a distribution that offers methods on the search path."""
-    scoring._third_party.cache_clear()
+    for cached in (scoring._of_other_packages, offered):
+        cached.cache_clear()
 
     def offer(*lines: str, name: str = "theirs") -> None:
         folder = tmp_path / f"{name}-1.0.dist-info"
@@ -50,15 +54,16 @@ def install(tmp_path, monkeypatch):
 
     monkeypatch.syspath_prepend(tmp_path)
     yield offer
-    scoring._third_party.cache_clear()
+    for cached in (scoring._of_other_packages, offered):
+        cached.cache_clear()
     sys.modules.pop("their_methods", None)
 
 
 def test_a_method_of_another_package_is_used_by_its_name(install, tmp_path):
     install("theirs = their_methods:plain", "their-row = their_methods:row")
-    assert list(scoring.methods())[-2:] == ["their-row", "theirs"]
-    assert scoring.method("theirs").summary == "The first label wins."
-    assert scoring.method("their-row").examples == 7
+    assert method_names()[-2:] == ["their-row", "theirs"]
+    assert scoring.method("theirs").info.summary == "The first label wins."
+    assert scoring.method("their-row").info.examples == 7
     paths = write_arrays(tmp_path / "arrays")
     index = open_index(tmp_path / "db")
     index.import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"])
@@ -75,7 +80,7 @@ def test_a_method_of_another_package_is_used_by_its_name(install, tmp_path):
     ("lines", "told"),
     [
         (["csp = their_methods:plain"], r"package theirs .*offers the method 'csp', which csp_index has"),
-        (["theirs = their_methods:number"], "it is a int: expected a MethodRow or a function"),
+        (["theirs = their_methods:number"], "it is a int: expected a ScoringMethod or a function"),
         (["theirs = their_methods:absent"], "the method 'theirs' .their_methods:absent. cannot be imported"),
         (["theirs = no_such_module:plain"], "cannot be imported: No module named 'no_such_module'"),
         (["theirs = their_methods:narrow"], r"'theirs' returned \[5, 6\]: expected scores .neurons, labels., \[5, 7\]"),
@@ -94,9 +99,9 @@ def test_a_method_offered_twice_is_told(install):
     install("theirs = their_methods:plain")
     install("theirs = their_methods:narrow", name="others")
     with pytest.raises(CspIndexError, match=r"'theirs' is offered twice, by the package (theirs|others)"):
-        scoring.methods()
+        scoring.method("theirs")
 
 
 def test_built_in_methods_do_not_wait_for_other_packages(install):
     install("theirs = no_such_module:plain")
-    assert scoring.method("csp") is METHODS["csp"]
+    assert scoring.method("csp") is FORMULAS["csp"]

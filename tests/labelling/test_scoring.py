@@ -12,10 +12,10 @@ from csp_index.errors import LabelError, SettingError
 from csp_index.labelling import evidence as evidence_module
 from csp_index.labelling import scoring
 from csp_index.labelling.evidence import label_share
-from csp_index.labelling.scoring import METHODS
+from csp_index.labelling.scoring import FORMULAS
 from csp_index.records import ScoringOptions
 
-EVERY = sorted(METHODS)
+EVERY = sorted(FORMULAS)
 
 
 @pytest.mark.parametrize("method", EVERY)
@@ -32,7 +32,7 @@ def test_absent_entries_never_touch_a_score(method, neighbours):
         contrastive=torch.where(found.contrastive < 0, -1, found.contrastive + 1),
         activations=found.activations.masked_fill(found.activating < 0, 1e6),
     )
-    scale = METHODS[method].background(replace(OPTIONS, prior="images"))
+    scale = FORMULAS[method].background(replace(OPTIONS, prior="images"))
     if scale is not None:
         share = (label_share(found.vectors, found.texts, scale) / IMAGES).float()
         shifted = replace(shifted, label_share=share)
@@ -115,7 +115,7 @@ def test_weights_sum_to_one_or_to_nothing():
     torch.testing.assert_close(with_absent(evidence()).even_weights.sum(1), torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0]))
 
 
-@pytest.mark.parametrize("method", [name for name in EVERY if METHODS[name].vector])
+@pytest.mark.parametrize("method", [name for name in EVERY if FORMULAS[name].vector])
 def test_concept_vectors_are_unit_and_make_the_score(method):
     found = evidence()
     vectors = scoring.score(method, found, OPTIONS).vectors
@@ -151,4 +151,4 @@ def test_not_a_number_is_out_of_range():
 def test_an_unknown_method_is_told_with_the_known_ones():
     with pytest.raises(LabelError, match=r"method 'csq' is unknown .has: csp, csp-difference"):
         scoring.method("csq")
-    assert all(row.summary for row in METHODS.values())
+    assert all(row.info.summary for row in FORMULAS.values())

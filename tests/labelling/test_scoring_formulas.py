@@ -14,7 +14,7 @@ from csp_index.errors import LabelError
 from csp_index.labelling import evidence as evidence_module
 from csp_index.labelling import scoring
 from csp_index.labelling.evidence import label_share
-from csp_index.labelling.scoring import METHODS
+from csp_index.labelling.scoring import FORMULAS
 from csp_index.records import ScoringOptions
 
 
@@ -39,12 +39,12 @@ def test_at_gamma_one_each_projection_is_orthogonal_to_its_neighbour():
         activations=found.activations[:, :1],
         contrastive=found.contrastive[:, :1],
     )
-    vectors = METHODS["csp"].vector(one, ScoringOptions(gamma=1.0))
+    vectors = FORMULAS["csp"].vector(one, ScoringOptions(gamma=1.0))
     torch.testing.assert_close(
         (vectors * found.vectors[one.contrastive[:, 0, 0]]).sum(1), torch.zeros(3), atol=1e-6, rtol=0
     )
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
-    apart = METHODS["csp"].vector(one, ScoringOptions(gamma=0.0))
+    apart = FORMULAS["csp"].vector(one, ScoringOptions(gamma=0.0))
     torch.testing.assert_close(apart, found.vectors[one.activating[:, 0]])
 
 
@@ -107,7 +107,7 @@ def test_contrastive_pmi_replaces_a_share_of_the_prior():
 @pytest.mark.parametrize("method", ["pmi", "contrastive-pmi"])
 def test_a_method_that_needs_the_scale_asks_for_it(method):
     with pytest.raises(LabelError, match=r"needs the encoder's logit scale.*--logit-scale"):
-        METHODS[method].background(ScoringOptions())
+        FORMULAS[method].background(ScoringOptions())
     with pytest.raises(LabelError, match="needs the encoder's logit scale"):
         scoring.score(method, evidence(), ScoringOptions())
 
@@ -226,8 +226,8 @@ def test_random_label_is_a_seeded_lot_of_neuron_and_candidate():
 
 
 def test_random_contrast_is_csp_against_another_kind_of_contrast():
-    assert METHODS["random-contrast"].contrast == "random"
-    assert METHODS["csp"].contrast is None
+    assert FORMULAS["random-contrast"].info.contrast == "random"
+    assert FORMULAS["csp"].info.contrast is None
     torch.testing.assert_close(score("random-contrast", evidence()), score("csp", evidence()))
 
 

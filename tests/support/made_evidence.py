@@ -9,7 +9,7 @@ import torch
 from csp_index.labelling import scoring
 from csp_index.labelling.evidence import Evidence, label_share
 from csp_index.labelling.response import Response
-from csp_index.labelling.scoring import METHODS
+from csp_index.labelling.scoring import FORMULAS
 from csp_index.records import ScoringOptions
 
 IMAGES, WIDTH, TEXTS, RANKS, SCALE = 40, 8, 7, 6, 30.0
@@ -41,7 +41,7 @@ def evidence(neurons: int = 5, neighbours: int = 1, *, seed: int = 0) -> Evidenc
 
 
 def score(method: str, found: Evidence, options: ScoringOptions = OPTIONS) -> torch.Tensor:
-    scale = METHODS[method].background(options)
+    scale = FORMULAS[method].background(options)
     if scale is not None:
         found = replace(
             found, label_share=(label_share(found.vectors, found.texts, scale) / len(found.vectors)).float()

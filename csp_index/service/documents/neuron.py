@@ -17,11 +17,12 @@ import numpy as np
 import csp_index
 from csp_index.contrast.quality import quality_of_pairs
 from csp_index.errors import MissingError
-from csp_index.query.sql_views import STATISTICS, told_if_stale
+from csp_index.labelling.methods import methods_with
+from csp_index.query.neuron_view import STATISTICS, told_if_stale
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
 from csp_index.service.documents.facets import directions, facets_of, name_facets
 from csp_index.service.layer_table import LayerTable, finite
-from csp_index.service.live.queries import WITH_GAMMA, Concepts
+from csp_index.service.live.queries import Concepts
 from csp_index.service.snapshot import Snapshot, without_folders
 from csp_index.store import catalog, schema
 from csp_index.store.activations import fetch_tiles
@@ -292,7 +293,7 @@ def _facets(snapshot: Snapshot, engine: Vectors, shown: _Shown) -> list[dict[str
     contrast = [pair.image_id if pair.contrast_id is None else pair.contrast_id for pair in chosen]
     similarity = [0.0 if pair.contrast_id is None else pair.similarity or 0.0 for pair in chosen]
     vectors = engine.vectors_of([*ids, *contrast])
-    by_gamma = shown.label is not None and shown.label.method in WITH_GAMMA
+    by_gamma = shown.label is not None and shown.label.method in methods_with("gamma")
     gamma = float(shown.settings.get("scoring", {}).get("gamma", _GAMMA)) if by_gamma else _GAMMA
     rows = directions(vectors[: len(ids)], vectors[len(ids) :], np.array(similarity, dtype=np.float32), gamma)
     found = facets_of(rows)

@@ -15,10 +15,10 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
+from csp_index.labelling.methods import default_method, methods_with
 from csp_index.labelling.vocabularies import BUILT_IN
 from csp_index.models.prompt_templates import TEMPLATE_SETS
 from csp_index.records import ExampleOptions, NeuronKey, ScoringOptions
-from csp_index.service.live.queries import WITH_GAMMA
 from csp_index.store.catalog import sql_text
 
 BASE = "http://127.0.0.1:8000"
@@ -68,7 +68,7 @@ def _query(document: Mapping[str, Any], name: str) -> _Query:
     key, run = NeuronKey.parse(document["neuron"]), document["provenance"].get("run") or {}
     told = run.get("settings") or {}
     settings = json.loads(told) if isinstance(told, str) else told
-    method = document.get("method") or "csp"
+    method = document.get("method") or default_method((document["provenance"].get("encoder") or {}).get("logit_scale"))
     if not settings:
         return _Query(name, key, method, run.get("run_id"))
     given = {**settings.get("scoring", {}), **settings.get("examples", {})}
@@ -97,7 +97,7 @@ def _query(document: Mapping[str, Any], name: str) -> _Query:
 
 def _worth_saying(method: str, given: Mapping[str, Any], encoder: Mapping[str, Any], kept: int) -> dict[str, Any]:
     """Return the options that are not the default, and those that a reader wants to see and change."""
-    said = {"gamma": given["gamma"]} if method in WITH_GAMMA and "gamma" in given else {}
+    said = {"gamma": given["gamma"]} if method in methods_with("gamma") and "gamma" in given else {}
     said |= {name: given[name] for name in _SAID if name in given}
     said |= {name: value for name, value in given.items() if name in _DEFAULTS and value != _DEFAULTS[name]}
     if said.get("logit_scale") == encoder.get("logit_scale"):

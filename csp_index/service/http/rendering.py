@@ -20,6 +20,8 @@ import jinja2
 from starlette.responses import HTMLResponse
 
 from csp_index import __version__
+from csp_index.contrast.kinds import CONTRAST_KINDS
+from csp_index.labelling.methods import METHODS, MethodInfo, default_method, method_names
 from csp_index.service.http.schemas import MOST_EXAMPLES
 from csp_index.service.live.queries import CANDIDATES, LETTERS
 
@@ -33,6 +35,19 @@ _HEADINGS: Final = {
     503: "Busy",
     504: "It took too long",
 }
+
+
+def panel_methods() -> dict[str, tuple[int, str]]:
+    """Return every method with its number of examples and the knobs it has in the live panel, separated by spaces.
+
+    Methods of other packages are not loaded for this: they get the defaults and every knob.
+
+    >>> panel_methods()["csp"]
+    (30, 'gamma contrast threshold')
+    """
+    every = MethodInfo("", options=("gamma",), needs_contrast=True)
+    infos = {name: METHODS.get(name, every) for name in method_names()}
+    return {name: (info.examples, " ".join(info.knobs)) for name, info in infos.items()}
 
 
 def figure(value: float | None) -> str:
@@ -204,7 +219,13 @@ class Renderer:
     def __init__(self, site: Site) -> None:
         self.site = site
         self._templates = environment()
-        self._templates.globals.update(_LIMITS, pictures=site.pictures)
+        self._templates.globals.update(
+            _LIMITS,
+            pictures=site.pictures,
+            panel_methods=panel_methods(),
+            default_method=default_method,
+            live_contrast=[name for name, info in CONTRAST_KINDS.items() if info.live],
+        )
 
     def page(self, template: str, *, twin: str | None = None, status: int = 200, **context: Any) -> HTMLResponse:
         """Return a page; `twin` is the address of the same document as JSON."""

@@ -21,9 +21,6 @@ TOP: Final = 100
 NEIGHBOURS: Final = 100
 """Contrastive images of an activating one, at most."""
 
-WITH_GAMMA: Final = ("csp", "random-contrast")
-"""The methods that look at gamma."""
-
 _OPTIONS = ("gamma", "examples", "contrast", "threshold", "neighbours", "prior")
 
 
@@ -56,7 +53,7 @@ class LabelQuery:
     """
 
     neurons: tuple[NeuronKey, ...]
-    method: str | None = None  # None: the run's, else csp
+    method: str | None = None  # None: the run's, else the default
     gamma: float | None = None
     examples: int | None = None
     contrast: str | None = None

@@ -172,7 +172,7 @@ class _Part:
         """What the example sets hang on."""
         row = scoring.method(self.request.method)
         neurons = tuple(self.subject.neurons.tolist())
-        return self.subject.target.key, neurons, self.request.examples, row.needs_contrast, row.needs_mean
+        return self.subject.target.key, neurons, self.request.examples, row.info.needs_contrast, row.info.needs_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,7 @@ class Relabeller:
 
         Errors: as `Index.label`, and BusyError while another question goes over the whole dataset.
         """
-        method = query.method or told.get("method", "csp")
+        method = query.method or told.get("method")
         if told and method != told["method"]:
             raise SettingError(f"run {query.run} labelled by {told['method']}, not by {method}: leave one of them out")
         given = dict(told.get("examples", {})) | dict(told.get("scoring", {})) | query.options
@@ -229,7 +229,7 @@ class Relabeller:
         evidence = with_texts(sets.evidence, request, part.texts)
         if scale is not None:
             evidence = replace(evidence, label_share=self._share(part, sets.examples.images, evidence, scale))
-        if scoring.method(request.method).needs_response:
+        if scoring.method(request.method).info.needs_response:
             evidence = replace(evidence, response=self._response(part, evidence, scale))
         found = score_evidence(request, sets.examples, evidence)
         return _results(part, sets, found)
@@ -237,7 +237,7 @@ class Relabeller:
     def _gathered(self, subject: Subject, request: LabelRequest) -> _Sets:
         """Return what the index kept where that is the same, else what is found anew."""
         kept = None
-        if scoring.method(request.method).needs_contrast:
+        if scoring.method(request.method).info.needs_contrast:
             kept = stored_sets(self._snapshot, subject, request.examples)
         return _told(request, gather(self._store, subject, request, self._means, kept))
 

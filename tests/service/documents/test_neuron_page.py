@@ -13,12 +13,11 @@ import pytest
 from planted import CONCEPTS, PLANTED, serve_arrays, serve_planted
 from starlette.testclient import TestClient
 
-from csp_index.labelling.scoring import METHODS
-from csp_index.records import Method, NeuronKey
+from csp_index.labelling.methods import METHODS, methods_with
+from csp_index.records import NeuronKey
 from csp_index.service import ServiceSettings, make_app
 from csp_index.service.documents.neuron import neuron_document
 from csp_index.service.http.rendering import Renderer, Site
-from csp_index.service.live.queries import WITH_GAMMA
 from csp_index.service.sql_sandbox_child import STATEMENT_BYTES
 
 HOSTILE = '<img src=x onerror="alert(1)">\'"&</pre></script>'
@@ -177,11 +176,11 @@ def test_the_panel_offers_every_method_with_its_own_defaults(document):
     html = Renderer(Site("my.db", "v1")).page("neuron", page=document).body.decode()
     options = re.findall(r'<option data-examples="(\d+)" data-knobs="([^"]*)"[^>]*>([^<]+)<', html)
     found = {name: (int(examples), set(looks.split())) for examples, looks, name in options}
-    assert set(found) == set(METHODS) == set(Method.__args__)
+    assert set(found) == set(METHODS)
     for name, row in METHODS.items():
         looks = {"threshold"} if row.needs_contrast else set()
         looks |= {"contrast"} if row.needs_contrast and row.contrast is None else set()
-        assert found[name] == (row.examples, looks | ({"gamma"} if name in WITH_GAMMA else set()))
+        assert found[name] == (row.examples, looks | ({"gamma"} if name in methods_with("gamma") else set()))
 
 
 def _field(html: str, name: str) -> str:

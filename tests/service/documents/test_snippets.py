@@ -21,13 +21,12 @@ from starlette.testclient import TestClient
 
 from csp_index import Index, Label, open_index
 from csp_index.labelling.candidates import read_text_arrays
-from csp_index.labelling.scoring import METHODS
+from csp_index.labelling.methods import METHODS, methods_with
 from csp_index.query.reader import Reader
 from csp_index.records import NeuronKey, ScoringOptions
 from csp_index.service import make_app
 from csp_index.service.documents.neuron import neuron_document
 from csp_index.service.documents.snippets import snippets
-from csp_index.service.live.queries import WITH_GAMMA
 
 NEURON = "net/concepts/3"
 WORDS = ["striped", "red", "moon", "it's blue", "dotted", 'ring "o"', "a, b; c", "$HOME `x`"]
@@ -264,4 +263,4 @@ def test_gamma_stands_with_the_methods_that_look_at_it():
         return score(method, evidence(), ScoringOptions(gamma=gamma, logit_scale=30.0))
 
     looking = {name for name in METHODS if not torch.equal(scores(name, 0.2), scores(name, 0.9))}
-    assert set(WITH_GAMMA) == looking
+    assert set(methods_with("gamma")) == looking

@@ -1,0 +1,166 @@
+"""The one table of labeling methods: what each is, what it needs, and which of them is recommended.
+
+Free of torch: help texts, pages, the manual and checks of a name read it. `labelling.scoring` has the formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from csp_index.errors import LabelError
+from csp_index.models.plugins import METHOD_GROUP, offered
+from csp_index.records import ContrastKind
+
+RECOMMENDED: Final = "contrastive-pmi"
+"""The default method. No method is best on all data; this one is second or first on both kinds that were measured.
+
+Drawn worlds, fresh seeds, mean of 168 cells / mean of the worst tenth: consensus .97 / .84, contrastive-pmi .88 / .58,
+pmi .75 / .22, csp .66 / .12. Real pictures with Unicode keywords, exact among 1,790 planted keywords (62 neurons):
+pmi .68, contrastive-pmi .55, semanticlens .48, consensus .45, csp .29; on background colors consensus 1.0,
+contrastive-pmi and csp .88, pmi .50, semanticlens 0. The page methods.md of the manual has the tables and their limits.
+"""
+
+WITHOUT_SCALE: Final = "csp"
+"""The default where the encoder's logit scale is unknown, which RECOMMENDED needs: the paper's method."""
+
+
+@dataclass(frozen=True, slots=True)
+class MethodInfo:
+    """What a labeling method is and needs.
+
+    `options` are the fields of `ScoringOptions` that change its scores. A `control` shows what chance would give: its
+    labels are shown only to those who ask for the method by name.
+    """
+
+    summary: str  # one sentence without a period
+    source: str = ""  # where the formula comes from
+    options: tuple[str, ...] = ()
+    examples: int = 30  # activating images per neuron by default
+    neighbours: int = 1  # contrastive images per activating image by default
+    needs_contrast: bool = False
+    contrast: ContrastKind | None = None  # the kind of contrastive images that defines the method
+    needs_mean: bool = False  # the mean embedding of the dataset
+    needs_response: bool = False  # the neurons' response to the whole dataset
+    over_run: bool = False  # with `prior="neurons"` a label depends on the other neurons of the run
+    ignores_images: bool = False
+    control: bool = False
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        """What the explorer's panel lets a reader move, besides the number of examples."""
+        contrast = ("contrast",) if self.needs_contrast and self.contrast is None else ()
+        return (*(name for name in self.options if name == "gamma"), *contrast, *("threshold",) * self.needs_contrast)
+
+
+METHODS: Final[dict[str, MethodInfo]] = {
+    "csp": MethodInfo(
+        "activating images projected off their contrastive partners",
+        "arXiv 2604.22477",
+        ("gamma",),
+        needs_contrast=True,
+    ),
+    "csp-difference": MethodInfo(
+        "mean of the activating images minus mean of the contrastive images",
+        "the two-mean form of arXiv 2604.22477",
+        needs_contrast=True,
+    ),
+    "semanticlens": MethodInfo("mean of the activating images", "arXiv 2501.05398", ("subtract_empty",)),
+    "mean-centred": MethodInfo(
+        "weighted mean of the activating images minus the dataset's mean, a cheap baseline", needs_mean=True
+    ),
+    "clip-dissect": MethodInfo(
+        "softWPMI over the 100 most activating images",
+        "arXiv 2204.10965",
+        ("prior", "prior_weight"),
+        examples=100,
+        over_run=True,
+    ),
+    "clip-dissect-mean": MethodInfo(
+        "activation-weighted mean of softmax(P/10) against the dataset's share",
+        "the code of arXiv 2604.22477",
+        ("prior_weight",),
+    ),
+    "wpmi": MethodInfo(
+        "weighted pointwise mutual information over the 28 most activating images",
+        "arXiv 2204.10965",
+        ("prior", "prior_weight"),
+        examples=28,
+        over_run=True,
+    ),
+    "rank-reorder": MethodInfo(
+        "how well a label's similarity puts the top images in order", "arXiv 2204.10965", examples=100
+    ),
+    "pmi": MethodInfo(
+        "softWPMI at the encoder's own logit scale, its prior over the dataset",
+        "arXiv 2204.10965, at another scale",
+        ("logit_scale",),
+    ),
+    "contrastive-pmi": MethodInfo(
+        "pmi with half its prior over the contrastive images",
+        "this project",
+        ("logit_scale", "alpha"),
+        needs_contrast=True,
+        neighbours=5,
+    ),
+    "consensus": MethodInfo(
+        "product of four scores that err in different ways: contrast, a linear model, agreement, precision",
+        "this project",
+        ("logit_scale",),
+        needs_contrast=True,
+        needs_response=True,
+        neighbours=50,
+    ),
+    "random-contrast": MethodInfo(
+        "control: csp with random silent images as partners",
+        options=("gamma",),
+        needs_contrast=True,
+        contrast="random",
+        control=True,
+    ),
+    "random-label": MethodInfo("control: a random label, the floor", ignores_images=True, control=True),
+}
+
+
+def default_method(logit_scale: float | None) -> str:
+    """Return the method that labels where none is named: the recommended one if its needs are met."""
+    return WITHOUT_SCALE if logit_scale is None else RECOMMENDED
+
+
+def method_names() -> list[str]:
+    """Return the names of all methods: those of the table, then those that installed packages offer."""
+    return [*METHODS, *(name for name in offered(METHOD_GROUP) if name not in METHODS)]
+
+
+def check_method(name: str) -> str:
+    """Return the name of a method; LabelError lists those there are. Loads no package."""
+    if name not in METHODS and name not in offered(METHOD_GROUP):
+        raise LabelError(f"method {name!r} is unknown (has: {', '.join(method_names())})")
+    return name
+
+
+def controls() -> list[str]:
+    """Return the methods whose labels nobody is shown unless they ask for them by name."""
+    return [name for name, info in METHODS.items() if info.control]
+
+
+def methods_with(option: str) -> tuple[str, ...]:
+    """Return the methods whose scores an option changes.
+
+    >>> methods_with("gamma")
+    ('csp', 'random-contrast')
+    """
+    return tuple(name for name, info in METHODS.items() if option in info.options)
+
+
+def defaults_of(field: str, shown: Iterable[str] = METHODS) -> str:
+    """Return an option's default for help texts: the common value, then the methods that differ.
+
+    >>> defaults_of("neighbours")
+    '1; contrastive-pmi 5, consensus 50'
+    """
+    values = {name: getattr(METHODS[name], field) for name in shown}
+    common = max(set(values.values()), key=list(values.values()).count)
+    others = [f"{name} {value}" for name, value in values.items() if value != common]
+    return f"{common}; {', '.join(others)}" if others else str(common)
