@@ -15,6 +15,7 @@ from functools import cache
 import torch
 
 from csp_index import settings
+from csp_index.contrast import neighbour_lists
 from csp_index.contrast.exact_ranking import EXACT, Embed, Error
 from csp_index.store import catalog, streams
 from csp_index.store.catalog import EncoderInfo
@@ -22,6 +23,7 @@ from csp_index.store.derived_images import is_derived
 from csp_index.store.streams import embeddings_of_derived
 from csp_index.store.tables import Store
 
+_MEMO = "embeddings"
 _ROWS = 65_536  # images of a tile, at most
 _STREAMED_BYTES = 64 * 2**20  # of a tile that comes from the store
 
@@ -167,12 +169,7 @@ class Vectors:
 
 def vectors_of(store: Store, source: EncoderInfo, images: int) -> Vectors:
     """Return the embeddings of the first `images` images, as held by this process if the table is still the same."""
-    key, state = ("vectors", source.table), (store.state(source.table), images)
-    held = store.derived.get(key)
-    if held is None or held[0] != state:
-        held = store.derived[key] = (state, Vectors(store, source, images))
-    found: Vectors = held[1]
-    return found
+    return store.memo(source.table, _MEMO, lambda: Vectors(store, source, images), variant=images)
 
 
 def cosines_of(anchors: torch.Tensor, tile: torch.Tensor) -> torch.Tensor:
@@ -193,8 +190,7 @@ def cosines_of(anchors: torch.Tensor, tile: torch.Tensor) -> torch.Tensor:
 
 def release(store: Store) -> None:
     """Give back the memory of embeddings and of lists of neighbours; whoever asks again reads them again."""
-    for key in [key for key in store.derived if isinstance(key, tuple) and key[0] in ("vectors", "knn")]:
-        del store.derived[key]
+    store.forget(_MEMO, neighbour_lists.MEMO)
     give_back()
 
 

@@ -18,6 +18,7 @@ from csp_index.store import schema
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.tables import Store
 
+MEMO = "neighbour lists"  # the key of what a store remembers of them
 KEPT = 128  # neighbours of an image that are kept; a list over fewer images has them all
 _ROW_BYTES = 12 * KEPT
 _HELD_SHARE = 8  # lists stay in memory if they take no more than one such part of what the settings grant embeddings
@@ -101,19 +102,17 @@ def _kept(store: Store, source: EncoderInfo, images: int) -> _Kept | None:
     table = schema.neighbours_table(source.name)
     if not store.has(table):
         return None
-    key, state = ("knn", table), (store.state(table), images)
-    found = store.derived.get(key)
-    if found is None or found[0] != state:
-        few = store.count(table) * _ROW_BYTES <= settings.number("held_bytes") // _HELD_SHARE
-        read = store.read(table, ["image_id", "images", *(_COLUMNS if few else ())])
-        ids = read["image_id"].to_numpy()
-        rows = np.flatnonzero(read["images"].to_numpy() == images)
-        rows = rows[ids[rows].argsort(kind="stable")]
-        held = _lists_in(read, torch.arange(len(ids))) if few and len(rows) == len(ids) else None
-        kept = _Kept(table, torch.from_numpy(ids[rows]), torch.from_numpy(rows), held) if len(rows) else None
-        found = store.derived[key] = (state, kept)
-    result: _Kept | None = found[1]
-    return result
+    return store.memo(table, MEMO, lambda: _read_kept(store, table, images), variant=images)
+
+
+def _read_kept(store: Store, table: str, images: int) -> _Kept | None:
+    few = store.count(table) * _ROW_BYTES <= settings.number("held_bytes") // _HELD_SHARE
+    read = store.read(table, ["image_id", "images", *(_COLUMNS if few else ())])
+    ids = read["image_id"].to_numpy()
+    rows = np.flatnonzero(read["images"].to_numpy() == images)
+    rows = rows[ids[rows].argsort(kind="stable")]
+    held = _lists_in(read, torch.arange(len(ids))) if few and len(rows) == len(ids) else None
+    return _Kept(table, torch.from_numpy(ids[rows]), torch.from_numpy(rows), held) if len(rows) else None
 
 
 def _lists_in(read: pa.Table, place: torch.Tensor) -> Lists:

@@ -96,9 +96,9 @@ def _search_seconds(asked: Question, activating: torch.Tensor) -> float:
 
 def _measured(asked: Question, what: str, measure: Callable[[], float]) -> float:
     """Return what was measured once for a table as it is now."""
-    table = asked.subject.source.table
-    key = ("cost", what, table, asked.store.state(table))
-    if key not in asked.store.derived:
+
+    def second() -> float:
         measure()  # opens what has to be opened
-        asked.store.derived[key] = measure()
-    return float(asked.store.derived[key])
+        return measure()
+
+    return asked.store.memo(asked.subject.source.table, ("seconds", what), second)

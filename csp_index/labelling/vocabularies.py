@@ -82,12 +82,7 @@ def metadata_vocabulary(store: Store, column: str) -> Vocabulary:
     A value is a text, a number, or a list of such; a text is parted at `;` and `|`, as for `evaluate --concepts`.
     Truth values, nulls and images without the column say nothing. Errors: LabelError if no image has the column.
     """
-    key, state = ("metadata", column), store.state(schema.IMAGES) if store.has(schema.IMAGES) else None
-    held = store.derived.get(key)
-    if held is None or held[0] != state:
-        held = store.derived[key] = (state, _from_metadata(store, column))
-    found: Vocabulary = held[1]
-    return found
+    return store.memo(schema.IMAGES, ("metadata vocabulary", column), lambda: _from_metadata(store, column))
 
 
 def clean_text(text: str) -> str:

@@ -129,11 +129,7 @@ def layer(store: Store, key: LayerKey) -> LayerInfo:
 
 def shards(store: Store, what: str) -> list[Shard]:
     """Return the committed shards of `images`, an encoder or a layer, in image order."""
-    key, state = ("shards", what), store.state(schema.SHARDS) if store.has(schema.SHARDS) else None
-    held = store.derived.get(key)
-    if held is None or held[0] != state:
-        held = store.derived[key] = (state, _shards(store, what))
-    return list(held[1])
+    return list(store.memo(schema.SHARDS, ("shards", what), lambda: _shards(store, what)))
 
 
 def _shards(store: Store, what: str) -> list[Shard]:
@@ -163,21 +159,20 @@ def covered(store: Store, what: str, images: int) -> list[Shard]:
 
 def neuron_rows(store: Store, target: LayerInfo, neurons: Sequence[int] | None = None) -> pa.Table:
     """Return the statistics of the neurons (default all), sorted by neuron."""
-    key, state = ("neurons", target.what), store.state(schema.NEURONS) if store.has(schema.NEURONS) else None
-    held = store.derived.get(key)
-    if held is None or held[0] != state:
-        rows = store.read(schema.NEURONS, where=layer_filter(target)).sort_by("neuron").combine_chunks()
-        held = store.derived[key] = (state, rows)
-    found: pa.Table = held[1]
-    if found.num_rows == 0:
+
+    def read() -> pa.Table:
+        return store.read(schema.NEURONS, where=layer_filter(target)).sort_by("neuron").combine_chunks()
+
+    rows = store.memo(schema.NEURONS, ("neurons", target.what), read)
+    if rows.num_rows == 0:
         raise LabelError(
             f"layer {target.key} is not finished: run `csp-index index` again, it goes on where it stopped"
         )
-    if neurons is None or len(neurons) >= found.num_rows:
-        return found
-    if len(neurons) == 1 and found["neuron"][neurons[0]].as_py() == neurons[0]:
-        return found.slice(neurons[0], 1)
-    return found.filter(pc.is_in(found["neuron"], pa.array(sorted(neurons), pa.int32())))
+    if neurons is None or len(neurons) >= rows.num_rows:
+        return rows
+    if len(neurons) == 1 and rows["neuron"][neurons[0]].as_py() == neurons[0]:
+        return rows.slice(neurons[0], 1)
+    return rows.filter(pc.is_in(rows["neuron"], pa.array(sorted(neurons), pa.int32())))
 
 
 def is_finished(store: Store, target: LayerInfo) -> bool:

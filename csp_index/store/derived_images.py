@@ -169,15 +169,14 @@ def _all_ids(store: Store) -> list[tuple[str, np.ndarray]]:
 
 
 def _ids(store: Store, table: str) -> np.ndarray:
-    """Return the ids of a table of derived images in the order of its rows, which is ascending; held for its state."""
-    if not store.has(table):
-        return np.zeros(0, dtype=np.int64)
-    key, state = ("derived ids", table), store.state(table)
-    held = store.derived.get(key)
-    if held is None or held[0] != state:
-        ids = store.read(table, ["image_id"])["image_id"].to_numpy()
+    """Return the ids of a table of derived images in the order of its rows, ascending; empty without a table."""
+
+    def read() -> np.ndarray:
+        if not store.has(table):
+            return np.zeros(0, dtype=np.int64)
+        ids: np.ndarray = store.read(table, ["image_id"])["image_id"].to_numpy()
         if (np.diff(ids) <= 0).any():
             raise StoreError(f"table {table} of {store.uri} is out of order: restore it from a copy")
-        held = store.derived[key] = (state, ids)
-    found: np.ndarray = held[1]
-    return found
+        return ids
+
+    return store.memo(table, "derived image ids", read)

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from csp_index import settings
 from csp_index.errors import StoreError
+from csp_index.lru_cache import LRUCache
 from csp_index.store import schema
 from csp_index.store.locations import Place, reason
 from csp_index.store.locks import Check, hold, is_held
@@ -29,7 +30,9 @@ os.environ.setdefault("LANCE_LOG", "error")  # its warnings speak to developers 
 
 _UNREADABLE = "cannot be read (is a file damaged?)"
 _INDEX_CACHE, _METADATA_CACHE = 256 * 2**20, 64 * 2**20  # bytes; Lance would take several GB
-_SMALL, _KEPT = 2**18, 64  # bytes of an answer kept for the next who asks the same, and how many are kept
+_SMALL_READ, _CACHED_READS = 2**18, 64  # bytes of a result that is cached, at most, and how many are
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +55,18 @@ class Store:
         self._tables: dict[str, Any] = {}
         self._datasets: dict[str, Any] = {}  # as last seen: the next reader only asks whether there is a newer version
         self._stamps: dict[str, object] = {}  # of the commits those datasets show
-        self._reads: dict[tuple[object, ...], pa.Table] = {}  # small answers, each of one version of one table
+        self._reads = LRUCache(_CACHED_READS)  # small results by table, columns and filter, for the table's last state
+        self._memo = LRUCache()  # what `memo` made, by table and key
         self._check: Check | None = None  # of the write lock, while it is held
         self._moment: dict[str, Any] | None = None  # tables as seen by a question that is being answered
-        self.derived: dict[object, Any] = {}  # what others made of the tables and want to find again
         self._start()
 
     def _start(self) -> None:
         """Connect, knowing nothing of the tables."""
-        for held in (self._tables, self._datasets, self._reads, self._stamps, self.derived):
-            held.clear()
+        for known in (self._tables, self._datasets, self._stamps):
+            known.clear()
+        self._reads.remove()
+        self._memo.remove()
         self._session: Any = None
         self._connected: Any = None
 
@@ -176,7 +181,7 @@ class Store:
                 self._connection.drop_table(name)
                 del self._tables[name]
                 self._datasets.pop(name, None)
-                self._reads = {key: rows for key, rows in self._reads.items() if key[0] != name}
+                self._reads.remove(lambda key: key[0] == name)
 
     def count(self, name: str, where: str | None = None) -> int:
         """Return the number of rows, 0 where the table does not exist."""
@@ -192,15 +197,13 @@ class Store:
                 raise self._absent(name)
             empty = schema.table_schema(name).empty_table()
             return empty.select(list(columns)) if columns else empty
-        key = (name, dataset.version, tuple(columns or ()), where)
-        rows = self._reads.pop(key, None)  # and back at the end: who is asked for least goes first
+        key, version = (name, tuple(columns or ()), where), dataset.version
+        rows: pa.Table | None = self._reads.find(key, version)
         if rows is None:
             with self._told(name, _UNREADABLE):
                 rows = dataset.to_table(columns=list(columns) if columns else None, filter=where)
-        if rows.nbytes <= _SMALL:
-            if len(self._reads) >= _KEPT:
-                self._reads.pop(next(iter(list(self._reads)), key), None)
-            self._reads[key] = rows
+            if rows.nbytes <= _SMALL_READ:
+                self._reads.put(key, rows, state=version)
         return rows
 
     def scan(
@@ -277,6 +280,20 @@ class Store:
     def state(self, name: str) -> tuple[int, object]:
         """Return what names a table's last commit: no other one has it, be it of a table made anew."""
         return int(self.dataset(name).version), self._stamps[name]
+
+    def memo(self, table: str, key: Hashable, make: Callable[[], Value], *, variant: Hashable = None) -> Value:
+        """Return what `make` returns, called once per key and state of a table (which need not exist).
+
+        Only the value of the last state and `variant` is cached. Threads that ask at once wait for one of them to make
+        it; an error of `make` is raised and not cached. Callers share the value, so they must not change it.
+        """
+        dataset = self._current(table)
+        state = None if dataset is None else (int(dataset.version), self._stamps[table])
+        return self._memo.get((table, key), make, state=(state, variant))
+
+    def forget(self, *keys: Hashable) -> None:
+        """Drop the values that `memo` cached under these keys, for whatever table."""
+        self._memo.remove(lambda table_and_key: table_and_key[1] in keys)
 
     def search(
         self, name: str, queries: np.ndarray, limit: int, where: str | None = None, *, exact: bool = False

@@ -158,7 +158,7 @@ def test_metadata_values_may_be_lists_numbers_and_nothing(indexed, monkeypatch):
     texts = pa.array([None if record is None else json.dumps(record) for record in records])
     batch = pa.record_batch({"image_id": pa.array(range(5)), "metadata": texts})
     monkeypatch.setattr(type(indexed.store), "scan", lambda *given, **options: iter([batch]))
-    indexed.store.derived.pop(("metadata", "v"), None)
+    indexed.store.forget(("metadata vocabulary", "v"))
     assert metadata_vocabulary(indexed.store, "v").texts == ("red", "Blue", "green", "7", "2.5")
 
 

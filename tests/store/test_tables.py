@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +142,46 @@ def test_upsert_replaces_and_delete_counts(tmp_path):
     assert store.delete("numbers", "key > 2") == 2
     assert store.delete("absent", "key > 2") == 0
     assert store.count("numbers") == 2
+
+
+def test_what_is_made_of_a_table_is_made_once_per_state(tmp_path):
+    store, calls = create_store(tmp_path), []
+
+    def total(key: str = "sum", variant: int | None = None) -> int:
+        def make() -> int:
+            calls.append(key)
+            return sum(store.read("numbers")["key"].to_pylist()) if store.has("numbers") else 0
+
+        return store.memo("numbers", key, make, variant=variant)
+
+    assert [total(), total()] == [0, 0]  # of a table that does not exist
+    store.append("numbers", ROWS)
+    assert [total(), total(), total("other"), total("other")] == [6, 6, 6, 6]
+    open_store(tmp_path).append("numbers", ROWS)  # by another writer
+    assert [total(), total(), total(variant=2), total(variant=2), total()] == [12] * 5
+    assert calls == ["sum", "sum", "other", "sum", "sum", "sum"]
+    store.forget("sum")
+    assert total("other") == 12 and total() == 12
+    assert calls[-2:] == ["other", "sum"]
+    store.drop("numbers")
+    store.append("numbers", pa.table({"key": pa.array([5]), "text": ["e"]}))
+    assert total() == 5  # a table made again
+
+
+def test_threads_that_ask_for_the_same_of_a_table_make_it_once(tmp_path):
+    store, calls, start = create_store(tmp_path), [], threading.Barrier(4)
+    store.append("numbers", ROWS)
+
+    def ask(_: int) -> int:
+        start.wait(5)
+        return store.memo("numbers", "rows", lambda: calls.append(1) or store.count("numbers"))
+
+    with store.moment(), ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(ask, range(4))) == [3] * 4
+    assert len(calls) == 1
+    with pytest.raises(ZeroDivisionError):
+        store.memo("numbers", "broken", lambda: 1 // 0)
+    assert store.memo("numbers", "broken", lambda: 1) == 1  # an error is not remembered
 
 
 def test_absent_tables(tmp_path):
