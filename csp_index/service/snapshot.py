@@ -26,7 +26,7 @@ from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.layer_table import LayerTable, Pairs, read_layer, read_pairs
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
-from csp_index.store.connect import FixedStore, open_snapshot
+from csp_index.store.connect import open_snapshot
 from csp_index.store.derived_images import derived_rows, describe_recipe, is_derived
 
 _FOLDERS = re.compile(r"""(?<![\w.~])(?:~|\.{1,2})?/(?:[^\s/:'"]+/)+""")
@@ -51,7 +51,7 @@ class Snapshot:
 
         `held_bytes` is the memory for layers and texts, by default half of the setting serve_held_bytes.
         """
-        self.store: FixedStore = open_snapshot(uri, versions)
+        self.store = open_snapshot(uri, versions)
         self.versions = self.store.versions()
         self.name = self.store.uri.rstrip("/").rpartition("/")[2] or "index"
         self.held = LRUCache(settings.number("serve_held_bytes") // 2 if held_bytes is None else held_bytes)

@@ -21,7 +21,8 @@ from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.layer_table import UNLABELLED
 from csp_index.service.snapshot import Snapshot, without_folders
 from csp_index.store import schema
-from csp_index.store.connect import FixedStore, create_store, open_snapshot, open_store
+from csp_index.store.connect import create_store, open_snapshot, open_store
+from csp_index.store.tables import Store
 
 ROWS = pa.table({"number": [1, 2, 3]})
 LAYER = LayerKey("m", "l")
@@ -93,7 +94,7 @@ def test_a_snapshot_opens_again_at_the_versions_of_another(tmp_path):
         lambda store: store.write_lock().__enter__(),
     ],
 )
-def test_a_snapshot_refuses_every_write_and_leaves_no_file(tmp_path, write: Callable[[FixedStore], object]):
+def test_a_snapshot_refuses_every_write_and_leaves_no_file(tmp_path, write: Callable[[Store], object]):
     create_store(tmp_path / "db").append("numbers", ROWS)
     fixed, before = open_snapshot(tmp_path / "db"), sorted((tmp_path / "db").rglob("*"))
     with pytest.raises(StoreError, match="only to be read"):

@@ -184,6 +184,17 @@ def test_threads_that_ask_for_the_same_of_a_table_make_it_once(tmp_path):
     assert store.memo("numbers", "broken", lambda: 1) == 1  # an error is not remembered
 
 
+def test_importing_changes_no_environment_variable():
+    """Lance's log level is set when a table is first opened, not by an import."""
+    done = run_python("""
+        import os, sys
+        before = dict(os.environ)
+        import csp_index.store.connect
+        assert dict(os.environ) == before and "lance" not in sys.modules
+    """)
+    assert done.returncode == 0, done.stderr
+
+
 def test_absent_tables(tmp_path):
     store = create_store(tmp_path)
     assert store.count("absent") == 0

@@ -1,0 +1,284 @@
+"""Which version of each table a store sees: the last commit (`NewestTables`) or a fixed one (`FixedTables`).
+
+Opens Lance tables and connections; what is done with them is the business of `tables`. Lance prints warnings meant for
+its own developers, so the first connection sets LANCE_LOG=error unless the environment sets that variable.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from csp_index.errors import StoreError
+from csp_index.store.locations import Place, reason
+
+_INDEX_CACHE, _METADATA_CACHE = 256 * 2**20, 64 * 2**20  # bytes; Lance would take several GB
+
+State = tuple[int, object]
+
+
+@dataclass(frozen=True, slots=True)
+class TableVersion:
+    """A table at one commit; `state` identifies the commit, even among those of a table dropped and made again."""
+
+    dataset: Any  # a lance.LanceDataset
+    state: State  # the version, and what the commit has of its own (`Place.stamp`)
+
+
+class Tables(Protocol):
+    """The Lance tables in one place, each at the version that a store sees."""
+
+    @property
+    def connection(self) -> Any:
+        """The lancedb connection, for writing and vector search."""
+
+    def names(self) -> list[str]:
+        """Return the names of all tables, sorted."""
+
+    def version(self, name: str) -> TableVersion | None:
+        """Return the table for reading; None if it does not exist."""
+
+    def table(self, name: str) -> Any | None:
+        """Return the lancedb table, for writing and vector search; None if the table does not exist."""
+
+    def moment(self) -> AbstractContextManager[None]:
+        """Look for newer commits once per table inside the block."""
+
+    def changed(self, name: str | None = None) -> None:
+        """Look again at a table that was written, by default at all tables, even within a `moment`."""
+
+    def dropped(self, name: str) -> None:
+        """Forget a table that was dropped."""
+
+    def check_writable(self, name: str) -> None:
+        """Raise StoreError if nothing may be written."""
+
+
+class NewestTables:
+    """The tables at their last commits. One thread at a time."""
+
+    def __init__(self, place: Place) -> None:
+        """Connect when a table is first opened."""
+        self._place = place
+        self._tables: dict[str, Any] = {}
+        self._versions: dict[str, TableVersion] = {}  # as last seen: the next reader only checks for a newer one
+        self._moment: dict[str, TableVersion | None] | None = None  # the versions seen in the current `moment`
+        self._session: Any = None
+        self._connection: Any = None
+
+    @property
+    def connection(self) -> Any:
+        """The lancedb connection, for writing and vector search: readers avoid it, its import takes about a second."""
+        if self._connection is None:
+            _quiet()
+            import lancedb
+
+            with translated(f"{self._place.uri} cannot be opened"):
+                session = lancedb.Session(_INDEX_CACHE, _METADATA_CACHE)
+                options = self._place.options
+                self._connection = lancedb.connect(self._place.address, storage_options=options, session=session)
+        return self._connection
+
+    def names(self) -> list[str]:
+        """Return the names of all tables, sorted."""
+        with translated(f"tables of {self._place.uri} cannot be listed"):
+            if (listed := self._place.tables()) is not None:
+                return listed
+        names: list[str] = []
+        token: str | None = None
+        while True:
+            with translated(f"tables of {self._place.uri} cannot be listed"):
+                page = self.connection.list_tables(page_token=token)
+            names.extend(page.tables)
+            token = page.page_token
+            if not token:
+                return sorted(names)
+
+    def version(self, name: str) -> TableVersion | None:
+        """Return the table at its last commit, or as first seen in the current `moment`."""
+        if self._moment is None:
+            return self._newest(name)
+        if name not in self._moment:
+            self._moment[name] = self._newest(name)
+        return self._moment[name]
+
+    def table(self, name: str) -> Any | None:
+        """Return the lancedb table at its last commit."""
+        self._check_same(name)
+        table = self._tables.pop(name, None)
+        with _opening(name, self._place):
+            if table is None:
+                table = self.connection.open_table(name)
+            else:
+                table.checkout_latest()
+            self._tables[name] = table
+            return table
+        return None
+
+    @contextmanager
+    def moment(self) -> Iterator[None]:
+        """Look for newer commits of others once per table inside the block."""
+        if self._moment is not None:
+            yield
+            return
+        self._moment = {}
+        try:
+            yield
+        finally:
+            self._moment = None
+
+    def changed(self, name: str | None = None) -> None:
+        """Look again at a table that was written, by default at all tables."""
+        if self._moment is not None:
+            if name is None:
+                self._moment.clear()
+            else:
+                self._moment.pop(name, None)
+
+    def dropped(self, name: str) -> None:
+        """Forget a table that was dropped."""
+        self._tables.pop(name, None)
+        self._versions.pop(name, None)
+
+    def check_writable(self, name: str) -> None:
+        """Allow every write: the file system or the object store refuses those without permission."""
+
+    def _newest(self, name: str) -> TableVersion | None:
+        _quiet()
+        from lance import Session, dataset  # type: ignore[attr-defined]
+
+        self._check_same(name)
+        seen = self._versions.pop(name, None)
+        with _opening(name, self._place):
+            if seen is None:
+                self._session = self._session or Session(_INDEX_CACHE, _METADATA_CACHE)
+                uri, options = f"{self._place.address}/{name}.lance", self._place.options
+                newest = dataset(uri, storage_options=options, session=self._session)
+            elif (latest := seen.dataset.latest_version) != seen.dataset.version:
+                newest = seen.dataset.checkout_version(latest)
+            else:
+                newest = seen.dataset
+            number = int(newest.version)
+            version = self._versions[name] = TableVersion(newest, (number, self._place.stamp(name, number)))
+            return version
+        return None
+
+    def _check_same(self, name: str) -> None:
+        """Open all tables again if the commit last seen has changed: the table was dropped and made again."""
+        seen = self._versions.get(name)
+        if seen is not None and seen.state[1] != self._place.stamp(name, seen.state[0]):
+            self._tables.clear()
+            self._versions.clear()
+            self._session = self._connection = None
+
+
+class FixedTables:
+    """The tables at fixed versions: later commits are not seen, nothing is written. Many threads may read at once."""
+
+    def __init__(self, place: Place, versions: Mapping[str, int]) -> None:
+        """Open every table at its version; a table that `versions` does not name does not exist."""
+        self._place = place
+        self._newest = NewestTables(place)
+        self._versions = {name: self._at(name, number) for name, number in sorted(versions.items())}
+        self._tables: dict[str, Any] = {}
+        self._mutex = threading.Lock()
+
+    @property
+    def connection(self) -> Any:
+        """The lancedb connection, for vector search."""
+        return self._newest.connection
+
+    def names(self) -> list[str]:
+        """Return the names of all tables, sorted."""
+        return sorted(self._versions)
+
+    def version(self, name: str) -> TableVersion | None:
+        """Return the table at its version."""
+        return self._versions.get(name)
+
+    def table(self, name: str) -> Any | None:
+        """Return the lancedb table at its version, for vector search; it is opened once."""
+        if name not in self._versions:
+            return None
+        with self._mutex:
+            if name not in self._tables:
+                number = self._versions[name].state[0]
+                with _at_version(name, self._place, str(number)):
+                    table = self.connection.open_table(name)
+                    table.checkout(number)
+                self._tables[name] = table
+            return self._tables[name]
+
+    def moment(self) -> AbstractContextManager[None]:
+        """Do nothing: there is one moment for all."""
+        return nullcontext()
+
+    def changed(self, name: str | None = None) -> None:
+        """Do nothing: nothing changes."""
+
+    def dropped(self, name: str) -> None:
+        """Refuse."""
+        self.check_writable(name)
+
+    def check_writable(self, name: str) -> None:
+        """Refuse to write."""
+        raise StoreError(
+            f"table {name} of {self._place.uri} is open at a fixed version, only to be read: "
+            "write through another process"
+        )
+
+    def _at(self, name: str, number: int) -> TableVersion:
+        newest = self._newest.version(name)
+        if newest is None:
+            raise StoreError(
+                f"table {name} is not in {self._place.uri}: expected version {number}; open the index again"
+            )
+        if newest.state[0] == number:
+            return newest
+        with _at_version(name, self._place, f"{number} (it has {newest.state[0]})"):
+            dataset = newest.dataset.checkout_version(number)
+        return TableVersion(dataset, (number, self._place.stamp(name, number)))
+
+
+@contextmanager
+def translated(failure: str) -> Iterator[None]:
+    """Raise errors of Lance and of the file system as StoreError; `failure` says what could not be done."""
+    try:
+        with _interruptible():
+            yield
+    except (OSError, RuntimeError, ValueError) as exc:
+        raise StoreError(f"{failure}: {reason(exc)}") from exc
+
+
+def _at_version(name: str, place: Place, version: str) -> AbstractContextManager[None]:
+    return translated(f"table {name} of {place.uri} cannot be opened at version {version}: open the index again")
+
+
+@contextmanager
+def _opening(name: str, place: Place) -> Iterator[None]:
+    """End the block without an error where the table does not exist."""
+    try:
+        with _interruptible():
+            yield
+    except (OSError, RuntimeError, ValueError) as exc:
+        if not (isinstance(exc, OSError | ValueError) and "not found" in str(exc).lower()):
+            raise StoreError(f"table {name} of {place.uri} cannot be opened: {reason(exc)}") from exc
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise Ctrl-C as KeyboardInterrupt: one that comes while Lance calls back into Python arrives as its error."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as exc:
+        if "KeyboardInterrupt" in str(exc):
+            raise KeyboardInterrupt from exc
+        raise
+
+
+def _quiet() -> None:
+    os.environ.setdefault("LANCE_LOG", "error")
