@@ -1,0 +1,76 @@
+"""A page of the service, taken apart, and what every page has to keep to."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+from starlette.testclient import TestClient
+
+VOID = {"meta", "link", "input", "img", "br", "circle", "rect", "path", "line"}
+
+
+class Seen(HTMLParser):
+    """A page as a browser's parser takes it apart."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.inside: dict[str, str] = {}
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+        if self.open:
+            self.inside[self.open[-1]] = self.inside.get(self.open[-1], "") + data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def page_at(client: TestClient, address: str, status: int = 200) -> Seen:
+    reply = client.get(address)
+    assert reply.status_code == status, reply.text[:2000]
+    assert reply.headers["content-type"] == "text/html; charset=utf-8"
+    seen = Seen(reply.text)
+    assert_strict(seen)
+    return seen
+
+
+def assert_strict(seen: Seen) -> None:
+    """Nothing that the content policy would stop, nothing that came to life; what every page has to have."""
+    for tag, attributes in seen.tags:
+        assert not [name for name in attributes if name.startswith("on") or name == "style"], (tag, attributes)
+        for name in ("href", "src", "action"):
+            assert re.match(r"[/#]|$", attributes.get(name) or "") and "//" not in (attributes.get(name) or "")[:2]
+    assert not seen.inside.get("script", "").strip() and not seen.all("style")
+    assert all((script["src"] or "").startswith("/static/") for script in seen.all("script"))
+    assert not [image for image in seen.all("img") if not {"src", "alt", "width", "height"} <= set(image)]
+    names = [attributes["id"] for _, attributes in seen.tags if "id" in attributes]
+    assert len(names) == len(set(names)), names
+    assert len(seen.all("h1")) == len(seen.all("main")) == len(seen.all("title")) - len(titles_within(seen)) == 1
+    labelled = {attributes.get("for") for attributes in seen.all("label")}
+    for tag in ("input", "select", "textarea"):
+        for field in seen.all(tag):
+            within = field.get("type") in ("hidden", "checkbox")  # boxes stand inside their labels
+            assert within or field.get("id") in labelled, field
+
+
+def titles_within(seen: Seen) -> list[dict[str, str | None]]:
+    """The titles of drawings."""
+    return seen.all("title")[1:]
