@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Iterator
 
 import click
-from markdown_text import anchor, block, escape, row
+from markdown_text import block, escape, row
+
+from csp_index.service.documents.manual import anchor
 
 _INTRODUCTION = """\
 # Command line

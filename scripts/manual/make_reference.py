@@ -16,12 +16,13 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]  # this checkout, not an installed copy of it
 
 from command_page import command_page  # noqa: E402
-from markdown_text import anchor, escape, row  # noqa: E402
+from markdown_text import escape, row  # noqa: E402
 from python_page import python_page  # noqa: E402
 
 import csp_index  # noqa: E402
 import csp_index.service  # noqa: E402
 from csp_index.cli import cli  # noqa: E402
+from csp_index.service.documents.manual import anchor  # noqa: E402
 from csp_index.settings import GROUPS, SETTINGS, Setting  # noqa: E402
 
 COMMAND = "python scripts/manual/make_reference.py"

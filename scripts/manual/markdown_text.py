@@ -43,12 +43,3 @@ def row(cells: Sequence[str]) -> str:
     '| `--contrast` | one of `a\\|b` |'
     """
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-
-def anchor(heading: str) -> str:
-    """Return the anchor that code hosts give a heading.
-
-    >>> anchor("`Index.label`"), anchor("Images and models")
-    ('indexlabel', 'images-and-models')
-    """
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")

@@ -19,9 +19,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from markdown_text import anchor, block, escape, prose, row
+from markdown_text import block, escape, prose, row
 
 from csp_index import errors
+from csp_index.service.documents.manual import anchor
 from csp_index.settings import SETTINGS
 
 _WIDE = 100  # characters of a signature in one line

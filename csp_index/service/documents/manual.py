@@ -1,0 +1,144 @@
+"""The manual: the pages in `csp_index/docs`, taken apart into titles, headings and Markdown.
+
+A page is named by its file without `.md`. Names are looked up among the files that exist, so no path is ever made of
+what a request says. Pages do not change while a process lives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import resources
+from importlib.resources.abc import Traversable
+from itertools import pairwise
+from typing import Any, Final
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from csp_index.errors import MissingError
+
+START: Final = "index"  # the page that lists the others
+_PICTURES: Final = {".png": "image/png", ".jpg": "image/jpeg"}
+_LINKED: Final = re.compile(r"\]\(([\w-]+)\.md[)#]")
+
+
+@dataclass(frozen=True, slots=True)
+class Help:
+    """A place in the manual and the question that it answers, as a page's heading shows it."""
+
+    question: str
+    place: str  # PAGE#ANCHOR, or PAGE
+
+
+#: What the headings of the explorer's pages lead to.
+HELP: Final[Mapping[str, Help]] = {
+    "candidates": Help("where do candidates come from?", "methods#vocabularies"),
+    "confidence": Help("what is confidence?", "methods#confidence"),
+    "contrast": Help("what is contrast?", "contrast"),
+    "explorer": Help("what can I do here?", "explorer#pages"),
+    "layers": Help("what is a layer?", "images-and-models#networks-layers-neurons"),
+    "methods": Help("how to choose a method?", "methods#how-to-choose-a-method"),
+    "models": Help("what is an encoder?", "images-and-models#encoders"),
+    "runs": Help("what if a run was interrupted?", "operations#what-an-interruption-loses"),
+    "shown": Help("why this label?", "methods#which-label-is-shown"),
+    "sql": Help("which views are there?", "sql#views"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading: its level (1 to 6), its text without markup, and its anchor."""
+
+    level: int
+    text: str
+    anchor: str
+
+
+@dataclass(frozen=True, slots=True)
+class ManualPage:
+    """A page: what it says, its title and all its headings."""
+
+    name: str
+    title: str
+    markdown: str
+    headings: tuple[Heading, ...]
+
+
+def anchor(text: str) -> str:
+    """Return the anchor that code hosts give a heading of this text, the first of its kind on a page.
+
+    >>> anchor("What is measured?"), anchor("csp-index label"), anchor("Index.label")
+    ('what-is-measured', 'csp-index-label', 'indexlabel')
+    """
+    return re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-")
+
+
+@cache
+def parser() -> MarkdownIt:
+    """Return the parser of all pages: CommonMark with tables. HTML becomes tokens of its own."""
+    return MarkdownIt("commonmark").enable("table")
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """Return the names of all pages: in the order in which the first one lists them, what it leaves out behind."""
+    files = _files()
+    listed = [START, *_LINKED.findall(files[f"{START}.md"].read_text("utf-8"))]
+    every = sorted(name.removesuffix(".md") for name in files if name.endswith(".md"))
+    return tuple(dict.fromkeys(name for name in [*listed, *every] if f"{name}.md" in files))
+
+
+@cache
+def page(name: str) -> ManualPage:
+    """Return a page of the manual. Raises MissingError where there is none of that name."""
+    if name not in names():
+        raise MissingError(f"the manual has no page {name!r} (it has: {', '.join(names())})")
+    markdown = _files()[f"{name}.md"].read_text("utf-8")
+    headings = _headings(parser().parse(markdown))
+    return ManualPage(name, headings[0].text if headings else name, markdown, headings)
+
+
+def manual_document(name: str) -> dict[str, Any]:
+    """Return what the twin of a page of the manual tells."""
+    shown = page(name)
+    every = [{"page": other, "title": page(other).title} for other in names()]
+    place = names().index(name)
+    return {
+        "page": name,
+        "title": shown.title,
+        "markdown": shown.markdown,
+        "headings": [asdict(heading) for heading in shown.headings],
+        "pages": every,
+        "previous": every[place - 1] if place else None,
+        "next": every[place + 1] if place + 1 < len(every) else None,
+    }
+
+
+def picture(name: str) -> tuple[bytes, str] | None:
+    """Return a picture of the manual and its media type, or None where there is none of that name."""
+    file = _files().get(name)
+    kind = next((kind for ending, kind in _PICTURES.items() if name.endswith(ending)), None)
+    return None if file is None or kind is None else (file.read_bytes(), kind)
+
+
+@cache
+def _files() -> Mapping[str, Traversable]:
+    folder = resources.files("csp_index") / "docs"
+    return {file.name: file for file in folder.iterdir() if file.is_file()}
+
+
+def _headings(tokens: Sequence[Token]) -> tuple[Heading, ...]:
+    counts: Counter[str] = Counter()
+    found = []
+    for opening, inside in pairwise(tokens):
+        if opening.type == "heading_open":
+            text = "".join(part.content for part in inside.children or [] if part.type in ("text", "code_inline"))
+            name = anchor(text)
+            number = counts[name]
+            counts[name] += 1
+            found.append(Heading(int(opening.tag[1:]), text, f"{name}-{number}" if number else name))
+    return tuple(found)
