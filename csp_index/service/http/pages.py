@@ -19,7 +19,7 @@ from starlette.responses import RedirectResponse, Response
 
 from csp_index.errors import CspIndexError, EncoderError, LabelError, MissingError, SettingError
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.service.documents import compare, layer_map
+from csp_index.service.documents import compare, layer_map, manual
 from csp_index.service.documents import image as pictures
 from csp_index.service.documents import layer as gallery
 from csp_index.service.documents import neuron as neurons
@@ -29,6 +29,7 @@ from csp_index.service.documents.layer import GalleryQuery
 from csp_index.service.documents.search import SEARCHED, SearchQuery
 from csp_index.service.http import map_svg
 from csp_index.service.http.api import Service, answer, ask_sql, fault_of, picture_of, run_sql
+from csp_index.service.http.manual_html import manual_html
 from csp_index.service.http.rendering import Renderer, Site, compare_href, image_href, layer_href, neuron_href
 from csp_index.service.http.schemas import LONGEST_SQL, LONGEST_TEXT
 from csp_index.service.sql_sandbox import write_file
@@ -63,7 +64,7 @@ def site_of(service: Service) -> Site:
 def router(service: Service, renderer: Renderer) -> APIRouter:
     """Return the routes of all pages but the form that asks for the token."""
     routes = APIRouter(include_in_schema=False)
-    for add in (_add_home, _add_search, _add_layers, _add_neurons, _add_images, _add_comparison, _add_sql):
+    for add in (_add_home, _add_search, _add_layers, _add_neurons, _add_images, _add_comparison, _add_sql, _add_manual):
         add(routes, service, renderer)
     return routes
 
@@ -293,3 +294,25 @@ def _add_sql(routes: APIRouter, service: Service, renderer: Renderer) -> None:
         sql: Annotated[str, Form(max_length=LONGEST_SQL)], format: Annotated[Shape, Form()] = ""
     ) -> Response:
         return await service.sql_turns.run(lambda statement: run(statement, format), sql)
+
+
+def _add_manual(routes: APIRouter, service: Service, renderer: Renderer) -> None:
+    def page(name: str) -> Response:
+        document = manual.manual_document(name)
+        contents = [heading for heading in document["headings"] if heading["level"] in (2, 3)]
+        return renderer.page(
+            "manual", page=document, html=manual_html(name), contents=contents, twin=f"/docs/{name}.json"
+        )
+
+    @routes.get("/docs")
+    def manual_start() -> Response:
+        return page(manual.START)
+
+    @routes.get("/docs/{name}.json")
+    def manual_twin(name: Name) -> Response:
+        return answer(manual.manual_document(name))
+
+    @routes.get("/docs/{name}")
+    def manual_page(name: Name) -> Response:
+        drawing = manual.picture(name)
+        return page(name) if drawing is None else Response(drawing[0], media_type=drawing[1])

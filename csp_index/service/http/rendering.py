@@ -22,6 +22,8 @@ from starlette.responses import HTMLResponse
 from csp_index import __version__
 from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.labelling.methods import METHODS, MethodInfo, default_method, method_names
+from csp_index.service.documents.manual import HELP
+from csp_index.service.http.manual_html import manual_href
 from csp_index.service.http.schemas import MOST_EXAMPLES
 from csp_index.service.live.queries import CANDIDATES, LETTERS
 
@@ -187,6 +189,7 @@ def environment() -> jinja2.Environment:
         image_href,
         thumbnail,
         compare_href,
+        manual_href,
         static,
     )
     found.filters |= {function.__name__: function for function in used}
@@ -222,6 +225,7 @@ class Renderer:
         self._templates.globals.update(
             _LIMITS,
             pictures=site.pictures,
+            manual=HELP,
             panel_methods=panel_methods(),
             default_method=default_method,
             live_contrast=[name for name, info in CONTRAST_KINDS.items() if info.live],

@@ -1,0 +1,145 @@
+"""A page of the manual as HTML within the site's content policy: no HTML of its own, links that stay in the manual.
+
+Pages are written to be read on a code host, so they name each other by file: `methods.md#confidence` becomes
+`/docs/methods#confidence`. A link to a file that the manual does not hold loses its address and keeps its text.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cache
+from html import escape
+from typing import Any, Final
+
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markupsafe import Markup
+from PIL import Image
+
+from csp_index.service.documents import manual
+
+_COMMENT: Final = re.compile(r"<!--.*?-->", re.DOTALL)
+_ELSEWHERE: Final = re.compile(r"https?://")
+
+
+def manual_href(place: str) -> str:
+    """Return the address of a place in the manual, PAGE or PAGE#ANCHOR.
+
+    >>> manual_href("methods#confidence"), manual_href("index")
+    ('/docs/methods#confidence', '/docs')
+    """
+    name, hash_, within = place.partition("#")
+    return f"{'/docs' if name == manual.START else f'/docs/{name}'}{hash_}{within}"
+
+
+@cache
+def manual_html(name: str) -> Markup:
+    """Return what stands below the title of a page, as HTML. Raises MissingError where there is no such page."""
+    page, parser = manual.page(name), manual.parser()
+    tokens = parser.parse(page.markdown)
+    anchors = iter(page.headings)
+    title = 0
+    for place, token in enumerate(tokens):
+        if token.type == "heading_open":
+            heading = next(anchors)
+            token.attrSet("id", heading.anchor)
+            title = title or (place + 3 if heading.level == 1 else 0)  # opened, its text, closed
+        if token.children:
+            token.children = list(_linked(token.children))
+    return Markup(_Renderer().render(tokens[title:], parser.options, {}))  # the renderer escapes all text
+
+
+def _linked(tokens: Sequence[Token]) -> Iterator[Token]:
+    """Yield what a line consists of, with links as the explorer has them, and without those that lead nowhere.
+
+    A link that shows a page's file name shows its title here.
+    """
+    hrefs: list[str | None] = []
+    for token in tokens:
+        if token.type == "link_open":
+            hrefs.append(_target(str(token.attrGet("href") or "")))
+            token.attrSet("href", hrefs[-1] or "")
+            if _ELSEWHERE.match(hrefs[-1] or ""):
+                token.attrSet("rel", "noopener")
+        elif token.type == "text" and hrefs and hrefs[-1] and token.content.removesuffix(".md") in manual.names():
+            token.content = manual.page(token.content.removesuffix(".md")).title
+        if not token.type.startswith("link_") or hrefs[-1] is not None:
+            yield token
+        if token.type == "link_close":
+            hrefs.pop()
+
+
+def _target(href: str) -> str | None:
+    """Return where a link of a page leads in the explorer, or None."""
+    if href.startswith("#") or _ELSEWHERE.match(href):
+        return href
+    file, hash_, within = href.partition("#")
+    name = file.removesuffix(".md")
+    return manual_href(f"{name}{hash_}{within}") if file.endswith(".md") and name in manual.names() else None
+
+
+class _Renderer(RendererHTML):
+    """Draws tokens as the pages of the explorer look: tables and code scroll within themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts: Counter[str] = Counter()
+
+    def _region(self, name: str) -> str:
+        self._counts[name] += 1
+        return f'tabindex="0" role="region" aria-label="{name} {self._counts[name]}"'
+
+    def table_open(self, *_: Any) -> str:
+        """Open a table in a box that scrolls."""
+        return f'<div class="scroll" {self._region("Table")}><table>\n'
+
+    def table_close(self, *_: Any) -> str:
+        """Close both."""
+        return "</table></div>\n"
+
+    def th_open(self, *_: Any) -> str:
+        """Open a head of a column; alignment is a style, and the content policy allows none."""
+        return '<th scope="col">'
+
+    def td_open(self, *_: Any) -> str:
+        """Open a cell."""
+        return "<td>"
+
+    def fence(self, tokens: Sequence[Token], place: int, *_: Any) -> str:
+        """Draw a block of code."""
+        return f"<pre {self._region('Code')}><code>{escape(tokens[place].content)}</code></pre>\n"
+
+    def code_block(self, tokens: Sequence[Token], place: int, *_: Any) -> str:
+        """Draw a block of code that is indented."""
+        return self.fence(tokens, place)
+
+    def html_block(self, tokens: Sequence[Token], place: int, *_: Any) -> str:
+        """Leave out a comment; HTML is shown, not obeyed."""
+        rest = _COMMENT.sub("", tokens[place].content).strip()
+        return f"<p>{escape(rest)}</p>\n" if rest else ""
+
+    def html_inline(self, tokens: Sequence[Token], place: int, *_: Any) -> str:
+        """Leave out a comment; HTML is shown, not obeyed."""
+        return escape(_COMMENT.sub("", tokens[place].content))
+
+    def image(self, tokens: Sequence[Token], place: int, options: Any, env: Any) -> str:
+        """Draw a picture of the manual; in the place of any other one stands its text."""
+        token = tokens[place]
+        text = escape(self.renderInlineAsText(token.children or [], options, env))
+        source = str(token.attrGet("src") or "")
+        size = _size(source)
+        if size is None:
+            return f'<span class="soft">{text}</span>'
+        return f'<img src="/docs/{source}" width="{size[0]}" height="{size[1]}" loading="lazy" alt="{text}">'
+
+
+def _size(name: str) -> tuple[int, int] | None:
+    """Return width and height of a picture of the manual, or None where there is none."""
+    file = manual.picture(name)
+    if file is None:
+        return None
+    with Image.open(io.BytesIO(file[0])) as picture:
+        return picture.size
