@@ -26,7 +26,8 @@ from csp_index.indexing.indexer import add_images, check_settings
 from csp_index.labelling import candidates
 from csp_index.labelling.candidate_mix import Mix, mixed_candidates
 from csp_index.labelling.candidates import Candidates, CandidateTexts, TextSpace, plain_candidates
-from csp_index.labelling.label_store import newest_label
+from csp_index.labelling.label_rule import prefer, read_rule
+from csp_index.labelling.label_store import label_of
 from csp_index.labelling.labels import label_neurons
 from csp_index.labelling.request import make_request
 from csp_index.labelling.search import search_neurons
@@ -157,8 +158,8 @@ class Index(Reader):
     ) -> Labels:
         """Return labels of a layer (`m/l`), a neuron (`m/l/7`), or several neurons.
 
-        `method` is by default the recommended one (`csp_index.labelling.methods`); where the encoder's logit scale is
-        unknown, which that one needs, csp.
+        `method` is by default the one the index prefers, else the recommended one (`csp_index.labelling.methods`), or
+        csp where the encoder's logit scale is unknown, which that one needs.
         `vocabulary` is a built-in name, a text file, a list of texts, or `CandidateTexts` made elsewhere; by default
         the one the index used last. `options` are the fields of ExampleOptions and ScoringOptions, for example gamma,
         examples, contrast, threshold. Labels are kept and read again; `recompute` makes them anew, `keep=False` leaves
@@ -171,7 +172,7 @@ class Index(Reader):
         means = self._means(progress, search=search, explain=explain)
         with self.store.moment():
             source = catalog.encoder(self.store, encoder)
-            request = make_request(method, source, top, options)
+            request = make_request(method or read_rule(self.store).preferred, source, top, options)
             mix, space = Mix.parse(candidates, pool_candidates), self._text_space(source, templates, keep)
             for target, numbers in self.resolve(neurons):
                 texts, key = mixed_candidates(space, target, mix, vocabulary)
@@ -330,12 +331,19 @@ class Index(Reader):
         return SqlResult(search_neurons(self.store, source, targets, query, top))
 
     def view(self, neuron: str, method: str | None = None, **options: Any) -> NeuronView:
-        """Return all about one neuron: its newest label (made now if there is none), statistics, image names."""
+        """Return all about one neuron: its label (made now if there is none), statistics, image names."""
         ((target, numbers),) = self.resolve(str(NeuronKey.parse(neuron)))
         given = {name: value for name, value in options.items() if value is not None}
         subject = Subject(catalog.encoder(self.store, given.get("encoder")), target, numbers)
-        held = None if given else newest_label(self.store, subject, int(numbers[0]), method)
+        held = None if given else label_of(self.store, subject, int(numbers[0]), method)
         return neuron_view(self.store, target, held or self.label(neuron, method, **given)[0])
+
+    def prefer(self, method: str | None) -> None:
+        """Make a method's labels those that are shown everywhere, and the method the one that labels by default.
+
+        None takes the preference back: see `csp_index.labelling.label_rule`. Controls are refused.
+        """
+        prefer(self.store, method)
 
     def card(self, label: Label, path: str | Path) -> Path:
         """Draw a label's picture card as PNG: activating images above their contrastive partners."""

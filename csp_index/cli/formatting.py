@@ -9,6 +9,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from csp_index.labelling.methods import RECOMMENDED
+
 if TYPE_CHECKING:
     from csp_index.contrast.vector_index import EncoderOptimized, OptimizeSummary, Recall
     from csp_index.query.neuron_view import NeuronView
@@ -105,6 +107,9 @@ def say_status(found: dict[str, Any]) -> None:
     """Print what an index holds and its last runs."""
     failed = f", {found['failures']:,} unreadable" if found["failures"] else ""
     click.echo(f"{found['index']}: {found['images']:,} images{failed}, {found['labels']:,} labels")
+    if found["methods"]:
+        shown = f"by {found['preferred']}, as preferred" if found["preferred"] else f"by {RECOMMENDED}, else the newest"
+        click.echo(f"labels by {', '.join(found['methods'])}; shown are those {shown}")
     for encoder in found["encoders"]:
         click.echo(
             f"encoder {encoder['encoder']}: {encoder['width']} dimensions, {encoder['images']:,} images, "

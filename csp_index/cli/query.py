@@ -14,7 +14,7 @@ from csp_index.labelling.methods import METHODS, RECOMMENDED, WITHOUT_SCALE, def
 
 _METHODS = click.option(
     "--method",
-    help=f"Labeling method ({RECOMMENDED}, or {WITHOUT_SCALE} where the encoder's logit scale is unknown).",
+    help=f"Labeling method: the preferred one, else {RECOMMENDED} ({WITHOUT_SCALE} if the logit scale is unknown).",
 )
 _VOCABULARY = click.option(
     "--vocabulary",
@@ -147,7 +147,7 @@ def _checking(options: dict[str, Any]) -> dict[str, Any]:
 @click.command()
 @database
 @click.argument("neuron")
-@click.option("--method", help="The label by this method; by default the newest one.")
+@click.option("--method", help="The label by this method; by default the one shown everywhere.")
 @_VOCABULARY
 @_TEMPLATES
 @_ENCODER
@@ -231,7 +231,7 @@ def sql(db: str, statement: str, kind: Any, out: str | None, as_json: bool) -> N
 @click.command()
 @database
 @click.option("--layer", help="Only this MODEL/LAYER.")
-@click.option("--method", help="Only this method's labels.")
+@click.option("--method", help="The newest labels by this method, or `all`; by default the labels shown everywhere.")
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Candidates a neuron.")
 @click.option(
     "--format",
@@ -244,7 +244,7 @@ def sql(db: str, statement: str, kind: Any, out: str | None, as_json: bool) -> N
 @click.option("--out", type=FILE, help="Write to this file instead of the terminal.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def export(db: str, kind: Any, out: str | None, as_json: bool, **options: Any) -> None:
-    """Export the newest label of every neuron and method.
+    """Export the label of every neuron: the one shown everywhere, one by a method, or by all methods.
 
     \b
     csp-index export birds.db --layer resnet50/layer4 --format parquet --out labels.parquet
@@ -257,6 +257,35 @@ def export(db: str, kind: Any, out: str | None, as_json: bool, **options: Any) -
         "json" if as_json else kind,
         out,
     )
+
+
+@click.command()
+@database
+@click.argument("method")
+def prefer(db: str, method: str) -> None:
+    """Make METHOD the one whose labels are shown; `none` takes the preference back.
+
+    Without a preference the labels by the recommended method are shown, or else the newest ones. Labels by a control
+    (random-label, random-contrast) are shown only where the control is named.
+
+    \b
+    csp-index prefer birds.db semanticlens
+    csp-index prefer birds.db none
+    """
+    from csp_index.labelling.label_rule import prefer as set_preferred
+    from csp_index.store import schema
+    from csp_index.store.catalog import sql_text
+    from csp_index.store.connect import open_store
+
+    store = open_store(db)
+    set_preferred(store, None if method == "none" else method)
+    count = store.count(schema.LABELS, f"method = {sql_text(method)} AND rank <= 0")
+    if method == "none":
+        click.echo(f"no method is preferred: labels by {RECOMMENDED} are shown, else the newest")
+    elif count:
+        click.echo(f"labels by {method} are shown from now on: {count:,} neurons have one")
+    else:
+        click.echo(f"labels by {method} are shown from now on, and there are none yet: csp-index label DB --layer ...")
 
 
 @click.command()
@@ -278,4 +307,4 @@ def status(db: str, as_json: bool) -> None:
         say_status(found)
 
 
-COMMANDS = (label, show, search, sql, export, status)
+COMMANDS = (label, show, search, sql, export, prefer, status)

@@ -16,6 +16,7 @@ import torch
 from csp_index.contrast.examples import Examples, quality_of
 from csp_index.contrast.selection import Subject
 from csp_index.labelling.confidence import Confidence
+from csp_index.labelling.label_rule import LabelRule, read_rule
 from csp_index.labelling.request import LabelRequest
 from csp_index.records import ExamplePair, Label, LabelScore, LabelState, rivals_of
 from csp_index.store import catalog, schema
@@ -213,16 +214,22 @@ def read_labels(store: Store, subject: Subject, hashed: str, request: LabelReque
     return _from_rows(subject, label_rows, example_rows, request.top)
 
 
-def newest_label(store: Store, subject: Subject, neuron: int, method: str | None = None, top: int = 5) -> Label | None:
-    """Return the label the newest run gave a neuron, by one method or any, or None where there is none."""
+def label_of(store: Store, subject: Subject, neuron: int, method: str | None = None, top: int = 5) -> Label | None:
+    """Return the newest label of a neuron by a method, by default the label that the rule of the index shows, or None.
+
+    The rule is that of `labelling.label_rule`.
+    """
     where = f"{catalog.layer_filter(subject.target)} AND neuron = {neuron}"
-    rows = store.read(schema.LABELS, where=where + (f" AND method = {catalog.sql_text(method)}" if method else ""))
-    if rows.num_rows == 0:
+    heads = store.read(schema.LABELS, ["method", "run_id"], f"{where} AND rank <= 0").to_pylist()
+    labels = [(row["method"], row["run_id"], row["run_id"]) for row in heads if method in (None, row["method"])]
+    rule = read_rule(store) if method is None else LabelRule(method)
+    run_id = rule.choose(labels)
+    if run_id is None:
         return None
-    run = catalog.sql_text(max(rows["run_id"].to_pylist()))
-    rows = store.read(schema.LABELS, where=f"{where} AND run_id = {run}")
-    pairs = store.read(schema.EXAMPLES, where=f"{where} AND run_id = {run}")
-    return _from_rows(subject, rows, pairs, top)[neuron]
+    where += f" AND run_id = {catalog.sql_text(run_id)}"
+    return _from_rows(subject, store.read(schema.LABELS, where=where), store.read(schema.EXAMPLES, where=where), top)[
+        neuron
+    ]
 
 
 def stored_vectors(store: Store, subject: Subject, method: str, images: int) -> torch.Tensor | None:

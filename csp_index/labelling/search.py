@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from csp_index.contrast.selection import Subject
-from csp_index.labelling.label_store import newest_label, stored_vectors
+from csp_index.labelling.label_store import label_of, stored_vectors
 from csp_index.labelling.labels import concept_vectors
 from csp_index.labelling.request import LabelRequest
 from csp_index.store import catalog
@@ -52,7 +52,7 @@ def search_neurons(
     found.sort(key=lambda row: -row[0])
     answer = []
     for score, target, neuron, method in found[:top]:
-        label = newest_label(store, Subject(source, target, np.array([neuron])), neuron, top=1)
+        label = label_of(store, Subject(source, target, np.array([neuron])), neuron, top=1)
         row = {"neuron": f"{target.key}/{neuron}", "score": score, "method": method}
         answer.append(row | {"label": label and label.text, "labelled_by": label and label.method})
     return pa.Table.from_pylist(answer, schema=_SCHEMA)

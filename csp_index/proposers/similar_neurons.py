@@ -16,8 +16,10 @@ import torch
 
 from csp_index.contrast.selection import Subject
 from csp_index.errors import ProposerError
+from csp_index.labelling.label_rule import read_rule
 from csp_index.labelling.label_store import stored_vectors
 from csp_index.labelling.labels import concept_vectors
+from csp_index.labelling.methods import controls
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.vocabularies import clean_text
 from csp_index.ordering import leaders_of
@@ -26,7 +28,6 @@ from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
 
-_CONTROLS = ("random-contrast", "random-label")  # methods whose labels mean nothing
 _FALLBACK = "mean-centred"
 _ROWS = 1024  # neurons compared at once
 
@@ -80,22 +81,24 @@ def related_revision(store: Store, target: LayerInfo) -> str:
 
 def _elsewhere(target: LayerInfo) -> str:
     """Return the condition for labels of other layers that mean something."""
-    controls = ",".join(catalog.sql_text(name) for name in _CONTROLS)
-    return f"NOT ({catalog.layer_filter(target)}) AND method NOT IN ({controls})"
+    names = ",".join(catalog.sql_text(name) for name in controls())
+    return f"NOT ({catalog.layer_filter(target)}) AND method NOT IN ({names})"
 
 
 def _labelled(store: Store, target: LayerInfo, top: int) -> list[_Labelled]:
-    """Return the other layers that have labels, with each neuron's newest one."""
+    """Return the other layers that have labels, with the label shown of each neuron."""
     layers = [info for info in catalog.layers(store) if catalog.is_finished(store, info)]
     columns = ["model", "layer", "neuron", "run_id", "method", "text"]
     rows = store.read(schema.LABELS, [*columns, "rank"], f"rank >= 0 AND rank < {top} AND {_elsewhere(target)}")
-    found: dict[tuple[str, str], dict[int, tuple[str, str, list[str]]]] = {}
+    found: dict[tuple[str, str], dict[int, tuple[tuple[int, str], str, list[str]]]] = {}
+    rule = read_rule(store)
     parts = (column.to_pylist() for column in rows.sort_by("rank").select(columns).columns)
     for model, layer, neuron, run_id, method, text in zip(*parts, strict=True):
         held = found.setdefault((model, layer), {})
-        if neuron not in held or held[neuron][0] < run_id:
-            held[neuron] = (run_id, method, [])
-        if held[neuron][0] == run_id:
+        order = (rule.rank(method), run_id)
+        if neuron not in held or held[neuron][0] < order:
+            held[neuron] = (order, method, [])
+        if held[neuron][0] == order:
             held[neuron][2].append(text)
     others = []
     for info in layers:

@@ -15,7 +15,7 @@ from csp_index import settings
 from csp_index.labelling.methods import check_method
 from csp_index.query.results import SqlResult
 from csp_index.query.sql import SqlLimits, run_sql
-from csp_index.query.sql_views import newest_labels, sql_views
+from csp_index.query.sql_views import ALL, labels_statement, sql_views
 from csp_index.query.status import describe
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.store import catalog
@@ -44,12 +44,16 @@ class Reader:
         return self._store
 
     def labels(self, layer: str | None = None, *, method: str | None = None, top: int = 1) -> SqlResult:
-        """Return the newest stored labels, neuron by neuron and method by method, best candidate first."""
+        """Return stored labels, neuron by neuron, the best candidate first.
+
+        Without a method these are the labels shown (see `csp_index.labelling.label_rule`), one per neuron; with one its
+        newest, and with "all" the newest of every method, controls included.
+        """
         if layer is not None:
             catalog.layer(self.store, LayerKey.parse(layer))
-        if method is not None:
+        if method not in (None, ALL):
             check_method(method)
-        return self.sql(newest_labels(layer, method, top))
+        return self.sql(labels_statement(layer, method, top))
 
     def sql(self, statement: str, *, limits: SqlLimits | None = None) -> SqlResult:
         """Run one read-only SELECT over the views images, neurons, labels, examples, texts, runs, failures and more.

@@ -58,7 +58,8 @@ def run_sql(
 ) -> SqlResult:
     """Run one SELECT over `tables`, each a view of that name.
 
-    `definitions` says for some views what they show of their table: a SELECT that names the table as {}.
+    `definitions` says for some views what they show of their table: a SELECT that names the table as {}. Where a table
+    is None, the SELECT is over other views, which come before it.
 
     `FROM activations('model/layer/77')` calls `read_activations` with the address and gives its columns image_id and
     activation; the address may be any expression, also one over another view's columns. Raises QueryError, or what
@@ -157,7 +158,8 @@ def _add_view(connection: duckdb.DuckDBPyConnection, name: str, source: Any, def
     if definition is None:
         connection.register(name, _without_float16(source))
         return
-    connection.register(f"_{name}", _without_float16(source))
+    if source is not None:
+        connection.register(f"_{name}", _without_float16(source))
     shown = definition.format(f'"_{name}"')
     connection.execute(f'CREATE VIEW "{name}" AS {shown}')
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
+from csp_index.labelling.label_rule import LabelRule, read_rule
 from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
 
@@ -17,15 +18,15 @@ _OF_NEURONS = (
     schema.CANDIDATES,
     schema.EVALUATIONS,
 )
+ALL: Final = "all"  # in place of a method: the newest label of every method
 _ADDRESSED = "SELECT model || '/' || layer || '/' || neuron AS address, * FROM {}"
-
-_BINS = 40
 
 
 def sql_views(store: Store) -> tuple[dict[str, Any], dict[str, str]]:
     """Return what SQL sees, by name, and how: every fixed table, embeddings, and `texts` over all encoders.
 
-    Rows whose shard was never marked do not exist, and neurons come with their address.
+    Rows whose shard was never marked do not exist, and neurons come with their address. A view that is None is defined
+    over the others.
     """
     names = set(store.table_names())
     views: dict[str, Any] = {}
@@ -41,6 +42,8 @@ def sql_views(store: Store) -> tuple[dict[str, Any], dict[str, str]]:
             definitions[name] = _committed(store, info.what)
     views["derived"] = _derived(store, [info.name for info in held])
     views["texts"] = _texts(store, [info.name for info in held])
+    views["neuron_labels"] = None  # a view over views
+    definitions["neuron_labels"] = _neuron_labels(read_rule(store))
     return views, definitions
 
 
@@ -76,18 +79,32 @@ def _texts(store: Store, encoders: list[str]) -> pa.Table:
     return empty.append_column("encoder", pa.array([], pa.string()))
 
 
-def newest_labels(layer: str | None, method: str | None, top: int) -> str:
-    """Return the statement that picks, for every neuron and method, the label of the newest run."""
-    chosen = [f"model || '/' || layer = {catalog.sql_text(layer)}"] if layer else []
-    chosen += [f"method = {catalog.sql_text(method)}"] if method else []
+def labels_statement(layer: str | None, method: str | None, top: int) -> str:
+    """Return the statement that selects labels: of each neuron the one shown, the newest by `method`, or by "all"."""
+    conditions = [f"rank < {top}"]
+    conditions += [f"model || '/' || layer = {catalog.sql_text(layer)}"] if layer else []
+    conditions += [f"method = {catalog.sql_text(method)}"] if method not in (None, ALL) else []
+    shown = "SEMI JOIN neuron_labels USING (model, layer, neuron, run_id)" if method is None else ""
+    newest = "" if method is None else "QUALIFY run_id = max(run_id) OVER (PARTITION BY model, layer, neuron, method)"
     return f"""
-        WITH chosen AS (
-            SELECT *, max(run_id) OVER (PARTITION BY model, layer, neuron, method) AS newest FROM labels
-            WHERE {" AND ".join(chosen) or "true"}
-        )
         SELECT address AS neuron, method, state, rank, text, score, score_low, score_high, confidence, uncertain, note,
             run_id
-        FROM chosen
-        WHERE run_id = newest AND rank < {top}
-        ORDER BY chosen.model, chosen.layer, chosen.neuron, method, rank
+        FROM labels {shown}
+        WHERE {" AND ".join(conditions)}
+        {newest}
+        ORDER BY model, layer, labels.neuron, method, rank
+    """
+
+
+def _neuron_labels(rule: LabelRule) -> str:
+    """Return the SELECT of the view with one row per neuron: the label that the rule shows, null where it has none."""
+    columns = ("run_id", "method", "text", "score", "score_low", "score_high", "confidence", "uncertain", "note")
+    return f"""
+        WITH shown AS (
+            SELECT * FROM labels WHERE rank <= 0 AND {rule.sql()} >= 0
+            QUALIFY row_number() OVER (PARTITION BY model, layer, neuron ORDER BY {rule.sql()} DESC, run_id DESC) = 1
+        )
+        SELECT address, model, layer, neuron, coalesce(shown.state, 'unlabelled') AS state,
+            {", ".join(f"shown.{name}" for name in columns)}
+        FROM neurons LEFT JOIN shown USING (address, model, layer, neuron)
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from csp_index.labelling.label_rule import read_rule
 from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
 
@@ -50,6 +51,8 @@ def describe(store: Store) -> dict[str, Any]:
         ],
         "layers": layers,
         "labels": store.count(schema.LABELS, "rank <= 0"),
+        "methods": sorted(set(store.read(schema.LABELS, ["method"], "rank <= 0")["method"].to_pylist())),
+        "preferred": read_rule(store).preferred,
         "answers": answer_counts(store),
         "writing": locked,
         "runs": runs,

@@ -1,4 +1,4 @@
-"""A layer's neurons with the newest label of every method, as columns: one neuron is a slice.
+"""A layer's neurons with the label shown and the newest label of every method, as columns: one neuron is a slice.
 
 Knows the store's rows and nothing about models; does not load torch.
 """
@@ -6,6 +6,7 @@ Knows the store's rows and nothing about models; does not load torch.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from csp_index.errors import MissingError
+from csp_index.labelling.label_rule import read_rule
 from csp_index.records import ExamplePair, Label, LabelScore, NeuronKey, rivals_of
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo
@@ -31,17 +33,18 @@ _FEW_RUNS = 100  # named in a condition; of more, all rows of the layer are read
 
 @dataclass(frozen=True, slots=True)
 class MethodLabels:
-    """The newest label of each of M neurons by one method: what lists show, [M] each, and all candidates kept.
+    """A label of each of M neurons: what lists show, [M] each, and all candidates kept.
 
+    It is the newest by one method, or the label that the rule of the index shows; `method` is then that of most.
     Scores are float64 and NaN where there is none; `uncertain` is -1 where nothing was resampled. The candidates of
     neuron i are the rows `offsets[i]` to `offsets[i + 1]` of `candidates`, `values` [R, 4] (score, low, high, share),
     best first.
     """
 
     method: str
-    newest: str  # run
     texts: np.ndarray  # str or None
     states: np.ndarray  # str
+    methods: np.ndarray  # str, "" where there is no label
     scores: np.ndarray
     leads: np.ndarray  # of the score over the runner-up's
     confidences: np.ndarray
@@ -76,7 +79,7 @@ class MethodLabels:
         ]
         return Label(
             key,
-            self.method,
+            self.methods[at],
             self.states[at],
             tuple(scores[:top]),
             (),
@@ -91,8 +94,7 @@ class MethodLabels:
 class LayerTable:
     """A layer's M neurons: `statistics` (the columns of the `neurons` table, sorted) and newest labels by method.
 
-    `method` is the one shown unless another is asked for: of those there are, the one that labelled most neurons, then
-    the one that ran last; None without labels.
+    `shown` are the labels that the rule of the index shows (`labelling.label_rule`), None if there are none.
     """
 
     info: LayerInfo
@@ -101,7 +103,12 @@ class LayerTable:
     maxima: np.ndarray  # [M] float64
     top_images: np.ndarray  # [M, 4 at most] int64
     methods: Mapping[str, MethodLabels]
-    method: str | None
+    shown: MethodLabels | None
+
+    @property
+    def method(self) -> str | None:
+        """The method of most of the labels shown."""
+        return None if self.shown is None else self.shown.method
 
     @property
     def images(self) -> int:
@@ -120,14 +127,13 @@ class LayerTable:
         return int(self.statistics.nbytes) + self.top_images.nbytes + sum(m.nbytes for m in self.methods.values())
 
     def labels(self, method: str | None = None) -> MethodLabels | None:
-        """Return the labels by a method, by default the layer's own; None where nothing is labelled at all."""
-        chosen = method or self.method
-        if chosen is None:
-            return None
-        if chosen not in self.methods:
+        """Return the labels by a method, by default those shown; None if no label is shown."""
+        if method is None:
+            return self.shown
+        if method not in self.methods:
             names = ", ".join(self.methods) or "none"
-            raise MissingError(f"layer {self.info.key} has no labels by {chosen!r} (has: {names})")
-        return self.methods[chosen]
+            raise MissingError(f"layer {self.info.key} has no labels by {method!r} (has: {names})")
+        return self.methods[method]
 
     def row(self, neuron: int, method: str | None = None) -> dict[str, Any]:
         """Return what lists tell of a neuron: address, label by the method, state, statistics, a few images."""
@@ -138,7 +144,7 @@ class LayerTable:
             "layer": key.layer,
             "index": neuron,
             "label": found and found.texts[neuron],
-            "method": found.method if found and found.runs[neuron] else None,
+            "method": (found and found.methods[neuron]) or None,
             "state": found.states[neuron] if found else UNLABELLED,
             "score": found and finite(float(found.scores[neuron])),
             "lead": found and finite(float(found.leads[neuron])),
@@ -191,8 +197,7 @@ def read_layer(store: Store, info: LayerInfo) -> LayerTable:
         raise MissingError(
             f"layer {info.key} is not finished: run `csp-index index` again, it goes on where it stopped"
         )
-    methods = _newest_labels(store, info)
-    chosen = max(methods.values(), key=lambda found: (found.labelled, found.newest), default=None)
+    methods, shown = _newest_labels(store, info)
     return LayerTable(
         info,
         rows,
@@ -200,7 +205,7 @@ def read_layer(store: Store, info: LayerInfo) -> LayerTable:
         rows["max"].to_numpy().astype(np.float64),
         _first_of_lists(rows["top_images"].chunk(0), _TOP),
         methods,
-        chosen.method if chosen else None,
+        shown,
     )
 
 
@@ -230,30 +235,32 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _newest_labels(store: Store, info: LayerInfo) -> dict[str, MethodLabels]:
-    """Return the labels of a layer by method: of each neuron and method those of the newest run, as everywhere."""
+def _newest_labels(store: Store, info: LayerInfo) -> tuple[dict[str, MethodLabels], MethodLabels | None]:
+    """Return a layer's newest labels by method, and those that the rule of the index shows, None without any."""
     rows = store.read(schema.LABELS, [*_HEAD, "text", *_SCORES], catalog.layer_filter(info))
     if rows.num_rows == 0:
-        return {}
-    names, run = _codes(rows["run_id"])
-    methods, method = _codes(rows["method"])
-    owner = method * info.neurons + rows["neuron"].to_numpy()
-    newest = np.full(len(methods) * info.neurons, -1)
-    np.maximum.at(newest, owner, run)
-    kept = np.flatnonzero(run == newest[owner])
-    order = kept[np.lexsort((rows["rank"].to_numpy()[kept], owner[kept]))]
-    owner = owner[order]
-    bounds = np.searchsorted(owner, np.arange(len(methods) + 1) * info.neurons)
-    found = {}
-    for place, name in enumerate(methods):
-        chosen = rows.take(pa.array(order[bounds[place] : bounds[place + 1]])).combine_chunks()
-        last = names[newest[place * info.neurons : (place + 1) * info.neurons].max()]
-        found[name] = _by_neuron(name, last, chosen, info.neurons)
-    return found
+        return {}, None
+    run = _codes(rows["run_id"])[1]
+    names, method = _codes(rows["method"])
+    neuron, rank = rows["neuron"].to_numpy(), rows["rank"].to_numpy()
+    newest = np.full((len(names), info.neurons), -1)
+    np.maximum.at(newest, (method, neuron), run)
+    kept = run == newest[method, neuron]
+
+    def labels(chosen: np.ndarray) -> MethodLabels:
+        places = np.flatnonzero(chosen)
+        order = places[np.lexsort((rank[places], neuron[places]))]
+        return _by_neuron(rows.take(pa.array(order)).combine_chunks(), info.neurons)
+
+    ranks = np.array([read_rule(store).rank(name) for name in names])[:, None]
+    order = np.where((newest >= 0) & (ranks >= 0), ranks * (run.max() + 1) + newest, -1)
+    best, shown = order.argmax(0), order.max(0) >= 0
+    by_method = {name: labels(kept & (method == place)) for place, name in enumerate(names)}
+    return by_method, labels(kept & shown[neuron] & (method == best[neuron])) if shown.any() else None
 
 
-def _by_neuron(method: str, newest: str, rows: pa.Table, neurons: int) -> MethodLabels:
-    """Return the labels of one method from its rows, sorted by neuron and rank."""
+def _by_neuron(rows: pa.Table, neurons: int) -> MethodLabels:
+    """Return the labels of neurons from their rows, sorted by neuron and rank; each neuron's are of one run."""
     neuron, rank = rows["neuron"].to_numpy(), rows["rank"].to_numpy()
     values = np.stack([rows[name].to_numpy() for name in _SCORES], axis=1)
     heads, second = np.flatnonzero(rank <= 0), np.flatnonzero(rank == 1)
@@ -270,10 +277,10 @@ def _by_neuron(method: str, newest: str, rows: pa.Table, neurons: int) -> Method
     doubt = rows["uncertain"].cast(pa.int8()).fill_null(-1).to_numpy()
     ranked = np.flatnonzero(rank >= 0)
     return MethodLabels(
-        method,
-        newest,
+        Counter(rows["method"].take(pa.array(heads)).to_pylist()).most_common(1)[0][0],
         words("text", None),
         words("state", UNLABELLED),
+        words("method", ""),
         scores,
         scores - spread(second, values[second, 0], np.nan, np.float64),
         spread(heads, values[heads, 3], np.nan, np.float64),

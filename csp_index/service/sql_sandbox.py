@@ -47,6 +47,7 @@ _VIEWS = {
     "neurons": "One row a neuron: statistics of its activations and its most activating images.",
     "vocabularies": "Sets of candidate texts.",
     "examples": "The activating and contrastive images each label rests on, pair by pair.",
+    "neuron_labels": "One row per neuron: the label that pages and searches show.",
     "labels": "Scored labels, best first (rank 0), of every run and method.",
     "answers": "What models said that were asked to name candidates.",
     "candidates": "Candidate texts that models named for a neuron.",
@@ -63,25 +64,23 @@ _FUNCTIONS = [
         "about": "All activations of one neuron; the address may be an expression.",
     }
 ]
-# The newest labels of the method with most: scores of two methods do not compare, and run ids sort by time.
-_NEWEST = """labels WHERE method = (SELECT mode(method) FROM labels WHERE rank = 0)
-        QUALIFY rank = 0 AND run_id = max(run_id) OVER (PARTITION BY address)"""
 _EXAMPLES = {
     "What is indexed": """
         SELECT model, layer, count(*) AS neurons, max(images) AS images, count(*) FILTER ("max" <= 0) AS dead
         FROM neurons
         GROUP BY model, layer ORDER BY model, layer""",
-    "Labels with the highest score": f"""
+    "Labels with the highest score": """
         SELECT address, method, text, score
-        FROM {_NEWEST}
+        FROM neuron_labels WHERE text IS NOT NULL
         ORDER BY score DESC LIMIT 20""",
-    "Labels that many neurons share": f"""
+    "Labels that many neurons share": """
         SELECT text, count(*) AS neurons, avg(score) AS score
-        FROM (FROM {_NEWEST})
+        FROM neuron_labels WHERE text IS NOT NULL
         GROUP BY text ORDER BY neurons DESC, text LIMIT 20""",
-    "Labels with the longest lead over the next one": f"""
-        SELECT address, method, text, score - lead(score) OVER (PARTITION BY address, run_id ORDER BY rank) AS lead
-        FROM {_NEWEST} AND lead IS NOT NULL
+    "Labels with the longest lead over the next one": """
+        SELECT address, first.method, first.text, first.score - next.score AS lead
+        FROM neuron_labels AS first JOIN labels AS next USING (address, run_id)
+        WHERE next.rank = 1
         ORDER BY lead DESC LIMIT 20""",
     "Neurons that fire most rarely": """
         SELECT address, firing_rate, mean, "max", top_images[1] AS top_image

@@ -47,7 +47,7 @@ def make_planted(folder: Path) -> Path:
     index.import_arrays(folder / "planted.npy", PLANTED)
     for method in ("csp", "semanticlens"):
         index.label(PLANTED, method, vocabulary=WORDS, templates="none")
-    index.label([f"{CONCEPTS}/{neuron}" for neuron in range(4)], vocabulary=WORDS, templates="none")
+    index.label([f"{CONCEPTS}/{neuron}" for neuron in range(4)], "csp", vocabulary=WORDS, templates="none")
     _add_derived(folder, embeddings[0])
     return folder / "planted.db"
 

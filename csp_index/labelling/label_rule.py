@@ -1,0 +1,74 @@
+"""Which of a neuron's labels is *the* label: one rule for the command line, Python, pages, exports and SQL.
+
+In this order: the label by the index's preferred method, the label by the recommended method, the newest label by any
+other method. Labels by a control are shown only to those who name the control. Of one method the newest counts.
+Free of torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from csp_index.errors import SettingError
+from csp_index.labelling.methods import RECOMMENDED, check_method, controls
+from csp_index.store import schema
+from csp_index.store.catalog import sql_text
+from csp_index.store.runs import record_run
+from csp_index.store.tables import Store
+
+_COMMAND: Final = "prefer"  # the runs that set the preferred method; the last one counts
+_CONTROL, _OTHER, _FIRST, _PREFERRED = range(-1, 3)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRule:
+    """The order of methods, given the one that the index prefers (None: it has no preference)."""
+
+    preferred: str | None = None
+
+    def rank(self, method: str) -> int:
+        """Return the place of a method: the label of the highest one is shown, none below 0.
+
+        >>> rule = LabelRule("csp")
+        >>> [rule.rank(name) for name in ("random-label", "pmi", "contrastive-pmi", "csp")]
+        [-1, 0, 1, 2]
+        """
+        return self._ranks().get(method, _OTHER)
+
+    def choose(self, labels: Iterable[tuple[str, str, T]]) -> T | None:
+        """Return the third value of the (method, run id, value) that is shown, None without any."""
+        shown = [label for label in labels if self.rank(label[0]) >= 0]
+        best = max(shown, key=lambda label: (self.rank(label[0]), label[1]), default=None)
+        return None if best is None else best[2]
+
+    def sql(self) -> str:
+        """Return the SQL expression of a method's rank, over a column `method`."""
+        cases = " ".join(f"WHEN {sql_text(name)} THEN {rank}" for name, rank in self._ranks().items())
+        return f"CASE method {cases} ELSE {_OTHER} END"
+
+    def _ranks(self) -> dict[str, int]:
+        ranks = {RECOMMENDED: _FIRST} | dict.fromkeys(controls(), _CONTROL)
+        return ranks if self.preferred is None else ranks | {self.preferred: _PREFERRED}
+
+
+def read_rule(store: Store) -> LabelRule:
+    """Return the rule of an index, as its last `prefer` left it."""
+    rows = store.read(schema.RUNS, ["run_id", "settings"], f"command = '{_COMMAND}' AND state = 'done'").to_pylist()
+    last = max(rows, key=lambda row: str(row["run_id"]), default=None)
+    return LabelRule(json.loads(last["settings"])["method"] if last else None)
+
+
+def prefer(store: Store, method: str | None) -> None:
+    """Make a method's labels those that are shown; None takes that back. Errors: LabelError, SettingError."""
+    if method is not None and check_method(method) in controls():
+        raise SettingError(
+            f"method {method} is a control, whose labels are shown only by its name: prefer another, for example "
+            f"{RECOMMENDED}"
+        )
+    with store.write_lock(), record_run(store, _COMMAND, {"method": method}, {}):
+        pass  # the record is the setting
