@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -10,7 +11,7 @@ from threading import Barrier
 import pytest
 import torch
 
-from csp_index.concurrency import Writer, ahead, one_thread
+from csp_index.concurrency import Workers, Writer, ahead, one_thread, worker_payload
 
 
 def test_the_next_item_is_made_while_the_reader_holds_the_last() -> None:
@@ -91,6 +92,16 @@ def test_the_makers_own_error_is_the_one_told_and_the_job_ends_all_the_same() ->
         writer.put(lambda: done.append(1))
         raise KeyError
     assert done == [1]
+
+
+def test_workers_have_the_payload_and_end_while_they_work() -> None:
+    workers = Workers(2, b"payload")
+    assert workers.submit(worker_payload).result(60) == b"payload"
+    started = time.monotonic()
+    pending = [workers.submit(time.sleep, 60) for _ in range(4)]
+    workers.end()
+    assert time.monotonic() - started < 30
+    assert all(future.done() for future in pending)  # canceled, or broken by the end of their process
 
 
 @pytest.fixture

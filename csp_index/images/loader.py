@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from csp_index import settings
-from csp_index.concurrency import Workers, given
+from csp_index.concurrency import Workers, worker_payload
 from csp_index.errors import NetworkError, SettingError, SourceError, one_line
 from csp_index.images.containers import ContainerReader
 from csp_index.images.decode import ImageFailure, ImageRef, fetch, read_image, thumbnail
@@ -175,7 +175,7 @@ def _packed(preprocess: Sequence[Preprocess]) -> bytes:
 def _given_preprocess() -> tuple[Preprocess, ...]:
     torch.set_num_threads(1)  # the processes themselves are what runs side by side
     try:
-        return tuple(pickle.loads(given()))
+        return tuple(pickle.loads(worker_payload()))
     except Exception as exc:
         raise SettingError(
             f"a process that decodes images cannot load the preprocessing of a model ({one_line(exc)}): "
