@@ -243,12 +243,12 @@ def _from_all(block: _Block, leaders: torch.Tensor, rows: torch.Tensor) -> None:
 
 def _without_copies(asked: Question, rows: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
     """Return the mask [M, N] with no more silent images of the same embedding than are wanted: those of lowest id."""
-    looks = asked.vectors.looks()
+    digests = asked.vectors.digests()
     low = low.clone()
     for neuron in rows[:, 0].unique().tolist():
         silent = low[neuron].nonzero()[:, 0]
-        order = looks[silent].argsort(stable=True)
-        ordered = looks[silent][order]
+        order = digests[silent].argsort(stable=True)
+        ordered = digests[silent][order]
         begins = torch.cat([torch.ones(1, dtype=torch.bool), ordered[1:] != ordered[:-1]])
         place = torch.arange(len(ordered))
         first = torch.where(begins, place, 0).cummax(0).values

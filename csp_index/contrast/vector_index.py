@@ -253,8 +253,10 @@ def _sample(store: Store, source: EncoderInfo, partitions: int) -> torch.Tensor:
 def train_partitions(vectors: torch.Tensor, partitions: int, rounds: int = 20) -> np.ndarray:
     """Return centres [P, D], unit vectors, of the partitions of unit vectors [S, D] in random order, by k-means.
 
-    It runs where the vectors are.
+    It runs where the vectors are. An empty partition keeps its centre.
     """
+    # Lance does not do it: in pylance 14 `create_index(accelerator=...)` uses the GPU for IVF_PQ alone and falls back
+    # to the CPU, with a warning, for the other kinds that `kind_for` chooses.
     centres = vectors[:partitions].clone()
     rows = max(256, settings.number("tile_bytes") // (4 * partitions))
     for _ in range(rounds):
@@ -262,7 +264,7 @@ def train_partitions(vectors: torch.Tensor, partitions: int, rounds: int = 20) -
         for part in vectors.split(rows):
             sums.index_add_(0, (part @ centres.T).argmax(1), part)
         lengths = sums.norm(dim=1, keepdim=True)
-        centres = torch.where(lengths > 0, sums / lengths.clamp(min=1e-12), centres)  # an empty one stays
+        centres = torch.where(lengths > 0, sums / lengths.clamp(min=1e-12), centres)
     return centres.cpu().numpy()
 
 
