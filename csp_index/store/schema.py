@@ -1,7 +1,9 @@
-"""Arrow schemas, table names and column names of the store. The only file that spells them.
+"""Arrow schemas and table names of the store: the only file that defines tables, columns and their types.
 
-Layout in one sentence: one row an image (`images`, `embeddings_*`), one row a neuron and shard (`activations_*`), one
-row a neuron (`neurons`), and one row a result; a shard exists once its mark stands in `shards`.
+Other files refer to tables by this file's constants and functions, and to columns by the names defined here.
+
+Layout: one row per image (`images`, `embeddings_*`), one row per neuron and shard (`activations_*`), one row per neuron
+(`neurons`), and one row per result; a shard exists once its mark is in `shards`.
 """
 
 from __future__ import annotations
