@@ -22,6 +22,7 @@ NEIGHBOURS: Final = 100
 """Contrastive images of an activating one, at most."""
 
 _OPTIONS = ("gamma", "examples", "contrast", "threshold", "neighbours", "prior")
+_PRIOR: Final = "images"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,9 @@ class LabelQuery:
     """A question for labels, answered without storing anything; None leaves a value to the method's default.
 
     With `run`, the id of a label run by the same method, None leaves a value to that run, and candidates are the
-    vocabulary of that run. `candidates` are own texts in place of the vocabulary. `prior` counts for clip-dissect and
-    wpmi alone: as published it runs over the neurons asked about together, which tells nothing about one neuron, so
-    here it runs over the images by default. `confidence` False leaves out resampling. Raises SettingError for what is
-    out of bounds.
+    vocabulary of that run. `candidates` are own texts in place of the vocabulary. Only clip-dissect and wpmi read
+    `prior`: as published it runs over all neurons of the request, which says nothing about one neuron, so here it runs
+    over the images by default. `confidence` False leaves out resampling. Raises SettingError for what is out of bounds.
     """
 
     neurons: tuple[NeuronKey, ...]
@@ -61,7 +61,7 @@ class LabelQuery:
     neighbours: int | None = None
     candidates: tuple[str, ...] | None = None
     top: int = 5
-    prior: Literal["neurons", "images"] = "images"
+    prior: Literal["neurons", "images"] | None = None
     confidence: bool = True
     run: str | None = None
 
@@ -78,11 +78,13 @@ class LabelQuery:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The values that were given, as `Index.label` takes them."""
-        given = {name: getattr(self, name) for name in _OPTIONS}
-        return {name: value for name, value in given.items() if value is not None} | (
-            {} if self.confidence else {"bootstrap": 0}
-        )
+        """The values of the query, as `Index.label` takes them; without `prior` where the default method labels."""
+        values = {name: getattr(self, name) for name in _OPTIONS}
+        if self.prior is None and (self.method is not None or self.run is not None):
+            values["prior"] = _PRIOR
+        if not self.confidence:
+            values["bootstrap"] = 0
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def _within(name: str, value: int, most: int) -> None:

@@ -246,7 +246,7 @@ def test_threads_that_ask_at_once_get_what_one_gets_alone(engine: Engine, index:
         lambda e: e.excited(picture(90), 3),
         lambda e: e.activations(NeuronKey("net", "concepts", 1)).tolist(),
         lambda e: e.concepts(NET).vectors.tolist(),
-        lambda e: e.relabel(LabelQuery((NeuronKey("planted", "words", 1),), gamma=0.5)),
+        lambda e: e.relabel(LabelQuery((NeuronKey("planted", "words", 1),), "csp", gamma=0.5)),
     ]
     alone = [question(engine) for question in questions]
     fresh = Engine(Snapshot(index.uri), ServiceSettings())

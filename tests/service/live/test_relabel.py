@@ -38,7 +38,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     network = NetworkSource("python:fakes:network", ("concepts",), name="net")
     images = write_images(folder / "images", 48)
     found.add_images(images, encoders=["python:fakes:encoder"], networks=[network], decode_workers=0)
-    found.label("net/concepts", vocabulary=WORDS)
+    found.label("net/concepts", "csp", vocabulary=WORDS)
     return found
 
 
@@ -51,7 +51,7 @@ def expected(index: Index, query: LabelQuery, **more: Any) -> list[dict[str, Any
     """What the index answers, without a look at what it keeps."""
     asked = [str(key) for key in query.neurons]
     given = {"vocabulary": query.candidates} | query.options | more
-    found = index.label(asked, query.method or "csp", top=query.top, keep=False, recompute=True, **given)
+    found = index.label(asked, query.method, top=query.top, keep=False, recompute=True, **given)
     return [told(label) for key in query.neurons for label in found if label.neuron == key]
 
 
@@ -81,8 +81,9 @@ def test_an_answer_is_the_index_s_own_by_every_method(index: Index, engine: Engi
 @pytest.mark.parametrize(
     "options",
     [
-        {"gamma": 0.0},
-        {"gamma": 0.35},
+        {},  # by the default method
+        {"method": "csp", "gamma": 0.0},
+        {"method": "csp", "gamma": 0.35},
         {"examples": 3},
         {"neighbours": 3},
         {"threshold": "quantile:0.5"},
@@ -105,13 +106,13 @@ def test_every_knob_moves_the_answer_as_in_the_index(index: Index, engine: Engin
 def test_moving_a_knob_of_the_formula_gathers_nothing_anew(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, index: Index
 ) -> None:
-    engine.relabel(LabelQuery(neurons(1), examples=7))
+    engine.relabel(LabelQuery(neurons(1), "csp", examples=7))
     monkeypatch.setattr("csp_index.service.live.relabel.gather", None)
     for gamma in (0.1, 0.9):
-        query = LabelQuery(neurons(1), examples=7, gamma=gamma)
+        query = LabelQuery(neurons(1), "csp", examples=7, gamma=gamma)
         assert answered(engine, query) == expected(index, query)
     with pytest.raises(TypeError):
-        engine.relabel(LabelQuery(neurons(1), examples=8))
+        engine.relabel(LabelQuery(neurons(1), "csp", examples=8))
 
 
 def test_the_dataset_is_gone_over_once_for_the_same_candidates(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +125,7 @@ def test_the_dataset_is_gone_over_once_for_the_same_candidates(engine: Engine, m
 
 
 def test_threads_that_ask_at_once_all_get_their_own_answer(index: Index, engine: Engine) -> None:
-    queries = [LabelQuery(neurons(n), gamma=g / 4, examples=11 + g) for n in (0, 1, 2, 3, 7) for g in range(4)]
+    queries = [LabelQuery(neurons(n), "csp", gamma=g / 4, examples=11 + g) for n in (0, 1, 2, 3, 7) for g in range(4)]
     wanted = [expected(index, query) for query in queries]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(2):
@@ -157,6 +158,8 @@ def test_own_candidates_are_cleaned_and_new_ones_embedded(index: Index, engine: 
     ("options", "told"),
     [
         ({"method": "best"}, "method 'best' is unknown"),
+        ({"gamma": 0.5}, "gamma changes csp, random-contrast, and not contrastive-pmi, the default"),
+        ({"prior": "neurons"}, "prior changes clip-dissect"),
         ({"gamma": 2.0}, "gamma is 2.0"),
         ({"gamma": float("nan")}, "gamma is nan"),
         ({"examples": 0}, "examples"),
@@ -192,12 +195,12 @@ def test_a_neuron_that_is_not_there_is_missing(engine: Engine, key: NeuronKey) -
 
 
 def test_made_images_are_contrast_where_they_are_stored(index: Index) -> None:
-    made = LabelQuery(neurons(3), contrast="perturbation", examples=3, candidates=tuple(WORDS))
-    index.label("net/concepts/3", vocabulary=WORDS, contrast="perturbation", examples=3)
+    made = LabelQuery(neurons(3), "csp", contrast="perturbation", examples=3, candidates=tuple(WORDS))
+    index.label("net/concepts/3", "csp", vocabulary=WORDS, contrast="perturbation", examples=3)
     engine = Engine(Snapshot(index.uri), ServiceSettings())
     assert answered(engine, made) == expected(index, made)
     with pytest.raises(LabelError, match="may not store any"):
-        engine.relabel(LabelQuery(neurons(2), contrast="perturbation", examples=3))
+        engine.relabel(LabelQuery(neurons(2), "csp", contrast="perturbation", examples=3))
 
 
 def test_arrays_are_labelled_with_the_texts_that_came_with_them(tmp_path: Path) -> None:
@@ -242,18 +245,20 @@ def test_example_sets_are_dropped_when_they_are_too_many(index: Index, monkeypat
 
 
 def test_sets_that_a_run_kept_are_read_back(index: Index, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    query = LabelQuery(neurons(0, 4), examples=7, gamma=0.35)
+    query = LabelQuery(neurons(0, 4), "csp", examples=7, gamma=0.35)
     wanted = expected(index, query)
     fresh = Engine(Snapshot(index.uri), ServiceSettings())
     monkeypatch.setattr(gather, "gather_examples", None)  # nothing is looked for anew
     assert answered(fresh, query) == wanted
     for other in ({"examples": 31}, {"threshold": "quantile:0.3"}, {"contrast": "random"}, {"neighbours": 2}):
         with pytest.raises(TypeError):
-            fresh.relabel(LabelQuery(neurons(0), **{"examples": 7} | other))
+            fresh.relabel(LabelQuery(neurons(0), "csp", **{"examples": 7} | other))
 
 
 def test_a_run_gives_what_the_question_leaves_open(index: Index) -> None:
-    first = index.label("net/concepts/1", vocabulary=list(WORDS[:4]), examples=9, gamma=0.37, min_similarity=0.1)[0]
+    first = index.label(
+        "net/concepts/1", "csp", vocabulary=list(WORDS[:4]), examples=9, gamma=0.37, min_similarity=0.1
+    )[0]
     index.label("net/concepts/2", vocabulary=list(WORDS[2:]))  # the vocabulary used last is another now
     engine = Engine(Snapshot(index.uri), ServiceSettings())
     (same,) = engine.relabel(LabelQuery(neurons(1), run=first.run_id))
