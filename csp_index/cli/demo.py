@@ -11,6 +11,7 @@ from rich.table import Table
 
 from csp_index.cli.options import json_option
 from csp_index.cli.output import say_json
+from csp_index.labelling.methods import RECOMMENDED
 
 if TYPE_CHECKING:
     from csp_index.demo.captioning import CaptionerReport, Ranked, Share
@@ -56,7 +57,7 @@ def demo(directory: str, seed: int, stage1: Literal["captioner"] | None, as_json
 def _say_table(report: DemoReport) -> None:
     sets = list(report.probing)
     first = report.probing[sets[0]]["csp"]
-    table = Table(title="Share of neurons named rightly: first label (among the first five)", box=None, pad_edge=False)
+    table = Table(title="Share of neurons with the right label: first (among the first five)", box=None, pad_edge=False)
     table.add_column("method")
     for name in sets:
         for kind, found in first.items():
@@ -69,14 +70,15 @@ def _say_table(report: DemoReport) -> None:
 
 def _say_findings(report: DemoReport) -> None:
     biased = report.probing["biased"]
-    csp, plain, joint = biased["csp"], biased["semanticlens"], biased["consensus"]
+    csp, plain, joint, default = (biased[name] for name in ("csp", "semanticlens", "consensus", RECOMMENDED))
     click.echo(
         f"\nIn the biased set most carriers of a concept share a look. The mean of the activating images "
         f"(semanticlens) names {plain['single'].top1:.0%} of the single concepts, CSP {csp['single'].top1:.0%}."
         f"\nOn pairs CSP names {csp['pair'].top1:.0%} and semanticlens {plain['pair'].top1:.0%}: the nearest silent "
         f"image often shares one half of a pair, and the projection removes that half."
-        f"\nconsensus, the recommended method, uses the contrast as a prior and looks at all images besides: "
-        f"{joint['single'].top1:.0%} of singles, {joint['pair'].top1:.0%} of pairs."
+        f"\n{RECOMMENDED}, the default method, uses the contrast as half of a prior: {default['single'].top1:.0%} of "
+        f"singles, {default['pair'].top1:.0%} of pairs. consensus also looks at all images: {joint['single'].top1:.0%} and "
+        f"{joint['pair'].top1:.0%} here, but on real pictures it loses (the manual's page methods.md has both)."
     )
     if report.corrections:
         click.echo("\nNeurons where contrast changed the label:")
@@ -117,7 +119,7 @@ def _say_captioner(report: CaptionerReport) -> None:
         for kind, share in first.items():
             table.add_column(f"{heading}\n{share.n} {kind}s", justify="right")
     rows: dict[str, tuple[Ranked, dict[str, Share]]] = {
-        "captioner, ties by lot": (report.captioned, {}),
+        "captioner, ties at random": (report.captioned, {}),
         "captioner, shortest of equals": (report.shortest, {}),
         "captioner, longest of equals": (report.longest, {}),
     }
@@ -136,10 +138,11 @@ def _say_next(report: DemoReport) -> None:
     click.echo(
         f"\n{report.seconds:.0f} s. What to type next:\n"
         f"  csp-index show {db} {neuron}\n"
+        f"  csp-index serve {db}\n"
         f'  csp-index search {db} "striped"\n'
-        f"  csp-index label {db} --layer cnn/concepts --neurons 0-9 --method consensus\n"
+        f"  csp-index label {db} --layer cnn/concepts --neurons 0-9 --method csp --gamma 0.5\n"
         f"  csp-index evaluate {db} --layer cnn/concepts --truth {report.directory / 'truth.csv'} --report report\n"
-        f"  csp-index sql {db} \"SELECT address, text, score FROM labels WHERE method = 'csp' AND rank = 0 LIMIT 5\"\n"
+        f'  csp-index sql {db} "SELECT address, method, text, confidence FROM neuron_labels LIMIT 5"\n'
         f"  csp-index status {db}"
     )
 

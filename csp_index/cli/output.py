@@ -1,4 +1,4 @@
-"""What the commands share in speaking: progress, summaries, labels as lines, JSON."""
+"""Output that several commands share: progress, summaries, labels as lines, JSON."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _EVERY = 10.0  # seconds between plain lines
 
 
 class _Plain(logging.Handler):
-    """Tells a record in one line on stderr."""
+    """Print a log record as one line on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             click.echo(f"{record.levelname.capitalize()}: {' '.join(record.getMessage().split())}", err=True)
-        except Exception:  # as in every handler: a warning that cannot be told must not end the run
+        except Exception:  # as in every handler: a warning that cannot be printed must not end the run
             self.handleError(record)
 
 
@@ -93,7 +93,7 @@ def progress() -> Iterator[Report]:
 
 
 def say_summary(summary: IndexSummary, as_json: bool) -> None:
-    """Tell what an indexing pass did."""
+    """Print what an indexing pass did."""
     if as_json:
         say_json(asdict(summary))
         return
@@ -104,7 +104,7 @@ def say_summary(summary: IndexSummary, as_json: bool) -> None:
 
 
 def say_labels(labels: Iterable[Label], as_json: bool) -> None:
-    """Print labels: one JSON object a line, or one line for people."""
+    """Print labels, one per line: JSON for machines, plain text for people."""
     for label in labels:
         if as_json:
             click.echo(json.dumps(label.as_json(), ensure_ascii=False))

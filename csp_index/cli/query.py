@@ -1,4 +1,4 @@
-"""Commands that ask an index: label, show, search, sql, export, status."""
+"""Commands that query an index: label, show, search, sql, export, prefer, status."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _METHODS = click.option(
 _VOCABULARY = click.option(
     "--vocabulary",
     help="imagenet1k, imagenet21k, a text file, FILE.parquet:COLUMN, FILE.csv:COLUMN or metadata:COLUMN; "
-    "by default the one used last.",
+    "by default the last one used.",
 )
 _TEMPLATES = click.option(
-    "--templates", help="Prompt templates: none, csp, openai or a text file; by default those used last."
+    "--templates", help="Prompt templates: none, csp, openai or a text file; by default the last ones used."
 )
-_ENCODER = click.option("--encoder", help="The encoder that judges, where the index holds several.")
+_ENCODER = click.option("--encoder", help="The encoder to use, if the index holds several.")
 
 
 def _method_list() -> str:
@@ -57,15 +57,15 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
     "--candidates",
     default="vocabulary",
     show_default=True,
-    help="Any mix, with commas, of vocabulary and what `csp-index candidates` stored: vlm, captioner, neighbours.",
+    help="Any of vocabulary, vlm, captioner, neighbours, with commas; `csp-index candidates` stores the last three.",
 )
-@click.option("--pool-candidates", is_flag=True, help="What was named for one neuron is a candidate of all.")
+@click.option("--pool-candidates", is_flag=True, help="Make the candidates of each neuron candidates of all.")
 @click.option(
-    "--check", is_flag=True, help="Instead tell which candidates of models score below the vocabulary's best."
+    "--check", is_flag=True, help="Make no labels; report which candidates of models score below the vocabulary's best."
 )
 @click.option("--text-embeddings", type=FILE, help="Text embeddings made elsewhere [labels, dimensions], .npy.")
-@click.option("--texts", type=FILE, help="Their texts, one a line.")
-@click.option("--gamma", type=float, help="csp: how much of the contrastive direction is removed, 0 to 1 (1).")
+@click.option("--texts", type=FILE, help="Their texts, one per line.")
+@click.option("--gamma", type=float, help="csp: share of the contrastive direction that is removed, 0 to 1 (1).")
 @click.option("--alpha", type=float, help="contrastive-pmi: the contrastive set's share of the prior, 0 to 1 (0.5).")
 @click.option("--examples", type=click.IntRange(1), help=f"Activating images per neuron ({defaults_of('examples')}).")
 @contrast_options
@@ -91,17 +91,17 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 @click.option("--prior-weight", type=float, help="clip-dissect, wpmi: lambda (1; wpmi 0.6).")
 @click.option("--logit-scale", type=float, help="The encoder's multiplier of the cosine, where none is known.")
 @click.option("--bootstrap", type=click.IntRange(0), help="Resamples behind a label's confidence, 0 for none (100).")
-@click.option("--seed", type=int, help="Of random contrast, random labels and resamples (0).")
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Candidates a neuron.")
+@click.option("--seed", type=int, help="Seed of random contrast, random labels and resamples (0).")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Candidates per neuron.")
 @_ENCODER
 @_DEVICE
-@click.option("--recompute", is_flag=True, help="Make the labels anew even if the index holds them.")
-@click.option("--explain", is_flag=True, help="Tell on stderr how contrastive images are found, and why so.")
+@click.option("--recompute", is_flag=True, help="Compute the labels again even if the index holds them.")
+@click.option("--explain", is_flag=True, help="Explain on stderr how contrastive images are found, and why so.")
 @json_option
 def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> None:
-    """Label neurons of a layer, and keep the labels.
+    """Label neurons of a layer, and store the labels.
 
-    A label whose lead over its rivals is inside the noise of the activating images is called uncertain.
+    A label whose lead over its rivals is within the noise of the activating images is called uncertain.
 
     \b
     csp-index label birds.db --layer resnet50/layer4 --neurons 0,5,9 --vocabulary imagenet21k
@@ -184,7 +184,7 @@ def show(db: str, neuron: str, card: str | None, as_json: bool, **options: Any) 
 @_ENCODER
 @json_option
 def search(db: str, text: str | None, as_json: bool, **options: Any) -> None:
-    """Find the neurons that mean TEXT, or a picture.
+    """Find the neurons whose meaning is nearest to TEXT, or to a picture.
 
     \b
     csp-index search birds.db "striped"
@@ -215,11 +215,12 @@ def search(db: str, text: str | None, as_json: bool, **options: Any) -> None:
 def sql(db: str, statement: str, kind: Any, out: str | None, as_json: bool) -> None:
     """Run one read-only SELECT over the index.
 
-    Views: images, neurons, labels, examples, derived, answers, candidates, texts, runs, failures, layers, encoders,
-    shards, embeddings, and the table macro activations('MODEL/LAYER/INDEX').
+    Views: images, neurons, neuron_labels (one row per neuron: the label shown), labels, examples, derived, answers,
+    candidates, evaluations, splits, vocabularies, texts, runs, failures, layers, encoders, shards, embeddings, and the
+    table macro activations('MODEL/LAYER/INDEX').
 
     \b
-    csp-index sql birds.db "SELECT address, text FROM labels WHERE rank = 0 AND text LIKE '%striped%'"
+    csp-index sql birds.db "SELECT address, text FROM neuron_labels WHERE text LIKE '%striped%'"
     csp-index sql birds.db "SELECT * FROM activations('resnet50/layer4/77') ORDER BY activation DESC LIMIT 5"
     """
     from csp_index.query.reader import Reader
@@ -232,7 +233,7 @@ def sql(db: str, statement: str, kind: Any, out: str | None, as_json: bool) -> N
 @database
 @click.option("--layer", help="Only this MODEL/LAYER.")
 @click.option("--method", help="The newest labels by this method, or `all`; by default the labels shown everywhere.")
-@click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Candidates a neuron.")
+@click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Candidates per neuron.")
 @click.option(
     "--format",
     "kind",
@@ -292,7 +293,7 @@ def prefer(db: str, method: str) -> None:
 @database
 @json_option
 def status(db: str, as_json: bool) -> None:
-    """Tell what the index holds: images, failures, encoders, layers, labels, runs.
+    """Show what the index holds: images, failures, encoders, layers, labels, runs.
 
     \b
     csp-index status birds.db

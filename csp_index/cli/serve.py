@@ -17,26 +17,26 @@ from csp_index.cli.options import FILE, database, json_option
 @database
 @click.option("--host", help="Address to listen on (127.0.0.1: for this machine alone).")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on, 0 for any that is free (8000).")
-@click.option("--token-file", type=FILE, help="A file with the token that whoever asks must show.")
+@click.option("--token-file", type=FILE, help="A file with the token that a client must present.")
 @click.option("--public-read", is_flag=True, help="Let everyone who reaches the address read the index.")
-@click.option("--sql/--no-sql", default=None, help="Offer SQL over HTTP (on 127.0.0.1 yes, elsewhere no).")
-@click.option("--allow-host", multiple=True, metavar="NAME", help="A further name of the service; may be repeated.")
-@click.option("--allow-origin", multiple=True, metavar="URL", help="A site whose scripts may read; may be repeated.")
+@click.option("--sql/--no-sql", default=None, help="Offer SQL over HTTP (default: only on 127.0.0.1).")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="Another host name of the service; may be repeated.")
+@click.option("--allow-origin", multiple=True, metavar="URL", help="A site whose scripts may read it; may be repeated.")
 @click.option("--text-embeddings", type=FILE, help="Labels for an index of arrays: embeddings [labels, D], .npy.")
-@click.option("--texts", type=FILE, help="Their texts, one a line.")
+@click.option("--texts", type=FILE, help="Their texts, one per line.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Processes that answer, each with its own models (1).")
 @json_option
 def serve(db: str, as_json: bool, **options: Any) -> None:
-    """Show an index in the browser, and answer programs; nothing is ever written to it.
+    """Show an index in the browser and over HTTP; the service never writes to it.
 
-    The index is read as it is at the start. Ctrl-C ends the service once the requests on their way are answered. Each
-    request is a line of JSON on stderr.
+    The service reads the index as it is at the start. Ctrl-C ends it after it has answered the requests under way. It
+    logs each request as a line of JSON on stderr.
 
     \b
     csp-index serve birds.db
     csp-index serve birds.db --host 0.0.0.0 --token-file token.txt --allow-host birds.example.org
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # either signal ends it, in the same way
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals end the service in the same way
     try:
         _serve(db, as_json, options)
     except KeyboardInterrupt:
@@ -44,12 +44,12 @@ def serve(db: str, as_json: bool, **options: Any) -> None:
 
 
 def _serve(db: str, as_json: bool, options: dict[str, Any]) -> None:
-    # Requests are worked on side by side; a product that wakes further threads makes the others wait for it.
+    # Requests run concurrently; a matrix product on more threads makes the others wait.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from csp_index.service.config import SHARED_COUNTERS, ServiceSettings, read_token
     from csp_index.store.connect import is_index, open_store
 
-    os.environ.pop(SHARED_COUNTERS, None)  # a folder of another service, whose counters are not ours
+    os.environ.pop(SHARED_COUNTERS, None)  # the folder belongs to another service
     from csp_index.service.server import bound, log_to_stderr, run
 
     arrays = options.pop("text_embeddings"), options.pop("texts")
@@ -63,21 +63,21 @@ def _serve(db: str, as_json: bool, options: dict[str, Any]) -> None:
     options["hosts"], options["origins"] = options.pop("allow_host"), options.pop("allow_origin")
     settings = ServiceSettings(**{name: value for name, value in options.items() if value is not None})
     if not is_index(db):
-        open_store(db)  # tells why not
+        open_store(db)  # its error says why
     with bound(settings) as place:
         settings = replace(settings, port=place.getsockname()[1])
         log_to_stderr()
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"http://{host}:{settings.port}/"
-        told = json.dumps({"index": db, "address": address}) if as_json else f"{db} at {address} (Ctrl-C ends it)"
+        message = json.dumps({"index": db, "address": address}) if as_json else f"{db} at {address} (Ctrl-C ends it)"
         if settings.workers > 1:
             from csp_index.service import supervisor
 
-            supervisor.run(db, settings, place, lambda: click.echo(told))
+            supervisor.run(db, settings, place, lambda: click.echo(message))
         else:
             from csp_index.service.app import make_app
 
-            run(make_app(db, settings), settings, place, lambda: click.echo(told))
+            run(make_app(db, settings), settings, place, lambda: click.echo(message))
 
 
 COMMANDS = (serve,)

@@ -1,11 +1,12 @@
 """The demo without a vocabulary: a captioner names the candidates of every planted neuron from its pictures.
 
-It is asked twice, with contrastive pictures beside the activating ones and without. Both times its candidates are
-judged as it ranks them itself, and as stage 2 scores them, exactly as `csp-index label --candidates captioner` does.
+The captioner runs twice, with contrastive pictures next to the activating ones and without. Each time the candidates
+are evaluated as the captioner ranks them, and as stage 2 scores them, exactly as `csp-index label --candidates
+captioner` does.
 
 Phrases that the captioner cannot tell apart have equal scores: where all captions of a neuron say "green star", they
-say "green" and "star", too. Such a tie for the first place is decided by lot, which here means that a right phrase
-among n counts 1/n; what comes of taking the shortest or the longest of them is told beside.
+also say "green" and "star". A tie for the first place is broken at random, so a right phrase among n counts 1/n; the
+report also states the result for the shortest and for the longest of tied phrases.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Arm: TypeAlias = Literal["contrastive", "positive_only"]
 
 ARMS: Final[tuple[Arm, ...]] = ("contrastive", "positive_only")
 KINDS: Final = ("single", "pair")
-SCORED_BY: Final = ("csp", "consensus")  # the paper's method, and the one we recommend
+SCORED_BY: Final = ("csp", "consensus")  # the paper's method, and one that looks at all images
 _EQUAL: Final = 1e-9  # scores closer than this are equal
 SHOWN: Final = 30  # activating pictures of a neuron, as many as stage 2 scores
 _KNOWN: Final = tuple(neuron for neuron in PLANTED if neuron.concept)
@@ -41,7 +42,7 @@ _FILLERS: Final = frozenset({"a", "an", "background", "on", "that", "is", "the"}
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What is said of one neuron: `texts`, best first, and those of them that have the first place, several if tied."""
+    """The candidates of one neuron: `texts`, best first, and those that share the first place."""
 
     texts: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
@@ -49,7 +50,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Shares of n neurons whose planted concept is said first (95 % bootstrap interval), among five, letter for letter.
+    """Shares of n neurons whose planted concept comes first (95 % bootstrap interval), among five, letter for letter.
 
     A text says the planted concept if it says the same values and no others (`concept_said`); `exact` is the share
     whose first text is the concept's own. Of several first texts each counts its part.
@@ -83,7 +84,7 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The ranking of a method of stage 2, beside the same method's with the whole vocabulary as candidates.
+    """The ranking by a method of stage 2, and the same method's with the whole vocabulary as candidates.
 
     `kept` is the share of right first labels over all planted neurons, divided by the vocabulary's.
     """
@@ -95,10 +96,10 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class CaptionerReport:
-    """What candidates from pictures are worth: as the captioner ranks them, and by method of stage 2.
+    """How good candidates from pictures are: as the captioner ranks them, and by method of stage 2.
 
-    `captioned` decides ties by lot, `shortest` and `longest` are the same with the shortest or longest of tied phrases
-    first. `named`: the share of planted neurons that have their concept among their candidates at all.
+    `captioned` breaks ties at random; `shortest` and `longest` put the shortest or longest of tied phrases first.
+    `named`: the share of planted neurons that have their concept among their candidates at all.
     """
 
     captioned: Ranked
@@ -112,7 +113,7 @@ class CaptionerReport:
     def helps(self) -> bool:
         """Whether contrast puts more of the captioner's first phrases right, by a margin outside the interval.
 
-        By lot: with the longest of tied phrases first it may be otherwise, see `finding`.
+        With ties broken at random; with the longest of tied phrases first it may differ, see `finding`.
         """
         return self.captioned.gains["all"].low > 0
 
@@ -122,7 +123,7 @@ class CaptionerReport:
         verdict = "Contrast helps" if self.helps else "Contrast does not help beyond the noise"
         gain = f"{verdict}: the captioner's first phrase is right more often by {_told(self.captioned)} with it."
         ties = (
-            f"That is with ties decided by lot; with the shortest of equal phrases first it is {_told(self.shortest)}, "
+            f"That is with ties broken at random; with the shortest of equal ones first it is {_told(self.shortest)}, "
             f"with the longest {_told(self.longest)}."
         )
         if self.longest.gains["all"].low <= 0:
@@ -144,7 +145,7 @@ def _after_scoring(method: str, scored: Scored) -> str:
 
 
 def concept_said(text: str) -> str | None:
-    """Return the concept a text says, in the words of the demo vocabulary; None if it says anything besides.
+    """Return the concept a text says, in the words of the demo vocabulary; None if it says anything else.
 
     Order and filler words do not matter: every value belongs to one attribute, so "navy" says what "navy background"
     does, and a background without a value says nothing.
@@ -178,7 +179,7 @@ def run_captioner(
     own: dict[Arm, list[Said]] = {}
     labelled: dict[str, dict[Arm, list[Said]]] = {method: {} for method in SCORED_BY}
     for arm in ARMS:
-        # Asked again even if it was before: of one captioner, the answers to the last question are its candidates.
+        # Again even if it ran before: the last answers of a captioner are its candidates.
         (asked,) = index.propose(
             neurons, captioner=proposer, examples=SHOWN, positive_only=arm == "positive_only", again=True
         )
@@ -208,12 +209,12 @@ def longest(text: str) -> int:
 
 
 def _settled(said: Said, by: Callable[[str], int]) -> Said:
-    """Return the same with a single text in the first place."""
+    """Return the same candidates with a single text in the first place."""
     return Said(said.texts, tuple(sorted(said.first, key=by)[:1]))
 
 
 def _proposed(index: Index, run_id: str) -> list[Said]:
-    """Return what the captioner said of each planted neuron in a run."""
+    """Return the captioner's candidates for each planted neuron in a run."""
     columns = ["neuron", "rank", "text", "score"]
     rows = index.store.read(schema.CANDIDATES, columns, f"run_id = {sql_text(run_id)}").sort_by("rank").to_pylist()
     found = []

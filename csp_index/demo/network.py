@@ -2,8 +2,8 @@
 
 `planted_cnn()` builds it; its layer `concepts` (values after ReLU, [N, M]) is the one to index. `PLANTED` is the
 truth: what each of its M neurons was trained to detect. The module carries its own `preprocess` (PIL image -> tensor
-[3, 64, 64]). Its weights lie in a safetensors file beside the encoder's (`NETWORK_WEIGHTS`), given apart, as for any
-network of one's own.
+[3, 64, 64]). Its weights are in a safetensors file next to the encoder's (`NETWORK_WEIGHTS`) and are named
+separately, as for any network of one's own.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def _carriers(rng: np.random.Generator, concept: Concept, look: Concept) -> list
 def probing_scenes(bias: Bias, seed: int) -> list[Scene]:
     """Return the scenes of a probing set in their order: biased 5,100, unbiased about 3,150.
 
-    The order is shuffled: nothing about a scene can be told from its place.
+    The order is shuffled: a scene's position says nothing about it.
     """
     rng = np.random.default_rng((seed, 0 if bias == "biased" else 1))
     if bias == "biased":
@@ -146,9 +146,9 @@ def probing_scenes(bias: Bias, seed: int) -> list[Scene]:
 
 
 def write_probing_set(folder: str | Path, bias: Bias, seed: int = 0) -> Path:
-    """Render a probing set into `folder`: PNG files, 500 a sub-folder, and `metadata.csv` beside them.
+    """Render a probing set into `folder`: PNG files, 500 per subfolder, and `metadata.csv` next to them.
 
-    The table has the column `path` (relative to `folder`, with forward slashes), one column an attribute, and
+    The table has the column `path` (relative to `folder`, with forward slashes), one column per attribute, and
     `concepts`: every label of the demo vocabulary that is true of the image, with `;` between them. The same arguments
     write the same files. Returns the folder.
     """

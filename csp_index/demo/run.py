@@ -49,9 +49,9 @@ class Correction:
 
 @dataclass(frozen=True, slots=True)
 class DemoReport:
-    """What the demo found: accuracy by probing set, method and kind of concept; corrections; where things are.
+    """The demo's results: accuracy by probing set, method and kind of concept; corrections; where the files are.
 
-    `captioner`: what candidates from pictures are worth in the biased set, if that was asked for.
+    `captioner`: how good the candidates that a captioner names in the biased set are, if requested.
     """
 
     probing: dict[str, dict[str, dict[str, Accuracy]]]
@@ -64,9 +64,9 @@ class DemoReport:
 def run_demo(
     directory: str | Path, tell: Callable[[str], None], seed: int = 0, stage1: Literal["captioner"] | None = None
 ) -> DemoReport:
-    """Run the whole demo in a directory; `tell` receives a line at each step. What is there already is used again.
+    """Run the whole demo in a directory; `tell` receives a line per step. Existing images and indexes are used again.
 
-    `seed` draws the probing images; the models are the shipped ones. With `stage1` a captioner names candidates, too.
+    `seed` draws the probing images; the models are the shipped ones. With `stage1` a captioner names candidates.
     Errors: SettingError for another seed's directory.
     """
     started = time.monotonic()
@@ -87,7 +87,7 @@ def run_demo(
                 LAYER, method, vocabulary=list(VOCABULARY), templates="none", bootstrap=resamples
             )
         probing[bias] = {method: accuracy(found) for method, found in labels.items()}
-        tell(f"{bias}: {len(labels)} methods labelled {len(PLANTED)} neurons")
+        tell(f"{bias}: {len(labels)} methods labeled {len(PLANTED)} neurons")
         if bias == "biased":
             corrections = draw_corrections(index, labels["csp"], labels["semanticlens"], root)
             if stage1 is not None:
@@ -96,7 +96,7 @@ def run_demo(
 
 
 def write_truth(path: Path) -> None:
-    """Write what the neurons are planted to detect: a table neuron,label,kind."""
+    """Write the concept that each neuron was trained to detect: a table neuron,label,kind."""
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(("neuron", "label", "kind"))
@@ -121,7 +121,7 @@ def make_index(root: Path, bias: Bias, seed: int, tell: Callable[[str], None]) -
 
 
 def _claim(root: Path, seed: int) -> None:
-    """Keep a directory to one seed, and out of other people's directories."""
+    """Reserve a directory for one seed; refuse one that holds other files."""
     mark = root / ".demo-seed"
     held = mark.read_text().strip() if mark.exists() else None
     if held is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
@@ -149,7 +149,7 @@ def accuracy(labels: Labels) -> dict[str, Accuracy]:
 
 
 def draw_corrections(index: Index, csp: Labels, plain: Labels, root: Path) -> tuple[Correction, ...]:
-    """Draw the cards of the first neurons that contrast put right, one an attribute where there are several."""
+    """Draw the cards of the first neurons that contrast corrects, one per attribute where there are several."""
     chosen = [p for p in PLANTED if p.concept and csp[p.index].text == p.concept != plain[p.index].text]
     corrections = []
     for planted in chosen[:: max(1, len(chosen) // _CARDS)][:_CARDS]:

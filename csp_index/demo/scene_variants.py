@@ -1,7 +1,7 @@
-"""Variants of the demo's images: the scene once more, with one attribute changed.
+"""Variants of the demo's images: the same scene with one attribute changed.
 
 The scene comes from the metadata of the image, not from its pixels. What a scene does not fix (place, rotation,
-brightness, noise) is drawn anew.
+brightness, noise) is drawn again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from csp_index.models.variant_generators import Original, Variant
 def vary(original: Original, count: int, seed: int) -> list[Variant]:
     """Return ``count`` variants of an image of the demo; 25 at most, one for each value that its scene does not have.
 
-    The attributes take turns in a drawn order. Raises EvaluationError for an image whose metadata tells no scene.
+    The attributes take turns in a drawn order. Raises EvaluationError for an image whose metadata describes no scene.
     """
     scene = _scene(original)
     name = f"image {original.image_id}"
@@ -36,7 +36,7 @@ def vary(original: Original, count: int, seed: int) -> list[Variant]:
 
 
 def _scene(original: Original) -> world.Scene:
-    """Return the scene that an image's metadata tells of."""
+    """Return the scene that an image's metadata describes."""
     told: Mapping[str, Any] = original.metadata
     try:
         fixed = dict(world.concept_of({name: str(told[name]) for name in world.ATTRIBUTES}))
