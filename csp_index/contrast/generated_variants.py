@@ -59,12 +59,12 @@ def synthesise(store: Store, models: Models, tell: Progress, wanted: Wanted) -> 
     subject = wanted.subject
     network, encoder = models.held_network(subject.target), models.held_encoder(subject.source)
     known = _known(store, wanted, hashed, missing)
-    bench = _Bench(store, generator, network, encoder, wanted, hashed, missing, known)
+    maker = _VariantMaker(store, generator, network, encoder, wanted, hashed, missing, known)
     try:
-        bench.run(tell)
+        maker.run(tell)
     finally:
-        bench.keep()
-    bench.account()
+        maker.keep()
+    maker.account()
     return hashed
 
 
@@ -137,7 +137,7 @@ class _Made:
 
 
 @dataclass(slots=True)
-class _Bench:
+class _VariantMaker:
     """The making of one set of variants: who makes them, and what was made but is not stored yet."""
 
     store: Store

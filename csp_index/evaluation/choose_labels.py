@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,18 +25,17 @@ from csp_index.labelling.request import make_request
 from csp_index.models.encoders import Encoder
 from csp_index.models.networks import Network
 from csp_index.ordering import leaders_of, mix
-from csp_index.records import DerivedKind
+from csp_index.records import DerivedKind, Progress
 from csp_index.store.derived_images import is_derived
 from csp_index.store.streams import embeddings_of_derived
 from csp_index.store.tables import Store
 
-Tell = Callable[[int, int, str], None]
 _RANKED = 5  # candidates kept with each neuron
 _HALVES = 1 << 40  # sets the draw of halves apart from that of splits with the same seed
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ChosenLabels:
     """What one method says of M neurons: the places of each one's best candidates among the texts.
 
     `ranked` [M, R] is best first, -1 throughout for a neuron without a label. `scores` [M, C] are all scores, for the
@@ -65,7 +64,7 @@ class Chosen:
         return [[self.texts[place] for place in row if place >= 0] for row in self.ranked.tolist()]
 
     def kept_by(self, scores: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
-        """Tell which neurons keep their label under other scores [M, C], 1 or 0; NaN for a neuron without label.
+        """Return which neurons keep their label under other scores [M, C], 1 or 0; NaN for a neuron without label.
 
         One that gets no label there (`labelled` [M] is False) does not keep its own.
         """
@@ -96,7 +95,7 @@ class Chooser:
         means = Means(self.device, keep=made, derive=self.derive)
         return score_neurons(self.store, self.subject, request, self.candidates, means)
 
-    def choose(self, choice: MethodChoice) -> Chosen:
+    def choose(self, choice: MethodChoice) -> ChosenLabels:
         """Return the labels that a method chooses."""
         found = self.score(choice)
         live = labelled(found)
@@ -104,10 +103,10 @@ class Chooser:
         confidence = torch.full((len(live),), torch.nan) if sure is None else sure.share[:, 0].clamp(0, 1)
         ranked = found.leaders(_RANKED).masked_fill(~live[:, None], -1)
         quality = quality_of(found.examples) if scoring.method(choice.method).info.needs_contrast else None
-        return Chosen(self.candidates.texts, ranked, found.scored.scores, confidence, quality)
+        return ChosenLabels(self.candidates.texts, ranked, found.scored.scores, confidence, quality)
 
 
-def others(chooser: Chooser, split: Split, rounds: int, tell: Tell) -> list[tuple[str, Chooser]]:
+def others(chooser: Chooser, split: Split, rounds: int, progress: Progress) -> list[tuple[str, Chooser]]:
     """Return choosers that see other images, by the metric that their labels are for: two for each of the rounds.
 
     `stable-resample`: a random half of the choosing images; `stable-seed`: the choosing images of another split.
@@ -116,7 +115,7 @@ def others(chooser: Chooser, split: Split, rounds: int, tell: Tell) -> list[tupl
     used = split.choosing | split.judging
     held_out = float(split.judging.sum()) / float(used.sum())
     for turn in range(rounds):
-        tell(turn, rounds, "other sets of images")
+        progress(turn, rounds, "other sets of images")
         seed = split.seed + 1 + turn
         found.append(("stable-resample", chooser.on(_half(split.choosing, seed))))
         found.append(("stable-seed", chooser.on(used & draw_split(len(used), held_out=held_out, seed=seed).choosing)))
@@ -124,19 +123,19 @@ def others(chooser: Chooser, split: Split, rounds: int, tell: Tell) -> list[tupl
 
 
 def relabelled(
-    choosers: Sequence[tuple[str, Chooser]], choice: MethodChoice, chosen: Chosen, tell: Tell
+    choosers: Sequence[tuple[str, Chooser]], choice: MethodChoice, chosen: ChosenLabels, progress: Progress
 ) -> dict[str, torch.Tensor]:
     """Return metric -> share of the choosers that keep each neuron's label, [M]."""
     kept: dict[str, list[torch.Tensor]] = {}
     for done, (name, chooser) in enumerate(choosers):
-        tell(done, len(choosers), "relabellings")
+        progress(done, len(choosers), "relabellings")
         found = chooser.score(choice)
         kept.setdefault(name, []).append(chosen.kept_by(found.scored.scores, labelled(found)))
     return {name: torch.stack(turns).mean(0) for name, turns in kept.items()}
 
 
 def perturbed(
-    chooser: Chooser, choice: MethodChoice, chosen: Chosen, encoder: Encoder, network: Network, tell: Tell
+    chooser: Chooser, choice: MethodChoice, chosen: ChosenLabels, encoder: Encoder, network: Network, progress: Progress
 ) -> dict[str, torch.Tensor]:
     """Return metric -> whether each neuron keeps its label [M] when all example images are perturbed copies.
 
@@ -155,7 +154,7 @@ def perturbed(
     kept = {}
     for kind in PERTURBATIONS:
         copies = perturbed_copies(
-            chooser.store, ids[~made], kind, encoder, network, lambda values: values[layer][:, columns], tell
+            chooser.store, ids[~made], kind, encoder, network, lambda values: values[layer][:, columns], progress
         )
         silent = torch.zeros(len(kept_as_is), copies.activations.shape[1])
         copies = Copies(ids, torch.cat([copies.embeddings, kept_as_is]), torch.cat([copies.activations, silent]))
@@ -165,7 +164,7 @@ def perturbed(
 
 
 def labelled(found: NeuronScores) -> torch.Tensor:
-    """Tell which neurons get a label, [M] bool."""
+    """Return which neurons get a label, [M] bool."""
     return torch.from_numpy(found.states == "labelled")
 
 

@@ -8,7 +8,7 @@ import torch
 
 from csp_index.contrast.quality import ContrastQuality
 from csp_index.evaluation.evaluation import Metric
-from csp_index.evaluation.value_table import Ledger
+from csp_index.evaluation.value_table import ValueTable
 
 POOR: Final = "contrast-poor"
 
@@ -25,7 +25,7 @@ METRICS: Final[dict[str, Metric]] = {
 }
 
 
-def add_quality(ledger: Ledger, method: str, quality: ContrastQuality, labels: list[str | None]) -> None:
+def add_quality(value_table: ValueTable, method: str, quality: ContrastQuality, labels: list[str | None]) -> None:
     """Add the quality of the contrast [M] on which a method's labels rest."""
     unpaired = torch.from_numpy(quality.pairs == 0)
     columns = {
@@ -38,4 +38,4 @@ def add_quality(ledger: Ledger, method: str, quality: ContrastQuality, labels: l
     }
     for metric, column in columns.items():
         values = torch.from_numpy(column).double().masked_fill(unpaired, torch.nan)
-        ledger.add(method, metric, values, labels, "no activating image has a partner")
+        value_table.add(method, metric, values, labels, "no activating image has a partner")

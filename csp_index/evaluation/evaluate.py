@@ -23,22 +23,22 @@ from csp_index.contrast.examples import Examples, gather_examples
 from csp_index.contrast.selection import Subject, draw_pool
 from csp_index.errors import EvaluationError
 from csp_index.evaluation import steps
-from csp_index.evaluation.choose_labels import Chooser, Chosen, others, perturbed, relabelled
+from csp_index.evaluation.choose_labels import Chooser, ChosenLabels, others, perturbed, relabelled
 from csp_index.evaluation.contrast_metrics import add_quality
 from csp_index.evaluation.evaluation import VALUES, Evaluation
 from csp_index.evaluation.ground_truth import Truth, read_truth
 from csp_index.evaluation.hierarchy import Hierarchy, load_hierarchy
-from csp_index.evaluation.judge_labels import FITTED, Bench, set_up
+from csp_index.evaluation.judge_labels import FITTED, JudgingImages, read_judging_images
 from csp_index.evaluation.metadata_concepts import ConceptTable
 from csp_index.evaluation.options import EvaluationOptions, MethodChoice
 from csp_index.evaluation.split import Split, draw_split, keep_split, read_split, thinned
-from csp_index.evaluation.steps import Court, Tell, Tools
-from csp_index.evaluation.value_table import Ledger
+from csp_index.evaluation.steps import EvaluationContext, Tools
+from csp_index.evaluation.value_table import ValueTable
 from csp_index.images.sources import open_source
 from csp_index.labelling import scoring
 from csp_index.labelling.request import check_request, make_request
 from csp_index.models.image_generators import ImageGenerator, load_generator
-from csp_index.records import ExampleOptions
+from csp_index.records import ExampleOptions, Progress
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.runs import record_run, settings_hash
@@ -48,7 +48,7 @@ _LOOKED_AT = 10_000  # images whose metadata tells which columns there are
 
 
 @dataclass(frozen=True, slots=True)
-class Docket:
+class EvaluationInputs:
     """What was read before anything is computed, so that bad input is told at once."""
 
     split: Split
@@ -64,7 +64,7 @@ def evaluate(
     subject: Subject,
     options: EvaluationOptions,
     tools: Tools,
-    tell: Tell,
+    progress: Progress,
     *,
     recompute: bool = False,
     device: str = "cpu",
@@ -73,8 +73,8 @@ def evaluate(
 
     Errors: EvaluationError, in one line, before anything is written.
     """
-    docket = _read(store, subject, options, device)
-    described = _describe(subject, options, docket, tools)
+    inputs = _read(store, subject, options, device)
+    described = _describe(subject, options, inputs, tools)
     wanted = {"": None} | {choice.text: choice for choice in options.methods}
     hashes = {
         text: settings_hash(described | _made_by(subject, options, tools, choice)) for text, choice in wanted.items()
@@ -83,20 +83,20 @@ def evaluate(
     missing = {text: choice for text, choice in wanted.items() if text not in held}
     if missing:
         with store.write_lock():
-            keep_split(store, docket.split)
+            keep_split(store, inputs.split)
             models = {subject.source.name: subject.source.identity, str(subject.target.key): subject.target.identity}
             asked = {**described, "methods": [text for text in missing if text]}
             with record_run(store, "evaluate", asked, models, options.seed) as run:
-                hearing = _open(store, subject, options, docket, tools, tell, device)
+                prepared = _open(store, subject, options, inputs, tools, progress, device)
                 for done, (text, choice) in enumerate(missing.items()):
-                    tell(done, len(missing), "methods")
-                    _keep(store, subject, hashes[text], run.run_id, text, _values(hearing, docket, choice))
-                tell(len(missing), len(missing), "methods")
+                    progress(done, len(missing), "methods")
+                    _keep(store, subject, hashes[text], run.run_id, text, _values(prepared, inputs, choice))
+                progress(len(missing), len(missing), "methods")
         held = _held(store, subject, hashes)
     rows = pa.concat_tables([held[text] for text in wanted])
     runs = sorted(set(rows["run_id"].to_pylist()))
-    settings = {**described, "methods": [text for text in wanted if text], "split": docket.split.as_json()}
-    return Evaluation(rows.select(VALUES.names), {**settings, "runs": runs}, runs[-1], dict(docket.skipped))
+    settings = {**described, "methods": [text for text in wanted if text], "split": inputs.split.as_json()}
+    return Evaluation(rows.select(VALUES.names), {**settings, "runs": runs}, runs[-1], dict(inputs.skipped))
 
 
 def _made_by(
@@ -135,7 +135,7 @@ def _where(subject: Subject, hashed: str) -> str:
     return f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(subject.target)}"
 
 
-def _read(store: Store, subject: Subject, options: EvaluationOptions, device: str) -> Docket:
+def _read(store: Store, subject: Subject, options: EvaluationOptions, device: str) -> EvaluationInputs:
     images = subject.images(store)
     if options.choose_on is not None and options.judge_on is not None:
         split = read_split(store, images, options.choose_on, options.judge_on)
@@ -182,7 +182,7 @@ def _read(store: Store, subject: Subject, options: EvaluationOptions, device: st
             f"layer {subject.target.key} or its encoder came as arrays, so perturbed images cannot be run "
             "through them: leave perturbation out"
         )
-    return Docket(split, judge, truth, hierarchy, generator, skipped)
+    return EvaluationInputs(split, judge, truth, hierarchy, generator, skipped)
 
 
 def _check_columns(store: Store, columns: Sequence[str]) -> None:
@@ -195,7 +195,9 @@ def _check_columns(store: Store, columns: Sequence[str]) -> None:
             raise EvaluationError(f"no image has the metadata column {column!r} (has: {has})")
 
 
-def _describe(subject: Subject, options: EvaluationOptions, docket: Docket, tools: Tools) -> dict[str, object]:
+def _describe(
+    subject: Subject, options: EvaluationOptions, inputs: EvaluationInputs, tools: Tools
+) -> dict[str, object]:
     """Return all that the values of one method depend on."""
     given = asdict(replace(options, methods=options.methods[:1]))
     for name in ("methods", "drawings", "truth", "hierarchy"):  # what the files say counts, not where they lie
@@ -211,11 +213,11 @@ def _describe(subject: Subject, options: EvaluationOptions, docket: Docket, tool
         "neurons_hash": hashlib.sha256(json.dumps(subject.neurons.tolist()).encode()).hexdigest()[:16],
         "encoder": subject.source.name,
         "encoder_identity": subject.source.identity,
-        "judge": docket.judge.name,
-        "judge_identity": docket.judge.identity,
-        "same_encoder": docket.judge == subject.source,
-        "split_key": docket.split.key,
-        "generator_identity": None if docket.generator is None else docket.generator.identity,
+        "judge": inputs.judge.name,
+        "judge_identity": inputs.judge.identity,
+        "same_encoder": inputs.judge == subject.source,
+        "split_key": inputs.split.key,
+        "generator_identity": None if inputs.generator is None else inputs.generator.identity,
         "candidates": tools.candidates_key,
         "templates": tools.templates_key,
         "detection": "calibrated text probabilities" if options.concepts is None else "metadata columns",
@@ -234,11 +236,11 @@ def _listing(location: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Hearing:
+class PreparedEvaluation:
     """What all methods of one evaluation share: the judging images and those that choose, read once."""
 
-    court: Court
-    bench: Bench
+    context: EvaluationContext
+    judging_images: JudgingImages
     chooser: Chooser  # sees the choosing images
     others: Sequence[tuple[str, Chooser]]  # see other images
     examples: Examples  # of the judging images
@@ -246,65 +248,73 @@ class Hearing:
 
 
 def _open(
-    store: Store, subject: Subject, options: EvaluationOptions, docket: Docket, tools: Tools, tell: Tell, device: str
-) -> Hearing:
-    judging = thinned(docket.split.judging, options.most_judging, options.seed)
+    store: Store,
+    subject: Subject,
+    options: EvaluationOptions,
+    inputs: EvaluationInputs,
+    tools: Tools,
+    progress: Progress,
+    device: str,
+) -> PreparedEvaluation:
+    judging = thinned(inputs.split.judging, options.most_judging, options.seed)
     pool = draw_pool(store, subject.target, subject.neurons, judging)
     low, high = (torch.from_numpy(pool.rows[name].to_numpy().copy()) for name in ("min", "max"))
-    kinds = [docket.truth.kind(neuron) if docket.truth else "" for neuron in subject.neurons.tolist()]
-    ledger = Ledger(subject, kinds, low == high)
-    court = Court(store, replace(subject, pool=pool), tools.candidates(), options, tools, ledger, tell)
-    chooser = Chooser(store, subject, court.candidates, device, _defaults(options), tools.derive)
-    fitting = thinned(docket.split.choosing, FITTED, options.seed)
-    return Hearing(
-        court,
-        set_up(store, docket.judge, subject.target, subject.neurons, fitting, judging, options.alpha),
-        chooser.on(docket.split.choosing),
-        others(chooser, docket.split, options.resamples, tell),
-        gather_examples(store, court.subject, ExampleOptions(), means=Means(device)),
-        steps.concepts_in(court, len(judging)),
+    kinds = [inputs.truth.kind(neuron) if inputs.truth else "" for neuron in subject.neurons.tolist()]
+    value_table = ValueTable(subject, kinds, low == high)
+    context = EvaluationContext(
+        store, replace(subject, pool=pool), tools.candidates(), options, tools, value_table, progress
+    )
+    chooser = Chooser(store, subject, context.candidates, device, _defaults(options), tools.derive)
+    fitting = thinned(inputs.split.choosing, FITTED, options.seed)
+    return PreparedEvaluation(
+        context,
+        read_judging_images(store, inputs.judge, subject.target, subject.neurons, fitting, judging, options.alpha),
+        chooser.on(inputs.split.choosing),
+        others(chooser, inputs.split, options.resamples, progress),
+        gather_examples(store, context.subject, ExampleOptions(), means=Means(device)),
+        steps.concepts_in(context, len(judging)),
     )
 
 
-def _values(hearing: Hearing, docket: Docket, choice: MethodChoice | None) -> pa.Table:
+def _values(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: MethodChoice | None) -> pa.Table:
     """Return the values of one method, or those of the neurons themselves."""
-    court, bench = hearing.court, hearing.bench
+    context, images = prepared.context, prepared.judging_images
     if choice is None:
-        steps.judge_neurons(court, hearing.examples)
-        return court.ledger.take()
-    chosen = _choose(hearing, docket, choice)
-    release(court.store)  # what judges has its own copy
+        steps.evaluate_neurons(context, prepared.examples)
+        return context.value_table.take()
+    chosen = _choose(prepared, inputs, choice)
+    release(context.store)  # what judges has its own copy
     method, labels = choice.text, chosen.labels
-    words = steps.words_of(court, labels, bench, hearing.concepts)
-    simulation = steps.judge_activations(court, bench, words, method, labels)
-    steps.judge_contrast(court, bench, words, hearing.examples, method, labels)
-    steps.judge_consistency(court, bench, words, method, labels)
-    if docket.hierarchy is not None:
-        steps.judge_hierarchy(court, bench, docket.hierarchy, method, labels, simulation)
-    if docket.generator is not None:
-        steps.judge_generated(court, docket.generator, method, labels)
-    return court.ledger.take()
+    label_texts = steps.label_texts_of(context, labels, images, prepared.concepts)
+    simulation = steps.evaluate_activations(context, images, label_texts, method, labels)
+    steps.evaluate_contrast(context, images, label_texts, prepared.examples, method, labels)
+    steps.evaluate_consistency(context, images, label_texts, method, labels)
+    if inputs.hierarchy is not None:
+        steps.evaluate_hierarchy(context, images, inputs.hierarchy, method, labels, simulation)
+    if inputs.generator is not None:
+        steps.evaluate_generated(context, inputs.generator, method, labels)
+    return context.value_table.take()
 
 
-def _choose(hearing: Hearing, docket: Docket, choice: MethodChoice) -> Chosen:
+def _choose(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: MethodChoice) -> ChosenLabels:
     """Choose a method's labels on the choosing images; add what the choice alone tells."""
-    court = hearing.court
-    chosen = hearing.chooser.choose(choice)
+    context = prepared.context
+    chosen = prepared.chooser.choose(choice)
     found = {"lead": chosen.lead, "confidence": chosen.confidence}
     if chosen.quality is not None:
-        add_quality(court.ledger, choice.text, chosen.quality, chosen.labels)
-    if docket.truth is not None:
-        steps.judge_agreement(court, choice.text, chosen, docket.truth, docket.hierarchy)
+        add_quality(context.value_table, choice.text, chosen.quality, chosen.labels)
+    if inputs.truth is not None:
+        steps.evaluate_agreement(context, choice.text, chosen, inputs.truth, inputs.hierarchy)
     steady: dict[str, torch.Tensor] = {}
-    if hearing.others:
-        steady |= relabelled(hearing.others, choice, chosen, court.tell)
-    if court.options.perturb:
-        models = court.tools.encoder(court.subject.source), court.tools.network(court.subject.target)
-        steady |= perturbed(hearing.chooser, choice, chosen, *models, court.tell)
+    if prepared.others:
+        steady |= relabelled(prepared.others, choice, chosen, context.progress)
+    if context.options.perturb:
+        models = context.tools.encoder(context.subject.source), context.tools.network(context.subject.target)
+        steady |= perturbed(prepared.chooser, choice, chosen, *models, context.progress)
     if scoring.method(choice.method).info.ignores_images:
         steady = {metric: torch.full_like(values, torch.nan) for metric, values in steady.items()}
     for metric, values in (found | steady).items():
-        court.ledger.add(choice.text, metric, values, chosen.labels)
+        context.value_table.add(choice.text, metric, values, chosen.labels)
     return chosen
 
 

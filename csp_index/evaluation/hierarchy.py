@@ -64,7 +64,7 @@ class Hierarchy:
         return len(self._names)
 
     def has(self, text: str) -> bool:
-        """Tell whether any node has this name."""
+        """Return whether any node has this name."""
         return normal_text(text) in self._places
 
     def names(self, text: str) -> tuple[str, ...]:

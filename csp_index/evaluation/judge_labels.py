@@ -7,7 +7,7 @@ activations of one block of neurons.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from csp_index.contrast.selection import pool_embeddings, pool_tiles
 from csp_index.evaluation.metrics.calibration import TextCalibration, fit_sigmoid
 from csp_index.evaluation.metrics.detection import DETECTION, detection, pearson
 from csp_index.evaluation.metrics.structure import label_images
+from csp_index.records import Progress
 from csp_index.store import streams
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
@@ -27,7 +28,7 @@ FITTED = 5_000  # choosing images that the calibrations see at most
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class JudgingImages:
     """The images that judge, and those that calibrate, as the judging encoder sees them; masks are over N images."""
 
     store: Store
@@ -52,7 +53,7 @@ class Bench:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class LabelTexts:
     """The T distinct labels under judgement, at least one: unit vectors [T, D] of the judging encoder, and presence.
 
     `presence` [T, n2] says which judging images show the label's concept, where `known` [T]; None for no metadata.
@@ -69,7 +70,7 @@ class Words:
         return torch.tensor([-1 if label is None else place[label] for label in labels], dtype=torch.int64)
 
 
-def set_up(
+def read_judging_images(
     store: Store,
     source: EncoderInfo,
     target: LayerInfo,
@@ -77,50 +78,50 @@ def set_up(
     choosing: torch.Tensor,
     judging: torch.Tensor,
     alpha: float,
-) -> Bench:
+) -> JudgingImages:
     """Read what judging needs of the images; `choosing` and `judging` are thinned already."""
     fit = torch.cat(list(pool_embeddings(store, source, choosing)))
     held = torch.cat(list(pool_embeddings(store, source, judging)))
-    return Bench(store, source, target, neurons, choosing, judging, fit, held, alpha)
+    return JudgingImages(store, source, target, neurons, choosing, judging, fit, held, alpha)
 
 
 def judge(
-    bench: Bench, words: Words, labels: list[str | None], tell: Callable[[int, int, str], None]
+    images: JudgingImages, label_texts: LabelTexts, labels: list[str | None], progress: Progress
 ) -> dict[str, torch.Tensor]:
     """Return metric -> values [M] of one label a neuron (NaN where undefined).
 
     Metrics: simulation, simulation-calibrated, those of DETECTION, label-images.
     """
-    rows = words.rows(labels)
-    calibration = TextCalibration.fit(words.vectors @ bench.fit_embeddings.T)
+    rows = label_texts.rows(labels)
+    calibration = TextCalibration.fit(label_texts.vectors @ images.fit_embeddings.T)
     names = ("simulation", "simulation-calibrated", *DETECTION, "label-images")
-    found = {name: torch.full((len(bench.neurons),), torch.nan, dtype=torch.float64) for name in names}
-    for pick, fitting, activations in bench.blocks():
-        part = _judge_block(bench, words, calibration, rows[pick], fitting, activations)
+    found = {name: torch.full((len(images.neurons),), torch.nan, dtype=torch.float64) for name in names}
+    for pick, fitting, activations in images.blocks():
+        part = _judge_block(images, label_texts, calibration, rows[pick], fitting, activations)
         for name, values in part.items():
             found[name][pick] = values.double().masked_fill(rows[pick] < 0, torch.nan)
-        tell(min(pick.stop, len(bench.neurons)), len(bench.neurons), "neurons judged")
+        progress(min(pick.stop, len(images.neurons)), len(images.neurons), "neurons judged")
     return found
 
 
 def _judge_block(
-    bench: Bench,
-    words: Words,
+    images: JudgingImages,
+    label_texts: LabelTexts,
     calibration: TextCalibration,
     rows: torch.Tensor,
     fitting: torch.Tensor,
     activations: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
     place = rows.clamp(min=0)
-    vectors = words.vectors[place]
-    cosines = vectors @ bench.embeddings.T
-    sigmoid = fit_sigmoid(vectors @ bench.fit_embeddings.T, fitting)
+    vectors = label_texts.vectors[place]
+    cosines = vectors @ images.embeddings.T
+    sigmoid = fit_sigmoid(vectors @ images.fit_embeddings.T, fitting)
     probabilities = calibration.apply(cosines, place)
-    if words.presence is None or words.known is None:
-        detected = detection(activations, probabilities, alpha=bench.alpha)
+    if label_texts.presence is None or label_texts.known is None:
+        detected = detection(activations, probabilities, alpha=images.alpha)
     else:
         detected = detection(
-            activations, words.presence, rows=rows.masked_fill(~words.known[place], -1), alpha=bench.alpha
+            activations, label_texts.presence, rows=rows.masked_fill(~label_texts.known[place], -1), alpha=images.alpha
         )
     # A neuron that never changes detects nothing: its precision would be the share of images the label fits.
     constant = activations.amin(1) == activations.amax(1)
@@ -132,32 +133,34 @@ def _judge_block(
     }
 
 
-def relatives_simulation(bench: Bench, vectors: torch.Tensor, relatives: torch.Tensor) -> torch.Tensor:
+def relatives_simulation(images: JudgingImages, vectors: torch.Tensor, relatives: torch.Tensor) -> torch.Tensor:
     """Return the simulation correlation of each neuron's R relatives, [M, R]; `relatives` [M, R] are rows of `vectors`
     [T, D], -1 pads.
     """
     found = torch.full(relatives.shape, torch.nan)
-    for pick, _, activations in bench.blocks():
+    for pick, _, activations in images.blocks():
         for column in range(relatives.shape[1]):
             rows = relatives[pick, column]
-            values = pearson(activations, vectors[rows.clamp(min=0)] @ bench.embeddings.T)
+            values = pearson(activations, vectors[rows.clamp(min=0)] @ images.embeddings.T)
             found[pick, column] = values.float().masked_fill(rows < 0, torch.nan)
     return found
 
 
-def discrimination(bench: Bench, words: Words, labels: list[str | None], examples: Examples) -> torch.Tensor:
+def discrimination(
+    images: JudgingImages, label_texts: LabelTexts, labels: list[str | None], examples: Examples
+) -> torch.Tensor:
     """Return the AUROC [M] of each label's cosine telling its neuron's activating from its contrastive images.
 
     Ties count one half; NaN for a neuron without label, activating or contrastive images.
     """
     ids = torch.cat([examples.activating.flatten(), examples.contrastive.flatten()])
     used = ids[ids >= 0].unique()
-    vectors = streams.embeddings_of(bench.store, bench.source, used.numpy())
-    rows = words.rows(labels)
+    vectors = streams.embeddings_of(images.store, images.source, used.numpy())
+    rows = label_texts.rows(labels)
     result = torch.full((len(rows),), torch.nan)
     for start in range(0, len(rows), 256):
         pick = slice(start, start + 256)
-        texts = words.vectors[rows[pick].clamp(min=0)]
+        texts = label_texts.vectors[rows[pick].clamp(min=0)]
         sides = []
         for chosen in (examples.activating[pick], examples.contrastive[pick].flatten(1)):
             places = torch.searchsorted(used, chosen.clamp(min=0)).clamp(max=max(0, len(used) - 1))

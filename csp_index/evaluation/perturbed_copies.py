@@ -21,6 +21,7 @@ from csp_index.labelling import scoring
 from csp_index.labelling.labels import NeuronScores
 from csp_index.models.encoders import Encoder
 from csp_index.models.networks import Network
+from csp_index.records import Progress
 from csp_index.store import schema
 from csp_index.store.tables import Store
 
@@ -59,7 +60,7 @@ def perturbed_copies(
     encoder: Encoder,
     network: Network,
     pick: Callable[[dict[str, torch.Tensor]], torch.Tensor],
-    tell: Callable[[int, int, str], None],
+    progress: Progress,
 ) -> Copies:
     """Run perturbed copies of images (sorted ids [I]) through encoder and network; `pick` takes the neurons' columns.
 
@@ -73,7 +74,7 @@ def perturbed_copies(
         vectors.append(encoder.embed_images(torch.stack([encoder.preprocess(image) for image in batch])).cpu())
         values.append(pick(network.activations(torch.stack([network.preprocess(image) for image in batch]))))
         done += len(batch)
-        tell(done, len(uris), f"images with {kind}")
+        progress(done, len(uris), f"images with {kind}")
     return Copies(ids, torch.cat(vectors), torch.cat(values))
 
 

@@ -30,7 +30,7 @@ _WHY = {
 }
 
 
-class Ledger:
+class ValueTable:
     """Collects values [M] of a subject's neurons; `kinds` [M] groups them, `constant` [M] tells activations that never
     change on the judging images.
     """

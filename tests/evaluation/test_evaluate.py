@@ -278,16 +278,16 @@ def test_an_interrupted_evaluation_keeps_the_methods_it_finished(world, monkeypa
     index, folder, _ = world
     from csp_index.evaluation import steps
 
-    judge = steps.judge_contrast
+    evaluate_contrast = steps.evaluate_contrast
     methods: list[str] = []
 
-    def interrupted(court, bench, words, examples, method, labels):
+    def interrupted(context, images, label_texts, examples, method, labels):
         methods.append(method)
         if method == "pmi" and methods.count("pmi") == 1:
             raise KeyboardInterrupt
-        judge(court, bench, words, examples, method, labels)
+        evaluate_contrast(context, images, label_texts, examples, method, labels)
 
-    monkeypatch.setattr(steps, "judge_contrast", interrupted)
+    monkeypatch.setattr(steps, "evaluate_contrast", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(index, folder, "csp", "pmi", seed=12)
     found = run(index, folder, "csp", "pmi", seed=12)

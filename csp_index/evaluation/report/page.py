@@ -21,8 +21,8 @@ from csp_index.evaluation.report import charts
 from csp_index.evaluation.report.summary import (
     COMPANIONS,
     NOT_ALONE,
-    Duel,
     Grid,
+    NeuronComparison,
     Winners,
     known_metrics,
     missing_notes,
@@ -45,7 +45,7 @@ Cards = Callable[[str, str], bytes | None]
 Rows = Sequence[Mapping[str, Any]]
 
 #: Of each family the metric that speaks for it, if it is there; else its first one.
-_SPOKESMEN: Final = ("agreement-exact", "simulation", "auprc", "discriminative", "cosy-auc", "stable-resample")
+_HEADLINES: Final = ("agreement-exact", "simulation", "auprc", "discriminative", "cosy-auc", "stable-resample")
 _MOST_NOTES = 100
 
 
@@ -119,7 +119,7 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class NeuronCards:
     """One neuron under two methods, with both cards."""
 
     neuron: str
@@ -237,12 +237,14 @@ class Page:
                 found.append(self._chart(charts.histogram_chart(self._grid, name), f"spread-{name}", name))
         return found
 
-    def matches(self, cards: Cards | None, count: int) -> tuple[list[Match], list[Match]]:
+    def comparison_cards(self, cards: Cards | None, count: int) -> tuple[list[NeuronCards], list[NeuronCards]]:
         """Return the neurons on which the leader gains most over the second, and those on which it loses most."""
         if len(self.leaders) < 2 or self.primary is None:
             return [], []
         found: Winners = winners(self._evaluation, self.primary, self.leaders[0], self.leaders[1], count)
-        gains, losses = ([self._match(duel, cards) for duel in side] for side in (found.gains, found.losses))
+        gains, losses = (
+            [self._cards(comparison, cards) for comparison in side] for side in (found.gains, found.losses)
+        )
         return gains, losses
 
     def notes(self) -> list[dict[str, str]]:
@@ -277,7 +279,7 @@ class Page:
         return self._known[metric].family if metric in self._known else ""
 
     def _judged(self, metric: str) -> bool:
-        """Tell whether some method's labels have the metric."""
+        """Return whether some method's labels have the metric."""
         return any(self._grid.methods_of(metric))
 
     def _rivals(self, metric: str) -> bool:
@@ -288,7 +290,7 @@ class Page:
         found = []
         for family in FAMILIES:
             names = [name for name in held if self._family(name) == family]
-            found += ([name for name in names if name in _SPOKESMEN] or names)[:1]
+            found += ([name for name in names if name in _HEADLINES] or names)[:1]
         return found
 
     def _valued(self, metric: str) -> bool:
@@ -371,19 +373,21 @@ class Page:
         )
 
     def _best(self, method: str, metric: str, kind: str) -> bool:
-        """Tell whether the paired test puts a method above each of the others."""
-        duels = [
+        """Return whether the paired test puts a method above each of the others."""
+        lines = [
             line for line in self._better.get((metric, kind), []) if method in (line["method_a"], line["method_b"])
         ]
-        return bool(duels) and all(line["better"] == method for line in duels)
+        return bool(lines) and all(line["better"] == method for line in lines)
 
-    def _match(self, duel: Duel, cards: Cards | None) -> Match:
-        sides = zip(self.leaders, (duel.text_a, duel.text_b), (duel.value_a, duel.value_b), strict=True)
+    def _cards(self, comparison: NeuronComparison, cards: Cards | None) -> NeuronCards:
+        sides = zip(
+            self.leaders, (comparison.text_a, comparison.text_b), (comparison.value_a, comparison.value_b), strict=True
+        )
         found = []
         for method, text, value in sides:
-            uri, missing = _picture(cards, duel.neuron, method)
+            uri, missing = _picture(cards, comparison.neuron, method)
             found.append(Card(method, text or "no label", figure(value), uri, missing))
-        return Match(duel.neuron, duel.kind, figure(duel.gain, sign=True), found)
+        return NeuronCards(comparison.neuron, comparison.kind, figure(comparison.gain, sign=True), found)
 
     def _chart(self, drawing: Any, name: str, description: str) -> Markup:
         return Markup(charts.to_svg(drawing, name, f"Chart: {description}"))  # the SVG escapes its own texts

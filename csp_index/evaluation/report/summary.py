@@ -96,7 +96,7 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True)
-class Duel:
+class NeuronComparison:
     """One neuron under two methods: their labels and values, and by how much a is better than b (worse if below 0)."""
 
     neuron: str
@@ -115,8 +115,8 @@ class Winners:
     metric: str
     method_a: str
     method_b: str
-    gains: tuple[Duel, ...]
-    losses: tuple[Duel, ...]
+    gains: tuple[NeuronComparison, ...]
+    losses: tuple[NeuronComparison, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +231,9 @@ def winners(evaluation: Evaluation, metric: str, method_a: str, method_b: str, c
     order = present[np.argsort(gain[present], kind="stable")]
     worst = [place for place in order.tolist() if gain[place] < 0][:count]
 
-    def duels(places: list[int]) -> tuple[Duel, ...]:
+    def compared(places: list[int]) -> tuple[NeuronComparison, ...]:
         return tuple(
-            Duel(
+            NeuronComparison(
                 grid.neurons[place],
                 grid.kinds[place],
                 grid.texts.get((method_a, place), ""),
@@ -245,7 +245,7 @@ def winners(evaluation: Evaluation, metric: str, method_a: str, method_b: str, c
             for place in places
         )
 
-    return Winners(metric, method_a, method_b, duels(best), duels(worst))
+    return Winners(metric, method_a, method_b, compared(best), compared(worst))
 
 
 def check_not_alone(grid: Grid) -> None:

@@ -51,7 +51,7 @@ _PAGE, _DATA = "index.html", "evaluation.json"
 _FILES: Final = (_PAGE, _DATA, "values.csv", "summary.csv", "comparisons.csv")
 _PACKAGES: Final = ("csp_index", "torch", "numpy", "scipy", "pyarrow", "matplotlib")
 _Beside = tuple[Cards | None, SanityReport | None, Rows | None]  # cards, the metrics' own test, calibration
-_DUELS = 3  # neurons shown of those that gain most, and of those that lose most
+_COMPARED = 3  # neurons shown of those that gain most, and of those that lose most
 
 
 def write_report(
@@ -145,7 +145,7 @@ def _render(page: Page, grid: Grid, evaluation: Evaluation, beside: _Beside) -> 
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    gains, losses = page.matches(cards, _DUELS)
+    gains, losses = page.comparison_cards(cards, _COMPARED)
     return environment.get_template("report.html.jinja").render(
         page=page,
         sections=page.sections() + _quality(page, grid),

@@ -154,9 +154,9 @@ def test_winners_gain_in_the_metrics_own_direction(judged):
         gains = {neuron: sign * (a[neuron] - b[neuron]) for neuron in a.keys() & b.keys()}
         found = winners(judged, metric, METHODS[0], METHODS[2], 3)
         best = sorted(gains, key=gains.__getitem__)[-3:][::-1]
-        assert [duel.neuron for duel in found.gains] == [f"cnn/concepts/{neuron}" for neuron in best]
+        assert [comparison.neuron for comparison in found.gains] == [f"cnn/concepts/{neuron}" for neuron in best]
         assert found.gains[0].gain == pytest.approx(gains[best[0]])
-        assert all(duel.gain < 0 for duel in found.losses)
+        assert all(comparison.gain < 0 for comparison in found.losses)
         assert len(found.losses) == min(3, sum(gain < 0 for gain in gains.values()))
 
 
@@ -165,7 +165,9 @@ def test_winners_carry_both_labels_and_leave_ties_out():
     rows += [row(1, method, "f1", 1.0) for method in "ab"]
     rows += [row(2, "a", "f1", None), row(2, "b", "f1", 1.0)]
     found = winners(made(rows), "f1", "a", "b", 5)
-    assert [(duel.neuron, duel.text_a, duel.text_b) for duel in found.gains] == [("cnn/concepts/0", "red star", "star")]
+    assert [(comparison.neuron, comparison.text_a, comparison.text_b) for comparison in found.gains] == [
+        ("cnn/concepts/0", "red star", "star")
+    ]
     assert found.losses == ()
 
 

@@ -129,7 +129,7 @@ def test_the_page_needs_nothing_but_itself(page, outline):
 def test_ids_are_unique_and_every_entry_of_the_contents_leads_somewhere(outline):
     assert len(outline.ids) == len(set(outline.ids))
     assert {anchor[1:] for anchor in outline.anchors if anchor.startswith("#")} <= set(outline.ids)
-    assert {"glance", "agreement", "simulation", "generation", "differences", "duels", "settings"} <= set(outline.ids)
+    assert {"glance", "agreement", "simulation", "generation", "differences", "winners", "settings"} <= set(outline.ids)
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -336,7 +336,7 @@ def test_an_evaluation_of_nothing_is_refused(tmp_path):
 
 def test_one_method_and_one_neuron_make_a_report(tmp_path):
     path = write_report(made([row(0, "csp", "f1", 0.25)], layer=LAYER), tmp_path / "out")
-    assert "0.250" in text_of(path) and 'id="duels"' not in path.read_text()
+    assert "0.250" in text_of(path) and 'id="winners"' not in path.read_text()
 
 
 def test_neurons_without_any_label_make_a_report(tmp_path):
