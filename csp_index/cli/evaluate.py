@@ -13,12 +13,11 @@ from rich.table import Table
 
 from csp_index.cli.options import FILE, json_option
 from csp_index.cli.output import progress, say_json
+from csp_index.evaluation.metrics.table import HEADLINES
 
 if TYPE_CHECKING:
     from csp_index.evaluation.evaluation import Evaluation
     from csp_index.evaluation.metrics.sanity import SanityReport, SanityRow
-
-_HEADLINES = ("agreement-exact", "simulation", "auprc", "f1", "discriminative", "stable-resample", "cosy-auc")
 
 
 @click.command()
@@ -139,7 +138,7 @@ def _write(db: str, found: Evaluation, folder: str, sanity: SanityReport | None,
 
 def _say_summary(found: Evaluation, rows: list[dict[str, Any]]) -> None:
     """Print methods by headline metrics, kinds of neurons apart; then what was left out."""
-    metrics = [metric for metric in _HEADLINES if any(row["metric"] == metric for row in rows)]
+    metrics = [metric for metric in HEADLINES if any(row["metric"] == metric for row in rows)]
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     split: Any = found.settings["split"]
     methods: Any = found.settings["methods"]

@@ -12,7 +12,6 @@ from csp_index.contrast.context import Derive, Means
 from csp_index.contrast.examples import quality_of
 from csp_index.contrast.quality import ContrastQuality
 from csp_index.contrast.selection import Subject, draw_pool
-from csp_index.evaluation.evaluation import Metric
 from csp_index.evaluation.metrics.structure import lead
 from csp_index.evaluation.options import MethodChoice
 from csp_index.evaluation.perturbed_copies import PERTURBATIONS, Copies, perturbed_copies, rescored
@@ -173,17 +172,3 @@ def _half(mask: torch.Tensor, seed: int) -> torch.Tensor:
     part = torch.zeros_like(mask)
     part[ids[mix(ids, _HALVES + seed).argsort()[: max(1, len(ids) // 2)]]] = True
     return part
-
-
-METRICS: dict[str, Metric] = {
-    name: Metric(name, "robustness", summary, low=0.0, high=1.0)
-    for name, summary in (
-        ("confidence", "share of resamples of the activating images in which the label stays first"),
-        ("stable-resample", "share of random halves of the choosing images that give the same label"),
-        ("stable-seed", "share of other splits that give the same label"),
-        ("stable-noise", "the label stays when all examples carry noise"),
-        ("stable-blur", "the label stays when all examples are blurred"),
-        ("stable-jpeg", "the label stays when all examples are compressed"),
-        ("stable-dark", "the label stays when all examples are darker"),
-    )
-}

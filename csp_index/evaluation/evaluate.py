@@ -1,7 +1,7 @@
-"""The evaluation itself: choose labels on one part of the images, judge them on another, keep every value.
+"""The evaluation itself: choose labels on one part of the images, evaluate them on another, store every value.
 
-Values are kept under the hash of all they depend on, method by method as they are done: an evaluation asked again is
-read, one with a further method computes that method alone, one cut off goes on with the method it was at.
+Each method's values are stored as soon as they are complete, under the hash of all they depend on. A repeated
+evaluation is read, one with an additional method computes that method alone, and an interrupted one resumes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from csp_index.contrast.selection import Subject, draw_pool
 from csp_index.errors import EvaluationError
 from csp_index.evaluation import steps
 from csp_index.evaluation.choose_labels import Chooser, ChosenLabels, others, perturbed, relabelled
-from csp_index.evaluation.contrast_metrics import add_quality
 from csp_index.evaluation.evaluation import VALUES, Evaluation
 from csp_index.evaluation.ground_truth import Truth, read_truth
 from csp_index.evaluation.hierarchy import Hierarchy, load_hierarchy
 from csp_index.evaluation.judge_labels import FITTED, JudgingImages, read_judging_images
 from csp_index.evaluation.metadata_concepts import ConceptTable
+from csp_index.evaluation.metrics.table import NEEDS
 from csp_index.evaluation.options import EvaluationOptions, MethodChoice
 from csp_index.evaluation.split import Split, draw_split, keep_split, read_split, thinned
 from csp_index.evaluation.steps import EvaluationContext, Tools
@@ -44,19 +44,18 @@ from csp_index.store.catalog import EncoderInfo
 from csp_index.store.runs import record_run, settings_hash
 from csp_index.store.tables import Store
 
-_LOOKED_AT = 10_000  # images whose metadata tells which columns there are
+_SAMPLED = 10_000  # images whose metadata shows which columns there are
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationInputs:
-    """What was read before anything is computed, so that bad input is told at once."""
+    """What is read before anything is computed, so that bad input is reported at once."""
 
     split: Split
     judge: EncoderInfo
     truth: Truth | None
     hierarchy: Hierarchy | None
     generator: ImageGenerator | None
-    skipped: Mapping[str, str]
 
 
 def evaluate(
@@ -69,60 +68,61 @@ def evaluate(
     recompute: bool = False,
     device: str = "cpu",
 ) -> Evaluation:
-    """Return how faithful the methods' labels of a subject's neurons are; values that are kept are read.
+    """Return how faithful the methods' labels of a subject's neurons are; stored values are read.
 
     Errors: EvaluationError, in one line, before anything is written.
     """
-    inputs = _read(store, subject, options, device)
+    inputs = _read_inputs(store, subject, options, device)
     described = _describe(subject, options, inputs, tools)
-    wanted = {"": None} | {choice.text: choice for choice in options.methods}
+    choices = {"": None} | {choice.text: choice for choice in options.methods}
     hashes = {
-        text: settings_hash(described | _made_by(subject, options, tools, choice)) for text, choice in wanted.items()
+        text: settings_hash(described | _contrast_settings(subject, options, tools, choice))
+        for text, choice in choices.items()
     }
-    held = {} if recompute else _held(store, subject, hashes)
-    missing = {text: choice for text, choice in wanted.items() if text not in held}
+    stored = {} if recompute else _stored_values(store, subject, hashes)
+    missing = {text: choice for text, choice in choices.items() if text not in stored}
     if missing:
         with store.write_lock():
             keep_split(store, inputs.split)
             models = {subject.source.name: subject.source.identity, str(subject.target.key): subject.target.identity}
-            asked = {**described, "methods": [text for text in missing if text]}
-            with record_run(store, "evaluate", asked, models, options.seed) as run:
-                prepared = _open(store, subject, options, inputs, tools, progress, device)
+            settings = {**described, "methods": [text for text in missing if text]}
+            with record_run(store, "evaluate", settings, models, options.seed) as run:
+                prepared = _prepare(store, subject, options, inputs, tools, progress, device)
                 for done, (text, choice) in enumerate(missing.items()):
                     progress(done, len(missing), "methods")
-                    _keep(store, subject, hashes[text], run.run_id, text, _values(prepared, inputs, choice))
+                    _store_values(store, subject, hashes[text], run.run_id, text, _values(prepared, inputs, choice))
                 progress(len(missing), len(missing), "methods")
-        held = _held(store, subject, hashes)
-    rows = pa.concat_tables([held[text] for text in wanted])
+        stored = _stored_values(store, subject, hashes)
+    rows = pa.concat_tables([stored[text] for text in choices])
     runs = sorted(set(rows["run_id"].to_pylist()))
-    settings = {**described, "methods": [text for text in wanted if text], "split": inputs.split.as_json()}
-    return Evaluation(rows.select(VALUES.names), {**settings, "runs": runs}, runs[-1], dict(inputs.skipped))
+    settings = {**described, "methods": [text for text in choices if text], "split": inputs.split.as_json()}
+    return Evaluation(rows.select(VALUES.names), {**settings, "runs": runs}, runs[-1], _left_out(options))
 
 
-def _made_by(
+def _contrast_settings(
     subject: Subject, options: EvaluationOptions, tools: Tools, choice: MethodChoice | None
 ) -> dict[str, object]:
-    """Return what one method's values depend on through contrastive images that are made."""
+    """Return what one method's values depend on through edited or generated contrastive images."""
     if choice is None or tools.depends is None or not scoring.method(choice.method).info.needs_contrast:
         return {}
     request = make_request(choice.method, subject.source, 1, {**_defaults(options), **choice.options})
     return dict(tools.depends(request.examples))
 
 
-def _held(store: Store, subject: Subject, hashes: Mapping[str, str]) -> dict[str, pa.Table]:
-    """Return the values kept of each method under its settings hash: those of the newest run that judged it."""
-    found = {}
-    for hashed in dict.fromkeys(hashes.values()):
-        rows = store.read(schema.EVALUATIONS, where=_where(subject, hashed))
+def _stored_values(store: Store, subject: Subject, hashes: Mapping[str, str]) -> dict[str, pa.Table]:
+    """Return each method's stored values under its settings hash, those of the newest run that evaluated it."""
+    stored = {}
+    for settings in dict.fromkeys(hashes.values()):
+        rows = store.read(schema.EVALUATIONS, where=_where(subject, settings))
         for text in rows["method"].unique().to_pylist():
-            if hashes.get(text) == hashed:
+            if hashes.get(text) == settings:
                 part = rows.filter(pc.equal(rows["method"], text))
-                found[text] = part.filter(pc.equal(part["run_id"], pc.max(part["run_id"])))
-    return found
+                stored[text] = part.filter(pc.equal(part["run_id"], pc.max(part["run_id"])))
+    return stored
 
 
-def _keep(store: Store, subject: Subject, hashed: str, run_id: str, method: str, values: pa.Table) -> None:
-    """Store a method's values in one commit, then delete those it had before."""
+def _store_values(store: Store, subject: Subject, hashed: str, run_id: str, method: str, values: pa.Table) -> None:
+    """Store a method's values in one commit, then delete its older ones."""
     size = values.num_rows
     rows = values.add_column(0, "settings_hash", pa.array([hashed] * size))
     rows = rows.add_column(0, "run_id", pa.array([run_id] * size))
@@ -135,7 +135,8 @@ def _where(subject: Subject, hashed: str) -> str:
     return f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(subject.target)}"
 
 
-def _read(store: Store, subject: Subject, options: EvaluationOptions, device: str) -> EvaluationInputs:
+def _read_inputs(store: Store, subject: Subject, options: EvaluationOptions, device: str) -> EvaluationInputs:
+    """Read every input. Errors: EvaluationError where an input is unusable or options do not go together."""
     images = subject.images(store)
     if options.choose_on is not None and options.judge_on is not None:
         split = read_split(store, images, options.choose_on, options.judge_on)
@@ -145,49 +146,44 @@ def _read(store: Store, subject: Subject, options: EvaluationOptions, device: st
         request = make_request(choice.method, subject.source, 1, {**_defaults(options), **choice.options})
         check_request(store, subject, request)
     judge = subject.source if options.judge is None else catalog.encoder(store, options.judge)
-    if judge != subject.source and judge.identity.get("library") == "arrays":
-        raise EvaluationError(
-            f"encoder {judge.name} came as arrays and cannot read the labels it is to judge: "
-            "name one that was indexed with its model"
-        )
-    truth = None
-    skipped = {}
-    if options.truth is not None:
-        truth = read_truth(options.truth, subject.target.key, subject.target.neurons)
-    else:
-        skipped["agreement"] = "no truth is given (--truth labels.csv, or class names of output neurons)"
+    _check_models(subject, options, judge)
+    truth = None if options.truth is None else read_truth(options.truth, subject.target.key, subject.target.neurons)
     if options.concepts:
         _check_columns(store, options.concepts)
-    if options.concepts is None:
-        skipped["detection by metadata"] = "no metadata columns are named (--concepts): calibrated text probabilities"
     hierarchy = None if options.hierarchy is None else load_hierarchy(options.hierarchy)
-    if hierarchy is None:
-        skipped["hierarchy"] = "no hierarchy is given (--hierarchy)"
     generator = None
-    if options.generator is None:
-        skipped["generation"] = "no image generator is given (--generator)"
-    elif subject.target.network == "arrays":
-        raise EvaluationError(
-            f"layer {subject.target.key} came as arrays, so generated images cannot be run through its network: "
-            "leave the generator out"
-        )
-    else:
+    if options.generator is not None:
         generator = load_generator(options.generator, device=device, cache=options.drawings)
-    if options.resamples == 0:
-        skipped["resampled images"] = "no relabelling is asked for (--resamples)"
-    if not options.perturb:
-        skipped["perturbed images"] = "not asked for (--perturb)"
-    elif "arrays" in (subject.target.network, subject.source.identity.get("library")):
+    return EvaluationInputs(split, judge, truth, hierarchy, generator)
+
+
+def _check_models(subject: Subject, options: EvaluationOptions, judge: EncoderInfo) -> None:
+    """Refuse options that need a model where the index has only arrays."""
+    if judge != subject.source and judge.identity.get("library") == "arrays":
         raise EvaluationError(
-            f"layer {subject.target.key} or its encoder came as arrays, so perturbed images cannot be run "
+            f"encoder {judge.name} was imported as arrays, so it cannot embed the labels to evaluate: "
+            "name one that was indexed with its model"
+        )
+    if options.generator is not None and subject.target.network == "arrays":
+        raise EvaluationError(
+            f"layer {subject.target.key} was imported as arrays, so generated images cannot be run through its "
+            "network: leave the generator out"
+        )
+    if options.perturb and "arrays" in (subject.target.network, subject.source.identity.get("library")):
+        raise EvaluationError(
+            f"layer {subject.target.key} or its encoder was imported as arrays, so perturbed images cannot be run "
             "through them: leave perturbation out"
         )
-    return EvaluationInputs(split, judge, truth, hierarchy, generator, skipped)
+
+
+def _left_out(options: EvaluationOptions) -> dict[str, str]:
+    """Return what is not evaluated for lack of an option, with the reason; concepts () are all columns."""
+    return {part.part: part.reason for option, part in NEEDS.items() if getattr(options, option) in (None, 0, False)}
 
 
 def _check_columns(store: Store, columns: Sequence[str]) -> None:
     """Refuse a metadata column that none of the first images has."""
-    rows = store.read(schema.IMAGES, ["metadata"], where=f"image_id < {_LOOKED_AT}")["metadata"].to_pylist()
+    rows = store.read(schema.IMAGES, ["metadata"], where=f"image_id < {_SAMPLED}")["metadata"].to_pylist()
     known = {name for row in rows if row for name in json.loads(row)}
     for column in columns:
         if column not in known:
@@ -199,12 +195,12 @@ def _describe(
     subject: Subject, options: EvaluationOptions, inputs: EvaluationInputs, tools: Tools
 ) -> dict[str, object]:
     """Return all that the values of one method depend on."""
-    given = asdict(replace(options, methods=options.methods[:1]))
-    for name in ("methods", "drawings", "truth", "hierarchy"):  # what the files say counts, not where they lie
-        given.pop(name)
+    choices = asdict(replace(options, methods=options.methods[:1]))
+    for name in ("methods", "drawings", "truth", "hierarchy"):  # the content of the files counts, not their location
+        choices.pop(name)
     files = {name: _digest(path) for name, path in (("truth", options.truth), ("hierarchy", options.hierarchy)) if path}
     return {
-        **given,
+        **choices,
         "files": files,
         "controls_key": None if options.controls is None else _listing(options.controls),
         "layer": str(subject.target.key),
@@ -229,7 +225,7 @@ def _digest(path: Path) -> str:
 
 
 def _listing(location: str) -> str:
-    """Return a hash of the images at a location: their addresses, sizes and times."""
+    """Return a hash of the images at a location: their addresses, sizes and modification times."""
     uris = [ref.uri for ref in open_source(location).refs()]
     states = [(os.stat(uri).st_size, os.stat(uri).st_mtime_ns) if os.path.exists(uri) else () for uri in uris]
     return hashlib.sha256(json.dumps([uris, states]).encode()).hexdigest()[:16]
@@ -237,7 +233,7 @@ def _listing(location: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PreparedEvaluation:
-    """What all methods of one evaluation share: the judging images and those that choose, read once."""
+    """What all methods of one evaluation share, read once: the images that choose and those that judge."""
 
     context: EvaluationContext
     judging_images: JudgingImages
@@ -247,7 +243,7 @@ class PreparedEvaluation:
     concepts: ConceptTable | None
 
 
-def _open(
+def _prepare(
     store: Store,
     subject: Subject,
     options: EvaluationOptions,
@@ -283,7 +279,7 @@ def _values(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Meth
         steps.evaluate_neurons(context, prepared.examples)
         return context.value_table.take()
     chosen = _choose(prepared, inputs, choice)
-    release(context.store)  # what judges has its own copy
+    release(context.store)  # the judging images have their own copy
     method, labels = choice.text, chosen.labels
     label_texts = steps.label_texts_of(context, labels, images, prepared.concepts)
     simulation = steps.evaluate_activations(context, images, label_texts, method, labels)
@@ -297,23 +293,23 @@ def _values(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Meth
 
 
 def _choose(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: MethodChoice) -> ChosenLabels:
-    """Choose a method's labels on the choosing images; add what the choice alone tells."""
+    """Choose a method's labels on the choosing images; add the metrics that follow from the choice alone."""
     context = prepared.context
     chosen = prepared.chooser.choose(choice)
-    found = {"lead": chosen.lead, "confidence": chosen.confidence}
+    values_of = {"lead": chosen.lead, "confidence": chosen.confidence}
     if chosen.quality is not None:
-        add_quality(context.value_table, choice.text, chosen.quality, chosen.labels)
+        steps.evaluate_quality(context, choice.text, chosen, chosen.quality)
     if inputs.truth is not None:
         steps.evaluate_agreement(context, choice.text, chosen, inputs.truth, inputs.hierarchy)
-    steady: dict[str, torch.Tensor] = {}
+    stability: dict[str, torch.Tensor] = {}
     if prepared.others:
-        steady |= relabelled(prepared.others, choice, chosen, context.progress)
+        stability |= relabelled(prepared.others, choice, chosen, context.progress)
     if context.options.perturb:
         models = context.tools.encoder(context.subject.source), context.tools.network(context.subject.target)
-        steady |= perturbed(prepared.chooser, choice, chosen, *models, context.progress)
+        stability |= perturbed(prepared.chooser, choice, chosen, *models, context.progress)
     if scoring.method(choice.method).info.ignores_images:
-        steady = {metric: torch.full_like(values, torch.nan) for metric, values in steady.items()}
-    for metric, values in (found | steady).items():
+        stability = {metric: torch.full_like(values, torch.nan) for metric, values in stability.items()}
+    for metric, values in (values_of | stability).items():
         context.value_table.add(choice.text, metric, values, chosen.labels)
     return chosen
 

@@ -1,38 +1,21 @@
-"""What an evaluation consists of: metrics by name, values one a (neuron, method, metric), and the settings behind them.
+"""The result of an evaluation: one value per neuron, method and metric, and the settings behind the values.
 
-A value that cannot be computed is None and says why in `note`; it never enters a mean.
+A value that cannot be computed is None, and its `note` says why; it never enters a mean.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import pyarrow as pa
 
 from csp_index.store import schema
 
-Family = Literal[
-    "simulation", "detection", "generation", "agreement", "contrast", "specificity", "robustness", "structure", "pairs"
-]
-
 ALL = "all"  # the kind that stands for every neuron
 
 #: The columns of `Evaluation.values`: those of the store's table `evaluations` after run_id and settings_hash.
 VALUES = pa.schema(list(schema.table_schema(schema.EVALUATIONS))[2:])
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A metric: what it measures, which way is better, and the range of its values."""
-
-    name: str
-    family: Family
-    summary: str
-    higher_is_better: bool = True
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

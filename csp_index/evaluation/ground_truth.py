@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from csp_index.errors import EvaluationError, LabelError, one_line
-from csp_index.evaluation.evaluation import ALL, Metric
+from csp_index.evaluation.evaluation import ALL
 from csp_index.evaluation.hierarchy import Hierarchy, Relation, normal_text
 from csp_index.records import LayerKey, NeuronKey
 
@@ -274,17 +274,3 @@ def _hierarchy_similarity(
     ]
     similar = torch.tensor([max(own, default=torch.nan) for own in found], dtype=torch.float32)
     return similar, [min((hierarchy.relation(f, text) for text in texts), key=_CLOSEST.index) for f, texts in pairs]
-
-
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("agreement-exact", "agreement", "the label is an accepted text", low=0.0, high=1.0),
-        Metric("agreement-top5", "agreement", "an accepted text is among the five best labels", low=0.0, high=1.0),
-        Metric("agreement-rank", "agreement", "rank of the accepted text among all candidates", False, 1.0),
-        Metric("agreement-reciprocal-rank", "agreement", "1 / rank of the accepted text", low=0.0, high=1.0),
-        Metric(
-            "agreement-text", "agreement", "cosine of label and accepted text in the text encoder", low=-1.0, high=1.0
-        ),
-    )
-}

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 from csp_index.contrast.context import Derive
 from csp_index.contrast.examples import Examples
+from csp_index.contrast.quality import ContrastQuality
 from csp_index.contrast.selection import Subject, pool_tiles
 from csp_index.evaluation.choose_labels import ChosenLabels
 from csp_index.evaluation.ground_truth import Truth, agreement
@@ -171,6 +172,22 @@ def evaluate_hierarchy(
         rows[neuron, : len(found)] = torch.tensor(found, dtype=torch.int64)
     relatives = relatives_simulation(images, vectors, rows)
     context.value_table.add(method, "relatives-lead", broader_narrower_lead(simulation.float(), relatives), labels)
+
+
+def evaluate_quality(context: EvaluationContext, method: str, chosen: ChosenLabels, quality: ContrastQuality) -> None:
+    """Add the quality of the contrast on which a method's labels rest; no value where no image has a partner."""
+    unpaired = torch.from_numpy(quality.pairs == 0)
+    columns = {
+        "contrast-partnered": quality.partnered,
+        "contrast-similarity": quality.similarity,
+        "contrast-near": quality.near,
+        "contrast-drop": quality.drop,
+        "contrast-duplicates": quality.duplicates,
+        "contrast-poor": quality.poor,
+    }
+    for metric, column in columns.items():
+        values = torch.from_numpy(column).double().masked_fill(unpaired, torch.nan)
+        context.value_table.add(method, metric, values, chosen.labels)
 
 
 def evaluate_consistency(

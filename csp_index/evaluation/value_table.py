@@ -10,24 +10,7 @@ import torch
 
 from csp_index.contrast.selection import Subject
 from csp_index.evaluation.evaluation import VALUES
-
-#: Why a metric has no value, where nothing more special is known.
-_WHY = {
-    "consistency": "no other labelled neuron fires alike",
-    "consistency-text": "no other labelled neuron fires alike",
-    "clarity": "fewer than two activating judging images",
-    "polysemanticity": "fewer than two activating judging images",
-    "redundancy": "no activating judging image, or no other neuron with one",
-    "discriminative": "no activating or no contrastive judging image",
-    "confidence": "its images tell nothing: there is but one, or the method looks at none",
-    **dict.fromkeys(
-        ("stable-resample", "stable-seed", "stable-noise", "stable-blur", "stable-jpeg", "stable-dark"),
-        "the method looks at no image",
-    ),
-    "lead": "fewer than two candidates, or all score alike",
-    "depth": "the label is not in the hierarchy",
-    "relatives-lead": "the label has no broader or narrower word in the hierarchy",
-}
+from csp_index.evaluation.metrics.table import METRICS
 
 
 class ValueTable:
@@ -55,7 +38,7 @@ class ValueTable:
         found = values.double().numpy()
         missing = ~np.isfinite(found)
         texts = [None] * len(found) if labels is None else list(labels)
-        why = notes if notes is not None else _WHY.get(metric, "undefined on these images")
+        why = notes if notes is not None else METRICS[metric].undefined
         reasons = [why] * len(found) if isinstance(why, str) else list(why)
         told = []
         for place, absent in enumerate(missing.tolist()):

@@ -12,6 +12,7 @@ from fakes import write_images
 from csp_index import EvaluationOptions, open_index
 from csp_index.errors import CspIndexError, EvaluationError
 from csp_index.evaluation.evaluation import VALUES
+from csp_index.evaluation.metrics.table import METRICS, NEEDS
 from csp_index.evaluation.options import parse_methods
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.store import schema
@@ -90,6 +91,9 @@ def test_what_cannot_be_computed_says_why_and_is_never_nan(world):
     assert np.isfinite(table["value"].drop_null().to_numpy()).all()
     for row in table.to_pylist():
         assert (row["value"] is None) == bool(row["note"]), row
+    computed = {name for name, m in METRICS.items() if set(m.needs) <= {"truth"} and m.family != "pairs"}
+    assert set(table["metric"].to_pylist()) == computed
+    assert list(found.skipped) == [NEEDS[need].part for need in NEEDS if need != "truth"]
     assert "constant on the judging images" in values(found, "semanticlens", "simulation")[9]["note"]
     assert "never fires" in values(found, "semanticlens", "simulation")[10]["note"]
     assert "no truth" in values(found, "semanticlens", "agreement-exact")[8]["note"]
@@ -150,8 +154,8 @@ def test_relabelling_counts_how_often_a_label_stays(world):
         ({"choose_on": "train"}, "name the one that chooses and the one that judges"),
         ({"judge": "other"}, "encoder 'other' is not in the index"),
         ({"concepts": ("colour",)}, "no image has the metadata column 'colour'"),
-        ({"generator": "python:fakes:painter"}, "came as arrays"),
-        ({"perturb": True}, "came as arrays"),
+        ({"generator": "python:fakes:painter"}, "imported as arrays"),
+        ({"perturb": True}, "imported as arrays"),
         ({"seed": -1}, "seed is -1: expected a whole number"),
         ({"seed": 10**20}, "expected a whole number"),
         ({"controls": "folder"}, "go with an image generator"),

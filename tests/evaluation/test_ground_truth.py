@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from csp_index.errors import EvaluationError
 from csp_index.evaluation import ground_truth as module
-from csp_index.evaluation.ground_truth import METRICS, Truth, agreement, read_truth
+from csp_index.evaluation.ground_truth import Truth, agreement, read_truth
 from csp_index.evaluation.hierarchy import Hierarchy
+from csp_index.evaluation.metrics.table import METRICS, named
 from csp_index.records import LayerKey
 
 LAYER = LayerKey("m", "l")
@@ -204,14 +205,13 @@ def test_every_nan_has_a_note_and_no_other_value_has_one() -> None:
     ranked = {0: ["red"], 1: [], 2: ["dog"], 4: ["dog"], 5: ["red"]}
     scores = torch.rand(5, 6, generator=torch.Generator().manual_seed(0))
     found = agreement(TRUTH, ranked, VOCABULARY, scores, by_name, tree)
-    assert set(found.values) == set(found.notes) == {*METRICS, "hierarchy-similarity"}
+    assert set(found.values) == set(found.notes) == set(named("agreement"))
     for name, values in found.values.items():
         assert [bool(note) for note in found.notes[name]] == values.isnan().tolist()
         inside = values[~values.isnan()]
-        metric = METRICS.get(name)
-        if metric is not None:
-            assert metric.low is not None and (inside >= metric.low).all()
-            assert metric.high is None or (inside <= metric.high).all()
+        metric = METRICS[name]
+        assert metric.low is not None and (inside >= metric.low).all()
+        assert metric.high is None or (inside <= metric.high).all()
 
 
 def test_no_neurons_and_no_common_neurons() -> None:

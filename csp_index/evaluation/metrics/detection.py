@@ -15,15 +15,15 @@ Knows nothing about storage, models or labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import torch
 
 from csp_index.errors import EvaluationError
-from csp_index.evaluation.evaluation import Family, Metric
 from csp_index.evaluation.metrics import ranking
 from csp_index.evaluation.metrics.ranking import Counts, Sorted, ratio
+from csp_index.evaluation.metrics.table import named
 
 ALPHA: Final = 0.05  # share of images that count as activating where a metric needs a yes or no
 THRESHOLD: Final = 0.5  # a concept is present from this probability on
@@ -174,9 +174,7 @@ def dma(generated: torch.Tensor, maximum: torch.Tensor) -> torch.Tensor:
 # --- all of them at once --------------------------------------------------------------------------------------------
 
 #: What `detection` returns, in this order.
-DETECTION: Final[tuple[str, ...]] = (
-    "pearson", "spearman", "cosine", "auroc", "auprc", "f1", "iou", "precision", "recall", "balanced-accuracy", "wpmi",
-)  # fmt: skip
+DETECTION: Final = named("detection")
 
 
 def detection(
@@ -325,38 +323,3 @@ def _shares(alpha: float | torch.Tensor, activations: torch.Tensor) -> torch.Ten
     if not ((shares > 0) & (shares <= 1)).all():
         raise EvaluationError(f"alpha is {alpha}: expected a share of the images above 0 and up to 1, for example 0.05")
     return shares.expand(len(activations))
-
-
-# --- names ----------------------------------------------------------------------------------------------------------
-
-_Row = tuple[str, Family, str, float | None, float | None]
-_ROWS: Final[Sequence[_Row]] = (
-    ("pearson", "detection", "correlation of activation and concept presence", -1.0, 1.0),
-    ("spearman", "detection", "rank correlation of activation and concept presence", -1.0, 1.0),
-    ("cosine", "detection", "cosine of activations and concept presence", -1.0, 1.0),
-    ("auroc", "detection", "chance that an image with the concept activates more than one without", 0.0, 1.0),
-    ("auprc", "detection", "average precision of finding the concept by activation", 0.0, 1.0),
-    ("f1", "detection", "harmonic mean of precision and recall of the top-activating images", 0.0, 1.0),
-    ("iou", "detection", "overlap of the top-activating images with those that show the concept", 0.0, 1.0),
-    ("precision", "detection", "share of top-activating images that show the concept", 0.0, 1.0),
-    ("recall", "detection", "share of images with the concept that are top-activating", 0.0, 1.0),
-    ("balanced-accuracy", "detection", "mean recall of images with and without the concept", 0.0, 1.0),
-    ("wpmi", "detection", "how much likelier the concept is on top-activating images (log)", None, None),
-    ("simulation", "simulation", "correlation of activation and the image's cosine with the label", -1.0, 1.0),
-    ("simulation-calibrated", "simulation", "the same with a sigmoid fitted on the labels' split", -1.0, 1.0),
-    ("cosy-auc", "generation", "chance that a generated image activates more than a control image", 0.0, 1.0),
-    (
-        "cosy-mad",
-        "generation",
-        "mean activation on generated over control images, in deviations of the latter",
-        None,
-        None,
-    ),
-    ("dma", "generation", "mean activation on generated images, as a share of the maximum", None, None),
-    ("discriminative", "contrast", "how well the label tells activating from contrastive images (AUROC)", 0.0, 1.0),
-)
-
-#: The metrics whose numerics are in this file, by the name used everywhere.
-METRICS: Final[dict[str, Metric]] = {
-    name: Metric(name, family, summary, low=low, high=high) for name, family, summary, low, high in _ROWS
-}

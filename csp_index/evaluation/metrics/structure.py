@@ -15,7 +15,6 @@ import torch
 from torch.nn.functional import embedding_bag, normalize
 
 from csp_index.errors import EvaluationError
-from csp_index.evaluation.evaluation import Metric
 
 _BLOCK_BYTES = 256 * 2**20
 _CACHE_BYTES = 4 * 2**20  # for steps that read a block over and over
@@ -278,34 +277,3 @@ def _same_length(neurons: int, **others: int) -> None:
         if length != neurons:
             what = name.replace("_", " ")
             raise EvaluationError(f"{what} are {length}, activations of {neurons} neurons: expected one for each")
-
-
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("clarity", "structure", "mean cosine between the neuron's activating images", low=-1.0, high=1.0),
-        Metric(
-            "polysemanticity", "structure", "1 - cosine of the two halves of the activating images", False, 0.0, 2.0
-        ),
-        Metric(
-            "redundancy", "structure", "cosine with the most similar other neuron of those evaluated", False, -1.0, 1.0
-        ),
-        Metric("consistency", "structure", "share of near-identical neurons with the equal label", low=0.0, high=1.0),
-        Metric(
-            "consistency-text", "structure", "mean cosine with the labels of near-identical neurons", low=-1.0, high=1.0
-        ),
-        Metric("label-images", "specificity", "share of held-out images the label fits", False, 0.0, 1.0),
-        Metric("label-neurons", "specificity", "neurons evaluated that carry the label", False, 1.0),
-        Metric("lead", "specificity", "best score less the runner-up's, in standard deviations", low=0.0),
-        Metric(
-            "relatives-lead",
-            "specificity",
-            "simulation less that of the best broader or narrower word",
-            True,
-            -2.0,
-            2.0,
-        ),
-        Metric("depth", "specificity", "steps from the hierarchy's root, which is 1", low=1.0),
-        Metric("hierarchy-similarity", "agreement", "Wu-Palmer similarity of label and truth", low=0.0, high=1.0),
-    )
-}

@@ -25,7 +25,8 @@ from matplotlib.figure import Figure
 
 from csp_index.evaluation.evaluation import ALL
 from csp_index.evaluation.metrics.sanity import LEAST_DROP, SanityReport
-from csp_index.evaluation.report.summary import POOLED, Grid, known_metrics
+from csp_index.evaluation.metrics.table import METRICS
+from csp_index.evaluation.report.summary import POOLED, Grid
 
 __all__ = [
     "Mark",
@@ -236,8 +237,8 @@ def _colours() -> list[tuple[str, str]]:
 
 
 def _direction(metric: str) -> str:
-    found = known_metrics().get(metric)
-    return " (lower is better)" if found and not found.higher_is_better else ""
+    known = METRICS.get(metric)
+    return " (lower is better)" if known and not known.higher_is_better else ""
 
 
 def _present(values: np.ndarray) -> np.ndarray:

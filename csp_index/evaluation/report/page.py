@@ -17,6 +17,7 @@ from markupsafe import Markup
 from csp_index.errors import CspIndexError
 from csp_index.evaluation.evaluation import ALL, Evaluation
 from csp_index.evaluation.metrics.sanity import SanityReport
+from csp_index.evaluation.metrics.table import FAMILIES, HEADLINES, METRICS
 from csp_index.evaluation.report import charts
 from csp_index.evaluation.report.summary import (
     COMPANIONS,
@@ -24,14 +25,12 @@ from csp_index.evaluation.report.summary import (
     Grid,
     NeuronComparison,
     Winners,
-    known_metrics,
     missing_notes,
     winners,
 )
 from csp_index.evaluation.report.wording import (
     CONTROLS,
     DASH,
-    FAMILIES,
     arrow,
     base_name,
     chance,
@@ -44,8 +43,7 @@ from csp_index.evaluation.report.wording import (
 Cards = Callable[[str, str], bytes | None]
 Rows = Sequence[Mapping[str, Any]]
 
-#: Of each family the metric that speaks for it, if it is there; else its first one.
-_HEADLINES: Final = ("agreement-exact", "simulation", "auprc", "discriminative", "cosy-auc", "stable-resample")
+_QUALITY: Final = "pairs"  # the family that describes what chose the labels, not the labels
 _MOST_NOTES = 100
 
 
@@ -135,7 +133,7 @@ class Page:
         """Take an evaluation with what `summarise` and `compare` say of it."""
         self._evaluation, self._grid = evaluation, grid
         self._summary, self._comparisons = summary, comparisons
-        self._known, self._missing = known_metrics(), missing_notes(evaluation)
+        self._missing = missing_notes(evaluation)
         self._lines = {(line["method"], line["metric"], line["kind"]): line for line in summary.to_pylist()}
         self._better: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
         for line in comparisons.to_pylist():
@@ -181,23 +179,27 @@ class Page:
         return self._sheet("One metric of each family", self.headline)
 
     def sections(self) -> list[Section]:
-        """Return a section for each family that the evaluation holds, and one for what belongs to neurons alone."""
-        found = []
-        for family, (title, lead) in FAMILIES.items():
+        """Return a section for each family with values, then one for the neurons and one for the contrast."""
+        sections = []
+        for family, info in FAMILIES.items():
             names = [name for name in self._grid.metrics if self._family(name) == family and self._judged(name)]
-            if any(self._valued(name) for name in names):
-                found.append(self.section(family, title, lead, names))
-        others = [name for name in self._grid.metrics if name not in self._known and self._judged(name)]
+            if family != _QUALITY and any(self._valued(name) for name in names):
+                sections.append(self._section(family, info.title, info.question, names))
+        others = [name for name in self._grid.metrics if name not in METRICS and self._judged(name)]
         if others:
             lead = "Metrics of other origin: which way is better is not known here, so none is marked best."
-            found.append(self.section("other", "Other metrics", lead, others))
+            sections.append(self._section("other", "Other metrics", lead, others))
         neurons = [name for name in self._grid.metrics if ("", name) in self._grid.rows]
         if neurons:
             lead = "What the neurons are like whatever their labels: one meaning or several, alone or doubled."
             title = "The neurons themselves"
             sheet = self._sheet(title, neurons, [""])
-            found.append(Section("neurons", title, lead, sheet, self._definitions(neurons), []))
-        return found
+            sections.append(Section("neurons", title, lead, sheet, self._definitions(neurons), []))
+        pairs = [name for name in self._grid.metrics if self._family(name) == _QUALITY]
+        if pairs:
+            info = FAMILIES[_QUALITY]
+            sections.append(self._section(_QUALITY, info.title, info.question, pairs))
+        return sections
 
     def differences(self) -> list[Markup]:
         """Return a chart for each headline metric of the leader against the others."""
@@ -276,7 +278,7 @@ class Page:
         return self._chart(charts.sanity_chart(report), "sanity", "drops of the metrics") if report else None
 
     def _family(self, metric: str) -> str:
-        return self._known[metric].family if metric in self._known else ""
+        return METRICS[metric].family if metric in METRICS else ""
 
     def _judged(self, metric: str) -> bool:
         """Return whether some method's labels have the metric."""
@@ -286,12 +288,13 @@ class Page:
         return len([method for method in self._grid.methods_of(metric) if method]) > 1
 
     def _headline(self) -> list[str]:
-        held = [name for name in self._grid.metrics if self._judged(name) and self._valued(name)]
-        found = []
+        """Return one metric per family: its first headline, else its first metric."""
+        valued = [name for name in self._grid.metrics if self._judged(name) and self._valued(name)]
+        headline = []
         for family in FAMILIES:
-            names = [name for name in held if self._family(name) == family]
-            found += ([name for name in names if name in _HEADLINES] or names)[:1]
-        return found
+            names = [name for name in valued if self._family(name) == family and family != _QUALITY]
+            headline += ([name for name in names if name in HEADLINES] or names)[:1]
+        return headline
 
     def _valued(self, metric: str) -> bool:
         rows = [row for (method, name), row in self._grid.rows.items() if name == metric and method]
@@ -303,7 +306,7 @@ class Page:
             return []
         names = [name for name in self._grid.methods_of(self.primary) if name and base_name(name) not in CONTROLS]
         means = {name: self._lines[name, self.primary, ALL]["mean"] for name in names}
-        upwards = self._known[self.primary].higher_is_better
+        upwards = METRICS[self.primary].higher_is_better
         ranked = [name for name in names if means[name] is not None]
         ranked.sort(key=lambda name: -means[name] if upwards else means[name])
         if len(ranked) < 2:
@@ -317,7 +320,7 @@ class Page:
         apart = ", ".join(f"{count:,} {kind}" for kind, count in counts[:-1])
         return f"{counts[-1][1]:,}" + (f" ({apart})" if apart else "")
 
-    def section(self, anchor: str, title: str, lead: str, names: list[str]) -> Section:
+    def _section(self, anchor: str, title: str, lead: str, names: list[str]) -> Section:
         """Return a section that shows some metrics."""
         shown = names
         if anchor == NOT_ALONE:
@@ -331,7 +334,7 @@ class Page:
         return Section(anchor, title, lead, sheet, self._definitions(names), drawn)
 
     def _definitions(self, names: Sequence[str]) -> list[Definition]:
-        return [Definition(name, meaning(self._known.get(name))) for name in names]
+        return [Definition(name, meaning(METRICS.get(name))) for name in names]
 
     def _sheet(
         self, caption: str, names: Sequence[str], methods: Sequence[str] | None = None, beside: Sequence[str] = ()
@@ -351,9 +354,7 @@ class Page:
                 for method in rows_of
             ]
             groups.append((f"{title} ({size:,})", rows))
-        columns = [
-            Column(name, arrow(self._known.get(name)), meaning(self._known.get(name)), name in beside) for name in names
-        ]
+        columns = [Column(name, arrow(METRICS.get(name)), meaning(METRICS.get(name)), name in beside) for name in names]
         return Sheet(caption, columns, groups)
 
     def _cell(self, method: str, metric: str, kind: str) -> Cell:

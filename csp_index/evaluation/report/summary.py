@@ -17,12 +17,9 @@ import pyarrow.compute as pc
 import torch
 
 from csp_index.errors import EvaluationError
-from csp_index.evaluation import choose_labels, ground_truth
-from csp_index.evaluation import contrast_metrics as pairs
-from csp_index.evaluation.evaluation import ALL, Evaluation, Family, Metric
-from csp_index.evaluation.metrics import detection as metrics
-from csp_index.evaluation.metrics import structure
+from csp_index.evaluation.evaluation import ALL, Evaluation
 from csp_index.evaluation.metrics.intervals import ROUNDS, holm, mean_interval, paired_test
+from csp_index.evaluation.metrics.table import METRICS, Family, Metric
 
 POOLED: Final = "all methods"  # the labels of several methods together
 NOT_ALONE: Final[Family] = "generation"
@@ -130,11 +127,6 @@ class Missing:
     values: int
 
 
-def known_metrics() -> dict[str, Metric]:
-    """Return every metric by name, in the order of a report."""
-    return {**metrics.METRICS, **ground_truth.METRICS, **structure.METRICS, **choose_labels.METRICS, **pairs.METRICS}
-
-
 def make_grid(evaluation: Evaluation) -> Grid:
     """Return the values as a matrix.
 
@@ -161,7 +153,7 @@ def make_grid(evaluation: Evaluation) -> Grid:
         kinds=tuple(kinds),
         groups=(*(kind for kind in dict.fromkeys(kinds) if kind), ALL),
         methods=tuple(_ordered(methods, _named_methods(evaluation))),
-        metrics=tuple(_ordered(names, list(known_metrics()))),
+        metrics=tuple(_ordered(names, list(METRICS))),
         rows=order,
         matrix=matrix,
         texts=_texts(table, methods, of_method, places),
@@ -173,7 +165,7 @@ def summarise(evaluation: Evaluation, rounds: int = ROUNDS, seed: int = 0) -> pa
 
     Mean and interval are null where no neuron of the kind has a value.
     """
-    grid, known = make_grid(evaluation), known_metrics()
+    grid = make_grid(evaluation)
     found: dict[tuple[str, str, str], tuple[int, int, float | None, float | None, float | None]] = {}
     for kind in grid.groups:
         columns = grid.columns(kind)
@@ -183,7 +175,7 @@ def summarise(evaluation: Evaluation, rounds: int = ROUNDS, seed: int = 0) -> pa
             figures = [float(x[row]) if count else None for x in (part.mean, part.low, part.high)]
             found[metric, kind, method] = (count, int(columns.sum()) - count, figures[0], figures[1], figures[2])
     keys = [(m, kind, method) for m in grid.metrics for kind in grid.groups for method in grid.methods_of(m)]
-    families = [known[metric].family if metric in known else "" for metric, _, _ in keys]
+    families = [METRICS[metric].family if metric in METRICS else "" for metric, _, _ in keys]
     lines = [
         (metric, family, kind, method, *found[metric, kind, method])
         for (metric, kind, method), family in zip(keys, families, strict=True)
@@ -199,7 +191,7 @@ def compare(
     The p-value is Wilcoxon's, two-sided. `p_holm` corrects it for the number of pairs within one metric and kind, not
     for the number of metrics: who looks at many metrics must expect some chance finding.
     """
-    grid, known = make_grid(evaluation), known_metrics()
+    grid = make_grid(evaluation)
     wanted = list(grid.metrics) if metrics is None else list(metrics)
     for metric in wanted:
         if metric not in grid.metrics:
@@ -212,7 +204,7 @@ def compare(
     for (metric, _), block in blocks.items():
         for line, p in zip(block, holm([line["p_value"] for line in block]), strict=True):
             line["p_holm"] = p
-            line["better"] = _better(line, known.get(metric))
+            line["better"] = _better(line, METRICS.get(metric))
     return pa.Table.from_pylist([line for block in blocks.values() for line in block], schema=COMPARISONS)
 
 
@@ -222,9 +214,9 @@ def winners(evaluation: Evaluation, metric: str, method_a: str, method_b: str, c
     A gain is in the metric's own direction; of equal ones the neuron that comes first is named. Raises EvaluationError
     for a metric or method that the evaluation lacks.
     """
-    grid, known = make_grid(evaluation), known_metrics()
+    grid = make_grid(evaluation)
     a, b = grid.row(method_a, metric), grid.row(method_b, metric)
-    gain = (a - b) if metric not in known or known[metric].higher_is_better else (b - a)
+    gain = (a - b) if metric not in METRICS or METRICS[metric].higher_is_better else (b - a)
     present = np.flatnonzero(~np.isnan(gain))
     order = present[np.argsort(-gain[present], kind="stable")]
     best = [place for place in order.tolist() if gain[place] > 0][:count]
@@ -253,11 +245,10 @@ def check_not_alone(grid: Grid) -> None:
 
     These cannot punish an over-specific label, so they are never shown without a metric of COMPANIONS.
     """
-    known = known_metrics()
     held: dict[str, list[str]] = {}
     for (_, metric), row in grid.rows.items():
-        if metric in known and not np.isnan(grid.matrix[row]).all():
-            held.setdefault(known[metric].family, []).append(metric)
+        if metric in METRICS and not np.isnan(grid.matrix[row]).all():
+            held.setdefault(METRICS[metric].family, []).append(metric)
     if NOT_ALONE in held and not set(COMPANIONS) & set(held):
         names = ", ".join(dict.fromkeys(held[NOT_ALONE]))
         raise EvaluationError(
@@ -271,7 +262,7 @@ def missing_notes(evaluation: Evaluation) -> list[Missing]:
     table = evaluation.values
     lost = table.filter(pc.invert(pc.is_finite(pc.fill_null(table["value"], np.nan))))
     parts = [("metric", "distinct"), ("method", "distinct"), ("neuron", "count_distinct"), ("metric", "count")]
-    known, named = list(known_metrics()), _named_methods(evaluation)
+    known, named = list(METRICS), _named_methods(evaluation)
     found = [
         Missing(
             line["note"] or "no reason given",

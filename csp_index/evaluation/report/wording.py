@@ -1,54 +1,11 @@
-"""The words of a report: what each family of metrics asks, what the controls show, and how a figure is printed."""
+"""The words of a report: what a metric means, what the controls show, and how a figure is printed."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from csp_index.evaluation.evaluation import Family, Metric
+from csp_index.evaluation.metrics.table import Metric
 
-#: What a family asks of a label, and how to read it.
-FAMILIES: Final[dict[Family, tuple[str, str]]] = {
-    "agreement": (
-        "Agreement with the truth",
-        "Is the label what the neuron is known to stand for? The answer comes from a file of true labels, so it is as "
-        "good as that file and covers no other neurons.",
-    ),
-    "simulation": (
-        "Simulation",
-        "How well does the label predict what the neuron does on each held-out image? The judging encoder says how "
-        "well an image fits the label; a faithful label's fit rises and falls with the activation.",
-    ),
-    "detection": (
-        "Detection",
-        "Does the neuron tell images that show the label's concept from those that do not? A label that is too broad "
-        "misses on one side, one that is too narrow on the other.",
-    ),
-    "contrast": (
-        "Contrast",
-        "Does the label tell the neuron's activating images from look-alikes that leave it silent? A label that names "
-        "only the shared surroundings stays near one half.",
-    ),
-    "generation": (
-        "Generated images (CoSy)",
-        "Does the neuron fire on images that were made from the label alone? These metrics cannot punish a label that "
-        "is more specific than the neuron, so they always stand beside metrics that do.",
-    ),
-    "specificity": (
-        "Specificity",
-        "How special is the label: how many images and neurons does it also fit, and how far ahead of its rivals is "
-        "it? These tell vague labels from pointed ones, and not right from wrong.",
-    ),
-    "robustness": (
-        "Robustness",
-        "Does the label stay when the images that chose it are drawn again or disturbed? A label that changes with the "
-        "sample says more about the sample than about the neuron.",
-    ),
-    "structure": (
-        "Structure of the labels",
-        "Do neurons that behave alike get labels that are alike? Only labels of neurons with a near-identical twin are "
-        "judged here.",
-    ),
-}
 DASH: Final = "\N{EN DASH}"
 #: Methods whose labels are wrong by design, and what they show.
 CONTROLS: Final[dict[str, str]] = {

@@ -25,20 +25,18 @@ import torch
 from pyarrow import csv
 
 from csp_index.errors import EvaluationError, one_line
-from csp_index.evaluation.contrast_metrics import METRICS as OF_PAIRS
-from csp_index.evaluation.contrast_metrics import POOR
 from csp_index.evaluation.evaluation import Evaluation
 from csp_index.evaluation.metrics.calibration import reliability
 from csp_index.evaluation.metrics.intervals import ROUNDS
 from csp_index.evaluation.metrics.sanity import PUBLISHED, SanityReport, SanityRow
-from csp_index.evaluation.report.page import Cards, Page, Rows, Section
+from csp_index.evaluation.metrics.table import METRICS, NEEDS, named
+from csp_index.evaluation.report.page import Cards, Page, Rows
 from csp_index.evaluation.report.summary import (
     POOLED,
     SIGNIFICANT,
     Grid,
     check_not_alone,
     compare,
-    known_metrics,
     make_grid,
     summarise,
 )
@@ -46,6 +44,7 @@ from csp_index.evaluation.report.wording import CONTROLS, base_name, figure
 
 __all__ = ["calibration_rows", "write_report"]
 
+_POOR: Final = "contrast-poor"
 _FORMAT: Final = "csp_index evaluation report"
 _PAGE, _DATA = "index.html", "evaluation.json"
 _FILES: Final = (_PAGE, _DATA, "values.csv", "summary.csv", "comparisons.csv")
@@ -90,7 +89,7 @@ def write_report(
         "metrics": [
             {"name": metric.name, "family": metric.family, "summary": metric.summary}
             | {"higher_is_better": metric.higher_is_better, "low": metric.low, "high": metric.high}
-            for name, metric in known_metrics().items()
+            for name, metric in METRICS.items()
             if name in grid.metrics
         ],
         "summary": summary.to_pylist(),
@@ -148,7 +147,7 @@ def _render(page: Page, grid: Grid, evaluation: Evaluation, beside: _Beside) -> 
     gains, losses = page.comparison_cards(cards, _COMPARED)
     return environment.get_template("report.html.jinja").render(
         page=page,
-        sections=page.sections() + _quality(page, grid),
+        sections=page.sections(),
         poor=_poor(grid),
         gains=gains,
         losses=losses,
@@ -157,7 +156,7 @@ def _render(page: Page, grid: Grid, evaluation: Evaluation, beside: _Beside) -> 
         sanity_rows=_cells([asdict(row) for row in sanity.rows] if sanity else None),
         sanity_verdicts=_verdicts(sanity),
         sanity_chart=page.sanity(sanity),
-        skipped=evaluation.skipped,
+        skipped=_skipped(evaluation.skipped),
         run_id=evaluation.run_id,
         settings=_flat(evaluation.settings),
         versions=_versions(),
@@ -167,23 +166,20 @@ def _render(page: Page, grid: Grid, evaluation: Evaluation, beside: _Beside) -> 
     )
 
 
-def _quality(page: Page, grid: Grid) -> list[Section]:
-    """Return the section on the pairs that labels rest on, if any does."""
-    names = [name for name in grid.metrics if name in OF_PAIRS]
-    lead = (
-        "Do the pairs of activating and contrastive images that chose the labels look alike, and does the activation "
-        "fall from one to the other? A label that rests on a poor contrast says less about what the neuron wants."
-    )
-    return [page.section("pairs", "The contrast that labels rest on", lead, names)] if names else []
+def _skipped(reasons: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Return what the evaluation left out: (part, reason, names of the metrics that it would add)."""
+    needs = {left_out.part: need for need, left_out in NEEDS.items()}
+    metrics = {part: ", ".join(m.name for m in METRICS.values() if needs.get(part) in m.needs) for part in reasons}
+    return [(part, reason, metrics[part]) for part, reason in reasons.items()]
 
 
 def _poor(grid: Grid) -> list[list[str]]:
     """Return the neurons of poor contrast, by method, with what is measured of them; names first."""
-    shown = [name for name in OF_PAIRS if name not in (POOR, "contrast-duplicates")]
+    shown = [name for name in named("pairs") if name not in (_POOR, "contrast-duplicates")]
     rows = [
         [method, grid.neurons[place], *(figure(float(grid.row(method, name)[place])) for name in shown)]
-        for method in grid.methods_of(POOR)
-        for place in np.flatnonzero(grid.row(method, POOR) == 1).tolist()
+        for method in grid.methods_of(_POOR)
+        for place in np.flatnonzero(grid.row(method, _POOR) == 1).tolist()
     ]
     return [["method", "neuron", *(name.removeprefix("contrast-") for name in shown)], *rows] if rows else []
 

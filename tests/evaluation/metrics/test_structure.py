@@ -14,7 +14,6 @@ from sklearn.cluster import KMeans
 from csp_index.errors import EvaluationError
 from csp_index.evaluation.metrics import structure
 from csp_index.evaluation.metrics.structure import (
-    METRICS,
     broader_narrower_lead,
     clarity,
     consistency,
@@ -239,17 +238,3 @@ def test_how_many_images_and_neurons_a_label_fits() -> None:
     assert label_images(torch.zeros(2, 0)).isnan().all()
     assert label_sharing([]).shape == (0,)
     np.testing.assert_array_equal(label_sharing(["a", "b", None, "a", "a"]), [3, 1, np.nan, 3, 3])
-
-
-def test_the_metrics_say_which_way_is_better() -> None:
-    lower = {name for name, metric in METRICS.items() if not metric.higher_is_better}
-    assert lower == {"polysemanticity", "redundancy", "label-images", "label-neurons"}
-    assert set(METRICS) - lower == {
-        "clarity",
-        "consistency",
-        "consistency-text",
-        "lead",
-        "relatives-lead",
-        "depth",
-        "hierarchy-similarity",
-    }

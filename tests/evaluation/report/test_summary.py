@@ -16,11 +16,11 @@ from judged import METHODS, evaluation, made, row
 from csp_index.errors import EvaluationError
 from csp_index.evaluation.evaluation import VALUES, Evaluation
 from csp_index.evaluation.metrics.intervals import holm, paired_test
+from csp_index.evaluation.metrics.table import METRICS
 from csp_index.evaluation.report.summary import (
     ALL,
     check_not_alone,
     compare,
-    known_metrics,
     make_grid,
     missing_notes,
     summarise,
@@ -74,12 +74,12 @@ def test_kinds_come_apart_and_all_neurons_last(judged, summary):
     ]
 
 
-def test_methods_come_as_the_settings_name_them_and_metrics_as_their_modules_do():
+def test_methods_come_as_the_settings_name_them_and_metrics_as_the_table_does():
     metrics = ("zebra", "f1", "agreement-exact", "simulation")
     rows = [row(0, method, metric, 0.5) for method in ("b", "x", "a", "") for metric in metrics]
     grid = make_grid(made(rows, methods=["a", "b"]))
     assert grid.methods == ("a", "b", "x", "")
-    known = [name for name in known_metrics() if name in metrics]
+    known = [name for name in METRICS if name in metrics]
     assert grid.metrics == (*known, "zebra") and len(known) == 3
 
 

@@ -228,7 +228,8 @@ def test_cards_are_asked_for_both_leaders_and_their_absence_is_told(asked, page,
 
 def test_what_is_missing_is_told(written):
     text = text_of(written)
-    assert "hierarchy no hierarchy is given (--hierarchy)" in text
+    left_out = "hierarchy no hierarchy is given (--hierarchy); without it there is no relatives-lead, depth"
+    assert left_out in text
     assert "the label cannot be drawn: <unsafe> cosy-auc all 1 5" in text
     assert "19 of 20" in text
 

@@ -1,0 +1,291 @@
+"""The one table of metrics: what each measures, which way is better, its range, and what it needs.
+
+The report, the command line and the manual read it, in its order. A new metric is a row here plus the function that
+computes its values. Free of torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Literal
+
+Family = Literal[
+    "simulation", "detection", "generation", "agreement", "contrast", "specificity", "robustness", "structure", "pairs"
+]
+
+#: An option of an evaluation without which some metrics are left out.
+Need = Literal["truth", "concepts", "hierarchy", "generator", "resamples", "perturb"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric: what it measures, which way is better, the range of its values, and the options it needs.
+
+    `undefined` says why a neuron has no value, where neither its label nor its activation explains it.
+    """
+
+    name: str
+    family: Family
+    summary: str
+    higher_is_better: bool = True
+    low: float | None = None
+    high: float | None = None
+    needs: tuple[Need, ...] = ()
+    undefined: str = "undefined on these images"
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyInfo:
+    """A family of metrics: its title, and what it asks of a label and how to read the answer."""
+
+    title: str
+    question: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What an evaluation leaves out without an option, and the reason that it gives."""
+
+    part: str
+    reason: str
+
+
+#: In the order of a report's sections.
+FAMILIES: Final[dict[Family, FamilyInfo]] = {
+    "agreement": FamilyInfo(
+        "Agreement with the truth",
+        "Is the label what the neuron is known to stand for? The answer comes from a file of true labels, so it is as "
+        "good as that file and covers no other neurons.",
+    ),
+    "simulation": FamilyInfo(
+        "Simulation",
+        "How well does the label predict the neuron's activation on each held-out image? The judging encoder says how "
+        "well an image fits the label; a faithful label's fit rises and falls with the activation.",
+    ),
+    "detection": FamilyInfo(
+        "Detection",
+        "Does the neuron separate images that show the label's concept from those that do not? A label that is too "
+        "broad misses on one side, one that is too narrow on the other.",
+    ),
+    "contrast": FamilyInfo(
+        "Contrast",
+        "Does the label separate the neuron's activating images from look-alikes that leave it silent? A label that "
+        "names only the shared surroundings stays near one half.",
+    ),
+    "generation": FamilyInfo(
+        "Generated images (CoSy)",
+        "Does the neuron fire on images made from the label alone? These metrics cannot punish a label that is more "
+        "specific than the neuron, so they are always shown together with metrics that do.",
+    ),
+    "specificity": FamilyInfo(
+        "Specificity",
+        "How specific is the label: how many images and neurons does it also fit, and how far ahead of its rivals is "
+        "it? These metrics separate vague labels from pointed ones, not right from wrong.",
+    ),
+    "robustness": FamilyInfo(
+        "Robustness",
+        "Does the label stay when the images that chose it are drawn again or disturbed? A label that changes with the "
+        "sample says more about the sample than about the neuron.",
+    ),
+    "structure": FamilyInfo(
+        "Structure of the labels",
+        "Do neurons that behave alike get similar labels? Only labels of neurons with a near-identical twin are "
+        "evaluated here.",
+    ),
+    "pairs": FamilyInfo(
+        "The contrast that labels rest on",
+        "Do the pairs of activating and contrastive images that chose the labels look alike, and does the activation "
+        "fall from one to the other? A label that rests on a poor contrast says less about what the neuron responds "
+        "to.",
+    ),
+}
+
+#: What is left out without each option, in the order in which an evaluation lists it.
+NEEDS: Final[dict[Need, LeftOut]] = {
+    "truth": LeftOut("agreement", "no truth is given (--truth labels.csv, or class names of output neurons)"),
+    "concepts": LeftOut(
+        "detection by metadata", "no metadata columns are named (--concepts): calibrated text probabilities"
+    ),
+    "hierarchy": LeftOut("hierarchy", "no hierarchy is given (--hierarchy)"),
+    "generator": LeftOut("generation", "no image generator is given (--generator)"),
+    "resamples": LeftOut("resampled images", "no relabeling is requested (--resamples)"),
+    "perturb": LeftOut("perturbed images", "not requested (--perturb)"),
+}
+
+_FEW_IMAGES = "fewer than two activating judging images"
+_NO_PARTNER = "no activating image has a partner"
+_NO_TWIN = "no other labeled neuron fires alike"
+_NO_IMAGE_SEEN = "the method looks at no image"
+_share, _correlation = partial(Metric, low=0.0, high=1.0), partial(Metric, low=-1.0, high=1.0)
+_ROWS = (
+    _correlation("pearson", "detection", "correlation of activation and concept presence"),
+    _correlation("spearman", "detection", "rank correlation of activation and concept presence"),
+    _correlation("cosine", "detection", "cosine of activations and concept presence"),
+    _share("auroc", "detection", "chance that an image with the concept activates more than one without"),
+    _share("auprc", "detection", "average precision of finding the concept by activation"),
+    _share("f1", "detection", "harmonic mean of precision and recall of the top-activating images"),
+    _share("iou", "detection", "overlap of the top-activating images with those that show the concept"),
+    _share("precision", "detection", "share of top-activating images that show the concept"),
+    _share("recall", "detection", "share of images with the concept that are top-activating"),
+    _share("balanced-accuracy", "detection", "mean recall of images with and without the concept"),
+    Metric("wpmi", "detection", "how much likelier the concept is on top-activating images (log)"),
+    _correlation("simulation", "simulation", "correlation of activation and the image's cosine with the label"),
+    _correlation("simulation-calibrated", "simulation", "the same with a sigmoid fitted on the labels' split"),
+    _share(
+        "cosy-auc",
+        "generation",
+        "chance that a generated image activates more than a control image",
+        needs=("generator",),
+    ),
+    Metric(
+        "cosy-mad",
+        "generation",
+        "mean activation on generated over control images, in deviations of the latter",
+        needs=("generator",),
+    ),
+    Metric("dma", "generation", "mean activation on generated images, as a share of the maximum", needs=("generator",)),
+    _share(
+        "discriminative",
+        "contrast",
+        "how well the label separates activating from contrastive images (AUROC)",
+        undefined="no activating or no contrastive judging image",
+    ),
+    _share("agreement-exact", "agreement", "the label is an accepted text", needs=("truth",)),
+    _share("agreement-top5", "agreement", "an accepted text is among the five best labels", needs=("truth",)),
+    Metric(
+        "agreement-rank",
+        "agreement",
+        "rank of the accepted text among all candidates",
+        higher_is_better=False,
+        low=1.0,
+        needs=("truth",),
+    ),
+    _share("agreement-reciprocal-rank", "agreement", "1 / rank of the accepted text", needs=("truth",)),
+    _correlation(
+        "agreement-text", "agreement", "cosine of label and accepted text in the text encoder", needs=("truth",)
+    ),
+    _correlation("clarity", "structure", "mean cosine between the neuron's activating images", undefined=_FEW_IMAGES),
+    Metric(
+        "polysemanticity",
+        "structure",
+        "1 - cosine of the two halves of the activating images",
+        higher_is_better=False,
+        low=0.0,
+        high=2.0,
+        undefined=_FEW_IMAGES,
+    ),
+    _correlation(
+        "redundancy",
+        "structure",
+        "cosine with the most similar other neuron of those evaluated",
+        higher_is_better=False,
+        undefined="no activating judging image, or no other neuron with one",
+    ),
+    _share("consistency", "structure", "share of near-identical neurons with the equal label", undefined=_NO_TWIN),
+    _correlation(
+        "consistency-text", "structure", "mean cosine with the labels of near-identical neurons", undefined=_NO_TWIN
+    ),
+    _share("label-images", "specificity", "share of held-out images the label fits", higher_is_better=False),
+    Metric("label-neurons", "specificity", "neurons evaluated that carry the label", higher_is_better=False, low=1.0),
+    Metric(
+        "lead",
+        "specificity",
+        "best score less the runner-up's, in standard deviations",
+        low=0.0,
+        undefined="fewer than two candidates, or all score alike",
+    ),
+    Metric(
+        "relatives-lead",
+        "specificity",
+        "simulation less that of the best broader or narrower word",
+        low=-2.0,
+        high=2.0,
+        needs=("hierarchy",),
+        undefined="the label has no broader or narrower word in the hierarchy",
+    ),
+    Metric(
+        "depth",
+        "specificity",
+        "steps from the hierarchy's root, which is 1",
+        low=1.0,
+        needs=("hierarchy",),
+        undefined="the label is not in the hierarchy",
+    ),
+    _share(
+        "hierarchy-similarity", "agreement", "Wu-Palmer similarity of label and truth", needs=("truth", "hierarchy")
+    ),
+    _share(
+        "confidence",
+        "robustness",
+        "share of resamples of the activating images in which the label stays first",
+        undefined="resampling changes nothing: the neuron has one image, or the method looks at none",
+    ),
+    _share(
+        "stable-resample",
+        "robustness",
+        "share of random halves of the choosing images that give the same label",
+        needs=("resamples",),
+        undefined=_NO_IMAGE_SEEN,
+    ),
+    _share(
+        "stable-seed",
+        "robustness",
+        "share of other splits that give the same label",
+        needs=("resamples",),
+        undefined=_NO_IMAGE_SEEN,
+    ),
+    *(
+        _share(
+            f"stable-{kind}",
+            "robustness",
+            f"the label stays when all examples {change}",
+            needs=("perturb",),
+            undefined=_NO_IMAGE_SEEN,
+        )
+        for kind, change in (
+            ("noise", "carry noise"),
+            ("blur", "are blurred"),
+            ("jpeg", "are compressed"),
+            ("dark", "are darker"),
+        )
+    ),
+    _share("contrast-partnered", "pairs", "share of the activating images that have a partner", undefined=_NO_PARTNER),
+    _correlation(
+        "contrast-similarity", "pairs", "mean cosine of the pairs, by the encoder that labels", undefined=_NO_PARTNER
+    ),
+    _share("contrast-near", "pairs", "share of the pairs that reach the similarity floor", undefined=_NO_PARTNER),
+    Metric(
+        "contrast-drop", "pairs", "share of the activation that is lost from image to partner", undefined=_NO_PARTNER
+    ),
+    Metric(
+        "contrast-duplicates",
+        "pairs",
+        "partners dropped as the same picture",
+        higher_is_better=False,
+        low=0.0,
+        undefined=_NO_PARTNER,
+    ),
+    _share(
+        "contrast-poor",
+        "pairs",
+        "the contrast is poor: few partners, little similarity or a small drop",
+        higher_is_better=False,
+        undefined=_NO_PARTNER,
+    ),
+)
+
+#: Every metric by name, in the order of a report.
+METRICS: Final[dict[str, Metric]] = {metric.name: metric for metric in _ROWS}
+
+#: The metrics that are shown first, and that speak for their family.
+HEADLINES: Final = ("agreement-exact", "simulation", "auprc", "f1", "discriminative", "stable-resample", "cosy-auc")
+
+
+def named(family: Family) -> tuple[str, ...]:
+    """Return the names of a family's metrics, in the order of the table.
+
+    >>> named("simulation")
+    ('simulation', 'simulation-calibrated')
+    """
+    return tuple(name for name, metric in METRICS.items() if metric.family == family)
