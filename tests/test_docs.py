@@ -77,3 +77,12 @@ def test_commands_use_options_that_exist(page: str) -> None:
             known = {name for parameter in cli.commands[words[0]].params for name in parameter.opts}
             known |= {name for parameter in cli.commands[words[0]].params for name in parameter.secondary_opts}
             assert {word for word in words if re.fullmatch(r"--[a-z-]+", word)} <= known | {"--help"}, line
+
+
+@pytest.mark.parametrize("page", ["architecture.md", "contributing.md"])
+def test_files_that_the_map_of_the_code_names_exist(page: str) -> None:
+    named = re.findall(r"`((?:csp_index/|tests/|scripts/)?[\w/]+(?:\.py|/))`", PAGES[page])
+    places = (ROOT, ROOT / "csp_index", ROOT / "csp_index" / "service")
+    missing = [name for name in named if not any((place / name).exists() for place in places)]
+    assert len(named) > 10
+    assert not missing

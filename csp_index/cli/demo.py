@@ -77,8 +77,8 @@ def _say_findings(report: DemoReport) -> None:
         f"\nOn pairs CSP names {csp['pair'].top1:.0%} and semanticlens {plain['pair'].top1:.0%}: the nearest silent "
         f"image often shares one half of a pair, and the projection removes that half."
         f"\n{RECOMMENDED}, the default method, uses the contrast as half of a prior: {default['single'].top1:.0%} of "
-        f"singles, {default['pair'].top1:.0%} of pairs. consensus also looks at all images: {joint['single'].top1:.0%} and "
-        f"{joint['pair'].top1:.0%} here, but on real pictures it loses (the manual's page methods.md has both)."
+        f"singles, {default['pair'].top1:.0%} of pairs. consensus also looks at all images: {joint['single'].top1:.0%} "
+        f"and {joint['pair'].top1:.0%} here, but on real pictures it loses (the manual's page methods.md has both)."
     )
     if report.corrections:
         click.echo("\nNeurons where contrast changed the label:")
