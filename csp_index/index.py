@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack, cast
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ from csp_index import settings
 from csp_index.contrast.context import Means
 from csp_index.contrast.makers import dependencies, makers
 from csp_index.contrast.selection import Subject
-from csp_index.contrast.vector_index import OptimizeSummary
+from csp_index.contrast.vector_index import OptimizeSummary, optimize
 from csp_index.errors import ArrayError, EvaluationError, SettingError
 from csp_index.images.sources import open_source
 from csp_index.indexing.commit import IndexSummary
 from csp_index.indexing.import_arrays import import_arrays
 from csp_index.indexing.indexer import add_images, check_settings
+from csp_index.keywords import ImportKeywords, LabelKeywords, OptimizeKeywords, ProposeKeywords, ViewKeywords
 from csp_index.labelling import candidates
 from csp_index.labelling.candidate_mix import Mix, mixed_candidates
 from csp_index.labelling.candidates import Candidates, CandidateTexts, TextSpace, plain_candidates
@@ -129,8 +130,8 @@ class Index(Reader):
         )
         return add_images(self.store, None, [], [studied], dtype=dtype, progress=progress)
 
-    def import_arrays(self, activations: str | Path, layer: str, **options: Any) -> IndexSummary:
-        """Add a layer from arrays made elsewhere, by the options of `csp_index.indexing.import_arrays`."""
+    def import_arrays(self, activations: str | Path, layer: str, **options: Unpack[ImportKeywords]) -> IndexSummary:
+        """Add a layer, with the first one its images, too, from .npy files: activations [N, M], embeddings [N, D]."""
         check_creatable(self.uri)
         if not options.get("embeddings") and not is_index(self.uri):
             raise ArrayError("a new index needs embeddings beside activations: give --embeddings")
@@ -154,7 +155,7 @@ class Index(Reader):
         candidates: str | Sequence[str] = "vocabulary",
         pool_candidates: bool = False,
         progress: Progress | None = None,
-        **options: Any,
+        **options: Unpack[LabelKeywords],
     ) -> Labels:
         """Return labels of a layer (`m/l`), a neuron (`m/l/7`), or several neurons.
 
@@ -169,7 +170,7 @@ class Index(Reader):
         `pool_candidates` for all neurons of its layer.
         """
         found: list[Label] = []
-        means = self._means(progress, search=search, explain=explain)
+        means = replace(self._means(progress), search=search, explain=explain)
         with self.store.moment():
             source = catalog.encoder(self.store, encoder)
             request = make_request(method or read_rule(self.store).preferred, source, top, options)
@@ -193,7 +194,7 @@ class Index(Reader):
         again: bool = False,
         encoder: str | None = None,
         progress: Progress | None = None,
-        **options: Any,
+        **options: Unpack[ProposeKeywords],
     ) -> tuple[ProposeSummary, ...]:
         """Ask models what neurons mean and keep their answers as candidate labels; one summary a model and layer.
 
@@ -206,7 +207,7 @@ class Index(Reader):
 
         source = catalog.encoder(self.store, encoder)
         subjects = [Subject(source, *found) for found in self.resolve(neurons)]
-        shown, asked = read_options({"device": self.device} | options)
+        shown, asked = read_options({"device": self.device, **options})
         models: dict[CandidateKind, str | Proposer | None] = {"vlm": vlm, "captioner": captioner}
         models["neighbours"] = "labels" if neighbours else None
         return propose_all(
@@ -226,7 +227,7 @@ class Index(Reader):
         templates: str | None = None,
         encoder: str | None = None,
         keep: bool = True,
-        **options: Any,
+        **options: Unpack[LabelKeywords],
     ) -> CandidateChecks:
         """Return which candidates of models score below the vocabulary's best: a sign that they are invented.
 
@@ -330,13 +331,13 @@ class Index(Reader):
             targets = [info for info in catalog.layers(self.store) if catalog.is_finished(self.store, info)]
         return SqlResult(search_neurons(self.store, source, targets, query, top))
 
-    def view(self, neuron: str, method: str | None = None, **options: Any) -> NeuronView:
+    def view(self, neuron: str, method: str | None = None, **options: Unpack[ViewKeywords]) -> NeuronView:
         """Return all about one neuron: its label (made now if there is none), statistics, image names."""
         ((target, numbers),) = self.resolve(str(NeuronKey.parse(neuron)))
-        given = {name: value for name, value in options.items() if value is not None}
-        subject = Subject(catalog.encoder(self.store, given.get("encoder")), target, numbers)
-        held = None if given else label_of(self.store, subject, int(numbers[0]), method)
-        return neuron_view(self.store, target, held or self.label(neuron, method, **given)[0])
+        chosen = cast(ViewKeywords, {name: value for name, value in options.items() if value is not None})
+        subject = Subject(catalog.encoder(self.store, chosen.get("encoder")), target, numbers)
+        kept = None if chosen else label_of(self.store, subject, int(numbers[0]), method)
+        return neuron_view(self.store, target, kept or self.label(neuron, method, **chosen)[0])
 
     def prefer(self, method: str | None) -> None:
         """Make a method's labels those that are shown everywhere, and the method the one that labels by default.
@@ -349,19 +350,17 @@ class Index(Reader):
         """Draw a label's picture card as PNG: activating images above their contrastive partners."""
         return neuron_card(self.store, label, self.activations(str(label.neuron)), path)
 
-    def optimize(self, **options: Any) -> OptimizeSummary:
-        """Build vector indexes and compact the tables, by the options of `csp_index.contrast.vector_index.optimize`."""
-        from csp_index.contrast.vector_index import optimize
-
+    def optimize(self, **options: Unpack[OptimizeKeywords]) -> OptimizeSummary:
+        """Build the vector index of every encoder (or of the one named), compact all tables, measure the recall."""
         return optimize(self.store, **options)
 
     def resolve(self, neurons: str | Iterable[str]) -> list[tuple[LayerInfo, np.ndarray]]:
         """Return the layers and neuron numbers that addresses `m/l` or `m/l/7` name, layer by layer, sorted."""
         return resolve(self.store, neurons)
 
-    def _means(self, progress: Progress | None = None, **chosen: Any) -> Means:
+    def _means(self, progress: Progress | None = None) -> Means:
         made = makers(self.store, self._models, progress)
-        return Means(self._torch_device(), derive=made, depends=partial(dependencies, self._models), **chosen)
+        return Means(self._torch_device(), derive=made, depends=partial(dependencies, self._models))
 
     def _text_space(self, source: EncoderInfo, templates: str | None, keep: bool) -> TextSpace:
         prompts = templates or candidates.last_templates(self.store)

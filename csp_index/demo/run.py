@@ -17,7 +17,7 @@ from csp_index.errors import SettingError, one_line
 from csp_index.index import Index, NetworkSource, open_index
 from csp_index.labelling.methods import METHODS
 from csp_index.query.results import Labels
-from csp_index.records import Label
+from csp_index.records import Label, ScoringOptions
 
 LAYER = f"cnn/{CONCEPT_LAYER}"
 KINDS = ("single", "pair")
@@ -82,7 +82,9 @@ def run_demo(
         index = make_index(root, bias, seed, tell)
         labels = {}
         for method in METHODS:
-            resamples = None if method in _SURE else 0  # of the others only the first label is compared here
+            resamples = (
+                ScoringOptions().bootstrap if method in _SURE else 0
+            )  # of the others only the first label is compared here
             labels[method] = index.label(
                 LAYER, method, vocabulary=list(VOCABULARY), templates="none", bootstrap=resamples
             )

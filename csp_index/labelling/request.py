@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -32,7 +32,7 @@ class LabelRequest:
             raise LabelError(f"top is {self.top}: expected at least 1")
 
 
-def make_request(method: str | None, source: EncoderInfo, top: int, options: dict[str, Any]) -> LabelRequest:
+def make_request(method: str | None, source: EncoderInfo, top: int, options: Mapping[str, Any]) -> LabelRequest:
     """Return the request that loose options amount to, by default by the method that `labelling.methods` recommends.
 
     Unknown options are refused with the list of those there are.

@@ -222,6 +222,7 @@ def _callable(node: Any, module: str, title: str) -> Iterator[str]:
         bound = [one.arg for one in [*node.args.posonlyargs, *node.args.args]][:1] in (["self"], ["cls"])
         yield block(_signature(title, _arguments(source, node.args, bound), returns), "python")
     yield prose(ast.get_docstring(node, clean=False))
+    yield from _options(source, node.args.kwarg, module)
 
 
 def _signature(title: str, arguments: Sequence[str], returns: str) -> str:
@@ -244,6 +245,24 @@ def _arguments(source: _Source, given: ast.arguments, bound: bool) -> list[str]:
         found.append(f"*{_argument(source, given.vararg, None)}" if given.vararg else "*")
     found += [_argument(source, *pair) for pair in zip(given.kwonlyargs, given.kw_defaults, strict=True)]
     return found + ([f"**{_argument(source, given.kwarg, None)}"] if given.kwarg else [])
+
+
+def _options(source: _Source, given: ast.arg | None, module: str) -> Iterator[str]:
+    """Yield the keywords behind `**options: Unpack[...]`, each with its type."""
+    typed = re.fullmatch(r"Unpack\[(\w+)\]", source.written(given.annotation)) if given else None
+    if given is None or typed is None:
+        return
+    home = _Source.of(getattr(sys.modules[module], typed[1]).__module__)
+    keys = [f"`{name.strip('`')}: {kind.strip('`')}`" for name, kind, *_ in _keys(home, home.node(typed[1]))]
+    yield f"`{given.arg}`: {', '.join(keys)}."
+
+
+def _keys(source: _Source, node: ast.ClassDef) -> Iterator[tuple[str, ...]]:
+    """Yield the keys of a TypedDict, those of the ones it extends first."""
+    for base in map(source.written, node.bases):
+        if base != "TypedDict":
+            yield from _keys(source, source.node(base))
+    yield from _fields(source, node)
 
 
 def _argument(source: _Source, given: ast.arg, default: ast.expr | None) -> str:

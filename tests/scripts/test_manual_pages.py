@@ -22,7 +22,7 @@ MODULE = '''
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 __all__ = ["Failure", "Kind", "Model", "Options", "draw"]
 
@@ -41,7 +41,18 @@ class Options:
     )
 
 
+class Knobs(TypedDict, total=False):
+    size: float
+
+
+class AllKnobs(Knobs, total=False):
+    kind: Kind | None
+
+
 class Base:
+    def turn(self, **knobs: Unpack[AllKnobs]) -> None:
+        """Turn them."""
+
     def run(self, *, times: int = 2) -> int:
         """Run, and again.
 
@@ -107,6 +118,7 @@ def test_names_are_shown_as_they_were_written(made: ModuleType) -> None:
     assert "| `kind` | `Kind \\| None` | `None` | near or far; `a\\|b` |" in page
     assert "| `names` | `tuple[str, ...]` | `()` |  |\n| `size` | `float` | `0.5` | of \\*one\\* |" in page
     assert "Model.made(path: str, /, *parts: str, **options: Any) -> Model" in page
+    assert "Unpack[AllKnobs]) -> None\n```\n\nTurn them.\n\n`knobs`: `size: float`, `kind: Kind | None`." in page
     assert "```python\nModel.name: str\n```\n\nIts name." in page
     assert page.count("#### Model.hidden") == 1 and "Model.hidden(loud: bool = False) -> None" in page
     assert "Overridden below" not in page and "_own" not in page

@@ -1,0 +1,111 @@
+"""The keyword arguments that methods of `Index` pass on, typed, so that editors and type checkers know them.
+
+A test compares each class with the fields and the arguments that it repeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from csp_index.labelling.candidates import Candidates
+from csp_index.proposers.grids import LayoutStyle
+from csp_index.records import Progress
+
+
+class LabelKeywords(TypedDict, total=False):
+    """The fields of ExampleOptions and of ScoringOptions, which share `seed`."""
+
+    examples: int
+    contrast: str
+    neighbours: int
+    threshold: str
+    floor: float
+    reuse: bool
+    min_similarity: float
+    near_duplicate: float
+    seed: int
+    generator: str | None
+    variants: int
+    generator_seed: int
+    caption_column: str | None
+    variant_prompt: str
+
+    gamma: float
+    alpha: float
+    logit_scale: float | None
+    prior: Literal["neurons", "images"]
+    prior_weight: float | None
+    renormalise_text: bool
+    subtract_empty: bool
+    bootstrap: int
+
+
+class ViewKeywords(LabelKeywords, total=False):
+    """What `Index.label` takes by keyword."""
+
+    vocabulary: Candidates | None
+    templates: str | None
+    top: int
+    encoder: str | None
+    recompute: bool
+    keep: bool
+    search: bool | None
+    explain: Callable[[str], None] | None
+    candidates: str | Sequence[str]
+    pool_candidates: bool
+    progress: Progress | None
+
+
+class ProposeKeywords(TypedDict, total=False):
+    """The fields of ProposerOptions but `layout`, of Layout, and of ExampleOptions but `neighbours`."""
+
+    model: str | None
+    prompt: str
+    concepts: int
+    words: int
+    new_tokens: int | None
+    concurrency: int | None
+    timeout: float | None
+    device: str
+
+    style: LayoutStyle
+    columns: int
+    cell: int
+
+    examples: int
+    contrast: str
+    threshold: str
+    floor: float
+    reuse: bool
+    min_similarity: float
+    near_duplicate: float
+    seed: int
+    generator: str | None
+    variants: int
+    generator_seed: int
+    caption_column: str | None
+    variant_prompt: str
+
+
+class ImportKeywords(TypedDict, total=False):
+    """What `csp_index.indexing.import_arrays` takes by keyword."""
+
+    embeddings: str | Path | None
+    uris: str | Path | None
+    encoder: str
+    logit_scale: float | None
+    shard_size: int | None
+    dtype: str | None
+    progress: Progress | None
+
+
+class OptimizeKeywords(TypedDict, total=False):
+    """What `csp_index.contrast.vector_index.optimize` takes by keyword."""
+
+    encoder: str | None
+    kind: str
+    questions: int
+    keep_hours: float | None
+    progress: Progress | None

@@ -1,0 +1,106 @@
+"""Keyword arguments of `Index` are typed: the types repeat fields and signatures, and a checker sees a wrong call."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkout import ROOT
+from mypy import api
+
+from csp_index import keywords
+from csp_index.contrast.vector_index import optimize
+from csp_index.index import Index
+from csp_index.indexing.import_arrays import import_arrays
+from csp_index.proposers.grids import Layout
+from csp_index.proposers.registry import ProposerOptions
+from csp_index.records import ExampleOptions, ScoringOptions
+
+
+def field_types(kind: type) -> dict[str, Any]:
+    """Return the types of a record's fields by name."""
+    types = typing.get_type_hints(kind)
+    return {field.name: types[field.name] for field in fields(kind)}
+
+
+def keyword_types(function: Any) -> dict[str, Any]:
+    """Return the types of the arguments that a function takes by keyword only, without those in `**options`."""
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    return {one.name: one.annotation for one in parameters if one.kind is one.KEYWORD_ONLY}
+
+
+LABEL = field_types(ExampleOptions) | field_types(ScoringOptions)
+PROPOSE = field_types(ExampleOptions) | field_types(ProposerOptions) | field_types(Layout)
+REPEATED = {
+    keywords.LabelKeywords: LABEL,
+    keywords.ViewKeywords: LABEL | keyword_types(Index.label),
+    keywords.ProposeKeywords: {name: kind for name, kind in PROPOSE.items() if name not in ("layout", "neighbours")},
+    keywords.ImportKeywords: keyword_types(import_arrays),
+    keywords.OptimizeKeywords: keyword_types(optimize),
+}
+
+
+@pytest.mark.parametrize("kind", REPEATED, ids=lambda kind: kind.__name__)
+def test_keywords_are_the_fields_and_arguments_they_repeat(kind: type) -> None:
+    assert typing.get_type_hints(kind) == REPEATED[kind]
+    assert not kind.__required_keys__
+
+
+def test_fields_of_one_name_have_one_type() -> None:
+    for first, second in (
+        (ExampleOptions, ScoringOptions),
+        (ExampleOptions, ProposerOptions),
+        (ProposerOptions, Layout),
+    ):
+        one, other = field_types(first), field_types(second)
+        assert {name: one[name] for name in one.keys() & other} == {name: other[name] for name in one.keys() & other}
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    {
+        "label": keywords.LabelKeywords,
+        "check_candidates": keywords.LabelKeywords,
+        "view": keywords.ViewKeywords,
+        "propose": keywords.ProposeKeywords,
+        "import_arrays": keywords.ImportKeywords,
+        "optimize": keywords.OptimizeKeywords,
+    }.items(),
+)
+def test_methods_take_typed_keywords(method: str, kind: type) -> None:
+    assert inspect.signature(getattr(Index, method)).parameters["options"].annotation == f"Unpack[{kind.__name__}]"
+
+
+CALLS = """\
+from csp_index import open_index
+
+index = open_index("db")
+index.label("m/l", gamma=0.5, examples=10, prior="images")
+index.label("m/l", gama=0.5)
+index.label("m/l", examples="ten")
+index.check_candidates("m/l", prior="texts")
+index.view("m/l/0", vocabulary=["red"], gamma=0.5)
+index.view("m/l/0", top="all")
+index.propose("m/l", vlm="openai:http://x/v1", model="m", style="composed")
+index.propose("m/l", style="round")
+index.import_arrays("A.npy", "m/l", embeddings="E.npy")
+index.import_arrays("A.npy", "m/l", embedings="E.npy")
+index.optimize(kind="none", questions=10)
+index.optimize(hours=1)
+"""
+
+
+@pytest.mark.slow
+def test_a_type_checker_finds_wrong_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "calls.py"
+    path.write_text(CALLS)
+    output, errors, status = api.run(["--config-file", "pyproject.toml", str(path)])
+    assert (status, errors) == (1, "")
+    lines = [int(line.split(":")[1]) for line in output.splitlines() if ": error: " in line]
+    wrong = ("gama", '"ten"', '"texts"', '"all"', '"round"', "embedings", "hours")
+    assert lines == [number for number, line in enumerate(CALLS.splitlines(), 1) if any(word in line for word in wrong)]
