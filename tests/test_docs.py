@@ -82,7 +82,7 @@ def test_commands_use_options_that_exist(page: str) -> None:
 @pytest.mark.parametrize("page", ["architecture.md", "contributing.md"])
 def test_files_that_the_map_of_the_code_names_exist(page: str) -> None:
     named = re.findall(r"`((?:csp_index/|tests/|scripts/)?[\w/]+(?:\.py|/))`", PAGES[page])
-    places = (ROOT, ROOT / "csp_index", ROOT / "csp_index" / "service")
+    places = [ROOT, *(ROOT / "csp_index" / room for room in ("", "service", "evaluation"))]
     missing = [name for name in named if not any((place / name).exists() for place in places)]
     assert len(named) > 10
     assert not missing
