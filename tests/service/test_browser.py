@@ -210,7 +210,7 @@ def test_dark_mode_is_remembered(page: Any) -> None:
         return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
 
     light = paper()
-    page.get_by_role("button", name="Dark colours").click()
+    page.get_by_role("button", name="Dark colors").click()
     dark = paper()
     assert light != dark
     page.goto("/search")

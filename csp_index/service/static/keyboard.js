@@ -50,7 +50,7 @@ function isDark() {
 
 function nameTheme() {
   themeButton.lastElementChild.textContent = isDark() ? "Light" : "Dark";
-  themeButton.setAttribute("aria-label", isDark() ? "Light colours" : "Dark colours");
+  themeButton.setAttribute("aria-label", isDark() ? "Light colors" : "Dark colors");
 }
 
 themeButton.hidden = false;

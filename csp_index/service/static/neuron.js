@@ -103,7 +103,7 @@ function tidy() {
   for (const name of ["gamma", "contrast", "threshold"]) {
     const looking = [...knob.method.options].filter((option) => option.dataset.knobs.split(" ").includes(name));
     knob[name].disabled = !looking.includes(knob.method.selectedOptions[0]);
-    knob[name].title = knob[name].disabled ? `Only these look at it: ${looking.map((option) => option.value).join(", ")}` : "";
+    knob[name].title = knob[name].disabled ? `Only these methods use it: ${looking.map((option) => option.value).join(", ")}` : "";
   }
 }
 
@@ -217,7 +217,7 @@ async function send() {
     else tell([body.error.message, body.error.hint].filter(Boolean).join(" · "), true);
   } catch (error) {
     clearTimeout(slow);
-    if (error.name !== "AbortError") tell("The service does not answer; move a knob to try again.", true);
+    if (error.name !== "AbortError") tell("The service does not answer; move a control to try again.", true);
   }
   answer.classList.remove("waiting");
   flight = null;
@@ -248,7 +248,7 @@ async function copy(button) {
   } catch {
     text.closest("details").open = true;
     getSelection().selectAllChildren(text);
-    told.textContent = "The browser does not let pages copy: the text is marked, press Ctrl+C.";
+    told.textContent = "The browser does not allow copying: the text is selected, press Ctrl+C.";
   }
 }
 

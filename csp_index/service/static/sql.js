@@ -30,7 +30,7 @@ if (statement) {
   for (const name of document.querySelectorAll("#schema [data-name]")) {
     const button = document.createElement("button");
     button.type = "button";
-    button.title = "Write it into the statement";
+    button.title = "Insert into the statement";
     button.textContent = name.textContent;
     button.addEventListener("click", () => insert(name.dataset.name));
     name.replaceWith(button);
