@@ -11,7 +11,9 @@ from checkout import ROOT
 
 import csp_index
 from csp_index.cli import cli
-from csp_index.labelling.methods import METHODS
+from csp_index.contrast.kinds import CONTRAST_KINDS
+from csp_index.labelling.methods import METHODS, RECOMMENDED
+from csp_index.service.documents import manual
 from csp_index.settings import GROUPS, SETTINGS
 
 sys.path.insert(0, str(ROOT / "scripts" / "manual"))
@@ -31,9 +33,15 @@ def test_no_generated_page_is_stale() -> None:
 def test_the_check_names_a_stale_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
     monkeypatch.setattr(make_reference, "ROOT", tmp_path)
     monkeypatch.setattr(make_reference, "DOCS", tmp_path)
+    (tmp_path / "README.md").write_text("# R\n\n<!-- methods in short: generated -->\n| old |\n<!-- end -->\nend\n")
     assert make_reference.main(["--check"]) == 1
-    assert "settings.md is stale" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "settings.md is stale" in said and "README.md is stale" in said
     assert make_reference.main([]) == 0 == make_reference.main(["--check"])
+    text = (tmp_path / "README.md").read_text()
+    assert (
+        text.startswith("# R\n") and "| `csp` |" in text and "old" not in text and text.endswith("<!-- end -->\nend\n")
+    )
     (tmp_path / "cli.md").write_text("changed by hand")
     assert make_reference.main(["--check"]) == 1
     assert capsys.readouterr().err.startswith("cli.md is stale: run `python scripts/")
@@ -59,9 +67,53 @@ def test_every_public_name_stands_in_the_manual(name: str) -> None:
     assert name == "__version__" or f"\n### {name}\n" in PAGES["python.md"]
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_stands_in_the_readme(name: str) -> None:
-    assert f"| `{name}` |" in README
+@pytest.mark.parametrize("page", ["README.md", "methods.md"])
+def test_every_method_stands_in_the_readme_and_the_manual(page: str) -> None:
+    assert [name for name in METHODS if f"\n| `{name}` |" not in PAGES[page]] == []
+    assert f"The default is `{RECOMMENDED}`" in PAGES[page]
+
+
+@pytest.mark.parametrize("name", CONTRAST_KINDS)
+def test_every_contrast_kind_stands_in_the_manual(name: str) -> None:
+    assert f"\n| `{name}` |" in PAGES["contrast.md"]
+
+
+def test_the_first_page_leads_to_every_other() -> None:
+    linked = re.findall(r"\]\(([a-z-]+\.md)\)", PAGES["index.md"])
+    assert sorted(linked) == sorted(set(PAGES) - {"README.md", "index.md"})
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_and_headings_that_exist(page: str) -> None:
+    folder = (ROOT if page == "README.md" else DOCS).resolve()
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", PAGES[page], flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?://", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (folder / file).resolve() if file else folder / page
+        assert target.is_file() and target.is_relative_to(ROOT), link
+        assert not anchor or anchor in _anchors(target), link
+
+
+@pytest.mark.parametrize("help_", manual.HELP.values(), ids=manual.HELP.keys())
+def test_the_explorer_leads_to_places_that_exist(help_: manual.Help) -> None:
+    page, _, anchor = help_.place.partition("#")
+    assert not anchor or anchor in _anchors(DOCS / f"{page}.md")
+
+
+def _anchors(page: Path) -> set[str]:
+    return {heading.anchor for heading in manual.headings(page.read_text(encoding="utf-8"))}
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 260
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in make_reference.PAGES])
+def test_python_in_the_pages_compiles(page: str) -> None:
+    for code in re.findall(r"^```python\n(.*?)^```", PAGES[page], re.DOTALL | re.MULTILINE):
+        compile(code, page, "exec")
 
 
 def test_the_first_code_block_is_the_two_commands() -> None:

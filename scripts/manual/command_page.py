@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator
 
 import click
-from markdown_text import block, escape, row
+from markdown_text import block, escape, table
 
 from csp_index.service.documents.manual import anchor
 
@@ -23,9 +23,9 @@ are in [settings.md](settings.md)."""
 def command_page(root: click.Group, name: str) -> str:
     """Return the page of a command line whose program is called `name`."""
     commands = list(_commands(root, click.Context(root, info_name=name)))
-    rows = [row([f"[`{path}`](#{anchor(path)})", escape(_first(command))]) for path, command, _ in commands]
-    table = "\n".join([row(["command", "what it does"]), row(["---"] * 2), *rows])
-    return "\n\n".join([_INTRODUCTION, table, *(_section(*one) for one in commands)])
+    rows = [[f"[`{path}`](#{anchor(path)})", escape(_first(command))] for path, command, _ in commands]
+    contents = table(["command", "what it does"], rows)
+    return "\n\n".join([_INTRODUCTION, contents, *(_section(*one) for one in commands)])
 
 
 def _commands(group: click.Group, context: click.Context) -> Iterator[tuple[str, click.Command, click.Context]]:

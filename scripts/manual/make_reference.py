@@ -1,13 +1,15 @@
-"""Write the generated pages of the manual: the command line, the settings, the Python API.
+"""Write what is generated in the manual: the pages on commands, settings and Python; tables in pages and the README.
 
     python scripts/manual/make_reference.py [--check]
 
-It writes them into csp_index/docs. With --check it writes nothing, and exits with status 1 when a page is stale. The
-pages depend on the source alone: not on the machine, the terminal, or the versions of Python and of the libraries.
+With --check it writes nothing, and exits with status 1 when a page is stale. What is written depends on the source
+alone: not on the machine, the terminal, or the versions of Python and of the libraries. A table stands between
+`<!-- NAME: generated -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]  # this checkout, not an installed copy of it
 
 from command_page import command_page  # noqa: E402
-from markdown_text import escape, row  # noqa: E402
+from markdown_text import escape, table  # noqa: E402
+from method_tables import contrast_table, method_table, short_method_table  # noqa: E402
 from python_page import python_page  # noqa: E402
 
 import csp_index  # noqa: E402
@@ -40,13 +43,13 @@ def settings_page() -> str:
     parts = [_SETTINGS, "\n".join(f"- [{title}](#{anchor(title)})" for title in GROUPS)]
     for title, names in GROUPS.items():
         rows = [_row(SETTINGS[name]) for name in names]
-        parts += [f"## {title}", "\n".join([row(["variable", "default", "meaning"]), row(["---"] * 3), *rows])]
+        parts += [f"## {title}", table(["variable", "default", "meaning"], rows)]
     return "\n\n".join(parts)
 
 
-def _row(setting: Setting) -> str:
+def _row(setting: Setting) -> list[str]:
     choices = f" One of {', '.join(f'`{choice}`' for choice in setting.choices)}." if setting.choices else ""
-    return row([f"`{setting.variable}`", f"`{setting.default}`", escape(setting.help) + choices])
+    return [f"`{setting.variable}`", f"`{setting.default}`", escape(setting.help) + choices]
 
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -56,9 +59,22 @@ PAGES: dict[str, Callable[[], str]] = {
 }
 
 
+TABLES: dict[str, Callable[[], str]] = {
+    "methods": method_table,
+    "methods in short": short_method_table,
+    "contrast kinds": contrast_table,
+}
+_TABLE = re.compile(r"(<!-- ([a-z ]+): generated -->\n).*?(?=<!-- end -->)", re.DOTALL)
+
+
 def written() -> dict[Path, str]:
-    """Return every generated page as it should be."""
-    return {DOCS / name: f"{_NOTE}\n\n{page()}\n" for name, page in PAGES.items()}
+    """Return every page with something generated in it as it should be."""
+    pages = {DOCS / name: f"{_NOTE}\n\n{page()}\n" for name, page in PAGES.items()}
+    tables = {name: f"\n{table()}\n\n" for name, table in TABLES.items()}
+    for path in [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]:
+        if path not in pages and _TABLE.search(text := path.read_text("utf-8")):
+            pages[path] = _TABLE.sub(lambda found: found[1] + tables[found[2]], text)
+    return pages
 
 
 def stale() -> dict[Path, str]:

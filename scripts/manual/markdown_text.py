@@ -36,10 +36,15 @@ def prose(docstring: str | None) -> str:
     return "\n\n".join(parts)
 
 
-def row(cells: Sequence[str]) -> str:
-    r"""Return a row of a table.
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    r"""Return a table, without the columns that are empty.
 
-    >>> row(["`--contrast`", "one of `a|b`"])
-    '| `--contrast` | one of `a\\|b` |'
+    >>> print(table(["kind", "source", "meaning"], [["`a`", "", "one of `b|c`"]]))
+    | kind | meaning |
+    | --- | --- |
+    | `a` | one of `b\|c` |
     """
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    kept = [place for place in range(len(heads)) if any(cells[place] for cells in rows)]
+    lines = [[cells[place].replace("|", "\\|") for place in kept] for cells in (heads, *rows)]
+    lines.insert(1, ["---"] * len(kept))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

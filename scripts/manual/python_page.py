@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from markdown_text import block, escape, prose, row
+from markdown_text import block, escape, prose, table
 
 from csp_index import errors
 from csp_index.service.documents.manual import anchor
@@ -147,7 +147,7 @@ def _class(name: str, value: type) -> Iterator[str]:
     fields = list(_fields(source, node)) if hasattr(value, "__dataclass_fields__") else []
     yield prose(ast.get_docstring(node, clean=False))
     if fields:
-        yield _table(("field", "type", "default", "meaning"), fields)
+        yield table(("field", "type", "default", "meaning"), fields)
     if issubclass(value, BaseException):
         yield _children(value)
         return
@@ -173,13 +173,6 @@ def _fields(source: _Source, node: ast.ClassDef) -> Iterator[tuple[str, ...]]:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             kind, meaning = source.written(field.annotation), escape(source.beside(field))
             yield f"`{field.target.id}`", f"`{kind}`", _default(source, field.value), meaning
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table without the columns that are empty."""
-    kept = [place for place in range(len(heads)) if any(cells[place] for cells in rows)]
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(row([cells[place] for place in kept]) for cells in lines)
 
 
 def _default(source: _Source, value: ast.expr | None) -> str:

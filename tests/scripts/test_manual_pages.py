@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / "scripts" / "manual"))
 
 import command_page
 import markdown_text
+import method_tables
 import python_page
 
 MODULE = '''
@@ -129,12 +130,6 @@ def test_names_are_shown_as_they_were_written(made: ModuleType) -> None:
     assert str(made.__file__) not in page
 
 
-def test_a_table_has_no_empty_column() -> None:
-    assert (
-        python_page._table(("field", "meaning"), [("`a`", ""), ("`b`", "")]) == "| field |\n| --- |\n| `a` |\n| `b` |"
-    )
-
-
 @click.group()
 def program() -> None:
     """A program."""
@@ -194,3 +189,17 @@ def test_the_width_of_the_terminal_does_not_matter(monkeypatch: pytest.MonkeyPat
 )
 def test_prose_shows_what_was_written(text: str, escaped: str) -> None:
     assert markdown_text.escape(text) == escaped
+
+
+def test_a_table_has_no_empty_column_and_escapes_bars() -> None:
+    made = markdown_text.table(["field", "default", "meaning"], [["`a|b`", "", "x"], ["`b`", "", ""]])
+    assert made == "| field | meaning |\n| --- | --- |\n| `a\\|b` | x |\n| `b` |  |"
+
+
+def test_the_tables_say_what_methods_and_kinds_take() -> None:
+    rows = method_tables.method_table().splitlines()
+    assert "| 100 | none | `--prior`, `--prior-weight` | arXiv 2204.10965 |" in "".join(rows)
+    assert sum("(the default)" in row for row in rows) == 1
+    assert next(row for row in rows if "`random-contrast`" in row).split(" | ")[3] == "1, random"
+    assert "`--generator`, `--variants`" in method_tables.contrast_table()
+    assert "| random |" in method_tables.short_method_table()

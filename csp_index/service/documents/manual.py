@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
@@ -17,7 +17,6 @@ from itertools import pairwise
 from typing import Any, Final
 
 from markdown_it import MarkdownIt
-from markdown_it.token import Token
 
 from csp_index.errors import MissingError
 
@@ -83,6 +82,21 @@ def parser() -> MarkdownIt:
     return MarkdownIt("commonmark").enable("table")
 
 
+def headings(markdown: str) -> tuple[Heading, ...]:
+    """Return the headings of a text with their anchors; those of equal text are numbered."""
+    tokens = parser().parse(markdown)
+    counts: Counter[str] = Counter()
+    found = []
+    for opening, inside in pairwise(tokens):
+        if opening.type == "heading_open":
+            text = "".join(part.content for part in inside.children or [] if part.type in ("text", "code_inline"))
+            name = anchor(text)
+            number = counts[name]
+            counts[name] += 1
+            found.append(Heading(int(opening.tag[1:]), text, f"{name}-{number}" if number else name))
+    return tuple(found)
+
+
 @cache
 def names() -> tuple[str, ...]:
     """Return the names of all pages: in the order in which the first one lists them, what it leaves out behind."""
@@ -98,8 +112,8 @@ def page(name: str) -> ManualPage:
     if name not in names():
         raise MissingError(f"the manual has no page {name!r} (it has: {', '.join(names())})")
     markdown = _files()[f"{name}.md"].read_text("utf-8")
-    headings = _headings(parser().parse(markdown))
-    return ManualPage(name, headings[0].text if headings else name, markdown, headings)
+    found = headings(markdown)
+    return ManualPage(name, found[0].text if found else name, markdown, found)
 
 
 def manual_document(name: str) -> dict[str, Any]:
@@ -129,16 +143,3 @@ def picture(name: str) -> tuple[bytes, str] | None:
 def _files() -> Mapping[str, Traversable]:
     folder = resources.files("csp_index") / "docs"
     return {file.name: file for file in folder.iterdir() if file.is_file()}
-
-
-def _headings(tokens: Sequence[Token]) -> tuple[Heading, ...]:
-    counts: Counter[str] = Counter()
-    found = []
-    for opening, inside in pairwise(tokens):
-        if opening.type == "heading_open":
-            text = "".join(part.content for part in inside.children or [] if part.type in ("text", "code_inline"))
-            name = anchor(text)
-            number = counts[name]
-            counts[name] += 1
-            found.append(Heading(int(opening.tag[1:]), text, f"{name}-{number}" if number else name))
-    return tuple(found)

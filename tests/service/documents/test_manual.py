@@ -61,9 +61,7 @@ def test_anchors_are_those_of_code_hosts(text: str, anchor: str) -> None:
 
 
 def test_equal_headings_are_numbered() -> None:
-    found = manual._headings(
-        manual.parser().parse("# A\n\n## `b` *c*\n\n## b c\n\n```\n# no heading\n```\n\n## B, c!\n")
-    )
+    found = manual.headings("# A\n\n## `b` *c*\n\n## b c\n\n```\n# no heading\n```\n\n## B, c!\n")
     assert [(one.level, one.text, one.anchor) for one in found] == [
         (1, "A", "a"),
         (2, "b c", "b-c"),

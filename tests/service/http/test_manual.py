@@ -31,7 +31,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return what makes HTML of a page that says something else; nothing of it is remembered."""
 
     def html(markdown: str) -> str:
-        page = manual.ManualPage("made", "Made", markdown, manual._headings(manual.parser().parse(markdown)))
+        page = manual.ManualPage("made", "Made", markdown, manual.headings(markdown))
         real = manual.page
         monkeypatch.setattr(manual, "page", lambda name: page if name == "made" else real(name))
         return str(manual_html.manual_html.__wrapped__("made"))
