@@ -15,35 +15,57 @@ if TYPE_CHECKING:
     from csp_index.evaluation.options import EvaluationOptions
     from csp_index.index import Index, NetworkSource, open_index
     from csp_index.labelling.candidates import CandidateTexts, Vocabulary
+    from csp_index.labelling.evidence import Evidence
+    from csp_index.labelling.methods import MethodInfo
+    from csp_index.labelling.scoring import ScoringMethod
+    from csp_index.models.image_generators import ImageGenerator
+    from csp_index.models.variant_generators import Original, Variant, VariantGenerator
+    from csp_index.proposers.proposer import Answer, Proposer, Question
     from csp_index.query.results import Labels, SqlResult
     from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, LayerKey, NeuronKey, ScoringOptions
 
 __version__ = "0.1.0"
 __all__ = [
+    "Answer",
     "CandidateTexts",
     "CspIndexError",
     "Evaluation",
     "EvaluationOptions",
+    "Evidence",
     "ExampleOptions",
     "ExamplePair",
+    "ImageGenerator",
     "Index",
     "Label",
     "LabelScore",
     "Labels",
     "LayerKey",
+    "MethodInfo",
     "NetworkSource",
     "NeuronKey",
+    "Original",
+    "Proposer",
+    "Question",
+    "ScoringMethod",
     "ScoringOptions",
     "SqlResult",
+    "Variant",
+    "VariantGenerator",
     "Vocabulary",
     "__version__",
     "open_index",
 ]
 
 _HOMES = {
-    "csp_index.labelling.candidates": ("CandidateTexts", "Vocabulary"),
-    "csp_index.evaluation.options": ("EvaluationOptions",),
     "csp_index.evaluation.evaluation": ("Evaluation",),
+    "csp_index.evaluation.options": ("EvaluationOptions",),
+    "csp_index.labelling.candidates": ("CandidateTexts", "Vocabulary"),
+    "csp_index.labelling.evidence": ("Evidence",),
+    "csp_index.labelling.methods": ("MethodInfo",),
+    "csp_index.labelling.scoring": ("ScoringMethod",),
+    "csp_index.models.image_generators": ("ImageGenerator",),
+    "csp_index.models.variant_generators": ("Original", "Variant", "VariantGenerator"),
+    "csp_index.proposers.proposer": ("Answer", "Proposer", "Question"),
     "csp_index.index": ("Index", "NetworkSource", "open_index"),
     "csp_index.records": (
         "ExampleOptions",

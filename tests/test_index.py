@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from other_process import run_python
 from PIL import Image
 
 import csp_index
@@ -371,3 +372,21 @@ def test_every_public_name_is_there():
     assert dir(csp_index) == sorted(csp_index.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = csp_index.nothing
+
+
+NEED_TORCH = {  # the others are records, options and protocols: a program that only reads an index has no use for torch
+    *("open_index", "Index", "NetworkSource", "Network", "Encoder", "CandidateTexts", "Vocabulary"),
+    *("Evidence", "ScoringMethod", "ImageGenerator", "VariantGenerator", "Original", "Variant"),
+}
+
+
+def test_public_names_load_torch_only_where_they_need_it():
+    result = run_python(f"""
+        import sys
+        import csp_index
+
+        for name in set(csp_index.__all__) - {NEED_TORCH!r}:
+            getattr(csp_index, name)
+            assert "torch" not in sys.modules, name
+    """)
+    assert result.returncode == 0, result.stderr

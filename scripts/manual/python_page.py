@@ -50,6 +50,7 @@ _ORDER: Mapping[str, Sequence[str]] = {
         "Encoder",
         "Network",
         "ScoringMethod",
+        "MethodInfo",
         "Evidence",
         "Proposer",
         "Question",
@@ -144,7 +145,8 @@ def _class(name: str, value: type) -> Iterator[str]:
     """Yield the paragraphs about a class: construction, docstring, fields, then what its instances can do."""
     source = _Source.of(value.__module__)
     node = source.node(value.__qualname__)
-    fields = list(_fields(source, node)) if hasattr(value, "__dataclass_fields__") else []
+    has_fields = hasattr(value, "__dataclass_fields__") or getattr(value, "_is_protocol", False)
+    fields = list(_fields(source, node)) if has_fields else []
     yield prose(ast.get_docstring(node, clean=False))
     if fields:
         yield table(("field", "type", "default", "meaning"), fields)
