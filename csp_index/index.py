@@ -66,7 +66,7 @@ class Index(Reader):
     def __init__(self, uri: str | Path, *, device: str | None = None) -> None:
         """Refer to the database at `uri`; it is opened, or created by the first method that adds, when needed."""
         super().__init__(uri)
-        self.device = settings.text("device", device)
+        self.device = settings.DEVICE.value(device)
         self._models = Models(self.device)
 
     def add_images(

@@ -1,11 +1,13 @@
 """One table of settings: the source of defaults, help texts and environment variables.
 
-A setting comes, in this order, from the call or the command line, from the environment variable `CSP_INDEX_<NAME>`, or
-from the default in the table.
+The value of a setting comes from the call or the command line, else from the environment variable `CSP_INDEX_<NAME>`,
+else from the default. Code reads a setting as `settings.SHARD_SIZE.value()`, so that mypy knows its type and an unknown
+name is an error on import.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -28,87 +30,187 @@ class Setting:
         """The environment variable that overrides the default."""
         return f"CSP_INDEX_{self.name.upper()}"
 
-    def value(self, given: Value | None = None) -> Value:
-        """Return the value in force: `given`, the environment's, or the default."""
+    def value(self, given: Value | None = None) -> Value | None:
+        """Return the value in force: `given`, the environment's, or the default. SettingError for a bad one."""
+        return self._read(given)
+
+    def _read(self, given: Value | None) -> Value:
         raw = given if given is not None else os.environ.get(self.variable)
         if raw is None:
             return self.default
         try:
             value = type(self.default)(raw)
         except ValueError:
-            raise SettingError(
-                f"setting {self.name} is {raw!r}: expected {type(self.default).__name__} (default {self.default!r})"
-            ) from None
+            raise self._error(repr(raw), f"{type(self.default).__name__} (default {self.default!r})") from None
         if self.choices and value not in self.choices:
-            raise SettingError(f"setting {self.name} is {value!r}: expected one of {', '.join(self.choices)}")
+            raise self._error(repr(value), f"one of {', '.join(self.choices)}")
+        return value
+
+    def _error(self, value: str, expected: str) -> SettingError:
+        return SettingError(f"setting {self.name} is {value}: expected {expected}")
+
+
+class Text(Setting):
+    """A word."""
+
+    __slots__ = ()
+
+    def value(self, given: Value | None = None) -> str:
+        """Return the word in force."""
+        return str(self._read(given))
+
+
+@dataclass(frozen=True, slots=True)
+class Count(Setting):
+    """A number of things: `least` or more."""
+
+    least: int = 1
+
+    def value(self, given: Value | None = None) -> int:
+        """Return the number in force."""
+        value = int(self._read(given))
+        if value < self.least:
+            raise self._error(str(value), f"at least {self.least} (default {self.default})")
         return value
 
 
-SETTINGS: dict[str, Setting] = {
-    s.name: s
-    for s in (
-        Setting("shard_size", 2048, "Images a shard, one commit in every table: a kill loses one shard, at most two."),
-        Setting("activation_dtype", "float32", "How activations are stored.", ("float32", "float16")),
-        Setting("thumbnail_size", 128, "Longer side of the stored thumbnails, in pixels."),
-        Setting("top_images", 100, "Highest activating images kept with each neuron."),
-        Setting("device", "auto", "Where models run: auto, cpu, cuda, cuda:1, mps."),
-        Setting("decode_threads", 2, "Threads that read and decode images while the models run."),
-        Setting("decode_workers", "auto", "Processes that decode instead: a number, 0 for none, or auto (by size)."),
-        Setting("ray_actors", "auto", "Workers of --engine ray: a number, or auto (one for each CPU or GPU there is)."),
-        Setting("tile_bytes", 32 * 2**20, "Memory for one tile of similarities in batch labelling, in bytes."),
-        Setting("held_bytes", 320 * 2**20, "Embeddings up to so many bytes are held in memory, larger ones streamed."),
-        Setting("index_images", 100_000, "From so many images on, `optimize` builds a vector index by itself."),
-        Setting("index_bytes", 8 * 2**30, "Embeddings up to so many bytes are indexed whole, larger ones compressed."),
-        Setting("search_probes", 40, "Partitions of a vector index that a search looks into."),
-        Setting("search_refine", 1, "Rows looked at again, exactly, for each one asked of a compressed vector index."),
-        Setting("keep_hours", 1.0, "Hours for which `optimize` leaves a replaced version to readers that hold it."),
-        Setting(
-            "lease_seconds", 60, "How long a writer holds an index in an object store unless it renews, in seconds."
-        ),
-        Setting("lease_renewal", 15, "How often it renews, in seconds; at most half of lease_seconds."),
-        Setting("variant_strength", 0.6, "Noise that image-to-image pipelines put over an original, 0 to 1."),
-        Setting("variant_steps", "auto", "Their number of steps, or auto (the pipeline's own)."),
-        Setting("similarity_floor", 0.5, "Pairs of this cosine or more count as near when contrast is judged."),
-        Setting("picture_side", 512, "Longer side of the pictures that stage 1 shows to models, in pixels, at most."),
-        Setting("answers_group", 64, "Answers of models that are committed together."),
-        Setting("answers_pause", 2.0, "Seconds after which those that came in are committed, however few."),
-        Setting("vlm_new_tokens", 64, "New tokens in an answer of a vision-language model, at most."),
-        Setting("vlm_batch", 4, "Neurons that a local vision-language model is asked about at once."),
-        Setting("caption_new_tokens", 40, "New tokens in a caption, at most."),
-        Setting("caption_batch", 16, "Pictures that a captioner describes at once."),
-        Setting("caption_floor", 0.1, "Least score of a phrase of the captions that becomes a candidate."),
-        Setting("caption_phrases", 20, "Candidates from a neuron's captions, at most."),
-        Setting(
-            "perturbation_edits",
-            "occlude,blur,noise,recolour,inpaint",
-            "Edits tried for `--contrast perturbation`; inpaint is left out where OpenCV is not installed.",
-        ),
-        Setting("vlm_concurrency", 8, "Neurons that an endpoint is asked about at the same time."),
-        Setting("vlm_timeout", 120.0, "Longest time that one answer of an endpoint may take, in seconds."),
-        Setting("vlm_retries", 4, "How often a request is repeated after a time-out, a broken connection, 429 or 5xx."),
-        Setting("vlm_tokens", 1024, "New tokens of an endpoint's answer, at most; thoughts count, too."),
-        Setting("vlm_key_variable", "OPENAI_API_KEY", "Environment variable that holds the key of an endpoint."),
-        Setting("serve_host", "127.0.0.1", "Address that `serve` listens on."),
-        Setting("serve_port", 8000, "Port that `serve` listens on."),
-        Setting("serve_workers", 1, "Processes of `serve`: each computes on one core, with models of its own."),
-        Setting("serve_threads", "auto", "Threads of each process: a number, or auto (one a core, at most 8)."),
-        Setting("serve_waiting", 64, "Requests that `serve` works on or keeps waiting; more are sent away with 503."),
-        Setting("serve_timeout", 30.0, "Longest time that one request may take, in seconds."),
-        Setting("serve_arrival", 20.0, "Longest time that a request may take to arrive, in seconds."),
-        Setting("serve_body_bytes", 2**20, "Largest body of a request, in bytes, but for pictures."),
-        Setting("serve_upload_bytes", 10 * 2**20, "Largest picture that can be sent, in bytes."),
-        Setting("serve_upload_pixels", 25_000_000, "Largest width x height of a picture that can be sent."),
-        Setting("serve_page", 48, "Neurons that a page or an answer shows unless asked for more or fewer."),
-        Setting("serve_page_limit", 200, "Neurons that can be asked for at once, at most."),
-        Setting("serve_held_bytes", 256 * 2**20, "Memory that `serve` gives to what it keeps ready, in bytes."),
-        Setting("sql_memory", "2GB", "Memory limit of one SQL statement."),
-        Setting("sql_seconds", 10.0, "Seconds that one SQL statement over HTTP may run, and wait for its turn."),
-        Setting("sql_rows", 10_000, "Rows of its answer, at most; further ones are cut off."),
-        Setting("sql_bytes", 8 * 2**20, "Bytes of its answer, at most; further rows are cut off."),
-        Setting("sql_processes", 2, "SQL statements over HTTP that run at once, each in a process of its own."),
-    )
-}
+class Amount(Setting):
+    """A length of time or another amount: finite, 0 or more."""
 
+    __slots__ = ()
+
+    def value(self, given: Value | None = None) -> float:
+        """Return the amount in force."""
+        value = float(self._read(given))
+        if not 0 <= value < math.inf:
+            raise self._error(str(value), f"0 or more (default {self.default})")
+        return value
+
+
+class Real(Setting):
+    """Any finite number."""
+
+    __slots__ = ()
+
+    def value(self, given: Value | None = None) -> float:
+        """Return the number in force."""
+        value = float(self._read(given))
+        if not math.isfinite(value):
+            raise self._error(str(value), f"a finite number (default {self.default})")
+        return value
+
+
+class CountOrAuto(Setting):
+    """A number of things from 0 on, or `auto`."""
+
+    __slots__ = ()
+
+    def value(self, given: Value | None = None) -> int | None:
+        """Return the number in force, or None for `auto`."""
+        value = str(self._read(None if given is None else str(given)))
+        if value == "auto":
+            return None
+        if not value.isdecimal():
+            raise self._error(repr(value), "auto or a number from 0 on")
+        return int(value)
+
+
+SHARD_SIZE = Count("shard_size", 2048, "Images per shard. A shard is one commit per table; a crash loses at most two.")
+ACTIVATION_DTYPE = Text("activation_dtype", "float32", "How activations are stored.", ("float32", "float16"))
+THUMBNAIL_SIZE = Count("thumbnail_size", 128, "Longer side of the stored thumbnails, in pixels.")
+TOP_IMAGES = Count("top_images", 100, "Highest activating images stored with each neuron.")
+DEVICE = Text("device", "auto", "Where models run: auto, cpu, cuda, cuda:1, mps.")
+DECODE_THREADS = Count("decode_threads", 2, "Threads that read and decode images while the models run.")
+DECODE_WORKERS = CountOrAuto(
+    "decode_workers",
+    "auto",
+    "Processes that decode instead of threads: a number, 0 for none, or auto (by the size of the task).",
+)
+RAY_ACTORS = CountOrAuto("ray_actors", "auto", "Workers of --engine ray: a number, or auto (one for each CPU or GPU).")
+TILE_BYTES = Count("tile_bytes", 32 * 2**20, "Memory for one tile of similarities in batch labelling, in bytes.")
+HELD_BYTES = Count(
+    "held_bytes", 320 * 2**20, "Embeddings of up to this many bytes stay in memory; larger ones are streamed."
+)
+INDEX_IMAGES = Count(
+    "index_images", 100_000, "Number of images from which `optimize` builds a vector index by default."
+)
+INDEX_BYTES = Count(
+    "index_bytes", 8 * 2**30, "Embeddings of up to this many bytes are indexed whole, larger ones compressed."
+)
+SEARCH_PROBES = Count("search_probes", 40, "Partitions of a vector index that a search visits.")
+SEARCH_REFINE = Count(
+    "search_refine", 1, "Rows compared again, exactly, for each row requested from a compressed vector index."
+)
+KEEP_HOURS = Amount(
+    "keep_hours", 1.0, "Hours for which `optimize` keeps a replaced version, so that readers can finish with it."
+)
+LEASE_SECONDS = Count(
+    "lease_seconds",
+    60,
+    "Seconds after which a writer loses its lease on an index in an object store unless it renews the lease.",
+)
+LEASE_RENEWAL = Count("lease_renewal", 15, "Seconds between renewals of the lease; at most half of lease_seconds.")
+VARIANT_STRENGTH = Amount("variant_strength", 0.6, "Noise that image-to-image pipelines add to an original, 0 to 1.")
+VARIANT_STEPS = CountOrAuto(
+    "variant_steps", "auto", "Steps of image-to-image pipelines, or auto (the pipeline's own number)."
+)
+SIMILARITY_FLOOR = Real(
+    "similarity_floor", 0.5, "Pairs with at least this cosine count as near when contrast is judged."
+)
+PICTURE_SIDE = Count("picture_side", 512, "Longer side of the pictures that models are shown, in pixels, at most.")
+ANSWERS_GROUP = Count("answers_group", 64, "Answers of models that are committed together.")
+ANSWERS_PAUSE = Amount("answers_pause", 2.0, "Seconds after which new answers are committed even if they are few.")
+VLM_NEW_TOKENS = Count("vlm_new_tokens", 64, "New tokens in an answer of a vision-language model, at most.")
+VLM_BATCH = Count("vlm_batch", 4, "Neurons per batch of a local vision-language model.")
+CAPTION_NEW_TOKENS = Count("caption_new_tokens", 40, "New tokens in a caption, at most.")
+CAPTION_BATCH = Count("caption_batch", 16, "Pictures that a captioner describes at once.")
+CAPTION_FLOOR = Real("caption_floor", 0.1, "Minimum score of a caption phrase that becomes a candidate.")
+CAPTION_PHRASES = Count("caption_phrases", 20, "Candidates from a neuron's captions, at most.")
+PERTURBATION_EDITS = Text(
+    "perturbation_edits",
+    "occlude,blur,noise,recolour,inpaint",
+    "Edits tried for `--contrast perturbation`; inpaint is left out if OpenCV is not installed.",
+)
+VLM_CONCURRENCY = Count("vlm_concurrency", 8, "Neurons that an endpoint is asked about at the same time.")
+VLM_TIMEOUT = Amount("vlm_timeout", 120.0, "Seconds allowed for one answer of an endpoint.")
+VLM_RETRIES = Count(
+    "vlm_retries", 4, "Times a request is repeated after a time-out, a broken connection, 429 or 5xx.", least=0
+)
+VLM_TOKENS = Count("vlm_tokens", 1024, "New tokens in an endpoint's answer, at most, including its reasoning.")
+VLM_KEY_VARIABLE = Text("vlm_key_variable", "OPENAI_API_KEY", "Environment variable that holds the key of an endpoint.")
+SERVE_HOST = Text("serve_host", "127.0.0.1", "Address that `serve` listens on.")
+SERVE_PORT = Count("serve_port", 8000, "Port that `serve` listens on.")
+SERVE_WORKERS = Count("serve_workers", 1, "Processes of `serve`: each computes on one core and loads its own models.")
+SERVE_THREADS = CountOrAuto(
+    "serve_threads", "auto", "Threads of each process: a number, or auto (one per core, at most 8)."
+)
+SERVE_WAITING = Count(
+    "serve_waiting", 64, "Requests that `serve` works on or keeps waiting; further ones are refused with 503."
+)
+SERVE_TIMEOUT = Amount("serve_timeout", 30.0, "Seconds allowed for one request.")
+SERVE_ARRIVAL = Amount("serve_arrival", 20.0, "Seconds allowed for receiving a request.")
+SERVE_BODY_BYTES = Count(
+    "serve_body_bytes", 2**20, "Largest body of a request, in bytes; pictures have their own limit."
+)
+SERVE_UPLOAD_BYTES = Count("serve_upload_bytes", 10 * 2**20, "Largest picture that can be uploaded, in bytes.")
+SERVE_UPLOAD_PIXELS = Count(
+    "serve_upload_pixels", 25_000_000, "Largest width x height of a picture that can be uploaded."
+)
+SERVE_PAGE = Count("serve_page", 48, "Neurons that a page or an answer shows by default.")
+SERVE_PAGE_LIMIT = Count("serve_page_limit", 200, "Neurons that one request can ask for, at most.")
+SERVE_HELD_BYTES = Count("serve_held_bytes", 256 * 2**20, "Memory for the caches of `serve`, in bytes.")
+SQL_MEMORY = Text("sql_memory", "2GB", "Memory limit of one SQL statement.")
+SQL_SECONDS = Amount(
+    "sql_seconds", 10.0, "Seconds that one SQL statement over HTTP may run, and may wait before it starts."
+)
+SQL_ROWS = Count("sql_rows", 10_000, "Rows of its result, at most; further rows are cut off.")
+SQL_BYTES = Count("sql_bytes", 8 * 2**20, "Bytes of its result, at most; further rows are cut off.")
+SQL_PROCESSES = Count("sql_processes", 2, "SQL statements over HTTP that run at once, each in its own process.")
+
+SETTINGS: dict[str, Setting] = {
+    setting.name: setting for setting in list(globals().values()) if isinstance(setting, Setting)
+}
+"""The table: every setting above by its name."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "Indexing": (
@@ -153,35 +255,4 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "SQL": ("sql_memory", "sql_seconds", "sql_rows", "sql_bytes", "sql_processes"),
 }
-"""What settings concern: the headings of the manual's page, each setting under one of them."""
-
-
-def text(name: str, given: str | None = None) -> str:
-    """Return a setting that is a word."""
-    return str(SETTINGS[name].value(given))
-
-
-def number(name: str, given: int | None = None) -> int:
-    """Return a setting that counts something; it must be at least 1."""
-    value = int(SETTINGS[name].value(given))
-    if value < 1:
-        raise SettingError(f"setting {name} is {value}: expected at least 1 (default {SETTINGS[name].default})")
-    return value
-
-
-def duration(name: str, given: float | None = None) -> float:
-    """Return a setting that is a length of time; it must be finite and at least 0."""
-    value = float(SETTINGS[name].value(given))
-    if not 0 <= value < float("inf"):
-        raise SettingError(f"setting {name} is {value}: expected 0 or more (default {SETTINGS[name].default})")
-    return value
-
-
-def count_or_auto(name: str, given: int | None = None) -> int | None:
-    """Return a setting that is a number from 0 on, or None where it is `auto`."""
-    value = str(SETTINGS[name].value(None if given is None else str(given)))
-    if value == "auto":
-        return None
-    if not value.isdecimal():
-        raise SettingError(f"setting {name} is {value!r}: expected auto or a number from 0 on")
-    return int(value)
+"""The headings of the manual's page of settings, each setting under one of them."""

@@ -12,19 +12,20 @@ from csp_index.settings import SETTINGS
 
 def test_a_setting_comes_from_the_call_then_the_environment_then_the_table(monkeypatch):
     monkeypatch.delenv("CSP_INDEX_SHARD_SIZE", raising=False)
-    assert settings.number("shard_size") == SETTINGS["shard_size"].default
+    assert settings.SHARD_SIZE.value() == SETTINGS["shard_size"].default
     monkeypatch.setenv("CSP_INDEX_SHARD_SIZE", "64")
-    assert settings.number("shard_size") == 64
-    assert settings.number("shard_size", 8) == 8
+    assert settings.SHARD_SIZE.value() == 64
+    assert settings.SHARD_SIZE.value(8) == 8
     monkeypatch.setenv("CSP_INDEX_DEVICE", "cpu")
-    assert settings.text("device") == "cpu"
-    assert settings.text("device", "mps") == "mps"
+    assert settings.DEVICE.value() == "cpu"
+    assert settings.DEVICE.value("mps") == "mps"
 
 
 @pytest.mark.parametrize("name", sorted(SETTINGS))
 def test_every_setting_has_a_default_that_holds_a_help_text_and_a_variable(name):
     setting = SETTINGS[name]
-    assert setting.value() == setting.default
+    assert setting.value() == (None if isinstance(setting, settings.CountOrAuto) else setting.default)
+    assert getattr(settings, name.upper()) is setting
     assert setting.help.endswith(".")
     assert setting.variable == f"CSP_INDEX_{name.upper()}"
     assert not setting.choices or setting.default in setting.choices
@@ -37,15 +38,18 @@ def test_every_setting_has_a_default_that_holds_a_help_text_and_a_variable(name)
         ("shard_size", "2.5", "expected int"),
         ("shard_size", "", "expected int"),
         ("shard_size", "0", "setting shard_size is 0: expected at least 1"),
+        ("vlm_retries", "-1", "setting vlm_retries is -1: expected at least 0 .default 4."),
+        ("vlm_timeout", "inf", "setting vlm_timeout is inf: expected 0 or more .default 120.0."),
+        ("caption_floor", "nan", "setting caption_floor is nan: expected a finite number .default 0.1."),
+        ("serve_threads", "-1", "setting serve_threads is '-1': expected auto or a number from 0 on"),
         ("top_images", "-3", "setting top_images is -3: expected at least 1"),
         ("activation_dtype", "float8", "setting activation_dtype is 'float8': expected one of float32, float16"),
     ],
 )
 def test_bad_values_are_refused_in_one_line(name, value, told, monkeypatch):
     monkeypatch.setenv(SETTINGS[name].variable, value)
-    read = settings.text if isinstance(SETTINGS[name].default, str) else settings.number
     with pytest.raises(SettingError, match=told) as error:
-        read(name)
+        SETTINGS[name].value()
     assert "\n" not in str(error.value)
 
 

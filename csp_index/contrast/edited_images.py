@@ -107,7 +107,7 @@ def perturb(store: Store, models: Models, tell: Tell, wanted: Wanted) -> str:
     try:
         for some in _slices(tasks, _AT_ONCE):
             searches = list(_opened(store, some, network, subject.target.key.layer, lost))
-            _search(searches, usable_edits(settings.text("perturbation_edits")), network, subject.target.key.layer)
+            _search(searches, usable_edits(settings.PERTURBATION_EDITS.value()), network, subject.target.key.layer)
             originals = streams.embeddings_of(store, subject.source, np.array([one.task.origin for one in searches]))
             pending += _derived(searches, originals, encoder, wanted, hashed)
             read, done = read + len(searches), done + len(some)
@@ -136,7 +136,7 @@ def editing() -> dict[str, object]:
     """Return what edits are tried, how, and in which order of strengths, as the settings have it."""
     return {
         "version": _VERSION,
-        "edits": usable_edits(settings.text("perturbation_edits")),
+        "edits": usable_edits(settings.PERTURBATION_EDITS.value()),
         "strengths": STRENGTHS,
     }
 

@@ -37,7 +37,7 @@ class Vectors:
     def __init__(self, store: Store, source: EncoderInfo, images: int) -> None:
         """Refer to the embeddings; they are read when first asked for. A rounded copy counts as half of them."""
         self.store, self.source, self.images = store, source, images
-        self.holds = images * source.width * 6 <= settings.number("held_bytes")
+        self.holds = images * source.width * 6 <= settings.HELD_BYTES.value()
         self._held: dict[tuple[str, torch.dtype], torch.Tensor] = {}
         self._reading = threading.Lock()  # what is large is read, or rounded, by one thread
         self._asked = self._fetched = 0

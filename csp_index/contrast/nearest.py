@@ -192,7 +192,7 @@ def _computed_lists(asked: Question, union: torch.Tensor) -> tuple[Ranked, Error
 
 def _rows_of_tile(tile: torch.Tensor) -> int:
     """Return how many rows of similarities with a tile [n, D] of embeddings the settings grant memory for."""
-    granted, row = settings.number("tile_bytes"), len(tile) * tile.element_size()
+    granted, row = settings.TILE_BYTES.value(), len(tile) * tile.element_size()
     if granted < row:
         raise SettingError(f"tile_bytes is {granted}: expected at least {row}, one row of similarities; set it higher")
     return granted // row

@@ -106,7 +106,7 @@ def _kept(store: Store, source: EncoderInfo, images: int) -> _Kept | None:
 
 
 def _read_kept(store: Store, table: str, images: int) -> _Kept | None:
-    few = store.count(table) * _ROW_BYTES <= settings.number("held_bytes") // _HELD_SHARE
+    few = store.count(table) * _ROW_BYTES <= settings.HELD_BYTES.value() // _HELD_SHARE
     read = store.read(table, ["image_id", "images", *(_COLUMNS if few else ())])
     ids = read["image_id"].to_numpy()
     rows = np.flatnonzero(read["images"].to_numpy() == images)

@@ -55,7 +55,7 @@ def choose(asked: Question, search: bool | None = None) -> Choice:
 
 
 def _through(index: VectorIndex) -> str:
-    probes, refine = settings.number("search_probes"), settings.number("search_refine")
+    probes, refine = settings.SEARCH_PROBES.value(), settings.SEARCH_REFINE.value()
     return f"{index.kind} of {index.rows} images, {probes} probes, refine {refine}"
 
 

@@ -99,7 +99,7 @@ def quality_of_pairs(pairs: Sequence[ExamplePair], floor: float | None = None) -
 
 def similarity_floor(given: float | None = None) -> float:
     """Return the cosine from which on a pair counts as near: as given, or the settings'."""
-    return float(settings.SETTINGS["similarity_floor"].value(given))
+    return settings.SIMILARITY_FLOOR.value(given)
 
 
 def quality_of_arrays(

@@ -117,7 +117,7 @@ def optimize(
     if questions < 1:
         raise SettingError(f"questions is {questions}: expected at least 1")
     started = time.monotonic()
-    keep = settings.duration("keep_hours", keep_hours)
+    keep = settings.KEEP_HOURS.value(keep_hours)
     sources = catalog.encoders(store) if encoder is None else [catalog.encoder(store, encoder)]
     for source in sources:
         _check_kind(store, source, kind)
@@ -172,9 +172,9 @@ def kind_for(images: int, width: int) -> IndexKind:
     >>> kind_for(5_000, 512), kind_for(100_000, 512), kind_for(400_000_000, 512)
     ('none', 'ivf_flat', 'ivf_sq')
     """
-    if images < settings.number("index_images"):
+    if images < settings.INDEX_IMAGES.value():
         return "none"
-    return "ivf_flat" if 4 * images * width <= settings.number("index_bytes") else "ivf_sq"
+    return "ivf_flat" if 4 * images * width <= settings.INDEX_BYTES.value() else "ivf_sq"
 
 
 def partitions_for(images: int) -> int:
@@ -258,7 +258,7 @@ def train_partitions(vectors: torch.Tensor, partitions: int, rounds: int = 20) -
     # Lance does not do it: in pylance 14 `create_index(accelerator=...)` uses the GPU for IVF_PQ alone and falls back
     # to the CPU, with a warning, for the other kinds that `kind_for` chooses.
     centres = vectors[:partitions].clone()
-    rows = max(256, settings.number("tile_bytes") // (4 * partitions))
+    rows = max(256, settings.TILE_BYTES.value() // (4 * partitions))
     for _ in range(rounds):
         sums = torch.zeros_like(centres)
         for part in vectors.split(rows):

@@ -86,7 +86,7 @@ def decoded(
     files where they are decoded. Raises SettingError where a preprocessing cannot be sent to a process, SourceError
     where a process dies.
     """
-    size = settings.number("thumbnail_size")
+    size = settings.THUMBNAIL_SIZE.value()
     pools = _Pools(preprocess, size, workers)
     chunk, ahead = (_CHUNK, _AHEAD * workers) if workers else (1, _THREADS_AHEAD)
     running: deque[tuple[list[ImageRef], Future[Chunk]]] = deque()
@@ -131,7 +131,7 @@ class _Pools:
 
     def __init__(self, preprocess: Sequence[Preprocess], size: int, workers: int) -> None:
         self._in_threads, self._in_process = partial(_prepare_all, preprocess, size), partial(_work, size)
-        self._threads = ThreadPoolExecutor(settings.number("decode_threads"), thread_name_prefix="csp-index-decode")
+        self._threads = ThreadPoolExecutor(settings.DECODE_THREADS.value(), thread_name_prefix="csp-index-decode")
         self._processes = Workers(workers, _packed(preprocess)) if workers else None
         self._starting: list[Future[None]] = []
         if self._processes is not None:

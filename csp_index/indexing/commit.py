@@ -149,7 +149,7 @@ def mark_all(store: Store, written: Sequence[tuple[Sequence[str], Shard]], run: 
 def statistics_of(store: Store, info: LayerInfo, held: dict[str, NeuronStatistics], until: int) -> NeuronStatistics:
     """Return the layer's running statistics over the shards before `until`, read back from the store if need be."""
     if info.what not in held:
-        found = NeuronStatistics(info.neurons, settings.number("top_images"))
+        found = NeuronStatistics(info.neurons, settings.TOP_IMAGES.value())
         marks = [mark for mark in catalog.shards(store, info.what) if mark.number < until]
         for tile in streams.activation_tiles(store, info, marks):
             found.update(tile)

@@ -55,7 +55,7 @@ def import_arrays(
     if not encoder.strip():
         raise ArrayError("the encoder's name is empty: name what the embeddings came from")
     ScoringOptions(logit_scale=logit_scale)  # a scale that no method can use is refused now
-    kept = settings.text("activation_dtype", dtype)
+    kept = settings.ACTIVATION_DTYPE.value(dtype)
     values = open_array(activations, "activations")
     vectors = open_array(embeddings, "embeddings") if embeddings else None
     names = _read_uris(uris) if uris else None
@@ -77,7 +77,7 @@ def import_arrays(
         with record_run(opened, "import", chosen, {i.what: i.identity for i in infos}) as run:
             shards.recover(opened, infos)
             shards.register(opened, infos, run)
-            size = settings.number("shard_size", shard_size)
+            size = settings.SHARD_SIZE.value(shard_size)
             arrays = [(info, array) for info, (_, array) in zip(infos, columns, strict=True)]
             _write(opened, arrays, names, size, run, progress or (lambda done, todo, what: None))
     total = catalog.image_count(opened)

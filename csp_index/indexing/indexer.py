@@ -75,12 +75,12 @@ def add_images(
     check_settings(shard_size, dtype, decode_workers)
     chosen: dict[str, object] = {
         "source": source.name if source else None,
-        "shard_size": settings.number("shard_size", shard_size),
+        "shard_size": settings.SHARD_SIZE.value(shard_size),
         "encoders": [e.spec for e in encoders],
         "networks": {n.name: sorted(n.layers) for n in networks},
-        "dtype": settings.text("activation_dtype", dtype),
+        "dtype": settings.ACTIVATION_DTYPE.value(dtype),
     }
-    workers = settings.count_or_auto("decode_workers", decode_workers)
+    workers = settings.DECODE_WORKERS.value(decode_workers)
     models = {e.spec: e.identity for e in encoders} | {n.name: n.identity for n in networks}
     with store.write_lock():
         infos = commit.reconcile(store, columns_of(encoders, networks, str(chosen["dtype"])), dtype)
@@ -92,7 +92,7 @@ def add_images(
             work = (engine.make if engine else Pass)(store, parts, run, progress or _silent, workers)
             work.catch_up()
             if source is not None:
-                work.extend(source, settings.number("shard_size", shard_size))
+                work.extend(source, settings.SHARD_SIZE.value(shard_size))
             commit.finish_statistics(store, [i for i in infos if isinstance(i, LayerInfo)], work.statistics)
     return IndexSummary(
         run.run_id,
@@ -108,10 +108,11 @@ def add_images(
 
 def check_settings(shard_size: int | None, dtype: str | None, decode_workers: int | None) -> None:
     """Refuse what a pass could not be run with, before anything is made."""
-    for name, given in (("shard_size", shard_size), ("decode_threads", None), ("thumbnail_size", None)):
-        settings.number(name, given)
-    settings.text("activation_dtype", dtype)
-    settings.count_or_auto("decode_workers", decode_workers)
+    settings.SHARD_SIZE.value(shard_size)
+    settings.DECODE_THREADS.value()
+    settings.THUMBNAIL_SIZE.value()
+    settings.ACTIVATION_DTYPE.value(dtype)
+    settings.DECODE_WORKERS.value(decode_workers)
 
 
 class Pass:

@@ -180,7 +180,7 @@ class Crew:
         if kind == "GPU":
             options["num_gpus"] = 1
         place = uri if "://" in uri else os.path.abspath(uri)
-        paths, size = [*sys.path, os.getcwd()], settings.number("thumbnail_size")
+        paths, size = [*sys.path, os.getcwd()], settings.THUMBNAIL_SIZE.value()
         with _told():
             hire = ray.remote(**options)(Worker)
             self._actors = [hire.remote([*map(recipe, parts)], place, paths, size) for _ in range(_count(ray, kind))]
@@ -272,7 +272,7 @@ class Crew:
 
 def _count(ray: Any, kind: str) -> int:
     """Return how many workers to start."""
-    asked = settings.count_or_auto("ray_actors")
+    asked = settings.RAY_ACTORS.value()
     if asked == 0:
         raise SettingError("setting ray_actors is 0: expected auto, or at least one worker")
     there = int(ray.cluster_resources().get(kind, 0))

@@ -177,8 +177,8 @@ def _own_side(pipeline: Any) -> int:
 
 def _said() -> dict[str, float | int]:
     """Return what the settings tell an image-to-image pipeline."""
-    strength = settings.duration("variant_strength")
+    strength = settings.VARIANT_STRENGTH.value()
     if not 0.0 < strength <= 1.0:
         raise EvaluationError(f"variant_strength is {strength}: expected more than 0 and at most 1")
-    steps = settings.count_or_auto("variant_steps")
+    steps = settings.VARIANT_STEPS.value()
     return {"strength": strength} | ({} if not steps else {"num_inference_steps": steps})

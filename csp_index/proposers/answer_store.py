@@ -105,7 +105,7 @@ class AnswerWriter:
         self._writer = Writer()
         self._waiting: list[Row] = []
         self._since = time.monotonic()
-        self._group, self._pause = settings.number("answers_group"), settings.duration("answers_pause")
+        self._group, self._pause = settings.ANSWERS_GROUP.value(), settings.ANSWERS_PAUSE.value()
 
     def add(self, answer: Answer) -> Answer:
         """Take in an answer, into the journal at once, into the tables with the next group; return it as it is kept."""

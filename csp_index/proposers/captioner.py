@@ -17,7 +17,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +27,7 @@ import torch
 from PIL import Image
 
 from csp_index import settings
-from csp_index.errors import ProposerError, SettingError, one_line
+from csp_index.errors import ProposerError, one_line
 from csp_index.models.weights import hash_weights, lasting, local_directory, put, resolve_device
 from csp_index.proposers.phrases import contrast_phrases
 from csp_index.proposers.proposer import Answer, CandidateKind, Question
@@ -87,12 +86,10 @@ class Captioner:
         are those of `contrast_phrases`; what is None comes from the settings `caption_...`. Errors: ProposerError for
         a model that is unknown, does not caption pictures, or lacks its processor; SettingError.
         """
-        self.batch = settings.number("caption_batch", batch)
-        self._new_tokens = settings.number("caption_new_tokens", new_tokens)
-        self._floor = float(settings.SETTINGS["caption_floor"].value(floor))
-        self._most = settings.number("caption_phrases", most)
-        if not math.isfinite(self._floor):
-            raise SettingError(f"setting caption_floor is {self._floor}: expected a finite number (default 0.1)")
+        self.batch = settings.CAPTION_BATCH.value(batch)
+        self._new_tokens = settings.CAPTION_NEW_TOKENS.value(new_tokens)
+        self._floor = settings.CAPTION_FLOOR.value(floor)
+        self._most = settings.CAPTION_PHRASES.value(most)
         self.name = lasting(spec)
         self.prompt = json.dumps({"floor": self._floor, "most": self._most, "new_tokens": self._new_tokens})
         self._device = resolve_device(device, ProposerError)

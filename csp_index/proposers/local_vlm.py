@@ -14,12 +14,12 @@ from itertools import islice
 
 import torch
 
+from csp_index import settings
 from csp_index.errors import ProposerError, one_line
 from csp_index.proposers.grids import Layout, pictures, told
 from csp_index.proposers.prompts import Prompt, read_answer
 from csp_index.proposers.proposer import Answer, CandidateKind, Question
 from csp_index.proposers.transformers_vlm import ChatModel, Message, Reply
-from csp_index.settings import number
 
 
 class LocalModel:
@@ -49,8 +49,8 @@ class LocalModel:
         """
         if min(concepts, words) < 1:
             raise ProposerError(f"{concepts} concepts of {words} words are asked for: expected at least 1 each")
-        self._new_tokens = number("vlm_new_tokens", new_tokens)
-        self.batch = number("vlm_batch", batch)
+        self._new_tokens = settings.VLM_NEW_TOKENS.value(new_tokens)
+        self.batch = settings.VLM_BATCH.value(batch)
         self._model = ChatModel(spec, device=device)
         composed = layout.style == "two" and not self._model.several
         self.layout = replace(layout, style="composed") if composed else layout

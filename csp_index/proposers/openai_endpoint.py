@@ -57,14 +57,12 @@ class RemoteOptions:
 
     def address(self, base: str) -> Address:
         """Return the endpoint at `base`, to be asked this way."""
-        timeout = settings.duration("vlm_timeout", self.timeout)
+        timeout = settings.VLM_TIMEOUT.value(self.timeout)
         if timeout == 0:
             raise SettingError("setting vlm_timeout is 0: expected seconds that an answer may take")
-        retries = int(settings.SETTINGS["vlm_retries"].value(self.retries))
-        if retries < 0:
-            raise SettingError(f"setting vlm_retries is {retries}: expected 0 or more")
-        concurrency = settings.number("vlm_concurrency", self.concurrency)
-        variable = settings.text("vlm_key_variable", self.key_variable)
+        retries = settings.VLM_RETRIES.value(self.retries)
+        concurrency = settings.VLM_CONCURRENCY.value(self.concurrency)
+        variable = settings.VLM_KEY_VARIABLE.value(self.key_variable)
         return Address(base, variable, concurrency, timeout, retries, self.backoff)
 
 
@@ -86,7 +84,7 @@ class RemoteModel:
         self.layout = layout
         self.concepts = chosen.concepts
         self.words = chosen.words
-        self.new_tokens = settings.number("vlm_tokens", chosen.new_tokens)
+        self.new_tokens = settings.VLM_TOKENS.value(chosen.new_tokens)
         if min(self.concepts, self.words) < 1:
             raise ProposerError(
                 f"asked for {self.concepts} concepts of {self.words} words: expected at least 1 of each"

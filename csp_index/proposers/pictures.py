@@ -37,7 +37,7 @@ class Pictures:
         """Look up where these images [I] are. ProposerError where the index was made without pictures."""
         self._store = open_store(store.uri)  # of its own: threads read it while another one writes
         self._source = source
-        self._side = settings.number("picture_side")
+        self._side = settings.PICTURE_SIDE.value()
         self._places = _places(self._store, ids[~derived_images.is_derived(ids)])
         self._held: OrderedDict[int, Image.Image] = OrderedDict()
         self._bytes = 0

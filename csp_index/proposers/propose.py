@@ -236,7 +236,7 @@ def describe(
     chosen = asdict(options) if contrast else {"examples": options.examples, "floor": options.floor}
     if contrast and means is not None and means.depends is not None:
         described |= means.depends(options)
-    side = settings.number("picture_side")
+    side = settings.PICTURE_SIDE.value()
     return described | {"contrast": contrast, "examples": chosen, "picture_side": side}
 
 

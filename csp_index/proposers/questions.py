@@ -32,7 +32,7 @@ class Questions:
         self.neurons = tuple(sets)
         self._sets, self._pictures = sets, pictures
         self._left = iter(self.neurons)
-        self._threads = settings.number("decode_threads")
+        self._threads = settings.DECODE_THREADS.value()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="csp-index-pictures")
         self._ahead: deque[Future[Question | Answer]] = deque()
         self._unaskable: deque[Answer] = deque()

@@ -60,7 +60,7 @@ class Reader:
 
         `FROM activations('model/layer/7')` is one neuron's activations: image_id, activation.
         """
-        limits = limits or SqlLimits(memory=settings.text("sql_memory"))
+        limits = limits or SqlLimits(memory=settings.SQL_MEMORY.value())
         views, definitions = sql_views(self.store)
         return run_sql(
             views,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,17 +24,9 @@ _SHORTEST_TOKEN = 16  # characters: what can be guessed over a network is no tok
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
-def _number(name: str) -> Callable[[], int]:
-    return partial(settings.number, name)
-
-
-def _duration(name: str) -> Callable[[], float]:
-    return partial(settings.duration, name)
-
-
 def _threads() -> int:
     """Return how many requests are worked on at once: more than there are cores only slow each other down."""
-    return max(1, settings.count_or_auto("serve_threads") or min(8, os.cpu_count() or 1))
+    return max(1, settings.SERVE_THREADS.value() or min(8, os.cpu_count() or 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +37,8 @@ class ServiceSettings:
     asked for.
     """
 
-    host: str = field(default_factory=partial(settings.text, "serve_host"))
-    port: int = field(default_factory=_number("serve_port"))
+    host: str = field(default_factory=settings.SERVE_HOST.value)
+    port: int = field(default_factory=settings.SERVE_PORT.value)
     token: str | None = field(default=None, repr=False)  # who shows it may ask; None: everyone who gets through
     public_read: bool = False  # off loopback without a token, on purpose
     sql: bool | None = None  # SQL over HTTP; None: on loopback only. After construction it is True or False
@@ -55,21 +46,21 @@ class ServiceSettings:
     origins: tuple[str, ...] = ()  # other sites whose scripts may read answers
     start: str = field(default_factory=partial(secrets.token_hex, 32), repr=False)  # a secret of one start of it
     texts: tuple[Path, Path] | None = None  # labels made elsewhere that stand in for the vocabulary: .npy, one a line
-    workers: int = field(default_factory=_number("serve_workers"))  # processes of `csp-index serve`
+    workers: int = field(default_factory=settings.SERVE_WORKERS.value)  # processes of `csp-index serve`
     threads: int = field(default_factory=_threads)
-    waiting: int = field(default_factory=_number("serve_waiting"))
-    timeout: float = field(default_factory=_duration("serve_timeout"))
-    arrival: float = field(default_factory=_duration("serve_arrival"))
-    body_bytes: int = field(default_factory=_number("serve_body_bytes"))
-    upload_bytes: int = field(default_factory=_number("serve_upload_bytes"))
-    upload_pixels: int = field(default_factory=_number("serve_upload_pixels"))
-    page: int = field(default_factory=_number("serve_page"))
-    page_limit: int = field(default_factory=_number("serve_page_limit"))
-    held_bytes: int = field(default_factory=_number("serve_held_bytes"))
-    sql_seconds: float = field(default_factory=_duration("sql_seconds"))
-    sql_rows: int = field(default_factory=_number("sql_rows"))
-    sql_bytes: int = field(default_factory=_number("sql_bytes"))
-    sql_processes: int = field(default_factory=_number("sql_processes"))
+    waiting: int = field(default_factory=settings.SERVE_WAITING.value)
+    timeout: float = field(default_factory=settings.SERVE_TIMEOUT.value)
+    arrival: float = field(default_factory=settings.SERVE_ARRIVAL.value)
+    body_bytes: int = field(default_factory=settings.SERVE_BODY_BYTES.value)
+    upload_bytes: int = field(default_factory=settings.SERVE_UPLOAD_BYTES.value)
+    upload_pixels: int = field(default_factory=settings.SERVE_UPLOAD_PIXELS.value)
+    page: int = field(default_factory=settings.SERVE_PAGE.value)
+    page_limit: int = field(default_factory=settings.SERVE_PAGE_LIMIT.value)
+    held_bytes: int = field(default_factory=settings.SERVE_HELD_BYTES.value)
+    sql_seconds: float = field(default_factory=settings.SQL_SECONDS.value)
+    sql_rows: int = field(default_factory=settings.SQL_ROWS.value)
+    sql_bytes: int = field(default_factory=settings.SQL_BYTES.value)
+    sql_processes: int = field(default_factory=settings.SQL_PROCESSES.value)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -54,7 +54,7 @@ class Snapshot:
         self.store = open_snapshot(uri, versions)
         self.versions = self.store.versions()
         self.name = self.store.uri.rstrip("/").rpartition("/")[2] or "index"
-        self.held = LRUCache(settings.number("serve_held_bytes") // 2 if held_bytes is None else held_bytes)
+        self.held = LRUCache(settings.SERVE_HELD_BYTES.value() // 2 if held_bytes is None else held_bytes)
         self._layers = {info.key: info for info in catalog.layers(self.store)}
         self.encoders = catalog.encoders(self.store)
         self.images = catalog.image_count(self.store)

@@ -135,7 +135,7 @@ class SqlRunner:
         self._order = Order(
             uri=place_of(uri).address,
             versions=dict(versions),
-            memory=_size(settings.text("sql_memory")),
+            memory=_size(settings.SQL_MEMORY.value()),
             seconds=config.sql_seconds,
             rows=config.sql_rows,
             bytes=config.sql_bytes,

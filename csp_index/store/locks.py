@@ -37,7 +37,7 @@ _COARSE = 1.0  # seconds: object stores tell times in whole ones
 def hold(place: Place) -> Iterator[Check]:
     """Hold a place for writing; a second writer is told who holds it. Yields what checks the hold before a write."""
     if isinstance(place, BucketPlace):
-        lease = Lease(place, settings.number("lease_seconds"), settings.number("lease_renewal"))
+        lease = Lease(place, settings.LEASE_SECONDS.value(), settings.LEASE_RENEWAL.value())
         with lease.held():
             yield lease.check
         return
@@ -165,7 +165,7 @@ def _end(found: Held) -> datetime:
     """Return when a lease runs out, by the server's clock."""
     seconds = _content(found).get("seconds")
     if not isinstance(seconds, int | float):
-        seconds = settings.number("lease_seconds")
+        seconds = settings.LEASE_SECONDS.value()
     return found.modified + timedelta(seconds=seconds)
 
 

@@ -210,8 +210,8 @@ class Store:
         if exact:
             query = query.bypass_vector_index()
         else:
-            query = query.nprobes(settings.number("search_probes"))
-            if (refine := settings.number("search_refine")) > 1:
+            query = query.nprobes(settings.SEARCH_PROBES.value())
+            if (refine := settings.SEARCH_REFINE.value()) > 1:
                 query = query.refine_factor(refine)
         if where:
             query = query.where(where, prefilter=True)

@@ -182,9 +182,9 @@ def _default(source: _Source, value: ast.expr | None) -> str:
     if isinstance(value, ast.Call) and source.written(value.func) == "field":
         given = {word.arg: word.value for word in value.keywords}
         made = source.written(given.get("default_factory"))
-        named = re.search(r'"(\w+)"', made)
-        if named and named[1] in SETTINGS:
-            return f"`{SETTINGS[named[1]].variable}`"
+        setting = re.fullmatch(r"settings\.(\w+)\.value", made)
+        if setting:
+            return f"`{SETTINGS[setting[1].lower()].variable}`"
         return {"dict": "`{}`", "list": "`[]`", "tuple": "`()`"}.get(
             made, "" if made else _code(source, given.get("default"))
         )

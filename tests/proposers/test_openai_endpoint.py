@@ -49,7 +49,7 @@ def test_what_is_sent_is_a_chat_request_with_both_grids_and_the_prompt() -> None
     assert {name: asked.body[name] for name in ("model", "temperature", "max_tokens")} == {
         "model": "tiny-vl",
         "temperature": 0,
-        "max_tokens": settings.number("vlm_tokens"),
+        "max_tokens": settings.VLM_TOKENS.value(),
     }
     assert [part["type"] for part in asked.parts] == ["image_url", "image_url", "text"]
     assert [picture.size for picture in asked.pictures] == [(100, 32), (66, 32)]

@@ -65,7 +65,7 @@ class GalleryQuery:
     @property
     def size(self) -> int:
         """Neurons of a page."""
-        return settings.number("serve_page") if self.limit is None else self.limit
+        return settings.SERVE_PAGE.value() if self.limit is None else self.limit
 
     def told(self, method: str | None) -> dict[str, Any]:
         """Return the query as documents tell it, with the method that is shown."""

@@ -49,7 +49,7 @@ class Loaded:
         What every question needs is read here, so that none waits for it and no two read it at once.
         """
         self._snapshot, self._store, self._source = snapshot, snapshot.store, snapshot.encoder
-        self._models = Models(settings.text("device"))
+        self._models = Models(settings.DEVICE.value())
         self._loading = threading.Lock()
         self._running = threading.Lock()  # hooks are not made for several threads
         self._encoder_found: Encoder | EncoderError | None = None
