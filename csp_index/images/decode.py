@@ -7,6 +7,7 @@ image again:
 - a row of a parquet file: ``/abs/file.parquet#17``
 - a member of a tar shard: ``/abs/shard.tar#dir/0001.jpg``
 - a row of a ``datasets.save_to_disk`` directory: ``/abs/dir#17``, or ``/abs/dir#train/17`` when it has splits
+- an item of a dataset of the caller: ``dataset:NAME/17``, for as long as the caller's program holds it
 
 Rows carry ``@column`` behind the number where the image column was named by the user and is not the one found
 automatically. One unreadable image never stops the stream: it becomes an :class:`ImageFailure` that tells why.
@@ -17,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -29,6 +30,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from csp_index.errors import SourceError, one_line
 from csp_index.images.containers import ContainerReader, container_of
+from csp_index.images.memory_images import MemoryImage, find_image
+
+IN_MEMORY = "dataset:"
+"""What the URI of an image starts with that no file holds: an item of a dataset of the caller."""
 
 MAX_PIXELS = 89_478_485
 """Largest width x height that is decoded: Pillow's own border to a decompression bomb."""
@@ -43,10 +48,11 @@ _THUMBNAIL_QUALITY = 90
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """One image of a source, not read yet."""
+    """One image of a source, not read yet; `read` gives it where the URI is not enough to find it."""
 
     uri: str
     metadata: dict[str, object] = field(default_factory=dict)
+    read: Callable[[], MemoryImage] | None = field(default=None, repr=False, compare=False)
 
 
 class ImageSource(Protocol):
@@ -105,17 +111,21 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise SourceError("the file is empty")
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise SourceError(f"the image has {width} x {height} pixels, more than the limit of {max_pixels:,}")
-            image.load()
-            return _to_rgb(_upright(image))
+            return _checked_rgb(image, max_pixels)
     except SourceError:
         raise
     except UnidentifiedImageError as exc:
         raise SourceError("not an image that Pillow can read") from exc
     except Exception as exc:  # a damaged file can raise nearly anything from the many decoders
         raise SourceError(one_line(exc)) from exc
+
+
+def _checked_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise SourceError(f"the image has {width} x {height} pixels, more than the limit of {max_pixels:,}")
+    image.load()
+    return _to_rgb(_upright(image))
 
 
 def thumbnail(image: Image.Image, size: int = 128) -> bytes:
@@ -148,9 +158,7 @@ def read_images(
             containers.close()
 
 
-def _in_threads(
-    jobs: Iterable[tuple[str, bytes | SourceError | None, int]], threads: int
-) -> Iterator[ImageRead | ImageFailure]:
+def _in_threads(jobs: Iterable[tuple[str, Payload, int]], threads: int) -> Iterator[ImageRead | ImageFailure]:
     waiting: deque[Future[ImageRead | ImageFailure]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="csp-index-decode")
     try:
@@ -206,11 +214,20 @@ def _to_eight_bits(values: np.ndarray[Any, Any], mode: str) -> np.ndarray[Any, A
     return eight_bits
 
 
-def fetch(reader: ContainerReader, uri: str) -> bytes | SourceError | None:
-    """Return the bytes of an image in a container, or why they cannot be had; None for a plain file.
+Payload = bytes | MemoryImage | SourceError | None
+"""What an image is decoded from: encoded bytes, a picture of the caller, why there is none; None for a plain file."""
+
+
+def fetch(reader: ContainerReader, uri: str) -> Payload:
+    """Return the bytes of an image in a container, a picture in memory, or why there is none; None for a plain file.
 
     Ask for the images of a container in their order, and from one thread.
     """
+    held = find_image(uri)
+    if held is not None:
+        return held
+    if uri.startswith(IN_MEMORY):
+        return SourceError("the dataset it came from is not at hand: give it again, index.add_images(dataset)")
     address = container_of(uri)
     if address is None:
         return None
@@ -220,9 +237,16 @@ def fetch(reader: ContainerReader, uri: str) -> bytes | SourceError | None:
         return exc
 
 
-def read_image(uri: str, payload: bytes | SourceError | None, max_pixels: int = MAX_PIXELS) -> ImageRead | ImageFailure:
-    """Return the image in what `fetch` gave, or its failure; a plain file (None) is read here."""
+def read_image(uri: str, payload: Payload, max_pixels: int = MAX_PIXELS) -> ImageRead | ImageFailure:
+    """Return the image in what `fetch` gave, or its failure; a plain file (None) is read here.
+
+    The hash of a picture in memory is that of its pixels: RGB, row by row, behind its width and height.
+    """
     try:
+        if isinstance(payload, MemoryImage):
+            image = _checked_rgb(payload.image, max_pixels)
+            size = f"{image.width}x{image.height}\n".encode()
+            return ImageRead(uri, hashlib.sha256(size + image.tobytes()).hexdigest(), image.width, image.height, image)
         if payload is None:
             payload = Path(uri).read_bytes()
         if isinstance(payload, SourceError):

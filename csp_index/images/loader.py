@@ -24,10 +24,10 @@ from csp_index import settings
 from csp_index.concurrency import Workers, worker_payload
 from csp_index.errors import NetworkError, SettingError, SourceError, one_line
 from csp_index.images.containers import ContainerReader
-from csp_index.images.decode import ImageFailure, ImageRef, fetch, read_image, thumbnail
+from csp_index.images.decode import ImageFailure, ImageRef, Payload, fetch, read_image, thumbnail
+from csp_index.images.memory_images import MemoryImage, read_image_of
 
 Preprocess = Callable[[Image.Image], torch.Tensor]
-Payload = bytes | SourceError | None  # as `images.fetch` gives it: None for a plain file
 
 _CHUNK = 8  # images a process takes at a time
 _AHEAD = 4  # chunks prepared for each process while the models run
@@ -93,8 +93,9 @@ def decoded(
     following = iter(refs)
     reader = ContainerReader()
     try:
-        while taken := list(islice(following, chunk)):
-            running.append((taken, pools.submit([(ref.uri, fetch(reader, ref.uri)) for ref in taken])))
+        while taken := [_fetched(reader, ref) for ref in islice(following, chunk)]:
+            jobs = [(ref.uri, payload) for ref, payload in taken]
+            running.append(([ref for ref, _ in taken], pools.submit(jobs)))
             if len(running) > ahead:
                 yield from _unpacked(*running.popleft())
         while running:
@@ -107,6 +108,14 @@ def decoded(
     finally:
         pools.close()
         reader.close()
+
+
+def _fetched(reader: ContainerReader, ref: ImageRef) -> tuple[ImageRef, Payload]:
+    """Return an image with what it is decoded from; a picture in memory brings metadata along."""
+    payload = fetch(reader, ref.uri) if ref.read is None else read_image_of(ref.read)
+    if isinstance(payload, MemoryImage):
+        return ImageRef(ref.uri, {**ref.metadata, **payload.metadata}), replace(payload, metadata={})
+    return replace(ref, read=None), payload
 
 
 def workers_for(images: int, preprocess: Sequence[Preprocess]) -> int:

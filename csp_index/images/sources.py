@@ -16,6 +16,7 @@ from typing import Any
 
 from csp_index.errors import SourceError, one_line
 from csp_index.images.containers import byte_columns, load_dataset, pick_image_column
+from csp_index.images.datasets import open_dataset
 from csp_index.images.decode import ImageRef, ImageSource, image_extensions
 from csp_index.images.metadata import PathTable
 
@@ -25,9 +26,13 @@ _ROWS_AT_ONCE = 1024
 
 
 def open_source(
-    location: str | Path, *, metadata: str | Path | None = None, image_column: str | None = None
+    location: Any,
+    name: str | None = None,
+    *,
+    metadata: str | Path | None = None,
+    image_column: str | None = None,
 ) -> ImageSource:
-    """Return the source at a path.
+    """Return the source at a path, or the one that an object is (`datasets.open_dataset`, with its ``name``).
 
     A folder is a ``datasets`` directory if it was written as one, else a tree of image files if it holds one (at any
     depth), else a folder of parquet files, else one of tar shards. Hidden files and folders are passed over.
@@ -35,6 +40,14 @@ def open_source(
     one). ``image_column`` names the image column of a table, or the ending of the image members of tar shards
     (``jpg``). Raises SourceError if there is nothing to read.
     """
+    if not isinstance(location, str | Path):
+        if metadata is not None or image_column is not None:
+            raise SourceError("metadata and image_column are for files: the items of a dataset bring their own columns")
+        return open_dataset(location, name)
+    if name is not None:
+        raise SourceError(
+            f"name {name!r} is for datasets that are objects: images of {location} are named by their paths"
+        )
     path = Path(location).expanduser()
     if not path.exists():
         raise SourceError(

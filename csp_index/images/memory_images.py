@@ -1,0 +1,60 @@
+"""Images that lie in this process: where a dataset of the caller is held, its images are found by their URIs.
+
+Knows nothing about datasets. A holder is registered by a weak reference, so that its images can be read again (for a
+new network, for edited images) for as long as the caller of `register` holds it, and no longer.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from PIL import Image
+
+from csp_index.errors import SourceError, one_line
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryImage:
+    """A picture as an object gave it, and what else the object said of it."""
+
+    image: Image.Image
+    metadata: dict[str, object] = field(default_factory=dict)
+
+
+class ImageHolder(Protocol):
+    """What holds images that no file holds."""
+
+    def find(self, uri: str) -> Callable[[], MemoryImage] | None:
+        """Return what reads the image of a URI, or None where it is not one of the holder's."""
+        ...
+
+
+_holders: list[weakref.ref[ImageHolder]] = []
+
+
+def register(holder: ImageHolder) -> None:
+    """Let the images of a holder be read by their URIs while the holder lives; the newest holder counts first."""
+    _holders[:] = [weakref.ref(holder), *(known for known in _holders if known() not in (None, holder))]
+
+
+def find_image(uri: str) -> MemoryImage | SourceError | None:
+    """Return the image of a URI that a holder has, or why it cannot be read; None where no holder has it."""
+    for known in _holders:
+        holder = known()
+        read = None if holder is None else holder.find(uri)
+        if read is not None:
+            return read_image_of(read)
+    return None
+
+
+def read_image_of(read: Callable[[], MemoryImage]) -> MemoryImage | SourceError:
+    """Return what the caller's code gives, or why it gives nothing."""
+    try:
+        return read()
+    except SourceError as exc:
+        return exc
+    except Exception as exc:  # it is the caller's code
+        return SourceError(f"{type(exc).__name__}: {one_line(exc)}")
