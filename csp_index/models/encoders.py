@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,13 +23,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from csp_index.errors import EncoderError, one_line
+from csp_index.models.borrowing import borrowed, running
 from csp_index.models.plugins import call_factory, load_plugins
 from csp_index.models.prompt_templates import TEMPLATE_SETS, fill, templates
 from csp_index.models.weights import (
+    OBJECT,
     batch_size_for,
     hash_weights,
     local_directory,
     near_matches,
+    object_is_missing,
     put,
     resolve_device,
     stable_repr,
@@ -81,6 +85,8 @@ def load_encoder(spec: str, *, device: str = "auto") -> Encoder:
     """
     load_plugins()
     library, _, name = spec.partition(":")
+    if library == OBJECT:
+        raise EncoderError(object_is_missing(name, "encoder"))
     if library not in ("open_clip", "transformers", "python") or not name:
         raise EncoderError(
             f"encoder {spec!r} names no library: write open_clip:ARCH/PRETRAINED, open_clip:/local/directory, "
@@ -101,15 +107,22 @@ def load_encoder(spec: str, *, device: str = "auto") -> Encoder:
 
 @dataclass(frozen=True, slots=True)
 class Towers:
-    """The two halves of a model as its library gives them: features of any length, on the device of the input."""
+    """The two halves of a model as its library gives them: features of any length, on the device of the input.
+
+    ``owned`` is False for a model of the caller, which is used and left as it was; ``traits`` are what its identity has
+    beyond that of a named encoder, or instead.
+    """
 
     module: nn.Module
     preprocess: Callable[[Image.Image], Tensor]
     image_features: Callable[[Tensor], Tensor]
-    tokenise: Callable[[list[str]], dict[str, Tensor]]
-    text_features: Callable[[dict[str, Tensor]], Tensor]
+    tokenise: Callable[[list[str]], dict[str, Any]]
+    text_features: Callable[[dict[str, Any]], Tensor]
     preprocessing: str
     library: str
+    owned: bool = True
+    traits: Mapping[str, str] = field(default_factory=dict)
+    logit_scale: float | None = None  # where the module does not say
 
 
 class TwoTowers:
@@ -121,18 +134,23 @@ class TwoTowers:
         self.batch_size = batch_size_for(device)
         self.identity = {
             "spec": spec,
-            "weights": hash_weights(towers.module),
+            "weights": towers.traits.get("weights") or hash_weights(towers.module),
             "preprocessing": towers.preprocessing,
             "library": towers.library,
+            **towers.traits,
         }
         scale = getattr(towers.module, "logit_scale", None)
-        self.logit_scale = float(scale.detach().float().exp().mean()) if isinstance(scale, Tensor) else None
+        own = float(scale.detach().float().exp().mean()) if isinstance(scale, Tensor) else None
+        self.logit_scale = own if towers.logit_scale is None else towers.logit_scale
         self._towers = towers
-        put(towers.module, device)
+        if towers.owned:
+            put(towers.module, device)
         grey = self.preprocess(Image.new("RGB", (64, 64), "grey"))[None]
         try:
             self.width = self.embed_images(grey).shape[1]
         except RuntimeError:  # torch's own
+            if not towers.owned:
+                raise
             undo_channels_last(towers.module)
             self.width = self.embed_images(grey).shape[1]
 
@@ -140,6 +158,10 @@ class TwoTowers:
     def preprocess(self) -> Callable[[Image.Image], Tensor]:
         """Give the model's input for one RGB image, [C, H, W] (for SigLIP 2 NaFlex: patches with mask and grid)."""
         return self._towers.preprocess
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Keep a model of the caller ready to run while the context lasts; otherwise each call does so by itself."""
+        return nullcontext() if self._towers.owned else borrowed([self._towers.module], self.device)
 
     def embed_images(self, pixels: Tensor) -> Tensor:
         """Return unit vectors [B, D], float32 on the CPU.
@@ -161,14 +183,14 @@ class TwoTowers:
         prompts = ((row, fill(template, text)) for row, text in enumerate(texts) for template in templates)
         for batch in _batches(prompts, self.batch_size * _TEXTS_PER_IMAGE):
             tokens = self._towers.tokenise([prompt for _, prompt in batch])
-            tokens = {name: tensor.to(self.device) for name, tensor in tokens.items()}
+            tokens = {name: part.to(self.device) if isinstance(part, Tensor) else part for name, part in tokens.items()}
             features = self._run(partial(self._towers.text_features, tokens))
             vectors = _unit(features, f"{self.spec} on texts like {batch[0][1]!r}")
             sums.index_add_(0, torch.tensor([row for row, _ in batch]), vectors)
         return sums / max(1, len(templates))
 
     def _run(self, forward: Callable[[], Tensor]) -> Tensor:
-        with torch.inference_mode():
+        with running([self._towers.module], self.device, owned=self._towers.owned):
             if self.device.type != "cuda":
                 return forward().float().cpu()
             with torch.autocast("cuda", dtype=torch.float16):
@@ -295,6 +317,13 @@ def _load_transformers(name: str) -> Towers:
         raise EncoderError(f"{name} is a {type(model).__name__}, which does not put images and texts into one space")
     images = transformers.AutoImageProcessor.from_pretrained(place)  # type: ignore[no-untyped-call]
     tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+    return transformers_towers(model, images, tokenizer)
+
+
+def transformers_towers(model: Any, images: Any, tokenizer: Any) -> Towers:
+    """Return the two halves of a model of transformers with its image processor and its tokenizer."""
+    import transformers
+
     patches = model.config.model_type == "siglip2"  # NaFlex: a grid of patches (of fixed size, it is a "siglip")
     return Towers(
         module=model,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from csp_index.errors import NetworkError, one_line
+from csp_index.models.borrowing import borrowed, running
 from csp_index.models.pooling import Pool, as_maps, choose_pool, first_tensor, fits, neurons_of, pooled
 from csp_index.models.sparse_autoencoders import settled
 from csp_index.models.weights import batch_size_for, hash_weights, near_matches, put, resolve_device, undo_channels_last
@@ -73,8 +74,13 @@ def list_layers(spec: str, weights: str | Path | None = None) -> list[LayerOutpu
     """Return every layer of a network that can be indexed, in the order of the modules, with its usual pool."""
     loaded = load_module(spec, weights)
     loaded.module.requires_grad_(False).eval()
+    return layers_of(loaded, torch.device("cpu"), spec)
+
+
+def layers_of(loaded: Loaded, device: torch.device, spec: str) -> list[LayerOutput]:
+    """Return the same of a network that is loaded; ``spec`` names it in errors."""
     modules = loaded.layers()
-    found = _try_out(loaded, modules, torch.device("cpu"), spec)
+    found = _try_out(loaded, modules, device, spec)
     outputs = []
     for layer, module in modules.items():
         shape = found.get(layer, ())
@@ -99,13 +105,15 @@ class Network:
         self.batch_size = batch_size_for(device)
         self.weights: str | None = None  # the weight file put into the network, if there was one
         self._loaded = loaded
-        weights = hash_weights(loaded.module)
-        for part in (loaded.module, *loaded.attached.values()):
+        weights = loaded.traits.get("weights") or hash_weights(loaded.module)
+        for part in (loaded.module, *loaded.attached.values()) if loaded.owned else ():
             put(part, device)
         self._modules = {layer: _module_called(layer, loaded, spec, name) for layer in layers}
         try:
             shapes = _try_out(loaded, self._modules, device, spec)
         except NetworkError:
+            if not loaded.owned:
+                raise
             undo_channels_last(loaded.module)
             shapes = _try_out(loaded, self._modules, device, spec)
         self.layers = {layer: self._describe(layer, shapes.get(layer), pool) for layer in layers}
@@ -115,6 +123,7 @@ class Network:
             "preprocessing": loaded.preprocessing,
             "library": loaded.library,
             "pool": json.dumps({layer: output.pool for layer, output in self.layers.items()}),
+            **loaded.traits,
         }
 
     def identity_of(self, layer: str) -> dict[str, str]:
@@ -127,6 +136,10 @@ class Network:
     def preprocess(self) -> Callable[[Image.Image], Tensor]:
         """Give the network's input for one RGB image, [C, H, W]; may be called from several threads."""
         return self._loaded.preprocess
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Keep a module of the caller ready to run while the context lasts; otherwise each call does so by itself."""
+        return nullcontext() if self._loaded.owned else borrowed([self._loaded.module], self.device)
 
     def activations(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return the pooled activations [B, M] of each layer, float32 on the CPU, for a stack of preprocessed images.
@@ -141,7 +154,7 @@ class Network:
                 # Pooled at once: what follows may change the output in place, and the maps of a whole batch are large.
                 found[layer] = pooled(output, self.layers[layer].pool, self._loaded.prefix_tokens).cpu()
 
-        with torch.inference_mode(), _hooks(self._modules, keep):
+        with _running(self._loaded, self.device), _hooks(self._modules, keep):
             self._loaded.forward(pixels.to(self.device))
         return {layer: found[layer] for layer in self.layers}
 
@@ -158,7 +171,7 @@ class Network:
             if maps is not None:
                 found[name] = maps[rows.to(maps.device), neurons.to(maps.device)].float().cpu()
 
-        with torch.inference_mode(), _hooks({layer: self._modules[layer]}, keep):
+        with _running(self._loaded, self.device), _hooks({layer: self._modules[layer]}, keep):
             self._loaded.forward(pixels.to(self.device))
         return found[layer].clone() if layer in found else None
 
@@ -177,7 +190,7 @@ class Network:
                 found[name] = pooled(given.clone(), output.pool, self._loaded.prefix_tokens, gradient=True)
 
         try:
-            with torch.enable_grad(), _hooks({layer: self._modules[layer]}, keep):
+            with _running(self._loaded, self.device, gradient=True), _hooks({layer: self._modules[layer]}, keep):
                 inputs = pixels.to(self.device).clone().requires_grad_(True)
                 self._loaded.forward(inputs.clone())
                 wanted = found[layer].gather(1, neurons.to(self.device)[:, None]).sum()
@@ -236,13 +249,18 @@ def _try_out(
 
     try:
         pixels = loaded.preprocess(Image.new("RGB", (256, 256), "grey"))
-        with torch.inference_mode(), _hooks(modules, keep):
+        with _running(loaded, device), _hooks(modules, keep):
             loaded.forward(torch.stack([pixels, pixels]).to(device))
     except NetworkError:
         raise
     except Exception as exc:  # whatever the network's own code raises
         raise NetworkError(f"{spec} fails on two grey images: {type(exc).__name__}: {one_line(exc)}") from exc
     return shapes
+
+
+def _running(loaded: Loaded, device: torch.device, *, gradient: bool = False) -> AbstractContextManager[None]:
+    parts = [loaded.module, *loaded.attached.values()]
+    return running(parts, device, owned=loaded.owned, gradient=gradient)
 
 
 @contextmanager

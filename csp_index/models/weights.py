@@ -17,7 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csp_index.errors import CspIndexError, one_line
+from csp_index.errors import CspIndexError, SettingError, one_line
+
+OBJECT = "object"
+"""The library in the name of a model that is an object of the caller: ``object:mine``."""
 
 _BATCH_SIZES = {"cuda": 256, "mps": 64}
 _CPU_BATCH_SIZE = 32
@@ -41,6 +44,13 @@ def resolve_device(name: str, error: type[CspIndexError]) -> torch.device:
     if not there.get(device.type, False):
         raise error(f"device {name!r} is not available on this machine: use auto or cpu")
     return device
+
+
+def device_name(name: str) -> str:
+    """Return the device that products of embeddings run on: ``auto`` is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return str(resolve_device(name, SettingError))
 
 
 def batch_size_for(device: torch.device) -> int:
@@ -167,6 +177,15 @@ def lasting(spec: str) -> str:
     library, colon, name = spec.partition(":")
     path = Path(name).expanduser()
     return f"{library}:{path.resolve()}" if colon and "/" in name and path.is_dir() else spec
+
+
+def object_is_missing(name: str, kind: str) -> str:
+    """Return the message for a model that is an object and is not at hand; ``kind`` is network or encoder."""
+    wanted = "Network(module, preprocess=...)" if kind == "network" else "Encoder(model, preprocess=...)"
+    return (
+        f"the {kind} {name!r} is a Python object that this needs: give it in Python, csp_index.open_index(uri, "
+        f"models={{{name!r}: csp_index.{wanted}}}); labels, SQL and pages work without it"
+    )
 
 
 def near_matches(name: str, known: Iterable[str], count: int = 4) -> list[str]:

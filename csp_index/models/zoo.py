@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from csp_index.errors import NetworkError, one_line
 from csp_index.models.plugins import call_factory, load_plugins
 from csp_index.models.sparse_autoencoders import SparseAutoencoder, attach, split_spec
-from csp_index.models.weights import load_weights, local_directory, near_matches, stable_repr, stable_settings
+from csp_index.models.weights import (
+    OBJECT,
+    load_weights,
+    local_directory,
+    near_matches,
+    object_is_missing,
+    stable_repr,
+    stable_settings,
+)
 
 _RANDOM = "none"
 _SEED = 0
@@ -32,6 +40,8 @@ class Loaded:
 
     ``prefix_tokens`` counts class and register tokens; ``reads_class_token`` is False where the network was trained
     to average instead. ``attached`` holds the sparse autoencoders that read its layers, by the names of theirs.
+    ``owned`` is False for a module of the caller, which is used and left as it was; ``traits`` are what its identity
+    has beyond that of a network with a name.
     """
 
     module: nn.Module
@@ -42,6 +52,8 @@ class Loaded:
     prefix_tokens: int = 0
     reads_class_token: bool = False
     attached: Mapping[str, SparseAutoencoder] = field(default_factory=dict)
+    owned: bool = True
+    traits: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_class_token(self) -> bool:
@@ -101,6 +113,8 @@ def _library(spec: str) -> tuple[Callable[[str, bool], Loaded], str]:
         "python": _load_python,
     }
     library, _, name = spec.partition(":")
+    if library == OBJECT:
+        raise NetworkError(object_is_missing(name, "network"))
     if library not in loaders or not name:
         raise NetworkError(
             f"network {spec!r} names no library: write torchvision:resnet50/IMAGENET1K_V2, timm:NAME, "
@@ -126,7 +140,7 @@ def _load_torchvision(name: str, own_weights: bool) -> Loaded:
     with _seeded():
         module = torchvision.models.get_model(model_name, weights=None if own_weights or wanted == _RANDOM else weights)
     transform = weights.transforms()
-    return _loaded(module, transform, stable_repr(transform), f"torchvision {torchvision.__version__}")
+    return loaded_module(module, transform, stable_repr(transform), f"torchvision {torchvision.__version__}")
 
 
 def _load_timm(name: str, own_weights: bool) -> Loaded:
@@ -144,9 +158,16 @@ def _load_timm(name: str, own_weights: bool) -> Loaded:
             raise NetworkError(f"timm has no model {architecture!r} (near: {', '.join(near)})")
     with _seeded():
         module = timm.create_model(place, pretrained=not random and not own_weights)
+    transform = timm_transform(module)
+    return loaded_module(module, transform, stable_repr(transform), f"timm {timm.__version__}")
+
+
+def timm_transform(module: nn.Module) -> Any:
+    """Return the preprocessing that a timm model was evaluated with."""
+    import timm
+
     data: Any = timm.data
-    transform = data.create_transform(**data.resolve_model_data_config(module), is_training=False)
-    return _loaded(module, transform, stable_repr(transform), f"timm {timm.__version__}")
+    return data.create_transform(**data.resolve_model_data_config(module), is_training=False)
 
 
 def _load_transformers(name: str, own_weights: bool) -> Loaded:
@@ -160,16 +181,17 @@ def _load_transformers(name: str, own_weights: bool) -> Loaded:
     # A model of images and texts wants both; its image half runs alone.
     run = getattr(module, "get_image_features", module)
     library = f"transformers {transformers.__version__}"
-    return _loaded(
+    return loaded_module(
         module,
-        partial(_picture, processor),
+        partial(processed, processor),
         stable_settings(processor),
         library,
         lambda pixels: run(pixel_values=pixels),
     )
 
 
-def _picture(processor: Any, image: Image.Image) -> Tensor:
+def processed(processor: Any, image: Image.Image) -> Tensor:
+    """Return a picture as an image processor of transformers gives it, [C, H, W]."""
     pixels: Tensor = processor(images=image, return_tensors="pt")["pixel_values"][0]
     return pixels
 
@@ -181,22 +203,23 @@ def _load_python(name: str, own_weights: bool) -> Loaded:
         raise NetworkError(f"the factory {name} returned {type(module).__name__}: it must return a torch.nn.Module")
     own = getattr(module, "preprocess", None)
     if callable(own):
-        return _loaded(module, own, f"{type(module).__name__}.preprocess", f"torch {torch.__version__}")
+        return loaded_module(module, own, f"{type(module).__name__}.preprocess", f"torch {torch.__version__}")
     from torchvision.models import ResNet50_Weights
 
     transform = (
         ResNet50_Weights.IMAGENET1K_V1.transforms()
     )  # the usual one: 256 to the short side, the middle 224 of it
-    return _loaded(module, transform, stable_repr(transform), f"torch {torch.__version__}")
+    return loaded_module(module, transform, stable_repr(transform), f"torch {torch.__version__}")
 
 
-def _loaded(
+def loaded_module(
     module: nn.Module,
     preprocess: Callable[[Image.Image], Tensor],
     preprocessing: str,
     library: str,
     forward: Callable[[Tensor], object] | None = None,
 ) -> Loaded:
+    """Return a module with what its own attributes say of its tokens."""
     prefix = _prefix_tokens(module)
     reads = getattr(module, "global_pool", None) not in ("avg", "avgmax", "max")  # timm's word for what the head reads
     return Loaded(module, preprocess, module if forward is None else forward, preprocessing, library, prefix, reads)

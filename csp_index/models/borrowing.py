@@ -1,0 +1,84 @@
+"""Modules of the caller, used without leaving a trace.
+
+While they are in use they are in evaluation mode, on the device of the index, and make no graph for gradients; then
+each part has its training flag again and the module lies where it lay. Knows nothing about what the modules are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from csp_index.errors import CspIndexError
+from csp_index.models.weights import resolve_device
+
+
+@contextmanager
+def borrowed(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """Put modules in evaluation mode and on a device while the context lasts; uses may be nested.
+
+    A module that lies on several devices is left there.
+    """
+    modes = {part: part.training for module in modules for part in module.modules()}
+    homes = [(module, places.pop()) for module in modules if len(places := _devices(module)) == 1]
+    try:
+        for module in modules:
+            if any(part.training for part in module.modules()):
+                module.eval()
+        for module, home in homes:
+            if home != device:
+                module.to(device)
+        yield
+    finally:
+        for module, home in homes:
+            if home != device:
+                module.to(home)
+        for module in modules:
+            if module.training != modes[module]:
+                module.train(modes[module])  # by its own method, which may do more than set flags
+        for part, training in modes.items():
+            part.training = training
+
+
+@contextmanager
+def running(
+    modules: Sequence[nn.Module], device: torch.device, *, owned: bool = True, gradient: bool = False
+) -> Iterator[None]:
+    """Compute with modules: our own are ready, the caller's are borrowed; with or without gradients."""
+    if owned:
+        with torch.enable_grad() if gradient else torch.inference_mode():
+            yield
+        return
+    # Not inference mode: what a module remembers of it could not be trained with afterwards.
+    with borrowed(modules, device), torch.enable_grad() if gradient else torch.no_grad():
+        yield
+
+
+def device_for(modules: Sequence[nn.Module], wanted: str, error: type[CspIndexError]) -> torch.device:
+    """Return where modules of the caller run: on the device of the index, or where they lie if that is of its kind.
+
+    Modules without parameters run on the CPU. Raises `error` for parameters without values: lazy ones, and those on the
+    device `meta`.
+    """
+    device = resolve_device(wanted, error)
+    if not any(_devices(module) for module in modules):
+        return torch.device("cpu")
+    for module in modules:
+        if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+            raise error(f"{type(module).__name__} has lazy parameters: run it once on a batch, then pass it")
+        homes = _devices(module)
+        if any(home.type == "meta" for home in homes):
+            raise error(f"{type(module).__name__} has parameters on the device 'meta': load its weights first")
+        if len(homes) > 1 or (
+            len(homes) == 1 and device.index is None and {home.type for home in homes} == {device.type}
+        ):
+            return min(homes, key=str)
+    return device
+
+
+def _devices(module: nn.Module) -> set[torch.device]:
+    return {tensor.device for tensor in (*module.parameters(), *module.buffers())}
