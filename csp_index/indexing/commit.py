@@ -23,6 +23,8 @@ from csp_index.store.runs import Run
 from csp_index.store.statistics import NeuronStatistics, as_lists
 from csp_index.store.tables import Store
 
+_NAMES = frozenset({"spec", "class"})  # what a model is called: its values do not depend on it
+
 
 @dataclass(frozen=True, slots=True)
 class IndexSummary:
@@ -74,7 +76,7 @@ def reconcile(store: Store, infos: Sequence[Column], dtype: str | None = None) -
 
 
 def _traits(info: Column, dtype: str | None) -> dict[str, object]:
-    traits: dict[str, object] = {name: value for name, value in info.identity.items() if name != "spec"}
+    traits: dict[str, object] = {name: value for name, value in info.identity.items() if name not in _NAMES}
     if isinstance(info, LayerInfo):
         traits |= {"pool": info.pool, "neurons": info.neurons} | ({"dtype": dtype} if dtype else {})
     return traits

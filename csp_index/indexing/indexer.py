@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, repeat
@@ -21,8 +21,10 @@ import torch
 from csp_index import settings
 from csp_index.concurrency import Writer, ahead
 from csp_index.errors import SourceError
-from csp_index.images.decode import ImageFailure, ImageRef, ImageSource
+from csp_index.images.datasets import ImageStream
+from csp_index.images.decode import ImageFailure, ImageRead, ImageRef, ImageSource, read_image
 from csp_index.images.loader import Prepared, decoded, workers_for
+from csp_index.images.memory_images import read_image_of
 from csp_index.indexing import commit
 from csp_index.indexing.batches import Batch, batches
 from csp_index.indexing.commit import IndexSummary
@@ -35,7 +37,7 @@ from csp_index.indexing.model_columns import (
     parts_of,
     write_failures,
 )
-from csp_index.models.encoders import Encoder
+from csp_index.models.encoders import Encoder, TwoTowers
 from csp_index.models.networks import Network
 from csp_index.records import Progress
 from csp_index.store import catalog, schema
@@ -82,7 +84,10 @@ def add_images(
     }
     workers = settings.DECODE_WORKERS.value(decode_workers)
     models = {e.spec: e.identity for e in encoders} | {n.name: n.identity for n in networks}
-    with store.write_lock():
+    with store.write_lock(), ExitStack() as ready:
+        for model in (*encoders, *networks):
+            if isinstance(model, Network | TwoTowers):
+                ready.enter_context(model.in_use())
         infos = commit.reconcile(store, columns_of(encoders, networks, str(chosen["dtype"])), dtype)
         command = f"index --engine {engine.name}" if engine else "index"
         with record_run(store, command, chosen, models) as run:
@@ -165,14 +170,34 @@ class Pass:
     def extend(self, source: ImageSource, shard_size: int) -> None:
         """Add the source's images that the index does not know, a full shard at a time."""
         known = KnownUris(self.store.read(schema.IMAGES, ["uri"])["uri"])
-        self._done, self._todo = 0, sum(ref.uri not in known for ref in source.refs())
+        once = isinstance(source, ImageStream)  # which cannot be counted first
+        self._done, self._todo = 0, 0 if once else sum(ref.uri not in known for ref in source.refs())
         number, first = len(catalog.shards(self.store, schema.IMAGES)), catalog.image_count(self.store)
-        refs = (ref for ref in source.refs() if ref.uri not in known)
+        refs = self._unknown(source, known)
         with Writer() as writer, closing(self._computed(refs, self.parts, repeat(shard_size), writer)) as found:
             for done in found:
                 mark = Shard(number, first, len(done.prepared), self.run.settings_hash)
                 writer.put(partial(self._add, mark, done))
                 number, first = number + bool(mark.rows), first + mark.rows
+
+    def _unknown(self, source: ImageSource, known: KnownUris) -> Iterator[ImageRef]:
+        """Yield the images that are new. Raises SourceError where an object gives another picture for a known one."""
+        compared = False
+        for ref in source.refs():
+            if ref.uri not in known:
+                yield ref
+            elif ref.read is not None and not compared:
+                compared = True
+                self._compare(ref)
+
+    def _compare(self, ref: ImageRef) -> None:
+        read = read_image(ref.uri, read_image_of(ref.read)) if ref.read is not None else None
+        rows = self.store.read(schema.IMAGES, ["sha256"], f"uri = {catalog.sql_text(ref.uri)}")
+        if isinstance(read, ImageRead) and rows.num_rows and rows["sha256"][0].as_py() != read.sha256:
+            raise SourceError(
+                f"the image {ref.uri} is another one than in the index: give add_images(name=...) for another dataset, "
+                "and take random changes out of its transform"
+            )
 
     def _add(self, mark: Shard, done: Computed) -> None:
         write_failures(self.store, done.failures, self.run.run_id)

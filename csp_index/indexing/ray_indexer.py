@@ -43,9 +43,16 @@ def ray_engine(address: str | None) -> Iterator[Engine]:
         yield Engine("ray", partial(RayPass, ending))
 
 
-def chosen_engine(name: str, address: str | None, decode_workers: int | None) -> AbstractContextManager[Engine | None]:
-    """Return what makes passes: on Ray, or None for this process; options that do not go together are refused."""
+def chosen_engine(
+    name: str, address: str | None, decode_workers: int | None, *, named: bool = True
+) -> AbstractContextManager[Engine | None]:
+    """Return what makes passes: on Ray, or None for this process; options that do not go together are refused.
+
+    `named` says that images and models are named, and no objects, which other machines could not read.
+    """
     if name == "ray":
+        if not named:
+            raise SettingError("engine ray takes images and models by name: index Python objects with engine local")
         if decode_workers is not None:
             raise SettingError("decode_workers is for engine local: on Ray every worker decodes")
         return ray_engine(address)

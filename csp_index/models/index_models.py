@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from csp_index.errors import EncoderError, LabelError, NetworkError, SettingError
+from csp_index.models import objects
 from csp_index.models.encoders import Encoder, load_encoder
 from csp_index.models.networks import Network, load_network
 from csp_index.models.variant_generators import VariantGenerator, load_variants
-from csp_index.models.weights import lasting
+from csp_index.models.weights import OBJECT, lasting
 from csp_index.records import LayerKey
 from csp_index.store import catalog
 from csp_index.store.catalog import EncoderInfo, LayerInfo
@@ -27,17 +28,45 @@ class NetworkSource:
     name: str | None = None
 
 
+GivenModel = objects.Network | objects.Encoder  # a model that is an object of the caller
+
+
 class Models:
     """Loads encoders and networks onto one device; an encoder, and a network for one layer, is loaded once."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, given: Mapping[str, GivenModel] | None = None) -> None:
+        """Load nothing yet; `given` are objects by the names the index has for them."""
         self.device = device
+        self._given: dict[str, GivenModel] = {}
+        self.clear()
+        for name, model in (given or {}).items():
+            if not isinstance(model, objects.Network | objects.Encoder):
+                raise SettingError(
+                    f"models[{name!r}] is a {type(model).__name__}: expected csp_index.Network(module, ...) or "
+                    "csp_index.Encoder(model, ...)"
+                )
+            self._remember(model.named(name.removeprefix(f"{OBJECT}:")))
+
+    def _remember(self, model: GivenModel) -> None:
+        self._given[model.spec] = model
+
+    def clear(self) -> None:
+        """Forget every model, those that were given too."""
+        self._given.clear()
         self._encoders: dict[str, Encoder] = {}
         self._networks: dict[LayerKey, Network] = {}
         self._variants: dict[tuple[str, bool], VariantGenerator] = {}
 
-    def encoder(self, spec: str) -> Encoder:
-        """Return the encoder a spec names."""
+    def encoder(self, spec: str | objects.Encoder) -> Encoder:
+        """Return the encoder a spec names, or an object of the caller is; the object is remembered by its name."""
+        if isinstance(spec, objects.Encoder):
+            self._remember(spec)
+            return spec.ready(self.device)
+        given = self._given.get(spec)
+        if given is not None:
+            if not isinstance(given, objects.Encoder):
+                raise EncoderError(f"{spec} of the index is an encoder, the object given is {given!r}")
+            return given.ready(self.device)
         if spec not in self._encoders:
             self._encoders[spec] = load_encoder(spec, device=self.device)
         return self._encoders[spec]
@@ -49,11 +78,11 @@ class Models:
                 f"encoder {source.name} came as arrays and cannot read texts: give --text-embeddings and --texts"
             )
         loaded = self.encoder(source.name)
-        for name in ("weights", "preprocessing"):
-            if loaded.identity[name] != source.identity.get(name):
+        for name in ("weights", "preprocessing", "source"):
+            if loaded.identity.get(name) != source.identity.get(name):
                 raise EncoderError(
                     f"{source.name} is not the encoder the index was built with: its {name} is "
-                    f"{loaded.identity[name]}, was {source.identity.get(name)}; "
+                    f"{loaded.identity.get(name)}, was {source.identity.get(name)}; "
                     "restore the old files, or index with the new ones under another name"
                 )
         return loaded
@@ -64,6 +93,18 @@ class Models:
             self._variants[spec, prompted] = load_variants(spec, prompted=prompted, device=self.device)
         return self._variants[spec, prompted]
 
+    def network(self, source: NetworkSource | objects.Network) -> Network:
+        """Return the network a source names, or an object of the caller is; the object is remembered by its name."""
+        if isinstance(source, objects.Network):
+            self._remember(source)
+            return source.hooked(self.device)
+        if isinstance(source, NetworkSource):
+            spec, pool, weights, name = lasting(source.spec), source.pool, source.weights, source.name
+            return load_network(spec, layers=source.layers, pool=pool, weights=weights, name=name, device=self.device)
+        raise SettingError(
+            f"a {type(source).__name__} is no network: give NetworkSource(spec, layers) or Network(module, layers)"
+        )
+
     def held_network(self, target: LayerInfo) -> Network:
         """Return the network a layer of the index belongs to, ready for that layer, or say that it is another now."""
         if target.network == "arrays":
@@ -72,7 +113,8 @@ class Models:
             return self._networks[target.key]
         loaded = self._load([target])
         _check_same(loaded, target)
-        self._networks[target.key] = loaded
+        if target.network not in self._given:  # an object may be trained on: it is looked at each time
+            self._networks[target.key] = loaded
         return loaded
 
     def held_networks(self, targets: Sequence[LayerInfo]) -> list[Network]:
@@ -88,9 +130,15 @@ class Models:
     def _load(self, layers: Sequence[LayerInfo]) -> Network:
         """Load the network of some layers, all of the same."""
         first = layers[0]
+        names = [info.key.layer for info in layers]
+        given = self._given.get(first.network)
+        if given is not None:
+            if not isinstance(given, objects.Network):
+                raise NetworkError(f"{first.network} of the index is a network, the object given is {given!r}")
+            return given.hooked(self.device, names, pool=first.pool, name=first.key.model)
         return load_network(
             first.network,
-            layers=[info.key.layer for info in layers],
+            layers=names,
             pool=first.pool,
             weights=first.weights,
             name=first.key.model,
@@ -103,21 +151,19 @@ class Models:
         return [self.held_encoder(info) for info in catalog.encoders(store)], networks
 
     def to_run(
-        self, store: Store | None, encoders: Sequence[str], networks: Sequence[NetworkSource]
+        self,
+        store: Store | None,
+        encoders: Sequence[str | objects.Encoder],
+        networks: Sequence[NetworkSource | objects.Network],
     ) -> tuple[list[Encoder], list[Network]]:
         """Load the models that were named, or else those of the index, if there is one."""
         if not encoders and not networks:
             loaded, studied = self.all_held(store) if store is not None else ([], [])
         else:
-            loaded = [self.encoder(lasting(spec)) for spec in encoders]
+            loaded = [self.encoder(lasting(spec) if isinstance(spec, str) else spec) for spec in encoders]
             if not loaded and store is not None:
                 loaded = [self.held_encoder(info) for info in catalog.encoders(store)]
-            studied = [
-                load_network(
-                    lasting(n.spec), layers=n.layers, pool=n.pool, weights=n.weights, name=n.name, device=self.device
-                )
-                for n in networks
-            ]
+            studied = [self.network(source) for source in networks]
         if not loaded:
             raise SettingError(
                 "a new index needs an encoder: give one, for example open_clip:ViT-B-32/laion2b_s34b_b79k"
@@ -137,7 +183,8 @@ def by_network(targets: Iterable[LayerInfo]) -> list[list[LayerInfo]]:
 def _check_same(loaded: Network, target: LayerInfo) -> None:
     """Refuse a network that is not the one a layer of the index was made with."""
     found = loaded.identity_of(target.key.layer)
-    for name in ("weights", "sparse"):
+    object_too = ("source", "preprocessing") if target.network.startswith(f"{OBJECT}:") else ()
+    for name in ("weights", "sparse", *object_too):
         if found.get(name) != target.identity.get(name):
             raise NetworkError(
                 f"{target.network} is not the network the index was built with: its {name} is "

@@ -1,0 +1,365 @@
+"""Models that are objects of the caller: a module with its preprocessing, an encoder with its two halves.
+
+They are used and left as they were. In the index such a model is called ``object:NAME``; its identity is made of its
+weights, the source of its class and its preprocessing, and only the same object extends what it began.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from csp_index.errors import CspIndexError, EncoderError, NetworkError, one_line
+from csp_index.models import encoders, networks
+from csp_index.models.borrowing import device_for
+from csp_index.models.encoders import Towers, TwoTowers, transformers_towers
+from csp_index.models.networks import LayerOutput, layers_of
+from csp_index.models.object_identity import (
+    class_of,
+    library_of,
+    modules_of,
+    preprocessing_repr,
+    source_of,
+    state_of,
+    weights_of,
+)
+from csp_index.models.weights import OBJECT
+from csp_index.models.zoo import Loaded, loaded_module, processed, timm_transform
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+class Network:
+    """A network of the caller: any `nn.Module`, the layers of it to index, and how an image is made its input.
+
+    `preprocess` is a transform of torchvision or timm, an image processor of transformers, or any function of a PIL
+    image that returns a tensor [C, H, W]. It may be left out for timm's models, which bring their own, and for a module
+    with a method `preprocess`. `layers` are named as in `named_modules()`; `Index.layers` lists them. `name` is the
+    first part of a neuron's address, by default the class; `pool` as for networks that are named by a spec.
+
+    Raises NetworkError where no preprocessing is known or the name is not possible.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        layers: str | Sequence[str] = (),
+        *,
+        preprocess: Any = None,
+        name: str | None = None,
+        pool: str | None = None,
+    ) -> None:
+        """Refer to the module; nothing of it runs yet."""
+        if not isinstance(module, nn.Module):
+            raise NetworkError(f"a network is a torch.nn.Module, not {type(module).__name__}: pass the module itself")
+        self.module = _unwrapped(module)
+        self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
+        self.name = _checked_name(type(self.module).__name__ if name is None else name, NetworkError)
+        self.pool = pool
+        self.preprocess, self._preprocessing = _preprocessing_of(self.module, preprocess)
+        self._weights = _Weights([self.module], self.module)
+
+    def __repr__(self) -> str:
+        return f"Network({type(self.module).__name__}, layers={list(self.layers)}, name={self.name!r})"
+
+    @property
+    def spec(self) -> str:
+        """What the index calls the network."""
+        return f"{OBJECT}:{self.name}"
+
+    def named(self, name: str) -> Network:
+        """Return the same network under another name."""
+        renamed = copy(self)
+        renamed.name = _checked_name(name, NetworkError)
+        return renamed
+
+    def choosing(self, layers: Sequence[str], pool: str | None) -> Network:
+        """Return the same network with other layers to index."""
+        chosen = copy(self)
+        chosen.layers, chosen.pool = tuple(layers), pool or self.pool
+        return chosen
+
+    def hooked(
+        self, device: str, layers: Sequence[str] = (), *, pool: str | None = None, name: str | None = None
+    ) -> networks.Network:
+        """Return the network ready to give the activations of its layers, or of others, on a device."""
+        chosen = tuple(layers) or self.layers
+        if not chosen:
+            raise NetworkError(f"no layer of {self.name} was named: give layers=[...], index.layers(module) lists them")
+        where = device_for([self.module], device, NetworkError)
+        return networks.Network(
+            self._loaded(), spec=self.spec, name=name or self.name, layers=chosen, pool=pool or self.pool, device=where
+        )
+
+    def all_layers(self, device: str) -> list[LayerOutput]:
+        """Return every layer that can be indexed, in the order of the modules, with its usual pool."""
+        return layers_of(self._loaded(), device_for([self.module], device, NetworkError), self.name)
+
+    def _loaded(self) -> Loaded:
+        module, library = self.module, library_of(self.module)
+        forward = partial(_forward, module, library.startswith("transformers"))
+        traits = _traits(self._weights, module, NetworkError)
+        loaded = loaded_module(module, self.preprocess, self._preprocessing, library, forward)
+        return replace(loaded, owned=False, traits=traits)
+
+
+def list_layers(
+    network: str | nn.Module | Network,
+    device: str,
+    *,
+    preprocess: Any = None,
+    input_shape: Sequence[int] | None = None,
+) -> list[dict[str, object]]:
+    """Return the layers of a network that can be indexed: layer, kind, shape of one image's output, neurons.
+
+    A module whose preprocessing is not known gets a grey input of `input_shape`, by default (3, 224, 224).
+    """
+    if isinstance(network, str):
+        found = networks.list_layers(network)
+    elif isinstance(network, Network):
+        found = network.all_layers(device)
+    else:
+        found = _layers_of_module(network, device, preprocess, input_shape)
+    return [{"layer": o.name, "kind": o.kind, "shape": list(o.shape), "neurons": o.neurons} for o in found]
+
+
+def _layers_of_module(
+    module: nn.Module, device: str, preprocess: Any, input_shape: Sequence[int] | None
+) -> list[LayerOutput]:
+    if preprocess is None and input_shape is None:
+        with suppress(NetworkError):
+            return Network(module).all_layers(device)
+    shape = (3, 224, 224) if input_shape is None else tuple(input_shape)
+    given = partial(_grey, shape) if preprocess is None else preprocess
+    try:
+        return Network(module, preprocess=given).all_layers(device)
+    except NetworkError as exc:
+        if preprocess is not None:
+            raise
+        raise NetworkError(
+            f"{exc}; tried an input of {list(shape)}: give input_shape=(C, H, W), or preprocess="
+        ) from exc
+
+
+def _grey(shape: tuple[int, ...], image: Image.Image) -> Tensor:
+    return torch.full(shape, 0.5)
+
+
+class Encoder:
+    """An encoder of the caller, which puts images and texts into one space.
+
+    `model` is one of open_clip with its `preprocess` and `tokenizer`; one of transformers (CLIP, SigLIP) with its
+    processor as `preprocess`; or any object with `encode_image(pixels)`, given a stack [B, C, H, W], and
+    `encode_text(texts)`, given a list of texts, or what `tokenizer` makes of it. Both return [B, D]. `logit_scale` is
+    what a cosine is multiplied with before a softmax, by default the exponential of the model's own `logit_scale`.
+
+    Raises EncoderError where a half or the preprocessing is missing.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        preprocess: Any = None,
+        tokenizer: Any = None,
+        *,
+        name: str | None = None,
+        logit_scale: float | None = None,
+    ) -> None:
+        """Refer to the model; nothing of it runs yet."""
+        self.model = _unwrapped(model) if isinstance(model, nn.Module) else model
+        self.name = _checked_name(type(self.model).__name__ if name is None else name, EncoderError)
+        halves = [("get_image_features", "get_text_features"), ("encode_image", "encode_text")]
+        if not any(all(callable(getattr(self.model, half, None)) for half in pair) for pair in halves):
+            raise EncoderError(
+                f"{type(model).__name__} is no encoder of images and texts: expected encode_image and encode_text, "
+                "or a CLIP or SigLIP of transformers"
+            )
+        self._scale = logit_scale
+        self._weights = _Weights(modules_of(self.model), self.model)
+        self._towers = self._made(preprocess, tokenizer)
+        self._ready: tuple[object, TwoTowers] | None = None
+
+    def __repr__(self) -> str:
+        return f"Encoder({type(self.model).__name__}, name={self.name!r})"
+
+    @property
+    def spec(self) -> str:
+        """What the index calls the encoder."""
+        return f"{OBJECT}:{self.name}"
+
+    def named(self, name: str) -> Encoder:
+        """Return the same encoder under another name."""
+        renamed = copy(self)
+        renamed.name, renamed._ready = _checked_name(name, EncoderError), None
+        return renamed
+
+    def ready(self, device: str) -> encoders.Encoder:
+        """Return the encoder ready to run on a device."""
+        traits = _traits(self._weights, self.model, EncoderError)
+        where = device_for([self._towers.module], device, EncoderError)
+        if self._ready is not None and self._ready[0] == (where, traits):
+            return self._ready[1]
+        ready = self._tried(traits, where)
+        self._ready = (where, traits), ready
+        return ready
+
+    def _tried(self, traits: dict[str, str], where: torch.device) -> TwoTowers:
+        try:
+            ready = TwoTowers(self.spec, replace(self._towers, traits=traits, logit_scale=self._logit_scale()), where)
+            width = ready.embed_texts(["a word"]).shape[1]
+        except CspIndexError:
+            raise
+        except Exception as exc:  # it is the caller's code
+            raise EncoderError(
+                f"the encoder {self.name} fails on a grey image or on a word: {type(exc).__name__}: {one_line(exc)}; "
+                "check its preprocess and its tokenizer"
+            ) from exc
+        if width != ready.width:
+            raise EncoderError(
+                f"the encoder {self.name} gives {ready.width} values for an image and {width} for a text"
+            )
+        return ready
+
+    def _logit_scale(self) -> float | None:
+        scale = getattr(self.model, "logit_scale", None)
+        if self._scale is None and isinstance(scale, Tensor):
+            return float(scale.detach().float().exp().mean())
+        return self._scale
+
+    def _made(self, preprocess: Any, tokenizer: Any) -> Towers:
+        model: Any = self.model
+        if hasattr(model, "get_image_features"):
+            images = getattr(preprocess, "image_processor", preprocess)
+            words = getattr(preprocess, "tokenizer", None) if tokenizer is None else tokenizer
+            if images is None or words is None:
+                raise EncoderError(
+                    f"{type(model).__name__} needs its processor: Encoder(model, processor), or an image processor and "
+                    "a tokenizer"
+                )
+            return replace(transformers_towers(model, images, words), owned=False)
+        chosen = getattr(model, "preprocess", None) if preprocess is None else preprocess
+        if not callable(chosen):
+            raise EncoderError(
+                f"{type(model).__name__} needs to know how an image becomes its input: give preprocess=, the transform "
+                "that came with it"
+            )
+        if tokenizer is None and library_of(model).startswith("open_clip"):
+            raise EncoderError(f"{type(model).__name__} reads tokens: give tokenizer=open_clip.get_tokenizer(NAME)")
+        module = model if isinstance(model, nn.Module) else nn.ModuleList(modules_of(model))
+        return Towers(
+            module=module,
+            preprocess=Prepared(chosen, self.name),
+            image_features=lambda pixels: _tensor(model.encode_image(_cast(module, pixels))),
+            tokenise=partial(_tokens, tokenizer),
+            text_features=lambda tokens: _tensor(model.encode_text(tokens["text"])),
+            preprocessing=preprocessing_repr(chosen),
+            library=library_of(model),
+            owned=False,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A preprocessing of the caller, held to a tensor [C, H, W]."""
+
+    preprocess: Callable[[Image.Image], Any]
+    name: str
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return the model's input for one RGB image. Raises NetworkError where it is none."""
+        given = self.preprocess(image)
+        given = given["pixel_values"] if isinstance(given, Mapping) and "pixel_values" in given else given
+        pixels = torch.from_numpy(given) if isinstance(given, np.ndarray) else given
+        if not isinstance(pixels, Tensor):
+            raise NetworkError(
+                f"the preprocess of {self.name} returns {type(given).__name__}: expected a tensor [C, H, W]; add "
+                "torchvision.transforms.ToTensor()"
+            )
+        return pixels[0] if pixels.ndim == 4 and len(pixels) == 1 else pixels
+
+
+class _Weights:
+    """The hash of a model's weights, computed again when they have changed."""
+
+    def __init__(self, modules: Sequence[nn.Module], value: object) -> None:
+        self._modules, self._value = modules, value
+        self._known: tuple[object, str] | None = None
+
+    @property
+    def hash(self) -> str:
+        state = state_of(self._modules)
+        if self._known is None or state is None or self._known[0] != state:
+            self._known = state, weights_of(self._value)
+        return self._known[1]
+
+
+def _traits(weights: _Weights, value: object, error: type[CspIndexError]) -> dict[str, str]:
+    device_for(modules_of(value), "cpu", error)  # lazy and empty parameters have no hash
+    return {"weights": weights.hash, "source": source_of(value), "class": class_of(value)}
+
+
+def _checked_name(name: str, error: type[CspIndexError]) -> str:
+    if not re.fullmatch(r"[^/\s:]+", name):
+        raise error(f"{name!r} cannot name a model: no slash, colon or space, not empty")
+    return name
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """Return the module inside wrappers that copy it to several devices, or compile it: hooks need the module."""
+    while True:
+        if isinstance(module, _WRAPPERS):
+            module = module.module
+        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
+            module = inner
+        else:
+            return module
+
+
+def _preprocessing_of(module: nn.Module, given: Any) -> tuple[Callable[[Image.Image], Tensor], str]:
+    """Return how an image becomes the module's input, and what that says of itself."""
+    name = type(module).__name__
+    if given is None and hasattr(module, "pretrained_cfg"):
+        given = timm_transform(module)
+    if given is None:
+        given = getattr(module, "preprocess", None)
+    if given is None:
+        advice = "preprocess=weights.transforms() for torchvision's models, a processor for those of transformers"
+        raise NetworkError(f"{name} does not say how an image becomes its input: give {advice}, or any function")
+    images = getattr(given, "image_processor", given)
+    if hasattr(images, "to_dict") and callable(images):
+        return partial(processed, images), preprocessing_repr(images)
+    if not callable(given):
+        raise NetworkError(f"preprocess is a {type(given).__name__}: expected a function of a PIL image")
+    return Prepared(given, name), preprocessing_repr(given)
+
+
+def _forward(module: Any, transformers: bool, pixels: Tensor) -> object:
+    pixels = _cast(module, pixels)
+    if not transformers:
+        return module(pixels)
+    # A model of images and texts wants both; its image half runs alone.
+    return getattr(module, "get_image_features", module)(pixel_values=pixels)
+
+
+def _cast(module: nn.Module, pixels: Tensor) -> Tensor:
+    """Return an input in the precision of the weights; whole numbers as they are."""
+    kind = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), pixels.dtype)
+    return pixels.to(kind) if pixels.is_floating_point() else pixels
+
+
+def _tokens(tokenizer: Any, texts: list[str]) -> dict[str, Any]:
+    return {"text": texts if tokenizer is None else tokenizer(texts)}
+
+
+def _tensor(features: Any) -> Tensor:
+    return features if isinstance(features, Tensor) else torch.as_tensor(np.asarray(features))
