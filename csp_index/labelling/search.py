@@ -13,10 +13,14 @@ import pyarrow as pa
 import torch
 
 from csp_index.contrast.selection import Subject
+from csp_index.errors import SettingError
+from csp_index.labelling.candidates import TextSpace, template_key
 from csp_index.labelling.label_store import label_of, stored_vectors
 from csp_index.labelling.labels import concept_vectors
 from csp_index.labelling.request import LabelRequest
-from csp_index.store import catalog
+from csp_index.models.prompt_templates import templates
+from csp_index.records import LayerKey
+from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
 
@@ -29,6 +33,25 @@ _SCHEMA = pa.schema(
         ("labelled_by", pa.string()),
     ]
 )
+
+
+def embed_text(space: TextSpace, text: str) -> torch.Tensor:
+    """Return a text's embedding [D]: as the index holds it under the space's templates, else the encoder's."""
+    if not text.strip():
+        raise SettingError("the text to search for is empty: write a word or a phrase")
+    kept_as, table = template_key(space.template_set), schema.texts_table(space.source.name)
+    where = f"text = {catalog.sql_text(text)} AND template_set = {catalog.sql_text(kept_as)}"
+    rows = space.store.read(table, ["embedding"], where) if space.store.has(table) else None
+    if rows is not None and rows.num_rows:
+        return torch.tensor(rows["embedding"][0].as_py())
+    return space.load().embed_texts([text], templates(space.template_set))[0]
+
+
+def searched_layers(store: Store, layer: str | None) -> list[LayerInfo]:
+    """Return the layer an address names, or all that are finished."""
+    if layer:
+        return [catalog.layer(store, LayerKey.parse(layer))]
+    return [info for info in catalog.layers(store) if catalog.is_finished(store, info)]
 
 
 def search_neurons(
