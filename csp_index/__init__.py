@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from csp_index.labelling.methods import MethodInfo
     from csp_index.labelling.scoring import ScoringMethod
     from csp_index.models.image_generators import ImageGenerator
+    from csp_index.models.objects import Encoder, Network
     from csp_index.models.variant_generators import Original, Variant, VariantGenerator
     from csp_index.proposers.proposer import Answer, Proposer, Question
     from csp_index.query.results import Labels, SqlResult
@@ -29,6 +30,7 @@ __all__ = [
     "Answer",
     "CandidateTexts",
     "CspIndexError",
+    "Encoder",
     "Evaluation",
     "EvaluationOptions",
     "Evidence",
@@ -41,6 +43,7 @@ __all__ = [
     "Labels",
     "LayerKey",
     "MethodInfo",
+    "Network",
     "NetworkSource",
     "NeuronKey",
     "Original",
@@ -76,6 +79,7 @@ _HOMES = {
         "NeuronKey",
         "ScoringOptions",
     ),
+    "csp_index.models.objects": ("Encoder", "Network"),
     "csp_index.query.results": ("Labels", "SqlResult"),
 }
 

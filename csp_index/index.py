@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from csp_index import settings
@@ -18,7 +17,8 @@ from csp_index.contrast.context import Means
 from csp_index.contrast.makers import dependencies, makers
 from csp_index.contrast.selection import Subject
 from csp_index.contrast.vector_index import OptimizeSummary, optimize
-from csp_index.errors import ArrayError, EvaluationError, SettingError
+from csp_index.errors import ArrayError, EvaluationError
+from csp_index.images.datasets import DatasetImages
 from csp_index.images.sources import open_source
 from csp_index.indexing.commit import IndexSummary
 from csp_index.indexing.import_arrays import import_arrays
@@ -26,22 +26,23 @@ from csp_index.indexing.indexer import add_images, check_settings
 from csp_index.keywords import ImportKeywords, LabelKeywords, OptimizeKeywords, ProposeKeywords, ViewKeywords
 from csp_index.labelling import candidates
 from csp_index.labelling.candidate_mix import Mix, mixed_candidates
-from csp_index.labelling.candidates import Candidates, CandidateTexts, TextSpace, plain_candidates
+from csp_index.labelling.candidates import Candidates, TextSpace, plain_candidates
 from csp_index.labelling.label_rule import prefer, read_rule
 from csp_index.labelling.label_store import label_of
 from csp_index.labelling.labels import label_neurons
 from csp_index.labelling.request import make_request
-from csp_index.labelling.search import search_neurons
-from csp_index.models.index_models import Models
+from csp_index.labelling.search import embed_query, search_neurons, searched_layers
+from csp_index.models import objects
+from csp_index.models.index_models import GivenModel, Models
 from csp_index.models.index_models import NetworkSource as NetworkSource
-from csp_index.models.networks import load_network
 from csp_index.models.prompt_templates import templates as template_texts
-from csp_index.models.weights import lasting, resolve_device
+from csp_index.models.weights import device_name
 from csp_index.query.card import neuron_card
 from csp_index.query.neuron_view import NeuronView, neuron_view
+from csp_index.query.notebook import shown_progress
 from csp_index.query.reader import Reader
 from csp_index.query.results import Labels, SqlResult
-from csp_index.records import Label, LabelScore, LayerKey, NeuronKey, Progress
+from csp_index.records import Label, NeuronKey, Progress
 from csp_index.store import catalog
 from csp_index.store.addresses import parse_neurons as parse_neurons
 from csp_index.store.addresses import resolve
@@ -63,18 +64,28 @@ class Index(Reader):
     Make one with `open_index`. Reading never waits; adding and labelling hold the index for writing while they last.
     """
 
-    def __init__(self, uri: str | Path, *, device: str | None = None) -> None:
+    def __init__(
+        self, uri: str | Path, *, device: str | None = None, models: Mapping[str, GivenModel] | None = None
+    ) -> None:
         """Refer to the database at `uri`; it is opened, or created by the first method that adds, when needed."""
         super().__init__(uri)
         self.device = settings.DEVICE.value(device)
-        self._models = Models(self.device)
+        self._models = Models(self.device, models)
+        self._datasets: dict[str, DatasetImages] = {}  # their images can be read while they are held here
+
+    def close(self) -> None:
+        """Let go of models, of given objects and of what was read; the index may be used again, objects given again."""
+        super().close()
+        self._models.clear()
+        self._datasets.clear()
 
     def add_images(
         self,
-        source: str | Path | None,
+        source: str | Path | Any | None,
         *,
-        encoders: Sequence[str] = (),
-        networks: Sequence[NetworkSource] = (),
+        encoders: Sequence[str | objects.Encoder] = (),
+        networks: Sequence[NetworkSource | objects.Network] = (),
+        name: str | None = None,
         metadata: str | Path | None = None,
         image_column: str | None = None,
         shard_size: int | None = None,
@@ -86,6 +97,9 @@ class Index(Reader):
     ) -> IndexSummary:
         """Index a folder, parquet file, datasets directory or tar shards; what is indexed already is left alone.
 
+        `source` may also be an object: a torch Dataset, a `datasets.Dataset`, an array [N, H, W, C], or an iterable of
+        (uri, image); `name` then stands for it in URIs. So may models: `Encoder(...)`, `Network(...)`.
+
         Without `encoders` and `networks` those of the index are used. `source=None` only completes what the index
         holds. `decode_workers` processes decode the images, with 0 threads do; by default as many as pay for so many
         images. `engine="ray"` does the same on a Ray cluster: the one at `ray_address` (HOST:PORT; or the environment's
@@ -95,8 +109,11 @@ class Index(Reader):
 
         check_settings(shard_size, dtype, decode_workers)
         check_creatable(self.uri)
-        images = open_source(source, metadata=metadata, image_column=image_column) if source is not None else None
-        with chosen_engine(engine, ray_address, decode_workers) as chosen:
+        images = None if source is None else open_source(source, name, metadata=metadata, image_column=image_column)
+        if isinstance(images, DatasetImages):
+            self._datasets[images.name] = images
+        named = all(isinstance(one, str | Path | NetworkSource | None) for one in (source, *encoders, *networks))
+        with chosen_engine(engine, ray_address, decode_workers, named=named) as chosen:
             held = self.store if is_index(self.uri) else None
             loaded, studied = self._models.to_run(held, encoders, networks)
             self._store = create_store(self.uri)
@@ -108,13 +125,20 @@ class Index(Reader):
                 shard_size=shard_size,
                 dtype=dtype,
                 decode_workers=decode_workers,
-                progress=progress,
+                progress=progress or shown_progress(),
                 engine=chosen,
             )
 
+    def layers(self, network: str | torch.nn.Module | objects.Network, **options: Any) -> SqlResult:
+        """Return a network's layers that can be indexed: layer, kind, shape of one image's output, neurons.
+
+        Of a module, `options` are `preprocess` as in Network, or `input_shape`, by default (3, 224, 224).
+        """
+        return SqlResult(pa.Table.from_pylist(objects.list_layers(network, self.device, **options)))
+
     def add_layer(
         self,
-        network: str,
+        network: str | objects.Network,
         layer: str | Sequence[str],
         *,
         pool: str | None = None,
@@ -124,17 +148,19 @@ class Index(Reader):
         progress: Progress | None = None,
     ) -> IndexSummary:
         """Add one or several layers of a network over the images the index holds; embeddings are not touched."""
-        layers = [layer] if isinstance(layer, str) else list(layer)
-        studied = load_network(
-            lasting(network), layers=layers, pool=pool, weights=weights, name=name, device=self.device
-        )
-        return add_images(self.store, None, [], [studied], dtype=dtype, progress=progress)
+        layers = (layer,) if isinstance(layer, str) else tuple(layer)
+        if isinstance(network, str):
+            studied = self._models.network(NetworkSource(network, layers, pool, weights, name))
+        else:
+            studied = self._models.network(network.choosing(layers, pool))
+        return add_images(self.store, None, [], [studied], dtype=dtype, progress=progress or shown_progress())
 
     def import_arrays(self, activations: str | Path, layer: str, **options: Unpack[ImportKeywords]) -> IndexSummary:
         """Add a layer, with the first one its images, too, from .npy files: activations [N, M], embeddings [N, D]."""
         check_creatable(self.uri)
         if not options.get("embeddings") and not is_index(self.uri):
             raise ArrayError("a new index needs embeddings beside activations: give --embeddings")
+        options = {"progress": shown_progress()} | options
         summary = import_arrays(lambda: create_store(self.uri), activations, layer, **options)
         self._store = open_store(self.uri)
         return summary
@@ -214,7 +240,7 @@ class Index(Reader):
             self.store,
             subjects,
             {kind: given for kind, given in models.items() if given is not None},
-            Asking(shown, asked, not positive_only, again, self._means(progress), progress),
+            Asking(shown, asked, not positive_only, again, self._means(progress), progress or shown_progress()),
         )
 
     def check_candidates(
@@ -280,9 +306,9 @@ class Index(Reader):
             Subject(source, *found[0]),
             options or EvaluationOptions(),
             tools,
-            progress or _unseen,
+            progress or shown_progress(),
             recompute=recompute,
-            device=self._torch_device(),
+            device=device_name(self.device),
         )
 
     def report(self, evaluation: Evaluation, folder: str | Path, *, sanity: SanityReport | None = None) -> Path:
@@ -290,25 +316,13 @@ class Index(Reader):
 
         `sanity` is the metrics' own test, shown beside.
         """
-        from csp_index.evaluation.evaluation import judged_texts
+        from csp_index.evaluation.report.cards import evaluated_cards
         from csp_index.evaluation.report.write import calibration_rows, write_report
 
-        texts = judged_texts(evaluation)
-        encoder = str(evaluation.settings["encoder"])
-
-        def card(neuron: str, method: str) -> bytes | None:
-            text = texts.get((neuron, method))
-            return None if text is None else self._evaluated_card(neuron, method, text, encoder)
-
-        return write_report(evaluation, folder, card, sanity, calibration_rows(evaluation))
-
-    def _evaluated_card(self, neuron: str, method: str, text: str, encoder: str) -> bytes:
-        """Draw a label that an evaluation chose, over the neuron's examples of all images."""
-        alone = CandidateTexts((text,), torch.zeros(1, catalog.encoder(self.store, encoder).width), key=text)
-        found = self.label(neuron, vocabulary=alone, encoder=encoder, keep=False, bootstrap=0)[0]
-        shown = replace(found, method=method, labels=(LabelScore(text, math.nan),), uncertain=False)
-        with tempfile.TemporaryDirectory() as folder:
-            return self.card(shown, Path(folder) / "card.png").read_bytes()
+        source = catalog.encoder(self.store, str(evaluation.settings["encoder"]))
+        label = partial(self.label, encoder=source.name, keep=False, bootstrap=0)
+        cards = evaluated_cards(evaluation, source.width, label, self.card)
+        return write_report(evaluation, folder, cards, sanity, calibration_rows(evaluation))
 
     def search(
         self,
@@ -322,14 +336,8 @@ class Index(Reader):
     ) -> SqlResult:
         """Return the neurons whose concept vector is nearest to a text or a picture: neuron, score, method, label."""
         source = catalog.encoder(self.store, encoder)
-        if (text is None) == (image is None):
-            raise SettingError("search takes a text or an image: give one of them")
-        query = self._text_vector(source, text, templates) if text is not None else self._image_vector(source, image)
-        if layer:
-            targets = [catalog.layer(self.store, LayerKey.parse(layer))]
-        else:
-            targets = [info for info in catalog.layers(self.store) if catalog.is_finished(self.store, info)]
-        return SqlResult(search_neurons(self.store, source, targets, query, top))
+        query = embed_query(self._text_space(source, templates, keep=False), text, image)
+        return SqlResult(search_neurons(self.store, source, searched_layers(self.store, layer), query, top))
 
     def view(self, neuron: str, method: str | None = None, **options: Unpack[ViewKeywords]) -> NeuronView:
         """Return all about one neuron: its label (made now if there is none), statistics, image names."""
@@ -359,32 +367,22 @@ class Index(Reader):
         return resolve(self.store, neurons)
 
     def _means(self, progress: Progress | None = None) -> Means:
-        made = makers(self.store, self._models, progress)
-        return Means(self._torch_device(), derive=made, depends=partial(dependencies, self._models))
+        made = makers(self.store, self._models, progress or shown_progress())
+        return Means(device_name(self.device), derive=made, depends=partial(dependencies, self._models))
 
     def _text_space(self, source: EncoderInfo, templates: str | None, keep: bool) -> TextSpace:
         prompts = templates or candidates.last_templates(self.store)
         return TextSpace(self.store, source, prompts, partial(self._models.held_encoder, source), keep)
 
-    def _text_vector(self, source: EncoderInfo, text: str, templates: str | None) -> torch.Tensor:
-        if not text.strip():
-            raise SettingError("the text to search for is empty: write a word or a phrase")
-        prompts = template_texts(templates or candidates.last_templates(self.store))
-        return self._models.held_encoder(source).embed_texts([text], prompts)[0]
 
-    def _image_vector(self, source: EncoderInfo, path: str | Path | None) -> torch.Tensor:
-        return candidates.embed_picture(self._models.held_encoder(source), path or "")
-
-    def _torch_device(self) -> str:
-        if self.device == "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        return str(resolve_device(self.device, SettingError))
-
-
-def open_index(uri: str | Path, *, device: str | None = None) -> Index:
+def open_index(uri: str | Path, *, device: str | None = None, models: Mapping[str, GivenModel] | None = None) -> Index:
     """Return the index at a directory or s3://bucket/db; a new one is created when something is first added to it.
 
+    `models` are the objects, `Network(...)` or `Encoder(...)`, that an index made from objects needs to be extended, by
+    their names. `with open_index(...) as index` closes it in the end.
+
     >>> import tempfile
+    >>> from csp_index import CandidateTexts
     >>> folder, rng = tempfile.mkdtemp(), np.random.default_rng(0)
     >>> np.save(f"{folder}/E.npy", rng.standard_normal((40, 8)))  # image embeddings
     >>> np.save(f"{folder}/A.npy", np.abs(rng.standard_normal((40, 3))))  # activations of three neurons
@@ -397,11 +395,5 @@ def open_index(uri: str | Path, *, device: str | None = None) -> Index:
     (['labelled', 'labelled', 'labelled'], 30)
     >>> index.label("net/layer/2", vocabulary=texts, gamma=0.5, top=1)[0] == labels[2]  # read, not made again
     True
-    >>> index.sql("SELECT count(*) AS n FROM activations('net/layer/0') WHERE activation > 0").rows()
-    [{'n': 40}]
     """
-    return Index(uri, device=device)
-
-
-def _unseen(done: int, todo: int, what: str) -> None:
-    """Take in progress nobody wants to see."""
+    return Index(uri, device=device, models=models)

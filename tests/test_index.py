@@ -76,7 +76,7 @@ def test_search_ranks_the_planted_direction_first(tmp_path, monkeypatch, labelle
         index.label("m/l", vocabulary=axes(names))
     axis = WORDS.index(word)
     monkeypatch.setattr(
-        Index, "_text_vector", lambda self, source, text, templates: torch.eye(12)[WORDS.index(text)] * 3
+        "csp_index.labelling.search.embed_text", lambda space, text: torch.eye(12)[WORDS.index(text)] * 3
     )
     found = index.search(word).rows()
     assert [row["score"] for row in found] == sorted((row["score"] for row in found), reverse=True)

@@ -7,6 +7,7 @@ activating images minus the dataset's mean, computed on the spot. The result say
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ import torch
 
 from csp_index.contrast.selection import Subject
 from csp_index.errors import SettingError
-from csp_index.labelling.candidates import TextSpace, template_key
+from csp_index.labelling.candidates import TextSpace, embed_picture, template_key
 from csp_index.labelling.label_store import label_of, stored_vectors
 from csp_index.labelling.labels import concept_vectors
 from csp_index.labelling.request import LabelRequest
@@ -33,6 +34,13 @@ _SCHEMA = pa.schema(
         ("labelled_by", pa.string()),
     ]
 )
+
+
+def embed_query(space: TextSpace, text: str | None, picture: str | Path | None) -> torch.Tensor:
+    """Return the embedding [D] of a text or of a picture file, whichever is given."""
+    if (text is None) == (picture is None):
+        raise SettingError("search takes a text or an image: give one of them")
+    return embed_text(space, text) if text is not None else embed_picture(space.load(), picture or "")
 
 
 def embed_text(space: TextSpace, text: str) -> torch.Tensor:

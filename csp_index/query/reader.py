@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,16 @@ class Reader:
         """Refer to the database at `uri`; it is opened when needed."""
         self.uri = str(uri)
         self._store: Store | None = find_store(uri)
+
+    def close(self) -> None:
+        """Let go of what was read of the database; the next method opens it again."""
+        self._store = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.uri!r})"
