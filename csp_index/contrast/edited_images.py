@@ -29,9 +29,9 @@ from csp_index.contrast.saliency import Box, driving_maps, footprint, region
 from csp_index.errors import LabelError
 from csp_index.images.decode import ImageFailure, read_images, same_file
 from csp_index.images.loader import stacked
-from csp_index.models.encoders import Encoder
+from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.index_models import Models
-from csp_index.models.networks import Network
+from csp_index.models.networks import LoadedNetwork
 from csp_index.records import DerivedKind
 from csp_index.store import schema, streams
 from csp_index.store.derived_images import DerivedImage, append_derived, find_derived
@@ -175,7 +175,7 @@ def _missing(store: Store, wanted: Wanted, hashed: str) -> list[Task]:
 
 
 def _opened(
-    store: Store, tasks: Sequence[Task], network: Network, layer: str, lost: dict[int, str]
+    store: Store, tasks: Sequence[Task], network: LoadedNetwork, layer: str, lost: dict[int, str]
 ) -> Iterator[_Search]:
     """Yield the tasks whose image can be read, each with the region that drives its neuron; `lost` gets the others."""
     ids = sorted({task.origin for task in tasks})
@@ -201,7 +201,7 @@ def _opened(
             yield _Search(task, picture, heat, boxes[picture.size])
 
 
-def _search(searches: Sequence[_Search], edits: Sequence[Edit], network: Network, layer: str) -> None:
+def _search(searches: Sequence[_Search], edits: Sequence[Edit], network: LoadedNetwork, layer: str) -> None:
     """Try rising strengths of every edit until it brings the activation below the threshold, or none is left."""
     for strength in STRENGTHS:
         tried = [(search, attempt) for search in searches for attempt in _attempts(search, edits, strength)]
@@ -228,7 +228,9 @@ def _attempts(search: _Search, edits: Sequence[Edit], strength: float) -> Iterat
         yield Attempt(edit, strength, box, picture, held)
 
 
-def _activations(network: Network, layer: str, pictures: Sequence[Image.Image], neurons: Sequence[int]) -> list[float]:
+def _activations(
+    network: LoadedNetwork, layer: str, pictures: Sequence[Image.Image], neurons: Sequence[int]
+) -> list[float]:
     """Return each picture's activation of its own neuron, by the same preprocessing and pooling as in the index."""
     values: list[float] = []
     for some, own in zip(_slices(pictures, network.batch_size), _slices(neurons, network.batch_size), strict=True):
@@ -238,7 +240,7 @@ def _activations(network: Network, layer: str, pictures: Sequence[Image.Image], 
 
 
 def _derived(
-    searches: Sequence[_Search], originals: torch.Tensor, encoder: Encoder, wanted: Wanted, hashed: str
+    searches: Sequence[_Search], originals: torch.Tensor, encoder: LoadedEncoder, wanted: Wanted, hashed: str
 ) -> list[DerivedImage]:
     """Return what is to be stored of finished searches, given their originals' embeddings: the most similar edits."""
     tried = [(place, attempt) for place, search in enumerate(searches) for attempt in search.outcome]

@@ -24,9 +24,9 @@ from csp_index.contrast.edits import stored
 from csp_index.errors import EvaluationError, SettingError
 from csp_index.images.decode import ImageFailure, decode, read_images, same_file
 from csp_index.images.loader import stacked
-from csp_index.models.encoders import Encoder
+from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.index_models import Models
-from csp_index.models.networks import Network
+from csp_index.models.networks import LoadedNetwork
 from csp_index.models.variant_generators import CAPTION, Original, Variant, VariantGenerator, make_variants
 from csp_index.records import DerivedKind, ExampleOptions, Progress
 from csp_index.store import schema
@@ -142,8 +142,8 @@ class _VariantMaker:
 
     store: Store
     generator: VariantGenerator
-    network: Network
-    encoder: Encoder
+    network: LoadedNetwork
+    encoder: LoadedEncoder
     wanted: Wanted
     hashed: str
     missing: Mapping[int, Places]
@@ -275,7 +275,7 @@ class _VariantMaker:
 
 
 def _in_batches(
-    pictures: Sequence[Image.Image], model: Encoder | Network, run: Callable[[torch.Tensor], torch.Tensor]
+    pictures: Sequence[Image.Image], model: LoadedEncoder | LoadedNetwork, run: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
     """Return what a model's `run` gives for pictures, one row each."""
     found = []

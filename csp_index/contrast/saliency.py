@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from csp_index.errors import NetworkError
-from csp_index.models.networks import Network
+from csp_index.models.networks import LoadedNetwork
 
 Preprocess = Callable[[Image.Image], torch.Tensor]
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the picture
@@ -50,7 +50,7 @@ def footprint(preprocess: Preprocess, size: tuple[int, int]) -> Box:
     return across[0] * width, down[0] * height, across[1] * width, down[1] * height
 
 
-def driving_maps(network: Network, layer: str, pixels: torch.Tensor, neurons: torch.Tensor) -> torch.Tensor:
+def driving_maps(network: LoadedNetwork, layer: str, pixels: torch.Tensor, neurons: torch.Tensor) -> torch.Tensor:
     """Return how much each place of a network's input drives a neuron, [B, h, w], not negative; `neurons` [B].
 
     `pixels` [B, 3, H, W] are preprocessed pictures. From the layer's own map, where it has one: what stands above the
@@ -73,7 +73,7 @@ def driving_maps(network: Network, layer: str, pixels: torch.Tensor, neurons: to
     return found
 
 
-def _gradient_maps(network: Network, layer: str, pixels: torch.Tensor, neurons: torch.Tensor) -> torch.Tensor:
+def _gradient_maps(network: LoadedNetwork, layer: str, pixels: torch.Tensor, neurons: torch.Tensor) -> torch.Tensor:
     from scipy.ndimage import gaussian_filter  # labelling without editing does not wait for it
 
     distance = pixels - pixels.mean((2, 3), keepdim=True)

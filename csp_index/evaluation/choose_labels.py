@@ -21,8 +21,8 @@ from csp_index.labelling.candidates import CandidateTexts
 from csp_index.labelling.label_store import KEPT
 from csp_index.labelling.labels import NeuronScores, score_neurons
 from csp_index.labelling.request import make_request
-from csp_index.models.encoders import Encoder
-from csp_index.models.networks import Network
+from csp_index.models.encoders import LoadedEncoder
+from csp_index.models.networks import LoadedNetwork
 from csp_index.ordering import leaders_of, mix
 from csp_index.records import DerivedKind, Progress
 from csp_index.store.derived_images import is_derived
@@ -134,7 +134,12 @@ def relabelled(
 
 
 def perturbed(
-    chooser: Chooser, choice: MethodChoice, chosen: ChosenLabels, encoder: Encoder, network: Network, progress: Progress
+    chooser: Chooser,
+    choice: MethodChoice,
+    chosen: ChosenLabels,
+    encoder: LoadedEncoder,
+    network: LoadedNetwork,
+    progress: Progress,
 ) -> dict[str, torch.Tensor]:
     """Return metric -> whether each neuron keeps its label [M] when all example images are perturbed copies.
 

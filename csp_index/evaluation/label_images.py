@@ -21,7 +21,7 @@ from csp_index.errors import EvaluationError
 from csp_index.images.decode import ImageFailure, read_images
 from csp_index.images.sources import open_source
 from csp_index.models.image_generators import CachedGenerator, ImageGenerator, load_generator, made_or_why
-from csp_index.models.networks import Network
+from csp_index.models.networks import LoadedNetwork
 from csp_index.records import Progress
 
 __all__ = [
@@ -75,7 +75,7 @@ class Generated:
 
 
 def generated_activations(
-    network: Network,
+    network: LoadedNetwork,
     layer: str,
     generator: ImageGenerator,
     pairs: Sequence[tuple[int, str]],
@@ -114,7 +114,12 @@ def generated_activations(
 
 
 def control_activations(
-    network: Network, layer: str, location: str | Path, count: int, seed: int = 0, progress: Progress | None = None
+    network: LoadedNetwork,
+    layer: str,
+    location: str | Path,
+    count: int,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Return what a layer does on control images from a folder or another source: [C, M], C at most ``count``.
 
@@ -166,7 +171,7 @@ def _draw(generator: ImageGenerator, prompt: str, settings: GenerationSettings) 
     return pictures
 
 
-def _run(network: Network, layer: str, pictures: Sequence[Image.Image]) -> Tensor:
+def _run(network: LoadedNetwork, layer: str, pictures: Sequence[Image.Image]) -> Tensor:
     """Return the activations [B, M] of a layer on pictures, a batch at a time."""
     found = []
     for start in range(0, len(pictures), network.batch_size):

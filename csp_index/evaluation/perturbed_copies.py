@@ -19,8 +19,8 @@ from csp_index.errors import EvaluationError
 from csp_index.images.decode import ImageFailure, read_images
 from csp_index.labelling import scoring
 from csp_index.labelling.labels import NeuronScores
-from csp_index.models.encoders import Encoder
-from csp_index.models.networks import Network
+from csp_index.models.encoders import LoadedEncoder
+from csp_index.models.networks import LoadedNetwork
 from csp_index.records import Progress
 from csp_index.store import schema
 from csp_index.store.tables import Store
@@ -57,8 +57,8 @@ def perturbed_copies(
     store: Store,
     ids: torch.Tensor,
     kind: Perturbation,
-    encoder: Encoder,
-    network: Network,
+    encoder: LoadedEncoder,
+    network: LoadedNetwork,
     pick: Callable[[dict[str, torch.Tensor]], torch.Tensor],
     progress: Progress,
 ) -> Copies:

@@ -38,8 +38,8 @@ from csp_index.evaluation.split import thinned
 from csp_index.evaluation.value_table import ValueTable
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.labelling.evidence import bags, even
-from csp_index.models.encoders import Encoder
-from csp_index.models.networks import Network
+from csp_index.models.encoders import LoadedEncoder
+from csp_index.models.networks import LoadedNetwork
 from csp_index.records import DerivedKind, ExampleOptions, Progress
 from csp_index.store import catalog, schema, streams
 from csp_index.store.catalog import EncoderInfo, LayerInfo
@@ -58,8 +58,8 @@ class Tools:
     candidates_key: str
     templates_key: str
     embed: Callable[[EncoderInfo, Sequence[str]], torch.Tensor]  # [T, D], the mean over the labels' templates
-    network: Callable[[LayerInfo], Network]
-    encoder: Callable[[EncoderInfo], Encoder]
+    network: Callable[[LayerInfo], LoadedNetwork]
+    encoder: Callable[[EncoderInfo], LoadedEncoder]
     derive: Mapping[DerivedKind, Derive] = field(default_factory=dict)  # makes contrastive images
     depends: Callable[[ExampleOptions], Mapping[str, object]] | None = None  # what these hang on beside the options
 
@@ -234,7 +234,7 @@ def evaluate_generated(context: EvaluationContext, generator: ImageGenerator, me
     context.value_table.add(method, "dma", dma(values, maximum), labels, spent)
 
 
-def _controls(context: EvaluationContext, network: Network) -> torch.Tensor:
+def _controls(context: EvaluationContext, network: LoadedNetwork) -> torch.Tensor:
     """Return the neurons' activations on control images [M, G]: those given, or a sample of the judging ones."""
     options, target = context.options, context.subject.target
     if options.controls is not None:

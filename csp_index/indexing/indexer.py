@@ -37,8 +37,8 @@ from csp_index.indexing.model_columns import (
     parts_of,
     write_failures,
 )
-from csp_index.models.encoders import Encoder, TwoTowers
-from csp_index.models.networks import Network
+from csp_index.models.encoders import LoadedEncoder, TwoTowers
+from csp_index.models.networks import LoadedNetwork
 from csp_index.records import Progress
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo, Shard
@@ -58,8 +58,8 @@ class Engine:
 def add_images(
     store: Store,
     source: ImageSource | None,
-    encoders: Sequence[Encoder],
-    networks: Sequence[Network],
+    encoders: Sequence[LoadedEncoder],
+    networks: Sequence[LoadedNetwork],
     *,
     shard_size: int | None = None,
     dtype: str | None = None,
@@ -86,7 +86,7 @@ def add_images(
     models = {e.spec: e.identity for e in encoders} | {n.name: n.identity for n in networks}
     with store.write_lock(), ExitStack() as ready:
         for model in (*encoders, *networks):
-            if isinstance(model, Network | TwoTowers):
+            if isinstance(model, LoadedNetwork | TwoTowers):
                 ready.enter_context(model.in_use())
         infos = commit.reconcile(store, columns_of(encoders, networks, str(chosen["dtype"])), dtype)
         command = f"index --engine {engine.name}" if engine else "index"

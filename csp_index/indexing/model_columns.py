@@ -19,8 +19,8 @@ import torch
 from csp_index.errors import CspIndexError, NetworkError, one_line
 from csp_index.images.decode import ImageFailure
 from csp_index.images.loader import Prepared
-from csp_index.models.encoders import Encoder
-from csp_index.models.networks import Network
+from csp_index.models.encoders import LoadedEncoder
+from csp_index.models.networks import LoadedNetwork
 from csp_index.records import LayerKey
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
@@ -31,13 +31,13 @@ from csp_index.store.tables import Store
 class Part:
     """One model of the pass and the columns of shards it fills."""
 
-    model: Encoder | Network
+    model: LoadedEncoder | LoadedNetwork
     infos: tuple[Column, ...]
 
     def compute(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return one [B, W] tensor for each of the part's columns, by its name in the shard marks."""
         try:
-            if isinstance(self.model, Network):
+            if isinstance(self.model, LoadedNetwork):
                 found = self.model.activations(pixels)
                 return {info.what: found[info.key.layer] for info in self.infos if isinstance(info, LayerInfo)}
             return {self.infos[0].what: self.model.embed_images(pixels)}
@@ -48,26 +48,28 @@ class Part:
             raise NetworkError(f"{self.infos[0].what} fails on {len(pixels)} images: {told}; check the model") from exc
 
 
-def columns_of(encoders: Sequence[Encoder], networks: Sequence[Network], dtype: str) -> list[Column]:
+def columns_of(encoders: Sequence[LoadedEncoder], networks: Sequence[LoadedNetwork], dtype: str) -> list[Column]:
     """Return the columns the models fill: one for each encoder, then one for each layer of each network."""
     layers = [info for network in networks for info in _layer_infos(network, dtype)]
     return [*map(_encoder_info, encoders), *layers]
 
 
-def parts_of(encoders: Sequence[Encoder], networks: Sequence[Network], infos: Sequence[Column]) -> list[Part]:
+def parts_of(
+    encoders: Sequence[LoadedEncoder], networks: Sequence[LoadedNetwork], infos: Sequence[Column]
+) -> list[Part]:
     """Return the parts of a pass, given the columns of `columns_of` as the index holds them."""
     following = iter(infos)
     parts = [Part(encoder, (next(following),)) for encoder in encoders]
     return parts + [Part(network, tuple(islice(following, len(network.layers)))) for network in networks]
 
 
-def _encoder_info(encoder: Encoder) -> EncoderInfo:
+def _encoder_info(encoder: LoadedEncoder) -> EncoderInfo:
     return EncoderInfo(
         encoder.spec, encoder.width, encoder.logit_scale, dict(encoder.identity), schema.embeddings_table(encoder.spec)
     )
 
 
-def _layer_infos(network: Network, dtype: str) -> list[LayerInfo]:
+def _layer_infos(network: LoadedNetwork, dtype: str) -> list[LayerInfo]:
     infos = []
     for name, output in network.layers.items():
         key = LayerKey(network.name, name)

@@ -29,8 +29,8 @@ from csp_index.images.decode import ImageFailure, ImageRef, fetch
 from csp_index.images.loader import Prepared, prepare, stacked
 from csp_index.indexing import commit
 from csp_index.indexing.model_columns import Part, image_rows
-from csp_index.models.encoders import Encoder, load_encoder
-from csp_index.models.networks import Network, load_network
+from csp_index.models.encoders import LoadedEncoder, load_encoder
+from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.store import schema
 from csp_index.store.catalog import Column, LayerInfo, Shard
 from csp_index.store.connect import open_store
@@ -60,7 +60,7 @@ class Recipe:
     def part(self) -> Part:
         """Load the model. Raises ClusterError where it is another one than the driver's."""
         layers = [info.key.layer for info in self.infos if isinstance(info, LayerInfo)]
-        model: Encoder | Network
+        model: LoadedEncoder | LoadedNetwork
         if layers:
             given = {"pool": self.pool, "weights": self.weights, "name": self.name, "device": self.device}
             model = load_network(self.spec, layers=layers, **given)  # type: ignore[arg-type]
@@ -79,7 +79,7 @@ def recipe(part: Part) -> Recipe:
     """Return how to make a part again on another machine."""
     model = part.model
     device = model.device.type  # a worker sees its own card alone, whatever its number here
-    if not isinstance(model, Network):
+    if not isinstance(model, LoadedNetwork):
         return Recipe(model.spec, None, None, None, device, dict(model.identity), part.infos)
     pools = {output.pool for output in model.layers.values()}
     pool = pools.pop() if len(pools) == 1 else None  # several: each layer got the usual one for its shape

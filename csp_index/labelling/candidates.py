@@ -20,7 +20,7 @@ from csp_index.labelling.vocabularies import Vocabulary as Vocabulary
 from csp_index.labelling.vocabularies import digest, text_lines
 from csp_index.labelling.vocabularies import load_vocabulary as load_vocabulary
 from csp_index.labelling.vocabularies import make_vocabulary as make_vocabulary
-from csp_index.models.encoders import Encoder
+from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.prompt_templates import templates
 from csp_index.store import schema
 from csp_index.store.catalog import EncoderInfo, sql_text
@@ -94,7 +94,7 @@ class TextSpace:
     store: Store
     source: EncoderInfo
     template_set: str
-    load: Callable[[], Encoder]
+    load: Callable[[], LoadedEncoder]
     keep: bool = True
 
 
@@ -155,7 +155,7 @@ def embed_vocabulary(
     source: EncoderInfo,
     vocabulary: Vocabulary,
     template_set: str,
-    load: Callable[[], Encoder],
+    load: Callable[[], LoadedEncoder],
     *,
     keep: bool = True,
 ) -> CandidateTexts:
@@ -248,7 +248,7 @@ def keep_vocabulary(store: Store, vocabulary: Vocabulary, template_set: str) -> 
     store.append(schema.VOCABULARIES, pa.Table.from_pylist(rows, schema=schema.table_schema(schema.VOCABULARIES)))
 
 
-def embed_picture(encoder: Encoder, path: str | Path) -> torch.Tensor:
+def embed_picture(encoder: LoadedEncoder, path: str | Path) -> torch.Tensor:
     """Return the embedding [D] of a picture file."""
     try:
         data = Path(path).expanduser().read_bytes()

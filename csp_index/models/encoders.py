@@ -40,13 +40,13 @@ from csp_index.models.weights import (
     undo_channels_last,
 )
 
-__all__ = ["TEMPLATE_SETS", "Encoder", "load_encoder", "templates"]
+__all__ = ["TEMPLATE_SETS", "LoadedEncoder", "load_encoder", "templates"]
 
 _HUB = "hf-hub:"
 _TEXTS_PER_IMAGE = 4  # a text is that much cheaper than an image
 
 
-class Encoder(Protocol):
+class LoadedEncoder(Protocol):
     """What the index asks of an encoder; ``python:`` factories return one.
 
     ``width`` is D. ``logit_scale`` is what a cosine is multiplied with before a softmax, or None. ``identity`` has
@@ -78,7 +78,7 @@ class Encoder(Protocol):
         ...
 
 
-def load_encoder(spec: str, *, device: str = "auto") -> Encoder:
+def load_encoder(spec: str, *, device: str = "auto") -> LoadedEncoder:
     """Return the encoder that ``spec`` names, in evaluation mode on a device.
 
     Raises EncoderError with near matches for an unknown name, and for a path that does not exist.
@@ -126,7 +126,7 @@ class Towers:
 
 
 class TwoTowers:
-    """An :class:`Encoder` made of a model with an image and a text half."""
+    """An :class:`LoadedEncoder` made of a model with an image and a text half."""
 
     def __init__(self, spec: str, towers: Towers, device: torch.device) -> None:
         self.spec = spec
@@ -221,11 +221,13 @@ def _unit(features: Tensor, what: str) -> Tensor:
     return unit
 
 
-def _checked(found: object, spec: str) -> Encoder:
+def _checked(found: object, spec: str) -> LoadedEncoder:
     needed = ("width", "logit_scale", "identity", "device", "batch_size", "preprocess", "embed_images", "embed_texts")
     missing = [name for name in needed if not hasattr(found, name)]
     if missing:
-        raise EncoderError(f"{spec} returned {type(found).__name__}, which lacks {', '.join(missing)} (see Encoder)")
+        raise EncoderError(
+            f"{spec} returned {type(found).__name__}, which lacks {', '.join(missing)} (see LoadedEncoder)"
+        )
     encoder: Any = found
     encoder.spec = spec
     return encoder  # type: ignore[no-any-return]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from csp_index.errors import EncoderError, LabelError, NetworkError, SettingError
 from csp_index.models import objects
-from csp_index.models.encoders import Encoder, load_encoder
-from csp_index.models.networks import Network, load_network
+from csp_index.models.encoders import LoadedEncoder, load_encoder
+from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.models.variant_generators import VariantGenerator, load_variants
 from csp_index.models.weights import OBJECT, lasting
 from csp_index.records import LayerKey
@@ -53,11 +53,11 @@ class Models:
     def clear(self) -> None:
         """Forget every model, those that were given too."""
         self._given.clear()
-        self._encoders: dict[str, Encoder] = {}
-        self._networks: dict[LayerKey, Network] = {}
+        self._encoders: dict[str, LoadedEncoder] = {}
+        self._networks: dict[LayerKey, LoadedNetwork] = {}
         self._variants: dict[tuple[str, bool], VariantGenerator] = {}
 
-    def encoder(self, spec: str | objects.Encoder) -> Encoder:
+    def encoder(self, spec: str | objects.Encoder) -> LoadedEncoder:
         """Return the encoder a spec names, or an object of the caller is; the object is remembered by its name."""
         if isinstance(spec, objects.Encoder):
             self._remember(spec)
@@ -71,7 +71,7 @@ class Models:
             self._encoders[spec] = load_encoder(spec, device=self.device)
         return self._encoders[spec]
 
-    def held_encoder(self, source: EncoderInfo) -> Encoder:
+    def held_encoder(self, source: EncoderInfo) -> LoadedEncoder:
         """Return the encoder the index was built with, or say that it is not the same any more."""
         if source.identity.get("library") == "arrays":
             raise LabelError(
@@ -93,7 +93,7 @@ class Models:
             self._variants[spec, prompted] = load_variants(spec, prompted=prompted, device=self.device)
         return self._variants[spec, prompted]
 
-    def network(self, source: NetworkSource | objects.Network) -> Network:
+    def network(self, source: NetworkSource | objects.Network) -> LoadedNetwork:
         """Return the network a source names, or an object of the caller is; the object is remembered by its name."""
         if isinstance(source, objects.Network):
             self._remember(source)
@@ -105,7 +105,7 @@ class Models:
             f"a {type(source).__name__} is no network: give NetworkSource(spec, layers) or Network(module, layers)"
         )
 
-    def held_network(self, target: LayerInfo) -> Network:
+    def held_network(self, target: LayerInfo) -> LoadedNetwork:
         """Return the network a layer of the index belongs to, ready for that layer, or say that it is another now."""
         if target.network == "arrays":
             raise NetworkError(f"layer {target.key} came as arrays: there is no network to run images through")
@@ -117,7 +117,7 @@ class Models:
             self._networks[target.key] = loaded
         return loaded
 
-    def held_networks(self, targets: Sequence[LayerInfo]) -> list[Network]:
+    def held_networks(self, targets: Sequence[LayerInfo]) -> list[LoadedNetwork]:
         """Return the networks that layers of the index belong to, one for all layers that share it; as above."""
         networks = []
         for group in by_network(targets):
@@ -127,7 +127,7 @@ class Models:
             networks.append(loaded)
         return networks
 
-    def _load(self, layers: Sequence[LayerInfo]) -> Network:
+    def _load(self, layers: Sequence[LayerInfo]) -> LoadedNetwork:
         """Load the network of some layers, all of the same."""
         first = layers[0]
         names = [info.key.layer for info in layers]
@@ -145,7 +145,7 @@ class Models:
             device=self.device,
         )
 
-    def all_held(self, store: Store) -> tuple[list[Encoder], list[Network]]:
+    def all_held(self, store: Store) -> tuple[list[LoadedEncoder], list[LoadedNetwork]]:
         """Return every encoder and network of the index; layers of one network share it."""
         networks = [self._load(group) for group in by_network(catalog.layers(store))]
         return [self.held_encoder(info) for info in catalog.encoders(store)], networks
@@ -155,7 +155,7 @@ class Models:
         store: Store | None,
         encoders: Sequence[str | objects.Encoder],
         networks: Sequence[NetworkSource | objects.Network],
-    ) -> tuple[list[Encoder], list[Network]]:
+    ) -> tuple[list[LoadedEncoder], list[LoadedNetwork]]:
         """Load the models that were named, or else those of the index, if there is one."""
         if not encoders and not networks:
             loaded, studied = self.all_held(store) if store is not None else ([], [])
@@ -180,7 +180,7 @@ def by_network(targets: Iterable[LayerInfo]) -> list[list[LayerInfo]]:
     return list(groups.values())
 
 
-def _check_same(loaded: Network, target: LayerInfo) -> None:
+def _check_same(loaded: LoadedNetwork, target: LayerInfo) -> None:
     """Refuse a network that is not the one a layer of the index was made with."""
     found = loaded.identity_of(target.key.layer)
     object_too = ("source", "preprocessing") if target.network.startswith(f"{OBJECT}:") else ()

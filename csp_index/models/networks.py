@@ -51,7 +51,7 @@ def load_network(
     weights: str | Path | None = None,
     name: str | None = None,
     device: str = "auto",
-) -> Network:
+) -> LoadedNetwork:
     """Return the network that ``spec`` names, in evaluation mode, ready to give the activations of ``layers``.
 
     ``weights`` is a file put into the network in place of its own weights. ``pool`` holds for all layers; without it
@@ -65,7 +65,7 @@ def load_network(
         raise NetworkError(f"no layer of {spec} was named: csp-index layers {spec} lists them")
     where = resolve_device(device, NetworkError)
     spec = settled(spec)
-    network = Network(load_module(spec, weights), spec=spec, name=chosen, layers=layers, pool=pool, device=where)
+    network = LoadedNetwork(load_module(spec, weights), spec=spec, name=chosen, layers=layers, pool=pool, device=where)
     network.weights = None if weights is None else str(Path(weights).expanduser().resolve())
     return network
 
@@ -89,7 +89,7 @@ def layers_of(loaded: Loaded, device: torch.device, spec: str) -> list[LayerOutp
     return outputs
 
 
-class Network:
+class LoadedNetwork:
     """A network with hooks on the layers under study.
 
     ``name`` is the first part of every neuron's address; ``layers`` tells for each layer its shape, pool and number

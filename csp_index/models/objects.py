@@ -91,13 +91,13 @@ class Network:
 
     def hooked(
         self, device: str, layers: Sequence[str] = (), *, pool: str | None = None, name: str | None = None
-    ) -> networks.Network:
+    ) -> networks.LoadedNetwork:
         """Return the network ready to give the activations of its layers, or of others, on a device."""
         chosen = tuple(layers) or self.layers
         if not chosen:
             raise NetworkError(f"no layer of {self.name} was named: give layers=[...], index.layers(module) lists them")
         where = device_for([self.module], device, NetworkError)
-        return networks.Network(
+        return networks.LoadedNetwork(
             self._loaded(), spec=self.spec, name=name or self.name, layers=chosen, pool=pool or self.pool, device=where
         )
 
@@ -203,7 +203,7 @@ class Encoder:
         renamed.name, renamed._ready = _checked_name(name, EncoderError), None
         return renamed
 
-    def ready(self, device: str) -> encoders.Encoder:
+    def ready(self, device: str) -> encoders.LoadedEncoder:
         """Return the encoder ready to run on a device."""
         traits = _traits(self._weights, self.model, EncoderError)
         where = device_for([self._towers.module], device, EncoderError)

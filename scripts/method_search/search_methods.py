@@ -26,7 +26,7 @@ import torch
 from search_variants import CANDIDATES, KNOWN, Sight, Variant, top1
 from search_worlds import BIASES, NEURONS, QUICK, Sizes, load_pool, make_world
 
-#: Encoder family and arity of the widest label.
+#: LoadedEncoder family and arity of the widest label.
 SETTINGS: Final = (("clip", 2), ("clip", 3), ("clip-noisy", 2), ("sum", 2), ("sum", 3), ("sum-noisy", 2))
 #: Judged beside the chosen method, to show what its parts buy.
 ABLATIONS: Final = ("odds m=50", "odds m=50 x linear")

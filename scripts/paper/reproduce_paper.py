@@ -46,8 +46,8 @@ from csp_index.evaluation.label_images import (
 from csp_index.evaluation.metrics.detection import cosy_auc, cosy_mad, dma, pearson
 from csp_index.evaluation.options import MethodChoice
 from csp_index.images.sources import open_source
-from csp_index.models.encoders import Encoder, load_encoder
-from csp_index.models.networks import Network, load_network
+from csp_index.models.encoders import LoadedEncoder, load_encoder
+from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.records import LayerKey
 from csp_index.store import catalog, streams
 
@@ -218,14 +218,14 @@ class Reproduction:
         info = catalog.encoder(store)
         return torch.cat(list(streams.embedding_tiles(store, info, catalog.shards(store, info.what))))
 
-    def encoder(self) -> Encoder:
+    def encoder(self) -> LoadedEncoder:
         """Load the encoder that judges, the one the index was built with."""
         encoder = load_encoder(self.options.encoder, device=self.options.device or "auto")
         if encoder.identity["weights"] != catalog.encoder(self.index.store).identity["weights"]:
             raise EvaluationError(f"the weights of {self.options.encoder} are not those the index was built with")
         return encoder
 
-    def network(self, subject: Subject) -> Network:
+    def network(self, subject: Subject) -> LoadedNetwork:
         """Load a subject's network, and make sure it is the one in the index."""
         network = load_network(subject.spec, layers=[subject.layer], device=self.options.device or "auto")
         held = catalog.layer(self.index.store, LayerKey.parse(subject.address)).identity
@@ -237,7 +237,7 @@ class Reproduction:
         return network
 
     def judge(
-        self, subject: Subject, network: Network, texts: Sequence[str | None], control: torch.Tensor
+        self, subject: Subject, network: LoadedNetwork, texts: Sequence[str | None], control: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Return CoSy's metrics of the labels, [M] each; NaN for a neuron without a label, or one not to be drawn."""
         neurons = self.neurons(subject)
@@ -271,7 +271,7 @@ class Reproduction:
 
 
 def simulation(
-    encoder: Encoder, texts: Sequence[str | None], activations: torch.Tensor, embeddings: torch.Tensor
+    encoder: LoadedEncoder, texts: Sequence[str | None], activations: torch.Tensor, embeddings: torch.Tensor
 ) -> torch.Tensor:
     """Return the correlation of activations [M, N] with the cosines of the bare labels' texts, [M]; NaN without one."""
     distinct = sorted({text for text in texts if text is not None})

@@ -19,13 +19,13 @@ from csp_index.contrast import edited_images
 from csp_index.contrast.edits import EDITS, as_stored, edited, encoded, reduced, usable_edits
 from csp_index.errors import LabelError, SettingError
 from csp_index.evaluation.options import EvaluationOptions, parse_methods
-from csp_index.models.networks import Network, load_network
+from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.store import catalog
 from csp_index.store.derived_images import FIRST, find_derived, read_derived
 
 
 @pytest.fixture(scope="module")
-def network() -> Network:
+def network() -> LoadedNetwork:
     return load_network("python:spots:spot", layers=["maps", "vector", "ceiling"], device="cpu")
 
 
@@ -142,7 +142,7 @@ def test_edited_images_silence_the_neuron_and_are_kept_as_they_are(tmp_path, lay
 def test_they_are_made_once(spots, monkeypatch):
     first = label(spots)
     held = derived(spots)
-    monkeypatch.setattr(Network, "activations", None)  # nothing may run
+    monkeypatch.setattr(LoadedNetwork, "activations", None)  # nothing may run
     second = label(spots, method="csp-difference")
     assert derived(spots) == held
     assert [found.pairs for found in second] == [found.pairs for found in first]
@@ -182,7 +182,7 @@ def test_an_image_that_no_edit_silences_is_tried_once(tmp_path, monkeypatch):
     found = label(index, "net/maps/0", threshold="quantile:0.01")
     tried = derived(index)
     assert {row["origin"] for row in tried} == {pair.image_id for pair in found[0].pairs}
-    monkeypatch.setattr(Network, "activations", None)
+    monkeypatch.setattr(LoadedNetwork, "activations", None)
     label(index, "net/maps/0", "csp-difference", threshold="quantile:0.01")
     assert derived(index) == tried
     lowest = index.sql("SELECT quantiles[2] AS q FROM neurons WHERE neuron = 0").rows()[0]["q"]

@@ -10,12 +10,12 @@ from spots import SIDE, spot, spotted
 from csp_index.contrast.edits import STRENGTHS
 from csp_index.contrast.saliency import driving_maps, footprint, region
 from csp_index.errors import NetworkError
-from csp_index.models.networks import Network, load_network
+from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.models.sparse_autoencoders import SparseAutoencoder
 
 
 @pytest.fixture(scope="module")
-def network() -> Network:
+def network() -> LoadedNetwork:
     return load_network("python:spots:spot", layers=["maps", "vector", "ceiling"], device="cpu")
 
 

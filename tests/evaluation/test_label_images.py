@@ -23,7 +23,7 @@ from csp_index.evaluation.label_images import (
     load_generator,
     sample_rows,
 )
-from csp_index.models.networks import Network, load_network
+from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.models.variant_generators import Original, load_variants, make_variants
 from csp_index.store.derived_images import FIRST
 
@@ -51,15 +51,15 @@ def painter() -> Painter:
 
 
 @pytest.fixture(scope="module")
-def network() -> Network:
+def network() -> LoadedNetwork:
     return load_network("python:fakes:network", layers=["conv", "concepts"], device="cpu")
 
 
-def _direct(network: Network, layer: str, pictures: list[Image.Image]) -> torch.Tensor:
+def _direct(network: LoadedNetwork, layer: str, pictures: list[Image.Image]) -> torch.Tensor:
     return network.activations(torch.stack([network.preprocess(picture) for picture in pictures]))[layer]
 
 
-def test_each_pair_gets_its_own_neuron_on_its_own_label_and_a_label_is_drawn_once(network: Network) -> None:
+def test_each_pair_gets_its_own_neuron_on_its_own_label_and_a_label_is_drawn_once(network: LoadedNetwork) -> None:
     made, settings = Painter(), GenerationSettings(count=5, seed=3)
     pairs = [(2, "red"), (4, "blue"), (0, "red"), (9, "red")]
     found = generated_activations(network, "concepts", made, pairs, settings)
@@ -70,7 +70,7 @@ def test_each_pair_gets_its_own_neuron_on_its_own_label_and_a_label_is_drawn_onc
     assert found.values.shape == (4, 5) and not torch.equal(found.values[0], found.values[2])
 
 
-def test_batches_do_not_change_the_values(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_do_not_change_the_values(network: LoadedNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = generated_activations(network, "conv", Painter(), [(1, "red")], GenerationSettings(count=7)).values
     monkeypatch.setattr(network, "batch_size", 3)
     torch.testing.assert_close(
@@ -78,24 +78,24 @@ def test_batches_do_not_change_the_values(network: Network, monkeypatch: pytest.
     )
 
 
-def test_a_label_that_cannot_be_drawn_costs_only_its_own_rows(network: Network) -> None:
+def test_a_label_that_cannot_be_drawn_costs_only_its_own_rows(network: LoadedNetwork) -> None:
     found = generated_activations(network, "conv", Painter(), [(0, "soul"), (0, "red")], GenerationSettings(count=2))
     assert found.values[0].isnan().all() and found.values[1].isfinite().all()
     assert found.failures == {"soul": "no paint for 'soul'"}
 
 
-def test_no_pair_is_no_row(network: Network) -> None:
+def test_no_pair_is_no_row(network: LoadedNetwork) -> None:
     assert generated_activations(network, "conv", Painter(), []).values.shape == (0, 20)
 
 
-def test_the_template_is_what_the_generator_hears(network: Network) -> None:
+def test_the_template_is_what_the_generator_hears(network: LoadedNetwork) -> None:
     made = Painter()
     settings = GenerationSettings(count=1, template="a photo of {}")
     found = generated_activations(network, "conv", made, [(0, "red")], settings)
     assert made.asked == ["a photo of red"] and list(found.failures) == ["red"]
 
 
-def test_progress_tells_of_every_label(network: Network) -> None:
+def test_progress_tells_of_every_label(network: LoadedNetwork) -> None:
     told: list[tuple[int, int]] = []
     pairs = [(0, "red"), (1, "blue"), (2, "red")]
     generated_activations(
@@ -116,13 +116,15 @@ def test_progress_tells_of_every_label(network: Network) -> None:
         (lambda n: load_generator("diffusers:./nowhere"), "does not exist"),
     ],
 )
-def test_what_cannot_be_is_told_in_one_line(network: Network, break_it: Callable[[Network], Any], told: str) -> None:
+def test_what_cannot_be_is_told_in_one_line(
+    network: LoadedNetwork, break_it: Callable[[LoadedNetwork], Any], told: str
+) -> None:
     with pytest.raises(EvaluationError) as caught:
         break_it(network)
     assert told in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_generator_that_breaks_is_told_by_name(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_generator_that_breaks_is_told_by_name(network: LoadedNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Painter()
     monkeypatch.setattr(made, "generate", lambda *_: 1 / 0)
     with pytest.raises(EvaluationError, match="the generator painter fails on 'red': ZeroDivisionError"):
@@ -135,7 +137,7 @@ def test_a_generator_that_breaks_is_told_by_name(network: Network, monkeypatch: 
 # control images
 
 
-def test_control_images_are_a_seeded_sample_of_a_folder(network: Network, tmp_path: Path) -> None:
+def test_control_images_are_a_seeded_sample_of_a_folder(network: LoadedNetwork, tmp_path: Path) -> None:
     folder = write_images(tmp_path / "coco", 12)
     all_of_them = control_activations(network, "conv", folder, 100)
     some = control_activations(network, "conv", folder, 5, seed=1)
@@ -193,7 +195,7 @@ def test_a_label_that_is_no_file_name_is_kept_too_and_a_failure_is_not(tmp_path:
     assert made.asked[1:] == ["soul", "soul"]
 
 
-def test_a_disk_that_fails_is_not_put_on_the_label(network: Network, tmp_path: Path) -> None:
+def test_a_disk_that_fails_is_not_put_on_the_label(network: LoadedNetwork, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="no folder for pictures"):
         CachedGenerator(Painter(), tmp_path / "file" / "deeper")

@@ -22,7 +22,7 @@ from csp_index.indexing.model_columns import (
     parts_of,
     write_failures,
 )
-from csp_index.models.networks import Network, load_network
+from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.store import schema
 from csp_index.store.catalog import LayerInfo, Shard
 from csp_index.store.connect import create_store
@@ -30,7 +30,7 @@ from csp_index.store.tables import Store
 
 
 @pytest.fixture
-def network() -> Network:
+def network() -> LoadedNetwork:
     return load_network("python:fakes:network", layers=["conv", "concepts"], name="net", device="cpu")
 
 
@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Store:
     return create_store(tmp_path / "db")
 
 
-def test_a_part_fills_the_columns_of_its_model(network: Network) -> None:
+def test_a_part_fills_the_columns_of_its_model(network: LoadedNetwork) -> None:
     encoder = fakes.encoder()
     infos = columns_of([encoder], [network], "float16")
     assert [info.what for info in infos] == [
@@ -57,7 +57,7 @@ def test_a_part_fills_the_columns_of_its_model(network: Network) -> None:
     assert torch.equal(found["activations:net/concepts"], network.activations(pixels)["concepts"])
 
 
-def test_somebody_elses_error_is_told_with_the_column(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_somebody_elses_error_is_told_with_the_column(network: LoadedNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     part = Part(network, tuple(columns_of([], [network], "float32")))
 
     def fail(error: Exception) -> None:

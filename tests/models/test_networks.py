@@ -15,14 +15,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from csp_index.errors import NetworkError
-from csp_index.models.networks import Network, list_layers, load_network
+from csp_index.models.networks import LoadedNetwork, list_layers, load_network
 from csp_index.models.pooling import choose_pool, pooled
 
 BATCH = 3
 GREY = Image.new("RGB", (40, 60), "grey")
 
 
-def pixels_of(network: Network, seed: int = 0) -> Tensor:
+def pixels_of(network: LoadedNetwork, seed: int = 0) -> Tensor:
     rng = np.random.default_rng(seed)
     images = [Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)) for _ in range(BATCH)]
     return torch.stack([network.preprocess(image) for image in images])

@@ -24,9 +24,9 @@ from csp_index.labelling.label_store import stored_vectors
 from csp_index.labelling.labels import concept_vectors
 from csp_index.labelling.request import LabelRequest
 from csp_index.lru_cache import LRUCache
-from csp_index.models.encoders import Encoder
+from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.index_models import Models, by_network
-from csp_index.models.networks import Network
+from csp_index.models.networks import LoadedNetwork
 from csp_index.ordering import leaders_of
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.live.queries import Concepts, Excited, LabelQuery
@@ -52,8 +52,8 @@ class Loaded:
         self._models = Models(settings.DEVICE.value())
         self._loading = threading.Lock()
         self._running = threading.Lock()  # hooks are not made for several threads
-        self._encoder_found: Encoder | EncoderError | None = None
-        self._networks_found: list[Network] | None = None
+        self._encoder_found: LoadedEncoder | EncoderError | None = None
+        self._networks_found: list[LoadedNetwork] | None = None
         self._concepts, self._activations = LRUCache(held_bytes // 4), LRUCache(held_bytes // 16)
         means = Means(derive=makers(self._store, self._models))
         self._relabeller = Relabeller(snapshot, means, held_bytes // 8)
@@ -177,7 +177,7 @@ class Loaded:
             vectors = concept_vectors(self._store, subject, LabelRequest(method))
         return Concepts(method, vectors.numpy(), rows["max"].to_numpy() > 0)
 
-    def _encoder(self) -> Encoder:
+    def _encoder(self) -> LoadedEncoder:
         """Return the encoder the index was built with; what keeps it away is told to everyone who asks."""
         with self._loading:
             if self._encoder_found is None:
@@ -189,7 +189,7 @@ class Loaded:
             raise self._encoder_found.with_traceback(None)
         return self._encoder_found
 
-    def _networks(self) -> list[Network]:
+    def _networks(self) -> list[LoadedNetwork]:
         """Return the networks of the index that can be loaded."""
         with self._loading:
             if self._networks_found is None:

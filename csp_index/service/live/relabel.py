@@ -38,7 +38,7 @@ from csp_index.labelling.labels import NeuronScores, score_evidence, states_of
 from csp_index.labelling.request import LabelRequest, make_request
 from csp_index.labelling.response import Response
 from csp_index.lru_cache import LRUCache
-from csp_index.models.encoders import Encoder
+from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.prompt_templates import TEMPLATE_SETS, templates
 from csp_index.records import ExamplePair, Label, LabelScore, LabelState, LayerKey, NeuronKey, rivals_of
 from csp_index.service.layer_table import finite
@@ -61,7 +61,7 @@ class TextVectors:
     """Texts as embeddings: the vocabulary the index used last, or texts of one's own."""
 
     def __init__(
-        self, store: Store, source: EncoderInfo, load: Callable[[], Encoder], given: CandidateTexts | None = None
+        self, store: Store, source: EncoderInfo, load: Callable[[], LoadedEncoder], given: CandidateTexts | None = None
     ) -> None:
         """Read from the store; `load` brings the encoder. `given` stands in for the index's vocabulary."""
         self._store, self._source, self._load, self._given = store, source, load, given
@@ -126,7 +126,7 @@ class TextVectors:
         _ = found.directions  # kept from now on
         return found
 
-    def _refuse(self) -> Encoder:
+    def _refuse(self) -> LoadedEncoder:
         raise LabelError(
             f"the vocabulary used last has no embeddings of {self._source.name} in the index: "
             "name candidates, or run `csp-index label` first"
