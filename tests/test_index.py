@@ -18,7 +18,7 @@ import csp_index.store.schema
 from csp_index import CspIndexError, Index, Labels, NetworkSource, open_index
 from csp_index.errors import LabelError, SettingError
 from csp_index.labelling.candidates import CandidateTexts
-from csp_index.labelling.methods import METHODS
+from csp_index.labelling.methods import METHODS, RECOMMENDED
 from csp_index.models.weights import lasting
 from csp_index.records import Label
 
@@ -131,7 +131,9 @@ def test_the_newest_run_of_each_method_is_what_counts(tmp_path):
     assert [row["neuron"] for row in rows] == [f"m/l/{n}" for n in range(6)]
     assert [row["text"] for row in rows] == ["iii", *(label.text for label in first[1:])]
     assert rows[0]["run_id"] == last[0].run_id
-    both = index.labels("m/l").rows()
+    shown = index.labels("m/l").rows()
+    assert [row["method"] for row in shown] == ["csp", *["semanticlens"] * 5]  # of each neuron the newest
+    both = index.labels("m/l", method="all").rows()
     assert [(row["neuron"], row["method"]) for row in both[:2]] == [("m/l/0", "csp"), ("m/l/0", "semanticlens")]
     assert len(both) == 12
     assert len(index.labels(method="csp", top=2).rows()) == 12
@@ -146,15 +148,15 @@ def test_the_newest_run_of_each_method_is_what_counts(tmp_path):
 
 def test_view_makes_a_label_where_there_is_none(planted):
     found = planted.view("net/concepts/0", vocabulary=["red", "green"])
-    assert found.label.method == "csp"
+    assert found.label.method == RECOMMENDED
     assert found.label.text in ("red", "green")
     assert found.statistics["images"] == 23
-    assert set(found.names) == {p.image_id for p in found.label.pairs} | {p.contrast_id for p in found.label.pairs}
+    assert set(found.names) == {p.image_id for p in found.pairs} | {p.contrast_id for p in found.pairs}
     assert all(name.endswith(".png") for name in found.names.values())
     assert planted.view("net/concepts/0") == found  # read
     told = found.as_json()
     assert told["neuron"] == "net/concepts/0"
-    assert len(told["pairs"]) == len(found.label.pairs)
+    assert len(told["pairs"]) == len(found.pairs) == 5 * len(found.label.pairs)
     with pytest.raises(LabelError, match="write MODEL/LAYER/INDEX"):
         planted.view("net/concepts")
     with pytest.raises(LabelError, match="neurons 0 to 9"):
@@ -288,7 +290,7 @@ def test_the_activations_macro(planted):
 
 
 def test_sql_joins_labels_with_their_examples(planted):
-    labels = planted.label("net/concepts", vocabulary=WORDS)
+    labels = planted.label("net/concepts", "csp", vocabulary=WORDS)
     rows = planted.sql(
         "SELECT l.neuron, count(*) AS pairs, max(e.activation) AS top FROM labels l "
         "JOIN examples e USING (run_id, neuron) WHERE l.rank = 0 GROUP BY l.neuron ORDER BY l.neuron"

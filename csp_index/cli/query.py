@@ -263,7 +263,8 @@ def export(db: str, kind: Any, out: str | None, as_json: bool, **options: Any) -
 @click.command()
 @database
 @click.argument("method")
-def prefer(db: str, method: str) -> None:
+@json_option
+def prefer(db: str, method: str, as_json: bool) -> None:
     """Make METHOD the one whose labels are shown; `none` takes the preference back.
 
     Without a preference the labels by the recommended method are shown, or else the newest ones. Labels by a control
@@ -281,7 +282,9 @@ def prefer(db: str, method: str) -> None:
     store = open_store(db)
     set_preferred(store, None if method == "none" else method)
     count = store.count(schema.LABELS, f"method = {sql_text(method)} AND rank <= 0")
-    if method == "none":
+    if as_json:
+        say_json({"preferred": None if method == "none" else method, "labels": count})
+    elif method == "none":
         click.echo(f"no method is preferred: labels by {RECOMMENDED} are shown, else the newest")
     elif count:
         click.echo(f"labels by {method} are shown from now on: {count:,} neurons have one")

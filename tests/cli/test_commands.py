@@ -32,7 +32,7 @@ def every_command() -> list[str]:
 
 
 def test_the_commands_are_those_of_the_design():
-    wanted = {"demo", "index", "import", "layers", "label", "show", "search", "sql", "export", "status"}
+    wanted = {"demo", "index", "import", "layers", "label", "show", "search", "sql", "export", "prefer", "status"}
     assert wanted <= set(every_command())
     assert commands.__doc__
 
@@ -191,7 +191,7 @@ def test_show_tells_a_neuron_and_draws_its_card(run, world, tmp_path, monkeypatc
     label = open_index("db").label("net/concepts/0")[0]
     said = run("show", "db", "net/concepts/0", "--card", tmp_path / "card.png")
     assert said.status == 0, said.err
-    assert said.out.startswith(f"net/concepts/0: {label.text}   (csp)\n")
+    assert said.out.startswith(f"net/concepts/0: {label.text}   ({label.method})\n")
     assert "rival: " in said.out
     assert "over 23 images: mean" in said.out
     assert said.out.endswith(f"card: {tmp_path / 'card.png'}\n")

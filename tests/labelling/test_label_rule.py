@@ -133,6 +133,7 @@ def test_the_command_prefers_and_says_what_follows(index, run):
     assert run("prefer", index.uri, "csp").out == "labels by csp are shown from now on: 11 neurons have one\n"
     assert "shown are those by csp, as preferred" in run("status", index.uri).out
     assert run("show", index.uri, NEURON).out.splitlines()[0].endswith("(csp)")
+    assert run("prefer", index.uri, "csp", "--json").rows == [{"preferred": "csp", "labels": 11}]
     assert "there are none yet" in run("prefer", index.uri, "wpmi").out
     assert run("prefer", index.uri, "none").out.startswith(f"no method is preferred: labels by {RECOMMENDED} are shown")
     assert run("prefer", index.uri, "random-label").status == 1

@@ -38,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = fakes.write_images(folder / "images", 41)
     index.add_images(source, encoders=[ENCODER], networks=[network], shard_size=20)
     index.label("net/concepts", vocabulary=WORDS, method="mean-centred")
-    index.label("net/concepts", vocabulary=WORDS, examples=8)
+    index.label("net/concepts", "csp", vocabulary=WORDS, examples=8)
     return folder
 
 
@@ -95,7 +95,7 @@ def test_a_random_neuron_fires(snapshot, place):
 
 
 def test_a_neurons_document_agrees_with_show(snapshot, engine, place):
-    document = neuron_document(snapshot, engine, KEY)
+    document = neuron_document(snapshot, engine, KEY)  # csp labeled last
     shown = open_index(place / "db").view(str(KEY), "csp").as_json()
     assert document["method"] == "csp" and document["label"] == shown["labels"][0]["text"]
     for name in ("pairs", "contrast_quality", "note"):

@@ -13,7 +13,7 @@ import pytest
 from planted import CONCEPTS, PLANTED, serve_arrays, serve_planted
 from starlette.testclient import TestClient
 
-from csp_index.labelling.methods import METHODS, methods_with
+from csp_index.labelling.methods import METHODS, RECOMMENDED, methods_with
 from csp_index.records import NeuronKey
 from csp_index.service import ServiceSettings, make_app
 from csp_index.service.documents.neuron import neuron_document
@@ -203,7 +203,7 @@ def test_the_panel_opens_on_what_the_label_was_made_with(document):
     named = {"settings": run["settings"] | {"candidates": "none@44136fa355b3 + captioner@53ff5ced813a"}}
     changed = document | {"provenance": document["provenance"] | {"run": run | named}}
     html = Renderer(Site("my.db", "v1")).page("neuron", page=changed).body.decode()
-    assert 'data-run=""' in html and "texts that models named" in html  # no vocabulary to choose from again
+    assert 'data-run=""' in html and "texts that models proposed" in html  # no vocabulary to choose from again
     other = Renderer(Site("my.db", "v1")).page("neuron", page=document | {"method": "clip-dissect"}).body.decode()
     assert "selected>clip-dissect<" in _field(other, "method")
 
@@ -211,7 +211,7 @@ def test_the_panel_opens_on_what_the_label_was_made_with(document):
 @pytest.mark.parametrize("state", ["dead", "unlabelled"])
 def test_without_a_label_the_panel_opens_on_the_defaults(document, state):
     html = Renderer(Site("my.db", "v1")).page("neuron", page=document | {"state": state}).body.decode()
-    assert 'data-run=""' in html and "selected>csp<" in _field(html, "method")
+    assert 'data-run=""' in html and f"selected>{RECOMMENDED}<" in _field(html, "method")
     assert 'value="1.0"' in _field(html, "gamma") and 'value="30"' in _field(html, "examples")
 
 

@@ -98,6 +98,7 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "every knob of csp": (
         "net/concepts",
         {
+            "method": "csp",
             "gamma": 0.35,
             "examples": 7,
             "contrast": "nearest+random",
@@ -190,7 +191,7 @@ def test_of_arrays_the_files_are_named_as_ones_to_put_there(tmp_path, monkeypatc
     index = open_index("db")
     index.import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"], logit_scale=30.0)
     texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
-    label = index.label("m/l/2", vocabulary=texts, examples=9)[0]
+    label = index.label("m/l/2", "csp", vocabulary=texts, examples=9)[0]
     paths["text_embeddings"].rename("T.npy")
     paths["texts"].rename("T.txt")
     found = snippets(told(index, label), "db")
@@ -215,7 +216,7 @@ def test_curl_gives_the_label_of_the_page_or_makes_one(tmp_path_factory):
 
 def test_sql_gives_the_labels_of_that_run(index: Index):
     for gamma in (0.2, 0.8):
-        label = index.label(NEURON, vocabulary=WORDS, gamma=gamma)[0]
+        label = index.label(NEURON, method="csp", vocabulary=WORDS, gamma=gamma)[0]
         rows = Reader("my db").sql(snippets(told(index, label), "my db")["sql"]).rows()
         assert [(row["text"], round(row["score"], 4)) for row in rows][:5] == said(label)
 
@@ -254,7 +255,7 @@ def test_hostile_names_stay_names(name, tmp_path, monkeypatch, run):
 
 
 def test_values_are_numbers_of_json_and_python(index: Index):
-    label = index.label(NEURON, vocabulary=WORDS, gamma=np.float64(0.25).item())[0]
+    label = index.label(NEURON, "csp", vocabulary=WORDS, gamma=np.float64(0.25).item())[0]
     assert "gamma=0.25" in snippets(told(index, label), "db")["python"]
 
 
