@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from csp_index import settings
-from csp_index.contrast.context import Means
+from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.makers import dependencies, makers
 from csp_index.contrast.selection import Subject
 from csp_index.contrast.vector_index import OptimizeSummary, optimize
@@ -196,7 +196,7 @@ class Index(Reader):
         `pool_candidates` for all neurons of its layer.
         """
         found: list[Label] = []
-        means = replace(self._means(progress), search=search, explain=explain)
+        context = replace(self._context(progress), search=search, explain=explain)
         with self.store.moment():
             source = catalog.encoder(self.store, encoder)
             request = make_request(method or read_rule(self.store).preferred, source, top, options)
@@ -205,7 +205,7 @@ class Index(Reader):
                 texts, key = mixed_candidates(space, target, mix, vocabulary)
                 asked = Subject(source, target, numbers)
                 found += label_neurons(
-                    self.store, asked, request, texts, key, recompute=recompute, keep=keep, means=means
+                    self.store, asked, request, texts, key, recompute=recompute, keep=keep, context=context
                 )
         return Labels(tuple(found))
 
@@ -240,7 +240,7 @@ class Index(Reader):
             self.store,
             subjects,
             {kind: given for kind, given in models.items() if given is not None},
-            Asking(shown, asked, not positive_only, again, self._means(progress), progress or shown_progress()),
+            Asking(shown, asked, not positive_only, again, self._context(progress), progress or shown_progress()),
         )
 
     def check_candidates(
@@ -266,7 +266,7 @@ class Index(Reader):
         request = make_request(method, source, 1, options)
         space = self._text_space(source, templates, keep)
         subjects = [Subject(source, *found) for found in self.resolve(neurons)]
-        return check_neurons(space, subjects, request, vocabulary, candidates, self._means())
+        return check_neurons(space, subjects, request, vocabulary, candidates, self._context())
 
     def evaluate(
         self,
@@ -298,9 +298,9 @@ class Index(Reader):
         def embed(judge: EncoderInfo, words: Sequence[str]) -> torch.Tensor:
             return self._models.held_encoder(judge).embed_texts(list(words), template_texts(prompts))
 
-        models, means = self._models, self._means(progress)
+        models, context = self._models, self._context(progress)
         loaded = models.held_network, models.held_encoder
-        tools = Tools(texts, key, spoken, embed, *loaded, means.derive, means.depends)
+        tools = Tools(texts, key, spoken, embed, *loaded, context.derive, context.depends)
         return evaluate(
             self.store,
             Subject(source, *found[0]),
@@ -366,9 +366,9 @@ class Index(Reader):
         """Return the layers and neuron numbers that addresses `m/l` or `m/l/7` name, layer by layer, sorted."""
         return resolve(self.store, neurons)
 
-    def _means(self, progress: Progress | None = None) -> Means:
+    def _context(self, progress: Progress | None = None) -> ComputeContext:
         made = makers(self.store, self._models, progress or shown_progress())
-        return Means(device_name(self.device), derive=made, depends=partial(dependencies, self._models))
+        return ComputeContext(device_name(self.device), derive=made, depends=partial(dependencies, self._models))
 
     def _text_space(self, source: EncoderInfo, templates: str | None, keep: bool) -> TextSpace:
         prompts = templates or candidates.last_templates(self.store)

@@ -13,7 +13,7 @@ from csp_index.records import DerivedKind, ExampleOptions
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SearchPlan:
     """Whether to search, whether that is approximate, and why."""
 
     search: bool
@@ -28,7 +28,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DerivedRequest:
     """Images that are to be made: from activating images [M, K] (-1 absent) of the subject's neurons.
 
     An image made for a neuron is a contrastive one if its activation stays below the neuron's threshold [M].
@@ -65,21 +65,21 @@ class Wanted:
 
 
 # Makes and stores those of the images wanted that are not stored yet; returns the settings hash they are stored under.
-Derive = Callable[[Wanted], str]
+Derive = Callable[[DerivedRequest], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class ComputeContext:
     """By what means an answer is computed, and who is told why.
 
-    `search` None leaves the choice between search and products to measured cost; `choice` is that choice, once made.
+    `search` None leaves that to the measured cost; `plan` is what was decided, once it is.
     `derive` makes contrastive images of the kinds that are made; `depends` tells what these hang on beside the options.
     """
 
     device: str = "cpu"
     search: bool | None = None
     explain: Callable[[str], None] | None = None
-    choice: Choice | None = None
+    plan: SearchPlan | None = None
     keep: bool = False  # keep what later questions can use; the write lock is held
     derive: Mapping[DerivedKind, Derive] = field(default_factory=dict)
     depends: Callable[[ExampleOptions], Mapping[str, object]] | None = None

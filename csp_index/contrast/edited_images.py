@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from csp_index import settings
-from csp_index.contrast.context import Wanted
+from csp_index.contrast.context import DerivedRequest
 from csp_index.contrast.edits import STRENGTHS, Edit, as_stored, edited, encoded, reduced, usable_edits
 from csp_index.contrast.saliency import Box, driving_maps, footprint, region
 from csp_index.errors import LabelError
@@ -88,7 +88,7 @@ class _Search:
         return list(self.found.values()) or ([] if self.nearest is None else [self.nearest])
 
 
-def perturb(store: Store, models: Models, tell: Tell, wanted: Wanted) -> str:
+def perturb(store: Store, models: Models, tell: Tell, wanted: DerivedRequest) -> str:
     """Make and store the edited images that are wanted and not there yet; return the hash they are stored under.
 
     The models are loaded only if something is missing. Interrupted, it keeps what is done. Raises LabelError where
@@ -141,7 +141,7 @@ def editing() -> dict[str, object]:
     }
 
 
-def _describe(wanted: Wanted) -> dict[str, object]:
+def _describe(wanted: DerivedRequest) -> dict[str, object]:
     """Return all that an edited image depends on beside its original, which fixes the seed of the noise."""
     subject = wanted.subject
     pool = None if subject.pool is None else settings_hash({"mask": subject.pool.mask.numpy().tobytes().hex()})
@@ -157,7 +157,7 @@ def _describe(wanted: Wanted) -> dict[str, object]:
     }
 
 
-def _missing(store: Store, wanted: Wanted, hashed: str) -> list[Task]:
+def _missing(store: Store, wanted: DerivedRequest, hashed: str) -> list[Task]:
     """Return the activating images of which nothing is stored yet, neuron by neuron."""
     subject = wanted.subject
     rows = find_derived(store, subject.source, subject.target, subject.neurons.tolist(), KIND, hashed)
@@ -240,7 +240,7 @@ def _activations(
 
 
 def _derived(
-    searches: Sequence[_Search], originals: torch.Tensor, encoder: LoadedEncoder, wanted: Wanted, hashed: str
+    searches: Sequence[_Search], originals: torch.Tensor, encoder: LoadedEncoder, wanted: DerivedRequest, hashed: str
 ) -> list[DerivedImage]:
     """Return what is to be stored of finished searches, given their originals' embeddings: the most similar edits."""
     tried = [(place, attempt) for place, search in enumerate(searches) for attempt in search.outcome]

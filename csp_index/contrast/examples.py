@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index.contrast.context import Means, Wanted
+from csp_index.contrast.context import ComputeContext, DerivedRequest
 from csp_index.contrast.embeddings import Vectors, vectors_of
 from csp_index.contrast.exact_ranking import EXACT, Contest, exact_cosines, nearest
 from csp_index.contrast.exact_ranking import choose as choose_leaders
@@ -66,18 +66,23 @@ class Examples:
 
 
 def gather_examples(
-    store: Store, subject: Subject, options: ExampleOptions, *, contrast: bool = True, means: Means | None = None
+    store: Store,
+    subject: Subject,
+    options: ExampleOptions,
+    *,
+    contrast: bool = True,
+    context: ComputeContext | None = None,
 ) -> Examples:
     """Return the example sets of the subject's neurons; `contrast=False` leaves the contrastive sets empty.
 
-    Images that have to be made are made here, by `means.derive`.
+    Images that have to be made are made here, by `context.derive`.
     """
-    means = means or Means()
+    context = context or ComputeContext()
     found = replace(activating_sets(subject.statistics(store), options), images=subject.images(store))
     if not contrast:
-        means.tell("contrastive images: none, the method does not look at any")
+        context.tell("contrastive images: none, the method does not look at any")
         return found
-    parts = [_MAKERS[kind](store, subject, found, options, means) for kind in options.kinds]
+    parts = [_MAKERS[kind](store, subject, found, options, context) for kind in options.kinds]
     if not options.reuse:
         parts = _distinct(parts)
     ids = torch.cat([part.ids for part in parts], 2)
@@ -102,12 +107,12 @@ def _sum(counts: Sequence[torch.Tensor]) -> torch.Tensor | None:
     return torch.stack(list(counts)).sum(0) if counts else None
 
 
-def settle_means(store: Store, subject: Subject, options: ExampleOptions, means: Means) -> Means:
+def settle_means(store: Store, subject: Subject, options: ExampleOptions, context: ComputeContext) -> ComputeContext:
     """Return the means with the choice of a way to the nearest silent images made, where these are asked for."""
     if "nearest" not in options.kinds:
-        return means
+        return context
     found = replace(activating_sets(subject.statistics(store), options), images=subject.images(store))
-    return replace(means, choice=choose(_question(store, subject, found, options, means), means.search))
+    return replace(context, plan=choose(_question(store, subject, found, options, context), context.search))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,24 +137,28 @@ def _distinct(parts: Sequence[_Partners]) -> list[_Partners]:
     return kept
 
 
-def _nearest(store: Store, subject: Subject, found: Examples, options: ExampleOptions, means: Means) -> _Partners:
+def _nearest(
+    store: Store, subject: Subject, found: Examples, options: ExampleOptions, context: ComputeContext
+) -> _Partners:
     """Return the nearest silent images of each activating one."""
-    asked = _question(store, subject, found, options, means)
-    choice = means.choice or choose(asked, means.search)
-    means.tell(f"contrastive images: {choice.reason}")
-    find = by_search if choice.search else by_products
+    asked = _question(store, subject, found, options, context)
+    plan = context.plan or choose(asked, context.search)
+    context.tell(f"contrastive images: {plan.reason}")
+    find = by_search if plan.search else by_products
     ids, activations = find(asked)
     dropped = None
     if options.near_duplicate < 1.0:  # who would have been chosen without the filter?
         free = replace(options, near_duplicate=1.01, neighbours=1, reuse=True)
         first, _ = find(replace(asked, options=free, keep=False))
         dropped = (pair_similarities(asked.vectors, found.activating, first) > options.near_duplicate).sum((1, 2))
-    return _Partners(ids, activations, choice.approximate, dropped)
+    return _Partners(ids, activations, plan.approximate, dropped)
 
 
-def _falcon(store: Store, subject: Subject, found: Examples, options: ExampleOptions, means: Means) -> _Partners:
+def _falcon(
+    store: Store, subject: Subject, found: Examples, options: ExampleOptions, context: ComputeContext
+) -> _Partners:
     """Return the nearest of FALCON's ten images to each activating one, by the encoder; all ten may serve several."""
-    means.tell("contrastive images: silent ones near the mean activating one in the layer's own space (falcon)")
+    context.tell("contrastive images: silent ones near the mean activating one in the layer's own space (falcon)")
     ten = similar_silent(store, subject, found.activating, found.thresholds, found.images)
     neuron, rank = (found.activating >= 0).nonzero(as_tuple=True)
     vectors = vectors_of(store, subject.source, found.images)
@@ -161,25 +170,25 @@ def _falcon(store: Store, subject: Subject, found: Examples, options: ExampleOpt
 
 
 def _made(
-    kind: DerivedKind, store: Store, subject: Subject, found: Examples, options: ExampleOptions, means: Means
+    kind: DerivedKind, store: Store, subject: Subject, found: Examples, options: ExampleOptions, context: ComputeContext
 ) -> _Partners:
     """Return the images made of each activating one that leave the neuron silent, most similar first."""
-    if kind not in means.derive:
+    if kind not in context.derive:
         raise LabelError(f"contrast {kind} makes images, which this question cannot: ask for it by `csp-index label`")
-    wanted = Wanted(
+    wanted = DerivedRequest(
         subject,
         found.activating,
         found.activations,
         found.thresholds,
         found.images,
         options,
-        means.keep,
-        means.run_id,
+        context.keep,
+        context.run_id,
     )
     rows = find_derived(
-        store, subject.source, subject.target, subject.neurons.tolist(), kind, means.derive[kind](wanted)
+        store, subject.source, subject.target, subject.neurons.tolist(), kind, context.derive[kind](wanted)
     )
-    means.tell(f"contrastive images: made ones ({kind})")
+    context.tell(f"contrastive images: made ones ({kind})")
     # An edit is near by design; a generated image may show its original once more.
     limit = math.inf if kind == "perturbation" else options.near_duplicate
     return _placed(rows, vectors_of(store, subject.source, found.images), found, options.neighbours, limit)
@@ -213,11 +222,13 @@ def _placed(rows: pa.Table, vectors: Vectors, found: Examples, neighbours: int, 
     return _Partners(ids, activations, near_duplicates=dropped)
 
 
-def _question(store: Store, subject: Subject, found: Examples, options: ExampleOptions, means: Means) -> Question:
-    device = torch.device(means.device)
+def _question(
+    store: Store, subject: Subject, found: Examples, options: ExampleOptions, context: ComputeContext
+) -> Question:
+    device = torch.device(context.device)
     vectors = vectors_of(store, subject.source, found.images)
     return Question(
-        store, subject, vectors, found.activating, found.thresholds, found.images, options, device, means.keep
+        store, subject, vectors, found.activating, found.thresholds, found.images, options, device, context.keep
     )
 
 
@@ -252,10 +263,10 @@ def thresholds(rows: pa.Table, kind: str) -> torch.Tensor:
     """Return each neuron's low-activation threshold [M]: `mean`, `quantile:Q` or `max:F`."""
     name, _, text = kind.partition(":")
     if name == "mean" and not text:
-        means = rows["mean"].to_numpy()
-        rounded = means.astype(np.float32)
+        context = rows["mean"].to_numpy()
+        rounded = context.astype(np.float32)
         # Rounded up, so that a float32 activation is below the rounded mean exactly where it is below the mean.
-        return torch.from_numpy(np.where(rounded < means, np.nextafter(rounded, np.float32(np.inf)), rounded))
+        return torch.from_numpy(np.where(rounded < context, np.nextafter(rounded, np.float32(np.inf)), rounded))
     try:
         number = float(text)
     except ValueError:
@@ -276,9 +287,11 @@ def pair_similarities(vectors: Vectors, activating: torch.Tensor, contrastive: t
     return found.masked_fill(contrastive < 0, torch.nan).float()
 
 
-def _random(store: Store, subject: Subject, found: Examples, options: ExampleOptions, means: Means) -> _Partners:
+def _random(
+    store: Store, subject: Subject, found: Examples, options: ExampleOptions, context: ComputeContext
+) -> _Partners:
     """Draw distinct random images of low activation for every neuron: those of highest seeded hash."""
-    means.tell("contrastive images: random ones of low activation")
+    context.tell("contrastive images: random ones of low activation")
     count, ranks = found.activating.shape
     wanted = ranks * options.neighbours
     best = torch.full((count, wanted), -1, dtype=torch.int64)
@@ -307,7 +320,7 @@ def _matrix(rows: pa.Table, column: str, dtype: type) -> torch.Tensor:
     return torch.from_numpy(values.flatten().to_numpy(zero_copy_only=False).astype(dtype).reshape(rows.num_rows, -1))
 
 
-_Maker = Callable[[Store, Subject, Examples, ExampleOptions, Means], _Partners]
+_Maker = Callable[[Store, Subject, Examples, ExampleOptions, ComputeContext], _Partners]
 _MAKERS: dict[ContrastKind, _Maker] = {
     "nearest": _nearest,
     "falcon": _falcon,

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from csp_index.contrast.context import Wanted
+from csp_index.contrast.context import DerivedRequest
 from csp_index.contrast.edits import stored
 from csp_index.errors import EvaluationError, SettingError
 from csp_index.images.decode import ImageFailure, decode, read_images, same_file
@@ -43,7 +43,7 @@ _REUSED = 64  # images whose variants are read at once
 _log = logging.getLogger(__name__)
 
 
-def synthesise(store: Store, models: Models, tell: Progress, wanted: Wanted) -> str:
+def synthesise(store: Store, models: Models, tell: Progress, wanted: DerivedRequest) -> str:
     """Make and store the variants that are wanted and not there yet; return the hash they are stored under.
 
     Interrupted, it keeps what is done. Images of which no variant can be made are left out, and their number is logged
@@ -78,7 +78,7 @@ def generator_of(models: Models, options: ExampleOptions) -> VariantGenerator:
     return models.variants(options.generator, options.caption_column is not None)
 
 
-def _describe(generator: VariantGenerator, wanted: Wanted) -> dict[str, object]:
+def _describe(generator: VariantGenerator, wanted: DerivedRequest) -> dict[str, object]:
     """Return all that variants, their embeddings and their activations depend on beside the original."""
     options, subject = wanted.options, wanted.subject
     told: dict[str, object] = {
@@ -98,7 +98,7 @@ def _describe(generator: VariantGenerator, wanted: Wanted) -> dict[str, object]:
 Places = list[tuple[int, int]]  # where an image excites a neuron: the neuron's row among those asked about, the rank
 
 
-def _missing(store: Store, wanted: Wanted, hashed: str) -> dict[int, Places]:
+def _missing(store: Store, wanted: DerivedRequest, hashed: str) -> dict[int, Places]:
     """Return the activating images without variants, those of the first neurons first, and where each belongs."""
     subject = wanted.subject
     rows = find_derived(store, subject.source, subject.target, subject.neurons.tolist(), KIND, hashed)
@@ -112,7 +112,7 @@ def _missing(store: Store, wanted: Wanted, hashed: str) -> dict[int, Places]:
     return found
 
 
-def _known(store: Store, wanted: Wanted, hashed: str, images: Iterable[int]) -> dict[int, list[int]]:
+def _known(store: Store, wanted: DerivedRequest, hashed: str, images: Iterable[int]) -> dict[int, list[int]]:
     """Return the ids of the variants that some other neuron of the layer has of these images, by image."""
     subject = wanted.subject
     table = schema.derived_table(subject.source.name)
@@ -144,7 +144,7 @@ class _VariantMaker:
     generator: VariantGenerator
     network: LoadedNetwork
     encoder: LoadedEncoder
-    wanted: Wanted
+    wanted: DerivedRequest
     hashed: str
     missing: Mapping[int, Places]
     known: Mapping[int, list[int]]  # of these images variants are stored, for other neurons

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from csp_index import settings
-from csp_index.contrast.context import Choice
+from csp_index.contrast.context import SearchPlan
 from csp_index.contrast.embeddings import product_rate
 from csp_index.contrast.nearest import Question
 from csp_index.contrast.neighbour_lists import listed
@@ -23,17 +23,17 @@ _PROBES = 4  # activating images whose search is timed
 _NEIGHBOURS = 32
 
 
-def choose(asked: Question, search: bool | None = None) -> Choice:
+def choose(asked: Question, search: bool | None = None) -> SearchPlan:
     """Return the way that costs less, or the one said; without a vector index that is by products."""
     index = asked.store.vector_index(asked.subject.source.table)
     if search is not None:
         through = _through(index) if search and index else ""
         told = f"by {'vector search' if search else 'matrix products'}, {'approximate' if through else 'exact'}"
-        return Choice(search, f"{told}: as asked", through=through)
+        return SearchPlan(search, f"{told}: as asked", through=through)
     activating = asked.activating[asked.activating >= 0].unique()
     with_list = listed(asked.store, asked.subject.source, asked.images, activating)
     if bool(with_list.all()):
-        return Choice(
+        return SearchPlan(
             False, f"by kept lists of neighbours, exact: {len(activating):,} activating images have one", True
         )
     distinct = int((~with_list).sum())
@@ -43,15 +43,15 @@ def choose(asked: Question, search: bool | None = None) -> Choice:
         told += f" ({len(activating) - distinct:,} others have a kept list of neighbours)"
     held = "in memory" if asked.vectors.in_memory else "read from the store"
     if asked.subject.pool is not None:
-        return Choice(False, f"{told}; they are confined to a part of the images")
+        return SearchPlan(False, f"{told}; they are confined to a part of the images")
     if index is None:
         reason = "no vector index is there (`csp-index optimize` builds one)"
-        return Choice(False, f"{told}, {held}, some {products:.3f} s; {reason}")
+        return SearchPlan(False, f"{told}, {held}, some {products:.3f} s; {reason}")
     searching = _search_seconds(asked, activating)
     compared = f"products some {products:.3f} s (embeddings {held}), search some {searching:.3f} s, as measured here"
     if searching < products:
-        return Choice(True, f"by vector search in {index.kind}, approximate: {compared}", through=_through(index))
-    return Choice(False, f"{told}: {compared}")
+        return SearchPlan(True, f"by vector search in {index.kind}, approximate: {compared}", through=_through(index))
+    return SearchPlan(False, f"{told}: {compared}")
 
 
 def _through(index: VectorIndex) -> str:

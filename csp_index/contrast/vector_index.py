@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from csp_index import settings
-from csp_index.contrast.context import Means
+from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.embeddings import give_back, release
 from csp_index.contrast.examples import Examples, gather_examples
 from csp_index.contrast.selection import Subject
@@ -277,7 +277,9 @@ def measure_recall(store: Store, source: EncoderInfo, questions: int, seed: int 
     asked = 0
     for subject in _drawn(store, source, seed):
         options = ExampleOptions(examples=_examples(store, subject))
-        found, products = _timed(partial(gather_examples, store, subject, options, means=Means(search=False)))
+        found, products = _timed(
+            partial(gather_examples, store, subject, options, context=ComputeContext(search=False))
+        )
         count = int((found.contrastive[0, :, 0] >= 0).sum())
         if count:
             exact.append((subject, options, found, products))
@@ -290,7 +292,7 @@ def measure_recall(store: Store, source: EncoderInfo, questions: int, seed: int 
     right = 0
     times = []
     for subject, options, wanted, products in exact:
-        found, search = _timed(partial(gather_examples, store, subject, options, means=Means(search=True)))
+        found, search = _timed(partial(gather_examples, store, subject, options, context=ComputeContext(search=True)))
         right += _agreeing(found, wanted)
         times.append((*_query_times(store, source, wanted), search, products))
         give_back()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from csp_index.contrast.context import Derive, Means
+from csp_index.contrast.context import ComputeContext, Derive
 from csp_index.contrast.examples import quality_of
 from csp_index.contrast.quality import ContrastQuality
 from csp_index.contrast.selection import Subject, draw_pool
@@ -91,8 +91,8 @@ class Chooser:
         """Return what a method scores all candidates."""
         request = make_request(choice.method, self.subject.source, _RANKED, {**self.defaults, **choice.options})
         made = any(kind in self.derive for kind in request.examples.kinds)
-        means = Means(self.device, keep=made, derive=self.derive)
-        return score_neurons(self.store, self.subject, request, self.candidates, means)
+        context = ComputeContext(self.device, keep=made, derive=self.derive)
+        return score_neurons(self.store, self.subject, request, self.candidates, context)
 
     def choose(self, choice: MethodChoice) -> ChosenLabels:
         """Return the labels that a method chooses."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from csp_index.contrast.context import Means
+from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.embeddings import release
 from csp_index.contrast.examples import Examples, gather_examples
 from csp_index.contrast.selection import Subject, draw_pool
@@ -267,7 +267,7 @@ def _prepare(
         read_judging_images(store, inputs.judge, subject.target, subject.neurons, fitting, judging, options.alpha),
         chooser.on(inputs.split.choosing),
         others(chooser, inputs.split, options.resamples, progress),
-        gather_examples(store, context.subject, ExampleOptions(), means=Means(device)),
+        gather_examples(store, context.subject, ExampleOptions(), context=ComputeContext(device)),
         steps.concepts_in(context, len(judging)),
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from csp_index.contrast.context import Means
+from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.selection import Subject
 from csp_index.errors import LabelError
 from csp_index.labelling.candidate_mix import Proposals, checked_kinds, joined, read_proposals
@@ -107,7 +107,7 @@ def check_neurons(
     request: LabelRequest,
     given: Candidates | None = None,
     kinds: str | Sequence[str] | None = None,
-    means: Means | None = None,
+    context: ComputeContext | None = None,
 ) -> CandidateChecks:
     """Return the checks of the subjects' neurons against a vocabulary, None the one used last.
 
@@ -124,7 +124,7 @@ def check_neurons(
         with store.write_lock() if space.keep else nullcontext():
             texts = joined(space, vocabulary, proposals)
         check_texts(store, subject, request, texts)
-        found += _checks(subject, proposals, texts, score_neurons(store, subject, request, texts, means))
+        found += _checks(subject, proposals, texts, score_neurons(store, subject, request, texts, context))
     return CandidateChecks(tuple(found))
 
 

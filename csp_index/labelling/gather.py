@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from csp_index.contrast.context import Means
+from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.embeddings import vectors_of
 from csp_index.contrast.examples import Examples, gather_examples
 from csp_index.contrast.selection import Subject, pool_embeddings, pool_pairs
@@ -36,7 +36,7 @@ def gather(
     store: Store,
     subject: Subject,
     request: LabelRequest,
-    means: Means | None = None,
+    context: ComputeContext | None = None,
     examples: Examples | None = None,
 ) -> Gathered:
     """Return the example sets of the subject's neurons with the embeddings of their images; neither knows candidates.
@@ -46,7 +46,7 @@ def gather(
     """
     row = scoring.method(request.method)
     if examples is None:
-        examples = gather_examples(store, subject, request.examples, contrast=row.info.needs_contrast, means=means)
+        examples = gather_examples(store, subject, request.examples, contrast=row.info.needs_contrast, context=context)
     return Gathered(examples, _evidence(store, subject, examples, row))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from csp_index.concurrency import one_thread
-from csp_index.contrast.context import Means
+from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.embeddings import release
 from csp_index.contrast.examples import Examples, settle_means
 from csp_index.contrast.selection import Subject
@@ -94,30 +94,30 @@ def label_neurons(
     *,
     recompute: bool = False,
     keep: bool = True,
-    means: Means | None = None,
+    context: ComputeContext | None = None,
 ) -> list[Label]:
     """Return one Label a neuron, in neuron order: read where the store has it, computed and kept where not.
 
     `candidates` is called, under the write lock, only if something must be computed. `keep=False` writes nothing.
     """
-    means = means or Means()
+    context = context or ComputeContext()
     described = _describe(subject, request, candidates_key, subject.images(store))
-    if means.depends is not None and scoring.method(request.method).info.needs_contrast:
-        described |= means.depends(request.examples)
+    if context.depends is not None and scoring.method(request.method).info.needs_contrast:
+        described |= context.depends(request.examples)
     found = {} if recompute else read_labels(store, subject, settings_hash(described), request)
     missing = [n for n in subject.neurons.tolist() if n not in found]
     if missing:
         part = replace(subject, neurons=np.array(missing, dtype=np.int64))
         if scoring.method(request.method).info.needs_contrast:
-            means = settle_means(store, part, request.examples, means)
-        if means.choice is not None and means.choice.approximate:  # another question: its answer may be another
-            described["contrast_by"] = means.choice.through
+            context = settle_means(store, part, request.examples, context)
+        if context.plan is not None and context.plan.approximate:  # another question: its answer may be another
+            described["contrast_by"] = context.plan.through
             found |= {} if recompute else read_labels(store, part, settings_hash(described), request)
             part = replace(part, neurons=np.array([n for n in missing if n not in found], dtype=np.int64))
         if len(part.neurons):
-            found |= _make(store, part, request, candidates, described, keep, means)
-    if found and means.explain is not None and len(missing) < len(subject.neurons):
-        means.tell(f"{len(subject.neurons) - len(missing):,} labels read from the index: made before, the same way")
+            found |= _make(store, part, request, candidates, described, keep, context)
+    if found and context.explain is not None and len(missing) < len(subject.neurons):
+        context.tell(f"{len(subject.neurons) - len(missing):,} labels read from the index: made before, the same way")
     return [found[neuron] for neuron in subject.neurons.tolist()]
 
 
@@ -128,20 +128,20 @@ def _make(
     candidates: Callable[[], CandidateTexts],
     described: dict[str, object],
     keep: bool,
-    means: Means,
+    context: ComputeContext,
 ) -> dict[int, Label]:
     """Return the labels that had to be computed, by neuron; they are kept, under the write lock, if asked."""
-    means = replace(means, keep=keep)
+    context = replace(context, keep=keep)
     with store.write_lock() if keep else nullcontext():
         texts = candidates()
         check_texts(store, subject, request, texts)
         if not keep:
-            with one_thread(means.choice is not None and means.choice.listed and len(subject.neurons) <= _FEW):
-                return _compute(store, subject, request, texts, "", "", means).labels(subject, request.top)
+            with one_thread(context.plan is not None and context.plan.listed and len(subject.neurons) <= _FEW):
+                return _compute(store, subject, request, texts, "", "", context).labels(subject, request.top)
         models = {subject.source.what: subject.source.identity}
         with record_run(store, "label", described, models, request.examples.seed) as run:
-            means = replace(means, run_id=run.run_id)
-            made = _compute(store, subject, request, texts, run.run_id, run.settings_hash, means)
+            context = replace(context, run_id=run.run_id)
+            made = _compute(store, subject, request, texts, run.run_id, run.settings_hash, context)
             write_labels(store, subject, made, run.settings_hash)
         return made.labels(subject, request.top)
 
@@ -151,10 +151,10 @@ def score_neurons(
     subject: Subject,
     request: LabelRequest,
     texts: CandidateTexts,
-    means: Means | None = None,
+    context: ComputeContext | None = None,
 ) -> NeuronScores:
     """Return the scores of all candidates for the subject's neurons, from the images of its pool; stores nothing."""
-    gathered = gather(store, subject, request, means)
+    gathered = gather(store, subject, request, context)
     evidence = with_texts(gathered.evidence, request, texts)
     scale = scoring.method(request.method).background(request.scoring)
     if scale is not None:
@@ -187,12 +187,14 @@ def states_of(request: LabelRequest, examples: Examples) -> np.ndarray:
     return found
 
 
-def concept_vectors(store: Store, subject: Subject, request: LabelRequest, means: Means | None = None) -> torch.Tensor:
+def concept_vectors(
+    store: Store, subject: Subject, request: LabelRequest, context: ComputeContext | None = None
+) -> torch.Tensor:
     """Return the concept vectors [M, D] of a method that has them; zero rows for dead neurons."""
     row = scoring.method(request.method)
     if row.vector is None:
         raise LabelError(f"method {request.method} has no concept vector (these have: {', '.join(_with_vector())})")
-    return row.vector(gather(store, subject, request, means).evidence, request.scoring)
+    return row.vector(gather(store, subject, request, context).evidence, request.scoring)
 
 
 def _describe(subject: Subject, request: LabelRequest, candidates_key: str, images: int) -> dict[str, object]:
@@ -223,9 +225,9 @@ def _compute(
     texts: CandidateTexts,
     run_id: str,
     hashed: str,
-    means: Means,
+    context: ComputeContext,
 ) -> Made:
-    return made_of(subject, score_neurons(store, subject, request, texts, means), texts.texts, run_id, hashed)
+    return made_of(subject, score_neurons(store, subject, request, texts, context), texts.texts, run_id, hashed)
 
 
 def made_of(subject: Subject, found: NeuronScores, texts: Sequence[str], run_id: str = "", hashed: str = "") -> Made:

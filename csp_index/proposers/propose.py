@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from csp_index import settings
-from csp_index.contrast.context import Means
+from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.examples import gather_examples
 from csp_index.contrast.selection import Subject
 from csp_index.errors import CspIndexError, ProposerError, SettingError, one_line
@@ -87,7 +87,7 @@ class Asking:
     options: ProposerOptions = field(default_factory=ProposerOptions)
     contrast: bool = True  # False: activating images only
     again: bool = False
-    means: Means = field(default_factory=Means)
+    context: ComputeContext = field(default_factory=ComputeContext)
     progress: Progress | None = None
 
 
@@ -109,7 +109,7 @@ def propose_all(
                 asking.shown,
                 contrast=asking.contrast and asking.options.layout.style != "one",
                 again=asking.again,
-                means=asking.means,
+                context=asking.context,
                 progress=asking.progress,
             )
             for subject in subjects
@@ -149,7 +149,7 @@ def propose(
     *,
     contrast: bool = True,
     again: bool = False,
-    means: Means | None = None,
+    context: ComputeContext | None = None,
     progress: Progress | None = None,
 ) -> ProposeSummary:
     """Ask a proposer about the subject's neurons and keep its answers; those it has answered are not asked again.
@@ -161,7 +161,7 @@ def propose(
     started = time.monotonic()
     with store.write_lock():
         take_over(store)
-        described = describe(store, subject, proposer, options, contrast, means)
+        described = describe(store, subject, proposer, options, contrast, context)
         known = known_answers(store, subject.target, settings_hash(described))
         summary = ProposeSummary(str(subject.target.key), proposer.kind, proposer.name)
         alive = _alive(store, subject, options)
@@ -179,7 +179,7 @@ def propose(
             renew(store, subject.target, settings_hash(described), back, run.run_id)
             if not todo:
                 return replace(summary, run_id=run.run_id)
-            made = replace(means or Means(), keep=True, run_id=run.run_id)
+            made = replace(context or ComputeContext(), keep=True, run_id=run.run_id)
             tally = _Tally()
             with (
                 _questions(store, part, proposer, options, contrast, made) as questions,
@@ -217,7 +217,7 @@ def describe(
     proposer: Proposer,
     options: ExampleOptions,
     contrast: bool = True,
-    means: Means | None = None,
+    context: ComputeContext | None = None,
 ) -> dict[str, object]:
     """Return everything that an answer depends on; its hash is what answers are kept under."""
     described: dict[str, object] = {
@@ -234,8 +234,8 @@ def describe(
     if proposer.kind == "neighbours":
         return described
     chosen = asdict(options) if contrast else {"examples": options.examples, "floor": options.floor}
-    if contrast and means is not None and means.depends is not None:
-        described |= means.depends(options)
+    if contrast and context is not None and context.depends is not None:
+        described |= context.depends(options)
     side = settings.PICTURE_SIDE.value()
     return described | {"contrast": contrast, "examples": chosen, "picture_side": side}
 
@@ -254,11 +254,11 @@ def _alive(store: Store, subject: Subject, options: ExampleOptions) -> list[int]
 
 
 def _questions(
-    store: Store, subject: Subject, proposer: Proposer, options: ExampleOptions, contrast: bool, means: Means
+    store: Store, subject: Subject, proposer: Proposer, options: ExampleOptions, contrast: bool, context: ComputeContext
 ) -> Questions:
     if proposer.kind == "neighbours":
         return Questions.bare(subject)
-    return Questions.shown(store, subject, gather_examples(store, subject, options, contrast=contrast, means=means))
+    return Questions.shown(store, subject, gather_examples(store, subject, options, contrast=contrast, context=context))
 
 
 def _summed(summary: ProposeSummary, questions: Questions, tally: _Tally, seconds: float, run: Run) -> ProposeSummary:

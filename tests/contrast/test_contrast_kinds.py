@@ -11,7 +11,7 @@ import torch
 
 from csp_index import CspIndexError, Index, open_index
 from csp_index.contrast import falcon
-from csp_index.contrast.context import Means, Wanted
+from csp_index.contrast.context import ComputeContext, DerivedRequest
 from csp_index.contrast.examples import Examples, gather_examples, quality_of
 from csp_index.contrast.selection import Subject, draw_pool
 from csp_index.errors import LabelError, SettingError
@@ -219,11 +219,11 @@ def test_what_is_no_kind_is_refused(wrong):
 # made images, by a stand-in for what makes them
 
 
-def stand_in(index: Index, rows: list[tuple[int, int, float, int]]) -> Callable[[Wanted], str]:
+def stand_in(index: Index, rows: list[tuple[int, int, float, int]]) -> Callable[[DerivedRequest], str]:
     """Return a maker that once stores images (neuron, origin, activation, axis its embedding lies on)."""
-    calls: list[Wanted] = []
+    calls: list[DerivedRequest] = []
 
-    def make(wanted: Wanted) -> str:
+    def make(wanted: DerivedRequest) -> str:
         calls.append(wanted)
         if len(calls) == 1:
             source, key = wanted.subject.source, wanted.subject.key
@@ -253,9 +253,9 @@ def test_made_images_below_the_threshold_are_partners_most_similar_first(tmp_pat
         (2, 239 if 239 not in plain.activating[2].tolist() else 238, low, 0),  # from an image that is not asked about
         (5, plain.activating[5, 0].item(), low, 1),
     ]
-    means = Means(derive={"perturbation": stand_in(index, rows)})
+    context = ComputeContext(derive={"perturbation": stand_in(index, rows)})
     options = ExampleOptions(examples=5, contrast="nearest+perturbation", neighbours=3)
-    found = gather_examples(index.store, subject(index), options, means=means)
+    found = gather_examples(index.store, subject(index), options, context=context)
     made = found.contrastive[..., 3:]
     assert made[2, 0].tolist() == [FIRST + 1, FIRST, -1]
     assert made[2, 1].tolist() == [FIRST + 3, -1, -1]
@@ -263,7 +263,7 @@ def test_made_images_below_the_threshold_are_partners_most_similar_first(tmp_pat
     assert int(is_derived(made).sum()) == 4 and not is_derived(found.contrastive[..., :3]).any()
     np.testing.assert_allclose(found.similarities[2, 0, 3:5], np.sort(e[first])[::-1][[0, 4]], atol=1e-6)
     assert found.contrast_activations[2, 0, 3] == 0.0
-    again = gather_examples(index.store, subject(index, [5]), options, means=means)
+    again = gather_examples(index.store, subject(index, [5]), options, context=context)
     assert torch.equal(again.contrastive[0], found.contrastive[5])
 
 
@@ -271,9 +271,9 @@ def test_edits_are_near_by_design_and_no_near_duplicates(tmp_path):
     index = build(tmp_path)
     plain = gather_examples(index.store, subject(index), ExampleOptions(examples=5, contrast="random"))
     rows = [(2, plain.activating[2, 0].item(), 0.0, 0)]
-    means = Means(derive={"perturbation": stand_in(index, rows)})
+    context = ComputeContext(derive={"perturbation": stand_in(index, rows)})
     options = ExampleOptions(examples=5, contrast="perturbation", near_duplicate=-1.0)
-    assert gather_examples(index.store, subject(index), options, means=means).contrastive[2, 0].item() == FIRST
+    assert gather_examples(index.store, subject(index), options, context=context).contrastive[2, 0].item() == FIRST
 
 
 def test_a_question_that_makes_nothing_says_so(index):

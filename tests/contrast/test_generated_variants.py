@@ -203,7 +203,7 @@ def test_near_duplicates_are_no_contrast_and_counted(index: Index) -> None:
     )
     subject = Subject(source, target, np.arange(target.neurons))
     free, some = (
-        gather_examples(index.store, subject, chosen, means=index._means())
+        gather_examples(index.store, subject, chosen, context=index._context())
         for chosen in (replace(options, near_duplicate=1.01), options)
     )
     dropped = (free.similarities > limit).sum((1, 2))

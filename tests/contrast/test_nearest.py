@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from csp_index import Index, open_index
 from csp_index.contrast import embeddings as vectors
 from csp_index.contrast import planner
-from csp_index.contrast.context import Means
+from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.exact_ranking import EXACT, Contest, Error, Ranked, leading
 from csp_index.contrast.examples import Examples, gather_examples
 from csp_index.contrast.selection import Subject
@@ -87,7 +87,7 @@ def test_products_find_the_nearest_silent_images(tmp_path, monkeypatch, low_prec
     monkeypatch.setattr(vectors, "_bfloat16_pays", lambda device: low_precision)
     monkeypatch.setenv("CSP_INDEX_HELD_BYTES", "1000000" if held else "1")
     index = made(tmp_path, 3000)
-    found = gather_examples(index.store, asked(index), options, means=Means(search=False))
+    found = gather_examples(index.store, asked(index), options, context=ComputeContext(search=False))
     np.testing.assert_array_equal(found.contrastive.numpy(), expected(tmp_path, found, options))
 
 
@@ -191,7 +191,7 @@ def test_costs_are_measured(tmp_path):
     index = made(tmp_path, 2000)
     index.optimize(kind="ivf_flat")
     told: list[str] = []
-    gather_examples(index.store, asked(index), ExampleOptions(), means=Means(explain=told.append))
+    gather_examples(index.store, asked(index), ExampleOptions(), context=ComputeContext(explain=told.append))
     assert "as measured here" in told[0]
     assert 1e6 < vectors.product_rate("cpu", torch.float32) < 1e15
 

@@ -10,7 +10,7 @@ import torch
 
 from csp_index import Index, open_index
 from csp_index.contrast import nearest, neighbour_lists
-from csp_index.contrast.context import Means
+from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.exact_ranking import Ranked
 from csp_index.contrast.examples import Examples, gather_examples
 from csp_index.contrast.selection import Subject
@@ -49,8 +49,8 @@ def label_all(folder: Path, **options: object) -> None:
 
 def examples(index: Index, neuron: int, told: list[str] | None = None) -> Examples:
     (target,), source = catalog.layers(index.store), catalog.encoder(index.store)
-    means = Means(explain=told.append if told is not None else None)
-    return gather_examples(index.store, Subject(source, target, np.array([neuron])), ExampleOptions(), means=means)
+    context = ComputeContext(explain=told.append if told is not None else None)
+    return gather_examples(index.store, Subject(source, target, np.array([neuron])), ExampleOptions(), context=context)
 
 
 def table_of(index: Index) -> str:
@@ -98,7 +98,10 @@ def test_a_second_layer_adds_only_the_lists_that_are_missing(tmp_path):
     told: list[str] = []
     (_, target), source = catalog.layers(index.store), catalog.encoder(index.store)
     gather_examples(
-        index.store, Subject(source, target, np.arange(3)), ExampleOptions(), means=Means(explain=told.append)
+        index.store,
+        Subject(source, target, np.arange(3)),
+        ExampleOptions(),
+        context=ComputeContext(explain=told.append),
     )
     assert "kept lists of neighbours" in told[0]
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from csp_index import settings
-from csp_index.contrast.context import Means
+from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.embeddings import Vectors, vectors_of
 from csp_index.contrast.makers import makers
 from csp_index.contrast.neighbour_lists import listed
@@ -55,8 +55,8 @@ class Loaded:
         self._encoder_found: LoadedEncoder | EncoderError | None = None
         self._networks_found: list[LoadedNetwork] | None = None
         self._concepts, self._activations = LRUCache(held_bytes // 4), LRUCache(held_bytes // 16)
-        means = Means(derive=makers(self._store, self._models))
-        self._relabeller = Relabeller(snapshot, means, held_bytes // 8)
+        context = ComputeContext(derive=makers(self._store, self._models))
+        self._relabeller = Relabeller(snapshot, context, held_bytes // 8)
         self._texts = TextVectors(self._store, self._source, self._encoder, texts)
         self._read_ahead()
 

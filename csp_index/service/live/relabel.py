@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from csp_index.contrast.context import Means
+from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.examples import Examples
 from csp_index.contrast.selection import Subject
 from csp_index.errors import BusyError, CspIndexError, LabelError, SettingError
@@ -188,9 +188,9 @@ class _Sets:
 class Relabeller:
     """Answers questions for labels from a store at a fixed version; many threads may ask."""
 
-    def __init__(self, snapshot: Snapshot, means: Means, held_bytes: int) -> None:
-        """Compute by `means`; keep `held_bytes` of example sets."""
-        self._snapshot, self._store, self._source, self._means = snapshot, snapshot.store, snapshot.encoder, means
+    def __init__(self, snapshot: Snapshot, context: ComputeContext, held_bytes: int) -> None:
+        """Compute by `context`; keep `held_bytes` of example sets."""
+        self._snapshot, self._store, self._source, self._context = snapshot, snapshot.store, snapshot.encoder, context
         self._sets, self._passes = LRUCache(held_bytes), LRUCache(_PASSES)
         self._passing = threading.Lock()
 
@@ -239,7 +239,7 @@ class Relabeller:
         kept = None
         if scoring.method(request.method).info.needs_contrast:
             kept = stored_sets(self._snapshot, subject, request.examples)
-        return _told(request, gather(self._store, subject, request, self._means, kept))
+        return _told(request, gather(self._store, subject, request, self._context, kept))
 
     def _share(self, part: _Part, images: int, evidence: Evidence, scale: float) -> torch.Tensor:
         def make() -> torch.Tensor:
