@@ -15,7 +15,7 @@ import torch
 from csp_index import settings
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.makers import dependencies, makers
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.contrast.vector_index import OptimizeSummary, optimize
 from csp_index.errors import ArrayError, EvaluationError
 from csp_index.images.datasets import DatasetImages
@@ -203,7 +203,7 @@ class Index(Reader):
             mix, space = Mix.parse(candidates, pool_candidates), self._text_space(source, templates, keep)
             for target, numbers in self.resolve(neurons):
                 texts, key = mixed_candidates(space, target, mix, vocabulary)
-                asked = Subject(source, target, numbers)
+                asked = Selection(source, target, numbers)
                 found += label_neurons(
                     self.store, asked, request, texts, key, recompute=recompute, keep=keep, context=context
                 )
@@ -232,13 +232,13 @@ class Index(Reader):
         from csp_index.proposers.propose import Asking, propose_all, read_options
 
         source = catalog.encoder(self.store, encoder)
-        subjects = [Subject(source, *found) for found in self.resolve(neurons)]
+        selections = [Selection(source, *found) for found in self.resolve(neurons)]
         shown, asked = read_options({"device": self.device, **options})
         models: dict[CandidateKind, str | Proposer | None] = {"vlm": vlm, "captioner": captioner}
         models["neighbours"] = "labels" if neighbours else None
         return propose_all(
             self.store,
-            subjects,
+            selections,
             {kind: given for kind, given in models.items() if given is not None},
             Asking(shown, asked, not positive_only, again, self._context(progress), progress or shown_progress()),
         )
@@ -265,8 +265,8 @@ class Index(Reader):
         source = catalog.encoder(self.store, encoder)
         request = make_request(method, source, 1, options)
         space = self._text_space(source, templates, keep)
-        subjects = [Subject(source, *found) for found in self.resolve(neurons)]
-        return check_neurons(space, subjects, request, vocabulary, candidates, self._context())
+        selections = [Selection(source, *found) for found in self.resolve(neurons)]
+        return check_neurons(space, selections, request, vocabulary, candidates, self._context())
 
     def evaluate(
         self,
@@ -303,7 +303,7 @@ class Index(Reader):
         tools = Tools(texts, key, spoken, embed, *loaded, context.derive, context.depends)
         return evaluate(
             self.store,
-            Subject(source, *found[0]),
+            Selection(source, *found[0]),
             options or EvaluationOptions(),
             tools,
             progress or shown_progress(),
@@ -343,8 +343,8 @@ class Index(Reader):
         """Return all about one neuron: its label (made now if there is none), statistics, image names."""
         ((target, numbers),) = self.resolve(str(NeuronKey.parse(neuron)))
         chosen = cast(ViewKeywords, {name: value for name, value in options.items() if value is not None})
-        subject = Subject(catalog.encoder(self.store, chosen.get("encoder")), target, numbers)
-        kept = None if chosen else label_of(self.store, subject, int(numbers[0]), method)
+        selection = Selection(catalog.encoder(self.store, chosen.get("encoder")), target, numbers)
+        kept = None if chosen else label_of(self.store, selection, int(numbers[0]), method)
         return neuron_view(self.store, target, kept or self.label(neuron, method, **chosen)[0])
 
     def prefer(self, method: str | None) -> None:

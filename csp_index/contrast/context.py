@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError
 from csp_index.records import DerivedKind, ExampleOptions
 
@@ -29,12 +29,12 @@ class SearchPlan:
 
 @dataclass(frozen=True, slots=True)
 class DerivedRequest:
-    """Images that are to be made: from activating images [M, K] (-1 absent) of the subject's neurons.
+    """Images that are to be made: from activating images [M, K] (-1 absent) of the selected neurons.
 
     An image made for a neuron is a contrastive one if its activation stays below the neuron's threshold [M].
     """
 
-    subject: Subject
+    selection: Selection
     activating: torch.Tensor
     activations: torch.Tensor  # [M, K]
     thresholds: torch.Tensor
@@ -49,8 +49,8 @@ class DerivedRequest:
         `made` says what images are run, `lacking` which are missing.
         """
         for what, name, library in (
-            ("layer", str(self.subject.target.key), self.subject.target.network),
-            ("encoder", self.subject.source.name, self.subject.source.identity.get("library")),
+            ("layer", str(self.selection.target.key), self.selection.target.network),
+            ("encoder", self.selection.source.name, self.selection.source.identity.get("library")),
         ):
             if library == "arrays":
                 raise LabelError(

@@ -94,29 +94,29 @@ def perturb(store: Store, models: Models, tell: Tell, wanted: DerivedRequest) ->
     The models are loaded only if something is missing. Interrupted, it keeps what is done. Raises LabelError where
     network, encoder or images are not at hand, or nothing may be stored.
     """
-    subject = wanted.subject
+    selection = wanted.selection
     hashed = settings_hash(_describe(wanted))
     tasks = _missing(store, wanted, hashed)
     if not tasks:
         return hashed
     wanted.check(KIND, "edited", f"{len(tasks)} edited images")
-    network, encoder = models.held_network(subject.target), models.held_encoder(subject.source)
+    network, encoder = models.held_network(selection.target), models.held_encoder(selection.source)
     pending: list[DerivedImage] = []
     read = done = 0
     lost: dict[int, str] = {}
     try:
         for some in _slices(tasks, _AT_ONCE):
-            searches = list(_opened(store, some, network, subject.target.key.layer, lost))
-            _search(searches, usable_edits(settings.PERTURBATION_EDITS.value()), network, subject.target.key.layer)
-            originals = streams.embeddings_of(store, subject.source, np.array([one.task.origin for one in searches]))
+            searches = list(_opened(store, some, network, selection.target.key.layer, lost))
+            _search(searches, usable_edits(settings.PERTURBATION_EDITS.value()), network, selection.target.key.layer)
+            originals = streams.embeddings_of(store, selection.source, np.array([one.task.origin for one in searches]))
             pending += _derived(searches, originals, encoder, wanted, hashed)
             read, done = read + len(searches), done + len(some)
             if len(pending) >= _ROWS:
-                append_derived(store, subject.source, pending)
+                append_derived(store, selection.source, pending)
                 pending = []
             tell(done, len(tasks), "images edited")
     finally:
-        append_derived(store, subject.source, pending)
+        append_derived(store, selection.source, pending)
     if not read:
         raise LabelError(
             f"none of the {len(tasks)} activating images can be read any more: restore them where they were indexed, "
@@ -143,28 +143,28 @@ def editing() -> dict[str, object]:
 
 def _describe(wanted: DerivedRequest) -> dict[str, object]:
     """Return all that an edited image depends on beside its original, which fixes the seed of the noise."""
-    subject = wanted.subject
-    pool = None if subject.pool is None else settings_hash({"mask": subject.pool.mask.numpy().tobytes().hex()})
+    selection = wanted.selection
+    pool = None if selection.pool is None else settings_hash({"mask": selection.pool.mask.numpy().tobytes().hex()})
     return {
         "kind": KIND,
         **editing(),
         "threshold": wanted.options.threshold,
         "images": wanted.images,  # the threshold's value hangs on them
         "pool": pool,
-        "encoder": subject.source.identity,
-        "layer": subject.target.identity,
-        "pooling": subject.target.pool,
+        "encoder": selection.source.identity,
+        "layer": selection.target.identity,
+        "pooling": selection.target.pool,
     }
 
 
 def _missing(store: Store, wanted: DerivedRequest, hashed: str) -> list[Task]:
     """Return the activating images of which nothing is stored yet, neuron by neuron."""
-    subject = wanted.subject
-    rows = find_derived(store, subject.source, subject.target, subject.neurons.tolist(), KIND, hashed)
+    selection = wanted.selection
+    rows = find_derived(store, selection.source, selection.target, selection.neurons.tolist(), KIND, hashed)
     held = set(zip(rows["neuron"].to_pylist(), rows["origin"].to_pylist(), strict=True))
     tasks = []
     for neuron, ids, threshold in zip(
-        subject.neurons.tolist(), wanted.activating.tolist(), wanted.thresholds.tolist(), strict=True
+        selection.neurons.tolist(), wanted.activating.tolist(), wanted.thresholds.tolist(), strict=True
     ):
         tasks += [
             Task(neuron, image, rank, threshold)
@@ -256,7 +256,7 @@ def _derived(
         DerivedImage(
             KIND,
             searches[place].task.origin,
-            wanted.subject.key(searches[place].task.neuron),
+            wanted.selection.key(searches[place].task.neuron),
             searches[place].task.rank,
             hashed,
             attempt.activation,

@@ -31,7 +31,7 @@ _STREAMED_BYTES = 64 * 2**20  # of a tile that comes from the store
 _HALF = 2.0**-9  # bfloat16 keeps 8 bits: it rounds a number by so much of its size at most
 
 
-class Vectors:
+class Embeddings:
     """The embeddings [N, D] of the images 0 .. N - 1, unit length; several threads may ask."""
 
     def __init__(self, store: Store, source: EncoderInfo, images: int) -> None:
@@ -171,13 +171,13 @@ class Vectors:
             yield first, torch.cat(waiting)
 
 
-def vectors_of(store: Store, source: EncoderInfo, images: int) -> Vectors:
+def vectors_of(store: Store, source: EncoderInfo, images: int) -> Embeddings:
     """Return the embeddings of the first `images` images, as held by this process if the table is still the same."""
-    return store.memo(source.table, _MEMO, lambda: Vectors(store, source, images), variant=images)
+    return store.memo(source.table, _MEMO, lambda: Embeddings(store, source, images), variant=images)
 
 
 def cosines_of(anchors: torch.Tensor, tile: torch.Tensor) -> torch.Tensor:
-    """Return the products [U, n] of anchors [U, D] with a tile [n, D], summed in float32 as `Vectors.error` has it.
+    """Return the products [U, n] of anchors [U, D] with a tile [n, D], summed in float32 as `Embeddings.error` has it.
 
     What the process allows elsewhere (TF32, sums in bfloat16 on CUDA) is put aside meanwhile.
     """

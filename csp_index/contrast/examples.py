@@ -12,14 +12,14 @@ import pyarrow as pa
 import torch
 
 from csp_index.contrast.context import ComputeContext, DerivedRequest
-from csp_index.contrast.embeddings import Vectors, vectors_of
+from csp_index.contrast.embeddings import Embeddings, vectors_of
 from csp_index.contrast.exact_ranking import EXACT, Contest, exact_cosines, nearest
 from csp_index.contrast.exact_ranking import choose as choose_leaders
 from csp_index.contrast.falcon import KEPT, similar_silent
 from csp_index.contrast.nearest import Question, by_products, by_search
 from csp_index.contrast.planner import choose
 from csp_index.contrast.quality import ContrastQuality, quality_of_arrays, similarity_floor
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError, SettingError
 from csp_index.ordering import mix, rank_keys
 from csp_index.records import ContrastKind, DerivedKind, ExampleOptions
@@ -67,26 +67,26 @@ class Examples:
 
 def gather_examples(
     store: Store,
-    subject: Subject,
+    selection: Selection,
     options: ExampleOptions,
     *,
     contrast: bool = True,
     context: ComputeContext | None = None,
 ) -> Examples:
-    """Return the example sets of the subject's neurons; `contrast=False` leaves the contrastive sets empty.
+    """Return the example sets of the selected neurons; `contrast=False` leaves the contrastive sets empty.
 
     Images that have to be made are made here, by `context.derive`.
     """
     context = context or ComputeContext()
-    found = replace(activating_sets(subject.statistics(store), options), images=subject.images(store))
+    found = replace(activating_sets(selection.statistics(store), options), images=selection.images(store))
     if not contrast:
         context.tell("contrastive images: none, the method does not look at any")
         return found
-    parts = [_MAKERS[kind](store, subject, found, options, context) for kind in options.kinds]
+    parts = [_MAKERS[kind](store, selection, found, options, context) for kind in options.kinds]
     if not options.reuse:
         parts = _distinct(parts)
     ids = torch.cat([part.ids for part in parts], 2)
-    similarities = pair_similarities(vectors_of(store, subject.source, found.images), found.activating, ids)
+    similarities = pair_similarities(vectors_of(store, selection.source, found.images), found.activating, ids)
     low = similarities < options.min_similarity
     if "random" in options.kinds:  # the other kinds looked for near duplicates when they chose
         place = options.kinds.index("random") * options.neighbours
@@ -107,12 +107,12 @@ def _sum(counts: Sequence[torch.Tensor]) -> torch.Tensor | None:
     return torch.stack(list(counts)).sum(0) if counts else None
 
 
-def settle_means(store: Store, subject: Subject, options: ExampleOptions, context: ComputeContext) -> ComputeContext:
+def with_plan(store: Store, selection: Selection, options: ExampleOptions, context: ComputeContext) -> ComputeContext:
     """Return the means with the choice of a way to the nearest silent images made, where these are asked for."""
     if "nearest" not in options.kinds:
         return context
-    found = replace(activating_sets(subject.statistics(store), options), images=subject.images(store))
-    return replace(context, plan=choose(_question(store, subject, found, options, context), context.search))
+    found = replace(activating_sets(selection.statistics(store), options), images=selection.images(store))
+    return replace(context, plan=choose(_question(store, selection, found, options, context), context.search))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +138,10 @@ def _distinct(parts: Sequence[_Partners]) -> list[_Partners]:
 
 
 def _nearest(
-    store: Store, subject: Subject, found: Examples, options: ExampleOptions, context: ComputeContext
+    store: Store, selection: Selection, found: Examples, options: ExampleOptions, context: ComputeContext
 ) -> _Partners:
     """Return the nearest silent images of each activating one."""
-    asked = _question(store, subject, found, options, context)
+    asked = _question(store, selection, found, options, context)
     plan = context.plan or choose(asked, context.search)
     context.tell(f"contrastive images: {plan.reason}")
     find = by_search if plan.search else by_products
@@ -155,13 +155,13 @@ def _nearest(
 
 
 def _falcon(
-    store: Store, subject: Subject, found: Examples, options: ExampleOptions, context: ComputeContext
+    store: Store, selection: Selection, found: Examples, options: ExampleOptions, context: ComputeContext
 ) -> _Partners:
     """Return the nearest of FALCON's ten images to each activating one, by the encoder; all ten may serve several."""
     context.tell("contrastive images: silent ones near the mean activating one in the layer's own space (falcon)")
-    ten = similar_silent(store, subject, found.activating, found.thresholds, found.images)
+    ten = similar_silent(store, selection, found.activating, found.thresholds, found.images)
     neuron, rank = (found.activating >= 0).nonzero(as_tuple=True)
-    vectors = vectors_of(store, subject.source, found.images)
+    vectors = vectors_of(store, selection.source, found.images)
     contest = Contest(max(options.neighbours, KEPT), EXACT, options.near_duplicate, vectors.gather)
     leaders = torch.full((*found.activating.shape, contest.wanted), -1, dtype=torch.int64)
     leaders[neuron, rank] = nearest(found.activating[neuron, rank], ten.ids[neuron], contest)
@@ -170,13 +170,18 @@ def _falcon(
 
 
 def _made(
-    kind: DerivedKind, store: Store, subject: Subject, found: Examples, options: ExampleOptions, context: ComputeContext
+    kind: DerivedKind,
+    store: Store,
+    selection: Selection,
+    found: Examples,
+    options: ExampleOptions,
+    context: ComputeContext,
 ) -> _Partners:
     """Return the images made of each activating one that leave the neuron silent, most similar first."""
     if kind not in context.derive:
         raise LabelError(f"contrast {kind} makes images, which this question cannot: ask for it by `csp-index label`")
     wanted = DerivedRequest(
-        subject,
+        selection,
         found.activating,
         found.activations,
         found.thresholds,
@@ -186,15 +191,15 @@ def _made(
         context.run_id,
     )
     rows = find_derived(
-        store, subject.source, subject.target, subject.neurons.tolist(), kind, context.derive[kind](wanted)
+        store, selection.source, selection.target, selection.neurons.tolist(), kind, context.derive[kind](wanted)
     )
     context.tell(f"contrastive images: made ones ({kind})")
     # An edit is near by design; a generated image may show its original once more.
     limit = math.inf if kind == "perturbation" else options.near_duplicate
-    return _placed(rows, vectors_of(store, subject.source, found.images), found, options.neighbours, limit)
+    return _placed(rows, vectors_of(store, selection.source, found.images), found, options.neighbours, limit)
 
 
-def _placed(rows: pa.Table, vectors: Vectors, found: Examples, neighbours: int, limit: float) -> _Partners:
+def _placed(rows: pa.Table, vectors: Embeddings, found: Examples, neighbours: int, limit: float) -> _Partners:
     """Return rows of derived images as partners of the activating images they come from, most similar first.
 
     Left out is what does not leave the neuron silent, what comes from other images, and what is above the `limit` of
@@ -223,12 +228,12 @@ def _placed(rows: pa.Table, vectors: Vectors, found: Examples, neighbours: int, 
 
 
 def _question(
-    store: Store, subject: Subject, found: Examples, options: ExampleOptions, context: ComputeContext
+    store: Store, selection: Selection, found: Examples, options: ExampleOptions, context: ComputeContext
 ) -> Question:
     device = torch.device(context.device)
-    vectors = vectors_of(store, subject.source, found.images)
+    vectors = vectors_of(store, selection.source, found.images)
     return Question(
-        store, subject, vectors, found.activating, found.thresholds, found.images, options, device, context.keep
+        store, selection, vectors, found.activating, found.thresholds, found.images, options, device, context.keep
     )
 
 
@@ -281,14 +286,14 @@ def thresholds(rows: pa.Table, kind: str) -> torch.Tensor:
     )
 
 
-def pair_similarities(vectors: Vectors, activating: torch.Tensor, contrastive: torch.Tensor) -> torch.Tensor:
+def pair_similarities(vectors: Embeddings, activating: torch.Tensor, contrastive: torch.Tensor) -> torch.Tensor:
     """Return the cosine of every pair [M, K, m], NaN where there is none; summed in float64, alike for all callers."""
     found = exact_cosines(activating.flatten(), contrastive.flatten(0, 1), vectors.gather).view(contrastive.shape)
     return found.masked_fill(contrastive < 0, torch.nan).float()
 
 
 def _random(
-    store: Store, subject: Subject, found: Examples, options: ExampleOptions, context: ComputeContext
+    store: Store, selection: Selection, found: Examples, options: ExampleOptions, context: ComputeContext
 ) -> _Partners:
     """Draw distinct random images of low activation for every neuron: those of highest seeded hash."""
     context.tell("contrastive images: random ones of low activation")
@@ -298,12 +303,12 @@ def _random(
     ids = torch.full((count, wanted), -1, dtype=torch.int64)
     values = torch.full((count, wanted), torch.nan)
     first = 0
-    marks = catalog.covered(store, subject.target.what, found.images)
-    for tile in streams.activation_tiles(store, subject.target, marks, subject.neurons):
+    marks = catalog.covered(store, selection.target.what, found.images)
+    for tile in streams.activation_tiles(store, selection.target, marks, selection.neurons):
         images = torch.arange(first, first + tile.shape[1])
         barred = tile >= found.thresholds[:, None]
-        if subject.pool is not None:
-            barred |= ~subject.pool.mask[images]
+        if selection.pool is not None:
+            barred |= ~selection.pool.mask[images]
         priority = mix(images + (found.neurons[:, None] << 32), options.seed).masked_fill(barred, -1)
         joined = torch.cat([best, priority], 1).topk(wanted, dim=1)
         ids = torch.cat([ids, images.expand(count, -1)], 1).gather(1, joined.indices)
@@ -320,7 +325,7 @@ def _matrix(rows: pa.Table, column: str, dtype: type) -> torch.Tensor:
     return torch.from_numpy(values.flatten().to_numpy(zero_copy_only=False).astype(dtype).reshape(rows.num_rows, -1))
 
 
-_Maker = Callable[[Store, Subject, Examples, ExampleOptions, ComputeContext], _Partners]
+_Maker = Callable[[Store, Selection, Examples, ExampleOptions, ComputeContext], _Partners]
 _MAKERS: dict[ContrastKind, _Maker] = {
     "nearest": _nearest,
     "falcon": _falcon,

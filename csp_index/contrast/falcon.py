@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.ordering import rank_keys, split_keys
 from csp_index.store import catalog, streams
 from csp_index.store.tables import Store
@@ -43,39 +43,41 @@ class Ten:
 
 
 def similar_silent(
-    store: Store, subject: Subject, activating: torch.Tensor, thresholds: torch.Tensor, images: int
+    store: Store, selection: Selection, activating: torch.Tensor, thresholds: torch.Tensor, images: int
 ) -> Ten:
-    """Return the ten silent images nearest to the mean of the activating set [M, K] of each of the subject's neurons.
+    """Return the ten silent images nearest to the mean of the activating set [M, K] of each selected neuron.
 
     Silent is below the neuron's threshold [M]. Equal similarities go to the lower image id. None for a dead neuron.
     """
-    size = max(1, _MEANS_BYTES // (8 * subject.target.neurons))
+    size = max(1, _MEANS_BYTES // (8 * selection.target.neurons))
     found = []
     for start in range(0, len(activating), size):
         pick = slice(start, start + size)
-        neurons = torch.from_numpy(subject.neurons[pick].copy())
-        means = _means(store, subject, neurons, activating[pick], images)
-        found.append(_nearest(store, subject, neurons, means, thresholds[pick], images))
+        neurons = torch.from_numpy(selection.neurons[pick].copy())
+        means = _means(store, selection, neurons, activating[pick], images)
+        found.append(_nearest(store, selection, neurons, means, thresholds[pick], images))
     return Ten(torch.cat([ten.ids for ten in found]), torch.cat([ten.activations for ten in found]))
 
 
-def _tiles(store: Store, subject: Subject, images: int) -> Iterator[tuple[int, torch.Tensor]]:
+def _tiles(store: Store, selection: Selection, images: int) -> Iterator[tuple[int, torch.Tensor]]:
     """Stream (first image, activations [L, n] of the whole layer)."""
     first = 0
-    for tile in streams.activation_tiles(store, subject.target, catalog.covered(store, subject.target.what, images)):
+    for tile in streams.activation_tiles(
+        store, selection.target, catalog.covered(store, selection.target.what, images)
+    ):
         yield first, tile
         first += tile.shape[1]
 
 
 def _means(
-    store: Store, subject: Subject, neurons: torch.Tensor, activating: torch.Tensor, images: int
+    store: Store, selection: Selection, neurons: torch.Tensor, activating: torch.Tensor, images: int
 ) -> torch.Tensor:
     """Return unit mean activation vectors [M, L] of the activating sets, 0 in each neuron's own place; float64."""
-    totals = torch.zeros(len(neurons), subject.target.neurons, dtype=torch.float64)
+    totals = torch.zeros(len(neurons), selection.target.neurons, dtype=torch.float64)
     owner, rank = (activating >= 0).nonzero(as_tuple=True)
     ids, order = activating[owner, rank].sort()
     owner = owner[order]
-    for first, tile in _tiles(store, subject, images):
+    for first, tile in _tiles(store, selection, images):
         low, high = torch.searchsorted(ids, torch.tensor([first, first + tile.shape[1]])).tolist()
         for start in range(low, high, 4096):
             some = slice(start, min(start + 4096, high))
@@ -86,7 +88,7 @@ def _means(
 
 def _nearest(
     store: Store,
-    subject: Subject,
+    selection: Selection,
     neurons: torch.Tensor,
     means: torch.Tensor,
     thresholds: torch.Tensor,
@@ -95,7 +97,7 @@ def _nearest(
     """Return the ten images of each neuron, given the unit means [M, L]."""
     best = torch.full((len(neurons), KEPT), _NONE)
     values = torch.full((len(neurons), KEPT), torch.nan)
-    for first, tile in _tiles(store, subject, images):
+    for first, tile in _tiles(store, selection, images):
         ids = torch.arange(first, first + tile.shape[1])
         exact = tile.double()
         squares = exact.square().sum(0)
@@ -107,8 +109,8 @@ def _nearest(
             lengths = (squares - own.double().square()).clamp(min=0).sqrt()
             cosines = (means[some] @ exact / lengths).float()  # NaN where nothing but the neuron itself fires
             barred = ~(cosines >= FLOOR) | (own >= thresholds[some, None])
-            if subject.pool is not None:
-                barred |= ~subject.pool.mask[ids]
+            if selection.pool is not None:
+                barred |= ~selection.pool.mask[ids]
             keys = rank_keys(cosines, ids).masked_fill(barred, _NONE)
             joined = torch.cat([best[some], keys], 1).topk(KEPT, dim=1)
             values[some] = torch.cat([values[some], own], 1).gather(1, joined.indices)

@@ -56,8 +56,8 @@ def synthesise(store: Store, models: Models, tell: Progress, wanted: DerivedRequ
     if not missing:
         return hashed
     wanted.check(KIND, "generated", f"variants of {len(missing)} images")
-    subject = wanted.subject
-    network, encoder = models.held_network(subject.target), models.held_encoder(subject.source)
+    selection = wanted.selection
+    network, encoder = models.held_network(selection.target), models.held_encoder(selection.source)
     known = _known(store, wanted, hashed, missing)
     maker = _VariantMaker(store, generator, network, encoder, wanted, hashed, missing, known)
     try:
@@ -80,15 +80,15 @@ def generator_of(models: Models, options: ExampleOptions) -> VariantGenerator:
 
 def _describe(generator: VariantGenerator, wanted: DerivedRequest) -> dict[str, object]:
     """Return all that variants, their embeddings and their activations depend on beside the original."""
-    options, subject = wanted.options, wanted.subject
+    options, selection = wanted.options, wanted.selection
     told: dict[str, object] = {
         "kind": KIND,
         "generator": generator.identity,
         "variants": options.variants,
         "seed": options.generator_seed,
-        "encoder": subject.source.identity,
-        "layer": subject.target.identity,
-        "pooling": subject.target.pool,
+        "encoder": selection.source.identity,
+        "layer": selection.target.identity,
+        "pooling": selection.target.pool,
     }
     if options.caption_column:
         told |= {"caption_column": options.caption_column, "prompt": options.variant_prompt}
@@ -100,22 +100,22 @@ Places = list[tuple[int, int]]  # where an image excites a neuron: the neuron's 
 
 def _missing(store: Store, wanted: DerivedRequest, hashed: str) -> dict[int, Places]:
     """Return the activating images without variants, those of the first neurons first, and where each belongs."""
-    subject = wanted.subject
-    rows = find_derived(store, subject.source, subject.target, subject.neurons.tolist(), KIND, hashed)
+    selection = wanted.selection
+    rows = find_derived(store, selection.source, selection.target, selection.neurons.tolist(), KIND, hashed)
     columns = (rows[name].to_pylist() for name in ("neuron", "origin"))
     there = set(zip(*columns, strict=True))
     found: dict[int, Places] = {}
     for row, rank in (wanted.activating >= 0).nonzero().tolist():
         image = int(wanted.activating[row, rank])
-        if (int(subject.neurons[row]), image) not in there:
+        if (int(selection.neurons[row]), image) not in there:
             found.setdefault(image, []).append((row, rank))
     return found
 
 
 def _known(store: Store, wanted: DerivedRequest, hashed: str, images: Iterable[int]) -> dict[int, list[int]]:
     """Return the ids of the variants that some other neuron of the layer has of these images, by image."""
-    subject = wanted.subject
-    table = schema.derived_table(subject.source.name)
+    selection = wanted.selection
+    table = schema.derived_table(selection.source.name)
     if not store.has(table):
         return {}
     where = f"settings_hash = {sql_text(hashed)} AND origin IN ({','.join(map(str, images))})"
@@ -174,7 +174,7 @@ class _VariantMaker:
     def keep(self) -> None:
         """Store what was made and is not stored yet; the variants of an image are stored together."""
         rows, self.rows = self.rows, []
-        append_derived(self.store, self.wanted.subject.source, rows)
+        append_derived(self.store, self.wanted.selection.source, rows)
         self.committed = time.monotonic()
 
     def account(self) -> None:
@@ -182,11 +182,11 @@ class _VariantMaker:
         if not self.lost:
             return
         told = f"made no variant of {self.lost} of {len(self.missing)} images, first reason: {self.reason}"
-        subject = self.wanted.subject
-        neurons = subject.neurons.tolist()
+        selection = self.wanted.selection
+        neurons = selection.neurons.tolist()
         if (
             not self.made
-            and not find_derived(self.store, subject.source, subject.target, neurons, KIND, self.hashed).num_rows
+            and not find_derived(self.store, selection.source, selection.target, neurons, KIND, self.hashed).num_rows
         ):
             raise EvaluationError(f"the generator {self.generator.name} {told}")
         _log.warning("the generator %s %s", self.generator.name, told)
@@ -196,7 +196,7 @@ class _VariantMaker:
         images = iter(self.known.items())
         while some := list(islice(images, _REUSED)):
             ids = [made for _, held in some for made in held]
-            table = read_derived(self.store, self.wanted.subject.source, ids, ["picture", "recipe"])
+            table = read_derived(self.store, self.wanted.selection.source, ids, ["picture", "recipe"])
             rows = iter(table.to_pylist())
             for image, held in some:
                 found = list(islice(rows, len(held)))
@@ -247,13 +247,13 @@ class _VariantMaker:
         """Run variants through network and encoder, and make a row of each for every neuron that its image excites."""
         if not batch:
             return
-        layer = self.wanted.subject.target.key.layer
+        layer = self.wanted.selection.target.key.layer
         pictures = [variant.picture for _, variants in batch for variant in variants]
         values = _in_batches(pictures, self.network, lambda pixels: self.network.activations(pixels)[layer])
         embeddings = _in_batches(pictures, self.encoder, self.encoder.embed_images)
         if not bool(values.isfinite().all() and embeddings.isfinite().all()):
             raise EvaluationError(
-                f"{self.wanted.subject.target.key} or its encoder gave values that are not finite on variants: "
+                f"{self.wanted.selection.target.key} or its encoder gave values that are not finite on variants: "
                 "check the models"
             )
         seen = zip(values.numpy(), embeddings.numpy(), strict=True)
@@ -267,9 +267,9 @@ class _VariantMaker:
         self, image: int, variant: _Made, activations: np.ndarray, embedding: np.ndarray
     ) -> Iterator[DerivedImage]:
         """Yield the rows of one variant, one a neuron that its image excites, given the layer's activations on it."""
-        subject, run_id = self.wanted.subject, self.wanted.run_id
+        selection, run_id = self.wanted.selection, self.wanted.run_id
         for row, rank in self.missing[image]:
-            key = subject.key(int(subject.neurons[row]))
+            key = selection.key(int(selection.neurons[row]))
             made = (variant.encoded, variant.recipe, run_id)
             yield DerivedImage(KIND, image, key, rank, self.hashed, float(activations[key.neuron]), embedding, *made)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from csp_index import settings
-from csp_index.contrast.embeddings import Vectors, cosines_of, give_back
+from csp_index.contrast.embeddings import Embeddings, cosines_of, give_back
 from csp_index.contrast.exact_ranking import (
     EXACT,
     Contest,
@@ -24,7 +24,7 @@ from csp_index.contrast.exact_ranking import (
     nearest,
 )
 from csp_index.contrast.neighbour_lists import KEPT, Lists, keep_lists, kept_lists
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.errors import SettingError
 from csp_index.records import ExampleOptions
 from csp_index.store import catalog, streams
@@ -43,8 +43,8 @@ class Question:
     """For which activating images [M, K] of which neurons [M] nearest images below the thresholds [M] are wanted."""
 
     store: Store
-    subject: Subject
-    vectors: Vectors
+    selection: Selection
+    vectors: Embeddings
     activating: torch.Tensor
     thresholds: torch.Tensor
     images: int
@@ -63,15 +63,15 @@ class Question:
 
     def part(self, pick: slice) -> Question:
         """Return the question for some of the neurons."""
-        neurons = replace(self.subject, neurons=self.subject.neurons[pick])
-        return replace(self, subject=neurons, activating=self.activating[pick], thresholds=self.thresholds[pick])
+        neurons = replace(self.selection, neurons=self.selection.neurons[pick])
+        return replace(self, selection=neurons, activating=self.activating[pick], thresholds=self.thresholds[pick])
 
     def activations(self) -> torch.Tensor:
         """Return the neurons' activations [M, N]."""
-        held = torch.empty(len(self.subject.neurons), self.images)
-        marks = catalog.covered(self.store, self.subject.target.what, self.images)
+        held = torch.empty(len(self.selection.neurons), self.images)
+        marks = catalog.covered(self.store, self.selection.target.what, self.images)
         first = 0
-        for tile in streams.activation_tiles(self.store, self.subject.target, marks, self.subject.neurons):
+        for tile in streams.activation_tiles(self.store, self.selection.target, marks, self.selection.neurons):
             held[:, first : first + tile.shape[1]] = tile
             first += tile.shape[1]
         return held
@@ -79,7 +79,7 @@ class Question:
     def silent(self, activations: torch.Tensor) -> torch.Tensor:
         """Tell which images may be contrastive, given the neurons' activations [M, N]: the silent ones of the pool."""
         low = activations < self.thresholds[:, None]
-        return low if self.subject.pool is None else low & self.subject.pool.mask
+        return low if self.selection.pool is None else low & self.selection.pool.mask
 
     def answer(self, leaders: torch.Tensor, activations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the chosen ids [M, K, m] and their activations, given the leaders and all activations [M, N]."""
@@ -96,7 +96,7 @@ def by_products(asked: Question) -> tuple[torch.Tensor, torch.Tensor]:
     """
     union, slot = _distinct(asked.activating)
     size = max(1, _BLOCK_BYTES // (4 * asked.images))
-    picks = [slice(start, start + size) for start in range(0, len(asked.subject.neurons), size)]
+    picks = [slice(start, start + size) for start in range(0, len(asked.selection.neurons), size)]
     found = []
     with ThreadPoolExecutor(1) as reader:
         lists = _neighbour_lists(asked, union)
@@ -161,7 +161,7 @@ def _neighbour_lists(asked: Question, union: torch.Tensor) -> list[Lists]:
 
     Those there are are read; others are computed if the neurons share images enough for that to pay.
     """
-    kept = kept_lists(asked.store, asked.subject.source, asked.images, union)
+    kept = kept_lists(asked.store, asked.selection.source, asked.images, union)
     missing = torch.ones(len(union), dtype=torch.bool) if kept is None else kept.missing
     lists = [] if kept is None else [kept]
     shared = int((asked.activating >= 0).sum()) > 2 * len(union)
@@ -171,7 +171,7 @@ def _neighbour_lists(asked: Question, union: torch.Tensor) -> list[Lists]:
         place[missing] = torch.arange(len(ranked.ids))
         lists.append(Lists(place, ranked, error))
         if asked.keep:
-            keep_lists(asked.store, asked.subject.source, asked.images, union[missing], ranked, error)
+            keep_lists(asked.store, asked.selection.source, asked.images, union[missing], ranked, error)
     return lists
 
 
@@ -302,7 +302,7 @@ def _masked(cosines: torch.Tensor, low: torch.Tensor, neuron: torch.Tensor) -> t
 def by_search(asked: Question) -> tuple[torch.Tensor, torch.Tensor]:
     """Return contrastive ids and activations [M, K, m] by vector search, neuron by neuron."""
     found = []
-    for place in range(len(asked.subject.neurons)):
+    for place in range(len(asked.selection.neurons)):
         part = asked.part(slice(place, place + 1))
         activations = part.activations()
         leaders = torch.full((*part.activating.shape, part.wanted), -1, dtype=torch.int64)
@@ -335,7 +335,7 @@ def _take_found(
     if not len(ranks):
         return ranks
     owners = asked.activating[0, ranks]
-    found = asked.store.search(asked.subject.source.table, asked.vectors.of(owners).numpy(), limit, where)
+    found = asked.store.search(asked.selection.source.table, asked.vectors.of(owners).numpy(), limit, where)
     ids = torch.full((len(ranks), limit), -1, dtype=torch.int64)
     for place, row in enumerate(found):
         ids[place, : len(row)] = torch.from_numpy(row)

@@ -25,13 +25,13 @@ _NEIGHBOURS = 32
 
 def choose(asked: Question, search: bool | None = None) -> SearchPlan:
     """Return the way that costs less, or the one said; without a vector index that is by products."""
-    index = asked.store.vector_index(asked.subject.source.table)
+    index = asked.store.vector_index(asked.selection.source.table)
     if search is not None:
         through = _through(index) if search and index else ""
         told = f"by {'vector search' if search else 'matrix products'}, {'approximate' if through else 'exact'}"
         return SearchPlan(search, f"{told}: as asked", through=through)
     activating = asked.activating[asked.activating >= 0].unique()
-    with_list = listed(asked.store, asked.subject.source, asked.images, activating)
+    with_list = listed(asked.store, asked.selection.source, asked.images, activating)
     if bool(with_list.all()):
         return SearchPlan(
             False, f"by kept lists of neighbours, exact: {len(activating):,} activating images have one", True
@@ -42,7 +42,7 @@ def choose(asked: Question, search: bool | None = None) -> SearchPlan:
     if distinct < len(activating):
         told += f" ({len(activating) - distinct:,} others have a kept list of neighbours)"
     held = "in memory" if asked.vectors.in_memory else "read from the store"
-    if asked.subject.pool is not None:
+    if asked.selection.pool is not None:
         return SearchPlan(False, f"{told}; they are confined to a part of the images")
     if index is None:
         reason = "no vector index is there (`csp-index optimize` builds one)"
@@ -61,7 +61,7 @@ def _through(index: VectorIndex) -> str:
 
 def _product_seconds(asked: Question, distinct: int) -> float:
     """Return what the products will take: reading the embeddings, if they are not in memory, and multiplying."""
-    vectors, width = asked.vectors, asked.subject.source.width
+    vectors, width = asked.vectors, asked.selection.source.width
     rate = max(product_rate(str(asked.device), dtype) for dtype in (torch.float32, torch.bfloat16))
     seconds = distinct * asked.images * width / rate
     if not vectors.in_memory:
@@ -73,7 +73,7 @@ def _seconds_to_read(asked: Question) -> float:
     """Return the time to read one image's embedding, measured on the last shard."""
 
     def measure() -> float:
-        source = asked.subject.source
+        source = asked.selection.source
         last = shards(asked.store, source.what)[-1]
         started = time.perf_counter()
         streams.embeddings_of(asked.store, source, torch.arange(last.first_image, last.first_image + last.rows).numpy())
@@ -88,7 +88,7 @@ def _search_seconds(asked: Question, activating: torch.Tensor) -> float:
     def measure() -> float:
         probes = asked.vectors.of(activating[:_PROBES]).numpy()
         started = time.perf_counter()
-        asked.store.search(asked.subject.source.table, probes, _NEIGHBOURS, f"image_id < {asked.images}")
+        asked.store.search(asked.selection.source.table, probes, _NEIGHBOURS, f"image_id < {asked.images}")
         return (time.perf_counter() - started) / max(1, len(probes))
 
     return 2 * len(activating) * _measured(asked, "search", measure)
@@ -101,4 +101,4 @@ def _measured(asked: Question, what: str, measure: Callable[[], float]) -> float
         measure()  # opens what has to be opened
         return measure()
 
-    return asked.store.memo(asked.subject.source.table, ("seconds", what), second)
+    return asked.store.memo(asked.selection.source.table, ("seconds", what), second)

@@ -34,7 +34,7 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class Selection:
     """The neurons in question, the encoder that sees their images, and the pool of images (None: all of them)."""
 
     source: EncoderInfo
@@ -86,11 +86,11 @@ def pool_tiles(store: Store, target: LayerInfo, neurons: np.ndarray, mask: torch
         first += tile.shape[1]
 
 
-def pool_pairs(store: Store, subject: Subject, mask: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def pool_pairs(store: Store, selection: Selection, mask: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Stream the embeddings [n, D] of the images of `mask` [N] with the neurons' activations [M, n] on them."""
-    waiting = torch.zeros(0, subject.source.width)
-    embeddings = pool_embeddings(store, subject.source, mask)
-    for tile in pool_tiles(store, subject.target, subject.neurons, mask):
+    waiting = torch.zeros(0, selection.source.width)
+    embeddings = pool_embeddings(store, selection.source, mask)
+    for tile in pool_tiles(store, selection.target, selection.neurons, mask):
         while len(waiting) < tile.shape[1]:
             waiting = torch.cat([waiting, next(embeddings)])
         yield waiting[: tile.shape[1]], tile

@@ -21,7 +21,7 @@ from csp_index import settings
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.embeddings import give_back, release
 from csp_index.contrast.examples import Examples, gather_examples
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.errors import SettingError
 from csp_index.records import ExampleOptions, Progress
 from csp_index.store import catalog, maintenance, schema, streams
@@ -273,16 +273,16 @@ def measure_recall(store: Store, source: EncoderInfo, questions: int, seed: int 
 
     Neurons are drawn by seed from all finished layers until they ask `questions` questions, or there are no more.
     """
-    exact: list[tuple[Subject, ExampleOptions, Examples, float]] = []
+    exact: list[tuple[Selection, ExampleOptions, Examples, float]] = []
     asked = 0
-    for subject in _drawn(store, source, seed):
-        options = ExampleOptions(examples=_examples(store, subject))
+    for selection in _drawn(store, source, seed):
+        options = ExampleOptions(examples=_examples(store, selection))
         found, products = _timed(
-            partial(gather_examples, store, subject, options, context=ComputeContext(search=False))
+            partial(gather_examples, store, selection, options, context=ComputeContext(search=False))
         )
         count = int((found.contrastive[0, :, 0] >= 0).sum())
         if count:
-            exact.append((subject, options, found, products))
+            exact.append((selection, options, found, products))
         asked += count
         if asked >= questions:
             break
@@ -291,8 +291,8 @@ def measure_recall(store: Store, source: EncoderInfo, questions: int, seed: int 
     release(store)  # a search needs the memory, and not the embeddings
     right = 0
     times = []
-    for subject, options, wanted, products in exact:
-        found, search = _timed(partial(gather_examples, store, subject, options, context=ComputeContext(search=True)))
+    for selection, options, wanted, products in exact:
+        found, search = _timed(partial(gather_examples, store, selection, options, context=ComputeContext(search=True)))
         right += _agreeing(found, wanted)
         times.append((*_query_times(store, source, wanted), search, products))
         give_back()
@@ -307,7 +307,7 @@ def _agreeing(found: Examples, exact: Examples) -> int:
     return int(((exact.contrastive[0, :, 0] >= 0) & (same | near)).sum())
 
 
-def _drawn(store: Store, source: EncoderInfo, seed: int) -> Iterator[Subject]:
+def _drawn(store: Store, source: EncoderInfo, seed: int) -> Iterator[Selection]:
     """Yield the neurons that fire, one by one, in a random order."""
     finished = [info for info in catalog.layers(store) if catalog.is_finished(store, info)]
     alive = []
@@ -316,12 +316,12 @@ def _drawn(store: Store, source: EncoderInfo, seed: int) -> Iterator[Subject]:
         alive += [(target, neuron) for neuron in sorted(rows["neuron"].to_pylist())]
     for place in np.random.default_rng(seed).permutation(len(alive)):
         target, neuron = alive[place]
-        yield Subject(source, target, np.array([neuron]))
+        yield Selection(source, target, np.array([neuron]))
 
 
-def _examples(store: Store, subject: Subject) -> int:
+def _examples(store: Store, selection: Selection) -> int:
     """Return how many activating images to ask about: as many as labels rest on, if so many are kept."""
-    kept = len(subject.statistics(store)["top_images"][0])
+    kept = len(selection.statistics(store)["top_images"][0])
     return min(ExampleOptions().examples, kept)
 
 

@@ -11,7 +11,7 @@ import torch
 from csp_index.contrast.context import ComputeContext, Derive
 from csp_index.contrast.examples import quality_of
 from csp_index.contrast.quality import ContrastQuality
-from csp_index.contrast.selection import Subject, draw_pool
+from csp_index.contrast.selection import Selection, draw_pool
 from csp_index.evaluation.metrics.structure import lead
 from csp_index.evaluation.options import MethodChoice
 from csp_index.evaluation.perturbed_copies import PERTURBATIONS, Copies, perturbed_copies, rescored
@@ -73,10 +73,10 @@ class ChosenLabels:
 
 @dataclass(frozen=True, slots=True)
 class Chooser:
-    """Chooses labels of a subject's neurons among candidate texts, on whichever images it is given."""
+    """Chooses labels of selected neurons among candidate texts, on whichever images it is given."""
 
     store: Store
-    subject: Subject
+    selection: Selection
     candidates: CandidateTexts
     device: str
     defaults: Mapping[str, Any]  # options of every method that does not name its own
@@ -84,15 +84,15 @@ class Chooser:
 
     def on(self, mask: torch.Tensor) -> Chooser:
         """Return a chooser that sees the images of `mask` [N] alone."""
-        pool = draw_pool(self.store, self.subject.target, self.subject.neurons, mask)
-        return replace(self, subject=replace(self.subject, pool=pool))
+        pool = draw_pool(self.store, self.selection.target, self.selection.neurons, mask)
+        return replace(self, selection=replace(self.selection, pool=pool))
 
     def score(self, choice: MethodChoice) -> NeuronScores:
         """Return what a method scores all candidates."""
-        request = make_request(choice.method, self.subject.source, _RANKED, {**self.defaults, **choice.options})
+        request = make_request(choice.method, self.selection.source, _RANKED, {**self.defaults, **choice.options})
         made = any(kind in self.derive for kind in request.examples.kinds)
         context = ComputeContext(self.device, keep=made, derive=self.derive)
-        return score_neurons(self.store, self.subject, request, self.candidates, context)
+        return score_neurons(self.store, self.selection, request, self.candidates, context)
 
     def choose(self, choice: MethodChoice) -> ChosenLabels:
         """Return the labels that a method chooses."""
@@ -152,9 +152,9 @@ def perturbed(
     if not len(ids):
         return {}
     made = is_derived(ids)
-    kept_as_is = embeddings_of_derived(chooser.store, chooser.subject.source, ids[made].numpy())
-    columns = torch.from_numpy(chooser.subject.neurons)
-    layer = chooser.subject.target.key.layer
+    kept_as_is = embeddings_of_derived(chooser.store, chooser.selection.source, ids[made].numpy())
+    columns = torch.from_numpy(chooser.selection.neurons)
+    layer = chooser.selection.target.key.layer
     kept = {}
     for kind in PERTURBATIONS:
         copies = perturbed_copies(

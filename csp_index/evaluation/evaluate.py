@@ -20,7 +20,7 @@ import torch
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.embeddings import release
 from csp_index.contrast.examples import Examples, gather_examples
-from csp_index.contrast.selection import Subject, draw_pool
+from csp_index.contrast.selection import Selection, draw_pool
 from csp_index.errors import EvaluationError
 from csp_index.evaluation import steps
 from csp_index.evaluation.choose_labels import Chooser, ChosenLabels, others, perturbed, relabelled
@@ -60,7 +60,7 @@ class EvaluationInputs:
 
 def evaluate(
     store: Store,
-    subject: Subject,
+    selection: Selection,
     options: EvaluationOptions,
     tools: Tools,
     progress: Progress,
@@ -68,31 +68,34 @@ def evaluate(
     recompute: bool = False,
     device: str = "cpu",
 ) -> Evaluation:
-    """Return how faithful the methods' labels of a subject's neurons are; stored values are read.
+    """Return how faithful the methods' labels of selected neurons are; stored values are read.
 
     Errors: EvaluationError, in one line, before anything is written.
     """
-    inputs = _read_inputs(store, subject, options, device)
-    described = _describe(subject, options, inputs, tools)
+    inputs = _read_inputs(store, selection, options, device)
+    described = _describe(selection, options, inputs, tools)
     choices = {"": None} | {choice.text: choice for choice in options.methods}
     hashes = {
-        text: settings_hash(described | _contrast_settings(subject, options, tools, choice))
+        text: settings_hash(described | _contrast_settings(selection, options, tools, choice))
         for text, choice in choices.items()
     }
-    stored = {} if recompute else _stored_values(store, subject, hashes)
+    stored = {} if recompute else _stored_values(store, selection, hashes)
     missing = {text: choice for text, choice in choices.items() if text not in stored}
     if missing:
         with store.write_lock():
             keep_split(store, inputs.split)
-            models = {subject.source.name: subject.source.identity, str(subject.target.key): subject.target.identity}
+            models = {
+                selection.source.name: selection.source.identity,
+                str(selection.target.key): selection.target.identity,
+            }
             settings = {**described, "methods": [text for text in missing if text]}
             with record_run(store, "evaluate", settings, models, options.seed) as run:
-                prepared = _prepare(store, subject, options, inputs, tools, progress, device)
+                prepared = _prepare(store, selection, options, inputs, tools, progress, device)
                 for done, (text, choice) in enumerate(missing.items()):
                     progress(done, len(missing), "methods")
-                    _store_values(store, subject, hashes[text], run.run_id, text, _values(prepared, inputs, choice))
+                    _store_values(store, selection, hashes[text], run.run_id, text, _values(prepared, inputs, choice))
                 progress(len(missing), len(missing), "methods")
-        stored = _stored_values(store, subject, hashes)
+        stored = _stored_values(store, selection, hashes)
     rows = pa.concat_tables([stored[text] for text in choices])
     runs = sorted(set(rows["run_id"].to_pylist()))
     settings = {**described, "methods": [text for text in choices if text], "split": inputs.split.as_json()}
@@ -100,20 +103,20 @@ def evaluate(
 
 
 def _contrast_settings(
-    subject: Subject, options: EvaluationOptions, tools: Tools, choice: MethodChoice | None
+    selection: Selection, options: EvaluationOptions, tools: Tools, choice: MethodChoice | None
 ) -> dict[str, object]:
     """Return what one method's values depend on through edited or generated contrastive images."""
     if choice is None or tools.depends is None or not scoring.method(choice.method).info.needs_contrast:
         return {}
-    request = make_request(choice.method, subject.source, 1, {**_defaults(options), **choice.options})
+    request = make_request(choice.method, selection.source, 1, {**_defaults(options), **choice.options})
     return dict(tools.depends(request.examples))
 
 
-def _stored_values(store: Store, subject: Subject, hashes: Mapping[str, str]) -> dict[str, pa.Table]:
+def _stored_values(store: Store, selection: Selection, hashes: Mapping[str, str]) -> dict[str, pa.Table]:
     """Return each method's stored values under its settings hash, those of the newest run that evaluated it."""
     stored = {}
     for settings in dict.fromkeys(hashes.values()):
-        rows = store.read(schema.EVALUATIONS, where=_where(subject, settings))
+        rows = store.read(schema.EVALUATIONS, where=_where(selection, settings))
         for text in rows["method"].unique().to_pylist():
             if hashes.get(text) == settings:
                 part = rows.filter(pc.equal(rows["method"], text))
@@ -121,33 +124,33 @@ def _stored_values(store: Store, subject: Subject, hashes: Mapping[str, str]) ->
     return stored
 
 
-def _store_values(store: Store, subject: Subject, hashed: str, run_id: str, method: str, values: pa.Table) -> None:
+def _store_values(store: Store, selection: Selection, hashed: str, run_id: str, method: str, values: pa.Table) -> None:
     """Store a method's values in one commit, then delete its older ones."""
     size = values.num_rows
     rows = values.add_column(0, "settings_hash", pa.array([hashed] * size))
     rows = rows.add_column(0, "run_id", pa.array([run_id] * size))
     store.append(schema.EVALUATIONS, rows.cast(schema.table_schema(schema.EVALUATIONS)))
     older = f"method = {catalog.sql_text(method)} AND run_id != {catalog.sql_text(run_id)}"
-    store.delete(schema.EVALUATIONS, f"{_where(subject, hashed)} AND {older}")
+    store.delete(schema.EVALUATIONS, f"{_where(selection, hashed)} AND {older}")
 
 
-def _where(subject: Subject, hashed: str) -> str:
-    return f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(subject.target)}"
+def _where(selection: Selection, hashed: str) -> str:
+    return f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(selection.target)}"
 
 
-def _read_inputs(store: Store, subject: Subject, options: EvaluationOptions, device: str) -> EvaluationInputs:
+def _read_inputs(store: Store, selection: Selection, options: EvaluationOptions, device: str) -> EvaluationInputs:
     """Read every input. Errors: EvaluationError where an input is unusable or options do not go together."""
-    images = subject.images(store)
+    images = selection.images(store)
     if options.choose_on is not None and options.judge_on is not None:
         split = read_split(store, images, options.choose_on, options.judge_on)
     else:
         split = draw_split(images, held_out=options.held_out, seed=options.seed)
     for choice in options.methods:
-        request = make_request(choice.method, subject.source, 1, {**_defaults(options), **choice.options})
-        check_request(store, subject, request)
-    judge = subject.source if options.judge is None else catalog.encoder(store, options.judge)
-    _check_models(subject, options, judge)
-    truth = None if options.truth is None else read_truth(options.truth, subject.target.key, subject.target.neurons)
+        request = make_request(choice.method, selection.source, 1, {**_defaults(options), **choice.options})
+        check_request(store, selection, request)
+    judge = selection.source if options.judge is None else catalog.encoder(store, options.judge)
+    _check_models(selection, options, judge)
+    truth = None if options.truth is None else read_truth(options.truth, selection.target.key, selection.target.neurons)
     if options.concepts:
         _check_columns(store, options.concepts)
     hierarchy = None if options.hierarchy is None else load_hierarchy(options.hierarchy)
@@ -157,21 +160,21 @@ def _read_inputs(store: Store, subject: Subject, options: EvaluationOptions, dev
     return EvaluationInputs(split, judge, truth, hierarchy, generator)
 
 
-def _check_models(subject: Subject, options: EvaluationOptions, judge: EncoderInfo) -> None:
+def _check_models(selection: Selection, options: EvaluationOptions, judge: EncoderInfo) -> None:
     """Refuse options that need a model where the index has only arrays."""
-    if judge != subject.source and judge.identity.get("library") == "arrays":
+    if judge != selection.source and judge.identity.get("library") == "arrays":
         raise EvaluationError(
             f"encoder {judge.name} was imported as arrays, so it cannot embed the labels to evaluate: "
             "name one that was indexed with its model"
         )
-    if options.generator is not None and subject.target.network == "arrays":
+    if options.generator is not None and selection.target.network == "arrays":
         raise EvaluationError(
-            f"layer {subject.target.key} was imported as arrays, so generated images cannot be run through its "
+            f"layer {selection.target.key} was imported as arrays, so generated images cannot be run through its "
             "network: leave the generator out"
         )
-    if options.perturb and "arrays" in (subject.target.network, subject.source.identity.get("library")):
+    if options.perturb and "arrays" in (selection.target.network, selection.source.identity.get("library")):
         raise EvaluationError(
-            f"layer {subject.target.key} or its encoder was imported as arrays, so perturbed images cannot be run "
+            f"layer {selection.target.key} or its encoder was imported as arrays, so perturbed images cannot be run "
             "through them: leave perturbation out"
         )
 
@@ -192,7 +195,7 @@ def _check_columns(store: Store, columns: Sequence[str]) -> None:
 
 
 def _describe(
-    subject: Subject, options: EvaluationOptions, inputs: EvaluationInputs, tools: Tools
+    selection: Selection, options: EvaluationOptions, inputs: EvaluationInputs, tools: Tools
 ) -> dict[str, object]:
     """Return all that the values of one method depend on."""
     choices = asdict(replace(options, methods=options.methods[:1]))
@@ -203,15 +206,15 @@ def _describe(
         **choices,
         "files": files,
         "controls_key": None if options.controls is None else _listing(options.controls),
-        "layer": str(subject.target.key),
-        "layer_identity": subject.target.identity,
-        "neurons": len(subject.neurons),
-        "neurons_hash": hashlib.sha256(json.dumps(subject.neurons.tolist()).encode()).hexdigest()[:16],
-        "encoder": subject.source.name,
-        "encoder_identity": subject.source.identity,
+        "layer": str(selection.target.key),
+        "layer_identity": selection.target.identity,
+        "neurons": len(selection.neurons),
+        "neurons_hash": hashlib.sha256(json.dumps(selection.neurons.tolist()).encode()).hexdigest()[:16],
+        "encoder": selection.source.name,
+        "encoder_identity": selection.source.identity,
         "judge": inputs.judge.name,
         "judge_identity": inputs.judge.identity,
-        "same_encoder": inputs.judge == subject.source,
+        "same_encoder": inputs.judge == selection.source,
         "split_key": inputs.split.key,
         "generator_identity": None if inputs.generator is None else inputs.generator.identity,
         "candidates": tools.candidates_key,
@@ -245,7 +248,7 @@ class PreparedEvaluation:
 
 def _prepare(
     store: Store,
-    subject: Subject,
+    selection: Selection,
     options: EvaluationOptions,
     inputs: EvaluationInputs,
     tools: Tools,
@@ -253,21 +256,21 @@ def _prepare(
     device: str,
 ) -> PreparedEvaluation:
     judging = thinned(inputs.split.judging, options.most_judging, options.seed)
-    pool = draw_pool(store, subject.target, subject.neurons, judging)
+    pool = draw_pool(store, selection.target, selection.neurons, judging)
     low, high = (torch.from_numpy(pool.rows[name].to_numpy().copy()) for name in ("min", "max"))
-    kinds = [inputs.truth.kind(neuron) if inputs.truth else "" for neuron in subject.neurons.tolist()]
-    value_table = ValueTable(subject, kinds, low == high)
+    kinds = [inputs.truth.kind(neuron) if inputs.truth else "" for neuron in selection.neurons.tolist()]
+    value_table = ValueTable(selection, kinds, low == high)
     context = EvaluationContext(
-        store, replace(subject, pool=pool), tools.candidates(), options, tools, value_table, progress
+        store, replace(selection, pool=pool), tools.candidates(), options, tools, value_table, progress
     )
-    chooser = Chooser(store, subject, context.candidates, device, _defaults(options), tools.derive)
+    chooser = Chooser(store, selection, context.candidates, device, _defaults(options), tools.derive)
     fitting = thinned(inputs.split.choosing, FITTED, options.seed)
     return PreparedEvaluation(
         context,
-        read_judging_images(store, inputs.judge, subject.target, subject.neurons, fitting, judging, options.alpha),
+        read_judging_images(store, inputs.judge, selection.target, selection.neurons, fitting, judging, options.alpha),
         chooser.on(inputs.split.choosing),
         others(chooser, inputs.split, options.resamples, progress),
-        gather_examples(store, context.subject, ExampleOptions(), context=ComputeContext(device)),
+        gather_examples(store, context.selection, ExampleOptions(), context=ComputeContext(device)),
         steps.concepts_in(context, len(judging)),
     )
 
@@ -305,7 +308,7 @@ def _choose(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Meth
     if prepared.others:
         stability |= relabelled(prepared.others, choice, chosen, context.progress)
     if context.options.perturb:
-        models = context.tools.encoder(context.subject.source), context.tools.network(context.subject.target)
+        models = context.tools.encoder(context.selection.source), context.tools.network(context.selection.target)
         stability |= perturbed(prepared.chooser, choice, chosen, *models, context.progress)
     if scoring.method(choice.method).info.ignores_images:
         stability = {metric: torch.full_like(values, torch.nan) for metric, values in stability.items()}

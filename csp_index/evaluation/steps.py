@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from csp_index.contrast.context import Derive
 from csp_index.contrast.examples import Examples
 from csp_index.contrast.quality import ContrastQuality
-from csp_index.contrast.selection import Subject, pool_tiles
+from csp_index.contrast.selection import Selection, pool_tiles
 from csp_index.evaluation.choose_labels import ChosenLabels
 from csp_index.evaluation.ground_truth import Truth, agreement
 from csp_index.evaluation.hierarchy import Hierarchy
@@ -69,7 +69,7 @@ class EvaluationContext:
     """What every step sees: the index, the neurons over the judging images, the candidates, the value table."""
 
     store: Store
-    subject: Subject  # its pool is the judging images
+    selection: Selection  # its pool is the judging images
     candidates: CandidateTexts
     options: EvaluationOptions
     tools: Tools
@@ -79,7 +79,7 @@ class EvaluationContext:
     def embed(self, source: EncoderInfo, texts: Sequence[str]) -> torch.Tensor:
         """Return unit vectors [T, D] of texts; the candidates' own where all texts are candidates."""
         place = {text: row for row, text in enumerate(self.candidates.texts)}
-        if source == self.subject.source and all(text in place for text in texts):
+        if source == self.selection.source and all(text in place for text in texts):
             return normalize(self.candidates.embeddings[[place[text] for text in texts]], dim=1)
         return normalize(self.tools.embed(source, texts), dim=1)
 
@@ -138,10 +138,10 @@ def evaluate_agreement(
     context: EvaluationContext, method: str, chosen: ChosenLabels, truth: Truth, hierarchy: Hierarchy | None
 ) -> None:
     """Add agreement with the truth; the rank of the truth is among all candidates."""
-    source = context.subject.source
+    source = context.selection.source
     new = {text for texts in truth.accepted.values() for text in texts} - set(context.candidates.texts)
     embed = (lambda texts: context.embed(source, texts)) if context.reads(source) or not new else None
-    ranked = dict(zip(context.subject.neurons.tolist(), chosen.ranked_texts(), strict=True))
+    ranked = dict(zip(context.selection.neurons.tolist(), chosen.ranked_texts(), strict=True))
     result = agreement(truth, ranked, chosen.texts, chosen.scores, embed, hierarchy)
     for metric, values in result.values.items():
         context.value_table.add(method, metric, values, chosen.labels, result.notes[metric])
@@ -194,7 +194,7 @@ def evaluate_consistency(
     context: EvaluationContext, images: JudgingImages, label_texts: LabelTexts, method: str, labels: Labels
 ) -> None:
     """Add whether neurons that fire alike carry alike labels."""
-    count = max(64, _CORRELATED // len(context.subject.neurons))
+    count = max(64, _CORRELATED // len(context.selection.neurons))
     mask = thinned(images.judging, count, context.options.seed)
     activations = torch.cat(list(pool_tiles(context.store, images.target, images.neurons, mask)), 1)
     found = consistency(activations, label_texts.vectors[label_texts.rows(labels).clamp(min=0)], labels)
@@ -206,9 +206,9 @@ def evaluate_neurons(context: EvaluationContext, examples: Examples) -> None:
     """Add what belongs to the neurons themselves: clarity, polysemanticity, redundancy of their activating images."""
     ids = examples.activating[examples.activating >= 0].unique()
     places = torch.searchsorted(ids, examples.activating.clamp(min=0)).masked_fill(examples.activating < 0, -1)
-    vectors = streams.embeddings_of(context.store, context.subject.source, ids.numpy())
+    vectors = streams.embeddings_of(context.store, context.selection.source, ids.numpy())
     if not len(ids):
-        vectors = torch.zeros(1, context.subject.source.width)
+        vectors = torch.zeros(1, context.selection.source.width)
     means = bags(vectors, places, even(places >= 0))
     context.value_table.add("", "clarity", clarity(vectors, places))
     context.value_table.add("", "polysemanticity", polysemanticity(vectors, places))
@@ -217,10 +217,10 @@ def evaluate_neurons(context: EvaluationContext, examples: Examples) -> None:
 
 def evaluate_generated(context: EvaluationContext, generator: ImageGenerator, method: str, labels: Labels) -> None:
     """Add CoSy's metrics: what neurons do on images made from their labels, against control images."""
-    options, target = context.options, context.subject.target
+    options, target = context.options, context.selection.target
     network = context.tools.network(target)
     settings = GenerationSettings(options.generated, options.seed, options.prompt)
-    neurons = context.subject.neurons
+    neurons = context.selection.neurons
     pairs = [(int(neuron), text) for neuron, text in zip(neurons, labels, strict=True) if text is not None]
     made = generated_activations(network, target.key.layer, generator, pairs, settings, context.progress)
     control = _controls(context, network)
@@ -236,14 +236,14 @@ def evaluate_generated(context: EvaluationContext, generator: ImageGenerator, me
 
 def _controls(context: EvaluationContext, network: LoadedNetwork) -> torch.Tensor:
     """Return the neurons' activations on control images [M, G]: those given, or a sample of the judging ones."""
-    options, target = context.options, context.subject.target
+    options, target = context.options, context.selection.target
     if options.controls is not None:
         found = control_activations(
             network, target.key.layer, options.controls, options.control_count, options.seed, context.progress
         )
-        return found.T[torch.from_numpy(context.subject.neurons)]
-    judging = context.subject.pool.mask if context.subject.pool else torch.zeros(0, dtype=torch.bool)
+        return found.T[torch.from_numpy(context.selection.neurons)]
+    judging = context.selection.pool.mask if context.selection.pool else torch.zeros(0, dtype=torch.bool)
     ids = judging.nonzero()[:, 0]
     mask = torch.zeros_like(judging)
     mask[ids[sample_rows(len(ids), options.control_count, options.seed)]] = True
-    return torch.cat(list(pool_tiles(context.store, target, context.subject.neurons, mask)), 1)
+    return torch.cat(list(pool_tiles(context.store, target, context.selection.neurons, mask)), 1)

@@ -8,18 +8,18 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.evaluation.evaluation import VALUES
 from csp_index.evaluation.metrics.table import METRICS
 
 
 class ValueTable:
-    """Collects values [M] of a subject's neurons; `kinds` [M] groups them, `constant` [M] tells activations that never
+    """Collects values [M] of selected neurons; `kinds` [M] groups them, `constant` [M] tells activations that never
     change on the judging images.
     """
 
-    def __init__(self, subject: Subject, kinds: Sequence[str], constant: torch.Tensor) -> None:
-        self._subject = subject
+    def __init__(self, selection: Selection, kinds: Sequence[str], constant: torch.Tensor) -> None:
+        self._selection = selection
         self._kinds = kinds
         self._constant = constant.numpy()
         self._parts: list[pa.Table] = []
@@ -50,11 +50,11 @@ class ValueTable:
                 told.append("its activation is constant on the judging images")
             else:
                 told.append(reasons[place] or "undefined on these images")
-        key, size = self._subject.target.key, len(found)
+        key, size = self._selection.target.key, len(found)
         columns = {
             "model": pa.array([key.model] * size),
             "layer": pa.array([key.layer] * size),
-            "neuron": pa.array(self._subject.neurons.astype(np.int32)),
+            "neuron": pa.array(self._selection.neurons.astype(np.int32)),
             "kind": pa.array(list(self._kinds), pa.string()),
             "method": pa.array([method] * size),
             "text": pa.array(texts, pa.string()),

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from csp_index.contrast.context import ComputeContext
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError
 from csp_index.labelling.candidate_mix import Proposals, checked_kinds, joined, read_proposals
 from csp_index.labelling.candidates import Candidates, CandidateTexts, TextSpace, named_vocabulary
@@ -103,13 +103,13 @@ class CandidateChecks:
 
 def check_neurons(
     space: TextSpace,
-    subjects: Sequence[Subject],
+    selections: Sequence[Selection],
     request: LabelRequest,
     given: Candidates | None = None,
     kinds: str | Sequence[str] | None = None,
     context: ComputeContext | None = None,
 ) -> CandidateChecks:
-    """Return the checks of the subjects' neurons against a vocabulary, None the one used last.
+    """Return the checks of the selected neurons against a vocabulary, None the one used last.
 
     Scores are those of labelling by vocabulary and `kinds` (as `checked_kinds`) together; a softmax runs over all of
     them. New texts are embedded, and kept under the write lock if `space` says so.
@@ -119,17 +119,17 @@ def check_neurons(
     store = space.store
     vocabulary = named_vocabulary(store, given)
     found: list[CandidateCheck] = []
-    for subject in subjects:
-        proposals = read_proposals(store, subject.target, checked_kinds(store, subject.target, kinds))
+    for selection in selections:
+        proposals = read_proposals(store, selection.target, checked_kinds(store, selection.target, kinds))
         with store.write_lock() if space.keep else nullcontext():
             texts = joined(space, vocabulary, proposals)
-        check_texts(store, subject, request, texts)
-        found += _checks(subject, proposals, texts, score_neurons(store, subject, request, texts, context))
+        check_texts(store, selection, request, texts)
+        found += _checks(selection, proposals, texts, score_neurons(store, selection, request, texts, context))
     return CandidateChecks(tuple(found))
 
 
 def _checks(
-    subject: Subject, proposals: Proposals, texts: CandidateTexts, scored: NeuronScores
+    selection: Selection, proposals: Proposals, texts: CandidateTexts, scored: NeuronScores
 ) -> Iterator[CandidateCheck]:
     """Yield the check of each neuron, given the scores of the vocabulary's labels and of the proposals behind them."""
     method, scores, own = scored.request.method, scored.scored.scores, scored.own
@@ -138,8 +138,8 @@ def _checks(
     shared = scores[:, : own.shared]
     best = leaders_of(shared, 1)[:, 0].tolist()
     named = _named(own.neurons.tolist(), own.places.tolist(), proposals.kinds)
-    for row, neuron in enumerate(subject.neurons.tolist()):
-        key, state = subject.key(neuron), scored.states[row].item()
+    for row, neuron in enumerate(selection.neurons.tolist()):
+        key, state = selection.key(neuron), scored.states[row].item()
         if state != "labelled":
             yield CandidateCheck(key, method, state)
             continue

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import torch
 
 from csp_index.contrast.examples import Examples, quality_of
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.labelling.confidence import Confidence
 from csp_index.labelling.label_rule import LabelRule, read_rule
 from csp_index.labelling.request import LabelRequest
@@ -42,9 +42,9 @@ class Made:
     vectors: torch.Tensor | None
     images: int
 
-    def labels(self, subject: Subject, top: int) -> dict[int, Label]:
+    def labels(self, selection: Selection, top: int) -> dict[int, Label]:
         """Return the labels by neuron."""
-        return _from_rows(subject, self.label_rows, self.example_rows, top)
+        return _from_rows(selection, self.label_rows, self.example_rows, top)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Ranking:
 
 
 def label_rows_of(
-    subject: Subject, request: LabelRequest, examples: Examples, ranking: Ranking, run_id: str, hashed: str
+    selection: Selection, request: LabelRequest, examples: Examples, ranking: Ranking, run_id: str, hashed: str
 ) -> pa.Table:
     """Return the rows of the `labels` table: the best candidates of labelled neurons, one bare row for the others."""
     states, texts = ranking.states, ranking.texts
@@ -79,9 +79,9 @@ def label_rows_of(
     columns = {
         "run_id": pa.array([run_id] * size),
         "settings_hash": pa.array([hashed] * size),
-        "model": pa.array([subject.target.key.model] * size),
-        "layer": pa.array([subject.target.key.layer] * size),
-        "neuron": pa.array(subject.neurons[owner].astype(np.int32)),
+        "model": pa.array([selection.target.key.model] * size),
+        "layer": pa.array([selection.target.key.layer] * size),
+        "neuron": pa.array(selection.neurons[owner].astype(np.int32)),
         "method": pa.array([request.method] * size),
         "state": pa.array(states[owner].tolist()),
         "rank": pa.array(np.where(bare, -1, rank).astype(np.int32)),
@@ -132,7 +132,7 @@ def _note(state: str, fired: int, asked: int, approximate: bool, poor: str) -> s
     return "; ".join([*notes, poor] if poor else notes)
 
 
-def example_rows_of(subject: Subject, request: LabelRequest, examples: Examples, run_id: str) -> pa.Table:
+def example_rows_of(selection: Selection, request: LabelRequest, examples: Examples, run_id: str) -> pa.Table:
     """Return the rows of the `examples` table: one an (activating, contrastive) pair, a few of each kind.
 
     An activating image without any partner has a row, too.
@@ -153,8 +153,8 @@ def example_rows_of(subject: Subject, request: LabelRequest, examples: Examples,
 
     columns = {
         "run_id": pa.array([run_id] * size),
-        "model": pa.array([subject.target.key.model] * size),
-        "layer": pa.array([subject.target.key.layer] * size),
+        "model": pa.array([selection.target.key.model] * size),
+        "layer": pa.array([selection.target.key.layer] * size),
         "neuron": pa.array(examples.neurons[neuron].numpy().astype(np.int32)),
         "kind": pa.array(kinds).take(pa.array((slot // each).numpy())),
         "rank": pa.array(rank.numpy().astype(np.int32)),
@@ -165,30 +165,30 @@ def example_rows_of(subject: Subject, request: LabelRequest, examples: Examples,
         "contrast_activation": paired(examples.contrast_activations),
         "similarity": paired(examples.similarities),
         "threshold": pa.array(examples.thresholds[neuron].numpy()),
-        "encoder": pa.array([subject.source.name] * size),
+        "encoder": pa.array([selection.source.name] * size),
     }
     return pa.table(columns, schema=schema.table_schema(schema.EXAMPLES))
 
 
-def write_labels(store: Store, subject: Subject, made: Made, hashed: str) -> None:
+def write_labels(store: Store, selection: Selection, made: Made, hashed: str) -> None:
     """Store labels and what they rest on; the label rows come last, so a label that can be read is whole."""
-    names = ",".join(map(str, subject.neurons.tolist()))
+    names = ",".join(map(str, selection.neurons.tolist()))
     same = f"settings_hash = {catalog.sql_text(hashed)} AND neuron IN ({names})"
-    _delete_orphans(store, subject, same, names)
+    _delete_orphans(store, selection, same, names)
     store.append(schema.EXAMPLES, made.example_rows)
     if made.vectors is not None:
-        table = schema.concepts_table(subject.source.name)
+        table = schema.concepts_table(selection.source.name)
         store.delete(table, same)
         rows = made.label_rows.filter(pc.less_equal(made.label_rows["rank"], 0))
-        values = pa.FixedSizeListArray.from_arrays(pa.array(made.vectors.reshape(-1).numpy()), subject.source.width)
+        values = pa.FixedSizeListArray.from_arrays(pa.array(made.vectors.reshape(-1).numpy()), selection.source.width)
         columns = [rows[name] for name in ("run_id", "settings_hash", "model", "layer", "neuron", "method")]
         columns.append(pa.array([made.images] * rows.num_rows, pa.int64()))
-        store.append(table, pa.table([*columns, values], schema=schema.concepts_schema(subject.source.width)))
+        store.append(table, pa.table([*columns, values], schema=schema.concepts_schema(selection.source.width)))
     store.delete(schema.LABELS, same)
     store.append(schema.LABELS, made.label_rows)
 
 
-def _delete_orphans(store: Store, subject: Subject, same: str, names: str) -> None:
+def _delete_orphans(store: Store, selection: Selection, same: str, names: str) -> None:
     """Delete the example pairs of the labels about to be replaced, and those a killed run left without labels."""
     replaced = set(store.read(schema.LABELS, ["run_id"], same)["run_id"].to_pylist())
     labelled = set(store.read(schema.LABELS, ["run_id"])["run_id"].unique().to_pylist())
@@ -196,30 +196,30 @@ def _delete_orphans(store: Store, subject: Subject, same: str, names: str) -> No
     for chosen, where in ((replaced, f" AND neuron IN ({names})"), (set(runs) - labelled, "")):
         if chosen:
             listed = ",".join(catalog.sql_text(run) for run in sorted(chosen))
-            scope = f" AND {catalog.layer_filter(subject.target)}{where}" if where else ""
+            scope = f" AND {catalog.layer_filter(selection.target)}{where}" if where else ""
             store.delete(schema.EXAMPLES, f"run_id IN ({listed}){scope}")
 
 
-def read_labels(store: Store, subject: Subject, hashed: str, request: LabelRequest) -> dict[int, Label]:
+def read_labels(store: Store, selection: Selection, hashed: str, request: LabelRequest) -> dict[int, Label]:
     """Return the labels kept under a settings hash, by neuron; neurons without one are left out."""
-    where = f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(subject.target)}"
-    if len(subject.neurons) < subject.target.neurons:
-        where += f" AND neuron IN ({','.join(map(str, subject.neurons.tolist()))})"
+    where = f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(selection.target)}"
+    if len(selection.neurons) < selection.target.neurons:
+        where += f" AND neuron IN ({','.join(map(str, selection.neurons.tolist()))})"
     label_rows = store.read(schema.LABELS, where=where)
     if label_rows.num_rows == 0:
         return {}
     runs = ",".join(catalog.sql_text(run) for run in label_rows["run_id"].unique().to_pylist())
     neurons = ",".join(map(str, label_rows["neuron"].unique().to_pylist()))
     example_rows = store.read(schema.EXAMPLES, where=f"run_id IN ({runs}) AND neighbour = 0 AND neuron IN ({neurons})")
-    return _from_rows(subject, label_rows, example_rows, request.top)
+    return _from_rows(selection, label_rows, example_rows, request.top)
 
 
-def label_of(store: Store, subject: Subject, neuron: int, method: str | None = None, top: int = 5) -> Label | None:
+def label_of(store: Store, selection: Selection, neuron: int, method: str | None = None, top: int = 5) -> Label | None:
     """Return the newest label of a neuron by a method, by default the label that the rule of the index shows, or None.
 
     The rule is that of `labelling.label_rule`.
     """
-    where = f"{catalog.layer_filter(subject.target)} AND neuron = {neuron}"
+    where = f"{catalog.layer_filter(selection.target)} AND neuron = {neuron}"
     heads = store.read(schema.LABELS, ["method", "run_id"], f"{where} AND rank <= 0").to_pylist()
     labels = [(row["method"], row["run_id"], row["run_id"]) for row in heads if method in (None, row["method"])]
     rule = read_rule(store) if method is None else LabelRule(method)
@@ -227,22 +227,22 @@ def label_of(store: Store, subject: Subject, neuron: int, method: str | None = N
     if run_id is None:
         return None
     where += f" AND run_id = {catalog.sql_text(run_id)}"
-    return _from_rows(subject, store.read(schema.LABELS, where=where), store.read(schema.EXAMPLES, where=where), top)[
+    return _from_rows(selection, store.read(schema.LABELS, where=where), store.read(schema.EXAMPLES, where=where), top)[
         neuron
     ]
 
 
-def stored_vectors(store: Store, subject: Subject, method: str, images: int) -> torch.Tensor | None:
+def stored_vectors(store: Store, selection: Selection, method: str, images: int) -> torch.Tensor | None:
     """Return the concept vectors [M, D] the newest label run over the whole layer and `images` images left, if any."""
-    table = schema.concepts_table(subject.source.name)
+    table = schema.concepts_table(selection.source.name)
     if not store.has(table):
         return None
-    where = f"{catalog.layer_filter(subject.target)} AND method = {catalog.sql_text(method)} AND images = {images}"
+    where = f"{catalog.layer_filter(selection.target)} AND method = {catalog.sql_text(method)} AND images = {images}"
     runs = store.read(table, ["settings_hash", "run_id"], where).group_by("settings_hash")
     whole = [
         row
         for row in runs.aggregate([("run_id", "count"), ("run_id", "max")]).to_pylist()
-        if row["run_id_count"] == subject.target.neurons
+        if row["run_id_count"] == selection.target.neurons
     ]
     if not whole:
         return None
@@ -251,10 +251,10 @@ def stored_vectors(store: Store, subject: Subject, method: str, images: int) -> 
         "neuron"
     )
     flat = rows["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return torch.from_numpy(flat.reshape(-1, subject.source.width).copy())
+    return torch.from_numpy(flat.reshape(-1, selection.source.width).copy())
 
 
-def _from_rows(subject: Subject, label_rows: pa.Table, example_rows: pa.Table, top: int) -> dict[int, Label]:
+def _from_rows(selection: Selection, label_rows: pa.Table, example_rows: pa.Table, top: int) -> dict[int, Label]:
     pairs: dict[tuple[str, int], list[ExamplePair]] = {}
     nearest = example_rows.filter(pc.equal(example_rows["neighbour"], 0)).select(["run_id", "neuron", *_PAIR])
     for run_id, neuron, *pair in zip(*(column.to_pylist() for column in nearest.columns), strict=True):
@@ -272,7 +272,7 @@ def _from_rows(subject: Subject, label_rows: pa.Table, example_rows: pa.Table, t
             uncertain.add(neuron)
     return {
         neuron: Label(
-            subject.key(neuron),
+            selection.key(neuron),
             method,
             state,
             tuple(scores[neuron][:top]),

@@ -15,8 +15,8 @@ import torch
 from csp_index.concurrency import one_thread
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.embeddings import release
-from csp_index.contrast.examples import Examples, settle_means
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.examples import Examples, with_plan
+from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError
 from csp_index.labelling import scoring
 from csp_index.labelling.candidates import CandidateTexts, Ownership
@@ -87,7 +87,7 @@ class NeuronScores:
 
 def label_neurons(
     store: Store,
-    subject: Subject,
+    selection: Selection,
     request: LabelRequest,
     candidates: Callable[[], CandidateTexts],
     candidates_key: str,
@@ -101,29 +101,29 @@ def label_neurons(
     `candidates` is called, under the write lock, only if something must be computed. `keep=False` writes nothing.
     """
     context = context or ComputeContext()
-    described = _describe(subject, request, candidates_key, subject.images(store))
+    described = _describe(selection, request, candidates_key, selection.images(store))
     if context.depends is not None and scoring.method(request.method).info.needs_contrast:
         described |= context.depends(request.examples)
-    found = {} if recompute else read_labels(store, subject, settings_hash(described), request)
-    missing = [n for n in subject.neurons.tolist() if n not in found]
+    found = {} if recompute else read_labels(store, selection, settings_hash(described), request)
+    missing = [n for n in selection.neurons.tolist() if n not in found]
     if missing:
-        part = replace(subject, neurons=np.array(missing, dtype=np.int64))
+        part = replace(selection, neurons=np.array(missing, dtype=np.int64))
         if scoring.method(request.method).info.needs_contrast:
-            context = settle_means(store, part, request.examples, context)
+            context = with_plan(store, part, request.examples, context)
         if context.plan is not None and context.plan.approximate:  # another question: its answer may be another
             described["contrast_by"] = context.plan.through
             found |= {} if recompute else read_labels(store, part, settings_hash(described), request)
             part = replace(part, neurons=np.array([n for n in missing if n not in found], dtype=np.int64))
         if len(part.neurons):
             found |= _make(store, part, request, candidates, described, keep, context)
-    if found and context.explain is not None and len(missing) < len(subject.neurons):
-        context.tell(f"{len(subject.neurons) - len(missing):,} labels read from the index: made before, the same way")
-    return [found[neuron] for neuron in subject.neurons.tolist()]
+    if found and context.explain is not None and len(missing) < len(selection.neurons):
+        context.tell(f"{len(selection.neurons) - len(missing):,} labels read from the index: made before, the same way")
+    return [found[neuron] for neuron in selection.neurons.tolist()]
 
 
 def _make(
     store: Store,
-    subject: Subject,
+    selection: Selection,
     request: LabelRequest,
     candidates: Callable[[], CandidateTexts],
     described: dict[str, object],
@@ -134,36 +134,36 @@ def _make(
     context = replace(context, keep=keep)
     with store.write_lock() if keep else nullcontext():
         texts = candidates()
-        check_texts(store, subject, request, texts)
+        check_texts(store, selection, request, texts)
         if not keep:
-            with one_thread(context.plan is not None and context.plan.listed and len(subject.neurons) <= _FEW):
-                return _compute(store, subject, request, texts, "", "", context).labels(subject, request.top)
-        models = {subject.source.what: subject.source.identity}
+            with one_thread(context.plan is not None and context.plan.listed and len(selection.neurons) <= _FEW):
+                return _compute(store, selection, request, texts, "", "", context).labels(selection, request.top)
+        models = {selection.source.what: selection.source.identity}
         with record_run(store, "label", described, models, request.examples.seed) as run:
             context = replace(context, run_id=run.run_id)
-            made = _compute(store, subject, request, texts, run.run_id, run.settings_hash, context)
-            write_labels(store, subject, made, run.settings_hash)
-        return made.labels(subject, request.top)
+            made = _compute(store, selection, request, texts, run.run_id, run.settings_hash, context)
+            write_labels(store, selection, made, run.settings_hash)
+        return made.labels(selection, request.top)
 
 
 def score_neurons(
     store: Store,
-    subject: Subject,
+    selection: Selection,
     request: LabelRequest,
     texts: CandidateTexts,
     context: ComputeContext | None = None,
 ) -> NeuronScores:
-    """Return the scores of all candidates for the subject's neurons, from the images of its pool; stores nothing."""
-    gathered = gather(store, subject, request, context)
+    """Return the scores of all candidates for the selected neurons, from the images of its pool; stores nothing."""
+    gathered = gather(store, selection, request, context)
     evidence = with_texts(gathered.evidence, request, texts)
     scale = scoring.method(request.method).background(request.scoring)
     if scale is not None:
-        share = dataset_share(store, subject, gathered.examples.images, evidence.texts, scale)
+        share = dataset_share(store, selection, gathered.examples.images, evidence.texts, scale)
         evidence = replace(evidence, label_share=share)
-    if len(subject.neurons) > _MANY:
+    if len(selection.neurons) > _MANY:
         release(store)  # the scores of many neurons need the memory, and the next question may be long in coming
     if scoring.method(request.method).info.needs_response:
-        evidence = with_response(store, subject, request, evidence, texts.own)
+        evidence = with_response(store, selection, request, evidence, texts.own)
     return score_evidence(request, gathered.examples, evidence, texts.own)
 
 
@@ -188,22 +188,22 @@ def states_of(request: LabelRequest, examples: Examples) -> np.ndarray:
 
 
 def concept_vectors(
-    store: Store, subject: Subject, request: LabelRequest, context: ComputeContext | None = None
+    store: Store, selection: Selection, request: LabelRequest, context: ComputeContext | None = None
 ) -> torch.Tensor:
     """Return the concept vectors [M, D] of a method that has them; zero rows for dead neurons."""
     row = scoring.method(request.method)
     if row.vector is None:
         raise LabelError(f"method {request.method} has no concept vector (these have: {', '.join(_with_vector())})")
-    return row.vector(gather(store, subject, request, context).evidence, request.scoring)
+    return row.vector(gather(store, selection, request, context).evidence, request.scoring)
 
 
-def _describe(subject: Subject, request: LabelRequest, candidates_key: str, images: int) -> dict[str, object]:
+def _describe(selection: Selection, request: LabelRequest, candidates_key: str, images: int) -> dict[str, object]:
     row = scoring.method(request.method)
     described: dict[str, object] = {
-        "encoder": subject.source.name,
-        "encoder_identity": subject.source.identity,
-        "layer": str(subject.target.key),
-        "layer_identity": subject.target.identity,
+        "encoder": selection.source.name,
+        "encoder_identity": selection.source.identity,
+        "layer": str(selection.target.key),
+        "layer_identity": selection.target.identity,
         "images": images,
         "method": request.method,
         "examples": examples_described(request.examples),
@@ -212,7 +212,7 @@ def _describe(subject: Subject, request: LabelRequest, candidates_key: str, imag
         "kept": max(KEPT, request.top),
     }
     if row.info.over_run and request.scoring.prior == "neurons":
-        described["neurons"] = subject.neurons.tolist()
+        described["neurons"] = selection.neurons.tolist()
     if row.info.needs_contrast is False:
         described["examples"] = {"examples": request.examples.examples, "floor": request.examples.floor}
     return described
@@ -220,17 +220,19 @@ def _describe(subject: Subject, request: LabelRequest, candidates_key: str, imag
 
 def _compute(
     store: Store,
-    subject: Subject,
+    selection: Selection,
     request: LabelRequest,
     texts: CandidateTexts,
     run_id: str,
     hashed: str,
     context: ComputeContext,
 ) -> Made:
-    return made_of(subject, score_neurons(store, subject, request, texts, context), texts.texts, run_id, hashed)
+    return made_of(selection, score_neurons(store, selection, request, texts, context), texts.texts, run_id, hashed)
 
 
-def made_of(subject: Subject, found: NeuronScores, texts: Sequence[str], run_id: str = "", hashed: str = "") -> Made:
+def made_of(
+    selection: Selection, found: NeuronScores, texts: Sequence[str], run_id: str = "", hashed: str = ""
+) -> Made:
     """Return the labels that scores amount to, with the confidence in them, as the rows that may be stored."""
     request = found.request
     best = found.leaders(max(KEPT, request.top))
@@ -238,21 +240,21 @@ def made_of(subject: Subject, found: NeuronScores, texts: Sequence[str], run_id:
     ranking = Ranking(
         found.scored.scores.gather(1, best), best, texts, found.states, confidence, found.available.numpy()
     )
-    label_rows = label_rows_of(subject, request, found.examples, ranking, run_id, hashed)
-    example_rows = example_rows_of(subject, request, found.examples, run_id)
+    label_rows = label_rows_of(selection, request, found.examples, ranking, run_id, hashed)
+    example_rows = example_rows_of(selection, request, found.examples, run_id)
     return Made(label_rows, example_rows, found.scored.vectors, found.examples.images)
 
 
-def check_texts(store: Store, subject: Subject, request: LabelRequest, texts: CandidateTexts) -> None:
+def check_texts(store: Store, selection: Selection, request: LabelRequest, texts: CandidateTexts) -> None:
     """Refuse, before a run is recorded, what could only fail in it: texts of another space, and as `check_request`."""
-    if texts.embeddings.shape[1] != subject.source.width:
+    if texts.embeddings.shape[1] != selection.source.width:
         raise LabelError(
-            f"text embeddings have {texts.embeddings.shape[1]} dimensions, the index's encoder {subject.source.width}: "
+            f"text embeddings have {texts.embeddings.shape[1]} dimensions, the encoder {selection.source.width}: "
             "expected embeddings of the same encoder"
         )
     if request.scoring.subtract_empty and texts.empty is None:
         raise LabelError("subtracting the empty template needs an encoder: arrays made elsewhere do not hold its text")
-    check_request(store, subject, request)
+    check_request(store, selection, request)
 
 
 def _with_vector() -> list[str]:

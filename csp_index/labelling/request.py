@@ -8,7 +8,7 @@ from typing import Any
 
 from csp_index.contrast.examples import activating_sets
 from csp_index.contrast.kinds import CONTRAST_KINDS
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError, SettingError
 from csp_index.labelling import scoring
 from csp_index.labelling.methods import check_method, default_method, methods_with
@@ -70,10 +70,10 @@ def _check_read(method: str, given: Iterable[str]) -> None:
             )
 
 
-def check_request(store: Store, subject: Subject, request: LabelRequest) -> None:
+def check_request(store: Store, selection: Selection, request: LabelRequest) -> None:
     """Refuse a request that lacks the encoder's scale, or asks for more examples than are kept; reads one neuron."""
     scoring.method(request.method).background(request.scoring)
-    activating_sets(subject.statistics(store).slice(0, 1), request.examples)
+    activating_sets(selection.statistics(store).slice(0, 1), request.examples)
 
 
 def examples_described(options: ExampleOptions) -> dict[str, object]:

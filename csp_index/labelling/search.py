@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.errors import SettingError
 from csp_index.labelling.candidates import TextSpace, embed_picture, template_key
 from csp_index.labelling.label_store import label_of, stored_vectors
@@ -69,13 +69,13 @@ def search_neurons(
     query = torch.nn.functional.normalize(query, dim=0)
     found: list[tuple[float, LayerInfo, int, str]] = []
     for target in targets:
-        subject = Subject(source, target, np.arange(target.neurons))
+        selection = Selection(source, target, np.arange(target.neurons))
         rows = catalog.neuron_rows(store, target)
-        kept = stored_vectors(store, subject, "csp", rows["images"][0].as_py())
+        kept = stored_vectors(store, selection, "csp", rows["images"][0].as_py())
         if kept is not None:
             method, vectors = "csp", kept
         else:
-            method, vectors = "mean-centred", concept_vectors(store, subject, LabelRequest("mean-centred"))
+            method, vectors = "mean-centred", concept_vectors(store, selection, LabelRequest("mean-centred"))
         alive = torch.from_numpy(rows["max"].to_numpy() > 0)
         scores = (vectors @ query).masked_fill(~alive, -torch.inf)
         order = scores.sort(dim=0, descending=True, stable=True).indices[:top].tolist()
@@ -83,7 +83,7 @@ def search_neurons(
     found.sort(key=lambda row: -row[0])
     answer = []
     for score, target, neuron, method in found[:top]:
-        label = label_of(store, Subject(source, target, np.array([neuron])), neuron, top=1)
+        label = label_of(store, Selection(source, target, np.array([neuron])), neuron, top=1)
         row = {"neuron": f"{target.key}/{neuron}", "score": score, "method": method}
         answer.append(row | {"label": label and label.text, "labelled_by": label and label.method})
     return pa.Table.from_pylist(answer, schema=_SCHEMA)

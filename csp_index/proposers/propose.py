@@ -17,7 +17,7 @@ import numpy as np
 from csp_index import settings
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.examples import gather_examples
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.errors import CspIndexError, ProposerError, SettingError, one_line
 from csp_index.proposers.answer_store import AnswerWriter, Known, Origin, known_answers, renew, superseded, take_over
 from csp_index.proposers.grids import Layout
@@ -92,9 +92,9 @@ class Asking:
 
 
 def propose_all(
-    store: Store, subjects: Sequence[Subject], models: Mapping[CandidateKind, str | Proposer], asking: Asking
+    store: Store, selections: Sequence[Selection], models: Mapping[CandidateKind, str | Proposer], asking: Asking
 ) -> tuple[ProposeSummary, ...]:
-    """Ask one model after another, each about all subjects; a model is loaded when its turn comes.
+    """Ask one model after another, each about all selections; a model is loaded when its turn comes.
 
     For the kind `neighbours`, whatever is given, the labels of similar neurons are taken, and no model is asked.
     """
@@ -104,15 +104,15 @@ def propose_all(
         found += [
             propose(
                 store,
-                subject,
-                held or RelatedLabels(store, subject),
+                selection,
+                held or RelatedLabels(store, selection),
                 asking.shown,
                 contrast=asking.contrast and asking.options.layout.style != "one",
                 again=asking.again,
                 context=asking.context,
                 progress=asking.progress,
             )
-            for subject in subjects
+            for selection in selections
         ]
     return tuple(found)
 
@@ -127,23 +127,23 @@ class RelatedLabels:
     kind: CandidateKind = "neighbours"
     name = "labels"
 
-    def __init__(self, store: Store, subject: Subject) -> None:
+    def __init__(self, store: Store, selection: Selection) -> None:
         """Note what labels there are: others are another question."""
-        self._store, self._subject = store, subject
-        self.revision = related_revision(store, subject.target)
+        self._store, self._selection = store, selection
+        self.revision = related_revision(store, selection.target)
         self.prompt = "3 labels of each of 5 similar neurons"
 
     def ask(self, questions: Iterable[Question]) -> Iterator[Answer]:
         """Yield one answer a question, in neuron order."""
         numbers = sorted(question.neuron.neuron for question in questions)
         if numbers:
-            asked = replace(self._subject, neurons=np.array(numbers, dtype=np.int64))
+            asked = replace(self._selection, neurons=np.array(numbers, dtype=np.int64))
             yield from related_answers(self._store, asked, asked.source, neighbours=5, top=3)
 
 
 def propose(
     store: Store,
-    subject: Subject,
+    selection: Selection,
     proposer: Proposer,
     options: ExampleOptions = SHOWN,
     *,
@@ -152,7 +152,7 @@ def propose(
     context: ComputeContext | None = None,
     progress: Progress | None = None,
 ) -> ProposeSummary:
-    """Ask a proposer about the subject's neurons and keep its answers; those it has answered are not asked again.
+    """Ask a proposer about the selected neurons and keep its answers; those it has answered are not asked again.
 
     `contrast=False` shows activating images only. `again` asks anew about all. A neuron that fails is told in the
     summary, its answer kept with the reason, and asked again by the next call. What came in is kept however the call
@@ -161,22 +161,22 @@ def propose(
     started = time.monotonic()
     with store.write_lock():
         take_over(store)
-        described = describe(store, subject, proposer, options, contrast, context)
-        known = known_answers(store, subject.target, settings_hash(described))
-        summary = ProposeSummary(str(subject.target.key), proposer.kind, proposer.name)
-        alive = _alive(store, subject, options)
+        described = describe(store, selection, proposer, options, contrast, context)
+        known = known_answers(store, selection.target, settings_hash(described))
+        summary = ProposeSummary(str(selection.target.key), proposer.kind, proposer.name)
+        alive = _alive(store, selection, options)
         todo = [n for n in alive if again or n not in known.settled]
-        summary = replace(summary, known=len(alive) - len(todo), dead=len(subject.neurons) - len(alive))
-        back = superseded(store, subject.target, proposer, settings_hash(described), sorted(set(alive) - set(todo)))
+        summary = replace(summary, known=len(alive) - len(todo), dead=len(selection.neurons) - len(alive))
+        back = superseded(store, selection.target, proposer, settings_hash(described), sorted(set(alive) - set(todo)))
         if not todo and not back:
             return summary
-        part = replace(subject, neurons=np.array(todo, dtype=np.int64))
+        part = replace(selection, neurons=np.array(todo, dtype=np.int64))
         models = {
-            subject.source.what: subject.source.identity,
+            selection.source.what: selection.source.identity,
             f"{proposer.kind}:{proposer.name}": {"revision": proposer.revision},
         }
         with record_run(store, "candidates", described, models, options.seed) as run:
-            renew(store, subject.target, settings_hash(described), back, run.run_id)
+            renew(store, selection.target, settings_hash(described), back, run.run_id)
             if not todo:
                 return replace(summary, run_id=run.run_id)
             made = replace(context or ComputeContext(), keep=True, run_id=run.run_id)
@@ -213,7 +213,7 @@ def read_options(given: Mapping[str, Any]) -> tuple[ExampleOptions, ProposerOpti
 
 def describe(
     store: Store,
-    subject: Subject,
+    selection: Selection,
     proposer: Proposer,
     options: ExampleOptions,
     contrast: bool = True,
@@ -221,11 +221,11 @@ def describe(
 ) -> dict[str, object]:
     """Return everything that an answer depends on; its hash is what answers are kept under."""
     described: dict[str, object] = {
-        "encoder": subject.source.name,
-        "encoder_identity": subject.source.identity,
-        "layer": str(subject.target.key),
-        "layer_identity": subject.target.identity,
-        "images": subject.images(store),
+        "encoder": selection.source.name,
+        "encoder_identity": selection.source.identity,
+        "layer": str(selection.target.key),
+        "layer_identity": selection.target.identity,
+        "images": selection.images(store),
         "kind": proposer.kind,
         "proposer": proposer.name,
         "revision": proposer.revision,
@@ -246,19 +246,26 @@ def _writer(store: Store, proposer: Proposer, run: Run, known: Known) -> AnswerW
     return AnswerWriter(store, origin, known)
 
 
-def _alive(store: Store, subject: Subject, options: ExampleOptions) -> list[int]:
+def _alive(store: Store, selection: Selection, options: ExampleOptions) -> list[int]:
     """Return the neurons that fire above the floor on some image."""
-    highest = subject.statistics(store)["max"].to_numpy()
-    alive: list[int] = subject.neurons[highest > max(options.floor, 0.0)].tolist()
+    highest = selection.statistics(store)["max"].to_numpy()
+    alive: list[int] = selection.neurons[highest > max(options.floor, 0.0)].tolist()
     return alive
 
 
 def _questions(
-    store: Store, subject: Subject, proposer: Proposer, options: ExampleOptions, contrast: bool, context: ComputeContext
+    store: Store,
+    selection: Selection,
+    proposer: Proposer,
+    options: ExampleOptions,
+    contrast: bool,
+    context: ComputeContext,
 ) -> Questions:
     if proposer.kind == "neighbours":
-        return Questions.bare(subject)
-    return Questions.shown(store, subject, gather_examples(store, subject, options, contrast=contrast, context=context))
+        return Questions.bare(selection)
+    return Questions.shown(
+        store, selection, gather_examples(store, selection, options, contrast=contrast, context=context)
+    )
 
 
 def _summed(summary: ProposeSummary, questions: Questions, tally: _Tally, seconds: float, run: Run) -> ProposeSummary:

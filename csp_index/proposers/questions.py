@@ -11,7 +11,7 @@ import numpy as np
 
 from csp_index import settings
 from csp_index.contrast.examples import Examples
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.proposers.pictures import Pictures
 from csp_index.proposers.proposer import Answer, Question
 from csp_index.records import NeuronKey
@@ -39,17 +39,17 @@ class Questions:
         self._mutex = threading.Lock()
 
     @classmethod
-    def shown(cls, store: Store, subject: Subject, examples: Examples) -> Questions:
+    def shown(cls, store: Store, selection: Selection, examples: Examples) -> Questions:
         """Return questions that show examples. Errors: ProposerError where the index has no pictures."""
-        numbers = enumerate(subject.neurons.tolist())
-        sets = {subject.key(neuron): _image_ids(examples, place) for place, neuron in numbers}
+        numbers = enumerate(selection.neurons.tolist())
+        sets = {selection.key(neuron): _image_ids(examples, place) for place, neuron in numbers}
         ids = [image_id for both in sets.values() for part in both for image_id in part]
-        return cls(sets, Pictures(store, subject.source, np.array(ids, dtype=np.int64)))
+        return cls(sets, Pictures(store, selection.source, np.array(ids, dtype=np.int64)))
 
     @classmethod
-    def bare(cls, subject: Subject) -> Questions:
+    def bare(cls, selection: Selection) -> Questions:
         """Return questions without pictures."""
-        return cls({subject.key(neuron): ([], []) for neuron in subject.neurons.tolist()}, None)
+        return cls({selection.key(neuron): ([], []) for neuron in selection.neurons.tolist()}, None)
 
     @property
     def count(self) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.errors import ProposerError
 from csp_index.labelling.label_rule import read_rule
 from csp_index.labelling.label_store import stored_vectors
@@ -43,9 +43,9 @@ class _Labelled:
 
 
 def related_answers(
-    store: Store, subject: Subject, source: EncoderInfo, *, neighbours: int = 5, top: int = 3
+    store: Store, selection: Selection, source: EncoderInfo, *, neighbours: int = 5, top: int = 3
 ) -> Iterator[Answer]:
-    """Return for each of the subject's neurons the labels of the most similar ones outside its layer, as one answer.
+    """Return for each selected neuron the labels of the most similar ones outside its layer, as one answer.
 
     `neighbours` similar neurons are asked, the `top` best candidates of each one's newest label taken (no matter by
     which method, but for the random controls); a text's score is the cosine of the two concept vectors, in (0, 1], the
@@ -54,10 +54,10 @@ def related_answers(
     neuron, or one that resembles none, fails. Errors: ProposerError if no other layer has labels.
     """
     started = time.perf_counter()
-    others = _labelled(store, subject.target, top)
-    method, vectors = _vectors(store, source, [subject.target, *(other.target for other in others)])
-    alive = torch.from_numpy(subject.statistics(store)["max"].to_numpy() > 0)
-    own = next(vectors)[torch.from_numpy(subject.neurons)] * alive[:, None]
+    others = _labelled(store, selection.target, top)
+    method, vectors = _vectors(store, source, [selection.target, *(other.target for other in others)])
+    alive = torch.from_numpy(selection.statistics(store)["max"].to_numpy() > 0)
+    own = next(vectors)[torch.from_numpy(selection.neurons)] * alive[:, None]
     cosines, layers, places = _nearest(own, [next(vectors)[torch.from_numpy(o.neurons)] for o in others], neighbours)
     seconds = (time.perf_counter() - started) / max(1, len(own))
 
@@ -65,11 +65,11 @@ def related_answers(
         found = zip(cosines[row].tolist(), layers[row].tolist(), places[row].tolist(), strict=True)
         similar = [(value, others[layer], place) for value, layer, place in found if value > 0]
         if similar:
-            return Answer(subject.key(neuron), "answered", *_said(method, similar), seconds=seconds)
+            return Answer(selection.key(neuron), "answered", *_said(method, similar), seconds=seconds)
         reason = "no labelled neuron is similar to it" if alive[row] else "it never fires on the indexed images"
-        return Answer(subject.key(neuron), "failed", reason=reason, seconds=seconds)
+        return Answer(selection.key(neuron), "failed", reason=reason, seconds=seconds)
 
-    return (answer(row, neuron) for row, neuron in enumerate(subject.neurons.tolist()))
+    return (answer(row, neuron) for row, neuron in enumerate(selection.neurons.tolist()))
 
 
 def related_revision(store: Store, target: LayerInfo) -> str:
@@ -118,12 +118,12 @@ def _labelled(store: Store, target: LayerInfo, top: int) -> list[_Labelled]:
 
 def _vectors(store: Store, source: EncoderInfo, targets: Sequence[LayerInfo]) -> tuple[str, Iterator[torch.Tensor]]:
     """Return by what method the concept vectors of all layers are, the same for all, and the vectors layer by layer."""
-    subjects = [Subject(source, target, np.arange(target.neurons)) for target in targets]
-    kept = [stored_vectors(store, subject, "csp", subject.images(store)) for subject in subjects]
+    selections = [Selection(source, target, np.arange(target.neurons)) for target in targets]
+    kept = [stored_vectors(store, selection, "csp", selection.images(store)) for selection in selections]
     whole = [vectors for vectors in kept if vectors is not None]
-    if len(whole) == len(subjects):
+    if len(whole) == len(selections):
         return "csp", iter(whole)
-    return _FALLBACK, (concept_vectors(store, subject, LabelRequest(_FALLBACK)) for subject in subjects)
+    return _FALLBACK, (concept_vectors(store, selection, LabelRequest(_FALLBACK)) for selection in selections)
 
 
 def _nearest(

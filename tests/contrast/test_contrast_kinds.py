@@ -13,7 +13,7 @@ from csp_index import CspIndexError, Index, open_index
 from csp_index.contrast import falcon
 from csp_index.contrast.context import ComputeContext, DerivedRequest
 from csp_index.contrast.examples import Examples, gather_examples, quality_of
-from csp_index.contrast.selection import Subject, draw_pool
+from csp_index.contrast.selection import Selection, draw_pool
 from csp_index.errors import LabelError, SettingError
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.records import ExampleOptions
@@ -47,9 +47,9 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     return build(tmp_path_factory.mktemp("kinds"))
 
 
-def subject(index: Index, neurons: list[int] | None = None) -> Subject:
+def selection(index: Index, neurons: list[int] | None = None) -> Selection:
     (target,), source = catalog.layers(index.store), catalog.encoder(index.store)
-    return Subject(source, target, np.arange(target.neurons) if neurons is None else np.array(neurons))
+    return Selection(source, target, np.arange(target.neurons) if neurons is None else np.array(neurons))
 
 
 def arrays(index: Index) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +79,7 @@ def nearest_of(e: np.ndarray, image: int, ten: list[int], m: int, limit: float =
 def test_falcon_is_what_numpy_says(index, neighbours):
     e, a = arrays(index)
     options = ExampleOptions(examples=20, contrast="falcon", neighbours=neighbours)
-    found = gather_examples(index.store, subject(index), options)
+    found = gather_examples(index.store, selection(index), options)
     for k in range(NEURONS):
         activating = [image for image in found.activating[k].tolist() if image >= 0]
         if k == 3:
@@ -97,20 +97,20 @@ def test_falcon_is_what_numpy_says(index, neighbours):
 
 def test_falcon_of_few_neurons_and_in_blocks_is_the_same(index, monkeypatch):
     options = ExampleOptions(examples=20, contrast="falcon")
-    whole = gather_examples(index.store, subject(index), options).contrastive
-    some = gather_examples(index.store, subject(index, [2, 7]), options).contrastive
+    whole = gather_examples(index.store, selection(index), options).contrastive
+    some = gather_examples(index.store, selection(index, [2, 7]), options).contrastive
     assert torch.equal(some, whole[[2, 7]])
     monkeypatch.setattr(falcon, "_MEANS_BYTES", 8 * NEURONS * 2)
     monkeypatch.setattr(falcon, "_TILE_BYTES", 1)
-    assert torch.equal(gather_examples(index.store, subject(index), options).contrastive, whole)
+    assert torch.equal(gather_examples(index.store, selection(index), options).contrastive, whole)
 
 
 def test_falcon_sees_the_pool_alone(index):
     e, a = arrays(index)
     mask = torch.arange(IMAGES) % 3 > 0
-    asked = subject(index, [0, 6])
+    asked = selection(index, [0, 6])
     target = asked.target
-    asked = Subject(asked.source, target, asked.neurons, draw_pool(index.store, target, asked.neurons, mask))
+    asked = Selection(asked.source, target, asked.neurons, draw_pool(index.store, target, asked.neurons, mask))
     found = gather_examples(index.store, asked, ExampleOptions(examples=15, contrast="falcon"))
     for row, neuron in enumerate((0, 6)):
         activating = found.activating[row].tolist()
@@ -126,7 +126,7 @@ def test_falcon_in_a_layer_of_one_neuron_has_no_space_to_look_in(tmp_path):
 
 def test_falcons_near_duplicates_are_left_out(index):
     e, a = arrays(index)
-    found = gather_examples(index.store, subject(index), ExampleOptions(contrast="falcon", near_duplicate=0.8))
+    found = gather_examples(index.store, selection(index), ExampleOptions(contrast="falcon", near_duplicate=0.8))
     assert (found.contrastive >= 0).any()
     for k, rank in (found.contrastive[..., 0] >= 0).nonzero().tolist():
         activating = [image for image in found.activating[k].tolist() if image >= 0]
@@ -135,8 +135,8 @@ def test_falcons_near_duplicates_are_left_out(index):
 
 
 def test_random_near_duplicates_are_dropped(index):
-    loose = gather_examples(index.store, subject(index), ExampleOptions(contrast="random"))
-    strict = gather_examples(index.store, subject(index), ExampleOptions(contrast="random", near_duplicate=0.5))
+    loose = gather_examples(index.store, selection(index), ExampleOptions(contrast="random"))
+    strict = gather_examples(index.store, selection(index), ExampleOptions(contrast="random", near_duplicate=0.5))
     close = loose.similarities > 0.5
     assert close.any()
     assert torch.equal(strict.contrastive, loose.contrastive.masked_fill(close, -1))
@@ -145,7 +145,7 @@ def test_random_near_duplicates_are_dropped(index):
 @pytest.mark.parametrize("contrast", ["falcon", "nearest+falcon", "falcon+random+nearest"])
 def test_without_reuse_no_image_serves_a_neuron_twice(index, contrast):
     options = ExampleOptions(examples=20, contrast=contrast, neighbours=2, reuse=False)
-    found = gather_examples(index.store, subject(index), options)
+    found = gather_examples(index.store, selection(index), options)
     for row in found.contrastive.flatten(1):
         used = row[row >= 0]
         assert len(used) == len(used.unique())
@@ -154,7 +154,7 @@ def test_without_reuse_no_image_serves_a_neuron_twice(index, contrast):
 
 def test_a_mixture_has_the_partners_of_each_kind_in_the_order_written(index):
     def of(contrast: str) -> Examples:
-        return gather_examples(index.store, subject(index), ExampleOptions(contrast=contrast, neighbours=2))
+        return gather_examples(index.store, selection(index), ExampleOptions(contrast=contrast, neighbours=2))
 
     mixed = of("random+nearest+falcon")
     assert mixed.kinds == ("random", "nearest", "falcon")
@@ -167,7 +167,7 @@ def test_a_mixture_has_the_partners_of_each_kind_in_the_order_written(index):
 
 def test_least_similarity_holds_for_all_kinds(index):
     options = ExampleOptions(contrast="nearest+falcon+random", min_similarity=0.6)
-    found = gather_examples(index.store, subject(index), options)
+    found = gather_examples(index.store, selection(index), options)
     kept = found.contrastive >= 0
     assert kept[..., 0].any() and kept[..., 1].any() and kept[..., 2].any()
     assert (found.similarities[kept] >= 0.6).all()
@@ -179,7 +179,7 @@ def test_stored_pairs_name_their_kind(index):
     columns = "rank, kind, neighbour, contrast_id"
     where = f"WHERE run_id = '{label.run_id}' ORDER BY rank, neighbour"
     rows = index.sql(f"SELECT {columns} FROM examples {where}").rows()
-    found = gather_examples(index.store, subject(index, [4]), ExampleOptions(contrast="nearest+falcon", neighbours=2))
+    found = gather_examples(index.store, selection(index, [4]), ExampleOptions(contrast="nearest+falcon", neighbours=2))
     fired = len(label.pairs)
     expected = [
         (rank, kind, place)
@@ -202,7 +202,7 @@ def test_show_lists_all_partners_of_an_image(index, run):
     ]
     assert [pair["contrast_id"] for pair in pairs[::4]] == [pair.contrast_id for pair in label.pairs]
     assert all(str(pair["contrast_id"]) in found["images"] for pair in pairs)
-    examples = gather_examples(index.store, subject(index, [4]), ExampleOptions(contrast="falcon+nearest"))
+    examples = gather_examples(index.store, selection(index, [4]), ExampleOptions(contrast="falcon+nearest"))
     assert found["contrast_quality"] == pytest.approx(quality_of(examples).as_json(), rel=1e-5)
     head, *lines = run("show", index.uri, "m/l/4").out.splitlines()[-1 - 4 * fired :]
     assert head.split()[-1] == "kind"
@@ -226,7 +226,7 @@ def stand_in(index: Index, rows: list[tuple[int, int, float, int]]) -> Callable[
     def make(wanted: DerivedRequest) -> str:
         calls.append(wanted)
         if len(calls) == 1:
-            source, key = wanted.subject.source, wanted.subject.key
+            source, key = wanted.selection.source, wanted.selection.key
             embeddings = np.eye(WIDTH, dtype=np.float32)
             images = [
                 DerivedImage("perturbation", origin, key(neuron), 0, "stand-in", value, embeddings[axis], b"")
@@ -241,7 +241,7 @@ def stand_in(index: Index, rows: list[tuple[int, int, float, int]]) -> Callable[
 def test_made_images_below_the_threshold_are_partners_most_similar_first(tmp_path):
     index = build(tmp_path)
     e, _ = arrays(index)
-    plain = gather_examples(index.store, subject(index), ExampleOptions(examples=5, contrast="random"))
+    plain = gather_examples(index.store, selection(index), ExampleOptions(examples=5, contrast="random"))
     first, second = plain.activating[2, :2].tolist()
     low, high = 0.0, float(plain.thresholds[2])
     axes = np.argsort(-e[first])  # the axes most like the first image come first
@@ -255,7 +255,7 @@ def test_made_images_below_the_threshold_are_partners_most_similar_first(tmp_pat
     ]
     context = ComputeContext(derive={"perturbation": stand_in(index, rows)})
     options = ExampleOptions(examples=5, contrast="nearest+perturbation", neighbours=3)
-    found = gather_examples(index.store, subject(index), options, context=context)
+    found = gather_examples(index.store, selection(index), options, context=context)
     made = found.contrastive[..., 3:]
     assert made[2, 0].tolist() == [FIRST + 1, FIRST, -1]
     assert made[2, 1].tolist() == [FIRST + 3, -1, -1]
@@ -263,22 +263,22 @@ def test_made_images_below_the_threshold_are_partners_most_similar_first(tmp_pat
     assert int(is_derived(made).sum()) == 4 and not is_derived(found.contrastive[..., :3]).any()
     np.testing.assert_allclose(found.similarities[2, 0, 3:5], np.sort(e[first])[::-1][[0, 4]], atol=1e-6)
     assert found.contrast_activations[2, 0, 3] == 0.0
-    again = gather_examples(index.store, subject(index, [5]), options, context=context)
+    again = gather_examples(index.store, selection(index, [5]), options, context=context)
     assert torch.equal(again.contrastive[0], found.contrastive[5])
 
 
 def test_edits_are_near_by_design_and_no_near_duplicates(tmp_path):
     index = build(tmp_path)
-    plain = gather_examples(index.store, subject(index), ExampleOptions(examples=5, contrast="random"))
+    plain = gather_examples(index.store, selection(index), ExampleOptions(examples=5, contrast="random"))
     rows = [(2, plain.activating[2, 0].item(), 0.0, 0)]
     context = ComputeContext(derive={"perturbation": stand_in(index, rows)})
     options = ExampleOptions(examples=5, contrast="perturbation", near_duplicate=-1.0)
-    assert gather_examples(index.store, subject(index), options, context=context).contrastive[2, 0].item() == FIRST
+    assert gather_examples(index.store, selection(index), options, context=context).contrastive[2, 0].item() == FIRST
 
 
 def test_a_question_that_makes_nothing_says_so(index):
     with pytest.raises(LabelError, match="ask for it by `csp-index label`"):
-        gather_examples(index.store, subject(index), ExampleOptions(contrast="perturbation"))
+        gather_examples(index.store, selection(index), ExampleOptions(contrast="perturbation"))
 
 
 def test_an_index_of_arrays_cannot_edit_and_says_so(index, run):

@@ -17,7 +17,7 @@ from PIL import Image
 
 from csp_index import Index, NetworkSource, open_index
 from csp_index.contrast.examples import gather_examples
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.demo import world
 from csp_index.demo.generator import renderer
 from csp_index.errors import CspIndexError, EvaluationError, LabelError, SettingError
@@ -201,9 +201,9 @@ def test_near_duplicates_are_no_contrast_and_counted(index: Index) -> None:
     options = ExampleOptions(
         examples=6, contrast="synthetic", generator=SHADER, variants=4, near_duplicate=limit, neighbours=4
     )
-    subject = Subject(source, target, np.arange(target.neurons))
+    selection = Selection(source, target, np.arange(target.neurons))
     free, some = (
-        gather_examples(index.store, subject, chosen, context=index._context())
+        gather_examples(index.store, selection, chosen, context=index._context())
         for chosen in (replace(options, near_duplicate=1.01), options)
     )
     dropped = (free.similarities > limit).sum((1, 2))

@@ -20,7 +20,7 @@ from csp_index.contrast import planner
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.exact_ranking import EXACT, Contest, Error, Ranked, leading
 from csp_index.contrast.examples import Examples, gather_examples
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.errors import SettingError
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.records import ExampleOptions
@@ -45,9 +45,9 @@ def made(folder: Path, images: int, seed: int = 0, shard: int = 500) -> Index:
     return index
 
 
-def asked(index: Index, neurons: np.ndarray | None = None) -> Subject:
+def asked(index: Index, neurons: np.ndarray | None = None) -> Selection:
     (target,), source = catalog.layers(index.store), catalog.encoder(index.store)
-    return Subject(source, target, np.arange(NEURONS) if neurons is None else neurons)
+    return Selection(source, target, np.arange(NEURONS) if neurons is None else neurons)
 
 
 def expected(folder: Path, found: Examples, options: ExampleOptions) -> np.ndarray:

@@ -13,7 +13,7 @@ from csp_index.contrast import nearest, neighbour_lists
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.exact_ranking import Ranked
 from csp_index.contrast.examples import Examples, gather_examples
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.records import ExampleOptions
 from csp_index.store import catalog, schema
 
@@ -50,7 +50,9 @@ def label_all(folder: Path, **options: object) -> None:
 def examples(index: Index, neuron: int, told: list[str] | None = None) -> Examples:
     (target,), source = catalog.layers(index.store), catalog.encoder(index.store)
     context = ComputeContext(explain=told.append if told is not None else None)
-    return gather_examples(index.store, Subject(source, target, np.array([neuron])), ExampleOptions(), context=context)
+    return gather_examples(
+        index.store, Selection(source, target, np.array([neuron])), ExampleOptions(), context=context
+    )
 
 
 def table_of(index: Index) -> str:
@@ -99,7 +101,7 @@ def test_a_second_layer_adds_only_the_lists_that_are_missing(tmp_path):
     (_, target), source = catalog.layers(index.store), catalog.encoder(index.store)
     gather_examples(
         index.store,
-        Subject(source, target, np.arange(3)),
+        Selection(source, target, np.arange(3)),
         ExampleOptions(),
         context=ComputeContext(explain=told.append),
     )

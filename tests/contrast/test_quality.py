@@ -14,7 +14,7 @@ from pyarrow import csv
 from csp_index import CandidateTexts, Index, open_index
 from csp_index.contrast.examples import Examples, gather_examples, quality_of
 from csp_index.contrast.quality import ContrastQuality, quality_of_pairs, similarity_floor
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.errors import SettingError
 from csp_index.evaluation.report.write import write_report
 from csp_index.records import ExampleOptions, ExamplePair
@@ -186,7 +186,7 @@ def test_near_duplicates_dropped_are_counted(tmp_path: Path) -> None:
 
     def found(limit: float, **options: Any) -> ContrastQuality:
         chosen = ExampleOptions(near_duplicate=limit, **options)
-        return quality_of(gather_examples(made.store, Subject(source, target, neurons), chosen))
+        return quality_of(gather_examples(made.store, Selection(source, target, neurons), chosen))
 
     assert found(0.99).duplicates.tolist() == [10] and found(0.99).similarity < 0.99
     assert found(1.01).duplicates.tolist() == [0] and found(1.01).similarity > found(0.99).similarity

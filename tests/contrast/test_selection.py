@@ -8,7 +8,7 @@ import torch
 from fakes import write_arrays
 
 from csp_index import open_index
-from csp_index.contrast.selection import Subject, draw_pool
+from csp_index.contrast.selection import Selection, draw_pool
 from csp_index.labelling.candidates import read_text_arrays
 from csp_index.labelling.labels import score_neurons
 from csp_index.labelling.request import make_request
@@ -37,7 +37,7 @@ def halves(tmp_path_factory):
 def subject_of(index, mask=None):
     target = catalog.layer(index.store, LayerKey("m", "l"))
     pool = None if mask is None else draw_pool(index.store, target, NEURONS, torch.from_numpy(mask))
-    return Subject(catalog.encoder(index.store), target, NEURONS, pool)
+    return Selection(catalog.encoder(index.store), target, NEURONS, pool)
 
 
 def test_statistics_over_a_pool_equal_those_of_an_index_of_its_images(halves):

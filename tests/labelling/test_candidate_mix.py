@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from csp_index import Index, open_index
 from csp_index.cli import cli
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError, SettingError
 from csp_index.labelling.candidate_mix import Mix, mixed_candidates, read_proposals, stored_kinds
 from csp_index.labelling.candidates import CandidateTexts, Ownership, TextSpace
@@ -147,7 +147,7 @@ def test_only_own_candidates_lead_where_few_are_looked_at_closely(built):
     say(built, {0: ["round", "flat"], 1: [f"word {i}" for i in range(60)]})
     space = TextSpace(built.store, catalog.encoder(built.store), "none", fakes.encoder, keep=False)
     candidates, _ = mixed_candidates(space, target(built), Mix(("vlm",)), None)
-    asked = Subject(space.source, target(built), np.array([0, 1]))
+    asked = Selection(space.source, target(built), np.array([0, 1]))
     found = score_neurons(built.store, asked, make_request("consensus", space.source, 5, {}), candidates())
     looked_at = found.evidence.response.precision > 0
     assert looked_at[0, :2].all()

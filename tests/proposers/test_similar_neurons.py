@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from csp_index import Index, open_index
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.errors import ProposerError
 from csp_index.labelling.label_store import stored_vectors
 from csp_index.labelling.labels import concept_vectors
@@ -44,9 +44,9 @@ def built(made: Path, tmp_path: Path) -> Index:
     return open_index(tmp_path / "db")
 
 
-def subject(index: Index, layer: str, neurons: list[int] | None = None) -> Subject:
+def selection(index: Index, layer: str, neurons: list[int] | None = None) -> Selection:
     target = catalog.layer(index.store, LayerKey.parse(layer))
-    return Subject(catalog.encoder(index.store), target, np.array(neurons or range(target.neurons)))
+    return Selection(catalog.encoder(index.store), target, np.array(neurons or range(target.neurons)))
 
 
 def label(index: Index, layer: str, method: str = "csp", **options: object) -> dict[int, list[str]]:
@@ -55,7 +55,7 @@ def label(index: Index, layer: str, method: str = "csp", **options: object) -> d
 
 
 def ask(index: Index, layer: str, neurons: list[int] | None = None, **options: int):
-    asked = subject(index, layer, neurons)
+    asked = selection(index, layer, neurons)
     return list(related_answers(index.store, asked, asked.source, **options))
 
 
@@ -78,7 +78,7 @@ def test_labels_come_from_the_most_similar_neurons_of_other_layers(built, whole)
         label(built, "net/concepts")
     vectors = {}
     for layer in ("net/concepts", *others):
-        asked = subject(built, layer)
+        asked = selection(built, layer)
         found = stored_vectors(built.store, asked, "csp", 40)
         if not whole:
             found = concept_vectors(built.store, asked, LabelRequest("mean-centred"))
@@ -123,7 +123,7 @@ def test_the_answer_is_the_same_for_one_neuron_and_for_all(built):
 def test_neither_the_own_layer_nor_controls_are_asked(built):
     label(built, "net/concepts")
     label(built, "net/conv", "random-label")
-    asked = subject(built, "net/concepts")
+    asked = selection(built, "net/concepts")
     with pytest.raises(ProposerError, match=r"no layer of the index but net/concepts has labels .*--layer net/conv"):
         related_answers(built.store, asked, asked.source)  # told at once, not when the first answer is taken
     label(built, "net/conv", "semanticlens")

@@ -14,10 +14,10 @@ from PIL import Image
 
 from csp_index import settings
 from csp_index.contrast.context import ComputeContext
-from csp_index.contrast.embeddings import Vectors, vectors_of
+from csp_index.contrast.embeddings import Embeddings, vectors_of
 from csp_index.contrast.makers import makers
 from csp_index.contrast.neighbour_lists import listed
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.errors import CspIndexError, EncoderError, LabelError, MissingError, NetworkError
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.labelling.label_store import stored_vectors
@@ -158,7 +158,7 @@ class Loaded:
         except LabelError:
             return  # told to whoever asks for it
 
-    def _vectors(self) -> Vectors:
+    def _vectors(self) -> Embeddings:
         return vectors_of(self._store, self._source, catalog.image_count(self._store, self._source.what))
 
     def _neuron(self, key: NeuronKey) -> LayerInfo:
@@ -170,11 +170,11 @@ class Loaded:
 
     def _concepts_of(self, target: LayerInfo) -> Concepts:
         rows = catalog.neuron_rows(self._store, target)
-        subject = Subject(self._source, target, np.arange(target.neurons))
-        method, vectors = "csp", stored_vectors(self._store, subject, "csp", rows["images"][0].as_py())
+        selection = Selection(self._source, target, np.arange(target.neurons))
+        method, vectors = "csp", stored_vectors(self._store, selection, "csp", rows["images"][0].as_py())
         if vectors is None:
             method = "mean-centred"
-            vectors = concept_vectors(self._store, subject, LabelRequest(method))
+            vectors = concept_vectors(self._store, selection, LabelRequest(method))
         return Concepts(method, vectors.numpy(), rows["max"].to_numpy() > 0)
 
     def _encoder(self) -> LoadedEncoder:

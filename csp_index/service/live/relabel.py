@@ -17,7 +17,7 @@ import torch
 
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.examples import Examples
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.errors import BusyError, CspIndexError, LabelError, SettingError
 from csp_index.labelling import scoring
 from csp_index.labelling.candidates import (
@@ -158,7 +158,7 @@ class TextVectors:
 class _Part:
     """The neurons of one layer in a question, and what is asked of them."""
 
-    subject: Subject
+    selection: Selection
     request: LabelRequest
     texts: CandidateTexts
 
@@ -171,8 +171,8 @@ class _Part:
     def sets(self) -> Hashable:
         """What the example sets hang on."""
         row = scoring.method(self.request.method)
-        neurons = tuple(self.subject.neurons.tolist())
-        return self.subject.target.key, neurons, self.request.examples, row.info.needs_contrast, row.info.needs_mean
+        neurons = tuple(self.selection.neurons.tolist())
+        return self.selection.target.key, neurons, self.request.examples, row.info.needs_contrast, row.info.needs_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,14 +218,14 @@ class Relabeller:
         for key in dict.fromkeys(neuron.layer_key for neuron in query.neurons):
             numbers = sorted({neuron.neuron for neuron in query.neurons if neuron.layer_key == key})
             check_numbers(layers[key], numbers)
-            subject = Subject(self._source, layers[key], np.array(numbers, dtype=np.int64))
-            found |= self._label(_Part(subject, request, texts))
+            selection = Selection(self._source, layers[key], np.array(numbers, dtype=np.int64))
+            found |= self._label(_Part(selection, request, texts))
         return [found[neuron] for neuron in dict.fromkeys(query.neurons)]
 
     def _label(self, part: _Part) -> dict[NeuronKey, dict[str, Any]]:
-        subject, request = part.subject, part.request
+        selection, request = part.selection, part.request
         scale = part.scale  # refused before anything is read where the encoder has none
-        sets = self._sets.get(part.sets, lambda: self._gathered(subject, request), _bytes_of)
+        sets = self._sets.get(part.sets, lambda: self._gathered(selection, request), _bytes_of)
         evidence = with_texts(sets.evidence, request, part.texts)
         if scale is not None:
             evidence = replace(evidence, label_share=self._share(part, sets.examples.images, evidence, scale))
@@ -234,24 +234,24 @@ class Relabeller:
         found = score_evidence(request, sets.examples, evidence)
         return _results(part, sets, found)
 
-    def _gathered(self, subject: Subject, request: LabelRequest) -> _Sets:
+    def _gathered(self, selection: Selection, request: LabelRequest) -> _Sets:
         """Return what the index kept where that is the same, else what is found anew."""
         kept = None
         if scoring.method(request.method).info.needs_contrast:
-            kept = stored_sets(self._snapshot, subject, request.examples)
-        return _told(request, gather(self._store, subject, request, self._context, kept))
+            kept = stored_sets(self._snapshot, selection, request.examples)
+        return _told(request, gather(self._store, selection, request, self._context, kept))
 
     def _share(self, part: _Part, images: int, evidence: Evidence, scale: float) -> torch.Tensor:
         def make() -> torch.Tensor:
             with self._pass():
-                return dataset_share(self._store, part.subject, images, evidence.texts, scale)
+                return dataset_share(self._store, part.selection, images, evidence.texts, scale)
 
         return self._passes.get(("share", part.texts.key, images, scale), make)
 
     def _response(self, part: _Part, evidence: Evidence, scale: float | None) -> Response | None:
         def make() -> Response | None:
             with self._pass():
-                return with_response(self._store, part.subject, part.request, evidence).response
+                return with_response(self._store, part.selection, part.request, evidence).response
 
         return self._passes.get((part.sets, part.texts.key, scale), make)
 
@@ -317,7 +317,7 @@ def _results(part: _Part, sets: _Sets, found: NeuronScores) -> dict[NeuronKey, d
     scores = found.scored.scores.gather(1, best).tolist()
     results = {}
     states: list[LabelState] = found.states.tolist()
-    for row, neuron in enumerate(part.subject.neurons.tolist()):
+    for row, neuron in enumerate(part.selection.neurons.tolist()):
         labels: list[LabelScore] = []
         if states[row] == "labelled":
             texts = [part.texts.texts[place] for place in best[row].tolist()]
@@ -325,7 +325,7 @@ def _results(part: _Part, sets: _Sets, found: NeuronScores) -> dict[NeuronKey, d
                 LabelScore(*each) for each in zip(texts, scores[row], *_bounds(doubt, row, len(texts)), strict=True)
             ]
         label = Label(
-            part.subject.key(neuron),
+            part.selection.key(neuron),
             part.request.method,
             states[row],
             tuple(labels[: part.request.top]),

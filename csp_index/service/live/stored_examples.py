@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from csp_index.contrast.examples import Examples, activating_sets
-from csp_index.contrast.selection import Subject
+from csp_index.contrast.selection import Selection
 from csp_index.labelling.label_store import STORED_NEIGHBOURS
 from csp_index.labelling.request import examples_described
 from csp_index.records import ExampleOptions
@@ -22,35 +22,39 @@ from csp_index.service.layer_table import Pairs
 from csp_index.service.snapshot import Snapshot
 
 
-def stored_sets(snapshot: Snapshot, subject: Subject, options: ExampleOptions) -> Examples | None:
-    """Return the example sets of the subject's neurons [M], or None where no run kept them."""
+def stored_sets(snapshot: Snapshot, selection: Selection, options: ExampleOptions) -> Examples | None:
+    """Return the example sets of the selected neurons [M], or None where no run kept them."""
     plain = (
         options.reuse and options.kinds == ("nearest",) and options.min_similarity <= -1 < 1 < options.near_duplicate
     )
     if not plain or options.neighbours > STORED_NEIGHBOURS:
         return None
-    table = snapshot.layer(subject.target.key)
-    images, pairs = subject.images(snapshot.store), snapshot.pairs(subject.target.key)
+    table = snapshot.layer(selection.target.key)
+    images, pairs = selection.images(snapshot.store), snapshot.pairs(selection.target.key)
     usable = snapshot.held.get(
-        ("usable runs", subject.target.key, options, images),
-        lambda: [run for run in pairs.runs if _answers(snapshot.run(run), subject, options, images)],
+        ("usable runs", selection.target.key, options, images),
+        lambda: [run for run in pairs.runs if _answers(snapshot.run(run), selection, options, images)],
         lambda runs: 100 * (1 + len(runs)),
     )
     chosen = []
-    for neuron in subject.neurons.tolist():
+    for neuron in selection.neurons.tolist():
         kept = {str(found.runs[neuron]) for found in table.methods.values()}
         run = next((run for run in usable if run in kept), None)
         if run is None:
             return None
         chosen.append(run)
-    found = activating_sets(subject.statistics(snapshot.store), options)
+    found = activating_sets(selection.statistics(snapshot.store), options)
     return _filled(pairs, replace(found, images=images, kinds=options.kinds), chosen, options.neighbours)
 
 
-def _answers(run: dict[str, Any] | None, subject: Subject, options: ExampleOptions, images: int) -> bool:
+def _answers(run: dict[str, Any] | None, selection: Selection, options: ExampleOptions, images: int) -> bool:
     """Tell whether a run found at least what the options ask for, exactly, over all the images there are now."""
     told = json.loads(run["settings"]) if run else {}
-    same = {"images": images, "encoder_identity": subject.source.identity, "layer_identity": subject.target.identity}
+    same = {
+        "images": images,
+        "encoder_identity": selection.source.identity,
+        "layer_identity": selection.target.identity,
+    }
     if "contrast_by" in told or any(told.get(name) != value for name, value in same.items()):
         return False
     held, asked = dict(told["examples"]), examples_described(options)
