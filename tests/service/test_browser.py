@@ -21,6 +21,8 @@ PAGES = {
     "image": "/images/3",
     "compare": "/compare?neurons=cnn/concepts/0,cnn/concepts/1",
     "sql": "/sql",
+    "manual": "/docs",
+    "a page of the manual": "/docs/methods",
     "missing": "/neurons/cnn/concepts/99999",
 }
 

@@ -35,15 +35,19 @@ class Help:
 
 #: What the headings of the explorer's pages lead to.
 HELP: Final[Mapping[str, Help]] = {
-    "candidates": Help("where do candidates come from?", "methods#vocabularies"),
+    "comparison": Help("what is compared?", "explorer#side-by-side"),
     "confidence": Help("what is confidence?", "methods#confidence"),
     "contrast": Help("what is contrast?", "contrast"),
-    "explorer": Help("what can I do here?", "explorer#pages"),
+    "facets": Help("what are facets?", "explorer#a-neurons-page"),
     "layers": Help("what is a layer?", "images-and-models#networks-layers-neurons"),
+    "live": Help("what do the knobs do?", "methods#options-that-the-methods-share"),
+    "map": Help("what does the map show?", "explorer#the-map-of-a-layer"),
     "methods": Help("how to choose a method?", "methods#how-to-choose-a-method"),
     "models": Help("what is an encoder?", "images-and-models#encoders"),
+    "python": Help("what else is in Python?", "python#index"),
     "runs": Help("what if a run was interrupted?", "operations#what-an-interruption-loses"),
-    "shown": Help("why this label?", "methods#which-label-is-shown"),
+    "search": Help("how does search work?", "explorer#search"),
+    "shown": Help("which label is shown?", "methods#which-label-is-shown"),
     "sql": Help("which views are there?", "sql#views"),
 }
 

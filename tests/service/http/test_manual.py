@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib import resources
 from typing import Any
 
 import pytest
@@ -100,6 +101,18 @@ def test_the_token_protects_the_manual(arrays: Any) -> None:
         for address in ("/docs", "/docs/methods", "/docs/methods.json", "/docs/neuron-page.png"):
             assert asking.get(address).status_code == 401
             assert asking.get(address, headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+
+
+def test_headings_ask_each_question_of_the_table_once() -> None:
+    folder = resources.files("csp_index.service") / "templates"
+    asked = [key for file in folder.iterdir() for key in re.findall(r"about\(\"(\w+)\"\)", file.read_text("utf-8"))]
+    assert sorted(asked) == sorted(manual.HELP)
+    assert all(help_.question.endswith("?") for help_ in manual.HELP.values())
+
+
+def test_a_heading_leads_to_its_place_in_the_manual(client: TestClient) -> None:
+    text = client.get("/search").text
+    assert '<h1>Search</h1><a class="about" href="/docs/explorer#search">how does search work?</a>' in text
 
 
 def test_html_is_shown_and_comments_are_left_out(written: Any) -> None:
