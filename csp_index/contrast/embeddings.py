@@ -17,7 +17,7 @@ import torch
 
 from csp_index import settings
 from csp_index.contrast import neighbour_lists
-from csp_index.contrast.exact_ranking import EXACT, Embed, Error
+from csp_index.contrast.exact_ranking import EXACT, CosineError, Embed
 from csp_index.store import catalog, streams
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.derived_images import is_derived
@@ -121,14 +121,14 @@ class Embeddings:
             self._digests = torch.tensor(digests, dtype=torch.int64)
         return self._digests
 
-    def error(self, dtype: torch.dtype) -> Error:
+    def error(self, dtype: torch.dtype) -> CosineError:
         """Return how far a cosine in that precision may be off: both factors are rounded, and so is the product.
 
         Products are summed in float32.
         """
         if dtype == torch.float32:
             return EXACT
-        return Error(self._rounded * (2 + self._rounded) + 1e-4, _HALF)
+        return CosineError(self._rounded * (2 + self._rounded) + 1e-4, _HALF)
 
     def _all(self) -> torch.Tensor:
         key = ("cpu", torch.float32)
@@ -171,7 +171,7 @@ class Embeddings:
             yield first, torch.cat(waiting)
 
 
-def vectors_of(store: Store, source: EncoderInfo, images: int) -> Embeddings:
+def all_embeddings(store: Store, source: EncoderInfo, images: int) -> Embeddings:
     """Return the embeddings of the first `images` images, as held by this process if the table is still the same."""
     return store.memo(source.table, _MEMO, lambda: Embeddings(store, source, images), variant=images)
 

@@ -22,14 +22,14 @@ _BLOCK = 16  # values, strided over the row, of which only the largest is looked
 
 
 @dataclass(frozen=True, slots=True)
-class Error:
+class CosineError:
     """How far a rough cosine may be off: so much, and so much of its own size."""
 
     absolute: float
     relative: float = 0.0
 
 
-EXACT = Error(4e-6)  # of products in float32
+EXACT = CosineError(4e-6)  # of products in float32
 
 
 @dataclass(slots=True)
@@ -90,14 +90,14 @@ def leaders_wanted(examples: int, options: ExampleOptions) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Contest:
+class FinalChoice:
     """Who of roughly ranked candidates is among the `wanted` nearest, given how far their cosines may be off.
 
     `limit` is the cosine above which an image is a near duplicate and no candidate.
     """
 
     wanted: int
-    error: Error
+    error: CosineError
     limit: float
     gather: Gather
 
@@ -120,14 +120,14 @@ class Contest:
         return nearest(owners, ids, self), (ranked.reach < near) | (ranked.reach == -torch.inf)
 
 
-def nearest(owners: torch.Tensor, ids: torch.Tensor, contest: Contest) -> torch.Tensor:
+def nearest(owners: torch.Tensor, ids: torch.Tensor, choice: FinalChoice) -> torch.Tensor:
     """Return the nearest [R, wanted] of the candidates `ids` [R, c] to images `owners` [R], by exact cosine."""
     ids = ids.sort(dim=1).values
-    exact = exact_cosines(owners, ids, contest.gather)
-    exact = exact.masked_fill(exact > contest.limit, -torch.inf)
+    exact = exact_cosines(owners, ids, choice.gather)
+    exact = exact.masked_fill(exact > choice.limit, -torch.inf)
     found = exact.sort(dim=1, descending=True, stable=True)
-    ids = ids.gather(1, found.indices).masked_fill(found.values == -torch.inf, -1)[:, : contest.wanted]
-    return torch.nn.functional.pad(ids, (0, contest.wanted - ids.shape[1]), value=-1)
+    ids = ids.gather(1, found.indices).masked_fill(found.values == -torch.inf, -1)[:, : choice.wanted]
+    return torch.nn.functional.pad(ids, (0, choice.wanted - ids.shape[1]), value=-1)
 
 
 def exact_cosines(left: torch.Tensor, right: torch.Tensor, gather: Gather) -> torch.Tensor:

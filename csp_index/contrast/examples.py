@@ -12,11 +12,11 @@ import pyarrow as pa
 import torch
 
 from csp_index.contrast.context import ComputeContext, DerivedRequest
-from csp_index.contrast.embeddings import Embeddings, vectors_of
-from csp_index.contrast.exact_ranking import EXACT, Contest, exact_cosines, nearest
+from csp_index.contrast.embeddings import Embeddings, all_embeddings
+from csp_index.contrast.exact_ranking import EXACT, FinalChoice, exact_cosines, nearest
 from csp_index.contrast.exact_ranking import choose as choose_leaders
 from csp_index.contrast.falcon import KEPT, similar_silent
-from csp_index.contrast.nearest import Question, by_products, by_search
+from csp_index.contrast.nearest import NearestQuery, by_products, by_search
 from csp_index.contrast.planner import choose
 from csp_index.contrast.quality import ContrastQuality, quality_of_arrays, similarity_floor
 from csp_index.contrast.selection import Selection
@@ -86,7 +86,7 @@ def gather_examples(
     if not options.reuse:
         parts = _distinct(parts)
     ids = torch.cat([part.ids for part in parts], 2)
-    similarities = pair_similarities(vectors_of(store, selection.source, found.images), found.activating, ids)
+    similarities = pair_similarities(all_embeddings(store, selection.source, found.images), found.activating, ids)
     low = similarities < options.min_similarity
     if "random" in options.kinds:  # the other kinds looked for near duplicates when they chose
         place = options.kinds.index("random") * options.neighbours
@@ -108,11 +108,11 @@ def _sum(counts: Sequence[torch.Tensor]) -> torch.Tensor | None:
 
 
 def with_plan(store: Store, selection: Selection, options: ExampleOptions, context: ComputeContext) -> ComputeContext:
-    """Return the means with the choice of a way to the nearest silent images made, where these are asked for."""
+    """Return the context with its search plan made, if nearest silent images are requested."""
     if "nearest" not in options.kinds:
         return context
     found = replace(activating_sets(selection.statistics(store), options), images=selection.images(store))
-    return replace(context, plan=choose(_question(store, selection, found, options, context), context.search))
+    return replace(context, plan=choose(_query(store, selection, found, options, context), context.search))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ def _nearest(
     store: Store, selection: Selection, found: Examples, options: ExampleOptions, context: ComputeContext
 ) -> _Partners:
     """Return the nearest silent images of each activating one."""
-    asked = _question(store, selection, found, options, context)
+    asked = _query(store, selection, found, options, context)
     plan = context.plan or choose(asked, context.search)
     context.tell(f"contrastive images: {plan.reason}")
     find = by_search if plan.search else by_products
@@ -161,10 +161,10 @@ def _falcon(
     context.tell("contrastive images: silent ones near the mean activating one in the layer's own space (falcon)")
     ten = similar_silent(store, selection, found.activating, found.thresholds, found.images)
     neuron, rank = (found.activating >= 0).nonzero(as_tuple=True)
-    vectors = vectors_of(store, selection.source, found.images)
-    contest = Contest(max(options.neighbours, KEPT), EXACT, options.near_duplicate, vectors.gather)
-    leaders = torch.full((*found.activating.shape, contest.wanted), -1, dtype=torch.int64)
-    leaders[neuron, rank] = nearest(found.activating[neuron, rank], ten.ids[neuron], contest)
+    vectors = all_embeddings(store, selection.source, found.images)
+    choice = FinalChoice(max(options.neighbours, KEPT), EXACT, options.near_duplicate, vectors.gather)
+    leaders = torch.full((*found.activating.shape, choice.wanted), -1, dtype=torch.int64)
+    leaders[neuron, rank] = nearest(found.activating[neuron, rank], ten.ids[neuron], choice)
     ids = choose_leaders(leaders, options)
     return _Partners(ids, ten.activations_of(ids))
 
@@ -196,7 +196,7 @@ def _made(
     context.tell(f"contrastive images: made ones ({kind})")
     # An edit is near by design; a generated image may show its original once more.
     limit = math.inf if kind == "perturbation" else options.near_duplicate
-    return _placed(rows, vectors_of(store, selection.source, found.images), found, options.neighbours, limit)
+    return _placed(rows, all_embeddings(store, selection.source, found.images), found, options.neighbours, limit)
 
 
 def _placed(rows: pa.Table, vectors: Embeddings, found: Examples, neighbours: int, limit: float) -> _Partners:
@@ -227,12 +227,12 @@ def _placed(rows: pa.Table, vectors: Embeddings, found: Examples, neighbours: in
     return _Partners(ids, activations, near_duplicates=dropped)
 
 
-def _question(
+def _query(
     store: Store, selection: Selection, found: Examples, options: ExampleOptions, context: ComputeContext
-) -> Question:
+) -> NearestQuery:
     device = torch.device(context.device)
-    vectors = vectors_of(store, selection.source, found.images)
-    return Question(
+    vectors = all_embeddings(store, selection.source, found.images)
+    return NearestQuery(
         store, selection, vectors, found.activating, found.thresholds, found.images, options, device, context.keep
     )
 
@@ -268,10 +268,10 @@ def thresholds(rows: pa.Table, kind: str) -> torch.Tensor:
     """Return each neuron's low-activation threshold [M]: `mean`, `quantile:Q` or `max:F`."""
     name, _, text = kind.partition(":")
     if name == "mean" and not text:
-        context = rows["mean"].to_numpy()
-        rounded = context.astype(np.float32)
+        means = rows["mean"].to_numpy()
+        rounded = means.astype(np.float32)
         # Rounded up, so that a float32 activation is below the rounded mean exactly where it is below the mean.
-        return torch.from_numpy(np.where(rounded < context, np.nextafter(rounded, np.float32(np.inf)), rounded))
+        return torch.from_numpy(np.where(rounded < means, np.nextafter(rounded, np.float32(np.inf)), rounded))
     try:
         number = float(text)
     except ValueError:

@@ -15,15 +15,15 @@ from csp_index import settings
 from csp_index.contrast.embeddings import Embeddings, cosines_of, give_back
 from csp_index.contrast.exact_ranking import (
     EXACT,
-    Contest,
-    Error,
+    CosineError,
+    FinalChoice,
     Ranked,
     choose,
     exact_cosines,
     leaders_wanted,
     nearest,
 )
-from csp_index.contrast.neighbour_lists import KEPT, Lists, keep_lists, kept_lists
+from csp_index.contrast.neighbour_lists import KEPT, NeighbourLists, keep_lists, kept_lists
 from csp_index.contrast.selection import Selection
 from csp_index.errors import SettingError
 from csp_index.records import ExampleOptions
@@ -39,7 +39,7 @@ _CANDIDATES = 2**18  # of all activating images that are decided on at once
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class NearestQuery:
     """For which activating images [M, K] of which neurons [M] nearest images below the thresholds [M] are wanted."""
 
     store: Store
@@ -57,11 +57,11 @@ class Question:
         """How many leaders each activating image needs, r."""
         return leaders_wanted(self.activating.shape[1], self.options)
 
-    def contest(self, error: Error) -> Contest:
+    def choice(self, error: CosineError) -> FinalChoice:
         """Return how candidates with rough cosines are decided on."""
-        return Contest(self.wanted, error, self.options.near_duplicate, self.vectors.gather)
+        return FinalChoice(self.wanted, error, self.options.near_duplicate, self.vectors.gather)
 
-    def part(self, pick: slice) -> Question:
+    def part(self, pick: slice) -> NearestQuery:
         """Return the question for some of the neurons."""
         neurons = replace(self.selection, neurons=self.selection.neurons[pick])
         return replace(self, selection=neurons, activating=self.activating[pick], thresholds=self.thresholds[pick])
@@ -88,7 +88,7 @@ class Question:
         return ids, picked.masked_fill(ids < 0, torch.nan)
 
 
-def by_products(asked: Question) -> tuple[torch.Tensor, torch.Tensor]:
+def by_products(asked: NearestQuery) -> tuple[torch.Tensor, torch.Tensor]:
     """Return contrastive ids and activations [M, K, m] by matrix products, a block of neurons at a time.
 
     An image that excites many neurons is compared with all others once, and its neighbours are put in a list. Only
@@ -122,7 +122,7 @@ class _Block:
 
     # No cached_property: up to Python 3.11 its lock is one for all objects, and questions would wait for each other.
 
-    def __init__(self, part: Question, reader: ThreadPoolExecutor | None) -> None:
+    def __init__(self, part: NearestQuery, reader: ThreadPoolExecutor | None) -> None:
         self.part = part
         self._coming = None if reader is None else reader.submit(part.activations)
         self._activations: torch.Tensor | None = None
@@ -156,7 +156,7 @@ def _distinct(activating: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return union, slot
 
 
-def _neighbour_lists(asked: Question, union: torch.Tensor) -> list[Lists]:
+def _neighbour_lists(asked: NearestQuery, union: torch.Tensor) -> list[NeighbourLists]:
     """Return lists of the nearest images of the images `union` [U], whatever their activation.
 
     Those there are are read; others are computed if the neurons share images enough for that to pay.
@@ -169,13 +169,13 @@ def _neighbour_lists(asked: Question, union: torch.Tensor) -> list[Lists]:
         ranked, error = _computed_lists(asked, union[missing])
         place = torch.full(union.shape, -1, dtype=torch.int64)
         place[missing] = torch.arange(len(ranked.ids))
-        lists.append(Lists(place, ranked, error))
+        lists.append(NeighbourLists(place, ranked, error))
         if asked.keep:
             keep_lists(asked.store, asked.selection.source, asked.images, union[missing], ranked, error)
     return lists
 
 
-def _computed_lists(asked: Question, union: torch.Tensor) -> tuple[Ranked, Error]:
+def _computed_lists(asked: NearestQuery, union: torch.Tensor) -> tuple[Ranked, CosineError]:
     """Return the nearest images of the images `union` [U] by products, and how far their cosines may be off."""
     width = min(max(KEPT, 2 * asked.wanted, min(_LONGEST, _LISTS_BYTES // (12 * len(union)))), asked.images)
     dtype = asked.vectors.dtype(asked.device, len(union))
@@ -199,15 +199,15 @@ def _rows_of_tile(tile: torch.Tensor) -> int:
 
 
 def _from_lists(
-    asked: Question,
+    asked: NearestQuery,
     leaders: torch.Tensor,
     rows: torch.Tensor,
-    lists: Lists,
+    lists: NeighbourLists,
     slot: torch.Tensor,
     low: torch.Tensor,
 ) -> torch.Tensor:
     """Fill the leaders of rows [R, 2] (neuron, activating image) from neighbour lists; return the rows left over."""
-    ranked, contest = lists.ranked, asked.contest(lists.error)
+    ranked, choice = lists.ranked, asked.choice(lists.error)
     listed = ~lists.missing[slot[rows[:, 0], rows[:, 1]]]
     rows, others = rows[listed], rows[~listed]
     for width in dict.fromkeys((min(max(_FIRST, 2 * asked.wanted), ranked.ids.shape[1]), ranked.ids.shape[1])):
@@ -217,7 +217,7 @@ def _from_lists(
             places = lists.place[slot[neuron, rank]]
             held = Ranked(ranked.ids[places, :width], ranked.cosines[places, :width])
             allowed = low[neuron[:, None], held.ids.clamp(min=0)]
-            ids, settled = contest.decide(asked.activating[neuron, rank], held, allowed)
+            ids, settled = choice.decide(asked.activating[neuron, rank], held, allowed)
             leaders[neuron[settled], rank[settled]] = ids[settled]
             left.append(part[~settled])
         rows = torch.cat(left) if left else rows
@@ -241,7 +241,7 @@ def _from_all(block: _Block, leaders: torch.Tensor, rows: torch.Tensor) -> None:
         width = min(8 * width, part.images)
 
 
-def _without_copies(asked: Question, rows: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
+def _without_copies(asked: NearestQuery, rows: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
     """Return the mask [M, N] with no more silent images of the same embedding than are wanted: those of lowest id."""
     digests = asked.vectors.digests()
     low = low.clone()
@@ -264,7 +264,7 @@ def _sweep(block: _Block, leaders: torch.Tensor, rows: torch.Tensor, width: int,
     return torch.cat([_searched(block, leaders, some, width, dtype) for some in parts])
 
 
-def _by_anchor(asked: Question, rows: torch.Tensor) -> torch.Tensor:
+def _by_anchor(asked: NearestQuery, rows: torch.Tensor) -> torch.Tensor:
     """Bring rows of the same activating image together, so that its similarities are computed once."""
     return rows[asked.activating[rows[:, 0], rows[:, 1]].argsort(stable=True)]
 
@@ -286,7 +286,7 @@ def _searched(block: _Block, leaders: torch.Tensor, rows: torch.Tensor, width: i
             if len(used) < len(inverse):
                 cosines = cosines[inverse.to(cosines.device)]
             ranked.merge(pick, _masked(cosines, block.low[:, first : first + len(tile)], neuron[pick]), first)
-    ids, settled = asked.contest(asked.vectors.error(dtype)).decide(owners, ranked, ranked.ids >= 0)
+    ids, settled = asked.choice(asked.vectors.error(dtype)).decide(owners, ranked, ranked.ids >= 0)
     leaders[neuron[settled], rows[settled, 1]] = ids[settled]
     return rows[~settled]
 
@@ -299,7 +299,7 @@ def _masked(cosines: torch.Tensor, low: torch.Tensor, neuron: torch.Tensor) -> t
     return cosines.masked_fill_(~low[neuron].to(cosines.device), -torch.inf)
 
 
-def by_search(asked: Question) -> tuple[torch.Tensor, torch.Tensor]:
+def by_search(asked: NearestQuery) -> tuple[torch.Tensor, torch.Tensor]:
     """Return contrastive ids and activations [M, K, m] by vector search, neuron by neuron."""
     found = []
     for place in range(len(asked.selection.neurons)):
@@ -311,7 +311,7 @@ def by_search(asked: Question) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([ids for ids, _ in found]), torch.cat([values for _, values in found])
 
 
-def _search_one(asked: Question, leaders: torch.Tensor, low: torch.Tensor) -> None:
+def _search_one(asked: NearestQuery, leaders: torch.Tensor, low: torch.Tensor) -> None:
     """Fill the leaders [1, K, r] of one neuron: over-fetched neighbours, then a search among silent images alone.
 
     That one goes wider where ties or near duplicates ask for it.
@@ -329,7 +329,7 @@ def _search_one(asked: Question, leaders: torch.Tensor, low: torch.Tensor) -> No
 
 
 def _take_found(
-    asked: Question, leaders: torch.Tensor, ranks: torch.Tensor, low: torch.Tensor, where: str, limit: int
+    asked: NearestQuery, leaders: torch.Tensor, ranks: torch.Tensor, low: torch.Tensor, where: str, limit: int
 ) -> torch.Tensor:
     """Fill the leaders of one neuron's activating images `ranks` from a vector search; return the ranks left over."""
     if not len(ranks):
@@ -339,13 +339,13 @@ def _take_found(
     ids = torch.full((len(ranks), limit), -1, dtype=torch.int64)
     for place, row in enumerate(found):
         ids[place, : len(row)] = torch.from_numpy(row)
-    contest = asked.contest(EXACT)
+    choice = asked.choice(EXACT)
     silent = ids.masked_fill(~low[ids.clamp(min=0)], -1)
-    best = nearest(owners, silent, contest)
+    best = nearest(owners, silent, choice)
     leaders[0, ranks] = best
-    exact = exact_cosines(owners, ids, contest.gather)
+    exact = exact_cosines(owners, ids, choice.gather)
     reach = exact.masked_fill(ids < 0, torch.inf).amin(1)
-    last = exact_cosines(owners, best[:, -1:], contest.gather)[:, 0]
+    last = exact_cosines(owners, best[:, -1:], choice.gather)[:, 0]
     return ranks[(last - reach <= EXACT.absolute) & (reach < torch.inf)]
 
 

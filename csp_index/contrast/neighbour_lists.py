@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from csp_index import settings
-from csp_index.contrast.exact_ranking import Error, Ranked
+from csp_index.contrast.exact_ranking import CosineError, Ranked
 from csp_index.store import schema
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.tables import Store
@@ -26,12 +26,12 @@ _COLUMNS = ("neighbours", "cosines", "absolute", "relative")
 
 
 @dataclass(frozen=True, slots=True)
-class Lists:
+class NeighbourLists:
     """The lists of some of the images in question: `place` [U] tells which list is whose, -1 where there is none."""
 
     place: torch.Tensor
     ranked: Ranked
-    error: Error  # how far their cosines may be off
+    error: CosineError  # how far their cosines may be off
 
     @property
     def missing(self) -> torch.Tensor:
@@ -45,7 +45,7 @@ def listed(store: Store, source: EncoderInfo, images: int, asked: torch.Tensor) 
     return torch.zeros(len(asked), dtype=torch.bool) if kept is None else kept.rows_of(asked) >= 0
 
 
-def kept_lists(store: Store, source: EncoderInfo, images: int, asked: torch.Tensor) -> Lists | None:
+def kept_lists(store: Store, source: EncoderInfo, images: int, asked: torch.Tensor) -> NeighbourLists | None:
     """Return the kept lists of image ids `asked` [U] among the first `images` images, or None where there are none."""
     kept = _kept(store, source, images)
     rows = torch.full(asked.shape, -1) if kept is None else kept.rows_of(asked)
@@ -62,7 +62,7 @@ def kept_lists(store: Store, source: EncoderInfo, images: int, asked: torch.Tens
 
 
 def keep_lists(
-    store: Store, source: EncoderInfo, images: int, owners: torch.Tensor, ranked: Ranked, error: Error
+    store: Store, source: EncoderInfo, images: int, owners: torch.Tensor, ranked: Ranked, error: CosineError
 ) -> None:
     """Keep the lists of image ids `owners` [U], at least KEPT long; those among fewer images go.
 
@@ -89,7 +89,7 @@ class _Kept:
     table: str
     ids: torch.Tensor
     rows: torch.Tensor
-    held: Lists | None
+    held: NeighbourLists | None
 
     def rows_of(self, asked: torch.Tensor) -> torch.Tensor:
         """Return the row of each image's list [U], -1 where it has none."""
@@ -115,9 +115,9 @@ def _read_kept(store: Store, table: str, images: int) -> _Kept | None:
     return _Kept(table, torch.from_numpy(ids[rows]), torch.from_numpy(rows), held) if len(rows) else None
 
 
-def _lists_in(read: pa.Table, place: torch.Tensor) -> Lists:
-    error = Error(float(read["absolute"].to_numpy().max()), float(read["relative"].to_numpy().max()))
-    return Lists(place, Ranked(_matrix(read["neighbours"]).long(), _matrix(read["cosines"])), error)
+def _lists_in(read: pa.Table, place: torch.Tensor) -> NeighbourLists:
+    error = CosineError(float(read["absolute"].to_numpy().max()), float(read["relative"].to_numpy().max()))
+    return NeighbourLists(place, Ranked(_matrix(read["neighbours"]).long(), _matrix(read["cosines"])), error)
 
 
 def _lists(values: torch.Tensor) -> pa.Array:

@@ -13,7 +13,7 @@ import torch
 from csp_index import settings
 from csp_index.contrast.context import SearchPlan
 from csp_index.contrast.embeddings import product_rate
-from csp_index.contrast.nearest import Question
+from csp_index.contrast.nearest import NearestQuery
 from csp_index.contrast.neighbour_lists import listed
 from csp_index.store import streams
 from csp_index.store.catalog import shards
@@ -23,7 +23,7 @@ _PROBES = 4  # activating images whose search is timed
 _NEIGHBOURS = 32
 
 
-def choose(asked: Question, search: bool | None = None) -> SearchPlan:
+def choose(asked: NearestQuery, search: bool | None = None) -> SearchPlan:
     """Return the way that costs less, or the one said; without a vector index that is by products."""
     index = asked.store.vector_index(asked.selection.source.table)
     if search is not None:
@@ -59,7 +59,7 @@ def _through(index: VectorIndex) -> str:
     return f"{index.kind} of {index.rows} images, {probes} probes, refine {refine}"
 
 
-def _product_seconds(asked: Question, distinct: int) -> float:
+def _product_seconds(asked: NearestQuery, distinct: int) -> float:
     """Return what the products will take: reading the embeddings, if they are not in memory, and multiplying."""
     vectors, width = asked.vectors, asked.selection.source.width
     rate = max(product_rate(str(asked.device), dtype) for dtype in (torch.float32, torch.bfloat16))
@@ -69,7 +69,7 @@ def _product_seconds(asked: Question, distinct: int) -> float:
     return seconds
 
 
-def _seconds_to_read(asked: Question) -> float:
+def _seconds_to_read(asked: NearestQuery) -> float:
     """Return the time to read one image's embedding, measured on the last shard."""
 
     def measure() -> float:
@@ -82,7 +82,7 @@ def _seconds_to_read(asked: Question) -> float:
     return _measured(asked, "read", measure)
 
 
-def _search_seconds(asked: Question, activating: torch.Tensor) -> float:
+def _search_seconds(asked: NearestQuery, activating: torch.Tensor) -> float:
     """Return what a search for every activating image will take, twice over: one among all, one among the silent."""
 
     def measure() -> float:
@@ -94,7 +94,7 @@ def _search_seconds(asked: Question, activating: torch.Tensor) -> float:
     return 2 * len(activating) * _measured(asked, "search", measure)
 
 
-def _measured(asked: Question, what: str, measure: Callable[[], float]) -> float:
+def _measured(asked: NearestQuery, what: str, measure: Callable[[], float]) -> float:
     """Return what was measured once for a table as it is now."""
 
     def second() -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from csp_index.contrast.context import ComputeContext
-from csp_index.contrast.embeddings import vectors_of
+from csp_index.contrast.embeddings import all_embeddings
 from csp_index.contrast.examples import Examples, gather_examples
 from csp_index.contrast.selection import Selection, pool_embeddings, pool_pairs
 from csp_index.errors import LabelError
@@ -64,7 +64,7 @@ def _evidence(store: Store, selection: Selection, examples: Examples, row: Scori
     """Read the embeddings that the examples name, and the dataset's mean where the method looks at it."""
     ids = torch.cat([examples.activating.flatten(), examples.contrastive.flatten()])
     used = ids[ids >= 0].unique()
-    vectors = vectors_of(store, selection.source, examples.images).of(used)
+    vectors = all_embeddings(store, selection.source, examples.images).of(used)
 
     def places(chosen: torch.Tensor) -> torch.Tensor:
         return torch.searchsorted(used, chosen.clamp(min=0)).masked_fill(chosen < 0, -1)

@@ -29,7 +29,7 @@ from csp_index.query.results import SqlResult, encode_result
 from csp_index.service import sql_sandbox_child
 from csp_index.service.config import ServiceSettings
 from csp_index.service.sql_sandbox_child import IDLE_SECONDS, MARGIN_BYTES, STATEMENT_BYTES, Order
-from csp_index.store.locations import place_of
+from csp_index.store.locations import location_of
 
 _START_SECONDS = 30.0  # in which a new process opens the index, also on a busy machine
 _LEAST_BYTES = 2**16  # of an answer: the views with their columns must fit
@@ -133,7 +133,7 @@ class SqlRunner:
         if config.sql_bytes < _LEAST_BYTES:
             raise SettingError(f"setting sql_bytes is {config.sql_bytes}: expected at least {_LEAST_BYTES}")
         self._order = Order(
-            uri=place_of(uri).address,
+            uri=location_of(uri).address,
             versions=dict(versions),
             memory=_size(settings.SQL_MEMORY.value()),
             seconds=config.sql_seconds,

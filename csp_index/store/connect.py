@@ -7,7 +7,7 @@ from pathlib import Path
 
 from csp_index.errors import StoreError
 from csp_index.store import schema
-from csp_index.store.locations import Place, place_of
+from csp_index.store.locations import Location, location_of
 from csp_index.store.tables import Store
 
 _LOOKS = 5  # at the versions of all tables, until two in a row agree: a writer may commit in between
@@ -18,7 +18,7 @@ def open_snapshot(uri: str | Path, versions: Mapping[str, int] | None = None) ->
 
     What `optimize` removes after its grace period (the setting keep_hours) is gone for this store, too: StoreError.
     """
-    place = place_of(uri)
+    location = location_of(uri)
     store = open_store(uri)
     if versions is None:
         versions = store.versions()
@@ -26,60 +26,60 @@ def open_snapshot(uri: str | Path, versions: Mapping[str, int] | None = None) ->
             before, versions = versions, store.versions()
             if before == versions:
                 break
-    return Store(place, versions)
+    return Store(location, versions)
 
 
 def open_store(uri: str | Path) -> Store:
     """Open an existing index."""
-    place = place_of(uri)
-    if place.is_index():
-        return _opened(place)
-    if not place.exists():
+    location = location_of(uri)
+    if location.is_index():
+        return _opened(location)
+    if not location.exists():
         raise StoreError(
-            f"no index at {place.uri}: make one with `csp-index index {place.uri} IMAGES`, or check the path"
+            f"no index at {location.uri}: make one with `csp-index index {location.uri} IMAGES`, or check the path"
         )
-    raise StoreError(f"{place.uri} is not a csp_index database (it has no table of runs): check the path")
+    raise StoreError(f"{location.uri} is not a csp_index database (it has no table of runs): check the path")
 
 
 def find_store(uri: str | Path) -> Store | None:
     """Open the index at the place, or return None where there is none."""
-    place = place_of(uri)
-    return _opened(place) if place.is_index() else None
+    location = location_of(uri)
+    return _opened(location) if location.is_index() else None
 
 
 def create_store(uri: str | Path) -> Store:
     """Open an index, or create it where the place is new or empty."""
-    place = place_of(uri)
-    if place.is_index():
-        return _opened(place)
-    place.check_empty()
-    place.prepare()
-    store = Store(place)
+    location = location_of(uri)
+    if location.is_index():
+        return _opened(location)
+    location.check_empty()
+    location.prepare()
+    store = Store(location)
     store.create(schema.RUNS, schema.table_schema(schema.RUNS))
     return store
 
 
 def check_creatable(uri: str | Path) -> None:
     """Refuse, without changing anything, a place where an index can neither be opened nor created."""
-    place = place_of(uri)
-    if place.is_index():
-        place.check_writable()
+    location = location_of(uri)
+    if location.is_index():
+        location.check_writable()
     else:
-        place.check_empty()
+        location.check_empty()
 
 
 def is_index(uri: str | Path) -> bool:
     """Tell whether there is an index at the place."""
-    return place_of(uri).is_index()
+    return location_of(uri).is_index()
 
 
-def _opened(place: Place) -> Store:
-    store = Store(place)
+def _opened(location: Location) -> Store:
+    store = Store(location)
     found = (store.read(schema.RUNS, columns=["run_id"]), store.dataset(schema.RUNS).schema.metadata)[1] or {}
     made = found.get(schema.FORMAT_KEY, b"").decode()
     if made != schema.FORMAT:
         raise StoreError(
-            f"{place.uri} is not a csp_index database of format {schema.FORMAT} (has {made or 'none'}): "
+            f"{location.uri} is not a csp_index database of format {schema.FORMAT} (has {made or 'none'}): "
             "open it with the version of csp_index that made it, or index again into a new directory"
         )
     return store

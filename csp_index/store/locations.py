@@ -1,6 +1,6 @@
 """Where an index can be: a directory, or a prefix of an object store such as s3://bucket/db.
 
-A place tells whether an index is there and whether one can be made there; it knows nothing of what is inside. Object
+A location knows whether an index is there and whether one can be made there, and nothing about its contents. Object
 stores are spoken to by obstore, the same Rust library as inside Lance; only this file imports it. Keys and the endpoint
 come from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ..., or a profile): they are never kept, told or passed
 on.
@@ -30,7 +30,7 @@ _DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Expir
 _ELSEWHERE = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 
 
-class LocalPlace:
+class LocalLocation:
     """A directory."""
 
     options: dict[str, str] = {}  # noqa: RUF012  # what Lance is told beside the URI: nothing
@@ -88,7 +88,7 @@ class LocalPlace:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoredObject:
     """An object as it was read: its bytes, the version that names this state, the server's time of writing."""
 
     data: bytes
@@ -96,7 +96,7 @@ class Held:
     modified: datetime
 
 
-class BucketPlace:
+class BucketLocation:
     """A prefix of a bucket. Every question is a request; an answer that does not come is a StoreError within seconds.
 
     The object store must honour conditional writes, as AWS S3, MinIO, R2, Google and Azure do.
@@ -143,7 +143,7 @@ class BucketPlace:
     def prepare(self) -> None:
         """Do nothing: a prefix needs no making."""
 
-    def read(self, name: str) -> Held | None:
+    def read(self, name: str) -> StoredObject | None:
         """Return a small object, or None where there is none."""
         objects = self._work
         import obstore
@@ -151,7 +151,7 @@ class BucketPlace:
         with self._told("cannot be read"):
             try:
                 found = obstore.get(objects, name)
-                return Held(bytes(found.bytes()), _version(found.meta), found.meta["last_modified"])
+                return StoredObject(bytes(found.bytes()), _version(found.meta), found.meta["last_modified"])
             except FileNotFoundError as exc:
                 if "NoSuchBucket" in str(exc):
                     raise
@@ -239,22 +239,22 @@ class BucketPlace:
             raise StoreError(f"{self.uri} {failure}: {reason(exc)}") from exc
 
 
-Place = LocalPlace | BucketPlace
+Location = LocalLocation | BucketLocation
 
 
-def place_of(uri: str | Path) -> Place:
-    """Return the place a path or URI names; StoreError where it can be none.
+def location_of(uri: str | Path) -> Location:
+    """Return the location that a path or URI names; StoreError if it names none.
 
     >>> place_of("s3://bucket/db/").uri, place_of("here/db").uri
     ('s3://bucket/db', 'here/db')
     """
     text = str(uri)
     if "://" in text:
-        return BucketPlace(text)
+        return BucketLocation(text)
     mangled = re.match(r"(\w+):/(?=\w)", text)
     if mangled and mangled[1] in SCHEMES:
         raise StoreError(f"{text} lost a slash, as a Path does to a URI: give {mangled[1]}://... as a string")
-    return LocalPlace(Path(uri).expanduser())
+    return LocalLocation(Path(uri).expanduser())
 
 
 def reason(exc: BaseException) -> str:

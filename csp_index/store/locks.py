@@ -1,4 +1,4 @@
-"""One writer at a time, in each kind of place.
+"""One writer at a time, in each kind of location.
 
 A directory is held by a lock of the kernel, which frees it when the holder dies. A prefix of an object store is held by
 a lease: an object that says who writes and for how long, taken and renewed by conditional writes only, so that two can
@@ -24,9 +24,9 @@ from filelock import FileLock, Timeout
 
 from csp_index import settings
 from csp_index.errors import SettingError, StoreError, one_line
-from csp_index.store.locations import BucketPlace, Held, Place
+from csp_index.store.locations import BucketLocation, Location, StoredObject
 
-Check = Callable[[], None]  # StoreError where the place is no longer held
+Check = Callable[[], None]  # raises StoreError if the lock was lost
 
 _LOCK, _OWNER = ".writer.lock", ".writer.json"
 _TRIES = 4
@@ -34,23 +34,26 @@ _COARSE = 1.0  # seconds: object stores tell times in whole ones
 
 
 @contextmanager
-def hold(place: Place) -> Iterator[Check]:
-    """Hold a place for writing; a second writer is told who holds it. Yields what checks the hold before a write."""
-    if isinstance(place, BucketPlace):
-        lease = Lease(place, settings.LEASE_SECONDS.value(), settings.LEASE_RENEWAL.value())
+def hold(location: Location) -> Iterator[Check]:
+    """Lock a location for writing; a second writer gets an error that names the holder.
+
+    Yields the check to call before each write.
+    """
+    if isinstance(location, BucketLocation):
+        lease = Lease(location, settings.LEASE_SECONDS.value(), settings.LEASE_RENEWAL.value())
         with lease.held():
             yield lease.check
         return
-    with _kernel_lock(place.root, place.uri):
+    with _kernel_lock(location.root, location.uri):
         yield _sure
 
 
-def is_held(place: Place) -> bool:
-    """Tell whether somebody holds the place for writing."""
-    if isinstance(place, BucketPlace):
-        found = place.read(_OWNER)
+def is_held(location: Location) -> bool:
+    """Return whether a process holds the location for writing."""
+    if isinstance(location, BucketLocation):
+        found = location.read(_OWNER)
         return found is not None and not _is_free(found) and datetime.now(UTC) <= _end(found)
-    path = place.root / _LOCK
+    path = location.root / _LOCK
     if not path.exists() or not os.access(path, os.W_OK):
         return False
     try:
@@ -63,13 +66,13 @@ def is_held(place: Place) -> bool:
 class Lease:
     """The right to write below a prefix for `seconds` since the last renewal; renewed every `renewal` seconds."""
 
-    def __init__(self, place: BucketPlace, seconds: float, renewal: float) -> None:
+    def __init__(self, location: BucketLocation, seconds: float, renewal: float) -> None:
         """Prepare a lease; nothing is taken yet."""
         if renewal * 2 > seconds:
             raise SettingError(
                 f"setting lease_renewal is {renewal:g}: expected at most half of lease_seconds ({seconds:g})"
             )
-        self._place, self._seconds, self._renewal = place, seconds, renewal
+        self._location, self._seconds, self._renewal = location, seconds, renewal
         self._owner = {"token": secrets.token_hex(8), **_myself()}
         self._renewals = 0
         self._version: object = None
@@ -96,13 +99,13 @@ class Lease:
         with self._mutex:
             if self._lost:
                 raise StoreError(self._lost)
-            version = self._place.write(_OWNER, self._content(), self._version)
+            version = self._location.write(_OWNER, self._content(), self._version)
             if version is None:
-                found = self._place.read(_OWNER)
+                found = self._location.read(_OWNER)
                 if found is None or _content(found).get("token") != self._owner["token"]:
                     to = f" to {_named(_content(found))}" if found and not _is_free(found) else ""
                     self._lost = (
-                        f"the hold on {self._place.uri} was lost{to}: "
+                        f"the hold on {self._location.uri} was lost{to}: "
                         "stopped before writing more; run the command again when nobody writes"
                     )
                     raise StoreError(self._lost)
@@ -111,26 +114,27 @@ class Lease:
 
     def _take(self) -> None:
         for _ in range(_TRIES):
-            found = self._place.read(_OWNER)
+            found = self._location.read(_OWNER)
             if found is not None and _content(found).get("token") == self._owner["token"]:
                 self._version = found.version  # taken before, but the answer got lost
                 return
             if found is not None and not _is_free(found) and not self._has_ended(found):
+                uri = self._location.uri
                 raise StoreError(
-                    f"{self._place.uri} is being written by {_named(_content(found))}: wait until it ends, or stop it; "
+                    f"{uri} is being written by {_named(_content(found))}: wait until it ends, or stop it; "
                     f"its hold ends at {_end(found):%Y-%m-%dT%H:%M:%SZ} unless it renews it"
                 )
-            self._version = self._place.write(_OWNER, self._content(), found and found.version)
+            self._version = self._location.write(_OWNER, self._content(), found and found.version)
             if self._version is not None:
                 return
-        raise StoreError(f"{self._place.uri} is being taken by other writers: try again")
+        raise StoreError(f"{self._location.uri} is being taken by other writers: try again")
 
-    def _has_ended(self, found: Held) -> bool:
+    def _has_ended(self, found: StoredObject) -> bool:
         """Tell whether a lease ran out by the server's clock, which an object written now shows."""
         name = f".clock-{secrets.token_hex(8)}"
-        self._place.write(name, b"")
-        now = self._place.read(name)
-        self._place.remove(name)
+        self._location.write(name, b"")
+        now = self._location.read(name)
+        self._location.remove(name)
         return now is not None and now.modified > _end(found) + timedelta(seconds=_COARSE)
 
     def _keep(self, done: threading.Event) -> None:
@@ -142,14 +146,14 @@ class Lease:
         """Mark the lease as free; deleting it could hit the lease of the next writer."""
         with self._mutex:
             if not self._lost:
-                self._place.write(_OWNER, json.dumps({"free": True, **self._owner}).encode(), self._version)
+                self._location.write(_OWNER, json.dumps({"free": True, **self._owner}).encode(), self._version)
 
     def _content(self) -> bytes:
         self._renewals += 1  # so that every renewal is another object: who took the last one for ended must not win
         return json.dumps({**self._owner, "seconds": self._seconds, "renewals": self._renewals}).encode()
 
 
-def _content(found: Held) -> Mapping[str, object]:
+def _content(found: StoredObject) -> Mapping[str, object]:
     try:
         content = json.loads(found.data)
     except ValueError:
@@ -157,11 +161,11 @@ def _content(found: Held) -> Mapping[str, object]:
     return content if isinstance(content, dict) else {}
 
 
-def _is_free(found: Held) -> bool:
+def _is_free(found: StoredObject) -> bool:
     return bool(_content(found).get("free"))
 
 
-def _end(found: Held) -> datetime:
+def _end(found: StoredObject) -> datetime:
     """Return when a lease runs out, by the server's clock."""
     seconds = _content(found).get("seconds")
     if not isinstance(seconds, int | float):

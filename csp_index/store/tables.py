@@ -20,7 +20,7 @@ from csp_index import settings
 from csp_index.errors import StoreError
 from csp_index.lru_cache import LRUCache
 from csp_index.store import schema
-from csp_index.store.locations import Place
+from csp_index.store.locations import Location
 from csp_index.store.locks import Check, hold, is_held
 from csp_index.store.versions import FixedTables, NewestTables, State, Tables, TableVersion, translated
 
@@ -43,11 +43,11 @@ class VectorIndex:
 class Store:
     """A place full of Lance tables that csp_index made."""
 
-    def __init__(self, place: Place, versions: Mapping[str, int] | None = None) -> None:
+    def __init__(self, location: Location, versions: Mapping[str, int] | None = None) -> None:
         """Use the place as it is; `connect` checks it first. With `versions`, the store is read-only and fixed."""
-        self.uri, self.address = place.uri, place.address
-        self._place = place
-        self._tables: Tables = NewestTables(place) if versions is None else FixedTables(place, versions)
+        self.uri, self.address = location.uri, location.address
+        self._location = location
+        self._tables: Tables = NewestTables(location) if versions is None else FixedTables(location, versions)
         self._reads = LRUCache(_CACHED_READS)  # small results by table, columns and filter
         self._memo = LRUCache()  # what `memo` made, by table and key
         self._check: Check | None = None  # of the write lock, while this process has it
@@ -90,7 +90,7 @@ class Store:
         self._tables.check_writable(name)
         with self._translated(name, "cannot be written"):
             table = self.dataset(name)
-            options = self._place.options or None
+            options = self._location.options or None
             fragments = write_fragments(rows, table.uri, mode="append", schema=rows.schema, storage_options=options)
             return [json.dumps(fragment.to_json()) for fragment in fragments]
 
@@ -247,7 +247,7 @@ class Store:
     def write_lock(self) -> Iterator[None]:
         """Hold the index for writing; a second writer is told who holds it. It is free soon after the holder dies."""
         self._tables.check_writable(schema.RUNS)
-        with hold(self._place) as check:
+        with hold(self._location) as check:
             self._check = check
             self._tables.changed()  # others may have written while this one waited
             try:
@@ -257,7 +257,7 @@ class Store:
 
     def is_locked(self) -> bool:
         """Tell whether some process holds the index for writing."""
-        return is_held(self._place)
+        return is_held(self._location)
 
     def _version(self, name: str) -> TableVersion:
         version = self._tables.version(name)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from csp_index.errors import StoreError
-from csp_index.store.locations import Place, reason
+from csp_index.store.locations import Location, reason
 
 _INDEX_CACHE, _METADATA_CACHE = 256 * 2**20, 64 * 2**20  # bytes; Lance would take several GB
 
@@ -26,7 +26,7 @@ class TableVersion:
     """A table at one commit; `state` identifies the commit, even among those of a table dropped and made again."""
 
     dataset: Any  # a lance.LanceDataset
-    state: State  # the version, and what the commit has of its own (`Place.stamp`)
+    state: State  # the version, and what the commit has of its own (`Location.stamp`)
 
 
 class Tables(Protocol):
@@ -61,9 +61,9 @@ class Tables(Protocol):
 class NewestTables:
     """The tables at their last commits. One thread at a time."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, location: Location) -> None:
         """Connect when a table is first opened."""
-        self._place = place
+        self._location = location
         self._tables: dict[str, Any] = {}
         self._versions: dict[str, TableVersion] = {}  # as last seen: the next reader only checks for a newer one
         self._moment: dict[str, TableVersion | None] | None = None  # the versions seen in the current `moment`
@@ -77,21 +77,21 @@ class NewestTables:
             _quiet()
             import lancedb
 
-            with translated(f"{self._place.uri} cannot be opened"):
+            with translated(f"{self._location.uri} cannot be opened"):
                 session = lancedb.Session(_INDEX_CACHE, _METADATA_CACHE)
-                options = self._place.options
-                self._connection = lancedb.connect(self._place.address, storage_options=options, session=session)
+                options = self._location.options
+                self._connection = lancedb.connect(self._location.address, storage_options=options, session=session)
         return self._connection
 
     def names(self) -> list[str]:
         """Return the names of all tables, sorted."""
-        with translated(f"tables of {self._place.uri} cannot be listed"):
-            if (listed := self._place.tables()) is not None:
+        with translated(f"tables of {self._location.uri} cannot be listed"):
+            if (listed := self._location.tables()) is not None:
                 return listed
         names: list[str] = []
         token: str | None = None
         while True:
-            with translated(f"tables of {self._place.uri} cannot be listed"):
+            with translated(f"tables of {self._location.uri} cannot be listed"):
                 page = self.connection.list_tables(page_token=token)
             names.extend(page.tables)
             token = page.page_token
@@ -110,7 +110,7 @@ class NewestTables:
         """Return the lancedb table at its last commit."""
         self._check_same(name)
         table = self._tables.pop(name, None)
-        with _opening(name, self._place):
+        with _opening(name, self._location):
             if table is None:
                 table = self.connection.open_table(name)
             else:
@@ -153,24 +153,24 @@ class NewestTables:
 
         self._check_same(name)
         seen = self._versions.pop(name, None)
-        with _opening(name, self._place):
+        with _opening(name, self._location):
             if seen is None:
                 self._session = self._session or Session(_INDEX_CACHE, _METADATA_CACHE)
-                uri, options = f"{self._place.address}/{name}.lance", self._place.options
+                uri, options = f"{self._location.address}/{name}.lance", self._location.options
                 newest = dataset(uri, storage_options=options, session=self._session)
             elif (latest := seen.dataset.latest_version) != seen.dataset.version:
                 newest = seen.dataset.checkout_version(latest)
             else:
                 newest = seen.dataset
             number = int(newest.version)
-            version = self._versions[name] = TableVersion(newest, (number, self._place.stamp(name, number)))
+            version = self._versions[name] = TableVersion(newest, (number, self._location.stamp(name, number)))
             return version
         return None
 
     def _check_same(self, name: str) -> None:
         """Open all tables again if the commit last seen has changed: the table was dropped and made again."""
         seen = self._versions.get(name)
-        if seen is not None and seen.state[1] != self._place.stamp(name, seen.state[0]):
+        if seen is not None and seen.state[1] != self._location.stamp(name, seen.state[0]):
             self._tables.clear()
             self._versions.clear()
             self._session = self._connection = None
@@ -179,10 +179,10 @@ class NewestTables:
 class FixedTables:
     """The tables at fixed versions: later commits are not seen, nothing is written. Many threads may read at once."""
 
-    def __init__(self, place: Place, versions: Mapping[str, int]) -> None:
+    def __init__(self, location: Location, versions: Mapping[str, int]) -> None:
         """Open every table at its version; a table that `versions` does not name does not exist."""
-        self._place = place
-        self._newest = NewestTables(place)
+        self._location = location
+        self._newest = NewestTables(location)
         self._versions = {name: self._at(name, number) for name, number in sorted(versions.items())}
         self._tables: dict[str, Any] = {}
         self._mutex = threading.Lock()
@@ -207,7 +207,7 @@ class FixedTables:
         with self._mutex:
             if name not in self._tables:
                 number = self._versions[name].state[0]
-                with _at_version(name, self._place, str(number)):
+                with _at_version(name, self._location, str(number)):
                     table = self.connection.open_table(name)
                     table.checkout(number)
                 self._tables[name] = table
@@ -227,7 +227,7 @@ class FixedTables:
     def check_writable(self, name: str) -> None:
         """Refuse to write."""
         raise StoreError(
-            f"table {name} of {self._place.uri} is open at a fixed version, only to be read: "
+            f"table {name} of {self._location.uri} is open at a fixed version, only to be read: "
             "write through another process"
         )
 
@@ -235,13 +235,13 @@ class FixedTables:
         newest = self._newest.version(name)
         if newest is None:
             raise StoreError(
-                f"table {name} is not in {self._place.uri}: expected version {number}; open the index again"
+                f"table {name} is not in {self._location.uri}: expected version {number}; open the index again"
             )
         if newest.state[0] == number:
             return newest
-        with _at_version(name, self._place, f"{number} (it has {newest.state[0]})"):
+        with _at_version(name, self._location, f"{number} (it has {newest.state[0]})"):
             dataset = newest.dataset.checkout_version(number)
-        return TableVersion(dataset, (number, self._place.stamp(name, number)))
+        return TableVersion(dataset, (number, self._location.stamp(name, number)))
 
 
 @contextmanager
@@ -254,19 +254,19 @@ def translated(failure: str) -> Iterator[None]:
         raise StoreError(f"{failure}: {reason(exc)}") from exc
 
 
-def _at_version(name: str, place: Place, version: str) -> AbstractContextManager[None]:
-    return translated(f"table {name} of {place.uri} cannot be opened at version {version}: open the index again")
+def _at_version(name: str, location: Location, version: str) -> AbstractContextManager[None]:
+    return translated(f"table {name} of {location.uri} cannot be opened at version {version}: open the index again")
 
 
 @contextmanager
-def _opening(name: str, place: Place) -> Iterator[None]:
+def _opening(name: str, location: Location) -> Iterator[None]:
     """End the block without an error where the table does not exist."""
     try:
         with _interruptible():
             yield
     except (OSError, RuntimeError, ValueError) as exc:
         if not (isinstance(exc, OSError | ValueError) and "not found" in str(exc).lower()):
-            raise StoreError(f"table {name} of {place.uri} cannot be opened: {reason(exc)}") from exc
+            raise StoreError(f"table {name} of {location.uri} cannot be opened: {reason(exc)}") from exc
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from csp_index import Index, open_index
 from csp_index.contrast import embeddings as vectors
 from csp_index.contrast import planner
 from csp_index.contrast.context import ComputeContext
-from csp_index.contrast.exact_ranking import EXACT, Contest, Error, Ranked, leading
+from csp_index.contrast.exact_ranking import EXACT, CosineError, FinalChoice, Ranked, leading
 from csp_index.contrast.examples import Examples, gather_examples
 from csp_index.contrast.selection import Selection
 from csp_index.errors import SettingError
@@ -138,13 +138,13 @@ def test_leading_values_are_those_of_a_full_sort():
 
 
 def test_a_row_is_settled_only_if_nothing_outside_its_list_could_win():
-    contest = Contest(1, Error(0.01), 1.01, lambda ids: torch.eye(4)[[0, 0, 1, 2]].__getitem__)
+    final_choice = FinalChoice(1, CosineError(0.01), 1.01, lambda ids: torch.eye(4)[[0, 0, 1, 2]].__getitem__)
     ranked = Ranked(torch.tensor([[1, 2], [1, 2], [2, -1]]), torch.tensor([[0.9, 0.7], [0.9, 0.89], [0.3, -torch.inf]]))
-    ids, settled = contest.decide(torch.tensor([0, 0, 0]), ranked, torch.ones(3, 2, dtype=torch.bool))
+    ids, settled = final_choice.decide(torch.tensor([0, 0, 0]), ranked, torch.ones(3, 2, dtype=torch.bool))
     assert settled.tolist() == [True, False, True]
     assert ids[:, 0].tolist() == [1, 1, 2]
     assert (
-        replace(contest, error=EXACT)
+        replace(final_choice, error=EXACT)
         .decide(torch.tensor([0, 0, 0]), ranked, torch.ones(3, 2, dtype=torch.bool))[1]
         .all()
     )
@@ -237,7 +237,7 @@ def test_an_index_made_anew_at_the_same_place_is_seen_as_such(tmp_path):
 def test_embeddings_are_given_back_with_the_index(tmp_path):
     index = made(tmp_path, 900)
     gather_examples(index.store, asked(index), ExampleOptions())
-    held = weakref.ref(vectors.vectors_of(index.store, catalog.encoder(index.store), 900))
+    held = weakref.ref(vectors.all_embeddings(index.store, catalog.encoder(index.store), 900))
     assert held() is not None
     del index
     gc.collect()

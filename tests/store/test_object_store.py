@@ -21,7 +21,7 @@ from csp_index.errors import StoreError
 from csp_index.proposers.answer_store import JOURNAL
 from csp_index.store import schema
 from csp_index.store.connect import check_creatable, create_store, find_store, open_store
-from csp_index.store.locations import BucketPlace
+from csp_index.store.locations import BucketLocation
 from csp_index.store.tables import Store
 
 pytestmark = pytest.mark.s3
@@ -36,15 +36,15 @@ def test_every_command_takes_a_bucket(bucket, run, tmp_path, monkeypatch):
     (tmp_path / "words.txt").write_text("red\ngreen\nblue\nstriped\n")
     neurons = ["--layer", "net/concepts", "--vocabulary", "words.txt", "--templates", "none"]
     said: dict[str, list[Any]] = {}
-    for place in (bucket.uri, str(tmp_path / "db")):
-        assert run("index", place, "images", "--encoder", ENCODER, *NETWORK, "--shard-size", 10).status == 0
-        said[place] = [
-            run("label", place, *neurons, "--json").out,
-            run("show", place, "net/concepts/1", "--json").out,
-            run("search", place, "striped", "--json").out,
-            run("sql", place, "SELECT * FROM activations('net/concepts/1') ORDER BY image_id", "--json").out,
-            run("sql", place, "SELECT uri, width FROM images WHERE image_id > 20 ORDER BY 1", "--json").out,
-            run("export", place, "--format", "csv").out,
+    for location in (bucket.uri, str(tmp_path / "db")):
+        assert run("index", location, "images", "--encoder", ENCODER, *NETWORK, "--shard-size", 10).status == 0
+        said[location] = [
+            run("label", location, *neurons, "--json").out,
+            run("show", location, "net/concepts/1", "--json").out,
+            run("search", location, "striped", "--json").out,
+            run("sql", location, "SELECT * FROM activations('net/concepts/1') ORDER BY image_id", "--json").out,
+            run("sql", location, "SELECT uri, width FROM images WHERE image_id > 20 ORDER BY 1", "--json").out,
+            run("export", location, "--format", "csv").out,
         ]
     here, there = ([re.sub(r"\d{8}T\d+-\w+", "RUN", text) for text in texts] for texts in said.values())
     assert here == there
@@ -63,10 +63,10 @@ def test_arrays_and_their_labels_equal_those_of_a_directory(bucket, run, tmp_pat
     paths = fakes.write_arrays(tmp_path)
     texts = ["--text-embeddings", paths["text_embeddings"], "--texts", paths["texts"], "--json"]
     found = []
-    for place in (bucket.uri + "/", tmp_path / "db"):
+    for location in (bucket.uri + "/", tmp_path / "db"):
         arrays = ["--embeddings", paths["embeddings"], "--activations", paths["activations"], "--layer", "m/l"]
-        assert run("import", place, *arrays, "--shard-size", 25).status == 0
-        found.append(run("label", place, "--layer", "m/l", *texts).rows)
+        assert run("import", location, *arrays, "--shard-size", 25).status == 0
+        found.append(run("label", location, "--layer", "m/l", *texts).rows)
     assert found[0] == found[1]
     assert len(found[0]) == 8
     assert contents(bucket.uri) == contents(tmp_path / "db")
@@ -132,8 +132,8 @@ def test_an_interrupted_pass_is_resumed_and_equals_an_undisturbed_one(bucket, tm
             raise KeyboardInterrupt
         append(self, name, rows)
 
-    def index(place: str | Path) -> None:
-        open_index(place).add_images(images, encoders=[ENCODER], networks=[network], shard_size=10)
+    def index(location: str | Path) -> None:
+        open_index(location).add_images(images, encoders=[ENCODER], networks=[network], shard_size=10)
 
     monkeypatch.setattr(Store, "append", stopping)
     with pytest.raises(KeyboardInterrupt):
@@ -152,7 +152,7 @@ def test_a_missing_index_and_a_foreign_prefix_are_refused_and_left_alone(bucket)
     with pytest.raises(StoreError, match=rf"no index at {bucket.uri}: make one with"):
         open_store(bucket.uri)
     check_creatable(bucket.uri)
-    BucketPlace(bucket.uri).write("notes.txt", b"mine")
+    BucketLocation(bucket.uri).write("notes.txt", b"mine")
     before = bucket.snapshot()
     for use in (open_store, create_store, check_creatable):
         with pytest.raises(StoreError, match="is not a csp_index database"):

@@ -20,7 +20,7 @@ from other_process import run_python
 
 from csp_index.errors import SettingError, StoreError
 from csp_index.store.connect import create_store, open_store
-from csp_index.store.locations import BucketPlace
+from csp_index.store.locations import BucketLocation
 from csp_index.store.locks import Lease
 
 pytestmark = pytest.mark.s3
@@ -125,7 +125,7 @@ def test_a_writer_that_lost_its_lease_stops_before_it_writes(bucket, taken):
                 other.enter_context(quick.write_lock())
                 quick.append("numbers", ROWS)
             else:
-                BucketPlace(bucket.uri).remove(LEASE)
+                BucketLocation(bucket.uri).remove(LEASE)
             before = bucket.snapshot()
             for write in (
                 lambda: slow.append("numbers", ROWS),
@@ -159,7 +159,7 @@ def test_a_lease_renews_itself(bucket):
     create_store(bucket.uri)
     enough = threading.Event()
 
-    class Watched(BucketPlace):
+    class Watched(BucketLocation):
         def write(self, name: str, data: bytes, over: Any = None) -> Any | None:
             if json.loads(data).get("renewals", 0) >= 4:
                 enough.set()
@@ -169,32 +169,32 @@ def test_a_lease_renews_itself(bucket):
         assert enough.wait(30)
     assert bucket.lease()["free"]
     with pytest.raises(SettingError, match=r"lease_renewal is 6: expected at most half of lease_seconds .10."):
-        Lease(BucketPlace(bucket.uri), 10, 6)
+        Lease(BucketLocation(bucket.uri), 10, 6)
 
 
 def test_who_took_a_lease_for_ended_does_not_win_over_its_renewal(bucket):
     create_store(bucket.uri)
-    place = BucketPlace(bucket.uri)
-    lease = Lease(place, 100, 50)
+    location = BucketLocation(bucket.uri)
+    lease = Lease(location, 100, 50)
     with lease.held():
-        seen = place.read(LEASE)
+        seen = location.read(LEASE)
         lease.check()
-        assert place.write(LEASE, b"{}", seen.version) is None
+        assert location.write(LEASE, b"{}", seen.version) is None
         lease.check()
 
 
 def test_a_renewal_whose_answer_got_lost_is_not_a_lost_lease(bucket, monkeypatch):
     create_store(bucket.uri)
-    place = BucketPlace(bucket.uri)
-    write = BucketPlace.write
+    location = BucketLocation(bucket.uri)
+    write = BucketLocation.write
     deaf = iter([True, False, True, False])  # both the taking and the renewal arrive twice
 
-    def unheard(self: BucketPlace, name: str, data: bytes, over: Any = None) -> Any | None:
+    def unheard(self: BucketLocation, name: str, data: bytes, over: Any = None) -> Any | None:
         version = write(self, name, data, over)
         return None if next(deaf, False) else version
 
-    monkeypatch.setattr(BucketPlace, "write", unheard)
-    lease = Lease(place, 100, 50)
+    monkeypatch.setattr(BucketLocation, "write", unheard)
+    lease = Lease(location, 100, 50)
     with lease.held():
         lease.check()
         lease.check()
@@ -205,7 +205,7 @@ def test_a_renewal_whose_answer_got_lost_is_not_a_lost_lease(bucket, monkeypatch
 def test_of_many_takers_one_wins(bucket, state):
     create_store(bucket.uri)
     if state != "none":
-        with Lease(BucketPlace(bucket.uri), 100, 50).held():
+        with Lease(BucketLocation(bucket.uri), 100, 50).held():
             held = bucket.lease()
         if state == "ended":
             bucket.objects[f"deep/db/{LEASE}"].value = json.dumps(held).encode()
@@ -215,10 +215,10 @@ def test_of_many_takers_one_wins(bucket, state):
     told: list[str] = []
 
     def take(number: int) -> None:
-        place = BucketPlace(bucket.uri)
+        location = BucketLocation(bucket.uri)
         together.wait(30)
         try:
-            with Lease(place, 100, 50).held():
+            with Lease(location, 100, 50).held():
                 won.append(number)
                 tried.wait(30)
         except StoreError as exc:
@@ -237,8 +237,8 @@ def test_of_many_takers_one_wins(bucket, state):
 
 def test_a_lease_nobody_understands_holds_until_it_is_old(bucket):
     store = create_store(bucket.uri)
-    place = BucketPlace(bucket.uri)
-    place.write(LEASE, b"?")
+    location = BucketLocation(bucket.uri)
+    location.write(LEASE, b"?")
     assert store.is_locked()
     with pytest.raises(StoreError, match="being written by another process"), store.write_lock():
         pass

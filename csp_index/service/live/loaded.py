@@ -14,7 +14,7 @@ from PIL import Image
 
 from csp_index import settings
 from csp_index.contrast.context import ComputeContext
-from csp_index.contrast.embeddings import Embeddings, vectors_of
+from csp_index.contrast.embeddings import Embeddings, all_embeddings
 from csp_index.contrast.makers import makers
 from csp_index.contrast.neighbour_lists import listed
 from csp_index.contrast.selection import Selection
@@ -159,7 +159,7 @@ class Loaded:
             return  # told to whoever asks for it
 
     def _vectors(self) -> Embeddings:
-        return vectors_of(self._store, self._source, catalog.image_count(self._store, self._source.what))
+        return all_embeddings(self._store, self._source, catalog.image_count(self._store, self._source.what))
 
     def _neuron(self, key: NeuronKey) -> LayerInfo:
         """Return the layer of a neuron that exists."""
