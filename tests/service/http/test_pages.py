@@ -121,7 +121,7 @@ def test_layer_pages_follow_each_other_and_keep_what_was_asked(client: TestClien
     chosen = [option for option in first.all("option") if "selected" in option]
     assert {"max", "desc", "all", "lead"} <= {option["value"] for option in chosen}
     assert len(cards(page_at(client, f"/layers/{HERE}?state=dead"))) == 1
-    assert "No neuron is like that" in "".join(page_at(client, f"/layers/{HERE}?q=nowhere").text)
+    assert "No neuron matches" in "".join(page_at(client, f"/layers/{HERE}?q=nowhere").text)
 
 
 def test_the_map_links_to_every_neuron_with_a_vector(client: TestClient) -> None:
@@ -164,7 +164,7 @@ def test_search_by_an_uploaded_picture(client: TestClient) -> None:
 def test_compare_takes_boxes_and_commas_and_up_to_four(client: TestClient) -> None:
     boxes = page_at(client, f"/compare?neurons={HERE}/0&neurons={HERE}/1&neurons={HERE}/1")
     assert len(boxes.all("article")) == 2
-    assert "name one more" in "".join(page_at(client, f"/compare?neurons={HERE}/0").text)
+    assert "add one to" in "".join(page_at(client, f"/compare?neurons={HERE}/0").text)
     page_at(client, "/compare?neurons=" + ",".join(f"{HERE}/{number}" for number in range(5)), 400)
     page_at(client, f"/compare?neurons={PAIR},{HERE}/99", 404)
 
