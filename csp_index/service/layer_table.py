@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from csp_index.errors import MissingError
 from csp_index.labelling.label_rule import read_rule
 from csp_index.records import ExamplePair, Label, LabelScore, NeuronKey, rivals_of
+from csp_index.service.documents.shapes import NeuronRow
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.tables import Store
@@ -135,7 +136,7 @@ class LayerTable:
             raise MissingError(f"layer {self.info.key} has no labels by {method!r} (has: {names})")
         return self.methods[method]
 
-    def row(self, neuron: int, method: str | None = None) -> dict[str, Any]:
+    def row(self, neuron: int, method: str | None = None) -> NeuronRow:
         """Return what lists tell of a neuron: address, label by the method, state, statistics, a few images."""
         key, found = self.info.key, self.labels(method)
         return {
@@ -143,12 +144,12 @@ class LayerTable:
             "model": key.model,
             "layer": key.layer,
             "index": neuron,
-            "label": found and found.texts[neuron],
-            "method": (found and found.methods[neuron]) or None,
+            "label": found.texts[neuron] if found else None,
+            "method": (found.methods[neuron] if found else None) or None,
             "state": found.states[neuron] if found else UNLABELLED,
-            "score": found and finite(float(found.scores[neuron])),
-            "lead": found and finite(float(found.leads[neuron])),
-            "confidence": found and finite(float(found.confidences[neuron])),
+            "score": finite(float(found.scores[neuron])) if found else None,
+            "lead": finite(float(found.leads[neuron])) if found else None,
+            "confidence": finite(float(found.confidences[neuron])) if found else None,
             "uncertain": bool(found.uncertain[neuron]) if found and found.uncertain[neuron] >= 0 else None,
             "firing_rate": float(self.firing_rates[neuron]),
             "max": float(self.maxima[neuron]),

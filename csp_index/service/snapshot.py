@@ -23,6 +23,7 @@ from csp_index import settings
 from csp_index.errors import MissingError
 from csp_index.lru_cache import LRUCache
 from csp_index.records import LayerKey, NeuronKey
+from csp_index.service.documents.shapes import LayerRow, NeuronRow
 from csp_index.service.layer_table import LayerTable, Pairs, read_layer, read_pairs
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
@@ -104,7 +105,7 @@ class Snapshot:
             raise MissingError(f"neuron {key} does not exist: {info.key} has neurons 0 to {info.neurons - 1}")
         return self.layer(key.layer_key)
 
-    def neuron_row(self, key: NeuronKey, method: str | None = None) -> dict[str, Any]:
+    def neuron_row(self, key: NeuronKey, method: str | None = None) -> NeuronRow:
         """Return what lists tell of a neuron: its label by `method` (the layer's own by default), state, statistics."""
         return self.neuron(key).row(key.neuron, method)
 
@@ -180,11 +181,11 @@ class Snapshot:
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         return Texts(rows["text"].to_pylist(), vectors / np.maximum(lengths, 1e-12))
 
-    def layer_rows(self) -> list[dict[str, Any]]:
+    def layer_rows(self) -> list[LayerRow]:
         """Return for each layer what the home page tells of it, in the order they were added."""
         return self.held.get("layer rows", self._read_layer_rows, lambda rows: 500 * len(rows))
 
-    def _read_layer_rows(self) -> list[dict[str, Any]]:
+    def _read_layer_rows(self) -> list[LayerRow]:
         by = ["model", "layer"]
         neurons = self.store.read(schema.NEURONS, [*by, "images", "max"])
         neurons = neurons.append_column("dead", pc.less_equal(neurons["max"], 0))
@@ -194,7 +195,7 @@ class Snapshot:
         labelled = heads.filter(pc.equal(heads["state"], "labelled")).group_by(by)
         named = {(r["model"], r["layer"]): r for r in labelled.aggregate([("neuron", "count_distinct")]).to_pylist()}
         found = {(row["model"], row["layer"]): row for row in counted}
-        rows = []
+        rows: list[LayerRow] = []
         for info in self.layers():
             key = (info.key.model, info.key.layer)
             own = found.get(key, {"count_all": 0, "dead_sum": 0, "images_min": 0})

@@ -28,6 +28,7 @@ from csp_index.errors import BusyError, CspIndexError, QueryError, SettingError
 from csp_index.query.results import SqlResult, encode_result
 from csp_index.service import sql_sandbox_child
 from csp_index.service.config import ServiceSettings
+from csp_index.service.documents.shapes import SqlDocument
 from csp_index.service.sql_sandbox_child import IDLE_SECONDS, MARGIN_BYTES, STATEMENT_BYTES, Order
 from csp_index.store.locations import location_of
 
@@ -204,9 +205,13 @@ class SqlRunner:
         return spare
 
 
-def write_rows(answer: SqlAnswer) -> dict[str, Any]:
+def write_rows(answer: SqlAnswer) -> SqlDocument:
     """Return an answer as JSON says it: columns, types, rows (a list each), truncated, seconds. Raises QueryError."""
-    return SqlResult(answer.table).as_json() | {
+    table = SqlResult(answer.table).as_json()
+    return {
+        "columns": table["columns"],
+        "types": table["types"],
+        "rows": table["rows"],
         "truncated": answer.truncated,
         "seconds": round(answer.seconds, 3),
     }

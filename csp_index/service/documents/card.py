@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from csp_index.query.card_drawing import CardData, CardPair, draw_card
+from csp_index.service.documents.shapes import NeuronDocument
 
 _SHOWN: Final = 10  # pairs
 
 
-def card_of(page: Mapping[str, Any], picture: Callable[[int], bytes]) -> bytes:
+def card_of(page: NeuronDocument, picture: Callable[[int], bytes]) -> bytes:
     """Return the card as PNG; `picture` gives the encoded thumbnail of an image, or nothing where there is none."""
     pairs = [pair for pair in page["pairs"] if not pair["neighbour"]][:_SHOWN]
     card = CardData(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from csp_index.errors import SettingError
 from csp_index.records import NeuronKey
 from csp_index.service.documents.image import has_vectors
 from csp_index.service.documents.neuron import neuron_document
+from csp_index.service.documents.shapes import ComparedNeuron, CompareDocument, NeuronDocument
 from csp_index.service.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _NOTHING: Final = 1e-6  # a score nearer to 0 is 0: consensus cuts its factors a
 
 def compare_document(
     snapshot: Snapshot, engine: Engine, keys: Sequence[NeuronKey], method: str | None = None
-) -> dict[str, Any]:
+) -> CompareDocument:
     """Return what the page of a comparison tells.
 
     `shared` are the texts among the kept labels of all neurons, `own` those of one alone, both in the order of scores;
@@ -42,7 +43,7 @@ def compare_document(
         [label["text"] for label in document["labels"] if abs(label["score"]) > _NOTHING] for document in documents
     ]
     return {
-        "neurons": [{name: value for name, value in document.items() if name != "queries"} for document in documents],
+        "neurons": list(map(_without_queries, documents)),
         "shared": [text for text in texts[0] if all(text in others for others in texts[1:])],
         "own": {
             str(key): [text for text in texts[at] if not any(text in other for other in texts[:at] + texts[at + 1 :])]
@@ -50,6 +51,10 @@ def compare_document(
         },
         "similarity": _similarity(snapshot, engine, keys),
     }
+
+
+def _without_queries(document: NeuronDocument) -> ComparedNeuron:
+    return cast(ComparedNeuron, {name: value for name, value in document.items() if name != "queries"})
 
 
 def _similarity(snapshot: Snapshot, engine: Engine, keys: Sequence[NeuronKey]) -> list[list[float | None]]:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from csp_index.errors import MissingError
 from csp_index.service.documents.layer import top_images
+from csp_index.service.documents.shapes import ExcitedRow, ImageDocument, ImageFacts, NeighbourRow
 from csp_index.service.layer_table import LayerTable
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import schema
@@ -61,7 +62,7 @@ class TopOf:
         return list(zip(*(values.tolist() for values in columns), strict=True))
 
 
-def image_document(snapshot: Snapshot, engine: Engine, image_id: int) -> dict[str, Any]:
+def image_document(snapshot: Snapshot, engine: Engine, image_id: int) -> ImageDocument:
     """Return what the page of an indexed or a derived image tells."""
     snapshot.check_image(image_id)
     told = _derived(snapshot, image_id) if is_derived(image_id) else _indexed(snapshot, image_id)
@@ -86,7 +87,7 @@ def thumbnail(snapshot: Snapshot, image_id: int) -> tuple[bytes, str]:
     raise MissingError(f"image {image_id} has no picture in the index: it came as an array, or without a thumbnail")
 
 
-def excited_by(snapshot: Snapshot, image_id: int, most: int) -> list[dict[str, Any]]:
+def excited_by(snapshot: Snapshot, image_id: int, most: int) -> list[ExcitedRow]:
     """Return the neurons of all layers that keep the image among their highest activating ones, most extreme first."""
     found = []
     for place, info in enumerate(snapshot.layers()):
@@ -96,7 +97,7 @@ def excited_by(snapshot: Snapshot, image_id: int, most: int) -> list[dict[str, A
             ]
     found.sort(key=lambda entry: entry[:3])
     return [
-        snapshot.layer(key).row(neuron) | {"activation": activation, "quantile": quantile}
+        {**snapshot.layer(key).row(neuron), "activation": activation, "quantile": quantile}
         for _, _, neuron, key, (activation, quantile) in found[:most]
     ]
 
@@ -160,14 +161,14 @@ def _by_image(table: LayerTable, most: int) -> TopOf:
     )
 
 
-def _neighbours(snapshot: Snapshot, engine: Engine, image_id: int) -> list[dict[str, Any]]:
+def _neighbours(snapshot: Snapshot, engine: Engine, image_id: int) -> list[NeighbourRow]:
     vector = image_vector(snapshot, engine, image_id)
     near = [] if vector is None else near_images(engine, vector, NEIGHBOURS, image_id)
     names = snapshot.names(image for image, _ in near)
     return [{"image_id": image, "similarity": cosine, "name": names[image]} for image, cosine in near]
 
 
-def _indexed(snapshot: Snapshot, image_id: int) -> dict[str, Any]:
+def _indexed(snapshot: Snapshot, image_id: int) -> ImageFacts:
     row = snapshot.image_rows([image_id], _INDEXED)[image_id]
     return {
         "name": row["uri"].rpartition("/")[2],
@@ -179,7 +180,7 @@ def _indexed(snapshot: Snapshot, image_id: int) -> dict[str, Any]:
     }
 
 
-def _derived(snapshot: Snapshot, image_id: int) -> dict[str, Any]:
+def _derived(snapshot: Snapshot, image_id: int) -> ImageFacts:
     row = _derived_row(snapshot, image_id, [*_DERIVED, "picture"])
     with Image.open(io.BytesIO(row["picture"])) as picture:  # its head alone is read
         width, height = picture.size

@@ -12,7 +12,7 @@ import hashlib
 import json
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from csp_index import settings
 from csp_index.errors import CspIndexError, SettingError
 from csp_index.records import LayerKey
+from csp_index.service.documents.shapes import GalleryRow, GalleryTerms, LayerDocument, NeuronsDocument
 from csp_index.service.layer_table import LayerTable, MethodLabels, finite
 from csp_index.service.snapshot import Snapshot
 
@@ -67,10 +68,16 @@ class GalleryQuery:
         """Neurons of a page."""
         return settings.SERVE_PAGE.value() if self.limit is None else self.limit
 
-    def told(self, method: str | None) -> dict[str, Any]:
-        """Return the query as documents tell it, with the method that is shown."""
-        asked = {name: getattr(self, name) for name in ("sort", "order", "state", "q")}
-        return asked | {"method": method, "limit": self.size}
+    def terms(self, method: str | None) -> GalleryTerms:
+        """Return the query as documents have it, with the method that is shown."""
+        return {
+            "sort": self.sort,
+            "order": self.order,
+            "state": self.state,
+            "q": self.q,
+            "method": method,
+            "limit": self.size,
+        }
 
     def cursor_at(self, key: LayerKey, place: int) -> str:
         """Return the cursor of the page that begins at a place of this query's neurons."""
@@ -98,14 +105,14 @@ class GalleryQuery:
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
 
 
-def layer_document(snapshot: Snapshot, engine: Engine, key: LayerKey, query: GalleryQuery) -> dict[str, Any]:
-    """Return what the page of a layer tells: the layer, the query, one page of neurons, cursors both ways."""
+def layer_document(snapshot: Snapshot, engine: Engine, key: LayerKey, query: GalleryQuery) -> LayerDocument:
+    """Return what the page of a layer shows: the layer, the query, one page of neurons, cursors both ways."""
     table = snapshot.layer(key)
     labels = table.labels(query.method)
     place, page = query.place(key), _page(snapshot, engine, table, query)
     return {
         "layer": next(row for row in snapshot.layer_rows() if row["layer"] == str(key)),
-        "query": query.told(None if labels is None else labels.method),
+        "query": query.terms(None if labels is None else labels.method),
         "neurons": page["neurons"],
         "total": page["total"],
         "next": page["next"],
@@ -113,7 +120,7 @@ def layer_document(snapshot: Snapshot, engine: Engine, key: LayerKey, query: Gal
     }
 
 
-def neurons_page(snapshot: Snapshot, engine: Engine, key: LayerKey, query: GalleryQuery) -> dict[str, Any]:
+def neurons_page(snapshot: Snapshot, engine: Engine, key: LayerKey, query: GalleryQuery) -> NeuronsDocument:
     """Return one page of a layer's neurons, how many there are in all, and the cursor of the page after."""
     return _page(snapshot, engine, snapshot.layer(key), query)
 
@@ -208,13 +215,13 @@ def _lists(table: LayerTable, name: str) -> np.ndarray:
     return found
 
 
-def _page(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery) -> dict[str, Any]:
+def _page(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery) -> NeuronsDocument:
     key, first = table.info.key, query.place(table.info.key)
     order = _ordered(snapshot, engine, table, query)
     chosen = order[first : first + query.size]
     clarity = clarities(snapshot, engine, table).of(chosen).tolist()
-    rows = [
-        table.row(neuron, query.method) | {"clarity": finite(value)}
+    rows: list[GalleryRow] = [
+        {**table.row(neuron, query.method), "clarity": finite(value)}
         for neuron, value in zip(chosen.tolist(), clarity, strict=True)
     ]
     after = first + query.size

@@ -7,13 +7,14 @@ hangs on the layer alone: what colours its points is looked up anew.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from csp_index.errors import SettingError
 from csp_index.records import LayerKey
 from csp_index.service.documents.layer import column
+from csp_index.service.documents.shapes import MapDocument
 from csp_index.service.layer_table import LayerTable, finite
 from csp_index.service.snapshot import Snapshot
 
@@ -43,7 +44,7 @@ class Plane:
 
 def layer_map(
     snapshot: Snapshot, engine: Engine, key: LayerKey, colour: str = "score", method: str | None = None
-) -> dict[str, Any]:
+) -> MapDocument:
     """Return the map of a layer, its points coloured by a column of `COLOURS`; SettingError for another one."""
     if colour not in COLOURS:
         raise SettingError(f"colour is {colour!r}: expected {', '.join(COLOURS)}")
@@ -57,7 +58,7 @@ def layer_map(
     columns = (plane.neurons.tolist(), *plane.places.T.tolist(), values.tolist(), texts)
     return {
         "layer": str(key),
-        "method": labels and labels.method,
+        "method": None if labels is None else labels.method,
         "points": [
             {"index": index, "x": x, "y": y, "value": finite(value), "label": text}
             for index, x, y, value, text in zip(*columns, strict=True)

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 
@@ -21,6 +21,24 @@ from csp_index.labelling.methods import methods_with
 from csp_index.query.neuron_view import STATISTICS, told_if_stale
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
 from csp_index.service.documents.facets import directions, facets_of, name_facets
+from csp_index.service.documents.shapes import (
+    ComparedNeuron,
+    Facet,
+    Histogram,
+    HomeDocument,
+    LabelRun,
+    MethodRow,
+    NeuronDocument,
+    PairRow,
+    Provenance,
+    QualityRow,
+    QuantileRow,
+    RunRow,
+    ScoreRow,
+    SimilarRow,
+    Statistics,
+)
+from csp_index.service.documents.snippets import snippets
 from csp_index.service.layer_table import LayerTable, finite
 from csp_index.service.live.queries import Concepts
 from csp_index.service.snapshot import Snapshot, without_folders
@@ -40,7 +58,7 @@ _SIMILAR = 8
 _SIMILAR_BYTES = 32 * 2**20  # concept vectors that are compared with one neuron's, at most
 _FACETED = 60  # activating images that facets look at
 _GAMMA = 0.5  # of facets where the label's method has none: whole concepts and conjunctions both survive it
-_RUN = ("run_id", "command", "state", "started", "ended", "message")
+_RUN = tuple(RunRow.__annotations__)
 
 
 class Vectors(Protocol):
@@ -55,7 +73,7 @@ class Vectors(Protocol):
         ...
 
 
-def home_document(snapshot: Snapshot) -> dict[str, Any]:
+def home_document(snapshot: Snapshot) -> HomeDocument:
     """Return what the index holds: images, encoders, networks, layers, labels, and the last runs, newest first."""
     layers = snapshot.layer_rows()
     runs = sorted(snapshot.runs.values(), key=lambda run: str(run["run_id"]), reverse=True)
@@ -72,7 +90,7 @@ def home_document(snapshot: Snapshot) -> dict[str, Any]:
         ],
         "networks": list(dict.fromkeys(row["model"] for row in layers)),
         "layers": layers,
-        "runs": [without_folders(_told_run(run)) for run in runs[:_RUNS]],
+        "runs": [without_folders(_run_row(run)) for run in runs[:_RUNS]],
     }
 
 
@@ -88,7 +106,7 @@ def random_neuron(snapshot: Snapshot, rng: random.Random) -> NeuronKey:
     return NeuronKey(key.model, key.layer, int(alive[rng.randrange(len(alive))]))
 
 
-def neuron_document(snapshot: Snapshot, engine: Vectors, key: NeuronKey, method: str | None = None) -> dict[str, Any]:
+def neuron_document(snapshot: Snapshot, engine: Vectors, key: NeuronKey, method: str | None = None) -> NeuronDocument:
     """Return all a page tells of a neuron; its label is the newest by `method`, by default the layer's own.
 
     Raises MissingError for an unknown neuron and for a method that labelled nothing in its layer.
@@ -109,14 +127,15 @@ def neuron_document(snapshot: Snapshot, engine: Vectors, key: NeuronKey, method:
         lambda: _provenance(snapshot, table, shown),
         lambda found: 10_000,
     )
-    document = table.row(key.neuron, method) | {
-        "labels": [_told_score(score) for score in label.labels] if label else [],
-        "rivals": [_told_score(score) for score in label.rivals] if label else [],
+    document: ComparedNeuron = {
+        **table.row(key.neuron, method),
+        "labels": [_score_row(score) for score in label.labels] if label else [],
+        "rivals": [_score_row(score) for score in label.rivals] if label else [],
         "doubt": label.doubt if label else "",
         "note": label.note if label else "",
         "statistics": shown.statistics,
-        "pairs": [_told_pair(pair) for pair in shown.pairs],
-        "contrast_quality": quality_of_pairs(shown.pairs).as_json(),
+        "pairs": [_pair_row(pair) for pair in shown.pairs],
+        "contrast_quality": cast(QualityRow, quality_of_pairs(shown.pairs).as_json()),
         "images": {str(image): name for image, name in snapshot.names(ids).items()},
         "quantile_rows": rows,
         "histogram": spread.histogram(),
@@ -130,9 +149,7 @@ def neuron_document(snapshot: Snapshot, engine: Vectors, key: NeuronKey, method:
         "previous": f"{table.info.key}/{key.neuron - 1}" if key.neuron else None,
         "next": f"{table.info.key}/{key.neuron + 1}" if key.neuron + 1 < table.info.neurons else None,
     }
-    from csp_index.service.documents.snippets import snippets
-
-    return document | {"queries": snippets(document, snapshot.name)}
+    return {**document, "queries": snippets(document, snapshot.name)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +159,7 @@ class _Shown:
     label: Label | None
     pairs: tuple[ExamplePair, ...]
     threshold: float | None
-    statistics: dict[str, Any]
+    statistics: Statistics
     run: dict[str, Any] | None
     settings: dict[str, Any]
     top: tuple[tuple[int, float], ...]  # the highest activating images, strongest first
@@ -150,8 +167,8 @@ class _Shown:
 
 def _shown(snapshot: Snapshot, table: LayerTable, key: NeuronKey, method: str | None) -> _Shown:
     row = table.statistics.slice(key.neuron, 1).to_pylist()[0]
-    statistics = {name: row[name] for name in STATISTICS}
-    statistics["quantiles"] = {str(q): value for q, value in zip(schema.QUANTILES, row["quantiles"], strict=True)}
+    quantiles = {str(q): value for q, value in zip(schema.QUANTILES, row["quantiles"], strict=True)}
+    statistics = cast(Statistics, {name: row[name] for name in STATISTICS} | {"quantiles": quantiles})
     top = tuple(pair for pair in zip(row["top_images"], row["top_activations"], strict=True) if pair[1] > 0)
     labels = table.labels(method)
     label = labels.label(key, _KEPT) if labels else None
@@ -178,11 +195,11 @@ class _Spread:
         """About how much memory this takes."""
         return 1000 + sum(a.nbytes for a in (self.counts, self.edges, self.values, self.images, self.activations))
 
-    def histogram(self) -> dict[str, list[float]]:
+    def histogram(self) -> Histogram:
         """Return the counts and edges of the bins."""
         return {"counts": self.counts.tolist(), "edges": self.edges.tolist()}
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[QuantileRow]:
         """Return a row of images for each quantile, from the maximum to the minimum."""
         told = zip(_QUANTILES, *(a.tolist() for a in (self.values, self.images, self.activations)), strict=True)
         return [
@@ -240,11 +257,11 @@ def _spread_of(activations: np.ndarray) -> _Spread:
     return _Spread(counts, edges, np.array(values), images, activations[images])
 
 
-def _told_pair(pair: ExamplePair) -> dict[str, Any]:
+def _pair_row(pair: ExamplePair) -> PairRow:
     return {
         "rank": pair.rank,
         "image_id": pair.image_id,
-        "activation": finite(pair.activation),
+        "activation": pair.activation,
         "contrast_id": pair.contrast_id,
         "contrast_activation": finite(pair.contrast_activation),
         "similarity": finite(pair.similarity),
@@ -253,12 +270,17 @@ def _told_pair(pair: ExamplePair) -> dict[str, Any]:
     }
 
 
-def _told_score(score: LabelScore) -> dict[str, Any]:
-    named = {"text": score.text, "score": finite(score.score), "low": finite(score.low), "high": finite(score.high)}
-    return named | {"share": finite(score.share)}
+def _score_row(score: LabelScore) -> ScoreRow:
+    return {
+        "text": score.text,
+        "score": score.score,
+        "low": finite(score.low),
+        "high": finite(score.high),
+        "share": finite(score.share),
+    }
 
 
-def _methods(table: LayerTable, key: NeuronKey) -> list[dict[str, Any]]:
+def _methods(table: LayerTable, key: NeuronKey) -> list[MethodRow]:
     """Return the newest label of the neuron by each method, those of the layer's own method first."""
     names = sorted(table.methods, key=lambda name: (name != table.method, name))
     rows = [(table.methods[name], table.row(key.neuron, name)) for name in names]
@@ -277,7 +299,7 @@ def _methods(table: LayerTable, key: NeuronKey) -> list[dict[str, Any]]:
     ]
 
 
-def _facets(snapshot: Snapshot, engine: Vectors, shown: _Shown) -> list[dict[str, Any]]:
+def _facets(snapshot: Snapshot, engine: Vectors, shown: _Shown) -> list[Facet]:
     """Return the groups among the activating images; each is told by the nearest stored text, if there are any.
 
     The only one is told by the neuron's label.
@@ -311,7 +333,7 @@ def _facets(snapshot: Snapshot, engine: Vectors, shown: _Shown) -> list[dict[str
     ]
 
 
-def _similar(snapshot: Snapshot, engine: Vectors, key: NeuronKey) -> list[dict[str, Any]]:
+def _similar(snapshot: Snapshot, engine: Vectors, key: NeuronKey) -> list[SimilarRow]:
     """Return the neurons of nearest concept vector, as far as the vectors of all layers fit into a bound of memory."""
     own = engine.concepts(key.layer_key)
     if not own.alive[key.neuron]:
@@ -329,7 +351,7 @@ def _similar(snapshot: Snapshot, engine: Vectors, key: NeuronKey) -> list[dict[s
             if np.isfinite(cosines[place]):
                 found.append((float(cosines[place]), NeuronKey(layer.model, layer.layer, place)))
     found.sort(key=lambda one: -one[0])
-    return [snapshot.neuron_row(other) | {"similarity": cosine} for cosine, other in found[:_SIMILAR]]
+    return [{**snapshot.neuron_row(other), "similarity": cosine} for cosine, other in found[:_SIMILAR]]
 
 
 def _compared(snapshot: Snapshot, own: LayerKey) -> Iterator[LayerKey]:
@@ -343,23 +365,35 @@ def _compared(snapshot: Snapshot, own: LayerKey) -> Iterator[LayerKey]:
             yield key
 
 
-def _provenance(snapshot: Snapshot, table: LayerTable, shown: _Shown) -> dict[str, Any]:
+def _provenance(snapshot: Snapshot, table: LayerTable, shown: _Shown) -> Provenance:
     """Return where the label comes from: its run, the encoder, the layer, the vocabulary, the packages' versions."""
-    info, encoder = table.info, snapshot.encoder
-    run = shown.run and _told_run(shown.run) | {"settings": shown.settings, "settings_hash": shown.run["settings_hash"]}
-    told = {
-        "run": run,
-        "encoder": {"encoder": encoder.name, "width": encoder.width, "logit_scale": encoder.logit_scale}
-        | {"identity": encoder.identity},
-        "layer": {"layer": str(info.key), "neurons": info.neurons, "pool": info.pool, "dtype": info.dtype}
-        | {"identity": info.identity},
+    info, encoder, run = table.info, snapshot.encoder, shown.run
+    found: Provenance = {
+        "run": _label_run(run, shown.settings) if run else None,
+        "encoder": {
+            "encoder": encoder.name,
+            "width": encoder.width,
+            "logit_scale": encoder.logit_scale,
+            "identity": encoder.identity,
+        },
+        "layer": {
+            "layer": str(info.key),
+            "neurons": info.neurons,
+            "pool": info.pool,
+            "dtype": info.dtype,
+            "identity": info.identity,
+        },
         "vocabulary": shown.settings.get("candidates"),
-        "versions": json.loads(shown.run["versions"]) if shown.run else {"csp_index": csp_index.__version__},
+        "versions": json.loads(run["versions"]) if run else {"csp_index": csp_index.__version__},
     }
-    found: dict[str, Any] = without_folders(told)
-    return found
+    return cast(Provenance, without_folders(found))
 
 
-def _told_run(run: dict[str, Any]) -> dict[str, Any]:
+def _label_run(run: dict[str, Any], settings: dict[str, Any]) -> LabelRun:
+    return {**_run_row(run), "settings": settings, "settings_hash": run["settings_hash"]}
+
+
+def _run_row(run: dict[str, Any]) -> RunRow:
     """Return the columns of a run that people want to know, times as text."""
-    return {name: run[name].isoformat() if hasattr(run[name], "isoformat") else run[name] for name in _RUN}
+    row = {name: run[name].isoformat() if hasattr(run[name], "isoformat") else run[name] for name in _RUN}
+    return cast(RunRow, row)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from heapq import nsmallest
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 from PIL import Image
@@ -17,13 +17,20 @@ from csp_index.errors import EncoderError, LabelError, MissingError, SettingErro
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents.image import check_image, excited_by, finished, has_vectors, image_vector, near_images
 from csp_index.service.documents.layer import named
+from csp_index.service.documents.shapes import (
+    ExcitedRow,
+    ImageRow,
+    NeuronRow,
+    SearchDocument,
+    SearchKind,
+    SearchTerms,
+    SimilarRow,
+)
 from csp_index.service.layer_table import LayerTable
 from csp_index.service.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from csp_index.service.live.engine import Engine
-
-Kind = Literal["text", "image", "upload", "neuron"]
 
 SEARCHED: Final = 12
 """Results of each kind, unless others are asked for."""
@@ -52,7 +59,7 @@ class SearchQuery:
             raise SettingError(f"limit is {self.limit}: expected at least 1")
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> SearchKind:
         """What is searched by."""
         if self.text is not None:
             return "text"
@@ -60,18 +67,18 @@ class SearchQuery:
             return "image"
         return "upload" if self.neuron is None else "neuron"
 
-    def told(self) -> dict[str, Any]:
-        """Return the query as documents tell it."""
-        neuron = self.neuron and str(self.neuron)
+    def terms(self) -> SearchTerms:
+        """Return the query as documents have it."""
+        neuron = None if self.neuron is None else str(self.neuron)
         return {"kind": self.kind, "text": self.text, "image_id": self.image_id, "neuron": neuron}
 
 
-def search(snapshot: Snapshot, engine: Engine, query: SearchQuery) -> dict[str, Any]:
+def search(snapshot: Snapshot, engine: Engine, query: SearchQuery) -> SearchDocument:
     """Return what a search finds: neurons by meaning, by excitement and by name, and images; the best first of each."""
     notes: list[str] = []
     vector = _vector(snapshot, engine, query, notes)
     return {
-        "query": query.told(),
+        "query": query.terms(),
         "means": [] if vector is None else _meaning(snapshot, engine, query, vector, notes),
         "excites": _excites(snapshot, engine, query, notes),
         "by_name": _named(snapshot, query),
@@ -117,7 +124,7 @@ def _of_neuron(snapshot: Snapshot, engine: Engine, key: NeuronKey, notes: list[s
 
 def _meaning(
     snapshot: Snapshot, engine: Engine, query: SearchQuery, vector: np.ndarray, notes: list[str]
-) -> list[dict[str, Any]]:
+) -> list[SimilarRow]:
     """Return the neurons of all layers whose concept vectors are most similar to a vector [D]."""
     found: list[tuple[float, int, int, LayerTable]] = []
     own = None if query.neuron is None else query.neuron.layer_key
@@ -135,7 +142,7 @@ def _meaning(
         best = neurons[np.argsort(-cosines[neurons], kind="stable")[: query.limit]]
         found += [(-float(cosines[neuron]), place, neuron, table) for neuron in best.tolist()]
     found.sort(key=lambda entry: entry[:3])
-    return [table.row(neuron) | {"similarity": min(1.0, -cosine)} for cosine, _, neuron, table in found[: query.limit]]
+    return [{**table.row(neuron), "similarity": min(1.0, -cosine)} for cosine, _, neuron, table in found[: query.limit]]
 
 
 def _compared(snapshot: Snapshot, first: LayerKey | None, notes: list[str]) -> list[LayerTable]:
@@ -157,7 +164,7 @@ def _compared(snapshot: Snapshot, first: LayerKey | None, notes: list[str]) -> l
     return chosen
 
 
-def _excites(snapshot: Snapshot, engine: Engine, query: SearchQuery, notes: list[str]) -> list[dict[str, Any]] | None:
+def _excites(snapshot: Snapshot, engine: Engine, query: SearchQuery, notes: list[str]) -> list[ExcitedRow] | None:
     """Return the neurons that a picture or an indexed image excites, or None where that cannot be told."""
     if query.image_id is not None:
         return excited_by(snapshot, query.image_id, query.limit)
@@ -168,12 +175,12 @@ def _excites(snapshot: Snapshot, engine: Engine, query: SearchQuery, notes: list
         notes.append("which neurons the picture excites is not known: no network can be loaded here")
         return None
     return [
-        snapshot.neuron_row(NeuronKey.parse(one.neuron)) | {"activation": one.activation, "quantile": one.quantile}
+        {**snapshot.neuron_row(NeuronKey.parse(one.neuron)), "activation": one.activation, "quantile": one.quantile}
         for one in found
     ]
 
 
-def _named(snapshot: Snapshot, query: SearchQuery) -> list[dict[str, Any]]:
+def _named(snapshot: Snapshot, query: SearchQuery) -> list[NeuronRow]:
     """Return the neurons whose label holds the text: shorter labels first, as the text is more of them."""
     if query.text is None:
         return []
@@ -187,6 +194,6 @@ def _named(snapshot: Snapshot, query: SearchQuery) -> list[dict[str, Any]]:
     return [table.row(neuron) for _, _, neuron, table in best]
 
 
-def _images(engine: Engine, query: SearchQuery, vector: np.ndarray) -> list[dict[str, Any]]:
+def _images(engine: Engine, query: SearchQuery, vector: np.ndarray) -> list[ImageRow]:
     near = near_images(engine, vector, query.limit, query.image_id)
     return [{"image_id": image, "similarity": cosine} for image, cosine in near]

@@ -19,6 +19,7 @@ from csp_index.labelling.methods import default_method, methods_with
 from csp_index.labelling.vocabularies import BUILT_IN
 from csp_index.models.prompt_templates import TEMPLATE_SETS
 from csp_index.records import ExampleOptions, NeuronKey, ScoringOptions
+from csp_index.service.documents.shapes import ComparedNeuron, Snippets
 from csp_index.store.catalog import sql_text
 
 BASE = "http://127.0.0.1:8000"
@@ -54,7 +55,7 @@ class _Query:
     encoder: str | None = None  # None: a folder, which documents do not tell in full
 
 
-def snippets(document: Mapping[str, Any], name: str) -> dict[str, str]:
+def snippets(document: ComparedNeuron, name: str) -> Snippets:
     """Return what reproduces the document's label in an index called `name`, by language.
 
     Keys are python, cli, curl and sql. Of a neuron without label they make one, and the SQL shows its statistics.
@@ -64,13 +65,13 @@ def snippets(document: Mapping[str, Any], name: str) -> dict[str, str]:
     return {"python": _python(query), "cli": _cli(query), "curl": _curl(query), "sql": _sql(query)}
 
 
-def _query(document: Mapping[str, Any], name: str) -> _Query:
-    key, run = NeuronKey.parse(document["neuron"]), document["provenance"].get("run") or {}
-    told = run.get("settings") or {}
-    settings = json.loads(told) if isinstance(told, str) else told
-    method = document.get("method") or default_method((document["provenance"].get("encoder") or {}).get("logit_scale"))
-    if not settings:
-        return _Query(name, key, method, run.get("run_id"))
+def _query(document: ComparedNeuron, name: str) -> _Query:
+    provenance = document["provenance"]
+    key, run, logit_scale = NeuronKey.parse(document["neuron"]), provenance["run"], provenance["encoder"]["logit_scale"]
+    method = document["method"] or default_method(logit_scale)
+    if run is None or not run["settings"]:
+        return _Query(name, key, method, run and run["run_id"])
+    settings = run["settings"]
     given = {**settings.get("scoring", {}), **settings.get("examples", {})}
     found = _CANDIDATES.fullmatch(settings.get("candidates", ""))
     parts = found.groupdict() if found else {}
@@ -82,8 +83,8 @@ def _query(document: Mapping[str, Any], name: str) -> _Query:
         name,
         key,
         method,
-        run.get("run_id"),
-        _worth_saying(method, given, document["provenance"].get("encoder") or {}, settings.get("kept", 0)),
+        run["run_id"],
+        _worth_saying(method, given, logit_scale, settings.get("kept", 0)),
         tuple(settings.get("neurons", ())),
         named if known else None,
         None if known else vocabulary,
@@ -95,12 +96,12 @@ def _query(document: Mapping[str, Any], name: str) -> _Query:
     )
 
 
-def _worth_saying(method: str, given: Mapping[str, Any], encoder: Mapping[str, Any], kept: int) -> dict[str, Any]:
+def _worth_saying(method: str, given: Mapping[str, Any], logit_scale: float | None, kept: int) -> dict[str, Any]:
     """Return the options that are not the default, and those that a reader wants to see and change."""
     said = {"gamma": given["gamma"]} if method in methods_with("gamma") and "gamma" in given else {}
     said |= {name: given[name] for name in _SAID if name in given}
     said |= {name: value for name, value in given.items() if name in _DEFAULTS and value != _DEFAULTS[name]}
-    if said.get("logit_scale") == encoder.get("logit_scale"):
+    if said.get("logit_scale") == logit_scale:
         said.pop("logit_scale", None)
     return said | ({"top": kept} if kept > 20 else {})
 

@@ -1,6 +1,6 @@
 """The routes of the API, and how errors become answers. Each route is one call of the module that knows.
 
-Documents are sent as they are made: their models in `wire` describe them and do not check them again.
+Documents are sent as they are made: their shapes describe them, and nothing checks them again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pydantic_core
 from anyio import CapacityLimiter
 from fastapi import APIRouter, Path, Query, UploadFile
 from fastapi.exceptions import RequestValidationError
+from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -28,6 +29,18 @@ from csp_index.service.documents import neuron as neurons
 from csp_index.service.documents import search as searching
 from csp_index.service.documents.layer import GalleryQuery, Order, Shown, Sort
 from csp_index.service.documents.search import SearchQuery
+from csp_index.service.documents.shapes import (
+    HealthDocument,
+    HomeDocument,
+    ImageDocument,
+    LabelDocument,
+    LayersDocument,
+    NeuronDocument,
+    NeuronsDocument,
+    ReadinessDocument,
+    SearchDocument,
+    SqlDocument,
+)
 from csp_index.service.http import schemas
 from csp_index.service.http.access_log import METRICS_TYPE, Journal
 from csp_index.service.http.schemas import Fault
@@ -82,7 +95,7 @@ class Service:
     sql_turns: Turns
 
 
-def answer(document: Any, status: int = 200) -> Response:
+def answer(document: object, status: int = 200) -> Response:
     """Return a document as JSON: numbers that are not finite become null, bytes base64."""
     body = pydantic_core.to_json(document, inf_nan_mode="null", bytes_mode="base64")
     return Response(body, status, media_type="application/json")
@@ -103,7 +116,7 @@ def fault_of(exc: Exception) -> Fault:
     return Fault(500, "internal", "the service failed on this request", "its log tells more under the request id")
 
 
-def picture_of(file: UploadFile, most_pixels: int) -> Any:
+def picture_of(file: UploadFile, most_pixels: int) -> Image.Image:
     """Return an uploaded picture as upright RGB. Raises SourceError where it is none, or too large."""
     return decode.decode(file.file.read(), max_pixels=most_pixels)
 
@@ -138,17 +151,17 @@ def router(service: Service) -> APIRouter:
 def _add_index(router: APIRouter, service: Service) -> None:
     snapshot, engine, limits = service.snapshot, service.engine, service.settings
 
-    @router.get("/api/v1/index", response_model=schemas.Home, responses=_GET, tags=["index"])
+    @router.get("/api/v1/index", response_model=HomeDocument, responses=_GET, tags=["index"])
     def index() -> Response:
         """What is indexed: images, encoders, networks, layers, labels, the last runs."""
         return answer(neurons.home_document(snapshot))
 
-    @router.get("/api/v1/layers", response_model=schemas.Layers, responses=_GET, tags=["index"])
+    @router.get("/api/v1/layers", response_model=LayersDocument, responses=_GET, tags=["index"])
     def layers() -> Response:
         """The layers whose neurons are indexed."""
         return answer({"layers": neurons.home_document(snapshot)["layers"]})
 
-    @router.get("/api/v1/neurons", response_model=schemas.Neurons, responses=_GET, tags=["neurons"])
+    @router.get("/api/v1/neurons", response_model=NeuronsDocument, responses=_GET, tags=["neurons"])
     def neuron_list(
         layer: Annotated[str, Query(pattern=schemas.LAYER, max_length=500, examples=["cnn/concepts"])],
         sort: Sort = "index",
@@ -164,7 +177,7 @@ def _add_index(router: APIRouter, service: Service) -> None:
         return answer(gallery.neurons_page(snapshot, engine, LayerKey.parse(layer), query))
 
     @router.get(
-        "/api/v1/neurons/{model}/{layer}/{index}", response_model=schemas.Neuron, responses=_GET, tags=["neurons"]
+        "/api/v1/neurons/{model}/{layer}/{index}", response_model=NeuronDocument, responses=_GET, tags=["neurons"]
     )
     def neuron(model: Model, layer: Layer, index: Number, method: Method = None) -> Response:
         """All that is known of one neuron."""
@@ -175,7 +188,7 @@ def _add_search(router: APIRouter, service: Service) -> None:
     snapshot, engine, limits = service.snapshot, service.engine, service.settings
     few = Query(12, ge=1, le=limits.page_limit, description="Neurons of each kind.")
 
-    @router.get("/api/v1/search", response_model=schemas.Found, responses=_GET, tags=["search"])
+    @router.get("/api/v1/search", response_model=SearchDocument, responses=_GET, tags=["search"])
     def search(
         q: Annotated[str, Query(min_length=1, max_length=schemas.LONGEST_TEXT, examples=["stripes"])],
         limit: int = few,
@@ -183,7 +196,7 @@ def _add_search(router: APIRouter, service: Service) -> None:
         """Neurons that mean a text, by their vectors and by their labels; images near to it."""
         return answer(searching.search(snapshot, engine, SearchQuery(q, limit=limit)))
 
-    @router.post("/api/v1/search/image", response_model=schemas.Found, responses=_POST, tags=["search"])
+    @router.post("/api/v1/search/image", response_model=SearchDocument, responses=_POST, tags=["search"])
     def search_image(file: UploadFile, limit: int = few) -> Response:
         """Neurons that a picture excites or that mean what it shows. The picture is not kept."""
         picture = picture_of(file, limits.upload_pixels)
@@ -193,7 +206,7 @@ def _add_search(router: APIRouter, service: Service) -> None:
 def _add_images(router: APIRouter, service: Service) -> None:
     snapshot, engine = service.snapshot, service.engine
 
-    @router.get("/api/v1/images/{image_id}", response_model=schemas.ImagePage, responses=_GET, tags=["images"])
+    @router.get("/api/v1/images/{image_id}", response_model=ImageDocument, responses=_GET, tags=["images"])
     def image(image_id: ImageId) -> Response:
         """What is known of an image, the neurons it excites, its neighbours."""
         return answer(pictures.image_document(snapshot, engine, image_id))
@@ -211,7 +224,7 @@ def _add_images(router: APIRouter, service: Service) -> None:
 
 
 def _add_questions(router: APIRouter, service: Service) -> None:
-    @router.post("/api/v1/label", response_model=schemas.LabelAnswer, responses=_POST, tags=["questions"])
+    @router.post("/api/v1/label", response_model=LabelDocument, responses=_POST, tags=["questions"])
     def label(asked: schemas.LabelRequest) -> Response:
         """Labels of neurons by a method and its knobs, from stored vectors; nothing is kept."""
         started = time.perf_counter()
@@ -221,7 +234,7 @@ def _add_questions(router: APIRouter, service: Service) -> None:
         results = service.engine.relabel(LabelQuery(keys, candidates=candidates, **values))
         return answer({"results": results, "seconds": time.perf_counter() - started})
 
-    @router.post("/api/v1/sql", response_model=schemas.SqlAnswer, responses=_POST, tags=["questions"])
+    @router.post("/api/v1/sql", response_model=SqlDocument, responses=_POST, tags=["questions"])
     async def sql(asked: schemas.SqlRequest) -> Response:
         """One SELECT, in a process of its own; rows and bytes beyond the limits are cut off."""
         return await service.sql_turns.run(lambda statement: answer(run_sql(service, statement)), asked.sql)
@@ -240,18 +253,18 @@ def ask_sql(service: Service, statement: str) -> SqlAnswer:
     return found
 
 
-def run_sql(service: Service, statement: str) -> dict[str, Any]:
+def run_sql(service: Service, statement: str) -> SqlDocument:
     """Return the rows of a statement as a document; errors as those of `ask_sql`."""
     return write_rows(ask_sql(service, statement))
 
 
 def _add_health(router: APIRouter, service: Service) -> None:
-    @router.get("/healthz", response_model=schemas.Health, tags=["health"])
+    @router.get("/healthz", response_model=HealthDocument, tags=["health"])
     async def healthz() -> Response:
         """Whether the service lives."""
         return answer({"status": "ok"})
 
-    @router.get("/readyz", response_model=schemas.Readiness, tags=["health"])
+    @router.get("/readyz", response_model=ReadinessDocument, tags=["health"])
     async def readyz() -> Response:
         """Whether pages can be answered, and how far the models are."""
         engine = service.engine

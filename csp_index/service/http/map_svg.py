@@ -5,10 +5,10 @@ Works on the document of a map and knows nothing about what the points mean.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from csp_index.service.documents.shapes import MapDocument, MapPoint
 from csp_index.service.http.rendering import figure, neuron_href
 
 STEPS: Final = 8
@@ -38,7 +38,7 @@ class Drawing:
     hollow: bool
 
 
-def draw(page: Mapping[str, Any]) -> Drawing:
+def draw(page: MapDocument) -> Drawing:
     """Return the drawing of a map's document; high values come last and so lie above the others."""
     low, high = page["low"], page["high"]
     points = sorted(page["points"], key=lambda point: (point["value"] is not None, point["value"] or 0.0))
@@ -53,7 +53,7 @@ def draw(page: Mapping[str, Any]) -> Drawing:
     return Drawing([], [(step, "".join(path)) for step, path in clouds.items()], hollow)
 
 
-def _dot(layer: str, name: str, point: Mapping[str, Any], low: float | None, high: float | None) -> Dot:
+def _dot(layer: str, name: str, point: MapPoint, low: float | None, high: float | None) -> Dot:
     step, neuron = _step(point["value"], low, high), f"{layer}/{point['index']}"
     told = f"{neuron}: {point['label'] or 'no label'}, {name} {figure(point['value'])}"
     size = f"{0.9 + 0.12 * (step or 0):.2f}"

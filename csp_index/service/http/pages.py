@@ -27,6 +27,13 @@ from csp_index.service.documents import search as searching
 from csp_index.service.documents.card import card_of
 from csp_index.service.documents.layer import GalleryQuery
 from csp_index.service.documents.search import SEARCHED, SearchQuery
+from csp_index.service.documents.shapes import (
+    CompareDocument,
+    ImageDocument,
+    LayerDocument,
+    MapDocument,
+    NeuronDocument,
+)
 from csp_index.service.http import map_svg
 from csp_index.service.http.api import Service, answer, ask_sql, fault_of, picture_of, run_sql
 from csp_index.service.http.manual_html import manual_html
@@ -152,7 +159,7 @@ def _add_layers(routes: APIRouter, service: Service, renderer: Renderer) -> None
 
 
 def _layer_context(
-    key: LayerKey, query: GalleryQuery, page: Mapping[str, Any], points: Mapping[str, Any] | None
+    key: LayerKey, query: GalleryQuery, page: LayerDocument, points: MapDocument | None
 ) -> dict[str, Any]:
     """Return what the template of a layer needs beside its document: links, choices, the drawing of its map."""
     here = layer_href(str(key))
@@ -183,7 +190,7 @@ def _link(address: str, asked: Mapping[str, str] | Sequence[tuple[str, object]])
 def _add_neurons(routes: APIRouter, service: Service, renderer: Renderer) -> None:
     snapshot, engine = service.snapshot, service.engine
 
-    def document(key: NeuronKey, method: str | None) -> dict[str, Any]:
+    def document(key: NeuronKey, method: str | None) -> NeuronDocument:
         return neurons.neuron_document(snapshot, engine, key, method)
 
     @routes.get("/neurons/{model}/{layer}/{index}.json")
@@ -213,7 +220,7 @@ def _picture(service: Service, image_id: int) -> bytes:
 
 
 def _add_images(routes: APIRouter, service: Service, renderer: Renderer) -> None:
-    def document(image_id: int) -> dict[str, Any]:
+    def document(image_id: int) -> ImageDocument:
         return pictures.image_document(service.snapshot, service.engine, image_id)
 
     @routes.get("/images/{image_id}.json")
@@ -229,7 +236,7 @@ def _add_images(routes: APIRouter, service: Service, renderer: Renderer) -> None
 
 
 def _add_comparison(routes: APIRouter, service: Service, renderer: Renderer) -> None:
-    def document(keys: Sequence[NeuronKey]) -> dict[str, Any]:
+    def document(keys: Sequence[NeuronKey]) -> CompareDocument:
         return compare.compare_document(service.snapshot, service.engine, keys)
 
     @routes.get("/compare.json")

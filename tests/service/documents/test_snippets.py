@@ -60,7 +60,7 @@ def told(index: Index, label: Label) -> dict[str, Any]:
     """As much of the neuron's document as the snippets read."""
     rows = index.sql(f"SELECT run_id, command, settings FROM runs WHERE run_id = '{label.run_id}'").rows()
     run = rows[0] | {"settings": json.loads(rows[0]["settings"])}
-    return {"neuron": str(label.neuron), "method": label.method, "provenance": {"run": run, "encoder": {}}}
+    return page(run) | {"neuron": str(label.neuron), "method": label.method}
 
 
 def run_python(text: str) -> Label:
@@ -82,6 +82,11 @@ def run_cli(run: Any, text: str) -> list[dict[str, Any]]:
         assert said.status == 0, said.err
         rows = said.rows if command[0] == "label" else rows
     return rows
+
+
+def page(run: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what snippets read of a neuron's document."""
+    return {"neuron": NEURON, "method": "csp", "provenance": {"run": run, "encoder": {"logit_scale": None}}}
 
 
 def said(label: Label) -> list[tuple[str, float]]:
@@ -156,12 +161,12 @@ def test_an_encoder_is_named_unless_it_is_a_folder_of_somebody():
         ("open_clip:x", False),
     ):
         run = {"run_id": "r", "settings": {"encoder": encoder, "candidates": "", "examples": {}, "scoring": {}}}
-        found = snippets({"neuron": NEURON, "method": "csp", "provenance": {"run": run}}, "db")
+        found = snippets(page(run), "db")
         assert (f"encoder={encoder!r}" in found["python"], f"--encoder {encoder}" in found["cli"]) == (named, named)
 
 
 def test_a_built_in_vocabulary_and_one_of_the_metadata_are_named(index: Index, run):
-    document = {"neuron": NEURON, "method": "csp", "provenance": {"run": {"run_id": "r", "settings": {}}}}
+    document = page({"run_id": "r", "settings": {}})
     for name in ("imagenet1k", "metadata:my column"):
         settings = {"candidates": f"{name}@0123456789ab csp@ba9876543210", "examples": {"examples": 30}, "scoring": {}}
         document["provenance"]["run"]["settings"] = settings
@@ -177,8 +182,8 @@ def test_candidates_of_models_are_asked_for_by_kind():
         (f"none@{hashed} + neighbours@{hashed}", "neighbours", False),
     ):
         settings = {"candidates": key, "examples": {}, "scoring": {}}
-        run = {"run_id": "r", "settings": json.dumps(settings)}
-        found = snippets({"neuron": NEURON, "method": "csp", "provenance": {"run": run}}, "db")
+        run = {"run_id": "r", "settings": settings}
+        found = snippets(page(run), "db")
         assert f"candidates={kinds!r}" in found["python"]
         assert ("pool_candidates=True" in found["python"]) is pooled
         assert (f"--candidates {kinds}" in found["cli"], "--pool-candidates" in found["cli"]) == (True, pooled)
@@ -222,7 +227,7 @@ def test_sql_gives_the_labels_of_that_run(index: Index):
 
 
 def test_a_neuron_without_label_gets_commands_that_make_one(index: Index, run):
-    document = {"neuron": NEURON, "method": None, "provenance": {"run": None, "encoder": {}}}
+    document = page(None) | {"method": None}
     index.label("net/concepts/0", vocabulary=WORDS)
     found = snippets(document, "my db")
     label = run_python(found["python"])

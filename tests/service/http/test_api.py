@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 from starlette.testclient import TestClient
 
 from csp_index import open_index
 from csp_index.service import ServiceSettings, make_app
-from csp_index.service.http import schemas as wire
+from csp_index.service.documents import shapes
 
 LAYER = "cnn/concepts"
 
@@ -33,27 +33,38 @@ def picture(side: int = 64, kind: str = "PNG") -> bytes:
     return made.getvalue()
 
 
-def held_to(model: type[BaseModel], reply: Any) -> Any:
-    """Return a document that is what its model says, key by key: nothing of another type, nothing left out."""
+def held_to(shape: Any, reply: Any) -> Any:
+    """Return a document that has a shape, key by key: nothing of another type, nothing more, nothing left out."""
     assert reply.status_code == 200, reply.text
-    checked = model.model_validate_json(reply.content, strict=True)
-    assert json.loads(checked.model_dump_json()) == reply.json()
+    adapter = TypeAdapter(shape)
+    checked = adapter.validate_json(reply.content, strict=True)
+    assert json.loads(adapter.dump_json(checked)) == reply.json()
     return reply.json()
 
 
 def test_the_index_and_its_layers(client):
-    home = held_to(wire.Home, client.get("/api/v1/index"))
+    home = held_to(shapes.HomeDocument, client.get("/api/v1/index"))
     assert (home["name"], home["networks"]) == ("served.db", ["cnn"]) and home["images"] > 200
-    layers = held_to(wire.Layers, client.get("/api/v1/layers"))["layers"]
+    layers = held_to(shapes.LayersDocument, client.get("/api/v1/layers"))["layers"]
     assert layers == home["layers"]
     assert [(layer["layer"], layer["methods"]) for layer in layers] == [(LAYER, ["consensus", "csp"])]
+
+
+def test_the_twins_of_pages_have_their_shapes(client):
+    layer = held_to(shapes.LayerDocument, client.get(f"/layers/{LAYER}.json", params={"sort": "score", "limit": 5}))
+    assert layer["query"]["sort"] == "score" and len(layer["neurons"]) == 5
+    held_to(shapes.MapDocument, client.get(f"/layers/{LAYER}/map.json"))
+    compared = {"neurons": [f"{LAYER}/1", f"{LAYER}/2"]}
+    assert len(held_to(shapes.CompareDocument, client.get("/compare.json", params=compared))["own"]) == 2
+    for query in ({"image_id": 3}, {"neuron": f"{LAYER}/3"}):
+        held_to(shapes.SearchDocument, client.get("/search.json", params=query))
 
 
 def test_every_neuron_has_a_document_of_one_form(client):
     count = client.get("/api/v1/layers").json()["layers"][0]["neurons"]
     states = set()
     for number in range(count):
-        told = held_to(wire.Neuron, client.get(f"/api/v1/neurons/{LAYER}/{number}"))
+        told = held_to(shapes.NeuronDocument, client.get(f"/api/v1/neurons/{LAYER}/{number}"))
         assert told["neuron"] == f"{LAYER}/{number}"
         states.add(told["state"])
     assert {"labelled", "dead"} <= states
@@ -68,11 +79,11 @@ def test_a_neuron_by_another_method(client, served_db):
 
 @pytest.mark.parametrize("sort", ["index", "label", "score", "lead", "confidence", "firing_rate", "clarity", "max"])
 def test_pages_of_neurons_follow_each_other(client, sort):
-    everything = held_to(wire.Neurons, client.get("/api/v1/neurons", params={"layer": LAYER, "limit": 200}))
+    everything = held_to(shapes.NeuronsDocument, client.get("/api/v1/neurons", params={"layer": LAYER, "limit": 200}))
     found, cursor = [], None
     for _ in range(20):
         asked = {"layer": LAYER, "sort": sort, "order": "desc", "limit": 7} | ({"cursor": cursor} if cursor else {})
-        page = held_to(wire.Neurons, client.get("/api/v1/neurons", params=asked))
+        page = held_to(shapes.NeuronsDocument, client.get("/api/v1/neurons", params=asked))
         found += [row["neuron"] for row in page["neurons"]]
         if (cursor := page["next"]) is None:
             break
@@ -82,22 +93,22 @@ def test_pages_of_neurons_follow_each_other(client, sort):
 
 def test_neurons_are_filtered(client):
     for state in ("labelled", "unlabelled", "dead", "uncertain"):
-        held_to(wire.Neurons, client.get("/api/v1/neurons", params={"layer": LAYER, "state": state}))
+        held_to(shapes.NeuronsDocument, client.get("/api/v1/neurons", params={"layer": LAYER, "state": state}))
     row = client.get("/api/v1/neurons", params={"layer": LAYER, "state": "labelled"}).json()["neurons"][0]
     found = client.get("/api/v1/neurons", params={"layer": LAYER, "q": row["label"].upper()}).json()
     assert row["neuron"] in [one["neuron"] for one in found["neurons"]]
 
 
 def test_search_by_text_and_by_picture(client):
-    found = held_to(wire.Found, client.get("/api/v1/search", params={"q": "red", "limit": 3}))
+    found = held_to(shapes.SearchDocument, client.get("/api/v1/search", params={"q": "red", "limit": 3}))
     assert found["query"]["kind"] == "text" and len(found["means"]) == 3
     reply = client.post("/api/v1/search/image?limit=3", files={"file": ("a.png", picture(), "image/png")})
-    found = held_to(wire.Found, reply)
+    found = held_to(shapes.SearchDocument, reply)
     assert found["query"]["kind"] == "upload" and len(found["means"]) == 3 >= len(found["excites"]) > 0
 
 
 def test_an_image_and_its_thumbnail(client):
-    assert held_to(wire.ImagePage, client.get("/api/v1/images/3"))["image_id"] == 3
+    assert held_to(shapes.ImageDocument, client.get("/api/v1/images/3"))["image_id"] == 3
     reply = client.get("/api/v1/images/3/thumbnail")
     assert Image.open(io.BytesIO(reply.content)).format == "JPEG"
 
@@ -106,7 +117,7 @@ def test_an_image_and_its_thumbnail(client):
 def test_labels_anew_are_those_that_the_index_makes(client, served_db, method):
     neurons = [f"{LAYER}/3", f"{LAYER}/0"]
     asked = {"neurons": neurons, "method": method, "examples": 10, "contrast": "nearest"}
-    told = held_to(wire.LabelAnswer, client.post("/api/v1/label", json=asked))
+    told = held_to(shapes.LabelDocument, client.post("/api/v1/label", json=asked))
     assert [one["neuron"] for one in told["results"]] == neurons
     copy = open_index(served_db).labels(LAYER, method=method).rows()
     stored = {row["neuron"]: row["text"] for row in copy[:8]}
@@ -116,7 +127,7 @@ def test_labels_anew_are_those_that_the_index_makes(client, served_db, method):
 
 def test_own_candidates(client):
     asked = {"neurons": [f"{LAYER}/3"], "candidates": ["a red thing", "something else"]}
-    told = held_to(wire.LabelAnswer, client.post("/api/v1/label", json=asked))
+    told = held_to(shapes.LabelDocument, client.post("/api/v1/label", json=asked))
     assert {one["text"] for one in told["results"][0]["labels"]} == set(asked["candidates"])
 
 
@@ -153,7 +164,7 @@ def test_derived_contrast_that_the_index_does_not_hold_is_not_made(client):
 
 def test_sql(client):
     asked = {"sql": "SELECT model, count(*) AS neurons, 1e308 * 10 AS endless FROM neurons GROUP BY model"}
-    told = held_to(wire.SqlAnswer, client.post("/api/v1/sql", json=asked))
+    told = held_to(shapes.SqlDocument, client.post("/api/v1/sql", json=asked))
     assert told["columns"] == ["model", "neurons", "endless"]
     assert told["rows"][0][0] == "cnn" and told["rows"][0][2] is None
     reply = client.post("/api/v1/sql", json={"sql": "SELECT * FROM read_csv('/etc/passwd')"})
@@ -185,7 +196,7 @@ def test_the_openapi_tells_every_route_with_examples(client):
         "/readyz",
     }
     schemas = told["components"]["schemas"]
-    for name in ("LabelRequest", "SqlRequest", "SqlAnswer", "Problem"):
+    for name in ("LabelRequest", "SqlRequest", "SqlDocument", "Problem"):
         assert "examples" in json.dumps(schemas[name])
     for path, route in told["paths"].items():
         for call in route.values():

@@ -1,0 +1,459 @@
+"""The shapes of the service's documents: what the pages show, their JSON twins and the API return.
+
+The functions that make documents have these types, and the OpenAPI describes them; each shape is stated here alone.
+Numbers that JSON cannot say are None in them. TypedDict comes from typing_extensions because pydantic reads no other
+one before Python 3.12.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, FiniteFloat
+from typing_extensions import TypedDict
+
+from csp_index.records import LabelState
+
+State = Literal[LabelState, "unlabelled"]
+SearchKind = Literal["text", "image", "upload", "neuron"]
+
+Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
+
+
+class LayerRow(TypedDict):
+    """A layer of a network under study."""
+
+    layer: Annotated[str, Field(examples=["cnn/concepts"])]
+    model: str
+    name: str
+    neurons: int
+    dead: int
+    labelled: int
+    methods: list[str]
+    pool: str | None
+    images: int
+    ready: bool
+
+
+class LayersDocument(TypedDict):
+    """All layers."""
+
+    layers: list[LayerRow]
+
+
+class EncoderRow(TypedDict):
+    """A model that embeds images and texts."""
+
+    encoder: str
+    width: int
+    images: int
+
+
+class RunRow(TypedDict):
+    """A command that wrote to the index."""
+
+    run_id: str
+    command: str
+    state: str
+    started: str | None
+    ended: str | None
+    message: str | None
+
+
+class HomeDocument(TypedDict):
+    """What the index holds."""
+
+    name: str
+    version: str
+    snapshot: str
+    images: int
+    failures: int
+    labels: int
+    encoders: list[EncoderRow]
+    networks: list[str]
+    layers: list[LayerRow]
+    runs: list[RunRow]
+
+
+class NeuronRow(TypedDict):
+    """A neuron in a list. Scores are the method's own; higher means a better fit."""
+
+    neuron: Annotated[str, Field(examples=["cnn/concepts/3"])]
+    model: str
+    layer: str
+    index: int
+    label: str | None
+    method: str | None
+    state: State
+    score: FiniteFloat | None
+    lead: Annotated[FiniteFloat | None, Field(description="The score minus the runner-up's.")]
+    confidence: FiniteFloat | None
+    uncertain: bool | None
+    firing_rate: FiniteFloat
+    max: FiniteFloat
+    dead: bool
+    top_images: list[int]
+
+
+class GalleryRow(NeuronRow):
+    """A neuron of a layer's gallery."""
+
+    clarity: FiniteFloat | None
+
+
+class NeuronsDocument(TypedDict):
+    """One page of a layer's neurons; `next` is the cursor of the page after it."""
+
+    neurons: list[GalleryRow]
+    total: int
+    next: str | None
+
+
+class GalleryTerms(TypedDict):
+    """What a gallery shows, in which order."""
+
+    sort: str
+    order: str
+    state: str
+    q: str
+    method: str | None
+    limit: int
+
+
+class LayerDocument(TypedDict):
+    """The page of a layer: one page of its neurons, with cursors both ways."""
+
+    layer: LayerRow
+    query: GalleryTerms
+    neurons: list[GalleryRow]
+    total: int
+    next: str | None
+    previous: str | None
+
+
+class MapPoint(TypedDict):
+    """A neuron on the map of its layer: its place in [0, 1], and the value that colors it."""
+
+    index: int
+    x: FiniteFloat
+    y: FiniteFloat
+    value: FiniteFloat | None
+    label: str | None
+
+
+class MapDocument(TypedDict):
+    """The neurons of a layer on a plane; `explained` is each axis's share of the variance."""
+
+    layer: str
+    method: str | None
+    points: list[MapPoint]
+    colour: str
+    low: FiniteFloat | None
+    high: FiniteFloat | None
+    explained: list[FiniteFloat]
+    note: str
+
+
+class SimilarRow(NeuronRow):
+    """A neuron near to what was asked, by the cosine of their concept vectors."""
+
+    similarity: FiniteFloat
+
+
+class ExcitedRow(NeuronRow):
+    """A neuron and how strongly an image excites it; `quantile` is the share of the images that do so less."""
+
+    activation: FiniteFloat
+    quantile: FiniteFloat | None
+
+
+class ScoreRow(TypedDict):
+    """A candidate that was kept for a neuron, with the interval of its score and its share of resampled wins."""
+
+    text: str
+    score: FiniteFloat
+    low: FiniteFloat | None
+    high: FiniteFloat | None
+    share: FiniteFloat | None
+
+
+class PairRow(TypedDict):
+    """An activating image and its contrastive partner."""
+
+    rank: int
+    image_id: int
+    activation: FiniteFloat
+    contrast_id: int | None
+    contrast_activation: FiniteFloat | None
+    similarity: FiniteFloat | None
+    neighbour: int
+    kind: str
+
+
+class Statistics(TypedDict):
+    """A neuron's activations over all images; the keys of `quantiles` are numbers from 0.0 to 1.0."""
+
+    images: int
+    mean: FiniteFloat
+    std: FiniteFloat
+    min: FiniteFloat
+    max: FiniteFloat
+    firing_rate: FiniteFloat
+    quantiles: dict[str, FiniteFloat]
+
+
+class QualityRow(TypedDict):
+    """How good the contrast of a neuron's pairs is."""
+
+    pairs: int
+    floor: FiniteFloat
+    poor: bool
+    partnered: FiniteFloat | None
+    similarity: FiniteFloat | None
+    drop: FiniteFloat | None
+    near: FiniteFloat | None
+
+
+class ActivatingImage(TypedDict):
+    """An image and how strongly it activates the neuron."""
+
+    image_id: int
+    activation: FiniteFloat
+
+
+class QuantileRow(TypedDict):
+    """The images around a quantile of a neuron's activations, strongest first."""
+
+    quantile: Fraction
+    value: FiniteFloat
+    images: list[ActivatingImage]
+
+
+class Histogram(TypedDict):
+    """How many images lie in each bin of activations; there is one edge more than bins."""
+
+    counts: list[int]
+    edges: list[FiniteFloat]
+
+
+class MethodRow(TypedDict):
+    """The newest label of a neuron by one method."""
+
+    method: str
+    text: str | None
+    score: FiniteFloat | None
+    state: State
+    confidence: FiniteFloat | None
+    uncertain: bool | None
+    run_id: str
+
+
+class Facet(TypedDict):
+    """One thing among the activating images: the text nearest to it, its share of the images, these images."""
+
+    label: str | None
+    share: Fraction
+    images: list[int]
+
+
+class LabelRun(RunRow):
+    """The run that made a label, with its settings."""
+
+    settings: dict[str, Any]
+    settings_hash: str
+
+
+class EncoderOrigin(TypedDict):
+    """The encoder behind a label, and what identifies its weights."""
+
+    encoder: str
+    width: int
+    logit_scale: FiniteFloat | None
+    identity: dict[str, Any]
+
+
+class LayerOrigin(TypedDict):
+    """The layer behind a label, and what identifies its weights."""
+
+    layer: str
+    neurons: int
+    pool: str | None
+    dtype: str
+    identity: dict[str, Any]
+
+
+class Provenance(TypedDict):
+    """Where a label comes from; `versions` are those of the packages that made it."""
+
+    run: LabelRun | None
+    encoder: EncoderOrigin
+    layer: LayerOrigin
+    vocabulary: str | None
+    versions: dict[str, str]
+
+
+class ComparedNeuron(NeuronRow):
+    """All that the page of a neuron shows but the commands that reproduce its label."""
+
+    labels: list[ScoreRow]
+    rivals: list[ScoreRow]
+    doubt: str
+    note: str
+    statistics: Statistics
+    pairs: list[PairRow]
+    contrast_quality: QualityRow
+    images: Annotated[dict[str, str], Field(description="The names of all images of the document, by their ids.")]
+    quantile_rows: list[QuantileRow]
+    histogram: Histogram
+    threshold: FiniteFloat | None
+    threshold_name: str
+    threshold_choices: list[str]
+    methods: list[MethodRow]
+    facets: list[Facet]
+    similar: list[SimilarRow]
+    provenance: Provenance
+    previous: str | None
+    next: str | None
+
+
+class Snippets(TypedDict):
+    """Commands that reproduce a label, by language."""
+
+    python: str
+    cli: str
+    curl: str
+    sql: str
+
+
+class NeuronDocument(ComparedNeuron):
+    """All that the page of a neuron shows."""
+
+    queries: Snippets
+
+
+class CompareDocument(TypedDict):
+    """Two to four neurons: the labels they share, those of one alone, and the cosines of their concept vectors."""
+
+    neurons: list[ComparedNeuron]
+    shared: list[str]
+    own: dict[str, list[str]]
+    similarity: list[list[FiniteFloat | None]]
+
+
+class SearchTerms(TypedDict):
+    """What was searched by."""
+
+    kind: SearchKind
+    text: str | None
+    image_id: int | None
+    neuron: str | None
+
+
+class ImageRow(TypedDict):
+    """An image near to what was asked."""
+
+    image_id: int
+    similarity: FiniteFloat
+
+
+class NeighbourRow(ImageRow):
+    """An image near to another one, with its name."""
+
+    name: str
+
+
+class SearchDocument(TypedDict):
+    """Neurons that mean what was asked, that it excites, whose label names it; images near to it."""
+
+    query: SearchTerms
+    means: list[SimilarRow]
+    excites: list[ExcitedRow] | None
+    by_name: list[NeuronRow]
+    images: list[ImageRow]
+    note: str
+
+
+class DerivedOrigin(TypedDict):
+    """From which image and for which neuron a derived image was made, and how."""
+
+    kind: str
+    origin: int
+    neuron: str
+    rank: int
+    activation: FiniteFloat | None
+    recipe: dict[str, Any]
+
+
+class ImageFacts(TypedDict):
+    """What an image is; `derived` is None for an indexed one."""
+
+    name: str
+    width: int | None
+    height: int | None
+    split: str | None
+    metadata: dict[str, Any]
+    derived: DerivedOrigin | None
+
+
+class ImageDocument(ImageFacts):
+    """An image: what it is, which neurons it excites, what it resembles."""
+
+    image_id: int
+    excites: list[ExcitedRow]
+    neighbours: list[NeighbourRow]
+
+
+class Rival(TypedDict):
+    """A candidate that comes first in some resamples, and in what share of them."""
+
+    text: str
+    share: FiniteFloat | None
+
+
+class LiveLabel(TypedDict):
+    """A neuron's label as asked; nothing of it is kept."""
+
+    neuron: str
+    method: str
+    state: State
+    labels: list[ScoreRow]
+    activating: list[int]
+    contrastive: list[int | None]
+    note: str
+    confidence: FiniteFloat | None
+    uncertain: bool | None
+    rivals: list[Rival]
+    pairs: list[PairRow]
+    doubt: str
+    threshold: FiniteFloat | None
+
+
+class LabelDocument(TypedDict):
+    """The labels, in the order of the neurons asked, and how long it took."""
+
+    results: list[LiveLabel]
+    seconds: float
+
+
+class SqlDocument(TypedDict):
+    """A table; `truncated` where rows or bytes beyond the limit were cut off."""
+
+    columns: Annotated[list[str], Field(examples=[["layer", "neurons"]])]
+    types: Annotated[list[str], Field(examples=[["string", "int64"]])]
+    rows: Annotated[list[list[Any]], Field(examples=[[["concepts", 26]]])]
+    truncated: bool
+    seconds: float
+
+
+class HealthDocument(TypedDict):
+    """Whether the service lives."""
+
+    status: Literal["ok"]
+
+
+class ReadinessDocument(TypedDict):
+    """Whether pages can be answered, and how far the models are."""
+
+    ready: bool
+    engine: Literal["loading", "ready", "failed"]
+    snapshot: str
