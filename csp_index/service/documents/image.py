@@ -74,7 +74,7 @@ def image_document(snapshot: Snapshot, engine: Engine, image_id: int) -> ImageDo
     }
 
 
-def thumbnail(snapshot: Snapshot, image_id: int) -> tuple[bytes, str]:
+def stored_thumbnail(snapshot: Snapshot, image_id: int) -> tuple[bytes, str]:
     """Return a small picture of an image as the index keeps it, and its media type. MissingError where it has none."""
     snapshot.check_image(image_id)
     if is_derived(image_id):

@@ -120,7 +120,7 @@ def layer_document(snapshot: Snapshot, engine: Engine, key: LayerKey, query: Gal
     }
 
 
-def neurons_page(snapshot: Snapshot, engine: Engine, key: LayerKey, query: GalleryQuery) -> NeuronsDocument:
+def neurons_document(snapshot: Snapshot, engine: Engine, key: LayerKey, query: GalleryQuery) -> NeuronsDocument:
     """Return one page of a layer's neurons, how many there are in all, and the cursor of the page after."""
     return _page(snapshot, engine, snapshot.layer(key), query)
 

@@ -73,7 +73,7 @@ class SearchQuery:
         return {"kind": self.kind, "text": self.text, "image_id": self.image_id, "neuron": neuron}
 
 
-def search(snapshot: Snapshot, engine: Engine, query: SearchQuery) -> SearchDocument:
+def search_document(snapshot: Snapshot, engine: Engine, query: SearchQuery) -> SearchDocument:
     """Return what a search finds: neurons by meaning, by excitement and by name, and images; the best first of each."""
     notes: list[str] = []
     vector = _vector(snapshot, engine, query, notes)

@@ -23,12 +23,10 @@ from csp_index import errors
 from csp_index.images import decode
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.config import ServiceSettings
-from csp_index.service.documents import image as pictures
-from csp_index.service.documents import layer as gallery
-from csp_index.service.documents import neuron as neurons
-from csp_index.service.documents import search as searching
-from csp_index.service.documents.layer import GalleryQuery, Order, Shown, Sort
-from csp_index.service.documents.search import SearchQuery
+from csp_index.service.documents.image import image_document, stored_thumbnail
+from csp_index.service.documents.layer import GalleryQuery, Order, Shown, Sort, neurons_document
+from csp_index.service.documents.neuron import home_document, neuron_document
+from csp_index.service.documents.search import SearchQuery, search_document
 from csp_index.service.documents.shapes import (
     HealthDocument,
     HomeDocument,
@@ -154,12 +152,12 @@ def _add_index(router: APIRouter, service: Service) -> None:
     @router.get("/api/v1/index", response_model=HomeDocument, responses=_GET, tags=["index"])
     def index() -> Response:
         """What is indexed: images, encoders, networks, layers, labels, the last runs."""
-        return answer(neurons.home_document(snapshot))
+        return answer(home_document(snapshot))
 
     @router.get("/api/v1/layers", response_model=LayersDocument, responses=_GET, tags=["index"])
     def layers() -> Response:
         """The layers whose neurons are indexed."""
-        return answer({"layers": neurons.home_document(snapshot)["layers"]})
+        return answer({"layers": home_document(snapshot)["layers"]})
 
     @router.get("/api/v1/neurons", response_model=NeuronsDocument, responses=_GET, tags=["neurons"])
     def neuron_list(
@@ -174,14 +172,14 @@ def _add_index(router: APIRouter, service: Service) -> None:
     ) -> Response:
         """A layer's neurons: sorted, filtered, page by page."""
         query = GalleryQuery(sort, order, state, q, method, limit, cursor)
-        return answer(gallery.neurons_page(snapshot, engine, LayerKey.parse(layer), query))
+        return answer(neurons_document(snapshot, engine, LayerKey.parse(layer), query))
 
     @router.get(
         "/api/v1/neurons/{model}/{layer}/{index}", response_model=NeuronDocument, responses=_GET, tags=["neurons"]
     )
     def neuron(model: Model, layer: Layer, index: Number, method: Method = None) -> Response:
         """All that is known of one neuron."""
-        return answer(neurons.neuron_document(snapshot, engine, NeuronKey(model, layer, index), method))
+        return answer(neuron_document(snapshot, engine, NeuronKey(model, layer, index), method))
 
 
 def _add_search(router: APIRouter, service: Service) -> None:
@@ -194,13 +192,13 @@ def _add_search(router: APIRouter, service: Service) -> None:
         limit: int = few,
     ) -> Response:
         """Neurons that mean a text, by their vectors and by their labels; images near to it."""
-        return answer(searching.search(snapshot, engine, SearchQuery(q, limit=limit)))
+        return answer(search_document(snapshot, engine, SearchQuery(q, limit=limit)))
 
     @router.post("/api/v1/search/image", response_model=SearchDocument, responses=_POST, tags=["search"])
     def search_image(file: UploadFile, limit: int = few) -> Response:
         """Neurons that a picture excites or that mean what it shows. The picture is not kept."""
         picture = picture_of(file, limits.upload_pixels)
-        return answer(searching.search(snapshot, engine, SearchQuery(upload=picture, limit=limit)))
+        return answer(search_document(snapshot, engine, SearchQuery(upload=picture, limit=limit)))
 
 
 def _add_images(router: APIRouter, service: Service) -> None:
@@ -209,7 +207,7 @@ def _add_images(router: APIRouter, service: Service) -> None:
     @router.get("/api/v1/images/{image_id}", response_model=ImageDocument, responses=_GET, tags=["images"])
     def image(image_id: ImageId) -> Response:
         """What is known of an image, the neurons it excites, its neighbours."""
-        return answer(pictures.image_document(snapshot, engine, image_id))
+        return answer(image_document(snapshot, engine, image_id))
 
     @router.get(
         "/api/v1/images/{image_id}/thumbnail",
@@ -219,7 +217,7 @@ def _add_images(router: APIRouter, service: Service) -> None:
     )
     def thumbnail(image_id: ImageId) -> Response:
         """A small picture of an image."""
-        data, media_type = pictures.thumbnail(snapshot, image_id)
+        data, media_type = stored_thumbnail(snapshot, image_id)
         return Response(data, media_type=media_type)
 
 

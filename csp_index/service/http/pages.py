@@ -20,13 +20,11 @@ from starlette.responses import RedirectResponse, Response
 from csp_index.errors import CspIndexError, EncoderError, LabelError, MissingError, SettingError
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents import compare, layer_map, manual
-from csp_index.service.documents import image as pictures
-from csp_index.service.documents import layer as gallery
-from csp_index.service.documents import neuron as neurons
-from csp_index.service.documents import search as searching
 from csp_index.service.documents.card import card_of
-from csp_index.service.documents.layer import GalleryQuery
-from csp_index.service.documents.search import SEARCHED, SearchQuery
+from csp_index.service.documents.image import image_document, stored_thumbnail
+from csp_index.service.documents.layer import GalleryQuery, Shown, Sort, layer_document
+from csp_index.service.documents.neuron import home_document, neuron_document, random_neuron
+from csp_index.service.documents.search import SEARCHED, SearchQuery, search_document
 from csp_index.service.documents.shapes import (
     CompareDocument,
     ImageDocument,
@@ -79,17 +77,17 @@ def router(service: Service, renderer: Renderer) -> APIRouter:
 def _add_home(routes: APIRouter, service: Service, renderer: Renderer) -> None:
     @routes.get("/")
     def home() -> Response:
-        page = neurons.home_document(service.snapshot)
+        page = home_document(service.snapshot)
         total = sum(layer["neurons"] for layer in page["layers"])
         return renderer.page("home", page=page, neurons=total, twin="/index.json")
 
     @routes.get("/index.json")
     def home_twin() -> Response:
-        return answer(neurons.home_document(service.snapshot))
+        return answer(home_document(service.snapshot))
 
     @routes.get("/random")
     def random_page() -> Response:
-        key = neurons.random_neuron(service.snapshot, random.Random())
+        key = random_neuron(service.snapshot, random.Random())
         return RedirectResponse(neuron_href(str(key)), 307, {"Cache-Control": "no-store"})
 
 
@@ -108,7 +106,7 @@ def _add_search(routes: APIRouter, service: Service, renderer: Renderer) -> None
         asked: list[tuple[str, object]] = [(name, value) for name, value in given.items() if value is not None]
         if not asked:
             return renderer.page("search", page=None, subject=None)
-        page = searching.search(snapshot, engine, asked_for(q, image_id, neuron, limit))
+        page = search_document(snapshot, engine, asked_for(q, image_id, neuron, limit))
         told: dict[str, Any] = {
             "subject": str(asked[0][1]),
             "limit": limit,
@@ -121,12 +119,12 @@ def _add_search(routes: APIRouter, service: Service, renderer: Renderer) -> None
     def search_twin(
         q: Text = None, image_id: ImageQuery = None, neuron: Address = None, limit: int = SEARCHED
     ) -> Response:
-        return answer(searching.search(snapshot, engine, asked_for(q, image_id, neuron, limit)))
+        return answer(search_document(snapshot, engine, asked_for(q, image_id, neuron, limit)))
 
     @routes.post("/search")
     def search_upload(file: UploadFile) -> Response:
         query = SearchQuery(upload=picture_of(file, service.settings.upload_pixels))
-        page = searching.search(snapshot, engine, query)
+        page = search_document(snapshot, engine, query)
         return renderer.page("search", page=page, subject="Your picture", limit=query.limit, more=None)
 
 
@@ -145,12 +143,12 @@ def _add_layers(routes: APIRouter, service: Service, renderer: Renderer) -> None
 
     @routes.get("/layers/{model}/{layer}.json")
     def layer_twin(model: Name, layer: Name, query: GalleryQuery = asked) -> Response:
-        return answer(gallery.layer_document(snapshot, engine, LayerKey(model, layer), query))
+        return answer(layer_document(snapshot, engine, LayerKey(model, layer), query))
 
     @routes.get("/layers/{model}/{layer}")
     def layer_page(model: Name, layer: Name, query: GalleryQuery = asked, colour: str = "score") -> Response:
         key = LayerKey(model, layer)
-        page = gallery.layer_document(snapshot, engine, key, query)
+        page = layer_document(snapshot, engine, key, query)
         try:
             points = layer_map.layer_map(snapshot, engine, key, colour, query.method)
         except (EncoderError, LabelError):  # without embeddings or texts there are no concept vectors
@@ -176,8 +174,8 @@ def _layer_context(
         "points": points,
         "drawing": points and map_svg.draw(points),
         "map_json": _link(f"{here}/map.json", drawn),
-        "sorts": get_args(gallery.Sort),
-        "states": get_args(gallery.Shown),
+        "sorts": get_args(Sort),
+        "states": get_args(Shown),
         "colours": layer_map.COLOURS,
         "steps": map_svg.STEPS,
     }
@@ -191,7 +189,7 @@ def _add_neurons(routes: APIRouter, service: Service, renderer: Renderer) -> Non
     snapshot, engine = service.snapshot, service.engine
 
     def document(key: NeuronKey, method: str | None) -> NeuronDocument:
-        return neurons.neuron_document(snapshot, engine, key, method)
+        return neuron_document(snapshot, engine, key, method)
 
     @routes.get("/neurons/{model}/{layer}/{index}.json")
     def neuron_twin(model: Name, layer: Name, index: Number, method: Method = None) -> Response:
@@ -214,14 +212,14 @@ def _add_neurons(routes: APIRouter, service: Service, renderer: Renderer) -> Non
 
 def _picture(service: Service, image_id: int) -> bytes:
     try:
-        return pictures.thumbnail(service.snapshot, image_id)[0]
+        return stored_thumbnail(service.snapshot, image_id)[0]
     except MissingError:  # it came as an array: the card says so
         return b""
 
 
 def _add_images(routes: APIRouter, service: Service, renderer: Renderer) -> None:
     def document(image_id: int) -> ImageDocument:
-        return pictures.image_document(service.snapshot, service.engine, image_id)
+        return image_document(service.snapshot, service.engine, image_id)
 
     @routes.get("/images/{image_id}.json")
     def image_twin(image_id: ImageId) -> Response:

@@ -14,7 +14,7 @@ from planted import CONCEPTS, DERIVED, PLANTED, Served, opened
 from csp_index.errors import MissingError
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents import image as module
-from csp_index.service.documents.image import NEIGHBOURS, excited_by, image_document, image_vector, thumbnail
+from csp_index.service.documents.image import NEIGHBOURS, excited_by, image_document, image_vector, stored_thumbnail
 
 
 def test_an_indexed_image(planted: Served) -> None:
@@ -93,11 +93,11 @@ def test_a_derived_image(planted: Served) -> None:
     }
     assert (document["name"], document["width"], document["height"]) == ("a red star", 8, 8)
     assert document["neighbours"][0]["image_id"] == 0 and document["excites"] == []
-    assert thumbnail(planted[0], DERIVED)[1] == "image/png"
+    assert stored_thumbnail(planted[0], DERIVED)[1] == "image/png"
 
 
 def test_a_thumbnail_is_the_stored_picture(planted: Served) -> None:
-    data, kind = thumbnail(planted[0], 3)
+    data, kind = stored_thumbnail(planted[0], 3)
     assert kind == "image/jpeg"
     with Image.open(io.BytesIO(data)) as picture:
         assert picture.size == (8, 8)
@@ -105,7 +105,7 @@ def test_a_thumbnail_is_the_stored_picture(planted: Served) -> None:
 
 @pytest.mark.parametrize("image", [-1, 40, 2**31, DERIVED - 1, DERIVED + 1, 2**63 - 1])
 def test_an_image_that_is_not_there(planted: Served, image: int) -> None:
-    for ask in (lambda: image_document(*planted, image), lambda: thumbnail(planted[0], image)):
+    for ask in (lambda: image_document(*planted, image), lambda: stored_thumbnail(planted[0], image)):
         with pytest.raises(MissingError, match="does not exist"):
             ask()
 
@@ -115,7 +115,7 @@ def test_images_that_came_as_arrays_have_no_picture(arrays: Served) -> None:
     assert document["width"] is None and len(document["neighbours"]) == NEIGHBOURS
     assert 3 not in [row["index"] for row in document["excites"]]
     with pytest.raises(MissingError, match="image 2 has no picture in the index"):
-        thumbnail(arrays[0], 2)
+        stored_thumbnail(arrays[0], 2)
 
 
 def test_no_document_tells_where_files_lie(planted: Served) -> None:

@@ -14,13 +14,13 @@ from planted import CONCEPTS, PLANTED, Served
 
 from csp_index.errors import MissingError, SettingError, StoreError
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.service.documents.layer import IMAGES, GalleryQuery, Sort, layer_document, neurons_page
+from csp_index.service.documents.layer import IMAGES, GalleryQuery, Sort, layer_document, neurons_document
 
 WORDS, NET = LayerKey.parse(PLANTED), LayerKey.parse(CONCEPTS)
 
 
 def rows(served: Served, key: LayerKey = WORDS, **asked: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = neurons_page(*served, key, GalleryQuery(**asked))["neurons"]
+    found: list[dict[str, Any]] = neurons_document(*served, key, GalleryQuery(**asked))["neurons"]
     return found
 
 
@@ -109,7 +109,7 @@ def test_pages_go_on_and_back_and_hold_each_neuron_once(planted: Served) -> None
     ],
 )
 def test_a_cursor_of_another_query_is_refused(planted: Served, other: dict[str, Any]) -> None:
-    cursor = neurons_page(*planted, WORDS, GalleryQuery(sort="score", limit=2))["next"]
+    cursor = neurons_document(*planted, WORDS, GalleryQuery(sort="score", limit=2))["next"]
     assert numbers(planted, sort="score", limit=5, cursor=cursor)  # the size of a page may change
     with pytest.raises(SettingError, match="cursor does not belong"):
         rows(planted, cursor=cursor, **other)
@@ -183,16 +183,16 @@ class Counting:
 def test_clarity_asks_for_the_neurons_of_the_page_and_once(planted: Served) -> None:
     snapshot, engine = type(planted[0])(planted[0].store.uri), Counting(planted[1])
     query = GalleryQuery(limit=1)
-    neurons_page(snapshot, engine, WORDS, query)  # type: ignore[arg-type]
+    neurons_document(snapshot, engine, WORDS, query)  # type: ignore[arg-type]
     first = engine.asked
     firing = int((planted[1].activations(NeuronKey("planted", "words", 0)) > 0).sum())
     assert first == min(IMAGES, firing)
-    neurons_page(snapshot, engine, WORDS, query)  # type: ignore[arg-type]
+    neurons_document(snapshot, engine, WORDS, query)  # type: ignore[arg-type]
     assert engine.asked == first
-    neurons_page(snapshot, engine, WORDS, GalleryQuery(sort="clarity"))  # type: ignore[arg-type]
+    neurons_document(snapshot, engine, WORDS, GalleryQuery(sort="clarity"))  # type: ignore[arg-type]
     whole = engine.asked
     assert whole > first
-    neurons_page(snapshot, engine, WORDS, GalleryQuery())  # type: ignore[arg-type]
+    neurons_document(snapshot, engine, WORDS, GalleryQuery())  # type: ignore[arg-type]
     assert engine.asked == whole
 
 
@@ -208,9 +208,9 @@ class Broken:
 def test_without_an_engine_there_is_no_clarity_but_all_the_rest(planted: Served) -> None:
     snapshot, engine = type(planted[0])(planted[0].store.uri), Broken()
     with pytest.raises(StoreError):  # it may still come
-        neurons_page(snapshot, engine, WORDS, GalleryQuery())  # type: ignore[arg-type]
+        neurons_document(snapshot, engine, WORDS, GalleryQuery())  # type: ignore[arg-type]
     engine.failed = True
-    found = neurons_page(snapshot, engine, WORDS, GalleryQuery(sort="clarity"))["neurons"]  # type: ignore[arg-type]
+    found = neurons_document(snapshot, engine, WORDS, GalleryQuery(sort="clarity"))["neurons"]  # type: ignore[arg-type]
     assert [row["index"] for row in found] == list(range(7)) and {row["clarity"] for row in found} == {None}
 
 
@@ -229,5 +229,5 @@ def test_threads_get_the_same_page(planted: Served) -> None:
     snapshot = type(planted[0])(planted[0].store.uri)
     queries = [GalleryQuery(sort=sort, order="desc") for sort in get_args(Sort)] * 4
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda query: neurons_page(snapshot, planted[1], WORDS, query), queries))
-    assert found == [neurons_page(*planted, WORDS, query) for query in queries]
+        found = list(pool.map(lambda query: neurons_document(snapshot, planted[1], WORDS, query), queries))
+    assert found == [neurons_document(*planted, WORDS, query) for query in queries]

@@ -15,7 +15,7 @@ from planted import CONCEPTS, PLANTED, Served, serve_arrays
 from csp_index.errors import MissingError, SettingError
 from csp_index.records import LayerKey
 from csp_index.service.documents import layer_map as module
-from csp_index.service.documents.layer import GalleryQuery, neurons_page
+from csp_index.service.documents.layer import GalleryQuery, neurons_document
 from csp_index.service.documents.layer_map import COLOURS, layer_map, plane_of
 
 WORDS = LayerKey.parse(PLANTED)
@@ -105,7 +105,7 @@ def test_of_a_large_layer_some_neurons_are_drawn(monkeypatch: pytest.MonkeyPatch
 def test_a_map_tells_each_firing_neuron_with_the_value_of_the_gallery(planted: Served, colour: str) -> None:
     document = layer_map(*planted, WORDS, colour)
     listed: dict[int, dict[str, Any]] = {
-        row["index"]: row for row in neurons_page(*planted, WORDS, GalleryQuery())["neurons"] if not row["dead"]
+        row["index"]: row for row in neurons_document(*planted, WORDS, GalleryQuery())["neurons"] if not row["dead"]
     }
     assert {point["index"] for point in document["points"]} == set(listed)
     for point in document["points"]:

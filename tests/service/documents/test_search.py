@@ -14,13 +14,13 @@ from planted import CONCEPTS, DERIVED, PLANTED, WORDS, Served, opened
 
 from csp_index.errors import MissingError, SettingError
 from csp_index.records import NeuronKey
-from csp_index.service.documents.search import SearchQuery, search
+from csp_index.service.documents.search import SearchQuery, search_document
 
 KEYS = ["query", "means", "excites", "by_name", "images", "note"]
 
 
 def find(served: Served, **asked: Any) -> dict[str, Any]:
-    document = search(*served, SearchQuery(**asked))
+    document = search_document(*served, SearchQuery(**asked))
     assert list(document) == KEYS
     json.dumps(document, allow_nan=False)
     return document
