@@ -147,6 +147,9 @@ def _class(name: str, value: type) -> Iterator[str]:
     node = source.node(value.__qualname__)
     has_fields = hasattr(value, "__dataclass_fields__") or getattr(value, "_is_protocol", False)
     fields = list(_fields(source, node)) if has_fields else []
+    making = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"), None)
+    if making is not None and not issubclass(value, BaseException):
+        yield block(_signature(name, _arguments(source, making.args, bound=True), ""), "python")
     yield prose(ast.get_docstring(node, clean=False))
     if fields:
         yield table(("field", "type", "default", "meaning"), fields)
@@ -192,7 +195,8 @@ def _default(source: _Source, value: ast.expr | None) -> str:
 
 
 def _code(source: _Source, node: ast.expr | None) -> str:
-    return f"`{source.written(node)}`" if node is not None else ""
+    written = source.written(node)
+    return f"`{written}`" if written and not written.startswith("_") else ""
 
 
 def _children(value: type[BaseException]) -> str:

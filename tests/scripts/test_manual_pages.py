@@ -31,6 +31,9 @@ Kind = Literal["near",
                "far"]  # how far
 
 
+_WIDTH = 3
+
+
 @dataclass(frozen=True)
 class Options:
     """What can be chosen | or not."""
@@ -40,6 +43,7 @@ class Options:
     size: float = (
         0.5  # of *one*
     )
+    rest: int = _WIDTH
 
 
 class Knobs(TypedDict, total=False):
@@ -77,6 +81,9 @@ class Model(Base):
     def hidden(self, loud: bool) -> None: ...
     def hidden(self, loud: bool = False) -> None:
         """Hide."""
+
+    def __init__(self, path: str, *, width: int = _WIDTH) -> None:
+        """Not shown."""
 
     @property
     def name(self) -> str:
@@ -118,6 +125,8 @@ def test_names_are_shown_as_they_were_written(made: ModuleType) -> None:
     assert '```python\nKind = Literal["near", "far"]\n```' in page
     assert "| `kind` | `Kind \\| None` | `None` | near or far; `a\\|b` |" in page
     assert "| `names` | `tuple[str, ...]` | `()` |  |\n| `size` | `float` | `0.5` | of \\*one\\* |" in page
+    assert "| `rest` | `int` |  |  |" in page
+    assert "```python\nModel(path: str, *, width: int = _WIDTH)\n```\n\nA model." in page and "Not shown" not in page
     assert "Model.made(path: str, /, *parts: str, **options: Any) -> Model" in page
     assert "Unpack[AllKnobs]) -> None\n```\n\nTurn them.\n\n`knobs`: `size: float`, `kind: Kind | None`." in page
     assert "```python\nModel.name: str\n```\n\nIts name." in page
