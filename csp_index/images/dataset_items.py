@@ -84,9 +84,9 @@ def _eight_bits(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     low, high = float(values.min()), float(values.max())
     if np.issubdtype(values.dtype, np.floating):
         if not (low >= -_SLACK and high <= 1 + _SLACK):
+            advice = "divide by the largest value" if low >= 0 else "take Normalize out, each network brings its own"
             raise SourceError(
-                f"the image has values from {low:.3g} to {high:.3g}: expected floats in [0, 1] or uint8; give images "
-                "as they are, without Normalize (each network brings its own preprocessing)"
+                f"the image has values from {low:.3g} to {high:.3g}: expected floats in [0, 1] or uint8; {advice}"
             )
         return np.asarray(np.rint(values.clip(0, 1) * 255), dtype=np.uint8)
     if np.issubdtype(values.dtype, np.integer) and low >= 0 and high <= 255:
