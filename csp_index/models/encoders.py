@@ -32,7 +32,7 @@ from csp_index.models.weights import (
     hash_weights,
     local_directory,
     near_matches,
-    object_is_missing,
+    objects_are_missing,
     put,
     resolve_device,
     stable_repr,
@@ -86,14 +86,14 @@ def load_encoder(spec: str, *, device: str = "auto") -> LoadedEncoder:
     load_plugins()
     library, _, name = spec.partition(":")
     if library == OBJECT:
-        raise EncoderError(object_is_missing(name, "encoder"))
+        raise EncoderError(objects_are_missing({name: "encoder"}))
     if library not in ("open_clip", "transformers", "python") or not name:
         raise EncoderError(
             f"encoder {spec!r} names no library: write open_clip:ARCH/PRETRAINED, open_clip:/local/directory, "
             "transformers:ORG/NAME or python:package.module:factory"
         )
     if library == "python":
-        return _checked(call_factory(name, EncoderError), spec)
+        return _checked(call_factory(name, EncoderError), spec, device)
     where = resolve_device(device, EncoderError)
     load = _load_open_clip if library == "open_clip" else _load_transformers
     try:
@@ -186,6 +186,10 @@ class TwoTowers:
             tokens = {name: part.to(self.device) if isinstance(part, Tensor) else part for name, part in tokens.items()}
             features = self._run(partial(self._towers.text_features, tokens))
             vectors = _unit(features, f"{self.spec} on texts like {batch[0][1]!r}")
+            if vectors.shape[1] != self.width:
+                raise EncoderError(
+                    f"{self.spec} gives {self.width} values for an image and {vectors.shape[1]} for a text"
+                )
             sums.index_add_(0, torch.tensor([row for row, _ in batch]), vectors)
         return sums / max(1, len(templates))
 
@@ -221,7 +225,9 @@ def _unit(features: Tensor, what: str) -> Tensor:
     return unit
 
 
-def _checked(found: object, spec: str) -> LoadedEncoder:
+def _checked(found: object, spec: str, device: str) -> LoadedEncoder:
+    ready = getattr(found, "ready", None)  # of `csp_index.Encoder`, which knows nothing of devices yet
+    found = ready(device) if callable(ready) else found
     needed = ("width", "logit_scale", "identity", "device", "batch_size", "preprocess", "embed_images", "embed_texts")
     missing = [name for name in needed if not hasattr(found, name)]
     if missing:

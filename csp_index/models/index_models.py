@@ -10,11 +10,13 @@ from csp_index.models import objects
 from csp_index.models.encoders import LoadedEncoder, load_encoder
 from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.models.variant_generators import VariantGenerator, load_variants
-from csp_index.models.weights import OBJECT, lasting
+from csp_index.models.weights import OBJECT, lasting, objects_are_missing
 from csp_index.records import LayerKey
 from csp_index.store import catalog
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
+
+_OBJECTS = f"{OBJECT}:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Models:
                     f"models[{name!r}] is a {type(model).__name__}: expected csp_index.Network(module, ...) or "
                     "csp_index.Encoder(model, ...)"
                 )
-            self._remember(model.named(name.removeprefix(f"{OBJECT}:")))
+            self._remember(model.named(name.removeprefix(_OBJECTS)))
 
     def _remember(self, model: GivenModel) -> None:
         self._given[model.spec] = model
@@ -147,8 +149,14 @@ class Models:
 
     def all_held(self, store: Store) -> tuple[list[LoadedEncoder], list[LoadedNetwork]]:
         """Return every encoder and network of the index; layers of one network share it."""
-        networks = [self._load(group) for group in by_network(catalog.layers(store))]
-        return [self.held_encoder(info) for info in catalog.encoders(store)], networks
+        groups, infos = by_network(catalog.layers(store)), catalog.encoders(store)
+        needed = {group[0].network: "network" for group in groups} | {info.name: "encoder" for info in infos}
+        missing = {spec.removeprefix(_OBJECTS): kind for spec, kind in needed.items() if spec.startswith(_OBJECTS)}
+        missing = {name: kind for name, kind in missing.items() if _OBJECTS + name not in self._given}
+        if missing:
+            raise SettingError(objects_are_missing(missing))
+        networks = [self._load(group) for group in groups]
+        return [self.held_encoder(info) for info in infos], networks
 
     def to_run(
         self,
@@ -183,7 +191,7 @@ def by_network(targets: Iterable[LayerInfo]) -> list[list[LayerInfo]]:
 def _check_same(loaded: LoadedNetwork, target: LayerInfo) -> None:
     """Refuse a network that is not the one a layer of the index was made with."""
     found = loaded.identity_of(target.key.layer)
-    object_too = ("source", "preprocessing") if target.network.startswith(f"{OBJECT}:") else ()
+    object_too = ("source", "preprocessing") if target.network.startswith(_OBJECTS) else ()
     for name in ("weights", "sparse", *object_too):
         if found.get(name) != target.identity.get(name):
             raise NetworkError(

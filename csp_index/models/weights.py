@@ -179,12 +179,18 @@ def lasting(spec: str) -> str:
     return f"{library}:{path.resolve()}" if colon and "/" in name and path.is_dir() else spec
 
 
-def object_is_missing(name: str, kind: str) -> str:
-    """Return the message for a model that is an object and is not at hand; ``kind`` is network or encoder."""
-    wanted = "Network(module, preprocess=...)" if kind == "network" else "Encoder(model, preprocess=...)"
+def objects_are_missing(kinds: Mapping[str, str]) -> str:
+    """Return the message for models that are objects and not at hand: ``network`` or ``encoder`` by their names."""
+    made = {
+        "network": "csp_index.Network(module, preprocess=...)",
+        "encoder": "csp_index.Encoder(model, preprocess=...)",
+    }
+    names, one = ", ".join(map(repr, kinds)), len(kinds) == 1
+    subject = f"the {next(iter(kinds.values()))} {names} is a Python object" if one else f"{names} are Python objects"
+    given = ", ".join(f"{name!r}: {made[kind]}" for name, kind in kinds.items())
     return (
-        f"the {kind} {name!r} is a Python object that this needs: give it in Python, csp_index.open_index(uri, "
-        f"models={{{name!r}: csp_index.{wanted}}}); labels, SQL and pages work without it"
+        f"{subject} that this needs: give {'it' if one else 'them'} in Python, csp_index.open_index(uri, "
+        f"models={{{given}}}); labels, SQL and pages work without"
     )
 
 

@@ -24,7 +24,7 @@ from csp_index.models.weights import (
     load_weights,
     local_directory,
     near_matches,
-    object_is_missing,
+    objects_are_missing,
     stable_repr,
     stable_settings,
 )
@@ -114,7 +114,7 @@ def _library(spec: str) -> tuple[Callable[[str, bool], Loaded], str]:
     }
     library, _, name = spec.partition(":")
     if library == OBJECT:
-        raise NetworkError(object_is_missing(name, "network"))
+        raise NetworkError(objects_are_missing({name: "network"}))
     if library not in loaders or not name:
         raise NetworkError(
             f"network {spec!r} names no library: write torchvision:resnet50/IMAGENET1K_V2, timm:NAME, "
