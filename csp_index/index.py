@@ -152,7 +152,7 @@ class Index(Reader):
         if isinstance(network, str):
             studied = self._models.network(NetworkSource(network, layers, pool, weights, name))
         else:
-            studied = self._models.network(network.choosing(layers, pool))
+            studied = self._models.network(network.choosing(layers, pool, name))
         return add_images(self.store, None, [], [studied], dtype=dtype, progress=progress or shown_progress())
 
     def import_arrays(self, activations: str | Path, layer: str, **options: Unpack[ImportKeywords]) -> IndexSummary:

@@ -119,8 +119,8 @@ def perturb(store: Store, models: Models, tell: Tell, wanted: DerivedRequest) ->
         append_derived(store, selection.source, pending)
     if not read:
         raise LabelError(
-            f"none of the {len(tasks)} activating images can be read any more: restore them where they were indexed, "
-            "or choose another contrast than perturbation"
+            f"none of the {len(tasks)} activating images can be read any more ({next(iter(lost.values()))}): restore "
+            "them where they were indexed, or choose another contrast than perturbation"
         )
     if lost:
         _log.warning(

@@ -113,8 +113,12 @@ class TextVectors:
         return CandidateTexts(chosen.texts, torch.stack(rows), chosen.key)
 
     def embed(self, text: str) -> torch.Tensor:
-        """Return the embedding [D] of a text, as the templates' mean has it; errors as of the encoder."""
-        return self._encoded([text])[text]
+        """Return the embedding [D] of a text, as the templates' mean has it; errors as of the encoder.
+
+        A text of the vocabulary needs no encoder.
+        """
+        vectors, places = self._places()
+        return vectors[places[text]] if text in places else self._encoded([text])[text]
 
     def _read_vocabulary(self) -> CandidateTexts:
         if self._store.count(schema.VOCABULARIES) == 0:
