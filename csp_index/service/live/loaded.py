@@ -30,7 +30,8 @@ from csp_index.models.networks import LoadedNetwork
 from csp_index.ordering import leaders_of
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.live.queries import Concepts, Excited, LabelQuery
-from csp_index.service.live.relabel import Relabeller, TextVectors
+from csp_index.service.live.relabel import Relabeller
+from csp_index.service.live.text_vectors import TextVectors
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, schema
 from csp_index.store.activations import activations_of

@@ -7,7 +7,7 @@ moved is kept: the example sets with their embeddings, the candidates' embedding
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -18,17 +18,10 @@ import torch
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.examples import Examples
 from csp_index.contrast.selection import Selection
-from csp_index.errors import BusyError, CspIndexError, LabelError, SettingError
+from csp_index.errors import BusyError, LabelError, SettingError
 from csp_index.labelling import scoring
 from csp_index.labelling.candidates import (
     CandidateTexts,
-    TextSpace,
-    Vocabulary,
-    last_templates,
-    last_vocabulary,
-    make_vocabulary,
-    template_key,
-    vocabulary_texts,
 )
 from csp_index.labelling.confidence import Confidence
 from csp_index.labelling.evidence import Evidence
@@ -38,124 +31,18 @@ from csp_index.labelling.labels import NeuronScores, score_evidence, states_of
 from csp_index.labelling.request import LabelRequest, make_request
 from csp_index.labelling.response import Response
 from csp_index.lru_cache import LRUCache
-from csp_index.models.encoders import LoadedEncoder
-from csp_index.models.prompt_templates import TEMPLATE_SETS, templates
 from csp_index.records import ExamplePair, Label, LabelScore, LabelState, LayerKey, NeuronKey, rivals_of
 from csp_index.service.layer_table import finite
 from csp_index.service.live.queries import LabelQuery
 from csp_index.service.live.stored_examples import stored_sets
 from csp_index.service.snapshot import Snapshot
-from csp_index.store import schema
 from csp_index.store.addresses import check_numbers
-from csp_index.store.catalog import EncoderInfo, LayerInfo, sql_text
-from csp_index.store.tables import Store
+from csp_index.store.catalog import LayerInfo
 
-_TEXTS = 2048  # loose texts whose embeddings are kept
 _PASSES = 128  # results of passes over the dataset that are kept
 _PAIR_BYTES = 1024  # of a pair as a dictionary, about
 _OF_SCORE = tuple(field.name for field in fields(LabelScore))
 _OF_PAIR = tuple(field.name for field in fields(ExamplePair))
-
-
-class TextVectors:
-    """Texts as embeddings: the vocabulary the index used last, or texts of one's own."""
-
-    def __init__(
-        self, store: Store, source: EncoderInfo, load: Callable[[], LoadedEncoder], given: CandidateTexts | None = None
-    ) -> None:
-        """Read from the store; `load` brings the encoder. `given` stands in for the index's vocabulary."""
-        self._store, self._source, self._load, self._given = store, source, load, given
-        self._templates = last_templates(store)
-        self._vocabulary = LRUCache(2)
-        self._loose = LRUCache(_TEXTS)
-        self._encoding = threading.Lock()  # tokenisers are not made for several threads
-
-    def vocabulary(self) -> CandidateTexts:
-        """Return the vocabulary that was used last. Raises LabelError where the index holds no embeddings of one."""
-        return self._given or self._vocabulary.get("texts", self._read_vocabulary)
-
-    def of_run(self, candidates: str) -> CandidateTexts:
-        """Return the vocabulary that a run's settings name. Raises LabelError where the index does not hold it."""
-        if self._given is not None:
-            return self._given
-        head = candidates.partition(" + ")[0]  # behind it stands what models named
-        return self._vocabulary.get(head, lambda: self._read_of_run(head))
-
-    def _read_of_run(self, head: str) -> CandidateTexts:
-        vocabulary, _, kept_as = head.rpartition(" ")
-        named = kept_as.rpartition("@")[0]
-        known = [*([named] if named in TEMPLATE_SETS else []), self._templates]
-        sets = [name for name in known if template_key(name) == kept_as]
-        where = f"vocabulary = {sql_text(vocabulary)} AND template_set = {sql_text(kept_as)} AND text != ''"
-        rows = self._store.read(schema.texts_table(self._source.name), ["position", "text"], where) if sets else None
-        if rows is None or rows.num_rows == 0:
-            raise LabelError("the candidates of that label run are not in the index any more: name candidates")
-        texts = tuple(rows.sort_by("position")["text"].to_pylist())
-        space = TextSpace(self._store, self._source, sets[0], self._refuse, keep=False)
-        return vocabulary_texts(space, Vocabulary(vocabulary.rpartition("@")[0], texts))
-
-    def own(self, texts: Sequence[str]) -> CandidateTexts:
-        """Return texts as candidates, equal ones once: from the vocabulary, or by the encoder.
-
-        Raises LabelError for a text that shows nothing, and where a text is new and the encoder is not at hand.
-        """
-        chosen = make_vocabulary("candidates", list(texts))
-        held, places = self._places()
-        new = [text for text in chosen.texts if text not in places]
-        try:
-            found = self._encoded(new)
-        except CspIndexError as exc:
-            raise LabelError(
-                f"the candidate {new[0]!r} is not in the vocabulary, and the encoder that could embed it is not at "
-                f"hand: choose texts of the vocabulary ({exc})"
-            ) from exc
-        rows = [found[text] if text in found else held[places[text]] for text in chosen.texts]
-        return CandidateTexts(chosen.texts, torch.stack(rows), chosen.key)
-
-    def embed(self, text: str) -> torch.Tensor:
-        """Return the embedding [D] of a text, as the templates' mean has it; errors as of the encoder.
-
-        A text of the vocabulary needs no encoder.
-        """
-        vectors, places = self._places()
-        return vectors[places[text]] if text in places else self._encoded([text])[text]
-
-    def _read_vocabulary(self) -> CandidateTexts:
-        if self._store.count(schema.VOCABULARIES) == 0:
-            raise LabelError(
-                "the index holds no vocabulary to label with: name candidates, or run `csp-index label` first"
-            )
-        space = TextSpace(self._store, self._source, self._templates, self._refuse, keep=False)
-        found = vocabulary_texts(space, last_vocabulary(self._store))
-        _ = found.directions  # kept from now on
-        return found
-
-    def _refuse(self) -> LoadedEncoder:
-        raise LabelError(
-            f"the vocabulary used last has no embeddings of {self._source.name} in the index: "
-            "name candidates, or run `csp-index label` first"
-        )
-
-    def _places(self) -> tuple[torch.Tensor, dict[str, int]]:
-        """Return the embeddings of the vocabulary, if there is one, and the place of each text."""
-        try:
-            held = self.vocabulary()
-        except LabelError:
-            return torch.zeros(0, self._source.width), {}
-        return held.embeddings, self._vocabulary.get("places", lambda: {t: i for i, t in enumerate(held.texts)})
-
-    def _encoded(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Return the embedding [D] of every text by the encoder; those that were embedded lately are held."""
-        held = ((text, self._loose.find(text)) for text in texts)
-        found = {text: vector for text, vector in held if vector is not None}
-        new = [text for text in texts if text not in found]
-        if new:
-            encoder = self._load()
-            with self._encoding:
-                found |= zip(new, encoder.embed_texts(new, templates(self._templates)), strict=True)
-                for text in new:
-                    self._loose.put(text, found[text].clone())
-        return found
 
 
 @dataclass(frozen=True, slots=True)
