@@ -232,28 +232,6 @@ def label_of(store: Store, selection: Selection, neuron: int, method: str | None
     ]
 
 
-def stored_vectors(store: Store, selection: Selection, method: str, images: int) -> torch.Tensor | None:
-    """Return the concept vectors [M, D] the newest label run over the whole layer and `images` images left, if any."""
-    table = schema.concepts_table(selection.source.name)
-    if not store.has(table):
-        return None
-    where = f"{catalog.layer_filter(selection.target)} AND method = {catalog.sql_text(method)} AND images = {images}"
-    runs = store.read(table, ["settings_hash", "run_id"], where).group_by("settings_hash")
-    whole = [
-        row
-        for row in runs.aggregate([("run_id", "count"), ("run_id", "max")]).to_pylist()
-        if row["run_id_count"] == selection.target.neurons
-    ]
-    if not whole:
-        return None
-    newest = max(whole, key=lambda row: str(row["run_id_max"]))["settings_hash"]
-    rows = store.read(table, ["neuron", "vector"], f"{where} AND settings_hash = {catalog.sql_text(newest)}").sort_by(
-        "neuron"
-    )
-    flat = rows["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return torch.from_numpy(flat.reshape(-1, selection.source.width).copy())
-
-
 def _from_rows(selection: Selection, label_rows: pa.Table, example_rows: pa.Table, top: int) -> dict[int, Label]:
     pairs: dict[tuple[str, int], list[ExamplePair]] = {}
     nearest = example_rows.filter(pc.equal(example_rows["neighbour"], 0)).select(["run_id", "neuron", *_PAIR])

@@ -187,16 +187,6 @@ def states_of(request: LabelRequest, examples: Examples) -> np.ndarray:
     return found
 
 
-def concept_vectors(
-    store: Store, selection: Selection, request: LabelRequest, context: ComputeContext | None = None
-) -> torch.Tensor:
-    """Return the concept vectors [M, D] of a method that has them; zero rows for dead neurons."""
-    row = scoring.method(request.method)
-    if row.vector is None:
-        raise LabelError(f"method {request.method} has no concept vector (these have: {', '.join(_with_vector())})")
-    return row.vector(gather(store, selection, request, context).evidence, request.scoring)
-
-
 def _describe(selection: Selection, request: LabelRequest, candidates_key: str, images: int) -> dict[str, object]:
     row = scoring.method(request.method)
     described: dict[str, object] = {
@@ -255,7 +245,3 @@ def check_texts(store: Store, selection: Selection, request: LabelRequest, texts
     if request.scoring.subtract_empty and texts.empty is None:
         raise LabelError("subtracting the empty template needs an encoder: arrays made elsewhere do not hold its text")
     check_request(store, selection, request)
-
-
-def _with_vector() -> list[str]:
-    return [name for name, row in scoring.FORMULAS.items() if row.vector]

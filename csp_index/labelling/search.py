@@ -1,7 +1,6 @@
 """Neurons by meaning: rank neurons by the cosine of their concept vector with a text or a picture.
 
-A layer labelled with CSP is ranked by the vectors that run kept; any other by the activation-weighted mean of its
-activating images minus the dataset's mean, computed on the spot. The result says which.
+A layer is ranked by the concept vectors that it has (`labelling.concept_vectors`). The result says which.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ import torch
 from csp_index.contrast.selection import Selection
 from csp_index.errors import SettingError
 from csp_index.labelling.candidates import TextSpace, embed_picture, template_key
-from csp_index.labelling.label_store import label_of, stored_vectors
-from csp_index.labelling.labels import concept_vectors
-from csp_index.labelling.request import LabelRequest
+from csp_index.labelling.concept_vectors import layer_vectors
+from csp_index.labelling.label_store import label_of
 from csp_index.models.prompt_templates import templates
 from csp_index.records import LayerKey
 from csp_index.store import catalog, schema
@@ -67,23 +65,17 @@ def search_neurons(
 ) -> pa.Table:
     """Return the `top` neurons nearest to a query vector [D], best first: neuron, score (cosine), method, label."""
     query = torch.nn.functional.normalize(query, dim=0)
-    found: list[tuple[float, LayerInfo, int, str]] = []
+    nearest: list[tuple[float, LayerInfo, int, str]] = []
     for target in targets:
-        selection = Selection(source, target, np.arange(target.neurons))
-        rows = catalog.neuron_rows(store, target)
-        kept = stored_vectors(store, selection, "csp", rows["images"][0].as_py())
-        if kept is not None:
-            method, vectors = "csp", kept
-        else:
-            method, vectors = "mean-centred", concept_vectors(store, selection, LabelRequest("mean-centred"))
-        alive = torch.from_numpy(rows["max"].to_numpy() > 0)
-        scores = (vectors @ query).masked_fill(~alive, -torch.inf)
+        concepts = layer_vectors(store, source, target)
+        alive = torch.from_numpy(catalog.neuron_rows(store, target)["max"].to_numpy() > 0)
+        scores = (concepts.vectors @ query).masked_fill(~alive, -torch.inf)
         order = scores.sort(dim=0, descending=True, stable=True).indices[:top].tolist()
-        found += [(float(scores[n]), target, n, method) for n in order if alive[n]]
-    found.sort(key=lambda row: -row[0])
-    answer = []
-    for score, target, neuron, method in found[:top]:
+        nearest += [(float(scores[n]), target, n, concepts.method) for n in order if alive[n]]
+    nearest.sort(key=lambda row: -row[0])
+    rows = []
+    for score, target, neuron, method in nearest[:top]:
         label = label_of(store, Selection(source, target, np.array([neuron])), neuron, top=1)
         row = {"neuron": f"{target.key}/{neuron}", "score": score, "method": method}
-        answer.append(row | {"label": label and label.text, "labelled_by": label and label.method})
-    return pa.Table.from_pylist(answer, schema=_SCHEMA)
+        rows.append(row | {"label": label and label.text, "labelled_by": label and label.method})
+    return pa.Table.from_pylist(rows, schema=_SCHEMA)

@@ -16,11 +16,9 @@ import torch
 
 from csp_index.contrast.selection import Selection
 from csp_index.errors import ProposerError
+from csp_index.labelling.concept_vectors import comparable_vectors
 from csp_index.labelling.label_rule import read_rule
-from csp_index.labelling.label_store import stored_vectors
-from csp_index.labelling.labels import concept_vectors
 from csp_index.labelling.methods import controls
-from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.vocabularies import clean_text
 from csp_index.ordering import leaders_of
 from csp_index.proposers.proposer import Answer
@@ -28,7 +26,6 @@ from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
 
-_FALLBACK = "mean-centred"
 _ROWS = 1024  # neurons compared at once
 
 
@@ -55,7 +52,7 @@ def related_answers(
     """
     started = time.perf_counter()
     others = _labelled(store, selection.target, top)
-    method, vectors = _vectors(store, source, [selection.target, *(other.target for other in others)])
+    method, vectors = comparable_vectors(store, source, [selection.target, *(other.target for other in others)])
     alive = torch.from_numpy(selection.statistics(store)["max"].to_numpy() > 0)
     own = next(vectors)[torch.from_numpy(selection.neurons)] * alive[:, None]
     cosines, layers, places = _nearest(own, [next(vectors)[torch.from_numpy(o.neurons)] for o in others], neighbours)
@@ -114,16 +111,6 @@ def _labelled(store: Store, target: LayerInfo, top: int) -> list[_Labelled]:
         )
         raise ProposerError(f"no layer of the index but {target.key} has labels to take candidates from: {do}")
     return others
-
-
-def _vectors(store: Store, source: EncoderInfo, targets: Sequence[LayerInfo]) -> tuple[str, Iterator[torch.Tensor]]:
-    """Return by what method the concept vectors of all layers are, the same for all, and the vectors layer by layer."""
-    selections = [Selection(source, target, np.arange(target.neurons)) for target in targets]
-    kept = [stored_vectors(store, selection, "csp", selection.images(store)) for selection in selections]
-    whole = [vectors for vectors in kept if vectors is not None]
-    if len(whole) == len(selections):
-        return "csp", iter(whole)
-    return _FALLBACK, (concept_vectors(store, selection, LabelRequest(_FALLBACK)) for selection in selections)
 
 
 def _nearest(

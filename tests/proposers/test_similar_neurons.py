@@ -13,9 +13,7 @@ import pytest
 from csp_index import Index, open_index
 from csp_index.contrast.selection import Selection
 from csp_index.errors import ProposerError
-from csp_index.labelling.label_store import stored_vectors
-from csp_index.labelling.labels import concept_vectors
-from csp_index.labelling.request import LabelRequest
+from csp_index.labelling.concept_vectors import mean_centred_vectors, stored_vectors
 from csp_index.proposers.similar_neurons import related_answers, related_revision
 from csp_index.records import LayerKey
 from csp_index.store import catalog
@@ -81,7 +79,7 @@ def test_labels_come_from_the_most_similar_neurons_of_other_layers(built, whole)
         asked = selection(built, layer)
         found = stored_vectors(built.store, asked, "csp", 40)
         if not whole:
-            found = concept_vectors(built.store, asked, LabelRequest("mean-centred"))
+            found = mean_centred_vectors(built.store, asked)
         vectors[layer] = found.numpy()
     answers = ask(built, "net/concepts", neighbours=4, top=2)
     assert [answer.neuron.neuron for answer in answers] == list(range(fakes.NEURONS))

@@ -17,12 +17,9 @@ from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.embeddings import Embeddings, all_embeddings
 from csp_index.contrast.makers import makers
 from csp_index.contrast.neighbour_lists import listed
-from csp_index.contrast.selection import Selection
 from csp_index.errors import CspIndexError, EncoderError, LabelError, MissingError, NetworkError
 from csp_index.labelling.candidates import CandidateTexts
-from csp_index.labelling.label_store import stored_vectors
-from csp_index.labelling.labels import concept_vectors
-from csp_index.labelling.request import LabelRequest
+from csp_index.labelling.concept_vectors import layer_vectors
 from csp_index.lru_cache import LRUCache
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.index_models import Models, by_network
@@ -170,13 +167,9 @@ class Loaded:
         return info
 
     def _concepts_of(self, target: LayerInfo) -> Concepts:
-        rows = catalog.neuron_rows(self._store, target)
-        selection = Selection(self._source, target, np.arange(target.neurons))
-        method, vectors = "csp", stored_vectors(self._store, selection, "csp", rows["images"][0].as_py())
-        if vectors is None:
-            method = "mean-centred"
-            vectors = concept_vectors(self._store, selection, LabelRequest(method))
-        return Concepts(method, vectors.numpy(), rows["max"].to_numpy() > 0)
+        concepts = layer_vectors(self._store, self._source, target)
+        alive = catalog.neuron_rows(self._store, target)["max"].to_numpy() > 0
+        return Concepts(concepts.method, concepts.vectors.numpy(), alive)
 
     def _encoder(self) -> LoadedEncoder:
         """Return the encoder the index was built with; what keeps it away is told to everyone who asks."""
