@@ -72,13 +72,15 @@ def gather_examples(
     *,
     contrast: bool = True,
     context: ComputeContext | None = None,
+    activating: Examples | None = None,
 ) -> Examples:
     """Return the example sets of the selected neurons; `contrast=False` leaves the contrastive sets empty.
 
-    Images that have to be made are made here, by `context.derive`.
+    Images that have to be made are made here, by `context.derive`. `activating` are the activating sets of a caller
+    that has read them.
     """
     context = context or ComputeContext()
-    found = replace(activating_sets(selection.statistics(store), options), images=selection.images(store))
+    found = activating_examples(store, selection, options) if activating is None else activating
     if not contrast:
         context.tell("contrastive images: none, the method does not look at any")
         return found
@@ -107,12 +109,13 @@ def _sum(counts: Sequence[torch.Tensor]) -> torch.Tensor | None:
     return torch.stack(list(counts)).sum(0) if counts else None
 
 
-def with_plan(store: Store, selection: Selection, options: ExampleOptions, context: ComputeContext) -> ComputeContext:
+def with_plan(
+    store: Store, selection: Selection, activating: Examples, options: ExampleOptions, context: ComputeContext
+) -> ComputeContext:
     """Return the context with its search plan made, if nearest silent images are requested."""
     if "nearest" not in options.kinds:
         return context
-    found = replace(activating_sets(selection.statistics(store), options), images=selection.images(store))
-    return replace(context, plan=choose(_query(store, selection, found, options, context), context.search))
+    return replace(context, plan=choose(_query(store, selection, activating, options, context), context.search))
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +238,11 @@ def _query(
     return NearestQuery(
         store, selection, vectors, found.activating, found.thresholds, found.images, options, device, context.keep
     )
+
+
+def activating_examples(store: Store, selection: Selection, options: ExampleOptions) -> Examples:
+    """Return the activating sets of the selection's neurons, without contrastive sets."""
+    return replace(activating_sets(selection.statistics(store), options), images=selection.images(store))
 
 
 def activating_sets(rows: pa.Table, options: ExampleOptions) -> Examples:

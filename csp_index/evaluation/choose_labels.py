@@ -18,8 +18,8 @@ from csp_index.evaluation.perturbed_copies import PERTURBATIONS, Copies, perturb
 from csp_index.evaluation.split import Split, draw_split
 from csp_index.labelling import scoring
 from csp_index.labelling.candidates import CandidateTexts
-from csp_index.labelling.label_store import KEPT
-from csp_index.labelling.labels import NeuronScores, score_neurons
+from csp_index.labelling.label_values import KEPT
+from csp_index.labelling.pipeline import NeuronScores, Pipeline
 from csp_index.labelling.request import make_request
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.networks import LoadedNetwork
@@ -91,8 +91,8 @@ class Chooser:
         """Return what a method scores all candidates."""
         request = make_request(choice.method, self.selection.source, _RANKED, {**self.defaults, **choice.options})
         made = any(kind in self.derive for kind in request.examples.kinds)
-        context = ComputeContext(self.device, keep=made, derive=self.derive)
-        return score_neurons(self.store, self.selection, request, self.candidates, context)
+        pipeline = Pipeline(self.store, ComputeContext(self.device, keep=made, derive=self.derive))
+        return pipeline.scores(self.selection, request, self.candidates)
 
     def choose(self, choice: MethodChoice) -> ChosenLabels:
         """Return the labels that a method chooses."""

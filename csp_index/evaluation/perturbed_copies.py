@@ -18,7 +18,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from csp_index.errors import EvaluationError
 from csp_index.images.decode import ImageFailure, read_images
 from csp_index.labelling import scoring
-from csp_index.labelling.labels import NeuronScores
+from csp_index.labelling.pipeline import NeuronScores
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.networks import LoadedNetwork
 from csp_index.records import Progress

@@ -18,7 +18,8 @@ from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError
 from csp_index.labelling.candidate_mix import Proposals, checked_kinds, joined, read_proposals
 from csp_index.labelling.candidates import Candidates, CandidateTexts, TextSpace, named_vocabulary
-from csp_index.labelling.labels import NeuronScores, check_texts, score_neurons
+from csp_index.labelling.labels import check_texts
+from csp_index.labelling.pipeline import NeuronScores, Pipeline
 from csp_index.labelling.request import LabelRequest
 from csp_index.ordering import leaders_of
 from csp_index.records import LabelScore, LabelState, NeuronKey
@@ -118,13 +119,14 @@ def check_neurons(
         raise LabelError("candidates are checked against a vocabulary, not against arrays made elsewhere: name one")
     store = space.store
     vocabulary = named_vocabulary(store, given)
+    pipeline = Pipeline(store, context or ComputeContext())
     found: list[CandidateCheck] = []
     for selection in selections:
         proposals = read_proposals(store, selection.target, checked_kinds(store, selection.target, kinds))
         with store.write_lock() if space.keep else nullcontext():
             texts = joined(space, vocabulary, proposals)
-        check_texts(store, selection, request, texts)
-        found += _checks(selection, proposals, texts, score_neurons(store, selection, request, texts, context))
+        check_texts(selection, request, texts)
+        found += _checks(selection, proposals, texts, pipeline.scores(selection, request, texts))
     return CandidateChecks(tuple(found))
 
 

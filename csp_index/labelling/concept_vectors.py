@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from csp_index.contrast.selection import Selection
-from csp_index.labelling.gather import gather
+from csp_index.labelling.pipeline import Pipeline
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.scoring import mean_centred_terms, vectors_of_terms
 from csp_index.store import catalog, schema
@@ -57,7 +57,7 @@ def comparable_vectors(
 def mean_centred_vectors(store: Store, selection: Selection) -> torch.Tensor:
     """Return the weighted means [M, D] of activating images minus the dataset's mean, at unit length."""
     request = LabelRequest(_COMPUTED)
-    return vectors_of_terms(mean_centred_terms, gather(store, selection, request).evidence, request.scoring)
+    return vectors_of_terms(mean_centred_terms, Pipeline(store).evidence(selection, request).evidence, request.scoring)
 
 
 def stored_vectors(store: Store, selection: Selection, method: str, images: int) -> torch.Tensor | None:

@@ -13,68 +13,43 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from csp_index.contrast.examples import Examples, quality_of
 from csp_index.contrast.selection import Selection
 from csp_index.labelling.confidence import Confidence
 from csp_index.labelling.label_rule import LabelRule, read_rule
+from csp_index.labelling.label_values import ExampleSummary, Ranking, label_notes, stored_pairs
 from csp_index.labelling.request import LabelRequest
 from csp_index.records import ExamplePair, Label, LabelScore, LabelState, rivals_of
 from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
 
-STORED_NEIGHBOURS = 5  # nearest contrastive images stored with each activating one, whatever the method looks at
-KEPT = 20  # candidates stored with each neuron, or more where more are asked for
 _SCORE = ("text", "score", "score_low", "score_high", "confidence")
 _PAIR = tuple(field.name for field in fields(ExamplePair))
-_NOTES = {
-    "dead": "never fires above the floor on the indexed images",
-    "no-contrast": "no image activates it less than the threshold (or filters left none); this method needs one",
-    "no-candidates": "no candidate was named for it: run `csp-index candidates`, or add the vocabulary to --candidates",
-}
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """Freshly computed labels as the tables that will be stored."""
+class LabelRows:
+    """Computed labels as the tables that are stored."""
 
-    label_rows: pa.Table
-    example_rows: pa.Table
+    labels: pa.Table
+    examples: pa.Table
     vectors: torch.Tensor | None
     images: int
 
-    def labels(self, selection: Selection, top: int) -> dict[int, Label]:
-        """Return the labels by neuron."""
-        return _from_rows(selection, self.label_rows, self.example_rows, top)
+
+def rows_of(ranking: Ranking, summary: ExampleSummary, run_id: str, hashed: str) -> LabelRows:
+    """Return the rows of the labels of a ranking, made by a run under its settings hash."""
+    rows = _label_rows(ranking, label_notes(ranking, summary), run_id, hashed)
+    return LabelRows(rows, _example_rows(ranking, run_id), ranking.vectors, ranking.examples.images)
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """The best candidates of M neurons, best first: scores and places in `texts` [M, R], each neuron's state [M].
-
-    `confidence` covers the first of them, KEPT at most. Of a neuron with fewer than R candidates, `available` [M], only
-    the first ones are its own.
-    """
-
-    scores: torch.Tensor
-    places: torch.Tensor
-    texts: Sequence[str]
-    states: np.ndarray
-    confidence: Confidence | None
-    available: np.ndarray
-
-
-def label_rows_of(
-    selection: Selection, request: LabelRequest, examples: Examples, ranking: Ranking, run_id: str, hashed: str
-) -> pa.Table:
+def _label_rows(ranking: Ranking, notes: Sequence[str], run_id: str, hashed: str) -> pa.Table:
     """Return the rows of the `labels` table: the best candidates of labelled neurons, one bare row for the others."""
-    states, texts = ranking.states, ranking.texts
-    labelled = states == "labelled"
-    counts = np.where(labelled, np.minimum(ranking.places.shape[1], ranking.available), 1)
+    selection, states, texts = ranking.selection, ranking.states, ranking.texts
+    counts = np.where(states == "labelled", ranking.counts, 1)
     owner = np.repeat(np.arange(len(states)), counts)
     rank = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
     place = ranking.places.numpy()[owner, rank]
-    bare = ~labelled[owner]
-    notes = notes_of(request, examples, states)
+    bare = states[owner] != "labelled"
     size = len(owner)
     columns = {
         "run_id": pa.array([run_id] * size),
@@ -82,7 +57,7 @@ def label_rows_of(
         "model": pa.array([selection.target.key.model] * size),
         "layer": pa.array([selection.target.key.layer] * size),
         "neuron": pa.array(selection.neurons[owner].astype(np.int32)),
-        "method": pa.array([request.method] * size),
+        "method": pa.array([ranking.request.method] * size),
         "state": pa.array(states[owner].tolist()),
         "rank": pa.array(np.where(bare, -1, rank).astype(np.int32)),
         "text": pa.array([None if none else texts[at] for none, at in zip(bare, place, strict=True)], pa.string()),
@@ -94,14 +69,14 @@ def label_rows_of(
 
 
 def _confidence_columns(
-    found: Confidence | None, owner: np.ndarray, rank: np.ndarray, bare: np.ndarray
+    confidence: Confidence | None, owner: np.ndarray, rank: np.ndarray, bare: np.ndarray
 ) -> dict[str, pa.Array]:
-    """Return the columns that tell how far each row can be trusted; null where nothing can be told."""
-    if found is None:
+    """Return the columns that say how far each row can be trusted; null where nothing is known."""
+    if confidence is None:
         empty = pa.nulls(len(owner), pa.float64())
         absent = pa.nulls(len(owner), pa.bool_())
         return {"score_low": empty, "score_high": empty, "confidence": empty, "uncertain": absent}
-    width = found.share.shape[1]
+    width = confidence.share.shape[1]
     beyond = bare | (rank >= width)
 
     def column(values: torch.Tensor) -> pa.Array:
@@ -109,83 +84,60 @@ def _confidence_columns(
         return pa.array(chosen, mask=beyond | np.isnan(chosen))
 
     return {
-        "score_low": column(found.low),
-        "score_high": column(found.high),
-        "confidence": column(found.share),
-        "uncertain": pa.array(found.uncertain.numpy()[owner], mask=bare | (rank > 0)),
+        "score_low": column(confidence.low),
+        "score_high": column(confidence.high),
+        "confidence": column(confidence.share),
+        "uncertain": pa.array(confidence.uncertain.numpy()[owner], mask=bare | (rank > 0)),
     }
 
 
-def notes_of(request: LabelRequest, examples: Examples, states: np.ndarray) -> list[str]:
-    """Return what there is to say of the evidence of M neurons in these states [M]; "" where all is as asked."""
-    fired = (examples.activating >= 0).sum(1).tolist()
-    asked, rough = request.examples.examples, examples.approximate
-    poor = quality_of(examples).notes()
-    return [_note(state, n, asked, rough, why) for state, n, why in zip(states, fired, poor, strict=True)]
-
-
-def _note(state: str, fired: int, asked: int, approximate: bool, poor: str) -> str:
-    if state in _NOTES:
-        return _NOTES[state]
-    notes = [f"{fired} activating images, {asked} asked for"] if fired < asked else []
-    notes += ["contrastive images by vector index, approximate"] if approximate else []
-    return "; ".join([*notes, poor] if poor else notes)
-
-
-def example_rows_of(selection: Selection, request: LabelRequest, examples: Examples, run_id: str) -> pa.Table:
-    """Return the rows of the `examples` table: one an (activating, contrastive) pair, a few of each kind.
+def _example_rows(ranking: Ranking, run_id: str) -> pa.Table:
+    """Return the rows of the `examples` table: one per (activating, contrastive) pair, a few of each kind.
 
     An activating image without any partner has a row, too.
     """
-    kinds = examples.kinds or request.examples.kinds
-    present = examples.contrastive >= 0
-    each = examples.of_each_kind
-    shown = present & (torch.arange(present.shape[2]) % each < STORED_NEIGHBOURS)
-    shown[..., 0] |= ~present.any(2)
-    neuron, rank, slot = (shown & (examples.activating >= 0)[..., None]).nonzero(as_tuple=True)
-    neighbour = (shown.cumsum(2) - 1)[neuron, rank, slot]
-    contrast = examples.contrastive[neuron, rank, slot]
+    selection, examples = ranking.selection, ranking.examples
+    kinds = examples.kinds or ranking.request.examples.kinds
+    pairs = stored_pairs(examples)
+    neuron, rank, at = pairs.neuron, pairs.rank, (pairs.neuron, pairs.rank, pairs.slot)
+    contrast = examples.contrastive[at]
     absent = (contrast < 0).numpy()
     size = len(neuron)
-
-    def paired(values: torch.Tensor) -> pa.Array:
-        return pa.array(values[neuron, rank, slot].numpy(), mask=absent)
-
     columns = {
         "run_id": pa.array([run_id] * size),
         "model": pa.array([selection.target.key.model] * size),
         "layer": pa.array([selection.target.key.layer] * size),
         "neuron": pa.array(examples.neurons[neuron].numpy().astype(np.int32)),
-        "kind": pa.array(kinds).take(pa.array((slot // each).numpy())),
+        "kind": pa.array(kinds).take(pa.array((pairs.slot // examples.of_each_kind).numpy())),
         "rank": pa.array(rank.numpy().astype(np.int32)),
-        "neighbour": pa.array(neighbour.numpy().astype(np.int32)),
+        "neighbour": pa.array(pairs.neighbour.numpy().astype(np.int32)),
         "image_id": pa.array(examples.activating[neuron, rank].numpy()),
         "activation": pa.array(examples.activations[neuron, rank].numpy()),
         "contrast_id": pa.array(contrast.numpy(), mask=absent),
-        "contrast_activation": paired(examples.contrast_activations),
-        "similarity": paired(examples.similarities),
+        "contrast_activation": pa.array(examples.contrast_activations[at].numpy(), mask=absent),
+        "similarity": pa.array(examples.similarities[at].numpy(), mask=absent),
         "threshold": pa.array(examples.thresholds[neuron].numpy()),
         "encoder": pa.array([selection.source.name] * size),
     }
     return pa.table(columns, schema=schema.table_schema(schema.EXAMPLES))
 
 
-def write_labels(store: Store, selection: Selection, made: Made, hashed: str) -> None:
-    """Store labels and what they rest on; the label rows come last, so a label that can be read is whole."""
+def write_labels(store: Store, selection: Selection, rows: LabelRows, hashed: str) -> None:
+    """Store labels, their examples and concept vectors; label rows come last, so one that can be read is whole."""
     names = ",".join(map(str, selection.neurons.tolist()))
     same = f"settings_hash = {catalog.sql_text(hashed)} AND neuron IN ({names})"
     _delete_orphans(store, selection, same, names)
-    store.append(schema.EXAMPLES, made.example_rows)
-    if made.vectors is not None:
+    store.append(schema.EXAMPLES, rows.examples)
+    if rows.vectors is not None:
         table = schema.concepts_table(selection.source.name)
         store.delete(table, same)
-        rows = made.label_rows.filter(pc.less_equal(made.label_rows["rank"], 0))
-        values = pa.FixedSizeListArray.from_arrays(pa.array(made.vectors.reshape(-1).numpy()), selection.source.width)
-        columns = [rows[name] for name in ("run_id", "settings_hash", "model", "layer", "neuron", "method")]
-        columns.append(pa.array([made.images] * rows.num_rows, pa.int64()))
+        first = rows.labels.filter(pc.less_equal(rows.labels["rank"], 0))
+        values = pa.FixedSizeListArray.from_arrays(pa.array(rows.vectors.reshape(-1).numpy()), selection.source.width)
+        columns = [first[name] for name in ("run_id", "settings_hash", "model", "layer", "neuron", "method")]
+        columns.append(pa.array([rows.images] * first.num_rows, pa.int64()))
         store.append(table, pa.table([*columns, values], schema=schema.concepts_schema(selection.source.width)))
     store.delete(schema.LABELS, same)
-    store.append(schema.LABELS, made.label_rows)
+    store.append(schema.LABELS, rows.labels)
 
 
 def _delete_orphans(store: Store, selection: Selection, same: str, names: str) -> None:

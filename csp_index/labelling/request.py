@@ -1,4 +1,4 @@
-"""A request for labels: the method, its options, how many candidates to return; made from loose options, checked."""
+"""A request for labels: the method, its options, and how many candidates to return; built from loose options."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError, SettingError
 from csp_index.labelling import scoring
 from csp_index.labelling.methods import check_method, default_method, methods_with
+from csp_index.labelling.scoring import ScoringMethod
 from csp_index.records import ExampleOptions, ScoringOptions
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.tables import Store
@@ -19,7 +20,7 @@ from csp_index.store.tables import Store
 
 @dataclass(frozen=True, slots=True)
 class LabelRequest:
-    """What is asked of neurons: the method, its options, and how many candidates to return."""
+    """How neurons are labelled: the method, its options, and how many candidates to return."""
 
     method: str
     examples: ExampleOptions = field(default_factory=ExampleOptions)
@@ -30,6 +31,19 @@ class LabelRequest:
         scoring.method(self.method)
         if self.top < 1:
             raise LabelError(f"top is {self.top}: expected at least 1")
+
+    @property
+    def formula(self) -> ScoringMethod:
+        """The formula of the method."""
+        return scoring.method(self.method)
+
+    @property
+    def dataset_scale(self) -> float | None:
+        """The scale at which the method needs the labels' share of the whole dataset; None where it needs none.
+
+        Raises LabelError where that is the encoder's scale, and none is known.
+        """
+        return self.formula.background(self.scoring)
 
 
 def make_request(method: str | None, source: EncoderInfo, top: int, options: Mapping[str, Any]) -> LabelRequest:
@@ -44,24 +58,24 @@ def make_request(method: str | None, source: EncoderInfo, top: int, options: Map
     unknown = sorted(set(options) - examples - scores)
     if unknown:
         raise SettingError(f"option {unknown[0]!r} is unknown (has: {', '.join(sorted(examples | scores))})")
-    given = {name: value for name, value in options.items() if value is not None}
-    formula = ScoringOptions(**{k: given[k] for k in given.keys() & scores})
+    values = {name: value for name, value in options.items() if value is not None}
+    formula = ScoringOptions(**{k: values[k] for k in values.keys() & scores})
     if formula.logit_scale is None and source.logit_scale is not None:
         formula = replace(formula, logit_scale=source.logit_scale)
     if method is None:
         method = default_method(formula.logit_scale)
-        _check_read(method, given.keys())
+        _check_read(method, values.keys())
     info = scoring.method(method).info
     defaults = {"examples": info.examples, "neighbours": info.neighbours}
-    chosen = ExampleOptions(**defaults | {k: given[k] for k in given.keys() & examples})
+    sets = ExampleOptions(**defaults | {k: values[k] for k in values.keys() & examples})
     if info.contrast is not None:
-        chosen = replace(chosen, contrast=info.contrast)
-    return LabelRequest(method, chosen, formula, top)
+        sets = replace(sets, contrast=info.contrast)
+    return LabelRequest(method, sets, formula, top)
 
 
-def _check_read(method: str, given: Iterable[str]) -> None:
-    """Refuse options that the default method ignores: whoever gives them has another method in mind."""
-    for option in given:
+def _check_read(method: str, options: Iterable[str]) -> None:
+    """Refuse options that the default method ignores: a caller who sets them has another method in mind."""
+    for option in options:
         readers = methods_with(option)
         if readers and method not in readers:
             raise SettingError(
@@ -71,15 +85,15 @@ def _check_read(method: str, given: Iterable[str]) -> None:
 
 
 def check_request(store: Store, selection: Selection, request: LabelRequest) -> None:
-    """Refuse a request that lacks the encoder's scale, or asks for more examples than are kept; reads one neuron."""
-    scoring.method(request.method).background(request.scoring)
+    """Refuse a request that lacks the encoder's scale, or more examples than the index keeps; reads one neuron."""
+    _ = request.dataset_scale
     activating_sets(selection.statistics(store).slice(0, 1), request.examples)
 
 
 def examples_described(options: ExampleOptions) -> dict[str, object]:
-    """Return the options that count: those of the synthetic kind only where it is asked for."""
-    given = asdict(options)
+    """Return the options that count: those of the synthetic kind only where it is requested."""
+    values = asdict(options)
     if "synthetic" not in options.kinds:
         for name in CONTRAST_KINDS["synthetic"].options:
-            del given[name]
-    return given
+            del values[name]
+    return values

@@ -10,7 +10,7 @@ from fakes import write_arrays
 from csp_index import open_index
 from csp_index.contrast.selection import Selection, draw_pool
 from csp_index.labelling.candidates import read_text_arrays
-from csp_index.labelling.labels import score_neurons
+from csp_index.labelling.pipeline import Pipeline
 from csp_index.labelling.request import make_request
 from csp_index.records import LayerKey
 from csp_index.store import catalog
@@ -56,8 +56,8 @@ def test_statistics_over_a_pool_equal_those_of_an_index_of_its_images(halves):
 def test_labels_from_a_pool_equal_those_of_an_index_of_its_images(halves, method):
     whole, part, mask, texts = halves
     request = make_request(method, catalog.encoder(whole.store), 5, {"examples": 10})
-    found = score_neurons(whole.store, subject_of(whole, mask), request, texts)
-    expected = score_neurons(part.store, subject_of(part), request, texts)
+    found = Pipeline(whole.store).scores(subject_of(whole, mask), request, texts)
+    expected = Pipeline(part.store).scores(subject_of(part), request, texts)
     torch.testing.assert_close(found.scored.scores, expected.scored.scores, atol=1e-5, rtol=1e-5)
     assert found.states.tolist() == expected.states.tolist()
     ids = np.append(mask.nonzero()[0], -1)
@@ -68,6 +68,6 @@ def test_labels_from_a_pool_equal_those_of_an_index_of_its_images(halves, method
 def test_random_contrast_stays_in_the_pool(halves):
     whole, _, mask, texts = halves
     request = make_request("csp", catalog.encoder(whole.store), 5, {"examples": 10, "contrast": "random"})
-    chosen = score_neurons(whole.store, subject_of(whole, mask), request, texts).examples.contrastive
+    chosen = Pipeline(whole.store).scores(subject_of(whole, mask), request, texts).examples.contrastive
     assert mask[chosen[chosen >= 0].numpy()].all()
     assert (chosen[0] >= 0).all()

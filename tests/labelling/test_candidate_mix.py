@@ -22,8 +22,8 @@ from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError, SettingError
 from csp_index.labelling.candidate_mix import Mix, mixed_candidates, read_proposals, stored_kinds
 from csp_index.labelling.candidates import CandidateTexts, Ownership, TextSpace
-from csp_index.labelling.labels import score_neurons
 from csp_index.labelling.methods import METHODS
+from csp_index.labelling.pipeline import Pipeline
 from csp_index.labelling.request import make_request
 from csp_index.ordering import leaders_of
 from csp_index.records import LayerKey
@@ -148,7 +148,7 @@ def test_only_own_candidates_lead_where_few_are_looked_at_closely(built):
     space = TextSpace(built.store, catalog.encoder(built.store), "none", fakes.encoder, keep=False)
     candidates, _ = mixed_candidates(space, target(built), Mix(("vlm",)), None)
     asked = Selection(space.source, target(built), np.array([0, 1]))
-    found = score_neurons(built.store, asked, make_request("consensus", space.source, 5, {}), candidates())
+    found = Pipeline(built.store).scores(asked, make_request("consensus", space.source, 5, {}), candidates())
     looked_at = found.evidence.response.precision > 0
     assert looked_at[0, :2].all()
     assert looked_at[1, 2:].sum() == 24

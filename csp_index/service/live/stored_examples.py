@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from csp_index.contrast.examples import Examples, activating_sets
+from csp_index.contrast.examples import Examples, activating_examples
 from csp_index.contrast.selection import Selection
-from csp_index.labelling.label_store import STORED_NEIGHBOURS
+from csp_index.labelling.label_values import STORED_NEIGHBOURS
 from csp_index.labelling.request import examples_described
 from csp_index.records import ExampleOptions
 from csp_index.service.layer_table import Pairs
@@ -43,8 +43,8 @@ def stored_sets(snapshot: Snapshot, selection: Selection, options: ExampleOption
         if run is None:
             return None
         chosen.append(run)
-    found = activating_sets(selection.statistics(snapshot.store), options)
-    return _filled(pairs, replace(found, images=images, kinds=options.kinds), chosen, options.neighbours)
+    activating = activating_examples(snapshot.store, selection, options)
+    return _filled(pairs, replace(activating, kinds=options.kinds), chosen, options.neighbours)
 
 
 def _answers(run: dict[str, Any] | None, selection: Selection, options: ExampleOptions, images: int) -> bool:

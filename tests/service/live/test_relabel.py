@@ -12,7 +12,7 @@ from fakes import write_arrays, write_images
 
 from csp_index.errors import LabelError, MissingError, SettingError
 from csp_index.index import Index, NetworkSource, open_index
-from csp_index.labelling import gather
+from csp_index.labelling import pipeline
 from csp_index.labelling.candidates import read_text_arrays
 from csp_index.records import Label, NeuronKey
 from csp_index.service.config import ServiceSettings
@@ -107,17 +107,17 @@ def test_moving_a_knob_of_the_formula_gathers_nothing_anew(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, index: Index
 ) -> None:
     engine.relabel(LabelQuery(neurons(1), "csp", examples=7))
-    monkeypatch.setattr("csp_index.service.live.relabel.gather", None)
-    for gamma in (0.1, 0.9):
-        query = LabelQuery(neurons(1), "csp", examples=7, gamma=gamma)
-        assert answered(engine, query) == expected(index, query)
+    queries = [LabelQuery(neurons(1), "csp", examples=7, gamma=gamma) for gamma in (0.1, 0.9)]
+    wanted = [expected(index, query) for query in queries]
+    monkeypatch.setattr(pipeline, "read_evidence", None)
+    assert [answered(engine, query) for query in queries] == wanted
     with pytest.raises(TypeError):
         engine.relabel(LabelQuery(neurons(1), "csp", examples=8))
 
 
 def test_the_dataset_is_gone_over_once_for_the_same_candidates(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.relabel(LabelQuery(neurons(1), method="pmi"))
-    monkeypatch.setattr("csp_index.service.live.relabel.dataset_share", None)
+    monkeypatch.setattr(pipeline, "dataset_share", None)
     engine.relabel(LabelQuery(neurons(2), method="pmi"))
     engine.relabel(LabelQuery(neurons(2), method="contrastive-pmi"))
     with pytest.raises(TypeError):
@@ -248,7 +248,7 @@ def test_sets_that_a_run_kept_are_read_back(index: Index, engine: Engine, monkey
     query = LabelQuery(neurons(0, 4), "csp", examples=7, gamma=0.35)
     wanted = expected(index, query)
     fresh = Engine(Snapshot(index.uri), ServiceSettings())
-    monkeypatch.setattr(gather, "gather_examples", None)  # nothing is looked for anew
+    monkeypatch.setattr(pipeline, "gather_examples", None)  # nothing is looked for anew
     assert answered(fresh, query) == wanted
     for other in ({"examples": 31}, {"threshold": "quantile:0.3"}, {"contrast": "random"}, {"neighbours": 2}):
         with pytest.raises(TypeError):

@@ -1,0 +1,261 @@
+"""The one labelling pipeline: example sets, evidence, texts, the dataset's share, response, scores, ranking, labels.
+
+`label_neurons`, the check of candidates, evaluation and the live service label through it. What a step computes is
+remembered by the `Memory` that the caller passes; without one, nothing outlives a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, fields, replace
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from csp_index.contrast.context import ComputeContext
+from csp_index.contrast.embeddings import release
+from csp_index.contrast.examples import Examples, gather_examples
+from csp_index.contrast.selection import Selection
+from csp_index.labelling import scoring
+from csp_index.labelling.candidates import CandidateTexts, Ownership
+from csp_index.labelling.confidence import Confidence, bootstrap
+from csp_index.labelling.evidence import Evidence
+from csp_index.labelling.gather import dataset_response, dataset_share, read_evidence
+from csp_index.labelling.label_values import KEPT, ExampleSummary, Ranking, example_summary
+from csp_index.labelling.request import LabelRequest
+from csp_index.labelling.response import Response
+from csp_index.labelling.scoring import Scored
+from csp_index.ordering import leaders_of
+from csp_index.records import ExampleOptions
+from csp_index.store.tables import Store
+
+_MANY = 256  # neurons; those who label fewer label others soon, and need the embeddings again
+
+Value = TypeVar("Value")
+
+
+class Memory(Protocol):
+    """Remembers results of steps. Keys name all that a result depends on but the store, which must not change."""
+
+    def examples(self, key: Hashable, make: Callable[[], Value], size: Callable[[Value], int]) -> Value:
+        """Return what belongs to example sets: remembered, or made; `size` returns its bytes."""
+        ...
+
+    def dataset(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """Return the result of a pass over the whole dataset: remembered, or made."""
+        ...
+
+
+class NoMemory:
+    """Remembers nothing."""
+
+    def examples(self, key: Hashable, make: Callable[[], Value], size: Callable[[Value], int]) -> Value:
+        """Make the value."""
+        return make()
+
+    def dataset(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """Make the value."""
+        return make()
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleEvidence:
+    """Example sets of M neurons with the evidence they give, whatever the candidates: it has no texts."""
+
+    examples: Examples
+    evidence: Evidence
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory the tensors take."""
+        values = [getattr(record, part.name) for record in (self.examples, self.evidence) for part in fields(record)]
+        return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
+
+
+@dataclass(frozen=True, slots=True)
+class NeuronScores:
+    """The example sets of M neurons, the scores [M, C] that rest on them, and each neuron's label state [M].
+
+    The score of a candidate that is another neuron's is -inf; `own` says whose they are, None that all are everybody's.
+    """
+
+    request: LabelRequest
+    examples: Examples
+    evidence: Evidence
+    scored: Scored
+    states: np.ndarray
+    own: Ownership | None = None
+
+    @property
+    def available(self) -> torch.Tensor:
+        """How many candidates each neuron has, [M]."""
+        scores = self.scored.scores
+        if self.own is None:
+            return torch.full((len(scores),), scores.shape[1])
+        return self.own.available(self.examples.neurons)
+
+    def leaders(self, count: int) -> torch.Tensor:
+        """Return the places of the best candidates [M, count] at most, best first; others' may stand last."""
+        if self.own is not None:
+            count = max(1, min(count, int(self.available.max())))
+        return leaders_of(self.scored.scores, count)
+
+    def confidence(self, leaders: torch.Tensor) -> Confidence | None:
+        """Return the confidence in the best candidates [M, L], or None where no resamples are requested.
+
+        A neuron's only candidate always comes first, which says nothing: it has no rival to come before.
+        """
+        if self.request.scoring.bootstrap == 0:
+            return None
+        scores, options = self.scored.scores, self.request.scoring
+        result = bootstrap(self.request.method, self.evidence, options, scores, leaders)
+        alone = self.available < 2
+        share = result.share.masked_fill(alone[:, None], torch.nan)
+        return replace(result, share=share, uncertain=result.uncertain | alone)
+
+
+def _none_stored(selection: Selection, options: ExampleOptions) -> Examples | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The steps from neurons to labels over one store. Several threads may use it if its memory allows that.
+
+    `stored` returns example sets with contrast that an earlier run stored for the same neurons and options, or None.
+    The memory serves selections without a pool: its keys do not name one.
+    """
+
+    store: Store
+    context: ComputeContext = field(default_factory=ComputeContext)
+    memory: Memory = field(default_factory=NoMemory)
+    stored: Callable[[Selection, ExampleOptions], Examples | None] = _none_stored
+
+    def evidence(
+        self, selection: Selection, request: LabelRequest, activating: Examples | None = None
+    ) -> ExampleEvidence:
+        """Return the neurons' example sets with their evidence.
+
+        They depend on the method and on `request.examples`, and on nothing else of the request. `activating` are the
+        activating sets, where the caller has read them.
+        """
+
+        def make() -> ExampleEvidence:
+            info = request.formula.info
+            examples = self.stored(selection, request.examples) if info.needs_contrast else None
+            if examples is None:
+                examples = gather_examples(
+                    self.store,
+                    selection,
+                    request.examples,
+                    contrast=info.needs_contrast,
+                    context=self.context,
+                    activating=activating,
+                )
+            return ExampleEvidence(examples, read_evidence(self.store, selection, examples, with_mean=info.needs_mean))
+
+        return self._memory(selection).examples(_key(selection, request), make, lambda value: value.nbytes)
+
+    def scores(
+        self,
+        selection: Selection,
+        request: LabelRequest,
+        texts: CandidateTexts,
+        activating: Examples | None = None,
+    ) -> NeuronScores:
+        """Return the scores of all candidates for the selection's neurons, from the images of its pool; stores nothing.
+
+        Errors: LabelError, before anything is read, where the method needs the encoder's scale and there is none.
+        """
+        _ = request.dataset_scale  # refused before anything is read
+        sets = self.evidence(selection, request, activating)
+        examples, evidence = sets.examples, _with_texts(sets.evidence, request, texts)
+        evidence = replace(evidence, label_share=self._share(selection, request, texts, evidence, examples.images))
+        if len(selection.neurons) > _MANY:
+            release(self.store)  # the scores of many neurons need the memory, and the next call may be long in coming
+        evidence = replace(evidence, response=self._response(selection, request, texts, evidence, examples.images))
+        scored = scoring.score(request.method, evidence, request.scoring)
+        if texts.own is not None:
+            scored = replace(scored, scores=texts.own.mask(scored.scores, examples.neurons))
+        return NeuronScores(request, examples, evidence, scored, _states(request, examples, texts.own), texts.own)
+
+    def ranking(
+        self,
+        selection: Selection,
+        request: LabelRequest,
+        texts: CandidateTexts,
+        activating: Examples | None = None,
+    ) -> Ranking:
+        """Return the best candidates of each neuron, with the confidence in them; errors as `scores`."""
+        scores = self.scores(selection, request, texts, activating)
+        best = scores.leaders(max(KEPT, request.top))
+        return Ranking(
+            selection,
+            request,
+            scores.examples,
+            texts.texts,
+            scores.scored.scores.gather(1, best),
+            best,
+            scores.states,
+            scores.available.numpy(),
+            scores.confidence(best[:, :KEPT]),
+            scores.scored.vectors,
+        )
+
+    def summary(self, ranking: Ranking) -> ExampleSummary:
+        """Return what the labels of a ranking say of their example sets."""
+        return self._memory(ranking.selection).examples(
+            ("summary", *_key(ranking.selection, ranking.request)),
+            lambda: example_summary(ranking.request, ranking.examples),
+            lambda value: value.nbytes,
+        )
+
+    def _share(
+        self, selection: Selection, request: LabelRequest, texts: CandidateTexts, evidence: Evidence, images: int
+    ) -> torch.Tensor | None:
+        scale = request.dataset_scale
+        if scale is None:
+            return None
+        key = "share", selection.source.name, texts.key, request.scoring.renormalise_text, images, scale
+        return self._memory(selection).dataset(
+            key, lambda: dataset_share(self.store, selection, images, evidence.texts, scale)
+        )
+
+    def _response(
+        self, selection: Selection, request: LabelRequest, texts: CandidateTexts, evidence: Evidence, images: int
+    ) -> Response | None:
+        if not request.formula.info.needs_response:
+            return None
+        formula = request.method, replace(request.scoring, bootstrap=0)
+        return self._memory(selection).dataset(
+            ("response", *_key(selection, request), texts.key, formula),
+            lambda: dataset_response(self.store, selection, request, images, evidence, texts.own),
+        )
+
+    def _memory(self, selection: Selection) -> Memory:
+        return self.memory if selection.pool is None else NoMemory()
+
+
+def _key(selection: Selection, request: LabelRequest) -> tuple[Hashable, ...]:
+    """Return what a neuron's example sets depend on."""
+    info, neurons = request.formula.info, tuple(selection.neurons.tolist())
+    return selection.source.name, selection.target.key, neurons, request.examples, info.needs_contrast, info.needs_mean
+
+
+def _with_texts(evidence: Evidence, request: LabelRequest, texts: CandidateTexts) -> Evidence:
+    """Return the evidence with the candidates' embeddings as the request needs them: at unit length or as they are."""
+    if not request.scoring.renormalise_text:
+        return replace(evidence, texts=texts.embeddings, empty_text=texts.empty)
+    empty = None if texts.empty is None else torch.nn.functional.normalize(texts.empty, dim=0)
+    return replace(evidence, texts=texts.directions, empty_text=empty)
+
+
+def _states(request: LabelRequest, examples: Examples, own: Ownership | None) -> np.ndarray:
+    """Return the label state [M] of neurons with these example sets and candidates."""
+    missing = examples.without_contrast & request.formula.info.needs_contrast
+    states: np.ndarray = np.where(examples.dead, "dead", np.where(missing, "no-contrast", "labelled"))
+    if own is not None:
+        none = (own.available(examples.neurons) == 0).numpy()
+        states = np.where(none & (states != "dead"), "no-candidates", states)
+    return states
