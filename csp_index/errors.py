@@ -15,12 +15,8 @@ class SourceError(CspIndexError):
     """An image source cannot be opened or holds no image."""
 
 
-class EncoderError(CspIndexError):
-    """An encoder cannot be loaded, or is not the one the index was built with."""
-
-
-class NetworkError(CspIndexError):
-    """A network cannot be loaded, hooked or pooled."""
+class ModelError(CspIndexError):
+    """An encoder or network cannot be loaded or run, gives NaN, or is not the one the index was built with."""
 
 
 class StoreError(CspIndexError):
@@ -51,7 +47,7 @@ class QueryError(CspIndexError):
     """A SQL statement is refused or fails."""
 
 
-class MissingError(CspIndexError):
+class NotFoundError(CspIndexError):
     """What an address names (a layer, a neuron, an image) is not in the index."""
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from csp_index.errors import NetworkError
+from csp_index.errors import ModelError
 from csp_index.models.networks import LoadedNetwork
 
 Preprocess = Callable[[Image.Image], torch.Tensor]
@@ -56,10 +56,10 @@ def driving_maps(network: LoadedNetwork, layer: str, pixels: torch.Tensor, neuro
     `pixels` [B, 3, H, W] are preprocessed pictures. From the layer's own map, where it has one: what stands above the
     map's median. Else from the gradient by the input times the input's distance from its mean colour; where that is
     zero throughout, as for a neuron at its ceiling, the mean of the gradients on the way there. Where nothing tells,
-    the middle of the picture. Raises NetworkError where the input is no picture.
+    the middle of the picture. Raises ModelError where the input is no picture.
     """
     if pixels.dim() != 4 or pixels.shape[1] != 3:
-        raise NetworkError(
+        raise ModelError(
             f"an input of {network.name} has shape {list(pixels.shape[1:])}, which is no picture [3, H, W]: "
             "choose another contrast than perturbation"
         )

@@ -22,7 +22,7 @@ from PIL import Image
 
 from csp_index import settings
 from csp_index.concurrency import Workers, worker_payload
-from csp_index.errors import NetworkError, SettingError, SourceError, one_line
+from csp_index.errors import ModelError, SettingError, SourceError, one_line
 from csp_index.images.containers import ContainerReader
 from csp_index.images.decode import ImageFailure, ImageRef, Payload, fetch, read_image, thumbnail
 from csp_index.images.memory_images import MemoryImage, read_image_of
@@ -54,7 +54,7 @@ def prepare(
 ) -> Prepared | ImageFailure:
     """Return the image decoded and preprocessed, once for each of `preprocess`; or why it cannot be read.
 
-    `payload` is what `images.fetch` gave. Raises NetworkError where a preprocessing fails on a sound image.
+    `payload` is what `images.fetch` gave. Raises ModelError where a preprocessing fails on a sound image.
     """
     item = read_image(ref.uri, payload)
     if isinstance(item, ImageFailure):
@@ -63,16 +63,16 @@ def prepare(
         pixels = tuple(one(item.image) for one in preprocess)
     except Exception as exc:  # it is somebody else's code
         told = f"{type(exc).__name__}: {one_line(exc)}"
-        raise NetworkError(f"the preprocessing of a model fails on {ref.uri}: {told}; check the model") from exc
+        raise ModelError(f"the preprocessing of a model fails on {ref.uri}: {told}; check the model") from exc
     return Prepared(ref, item.sha256, item.width, item.height, thumbnail(item.image, thumbnail_size), pixels)
 
 
 def stacked(pixels: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return a batch of one model's inputs as one tensor. Raises NetworkError where they differ in shape."""
+    """Return a batch of one model's inputs as one tensor. Raises ModelError where they differ in shape."""
     shapes = {tuple(one.shape) for one in pixels}
     if len(shapes) > 1:
         found = ", ".join(map(str, sorted(shapes)[:2]))
-        raise NetworkError(f"a model's preprocessing gives inputs of several shapes ({found}): expected one shape")
+        raise ModelError(f"a model's preprocessing gives inputs of several shapes ({found}): expected one shape")
     return torch.stack(list(pixels))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index.errors import CspIndexError, NetworkError, one_line
+from csp_index.errors import CspIndexError, ModelError, one_line
 from csp_index.images.decode import ImageFailure
 from csp_index.images.loader import Prepared
 from csp_index.models.encoders import LoadedEncoder
@@ -45,7 +45,7 @@ class Part:
             raise
         except Exception as exc:  # it is somebody else's model
             told = f"{type(exc).__name__}: {one_line(exc)}"
-            raise NetworkError(f"{self.infos[0].what} fails on {len(pixels)} images: {told}; check the model") from exc
+            raise ModelError(f"{self.infos[0].what} fails on {len(pixels)} images: {told}; check the model") from exc
 
 
 def columns_of(encoders: Sequence[LoadedEncoder], networks: Sequence[LoadedNetwork], dtype: str) -> list[Column]:

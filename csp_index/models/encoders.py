@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from csp_index.errors import EncoderError, one_line
+from csp_index.errors import ModelError, one_line
 from csp_index.models.borrowing import borrowed, running
 from csp_index.models.plugins import call_factory, load_plugins
 from csp_index.models.prompt_templates import TEMPLATE_SETS, fill, templates
@@ -81,27 +81,27 @@ class LoadedEncoder(Protocol):
 def load_encoder(spec: str, *, device: str = "auto") -> LoadedEncoder:
     """Return the encoder that ``spec`` names, in evaluation mode on a device.
 
-    Raises EncoderError with near matches for an unknown name, and for a path that does not exist.
+    Raises ModelError with near matches for an unknown name, and for a path that does not exist.
     """
     load_plugins()
     library, _, name = spec.partition(":")
     if library == OBJECT:
-        raise EncoderError(objects_are_missing({name: "encoder"}))
+        raise ModelError(objects_are_missing({name: "encoder"}))
     if library not in ("open_clip", "transformers", "python") or not name:
-        raise EncoderError(
+        raise ModelError(
             f"encoder {spec!r} names no library: write open_clip:ARCH/PRETRAINED, open_clip:/local/directory, "
             "transformers:ORG/NAME or python:package.module:factory"
         )
     if library == "python":
-        return _checked(call_factory(name, EncoderError), spec, device)
-    where = resolve_device(device, EncoderError)
+        return _checked(call_factory(name, ModelError), spec, device)
+    where = resolve_device(device, ModelError)
     load = _load_open_clip if library == "open_clip" else _load_transformers
     try:
         towers = load(name)
-    except EncoderError:
+    except ModelError:
         raise
     except Exception as exc:  # the libraries raise whatever their parts raise: hub, JSON, torch
-        raise EncoderError(f"the encoder {spec} cannot be loaded: {one_line(exc)}") from exc
+        raise ModelError(f"the encoder {spec} cannot be loaded: {one_line(exc)}") from exc
     return TwoTowers(spec, towers, where)
 
 
@@ -167,7 +167,7 @@ class TwoTowers:
         """Return unit vectors [B, D], float32 on the CPU.
 
         On CUDA the model runs in half precision; a batch that overflows it is computed again in float32. Raises
-        EncoderError if a vector is zero or not finite.
+        ModelError if a vector is zero or not finite.
         """
         pixels = pixels.to(self.device)
         features = self._run(partial(self._towers.image_features, pixels))
@@ -187,7 +187,7 @@ class TwoTowers:
             features = self._run(partial(self._towers.text_features, tokens))
             vectors = _unit(features, f"{self.spec} on texts like {batch[0][1]!r}")
             if vectors.shape[1] != self.width:
-                raise EncoderError(
+                raise ModelError(
                     f"{self.spec} gives {self.width} values for an image and {vectors.shape[1]} for a text"
                 )
             sums.index_add_(0, torch.tensor([row for row, _ in batch]), vectors)
@@ -218,7 +218,7 @@ def _unit(features: Tensor, what: str) -> Tensor:
     length = features.norm(dim=1, keepdim=True)
     wrong = int((~length.isfinite() | (length == 0)).sum())
     if wrong:
-        raise EncoderError(
+        raise ModelError(
             f"{what}: {wrong} of {len(features)} vectors are zero or not finite, so the weights may be damaged"
         )
     unit: Tensor = features / length
@@ -231,7 +231,7 @@ def _checked(found: object, spec: str, device: str) -> LoadedEncoder:
     needed = ("width", "logit_scale", "identity", "device", "batch_size", "preprocess", "embed_images", "embed_texts")
     missing = [name for name in needed if not hasattr(found, name)]
     if missing:
-        raise EncoderError(
+        raise ModelError(
             f"{spec} returned {type(found).__name__}, which lacks {', '.join(missing)} (see LoadedEncoder)"
         )
     encoder: Any = found
@@ -245,11 +245,11 @@ def _checked(found: object, spec: str, device: str) -> LoadedEncoder:
 def _load_open_clip(name: str) -> Towers:
     import open_clip
 
-    directory = None if name.startswith(_HUB) or _is_architecture(name) else local_directory(name, EncoderError)
+    directory = None if name.startswith(_HUB) or _is_architecture(name) else local_directory(name, ModelError)
     pretrained, options = None, dict[str, Any]()
     if directory is not None:
         if not (directory / "open_clip_config.json").is_file():
-            raise EncoderError(f"{directory} is not an open_clip directory: it has no open_clip_config.json")
+            raise ModelError(f"{directory} is not an open_clip directory: it has no open_clip_config.json")
         model_name = f"local-dir:{directory}"
     elif name.startswith(_HUB):
         model_name = name
@@ -286,7 +286,7 @@ def _architecture_and_weights(name: str) -> tuple[str, str]:
     known = open_clip.list_models()
     if architecture not in known:
         near = near_matches(architecture, known) or known[:4]
-        raise EncoderError(
+        raise ModelError(
             f"open_clip has no architecture {architecture!r} (near: {', '.join(near)}); "
             "a directory is written with its full path"
         )
@@ -297,10 +297,10 @@ def _architecture_and_weights(name: str) -> tuple[str, str]:
     if pretrained and file.is_file():
         return architecture, os.fspath(file)
     if pretrained.startswith(("/", ".", "~")):
-        raise EncoderError(f"the checkpoint {pretrained} of {architecture} does not exist")
+        raise ModelError(f"the checkpoint {pretrained} of {architecture} does not exist")
     listed = ", ".join(near_matches(pretrained, tags) or tags) or "none; give a checkpoint file"
     wrong = f"has no weights {pretrained!r}" if pretrained else "needs its weights named"
-    raise EncoderError(f"{architecture} {wrong}: write open_clip:{architecture}/TAG (has: {listed})")
+    raise ModelError(f"{architecture} {wrong}: write open_clip:{architecture}/TAG (has: {listed})")
 
 
 def _tokenizer_options(directory: Path | None) -> dict[str, Any]:
@@ -318,11 +318,11 @@ def _tokenizer_options(directory: Path | None) -> dict[str, Any]:
 def _load_transformers(name: str) -> Towers:
     import transformers
 
-    directory = local_directory(name, EncoderError)
+    directory = local_directory(name, ModelError)
     place = name if directory is None else str(directory)
     model = transformers.AutoModel.from_pretrained(place, dtype=torch.float32)
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
-        raise EncoderError(f"{name} is a {type(model).__name__}, which does not put images and texts into one space")
+        raise ModelError(f"{name} is a {type(model).__name__}, which does not put images and texts into one space")
     images = transformers.AutoImageProcessor.from_pretrained(place)  # type: ignore[no-untyped-call]
     tokenizer = transformers.AutoTokenizer.from_pretrained(place)
     return transformers_towers(model, images, tokenizer)

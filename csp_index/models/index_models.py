@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from csp_index.errors import EncoderError, LabelError, NetworkError, SettingError
+from csp_index.errors import LabelError, ModelError, SettingError
 from csp_index.models import objects
 from csp_index.models.encoders import LoadedEncoder, load_encoder
 from csp_index.models.networks import LoadedNetwork, load_network
@@ -67,7 +67,7 @@ class Models:
         given = self._given.get(spec)
         if given is not None:
             if not isinstance(given, objects.Encoder):
-                raise EncoderError(f"{spec} of the index is an encoder, the object given is {given!r}")
+                raise ModelError(f"{spec} of the index is an encoder, the object given is {given!r}")
             return given.ready(self.device)
         if spec not in self._encoders:
             self._encoders[spec] = load_encoder(spec, device=self.device)
@@ -82,7 +82,7 @@ class Models:
         loaded = self.encoder(source.name)
         for name in ("weights", "preprocessing", "source"):
             if loaded.identity.get(name) != source.identity.get(name):
-                raise EncoderError(
+                raise ModelError(
                     f"{source.name} is not the encoder the index was built with: its {name} is "
                     f"{loaded.identity.get(name)}, was {source.identity.get(name)}; "
                     "restore the old files, or index with the new ones under another name"
@@ -110,7 +110,7 @@ class Models:
     def held_network(self, target: LayerInfo) -> LoadedNetwork:
         """Return the network a layer of the index belongs to, ready for that layer, or say that it is another now."""
         if target.network == "arrays":
-            raise NetworkError(f"layer {target.key} came as arrays: there is no network to run images through")
+            raise ModelError(f"layer {target.key} came as arrays: there is no network to run images through")
         if target.key in self._networks:
             return self._networks[target.key]
         loaded = self._load([target])
@@ -136,7 +136,7 @@ class Models:
         given = self._given.get(first.network)
         if given is not None:
             if not isinstance(given, objects.Network):
-                raise NetworkError(f"{first.network} of the index is a network, the object given is {given!r}")
+                raise ModelError(f"{first.network} of the index is a network, the object given is {given!r}")
             return given.hooked(self.device, names, pool=first.pool, name=first.key.model)
         return load_network(
             first.network,
@@ -194,7 +194,7 @@ def _check_same(loaded: LoadedNetwork, target: LayerInfo) -> None:
     object_too = ("source", "preprocessing") if target.network.startswith(_OBJECTS) else ()
     for name in ("weights", "sparse", *object_too):
         if found.get(name) != target.identity.get(name):
-            raise NetworkError(
+            raise ModelError(
                 f"{target.network} is not the network the index was built with: its {name} is "
                 f"{found.get(name)}, was {target.identity.get(name)}; restore the old files"
             )

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from csp_index.errors import NetworkError, one_line
+from csp_index.errors import ModelError, one_line
 from csp_index.models.borrowing import borrowed, running
 from csp_index.models.pooling import Pool, as_maps, choose_pool, first_tensor, fits, neurons_of, pooled
 from csp_index.models.sparse_autoencoders import settled
@@ -56,14 +56,14 @@ def load_network(
 
     ``weights`` is a file put into the network in place of its own weights. ``pool`` holds for all layers; without it
     each gets the usual one for its shape. ``name`` is the first part of a neuron's address; it comes from ``spec`` if
-    it is not given. Raises NetworkError, with near matches for an unknown network or layer.
+    it is not given. Raises ModelError, with near matches for an unknown network or layer.
     """
     chosen = default_name(spec) if name is None else name
     if not re.fullmatch(r"[^/\s]+", chosen):
-        raise NetworkError(f"{chosen!r} cannot name a network in model/layer/index: no slash, no space, not empty")
+        raise ModelError(f"{chosen!r} cannot name a network in model/layer/index: no slash, no space, not empty")
     if not layers:
-        raise NetworkError(f"no layer of {spec} was named: csp-index layers {spec} lists them")
-    where = resolve_device(device, NetworkError)
+        raise ModelError(f"no layer of {spec} was named: csp-index layers {spec} lists them")
+    where = resolve_device(device, ModelError)
     spec = settled(spec)
     network = LoadedNetwork(load_module(spec, weights), spec=spec, name=chosen, layers=layers, pool=pool, device=where)
     network.weights = None if weights is None else str(Path(weights).expanduser().resolve())
@@ -111,7 +111,7 @@ class LoadedNetwork:
         self._modules = {layer: _module_called(layer, loaded, spec, name) for layer in layers}
         try:
             shapes = _try_out(loaded, self._modules, device, spec)
-        except NetworkError:
+        except ModelError:
             if not loaded.owned:
                 raise
             undo_channels_last(loaded.module)
@@ -178,7 +178,7 @@ class LoadedNetwork:
     def gradients(self, pixels: Tensor, layer: str, neurons: Tensor) -> Tensor:
         """Return the gradient of one neuron's pooled activation an image (``neurons`` [B]) by its input, on the CPU.
 
-        It has the shape of ``pixels``. Raises NetworkError where none can be had: no gradient passes through the
+        It has the shape of ``pixels``. Raises ModelError where none can be had: no gradient passes through the
         network.
         """
         found: dict[str, Tensor] = {}
@@ -196,7 +196,7 @@ class LoadedNetwork:
                 wanted = found[layer].gather(1, neurons.to(self.device)[:, None]).sum()
                 (gradient,) = torch.autograd.grad(wanted, inputs)
         except RuntimeError as exc:
-            raise NetworkError(
+            raise ModelError(
                 f"no gradient of layer {layer!r} of {self.name} by its input can be had ({one_line(exc)}): "
                 "choose another contrast than perturbation"
             ) from exc
@@ -204,18 +204,18 @@ class LoadedNetwork:
 
     def _describe(self, layer: str, shape: tuple[int, ...] | None, pool: str | None) -> LayerOutput:
         if shape is None:
-            raise NetworkError(
+            raise ModelError(
                 f"layer {layer!r} of {self.name} gives no tensor when an image goes through: choose another layer"
             )
         if shape[:1] != (2,):
-            raise NetworkError(
+            raise ModelError(
                 f"layer {layer!r} of {self.name} gives {list(shape)} for 2 images, so its first axis is not the batch: "
                 "choose another layer"
             )
         try:
             return _describe(layer, self._modules[layer], shape[1:], pool, self._loaded)
-        except NetworkError as exc:
-            raise NetworkError(f"layer {layer!r} of {self.name}: {exc}") from exc
+        except ModelError as exc:
+            raise ModelError(f"layer {layer!r} of {self.name}: {exc}") from exc
 
 
 # layers
@@ -232,7 +232,7 @@ def _module_called(layer: str, loaded: Loaded, spec: str, name: str) -> nn.Modul
         return modules[layer]
     top = [child for child, _ in loaded.module.named_children()]
     near = [known for known in near_matches(layer, modules) if known not in top]
-    raise NetworkError(
+    raise ModelError(
         f"layer {layer!r} is not in {name} (has: {', '.join([*near, *top, '...'])}): csp-index layers {spec} lists all"
     )
 
@@ -251,10 +251,10 @@ def _try_out(
         pixels = loaded.preprocess(Image.new("RGB", (256, 256), "grey"))
         with _running(loaded, device), _hooks(modules, keep):
             loaded.forward(torch.stack([pixels, pixels]).to(device))
-    except NetworkError:
+    except ModelError:
         raise
     except Exception as exc:  # whatever the network's own code raises
-        raise NetworkError(f"{spec} fails on two grey images: {type(exc).__name__}: {one_line(exc)}") from exc
+        raise ModelError(f"{spec} fails on two grey images: {type(exc).__name__}: {one_line(exc)}") from exc
     return shapes
 
 

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from csp_index.errors import CspIndexError, EncoderError, NetworkError, one_line
+from csp_index.errors import CspIndexError, ModelError, one_line
 from csp_index.models import encoders, networks
 from csp_index.models.borrowing import device_for
 from csp_index.models.encoders import Towers, TwoTowers, transformers_towers
@@ -47,7 +47,7 @@ class Network:
     with a method `preprocess`. `layers` are named as in `named_modules()`; `Index.layers` lists them. `name` is the
     first part of a neuron's address, by default the class; `pool` as for networks that are named by a spec.
 
-    Raises NetworkError where no preprocessing is known or the name is not possible.
+    Raises ModelError where no preprocessing is known or the name is not possible.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class Network:
     ) -> None:
         """Refer to the module; nothing of it runs yet."""
         if not isinstance(module, nn.Module):
-            raise NetworkError(f"a network is a torch.nn.Module, not {type(module).__name__}: pass the module itself")
+            raise ModelError(f"a network is a torch.nn.Module, not {type(module).__name__}: pass the module itself")
         self.module = _unwrapped(module)
         self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
-        self.name = _checked_name(type(self.module).__name__ if name is None else name, NetworkError)
+        self.name = _checked_name(type(self.module).__name__ if name is None else name, ModelError)
         self.pool = pool
         self.preprocess, self._preprocessing = _preprocessing_of(self.module, preprocess)
         self._weights = _Weights([self.module], self.module)
@@ -80,7 +80,7 @@ class Network:
     def named(self, name: str) -> Network:
         """Return the same network under another name."""
         renamed = copy(self)
-        renamed.name = _checked_name(name, NetworkError)
+        renamed.name = _checked_name(name, ModelError)
         return renamed
 
     def choosing(self, layers: Sequence[str], pool: str | None, name: str | None = None) -> Network:
@@ -95,20 +95,20 @@ class Network:
         """Return the network ready to give the activations of its layers, or of others, on a device."""
         chosen = tuple(layers) or self.layers
         if not chosen:
-            raise NetworkError(f"no layer of {self.name} was named: give layers=[...], index.layers(module) lists them")
-        where = device_for([self.module], device, NetworkError)
+            raise ModelError(f"no layer of {self.name} was named: give layers=[...], index.layers(module) lists them")
+        where = device_for([self.module], device, ModelError)
         return networks.LoadedNetwork(
             self._loaded(), spec=self.spec, name=name or self.name, layers=chosen, pool=pool or self.pool, device=where
         )
 
     def all_layers(self, device: str) -> list[LayerOutput]:
         """Return every layer that can be indexed, in the order of the modules, with its usual pool."""
-        return layers_of(self._loaded(), device_for([self.module], device, NetworkError), self.name)
+        return layers_of(self._loaded(), device_for([self.module], device, ModelError), self.name)
 
     def _loaded(self) -> Loaded:
         module, library = self.module, library_of(self.module)
         forward = partial(_forward, module, library.startswith("transformers"))
-        traits = _traits(self._weights, module, NetworkError)
+        traits = _traits(self._weights, module, ModelError)
         loaded = loaded_module(module, self.preprocess, self._preprocessing, library, forward)
         return replace(loaded, owned=False, traits=traits)
 
@@ -137,18 +137,16 @@ def _layers_of_module(
     module: nn.Module, device: str, preprocess: Any, input_shape: Sequence[int] | None
 ) -> list[LayerOutput]:
     if preprocess is None and input_shape is None:
-        with suppress(NetworkError):
+        with suppress(ModelError):
             return Network(module).all_layers(device)
     shape = (3, 224, 224) if input_shape is None else tuple(input_shape)
     given = partial(_grey, shape) if preprocess is None else preprocess
     try:
         return Network(module, preprocess=given).all_layers(device)
-    except NetworkError as exc:
+    except ModelError as exc:
         if preprocess is not None:
             raise
-        raise NetworkError(
-            f"{exc}; tried an input of {list(shape)}: give input_shape=(C, H, W), or preprocess="
-        ) from exc
+        raise ModelError(f"{exc}; tried an input of {list(shape)}: give input_shape=(C, H, W), or preprocess=") from exc
 
 
 def _grey(shape: tuple[int, ...], image: Image.Image) -> Tensor:
@@ -163,7 +161,7 @@ class Encoder:
     `encode_text(texts)`, given a list of texts, or what `tokenizer` makes of it. Both return [B, D]. `logit_scale` is
     what a cosine is multiplied with before a softmax, by default the exponential of the model's own `logit_scale`.
 
-    Raises EncoderError where a half or the preprocessing is missing.
+    Raises ModelError where a half or the preprocessing is missing.
     """
 
     def __init__(
@@ -177,10 +175,10 @@ class Encoder:
     ) -> None:
         """Refer to the model; nothing of it runs yet."""
         self.model = _unwrapped(model) if isinstance(model, nn.Module) else model
-        self.name = _checked_name(type(self.model).__name__ if name is None else name, EncoderError)
+        self.name = _checked_name(type(self.model).__name__ if name is None else name, ModelError)
         halves = [("get_image_features", "get_text_features"), ("encode_image", "encode_text")]
         if not any(all(callable(getattr(self.model, half, None)) for half in pair) for pair in halves):
-            raise EncoderError(
+            raise ModelError(
                 f"{type(model).__name__} is no encoder of images and texts: expected encode_image and encode_text, "
                 "or a CLIP or SigLIP of transformers"
             )
@@ -200,13 +198,13 @@ class Encoder:
     def named(self, name: str) -> Encoder:
         """Return the same encoder under another name."""
         renamed = copy(self)
-        renamed.name, renamed._ready = _checked_name(name, EncoderError), None
+        renamed.name, renamed._ready = _checked_name(name, ModelError), None
         return renamed
 
     def ready(self, device: str) -> encoders.LoadedEncoder:
         """Return the encoder ready to run on a device."""
-        traits = _traits(self._weights, self.model, EncoderError)
-        where = device_for([self._towers.module], device, EncoderError)
+        traits = _traits(self._weights, self.model, ModelError)
+        where = device_for([self._towers.module], device, ModelError)
         if self._ready is not None and self._ready[0] == (where, traits):
             return self._ready[1]
         ready = self._tried(traits, where)
@@ -220,7 +218,7 @@ class Encoder:
         except CspIndexError:
             raise
         except Exception as exc:  # it is the caller's code
-            raise EncoderError(
+            raise ModelError(
                 f"the encoder {self.name} fails on a grey image or on a word: {type(exc).__name__}: {one_line(exc)}; "
                 "check its preprocess and its tokenizer"
             ) from exc
@@ -238,19 +236,19 @@ class Encoder:
             images = getattr(preprocess, "image_processor", preprocess)
             words = getattr(preprocess, "tokenizer", None) if tokenizer is None else tokenizer
             if images is None or words is None:
-                raise EncoderError(
+                raise ModelError(
                     f"{type(model).__name__} needs its processor: Encoder(model, processor), or an image processor and "
                     "a tokenizer"
                 )
             return replace(transformers_towers(model, images, words), owned=False)
         chosen = getattr(model, "preprocess", None) if preprocess is None else preprocess
         if not callable(chosen):
-            raise EncoderError(
+            raise ModelError(
                 f"{type(model).__name__} needs to know how an image becomes its input: give preprocess=, the transform "
                 "that came with it"
             )
         if tokenizer is None and library_of(model).startswith("open_clip"):
-            raise EncoderError(f"{type(model).__name__} reads tokens: give tokenizer=open_clip.get_tokenizer(NAME)")
+            raise ModelError(f"{type(model).__name__} reads tokens: give tokenizer=open_clip.get_tokenizer(NAME)")
         module = model if isinstance(model, nn.Module) else nn.ModuleList(modules_of(model))
         return Towers(
             module=module,
@@ -272,12 +270,12 @@ class Prepared:
     name: str
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Return the model's input for one RGB image. Raises NetworkError where it is none."""
+        """Return the model's input for one RGB image. Raises ModelError where it is none."""
         given = self.preprocess(image)
         given = given["pixel_values"] if isinstance(given, Mapping) and "pixel_values" in given else given
         pixels = torch.from_numpy(given) if isinstance(given, np.ndarray) else given
         if not isinstance(pixels, Tensor):
-            raise NetworkError(
+            raise ModelError(
                 f"the preprocess of {self.name} returns {type(given).__name__}: expected a tensor [C, H, W]; add "
                 "torchvision.transforms.ToTensor()"
             )
@@ -330,12 +328,12 @@ def _preprocessing_of(module: nn.Module, given: Any) -> tuple[Callable[[Image.Im
         given = getattr(module, "preprocess", None)
     if given is None:
         advice = "preprocess=weights.transforms() for torchvision's models, a processor for those of transformers"
-        raise NetworkError(f"{name} does not say how an image becomes its input: give {advice}, or any function")
+        raise ModelError(f"{name} does not say how an image becomes its input: give {advice}, or any function")
     images = getattr(given, "image_processor", given)
     if hasattr(images, "to_dict") and callable(images):
         return partial(processed, images), preprocessing_repr(images)
     if not callable(given):
-        raise NetworkError(f"preprocess is a {type(given).__name__}: expected a function of a PIL image")
+        raise ModelError(f"preprocess is a {type(given).__name__}: expected a function of a PIL image")
     return Prepared(given, name), preprocessing_repr(given)
 
 

@@ -25,7 +25,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from csp_index.errors import NetworkError
+from csp_index.errors import ModelError
 
 Pool = Literal["mean", "max", "mean-last", "max-last", "cls", "token-mean", "token-max", "none"]
 
@@ -49,18 +49,18 @@ def choose_pool(shape: tuple[int, ...], wanted: str | None, has_class_token: boo
     """Return the pool for one image's output: ``wanted``, if it fits, else the usual one for the shape.
 
     Maps are averaged; of tokens the class token is taken where the network has one it is trained to use, else their
-    mean. ``mean`` and ``max`` become ``mean-last`` and ``max-last`` where the channels come last. Raises NetworkError
+    mean. ``mean`` and ``max`` become ``mean-last`` and ``max-last`` where the channels come last. Raises ModelError
     that says which pools fit.
     """
     if wanted is not None and wanted not in get_args(Pool):
-        raise NetworkError(f"pool {wanted!r} is unknown (has: {', '.join(get_args(Pool))})")
+        raise ModelError(f"pool {wanted!r} is unknown (has: {', '.join(get_args(Pool))})")
     fitting = fits(shape)
     if not fitting:
-        raise NetworkError(
+        raise ModelError(
             f"an output of shape {list(shape)} cannot be pooled: choose a layer with one to three axes per image"
         )
     if wanted is not None and wanted not in fitting:
-        raise NetworkError(f"pool {wanted!r} does not fit an output of shape {list(shape)} (fit: {', '.join(fitting)})")
+        raise ModelError(f"pool {wanted!r} does not fit an output of shape {list(shape)} (fit: {', '.join(fitting)})")
     usual: dict[int, Pool] = {3: "mean", 2: "cls" if has_class_token else "token-mean", 1: "none"}
     pool = wanted if wanted is not None else usual[len(shape)]
     if pool in ("mean", "max") and shape[0] == shape[1] != shape[2]:

@@ -33,7 +33,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from csp_index.errors import NetworkError
+from csp_index.errors import ModelError
 from csp_index.models.pooling import choose_pool, first_tensor, pooled
 from csp_index.models.weights import hash_weights, lasting, near_matches, read_weights
 
@@ -103,9 +103,9 @@ def attach(
     for source in sources:
         if not source.layer or source.layer not in known:
             near = ", ".join(near_matches(source.layer, [name for name in known if name])) or "none"
-            raise NetworkError(f"there is no layer {source.layer!r} for {source.file} to read (near: {near})")
+            raise ModelError(f"there is no layer {source.layer!r} for {source.file} to read (near: {near})")
         if source.added in known or source.added in found:
-            raise NetworkError(f"two layers would be called {source.added}: add :name=NAME to one of the files")
+            raise ModelError(f"two layers would be called {source.added}: add :name=NAME to one of the files")
         read = SparseAutoencoder(source, prefix_tokens=prefix_tokens, has_class_token=has_class_token)
         known[source.layer].register_forward_hook(read.listen)
         found[source.added] = read
@@ -120,11 +120,11 @@ class SparseAutoencoder(nn.Module):
     centre: Tensor  # [D]
 
     def __init__(self, source: SparseSource, *, prefix_tokens: int = 0, has_class_token: bool = False) -> None:
-        """Read the weights; NetworkError where the file holds no autoencoder of a known kind."""
+        """Read the weights; ModelError where the file holds no autoencoder of a known kind."""
         super().__init__()
         self.source = source
         self._prefix_tokens, self._has_class_token = prefix_tokens, has_class_token
-        tensors = read_weights(source.file, NetworkError)
+        tensors = read_weights(source.file, ModelError)
         said = _metadata(source.file)
         self.topk = _topk(source, tensors, said)
         encoder, bias, centre = _encoder(source, tensors, said)
@@ -132,9 +132,7 @@ class SparseAutoencoder(nn.Module):
         self.register_buffer("bias", bias)
         self.register_buffer("centre", centre)
         if self.topk is not None and not 0 < self.topk <= encoder.shape[1]:
-            raise NetworkError(
-                f"{source.file} has {encoder.shape[1]} features: topk={self.topk} cannot be kept of them"
-            )
+            raise ModelError(f"{source.file} has {encoder.shape[1]} features: topk={self.topk} cannot be kept of them")
         settings = {"topk": self.topk, "places": source.places, "pool": source.pool, "layer": source.layer}
         #: What decides its features beside the network: the hash of its weights, and how it is used.
         self.identity = json.dumps({"weights": hash_weights(self), **settings}, sort_keys=True)
@@ -160,7 +158,7 @@ class SparseAutoencoder(nn.Module):
         """Return the features [..., S] of inputs [..., D], none of them negative."""
         width = self.encoder.shape[0]
         if values.shape[-1] != width:
-            raise NetworkError(
+            raise ModelError(
                 f"{self.source.file} reads {width} values, but layer {self.source.layer!r} gives {values.shape[-1]}: "
                 "it was trained on another layer"
             )
@@ -180,7 +178,7 @@ def _parse(text: str) -> SparseSource:
         rest = rest[: found.start()]
     layer, equals, file = rest.partition("=")
     if not equals or not layer or not file:
-        raise NetworkError(
+        raise ModelError(
             f"{text!r} adds no sparse autoencoder: write LAYER=FILE, after it perhaps :topk=K, :places, :plain, "
             ":pool=POOL or :name=NAME"
         )
@@ -210,10 +208,10 @@ def _topk(source: SparseSource, tensors: dict[str, Tensor], said: dict[str, str]
         try:
             return int(str(told[0]))
         except ValueError as exc:
-            raise NetworkError(f"{source.file} says k is {told[0]!r}, expected a number: add :topk=K") from exc
+            raise ModelError(f"{source.file} says k is {told[0]!r}, expected a number: add :topk=K") from exc
     kind = " ".join(said.get(name, "") for name in ("architecture", "activation", "activation_fn", "type")).lower()
     if "topk" in kind.replace("_", ""):
-        raise NetworkError(f"{source.file} is a TopK autoencoder and does not say its K: add :topk=K")
+        raise ModelError(f"{source.file} is a TopK autoencoder and does not say its K: add :topk=K")
     return None
 
 
@@ -222,13 +220,13 @@ def _encoder(source: SparseSource, tensors: dict[str, Tensor], said: dict[str, s
     known = {*_ENCODERS, *_ENCODER_BIASES, *_INPUT_BIASES, *_DECODER_BIASES, *_UNREAD, *_TOPK}
     odd = [name for name, tensor in tensors.items() if name not in known and tensor.is_floating_point()]
     if odd:
-        raise NetworkError(
+        raise ModelError(
             f"{source.file} holds {', '.join(odd[:4])}, which no TopK or ReLU autoencoder has "
             f"(known: {', '.join(sorted(known - set(_TOPK)))}): rename or fold what is meant by them"
         )
     name = next((name for name in _ENCODERS if name in tensors), None)
     if name is None or tensors[name].dim() != 2:
-        raise NetworkError(f"{source.file} has no encoder matrix: expected {' or '.join(_ENCODERS)} with two axes")
+        raise ModelError(f"{source.file} has no encoder matrix: expected {' or '.join(_ENCODERS)} with two axes")
     matrix = tensors[name].float()
     bias = next((tensors[part].float() for part in _ENCODER_BIASES if part in tensors), None)
     biases: tuple[str, ...] = _INPUT_BIASES
@@ -248,7 +246,7 @@ def _encoder(source: SparseSource, tensors: dict[str, Tensor], said: dict[str, s
     bias = torch.zeros(features) if bias is None else bias
     centre = torch.zeros(width) if centre is None else centre
     if bias.shape != (features,) or centre.shape != (width,):
-        raise NetworkError(
+        raise ModelError(
             f"{source.file}: an encoder {[rows, columns]} does not go with biases of "
             f"{list(bias.shape)} features and {list(centre.shape)} inputs"
         )

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from csp_index.errors import NetworkError, one_line
+from csp_index.errors import ModelError, one_line
 from csp_index.models.plugins import call_factory, load_plugins
 from csp_index.models.sparse_autoencoders import SparseAutoencoder, attach, split_spec
 from csp_index.models.weights import (
@@ -68,19 +68,19 @@ class Loaded:
 def load_module(spec: str, weights: str | Path | None) -> Loaded:
     """Return the network that ``spec`` names, with a file's weights in place of its own if one is given.
 
-    Raises NetworkError, with near matches for an unknown name and for a path that does not exist.
+    Raises ModelError, with near matches for an unknown name and for a path that does not exist.
     """
     load_plugins()
     base, added = split_spec(spec)
     load, name = _library(base)
     try:
         loaded = load(name, weights is not None)
-    except NetworkError:
+    except ModelError:
         raise
     except Exception as exc:  # the libraries raise whatever their parts raise: hub, JSON, torch
-        raise NetworkError(f"the network {spec} cannot be loaded: {one_line(exc)}") from exc
+        raise ModelError(f"the network {spec} cannot be loaded: {one_line(exc)}") from exc
     if weights is not None:
-        load_weights(loaded.module, weights, NetworkError)
+        load_weights(loaded.module, weights, ModelError)
     if not added:
         return loaded
     token = loaded.has_class_token
@@ -89,7 +89,7 @@ def load_module(spec: str, weights: str | Path | None) -> Loaded:
 
 
 def default_name(spec: str) -> str:
-    """Return the name a network gets from its spec. Raises NetworkError for a spec without library.
+    """Return the name a network gets from its spec. Raises ModelError for a spec without library.
 
     >>> [default_name(spec) for spec in ("torchvision:resnet50/IMAGENET1K_V2", "timm:vit/none", "python:a.b:net")]
     ['resnet50', 'vit', 'net']
@@ -114,9 +114,9 @@ def _library(spec: str) -> tuple[Callable[[str, bool], Loaded], str]:
     }
     library, _, name = spec.partition(":")
     if library == OBJECT:
-        raise NetworkError(objects_are_missing({name: "network"}))
+        raise ModelError(objects_are_missing({name: "network"}))
     if library not in loaders or not name:
-        raise NetworkError(
+        raise ModelError(
             f"network {spec!r} names no library: write torchvision:resnet50/IMAGENET1K_V2, timm:NAME, "
             "transformers:ORG/NAME or python:package.module:factory"
         )
@@ -130,10 +130,10 @@ def _load_torchvision(name: str, own_weights: bool) -> Loaded:
     known = torchvision.models.list_models()
     if model_name.lower() not in known:
         near = near_matches(model_name, known) or known[:4]
-        raise NetworkError(f"torchvision has no model {model_name!r} (near: {', '.join(near)})")
+        raise ModelError(f"torchvision has no model {model_name!r} (near: {', '.join(near)})")
     available = torchvision.models.get_model_weights(model_name)
     if wanted not in ("", _RANDOM, "DEFAULT") and wanted not in available.__members__:
-        raise NetworkError(
+        raise ModelError(
             f"{model_name} has no weights {wanted!r} (has: {', '.join([*(kind.name for kind in available), _RANDOM])})"
         )
     weights = available.DEFAULT if wanted in ("", _RANDOM) else available[wanted]
@@ -149,13 +149,13 @@ def _load_timm(name: str, own_weights: bool) -> Loaded:
     random = name.endswith("/" + _RANDOM)
     place = name.removesuffix("/" + _RANDOM)
     if not place.startswith("hf-hub:"):
-        directory = local_directory(place, NetworkError)
+        directory = local_directory(place, ModelError)
         architecture = place.partition(".")[0]
         if directory is not None:
             place = f"local-dir:{directory}"
         elif not timm.is_model(architecture):
             near = near_matches(architecture, timm.list_models()) or ["resnet50", "vit_base_patch16_224"]
-            raise NetworkError(f"timm has no model {architecture!r} (near: {', '.join(near)})")
+            raise ModelError(f"timm has no model {architecture!r} (near: {', '.join(near)})")
     with _seeded():
         module = timm.create_model(place, pretrained=not random and not own_weights)
     transform = timm_transform(module)
@@ -173,7 +173,7 @@ def timm_transform(module: nn.Module) -> Any:
 def _load_transformers(name: str, own_weights: bool) -> Loaded:
     import transformers
 
-    directory = local_directory(name, NetworkError)
+    directory = local_directory(name, ModelError)
     place = name if directory is None else str(directory)
     with _seeded():  # parts that the checkpoint lacks, a pooler say, must come out the same at every load
         module = transformers.AutoModel.from_pretrained(place, dtype=torch.float32)
@@ -198,9 +198,9 @@ def processed(processor: Any, image: Image.Image) -> Tensor:
 
 def _load_python(name: str, own_weights: bool) -> Loaded:
     with _seeded():
-        module = call_factory(name, NetworkError)
+        module = call_factory(name, ModelError)
     if not isinstance(module, nn.Module):
-        raise NetworkError(f"the factory {name} returned {type(module).__name__}: it must return a torch.nn.Module")
+        raise ModelError(f"the factory {name} returned {type(module).__name__}: it must return a torch.nn.Module")
     own = getattr(module, "preprocess", None)
     if callable(own):
         return loaded_module(module, own, f"{type(module).__name__}.preprocess", f"torch {torch.__version__}")

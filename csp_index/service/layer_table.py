@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from csp_index.errors import MissingError
+from csp_index.errors import NotFoundError
 from csp_index.labelling.label_rule import read_rule
 from csp_index.records import ExamplePair, Label, LabelScore, NeuronKey, rivals_of
 from csp_index.service.documents.shapes import NeuronRow
@@ -133,7 +133,7 @@ class LayerTable:
             return self.shown
         if method not in self.methods:
             names = ", ".join(self.methods) or "none"
-            raise MissingError(f"layer {self.info.key} has no labels by {method!r} (has: {names})")
+            raise NotFoundError(f"layer {self.info.key} has no labels by {method!r} (has: {names})")
         return self.methods[method]
 
     def row(self, neuron: int, method: str | None = None) -> NeuronRow:
@@ -192,10 +192,10 @@ class Pairs:
 
 
 def read_layer(store: Store, info: LayerInfo) -> LayerTable:
-    """Read a layer; MissingError where its statistics are not there yet."""
+    """Read a layer; NotFoundError where its statistics are not there yet."""
     rows = store.read(schema.NEURONS, where=catalog.layer_filter(info)).sort_by("neuron").combine_chunks()
     if rows.num_rows != info.neurons:
-        raise MissingError(
+        raise NotFoundError(
             f"layer {info.key} is not finished: run `csp-index index` again, it goes on where it stopped"
         )
     methods, shown = _newest_labels(store, info)

@@ -1,6 +1,6 @@
 """An index at one fixed version, as the service sees it: read once, shared by all threads, never written.
 
-Knows nothing about models and does not load torch. What is asked for but not there is a MissingError.
+Knows nothing about models and does not load torch. What is asked for but not there is a NotFoundError.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 import csp_index
 from csp_index import settings
-from csp_index.errors import MissingError
+from csp_index.errors import NotFoundError
 from csp_index.lru_cache import LRUCache
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents.shapes import LayerRow, NeuronRow
@@ -74,7 +74,7 @@ class Snapshot:
     def encoder(self) -> EncoderInfo:
         """The encoder that saw the images: of several, the one added first."""
         if not self.encoders:
-            raise MissingError(f"{self.name} holds no embeddings yet: run `csp-index index` again")
+            raise NotFoundError(f"{self.name} holds no embeddings yet: run `csp-index index` again")
         return self.encoders[0]
 
     def layers(self) -> list[LayerInfo]:
@@ -85,7 +85,7 @@ class Snapshot:
         """Return what is known of a layer without reading its neurons."""
         if key not in self._layers:
             names = ", ".join(map(str, self._layers)) or "none"
-            raise MissingError(f"layer {key} is not in the index (has: {names})")
+            raise NotFoundError(f"layer {key} is not in the index (has: {names})")
         return self._layers[key]
 
     def layer(self, key: LayerKey) -> LayerTable:
@@ -102,7 +102,7 @@ class Snapshot:
         """Return the layer of a neuron that exists."""
         info = self.info(key.layer_key)
         if not 0 <= key.neuron < info.neurons:
-            raise MissingError(f"neuron {key} does not exist: {info.key} has neurons 0 to {info.neurons - 1}")
+            raise NotFoundError(f"neuron {key} does not exist: {info.key} has neurons 0 to {info.neurons - 1}")
         return self.layer(key.layer_key)
 
     def neuron_row(self, key: NeuronKey, method: str | None = None) -> NeuronRow:
@@ -120,7 +120,7 @@ class Snapshot:
     def check_image(self, image_id: int) -> None:
         """Refuse an image that is not there; derived ones are looked for where their rows are read."""
         if not 0 <= image_id < self.images and not is_derived(image_id):
-            raise MissingError(f"image {image_id} does not exist: the index has images 0 to {self.images - 1}")
+            raise NotFoundError(f"image {image_id} does not exist: the index has images 0 to {self.images - 1}")
 
     def image_rows(self, ids: Iterable[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
         """Return some columns of indexed images by id; ids of no indexed image are left out."""

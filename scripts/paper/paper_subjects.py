@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from csp_index import NetworkSource
-from csp_index.errors import NetworkError
+from csp_index.errors import ModelError
 from csp_index.models.sparse_autoencoders import settled, split_spec
 from csp_index.models.zoo import default_name
 
@@ -30,7 +30,7 @@ class Subject:
         """Read NAME=SPEC@LAYER."""
         found = re.fullmatch(r"([\w-]+)=(.+)@([^@]+)", text)
         if found is None:
-            raise NetworkError(f"subject {text!r} cannot be read: write NAME=SPEC@LAYER, as in {SUBJECTS[0]}")
+            raise ModelError(f"subject {text!r} cannot be read: write NAME=SPEC@LAYER, as in {SUBJECTS[0]}")
         return cls(found[1], settled(found[2]), found[3])
 
     @property

@@ -9,7 +9,7 @@ from spots import SIDE, spot, spotted
 
 from csp_index.contrast.edits import STRENGTHS
 from csp_index.contrast.saliency import driving_maps, footprint, region
-from csp_index.errors import NetworkError
+from csp_index.errors import ModelError
 from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.models.sparse_autoencoders import SparseAutoencoder
 
@@ -82,7 +82,7 @@ def test_where_nothing_tells_it_is_the_middle(network):
 
 
 def test_an_input_that_is_no_picture_is_told(network):
-    with pytest.raises(NetworkError, match=r"shape \[16, 12\], which is no picture"):
+    with pytest.raises(ModelError, match=r"shape \[16, 12\], which is no picture"):
         driving_maps(network, "maps", torch.rand(2, 16, 12), torch.tensor([0, 0]))
 
 

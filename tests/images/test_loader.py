@@ -20,7 +20,7 @@ from checkout import python_path
 from pictures import whose
 from PIL import Image
 
-from csp_index.errors import NetworkError, SettingError, SourceError
+from csp_index.errors import ModelError, SettingError, SourceError
 from csp_index.images.decode import ImageFailure, ImageRef
 from csp_index.images.loader import Prepared, decoded, prepare, stacked, workers_for
 
@@ -103,12 +103,12 @@ def test_a_preprocessing_that_cannot_be_sent_is_told(refs: list[ImageRef]) -> No
 
 
 def test_a_preprocessing_that_fails_is_told_with_the_image(refs: list[ImageRef]) -> None:
-    with pytest.raises(NetworkError, match=r"fails on .*img00001.png: RuntimeError: out of luck"):
+    with pytest.raises(ModelError, match=r"fails on .*img00001.png: RuntimeError: out of luck"):
         prepare(ImageRef(refs[0].uri.replace("broken", "img00001")), None, [fail], 128)
 
 
 def test_inputs_of_several_shapes_are_no_batch() -> None:
-    with pytest.raises(NetworkError, match=r"several shapes \(\(3, 4\), \(3, 5\)\)"):
+    with pytest.raises(ModelError, match=r"several shapes \(\(3, 4\), \(3, 5\)\)"):
         stacked([torch.zeros(3, 4), torch.zeros(3, 5)])
 
 

@@ -9,7 +9,7 @@ import fakes
 import pytest
 import torch
 
-from csp_index.errors import NetworkError
+from csp_index.errors import ModelError
 from csp_index.images.decode import ImageFailure, ImageRef
 from csp_index.images.loader import Prepared
 from csp_index.indexing.batches import batches
@@ -52,5 +52,5 @@ def test_failures_take_no_place() -> None:
 
 def test_inputs_of_several_shapes_are_told() -> None:
     other = Prepared(ImageRef("/x.png"), "", 1, 1, b"", (torch.zeros(5), torch.zeros(3)))
-    with pytest.raises(NetworkError, match="several shapes"):
+    with pytest.raises(ModelError, match="several shapes"):
         list(batches(iter([image(0), other]), PARTS, [2]))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from csp_index.errors import CspIndexError, NetworkError
+from csp_index.errors import CspIndexError, ModelError
 from csp_index.images.decode import ImageFailure, ImageRef
 from csp_index.images.loader import Prepared
 from csp_index.indexing.model_columns import (
@@ -67,7 +67,7 @@ def test_somebody_elses_error_is_told_with_the_column(network: LoadedNetwork, mo
         monkeypatch.setattr(network, "activations", activations)
 
     fail(ValueError("out\nof luck"))
-    with pytest.raises(NetworkError, match=r"^activations:net/conv fails on 2 images: ValueError: out of luck"):
+    with pytest.raises(ModelError, match=r"^activations:net/conv fails on 2 images: ValueError: out of luck"):
         part.compute(torch.zeros(2, 3, 8, 8))
     fail(CspIndexError("told already"))
     with pytest.raises(CspIndexError, match=r"^told already$"):

@@ -17,7 +17,7 @@ from torchvision import transforms
 
 from csp_index import CspIndexError, Encoder, Network, NetworkSource, open_index
 from csp_index.cli import cli
-from csp_index.errors import EncoderError, NetworkError, SettingError, SourceError
+from csp_index.errors import ModelError, SettingError, SourceError
 
 TO_TENSOR = transforms.Compose([transforms.Resize((8, 8)), transforms.ToTensor()])
 WORDS = ["a", "bb", "ccc", "dddd"]
@@ -137,14 +137,14 @@ def test_another_object_is_refused_with_what_differs(tmp_path) -> None:
     open_index(db).add_images(Pictures(6), **models())
     with pytest.raises(SettingError, match=r"activations:mine/2 differs from the one in the index .*weights is"):
         open_index(db, models=by_name(seed=1)).add_images(Pictures(7))
-    with pytest.raises(NetworkError, match="object:mine is not the network the index was built with: its weights is"):
+    with pytest.raises(ModelError, match="object:mine is not the network the index was built with: its weights is"):
         open_index(db, models=by_name(seed=1)).label(
             "mine/2", "csp", vocabulary=WORDS, contrast="perturbation", examples=2
         )
     larger = transforms.Compose([transforms.Resize((9, 9)), transforms.ToTensor()])
-    with pytest.raises(EncoderError, match=r"object:colours is not the encoder .* its preprocessing is"):
+    with pytest.raises(ModelError, match=r"object:colours is not the encoder .* its preprocessing is"):
         open_index(db, models={"colours": Encoder(Colours(), larger)}).search("new")
-    with pytest.raises(EncoderError, match="is an encoder, the object given is Network"):
+    with pytest.raises(ModelError, match="is an encoder, the object given is Network"):
         open_index(db, models={"colours": Network(net(), preprocess=TO_TENSOR)}).search("new")
 
 
@@ -221,7 +221,7 @@ def test_a_closed_index_lets_go_of_objects_and_can_be_used_again(made) -> None:
     with open_index(made, models=by_name()) as index:
         assert index.search("new words").rows()
     assert index.search("bb").rows()
-    with pytest.raises(EncoderError, match="is a Python object"):
+    with pytest.raises(ModelError, match="is a Python object"):
         index.search("new words")
 
 

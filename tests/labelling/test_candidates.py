@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from csp_index import Index, NetworkSource, Vocabulary, open_index
-from csp_index.errors import ArrayError, EncoderError, LabelError, SettingError, SourceError
+from csp_index.errors import ArrayError, LabelError, ModelError, SettingError, SourceError
 from csp_index.labelling import candidates
 from csp_index.labelling.candidates import load_vocabulary, make_vocabulary, read_text_arrays
 from csp_index.models import index_models
@@ -170,7 +170,7 @@ def test_half_written_texts_are_made_anew(built):
 
 def test_another_encoder_under_the_name_is_refused(built, monkeypatch):
     monkeypatch.setenv("FAKE_SEED", "1")
-    with pytest.raises(EncoderError, match="is not the encoder the index was built with: its weights is"):
+    with pytest.raises(ModelError, match="is not the encoder the index was built with: its weights is"):
         built.label("net/concepts/0", vocabulary=["red"])
     assert built.store.count(schema.LABELS) == 0
     assert [run["command"] for run in built.status()["runs"]] == ["index"]

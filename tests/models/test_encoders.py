@@ -16,7 +16,7 @@ import tiny_models
 import torch
 from PIL import Image
 
-from csp_index.errors import EncoderError, SettingError
+from csp_index.errors import ModelError, SettingError
 from csp_index.models.encoders import TwoTowers, load_encoder, templates
 
 KINDS = ("open_clip", "clip", "siglip", "siglip2")
@@ -168,7 +168,7 @@ def test_checkpoint_file_of_a_named_architecture(tmp_path: Path, monkeypatch: py
     try:
         encoder = load_encoder(f"open_clip:csp-tiny/{directory}/open_clip_model.safetensors", device="cpu")
         assert encoder.width == tiny_models.WIDTH
-        with pytest.raises(EncoderError, match=r"checkpoint /no/such.pt of csp-tiny does not exist"):
+        with pytest.raises(ModelError, match=r"checkpoint /no/such.pt of csp-tiny does not exist"):
             load_encoder("open_clip:csp-tiny//no/such.pt", device="cpu")
     finally:
         open_clip.factory._MODEL_CONFIGS.pop("csp-tiny")
@@ -206,43 +206,43 @@ def test_merges_file_is_relative_to_the_directory(tmp_path: Path, monkeypatch: p
     ],
 )
 def test_wrong_specs_are_told_in_one_line(wrong: str, message: str) -> None:
-    with pytest.raises(EncoderError, match=message) as error:
+    with pytest.raises(ModelError, match=message) as error:
         load_encoder(wrong, device="cpu")
     assert "\n" not in str(error.value)
 
 
 def test_mistyped_path_never_becomes_a_download(directories: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     root = directories["open_clip"].parent
-    with pytest.raises(EncoderError, match=r"does not exist \(near: open_clip\)"):
+    with pytest.raises(ModelError, match=r"does not exist \(near: open_clip\)"):
         load_encoder(f"open_clip:{root}/open_clap", device="cpu")
     monkeypatch.chdir(root.parent)
-    with pytest.raises(EncoderError, match=r"looks like a path, .* it has no 'sigllip' \(near: siglip"):
+    with pytest.raises(ModelError, match=r"looks like a path, .* it has no 'sigllip' \(near: siglip"):
         load_encoder(f"transformers:{root.name}/sigllip", device="cpu")
 
 
 def test_damaged_directory_is_told(tmp_path: Path) -> None:
-    with pytest.raises(EncoderError, match=r"has no open_clip_config.json"):
+    with pytest.raises(ModelError, match=r"has no open_clip_config.json"):
         load_encoder(f"open_clip:{tmp_path}", device="cpu")
     tiny_models.save_vit(tmp_path / "vit")
-    with pytest.raises(EncoderError, match="is a ViTModel, which does not put images and texts into one space"):
+    with pytest.raises(ModelError, match="is a ViTModel, which does not put images and texts into one space"):
         load_encoder(f"transformers:{tmp_path}/vit", device="cpu")
     directory = tiny_models.save_open_clip(tmp_path / "broken")
     (directory / "open_clip_model.safetensors").write_bytes(b"broken")
-    with pytest.raises(EncoderError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match="cannot be loaded"):
         load_encoder(f"open_clip:{directory}", device="cpu")
 
 
 def test_vectors_that_are_not_finite_are_an_error(encoders: dict[str, Any]) -> None:
     pixels = encoders["open_clip"].preprocess(pictures()[0])[None] * float("nan")
-    with pytest.raises(EncoderError, match="1 of 1 vectors are zero or not finite"):
+    with pytest.raises(ModelError, match="1 of 1 vectors are zero or not finite"):
         encoders["open_clip"].embed_images(pixels)
 
 
 def test_unknown_device_is_told(directories: dict[str, Path]) -> None:
-    with pytest.raises(EncoderError, match="device 'gpu' is unknown"):
+    with pytest.raises(ModelError, match="device 'gpu' is unknown"):
         load_encoder(spec("open_clip", directories["open_clip"]), device="gpu")
     if not torch.cuda.is_available():
-        with pytest.raises(EncoderError, match="'cuda' is not available"):
+        with pytest.raises(ModelError, match="'cuda' is not available"):
             load_encoder(spec("open_clip", directories["open_clip"]), device="cuda")
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from csp_index.errors import NetworkError
+from csp_index.errors import ModelError
 from csp_index.models.networks import LoadedNetwork, list_layers, load_network
 from csp_index.models.pooling import choose_pool, pooled
 
@@ -214,7 +214,7 @@ def test_timm_local_directory_and_weights_file(tmp_path: Path) -> None:
         network = load_network("timm:test_resnet", layers=["fc"], weights=tmp_path / file, device="cpu")
         assert torch.allclose(network.activations(pixels)["fc"], forward_to(whole, pixels), atol=1e-5)
         assert network.weights == str(tmp_path.resolve() / file)
-    with pytest.raises(NetworkError, match=r"do not fit ResNet: fc.weight has shape \(7, .*fc.bias has shape"):
+    with pytest.raises(ModelError, match=r"do not fit ResNet: fc.weight has shape \(7, .*fc.bias has shape"):
         load_network("timm:test_resnet", layers=["fc"], weights=tmp_path / "tiny" / "model.safetensors", device="cpu")
 
 
@@ -228,13 +228,13 @@ def test_pickled_code_in_a_weight_file_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "evil.pth").write_bytes(pickle.dumps({"fc.weight": Evil()}))
     torch.save({"x": Evil()}, tmp_path / "evil.pt")
     for file in ("evil.pth", "evil.pt"):
-        with pytest.raises(NetworkError, match="cannot be read as plain tensors"):
+        with pytest.raises(ModelError, match="cannot be read as plain tensors"):
             load_network(ODD, layers=["maps"], weights=tmp_path / file, device="cpu")
     assert not (tmp_path / "ran").exists()
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(NetworkError, match="holds no table of tensors"):
+    with pytest.raises(ModelError, match="holds no table of tensors"):
         load_network(ODD, layers=["maps"], weights=tmp_path / "list.pt", device="cpu")
-    with pytest.raises(NetworkError, match="does not exist"):
+    with pytest.raises(ModelError, match="does not exist"):
         load_network(ODD, layers=["maps"], weights=tmp_path / "none.pt", device="cpu")
 
 
@@ -285,7 +285,7 @@ def test_hooks_are_gone_after_each_pass_and_after_an_error() -> None:
 def test_a_network_may_have_a_name_of_its_own() -> None:
     assert load_network(ODD, layers=["maps"], name="mine", device="cpu").name == "mine"
     assert load_network(ODD, layers=["maps"], device="cpu").name == "odd"
-    with pytest.raises(NetworkError, match="'a/b' cannot name a network"):
+    with pytest.raises(ModelError, match="'a/b' cannot name a network"):
         load_network(ODD, layers=["maps"], name="a/b", device="cpu")
 
 
@@ -314,15 +314,13 @@ def test_list_layers_gives_what_can_be_indexed() -> None:
     ],
 )
 def test_layers_that_cannot_be_used_are_told(layer: str, pool: str | None, message: str) -> None:
-    with pytest.raises(NetworkError, match=message) as error:
+    with pytest.raises(ModelError, match=message) as error:
         load_network(ODD, layers=[layer], pool=pool, device="cpu")
     assert "\n" not in str(error.value)
 
 
 def test_unknown_layer_names_near_ones_first() -> None:
-    with pytest.raises(
-        NetworkError, match=r"is not in resnet18 \(has: layer3.1.conv2, layer3.1.conv1, .*, conv1, bn1, "
-    ):
+    with pytest.raises(ModelError, match=r"is not in resnet18 \(has: layer3.1.conv2, layer3.1.conv1, .*, conv1, bn1, "):
         load_network("torchvision:resnet18/none", layers=["layer3.1.conv"], device="cpu")
 
 
@@ -340,13 +338,13 @@ def test_unknown_layer_names_near_ones_first() -> None:
     ],
 )
 def test_wrong_specs_are_told_in_one_line(wrong: str, message: str) -> None:
-    with pytest.raises(NetworkError, match=message) as error:
+    with pytest.raises(ModelError, match=message) as error:
         load_network(wrong, layers=["layer4"], device="cpu")
     assert "\n" not in str(error.value)
 
 
 def test_no_layer_is_told() -> None:
-    with pytest.raises(NetworkError, match=r"no layer of .* was named"):
+    with pytest.raises(ModelError, match=r"no layer of .* was named"):
         load_network(ODD, layers=[], device="cpu")
 
 

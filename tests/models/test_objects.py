@@ -18,7 +18,7 @@ from torch import nn
 from torchvision import transforms
 
 import csp_index
-from csp_index.errors import EncoderError, NetworkError, SettingError
+from csp_index.errors import ModelError, SettingError
 from csp_index.models.encoders import load_encoder
 from csp_index.models.index_models import Models
 from csp_index.models.networks import load_network
@@ -85,7 +85,7 @@ def test_an_error_leaves_the_module_as_it_was() -> None:
             raise ValueError("wrong shape")
 
     module = Breaks().train()
-    with pytest.raises(NetworkError, match="Breaks fails on two grey images: ValueError: wrong shape"):
+    with pytest.raises(ModelError, match="Breaks fails on two grey images: ValueError: wrong shape"):
         Network(module, ["first"], preprocess=TO_TENSOR, name="Breaks").hooked("cpu")
     assert module.training and not module.first._forward_hooks
 
@@ -175,7 +175,7 @@ def test_preprocessing_is_recognised(tmp_path) -> None:
     ],
 )
 def test_what_cannot_be_used_is_told_in_one_line(make, message) -> None:
-    with pytest.raises((NetworkError, EncoderError), match=message) as caught:
+    with pytest.raises((ModelError, ModelError), match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
 
@@ -187,7 +187,7 @@ def test_layers_of_a_module_are_listed() -> None:
     assert list_layers(net(), "cpu", input_shape=(3, 9, 9))[0]["shape"] == [4, 7, 7]
     assert list_layers(net(), "cpu", preprocess=TO_TENSOR)[0]["shape"] == [4, 14, 14]
     grey = nn.Sequential(nn.Conv2d(1, 2, 3))
-    with pytest.raises(NetworkError, match=r"tried an input of \[3, 224, 224\]: give input_shape=\(C, H, W\)"):
+    with pytest.raises(ModelError, match=r"tried an input of \[3, 224, 224\]: give input_shape=\(C, H, W\)"):
         list_layers(grey, "cpu")
     assert list_layers(grey, "cpu", input_shape=(1, 9, 9))[0]["neurons"] == 2
 
@@ -287,7 +287,7 @@ def test_an_open_clip_model_gives_what_its_spec_gives() -> None:
     assert torch.allclose(own.embed_texts(texts, templates), named.embed_texts(texts, templates), atol=1e-6)
     assert torch.allclose(own.embed_images(pixels(own)), named.embed_images(pixels(named)), atol=1e-5)
     assert model.training
-    with pytest.raises(EncoderError, match="give tokenizer="):
+    with pytest.raises(ModelError, match="give tokenizer="):
         Encoder(model, preprocess)
 
 
@@ -302,7 +302,7 @@ def test_a_transformers_model_gives_what_its_spec_gives(tmp_path, kind) -> None:
     own, named = Encoder(model, images, words).ready("cpu"), load_encoder(f"transformers:{directory}", device="cpu")
     assert torch.allclose(own.embed_texts(["red star"]), named.embed_texts(["red star"]), atol=1e-6)
     assert torch.allclose(own.embed_images(pixels(own)), named.embed_images(pixels(named)), atol=1e-5)
-    with pytest.raises(EncoderError, match="needs its processor"):
+    with pytest.raises(ModelError, match="needs its processor"):
         Encoder(model, images)
 
 
@@ -331,7 +331,7 @@ def test_models_take_objects_by_name_and_nothing_else() -> None:
     assert models.encoder("object:mine").spec == "object:mine"
     assert models.encoder("object:other").spec == "object:other"
     assert models.encoder("object:mine") is models.encoder("object:mine")
-    with pytest.raises(EncoderError, match=r"'third' is a Python object .*models=\{'third': csp_index.Encoder"):
+    with pytest.raises(ModelError, match=r"'third' is a Python object .*models=\{'third': csp_index.Encoder"):
         models.encoder("object:third")
     with pytest.raises(SettingError, match=r"models\['x'\] is a Net: expected csp_index.Network"):
         Models("cpu", {"x": net()})

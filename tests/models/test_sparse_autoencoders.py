@@ -15,7 +15,7 @@ from torch import Tensor
 
 from csp_index import open_index
 from csp_index.cli import cli
-from csp_index.errors import NetworkError, SettingError
+from csp_index.errors import ModelError, SettingError
 from csp_index.index import NetworkSource
 from csp_index.models.networks import list_layers, load_network
 from csp_index.models.sparse_autoencoders import settled, split_spec
@@ -135,7 +135,7 @@ def test_k_may_stand_in_the_file(tmp_path: Path, pixels: Tensor) -> None:
     expected = _features(f"{FAKE}+sae:conv={_save(tmp_path, w)}:topk=2", pixels)
     for file in (in_words, as_tensor):
         torch.testing.assert_close(_features(f"{FAKE}+sae:conv={file}", pixels), expected)
-    with pytest.raises(NetworkError, match="does not say its K: add :topk=K"):
+    with pytest.raises(ModelError, match="does not say its K: add :topk=K"):
         _features(f"{FAKE}+sae:conv={_save(tmp_path, w, 'silent', {'architecture': 'topk'})}", pixels)
 
 
@@ -198,7 +198,7 @@ def test_weights_that_do_not_fit_are_told_in_one_line(
     tmp_path: Path, pixels: Tensor, tensors: dict[str, Tensor], suffix: str, told: str
 ) -> None:
     file = _save(tmp_path, tensors or {"odd": torch.ones(1, dtype=torch.int64)})
-    with pytest.raises(NetworkError) as caught:
+    with pytest.raises(ModelError) as caught:
         _features(f"{FAKE}+sae:conv={file}{suffix}", pixels)
     assert told in str(caught.value) and "\n" not in str(caught.value)
 
@@ -214,13 +214,13 @@ def test_weights_that_do_not_fit_are_told_in_one_line(
 )
 def test_a_spec_that_cannot_be_is_told_in_one_line(tmp_path: Path, added: str, told: str) -> None:
     file = _save(tmp_path, _weights())
-    with pytest.raises(NetworkError) as caught:
+    with pytest.raises(ModelError) as caught:
         load_network(FAKE + added.format(*[file] * 2), layers=["conv"], device="cpu")
     assert told in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_an_unknown_feature_layer_is_named_with_near_ones(tmp_path: Path) -> None:
-    with pytest.raises(NetworkError, match=r"conv\.sae-sae"):
+    with pytest.raises(ModelError, match=r"conv\.sae-sae"):
         load_network(f"{FAKE}+sae:conv={_save(tmp_path, _weights())}", layers=["conv.sae-sea"], device="cpu")
 
 

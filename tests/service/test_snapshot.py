@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from csp_index import Index, open_index
-from csp_index.errors import MissingError, StoreError
+from csp_index.errors import NotFoundError, StoreError
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.layer_table import UNLABELLED
@@ -166,14 +166,14 @@ def test_a_row_of_a_neuron_without_and_with_label(snapshot):
 
 
 def test_what_is_not_there_is_missing(snapshot):
-    with pytest.raises(MissingError, match=r"layer m/x is not in the index \(has: m/l\)"):
+    with pytest.raises(NotFoundError, match=r"layer m/x is not in the index \(has: m/l\)"):
         snapshot.layer(LayerKey("m", "x"))
-    with pytest.raises(MissingError, match="m/l has neurons 0 to 7"):
+    with pytest.raises(NotFoundError, match="m/l has neurons 0 to 7"):
         snapshot.neuron_row(NeuronKey("m", "l", 8))
-    with pytest.raises(MissingError, match=r"no labels by 'pmi' \(has: csp, mean-centred\)"):
+    with pytest.raises(NotFoundError, match=r"no labels by 'pmi' \(has: csp, mean-centred\)"):
         snapshot.neuron_row(NeuronKey("m", "l", 0), "pmi")
     for image in (-1, 60, 2**39):
-        with pytest.raises(MissingError, match="images 0 to 59"):
+        with pytest.raises(NotFoundError, match="images 0 to 59"):
             snapshot.check_image(image)
     assert snapshot.image_rows([-1, 60, 2**39], ["uri"]) == {}
     assert snapshot.texts("any") is None
@@ -202,7 +202,7 @@ def test_a_layer_that_was_not_finished_is_missing(tmp_path):
     index.store.delete(schema.NEURONS, "neuron >= 0")
     found = Snapshot(tmp_path / "db")
     assert found.layer_rows()[0] | {"neurons": 8, "ready": False, "dead": 0, "images": 60} == found.layer_rows()[0]
-    with pytest.raises(MissingError, match="m/l is not finished"):
+    with pytest.raises(NotFoundError, match="m/l is not finished"):
         found.layer(LAYER)
 
 

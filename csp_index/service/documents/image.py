@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import Image
 
-from csp_index.errors import MissingError
+from csp_index.errors import NotFoundError
 from csp_index.service.documents.layer import top_images
 from csp_index.service.documents.shapes import ExcitedRow, ImageDocument, ImageFacts, NeighbourRow
 from csp_index.service.layer_table import LayerTable
@@ -75,7 +75,7 @@ def image_document(snapshot: Snapshot, engine: Engine, image_id: int) -> ImageDo
 
 
 def stored_thumbnail(snapshot: Snapshot, image_id: int) -> tuple[bytes, str]:
-    """Return a small picture of an image as the index keeps it, and its media type. MissingError where it has none."""
+    """Return a small picture of an image as the index keeps it, and its media type. NotFoundError where it has none."""
     snapshot.check_image(image_id)
     if is_derived(image_id):
         picture = _derived_row(snapshot, image_id, ["picture"])["picture"]
@@ -84,14 +84,14 @@ def stored_thumbnail(snapshot: Snapshot, image_id: int) -> tuple[bytes, str]:
     for start, kind in _KINDS:
         if isinstance(picture, bytes) and picture.startswith(start):
             return picture, kind
-    raise MissingError(f"image {image_id} has no picture in the index: it came as an array, or without a thumbnail")
+    raise NotFoundError(f"image {image_id} has no picture in the index: it came as an array, or without a thumbnail")
 
 
 def excited_by(snapshot: Snapshot, image_id: int, most: int) -> list[ExcitedRow]:
     """Return the neurons of all layers that keep the image among their highest activating ones, most extreme first."""
     found = []
     for place, info in enumerate(snapshot.layers()):
-        with suppress(MissingError):  # not finished
+        with suppress(NotFoundError):  # not finished
             found += [
                 (rank, place, neuron, info.key, told) for rank, neuron, *told in _top_of(snapshot, info).of(image_id)
             ]
@@ -105,7 +105,7 @@ def excited_by(snapshot: Snapshot, image_id: int, most: int) -> list[ExcitedRow]
 def finished(snapshot: Snapshot) -> Iterator[LayerTable]:
     """Go through the layers whose statistics are there."""
     for info in snapshot.layers():
-        with suppress(MissingError):
+        with suppress(NotFoundError):
             yield snapshot.layer(info.key)
 
 
@@ -205,7 +205,7 @@ def _derived(snapshot: Snapshot, image_id: int) -> ImageFacts:
 def _derived_row(snapshot: Snapshot, image_id: int, columns: Sequence[str]) -> dict[str, Any]:
     found = derived_rows(snapshot.store, [image_id], columns)
     if image_id not in found:
-        raise MissingError(f"derived image {image_id} does not exist: the pairs of a neuron name those there are")
+        raise NotFoundError(f"derived image {image_id} does not exist: the pairs of a neuron name those there are")
     return found[image_id]
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from markdown_it import MarkdownIt
 
-from csp_index.errors import MissingError
+from csp_index.errors import NotFoundError
 
 START: Final = "index"  # the page that lists the others
 _PICTURES: Final = {".png": "image/png", ".jpg": "image/jpeg"}
@@ -112,9 +112,9 @@ def names() -> tuple[str, ...]:
 
 @cache
 def page(name: str) -> ManualPage:
-    """Return a page of the manual. Raises MissingError where there is none of that name."""
+    """Return a page of the manual. Raises NotFoundError where there is none of that name."""
     if name not in names():
-        raise MissingError(f"the manual has no page {name!r} (it has: {', '.join(names())})")
+        raise NotFoundError(f"the manual has no page {name!r} (it has: {', '.join(names())})")
     markdown = _files()[f"{name}.md"].read_text("utf-8")
     found = headings(markdown)
     return ManualPage(name, found[0].text if found else name, markdown, found)

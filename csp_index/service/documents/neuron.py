@@ -16,7 +16,7 @@ import numpy as np
 
 import csp_index
 from csp_index.contrast.quality import quality_of_pairs
-from csp_index.errors import MissingError
+from csp_index.errors import NotFoundError
 from csp_index.labelling.methods import methods_with
 from csp_index.query.neuron_view import STATISTICS, told_if_stale
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
@@ -99,7 +99,7 @@ def random_neuron(snapshot: Snapshot, rng: random.Random) -> NeuronKey:
     firing = [(row, row["neurons"] - row["dead"]) for row in snapshot.layer_rows()]
     firing = [(row, count) for row, count in firing if count > 0]
     if not firing:
-        raise MissingError("the index has no neuron that fires: index a network with `csp-index index --model`")
+        raise NotFoundError("the index has no neuron that fires: index a network with `csp-index index --model`")
     row = rng.choices([row for row, _ in firing], [count for _, count in firing])[0]
     key = LayerKey(row["model"], row["name"])
     alive = np.flatnonzero(~snapshot.layer(key).dead)
@@ -109,7 +109,7 @@ def random_neuron(snapshot: Snapshot, rng: random.Random) -> NeuronKey:
 def neuron_document(snapshot: Snapshot, engine: Vectors, key: NeuronKey, method: str | None = None) -> NeuronDocument:
     """Return all a page tells of a neuron; its label is the newest by `method`, by default the layer's own.
 
-    Raises MissingError for an unknown neuron and for a method that labelled nothing in its layer.
+    Raises NotFoundError for an unknown neuron and for a method that labelled nothing in its layer.
     """
     table = snapshot.neuron(key)
     shown = _shown(snapshot, table, key, method)

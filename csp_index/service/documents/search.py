@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 import numpy as np
 from PIL import Image
 
-from csp_index.errors import EncoderError, LabelError, MissingError, SettingError
+from csp_index.errors import LabelError, ModelError, NotFoundError, SettingError
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents.image import check_image, excited_by, finished, has_vectors, image_vector, near_images
 from csp_index.service.documents.layer import named
@@ -95,11 +95,11 @@ def _vector(snapshot: Snapshot, engine: Engine, query: SearchQuery, notes: list[
         if query.image_id is not None:
             return _of_image(snapshot, engine, query.image_id)
         if not has_vectors(snapshot, engine):
-            raise EncoderError("the index holds no embeddings, or they could not be loaded")
+            raise ModelError("the index holds no embeddings, or they could not be loaded")
         if query.text is not None:
             return engine.embed_text(query.text.strip())
         return engine.embed_image(cast(Image.Image, query.upload))
-    except EncoderError as exc:
+    except ModelError as exc:
         notes.append(f"{'meanings were not searched' if query.text is None else 'only names were searched'}: {exc}")
         return None
 
@@ -108,7 +108,7 @@ def _of_image(snapshot: Snapshot, engine: Engine, image_id: int) -> np.ndarray:
     check_image(snapshot, image_id)
     found = image_vector(snapshot, engine, image_id)
     if found is None:
-        raise EncoderError(f"image {image_id} has no embedding in the index")
+        raise ModelError(f"image {image_id} has no embedding in the index")
     return found
 
 
@@ -131,7 +131,7 @@ def _meaning(
     for place, table in enumerate(_compared(snapshot, own, notes)):
         try:
             concepts = engine.concepts(table.info.key)
-        except (LabelError, MissingError) as exc:
+        except (LabelError, NotFoundError) as exc:
             notes.append(f"layer {table.info.key} was left out: {exc}")
             continue
         cosines = np.einsum("md,d->m", concepts.vectors, vector)  # by this thread alone: BLAS wakes others, and waits

@@ -50,13 +50,12 @@ from csp_index.service.sql_sandbox import SqlAnswer, SqlRunner, write_rows
 V = TypeVar("V")
 
 _STATUS: dict[type[Exception], tuple[int, str]] = {
-    errors.MissingError: (404, "missing"),
+    errors.NotFoundError: (404, "missing"),
     errors.QueryError: (400, "query"),
     errors.SettingError: (400, "setting"),
     errors.LabelError: (400, "label"),
     errors.SourceError: (400, "picture"),
-    errors.EncoderError: (400, "encoder"),
-    errors.NetworkError: (400, "network"),
+    errors.ModelError: (400, "model"),
     errors.BusyError: (503, "busy"),
 }
 _HTTP_TYPES = {400: "bad-request", 403: "forbidden", 404: "missing", 405: "method"}
@@ -239,9 +238,9 @@ def _add_questions(router: APIRouter, service: Service) -> None:
 
 
 def ask_sql(service: Service, statement: str) -> SqlAnswer:
-    """Return the rows of a statement, and count it. Raises QueryError, BusyError; MissingError where SQL is off."""
+    """Return the rows of a statement, and count it. Raises QueryError, BusyError; NotFoundError where SQL is off."""
     if service.sql is None:
-        raise errors.MissingError("SQL over HTTP is off here: `csp-index serve DB --sql` offers it")
+        raise errors.NotFoundError("SQL over HTTP is off here: `csp-index serve DB --sql` offers it")
     try:
         found = service.sql.run(statement)
     except errors.CspIndexError as exc:

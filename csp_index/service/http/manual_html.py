@@ -37,7 +37,7 @@ def manual_href(place: str) -> str:
 
 @cache
 def manual_html(name: str) -> Markup:
-    """Return what stands below the title of a page, as HTML. Raises MissingError where there is no such page."""
+    """Return what stands below the title of a page, as HTML. Raises NotFoundError where there is no such page."""
     page, parser = manual.page(name), manual.parser()
     tokens = parser.parse(page.markdown)
     anchors = iter(page.headings)

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Form, Path, Query, UploadFile
 from starlette.responses import RedirectResponse, Response
 
-from csp_index.errors import CspIndexError, EncoderError, LabelError, MissingError, SettingError
+from csp_index.errors import CspIndexError, LabelError, ModelError, NotFoundError, SettingError
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents import compare, layer_map, manual
 from csp_index.service.documents.card import card_of
@@ -151,7 +151,7 @@ def _add_layers(routes: APIRouter, service: Service, renderer: Renderer) -> None
         page = layer_document(snapshot, engine, key, query)
         try:
             points = layer_map.layer_map(snapshot, engine, key, colour, query.method)
-        except (EncoderError, LabelError):  # without embeddings or texts there are no concept vectors
+        except (ModelError, LabelError):  # without embeddings or texts there are no concept vectors
             points = None
         return renderer.page("layer", page=page, **_layer_context(key, query, page, points))
 
@@ -213,7 +213,7 @@ def _add_neurons(routes: APIRouter, service: Service, renderer: Renderer) -> Non
 def _picture(service: Service, image_id: int) -> bytes:
     try:
         return stored_thumbnail(service.snapshot, image_id)[0]
-    except MissingError:  # it came as an array: the card says so
+    except NotFoundError:  # it came as an array: the card says so
         return b""
 
 

@@ -32,7 +32,7 @@ class Engine:
     """Models, vectors and labels over a snapshot; many threads may ask.
 
     Every method raises StoreError where loading takes longer than the service's time limit, and, where loading failed,
-    the reason, each time. MissingError: no such layer, neuron or image. EncoderError: texts and pictures cannot be
+    the reason, each time. NotFoundError: no such layer, neuron or image. ModelError: texts and pictures cannot be
     embedded, because the encoder came as arrays or cannot be loaded.
     """
 

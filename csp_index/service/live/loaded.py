@@ -17,7 +17,7 @@ from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.embeddings import Embeddings, all_embeddings
 from csp_index.contrast.makers import makers
 from csp_index.contrast.neighbour_lists import listed
-from csp_index.errors import CspIndexError, EncoderError, LabelError, MissingError, NetworkError
+from csp_index.errors import CspIndexError, LabelError, ModelError, NotFoundError
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.labelling.concept_vectors import layer_vectors
 from csp_index.lru_cache import LRUCache
@@ -50,7 +50,7 @@ class Loaded:
         self._models = Models(settings.DEVICE.value())
         self._loading = threading.Lock()
         self._running = threading.Lock()  # hooks are not made for several threads
-        self._encoder_found: LoadedEncoder | EncoderError | None = None
+        self._encoder_found: LoadedEncoder | ModelError | None = None
         self._networks_found: list[LoadedNetwork] | None = None
         self._concepts, self._activations = LRUCache(held_bytes // 4), LRUCache(held_bytes // 16)
         context = ComputeContext(derive=makers(self._store, self._models))
@@ -64,11 +64,11 @@ class Loaded:
         return self._concepts.get(key, lambda: self._concepts_of(target), lambda found: found.vectors.nbytes)
 
     def embed_text(self, text: str) -> np.ndarray:
-        """Return the unit vector [D] of a text. Raises EncoderError where the encoder is not at hand."""
+        """Return the unit vector [D] of a text. Raises ModelError where the encoder is not at hand."""
         return _unit(self._texts.embed(text))
 
     def embed_image(self, image: Image.Image) -> np.ndarray:
-        """Return the unit vector [D] of a picture. Raises EncoderError where the encoder is not at hand."""
+        """Return the unit vector [D] of a picture. Raises ModelError where the encoder is not at hand."""
         encoder = self._encoder()
         pixels = encoder.preprocess(image.convert("RGB"))[None]
         with self._running:
@@ -136,10 +136,10 @@ class Loaded:
         return found
 
     def _settings_of(self, run_id: str | None) -> dict[str, Any]:
-        """Return the settings of a label run; MissingError where there is none of that name."""
+        """Return the settings of a label run; NotFoundError where there is none of that name."""
         run = None if run_id is None else self._snapshot.run(run_id)
         if run_id is not None and (run is None or run["command"] != "label"):
-            raise MissingError(f"{run_id} is no label run of the index: its neurons' pages name theirs")
+            raise NotFoundError(f"{run_id} is no label run of the index: its neurons' pages name theirs")
         settings: dict[str, Any] = json.loads(run["settings"]) if run else {}
         return settings
 
@@ -163,7 +163,7 @@ class Loaded:
         """Return the layer of a neuron that exists."""
         info = self._snapshot.info(key.layer_key)
         if not 0 <= key.neuron < info.neurons:
-            raise MissingError(f"neuron {key} does not exist: {info.key} has neurons 0 to {info.neurons - 1}")
+            raise NotFoundError(f"neuron {key} does not exist: {info.key} has neurons 0 to {info.neurons - 1}")
         return info
 
     def _concepts_of(self, target: LayerInfo) -> Concepts:
@@ -179,7 +179,7 @@ class Loaded:
                     self._encoder_found = self._models.held_encoder(self._source)
                 except CspIndexError as exc:
                     self._encoder_found = _encoder_error(self._source.name, exc)
-        if isinstance(self._encoder_found, EncoderError):
+        if isinstance(self._encoder_found, ModelError):
             raise self._encoder_found.with_traceback(None)
         return self._encoder_found
 
@@ -192,7 +192,7 @@ class Loaded:
                 for group in by_network(layers):
                     try:
                         self._networks_found += self._models.held_networks(group)
-                    except NetworkError as exc:
+                    except ModelError as exc:
                         _log.warning("no picture runs through %s: %s", group[0].key.model, exc)
         return self._networks_found
 
@@ -215,13 +215,13 @@ class Loaded:
         ]
 
 
-def _encoder_error(name: str, exc: CspIndexError) -> EncoderError:
+def _encoder_error(name: str, exc: CspIndexError) -> ModelError:
     if isinstance(exc, LabelError):
-        return EncoderError(
+        return ModelError(
             f"encoder {name} came as arrays and reads neither texts nor pictures: search by a neuron or an image, "
             "or index the images with an encoder"
         )
-    return EncoderError(str(exc))
+    return ModelError(str(exc))
 
 
 def _unit(vector: torch.Tensor) -> np.ndarray:

@@ -7,7 +7,7 @@ import json
 import pytest
 from planted import CONCEPTS, PLANTED, WORDS, Served, serve_arrays
 
-from csp_index.errors import MissingError, SettingError
+from csp_index.errors import NotFoundError, SettingError
 from csp_index.records import NeuronKey
 from csp_index.service.documents.compare import compare_document
 from csp_index.service.documents.neuron import neuron_document
@@ -81,5 +81,5 @@ def test_two_to_four_different_neurons(planted: Served, neurons: tuple[int, ...]
 
 
 def test_a_neuron_that_is_not_there(planted: Served) -> None:
-    with pytest.raises(MissingError, match="planted/words/7 does not exist"):
+    with pytest.raises(NotFoundError, match="planted/words/7 does not exist"):
         compare_document(*planted, keys(f"{PLANTED}/0", f"{PLANTED}/7"))

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from planted import CONCEPTS, DERIVED, PLANTED, Served, opened
 
-from csp_index.errors import MissingError
+from csp_index.errors import NotFoundError
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents import image as module
 from csp_index.service.documents.image import NEIGHBOURS, excited_by, image_document, image_vector, stored_thumbnail
@@ -106,7 +106,7 @@ def test_a_thumbnail_is_the_stored_picture(planted: Served) -> None:
 @pytest.mark.parametrize("image", [-1, 40, 2**31, DERIVED - 1, DERIVED + 1, 2**63 - 1])
 def test_an_image_that_is_not_there(planted: Served, image: int) -> None:
     for ask in (lambda: image_document(*planted, image), lambda: stored_thumbnail(planted[0], image)):
-        with pytest.raises(MissingError, match="does not exist"):
+        with pytest.raises(NotFoundError, match="does not exist"):
             ask()
 
 
@@ -114,7 +114,7 @@ def test_images_that_came_as_arrays_have_no_picture(arrays: Served) -> None:
     document = image_document(*arrays, 2)
     assert document["width"] is None and len(document["neighbours"]) == NEIGHBOURS
     assert 3 not in [row["index"] for row in document["excites"]]
-    with pytest.raises(MissingError, match="image 2 has no picture in the index"):
+    with pytest.raises(NotFoundError, match="image 2 has no picture in the index"):
         stored_thumbnail(arrays[0], 2)
 
 
@@ -143,7 +143,7 @@ def test_a_layer_that_is_not_finished_is_passed_over(planted: Served, monkeypatc
 
     def half(key: LayerKey) -> object:
         if str(key) == CONCEPTS:
-            raise MissingError("layer net/concepts is not finished")
+            raise NotFoundError("layer net/concepts is not finished")
         return read(key)
 
     monkeypatch.setattr(snapshot, "layer", half)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from planted import CONCEPTS, PLANTED, Served
 
-from csp_index.errors import MissingError, SettingError, StoreError
+from csp_index.errors import NotFoundError, SettingError, StoreError
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents.layer import IMAGES, GalleryQuery, Sort, layer_document, neurons_document
 
@@ -76,7 +76,7 @@ def test_the_method_chooses_the_label(planted: Served) -> None:
         document = layer_document(*planted, WORDS, GalleryQuery(method=method))
         assert document["query"]["method"] == method
         assert {row["method"] for row in document["neurons"]} == {method}
-    with pytest.raises(MissingError, match="has no labels by 'magic'"):
+    with pytest.raises(NotFoundError, match="has no labels by 'magic'"):
         rows(planted, method="magic")
 
 
@@ -146,7 +146,7 @@ def test_the_document_is_whole_and_json(planted: Served) -> None:
     }
     assert document["neurons"][0].keys() - planted[0].layer(WORDS).row(0).keys() == {"clarity"}
     json.dumps(document, allow_nan=False)
-    with pytest.raises(MissingError, match="layer planted/none is not in the index"):
+    with pytest.raises(NotFoundError, match="layer planted/none is not in the index"):
         layer_document(*planted, LayerKey("planted", "none"), GalleryQuery())
 
 

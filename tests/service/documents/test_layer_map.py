@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from planted import CONCEPTS, PLANTED, Served, serve_arrays
 
-from csp_index.errors import MissingError, SettingError
+from csp_index.errors import NotFoundError, SettingError
 from csp_index.records import LayerKey
 from csp_index.service.documents import layer_map as module
 from csp_index.service.documents.layer import GalleryQuery, neurons_document
@@ -142,7 +142,7 @@ def test_a_layer_without_labels_has_a_map(tmp_path_factory: pytest.TempPathFacto
 def test_what_does_not_exist_is_refused(planted: Served) -> None:
     with pytest.raises(SettingError, match="colour is 'label': expected score"):
         layer_map(*planted, WORDS, "label")
-    with pytest.raises(MissingError):
+    with pytest.raises(NotFoundError):
         layer_map(*planted, LayerKey("planted", "none"))
-    with pytest.raises(MissingError, match="has no labels by 'magic'"):
+    with pytest.raises(NotFoundError, match="has no labels by 'magic'"):
         layer_map(*planted, WORDS, method="magic")

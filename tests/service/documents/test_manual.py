@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from checkout import ROOT
 
-from csp_index.errors import MissingError
+from csp_index.errors import NotFoundError
 from csp_index.service.documents import manual
 
 DOCS = ROOT / "csp_index" / "docs"
@@ -29,7 +29,7 @@ def test_a_page_has_one_title_and_anchors_of_its_own(name: str) -> None:
     "name", ["methods.md", "", ".", "../settings", "..\\settings", "/etc/passwd", "index\0", "Index"]
 )
 def test_nothing_but_a_page_is_read(name: str) -> None:
-    with pytest.raises(MissingError, match=r"the manual has no page .* \(it has: index, tutorial, "):
+    with pytest.raises(NotFoundError, match=r"the manual has no page .* \(it has: index, tutorial, "):
         manual.page(name)
     assert manual.picture(name) is None
 

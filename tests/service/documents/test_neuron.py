@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from csp_index import NetworkSource, open_index
-from csp_index.errors import MissingError
+from csp_index.errors import NotFoundError
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.config import ServiceSettings
 from csp_index.service.documents import neuron as neurons
@@ -90,7 +90,7 @@ def test_a_random_neuron_fires(snapshot, place):
     assert all(not snapshot.neuron_row(key)["dead"] for key in drawn)
     empty = open_index(place / "empty")
     empty.add_images(place / "images", encoders=[ENCODER])
-    with pytest.raises(MissingError, match="no neuron that fires"):
+    with pytest.raises(NotFoundError, match="no neuron that fires"):
         random_neuron(Snapshot(place / "empty"), rng)
 
 
@@ -194,7 +194,7 @@ def test_a_neuron_without_label_and_a_dead_one(snapshot, engine):
     assert dead["state"] == "dead" and dead["note"] and dead["facets"] == dead["similar"] == []
     for document in (bare, dead):
         json.dumps(document, allow_nan=False)
-    with pytest.raises(MissingError, match="no labels by 'pmi'"):
+    with pytest.raises(NotFoundError, match="no labels by 'pmi'"):
         neuron_document(snapshot, engine, KEY, "pmi")
 
 

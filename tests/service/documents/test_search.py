@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from planted import CONCEPTS, DERIVED, PLANTED, WORDS, Served, opened
 
-from csp_index.errors import MissingError, SettingError
+from csp_index.errors import NotFoundError, SettingError
 from csp_index.records import NeuronKey
 from csp_index.service.documents.search import SearchQuery, search_document
 
@@ -160,5 +160,5 @@ def test_what_cannot_be_asked_is_refused(asked: dict[str, Any]) -> None:
     ],
 )
 def test_what_is_not_there_is_told(planted: Served, asked: dict[str, Any]) -> None:
-    with pytest.raises(MissingError):
+    with pytest.raises(NotFoundError):
         find(planted, **asked)

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from planted import CONCEPTS, PLANTED, WORDS, make_arrays, make_planted
 
-from csp_index.errors import BusyError, EncoderError, LabelError, MissingError, StoreError
+from csp_index.errors import BusyError, LabelError, ModelError, NotFoundError, StoreError
 from csp_index.index import Index, open_index
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.config import ServiceSettings
@@ -82,9 +82,7 @@ def test_who_waits_too_long_is_told(index: Index, monkeypatch: pytest.MonkeyPatc
     engine.wait(30)
 
 
-@pytest.mark.parametrize(
-    ("failure", "kind"), [(EncoderError("no scale"), EncoderError), (OSError(2, "gone"), StoreError)]
-)
+@pytest.mark.parametrize(("failure", "kind"), [(ModelError("no scale"), ModelError), (OSError(2, "gone"), StoreError)])
 def test_a_failure_to_load_is_told_to_everyone_who_asks(
     index: Index, monkeypatch: pytest.MonkeyPatch, failure: Exception, kind: type[Exception]
 ) -> None:
@@ -178,7 +176,7 @@ def test_a_network_that_is_another_by_now_is_left_out(
 @pytest.mark.parametrize("ask", [lambda e: e.embed_text("red"), lambda e: e.embed_image(picture())])
 def test_an_encoder_that_came_as_arrays_embeds_nothing(arrays: Engine, ask: Callable[[Engine], Any]) -> None:
     for _ in range(2):
-        with pytest.raises(EncoderError, match="came as arrays and reads neither texts nor pictures"):
+        with pytest.raises(ModelError, match="came as arrays and reads neither texts nor pictures"):
             ask(arrays)
 
 
@@ -186,7 +184,7 @@ def test_an_encoder_that_is_another_by_now_is_told_each_time(index: Index, monke
     monkeypatch.setenv("FAKE_SEED", "5")
     engine = Engine(Snapshot(index.uri), ServiceSettings())
     for _ in range(2):
-        with pytest.raises(EncoderError, match="is not the encoder the index was built with"):
+        with pytest.raises(ModelError, match="is not the encoder the index was built with"):
             engine.embed_text("red")
     with pytest.raises(LabelError, match="'quite new' is not in the vocabulary"):
         engine.relabel(LabelQuery((NeuronKey("planted", "words", 0),), candidates=("moon", "quite new")))
@@ -235,7 +233,7 @@ def test_the_nearest_images_are_those_of_highest_cosine(engine: Engine) -> None:
     ],
 )
 def test_what_is_not_there_is_missing(engine: Engine, ask: Callable[[Engine], Any]) -> None:
-    with pytest.raises(MissingError):
+    with pytest.raises(NotFoundError):
         ask(engine)
 
 

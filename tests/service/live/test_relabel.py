@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fakes import write_arrays, write_images
 
-from csp_index.errors import LabelError, MissingError, SettingError
+from csp_index.errors import LabelError, NotFoundError, SettingError
 from csp_index.index import Index, NetworkSource, open_index
 from csp_index.labelling import pipeline
 from csp_index.labelling.candidates import read_text_arrays
@@ -190,7 +190,7 @@ def test_a_question_is_about_a_few_neurons(count: int) -> None:
 
 @pytest.mark.parametrize("key", [NeuronKey("net", "concepts", 10), NeuronKey("net", "other", 0)])
 def test_a_neuron_that_is_not_there_is_missing(engine: Engine, key: NeuronKey) -> None:
-    with pytest.raises(MissingError, match="net/"):
+    with pytest.raises(NotFoundError, match="net/"):
         engine.relabel(LabelQuery((key,)))
 
 
@@ -266,7 +266,7 @@ def test_a_run_gives_what_the_question_leaves_open(index: Index) -> None:
     assert same["activating"] == [pair.image_id for pair in first.pairs]
     (moved,) = engine.relabel(LabelQuery(neurons(1), run=first.run_id, gamma=1.0))
     assert moved["activating"] == same["activating"] and moved["labels"] != same["labels"]
-    with pytest.raises(MissingError, match="is no label run"):
+    with pytest.raises(NotFoundError, match="is no label run"):
         engine.relabel(LabelQuery(neurons(1), run="never"))
     with pytest.raises(SettingError, match="labelled by csp, not by semanticlens"):
         engine.relabel(LabelQuery(neurons(1), "semanticlens", run=first.run_id))
