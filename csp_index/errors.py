@@ -1,7 +1,7 @@
-"""The one error family of csp_index.
+"""The one error family of csp_index: each class is named after what went wrong, not after the part that noticed.
 
-Every message tells what was wrong, what was expected and what to do next, in one line: the command line prints it as it
-is and exits with status 1.
+Every message says what was wrong, what was expected and what to do next, in one line: the command line prints it as it
+is and exits with status 1, and the service chooses the HTTP status by the class.
 """
 
 from __future__ import annotations
@@ -11,44 +11,56 @@ class CspIndexError(Exception):
     """Base of every error a user can cause or mend."""
 
 
-class SourceError(CspIndexError):
-    """An image source cannot be opened or holds no image."""
+class AddressError(CspIndexError):
+    """A text is no address of a layer or of neurons: MODEL/LAYER, MODEL/LAYER/INDEX, or numbers such as 0,5,10-20."""
 
 
-class ModelError(CspIndexError):
-    """An encoder or network cannot be loaded or run, gives NaN, or is not the one the index was built with."""
-
-
-class StoreError(CspIndexError):
-    """The database cannot be opened, read, written or locked."""
-
-
-class ArrayError(CspIndexError):
-    """Arrays made elsewhere do not fit: shape, length, dtype, or values that are not finite."""
+class NotFoundError(CspIndexError):
+    """What was asked for is not in the index: a layer, neuron, encoder, image, run, or what was not computed yet."""
 
 
 class SettingError(CspIndexError):
     """A setting is out of range, unknown, or differs from what the index was built with."""
 
 
+class SourceError(CspIndexError):
+    """Images or their metadata cannot be opened or read, or changed since they were indexed."""
+
+
+class ArrayError(CspIndexError):
+    """Arrays made elsewhere do not fit: shape, length, dtype, or values that are not finite."""
+
+
+class ModelError(CspIndexError):
+    """An encoder or network cannot be loaded or run, gives NaN, or is not the one the index was built with."""
+
+
+class GeneratorError(CspIndexError):
+    """An image generator cannot be loaded, fails, or cannot draw a text or vary a picture."""
+
+
+class ProposerError(CspIndexError):
+    """A model that names candidate labels cannot be used, or a prompt or an answer's form is wrong."""
+
+
+class StoreError(CspIndexError):
+    """The database cannot be opened, read, written or locked."""
+
+
 class LabelError(CspIndexError):
-    """Neurons cannot be labelled as asked: unknown neuron, empty vocabulary, missing scale."""
+    """Neurons cannot be labelled as asked: unknown method, empty vocabulary, missing scale."""
 
 
 class EvaluationError(CspIndexError):
     """Labels cannot be judged as asked: no held-out images, a truth file that does not fit, data a metric needs."""
 
 
+class QueryError(CspIndexError):
+    """A SQL statement is refused or fails, or a result cannot be written as asked."""
+
+
 class ClusterError(CspIndexError):
     """A Ray cluster is missing, does not answer, or lost its workers."""
-
-
-class QueryError(CspIndexError):
-    """A SQL statement is refused or fails."""
-
-
-class NotFoundError(CspIndexError):
-    """What an address names (a layer, a neuron, an image) is not in the index."""
 
 
 class BusyError(CspIndexError):
@@ -60,7 +72,3 @@ def one_line(exc: BaseException) -> str:
     text = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
     line = " ".join(text.split()) or type(exc).__name__
     return line if len(line) <= 300 else line[:297] + "..."
-
-
-class ProposerError(CspIndexError):
-    """A model that names candidate labels cannot be used, or a prompt or an answer's form is wrong."""

@@ -26,7 +26,7 @@ from csp_index import settings
 from csp_index.contrast.context import DerivedRequest
 from csp_index.contrast.edits import STRENGTHS, Edit, as_stored, edited, encoded, reduced, usable_edits
 from csp_index.contrast.saliency import Box, driving_maps, footprint, region
-from csp_index.errors import LabelError
+from csp_index.errors import SourceError
 from csp_index.images.decode import ImageFailure, read_images, same_file
 from csp_index.images.loader import stacked
 from csp_index.models.encoders import LoadedEncoder
@@ -118,7 +118,7 @@ def perturb(store: Store, models: Models, tell: Tell, wanted: DerivedRequest) ->
     finally:
         append_derived(store, selection.source, pending)
     if not read:
-        raise LabelError(
+        raise SourceError(
             f"none of the {len(tasks)} activating images can be read any more ({next(iter(lost.values()))}): restore "
             "them where they were indexed, or choose another contrast than perturbation"
         )

@@ -21,7 +21,7 @@ from PIL import Image
 
 from csp_index.contrast.context import DerivedRequest
 from csp_index.contrast.edits import stored
-from csp_index.errors import EvaluationError, SettingError
+from csp_index.errors import GeneratorError, ModelError, SettingError
 from csp_index.images.decode import ImageFailure, decode, read_images, same_file
 from csp_index.images.loader import stacked
 from csp_index.models.encoders import LoadedEncoder
@@ -47,7 +47,7 @@ def synthesise(store: Store, models: Models, tell: Progress, wanted: DerivedRequ
     """Make and store the variants that are wanted and not there yet; return the hash they are stored under.
 
     Interrupted, it keeps what is done. Images of which no variant can be made are left out, and their number is logged
-    with the first reason. Raises EvaluationError where none can be made of any, LabelError where network or encoder are
+    with the first reason. Raises GeneratorError where none can be made of any, LabelError where network or encoder are
     not at hand, or nothing may be stored.
     """
     generator = generator_of(models, wanted.options)
@@ -178,7 +178,7 @@ class _VariantMaker:
         self.committed = time.monotonic()
 
     def account(self) -> None:
-        """Log how many images have no variant. Raises EvaluationError where none of those tried has any."""
+        """Log how many images have no variant. Raises GeneratorError where none of those tried has any."""
         if not self.lost:
             return
         told = f"made no variant of {self.lost} of {len(self.missing)} images, first reason: {self.reason}"
@@ -188,7 +188,7 @@ class _VariantMaker:
             not self.made
             and not find_derived(self.store, selection.source, selection.target, neurons, KIND, self.hashed).num_rows
         ):
-            raise EvaluationError(f"the generator {self.generator.name} {told}")
+            raise GeneratorError(f"the generator {self.generator.name} {told}")
         _log.warning("the generator %s %s", self.generator.name, told)
 
     def _held(self) -> Iterator[tuple[int, list[_Made]]]:
@@ -252,7 +252,7 @@ class _VariantMaker:
         values = _in_batches(pictures, self.network, lambda pixels: self.network.activations(pixels)[layer])
         embeddings = _in_batches(pictures, self.encoder, self.encoder.embed_images)
         if not bool(values.isfinite().all() and embeddings.isfinite().all()):
-            raise EvaluationError(
+            raise ModelError(
                 f"{self.wanted.selection.target.key} or its encoder gave values that are not finite on variants: "
                 "check the models"
             )

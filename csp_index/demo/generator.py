@@ -14,7 +14,7 @@ from PIL import Image
 
 from csp_index import __version__
 from csp_index.demo import scene_variants, world
-from csp_index.errors import EvaluationError, SettingError
+from csp_index.errors import GeneratorError, SettingError
 from csp_index.models.image_generators import picture_seed
 from csp_index.models.variant_generators import Original, Variant
 
@@ -36,11 +36,11 @@ class Renderer:
         }
 
     def generate(self, text: str, count: int, seed: int) -> list[Image.Image]:
-        """Return ``count`` pictures of a label. Errors: EvaluationError for a text outside the demo vocabulary."""
+        """Return ``count`` pictures of a label. Errors: GeneratorError for a text outside the demo vocabulary."""
         try:
             fixed = dict(world.find_concept(text))
         except SettingError as exc:
-            raise EvaluationError(str(exc)) from exc
+            raise GeneratorError(str(exc)) from exc
         seeds = [picture_seed(text, seed, place) for place in range(count)]
         scenes = [world.random_scene(np.random.default_rng((number, 0)), fixed) for number in seeds]
         return [Image.fromarray(world.render(scene, (number, 1))) for scene, number in zip(scenes, seeds, strict=True)]

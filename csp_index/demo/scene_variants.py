@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from csp_index.demo import world
-from csp_index.errors import EvaluationError, SettingError
+from csp_index.errors import GeneratorError, SettingError
 from csp_index.models.image_generators import picture_seed
 from csp_index.models.variant_generators import Original, Variant
 
@@ -21,7 +21,7 @@ from csp_index.models.variant_generators import Original, Variant
 def vary(original: Original, count: int, seed: int) -> list[Variant]:
     """Return ``count`` variants of an image of the demo; 25 at most, one for each value that its scene does not have.
 
-    The attributes take turns in a drawn order. Raises EvaluationError for an image whose metadata describes no scene.
+    The attributes take turns in a drawn order. Raises GeneratorError for an image whose metadata describes no scene.
     """
     scene = _scene(original)
     name = f"image {original.image_id}"
@@ -41,7 +41,7 @@ def _scene(original: Original) -> world.Scene:
     try:
         fixed = dict(world.concept_of({name: str(told[name]) for name in world.ATTRIBUTES}))
     except (KeyError, SettingError) as exc:
-        raise EvaluationError(
+        raise GeneratorError(
             f"image {original.image_id} is none of the demo's: its metadata names no scene ({exc})"
         ) from exc
     return world.Scene(**fixed)

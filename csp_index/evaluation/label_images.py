@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from csp_index.errors import EvaluationError
+from csp_index.errors import EvaluationError, GeneratorError, ModelError, SourceError
 from csp_index.images.decode import ImageFailure, read_images
 from csp_index.images.sources import open_source
 from csp_index.models.image_generators import CachedGenerator, ImageGenerator, load_generator, made_or_why
@@ -86,7 +86,7 @@ def generated_activations(
 
     Each label is drawn once, whichever neurons have it, and only the activations asked for are kept: beside them the
     pictures of one label are in memory. ``progress`` is told of the labels done. Raises EvaluationError for a neuron
-    the layer does not have and where the generator itself breaks.
+    the layer does not have, GeneratorError where the generator itself breaks.
     """
     chosen = GenerationSettings() if settings is None else settings
     output = network.layers.get(layer)
@@ -123,7 +123,7 @@ def control_activations(
 ) -> Tensor:
     """Return what a layer does on control images from a folder or another source: [C, M], C at most ``count``.
 
-    The images are a seeded sample in the order of the source; all of them if it holds no more. Raises EvaluationError
+    The images are a seeded sample in the order of the source; all of them if it holds no more. Raises SourceError
     for an image of the sample that cannot be read.
     """
     uris = [ref.uri for ref in open_source(location).refs()]
@@ -132,7 +132,7 @@ def control_activations(
     batch: list[Image.Image] = []
     for done, item in enumerate(read_images(uris[place] for place in kept), start=1):
         if isinstance(item, ImageFailure):
-            raise EvaluationError(f"the control image {item.uri} cannot be read: {item.reason}; remove or restore it")
+            raise SourceError(f"the control image {item.uri} cannot be read: {item.reason}; remove or restore it")
         batch.append(item.image)
         if len(batch) == network.batch_size or done == len(kept):
             found.append(_run(network, layer, batch))
@@ -165,7 +165,7 @@ def _draw(generator: ImageGenerator, prompt: str, settings: GenerationSettings) 
     if isinstance(pictures, str):
         return pictures
     if len(pictures) != settings.count:
-        raise EvaluationError(
+        raise GeneratorError(
             f"the generator {generator.name} made {len(pictures)} pictures of {prompt!r}, expected {settings.count}"
         )
     return pictures
@@ -180,5 +180,5 @@ def _run(network: LoadedNetwork, layer: str, pictures: Sequence[Image.Image]) ->
         found.append(network.activations(pixels)[layer])
     values = torch.cat(found)
     if not bool(torch.isfinite(values).all()):
-        raise EvaluationError(f"{network.name}/{layer} gave values that are not finite on pictures: check the network")
+        raise ModelError(f"{network.name}/{layer} gave values that are not finite on pictures: check the network")
     return values

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageFilter
 
-from csp_index.errors import EvaluationError
+from csp_index.errors import SourceError
 from csp_index.images.decode import ImageFailure, read_images
 from csp_index.labelling import scoring
 from csp_index.labelling.pipeline import NeuronScores
@@ -64,7 +64,7 @@ def perturbed_copies(
 ) -> Copies:
     """Run perturbed copies of images (sorted ids [I]) through encoder and network; `pick` takes the neurons' columns.
 
-    Raises EvaluationError for an image that cannot be read any more.
+    Raises SourceError for an image that cannot be read any more.
     """
     where = f"image_id IN ({','.join(map(str, ids.tolist()))})"
     uris = store.read(schema.IMAGES, ["image_id", "uri"], where).sort_by("image_id")["uri"].to_pylist()
@@ -82,7 +82,7 @@ def _batches(uris: Sequence[str], kind: Perturbation, ids: Sequence[int], size: 
     def copies() -> Iterator[Image.Image]:
         for number, item in zip(ids, read_images(uris), strict=True):
             if isinstance(item, ImageFailure):
-                raise EvaluationError(
+                raise SourceError(
                     f"the image {item.uri} cannot be read any more ({item.reason}): restore it, "
                     "or ask for no perturbation"
                 )

@@ -20,7 +20,7 @@ import torch
 
 from csp_index import settings
 from csp_index.concurrency import Writer, ahead
-from csp_index.errors import SourceError
+from csp_index.errors import ModelError, SourceError
 from csp_index.images.datasets import ImageStream
 from csp_index.images.decode import ImageFailure, ImageRead, ImageRef, ImageSource, read_image
 from csp_index.images.loader import Prepared, decoded, workers_for
@@ -256,7 +256,7 @@ def _forward(batch: Batch, parts: Sequence[Part], rows: dict[str, list[torch.Ten
         for what, values in part.compute(pixels).items():
             if not bool(torch.isfinite(values).all()):
                 near = batch.images[0].ref.uri
-                raise SourceError(f"{what} gave values that are not finite, first near {near}: check the model")
+                raise ModelError(f"{what} gave values that are not finite, first near {near}: check the model")
             rows.setdefault(what, []).append(values)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from csp_index import settings
-from csp_index.errors import ClusterError, CspIndexError, SettingError, SourceError, one_line
+from csp_index.errors import ClusterError, CspIndexError, ModelError, SettingError, one_line
 from csp_index.images.containers import ContainerReader
 from csp_index.images.decode import ImageFailure, ImageRef, fetch
 from csp_index.images.loader import Prepared, prepare, stacked
@@ -136,7 +136,7 @@ class Worker:
             batch = np.concatenate([chunk[i][start:stop] for chunk, (start, stop) in zip(chunks, rows, strict=True)])
             for what, values in self._parts[place].compute(torch.from_numpy(batch)).items():
                 if not bool(torch.isfinite(values).all()):
-                    raise SourceError(f"{what} gave values that are not finite, first near {first}: check the model")
+                    raise ModelError(f"{what} gave values that are not finite, first near {first}: check the model")
                 found[what] = values.numpy()
         return sum(stop - start for start, stop in rows), found
 

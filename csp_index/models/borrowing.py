@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from csp_index.errors import CspIndexError
+from csp_index.errors import ModelError
 from csp_index.models.weights import resolve_device
 
 
@@ -58,21 +58,21 @@ def running(
         yield
 
 
-def device_for(modules: Sequence[nn.Module], wanted: str, error: type[CspIndexError]) -> torch.device:
+def device_for(modules: Sequence[nn.Module], wanted: str) -> torch.device:
     """Return where modules of the caller run: on the device of the index, or where they lie if that is of its kind.
 
-    Modules without parameters run on the CPU. Raises `error` for parameters without values: lazy ones, and those on the
-    device `meta`.
+    Modules without parameters run on the CPU. Raises ModelError for parameters without values: lazy ones, and those on
+    the device `meta`.
     """
-    device = resolve_device(wanted, error)
+    device = resolve_device(wanted)
     if not any(_devices(module) for module in modules):
         return torch.device("cpu")
     for module in modules:
         if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
-            raise error(f"{type(module).__name__} has lazy parameters: run it once on a batch, then pass it")
+            raise ModelError(f"{type(module).__name__} has lazy parameters: run it once on a batch, then pass it")
         homes = _devices(module)
         if any(home.type == "meta" for home in homes):
-            raise error(f"{type(module).__name__} has parameters on the device 'meta': load its weights first")
+            raise ModelError(f"{type(module).__name__} has parameters on the device 'meta': load its weights first")
         if len(homes) > 1 or (
             len(homes) == 1 and device.index is None and {home.type for home in homes} == {device.type}
         ):

@@ -94,7 +94,7 @@ def load_encoder(spec: str, *, device: str = "auto") -> LoadedEncoder:
         )
     if library == "python":
         return _checked(call_factory(name, ModelError), spec, device)
-    where = resolve_device(device, ModelError)
+    where = resolve_device(device)
     load = _load_open_clip if library == "open_clip" else _load_transformers
     try:
         towers = load(name)

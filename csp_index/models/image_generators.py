@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from csp_index.errors import CspIndexError, EvaluationError, StoreError, one_line
+from csp_index.errors import CspIndexError, GeneratorError, StoreError, one_line
 from csp_index.models.plugins import call_factory, load_plugins
 from csp_index.models.weights import hash_weights, lasting, local_directory, resolve_device
 
@@ -42,7 +42,7 @@ class ImageGenerator(Protocol):
     def generate(self, text: str, count: int, seed: int) -> list[Image.Image]:
         """Return ``count`` RGB pictures of a text, the same ones at every call; more of them begin with the same.
 
-        Raises EvaluationError, in one line, for a text that cannot be drawn: that text is then left out.
+        Raises GeneratorError, in one line, for a text that cannot be drawn: that text is then left out.
         """
         ...
 
@@ -50,7 +50,7 @@ class ImageGenerator(Protocol):
 def load_generator(spec: str, *, device: str = "auto", cache: str | Path | None = None) -> ImageGenerator:
     """Return the generator that ``spec`` names; with ``cache``, a folder, no picture is made twice.
 
-    Raises EvaluationError, in one line, for a spec without library and for what cannot be loaded.
+    Raises GeneratorError, in one line, for a spec without library and for what cannot be loaded.
     """
     if library_of(spec) == "python":
         generator: ImageGenerator = made_by(spec, "ImageGenerator", "generate")
@@ -60,11 +60,11 @@ def load_generator(spec: str, *, device: str = "auto", cache: str | Path | None 
 
 
 def library_of(spec: str) -> str:
-    """Return the library that a generator's spec names, diffusers or python. Raises EvaluationError for others."""
+    """Return the library that a generator's spec names, diffusers or python. Raises GeneratorError for others."""
     load_plugins()
     library, _, name = spec.partition(":")
     if library not in ("diffusers", "python") or not name:
-        raise EvaluationError(
+        raise GeneratorError(
             f"generator {spec!r} names no library: write diffusers:ORG/NAME, diffusers:/local/directory or "
             "python:package.module:factory"
         )
@@ -74,31 +74,31 @@ def library_of(spec: str) -> str:
 def made_by(spec: str, protocol: str, *methods: str) -> Any:
     """Return what the factory of a ``python:`` spec makes; it has one of the methods at least.
 
-    Raises EvaluationError where the protocol is not kept.
+    Raises GeneratorError where the protocol is not kept.
     """
-    made: Any = call_factory(spec.partition(":")[2], EvaluationError)
+    made: Any = call_factory(spec.partition(":")[2], GeneratorError)
     missing = [part for part in ("name", "identity") if not hasattr(made, part)]
     missing += [] if any(hasattr(made, method) for method in methods) else [" or ".join(methods)]
     missing += [f"identity[{trait!r}]" for trait in _TRAITS if not missing and trait not in made.identity]
     if missing:
-        raise EvaluationError(f"{spec} made a {type(made).__name__} without {', '.join(missing)}: see {protocol}")
+        raise GeneratorError(f"{spec} made a {type(made).__name__} without {', '.join(missing)}: see {protocol}")
     return made
 
 
 def made_or_why(generator: str, on: str, make: Callable[[], list[_T]]) -> list[_T] | str:
     """Return what a generator makes, or in one line why it cannot make anything on this text or picture.
 
-    Raises EvaluationError, which names what it was working `on`, where the generator itself breaks.
+    Raises GeneratorError, which names what it was working `on`, where the generator itself breaks.
     """
     try:
         return make()
-    except EvaluationError as exc:
+    except GeneratorError as exc:
         return one_line(exc)
     except CspIndexError:  # not about this text or picture: a full disk, say
         raise
     except Exception as exc:  # it is somebody else's model
         told = f"{type(exc).__name__}: {one_line(exc)}"
-        raise EvaluationError(f"the generator {generator} fails on {on}: {told}; check the model") from exc
+        raise GeneratorError(f"the generator {generator} fails on {on}: {told}; check the model") from exc
 
 
 def picture_seed(text: str, seed: int, place: int) -> int:
@@ -124,7 +124,7 @@ class DiffusersGenerator:
     def __init__(self, spec: str, *, device: str = "auto") -> None:
         """Load the pipeline that ``diffusers:ORG/NAME`` or ``diffusers:/local/directory`` names."""
         self.name = spec
-        self._device = resolve_device(device, EvaluationError)
+        self._device = resolve_device(device)
         self._pipeline, self.identity = load_pipeline(spec, "AutoPipelineForText2Image", self._device)
 
     def generate(self, text: str, count: int, seed: int) -> list[Image.Image]:
@@ -146,18 +146,18 @@ def noises(device: torch.device, text: str, seed: int, first: int, count: int) -
 def load_pipeline(spec: str, kind: str, device: torch.device) -> tuple[Any, dict[str, str]]:
     """Return the pipeline of diffusers that a spec names, by one of its auto classes, and the pipeline's identity.
 
-    Raises EvaluationError, in one line, for what cannot be loaded, and where diffusers is not installed.
+    Raises GeneratorError, in one line, for what cannot be loaded, and where diffusers is not installed.
     """
     place = spec.partition(":")[2]
-    directory = local_directory(place, EvaluationError)
+    directory = local_directory(place, GeneratorError)
     try:
         import diffusers
     except ImportError as exc:
-        raise EvaluationError(f"the generator {spec} needs diffusers: pip install 'csp_index[diffusers]'") from exc
+        raise GeneratorError(f"the generator {spec} needs diffusers: pip install 'csp_index[diffusers]'") from exc
     try:
         pipeline = _pipeline(diffusers, kind, place if directory is None else str(directory))
     except Exception as exc:  # the library raises whatever its parts raise: hub, JSON, torch
-        raise EvaluationError(f"the generator {spec} cannot be loaded: {one_line(exc)}") from exc
+        raise GeneratorError(f"the generator {spec} cannot be loaded: {one_line(exc)}") from exc
     pipeline.set_progress_bar_config(disable=True)
     parts = sorted((str(part), held) for part, held in pipeline.components.items())
     weights = {part: hash_weights(held) for part, held in parts if isinstance(held, nn.Module)}

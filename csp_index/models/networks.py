@@ -63,7 +63,7 @@ def load_network(
         raise ModelError(f"{chosen!r} cannot name a network in model/layer/index: no slash, no space, not empty")
     if not layers:
         raise ModelError(f"no layer of {spec} was named: csp-index layers {spec} lists them")
-    where = resolve_device(device, ModelError)
+    where = resolve_device(device)
     spec = settled(spec)
     network = LoadedNetwork(load_module(spec, weights), spec=spec, name=chosen, layers=layers, pool=pool, device=where)
     network.weights = None if weights is None else str(Path(weights).expanduser().resolve())

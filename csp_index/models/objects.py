@@ -64,7 +64,7 @@ class Network:
             raise ModelError(f"a network is a torch.nn.Module, not {type(module).__name__}: pass the module itself")
         self.module = _unwrapped(module)
         self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
-        self.name = _checked_name(type(self.module).__name__ if name is None else name, ModelError)
+        self.name = _checked_name(type(self.module).__name__ if name is None else name)
         self.pool = pool
         self.preprocess, self._preprocessing = _preprocessing_of(self.module, preprocess)
         self._weights = _Weights([self.module], self.module)
@@ -80,7 +80,7 @@ class Network:
     def named(self, name: str) -> Network:
         """Return the same network under another name."""
         renamed = copy(self)
-        renamed.name = _checked_name(name, ModelError)
+        renamed.name = _checked_name(name)
         return renamed
 
     def choosing(self, layers: Sequence[str], pool: str | None, name: str | None = None) -> Network:
@@ -96,19 +96,19 @@ class Network:
         chosen = tuple(layers) or self.layers
         if not chosen:
             raise ModelError(f"no layer of {self.name} was named: give layers=[...], index.layers(module) lists them")
-        where = device_for([self.module], device, ModelError)
+        where = device_for([self.module], device)
         return networks.LoadedNetwork(
             self._loaded(), spec=self.spec, name=name or self.name, layers=chosen, pool=pool or self.pool, device=where
         )
 
     def all_layers(self, device: str) -> list[LayerOutput]:
         """Return every layer that can be indexed, in the order of the modules, with its usual pool."""
-        return layers_of(self._loaded(), device_for([self.module], device, ModelError), self.name)
+        return layers_of(self._loaded(), device_for([self.module], device), self.name)
 
     def _loaded(self) -> Loaded:
         module, library = self.module, library_of(self.module)
         forward = partial(_forward, module, library.startswith("transformers"))
-        traits = _traits(self._weights, module, ModelError)
+        traits = _traits(self._weights, module)
         loaded = loaded_module(module, self.preprocess, self._preprocessing, library, forward)
         return replace(loaded, owned=False, traits=traits)
 
@@ -175,7 +175,7 @@ class Encoder:
     ) -> None:
         """Refer to the model; nothing of it runs yet."""
         self.model = _unwrapped(model) if isinstance(model, nn.Module) else model
-        self.name = _checked_name(type(self.model).__name__ if name is None else name, ModelError)
+        self.name = _checked_name(type(self.model).__name__ if name is None else name)
         halves = [("get_image_features", "get_text_features"), ("encode_image", "encode_text")]
         if not any(all(callable(getattr(self.model, half, None)) for half in pair) for pair in halves):
             raise ModelError(
@@ -198,13 +198,13 @@ class Encoder:
     def named(self, name: str) -> Encoder:
         """Return the same encoder under another name."""
         renamed = copy(self)
-        renamed.name, renamed._ready = _checked_name(name, ModelError), None
+        renamed.name, renamed._ready = _checked_name(name), None
         return renamed
 
     def ready(self, device: str) -> encoders.LoadedEncoder:
         """Return the encoder ready to run on a device."""
-        traits = _traits(self._weights, self.model, ModelError)
-        where = device_for([self._towers.module], device, ModelError)
+        traits = _traits(self._weights, self.model)
+        where = device_for([self._towers.module], device)
         if self._ready is not None and self._ready[0] == (where, traits):
             return self._ready[1]
         ready = self._tried(traits, where)
@@ -297,14 +297,14 @@ class _Weights:
         return self._known[1]
 
 
-def _traits(weights: _Weights, value: object, error: type[CspIndexError]) -> dict[str, str]:
-    device_for(modules_of(value), "cpu", error)  # lazy and empty parameters have no hash
+def _traits(weights: _Weights, value: object) -> dict[str, str]:
+    device_for(modules_of(value), "cpu")  # lazy and empty parameters have no hash
     return {"weights": weights.hash, "source": source_of(value), "class": class_of(value)}
 
 
-def _checked_name(name: str, error: type[CspIndexError]) -> str:
+def _checked_name(name: str) -> str:
     if not re.fullmatch(r"[^/\s:]+", name):
-        raise error(f"{name!r} cannot name a model: no slash, colon or space, not empty")
+        raise ModelError(f"{name!r} cannot name a model: no slash, colon or space, not empty")
     return name
 
 

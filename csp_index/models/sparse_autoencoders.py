@@ -124,7 +124,7 @@ class SparseAutoencoder(nn.Module):
         super().__init__()
         self.source = source
         self._prefix_tokens, self._has_class_token = prefix_tokens, has_class_token
-        tensors = read_weights(source.file, ModelError)
+        tensors = read_weights(source.file)
         said = _metadata(source.file)
         self.topk = _topk(source, tensors, said)
         encoder, bias, centre = _encoder(source, tensors, said)

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from csp_index import settings
-from csp_index.errors import EvaluationError
+from csp_index.errors import GeneratorError, SettingError
 from csp_index.models.image_generators import ImageGenerator, library_of, load_pipeline, made_by, made_or_why, noises
 from csp_index.models.weights import lasting, resolve_device
 
@@ -61,7 +61,7 @@ class VariantGenerator(Protocol):
     def variants(self, original: Original, count: int, seed: int) -> list[Variant]:
         """Return ``count`` variants, or fewer where there are no more; the same ones at every call.
 
-        Raises EvaluationError, in one line, for a picture that cannot be varied: it then has none.
+        Raises GeneratorError, in one line, for a picture that cannot be varied: it then has none.
         """
         ...
 
@@ -69,7 +69,7 @@ class VariantGenerator(Protocol):
 def load_variants(spec: str, *, prompted: bool = False, device: str = "auto") -> VariantGenerator:
     """Return the generator of variants that ``spec`` names; ``prompted``: the originals come with a prompt.
 
-    Raises EvaluationError, in one line, for a spec without library, for what cannot be loaded, and for what makes
+    Raises GeneratorError, in one line, for a spec without library, for what cannot be loaded, and for what makes
     pictures of texts only where there is no prompt.
     """
     if library_of(spec) == "diffusers":
@@ -79,7 +79,7 @@ def load_variants(spec: str, *, prompted: bool = False, device: str = "auto") ->
         generator: VariantGenerator = made
         return generator
     if not prompted:
-        raise EvaluationError(
+        raise GeneratorError(
             f"the generator {spec} makes pictures of texts only: name the metadata column that describes the images "
             "(--caption-column)"
         )
@@ -89,14 +89,14 @@ def load_variants(spec: str, *, prompted: bool = False, device: str = "auto") ->
 def make_variants(generator: VariantGenerator, original: Original, count: int, seed: int) -> list[Variant] | str:
     """Return the variants of a picture, or in one line why there are none.
 
-    Raises EvaluationError where the generator itself breaks, and where it makes more than were asked for.
+    Raises GeneratorError where the generator itself breaks, and where it makes more than were asked for.
     """
     on = f"image {original.image_id}"
     made = made_or_why(generator.name, on, lambda: generator.variants(original, count, seed))
     if isinstance(made, str):
         return made
     if len(made) > count:
-        raise EvaluationError(
+        raise GeneratorError(
             f"the generator {generator.name} made {len(made)} variants of image {original.image_id}, "
             f"expected {count} at most"
         )
@@ -115,7 +115,7 @@ class Drawings:
     def variants(self, original: Original, count: int, seed: int) -> list[Variant]:
         """Return ``count`` pictures of the original's prompt."""
         if not original.prompt:
-            raise EvaluationError(f"image {original.image_id} has no caption to draw")
+            raise GeneratorError(f"image {original.image_id} has no caption to draw")
         pictures = self._generator.generate(original.prompt, count, seed)
         return [Variant(picture, original.prompt) for picture in pictures]
 
@@ -131,7 +131,7 @@ class DiffusersVariants:
     def __init__(self, spec: str, *, device: str = "auto") -> None:
         """Load the pipeline that ``diffusers:ORG/NAME`` or ``diffusers:/local/directory`` names."""
         self.name = spec
-        self._device = resolve_device(device, EvaluationError)
+        self._device = resolve_device(device)
         self._pipeline, identity = load_pipeline(spec, "AutoPipelineForImage2Image", self._device)
         known = inspect.signature(self._pipeline.__call__).parameters
         self._said = {name: value for name, value in _said().items() if name in known}
@@ -179,6 +179,6 @@ def _said() -> dict[str, float | int]:
     """Return what the settings tell an image-to-image pipeline."""
     strength = settings.VARIANT_STRENGTH.value()
     if not 0.0 < strength <= 1.0:
-        raise EvaluationError(f"variant_strength is {strength}: expected more than 0 and at most 1")
+        raise SettingError(f"setting variant_strength is {strength}: expected more than 0 and at most 1")
     steps = settings.VARIANT_STEPS.value()
     return {"strength": strength} | ({} if not steps else {"num_inference_steps": steps})

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csp_index.errors import CspIndexError, SettingError, one_line
+from csp_index.errors import CspIndexError, ModelError, SettingError, one_line
 
 OBJECT = "object"
 """The library in the name of a model that is an object of the caller: ``object:mine``."""
@@ -28,21 +28,24 @@ _CONFIG_FILES = ("config.json", "open_clip_config.json", "model_index.json")
 _NESTED_UNDER = ("state_dict", "model_state_dict", "model")
 
 
-def resolve_device(name: str, error: type[CspIndexError]) -> torch.device:
-    """Return the device called ``name``; ``auto`` is CUDA where there is one, else Apple's GPU, else the CPU."""
+def resolve_device(name: str) -> torch.device:
+    """Return the device called ``name``; ``auto`` is CUDA where there is one, else Apple's GPU, else the CPU.
+
+    Raises SettingError for a name that torch does not know, and for a device that this machine does not have.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as exc:
-        raise error(f"device {name!r} is unknown: use auto, cpu, cuda, cuda:1, ... or mps") from exc
+        raise SettingError(f"device {name!r} is unknown: use auto, cpu, cuda, cuda:1, ... or mps") from exc
     there = {
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if not there.get(device.type, False):
-        raise error(f"device {name!r} is not available on this machine: use auto or cpu")
+        raise SettingError(f"device {name!r} is not available on this machine: use auto or cpu")
     return device
 
 
@@ -50,7 +53,7 @@ def device_name(name: str) -> str:
     """Return the device that products of embeddings run on: ``auto`` is CUDA where there is one, else the CPU."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    return str(resolve_device(name, SettingError))
+    return str(resolve_device(name))
 
 
 def batch_size_for(device: torch.device) -> int:
@@ -92,15 +95,15 @@ def hash_weights(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def read_weights(file: str | Path, error: type[CspIndexError]) -> dict[str, Tensor]:
+def read_weights(file: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a .safetensors file or of a .pt, .pth, .bin or .ckpt checkpoint, by name.
 
     A checkpoint may hold them under ``state_dict`` or ``model``; the prefix ``module.`` of parallel training is cut
-    off.
+    off. Raises ModelError for a file that holds no such table.
     """
     path = Path(file).expanduser()
     if not path.is_file():
-        raise error(f"the weight file {path} does not exist")
+        raise ModelError(f"the weight file {path} does not exist")
     try:
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
@@ -109,20 +112,20 @@ def read_weights(file: str | Path, error: type[CspIndexError]) -> dict[str, Tens
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # damaged files and refused pickles raise many kinds
-        raise error(
+        raise ModelError(
             f"the weight file {path} cannot be read as plain tensors (best: .safetensors): {one_line(exc)}"
         ) from exc
     for name in _NESTED_UNDER:
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
             found = found[name]
     if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise error(f"the weight file {path} holds no table of tensors: save the module's state_dict()")
+        raise ModelError(f"the weight file {path} holds no table of tensors: save the module's state_dict()")
     return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
 
 
-def load_weights(module: nn.Module, file: str | Path, error: type[CspIndexError]) -> None:
-    """Put a file's tensors into a module; every one must fit."""
-    tensors = read_weights(file, error)
+def load_weights(module: nn.Module, file: str | Path) -> None:
+    """Put a file's tensors into a module. Raises ModelError unless every one fits."""
+    tensors = read_weights(file)
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
     given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     problems = [f"{name} is missing" for name in expected if name not in given]
@@ -134,7 +137,7 @@ def load_weights(module: nn.Module, file: str | Path, error: type[CspIndexError]
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise error(f"the weights in {file} do not fit {type(module).__name__}: {'; '.join(problems[:3])}{more}")
+        raise ModelError(f"the weights in {file} do not fit {type(module).__name__}: {'; '.join(problems[:3])}{more}")
     module.load_state_dict(tensors)
 
 

@@ -80,7 +80,7 @@ def load_module(spec: str, weights: str | Path | None) -> Loaded:
     except Exception as exc:  # the libraries raise whatever their parts raise: hub, JSON, torch
         raise ModelError(f"the network {spec} cannot be loaded: {one_line(exc)}") from exc
     if weights is not None:
-        load_weights(loaded.module, weights, ModelError)
+        load_weights(loaded.module, weights)
     if not added:
         return loaded
     token = loaded.has_class_token

@@ -92,7 +92,7 @@ class Captioner:
         self._most = settings.CAPTION_PHRASES.value(most)
         self.name = lasting(spec)
         self.prompt = json.dumps({"floor": self._floor, "most": self._most, "new_tokens": self._new_tokens})
-        self._device = resolve_device(device, ProposerError)
+        self._device = resolve_device(device)
         self._model, self.revision, self._images, self._tokenizer = _load(spec, self._device)
         self._known: OrderedDict[str, _Caption] = OrderedDict()
         self._check(spec)

@@ -85,7 +85,7 @@ class ChatModel:
         directory = local_directory(name, ProposerError)
         place = name if directory is None else str(directory)
         self.name = lasting(spec)
-        self.device = resolve_device(device, ProposerError)
+        self.device = resolve_device(device)
         try:
             self._context = _context(spec, place)
             self._processor = _processor(spec, place)

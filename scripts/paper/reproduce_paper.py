@@ -35,7 +35,7 @@ import torch
 from paper_subjects import SUBJECTS, Subject, network_sources, subjects_of
 
 from csp_index import Index, open_index
-from csp_index.errors import CspIndexError, EvaluationError
+from csp_index.errors import CspIndexError, EvaluationError, GeneratorError
 from csp_index.evaluation.label_images import (
     GenerationSettings,
     ImageGenerator,
@@ -165,7 +165,7 @@ class Reproduction:
         for done, text in enumerate(texts, start=1):
             try:
                 self.generator.generate(settings.prompt(text), settings.count, settings.seed)
-            except EvaluationError:  # told again, label by label, with the scores
+            except GeneratorError:  # told again, label by label, with the scores
                 refused += 1
             if done % 50 == 0 or done == len(texts):
                 self.tell(f"generate: {done} of {len(texts)} labels, {refused} of them cannot be drawn")

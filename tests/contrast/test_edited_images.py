@@ -17,7 +17,7 @@ from torch import nn
 from csp_index import CspIndexError, Index, NetworkSource, open_index
 from csp_index.contrast import edited_images
 from csp_index.contrast.edits import EDITS, as_stored, edited, encoded, reduced, usable_edits
-from csp_index.errors import LabelError, SettingError
+from csp_index.errors import LabelError, SettingError, SourceError
 from csp_index.evaluation.options import EvaluationOptions, parse_methods
 from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.store import catalog
@@ -213,7 +213,7 @@ def test_images_that_are_gone_or_are_others_now_have_no_partner(tmp_path, caplog
     assert any(pair.contrast_id is not None for pair in pairs)
     assert "images were not edited and have no partner, first reason" in caplog.text
     shutil.rmtree(tmp_path / "photos")
-    with pytest.raises(LabelError, match=r"none of the \d+ activating images can be read any more"):
+    with pytest.raises(SourceError, match=r"none of the \d+ activating images can be read any more"):
         label(index, threshold="max:0.5")
 
 

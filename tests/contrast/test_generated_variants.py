@@ -20,7 +20,7 @@ from csp_index.contrast.examples import gather_examples
 from csp_index.contrast.selection import Selection
 from csp_index.demo import world
 from csp_index.demo.generator import renderer
-from csp_index.errors import CspIndexError, EvaluationError, LabelError, SettingError
+from csp_index.errors import CspIndexError, GeneratorError, LabelError, SettingError
 from csp_index.evaluation.options import EvaluationOptions, parse_methods
 from csp_index.models.variant_generators import Original, Variant, load_variants, make_variants
 from csp_index.records import ExampleOptions, Label
@@ -163,7 +163,7 @@ def test_images_that_cannot_be_varied_are_left_out_and_counted(
 
     def picky(self: fakes.Shader, original: Original, count: int, seed: int) -> list[Variant]:
         if original.image_id % 3 == 0:
-            raise EvaluationError(f"image {original.image_id} is not to my taste")
+            raise GeneratorError(f"image {original.image_id} is not to my taste")
         return plain(self, original, count, seed)
 
     monkeypatch.setattr(fakes.Shader, "variants", picky)
@@ -179,14 +179,14 @@ def test_images_that_cannot_be_varied_are_left_out_and_counted(
 
 def test_where_no_image_can_be_varied_that_is_an_error(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fakes.Shader, "variants", lambda *_: [])
-    with pytest.raises(EvaluationError, match=r"made no variant of .* first reason: the generator made no variant"):
+    with pytest.raises(GeneratorError, match=r"made no variant of .* first reason: the generator made no variant"):
         label(index)
     monkeypatch.setattr(fakes.Shader, "variants", lambda *_: 1 / 0)
-    with pytest.raises(EvaluationError, match=r"the generator shader fails on image .*: ZeroDivisionError"):
+    with pytest.raises(GeneratorError, match=r"the generator shader fails on image .*: ZeroDivisionError"):
         label(open_index(index.uri))
     one = [Variant(Image.new("RGB", (8, 8)), "")]
     monkeypatch.setattr(fakes.Shader, "variants", lambda self, original, count, seed: one * (count + 1))
-    with pytest.raises(EvaluationError, match=r"made 5 variants of image .*, expected 4 at most"):
+    with pytest.raises(GeneratorError, match=r"made 5 variants of image .*, expected 4 at most"):
         label(open_index(index.uri))
 
 
@@ -223,11 +223,11 @@ def test_kinds_mix(index: Index) -> None:
     [
         (lambda i: label(i, generator=None), SettingError, "needs an image generator: name one"),
         (lambda i: label(i, contrast="nearest"), SettingError, "is for contrast synthetic"),
-        (lambda i: label(i, generator="sd15"), EvaluationError, "names no library"),
-        (lambda i: label(i, generator="python:fakes:network"), EvaluationError, "without name, identity, variants or"),
-        (lambda i: label(i, generator="python:fakes:painter"), EvaluationError, "pictures of texts only: name the met"),
-        (lambda i: label(i, generator="diffusers:./nowhere"), EvaluationError, "does not exist"),
-        (lambda i: label(i, caption_column="colour"), EvaluationError, "no metadata column 'colour' (has: caption)"),
+        (lambda i: label(i, generator="sd15"), GeneratorError, "names no library"),
+        (lambda i: label(i, generator="python:fakes:network"), GeneratorError, "without name, identity, variants or"),
+        (lambda i: label(i, generator="python:fakes:painter"), GeneratorError, "pictures of texts only: name the met"),
+        (lambda i: label(i, generator="diffusers:./nowhere"), GeneratorError, "does not exist"),
+        (lambda i: label(i, caption_column="colour"), GeneratorError, "no metadata column 'colour' (has: caption)"),
         (lambda i: label(i, keep=False), LabelError, "may not store any"),
         (lambda i: label(i, variants=0), SettingError, "variants is 0"),
         (lambda i: label(i, variant_prompt="a photo"), SettingError, "a text with {caption} in it"),

@@ -14,7 +14,7 @@ from tiny_models import word_tokenizer
 
 from csp_index import NetworkSource, open_index
 from csp_index.demo.generator import renderer
-from csp_index.errors import EvaluationError, SettingError, StoreError
+from csp_index.errors import CspIndexError, EvaluationError, GeneratorError, SettingError, SourceError, StoreError
 from csp_index.evaluation.label_images import (
     CachedGenerator,
     GenerationSettings,
@@ -41,7 +41,7 @@ class Painter:
     def generate(self, text: str, count: int, seed: int) -> list[Image.Image]:
         self.asked.append(text)
         if text not in self.colours:
-            raise EvaluationError(f"no paint for {text!r}")
+            raise GeneratorError(f"no paint for {text!r}")
         shades = [1 - (place + seed) / 50 for place in range(count)]
         return [Image.new("RGB", (8, 8), tuple(int(c * shade) for c in self.colours[text])) for shade in shades]
 
@@ -105,32 +105,36 @@ def test_progress_tells_of_every_label(network: LoadedNetwork) -> None:
 
 
 @pytest.mark.parametrize(
-    ("break_it", "told"),
+    ("break_it", "kind", "message"),
     [
-        (lambda n: generated_activations(n, "concepts", Painter(), [(10, "red")]), "has no neuron 10 (has: 0 to 9)"),
-        (lambda n: generated_activations(n, "head", Painter(), []), "layer 'head' was not loaded"),
-        (lambda n: GenerationSettings(count=0), "at least 1"),
-        (lambda n: GenerationSettings(template="photo"), "has no {}"),
-        (lambda n: load_generator("sd15"), "names no library"),
-        (lambda n: load_generator("python:fakes:network"), "without name, identity, generate"),
-        (lambda n: load_generator("diffusers:./nowhere"), "does not exist"),
+        (
+            lambda n: generated_activations(n, "concepts", Painter(), [(10, "red")]),
+            EvaluationError,
+            "has no neuron 10 (has: 0 to 9)",
+        ),
+        (lambda n: generated_activations(n, "head", Painter(), []), EvaluationError, "layer 'head' was not loaded"),
+        (lambda n: GenerationSettings(count=0), EvaluationError, "at least 1"),
+        (lambda n: GenerationSettings(template="photo"), EvaluationError, "has no {}"),
+        (lambda n: load_generator("sd15"), GeneratorError, "names no library"),
+        (lambda n: load_generator("python:fakes:network"), GeneratorError, "without name, identity, generate"),
+        (lambda n: load_generator("diffusers:./nowhere"), GeneratorError, "does not exist"),
     ],
 )
-def test_what_cannot_be_is_told_in_one_line(
-    network: LoadedNetwork, break_it: Callable[[LoadedNetwork], Any], told: str
+def test_what_cannot_be_is_one_line(
+    network: LoadedNetwork, break_it: Callable[[LoadedNetwork], Any], kind: type[CspIndexError], message: str
 ) -> None:
-    with pytest.raises(EvaluationError) as caught:
+    with pytest.raises(kind) as caught:
         break_it(network)
-    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_generator_that_breaks_is_told_by_name(network: LoadedNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Painter()
     monkeypatch.setattr(made, "generate", lambda *_: 1 / 0)
-    with pytest.raises(EvaluationError, match="the generator painter fails on 'red': ZeroDivisionError"):
+    with pytest.raises(GeneratorError, match="the generator painter fails on 'red': ZeroDivisionError"):
         generated_activations(network, "conv", made, [(0, "red")])
     monkeypatch.setattr(made, "generate", lambda *_: [])
-    with pytest.raises(EvaluationError, match="made 0 pictures of 'red', expected 20"):
+    with pytest.raises(GeneratorError, match="made 0 pictures of 'red', expected 20"):
         generated_activations(network, "conv", made, [(0, "red")])
 
 
@@ -145,7 +149,7 @@ def test_control_images_are_a_seeded_sample_of_a_folder(network: LoadedNetwork, 
     torch.testing.assert_close(some, all_of_them[sample_rows(12, 5, 1)])
     assert sample_rows(1_000, 5, 1).tolist() != sample_rows(1_000, 5, 2).tolist()
     next(folder.rglob("*.png")).write_bytes(b"no image")
-    with pytest.raises(EvaluationError, match="cannot be read"):
+    with pytest.raises(SourceError, match="cannot be read"):
         control_activations(network, "conv", folder, 100)
 
 
@@ -190,7 +194,7 @@ def test_a_label_that_is_no_file_name_is_kept_too_and_a_failure_is_not(tmp_path:
     assert kept.generate("../a/b: c?", 1, 0)[0].getpixel((0, 0)) == (1, 2, 3)
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
     for _ in range(2):
-        with pytest.raises(EvaluationError):
+        with pytest.raises(GeneratorError):
             kept.generate("soul", 1, 0)
     assert made.asked[1:] == ["soul", "soul"]
 
@@ -219,7 +223,7 @@ def test_the_renderer_draws_what_the_label_fixes_and_varies_the_rest() -> None:
         assert red.mean() > 0.01
     assert np.array_equal(np.asarray(renderer().generate("red", 2, 0)[1]), pictures[1])
     assert not np.array_equal(np.asarray(renderer().generate("red", 1, 1)[0]), pictures[0])
-    with pytest.raises(EvaluationError, match="no concept 'a cat'"):
+    with pytest.raises(GeneratorError, match="no concept 'a cat'"):
         renderer().generate("a cat", 1, 0)
 
 
@@ -305,7 +309,7 @@ def test_a_diffusers_pipelines_identity_follows_its_weights(diffusion_directory:
     )
     assert one.identity["weights"] != other.identity["weights"]
     (tmp_path / "sd" / "model_index.json").write_text("{}")
-    with pytest.raises(EvaluationError, match="cannot be loaded"):
+    with pytest.raises(GeneratorError, match="cannot be loaded"):
         load_generator(f"diffusers:{tmp_path / 'sd'}", device="cpu")
 
 
@@ -333,7 +337,7 @@ def test_a_diffusers_pipeline_varies_a_picture_from_disk(
     told = json.loads(other.identity["settings"])
     assert (told["strength"], told["num_inference_steps"]) == (0.9, 5) and other.identity != made.identity
     monkeypatch.setenv("CSP_INDEX_VARIANT_STRENGTH", "0")
-    with pytest.raises(EvaluationError, match="more than 0 and at most 1"):
+    with pytest.raises(SettingError, match="more than 0 and at most 1"):
         load_variants(f"diffusers:{diffusion_directory}", device="cpu")
     monkeypatch.setenv("CSP_INDEX_VARIANT_STRENGTH", "much")
     with pytest.raises(SettingError, match="variant_strength"):

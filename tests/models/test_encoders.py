@@ -239,10 +239,10 @@ def test_vectors_that_are_not_finite_are_an_error(encoders: dict[str, Any]) -> N
 
 
 def test_unknown_device_is_told(directories: dict[str, Path]) -> None:
-    with pytest.raises(ModelError, match="device 'gpu' is unknown"):
+    with pytest.raises(SettingError, match="device 'gpu' is unknown"):
         load_encoder(spec("open_clip", directories["open_clip"]), device="gpu")
     if not torch.cuda.is_available():
-        with pytest.raises(ModelError, match="'cuda' is not available"):
+        with pytest.raises(SettingError, match="'cuda' is not available"):
             load_encoder(spec("open_clip", directories["open_clip"]), device="cuda")
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.transforms.functional import pil_to_tensor
 
-from csp_index.errors import EvaluationError
+from csp_index.errors import GeneratorError
 
 
 class Squares:
@@ -28,7 +28,7 @@ class Squares:
             with open(os.environ["DRAWN"], "a") as file:
                 file.write(json.dumps(text) + "\n")
         if text == "nothing":
-            raise EvaluationError("nothing cannot be drawn")
+            raise GeneratorError("nothing cannot be drawn")
         rng = np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big"))
         pixels = np.clip(rng.integers(0, 256, 3) + rng.integers(-40, 40, (count, 8, 8, 3)), 0, 255).astype(np.uint8)
         return [Image.fromarray(one) for one in pixels]
