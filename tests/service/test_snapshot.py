@@ -218,7 +218,7 @@ def test_folders_are_not_told():
 def test_nothing_of_this_loads_torch(labelled):
     code = (
         "import random, sys\n"
-        "from csp_index.service.documents.neuron import home_document, random_neuron\n"
+        "from csp_index.service.documents.home import home_document, random_neuron\n"
         "from csp_index.service.snapshot import Snapshot\n"
         f"snapshot = Snapshot({str(labelled)!r})\n"
         "home_document(snapshot)\n"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fakes
+
 from csp_index import NetworkSource, open_index
 from csp_index.store import schema
 
 ENCODER = "python:fakes:encoder"
+WORDS = ["striped", "red", "moon", "blue", "dotted", "ring"]
 
 
 NETWORK = NetworkSource("python:fakes:network", ("conv", "concepts"), name="net")
@@ -25,3 +28,13 @@ def contents(db: Path) -> dict[str, list[dict[str, object]]]:
             row.pop("run_id", None), row.pop("when", None)
         found[name] = rows if name.startswith(("embeddings", "activations", "images")) else sorted(rows, key=str)
     return found
+
+
+def label_squares(folder: Path) -> None:
+    """Index 41 squares in `folder`/db; the layer `concepts` is labelled by two methods, `conv` is not."""
+    index = open_index(folder / "db")
+    network = NetworkSource("python:fakes:network", ("concepts", "conv"), name="net")
+    source = fakes.write_images(folder / "images", 41)
+    index.add_images(source, encoders=[ENCODER], networks=[network], shard_size=20)
+    index.label("net/concepts", vocabulary=WORDS, method="mean-centred")
+    index.label("net/concepts", "csp", vocabulary=WORDS, examples=8)

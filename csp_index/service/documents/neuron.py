@@ -1,12 +1,11 @@
-"""What the home page and a neuron's page tell, as documents that JSON can hold.
+"""The page of a neuron, as a document that JSON can hold.
 
-Functions of a snapshot and an engine. The engine is asked for arrays only: this file does not load torch.
+A function of a snapshot and an engine, which gives arrays alone: this file does not load torch.
 """
 
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,16 +15,15 @@ import numpy as np
 
 import csp_index
 from csp_index.contrast.quality import quality_of_pairs
-from csp_index.errors import NotFoundError
 from csp_index.labelling.methods import methods_with
 from csp_index.query.neuron_view import STATISTICS, told_if_stale
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
 from csp_index.service.documents.facets import directions, facets_of, name_facets
+from csp_index.service.documents.home import run_row
 from csp_index.service.documents.shapes import (
     ComparedNeuron,
     Facet,
     Histogram,
-    HomeDocument,
     LabelRun,
     MethodRow,
     NeuronDocument,
@@ -33,7 +31,6 @@ from csp_index.service.documents.shapes import (
     Provenance,
     QualityRow,
     QuantileRow,
-    RunRow,
     ScoreRow,
     SimilarRow,
     Statistics,
@@ -53,12 +50,10 @@ _ROW = 6  # images of a quantile
 _BINS = 40
 _BLOCK, _BLOCK_BYTES = 64, 16 * 2**20  # neurons, and bytes of their activations, that are read together at most
 _KEPT = 20  # candidates told of a neuron
-_RUNS = 10  # told by the home page
 _SIMILAR = 8
 _SIMILAR_BYTES = 32 * 2**20  # concept vectors that are compared with one neuron's, at most
 _FACETED = 60  # activating images that facets look at
 _GAMMA = 0.5  # of facets where the label's method has none: whole concepts and conjunctions both survive it
-_RUN = tuple(RunRow.__annotations__)
 
 
 class Vectors(Protocol):
@@ -71,39 +66,6 @@ class Vectors(Protocol):
     def vectors_of(self, ids: Sequence[int]) -> np.ndarray:
         """Return the embeddings [I, D] of images, unit rows in the order of their ids; derived ones among them."""
         ...
-
-
-def home_document(snapshot: Snapshot) -> HomeDocument:
-    """Return what the index holds: images, encoders, networks, layers, labels, and the last runs, newest first."""
-    layers = snapshot.layer_rows()
-    runs = sorted(snapshot.runs.values(), key=lambda run: str(run["run_id"]), reverse=True)
-    return {
-        "name": snapshot.name,
-        "version": csp_index.__version__,
-        "snapshot": snapshot.version,
-        "images": snapshot.images,
-        "failures": snapshot.store.count(schema.FAILURES),
-        "labels": snapshot.store.count(schema.LABELS, "rank <= 0"),
-        "encoders": [
-            {"encoder": without_folders(info.name), "width": info.width, "images": snapshot.image_count(info.what)}
-            for info in snapshot.encoders
-        ],
-        "networks": list(dict.fromkeys(row["model"] for row in layers)),
-        "layers": layers,
-        "runs": [without_folders(_run_row(run)) for run in runs[:_RUNS]],
-    }
-
-
-def random_neuron(snapshot: Snapshot, rng: random.Random) -> NeuronKey:
-    """Return the address of a neuron that fires, any of the index with equal chance."""
-    firing = [(row, row["neurons"] - row["dead"]) for row in snapshot.layer_rows()]
-    firing = [(row, count) for row, count in firing if count > 0]
-    if not firing:
-        raise NotFoundError("the index has no neuron that fires: index a network with `csp-index index --model`")
-    row = rng.choices([row for row, _ in firing], [count for _, count in firing])[0]
-    key = LayerKey(row["model"], row["name"])
-    alive = np.flatnonzero(~snapshot.layer(key).dead)
-    return NeuronKey(key.model, key.layer, int(alive[rng.randrange(len(alive))]))
 
 
 def neuron_document(snapshot: Snapshot, engine: Vectors, key: NeuronKey, method: str | None = None) -> NeuronDocument:
@@ -390,10 +352,4 @@ def _provenance(snapshot: Snapshot, table: LayerTable, shown: _Shown) -> Provena
 
 
 def _label_run(run: dict[str, Any], settings: dict[str, Any]) -> LabelRun:
-    return {**_run_row(run), "settings": settings, "settings_hash": run["settings_hash"]}
-
-
-def _run_row(run: dict[str, Any]) -> RunRow:
-    """Return the columns of a run that people want to know, times as text."""
-    row = {name: run[name].isoformat() if hasattr(run[name], "isoformat") else run[name] for name in _RUN}
-    return cast(RunRow, row)
+    return {**run_row(run), "settings": settings, "settings_hash": run["settings_hash"]}

@@ -23,9 +23,10 @@ from csp_index import errors
 from csp_index.images import decode
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.config import ServiceSettings
+from csp_index.service.documents.home import home_document
 from csp_index.service.documents.image import image_document, stored_thumbnail
 from csp_index.service.documents.layer import GalleryQuery, Order, Shown, Sort, neurons_document
-from csp_index.service.documents.neuron import home_document, neuron_document
+from csp_index.service.documents.neuron import neuron_document
 from csp_index.service.documents.search import SearchQuery, search_document
 from csp_index.service.documents.shapes import (
     HealthDocument,

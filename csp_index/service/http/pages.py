@@ -21,9 +21,10 @@ from csp_index.errors import CspIndexError, LabelError, ModelError, NotFoundErro
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents import compare, layer_map, manual
 from csp_index.service.documents.card import card_of
+from csp_index.service.documents.home import home_document, random_neuron
 from csp_index.service.documents.image import image_document, stored_thumbnail
 from csp_index.service.documents.layer import GalleryQuery, Shown, Sort, layer_document
-from csp_index.service.documents.neuron import home_document, neuron_document, random_neuron
+from csp_index.service.documents.neuron import neuron_document
 from csp_index.service.documents.search import SEARCHED, SearchQuery, search_document
 from csp_index.service.documents.shapes import (
     CompareDocument,

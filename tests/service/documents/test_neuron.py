@@ -1,44 +1,34 @@
-"""The home page's and the neuron page's documents, and facets."""
+"""The document of a neuron's page."""
 
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import fakes
 import numpy as np
 import pytest
+from indexed import ENCODER, WORDS, label_squares
 
 from csp_index import NetworkSource, open_index
 from csp_index.errors import NotFoundError
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.config import ServiceSettings
 from csp_index.service.documents import neuron as neurons
-from csp_index.service.documents.facets import directions, facets_of, name_facets
-from csp_index.service.documents.neuron import home_document, neuron_document, random_neuron
+from csp_index.service.documents.neuron import neuron_document
 from csp_index.service.live.engine import Engine
 from csp_index.service.live.queries import Concepts
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import schema
 
-ENCODER = "python:fakes:encoder"
-WORDS = ["striped", "red", "moon", "blue", "dotted", "ring"]
 KEY = NeuronKey("net", "concepts", 0)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An index of 41 squares; the layer `concepts` is labelled by two methods, `conv` is not."""
     folder = tmp_path_factory.mktemp("neurons")
-    index = open_index(folder / "db")
-    network = NetworkSource("python:fakes:network", ("concepts", "conv"), name="net")
-    source = fakes.write_images(folder / "images", 41)
-    index.add_images(source, encoders=[ENCODER], networks=[network], shard_size=20)
-    index.label("net/concepts", vocabulary=WORDS, method="mean-centred")
-    index.label("net/concepts", "csp", vocabulary=WORDS, examples=8)
+    label_squares(folder)
     return folder
 
 
@@ -67,31 +57,6 @@ class FakeEngine:
 @pytest.fixture(scope="module")
 def engine(snapshot: Snapshot) -> FakeEngine:
     return FakeEngine(snapshot)
-
-
-def test_home_tells_what_is_indexed(snapshot):
-    home = home_document(snapshot)
-    assert home["name"] == "db" and home["images"] == 41 and home["networks"] == ["net"]
-    assert home["encoders"] == [{"encoder": ENCODER, "width": fakes.WIDTH, "images": 41}]
-    concepts, conv = home["layers"]
-    assert concepts["methods"] == ["csp", "mean-centred"] and conv["methods"] == []
-    assert concepts["layer"] == "net/concepts" and concepts["ready"] and conv["labelled"] == 0
-    dead = int(snapshot.layer(LayerKey("net", "concepts")).dead.sum())
-    assert concepts["dead"] == dead >= 1 and concepts["labelled"] == concepts["neurons"] - dead
-    assert [run["command"] for run in home["runs"]] == ["label", "label", "index"]
-    assert home["labels"] == 2 * fakes.NEURONS
-    json.dumps(home, allow_nan=False)
-
-
-def test_a_random_neuron_fires(snapshot, place):
-    rng = random.Random(0)
-    drawn = {random_neuron(snapshot, rng) for _ in range(200)}
-    assert {key.layer for key in drawn} == {"conv", "concepts"}
-    assert all(not snapshot.neuron_row(key)["dead"] for key in drawn)
-    empty = open_index(place / "empty")
-    empty.add_images(place / "images", encoders=[ENCODER])
-    with pytest.raises(NotFoundError, match="no neuron that fires"):
-        random_neuron(Snapshot(place / "empty"), rng)
 
 
 def test_a_neurons_document_agrees_with_show(snapshot, engine, place):
@@ -217,43 +182,3 @@ def test_the_engine_fits_the_document(snapshot):
     document = neuron_document(snapshot, engine, KEY)
     assert document["similar"] and document["facets"][0]["label"] in WORDS
     assert sum(facet["share"] for facet in document["facets"]) == pytest.approx(1)
-
-
-def clusters(*sizes: int, width: int = 64, noise: float = 0.1) -> np.ndarray:
-    """Return unit rows around as many axes as there are sizes."""
-    rows = np.repeat(np.eye(width)[: len(sizes)], sizes, axis=0)
-    rows = rows + noise * np.random.default_rng(0).standard_normal(rows.shape)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-@pytest.mark.parametrize("sizes", [(30,), (20, 10), (12, 10, 8), (9, 8, 7, 6)])
-def test_facets_are_the_planted_groups(sizes):
-    found = facets_of(clusters(*sizes))
-    bounds = np.cumsum([0, *sizes])
-    assert [group.tolist() for group in found] == [list(range(low, high)) for low, high in pairwise(bounds)]
-
-
-def test_what_is_no_group_is_one_facet():
-    rng = np.random.default_rng(1)
-    unrelated = rng.standard_normal((30, 64))
-    unrelated /= np.linalg.norm(unrelated, axis=1, keepdims=True)
-    assert len(facets_of(unrelated)) == 1
-    assert len(facets_of(clusters(29, 1))) == 1  # one odd image is no facet
-    assert len(facets_of(np.repeat(np.eye(4)[:1], 12, axis=0))) == 1
-    assert [len(group) for group in facets_of(np.eye(4)[:1])] == [1]
-    assert facets_of(np.zeros((0, 4))) == []
-
-
-def test_facets_are_named_by_the_nearest_text_and_joined_by_it():
-    rows, axes = clusters(12, 10, 8), np.eye(64)
-    named = name_facets(rows, np.ones(30), facets_of(rows), axes[[2, 1, 0]])
-    assert [(place, len(group)) for place, group in named] == [(2, 12), (1, 10), (0, 8)]
-    joined = name_facets(rows, np.ones(30), facets_of(rows), np.stack([axes[1], axes[0] + 0.5 * axes[2]]))
-    assert [(place, len(group)) for place, group in joined] == [(1, 20), (0, 10)]
-    assert name_facets(rows, np.ones(30), [], axes) == []
-
-
-def test_directions_take_away_the_contrast():
-    image, partner = np.array([[1.0, 1.0], [1.0, 0.0]]), np.array([[1.0, 0.0], [1.0, 0.0]])
-    found = directions(image, partner, np.array([1.0, 0.0]), 1.0)
-    assert np.allclose(found, [[0, 1], [1, 0]])
