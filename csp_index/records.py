@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from csp_index.errors import LabelError, SettingError
+from csp_index.errors import AddressError, SettingError
 
 ContrastKind = Literal["nearest", "falcon", "perturbation", "synthetic", "random"]
 DerivedKind = Literal["perturbation", "synthetic"]  # contrast kinds whose images are made
@@ -32,7 +32,7 @@ class LayerKey:
         """
         model, slash, layer = text.partition("/")
         if not (model and slash and layer) or "/" in layer or text != text.strip():
-            raise LabelError(f"layer {text!r} is not an address: write MODEL/LAYER, for example resnet50/layer4")
+            raise AddressError(f"layer {text!r} is not an address: write MODEL/LAYER, for example resnet50/layer4")
         return cls(model, layer)
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class NeuronKey:
         """
         path, _, index = text.rpartition("/")
         if path.count("/") != 1 or not index.isascii() or not index.isdigit():
-            raise LabelError(
+            raise AddressError(
                 f"neuron {text!r} is not an address: write MODEL/LAYER/INDEX, for example resnet50/layer4/77"
             )
         key = LayerKey.parse(path)

@@ -16,7 +16,7 @@ from PIL import Image
 import csp_index
 import csp_index.store.schema
 from csp_index import CspIndexError, Index, Labels, NetworkSource, open_index
-from csp_index.errors import LabelError, SettingError
+from csp_index.errors import AddressError, LabelError, NotFoundError, SettingError
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.labelling.methods import METHODS, RECOMMENDED
 from csp_index.models.weights import lasting
@@ -110,7 +110,7 @@ def test_search_by_picture_prefers_the_neuron_that_fires_on_it(planted, planted_
         planted.search("red", image=rows[0]["uri"])
     with pytest.raises(SettingError, match="is empty"):
         planted.search("  ")
-    with pytest.raises(LabelError, match="not in the index"):
+    with pytest.raises(NotFoundError, match="not in the index"):
         planted.search("red", layer="net/none")
 
 
@@ -140,7 +140,7 @@ def test_the_newest_run_of_each_method_is_what_counts(tmp_path):
     assert index.view("m/l/0").label.text == "iii"
     assert index.view("m/l/0", "semanticlens").label.text == "p"
     assert index.view("m/l/1").label.method == "semanticlens"  # newer than its label by csp
-    with pytest.raises(LabelError, match="has: m/l"):
+    with pytest.raises(NotFoundError, match="has: m/l"):
         index.labels("no/such")
     with pytest.raises(LabelError, match="semanticlens"):
         index.labels(method="nope")
@@ -157,9 +157,9 @@ def test_view_makes_a_label_where_there_is_none(planted):
     told = found.as_json()
     assert told["neuron"] == "net/concepts/0"
     assert len(told["pairs"]) == len(found.pairs) == 5 * len(found.label.pairs)
-    with pytest.raises(LabelError, match="write MODEL/LAYER/INDEX"):
+    with pytest.raises(AddressError, match="write MODEL/LAYER/INDEX"):
         planted.view("net/concepts")
-    with pytest.raises(LabelError, match="neurons 0 to 9"):
+    with pytest.raises(NotFoundError, match="neurons 0 to 9"):
         planted.view("net/concepts/10")
 
 
@@ -205,7 +205,7 @@ def test_several_layers_and_neurons_in_one_call(planted):
     ]
     assert [str(found[0].key) for found in planted.resolve(["net/conv/3", "net/conv"])] == ["net/conv"]
     assert len(planted.resolve(["net/conv/3", "net/conv"])[0][1]) == 6
-    with pytest.raises(LabelError, match="no neuron is named"):
+    with pytest.raises(AddressError, match="no neuron is named"):
         planted.label([], vocabulary=WORDS)
 
 
@@ -283,9 +283,9 @@ def test_the_activations_macro(planted):
     ).rows()
     expected_r = np.corrcoef(expected, planted.activations("net/conv/3"))[0, 1]
     assert both[0]["r"] == pytest.approx(expected_r, abs=1e-5)
-    with pytest.raises(LabelError, match="neurons 0 to 5"):
+    with pytest.raises(NotFoundError, match="neurons 0 to 5"):
         planted.sql("SELECT * FROM activations('net/conv/6')")
-    with pytest.raises(LabelError, match="write MODEL/LAYER/INDEX"):
+    with pytest.raises(AddressError, match="write MODEL/LAYER/INDEX"):
         planted.sql("SELECT * FROM activations('conv')")
 
 
@@ -341,9 +341,9 @@ def test_a_layer_in_which_nothing_fires_is_dead_and_not_an_error(tmp_path, metho
 
 def test_neurons_out_of_range_are_told_with_the_range(planted):
     for neuron in ("net/concepts/10", "net/concepts/99999999999"):
-        with pytest.raises(LabelError, match="net/concepts has neurons 0 to 9"):
+        with pytest.raises(NotFoundError, match="net/concepts has neurons 0 to 9"):
             planted.label(neuron, vocabulary=WORDS)
-        with pytest.raises(LabelError, match="net/concepts has neurons 0 to 9"):
+        with pytest.raises(NotFoundError, match="net/concepts has neurons 0 to 9"):
             planted.activations(neuron)
 
 

@@ -109,7 +109,7 @@ def optimize(
 
     `kind` is `auto` (the kind there is; else by the number of images), `none` (drop it) or a kind of vector index.
     `questions` is how many pairs of neuron and activating image the recall rests on, at least, where there are so many.
-    Cut short, the index works as before or after, and the same call goes on. Errors: SettingError, LabelError,
+    Cut short, the index works as before or after, and the same call goes on. Errors: SettingError, NotFoundError,
     StoreError.
     """
     if kind not in ("auto", *KINDS):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from csp_index.errors import EvaluationError, LabelError, one_line
+from csp_index.errors import AddressError, EvaluationError, one_line
 from csp_index.evaluation.evaluation import ALL
 from csp_index.evaluation.hierarchy import Hierarchy, Relation, normal_text
 from csp_index.records import LayerKey, NeuronKey
@@ -209,7 +209,7 @@ def _neuron(name: str, layer: LayerKey, where: str) -> NeuronKey:
         return NeuronKey(layer.model, layer.layer, int(name))
     try:
         return NeuronKey.parse(name)
-    except LabelError:
+    except AddressError:
         raise EvaluationError(
             f"{where} names the neuron {name!r}: expected an index such as 7, or an address such as {layer}/7"
         ) from None

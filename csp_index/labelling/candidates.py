@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import torch
 
 from csp_index.array_files import load_array
-from csp_index.errors import LabelError, SourceError
+from csp_index.errors import ArrayError, LabelError, SourceError
 from csp_index.images.decode import decode
 from csp_index.labelling.vocabularies import Vocabulary as Vocabulary
 from csp_index.labelling.vocabularies import digest, text_lines
@@ -108,12 +108,12 @@ def read_text_arrays(embeddings: str | Path, texts: str | Path) -> CandidateText
     if not any(line.strip() for line in lines):
         raise LabelError(f"vocabulary {texts} is empty: expected one label a line")
     if len(lines) != len(array):
-        raise LabelError(
+        raise ArrayError(
             f"texts have {len(lines)} lines and text embeddings {len(array)} rows: expected the same labels in both"
         )
     vectors = np.array(array, dtype=np.float32)
     if not vectors.any(1).all():
-        raise LabelError(
+        raise ArrayError(
             f"text embeddings are all zero in row {int((~vectors.any(1)).argmax())}: a direction is needed"
         )
     content = hashlib.sha256(vectors.tobytes()).hexdigest()[:12]

@@ -9,7 +9,7 @@ from typing import Any
 from csp_index.contrast.examples import activating_sets
 from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.contrast.selection import Selection
-from csp_index.errors import LabelError, SettingError
+from csp_index.errors import SettingError
 from csp_index.labelling import scoring
 from csp_index.labelling.methods import check_method, default_method, methods_with
 from csp_index.labelling.scoring import ScoringMethod
@@ -30,7 +30,7 @@ class LabelRequest:
     def __post_init__(self) -> None:
         scoring.method(self.method)
         if self.top < 1:
-            raise LabelError(f"top is {self.top}: expected at least 1")
+            raise SettingError(f"top is {self.top}: expected at least 1")
 
     @property
     def formula(self) -> ScoringMethod:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from csp_index.errors import LabelError, ModelError, SettingError
+from csp_index.errors import ModelError, SettingError
 from csp_index.models import objects
 from csp_index.models.encoders import LoadedEncoder, load_encoder
 from csp_index.models.networks import LoadedNetwork, load_network
@@ -76,7 +76,7 @@ class Models:
     def held_encoder(self, source: EncoderInfo) -> LoadedEncoder:
         """Return the encoder the index was built with, or say that it is not the same any more."""
         if source.identity.get("library") == "arrays":
-            raise LabelError(
+            raise ModelError(
                 f"encoder {source.name} came as arrays and cannot read texts: give --text-embeddings and --texts"
             )
         loaded = self.encoder(source.name)

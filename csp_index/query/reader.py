@@ -20,7 +20,6 @@ from csp_index.query.status import describe
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.store import catalog
 from csp_index.store.activations import activations_of
-from csp_index.store.addresses import check_numbers
 from csp_index.store.connect import find_store, open_store
 from csp_index.store.tables import Store
 
@@ -84,7 +83,7 @@ class Reader:
         """Return one neuron's activations over all indexed images, [N] float32; no other neuron is read."""
         key = NeuronKey.parse(neuron)
         target = catalog.layer(self.store, key.layer_key)
-        check_numbers(target, [key.neuron])
+        catalog.check_neurons(target, [key.neuron])
         images = int(catalog.neuron_rows(self.store, target, [key.neuron])["images"][0].as_py())
         return activations_of(self.store, target, key.neuron, images)
 

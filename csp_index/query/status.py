@@ -7,18 +7,13 @@ from typing import Any
 
 from csp_index.labelling.label_rule import read_rule
 from csp_index.store import catalog, schema
+from csp_index.store.runs import read_runs
 from csp_index.store.tables import Store
 
 
 def describe(store: Store) -> dict[str, Any]:
-    """Return counts and runs; a run still `running` while nobody holds the index was interrupted."""
-    locked = store.is_locked()
+    """Return counts and runs."""
     images = catalog.image_count(store)
-    runs = store.read(schema.RUNS, ["run_id", "command", "state", "started", "ended", "message"]).to_pylist()
-    for run in runs:
-        if run["state"] == "running" and not locked:
-            run["state"] = "interrupted"
-    runs.sort(key=lambda run: run["run_id"])
     finished = store.read(schema.NEURONS, ["model", "layer", "images", "max"]).to_pylist()
     layers = []
     for info in catalog.layers(store):
@@ -54,8 +49,8 @@ def describe(store: Store) -> dict[str, Any]:
         "methods": sorted(set(store.read(schema.LABELS, ["method"], "rank <= 0")["method"].to_pylist())),
         "preferred": read_rule(store).preferred,
         "answers": answer_counts(store),
-        "writing": locked,
-        "runs": runs,
+        "writing": store.is_locked(),
+        "runs": read_runs(store, ["run_id", "command", "state", "started", "ended", "message"]),
     }
 
 

@@ -195,9 +195,7 @@ def read_layer(store: Store, info: LayerInfo) -> LayerTable:
     """Read a layer; NotFoundError where its statistics are not there yet."""
     rows = store.read(schema.NEURONS, where=catalog.layer_filter(info)).sort_by("neuron").combine_chunks()
     if rows.num_rows != info.neurons:
-        raise NotFoundError(
-            f"layer {info.key} is not finished: run `csp-index index` again, it goes on where it stopped"
-        )
+        raise catalog.unfinished(info)
     methods, shown = _newest_labels(store, info)
     return LayerTable(
         info,

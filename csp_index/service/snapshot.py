@@ -25,7 +25,7 @@ from csp_index.lru_cache import LRUCache
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents.shapes import LayerRow, NeuronRow
 from csp_index.service.layer_table import LayerTable, Pairs, read_layer, read_pairs
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, runs, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.connect import open_snapshot
 from csp_index.store.derived_images import derived_rows, describe_recipe, is_derived
@@ -59,7 +59,7 @@ class Snapshot:
         self._layers = {info.key: info for info in catalog.layers(self.store)}
         self.encoders = catalog.encoders(self.store)
         self.images = catalog.image_count(self.store)
-        self.runs = self._read_runs()
+        self.runs = {row["run_id"]: row for row in runs.read_runs(self.store)}
 
     def __repr__(self) -> str:
         return f"Snapshot({self.name!r}, {self.version!r})"
@@ -83,10 +83,13 @@ class Snapshot:
 
     def info(self, key: LayerKey) -> LayerInfo:
         """Return what is known of a layer without reading its neurons."""
-        if key not in self._layers:
-            names = ", ".join(map(str, self._layers)) or "none"
-            raise NotFoundError(f"layer {key} is not in the index (has: {names})")
-        return self._layers[key]
+        return catalog.find_layer(self._layers, key)
+
+    def info_of(self, key: NeuronKey) -> LayerInfo:
+        """Return what is known of the layer of a neuron that exists."""
+        info = self.info(key.layer_key)
+        catalog.check_neurons(info, [key.neuron])
+        return info
 
     def layer(self, key: LayerKey) -> LayerTable:
         """Return the neurons and newest labels of a layer."""
@@ -100,10 +103,7 @@ class Snapshot:
 
     def neuron(self, key: NeuronKey) -> LayerTable:
         """Return the layer of a neuron that exists."""
-        info = self.info(key.layer_key)
-        if not 0 <= key.neuron < info.neurons:
-            raise NotFoundError(f"neuron {key} does not exist: {info.key} has neurons 0 to {info.neurons - 1}")
-        return self.layer(key.layer_key)
+        return self.layer(self.info_of(key).key)
 
     def neuron_row(self, key: NeuronKey, method: str | None = None) -> NeuronRow:
         """Return what lists tell of a neuron: its label by `method` (the layer's own by default), state, statistics."""
@@ -214,15 +214,6 @@ class Snapshot:
                 }
             )
         return rows
-
-    def _read_runs(self) -> dict[str, dict[str, Any]]:
-        """Return all runs by id; one still `running` while nobody holds the index was interrupted."""
-        rows = self.store.read(schema.RUNS).sort_by("run_id").to_pylist()
-        cut_off = any(row["state"] == "running" for row in rows) and not self.store.is_locked()
-        for row in rows:
-            if cut_off and row["state"] == "running":
-                row["state"] = "interrupted"
-        return {row["run_id"]: row for row in rows}
 
 
 def _size_of_texts(found: Texts | None) -> int:

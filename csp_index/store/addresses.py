@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
-from csp_index.errors import LabelError
+from csp_index.errors import AddressError
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.store import catalog
 from csp_index.store.catalog import LayerInfo
@@ -16,7 +16,10 @@ _WIDEST = 10_000_000  # neurons of a range; a slip of the hand must not fill the
 
 
 def resolve(store: Store, neurons: str | Iterable[str]) -> list[tuple[LayerInfo, np.ndarray]]:
-    """Return the layers and neuron numbers that addresses `m/l` or `m/l/7` name, layer by layer, sorted."""
+    """Return the layers and neuron numbers that addresses `m/l` or `m/l/7` name, layer by layer, sorted.
+
+    Raises AddressError for a text of another form, and NotFoundError for a layer or a neuron that is not there.
+    """
     wanted: dict[LayerKey, set[int] | None] = {}
     for address in [neurons] if isinstance(neurons, str) else neurons:
         if address.count("/") == 1:
@@ -30,38 +33,30 @@ def resolve(store: Store, neurons: str | Iterable[str]) -> list[tuple[LayerInfo,
     for layer_key, numbers in wanted.items():
         target = catalog.layer(store, layer_key)
         chosen = range(target.neurons) if numbers is None else sorted(numbers)
-        check_numbers(target, chosen)
+        catalog.check_neurons(target, chosen)
         found.append((target, np.array(chosen, dtype=np.int64)))
     if not found:
-        raise LabelError("no neuron is named: write MODEL/LAYER for a layer or MODEL/LAYER/INDEX for a neuron")
+        raise AddressError("no neuron is named: write MODEL/LAYER for a layer or MODEL/LAYER/INDEX for a neuron")
     return found
 
 
 def parse_neurons(layer: str, neurons: str) -> list[str]:
-    """Return the addresses that `--layer` and `--neurons` (`all`, `0,5,9` or `10-20`) name.
+    """Return the addresses that `--layer` and `--neurons` (`all`, `0,5,9` or `10-20`) name; AddressError for others.
 
     >>> parse_neurons("net/fc", "0,5-7")
     ['net/fc/0', 'net/fc/5', 'net/fc/6', 'net/fc/7']
     """
+    LayerKey.parse(layer)
     if neurons.strip() == "all":
         return [layer]
     found = []
     for part in neurons.split(","):
         first, dash, last = part.strip().partition("-")
         if not part.isascii() or not first.isdigit() or (dash and (not last.isdigit() or int(last) < int(first))):
-            raise LabelError(f"neurons {neurons!r} are not understood: write all, 0,5,9 or 10-20")
+            raise AddressError(f"neurons {neurons!r} are not understood: write all, 0,5,9 or 10-20")
         if int(last or first) - int(first) > _WIDEST:
-            raise LabelError(
+            raise AddressError(
                 f"neurons {neurons!r} are too many: no layer has {last} neurons; write all for a whole layer"
             )
         found += [f"{layer}/{number}" for number in range(int(first), int(last or first) + 1)]
     return found
-
-
-def check_numbers(target: LayerInfo, numbers: Sequence[int]) -> None:
-    """Refuse neuron numbers that the layer does not have."""
-    outside = [n for n in numbers if not 0 <= n < target.neurons]
-    if outside:
-        raise LabelError(
-            f"neuron {target.key}/{outside[0]} does not exist: {target.key} has neurons 0 to {target.neurons - 1}"
-        )

@@ -6,14 +6,14 @@ Reads only committed shards: a row whose shard has no mark does not exist.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from csp_index.errors import LabelError, StoreError
+from csp_index.errors import NotFoundError, SettingError, StoreError
 from csp_index.records import LayerKey
 from csp_index.store import schema
 from csp_index.store.tables import Store
@@ -83,16 +83,21 @@ def columns(store: Store) -> list[Column]:
 
 
 def encoder(store: Store, name: str | None = None) -> EncoderInfo:
-    """Return the named encoder, or the only one."""
+    """Return the named encoder, or the only one.
+
+    Raises NotFoundError where it is not there, and SettingError where several are and none is named.
+    """
     found = encoders(store)
     if name is None and len(found) == 1:
         return found[0]
     for info in found:
         if info.name == name:
             return info
-    names = ", ".join(info.name for info in found) or "none"
-    asked = f"encoder {name!r} is not in the index" if name else "the index does not hold exactly one encoder: name one"
-    raise LabelError(f"{asked} (has: {names})")
+    names = ", ".join(info.name for info in found)
+    if name is None and found:
+        raise SettingError(f"the index holds several encoders: name one (has: {names})")
+    what = "the index holds no encoder" if name is None else f"encoder {name!r} is not in the index"
+    raise NotFoundError(f"{what} (has: {names or 'none'})")
 
 
 def layers(store: Store) -> list[LayerInfo]:
@@ -119,12 +124,31 @@ def _marked(store: Store) -> set[str]:
 
 
 def layer(store: Store, key: LayerKey) -> LayerInfo:
-    """Return the layer, or say which ones there are."""
-    found = layers(store)
-    for info in found:
-        if info.key == key:
-            return info
-    raise LabelError(f"layer {key} is not in the index (has: {', '.join(str(i.key) for i in found) or 'none'})")
+    """Return the layer; NotFoundError says which ones there are."""
+    return find_layer({info.key: info for info in layers(store)}, key)
+
+
+def find_layer(known: Mapping[LayerKey, LayerInfo], key: LayerKey) -> LayerInfo:
+    """Return the layer among those of an index; NotFoundError says which ones there are."""
+    if key not in known:
+        raise NotFoundError(f"layer {key} is not in the index (has: {', '.join(map(str, known)) or 'none'})")
+    return known[key]
+
+
+def check_neurons(target: LayerInfo, numbers: Iterable[int]) -> None:
+    """Refuse neuron numbers that the layer does not have: NotFoundError names the first of them."""
+    for number in numbers:
+        if not 0 <= number < target.neurons:
+            raise NotFoundError(
+                f"neuron {target.key}/{number} does not exist: {target.key} has neurons 0 to {target.neurons - 1}"
+            )
+
+
+def unfinished(target: LayerInfo) -> NotFoundError:
+    """Return the error for a layer whose neurons have no statistics yet."""
+    return NotFoundError(
+        f"layer {target.key} is not finished: run `csp-index index` again, it goes on where it stopped"
+    )
 
 
 def shards(store: Store, what: str) -> list[Shard]:
@@ -158,16 +182,14 @@ def covered(store: Store, what: str, images: int) -> list[Shard]:
 
 
 def neuron_rows(store: Store, target: LayerInfo, neurons: Sequence[int] | None = None) -> pa.Table:
-    """Return the statistics of the neurons (default all), sorted by neuron."""
+    """Return the statistics of the neurons (default all), sorted by neuron; NotFoundError where there are none yet."""
 
     def read() -> pa.Table:
         return store.read(schema.NEURONS, where=layer_filter(target)).sort_by("neuron").combine_chunks()
 
     rows = store.memo(schema.NEURONS, ("neurons", target.what), read)
     if rows.num_rows == 0:
-        raise LabelError(
-            f"layer {target.key} is not finished: run `csp-index index` again, it goes on where it stopped"
-        )
+        raise unfinished(target)
     if neurons is None or len(neurons) >= rows.num_rows:
         return rows
     if len(neurons) == 1 and rows["neuron"][neurons[0]].as_py() == neurons[0]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import pyarrow as pa
 
@@ -64,7 +65,7 @@ def record_run(
 ) -> Iterator[Run]:
     """Write the run's row at the start and its outcome at the end; the caller holds the write lock.
 
-    A run that was killed stays `running`; `status` shows it as interrupted when nobody holds the lock.
+    A run that was killed stays `running`: see `read_runs`.
     """
     started = datetime.now(UTC)
     # Ids sort by start, to the microsecond: the newest run is the one with the highest id.
@@ -96,6 +97,19 @@ def record_run(
             )
         raise
     store.upsert(schema.RUNS, ["run_id"], _one_row(row | {"state": "done", "ended": datetime.now(UTC)}))
+
+
+def read_runs(store: Store, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Return the rows of all runs, oldest first; one still `running` while nobody holds the index was interrupted.
+
+    `columns` (default all) include run_id and state.
+    """
+    rows: list[dict[str, Any]] = store.read(schema.RUNS, columns).sort_by("run_id").to_pylist()
+    running = [row for row in rows if row["state"] == "running"]
+    if running and not store.is_locked():
+        for row in running:
+            row["state"] = "interrupted"
+    return rows
 
 
 def _one_row(row: Mapping[str, object]) -> pa.Table:

@@ -19,7 +19,7 @@ from namers import LAYER, Fails, Namer, build
 from vlm_server import Asked, Say, chat, serving
 
 from csp_index import Index, NetworkSource, open_index
-from csp_index.errors import LabelError
+from csp_index.errors import NotFoundError
 from csp_index.proposers.answer_store import JOURNAL
 
 
@@ -96,7 +96,7 @@ def test_bad_input_is_one_line(index, run):
         said = run("candidates", index.uri, *arguments)
         assert said.status == status and told in said.err
         assert status == 2 or len(said.err.splitlines()) == 1
-    with pytest.raises(LabelError):
+    with pytest.raises(NotFoundError):
         index.propose("net/none", vlm=Namer())
 
 

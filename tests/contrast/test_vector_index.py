@@ -18,7 +18,7 @@ from fakes import write_arrays, write_images
 from csp_index import Index, open_index
 from csp_index.cli import cli
 from csp_index.contrast.vector_index import kind_for, optimize, train_partitions
-from csp_index.errors import LabelError, SettingError, StoreError
+from csp_index.errors import NotFoundError, SettingError, StoreError
 from csp_index.index import NetworkSource
 from csp_index.labelling.candidates import read_text_arrays
 
@@ -235,7 +235,7 @@ def test_what_cannot_be_done_is_refused_before_anything_changes(index, arrays):
     before = files(index)
     with pytest.raises(SettingError, match=r"kind of vector index 'flat' is unknown: expected auto, none, ivf_flat"):
         index.optimize(kind="flat")
-    with pytest.raises(LabelError, match=r"encoder 'other' is not in the index .has: arrays."):
+    with pytest.raises(NotFoundError, match=r"encoder 'other' is not in the index .has: arrays."):
         index.optimize(encoder="other")
     with pytest.raises(SettingError, match="keep_hours is -1"):
         index.optimize(keep_hours=-1)

@@ -10,7 +10,7 @@ import pytest
 from fakes import write_arrays
 
 from csp_index import CspIndexError, Index, array_files, open_index
-from csp_index.errors import ArrayError, LabelError, SettingError, StoreError
+from csp_index.errors import AddressError, ArrayError, SettingError, StoreError
 from csp_index.indexing import import_arrays
 from csp_index.labelling.candidates import read_text_arrays
 from csp_index.store import schema
@@ -143,7 +143,7 @@ def test_a_scale_that_no_method_can_use_is_refused(tmp_path, paths, scale):
 
 @pytest.mark.parametrize("layer", ["m", "m/l/0", "/l", "m/", ""])
 def test_a_layer_is_an_address(tmp_path, paths, layer):
-    with pytest.raises(LabelError, match="write MODEL/LAYER"):
+    with pytest.raises(AddressError, match="write MODEL/LAYER"):
         take_in(tmp_path / "db", paths, layer)
     assert not (tmp_path / "db").exists()
 

@@ -203,7 +203,7 @@ def test_text_arrays(tmp_path):
     np.testing.assert_array_equal(found.embeddings, np.load(paths["text_embeddings"]))
     assert found.empty is None
     write(paths["texts"], "a\nb\n")
-    with pytest.raises(LabelError, match="texts have 2 lines and text embeddings 5 rows"):
+    with pytest.raises(ArrayError, match="texts have 2 lines and text embeddings 5 rows"):
         read_text_arrays(paths["text_embeddings"], paths["texts"])
     write(paths["texts"], "\n")
     with pytest.raises(LabelError, match="is empty"):
@@ -214,7 +214,7 @@ def test_text_arrays(tmp_path):
     vectors[3] = 0
     np.save(paths["text_embeddings"], vectors)
     write(paths["texts"], "a\nb\nc\nd\ne\n")
-    with pytest.raises(LabelError, match="all zero in row 3"):
+    with pytest.raises(ArrayError, match="all zero in row 3"):
         read_text_arrays(paths["text_embeddings"], paths["texts"])
     vectors[3, 1] = np.nan
     np.save(paths["text_embeddings"], vectors)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from csp_index.errors import LabelError, QueryError
+from csp_index.errors import NotFoundError, QueryError
 from csp_index.query.sql import SqlLimits, SqlResult, run_sql, write_result
 
 N, D = 200, 8
@@ -174,7 +174,7 @@ class Neurons:
         self.read.append(address)
         model, _, neuron = address.rpartition("/")
         if model != "net/layer1":
-            raise LabelError(f"layer {model!r} is not indexed (has: net/layer1)")
+            raise NotFoundError(f"layer {model!r} is not indexed (has: net/layer1)")
         values = np.arange(5, dtype=np.float32) * int(neuron)
         return pa.table({"image_id": pa.chunked_array([[0, 1], [2, 3, 4]]), "activation": values})
 
@@ -213,7 +213,7 @@ def test_the_address_may_come_from_a_view() -> None:
 
 
 def test_an_unknown_neuron_keeps_its_own_error() -> None:
-    with pytest.raises(LabelError, match=r"^layer 'net/layer9' is not indexed \(has: net/layer1\)$"):
+    with pytest.raises(NotFoundError, match=r"^layer 'net/layer9' is not indexed \(has: net/layer1\)$"):
         run_sql({}, "FROM activations('net/layer9/1')", read_activations=Neurons())
 
 

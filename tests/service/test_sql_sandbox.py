@@ -27,7 +27,7 @@ from fakes import write_arrays, write_images
 from starlette.testclient import TestClient
 
 from csp_index import Index, open_index
-from csp_index.errors import BusyError, LabelError, QueryError, SettingError, StoreError
+from csp_index.errors import BusyError, NotFoundError, QueryError, SettingError, StoreError
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.query.reader import Reader
 from csp_index.query.sql import SqlLimits, run_sql
@@ -92,7 +92,7 @@ def test_answers_are_those_of_this_process_cut_to_the_limits(index, runner):
 def test_errors_come_across_in_one_line_and_tell_no_place(runner):
     for statement, kind, told in (
         ("SELECT * FROM image", QueryError, 'Did you mean "images"'),
-        ("FROM activations('net/layer1/99')", LabelError, "99"),
+        ("FROM activations('net/layer1/99')", NotFoundError, "99"),
     ):
         with pytest.raises(kind, match=told) as caught:
             runner.run(statement)

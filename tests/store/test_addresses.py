@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from csp_index.errors import LabelError
+from csp_index.errors import AddressError
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.store.addresses import parse_neurons
 
@@ -20,15 +20,15 @@ def test_neurons_are_named_by_numbers_and_ranges(text, numbers):
 
 @pytest.mark.parametrize("text", ["", ",", "a", "1-", "-1", "5-2", "1.5", "²", "0x1", "1,,2"])
 def test_other_ways_to_name_neurons_are_refused(text):
-    with pytest.raises(LabelError, match="are too many"):
+    with pytest.raises(AddressError, match="are too many"):
         parse_neurons("m/l", "0-99999999999")
-    with pytest.raises(LabelError, match="write all, 0,5,9 or 10-20"):
+    with pytest.raises(AddressError, match="write all, 0,5,9 or 10-20"):
         parse_neurons("m/l", text)
 
 
 @pytest.mark.parametrize("text", ["m", "m/l", "/l/0", "m//0", "m/l/x", "m/l/-1", "m/l/²", "a/b/c/0", ""])
 def test_addresses_that_are_none(text):
-    with pytest.raises(LabelError, match="is not an address"):
+    with pytest.raises(AddressError, match="is not an address"):
         NeuronKey.parse(text)
 
 

@@ -11,7 +11,7 @@ import torch
 from fakes import write_arrays
 
 from csp_index import Index, open_index
-from csp_index.errors import LabelError, StoreError
+from csp_index.errors import NotFoundError, SettingError, StoreError
 from csp_index.records import LayerKey
 from csp_index.store import activations as fetching
 from csp_index.store import catalog, schema, streams
@@ -168,12 +168,12 @@ def test_marks_with_a_gap_are_told(tmp_path):
 
 def test_unknown_encoders_and_layers_are_told_with_the_known_ones(tmp_path):
     store, _ = make(tmp_path)
-    with pytest.raises(LabelError, match=r"encoder 'clip' is not in the index .has: arrays."):
+    with pytest.raises(NotFoundError, match=r"encoder 'clip' is not in the index .has: arrays."):
         catalog.encoder(store, "clip")
-    with pytest.raises(LabelError, match=r"layer m/other is not in the index .has: m/l."):
+    with pytest.raises(NotFoundError, match=r"layer m/other is not in the index .has: m/l."):
         catalog.layer(store, LayerKey("m", "other"))
     store.delete(schema.NEURONS, "true")
-    with pytest.raises(LabelError, match="not finished: run `csp-index index` again"):
+    with pytest.raises(NotFoundError, match="not finished: run `csp-index index` again"):
         catalog.neuron_rows(store, catalog.layer(store, KEY))
 
 
@@ -185,7 +185,7 @@ def test_several_encoders_must_be_named(tmp_path):
     marks = store.read(schema.SHARDS, where="what = 'embeddings:arrays'")
     renamed = pa.array(["embeddings:second"] * marks.num_rows)
     store.append(schema.SHARDS, marks.set_column(0, "what", renamed).cast(marks.schema))
-    with pytest.raises(LabelError, match=r"name one .has: arrays, second."):
+    with pytest.raises(SettingError, match=r"name one .has: arrays, second."):
         catalog.encoder(store)
     assert catalog.encoder(store, "second").name == "second"
 

@@ -91,25 +91,23 @@ def _vector(snapshot: Snapshot, engine: Engine, query: SearchQuery, notes: list[
     """Return what was asked as a unit vector [D], or None and a note why not."""
     if query.neuron is not None:
         return _of_neuron(snapshot, engine, query.neuron, notes)
+    if query.image_id is not None:
+        check_image(snapshot, query.image_id)
     try:
         if query.image_id is not None:
-            return _of_image(snapshot, engine, query.image_id)
-        if not has_vectors(snapshot, engine):
-            raise ModelError("the index holds no embeddings, or they could not be loaded")
-        if query.text is not None:
-            return engine.embed_text(query.text.strip())
-        return engine.embed_image(cast(Image.Image, query.upload))
+            vector = image_vector(snapshot, engine, query.image_id)
+            reason = f"image {query.image_id} has no embedding in the index"
+        elif not has_vectors(snapshot, engine):
+            vector, reason = None, "the index holds no embeddings, or they could not be loaded"
+        elif query.text is not None:
+            vector, reason = engine.embed_text(query.text.strip()), ""
+        else:
+            vector, reason = engine.embed_image(cast(Image.Image, query.upload)), ""
     except ModelError as exc:
-        notes.append(f"{'meanings were not searched' if query.text is None else 'only names were searched'}: {exc}")
-        return None
-
-
-def _of_image(snapshot: Snapshot, engine: Engine, image_id: int) -> np.ndarray:
-    check_image(snapshot, image_id)
-    found = image_vector(snapshot, engine, image_id)
-    if found is None:
-        raise ModelError(f"image {image_id} has no embedding in the index")
-    return found
+        vector, reason = None, str(exc)
+    if vector is None:
+        notes.append(f"{'meanings were not searched' if query.text is None else 'only names were searched'}: {reason}")
+    return vector
 
 
 def _of_neuron(snapshot: Snapshot, engine: Engine, key: NeuronKey, notes: list[str]) -> np.ndarray | None:

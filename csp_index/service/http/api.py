@@ -54,6 +54,7 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
     errors.NotFoundError: (404, "missing"),
     errors.QueryError: (400, "query"),
     errors.SettingError: (400, "setting"),
+    errors.AddressError: (400, "address"),
     errors.LabelError: (400, "label"),
     errors.SourceError: (400, "picture"),
     errors.ModelError: (400, "model"),

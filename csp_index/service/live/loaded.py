@@ -32,7 +32,7 @@ from csp_index.service.live.text_vectors import TextVectors
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, schema
 from csp_index.store.activations import activations_of
-from csp_index.store.catalog import LayerInfo
+from csp_index.store.catalog import EncoderInfo, LayerInfo
 
 _CPU = torch.device("cpu")
 _log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class Loaded:
 
     def activations(self, key: NeuronKey) -> np.ndarray:
         """Return a neuron's activations on all images, [N]; read-only."""
-        target = self._neuron(key)
+        target = self._snapshot.info_of(key)
 
         def read() -> np.ndarray:
             images = int(catalog.neuron_rows(self._store, target, [key.neuron])["images"][0].as_py())
@@ -121,7 +121,7 @@ class Loaded:
 
     def relabel(self, query: LabelQuery) -> list[dict[str, Any]]:
         """Return the labels asked for: see `Relabeller.answer`."""
-        layers = {neuron.layer_key: self._neuron(neuron) for neuron in query.neurons}
+        layers = {neuron.layer_key: self._snapshot.info_of(neuron) for neuron in query.neurons}
         told = self._settings_of(query.run)
         candidates = str(told.get("candidates", ""))
         if query.candidates is not None:
@@ -159,13 +159,6 @@ class Loaded:
     def _vectors(self) -> Embeddings:
         return all_embeddings(self._store, self._source, catalog.image_count(self._store, self._source.what))
 
-    def _neuron(self, key: NeuronKey) -> LayerInfo:
-        """Return the layer of a neuron that exists."""
-        info = self._snapshot.info(key.layer_key)
-        if not 0 <= key.neuron < info.neurons:
-            raise NotFoundError(f"neuron {key} does not exist: {info.key} has neurons 0 to {info.neurons - 1}")
-        return info
-
     def _concepts_of(self, target: LayerInfo) -> Concepts:
         concepts = layer_vectors(self._store, self._source, target)
         alive = catalog.neuron_rows(self._store, target)["max"].to_numpy() > 0
@@ -178,7 +171,7 @@ class Loaded:
                 try:
                     self._encoder_found = self._models.held_encoder(self._source)
                 except CspIndexError as exc:
-                    self._encoder_found = _encoder_error(self._source.name, exc)
+                    self._encoder_found = _encoder_error(self._source, exc)
         if isinstance(self._encoder_found, ModelError):
             raise self._encoder_found.with_traceback(None)
         return self._encoder_found
@@ -192,7 +185,7 @@ class Loaded:
                 for group in by_network(layers):
                     try:
                         self._networks_found += self._models.held_networks(group)
-                    except ModelError as exc:
+                    except CspIndexError as exc:
                         _log.warning("no picture runs through %s: %s", group[0].key.model, exc)
         return self._networks_found
 
@@ -215,11 +208,11 @@ class Loaded:
         ]
 
 
-def _encoder_error(name: str, exc: CspIndexError) -> ModelError:
-    if isinstance(exc, LabelError):
+def _encoder_error(source: EncoderInfo, exc: CspIndexError) -> ModelError:
+    if source.identity.get("library") == "arrays":
         return ModelError(
-            f"encoder {name} came as arrays and reads neither texts nor pictures: search by a neuron or an image, "
-            "or index the images with an encoder"
+            f"encoder {source.name} came as arrays and reads neither texts nor pictures: search by a neuron or an "
+            "image, or index the images with an encoder"
         )
     return ModelError(str(exc))
 

@@ -27,7 +27,6 @@ from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKe
 from csp_index.service.live.queries import LabelQuery
 from csp_index.service.live.stored_examples import stored_sets
 from csp_index.service.snapshot import Snapshot
-from csp_index.store.addresses import check_numbers
 from csp_index.store.catalog import LayerInfo
 
 _PASSES = 128  # results of passes over the dataset that are remembered
@@ -97,7 +96,6 @@ class Relabeller:
         results: dict[NeuronKey, dict[str, Any]] = {}
         for key in dict.fromkeys(neuron.layer_key for neuron in query.neurons):
             numbers = sorted({neuron.neuron for neuron in query.neurons if neuron.layer_key == key})
-            check_numbers(layers[key], numbers)
             results |= self._label(
                 Selection(self._source, layers[key], np.array(numbers, dtype=np.int64)), request, texts
             )
