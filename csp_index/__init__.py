@@ -8,7 +8,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from csp_index.errors import CspIndexError
+from csp_index.errors import (
+    AddressError,
+    ArrayError,
+    BusyError,
+    ClusterError,
+    CspIndexError,
+    EvaluationError,
+    GeneratorError,
+    LabelError,
+    ModelError,
+    NotFoundError,
+    PluginError,
+    ProposerError,
+    QueryError,
+    SettingError,
+    SourceError,
+    StoreError,
+)
 
 if TYPE_CHECKING:
     from csp_index.evaluation.evaluation import Evaluation
@@ -27,31 +44,46 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "AddressError",
     "Answer",
+    "ArrayError",
+    "BusyError",
     "CandidateTexts",
+    "ClusterError",
     "CspIndexError",
     "Encoder",
     "Evaluation",
+    "EvaluationError",
     "EvaluationOptions",
     "Evidence",
     "ExampleOptions",
     "ExamplePair",
+    "GeneratorError",
     "ImageGenerator",
     "Index",
     "Label",
+    "LabelError",
     "LabelScore",
     "Labels",
     "LayerKey",
     "MethodInfo",
+    "ModelError",
     "Network",
     "NetworkSource",
     "NeuronKey",
+    "NotFoundError",
     "Original",
+    "PluginError",
     "Proposer",
+    "ProposerError",
+    "QueryError",
     "Question",
     "ScoringMethod",
     "ScoringOptions",
+    "SettingError",
+    "SourceError",
     "SqlResult",
+    "StoreError",
     "Variant",
     "VariantGenerator",
     "Vocabulary",

@@ -59,6 +59,10 @@ class QueryError(CspIndexError):
     """A SQL statement is refused or fails, or a result cannot be written as asked."""
 
 
+class PluginError(CspIndexError):
+    """What an installed package offers to csp_index cannot be imported, or has a name that is taken."""
+
+
 class ClusterError(CspIndexError):
     """A Ray cluster is missing, does not answer, or lost its workers."""
 

@@ -17,7 +17,7 @@ from functools import cache, partial
 import torch
 from torch.nn.functional import log_softmax, normalize
 
-from csp_index.errors import CspIndexError, LabelError, one_line
+from csp_index.errors import CspIndexError, LabelError, PluginError, one_line
 from csp_index.labelling import clip_dissect
 from csp_index.labelling.clip_dissect import dataset_share
 from csp_index.labelling.evidence import Evidence, bags, even, pair_products, weighted_rows
@@ -299,14 +299,14 @@ def _of_other_packages() -> dict[str, ScoringMethod]:
     formulas = {}
     for name, (value, origin) in load_methods().items():
         if name in METHODS:
-            raise CspIndexError(f"{origin} offers the method {name!r}, which csp_index has: it needs another name")
+            raise PluginError(f"{origin} offers the method {name!r}, which csp_index has: it needs another name")
         if isinstance(value, ScoringMethod):
             formulas[name] = value
         elif callable(value):
             first = (value.__doc__ or "").strip().partition("\n")[0]
             formulas[name] = ScoringMethod(MethodInfo(first or f"from {origin}"), score=value)
         else:
-            raise CspIndexError(
+            raise PluginError(
                 f"{origin} offers the method {name!r} in the group {METHOD_GROUP}, but it is a "
                 f"{type(value).__name__}: expected a ScoringMethod or a function of evidence and options"
             )

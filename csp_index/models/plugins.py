@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
-from csp_index.errors import CspIndexError, one_line
+from csp_index.errors import CspIndexError, PluginError, one_line
 
 GROUP = "csp_index.plugins"
 METHOD_GROUP = "csp_index.methods"
@@ -41,7 +41,7 @@ def load_methods() -> dict[str, tuple[object, str]]:
     for point in sorted(entry_points(group=METHOD_GROUP), key=lambda point: (point.name, point.value)):
         origin = f"the package {point.dist.name if point.dist else '?'} ({point.value})"
         if point.name in found:
-            raise CspIndexError(f"the method {point.name!r} is offered twice, by {found[point.name][1]} and {origin}")
+            raise PluginError(f"the method {point.name!r} is offered twice, by {found[point.name][1]} and {origin}")
         found[point.name] = (_load(point, "method"), origin)
     return found
 
@@ -50,7 +50,7 @@ def _load(point: EntryPoint, what: str) -> object:
     try:
         return point.load()
     except Exception as exc:  # it is somebody else's code
-        raise CspIndexError(f"the {what} {point.name!r} ({point.value}) cannot be imported: {one_line(exc)}") from exc
+        raise PluginError(f"the {what} {point.name!r} ({point.value}) cannot be imported: {one_line(exc)}") from exc
 
 
 def call_factory(address: str, error: type[CspIndexError]) -> object:

@@ -18,7 +18,7 @@ from typing import Literal
 
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
-from csp_index.errors import CspIndexError
+from csp_index.errors import QueryError
 
 MOST_PAIRS = 30
 MOST_LABELS = 5
@@ -100,7 +100,7 @@ def draw_card(card: CardData, path: str | Path) -> Path:
     try:
         canvas.picture().save(path, format="PNG", optimize=True)
     except OSError as exc:
-        raise CspIndexError(f"the card {path} cannot be written: {exc.strerror or exc}; name another file") from exc
+        raise QueryError(f"the card {path} cannot be written: {exc.strerror or exc}; name another file") from exc
     return Path(path)
 
 

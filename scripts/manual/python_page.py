@@ -60,7 +60,7 @@ _ORDER: Mapping[str, Sequence[str]] = {
         "Original",
         "Variant",
     ),
-    "Errors": ("CspIndexError",),
+    "Errors": tuple(name for name, value in vars(errors).items() if inspect.isclass(value)),
 }
 
 
@@ -154,7 +154,6 @@ def _class(name: str, value: type) -> Iterator[str]:
     if fields:
         yield table(("field", "type", "default", "meaning"), fields)
     if issubclass(value, BaseException):
-        yield _children(value)
         return
     for owner in value.__mro__:
         if owner.__module__.split(".")[0] != value.__module__.split(".")[0]:
@@ -197,17 +196,6 @@ def _default(source: _Source, value: ast.expr | None) -> str:
 def _code(source: _Source, node: ast.expr | None) -> str:
     written = source.written(node)
     return f"`{written}`" if written and not written.startswith("_") else ""
-
-
-def _children(value: type[BaseException]) -> str:
-    """Return the errors that are kinds of this one, from the module of the error family."""
-    kinds = [
-        kind
-        for kind in vars(errors).values()
-        if inspect.isclass(kind) and issubclass(kind, value) and kind is not value
-    ]
-    lines = [f"- `{kind.__name__}`: {escape(' '.join((kind.__doc__ or '').split()))}" for kind in kinds]
-    return "\n".join(["Its kinds, in `csp_index.errors`:\n", *lines]) if lines else ""
 
 
 def _callable(node: Any, module: str, title: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from csp_index.errors import CspIndexError
+from csp_index.errors import QueryError
 from csp_index.query.card_drawing import CardData, CardPair, draw_card
 
 WARM, COLD, PAPER = (217, 72, 15), (25, 113, 194), (255, 255, 255)
@@ -119,7 +119,5 @@ def test_a_card_without_contrast_has_one_line_of_images(tmp_path: Path) -> None:
 
 
 def test_a_card_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(
-        CspIndexError, match=r"card\.png cannot be written: No such file or directory; name another file"
-    ):
+    with pytest.raises(QueryError, match=r"card\.png cannot be written: No such file or directory; name another file"):
         draw_card(_card(), tmp_path / "missing" / "card.png")
