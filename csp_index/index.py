@@ -44,7 +44,6 @@ from csp_index.query.reader import Reader
 from csp_index.query.results import Labels, SqlResult
 from csp_index.records import Label, NeuronKey, Progress
 from csp_index.store import catalog
-from csp_index.store.addresses import parse_neurons as parse_neurons
 from csp_index.store.addresses import resolve
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.connect import check_creatable, create_store, is_index, open_store

@@ -54,7 +54,8 @@ def candidates(db: str, layer: str, neurons: str, as_json: bool, **options: Any)
         --vlm openai:http://localhost:8000/v1 --vlm-model Qwen/Qwen3-VL-8B-Instruct
     csp-index candidates birds.db --layer resnet50/layer4 --captioner transformers:blip-dir/ --neighbours
     """
-    from csp_index.index import open_index, parse_neurons
+    from csp_index.index import open_index
+    from csp_index.store.addresses import parse_neurons
 
     asked = {kind: options.pop(kind) for kind in ("vlm", "captioner", "neighbours")}
     chosen = [(kind, given) for kind, given in asked.items() if given]

@@ -99,8 +99,9 @@ def _as_json(sanity: SanityReport | None, found: Evaluation | None, rows: list[d
 
 def _evaluate(db: str, options: dict[str, Any]) -> Evaluation:
     from csp_index.evaluation.options import EvaluationOptions, parse_methods
-    from csp_index.index import open_index, parse_neurons
+    from csp_index.index import open_index
     from csp_index.labelling.candidates import read_text_arrays
+    from csp_index.store.addresses import parse_neurons
 
     given = dict(options)
     arrays, texts = given.pop("text_embeddings"), given.pop("texts")

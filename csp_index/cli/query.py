@@ -109,8 +109,9 @@ def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> N
     csp-index label birds.db --layer resnet50/layer4 --candidates vocabulary,vlm
     csp-index label birds.db --layer resnet50/layer4 --candidates vlm --check
     """
-    from csp_index.index import open_index, parse_neurons
+    from csp_index.index import open_index
     from csp_index.labelling.candidates import read_text_arrays
+    from csp_index.store.addresses import parse_neurons
 
     device, arrays, texts = options.pop("device"), options.pop("text_embeddings"), options.pop("texts")
     options["explain"] = partial(click.echo, err=True) if options["explain"] else None

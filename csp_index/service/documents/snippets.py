@@ -126,12 +126,13 @@ def _python(query: _Query) -> str:
     arguments += [f"candidates={query.kinds!r}"] if query.kinds else []
     arguments += ["pool_candidates=True"] if query.pooled else []
     arguments += [f"{option}={value!r}" for option, value in query.options.items()]
-    who, pick = repr(str(query.key)), "[0]"
+    neurons, pick = repr(str(query.key)), "[0]"
     if query.together:
-        lines.append("from csp_index.index import parse_neurons")
-        who = f"parse_neurons({str(query.key.layer_key)!r}, {_ranges(query.together)!r})"
+        spans = [f"*range({first}, {last + 1})" for first, last in _spans(query.together)]
+        head += [f"layer = {str(query.key.layer_key)!r}", f"numbers = [{', '.join(spans)}]"]
+        neurons = '[f"{layer}/{number}" for number in numbers]'
         pick = f"[{sorted(query.together).index(query.key.neuron)}]"
-    call = "".join(f"    {argument},\n" for argument in [who, *arguments])
+    call = "".join(f"    {argument},\n" for argument in [neurons, *arguments])
     shown = "print(label.text, label.labels)"
     return "\n".join([*lines, "", *head, f"label = index.label(\n{call}){pick}", shown])
 
@@ -191,8 +192,12 @@ def _ranges(numbers: Sequence[int]) -> str:
     >>> _ranges([0, 1, 2, 5, 7, 8])
     '0-2,5,7-8'
     """
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in _spans(numbers))
+
+
+def _spans(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the first and the last number of each span of numbers without a gap, in order."""
     ordered = sorted(set(numbers))
     ends = [at for at, (a, b) in enumerate(pairwise(ordered)) if b != a + 1]
     starts = [0, *(at + 1 for at in ends)]
-    parts = [(ordered[a], ordered[b]) for a, b in zip(starts, [*ends, len(ordered) - 1], strict=True)]
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+    return [(ordered[a], ordered[b]) for a, b in zip(starts, [*ends, len(ordered) - 1], strict=True)]
