@@ -61,8 +61,8 @@ def survey(array: np.ndarray, demand: Demand) -> str:
         return hashlib.sha256(rows.data).digest()
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for found in pool.map(look, range(0, len(array), size)):
-            digest.update(found)
+        for invalid in pool.map(look, range(0, len(array), size)):
+            digest.update(invalid)
     return digest.hexdigest()
 
 

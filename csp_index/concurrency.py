@@ -31,9 +31,9 @@ def ahead(items: Iterator[T]) -> Generator[T, None, None]:
     pool = ThreadPoolExecutor(1, thread_name_prefix="csp-index-ahead")
     try:
         following = pool.submit(_next, items)
-        while found := following.result():
+        while item := following.result():
             following = pool.submit(_next, items)
-            yield found[0]
+            yield item[0]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)  # a generator cannot be closed while it runs
         close = getattr(items, "close", None)

@@ -105,8 +105,8 @@ class LabelScore:
 
 def rivals_of(scores: Sequence[LabelScore]) -> tuple[LabelScore, ...]:
     """Return the candidates beside the best that come first in some resamples, most often first; at most five."""
-    found = [score for score in scores[1:] if score.share]
-    return tuple(sorted(found, key=lambda score: -(score.share or 0.0))[:_RIVALS])
+    results = [score for score in scores[1:] if score.share]
+    return tuple(sorted(results, key=lambda score: -(score.share or 0.0))[:_RIVALS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +232,8 @@ class ScoringOptions:
     seed: int = 0  # of random-label and of the resamples
 
     def __post_init__(self) -> None:
-        given = [name for name in ("logit_scale", "prior_weight") if getattr(self, name) is not None]
-        _check_numbers(self, whole=("bootstrap", "seed"), real=("gamma", "alpha", *given))
+        override = [name for name in ("logit_scale", "prior_weight") if getattr(self, name) is not None]
+        _check_numbers(self, whole=("bootstrap", "seed"), real=("gamma", "alpha", *override))
         if self.bootstrap < 0:
             raise SettingError(f"bootstrap is {self.bootstrap}: expected a number of resamples, or 0 for none")
         if not 0.0 <= self.gamma <= 1.0:

@@ -30,12 +30,12 @@ class Setting:
         """The environment variable that overrides the default."""
         return f"CSP_INDEX_{self.name.upper()}"
 
-    def value(self, given: Value | None = None) -> Value | None:
-        """Return the value in force: `given`, the environment's, or the default. SettingError for a bad one."""
-        return self._read(given)
+    def value(self, override: Value | None = None) -> Value | None:
+        """Return the value in force: `override`, the environment's, or the default. SettingError for a bad one."""
+        return self._read(override)
 
-    def _read(self, given: Value | None) -> Value:
-        raw = given if given is not None else os.environ.get(self.variable)
+    def _read(self, override: Value | None) -> Value:
+        raw = override if override is not None else os.environ.get(self.variable)
         if raw is None:
             return self.default
         try:
@@ -55,9 +55,9 @@ class Text(Setting):
 
     __slots__ = ()
 
-    def value(self, given: Value | None = None) -> str:
+    def value(self, override: Value | None = None) -> str:
         """Return the word in force."""
-        return str(self._read(given))
+        return str(self._read(override))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +66,9 @@ class Count(Setting):
 
     least: int = 1
 
-    def value(self, given: Value | None = None) -> int:
+    def value(self, override: Value | None = None) -> int:
         """Return the number in force."""
-        value = int(self._read(given))
+        value = int(self._read(override))
         if value < self.least:
             raise self._error(str(value), f"at least {self.least} (default {self.default})")
         return value
@@ -79,9 +79,9 @@ class Amount(Setting):
 
     __slots__ = ()
 
-    def value(self, given: Value | None = None) -> float:
+    def value(self, override: Value | None = None) -> float:
         """Return the amount in force."""
-        value = float(self._read(given))
+        value = float(self._read(override))
         if not 0 <= value < math.inf:
             raise self._error(str(value), f"0 or more (default {self.default})")
         return value
@@ -92,9 +92,9 @@ class Real(Setting):
 
     __slots__ = ()
 
-    def value(self, given: Value | None = None) -> float:
+    def value(self, override: Value | None = None) -> float:
         """Return the number in force."""
-        value = float(self._read(given))
+        value = float(self._read(override))
         if not math.isfinite(value):
             raise self._error(str(value), f"a finite number (default {self.default})")
         return value
@@ -105,9 +105,9 @@ class CountOrAuto(Setting):
 
     __slots__ = ()
 
-    def value(self, given: Value | None = None) -> int | None:
+    def value(self, override: Value | None = None) -> int | None:
         """Return the number in force, or None for `auto`."""
-        value = str(self._read(None if given is None else str(given)))
+        value = str(self._read(None if override is None else str(override)))
         if value == "auto":
             return None
         if not value.isdecimal():

@@ -1,4 +1,4 @@
-"""What an answer about neurons is computed with: the device, search or products, and how missing images are made."""
+"""How an answer about neurons is computed: device, vector search or products, and how missing images are made."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ class SearchPlan:
 
     search: bool
     reason: str
-    listed: bool = False  # every activating image has a kept list of neighbours: there is little to compute
-    through: str = ""  # the vector index, if that is searched, and how: what else an approximate answer hangs on
+    listed: bool = False  # every activating image has a stored list of neighbours: there is little to compute
+    through: str = ""  # the vector index, if one is searched, and how: an approximate answer depends on it
 
     @property
     def approximate(self) -> bool:
-        """Whether the nearest may be missed."""
+        """Whether the search may miss the nearest images."""
         return bool(self.through)
 
 
 @dataclass(frozen=True, slots=True)
 class DerivedRequest:
-    """Images that are to be made: from activating images [M, K] (-1 absent) of the selected neurons.
+    """A request for derived images of activating images [M, K] (-1 absent) of the selected neurons.
 
-    An image made for a neuron is a contrastive one if its activation stays below the neuron's threshold [M].
+    An image made for a neuron is contrastive if its activation stays below the neuron's threshold [M].
     """
 
     selection: Selection
     activating: torch.Tensor
     activations: torch.Tensor  # [M, K]
     thresholds: torch.Tensor
-    images: int  # N, the indexed images that all this rests on
+    images: int  # N, the number of indexed images behind thresholds and activating sets
     options: ExampleOptions
-    keep: bool  # the write lock is held, and what is made may be stored
+    keep: bool  # the caller has the write lock, and new images may be stored
     run_id: str = ""
 
     def check(self, kind: DerivedKind, made: str, lacking: str) -> None:
-        """Refuse, before a model is loaded, what cannot be made: without models, or where nothing may be stored.
+        """Raise LabelError, before a model is loaded, if the models are unknown or nothing may be stored.
 
-        `made` says what images are run, `lacking` which are missing.
+        `made` describes the images in the message, `lacking` those that are missing.
         """
         for what, name, library in (
             ("layer", str(self.selection.target.key), self.selection.target.network),
@@ -64,28 +64,28 @@ class DerivedRequest:
             )
 
 
-# Makes and stores those of the images wanted that are not stored yet; returns the settings hash they are stored under.
+# Makes and stores the requested images that are not stored yet; returns the settings hash they are stored under.
 Derive = Callable[[DerivedRequest], str]
 
 
 @dataclass(frozen=True, slots=True)
 class ComputeContext:
-    """By what means an answer is computed, and who is told why.
+    """The device, search plan and image makers of an answer, and where to report the reasons.
 
     `search` None leaves that to the measured cost; `plan` is what was decided, once it is.
-    `derive` makes contrastive images of the kinds that are made; `depends` tells what these hang on beside the options.
+    `derive` makes the contrastive images of derived kinds; `depends` returns what these depend on besides the options.
     """
 
     device: str = "cpu"
     search: bool | None = None
     explain: Callable[[str], None] | None = None
     plan: SearchPlan | None = None
-    keep: bool = False  # keep what later questions can use; the write lock is held
+    keep: bool = False  # store what later questions can use; the caller has the write lock
     derive: Mapping[DerivedKind, Derive] = field(default_factory=dict)
     depends: Callable[[ExampleOptions], Mapping[str, object]] | None = None
     run_id: str = ""  # of the run under way
 
     def tell(self, message: str) -> None:
-        """Tell whoever asked for an explanation."""
+        """Pass a message to `explain`, if set."""
         if self.explain is not None:
             self.explain(message)

@@ -88,18 +88,18 @@ class _Search:
         return list(self.found.values()) or ([] if self.nearest is None else [self.nearest])
 
 
-def perturb(store: Store, models: Models, tell: Tell, wanted: DerivedRequest) -> str:
+def perturb(store: Store, models: Models, tell: Tell, request: DerivedRequest) -> str:
     """Make and store the edited images that are wanted and not there yet; return the hash they are stored under.
 
     The models are loaded only if something is missing. Interrupted, it keeps what is done. Raises LabelError where
     network, encoder or images are not at hand, or nothing may be stored.
     """
-    selection = wanted.selection
-    hashed = settings_hash(_describe(wanted))
-    tasks = _missing(store, wanted, hashed)
+    selection = request.selection
+    hashed = settings_hash(_describe(request))
+    tasks = _missing(store, request, hashed)
     if not tasks:
         return hashed
-    wanted.check(KIND, "edited", f"{len(tasks)} edited images")
+    request.check(KIND, "edited", f"{len(tasks)} edited images")
     network, encoder = models.held_network(selection.target), models.held_encoder(selection.source)
     pending: list[DerivedImage] = []
     read = done = 0
@@ -109,7 +109,7 @@ def perturb(store: Store, models: Models, tell: Tell, wanted: DerivedRequest) ->
             searches = list(_opened(store, some, network, selection.target.key.layer, lost))
             _search(searches, usable_edits(settings.PERTURBATION_EDITS.value()), network, selection.target.key.layer)
             originals = streams.embeddings_of(store, selection.source, np.array([one.task.origin for one in searches]))
-            pending += _derived(searches, originals, encoder, wanted, hashed)
+            pending += _derived(searches, originals, encoder, request, hashed)
             read, done = read + len(searches), done + len(some)
             if len(pending) >= _ROWS:
                 append_derived(store, selection.source, pending)
@@ -141,15 +141,15 @@ def editing() -> dict[str, object]:
     }
 
 
-def _describe(wanted: DerivedRequest) -> dict[str, object]:
+def _describe(request: DerivedRequest) -> dict[str, object]:
     """Return all that an edited image depends on beside its original, which fixes the seed of the noise."""
-    selection = wanted.selection
+    selection = request.selection
     pool = None if selection.pool is None else settings_hash({"mask": selection.pool.mask.numpy().tobytes().hex()})
     return {
         "kind": KIND,
         **editing(),
-        "threshold": wanted.options.threshold,
-        "images": wanted.images,  # the threshold's value hangs on them
+        "threshold": request.options.threshold,
+        "images": request.images,  # the threshold depends on them
         "pool": pool,
         "encoder": selection.source.identity,
         "layer": selection.target.identity,
@@ -157,19 +157,19 @@ def _describe(wanted: DerivedRequest) -> dict[str, object]:
     }
 
 
-def _missing(store: Store, wanted: DerivedRequest, hashed: str) -> list[Task]:
+def _missing(store: Store, request: DerivedRequest, hashed: str) -> list[Task]:
     """Return the activating images of which nothing is stored yet, neuron by neuron."""
-    selection = wanted.selection
+    selection = request.selection
     rows = find_derived(store, selection.source, selection.target, selection.neurons.tolist(), KIND, hashed)
-    held = set(zip(rows["neuron"].to_pylist(), rows["origin"].to_pylist(), strict=True))
+    stored = set(zip(rows["neuron"].to_pylist(), rows["origin"].to_pylist(), strict=True))
     tasks = []
     for neuron, ids, threshold in zip(
-        selection.neurons.tolist(), wanted.activating.tolist(), wanted.thresholds.tolist(), strict=True
+        selection.neurons.tolist(), request.activating.tolist(), request.thresholds.tolist(), strict=True
     ):
         tasks += [
             Task(neuron, image, rank, threshold)
             for rank, image in enumerate(ids)
-            if image >= 0 and (neuron, image) not in held
+            if image >= 0 and (neuron, image) not in stored
         ]
     return tasks
 
@@ -224,8 +224,8 @@ def _attempts(search: _Search, edits: Sequence[Edit], strength: float) -> Iterat
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
     for edit in left:
-        held, picture = as_stored(edited(search.picture, edit, mask, strength, search.task.origin))
-        yield Attempt(edit, strength, box, picture, held)
+        stored, picture = as_stored(edited(search.picture, edit, mask, strength, search.task.origin))
+        yield Attempt(edit, strength, box, picture, stored)
 
 
 def _activations(
@@ -234,13 +234,13 @@ def _activations(
     """Return each picture's activation of its own neuron, by the same preprocessing and pooling as in the index."""
     values: list[float] = []
     for some, own in zip(_slices(pictures, network.batch_size), _slices(neurons, network.batch_size), strict=True):
-        found = network.activations(stacked([network.preprocess(picture) for picture in some]))[layer]
-        values += found[torch.arange(len(some)), torch.tensor(own)].tolist()
+        layer_values = network.activations(stacked([network.preprocess(picture) for picture in some]))[layer]
+        values += layer_values[torch.arange(len(some)), torch.tensor(own)].tolist()
     return values
 
 
 def _derived(
-    searches: Sequence[_Search], originals: torch.Tensor, encoder: LoadedEncoder, wanted: DerivedRequest, hashed: str
+    searches: Sequence[_Search], originals: torch.Tensor, encoder: LoadedEncoder, request: DerivedRequest, hashed: str
 ) -> list[DerivedImage]:
     """Return what is to be stored of finished searches, given their originals' embeddings: the most similar edits."""
     tried = [(place, attempt) for place, search in enumerate(searches) for attempt in search.outcome]
@@ -256,7 +256,7 @@ def _derived(
         DerivedImage(
             KIND,
             searches[place].task.origin,
-            wanted.selection.key(searches[place].task.neuron),
+            request.selection.key(searches[place].task.neuron),
             searches[place].task.rank,
             hashed,
             attempt.activation,
@@ -268,7 +268,7 @@ def _derived(
                 "region": attempt.box,
                 "seed": searches[place].task.origin,
             },
-            wanted.run_id,
+            request.run_id,
         )
         for place, (_, attempt, vector) in best.items()
     ]

@@ -47,8 +47,8 @@ def usable_edits(named: str) -> tuple[Edit, ...]:
     unknown = [word for word in words if word not in EDITS]
     if unknown:
         raise SettingError(f"edit {unknown[0]!r} is unknown (has: {', '.join(EDITS)})")
-    found = tuple(edit for word in dict.fromkeys(words) for edit in EDITS if edit == word)
-    left = tuple(edit for edit in found if edit != "inpaint" or find_spec("cv2") is not None)
+    result = tuple(edit for word in dict.fromkeys(words) for edit in EDITS if edit == word)
+    left = tuple(edit for edit in result if edit != "inpaint" or find_spec("cv2") is not None)
     if not left:
         raise SettingError(
             "no edit is left: name some of occlude, blur, noise, recolour; inpaint needs csp_index[inpaint]"
@@ -89,8 +89,8 @@ def as_stored(picture: Image.Image) -> tuple[bytes, Image.Image]:
 
 def stored(picture: Image.Image) -> tuple[bytes, Image.Image]:
     """Return a picture's bytes as it will be stored, PNG where it is small, else JPEG, and what it then looks like."""
-    held, seen = as_stored(picture)
-    return held or encoded(seen), seen
+    cached, seen = as_stored(picture)
+    return cached or encoded(seen), seen
 
 
 def encoded(picture: Image.Image) -> bytes:
@@ -127,8 +127,8 @@ def _inpaint(pixels: np.ndarray, mask: np.ndarray, strength: float, seed: int) -
     import cv2
 
     painter: Any = cv2.inpaint
-    found = painter(pixels.astype(np.uint8), mask.astype(np.uint8), _INPAINT, cv2.INPAINT_TELEA)
-    return np.asarray(found, dtype=np.float32)
+    result = painter(pixels.astype(np.uint8), mask.astype(np.uint8), _INPAINT, cv2.INPAINT_TELEA)
+    return np.asarray(result, dtype=np.float32)
 
 
 _PAINTS: dict[Edit, Paint] = {

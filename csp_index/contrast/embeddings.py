@@ -1,6 +1,6 @@
-"""All embeddings of an encoder: held in memory where the settings grant it, streamed from the store where not.
+"""All embeddings of an encoder: in memory if the settings allow it, else streamed from the store.
 
-A process that asks again finds them held, as long as the table has not changed.
+They stay in memory between questions until the table changes.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from csp_index.store.tables import Store
 
 _MEMO = "embeddings"
 _ROWS = 65_536  # images of a tile, at most
-_STREAMED_BYTES = 64 * 2**20  # of a tile that comes from the store
+_STREAMED_BYTES = 64 * 2**20  # of a tile read from the store
 
-_HALF = 2.0**-9  # bfloat16 keeps 8 bits: it rounds a number by so much of its size at most
+_HALF = 2.0**-9  # the largest relative error of bfloat16, which keeps 8 bits
 
 
 class Embeddings:
-    """The embeddings [N, D] of the images 0 .. N - 1, unit length; several threads may ask."""
+    """The embeddings [N, D] of the images 0 .. N - 1, unit length; safe to share between threads."""
 
     def __init__(self, store: Store, source: EncoderInfo, images: int) -> None:
-        """Refer to the embeddings; they are read when first asked for. A rounded copy counts as half of them."""
+        """Refer to the embeddings; they are read when first needed. A rounded copy takes half as much memory again."""
         self.store, self.source, self.images = store, source, images
         self.holds = images * source.width * 6 <= settings.HELD_BYTES.value()
         self._held: dict[tuple[str, torch.dtype], torch.Tensor] = {}
-        self._reading = threading.Lock()  # what is large is read, or rounded, by one thread
+        self._reading = threading.Lock()  # one thread reads or rounds the embeddings
         self._asked = self._fetched = 0
         self._digests: torch.Tensor | None = None
-        self._rounded = _HALF  # how much of a vector's length rounding takes away at most
+        self._rounded = _HALF  # the largest length that rounding takes from a vector
 
     @property
     def in_memory(self) -> bool:
@@ -54,10 +54,10 @@ class Embeddings:
         return self.gather(ids)(ids)
 
     def gather(self, ids: torch.Tensor) -> Embed:
-        """Return what gives the embeddings of image ids among these [I]; what is not in memory is read once.
+        """Return a function that embeds image ids among these [I]; rows that are not in memory are read once.
 
-        Rows fetched one by one cost more each: once that has been done often enough, all are read. Derived images may
-        be among them.
+        Rows fetched one by one cost more each, so after enough of them all embeddings are read. Derived images may be
+        among the ids.
         """
         if len(ids) and bool(is_derived(ids.max())):
             return self._with_derived(ids)
@@ -65,19 +65,19 @@ class Embeddings:
             return self._all().__getitem__
         distinct = ids.unique()
         self._fetched += len(distinct)
-        found = streams.embeddings_of(self.store, self.source, distinct.numpy())
-        return lambda some: found[torch.searchsorted(distinct, some)]
+        table = streams.embeddings_of(self.store, self.source, distinct.numpy())
+        return lambda some: table[torch.searchsorted(distinct, some)]
 
     def _with_derived(self, ids: torch.Tensor) -> Embed:
-        """Return what gives the embeddings of image ids among these [I], some of which are of derived images."""
+        """Return a function that embeds image ids among these [I], some of which are derived images."""
         made = is_derived(ids)
         indexed, distinct = self.gather(ids[~made]), ids[made].unique()
-        found = embeddings_of_derived(self.store, self.source, distinct.numpy())
+        table = embeddings_of_derived(self.store, self.source, distinct.numpy())
 
         def embed(some: torch.Tensor) -> torch.Tensor:
             rows = torch.empty(len(some), self.source.width)
             own = is_derived(some)
-            rows[own] = found[torch.searchsorted(distinct, some[own])]
+            rows[own] = table[torch.searchsorted(distinct, some[own])]
             rows[~own] = indexed(some[~own])
             return rows
 
@@ -89,18 +89,18 @@ class Embeddings:
             for first, tile in self._streamed():
                 yield first, tile.to(device, dtype)
             return
-        held = self._all()
+        embeddings = self._all()
         if (key := (str(device), dtype)) not in self._held:
             with self._reading:
                 if key not in self._held:
-                    self._held[key] = self._rounded_copy(held, device, dtype)
+                    self._held[key] = self._rounded_copy(embeddings, device, dtype)
         for first in range(0, self.images, _ROWS):
             yield first, self._held[key][first : first + _ROWS]
 
     def dtype(self, device: torch.device, anchors: int) -> torch.dtype:
-        """Return in what precision it pays to look for the nearest images of so many anchors on the device.
+        """Return the precision in which a search for the nearest images of `anchors` images is fastest on the device.
 
-        A single question is answered before a rounded copy of all embeddings is made.
+        A single question is answered before a rounded copy of all embeddings would be ready.
         """
         self._asked += 1
         worth = anchors > 256 or self._asked > 1 or not self.holds
@@ -122,7 +122,7 @@ class Embeddings:
         return self._digests
 
     def error(self, dtype: torch.dtype) -> CosineError:
-        """Return how far a cosine in that precision may be off: both factors are rounded, and so is the product.
+        """Return the largest error of a cosine in that precision: both factors and the product are rounded.
 
         Products are summed in float32.
         """
@@ -139,19 +139,19 @@ class Embeddings:
         return self._held[key]
 
     def _read(self) -> torch.Tensor:
-        held = torch.empty(self.images, self.source.width)
+        embeddings = torch.empty(self.images, self.source.width)
         marks = catalog.covered(self.store, self.source.what, self.images)
         first = 0
         for tile in streams.embedding_tiles(self.store, self.source, marks):
-            held[first : first + len(tile)] = tile
+            embeddings[first : first + len(tile)] = tile
             first += len(tile)
-        return held
+        return embeddings
 
-    def _rounded_copy(self, held: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-        """Return the embeddings on a device, rounded to `dtype`; how much that takes away is noted."""
-        made = held.to(device, dtype)
+    def _rounded_copy(self, embeddings: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """Return the embeddings on a device, rounded to `dtype`, and record the largest rounding error."""
+        made = embeddings.to(device, dtype)
         if dtype != torch.float32:
-            pairs = zip(held.split(_ROWS // 16), made.split(_ROWS // 16), strict=True)
+            pairs = zip(embeddings.split(_ROWS // 16), made.split(_ROWS // 16), strict=True)
             self._rounded = max(float((a - b.cpu().float()).norm(dim=1).max()) for a, b in pairs)
         return made
 
@@ -160,26 +160,26 @@ class Embeddings:
         rows = max(256, min(_ROWS, _STREAMED_BYTES // (4 * self.source.width)))
         marks = catalog.covered(self.store, self.source.what, self.images)
         waiting: list[torch.Tensor] = []
-        first = held = 0
+        first = rows_waiting = 0
         for tile in streams.embedding_tiles(self.store, self.source, marks):
             waiting.append(tile)
-            held += len(tile)
-            if held >= rows:
+            rows_waiting += len(tile)
+            if rows_waiting >= rows:
                 yield first, torch.cat(waiting)
-                first, held, waiting = first + held, 0, []
-        if held:
+                first, rows_waiting, waiting = first + rows_waiting, 0, []
+        if rows_waiting:
             yield first, torch.cat(waiting)
 
 
 def all_embeddings(store: Store, source: EncoderInfo, images: int) -> Embeddings:
-    """Return the embeddings of the first `images` images, as held by this process if the table is still the same."""
+    """Return the embeddings of the first `images` images, shared within this process until the table changes."""
     return store.memo(source.table, _MEMO, lambda: Embeddings(store, source, images), variant=images)
 
 
 def cosines_of(anchors: torch.Tensor, tile: torch.Tensor) -> torch.Tensor:
     """Return the products [U, n] of anchors [U, D] with a tile [n, D], summed in float32 as `Embeddings.error` has it.
 
-    What the process allows elsewhere (TF32, sums in bfloat16 on CUDA) is put aside meanwhile.
+    Settings of the process for faster products (TF32, sums in bfloat16 on CUDA) are switched off meanwhile.
     """
     matmul, precision = torch.backends.cuda.matmul, torch.get_float32_matmul_precision()
     reduced = matmul.allow_bf16_reduced_precision_reduction
@@ -193,14 +193,14 @@ def cosines_of(anchors: torch.Tensor, tile: torch.Tensor) -> torch.Tensor:
 
 
 def release(store: Store) -> None:
-    """Give back the memory of embeddings and of lists of neighbours; whoever asks again reads them again."""
+    """Free the memory of embeddings and neighbour lists; the next question reads them again."""
     store.forget(_MEMO, neighbour_lists.MEMO)
     give_back()
 
 
 @cache
 def product_rate(device: str, dtype: torch.dtype) -> float:
-    """Return how many multiply-adds a second the device does in a product of typical shape, measured once."""
+    """Return the multiply-adds per second of the device in a product of typical shape, measured once."""
     left = torch.ones(256, 512, device=device, dtype=dtype)
     right = torch.ones(2048, 512, device=device, dtype=dtype)
     best = float("inf")
@@ -216,7 +216,7 @@ def _bfloat16_pays(device: str) -> bool:
 
 
 def give_back() -> None:
-    """Give freed memory back, where the C library can (glibc); it takes milliseconds, between large pieces of work."""
+    """Return freed memory to the system, if the C library can (glibc); takes milliseconds."""
     trim = _trim()
     if trim is not None:
         trim(0)

@@ -1,7 +1,7 @@
 """The final choice of contrastive images: roughly ranked candidates in, exact order out.
 
-A rough cosine may be off by a known error. Whatever could belong to the best within that error is computed again in
-float64, so the choice does not depend on how the candidates were found; equal cosines go to the lower image id.
+A rough cosine is off by at most a known error. Every candidate that could be among the best within that error is
+compared again in float64, so the result does not depend on how candidates were found; ties go to the lower image id.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch
 from csp_index.records import ExampleOptions
 
 Embed = Callable[[torch.Tensor], torch.Tensor]  # image ids [I] -> embeddings [I, D]
-Gather = Callable[[torch.Tensor], Embed]  # all ids that will be asked for -> what gives their embeddings
+Gather = Callable[[torch.Tensor], Embed]  # all ids that will be needed -> a function that returns their embeddings
 
 _PAIRS = 2048  # pairs whose cosines are computed at once
-_COMPARED = 2**26  # pairs of a candidate and a chosen image compared at once
-_BLOCK = 16  # values, strided over the row, of which only the largest is looked at first
+_COMPARED = 2**26  # pairs of a candidate and a selected image compared at once
+_BLOCK = 16  # values, strided over the row, of which only the largest is compared first
 
 
 @dataclass(frozen=True, slots=True)
 class CosineError:
-    """How far a rough cosine may be off: so much, and so much of its own size."""
+    """The largest error of a rough cosine: an absolute part, plus a part relative to its size."""
 
     absolute: float
     relative: float = 0.0
@@ -50,84 +50,84 @@ class Ranked:
         return self.cosines[:, -1]
 
     def merge(self, pick: slice, cosines: torch.Tensor, first_image: int) -> None:
-        """Take a tile's cosines [r, n], -inf where the image is no candidate, into the picked rows."""
+        """Merge a tile's cosines [r, n], -inf for images that are no candidates, into the picked rows."""
         width = self.ids.shape[1]
         values, places = leading(cosines, width)
         values, places = values.float().cpu(), places.cpu() + first_image
         if bool((self.ids[pick, 0] < 0).all()) and values.shape[1] == width:
             self.cosines[pick], self.ids[pick] = values, places.masked_fill(values == -torch.inf, -1)
             return
-        chosen = torch.cat([self.cosines[pick], values], 1).topk(width, dim=1)
-        ids = torch.cat([self.ids[pick], places], 1).gather(1, chosen.indices)
-        self.cosines[pick], self.ids[pick] = chosen.values, ids.masked_fill(chosen.values == -torch.inf, -1)
+        top = torch.cat([self.cosines[pick], values], 1).topk(width, dim=1)
+        ids = torch.cat([self.ids[pick], places], 1).gather(1, top.indices)
+        self.cosines[pick], self.ids[pick] = top.values, ids.masked_fill(top.values == -torch.inf, -1)
 
 
 def leading(values: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the largest values [R, min(width, n)] of each row [R, n] in order, and their places.
 
-    Whatever is among the largest stands in one of the `width` blocks of largest maximum, so only those are ranked.
+    The largest values are all in the `width` blocks with the largest maxima, so only those blocks are ranked.
     Measured for 128 rows of 65,536 float32 values on one thread of torch 2.14 (CPU time, median of 9): 14 ms where
     topk alone takes 25 ms for a width of 128, 30 and 58 ms for 512; the matrix product before it takes 86 ms.
     """
     count = values.shape[1]
     blocks = count // _BLOCK
     if blocks < 2 * width:
-        found = values.topk(min(width, count), dim=1)
-        return found.values, found.indices
+        top = values.topk(min(width, count), dim=1)
+        return top.values, top.indices
     whole = values[:, : blocks * _BLOCK].unflatten(1, (_BLOCK, blocks))
     best = whole.amax(1).topk(width, dim=1).indices
     inside = whole.gather(2, best[:, None].expand(-1, _BLOCK, -1)).flatten(1)
-    found = torch.cat([inside, values[:, blocks * _BLOCK :]], 1).topk(width, dim=1)
-    spread = found.indices < inside.shape[1]  # the others stand behind the last whole block
-    block = best.gather(1, (found.indices % width).masked_fill(~spread, 0))
-    rest = found.indices - inside.shape[1] + blocks * _BLOCK
-    return found.values, torch.where(spread, found.indices // width * blocks + block, rest)
+    top = torch.cat([inside, values[:, blocks * _BLOCK :]], 1).topk(width, dim=1)
+    spread = top.indices < inside.shape[1]  # the others stand behind the last whole block
+    block = best.gather(1, (top.indices % width).masked_fill(~spread, 0))
+    rest = top.indices - inside.shape[1] + blocks * _BLOCK
+    return top.values, torch.where(spread, top.indices // width * blocks + block, rest)
 
 
-def leaders_wanted(examples: int, options: ExampleOptions) -> int:
-    """Return r, how many leaders the final choice among `examples` activating images needs."""
+def leaders_needed(examples: int, options: ExampleOptions) -> int:
+    """Return r, the number of leaders that the final choice among `examples` activating images needs."""
     return options.neighbours if options.reuse else options.neighbours * examples
 
 
 @dataclass(frozen=True, slots=True)
 class FinalChoice:
-    """Who of roughly ranked candidates is among the `wanted` nearest, given how far their cosines may be off.
+    """Decides which roughly ranked candidates are the `leader_count` nearest, given the error of their cosines.
 
     `limit` is the cosine above which an image is a near duplicate and no candidate.
     """
 
-    wanted: int
+    leader_count: int
     error: CosineError
     limit: float
     gather: Gather
 
     def decide(self, owners: torch.Tensor, ranked: Ranked, allowed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the nearest allowed images [R, wanted] of images `owners` [R], -1 absent, and where that is settled.
+        """Return the nearest allowed images [R, leader_count] of images `owners` [R], -1 absent, and the settled rows.
 
-        `allowed` [R, L] tells which of the ranked may be chosen. A row [R] is settled if no image outside its list
-        could belong to the nearest.
+        `allowed` [R, L] masks the ranked candidates. A row is settled, [R], if no image outside its list can be among
+        the nearest.
         """
         largest = ranked.cosines.masked_fill(ranked.ids < 0, 0.0).abs().amax(1, keepdim=True)
         error = self.error.absolute + self.error.relative * largest
         allowed = allowed & (ranked.ids >= 0) & (ranked.cosines <= self.limit + error)
         sure = allowed & (ranked.cosines <= self.limit - error)
-        last = ranked.cosines.masked_fill(~(sure & (sure.cumsum(1) == self.wanted)), -torch.inf).amax(1)
+        last = ranked.cosines.masked_fill(~(sure & (sure.cumsum(1) == self.leader_count)), -torch.inf).amax(1)
         near = last - 2 * error[:, 0]
         allowed &= ranked.cosines >= near[:, None]
-        width = max(self.wanted, int(allowed.sum(1).max())) if len(owners) else self.wanted
+        width = max(self.leader_count, int(allowed.sum(1).max())) if len(owners) else self.leader_count
         order = (~allowed).to(torch.uint8).sort(dim=1, stable=True).indices[:, :width]
         ids = ranked.ids.masked_fill(~allowed, -1).gather(1, order)
         return nearest(owners, ids, self), (ranked.reach < near) | (ranked.reach == -torch.inf)
 
 
 def nearest(owners: torch.Tensor, ids: torch.Tensor, choice: FinalChoice) -> torch.Tensor:
-    """Return the nearest [R, wanted] of the candidates `ids` [R, c] to images `owners` [R], by exact cosine."""
+    """Return the nearest [R, leader_count] of the candidates `ids` [R, c] to images `owners` [R], by exact cosine."""
     ids = ids.sort(dim=1).values
     exact = exact_cosines(owners, ids, choice.gather)
     exact = exact.masked_fill(exact > choice.limit, -torch.inf)
-    found = exact.sort(dim=1, descending=True, stable=True)
-    ids = ids.gather(1, found.indices).masked_fill(found.values == -torch.inf, -1)[:, : choice.wanted]
-    return torch.nn.functional.pad(ids, (0, choice.wanted - ids.shape[1]), value=-1)
+    top = exact.sort(dim=1, descending=True, stable=True)
+    ids = ids.gather(1, top.indices).masked_fill(top.values == -torch.inf, -1)[:, : choice.leader_count]
+    return torch.nn.functional.pad(ids, (0, choice.leader_count - ids.shape[1]), value=-1)
 
 
 def exact_cosines(left: torch.Tensor, right: torch.Tensor, gather: Gather) -> torch.Tensor:
@@ -153,13 +153,13 @@ def choose(leaders: torch.Tensor, options: ExampleOptions) -> torch.Tensor:
     return torch.cat([_without_reuse(part, options.neighbours) for part in parts])
 
 
-def _without_reuse(ids: torch.Tensor, wanted: int) -> torch.Tensor:
+def _without_reuse(ids: torch.Tensor, each: int) -> torch.Tensor:
     """Choose greedily in rank order so that no image serves a neuron twice, all neurons at once."""
     count, ranks, _ = ids.shape
-    chosen = torch.full((count, ranks * wanted), -1, dtype=torch.int64)
-    for step in range(ranks * wanted):
-        options = ids[:, step // wanted]
-        used = (options[:, :, None] == chosen[:, None, :step]).any(-1) | (options < 0)
+    picks = torch.full((count, ranks * each), -1, dtype=torch.int64)
+    for step in range(ranks * each):
+        options = ids[:, step // each]
+        used = (options[:, :, None] == picks[:, None, :step]).any(-1) | (options < 0)
         first = (~used).to(torch.uint8).argmax(1)
-        chosen[:, step] = options.gather(1, first[:, None])[:, 0].masked_fill(used.all(1), -1)
-    return chosen.view(count, ranks, wanted)
+        picks[:, step] = options.gather(1, first[:, None])[:, 0].masked_fill(used.all(1), -1)
+    return picks.view(count, ranks, each)

@@ -80,22 +80,22 @@ def gather_examples(
     that has read them.
     """
     context = context or ComputeContext()
-    found = activating_examples(store, selection, options) if activating is None else activating
+    examples = activating_examples(store, selection, options) if activating is None else activating
     if not contrast:
         context.tell("contrastive images: none, the method does not look at any")
-        return found
-    parts = [_MAKERS[kind](store, selection, found, options, context) for kind in options.kinds]
+        return examples
+    parts = [_MAKERS[kind](store, selection, examples, options, context) for kind in options.kinds]
     if not options.reuse:
         parts = _distinct(parts)
     ids = torch.cat([part.ids for part in parts], 2)
-    similarities = pair_similarities(all_embeddings(store, selection.source, found.images), found.activating, ids)
+    similarities = pair_similarities(all_embeddings(store, selection.source, examples.images), examples.activating, ids)
     low = similarities < options.min_similarity
     if "random" in options.kinds:  # the other kinds looked for near duplicates when they chose
         place = options.kinds.index("random") * options.neighbours
         drawn = slice(place, place + options.neighbours)
         low[..., drawn] |= similarities[..., drawn] > options.near_duplicate
     return replace(
-        found,
+        examples,
         contrastive=ids.masked_fill(low, -1),
         contrast_activations=torch.cat([part.activations for part in parts], 2).masked_fill(low, torch.nan),
         similarities=similarities.masked_fill(low, torch.nan),
@@ -130,44 +130,44 @@ class _Partners:
 
 def _distinct(parts: Sequence[_Partners]) -> list[_Partners]:
     """Drop partners that a kind before them has given the same neuron; within a kind they are distinct already."""
-    kept = [parts[0]]
+    distinct = [parts[0]]
     for part in parts[1:]:
         used = torch.zeros(part.ids.shape, dtype=torch.bool)
         for neuron in range(len(used)):
-            used[neuron] = torch.isin(part.ids[neuron], torch.cat([other.ids[neuron].flatten() for other in kept]))
+            used[neuron] = torch.isin(part.ids[neuron], torch.cat([other.ids[neuron].flatten() for other in distinct]))
         ids, activations = part.ids.masked_fill(used, -1), part.activations.masked_fill(used, torch.nan)
-        kept.append(replace(part, ids=ids, activations=activations))
-    return kept
+        distinct.append(replace(part, ids=ids, activations=activations))
+    return distinct
 
 
 def _nearest(
-    store: Store, selection: Selection, found: Examples, options: ExampleOptions, context: ComputeContext
+    store: Store, selection: Selection, examples: Examples, options: ExampleOptions, context: ComputeContext
 ) -> _Partners:
     """Return the nearest silent images of each activating one."""
-    asked = _query(store, selection, found, options, context)
-    plan = context.plan or choose(asked, context.search)
+    query = _query(store, selection, examples, options, context)
+    plan = context.plan or choose(query, context.search)
     context.tell(f"contrastive images: {plan.reason}")
     find = by_search if plan.search else by_products
-    ids, activations = find(asked)
+    ids, activations = find(query)
     dropped = None
     if options.near_duplicate < 1.0:  # who would have been chosen without the filter?
         free = replace(options, near_duplicate=1.01, neighbours=1, reuse=True)
-        first, _ = find(replace(asked, options=free, keep=False))
-        dropped = (pair_similarities(asked.vectors, found.activating, first) > options.near_duplicate).sum((1, 2))
+        first, _ = find(replace(query, options=free, keep=False))
+        dropped = (pair_similarities(query.vectors, examples.activating, first) > options.near_duplicate).sum((1, 2))
     return _Partners(ids, activations, plan.approximate, dropped)
 
 
 def _falcon(
-    store: Store, selection: Selection, found: Examples, options: ExampleOptions, context: ComputeContext
+    store: Store, selection: Selection, examples: Examples, options: ExampleOptions, context: ComputeContext
 ) -> _Partners:
     """Return the nearest of FALCON's ten images to each activating one, by the encoder; all ten may serve several."""
     context.tell("contrastive images: silent ones near the mean activating one in the layer's own space (falcon)")
-    ten = similar_silent(store, selection, found.activating, found.thresholds, found.images)
-    neuron, rank = (found.activating >= 0).nonzero(as_tuple=True)
-    vectors = all_embeddings(store, selection.source, found.images)
+    ten = similar_silent(store, selection, examples.activating, examples.thresholds, examples.images)
+    neuron, rank = (examples.activating >= 0).nonzero(as_tuple=True)
+    vectors = all_embeddings(store, selection.source, examples.images)
     choice = FinalChoice(max(options.neighbours, KEPT), EXACT, options.near_duplicate, vectors.gather)
-    leaders = torch.full((*found.activating.shape, choice.wanted), -1, dtype=torch.int64)
-    leaders[neuron, rank] = nearest(found.activating[neuron, rank], ten.ids[neuron], choice)
+    leaders = torch.full((*examples.activating.shape, choice.leader_count), -1, dtype=torch.int64)
+    leaders[neuron, rank] = nearest(examples.activating[neuron, rank], ten.ids[neuron], choice)
     ids = choose_leaders(leaders, options)
     return _Partners(ids, ten.activations_of(ids))
 
@@ -176,54 +176,54 @@ def _made(
     kind: DerivedKind,
     store: Store,
     selection: Selection,
-    found: Examples,
+    examples: Examples,
     options: ExampleOptions,
     context: ComputeContext,
 ) -> _Partners:
     """Return the images made of each activating one that leave the neuron silent, most similar first."""
     if kind not in context.derive:
         raise LabelError(f"contrast {kind} makes images, which this question cannot: ask for it by `csp-index label`")
-    wanted = DerivedRequest(
+    request = DerivedRequest(
         selection,
-        found.activating,
-        found.activations,
-        found.thresholds,
-        found.images,
+        examples.activating,
+        examples.activations,
+        examples.thresholds,
+        examples.images,
         options,
         context.keep,
         context.run_id,
     )
     rows = find_derived(
-        store, selection.source, selection.target, selection.neurons.tolist(), kind, context.derive[kind](wanted)
+        store, selection.source, selection.target, selection.neurons.tolist(), kind, context.derive[kind](request)
     )
     context.tell(f"contrastive images: made ones ({kind})")
     # An edit is near by design; a generated image may show its original once more.
     limit = math.inf if kind == "perturbation" else options.near_duplicate
-    return _placed(rows, all_embeddings(store, selection.source, found.images), found, options.neighbours, limit)
+    return _placed(rows, all_embeddings(store, selection.source, examples.images), examples, options.neighbours, limit)
 
 
-def _placed(rows: pa.Table, vectors: Embeddings, found: Examples, neighbours: int, limit: float) -> _Partners:
+def _placed(rows: pa.Table, vectors: Embeddings, examples: Examples, neighbours: int, limit: float) -> _Partners:
     """Return rows of derived images as partners of the activating images they come from, most similar first.
 
     Left out is what does not leave the neuron silent, what comes from other images, and what is above the `limit` of
     cosine.
     """
     made, origin, value = (torch.from_numpy(rows[name].to_numpy().copy()) for name in _OF_MADE)
-    owner = torch.searchsorted(found.neurons, torch.from_numpy(rows["neuron"].to_numpy().astype(np.int64)))
-    same = found.activating[owner] == origin[:, None]
-    kept = same.any(1) & (value < found.thresholds[owner])
-    made, origin, value, owner = made[kept], origin[kept], value[kept], owner[kept]
-    slot = owner * same.shape[1] + same[kept].to(torch.uint8).argmax(1)
+    owner = torch.searchsorted(examples.neurons, torch.from_numpy(rows["neuron"].to_numpy().astype(np.int64)))
+    same = examples.activating[owner] == origin[:, None]
+    usable = same.any(1) & (value < examples.thresholds[owner])
+    made, origin, value, owner = made[usable], origin[usable], value[usable], owner[usable]
+    slot = owner * same.shape[1] + same[usable].to(torch.uint8).argmax(1)
     cosines = pair_similarities(vectors, origin[:, None], made[:, None, None]).flatten()
     same_picture = cosines > limit
-    dropped = owner[same_picture].bincount(minlength=len(found.neurons))
+    dropped = owner[same_picture].bincount(minlength=len(examples.neurons))
     made, cosines, slot, value = (part[~same_picture] for part in (made, cosines, slot, value))
     order = rank_keys(cosines, torch.arange(len(made))).argsort(descending=True)
     order = order[slot[order].argsort(stable=True)]
     slot = slot[order]
     place = torch.arange(len(slot)) - torch.searchsorted(slot, slot)
     first = place < neighbours
-    shape = (*found.activating.shape, neighbours)
+    shape = (*examples.activating.shape, neighbours)
     ids, activations = torch.full(shape, -1, dtype=torch.int64), torch.full(shape, torch.nan)
     ids.view(-1, neighbours)[slot[first], place[first]] = made[order][first]
     activations.view(-1, neighbours)[slot[first], place[first]] = value[order][first]
@@ -231,12 +231,20 @@ def _placed(rows: pa.Table, vectors: Embeddings, found: Examples, neighbours: in
 
 
 def _query(
-    store: Store, selection: Selection, found: Examples, options: ExampleOptions, context: ComputeContext
+    store: Store, selection: Selection, examples: Examples, options: ExampleOptions, context: ComputeContext
 ) -> NearestQuery:
     device = torch.device(context.device)
-    vectors = all_embeddings(store, selection.source, found.images)
+    vectors = all_embeddings(store, selection.source, examples.images)
     return NearestQuery(
-        store, selection, vectors, found.activating, found.thresholds, found.images, options, device, context.keep
+        store,
+        selection,
+        vectors,
+        examples.activating,
+        examples.thresholds,
+        examples.images,
+        options,
+        device,
+        context.keep,
     )
 
 
@@ -251,12 +259,12 @@ def activating_sets(rows: pa.Table, options: ExampleOptions) -> Examples:
     images = int(rows["images"][0].as_py())
     ids = _matrix(rows, "top_images", np.int64)
     values = _matrix(rows, "top_activations", np.float32)
-    kept = ids.shape[1]
-    if options.examples > kept and kept < images:
+    stored = ids.shape[1]
+    if options.examples > stored and stored < images:
         raise SettingError(
-            f"examples is {options.examples}: expected at most {kept}, the top images kept with each neuron"
+            f"examples is {options.examples}: expected at most {stored}, the top images kept with each neuron"
         )
-    width = min(options.examples, kept)
+    width = min(options.examples, stored)
     ids, values = ids[:, :width], values[:, :width]
     silent = ~(values > max(options.floor, 0.0))
     empty = torch.full((count, width, options.neighbours), torch.nan)
@@ -296,34 +304,34 @@ def thresholds(rows: pa.Table, kind: str) -> torch.Tensor:
 
 def pair_similarities(vectors: Embeddings, activating: torch.Tensor, contrastive: torch.Tensor) -> torch.Tensor:
     """Return the cosine of every pair [M, K, m], NaN where there is none; summed in float64, alike for all callers."""
-    found = exact_cosines(activating.flatten(), contrastive.flatten(0, 1), vectors.gather).view(contrastive.shape)
-    return found.masked_fill(contrastive < 0, torch.nan).float()
+    cosines = exact_cosines(activating.flatten(), contrastive.flatten(0, 1), vectors.gather).view(contrastive.shape)
+    return cosines.masked_fill(contrastive < 0, torch.nan).float()
 
 
 def _random(
-    store: Store, selection: Selection, found: Examples, options: ExampleOptions, context: ComputeContext
+    store: Store, selection: Selection, examples: Examples, options: ExampleOptions, context: ComputeContext
 ) -> _Partners:
     """Draw distinct random images of low activation for every neuron: those of highest seeded hash."""
     context.tell("contrastive images: random ones of low activation")
-    count, ranks = found.activating.shape
-    wanted = ranks * options.neighbours
-    best = torch.full((count, wanted), -1, dtype=torch.int64)
-    ids = torch.full((count, wanted), -1, dtype=torch.int64)
-    values = torch.full((count, wanted), torch.nan)
+    count, ranks = examples.activating.shape
+    count_each = ranks * options.neighbours
+    best = torch.full((count, count_each), -1, dtype=torch.int64)
+    ids = torch.full((count, count_each), -1, dtype=torch.int64)
+    values = torch.full((count, count_each), torch.nan)
     first = 0
-    marks = catalog.covered(store, selection.target.what, found.images)
+    marks = catalog.covered(store, selection.target.what, examples.images)
     for tile in streams.activation_tiles(store, selection.target, marks, selection.neurons):
         images = torch.arange(first, first + tile.shape[1])
-        barred = tile >= found.thresholds[:, None]
+        barred = tile >= examples.thresholds[:, None]
         if selection.pool is not None:
             barred |= ~selection.pool.mask[images]
-        priority = mix(images + (found.neurons[:, None] << 32), options.seed).masked_fill(barred, -1)
-        joined = torch.cat([best, priority], 1).topk(wanted, dim=1)
+        priority = mix(images + (examples.neurons[:, None] << 32), options.seed).masked_fill(barred, -1)
+        joined = torch.cat([best, priority], 1).topk(count_each, dim=1)
         ids = torch.cat([ids, images.expand(count, -1)], 1).gather(1, joined.indices)
         values = torch.cat([values, tile], 1).gather(1, joined.indices)
         best = joined.values
         first += tile.shape[1]
-    absent = (best < 0) | (found.activating < 0).repeat_interleave(options.neighbours, 1)
+    absent = (best < 0) | (examples.activating < 0).repeat_interleave(options.neighbours, 1)
     shape = (count, ranks, options.neighbours)
     return _Partners(ids.masked_fill(absent, -1).view(shape), values.masked_fill(absent, torch.nan).view(shape))
 

@@ -32,14 +32,14 @@ class Ten:
     ids: torch.Tensor
     activations: torch.Tensor
 
-    def activations_of(self, chosen: torch.Tensor) -> torch.Tensor:
+    def activations_of(self, selected: torch.Tensor) -> torch.Tensor:
         """Return the activations of chosen images [M, ...] that are among each neuron's ten; NaN where -1."""
-        flat = chosen.flatten(1)
-        found = torch.full(flat.shape, torch.nan)
+        flat = selected.flatten(1)
+        result = torch.full(flat.shape, torch.nan)
         for place in range(self.ids.shape[1]):
             here = (flat == self.ids[:, place, None]) & (flat >= 0)
-            found = torch.where(here, self.activations[:, place, None], found)
-        return found.view(chosen.shape)
+            result = torch.where(here, self.activations[:, place, None], result)
+        return result.view(selected.shape)
 
 
 def similar_silent(
@@ -50,13 +50,13 @@ def similar_silent(
     Silent is below the neuron's threshold [M]. Equal similarities go to the lower image id. None for a dead neuron.
     """
     size = max(1, _MEANS_BYTES // (8 * selection.target.neurons))
-    found = []
+    results = []
     for start in range(0, len(activating), size):
         pick = slice(start, start + size)
         neurons = torch.from_numpy(selection.neurons[pick].copy())
         means = _means(store, selection, neurons, activating[pick], images)
-        found.append(_nearest(store, selection, neurons, means, thresholds[pick], images))
-    return Ten(torch.cat([ten.ids for ten in found]), torch.cat([ten.activations for ten in found]))
+        results.append(_nearest(store, selection, neurons, means, thresholds[pick], images))
+    return Ten(torch.cat([ten.ids for ten in results]), torch.cat([ten.activations for ten in results]))
 
 
 def _tiles(store: Store, selection: Selection, images: int) -> Iterator[tuple[int, torch.Tensor]]:

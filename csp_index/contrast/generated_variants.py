@@ -43,23 +43,23 @@ _REUSED = 64  # images whose variants are read at once
 _log = logging.getLogger(__name__)
 
 
-def synthesise(store: Store, models: Models, tell: Progress, wanted: DerivedRequest) -> str:
+def synthesise(store: Store, models: Models, tell: Progress, request: DerivedRequest) -> str:
     """Make and store the variants that are wanted and not there yet; return the hash they are stored under.
 
     Interrupted, it keeps what is done. Images of which no variant can be made are left out, and their number is logged
     with the first reason. Raises GeneratorError where none can be made of any, LabelError where network or encoder are
     not at hand, or nothing may be stored.
     """
-    generator = generator_of(models, wanted.options)
-    hashed = settings_hash(_describe(generator, wanted))
-    missing = _missing(store, wanted, hashed)
+    generator = generator_of(models, request.options)
+    hashed = settings_hash(_describe(generator, request))
+    missing = _missing(store, request, hashed)
     if not missing:
         return hashed
-    wanted.check(KIND, "generated", f"variants of {len(missing)} images")
-    selection = wanted.selection
+    request.check(KIND, "generated", f"variants of {len(missing)} images")
+    selection = request.selection
     network, encoder = models.held_network(selection.target), models.held_encoder(selection.source)
-    known = _known(store, wanted, hashed, missing)
-    maker = _VariantMaker(store, generator, network, encoder, wanted, hashed, missing, known)
+    known = _known(store, request, hashed, missing)
+    maker = _VariantMaker(store, generator, network, encoder, request, hashed, missing, known)
     try:
         maker.run(tell)
     finally:
@@ -78,10 +78,10 @@ def generator_of(models: Models, options: ExampleOptions) -> VariantGenerator:
     return models.variants(options.generator, options.caption_column is not None)
 
 
-def _describe(generator: VariantGenerator, wanted: DerivedRequest) -> dict[str, object]:
+def _describe(generator: VariantGenerator, request: DerivedRequest) -> dict[str, object]:
     """Return all that variants, their embeddings and their activations depend on beside the original."""
-    options, selection = wanted.options, wanted.selection
-    told: dict[str, object] = {
+    options, selection = request.options, request.selection
+    description: dict[str, object] = {
         "kind": KIND,
         "generator": generator.identity,
         "variants": options.variants,
@@ -91,40 +91,40 @@ def _describe(generator: VariantGenerator, wanted: DerivedRequest) -> dict[str, 
         "pooling": selection.target.pool,
     }
     if options.caption_column:
-        told |= {"caption_column": options.caption_column, "prompt": options.variant_prompt}
-    return told
+        description |= {"caption_column": options.caption_column, "prompt": options.variant_prompt}
+    return description
 
 
 Places = list[tuple[int, int]]  # where an image excites a neuron: the neuron's row among those asked about, the rank
 
 
-def _missing(store: Store, wanted: DerivedRequest, hashed: str) -> dict[int, Places]:
+def _missing(store: Store, request: DerivedRequest, hashed: str) -> dict[int, Places]:
     """Return the activating images without variants, those of the first neurons first, and where each belongs."""
-    selection = wanted.selection
+    selection = request.selection
     rows = find_derived(store, selection.source, selection.target, selection.neurons.tolist(), KIND, hashed)
     columns = (rows[name].to_pylist() for name in ("neuron", "origin"))
     there = set(zip(*columns, strict=True))
-    found: dict[int, Places] = {}
-    for row, rank in (wanted.activating >= 0).nonzero().tolist():
-        image = int(wanted.activating[row, rank])
+    results: dict[int, Places] = {}
+    for row, rank in (request.activating >= 0).nonzero().tolist():
+        image = int(request.activating[row, rank])
         if (int(selection.neurons[row]), image) not in there:
-            found.setdefault(image, []).append((row, rank))
-    return found
+            results.setdefault(image, []).append((row, rank))
+    return results
 
 
-def _known(store: Store, wanted: DerivedRequest, hashed: str, images: Iterable[int]) -> dict[int, list[int]]:
+def _known(store: Store, request: DerivedRequest, hashed: str, images: Iterable[int]) -> dict[int, list[int]]:
     """Return the ids of the variants that some other neuron of the layer has of these images, by image."""
-    selection = wanted.selection
+    selection = request.selection
     table = schema.derived_table(selection.source.name)
     if not store.has(table):
         return {}
     where = f"settings_hash = {sql_text(hashed)} AND origin IN ({','.join(map(str, images))})"
-    found: dict[int, tuple[int, list[int]]] = {}
+    results: dict[int, tuple[int, list[int]]] = {}
     for row in store.read(table, ["image_id", "origin", "neuron"], where).sort_by("image_id").to_pylist():
-        neuron, ids = found.setdefault(row["origin"], (row["neuron"], []))
+        neuron, ids = results.setdefault(row["origin"], (row["neuron"], []))
         if row["neuron"] == neuron:
             ids.append(row["image_id"])
-    return {image: ids for image, (_, ids) in found.items()}
+    return {image: ids for image, (_, ids) in results.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class _VariantMaker:
     generator: VariantGenerator
     network: LoadedNetwork
     encoder: LoadedEncoder
-    wanted: DerivedRequest
+    request: DerivedRequest
     hashed: str
     missing: Mapping[int, Places]
     known: Mapping[int, list[int]]  # of these images variants are stored, for other neurons
@@ -157,12 +157,12 @@ class _VariantMaker:
     def run(self, tell: Progress) -> None:
         """Make the variants of all images; those that fill a batch of the encoder are judged together."""
         batch: list[tuple[int, list[_Made]]] = []
-        for done, (image, found) in enumerate(chain(self._held(), self._fresh())):
+        for done, (image, result) in enumerate(chain(self._stored(), self._fresh())):
             tell(done, len(self.missing), "images varied")
-            if isinstance(found, str):
-                self.lost, self.reason = self.lost + 1, self.reason or found
+            if isinstance(result, str):
+                self.lost, self.reason = self.lost + 1, self.reason or result
                 continue
-            batch.append((image, found))
+            batch.append((image, result))
             if sum(len(variants) for _, variants in batch) >= self.encoder.batch_size:
                 self._judge(batch)
                 batch = []
@@ -174,52 +174,55 @@ class _VariantMaker:
     def keep(self) -> None:
         """Store what was made and is not stored yet; the variants of an image are stored together."""
         rows, self.rows = self.rows, []
-        append_derived(self.store, self.wanted.selection.source, rows)
+        append_derived(self.store, self.request.selection.source, rows)
         self.committed = time.monotonic()
 
     def account(self) -> None:
         """Log how many images have no variant. Raises GeneratorError where none of those tried has any."""
         if not self.lost:
             return
-        told = f"made no variant of {self.lost} of {len(self.missing)} images, first reason: {self.reason}"
-        selection = self.wanted.selection
+        message = f"made no variant of {self.lost} of {len(self.missing)} images, first reason: {self.reason}"
+        selection = self.request.selection
         neurons = selection.neurons.tolist()
         if (
             not self.made
             and not find_derived(self.store, selection.source, selection.target, neurons, KIND, self.hashed).num_rows
         ):
-            raise GeneratorError(f"the generator {self.generator.name} {told}")
-        _log.warning("the generator %s %s", self.generator.name, told)
+            raise GeneratorError(f"the generator {self.generator.name} {message}")
+        _log.warning("the generator %s %s", self.generator.name, message)
 
-    def _held(self) -> Iterator[tuple[int, list[_Made]]]:
+    def _stored(self) -> Iterator[tuple[int, list[_Made]]]:
         """Yield the variants of the images that were varied for other neurons of the layer."""
         images = iter(self.known.items())
         while some := list(islice(images, _REUSED)):
-            ids = [made for _, held in some for made in held]
-            table = read_derived(self.store, self.wanted.selection.source, ids, ["picture", "recipe"])
+            ids = [made for _, cached in some for made in cached]
+            table = read_derived(self.store, self.request.selection.source, ids, ["picture", "recipe"])
             rows = iter(table.to_pylist())
-            for image, held in some:
-                found = list(islice(rows, len(held)))
-                yield image, [_Made(row["picture"], decode(row["picture"]), json.loads(row["recipe"])) for row in found]
+            for image, cached in some:
+                result = list(islice(rows, len(cached)))
+                yield (
+                    image,
+                    [_Made(row["picture"], decode(row["picture"]), json.loads(row["recipe"])) for row in result],
+                )
 
     def _fresh(self) -> Iterator[tuple[int, list[_Made] | str]]:
         """Yield new variants of the other images, or why there are none."""
-        options = self.wanted.options
+        options = self.request.options
         for image, original in self._originals():
             if isinstance(original, str):
                 yield image, original
                 continue
-            found = make_variants(self.generator, original, options.variants, options.generator_seed)
-            if isinstance(found, str):
-                yield image, found
+            result = make_variants(self.generator, original, options.variants, options.generator_seed)
+            if isinstance(result, str):
+                yield image, result
             else:
-                yield image, [self._made(variant, turn) for turn, variant in enumerate(found)]
+                yield image, [self._made(variant, turn) for turn, variant in enumerate(result)]
 
     def _made(self, variant: Variant, turn: int) -> _Made:
         identity = self.generator.identity
-        told = {"prompt": variant.prompt, "seed": self.wanted.options.generator_seed, "variant": turn}
+        messages = {"prompt": variant.prompt, "seed": self.request.options.generator_seed, "variant": turn}
         encoded, picture = stored(variant.picture.convert("RGB"))
-        return _Made(encoded, picture, {**told, "model": identity["spec"], "weights": identity["weights"]})
+        return _Made(encoded, picture, {**messages, "model": identity["spec"], "weights": identity["weights"]})
 
     def _originals(self) -> Iterator[tuple[int, Original | str]]:
         """Yield every image of which no variants are known, or why it cannot be read."""
@@ -228,32 +231,32 @@ class _VariantMaker:
             some = ids[start : start + _LISTED]
             where = f"image_id IN ({','.join(map(str, some))})"
             table = self.store.read(schema.IMAGES, ["image_id", "uri", "sha256", "metadata"], where)
-            told = {row["image_id"]: row for row in table.to_pylist()}
-            read = read_images(told[image]["uri"] for image in some)
-            for image, found in zip(some, read, strict=True):
-                item = same_file(found, told[image]["sha256"])
+            messages = {row["image_id"]: row for row in table.to_pylist()}
+            read = read_images(messages[image]["uri"] for image in some)
+            for image, result in zip(some, read, strict=True):
+                item = same_file(result, messages[image]["sha256"])
                 if isinstance(item, ImageFailure):
                     yield image, f"{item.uri} cannot be read any more: {item.reason}"
                     continue
-                metadata = json.loads(told[image]["metadata"] or "{}")
-                column = self.wanted.options.caption_column
+                metadata = json.loads(messages[image]["metadata"] or "{}")
+                column = self.request.options.caption_column
                 if column and column not in metadata:
                     known = ", ".join(metadata) or "none"
                     yield image, f"image {image} has no metadata column {column!r} (has: {known})"
                     continue
-                yield image, Original(item.image, image, metadata, _prompt(metadata, self.wanted.options))
+                yield image, Original(item.image, image, metadata, _prompt(metadata, self.request.options))
 
     def _judge(self, batch: Sequence[tuple[int, list[_Made]]]) -> None:
         """Run variants through network and encoder, and make a row of each for every neuron that its image excites."""
         if not batch:
             return
-        layer = self.wanted.selection.target.key.layer
+        layer = self.request.selection.target.key.layer
         pictures = [variant.picture for _, variants in batch for variant in variants]
         values = _in_batches(pictures, self.network, lambda pixels: self.network.activations(pixels)[layer])
         embeddings = _in_batches(pictures, self.encoder, self.encoder.embed_images)
         if not bool(values.isfinite().all() and embeddings.isfinite().all()):
             raise ModelError(
-                f"{self.wanted.selection.target.key} or its encoder gave values that are not finite on variants: "
+                f"{self.request.selection.target.key} or its encoder gave values that are not finite on variants: "
                 "check the models"
             )
         seen = zip(values.numpy(), embeddings.numpy(), strict=True)
@@ -267,7 +270,7 @@ class _VariantMaker:
         self, image: int, variant: _Made, activations: np.ndarray, embedding: np.ndarray
     ) -> Iterator[DerivedImage]:
         """Yield the rows of one variant, one a neuron that its image excites, given the layer's activations on it."""
-        selection, run_id = self.wanted.selection, self.wanted.run_id
+        selection, run_id = self.request.selection, self.request.run_id
         for row, rank in self.missing[image]:
             key = selection.key(int(selection.neurons[row]))
             made = (variant.encoded, variant.recipe, run_id)
@@ -278,11 +281,11 @@ def _in_batches(
     pictures: Sequence[Image.Image], model: LoadedEncoder | LoadedNetwork, run: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
     """Return what a model's `run` gives for pictures, one row each."""
-    found = []
+    results = []
     for start in range(0, len(pictures), model.batch_size):
         some = pictures[start : start + model.batch_size]
-        found.append(run(stacked([model.preprocess(picture) for picture in some])))
-    return torch.cat(found)
+        results.append(run(stacked([model.preprocess(picture) for picture in some])))
+    return torch.cat(results)
 
 
 def _prompt(metadata: Mapping[str, object], options: ExampleOptions) -> str:

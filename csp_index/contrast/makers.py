@@ -15,8 +15,8 @@ from csp_index.store.tables import Store
 
 def makers(store: Store, models: Models, progress: Progress | None = None) -> dict[DerivedKind, Derive]:
     """Return what makes the contrastive images of each kind; a model is loaded only if an image is missing."""
-    given = store, models, progress or _unseen
-    return {"perturbation": partial(perturb, *given), "synthetic": partial(synthesise, *given)}
+    tell = store, models, progress or _unseen
+    return {"perturbation": partial(perturb, *tell), "synthetic": partial(synthesise, *tell)}
 
 
 def dependencies(models: Models, options: ExampleOptions) -> dict[str, object]:
@@ -26,12 +26,12 @@ def dependencies(models: Models, options: ExampleOptions) -> dict[str, object]:
     """
     if options.generator is not None and "synthetic" not in options.kinds:
         raise SettingError(f"generator {options.generator} is for contrast synthetic: ask for that, too")
-    found: dict[str, object] = {}
+    results: dict[str, object] = {}
     if "perturbation" in options.kinds:
-        found["perturbation"] = editing()
+        results["perturbation"] = editing()
     if "synthetic" in options.kinds:
-        found["generator"] = generator_of(models, options).identity
-    return found
+        results["generator"] = generator_of(models, options).identity
+    return results
 
 
 def _unseen(done: int, todo: int, what: str) -> None:

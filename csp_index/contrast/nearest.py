@@ -1,7 +1,7 @@
 """Nearest silent images, found in two ways with one answer.
 
-By products: matrix products over all embeddings, in memory or streamed, screened in low precision where that pays. By
-search: LanceDB's vector search, filtered by low activation. Both read the activations of the neurons asked for alone.
+By products: matrix products over all embeddings, in memory or streamed, screened in low precision if that is faster.
+By search: LanceDB's vector search, filtered by low activation. Both read only the activations of the selected neurons.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from csp_index.contrast.exact_ranking import (
     Ranked,
     choose,
     exact_cosines,
-    leaders_wanted,
+    leaders_needed,
     nearest,
 )
-from csp_index.contrast.neighbour_lists import KEPT, NeighbourLists, keep_lists, kept_lists
+from csp_index.contrast.neighbour_lists import KEPT, NeighbourLists, store_lists, stored_lists
 from csp_index.contrast.selection import Selection
 from csp_index.errors import SettingError
 from csp_index.records import ExampleOptions
@@ -31,16 +31,16 @@ from csp_index.store import catalog, streams
 from csp_index.store.tables import Store
 
 _FETCH = 32  # unfiltered neighbours that a vector search asks for first
-_LISTS_BYTES = 48 * 2**20  # lists of neighbours, regardless of activation, that are kept in a batch
-_LONGEST, _FIRST = 512, 64  # such a list, and the part of it that is looked at first
-_SPARE = 24  # candidates beyond those wanted: so many may be near enough to the last one to be computed again
-_BLOCK_BYTES = 32 * 2**20  # activations of a block of neurons; one is read while another is looked at
-_CANDIDATES = 2**18  # of all activating images that are decided on at once
+_LISTS_BYTES = 48 * 2**20  # of neighbour lists, whatever the activation, in one batch
+_LONGEST, _FIRST = 512, 64  # entries of such a list, and of the part that is tried first
+_SPARE = 24  # candidates beyond those needed: they may be near enough to the last one to be compared again
+_BLOCK_BYTES = 32 * 2**20  # activations of a block of neurons; the next is read while one is processed
+_CANDIDATES = 2**18  # decided on at once
 
 
 @dataclass(frozen=True, slots=True)
 class NearestQuery:
-    """For which activating images [M, K] of which neurons [M] nearest images below the thresholds [M] are wanted."""
+    """Asks for the nearest images below the thresholds [M] to activating images [M, K] of the selected neurons [M]."""
 
     store: Store
     selection: Selection
@@ -50,77 +50,77 @@ class NearestQuery:
     images: int
     options: ExampleOptions
     device: torch.device
-    keep: bool = False  # keep lists of neighbours for later questions: the write lock is held
+    keep: bool = False  # store neighbour lists for later questions; the caller has the write lock
 
     @property
-    def wanted(self) -> int:
-        """How many leaders each activating image needs, r."""
-        return leaders_wanted(self.activating.shape[1], self.options)
+    def leader_count(self) -> int:
+        """The number r of leaders that each activating image needs."""
+        return leaders_needed(self.activating.shape[1], self.options)
 
     def choice(self, error: CosineError) -> FinalChoice:
-        """Return how candidates with rough cosines are decided on."""
-        return FinalChoice(self.wanted, error, self.options.near_duplicate, self.vectors.gather)
+        """Return the rule that decides on candidates with rough cosines."""
+        return FinalChoice(self.leader_count, error, self.options.near_duplicate, self.vectors.gather)
 
     def part(self, pick: slice) -> NearestQuery:
-        """Return the question for some of the neurons."""
+        """Return the query for some of the neurons."""
         neurons = replace(self.selection, neurons=self.selection.neurons[pick])
         return replace(self, selection=neurons, activating=self.activating[pick], thresholds=self.thresholds[pick])
 
     def activations(self) -> torch.Tensor:
         """Return the neurons' activations [M, N]."""
-        held = torch.empty(len(self.selection.neurons), self.images)
+        activations = torch.empty(len(self.selection.neurons), self.images)
         marks = catalog.covered(self.store, self.selection.target.what, self.images)
         first = 0
         for tile in streams.activation_tiles(self.store, self.selection.target, marks, self.selection.neurons):
-            held[:, first : first + tile.shape[1]] = tile
+            activations[:, first : first + tile.shape[1]] = tile
             first += tile.shape[1]
-        return held
+        return activations
 
     def silent(self, activations: torch.Tensor) -> torch.Tensor:
-        """Tell which images may be contrastive, given the neurons' activations [M, N]: the silent ones of the pool."""
+        """Return which images may be contrastive, given activations [M, N]: the silent ones of the pool."""
         low = activations < self.thresholds[:, None]
         return low if self.selection.pool is None else low & self.selection.pool.mask
 
     def answer(self, leaders: torch.Tensor, activations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the chosen ids [M, K, m] and their activations, given the leaders and all activations [M, N]."""
+        """Return the selected ids [M, K, m] and their activations, given the leaders and all activations [M, N]."""
         ids = choose(leaders, self.options)
         picked = activations.gather(1, ids.clamp(min=0).flatten(1)).view(ids.shape)
         return ids, picked.masked_fill(ids < 0, torch.nan)
 
 
-def by_products(asked: NearestQuery) -> tuple[torch.Tensor, torch.Tensor]:
+def by_products(query: NearestQuery) -> tuple[torch.Tensor, torch.Tensor]:
     """Return contrastive ids and activations [M, K, m] by matrix products, a block of neurons at a time.
 
-    An image that excites many neurons is compared with all others once, and its neighbours are put in a list. Only
-    where too few of the list are silent, and where few neurons share images, each neuron has a search of its own.
+    An image that excites many neurons is compared with all others once, and its neighbours are put in a list. A neuron
+    searches by itself only if too few images of the list are silent, or if few neurons share images.
     """
-    union, slot = _distinct(asked.activating)
-    size = max(1, _BLOCK_BYTES // (4 * asked.images))
-    picks = [slice(start, start + size) for start in range(0, len(asked.selection.neurons), size)]
-    found = []
+    union, slot = _distinct(query.activating)
+    size = max(1, _BLOCK_BYTES // (4 * query.images))
+    picks = [slice(start, start + size) for start in range(0, len(query.selection.neurons), size)]
+    parts = []
     with ThreadPoolExecutor(1) as reader:
-        lists = _neighbour_lists(asked, union)
+        lists = _neighbour_lists(query, union)
         beside = len(picks) > 1 or not lists or bool(lists[0].missing.any())  # there is work to do meanwhile
-        following = _Block(asked.part(picks[0]), reader if beside else None)
+        following = _Block(query.part(picks[0]), reader if beside else None)
         for place, pick in enumerate(picks):
             block = following
             if place + 1 < len(picks):
-                following = _Block(asked.part(picks[place + 1]), reader)
-            part, leaders = block.part, torch.full((*slot[pick].shape, asked.wanted), -1, dtype=torch.int64)
+                following = _Block(query.part(picks[place + 1]), reader)
+            part, leaders = block.part, torch.full((*slot[pick].shape, query.leader_count), -1, dtype=torch.int64)
             rows = (part.activating >= 0).nonzero()
             for some in lists:
                 rows = _from_lists(part, leaders, rows, some, slot[pick], block.low)
             _from_all(block, leaders, rows)
-            found.append(part.answer(leaders, block.activations))
+            parts.append(part.answer(leaders, block.activations))
             if len(picks) > 1:
                 give_back()
-    return torch.cat([ids for ids, _ in found]), torch.cat([values for _, values in found])
+    return torch.cat([ids for ids, _ in parts]), torch.cat([values for _, values in parts])
 
 
 class _Block:
-    """Some of the neurons in question; with a reader, their activations are on the way from the store already."""
+    """A block of neurons; with a reader, their activations are already being read."""
 
-    # No cached_property: up to Python 3.11 its lock is one for all objects, and questions would wait for each other.
+    # No cached_property: up to Python 3.11 all objects share its lock, and queries would wait for each other.
 
     def __init__(self, part: NearestQuery, reader: ThreadPoolExecutor | None) -> None:
         self.part = part
@@ -156,42 +156,42 @@ def _distinct(activating: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return union, slot
 
 
-def _neighbour_lists(asked: NearestQuery, union: torch.Tensor) -> list[NeighbourLists]:
+def _neighbour_lists(query: NearestQuery, union: torch.Tensor) -> list[NeighbourLists]:
     """Return lists of the nearest images of the images `union` [U], whatever their activation.
 
-    Those there are are read; others are computed if the neurons share images enough for that to pay.
+    Stored lists are reused; missing ones are computed only if the neurons share enough images.
     """
-    kept = kept_lists(asked.store, asked.selection.source, asked.images, union)
-    missing = torch.ones(len(union), dtype=torch.bool) if kept is None else kept.missing
-    lists = [] if kept is None else [kept]
-    shared = int((asked.activating >= 0).sum()) > 2 * len(union)
+    stored = stored_lists(query.store, query.selection.source, query.images, union)
+    missing = torch.ones(len(union), dtype=torch.bool) if stored is None else stored.missing
+    lists = [] if stored is None else [stored]
+    shared = int((query.activating >= 0).sum()) > 2 * len(union)
     if shared and bool(missing.any()):
-        ranked, error = _computed_lists(asked, union[missing])
+        ranked, error = _computed_lists(query, union[missing])
         place = torch.full(union.shape, -1, dtype=torch.int64)
         place[missing] = torch.arange(len(ranked.ids))
         lists.append(NeighbourLists(place, ranked, error))
-        if asked.keep:
-            keep_lists(asked.store, asked.selection.source, asked.images, union[missing], ranked, error)
+        if query.keep:
+            store_lists(query.store, query.selection.source, query.images, union[missing], ranked, error)
     return lists
 
 
-def _computed_lists(asked: NearestQuery, union: torch.Tensor) -> tuple[Ranked, CosineError]:
-    """Return the nearest images of the images `union` [U] by products, and how far their cosines may be off."""
-    width = min(max(KEPT, 2 * asked.wanted, min(_LONGEST, _LISTS_BYTES // (12 * len(union)))), asked.images)
-    dtype = asked.vectors.dtype(asked.device, len(union))
-    anchors = asked.vectors.of(union).to(asked.device, dtype)
+def _computed_lists(query: NearestQuery, union: torch.Tensor) -> tuple[Ranked, CosineError]:
+    """Return the nearest images of the images `union` [U] by products, and the error of their cosines."""
+    width = min(max(KEPT, 2 * query.leader_count, min(_LONGEST, _LISTS_BYTES // (12 * len(union)))), query.images)
+    dtype = query.vectors.dtype(query.device, len(union))
+    anchors = query.vectors.of(union).to(query.device, dtype)
     lists = Ranked.empty(len(union), width)
-    for first, tile in asked.vectors.screen(asked.device, dtype):
+    for first, tile in query.vectors.screen(query.device, dtype):
         size = _rows_of_tile(tile)
         for start in range(0, len(union), size):
             pick = slice(start, start + size)
             lists.merge(pick, cosines_of(anchors[pick], tile), first)
     give_back()
-    return lists, asked.vectors.error(dtype)
+    return lists, query.vectors.error(dtype)
 
 
 def _rows_of_tile(tile: torch.Tensor) -> int:
-    """Return how many rows of similarities with a tile [n, D] of embeddings the settings grant memory for."""
+    """Return how many rows of similarities with a tile [n, D] fit in the memory that the settings allow."""
     granted, row = settings.TILE_BYTES.value(), len(tile) * tile.element_size()
     if granted < row:
         raise SettingError(f"tile_bytes is {granted}: expected at least {row}, one row of similarities; set it higher")
@@ -199,7 +199,7 @@ def _rows_of_tile(tile: torch.Tensor) -> int:
 
 
 def _from_lists(
-    asked: NearestQuery,
+    query: NearestQuery,
     leaders: torch.Tensor,
     rows: torch.Tensor,
     lists: NeighbourLists,
@@ -207,17 +207,17 @@ def _from_lists(
     low: torch.Tensor,
 ) -> torch.Tensor:
     """Fill the leaders of rows [R, 2] (neuron, activating image) from neighbour lists; return the rows left over."""
-    ranked, choice = lists.ranked, asked.choice(lists.error)
+    ranked, choice = lists.ranked, query.choice(lists.error)
     listed = ~lists.missing[slot[rows[:, 0], rows[:, 1]]]
     rows, others = rows[listed], rows[~listed]
-    for width in dict.fromkeys((min(max(_FIRST, 2 * asked.wanted), ranked.ids.shape[1]), ranked.ids.shape[1])):
+    for width in dict.fromkeys((min(max(_FIRST, 2 * query.leader_count), ranked.ids.shape[1]), ranked.ids.shape[1])):
         left = []
         for part in rows.split(max(1, _CANDIDATES // width)):
             neuron, rank = part[:, 0], part[:, 1]
             places = lists.place[slot[neuron, rank]]
-            held = Ranked(ranked.ids[places, :width], ranked.cosines[places, :width])
-            allowed = low[neuron[:, None], held.ids.clamp(min=0)]
-            ids, settled = choice.decide(asked.activating[neuron, rank], held, allowed)
+            head = Ranked(ranked.ids[places, :width], ranked.cosines[places, :width])
+            allowed = low[neuron[:, None], head.ids.clamp(min=0)]
+            ids, settled = choice.decide(query.activating[neuron, rank], head, allowed)
             leaders[neuron[settled], rank[settled]] = ids[settled]
             left.append(part[~settled])
         rows = torch.cat(left) if left else rows
@@ -229,7 +229,7 @@ def _from_all(block: _Block, leaders: torch.Tensor, rows: torch.Tensor) -> None:
     if not len(rows):
         return
     vectors, part = block.part.vectors, block.part
-    width = min(part.wanted + _SPARE, part.images)
+    width = min(part.leader_count + _SPARE, part.images)
     dtype = vectors.dtype(part.device, len(rows))
     rows = _sweep(block, leaders, rows, width, dtype)
     if dtype != torch.float32:
@@ -241,9 +241,9 @@ def _from_all(block: _Block, leaders: torch.Tensor, rows: torch.Tensor) -> None:
         width = min(8 * width, part.images)
 
 
-def _without_copies(asked: NearestQuery, rows: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
-    """Return the mask [M, N] with no more silent images of the same embedding than are wanted: those of lowest id."""
-    digests = asked.vectors.digests()
+def _without_copies(query: NearestQuery, rows: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
+    """Return the mask [M, N] with at most r silent images of equal embedding: those of lowest id."""
+    digests = query.vectors.digests()
     low = low.clone()
     for neuron in rows[:, 0].unique().tolist():
         silent = low[neuron].nonzero()[:, 0]
@@ -252,7 +252,7 @@ def _without_copies(asked: NearestQuery, rows: torch.Tensor, low: torch.Tensor) 
         begins = torch.cat([torch.ones(1, dtype=torch.bool), ordered[1:] != ordered[:-1]])
         place = torch.arange(len(ordered))
         first = torch.where(begins, place, 0).cummax(0).values
-        low[neuron, silent[order[place - first >= asked.wanted]]] = False
+        low[neuron, silent[order[place - first >= query.leader_count]]] = False
     return low
 
 
@@ -264,20 +264,20 @@ def _sweep(block: _Block, leaders: torch.Tensor, rows: torch.Tensor, width: int,
     return torch.cat([_searched(block, leaders, some, width, dtype) for some in parts])
 
 
-def _by_anchor(asked: NearestQuery, rows: torch.Tensor) -> torch.Tensor:
-    """Bring rows of the same activating image together, so that its similarities are computed once."""
-    return rows[asked.activating[rows[:, 0], rows[:, 1]].argsort(stable=True)]
+def _by_anchor(query: NearestQuery, rows: torch.Tensor) -> torch.Tensor:
+    """Sort rows by activating image, so that the similarities of each image are computed once."""
+    return rows[query.activating[rows[:, 0], rows[:, 1]].argsort(stable=True)]
 
 
 def _searched(block: _Block, leaders: torch.Tensor, rows: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:
     """Fill the leaders of some rows, all at once; return the rows left over."""
-    asked = block.part
+    query = block.part
     neuron = rows[:, 0]
-    owners = asked.activating[neuron, rows[:, 1]]
+    owners = query.activating[neuron, rows[:, 1]]
     ranked = Ranked.empty(len(rows), width)
     distinct, place = owners.unique(return_inverse=True)
-    anchors = asked.vectors.of(distinct).to(asked.device, dtype)
-    for first, tile in asked.vectors.screen(asked.device, dtype):
+    anchors = query.vectors.of(distinct).to(query.device, dtype)
+    for first, tile in query.vectors.screen(query.device, dtype):
         size = max(1, _rows_of_tile(tile) // 2)  # the similarities, and those under the mask
         for start in range(0, len(rows), size):
             pick = slice(start, start + size)
@@ -286,60 +286,60 @@ def _searched(block: _Block, leaders: torch.Tensor, rows: torch.Tensor, width: i
             if len(used) < len(inverse):
                 cosines = cosines[inverse.to(cosines.device)]
             ranked.merge(pick, _masked(cosines, block.low[:, first : first + len(tile)], neuron[pick]), first)
-    ids, settled = asked.choice(asked.vectors.error(dtype)).decide(owners, ranked, ranked.ids >= 0)
+    ids, settled = query.choice(query.vectors.error(dtype)).decide(owners, ranked, ranked.ids >= 0)
     leaders[neuron[settled], rows[settled, 1]] = ids[settled]
     return rows[~settled]
 
 
 def _masked(cosines: torch.Tensor, low: torch.Tensor, neuron: torch.Tensor) -> torch.Tensor:
     """Put -inf where an image [n] is not silent for the neuron of its row [R], given cosines [R, n] and low [M, n]."""
-    if len(neuron) and bool((neuron == neuron[0]).all()):  # one mask for all: adding it is the fastest
+    if len(neuron) and bool((neuron == neuron[0]).all()):  # one mask for all rows: adding it is fastest
         bar = torch.zeros(low.shape[1], dtype=cosines.dtype).masked_fill_(~low[neuron[0]], -torch.inf)
         return cosines.add_(bar.to(cosines.device))
     return cosines.masked_fill_(~low[neuron].to(cosines.device), -torch.inf)
 
 
-def by_search(asked: NearestQuery) -> tuple[torch.Tensor, torch.Tensor]:
+def by_search(query: NearestQuery) -> tuple[torch.Tensor, torch.Tensor]:
     """Return contrastive ids and activations [M, K, m] by vector search, neuron by neuron."""
-    found = []
-    for place in range(len(asked.selection.neurons)):
-        part = asked.part(slice(place, place + 1))
+    parts = []
+    for place in range(len(query.selection.neurons)):
+        part = query.part(slice(place, place + 1))
         activations = part.activations()
-        leaders = torch.full((*part.activating.shape, part.wanted), -1, dtype=torch.int64)
+        leaders = torch.full((*part.activating.shape, part.leader_count), -1, dtype=torch.int64)
         _search_one(part, leaders, part.silent(activations)[0])
-        found.append(part.answer(leaders, activations))
-    return torch.cat([ids for ids, _ in found]), torch.cat([values for _, values in found])
+        parts.append(part.answer(leaders, activations))
+    return torch.cat([ids for ids, _ in parts]), torch.cat([values for _, values in parts])
 
 
-def _search_one(asked: NearestQuery, leaders: torch.Tensor, low: torch.Tensor) -> None:
+def _search_one(query: NearestQuery, leaders: torch.Tensor, low: torch.Tensor) -> None:
     """Fill the leaders [1, K, r] of one neuron: over-fetched neighbours, then a search among silent images alone.
 
-    That one goes wider where ties or near duplicates ask for it.
+    The second search widens if ties or near duplicates require it.
     """
-    ranks = (asked.activating[0] >= 0).nonzero()[:, 0]
+    ranks = (query.activating[0] >= 0).nonzero()[:, 0]
     silent = int(low.sum())
     if not silent:
         return
-    where, limit = f"image_id < {asked.images}", min(max(_FETCH, asked.wanted), asked.images)
-    ranks = _take_found(asked, leaders, ranks, low, where, limit)
-    where, limit = f"{where} AND {_silent_filter(low)}", min(asked.wanted + 8, silent)
+    where, limit = f"image_id < {query.images}", min(max(_FETCH, query.leader_count), query.images)
+    ranks = _take_found(query, leaders, ranks, low, where, limit)
+    where, limit = f"{where} AND {_silent_filter(low)}", min(query.leader_count + 8, silent)
     while len(ranks):
-        left = _take_found(asked, leaders, ranks, low, where, limit)
+        left = _take_found(query, leaders, ranks, low, where, limit)
         ranks, limit = (left, min(4 * limit, silent)) if limit < silent else (left[:0], limit)
 
 
 def _take_found(
-    asked: NearestQuery, leaders: torch.Tensor, ranks: torch.Tensor, low: torch.Tensor, where: str, limit: int
+    query: NearestQuery, leaders: torch.Tensor, ranks: torch.Tensor, low: torch.Tensor, where: str, limit: int
 ) -> torch.Tensor:
     """Fill the leaders of one neuron's activating images `ranks` from a vector search; return the ranks left over."""
     if not len(ranks):
         return ranks
-    owners = asked.activating[0, ranks]
-    found = asked.store.search(asked.selection.source.table, asked.vectors.of(owners).numpy(), limit, where)
+    owners = query.activating[0, ranks]
+    neighbours = query.store.search(query.selection.source.table, query.vectors.of(owners).numpy(), limit, where)
     ids = torch.full((len(ranks), limit), -1, dtype=torch.int64)
-    for place, row in enumerate(found):
+    for place, row in enumerate(neighbours):
         ids[place, : len(row)] = torch.from_numpy(row)
-    choice = asked.choice(EXACT)
+    choice = query.choice(EXACT)
     silent = ids.masked_fill(~low[ids.clamp(min=0)], -1)
     best = nearest(owners, silent, choice)
     leaders[0, ranks] = best
@@ -350,7 +350,7 @@ def _take_found(
 
 
 def _silent_filter(low: torch.Tensor) -> str:
-    """The shorter way to name the images of low activation."""
+    """Return the shorter SQL condition for the images of low activation."""
     silent = int(low.sum())
     few = silent <= len(low) // 2
     ids = (low if few else ~low).nonzero()[:, 0].tolist()

@@ -1,7 +1,7 @@
 """Lists of nearest neighbours: the nearest images of an image, whatever their activation.
 
-They hang on an encoder's embeddings alone, so all neurons of all layers share them. Labelling a whole layer computes
-and keeps them; a question about one neuron then reads some rows where it would have compared with all images.
+They depend only on an encoder's embeddings, so all neurons of all layers share them. Labelling a whole layer computes
+and stores them; a question about one neuron then reads a few rows instead of comparing with all images.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from csp_index.store.catalog import EncoderInfo
 from csp_index.store.tables import Store
 
 MEMO = "neighbour lists"  # the key of what a store remembers of them
-KEPT = 128  # neighbours of an image that are kept; a list over fewer images has them all
+KEPT = 128  # neighbours stored per image; a list over fewer images has them all
 _ROW_BYTES = 12 * KEPT
-_HELD_SHARE = 8  # lists stay in memory if they take no more than one such part of what the settings grant embeddings
+_HELD_SHARE = 8  # lists stay in memory if they take at most 1/8 of the memory that the settings allow embeddings
 _COLUMNS = ("neighbours", "cosines", "absolute", "relative")
 
 
 @dataclass(frozen=True, slots=True)
 class NeighbourLists:
-    """The lists of some of the images in question: `place` [U] tells which list is whose, -1 where there is none."""
+    """The lists of some of the images in question: `place` [U] is the row of each image's list, -1 without one."""
 
     place: torch.Tensor
     ranked: Ranked
-    error: CosineError  # how far their cosines may be off
+    error: CosineError  # of their cosines, at most
 
     @property
     def missing(self) -> torch.Tensor:
@@ -39,34 +39,34 @@ class NeighbourLists:
         return self.place < 0
 
 
-def listed(store: Store, source: EncoderInfo, images: int, asked: torch.Tensor) -> torch.Tensor:
-    """Tell which of the image ids `asked` [U] have a kept list of neighbours among the first `images` images."""
-    kept = _kept(store, source, images)
-    return torch.zeros(len(asked), dtype=torch.bool) if kept is None else kept.rows_of(asked) >= 0
+def listed(store: Store, source: EncoderInfo, images: int, image_ids: torch.Tensor) -> torch.Tensor:
+    """Return which image ids [U] have a stored list of neighbours among the first `images` images, as a mask [U]."""
+    stored = _lists_of(store, source, images)
+    return torch.zeros(len(image_ids), dtype=torch.bool) if stored is None else stored.rows_of(image_ids) >= 0
 
 
-def kept_lists(store: Store, source: EncoderInfo, images: int, asked: torch.Tensor) -> NeighbourLists | None:
-    """Return the kept lists of image ids `asked` [U] among the first `images` images, or None where there are none."""
-    kept = _kept(store, source, images)
-    rows = torch.full(asked.shape, -1) if kept is None else kept.rows_of(asked)
-    found = (rows >= 0).nonzero()[:, 0]
-    if kept is None or not len(found):
+def stored_lists(store: Store, source: EncoderInfo, images: int, image_ids: torch.Tensor) -> NeighbourLists | None:
+    """Return the stored lists of image ids [U] among the first `images` images, or None if there are none."""
+    stored = _lists_of(store, source, images)
+    rows = torch.full(image_ids.shape, -1) if stored is None else stored.rows_of(image_ids)
+    present = (rows >= 0).nonzero()[:, 0]
+    if stored is None or not len(present):
         return None
-    wanted, order = rows[found].sort()
-    place = torch.full(asked.shape, -1)
-    if kept.held is not None:
-        place[found[order]] = wanted
-        return replace(kept.held, place=place)
-    place[found[order]] = torch.arange(len(order))
-    return _lists_in(store.dataset(kept.table).take(wanted.numpy(), columns=list(_COLUMNS)), place)
+    positions, order = rows[present].sort()
+    place = torch.full(image_ids.shape, -1)
+    if stored.held is not None:
+        place[present[order]] = positions
+        return replace(stored.held, place=place)
+    place[present[order]] = torch.arange(len(order))
+    return _lists_in(store.dataset(stored.table).take(positions.numpy(), columns=list(_COLUMNS)), place)
 
 
-def keep_lists(
+def store_lists(
     store: Store, source: EncoderInfo, images: int, owners: torch.Tensor, ranked: Ranked, error: CosineError
 ) -> None:
-    """Keep the lists of image ids `owners` [U], at least KEPT long; those among fewer images go.
+    """Store the lists of image ids `owners` [U], cut to KEPT; lists over another number of images are deleted.
 
-    Only under the write lock.
+    Requires the write lock.
     """
     table = schema.neighbours_table(source.name)
     if store.has(table):
@@ -83,36 +83,36 @@ def keep_lists(
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    """Which lists a table has: of the images `ids`, sorted, in its rows `rows`; all of them, if they are few."""
+class _StoredLists:
+    """The lists in a table: image `ids`, sorted, and their `rows`; `held` has all lists if they are few."""
 
     table: str
     ids: torch.Tensor
     rows: torch.Tensor
     held: NeighbourLists | None
 
-    def rows_of(self, asked: torch.Tensor) -> torch.Tensor:
+    def rows_of(self, image_ids: torch.Tensor) -> torch.Tensor:
         """Return the row of each image's list [U], -1 where it has none."""
-        spot = torch.searchsorted(self.ids, asked).clamp(max=len(self.ids) - 1)
-        return torch.where(self.ids[spot] == asked, self.rows[spot], -1)
+        spot = torch.searchsorted(self.ids, image_ids).clamp(max=len(self.ids) - 1)
+        return torch.where(self.ids[spot] == image_ids, self.rows[spot], -1)
 
 
-def _kept(store: Store, source: EncoderInfo, images: int) -> _Kept | None:
-    """Return what is kept for an encoder, None for nothing; read once for each state of the table."""
+def _lists_of(store: Store, source: EncoderInfo, images: int) -> _StoredLists | None:
+    """Return the lists stored for an encoder, or None; read once per state of the table."""
     table = schema.neighbours_table(source.name)
     if not store.has(table):
         return None
-    return store.memo(table, MEMO, lambda: _read_kept(store, table, images), variant=images)
+    return store.memo(table, MEMO, lambda: _read_lists(store, table, images), variant=images)
 
 
-def _read_kept(store: Store, table: str, images: int) -> _Kept | None:
+def _read_lists(store: Store, table: str, images: int) -> _StoredLists | None:
     few = store.count(table) * _ROW_BYTES <= settings.HELD_BYTES.value() // _HELD_SHARE
     read = store.read(table, ["image_id", "images", *(_COLUMNS if few else ())])
     ids = read["image_id"].to_numpy()
     rows = np.flatnonzero(read["images"].to_numpy() == images)
     rows = rows[ids[rows].argsort(kind="stable")]
-    held = _lists_in(read, torch.arange(len(ids))) if few and len(rows) == len(ids) else None
-    return _Kept(table, torch.from_numpy(ids[rows]), torch.from_numpy(rows), held) if len(rows) else None
+    cached = _lists_in(read, torch.arange(len(ids))) if few and len(rows) == len(ids) else None
+    return _StoredLists(table, torch.from_numpy(ids[rows]), torch.from_numpy(rows), cached) if len(rows) else None
 
 
 def _lists_in(read: pa.Table, place: torch.Tensor) -> NeighbourLists:

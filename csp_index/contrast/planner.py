@@ -1,4 +1,4 @@
-"""Which of the two ways to the nearest silent images costs less here, by what this process measured.
+"""Choose between matrix products and vector search from timings taken in this process.
 
 Products are exact. A search goes through a vector index if the encoder has one, and is then approximate.
 """
@@ -23,35 +23,37 @@ _PROBES = 4  # activating images whose search is timed
 _NEIGHBOURS = 32
 
 
-def choose(asked: NearestQuery, search: bool | None = None) -> SearchPlan:
-    """Return the way that costs less, or the one said; without a vector index that is by products."""
-    index = asked.store.vector_index(asked.selection.source.table)
+def choose(query: NearestQuery, search: bool | None = None) -> SearchPlan:
+    """Return the cheaper plan, or the one `search` asks for; without a vector index the default is products."""
+    index = query.store.vector_index(query.selection.source.table)
     if search is not None:
         through = _through(index) if search and index else ""
-        told = f"by {'vector search' if search else 'matrix products'}, {'approximate' if through else 'exact'}"
-        return SearchPlan(search, f"{told}: as asked", through=through)
-    activating = asked.activating[asked.activating >= 0].unique()
-    with_list = listed(asked.store, asked.selection.source, asked.images, activating)
+        reason = f"by {'vector search' if search else 'matrix products'}, {'approximate' if through else 'exact'}"
+        return SearchPlan(search, f"{reason}: as requested", through=through)
+    activating = query.activating[query.activating >= 0].unique()
+    with_list = listed(query.store, query.selection.source, query.images, activating)
     if bool(with_list.all()):
         return SearchPlan(
-            False, f"by kept lists of neighbours, exact: {len(activating):,} activating images have one", True
+            False, f"by stored lists of neighbours, exact: {len(activating):,} activating images have one", True
         )
     distinct = int((~with_list).sum())
-    products = _product_seconds(asked, distinct)
-    told = f"by matrix products, exact: {distinct:,} activating images with {asked.images:,} images"
+    products = _product_seconds(query, distinct)
+    reason = f"by matrix products, exact: {distinct:,} activating images with {query.images:,} images"
     if distinct < len(activating):
-        told += f" ({len(activating) - distinct:,} others have a kept list of neighbours)"
-    held = "in memory" if asked.vectors.in_memory else "read from the store"
-    if asked.selection.pool is not None:
-        return SearchPlan(False, f"{told}; they are confined to a part of the images")
+        reason += f" ({len(activating) - distinct:,} others have a stored list of neighbours)"
+    source = "in memory" if query.vectors.in_memory else "read from the store"
+    if query.selection.pool is not None:
+        return SearchPlan(False, f"{reason}; they are confined to a part of the images")
     if index is None:
-        reason = "no vector index is there (`csp-index optimize` builds one)"
-        return SearchPlan(False, f"{told}, {held}, some {products:.3f} s; {reason}")
-    searching = _search_seconds(asked, activating)
-    compared = f"products some {products:.3f} s (embeddings {held}), search some {searching:.3f} s, as measured here"
+        return SearchPlan(
+            False,
+            f"{reason}, {source}, some {products:.3f} s; there is no vector index (`csp-index optimize` builds one)",
+        )
+    searching = _search_seconds(query, activating)
+    compared = f"products some {products:.3f} s (embeddings {source}), search some {searching:.3f} s, as measured here"
     if searching < products:
         return SearchPlan(True, f"by vector search in {index.kind}, approximate: {compared}", through=_through(index))
-    return SearchPlan(False, f"{told}: {compared}")
+    return SearchPlan(False, f"{reason}: {compared}")
 
 
 def _through(index: VectorIndex) -> str:
@@ -59,46 +61,46 @@ def _through(index: VectorIndex) -> str:
     return f"{index.kind} of {index.rows} images, {probes} probes, refine {refine}"
 
 
-def _product_seconds(asked: NearestQuery, distinct: int) -> float:
-    """Return what the products will take: reading the embeddings, if they are not in memory, and multiplying."""
-    vectors, width = asked.vectors, asked.selection.source.width
-    rate = max(product_rate(str(asked.device), dtype) for dtype in (torch.float32, torch.bfloat16))
-    seconds = distinct * asked.images * width / rate
+def _product_seconds(query: NearestQuery, distinct: int) -> float:
+    """Return the seconds of matrix products: multiplying, and reading the embeddings unless they are in memory."""
+    vectors, width = query.vectors, query.selection.source.width
+    rate = max(product_rate(str(query.device), dtype) for dtype in (torch.float32, torch.bfloat16))
+    seconds = distinct * query.images * width / rate
     if not vectors.in_memory:
-        seconds += asked.images * _seconds_to_read(asked)
+        seconds += query.images * _seconds_to_read(query)
     return seconds
 
 
-def _seconds_to_read(asked: NearestQuery) -> float:
-    """Return the time to read one image's embedding, measured on the last shard."""
+def _seconds_to_read(query: NearestQuery) -> float:
+    """Return the seconds to read one image's embedding, measured on the last shard."""
 
     def measure() -> float:
-        source = asked.selection.source
-        last = shards(asked.store, source.what)[-1]
+        source = query.selection.source
+        last = shards(query.store, source.what)[-1]
         started = time.perf_counter()
-        streams.embeddings_of(asked.store, source, torch.arange(last.first_image, last.first_image + last.rows).numpy())
+        streams.embeddings_of(query.store, source, torch.arange(last.first_image, last.first_image + last.rows).numpy())
         return (time.perf_counter() - started) / last.rows
 
-    return _measured(asked, "read", measure)
+    return _measured(query, "read", measure)
 
 
-def _search_seconds(asked: NearestQuery, activating: torch.Tensor) -> float:
-    """Return what a search for every activating image will take, twice over: one among all, one among the silent."""
+def _search_seconds(query: NearestQuery, activating: torch.Tensor) -> float:
+    """Return the seconds of two vector searches per activating image: one among all images, one among silent ones."""
 
     def measure() -> float:
-        probes = asked.vectors.of(activating[:_PROBES]).numpy()
+        probes = query.vectors.of(activating[:_PROBES]).numpy()
         started = time.perf_counter()
-        asked.store.search(asked.selection.source.table, probes, _NEIGHBOURS, f"image_id < {asked.images}")
+        query.store.search(query.selection.source.table, probes, _NEIGHBOURS, f"image_id < {query.images}")
         return (time.perf_counter() - started) / max(1, len(probes))
 
-    return 2 * len(activating) * _measured(asked, "search", measure)
+    return 2 * len(activating) * _measured(query, "search", measure)
 
 
-def _measured(asked: NearestQuery, what: str, measure: Callable[[], float]) -> float:
-    """Return what was measured once for a table as it is now."""
+def _measured(query: NearestQuery, what: str, measure: Callable[[], float]) -> float:
+    """Return a measurement, taken once per state of the embeddings table."""
 
     def second() -> float:
         measure()  # opens what has to be opened
         return measure()
 
-    return asked.store.memo(asked.selection.source.table, ("seconds", what), second)
+    return query.store.memo(query.selection.source.table, ("seconds", what), second)

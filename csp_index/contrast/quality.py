@@ -46,30 +46,30 @@ class ContrastQuality:
     @property
     def poor(self) -> np.ndarray:
         """Which neurons [M] have a poor contrast; False for those without any pair, which are told otherwise."""
-        found: np.ndarray = (self.partnered < FEW) | (self.near < FAR) | (self.drop < SMALL)
-        return found & (self.pairs > 0)
+        result: np.ndarray = (self.partnered < FEW) | (self.near < FAR) | (self.drop < SMALL)
+        return result & (self.pairs > 0)
 
     def notes(self) -> list[str]:
         """Return for each neuron what is poor about its contrast, "" where nothing is."""
         notes = [""] * len(self.pairs)
         for row in self.poor.nonzero()[0].tolist():
-            told = []
+            messages = []
             if self.partnered[row] < FEW:
-                told.append(f"only {self.partnered[row]:.0%} of the activating images have a partner")
+                messages.append(f"only {self.partnered[row]:.0%} of the activating images have a partner")
             if self.near[row] < FAR:
-                told.append(f"{self.near[row]:.0%} of the pairs reach similarity {self.floor:g}")
+                messages.append(f"{self.near[row]:.0%} of the pairs reach similarity {self.floor:g}")
             if self.drop[row] < SMALL:
-                told.append(f"the activation falls by {self.drop[row]:.0%} only")
-            notes[row] = "poor contrast: " + ", ".join(told)
+                messages.append(f"the activation falls by {self.drop[row]:.0%} only")
+            notes[row] = "poor contrast: " + ", ".join(messages)
         return notes
 
     def as_json(self, row: int = 0) -> dict[str, object]:
         """Return one neuron's quality for machines; None where it cannot be told."""
-        found: dict[str, object] = {"pairs": int(self.pairs[row]), "floor": self.floor, "poor": bool(self.poor[row])}
+        results: dict[str, object] = {"pairs": int(self.pairs[row]), "floor": self.floor, "poor": bool(self.poor[row])}
         for name in ("partnered", "similarity", "drop", "near"):
             value = float(getattr(self, name)[row])
-            found[name] = value if math.isfinite(value) else None
-        return found
+            results[name] = value if math.isfinite(value) else None
+        return results
 
     def told(self, row: int = 0) -> str:
         """Return one neuron's quality in a line, "" where it has no pair."""
@@ -97,9 +97,9 @@ def quality_of_pairs(pairs: Sequence[ExamplePair], floor: float | None = None) -
     )
 
 
-def similarity_floor(given: float | None = None) -> float:
+def similarity_floor(floor: float | None = None) -> float:
     """Return the cosine from which on a pair counts as near: as given, or the settings'."""
-    return settings.SIMILARITY_FLOOR.value(given)
+    return settings.SIMILARITY_FLOOR.value(floor)
 
 
 def quality_of_arrays(

@@ -40,10 +40,10 @@ def footprint(preprocess: Preprocess, size: tuple[int, int]) -> Box:
     ramp = np.zeros((height, width, 3), dtype=np.uint8)
     ramp[..., 0] = np.rint((np.arange(width) + 0.5) * 255 / width)
     ramp[..., 1] = np.rint((np.arange(height) + 0.5) * 255 / height)[:, None]
-    found = preprocess(Image.fromarray(ramp))
-    if found.dim() != 3 or found.shape[0] != 3:
+    result = preprocess(Image.fromarray(ramp))
+    if result.dim() != 3 or result.shape[0] != 3:
         return whole
-    share = ((found - black) / (white - black)).double().numpy()
+    share = ((result - black) / (white - black)).double().numpy()
     across, down = _line(share[0].mean(0)), _line(share[1].mean(1))
     if across is None or down is None:
         return whole
@@ -65,12 +65,12 @@ def driving_maps(network: LoadedNetwork, layer: str, pixels: torch.Tensor, neuro
         )
     maps = network.maps(pixels, layer, neurons)
     if maps is not None:
-        found = (maps - maps.flatten(1).median(1).values[:, None, None]).clamp(min=0)
+        result = (maps - maps.flatten(1).median(1).values[:, None, None]).clamp(min=0)
     else:
-        found = _gradient_maps(network, layer, pixels, neurons)
-    blank = found.flatten(1).amax(1) <= 0
-    found[blank] = _middle(*found.shape[1:])
-    return found
+        result = _gradient_maps(network, layer, pixels, neurons)
+    blank = result.flatten(1).amax(1) <= 0
+    result[blank] = _middle(*result.shape[1:])
+    return result
 
 
 def _gradient_maps(network: LoadedNetwork, layer: str, pixels: torch.Tensor, neurons: torch.Tensor) -> torch.Tensor:
@@ -104,8 +104,8 @@ def region(heat: torch.Tensor, box: Box, size: tuple[int, int], share: float) ->
     hottest = np.argsort(-values, kind="stable")[: max(1, round(share * values.size))]
     mask = np.zeros(values.size, dtype=bool)
     mask[hottest] = True
-    found: np.ndarray = mask.reshape(height, width)
-    return found
+    result: np.ndarray = mask.reshape(height, width)
+    return result
 
 
 def _line(share: np.ndarray) -> tuple[float, float] | None:

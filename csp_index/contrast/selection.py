@@ -50,8 +50,8 @@ class Selection:
         """Return the statistics of the neurons, over the pool if there is one."""
         if self.pool is None:
             return catalog.neuron_rows(store, self.target, self.neurons.tolist())
-        held = self.pool.rows["neuron"].to_numpy()
-        return self.pool.rows.take(pa.array(np.searchsorted(held, self.neurons)))
+        cached = self.pool.rows["neuron"].to_numpy()
+        return self.pool.rows.take(pa.array(np.searchsorted(cached, self.neurons)))
 
     def images(self, store: Store) -> int:
         """Return N: the neurons' statistics, and the pool's mask, cover the images 0 .. N - 1."""

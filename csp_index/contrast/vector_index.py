@@ -121,9 +121,9 @@ def optimize(
     sources = catalog.encoders(store) if encoder is None else [catalog.encoder(store, encoder)]
     for source in sources:
         _check_kind(store, source, kind)
-    chosen = {"kind": kind, "encoders": [source.name for source in sources], "keep_hours": keep}
+    options = {"kind": kind, "encoders": [source.name for source in sources], "keep_hours": keep}
     report = _Steps(progress, 2 * len(sources) + len(store.table_names()))
-    with store.write_lock(), record_run(store, "optimize", chosen, {}) as run:
+    with store.write_lock(), record_run(store, "optimize", options, {}) as run:
         extended = [_extend(store, source, kind) for source in sources]
         tables = []
         for name in store.table_names():
@@ -134,9 +134,9 @@ def optimize(
             built.append(_index(store, source, kind, grown))
             report.done()
     measured = []
-    for source, found in zip(sources, built, strict=True):
-        exact = found.kind == "none"
-        measured.append(found if exact else replace(found, recall=measure_recall(store, source, questions)))
+    for source, summary in zip(sources, built, strict=True):
+        exact = summary.kind == "none"
+        measured.append(summary if exact else replace(summary, recall=measure_recall(store, source, questions)))
         report.done()
     return OptimizeSummary(run.run_id, tuple(measured), tuple(tables), time.monotonic() - started)
 
@@ -191,8 +191,8 @@ def _extend(store: Store, source: EncoderInfo, kind: str) -> bool:
 
     An index that has grown a lot is left to be built anew.
     """
-    held = store.vector_index(source.table)
-    if not held or not held.unindexed or kind not in ("auto", held.kind) or held.unindexed > _GROWN * held.rows:
+    index = store.vector_index(source.table)
+    if not index or not index.unindexed or kind not in ("auto", index.kind) or index.unindexed > _GROWN * index.rows:
         return False
     maintenance.extend_indexes(store, source.table)
     return True
@@ -210,25 +210,25 @@ def _index(store: Store, source: EncoderInfo, kind: str, extended: bool) -> Enco
     """Make the vector index of one encoder what it should be; recall is left to the caller."""
     started = time.monotonic()
     rows = store.count(source.table)
-    held = store.vector_index(source.table)
-    wanted = kind
+    index = store.vector_index(source.table)
+    target_kind = kind
     if kind == "auto":
-        wanted = held.kind if held and held.rows else kind_for(rows, source.width)
+        target_kind = index.kind if index and index.rows else kind_for(rows, source.width)
     device, partitions = "cpu", 0
-    if wanted == "none":
-        action = "dropped" if held else f"none: search goes through all {rows:,} images"
+    if target_kind == "none":
+        action = "dropped" if index else f"none: search goes through all {rows:,} images"
         maintenance.drop_vector_index(store, source.table)
     else:
         maintenance.index_column(store, source.table, "image_id")
         action = "extended" if extended else "kept"
-        if held is None or not held.rows or held.kind != wanted or held.unindexed:
-            action = "built" if held is None else "built anew"
-            device = _build(store, source, wanted, min(partitions_for(rows), rows))
+        if index is None or not index.rows or index.kind != target_kind or index.unindexed:
+            action = "built" if index is None else "built anew"
+            device = _build(store, source, target_kind, min(partitions_for(rows), rows))
         partitions = maintenance.partition_count(store, source.table)
     now = store.vector_index(source.table)
     size = now.bytes if now else 0
     seconds = time.monotonic() - started
-    return EncoderOptimized(source.name, wanted, action, partitions, rows, size, seconds, device, None)
+    return EncoderOptimized(source.name, target_kind, action, partitions, rows, size, seconds, device, None)
 
 
 def _build(store: Store, source: EncoderInfo, kind: str, partitions: int) -> str:
@@ -246,8 +246,8 @@ def _build(store: Store, source: EncoderInfo, kind: str, partitions: int) -> str
 def _sample(store: Store, source: EncoderInfo, partitions: int) -> torch.Tensor:
     """Return embeddings drawn by seed, in random order: some for each partition, within a bound on memory."""
     rows = store.count(source.table)
-    wanted = min(rows, _TRAINING * partitions, max(partitions, _TRAINING_BYTES // (4 * source.width)))
-    return streams.embeddings_of(store, source, np.random.default_rng(0).choice(rows, wanted, replace=False))
+    size = min(rows, _TRAINING * partitions, max(partitions, _TRAINING_BYTES // (4 * source.width)))
+    return streams.embeddings_of(store, source, np.random.default_rng(0).choice(rows, size, replace=False))
 
 
 def train_partitions(vectors: torch.Tensor, partitions: int, rounds: int = 20) -> np.ndarray:
@@ -274,36 +274,38 @@ def measure_recall(store: Store, source: EncoderInfo, questions: int, seed: int 
     Neurons are drawn by seed from all finished layers until they ask `questions` questions, or there are no more.
     """
     exact: list[tuple[Selection, ExampleOptions, Examples, float]] = []
-    asked = 0
+    total = 0
     for selection in _drawn(store, source, seed):
         options = ExampleOptions(examples=_examples(store, selection))
-        found, products = _timed(
+        examples, products = _timed(
             partial(gather_examples, store, selection, options, context=ComputeContext(search=False))
         )
-        count = int((found.contrastive[0, :, 0] >= 0).sum())
+        count = int((examples.contrastive[0, :, 0] >= 0).sum())
         if count:
-            exact.append((selection, options, found, products))
-        asked += count
-        if asked >= questions:
+            exact.append((selection, options, examples, products))
+        total += count
+        if total >= questions:
             break
-    if not asked:
+    if not total:
         return None
     release(store)  # a search needs the memory, and not the embeddings
     right = 0
     times = []
-    for selection, options, wanted, products in exact:
-        found, search = _timed(partial(gather_examples, store, selection, options, context=ComputeContext(search=True)))
-        right += _agreeing(found, wanted)
-        times.append((*_query_times(store, source, wanted), search, products))
+    for selection, options, expected, products in exact:
+        examples, search = _timed(
+            partial(gather_examples, store, selection, options, context=ComputeContext(search=True))
+        )
+        right += _agreeing(examples, expected)
+        times.append((*_query_times(store, source, expected), search, products))
         give_back()
     query, without, search, products = (1e3 * median(column) for column in zip(*times, strict=True))
-    return Recall(right / asked, asked, len(times), query, without, search, products)
+    return Recall(right / total, total, len(times), query, without, search, products)
 
 
-def _agreeing(found: Examples, exact: Examples) -> int:
+def _agreeing(approximate: Examples, exact: Examples) -> int:
     """Return for how many activating images of one neuron the same contrastive image was found, or one as near."""
-    same = found.contrastive[0, :, 0] == exact.contrastive[0, :, 0]
-    near = found.similarities[0, :, 0] >= exact.similarities[0, :, 0] - _SAME
+    same = approximate.contrastive[0, :, 0] == exact.contrastive[0, :, 0]
+    near = approximate.similarities[0, :, 0] >= exact.similarities[0, :, 0] - _SAME
     return int(((exact.contrastive[0, :, 0] >= 0) & (same | near)).sum())
 
 
@@ -321,8 +323,8 @@ def _drawn(store: Store, source: EncoderInfo, seed: int) -> Iterator[Selection]:
 
 def _examples(store: Store, selection: Selection) -> int:
     """Return how many activating images to ask about: as many as labels rest on, if so many are kept."""
-    kept = len(selection.statistics(store)["top_images"][0])
-    return min(ExampleOptions().examples, kept)
+    stored = len(selection.statistics(store)["top_images"][0])
+    return min(ExampleOptions().examples, stored)
 
 
 def _query_times(store: Store, source: EncoderInfo, exact: Examples) -> tuple[float, float]:

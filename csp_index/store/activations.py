@@ -25,16 +25,18 @@ def fetch_tiles(store: Store, info: LayerInfo, marks: Sequence[Shard], neurons: 
     for start in range(0, len(marks), size):
         group = marks[start : start + size]
         shards = np.repeat([mark.number for mark in group], len(neurons))
-        asked = np.tile(neurons, len(group))
-        rows = dataset.take(shards * info.neurons + asked, columns=["shard", "neuron", "values"])
-        if not (np.array_equal(rows["shard"].to_numpy(), shards) and np.array_equal(rows["neuron"].to_numpy(), asked)):
+        numbers = np.tile(neurons, len(group))
+        rows = dataset.take(shards * info.neurons + numbers, columns=["shard", "neuron", "values"])
+        if not (
+            np.array_equal(rows["shard"].to_numpy(), shards) and np.array_equal(rows["neuron"].to_numpy(), numbers)
+        ):
             raise StoreError(f"activations of {info.key} are out of order: index again")
         column = rows["values"].combine_chunks()
         lengths = column.value_lengths().to_numpy().reshape(len(group), -1)
         values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
         end = 0
-        for mark, held in zip(group, lengths, strict=True):
-            if (held != mark.rows).any():
+        for mark, sizes in zip(group, lengths, strict=True):
+            if (sizes != mark.rows).any():
                 raise StoreError(f"activations of {info.key} do not fill shard {mark.number}: index again")
             begin, end = end, end + mark.rows * len(neurons)
             yield values[begin:end].reshape(len(neurons), -1)

@@ -20,24 +20,24 @@ def resolve(store: Store, neurons: str | Iterable[str]) -> list[tuple[LayerInfo,
 
     Raises AddressError for a text of another form, and NotFoundError for a layer or a neuron that is not there.
     """
-    wanted: dict[LayerKey, set[int] | None] = {}
+    requested: dict[LayerKey, set[int] | None] = {}
     for address in [neurons] if isinstance(neurons, str) else neurons:
         if address.count("/") == 1:
-            wanted[LayerKey.parse(address)] = None
+            requested[LayerKey.parse(address)] = None
             continue
         key = NeuronKey.parse(address)
-        held = wanted.setdefault(key.layer_key, set())
-        if held is not None:
-            held.add(key.neuron)
-    found = []
-    for layer_key, numbers in wanted.items():
+        numbers_so_far = requested.setdefault(key.layer_key, set())
+        if numbers_so_far is not None:
+            numbers_so_far.add(key.neuron)
+    targets = []
+    for layer_key, numbers in requested.items():
         target = catalog.layer(store, layer_key)
-        chosen = range(target.neurons) if numbers is None else sorted(numbers)
-        catalog.check_neurons(target, chosen)
-        found.append((target, np.array(chosen, dtype=np.int64)))
-    if not found:
+        selected = range(target.neurons) if numbers is None else sorted(numbers)
+        catalog.check_neurons(target, selected)
+        targets.append((target, np.array(selected, dtype=np.int64)))
+    if not targets:
         raise AddressError("no neuron is named: write MODEL/LAYER for a layer or MODEL/LAYER/INDEX for a neuron")
-    return found
+    return targets
 
 
 def parse_neurons(layer: str, neurons: str) -> list[str]:
@@ -49,7 +49,7 @@ def parse_neurons(layer: str, neurons: str) -> list[str]:
     LayerKey.parse(layer)
     if neurons.strip() == "all":
         return [layer]
-    found = []
+    addresses = []
     for part in neurons.split(","):
         first, dash, last = part.strip().partition("-")
         if not part.isascii() or not first.isdigit() or (dash and (not last.isdigit() or int(last) < int(first))):
@@ -58,5 +58,5 @@ def parse_neurons(layer: str, neurons: str) -> list[str]:
             raise AddressError(
                 f"neurons {neurons!r} are too many: no layer has {last} neurons; write all for a whole layer"
             )
-        found += [f"{layer}/{number}" for number in range(int(first), int(last or first) + 1)]
-    return found
+        addresses += [f"{layer}/{number}" for number in range(int(first), int(last or first) + 1)]
+    return addresses

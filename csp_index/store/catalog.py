@@ -70,11 +70,11 @@ class Shard:
 def encoders(store: Store) -> list[EncoderInfo]:
     """Return the encoders of the index, in the order they were added; one without a committed shard is none."""
     rows = store.read(schema.ENCODERS).to_pylist()
-    found = [
+    infos = [
         EncoderInfo(r["encoder"], r["width"], r["logit_scale"], json.loads(r["identity"]), r["table"]) for r in rows
     ]
     marked = _marked(store)
-    return [info for info in found if info.what in marked]
+    return [info for info in infos if info.what in marked]
 
 
 def columns(store: Store) -> list[Column]:
@@ -87,14 +87,14 @@ def encoder(store: Store, name: str | None = None) -> EncoderInfo:
 
     Raises NotFoundError where it is not there, and SettingError where several are and none is named.
     """
-    found = encoders(store)
-    if name is None and len(found) == 1:
-        return found[0]
-    for info in found:
+    infos = encoders(store)
+    if name is None and len(infos) == 1:
+        return infos[0]
+    for info in infos:
         if info.name == name:
             return info
-    names = ", ".join(info.name for info in found)
-    if name is None and found:
+    names = ", ".join(info.name for info in infos)
+    if name is None and infos:
         raise SettingError(f"the index holds several encoders: name one (has: {names})")
     what = "the index holds no encoder" if name is None else f"encoder {name!r} is not in the index"
     raise NotFoundError(f"{what} (has: {names or 'none'})")
@@ -102,7 +102,7 @@ def encoder(store: Store, name: str | None = None) -> EncoderInfo:
 
 def layers(store: Store) -> list[LayerInfo]:
     """Return the layers of the index, in the order they were added; one without a committed shard is none."""
-    found = [
+    infos = [
         LayerInfo(
             LayerKey(r["model"], r["layer"]),
             r["neurons"],
@@ -116,7 +116,7 @@ def layers(store: Store) -> list[LayerInfo]:
         for r in store.read(schema.LAYERS).to_pylist()
     ]
     marked = _marked(store)
-    return [info for info in found if info.what in marked]
+    return [info for info in infos if info.what in marked]
 
 
 def _marked(store: Store) -> set[str]:

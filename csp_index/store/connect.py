@@ -75,8 +75,8 @@ def is_index(uri: str | Path) -> bool:
 
 def _opened(location: Location) -> Store:
     store = Store(location)
-    found = (store.read(schema.RUNS, columns=["run_id"]), store.dataset(schema.RUNS).schema.metadata)[1] or {}
-    made = found.get(schema.FORMAT_KEY, b"").decode()
+    metadata = (store.read(schema.RUNS, columns=["run_id"]), store.dataset(schema.RUNS).schema.metadata)[1] or {}
+    made = metadata.get(schema.FORMAT_KEY, b"").decode()
     if made != schema.FORMAT:
         raise StoreError(
             f"{location.uri} is not a csp_index database of format {schema.FORMAT} (has {made or 'none'}): "

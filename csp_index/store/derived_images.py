@@ -105,11 +105,11 @@ def find_derived(
     table = schema.derived_table(source.name)
     if not store.has(table):
         return schema.derived_schema(source.width).empty_table().select(list(_TOLD))
-    wanted = sorted({int(neuron) for neuron in neurons})
+    requested = sorted({int(neuron) for neuron in neurons})
     where = f"settings_hash = {catalog.sql_text(settings_hash)} AND kind = {catalog.sql_text(kind)}"
     where += f" AND {catalog.layer_filter(target)}"
-    if len(wanted) < target.neurons:
-        where += f" AND neuron IN ({','.join(map(str, wanted))})" if wanted else " AND false"
+    if len(requested) < target.neurons:
+        where += f" AND neuron IN ({','.join(map(str, requested))})" if requested else " AND false"
     return store.read(table, list(_TOLD), where).sort_by("image_id")
 
 
@@ -118,33 +118,35 @@ def read_derived(
 ) -> pa.Table:
     """Return the rows of derived images in the order of `ids`; StoreError for one that is not there."""
     table = schema.derived_table(source.name)
-    wanted = np.fromiter(ids, dtype=np.int64)
+    requested = np.fromiter(ids, dtype=np.int64)
     known = _ids(store, table)
-    places = np.searchsorted(known, wanted)
-    absent = (known[np.minimum(places, len(known) - 1)] != wanted) if len(known) else np.ones(len(wanted), dtype=bool)
+    places = np.searchsorted(known, requested)
+    absent = (
+        (known[np.minimum(places, len(known) - 1)] != requested) if len(known) else np.ones(len(requested), dtype=bool)
+    )
     if absent.any():
         raise StoreError(
-            f"derived image {wanted[absent.argmax()]} of {source.name} is not in the index: "
+            f"derived image {requested[absent.argmax()]} of {source.name} is not in the index: "
             "label again with --recompute"
         )
-    chosen = list(columns or schema.derived_schema(source.width).names)
-    if not len(wanted):
-        return schema.derived_schema(source.width).empty_table().select(chosen)
+    selected = list(columns or schema.derived_schema(source.width).names)
+    if not len(requested):
+        return schema.derived_schema(source.width).empty_table().select(selected)
     distinct, inverse = np.unique(places, return_inverse=True)
-    rows: pa.Table = store.dataset(table).take(distinct, columns=chosen)
+    rows: pa.Table = store.dataset(table).take(distinct, columns=selected)
     return rows.take(pa.array(inverse.reshape(-1)))
 
 
 def derived_rows(store: Store, ids: Iterable[int], columns: Sequence[str]) -> dict[int, dict[str, object]]:
     """Return some columns of derived images by id, whichever encoder they belong to; unknown ids are left out."""
-    wanted = sorted(set(ids))
-    found: dict[int, dict[str, object]] = {}
-    if wanted:
-        where = f"image_id IN ({','.join(map(str, wanted))})"
+    requested = sorted(set(ids))
+    rows_by_id: dict[int, dict[str, object]] = {}
+    if requested:
+        where = f"image_id IN ({','.join(map(str, requested))})"
         for name in derived_tables(store):
             rows = store.read(name, ["image_id", *columns], where).to_pylist()
-            found |= {row.pop("image_id"): row for row in rows}
-    return found
+            rows_by_id |= {row.pop("image_id"): row for row in rows}
+    return rows_by_id
 
 
 def derived_tables(store: Store) -> list[str]:
@@ -159,9 +161,9 @@ def describe_recipe(recipe: str) -> str:
     >>> describe_recipe('{"edit": "blur", "strength": 0.3}'), describe_recipe('{"prompt": "a red star"}')
     ('blur 0.3', 'a red star')
     """
-    told = json.loads(recipe or "{}")
-    words = [str(told[name]) for name in ("edit", "strength") if name in told]
-    return " ".join(words) or str(told.get("prompt", "derived"))
+    fields = json.loads(recipe or "{}")
+    words = [str(fields[name]) for name in ("edit", "strength") if name in fields]
+    return " ".join(words) or str(fields.get("prompt", "derived"))
 
 
 def _all_ids(store: Store) -> list[tuple[str, np.ndarray]]:

@@ -51,18 +51,18 @@ class LocalLocation:
 
     def tables(self) -> list[str] | None:
         """Return the names of the tables, sorted."""
-        with os.scandir(self.root) as found:
-            return sorted(entry.name.removesuffix(".lance") for entry in found if entry.name.endswith(".lance"))
+        with os.scandir(self.root) as entries:
+            return sorted(entry.name.removesuffix(".lance") for entry in entries if entry.name.endswith(".lance"))
 
     def stamp(self, table: str, version: int) -> object:
         """Return what a commit of a table has of its own; None where it is gone."""
         versions = f"{self.address}/{table}.lance/_versions"
         for name in (f"{2**64 - 1 - version:020d}.manifest", f"{version}.manifest"):
             try:
-                found = os.stat(f"{versions}/{name}")
+                status = os.stat(f"{versions}/{name}")
             except OSError:
                 continue
-            return found.st_ino, found.st_mtime_ns
+            return status.st_ino, status.st_mtime_ns
         return None
 
     def check_writable(self) -> None:
@@ -150,8 +150,8 @@ class BucketLocation:
 
         with self._told("cannot be read"):
             try:
-                found = obstore.get(objects, name)
-                return StoredObject(bytes(found.bytes()), _version(found.meta), found.meta["last_modified"])
+                response = obstore.get(objects, name)
+                return StoredObject(bytes(response.bytes()), _version(response.meta), response.meta["last_modified"])
             except FileNotFoundError as exc:
                 if "NoSuchBucket" in str(exc):
                     raise
@@ -264,8 +264,8 @@ def reason(exc: BaseException) -> str:
         return "no keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, both"
     if "Error performing" not in text and "RetryError" not in text:
         return one_line(exc)
-    found = re.search(r"<Code>(\w+)</Code>", text)
-    code = found[1] if found else ""
+    code_match = re.search(r"<Code>(\w+)</Code>", text)
+    code = code_match[1] if code_match else ""
     if code == "NoSuchBucket":
         return "the bucket does not exist: make it first, or check the name"
     if code in _DENIED or re.search(r"\b40[13]\b (Forbidden|Unauthorized)|status: 40[13]\b", text):
@@ -274,9 +274,9 @@ def reason(exc: BaseException) -> str:
         return f"the bucket is in another region ({code}): set AWS_REGION"
     if re.search(r"kind: (Connect|Timeout|Request)|[Cc]onnect error|timed out|error sending request", text):
         return "the server does not answer: check AWS_ENDPOINT_URL and the network"
-    if found:
-        told = re.search(r"<Message>(.*?)</Message>", text, re.DOTALL)
-        return f"{code}: {' '.join(told[1].split())}" if told else code
+    if code_match:
+        details = re.search(r"<Message>(.*?)</Message>", text, re.DOTALL)
+        return f"{code}: {' '.join(details[1].split())}" if details else code
     status = re.search(r"status(?: code)?: (\d{3}\b(?: [A-Z][\w ]*\w)?)", text)
     return f"the server answers {status[1]}: check AWS_ENDPOINT_URL" if status else one_line(exc)
 

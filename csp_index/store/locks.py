@@ -51,8 +51,8 @@ def hold(location: Location) -> Iterator[Check]:
 def is_held(location: Location) -> bool:
     """Return whether a process holds the location for writing."""
     if isinstance(location, BucketLocation):
-        found = location.read(_OWNER)
-        return found is not None and not _is_free(found) and datetime.now(UTC) <= _end(found)
+        record = location.read(_OWNER)
+        return record is not None and not _is_free(record) and datetime.now(UTC) <= _end(record)
     path = location.root / _LOCK
     if not path.exists() or not os.access(path, os.W_OK):
         return False
@@ -101,41 +101,41 @@ class Lease:
                 raise StoreError(self._lost)
             version = self._location.write(_OWNER, self._content(), self._version)
             if version is None:
-                found = self._location.read(_OWNER)
-                if found is None or _content(found).get("token") != self._owner["token"]:
-                    to = f" to {_named(_content(found))}" if found and not _is_free(found) else ""
+                record = self._location.read(_OWNER)
+                if record is None or _content(record).get("token") != self._owner["token"]:
+                    to = f" to {_named(_content(record))}" if record and not _is_free(record) else ""
                     self._lost = (
                         f"the hold on {self._location.uri} was lost{to}: "
                         "stopped before writing more; run the command again when nobody writes"
                     )
                     raise StoreError(self._lost)
-                version = found.version  # a renewal whose answer got lost
+                version = record.version  # a renewal whose answer got lost
             self._version = version
 
     def _take(self) -> None:
         for _ in range(_TRIES):
-            found = self._location.read(_OWNER)
-            if found is not None and _content(found).get("token") == self._owner["token"]:
-                self._version = found.version  # taken before, but the answer got lost
+            record = self._location.read(_OWNER)
+            if record is not None and _content(record).get("token") == self._owner["token"]:
+                self._version = record.version  # taken before, but the answer got lost
                 return
-            if found is not None and not _is_free(found) and not self._has_ended(found):
+            if record is not None and not _is_free(record) and not self._has_ended(record):
                 uri = self._location.uri
                 raise StoreError(
-                    f"{uri} is being written by {_named(_content(found))}: wait until it ends, or stop it; "
-                    f"its hold ends at {_end(found):%Y-%m-%dT%H:%M:%SZ} unless it renews it"
+                    f"{uri} is being written by {_named(_content(record))}: wait until it ends, or stop it; "
+                    f"its hold ends at {_end(record):%Y-%m-%dT%H:%M:%SZ} unless it renews it"
                 )
-            self._version = self._location.write(_OWNER, self._content(), found and found.version)
+            self._version = self._location.write(_OWNER, self._content(), record and record.version)
             if self._version is not None:
                 return
         raise StoreError(f"{self._location.uri} is being taken by other writers: try again")
 
-    def _has_ended(self, found: StoredObject) -> bool:
+    def _has_ended(self, record: StoredObject) -> bool:
         """Tell whether a lease ran out by the server's clock, which an object written now shows."""
         name = f".clock-{secrets.token_hex(8)}"
         self._location.write(name, b"")
         now = self._location.read(name)
         self._location.remove(name)
-        return now is not None and now.modified > _end(found) + timedelta(seconds=_COARSE)
+        return now is not None and now.modified > _end(record) + timedelta(seconds=_COARSE)
 
     def _keep(self, done: threading.Event) -> None:
         while not done.wait(self._renewal) and not self._lost:
@@ -153,24 +153,24 @@ class Lease:
         return json.dumps({**self._owner, "seconds": self._seconds, "renewals": self._renewals}).encode()
 
 
-def _content(found: StoredObject) -> Mapping[str, object]:
+def _content(record: StoredObject) -> Mapping[str, object]:
     try:
-        content = json.loads(found.data)
+        content = json.loads(record.data)
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
 
 
-def _is_free(found: StoredObject) -> bool:
-    return bool(_content(found).get("free"))
+def _is_free(record: StoredObject) -> bool:
+    return bool(_content(record).get("free"))
 
 
-def _end(found: StoredObject) -> datetime:
+def _end(record: StoredObject) -> datetime:
     """Return when a lease runs out, by the server's clock."""
-    seconds = _content(found).get("seconds")
+    seconds = _content(record).get("seconds")
     if not isinstance(seconds, int | float):
         seconds = settings.LEASE_SECONDS.value()
-    return found.modified + timedelta(seconds=seconds)
+    return record.modified + timedelta(seconds=seconds)
 
 
 @contextmanager

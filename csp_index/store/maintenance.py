@@ -40,8 +40,8 @@ def table_state(store: Store, name: str) -> TableState:
 def partition_count(store: Store, name: str) -> int:
     """Return how many partitions a table's vector index has; it must have one."""
     with store.upkeep(name) as dataset:
-        index = next(found.name for found in dataset.describe_indices() if found.field_names == [EMBEDDING])
-        return int(dataset.stats.index_stats(index)["indices"][0].get("num_partitions", 0))
+        index_name = next(index.name for index in dataset.describe_indices() if index.field_names == [EMBEDDING])
+        return int(dataset.stats.index_stats(index_name)["indices"][0].get("num_partitions", 0))
 
 
 def build_vector_index(store: Store, name: str, kind: str, partitions: int, centres: np.ndarray | None = None) -> None:
@@ -50,13 +50,13 @@ def build_vector_index(store: Store, name: str, kind: str, partitions: int, cent
     `centres` [P, D] are those of the partitions where they were trained elsewhere; else Lance trains them.
     """
     with store.upkeep(name) as dataset:
-        chosen: dict[str, Any] = {"num_partitions": partitions}
+        options: dict[str, Any] = {"num_partitions": partitions}
         if centres is not None:
-            chosen["ivf_centroids"] = centres
+            options["ivf_centroids"] = centres
         if kind.endswith("pq"):
             width = dataset.schema.field(EMBEDDING).type.list_size
-            chosen["num_sub_vectors"] = width // _SUB_VECTOR if width % _SUB_VECTOR == 0 else 1
-        dataset.create_index(EMBEDDING, kind.upper(), metric="cosine", replace=True, **chosen)
+            options["num_sub_vectors"] = width // _SUB_VECTOR if width % _SUB_VECTOR == 0 else 1
+        dataset.create_index(EMBEDDING, kind.upper(), metric="cosine", replace=True, **options)
 
 
 def extend_indexes(store: Store, name: str) -> None:
@@ -68,15 +68,15 @@ def extend_indexes(store: Store, name: str) -> None:
 def drop_vector_index(store: Store, name: str) -> None:
     """Drop the vector index of a table, if it has one."""
     with store.upkeep(name) as dataset:
-        for found in dataset.describe_indices():
-            if found.field_names == [EMBEDDING]:
-                dataset.drop_index(found.name)
+        for index in dataset.describe_indices():
+            if index.field_names == [EMBEDDING]:
+                dataset.drop_index(index.name)
 
 
 def index_column(store: Store, name: str, column: str) -> None:
     """Index a column of numbers, so that a filter on it is looked up and not computed; nothing where it is indexed."""
     with store.upkeep(name) as dataset:
-        if all(found.field_names != [column] for found in dataset.describe_indices()):
+        if all(index.field_names != [column] for index in dataset.describe_indices()):
             dataset.create_scalar_index(column, "BTREE")
 
 

@@ -50,13 +50,13 @@ def settings_hash(settings: Mapping[str, object]) -> str:
 
 def package_versions() -> dict[str, str]:
     """Return the versions of the packages that decide a result."""
-    found = {}
+    versions = {}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 @contextmanager

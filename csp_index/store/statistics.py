@@ -42,7 +42,7 @@ class NeuronStatistics:
         ids = torch.arange(self.images, self.images + count)
         first = self._fill_top(activations, ids)
         lowest = split_keys(self._keys[:, -1:])[0].numpy()  # [M, 1]: what a later image must exceed to be a top one
-        slots, chosen = self._make_room(ids)
+        slots, selected = self._make_room(ids)
         entered: list[np.ndarray] = []
         # A block of neurons at a time, so that it is read from memory once and everything else finds it in the cache.
         size = max(1, _BLOCK_BYTES // (8 * count))
@@ -50,7 +50,7 @@ class NeuronStatistics:
         for start in range(0, len(values), size):
             block = slice(start, start + size)
             self._take_moments(block, values[block], wide[: len(values[block])])
-            self._sample[block, slots] = values[block][:, chosen]
+            self._sample[block, slots] = values[block][:, selected]
             if first < count:
                 entered.append(np.flatnonzero(values[block, first:] > lowest[block]) + start * (count - first))
         if entered:
@@ -91,8 +91,8 @@ class NeuronStatistics:
         changed, counts = neuron[starts], np.diff(starts, append=len(neuron))
         column = np.arange(len(neuron)) - np.repeat(starts, counts)
         more = np.full((len(changed), counts.max()), np.iinfo(np.int64).min)
-        found = rank_keys(torch.from_numpy(values[neuron, place]), torch.from_numpy(place + self.images))
-        more[np.repeat(np.arange(len(changed)), counts), column] = found.numpy()
+        new_keys = rank_keys(torch.from_numpy(values[neuron, place]), torch.from_numpy(place + self.images))
+        more[np.repeat(np.arange(len(changed)), counts), column] = new_keys.numpy()
         keys = np.concatenate([self._keys.numpy()[changed], more], 1)
         keys.sort(axis=1)
         self._keys[torch.from_numpy(changed)] = torch.from_numpy(keys[:, : -self._top - 1 : -1].copy())
@@ -100,21 +100,21 @@ class NeuronStatistics:
     def _make_room(self, ids: torch.Tensor) -> tuple[slice | np.ndarray, slice | np.ndarray]:
         """Return the columns of the sample to overwrite, and which of the new images go there."""
         # The images of lowest hash are a uniform sample that does not depend on how the images were cut into shards.
-        held = len(self._priority)
+        filled = len(self._priority)
         priority = np.concatenate([self._priority, mix(ids).numpy()])
-        if held < SAMPLE:
+        if filled < SAMPLE:
             grown = np.empty((len(self._sample), min(len(priority), SAMPLE)), np.float32)
-            grown[:, :held] = self._sample
+            grown[:, :filled] = self._sample
             self._sample = grown
         if len(priority) <= SAMPLE:
             self._priority = priority
-            return slice(held, None), slice(None)
+            return slice(filled, None), slice(None)
         keep = np.argpartition(priority, SAMPLE - 1)[:SAMPLE]
-        chosen = np.sort(keep[keep >= held])
-        slots = np.setdiff1d(np.arange(SAMPLE), keep[keep < held])
+        selected = np.sort(keep[keep >= filled])
+        slots = np.setdiff1d(np.arange(SAMPLE), keep[keep < filled])
         self._priority = priority[:SAMPLE].copy()
-        self._priority[slots] = priority[chosen]
-        return slots, chosen - held
+        self._priority[slots] = priority[selected]
+        return slots, selected - filled
 
     def to_arrow(self, key: LayerKey) -> pa.Table:
         """Return the rows of the `neurons` table."""

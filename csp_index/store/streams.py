@@ -25,7 +25,7 @@ def embedding_tiles(store: Store, info: EncoderInfo, marks: Sequence[Shard]) -> 
     where = f"shard <= {marks[-1].number}" if marks else "false"
     batches = store.scan(info.table, ["image_id", "embedding"], where=where)
     waiting: list[np.ndarray] = []
-    held, following = 0, iter(marks)
+    rows_waiting, following = 0, iter(marks)
     mark = next(following, None)
     expected = 0
     for batch in batches:
@@ -35,11 +35,11 @@ def embedding_tiles(store: Store, info: EncoderInfo, marks: Sequence[Shard]) -> 
         expected += len(ids)
         column = batch.column("embedding")
         waiting.append(column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), info.width))
-        held += len(column)
-        while mark is not None and held >= mark.rows:
+        rows_waiting += len(column)
+        while mark is not None and rows_waiting >= mark.rows:
             joined = np.concatenate(waiting) if len(waiting) > 1 else waiting[0]
             yield torch.from_numpy(np.array(joined[: mark.rows]))
-            waiting, held = [joined[mark.rows :]], held - mark.rows
+            waiting, rows_waiting = [joined[mark.rows :]], rows_waiting - mark.rows
             mark = next(following, None)
     if mark is not None:
         raise StoreError(f"embeddings of {info.name} end before shard {mark.number}: index again")
@@ -54,13 +54,13 @@ def activation_tiles(
     """
     if not marks:
         return
-    wanted = np.arange(info.neurons) if neurons is None else np.asarray(neurons)
-    if len(wanted) <= FETCHED and len(wanted) < info.neurons:
-        yield from map(torch.from_numpy, fetch_tiles(store, info, marks, wanted))
+    numbers = np.arange(info.neurons) if neurons is None else np.asarray(neurons)
+    if len(numbers) <= FETCHED and len(numbers) < info.neurons:
+        yield from map(torch.from_numpy, fetch_tiles(store, info, marks, numbers))
         return
     where = f"shard <= {marks[-1].number}"
-    if len(wanted) < info.neurons:
-        where += f" AND neuron IN ({','.join(map(str, wanted.tolist()))})"
+    if len(numbers) < info.neurons:
+        where += f" AND neuron IN ({','.join(map(str, numbers.tolist()))})"
     batch_rows = max(16, _BATCH_BYTES // (4 * max(mark.rows for mark in marks)))
     rows: list[np.ndarray] = []
     following = iter(marks)
@@ -70,14 +70,14 @@ def activation_tiles(
         start = 0
         while start < len(neuron):
             have = sum(len(block) for block in rows)
-            take = min(len(wanted) - have, len(neuron) - start)
-            if not np.array_equal(neuron[start : start + take], wanted[have : have + take]):
+            take = min(len(numbers) - have, len(neuron) - start)
+            if not np.array_equal(neuron[start : start + take], numbers[have : have + take]):
                 raise StoreError(f"activations of {info.key} are out of order: index again")
             low, high = column.offsets[start].as_py(), column.offsets[start + take].as_py()
             base = column.offsets[0].as_py()
             rows.append(values[low - base : high - base].reshape(take, -1))
             start += take
-            if have + take == len(wanted):
+            if have + take == len(numbers):
                 mark = next(following)
                 tile = np.concatenate(rows) if len(rows) > 1 else rows[0]
                 if tile.shape[1] != mark.rows:
@@ -94,10 +94,10 @@ def embeddings_of(store: Store, source: EncoderInfo, ids: np.ndarray) -> torch.T
     if len(distinct) == 0:
         return torch.zeros(0, source.width)
     dataset = store.dataset(source.table)
-    found = dataset.take(distinct, columns=["image_id", "embedding"])
-    if not np.array_equal(found["image_id"].to_numpy(), distinct):
+    table = dataset.take(distinct, columns=["image_id", "embedding"])
+    if not np.array_equal(table["image_id"].to_numpy(), distinct):
         raise StoreError(f"embeddings of {source.name} are out of order: index again")
-    column = found["embedding"].combine_chunks()
+    column = table["embedding"].combine_chunks()
     rows = column.flatten().to_numpy(zero_copy_only=False).reshape(len(distinct), source.width)
     return torch.from_numpy(rows[inverse.reshape(-1)])
 

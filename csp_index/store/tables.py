@@ -197,12 +197,12 @@ class Store:
         that finds fewer than `limit` there goes through all rows.
         Distances are left out on purpose: their scale depends on the index type, so callers recompute the cosine.
         """
-        found = self._search(name, queries, limit, where, exact)
-        short = [query for query, ids in enumerate(found) if len(ids) < limit]
+        nearest = self._search(name, queries, limit, where, exact)
+        short = [query for query, ids in enumerate(nearest) if len(ids) < limit]
         if short and not exact and self.vector_index(name):
             for query, ids in zip(short, self._search(name, queries[short], limit, where, True), strict=True):
-                found[query] = ids
-        return found
+                nearest[query] = ids
+        return nearest
 
     def _search(self, name: str, queries: np.ndarray, limit: int, where: str | None, exact: bool) -> list[np.ndarray]:
         query = self._require(name).search([row for row in np.asarray(queries, dtype=np.float32)])
@@ -216,21 +216,21 @@ class Store:
         if where:
             query = query.where(where, prefilter=True)
         with self._translated(name, "cannot be searched"):
-            found = query.to_arrow()
-        ids = found["image_id"].to_numpy().copy()
-        if "query_index" not in found.column_names:
+            rows = query.to_arrow()
+        ids = rows["image_id"].to_numpy().copy()
+        if "query_index" not in rows.column_names:
             return [ids]
-        owner = found["query_index"].to_numpy()
+        owner = rows["query_index"].to_numpy()
         return [ids[owner == q] for q in range(len(queries))]
 
     def vector_index(self, name: str) -> VectorIndex | None:
         """Return the vector index of a table, or None; it takes a millisecond and reads no row."""
         dataset = self.dataset(name)
         with self._translated(name, _UNREADABLE):
-            for found in dataset.describe_indices():
-                if found.field_names == [schema.EMBEDDING]:
-                    late, size = dataset.count_rows() - found.num_rows_indexed, found.total_size_bytes or 0
-                    return VectorIndex(found.index_type.lower(), found.num_rows_indexed, late, size)
+            for index in dataset.describe_indices():
+                if index.field_names == [schema.EMBEDDING]:
+                    late, size = dataset.count_rows() - index.num_rows_indexed, index.total_size_bytes or 0
+                    return VectorIndex(index.index_type.lower(), index.num_rows_indexed, late, size)
         return None
 
     @contextmanager

@@ -74,7 +74,7 @@ def test_one_neuron_sees_the_same_with_and_without_kept_lists(tmp_path, monkeypa
     for neuron, other in enumerate(without):
         told: list[str] = []
         found = examples(index, neuron, told)
-        assert "kept lists of neighbours, exact: 30 activating images" in told[0]
+        assert "stored lists of neighbours, exact: 30 activating images" in told[0]
         for name in ("contrastive", "contrast_activations", "similarities"):
             torch.testing.assert_close(getattr(found, name), getattr(other, name), rtol=0, atol=0, equal_nan=True)
     assert not products
@@ -105,7 +105,7 @@ def test_a_second_layer_adds_only_the_lists_that_are_missing(tmp_path):
         ExampleOptions(),
         context=ComputeContext(explain=told.append),
     )
-    assert "kept lists of neighbours" in told[0]
+    assert "stored lists of neighbours" in told[0]
 
 
 def test_nothing_is_kept_by_who_keeps_nothing(tmp_path):
@@ -121,12 +121,12 @@ def test_lists_among_fewer_images_are_not_used_and_go(tmp_path):
     owners = torch.from_numpy(index.store.read(table, ["image_id"])["image_id"].to_numpy().copy())
     assert bool(neighbour_lists.listed(index.store, source, 2500, owners).all())
     assert not bool(neighbour_lists.listed(index.store, source, 3000, owners).any())
-    assert neighbour_lists.kept_lists(index.store, source, 3000, owners) is None
-    lists = neighbour_lists.kept_lists(index.store, source, 2500, owners[:4])
+    assert neighbour_lists.stored_lists(index.store, source, 3000, owners) is None
+    lists = neighbour_lists.stored_lists(index.store, source, 2500, owners[:4])
     assert lists is not None and not bool(lists.missing.any())
     with index.store.write_lock():
         ranked = Ranked(lists.ranked.ids[lists.place], lists.ranked.cosines[lists.place])
-        neighbour_lists.keep_lists(index.store, source, 3000, owners[:4], ranked, lists.error)
+        neighbour_lists.store_lists(index.store, source, 3000, owners[:4], ranked, lists.error)
     assert index.store.read(table, ["images"])["images"].to_pylist() == [3000] * 4
 
 

@@ -10,7 +10,7 @@ import torch
 from fakes import write_arrays
 
 from csp_index import Index, open_index
-from csp_index.contrast.embeddings import vectors_of
+from csp_index.contrast.embeddings import all_embeddings
 from csp_index.errors import StoreError
 from csp_index.records import NeuronKey
 from csp_index.store import catalog, schema
@@ -94,7 +94,7 @@ def test_embeddings_of_both_sorts_come_together(index, tmp_path):
     source = source_of(index)
     append_derived(index.store, source, [image(n) for n in range(4)])
     stored = np.load(tmp_path / "embeddings.npy")
-    vectors = vectors_of(index.store, source, 60)
+    vectors = all_embeddings(index.store, source, 60)
     ids = torch.tensor([7, FIRST + 3, 59, FIRST, 7])
     expected = np.stack([stored[7], np.eye(12)[3], stored[59], np.eye(12)[0], stored[7]])
     for _ in range(2):  # fetched row by row, then from memory
