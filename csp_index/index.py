@@ -194,19 +194,21 @@ class Index(Reader):
         vocabulary, vlm, captioner and neighbours: what models named for a neuron is scored for it alone, or with
         `pool_candidates` for all neurons of its layer.
         """
-        found: list[Label] = []
+        labels: list[Label] = []
         context = replace(self._context(progress), search=search, explain=explain)
         with self.store.moment():
             source = catalog.encoder(self.store, encoder)
             request = make_request(method or read_rule(self.store).preferred, source, top, options)
             mix, space = Mix.parse(candidates, pool_candidates), self._text_space(source, templates, keep)
-            for target, numbers in self.resolve(neurons):
-                texts, key = mixed_candidates(space, target, mix, vocabulary)
-                asked = Selection(source, target, numbers)
-                found += label_neurons(
-                    self.store, asked, request, texts, key, recompute=recompute, keep=keep, context=context
+            layers = self.resolve(neurons)
+            plain = None if mix.proposed else plain_candidates(space, vocabulary)
+            for target, numbers in layers:
+                texts, key = plain or mixed_candidates(space, target, mix, vocabulary)
+                selection = Selection(source, target, numbers)
+                labels += label_neurons(
+                    self.store, selection, request, texts, key, recompute=recompute, keep=keep, context=context
                 )
-        return Labels(tuple(found))
+        return Labels(tuple(labels))
 
     def propose(
         self,

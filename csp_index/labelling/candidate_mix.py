@@ -26,7 +26,6 @@ from csp_index.labelling.candidates import (
     Vocabulary,
     embed_proposed,
     named_vocabulary,
-    plain_candidates,
     template_key,
     texts_key,
     vocabulary_texts,
@@ -152,13 +151,11 @@ def read_proposals(store: Store, target: LayerInfo, kinds: Sequence[str], propos
 def mixed_candidates(
     space: TextSpace, target: LayerInfo, mix: Mix, given: Candidates | None
 ) -> tuple[Callable[[], CandidateTexts], str]:
-    """Return what gives a layer's candidates when they are needed, and the key that names them.
+    """Return a function that loads a layer's candidates, some of them of models, and the key that names them.
 
     `given` is the vocabulary, None the one used last. Errors: SettingError for a vocabulary that is not in the mix,
-    LabelError for arrays made elsewhere in a mix, and as `read_proposals`.
+    LabelError for arrays made elsewhere in a mix, and as `read_proposals`. A vocabulary alone needs `plain_candidates`.
     """
-    if not mix.proposed:
-        return plain_candidates(space, given)
     if isinstance(given, CandidateTexts):
         raise LabelError("text embeddings made elsewhere do not mix with candidates of models: name a vocabulary")
     if given is not None and not mix.with_vocabulary:

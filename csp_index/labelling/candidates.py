@@ -121,7 +121,7 @@ def read_text_arrays(embeddings: str | Path, texts: str | Path) -> CandidateText
 
 
 def plain_candidates(space: TextSpace, given: Candidates | None) -> tuple[Callable[[], CandidateTexts], str]:
-    """Return what gives the candidates that were named when they are needed, and the key that names them.
+    """Return a function that loads the candidates of a vocabulary or of arrays, and the key that names them.
 
     None names the vocabulary the index used last.
     """
