@@ -129,13 +129,13 @@ def image_vector(snapshot: Snapshot, engine: Engine, image_id: int) -> np.ndarra
         table = schema.derived_table(snapshot.encoder.name)
         if not snapshot.store.count(table, f"image_id = {image_id}"):
             return None
-    found: np.ndarray = engine.vectors_of([image_id])[0]
+    found: np.ndarray = engine.models().vectors_of([image_id])[0]
     return found
 
 
 def near_images(engine: Engine, vector: np.ndarray, count: int, but: int | None = None) -> list[tuple[int, float]]:
     """Return the indexed images most similar to a unit vector [D] and their cosines, `but` one left out."""
-    near = engine.nearest_images(vector, count + (but is not None))
+    near = engine.models().nearest_images(vector, count + (but is not None))
     return [(image, min(1.0, cosine)) for image, cosine in near if image != but][:count]
 
 

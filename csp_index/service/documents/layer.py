@@ -189,7 +189,7 @@ class Clarities:
         places = self._places[neurons]
         ids, rows = np.unique(places, return_inverse=True)
         rows = rows.reshape(places.shape) - int(ids[0] < 0)
-        vectors = self._engine.vectors_of(ids[ids >= 0].tolist())
+        vectors = self._engine.models().vectors_of(ids[ids >= 0].tolist())
         import torch  # the engine has loaded it by now
 
         from csp_index.concurrency import one_thread

@@ -112,5 +112,5 @@ def _leading(rows: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
 
 
 def _plane(engine: Engine, table: LayerTable) -> Plane:
-    concepts = engine.concepts(table.info.key)
+    concepts = engine.models().concepts(table.info.key)
     return plane_of(concepts.vectors, concepts.alive & ~table.dead)

@@ -6,10 +6,10 @@ A function of a snapshot and an engine, which gives arrays alone: this file does
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
@@ -37,10 +37,12 @@ from csp_index.service.documents.shapes import (
 )
 from csp_index.service.documents.snippets import snippets
 from csp_index.service.layer_table import LayerTable, finite
-from csp_index.service.live.queries import Concepts
 from csp_index.service.snapshot import Snapshot, without_folders
 from csp_index.store import catalog, schema
 from csp_index.store.activations import fetch_tiles
+
+if TYPE_CHECKING:
+    from csp_index.service.live.engine import Engine
 
 THRESHOLDS: Final = ("mean", "quantile:0.25", "quantile:0.5", "quantile:0.75", "quantile:0.9", "max:0.1", "max:0.5")
 """Low-activation thresholds a page offers; `ExampleOptions.threshold` takes more."""
@@ -56,19 +58,7 @@ _FACETED = 60  # activating images that facets look at
 _GAMMA = 0.5  # of facets where the label's method has none: whole concepts and conjunctions both survive it
 
 
-class Vectors(Protocol):
-    """What a neuron's page asks the engine for; all arrays are float32."""
-
-    def concepts(self, key: LayerKey) -> Concepts:
-        """Return the concept vectors of a layer."""
-        ...
-
-    def vectors_of(self, ids: Sequence[int]) -> np.ndarray:
-        """Return the embeddings [I, D] of images, unit rows in the order of their ids; derived ones among them."""
-        ...
-
-
-def neuron_document(snapshot: Snapshot, engine: Vectors, key: NeuronKey, method: str | None = None) -> NeuronDocument:
+def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: str | None = None) -> NeuronDocument:
     """Return all a page tells of a neuron; its label is the newest by `method`, by default the layer's own.
 
     Raises NotFoundError for an unknown neuron and for a method that labelled nothing in its layer.
@@ -261,7 +251,7 @@ def _methods(table: LayerTable, key: NeuronKey) -> list[MethodRow]:
     ]
 
 
-def _facets(snapshot: Snapshot, engine: Vectors, shown: _Shown) -> list[Facet]:
+def _facets(snapshot: Snapshot, engine: Engine, shown: _Shown) -> list[Facet]:
     """Return the groups among the activating images; each is told by the nearest stored text, if there are any.
 
     The only one is told by the neuron's label.
@@ -276,7 +266,7 @@ def _facets(snapshot: Snapshot, engine: Vectors, shown: _Shown) -> list[Facet]:
     ids = [pair.image_id for pair in chosen]
     contrast = [pair.image_id if pair.contrast_id is None else pair.contrast_id for pair in chosen]
     similarity = [0.0 if pair.contrast_id is None else pair.similarity or 0.0 for pair in chosen]
-    vectors = engine.vectors_of([*ids, *contrast])
+    vectors = engine.models().vectors_of([*ids, *contrast])
     by_gamma = shown.label is not None and shown.label.method in methods_with("gamma")
     gamma = float(shown.settings.get("scoring", {}).get("gamma", _GAMMA)) if by_gamma else _GAMMA
     rows = directions(vectors[: len(ids)], vectors[len(ids) :], np.array(similarity, dtype=np.float32), gamma)
@@ -295,14 +285,14 @@ def _facets(snapshot: Snapshot, engine: Vectors, shown: _Shown) -> list[Facet]:
     ]
 
 
-def _similar(snapshot: Snapshot, engine: Vectors, key: NeuronKey) -> list[SimilarRow]:
+def _similar(snapshot: Snapshot, engine: Engine, key: NeuronKey) -> list[SimilarRow]:
     """Return the neurons of nearest concept vector, as far as the vectors of all layers fit into a bound of memory."""
-    own = engine.concepts(key.layer_key)
+    own = engine.models().concepts(key.layer_key)
     if not own.alive[key.neuron]:
         return []
     found: list[tuple[float, NeuronKey]] = []
     for layer in _compared(snapshot, key.layer_key):
-        concepts = own if layer == key.layer_key else engine.concepts(layer)
+        concepts = own if layer == key.layer_key else engine.models().concepts(layer)
         cosines = np.einsum("md,d->m", concepts.vectors, own.vectors[key.neuron])  # not by @: see `facets`
         cosines[~concepts.alive] = -np.inf
         if layer == key.layer_key:

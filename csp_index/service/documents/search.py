@@ -100,9 +100,9 @@ def _vector(snapshot: Snapshot, engine: Engine, query: SearchQuery, notes: list[
         elif not has_vectors(snapshot, engine):
             vector, reason = None, "the index holds no embeddings, or they could not be loaded"
         elif query.text is not None:
-            vector, reason = engine.embed_text(query.text.strip()), ""
+            vector, reason = engine.models().embed_text(query.text.strip()), ""
         else:
-            vector, reason = engine.embed_image(cast(Image.Image, query.upload)), ""
+            vector, reason = engine.models().embed_image(cast(Image.Image, query.upload)), ""
     except ModelError as exc:
         vector, reason = None, str(exc)
     if vector is None:
@@ -112,7 +112,7 @@ def _vector(snapshot: Snapshot, engine: Engine, query: SearchQuery, notes: list[
 
 def _of_neuron(snapshot: Snapshot, engine: Engine, key: NeuronKey, notes: list[str]) -> np.ndarray | None:
     snapshot.neuron(key)
-    concepts = engine.concepts(key.layer_key) if has_vectors(snapshot, engine) else None
+    concepts = engine.models().concepts(key.layer_key) if has_vectors(snapshot, engine) else None
     if concepts is not None and concepts.alive[key.neuron] and concepts.vectors[key.neuron].any():
         found: np.ndarray = concepts.vectors[key.neuron]
         return found
@@ -128,7 +128,7 @@ def _meaning(
     own = None if query.neuron is None else query.neuron.layer_key
     for place, table in enumerate(_compared(snapshot, own, notes)):
         try:
-            concepts = engine.concepts(table.info.key)
+            concepts = engine.models().concepts(table.info.key)
         except (LabelError, NotFoundError) as exc:
             notes.append(f"layer {table.info.key} was left out: {exc}")
             continue
@@ -168,7 +168,7 @@ def _excites(snapshot: Snapshot, engine: Engine, query: SearchQuery, notes: list
         return excited_by(snapshot, query.image_id, query.limit)
     if query.upload is None:
         return None
-    found = engine.excited(query.upload, query.limit) if has_vectors(snapshot, engine) else None
+    found = engine.models().excited(query.upload, query.limit) if has_vectors(snapshot, engine) else None
     if found is None:
         notes.append("which neurons the picture excites is not known: no network can be loaded here")
         return None

@@ -230,7 +230,7 @@ def _add_questions(router: APIRouter, service: Service) -> None:
         values = asked.model_dump(exclude={"neurons", "candidates"})
         keys = tuple(map(NeuronKey.parse, asked.neurons))
         candidates = None if asked.candidates is None else tuple(asked.candidates)
-        results = service.engine.relabel(LabelQuery(keys, candidates=candidates, **values))
+        results = service.engine.models().relabel(LabelQuery(keys, candidates=candidates, **values))
         return answer({"results": results, "seconds": time.perf_counter() - started})
 
     @router.post("/api/v1/sql", response_model=SqlDocument, responses=_POST, tags=["questions"])

@@ -43,7 +43,7 @@ def test_the_neurons_an_image_excites_are_those_whose_top_images_hold_it(planted
     ranks = {}
     for key in keys:
         for neuron in range(snapshot.info(key).neurons):
-            values = engine.activations(NeuronKey(key.model, key.layer, neuron))
+            values = engine.models().activations(NeuronKey(key.model, key.layer, neuron))
             for rank, image in enumerate(np.argsort(-values, kind="stable")[:100].tolist()):
                 if values[image] > 0:
                     ranks[image, f"{key}/{neuron}"] = (rank, float(values[image]))
@@ -70,7 +70,7 @@ def test_few_top_images_are_kept_of_many_neurons(planted: Served, monkeypatch: p
 
 def test_neighbours_are_the_highest_cosines(planted: Served) -> None:
     snapshot, engine = planted
-    vectors = engine.vectors_of(range(40))
+    vectors = engine.models().vectors_of(range(40))
     for image in (0, 5):
         cosines = vectors @ vectors[image]
         cosines[image] = -2

@@ -163,7 +163,7 @@ def test_clarity_is_the_mean_cosine_of_the_highest_images(planted: Served) -> No
         if len(chosen) < 2:
             assert row["clarity"] is None
             continue
-        vectors = engine.vectors_of(chosen)
+        vectors = engine.models().vectors_of(chosen)
         apart = (vectors @ vectors.T)[~np.eye(len(chosen), dtype=bool)]
         assert math.isclose(row["clarity"], float(apart.mean()), abs_tol=1e-5)
 
@@ -174,9 +174,12 @@ class Counting:
     def __init__(self, engine: Any) -> None:
         self.engine, self.asked, self.failed = engine, 0, False
 
+    def models(self) -> Counting:
+        return self
+
     def vectors_of(self, ids: Sequence[int]) -> np.ndarray:
         self.asked += len(ids)
-        found: np.ndarray = self.engine.vectors_of(ids)
+        found: np.ndarray = self.engine.models().vectors_of(ids)
         return found
 
 
@@ -185,7 +188,7 @@ def test_clarity_asks_for_the_neurons_of_the_page_and_once(planted: Served) -> N
     query = GalleryQuery(limit=1)
     neurons_document(snapshot, engine, WORDS, query)  # type: ignore[arg-type]
     first = engine.asked
-    firing = int((planted[1].activations(NeuronKey("planted", "words", 0)) > 0).sum())
+    firing = int((planted[1].models().activations(NeuronKey("planted", "words", 0)) > 0).sum())
     assert first == min(IMAGES, firing)
     neurons_document(snapshot, engine, WORDS, query)  # type: ignore[arg-type]
     assert engine.asked == first
@@ -201,7 +204,7 @@ class Broken:
 
     failed = False
 
-    def vectors_of(self, ids: Sequence[int]) -> np.ndarray:
+    def models(self) -> Any:
         raise StoreError("the service could not load what this needs")
 
 

@@ -38,12 +38,15 @@ def snapshot(place: Path) -> Snapshot:
 
 
 class FakeEngine:
-    """What the engine answers, from the store itself."""
+    """An engine whose models read the store itself."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         column = snapshot.store.read(snapshot.encoder.table)[schema.EMBEDDING].to_pylist()
         self._embeddings = np.array(column, dtype=np.float32)
+
+    def models(self) -> FakeEngine:
+        return self
 
     def concepts(self, key: LayerKey) -> Concepts:
         table = self._snapshot.layer(key)
@@ -178,7 +181,7 @@ def test_a_label_made_on_fewer_images_says_so(place, tmp_path):
 def test_the_engine_fits_the_document(snapshot):
     engine = Engine(snapshot, ServiceSettings())
     engine.start()
-    engine.wait(60)
+    engine.models(60)
     document = neuron_document(snapshot, engine, KEY)
     assert document["similar"] and document["facets"][0]["label"] in WORDS
     assert sum(facet["share"] for facet in document["facets"]) == pytest.approx(1)

@@ -31,7 +31,7 @@ def expected(served: Served, vector: np.ndarray, but: str = "") -> list[tuple[st
     snapshot, engine = served
     found = []
     for info in snapshot.layers():
-        concepts, table = engine.concepts(info.key), snapshot.layer(info.key)
+        concepts, table = engine.models().concepts(info.key), snapshot.layer(info.key)
         for neuron in range(info.neurons):
             if table.maxima[neuron] > 0 and f"{info.key}/{neuron}" != but:
                 found.append((f"{info.key}/{neuron}", float(concepts.vectors[neuron] @ vector)))
@@ -48,7 +48,7 @@ def test_a_text_finds_the_neuron_that_was_planted_for_it(planted: Served, word: 
     assert [row["neuron"] for row in document["means"]] == [neuron for neuron, _ in wanted[:12]]
     assert [row["similarity"] for row in document["means"]] == pytest.approx([c for _, c in wanted[:12]], abs=1e-5)
     assert f"{PLANTED}/{WORDS.index(word)}" in [row["neuron"] for row in document["means"][:3]]
-    cosines = planted[1].vectors_of(range(40)) @ vector
+    cosines = planted[1].models().vectors_of(range(40)) @ vector
     assert [row["image_id"] for row in document["images"]] == np.argsort(-cosines, kind="stable")[:12].tolist()
     assert document["images"][0].keys() == {"image_id", "similarity"}
 
@@ -67,7 +67,7 @@ def test_names_hold_the_text_and_shorter_ones_come_first(planted: Served) -> Non
 def test_an_image_finds_neurons_and_other_images(planted: Served) -> None:
     document = find(planted, image_id=4, limit=5)
     assert document["query"]["kind"] == "image" and document["query"]["image_id"] == 4
-    vector = planted[1].vectors_of([4])[0]
+    vector = planted[1].models().vectors_of([4])[0]
     assert [row["neuron"] for row in document["means"]] == [neuron for neuron, _ in expected(planted, vector)[:5]]
     assert 4 not in [row["image_id"] for row in document["images"]] and len(document["images"]) == 5
     assert document["excites"] and document["by_name"] == []
@@ -78,7 +78,7 @@ def test_an_image_finds_neurons_and_other_images(planted: Served) -> None:
 def test_a_neuron_finds_others_like_it(planted: Served) -> None:
     key = NeuronKey.parse(f"{PLANTED}/3")
     document = find(planted, neuron=key)
-    vector = planted[1].concepts(key.layer_key).vectors[3]
+    vector = planted[1].models().concepts(key.layer_key).vectors[3]
     assert document["query"] == {"kind": "neuron", "text": None, "image_id": None, "neuron": str(key)}
     assert [row["neuron"] for row in document["means"]] == [n for n, _ in expected(planted, vector, str(key))[:12]]
     assert document["excites"] is None and document["images"] and document["note"] == ""
@@ -96,9 +96,9 @@ def test_a_picture_finds_what_it_excites_and_what_means_it(planted: Served) -> N
     picture = Image.new("RGB", (20, 10), (200, 30, 30))
     document = find(planted, upload=picture, limit=4)
     assert document["query"] == {"kind": "upload", "text": None, "image_id": None, "neuron": None}
-    vector = planted[1].embed_image(picture)
+    vector = planted[1].models().embed_image(picture)
     assert [row["neuron"] for row in document["means"]] == [neuron for neuron, _ in expected(planted, vector)[:4]]
-    excited = planted[1].excited(picture, 4)
+    excited = planted[1].models().excited(picture, 4)
     assert excited and [(row["neuron"], row["activation"]) for row in document["excites"]] == [
         (one.neuron, one.activation) for one in excited
     ]

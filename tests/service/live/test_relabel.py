@@ -16,7 +16,8 @@ from csp_index.labelling import pipeline
 from csp_index.labelling.candidates import read_text_arrays
 from csp_index.records import Label, NeuronKey
 from csp_index.service.config import ServiceSettings
-from csp_index.service.live.engine import Engine, LabelQuery
+from csp_index.service.live.engine import Engine
+from csp_index.service.live.queries import LabelQuery
 from csp_index.service.live.relabel import Relabeller
 from csp_index.service.snapshot import Snapshot
 
@@ -67,7 +68,9 @@ def told(label: Label) -> dict[str, Any]:
 
 
 def answered(engine: Engine, query: LabelQuery) -> list[dict[str, Any]]:
-    return [{name: value for name, value in one.items() if name != "threshold"} for one in engine.relabel(query)]
+    return [
+        {name: value for name, value in one.items() if name != "threshold"} for one in engine.models().relabel(query)
+    ]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -106,22 +109,22 @@ def test_every_knob_moves_the_answer_as_in_the_index(index: Index, engine: Engin
 def test_moving_a_knob_of_the_formula_gathers_nothing_anew(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, index: Index
 ) -> None:
-    engine.relabel(LabelQuery(neurons(1), "csp", examples=7))
+    engine.models().relabel(LabelQuery(neurons(1), "csp", examples=7))
     queries = [LabelQuery(neurons(1), "csp", examples=7, gamma=gamma) for gamma in (0.1, 0.9)]
     wanted = [expected(index, query) for query in queries]
     monkeypatch.setattr(pipeline, "read_evidence", None)
     assert [answered(engine, query) for query in queries] == wanted
     with pytest.raises(TypeError):
-        engine.relabel(LabelQuery(neurons(1), "csp", examples=8))
+        engine.models().relabel(LabelQuery(neurons(1), "csp", examples=8))
 
 
 def test_the_dataset_is_gone_over_once_for_the_same_candidates(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine.relabel(LabelQuery(neurons(1), method="pmi"))
+    engine.models().relabel(LabelQuery(neurons(1), method="pmi"))
     monkeypatch.setattr(pipeline, "dataset_share", None)
-    engine.relabel(LabelQuery(neurons(2), method="pmi"))
-    engine.relabel(LabelQuery(neurons(2), method="contrastive-pmi"))
+    engine.models().relabel(LabelQuery(neurons(2), method="pmi"))
+    engine.models().relabel(LabelQuery(neurons(2), method="contrastive-pmi"))
     with pytest.raises(TypeError):
-        engine.relabel(LabelQuery(neurons(2), method="pmi", candidates=("red square", "another")))
+        engine.models().relabel(LabelQuery(neurons(2), method="pmi", candidates=("red square", "another")))
 
 
 def test_threads_that_ask_at_once_all_get_their_own_answer(index: Index, engine: Engine) -> None:
@@ -133,7 +136,7 @@ def test_threads_that_ask_at_once_all_get_their_own_answer(index: Index, engine:
 
 
 def test_results_come_as_asked_and_tell_the_threshold(engine: Engine, index: Index) -> None:
-    found = engine.relabel(LabelQuery(neurons(3, 0, 3), top=2))
+    found = engine.models().relabel(LabelQuery(neurons(3, 0, 3), top=2))
     assert [one["neuron"] for one in found] == ["net/concepts/3", "net/concepts/0"]
     assert [len(one["labels"]) for one in found] == [2, 2]
     rows = index.sql("SELECT mean FROM neurons WHERE neuron = 3").rows()
@@ -142,7 +145,7 @@ def test_results_come_as_asked_and_tell_the_threshold(engine: Engine, index: Ind
 
 
 def test_a_dead_neuron_has_no_label_and_says_why(engine: Engine) -> None:
-    (found,) = engine.relabel(LabelQuery(neurons(9)))
+    (found,) = engine.models().relabel(LabelQuery(neurons(9)))
     assert (found["state"], found["labels"], found["pairs"], found["confidence"]) == ("dead", [], [], None)
     assert "never fires" in found["note"]
 
@@ -178,7 +181,7 @@ def test_own_candidates_are_cleaned_and_new_ones_embedded(index: Index, engine: 
 )
 def test_what_cannot_be_asked_is_refused_in_one_line(engine: Engine, options: dict[str, Any], told: str) -> None:
     with pytest.raises((LabelError, SettingError), match=told) as refused:
-        engine.relabel(LabelQuery(neurons(0), **options))
+        engine.models().relabel(LabelQuery(neurons(0), **options))
     assert "\n" not in str(refused.value)
 
 
@@ -191,7 +194,7 @@ def test_a_question_is_about_a_few_neurons(count: int) -> None:
 @pytest.mark.parametrize("key", [NeuronKey("net", "concepts", 10), NeuronKey("net", "other", 0)])
 def test_a_neuron_that_is_not_there_is_missing(engine: Engine, key: NeuronKey) -> None:
     with pytest.raises(NotFoundError, match="net/"):
-        engine.relabel(LabelQuery((key,)))
+        engine.models().relabel(LabelQuery((key,)))
 
 
 def test_made_images_are_contrast_where_they_are_stored(index: Index) -> None:
@@ -200,7 +203,7 @@ def test_made_images_are_contrast_where_they_are_stored(index: Index) -> None:
     engine = Engine(Snapshot(index.uri), ServiceSettings())
     assert answered(engine, made) == expected(index, made)
     with pytest.raises(LabelError, match="may not store any"):
-        engine.relabel(LabelQuery(neurons(2), "csp", contrast="perturbation", examples=3))
+        engine.models().relabel(LabelQuery(neurons(2), "csp", contrast="perturbation", examples=3))
 
 
 def test_arrays_are_labelled_with_the_texts_that_came_with_them(tmp_path: Path) -> None:
@@ -211,20 +214,20 @@ def test_arrays_are_labelled_with_the_texts_that_came_with_them(tmp_path: Path) 
     query = LabelQuery(neurons(0, 3, 4, 7))
     given = Engine(Snapshot(index.uri), ServiceSettings(texts=(paths["text_embeddings"], paths["texts"])))
     assert answered(given, query) == expected(index, query, vocabulary=texts)
-    own = given.relabel(LabelQuery(neurons(0), candidates=("text 3", "text 7")))
+    own = given.models().relabel(LabelQuery(neurons(0), candidates=("text 3", "text 7")))
     assert {score["text"] for score in own[0]["labels"]} == {"text 3", "text 7"}
     with pytest.raises(LabelError, match="'unheard of' is not in the vocabulary"):
-        given.relabel(LabelQuery(neurons(0), candidates=("text 3", "unheard of")))
+        given.models().relabel(LabelQuery(neurons(0), candidates=("text 3", "unheard of")))
     with pytest.raises(LabelError, match="logit scale"):
-        given.relabel(LabelQuery(neurons(0), method="pmi"))
+        given.models().relabel(LabelQuery(neurons(0), method="pmi"))
     bare = Engine(Snapshot(index.uri), ServiceSettings())
     with pytest.raises(LabelError, match="no vocabulary to label with"):
-        bare.relabel(query)
+        bare.models().relabel(query)
 
 
 def test_nothing_is_written(index: Index, engine: Engine) -> None:
     before = index.store.versions()
-    engine.relabel(LabelQuery(neurons(2), examples=9, candidates=("never seen",)))
+    engine.models().relabel(LabelQuery(neurons(2), examples=9, candidates=("never seen",)))
     assert index.store.versions() == before
 
 
@@ -239,8 +242,8 @@ def test_example_sets_are_dropped_when_they_are_too_many(index: Index, monkeypat
     monkeypatch.setattr(Relabeller, "__init__", watched)
     engine = Engine(Snapshot(index.uri), ServiceSettings(held_bytes=8 * 20_000))
     queries = [LabelQuery(neurons(n), examples=k) for n in (0, 1, 2, 3, 7) for k in (5, 6, 7)]
-    answers = [engine.relabel(query) for query in queries]
-    assert [engine.relabel(query) for query in queries] == answers
+    answers = [engine.models().relabel(query) for query in queries]
+    assert [engine.models().relabel(query) for query in queries] == answers
     assert sizes == [20_000]
 
 
@@ -252,7 +255,7 @@ def test_sets_that_a_run_kept_are_read_back(index: Index, engine: Engine, monkey
     assert answered(fresh, query) == wanted
     for other in ({"examples": 31}, {"threshold": "quantile:0.3"}, {"contrast": "random"}, {"neighbours": 2}):
         with pytest.raises(TypeError):
-            fresh.relabel(LabelQuery(neurons(0), "csp", **{"examples": 7} | other))
+            fresh.models().relabel(LabelQuery(neurons(0), "csp", **{"examples": 7} | other))
 
 
 def test_a_run_gives_what_the_question_leaves_open(index: Index) -> None:
@@ -261,12 +264,12 @@ def test_a_run_gives_what_the_question_leaves_open(index: Index) -> None:
     )[0]
     index.label("net/concepts/2", vocabulary=list(WORDS[2:]))  # the vocabulary used last is another now
     engine = Engine(Snapshot(index.uri), ServiceSettings())
-    (same,) = engine.relabel(LabelQuery(neurons(1), run=first.run_id))
+    (same,) = engine.models().relabel(LabelQuery(neurons(1), run=first.run_id))
     assert same["labels"] == [asdict(score) for score in first.labels]
     assert same["activating"] == [pair.image_id for pair in first.pairs]
-    (moved,) = engine.relabel(LabelQuery(neurons(1), run=first.run_id, gamma=1.0))
+    (moved,) = engine.models().relabel(LabelQuery(neurons(1), run=first.run_id, gamma=1.0))
     assert moved["activating"] == same["activating"] and moved["labels"] != same["labels"]
     with pytest.raises(NotFoundError, match="is no label run"):
-        engine.relabel(LabelQuery(neurons(1), run="never"))
+        engine.models().relabel(LabelQuery(neurons(1), run="never"))
     with pytest.raises(SettingError, match="labelled by csp, not by semanticlens"):
-        engine.relabel(LabelQuery(neurons(1), "semanticlens", run=first.run_id))
+        engine.models().relabel(LabelQuery(neurons(1), "semanticlens", run=first.run_id))

@@ -1,4 +1,4 @@
-"""What needs torch, once it is loaded: models, concept vectors, activations, embeddings of images, labels anew."""
+"""All of the service that needs torch: models, concept vectors, activations, embeddings of images, live labels."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from csp_index import settings
+from csp_index.concurrency import one_thread
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.embeddings import Embeddings, all_embeddings
 from csp_index.contrast.makers import makers
@@ -38,59 +39,71 @@ _CPU = torch.device("cpu")
 _log = logging.getLogger(__name__)
 
 
-class Loaded:
-    """The engine's inside; many threads may use it. Models are loaded when first needed, and only then."""
+class LiveModels:
+    """What the engine hands out; many threads may use it. Networks and encoders are loaded when first needed.
+
+    Errors: NotFoundError for a layer, neuron or image that does not exist.
+    """
 
     def __init__(self, snapshot: Snapshot, held_bytes: int, texts: CandidateTexts | None = None) -> None:
-        """Keep `held_bytes` of what may be asked for again; `texts` stand in for the index's vocabulary.
+        """Cache `held_bytes` of what later requests may need; `texts` stand in for the index's vocabulary.
 
-        What every question needs is read here, so that none waits for it and no two read it at once.
+        What every request needs is read here, so that none waits for it and no two read it at once.
         """
         self._snapshot, self._store, self._source = snapshot, snapshot.store, snapshot.encoder
         self._models = Models(settings.DEVICE.value())
         self._loading = threading.Lock()
         self._running = threading.Lock()  # hooks are not made for several threads
-        self._encoder_found: LoadedEncoder | ModelError | None = None
-        self._networks_found: list[LoadedNetwork] | None = None
+        self._encoder_or_error: LoadedEncoder | ModelError | None = None
+        self._loaded_networks: list[LoadedNetwork] | None = None
         self._concepts, self._activations = LRUCache(held_bytes // 4), LRUCache(held_bytes // 16)
         context = ComputeContext(derive=makers(self._store, self._models))
         self._relabeller = Relabeller(snapshot, context, held_bytes // 8)
         self._texts = TextVectors(self._store, self._source, self._encoder, texts)
         self._read_ahead()
 
+    @one_thread()
     def concepts(self, key: LayerKey) -> Concepts:
-        """Return the concept vectors of a layer: CSP's where a label run left them for all, else the centred means."""
+        """Return the concept vectors that a layer has (`labelling.concept_vectors`)."""
         target = self._snapshot.info(key)
-        return self._concepts.get(key, lambda: self._concepts_of(target), lambda found: found.vectors.nbytes)
+        return self._concepts.get(key, lambda: self._concepts_of(target), lambda concepts: concepts.vectors.nbytes)
 
+    @one_thread()
     def embed_text(self, text: str) -> np.ndarray:
-        """Return the unit vector [D] of a text. Raises ModelError where the encoder is not at hand."""
+        """Return the unit vector [D] of a text, within the templates that the index used last.
+
+        Raises ModelError where the encoder came as arrays or cannot be loaded.
+        """
         return _unit(self._texts.embed(text))
 
+    @one_thread()
     def embed_image(self, image: Image.Image) -> np.ndarray:
-        """Return the unit vector [D] of a picture. Raises ModelError where the encoder is not at hand."""
+        """Return the unit vector [D] of a picture; errors as `embed_text`."""
         encoder = self._encoder()
         pixels = encoder.preprocess(image.convert("RGB"))[None]
         with self._running:
             return _unit(encoder.embed_images(pixels)[0])
 
+    @one_thread()
     def excited(self, image: Image.Image, top: int) -> list[Excited] | None:
-        """Return the neurons a picture excites most, by the share of indexed images that excite them less.
+        """Return the neurons of all layers that a picture excites most, or None where no network can be loaded.
 
-        Where that is equal, by the activation against the neuron's highest one. None where no network can be loaded.
+        The first are those that the largest share of the indexed images excites less (their `quantile`); where that is
+        equal, those whose activation is highest relative to the highest one of the indexed images.
         """
         networks, picture = self._networks(), image.convert("RGB")
-        found: list[tuple[Excited, float]] = []
+        neurons: list[tuple[Excited, float]] = []
         for network in networks:
             pixels = network.preprocess(picture)[None]
             with self._running:
                 values = network.activations(pixels)
             for layer, row in values.items():
                 info = self._snapshot.info(LayerKey(network.name, layer))
-                found += self._most_excited(info, row[0].numpy(), top)
-        found.sort(key=lambda one: (-one[0].quantile, -one[1]))
-        return [one for one, _ in found[:top]] if networks else None
+                neurons += self._most_excited(info, row[0].numpy(), top)
+        neurons.sort(key=lambda each: (-each[0].quantile, -each[1]))
+        return [neuron for neuron, _ in neurons[:top]] if networks else None
 
+    @one_thread()
     def activations(self, key: NeuronKey) -> np.ndarray:
         """Return a neuron's activations on all images, [N]; read-only."""
         target = self._snapshot.info_of(key)
@@ -103,12 +116,14 @@ class Loaded:
 
         return self._activations.get(key, read, lambda values: int(values.nbytes))
 
+    @one_thread()
     def vectors_of(self, ids: Sequence[int]) -> np.ndarray:
         """Return the unit embeddings [I, D] of images, in their order."""
         for image in ids:
             self._snapshot.check_image(image)
         return self._vectors().of(torch.tensor(list(ids), dtype=torch.int64)).numpy()
 
+    @one_thread()
     def nearest_images(self, vector: np.ndarray, count: int) -> list[tuple[int, float]]:
         """Return the images most similar to a unit vector [D], with their cosines, best first, ties by lower id."""
         query, ids, values = torch.from_numpy(vector).float(), torch.zeros(0, dtype=torch.int64), torch.zeros(0)
@@ -119,21 +134,27 @@ class Loaded:
             values, ids = cosines[best], places[best]
         return list(zip(ids.tolist(), values.tolist(), strict=True))
 
+    @one_thread()
     def relabel(self, query: LabelQuery) -> list[dict[str, Any]]:
-        """Return the labels asked for: see `Relabeller.answer`."""
+        """Return a result for each neuron of a query, in its order: what `Index.label` returns for the same options.
+
+        Keys: neuron, method, state, labels (text, score, low, high, share), activating, contrastive, pairs, note,
+        confidence, uncertain, doubt, rivals, threshold. Errors: as
+        `Relabeller.answer`.
+        """
         layers = {neuron.layer_key: self._snapshot.info_of(neuron) for neuron in query.neurons}
-        told = self._settings_of(query.run)
-        candidates = str(told.get("candidates", ""))
+        run_settings = self._settings_of(query.run)
+        candidates = str(run_settings.get("candidates", ""))
         if query.candidates is not None:
             texts = self._texts.own(query.candidates)
         else:
-            texts = self._texts.of_run(candidates) if told else self._texts.vocabulary()
-        found = self._relabeller.answer(query, layers, texts, told)
+            texts = self._texts.of_run(candidates) if run_settings else self._texts.vocabulary()
+        results = self._relabeller.answer(query, layers, texts, run_settings)
         if query.candidates is None and " + " in candidates:
-            for result in found:
-                told_too = "without the candidates that models named"
-                result["note"] = "; ".join(note for note in (result["note"], told_too) if note)
-        return found
+            for result in results:
+                notes = result["note"], "without the candidates that models named"
+                result["note"] = "; ".join(note for note in notes if note)
+        return results
 
     def _settings_of(self, run_id: str | None) -> dict[str, Any]:
         """Return the settings of a label run; NotFoundError where there is none of that name."""
@@ -154,7 +175,7 @@ class Loaded:
         try:
             self._texts.vocabulary()
         except LabelError:
-            return  # told to whoever asks for it
+            return  # raised again where a request needs it
 
     def _vectors(self) -> Embeddings:
         return all_embeddings(self._store, self._source, catalog.image_count(self._store, self._source.what))
@@ -165,34 +186,34 @@ class Loaded:
         return Concepts(concepts.method, concepts.vectors.numpy(), alive)
 
     def _encoder(self) -> LoadedEncoder:
-        """Return the encoder the index was built with; what keeps it away is told to everyone who asks."""
+        """Return the encoder the index was built with; raises what kept it from loading, each time."""
         with self._loading:
-            if self._encoder_found is None:
+            if self._encoder_or_error is None:
                 try:
-                    self._encoder_found = self._models.held_encoder(self._source)
+                    self._encoder_or_error = self._models.held_encoder(self._source)
                 except CspIndexError as exc:
-                    self._encoder_found = _encoder_error(self._source, exc)
-        if isinstance(self._encoder_found, ModelError):
-            raise self._encoder_found.with_traceback(None)
-        return self._encoder_found
+                    self._encoder_or_error = _encoder_error(self._source, exc)
+        if isinstance(self._encoder_or_error, ModelError):
+            raise self._encoder_or_error.with_traceback(None)
+        return self._encoder_or_error
 
     def _networks(self) -> list[LoadedNetwork]:
         """Return the networks of the index that can be loaded."""
         with self._loading:
-            if self._networks_found is None:
-                self._networks_found = []
+            if self._loaded_networks is None:
+                self._loaded_networks = []
                 layers = [info for info in self._snapshot.layers() if catalog.is_finished(self._store, info)]
                 for group in by_network(layers):
                     try:
-                        self._networks_found += self._models.held_networks(group)
+                        self._loaded_networks += self._models.held_networks(group)
                     except CspIndexError as exc:
                         _log.warning("no picture runs through %s: %s", group[0].key.model, exc)
-        return self._networks_found
+        return self._loaded_networks
 
     def _most_excited(self, info: LayerInfo, values: np.ndarray, top: int) -> list[tuple[Excited, float]]:
         """Return the neurons of a layer with activations `values` [M] that are furthest from their usual ones.
 
-        Beside each stands its activation in units of its highest one.
+        With each comes its activation relative to its highest one.
         """
         rows = catalog.neuron_rows(self._store, info)
         quantiles = np.asarray(rows["quantiles"].combine_chunks().flatten()).reshape(info.neurons, -1)
@@ -218,5 +239,5 @@ def _encoder_error(source: EncoderInfo, exc: CspIndexError) -> ModelError:
 
 
 def _unit(vector: torch.Tensor) -> np.ndarray:
-    found: np.ndarray = torch.nn.functional.normalize(vector.float(), dim=0).numpy()
-    return found
+    unit: np.ndarray = torch.nn.functional.normalize(vector.float(), dim=0).numpy()
+    return unit
