@@ -188,7 +188,8 @@ def test_an_encoder_that_is_another_by_now_is_told_each_time(index: Index, monke
     engine = Engine(Snapshot(index.uri), ServiceSettings())
     for _ in range(2):
         with pytest.raises(ModelError, match="is not the encoder the index was built with"):
-            engine.models().embed_text("red")
+            engine.models().embed_text("quite new")
+    assert engine.models().embed_text("red").shape == (fakes.WIDTH,)  # it is in the vocabulary
     with pytest.raises(LabelError, match="'quite new' is not in the vocabulary"):
         engine.models().relabel(LabelQuery((NeuronKey("planted", "words", 0),), candidates=("moon", "quite new")))
     (found,) = engine.models().relabel(LabelQuery((NeuronKey("planted", "words", 0),), candidates=("moon", "striped")))
