@@ -1,4 +1,4 @@
-"""Activating and contrastive images of neurons: those that excite it, and those that look alike but leave it silent."""
+"""Activating images of neurons, and contrastive ones: images that look alike but leave the neuron silent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from csp_index.store import catalog, schema, streams
 from csp_index.store.derived_images import find_derived
 from csp_index.store.tables import Store
 
-_OF_MADE = ("image_id", "origin", "activation")  # columns of derived images
+_OF_MADE = ("image_id", "origin", "activation")  # columns of the table of derived images
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +40,28 @@ class Examples:
     neurons: torch.Tensor  # [M] int64
     activating: torch.Tensor  # [M, K] int64, highest activation first, ties by lower id
     activations: torch.Tensor  # [M, K]
-    contrastive: torch.Tensor  # [M, K, m] int64, of each kind the nearest first
+    contrastive: torch.Tensor  # [M, K, m] int64, the nearest of each kind first
     contrast_activations: torch.Tensor  # [M, K, m]
     similarities: torch.Tensor  # [M, K, m] cosine of the pair
     thresholds: torch.Tensor  # [M] an image is a candidate below this
     images: int
-    approximate: bool = False  # the contrastive images were found through a vector index
-    kinds: tuple[ContrastKind, ...] = ()  # of the contrastive images: each has an equal share of the m, in this order
-    near_duplicates: torch.Tensor | None = None  # [M] partners left out as the same picture; None: no such filter
+    approximate: bool = False  # the contrastive images come from a search through a vector index
+    kinds: tuple[ContrastKind, ...] = ()  # of contrastive images: each has an equal share of the m, in this order
+    near_duplicates: torch.Tensor | None = None  # [M] partners dropped as the same picture; None without the filter
 
     @property
     def of_each_kind(self) -> int:
-        """How many of the m contrastive images are of one kind."""
+        """The number of contrastive images of each kind."""
         return self.contrastive.shape[2] // max(1, len(self.kinds))
 
     @property
     def dead(self) -> torch.Tensor:
-        """Which neurons [M] have no activating image at all."""
+        """Which neurons [M] have no activating image."""
         return (self.activating < 0).all(1)
 
     @property
     def without_contrast(self) -> torch.Tensor:
-        """Which neurons [M] have no contrastive image at all."""
+        """Which neurons [M] have no contrastive image."""
         return (self.contrastive < 0).flatten(1).all(1)
 
 
@@ -76,13 +76,13 @@ def gather_examples(
 ) -> Examples:
     """Return the example sets of the selected neurons; `contrast=False` leaves the contrastive sets empty.
 
-    Images that have to be made are made here, by `context.derive`. `activating` are the activating sets of a caller
-    that has read them.
+    Missing derived images are made here, by `context.derive`. A caller that has read the activating sets passes them
+    as `activating`.
     """
     context = context or ComputeContext()
     examples = activating_examples(store, selection, options) if activating is None else activating
     if not contrast:
-        context.tell("contrastive images: none, the method does not look at any")
+        context.tell("contrastive images: none, the method does not use any")
         return examples
     parts = [_MAKERS[kind](store, selection, examples, options, context) for kind in options.kinds]
     if not options.reuse:
@@ -90,7 +90,7 @@ def gather_examples(
     ids = torch.cat([part.ids for part in parts], 2)
     similarities = pair_similarities(all_embeddings(store, selection.source, examples.images), examples.activating, ids)
     low = similarities < options.min_similarity
-    if "random" in options.kinds:  # the other kinds looked for near duplicates when they chose
+    if "random" in options.kinds:  # the other kinds dropped near duplicates when they selected
         place = options.kinds.index("random") * options.neighbours
         drawn = slice(place, place + options.neighbours)
         low[..., drawn] |= similarities[..., drawn] > options.near_duplicate
@@ -125,11 +125,11 @@ class _Partners:
     ids: torch.Tensor
     activations: torch.Tensor
     approximate: bool = False
-    near_duplicates: torch.Tensor | None = None  # [M] how many were left out as the same picture; None: no such filter
+    near_duplicates: torch.Tensor | None = None  # [M] partners dropped as the same picture; None without the filter
 
 
 def _distinct(parts: Sequence[_Partners]) -> list[_Partners]:
-    """Drop partners that a kind before them has given the same neuron; within a kind they are distinct already."""
+    """Drop partners that an earlier kind gave to the same neuron; within a kind they are distinct already."""
     distinct = [parts[0]]
     for part in parts[1:]:
         used = torch.zeros(part.ids.shape, dtype=torch.bool)
@@ -150,7 +150,7 @@ def _nearest(
     find = by_search if plan.search else by_products
     ids, activations = find(query)
     dropped = None
-    if options.near_duplicate < 1.0:  # who would have been chosen without the filter?
+    if options.near_duplicate < 1.0:  # the partners selected without the filter
         free = replace(options, near_duplicate=1.01, neighbours=1, reuse=True)
         first, _ = find(replace(query, options=free, keep=False))
         dropped = (pair_similarities(query.vectors, examples.activating, first) > options.near_duplicate).sum((1, 2))
@@ -160,7 +160,7 @@ def _nearest(
 def _falcon(
     store: Store, selection: Selection, examples: Examples, options: ExampleOptions, context: ComputeContext
 ) -> _Partners:
-    """Return the nearest of FALCON's ten images to each activating one, by the encoder; all ten may serve several."""
+    """Return the nearest of FALCON's ten images to each activating one, by the encoder; each may serve several."""
     context.tell("contrastive images: silent ones near the mean activating one in the layer's own space (falcon)")
     ten = similar_silent(store, selection, examples.activating, examples.thresholds, examples.images)
     neuron, rank = (examples.activating >= 0).nonzero(as_tuple=True)
@@ -180,9 +180,9 @@ def _made(
     options: ExampleOptions,
     context: ComputeContext,
 ) -> _Partners:
-    """Return the images made of each activating one that leave the neuron silent, most similar first."""
+    """Return the derived images of each activating one that leave the neuron silent, most similar first."""
     if kind not in context.derive:
-        raise LabelError(f"contrast {kind} makes images, which this question cannot: ask for it by `csp-index label`")
+        raise LabelError(f"contrast {kind} makes images, which is not possible here: use `csp-index label`")
     request = DerivedRequest(
         selection,
         examples.activating,
@@ -196,8 +196,8 @@ def _made(
     rows = find_derived(
         store, selection.source, selection.target, selection.neurons.tolist(), kind, context.derive[kind](request)
     )
-    context.tell(f"contrastive images: made ones ({kind})")
-    # An edit is near by design; a generated image may show its original once more.
+    context.tell(f"contrastive images: derived ones ({kind})")
+    # An edit is near its original by design; a generated image may repeat it.
     limit = math.inf if kind == "perturbation" else options.near_duplicate
     return _placed(rows, all_embeddings(store, selection.source, examples.images), examples, options.neighbours, limit)
 
@@ -205,8 +205,7 @@ def _made(
 def _placed(rows: pa.Table, vectors: Embeddings, examples: Examples, neighbours: int, limit: float) -> _Partners:
     """Return rows of derived images as partners of the activating images they come from, most similar first.
 
-    Left out is what does not leave the neuron silent, what comes from other images, and what is above the `limit` of
-    cosine.
+    Rows are left out if they do not leave the neuron silent, come from other images, or have a cosine above `limit`.
     """
     made, origin, value = (torch.from_numpy(rows[name].to_numpy().copy()) for name in _OF_MADE)
     owner = torch.searchsorted(examples.neurons, torch.from_numpy(rows["neuron"].to_numpy().astype(np.int64)))
@@ -249,12 +248,12 @@ def _query(
 
 
 def activating_examples(store: Store, selection: Selection, options: ExampleOptions) -> Examples:
-    """Return the activating sets of the selection's neurons, without contrastive sets."""
+    """Return the activating sets of the selected neurons, without contrastive sets."""
     return replace(activating_sets(selection.statistics(store), options), images=selection.images(store))
 
 
 def activating_sets(rows: pa.Table, options: ExampleOptions) -> Examples:
-    """Return the activating sets read from the neurons' stored top lists, without contrastive sets."""
+    """Return the activating sets in the neurons' stored top lists, without contrastive sets."""
     count = rows.num_rows
     images = int(rows["images"][0].as_py())
     ids = _matrix(rows, "top_images", np.int64)
@@ -262,7 +261,7 @@ def activating_sets(rows: pa.Table, options: ExampleOptions) -> Examples:
     stored = ids.shape[1]
     if options.examples > stored and stored < images:
         raise SettingError(
-            f"examples is {options.examples}: expected at most {stored}, the top images kept with each neuron"
+            f"examples is {options.examples}: expected at most {stored}, the top images stored with each neuron"
         )
     width = min(options.examples, stored)
     ids, values = ids[:, :width], values[:, :width]
@@ -286,7 +285,7 @@ def thresholds(rows: pa.Table, kind: str) -> torch.Tensor:
     if name == "mean" and not text:
         means = rows["mean"].to_numpy()
         rounded = means.astype(np.float32)
-        # Rounded up, so that a float32 activation is below the rounded mean exactly where it is below the mean.
+        # Rounded up: a float32 activation is below the rounded mean exactly if it is below the mean.
         return torch.from_numpy(np.where(rounded < means, np.nextafter(rounded, np.float32(np.inf)), rounded))
     try:
         number = float(text)
@@ -303,7 +302,7 @@ def thresholds(rows: pa.Table, kind: str) -> torch.Tensor:
 
 
 def pair_similarities(vectors: Embeddings, activating: torch.Tensor, contrastive: torch.Tensor) -> torch.Tensor:
-    """Return the cosine of every pair [M, K, m], NaN where there is none; summed in float64, alike for all callers."""
+    """Return the cosine of every pair [M, K, m], NaN without a pair; summed in float64, equal for all callers."""
     cosines = exact_cosines(activating.flatten(), contrastive.flatten(0, 1), vectors.gather).view(contrastive.shape)
     return cosines.masked_fill(contrastive < 0, torch.nan).float()
 
@@ -352,7 +351,7 @@ _MAKERS: dict[ContrastKind, _Maker] = {
 
 
 def quality_of(examples: Examples, floor: float | None = None) -> ContrastQuality:
-    """Return the quality of example sets; `floor` is a cosine, by default the one of the settings."""
+    """Return the quality of example sets; `floor` is a cosine (default: the setting similarity_floor)."""
     first = slice(None, None, examples.of_each_kind)
     return quality_of_arrays(
         (examples.activating >= 0).sum(1).numpy(),

@@ -1,9 +1,9 @@
-"""Contrastive images as FALCON has them: silent images near the mean activating one in the target's own feature space.
+"""Contrastive images as in FALCON: silent images near the mean activating one in the layer's own feature space.
 
-All images on which every neuron of the group stays below its threshold are ranked by similarity to the mean of the
-activating set, and the ten best that reach a floor are kept for the neuron. The group is the one neuron that is
-labelled (FALCON allows groups of one), the feature space the layer's activation vectors without it. FALCON:
-arXiv 2307.10504. Reads the activations of the whole layer, whatever neurons are asked about.
+Images on which every neuron of a group stays below its threshold are ranked by similarity to the mean of the
+activating set; the neuron gets the ten best that reach a floor. Here the group is the labelled neuron alone (FALCON
+allows groups of one), and the feature space is the layer's activation vectors without that neuron. FALCON:
+arXiv 2307.10504. Reads the activations of the whole layer, whichever neurons are selected.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from csp_index.store import catalog, streams
 from csp_index.store.tables import Store
 
 KEPT = 10  # images a neuron
-FLOOR = 0.3  # least cosine with the mean of the activating set, in feature space
+FLOOR = 0.3  # smallest cosine with the mean of the activating set, in feature space
 _MEANS_BYTES = 256 * 2**20  # of the means of a block of neurons; each block is one pass over the activations
 _TILE_BYTES = 64 * 2**20  # of the cosines of some neurons with a tile
 _NONE = torch.iinfo(torch.int64).min
@@ -27,13 +27,13 @@ _NONE = torch.iinfo(torch.int64).min
 
 @dataclass(frozen=True, slots=True)
 class Ten:
-    """The kept images of M neurons, most similar first: ids [M, 10] (-1 absent) and their activations [M, 10]."""
+    """The ten images of M neurons, most similar first: ids [M, 10] (-1 absent) and their activations [M, 10]."""
 
     ids: torch.Tensor
     activations: torch.Tensor
 
     def activations_of(self, selected: torch.Tensor) -> torch.Tensor:
-        """Return the activations of chosen images [M, ...] that are among each neuron's ten; NaN where -1."""
+        """Return the activations of images [M, ...] that are among each neuron's ten; NaN for -1."""
         flat = selected.flatten(1)
         result = torch.full(flat.shape, torch.nan)
         for place in range(self.ids.shape[1]):
@@ -47,7 +47,8 @@ def similar_silent(
 ) -> Ten:
     """Return the ten silent images nearest to the mean of the activating set [M, K] of each selected neuron.
 
-    Silent is below the neuron's threshold [M]. Equal similarities go to the lower image id. None for a dead neuron.
+    An image is silent if its activation is below the neuron's threshold [M]. Ties go to the lower image id. A dead
+    neuron has none.
     """
     size = max(1, _MEANS_BYTES // (8 * selection.target.neurons))
     results = []
@@ -72,7 +73,7 @@ def _tiles(store: Store, selection: Selection, images: int) -> Iterator[tuple[in
 def _means(
     store: Store, selection: Selection, neurons: torch.Tensor, activating: torch.Tensor, images: int
 ) -> torch.Tensor:
-    """Return unit mean activation vectors [M, L] of the activating sets, 0 in each neuron's own place; float64."""
+    """Return unit mean activation vectors [M, L] of the activating sets, 0 at each neuron's own index; float64."""
     totals = torch.zeros(len(neurons), selection.target.neurons, dtype=torch.float64)
     owner, rank = (activating >= 0).nonzero(as_tuple=True)
     ids, order = activating[owner, rank].sort()
@@ -105,9 +106,9 @@ def _nearest(
         for start in range(0, len(neurons), size):
             some = slice(start, start + size)
             own = tile[neurons[some]]
-            # The neuron's own place is taken out of the length, too; what rounding leaves below zero is zero.
+            # The neuron's own activation does not count in the length either; negative rounding errors become zero.
             lengths = (squares - own.double().square()).clamp(min=0).sqrt()
-            cosines = (means[some] @ exact / lengths).float()  # NaN where nothing but the neuron itself fires
+            cosines = (means[some] @ exact / lengths).float()  # NaN if only the neuron itself fires
             barred = ~(cosines >= FLOOR) | (own >= thresholds[some, None])
             if selection.pool is not None:
                 barred |= ~selection.pool.mask[ids]

@@ -1,8 +1,8 @@
 """Where on a picture a neuron looks: the region that drives it, for pictures of any size and preprocessing.
 
-Where the layer has places (maps, tokens), the neuron's own map tells; elsewhere gradient x input does. Either lives
-on the network's input; `footprint` tells which part of the picture that input shows, so that a region found there
-can be marked on the picture. Knows nothing about indexes.
+A layer with positions (maps, tokens) gives the neuron's own map; for other layers the map is gradient x input. Both
+refer to the network's input; `footprint` returns the part of the picture that this input shows, so that a region can
+be marked on the picture. Knows nothing about indexes.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ from csp_index.models.networks import LoadedNetwork
 Preprocess = Callable[[Image.Image], torch.Tensor]
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the picture
 
-#: Where between a picture's mean colour (0) and the picture (1) gradients are taken if that at 1 is zero: a neuron at
-#: its ceiling may have reached it close to either end.
+#: Points between a picture's mean colour (0) and the picture (1) where gradients are taken if the one at 1 is zero: a
+#: saturated neuron may have reached its maximum close to either end.
 WAY: Final = (1 / 64, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8)
-_SMOOTH: Final = 1 / 32  # of the side of a gradient's map: what is finer is noise
-_MIDDLE: Final = 1 / 4  # of the side: how wide the middle of a picture is
-_STRAIGHT: Final = 0.02  # of the picture's side: how far a preprocessing may be from a plain cut and scaling
+_SMOOTH: Final = 1 / 32  # of the side of a gradient map: finer structure is noise
+_MIDDLE: Final = 1 / 4  # of the side: the width of the middle of a picture
+_STRAIGHT: Final = (
+    0.02  # of the picture's side: the largest deviation of a preprocessing from plain cropping and scaling
+)
 
 
 def footprint(preprocess: Preprocess, size: tuple[int, int]) -> Box:
     """Return which part of a picture of (width, height) a network's input shows.
 
-    Found by sending ramps through the preprocessing: whatever it scales and cuts, each value tells where it came from.
-    The whole picture, where the input is something else than a cut and scaled picture.
+    Ramps go through the preprocessing: after any scaling and cropping, each value shows where it came from. Returns the
+    whole picture if the input is not a cropped and scaled picture.
     """
     width, height = size
     whole = (0.0, 0.0, float(width), float(height))
@@ -51,12 +53,12 @@ def footprint(preprocess: Preprocess, size: tuple[int, int]) -> Box:
 
 
 def driving_maps(network: LoadedNetwork, layer: str, pixels: torch.Tensor, neurons: torch.Tensor) -> torch.Tensor:
-    """Return how much each place of a network's input drives a neuron, [B, h, w], not negative; `neurons` [B].
+    """Return how much each position of a network's input drives a neuron, [B, h, w], not negative; `neurons` [B].
 
-    `pixels` [B, 3, H, W] are preprocessed pictures. From the layer's own map, where it has one: what stands above the
-    map's median. Else from the gradient by the input times the input's distance from its mean colour; where that is
-    zero throughout, as for a neuron at its ceiling, the mean of the gradients on the way there. Where nothing tells,
-    the middle of the picture. Raises ModelError where the input is no picture.
+    `pixels` [B, 3, H, W] are preprocessed pictures. If the layer has maps: the excess over the map's median. Else the
+    gradient times the input's distance from its mean colour; if that is zero everywhere, as for a saturated neuron, the
+    mean gradient on the way there. If all is zero: the middle of the picture. Raises
+    ModelError if the input is not a picture.
     """
     if pixels.dim() != 4 or pixels.shape[1] != 3:
         raise ModelError(
@@ -74,7 +76,7 @@ def driving_maps(network: LoadedNetwork, layer: str, pixels: torch.Tensor, neuro
 
 
 def _gradient_maps(network: LoadedNetwork, layer: str, pixels: torch.Tensor, neurons: torch.Tensor) -> torch.Tensor:
-    from scipy.ndimage import gaussian_filter  # labelling without editing does not wait for it
+    from scipy.ndimage import gaussian_filter  # imported late: labelling without editing does not need it
 
     distance = pixels - pixels.mean((2, 3), keepdim=True)
     gradients = network.gradients(pixels, layer, neurons)
@@ -89,9 +91,9 @@ def _gradient_maps(network: LoadedNetwork, layer: str, pixels: torch.Tensor, neu
 
 
 def region(heat: torch.Tensor, box: Box, size: tuple[int, int], share: float) -> np.ndarray:
-    """Return which pixels [height, width] of a picture of (width, height) make up its hottest `share`, 0 to 1.
+    """Return the mask [height, width] of the hottest `share`, 0 to 1, of a picture of (width, height).
 
-    `heat` [h, w] lies over the part `box` of the picture. A picture all of one heat has its upper left part taken.
+    `heat` [h, w] covers the part `box` of the picture. Of a uniformly hot picture, the upper left part is returned.
     """
     width, height = size
     left, top, right, bottom = (round(side) for side in box)
@@ -109,7 +111,7 @@ def region(heat: torch.Tensor, box: Box, size: tuple[int, int], share: float) ->
 
 
 def _line(share: np.ndarray) -> tuple[float, float] | None:
-    """Return where a row of places, each told as a share of the picture's side, begins and ends; None if not even."""
+    """Return where a row of positions, as shares of the picture's side, begins and ends; None if not evenly spaced."""
     if len(share) < 2 or not np.isfinite(share).all():
         return None
     places = np.arange(len(share))

@@ -1,4 +1,4 @@
-"""What is asked about: which neurons, the encoder that sees the images, and the images the answer may rest on."""
+"""A selection: neurons, the encoder to use, and optionally a subset of the images."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from csp_index.store.tables import Store
 class Pool:
     """Some of the indexed images, and the neurons' statistics over those alone.
 
-    `mask` [N] bool covers image ids 0 .. N - 1; `rows` has the columns of the `neurons` table, one row a neuron, its
-    `top_images` being image ids of the index and `images` the number of images in the pool.
+    `mask` [N] bool covers image ids 0 .. N - 1. `rows` has the columns of the `neurons` table, one row per neuron;
+    `top_images` are image ids of the index, `images` is the number of images in the pool.
     """
 
     mask: torch.Tensor
@@ -35,7 +35,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The neurons in question, the encoder that sees their images, and the pool of images (None: all of them)."""
+    """The selected neurons of a layer, the encoder to use, and the pool of images (None: all images)."""
 
     source: EncoderInfo
     target: LayerInfo
@@ -54,14 +54,14 @@ class Selection:
         return self.pool.rows.take(pa.array(np.searchsorted(cached, self.neurons)))
 
     def images(self, store: Store) -> int:
-        """Return N: the neurons' statistics, and the pool's mask, cover the images 0 .. N - 1."""
+        """Return N: statistics and the pool's mask cover the images 0 .. N - 1."""
         if self.pool is not None:
             return len(self.pool.mask)
         return int(catalog.neuron_rows(store, self.target, self.neurons[:1].tolist())["images"][0].as_py())
 
 
 def draw_pool(store: Store, target: LayerInfo, neurons: np.ndarray, mask: torch.Tensor) -> Pool:
-    """Gather the statistics of `neurons` (sorted) over the images that `mask` [N] names, shard by shard."""
+    """Compute the statistics of `neurons` (sorted) over the images in `mask` [N], shard by shard."""
     statistics = NeuronStatistics(len(neurons))
     for tile in pool_tiles(store, target, neurons, mask):
         statistics.update(tile)
@@ -78,7 +78,7 @@ def draw_pool(store: Store, target: LayerInfo, neurons: np.ndarray, mask: torch.
 
 
 def pool_tiles(store: Store, target: LayerInfo, neurons: np.ndarray, mask: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Stream the neurons' activations [M, n] over the images that `mask` [N] names, shard by shard."""
+    """Stream the neurons' activations [M, n] on the images in `mask` [N], shard by shard."""
     first = 0
     marks = catalog.covered(store, target.what, len(mask))
     for tile in streams.activation_tiles(store, target, marks, neurons):
@@ -98,7 +98,7 @@ def pool_pairs(store: Store, selection: Selection, mask: torch.Tensor) -> Iterat
 
 
 def pool_embeddings(store: Store, source: EncoderInfo, mask: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Stream the embeddings [n, D] of the images that `mask` [N] names, shard by shard."""
+    """Stream the embeddings [n, D] of the images in `mask` [N], shard by shard."""
     first = 0
     for tile in streams.embedding_tiles(store, source, catalog.covered(store, source.what, len(mask))):
         yield tile[mask[first : first + len(tile)]]

@@ -1,7 +1,7 @@
 """The vector index as a user's choice: built, extended, dropped, measured against the exact answer; tables compacted.
 
-Nothing here changes an answer that is exact. Search through a vector index looks into some of its partitions only, so
-how often it finds the exact contrastive image is measured on drawn neurons and reported.
+Exact answers never change. A search through a vector index visits only some of its partitions, so its recall of the
+exact contrastive images is measured on randomly selected neurons and reported.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ _T = TypeVar("_T")
 
 IndexKind = Literal["none", "ivf_flat", "ivf_sq", "ivf_pq", "ivf_rq", "ivf_hnsw_sq"]  # Lance's own names
 KINDS: tuple[str, ...] = get_args(IndexKind)
-_GROWN = 0.5  # an index is trained anew when more than such a share of its rows came since
-_TRAINING = 256  # vectors a partition to train on: Lance's own measure
-_TRAINING_BYTES = 2**30  # and at most so many bytes of them
-_NEAREST = 32  # neighbours asked for where queries are timed
-_TRAINED_ON = 256  # images, at least, for the codebook of ivf_pq
+_GROWN = 0.5  # an index is trained again when its new rows exceed this share
+_TRAINING = 256  # training vectors per partition, as in Lance
+_TRAINING_BYTES = 2**30  # of training vectors, at most
+_NEAREST = 32  # neighbours per timed query
+_TRAINED_ON = 256  # images needed to train the codebook of ivf_pq
 _SAME = 1e-6  # cosines closer than this are equal
 
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """How search for contrastive images through a vector index compares with the exact answer, on drawn neurons.
+    """How contrastive search through a vector index compares with the exact answer, on randomly selected neurons.
 
     `recall` is the share, 0 to 1, of `questions` (pairs of neuron and activating image) whose first contrastive image
     is the exact one or as near. Times are medians over the neurons, in milliseconds.
@@ -52,7 +52,7 @@ class Recall:
     recall: float
     questions: int
     neurons: int
-    query_ms: float  # one neuron's activating images looked up at once, through the index
+    query_ms: float  # one batched query for a neuron's activating images, through the index
     query_without_ms: float  # the same without the index
     search_ms: float  # one neuron's contrastive images by search
     products_ms: float  # the same by matrix products, which is exact
@@ -60,7 +60,7 @@ class Recall:
 
 @dataclass(frozen=True, slots=True)
 class EncoderOptimized:
-    """What `optimize` did for one encoder's embeddings, `action` in words; without an index there is no `recall`."""
+    """What `optimize` did for one encoder's embeddings, `action` in words; `recall` is None without an index."""
 
     encoder: str
     kind: str
@@ -75,7 +75,7 @@ class EncoderOptimized:
 
 @dataclass(frozen=True, slots=True)
 class TableOptimized:
-    """What `optimize` did to one table. Bytes are those of its last version; `freed` those of old versions removed."""
+    """What `optimize` did to one table. `bytes` is the size of its last version, `freed` that of removed versions."""
 
     table: str
     rows: int
@@ -107,9 +107,9 @@ def optimize(
 ) -> OptimizeSummary:
     """Build or extend the vector index of every encoder (or the one named), compact all tables, measure recall.
 
-    `kind` is `auto` (the kind there is; else by the number of images), `none` (drop it) or a kind of vector index.
-    `questions` is how many pairs of neuron and activating image the recall rests on, at least, where there are so many.
-    Cut short, the index works as before or after, and the same call goes on. Errors: SettingError, NotFoundError,
+    `kind` is `auto` (the present kind, else by the number of images), `none` (drop the index) or a kind of index.
+    The recall rests on at least `questions` pairs of neuron and activating image, if there are enough. An interrupted
+    run leaves a working index, and the same call resumes. Errors: SettingError, NotFoundError,
     StoreError.
     """
     if kind not in ("auto", *KINDS):
@@ -142,7 +142,7 @@ def optimize(
 
 
 def _check_kind(store: Store, source: EncoderInfo, kind: str) -> None:
-    """Refuse a kind that cannot be built of these embeddings."""
+    """Raise SettingError for a kind that cannot be built from these embeddings."""
     rows = store.count(source.table)
     if kind == "ivf_pq" and rows < _TRAINED_ON:
         raise SettingError(
@@ -167,7 +167,7 @@ class _Steps:
 
 
 def kind_for(images: int, width: int) -> IndexKind:
-    """Return the kind of vector index for so many embeddings of so many dimensions.
+    """Return the default kind of vector index for a number of images and dimensions.
 
     >>> kind_for(5_000, 512), kind_for(100_000, 512), kind_for(400_000_000, 512)
     ('none', 'ivf_flat', 'ivf_sq')
@@ -178,7 +178,7 @@ def kind_for(images: int, width: int) -> IndexKind:
 
 
 def partitions_for(images: int) -> int:
-    """Return the number of partitions: the root of the number of images, about.
+    """Return the number of partitions: about the square root of the number of images.
 
     >>> partitions_for(100_000)
     316
@@ -187,9 +187,9 @@ def partitions_for(images: int) -> int:
 
 
 def _extend(store: Store, source: EncoderInfo, kind: str) -> bool:
-    """Bring new rows into an index that stays, before compaction: it does not join indexed rows with others.
+    """Add new rows to an index before compaction, which does not merge indexed fragments with others.
 
-    An index that has grown a lot is left to be built anew.
+    Returns False if there is nothing to add, or if the index has grown so much that it must be built again.
     """
     index = store.vector_index(source.table)
     if not index or not index.unindexed or kind not in ("auto", index.kind) or index.unindexed > _GROWN * index.rows:
@@ -207,7 +207,7 @@ def _tidy(store: Store, name: str, keep_hours: float) -> TableOptimized:
 
 
 def _index(store: Store, source: EncoderInfo, kind: str, extended: bool) -> EncoderOptimized:
-    """Make the vector index of one encoder what it should be; recall is left to the caller."""
+    """Build, keep or drop the vector index of one encoder; the caller measures recall."""
     started = time.monotonic()
     rows = store.count(source.table)
     index = store.vector_index(source.table)
@@ -222,7 +222,7 @@ def _index(store: Store, source: EncoderInfo, kind: str, extended: bool) -> Enco
         maintenance.index_column(store, source.table, "image_id")
         action = "extended" if extended else "kept"
         if index is None or not index.rows or index.kind != target_kind or index.unindexed:
-            action = "built" if index is None else "built anew"
+            action = "built" if index is None else "built again"
             device = _build(store, source, target_kind, min(partitions_for(rows), rows))
         partitions = maintenance.partition_count(store, source.table)
     now = store.vector_index(source.table)
@@ -232,19 +232,19 @@ def _index(store: Store, source: EncoderInfo, kind: str, extended: bool) -> Enco
 
 
 def _build(store: Store, source: EncoderInfo, kind: str, partitions: int) -> str:
-    """Build a vector index, its partitions trained on a GPU where there is one; return where they were."""
+    """Build a vector index, training its partitions on a GPU if there is one; return the device."""
     centres = None
     if torch.cuda.is_available():
         try:
             centres = train_partitions(_sample(store, source, partitions).to("cuda"), partitions)
-        except RuntimeError:  # a card without room: the CPU does the same, slower
+        except RuntimeError:  # not enough GPU memory: the CPU does the same, more slowly
             centres = None
     maintenance.build_vector_index(store, source.table, kind, partitions, centres)
     return "cpu" if centres is None else "cuda"
 
 
 def _sample(store: Store, source: EncoderInfo, partitions: int) -> torch.Tensor:
-    """Return embeddings drawn by seed, in random order: some for each partition, within a bound on memory."""
+    """Return seeded random embeddings in random order: some per partition, within a bound on memory."""
     rows = store.count(source.table)
     size = min(rows, _TRAINING * partitions, max(partitions, _TRAINING_BYTES // (4 * source.width)))
     return streams.embeddings_of(store, source, np.random.default_rng(0).choice(rows, size, replace=False))
@@ -255,8 +255,8 @@ def train_partitions(vectors: torch.Tensor, partitions: int, rounds: int = 20) -
 
     It runs where the vectors are. An empty partition keeps its centre.
     """
-    # Lance does not do it: in pylance 14 `create_index(accelerator=...)` uses the GPU for IVF_PQ alone and falls back
-    # to the CPU, with a warning, for the other kinds that `kind_for` chooses.
+    # Lance does not do it: in pylance 14 `create_index(accelerator=...)` uses the GPU only for IVF_PQ and falls back
+    # to the CPU, with a warning, for the kinds that `kind_for` returns.
     centres = vectors[:partitions].clone()
     rows = max(256, settings.TILE_BYTES.value() // (4 * partitions))
     for _ in range(rounds):
@@ -271,7 +271,7 @@ def train_partitions(vectors: torch.Tensor, partitions: int, rounds: int = 20) -
 def measure_recall(store: Store, source: EncoderInfo, questions: int, seed: int = 0) -> Recall | None:
     """Return how contrastive search through the vector index compares with the exact answer; None without neurons.
 
-    Neurons are drawn by seed from all finished layers until they ask `questions` questions, or there are no more.
+    Neurons are selected at random by seed from all finished layers until they have `questions` activating images.
     """
     exact: list[tuple[Selection, ExampleOptions, Examples, float]] = []
     total = 0
@@ -288,7 +288,7 @@ def measure_recall(store: Store, source: EncoderInfo, questions: int, seed: int 
             break
     if not total:
         return None
-    release(store)  # a search needs the memory, and not the embeddings
+    release(store)  # a search needs the memory but not the embeddings
     right = 0
     times = []
     for selection, options, expected, products in exact:
@@ -303,14 +303,14 @@ def measure_recall(store: Store, source: EncoderInfo, questions: int, seed: int 
 
 
 def _agreeing(approximate: Examples, exact: Examples) -> int:
-    """Return for how many activating images of one neuron the same contrastive image was found, or one as near."""
+    """Return the number of one neuron's activating images whose contrastive image is the exact one or as near."""
     same = approximate.contrastive[0, :, 0] == exact.contrastive[0, :, 0]
     near = approximate.similarities[0, :, 0] >= exact.similarities[0, :, 0] - _SAME
     return int(((exact.contrastive[0, :, 0] >= 0) & (same | near)).sum())
 
 
 def _drawn(store: Store, source: EncoderInfo, seed: int) -> Iterator[Selection]:
-    """Yield the neurons that fire, one by one, in a random order."""
+    """Yield the neurons that fire, one by one, in random order."""
     finished = [info for info in catalog.layers(store) if catalog.is_finished(store, info)]
     alive = []
     for target in finished:
@@ -322,13 +322,13 @@ def _drawn(store: Store, source: EncoderInfo, seed: int) -> Iterator[Selection]:
 
 
 def _examples(store: Store, selection: Selection) -> int:
-    """Return how many activating images to ask about: as many as labels rest on, if so many are kept."""
+    """Return the number of activating images per neuron: the default of labels, or what is stored if fewer."""
     stored = len(selection.statistics(store)["top_images"][0])
     return min(ExampleOptions().examples, stored)
 
 
 def _query_times(store: Store, source: EncoderInfo, exact: Examples) -> tuple[float, float]:
-    """Return the seconds that looking up a neuron's activating images takes with and without the index."""
+    """Return the seconds of a query for a neuron's activating images with and without the index."""
     ids = exact.activating[0]
     anchors = streams.embeddings_of(store, source, ids[ids >= 0].numpy()).numpy()
     _, through = _timed(partial(store.search, source.table, anchors, _NEAREST))

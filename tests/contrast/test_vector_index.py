@@ -117,7 +117,7 @@ def test_auto_builds_from_the_threshold_on_and_keeps_a_chosen_kind(index, monkey
     (built,) = index.optimize().encoders
     assert (built.kind, built.action) == ("ivf_flat", "built")
     (again,) = index.optimize(kind="ivf_sq").encoders
-    assert (again.kind, again.action) == ("ivf_sq", "built anew")
+    assert (again.kind, again.action) == ("ivf_sq", "built again")
 
 
 def test_images_added_later_are_found_and_join_the_index(tmp_path, monkeypatch):
