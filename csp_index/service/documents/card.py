@@ -1,4 +1,4 @@
-"""A neuron's document as the picture card that `csp-index show` draws. Knows nothing about the store."""
+"""The picture card of a neuron, drawn from its document as `csp-index show` draws it. Knows nothing about the store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHOWN: Final = 10  # pairs
 
 
 def card_of(page: NeuronDocument, picture: Callable[[int], bytes]) -> bytes:
-    """Return the card as PNG; `picture` gives the encoded thumbnail of an image, or nothing where there is none."""
+    """Return the card as PNG; `picture` returns the encoded thumbnail of an image, b"" where there is none."""
     pairs = [pair for pair in page["pairs"] if not pair["neighbour"]][:_SHOWN]
     card = CardData(
         title=page["neuron"],

@@ -1,4 +1,4 @@
-"""Two to four neurons side by side: what each page tells, the labels they share, how alike they are."""
+"""Two to four neurons side by side: the document of each, the labels they share, how similar they are."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from csp_index.service.live.engine import Engine
 
 NEURONS: Final = (2, 4)
-"""How many neurons can be compared, at least and at most."""
+"""The fewest and the most neurons that can be compared."""
 _NOTHING: Final = 1e-6  # a score nearer to 0 is 0: consensus cuts its factors at 1e-9, so that ties have an order
 
 
 def compare_document(
     snapshot: Snapshot, engine: Engine, keys: Sequence[NeuronKey], method: str | None = None
 ) -> CompareDocument:
-    """Return what the page of a comparison tells.
+    """Return the document of a comparison.
 
-    `shared` are the texts among the kept labels of all neurons, `own` those of one alone, both in the order of scores;
-    a label of score 0, on which nothing was agreed, counts for neither.
-    `similarity` is the cosine of each two concept vectors, None where a neuron has none. SettingError unless two to
-    four different neurons are named.
+    `shared` are the texts among the kept labels of all neurons, `own` those of one neuron alone, both in the order of
+    scores; labels of score 0 count for neither, because nothing supports them.
+    `similarity` is the cosine of each two concept vectors, None where a neuron has none. Raises SettingError unless
+    `keys` are two to four different neurons.
     """
     least, most = NEURONS
     if not least <= len(keys) <= most or len(set(keys)) < len(keys):
@@ -60,9 +60,9 @@ def _without_queries(document: NeuronDocument) -> ComparedNeuron:
 def _similarity(snapshot: Snapshot, engine: Engine, keys: Sequence[NeuronKey]) -> list[list[float | None]]:
     if not has_vectors(snapshot, engine):
         return [[None] * len(keys) for _ in keys]
-    found = [engine.models().concepts(key.layer_key) for key in keys]
-    vectors = np.stack([concepts.vectors[key.neuron] for concepts, key in zip(found, keys, strict=True)])
-    live = [bool(c.alive[key.neuron]) and bool(v.any()) for c, key, v in zip(found, keys, vectors, strict=True)]
+    layers = [engine.models().concepts(key.layer_key) for key in keys]
+    vectors = np.stack([concepts.vectors[key.neuron] for concepts, key in zip(layers, keys, strict=True)])
+    live = [bool(c.alive[key.neuron]) and bool(v.any()) for c, key, v in zip(layers, keys, vectors, strict=True)]
     cosines = np.clip(vectors @ vectors.T, -1, 1).tolist()
     size = range(len(keys))
     return [[cosines[a][b] if live[a] and live[b] else None for b in size] for a in size]

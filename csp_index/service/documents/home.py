@@ -40,7 +40,7 @@ def home_document(snapshot: Snapshot) -> HomeDocument:
 
 
 def random_neuron(snapshot: Snapshot, rng: random.Random) -> NeuronKey:
-    """Return the address of a neuron that fires, any of the index with equal chance."""
+    """Return the address of a random neuron that fires; each neuron of the index is equally likely."""
     firing = [(row, row["neurons"] - row["dead"]) for row in snapshot.layer_rows()]
     firing = [(row, count) for row, count in firing if count > 0]
     if not firing:
@@ -52,6 +52,6 @@ def random_neuron(snapshot: Snapshot, rng: random.Random) -> NeuronKey:
 
 
 def run_row(run: dict[str, Any]) -> RunRow:
-    """Return the columns of a run that people want to know, times as text."""
+    """Return the columns of a run that pages show, times as text."""
     row = {name: run[name].isoformat() if hasattr(run[name], "isoformat") else run[name] for name in _RUN}
     return cast(RunRow, row)

@@ -1,6 +1,6 @@
-"""What the page of an image tells: what it is, which neurons it excites, its neighbours; and its thumbnail.
+"""The page of an image: what it is, which neurons it excites, its neighbors; and its thumbnail.
 
-Images are named by their ids alone: pictures come out of the index's own tables, and no file is ever opened.
+An id is all that names an image: pictures come from the index's own tables, and no file is ever opened.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from csp_index.service.live.engine import Engine
 
 NEIGHBOURS: Final = 12
-EXCITES: Final = 24  # neurons told of an image
+EXCITES: Final = 24  # neurons shown for an image
 _INDEXED = ("uri", "width", "height", "split", "metadata")
 _DERIVED = ("kind", "origin", "model", "layer", "neuron", "rank", "recipe", "activation")
-_ENTRIES = 2**21  # neurons x images of a layer that are kept the other way round
+_ENTRIES = 2**21  # most neurons x images of a layer that are sorted by image
 _KINDS = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
 
 
@@ -63,19 +63,19 @@ class TopOf:
 
 
 def image_document(snapshot: Snapshot, engine: Engine, image_id: int) -> ImageDocument:
-    """Return what the page of an indexed or a derived image tells."""
+    """Return the document of an indexed or a derived image."""
     snapshot.check_image(image_id)
-    told = _derived(snapshot, image_id) if is_derived(image_id) else _indexed(snapshot, image_id)
+    facts = _derived(snapshot, image_id) if is_derived(image_id) else _indexed(snapshot, image_id)
     return {
         "image_id": image_id,
-        **told,
+        **facts,
         "excites": excited_by(snapshot, image_id, EXCITES),
         "neighbours": _neighbours(snapshot, engine, image_id),
     }
 
 
 def stored_thumbnail(snapshot: Snapshot, image_id: int) -> tuple[bytes, str]:
-    """Return a small picture of an image as the index keeps it, and its media type. NotFoundError where it has none."""
+    """Return the small picture of an image in the index, and its media type. NotFoundError where it has none."""
     snapshot.check_image(image_id)
     if is_derived(image_id):
         picture = _derived_row(snapshot, image_id, ["picture"])["picture"]
@@ -89,52 +89,51 @@ def stored_thumbnail(snapshot: Snapshot, image_id: int) -> tuple[bytes, str]:
 
 def excited_by(snapshot: Snapshot, image_id: int, most: int) -> list[ExcitedRow]:
     """Return the neurons of all layers that keep the image among their highest activating ones, most extreme first."""
-    found = []
+    entries = []
     for place, info in enumerate(snapshot.layers()):
         with suppress(NotFoundError):  # not finished
-            found += [
-                (rank, place, neuron, info.key, told) for rank, neuron, *told in _top_of(snapshot, info).of(image_id)
-            ]
-    found.sort(key=lambda entry: entry[:3])
+            top = _top_of(snapshot, info).of(image_id)
+            entries += [(rank, place, neuron, info.key, values) for rank, neuron, *values in top]
+    entries.sort(key=lambda entry: entry[:3])
     return [
         {**snapshot.layer(key).row(neuron), "activation": activation, "quantile": quantile}
-        for _, _, neuron, key, (activation, quantile) in found[:most]
+        for _, _, neuron, key, (activation, quantile) in entries[:most]
     ]
 
 
 def finished(snapshot: Snapshot) -> Iterator[LayerTable]:
-    """Go through the layers whose statistics are there."""
+    """Yield the layers whose statistics are complete."""
     for info in snapshot.layers():
         with suppress(NotFoundError):
             yield snapshot.layer(info.key)
 
 
 def check_image(snapshot: Snapshot, image_id: int) -> None:
-    """Refuse an image, indexed or derived, that is not there."""
+    """Refuse an image that does not exist, indexed or derived."""
     snapshot.check_image(image_id)
     if is_derived(image_id):
         _derived_row(snapshot, image_id, [])
 
 
 def has_vectors(snapshot: Snapshot, engine: Engine) -> bool:
-    """Tell whether the index holds embeddings, and the engine did not fail to load them."""
+    """Return whether the index has embeddings, and the engine did not fail to load them."""
     return bool(snapshot.encoders) and not engine.failed
 
 
 def image_vector(snapshot: Snapshot, engine: Engine, image_id: int) -> np.ndarray | None:
-    """Return the embedding [D] of an image; None without one: no encoder, or derived and embedded by another one."""
+    """Return the embedding [D] of an image, or None: no encoder, or another one embedded a derived image."""
     if not has_vectors(snapshot, engine):
         return None
     if is_derived(image_id):
         table = schema.derived_table(snapshot.encoder.name)
         if not snapshot.store.count(table, f"image_id = {image_id}"):
             return None
-    found: np.ndarray = engine.models().vectors_of([image_id])[0]
-    return found
+    vector: np.ndarray = engine.models().vectors_of([image_id])[0]
+    return vector
 
 
 def near_images(engine: Engine, vector: np.ndarray, count: int, but: int | None = None) -> list[tuple[int, float]]:
-    """Return the indexed images most similar to a unit vector [D] and their cosines, `but` one left out."""
+    """Return the indexed images most similar to a unit vector [D] and their cosines, without the image `but`."""
     near = engine.models().nearest_images(vector, count + (but is not None))
     return [(image, min(1.0, cosine)) for image, cosine in near if image != but][:count]
 
@@ -143,11 +142,11 @@ def _top_of(snapshot: Snapshot, info: LayerInfo) -> TopOf:
     def read() -> TopOf:
         return _by_image(snapshot.layer(info.key), max(1, _ENTRIES // info.neurons))
 
-    return snapshot.held.get(("top of", info.key), read, lambda found: found.nbytes)
+    return snapshot.held.get(("top of", info.key), read, lambda top: top.nbytes)
 
 
 def _by_image(table: LayerTable, most: int) -> TopOf:
-    """Return the `most` highest activating images of each neuron the other way round."""
+    """Return the `most` highest activating images of each neuron, sorted by image."""
     images, activations = top_images(table, most)
     neurons, ranks = np.nonzero(images >= 0)
     order = np.argsort(images[neurons, ranks], kind="stable")
@@ -182,7 +181,7 @@ def _indexed(snapshot: Snapshot, image_id: int) -> ImageFacts:
 
 def _derived(snapshot: Snapshot, image_id: int) -> ImageFacts:
     row = _derived_row(snapshot, image_id, [*_DERIVED, "picture"])
-    with Image.open(io.BytesIO(row["picture"])) as picture:  # its head alone is read
+    with Image.open(io.BytesIO(row["picture"])) as picture:  # reads its head alone
         width, height = picture.size
     recipe = {name: _last(value) if isinstance(value, str) else value for name, value in _parsed(row["recipe"]).items()}
     return {
@@ -203,23 +202,23 @@ def _derived(snapshot: Snapshot, image_id: int) -> ImageFacts:
 
 
 def _derived_row(snapshot: Snapshot, image_id: int, columns: Sequence[str]) -> dict[str, Any]:
-    found = derived_rows(snapshot.store, [image_id], columns)
-    if image_id not in found:
-        raise NotFoundError(f"derived image {image_id} does not exist: the pairs of a neuron name those there are")
-    return found[image_id]
+    rows = derived_rows(snapshot.store, [image_id], columns)
+    if image_id not in rows:
+        raise NotFoundError(f"derived image {image_id} does not exist: the pairs of a neuron name the derived images")
+    return rows[image_id]
 
 
 def _parsed(text: str | None) -> dict[str, Any]:
-    """Return what stands in a JSON object; nothing where there is none."""
+    """Return the entries of a JSON object; none where the text is no JSON object."""
     try:
-        told = json.loads(text or "{}", parse_constant=lambda _: None)
+        entries = json.loads(text or "{}", parse_constant=lambda _: None)
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return entries if isinstance(entries, dict) else {}
 
 
 def _last(text: str) -> str:
-    """Return the last part of a path, also of one in a model's name, and other texts as they are.
+    """Return the last part of a path, also of a path in a model's name, and other texts unchanged.
 
     >>> _last("/data/models/painter"), _last("diffusers:/models/painter"), _last("a red star, large/small")
     ('painter', 'painter', 'a red star, large/small')

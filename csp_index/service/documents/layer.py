@@ -1,7 +1,7 @@
 """A layer's neurons in a list: sorted, filtered, page by page.
 
-Sorting and filtering go over whole columns; rows are made for the neurons of a page alone. So is clarity, which needs
-the embeddings of their images; sorting by it computes it for the layer once.
+Sorting and filtering use whole columns; rows are made for the neurons of one page alone. So is clarity, which needs the
+embeddings of their images; sorting by clarity computes it once for the whole layer.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ Order = Literal["asc", "desc"]
 Shown = Literal["all", "labelled", "unlabelled", "dead", "uncertain"]
 
 IMAGES: Final = 30
-"""Highest activating images that a neuron's clarity rests on, at most."""
-_LONGEST = 300  # characters looked for in labels
+"""The most highest activating images that a neuron's clarity is computed from."""
+_LONGEST = 300  # characters of a text searched for in labels
 _BLOCK = 2**13  # images of neurons whose embeddings are gathered at once
 
 
 @dataclass(frozen=True, slots=True)
 class GalleryQuery:
-    """Which neurons of a layer to show, in what order; `cursor` is one that an earlier answer gave.
+    """Which neurons of a layer to show, in what order; `cursor` comes from an earlier answer.
 
-    `unlabelled` leaves out dead neurons. `q` is looked for in the label, upper and lower case alike. Raises
-    SettingError for what does not exist.
+    `unlabelled` leaves out dead neurons. `q` is searched for in the labels, ignoring case. Raises SettingError for
+    values that do not exist.
     """
 
     sort: Sort = "index"
@@ -59,13 +59,13 @@ class GalleryQuery:
             if (value := getattr(self, name)) not in get_args(kinds):
                 raise SettingError(f"{name} is {value!r}: expected {', '.join(get_args(kinds))}")
         if len(self.q) > _LONGEST:
-            raise SettingError(f"the text to look for has {len(self.q)} characters: expected at most {_LONGEST}")
+            raise SettingError(f"the text to search for has {len(self.q)} characters: expected at most {_LONGEST}")
         if self.size < 1:
             raise SettingError(f"limit is {self.limit}: expected at least 1")
 
     @property
     def size(self) -> int:
-        """Neurons of a page."""
+        """How many neurons a page has."""
         return settings.SERVE_PAGE.value() if self.limit is None else self.limit
 
     def terms(self, method: str | None) -> GalleryTerms:
@@ -84,7 +84,7 @@ class GalleryQuery:
         return base64.urlsafe_b64encode(f"{place}.{self._mark(key)}".encode()).decode().rstrip("=")
 
     def place(self, key: LayerKey) -> int:
-        """Return where the page begins. Raises SettingError for a cursor of another query, or none at all."""
+        """Return where the page begins. Raises SettingError for anything but a cursor of this query."""
         if not self.cursor:
             return 0
         try:
@@ -95,18 +95,18 @@ class GalleryQuery:
         place, _, mark = text.partition(".")
         if mark != self._mark(key) or not place.isdigit() or len(place) > 9:
             raise SettingError(
-                "the cursor does not belong to this query: leave it out, then take `next` of the answer before"
+                "the cursor does not belong to this query: start without a cursor, then use `next` of each answer"
             )
         return int(place)
 
     def _mark(self, key: LayerKey) -> str:
-        """Return a short hash of what decides the order of neurons."""
-        asked = [str(key), self.sort, self.order, self.state, self.q, self.method]
-        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
+        """Return a short hash of everything that determines the order of neurons."""
+        terms = [str(key), self.sort, self.order, self.state, self.q, self.method]
+        return hashlib.sha256(json.dumps(terms).encode()).hexdigest()[:12]
 
 
 def layer_document(snapshot: Snapshot, engine: Engine, key: LayerKey, query: GalleryQuery) -> LayerDocument:
-    """Return what the page of a layer shows: the layer, the query, one page of neurons, cursors both ways."""
+    """Return the document of a layer: the layer, the query, one page of neurons, cursors both ways."""
     table = snapshot.layer(key)
     labels = table.labels(query.method)
     place, page = query.place(key), _page(snapshot, engine, table, query)
@@ -121,14 +121,14 @@ def layer_document(snapshot: Snapshot, engine: Engine, key: LayerKey, query: Gal
 
 
 def neurons_document(snapshot: Snapshot, engine: Engine, key: LayerKey, query: GalleryQuery) -> NeuronsDocument:
-    """Return one page of a layer's neurons, how many there are in all, and the cursor of the page after."""
+    """Return one page of a layer's neurons, their total number, and the cursor of the next page."""
     return _page(snapshot, engine, snapshot.layer(key), query)
 
 
 def column(snapshot: Snapshot, engine: Engine, table: LayerTable, name: str, method: str | None = None) -> np.ndarray:
     """Return a column of numbers of a layer's neurons, [M] float64; NaN where a neuron has none.
 
-    `label` is the place of the label among all labels of the layer in alphabetical order.
+    For `label` it is the place of the label among all labels of the layer in alphabetical order.
     """
     if name == "clarity":
         return clarities(snapshot, engine, table).all()
@@ -145,14 +145,14 @@ def column(snapshot: Snapshot, engine: Engine, table: LayerTable, name: str, met
 
 
 def clarities(snapshot: Snapshot, engine: Engine, table: LayerTable) -> Clarities:
-    """Return the clarity of a layer's neurons, which is computed as far as it is asked for and kept."""
+    """Return the clarity of a layer's neurons; it computes values on request and caches them."""
     return snapshot.held.get(
-        ("clarity", table.info.key), lambda: Clarities(snapshot, engine, table), lambda found: found.nbytes
+        ("clarity", table.info.key), lambda: Clarities(snapshot, engine, table), lambda values: values.nbytes
     )
 
 
 class Clarities:
-    """The mean cosine of a neuron's highest activating images with each other, neuron by neuron as asked for."""
+    """The mean cosine among a neuron's highest activating images, computed for neurons on request."""
 
     def __init__(self, snapshot: Snapshot, engine: Engine, table: LayerTable) -> None:
         self._engine, self._has_encoder = engine, bool(snapshot.encoders)
@@ -163,15 +163,15 @@ class Clarities:
 
     @property
     def nbytes(self) -> int:
-        """The memory they take."""
+        """How much memory the values take."""
         return self._places.nbytes + self._values.nbytes + self._known.nbytes
 
     def all(self) -> np.ndarray:
-        """Return those of all neurons [M]; NaN where there is none: fewer than two images, or no embeddings."""
+        """Return the clarity of all neurons [M]; NaN for fewer than two images, or without embeddings."""
         return self.of(np.arange(len(self._values)))
 
     def of(self, neurons: np.ndarray) -> np.ndarray:
-        """Return those of some neurons [I]."""
+        """Return the clarity of some neurons [I]."""
         with self._lock:
             missing = neurons[~self._known[neurons]]
             if len(missing) and self._has_encoder and not self._engine.failed:
@@ -180,10 +180,10 @@ class Clarities:
                     for first in range(0, len(missing), step):
                         self._fill(missing[first : first + step])
                 except CspIndexError:
-                    if not self._engine.failed:  # then there are no embeddings, but all the rest can be shown
+                    if not self._engine.failed:  # without an engine the rest of the page can still be shown
                         raise
-            found: np.ndarray = self._values[neurons]
-            return found
+            values: np.ndarray = self._values[neurons]
+            return values
 
     def _fill(self, neurons: np.ndarray) -> None:
         places = self._places[neurons]
@@ -201,9 +201,9 @@ class Clarities:
 
 
 def top_images(table: LayerTable, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the highest activating images of each neuron, `most` at most, and their activations, [M, K] both.
+    """Return the `most` highest activating images of each neuron (all by default) and their activations, both [M, K].
 
-    An image that does not activate the neuron is -1.
+    The id is -1 for an image that does not activate the neuron.
     """
     activations = _lists(table, "top_activations")[:, :most].astype(np.float32)
     return np.where(activations > 0, _lists(table, "top_images")[:, :most], -1), activations
@@ -211,18 +211,18 @@ def top_images(table: LayerTable, most: int | None = None) -> tuple[np.ndarray, 
 
 def _lists(table: LayerTable, name: str) -> np.ndarray:
     flat = table.statistics[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    found: np.ndarray = flat.reshape(table.info.neurons, -1)
-    return found
+    lists: np.ndarray = flat.reshape(table.info.neurons, -1)
+    return lists
 
 
 def _page(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery) -> NeuronsDocument:
     key, first = table.info.key, query.place(table.info.key)
     order = _ordered(snapshot, engine, table, query)
-    chosen = order[first : first + query.size]
-    clarity = clarities(snapshot, engine, table).of(chosen).tolist()
+    shown = order[first : first + query.size]
+    clarity = clarities(snapshot, engine, table).of(shown).tolist()
     rows: list[GalleryRow] = [
         {**table.row(neuron, query.method), "clarity": finite(value)}
-        for neuron, value in zip(chosen.tolist(), clarity, strict=True)
+        for neuron, value in zip(shown.tolist(), clarity, strict=True)
     ]
     after = first + query.size
     more = query.cursor_at(key, after) if after < len(order) else None
@@ -230,45 +230,45 @@ def _page(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQ
 
 
 def _ordered(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery) -> np.ndarray:
-    """Return the numbers of the query's neurons in its order: those without a value last, ties by number."""
-    neurons = np.flatnonzero(_kept(table, query))
+    """Return the numbers of the query's neurons in its order: neurons without a value last, ties by number."""
+    neurons = np.flatnonzero(_selected(table, query))
     values = column(snapshot, engine, table, query.sort, query.method)[neurons]
     absent = np.isnan(values)
     keys = np.where(absent, 0, values if query.order == "asc" else -values)
-    found: np.ndarray = neurons[np.lexsort((keys, absent))]
-    return found
+    ordered: np.ndarray = neurons[np.lexsort((keys, absent))]
+    return ordered
 
 
-def _kept(table: LayerTable, query: GalleryQuery) -> np.ndarray:
-    """Tell which neurons [M] the query's filters let through."""
+def _selected(table: LayerTable, query: GalleryQuery) -> np.ndarray:
+    """Return which neurons [M] pass the query's filters."""
     labels, none = table.labels(query.method), np.zeros(table.info.neurons, dtype=bool)
     labelled = none if labels is None else labels.states == "labelled"
-    kept: np.ndarray = ~none
+    selected: np.ndarray = ~none
     if query.state == "labelled":
-        kept = labelled
+        selected = labelled
     elif query.state == "unlabelled":
-        kept = ~labelled & ~table.dead
+        selected = ~labelled & ~table.dead
     elif query.state == "dead":
-        kept = table.dead
+        selected = table.dead
     elif query.state == "uncertain":
-        kept = none if labels is None else labels.uncertain > 0
+        selected = none if labels is None else labels.uncertain > 0
     if query.q.strip():
-        kept = kept & (none if labels is None else named(labels, query.q))
-    return kept
+        selected = selected & (none if labels is None else named(labels, query.q))
+    return selected
 
 
 def named(labels: MethodLabels, text: str) -> np.ndarray:
-    """Tell which neurons' labels [M] hold a text, upper and lower case alike."""
-    held = pc.match_substring(pc.utf8_lower(_texts(labels)), text.strip().lower())
-    found: np.ndarray = held.fill_null(False).to_numpy(zero_copy_only=False)
-    return found
+    """Return which neurons' labels [M] contain a text, ignoring case."""
+    matches = pc.match_substring(pc.utf8_lower(_texts(labels)), text.strip().lower())
+    named: np.ndarray = matches.fill_null(False).to_numpy(zero_copy_only=False)
+    return named
 
 
 def _alphabetical(labels: MethodLabels) -> np.ndarray:
     lowered = pc.utf8_lower(_texts(labels))
     places = pc.index_in(lowered, lowered.drop_null().unique().sort()).cast(pa.float64())
-    found: np.ndarray = places.to_numpy(zero_copy_only=False)  # null is NaN
-    return found
+    order: np.ndarray = places.to_numpy(zero_copy_only=False)  # null is NaN
+    return order
 
 
 def _texts(labels: MethodLabels) -> pa.Array:

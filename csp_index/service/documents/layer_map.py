@@ -1,7 +1,7 @@
 """The neurons of a layer on a plane: the two directions in which their concept vectors differ most.
 
 Principal components by NumPy, exact and the same at every call. Neurons without a concept vector are left out. A plane
-hangs on the layer alone: what colours its points is looked up anew.
+depends on the layer alone; the values that color its points are looked up on each request.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from csp_index.service.live.engine import Engine
 
 COLOURS: Final = ("score", "lead", "confidence", "firing_rate", "clarity", "max", "index")
-"""Columns that can colour a map."""
+"""Columns that can color a map."""
 POINTS: Final = 20_000
-"""Neurons on a map, at most; of a larger layer so many are drawn, evenly over its numbers."""
+"""The most neurons on a map; of a larger layer the map shows this many, spread evenly over its numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +38,19 @@ class Plane:
 
     @property
     def nbytes(self) -> int:
-        """The memory it takes."""
+        """How much memory it takes."""
         return self.neurons.nbytes + self.places.nbytes
 
 
 def layer_map(
     snapshot: Snapshot, engine: Engine, key: LayerKey, colour: str = "score", method: str | None = None
 ) -> MapDocument:
-    """Return the map of a layer, its points coloured by a column of `COLOURS`; SettingError for another one."""
+    """Return the map of a layer, its points colored by a column of `COLOURS`. Raises SettingError for other columns."""
     if colour not in COLOURS:
         raise SettingError(f"colour is {colour!r}: expected {', '.join(COLOURS)}")
     table = snapshot.layer(key)
     labels = table.labels(method)
-    plane = snapshot.held.get(("plane", key), lambda: _plane(engine, table), lambda found: found.nbytes)
+    plane = snapshot.held.get(("plane", key), lambda: _plane(engine, table), lambda plane: plane.nbytes)
     values = column(snapshot, engine, table, colour, method)[plane.neurons]
     known = values[np.isfinite(values)]
     drawn = len(plane.neurons)
@@ -72,7 +72,7 @@ def layer_map(
 
 
 def plane_of(vectors: np.ndarray, alive: np.ndarray) -> Plane:
-    """Return the plane of the neurons `alive` [M] that have a vector [M, D]; the longer axis fills [0, 1]."""
+    """Return the plane of those neurons `alive` [M] that have a vector [M, D]; the longer axis fills [0, 1]."""
     neurons = np.flatnonzero(alive & vectors.any(axis=1))
     total = len(neurons)
     if total > POINTS:
@@ -89,14 +89,14 @@ def plane_of(vectors: np.ndarray, alive: np.ndarray) -> Plane:
 
 
 def _leading(rows: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-    """Return centred rows [P, D] along their two leading directions, [P, 2], and those directions' share of variance.
+    """Return centered rows [P, D] along their two leading directions, [P, 2], and these directions' share of variance.
 
-    Of two opposite directions the one whose largest entry is positive is taken.
+    A direction's largest entry is positive, which decides between the two opposite ones.
     """
     count, width = rows.shape
     total = float(np.square(rows, dtype=np.float64).sum())
     places, shares = np.zeros((count, 2)), [0.0, 0.0]
-    if total <= count * 1e-12:  # nothing but rounding of unit vectors
+    if total <= count * 1e-12:  # only rounding errors of unit vectors
         return places, (0.0, 0.0)
     products = rows.T @ rows if width <= count else rows @ rows.T
     values, directions = np.linalg.eigh(products.astype(np.float64))

@@ -1,6 +1,6 @@
 """The page of a neuron, as a document that JSON can hold.
 
-A function of a snapshot and an engine, which gives arrays alone: this file does not load torch.
+Its functions take a snapshot and an engine that returns arrays, so this file does not load torch.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ if TYPE_CHECKING:
     from csp_index.service.live.engine import Engine
 
 THRESHOLDS: Final = ("mean", "quantile:0.25", "quantile:0.5", "quantile:0.75", "quantile:0.9", "max:0.1", "max:0.5")
-"""Low-activation thresholds a page offers; `ExampleOptions.threshold` takes more."""
+"""Thresholds of low activation that a page offers; `ExampleOptions.threshold` takes more."""
 
 _QUANTILES = (1.0, 0.99, 0.95, 0.9, 0.75, 0.5, 0.25, 0.0)
-_ROW = 6  # images of a quantile
+_ROW = 6  # images per quantile
 _BINS = 40
-_BLOCK, _BLOCK_BYTES = 64, 16 * 2**20  # neurons, and bytes of their activations, that are read together at most
-_KEPT = 20  # candidates told of a neuron
+_BLOCK, _BLOCK_BYTES = 64, 16 * 2**20  # most neurons, and bytes of their activations, that are read together
+_KEPT = 20  # candidates shown for a neuron
 _SIMILAR = 8
-_SIMILAR_BYTES = 32 * 2**20  # concept vectors that are compared with one neuron's, at most
-_FACETED = 60  # activating images that facets look at
-_GAMMA = 0.5  # of facets where the label's method has none: whole concepts and conjunctions both survive it
+_SIMILAR_BYTES = 32 * 2**20  # most bytes of concept vectors that are compared with one neuron's
+_FACETED = 60  # most activating images that facets are made of
+_GAMMA = 0.5  # of facets where the label's method has none: both whole concepts and conjunctions survive it
 
 
 def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: str | None = None) -> NeuronDocument:
-    """Return all a page tells of a neuron; its label is the newest by `method`, by default the layer's own.
+    """Return all that a page shows of a neuron; its label is the newest by `method`, by default the label shown.
 
     Raises NotFoundError for an unknown neuron and for a method that labelled nothing in its layer.
     """
@@ -70,14 +70,14 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
     ids = {pair.image_id for pair in shown.pairs} | {p.contrast_id for p in shown.pairs if p.contrast_id is not None}
     ids |= {image["image_id"] for row in rows for image in row["images"]}
     facets = snapshot.held.get(
-        ("facets", key, method), lambda: _facets(snapshot, engine, shown), lambda found: 1000 * (1 + len(found))
+        ("facets", key, method), lambda: _facets(snapshot, engine, shown), lambda facets: 1000 * (1 + len(facets))
     )
     ids |= {image for facet in facets for image in facet["images"]}
     label = shown.label
     provenance = snapshot.held.get(
         ("provenance", key.layer_key, label and label.run_id),
         lambda: _provenance(snapshot, table, shown),
-        lambda found: 10_000,
+        lambda provenance: 10_000,
     )
     document: ComparedNeuron = {
         **table.row(key.neuron, method),
@@ -106,7 +106,7 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """A neuron's label as a page shows it, with what it rests on; without a label its top images alone."""
+    """A neuron's label as a page shows it, with its evidence; without a label its top images alone."""
 
     label: Label | None
     pairs: tuple[ExamplePair, ...]
@@ -144,7 +144,7 @@ class _Spread:
 
     @property
     def nbytes(self) -> int:
-        """About how much memory this takes."""
+        """Approximately how much memory this takes."""
         return 1000 + sum(a.nbytes for a in (self.counts, self.edges, self.values, self.images, self.activations))
 
     def histogram(self) -> Histogram:
@@ -153,34 +153,34 @@ class _Spread:
 
     def rows(self) -> list[QuantileRow]:
         """Return a row of images for each quantile, from the maximum to the minimum."""
-        told = zip(_QUANTILES, *(a.tolist() for a in (self.values, self.images, self.activations)), strict=True)
+        columns = (self.values.tolist(), self.images.tolist(), self.activations.tolist())
         return [
             {
                 "quantile": quantile,
                 "value": value,
-                "images": [{"image_id": image, "activation": one} for image, one in zip(images, found, strict=True)],
+                "images": [{"image_id": image, "activation": one} for image, one in zip(ids, activations, strict=True)],
             }
-            for quantile, value, images, found in told
+            for quantile, value, ids, activations in zip(_QUANTILES, *columns, strict=True)
         ]
 
 
 def _spread(snapshot: Snapshot, table: LayerTable, key: NeuronKey) -> _Spread:
-    """Return where a neuron's activations lie; those of the neurons around it are read with it and held."""
+    """Return where a neuron's activations lie; reads and caches the neurons around it together with it."""
     size = min(_BLOCK, max(1, _BLOCK_BYTES // (4 * table.images)))
     first = key.neuron - key.neuron % size
 
     def read() -> list[_Spread]:
         marks = catalog.covered(snapshot.store, table.info.what, table.images)
-        wanted = np.arange(first, min(first + size, table.info.neurons))
-        parts = fetch_tiles(snapshot.store, table.info, marks, wanted)
+        neurons = np.arange(first, min(first + size, table.info.neurons))
+        parts = fetch_tiles(snapshot.store, table.info, marks, neurons)
         return [_spread_of(np.concatenate(rows)) for rows in zip(*parts, strict=True)]
 
-    found = snapshot.held.get(("spread", key.layer_key, first), read, lambda made: sum(one.nbytes for one in made))
-    return found[key.neuron - first]
+    block = snapshot.held.get(("spread", key.layer_key, first), read, lambda made: sum(one.nbytes for one in made))
+    return block[key.neuron - first]
 
 
 def _spread_of(activations: np.ndarray) -> _Spread:
-    """Return where activations [N] (N > 0) lie; of equal ones the image of the lower id counts as the stronger."""
+    """Return where activations [N] (N > 0) lie; of equal activations the image with the lower id counts as stronger."""
     lowest, highest, count = activations.min(), activations.max(), len(activations)
     margin = max(0.5, 1e-6 * abs(float(lowest))) if lowest == highest else 0.0
     edges = np.linspace(float(lowest) - margin, float(highest) + margin, _BINS + 1)
@@ -194,17 +194,17 @@ def _spread_of(activations: np.ndarray) -> _Spread:
 
     @cache
     def ranked(low: int, high: int) -> np.ndarray:
-        found = np.flatnonzero((levels >= low) & (levels <= high))[::-1]
-        return found[np.argsort(activations[found], kind="stable")]
+        images = np.flatnonzero((levels >= low) & (levels <= high))[::-1]
+        return images[np.argsort(activations[images], kind="stable")]
 
     values, rows = [], []
     for quantile in _QUANTILES:
         place = round(quantile * (count - 1))
         first = min(max(place - size // 2, 0), count - size)
         low, high = ordered[first], ordered[first + size - 1]
-        found = ranked(low, high)[first - np.searchsorted(ordered, low) :][:size]
-        values.append(activations[found[place - first]])
-        rows.append(found[::-1])
+        row = ranked(low, high)[first - np.searchsorted(ordered, low) :][:size]
+        values.append(activations[row[place - first]])
+        rows.append(row[::-1])
     images, counts = np.stack(rows), np.bincount(np.minimum(bins, _BINS - 1), minlength=_BINS)
     return _Spread(counts, edges, np.array(values), images, activations[images])
 
@@ -233,52 +233,52 @@ def _score_row(score: LabelScore) -> ScoreRow:
 
 
 def _methods(table: LayerTable, key: NeuronKey) -> list[MethodRow]:
-    """Return the newest label of the neuron by each method, those of the layer's own method first."""
+    """Return the newest label of the neuron by each method, the layer's main method first."""
     names = sorted(table.methods, key=lambda name: (name != table.method, name))
     rows = [(table.methods[name], table.row(key.neuron, name)) for name in names]
     return [
         {
-            "method": found.method,
+            "method": labels.method,
             "text": row["label"],
             "score": row["score"],
             "state": row["state"],
             "confidence": row["confidence"],
             "uncertain": row["uncertain"],
-            "run_id": found.runs[key.neuron],
+            "run_id": labels.runs[key.neuron],
         }
-        for found, row in rows
-        if found.runs[key.neuron]
+        for labels, row in rows
+        if labels.runs[key.neuron]
     ]
 
 
 def _facets(snapshot: Snapshot, engine: Engine, shown: _Shown) -> list[Facet]:
-    """Return the groups among the activating images; each is told by the nearest stored text, if there are any.
+    """Return the groups among the activating images, each named by the nearest stored text, if there are any.
 
-    The only one is told by the neuron's label.
+    A single group is named by the neuron's label.
     """
     partners = {pair.image_id: pair for pair in reversed(shown.pairs) if pair.neighbour == 0}
-    chosen = sorted(partners.values(), key=lambda pair: pair.rank) or [
+    pairs = sorted(partners.values(), key=lambda pair: pair.rank) or [
         ExamplePair(rank, image, value) for rank, (image, value) in enumerate(shown.top[:_FACETED])
     ]
-    chosen = chosen[:_FACETED]
-    if not chosen:
+    pairs = pairs[:_FACETED]
+    if not pairs:
         return []
-    ids = [pair.image_id for pair in chosen]
-    contrast = [pair.image_id if pair.contrast_id is None else pair.contrast_id for pair in chosen]
-    similarity = [0.0 if pair.contrast_id is None else pair.similarity or 0.0 for pair in chosen]
+    ids = [pair.image_id for pair in pairs]
+    contrast = [pair.image_id if pair.contrast_id is None else pair.contrast_id for pair in pairs]
+    similarity = [0.0 if pair.contrast_id is None else pair.similarity or 0.0 for pair in pairs]
     vectors = engine.models().vectors_of([*ids, *contrast])
     by_gamma = shown.label is not None and shown.label.method in methods_with("gamma")
     gamma = float(shown.settings.get("scoring", {}).get("gamma", _GAMMA)) if by_gamma else _GAMMA
     rows = directions(vectors[: len(ids)], vectors[len(ids) :], np.array(similarity, dtype=np.float32), gamma)
-    found = facets_of(rows)
-    weights = np.array([max(pair.activation, 0.0) for pair in chosen], dtype=np.float32)
+    facets = facets_of(rows)
+    weights = np.array([max(pair.activation, 0.0) for pair in pairs], dtype=np.float32)
     name = shown.label.text if shown.label else None
-    alone = len(found) == 1 and name is not None  # one thing only: it is what the neuron's label names
+    alone = len(facets) == 1 and name is not None  # one facet alone is what the neuron's label names
     texts = None if alone else snapshot.texts(str(shown.settings.get("candidates", "")))
     if texts is None:
-        named: list[tuple[str | None, np.ndarray]] = [(name if alone else None, facet) for facet in found]
+        named: list[tuple[str | None, np.ndarray]] = [(name if alone else None, facet) for facet in facets]
     else:
-        named = [(texts.names[at], facet) for at, facet in name_facets(rows, weights, found, texts.directions)]
+        named = [(texts.names[at], facet) for at, facet in name_facets(rows, weights, facets, texts.directions)]
     return [
         {"label": name, "share": len(facet) / len(ids), "images": [ids[place] for place in facet]}
         for name, facet in named
@@ -286,11 +286,11 @@ def _facets(snapshot: Snapshot, engine: Engine, shown: _Shown) -> list[Facet]:
 
 
 def _similar(snapshot: Snapshot, engine: Engine, key: NeuronKey) -> list[SimilarRow]:
-    """Return the neurons of nearest concept vector, as far as the vectors of all layers fit into a bound of memory."""
+    """Return the neurons with the nearest concept vectors, among the layers whose vectors fit into memory."""
     own = engine.models().concepts(key.layer_key)
     if not own.alive[key.neuron]:
         return []
-    found: list[tuple[float, NeuronKey]] = []
+    neurons: list[tuple[float, NeuronKey]] = []
     for layer in _compared(snapshot, key.layer_key):
         concepts = own if layer == key.layer_key else engine.models().concepts(layer)
         cosines = np.einsum("md,d->m", concepts.vectors, own.vectors[key.neuron])  # not by @: see `facets`
@@ -301,13 +301,13 @@ def _similar(snapshot: Snapshot, engine: Engine, key: NeuronKey) -> list[Similar
         least = np.partition(cosines, -few)[-few]
         for place in np.flatnonzero(cosines >= least).tolist():
             if np.isfinite(cosines[place]):
-                found.append((float(cosines[place]), NeuronKey(layer.model, layer.layer, place)))
-    found.sort(key=lambda one: -one[0])
-    return [{**snapshot.neuron_row(other), "similarity": cosine} for cosine, other in found[:_SIMILAR]]
+                neurons.append((float(cosines[place]), NeuronKey(layer.model, layer.layer, place)))
+    neurons.sort(key=lambda one: -one[0])
+    return [{**snapshot.neuron_row(other), "similarity": cosine} for cosine, other in neurons[:_SIMILAR]]
 
 
 def _compared(snapshot: Snapshot, own: LayerKey) -> Iterator[LayerKey]:
-    """Yield the neuron's own layer, then the others that are ready while their concept vectors fit into the bound."""
+    """Yield the neuron's own layer, then the other layers that are ready while their concept vectors fit the bound."""
     yield own
     left = _SIMILAR_BYTES // (4 * snapshot.encoder.width) - snapshot.info(own).neurons
     for row in snapshot.layer_rows():
@@ -320,7 +320,7 @@ def _compared(snapshot: Snapshot, own: LayerKey) -> Iterator[LayerKey]:
 def _provenance(snapshot: Snapshot, table: LayerTable, shown: _Shown) -> Provenance:
     """Return where the label comes from: its run, the encoder, the layer, the vocabulary, the packages' versions."""
     info, encoder, run = table.info, snapshot.encoder, shown.run
-    found: Provenance = {
+    provenance: Provenance = {
         "run": _label_run(run, shown.settings) if run else None,
         "encoder": {
             "encoder": encoder.name,
@@ -338,7 +338,7 @@ def _provenance(snapshot: Snapshot, table: LayerTable, shown: _Shown) -> Provena
         "vocabulary": shown.settings.get("candidates"),
         "versions": json.loads(run["versions"]) if run else {"csp_index": csp_index.__version__},
     }
-    return cast(Provenance, without_folders(found))
+    return cast(Provenance, without_folders(provenance))
 
 
 def _label_run(run: dict[str, Any], settings: dict[str, Any]) -> LabelRun:

@@ -1,7 +1,7 @@
-"""Neurons by a text, a picture, an indexed image or a neuron: those that mean it, those it excites, those named so.
+"""Search for neurons by a text, a picture, an indexed image or a neuron: by meaning, by activation, by label.
 
-Meaning is the cosine of a neuron's concept vector with what was asked. What cannot be answered is left out, and the
-note says why.
+Meaning is the cosine of a neuron's concept vector with the vector of the query. The note says which parts of the answer
+are missing, and why.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from csp_index.service.live.engine import Engine
 
 SEARCHED: Final = 12
-"""Results of each kind, unless others are asked for."""
+"""Results of each kind by default."""
 _LONGEST: Final = 300  # characters of a text
 
 
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
-    """One of a text, an indexed image, a neuron or a picture, and how many of each kind to find."""
+    """A text, an indexed image, a neuron or a picture, and how many results of each kind to return."""
 
     text: str | None = None
     image_id: int | None = None
@@ -48,10 +48,10 @@ class SearchQuery:
     limit: int = SEARCHED
 
     def __post_init__(self) -> None:
-        given = [name for name in ("text", "image_id", "neuron", "upload") if getattr(self, name) is not None]
-        if len(given) != 1:
+        names = [name for name in ("text", "image_id", "neuron", "upload") if getattr(self, name) is not None]
+        if len(names) != 1:
             raise SettingError(
-                f"a search by {' and '.join(given) or 'nothing'}: give one text, image, neuron or picture"
+                f"a search by {' and '.join(names) or 'nothing'}: give one text, image, neuron or picture"
             )
         if self.text is not None and not 1 <= len(self.text.strip()) <= _LONGEST:
             raise SettingError(f"the text has {len(self.text.strip())} characters: expected 1 to {_LONGEST}")
@@ -74,7 +74,7 @@ class SearchQuery:
 
 
 def search_document(snapshot: Snapshot, engine: Engine, query: SearchQuery) -> SearchDocument:
-    """Return what a search finds: neurons by meaning, by excitement and by name, and images; the best first of each."""
+    """Return the results of a search: neurons by meaning, activation and label, and images; the best first in each."""
     notes: list[str] = []
     vector = _vector(snapshot, engine, query, notes)
     return {
@@ -88,7 +88,7 @@ def search_document(snapshot: Snapshot, engine: Engine, query: SearchQuery) -> S
 
 
 def _vector(snapshot: Snapshot, engine: Engine, query: SearchQuery, notes: list[str]) -> np.ndarray | None:
-    """Return what was asked as a unit vector [D], or None and a note why not."""
+    """Return the query as a unit vector [D]; without one return None, and add a note that says why."""
     if query.neuron is not None:
         return _of_neuron(snapshot, engine, query.neuron, notes)
     if query.image_id is not None:
@@ -98,7 +98,7 @@ def _vector(snapshot: Snapshot, engine: Engine, query: SearchQuery, notes: list[
             vector = image_vector(snapshot, engine, query.image_id)
             reason = f"image {query.image_id} has no embedding in the index"
         elif not has_vectors(snapshot, engine):
-            vector, reason = None, "the index holds no embeddings, or they could not be loaded"
+            vector, reason = None, "the index has no embeddings, or they could not be loaded"
         elif query.text is not None:
             vector, reason = engine.models().embed_text(query.text.strip()), ""
         else:
@@ -114,9 +114,9 @@ def _of_neuron(snapshot: Snapshot, engine: Engine, key: NeuronKey, notes: list[s
     snapshot.neuron(key)
     concepts = engine.models().concepts(key.layer_key) if has_vectors(snapshot, engine) else None
     if concepts is not None and concepts.alive[key.neuron] and concepts.vectors[key.neuron].any():
-        found: np.ndarray = concepts.vectors[key.neuron]
-        return found
-    notes.append(f"{key} has no meaning to compare with: it never fires, or nothing contrasts with it")
+        vector: np.ndarray = concepts.vectors[key.neuron]
+        return vector
+    notes.append(f"{key} has no meaning to compare with: it never fires, or no image contrasts with it")
     return None
 
 
@@ -124,7 +124,7 @@ def _meaning(
     snapshot: Snapshot, engine: Engine, query: SearchQuery, vector: np.ndarray, notes: list[str]
 ) -> list[SimilarRow]:
     """Return the neurons of all layers whose concept vectors are most similar to a vector [D]."""
-    found: list[tuple[float, int, int, LayerTable]] = []
+    nearest: list[tuple[float, int, int, LayerTable]] = []
     own = None if query.neuron is None else query.neuron.layer_key
     for place, table in enumerate(_compared(snapshot, own, notes)):
         try:
@@ -132,63 +132,67 @@ def _meaning(
         except (LabelError, NotFoundError) as exc:
             notes.append(f"layer {table.info.key} was left out: {exc}")
             continue
-        cosines = np.einsum("md,d->m", concepts.vectors, vector)  # by this thread alone: BLAS wakes others, and waits
-        live = concepts.alive & ~table.dead & (cosines != 0)  # 0 is that of a neuron without a vector
+        cosines = np.einsum("md,d->m", concepts.vectors, vector)  # in this thread alone, unlike BLAS: see `facets`
+        live = concepts.alive & ~table.dead & (cosines != 0)  # a neuron without a vector has cosine 0
         if query.neuron is not None and own == table.info.key:
             live[query.neuron.neuron] = False
         neurons = np.flatnonzero(live)
         best = neurons[np.argsort(-cosines[neurons], kind="stable")[: query.limit]]
-        found += [(-float(cosines[neuron]), place, neuron, table) for neuron in best.tolist()]
-    found.sort(key=lambda entry: entry[:3])
-    return [{**table.row(neuron), "similarity": min(1.0, -cosine)} for cosine, _, neuron, table in found[: query.limit]]
+        nearest += [(-float(cosines[neuron]), place, neuron, table) for neuron in best.tolist()]
+    nearest.sort(key=lambda entry: entry[:3])
+    return [
+        {**table.row(neuron), "similarity": min(1.0, -cosine)} for cosine, _, neuron, table in nearest[: query.limit]
+    ]
 
 
 def _compared(snapshot: Snapshot, first: LayerKey | None, notes: list[str]) -> list[LayerTable]:
-    """Return the layers whose concept vectors fit into memory together, one layer at least, `first` before the others.
+    """Return the layers whose concept vectors fit into memory together: at least one, `first` before the others.
 
-    More would make the engine compute vectors anew at each search.
+    With more layers the engine would compute vectors again in each search.
     """
     left = snapshot.held.limit // (2 * 4 * snapshot.encoder.width)
-    chosen: list[LayerTable] = []
-    out = 0
+    compared: list[LayerTable] = []
+    skipped = 0
     for table in sorted(finished(snapshot), key=lambda table: table.info.key != first):
-        if chosen and table.info.neurons > left:
-            out += 1
+        if compared and table.info.neurons > left:
+            skipped += 1
             continue
         left -= table.info.neurons
-        chosen.append(table)
-    if out:
-        notes.append(f"{out} of {out + len(chosen)} layers were not searched by meaning: raise serve_held_bytes")
-    return chosen
+        compared.append(table)
+    if skipped:
+        notes.append(
+            f"{skipped} of {skipped + len(compared)} layers were not searched by meaning: raise serve_held_bytes"
+        )
+    return compared
 
 
 def _excites(snapshot: Snapshot, engine: Engine, query: SearchQuery, notes: list[str]) -> list[ExcitedRow] | None:
-    """Return the neurons that a picture or an indexed image excites, or None where that cannot be told."""
+    """Return the neurons that a picture or an indexed image excites, or None if that is unknown."""
     if query.image_id is not None:
         return excited_by(snapshot, query.image_id, query.limit)
     if query.upload is None:
         return None
-    found = engine.models().excited(query.upload, query.limit) if has_vectors(snapshot, engine) else None
-    if found is None:
+    excited = engine.models().excited(query.upload, query.limit) if has_vectors(snapshot, engine) else None
+    if excited is None:
         notes.append("which neurons the picture excites is not known: no network can be loaded here")
         return None
     return [
         {**snapshot.neuron_row(NeuronKey.parse(one.neuron)), "activation": one.activation, "quantile": one.quantile}
-        for one in found
+        for one in excited
     ]
 
 
 def _named(snapshot: Snapshot, query: SearchQuery) -> list[NeuronRow]:
-    """Return the neurons whose label holds the text: shorter labels first, as the text is more of them."""
+    """Return the neurons whose label contains the text, shorter labels first: the text is a larger part of them."""
     if query.text is None:
         return []
-    found: list[tuple[int, int, int, LayerTable]] = []
+    matches: list[tuple[int, int, int, LayerTable]] = []
     for place, table in enumerate(finished(snapshot)):
         labels = table.labels()
         if labels is not None:
             hits = np.flatnonzero(named(labels, query.text)).tolist()
-            found += [(len(labels.texts[neuron]), place, neuron, table) for neuron in hits]
-    best = nsmallest(query.limit, found, key=lambda entry: entry[:3])
+            matches += [(len(labels.texts[neuron]), place, neuron, table) for neuron in hits]
+    best = nsmallest(query.limit, matches, key=lambda entry: entry[:3])
     return [table.row(neuron) for _, _, neuron, table in best]
 
 

@@ -1,7 +1,7 @@
-"""The label on a neuron's page as commands that reproduce it: Python, command line, curl, SQL.
+"""Commands that reproduce the label on a neuron's page: Python, command line, curl, SQL.
 
-Pure functions of the neuron's document; what they need to know of the label's making is its run's settings. Every name
-is quoted for the language it stands in, so a hostile one stays a name.
+Pure functions of the neuron's document: the settings of the label's run say how it was made. Every name is quoted for
+the language of the command, so that a hostile name stays a name.
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ from csp_index.store.catalog import sql_text
 BASE = "http://127.0.0.1:8000"
 
 _DEFAULTS = {**asdict(ExampleOptions()), **asdict(ScoringOptions())}
-_SAID = ("examples", "contrast", "neighbours", "threshold")  # written even where they are the defaults
+_ALWAYS = ("examples", "contrast", "neighbours", "threshold")  # written even if they have the default value
 _HASH = "[0-9a-f]{12}"
-# `NAME@hash TEMPLATES@hash`, with ` + KINDS@hash` behind it where models named candidates; of those alone no NAME.
+# `NAME@hash TEMPLATES@hash`, then ` + KINDS@hash` if models named candidates; without NAME if they named all of them.
 _CANDIDATES = re.compile(
     rf"(?:(?P<vocabulary>.+@{_HASH}) )?(?P<templates>(?!\+ ).+?)@{_HASH}"
     rf"(?: \+ (?P<kinds>[a-z+]+)@{_HASH}(?P<pooled> pooled)?)?",
     re.DOTALL,
 )
-_ARRAYS = ("T.npy", "T.txt")  # the index does not keep candidates that came as arrays
+_ARRAYS = ("T.npy", "T.txt")  # the index does not store candidates that came as arrays
 
 
 @dataclass(frozen=True, slots=True)
 class _Query:
-    """How a label was made: what `Index.label` was told, as far as its run's settings say."""
+    """How a label was made: the arguments of `Index.label`, from the settings of its run."""
 
-    name: str  # of the index
+    name: str  # the index's
     key: NeuronKey
     method: str
     run_id: str | None = None  # None: there is no label yet
     options: dict[str, Any] = field(default_factory=dict)
-    together: tuple[int, ...] = ()  # the neurons labelled with it, where the method looks at them all
-    vocabulary: str | None = None  # its name, where that says it all
-    own_list: str | None = None  # the key of one that only the index knows
+    together: tuple[int, ...] = ()  # the neurons labeled together, if the method looks at them all
+    vocabulary: str | None = None  # its name, if it is built in or a metadata column
+    own_list: str | None = None  # the key of a vocabulary that only the index has
     templates: str | None = None
-    kinds: str | None = None  # of candidates, where models named some
+    kinds: str | None = None  # of candidates, if models named some
     pooled: bool = False
     arrays: bool = False
-    encoder: str | None = None  # None: a folder, which documents do not tell in full
+    encoder: str | None = None  # None: a folder, which documents do not show in full
 
 
 def snippets(document: ComparedNeuron, name: str) -> Snippets:
-    """Return what reproduces the document's label in an index called `name`, by language.
+    """Return commands that reproduce the document's label in an index called `name`, by language.
 
-    Keys are python, cli, curl and sql. Of a neuron without label they make one, and the SQL shows its statistics.
-    Candidates that came as arrays stand there as the files T.npy and T.txt, which the index does not hold.
+    For a neuron without a label they make one, and the SQL shows its statistics. Candidates that came as arrays appear
+    as the files T.npy and T.txt, which the index does not store.
     """
     query = _query(document, name)
     return {"python": _python(query), "cli": _cli(query), "curl": _curl(query), "sql": _sql(query)}
@@ -72,9 +72,9 @@ def _query(document: ComparedNeuron, name: str) -> _Query:
     if run is None or not run["settings"]:
         return _Query(name, key, method, run and run["run_id"])
     settings = run["settings"]
-    given = {**settings.get("scoring", {}), **settings.get("examples", {})}
-    found = _CANDIDATES.fullmatch(settings.get("candidates", ""))
-    parts = found.groupdict() if found else {}
+    options = {**settings.get("scoring", {}), **settings.get("examples", {})}
+    match = _CANDIDATES.fullmatch(settings.get("candidates", ""))
+    parts = match.groupdict() if match else {}
     vocabulary, kinds, templates = (parts.get(part) for part in ("vocabulary", "kinds", "templates"))
     encoder = str(settings.get("encoder", ""))
     named = (vocabulary or "").rpartition("@")[0]
@@ -84,26 +84,26 @@ def _query(document: ComparedNeuron, name: str) -> _Query:
         key,
         method,
         run["run_id"],
-        _worth_saying(method, given, logit_scale, settings.get("kept", 0)),
+        _shown_options(method, options, logit_scale, settings.get("kept", 0)),
         tuple(settings.get("neurons", ())),
         named if known else None,
         None if known else vocabulary,
         templates if templates in TEMPLATE_SETS else None,
         ",".join([*(["vocabulary"] if vocabulary else []), *kinds.split("+")]) if kinds else None,
         bool(parts.get("pooled")),
-        found is None,
+        match is None,
         encoder if encoder.startswith("python:") or "/" in encoder else None,
     )
 
 
-def _worth_saying(method: str, given: Mapping[str, Any], logit_scale: float | None, kept: int) -> dict[str, Any]:
-    """Return the options that are not the default, and those that a reader wants to see and change."""
-    said = {"gamma": given["gamma"]} if method in methods_with("gamma") and "gamma" in given else {}
-    said |= {name: given[name] for name in _SAID if name in given}
-    said |= {name: value for name, value in given.items() if name in _DEFAULTS and value != _DEFAULTS[name]}
-    if said.get("logit_scale") == logit_scale:
-        said.pop("logit_scale", None)
-    return said | ({"top": kept} if kept > 20 else {})
+def _shown_options(method: str, options: Mapping[str, Any], logit_scale: float | None, top: int) -> dict[str, Any]:
+    """Return the options that differ from the defaults, and those that a reader is likely to change."""
+    shown = {"gamma": options["gamma"]} if method in methods_with("gamma") and "gamma" in options else {}
+    shown |= {name: options[name] for name in _ALWAYS if name in options}
+    shown |= {name: value for name, value in options.items() if name in _DEFAULTS and value != _DEFAULTS[name]}
+    if shown.get("logit_scale") == logit_scale:
+        shown.pop("logit_scale", None)
+    return shown | ({"top": top} if top > 20 else {})
 
 
 def _python(query: _Query) -> str:
@@ -145,9 +145,9 @@ def _cli(query: _Query) -> str:
     if query.arrays:
         words += ["--text-embeddings", _ARRAYS[0], "--texts", _ARRAYS[1]]
     elif query.own_list:
-        file = f"vocabulary-{query.own_list.rpartition('@')[2]}.csv"  # overwrites no file of the reader
-        asked = ["csp-index", "sql", name, _texts_of(query.own_list), "--format", "csv", "--out", file]
-        before = f"{shlex.join(asked)}\n"
+        file = f"vocabulary-{query.own_list.rpartition('@')[2]}.csv"  # a name that no file of the reader has
+        export = ["csp-index", "sql", name, _texts_of(query.own_list), "--format", "csv", "--out", file]
+        before = f"{shlex.join(export)}\n"
         words += ["--vocabulary", f"{file}:text"]
     elif query.vocabulary:
         words += ["--vocabulary", query.vocabulary]
@@ -162,7 +162,7 @@ def _cli(query: _Query) -> str:
 
 
 def _curl(query: _Query) -> str:
-    """Return a request for the label as it is stored; of a neuron without label one that makes it."""
+    """Return a request for the stored label, or one that makes a label for a neuron without any."""
     if query.run_id is None:
         body = json.dumps({"neurons": [str(query.key)], "method": query.method})
         return shlex.join(["curl", "-s", f"{BASE}/api/v1/label", "-H", "Content-Type: application/json", "-d", body])
@@ -171,14 +171,14 @@ def _curl(query: _Query) -> str:
 
 
 def _sql(query: _Query) -> str:
-    whose = (
+    neuron = (
         f"model = {sql_text(query.key.model)} AND layer = {sql_text(query.key.layer)} AND neuron = {query.key.neuron}"
     )
     if query.run_id is None:
-        return f"SELECT *\nFROM neurons\nWHERE {whose}"
+        return f"SELECT *\nFROM neurons\nWHERE {neuron}"
     return (
         "SELECT rank, text, score, score_low, score_high, confidence, uncertain, note\n"
-        f"FROM labels\nWHERE {whose}\n    AND run_id = {sql_text(query.run_id)}\nORDER BY rank"
+        f"FROM labels\nWHERE {neuron}\n    AND run_id = {sql_text(query.run_id)}\nORDER BY rank"
     )
 
 
@@ -187,7 +187,7 @@ def _texts_of(vocabulary: str) -> str:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Return neuron numbers as `--neurons` takes them.
+    """Return neuron numbers in the form of `--neurons`.
 
     >>> _ranges([0, 1, 2, 5, 7, 8])
     '0-2,5,7-8'

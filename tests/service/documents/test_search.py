@@ -119,7 +119,7 @@ def test_an_index_without_embeddings_is_searched_by_name(planted: Served) -> Non
     snapshot, engine = opened(Path(planted[0].store.uri))
     snapshot.encoders.clear()
     document = find((snapshot, engine), text="red")
-    assert document["by_name"] and document["note"].startswith("only names were searched: the index holds no")
+    assert document["by_name"] and document["note"].startswith("only names were searched: the index has no")
     assert "image 1 has no embedding" in find((snapshot, engine), image_id=1)["note"]
     assert find((snapshot, engine), neuron=NeuronKey.parse(f"{PLANTED}/0"))["means"] == []
     assert not engine.ready  # nothing of it was needed
