@@ -44,7 +44,6 @@ from csp_index.service.http import schemas
 from csp_index.service.http.access_log import METRICS_TYPE, Journal
 from csp_index.service.http.schemas import Fault
 from csp_index.service.live.engine import Engine
-from csp_index.service.live.queries import LabelQuery
 from csp_index.service.snapshot import Snapshot
 from csp_index.service.sql_sandbox import SqlAnswer, SqlRunner, write_rows
 
@@ -224,19 +223,16 @@ def _add_images(router: APIRouter, service: Service) -> None:
 
 def _add_questions(router: APIRouter, service: Service) -> None:
     @router.post("/api/v1/label", response_model=LabelDocument, responses=_POST, tags=["questions"])
-    def label(asked: schemas.LabelRequest) -> Response:
+    def label(body: schemas.LabelBody) -> Response:
         """Labels of neurons by a method and its knobs, from stored vectors; nothing is kept."""
         started = time.perf_counter()
-        values = asked.model_dump(exclude={"neurons", "candidates"})
-        keys = tuple(map(NeuronKey.parse, asked.neurons))
-        candidates = None if asked.candidates is None else tuple(asked.candidates)
-        results = service.engine.models().relabel(LabelQuery(keys, candidates=candidates, **values))
+        results = service.engine.models().relabel(body.query())
         return answer({"results": results, "seconds": time.perf_counter() - started})
 
     @router.post("/api/v1/sql", response_model=SqlDocument, responses=_POST, tags=["questions"])
-    async def sql(asked: schemas.SqlRequest) -> Response:
+    async def sql(body: schemas.SqlBody) -> Response:
         """One SELECT, in a process of its own; rows and bytes beyond the limits are cut off."""
-        return await service.sql_turns.run(lambda statement: answer(run_sql(service, statement)), asked.sql)
+        return await service.sql_turns.run(lambda statement: answer(run_sql(service, statement)), body.sql)
 
 
 def ask_sql(service: Service, statement: str) -> SqlAnswer:

@@ -11,7 +11,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from csp_index.service.live.queries import CANDIDATES, LETTERS, NEIGHBOURS, NEURONS, TOP
+from csp_index.records import NeuronKey
+from csp_index.service.live.queries import CANDIDATES, LETTERS, NEIGHBOURS, NEURONS, TOP, LabelQuery
 
 LAYER = r"^[^/\s](?:[^/]*[^/\s])?/[^/\s](?:[^/]*[^/\s])?$"
 NEURON = LAYER[:-1] + r"/[0-9]{1,9}$"
@@ -65,13 +66,13 @@ class ErrorBody(BaseModel):
     error: Problem
 
 
-class _Asked(BaseModel):
-    """What is sent as JSON: exactly as described, no `true` for 1 and no `"5"` for 5."""
+class _Body(BaseModel):
+    """The JSON body of a request, exactly as described: no `true` for 1 and no `"5"` for 5."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class LabelRequest(_Asked):
+class LabelBody(_Body):
     """Neurons to label from stored vectors; nothing is kept. What is null is as the method has it by default."""
 
     model_config = ConfigDict(
@@ -104,8 +105,14 @@ class LabelRequest(_Asked):
     )
     top: int = Field(5, ge=1, le=TOP, description="Labels a neuron.")
 
+    def query(self) -> LabelQuery:
+        """Return the query that the live part answers."""
+        values = self.model_dump(exclude={"neurons", "candidates"})
+        candidates = None if self.candidates is None else tuple(self.candidates)
+        return LabelQuery(tuple(map(NeuronKey.parse, self.neurons)), candidates=candidates, **values)
 
-class SqlRequest(_Asked):
+
+class SqlBody(_Body):
     """One SELECT over the index."""
 
     model_config = ConfigDict(

@@ -1,4 +1,4 @@
-"""What the engine is asked, within what bounds, and what it answers with. Does not load torch."""
+"""What the live part answers, within what bounds, and the values it answers with. Does not load torch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from csp_index.errors import SettingError
 from csp_index.records import NeuronKey
 
 NEURONS: Final = 64
-"""Neurons of a question, at most."""
+"""Neurons of a query, at most."""
 CANDIDATES: Final = 200
-"""Own candidate labels, at most."""
+"""Candidate labels of a query's own, at most."""
 LETTERS: Final = 200
-"""Characters of such a label, at most."""
+"""Characters of such a candidate, at most."""
 TOP: Final = 100
-"""Labels of a neuron in the answer, at most."""
+"""Labels per neuron in the answer, at most."""
 NEIGHBOURS: Final = 100
-"""Contrastive images of an activating one, at most."""
+"""Contrastive images per activating one, at most."""
 
 _OPTIONS = ("gamma", "examples", "contrast", "threshold", "neighbours", "prior")
 _PRIOR: Final = "images"
@@ -44,7 +44,7 @@ class Excited(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LabelQuery:
-    """A question for labels, answered without storing anything; None leaves a value to the method's default.
+    """A request for live labels, which stores nothing; None leaves a value to the method's default.
 
     With `run`, the id of a label run by the same method, None leaves a value to that run, and candidates are the
     vocabulary of that run. `candidates` are own texts in place of the vocabulary. Only clip-dissect and wpmi read

@@ -196,7 +196,7 @@ def test_the_openapi_tells_every_route_with_examples(client):
         "/readyz",
     }
     schemas = told["components"]["schemas"]
-    for name in ("LabelRequest", "SqlRequest", "SqlDocument", "Problem"):
+    for name in ("LabelBody", "SqlBody", "SqlDocument", "Problem"):
         assert "examples" in json.dumps(schemas[name])
     for path, route in told["paths"].items():
         for call in route.values():
