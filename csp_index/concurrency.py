@@ -1,11 +1,10 @@
 """Threads and processes: work ahead of a reader, work behind a writer, a pool of processes, torch on one thread.
 
 Knows nothing about the work. An iterator runs one item ahead of its reader and a writer one job behind, each in one
-thread, so that order is kept; an error comes out where the item or the next job is asked for.
+thread, so that order is kept; an error is raised when the item is read or the next job is added.
 
-Processes are started afresh (spawn), ended with this one, and deaf to Ctrl-C. A worker never runs the script that this
-process was started with, so a script needs no ``if __name__ == "__main__"``; and it ends when this process dies,
-however it dies.
+Processes are spawned, end with this one, and ignore Ctrl-C. A worker never runs the script of this process, so a
+script needs no ``if __name__ == "__main__"``; and it ends when this process dies, for whatever reason.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _LOCK = threading.Lock()
 
 
 def ahead(items: Iterator[T]) -> Generator[T, None, None]:
-    """Yield the items; the next one is made in a thread while the reader uses the last. Close it to close `items`."""
+    """Yield the items; a thread makes the next one while the reader uses the last. Closing it closes `items`."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="csp-index-ahead")
     try:
         following = pool.submit(_next, items)
@@ -48,9 +47,9 @@ def _next(items: Iterator[T]) -> tuple[T] | None:
 
 
 class Writer:
-    """Runs jobs in a thread, one after another, in a `with` block that ends when the last job has ended.
+    """Runs jobs in a thread, one after another, in a `with` block that ends after the last job.
 
-    One job runs at a time and none waits: memory holds what one job needs and what is being made for the next.
+    One job runs at a time and none waits in a queue: memory holds one job's data and what is being made for the next.
     """
 
     def __init__(self) -> None:
@@ -80,7 +79,7 @@ class Writer:
             try:
                 self._pool.shutdown(wait=True)
                 break
-            except KeyboardInterrupt as exc:  # what is being written is written to its end
+            except KeyboardInterrupt as exc:  # the job under way is completed
                 pressed = exc
         if kind is None:
             self.check()
@@ -118,7 +117,7 @@ def _terminate(pool: ProcessPoolExecutor) -> None:
 
 @contextmanager
 def _starting() -> Iterator[None]:
-    """Let processes start without Ctrl-C, which would end them in the midst of an import, and without our script."""
+    """Start processes with Ctrl-C blocked, which would end them during an import, and without our script."""
     with _LOCK:  # one at a time, so that each finds the real one
         yield from _without_main()
 
@@ -152,7 +151,7 @@ def _begin(content: bytes) -> None:
 
 
 def _end_with_parent() -> None:
-    # Every worker holds both ends of the pool's queue, so that it would wait for ever after its parent was killed.
+    # Every worker has both ends of the pool's queue open, so it would wait forever after its parent was killed.
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -202,7 +201,7 @@ _single_thread = _SingleThread()
 def one_thread(active: bool = True) -> Iterator[None]:
     """Compute on one thread: to wake others for a few small products costs more than they save.
 
-    Measured for one neuron by `csp` from kept neighbour lists (5,000 images, 2,000 candidates, two busy cores, median
+    Measured for one neuron by `csp` from stored neighbour lists (5,000 images, 2,000 candidates, two busy cores, median
     of 40): 15 ms of CPU time and 51 ms in all, against 37 and 142 ms on two threads. `active` False changes nothing.
     """
     if not active:

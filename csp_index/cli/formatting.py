@@ -33,7 +33,7 @@ def say_neuron(view: NeuronView) -> None:
         f"  over {numbers['images']:,} images: mean {numbers['mean']:.4g}, std {numbers['std']:.4g}, "
         f"max {numbers['max']:.4g}, fires on {numbers['firing_rate']:.1%}"
     )
-    if quality := view.contrast.told():
+    if quality := view.contrast.summary():
         click.echo(f"  {quality}")
     if not view.pairs:
         return

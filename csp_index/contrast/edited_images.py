@@ -1,14 +1,14 @@
-"""Contrastive images by editing: activating images with what drives the neuron taken out, until it falls silent.
+"""Contrastive images by editing: regions of activating images that drive the neuron are edited until it is silent.
 
-The region is taken from `regions`, the edits from `edits`. Each edit is tried in rising strength until the activation
-falls below the neuron's threshold, all edits of several images in one pass of the network. Of those that did it, the
-one that the encoder finds most similar to the original is stored as a derived image, and is its partner: one an image.
-Of an image that no edit silences the attempt that came nearest is stored, so that it is not tried again.
+The region comes from `saliency`, the edits from `edits`. Each edit is tried in rising strength until the activation
+falls below the neuron's threshold, all edits of several images in one pass of the network. Of the sufficient edits, the
+one most similar to the original by the encoder is stored as a derived image and becomes its partner, one per image. If
+no edit silences the neuron, the nearest attempt is stored, so that it is not tried again.
 
 Measured on the demo (biased set, 10 activating images): the most similar edit gives `csp` .33 of the single concepts
-and .35 of the pairs; the least similar .13 and .40; without `recolour` .27 and .05, for whatever else silences a
-neuron for a colour takes the shape with it. With all sufficient edits of an image at once `contrastive-pmi` gives .33
-and .90, with the most similar alone .67 and .95.
+and .35 of the pairs; the least similar .13 and .40; without `recolour` .27 and .05, because every other edit that
+silences a neuron for a colour removes the shape as well. With all sufficient edits of an image at once
+`contrastive-pmi` gives .33 and .90, with the most similar alone .67 and .95.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from csp_index.store.tables import Store
 _log = logging.getLogger(__name__)
 
 KIND: Final[DerivedKind] = "perturbation"
-_VERSION = 1  # of how regions and edits are made: a new one makes them anew
-_ROWS = 128  # derived images written in one commit: what Ctrl-C or a kill may lose
-_AT_ONCE = 16  # images whose edits are looked for together
+_VERSION = 1  # of regions and edits: another version makes the images again
+_ROWS = 128  # derived images per commit: the most that Ctrl-C or a kill can lose
+_AT_ONCE = 16  # images that are edited together
 
 Tell = Callable[[int, int, str], None]
 Item = TypeVar("Item")
@@ -51,7 +51,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """An activating image of a neuron that is to be silenced: below the threshold."""
+    """An activating image to edit until the neuron is below the threshold."""
 
     neuron: int
     origin: int
@@ -61,7 +61,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """An edited picture and what the network makes of it."""
+    """An edited picture and the neuron's activation on it."""
 
     edit: Edit
     strength: float
@@ -73,25 +73,25 @@ class Attempt:
 
 @dataclass(slots=True)
 class _Search:
-    """One task under way: its picture, where the neuron looks, and what has come out so far."""
+    """A task in progress: its picture, the map that drives the neuron, and the attempts so far."""
 
     task: Task
     picture: Image.Image
     heat: torch.Tensor
     box: Box
-    found: dict[Edit, Attempt] = field(default_factory=dict)  # below the threshold, each at its least strength
+    found: dict[Edit, Attempt] = field(default_factory=dict)  # below the threshold, each at its smallest strength
     nearest: Attempt | None = None
 
     @property
     def outcome(self) -> list[Attempt]:
-        """What may be stored: all that did it, or else the attempt that came nearest."""
+        """The attempts that may be stored: all sufficient ones, or else the nearest one."""
         return list(self.found.values()) or ([] if self.nearest is None else [self.nearest])
 
 
 def perturb(store: Store, models: Models, tell: Tell, request: DerivedRequest) -> str:
-    """Make and store the edited images that are wanted and not there yet; return the hash they are stored under.
+    """Make and store the requested edited images that are missing; return the hash they are stored under.
 
-    The models are loaded only if something is missing. Interrupted, it keeps what is done. Raises LabelError where
+    Models are loaded only if an image is missing. An interrupted run keeps finished images. Raises LabelError if the
     network, encoder or images are not at hand, or nothing may be stored.
     """
     selection = request.selection
@@ -133,7 +133,7 @@ def perturb(store: Store, models: Models, tell: Tell, request: DerivedRequest) -
 
 
 def editing() -> dict[str, object]:
-    """Return what edits are tried, how, and in which order of strengths, as the settings have it."""
+    """Return the settings of editing: the edits and strengths to try, in order."""
     return {
         "version": _VERSION,
         "edits": usable_edits(settings.PERTURBATION_EDITS.value()),
@@ -142,7 +142,7 @@ def editing() -> dict[str, object]:
 
 
 def _describe(request: DerivedRequest) -> dict[str, object]:
-    """Return all that an edited image depends on beside its original, which fixes the seed of the noise."""
+    """Return all that an edited image depends on, besides its original, which determines the seed of the noise."""
     selection = request.selection
     pool = None if selection.pool is None else settings_hash({"mask": selection.pool.mask.numpy().tobytes().hex()})
     return {
@@ -158,7 +158,7 @@ def _describe(request: DerivedRequest) -> dict[str, object]:
 
 
 def _missing(store: Store, request: DerivedRequest, hashed: str) -> list[Task]:
-    """Return the activating images of which nothing is stored yet, neuron by neuron."""
+    """Return the activating images without a stored edit, neuron by neuron."""
     selection = request.selection
     rows = find_derived(store, selection.source, selection.target, selection.neurons.tolist(), KIND, hashed)
     stored = set(zip(rows["neuron"].to_pylist(), rows["origin"].to_pylist(), strict=True))
@@ -216,7 +216,7 @@ def _search(searches: Sequence[_Search], edits: Sequence[Edit], network: LoadedN
 
 
 def _attempts(search: _Search, edits: Sequence[Edit], strength: float) -> Iterator[Attempt]:
-    """Yield a picture for each edit that has not done it yet, as it will be stored."""
+    """Yield a picture, as it will be stored, for each edit that was not sufficient yet."""
     left = [edit for edit in edits if edit not in search.found]
     if not left:
         return
@@ -242,7 +242,7 @@ def _activations(
 def _derived(
     searches: Sequence[_Search], originals: torch.Tensor, encoder: LoadedEncoder, request: DerivedRequest, hashed: str
 ) -> list[DerivedImage]:
-    """Return what is to be stored of finished searches, given their originals' embeddings: the most similar edits."""
+    """Return the images of finished searches to store, given the originals' embeddings: the most similar edits."""
     tried = [(place, attempt) for place, search in enumerate(searches) for attempt in search.outcome]
     vectors: list[torch.Tensor] = []
     for some in _slices([attempt.picture for _, attempt in tried], encoder.batch_size):

@@ -1,4 +1,4 @@
-"""Edits that take something out of a region of a picture: occlude, blur, noise, recolour, inpaint; in rising strength.
+"""Edits that remove something from a region of a picture: occlude, blur, noise, recolour, inpaint, by strength.
 
 Knows nothing about networks or indexes. Every edit of the same picture, region, strength and seed is the same.
 """
@@ -19,10 +19,10 @@ Edit = Literal["occlude", "blur", "noise", "recolour", "inpaint"]
 EDITS: Final[tuple[Edit, ...]] = get_args(Edit)
 
 STRENGTHS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-"""In the order in which they are tried: the share of the picture that is edited; noise grows with it."""
+"""Shares of the picture to edit, in the order of trials; noise grows with the share."""
 
 LARGEST: Final = 448
-"""Pixels of the shorter side beyond which a picture is made smaller before it is edited; no model sees more."""
+"""Pixels of the shorter side above which a picture is reduced before it is edited; no model sees more."""
 
 _LOSSLESS: Final = 256 * 256  # pixels up to which a picture is stored without loss
 _QUALITY: Final = 95
@@ -36,9 +36,9 @@ Paint = Callable[[np.ndarray, np.ndarray, float, int], np.ndarray]
 
 
 def usable_edits(named: str) -> tuple[Edit, ...]:
-    """Return the edits that a text names, parted by commas; without OpenCV `inpaint` is left out.
+    """Return the edits that a text names, separated by commas; without OpenCV `inpaint` is left out.
 
-    Raises SettingError for an unknown edit, and where none is left.
+    Raises SettingError for an unknown edit, and if none is left.
 
     >>> usable_edits("blur, occlude")
     ('blur', 'occlude')
@@ -76,9 +76,9 @@ def reduced(picture: Image.Image) -> Image.Image:
 
 
 def as_stored(picture: Image.Image) -> tuple[bytes, Image.Image]:
-    """Return what a picture looks like once stored, and its bytes where those decide it: a large one is JPEG.
+    """Return the bytes of a large picture as JPEG, b"" for a small one, and the picture as it will look once stored.
 
-    A small one is kept as it is, and `encoded` gives its bytes.
+    A small picture does not change; `encoded` returns its bytes.
     """
     if picture.width * picture.height <= _LOSSLESS:
         return b"", picture
@@ -88,7 +88,7 @@ def as_stored(picture: Image.Image) -> tuple[bytes, Image.Image]:
 
 
 def stored(picture: Image.Image) -> tuple[bytes, Image.Image]:
-    """Return a picture's bytes as it will be stored, PNG where it is small, else JPEG, and what it then looks like."""
+    """Return the bytes of a picture to store, PNG if small, else JPEG, and the picture as it then looks."""
     cached, seen = as_stored(picture)
     return cached or encoded(seen), seen
 

@@ -1,8 +1,8 @@
-"""Contrast by generation: variants of activating images, run through network and encoder, kept as derived images.
+"""Contrast by generation: variants of activating images, run through network and encoder, stored as derived images.
 
-A variant is a contrastive image of every neuron that it leaves silent. Variants are made of an image once, whichever
-neurons it excites, and all are stored with what each of those neurons does on them; so any threshold finds its own, and
-a run that was cut off goes on where it stopped.
+A variant is a contrastive image of every neuron that it leaves silent. The variants of an image are made once for all
+neurons that it excites, and stored with the activation of each of these; so they serve any threshold, and an
+interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from csp_index.store.runs import settings_hash
 from csp_index.store.tables import Store
 
 KIND: Final[DerivedKind] = "synthetic"
-_ROWS, _SECONDS = 2048, 60.0  # as many derived images, or so long after the last commit, and there is another one
+_ROWS, _SECONDS = 2048, 60.0  # a commit follows after this number of derived images, or of seconds
 _LISTED = 10_000  # images whose rows are read at once
 _REUSED = 64  # images whose variants are read at once
 
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 def synthesise(store: Store, models: Models, tell: Progress, request: DerivedRequest) -> str:
-    """Make and store the variants that are wanted and not there yet; return the hash they are stored under.
+    """Make and store the requested variants that are missing; return the hash they are stored under.
 
     Interrupted, it keeps what is done. Images of which no variant can be made are left out, and their number is logged
     with the first reason. Raises GeneratorError where none can be made of any, LabelError where network or encoder are
@@ -69,7 +69,7 @@ def synthesise(store: Store, models: Models, tell: Progress, request: DerivedReq
 
 
 def generator_of(models: Models, options: ExampleOptions) -> VariantGenerator:
-    """Return the generator that the options name. Raises SettingError where they name none."""
+    """Return the generator that the options name. Raises SettingError if they name none."""
     if options.generator is None:
         raise SettingError(
             "contrast synthetic needs an image generator: name one, diffusers:ID_OR_DIR or "
@@ -79,7 +79,7 @@ def generator_of(models: Models, options: ExampleOptions) -> VariantGenerator:
 
 
 def _describe(generator: VariantGenerator, request: DerivedRequest) -> dict[str, object]:
-    """Return all that variants, their embeddings and their activations depend on beside the original."""
+    """Return all that variants, their embeddings and activations depend on, besides the original."""
     options, selection = request.options, request.selection
     description: dict[str, object] = {
         "kind": KIND,
@@ -95,11 +95,11 @@ def _describe(generator: VariantGenerator, request: DerivedRequest) -> dict[str,
     return description
 
 
-Places = list[tuple[int, int]]  # where an image excites a neuron: the neuron's row among those asked about, the rank
+Places = list[tuple[int, int]]  # an activating image: the neuron's row in the selection, and the image's rank
 
 
 def _missing(store: Store, request: DerivedRequest, hashed: str) -> dict[int, Places]:
-    """Return the activating images without variants, those of the first neurons first, and where each belongs."""
+    """Return the activating images without variants, by first neuron, and the neurons and ranks of each."""
     selection = request.selection
     rows = find_derived(store, selection.source, selection.target, selection.neurons.tolist(), KIND, hashed)
     columns = (rows[name].to_pylist() for name in ("neuron", "origin"))
@@ -113,7 +113,7 @@ def _missing(store: Store, request: DerivedRequest, hashed: str) -> dict[int, Pl
 
 
 def _known(store: Store, request: DerivedRequest, hashed: str, images: Iterable[int]) -> dict[int, list[int]]:
-    """Return the ids of the variants that some other neuron of the layer has of these images, by image."""
+    """Return the ids of variants of these images that are stored for another neuron of the layer, by image."""
     selection = request.selection
     table = schema.derived_table(selection.source.name)
     if not store.has(table):
@@ -138,7 +138,7 @@ class _Made:
 
 @dataclass(slots=True)
 class _VariantMaker:
-    """The making of one set of variants: who makes them, and what was made but is not stored yet."""
+    """Makes one set of variants: the models, and the variants not stored yet."""
 
     store: Store
     generator: VariantGenerator
@@ -155,7 +155,7 @@ class _VariantMaker:
     committed: float = field(default_factory=time.monotonic)  # when
 
     def run(self, tell: Progress) -> None:
-        """Make the variants of all images; those that fill a batch of the encoder are judged together."""
+        """Make the variants of all images; a batch of the encoder is processed at a time."""
         batch: list[tuple[int, list[_Made]]] = []
         for done, (image, result) in enumerate(chain(self._stored(), self._fresh())):
             tell(done, len(self.missing), "images varied")
@@ -172,13 +172,13 @@ class _VariantMaker:
         tell(len(self.missing), len(self.missing), "images varied")
 
     def keep(self) -> None:
-        """Store what was made and is not stored yet; the variants of an image are stored together."""
+        """Store the new variants; those of one image are stored together."""
         rows, self.rows = self.rows, []
         append_derived(self.store, self.request.selection.source, rows)
         self.committed = time.monotonic()
 
     def account(self) -> None:
-        """Log how many images have no variant. Raises GeneratorError where none of those tried has any."""
+        """Log how many images have no variant. Raises GeneratorError if no image has any."""
         if not self.lost:
             return
         message = f"made no variant of {self.lost} of {len(self.missing)} images, first reason: {self.reason}"
@@ -192,7 +192,7 @@ class _VariantMaker:
         _log.warning("the generator %s %s", self.generator.name, message)
 
     def _stored(self) -> Iterator[tuple[int, list[_Made]]]:
-        """Yield the variants of the images that were varied for other neurons of the layer."""
+        """Yield the variants that are stored for other neurons of the layer."""
         images = iter(self.known.items())
         while some := list(islice(images, _REUSED)):
             ids = [made for _, cached in some for made in cached]
@@ -225,7 +225,7 @@ class _VariantMaker:
         return _Made(encoded, picture, {**messages, "model": identity["spec"], "weights": identity["weights"]})
 
     def _originals(self) -> Iterator[tuple[int, Original | str]]:
-        """Yield every image of which no variants are known, or why it cannot be read."""
+        """Yield every image without known variants, or the reason why it cannot be read."""
         ids = [image for image in self.missing if image not in self.known]
         for start in range(0, len(ids), _LISTED):
             some = ids[start : start + _LISTED]
@@ -247,7 +247,7 @@ class _VariantMaker:
                 yield image, Original(item.image, image, metadata, _prompt(metadata, self.request.options))
 
     def _judge(self, batch: Sequence[tuple[int, list[_Made]]]) -> None:
-        """Run variants through network and encoder, and make a row of each for every neuron that its image excites."""
+        """Run variants through network and encoder; make a row of each for every neuron that its image excites."""
         if not batch:
             return
         layer = self.request.selection.target.key.layer
@@ -263,13 +263,13 @@ class _VariantMaker:
         rows = [
             row for image, variants in batch for variant in variants for row in self._rows(image, variant, *next(seen))
         ]
-        self.rows += rows  # at once: no image is left with some of its variants
+        self.rows += rows  # in one step: no image is left with only some of its variants
         self.made += len(pictures)
 
     def _rows(
         self, image: int, variant: _Made, activations: np.ndarray, embedding: np.ndarray
     ) -> Iterator[DerivedImage]:
-        """Yield the rows of one variant, one a neuron that its image excites, given the layer's activations on it."""
+        """Yield the rows of one variant, one per neuron that its image excites, given the layer's activations."""
         selection, run_id = self.request.selection, self.request.run_id
         for row, rank in self.missing[image]:
             key = selection.key(int(selection.neurons[row]))
@@ -280,7 +280,7 @@ class _VariantMaker:
 def _in_batches(
     pictures: Sequence[Image.Image], model: LoadedEncoder | LoadedNetwork, run: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """Return what a model's `run` gives for pictures, one row each."""
+    """Return the output of a model's `run` for pictures, one row each."""
     results = []
     for start in range(0, len(pictures), model.batch_size):
         some = pictures[start : start + model.batch_size]
@@ -289,6 +289,6 @@ def _in_batches(
 
 
 def _prompt(metadata: Mapping[str, object], options: ExampleOptions) -> str:
-    """Return what is said of an image: its caption in the prompt; "" for an image without one."""
+    """Return the prompt of an image, with its caption; "" for an image without a caption."""
     caption = metadata.get(options.caption_column or "")
     return "" if caption in (None, "") else options.variant_prompt.replace(CAPTION, str(caption))

@@ -1,4 +1,4 @@
-"""The contrastive kinds whose images are made, and what makes each."""
+"""The contrastive kinds of derived images, and the function that makes each."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from csp_index.store.tables import Store
 
 
 def makers(store: Store, models: Models, progress: Progress | None = None) -> dict[DerivedKind, Derive]:
-    """Return what makes the contrastive images of each kind; a model is loaded only if an image is missing."""
+    """Return the function that makes the images of each derived kind; models load only if an image is missing."""
     tell = store, models, progress or _unseen
     return {"perturbation": partial(perturb, *tell), "synthetic": partial(synthesise, *tell)}
 
 
 def dependencies(models: Models, options: ExampleOptions) -> dict[str, object]:
-    """Return what a label depends on through images that are made, beside the options.
+    """Return what a label depends on through derived images, besides the options.
 
     Raises SettingError where synthetic contrast has no generator, and where a generator has nothing to make.
     """
@@ -35,4 +35,4 @@ def dependencies(models: Models, options: ExampleOptions) -> dict[str, object]:
 
 
 def _unseen(done: int, todo: int, what: str) -> None:
-    """Take in progress nobody wants to see."""
+    """Ignore progress."""

@@ -1,7 +1,7 @@
-"""How good the contrast of neurons is: do the pairs look alike, and does the activation fall from one to the other?
+"""The quality of contrast: do the pairs look alike, and does the activation fall from one image to the other?
 
-Pure numbers over example sets, and over pairs as they are stored. Only the nearest partner of each kind counts, as that
-is the one stored, shown and looked at by most methods.
+Pure numerics over example sets and stored pairs. Only the nearest partner of each kind counts: the one that is stored,
+shown and used by most methods.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class ContrastQuality:
 
     @property
     def poor(self) -> np.ndarray:
-        """Which neurons [M] have a poor contrast; False for those without any pair, which are told otherwise."""
+        """Which neurons [M] have a poor contrast; False for those without pairs, whose state says so."""
         result: np.ndarray = (self.partnered < FEW) | (self.near < FAR) | (self.drop < SMALL)
         return result & (self.pairs > 0)
 
     def notes(self) -> list[str]:
-        """Return for each neuron what is poor about its contrast, "" where nothing is."""
+        """Return for each neuron what is poor about its contrast, or ""."""
         notes = [""] * len(self.pairs)
         for row in self.poor.nonzero()[0].tolist():
             messages = []
@@ -64,15 +64,15 @@ class ContrastQuality:
         return notes
 
     def as_json(self, row: int = 0) -> dict[str, object]:
-        """Return one neuron's quality for machines; None where it cannot be told."""
+        """Return one neuron's quality as JSON values; None for values that are undefined."""
         results: dict[str, object] = {"pairs": int(self.pairs[row]), "floor": self.floor, "poor": bool(self.poor[row])}
         for name in ("partnered", "similarity", "drop", "near"):
             value = float(getattr(self, name)[row])
             results[name] = value if math.isfinite(value) else None
         return results
 
-    def told(self, row: int = 0) -> str:
-        """Return one neuron's quality in a line, "" where it has no pair."""
+    def summary(self, row: int = 0) -> str:
+        """Return one neuron's quality in a line, "" without pairs."""
         if not self.pairs[row]:
             return ""
         dropped = f", {self.duplicates[row]} near duplicates dropped" if self.duplicates[row] else ""
@@ -83,7 +83,7 @@ class ContrastQuality:
 
 
 def quality_of_pairs(pairs: Sequence[ExamplePair], floor: float | None = None) -> ContrastQuality:
-    """Return the quality of one neuron's pairs as its label holds them; these do not tell of near duplicates."""
+    """Return the quality of one neuron's stored pairs, which do not record near duplicates."""
     ranks = {rank: row for row, rank in enumerate(sorted({pair.rank for pair in pairs}))}
     kinds = {kind: column for column, kind in enumerate(sorted({pair.kind for pair in pairs}))}
     table = np.full((3, 1, len(ranks), len(kinds)), np.nan)  # activations, those of the partners, cosines
@@ -98,7 +98,7 @@ def quality_of_pairs(pairs: Sequence[ExamplePair], floor: float | None = None) -
 
 
 def similarity_floor(floor: float | None = None) -> float:
-    """Return the cosine from which on a pair counts as near: as given, or the settings'."""
+    """Return the smallest cosine of a near pair: `floor`, or the setting similarity_floor."""
     return settings.SIMILARITY_FLOOR.value(floor)
 
 

@@ -1,6 +1,6 @@
-"""The activations of few neurons, read by the places of their rows and nothing else, as NumPy arrays.
+"""The activations of a few neurons, read by row number, as NumPy arrays.
 
-The rows of a layer stand shard by shard, and in a shard neuron by neuron; each row read is held to that.
+The rows of a layer are ordered by shard, then by neuron; every row read is checked against that order.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from csp_index.store import catalog
 from csp_index.store.catalog import LayerInfo, Shard
 from csp_index.store.tables import Store
 
-FETCHED = 64  # so many neurons at most are read like this; more come by a scan that skips the others
-_BYTES = 16 * 2**20  # of one look
+FETCHED = 64  # neurons read like this, at most; more are read by a scan that skips the others
+_BYTES = 16 * 2**20  # of one read
 
 
 def fetch_tiles(store: Store, info: LayerInfo, marks: Sequence[Shard], neurons: np.ndarray) -> Iterator[np.ndarray]:

@@ -54,7 +54,7 @@ class LayerInfo:
         return f"activations:{self.key}"
 
 
-Column = EncoderInfo | LayerInfo  # what a shard holds beside its images
+Column = EncoderInfo | LayerInfo  # what a shard holds besides its images
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ def neuron_rows(store: Store, target: LayerInfo, neurons: Sequence[int] | None =
 
 
 def is_finished(store: Store, target: LayerInfo) -> bool:
-    """Tell whether the layer's statistics are there, so that its neurons can be labelled."""
+    """Return whether the layer's statistics are stored, so that its neurons can be labelled."""
     return store.count(schema.NEURONS, layer_filter(target)) == target.neurons
 
 

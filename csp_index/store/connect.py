@@ -1,4 +1,4 @@
-"""An index opened, created or refused, before anything in the place is changed; also one held at a fixed state."""
+"""Open or create an index, or refuse before anything at the location changes; open snapshots at fixed versions."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from csp_index.store import schema
 from csp_index.store.locations import Location, location_of
 from csp_index.store.tables import Store
 
-_LOOKS = 5  # at the versions of all tables, until two in a row agree: a writer may commit in between
+_LOOKS = 5  # reads of all versions until two in a row agree: a writer may commit in between
 
 
 def open_snapshot(uri: str | Path, versions: Mapping[str, int] | None = None) -> Store:
     """Open an existing index as it is now, or as it was at `versions`, read-only; see `Store.versions`.
 
-    What `optimize` removes after its grace period (the setting keep_hours) is gone for this store, too: StoreError.
+    Versions that `optimize` removes after the setting keep_hours are lost to this store, too: StoreError.
     """
     location = location_of(uri)
     store = open_store(uri)
@@ -42,13 +42,13 @@ def open_store(uri: str | Path) -> Store:
 
 
 def find_store(uri: str | Path) -> Store | None:
-    """Open the index at the place, or return None where there is none."""
+    """Open the index at a location, or return None if there is none."""
     location = location_of(uri)
     return _opened(location) if location.is_index() else None
 
 
 def create_store(uri: str | Path) -> Store:
-    """Open an index, or create it where the place is new or empty."""
+    """Open an index, or create it if the location is new or empty."""
     location = location_of(uri)
     if location.is_index():
         return _opened(location)
@@ -60,7 +60,7 @@ def create_store(uri: str | Path) -> Store:
 
 
 def check_creatable(uri: str | Path) -> None:
-    """Refuse, without changing anything, a place where an index can neither be opened nor created."""
+    """Raise StoreError, changing nothing, if an index can be neither opened nor created at a location."""
     location = location_of(uri)
     if location.is_index():
         location.check_writable()
@@ -69,7 +69,7 @@ def check_creatable(uri: str | Path) -> None:
 
 
 def is_index(uri: str | Path) -> bool:
-    """Tell whether there is an index at the place."""
+    """Return whether there is an index at a location."""
     return location_of(uri).is_index()
 
 

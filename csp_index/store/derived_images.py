@@ -1,9 +1,9 @@
-"""Derived images: edited or generated ones, made for one neuron, which stand wherever an image id stands.
+"""Derived images: edited or generated ones, made for one neuron; their ids are valid wherever image ids are.
 
-One table an encoder. They never enter the indexed images, their shards or the neurons' statistics: their ids begin at
-`FIRST`, where no indexed image is, and no two tables share one. A row is written whole and never changed, so what a
-killed run left is complete as far as it goes. A row whose activation is not below the neuron's threshold tells that
-the attempt was made and failed; who looks for contrastive images passes it over.
+One table per encoder. They never enter the indexed images, their shards or the neurons' statistics: their ids begin at
+`FIRST`, above all indexed images, and are unique over all tables. Rows are written whole and never changed, so the rows
+of a killed run are complete. A row whose activation is not below the neuron's threshold records a failed attempt, which
+the choice of contrastive images skips.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _TOLD = ("image_id", "kind", "origin", "model", "layer", "neuron", "rank", "sett
 
 @dataclass(frozen=True, slots=True)
 class DerivedImage:
-    """An image made from an indexed one (`origin`) for a neuron, with what encoder and network make of it.
+    """An image made from an indexed one (`origin`) for a neuron, with its embedding and the neuron's activation.
 
-    `rank` is the place of `origin` in the neuron's activating set when it was made; `activation` is that neuron's on
-    the picture. `recipe` says how to make it again (edit, strength, region; or prompt, seed, model). `settings_hash`
-    names all settings the making depends on.
+    `rank` is the rank of `origin` in the neuron's activating set when the image was made; `activation` is that of the
+    neuron on the picture. `recipe` reproduces it (edit, strength, region; or prompt, seed, model). `settings_hash`
+    covers all settings that the image depends on.
     """
 
     kind: DerivedKind
@@ -56,7 +56,7 @@ def is_derived(ids: int) -> bool: ...
 @overload
 def is_derived(ids: Ids) -> Ids: ...
 def is_derived(ids: Any) -> Any:
-    """Tell which image ids, a number, an array or a tensor, are those of derived images.
+    """Return which image ids (a number, an array or a tensor) belong to derived images.
 
     >>> is_derived(np.array([0, FIRST - 1, FIRST])).tolist()
     [False, False, True]
@@ -98,7 +98,7 @@ def append_derived(store: Store, source: EncoderInfo, rows: Sequence[DerivedImag
 def find_derived(
     store: Store, source: EncoderInfo, target: LayerInfo, neurons: Iterable[int], kind: DerivedKind, settings_hash: str
 ) -> pa.Table:
-    """Return what is told of the derived images of some neurons under a settings hash: no embeddings, no pictures.
+    """Return the derived images of some neurons under a settings hash, without embeddings and pictures.
 
     Columns: image_id, kind, origin, model, layer, neuron, rank, settings_hash, recipe, activation; in the order of ids.
     """
@@ -116,7 +116,7 @@ def find_derived(
 def read_derived(
     store: Store, source: EncoderInfo, ids: Iterable[int], columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """Return the rows of derived images in the order of `ids`; StoreError for one that is not there."""
+    """Return the rows of derived images in the order of `ids`; StoreError for an unknown id."""
     table = schema.derived_table(source.name)
     requested = np.fromiter(ids, dtype=np.int64)
     known = _ids(store, table)
@@ -138,7 +138,7 @@ def read_derived(
 
 
 def derived_rows(store: Store, ids: Iterable[int], columns: Sequence[str]) -> dict[int, dict[str, object]]:
-    """Return some columns of derived images by id, whichever encoder they belong to; unknown ids are left out."""
+    """Return some columns of derived images by id, for any encoder; unknown ids are left out."""
     requested = sorted(set(ids))
     rows_by_id: dict[int, dict[str, object]] = {}
     if requested:
@@ -150,7 +150,7 @@ def derived_rows(store: Store, ids: Iterable[int], columns: Sequence[str]) -> di
 
 
 def derived_tables(store: Store) -> list[str]:
-    """Return the names of the tables of derived images, one an encoder that has some."""
+    """Return the names of the tables of derived images, one per encoder that has some."""
     names = [schema.derived_table(info.name) for info in catalog.encoders(store)]
     return [name for name in names if store.has(name)]
 

@@ -1,9 +1,9 @@
 """Where an index can be: a directory, or a prefix of an object store such as s3://bucket/db.
 
 A location knows whether an index is there and whether one can be made there, and nothing about its contents. Object
-stores are spoken to by obstore, the same Rust library as inside Lance; only this file imports it. Keys and the endpoint
-come from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ..., or a profile): they are never kept, told or passed
-on.
+stores are accessed through obstore, the Rust library that Lance uses, too; only this file imports it. Keys and the
+endpoint come from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ..., or a profile): they are never stored,
+shown or passed on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SCHEMES = ("s3", "gs", "az")
 
 _MARK = f"{schema.RUNS}.lance/_versions"  # every index has it
 _CONNECT, _REQUEST = "3s", "8s"
-_QUICK, _PATIENT = 1, 8  # tries after the first: a wrong endpoint is told soon, a hiccup must not end an hour's work
+_QUICK, _PATIENT = 1, 8  # retries: a wrong endpoint fails soon, but a hiccup must not end an hour's work
 _DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
 _ELSEWHERE = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 
@@ -33,20 +33,20 @@ _ELSEWHERE = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocat
 class LocalLocation:
     """A directory."""
 
-    options: dict[str, str] = {}  # noqa: RUF012  # what Lance is told beside the URI: nothing
+    options: dict[str, str] = {}  # noqa: RUF012  # storage options for Lance: none
 
     def __init__(self, root: Path) -> None:
-        """Name the directory; nothing is looked at yet."""
-        self.uri = str(root)  # as people are told it
-        self.root = root.absolute()  # whatever directory the process goes to
+        """Name the directory without reading it."""
+        self.uri = str(root)  # for messages
+        self.root = root.absolute()  # valid after a change of the working directory
         self.address = str(self.root)  # for Lance
 
     def exists(self) -> bool:
-        """Tell whether anything is there."""
+        """Return whether anything is there."""
         return self.root.exists()
 
     def is_index(self) -> bool:
-        """Tell whether an index is there; False, too, where nothing may be looked at."""
+        """Return whether there is an index; False, too, without permission to look."""
         return os.path.isdir(self.root / _MARK)
 
     def tables(self) -> list[str] | None:
@@ -55,7 +55,7 @@ class LocalLocation:
             return sorted(entry.name.removesuffix(".lance") for entry in entries if entry.name.endswith(".lance"))
 
     def stamp(self, table: str, version: int) -> object:
-        """Return what a commit of a table has of its own; None where it is gone."""
+        """Return what identifies the manifest of a table's commit; None if it no longer exists."""
         versions = f"{self.address}/{table}.lance/_versions"
         for name in (f"{2**64 - 1 - version:020d}.manifest", f"{version}.manifest"):
             try:
@@ -66,12 +66,12 @@ class LocalLocation:
         return None
 
     def check_writable(self) -> None:
-        """Refuse an index that may only be read."""
+        """Raise StoreError if the index is read-only."""
         if not os.access(self.root, os.W_OK):
             raise StoreError(f"no permission to write {self.uri}: expected a directory you own")
 
     def check_empty(self) -> None:
-        """Refuse, without changing anything, a place where no index can be made."""
+        """Raise StoreError, changing nothing, if no index can be created here."""
         root = self.root
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise StoreError(f"{self.uri} is not a csp_index database and not empty: choose a new or empty directory")
@@ -97,13 +97,13 @@ class StoredObject:
 
 
 class BucketLocation:
-    """A prefix of a bucket. Every question is a request; an answer that does not come is a StoreError within seconds.
+    """A prefix of a bucket. Every call is a request; a server that does not answer is a StoreError within seconds.
 
-    The object store must honour conditional writes, as AWS S3, MinIO, R2, Google and Azure do.
+    The object store must support conditional writes, as AWS S3, MinIO, R2, Google and Azure do.
     """
 
     def __init__(self, uri: str) -> None:
-        """Name the prefix; nothing is asked yet. StoreError where the URI names no bucket."""
+        """Name the prefix without a request. StoreError if the URI names no bucket."""
         self.uri = self.address = uri.rstrip("/")
         self.scheme, _, rest = self.uri.partition("://")
         self.bucket = rest.partition("/")[0]
@@ -113,7 +113,7 @@ class BucketLocation:
 
     @property
     def options(self) -> dict[str, str]:
-        """What Lance is told beside the URI; keys and endpoint it finds in the environment itself."""
+        """Storage options for Lance, which reads keys and endpoint from the environment itself."""
         return {"allow_http": "true"} if _plain_http() else {}
 
     def tables(self) -> list[str] | None:
@@ -121,30 +121,30 @@ class BucketLocation:
         return None
 
     def stamp(self, table: str, version: int) -> object:
-        """Return None: it would be one more request for every reading. An index is not made anew under a reader."""
+        """Return None: it would cost a request per read. Do not remove and recreate an index while others read it."""
         return None
 
     def exists(self) -> bool:
-        """Tell whether anything is there."""
+        """Return whether anything is there."""
         return self._has("")
 
     def is_index(self) -> bool:
-        """Tell whether an index is there; a bucket that cannot be looked at is a StoreError."""
+        """Return whether there is an index; StoreError if the bucket cannot be read."""
         return self._has(_MARK)
 
     def check_writable(self) -> None:
-        """Ask nothing: the first write finds out, and it leaves nothing behind if it is refused."""
+        """Do nothing: the first write finds out, and leaves nothing behind if it is refused."""
 
     def check_empty(self) -> None:
-        """Refuse, without changing anything, a place where no index can be made."""
+        """Raise StoreError, changing nothing, if no index can be created here."""
         if self.exists():
             raise StoreError(f"{self.uri} is not a csp_index database and not empty: choose another name in the bucket")
 
     def prepare(self) -> None:
-        """Do nothing: a prefix needs no making."""
+        """Do nothing: a prefix needs no creation."""
 
     def read(self, name: str) -> StoredObject | None:
-        """Return a small object, or None where there is none."""
+        """Return a small object, or None if it does not exist."""
         objects = self._work
         import obstore
 
@@ -158,9 +158,9 @@ class BucketLocation:
                 return None
 
     def write(self, name: str, data: bytes, over: Any = None) -> Any | None:
-        """Write a small object where there is none, or over exactly the version `over`; return the new version.
+        """Write a small object if it does not exist, or replace exactly the version `over`; return the new version.
 
-        None means that somebody else was quicker; nothing is written then.
+        None means that another writer was faster; nothing is written then.
         """
         objects = self._work
         import obstore
@@ -174,7 +174,7 @@ class BucketLocation:
             except FileNotFoundError as exc:
                 if over is None or "NoSuchBucket" in str(exc):
                     raise
-                return None  # the object is gone, so it is not what it was
+                return None  # the object was removed, so the version is gone
 
     def remove(self, name: str) -> None:
         """Delete an object."""
@@ -212,7 +212,7 @@ class BucketLocation:
             return from_url(self.uri, client_options=client, retry_config=retry, **self._credentials())
 
     def _credentials(self) -> dict[str, Any]:
-        """Return what finds AWS keys where obstore does not look but Lance does: profiles and what boto3 knows."""
+        """Return a provider of AWS keys from sources that Lance reads but obstore does not: profiles, boto3."""
         if self.scheme != "s3" or {"AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"} & os.environ.keys():
             return {}
         try:
@@ -258,7 +258,7 @@ def location_of(uri: str | Path) -> Location:
 
 
 def reason(exc: BaseException) -> str:
-    """Return in one line why a request failed, from what the object store or Lance said; other errors as they are."""
+    """Return in one line why a request failed, from the message of object store or Lance; others unchanged."""
     text = str(exc)
     if "Missing SecretAccessKey" in text or "Missing AccessKeyId" in text:
         return "no keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, both"
@@ -286,6 +286,6 @@ def _version(meta: Any) -> Any:
 
 
 def _plain_http() -> bool:
-    """Tell whether requests may go unencrypted: the environment says so, or names an endpoint that is."""
+    """Return whether unencrypted requests are allowed: by the environment, or by an http endpoint."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
     return endpoint.startswith("http://") or os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"

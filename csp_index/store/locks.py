@@ -1,11 +1,11 @@
 """One writer at a time, in each kind of location.
 
-A directory is held by a lock of the kernel, which frees it when the holder dies. A prefix of an object store is held by
-a lease: an object that says who writes and for how long, taken and renewed by conditional writes only, so that two can
-never both take it. A killed writer's lease runs out. All times compared are the server's; clocks of machines play no
-part, but in `is_held`, which only informs. A writer that lost its lease, for example while its machine slept, is
-stopped by the check before its next write. What is not covered: a writer that sleeps within one write for longer than
-the lease lasts; Lance then still keeps that table whole, and rows written twice are told by whoever reads them.
+A directory is locked by the kernel, which frees the lock when its process dies. A prefix of an object store is locked
+by a lease: an object with the writer's name and the lease's duration, taken and renewed only by conditional writes, so
+that two writers can never both have it. A killed writer's lease expires. Only the server's times are compared, except
+in `is_held`, which is informational. A writer that lost its lease, for example while its machine slept, fails at the
+check before its next write. Not covered: a writer that sleeps within one write for longer than the lease; Lance still
+keeps that table intact, and readers report rows that were written twice.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Check = Callable[[], None]  # raises StoreError if the lock was lost
 
 _LOCK, _OWNER = ".writer.lock", ".writer.json"
 _TRIES = 4
-_COARSE = 1.0  # seconds: object stores tell times in whole ones
+_COARSE = 1.0  # seconds: the resolution of times in object stores
 
 
 @contextmanager
@@ -67,7 +67,7 @@ class Lease:
     """The right to write below a prefix for `seconds` since the last renewal; renewed every `renewal` seconds."""
 
     def __init__(self, location: BucketLocation, seconds: float, renewal: float) -> None:
-        """Prepare a lease; nothing is taken yet."""
+        """Prepare a lease without taking it."""
         if renewal * 2 > seconds:
             raise SettingError(
                 f"setting lease_renewal is {renewal:g}: expected at most half of lease_seconds ({seconds:g})"
@@ -77,11 +77,11 @@ class Lease:
         self._renewals = 0
         self._version: object = None
         self._lost = ""
-        self._mutex = threading.Lock()  # the thread that renews, and the writer that checks
+        self._mutex = threading.Lock()  # between the thread that renews and the writer that checks
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the lease, renewed by a thread of its own, and give it up at the end."""
+        """Take the lease, renew it in a thread, and release it at the end."""
         self._take()
         done = threading.Event()
         thread = threading.Thread(target=self._keep, args=(done,), name="csp-index lease", daemon=True)
@@ -91,11 +91,11 @@ class Lease:
         finally:
             done.set()
             thread.join()
-            with suppress(StoreError):  # it runs out by itself
+            with suppress(StoreError):  # it expires by itself
                 self._give_up()
 
     def check(self) -> None:
-        """Renew the lease: afterwards it is held for the whole of its time. StoreError where it was lost."""
+        """Renew the lease, so that its full time remains. StoreError if it was lost."""
         with self._mutex:
             if self._lost:
                 raise StoreError(self._lost)
@@ -109,14 +109,14 @@ class Lease:
                         "stopped before writing more; run the command again when nobody writes"
                     )
                     raise StoreError(self._lost)
-                version = record.version  # a renewal whose answer got lost
+                version = record.version  # a renewal whose response was lost
             self._version = version
 
     def _take(self) -> None:
         for _ in range(_TRIES):
             record = self._location.read(_OWNER)
             if record is not None and _content(record).get("token") == self._owner["token"]:
-                self._version = record.version  # taken before, but the answer got lost
+                self._version = record.version  # taken already, but the response was lost
                 return
             if record is not None and not _is_free(record) and not self._has_ended(record):
                 uri = self._location.uri
@@ -130,7 +130,7 @@ class Lease:
         raise StoreError(f"{self._location.uri} is being taken by other writers: try again")
 
     def _has_ended(self, record: StoredObject) -> bool:
-        """Tell whether a lease ran out by the server's clock, which an object written now shows."""
+        """Return whether a lease has expired by the server's clock, read from an object written now."""
         name = f".clock-{secrets.token_hex(8)}"
         self._location.write(name, b"")
         now = self._location.read(name)
@@ -139,7 +139,7 @@ class Lease:
 
     def _keep(self, done: threading.Event) -> None:
         while not done.wait(self._renewal) and not self._lost:
-            with suppress(StoreError):  # the next check tells it, or the next renewal mends it
+            with suppress(StoreError):  # the next check raises it, or the next renewal succeeds
                 self.check()
 
     def _give_up(self) -> None:
@@ -149,7 +149,9 @@ class Lease:
                 self._location.write(_OWNER, json.dumps({"free": True, **self._owner}).encode(), self._version)
 
     def _content(self) -> bytes:
-        self._renewals += 1  # so that every renewal is another object: who took the last one for ended must not win
+        self._renewals += (
+            1  # makes every renewal a new object, so that a writer that saw the last one expire cannot win
+        )
         return json.dumps({**self._owner, "seconds": self._seconds, "renewals": self._renewals}).encode()
 
 
@@ -166,7 +168,7 @@ def _is_free(record: StoredObject) -> bool:
 
 
 def _end(record: StoredObject) -> datetime:
-    """Return when a lease runs out, by the server's clock."""
+    """Return when a lease expires, by the server's clock."""
     seconds = _content(record).get("seconds")
     if not isinstance(seconds, int | float):
         seconds = settings.LEASE_SECONDS.value()
@@ -177,7 +179,7 @@ def _end(record: StoredObject) -> datetime:
 def _kernel_lock(root: Path, uri: str) -> Iterator[None]:
     try:
         lock = FileLock(root / _LOCK)
-        lock.acquire(timeout=1)  # a look at whether it is held takes it for a moment
+        lock.acquire(timeout=1)  # `is_held` takes the lock for a moment
     except Timeout:
         raise StoreError(f"{uri} is being written by {_owner(root)}: wait until it ends, or stop it") from None
     except OSError as exc:
@@ -194,7 +196,7 @@ def _kernel_lock(root: Path, uri: str) -> Iterator[None]:
 
 
 def _sure() -> None:
-    """Check nothing: while this process lives, the kernel keeps its lock."""
+    """Do nothing: the kernel keeps the lock while this process lives."""
 
 
 def _owner(root: Path) -> str:

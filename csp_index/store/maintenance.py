@@ -1,7 +1,7 @@
-"""What Lance keeps beside a table's rows: vector indexes, fragments, old versions. Knows nothing of images or neurons.
+"""Vector indexes, fragments and old versions of tables. Knows nothing about images or neurons.
 
-Whoever changes something holds the store's write lock. Each change is one commit: a reader sees the table before or
-after it, rows keep their order, and one that is cut short leaves the table as it was.
+Changes require the store's write lock. Each change is one commit: a reader sees the table before or after it, rows
+keep their order, and an interrupted change leaves the table as it was.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from csp_index.store.schema import EMBEDDING
 from csp_index.store.tables import Store
 
-_FRAGMENT_BYTES = 2**30  # what compaction gathers into one fragment, at most
+_FRAGMENT_BYTES = 2**30  # of one fragment after compaction, at most
 _BATCH_BYTES = 8 * 2**20  # rows that compaction reads at a time
-_SUB_VECTOR = 8  # dimensions that ivf_pq codes together
+_SUB_VECTOR = 8  # dimensions that ivf_pq encodes together
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ def partition_count(store: Store, name: str) -> int:
 
 
 def build_vector_index(store: Store, name: str, kind: str, partitions: int, centres: np.ndarray | None = None) -> None:
-    """Build the vector index of a table by cosine; it takes the place of the one there is.
+    """Build the vector index of a table by cosine, replacing the present one.
 
-    `centres` [P, D] are those of the partitions where they were trained elsewhere; else Lance trains them.
+    `centres` [P, D] are the partitions' centres if they were trained elsewhere; else Lance trains them.
     """
     with store.upkeep(name) as dataset:
         options: dict[str, Any] = {"num_partitions": partitions}
@@ -60,7 +60,7 @@ def build_vector_index(store: Store, name: str, kind: str, partitions: int, cent
 
 
 def extend_indexes(store: Store, name: str) -> None:
-    """Bring the rows written since they were built into a table's indexes, without training anew."""
+    """Add the rows written since they were built to a table's indexes, without training again."""
     with store.upkeep(name) as dataset:
         dataset.optimize.optimize_indices()
 
@@ -74,14 +74,14 @@ def drop_vector_index(store: Store, name: str) -> None:
 
 
 def index_column(store: Store, name: str, column: str) -> None:
-    """Index a column of numbers, so that a filter on it is looked up and not computed; nothing where it is indexed."""
+    """Index a column of numbers, so that filters on it are fast; does nothing if it is indexed already."""
     with store.upkeep(name) as dataset:
         if all(index.field_names != [column] for index in dataset.describe_indices()):
             dataset.create_scalar_index(column, "BTREE")
 
 
 def compact(store: Store, name: str) -> None:
-    """Gather small fragments into large ones; the rows keep their order."""
+    """Merge small fragments into large ones; the rows keep their order."""
     state = table_state(store, name)
     if state.fragments < 2:
         return
@@ -97,7 +97,7 @@ def compact(store: Store, name: str) -> None:
 def prune(store: Store, name: str, keep_hours: float) -> int:
     """Remove the versions that were replaced more than `keep_hours` ago; return the bytes freed.
 
-    What counts is when a version was replaced: a reader may have opened it until then.
+    The time of replacement counts, because a reader may have opened the version until then.
     """
     oldest = time.time() - 3600 * keep_hours
     with store.upkeep(name) as dataset:

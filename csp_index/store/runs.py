@@ -33,7 +33,7 @@ _PACKAGES = (
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that is going on: its id and the hash of its settings."""
+    """A run in progress: its id and the hash of its settings."""
 
     run_id: str
     settings_hash: str
@@ -49,7 +49,7 @@ def settings_hash(settings: Mapping[str, object]) -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of the packages that decide a result."""
+    """Return the versions of the packages that results depend on."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -89,7 +89,7 @@ def record_run(
     except BaseException as exc:
         state = "interrupted" if isinstance(exc, KeyboardInterrupt) else "failed"
         message = " ".join(str(exc).split())[:500]
-        with suppress(StoreError):  # what went wrong first is told, not that its record cannot be written either
+        with suppress(StoreError):  # the first error is raised, not the failure to record it
             store.upsert(
                 schema.RUNS,
                 ["run_id"],

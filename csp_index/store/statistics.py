@@ -1,6 +1,6 @@
-"""Statistics of every neuron of a layer, gathered shard by shard in bounded memory. Pure numerics, no I/O.
+"""Statistics of every neuron of a layer, computed shard by shard in bounded memory. Pure numerics, no I/O.
 
-The same activations in the same shards give the same numbers, whether one process saw them or several did.
+The same activations in the same shards give the same numbers, in one process or several.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from csp_index.ordering import mix, rank_keys, split_keys
 from csp_index.records import LayerKey
 from csp_index.store import schema
 
-SAMPLE = 4096  # images kept for the quantiles, which are exact up to so many images
-_BLOCK_BYTES = 1 << 19  # of a block of neurons in float64: what a core's cache holds
+SAMPLE = 4096  # images sampled for the quantiles, which are exact up to this number of images
+_BLOCK_BYTES = 1 << 19  # of a block of neurons in float64: fits in a core's cache
 
 
 class NeuronStatistics:
@@ -34,7 +34,7 @@ class NeuronStatistics:
         self._priority = np.zeros(0, np.int64)
 
     def update(self, activations: torch.Tensor) -> None:
-        """Take in the next images' activations [M, n], float32 and finite, in image order."""
+        """Add the next images' activations [M, n], float32 and finite, in image order."""
         count = activations.shape[1]
         if count == 0:
             return
@@ -44,7 +44,7 @@ class NeuronStatistics:
         lowest = split_keys(self._keys[:, -1:])[0].numpy()  # [M, 1]: what a later image must exceed to be a top one
         slots, selected = self._make_room(ids)
         entered: list[np.ndarray] = []
-        # A block of neurons at a time, so that it is read from memory once and everything else finds it in the cache.
+        # A block of neurons at a time: it is read from memory once and stays in the cache for the other steps.
         size = max(1, _BLOCK_BYTES // (8 * count))
         wide = np.empty((min(size, len(values)), count))
         for start in range(0, len(values), size):
@@ -73,7 +73,7 @@ class NeuronStatistics:
         self._firing[block] += np.count_nonzero(values > 0, axis=1)
 
     def _fill_top(self, activations: torch.Tensor, ids: torch.Tensor) -> int:
-        """Take the first images into top lists that have room; return how many: if fewer than all, lists are full."""
+        """Add the first images to top lists that are not full; return how many. Fewer than all: they are full."""
         if self._keys.shape[1] == self._top:
             return 0
         keys = torch.cat([self._keys, rank_keys(activations[:, : self._top], ids[: self._top])], 1)
@@ -81,9 +81,9 @@ class NeuronStatistics:
         return min(self._top, len(ids))
 
     def _take_top(self, values: np.ndarray, neuron: np.ndarray, place: np.ndarray) -> None:
-        """Merge the images at `place` of `values` [M, n], with the neurons named beside (sorted), into the top lists.
+        """Merge images, at columns `place` of `values` [M, n], into the top lists of the neurons `neuron` (sorted).
 
-        Their activations exceed the lowest of the list: an equal one does not enter, because its id is higher.
+        Their activations exceed the lowest of the list; an equal one does not enter, because its id is higher.
         """
         if not len(neuron):
             return

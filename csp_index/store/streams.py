@@ -1,4 +1,4 @@
-"""Embeddings and activations as tensors: streams of them shard by shard, and those of chosen images or neurons.
+"""Embeddings and activations as tensors: streamed shard by shard, or read for some images or neurons.
 
 Reads only committed shards: a row whose shard has no mark does not exist.
 """
@@ -17,7 +17,7 @@ from csp_index.store.catalog import EncoderInfo, LayerInfo, Shard
 from csp_index.store.derived_images import read_derived
 from csp_index.store.tables import Store
 
-_BATCH_BYTES = 4 * 2**20  # of a batch of a scan; several are on the way at once
+_BATCH_BYTES = 4 * 2**20  # of a scanned batch; several are in memory at once
 
 
 def embedding_tiles(store: Store, info: EncoderInfo, marks: Sequence[Shard]) -> Iterator[torch.Tensor]:
@@ -50,7 +50,7 @@ def activation_tiles(
 ) -> Iterator[torch.Tensor]:
     """Stream the activations of `neurons` (sorted, default all) shard by shard, each [M, n] float32.
 
-    Only the rows of the neurons asked for are read.
+    Reads only the rows of those neurons.
     """
     if not marks:
         return

@@ -1,7 +1,7 @@
 """LanceDB behind one small class: append, read, search, lock; `connect` opens or creates a store.
 
-A `Store` is a place full of Lance tables: a directory, or a prefix of an object store. It handles tables, rows and
-filters; what the rows mean is `catalog`'s business. Writers take `write_lock`, and every write checks that the lock is
+A `Store` is the Lance tables at one location: a directory, or a prefix of an object store. It handles tables, rows and
+filters; `catalog` knows what the rows mean. Writers take `write_lock`, and every write checks that the lock is
 still theirs; readers never wait and see the last commit, or fixed versions of all tables.
 """
 
@@ -36,15 +36,15 @@ class VectorIndex:
 
     kind: str  # an IndexKind, or another one of Lance's
     rows: int
-    unindexed: int  # rows a search goes through one by one
+    unindexed: int  # rows that a search compares one by one
     bytes: int
 
 
 class Store:
-    """A place full of Lance tables that csp_index made."""
+    """The Lance tables of one index."""
 
     def __init__(self, location: Location, versions: Mapping[str, int] | None = None) -> None:
-        """Use the place as it is; `connect` checks it first. With `versions`, the store is read-only and fixed."""
+        """Use the location as it is; `connect` checks it first. With `versions`, the store is fixed and read-only."""
         self.uri, self.address = location.uri, location.address
         self._location = location
         self._tables: Tables = NewestTables(location) if versions is None else FixedTables(location, versions)
@@ -81,9 +81,9 @@ class Store:
             self._made(name, rows.schema).add(rows)
 
     def write_fragments(self, name: str, rows: pa.Table) -> list[str]:
-        """Write rows beside a table that exists, where no reader sees them; return what `append_fragments` needs.
+        """Write rows for an existing table without a commit; return the fragments for `append_fragments`.
 
-        Several processes may do so at once, without the write lock. What is never appended is only space.
+        Several processes may do so at once, without the write lock. Fragments that are never appended only take space.
         """
         from lance.fragment import write_fragments
 
@@ -95,7 +95,7 @@ class Store:
             return [json.dumps(fragment.to_json()) for fragment in fragments]
 
     def append_fragments(self, name: str, fragments: Sequence[str]) -> None:
-        """Append rows that `write_fragments` wrote, in the order given, in one commit."""
+        """Append fragments of `write_fragments`, in their order, in one commit."""
         from lance import LanceDataset, LanceOperation
         from lance.fragment import FragmentMetadata
 
@@ -111,7 +111,7 @@ class Store:
             merge.when_matched_update_all().when_not_matched_insert_all().execute(rows)
 
     def delete(self, name: str, where: str) -> int:
-        """Delete rows; return how many there were. No commit is made where there are none."""
+        """Delete rows and return their number; without such rows there is no commit."""
         count = self.count(name, where)
         if count:
             with self._writing(name):
@@ -128,7 +128,7 @@ class Store:
                     cache.remove(lambda key: key[0] == name)
 
     def count(self, name: str, where: str | None = None) -> int:
-        """Return the number of rows, 0 where the table does not exist."""
+        """Return the number of rows, 0 if the table does not exist."""
         version = self._tables.version(name)
         with self._translated(name, _UNREADABLE):
             return 0 if version is None else int(version.dataset.count_rows(where))
@@ -193,9 +193,9 @@ class Store:
     ) -> list[np.ndarray]:
         """Return, for each query [Q, D], the image ids of its nearest rows by cosine, nearest first.
 
-        Where the table has a vector index, the nearest are those of the partitions looked into, unless `exact`. A query
-        that finds fewer than `limit` there goes through all rows.
-        Distances are left out on purpose: their scale depends on the index type, so callers recompute the cosine.
+        With a vector index, only some of its partitions are searched, unless `exact`; a query that finds fewer than
+        `limit` rows there searches all rows. Distances are not returned: their scale depends on the index type, so
+        callers recompute the cosine.
         """
         nearest = self._search(name, queries, limit, where, exact)
         short = [query for query, ids in enumerate(nearest) if len(ids) < limit]
@@ -235,7 +235,7 @@ class Store:
 
     @contextmanager
     def upkeep(self, name: str) -> Iterator[Any]:
-        """Give the Lance dataset of a table, to change what is beside the rows; what fails in there is told."""
+        """Yield the Lance dataset of a table, to change indexes, fragments or versions; errors become StoreError."""
         with self._writing(name):
             yield self.dataset(name)
 
@@ -245,7 +245,10 @@ class Store:
 
     @contextmanager
     def write_lock(self) -> Iterator[None]:
-        """Hold the index for writing; a second writer is told who holds it. It is free soon after the holder dies."""
+        """Lock the index for writing; a second writer gets an error that names the holder.
+
+        The lock is free soon after its process dies.
+        """
         self._tables.check_writable(schema.RUNS)
         with hold(self._location) as check:
             self._check = check
@@ -256,7 +259,7 @@ class Store:
                 self._check = None
 
     def is_locked(self) -> bool:
-        """Tell whether some process holds the index for writing."""
+        """Return whether a process holds the write lock."""
         return is_held(self._location)
 
     def _version(self, name: str) -> TableVersion:

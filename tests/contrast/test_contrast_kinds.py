@@ -277,7 +277,7 @@ def test_edits_are_near_by_design_and_no_near_duplicates(tmp_path):
 
 
 def test_a_question_that_makes_nothing_says_so(index):
-    with pytest.raises(LabelError, match="ask for it by `csp-index label`"):
+    with pytest.raises(LabelError, match="which is not possible here: use `csp-index label`"):
         gather_examples(index.store, selection(index), ExampleOptions(contrast="perturbation"))
 
 

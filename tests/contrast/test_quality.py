@@ -124,8 +124,8 @@ def test_pairs_of_a_label_tell_the_same_as_the_examples_they_come_from() -> None
     pairs = [ExamplePair(rank, rank, 2.0, *((500, 1.2, 0.6) if rank < 7 else (None, None, None))) for rank in range(10)]
     one, other = quality_of(given), quality_of_pairs(pairs)
     assert one.as_json() == pytest.approx(other.as_json())
-    assert other.told() == "contrast: 7 pairs, similarity 0.600 (100% reach 0.5), activation falls by 40%"
-    assert quality_of_pairs(()).told() == "" and quality_of_pairs(()).as_json()["similarity"] is None
+    assert other.summary() == "contrast: 7 pairs, similarity 0.600 (100% reach 0.5), activation falls by 40%"
+    assert quality_of_pairs(()).summary() == "" and quality_of_pairs(()).as_json()["similarity"] is None
 
 
 def test_the_floor_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_near_duplicates_dropped_are_counted(tmp_path: Path) -> None:
 
     assert found(0.99).duplicates.tolist() == [10] and found(0.99).similarity < 0.99
     assert found(1.01).duplicates.tolist() == [0] and found(1.01).similarity > found(0.99).similarity
-    assert "10 near duplicates dropped" in found(0.99).told()
+    assert "10 near duplicates dropped" in found(0.99).summary()
 
 
 def test_an_evaluation_holds_the_quality_of_each_methods_contrast(index: Index, tmp_path: Path) -> None:
