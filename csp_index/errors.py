@@ -52,7 +52,7 @@ class LabelError(CspIndexError):
 
 
 class EvaluationError(CspIndexError):
-    """Labels cannot be judged as asked: no held-out images, a truth file that does not fit, data a metric needs."""
+    """Labels cannot be evaluated as asked: no held-out images, a truth file that does not fit, data a metric needs."""
 
 
 class QueryError(CspIndexError):

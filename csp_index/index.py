@@ -158,7 +158,7 @@ class Index(Reader):
         """Add a layer, with the first one its images, too, from .npy files: activations [N, M], embeddings [N, D]."""
         check_creatable(self.uri)
         if not options.get("embeddings") and not is_index(self.uri):
-            raise ArrayError("a new index needs embeddings beside activations: give --embeddings")
+            raise ArrayError("a new index needs embeddings as well as activations: give --embeddings")
         options = {"progress": shown_progress()} | options
         summary = import_arrays(lambda: create_store(self.uri), activations, layer, **options)
         self._store = open_store(self.uri)
@@ -188,9 +188,9 @@ class Index(Reader):
         csp where the encoder's logit scale is unknown, which that one needs.
         `vocabulary` is a built-in name, a text file, a list of texts, or `CandidateTexts` made elsewhere; by default
         the one the index used last. `options` are the fields of ExampleOptions and ScoringOptions, for example gamma,
-        examples, contrast, threshold. Labels are kept and read again; `recompute` makes them anew, `keep=False` leaves
-        the index as it is. `search` finds contrastive images by vector search (True) or matrix products (False); by
-        default by whichever costs less here, which `explain` is told with the reason. `candidates` is any mix of
+        examples, contrast, threshold. Labels are stored and read again; `recompute` computes them again, and
+        `keep=False` leaves the index as it is. `search` finds contrastive images by vector search (True) or matrix products (False); by
+        default by whichever costs less here; `explain` receives the choice and its reason. `candidates` is any mix of
         vocabulary, vlm, captioner and neighbours: what models named for a neuron is scored for it alone, or with
         `pool_candidates` for all neurons of its layer.
         """
@@ -258,7 +258,7 @@ class Index(Reader):
     ) -> CandidateChecks:
         """Return which candidates of models score below the vocabulary's best: a sign that they are invented.
 
-        `candidates` are kinds, by default vlm and captioner, as far as there are any. The other arguments as in
+        `candidates` are kinds, by default those of vlm and captioner that the index has. The other arguments as in
         `label`; no label is made, and `keep=False` does not even keep the embeddings of new texts.
         """
         from csp_index.labelling.candidate_check import check_neurons
@@ -282,7 +282,7 @@ class Index(Reader):
     ) -> Evaluation:
         """Judge how faithful labels of one layer's neurons are: chosen on one part of the images, judged on another.
 
-        `vocabulary`, `templates` and `encoder` as in `label`. Values are kept and read again.
+        `vocabulary`, `templates` and `encoder` as in `label`. Values are stored and read again.
         """
         from csp_index.evaluation.evaluate import evaluate
         from csp_index.evaluation.options import EvaluationOptions
@@ -315,7 +315,7 @@ class Index(Reader):
     def report(self, evaluation: Evaluation, folder: str | Path, *, sanity: SanityReport | None = None) -> Path:
         """Write an evaluation as a folder of a page with pictures, JSON and CSV; return the page.
 
-        `sanity` is the metrics' own test, shown beside.
+        `sanity` is the metrics' own test, shown with it.
         """
         from csp_index.evaluation.report.cards import evaluated_cards
         from csp_index.evaluation.report.write import calibration_rows, write_report

@@ -104,7 +104,7 @@ class LabelScore:
 
 
 def rivals_of(scores: Sequence[LabelScore]) -> tuple[LabelScore, ...]:
-    """Return the candidates beside the best that come first in some resamples, most often first; at most five."""
+    """Return the other candidates that come first in some resamples, the most frequent first; at most five."""
     results = [score for score in scores[1:] if score.share]
     return tuple(sorted(results, key=lambda score: -(score.share or 0.0))[:_RIVALS])
 
@@ -115,7 +115,7 @@ class Label:
 
     `state` is `labelled`, `dead` (the neuron never fires), `no-contrast` (no image activates less than the threshold,
     and the method needs one) or `no-candidates` (only its own were asked for, and it has none); but for the first,
-    `labels` is empty and `note` says why. `note` also tells of fewer examples than asked for, and of a poor contrast.
+    `labels` is empty and `note` says why. `note` also mentions fewer examples than requested, and a poor contrast.
     `uncertain`: the lead of the best candidate is inside the noise of the activating images, or these tell nothing
     (there is but one). `rivals` are the others that come first in some resamples, at most five.
     """
@@ -141,7 +141,7 @@ class Label:
         if not self.uncertain:
             return ""
         if self.confidence is None:
-            return "uncertain: resampling its images tells nothing"
+            return "uncertain: resampling its images says nothing"
         rivals = ", ".join(f"{rival.text} {rival.share:.2f}" for rival in self.rivals)
         return f"uncertain: confidence {self.confidence:.2f}" + (f", rivals {rivals}" if rivals else "")
 
@@ -151,7 +151,7 @@ class Label:
         return self.labels[0].text if self.labels else None
 
     def as_json(self) -> dict[str, object]:
-        """Return the object that `csp-index label --json` prints, one a line."""
+        """Return the object that `csp-index label --json` prints, one per line."""
         return {
             "neuron": str(self.neuron),
             "method": self.method,
@@ -185,7 +185,7 @@ class ExampleOptions:
     variants: int = 8  # synthetic: of each activating image, made before the silent ones are looked for
     generator_seed: int = 0  # synthetic: of the variants
     caption_column: str | None = None  # synthetic: the metadata column that describes an image, for the prompt
-    variant_prompt: str = "{caption}"  # synthetic: what the generator is told around the caption
+    variant_prompt: str = "{caption}"  # synthetic: the prompt around the caption
 
     def __post_init__(self) -> None:
         _check_numbers(
@@ -247,7 +247,7 @@ class ScoringOptions:
 
 
 def _are_kinds(text: object) -> bool:
-    """Tell whether a text names contrastive kinds, each once."""
+    """Return whether a text names contrastive kinds, each once."""
     named = text.split("+") if isinstance(text, str) else []
     return bool(named) and len(set(named)) == len(named) and set(named) <= set(get_args(ContrastKind))
 

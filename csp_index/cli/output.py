@@ -36,9 +36,9 @@ class _Plain(logging.Handler):
 
 @contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Tell warnings, of whatever library, in one line each: `Warning: ...`."""
+    """Print the warnings of all libraries in one line each: `Warning: ...`."""
     handler = _Plain(logging.WARNING)
-    # At the root: open_clip calls logging.info, which gives a root without handlers one that tells `WARNING:name:...`.
+    # At the root: open_clip calls logging.info, which gives a root without handlers one that prints `WARNING:name:...`.
     logging.getLogger().addHandler(handler)
     try:
         yield

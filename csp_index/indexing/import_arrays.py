@@ -68,7 +68,7 @@ def import_arrays(
     opened = store()
     held = catalog.image_count(opened)
     if vectors is None and not catalog.encoders(opened):
-        raise ArrayError("a new index needs embeddings beside activations: give --embeddings")
+        raise ArrayError("a new index needs embeddings as well as activations: give --embeddings")
     chosen = {"layer": layer, "dtype": kept, "images": len(values), "arrays": [i.identity for i, _ in columns]}
     chosen |= {"encoder": encoder, "uris": hashlib.sha256("\n".join(names or []).encode()).hexdigest()}
     with opened.write_lock():

@@ -1,1 +1,1 @@
-"""Candidates and evidence to scores, confidence, and the labels that are kept."""
+"""From candidates and evidence to scores, confidence, and stored labels."""

@@ -1,4 +1,4 @@
-"""Candidates of models held against the vocabulary: one that scores below the vocabulary's best may be invented.
+"""Candidates of models compared with the vocabulary: one that scores below the vocabulary's best may be invented.
 
 Stores nothing but the embeddings of texts. A vision-language model can name what none of the images show; a candidate
 that fits the neuron less than some word of a fixed list does, adds nothing to that list.
@@ -51,7 +51,7 @@ class CandidateCheck:
         return sum(candidate.below for candidate in self.candidates)
 
     def as_json(self) -> dict[str, object]:
-        """Return the object that `csp-index label --check --json` prints, one a line."""
+        """Return the object that `csp-index label --check --json` prints, one per line."""
         return {
             "neuron": str(self.neuron),
             "method": self.method,
@@ -113,7 +113,7 @@ def check_neurons(
     """Return the checks of the selected neurons against a vocabulary, None the one used last.
 
     Scores are those of labelling by vocabulary and `kinds` (as `checked_kinds`) together; a softmax runs over all of
-    them. New texts are embedded, and kept under the write lock if `space` says so.
+    them. New texts are embedded, and stored under the write lock if `space` says so.
     """
     if isinstance(given, CandidateTexts):
         raise LabelError("candidates are checked against a vocabulary, not against arrays made elsewhere: name one")

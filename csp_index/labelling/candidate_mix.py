@@ -1,7 +1,7 @@
 """Candidates that models named for single neurons, read from the store and mixed with a vocabulary.
 
 Knows nothing about the models: it reads the tables `answers` and `candidates`. What is mixed is always the whole
-layer's, whichever of its neurons are labelled, so that a label does not depend on who is labelled beside.
+layer's, whichever of its neurons are labeled, so that a label does not depend on the others in the run.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Mix:
             raise SettingError(f"candidates name {got}: expected one or several of {', '.join(known)}, with commas")
         found = cls(tuple(kind for kind in known if kind in named), pooled)
         if pooled and not found.proposed:
-            raise SettingError("candidates to pool are those of models: name a kind of them beside, for example vlm")
+            raise SettingError("pooling applies to candidates of models: add a kind of them, for example vlm")
         return found
 
     @property
@@ -196,7 +196,7 @@ def joined(
 
 
 def _warn_of_early(store: Store, target: LayerInfo, rows: pa.Table) -> None:
-    """Tell of how many neurons the candidates were named when the layer had seen fewer images than it has now."""
+    """Log for how many neurons the candidates were named when the layer had seen fewer images than it has now."""
     images = int(catalog.neuron_rows(store, target, [0])["images"][0].as_py())
     named = ",".join(catalog.sql_text(run) for run in rows["run_id"].unique().to_pylist())
     runs = store.read(schema.RUNS, ["run_id", "settings"], f"run_id IN ({named})").to_pylist()

@@ -1,4 +1,4 @@
-"""Candidate labels with their text embeddings, kept so that an encoder reads each text once; whose they are."""
+"""Candidate labels with their text embeddings, stored so that an encoder reads each text once."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class CandidateTexts:
     """Candidate labels with their embeddings [C, D], as the encoder (or an array) gave them: not re-normalised.
 
     `key` names content and templates; labels made from equal keys are comparable. `empty` [D] is the empty template's
-    embedding. `own` tells whose they are; None: everybody's.
+    embedding. `own` says which neurons each belongs to; None: to all.
     """
 
     texts: tuple[str, ...]
@@ -143,7 +143,7 @@ def named_vocabulary(store: Store, given: str | Path | Sequence[str] | Vocabular
 
 
 def vocabulary_texts(space: TextSpace, vocabulary: Vocabulary) -> CandidateTexts:
-    """Return the vocabulary's labels with their embeddings; if kept, it is the one the index used last."""
+    """Return the vocabulary's labels with their embeddings; if stored, it becomes the one the index used last."""
     found = embed_vocabulary(space.store, space.source, vocabulary, space.template_set, space.load, keep=space.keep)
     if space.keep:
         keep_vocabulary(space.store, vocabulary, space.template_set)
@@ -185,7 +185,7 @@ def embed_vocabulary(
 def embed_proposed(space: TextSpace, texts: Sequence[str]) -> torch.Tensor:
     """Return the embeddings [T, D] of loose texts, all different; the empty text is the empty template.
 
-    The encoder is loaded only for texts that no earlier call kept; new ones are kept as one vocabulary more.
+    The encoder is loaded only for texts that no earlier call stored; new ones are stored as another vocabulary.
     """
     store, source = space.store, space.source
     kept_as = template_key(space.template_set)
@@ -262,7 +262,7 @@ def embed_picture(encoder: LoadedEncoder, path: str | Path) -> torch.Tensor:
 
 
 def last_vocabulary(store: Store) -> Vocabulary:
-    """Return the vocabulary the index kept last, or `imagenet1k` where it kept none."""
+    """Return the vocabulary the index stored last, or `imagenet1k` if it has none."""
     key, template_set = _last(store)
     if not key:
         return load_vocabulary("imagenet1k")

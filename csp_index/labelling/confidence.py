@@ -1,6 +1,6 @@
 """How far a label can be trusted: bootstrap over a neuron's activating images. Pure tensor functions, no I/O.
 
-The present activating images of a neuron, each with its activation and contrastive partners, are drawn anew with
+The present activating images of a neuron, each with its activation and contrastive partners, are drawn again with
 replacement, and the leading candidates are scored on every resample by the method itself. So it works for any method,
 also of another package: B resamples are B neurons to it. What a score takes from the other neurons of a run (the prior
 of clip-dissect and wpmi) is left as it was: every resample is read as its change against the neuron's own images,

@@ -1,6 +1,7 @@
 """Labels as the store holds them: the rows that are written, and the labels read back from rows.
 
-A label is kept under the hash of everything it depends on. Its row is written last, so one that can be read is whole.
+A label is stored under the hash of everything it depends on. Its row is written last, so a label that can be read is
+complete.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ def _delete_orphans(store: Store, selection: Selection, same: str, names: str) -
 
 
 def read_labels(store: Store, selection: Selection, hashed: str, request: LabelRequest) -> dict[int, Label]:
-    """Return the labels kept under a settings hash, by neuron; neurons without one are left out."""
+    """Return the labels stored under a settings hash, by neuron; neurons without one are left out."""
     where = f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(selection.target)}"
     if len(selection.neurons) < selection.target.neurons:
         where += f" AND neuron IN ({','.join(map(str, selection.neurons.tolist()))})"

@@ -1,6 +1,6 @@
-"""Labels of neurons: read from the store where an earlier run kept them, else computed and kept.
+"""Labels of neurons: read from the store where an earlier run stored them, else computed and stored.
 
-A label is kept under the hash of everything it depends on: the same request reads it, a different one never does.
+A label is stored under the hash of everything it depends on: the same request reads it, a different one never does.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def label_neurons(
     keep: bool = True,
     context: ComputeContext | None = None,
 ) -> list[Label]:
-    """Return one Label per neuron, in neuron order: read where the store has it, computed and kept where not.
+    """Return one Label per neuron, in neuron order: read if the store has it, else computed and stored.
 
     `candidates` is called, under the write lock, only if something must be computed. `keep=False` writes nothing.
     """

@@ -1,4 +1,4 @@
-"""How neurons respond to the whole dataset, beside each label: sums over images, pure tensors.
+"""How the response of neurons to the whole dataset goes with each label: sums over images, pure tensors.
 
 The response is y = min(max(a, 0) / h, 1), h half the mean activation of the neuron's activating images: what counts is
 that a neuron fires, not how much. Three views of it, each [M, C]: where a linear model of the response on the
@@ -16,7 +16,7 @@ from torch.nn.functional import normalize, pad
 
 _RIDGE = 1.0  # penalty of the linear model, in mean variances of an embedding's coordinate
 _FILTER_RIDGE = 3.0  # the same of the labels' filters
-_BINS, _SPAN = 1024, 8.0  # of the filtered cosines, over so many deviations on either side
+_BINS, _SPAN = 1024, 8.0  # of the filtered cosines, over this many deviations on either side
 _BLOCK_BYTES = 256 * 2**20
 _ROWS = 256  # neurons finished at once
 _TINY = torch.finfo(torch.float32).tiny
@@ -42,11 +42,11 @@ class Response:
         return self._map(lambda part: part[pick])
 
     def of_candidates(self, kept: torch.Tensor, more: int = 0) -> Response:
-        """Return the columns of the kept candidates, and `more` columns of zeros."""
+        """Return the columns of these candidates, and `more` columns of zeros."""
         return self._map(lambda part: pad(part[:, kept], (0, more)))
 
     def repeated(self, times: int) -> Response:
-        """Return every neuron's row so many times in a row."""
+        """Return every neuron's row repeated in place."""
         return self._map(lambda part: part.repeat_interleave(times, 0))
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Response:

@@ -211,7 +211,7 @@ def consensus(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
 
 
 def random_label(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
-    """Return a seeded hash of neuron, candidate and seed as a number in [0, 1): what a label by lot would score."""
+    """Return a seeded hash of neuron, candidate and seed as a number in [0, 1): the score of a random label."""
     neuron = mix(evidence.neuron_numbers, options.seed)[:, None]
     found = mix(neuron ^ mix(evidence.candidate_numbers, options.seed + 1))
     return (found >> 39).float() / 2**24

@@ -45,7 +45,7 @@ def load_vocabulary(name: str | Path, store: Store | None = None) -> Vocabulary:
     Built in are `imagenet1k` and `imagenet21k`. `FILE.parquet:COLUMN`, `FILE.csv:COLUMN` (or .tsv) is a column of texts
     or of lists of texts; `metadata:COLUMN` what the metadata of the index's images say (`metadata_vocabulary`). Texts
     that differ only in case, spacing or Unicode form are merged, the first spelling wins. Errors: LabelError for an
-    empty list, an empty line or row (told by number), a column that is not there (told which are).
+    empty list, an empty line or row (with its number), a missing column (with those there are).
     """
     if str(name) in BUILT_IN:
         return Vocabulary(str(name), _merged(_built_in(str(name))))
@@ -86,12 +86,12 @@ def metadata_vocabulary(store: Store, column: str) -> Vocabulary:
 
 
 def clean_text(text: str) -> str:
-    """Return a label as it is kept: Unicode composed, spaces single. Labels equal but for case are one."""
+    """Return a label as it is stored: Unicode composed, spaces single. Labels equal but for case are one."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def _visible(text: str) -> bool:
-    """Tell whether a label shows anything: spaces, control and formatting characters do not."""
+    """Return whether a label shows anything: spaces, control and formatting characters do not."""
     return any(unicodedata.category(character)[0] not in "CZ" for character in text)
 
 

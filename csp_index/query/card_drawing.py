@@ -170,14 +170,14 @@ def _mark_threshold(canvas: _Canvas, card: CardData, x: float, box: Box) -> None
     for step in range(int(top), int(bottom), 8):
         canvas.rectangle((x - 1, step, x + 1, step + 5), _INK)
     text = f"{card.threshold_name} {_number(card.threshold)}"
-    beside: Anchor = "left" if x < (left + right) / 2 else "right"
-    canvas.text((x + (8 if beside == "left" else -8), top - 4), text, 14, _INK, anchor=beside)
+    side: Anchor = "left" if x < (left + right) / 2 else "right"
+    canvas.text((x + (8 if side == "left" else -8), top - 4), text, 14, _INK, anchor=side)
 
 
 def _draw_row(
     canvas: _Canvas, pairs: Sequence[CardPair], top: float, tile: float, strongest: float, contrasted: bool
 ) -> None:
-    """Draw up to ten pairs beside each other, and name the two lines of images at the left."""
+    """Draw up to ten pairs side by side, and name the two lines of images at the left."""
     canvas.text((_MARGIN, top + tile / 2 - 22), "activating", 16, _WARM)
     canvas.text((_MARGIN, top + tile / 2), "the neuron fires", 12, _SOFT)
     below = top + tile + 56
@@ -247,7 +247,7 @@ def _state_text(state: str) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Return the number with three digits that count, as far as a card has room for them.
+    """Return the number with three significant digits, if a card has room for them.
 
     >>> _number(0.91234), _number(8), _number(1234.5), _number(-0.0000123), _number(0)
     ('0.912', '8.00', '1234', '-1e-05', '0')

@@ -13,7 +13,7 @@ from csp_index.store.catalog import LayerInfo
 from csp_index.store.derived_images import derived_rows, describe_recipe, is_derived
 from csp_index.store.tables import Store
 
-STATISTICS = ("images", "mean", "std", "min", "max", "firing_rate", "quantiles")  # of a neuron, as `show` tells them
+STATISTICS = ("images", "mean", "std", "min", "max", "firing_rate", "quantiles")  # of a neuron, as `show` prints them
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,12 @@ class NeuronView:
 
     def as_json(self) -> dict[str, object]:
         """Return the object that `csp-index show --json` prints."""
-        told = {"statistics": self.statistics, "pairs": [asdict(pair) for pair in self.pairs]}
-        return self.label.as_json() | told | {"contrast_quality": self.contrast.as_json(), "images": self.names}
+        details = {"statistics": self.statistics, "pairs": [asdict(pair) for pair in self.pairs]}
+        return self.label.as_json() | details | {"contrast_quality": self.contrast.as_json(), "images": self.names}
 
 
 def neuron_view(store: Store, target: LayerInfo, label: Label) -> NeuronView:
-    """Return what `show` tells of a labelled neuron."""
+    """Return what `show` prints about a labeled neuron."""
     row = catalog.neuron_rows(store, target, [label.neuron.neuron]).to_pylist()[0]
     statistics = {name: row[name] for name in STATISTICS}
     pairs = _partners(store, target, label)
@@ -54,7 +54,7 @@ def neuron_view(store: Store, target: LayerInfo, label: Label) -> NeuronView:
 
 
 def _partners(store: Store, target: LayerInfo, label: Label) -> tuple[ExamplePair, ...]:
-    """Return all stored partners of a kept label's activating images, by rank and neighbour: `pairs` has the first."""
+    """Return all stored partners of a label's activating images, by rank and neighbour: `pairs` has the first."""
     where = f"{catalog.layer_filter(target)} AND neuron = {label.neuron.neuron}"
     columns = [field.name for field in fields(ExamplePair)]
     rows = store.read(schema.EXAMPLES, columns, f"{where} AND run_id = {catalog.sql_text(label.run_id)}")

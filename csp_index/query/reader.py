@@ -1,4 +1,4 @@
-"""What an index tells without tensors: SQL over its tables, stored labels, its state. Knows nothing about models.
+"""What an index answers without tensors: SQL over its tables, stored labels, its state. Knows nothing about models.
 
 `Index` builds on it. What only reads does not load torch, and so starts in a fraction of the time.
 """

@@ -29,7 +29,7 @@ __all__ = ["ReadActivations", "ResultFormat", "SqlLimits", "SqlResult", "run_sql
 
 ReadActivations = Callable[[str], pa.Table]
 
-_BATCH = 2048  # rows fetched at once where the bytes are limited: what does not fit is held for a moment
+_BATCH = 2048  # rows fetched at once if the bytes are limited: what does not fit is in memory for a moment
 _NEURON = pa.struct([("image_id", pa.int64()), ("activation", pa.float32())])
 _MACRO = """
 CREATE MACRO activations(address) AS TABLE

@@ -34,14 +34,14 @@ def sql_views(store: Store) -> tuple[dict[str, Any], dict[str, str]]:
     for name in schema.fixed_tables():
         views[name] = store.dataset(name) if name in names else schema.table_schema(name).empty_table()
     definitions[schema.IMAGES] = _committed(store, schema.IMAGES)
-    held = catalog.encoders(store)
-    for info in held:
+    encoders = catalog.encoders(store)
+    for info in encoders:
         if info.table in names:
-            name = "embeddings" if len(held) == 1 else info.table
+            name = "embeddings" if len(encoders) == 1 else info.table
             views[name] = store.dataset(info.table)
             definitions[name] = _committed(store, info.what)
-    views["derived"] = _derived(store, [info.name for info in held])
-    views["texts"] = _texts(store, [info.name for info in held])
+    views["derived"] = _derived(store, [info.name for info in encoders])
+    views["texts"] = _texts(store, [info.name for info in encoders])
     views["neuron_labels"] = None  # a view over views
     definitions["neuron_labels"] = _neuron_labels(read_rule(store))
     return views, definitions

@@ -278,7 +278,7 @@ def test_a_neuron_with_one_activating_image_is_uncertain_without_a_figure(tmp_pa
     assert label.state == "labelled"
     assert (label.confidence, label.uncertain, label.rivals) == (None, True, ())
     assert label.as_json()["confidence"] is None
-    assert label.doubt == "uncertain: resampling its images tells nothing"
+    assert label.doubt == "uncertain: resampling its images says nothing"
 
 
 @pytest.mark.parametrize("search", [False, True], ids=["products", "search"])
