@@ -189,10 +189,10 @@ class Index(Reader):
         `vocabulary` is a built-in name, a text file, a list of texts, or `CandidateTexts` made elsewhere; by default
         the one the index used last. `options` are the fields of ExampleOptions and ScoringOptions, for example gamma,
         examples, contrast, threshold. Labels are stored and read again; `recompute` computes them again, and
-        `keep=False` leaves the index as it is. `search` finds contrastive images by vector search (True) or matrix products (False); by
-        default by whichever costs less here; `explain` receives the choice and its reason. `candidates` is any mix of
-        vocabulary, vlm, captioner and neighbours: what models named for a neuron is scored for it alone, or with
-        `pool_candidates` for all neurons of its layer.
+        `keep=False` leaves the index as it is. `search` finds contrastive images by vector search (True) or matrix
+        products (False), by default by whichever costs less here; `explain` receives the choice and its reason.
+        `candidates` is any mix of vocabulary, vlm, captioner and neighbours: what models named for a neuron is scored
+        for it alone, or with `pool_candidates` for all neurons of its layer.
         """
         labels: list[Label] = []
         context = replace(self._context(progress), search=search, explain=explain)
