@@ -1,4 +1,4 @@
-"""make_app: an index as one FastAPI application, put together in one visible place. Knows nothing about sockets."""
+"""make_app: an index as one FastAPI application, composed in one visible place. Knows nothing about sockets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from csp_index.service.http.auth import Token, wants_page
 from csp_index.service.http.guard import REQUEST_ID, Answer, Guard, log
 from csp_index.service.http.pages import site_of
 from csp_index.service.http.rendering import Renderer, Site
-from csp_index.service.http.response_cache import Answers
+from csp_index.service.http.response_cache import ResponseCache
 from csp_index.service.http.schemas import Fault
 from csp_index.service.live.engine import Engine
 from csp_index.service.snapshot import Snapshot
@@ -46,7 +46,7 @@ _NO_TELEMETRY: TelemetryConfig = {
     "operation_spans": False,
     "auto_configure": False,
 }
-_HELD_SHARE = 16  # parts of the memory granted: one for finished answers
+_CACHE_SHARE = 16  # the response cache gets one of so many parts of the memory
 
 
 def make_app(
@@ -55,10 +55,10 @@ def make_app(
     *,
     versions: Mapping[str, int] | None = None,
 ) -> FastAPI:
-    """Return the application over an index, given by its address or as a Reader; nobody ever writes to it.
+    """Return the application over an index, named by its address or as a Reader; it never writes to the index.
 
-    The index is opened here, at the versions its tables have now, or at `versions`. Models load in the background once
-    the application runs. Raises StoreError where there is no index.
+    This opens the index at the current versions of its tables, or at `versions`. Models load in the background once the
+    application runs. Raises StoreError if there is no index.
     """
     settings = settings or ServiceSettings()
     snapshot = Snapshot(
@@ -87,19 +87,19 @@ def make_app(
         title="csp_index",
         summary="What the neurons of a vision network mean",
         version=__version__,
-        docs_url=None,  # FastAPI's pages of documentation load scripts from elsewhere
+        docs_url=None,  # FastAPI's own documentation pages load scripts from other hosts
         redoc_url=None,
         lifespan=running,
         telemetry=_NO_TELEMETRY,
         form_limits={"max_files": 1, "max_fields": 8, "max_part_size": settings.body_bytes},
     )
     app.state.service = service
-    _add_layers(app, service, token, _add_routes(app, service, token))
+    _add_middleware(app, service, token, _add_routes(app, service, token))
     return app
 
 
 def _add_routes(app: FastAPI, service: Service, token: Token | None) -> Answer:
-    """Add all routes, and return what makes an answer of a fault."""
+    """Add all routes, and return the function that makes a response from a fault."""
     renderer = Renderer(site_of(service))
     app.include_router(api.router(service))
     app.include_router(pages.router(service, renderer))
@@ -107,38 +107,38 @@ def _add_routes(app: FastAPI, service: Service, token: Token | None) -> Answer:
         app.include_router(login.router(token, Renderer(Site("csp_index"))))
     app.mount("/static", _Files(directory=str(resources.files("csp_index.service") / "static")), name="static")
 
-    def told(scope: Scope, fault: Fault) -> Response:
+    def refuse(scope: Scope, fault: Fault) -> Response:
         document = fault.document(scope[REQUEST_ID])
         if not wants_page(scope["path"], scope["headers"]):
-            found = api.answer(document, fault.status)
+            response: Response = api.answer(document, fault.status)
         elif fault.status == 401 and scope["method"] == "GET":
             here = f"{quote(scope['path'])}?{scope['query_string'].decode('latin-1')}".rstrip("?")
             return RedirectResponse(f"/login?{urlencode({'next': here})}", 303)
         else:
-            found = renderer.error(fault.status, document["error"])
-        found.headers.update(fault.headers())
-        return found
+            response = renderer.error(fault.status, document["error"])
+        response.headers.update(fault.headers())
+        return response
 
     async def failed(request: Request, exc: Exception) -> Response:
         if isinstance(exc, errors.StoreError | OSError):
             log.error("request %s: %s", request.scope[REQUEST_ID], exc)
-        answer = told(request.scope, api.fault_of(exc))
-        answer.headers.update(getattr(exc, "headers", None) or {})  # 405 names the methods that there are
-        return answer
+        response = refuse(request.scope, api.fault_of(exc))
+        response.headers.update(getattr(exc, "headers", None) or {})  # 405 names the allowed methods
+        return response
 
     for kind in (errors.CspIndexError, OSError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, failed)
-    return told
+    return refuse
 
 
-def _add_layers(app: FastAPI, service: Service, token: Token | None, told: Answer) -> None:
-    """Add what stands around the routes; what is added last is outermost."""
+def _add_middleware(app: FastAPI, service: Service, token: Token | None, refuse: Answer) -> None:
+    """Add the middleware around the routes; the last one added is outermost."""
     settings = service.settings
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)
     app.add_middleware(
-        Answers,
+        ResponseCache,
         start=settings.start,
-        held_bytes=settings.held_bytes // _HELD_SHARE,
+        held_bytes=settings.held_bytes // _CACHE_SHARE,
         count=service.journal.answer,
     )
     if settings.origins:
@@ -149,14 +149,14 @@ def _add_layers(app: FastAPI, service: Service, token: Token | None, told: Answe
             allow_headers=("Authorization", "Content-Type", "If-None-Match"),
             expose_headers=("ETag", "X-Request-ID", "Retry-After"),
         )
-    app.add_middleware(Guard, settings=settings, token=token, journal=service.journal, answer=told)
+    app.add_middleware(Guard, settings=settings, token=token, journal=service.journal, answer=refuse)
 
 
 class _Files(StaticFiles):
-    """The files of the pages; an address that names their version never changes."""
+    """The static files of the pages; a response to an address with a version never changes."""
 
     def file_response(self, full_path: Any, stat_result: Any, scope: Scope, status_code: int = 200) -> Response:
-        found = super().file_response(full_path, stat_result, scope, status_code)
+        response = super().file_response(full_path, stat_result, scope, status_code)
         lasting = scope["query_string"].startswith(b"v=")
-        found.headers["cache-control"] = "public, max-age=86400, immutable" if lasting else "no-cache"
-        return found
+        response.headers["cache-control"] = "public, max-age=86400, immutable" if lasting else "no-cache"
+        return response

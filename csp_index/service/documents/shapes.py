@@ -155,7 +155,7 @@ class MapDocument(TypedDict):
 
 
 class SimilarRow(NeuronRow):
-    """A neuron near to what was asked, by the cosine of their concept vectors."""
+    """A neuron similar to the query, by the cosine of their concept vectors."""
 
     similarity: FiniteFloat
 
@@ -168,7 +168,7 @@ class ExcitedRow(NeuronRow):
 
 
 class ScoreRow(TypedDict):
-    """A candidate that was kept for a neuron, with the interval of its score and its share of resampled wins."""
+    """A candidate stored for a neuron, with the interval of its score and the share of resamples that it wins."""
 
     text: str
     score: FiniteFloat
@@ -341,7 +341,7 @@ class CompareDocument(TypedDict):
 
 
 class SearchTerms(TypedDict):
-    """What was searched by."""
+    """The query of a search."""
 
     kind: SearchKind
     text: str | None
@@ -350,20 +350,20 @@ class SearchTerms(TypedDict):
 
 
 class ImageRow(TypedDict):
-    """An image near to what was asked."""
+    """An image similar to the query."""
 
     image_id: int
     similarity: FiniteFloat
 
 
 class NeighbourRow(ImageRow):
-    """An image near to another one, with its name."""
+    """An image similar to another one, with its name."""
 
     name: str
 
 
 class SearchDocument(TypedDict):
-    """Neurons that mean what was asked, that it excites, whose label names it; images near to it."""
+    """Neurons that mean the query, that it excites, whose label names it; images similar to it."""
 
     query: SearchTerms
     means: list[SimilarRow]
@@ -396,7 +396,7 @@ class ImageFacts(TypedDict):
 
 
 class ImageDocument(ImageFacts):
-    """An image: what it is, which neurons it excites, what it resembles."""
+    """An image: its metadata, the neurons it excites, the images it resembles."""
 
     image_id: int
     excites: list[ExcitedRow]
@@ -411,7 +411,7 @@ class Rival(TypedDict):
 
 
 class LiveLabel(TypedDict):
-    """A neuron's label as asked; nothing of it is kept."""
+    """The label of a neuron made for a request and not stored."""
 
     neuron: str
     method: str
@@ -429,7 +429,7 @@ class LiveLabel(TypedDict):
 
 
 class LabelDocument(TypedDict):
-    """The labels, in the order of the neurons asked, and how long it took."""
+    """The labels, in the order of the neurons of the request, and the seconds it took."""
 
     results: list[LiveLabel]
     seconds: float
@@ -446,13 +446,13 @@ class SqlDocument(TypedDict):
 
 
 class HealthDocument(TypedDict):
-    """Whether the service lives."""
+    """Whether the service runs."""
 
     status: Literal["ok"]
 
 
 class ReadinessDocument(TypedDict):
-    """Whether pages can be answered, and how far the models are."""
+    """Whether pages can be shown, and whether the models are loaded."""
 
     ready: bool
     engine: Literal["loading", "ready", "failed"]

@@ -1,6 +1,6 @@
-"""What the service tells of its work: one JSON line a request, and counters for Prometheus in a registry of their own.
+"""The log of requests, one JSON line per request, and counters for Prometheus in a registry of their own.
 
-Neither holds query strings, headers or bodies: they may be private.
+Neither contains query strings, headers or bodies, which may be private.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ _LONGEST = 300  # characters of a path in the log
 
 @dataclass(slots=True)
 class Visit:
-    """One request and what came of it."""
+    """One request and its outcome."""
 
     id: str
     method: str
     path: str
     client: str
-    route: str = "-"  # the template of the address: few, whatever is asked
+    route: str = "-"  # the template of the address, of which there are few
     status: int = 0
     sent: int = 0  # bytes of the answer's body
     seconds: float = 0.0
 
 
 class Journal:
-    """Writes down finished requests; counts them, SQL statements and held answers."""
+    """Logs finished requests; counts requests, SQL statements and cached responses."""
 
     def __init__(self, several: bool = False) -> None:
-        """Count for one process, or, where they keep their counters in one folder, for `several`."""
+        """Count for one process, or for `several` processes that share a folder of counters."""
         self._several = several and SHARED_COUNTERS in os.environ
         self.registry = CollectorRegistry()
         own = self.registry
@@ -58,7 +58,7 @@ class Journal:
         )
         self._statements = Counter("csp_index_sql", "SQL statements by their end.", ["outcome"], registry=own)
         self._answers = Counter(
-            "csp_index_answers", "Answers that do not change, by where they come from.", ["source"], registry=own
+            "csp_index_answers", "Responses that do not change, by source.", ["source"], registry=own
         )
 
     def write(self, visit: Visit) -> None:
@@ -73,12 +73,12 @@ class Journal:
         """Count a SQL statement: done, cut, refused or stopped."""
         self._statements.labels(outcome).inc()
 
-    def answer(self, held: bool) -> None:
-        """Count an answer that does not change."""
-        self._answers.labels("memory" if held else "made").inc()
+    def answer(self, cached: bool) -> None:
+        """Count a response that does not change."""
+        self._answers.labels("memory" if cached else "made").inc()
 
     def exposition(self) -> bytes:
-        """Return all counters as Prometheus reads them, those of all processes where there are several."""
+        """Return all counters in the format of Prometheus, summed over all processes if there are several."""
         if not self._several:
             return generate_latest(self.registry)
         every = CollectorRegistry()

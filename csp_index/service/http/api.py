@@ -1,4 +1,4 @@
-"""The routes of the API, and how errors become answers. Each route is one call of the module that knows.
+"""The routes of the API, and how errors become responses. Each route calls one function that makes its document.
 
 Documents are sent as they are made: their shapes describe them, and nothing checks them again.
 """
@@ -60,25 +60,25 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
     errors.BusyError: (503, "busy"),
 }
 _HTTP_TYPES = {400: "bad-request", 403: "forbidden", 404: "missing", 405: "method"}
-_STATEMENTS = 16  # that wait for their turn, at most
-_NAMED = 3  # faults of a request that the answer names
+_STATEMENTS = 16  # most statements that wait for their turn
+_NAMED = 3  # faults of a request that the response names
 
 
 class Turns:
-    """Threads of their own for statements: pages do not wait for them, and who waits for one holds none."""
+    """Threads for SQL statements alone: pages do not wait for them, and a waiting statement occupies no thread."""
 
     def __init__(self, threads: int) -> None:
-        self._limiter, self._most, self._inside = CapacityLimiter(threads), threads + _STATEMENTS, 0
+        self._limiter, self._most, self._count = CapacityLimiter(threads), threads + _STATEMENTS, 0
 
-    async def run(self, ask: Callable[[str], V], statement: str) -> V:
-        """Return what `ask` makes of a statement. Raises BusyError where many wait already."""
-        if self._inside >= self._most:
+    async def run(self, work: Callable[[str], V], statement: str) -> V:
+        """Return the result of `work` for a statement. Raises BusyError if too many are waiting."""
+        if self._count >= self._most:
             raise errors.BusyError("too many SQL statements are waiting for their turn: try again in some seconds")
-        self._inside += 1
+        self._count += 1
         try:
-            return await anyio.to_thread.run_sync(ask, statement, limiter=self._limiter, abandon_on_cancel=True)
+            return await anyio.to_thread.run_sync(work, statement, limiter=self._limiter, abandon_on_cancel=True)
         finally:
-            self._inside -= 1
+            self._count -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,50 +100,54 @@ def answer(document: object, status: int = 200) -> Response:
 
 
 def fault_of(exc: Exception) -> Fault:
-    """Return what an exception means to who asked. What would tell of this machine stays in the log."""
+    """Return the fault that an exception means to the client. Details of this machine stay in the log."""
     if isinstance(exc, RequestValidationError):
-        told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in exc.errors()[:_NAMED])
-        return Fault(422, "invalid", told, "/openapi.json tells what is expected")
+        message = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in exc.errors()[:_NAMED])
+        return Fault(422, "invalid", message, "/openapi.json says what is expected")
     if isinstance(exc, HTTPException):
         return Fault(exc.status_code, _HTTP_TYPES.get(exc.status_code, "http"), str(exc.detail))
     for kind, (status, name) in _STATUS.items():
         if isinstance(exc, kind):
             return Fault(status, name, errors.one_line(exc), retry=1 if status == 503 else None)
-    if isinstance(exc, errors.CspIndexError | OSError):  # Lance tells of files that are gone by OSError
-        return Fault(503, "store", "the index cannot be read just now", "the service's log tells why")
-    return Fault(500, "internal", "the service failed on this request", "its log tells more under the request id")
+    if isinstance(exc, errors.CspIndexError | OSError):  # Lance raises OSError for missing files
+        return Fault(503, "store", "the index cannot be read just now", "the service's log says why")
+    return Fault(500, "internal", "the service failed on this request", "its log says more under the request id")
 
 
 def picture_of(file: UploadFile, most_pixels: int) -> Image.Image:
-    """Return an uploaded picture as upright RGB. Raises SourceError where it is none, or too large."""
+    """Return an uploaded picture as upright RGB. Raises SourceError if it is no picture, or too large."""
     return decode.decode(file.file.read(), max_pixels=most_pixels)
 
 
-_ERRORS = {400: "not possible as asked", 401: "a token is needed", 404: "not in the index", 422: "not as described"}
-_LATE = {503: "too much to do, or the index cannot be read", 504: "it took too long"}
+_ERRORS = {400: "not possible", 401: "a token is needed", 404: "not in the index", 422: "not as described"}
+_LATE = {503: "busy, or the index cannot be read", 504: "the response took too long"}
 
 
-def _told(*further: tuple[int, str]) -> dict[int | str, dict[str, Any]]:
-    every = _ERRORS | _LATE | dict(further)
-    return {status: {"model": schemas.ErrorBody, "description": what} for status, what in every.items()}
+def _faults(*further: tuple[int, str]) -> dict[int | str, dict[str, Any]]:
+    faults = _ERRORS | _LATE | dict(further)
+    return {status: {"model": schemas.ErrorBody, "description": text} for status, text in faults.items()}
 
 
-_GET = _told()
-_POST = _told((403, "not offered, or asked by another site"), (408, "it came too slowly"), (413, "it is too large"))
+_GET = _faults()
+_POST = _faults(
+    (403, "not offered, or sent by another site"),
+    (408, "the request came too slowly"),
+    (413, "the request is too large"),
+)
 
 Model = Annotated[str, Path(max_length=250, examples=["cnn"])]
 Layer = Annotated[str, Path(max_length=250, examples=["concepts"])]
 Number = Annotated[int, Path(ge=0, le=2**31 - 1, examples=[3])]
 ImageId = Annotated[int, Path(ge=0, le=2**63 - 1, examples=[0])]
-Method = Annotated[str | None, Query(max_length=60, description="The label by this method; else the layer's main one.")]
+Method = Annotated[str | None, Query(max_length=60, description="The label by this method; null: the label shown.")]
 
 
 def router(service: Service) -> APIRouter:
     """Return the routes of the API."""
-    found = APIRouter()
+    routes = APIRouter()
     for add in (_add_index, _add_search, _add_images, _add_questions, _add_health):
-        add(found, service)
-    return found
+        add(routes, service)
+    return routes
 
 
 def _add_index(router: APIRouter, service: Service) -> None:
@@ -151,7 +155,7 @@ def _add_index(router: APIRouter, service: Service) -> None:
 
     @router.get("/api/v1/index", response_model=HomeDocument, responses=_GET, tags=["index"])
     def index() -> Response:
-        """What is indexed: images, encoders, networks, layers, labels, the last runs."""
+        """The content of the index: images, encoders, networks, layers, labels, the last runs."""
         return answer(home_document(snapshot))
 
     @router.get("/api/v1/layers", response_model=LayersDocument, responses=_GET, tags=["index"])
@@ -178,7 +182,7 @@ def _add_index(router: APIRouter, service: Service) -> None:
         "/api/v1/neurons/{model}/{layer}/{index}", response_model=NeuronDocument, responses=_GET, tags=["neurons"]
     )
     def neuron(model: Model, layer: Layer, index: Number, method: Method = None) -> Response:
-        """All that is known of one neuron."""
+        """All about one neuron."""
         return answer(neuron_document(snapshot, engine, NeuronKey(model, layer, index), method))
 
 
@@ -191,12 +195,12 @@ def _add_search(router: APIRouter, service: Service) -> None:
         q: Annotated[str, Query(min_length=1, max_length=schemas.LONGEST_TEXT, examples=["stripes"])],
         limit: int = few,
     ) -> Response:
-        """Neurons that mean a text, by their vectors and by their labels; images near to it."""
+        """Neurons that mean a text, by their vectors and by their labels; images similar to it."""
         return answer(search_document(snapshot, engine, SearchQuery(q, limit=limit)))
 
     @router.post("/api/v1/search/image", response_model=SearchDocument, responses=_POST, tags=["search"])
     def search_image(file: UploadFile, limit: int = few) -> Response:
-        """Neurons that a picture excites or that mean what it shows. The picture is not kept."""
+        """Neurons that a picture excites or that mean what it shows. The picture is not stored."""
         picture = picture_of(file, limits.upload_pixels)
         return answer(search_document(snapshot, engine, SearchQuery(upload=picture, limit=limit)))
 
@@ -206,7 +210,7 @@ def _add_images(router: APIRouter, service: Service) -> None:
 
     @router.get("/api/v1/images/{image_id}", response_model=ImageDocument, responses=_GET, tags=["images"])
     def image(image_id: ImageId) -> Response:
-        """What is known of an image, the neurons it excites, its neighbours."""
+        """An image: its metadata, the neurons it excites, its neighbors."""
         return answer(image_document(snapshot, engine, image_id))
 
     @router.get(
@@ -224,44 +228,44 @@ def _add_images(router: APIRouter, service: Service) -> None:
 def _add_questions(router: APIRouter, service: Service) -> None:
     @router.post("/api/v1/label", response_model=LabelDocument, responses=_POST, tags=["questions"])
     def label(body: schemas.LabelBody) -> Response:
-        """Labels of neurons by a method and its knobs, from stored vectors; nothing is kept."""
+        """Labels of neurons by a method and its options, from stored vectors, without storing anything."""
         started = time.perf_counter()
         results = service.engine.models().relabel(body.query())
         return answer({"results": results, "seconds": time.perf_counter() - started})
 
     @router.post("/api/v1/sql", response_model=SqlDocument, responses=_POST, tags=["questions"])
     async def sql(body: schemas.SqlBody) -> Response:
-        """One SELECT, in a process of its own; rows and bytes beyond the limits are cut off."""
-        return await service.sql_turns.run(lambda statement: answer(run_sql(service, statement)), body.sql)
+        """One SELECT, run in a process of its own; rows and bytes beyond the limits are cut off."""
+        return await service.sql_turns.run(lambda statement: answer(sql_document(service, statement)), body.sql)
 
 
-def ask_sql(service: Service, statement: str) -> SqlAnswer:
-    """Return the rows of a statement, and count it. Raises QueryError, BusyError; NotFoundError where SQL is off."""
+def run_statement(service: Service, statement: str) -> SqlAnswer:
+    """Return the rows of a statement, and count it. Raises QueryError, BusyError, and NotFoundError if SQL is off."""
     if service.sql is None:
-        raise errors.NotFoundError("SQL over HTTP is off here: `csp-index serve DB --sql` offers it")
+        raise errors.NotFoundError("SQL over HTTP is off here: `csp-index serve DB --sql` turns it on")
     try:
-        found = service.sql.run(statement)
+        rows = service.sql.run(statement)
     except errors.CspIndexError as exc:
         service.journal.statement("refused" if isinstance(exc, errors.QueryError) else "stopped")
         raise
-    service.journal.statement("cut" if found.truncated else "done")
-    return found
+    service.journal.statement("cut" if rows.truncated else "done")
+    return rows
 
 
-def run_sql(service: Service, statement: str) -> SqlDocument:
-    """Return the rows of a statement as a document; errors as those of `ask_sql`."""
-    return write_rows(ask_sql(service, statement))
+def sql_document(service: Service, statement: str) -> SqlDocument:
+    """Return the rows of a statement as a document; raises the errors of `run_statement`."""
+    return write_rows(run_statement(service, statement))
 
 
 def _add_health(router: APIRouter, service: Service) -> None:
     @router.get("/healthz", response_model=HealthDocument, tags=["health"])
     async def healthz() -> Response:
-        """Whether the service lives."""
+        """Whether the service runs."""
         return answer({"status": "ok"})
 
     @router.get("/readyz", response_model=ReadinessDocument, tags=["health"])
     async def readyz() -> Response:
-        """Whether pages can be answered, and how far the models are."""
+        """Whether pages can be shown, and whether the models are loaded."""
         engine = service.engine
         state = "ready" if engine.ready else "failed" if engine.failed else "loading"
         return answer({"ready": True, "engine": state, "snapshot": service.snapshot.version})

@@ -1,4 +1,4 @@
-"""Who may ask: host names, the token, the cookie of a browser that has shown it. Pure functions of a request's headers.
+"""Who may send requests: host names, the token, the session cookie. Pure functions of a request's headers.
 
 Knows nothing about ASGI's calls or the index.
 """
@@ -14,43 +14,44 @@ from urllib.parse import urlsplit
 
 from csp_index.service.config import ServiceSettings
 
-Headers = Iterable[tuple[bytes, bytes]]  # as ASGI gives them: names in lower case
+Headers = Iterable[tuple[bytes, bytes]]  # as in ASGI: names in lower case
 
 OPEN_PATHS = ("/healthz", "/readyz", "/login")
-"""What may be asked without a token, besides the files of the pages."""
+"""Paths that need no token, besides the static files of the pages."""
 
-_HOURS = 12  # a browser stays signed in
+_HOURS = 12  # that a browser stays signed in
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Token:
-    """A token and the sessions that it opened; those end with the service."""
+    """A token and the sessions that it opened, which end with the service."""
 
     def __init__(self, token: str, port: int, start: str) -> None:
-        """Hold the token of the service at `port`: browsers do not keep cookies apart by port, so its name does.
+        """Hold the token of the service at `port`.
 
-        `start` is a secret of one start of the service: with it sessions are signed.
+        The cookie's name has the port in it, because browsers send cookies to all ports of a host. `start` is a secret
+        of one start of the service that signs its sessions.
         """
         self._token, self._key = token.encode(), start.encode()
         self.cookie = f"csp_index_{port}"
         self.seconds = _HOURS * 3600
 
-    def is_right(self, given: bytes) -> bool:
-        """Compare with the token, in a time that does not tell how much of it is right."""
-        return hmac.compare_digest(given, self._token)
+    def is_right(self, text: bytes) -> bool:
+        """Return whether a text is the token, in a time that does not depend on how much of it is right."""
+        return hmac.compare_digest(text, self._token)
 
     def session(self) -> str:
-        """Return the value of a new cookie: until when it holds, and the proof that it was made here."""
+        """Return the value of a new cookie: when it expires, and a signature."""
         until = str(int(time.time()) + self.seconds)
         return f"{until}.{self._proof(until)}"
 
     def admits(self, headers: Headers) -> bool:
-        """Tell whether a request shows the token, or the cookie of a session that still holds."""
-        shown = _all(headers, b"authorization")
-        if shown:
-            kind, _, given = shown[0].partition(b" ")
-            return len(shown) == 1 and kind.lower() == b"bearer" and self.is_right(given.strip())
+        """Return whether a request has the token, or the cookie of a session that has not expired."""
+        values = _all(headers, b"authorization")
+        if values:
+            kind, _, text = values[0].partition(b" ")
+            return len(values) == 1 and kind.lower() == b"bearer" and self.is_right(text.strip())
         return any(self._is_session(value) for value in _cookies(headers, self.cookie))
 
     def _is_session(self, value: str) -> bool:
@@ -66,20 +67,20 @@ class Token:
 def fault_of_address(settings: ServiceSettings, path: str, headers: Headers) -> str | None:
     """Return what is wrong with a request's address or framing, in one line, or None."""
     hosts = _all(headers, b"host")
-    found = _HOST.fullmatch(hosts[0].decode("latin-1")) if len(hosts) == 1 else None
-    if found is None:
-        return "expected one Host header: a name or an address, with a port or without"
-    if not settings.knows_host(found[1]):
-        return "the service is not known by the name in the Host header: it can be added by `serve --allow-host NAME`"
+    host = _HOST.fullmatch(hosts[0].decode("latin-1")) if len(hosts) == 1 else None
+    if host is None:
+        return "expected one Host header: a name or an address, with or without a port"
+    if not settings.knows_host(host[1]):
+        return "the service does not know the name in the Host header: `serve --allow-host NAME` adds it"
     if not path.startswith("/") or _UNSEEN.search(path):
-        return "the address of a request is a path that begins with / and holds no control characters"
+        return "the address of a request is a path that begins with / and has no control characters"
     if _all(headers, b"content-length") and _all(headers, b"transfer-encoding"):
         return "Content-Length and Transfer-Encoding contradict each other: send one of them"
     return None
 
 
 def is_foreign(settings: ServiceSettings, headers: Headers) -> bool:
-    """Tell whether a page of another site, and none that was allowed, made a browser send this."""
+    """Return whether a page of another site, which no setting allows, made a browser send this."""
     origins = [value.decode("latin-1") for value in _all(headers, b"origin")]
     own = [value.decode("latin-1").lower() for value in _all(headers, b"host")]
     return any(_place(origin) not in own and origin not in settings.origins for origin in origins)
@@ -91,18 +92,18 @@ def first(headers: Headers, name: bytes) -> str:
 
 
 def wants_page(path: str, headers: Headers) -> bool:
-    """Tell whether a request comes from a browser that is to show a page."""
+    """Return whether a request comes from a browser that will show a page."""
     return "text/html" in first(headers, b"accept") and not path.startswith("/api/") and not path.endswith(".json")
 
 
-def local_path(given: str) -> str:
-    """Return an address of this service to go on to, and / where another one was given.
+def local_path(address: str) -> str:
+    """Return the address if it is one of this service, else /.
 
     >>> local_path("/search?q=red"), local_path("//elsewhere.example"), local_path("https://elsewhere.example")
     ('/search?q=red', '/', '/')
     """
-    fine = given.startswith("/") and not given.startswith(("//", "/\\")) and given.isprintable() and given.isascii()
-    return given if fine else "/"
+    is_local = address.startswith("/") and not address.startswith(("//", "/\\"))
+    return address if is_local and address.isprintable() and address.isascii() else "/"
 
 
 def _place(origin: str) -> str:

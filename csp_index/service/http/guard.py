@@ -1,7 +1,7 @@
-"""Around every request: who may ask, how much and how long; security headers, the log line, the counters.
+"""Around every request: authorization and limits of size and time; security headers, the log line, the counters.
 
-ASGI middleware, outermost. A body is read here, up to its limit, before anything else sees the request; so no route
-waits for a slow sender. Nothing gets past without an answer: what the application fails on is logged and told as 500.
+The outermost ASGI middleware. It reads a body up to its limit before anything else sees the request, so that no route
+waits for a slow client. Every request gets a response: failures of the application are logged and answered with 500.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ SECURITY_HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
 
-_ALWAYS = ("/healthz", "/readyz")  # told even when there is too much to do
-_PATIENCE = 4  # times the limit, until which a body too long is heard
-_FRAMING = 64 * 1024  # bytes that a form puts around a picture
+_ALWAYS = ("/healthz", "/readyz")  # answered even when the service is busy
+_PATIENCE = 4  # times the limit: a body up to this size is read to its end, though refused
+_FRAMING = 64 * 1024  # bytes that a form adds to a picture
 
 Answer = Callable[[Scope, Fault], Response]
 
 
 class Guard:
-    """Lets through what is allowed, within the limits; answers everything else itself."""
+    """Passes on requests that are allowed and within the limits; answers all others itself."""
 
     def __init__(
         self, app: ASGIApp, settings: ServiceSettings, token: Token | None, journal: Journal, answer: Answer
@@ -59,7 +59,7 @@ class Guard:
         self._receiving = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, and write it down."""
+        """Answer one request, and log it."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
@@ -69,7 +69,7 @@ class Guard:
         started = time.perf_counter()
         client = scope["client"][0] if scope.get("client") else "-"
         visit = Visit(secrets.token_hex(8), scope["method"], scope["path"], client)
-        # HEAD is GET without the body; the server's own scope stays as it is
+        # HEAD is GET without the body; the server's own scope stays unchanged
         scope = {**scope, "method": "GET" if scope["method"] == "HEAD" else scope["method"], REQUEST_ID: visit.id}
         reply = _Reply(send, visit)
         self._journal.in_flight.inc()
@@ -96,7 +96,7 @@ class Guard:
         if wrong is not None:
             return Fault(400, "bad-request", wrong, close=True)
         if not self._admits(scope):
-            return Fault(401, "unauthorised", "the service asks for a token", "send Authorization: Bearer TOKEN")
+            return Fault(401, "unauthorised", "the service needs a token", "send Authorization: Bearer TOKEN")
         if scope["method"] not in ("GET", "OPTIONS") and is_foreign(settings, headers):
             return Fault(403, "forbidden", "a page of another site made this request", "serve --allow-origin allows it")
         if len(self._working) >= settings.waiting and path not in _ALWAYS:
@@ -106,11 +106,11 @@ class Guard:
     def _admits(self, scope: Scope) -> bool:
         if self._token is None or scope["path"] in OPEN_PATHS or scope["path"].startswith("/static/"):
             return True
-        asks_leave = scope["method"] == "OPTIONS" and bool(self._settings.origins)  # browsers do so without a token
-        return asks_leave or self._token.admits(scope["headers"])
+        preflight = scope["method"] == "OPTIONS" and bool(self._settings.origins)  # browsers send it without a token
+        return preflight or self._token.admits(scope["headers"])
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | Fault:
-        """Return the whole body; or what is wrong with it: too long, too slow, or too many at once."""
+        """Return the whole body, or its fault: too large, too slow, or too many at once."""
         headers, settings = scope["headers"], self._settings
         length = first(headers, b"content-length")
         if length in ("", "0") and not first(headers, b"transfer-encoding"):
@@ -118,7 +118,7 @@ class Guard:
         form = first(headers, b"content-type").lower().startswith("multipart/form-data")
         most = settings.upload_bytes + _FRAMING if form else settings.body_bytes
         if self._receiving >= settings.waiting:
-            return Fault(503, "busy", "too many requests are still being sent", "try again in a second", True, 1)
+            return Fault(503, "busy", "too many requests are still arriving", "try again in a second", True, 1)
         self._receiving += 1
         try:
             async with asyncio.timeout(settings.arrival):
@@ -130,10 +130,10 @@ class Guard:
         return Fault(413, "too-large", f"the body is larger than {most:,} bytes", close=True) if body is None else body
 
     async def _worked(self, scope: Scope, receive: Receive, reply: _Reply, until: float) -> Fault | None:
-        """Let the application answer; return the fault where it fails or takes too long.
+        """Let the application answer; return a fault if it fails or takes too long.
 
-        What computes in a thread cannot be ended. It keeps its place among the requests in work until it is done, and
-        what it then says is dropped.
+        A computation in a thread cannot be stopped: it counts among the requests in progress until it ends, and its
+        response is dropped.
         """
         task = asyncio.ensure_future(self._app(scope, receive, reply))
         self._working.add(task)
@@ -155,7 +155,7 @@ class Guard:
 
 
 class _Reply:
-    """What goes back: with the headers that every answer has, counted, and nothing after the end."""
+    """Sends a response: adds the headers that every response has, counts bytes, and drops what comes after the end."""
 
     def __init__(self, send: Send, visit: Visit) -> None:
         self._send, self._visit = send, visit
@@ -179,9 +179,9 @@ class _Reply:
 
 
 async def _whole(receive: Receive, most: int) -> bytes | None:
-    """Return the body, None where it is longer than `most` bytes. The sender may leave: then it ends there.
+    """Return the body, or None if it is longer than `most` bytes; it ends where the client disconnects.
 
-    A body somewhat too long is heard to its end: who is cut off while sending does not get to read why.
+    A body somewhat too long is read to its end, because a client cut off mid-upload never sees the error.
     """
     chunks, size, more = [], 0, True
     while more and size <= _PATIENCE * most:
@@ -194,14 +194,14 @@ async def _whole(receive: Receive, most: int) -> bytes | None:
 
 
 def _replay(body: bytes, receive: Receive) -> Callable[[], Awaitable[Message]]:
-    """Return a `receive` that gives the body at once, then whatever else comes."""
-    given = False
+    """Return a `receive` that returns the whole body first, then further messages."""
+    sent = False
 
     async def replay() -> Message:
-        nonlocal given
-        if given:
+        nonlocal sent
+        if sent:
             return await receive()
-        given = True
+        sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay
@@ -209,4 +209,4 @@ def _replay(body: bytes, receive: Receive) -> Callable[[], Awaitable[Message]]:
 
 def _forget(task: asyncio.Task[None]) -> None:
     if not task.cancelled():
-        task.exception()  # nobody waits for it any more
+        task.exception()  # nothing waits for it any longer

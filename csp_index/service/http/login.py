@@ -1,4 +1,4 @@
-"""The form by which a browser shows the token once, and gets a cookie that stands for it."""
+"""The sign-in form: a browser sends the token once, and gets a session cookie."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Next = Annotated[str, Query(max_length=2000)]
 
 
 def router(token: Token, renderer: Renderer) -> APIRouter:
-    """Return the form's routes; `renderer` draws what everyone may see."""
+    """Return the routes of the form; `renderer` draws only what everyone may see."""
     routes = APIRouter(include_in_schema=False)
 
     @routes.get("/login")
@@ -24,13 +24,13 @@ def router(token: Token, renderer: Renderer) -> APIRouter:
     @routes.post("/login")
     def sign_in(
         request: Request,
-        given: Annotated[str, Form(alias="token", max_length=1000)],
+        text: Annotated[str, Form(alias="token", max_length=1000)],
         next_page: Annotated[str, Form(alias="next", max_length=2000)] = "/",
     ) -> Response:
-        if not token.is_right(given.strip().encode()):
+        if not token.is_right(text.strip().encode()):
             return renderer.login(local_path(next_page), "This is not the token.", 401)
-        found = RedirectResponse(local_path(next_page), 303)
-        found.set_cookie(
+        response = RedirectResponse(local_path(next_page), 303)
+        response.set_cookie(
             token.cookie,
             token.session(),
             max_age=token.seconds,
@@ -38,6 +38,6 @@ def router(token: Token, renderer: Renderer) -> APIRouter:
             httponly=True,
             samesite="strict",
         )
-        return found
+        return response
 
     return routes

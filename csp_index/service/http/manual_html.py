@@ -1,7 +1,7 @@
-"""A page of the manual as HTML within the site's content policy: no HTML of its own, links that stay in the manual.
+"""A page of the manual as HTML within the site's content policy: without HTML of its own, with links into the manual.
 
-Pages are written to be read on a code host, so they name each other by file: `methods.md#confidence` becomes
-`/docs/methods#confidence`. A link to a file that the manual does not hold loses its address and keeps its text.
+Pages are written for a code host and refer to each other by file: `methods.md#confidence` becomes
+`/docs/methods#confidence`. A link to a file outside the manual loses its address and keeps its text.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def manual_href(place: str) -> str:
 
 @cache
 def manual_html(name: str) -> Markup:
-    """Return what stands below the title of a page, as HTML. Raises NotFoundError where there is no such page."""
+    """Return the text below the title of a page, as HTML. Raises NotFoundError if there is no such page."""
     page, parser = manual.page(name), manual.parser()
     tokens = parser.parse(page.markdown)
     anchors = iter(page.headings)
@@ -53,9 +53,9 @@ def manual_html(name: str) -> Markup:
 
 
 def _linked(tokens: Sequence[Token]) -> Iterator[Token]:
-    """Yield what a line consists of, with links as the explorer has them, and without those that lead nowhere.
+    """Yield the tokens of a line with links for the explorer, and without the links that it has no target for.
 
-    A link that shows a page's file name shows its title here.
+    A link with a page's file name as its text gets the page's title.
     """
     hrefs: list[str | None] = []
     for token in tokens:
@@ -73,7 +73,7 @@ def _linked(tokens: Sequence[Token]) -> Iterator[Token]:
 
 
 def _target(href: str) -> str | None:
-    """Return where a link of a page leads in the explorer, or None."""
+    """Return the target of a link in the explorer, or None."""
     if href.startswith("#") or _ELSEWHERE.match(href):
         return href
     file, hash_, within = href.partition("#")
@@ -82,7 +82,7 @@ def _target(href: str) -> str | None:
 
 
 class _Renderer(RendererHTML):
-    """Draws tokens as the pages of the explorer look: tables and code scroll within themselves."""
+    """Draws tokens in the style of the explorer: tables and code scroll by themselves."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class _Renderer(RendererHTML):
         return "</table></div>\n"
 
     def th_open(self, *_: Any) -> str:
-        """Open a head of a column; alignment is a style, and the content policy allows none."""
+        """Open a column head, without alignment: it would be an inline style, which the content policy forbids."""
         return '<th scope="col">'
 
     def td_open(self, *_: Any) -> str:
@@ -113,20 +113,20 @@ class _Renderer(RendererHTML):
         return f"<pre {self._region('Code')}><code>{escape(tokens[place].content)}</code></pre>\n"
 
     def code_block(self, tokens: Sequence[Token], place: int, *_: Any) -> str:
-        """Draw a block of code that is indented."""
+        """Draw an indented block of code."""
         return self.fence(tokens, place)
 
     def html_block(self, tokens: Sequence[Token], place: int, *_: Any) -> str:
-        """Leave out a comment; HTML is shown, not obeyed."""
+        """Leave out comments, and show other HTML as text."""
         rest = _COMMENT.sub("", tokens[place].content).strip()
         return f"<p>{escape(rest)}</p>\n" if rest else ""
 
     def html_inline(self, tokens: Sequence[Token], place: int, *_: Any) -> str:
-        """Leave out a comment; HTML is shown, not obeyed."""
+        """Leave out comments, and show other HTML as text."""
         return escape(_COMMENT.sub("", tokens[place].content))
 
     def image(self, tokens: Sequence[Token], place: int, options: Any, env: Any) -> str:
-        """Draw a picture of the manual; in the place of any other one stands its text."""
+        """Draw a picture of the manual; of any other picture show the text."""
         token = tokens[place]
         text = escape(self.renderInlineAsText(token.children or [], options, env))
         source = str(token.attrGet("src") or "")
@@ -137,7 +137,7 @@ class _Renderer(RendererHTML):
 
 
 def _size(name: str) -> tuple[int, int] | None:
-    """Return width and height of a picture of the manual, or None where there is none."""
+    """Return the width and height of a picture of the manual, or None if there is no such picture."""
     file = manual.picture(name)
     if file is None:
         return None

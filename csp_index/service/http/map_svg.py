@@ -1,6 +1,6 @@
-"""A layer's map as what its SVG is made of: circles that are links, or, of many neurons, a cloud for each colour.
+"""The parts of a layer map's SVG: circles that are links or, for many neurons, one cloud for each color.
 
-Works on the document of a map and knows nothing about what the points mean.
+Works on the document of a map and knows nothing about the meaning of its points.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from csp_index.service.documents.shapes import MapDocument, MapPoint
 from csp_index.service.http.rendering import figure, neuron_href
 
 STEPS: Final = 8
-"""Colours from low to high; the size of a circle grows with them, so that colour is not all that tells."""
+"""Colors from low to high; circles grow with them, so that the map does not depend on color alone."""
 LINKED: Final = 2048
-"""Points that are links of their own, at most."""
+"""The most points that are drawn as links."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """The map's circles, or its clouds (class, path) where there are too many; whether some points have no value."""
+    """The map's circles, or its clouds (class, path) of too many points; whether some points have no value."""
 
     dots: list[Dot]
     clouds: list[tuple[str, str]]
@@ -39,7 +39,7 @@ class Drawing:
 
 
 def draw(page: MapDocument) -> Drawing:
-    """Return the drawing of a map's document; high values come last and so lie above the others."""
+    """Return the drawing of a map's document; high values come last, so that they lie on top."""
     low, high = page["low"], page["high"]
     points = sorted(page["points"], key=lambda point: (point["value"] is not None, point["value"] or 0.0))
     hollow = bool(points) and points[0]["value"] is None
@@ -47,7 +47,7 @@ def draw(page: MapDocument) -> Drawing:
         name = page["colour"].replace("_", " ")
         return Drawing([_dot(page["layer"], name, point, low, high) for point in points], [], hollow)
     clouds: dict[str, list[str]] = {}
-    for point in points:  # a line of no length with round ends is a dot
+    for point in points:  # a line of length 0 with round ends is a dot
         step = _step(point["value"], low, high)
         clouds.setdefault(_class(step), []).append(f"M{_place(point['x'])} {_place(1 - point['y'])}h0")
     return Drawing([], [(step, "".join(path)) for step, path in clouds.items()], hollow)
@@ -55,9 +55,9 @@ def draw(page: MapDocument) -> Drawing:
 
 def _dot(layer: str, name: str, point: MapPoint, low: float | None, high: float | None) -> Dot:
     step, neuron = _step(point["value"], low, high), f"{layer}/{point['index']}"
-    told = f"{neuron}: {point['label'] or 'no label'}, {name} {figure(point['value'])}"
+    title = f"{neuron}: {point['label'] or 'no label'}, {name} {figure(point['value'])}"
     size = f"{0.9 + 0.12 * (step or 0):.2f}"
-    return Dot(neuron_href(neuron), _place(point["x"]), _place(1 - point["y"]), size, _class(step), told)
+    return Dot(neuron_href(neuron), _place(point["x"]), _place(1 - point["y"]), size, _class(step), title)
 
 
 def _step(value: float | None, low: float | None, high: float | None) -> int | None:

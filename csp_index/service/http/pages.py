@@ -1,7 +1,7 @@
 """The routes of the pages and of their JSON twins: an address, its document, and the template that shows it.
 
-A page and its twin ask the same function. What a page adds is addresses and the drawing of a map; what documents tell
-is the business of the modules that make them.
+A page and its twin call the same function. A page adds addresses and the drawing of a map; the modules in `documents`
+decide what documents contain.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from csp_index.service.documents.shapes import (
     NeuronDocument,
 )
 from csp_index.service.http import map_svg
-from csp_index.service.http.api import Service, answer, ask_sql, fault_of, picture_of, run_sql
+from csp_index.service.http.api import Service, answer, fault_of, picture_of, run_statement, sql_document
 from csp_index.service.http.manual_html import manual_html
 from csp_index.service.http.rendering import Renderer, Site, compare_href, image_href, layer_href, neuron_href
 from csp_index.service.http.schemas import LONGEST_SQL, LONGEST_TEXT
 from csp_index.service.sql_sandbox import write_file
 
-_TINY: Final = 64  # pixels: pictures whose longer side has at most so many are enlarged without blur
+_TINY: Final = 64  # pixels of the longer side: pictures up to this size are enlarged without blur
 _PLAIN: Final = {field.name: field.default for field in fields(GalleryQuery)}
 _PICTURE: Final = 256  # pixels: the longer side of the picture on an image's page
-_MORE: Final = 4  # times as many of each kind where a search is asked for more
+_MORE: Final = 4  # times as many results of each kind in a search for more
 _WAYS: Final = ("previous", "next")
 _FILES: Final = {"csv": "text/csv", "json": "application/json", "parquet": "application/vnd.apache.parquet"}
 
@@ -59,7 +59,7 @@ Shape = Literal["", "csv", "json", "parquet"]
 
 
 def site_of(service: Service) -> Site:
-    """Return what every page tells of a service."""
+    """Return what every page shows of a service."""
     snapshot = service.snapshot
     first = snapshot.image_rows([0], ["width", "height", "thumbnail"]).get(0) or {}
     tiny = 0 < max(first.get("width") or 0, first.get("height") or 0) <= _TINY
@@ -68,7 +68,7 @@ def site_of(service: Service) -> Site:
 
 
 def router(service: Service, renderer: Renderer) -> APIRouter:
-    """Return the routes of all pages but the form that asks for the token."""
+    """Return the routes of all pages except the sign-in form."""
     routes = APIRouter(include_in_schema=False)
     for add in (_add_home, _add_search, _add_layers, _add_neurons, _add_images, _add_comparison, _add_sql, _add_manual):
         add(routes, service, renderer)
@@ -97,30 +97,30 @@ def _add_search(routes: APIRouter, service: Service, renderer: Renderer) -> None
 
     most = service.settings.page_limit
 
-    def asked_for(q: str | None, image_id: int | None, neuron: str | None, limit: int) -> SearchQuery:
+    def query_of(q: str | None, image_id: int | None, neuron: str | None, limit: int) -> SearchQuery:
         key = NeuronKey.parse(neuron) if neuron else None
         return SearchQuery((q or "").strip() or None, image_id, key, limit=service.settings.page_size(limit))
 
     @routes.get("/search")
     def search(q: Text = None, image_id: ImageQuery = None, neuron: Address = None, limit: int = SEARCHED) -> Response:
-        given = {"q": (q or "").strip() or None, "image_id": image_id, "neuron": neuron or None}
-        asked: list[tuple[str, object]] = [(name, value) for name, value in given.items() if value is not None]
-        if not asked:
+        values = {"q": (q or "").strip() or None, "image_id": image_id, "neuron": neuron or None}
+        terms: list[tuple[str, object]] = [(name, value) for name, value in values.items() if value is not None]
+        if not terms:
             return renderer.page("search", page=None, subject=None)
-        page = search_document(snapshot, engine, asked_for(q, image_id, neuron, limit))
-        told: dict[str, Any] = {
-            "subject": str(asked[0][1]),
+        page = search_document(snapshot, engine, query_of(q, image_id, neuron, limit))
+        context: dict[str, Any] = {
+            "subject": str(terms[0][1]),
             "limit": limit,
-            "more": _link("/search", [*asked, ("limit", min(_MORE * limit, most))]) if limit < most else None,
-            "twin": _link("/search.json", asked if limit == SEARCHED else [*asked, ("limit", limit)]),
+            "more": _link("/search", [*terms, ("limit", min(_MORE * limit, most))]) if limit < most else None,
+            "twin": _link("/search.json", terms if limit == SEARCHED else [*terms, ("limit", limit)]),
         }
-        return renderer.page("search", page=page, **told)
+        return renderer.page("search", page=page, **context)
 
     @routes.get("/search.json")
     def search_twin(
         q: Text = None, image_id: ImageQuery = None, neuron: Address = None, limit: int = SEARCHED
     ) -> Response:
-        return answer(search_document(snapshot, engine, asked_for(q, image_id, neuron, limit)))
+        return answer(search_document(snapshot, engine, query_of(q, image_id, neuron, limit)))
 
     @routes.post("/search")
     def search_upload(file: UploadFile) -> Response:
@@ -136,18 +136,18 @@ def _add_layers(routes: APIRouter, service: Service, renderer: Renderer) -> None
         size = service.settings.page_size(query.limit)
         return query if query.size == size else replace(query, limit=size)
 
-    asked = Depends(bounded)
+    bounded_query = Depends(bounded)
 
     @routes.get("/layers/{model}/{layer}/map.json")
     def map_twin(model: Name, layer: Name, colour: str = "score", method: str | None = None) -> Response:
         return answer(layer_map.layer_map(snapshot, engine, LayerKey(model, layer), colour, method))
 
     @routes.get("/layers/{model}/{layer}.json")
-    def layer_twin(model: Name, layer: Name, query: GalleryQuery = asked) -> Response:
+    def layer_twin(model: Name, layer: Name, query: GalleryQuery = bounded_query) -> Response:
         return answer(layer_document(snapshot, engine, LayerKey(model, layer), query))
 
     @routes.get("/layers/{model}/{layer}")
-    def layer_page(model: Name, layer: Name, query: GalleryQuery = asked, colour: str = "score") -> Response:
+    def layer_page(model: Name, layer: Name, query: GalleryQuery = bounded_query, colour: str = "score") -> Response:
         key = LayerKey(model, layer)
         page = layer_document(snapshot, engine, key, query)
         try:
@@ -160,18 +160,18 @@ def _add_layers(routes: APIRouter, service: Service, renderer: Renderer) -> None
 def _layer_context(
     key: LayerKey, query: GalleryQuery, page: LayerDocument, points: MapDocument | None
 ) -> dict[str, Any]:
-    """Return what the template of a layer needs beside its document: links, choices, the drawing of its map."""
+    """Return what the template of a layer needs besides its document: links, choices, the drawing of its map."""
     here = layer_href(str(key))
-    asked = [(name, value) for name, value in asdict(query).items() if name != "cursor" and value != _PLAIN[name]]
-    kept = asked if points is None else [*asked, ("colour", points["colour"])]
-    drawn = [pair for pair in kept if pair[0] in ("colour", "method")]
-    ways = {way: _link(here, [*kept, ("cursor", page[way])]) if page[way] else None for way in _WAYS}
+    terms = [(name, value) for name, value in asdict(query).items() if name != "cursor" and value != _PLAIN[name]]
+    linked = terms if points is None else [*terms, ("colour", points["colour"])]
+    drawn = [pair for pair in linked if pair[0] in ("colour", "method")]
+    ways = {way: _link(here, [*linked, ("cursor", page[way])]) if page[way] else None for way in _WAYS}
     cursor = [("cursor", query.cursor)] if query.cursor else []
     return ways | {
-        "twin": _link(f"{here}.json", [*asked, *cursor]),
+        "twin": _link(f"{here}.json", [*terms, *cursor]),
         "here": here,
         "filtered": query.state != "all" or bool(query.q.strip()),
-        "asked": asked,
+        "asked": terms,
         "points": points,
         "drawing": points and map_svg.draw(points),
         "map_json": _link(f"{here}/map.json", drawn),
@@ -182,8 +182,8 @@ def _layer_context(
     }
 
 
-def _link(address: str, asked: Mapping[str, str] | Sequence[tuple[str, object]]) -> str:
-    return f"{address}?{urlencode(asked)}" if asked else address
+def _link(address: str, terms: Mapping[str, str] | Sequence[tuple[str, object]]) -> str:
+    return f"{address}?{urlencode(terms)}" if terms else address
 
 
 def _add_neurons(routes: APIRouter, service: Service, renderer: Renderer) -> None:
@@ -214,7 +214,7 @@ def _add_neurons(routes: APIRouter, service: Service, renderer: Renderer) -> Non
 def _picture(service: Service, image_id: int) -> bytes:
     try:
         return stored_thumbnail(service.snapshot, image_id)[0]
-    except NotFoundError:  # it came as an array: the card says so
+    except NotFoundError:  # the image came as an array: the card says so
         return b""
 
 
@@ -245,23 +245,23 @@ def _add_comparison(routes: APIRouter, service: Service, renderer: Renderer) -> 
     @routes.get("/compare")
     def comparison(neurons: Neurons = ()) -> Response:
         keys = _keys(neurons)
-        asked = list(map(str, keys))
+        addresses = list(map(str, keys))
         page = document(keys) if len(keys) > 1 else None
-        twin = compare_href(asked).replace("/compare?", "/compare.json?", 1) if page else None
-        return renderer.page("compare", page=page, asked=asked, most=compare.NEURONS[1], twin=twin)
+        twin = compare_href(addresses).replace("/compare?", "/compare.json?", 1) if page else None
+        return renderer.page("compare", page=page, asked=addresses, most=compare.NEURONS[1], twin=twin)
 
 
-def _keys(given: Sequence[str]) -> list[NeuronKey]:
+def _keys(values: Sequence[str]) -> list[NeuronKey]:
     """Return the neurons of an address: several values, or one with commas after the numbers; each neuron once."""
-    addresses = [part.strip() for value in given for part in re.split(r"(?<=[0-9]),", value) if part.strip()]
+    addresses = [part.strip() for value in values for part in re.split(r"(?<=[0-9]),", value) if part.strip()]
     keys = list(dict.fromkeys(map(NeuronKey.parse, addresses)))
     if len(keys) > compare.NEURONS[1]:
-        raise SettingError(f"{len(keys)} neurons were asked for: two to {compare.NEURONS[1]} can be compared")
+        raise SettingError(f"{len(keys)} neurons are named: two to {compare.NEURONS[1]} can be compared")
     return keys
 
 
 def _add_sql(routes: APIRouter, service: Service, renderer: Renderer) -> None:
-    def page(sql: str, told: dict[str, Any], status: int = 200) -> Response:
+    def page(sql: str, outcome: dict[str, Any], status: int = 200) -> Response:
         schema = None if service.sql is None else service.sql.schema_document()
         document: dict[str, Any] = {
             "enabled": service.sql is not None,
@@ -270,7 +270,7 @@ def _add_sql(routes: APIRouter, service: Service, renderer: Renderer) -> None:
             "answer": None,
             "error": None,
         }
-        return renderer.page("sql", page=document | told, status=status, twin="/sql.json")
+        return renderer.page("sql", page=document | outcome, status=status, twin="/sql.json")
 
     def twin(_: str) -> Response:
         return answer({"enabled": service.sql is not None} | (service.sql.schema_document() if service.sql else {}))
@@ -278,11 +278,11 @@ def _add_sql(routes: APIRouter, service: Service, renderer: Renderer) -> None:
     def run(sql: str, format: Shape) -> Response:
         try:
             if format == "":
-                return page(sql, {"answer": run_sql(service, sql)})
-            found = ask_sql(service, sql)
-            name = f"answer-first-{found.table.num_rows}" if found.truncated else "answer"  # a cut file says so
-            told = {"Content-Disposition": f'attachment; filename="{name}.{format}"'}
-            return Response(write_file(found, format), media_type=_FILES[format], headers=told)
+                return page(sql, {"answer": sql_document(service, sql)})
+            rows = run_statement(service, sql)
+            name = f"answer-first-{rows.table.num_rows}" if rows.truncated else "answer"  # its name says that it is cut
+            headers = {"Content-Disposition": f'attachment; filename="{name}.{format}"'}
+            return Response(write_file(rows, format), media_type=_FILES[format], headers=headers)
         except CspIndexError as exc:
             fault = fault_of(exc)
             return page(sql, {"error": {"message": fault.message, "hint": fault.hint}}, fault.status)

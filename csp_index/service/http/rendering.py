@@ -1,6 +1,6 @@
-"""Documents as HTML: the templates, and how they write numbers, times and addresses.
+"""Documents as HTML: the templates, and how they format numbers, times and addresses.
 
-Everything that comes out of an index is escaped. Knows the documents only as values for the templates.
+All text from an index is escaped. Documents are only values for the templates here.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _HEADINGS: Final = {
 
 
 def panel_methods() -> dict[str, tuple[int, str]]:
-    """Return every method with its number of examples and the knobs it has in the live panel, separated by spaces.
+    """Return for every method its number of examples and its knobs in the live panel, separated by spaces.
 
-    Methods of other packages are not loaded for this: they get the defaults and every knob.
+    This does not load methods of other packages: they get the defaults and every knob.
 
     >>> panel_methods()["csp"]
     (30, 'gamma contrast threshold')
@@ -53,7 +53,7 @@ def panel_methods() -> dict[str, tuple[int, str]]:
 
 
 def figure(value: float | None) -> str:
-    """Return a number of three digits or so.
+    """Return a number with about three digits.
 
     >>> figure(0.71246), figure(12.345), figure(12345.6), figure(0.00012), figure(-2), figure(1e-12), figure(0)
     ('0.712', '12.3', '12,346', '1.2e-04', '-2.000', '0.000', '0')
@@ -69,7 +69,7 @@ def figure(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """Return a part of one as a percentage.
+    """Return a fraction as a percentage.
 
     >>> [share(value) for value in (0.5, 0.0123, 0.0001, 0.0)]
     ['50\\xa0%', '1.2\\xa0%', '<0.1\\xa0%', '0\\xa0%']
@@ -87,7 +87,7 @@ def count(value: int | None) -> str:
 
 
 def moment(value: str | datetime | None) -> str:
-    """Return a time to the minute, and what is no time as it is.
+    """Return a time to the minute, and any other value unchanged.
 
     >>> moment("2026-11-23T03:31:19.232298+00:00")
     '2026-11-23 03:31'
@@ -97,7 +97,7 @@ def moment(value: str | datetime | None) -> str:
 
 
 def took(span: Sequence[str | datetime | None]) -> str:
-    """Return how long it is from a start to an end.
+    """Return the duration from a start to an end.
 
     >>> took(["2026-11-23T03:31:19", "2026-11-23T03:33:20"])
     '2 min'
@@ -118,7 +118,7 @@ def took(span: Sequence[str | datetime | None]) -> str:
 
 
 def plain(value: object) -> str:
-    """Return a value of the metadata as one reads it: text as it is, the rest as JSON."""
+    """Return a value of the metadata for readers: text unchanged, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -147,29 +147,29 @@ def thumbnail(image_id: int) -> str:
 
 
 def compare_href(neurons: Sequence[str]) -> str:
-    """Return the address that sets neurons side by side."""
+    """Return the address of the page that compares neurons."""
     return "/compare?" + urlencode([("neurons", neuron) for neuron in neurons])
 
 
 @functools.cache
 def look() -> str:
-    """Return a hash of everything that decides how a document looks."""
-    found = hashlib.sha256()
+    """Return a hash of everything that determines how a document looks."""
+    digest = hashlib.sha256()
     for folder in ("templates", "static"):
         for file in sorted(_PLACE.joinpath(folder).iterdir(), key=lambda file: file.name):
             if file.is_file():
-                found.update(file.name.encode() + b"\0" + file.read_bytes())
-    return found.hexdigest()[:12]
+                digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def static(name: str) -> str:
-    """Return the address of one of the package's own files; it changes with the files."""
+    """Return the address of a static file; it changes whenever any of these files does."""
     return f"/static/{name}?v={look()}"
 
 
 def environment() -> jinja2.Environment:
-    """Return the templates with everything they use; what is missing in a document is an error."""
-    found = jinja2.Environment(
+    """Return the templates with everything they use; a missing value in a document is an error."""
+    templates = jinja2.Environment(
         loader=jinja2.PackageLoader("csp_index.service"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -177,7 +177,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    used = (
+    filters = (
         figure,
         share,
         count,
@@ -192,8 +192,8 @@ def environment() -> jinja2.Environment:
         manual_href,
         static,
     )
-    found.filters |= {function.__name__: function for function in used}
-    return found
+    templates.filters |= {function.__name__: function for function in filters}
+    return templates
 
 
 def _time(value: str | datetime | None) -> datetime | None:
@@ -207,17 +207,17 @@ def _time(value: str | datetime | None) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What every page tells of the service: the index's name and version, whether there is SQL, what pictures are."""
+    """What every page shows of the service: the index's name and version, whether there is SQL, what pictures are."""
 
     name: str
-    snapshot: str = ""  # nothing where it is not told
+    snapshot: str = ""  # empty where it is not shown
     sql: bool = False
-    tiny: bool = False  # pictures of few pixels, drawn without blur
-    pictures: bool = True  # False where images came as arrays: their names stand instead
+    tiny: bool = False  # pictures have few pixels and are drawn without blur
+    pictures: bool = True  # False if images came as arrays: pages show their names instead
 
 
 class Renderer:
-    """Draws pages of one service; shared by all threads."""
+    """Draws the pages of one service; all threads share it."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -233,15 +233,15 @@ class Renderer:
 
     def page(self, template: str, *, twin: str | None = None, status: int = 200, **context: Any) -> HTMLResponse:
         """Return a page; `twin` is the address of the same document as JSON."""
-        found = self._templates.get_template(f"{template}.html")
+        page = self._templates.get_template(f"{template}.html")
         site = {**asdict(self.site), "version": __version__, "page": template, "twin": twin}
-        return HTMLResponse(found.render(site=site, **context), status)
+        return HTMLResponse(page.render(site=site, **context), status)
 
     def error(self, status: int, error: Mapping[str, str]) -> HTMLResponse:
-        """Return the page of an error of the one shape: type, message, hint, request_id."""
+        """Return the page of an error with the fields type, message, hint and request_id."""
         heading = _HEADINGS.get(status, "This did not work" if status < 500 else "The service could not answer")
         return self.page("error", status=status, heading=heading, error=error)
 
     def login(self, next_page: str = "/", message: str = "", status: int = 200) -> HTMLResponse:
-        """Return the form that asks for the token; it goes on to `next_page`, an address of this service."""
+        """Return the sign-in form, which leads to `next_page`, an address of this service."""
         return self.page("login", status=status, next=next_page, message=message)

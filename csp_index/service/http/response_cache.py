@@ -1,8 +1,8 @@
-"""Answers that do not change while the service runs: their ETag, 304 for who has them, the last ones kept ready.
+"""Responses that do not change while the service runs: their ETag, 304 for clients that have them, a cache of the last.
 
-An index at one version is a constant, so an answer hangs on its address alone; what hangs on more is named here. After
-a restart models may load that did not, and settings may be others: a tag belongs to one start of the service. ASGI
-middleware: it stands around the routes and their compression, and knows nothing about what they tell.
+An index at one version is constant, so a response depends on its address alone; `CHANGING` lists the exceptions. After
+a restart models may load that failed before, and settings may differ, so a tag is valid for one start of the service.
+ASGI middleware around the routes and their compression; it knows nothing about the content of responses.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from csp_index.lru_cache import LRUCache
 
 CHANGING = ("/healthz", "/readyz", "/metrics", "/random", "/login", "/sql", "/static/")
-"""Beginnings of addresses whose answers may differ from one time to the next."""
+"""Prefixes of addresses whose responses may differ from one request to the next."""
 
-_FRESH = "private, max-age=5"  # seconds without asking again: a restart may bring a newer version of the index
-_LARGEST_SHARE = 16  # an answer above this part of the whole is not kept
-_OVERHEAD = 1024  # bytes of an answer's headers and address, about
+_FRESH = "private, max-age=5"  # seconds until a client asks again: a restart may bring a newer version of the index
+_LARGEST_SHARE = 16  # a response larger than this fraction of the cache is not cached
+_OVERHEAD = 1024  # approximate bytes of a response's headers and address
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _Cached:
     start: Message
     body: bytes
     route: Any
 
 
-class Answers:
-    """Sends what it still has, or 304 to who has it. The answers kept take at most `held_bytes`."""
+class ResponseCache:
+    """Sends cached responses, or 304 to clients that have them. The cache takes at most `held_bytes`."""
 
     def __init__(self, app: ASGIApp, start: str, held_bytes: int, count: Callable[[bool], None]) -> None:
-        """Stand around `app`; `start` is of one start of the service and no other."""
+        """Wrap `app`; `start` is a secret of one start of the service."""
         self._app, self._start, self._count = app, start, count
-        self._held = LRUCache(held_bytes)
+        self._cache = LRUCache(held_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer from memory or by the application."""
+        """Answer from the cache or by the application."""
         if scope["type"] != "http" or scope["method"] != "GET" or scope["path"].startswith(CHANGING):
             await self._app(scope, receive, send)
             return
@@ -51,21 +51,21 @@ class Answers:
         key = (address, "gzip" in headers.get("accept-encoding", ""))
         etag = self._etag(address)
         known = etag in (tag.strip() for tag in headers.get("if-none-match", "").split(","))
-        held: _Held | None = self._held.find(key)
-        self._count(held is not None)
-        if held is None:
+        cached: _Cached | None = self._cache.find(key)
+        self._count(cached is not None)
+        if cached is None:
             start, body = await self._made(scope, receive, etag)
-            held = _Held(start, body, scope.get("route"))
+            cached = _Cached(start, body, scope.get("route"))
             size = len(body) + _OVERHEAD
-            if start["status"] == 200 and size * _LARGEST_SHARE <= self._held.limit:
-                self._held.put(key, held, size)
+            if start["status"] == 200 and size * _LARGEST_SHARE <= self._cache.limit:
+                self._cache.put(key, cached, size)
         else:
-            scope["route"] = held.route
-        await _sent(held, known, send)
+            scope["route"] = cached.route
+        await _send(cached, known, send)
 
     def _etag(self, address: str) -> str:
-        found = hashlib.sha256(f"{self._start} {address}".encode()).hexdigest()
-        return f'W/"{found[:24]}"'  # weak: the same answer goes out compressed or not
+        digest = hashlib.sha256(f"{self._start} {address}".encode()).hexdigest()
+        return f'W/"{digest[:24]}"'  # weak: the same response is sent compressed or not
 
     async def _made(self, scope: Scope, receive: Receive, etag: str) -> tuple[Message, bytes]:
         start: Message = {}
@@ -86,11 +86,11 @@ class Answers:
         return start, b"".join(chunks)
 
 
-async def _sent(held: _Held, known: bool, send: Send) -> None:
-    start, body = held.start, held.body
+async def _send(cached: _Cached, known: bool, send: Send) -> None:
+    start, body = cached.start, cached.body
     if known and start["status"] == 200:
-        kept = [(name, value) for name, value in start["headers"] if name in (b"etag", b"cache-control", b"vary")]
-        start, body = {**start, "status": 304, "headers": kept}, b""
-    # Whoever stands around this adds headers of its own to what it is given: the kept ones are not theirs.
+        headers = [(name, value) for name, value in start["headers"] if name in (b"etag", b"cache-control", b"vary")]
+        start, body = {**start, "status": 304, "headers": headers}, b""
+    # Outer middleware adds headers to this list, so it gets a copy.
     await send({**start, "headers": list(start["headers"])})
     await send({"type": "http.response.body", "body": body})

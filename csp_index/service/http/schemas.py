@@ -27,32 +27,32 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a request is not answered as asked: the HTTP status and what the error body tells."""
+    """Why a request failed: the HTTP status and the fields of the error body."""
 
     status: int
     type: str
     message: str
     hint: str = ""
-    close: bool = False  # the connection is of no more use: the rest of the request may still be on its way
-    retry: int | None = None  # seconds after which it is worth another try
+    close: bool = False  # the connection must close: the rest of the request may still be on its way
+    retry: int | None = None  # seconds to wait before the next try
 
     def headers(self) -> dict[str, str]:
-        """Return the headers that go with it."""
-        found = {"connection": "close"} if self.close else {}
+        """Return the headers of the response."""
+        headers = {"connection": "close"} if self.close else {}
         if self.retry is not None:
-            found["retry-after"] = str(self.retry)
+            headers["retry-after"] = str(self.retry)
         if self.status == 401:
-            found["www-authenticate"] = "Bearer"
-        return found
+            headers["www-authenticate"] = "Bearer"
+        return headers
 
     def document(self, request_id: str) -> dict[str, dict[str, str]]:
         """Return the error body, as `ErrorBody` describes it."""
-        told = {"type": self.type, "message": self.message, "hint": self.hint, "request_id": request_id}
-        return {"error": told}
+        fields = {"type": self.type, "message": self.message, "hint": self.hint, "request_id": request_id}
+        return {"error": fields}
 
 
 class Problem(BaseModel):
-    """What went wrong, in words; the request id finds it in the service's log."""
+    """What went wrong, in words; the service's log has the request id."""
 
     type: str = Field(examples=["missing"])
     message: str = Field(examples=["neuron 4096 is not in cnn/concepts (has: 0 to 25)"])
@@ -61,19 +61,19 @@ class Problem(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """The one shape of every error."""
+    """The shape of every error."""
 
     error: Problem
 
 
-class _Body(BaseModel):
-    """The JSON body of a request, exactly as described: no `true` for 1 and no `"5"` for 5."""
+class _StrictBody(BaseModel):
+    """A JSON body exactly as described: no `true` for 1, no `"5"` for 5."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class LabelBody(_Body):
-    """Neurons to label from stored vectors; nothing is kept. What is null is as the method has it by default."""
+class LabelBody(_StrictBody):
+    """Neurons to label from stored vectors, without storing anything. Null stands for the method's default."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -91,19 +91,19 @@ class LabelBody(_Body):
     )
 
     neurons: list[NeuronAddress] = Field(min_length=1, max_length=NEURONS)
-    method: str | None = Field(None, max_length=60, description="A scoring method; null: the run's, else csp.")
+    method: str | None = Field(None, max_length=60, description="A scoring method; null: the run's, else the default.")
     gamma: Share | None = Field(None, description="How much of the contrastive direction is removed.")
-    examples: int | None = Field(None, ge=1, le=MOST_EXAMPLES, description="Activating images a neuron.")
+    examples: int | None = Field(None, ge=1, le=MOST_EXAMPLES, description="Activating images per neuron.")
     contrast: str | None = Field(None, max_length=100, description="Kind of contrastive images.")
     threshold: str | None = Field(None, max_length=40, description="Low activation: mean, quantile:Q or max:F.")
-    neighbours: int | None = Field(None, ge=1, le=NEIGHBOURS, description="Contrastive images an activating image.")
+    neighbours: int | None = Field(None, ge=1, le=NEIGHBOURS, description="Contrastive images per activating image.")
     candidates: list[Annotated[str, Field(min_length=1, max_length=LETTERS)]] | None = Field(
-        None, min_length=1, max_length=CANDIDATES, description="Texts to choose from; null: the stored ones."
+        None, min_length=1, max_length=CANDIDATES, description="Texts to choose from; null: the stored texts."
     )
     run: str | None = Field(
-        None, max_length=100, description="A label run by this method: what is null is as in that run."
+        None, max_length=100, description="A label run by this method: null then stands for the value in that run."
     )
-    top: int = Field(5, ge=1, le=TOP, description="Labels a neuron.")
+    top: int = Field(5, ge=1, le=TOP, description="Labels per neuron.")
 
     def query(self) -> LabelQuery:
         """Return the query that the live part answers."""
@@ -112,7 +112,7 @@ class LabelBody(_Body):
         return LabelQuery(tuple(map(NeuronKey.parse, self.neurons)), candidates=candidates, **values)
 
 
-class SqlBody(_Body):
+class SqlBody(_StrictBody):
     """One SELECT over the index."""
 
     model_config = ConfigDict(
