@@ -73,7 +73,7 @@ def rows_of(array: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 
 def _check_rows(rows: np.ndarray, start: int, demand: Demand) -> None:
-    with np.errstate(all="ignore"):  # what float32 cannot hold becomes infinity and is told
+    with np.errstate(all="ignore"):  # values beyond float32 become infinity and are reported
         values = rows.astype(np.float32, copy=False)
         # A finite sum shows in one pass that all are finite; large numbers may overflow it, so then each is looked at.
         bad = None if np.isfinite(values.sum()) else ~np.isfinite(values).all(1)

@@ -49,7 +49,7 @@ def leaders_of(scores: torch.Tensor, count: int) -> torch.Tensor:
     order = scores.gather(1, places).sort(dim=1, descending=True, stable=True).indices
     places = places.gather(1, order)
     last, next_one = best.values[:, count - 1], best.values[:, count]
-    tied = ((last == next_one) & (last > -torch.inf)).nonzero()[:, 0]  # who is last is a matter of order
+    tied = ((last == next_one) & (last > -torch.inf)).nonzero()[:, 0]  # the last entries depend on the order
     for rows in tied.split(256):
         places[rows] = rank_keys(scores[rows], torch.arange(width)).topk(count, dim=1).indices
     return places

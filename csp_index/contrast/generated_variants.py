@@ -47,7 +47,7 @@ def synthesise(store: Store, models: Models, tell: Progress, request: DerivedReq
     """Make and store the requested variants that are missing; return the hash they are stored under.
 
     Interrupted, it keeps what is done. Images of which no variant can be made are left out, and their number is logged
-    with the first reason. Raises GeneratorError where none can be made of any, LabelError where network or encoder are
+    with the first reason. Raises GeneratorError if none can be made of any, LabelError if network or encoder are
     not at hand, or nothing may be stored.
     """
     generator = generator_of(models, request.options)

@@ -22,7 +22,7 @@ def makers(store: Store, models: Models, progress: Progress | None = None) -> di
 def dependencies(models: Models, options: ExampleOptions) -> dict[str, object]:
     """Return what a label depends on through derived images, besides the options.
 
-    Raises SettingError where synthetic contrast has no generator, and where a generator has nothing to make.
+    Raises SettingError if synthetic contrast has no generator, and if a generator has nothing to make.
     """
     if options.generator is not None and "synthetic" not in options.kinds:
         raise SettingError(f"generator {options.generator} is for contrast synthetic: ask for that, too")

@@ -92,7 +92,7 @@ class _StoredLists:
     held: NeighbourLists | None
 
     def rows_of(self, image_ids: torch.Tensor) -> torch.Tensor:
-        """Return the row of each image's list [U], -1 where it has none."""
+        """Return the row of each image's list [U], -1 if it has none."""
         spot = torch.searchsorted(self.ids, image_ids).clamp(max=len(self.ids) - 1)
         return torch.where(self.ids[spot] == image_ids, self.rows[spot], -1)
 

@@ -26,7 +26,7 @@ SMALL: Final = 0.25
 
 @dataclass(frozen=True, slots=True)
 class ContrastQuality:
-    """The quality of M neurons' contrast, float64 [M] each; NaN where a neuron has no pair.
+    """The quality of M neurons' contrast, float64 [M] each; NaN if a neuron has no pair.
 
     `partnered`: share of the activating images with a partner, 0 to 1 (NaN without activating image). `similarity`:
     mean cosine of the pairs. `drop`: mean of (a(p) - a(n)) / a(p), at most 1 where activations are not negative; what

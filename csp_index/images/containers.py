@@ -1,4 +1,4 @@
-"""Containers of many images: where an image lies in one, and its encoded bytes.
+"""Containers of many images: the address of an image in one, and its encoded bytes.
 
 Knows nothing about pixels. The containers are parquet files, tar shards and directories of the ``datasets`` library;
 ``images.py`` spells out their URIs. Rows carry ``@column`` behind the number where the image column was named by the
@@ -20,20 +20,22 @@ import numpy as np
 from csp_index.errors import SourceError, one_line
 
 
-def pick_image_column(schema: Any, wanted: str | None = None) -> str:
+def pick_image_column(schema: Any, requested: str | None = None) -> str:
     """Return the name of the image column of an Arrow schema: binary, or a struct that holds ``bytes``.
 
-    Without ``wanted``: the one column of that kind, or the one called ``image`` among several. Raises SourceError
+    Without ``requested``: the one column of that kind, or the one called ``image`` among several. Raises SourceError
     otherwise.
     """
     fitting = [field.name for field in schema if _holds_bytes(field.type)]
-    if wanted is not None:
-        if wanted in fitting:
-            return wanted
-        if wanted in schema.names:
-            kind = schema.field(wanted).type
-            raise SourceError(f"column {wanted!r} holds {kind}, not images (binary, or a struct with a field 'bytes')")
-        raise SourceError(f"no column {wanted!r} (has: {', '.join(schema.names)})")
+    if requested is not None:
+        if requested in fitting:
+            return requested
+        if requested in schema.names:
+            kind = schema.field(requested).type
+            raise SourceError(
+                f"column {requested!r} holds {kind}, not images (binary, or a struct with a field 'bytes')"
+            )
+        raise SourceError(f"no column {requested!r} (has: {', '.join(schema.names)})")
     if len(fitting) == 1:
         return str(fitting[0])
     if "image" in fitting:
@@ -74,7 +76,7 @@ def _holds_bytes(kind: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where an image lies inside a container."""
+    """The address of an image inside a container."""
 
     kind: type[_Container]
     path: str
@@ -82,7 +84,7 @@ class Address:
 
 
 class _Container(Protocol):
-    """A file or directory of many images; keys asked in rising order are read fast."""
+    """A file or directory of many images; keys in ascending order are read fast."""
 
     def __init__(self, path: str) -> None: ...
 
@@ -92,15 +94,15 @@ class _Container(Protocol):
 
 
 def container_of(uri: str) -> Address | None:
-    """Return where the image lies in its container, or None for a plain file."""
+    """Return the address of an image in its container, or None for a plain file."""
     if "#" not in uri or os.path.isfile(uri):
         return None
-    if found := re.fullmatch(r"(.+\.parquet)#(\d+(?:@.+)?)", uri, re.IGNORECASE | re.DOTALL):
-        return Address(_ParquetFile, found[1], found[2])
-    for found in re.finditer(r"\.tar#", uri, re.IGNORECASE):
-        path = uri[: found.end() - 1]
+    if match := re.fullmatch(r"(.+\.parquet)#(\d+(?:@.+)?)", uri, re.IGNORECASE | re.DOTALL):
+        return Address(_ParquetFile, match[1], match[2])
+    for match in re.finditer(r"\.tar#", uri, re.IGNORECASE):
+        path = uri[: match.end() - 1]
         if os.path.isfile(path):
-            return Address(_TarFile, path, uri[found.end() :])
+            return Address(_TarFile, path, uri[match.end() :])
     path, _, key = uri.rpartition("#")
     return Address(_DatasetDirectory, path, key) if os.path.isdir(path) else None
 
@@ -202,7 +204,7 @@ class _ParquetFile:
 
 
 class _TarFile:
-    """Members of a tar shard, by name; headers are read only as far as needed."""
+    """Members of a tar shard, by name; headers are read only up to the last member needed."""
 
     def __init__(self, path: str) -> None:
         import tarfile
@@ -240,7 +242,7 @@ class _DatasetDirectory:
         if (split, named) not in self._splits:
             data = self._data[split] if split else self._data
             column = pick_image_column(data.features.arrow_schema, named)
-            # The plain Arrow table: the library would decode the image, and the bytes are wanted.
+            # The plain Arrow table, because the library would decode the image and the bytes are needed.
             self._splits[split, named] = data.select_columns([column]).with_format("arrow")
         data = self._splits[split, named]
         if row >= len(data):

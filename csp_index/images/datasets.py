@@ -33,7 +33,7 @@ _FOLDER_MODULE = "torchvision.datasets.folder"
 def open_dataset(source: Any, name: str | None = None) -> DatasetImages | ImageStream:
     """Return the source that an object is; `name` takes the place of its own in the images' URIs.
 
-    Raises SourceError where it is empty, or not made of images.
+    Raises SourceError if it is empty, or not made of images.
     """
     _refuse(source)
     if isinstance(source, (list, tuple)) and source and all(_is_pair(item) for item in source):
@@ -62,7 +62,7 @@ class DatasetImages:
         self._try()
 
     def refs(self) -> Iterator[ImageRef]:
-        """Yield the images in the order of the dataset. Raises SourceError where two have one URI."""
+        """Yield the images in the order of the dataset. Raises SourceError if two have one URI."""
         seen, simple = set[int](), self._is_simple
         for index in range(len(self._dataset)):
             base, place = resolved(self._dataset, index)
@@ -106,13 +106,13 @@ class DatasetImages:
 
     def _read(self, index: int) -> MemoryImage:
         base, _ = resolved(self._dataset, index)
-        found = memory_image(self._dataset[index], getattr(base, "classes", None))
+        result = memory_image(self._dataset[index], getattr(base, "classes", None))
         named: dict[str, object] = {}
         for column, names in _class_names(base).items():
-            value = found.metadata.get(column)
+            value = result.metadata.get(column)
             if isinstance(value, int) and 0 <= value < len(names):
                 named[f"{column}_name"] = names[value]
-        return MemoryImage(found.image, {**found.metadata, **named})
+        return MemoryImage(result.image, {**result.metadata, **named})
 
     def _try(self) -> None:
         """Refuse a dataset whose first items are all of no use; one that only fails to read some is none of these."""
@@ -120,10 +120,10 @@ class DatasetImages:
         for index in range(min(_TRIED, len(self._dataset))):
             if _are_plain_files(resolved(self._dataset, index)[0]):
                 return
-            found = read_image_of(partial(self._read, index))
-            if isinstance(found, MemoryImage):
+            result = read_image_of(partial(self._read, index))
+            if isinstance(result, MemoryImage):
                 return
-            reasons.append(str(found))
+            reasons.append(str(result))
         raise SourceError(f"the first items of the {type(self._dataset).__name__} cannot be used: {reasons[0]}")
 
 
@@ -144,7 +144,7 @@ class ImageStream:
         self._first = [first]
 
     def refs(self) -> Iterator[ImageRef]:
-        """Yield each image with what reads it. Raises SourceError where a URI comes twice, or the iterable fails."""
+        """Yield each image with what reads it. Raises SourceError if a URI comes twice, or the iterable fails."""
         seen = set[int]()
         for item in self._all():
             uri, image = (str(item[0]), item[1]) if _is_pair(item) else (f"{self.name}/{self.count}", item)
@@ -166,8 +166,8 @@ class ImageStream:
             except StopIteration:
                 return
             except Exception as exc:  # it is the caller's code
-                told = f"{type(exc).__name__}: {one_line(exc)}"
-                raise SourceError(f"the iterable failed after {self.count} images: {told}") from exc
+                message = f"{type(exc).__name__}: {one_line(exc)}"
+                raise SourceError(f"the iterable failed after {self.count} images: {message}") from exc
             yield item
 
 

@@ -223,9 +223,9 @@ def fetch(reader: ContainerReader, uri: str) -> Payload:
 
     Ask for the images of a container in their order, and from one thread.
     """
-    held = find_image(uri)
-    if held is not None:
-        return held
+    image = find_image(uri)
+    if image is not None:
+        return image
     if uri.startswith(IN_MEMORY):
         return SourceError("the dataset it came from is not at hand: give it again, index.add_images(dataset)")
     address = container_of(uri)

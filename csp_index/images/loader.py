@@ -1,4 +1,4 @@
-"""Decode images and preprocess them for every model at once, ahead of the models, in the order asked.
+"""Decode images and preprocess them for every model at once, ahead of the models, in the requested order.
 
 Knows nothing about the store or the models: a preprocessing is a function of a picture. One image is decoded once, for
 all of them and for its thumbnail. What cannot be read becomes an :class:`ImageFailure` in its place. Threads
@@ -32,14 +32,14 @@ Preprocess = Callable[[Image.Image], torch.Tensor]
 _CHUNK = 8  # images a process takes at a time
 _AHEAD = 4  # chunks prepared for each process while the models run
 _THREADS_AHEAD = 32  # images prepared by threads while the models run
-_MANY_CORES, _MANY_IMAGES, _MOST_WORKERS = 6, 4096, 8  # from where on processes are started unasked, and how many
+_MANY_CORES, _MANY_IMAGES, _MOST_WORKERS = 6, 4096, 8  # from these sizes on processes start by default, and how many
 
-_MOST_BYTES = 2**20  # of preprocessings that are sent to processes unasked
+_MOST_BYTES = 2**20  # of preprocessings that are sent to processes by default
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A decoded image, ready for every model: the image itself is gone."""
+    """A decoded image, ready for every model, without the image itself."""
 
     ref: ImageRef
     sha256: str
@@ -54,7 +54,7 @@ def prepare(
 ) -> Prepared | ImageFailure:
     """Return the image decoded and preprocessed, once for each of `preprocess`; or why it cannot be read.
 
-    `payload` is what `images.fetch` gave. Raises ModelError where a preprocessing fails on a sound image.
+    `payload` is what `images.fetch` gave. Raises ModelError if a preprocessing fails on a sound image.
     """
     item = read_image(ref.uri, payload)
     if isinstance(item, ImageFailure):
@@ -62,17 +62,17 @@ def prepare(
     try:
         pixels = tuple(one(item.image) for one in preprocess)
     except Exception as exc:  # it is somebody else's code
-        told = f"{type(exc).__name__}: {one_line(exc)}"
-        raise ModelError(f"the preprocessing of a model fails on {ref.uri}: {told}; check the model") from exc
+        message = f"{type(exc).__name__}: {one_line(exc)}"
+        raise ModelError(f"the preprocessing of a model fails on {ref.uri}: {message}; check the model") from exc
     return Prepared(ref, item.sha256, item.width, item.height, thumbnail(item.image, thumbnail_size), pixels)
 
 
 def stacked(pixels: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return a batch of one model's inputs as one tensor. Raises ModelError where they differ in shape."""
+    """Return a batch of one model's inputs as one tensor. Raises ModelError if they differ in shape."""
     shapes = {tuple(one.shape) for one in pixels}
     if len(shapes) > 1:
-        found = ", ".join(map(str, sorted(shapes)[:2]))
-        raise ModelError(f"a model's preprocessing gives inputs of several shapes ({found}): expected one shape")
+        sizes = ", ".join(map(str, sorted(shapes)[:2]))
+        raise ModelError(f"a model's preprocessing gives inputs of several shapes ({sizes}): expected one shape")
     return torch.stack(list(pixels))
 
 
@@ -83,7 +83,7 @@ def decoded(
 
     Threads, as many as the setting decode_threads says, do all the work where `workers` = 0, else only until the
     processes are ready. Close the generator to end them. Containers are read here, one image after another; plain
-    files where they are decoded. Raises SettingError where a preprocessing cannot be sent to a process, SourceError
+    files where they are decoded. Raises SettingError if a preprocessing cannot be sent to a process, SourceError
     where a process dies.
     """
     size = settings.THUMBNAIL_SIZE.value()
@@ -167,7 +167,7 @@ class Chunk:
     """Neighbouring images without what the asker knows; the inputs of those that could be read, stacked by model."""
 
     images: list[Prepared | ImageFailure]
-    pixels: tuple[torch.Tensor, ...] | None  # None where each image holds its own
+    pixels: tuple[torch.Tensor, ...] | None  # None if each image holds its own
 
 
 def _packed(preprocess: Sequence[Preprocess]) -> bytes:

@@ -28,7 +28,7 @@ class ImageHolder(Protocol):
     """What holds images that no file holds."""
 
     def find(self, uri: str) -> Callable[[], MemoryImage] | None:
-        """Return what reads the image of a URI, or None where it is not one of the holder's."""
+        """Return what reads the image of a URI, or None if it is not one of the holder's."""
         ...
 
 
@@ -41,7 +41,7 @@ def register(holder: ImageHolder) -> None:
 
 
 def find_image(uri: str) -> MemoryImage | SourceError | None:
-    """Return the image of a URI that a holder has, or why it cannot be read; None where no holder has it."""
+    """Return the image of a URI that a holder has, or why it cannot be read; None if no holder has it."""
     for known in _holders:
         holder = known()
         read = None if holder is None else holder.find(uri)

@@ -32,26 +32,26 @@ class PathTable:
         column = _path_column(file, root)
         table = _read(file, column)
         self._columns = table.drop_columns([column])
-        wanted: dict[str, int] = {}
+        requested: dict[str, int] = {}
         for row, value in enumerate(table[column].to_pylist()):
-            wanted.setdefault(_relative(value, root), row)
-        self._rows, found = self._join(wanted, images)
-        self.missing_rows = len(wanted) - found
+            requested.setdefault(_relative(value, root), row)
+        self._rows, joined = self._join(requested, images)
+        self.missing_rows = len(requested) - joined
 
     def row(self, relative: str) -> dict[str, object]:
-        """Return what the table tells of an image; nothing if it has no row."""
+        """Return the table's columns for an image; empty if it has no row."""
         index = self._rows.get(relative)
         if index is None:
             return {}
         return {name: self._columns[name][index].as_py() for name in self._columns.column_names}
 
-    def _join(self, wanted: dict[str, int], images: Iterable[str]) -> tuple[dict[str, int], int]:
+    def _join(self, requested: dict[str, int], images: Iterable[str]) -> tuple[dict[str, int], int]:
         rows: dict[str, int] = {}
         by_name: dict[str, list[str]] = {}
         for relative in images:
-            if relative in wanted:
-                rows[relative] = wanted[relative]
-            elif (name := basename(relative)) in wanted:
+            if relative in requested:
+                rows[relative] = requested[relative]
+            elif (name := basename(relative)) in requested:
                 by_name.setdefault(name, []).append(relative)
         for name, paths in by_name.items():
             if name in rows:
@@ -61,7 +61,7 @@ class PathTable:
                     f"{self._file} names {name!r}, but {len(paths)} images share it ({paths[0]}, {paths[1]}, ...): "
                     "give paths relative to the folder"
                 )
-            rows[paths[0]] = wanted[name]
+            rows[paths[0]] = requested[name]
         return rows, len(rows)
 
 

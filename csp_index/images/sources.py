@@ -252,8 +252,8 @@ class TarSource:
         self._endings = image_extensions()
         first = next(self._members(shards[0]), None)
         if first is None:
-            wanted = "image" if ending is None else f"member that ends in .{self._ending}"
-            raise SourceError(f"{shards[0]} holds no {wanted}")
+            requested = "image" if ending is None else f"member that ends in .{self._ending}"
+            raise SourceError(f"{shards[0]} holds no {requested}")
 
     def refs(self) -> Iterator[ImageRef]:
         """Yield the images of all shards in the order of the members."""
@@ -317,7 +317,7 @@ def _member_metadata(ending: str, data: bytes) -> Mapping[str, object]:
 
 
 def _column_suffix(schema: Any, named: str | None) -> str:
-    """Return what the URI needs so that the image column is found again: nothing where it is the automatic one."""
+    """Return what the URI needs so that the image column is found again: nothing if it is the automatic one."""
     column = pick_image_column(schema, named)
     try:
         automatic = pick_image_column(schema)

@@ -58,13 +58,13 @@ def running(
         yield
 
 
-def device_for(modules: Sequence[nn.Module], wanted: str) -> torch.device:
+def device_for(modules: Sequence[nn.Module], requested: str) -> torch.device:
     """Return where modules of the caller run: on the device of the index, or where they lie if that is of its kind.
 
     Modules without parameters run on the CPU. Raises ModelError for parameters without values: lazy ones, and those on
     the device `meta`.
     """
-    device = resolve_device(wanted)
+    device = resolve_device(requested)
     if not any(_devices(module) for module in modules):
         return torch.device("cpu")
     for module in modules:

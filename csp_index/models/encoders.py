@@ -225,16 +225,16 @@ def _unit(features: Tensor, what: str) -> Tensor:
     return unit
 
 
-def _checked(found: object, spec: str, device: str) -> LoadedEncoder:
-    ready = getattr(found, "ready", None)  # of `csp_index.Encoder`, which knows nothing of devices yet
-    found = ready(device) if callable(ready) else found
+def _checked(result: object, spec: str, device: str) -> LoadedEncoder:
+    ready = getattr(result, "ready", None)  # of `csp_index.Encoder`, which knows nothing of devices yet
+    result = ready(device) if callable(ready) else result
     needed = ("width", "logit_scale", "identity", "device", "batch_size", "preprocess", "embed_images", "embed_texts")
-    missing = [name for name in needed if not hasattr(found, name)]
+    missing = [name for name in needed if not hasattr(result, name)]
     if missing:
         raise ModelError(
-            f"{spec} returned {type(found).__name__}, which lacks {', '.join(missing)} (see LoadedEncoder)"
+            f"{spec} returned {type(result).__name__}, which lacks {', '.join(missing)} (see LoadedEncoder)"
         )
-    encoder: Any = found
+    encoder: Any = result
     encoder.spec = spec
     return encoder  # type: ignore[no-any-return]
 
@@ -355,9 +355,9 @@ def _features_of_pictures(model: Any, pixels: Tensor) -> Tensor:
 
 def _patches(processor: Any, image: Image.Image) -> Tensor:
     """Return patches [P, F], their mask and the grid's height and width as one tensor [P, F + 3], to be stacked."""
-    found = processor(images=image, return_tensors="pt")
-    values, mask = found["pixel_values"][0], found["pixel_attention_mask"][0]
-    grid = found["spatial_shapes"][0].expand(len(values), 2)
+    result = processor(images=image, return_tensors="pt")
+    values, mask = result["pixel_values"][0], result["pixel_attention_mask"][0]
+    grid = result["spatial_shapes"][0].expand(len(values), 2)
     return torch.cat([values, mask[:, None].to(values), grid.to(values)], dim=1)
 
 
@@ -373,11 +373,11 @@ def _tokenise(tokenizer: Any, model: Any, texts: list[str]) -> dict[str, Tensor]
     siglip = str(model.config.model_type).startswith("siglip")
     length = min(model.config.text_config.max_position_embeddings, tokenizer.model_max_length)
     tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-    kept = ("input_ids",) if siglip else ("input_ids", "attention_mask")  # SigLIP was trained without a mask
-    return {name: tokens[name] for name in kept if name in tokens}
+    ids = ("input_ids",) if siglip else ("input_ids", "attention_mask")  # SigLIP was trained without a mask
+    return {name: tokens[name] for name in ids if name in tokens}
 
 
-def _tensor(found: Any) -> Tensor:
+def _tensor(result: Any) -> Tensor:
     """Return the features: some versions of the library give the tensor, others an output that holds it."""
-    features: Tensor = found if isinstance(found, Tensor) else found.pooler_output
+    features: Tensor = result if isinstance(result, Tensor) else result.pooler_output
     return features

@@ -74,7 +74,7 @@ def library_of(spec: str) -> str:
 def made_by(spec: str, protocol: str, *methods: str) -> Any:
     """Return what the factory of a ``python:`` spec makes; it has one of the methods at least.
 
-    Raises GeneratorError where the protocol is not kept.
+    Raises GeneratorError if the protocol is not kept.
     """
     made: Any = call_factory(spec.partition(":")[2], GeneratorError)
     missing = [part for part in ("name", "identity") if not hasattr(made, part)]
@@ -97,8 +97,8 @@ def made_or_why(generator: str, on: str, make: Callable[[], list[_T]]) -> list[_
     except CspIndexError:  # not about this text or picture: a full disk, say
         raise
     except Exception as exc:  # it is somebody else's model
-        told = f"{type(exc).__name__}: {one_line(exc)}"
-        raise GeneratorError(f"the generator {generator} fails on {on}: {told}; check the model") from exc
+        message = f"{type(exc).__name__}: {one_line(exc)}"
+        raise GeneratorError(f"the generator {generator} fails on {on}: {message}; check the model") from exc
 
 
 def picture_seed(text: str, seed: int, place: int) -> int:
@@ -146,7 +146,7 @@ def noises(device: torch.device, text: str, seed: int, first: int, count: int) -
 def load_pipeline(spec: str, kind: str, device: torch.device) -> tuple[Any, dict[str, str]]:
     """Return the pipeline of diffusers that a spec names, by one of its auto classes, and the pipeline's identity.
 
-    Raises GeneratorError, in one line, for what cannot be loaded, and where diffusers is not installed.
+    Raises GeneratorError, in one line, for what cannot be loaded, and if diffusers is not installed.
     """
     place = spec.partition(":")[2]
     directory = local_directory(place, GeneratorError)

@@ -1,4 +1,4 @@
-"""The models behind an index, loaded when needed and held to what the index was built with."""
+"""The models behind an index, loaded when needed and checked against those that built the index."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Models:
     """Loads encoders and networks onto one device; an encoder, and a network for one layer, is loaded once."""
 
     def __init__(self, device: str, given: Mapping[str, GivenModel] | None = None) -> None:
-        """Load nothing yet; `given` are objects by the names the index has for them."""
+        """Load nothing yet; `given` are the caller's objects by their names in the index."""
         self.device = device
         self._given: dict[str, GivenModel] = {}
         self.clear()
@@ -53,7 +53,7 @@ class Models:
         self._given[model.spec] = model
 
     def clear(self) -> None:
-        """Forget every model, those that were given too."""
+        """Forget every model, including the caller's objects."""
         self._given.clear()
         self._encoders: dict[str, LoadedEncoder] = {}
         self._networks: dict[LayerKey, LoadedNetwork] = {}
@@ -64,11 +64,11 @@ class Models:
         if isinstance(spec, objects.Encoder):
             self._remember(spec)
             return spec.ready(self.device)
-        given = self._given.get(spec)
-        if given is not None:
-            if not isinstance(given, objects.Encoder):
-                raise ModelError(f"{spec} of the index is an encoder, the object given is {given!r}")
-            return given.ready(self.device)
+        model = self._given.get(spec)
+        if model is not None:
+            if not isinstance(model, objects.Encoder):
+                raise ModelError(f"{spec} of the index is an encoder, the object given is {model!r}")
+            return model.ready(self.device)
         if spec not in self._encoders:
             self._encoders[spec] = load_encoder(spec, device=self.device)
         return self._encoders[spec]
@@ -133,11 +133,11 @@ class Models:
         """Load the network of some layers, all of the same."""
         first = layers[0]
         names = [info.key.layer for info in layers]
-        given = self._given.get(first.network)
-        if given is not None:
-            if not isinstance(given, objects.Network):
-                raise ModelError(f"{first.network} of the index is a network, the object given is {given!r}")
-            return given.hooked(self.device, names, pool=first.pool, name=first.key.model)
+        model = self._given.get(first.network)
+        if model is not None:
+            if not isinstance(model, objects.Network):
+                raise ModelError(f"{first.network} of the index is a network, the object given is {model!r}")
+            return model.hooked(self.device, names, pool=first.pool, name=first.key.model)
         return load_network(
             first.network,
             layers=names,
@@ -190,11 +190,11 @@ def by_network(targets: Iterable[LayerInfo]) -> list[list[LayerInfo]]:
 
 def _check_same(loaded: LoadedNetwork, target: LayerInfo) -> None:
     """Refuse a network that is not the one a layer of the index was made with."""
-    found = loaded.identity_of(target.key.layer)
+    result = loaded.identity_of(target.key.layer)
     object_too = ("source", "preprocessing") if target.network.startswith(_OBJECTS) else ()
     for name in ("weights", "sparse", *object_too):
-        if found.get(name) != target.identity.get(name):
+        if result.get(name) != target.identity.get(name):
             raise ModelError(
                 f"{target.network} is not the network the index was built with: its {name} is "
-                f"{found.get(name)}, was {target.identity.get(name)}; restore the old files"
+                f"{result.get(name)}, was {target.identity.get(name)}; restore the old files"
             )

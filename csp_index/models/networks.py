@@ -58,14 +58,16 @@ def load_network(
     each gets the usual one for its shape. ``name`` is the first part of a neuron's address; it comes from ``spec`` if
     it is not given. Raises ModelError, with near matches for an unknown network or layer.
     """
-    chosen = default_name(spec) if name is None else name
-    if not re.fullmatch(r"[^/\s]+", chosen):
-        raise ModelError(f"{chosen!r} cannot name a network in model/layer/index: no slash, no space, not empty")
+    selected = default_name(spec) if name is None else name
+    if not re.fullmatch(r"[^/\s]+", selected):
+        raise ModelError(f"{selected!r} cannot name a network in model/layer/index: no slash, no space, not empty")
     if not layers:
         raise ModelError(f"no layer of {spec} was named: csp-index layers {spec} lists them")
     where = resolve_device(device)
     spec = settled(spec)
-    network = LoadedNetwork(load_module(spec, weights), spec=spec, name=chosen, layers=layers, pool=pool, device=where)
+    network = LoadedNetwork(
+        load_module(spec, weights), spec=spec, name=selected, layers=layers, pool=pool, device=where
+    )
     network.weights = None if weights is None else str(Path(weights).expanduser().resolve())
     return network
 
@@ -80,10 +82,10 @@ def list_layers(spec: str, weights: str | Path | None = None) -> list[LayerOutpu
 def layers_of(loaded: Loaded, device: torch.device, spec: str) -> list[LayerOutput]:
     """Return the same of a network that is loaded; ``spec`` names it in errors."""
     modules = loaded.layers()
-    found = _try_out(loaded, modules, device, spec)
+    result = _try_out(loaded, modules, device, spec)
     outputs = []
     for layer, module in modules.items():
-        shape = found.get(layer, ())
+        shape = result.get(layer, ())
         if shape[:1] == (2,) and fits(shape[1:]):
             outputs.append(_describe(layer, module, shape[1:], None, loaded))
     return outputs
@@ -147,54 +149,56 @@ class LoadedNetwork:
         Where a layer runs several times in one pass, the last time counts. The network runs in its own precision,
         without autocast, so that the order of the images does not hang on rounding.
         """
-        found: dict[str, Tensor] = {}
+        results: dict[str, Tensor] = {}
 
         def keep(layer: str, output: Tensor | None) -> None:
             if output is not None:
                 # Pooled at once: what follows may change the output in place, and the maps of a whole batch are large.
-                found[layer] = pooled(output, self.layers[layer].pool, self._loaded.prefix_tokens).cpu()
+                results[layer] = pooled(output, self.layers[layer].pool, self._loaded.prefix_tokens).cpu()
 
         with _running(self._loaded, self.device), _hooks(self._modules, keep):
             self._loaded.forward(pixels.to(self.device))
-        return {layer: found[layer] for layer in self.layers}
+        return {layer: results[layer] for layer in self.layers}
 
     def maps(self, pixels: Tensor, layer: str, neurons: Tensor) -> Tensor | None:
         """Return the map [B, h, w] of one neuron an image (``neurons`` [B]) before pooling, float32 on the CPU.
 
-        None where the neurons of the layer have no places on the image: vectors, and the class token.
+        None if the neurons of the layer have no places on the image: vectors, and the class token.
         """
-        found: dict[str, Tensor] = {}
+        results: dict[str, Tensor] = {}
         output, rows = self.layers[layer], torch.arange(len(pixels))
 
-        def keep(name: str, given: Tensor | None) -> None:
-            maps = None if given is None else as_maps(given, output.pool, self._loaded.prefix_tokens)
+        def keep(name: str, output_of_layer: Tensor | None) -> None:
+            maps = (
+                None if output_of_layer is None else as_maps(output_of_layer, output.pool, self._loaded.prefix_tokens)
+            )
             if maps is not None:
-                found[name] = maps[rows.to(maps.device), neurons.to(maps.device)].float().cpu()
+                results[name] = maps[rows.to(maps.device), neurons.to(maps.device)].float().cpu()
 
         with _running(self._loaded, self.device), _hooks({layer: self._modules[layer]}, keep):
             self._loaded.forward(pixels.to(self.device))
-        return found[layer].clone() if layer in found else None
+        return results[layer].clone() if layer in results else None
 
     def gradients(self, pixels: Tensor, layer: str, neurons: Tensor) -> Tensor:
         """Return the gradient of one neuron's pooled activation an image (``neurons`` [B]) by its input, on the CPU.
 
-        It has the shape of ``pixels``. Raises ModelError where none can be had: no gradient passes through the
+        It has the shape of ``pixels``. Raises ModelError if none can be had: no gradient passes through the
         network.
         """
-        found: dict[str, Tensor] = {}
+        results: dict[str, Tensor] = {}
         output = self.layers[layer]
 
-        def keep(name: str, given: Tensor | None) -> None:
-            if given is not None:
+        def keep(name: str, output_of_layer: Tensor | None) -> None:
+            if output_of_layer is not None:
                 # A copy, because what follows may change the output in place.
-                found[name] = pooled(given.clone(), output.pool, self._loaded.prefix_tokens, gradient=True)
+                results[name] = pooled(output_of_layer.clone(), output.pool, self._loaded.prefix_tokens, gradient=True)
 
         try:
             with _running(self._loaded, self.device, gradient=True), _hooks({layer: self._modules[layer]}, keep):
                 inputs = pixels.to(self.device).clone().requires_grad_(True)
                 self._loaded.forward(inputs.clone())
-                wanted = found[layer].gather(1, neurons.to(self.device)[:, None]).sum()
-                (gradient,) = torch.autograd.grad(wanted, inputs)
+                driven = results[layer].gather(1, neurons.to(self.device)[:, None]).sum()
+                (gradient,) = torch.autograd.grad(driven, inputs)
         except RuntimeError as exc:
             raise ModelError(
                 f"no gradient of layer {layer!r} of {self.name} by its input can be had ({one_line(exc)}): "
@@ -222,8 +226,8 @@ class LoadedNetwork:
 
 
 def _describe(layer: str, module: nn.Module, shape: tuple[int, ...], pool: str | None, loaded: Loaded) -> LayerOutput:
-    chosen = choose_pool(shape, pool, loaded.has_class_token)
-    return LayerOutput(layer, neurons_of(shape, chosen), chosen, shape, type(module).__name__)
+    selected = choose_pool(shape, pool, loaded.has_class_token)
+    return LayerOutput(layer, neurons_of(shape, selected), selected, shape, type(module).__name__)
 
 
 def _module_called(layer: str, loaded: Loaded, spec: str, name: str) -> nn.Module:

@@ -49,7 +49,7 @@ def weights_of(value: object) -> str:
 
 
 def state_of(modules: Sequence[nn.Module]) -> object:
-    """Return what changes when weights are trained or replaced, cheaply; None where that cannot be known."""
+    """Return what changes when weights are trained or replaced, cheaply; None if that cannot be known."""
     tensors = [(name, tensor) for module in modules for name, tensor in module.state_dict(keep_vars=True).items()]
     if not tensors or any(not isinstance(t, Tensor) or t.is_inference() for _, t in tensors):
         return None

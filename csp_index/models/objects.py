@@ -47,7 +47,7 @@ class Network:
     with a method `preprocess`. `layers` are named as in `named_modules()`; `Index.layers` lists them. `name` is the
     first part of a neuron's address, by default the class; `pool` as for networks that are named by a spec.
 
-    Raises ModelError where no preprocessing is known or the name is not possible.
+    Raises ModelError if no preprocessing is known or the name is not possible.
     """
 
     def __init__(
@@ -85,20 +85,25 @@ class Network:
 
     def choosing(self, layers: Sequence[str], pool: str | None, name: str | None = None) -> Network:
         """Return the same network with other layers to index, and perhaps under another name."""
-        chosen = self.named(self.name if name is None else name)
-        chosen.layers, chosen.pool = tuple(layers), pool or self.pool
-        return chosen
+        selected = self.named(self.name if name is None else name)
+        selected.layers, selected.pool = tuple(layers), pool or self.pool
+        return selected
 
     def hooked(
         self, device: str, layers: Sequence[str] = (), *, pool: str | None = None, name: str | None = None
     ) -> networks.LoadedNetwork:
         """Return the network ready to give the activations of its layers, or of others, on a device."""
-        chosen = tuple(layers) or self.layers
-        if not chosen:
+        selected = tuple(layers) or self.layers
+        if not selected:
             raise ModelError(f"no layer of {self.name} was named: give layers=[...], index.layers(module) lists them")
         where = device_for([self.module], device)
         return networks.LoadedNetwork(
-            self._loaded(), spec=self.spec, name=name or self.name, layers=chosen, pool=pool or self.pool, device=where
+            self._loaded(),
+            spec=self.spec,
+            name=name or self.name,
+            layers=selected,
+            pool=pool or self.pool,
+            device=where,
         )
 
     def all_layers(self, device: str) -> list[LayerOutput]:
@@ -125,12 +130,12 @@ def list_layers(
     A module whose preprocessing is not known gets a grey input of `input_shape`, by default (3, 224, 224).
     """
     if isinstance(network, str):
-        found = networks.list_layers(network)
+        outputs = networks.list_layers(network)
     elif isinstance(network, Network):
-        found = network.all_layers(device)
+        outputs = network.all_layers(device)
     else:
-        found = _layers_of_module(network, device, preprocess, input_shape)
-    return [{"layer": o.name, "kind": o.kind, "shape": list(o.shape), "neurons": o.neurons} for o in found]
+        outputs = _layers_of_module(network, device, preprocess, input_shape)
+    return [{"layer": o.name, "kind": o.kind, "shape": list(o.shape), "neurons": o.neurons} for o in outputs]
 
 
 def _layers_of_module(
@@ -161,7 +166,7 @@ class Encoder:
     `encode_text(texts)`, given a list of texts, or what `tokenizer` makes of it. Both return [B, D]. `logit_scale` is
     what a cosine is multiplied with before a softmax, by default the exponential of the model's own `logit_scale`.
 
-    Raises ModelError where a half or the preprocessing is missing.
+    Raises ModelError if a half or the preprocessing is missing.
     """
 
     def __init__(
@@ -241,8 +246,8 @@ class Encoder:
                     "a tokenizer"
                 )
             return replace(transformers_towers(model, images, words), owned=False)
-        chosen = getattr(model, "preprocess", None) if preprocess is None else preprocess
-        if not callable(chosen):
+        selected = getattr(model, "preprocess", None) if preprocess is None else preprocess
+        if not callable(selected):
             raise ModelError(
                 f"{type(model).__name__} needs to know how an image becomes its input: give preprocess=, the transform "
                 "that came with it"
@@ -252,11 +257,11 @@ class Encoder:
         module = model if isinstance(model, nn.Module) else nn.ModuleList(modules_of(model))
         return Towers(
             module=module,
-            preprocess=Prepared(chosen, self.name),
+            preprocess=Prepared(selected, self.name),
             image_features=lambda pixels: _tensor(model.encode_image(_cast(module, pixels))),
             tokenise=partial(_tokens, tokenizer),
             text_features=lambda tokens: _tensor(model.encode_text(tokens["text"])),
-            preprocessing=preprocessing_repr(chosen),
+            preprocessing=preprocessing_repr(selected),
             library=library_of(model),
             owned=False,
         )
@@ -270,7 +275,7 @@ class Prepared:
     name: str
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Return the model's input for one RGB image. Raises ModelError where it is none."""
+        """Return the model's input for one RGB image. Raises ModelError if it is none."""
         given = self.preprocess(image)
         given = given["pixel_values"] if isinstance(given, Mapping) and "pixel_values" in given else given
         pixels = torch.from_numpy(given) if isinstance(given, np.ndarray) else given
@@ -319,22 +324,22 @@ def _unwrapped(module: nn.Module) -> nn.Module:
             return module
 
 
-def _preprocessing_of(module: nn.Module, given: Any) -> tuple[Callable[[Image.Image], Tensor], str]:
+def _preprocessing_of(module: nn.Module, transform: Any) -> tuple[Callable[[Image.Image], Tensor], str]:
     """Return how an image becomes the module's input, and what that says of itself."""
     name = type(module).__name__
-    if given is None and hasattr(module, "pretrained_cfg"):
-        given = timm_transform(module)
-    if given is None:
-        given = getattr(module, "preprocess", None)
-    if given is None:
+    if transform is None and hasattr(module, "pretrained_cfg"):
+        transform = timm_transform(module)
+    if transform is None:
+        transform = getattr(module, "preprocess", None)
+    if transform is None:
         advice = "preprocess=weights.transforms() for torchvision's models, a processor for those of transformers"
         raise ModelError(f"{name} does not say how an image becomes its input: give {advice}, or any function")
-    images = getattr(given, "image_processor", given)
+    images = getattr(transform, "image_processor", transform)
     if hasattr(images, "to_dict") and callable(images):
         return partial(processed, images), preprocessing_repr(images)
-    if not callable(given):
-        raise ModelError(f"preprocess is a {type(given).__name__}: expected a function of a PIL image")
-    return Prepared(given, name), preprocessing_repr(given)
+    if not callable(transform):
+        raise ModelError(f"preprocess is a {type(transform).__name__}: expected a function of a PIL image")
+    return Prepared(transform, name), preprocessing_repr(transform)
 
 
 def _forward(module: Any, transformers: bool, pixels: Tensor) -> object:

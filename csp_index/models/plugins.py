@@ -37,13 +37,13 @@ def offered(group: str) -> tuple[str, ...]:
 
 def load_methods() -> dict[str, tuple[object, str]]:
     """Return what installed packages offer as scoring methods, by name, each with where it comes from."""
-    found: dict[str, tuple[object, str]] = {}
+    methods: dict[str, tuple[object, str]] = {}
     for point in sorted(entry_points(group=METHOD_GROUP), key=lambda point: (point.name, point.value)):
         origin = f"the package {point.dist.name if point.dist else '?'} ({point.value})"
-        if point.name in found:
-            raise PluginError(f"the method {point.name!r} is offered twice, by {found[point.name][1]} and {origin}")
-        found[point.name] = (_load(point, "method"), origin)
-    return found
+        if point.name in methods:
+            raise PluginError(f"the method {point.name!r} is offered twice, by {methods[point.name][1]} and {origin}")
+        methods[point.name] = (_load(point, "method"), origin)
+    return methods
 
 
 def _load(point: EntryPoint, what: str) -> object:

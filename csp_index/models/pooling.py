@@ -45,24 +45,26 @@ def fits(shape: tuple[int, ...]) -> tuple[Pool, ...]:
     return _FITTING.get(len(shape), ()) if all(shape) else ()
 
 
-def choose_pool(shape: tuple[int, ...], wanted: str | None, has_class_token: bool) -> Pool:
-    """Return the pool for one image's output: ``wanted``, if it fits, else the usual one for the shape.
+def choose_pool(shape: tuple[int, ...], requested: str | None, has_class_token: bool) -> Pool:
+    """Return the pool for one image's output: ``requested``, if it fits, else the usual one for the shape.
 
     Maps are averaged; of tokens the class token is taken where the network has one it is trained to use, else their
     mean. ``mean`` and ``max`` become ``mean-last`` and ``max-last`` where the channels come last. Raises ModelError
     that says which pools fit.
     """
-    if wanted is not None and wanted not in get_args(Pool):
-        raise ModelError(f"pool {wanted!r} is unknown (has: {', '.join(get_args(Pool))})")
+    if requested is not None and requested not in get_args(Pool):
+        raise ModelError(f"pool {requested!r} is unknown (has: {', '.join(get_args(Pool))})")
     fitting = fits(shape)
     if not fitting:
         raise ModelError(
             f"an output of shape {list(shape)} cannot be pooled: choose a layer with one to three axes per image"
         )
-    if wanted is not None and wanted not in fitting:
-        raise ModelError(f"pool {wanted!r} does not fit an output of shape {list(shape)} (fit: {', '.join(fitting)})")
+    if requested is not None and requested not in fitting:
+        raise ModelError(
+            f"pool {requested!r} does not fit an output of shape {list(shape)} (fit: {', '.join(fitting)})"
+        )
     usual: dict[int, Pool] = {3: "mean", 2: "cls" if has_class_token else "token-mean", 1: "none"}
-    pool = wanted if wanted is not None else usual[len(shape)]
+    pool = requested if requested is not None else usual[len(shape)]
     if pool in ("mean", "max") and shape[0] == shape[1] != shape[2]:
         return "mean-last" if pool == "mean" else "max-last"
     return pool
@@ -98,7 +100,7 @@ def pooled(output: Tensor, pool: Pool, prefix_tokens: int = 0, *, gradient: bool
 
 
 def as_maps(output: Tensor, pool: Pool, prefix_tokens: int = 0) -> Tensor | None:
-    """Return what is pooled as maps [B, M, H, W], a view of ``output``; None where the neurons have no places.
+    """Return what is pooled as maps [B, M, H, W], a view of ``output``; None if the neurons have no places.
 
     None for vectors, for the class token, for a single place, and for tokens that do not make a square.
     """

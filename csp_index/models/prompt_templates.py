@@ -50,10 +50,10 @@ def _from_file(name: str) -> tuple[str, ...]:
         raise SettingError(
             f"template set {name!r} is unknown (has: {known}; or a text file, one template a line)"
         ) from exc
-    found = tuple(line.strip() for line in lines if line.strip())
-    if not found:
+    result = tuple(line.strip() for line in lines if line.strip())
+    if not result:
         raise SettingError(f"the template file {path} is empty: write one template with {{}} a line")
-    for line in found:
+    for line in result:
         if line.count("{}") != 1:
             raise SettingError(f"the template {line!r} in {path} must hold exactly one {{}}")
-    return found
+    return result

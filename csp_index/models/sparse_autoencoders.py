@@ -99,17 +99,17 @@ def attach(
     They are no part of the module: a child put into an ``nn.Sequential`` would change what it computes.
     """
     known = dict(module.named_modules())
-    found: dict[str, SparseAutoencoder] = {}
+    results: dict[str, SparseAutoencoder] = {}
     for source in sources:
         if not source.layer or source.layer not in known:
             near = ", ".join(near_matches(source.layer, [name for name in known if name])) or "none"
             raise ModelError(f"there is no layer {source.layer!r} for {source.file} to read (near: {near})")
-        if source.added in known or source.added in found:
+        if source.added in known or source.added in results:
             raise ModelError(f"two layers would be called {source.added}: add :name=NAME to one of the files")
         read = SparseAutoencoder(source, prefix_tokens=prefix_tokens, has_class_token=has_class_token)
         known[source.layer].register_forward_hook(read.listen)
-        found[source.added] = read
-    return found
+        results[source.added] = read
+    return results
 
 
 class SparseAutoencoder(nn.Module):
@@ -120,7 +120,7 @@ class SparseAutoencoder(nn.Module):
     centre: Tensor  # [D]
 
     def __init__(self, source: SparseSource, *, prefix_tokens: int = 0, has_class_token: bool = False) -> None:
-        """Read the weights; ModelError where the file holds no autoencoder of a known kind."""
+        """Read the weights; ModelError if the file holds no autoencoder of a known kind."""
         super().__init__()
         self.source = source
         self._prefix_tokens, self._has_class_token = prefix_tokens, has_class_token
@@ -134,7 +134,7 @@ class SparseAutoencoder(nn.Module):
         if self.topk is not None and not 0 < self.topk <= encoder.shape[1]:
             raise ModelError(f"{source.file} has {encoder.shape[1]} features: topk={self.topk} cannot be kept of them")
         settings = {"topk": self.topk, "places": source.places, "pool": source.pool, "layer": source.layer}
-        #: What decides its features beside the network: the hash of its weights, and how it is used.
+        #: What its features depend on besides the network: the hash of its weights, and its options.
         self.identity = json.dumps({"weights": hash_weights(self), **settings}, sort_keys=True)
 
     def listen(self, module: nn.Module, inputs: object, output: object) -> None:
@@ -162,20 +162,20 @@ class SparseAutoencoder(nn.Module):
                 f"{self.source.file} reads {width} values, but layer {self.source.layer!r} gives {values.shape[-1]}: "
                 "it was trained on another layer"
             )
-        found = torch.relu((values - self.centre) @ self.encoder + self.bias)
-        if self.topk is None or self.topk == found.shape[-1]:
-            return found
-        kept = found.topk(self.topk, dim=-1)
-        return torch.zeros_like(found).scatter_(-1, kept.indices, kept.values)
+        result = torch.relu((values - self.centre) @ self.encoder + self.bias)
+        if self.topk is None or self.topk == result.shape[-1]:
+            return result
+        largest = result.topk(self.topk, dim=-1)
+        return torch.zeros_like(result).scatter_(-1, largest.indices, largest.values)
 
 
 def _parse(text: str) -> SparseSource:
     options: dict[str, str] = {}
     rest = text
-    while found := _OPTION.search(rest):
-        word, _, value = found[1].partition("=")
+    while result := _OPTION.search(rest):
+        word, _, value = result[1].partition("=")
         options[word] = value
-        rest = rest[: found.start()]
+        rest = rest[: result.start()]
     layer, equals, file = rest.partition("=")
     if not equals or not layer or not file:
         raise ModelError(
@@ -202,13 +202,13 @@ def _metadata(file: str) -> dict[str, str]:
 def _topk(source: SparseSource, tensors: dict[str, Tensor], said: dict[str, str]) -> int | None:
     if source.topk is not None:
         return source.topk
-    told: list[object] = [said[name] for name in _TOPK if name in said]
-    told += [tensors[name].item() for name in _TOPK if name in tensors and tensors[name].numel() == 1]
-    if told:
+    messages: list[object] = [said[name] for name in _TOPK if name in said]
+    messages += [tensors[name].item() for name in _TOPK if name in tensors and tensors[name].numel() == 1]
+    if messages:
         try:
-            return int(str(told[0]))
+            return int(str(messages[0]))
         except ValueError as exc:
-            raise ModelError(f"{source.file} says k is {told[0]!r}, expected a number: add :topk=K") from exc
+            raise ModelError(f"{source.file} says k is {messages[0]!r}, expected a number: add :topk=K") from exc
     kind = " ".join(said.get(name, "") for name in ("architecture", "activation", "activation_fn", "type")).lower()
     if "topk" in kind.replace("_", ""):
         raise ModelError(f"{source.file} is a TopK autoencoder and does not say its K: add :topk=K")

@@ -29,9 +29,9 @@ _STEP = 8  # pixels: sides of pictures are multiples of it
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """A picture of which variants are wanted: RGB, with what the index knows of it.
+    """A picture to vary: RGB, with its metadata and prompt.
 
-    `metadata` are the columns of the image source. `prompt` is what is said of the picture, "" where nothing is known.
+    `metadata` are the columns of the image source. `prompt` is what is said of the picture, "" if nothing is known.
     """
 
     picture: Image.Image
@@ -89,7 +89,7 @@ def load_variants(spec: str, *, prompted: bool = False, device: str = "auto") ->
 def make_variants(generator: VariantGenerator, original: Original, count: int, seed: int) -> list[Variant] | str:
     """Return the variants of a picture, or in one line why there are none.
 
-    Raises GeneratorError where the generator itself breaks, and where it makes more than were asked for.
+    Raises GeneratorError if the generator itself breaks, and if it makes more than were asked for.
     """
     on = f"image {original.image_id}"
     made = made_or_why(generator.name, on, lambda: generator.variants(original, count, seed))
@@ -135,8 +135,8 @@ class DiffusersVariants:
         self._pipeline, identity = load_pipeline(spec, "AutoPipelineForImage2Image", self._device)
         known = inspect.signature(self._pipeline.__call__).parameters
         self._said = {name: value for name, value in _said().items() if name in known}
-        told = json.loads(identity["settings"]) | self._said | {"kind": type(self._pipeline).__name__}
-        self.identity = identity | {"settings": json.dumps(told, sort_keys=True, default=str)}
+        message = json.loads(identity["settings"]) | self._said | {"kind": type(self._pipeline).__name__}
+        self.identity = identity | {"settings": json.dumps(message, sort_keys=True, default=str)}
 
     def variants(self, original: Original, count: int, seed: int) -> list[Variant]:
         """Return ``count`` variants of a picture."""
@@ -145,14 +145,14 @@ class DiffusersVariants:
         while len(made) < count:
             noise = noises(self._device, f"image {original.image_id}", seed, len(made), count)
             with torch.inference_mode():
-                found = self._pipeline(
+                result = self._pipeline(
                     prompt=[original.prompt] * len(noise),
                     image=[picture] * len(noise),
                     generator=noise,
                     output_type="pil",
                     **self._said,
                 )
-            made += [Variant(variant, original.prompt) for variant in found.images]
+            made += [Variant(variant, original.prompt) for variant in result.images]
         return made
 
 
@@ -176,7 +176,7 @@ def _own_side(pipeline: Any) -> int:
 
 
 def _said() -> dict[str, float | int]:
-    """Return what the settings tell an image-to-image pipeline."""
+    """Return the settings of an image-to-image pipeline."""
     strength = settings.VARIANT_STRENGTH.value()
     if not 0.0 < strength <= 1.0:
         raise SettingError(f"setting variant_strength is {strength}: expected more than 0 and at most 1")

@@ -108,19 +108,19 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
 
-            found: object = load_file(path)
+            content: object = load_file(path)
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # damaged files and refused pickles raise many kinds
         raise ModelError(
             f"the weight file {path} cannot be read as plain tensors (best: .safetensors): {one_line(exc)}"
         ) from exc
     for name in _NESTED_UNDER:
-        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
-            found = found[name]
-    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise ModelError(f"the weight file {path} holds no table of tensors: save the module's state_dict()")
-    return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
+    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 
 def load_weights(module: nn.Module, file: str | Path) -> None:
@@ -204,8 +204,8 @@ def near_matches(name: str, known: Iterable[str], count: int = 4) -> list[str]:
     ['ViT-B-32']
     """
     folded = {re.sub(r"[^a-z0-9]", "", word.lower()): word for word in known}
-    found = get_close_matches(re.sub(r"[^a-z0-9]", "", name.lower()), folded, n=count, cutoff=0.6)
-    return [folded[word] for word in found]
+    matches = get_close_matches(re.sub(r"[^a-z0-9]", "", name.lower()), folded, n=count, cutoff=0.6)
+    return [folded[word] for word in matches]
 
 
 def _neighbours(path: Path) -> str:

@@ -38,7 +38,7 @@ _CLASS_TOKENS = frozenset({"cls_token", "class_token", "class_embedding", "class
 class Loaded:
     """A network as its library gives it: how to prepare an image for it and how to run it.
 
-    ``prefix_tokens`` counts class and register tokens; ``reads_class_token`` is False where the network was trained
+    ``prefix_tokens`` counts class and register tokens; ``reads_class_token`` is False if the network was trained
     to average instead. ``attached`` holds the sparse autoencoders that read its layers, by the names of theirs.
     ``owned`` is False for a module of the caller, which is used and left as it was; ``traits`` are what its identity
     has beyond that of a network with a name.
@@ -126,19 +126,20 @@ def _library(spec: str) -> tuple[Callable[[str, bool], Loaded], str]:
 def _load_torchvision(name: str, own_weights: bool) -> Loaded:
     import torchvision
 
-    model_name, _, wanted = name.partition("/")
+    model_name, _, weights_name = name.partition("/")
     known = torchvision.models.list_models()
     if model_name.lower() not in known:
         near = near_matches(model_name, known) or known[:4]
         raise ModelError(f"torchvision has no model {model_name!r} (near: {', '.join(near)})")
     available = torchvision.models.get_model_weights(model_name)
-    if wanted not in ("", _RANDOM, "DEFAULT") and wanted not in available.__members__:
-        raise ModelError(
-            f"{model_name} has no weights {wanted!r} (has: {', '.join([*(kind.name for kind in available), _RANDOM])})"
-        )
-    weights = available.DEFAULT if wanted in ("", _RANDOM) else available[wanted]
+    names = [kind.name for kind in available]
+    if weights_name not in ("", _RANDOM, "DEFAULT") and weights_name not in available.__members__:
+        raise ModelError(f"{model_name} has no weights {weights_name!r} (has: {', '.join([*names, _RANDOM])})")
+    weights = available.DEFAULT if weights_name in ("", _RANDOM) else available[weights_name]
     with _seeded():
-        module = torchvision.models.get_model(model_name, weights=None if own_weights or wanted == _RANDOM else weights)
+        module = torchvision.models.get_model(
+            model_name, weights=None if own_weights or weights_name == _RANDOM else weights
+        )
     transform = weights.transforms()
     return loaded_module(module, transform, stable_repr(transform), f"torchvision {torchvision.__version__}")
 
@@ -226,7 +227,7 @@ def loaded_module(
 
 
 def _prefix_tokens(module: nn.Module) -> int:
-    """Return the number of class and register tokens: timm tells it, else the parameters and the configuration do."""
+    """Return the number of class and register tokens: from timm, else from parameters and configuration."""
     known = getattr(module, "num_prefix_tokens", None)
     if isinstance(known, int):
         return known

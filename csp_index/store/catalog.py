@@ -85,7 +85,7 @@ def columns(store: Store) -> list[Column]:
 def encoder(store: Store, name: str | None = None) -> EncoderInfo:
     """Return the named encoder, or the only one.
 
-    Raises NotFoundError where it is not there, and SettingError where several are and none is named.
+    Raises NotFoundError if it is not there, and SettingError if several are and none is named.
     """
     infos = encoders(store)
     if name is None and len(infos) == 1:
@@ -182,7 +182,7 @@ def covered(store: Store, what: str, images: int) -> list[Shard]:
 
 
 def neuron_rows(store: Store, target: LayerInfo, neurons: Sequence[int] | None = None) -> pa.Table:
-    """Return the statistics of the neurons (default all), sorted by neuron; NotFoundError where there are none yet."""
+    """Return the statistics of the neurons (default all), sorted by neuron; NotFoundError if there are none yet."""
 
     def read() -> pa.Table:
         return store.read(schema.NEURONS, where=layer_filter(target)).sort_by("neuron").combine_chunks()

@@ -91,7 +91,7 @@ _TABLES: dict[str, pa.Schema] = {
         ("neurons", pa.int32()),
         ("pool", pa.string()),
         ("network", pa.string()),  # the spec the network was loaded by
-        ("weights", pa.string()),  # the weight file given beside it, or null
+        ("weights", pa.string()),  # the weight file given with it, or null
         ("dtype", pa.string()),
         ("identity", pa.string()),  # JSON
         ("table", pa.string()),
@@ -141,7 +141,7 @@ _TABLES: dict[str, pa.Schema] = {
         ("neuron", pa.int32()),
         ("method", pa.string()),
         ("state", pa.string()),
-        ("rank", pa.int32()),  # 0 is the best; -1 where there is no label
+        ("rank", pa.int32()),  # 0 is the best; -1 if there is no label
         ("text", pa.string()),
         ("score", pa.float64()),
         ("score_low", pa.float64()),  # 95 % of the resamples score between these; null without resamples
