@@ -90,6 +90,14 @@ def leaders_needed(examples: int, options: ExampleOptions) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Nearest:
+    """The nearest candidates of R images, -1 absent, and which images [R] have near duplicates among the candidates."""
+
+    ids: torch.Tensor  # [R, r]
+    near_duplicate: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class FinalChoice:
     """Decides which roughly ranked candidates are the `leader_count` nearest, given the error of their cosines.
 
@@ -101,15 +109,17 @@ class FinalChoice:
     limit: float
     gather: Gather
 
-    def decide(self, owners: torch.Tensor, ranked: Ranked, allowed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the nearest allowed images [R, leader_count] of images `owners` [R], -1 absent, and the settled rows.
+    def decide(self, owners: torch.Tensor, ranked: Ranked, allowed: torch.Tensor) -> tuple[Nearest, torch.Tensor]:
+        """Return the `leader_count` nearest allowed images of images `owners` [R], and the settled rows.
 
         `allowed` [R, L] masks the ranked candidates. A row is settled, [R], if no image outside its list can be among
-        the nearest.
+        the nearest, or a near duplicate.
         """
         largest = ranked.cosines.masked_fill(ranked.ids < 0, 0.0).abs().amax(1, keepdim=True)
         error = self.error.absolute + self.error.relative * largest
-        allowed = allowed & (ranked.ids >= 0) & (ranked.cosines <= self.limit + error)
+        allowed = allowed & (ranked.ids >= 0)
+        duplicate = (allowed & (ranked.cosines > self.limit + error)).any(1)
+        allowed &= ranked.cosines <= self.limit + error
         sure = allowed & (ranked.cosines <= self.limit - error)
         last = ranked.cosines.masked_fill(~(sure & (sure.cumsum(1) == self.leader_count)), -torch.inf).amax(1)
         near = last - 2 * error[:, 0]
@@ -117,17 +127,20 @@ class FinalChoice:
         width = max(self.leader_count, int(allowed.sum(1).max())) if len(owners) else self.leader_count
         order = (~allowed).to(torch.uint8).sort(dim=1, stable=True).indices[:, :width]
         ids = ranked.ids.masked_fill(~allowed, -1).gather(1, order)
-        return nearest(owners, ids, self), (ranked.reach < near) | (ranked.reach == -torch.inf)
+        best = nearest(owners, ids, self)
+        settled = (ranked.reach < near) | (ranked.reach == -torch.inf)
+        return Nearest(best.ids, best.near_duplicate | duplicate), settled
 
 
-def nearest(owners: torch.Tensor, ids: torch.Tensor, choice: FinalChoice) -> torch.Tensor:
-    """Return the nearest [R, leader_count] of the candidates `ids` [R, c] to images `owners` [R], by exact cosine."""
+def nearest(owners: torch.Tensor, ids: torch.Tensor, choice: FinalChoice) -> Nearest:
+    """Return the `leader_count` nearest of the candidates `ids` [R, c] to images `owners` [R], by exact cosine."""
     ids = ids.sort(dim=1).values
     exact = exact_cosines(owners, ids, choice.gather)
+    duplicate = (exact.float() > choice.limit).any(1)
     exact = exact.masked_fill(exact > choice.limit, -torch.inf)
     top = exact.sort(dim=1, descending=True, stable=True)
     ids = ids.gather(1, top.indices).masked_fill(top.values == -torch.inf, -1)[:, : choice.leader_count]
-    return torch.nn.functional.pad(ids, (0, choice.leader_count - ids.shape[1]), value=-1)
+    return Nearest(torch.nn.functional.pad(ids, (0, choice.leader_count - ids.shape[1]), value=-1), duplicate)
 
 
 def exact_cosines(left: torch.Tensor, right: torch.Tensor, gather: Gather) -> torch.Tensor:

@@ -148,13 +148,9 @@ def _nearest(
     plan = context.plan or choose(query, context.search)
     context.tell(f"contrastive images: {plan.reason}")
     find = by_search if plan.search else by_products
-    ids, activations = find(query)
-    dropped = None
-    if options.near_duplicate < 1.0:  # the partners selected without the filter
-        free = replace(options, near_duplicate=1.01, neighbours=1, reuse=True)
-        first, _ = find(replace(query, options=free, keep=False))
-        dropped = (pair_similarities(query.vectors, examples.activating, first) > options.near_duplicate).sum((1, 2))
-    return _Partners(ids, activations, plan.approximate, dropped)
+    images = find(query)
+    dropped = images.near_duplicates if options.near_duplicate < 1.0 else None
+    return _Partners(images.ids, images.activations, plan.approximate, dropped)
 
 
 def _falcon(
@@ -167,7 +163,7 @@ def _falcon(
     vectors = all_embeddings(store, selection.source, examples.images)
     choice = FinalChoice(max(options.neighbours, KEPT), EXACT, options.near_duplicate, vectors.gather)
     leaders = torch.full((*examples.activating.shape, choice.leader_count), -1, dtype=torch.int64)
-    leaders[neuron, rank] = nearest(examples.activating[neuron, rank], ten.ids[neuron], choice)
+    leaders[neuron, rank] = nearest(examples.activating[neuron, rank], ten.ids[neuron], choice).ids
     ids = choose_leaders(leaders, options)
     return _Partners(ids, ten.activations_of(ids))
 

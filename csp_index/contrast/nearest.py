@@ -6,8 +6,9 @@ By search: LanceDB's vector search, filtered by low activation. Both read only t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -17,6 +18,7 @@ from csp_index.contrast.exact_ranking import (
     EXACT,
     CosineError,
     FinalChoice,
+    Nearest,
     Ranked,
     choose,
     exact_cosines,
@@ -81,15 +83,50 @@ class NearestQuery:
         low = activations < self.thresholds[:, None]
         return low if self.selection.pool is None else low & self.selection.pool.mask
 
-    def answer(self, leaders: torch.Tensor, activations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the selected ids [M, K, m] and their activations, given the leaders and all activations [M, N]."""
-        ids = choose(leaders, self.options)
+    def no_leaders(self) -> Leaders:
+        """Return leaders to fill."""
+        shape = self.activating.shape
+        return Leaders(
+            torch.full((*shape, self.leader_count), -1, dtype=torch.int64), torch.zeros(shape, dtype=torch.bool)
+        )
+
+    def answer(self, leaders: Leaders, activations: torch.Tensor) -> NearestSilent:
+        """Return the selected images, given the leaders and all activations [M, N]."""
+        ids = choose(leaders.ids, self.options)
         picked = activations.gather(1, ids.clamp(min=0).flatten(1)).view(ids.shape)
-        return ids, picked.masked_fill(ids < 0, torch.nan)
+        return NearestSilent(ids, picked.masked_fill(ids < 0, torch.nan), leaders.near_duplicate.sum(1))
 
 
-def by_products(query: NearestQuery) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return contrastive ids and activations [M, K, m] by matrix products, a block of neurons at a time.
+@dataclass(frozen=True, slots=True)
+class Leaders:
+    """The nearest silent images of each activating one, to select from, and whether it has a silent near duplicate."""
+
+    ids: torch.Tensor  # [M, K, r]
+    near_duplicate: torch.Tensor  # [M, K]
+
+    def fill(self, neuron: torch.Tensor | int, rank: torch.Tensor, best: Nearest, rows: torch.Tensor) -> None:
+        """Set the leaders of activating images (neuron, rank) to those rows of the nearest."""
+        self.ids[neuron, rank] = best.ids[rows]
+        self.near_duplicate[neuron, rank] = best.near_duplicate[rows]
+
+
+@dataclass(frozen=True, slots=True)
+class NearestSilent:
+    """Selected images with their activations [M, K, m], and how many activating images have a near duplicate, [M]."""
+
+    ids: torch.Tensor
+    activations: torch.Tensor
+    near_duplicates: torch.Tensor  # silent ones count, whether or not the options leave them out
+
+    @classmethod
+    def joined(cls, parts: Sequence[NearestSilent]) -> NearestSilent:
+        """Return the selections of several blocks of neurons as one."""
+        names = [part.name for part in fields(cls)]
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+
+def by_products(query: NearestQuery) -> NearestSilent:
+    """Return the nearest silent images by matrix products, a block of neurons at a time.
 
     An image that excites many neurons is compared with all others once, and its neighbours are put in a list. A neuron
     searches by itself only if too few images of the list are silent, or if few neurons share images.
@@ -106,7 +143,7 @@ def by_products(query: NearestQuery) -> tuple[torch.Tensor, torch.Tensor]:
             block = following
             if place + 1 < len(picks):
                 following = _Block(query.part(picks[place + 1]), reader)
-            part, leaders = block.part, torch.full((*slot[pick].shape, query.leader_count), -1, dtype=torch.int64)
+            part, leaders = block.part, block.part.no_leaders()
             rows = (part.activating >= 0).nonzero()
             for some in lists:
                 rows = _from_lists(part, leaders, rows, some, slot[pick], block.low)
@@ -114,7 +151,7 @@ def by_products(query: NearestQuery) -> tuple[torch.Tensor, torch.Tensor]:
             parts.append(part.answer(leaders, block.activations))
             if len(picks) > 1:
                 give_back()
-    return torch.cat([ids for ids, _ in parts]), torch.cat([values for _, values in parts])
+    return NearestSilent.joined(parts)
 
 
 class _Block:
@@ -200,7 +237,7 @@ def _rows_of_tile(tile: torch.Tensor) -> int:
 
 def _from_lists(
     query: NearestQuery,
-    leaders: torch.Tensor,
+    leaders: Leaders,
     rows: torch.Tensor,
     lists: NeighbourLists,
     slot: torch.Tensor,
@@ -217,14 +254,14 @@ def _from_lists(
             places = lists.place[slot[neuron, rank]]
             head = Ranked(ranked.ids[places, :width], ranked.cosines[places, :width])
             allowed = low[neuron[:, None], head.ids.clamp(min=0)]
-            ids, settled = choice.decide(query.activating[neuron, rank], head, allowed)
-            leaders[neuron[settled], rank[settled]] = ids[settled]
+            best, settled = choice.decide(query.activating[neuron, rank], head, allowed)
+            leaders.fill(neuron[settled], rank[settled], best, settled)
             left.append(part[~settled])
         rows = torch.cat(left) if left else rows
     return torch.cat([rows, others])
 
 
-def _from_all(block: _Block, leaders: torch.Tensor, rows: torch.Tensor) -> None:
+def _from_all(block: _Block, leaders: Leaders, rows: torch.Tensor) -> None:
     """Fill the leaders of rows [R, 2] (neuron, activating image) from all images under each neuron's own mask."""
     if not len(rows):
         return
@@ -256,7 +293,7 @@ def _without_copies(query: NearestQuery, rows: torch.Tensor, low: torch.Tensor) 
     return low
 
 
-def _sweep(block: _Block, leaders: torch.Tensor, rows: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:
+def _sweep(block: _Block, leaders: Leaders, rows: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:
     """Fill the leaders of rows from the `width` nearest silent images of each; return the rows left over."""
     if not len(rows):
         return rows
@@ -269,7 +306,7 @@ def _by_anchor(query: NearestQuery, rows: torch.Tensor) -> torch.Tensor:
     return rows[query.activating[rows[:, 0], rows[:, 1]].argsort(stable=True)]
 
 
-def _searched(block: _Block, leaders: torch.Tensor, rows: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:
+def _searched(block: _Block, leaders: Leaders, rows: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:
     """Fill the leaders of some rows, all at once; return the rows left over."""
     query = block.part
     neuron = rows[:, 0]
@@ -286,8 +323,8 @@ def _searched(block: _Block, leaders: torch.Tensor, rows: torch.Tensor, width: i
             if len(used) < len(inverse):
                 cosines = cosines[inverse.to(cosines.device)]
             ranked.merge(pick, _masked(cosines, block.low[:, first : first + len(tile)], neuron[pick]), first)
-    ids, settled = query.choice(query.vectors.error(dtype)).decide(owners, ranked, ranked.ids >= 0)
-    leaders[neuron[settled], rows[settled, 1]] = ids[settled]
+    best, settled = query.choice(query.vectors.error(dtype)).decide(owners, ranked, ranked.ids >= 0)
+    leaders.fill(neuron[settled], rows[settled, 1], best, settled)
     return rows[~settled]
 
 
@@ -299,19 +336,19 @@ def _masked(cosines: torch.Tensor, low: torch.Tensor, neuron: torch.Tensor) -> t
     return cosines.masked_fill_(~low[neuron].to(cosines.device), -torch.inf)
 
 
-def by_search(query: NearestQuery) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return contrastive ids and activations [M, K, m] by vector search, neuron by neuron."""
+def by_search(query: NearestQuery) -> NearestSilent:
+    """Return the nearest silent images by vector search, neuron by neuron."""
     parts = []
     for place in range(len(query.selection.neurons)):
         part = query.part(slice(place, place + 1))
         activations = part.activations()
-        leaders = torch.full((*part.activating.shape, part.leader_count), -1, dtype=torch.int64)
+        leaders = part.no_leaders()
         _search_one(part, leaders, part.silent(activations)[0])
         parts.append(part.answer(leaders, activations))
-    return torch.cat([ids for ids, _ in parts]), torch.cat([values for _, values in parts])
+    return NearestSilent.joined(parts)
 
 
-def _search_one(query: NearestQuery, leaders: torch.Tensor, low: torch.Tensor) -> None:
+def _search_one(query: NearestQuery, leaders: Leaders, low: torch.Tensor) -> None:
     """Fill the leaders [1, K, r] of one neuron: over-fetched neighbours, then a search among silent images alone.
 
     The second search widens if ties or near duplicates require it.
@@ -329,7 +366,7 @@ def _search_one(query: NearestQuery, leaders: torch.Tensor, low: torch.Tensor) -
 
 
 def _take_found(
-    query: NearestQuery, leaders: torch.Tensor, ranks: torch.Tensor, low: torch.Tensor, where: str, limit: int
+    query: NearestQuery, leaders: Leaders, ranks: torch.Tensor, low: torch.Tensor, where: str, limit: int
 ) -> torch.Tensor:
     """Fill the leaders of one neuron's activating images `ranks` from a vector search; return the ranks left over."""
     if not len(ranks):
@@ -342,10 +379,10 @@ def _take_found(
     choice = query.choice(EXACT)
     silent = ids.masked_fill(~low[ids.clamp(min=0)], -1)
     best = nearest(owners, silent, choice)
-    leaders[0, ranks] = best
+    leaders.fill(0, ranks, best, torch.ones(len(ranks), dtype=torch.bool))
     exact = exact_cosines(owners, ids, choice.gather)
     reach = exact.masked_fill(ids < 0, torch.inf).amin(1)
-    last = exact_cosines(owners, best[:, -1:], choice.gather)[:, 0]
+    last = exact_cosines(owners, best.ids[:, -1:], choice.gather)[:, 0]
     return ranks[(last - reach <= EXACT.absolute) & (reach < torch.inf)]
 
 

@@ -91,6 +91,21 @@ def test_products_find_the_nearest_silent_images(tmp_path, monkeypatch, low_prec
     np.testing.assert_array_equal(found.contrastive.numpy(), expected(tmp_path, found, options))
 
 
+@pytest.mark.parametrize("search", [False, True], ids=["products", "search"])
+@pytest.mark.parametrize(("limit", "reuse"), [(0.99, True), (0.6, True), (0.6, False)])
+def test_near_duplicates_are_counted_where_they_are_left_out(tmp_path, search, limit, reuse):
+    index = made(tmp_path, 1200)
+    options = ExampleOptions(examples=12, near_duplicate=limit, reuse=reuse)
+    found = gather_examples(index.store, asked(index), options, context=ComputeContext(search=search))
+    embeddings, activations = (np.load(tmp_path / f"{name}.npy").astype(np.float64) for name in "EA")
+    counts = []
+    for neuron, images in zip(found.neurons.tolist(), found.activating.tolist(), strict=True):
+        silent = embeddings[activations[:, neuron] < activations[:, neuron].mean()]
+        counts.append(sum(bool((silent @ embeddings[image] > limit).any()) for image in images if image >= 0))
+    assert found.near_duplicates is not None and found.near_duplicates.tolist() == counts
+    assert any(counts)
+
+
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 10_000), images=st.integers(900, 3000), shard=st.integers(100, 1000))
 def test_a_whole_layer_and_one_neuron_alone_see_the_same(tmp_path_factory, seed, images, shard):
@@ -140,9 +155,10 @@ def test_leading_values_are_those_of_a_full_sort():
 def test_a_row_is_settled_only_if_nothing_outside_its_list_could_win():
     final_choice = FinalChoice(1, CosineError(0.01), 1.01, lambda ids: torch.eye(4)[[0, 0, 1, 2]].__getitem__)
     ranked = Ranked(torch.tensor([[1, 2], [1, 2], [2, -1]]), torch.tensor([[0.9, 0.7], [0.9, 0.89], [0.3, -torch.inf]]))
-    ids, settled = final_choice.decide(torch.tensor([0, 0, 0]), ranked, torch.ones(3, 2, dtype=torch.bool))
+    best, settled = final_choice.decide(torch.tensor([0, 0, 0]), ranked, torch.ones(3, 2, dtype=torch.bool))
     assert settled.tolist() == [True, False, True]
-    assert ids[:, 0].tolist() == [1, 1, 2]
+    assert best.ids[:, 0].tolist() == [1, 1, 2]
+    assert not best.near_duplicate.any()
     assert (
         replace(final_choice, error=EXACT)
         .decide(torch.tensor([0, 0, 0]), ranked, torch.ones(3, 2, dtype=torch.bool))[1]
