@@ -1,8 +1,8 @@
 """The one pass: images -> encoders and networks -> store, shard by shard.
 
-A shard's rows are written first and its marks last, in one commit; whatever has no mark is deleted before the next pass
-goes on. A shard is written while the next is computed: a kill at any moment loses at most these two, and the tables of
-a resumed pass equal those of an undisturbed one.
+A shard's rows are written first and its marks last, in one commit; the next pass deletes rows without a mark before it
+resumes. A shard is written while the next is computed, so a kill loses at most these two, and the tables of a resumed
+pass equal those of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby, repeat
 from operator import itemgetter
+from typing import Protocol
 
 import torch
 
@@ -41,18 +42,70 @@ from csp_index.models.encoders import LoadedEncoder, TwoTowers
 from csp_index.models.networks import LoadedNetwork
 from csp_index.records import Progress
 from csp_index.store import catalog, schema
-from csp_index.store.catalog import LayerInfo, Shard
+from csp_index.store.catalog import Column, LayerInfo, Shard
 from csp_index.store.runs import Run, record_run
 from csp_index.store.statistics import NeuronStatistics
 from csp_index.store.tables import Store
 
 
+@dataclass(slots=True)
+class PassState:
+    """What a pass works on and how far it has come; the pass and its executor share it."""
+
+    store: Store
+    run: Run
+    progress: Progress
+    added: int = 0  # images that are new in the index
+    failed: int = 0  # images that cannot be read
+    done: int = 0  # images read or failed, of `total`
+    total: int = 0
+    statistics: dict[str, NeuronStatistics] = field(default_factory=dict)  # by the column's name in the marks
+
+    def advance(self, images: int) -> None:
+        """Count images as done and report the progress."""
+        self.done += images
+        self.progress(self.done, max(self.total, self.done), "images")
+
+    def note_failures(self, failures: Sequence[ImageFailure]) -> None:
+        """Store and count images that cannot be read."""
+        write_failures(self.store, failures, self.run.run_id)
+        self.failed += len(failures)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the results of one shard's images go: the shard, its columns, and whether the images are new."""
+
+    mark: Shard
+    infos: tuple[Column, ...]
+    new: bool
+
+    @property
+    def names(self) -> list[str]:
+        """What is marked with the shard."""
+        return [schema.IMAGES] * self.new + [info.what for info in self.infos]
+
+
+#: From a shard's readable images and failures to the target of its results; raises to refuse them.
+Assign = Callable[[Sequence[Prepared], Sequence[ImageFailure]], Target]
+
+
+class Executor(Protocol):
+    """Reads images, runs the models and writes the results."""
+
+    def run(self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], assign: Assign) -> None:
+        """Process shards of `limits` readable images each, in order; the last one gets what is left.
+
+        `assign` is called once per shard, before its results are written. Returns when everything is stored.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What makes the passes of another engine than this module's own."""
+    """Another way to execute passes than in this process: its name, and what makes an executor for a pass."""
 
     name: str
-    make: Callable[[Store, Sequence[Part], Run, Progress, int | None], Pass]
+    make: Callable[[PassState, Sequence[Part]], Executor]
 
 
 def add_images(
@@ -69,13 +122,13 @@ def add_images(
 ) -> IndexSummary:
     """Bring every given encoder and network up to date with the index, then add the source's new images.
 
-    Without a source only the missing shards are filled. `decode_workers` processes decode the images, with 0 threads of
-    this one. `engine` makes the pass instead. Errors: SettingError where a model differs from the one the index was
-    built with, SourceError where an indexed image that a new model needs cannot be read any more.
+    Without a source, only missing shards are filled. `decode_workers` processes decode the images; with 0, threads of
+    this process do. `engine` executes the pass elsewhere. Errors: SettingError where a model differs from the one the
+    index was built with, SourceError where an indexed image that a new model needs cannot be read any more.
     """
     started = time.monotonic()
     check_settings(shard_size, dtype, decode_workers)
-    chosen: dict[str, object] = {
+    run_settings: dict[str, object] = {
         "source": source.name if source else None,
         "shard_size": settings.SHARD_SIZE.value(shard_size),
         "encoders": [e.spec for e in encoders],
@@ -88,22 +141,24 @@ def add_images(
         for model in (*encoders, *networks):
             if isinstance(model, LoadedNetwork | TwoTowers):
                 ready.enter_context(model.in_use())
-        infos = commit.reconcile(store, columns_of(encoders, networks, str(chosen["dtype"])), dtype)
+        infos = commit.reconcile(store, columns_of(encoders, networks, str(run_settings["dtype"])), dtype)
         command = f"index --engine {engine.name}" if engine else "index"
-        with record_run(store, command, chosen, models) as run:
+        with record_run(store, command, run_settings, models) as run:
             parts = parts_of(encoders, networks, infos)
             commit.recover(store, infos)
             commit.register(store, infos, run)
-            work = (engine.make if engine else Pass)(store, parts, run, progress or _silent, workers)
-            work.catch_up()
+            state = PassState(store, run, progress or _silent)
+            executor = engine.make(state, parts) if engine else LocalExecutor(state, workers)
+            indexing = Pass(state, parts, executor)
+            indexing.catch_up()
             if source is not None:
-                work.extend(source, settings.SHARD_SIZE.value(shard_size))
-            commit.finish_statistics(store, [i for i in infos if isinstance(i, LayerInfo)], work.statistics)
+                indexing.extend(source, settings.SHARD_SIZE.value(shard_size))
+            commit.finish_statistics(store, [i for i in infos if isinstance(i, LayerInfo)], state.statistics)
     return IndexSummary(
         run.run_id,
         catalog.image_count(store),
-        work.added,
-        work.failed,
+        state.added,
+        state.failed,
         len(catalog.shards(store, schema.IMAGES)),
         time.monotonic() - started,
         tuple(str(i.key) for i in infos if isinstance(i, LayerInfo)),
@@ -112,7 +167,7 @@ def add_images(
 
 
 def check_settings(shard_size: int | None, dtype: str | None, decode_workers: int | None) -> None:
-    """Refuse what a pass could not be run with, before anything is made."""
+    """Refuse settings that a pass cannot run with, before anything is loaded."""
     settings.SHARD_SIZE.value(shard_size)
     settings.DECODE_THREADS.value()
     settings.THUMBNAIL_SIZE.value()
@@ -121,64 +176,63 @@ def check_settings(shard_size: int | None, dtype: str | None, decode_workers: in
 
 
 class Pass:
-    """The pass itself: which shards are missing for which part, and the loop that fills them.
+    """Which shards are missing for which part, and which images are new; an executor processes them."""
 
-    Three things go on at once: images are decoded and put together to batches, the models run, the last shard is
-    written.
-    """
-
-    def __init__(self, store: Store, parts: Sequence[Part], run: Run, progress: Progress, workers: int | None) -> None:
+    def __init__(self, state: PassState, parts: Sequence[Part], executor: Executor) -> None:
         """Prepare a pass over `parts`; nothing is read yet."""
-        self.store, self.parts, self.run = store, parts, run
-        self._progress, self._workers = progress, workers
-        self.added = self.failed = 0
-        self.statistics: dict[str, NeuronStatistics] = {}
-        self._done = self._todo = 0
+        self._state, self._parts, self._executor = state, parts, executor
 
     def catch_up(self) -> None:
         """Fill the shards of images that are in the index already but lack some part."""
-        marks = catalog.shards(self.store, schema.IMAGES)
-        have = {info.what: len(catalog.shards(self.store, info.what)) for part in self.parts for info in part.infos}
-        lacking = [tuple(p for p in self.parts if any(have[i.what] <= mark.number for i in p.infos)) for mark in marks]
-        self._todo = sum(mark.rows for mark, parts in zip(marks, lacking, strict=True) if parts)
+        store = self._state.store
+        marks = catalog.shards(store, schema.IMAGES)
+        have = {info.what: len(catalog.shards(store, info.what)) for part in self._parts for info in part.infos}
+        lacking = [tuple(p for p in self._parts if any(have[i.what] <= mark.number for i in p.infos)) for mark in marks]
+        self._state.total = sum(mark.rows for mark, parts in zip(marks, lacking, strict=True) if parts)
         for parts, group in groupby(zip(marks, lacking, strict=True), key=itemgetter(1)):
             if parts:
                 self._fill([mark for mark, _ in group], parts, have)
 
     def _fill(self, marks: Sequence[Shard], parts: Sequence[Part], have: dict[str, int]) -> None:
-        expected: deque[list[str]] = deque()  # what is read ahead of the models is checked when they are done
+        hashes: deque[list[str]] = deque()  # images are read ahead of the models, and checked behind them
+        remaining = iter(marks)
 
         def refs() -> Iterator[ImageRef]:
             for mark in marks:
                 rows = self._indexed(mark)
-                expected.append(rows["sha256"])
+                hashes.append(rows["sha256"])
                 yield from (ImageRef(uri) for uri in rows["uri"])
 
-        with Writer() as writer, closing(self._computed(refs(), parts, [mark.rows for mark in marks], writer)) as found:
-            for mark, done in zip(marks, found, strict=False):
-                wanted = expected.popleft()
-                check_indexed(done.prepared, done.failures, wanted)
-                outputs = {what: rows for what, rows in done.outputs.items() if have[what] <= mark.number}
-                writer.put(partial(self._write, mark, None, outputs))
+        def assign(prepared: Sequence[Prepared], failures: Sequence[ImageFailure]) -> Target:
+            check_indexed(prepared, failures, hashes.popleft())
+            mark = next(remaining)
+            infos = (info for part in parts for info in part.infos if have[info.what] <= mark.number)
+            return Target(mark, tuple(infos), new=False)
+
+        self._executor.run(refs(), parts, [mark.rows for mark in marks], assign)
 
     def _indexed(self, mark: Shard) -> dict[str, list[str]]:
         where = f"image_id >= {mark.first_image} AND image_id < {mark.first_image + mark.rows}"
-        columns = ["image_id", "uri", "sha256"]
-        found: dict[str, list[str]] = self.store.read(schema.IMAGES, columns, where).sort_by("image_id").to_pydict()
-        return found
+        rows = self._state.store.read(schema.IMAGES, ["image_id", "uri", "sha256"], where)
+        columns: dict[str, list[str]] = rows.sort_by("image_id").to_pydict()
+        return columns
 
     def extend(self, source: ImageSource, shard_size: int) -> None:
         """Add the source's images that the index does not know, a full shard at a time."""
-        known = KnownUris(self.store.read(schema.IMAGES, ["uri"])["uri"])
-        once = isinstance(source, ImageStream)  # which cannot be counted first
-        self._done, self._todo = 0, 0 if once else sum(ref.uri not in known for ref in source.refs())
-        number, first = len(catalog.shards(self.store, schema.IMAGES)), catalog.image_count(self.store)
-        refs = self._unknown(source, known)
-        with Writer() as writer, closing(self._computed(refs, self.parts, repeat(shard_size), writer)) as found:
-            for done in found:
-                mark = Shard(number, first, len(done.prepared), self.run.settings_hash)
-                writer.put(partial(self._add, mark, done))
-                number, first = number + bool(mark.rows), first + mark.rows
+        state = self._state
+        known = KnownUris(state.store.read(schema.IMAGES, ["uri"])["uri"])
+        one_pass = isinstance(source, ImageStream)  # a stream cannot be counted first
+        state.done, state.total = 0, 0 if one_pass else sum(ref.uri not in known for ref in source.refs())
+        number, first = len(catalog.shards(state.store, schema.IMAGES)), catalog.image_count(state.store)
+        infos = tuple(info for part in self._parts for info in part.infos)
+
+        def assign(prepared: Sequence[Prepared], failures: Sequence[ImageFailure]) -> Target:
+            nonlocal number, first
+            mark = Shard(number, first, len(prepared), state.run.settings_hash)
+            number, first = number + bool(mark.rows), first + mark.rows
+            return Target(mark, infos, new=True)
+
+        self._executor.run(self._unknown(source, known), self._parts, repeat(shard_size), assign)
 
     def _unknown(self, source: ImageSource, known: KnownUris) -> Iterator[ImageRef]:
         """Yield the images that are new. Raises SourceError where an object gives another picture for a known one."""
@@ -192,59 +246,69 @@ class Pass:
 
     def _compare(self, ref: ImageRef) -> None:
         read = read_image(ref.uri, read_image_of(ref.read)) if ref.read is not None else None
-        rows = self.store.read(schema.IMAGES, ["sha256"], f"uri = {catalog.sql_text(ref.uri)}")
+        rows = self._state.store.read(schema.IMAGES, ["sha256"], f"uri = {catalog.sql_text(ref.uri)}")
         if isinstance(read, ImageRead) and rows.num_rows and rows["sha256"][0].as_py() != read.sha256:
             raise SourceError(
                 f"the image {ref.uri} is another one than in the index: give add_images(name=...) for another dataset, "
                 "and take random changes out of its transform"
             )
 
-    def _add(self, mark: Shard, done: Computed) -> None:
-        write_failures(self.store, done.failures, self.run.run_id)
-        self.failed += len(done.failures)
-        if mark.rows:
-            self._write(mark, done.prepared, done.outputs)
-            self.added += mark.rows
+
+class LocalExecutor:
+    """Processes shards in this process. Three things run at once: decoding, the models, writing the last shard."""
+
+    def __init__(self, state: PassState, workers: int | None) -> None:
+        """Prepare to decode in `workers` processes: 0 is threads of this one, None depends on the work."""
+        self._state, self._workers = state, workers
+
+    def run(self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], assign: Assign) -> None:
+        """Process shards of `limits` readable images each, in order; the last one gets what is left."""
+        with Writer() as writer, closing(self._computed(refs, parts, limits, writer)) as shards:
+            for images in shards:
+                target = assign(images.prepared, images.failures)
+                writer.put(partial(self._write, images, target))
 
     def _computed(
         self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], writer: Writer
     ) -> Generator[Computed, None, None]:
         """Yield shards of `limits` images each, computed batch by batch; end where the writer has failed."""
         preprocess = [part.model.preprocess for part in parts]
-        workers = workers_for(self._todo, preprocess) if self._workers is None else self._workers
-        done, rows = Computed([], [], {}), dict[str, list[torch.Tensor]]()
+        workers = workers_for(self._state.total, preprocess) if self._workers is None else self._workers
+        shard, rows = Computed([], [], {}), dict[str, list[torch.Tensor]]()
         with (
             closing(decoded(refs, preprocess, workers=workers)) as images,
             closing(ahead(batches(images, parts, limits))) as prepared,
         ):
             for batch in prepared:
                 _forward(batch, parts, rows)
-                done.prepared.extend(batch.images)
-                done.failures.extend(batch.failures)
-                self._done += len(batch.images) + len(batch.failures)
-                self._progress(self._done, max(self._todo, self._done), "images")
+                shard.prepared.extend(batch.images)
+                shard.failures.extend(batch.failures)
+                self._state.advance(len(batch.images) + len(batch.failures))
                 writer.check()
                 if batch.last:
-                    done.outputs.update({what: torch.cat(values) for what, values in rows.items()})
-                    yield done
-                    done, rows = Computed([], [], {}), {}
+                    shard.outputs.update({what: torch.cat(values) for what, values in rows.items()})
+                    yield shard
+                    shard, rows = Computed([], [], {}), {}
 
-    def _write(self, mark: Shard, prepared: list[Prepared] | None, outputs: dict[str, torch.Tensor]) -> None:
-        if prepared is not None:
-            self.store.append(schema.IMAGES, image_rows(mark, prepared))
-            forget_failures(self.store, {item.ref.uri for item in prepared})
-        infos = {info.what: info for part in self.parts for info in part.infos}
-        for what, values in outputs.items():
-            commit.write_values(self.store, infos[what], mark, values)
-        names = ([schema.IMAGES] if prepared is not None else []) + list(outputs)
-        commit.mark(self.store, names, mark, self.run)
-        for what, values in outputs.items():
-            commit.count_in(self.store, infos[what], self.statistics, mark, values)
+    def _write(self, images: Computed, target: Target) -> None:
+        store, mark = self._state.store, target.mark
+        self._state.note_failures(images.failures)
+        if not mark.rows:
+            return
+        if target.new:
+            store.append(schema.IMAGES, image_rows(mark, images.prepared))
+            forget_failures(store, {item.ref.uri for item in images.prepared})
+        for info in target.infos:
+            commit.write_values(store, info, mark, images.outputs[info.what])
+        commit.mark(store, target.names, mark, self._state.run)
+        for info in target.infos:
+            commit.count_in(store, info, self._state.statistics, mark, images.outputs[info.what])
+        self._state.added += mark.rows * target.new
 
 
 @dataclass(slots=True)
 class Computed:
-    """What one shard's worth of images came to."""
+    """One shard's images, those that cannot be read, and the models' outputs [n, W] by column."""
 
     prepared: list[Prepared]
     failures: list[ImageFailure]

@@ -1,8 +1,7 @@
-"""Ray: a cluster joined or started, and the workers on it that hold the models. Only this file imports ray.
+"""Ray: the connection to a cluster, and the pool of workers that run the models. Only this file imports ray.
 
-A worker reads and decodes images, runs the models and writes rows where no reader sees them. It knows nothing of the
-order in which shards are formed and marked (`distribute.py`). Ray starts a worker that died again and repeats what it
-was doing.
+A worker reads and decodes images, runs the models and writes rows where no reader sees them. It knows nothing about the
+order in which shards are formed and marked (`ray_indexer`). Ray restarts a worker that died and repeats its calls.
 """
 
 from __future__ import annotations
@@ -37,17 +36,17 @@ from csp_index.store.connect import open_store
 from csp_index.store.tables import Store
 
 _CONNECT, _ANSWER, _START = 5, 20, 600  # seconds to wait: for a connection, for Ray's answer, for the first worker
-_RESTARTS = 10  # of a worker that died; then a batch that kills every worker ends the run
-_CALLS = 4  # under way for each worker, at most
+_RESTARTS = 10  # of a worker that died, so that a batch that kills every worker ends the run
+_CALLS = 4  # in progress per worker, at most
 
 Report = list[Prepared | ImageFailure]
-Stacks = list[np.ndarray]  # for each part the pixels of R readable images, [R, ...]
-Outputs = dict[str, np.ndarray]  # [B, W] for each column
+Stacks = list[np.ndarray]  # per part, the pixels of R readable images, [R, ...]
+Outputs = dict[str, np.ndarray]  # [B, W] per column
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a worker makes a part of the pass again, and what must come out."""
+    """What a worker needs to load the same model, and the identity that the model must have."""
 
     spec: str
     name: str | None  # of a network
@@ -58,37 +57,37 @@ class Recipe:
     infos: tuple[Column, ...]
 
     def part(self) -> Part:
-        """Load the model. Raises ClusterError where it is another one than the driver's."""
+        """Load the model. Raises ClusterError where it differs from the driver's."""
         layers = [info.key.layer for info in self.infos if isinstance(info, LayerInfo)]
         model: LoadedEncoder | LoadedNetwork
         if layers:
-            given = {"pool": self.pool, "weights": self.weights, "name": self.name, "device": self.device}
-            model = load_network(self.spec, layers=layers, **given)  # type: ignore[arg-type]
+            options = {"pool": self.pool, "weights": self.weights, "name": self.name, "device": self.device}
+            model = load_network(self.spec, layers=layers, **options)  # type: ignore[arg-type]
         else:
             model = load_encoder(self.spec, device=self.device)
         for trait, expected in self.identity.items():
             if trait != "spec" and model.identity.get(trait) != expected:
                 raise ClusterError(
-                    f"{self.spec} is another one on the worker {socket.gethostname()}: its {trait} is "
-                    f"{model.identity.get(trait)}, expected {expected}: install the same files everywhere"
+                    f"{self.spec} differs on the worker {socket.gethostname()}: its {trait} is "
+                    f"{model.identity.get(trait)}, expected {expected}: install the same files on every machine"
                 )
         return Part(model, self.infos)
 
 
 def recipe(part: Part) -> Recipe:
-    """Return how to make a part again on another machine."""
+    """Return what another machine needs to load the same part."""
     model = part.model
-    device = model.device.type  # a worker sees its own card alone, whatever its number here
+    device = model.device.type  # a worker sees only its own GPU, whatever the number here
     if not isinstance(model, LoadedNetwork):
         return Recipe(model.spec, None, None, None, device, dict(model.identity), part.infos)
     pools = {output.pool for output in model.layers.values()}
-    pool = pools.pop() if len(pools) == 1 else None  # several: each layer got the usual one for its shape
+    pool = pools.pop() if len(pools) == 1 else None  # several: each layer has the default for its shape
     return Recipe(model.spec, model.name, model.weights, pool, device, dict(model.identity), part.infos)
 
 
 @dataclass(frozen=True, slots=True)
 class WriteOrder:
-    """What to write of one shard: columns, and the images themselves where they are new."""
+    """What to write for one shard: its columns, and the images themselves where they are new."""
 
     mark: Shard
     prepared: tuple[Prepared, ...] | None
@@ -96,13 +95,13 @@ class WriteOrder:
 
 
 class Worker:
-    """A process of the cluster with every model of the pass; its methods are called one after another.
+    """A process of the cluster with every model of the pass; Ray calls its methods one after another.
 
-    Each returns first, for the driver to look at, how many images went through the models.
+    Each method returns first how many images went through the models, which the driver counts.
     """
 
     def __init__(self, recipes: Sequence[Recipe], uri: str, paths: Sequence[str], thumbnail_size: int) -> None:
-        """Take in what to load; nothing is loaded yet."""
+        """Remember what to load; nothing is loaded yet."""
         sys.path.extend(path for path in paths if path not in sys.path)  # where the driver finds a user's own models
         self._recipes, self._uri, self._thumbnail_size = recipes, uri, thumbnail_size
         self._parts: list[Part] = []
@@ -110,17 +109,17 @@ class Worker:
         self._reader = ContainerReader()
 
     def load(self) -> int:
-        """Load the models, unless they are."""
+        """Load the models, unless they are loaded."""
         if len(self._parts) < len(self._recipes):
-            torch.set_num_threads(1)  # the other cores have workers of their own
+            torch.set_num_threads(1)  # the other cores have their own workers
             self._parts = [one.part() for one in self._recipes]
         return 0
 
     def decode(self, refs: Sequence[ImageRef], places: Sequence[int]) -> tuple[int, Report, Stacks]:
-        """Return images without pixels, or failures, in order; and the readable ones' pixels for each part."""
+        """Return images without pixels, or failures, in order; and the pixels of the readable ones, per part."""
         self.load()
-        chosen = [self._parts[place].model.preprocess for place in places]
-        images = [prepare(ref, fetch(self._reader, ref.uri), chosen, self._thumbnail_size) for ref in refs]
+        preprocess = [self._parts[place].model.preprocess for place in places]
+        images = [prepare(ref, fetch(self._reader, ref.uri), preprocess, self._thumbnail_size) for ref in refs]
         readable = [image.pixels for image in images if isinstance(image, Prepared)]
         stacks = [stacked(pixels).numpy() for pixels in zip(*readable, strict=True)]
         return 0, [replace(image, pixels=()) if isinstance(image, Prepared) else image for image in images], stacks
@@ -128,17 +127,17 @@ class Worker:
     def compute(
         self, places: Sequence[int], first: str, rows: Sequence[tuple[int, int]], *chunks: Stacks
     ) -> tuple[int, Outputs]:
-        """Run the parts on one batch, whose first image is called `first`: rows start .. stop - 1 of each chunk."""
+        """Run the parts on one batch, rows start .. stop - 1 of each chunk; `first` names its first image in errors."""
         self.load()
-        found: Outputs = {}
+        outputs: Outputs = {}
         for i, place in enumerate(places):
-            # A copy: a model may write into its input, and the cluster's memory cannot be written.
+            # A copy: a model may write into its input, and the cluster's memory is read-only.
             batch = np.concatenate([chunk[i][start:stop] for chunk, (start, stop) in zip(chunks, rows, strict=True)])
             for what, values in self._parts[place].compute(torch.from_numpy(batch)).items():
                 if not bool(torch.isfinite(values).all()):
                     raise ModelError(f"{what} gave values that are not finite, first near {first}: check the model")
-                found[what] = values.numpy()
-        return sum(stop - start for start, stop in rows), found
+                outputs[what] = values.numpy()
+        return sum(stop - start for start, stop in rows), outputs
 
     def write(self, order: WriteOrder, *outputs: Outputs) -> tuple[int, dict[str, list[str]]]:
         """Write one shard's rows, which no reader sees until they are appended; return the fragments of each table."""
@@ -153,8 +152,8 @@ class Worker:
 
 
 @dataclass(eq=False, slots=True)
-class Seat:
-    """A worker that is ready, and how many calls it has to do."""
+class PoolWorker:
+    """A worker that is ready, and its number of unfinished calls."""
 
     actor: Any
     calls: int = 0
@@ -162,78 +161,79 @@ class Seat:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Chunk:
-    """Neighbouring images that one worker decoded: where their report and their pixels are."""
+    """Neighboring images that one worker decodes: where their report and their pixels will be."""
 
     report: Any
     pixels: Any
-    seat: Seat
+    worker: PoolWorker
 
 
-class Crew:
-    """The workers of one pass. A call is given out at once and answered later; `close` ends the workers."""
+class WorkerPool:
+    """The workers of one pass. A call is submitted at once and its result fetched later; `close` ends the workers."""
 
     def __init__(self, parts: Sequence[Part], uri: str) -> None:
-        """Start the workers; the first call waits until one of them is ready."""
-        self._ray = ray = library()
+        """Start the workers; the first call waits until one is ready."""
+        self._ray = ray = ray_module()
         kind = "GPU" if any(part.model.device.type == "cuda" for part in parts) else "CPU"
         options: dict[str, Any] = {"max_restarts": _RESTARTS, "max_task_retries": -1, "scheduling_strategy": "SPREAD"}
         if kind == "GPU":
             options["num_gpus"] = 1
-        place = uri if "://" in uri else os.path.abspath(uri)
+        address = uri if "://" in uri else os.path.abspath(uri)
         paths, size = [*sys.path, os.getcwd()], settings.THUMBNAIL_SIZE.value()
-        with _told():
-            hire = ray.remote(**options)(Worker)
-            self._actors = [hire.remote([*map(recipe, parts)], place, paths, size) for _ in range(_count(ray, kind))]
+        with _translated():
+            actor_class = ray.remote(**options)(Worker)
+            recipes = [recipe(part) for part in parts]
+            self._actors = [actor_class.remote(recipes, address, paths, size) for _ in range(_count(ray, kind))]
             self._starting = {actor.load.remote(): actor for actor in self._actors}
-        self._seats: list[Seat] = []
-        self._busy: dict[Any, Seat] = {}
+        self._ready: list[PoolWorker] = []
+        self._busy: dict[Any, PoolWorker] = {}
         self._computed = 0  # images that went through the models
 
     @property
     def ready(self) -> int:
-        """How many workers are ready, the first call apart at least one."""
-        return len(self._seats)
+        """The number of ready workers: at least one after the first call."""
+        return len(self._ready)
 
     def computed(self) -> int:
-        """Return how many images went through the models since this was asked last."""
+        """Return how many images went through the models since the last call."""
         count, self._computed = self._computed, 0
         return count
 
     def decode(self, refs: Sequence[ImageRef], places: Sequence[int]) -> Chunk:
-        """Have images read, decoded and preprocessed for some parts."""
-        seat = self._seat()
-        report, pixels = self._call(seat, "decode", 3, refs, places)
-        return Chunk(report, pixels, seat)
+        """Submit the reading, decoding and preprocessing of images for some parts."""
+        worker = self._least_busy()
+        report, pixels = self._call(worker, "decode", 3, refs, places)
+        return Chunk(report, pixels, worker)
 
     def compute(self, places: Sequence[int], first: str, pieces: Sequence[tuple[Chunk, int, int]]) -> Any:
-        """Have one batch computed, made of rows start .. stop - 1 of chunks; return where its outputs will be."""
+        """Submit one batch, made of rows start .. stop - 1 of chunks; return where its outputs will be."""
         self.settle(_CALLS * self.ready)
         rows = [(start, stop) for _, start, stop in pieces]
-        seat = self._seat(pieces[0][0].seat)
-        (outputs,) = self._call(seat, "compute", 2, places, first, rows, *(chunk.pixels for chunk, _, _ in pieces))
+        worker = self._least_busy(pieces[0][0].worker)
+        (outputs,) = self._call(worker, "compute", 2, places, first, rows, *(chunk.pixels for chunk, _, _ in pieces))
         return outputs
 
     def write(self, order: WriteOrder, outputs: Sequence[Any]) -> Any:
-        """Have one shard written; return where its fragments will be listed."""
+        """Submit the writing of one shard; return where its fragments will be listed."""
         self.settle(_CALLS * self.ready)
-        (fragments,) = self._call(self._seat(), "write", 2, order, *outputs)
+        (fragments,) = self._call(self._least_busy(), "write", 2, order, *outputs)
         return fragments
 
-    def get(self, where: Any) -> Any:
-        """Wait for an answer, or for a list of them, and return it."""
-        with _told():
-            return self._ray.get(where)
+    def get(self, result: Any) -> Any:
+        """Wait for a result, or for a list of them, and return it."""
+        with _translated():
+            return self._ray.get(result)
 
-    def is_there(self, where: Any) -> bool:
-        """Tell whether an answer is there, good or bad."""
-        with _told():
-            return bool(self._ray.wait([where], timeout=0, fetch_local=False)[0])
+    def is_done(self, result: Any) -> bool:
+        """Return whether a call has ended, well or badly."""
+        with _translated():
+            return bool(self._ray.wait([result], timeout=0, fetch_local=False)[0])
 
     def settle(self, limit: int = 1) -> None:
-        """Wait until fewer than `limit` calls are under way; raise what went wrong in those that ended."""
+        """Wait until fewer than `limit` calls are in progress; raise the error of a call that failed."""
         timeout: int | None = 0
         while self._busy:
-            with _told():
+            with _translated():
                 calls = list(self._busy)
                 done, _ = self._ray.wait(calls, num_returns=len(calls) if timeout == 0 else 1, timeout=timeout)
             for call in done:
@@ -244,66 +244,68 @@ class Crew:
             timeout = None
 
     def close(self) -> None:
-        """End the workers, whatever they are doing."""
+        """End the workers at once."""
         for actor in self._actors:
-            with suppress(Exception):  # a cluster that is gone has none
+            with suppress(Exception):  # a cluster that is gone has no workers
                 self._ray.kill(actor)
 
-    def _seat(self, home: Seat | None = None) -> Seat:
-        """Return the worker with the least to do; between equals `home`, which has the pixels at hand."""
-        while self._starting:  # in the first call at least
-            with _told():
-                ready, _ = self._ray.wait(list(self._starting), timeout=0 if self._seats else _START)
+    def _least_busy(self, home: PoolWorker | None = None) -> PoolWorker:
+        """Return the worker with the fewest calls; among equals `home`, whose machine has the pixels."""
+        while self._starting:
+            with _translated():
+                ready, _ = self._ray.wait(list(self._starting), timeout=0 if self._ready else _START)
             if not ready:
                 break
             self.get(ready)
-            self._seats.append(Seat(self._starting.pop(ready[0])))
-        if not self._seats:
-            raise ClusterError(f"no worker is ready after {_START} s: is the cluster full? See `ray status`")
-        return min(self._seats, key=lambda seat: (seat.calls, seat is not home))
+            self._ready.append(PoolWorker(self._starting.pop(ready[0])))
+        if not self._ready:
+            raise ClusterError(
+                f"no worker is ready after {_START} s: check with `ray status` whether the cluster is full"
+            )
+        return min(self._ready, key=lambda worker: (worker.calls, worker is not home))
 
-    def _call(self, seat: Seat, method: str, answers: int, *arguments: Any) -> Sequence[Any]:
-        with _told():
-            found: list[Any] = getattr(seat.actor, method).options(num_returns=answers).remote(*arguments)
-        seat.calls += 1
-        self._busy[found[0]] = seat
-        return found[1:]
+    def _call(self, worker: PoolWorker, method: str, results: int, *arguments: Any) -> Sequence[Any]:
+        with _translated():
+            futures: list[Any] = getattr(worker.actor, method).options(num_returns=results).remote(*arguments)
+        worker.calls += 1
+        self._busy[futures[0]] = worker
+        return futures[1:]
 
 
 def _count(ray: Any, kind: str) -> int:
     """Return how many workers to start."""
-    asked = settings.RAY_ACTORS.value()
-    if asked == 0:
+    requested = settings.RAY_ACTORS.value()
+    if requested == 0:
         raise SettingError("setting ray_actors is 0: expected auto, or at least one worker")
-    there = int(ray.cluster_resources().get(kind, 0))
-    if not there:
+    available = int(ray.cluster_resources().get(kind, 0))
+    if not available:
         raise ClusterError(f"the Ray cluster has no {kind}: add machines, or choose another --device")
-    return asked or there
+    return requested or available
 
 
-# joining
+# connecting
 
 
 @contextmanager
-def joined(address: str | None) -> Iterator[None]:
-    """Be part of the cluster at an address, or else of one started here, which ends with the context.
+def connected(address: str | None) -> Iterator[None]:
+    """Connect to the cluster at an address, or else start one here, which ends with the context.
 
-    Without `address` the environment's RAY_ADDRESS counts. A program that is connected to Ray already stays so.
+    Without `address`, the environment's RAY_ADDRESS counts. A program that is already connected to Ray stays connected.
     Raises ClusterError.
     """
-    ray = library()
-    chosen = address or os.environ.get("RAY_ADDRESS") or "local"
+    ray = ray_module()
+    cluster = address or os.environ.get("RAY_ADDRESS") or "local"
     if ray.is_initialized() and address is None:
         yield
         return
-    if chosen != "local":
-        _check(chosen)
+    if cluster != "local":
+        _check(cluster)
     if ray.is_initialized():
         raise ClusterError(
-            f"this program is connected to Ray already: leave out {address}, or call ray.shutdown() first"
+            f"this program is already connected to Ray: leave out {address}, or call ray.shutdown() first"
         )
     try:
-        _connect(ray, chosen)
+        _connect(ray, cluster)
         yield
     finally:
         ray.shutdown()
@@ -313,20 +315,20 @@ def _connect(ray: Any, address: str) -> None:
     own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
         with warnings.catch_warnings():
-            # Starting a process forks first, which Lance warns of; the new program begins at once.
+            # Starting a process forks first, which Lance warns about; the new program starts at once.
             warnings.filterwarnings("ignore", message="lance(db fork support)? is ")
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (Exception, SystemExit) as exc:  # Ray ends the process where the cluster does not answer
-        where = "cannot be started here" if address == "local" else f"at {address} cannot be joined"
+    except (Exception, SystemExit) as exc:  # Ray exits where the cluster does not answer
+        where = "cannot be started here" if address == "local" else f"at {address} cannot be connected"
         raise ClusterError(f"Ray {where}: {one_line(exc)}") from exc
 
 
-def library() -> Any:
-    """Return the module ray, told to keep its own messages off the terminal. Raises ClusterError if it is missing."""
+def ray_module() -> Any:
+    """Return the module ray, set to keep its messages off the terminal. Raises ClusterError if it is missing."""
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else reports of dead workers go to stdout
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # else answers nobody waits for any more are logged
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # else results that nobody fetches are logged
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its coming default: says so otherwise
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its future default; otherwise it warns
     try:
         import ray
     except ImportError as exc:
@@ -335,7 +337,7 @@ def library() -> Any:
 
 
 def _check(address: str) -> None:
-    """Refuse an address where no cluster answers; Ray itself would try for minutes."""
+    """Refuse an address where no cluster answers; Ray itself would retry for minutes."""
     advice = "start one with `ray start --head`, or leave the address out to use this machine alone"
     if address != "auto":
         try:
@@ -344,7 +346,9 @@ def _check(address: str) -> None:
         except ValueError:
             host, port = None, None
         if not host or not port:
-            raise ClusterError(f"{address!r} is no address of a Ray cluster: expected HOST:PORT, for example head:6379")
+            raise ClusterError(
+                f"{address!r} is not the address of a Ray cluster: expected HOST:PORT, for example head:6379"
+            )
         try:
             socket.create_connection((host, port), timeout=_CONNECT).close()
         except OSError as exc:
@@ -357,8 +361,8 @@ def _check(address: str) -> None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Raise what went wrong on a worker as the error it was there, and Ray's own errors as one of ours."""
+def _translated() -> Iterator[None]:
+    """Raise an error of a worker as it was raised there, and Ray's own errors as ClusterError."""
     from ray.exceptions import RayError, RayTaskError
 
     try:
@@ -369,9 +373,9 @@ def _told() -> Iterator[None]:
             cause = cause.cause
         if isinstance(cause, CspIndexError):
             raise cause from None
-        told = f"{type(cause).__name__}: {one_line(cause)}" if isinstance(cause, BaseException) else one_line(exc)
-        raise ClusterError(f"a worker failed: {told}") from exc
+        message = f"{type(cause).__name__}: {one_line(cause)}" if isinstance(cause, BaseException) else one_line(exc)
+        raise ClusterError(f"a worker failed: {message}") from exc
     except RayError as exc:
         raise ClusterError(
-            f"the Ray cluster failed: {one_line(exc)}; the same command goes on where it stopped"
+            f"the Ray cluster failed: {one_line(exc)}; the same command resumes where it stopped"
         ) from exc

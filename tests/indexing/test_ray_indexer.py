@@ -30,7 +30,7 @@ from csp_index import CspIndexError, NetworkSource, open_index
 from csp_index.images.sources import open_source
 from csp_index.indexing import indexer, ray_indexer
 from csp_index.indexing.model_columns import Part, columns_of
-from csp_index.indexing.ray_cluster import Chunk, Seat, Worker, joined, recipe
+from csp_index.indexing.ray_cluster import Chunk, PoolWorker, Worker, connected, recipe
 from csp_index.models.encoders import load_encoder
 from csp_index.models.networks import load_network
 from csp_index.store import schema
@@ -47,9 +47,9 @@ from csp_index.store.connect import create_store, open_store
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a cluster of two machines with one CPU each, which this process has joined."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'csp_index[ray]'")
-    from csp_index.indexing.ray_cluster import library
+    from csp_index.indexing.ray_cluster import ray_module
 
-    library()
+    ray_module()
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as environment:
@@ -57,7 +57,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         size = {"num_cpus": 1, "object_store_memory": 100_000_000}
         machines = Cluster(initialize_head=True, head_node_args=size | {"include_dashboard": False})
         machines.add_node(**size)
-        with joined(machines.address):
+        with connected(machines.address):
             yield machines.address
         machines.shutdown()
 
@@ -218,9 +218,9 @@ def descendants(pid: int) -> dict[int, str]:
     ("address", "told"),
     [
         ("127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1: Connection refused"),
-        ("head", "'head' is no address of a Ray cluster: expected HOST:PORT"),
-        ("ray://head:10001", "is no address of a Ray cluster"),
-        ("127.0.0.1:99999", "is no address of a Ray cluster"),
+        ("head", "'head' is not the address of a Ray cluster: expected HOST:PORT"),
+        ("ray://head:10001", "is not the address of a Ray cluster"),
+        ("127.0.0.1:99999", "is not the address of a Ray cluster"),
     ],
 )
 def test_an_address_without_a_cluster_is_told_and_nothing_is_written(tmp_path, address, told):
@@ -269,7 +269,7 @@ def test_a_worker_with_another_model_than_the_driver_says_so(monkeypatch):
     made = recipe(Part(encoder, (EncoderInfo(ENCODER, encoder.width, None, encoder.identity, "table"),)))
     assert made.part().model.identity == encoder.identity
     monkeypatch.setenv("FAKE_SEED", "1")  # as a file that differs from machine to machine
-    with pytest.raises(CspIndexError, match=f"{ENCODER} is another one on the worker .* its weights is projection 1"):
+    with pytest.raises(CspIndexError, match=f"{ENCODER} differs on the worker .* its weights is projection 1"):
         made.part()
 
 
@@ -287,7 +287,7 @@ class Report(list):
 
 
 class Here:
-    """A crew of this process: every call is done at once, and its answer is there when chance has it."""
+    """A pool in this process: every call is done at once, and its result is there at random."""
 
     ready = 2
 
@@ -301,7 +301,7 @@ class Here:
         self.chunks += 1
         self.most_chunks = max(self.most_chunks, self.chunks)
         _, report, pixels = self._worker.decode(refs, places)
-        return Chunk(Report(report), pixels, Seat(None))
+        return Chunk(Report(report), pixels, PoolWorker(None))
 
     def compute(self, places, first, pieces):
         rows = [(start, stop) for _, start, stop in pieces]
@@ -316,7 +316,7 @@ class Here:
         self.chunks -= isinstance(where, Report)
         return where
 
-    def is_there(self, where):
+    def is_done(self, where):
         return self._chance.random() < 0.4
 
     def computed(self):
@@ -337,17 +337,17 @@ def test_shards_are_formed_and_marked_as_in_the_local_engine_in_whatever_order_t
     source = spoilt(tmp_path / "images", 43, seed=shard_size)
     encoder, network = load_encoder(ENCODER), load_network(NETWORK.spec, layers=NETWORK.layers, name="net")
     network.batch_size = 7
-    crews: list[Here] = []
+    pools: list[Here] = []
 
-    def crew(parts, uri):
-        crews.append(Here(parts, uri, shard_size))
-        return crews[-1]
+    def pool(parts, uri):
+        pools.append(Here(parts, uri, shard_size))
+        return pools[-1]
 
-    monkeypatch.setattr(ray_indexer, "Crew", crew)
+    monkeypatch.setattr(ray_indexer, "WorkerPool", pool)
     for name in ("ray", "local"):
         store = create_store(tmp_path / name)
         with ExitStack() as ending:
-            engine = indexer.Engine("ray", partial(ray_indexer.RayPass, ending)) if name == "ray" else None
+            engine = indexer.Engine("ray", partial(ray_indexer.RayExecutor, ending)) if name == "ray" else None
             options = {"shard_size": shard_size, "engine": engine}
             indexer.add_images(store, open_source(source), [encoder], [], **options)
             fakes.write_images(source, 3, start=43)
@@ -356,4 +356,4 @@ def test_shards_are_formed_and_marked_as_in_the_local_engine_in_whatever_order_t
             next(source.rglob(f"img{number:05d}.png")).unlink()
     assert open_index(tmp_path / "ray").sql("SELECT count(*) AS n FROM images").rows() == [{"n": 46}]
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
-    assert {crew.most_chunks for crew in crews} == {4}  # decoded ahead: two for each worker, however many images
+    assert {pool.most_chunks for pool in pools} == {4}  # decoded ahead: two for each worker, however many images
