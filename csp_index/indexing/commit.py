@@ -1,7 +1,6 @@
-"""How a shard comes to stand in the store: registration, rows, marks, recovery, and the statistics that follow.
+"""How a shard is committed to the store: registration, rows, marks, recovery, and the statistics that follow.
 
-Rows are written first and the marks last, in one commit. Both ways in use it: the pass over images and the import of
-arrays.
+Rows are written first and the marks last, in one commit. The pass over images and the import of arrays both use it.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class IndexSummary:
 
 
 def recover(store: Store, infos: Sequence[Column]) -> None:
-    """Delete rows whose shard was never marked, and columns without any: what a failed or killed pass left behind."""
+    """Delete what a failed or killed pass left: rows whose shard was never marked, and columns without a shard."""
     store.delete(schema.IMAGES, f"shard >= {len(catalog.shards(store, schema.IMAGES))}")
     for info in infos:
         count = len(catalog.shards(store, info.what))
@@ -56,10 +55,10 @@ def recover(store: Store, infos: Sequence[Column]) -> None:
 
 
 def reconcile(store: Store, infos: Sequence[Column], dtype: str | None = None) -> list[Column]:
-    """Return the columns as the index holds them, new ones as given; refuse another one under a held name."""
-    held = {i.what: i for i in catalog.columns(store)}
+    """Return the columns as the index has them, new ones unchanged; refuse a different one under an existing name."""
+    existing = {i.what: i for i in catalog.columns(store)}
     for info in infos:
-        old = held.get(info.what, info)
+        old = existing.get(info.what, info)
         differing = [
             f"{name} is {new}, was {before}"
             for name, (new, before) in _both(
@@ -72,7 +71,7 @@ def reconcile(store: Store, infos: Sequence[Column], dtype: str | None = None) -
                 f"{info.what} differs from the one in the index ({'; '.join(differing)}): "
                 "use the old one, or another name"
             )
-    return [held.get(info.what, info) for info in infos]
+    return [existing.get(info.what, info) for info in infos]
 
 
 def _traits(info: Column, dtype: str | None) -> dict[str, object]:
@@ -88,9 +87,9 @@ def _both(new: dict[str, object], old: dict[str, object]) -> dict[str, tuple[obj
 
 def register(store: Store, infos: Sequence[Column], run: Run) -> None:
     """Write the rows of encoders and layers that are new to the index."""
-    held = {i.what for i in catalog.columns(store)}
+    existing = {i.what for i in catalog.columns(store)}
     for info in infos:
-        if info.what in held:
+        if info.what in existing:
             continue
         common: dict[str, object] = {
             "identity": json.dumps(info.identity, sort_keys=True),
@@ -106,7 +105,7 @@ def register(store: Store, infos: Sequence[Column], run: Run) -> None:
 
 
 def write_values(store: Store, info: Column, shard: Shard, values: torch.Tensor) -> None:
-    """Append one shard's embeddings or activations, given image by image as [n, W]."""
+    """Append one shard's embeddings or activations [n, W], a row per image."""
     store.append(info.table, value_rows(info, shard, values))
 
 
@@ -118,29 +117,27 @@ def value_schema(info: Column) -> pa.Schema:
 
 
 def value_rows(info: Column, shard: Shard, values: torch.Tensor) -> pa.Table:
-    """Return the rows of one shard's embeddings or activations, given image by image as [n, W]."""
+    """Return the table rows of one shard's embeddings or activations [n, W], a row per image."""
     if isinstance(info, EncoderInfo):
         ids = np.arange(shard.first_image, shard.first_image + shard.rows)
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.contiguous().reshape(-1).numpy()), info.width)
         columns = [pa.array(ids), pa.array(np.full(shard.rows, shard.number, np.int32)), vectors]
         return pa.table(columns, schema=value_schema(info))
     rows = (values.half() if info.dtype == "float16" else values).T.contiguous()
-    if rows.numel() and not math.isfinite(sum(map(float, rows.aminmax()))):  # one pass, in which a NaN comes through
-        raise SettingError(
-            f"activations of {info.key} reach beyond what {info.dtype} holds: index with --dtype float32"
-        )
+    if rows.numel() and not math.isfinite(sum(map(float, rows.aminmax()))):  # a single pass, which a NaN survives
+        raise SettingError(f"activations of {info.key} exceed the range of {info.dtype}: index with --dtype float32")
     numbers = pa.array(np.full(info.neurons, shard.number, np.int32))
     columns = [numbers, pa.array(np.arange(info.neurons, dtype=np.int32)), as_lists(rows)]
     return pa.table(columns, schema=value_schema(info))
 
 
 def mark(store: Store, names: Sequence[str], shard: Shard, run: Run) -> None:
-    """Commit a shard: one append with one mark for everything in it."""
+    """Commit a shard: append one mark for each thing in it, in one commit."""
     mark_all(store, [(names, shard)], run)
 
 
 def mark_all(store: Store, written: Sequence[tuple[Sequence[str], Shard]], run: Run) -> None:
-    """Commit several shards that follow each other, given what is in each, in one append."""
+    """Commit consecutive shards, each with the names of what is in it, in one append."""
     rows = []
     for names, shard in written:
         row = {"shard": shard.number, "first_image": shard.first_image, "rows": shard.rows}
@@ -148,29 +145,31 @@ def mark_all(store: Store, written: Sequence[tuple[Sequence[str], Shard]], run: 
     store.append(schema.SHARDS, pa.Table.from_pylist(rows, schema=schema.table_schema(schema.SHARDS)))
 
 
-def statistics_of(store: Store, info: LayerInfo, held: dict[str, NeuronStatistics], until: int) -> NeuronStatistics:
-    """Return the layer's running statistics over the shards before `until`, read back from the store if need be."""
-    if info.what not in held:
-        found = NeuronStatistics(info.neurons, settings.TOP_IMAGES.value())
+def statistics_of(store: Store, info: LayerInfo, running: dict[str, NeuronStatistics], until: int) -> NeuronStatistics:
+    """Return the layer's running statistics over the shards before `until`, computed from the store if missing."""
+    if info.what not in running:
+        statistics = NeuronStatistics(info.neurons, settings.TOP_IMAGES.value())
         marks = [mark for mark in catalog.shards(store, info.what) if mark.number < until]
         for tile in streams.activation_tiles(store, info, marks):
-            found.update(tile)
-        held[info.what] = found
-    return held[info.what]
+            statistics.update(tile)
+        running[info.what] = statistics
+    return running[info.what]
 
 
-def finish_statistics(store: Store, infos: Sequence[LayerInfo], held: dict[str, NeuronStatistics]) -> None:
-    """Write the `neurons` rows of every layer whose statistics do not cover all of its shards yet."""
+def finish_statistics(store: Store, infos: Sequence[LayerInfo], running: dict[str, NeuronStatistics]) -> None:
+    """Write the `neurons` rows of every layer whose stored statistics do not cover all of its shards."""
     for info in infos:
         marks = catalog.shards(store, info.what)
         current = f"{catalog.layer_filter(info)} AND images = {catalog.image_count(store, info.what)}"
         if marks and store.count(schema.NEURONS, current) < info.neurons:
-            rows = statistics_of(store, info, held, len(marks)).to_arrow(info.key)
+            rows = statistics_of(store, info, running, len(marks)).to_arrow(info.key)
             store.upsert(schema.NEURONS, ["model", "layer", "neuron"], rows)
 
 
-def count_in(store: Store, info: Column, held: dict[str, NeuronStatistics], shard: Shard, values: torch.Tensor) -> None:
-    """Take a written shard's activations [n, M] into the layer's statistics, at the precision they are stored in."""
+def count_in(
+    store: Store, info: Column, running: dict[str, NeuronStatistics], shard: Shard, values: torch.Tensor
+) -> None:
+    """Add a written shard's activations [n, M] to the layer's running statistics, at their stored precision."""
     if isinstance(info, LayerInfo):
-        kept = values.T.half().float() if info.dtype == "float16" else values.T
-        statistics_of(store, info, held, shard.number).update(kept)
+        stored = values.T.half().float() if info.dtype == "float16" else values.T
+        statistics_of(store, info, running, shard.number).update(stored)

@@ -1,7 +1,7 @@
-"""Arrays made elsewhere come in: embeddings [N, D] and activations [N, M], memory-mapped .npy files; row i is image i.
+"""Import of arrays: embeddings [N, D] and activations [N, M], memory-mapped .npy files; row i is image i.
 
-Everything is checked before anything is written. The arrays then go through the same shards as a pass over images,
-several shards in one commit; a group of shards is written while statistics of it are taken and the next one is read.
+Everything is checked before anything is written. The arrays then form the same shards as in a pass over images, several
+shards per commit; a group of shards is written while its statistics are computed and the next group is read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from csp_index import settings
 from csp_index.array_files import Demand, open_array, rows_of, survey
 from csp_index.errors import ArrayError
-from csp_index.indexing import commit as shards
+from csp_index.indexing import commit
 from csp_index.indexing.commit import IndexSummary
 from csp_index.records import LayerKey, Progress, ScoringOptions
 from csp_index.store import catalog, schema
@@ -29,8 +29,8 @@ from csp_index.store.runs import Run, record_run, settings_hash
 from csp_index.store.statistics import NeuronStatistics
 from csp_index.store.tables import Store
 
-ENCODER = "arrays"  # the encoder's name where none is given
-_GROUP_BYTES = 48 * 2**20  # written in one commit
+ENCODER = "arrays"  # the encoder's default name
+_GROUP_BYTES = 48 * 2**20  # of values per commit
 
 
 def import_arrays(
@@ -46,43 +46,50 @@ def import_arrays(
     dtype: str | None = None,
     progress: Progress | None = None,
 ) -> IndexSummary:
-    """Add a layer, and with the first one its images, from arrays; `store` opens or creates the index after the checks.
+    """Add a layer, and with the first layer its images, from arrays; `store` opens or makes the index after the checks.
 
-    Embeddings are stored as unit vectors: rows already of unit length (to 1e-4) as they are, others scaled. A further
-    layer over the same images comes without embeddings, or with the same ones. Errors: ArrayError.
+    Embeddings are stored as unit vectors: rows of unit length (to 1e-4) unchanged, others scaled. A further layer over
+    the same images needs no embeddings, or the same ones. Errors: ArrayError.
     """
     started = time.monotonic()
     if not encoder.strip():
         raise ArrayError("the encoder's name is empty: name what the embeddings came from")
-    ScoringOptions(logit_scale=logit_scale)  # a scale that no method can use is refused now
-    kept = settings.ACTIVATION_DTYPE.value(dtype)
+    ScoringOptions(logit_scale=logit_scale)  # refuses a scale that no method can use
+    stored_dtype = settings.ACTIVATION_DTYPE.value(dtype)
     values = open_array(activations, "activations")
     vectors = open_array(embeddings, "embeddings") if embeddings else None
     names = _read_uris(uris) if uris else None
     _check_lengths(values, vectors, names)
-    digest = survey(values, Demand("activations", activations, half=kept == "float16"))
-    columns: list[tuple[Column, np.ndarray]] = [(_layer_info(LayerKey.parse(layer), values, digest, kept), values)]
+    digest = survey(values, Demand("activations", activations, half=stored_dtype == "float16"))
+    columns: list[tuple[Column, np.ndarray]] = [
+        (_layer_info(LayerKey.parse(layer), values, digest, stored_dtype), values)
+    ]
     if vectors is not None and embeddings:
         digest = survey(vectors, Demand("embeddings", embeddings, nonzero=True))
         columns.insert(0, (_encoder_info(encoder, vectors, digest, logit_scale), vectors))
     opened = store()
-    held = catalog.image_count(opened)
+    before = catalog.image_count(opened)
     if vectors is None and not catalog.encoders(opened):
         raise ArrayError("a new index needs embeddings as well as activations: give --embeddings")
-    chosen = {"layer": layer, "dtype": kept, "images": len(values), "arrays": [i.identity for i, _ in columns]}
-    chosen |= {"encoder": encoder, "uris": hashlib.sha256("\n".join(names or []).encode()).hexdigest()}
+    run_settings = {
+        "layer": layer,
+        "dtype": stored_dtype,
+        "images": len(values),
+        "arrays": [i.identity for i, _ in columns],
+    }
+    run_settings |= {"encoder": encoder, "uris": hashlib.sha256("\n".join(names or []).encode()).hexdigest()}
     with opened.write_lock():
-        _check_images(opened, len(values), names, chosen)
-        infos = shards.reconcile(opened, [info for info, _ in columns], dtype)
-        with record_run(opened, "import", chosen, {i.what: i.identity for i in infos}) as run:
-            shards.recover(opened, infos)
-            shards.register(opened, infos, run)
+        _check_images(opened, len(values), names, run_settings)
+        infos = commit.reconcile(opened, [info for info, _ in columns], dtype)
+        with record_run(opened, "import", run_settings, {i.what: i.identity for i in infos}) as run:
+            commit.recover(opened, infos)
+            commit.register(opened, infos, run)
             size = settings.SHARD_SIZE.value(shard_size)
             arrays = [(info, array) for info, (_, array) in zip(infos, columns, strict=True)]
             _write(opened, arrays, names, size, run, progress or (lambda done, todo, what: None))
     total = catalog.image_count(opened)
     count = len(catalog.shards(opened, schema.IMAGES))
-    return IndexSummary(run.run_id, total, total - held, 0, count, time.monotonic() - started, (layer,), (encoder,))
+    return IndexSummary(run.run_id, total, total - before, 0, count, time.monotonic() - started, (layer,), (encoder,))
 
 
 def _encoder_info(name: str, vectors: np.ndarray, digest: str, logit_scale: float | None) -> EncoderInfo:
@@ -98,15 +105,15 @@ def _layer_info(key: LayerKey, values: np.ndarray, digest: str, dtype: str) -> L
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Shards that are written in one commit: the same arrays are missing in each."""
+    """Shards that are written in one commit: each lacks the same arrays."""
 
     shards: list[Shard]
-    new: bool  # the images are new, too
+    new: bool  # the images are new as well
     missing: list[tuple[Column, np.ndarray]]
 
     @property
     def end(self) -> int:
-        """The number of images when the group is written."""
+        """The number of images once the group is written."""
         return self.shards[-1].first_image + self.shards[-1].rows
 
 
@@ -133,11 +140,11 @@ def _write(
                 progress(written.end, images, "images")
             written, writing = group, writer.submit(_write_group, store, group, parts, names, run)
             for info, shard, rows in parts:
-                shards.count_in(store, info, statistics, shard, rows)
+                commit.count_in(store, info, statistics, shard, rows)
         if writing is not None and written is not None:
             writing.result()
             progress(written.end, images, "images")
-    shards.finish_statistics(store, [info for info, _ in columns if isinstance(info, LayerInfo)], statistics)
+    commit.finish_statistics(store, [info for info, _ in columns if isinstance(info, LayerInfo)], statistics)
 
 
 def _write_group(
@@ -151,27 +158,27 @@ def _write_group(
     if group.new:
         store.append(schema.IMAGES, pa.concat_tables([_image_rows(shard, names) for shard in group.shards]))
     for info, _ in group.missing:
-        rows = [shards.value_rows(info, shard, values) for of, shard, values in parts if of is info]
+        rows = [commit.value_rows(info, shard, values) for of, shard, values in parts if of is info]
         store.append(info.table, pa.concat_tables(rows))
     what = [schema.IMAGES] * group.new + [info.what for info, _ in group.missing]
     if what:
-        shards.mark_all(store, [(what, shard) for shard in group.shards], run)
+        commit.mark_all(store, [(what, shard) for shard in group.shards], run)
 
 
 def _groups(store: Store, columns: Sequence[tuple[Column, np.ndarray]], size: int) -> Iterator[_Group]:
-    """Yield the shards in order, in groups to be written in one commit."""
-    held = {info.what: len(catalog.shards(store, info.what)) for info, _ in columns}
+    """Yield the shards in order, in groups that are each written in one commit."""
+    stored = {info.what: len(catalog.shards(store, info.what)) for info, _ in columns}
     known = catalog.image_count(store)
     group: _Group | None = None
     for shard in list(_plan(store, len(columns[0][1]), size)):
         new = shard.first_image >= known
-        missing = [(info, array) for info, array in columns if held[info.what] <= shard.number]
-        heavy = (
+        missing = [(info, array) for info, array in columns if stored[info.what] <= shard.number]
+        group_bytes = (
             4
             * sum(array.shape[1] for _, array in missing)
             * sum(s.rows for s in [*(group.shards if group else []), shard])
         )
-        if group and (heavy > _GROUP_BYTES or (new, len(missing)) != (group.new, len(group.missing))):
+        if group and (group_bytes > _GROUP_BYTES or (new, len(missing)) != (group.new, len(group.missing))):
             yield group
             group = None
         if group:
@@ -183,10 +190,10 @@ def _groups(store: Store, columns: Sequence[tuple[Column, np.ndarray]], size: in
 
 
 def _check_lengths(values: np.ndarray, vectors: np.ndarray | None, names: Sequence[str] | None) -> None:
-    for what, found in (("embeddings", vectors), ("uris", names)):
-        if found is not None and len(found) != len(values):
+    for what, rows in (("embeddings", vectors), ("uris", names)):
+        if rows is not None and len(rows) != len(values):
             raise ArrayError(
-                f"{what} have {len(found)} rows and activations {len(values)}: expected the same images in both"
+                f"{what} have {len(rows)} rows and activations {len(values)}: expected the same images in both"
             )
 
 
@@ -196,46 +203,48 @@ def _read_uris(path: str | Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as exc:
         raise ArrayError(f"uris {path} cannot be read: {exc}") from exc
     if len(set(names)) != len(names) or "" in names:
-        raise ArrayError(f"uris {path} repeat or are empty: expected one line an image, each different")
+        raise ArrayError(f"uris {path} repeat or are empty: expected one line per image, each different")
     return names
 
 
-def _check_images(store: Store, rows: int, names: Sequence[str] | None, chosen: Mapping[str, object]) -> None:
-    """Refuse rows that are not the images the index holds; the first shards of this very import, cut short, are."""
-    held = catalog.image_count(store)
-    if held not in (0, rows):
+def _check_images(store: Store, rows: int, names: Sequence[str] | None, run_settings: Mapping[str, object]) -> None:
+    """Refuse rows that are not the images of the index; the index may hold the first shards of this same import."""
+    indexed = catalog.image_count(store)
+    if indexed not in (0, rows):
         runs = store.read(schema.RUNS, ["run_id", "state", "settings_hash"]).to_pylist()
         last = max(runs, key=lambda run: str(run["run_id"]), default=None)
-        same = last and last["state"] != "done" and last["settings_hash"] == settings_hash(chosen)
-        if held > rows or not same:
-            cut = " of an import cut short: run that one again first" if last and last["state"] != "done" else ""
+        same = last and last["state"] != "done" and last["settings_hash"] == settings_hash(run_settings)
+        if indexed > rows or not same:
+            fix = " of an interrupted import: repeat that import first" if last and last["state"] != "done" else ""
             raise ArrayError(
-                f"activations have {rows} rows but the index holds {held} images{cut or ': expected a row each'}"
+                f"activations have {rows} rows but the index holds {indexed} images{fix or ': expected one row each'}"
             )
-    if names is None or held == 0:
+    if names is None or indexed == 0:
         return
-    stored = store.read(schema.IMAGES, ["image_id", "uri"], f"image_id < {held}").sort_by("image_id")["uri"].to_pylist()
-    for place, (uri, name) in enumerate(zip(stored, names, strict=False)):
+    stored = (
+        store.read(schema.IMAGES, ["image_id", "uri"], f"image_id < {indexed}").sort_by("image_id")["uri"].to_pylist()
+    )
+    for row, (uri, name) in enumerate(zip(stored, names, strict=False)):
         if uri != name:
-            raise ArrayError(f"uris name {name!r} in row {place}, the index {uri!r}: expected the same images in order")
+            raise ArrayError(f"uris name {name!r} in row {row}, the index {uri!r}: expected the same images in order")
 
 
 def _plan(store: Store, images: int, size: int) -> Iterator[Shard]:
-    """Yield the shards the index has, then new ones over the images it lacks."""
+    """Yield the shards of the index, then new shards over the images it lacks."""
     marks = catalog.shards(store, schema.IMAGES)
     yield from marks
     first = marks[-1].first_image + marks[-1].rows if marks else 0
-    for place, start in enumerate(range(first, images, size)):
-        yield Shard(len(marks) + place, start, min(size, images - start), "")
+    for number, start in enumerate(range(first, images, size)):
+        yield Shard(len(marks) + number, start, min(size, images - start), "")
 
 
 def _rows(array: np.ndarray, shard: Shard, info: Column) -> torch.Tensor:
-    """Return a shard's rows [n, W] as they are stored; activations lie in memory as the store wants them, [W, n]."""
+    """Return a shard's rows [n, W] as they are stored; activations have the store's memory layout, [W, n]."""
     rows = rows_of(array, shard.first_image, shard.first_image + shard.rows).astype(np.float32, copy=False)
     if isinstance(info, LayerInfo):
         return torch.from_numpy(rows).T.contiguous().T
     near = np.sqrt(np.einsum("nd,nd->n", rows, rows))
-    doubtful = np.flatnonzero(~(np.abs(near - 1) < 0.9e-4))  # float32 settles the others
+    doubtful = np.flatnonzero(~(np.abs(near - 1) < 0.9e-4))  # float32 decides the others
     lengths = np.linalg.norm(rows[doubtful].astype(np.float64), axis=1, keepdims=True)
     off = np.abs(lengths[:, 0] - 1.0) > 1e-4
     unit = np.array(rows)

@@ -1,7 +1,7 @@
-"""The pieces that every engine of the pass shares: which model fills which columns, and what is kept of an image.
+"""What every executor of a pass shares: which model fills which columns, and what is stored of an image.
 
-A part is one model and its columns. Knows how rows look and which images are known, and nothing about the order in
-which a pass runs, writes and marks (``build.py``).
+A part is one model and its columns. Knows how rows look and which images are indexed, and nothing about the order in
+which a pass runs, writes and marks (`indexer`).
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from csp_index.store.tables import Store
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """One model of the pass and the columns of shards it fills."""
+    """One model of the pass and the columns that it fills."""
 
     model: LoadedEncoder | LoadedNetwork
     infos: tuple[Column, ...]
 
     def compute(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return one [B, W] tensor for each of the part's columns, by its name in the shard marks."""
+        """Return a [B, W] tensor per column of the part, by the column's name in the shard marks."""
         try:
             if isinstance(self.model, LoadedNetwork):
-                found = self.model.activations(pixels)
-                return {info.what: found[info.key.layer] for info in self.infos if isinstance(info, LayerInfo)}
+                layers = self.model.activations(pixels)
+                return {info.what: layers[info.key.layer] for info in self.infos if isinstance(info, LayerInfo)}
             return {self.infos[0].what: self.model.embed_images(pixels)}
         except CspIndexError:
             raise
-        except Exception as exc:  # it is somebody else's model
-            told = f"{type(exc).__name__}: {one_line(exc)}"
-            raise ModelError(f"{self.infos[0].what} fails on {len(pixels)} images: {told}; check the model") from exc
+        except Exception as exc:  # a user's model may raise anything
+            message = f"{type(exc).__name__}: {one_line(exc)}"
+            raise ModelError(f"{self.infos[0].what} fails on {len(pixels)} images: {message}; check the model") from exc
 
 
 def columns_of(encoders: Sequence[LoadedEncoder], networks: Sequence[LoadedNetwork], dtype: str) -> list[Column]:
-    """Return the columns the models fill: one for each encoder, then one for each layer of each network."""
+    """Return the columns the models fill: one per encoder, then one per layer of each network."""
     layers = [info for network in networks for info in _layer_infos(network, dtype)]
     return [*map(_encoder_info, encoders), *layers]
 
@@ -57,10 +57,10 @@ def columns_of(encoders: Sequence[LoadedEncoder], networks: Sequence[LoadedNetwo
 def parts_of(
     encoders: Sequence[LoadedEncoder], networks: Sequence[LoadedNetwork], infos: Sequence[Column]
 ) -> list[Part]:
-    """Return the parts of a pass, given the columns of `columns_of` as the index holds them."""
-    following = iter(infos)
-    parts = [Part(encoder, (next(following),)) for encoder in encoders]
-    return parts + [Part(network, tuple(islice(following, len(network.layers)))) for network in networks]
+    """Return the parts of a pass; `infos` are the columns of `columns_of` as the index has them."""
+    remaining = iter(infos)
+    parts = [Part(encoder, (next(remaining),)) for encoder in encoders]
+    return parts + [Part(network, tuple(islice(remaining, len(network.layers)))) for network in networks]
 
 
 def _encoder_info(encoder: LoadedEncoder) -> EncoderInfo:
@@ -84,7 +84,7 @@ def _layer_infos(network: LoadedNetwork, dtype: str) -> list[LayerInfo]:
 
 
 class KnownUris:
-    """The URIs of the indexed images, eight bytes an image."""
+    """The URIs of the indexed images, in eight bytes per image."""
 
     def __init__(self, uris: pa.ChunkedArray) -> None:
         """Remember the hashes of the given URIs."""
@@ -92,16 +92,21 @@ class KnownUris:
         self._hashes = np.sort(np.fromiter(hashes, dtype=np.int64))
 
     def __contains__(self, uri: str) -> bool:
-        place = int(np.searchsorted(self._hashes, hash(uri)))
-        return place < len(self._hashes) and bool(self._hashes[place] == hash(uri))
+        position = int(np.searchsorted(self._hashes, hash(uri)))
+        return position < len(self._hashes) and bool(self._hashes[position] == hash(uri))
 
 
 def image_rows(mark: Shard, prepared: Sequence[Prepared]) -> pa.Table:
-    """Return the rows of the table of images for one shard, in the order given."""
+    """Return one shard's rows of the table of images, in the order of `prepared`."""
     rows = []
-    for place, item in enumerate(prepared):
+    for position, item in enumerate(prepared):
         split = item.ref.metadata.get("split")
-        row = {"image_id": mark.first_image + place, "shard": mark.number, "uri": item.ref.uri, "sha256": item.sha256}
+        row = {
+            "image_id": mark.first_image + position,
+            "shard": mark.number,
+            "uri": item.ref.uri,
+            "sha256": item.sha256,
+        }
         row |= {"width": item.width, "height": item.height, "thumbnail": item.thumbnail}
         row |= {"split": None if split is None else str(split), "metadata": json.dumps(item.ref.metadata, default=str)}
         rows.append(row)
@@ -109,7 +114,7 @@ def image_rows(mark: Shard, prepared: Sequence[Prepared]) -> pa.Table:
 
 
 def write_failures(store: Store, failures: Sequence[ImageFailure], run_id: str) -> None:
-    """Put images on the list of failures; one that stands there already gets the new reason."""
+    """Add images to the list of failures; one that is already listed gets the new reason."""
     if not failures:
         return
     when = datetime.now(UTC)
@@ -118,7 +123,7 @@ def write_failures(store: Store, failures: Sequence[ImageFailure], run_id: str) 
 
 
 def forget_failures(store: Store, uris: set[str]) -> None:
-    """Take mended images off the list of failures."""
-    mended = uris.intersection(store.read(schema.FAILURES, ["uri"])["uri"].to_pylist())
-    if mended:
-        store.delete(schema.FAILURES, f"uri IN ({','.join(map(catalog.sql_text, sorted(mended)))})")
+    """Remove images that can now be read from the list of failures."""
+    repaired = uris.intersection(store.read(schema.FAILURES, ["uri"])["uri"].to_pylist())
+    if repaired:
+        store.delete(schema.FAILURES, f"uri IN ({','.join(map(catalog.sql_text, sorted(repaired)))})")

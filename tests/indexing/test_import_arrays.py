@@ -317,7 +317,7 @@ def test_large_numbers_whose_sum_overflows_are_finite_all_the_same(tmp_path, pat
 
 
 def test_arrays_are_looked_at_chunk_by_chunk_and_the_first_bad_row_is_told(tmp_path, paths, monkeypatch):
-    monkeypatch.setattr(import_arrays, "_CHUNK_BYTES", 4 * 8 * 7)  # seven rows of activations, four of embeddings
+    monkeypatch.setattr(array_files, "_CHUNK_BYTES", 4 * 8 * 7)  # seven rows of activations, four of embeddings
     for row in (58, 41, 9):
         change(paths["activations"], set_at((row, 2), np.inf))
         with pytest.raises(ArrayError, match=f"first in row {row}:"):
@@ -345,9 +345,9 @@ def test_arrays_over_an_interrupted_import_of_others_are_refused(tmp_path, paths
     with pytest.raises(Killed):
         take_in(tmp_path / "db", paths, shard_size=20, progress=stop)
     other = write_arrays(tmp_path / "other", images=70, seed=2)
-    with pytest.raises(ArrayError, match="20 images of an import cut short"):
+    with pytest.raises(ArrayError, match="20 images of an interrupted import"):
         take_in(tmp_path / "db", other)
-    with pytest.raises(ArrayError, match="20 images of an import cut short"):
+    with pytest.raises(ArrayError, match="20 images of an interrupted import"):
         take_in(tmp_path / "db", other, "m/other", encoder="others")
 
 
