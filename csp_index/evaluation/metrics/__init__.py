@@ -1,1 +1,1 @@
-"""How well labels fit neurons, as numbers: pure numerics, apart from I/O."""
+"""The metrics of an evaluation: one table of them, and their numerics, apart from I/O."""

@@ -1,12 +1,12 @@
 """Metrics of a label, row by row over tensors [M, N]: how well a concept's presence matches a neuron's activations.
 
 Every function returns float64 [M], higher is better, and never warns. A row is NaN where the metric is undefined: where
-it holds a value that is not finite, and in the cases each docstring names. Ties are treated as SciPy and scikit-learn
-do: average ranks, one half in every AUC, one threshold a tie in the average precision. Sums are float64; sorts keep the
-input's own type; rows are worked off in blocks, so the memory on top of the inputs stays small.
+it has a value that is not finite, and in the cases that each docstring names. Ties are treated as in SciPy and
+scikit-learn: average ranks, one half in every AUC, one threshold per tie in the average precision. Sums are float64;
+sorts keep the input's type; rows are processed in blocks, so little memory is needed on top of the inputs.
 
 The neuron is the detector, the concept the truth: `precision` is the share of active images that show the concept,
-`auroc` ranks images by activation. The unified evaluation framework (arXiv 2506.05774) looks the other way: its recall,
+`auroc` ranks images by activation. The unified evaluation framework (arXiv 2506.05774) does the reverse: its recall,
 AUC and balanced accuracy are `precision`, `auroc` and `balanced_accuracy` here with the two arguments exchanged, which
 the test of the metrics (`sanity`) calls `auroc-inverse`, `balanced-accuracy-inverse` and so on.
 
@@ -44,14 +44,14 @@ def spearman(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return the cosine of the rows of `a` and `b` [M, N], in [-1, 1]; NaN where either is zero everywhere."""
+    """Return the cosine of the rows of `a` and `b` [M, N], in [-1, 1]; NaN where either row is all zeros."""
     return _by_rows(_cosine, a, b)
 
 
 def auroc(scores: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     """Return P(score of a present image > score of an absent one) + half the ties; NaN with one class only.
 
-    `present` [M, N] is boolean; 0.5 is chance, and what a constant row scores.
+    `present` [M, N] is boolean; 0.5 is chance, and the value of a constant row.
     """
     return _by_rows(lambda x, y: _finite(ranking.auroc(ranking.ranks(x), y), x), scores, _mask(present))
 
@@ -59,8 +59,8 @@ def auroc(scores: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 def average_precision(scores: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     """Return the area under the precision-recall steps, sum over thresholds of (R_i - R_i-1) P_i; NaN with no positive.
 
-    Equals `sklearn.metrics.average_precision_score`, which says 0 where no image is present. In [0, 1]; chance is the
-    share of present images.
+    Equals `sklearn.metrics.average_precision_score`, which returns 0 where no image is present. In [0, 1]; chance is
+    the share of present images.
     """
     return _by_rows(lambda x, y: _finite(ranking.average_precision(Sorted.of(x), y), x), scores, _mask(present))
 
@@ -69,8 +69,8 @@ def wpmi(activations: torch.Tensor, probability: torch.Tensor, alpha: float | to
     """Return mean over active images of log p(t|x) - log mean over all images of p(t|x); 0 is chance, no upper bound.
 
     Active images are the top `alpha` (`binarise_top`); p below 1e-8 counts as 1e-8. The weighted pointwise mutual
-    information of CLIP-Dissect (arXiv 2204.10965) with weight 1 for its prior, as arXiv 2506.05774 turns it into a
-    metric. NaN where no image is active or the concept has probability 0 everywhere.
+    information of CLIP-Dissect (arXiv 2204.10965) with weight 1 for its prior, as a metric by arXiv 2506.05774. NaN
+    where no image is active or the concept has probability 0 everywhere.
     """
     _check_shapes(activations, probability)
     active = binarise_top(activations, alpha)
@@ -117,17 +117,16 @@ def balanced_accuracy(predicted: torch.Tensor, present: torch.Tensor) -> torch.T
 def binarise_top(activations: torch.Tensor, alpha: float | torch.Tensor = ALPHA) -> torch.Tensor:
     """Return which images [M, N] activate a neuron: its top ceil(alpha N), at least one, ties to the lower image id.
 
-    `alpha` is one share for all neurons, or the share of each [M].
-    Where no activation is negative (a layer with ReLU), only images above 0 count, so a rarely firing neuron has fewer
-    active images and not a padding of silent ones. A constant row and a row holding a value that is not finite have no
-    active image.
+    `alpha` is one share for all neurons, or one share per neuron [M]. Where no activation is negative (a layer with
+    ReLU), only images above 0 count, so a rarely firing neuron has fewer active images instead of silent ones as
+    padding. A constant row and a row with a value that is not finite have no active image.
     """
     _check_shapes(activations, activations)
     shares = _shares(alpha, activations)
-    found = torch.empty(activations.shape, dtype=torch.bool, device=activations.device)
+    active = torch.empty(activations.shape, dtype=torch.bool, device=activations.device)
     for rows in _blocks(activations):
-        found[rows] = Sorted.of(activations[rows]).top(activations[rows], shares[rows])
-    return found
+        active[rows] = Sorted.of(activations[rows]).top(activations[rows], shares[rows])
+    return active
 
 
 # --- generated images (CoSy, arXiv 2405.20331) ----------------------------------------------------------------------
@@ -137,7 +136,7 @@ def cosy_auc(generated: torch.Tensor, control: torch.Tensor) -> torch.Tensor:
     """Return P(a(control) < a(generated)) + half the ties, for activations on generated [.., G] and control images
     [.., C]; float64 [..].
 
-    A silent neuron scores 0.5, the value of knowing nothing. NaN without images of either sort.
+    A silent neuron scores 0.5, which is chance. NaN without images of either kind.
     """
     return auroc(*_generated_or_not(generated, control)).reshape(generated.shape[:-1])
 
@@ -148,7 +147,7 @@ def cosy_mad(generated: torch.Tensor, control: torch.Tensor) -> torch.Tensor:
 
 
 def _generated_or_not(generated: torch.Tensor, control: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return both sorts side by side, [rows, G + C], and the mask of the generated ones."""
+    """Return both kinds of images concatenated, [rows, G + C], and the mask of the generated ones."""
     if generated.shape[:-1] != control.shape[:-1]:
         raise EvaluationError(
             f"activations on generated {tuple(generated.shape)} and control images {tuple(control.shape)} do not match:"
@@ -187,9 +186,10 @@ def detection(
 ) -> dict[str, torch.Tensor]:
     """Return every metric of DETECTION for activations [M, N] and a concept's presence, name -> float64 [M].
 
-    `presence` is a boolean mask, or the probability that the concept is present (present then means from `threshold`
-    on). It has a row for each neuron [M, N], or is [T, N] with `rows` [M] telling each neuron's own (-1: none,
-    all NaN). Activations are sorted once for all metrics, probabilities once for Spearman; equals the single functions.
+    `presence` is a boolean mask, or the probability that the concept is present (then present means at least
+    `threshold`). It has a row per neuron [M, N], or is [T, N] with `rows` [M] as each neuron's row (-1: none, all NaN).
+    Activations are sorted once for all metrics, probabilities once for Spearman; values equal those of the single
+    functions.
     """
     shares = _shares(alpha, activations)
     if rows is None:
@@ -199,15 +199,15 @@ def detection(
             f"presence {tuple(presence.shape)} with rows {tuple(rows.shape)} does not fit activations"
             f" {tuple(activations.shape)}: expected [T, {activations.shape[1]}] and [{len(activations)}]"
         )
-    found = {name: torch.full((len(activations),), torch.nan, dtype=torch.float64) for name in DETECTION}
+    values_of = {name: torch.full((len(activations),), torch.nan, dtype=torch.float64) for name in DETECTION}
     for pick in _blocks(activations):
-        chosen = None if rows is None else rows[pick]
-        block = presence[pick] if chosen is None else presence[chosen.clamp(min=0)] if len(presence) else None
+        own = None if rows is None else rows[pick]
+        block = presence[pick] if own is None else presence[own.clamp(min=0)] if len(presence) else None
         if block is None:
             continue
         for name, values in _detect(activations[pick], block, shares[pick], threshold).items():
-            found[name][pick] = values if chosen is None else values.masked_fill(chosen < 0, torch.nan)
-    return found
+            values_of[name][pick] = values if own is None else values.masked_fill(own < 0, torch.nan)
+    return values_of
 
 
 def _detect(a: torch.Tensor, presence: torch.Tensor, alpha: torch.Tensor, threshold: float) -> dict[str, torch.Tensor]:
@@ -218,9 +218,9 @@ def _detect(a: torch.Tensor, presence: torch.Tensor, alpha: torch.Tensor, thresh
     graded = presence.float() if binary else presence
     active = ordered.top(a, alpha)
     counts = Counts.of(active, present)
-    found = {
+    values_of = {
         "pearson": _pearson(a, graded),
-        # two values have two ranks, and a correlation does not change with their scale
+        # two values have two ranks, and a correlation does not depend on their scale
         "spearman": _pearson(ranked, graded if binary else ranking.ranks(graded)),
         "cosine": _cosine(a, graded),
         "auroc": ranking.auroc(ranked, present),
@@ -233,18 +233,18 @@ def _detect(a: torch.Tensor, presence: torch.Tensor, alpha: torch.Tensor, thresh
         "wpmi": _wpmi(active, graded),
     }
     broken = ~(a.isfinite().all(1) & graded.isfinite().all(1))
-    return {name: values.masked_fill(broken, torch.nan) for name, values in found.items()}
+    return {name: values.masked_fill(broken, torch.nan) for name, values in values_of.items()}
 
 
 # --- the numerics of one block of rows ------------------------------------------------------------------------------
 
 
 def _pearson(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    x, y = _centred(a), _centred(b)
+    x, y = _centered(a), _centered(b)
     return ratio((x * y).sum(1), x.norm(dim=1) * y.norm(dim=1), _varies(a) & _varies(b)).clamp(-1, 1)
 
 
-def _centred(x: torch.Tensor) -> torch.Tensor:
+def _centered(x: torch.Tensor) -> torch.Tensor:
     wide = x.double()
     return wide - wide.mean(1, keepdim=True) if x.shape[1] else wide
 
@@ -272,7 +272,7 @@ def _mad(activations: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     both = (positive > 0) & (negative > 0)
     base = ratio((x * absent).sum(1), negative, both)
     variance = ratio(((x - base[:, None]).square() * absent).sum(1), negative, both)
-    # the mean of equal values may miss them by a rounding error: their deviation is 0 all the same
+    # the mean of equal values may differ from them by a rounding error; their deviation is still 0
     same = x.masked_fill(present, -torch.inf).amax(1) == x.masked_fill(present, torch.inf).amin(1)
     gap = ratio((x * present).sum(1), positive, both) - base
     spread = variance.sqrt()
@@ -280,7 +280,7 @@ def _mad(activations: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 
 
 def _finite(result: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
-    """Return the result with NaN for every row that holds a value that is not finite."""
+    """Return the result with NaN for every row that has a value that is not finite."""
     for values in inputs:
         if values.is_floating_point():
             result = result.masked_fill(~values.isfinite().all(1), torch.nan)
@@ -316,10 +316,10 @@ def _check_shapes(a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 def _shares(alpha: float | torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
-    """Return the share of active images of each neuron, float64 [M]."""
+    """Return each neuron's share of active images, float64 [M]."""
     shares = torch.as_tensor(alpha, dtype=torch.float64, device=activations.device)
     if shares.ndim and shares.shape != activations.shape[:1]:
-        raise EvaluationError(f"alpha has shape {tuple(shares.shape)}: expected one share, or one for each neuron")
+        raise EvaluationError(f"alpha has shape {tuple(shares.shape)}: expected one share, or one per neuron")
     if not ((shares > 0) & (shares <= 1)).all():
         raise EvaluationError(f"alpha is {alpha}: expected a share of the images above 0 and up to 1, for example 0.05")
     return shares.expand(len(activations))

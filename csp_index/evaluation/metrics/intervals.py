@@ -1,8 +1,8 @@
-"""How sure a mean over neurons is: bootstrap intervals, paired tests between two methods, Holm's correction.
+"""The uncertainty of a mean over neurons: bootstrap intervals, paired tests of two methods, Holm's correction.
 
-Values that could not be computed (NaN) are left out and the rest counted. The bootstrap draws neurons with replacement
-(percentile interval, seeded): an interval depends on the values, the rounds, the level and the seed, and not on what
-else is computed along with it. Knows nothing about metrics, methods or storage.
+Missing values (NaN) are left out and the rest counted. The bootstrap draws neurons with replacement (percentile
+interval, seeded): an interval depends only on the values, the rounds, the level and the seed, not on what is computed
+in the same call. Knows nothing about metrics, methods or storage.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from csp_index.errors import EvaluationError
 
 ROUNDS: Final = 1000
 LEVEL: Final = 0.95
-#: Below this many pairs Wilcoxon's test cannot fall under 0.05 whatever the values: no p-value is given.
+#: With fewer pairs Wilcoxon's p-value cannot be below 0.05 for any values, so none is returned.
 LEAST_PAIRS: Final = 6
-_ENUMERATED: Final = 13  # up to so many differences, as SciPy, the exact distribution is used
-_BLOCK: Final = 2**23  # draws held at a time
+_ENUMERATED: Final = 13  # differences at most for the exact distribution, as in SciPy
+_BLOCK: Final = 2**23  # draws in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +52,19 @@ class PairedTest:
 def mean_interval(values: torch.Tensor, rounds: int = ROUNDS, level: float = LEVEL, seed: int = 0) -> MeanInterval:
     """Return the mean over neurons of each row of `values` [R, M] with its bootstrap interval; NaN is left out.
 
-    One value has an interval of width 0: it says nothing of other neurons.
+    A single value has an interval of width 0, which says nothing about other neurons.
 
-    >>> found = mean_interval(torch.tensor([[1.0, 2.0, 3.0, torch.nan]]))
-    >>> found.mean.item(), found.count.item()
+    >>> interval = mean_interval(torch.tensor([[1.0, 2.0, 3.0, torch.nan]]))
+    >>> interval.mean.item(), interval.count.item()
     (2.0, 3)
     """
     _check(rounds, level)
     if values.ndim != 2:
-        raise EvaluationError(f"values have shape {tuple(values.shape)}: expected [R, M], a row for each mean")
+        raise EvaluationError(f"values have shape {tuple(values.shape)}: expected [R, M], a row per mean")
     values = values.double()
     present = ~values.isnan()
     count = present.sum(1)
-    # the values first, whatever place the absent ones had: rows of one count then share their draws
+    # present values first, wherever the absent ones were: rows with the same count then share their draws
     packed = values.nan_to_num(0.0).gather(1, present.sort(dim=1, descending=True, stable=True).indices)
     mean, low, high = (torch.full((len(values),), torch.nan, dtype=torch.float64) for _ in range(3))
     for size in count.unique().tolist():
@@ -92,30 +92,30 @@ def paired_test(
         raise EvaluationError(f"shapes {tuple(a.shape)} and {tuple(b.shape)} do not match: expected [M] twice")
     difference = a.double() - b.double()
     difference = difference[~difference.isnan()]
-    found = mean_interval(difference[None], rounds, level, seed)
+    interval = mean_interval(difference[None], rounds, level, seed)
     count = len(difference)
     if not count:
         return PairedTest(None, None, None, None, 0)
-    return PairedTest(found.mean.item(), found.low.item(), found.high.item(), _signed_rank(difference), count)
+    return PairedTest(interval.mean.item(), interval.low.item(), interval.high.item(), _signed_rank(difference), count)
 
 
 def holm(p_values: Sequence[float | None]) -> tuple[float | None, ...]:
-    """Return p-values corrected for their number by Holm's step-down; None stays None and does not count.
+    """Return p-values corrected for their number by Holm's step-down method; None stays None and does not count.
 
     >>> holm([0.01, None, 0.04, 0.03])
     (0.03, None, 0.06, 0.06)
     """
-    order = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
-    found: list[float | None] = [None] * len(p_values)
+    order = sorted((p, position) for position, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
     highest = 0.0
-    for step, (p, place) in enumerate(order):
+    for step, (p, position) in enumerate(order):
         highest = max(highest, min(1.0, p * (len(order) - step)))
-        found[place] = highest
-    return tuple(found)
+        corrected[position] = highest
+    return tuple(corrected)
 
 
 def _resampled(values: torch.Tensor, rounds: int, seed: int) -> torch.Tensor:
-    """Return the means [R, rounds] of rows drawn again with replacement, the same draws for every row."""
+    """Return the means [R, rounds] of rows resampled with replacement, with the same draws for every row."""
     generator = torch.Generator().manual_seed(seed)
     size = values.shape[1]
     parts = []
@@ -134,11 +134,11 @@ def _signed_rank(difference: torch.Tensor) -> float | None:
     changed = difference[difference != 0].numpy()
     if len(changed) > _ENUMERATED:
         return float(wilcoxon(changed).pvalue)
-    # SciPy permutes where few differences hold ties, half a second a test; all signs at once give the same number.
+    # SciPy permutes where few differences have ties, half a second per test; all signs at once give the same number.
     ranks = rankdata(np.abs(changed))
     signs = np.arange(2 ** len(changed))[:, None] >> np.arange(len(changed)) & 1
-    sums, found = signs @ ranks, ranks[changed > 0].sum()
-    return float(min(1.0, 2 * min((sums <= found).mean(), (sums >= found).mean())))
+    sums, observed = signs @ ranks, ranks[changed > 0].sum()
+    return float(min(1.0, 2 * min((sums <= observed).mean(), (sums >= observed).mean())))
 
 
 def _check(rounds: int, level: float) -> None:

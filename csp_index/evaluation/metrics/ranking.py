@@ -1,6 +1,6 @@
-"""Sorting rows once for many metrics: ties, ranks, the top images, AUROC; and counting masks.
+"""Rows sorted once for many metrics: ties, ranks, the top images, AUROC; and counts of masks.
 
-Works on one block of rows [M, N]; the caller (`metrics`) has checked shapes, types and that values are finite.
+Works on one block of rows [M, N]; the caller (`detection`) has checked shapes and types, and masks non-finite rows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Sorted:
-    """Rows in descending order: the values, the images they belong to, and the last place of each one's tie."""
+    """Rows in descending order: the values, the images they belong to, and the last position of each value's tie."""
 
     values: torch.Tensor
     order: torch.Tensor
@@ -22,24 +22,24 @@ class Sorted:
     def of(cls, x: torch.Tensor) -> Sorted:
         """Sort rows [M, N]; within a tie the lower image comes first."""
         values, order = torch.sort(x, dim=1, descending=True, stable=True)
-        place = torch.arange(x.shape[1], device=x.device)
+        position = torch.arange(x.shape[1], device=x.device)
         last = torch.ones(x.shape, dtype=torch.bool, device=x.device)
         last[:, :-1] = values[:, 1:] != values[:, :-1]
-        return cls(values, order, _next_marked(place, last))
+        return cls(values, order, _next_marked(position, last))
 
     def ranks(self) -> torch.Tensor:
         """Return ascending average ranks from 1 in the images' own order, float32 (exact below 2^23) or float64."""
         size = self.values.shape[1]
         first = torch.ones_like(self.ends, dtype=torch.bool)
         first[:, 1:] = self.values[:, 1:] != self.values[:, :-1]
-        place = torch.arange(size, device=self.ends.device)
-        starts = torch.where(first, place, 0).cummax(1).values if size else self.ends
+        position = torch.arange(size, device=self.ends.device)
+        starts = torch.where(first, position, 0).cummax(1).values if size else self.ends
         exact = torch.float32 if size < 2**22 else torch.float64
-        middle = size - (starts + self.ends).to(exact) / 2
-        return torch.empty_like(middle).scatter_(1, self.order, middle)
+        ranks = size - (starts + self.ends).to(exact) / 2
+        return torch.empty_like(ranks).scatter_(1, self.order, ranks)
 
     def top(self, x: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-        """Return the mask of `binarise_top` for rows x, with the share of each in `alpha` [M]."""
+        """Return the mask of `binarise_top` for rows x, each with its share in `alpha` [M]."""
         mask = torch.zeros(x.shape, dtype=torch.bool, device=x.device)
         if not mask.numel():
             return mask
@@ -53,7 +53,7 @@ class Sorted:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How two masks [M, N] meet: sizes and what follows from them, float64 [M]; NaN where undefined."""
+    """The overlap of two masks [M, N]: counts and the metrics that follow, float64 [M]; NaN where undefined."""
 
     both: torch.Tensor
     predicted: torch.Tensor
@@ -80,32 +80,32 @@ class Counts:
 
     @property
     def precision(self) -> torch.Tensor:
-        """Share of the predicted that are present."""
+        """The share of predicted images that are present."""
         return ratio(self.both, self.predicted, self.predicted > 0)
 
     @property
     def recall(self) -> torch.Tensor:
-        """Share of the present that are predicted."""
+        """The share of present images that are predicted."""
         return ratio(self.both, self.present, self.present > 0)
 
     @property
     def balanced_accuracy(self) -> torch.Tensor:
-        """Mean recall of present and absent."""
+        """The mean recall of present and absent images."""
         absent = self.images - self.present
         silent = absent - (self.predicted - self.both)
         return (self.recall + ratio(silent, absent, absent > 0)) / 2
 
 
-def _next_marked(place: torch.Tensor, marked: torch.Tensor) -> torch.Tensor:
-    """Return, for each place of a row, the nearest marked place at or after it."""
+def _next_marked(position: torch.Tensor, marked: torch.Tensor) -> torch.Tensor:
+    """Return, for each position of a row, the nearest marked position at or after it."""
     if not marked.shape[1]:
-        return place.expand(marked.shape)
-    beyond = torch.where(marked, place, marked.shape[1])
+        return position.expand(marked.shape)
+    beyond = torch.where(marked, position, marked.shape[1])
     return beyond.flip(1).cummin(1).values.flip(1)
 
 
 def ranks(x: torch.Tensor) -> torch.Tensor:
-    """Return ascending average ranks [M, N]; a mask is its own ranks, up to scale and shift."""
+    """Return ascending average ranks [M, N]; a mask equals its own ranks, up to scale and shift."""
     return x if x.dtype == torch.bool else Sorted.of(x).ranks()
 
 
@@ -118,13 +118,14 @@ def auroc(ranked: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 
 
 def average_precision(ordered: Sorted, present: torch.Tensor) -> torch.Tensor:
-    """Return the average precision [M] of sorted rows against a mask: the mean, over present images, of the precision
+    """Return the average precision [M] of sorted rows against a mask.
 
-    at the threshold that just takes the image in, and with it all of its tie. NaN where none is present.
+    That is the mean, over present images, of the precision at the highest threshold that includes the image, and with
+    it all of its tie. NaN where no image is present.
     """
     hits = present.gather(1, ordered.order)
-    found = hits.cumsum(1, dtype=torch.float32 if present.shape[1] < 2**24 else torch.float64)
-    share = found.gather(1, ordered.ends).double() / (ordered.ends + 1)
+    total = hits.cumsum(1, dtype=torch.float32 if present.shape[1] < 2**24 else torch.float64)
+    share = total.gather(1, ordered.ends).double() / (ordered.ends + 1)
     positive = present.sum(1).double()
     return ratio((share * hits).sum(1), positive, positive > 0)
 

@@ -1,24 +1,24 @@
 """The test of the metrics themselves: does worse labelling lower the score? (arXiv 2506.05774, section 4)
 
-A neuron that detects a concept is judged with the concept's true labels, and again with worse ones: in the *missing*
-test each positive is deleted with probability 0.5, in the *extra* test as many random negatives are added as there are
-positives. A sound metric falls clearly. How far it falls is told on a scale from the score of random labels of the same
-frequency (drop 1) to that of the true ones (drop 0):
+A neuron that detects a concept is scored against the concept's true labels, and again against worse ones: the *missing*
+test deletes each positive with probability 0.5, the *extra* test adds as many random negatives as there are positives.
+A sound metric falls clearly. Its drop is measured on a scale from the score of the true labels (drop 0) to that of
+random labels of the same frequency (drop 1):
 
     drop = (score(true) - score(worse)) / (score(true) - score(random))
 
 A metric passes a test where the lower end of the drop's bootstrap interval is at least `LEAST_DROP`, and passes overall
 if it passes both tests at every frequency, for neurons that are 1 or 0 (`binary`) and for noisy ones (`graded`).
 
-What comes out is the published finding: Pearson, cosine, AUPRC, F1 and IoU pass; AUROC, balanced accuracy (either way
-round), the mean activation difference, precision and recall do not, because one of the two tests moves them by no more
-than the concept's frequency. Four things to know:
+The results agree with the publication: Pearson, cosine, AUPRC, F1 and IoU pass; AUROC, balanced accuracy (either way
+round), the mean activation difference, precision and recall do not, because one of the two tests changes them by no
+more than the concept's frequency. Four differences:
 - The publication's AUPRC is `auprc-inverse` here (labels rank, activity is truth). Its inverse, `auprc` here, passes
   too, except where a concept shows on half of the images: doubled, it is on nearly all.
 - Spearman passes here and fails in the publication, whose ranks break ties at random (so a rare concept's own ranks are
   noise) and whose scale runs from -1 to 1; ties have average ranks here.
-- WPMI sees extra labels as log 2, however wrong they are, against the log of its least probability for random ones:
-  0.04 of its range with 1e-8 there, just too little. With 1e-3 it would pass.
+- WPMI changes by log 2 with extra labels, however wrong they are, against the log of its least probability for random
+  ones: with 1e-8 that is 0.04 of its range, just too little. With 1e-3 it would pass.
 - MAD in units of the deviation on absent images is CoSy's; the publication's is `mean-difference`. Both fail: a perfect
   binary neuron has no deviation to divide by, and in a noisy one missing labels of a rare concept hardly change it.
 """
@@ -39,9 +39,9 @@ from csp_index.evaluation.metrics.ranking import Counts, ratio
 Neuron = Literal["binary", "graded"]
 Test = Literal["missing", "extra"]
 
-#: A drop clearly above nothing. What fails in the publication falls by about the frequency of the concept, at most.
+#: A drop clearly above 0. Metrics that fail in the publication fall at most by about the frequency of the concept.
 LEAST_DROP: Final = 0.05
-#: Given concepts above this are left out: doubling the positives of a frequent one leaves too few negatives to tell.
+#: Concepts above this frequency are left out: doubling the positives of a frequent one leaves too few negatives.
 MOST_FREQUENT: Final = 0.25
 FREQUENCIES: Final = (0.001, 0.01, 0.1)
 _NOISE, _SPREAD = 0.2, 0.25  # of a graded neuron: on every image, and among the images of its concept
@@ -68,7 +68,7 @@ PUBLISHED: Final[Mapping[str, bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class SanityRow:
-    """What one test did to one metric: mean drop over `count` neurons and its interval (None: defined for none)."""
+    """The result of one test of one metric: mean drop over `count` neurons and its interval; None where undefined."""
 
     metric: str
     neurons: Neuron
@@ -110,10 +110,9 @@ def check_metrics(
 ) -> SanityReport:
     """Run both tests on every detection metric, on simulated neurons.
 
-    The concepts are `neurons` random ones at each frequency over `images`, or the given masks [concepts, N]: each of
-    those up to MOST_FREQUENT is then one neuron, and all of them together one row (its frequency is their mean). Labels
-    are made worse `repeats` times for each neuron; the interval is over neurons. `least` is the smallest drop that
-    passes.
+    The concepts are `neurons` random ones at each frequency over `images`, or the masks `concepts` [concepts, N]: each
+    mask up to MOST_FREQUENT is then one neuron, and all of them form one row (its frequency is their mean). Labels are
+    made worse `repeats` times per neuron; the interval is over neurons. `least` is the smallest drop that passes.
 
     Raises:
         EvaluationError: no concept is left, or a frequency gives none or all of the images.
@@ -126,9 +125,11 @@ def check_metrics(
             activations = simulate(masks, kind, generator)
             drops = _drops(activations, masks, repeats, generator)
             for test, of_metric in drops.items():
-                found = mean_interval(torch.stack(list(of_metric.values())), seed=seed)
-                for place, name in enumerate(of_metric):
-                    drop, low, high, count = (x[place].item() for x in (found.mean, found.low, found.high, found.count))
+                intervals = mean_interval(torch.stack(list(of_metric.values())), seed=seed)
+                for row, name in enumerate(of_metric):
+                    drop, low, high, count = (
+                        x[row].item() for x in (intervals.mean, intervals.low, intervals.high, intervals.count)
+                    )
                     known = count > 0
                     rows.append(
                         SanityRow(
@@ -155,7 +156,7 @@ def missing_labels(masks: torch.Tensor, generator: torch.Generator) -> torch.Ten
 
 
 def extra_labels(masks: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return the masks with as many random negatives added as there are positives, leaving one negative at least."""
+    """Return the masks with as many random negatives added as there are positives, leaving at least one negative."""
     positives = masks.sum(1, keepdim=True)
     added = torch.minimum(positives, masks.shape[1] - positives - 1)
     return masks | _random(masks, added, generator)
@@ -166,30 +167,30 @@ def random_labels(masks: torch.Tensor, generator: torch.Generator) -> torch.Tens
     return _random(torch.zeros_like(masks), masks.sum(1, keepdim=True), generator)
 
 
-def _random(taken: torch.Tensor, number: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return masks with `number` [K, 1] random images each, none of them taken."""
-    keys = torch.rand(taken.shape, generator=generator).masked_fill(taken, -1.0)
+def _random(excluded: torch.Tensor, number: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return masks with `number` [K, 1] random images each, none of them in `excluded`."""
+    keys = torch.rand(excluded.shape, generator=generator).masked_fill(excluded, -1.0)
     order = keys.topk(int(number.max()), dim=1).indices
-    return torch.zeros_like(taken).scatter_(1, order, torch.arange(order.shape[1]) < number)
+    return torch.zeros_like(excluded).scatter_(1, order, torch.arange(order.shape[1]) < number)
 
 
 def _concepts(
-    given: torch.Tensor | None,
+    concepts: torch.Tensor | None,
     frequencies: Sequence[float],
     images: int,
     neurons: int,
     generator: torch.Generator,
 ) -> Iterator[torch.Tensor]:
-    """Yield masks [K, N], one for each frequency, or the given ones."""
-    if given is not None:
-        share = given.double().mean(1)
-        kept = given[(share > 0) & (share <= MOST_FREQUENT)]
-        if not len(kept):
+    """Yield masks [K, N], one set per frequency, or those of `concepts`."""
+    if concepts is not None:
+        share = concepts.double().mean(1)
+        selected = concepts[(share > 0) & (share <= MOST_FREQUENT)]
+        if not len(selected):
             raise EvaluationError(
-                f"none of {len(given)} concepts shows on some and at most {MOST_FREQUENT:.0%} of the images:"
+                f"none of {len(concepts)} concepts shows on some and at most {MOST_FREQUENT:.0%} of the images:"
                 " check the metrics on simulated concepts instead"
             )
-        yield kept
+        yield selected
         return
     for frequency in frequencies:
         positives = round(frequency * images)
@@ -202,9 +203,9 @@ def _concepts(
 def _drops(
     activations: torch.Tensor, masks: torch.Tensor, repeats: int, generator: torch.Generator
 ) -> dict[Test, dict[str, torch.Tensor]]:
-    """Return the drop of every metric for every neuron, test -> metric -> [K]; NaN where a score is undefined.
+    """Return each metric's drop for each neuron, test -> metric -> [K]; NaN where a score is undefined.
 
-    Where the true labels score no better than random ones there is no scale: the drop is 0. A drop below -1 (worse
+    Where the true labels score no better than random ones, there is no scale and the drop is 0. A drop below -1 (worse
     labels score far higher, as with MAD's deviation of 0) counts as -1.
     """
     share = masks.double().mean(1)
@@ -214,15 +215,15 @@ def _drops(
     for name, worsen in (("random", random_labels), ("missing", missing_labels), ("extra", extra_labels)):
         parts = [_scores(activations, worsen(masks, generator), share, active) for _ in range(repeats)]
         sums[name] = {metric: torch.stack([part[metric] for part in parts]).nanmean(0) for metric in true}
-    found: dict[Test, dict[str, torch.Tensor]] = {"missing": {}, "extra": {}}
+    drops_of: dict[Test, dict[str, torch.Tensor]] = {"missing": {}, "extra": {}}
     for metric, best in true.items():
         scale = best - sums["random"][metric]
-        for test, drops in found.items():
+        for test, drops in drops_of.items():
             fall = best - sums[test][metric]
             drops[metric] = torch.where(scale > 0, fall / torch.where(scale > 0, scale, 1.0), fall * 0.0).clamp(
                 min=-1.0
             )
-    return found
+    return drops_of
 
 
 def _scores(
@@ -230,20 +231,20 @@ def _scores(
 ) -> dict[str, torch.Tensor]:
     """Return every metric of the neurons against labels [K, N], name -> [K].
 
-    Activations are binarised at the true concept's frequency `share` [K], which makes the mask `active` [K, N]: no
-    metric fails for a badly chosen share.
+    Activations are binarized at the true concept's frequency `share` [K] into the mask `active` [K, N], so that no
+    metric fails because of a badly chosen share.
     """
-    turned = Counts.of(labels, active)
+    inverse = Counts.of(labels, active)
     present = labels.sum(1).double()
     absent = labels.shape[1] - present
     wide = activations.double()
     total = (wide * labels).sum(1)
     means = (ratio(part, size, size > 0) for part, size in ((total, present), (wide.sum(1) - total, absent)))
     return detection.detection(activations, labels, alpha=share) | {
-        # labels of two values have one threshold between them, and a last one that takes everything in
-        "auroc-inverse": turned.balanced_accuracy,
-        "auprc-inverse": turned.precision * turned.recall + (1 - turned.recall) * active.double().mean(1),
-        "balanced-accuracy-inverse": turned.balanced_accuracy,
+        # labels with two values have one threshold between them, and a last one that includes everything
+        "auroc-inverse": inverse.balanced_accuracy,
+        "auprc-inverse": inverse.precision * inverse.recall + (1 - inverse.recall) * active.double().mean(1),
+        "balanced-accuracy-inverse": inverse.balanced_accuracy,
         "mad": detection.mad(activations, labels),
         "mean-difference": next(means) - next(means),
     }
