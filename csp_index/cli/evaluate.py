@@ -63,7 +63,7 @@ def evaluate(db: str | None, as_json: bool, check_metrics: bool, report: str | N
     """
     from csp_index.evaluation.metrics.sanity import check_metrics as check
     from csp_index.evaluation.report.summary import summarise
-    from csp_index.evaluation.report.write import check_place
+    from csp_index.evaluation.report.write import check_folder
 
     if (db is None) != (options["layer"] is None):
         raise click.UsageError("an evaluation needs both DB and --layer")
@@ -72,7 +72,7 @@ def evaluate(db: str | None, as_json: bool, check_metrics: bool, report: str | N
     if db is None and report is not None:
         raise click.UsageError("a report is of an evaluation: give DB and --layer too")
     if report is not None:
-        check_place(report)
+        check_folder(report)
     sanity = check(seed=options["seed"]) if check_metrics else None
     found = None if db is None else _evaluate(db, options)
     rows = [] if found is None else summarise(found).to_pylist()

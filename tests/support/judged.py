@@ -78,7 +78,7 @@ def evaluation(neurons: int = 40, seed: int = 0, same: bool = False) -> Evaluati
                     value = float(rng.random() < mean)
                 note = "no label: the neuron never fires on the choosing images" if dead else ""
                 if metric == "consistency" and neuron % 5:
-                    note = "no other labelled neuron fires alike"
+                    note = "no other labeled neuron fires alike"
                 if metric == "cosy-auc" and neuron == 3:
                     note = "the label cannot be drawn: <unsafe>"
                 rows.append(row(neuron, method, metric, None if note else value, kind=kind, text=text, note=note))
@@ -98,7 +98,7 @@ def evaluation(neurons: int = 40, seed: int = 0, same: bool = False) -> Evaluati
         "truth": "truth.csv",
         "hierarchy": None,
     }
-    skipped = {"hierarchy": "no hierarchy is given (--hierarchy)", "robustness": "no relabelling is asked for"}
+    skipped = {"hierarchy": "no hierarchy is given (--hierarchy)", "robustness": "no relabeling is requested"}
     return Evaluation(pa.Table.from_pylist(rows, schema=VALUES), settings, "20260101T120000-ab12cd", skipped)
 
 

@@ -1,1 +1,1 @@
-"""What an evaluation found, as a page with charts that one file holds."""
+"""The report of an evaluation: one HTML file with tables and charts, and the same data as JSON and CSV."""

@@ -1,8 +1,8 @@
-"""The charts of a report, as SVG that takes its colours from the page around it.
+"""The charts of a report, as SVG that takes its colors from the page around it.
 
-Figures are drawn without pyplot, so nothing global is left behind, and the same values give the same bytes. Text stays
-text; every colour is a CSS variable with a colour-blind safe fallback (Okabe and Ito's set), so that a chart reads on
-white and on dark alike. Knows nothing about indexes.
+Figures are drawn without pyplot, so they leave no global state, and the same values give the same bytes. Text stays
+text; every color is a CSS variable with a colorblind-safe fallback (Okabe and Ito's set), so a chart is readable on
+white and on dark. Knows nothing about indexes.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ __all__ = [
     "to_svg",
 ]
 
-#: Fallbacks of the CSS variables --series-0 ...; the page may set others for a dark background.
+#: Fallbacks of the CSS variables --series-0 ...; the page sets others for a dark background.
 SERIES: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900")
 _MARKERS: Final = ("o", "^", "s", "D", "v")
-# Stand-ins while matplotlib draws; `to_svg` puts the page's variables in their place.
+# Placeholders while matplotlib draws; `to_svg` replaces them with the page's variables.
 _INK, _RULE, _LINE = "#010101", "#010102", "#010103"
-_SHADES = tuple(f"#0102{place:02x}" for place in range(len(SERIES)))
-_WIDTH = 4.7  # inches; at the page's usual size a point is some 1.3 pixels
-_LONGEST, _LONGEST_TITLE = 30, 44  # characters of a name beside an axis, and of a line below it
+_SHADES = tuple(f"#0102{number:02x}" for number in range(len(SERIES)))
+_WIDTH = 4.7  # inches; at the page's usual size a point is about 1.3 pixels
+_LONGEST, _LONGEST_TITLE = 30, 44  # characters of a name on the vertical axis, and of a line of its title
 _STYLE: Final[Any] = {  # matplotlib types each key of rcParams as a literal
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -69,7 +69,7 @@ _STYLE: Final[Any] = {  # matplotlib types each key of rcParams as a literal
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A point with its interval: which row and series it belongs to."""
+    """A point with its interval, and the row and series it belongs to."""
 
     row: str
     series: str
@@ -79,9 +79,9 @@ class Mark:
 
 
 def interval_chart(summary: pa.Table, metric: str, floor: str | None = None) -> Figure:
-    """Return the methods' means of one metric with their intervals, kinds apart; a dotted line at the floor's mean.
+    """Return the methods' means of one metric with their intervals, by kind; a dotted line at the floor's mean.
 
-    `summary` has the rows of `summarise`; `floor` names the control whose mean over all neurons is what nothing earns.
+    `summary` has the rows of `summarise`; `floor` names the control whose mean shows what a meaningless label earns.
     """
     lines = [line for line in summary.to_pylist() if line["metric"] == metric and line["mean"] is not None]
     marks = [Mark(line["method"], line["kind"], line["mean"], line["low"], line["high"]) for line in lines]
@@ -90,7 +90,7 @@ def interval_chart(summary: pa.Table, metric: str, floor: str | None = None) -> 
 
 
 def difference_chart(comparisons: pa.Table, metric: str, leader: str) -> Figure:
-    """Return how far one method stands from every other by one metric on the same neurons, with intervals around 0.
+    """Return the differences of one method from every other by one metric on the same neurons, with intervals.
 
     `comparisons` has the rows of `compare`; differences are `leader` minus the other.
     """
@@ -107,30 +107,30 @@ def difference_chart(comparisons: pa.Table, metric: str, leader: str) -> Figure:
 
 
 def histogram_chart(grid: Grid, metric: str, bins: int = 30) -> Figure:
-    """Return how a metric's values spread over neurons, one histogram a method on a common axis; a line at the mean."""
+    """Return a metric's distribution over neurons, one histogram per method on a common axis; a line marks the mean."""
     rows = {method: _present(grid.row(method, metric)) for method in grid.methods_of(metric)}
     rows = {method: values for method, values in rows.items() if len(values)}
-    everything = np.concatenate(list(rows.values())) if rows else np.zeros(1)
-    low, high = float(everything.min()), float(everything.max())
+    all_values = np.concatenate(list(rows.values())) if rows else np.zeros(1)
+    low, high = float(all_values.min()), float(all_values.max())
     edges = np.linspace(low - (low == high) * 0.5, high + (low == high) * 0.5, bins + 1)
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, 0.55 + 0.42 * max(1, len(rows))), layout="constrained")
         axis = figure.subplots()
-        for place, values in enumerate(rows.values()):
+        for number, values in enumerate(rows.values()):
             counts = np.histogram(values, edges)[0]
-            base = place + 0.4
+            base = number + 0.4
             axis.stairs(base - 0.8 * counts / counts.max(), edges, baseline=base, fill=True, color=_SHADES[0])
             axis.hlines(base, edges[0], edges[-1], color=_RULE, linewidth=0.6)
             axis.vlines(float(values.mean()), base - 0.85, base, color=_INK, linewidth=1.4)
-        _name_rows(axis, list(rows), f"{metric} of a neuron{_direction(metric)}")
+        _name_rows(axis, list(rows), f"{metric} per neuron{_direction(metric)}")
     return figure
 
 
 def calibration_chart(calibration: Sequence[Mapping[str, Any]]) -> Figure:
-    """Return the share of labels that are right over the probability they were given; the diagonal is calibrated.
+    """Return the share of labels that are right against their stated probability; the diagonal is calibrated.
 
-    Rows: `predicted` (mean probability of a bin), `share` (right, in [0, 1]), `low`, `high`, `count`, and
-    `method` where there are several; of these only `POOLED` is drawn where it is there.
+    Rows: `predicted` (mean probability of a bin), `share` (right, in [0, 1]), `low`, `high`, `count`, and `method`
+    where there are several; only `POOLED` is drawn if it is among them.
     """
     pooled = [row for row in calibration if row.get("method") == POOLED]
     calibration = pooled or calibration
@@ -140,18 +140,18 @@ def calibration_chart(calibration: Sequence[Mapping[str, Any]]) -> Figure:
         figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
         axis = figure.subplots()
         axis.plot([0, 1], [0, 1], color=_RULE, linestyle=":", linewidth=1.2)
-        for place, name in enumerate(series):
+        for number, name in enumerate(series):
             rows = [row for row in calibration if str(row.get("method", "")) == name and row["share"] is not None]
             rows.sort(key=lambda row: float(row["predicted"]))
-            shade, x = _SHADES[place % len(_SHADES)], [row["predicted"] for row in rows]
+            shade, x = _SHADES[number % len(_SHADES)], [row["predicted"] for row in rows]
             for row in rows:
                 axis.plot([row["predicted"]] * 2, [row["low"], row["high"]], color=shade, linewidth=1.4)
             axis.plot(x, [row["share"] for row in rows], color=shade, linewidth=1.0)
             sizes = [16 + 60 * int(row["count"]) / most for row in rows]
-            marker = _MARKERS[place % len(_MARKERS)]
+            marker = _MARKERS[number % len(_MARKERS)]
             axis.scatter(x, [row["share"] for row in rows], sizes, color=shade, marker=marker, label=_short(name))
         axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-        axis.set_xlabel("probability given to the label")
+        axis.set_xlabel("stated probability of the label")
         axis.set_ylabel("share of labels that are right")
         axis.spines[["top", "right"]].set_visible(False)
         if len(series) > 1:
@@ -160,7 +160,7 @@ def calibration_chart(calibration: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def sanity_chart(report: SanityReport) -> Figure:
-    """Return the smallest drop of each metric in each test, over frequencies and neurons; a dotted line at the least
+    """Return each metric's smallest drop in each test, over frequencies and neurons; a dotted line at the least drop
     that passes.
     """
     marks = []
@@ -175,25 +175,25 @@ def sanity_chart(report: SanityReport) -> Figure:
 
 
 def to_svg(figure: Figure, name: str, description: str) -> str:
-    """Return a figure as an SVG element for a page; `name` keeps its ids apart from other charts' ones."""
+    """Return a figure as an SVG element for a page; `name` makes its ids differ from those of other charts."""
     buffer = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
-        # A name may hold letters the drawing font lacks; the reader's browser draws them from its own.
+        # A name may have letters that the drawing font lacks; the reader's browser has its own fonts.
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
-    text = re.sub(r' id="[\w.]+_\d+"', "", text)  # every chart has a figure_1
+    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)  # it would apply to the whole page
+    text = re.sub(r' id="[\w.]+_\d+"', "", text)  # every chart has the id figure_1
     text = re.sub(r"font-family: [^;]*; ", "", text)
-    for stand_in, colour in _colours():
-        text = text.replace(stand_in, colour)
+    for placeholder, color in _colors():
+        text = text.replace(placeholder, color)
     start = f'<svg class="chart" role="img" aria-label="{escape(description)}"'
     return re.sub(r'(<svg [^>]*?) width="[^"]*" height="[^"]*"', r"\1", text, count=1).replace("<svg", start, 1)
 
 
 def _dots(marks: Sequence[Mark], title: str, line: float | None) -> Figure:
-    """Return rows of dots with intervals, the series of a row below each other."""
+    """Return rows of dots with intervals, the series of a row one below the other."""
     rows = list(dict.fromkeys(mark.row for mark in marks))
     series = list(dict.fromkeys(mark.series for mark in marks))
     if len(series) > len(SERIES):
@@ -204,9 +204,9 @@ def _dots(marks: Sequence[Mark], title: str, line: float | None) -> Figure:
         axis = figure.subplots()
         if line is not None:
             axis.axvline(line, color=_INK, linestyle=":", linewidth=1.0)
-        for place, name in enumerate(series):
-            offset = 0.62 * ((place + 0.5) / len(series) - 0.5)
-            _draw(axis, [mark for mark in marks if mark.series == name], rows, offset, place, name)
+        for number, name in enumerate(series):
+            offset = 0.62 * ((number + 0.5) / len(series) - 0.5)
+            _draw(axis, [mark for mark in marks if mark.series == name], rows, offset, number, name)
         axis.grid(axis="x")
         axis.set_axisbelow(True)
         _name_rows(axis, rows, title)
@@ -224,15 +224,15 @@ def _name_rows(axis: Axes, rows: Sequence[str], title: str) -> None:
     axis.set_xlabel(textwrap.fill(title, _LONGEST_TITLE))
 
 
-def _draw(axis: Axes, marks: Sequence[Mark], rows: Sequence[str], offset: float, place: int, name: str) -> None:
+def _draw(axis: Axes, marks: Sequence[Mark], rows: Sequence[str], offset: float, number: int, name: str) -> None:
     y = [rows.index(mark.row) + offset for mark in marks]
-    shade, marker = (_INK, _MARKERS[0]) if name == ALL else (_SHADES[place], _MARKERS[1 + place % 4])
+    shade, marker = (_INK, _MARKERS[0]) if name == ALL else (_SHADES[number], _MARKERS[1 + number % 4])
     axis.hlines(y, [mark.low for mark in marks], [mark.high for mark in marks], color=shade, linewidth=1.6)
     axis.scatter([mark.value for mark in marks], y, 22, color=shade, marker=marker, label=_short(name))
 
 
-def _colours() -> list[tuple[str, str]]:
-    series = [(_SHADES[place], f"var(--series-{place}, {SERIES[place]})") for place in range(len(SERIES))]
+def _colors() -> list[tuple[str, str]]:
+    series = [(_SHADES[number], f"var(--series-{number}, {SERIES[number]})") for number in range(len(SERIES))]
     return [(_INK, "currentColor"), (_RULE, "var(--rule, #8b8f96)"), (_LINE, "var(--line, #d0d4da)"), *series]
 
 
@@ -242,8 +242,8 @@ def _direction(metric: str) -> str:
 
 
 def _present(values: np.ndarray) -> np.ndarray:
-    found: np.ndarray = values[~np.isnan(values)]
-    return found
+    present: np.ndarray = values[~np.isnan(values)]
+    return present
 
 
 def _short(name: str) -> str:

@@ -1,6 +1,6 @@
-"""What the page of a report shows: an evaluation brought into tables, charts and duels, ready for the template.
+"""The content of a report's page: an evaluation as tables, charts and comparisons of neurons, for the template.
 
-Kinds stand apart, and CoSy's metrics never without one that punishes an over-specific label. Writes nothing.
+Kinds are shown separately, and CoSy's metrics never without one that punishes an over-specific label. Writes nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from csp_index.evaluation.report.summary import (
     NOT_ALONE,
     Grid,
     NeuronComparison,
-    Winners,
     missing_notes,
     winners,
 )
@@ -49,11 +48,11 @@ _MOST_NOTES = 100
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A mean in a table; `best` says that the paired test puts it above every rival."""
+    """A mean in a table; `best` says that the paired tests put it above every other method."""
 
     mean: str
     interval: str = ""
-    count: str = ""  # such as 35 of 40, where some neurons have no value
+    count: str = ""  # for example 35 of 40, where some neurons have no value
     best: bool = False
 
 
@@ -64,7 +63,7 @@ class Column:
     metric: str
     arrow: str
     title: str
-    beside: bool = False  # stands here only so that the others do not stand alone
+    companion: bool = False  # shown only so that the others are not alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A table of methods by metrics; its groups are (title, rows), one a kind."""
+    """A table of methods by metrics; its groups are (title, rows), one per kind."""
 
     caption: str
     columns: list[Column]
@@ -87,7 +86,7 @@ class Sheet:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What a metric means, in a sentence, and which way is better."""
+    """What a metric means and which way is better, in a sentence."""
 
     name: str
     meaning: str
@@ -107,7 +106,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A neuron's picture card under one method, as a data URI; "" where there is none."""
+    """A neuron's picture card under one method, as a data URI; "" without a card."""
 
     method: str
     text: str
@@ -130,7 +129,7 @@ class Page:
     """Everything the template shows of one evaluation."""
 
     def __init__(self, evaluation: Evaluation, grid: Grid, summary: pa.Table, comparisons: pa.Table) -> None:
-        """Take an evaluation with what `summarise` and `compare` say of it."""
+        """Take an evaluation with the results of `summarise` and `compare`."""
         self._evaluation, self._grid = evaluation, grid
         self._summary, self._comparisons = summary, comparisons
         self._missing = missing_notes(evaluation)
@@ -150,17 +149,17 @@ class Page:
         settings = self._evaluation.settings
         split = settings.get("split")
         halves = split if isinstance(split, Mapping) else {}
-        found = [("Layer", self.layer), ("Neurons", self._neurons_told())]
+        facts = [("Layer", self.layer), ("Neurons", self._neuron_counts())]
         if "choosing" in halves and "judging" in halves:
-            chosen, judged = halves["choosing"], halves["judging"]
-            found.append(("Images", f"{number(chosen)} chose the labels, {number(judged)} others judged them"))
+            choosing, judging = halves["choosing"], halves["judging"]
+            facts.append(("Images", f"{number(choosing)} chose the labels, {number(judging)} others judged them"))
         origin = [str(halves[name]) for name in ("origin",) if name in halves]
         origin += [f"{name} {halves[name]}" for name in ("seed", "key") if name in halves]
         if origin:
-            found.append(("Split", ", ".join(origin)))
-        found.append(("Encoder that labels", str(settings.get("encoder", "not stated"))))
-        found.append(("Encoder that judges", str(settings.get("judge") or settings.get("encoder", "not stated"))))
-        return found
+            facts.append(("Split", ", ".join(origin)))
+        facts.append(("Encoder that labels", str(settings.get("encoder", "not stated"))))
+        facts.append(("Encoder that judges", str(settings.get("judge") or settings.get("encoder", "not stated"))))
+        return facts
 
     @property
     def layer(self) -> str:
@@ -175,7 +174,7 @@ class Page:
         return bool(stated) if stated is not None else settings.get("judge") in (None, settings.get("encoder"))
 
     def glance(self) -> Sheet:
-        """Return the table that opens the page: a metric of each family."""
+        """Return the first table of the page: one metric of each family."""
         return self._sheet("One metric of each family", self.headline)
 
     def sections(self) -> list[Section]:
@@ -187,11 +186,11 @@ class Page:
                 sections.append(self._section(family, info.title, info.question, names))
         others = [name for name in self._grid.metrics if name not in METRICS and self._judged(name)]
         if others:
-            lead = "Metrics of other origin: which way is better is not known here, so none is marked best."
+            lead = "Metrics from elsewhere: which way is better is unknown, so none is marked best."
             sections.append(self._section("other", "Other metrics", lead, others))
         neurons = [name for name in self._grid.metrics if ("", name) in self._grid.rows]
         if neurons:
-            lead = "What the neurons are like whatever their labels: one meaning or several, alone or doubled."
+            lead = "Properties of the neurons, whatever their labels: one meaning or several, unique or redundant."
             title = "The neurons themselves"
             sheet = self._sheet(title, neurons, [""])
             sections.append(Section("neurons", title, lead, sheet, self._definitions(neurons), []))
@@ -206,10 +205,10 @@ class Page:
         if not self.leaders:
             return []
         leader = self.leaders[0]
-        wanted = [name for name in self.headline if (leader, name) in self._grid.rows and self._rivals(name)]
+        metrics = [name for name in self.headline if (leader, name) in self._grid.rows and self._rivals(name)]
         return [
             self._chart(charts.difference_chart(self._comparisons, name, leader), f"difference-{name}", name)
-            for name in wanted
+            for name in metrics
         ]
 
     def comparisons(self) -> list[dict[str, str]]:
@@ -231,26 +230,24 @@ class Page:
         ]
 
     def spreads(self) -> list[Markup]:
-        """Return histograms of the values of single neurons, for headline metrics that have more than two values."""
-        found = []
+        """Return histograms over neurons, for headline metrics that take more than two values."""
+        drawn = []
         for name in self.headline:
             values = self._grid.matrix[[self._grid.rows[method, name] for method in self._grid.methods_of(name)]]
             if len(np.unique(values[~np.isnan(values)])) > 2:
-                found.append(self._chart(charts.histogram_chart(self._grid, name), f"spread-{name}", name))
-        return found
+                drawn.append(self._chart(charts.histogram_chart(self._grid, name), f"spread-{name}", name))
+        return drawn
 
     def comparison_cards(self, cards: Cards | None, count: int) -> tuple[list[NeuronCards], list[NeuronCards]]:
         """Return the neurons on which the leader gains most over the second, and those on which it loses most."""
         if len(self.leaders) < 2 or self.primary is None:
             return [], []
-        found: Winners = winners(self._evaluation, self.primary, self.leaders[0], self.leaders[1], count)
-        gains, losses = (
-            [self._cards(comparison, cards) for comparison in side] for side in (found.gains, found.losses)
-        )
-        return gains, losses
+        extremes = winners(self._evaluation, self.primary, self.leaders[0], self.leaders[1], count)
+        gains = [self._cards(comparison, cards) for comparison in extremes.gains]
+        return gains, [self._cards(comparison, cards) for comparison in extremes.losses]
 
     def notes(self) -> list[dict[str, str]]:
-        """Return why values are missing, the most frequent reason first."""
+        """Return the reasons for missing values, the most frequent first."""
         return [
             {
                 "reason": missing.reason,
@@ -264,11 +261,11 @@ class Page:
 
     @property
     def notes_left_out(self) -> int:
-        """How many reasons `notes` leaves out."""
+        """The number of reasons that `notes` leaves out."""
         return max(0, len(self._missing) - _MOST_NOTES)
 
     def calibration(self, rows: Rows | None) -> Markup | None:
-        """Return the chart of how often labels of a given probability are right."""
+        """Return the chart of how often labels with a stated probability are right."""
         return (
             self._chart(charts.calibration_chart(rows), "calibration", "share right by probability") if rows else None
         )
@@ -281,7 +278,7 @@ class Page:
         return METRICS[metric].family if metric in METRICS else ""
 
     def _judged(self, metric: str) -> bool:
-        """Return whether some method's labels have the metric."""
+        """Return whether the metric is one of labels, not of the neurons themselves."""
         return any(self._grid.methods_of(metric))
 
     def _rivals(self, metric: str) -> bool:
@@ -301,21 +298,21 @@ class Page:
         return not np.isnan(self._grid.matrix[rows]).all()
 
     def _leaders(self) -> list[str]:
-        """Return the method of the best mean by the first headline metric and the next that differs; no controls."""
+        """Return the best method by mean of the first headline metric, and the next that differs; no controls."""
         if self.primary is None:
             return []
         names = [name for name in self._grid.methods_of(self.primary) if name and base_name(name) not in CONTROLS]
         means = {name: self._lines[name, self.primary, ALL]["mean"] for name in names}
-        upwards = METRICS[self.primary].higher_is_better
+        higher_is_better = METRICS[self.primary].higher_is_better
         ranked = [name for name in names if means[name] is not None]
-        ranked.sort(key=lambda name: -means[name] if upwards else means[name])
+        ranked.sort(key=lambda name: -means[name] if higher_is_better else means[name])
         if len(ranked) < 2:
             return ranked
         first = self._grid.row(ranked[0], self.primary)
         others = [name for name in ranked[1:] if np.nansum(np.abs(first - self._grid.row(name, self.primary))) > 0]
         return [ranked[0], (others or ranked[1:])[0]]
 
-    def _neurons_told(self) -> str:
+    def _neuron_counts(self) -> str:
         counts = [(kind, int(self._grid.columns(kind).sum())) for kind in self._grid.groups]
         apart = ", ".join(f"{count:,} {kind}" for kind, count in counts[:-1])
         return f"{counts[-1][1]:,}" + (f" ({apart})" if apart else "")
@@ -325,22 +322,22 @@ class Page:
         shown = names
         if anchor == NOT_ALONE:
             shown = [name for name in self.headline if self._family(name) in COMPANIONS] + names
-        chosen = [name for name in shown if name in self.headline or len(names) == 1]
+        charted = [name for name in shown if name in self.headline or len(names) == 1]
         drawn = [
             self._chart(charts.interval_chart(self._summary, name, self.floor), f"{anchor}-{name}", name)
-            for name in chosen
+            for name in charted
         ]
-        sheet = self._sheet(title, shown, beside=[name for name in shown if name not in names])
+        sheet = self._sheet(title, shown, companions=[name for name in shown if name not in names])
         return Section(anchor, title, lead, sheet, self._definitions(names), drawn)
 
     def _definitions(self, names: Sequence[str]) -> list[Definition]:
         return [Definition(name, meaning(METRICS.get(name))) for name in names]
 
     def _sheet(
-        self, caption: str, names: Sequence[str], methods: Sequence[str] | None = None, beside: Sequence[str] = ()
+        self, caption: str, names: Sequence[str], methods: Sequence[str] | None = None, companions: Sequence[str] = ()
     ) -> Sheet:
-        wanted = list(self.methods if methods is None else methods)
-        rows_of = [method for method in wanted if any((method, name) in self._grid.rows for name in names)]
+        listed = list(self.methods if methods is None else methods)
+        evaluated = [method for method in listed if any((method, name) in self._grid.rows for name in names)]
         groups = []
         for kind in self._grid.groups:
             size = int(self._grid.columns(kind).sum())
@@ -351,10 +348,12 @@ class Page:
                     base_name(method) in CONTROLS,
                     [self._cell(method, name, kind) for name in names],
                 )
-                for method in rows_of
+                for method in evaluated
             ]
             groups.append((f"{title} ({size:,})", rows))
-        columns = [Column(name, arrow(METRICS.get(name)), meaning(METRICS.get(name)), name in beside) for name in names]
+        columns = [
+            Column(name, arrow(METRICS.get(name)), meaning(METRICS.get(name)), name in companions) for name in names
+        ]
         return Sheet(caption, columns, groups)
 
     def _cell(self, method: str, metric: str, kind: str) -> Cell:
@@ -362,7 +361,7 @@ class Page:
         if line is None or line["mean"] is None:
             return Cell(DASH)
         if self._family(metric) == NOT_ALONE and not self._accompanied(method, kind):
-            return Cell("withheld", "it would stand alone")
+            return Cell("withheld", "no companion metric")
         count = f"{line['neurons']:,} of {line['neurons'] + line['missing']:,}" if line["missing"] else ""
         return Cell(figure(line["mean"]), interval(line["low"], line["high"]), count, self._best(method, metric, kind))
 
@@ -374,7 +373,7 @@ class Page:
         )
 
     def _best(self, method: str, metric: str, kind: str) -> bool:
-        """Return whether the paired test puts a method above each of the others."""
+        """Return whether the paired tests put a method above each of the others."""
         lines = [
             line for line in self._better.get((metric, kind), []) if method in (line["method_a"], line["method_b"])
         ]
@@ -384,11 +383,11 @@ class Page:
         sides = zip(
             self.leaders, (comparison.text_a, comparison.text_b), (comparison.value_a, comparison.value_b), strict=True
         )
-        found = []
+        shown = []
         for method, text, value in sides:
             uri, missing = _picture(cards, comparison.neuron, method)
-            found.append(Card(method, text or "no label", figure(value), uri, missing))
-        return NeuronCards(comparison.neuron, comparison.kind, figure(comparison.gain, sign=True), found)
+            shown.append(Card(method, text or "no label", figure(value), uri, missing))
+        return NeuronCards(comparison.neuron, comparison.kind, figure(comparison.gain, sign=True), shown)
 
     def _chart(self, drawing: Any, name: str, description: str) -> Markup:
         return Markup(charts.to_svg(drawing, name, f"Chart: {description}"))  # the SVG escapes its own texts

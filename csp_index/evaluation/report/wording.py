@@ -7,10 +7,11 @@ from typing import Final
 from csp_index.evaluation.metrics.table import Metric
 
 DASH: Final = "\N{EN DASH}"
-#: Methods whose labels are wrong by design, and what they show.
+#: Methods whose labels are wrong by design, and what each shows.
 CONTROLS: Final[dict[str, str]] = {
-    "random-label": "draws each label at random from the candidates: what it earns is what a meaningless label earns",
-    "random-contrast": "takes random silent images for near ones: what a method earns above it, nearness buys",
+    "random-label": "draws each label at random from the candidates: its score is that of a meaningless label",
+    "random-contrast": "uses random silent images instead of similar ones: what a method scores above it is due to "
+    "similarity",
 }
 
 
@@ -22,7 +23,7 @@ def base_name(method: str) -> str:
 def meaning(metric: Metric | None) -> str:
     """Return what a metric means and which way is better, in a sentence."""
     if metric is None:
-        return "A metric of other origin."
+        return "A metric from elsewhere."
     better = "Higher" if metric.higher_is_better else "Lower"
     text = f"{metric.summary[:1].upper()}{metric.summary[1:]}. {better} is better"
     if metric.low is not None and metric.high is not None:
@@ -31,12 +32,12 @@ def meaning(metric: Metric | None) -> str:
 
 
 def arrow(metric: Metric | None) -> str:
-    """Return an arrow in the direction that is better."""
+    """Return an arrow in the better direction."""
     return "" if metric is None else "↑" if metric.higher_is_better else "↓"
 
 
 def figure(value: float | None, sign: bool = False) -> str:
-    """Return a value as a report prints it; a dash for none."""
+    """Return a value as a report prints it, a dash for None."""
     if value is None:
         return DASH
     digits = ".3f" if abs(value) < 100 else ",.0f"
@@ -45,7 +46,7 @@ def figure(value: float | None, sign: bool = False) -> str:
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """Return an interval in words; nothing for none."""
+    """Return an interval in words, "" for None."""
     return "" if low is None or high is None else f"{figure(low)} to {figure(high)}"
 
 
@@ -55,5 +56,5 @@ def chance(p: float | None) -> str:
 
 
 def number(value: object) -> str:
-    """Return a whole number with its thousands apart, anything else as it is."""
+    """Return a whole number with separated thousands, anything else as text."""
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,7 +1,7 @@
-"""A report as a folder: one page that needs nothing but itself, and the same as JSON and CSV.
+"""A report as a folder: a self-contained page, and the same data as JSON and CSV.
 
-The folder is written under another name and renamed when it is complete, so a killed run leaves no half report. Knows
-nothing about indexes: picture cards come from a function.
+The folder is written under another name and renamed when it is complete, so a killed run leaves no partial report.
+Knows nothing about indexes: a function provides the picture cards.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _FORMAT: Final = "csp_index evaluation report"
 _PAGE, _DATA = "index.html", "evaluation.json"
 _FILES: Final = (_PAGE, _DATA, "values.csv", "summary.csv", "comparisons.csv")
 _PACKAGES: Final = ("csp_index", "torch", "numpy", "scipy", "pyarrow", "matplotlib")
-_Beside = tuple[Cards | None, SanityReport | None, Rows | None]  # cards, the metrics' own test, calibration
+_Extras = tuple[Cards | None, SanityReport | None, Rows | None]  # cards, the metrics' own test, calibration
 _COMPARED = 3  # neurons shown of those that gain most, and of those that lose most
 
 
@@ -60,18 +60,17 @@ def write_report(
     sanity: SanityReport | Rows | None = None,
     calibration: Rows | None = None,
 ) -> Path:
-    """Return the page of a report after writing the folder around it; an older report there is replaced.
+    """Write a report's folder and return its page; an older report there is replaced.
 
-    `cards` gives the PNG of a neuron's card from its address and the method, or None. `sanity` is the metrics'
-    own test, or its rows as mappings; `calibration` are rows as `calibration_rows` makes them.
-    Raises EvaluationError for a folder that holds anything else, for one that cannot be written, and for an evaluation
-    in which CoSy's metrics would stand alone.
+    `cards` returns the PNG of a neuron's card for its address and a method, or None. `sanity` is the metrics' own test,
+    or its rows as mappings; `calibration` are rows of `calibration_rows`. Raises EvaluationError for a folder with
+    other files, for one that cannot be written, and for an evaluation in which CoSy's metrics would be alone.
     """
-    place = Path(folder).expanduser().resolve()
-    check_place(place)
+    target = Path(folder).expanduser().resolve()
+    check_folder(target)
     grid = make_grid(evaluation)
     if not grid.rows:
-        raise EvaluationError("the evaluation holds no value: judge some labels before writing a report")
+        raise EvaluationError("the evaluation has no values: evaluate some labels before writing a report")
     check_not_alone(grid)
     stated = evaluation.settings.get("seed")
     seed = stated if isinstance(stated, int) else 0
@@ -101,21 +100,21 @@ def write_report(
     text = json.dumps(_plain(data), ensure_ascii=False, allow_nan=False)
     tables = {"values": _finite(evaluation.values), "summary": summary, "comparisons": comparisons}
     try:
-        _write(place, html, text, tables)
+        _write(target, html, text, tables)
     except OSError as exc:
-        raise EvaluationError(f"the report cannot be written to {place}: {one_line(exc)}") from exc
-    return place / _PAGE
+        raise EvaluationError(f"the report cannot be written to {target}: {one_line(exc)}") from exc
+    return target / _PAGE
 
 
 def calibration_rows(
     evaluation: Evaluation, stated: str = "confidence", right: str = "agreement-exact", bins: int = 10
 ) -> list[dict[str, Any]]:
-    """Return how often labels are right that were given a probability, by method and bins of equal width.
+    """Return how often labels with a stated probability are right, by method and bins of equal width.
 
-    `stated` names the metric that holds the probability, `right` the one that is 1 where the label is right. Keys:
-    method, predicted (mean probability of the bin), share (of labels that are right), low, high (Wilson's interval),
-    count. Empty bins are left out, and so are methods that lack either metric. Where there are several methods, their
-    labels together come first, under `POOLED`, less those of the controls.
+    `stated` names the metric with the probability, `right` the one that is 1 where the label is right. Keys: method,
+    predicted (mean probability of the bin), share (of labels that are right), low, high (Wilson's interval), count.
+    Empty bins and methods that lack either metric are left out. If there are several methods, the rows of all their
+    labels together come first, under `POOLED`, without those of the controls.
     """
     grid = make_grid(evaluation)
     pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -124,22 +123,22 @@ def calibration_rows(
             probability, hit = grid.row(method, stated), grid.row(method, right)
             both = ~(np.isnan(probability) | np.isnan(hit))
             pairs[method] = probability[both], hit[both]
-    judged = [pair for method, pair in pairs.items() if base_name(method) not in CONTROLS]
-    if len(judged) > 1:
-        together = tuple(np.concatenate(side) for side in zip(*judged, strict=True))
-        pairs = {POOLED: (together[0], together[1]), **pairs}
+    scored = [pair for method, pair in pairs.items() if base_name(method) not in CONTROLS]
+    if len(scored) > 1:
+        pooled = tuple(np.concatenate(side) for side in zip(*scored, strict=True))
+        pairs = {POOLED: (pooled[0], pooled[1]), **pairs}
     rows: list[dict[str, Any]] = []
     for method, (probability, hit) in pairs.items():
-        found = reliability(torch.from_numpy(probability), torch.from_numpy(hit), bins)
-        columns = zip(*(x.tolist() for x in (found.mean, found.right, found.low, found.high, found.count)), strict=True)
+        table = reliability(torch.from_numpy(probability), torch.from_numpy(hit), bins)
+        columns = zip(*(x.tolist() for x in (table.mean, table.right, table.low, table.high, table.count)), strict=True)
         names = ("predicted", "share", "low", "high", "count")
         rows += [{"method": method} | dict(zip(names, column, strict=True)) for column in columns if column[-1]]
     return rows
 
 
-def _render(page: Page, grid: Grid, evaluation: Evaluation, beside: _Beside) -> str:
-    cards, sanity, calibration = beside
-    # The labels of a report are anybody's text: everything is escaped that is not marked as markup.
+def _render(page: Page, grid: Grid, evaluation: Evaluation, extras: _Extras) -> str:
+    cards, sanity, calibration = extras
+    # The labels of a report may be any text: everything that is not marked as markup is escaped.
     loader = jinja2.PackageLoader("csp_index.evaluation.report")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -174,88 +173,88 @@ def _skipped(reasons: Mapping[str, str]) -> list[tuple[str, str, str]]:
 
 
 def _poor(grid: Grid) -> list[list[str]]:
-    """Return the neurons of poor contrast, by method, with what is measured of them; names first."""
+    """Return the neurons with a poor contrast, by method, with its measures; the first row has the names."""
     shown = [name for name in named("pairs") if name not in (_POOR, "contrast-duplicates")]
     rows = [
-        [method, grid.neurons[place], *(figure(float(grid.row(method, name)[place])) for name in shown)]
+        [method, grid.neurons[column], *(figure(float(grid.row(method, name)[column])) for name in shown)]
         for method in grid.methods_of(_POOR)
-        for place in np.flatnonzero(grid.row(method, _POOR) == 1).tolist()
+        for column in np.flatnonzero(grid.row(method, _POOR) == 1).tolist()
     ]
     return [["method", "neuron", *(name.removeprefix("contrast-") for name in shown)], *rows] if rows else []
 
 
-def check_place(folder: str | Path) -> None:
-    """Refuse a folder whose content would be lost, and a path that names none."""
+def check_folder(folder: str | Path) -> None:
+    """Refuse a folder whose content would be lost, and an empty path."""
     if not str(folder):
         raise EvaluationError("the report's folder is an empty text: name a new or empty folder")
-    place = Path(folder).expanduser().resolve()
-    if not place.exists():
+    target = Path(folder).expanduser().resolve()
+    if not target.exists():
         return
     try:
-        held = sorted(entry.name for entry in place.iterdir())
-        other = [name for name in held if name not in _FILES]
-        ours = not held or (not other and _is_report(place / _DATA))
+        names = sorted(entry.name for entry in target.iterdir())
+        other = [name for name in names if name not in _FILES]
+        replaceable = not names or (not other and _is_report(target / _DATA))
     except OSError as exc:
-        raise EvaluationError(f"no report can be written to {place}: {one_line(exc)}") from exc
-    if not ours:
-        what = ", ".join((other or held)[:3])
-        raise EvaluationError(f"{place} holds what is not of a report ({what}): name a new or empty folder")
+        raise EvaluationError(f"no report can be written to {target}: {one_line(exc)}") from exc
+    if not replaceable:
+        shown = ", ".join((other or names)[:3])
+        raise EvaluationError(f"{target} has files that are not of a report ({shown}): name a new or empty folder")
 
 
 def _is_report(file: Path) -> bool:
     if not file.is_file():
         return False
-    # The first bytes tell: the file itself may be large.
+    # The first bytes are enough; the file itself may be large.
     with file.open("rb") as stream:
         return stream.read(200).startswith(json.dumps({"format": _FORMAT})[:-1].encode())
 
 
-def _write(place: Path, html: str, text: str, tables: Mapping[str, pa.Table]) -> None:
-    """Write all files under another name, then put them in place of what is there."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    mark = uuid.uuid4().hex[:12]
-    draft, old = (place.with_name(f".{place.name}.{word}-{mark}") for word in ("draft", "old"))
+def _write(target: Path, html: str, text: str, tables: Mapping[str, pa.Table]) -> None:
+    """Write all files under another name, then rename that folder to the target."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    suffix = uuid.uuid4().hex[:12]
+    draft, old = (target.with_name(f".{target.name}.{word}-{suffix}") for word in ("draft", "old"))
     try:
         draft.mkdir()
         (draft / _PAGE).write_text(html, encoding="utf-8")
         (draft / _DATA).write_text(text, encoding="utf-8")
         for name, table in tables.items():
             csv.write_csv(table, draft / f"{name}.csv")
-        if place.exists():
-            place.rename(old)
-        draft.rename(place)
+        if target.exists():
+            target.rename(old)
+        draft.rename(target)
     finally:
-        if old.exists() and not place.exists():  # stopped between the two: the older report stays
-            old.rename(place)
-        for rest in (draft, old):
-            shutil.rmtree(rest, ignore_errors=True)
+        if old.exists() and not target.exists():  # stopped between the two renames: the older report stays
+            old.rename(target)
+        for leftover in (draft, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": python_version()}
+    versions = {"python": python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed as a package"
-    return found
+            versions[name] = "not installed as a package"
+    return versions
 
 
 def _finite(values: pa.Table) -> pa.Table:
-    """Return the values with null in place of what is no number."""
+    """Return the values with null instead of NaN and infinity."""
     column = values["value"]
-    place = values.schema.get_field_index("value")
-    known = pc.if_else(pc.is_finite(column), column, pa.scalar(None, column.type))
-    return values.set_column(place, values.schema.field(place), known)
+    position = values.schema.get_field_index("value")
+    finite = pc.if_else(pc.is_finite(column), column, pa.scalar(None, column.type))
+    return values.set_column(position, values.schema.field(position), finite)
 
 
 def _columns(table: pa.Table) -> dict[str, Any]:
-    """Return a table as its column names and rows: half the size of a row of names each."""
+    """Return a table as its column names and rows, half the size of one object per row."""
     return {"columns": table.column_names, "rows": list(zip(*(c.to_pylist() for c in table.columns), strict=True))}
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON can hold: no NaN, texts as keys, anything unknown as its text."""
+    """Return a value that JSON can represent: no NaN, texts as keys, anything unknown as its text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -266,7 +265,7 @@ def _plain(value: Any) -> Any:
 
 
 def _flat(settings: Mapping[str, object], before: str = "") -> list[tuple[str, str]]:
-    """Return settings as lines of name and value, the parts of one named outer.inner."""
+    """Return settings as pairs of name and value, nested ones named outer.inner."""
     lines: list[tuple[str, str]] = []
     for name, value in settings.items():
         if isinstance(value, Mapping) and value:
@@ -279,17 +278,17 @@ def _flat(settings: Mapping[str, object], before: str = "") -> list[tuple[str, s
 
 
 def _cells(rows: Rows | None) -> list[list[str]]:
-    """Return rows for reading, their names first; nothing for no rows."""
+    """Return rows as texts, the names first; empty without rows."""
     if not rows:
         return []
     names = list(dict.fromkeys(name for row in rows for name in row))
-    words = {True: "yes", False: "no", None: ""}
-    found = [[str(name).replace("_", " ") for name in names]]
+    texts = {True: "yes", False: "no", None: ""}
+    lines = [[str(name).replace("_", " ") for name in names]]
     for row in rows:
         cells = [row.get(name) for name in names]
-        found.append(
+        lines.append(
             [
-                words[cell]
+                texts[cell]
                 if cell is None or isinstance(cell, bool)
                 else f"{cell:.3f}"
                 if isinstance(cell, float)
@@ -297,17 +296,17 @@ def _cells(rows: Rows | None) -> list[list[str]]:
                 for cell in cells
             ]
         )
-    return found
+    return lines
 
 
 def _verdicts(sanity: SanityReport | None) -> list[list[str]]:
-    """Return for each metric whether it passes its own test here and where the test was published, names first."""
+    """Return for each metric whether it passes its own test here and in the publication, the names first."""
     if sanity is None:
         return []
-    words = {True: "passes", False: "fails", None: "not tested"}
-    found = [["metric", "here", "published", "weakest where"]]
+    texts = {True: "passes", False: "fails", None: "not tested"}
+    lines = [["metric", "here", "published", "weakest where"]]
     for metric, passes in sanity.verdicts().items():
         weakest = sanity.failures(metric)[:1]
-        where = [f"{row.test} labels, {row.neurons} neurons, {row.frequency:.3g} of the images" for row in weakest]
-        found.append([metric, words[passes], words[PUBLISHED.get(metric)], "".join(where)])
-    return found
+        cases = [f"{row.test} labels, {row.neurons} neurons, {row.frequency:.3g} of the images" for row in weakest]
+        lines.append([metric, texts[passes], texts[PUBLISHED.get(metric)], "".join(cases)])
+    return lines

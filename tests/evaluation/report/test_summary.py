@@ -181,7 +181,7 @@ def test_what_an_evaluation_lacks_is_said_in_one_line(judged):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([row(3, "csp", "f1", 0.1), row(3, "csp", "f1", 0.2)], "holds f1 of cnn/concepts/3 by csp twice"),
+        ([row(3, "csp", "f1", 0.1), row(3, "csp", "f1", 0.2)], "has f1 of cnn/concepts/3 by csp twice"),
         ([row(0, "a", "f1", 0.1, kind="x"), row(0, "b", "f1", 0.1, kind="y")], "is of kind 'x' and 'y'"),
         ([row(0, "a", "f1", 0.1, kind="all")], "kind 'all'"),
     ],
@@ -208,7 +208,7 @@ def test_cosys_metrics_never_stand_alone():
 
 def test_missing_values_are_told_by_reason(judged):
     first, second, third = missing_notes(judged)
-    assert first.reason.startswith("no other labelled neuron") and first.metrics == ("consistency",)
+    assert first.reason.startswith("no other labeled neuron") and first.metrics == ("consistency",)
     assert (first.neurons, first.values, first.methods) == (32, 160, METHODS)
     assert second.reason.startswith("no label") and second.neurons == 1
     assert third.metrics == ("cosy-auc",) and third.values == 5
