@@ -1,1 +1,1 @@
-"""How faithful a label is: one module a family of metrics, and the protocol that brings them together."""
+"""How faithful labels are: the metrics, and the evaluation that combines them."""

@@ -1,4 +1,4 @@
-"""The labels under judgement: what each method says when it sees the choosing images alone, and how steady that is."""
+"""The labels to evaluate: what each method chooses on the choosing images alone, and how stable its choice is."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from csp_index.store.derived_images import is_derived
 from csp_index.store.streams import embeddings_of_derived
 from csp_index.store.tables import Store
 
-_RANKED = 5  # candidates kept with each neuron
-_HALVES = 1 << 40  # sets the draw of halves apart from that of splits with the same seed
+_RANKED = 5  # best candidates per neuron
+_HALVES = 1 << 40  # makes the draw of halves differ from that of splits with the same seed
 
 
 @dataclass(frozen=True, slots=True)
 class ChosenLabels:
-    """What one method says of M neurons: the places of each one's best candidates among the texts.
+    """One method's labels of M neurons, as indices of their best candidates among the texts.
 
-    `ranked` [M, R] is best first, -1 throughout for a neuron without a label. `scores` [M, C] are all scores, for the
-    rank of the truth; `confidence` [M] is the share of resamples in which the label stays first (NaN where nothing was
-    resampled). `quality` is that of the contrast, None where the method looks at none.
+    `ranked` [M, R] is best first, and -1 throughout for a neuron without a label. `scores` [M, C] are all scores, for
+    the rank of the truth; `confidence` [M] is the share of resamples in which the label stays first (NaN where nothing
+    was resampled). `quality` is that of the contrast, None where the method looks at none.
     """
 
     texts: tuple[str, ...]
@@ -50,22 +50,22 @@ class ChosenLabels:
 
     @property
     def labels(self) -> list[str | None]:
-        """The best label of every neuron, or None."""
-        return [self.texts[place] if place >= 0 else None for place in self.ranked[:, 0].tolist()]
+        """The best label of each neuron, or None."""
+        return [self.texts[column] if column >= 0 else None for column in self.ranked[:, 0].tolist()]
 
     @property
     def lead(self) -> torch.Tensor:
-        """How far the best label stands above the second, in standard deviations of the neuron's scores, [M]."""
+        """The best label's lead over the second, in standard deviations of the neuron's scores, [M]."""
         return lead(self.scores).masked_fill(self.ranked[:, 0] < 0, torch.nan)
 
     def ranked_texts(self) -> list[list[str]]:
-        """Return the best candidates of every neuron, best first."""
-        return [[self.texts[place] for place in row if place >= 0] for row in self.ranked.tolist()]
+        """Return the best candidates of each neuron, best first."""
+        return [[self.texts[column] for column in row if column >= 0] for row in self.ranked.tolist()]
 
     def kept_by(self, scores: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
-        """Return which neurons keep their label under other scores [M, C], 1 or 0; NaN for a neuron without label.
+        """Return 1 for neurons that keep their label under other scores [M, C], else 0; NaN for one without label.
 
-        One that gets no label there (`labelled` [M] is False) does not keep its own.
+        A neuron that gets no label under these scores (`labelled` [M] is False) does not keep its own.
         """
         same = ((leaders_of(scores, 1)[:, 0] == self.ranked[:, 0]) & labelled).float()
         return same.masked_fill(self.ranked[:, 0] < 0, torch.nan)
@@ -73,22 +73,22 @@ class ChosenLabels:
 
 @dataclass(frozen=True, slots=True)
 class Chooser:
-    """Chooses labels of selected neurons among candidate texts, on whichever images it is given."""
+    """Chooses labels of selected neurons among candidate texts, on the images of the subject's pool."""
 
     store: Store
     selection: Selection
     candidates: CandidateTexts
     device: str
-    defaults: Mapping[str, Any]  # options of every method that does not name its own
-    derive: Mapping[DerivedKind, Derive] = field(default_factory=dict)  # makes contrastive images; the lock is held
+    defaults: Mapping[str, Any]  # options that a method does not name itself
+    derive: Mapping[DerivedKind, Derive] = field(default_factory=dict)  # makes contrastive images, under the write lock
 
     def on(self, mask: torch.Tensor) -> Chooser:
-        """Return a chooser that sees the images of `mask` [N] alone."""
+        """Return a chooser that sees only the images of `mask` [N]."""
         pool = draw_pool(self.store, self.selection.target, self.selection.neurons, mask)
         return replace(self, selection=replace(self.selection, pool=pool))
 
     def score(self, choice: MethodChoice) -> NeuronScores:
-        """Return what a method scores all candidates."""
+        """Return a method's scores of all candidates."""
         request = make_request(choice.method, self.selection.source, _RANKED, {**self.defaults, **choice.options})
         made = any(kind in self.derive for kind in request.examples.kinds)
         pipeline = Pipeline(self.store, ComputeContext(self.device, keep=made, derive=self.derive))
@@ -96,41 +96,45 @@ class Chooser:
 
     def choose(self, choice: MethodChoice) -> ChosenLabels:
         """Return the labels that a method chooses."""
-        found = self.score(choice)
-        live = labelled(found)
-        sure = found.confidence(found.leaders(KEPT))
-        confidence = torch.full((len(live),), torch.nan) if sure is None else sure.share[:, 0].clamp(0, 1)
-        ranked = found.leaders(_RANKED).masked_fill(~live[:, None], -1)
-        quality = quality_of(found.examples) if scoring.method(choice.method).info.needs_contrast else None
-        return ChosenLabels(self.candidates.texts, ranked, found.scored.scores, confidence, quality)
+        neuron_scores = self.score(choice)
+        has_label = labelled(neuron_scores)
+        resampled = neuron_scores.confidence(neuron_scores.leaders(KEPT))
+        confidence = (
+            torch.full((len(has_label),), torch.nan) if resampled is None else resampled.share[:, 0].clamp(0, 1)
+        )
+        ranked = neuron_scores.leaders(_RANKED).masked_fill(~has_label[:, None], -1)
+        quality = quality_of(neuron_scores.examples) if scoring.method(choice.method).info.needs_contrast else None
+        return ChosenLabels(self.candidates.texts, ranked, neuron_scores.scored.scores, confidence, quality)
 
 
 def others(chooser: Chooser, split: Split, rounds: int, progress: Progress) -> list[tuple[str, Chooser]]:
-    """Return choosers that see other images, by the metric that their labels are for: two for each of the rounds.
+    """Return choosers that see other images, each with the metric that it serves: two per round.
 
-    `stable-resample`: a random half of the choosing images; `stable-seed`: the choosing images of another split.
+    `stable-resample` sees a random half of the choosing images, `stable-seed` the choosing images of another split.
     """
-    found = []
+    choosers = []
     used = split.choosing | split.judging
     held_out = float(split.judging.sum()) / float(used.sum())
-    for turn in range(rounds):
-        progress(turn, rounds, "other sets of images")
-        seed = split.seed + 1 + turn
-        found.append(("stable-resample", chooser.on(_half(split.choosing, seed))))
-        found.append(("stable-seed", chooser.on(used & draw_split(len(used), held_out=held_out, seed=seed).choosing)))
-    return found
+    for number in range(rounds):
+        progress(number, rounds, "other sets of images")
+        seed = split.seed + 1 + number
+        choosers.append(("stable-resample", chooser.on(_half(split.choosing, seed))))
+        choosers.append(
+            ("stable-seed", chooser.on(used & draw_split(len(used), held_out=held_out, seed=seed).choosing))
+        )
+    return choosers
 
 
 def relabelled(
     choosers: Sequence[tuple[str, Chooser]], choice: MethodChoice, chosen: ChosenLabels, progress: Progress
 ) -> dict[str, torch.Tensor]:
-    """Return metric -> share of the choosers that keep each neuron's label, [M]."""
-    kept: dict[str, list[torch.Tensor]] = {}
+    """Return metric -> share of its choosers under which each neuron keeps its label, [M]."""
+    stays: dict[str, list[torch.Tensor]] = {}
     for done, (name, chooser) in enumerate(choosers):
-        progress(done, len(choosers), "relabellings")
-        found = chooser.score(choice)
-        kept.setdefault(name, []).append(chosen.kept_by(found.scored.scores, labelled(found)))
-    return {name: torch.stack(turns).mean(0) for name, turns in kept.items()}
+        progress(done, len(choosers), "relabelings")
+        neuron_scores = chooser.score(choice)
+        stays.setdefault(name, []).append(chosen.kept_by(neuron_scores.scored.scores, labelled(neuron_scores)))
+    return {name: torch.stack(turns).mean(0) for name, turns in stays.items()}
 
 
 def perturbed(
@@ -143,33 +147,33 @@ def perturbed(
 ) -> dict[str, torch.Tensor]:
     """Return metric -> whether each neuron keeps its label [M] when all example images are perturbed copies.
 
-    One metric a perturbation, `stable-noise` and so on; `chooser` sees the choosing images. Contrastive images that
-    were made for the neuron stay as they are.
+    There is one metric per perturbation, `stable-noise` and so on; `chooser` sees the choosing images. Edited and
+    generated contrastive images stay as they are.
     """
-    found = chooser.score(choice)
-    held = torch.cat([found.examples.activating.flatten(), found.examples.contrastive.flatten()])
-    ids = held[held >= 0].unique()
+    neuron_scores = chooser.score(choice)
+    examples = torch.cat([neuron_scores.examples.activating.flatten(), neuron_scores.examples.contrastive.flatten()])
+    ids = examples[examples >= 0].unique()
     if not len(ids):
         return {}
-    made = is_derived(ids)
-    kept_as_is = embeddings_of_derived(chooser.store, chooser.selection.source, ids[made].numpy())
+    is_made = is_derived(ids)
+    made_vectors = embeddings_of_derived(chooser.store, chooser.selection.source, ids[is_made].numpy())
     columns = torch.from_numpy(chooser.selection.neurons)
     layer = chooser.selection.target.key.layer
-    kept = {}
+    stays = {}
     for kind in PERTURBATIONS:
         copies = perturbed_copies(
-            chooser.store, ids[~made], kind, encoder, network, lambda values: values[layer][:, columns], progress
+            chooser.store, ids[~is_made], kind, encoder, network, lambda values: values[layer][:, columns], progress
         )
-        silent = torch.zeros(len(kept_as_is), copies.activations.shape[1])
-        copies = Copies(ids, torch.cat([copies.embeddings, kept_as_is]), torch.cat([copies.activations, silent]))
-        scores, live = rescored(found, copies)
-        kept[f"stable-{kind}"] = chosen.kept_by(scores, live)
-    return kept
+        silent = torch.zeros(len(made_vectors), copies.activations.shape[1])
+        copies = Copies(ids, torch.cat([copies.embeddings, made_vectors]), torch.cat([copies.activations, silent]))
+        scores, has_label = rescored(neuron_scores, copies)
+        stays[f"stable-{kind}"] = chosen.kept_by(scores, has_label)
+    return stays
 
 
-def labelled(found: NeuronScores) -> torch.Tensor:
+def labelled(neuron_scores: NeuronScores) -> torch.Tensor:
     """Return which neurons get a label, [M] bool."""
-    return torch.from_numpy(found.states == "labelled")
+    return torch.from_numpy(neuron_scores.states == "labelled")
 
 
 def _half(mask: torch.Tensor, seed: int) -> torch.Tensor:

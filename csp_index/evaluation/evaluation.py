@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from csp_index.store import schema
 
-ALL = "all"  # the kind that stands for every neuron
+ALL = "all"  # the kind that means every neuron
 
 #: The columns of `Evaluation.values`: those of the store's table `evaluations` after run_id and settings_hash.
 VALUES = pa.schema(list(schema.table_schema(schema.EVALUATIONS))[2:])
@@ -22,9 +22,9 @@ VALUES = pa.schema(list(schema.table_schema(schema.EVALUATIONS))[2:])
 class Evaluation:
     """All values of one evaluation [rows of VALUES], and the settings and provenance they depend on.
 
-    `settings` holds at least: methods, layer, encoder, judge (the encoder that judges), split (seed, share, images
-    for labels, images held out), candidates, and what each family needed (generator, truth, concepts, ...).
-    `skipped` names the families that were asked for or usual but lacked their data, with the reason.
+    `settings` has at least: methods, layer, encoder, judge (the encoder that judges), split (seed, share, images for
+    labels, images held out), candidates, and what each family needed (generator, truth, concepts, ...).
+    `skipped` names what was left out for lack of data, with the reason.
     """
 
     values: pa.Table
@@ -34,7 +34,7 @@ class Evaluation:
 
 
 def judged_texts(evaluation: Evaluation) -> dict[tuple[str, str], str]:
-    """Return the labels judged, by neuron address and method."""
+    """Return the evaluated labels by neuron address and method."""
     columns = evaluation.values.select(["model", "layer", "neuron", "method", "text"])
     rows = columns.group_by(columns.column_names).aggregate([]).to_pylist()
     return {

@@ -1,7 +1,7 @@
-"""What is known of neurons beforehand, and how far labels agree with it.
+"""The known meaning of neurons, and how far labels agree with it.
 
-The truth of neurons is a file of labels, or a classifier's class names; ranked labels are compared with it. Texts are
-compared in the form of `hierarchy.normal_text`. What cannot be computed for a neuron is NaN and has a note.
+The truth about neurons is a file of labels, or a classifier's class names; ranked labels are compared with it. Texts
+are compared in the form of `hierarchy.normal_text`. What cannot be computed for a neuron is NaN and has a note.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _CLOSEST: tuple[Relation, ...] = ("same", "broader", "narrower", "sibling", "oth
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """The accepted texts of neurons of one layer: any of a neuron's texts is right.
+    """The accepted texts of neurons of one layer; any of a neuron's texts is right.
 
-    `kinds` groups neurons as the file does, "" where it does not. `elsewhere` counts rows about other layers.
+    `kinds` groups neurons as the file does, "" without a group. `elsewhere` counts rows about other layers.
     """
 
     layer: LayerKey
@@ -42,13 +42,13 @@ class Truth:
     elsewhere: int = 0
 
     def kind(self, neuron: int) -> str:
-        """Return the neuron's kind, "" where it has none."""
+        """Return the neuron's kind, "" if it has none."""
         return self.kinds.get(neuron, "")
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Values and notes by metric name, each one a neuron [M] in the order of `neurons`; a NaN value has a note."""
+    """Values [M] and notes by metric name, in the order of `neurons`; a NaN value has a note."""
 
     neurons: tuple[int, ...]
     values: Mapping[str, torch.Tensor]
@@ -57,13 +57,14 @@ class Agreement:
 
 
 def read_truth(path: str | Path, layer: LayerKey, neurons: int, *, synonyms: bool = False) -> Truth:
-    """Return the truth in a file about a layer of so many neurons; its ending decides how it is read.
+    """Return a file's truth about a layer with `neurons` neurons; the file's suffix decides the format.
 
-    A table (.csv, or any other ending): columns neuron, label and, if wanted, kind. The neuron is a full address or the
-    bare index; rows of other layers are counted, not used. Several rows of a neuron are synonyms. A .txt file: line i
-    (from 0) names output neuron i, as the class names of a classifier do; an empty line leaves its neuron out. A .json
-    file: a list as the lines of a .txt file, or an object from neuron to text; a text may be a list of synonyms.
-    Commas belong to the text unless `synonyms` says that they part synonyms ("tench, Tinca tinca"), in all three.
+    A table (.csv, or any other suffix) has the columns neuron, label and optionally kind. The neuron is a full address
+    or an index; rows of other layers are counted, not used. Several rows of a neuron are synonyms. In a .txt file, line
+    i (from 0) names output neuron i, as the class names of a classifier do; an empty line leaves its neuron out. A
+    .json file has a list like the lines of a .txt file, or an object from neuron to text; a text may be a list of
+    synonyms. In all three, commas belong to the text unless `synonyms` says that they separate synonyms ("tench, Tinca
+    tinca").
     """
     file = Path(path).expanduser()
     where = f"the truth file {file}"
@@ -76,36 +77,41 @@ def read_truth(path: str | Path, layer: LayerKey, neurons: int, *, synonyms: boo
     suffix = file.suffix.lower()
     rows = _lines(text) if suffix == ".txt" else _json(text, where) if suffix == ".json" else _table(text, where)
     keys = [_neuron(name, layer, where) for name, _, _ in rows]
-    here = [(key.neuron, *row[1:]) for key, row in zip(keys, rows, strict=True) if key.layer_key == layer]
-    unknown = list(dict.fromkeys(neuron for neuron, _, _ in here if neuron >= neurons))
+    own_rows = [(key.neuron, *row[1:]) for key, row in zip(keys, rows, strict=True) if key.layer_key == layer]
+    unknown = list(dict.fromkeys(neuron for neuron, _, _ in own_rows if neuron >= neurons))
     if unknown and suffix == ".txt":
         raise EvaluationError(
-            f"{where} has {max(unknown) + 1} lines, {layer} {neurons} neurons: expected at most one for each"
+            f"{where} has {max(unknown) + 1} lines, {layer} {neurons} neurons: expected at most one per neuron"
         )
     if unknown:
-        named = ", ".join(map(str, unknown[:_SHOWN])) + (", ..." if len(unknown) > _SHOWN else "")
+        names = ", ".join(map(str, unknown[:_SHOWN])) + (", ..." if len(unknown) > _SHOWN else "")
         raise EvaluationError(
-            f"{where} names {len(unknown)} unknown neurons ({named}): {layer} has {neurons}, from 0 to {neurons - 1}"
+            f"{where} names {len(unknown)} unknown neurons ({names}): {layer} has {neurons}, from 0 to {neurons - 1}"
         )
-    if not here:
+    if not own_rows:
         others = ", ".join(sorted({str(key.layer_key) for key in keys})) or "nothing: it is empty"
         raise EvaluationError(f"{where} names no neuron of {layer} (has: {others})")
     accepted: dict[int, dict[str, str]] = {}  # by normal form, the first spelling
     kinds: dict[int, str] = {}
-    for neuron, label, kind in sorted(here, key=lambda row: row[0]):
+    for neuron, label, kind in sorted(own_rows, key=lambda row: row[0]):
         texts = [" ".join(part.split()) for part in (label.split(",") if synonyms else [label]) if normal_text(part)]
         if not texts:
             raise EvaluationError(f"{where} has an empty label for neuron {neuron}: expected a text")
-        own = accepted.setdefault(neuron, {})
+        texts_of = accepted.setdefault(neuron, {})
         for text in texts:
-            own.setdefault(normal_text(text), text)
+            texts_of.setdefault(normal_text(text), text)
         if kind == ALL:
-            raise EvaluationError(f"{where} calls a kind {ALL!r}, which stands for every neuron: name it otherwise")
+            raise EvaluationError(f"{where} has a kind {ALL!r}, which means every neuron: rename it")
         if kind and kinds.setdefault(neuron, kind) != kind:
             raise EvaluationError(
                 f"{where} has two kinds of neuron {neuron}: {kinds[neuron]!r}, {kind!r}: expected one"
             )
-    return Truth(layer, {neuron: tuple(own.values()) for neuron, own in accepted.items()}, kinds, len(rows) - len(here))
+    return Truth(
+        layer,
+        {neuron: tuple(texts_of.values()) for neuron, texts_of in accepted.items()},
+        kinds,
+        len(rows) - len(own_rows),
+    )
 
 
 def agreement(
@@ -120,9 +126,9 @@ def agreement(
 
     exact, top5: 0 or 1. rank, reciprocal rank: of the best accepted text among all candidates, from `scores` [M, C] of
     the `vocabulary` (rows in the order of `ranked`; equal scores rank in the vocabulary's order); without scores, among
-    the ranked labels. NaN where no accepted text is among them. text: the greatest cosine of the first label with an
-    accepted text, with `embed`. hierarchy-similarity and `relations`: with `hierarchy`, the closest accepted text
-    counts. NaN throughout for a neuron without truth or label.
+    the ranked labels. NaN where no accepted text is among them. text: with `embed`, the greatest cosine of the first
+    label with an accepted text. hierarchy-similarity and `relations`: with `hierarchy`, for the closest accepted text.
+    NaN throughout for a neuron without truth or label.
     """
     if scores is not None and tuple(scores.shape) != (len(ranked), len(vocabulary)):
         raise EvaluationError(
@@ -132,45 +138,48 @@ def agreement(
         "no truth for this neuron" if neuron not in truth.accepted else "" if labels else "no label"
         for neuron, labels in ranked.items()
     ]
-    live = [row for row, note in enumerate(missing) if not note]
-    judged = [
+    usable = [row for row, note in enumerate(missing) if not note]
+    pairs = [
         (labels, truth.accepted[neuron]) for neuron, labels in ranked.items() if labels and neuron in truth.accepted
     ]
-    accepted = [texts for _, texts in judged]
-    places = _places(judged)
+    accepted = [texts for _, texts in pairs]
+    ranks_in_list = _first_accepted(pairs)
     if scores is None:
-        ranks = places.masked_fill(places.isinf(), torch.nan)
+        ranks = ranks_in_list.masked_fill(ranks_in_list.isinf(), torch.nan)
     else:
-        ranks = _ranks(accepted, scores[torch.tensor(live, dtype=torch.int64)], vocabulary)
-    why_not = _why_unranked(accepted, vocabulary, scores is not None)
-    found = {
-        "agreement-exact": ((places == 1).float(), why_not),
-        "agreement-top5": ((places <= _TOP).float(), why_not),
-        "agreement-rank": (ranks, why_not),
-        "agreement-reciprocal-rank": (1 / ranks, why_not),
+        ranks = _ranks(accepted, scores[torch.tensor(usable, dtype=torch.int64)], vocabulary)
+    unranked = _why_unranked(accepted, vocabulary, scores is not None)
+    results = {
+        "agreement-exact": ((ranks_in_list == 1).float(), unranked),
+        "agreement-top5": ((ranks_in_list <= _TOP).float(), unranked),
+        "agreement-rank": (ranks, unranked),
+        "agreement-reciprocal-rank": (1 / ranks, unranked),
     }
-    firsts = [labels[0] for labels, _ in judged]
+    firsts = [labels[0] for labels, _ in pairs]
     if embed is not None:
-        found["agreement-text"] = (_text_similarity(firsts, accepted, embed), ["no text embedding"] * len(live))
+        results["agreement-text"] = (_text_similarity(firsts, accepted, embed), ["no text embedding"] * len(usable))
     relations: tuple[Relation, ...] = ()
     if hierarchy is not None:
-        similar, close = _hierarchy_similarity(hierarchy, firsts, accepted)
-        found["hierarchy-similarity"] = (similar, ["the label or its truth is not in the hierarchy"] * len(live))
-        placed = dict(zip(live, close, strict=True))
-        relations = tuple(placed.get(row, "unknown") for row in range(len(missing)))
+        similarities, closest = _hierarchy_similarity(hierarchy, firsts, accepted)
+        results["hierarchy-similarity"] = (
+            similarities,
+            ["the label or its truth is not in the hierarchy"] * len(usable),
+        )
+        relation_of = dict(zip(usable, closest, strict=True))
+        relations = tuple(relation_of.get(row, "unknown") for row in range(len(missing)))
     values, notes = {}, {}
-    for name, (value, why) in found.items():
+    for name, (value, reasons) in results.items():
         values[name] = torch.full((len(missing),), torch.nan)
-        values[name][live] = value
-        own = dict(zip(live, why, strict=True))
+        values[name][usable] = value
+        note_of = dict(zip(usable, reasons, strict=True))
         unknowns = values[name].isnan().tolist()
-        notes[name] = tuple(missing[row] or (own[row] if unknowns[row] else "") for row in range(len(missing)))
+        notes[name] = tuple(missing[row] or (note_of[row] if unknowns[row] else "") for row in range(len(missing)))
     return Agreement(tuple(ranked), values, notes, relations)
 
 
 def _lines(text: str) -> list[tuple[str, str, str]]:
-    """Return (neuron, label, kind) of class names, one a line."""
-    return [(str(place), line, "") for place, line in enumerate(text.splitlines()) if line.strip()]
+    """Return (neuron, label, kind) of class names, one per line."""
+    return [(str(number), line, "") for number, line in enumerate(text.splitlines()) if line.strip()]
 
 
 def _json(text: str, where: str) -> list[tuple[str, str, str]]:
@@ -184,7 +193,7 @@ def _json(text: str, where: str) -> list[tuple[str, str, str]]:
     for neuron, label in data.items() if isinstance(data, dict) else enumerate(data):
         for one in label if isinstance(label, list) else [label]:
             if not isinstance(one, str):
-                raise EvaluationError(f"{where} gives neuron {neuron} {one!r}: expected a text or a list of texts")
+                raise EvaluationError(f"{where} has {one!r} for neuron {neuron}: expected a text or a list of texts")
             rows.append((str(neuron), one, ""))
     return rows
 
@@ -215,17 +224,17 @@ def _neuron(name: str, layer: LayerKey, where: str) -> NeuronKey:
         ) from None
 
 
-def _places(judged: Sequence[tuple[Sequence[str], Sequence[str]]]) -> torch.Tensor:
-    """Return the place, from 1, of the first label that is accepted, one a neuron; infinite where none is."""
-    places = []
-    for labels, texts in judged:
-        right = {normal_text(text) for text in texts}
-        places.append(next((place for place, text in enumerate(labels, 1) if normal_text(text) in right), torch.inf))
-    return torch.tensor(places, dtype=torch.float32)
+def _first_accepted(pairs: Sequence[tuple[Sequence[str], Sequence[str]]]) -> torch.Tensor:
+    """Return the rank, from 1, of each neuron's first accepted label; infinite where no label is accepted."""
+    ranks = []
+    for labels, texts in pairs:
+        accepted = {normal_text(text) for text in texts}
+        ranks.append(next((rank for rank, text in enumerate(labels, 1) if normal_text(text) in accepted), torch.inf))
+    return torch.tensor(ranks, dtype=torch.float32)
 
 
 def _ranks(accepted: Sequence[Sequence[str]], scores: torch.Tensor, vocabulary: Sequence[str]) -> torch.Tensor:
-    """Return the rank, from 1, of each neuron's best accepted text; NaN where none is a candidate or has a score."""
+    """Return the rank, from 1, of each neuron's best accepted text; NaN where none is a candidate with a score."""
     columns: dict[str, list[int]] = {}
     for column, text in enumerate(vocabulary):
         columns.setdefault(normal_text(text), []).append(column)
@@ -242,23 +251,25 @@ def _ranks(accepted: Sequence[Sequence[str]], scores: torch.Tensor, vocabulary: 
 
 
 def _why_unranked(accepted: Sequence[Sequence[str]], vocabulary: Sequence[str], scored: bool) -> list[str]:
-    """Return for each neuron why its truth has no rank, if it has none."""
+    """Return for each neuron why its truth would have no rank."""
     candidates = {normal_text(text) for text in vocabulary}
-    other = "the truth has no score" if scored else "the truth is not among the labels kept"
+    other = "the truth has no score" if scored else "the truth is not among the ranked labels"
     known = [not candidates or any(normal_text(text) in candidates for text in texts) for texts in accepted]
-    return [other if there else "the truth is not among the candidates" for there in known]
+    return [other if is_candidate else "the truth is not among the candidates" for is_candidate in known]
 
 
 def _text_similarity(firsts: Sequence[str], accepted: Sequence[Sequence[str]], embed: Embed) -> torch.Tensor:
     """Return the greatest cosine of each label with its accepted texts; every text is embedded once."""
-    places = {text: place for place, text in enumerate(dict.fromkeys([*firsts, *(t for own in accepted for t in own)]))}
+    row_of = {
+        text: number for number, text in enumerate(dict.fromkeys([*firsts, *(t for own in accepted for t in own)]))
+    }
     result = torch.full((len(firsts),), -torch.inf)
-    if not places:
+    if not row_of:
         return result
-    units = embed(list(places)).float()
+    units = embed(list(row_of)).float()
     row = torch.tensor([row for row, own in enumerate(accepted) for _ in own])
-    left = torch.tensor([places[first] for first in firsts])[row]
-    right = torch.tensor([places[text] for own in accepted for text in own])
+    left = torch.tensor([row_of[first] for first in firsts])[row]
+    right = torch.tensor([row_of[text] for own in accepted for text in own])
     parts = zip(left.split(16384), right.split(16384), strict=True)
     cosines = torch.cat([(units[a] * units[b]).sum(1) for a, b in parts]).clamp(-1, 1)
     return result.scatter_reduce(0, row, cosines, "amax")
@@ -269,8 +280,10 @@ def _hierarchy_similarity(
 ) -> tuple[torch.Tensor, list[Relation]]:
     """Return each label's similarity and relation to the closest of its accepted texts."""
     pairs = list(zip(firsts, accepted, strict=True))
-    found = [
+    defined = [
         [value for text in texts if (value := hierarchy.similarity(first, text)) == value] for first, texts in pairs
     ]
-    similar = torch.tensor([max(own, default=torch.nan) for own in found], dtype=torch.float32)
-    return similar, [min((hierarchy.relation(f, text) for text in texts), key=_CLOSEST.index) for f, texts in pairs]
+    similarities = torch.tensor([max(own, default=torch.nan) for own in defined], dtype=torch.float32)
+    return similarities, [
+        min((hierarchy.relation(f, text) for text in texts), key=_CLOSEST.index) for f, texts in pairs
+    ]

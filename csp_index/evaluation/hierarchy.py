@@ -1,8 +1,8 @@
 """Concept hierarchies: broader and narrower words, from a table of child,parent or WordNet's own `data.noun`.
 
-Knows nothing about neurons. A node is a concept with one or more names; a name may stand for several nodes (its
-senses). What is asked of a name is answered over all its senses, the best one counting. Texts are compared by their
-normal form, see `normal_text`.
+Knows nothing about neurons. A node is a concept with one or more names; a name may belong to several nodes (its
+senses). Every method considers all senses of a name, and the best one counts. Texts are compared in their normal form,
+see `normal_text`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from csp_index.errors import EvaluationError, one_line
 
 Relation = Literal["same", "broader", "narrower", "sibling", "other", "unknown"]
 
-#: How a line of WordNet's data files opens: synset_offset, lex_filenum, ss_type, w_cnt.
+#: The start of a line of WordNet's data files: synset_offset, lex_filenum, ss_type, w_cnt.
 _SYNSET = re.compile(rb"\d{8} \d{2} [nvasr] [0-9a-fA-F]{2} ")
 _HYPERNYM = ("@", "@i")
 _SHOWN = 6  # names of a cycle in its error
 
 
 def normal_text(text: str) -> str:
-    """Return the form in which texts are compared: case folded, underscores, hyphens and runs of space as one space.
+    """Return the form in which texts are compared: case folded; underscores, hyphens and runs of spaces are one space.
 
     >>> normal_text("  Red_STAR "), normal_text("man-of-war")
     ('red star', 'man of war')
@@ -38,10 +38,10 @@ def normal_text(text: str) -> str:
 
 
 class Hierarchy:
-    """Concepts and what is broader than what; a node may have several parents.
+    """Concepts and their broader concepts; a node may have several parents.
 
-    `names` [nodes] are each node's names, the first its title, and `parents` [nodes] the places of its parents. Errors:
-    EvaluationError for a node among its own ancestors; `where` names the source in it.
+    `names` [nodes] are each node's names, of which the first is its title, and `parents` [nodes] the indices of its
+    parents. Errors: EvaluationError for a node among its own ancestors; `where` names the source in the message.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class Hierarchy:
         for child, broader in enumerate(parents):
             for parent in broader:
                 self._children[parent].append(child)
-        self._places: dict[str, list[int]] = {}
+        self._nodes_of: dict[str, list[int]] = {}
         for node, own in enumerate(names):
             for key in {normal_text(name) for name in own}:
-                self._places.setdefault(key, []).append(node)
+                self._nodes_of.setdefault(key, []).append(node)
         self._refuse_cycles(where)
         self._depth = self._depths()
 
@@ -64,35 +64,35 @@ class Hierarchy:
         return len(self._names)
 
     def has(self, text: str) -> bool:
-        """Return whether any node has this name."""
-        return normal_text(text) in self._places
+        """Return whether a node has this name."""
+        return normal_text(text) in self._nodes_of
 
     def names(self, text: str) -> tuple[str, ...]:
-        """Return all names of the text's nodes, so its synonyms and itself; empty for an unknown text."""
+        """Return all names of the text's nodes: the text and its synonyms; empty for an unknown text."""
         return tuple(dict.fromkeys(name for node in self._nodes(text) for name in self._names[node]))
 
     def parents(self, text: str) -> tuple[str, ...]:
-        """Return the titles of what is directly broader, over all senses."""
+        """Return the titles of the directly broader nodes, over all senses."""
         return self._titles(parent for node in self._nodes(text) for parent in self._parents[node])
 
     def children(self, text: str) -> tuple[str, ...]:
-        """Return the titles of what is directly narrower, over all senses."""
+        """Return the titles of the directly narrower nodes, over all senses."""
         return self._titles(child for node in self._nodes(text) for child in self._children[node])
 
     def ancestors(self, text: str) -> tuple[str, ...]:
-        """Return the titles of all that is broader, nearest first."""
+        """Return the titles of all broader nodes, nearest first."""
         return self._titles(node for node, steps in self._above(text).items() if steps)
 
     def depth(self, text: str) -> float:
-        """Return the nodes on the shortest way to a root, a root being 1; NaN for an unknown text."""
+        """Return the number of nodes on the shortest path to a root, 1 for a root; NaN for an unknown text."""
         return float(min((self._depth[node] for node in self._nodes(text)), default=math.nan))
 
     def similarity(self, a: str, b: str) -> float:
         """Return the Wu-Palmer similarity, in [0, 1]: 2 depth(c) / (depth of a + depth of b), c their common ancestor.
 
         The depths of a and b are counted through c, and the best c over all senses counts: in a tree that is the
-        deepest one, and with several parents the value stays at most 1. Two names of one node are 1; names without a
-        common ancestor 0. NaN for a text that is not in the hierarchy.
+        deepest one, and with several parents the value is still at most 1. Two names of one node have similarity 1,
+        names without a common ancestor 0. NaN for a text that is not in the hierarchy.
         """
         above_a, above_b = self._above(a), self._above(b)
         if not above_a or not above_b:
@@ -102,10 +102,10 @@ class Hierarchy:
         return max((twice[c] / (twice[c] + above_a[c] + above_b[c]) for c in common), default=0.0)
 
     def relation(self, label: str, truth: str) -> Relation:
-        """Return what the label is to the truth: the first of same, broader, narrower, sibling, other that holds.
+        """Return the label's relation to the truth: the first of same, broader, narrower, sibling, other that holds.
 
-        `sibling` shares a direct parent. Texts of one normal form are the same in any case; else a text that is not in
-        the hierarchy makes it `unknown`.
+        A `sibling` shares a direct parent. Texts with the same normal form are always the same; otherwise a text that
+        is not in the hierarchy makes the relation `unknown`.
         """
         if normal_text(label) == normal_text(truth):
             return "same"
@@ -122,7 +122,7 @@ class Hierarchy:
         return "sibling" if shared else "other"
 
     def _nodes(self, text: str) -> Sequence[int]:
-        return self._places.get(normal_text(text), ())
+        return self._nodes_of.get(normal_text(text), ())
 
     def _titles(self, nodes: Iterable[int]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self._names[node][0] for node in nodes))
@@ -131,7 +131,7 @@ class Hierarchy:
         """Return the text's nodes and all their ancestors with the fewest steps up to them, nearest first."""
         steps = dict.fromkeys(self._nodes(text), 0)
         waiting = list(steps)
-        for node in waiting:  # it grows while it is read: breadth first
+        for node in waiting:  # the list grows while it is read: breadth first
             for parent in self._parents[node]:
                 if parent not in steps:
                     steps[parent] = steps[node] + 1
@@ -151,7 +151,7 @@ class Hierarchy:
         return depth
 
     def _refuse_cycles(self, where: str) -> None:
-        """Take roots away until none is left; whatever stays is on a cycle or below one."""
+        """Remove roots until none is left; what remains is on a cycle or below one."""
         missing = [len(set(broader)) for broader in self._parents]
         ready = [node for node, count in enumerate(missing) if not count]
         for node in ready:
@@ -161,10 +161,10 @@ class Hierarchy:
                     ready.append(child)
         if len(ready) == len(missing):
             return
-        way = [next(node for node, count in enumerate(missing) if count)]
-        while way[-1] not in way[:-1]:
-            way.append(next(parent for parent in self._parents[way[-1]] if missing[parent]))
-        cycle = [self._names[node][0] for node in way[way.index(way[-1]) :]]
+        path = [next(node for node, count in enumerate(missing) if count)]
+        while path[-1] not in path[:-1]:
+            path.append(next(parent for parent in self._parents[path[-1]] if missing[parent]))
+        cycle = [self._names[node][0] for node in path[path.index(path[-1]) :]]
         shown = cycle if len(cycle) <= _SHOWN + 1 else [*cycle[:_SHOWN], "...", cycle[-1]]
         raise EvaluationError(
             f"{where} has a cycle: {' < '.join(shown)} (each is a child of the next): remove one of these rows"
@@ -174,8 +174,8 @@ class Hierarchy:
 def load_hierarchy(path: str | Path) -> Hierarchy:
     """Return the hierarchy in a file: a CSV with the header child,parent, or WordNet's `data.noun` (or its folder).
 
-    The content decides which of the two it is. Errors: EvaluationError for a file that cannot be read, is neither, or
-    has a cycle.
+    The content decides which of the two formats it is. Errors: EvaluationError for a file that cannot be read, has
+    neither format, or has a cycle.
     """
     file = Path(path).expanduser()
     if file.is_dir():
@@ -196,26 +196,24 @@ def load_hierarchy(path: str | Path) -> Hierarchy:
 def read_pairs(data: bytes, where: str) -> Hierarchy:
     """Return the hierarchy of a UTF-8 CSV with columns child and parent; a row without parent names a root.
 
-    A child may stand in several rows, one a parent. Names of one normal form are one node, the first spelling its
-    title.
+    A child may have several rows, one per parent. Names with the same normal form are one node, whose title is the
+    first spelling.
     """
     try:
         reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
         columns = {(name or "").strip().casefold(): name for name in reader.fieldnames or ()}
         if not {"child", "parent"} <= columns.keys():
             has = ", ".join(columns) or "nothing"
-            raise EvaluationError(
-                f"{where} is neither WordNet's data.noun nor has the columns child,parent (has: {has})"
-            )
+            raise EvaluationError(f"{where} is not WordNet's data.noun and lacks the columns child,parent (has: {has})")
         rows = [(row[columns["child"]] or "", row[columns["parent"]] or "") for row in reader]
     except (ValueError, csv.Error) as exc:
         raise EvaluationError(f"{where} cannot be read as a UTF-8 CSV: {one_line(exc)}") from exc
-    places: dict[str, int] = {}
+    nodes: dict[str, int] = {}
     names: list[tuple[str, ...]] = []
     parents: list[list[int]] = []
 
-    def place(text: str) -> int:
-        node = places.setdefault(normal_text(text), len(names))
+    def node_of(text: str) -> int:
+        node = nodes.setdefault(normal_text(text), len(names))
         if node == len(names):
             names.append((" ".join(text.split()),))
             parents.append([])
@@ -224,8 +222,8 @@ def read_pairs(data: bytes, where: str) -> Hierarchy:
     for number, (child, parent) in enumerate(rows, 1):
         if not normal_text(child):
             raise EvaluationError(f"{where} has no child in row {number}: expected child,parent")
-        node = place(child)
-        if normal_text(parent) and (above := place(parent)) not in parents[node]:
+        node = node_of(child)
+        if normal_text(parent) and (above := node_of(parent)) not in parents[node]:
             parents[node].append(above)
     if not names:
         raise EvaluationError(f"{where} has no rows: expected child,parent")
@@ -235,14 +233,14 @@ def read_pairs(data: bytes, where: str) -> Hierarchy:
 def read_wordnet(data: bytes, where: str) -> Hierarchy:
     """Return the hierarchy of a WordNet data file (format: wndb(5)), from its hypernym pointers @ and @i.
 
-    All words of a synset are names of its node, underscores as spaces; pointers of other kinds, frames and glosses are
-    left out. A synset is known by its offset field, so a file whose line ends were changed reads as well.
+    All words of a synset are names of its node, with underscores as spaces; pointers of other kinds, frames and glosses
+    are ignored. A synset is identified by its offset field, so a file with changed line endings reads the same.
     """
     offsets: dict[str, int] = {}
     names: list[tuple[str, ...]] = []
     above: list[list[str]] = []
     for number, line in enumerate(data.decode("utf-8", errors="replace").split("\n"), 1):
-        if line.startswith("  ") or not line.strip():  # the licence stands in lines that open with two spaces
+        if line.startswith("  ") or not line.strip():  # lines of the license start with two spaces
             continue
         try:
             fields = line.partition(" | ")[0].split()
@@ -257,12 +255,12 @@ def read_wordnet(data: bytes, where: str) -> Hierarchy:
                 f"{where} is broken in line {number}: expected a synset of a WordNet data file"
             ) from exc
         offsets[fields[0]] = len(names)
-        names.append(tuple(fields[place].replace("_", " ") for place in range(4, 4 + 2 * words, 2)))
-        above.append([marks[place + 1] for place in range(0, len(marks), 4) if marks[place] in _HYPERNYM])
+        names.append(tuple(fields[position].replace("_", " ") for position in range(4, 4 + 2 * words, 2)))
+        above.append([marks[position + 1] for position in range(0, len(marks), 4) if marks[position] in _HYPERNYM])
     try:
         parents = [[offsets[offset] for offset in dict.fromkeys(own)] for own in above]
     except KeyError as exc:
         raise EvaluationError(
-            f"{where} points to synset {exc.args[0]}, which it does not hold: is the file complete?"
+            f"{where} points to synset {exc.args[0]}, which it does not have: check that the file is complete"
         ) from exc
     return Hierarchy(names, parents, where)

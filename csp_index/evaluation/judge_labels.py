@@ -1,8 +1,8 @@
-"""Labels against activations on the judging images: simulation, detection, contrast and reach, all neurons of a block
-at once.
+"""Labels against activations on the judging images: simulation, detection, contrast and reach, a block of neurons at a
+time.
 
-The encoder that judges may be another than the one that labelled. Memory: the judging images' embeddings, and the
-activations of one block of neurons.
+The encoder that judges may differ from the one that labels. Memory: the judging images' embeddings, and the activations
+of one block of neurons.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from csp_index.store import streams
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
 
-_BLOCK = 2**22  # activations of a block of neurons held at once
-FITTED = 5_000  # choosing images that the calibrations see at most
+_BLOCK = 2**22  # activations of a block of neurons
+FITTED = 5_000  # choosing images that the calibrations use at most
 
 
 @dataclass(frozen=True, slots=True)
 class JudgingImages:
-    """The images that judge, and those that calibrate, as the judging encoder sees them; masks are over N images."""
+    """The images that judge and those that calibrate, as the judging encoder embeds them; masks are over N images."""
 
     store: Store
     source: EncoderInfo
@@ -42,21 +42,21 @@ class JudgingImages:
     alpha: float
 
     def blocks(self) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
-        """Stream blocks of neurons: which, their activations on the choosing [b, n1] and judging images [b, n2]."""
+        """Yield a slice of neurons with their activations on the choosing [b, n1] and judging images [b, n2]."""
         both = self.choosing | self.judging
-        chosen = self.choosing[both]
-        size = max(1, _BLOCK // max(1, len(chosen)))
+        choosing = self.choosing[both]
+        size = max(1, _BLOCK // max(1, len(choosing)))
         for start in range(0, len(self.neurons), size):
             pick = slice(start, start + size)
             values = torch.cat(list(pool_tiles(self.store, self.target, self.neurons[pick], both)), 1)
-            yield pick, values[:, chosen], values[:, ~chosen]
+            yield pick, values[:, choosing], values[:, ~choosing]
 
 
 @dataclass(frozen=True, slots=True)
 class LabelTexts:
-    """The T distinct labels under judgement, at least one: unit vectors [T, D] of the judging encoder, and presence.
+    """The T distinct labels to evaluate, at least one: unit vectors [T, D] of the judging encoder, and presence.
 
-    `presence` [T, n2] says which judging images show the label's concept, where `known` [T]; None for no metadata.
+    `presence` [T, n2] says which judging images show the label's concept, where `known` [T]; None without metadata.
     """
 
     texts: tuple[str, ...]
@@ -66,8 +66,8 @@ class LabelTexts:
 
     def rows(self, labels: list[str | None]) -> torch.Tensor:
         """Return each neuron's row [M]; -1 for a neuron without a label."""
-        place = {text: row for row, text in enumerate(self.texts)}
-        return torch.tensor([-1 if label is None else place[label] for label in labels], dtype=torch.int64)
+        row_of = {text: row for row, text in enumerate(self.texts)}
+        return torch.tensor([-1 if label is None else row_of[label] for label in labels], dtype=torch.int64)
 
 
 def read_judging_images(
@@ -79,32 +79,32 @@ def read_judging_images(
     judging: torch.Tensor,
     alpha: float,
 ) -> JudgingImages:
-    """Read what judging needs of the images; `choosing` and `judging` are thinned already."""
-    fit = torch.cat(list(pool_embeddings(store, source, choosing)))
-    held = torch.cat(list(pool_embeddings(store, source, judging)))
-    return JudgingImages(store, source, target, neurons, choosing, judging, fit, held, alpha)
+    """Read the embeddings of the images; `choosing` and `judging` are already thinned."""
+    fit_embeddings = torch.cat(list(pool_embeddings(store, source, choosing)))
+    embeddings = torch.cat(list(pool_embeddings(store, source, judging)))
+    return JudgingImages(store, source, target, neurons, choosing, judging, fit_embeddings, embeddings, alpha)
 
 
-def judge(
+def activation_metrics(
     images: JudgingImages, label_texts: LabelTexts, labels: list[str | None], progress: Progress
 ) -> dict[str, torch.Tensor]:
-    """Return metric -> values [M] of one label a neuron (NaN where undefined).
+    """Return metric -> values [M], for one label per neuron; NaN where undefined.
 
     Metrics: simulation, simulation-calibrated, those of DETECTION, label-images.
     """
     rows = label_texts.rows(labels)
     calibration = TextCalibration.fit(label_texts.vectors @ images.fit_embeddings.T)
     names = ("simulation", "simulation-calibrated", *DETECTION, "label-images")
-    found = {name: torch.full((len(images.neurons),), torch.nan, dtype=torch.float64) for name in names}
+    values_of = {name: torch.full((len(images.neurons),), torch.nan, dtype=torch.float64) for name in names}
     for pick, fitting, activations in images.blocks():
-        part = _judge_block(images, label_texts, calibration, rows[pick], fitting, activations)
+        part = _block_metrics(images, label_texts, calibration, rows[pick], fitting, activations)
         for name, values in part.items():
-            found[name][pick] = values.double().masked_fill(rows[pick] < 0, torch.nan)
-        progress(min(pick.stop, len(images.neurons)), len(images.neurons), "neurons judged")
-    return found
+            values_of[name][pick] = values.double().masked_fill(rows[pick] < 0, torch.nan)
+        progress(min(pick.stop, len(images.neurons)), len(images.neurons), "neurons evaluated")
+    return values_of
 
 
-def _judge_block(
+def _block_metrics(
     images: JudgingImages,
     label_texts: LabelTexts,
     calibration: TextCalibration,
@@ -112,46 +112,50 @@ def _judge_block(
     fitting: torch.Tensor,
     activations: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    place = rows.clamp(min=0)
-    vectors = label_texts.vectors[place]
+    text_rows = rows.clamp(min=0)
+    vectors = label_texts.vectors[text_rows]
     cosines = vectors @ images.embeddings.T
     sigmoid = fit_sigmoid(vectors @ images.fit_embeddings.T, fitting)
-    probabilities = calibration.apply(cosines, place)
+    probabilities = calibration.apply(cosines, text_rows)
     if label_texts.presence is None or label_texts.known is None:
-        detected = detection(activations, probabilities, alpha=images.alpha)
+        detection_values = detection(activations, probabilities, alpha=images.alpha)
     else:
-        detected = detection(
-            activations, label_texts.presence, rows=rows.masked_fill(~label_texts.known[place], -1), alpha=images.alpha
+        detection_values = detection(
+            activations,
+            label_texts.presence,
+            rows=rows.masked_fill(~label_texts.known[text_rows], -1),
+            alpha=images.alpha,
         )
-    # A neuron that never changes detects nothing: its precision would be the share of images the label fits.
+    # A neuron with constant activation detects nothing; its precision would be the share of images the label fits.
     constant = activations.amin(1) == activations.amax(1)
     return {
         "simulation": pearson(activations, cosines),
         "simulation-calibrated": pearson(activations, sigmoid.apply(cosines)),
-        **{name: values.masked_fill(constant, torch.nan) for name, values in detected.items()},
+        **{name: values.masked_fill(constant, torch.nan) for name, values in detection_values.items()},
         "label-images": label_images(probabilities),
     }
 
 
 def relatives_simulation(images: JudgingImages, vectors: torch.Tensor, relatives: torch.Tensor) -> torch.Tensor:
-    """Return the simulation correlation of each neuron's R relatives, [M, R]; `relatives` [M, R] are rows of `vectors`
-    [T, D], -1 pads.
+    """Return the simulation correlation of each neuron's R relatives, [M, R].
+
+    `relatives` [M, R] are rows of `vectors` [T, D]; -1 pads.
     """
-    found = torch.full(relatives.shape, torch.nan)
+    correlations = torch.full(relatives.shape, torch.nan)
     for pick, _, activations in images.blocks():
         for column in range(relatives.shape[1]):
             rows = relatives[pick, column]
             values = pearson(activations, vectors[rows.clamp(min=0)] @ images.embeddings.T)
-            found[pick, column] = values.float().masked_fill(rows < 0, torch.nan)
-    return found
+            correlations[pick, column] = values.float().masked_fill(rows < 0, torch.nan)
+    return correlations
 
 
 def discrimination(
     images: JudgingImages, label_texts: LabelTexts, labels: list[str | None], examples: Examples
 ) -> torch.Tensor:
-    """Return the AUROC [M] of each label's cosine telling its neuron's activating from its contrastive images.
+    """Return the AUROC [M] of each label's cosine for activating against contrastive images of its neuron.
 
-    Ties count one half; NaN for a neuron without label, activating or contrastive images.
+    Ties count one half. NaN for a neuron without label, activating or contrastive images.
     """
     ids = torch.cat([examples.activating.flatten(), examples.contrastive.flatten()])
     used = ids[ids >= 0].unique()
@@ -162,15 +166,17 @@ def discrimination(
         pick = slice(start, start + 256)
         texts = label_texts.vectors[rows[pick].clamp(min=0)]
         sides = []
-        for chosen in (examples.activating[pick], examples.contrastive[pick].flatten(1)):
-            places = torch.searchsorted(used, chosen.clamp(min=0)).clamp(max=max(0, len(used) - 1))
-            cosines = torch.einsum("mkd,md->mk", vectors[places], texts) if len(used) else torch.zeros(chosen.shape)
-            sides.append((cosines, chosen >= 0))
-        (left, have), (right, silent) = sides
-        gap = left[:, :, None] - right[:, None, :]
-        pairs = have[:, :, None] & silent[:, None, :]
-        won = ((gap > 0).float() + 0.5 * (gap == 0).float()) * pairs
+        for image_ids in (examples.activating[pick], examples.contrastive[pick].flatten(1)):
+            positions = torch.searchsorted(used, image_ids.clamp(min=0)).clamp(max=max(0, len(used) - 1))
+            cosines = (
+                torch.einsum("mkd,md->mk", vectors[positions], texts) if len(used) else torch.zeros(image_ids.shape)
+            )
+            sides.append((cosines, image_ids >= 0))
+        (activating, has_activating), (contrastive, has_contrastive) = sides
+        gap = activating[:, :, None] - contrastive[:, None, :]
+        pairs = has_activating[:, :, None] & has_contrastive[:, None, :]
+        wins = ((gap > 0).float() + 0.5 * (gap == 0).float()) * pairs
         total = pairs.sum((1, 2))
-        share = won.sum((1, 2)) / total.clamp(min=1)
+        share = wins.sum((1, 2)) / total.clamp(min=1)
         result[pick] = share.masked_fill((total == 0) | (rows[pick] < 0), torch.nan)
     return result

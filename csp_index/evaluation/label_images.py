@@ -1,6 +1,6 @@
-"""Images made from a label alone, and what a neuron does on them: the data of the CoSy metrics.
+"""Images generated from a label alone, and the activations of neurons on them: the data of the CoSy metrics.
 
-Two networks, and two runs, see the same pictures of a label. Knows nothing about indexes or metrics.
+Two networks, and two runs, get the same pictures of a label. Knows nothing about indexes or metrics.
 
 CoSy: Kopf et al., arXiv 2405.20331.
 """
@@ -36,15 +36,15 @@ __all__ = [
     "sample_rows",
 ]
 
-#: What CoSy's own runs say to a diffusion model around a label; the CSP paper's code gives it the bare label.
+#: The prompt of CoSy's own runs; the CSP paper's code uses the bare label.
 COSY_TEMPLATE: Final = "realistic photo of a close up of {}"
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationSettings:
-    """How many pictures are made of a label, from which seed, and what is said around the label.
+    """The number of pictures per label, their seed, and the prompt around the label.
 
-    The CSP paper's code makes 20 of the bare label; CoSy itself puts a sentence around it, `COSY_TEMPLATE`.
+    The CSP paper's code makes 20 pictures of the bare label; CoSy itself uses the prompt `COSY_TEMPLATE`.
     """
 
     count: int = 20
@@ -52,22 +52,22 @@ class GenerationSettings:
     template: str = "{}"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
+        """Refuse settings that no generator can use."""
         if self.count < 1:
-            raise EvaluationError(f"{self.count} pictures a label were asked for: at least 1 is needed")
+            raise EvaluationError(f"pictures per label is {self.count}: expected at least 1")
         if "{}" not in self.template:
             raise EvaluationError(f"the prompt template {self.template!r} has no {{}}: write where the label goes")
 
     def prompt(self, text: str) -> str:
-        """Return what the generator is told for a label."""
+        """Return the generator's prompt for a label."""
         return self.template.replace("{}", text)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Generated:
-    """Activations on generated pictures, [P, G]: row i belongs to the i-th pair asked for.
+    """Activations on generated pictures, [P, G]: row i belongs to the i-th pair of the call.
 
-    A row is NaN throughout where its label could not be drawn; ``failures`` says why, by label.
+    A row is NaN throughout where its label could not be drawn; `failures` says why, by label.
     """
 
     values: Tensor
@@ -82,13 +82,13 @@ def generated_activations(
     settings: GenerationSettings | None = None,
     progress: Progress | None = None,
 ) -> Generated:
-    """Return what neurons do on pictures of their labels, [P, G] for P pairs of a neuron and a label.
+    """Return the activations of neurons on pictures of their labels, [P, G] for P pairs of a neuron and a label.
 
-    Each label is drawn once, whichever neurons have it, and only the activations asked for are kept: beside them the
-    pictures of one label are in memory. ``progress`` is told of the labels done. Raises EvaluationError for a neuron
-    the layer does not have, GeneratorError where the generator itself breaks.
+    Each label is drawn once, however many neurons have it. Memory: the activations of the pairs, and the pictures of
+    one label. `progress` counts labels. Raises EvaluationError for a neuron that the layer lacks, GeneratorError
+    where the generator itself fails.
     """
-    chosen = GenerationSettings() if settings is None else settings
+    generation = GenerationSettings() if settings is None else settings
     output = network.layers.get(layer)
     if output is None:
         raise EvaluationError(f"layer {layer!r} was not loaded with {network.name} (has: {', '.join(network.layers)})")
@@ -98,12 +98,12 @@ def generated_activations(
     rows_of: dict[str, list[int]] = {}
     for row, (_, text) in enumerate(pairs):
         rows_of.setdefault(text, []).append(row)
-    values = torch.full((len(pairs), chosen.count), torch.nan)
+    values = torch.full((len(pairs), generation.count), torch.nan)
     failures: dict[str, str] = {}
     for done, (text, rows) in enumerate(rows_of.items()):
         if progress is not None:
             progress(done, len(rows_of), "labels drawn")
-        pictures = _draw(generator, chosen.prompt(text), chosen)
+        pictures = _draw(generator, generation.prompt(text), generation)
         if isinstance(pictures, str):
             failures[text] = pictures
         else:
@@ -121,29 +121,29 @@ def control_activations(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Return what a layer does on control images from a folder or another source: [C, M], C at most ``count``.
+    """Return a layer's activations on control images from a folder or another source: [C, M], C at most `count`.
 
-    The images are a seeded sample in the order of the source; all of them if it holds no more. Raises SourceError
-    for an image of the sample that cannot be read.
+    The images are a seeded sample in the order of the source, or all of them if there are no more. Raises
+    SourceError for an image of the sample that cannot be read.
     """
     uris = [ref.uri for ref in open_source(location).refs()]
-    kept = sample_rows(len(uris), count, seed).tolist()
-    found: list[Tensor] = []
+    sample = sample_rows(len(uris), count, seed).tolist()
+    activations: list[Tensor] = []
     batch: list[Image.Image] = []
-    for done, item in enumerate(read_images(uris[place] for place in kept), start=1):
+    for done, item in enumerate(read_images(uris[row] for row in sample), start=1):
         if isinstance(item, ImageFailure):
             raise SourceError(f"the control image {item.uri} cannot be read: {item.reason}; remove or restore it")
         batch.append(item.image)
-        if len(batch) == network.batch_size or done == len(kept):
-            found.append(_run(network, layer, batch))
+        if len(batch) == network.batch_size or done == len(sample):
+            activations.append(_run(network, layer, batch))
             batch = []
             if progress is not None:
-                progress(done, len(kept), "control images")
-    return torch.cat(found)
+                progress(done, len(sample), "control images")
+    return torch.cat(activations)
 
 
 def sample_rows(rows: int, count: int, seed: int = 0) -> Tensor:
-    """Return which of N rows a seeded sample of ``count`` holds, ascending, int64; all of them if N is no more.
+    """Return a seeded sample of `count` of N rows, ascending, int64; all rows if N is at most `count`.
 
     >>> sample_rows(3, 10).tolist()
     [0, 1, 2]
@@ -151,7 +151,7 @@ def sample_rows(rows: int, count: int, seed: int = 0) -> Tensor:
     True
     """
     if rows < 1 or count < 1:
-        raise EvaluationError(f"a sample of {count} control images from {rows} was asked for: at least 1 is needed")
+        raise EvaluationError(f"a sample of {count} of {rows} control images is empty: expected at least 1")
     if count >= rows:
         return torch.arange(rows)
     return torch.from_numpy(np.sort(np.random.default_rng(seed).choice(rows, count, replace=False)))
@@ -172,13 +172,13 @@ def _draw(generator: ImageGenerator, prompt: str, settings: GenerationSettings) 
 
 
 def _run(network: LoadedNetwork, layer: str, pictures: Sequence[Image.Image]) -> Tensor:
-    """Return the activations [B, M] of a layer on pictures, a batch at a time."""
-    found = []
+    """Return the activations [B, M] of a layer on pictures, computed in batches."""
+    parts = []
     for start in range(0, len(pictures), network.batch_size):
-        some = pictures[start : start + network.batch_size]
-        pixels = torch.stack([network.preprocess(picture.convert("RGB")) for picture in some])
-        found.append(network.activations(pixels)[layer])
-    values = torch.cat(found)
+        batch = pictures[start : start + network.batch_size]
+        pixels = torch.stack([network.preprocess(picture.convert("RGB")) for picture in batch])
+        parts.append(network.activations(pixels)[layer])
+    values = torch.cat(parts)
     if not bool(torch.isfinite(values).all()):
         raise ModelError(f"{network.name}/{layer} gave values that are not finite on pictures: check the network")
     return values

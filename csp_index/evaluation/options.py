@@ -1,4 +1,4 @@
-"""What an evaluation is asked to do: which methods, which images choose and judge, and the evidence to judge by."""
+"""Options of an evaluation: which methods, which images choose and judge, and the evidence to evaluate by."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 from csp_index.errors import EvaluationError
 
-#: The methods compared where none is named: the paper's, its parent, the recommended one, and the floor.
+#: The methods compared by default: the paper's, its parent, two recommended ones, and the floor.
 DEFAULT_METHODS = ("csp", "semanticlens", "pmi", "contrastive-pmi", "consensus", "random-contrast", "random-label")
 
 
 @dataclass(frozen=True, slots=True)
 class MethodChoice:
-    """A scoring method with options of its own, written `csp:gamma=0.5,examples=20`."""
+    """A scoring method with its own options, written `csp:gamma=0.5,examples=20`."""
 
     text: str
     method: str
@@ -24,7 +24,7 @@ class MethodChoice:
 
     @classmethod
     def parse(cls, text: str) -> MethodChoice:
-        """Return the choice that a text names.
+        """Return the method and options that a text names.
 
         >>> MethodChoice.parse("csp:gamma=0.5,contrast=random").options
         {'gamma': 0.5, 'contrast': 'random'}
@@ -44,27 +44,27 @@ class MethodChoice:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationOptions:
-    """How labels are judged. What is None is left out, and the report says so."""
+    """How labels are evaluated. What is None is left out, and the report says so."""
 
     methods: tuple[MethodChoice, ...] = tuple(map(MethodChoice.parse, DEFAULT_METHODS))
     held_out: float = 0.5  # share of images that judge
     seed: int = 0  # of the split, the resamples, the generated images and the intervals
-    choose_on: str | None = None  # names in the images' own split column, in place of a drawn split
+    choose_on: str | None = None  # a name in the images' own split column, instead of a drawn split
     judge_on: str | None = None
-    judge: str | None = None  # the encoder that judges; the labelling one by default
-    most_judging: int = 50_000  # held-out images used at most: bounds memory
-    logit_scale: float | None = None  # the encoder's multiplier of the cosine, where none is known
+    judge: str | None = None  # the encoder that judges; by default the one that labels
+    most_judging: int = 50_000  # held-out images used at most, which bounds memory
+    logit_scale: float | None = None  # the encoder's multiplier of the cosine, if the index has none
     alpha: float = 0.05  # share of images that count as activating, where a metric needs a yes or no
-    concepts: tuple[str, ...] | None = None  # metadata columns that say which concepts an image shows; () is all
+    concepts: tuple[str, ...] | None = None  # metadata columns that name the concepts an image shows; () is all
     truth: Path | None = None  # a table neuron,label[,kind], or the class names of output neurons
     hierarchy: Path | None = None  # child,parent, or a WordNet-style file
-    generator: str | None = None  # what draws a label, for CoSy
-    generated: int = 20  # images a label
+    generator: str | None = None  # the image generator that draws labels, for CoSy
+    generated: int = 20  # images per label
     prompt: str = "{}"  # around a label, for the generator
-    drawings: Path | None = None  # a folder that keeps what was drawn, so that long work can go on
+    drawings: Path | None = None  # a folder that keeps the drawn images, so that long work can resume
     controls: str | None = None  # control images; a sample of the held-out ones by default
     control_count: int = 500
-    resamples: int = 0  # relabellings on half of the choosing images, and on other splits
+    resamples: int = 0  # relabelings on half of the choosing images, and on other splits
     perturb: bool = False  # relabel on perturbed copies of the example images
 
     def __post_init__(self) -> None:
@@ -72,7 +72,9 @@ class EvaluationOptions:
         if not texts or len(set(texts)) < len(texts):
             raise EvaluationError(f"methods are {', '.join(texts) or 'none'}: name one or several, each once")
         if (self.choose_on is None) != (self.judge_on is None):
-            raise EvaluationError("splits of the images go together: name the one that chooses and the one that judges")
+            raise EvaluationError(
+                "choose_on and judge_on go together: name the split that chooses and the one that judges"
+            )
         for name, least in (("generated", 1), ("control_count", 2), ("most_judging", 10)):
             if getattr(self, name) < least:
                 raise EvaluationError(f"{name.replace('_', ' ')} is {getattr(self, name)}: expected at least {least}")
@@ -87,7 +89,7 @@ class EvaluationOptions:
 
 
 def parse_methods(texts: Sequence[str]) -> tuple[MethodChoice, ...]:
-    """Return the methods that texts name; those compared by default where there is none."""
+    """Return the methods that texts name; without a text, the default methods."""
     return tuple(map(MethodChoice.parse, texts or DEFAULT_METHODS))
 
 

@@ -1,6 +1,6 @@
-"""Perturbed copies of images: does a label survive noise, blur, compression and another exposure?
+"""Perturbed copies of images: does a label survive noise, blur, compression and a darker exposure?
 
-A copy goes through encoder and network again, so that both its embedding and its activations are its own.
+Each copy runs through encoder and network, so both its embedding and its activations are its own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from csp_index.store.tables import Store
 
 Perturbation = Literal["noise", "blur", "jpeg", "dark"]
 PERTURBATIONS: Final[tuple[Perturbation, ...]] = ("noise", "blur", "jpeg", "dark")
-_NOISE, _BLUR, _QUALITY, _EXPOSURE = 10.0, 1 / 64, 40, 0.75  # in grey levels; of the shorter side; JPEG; of brightness
+_NOISE = 10.0  # gray levels
+_BLUR = 1 / 64  # of the shorter side
+_QUALITY = 40  # of JPEG
+_EXPOSURE = 0.75  # of the brightness
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Copies:
 
 
 def perturb(image: Image.Image, kind: Perturbation, seed: int) -> Image.Image:
-    """Return a copy of an RGB image with noise, blurred, compressed or darker."""
+    """Return a copy of an RGB image: noisy, blurred, compressed or darker."""
     if kind == "noise":
         noise = np.random.default_rng(seed).normal(0, _NOISE, (image.height, image.width, 3))
         return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
@@ -64,7 +67,7 @@ def perturbed_copies(
 ) -> Copies:
     """Run perturbed copies of images (sorted ids [I]) through encoder and network; `pick` takes the neurons' columns.
 
-    Raises SourceError for an image that cannot be read any more.
+    Raises SourceError for an image that can no longer be read.
     """
     where = f"image_id IN ({','.join(map(str, ids.tolist()))})"
     uris = store.read(schema.IMAGES, ["image_id", "uri"], where).sort_by("image_id")["uri"].to_pylist()
@@ -83,8 +86,7 @@ def _batches(uris: Sequence[str], kind: Perturbation, ids: Sequence[int], size: 
         for number, item in zip(ids, read_images(uris), strict=True):
             if isinstance(item, ImageFailure):
                 raise SourceError(
-                    f"the image {item.uri} cannot be read any more ({item.reason}): restore it, "
-                    "or ask for no perturbation"
+                    f"the image {item.uri} can no longer be read ({item.reason}): restore it, or leave perturbation out"
                 )
             yield perturb(item.image, kind, number)
 
@@ -93,18 +95,18 @@ def _batches(uris: Sequence[str], kind: Perturbation, ids: Sequence[int], size: 
         yield batch
 
 
-def rescored(found: NeuronScores, copies: Copies) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the scores [M, C] when every example image is replaced by its copy, and which neurons still fire [M].
+def rescored(original: NeuronScores, copies: Copies) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the scores [M, C] with every example image replaced by its copy, and which neurons still fire [M].
 
-    A copy that fell silent counts no more. The neurons are those of the copies' columns, in order.
+    A copy that leaves the neuron silent is no example. The neurons are those of the copies' columns, in order.
     """
-    old = found.evidence
-    held = torch.cat([found.examples.activating.flatten(), found.examples.contrastive.flatten()])
-    used = held[held >= 0].unique()
+    old = original.evidence
+    ids = torch.cat([original.examples.activating.flatten(), original.examples.contrastive.flatten()])
+    used = ids[ids >= 0].unique()
     rows = torch.searchsorted(copies.ids, used)
-    activating = torch.searchsorted(copies.ids, found.examples.activating.clamp(min=0))
+    activating = torch.searchsorted(copies.ids, original.examples.activating.clamp(min=0))
     values = copies.activations.T.gather(1, activating)
-    silent = (found.examples.activating < 0) | (values <= 0)
+    silent = (original.examples.activating < 0) | (values <= 0)
     order = values.masked_fill(silent, -torch.inf).argsort(dim=1, descending=True, stable=True)
     contrastive = old.contrastive.masked_fill(silent[..., None], -1)
     evidence = replace(
@@ -115,5 +117,5 @@ def rescored(found: NeuronScores, copies: Copies) -> tuple[torch.Tensor, torch.T
         contrastive=contrastive.gather(1, order[..., None].expand(contrastive.shape)),
         similarities=None,
     )
-    scores = scoring.score(found.request.method, evidence, found.request.scoring).scores
+    scores = scoring.score(original.request.method, evidence, original.request.scoring).scores
     return scores, (~silent).any(1)

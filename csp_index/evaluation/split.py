@@ -1,6 +1,4 @@
-"""Two halves of the images: labels are chosen on one and judged on the other, so that no label is judged on the images
-that chose it.
-"""
+"""A split of the images: labels are chosen on one part and evaluated on the other."""
 
 from __future__ import annotations
 
@@ -16,15 +14,15 @@ from csp_index.ordering import mix
 from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
 
-_THINNED = 1 << 41  # sets thinning apart from the draw of splits with the same seed
-_FEWEST = 10  # held-out images below which no metric says anything
+_THINNED = 1 << 41  # makes thinning differ from the draw of splits with the same seed
+_FEWEST = 10  # held-out images, below which no metric is meaningful
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Which images choose labels and which judge them: two masks [N] without a common image, and how they came about.
+    """Which images choose labels and which judge them: two disjoint masks [N], and their origin.
 
-    `key` is a hash of both sets: equal keys, equal images.
+    `key` is a hash of both sets: equal keys mean equal images.
     """
 
     choosing: torch.Tensor
@@ -39,13 +37,13 @@ class Split:
         return hashlib.sha256(np.packbits(sides).tobytes() + str(sides.shape[1]).encode()).hexdigest()[:16]
 
     def as_json(self) -> dict[str, object]:
-        """Return what a report says of the split."""
+        """Return what a report shows of the split."""
         counts = {"choosing": int(self.choosing.sum()), "judging": int(self.judging.sum())}
         return {"key": self.key, "origin": self.origin, "seed": self.seed, **counts}
 
 
 def draw_split(images: int, *, held_out: float = 0.5, seed: int = 0) -> Split:
-    """Hold out a share of the images 0 .. N - 1, chosen by a seeded hash of their ids.
+    """Hold out a share of images 0 .. N - 1, chosen by a seeded hash of their ids.
 
     >>> split = draw_split(100, held_out=0.3)
     >>> int(split.choosing.sum()), int(split.judging.sum())
@@ -60,23 +58,22 @@ def draw_split(images: int, *, held_out: float = 0.5, seed: int = 0) -> Split:
 
 
 def read_split(store: Store, images: int, choosing: str, judging: str) -> Split:
-    """Take the halves from the images' own `split` column (of the metadata), by name."""
+    """Return the split between two named parts of the images' own `split` column (of the metadata)."""
     if choosing == judging:
-        raise EvaluationError(f"labels are to be chosen and judged on {choosing!r} alike: name two different splits")
+        raise EvaluationError(f"labels would be chosen and judged on the same split {choosing!r}: name two splits")
     names = store.read(schema.IMAGES, ["image_id", "split"]).sort_by("image_id")["split"].to_numpy(zero_copy_only=False)
-    held = names[:images]
+    split_of = names[:images]
     for name in (choosing, judging):
-        if name not in held:
-            known = (
-                ", ".join(sorted({str(n) for n in held if n})) or "none: the images were indexed without a split column"
-            )
+        if name not in split_of:
+            known = ", ".join(sorted({str(n) for n in split_of if n}))
+            known = known or "none: the images were indexed without a split column"
             raise EvaluationError(f"no image has the split {name!r} (has: {known})")
-    halves = [torch.from_numpy((held == name).astype(bool)) for name in (choosing, judging)]
-    return _checked(Split(halves[0], halves[1], f"the images' own splits {choosing} and {judging}", 0))
+    masks = [torch.from_numpy((split_of == name).astype(bool)) for name in (choosing, judging)]
+    return _checked(Split(masks[0], masks[1], f"the images' own splits {choosing} and {judging}", 0))
 
 
 def keep_split(store: Store, split: Split) -> None:
-    """Store which images the split holds out, once; the caller holds the write lock."""
+    """Store a split unless it is stored; the caller holds the write lock."""
     if store.count(schema.SPLITS, f"split = {catalog.sql_text(split.key)}"):
         return
     row = {
@@ -95,18 +92,18 @@ def thinned(mask: torch.Tensor, count: int, seed: int) -> torch.Tensor:
     ids = mask.nonzero()[:, 0]
     if len(ids) <= count:
         return mask
-    kept = torch.zeros_like(mask)
-    kept[ids[mix(ids, _THINNED + seed).argsort()[:count]]] = True
-    return kept
+    sample = torch.zeros_like(mask)
+    sample[ids[mix(ids, _THINNED + seed).argsort()[:count]]] = True
+    return sample
 
 
 def _checked(split: Split) -> Split:
-    held, chosen = int(split.judging.sum()), int(split.choosing.sum())
-    if held < _FEWEST:
+    judging, choosing = int(split.judging.sum()), int(split.choosing.sum())
+    if judging < _FEWEST:
         raise EvaluationError(
-            f"{held} images are held out for judging: expected at least {_FEWEST}; hold out a larger share, "
+            f"{judging} images are held out for judging: expected at least {_FEWEST}; hold out a larger share, "
             "or index more images"
         )
-    if chosen < 1:
+    if choosing < 1:
         raise EvaluationError("no image is left to choose labels: hold out a smaller share")
     return split

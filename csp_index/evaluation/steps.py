@@ -1,4 +1,4 @@
-"""The families of metrics, each one step of an evaluation: what it needs, and the values it adds to the value table."""
+"""The steps of an evaluation, one per family of metrics: each computes values and adds them to the value table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from csp_index.contrast.selection import Selection, pool_tiles
 from csp_index.evaluation.choose_labels import ChosenLabels
 from csp_index.evaluation.ground_truth import Truth, agreement
 from csp_index.evaluation.hierarchy import Hierarchy
-from csp_index.evaluation.judge_labels import JudgingImages, LabelTexts, discrimination, judge, relatives_simulation
+from csp_index.evaluation.judge_labels import (
+    JudgingImages,
+    LabelTexts,
+    activation_metrics,
+    discrimination,
+    relatives_simulation,
+)
 from csp_index.evaluation.label_images import (
     GenerationSettings,
     ImageGenerator,
@@ -46,22 +52,22 @@ from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
 
 Labels = list[str | None]  # the label of every neuron, by one method
-_CORRELATED = 2**26  # activations held at once to find neurons that fire alike
-_RELATIVES = 12  # broader and narrower words looked at for each label
+_CORRELATED = 2**26  # activations in memory at once to find neurons that fire alike
+_RELATIVES = 12  # broader and narrower words per label, at most
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What an evaluation calls from outside: candidate texts, a text encoder, and the models behind the index."""
+    """What the caller provides: candidate texts, a text encoder, and the models behind the index."""
 
     candidates: Callable[[], CandidateTexts]
     candidates_key: str
     templates_key: str
-    embed: Callable[[EncoderInfo, Sequence[str]], torch.Tensor]  # [T, D], the mean over the labels' templates
+    embed: Callable[[EncoderInfo, Sequence[str]], torch.Tensor]  # [T, D], the mean over the templates
     network: Callable[[LayerInfo], LoadedNetwork]
     encoder: Callable[[EncoderInfo], LoadedEncoder]
     derive: Mapping[DerivedKind, Derive] = field(default_factory=dict)  # makes contrastive images
-    depends: Callable[[ExampleOptions], Mapping[str, object]] | None = None  # what these hang on beside the options
+    depends: Callable[[ExampleOptions], Mapping[str, object]] | None = None  # what these depend on besides the options
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +83,19 @@ class EvaluationContext:
     progress: Progress
 
     def embed(self, source: EncoderInfo, texts: Sequence[str]) -> torch.Tensor:
-        """Return unit vectors [T, D] of texts; the candidates' own where all texts are candidates."""
-        place = {text: row for row, text in enumerate(self.candidates.texts)}
-        if source == self.selection.source and all(text in place for text in texts):
-            return normalize(self.candidates.embeddings[[place[text] for text in texts]], dim=1)
+        """Return unit vectors [T, D] of texts; those of the candidates where all texts are candidates."""
+        row_of = {text: row for row, text in enumerate(self.candidates.texts)}
+        if source == self.selection.source and all(text in row_of for text in texts):
+            return normalize(self.candidates.embeddings[[row_of[text] for text in texts]], dim=1)
         return normalize(self.tools.embed(source, texts), dim=1)
 
     def reads(self, source: EncoderInfo) -> bool:
-        """Return whether the encoder can embed new texts; one that came as arrays cannot."""
+        """Return whether the encoder can embed new texts; one imported as arrays cannot."""
         return source.identity.get("library") != "arrays"
 
 
 def concepts_in(context: EvaluationContext, images: int) -> ConceptTable | None:
-    """Look for all candidates in the metadata of the images 0 .. N - 1; None where no columns are named."""
+    """Look for all candidates in the metadata of images 0 .. N - 1; None where no columns are named."""
     if context.options.concepts is None:
         return None
     batches = context.store.scan(schema.IMAGES, ["image_id", "metadata"], where=f"image_id < {images}")
@@ -100,8 +106,8 @@ def concepts_in(context: EvaluationContext, images: int) -> ConceptTable | None:
 def label_texts_of(
     context: EvaluationContext, labels: Labels, images: JudgingImages, concepts: ConceptTable | None
 ) -> LabelTexts:
-    """Return the labels under judgement as the judging encoder sees them, and where the metadata shows them."""
-    # A word that no neuron carries stands in where there is no label at all.
+    """Return the labels to evaluate as the judging encoder embeds them, and the images whose metadata shows them."""
+    # Without any label, the first candidate keeps the tensors from being empty.
     texts = tuple(sorted({text for text in labels if text is not None})) or context.candidates.texts[:1]
     vectors = context.embed(images.source, texts)
     if concepts is None:
@@ -113,13 +119,13 @@ def label_texts_of(
 def evaluate_activations(
     context: EvaluationContext, images: JudgingImages, label_texts: LabelTexts, method: str, labels: Labels
 ) -> torch.Tensor:
-    """Add simulation, detection and reach; return the simulation correlations [M]."""
-    unknown = "the label is no value of the metadata" if label_texts.presence is not None else None
-    found = judge(images, label_texts, labels, context.progress)
-    for metric, values in found.items():
+    """Add simulation, detection and the reach of labels; return the simulation correlations [M]."""
+    unknown = "the label is not a value of the metadata" if label_texts.presence is not None else None
+    values_of = activation_metrics(images, label_texts, labels, context.progress)
+    for metric, values in values_of.items():
         context.value_table.add(method, metric, values, labels, unknown if metric in DETECTION else None)
     context.value_table.add(method, "label-neurons", label_sharing(labels), labels)
-    return found["simulation"]
+    return values_of["simulation"]
 
 
 def evaluate_contrast(
@@ -130,14 +136,14 @@ def evaluate_contrast(
     method: str,
     labels: Labels,
 ) -> None:
-    """Add how well labels tell activating from contrastive judging images."""
+    """Add how well labels separate activating from contrastive judging images."""
     context.value_table.add(method, "discriminative", discrimination(images, label_texts, labels, examples), labels)
 
 
 def evaluate_agreement(
     context: EvaluationContext, method: str, chosen: ChosenLabels, truth: Truth, hierarchy: Hierarchy | None
 ) -> None:
-    """Add agreement with the truth; the rank of the truth is among all candidates."""
+    """Add agreement with the truth; the truth is ranked among all candidates."""
     source = context.selection.source
     new = {text for texts in truth.accepted.values() for text in texts} - set(context.candidates.texts)
     embed = (lambda texts: context.embed(source, texts)) if context.reads(source) or not new else None
@@ -155,21 +161,21 @@ def evaluate_hierarchy(
     labels: Labels,
     simulation: torch.Tensor,
 ) -> None:
-    """Add the depth of labels, and their lead over the next broader and narrower words."""
-    near = {
+    """Add the depth of labels, and their lead over the directly broader and narrower words."""
+    relatives_of = {
         text: (*hierarchy.parents(text), *hierarchy.children(text))[:_RELATIVES] for text in labels if text is not None
     }
     depth = torch.tensor([float("nan") if text is None else hierarchy.depth(text) for text in labels])
     context.value_table.add(method, "depth", depth, labels)
-    texts = sorted({relative for found in near.values() for relative in found})
+    texts = sorted({relative for words in relatives_of.values() for relative in words})
     if not context.reads(images.source) and not set(texts) <= set(context.candidates.texts):
         return
     vectors = context.embed(images.source, texts) if texts else torch.zeros(1, images.source.width)
-    place = {text: row for row, text in enumerate(texts)}
+    row_of = {text: row for row, text in enumerate(texts)}
     rows = torch.full((len(labels), _RELATIVES), -1, dtype=torch.int64)
     for neuron, text in enumerate(labels):
-        found = [place[relative] for relative in near.get(text or "", ())]
-        rows[neuron, : len(found)] = torch.tensor(found, dtype=torch.int64)
+        own = [row_of[relative] for relative in relatives_of.get(text or "", ())]
+        rows[neuron, : len(own)] = torch.tensor(own, dtype=torch.int64)
     relatives = relatives_simulation(images, vectors, rows)
     context.value_table.add(method, "relatives-lead", broader_narrower_lead(simulation.float(), relatives), labels)
 
@@ -193,55 +199,55 @@ def evaluate_quality(context: EvaluationContext, method: str, chosen: ChosenLabe
 def evaluate_consistency(
     context: EvaluationContext, images: JudgingImages, label_texts: LabelTexts, method: str, labels: Labels
 ) -> None:
-    """Add whether neurons that fire alike carry alike labels."""
+    """Add whether neurons that fire alike carry similar labels."""
     count = max(64, _CORRELATED // len(context.selection.neurons))
     mask = thinned(images.judging, count, context.options.seed)
     activations = torch.cat(list(pool_tiles(context.store, images.target, images.neurons, mask)), 1)
-    found = consistency(activations, label_texts.vectors[label_texts.rows(labels).clamp(min=0)], labels)
-    context.value_table.add(method, "consistency", found.same_label, labels)
-    context.value_table.add(method, "consistency-text", found.text_cosine, labels)
+    result = consistency(activations, label_texts.vectors[label_texts.rows(labels).clamp(min=0)], labels)
+    context.value_table.add(method, "consistency", result.same_label, labels)
+    context.value_table.add(method, "consistency-text", result.text_cosine, labels)
 
 
 def evaluate_neurons(context: EvaluationContext, examples: Examples) -> None:
-    """Add what belongs to the neurons themselves: clarity, polysemanticity, redundancy of their activating images."""
+    """Add the metrics of the neurons themselves: clarity, polysemanticity, redundancy of their activating images."""
     ids = examples.activating[examples.activating >= 0].unique()
-    places = torch.searchsorted(ids, examples.activating.clamp(min=0)).masked_fill(examples.activating < 0, -1)
+    rows = torch.searchsorted(ids, examples.activating.clamp(min=0)).masked_fill(examples.activating < 0, -1)
     vectors = streams.embeddings_of(context.store, context.selection.source, ids.numpy())
     if not len(ids):
         vectors = torch.zeros(1, context.selection.source.width)
-    means = bags(vectors, places, even(places >= 0))
-    context.value_table.add("", "clarity", clarity(vectors, places))
-    context.value_table.add("", "polysemanticity", polysemanticity(vectors, places))
+    means = bags(vectors, rows, even(rows >= 0))
+    context.value_table.add("", "clarity", clarity(vectors, rows))
+    context.value_table.add("", "polysemanticity", polysemanticity(vectors, rows))
     context.value_table.add("", "redundancy", redundancy(means))
 
 
 def evaluate_generated(context: EvaluationContext, generator: ImageGenerator, method: str, labels: Labels) -> None:
-    """Add CoSy's metrics: what neurons do on images made from their labels, against control images."""
+    """Add CoSy's metrics: activations on images generated from the labels, against control images."""
     options, target = context.options, context.selection.target
     network = context.tools.network(target)
     settings = GenerationSettings(options.generated, options.seed, options.prompt)
     neurons = context.selection.neurons
     pairs = [(int(neuron), text) for neuron, text in zip(neurons, labels, strict=True) if text is not None]
-    made = generated_activations(network, target.key.layer, generator, pairs, settings, context.progress)
+    generated = generated_activations(network, target.key.layer, generator, pairs, settings, context.progress)
     control = _controls(context, network)
     maximum = torch.from_numpy(catalog.neuron_rows(context.store, target, neurons.tolist())["max"].to_numpy().copy())
     values = torch.full((len(labels), options.generated), torch.nan)
-    values[torch.tensor([text is not None for text in labels], dtype=torch.bool)] = made.values
-    why = [made.failures.get(text or "", "") for text in labels]
-    context.value_table.add(method, "cosy-auc", cosy_auc(values, control), labels, why)
-    context.value_table.add(method, "cosy-mad", cosy_mad(values, control), labels, why)
-    spent = [note or "its maximal activation is not above 0" for note in why]
-    context.value_table.add(method, "dma", dma(values, maximum), labels, spent)
+    values[torch.tensor([text is not None for text in labels], dtype=torch.bool)] = generated.values
+    notes = [generated.failures.get(text or "", "") for text in labels]
+    context.value_table.add(method, "cosy-auc", cosy_auc(values, control), labels, notes)
+    context.value_table.add(method, "cosy-mad", cosy_mad(values, control), labels, notes)
+    dma_notes = [note or "its maximal activation is not above 0" for note in notes]
+    context.value_table.add(method, "dma", dma(values, maximum), labels, dma_notes)
 
 
 def _controls(context: EvaluationContext, network: LoadedNetwork) -> torch.Tensor:
-    """Return the neurons' activations on control images [M, G]: those given, or a sample of the judging ones."""
+    """Return activations on control images [M, G]: those of the options, or a sample of the judging images."""
     options, target = context.options, context.selection.target
     if options.controls is not None:
-        found = control_activations(
+        activations = control_activations(
             network, target.key.layer, options.controls, options.control_count, options.seed, context.progress
         )
-        return found.T[torch.from_numpy(context.selection.neurons)]
+        return activations.T[torch.from_numpy(context.selection.neurons)]
     judging = context.selection.pool.mask if context.selection.pool else torch.zeros(0, dtype=torch.bool)
     ids = judging.nonzero()[:, 0]
     mask = torch.zeros_like(judging)

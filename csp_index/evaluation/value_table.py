@@ -1,4 +1,4 @@
-"""Values as they come in, neuron by neuron, and why one is missing: no NaN leaves this file."""
+"""The table of values that the steps of an evaluation fill; a missing value is null with a reason, never NaN."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from csp_index.evaluation.metrics.table import METRICS
 
 
 class ValueTable:
-    """Collects values [M] of selected neurons; `kinds` [M] groups them, `constant` [M] tells activations that never
-    change on the judging images.
+    """Collects values [M] of selected neurons.
+
+    `kinds` [M] groups the neurons; `constant` [M] marks activations that never change on the judging images.
     """
 
     def __init__(self, selection: Selection, kinds: Sequence[str], constant: torch.Tensor) -> None:
@@ -32,25 +33,27 @@ class ValueTable:
         labels: Sequence[str | None] | None = None,
         notes: str | Sequence[str] | None = None,
     ) -> None:
-        """Take in a metric's values [M]; `labels` are the labels judged (None: it judges no label), `notes` say why a
-        value is missing where the label and the activation do not.
+        """Add a metric's values [M].
+
+        `labels` are the evaluated labels, None for a metric of the neurons themselves. `notes` say why a value is
+        missing where neither the label nor the activation explains it; by default the metric's own reason.
         """
-        found = values.double().numpy()
-        missing = ~np.isfinite(found)
-        texts = [None] * len(found) if labels is None else list(labels)
-        why = notes if notes is not None else METRICS[metric].undefined
-        reasons = [why] * len(found) if isinstance(why, str) else list(why)
-        told = []
-        for place, absent in enumerate(missing.tolist()):
+        numbers = values.double().numpy()
+        missing = ~np.isfinite(numbers)
+        texts = [None] * len(numbers) if labels is None else list(labels)
+        default = notes if notes is not None else METRICS[metric].undefined
+        reasons = [default] * len(numbers) if isinstance(default, str) else list(default)
+        column = []
+        for row, absent in enumerate(missing.tolist()):
             if not absent:
-                told.append("")
-            elif labels is not None and texts[place] is None:
-                told.append("no label: the neuron never fires, or lacks contrast, on the choosing images")
-            elif self._constant[place]:
-                told.append("its activation is constant on the judging images")
+                column.append("")
+            elif labels is not None and texts[row] is None:
+                column.append("no label: the neuron never fires, or lacks contrast, on the choosing images")
+            elif self._constant[row]:
+                column.append("its activation is constant on the judging images")
             else:
-                told.append(reasons[place] or "undefined on these images")
-        key, size = self._selection.target.key, len(found)
+                column.append(reasons[row] or "undefined on these images")
+        key, size = self._selection.target.key, len(numbers)
         columns = {
             "model": pa.array([key.model] * size),
             "layer": pa.array([key.layer] * size),
@@ -59,12 +62,12 @@ class ValueTable:
             "method": pa.array([method] * size),
             "text": pa.array(texts, pa.string()),
             "metric": pa.array([metric] * size),
-            "value": pa.array(np.where(missing, 0.0, found), mask=missing),
-            "note": pa.array(told, pa.string()),
+            "value": pa.array(np.where(missing, 0.0, numbers), mask=missing),
+            "note": pa.array(column, pa.string()),
         }
         self._parts.append(pa.table(columns, schema=VALUES))
 
     def take(self) -> pa.Table:
-        """Return all rows taken in since the last call."""
+        """Return all rows added since the last call, and forget them."""
         parts, self._parts = self._parts, []
         return pa.concat_tables(parts) if parts else VALUES.empty_table()

@@ -151,7 +151,7 @@ def test_relabelling_counts_how_often_a_label_stays(world):
         ({"held_out": 0.01}, "2 images are held out for judging: expected at least 10"),
         ({"held_out": 1.0}, "held-out share is 1.0: expected a number between 0 and 1"),
         ({"choose_on": "train", "judge_on": "test"}, "no image has the split 'train'"),
-        ({"choose_on": "train"}, "name the one that chooses and the one that judges"),
+        ({"choose_on": "train"}, "name the split that chooses and the one that judges"),
         ({"judge": "other"}, "encoder 'other' is not in the index"),
         ({"concepts": ("colour",)}, "no image has the metadata column 'colour'"),
         ({"generator": "python:fakes:painter"}, "imported as arrays"),
@@ -218,7 +218,7 @@ def test_detection_by_metadata_and_generated_images(tmp_path):
     f1 = values(found, "semanticlens", "f1")
     for row in f1.values():
         if row["text"] == "unheard of":
-            assert row["note"] == "the label is no value of the metadata"
+            assert row["note"] == "the label is not a value of the metadata"
     auc = values(found, "semanticlens", "cosy-auc")
     assert all(row["value"] is None or 0 <= row["value"] <= 1 for row in auc.values())
     assert any(row["value"] is not None for row in auc.values())

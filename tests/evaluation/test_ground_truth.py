@@ -49,7 +49,7 @@ def test_class_names_are_the_truth_of_output_neurons(tmp_path: Path) -> None:
     path = write(tmp_path, "tench, Tinca tinca\r\n\r\ngreat white shark\n\n", "names.txt")
     assert read_truth(path, LAYER, 3).accepted == {0: ("tench, Tinca tinca",), 2: ("great white shark",)}
     assert read_truth(path, LAYER, 9, synonyms=True).accepted[0] == ("tench", "Tinca tinca")
-    with pytest.raises(EvaluationError, match=r"has 3 lines, m/l 2 neurons: expected at most one for each"):
+    with pytest.raises(EvaluationError, match=r"has 3 lines, m/l 2 neurons: expected at most one per neuron"):
         read_truth(path, LAYER, 2)
 
 
@@ -83,7 +83,7 @@ def test_json_lists_and_objects(tmp_path: Path) -> None:
         ("t.txt", "\n\n", r"names no neuron of m/l \(has: nothing: it is empty\)"),
         ("t.json", "{", "is not JSON"),
         ("t.json", "7", "holds a int: expected a list of names or an object"),
-        ("t.json", '["a", 5]', "gives neuron 1 5: expected a text or a list of texts"),
+        ("t.json", '["a", 5]', "has 5 for neuron 1: expected a text or a list of texts"),
     ],
 )
 def test_a_file_that_does_not_fit_is_told_in_one_line(
@@ -149,7 +149,7 @@ def test_the_rank_is_that_of_the_best_accepted_text_among_all_candidates() -> No
 def test_without_scores_a_truth_beyond_the_labels_kept_has_no_rank() -> None:
     found = agreement(TRUTH, {0: ["dog"], 2: ["dog"]}, VOCABULARY)
     assert found.values["agreement-rank"].isnan().all() and found.values["agreement-reciprocal-rank"].isnan().all()
-    notes = ("the truth is not among the labels kept", "the truth is not among the candidates")
+    notes = ("the truth is not among the ranked labels", "the truth is not among the candidates")
     assert found.notes["agreement-rank"] == found.notes["agreement-reciprocal-rank"] == notes
 
 

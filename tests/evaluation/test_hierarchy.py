@@ -215,7 +215,7 @@ def test_the_content_tells_wordnet_from_a_table_and_a_folder_will_do(tmp_path: P
 def test_a_cut_wordnet_file_is_told(tmp_path: Path) -> None:
     data = wordnet_bytes(NOUNS)
     lines = data.split(b"\n")
-    with pytest.raises(EvaluationError, match=r"points to synset \d{8}, which it does not hold"):
+    with pytest.raises(EvaluationError, match=r"points to synset \d{8}, which it does not have"):
         load_hierarchy(write(tmp_path, b"\n".join(lines[:3] + lines[4:])))
     with pytest.raises(EvaluationError, match="broken in line 6: expected a synset"):
         load_hierarchy(write(tmp_path, b"\n".join([*lines[:5], lines[5][:40]])))
