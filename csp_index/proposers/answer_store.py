@@ -1,8 +1,8 @@
-"""Answers of proposers as the store holds them: what has been asked already, and how nothing that came in is lost.
+"""Storage of proposers' answers: which neurons have answered already, and a journal that survives a killed run.
 
-A commit costs some 20 ms, so answers are committed in groups. Until then each stands in a journal, a file of JSON lines
-beside the tables, from where the next run takes over what a killed one could not commit. An object store has no
-journal: there a kill loses what came in since the last commit.
+A commit takes about 20 ms, so answers are committed in groups. Until then each is in a journal, a file of JSON lines
+next to the tables, from which the next run recovers what a killed run could not commit. An object store has no journal:
+there a kill loses the answers since the last commit.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ JOURNAL = ".answers.jsonl"
 
 _COUNTERS = ("requests", "prompt_tokens", "completion_tokens", "seconds")
 _SAME = ("settings_hash", "model", "layer")
-_LISTED = 2_000  # neurons of one condition
+_LISTED = 2_000  # neurons per condition
 
-Row = dict[str, Any]  # an answer as the journal has it: the columns of `answers`, and `texts` and `scores`
+Row = dict[str, Any]  # an answer in the journal: the columns of `answers`, plus `texts` and `scores`
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What all answers of a run share. `hashed` is the hash of everything they depend on."""
+    """The columns that all answers of a run share. `hashed` is the hash of everything they depend on."""
 
     run_id: str
     hashed: str
@@ -52,14 +52,14 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the store holds under one settings hash: the neurons that need not be asked, and what each has cost."""
+    """The stored answers under one settings hash: the neurons that need no question, and the cost of each."""
 
     settled: frozenset[int]  # in state answered or unparsed
     spent: Mapping[int, tuple[int, int, int, float]]  # requests, tokens of prompts and completions, seconds
 
 
 def known_answers(store: Store, target: LayerInfo, hashed: str) -> Known:
-    """Return what a layer's neurons have answered under a settings hash."""
+    """Return the stored answers about a layer's neurons under a settings hash."""
     where = f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(target)}"
     rows = store.read(schema.ANSWERS, ["neuron", "state", *_COUNTERS], where).to_pylist()
     settled = frozenset(row["neuron"] for row in rows if row["state"] != "failed")
@@ -67,7 +67,7 @@ def known_answers(store: Store, target: LayerInfo, hashed: str) -> Known:
 
 
 def superseded(store: Store, target: LayerInfo, proposer: Proposer, hashed: str, neurons: Sequence[int]) -> list[int]:
-    """Return which of the neurons have a later answer of the proposer than the one under this settings hash."""
+    """Return the neurons that have a later answer of the proposer than the one under this settings hash."""
     same = (
         f"{name} = {catalog.sql_text(value)}" for name, value in (("kind", proposer.kind), ("proposer", proposer.name))
     )
@@ -79,27 +79,27 @@ def superseded(store: Store, target: LayerInfo, proposer: Proposer, hashed: str,
 
 
 def renew(store: Store, target: LayerInfo, hashed: str, neurons: Sequence[int], run_id: str) -> None:
-    """Make answers the last ones of their neurons again: they were asked for, and read. Under the write lock."""
+    """Make stored answers the newest of their neurons again, because this run requested them. Under the write lock."""
     condition = f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(target)}"
     for start in range(0, len(neurons), _LISTED):
         where = f"{condition} AND neuron IN ({','.join(map(str, neurons[start : start + _LISTED]))})"
-        for name in (schema.CANDIDATES, schema.ANSWERS):  # an answer that can be read is whole
+        for name in (schema.CANDIDATES, schema.ANSWERS):  # in this order, so that a visible answer is complete
             rows = store.read(name, where=where)
-            place = rows.schema.get_field_index("run_id")
-            rows = rows.set_column(place, rows.schema.field(place), pa.array([run_id] * rows.num_rows))
+            position = rows.schema.get_field_index("run_id")
+            rows = rows.set_column(position, rows.schema.field(position), pa.array([run_id] * rows.num_rows))
             store.delete(name, where)
             store.append(name, rows)
 
 
 class AnswerWriter:
-    """Takes in answers, in a `with` block at whose end all are committed, however it ends; under the write lock.
+    """Stores answers, in a `with` block; all are committed however the block ends. Under the write lock.
 
-    An answer takes the place of the neuron's earlier one under the same settings, and its counters include what that
-    one had cost; but a failure leaves an earlier answer as it is.
+    An answer replaces the neuron's earlier one under the same settings, and its counters include the earlier cost; a
+    failure leaves an earlier answer unchanged.
     """
 
     def __init__(self, store: Store, origin: Origin, known: Known) -> None:
-        """Start with nothing taken in; the journal is empty, see `take_over`."""
+        """Start without answers; the journal is empty, see `take_over`."""
         self._store, self._origin, self._known = store, origin, known
         self._journal = Journal.of(store)
         self._writer = Writer()
@@ -108,17 +108,17 @@ class AnswerWriter:
         self._group, self._pause = settings.ANSWERS_GROUP.value(), settings.ANSWERS_PAUSE.value()
 
     def add(self, answer: Answer) -> Answer:
-        """Take in an answer, into the journal at once, into the tables with the next group; return it as it is kept."""
-        kept = _kept(answer)
-        if kept.state == "failed" and kept.neuron.neuron in self._known.settled:
-            return kept
-        row = _row(kept, self._origin, self._known.spent.get(kept.neuron.neuron, (0, 0, 0, 0.0)))
+        """Add an answer to the journal now and to the tables with the next group; return it as it is stored."""
+        cleaned = _cleaned(answer)
+        if cleaned.state == "failed" and cleaned.neuron.neuron in self._known.settled:
+            return cleaned
+        row = _row(cleaned, self._origin, self._known.spent.get(cleaned.neuron.neuron, (0, 0, 0, 0.0)))
         self._journal.add(row)
         self._waiting.append(row)
         self._writer.check()
         if len(self._waiting) >= self._group or time.monotonic() - self._since >= self._pause:
             self._commit()
-        return kept
+        return cleaned
 
     def _commit(self) -> None:
         rows, self._waiting = self._waiting, []
@@ -148,10 +148,10 @@ class AnswerWriter:
 
 
 class Journal:
-    """A file of JSON lines that outlives a killed process; only whoever holds the write lock touches it."""
+    """A file of JSON lines that survives a killed process; only the holder of the write lock uses it."""
 
     def __init__(self, path: Path | None) -> None:
-        """Name the file; None keeps nothing."""
+        """Remember the file's path; None means no journal."""
         self._path = path
         self._file: int | None = None
         self._open = 0  # lines that are in no table yet
@@ -159,11 +159,11 @@ class Journal:
 
     @classmethod
     def of(cls, store: Store) -> Journal:
-        """Return the journal of an index: a file in its directory; in an object store there is none."""
+        """Return the journal of an index: a file in its directory, none in an object store."""
         return cls(None if "://" in store.address else Path(store.address) / JOURNAL)
 
     def add(self, row: Row) -> None:
-        """Write one line, in one go."""
+        """Write one line."""
         if self._path is None:
             return
         line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
@@ -178,14 +178,14 @@ class Journal:
             self._open += 1
 
     def done(self, count: int) -> None:
-        """Take note that so many lines are in the tables; the file is emptied when all are."""
+        """Count lines as committed to the tables; the file is emptied when all lines are."""
         with self._mutex:
             self._open -= count
             if self._file is not None and self._open == 0:
                 os.ftruncate(self._file, 0)
 
     def close(self) -> None:
-        """Close the file, and remove it where all it held is in the tables."""
+        """Close the file, and remove it if all its lines are in the tables."""
         with self._mutex:
             if self._file is not None:
                 os.close(self._file)
@@ -194,7 +194,7 @@ class Journal:
                     self._path.unlink(missing_ok=True)
 
     def rows(self) -> list[Row]:
-        """Return the rows that can be read: a last line torn by a kill, or a damaged one, is passed over."""
+        """Return the valid rows; a last line cut off by a kill, or a damaged one, is skipped."""
         if self._path is None:
             return []
         try:
@@ -212,16 +212,16 @@ class Journal:
 
 
 def take_over(store: Store) -> int:
-    """Bring the answers a killed run left in the journal into the tables; return how many. Under the write lock."""
+    """Commit the answers that a killed run left in the journal; return how many. Under the write lock."""
     journal = Journal.of(store)
     rows = journal.rows()
     if rows:
         runs = ",".join(catalog.sql_text(run) for run in sorted({row["run_id"] for row in rows}))
         columns = ["run_id", *_SAME, "neuron"]
-        held = store.read(schema.ANSWERS, columns, f"run_id IN ({runs})").to_pylist()
-        there = {tuple(row[name] for name in columns) for row in held}
-        # Lines of one neuron are in the order of their writing: the last one counts.
-        newest = {key: row for row in rows if (key := tuple(row[name] for name in columns)) not in there}
+        committed = store.read(schema.ANSWERS, columns, f"run_id IN ({runs})").to_pylist()
+        committed_keys = {tuple(row[name] for name in columns) for row in committed}
+        # Lines of one neuron are in the order of writing: the last one counts.
+        newest = {key: row for row in rows if (key := tuple(row[name] for name in columns)) not in committed_keys}
         rows = list(newest.values())
         write_answers(store, rows)
     journal.remove()
@@ -229,7 +229,7 @@ def take_over(store: Store) -> int:
 
 
 def write_answers(store: Store, rows: Iterable[Row]) -> None:
-    """Store answers in place of earlier ones to the same questions; an answer that can be read is whole."""
+    """Store answers in place of earlier ones; candidates come first, so that a visible answer is complete."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in _SAME), []).append(row)
@@ -246,19 +246,19 @@ def write_answers(store: Store, rows: Iterable[Row]) -> None:
             store.append(schema.ANSWERS, _answers(part))
 
 
-def _kept(answer: Answer) -> Answer:
-    """Return the answer as it is kept: candidates in one line each, without empty and repeated ones."""
-    found: dict[str, float] = {}
+def _cleaned(answer: Answer) -> Answer:
+    """Return the answer as it is stored: each candidate in one line, without empty and repeated ones."""
+    score_of: dict[str, float] = {}
     scored = len(answer.scores) == len(answer.texts)
     if answer.state == "answered":
-        for place, text in enumerate(answer.texts):
+        for rank, text in enumerate(answer.texts):
             words = _storable(" ".join(text.split()))
             if words:
-                found.setdefault(words, float(answer.scores[place]) if scored else math.nan)
+                score_of.setdefault(words, float(answer.scores[rank]) if scored else math.nan)
     state, reason = answer.state, _storable(" ".join(answer.reason.split()))
-    if state == "answered" and not found:
-        state, reason = "unparsed", reason or "the answer holds no candidate"
-    texts, scores = tuple(found), tuple(found.values())
+    if state == "answered" and not score_of:
+        state, reason = "unparsed", reason or "the answer has no candidate"
+    texts, scores = tuple(score_of), tuple(score_of.values())
     return replace(answer, state=state, raw=_storable(answer.raw), reason=reason, texts=texts, scores=scores)
 
 
@@ -285,7 +285,7 @@ def _row(answer: Answer, origin: Origin, spent: Sequence[float]) -> Row:
 
 
 def _storable(text: str) -> str:
-    """Return a text that every reader of UTF-8 takes: JSON may have brought halves of characters."""
+    """Return a text that every UTF-8 reader accepts: JSON may contain halves of characters."""
     return text.encode("utf-8", "replace").decode().replace("\0", "")
 
 
@@ -314,10 +314,10 @@ def _parsed(line: bytes) -> Row | None:
         row = json.loads(line)
     except ValueError:
         return None
-    wanted = {*schema.table_schema(schema.ANSWERS).names, "texts", "scores"}
-    if not isinstance(row, dict) or not wanted <= row.keys():
+    names = {*schema.table_schema(schema.ANSWERS).names, "texts", "scores"}
+    if not isinstance(row, dict) or not names <= row.keys():
         return None
-    try:  # a line that no table takes is a damaged one
+    try:  # a line that does not fit the tables is damaged
         _answers([row]), _candidates([row])
     except (pa.ArrowException, TypeError, ValueError):
         return None

@@ -1,15 +1,15 @@
-"""A captioner that names candidates: it describes a neuron's images one by one, and the rule of `phrases` compares.
+"""A captioner as a proposer: it describes a neuron's images one by one, and `phrases` compares the captions.
 
-It runs image captioners of transformers: BLIP, BLIP-2, GIT, VisionEncoderDecoder, and what else
-`AutoModelForImageTextToText` loads and writes a text for a picture alone. Code that comes with a model is never run.
-Knows nothing about storage.
+It runs image captioners of transformers: BLIP, BLIP-2, GIT, VisionEncoderDecoder, and any other that
+`AutoModelForImageTextToText` loads and that captions a picture without a text. Code in a model's repository is never
+run. Knows nothing about storage.
 
-The rule is FALCON's (arXiv 2307.10504) with captions alone. FALCON's published code gives each word and noun phrase of
-the activating images' captions a score, the mean over the images of the best CLIP similarity of a caption that holds
-it, and drops what scores 0.1 or more on the lowly activating images. Here the captions are written for the images, so
-a phrase counts 1 where it is said; and it is weighed, not dropped (see `contrast_phrases`), because a captioner errs:
-one in ten of the contrastive captions that says the right phrase by mistake would be the end of it. How well a phrase
-fits the images in CLIP's eyes is stage 2's to say.
+The rule is FALCON's (arXiv 2307.10504) with captions alone. FALCON's published code scores each word and noun phrase of
+the activating images' captions by the mean, over the images, of the best CLIP similarity of a caption that contains it,
+and drops phrases that score 0.1 or more on the lowly activating images. Here the captions are written for the images,
+so a phrase counts 1 where it occurs; and it is weighted instead of dropped (see `contrast_phrases`), because captioners
+err: otherwise one contrastive caption in ten with the right phrase by mistake would drop it. Scoring by CLIP is the
+task of labeling.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from csp_index.proposers.phrases import contrast_phrases
 from csp_index.proposers.proposer import Answer, CandidateKind, Question
 from csp_index.records import NeuronKey
 
-_KEPT_CAPTIONS: Final = 100_000  # of pictures seen in a run: some 10 MB
+_KEPT_CAPTIONS: Final = 100_000  # of pictures seen in a run, about 10 MB
 
 
 @dataclass(frozen=True, slots=True)
 class _Caption:
-    """What the model wrote of one picture, and what it cost; `failure` tells why it wrote nothing."""
+    """The caption of one picture and its cost; `failure` says why there is none."""
 
     text: str = ""
     tokens: int = 0
@@ -48,7 +48,7 @@ class _Caption:
 
 @dataclass(slots=True)
 class _Waiting:
-    """A question whose pictures are being captioned: their hashes, and those of them that no earlier one asked for."""
+    """A question whose pictures are being captioned: their hashes; `first` are those no earlier question needed."""
 
     neuron: NeuronKey
     activating: tuple[str, ...]
@@ -62,10 +62,10 @@ class _Waiting:
 
 
 class Captioner:
-    """A Proposer whose candidates are the phrases that fit the captions of the activating images and not the others'.
+    """A Proposer whose candidates are the phrases that fit the captions of activating but not of contrastive images.
 
-    It decodes greedily and without a text prompt; in float32, so on a CPU, a caption does not depend on its batch.
-    `revision` is the SHA-256 of the weights as they are stored, `prompt` holds the options that shape an answer.
+    It decodes greedily, without a text prompt; in float32, as on a CPU, a caption does not depend on its batch.
+    `revision` is the SHA-256 of the stored weights, `prompt` has the options that affect an answer.
     """
 
     kind: CandidateKind = "captioner"
@@ -82,9 +82,9 @@ class Captioner:
     ) -> None:
         """Load the captioner `transformers:ORG/NAME` or `transformers:/local/directory`.
 
-        `new_tokens` bounds a caption, `batch` is how many pictures go through the model at once, `floor` and `most`
-        are those of `contrast_phrases`; what is None comes from the settings `caption_...`. Errors: ProposerError for
-        a model that is unknown, does not caption pictures, or lacks its processor; SettingError.
+        `new_tokens` limits a caption, `batch` is the number of pictures in a batch, `floor` and `most` are those of
+        `contrast_phrases`; None means the setting `caption_...`. Errors: ProposerError for a model that is unknown,
+        does not caption pictures, or lacks its processor; SettingError.
         """
         self.batch = settings.CAPTION_BATCH.value(batch)
         self._new_tokens = settings.CAPTION_NEW_TOKENS.value(new_tokens)
@@ -98,10 +98,10 @@ class Captioner:
         self._check(spec)
 
     def ask(self, questions: Iterable[Question]) -> Iterator[Answer]:
-        """Yield one answer a question, in their order; each distinct picture is captioned once.
+        """Yield one answer per question, in order; each distinct picture is captioned once.
 
-        Pictures of different neurons share batches. A question without contrastive images is answered by the
-        activating captions alone. A picture on which the model fails makes the answers that need it `failed`.
+        Pictures of different neurons share batches. A question without contrastive images is answered from the
+        activating captions alone. An answer that needs a picture on which the model fails is `failed`.
         """
         waiting: list[_Waiting] = []
         pictures: dict[str, Image.Image] = {}
@@ -115,7 +115,7 @@ class Captioner:
         yield from self._finished(waiting)
 
     def captions(self, images: Sequence[Image.Image]) -> list[str]:
-        """Return a caption for each image. Errors: whatever the library raises for one that it cannot caption."""
+        """Return a caption per image. Errors: whatever the library raises for an image that it cannot caption."""
         starts = range(0, len(images), self.batch)
         return [text for at in starts for text, _ in self._write(images[at : at + self.batch])]
 
@@ -123,57 +123,57 @@ class Captioner:
         try:
             put(self._model, self._device)
             self._write([Image.new("RGB", (64, 64), "grey")])
-        except Exception as exc:  # whatever a model raises that wants a text beside the picture, or more memory
+        except Exception as exc:  # a model that needs a text prompt, or more memory, may raise anything
             raise ProposerError(
-                f"{spec} cannot caption a picture on {self._device}: {one_line(exc)}; a model that wants a text beside "
+                f"{spec} cannot caption a picture on {self._device}: {one_line(exc)}; a model that needs a text with "
                 "the picture is for --vlm"
             ) from exc
 
     def _wait(self, question: Question, pictures: dict[str, Image.Image]) -> _Waiting:
-        """Note which captions a question needs; pictures that no earlier one asked for join `pictures`."""
+        """Return the captions that a question needs; add pictures that no earlier question needed to `pictures`."""
         activating, contrastive = (
             tuple(_digest(image) for image in images) for images in (question.activating, question.contrastive)
         )
-        asked = _Waiting(question.neuron, activating, contrastive)
+        entry = _Waiting(question.neuron, activating, contrastive)
         images = (*question.activating, *question.contrastive)
         for digest, image in zip((*activating, *contrastive), images, strict=True):
             if digest in self._known:
                 self._known.move_to_end(digest)
-                asked.captions[digest] = self._known[digest]
+                entry.captions[digest] = self._known[digest]
             elif digest not in pictures:
                 pictures[digest] = image
-                asked.first.add(digest)
-        return asked
+                entry.first.add(digest)
+        return entry
 
     def _caption_some(self, pictures: dict[str, Image.Image], waiting: Sequence[_Waiting]) -> None:
-        """Caption the first batch of `pictures`, take it out, and hand the captions to the questions that wait."""
+        """Caption the first batch of `pictures`, remove it, and give the captions to the waiting questions."""
         batch = list(pictures)[: self.batch]
         captions = dict(zip(batch, self._described([pictures.pop(digest) for digest in batch]), strict=True))
         self._known.update((digest, caption) for digest, caption in captions.items() if not caption.failure)
         while len(self._known) > _KEPT_CAPTIONS:
             self._known.popitem(last=False)
-        for asked in waiting:
-            asked.captions.update((digest, captions[digest]) for digest in asked.missing & captions.keys())
+        for entry in waiting:
+            entry.captions.update((digest, captions[digest]) for digest in entry.missing & captions.keys())
 
     def _described(self, images: Sequence[Image.Image]) -> list[_Caption]:
-        """Return the captions of a batch; one that fails is halved until the picture at fault is alone."""
+        """Return the captions of a batch; a batch that fails is halved until the failing picture is alone."""
         start = time.perf_counter()
-        written = self._try(images)
-        if not isinstance(written, str):
+        captions = self._try(images)
+        if not isinstance(captions, str):
             seconds = (time.perf_counter() - start) / len(images)
-            return [_Caption(text, tokens, seconds) for text, tokens in written]
+            return [_Caption(text, tokens, seconds) for text, tokens in captions]
         if len(images) == 1:
-            return [_Caption(failure=f"the captioner failed on an image: {written}")]
+            return [_Caption(failure=f"the captioner failed on an image: {captions}")]
         half = len(images) // 2
         return [*self._described(images[:half]), *self._described(images[half:])]
 
     def _try(self, images: Sequence[Image.Image]) -> list[tuple[str, int]] | str:
-        """Return what `_write` gives, or in one line why it gives nothing."""
+        """Return the result of `_write`, or the reason for its failure in one line."""
         try:
             return self._write(images)
         except Exception as exc:  # processors and models raise whatever their parts raise
-            reason, short = one_line(exc), isinstance(exc, MemoryError | torch.OutOfMemoryError)
-        if short:  # only here is the exception gone, and with it what its frames held in memory
+            reason, out_of_memory = one_line(exc), isinstance(exc, MemoryError | torch.OutOfMemoryError)
+        if out_of_memory:  # the exception is gone by now, and with it the memory that its frames referenced
             self.batch = max(1, min(self.batch, len(images) // 2))
             gc.collect()
             if torch.cuda.is_available():
@@ -181,7 +181,7 @@ class Captioner:
         return reason
 
     def _write(self, images: Sequence[Image.Image]) -> list[tuple[str, int]]:
-        """Return caption and number of tokens for each picture."""
+        """Return the caption and its number of tokens for each picture."""
         pixels = self._images(images=list(images), return_tensors="pt")["pixel_values"]
         with torch.inference_mode():
             tokens = self._model.generate(
@@ -196,28 +196,28 @@ class Captioner:
         return [(" ".join(text.split()), count) for text, count in zip(texts, counts, strict=True)]
 
     def _finished(self, waiting: list[_Waiting]) -> Iterator[Answer]:
-        """Yield the answers of the first questions whose captions are all there, and take them out."""
+        """Yield the answers to the first questions whose captions are complete, and remove these questions."""
         while waiting and not waiting[0].missing:
             yield self._answer(waiting.pop(0))
 
-    def _answer(self, asked: _Waiting) -> Answer:
-        failures = [caption.failure for caption in asked.captions.values() if caption.failure]
-        if failures or not asked.activating:
-            return Answer(asked.neuron, "failed", reason=failures[0] if failures else "the neuron has no image to show")
-        activating = [asked.captions[digest].text for digest in asked.activating]
-        contrastive = [asked.captions[digest].text for digest in asked.contrastive]
-        found = contrast_phrases(activating, contrastive, self._floor, self._most)
-        paid = [asked.captions[digest] for digest in asked.first]
+    def _answer(self, entry: _Waiting) -> Answer:
+        failures = [caption.failure for caption in entry.captions.values() if caption.failure]
+        if failures or not entry.activating:
+            return Answer(entry.neuron, "failed", reason=failures[0] if failures else "the neuron has no image to show")
+        activating = [entry.captions[digest].text for digest in entry.activating]
+        contrastive = [entry.captions[digest].text for digest in entry.contrastive]
+        phrases = contrast_phrases(activating, contrastive, self._floor, self._most)
+        own = [entry.captions[digest] for digest in entry.first]
         return Answer(
-            asked.neuron,
-            "answered" if found else "unparsed",
+            entry.neuron,
+            "answered" if phrases else "unparsed",
             raw=json.dumps({"activating": activating, "contrastive": contrastive}, ensure_ascii=False),
-            texts=tuple(phrase for phrase, _ in found),
-            scores=tuple(score for _, score in found),
-            reason="" if found else _why_none(contrastive, self._floor),
-            requests=len(paid),
-            completion_tokens=sum(caption.tokens for caption in paid),
-            seconds=sum(caption.seconds for caption in paid),
+            texts=tuple(phrase for phrase, _ in phrases),
+            scores=tuple(score for _, score in phrases),
+            reason="" if phrases else _why_none(contrastive, self._floor),
+            requests=len(own),
+            completion_tokens=sum(caption.tokens for caption in own),
+            seconds=sum(caption.seconds for caption in own),
         )
 
 
@@ -241,10 +241,10 @@ def _load(spec: str, device: torch.device) -> tuple[Any, str, Any, Any]:
             f"the captioner {spec!r} names no library: write transformers:ORG/NAME or transformers:/local/directory"
         )
     directory = local_directory(name, ProposerError)
-    place = name if directory is None else str(directory)
+    source = name if directory is None else str(directory)
     try:
-        _check_type(spec, place)
-        model, revision = _model(place, device)
+        _check_type(spec, source)
+        model, revision = _model(source, device)
     except ProposerError:
         raise
     except Exception as exc:  # the library raises whatever its parts raise: hub, JSON, torch
@@ -253,49 +253,49 @@ def _load(spec: str, device: torch.device) -> tuple[Any, str, Any, Any]:
             f"model on a hub in reach or in its cache): {one_line(exc)}"
         ) from exc
     try:
-        images, tokenizer = _processor(place)
+        images, tokenizer = _processor(source)
     except Exception as exc:
         raise ProposerError(
             f"the captioner {spec} lacks its image processor or its tokenizer: put the files of the original model "
-            f"beside its weights (preprocessor_config.json, tokenizer files): {one_line(exc)}"
+            f"next to its weights (preprocessor_config.json, tokenizer files): {one_line(exc)}"
         ) from exc
     return _ready(model, tokenizer), revision, images, tokenizer
 
 
-def _check_type(spec: str, place: str) -> None:
+def _check_type(spec: str, source: str) -> None:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-    kind = AutoConfig.from_pretrained(place, trust_remote_code=False).model_type
+    kind = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise ProposerError(
-            f"{spec} is a {kind}, which writes no text about images: name a captioner, such as a blip, blip-2, git or "
+            f"{spec} is a {kind}, which does not caption images: name a captioner, for example a blip, blip-2, git or "
             "vision-encoder-decoder of transformers"
         )
 
 
-def _model(place: str, device: torch.device) -> tuple[Any, str]:
-    """Return a model and the hash of its weights as they are stored, which no device changes."""
+def _model(source: str, device: torch.device) -> tuple[Any, str]:
+    """Return a model and the hash of its stored weights, which does not depend on the device."""
     from transformers import AutoModelForImageTextToText
 
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = AutoModelForImageTextToText.from_pretrained(place, dtype="auto", trust_remote_code=False)
+    model = AutoModelForImageTextToText.from_pretrained(source, dtype="auto", trust_remote_code=False)
     revision = hash_weights(model)
-    if model.dtype != dtype:  # read again, not converted: the library knows which parts must stay in float32
+    if model.dtype != dtype:  # loaded again, not converted: the library knows which parts must stay in float32
         del model
-        model = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype, trust_remote_code=False)
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, trust_remote_code=False)
     return model, revision
 
 
-def _processor(place: str) -> tuple[Any, Any]:
+def _processor(source: str) -> tuple[Any, Any]:
     from transformers import AutoImageProcessor, AutoTokenizer
 
-    images = AutoImageProcessor.from_pretrained(place, trust_remote_code=False)  # type: ignore[no-untyped-call]
-    return images, AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    images = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    return images, AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 
 def _ready(model: Any, tokenizer: Any) -> Any:
-    """Give a model the tokens that end and fill a caption where its own settings lack them."""
+    """Set the tokens that end and pad a caption where the model's own settings lack them."""
     options = model.generation_config
     if options.eos_token_id is None:
         options.eos_token_id = tokenizer.eos_token_id

@@ -1,7 +1,7 @@
-"""Pictures for a model: a neuron's images as grids. Knows nothing about models; draws with Pillow alone.
+"""Pictures for a model: a neuron's images as grids. Knows nothing about models; draws with Pillow.
 
-An image is shown whole, on grey where it is not square: what drives the neuron may lie at the border that a crop would
-cut away.
+An image is shown whole, on gray where it is not square: what activates the neuron may be at the border that a crop
+would remove.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LayoutStyle = Literal["two", "one", "composed"]
 
 HEADINGS: Final = ("A: activating", "B: contrastive")
 
-_GREY = 128
+_GRAY = 128
 _PAPER = (255, 255, 255)
 _INK = (0, 0, 0)
 
@@ -32,9 +32,9 @@ _INK = (0, 0, 0)
 class Layout:
     """How a neuron's images are shown.
 
-    `two`: a grid of activating images and a grid of contrastive ones; `one`: the activating ones only; `composed`: both
-    grids in one picture, side by side below their headings, for models that take a single picture. `columns` is the
-    most images a row; `cell` the side of an image in pixels.
+    `two`: a grid of activating images and a grid of contrastive ones; `one`: the activating images only; `composed`:
+    both grids in one picture, side by side below their headings, for models that take a single picture. `columns` is
+    the most images per row, `cell` the side of an image in pixels.
     """
 
     style: LayoutStyle = "two"
@@ -54,7 +54,7 @@ class Layout:
         return max(2, self.cell // 56)
 
     def contrasts(self, question: Question) -> int:
-        """Return how many contrastive images this layout shows of a question."""
+        """Return the number of contrastive images that this layout shows for a question."""
         return 0 if self.style == "one" else len(question.contrastive)
 
 
@@ -74,52 +74,52 @@ def pictures(question: Question, layout: Layout) -> list[Image.Image]:
 
 
 def grid(images: Sequence[Image.Image], layout: Layout) -> Image.Image:
-    """Return the images row by row as one picture: square cells on grey, thin white gaps, no border.
+    """Return the images row by row as one picture: square cells on gray, thin white gaps, no border.
 
-    Fewer images than columns make a narrower picture; free places of the last row stay white.
+    Fewer images than columns make a narrower picture; empty cells of the last row are white.
     """
     columns, side = min(layout.columns, len(images)), layout.cell
     rows = -(-len(images) // columns)
     step = side + layout.gap
     sheet = np.full((rows * step - layout.gap, columns * step - layout.gap, 3), 255, dtype=np.uint8)
-    for place, fitted in _fitted(images, side):
-        cell = sheet[place // columns * step :, place % columns * step :][:side, :side]
+    for number, fitted in _fitted(images, side):
+        cell = sheet[number // columns * step :, number % columns * step :][:side, :side]
         if fitted.shape != cell.shape:
-            cell[:] = _GREY
+            cell[:] = _GRAY
         top, left = ((side - length) // 2 for length in fitted.shape[:2])
         cell[top:, left:][: fitted.shape[0], : fitted.shape[1]] = fitted
     return Image.fromarray(sheet)
 
 
 def _fitted(images: Sequence[Image.Image], side: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield each image's place and its pixels [h, w, 3] at the size that fits into a cell; equal sizes in one go.
+    """Yield each image's number and its pixels [h, w, 3] scaled to fit a cell; images of one size are scaled together.
 
-    By torch, which is several times as fast as Pillow: with eighteen cells a question they are most of its price.
+    Torch is several times as fast as Pillow, and with eighteen cells per question scaling is most of the work.
     """
-    alike: dict[tuple[int, int], list[int]] = {}
-    for place, image in enumerate(images):
-        alike.setdefault(image.size, []).append(place)
-    for (width, height), places in alike.items():
+    same_size: dict[tuple[int, int], list[int]] = {}
+    for number, image in enumerate(images):
+        same_size.setdefault(image.size, []).append(number)
+    for (width, height), numbers in same_size.items():
         scale = side / max(width, height)
         size = max(1, round(height * scale)), max(1, round(width * scale))
-        pixels = torch.from_numpy(np.stack([np.asarray(_rgb(images[place])) for place in places]))
-        found = interpolate(pixels.permute(0, 3, 1, 2), size=size, mode="bilinear", antialias=True)
-        yield from zip(places, found.permute(0, 2, 3, 1).numpy(), strict=True)
+        pixels = torch.from_numpy(np.stack([np.asarray(_rgb(images[number])) for number in numbers]))
+        scaled = interpolate(pixels.permute(0, 3, 1, 2), size=size, mode="bilinear", antialias=True)
+        yield from zip(numbers, scaled.permute(0, 2, 3, 1).numpy(), strict=True)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def told(prompt: Prompt, layout: Layout, concepts: int, words: int, tokens: int) -> str:
-    """Return all that decides what a model is told and shown: the `prompt` of a proposer."""
+def full_prompt(prompt: Prompt, layout: Layout, concepts: int, words: int, tokens: int) -> str:
+    """Return everything that determines a model's prompt and pictures: the `prompt` of a proposer."""
     shown = f"{layout.style}, {layout.columns} columns of {layout.cell} px"
     return f"{prompt.text}\n[{concepts} concepts of {words} words, {tokens} new tokens; {shown}]"
 
 
 def _side_by_side(grids: tuple[Image.Image, Image.Image], layout: Layout) -> Image.Image:
     font = ImageFont.load_default(size=max(10, min(32, layout.cell // 8)))
-    # The widest heading keeps its place even over a grid of one small column.
+    # The widest heading fits even over a grid with one small column.
     boxes = [font.getbbox(heading) for heading in HEADINGS]
     strip = round(max(box[3] for box in boxes) * 1.4)
     margin = 4 * layout.gap

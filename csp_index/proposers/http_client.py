@@ -1,7 +1,7 @@
-"""HTTP to one endpoint: connections kept, time limits, requests repeated where that may help, the key.
+"""HTTP to one endpoint: persistent connections, time limits, retries, the key.
 
-The only file that imports httpx2 and tenacity. Knows nothing about questions or answers. The key comes from the
-environment for as long as a connection lives; it stands in no error, and where a server repeats it, it is blotted out.
+The only file that imports httpx2 and tenacity. Knows nothing about questions or answers. The key is read from the
+environment per connection; no error contains it, and where a server repeats it, it is masked.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 
 from csp_index.errors import ProposerError, one_line
 
-_LARGEST: Final = 4 * 2**20  # bytes of a response; no honest answer is as long
-_LONGEST_PAUSE: Final = 600.0  # seconds for which an endpoint may ask us to stay away
-_LONGEST_KNOCK: Final = 10.0  # seconds to be let in
-_PASSING: Final = frozenset({408, 425, 429})  # and all from 500 on: another try may help
+_LARGEST: Final = 4 * 2**20  # bytes of a response; no valid answer is as long
+_LONGEST_PAUSE: Final = 600.0  # seconds that an endpoint may ask us to wait
+_LONGEST_CONNECT: Final = 10.0  # seconds to connect
+_TRANSIENT: Final = frozenset({408, 425, 429})  # and all from 500 on: a retry may help
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An endpoint and how it is asked.
+    """An endpoint and its request limits.
 
-    `base` is its URL without a slash at the end; `key_variable` names the environment variable of its key. `timeout`
+    `base` is its URL without a trailing slash; `key_variable` names the environment variable of its key. `timeout`
     limits one request, in seconds; the n-th of `retries` waits about `backoff` * 2^n seconds, at most 30.
     """
 
@@ -45,25 +45,25 @@ class Address:
 
 @dataclass(slots=True)
 class Spent:
-    """What a call has cost so far."""
+    """The cost of a call so far."""
 
     requests: int = 0
 
 
 class Unanswered(Exception):
-    """Nothing, or nothing whole, came back."""
+    """No complete response came back."""
 
 
 class Endless(Unanswered):
-    """More came back than any honest answer holds; asking again would not help."""
+    """The response is larger than any valid answer; a retry would not help."""
 
 
 class _Absent(Unanswered):
-    """Nobody took the connection, and nobody ever did."""
+    """The endpoint has never accepted a connection."""
 
 
 class Refused(Exception):
-    """The endpoint answered with an error: its status, the body of the response, and where it sends us instead."""
+    """The endpoint answered with an error: its status, the response's body, and the address of a redirect."""
 
     def __init__(self, status: int, data: bytes, elsewhere: str = "") -> None:
         super().__init__(f"status {status}")
@@ -73,12 +73,12 @@ class Refused(Exception):
 
 
 class Connection:
-    """Connections to an endpoint, in an `async with` block. `stop` ends all waiting: nothing is sent after it."""
+    """Connections to an endpoint, in an `async with` block. After `stop` nothing is sent, and all waiting ends."""
 
     def __init__(self, address: Address, known: bool = True) -> None:
-        """Read the key. An endpoint that is not `known` to be there is not knocked at twice.
+        """Read the key. A failed connection is not retried unless the endpoint is `known` to exist.
 
-        Errors: ProposerError for a key that no header can carry.
+        Errors: ProposerError for a key that no header can contain.
         """
         self._address = address
         self._key = _read_key(address.key_variable)
@@ -91,11 +91,11 @@ class Connection:
         try:
             self._client = httpx2.AsyncClient(
                 headers=self._key.headers(),
-                timeout=httpx2.Timeout(self._address.timeout, connect=min(self._address.timeout, _LONGEST_KNOCK)),
+                timeout=httpx2.Timeout(self._address.timeout, connect=min(self._address.timeout, _LONGEST_CONNECT)),
                 limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
             )
-        except (ValueError, OSError, ImportError) as exc:  # a proxy or certificates named in the environment
-            raise ProposerError(f"{self._address.base} cannot be asked: {one_line(exc)}") from exc
+        except (ValueError, OSError, ImportError) as exc:  # a proxy or certificates of the environment
+            raise ProposerError(f"{self._address.base} cannot be reached: {one_line(exc)}") from exc
         return self
 
     async def __aexit__(
@@ -114,20 +114,20 @@ class Connection:
         return self._stopped.is_set()
 
     def stop(self) -> None:
-        """Send nothing more; requests on their way come to their end."""
+        """Send nothing more; requests in progress finish."""
         self._stopped.set()
 
     async def call(self, path: str, body: bytes | None, spent: Spent) -> bytes:
         """Return the body of the response to a GET, or to a POST of a JSON body; count requests in `spent`.
 
-        Time-outs, broken connections, 429 and 5xx are tried again; while the endpoint asks for a pause, nobody sends.
-        Errors: Unanswered (Endless at once), Refused, and ProposerError where the pause is too long to sit through.
+        Timeouts, broken connections, 429 and 5xx are retried; while the endpoint asks for a pause, no call sends.
+        Errors: Unanswered (Endless without a retry), Refused, and ProposerError for too long a pause.
         """
 
         async def once() -> bytes:
             await self._turn()
             if self.stopped:
-                raise Unanswered("the run ended before it was asked again")
+                raise Unanswered("the run ended before the request was repeated")
             spent.requests += 1
             return await self._once(path, body)
 
@@ -143,7 +143,9 @@ class Connection:
     async def _once(self, path: str, body: bytes | None) -> bytes:
         try:
             async with (
-                asyncio.timeout(self._address.timeout),  # as a whole: httpx2's own limits start anew with every byte
+                asyncio.timeout(
+                    self._address.timeout
+                ),  # for the whole response: httpx2's own limits restart with every byte
                 self._client.stream(
                     "GET" if body is None else "POST",
                     self._address.base + path,
@@ -151,7 +153,7 @@ class Connection:
                     headers={"Content-Type": "application/json"} if body is not None else None,
                 ) as response,
             ):
-                data = self._key.blot(await _content(response))
+                data = self._key.mask(await _content(response))
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as exc:
             raise (Unanswered if self._reached else _Absent)(one_line(exc)) from None
         except (TimeoutError, httpx2.TimeoutException):
@@ -164,13 +166,13 @@ class Connection:
             raise Refused(response.status_code, data, response.headers.get("Location", ""))
         return data
 
-    def _heed(self, wanted: str) -> None:
-        """Let nobody send before the time that a `Retry-After` names: seconds or a date."""
-        seconds = _seconds(wanted)
+    def _heed(self, retry_after: str) -> None:
+        """Delay all calls until the time in a `Retry-After` header: seconds or a date."""
+        seconds = _seconds(retry_after)
         if seconds > _LONGEST_PAUSE:
             raise ProposerError(
-                f"{self._address.base} asks to be left alone for {seconds:.0f} s: run again after that; "
-                "answered neurons are not asked twice"
+                f"{self._address.base} asks for a pause of {seconds:.0f} s: run again after that; "
+                "stored answers are not requested again"
             )
         self._not_before = max(self._not_before, asyncio.get_running_loop().time() + seconds)
 
@@ -186,12 +188,12 @@ class Connection:
         if self.stopped or isinstance(exc, _Absent | Endless):
             return False
         return isinstance(exc, Unanswered) or (
-            isinstance(exc, Refused) and (exc.status in _PASSING or exc.status >= 500)
+            isinstance(exc, Refused) and (exc.status in _TRANSIENT or exc.status >= 500)
         )
 
 
 class _Key:
-    """A key, or none; it shows itself to nobody but a server."""
+    """A key, or none; only requests contain it."""
 
     def __init__(self, value: str) -> None:
         self._value = value
@@ -205,15 +207,15 @@ class _Key:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._value}"} if self._value else {}
 
-    def blot(self, data: bytes) -> bytes:
-        # Stand-ins like "EMPTY" are no secrets, and their letters may well be part of an answer.
+    def mask(self, data: bytes) -> bytes:
+        # Placeholders like "EMPTY" are no secrets, and may well occur in an answer.
         return data.replace(self._value.encode(), b"***") if len(self._value) >= 8 else data
 
 
 def _read_key(variable: str) -> _Key:
     value = os.environ.get(variable, "").strip() if variable else ""
     if not (value.isascii() and value.isprintable()):
-        raise ProposerError(f"the key in {variable} holds characters that no header can carry: expected plain ASCII")
+        raise ProposerError(f"the key in {variable} has characters that no header can contain: expected plain ASCII")
     return _Key(value)
 
 
@@ -228,13 +230,13 @@ async def _content(response: httpx2.Response) -> bytes:
     return b"".join(parts)
 
 
-def _seconds(wanted: str) -> float:
-    """Return how many seconds a `Retry-After` header asks for, 0 where it says nothing that can be read."""
+def _seconds(retry_after: str) -> float:
+    """Return the seconds in a `Retry-After` header, 0 if it cannot be parsed."""
     try:
-        seconds = float(wanted)
+        seconds = float(retry_after)
     except ValueError:
         try:
-            date = parsedate_to_datetime(wanted)
+            date = parsedate_to_datetime(retry_after)
         except ValueError:
             return 0.0
         seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()

@@ -1,7 +1,7 @@
-"""A proposer that runs a vision-language model here. Knows nothing about how one is loaded and run.
+"""A proposer that runs a vision-language model in this process. Knows nothing about how a model is loaded and run.
 
-Neurons are asked in batches. A batch that fails is halved until the neuron at fault is alone: that one becomes an
-answer in state `failed`, and the run goes on. Where memory was short, the batches stay small from then on.
+Questions go to the model in batches. A batch that fails is halved until the failing neuron is alone: its answer is
+`failed`, and the run continues. After a lack of memory the batches stay small.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 from csp_index import settings
 from csp_index.errors import ProposerError, one_line
-from csp_index.proposers.grids import Layout, pictures, told
+from csp_index.proposers.grids import Layout, full_prompt, pictures
 from csp_index.proposers.prompts import Prompt, read_answer
 from csp_index.proposers.proposer import Answer, CandidateKind, Question
 from csp_index.proposers.transformers_vlm import ChatModel, Message, Reply
@@ -25,8 +25,8 @@ from csp_index.proposers.transformers_vlm import ChatModel, Message, Reply
 class LocalModel:
     """A vision-language model of transformers as a proposer; see `Proposer`.
 
-    `layout` is the one in use: `composed` in place of `two` for a model that takes one picture a message. `batch` is
-    how many neurons go through the model at once. In float32 an answer does not depend on the batch.
+    `layout` is the one in use: `composed` instead of `two` for a model that takes one picture per message. `batch` is
+    the number of neurons in a batch. In float32 an answer does not depend on the batch.
     """
 
     kind: CandidateKind = "vlm"
@@ -48,7 +48,7 @@ class LocalModel:
         Errors: ProposerError for a model that cannot be used.
         """
         if min(concepts, words) < 1:
-            raise ProposerError(f"{concepts} concepts of {words} words are asked for: expected at least 1 each")
+            raise ProposerError(f"{concepts} concepts of {words} words are requested: expected at least 1 each")
         self._new_tokens = settings.VLM_NEW_TOKENS.value(new_tokens)
         self.batch = settings.VLM_BATCH.value(batch)
         self._model = ChatModel(spec, device=device)
@@ -56,48 +56,48 @@ class LocalModel:
         self.layout = replace(layout, style="composed") if composed else layout
         self.name = self._model.name
         self.revision = self._model.revision
-        self.prompt = told(prompt, self.layout, concepts, words, self._new_tokens)
+        self.prompt = full_prompt(prompt, self.layout, concepts, words, self._new_tokens)
         self._prompt = prompt
         self._concepts = concepts
         self._words = words
 
     def ask(self, questions: Iterable[Question]) -> Iterator[Answer]:
-        """Yield one answer a question, in their order; questions are taken a batch at a time."""
-        waiting = iter(questions)
-        while asked := list(islice(waiting, self.batch)):
-            yield from self._answers(asked)
+        """Yield one answer per question, in order; questions are taken a batch at a time."""
+        remaining = iter(questions)
+        while batch := list(islice(remaining, self.batch)):
+            yield from self._answers(batch)
 
-    def _answers(self, asked: Sequence[Question]) -> Iterator[Answer]:
+    def _answers(self, batch: Sequence[Question]) -> Iterator[Answer]:
         started = time.perf_counter()
-        replies = self._try(asked)
+        replies = self._try(batch)
         if not isinstance(replies, str):
-            seconds = (time.perf_counter() - started) / len(asked)
-            for question, reply in zip(asked, replies, strict=True):
+            seconds = (time.perf_counter() - started) / len(batch)
+            for question, reply in zip(batch, replies, strict=True):
                 yield self._read(question, reply, seconds)
-        elif len(asked) == 1:
+        elif len(batch) == 1:
             seconds = time.perf_counter() - started
-            yield Answer(asked[0].neuron, "failed", reason=replies, seconds=seconds)
+            yield Answer(batch[0].neuron, "failed", reason=replies, seconds=seconds)
         else:
-            half = len(asked) // 2
-            yield from self._answers(asked[:half])
-            yield from self._answers(asked[half:])
+            half = len(batch) // 2
+            yield from self._answers(batch[:half])
+            yield from self._answers(batch[half:])
 
-    def _try(self, asked: Sequence[Question]) -> list[Reply] | str:
-        """Return the replies to a batch, or in one line why there are none."""
+    def _try(self, batch: Sequence[Question]) -> list[Reply] | str:
+        """Return the replies to a batch, or the reason for its failure in one line."""
         try:
-            return self._model.say([self._message(question) for question in asked], self._new_tokens)
+            return self._model.say([self._message(question) for question in batch], self._new_tokens)
         except Exception as exc:  # processors and models raise whatever their parts raise
-            reason, short = one_line(exc), _memory_short(exc)
-        # Only here is the exception gone, and with it what its frames held in memory.
-        if short:
-            self.batch = max(1, min(self.batch, len(asked) // 2))
+            reason, out_of_memory = one_line(exc), _memory_short(exc)
+        # The exception is gone by now, and with it the memory that its frames referenced.
+        if out_of_memory:
+            self.batch = max(1, min(self.batch, len(batch) // 2))
             reason = f"out of memory on {self._model.device} even alone: show fewer images or smaller cells ({reason})"
             _free()
         return reason
 
     def _message(self, question: Question) -> Message:
-        shown = len(question.activating), self.layout.contrasts(question)
-        return Message(pictures(question, self.layout), self._prompt.say(*shown, self._concepts, self._words))
+        counts = len(question.activating), self.layout.contrasts(question)
+        return Message(pictures(question, self.layout), self._prompt.say(*counts, self._concepts, self._words))
 
     def _read(self, question: Question, reply: Reply, seconds: float) -> Answer:
         note = f"stopped after {self._new_tokens} new tokens" if reply.cut else ""
@@ -118,8 +118,8 @@ class LocalModel:
 def _memory_short(exc: Exception) -> bool:
     if isinstance(exc, MemoryError | torch.OutOfMemoryError):
         return True
-    said = str(exc).lower()  # the CPU's and Apple's allocators raise plain errors
-    return "out of memory" in said or "can't allocate memory" in said or "not enough memory" in said
+    message = str(exc).lower()  # the CPU's and Apple's allocators raise plain errors
+    return "out of memory" in message or "can't allocate memory" in message or "not enough memory" in message
 
 
 def _free() -> None:

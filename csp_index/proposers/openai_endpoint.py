@@ -1,7 +1,7 @@
 """A proposer behind an OpenAI-compatible chat endpoint: vLLM, Ollama, llama.cpp, hosted services.
 
-Neurons are asked several at a time; the pictures of those that come next are drawn and encoded meanwhile. Knows nothing
-about storage.
+Several questions are in progress at a time; the pictures of the next ones are drawn and encoded meanwhile. Knows
+nothing about storage.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from csp_index import settings
 from csp_index.errors import ProposerError, SettingError, one_line
 from csp_index.proposers import chat_messages
-from csp_index.proposers.grids import Layout, pictures, told
+from csp_index.proposers.grids import Layout, full_prompt, pictures
 from csp_index.proposers.http_client import Address, Connection, Endless, Refused, Spent, Unanswered
 from csp_index.proposers.prompts import Prompt, read_answer
 from csp_index.proposers.proposer import Answer, CandidateKind, Question
@@ -31,18 +31,18 @@ _DRAWING: Final = min(4, os.cpu_count() or 1)  # threads that draw and encode pi
 _SEVERAL: Final = re.compile(
     r"\b(1|one|single|multiple|several|many)\b[^.]*\bimages?\b|\bimages?\b[^.]*\b(1|one|single)\b", re.IGNORECASE
 )
-_KEY: Final = frozenset({401, 402})  # the key, or the account behind it, is refused
-_FIRST: Final = frozenset({301, 302, 303, 307, 308, 403, 404})  # so is the address or the model, if nothing else came
-_GONE: Final = frozenset({429, 502, 503, 504})  # too many requests, or a gateway has lost what is behind it
+_KEY: Final = frozenset({401, 402})  # the key, or its account, is refused
+_FIRST: Final = frozenset({301, 302, 303, 307, 308, 403, 404})  # before any answer: the address or model is wrong
+_GONE: Final = frozenset({429, 502, 503, 504})  # too many requests, or a gateway without its server
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteOptions:
-    """How an endpoint is asked; None leaves it to the setting of the same name (`vlm_...`).
+    """Options of requests to an endpoint; None means the setting of the same name (`vlm_...`).
 
-    `concepts` of at most `words` words are asked for, in at most `new_tokens` tokens. `key_variable` names the
-    environment variable that holds the key; without a value there, no key is sent. `backoff` is the first wait before a
-    request is repeated, in seconds.
+    A request is for `concepts` of at most `words` words, in at most `new_tokens` tokens. `key_variable` names the
+    environment variable of the key; if it is unset, no key is sent. `backoff` is the wait before the first retry, in
+    seconds.
     """
 
     concepts: int = 3
@@ -56,10 +56,10 @@ class RemoteOptions:
     backoff: float = 1.0
 
     def address(self, base: str) -> Address:
-        """Return the endpoint at `base`, to be asked this way."""
+        """Return the endpoint at `base` with these options."""
         timeout = settings.VLM_TIMEOUT.value(self.timeout)
         if timeout == 0:
-            raise SettingError("setting vlm_timeout is 0: expected seconds that an answer may take")
+            raise SettingError("setting vlm_timeout is 0: expected the seconds that an answer may take")
         retries = settings.VLM_RETRIES.value(self.retries)
         concurrency = settings.VLM_CONCURRENCY.value(self.concurrency)
         variable = settings.VLM_KEY_VARIABLE.value(self.key_variable)
@@ -69,8 +69,8 @@ class RemoteOptions:
 class RemoteModel:
     """A vision-language model at an endpoint as a proposer; see `Proposer`.
 
-    `revision` is what the endpoint's list of models tells of it, "" where there is no such list: weights that were
-    replaced under an equal name go unseen. `served` collects what the answers name as their model and fingerprint.
+    `revision` is the model's entry in the endpoint's list of models, "" without such a list: replaced weights under the
+    same name are not detected. `served` collects the models and fingerprints that the answers name.
     """
 
     kind: CandidateKind = "vlm"
@@ -78,31 +78,31 @@ class RemoteModel:
     def __init__(
         self, base_url: str, model: str, prompt: Prompt, layout: Layout, options: RemoteOptions | None = None
     ) -> None:
-        """Ask the endpoint for its models. Errors: ProposerError where none answers, or the key is refused."""
-        chosen = options or RemoteOptions()
+        """Read the endpoint's list of models. Errors: ProposerError if nothing answers or the key is refused."""
+        chosen_options = options or RemoteOptions()
         self.model = model
         self.layout = layout
-        self.concepts = chosen.concepts
-        self.words = chosen.words
-        self.new_tokens = settings.VLM_TOKENS.value(chosen.new_tokens)
+        self.concepts = chosen_options.concepts
+        self.words = chosen_options.words
+        self.new_tokens = settings.VLM_TOKENS.value(chosen_options.new_tokens)
         if min(self.concepts, self.words) < 1:
             raise ProposerError(
-                f"asked for {self.concepts} concepts of {self.words} words: expected at least 1 of each"
+                f"{self.concepts} concepts of {self.words} words are requested: expected at least 1 of each"
             )
-        self.address = chosen.address(_base(base_url))
-        self.encoding = chosen.encoding
+        self.address = chosen_options.address(_base(base_url))
+        self.encoding = chosen_options.encoding
         self.name = f"openai:{self.address.base} {model}"
-        self.prompt = told(prompt, layout, self.concepts, self.words, self.new_tokens)
+        self.prompt = full_prompt(prompt, layout, self.concepts, self.words, self.new_tokens)
         self.served: set[str] = set()
         self._prompt = prompt
         self.models = _elsewhere(self._listed())
         self.revision = self.models.get(model, self.models.get(f"{model}:latest", ""))
 
     def ask(self, questions: Iterable[Question]) -> Iterator[Answer]:
-        """Yield one answer a question, as they come in. Errors: ProposerError, for what concerns all neurons.
+        """Yield one answer per question, as they arrive. Errors: ProposerError for a problem of all neurons.
 
-        That may also be raised after answers were yielded: the endpoint has died, or sends us away. Questions are taken
-        from another thread, at most 2 * `vlm_concurrency` + 1 of them ahead of the answers.
+        It may also be raised after some answers: the endpoint has died, or refuses us. Another thread takes questions,
+        at most 2 * `vlm_concurrency` + 1 ahead of the answers.
         """
         asking = _Asking(self, questions)
         try:
@@ -111,14 +111,14 @@ class RemoteModel:
             asking.close()
 
     def draw(self, question: Question) -> bytes | str:
-        """Return the messages that ask a question, or the reason why it cannot be asked."""
+        """Return the messages of a question, or the reason why its pictures cannot be drawn."""
         try:
             shown = pictures(question, self.layout)
             text = self._prompt.say(
                 len(question.activating), self.layout.contrasts(question), self.concepts, self.words
             )
             return chat_messages.messages(text, shown, self.encoding)
-        except Exception as exc:  # pictures are files of any origin, and one of them must not end the run
+        except Exception as exc:  # pictures come from anywhere, and one of them must not end the run
             return f"its pictures cannot be drawn: {one_line(exc)}"
 
     async def _listed(self) -> dict[str, str]:
@@ -139,20 +139,20 @@ class RemoteModel:
                     raise _turned_away(self, exc, connection.keyed) from None
                 if exc.status in _GONE:
                     words = chat_messages.server_words(exc.data)
-                    raise ProposerError(f"{base} cannot be asked now (status {exc.status}: {words})") from None
+                    raise ProposerError(f"{base} is unavailable (status {exc.status}: {words}): try again") from None
                 return {}
 
 
 class _Asking:
-    """One run of questions: an event loop in a thread of its own, and answers that come out of it."""
+    """One run of questions: an event loop in its own thread, and a queue of answers."""
 
     def __init__(self, model: RemoteModel, questions: Iterable[Question]) -> None:
         self._model = model
         self._questions = iter(questions)
         self._out: SimpleQueue[Answer | BaseException | None] = SimpleQueue()
-        self._ended: BaseException | None = None  # what concerns all neurons
+        self._ended: BaseException | None = None  # a problem of all neurons
         self._answered = False
-        self._lost = 0  # neurons in a row for which there was no endpoint
+        self._lost = 0  # consecutive neurons without a response of the endpoint
         self._without: frozenset[chat_messages.Parameter] = frozenset()
         self._room = asyncio.Semaphore(2 * model.address.concurrency)
         self._loop = asyncio.new_event_loop()
@@ -161,15 +161,15 @@ class _Asking:
         self._thread.start()
 
     def answers(self) -> Iterator[Answer]:
-        """Yield answers as they come in; raise in the end what ended the run."""
-        while (found := self._out.get()) is not None:
-            if isinstance(found, BaseException):
-                raise found
+        """Yield answers as they arrive; at the end, raise the error that ended the run."""
+        while (item := self._out.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
             self._loop.call_soon_threadsafe(self._room.release)
-            yield found
+            yield item
 
     def close(self) -> None:
-        """Drop what is on its way, and wait until nothing runs any more."""
+        """Cancel what is in progress, and wait until everything has ended."""
         self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join()
         self._loop.close()
@@ -210,14 +210,14 @@ class _Asking:
         reading: Executor,
         drawing: Executor,
     ) -> None:
-        """Put the questions into the queue, the pictures of each in the making, and an end for every worker."""
+        """Put the questions into the queue, each with a future of its messages; then one end mark per worker."""
         try:
             while not connection.stopped:
                 question = await self._loop.run_in_executor(reading, next, self._questions, None)
                 if question is None:
                     break
                 await drawn.put((question, self._loop.run_in_executor(drawing, self._model.draw, question)))
-        except Exception as exc:  # the questions are somebody else's; those that came are still asked
+        except Exception as exc:  # from the caller's iterator; the questions before it are still asked
             self._ended = self._ended or exc
         for _ in range(self._model.address.concurrency):
             await drawn.put(None)
@@ -227,21 +227,21 @@ class _Asking:
         connection: Connection,
         drawn: asyncio.Queue[tuple[Question, asyncio.Future[bytes | str]] | None],
     ) -> None:
-        while (found := await drawn.get()) is not None:
-            question, future = found
-            said = await future
+        while (entry := await drawn.get()) is not None:
+            question, future = entry
+            chat = await future
             if connection.stopped:
                 continue
-            await self._room.acquire()  # answers that nobody takes are not paid for
-            if isinstance(said, str):
-                self._out.put(Answer(question.neuron, "failed", reason=said))
+            await self._room.acquire()  # no request is paid for whose answer nobody takes
+            if isinstance(chat, str):
+                self._out.put(Answer(question.neuron, "failed", reason=chat))
                 continue
-            answer = await self._answer(connection, question, said)
+            answer = await self._answer(connection, question, chat)
             if answer is not None:
                 self._out.put(answer)
 
-    async def _answer(self, connection: Connection, question: Question, said: bytes) -> Answer | None:
-        """Return what came back, None where the neuron was not really asked."""
+    async def _answer(self, connection: Connection, question: Question, chat: bytes) -> Answer | None:
+        """Return the answer, None if no request was sent."""
         started, spent = time.monotonic(), Spent()
 
         def failed(reason: str) -> Answer:
@@ -249,7 +249,7 @@ class _Asking:
             return Answer(question.neuron, "failed", reason=reason, requests=spent.requests, seconds=seconds)
 
         try:
-            data = await self._call(connection, said, spent)
+            data = await self._call(connection, chat, spent)
         except ProposerError as exc:
             self._end(connection, exc)
             return None
@@ -257,7 +257,7 @@ class _Asking:
             self._lost = 0
             return failed(str(exc))
         except Unanswered as exc:
-            if not spent.requests:  # the run ended before its turn
+            if not spent.requests:  # the run ended before the first request
                 return None
             self._lose(connection, str(exc))
             return failed(f"no answer after {spent.requests} requests: {exc}")
@@ -278,19 +278,19 @@ class _Asking:
             return failed(str(exc))
         return self._read(question, reply, spent, time.monotonic() - started)
 
-    async def _call(self, connection: Connection, said: bytes, spent: Spent) -> bytes:
+    async def _call(self, connection: Connection, chat: bytes, spent: Spent) -> bytes:
         model = self._model
         while True:
             without = self._without
             try:
                 return await connection.call(
-                    _CHAT, chat_messages.request(model.model, model.new_tokens, said, without), spent
+                    _CHAT, chat_messages.request(model.model, model.new_tokens, chat, without), spent
                 )
             except Refused as exc:
                 refused = chat_messages.refused_parameter(exc.status, exc.data)
                 if refused is None or refused in without:
                     raise
-                self._without |= {refused}  # for all neurons to come, too
+                self._without |= {refused}  # for all later neurons as well
 
     def _read(self, question: Question, reply: chat_messages.Reply, spent: Spent, seconds: float) -> Answer:
         model = self._model
@@ -313,7 +313,7 @@ class _Asking:
         words = chat_messages.server_words(exc.data)
         several = self._model.layout.style == "two" and self._model.layout.contrasts(question)
         if several and _SEVERAL.search(words):
-            return f"status {exc.status}: {words} (a model for one picture a message? use --layout composed)"
+            return f"status {exc.status}: {words} (if the model takes one picture per message, use --layout composed)"
         return f"status {exc.status}: {words}"
 
     def _lose(self, connection: Connection, reason: str) -> None:
@@ -324,8 +324,8 @@ class _Asking:
             self._end(
                 connection,
                 ProposerError(
-                    f"{base} gave no answer for {self._lost} neurons in a row ({reason}): what it said before is kept; "
-                    "run again to go on"
+                    f"{base} gave no answer for {self._lost} neurons in a row ({reason}): earlier answers are stored; "
+                    "run again to resume"
                 ),
             )
 
@@ -336,29 +336,28 @@ class _Asking:
 
 def _turned_away(model: RemoteModel, exc: Refused, keyed: bool) -> ProposerError:
     base, variable = model.address.base, model.address.key_variable
-    said = f"status {exc.status}: {chat_messages.server_words(exc.data)}"
+    status = f"status {exc.status}: {chat_messages.server_words(exc.data)}"
     if exc.status in (401, 402, 403):
-        advice = f"the key in {variable}" if keyed else f"a key in {variable or 'the variable of vlm_key_variable'}"
-        return ProposerError(f"{base} does not let us ask {model.model!r} ({said}): it wants {advice} that it accepts")
+        name = variable or "the variable of vlm_key_variable"
+        advice = f"check the key in {name}" if keyed else f"set a key in {name}"
+        return ProposerError(f"{base} refuses access to {model.model!r} ({status}): {advice}")
     if exc.status == 404:
         served = f"; it serves {', '.join(sorted(model.models)[:10])}" if model.models else ""
         return ProposerError(
-            f"{base} has no model {model.model!r} ({said}{served}): check the name, and the address, which mostly ends "
-            "in /v1"
+            f"{base} has no model {model.model!r} ({status}{served}): check the name, and the address, which usually "
+            "ends in /v1"
         )
-    return ProposerError(
-        f"{base} sends us to {chat_messages.excerpt(exc.elsewhere)!r} ({said}): give that address itself"
-    )
+    return ProposerError(f"{base} redirects to {chat_messages.excerpt(exc.elsewhere)!r} ({status}): give that address")
 
 
 def _base(url: str) -> str:
-    """Return an endpoint's address without what follows /v1. Errors: ProposerError for what is no plain address."""
+    """Return an endpoint's address without a path after /v1. Errors: ProposerError unless it is a plain address."""
     text = url.strip().rstrip("/").removesuffix(_CHAT)
     if "@" in text or "?" in text or "#" in text:
         shown = text.rpartition("@")[2].partition("?")[0].partition("#")[0]
         raise ProposerError(
-            f"the address of {shown} comes with a user name, a password or a query: leave that out, a key belongs into "
-            "the environment"
+            f"the address of {shown} has a user name, a password or a query: leave it out; a key belongs in the "
+            "environment"
         )
     try:
         parts = urlsplit(text)
@@ -366,11 +365,11 @@ def _base(url: str) -> str:
     except ValueError:
         usable = False
     if not usable or any(letter.isspace() or not letter.isprintable() for letter in text):
-        raise ProposerError(f"{text!r} is no address of an endpoint: write for example http://localhost:8000/v1")
+        raise ProposerError(f"{text!r} is not an endpoint's address: write for example http://localhost:8000/v1")
     return text
 
 
 def _elsewhere(call: Coroutine[Any, Any, dict[str, str]]) -> dict[str, str]:
-    """Return what a coroutine returns; run in a thread, since this one may have a loop of its own (a notebook)."""
+    """Return a coroutine's result; it runs in a thread, because this one may have a running loop (in a notebook)."""
     with ThreadPoolExecutor(1, thread_name_prefix="csp-index-models") as pool:
         return pool.submit(asyncio.run, call).result()

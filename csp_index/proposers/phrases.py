@@ -1,6 +1,6 @@
-"""The nouns, adjectives and noun phrases of a caption, and those that tell two sets of captions apart.
+"""The nouns, adjectives and noun phrases of a caption, and those that distinguish two sets of captions.
 
-The only file that knows the tagger (HanTa, whose English model lies in its package). Knows nothing about models or
+The only file that knows the tagger (HanTa, whose English model is in its package). Knows nothing about models or
 images: captions in, candidate texts out.
 """
 
@@ -15,24 +15,24 @@ from functools import cache, lru_cache
 from itertools import combinations
 from typing import Any, Final
 
-MOST_WORDS: Final = 4  # of a phrase, its preposition counted
-_MOST_MODIFIERS: Final = 6  # those nearest to the noun; each more would double the phrases
+MOST_WORDS: Final = 4  # of a phrase, including its preposition
+_MOST_MODIFIERS: Final = 6  # those nearest to the noun; each further one would double the phrases
 _WORDS: Final = re.compile(r"[^\W_]+(?:-[^\W_]+)*|'s\b|[^\w\s]")
 
-# The classes of the tagger's tags (CLAWS C5): what may stand in a noun phrase, and what may stand before one.
+# Classes of the tagger's tags (CLAWS C5): words inside a noun phrase, and words before one.
 _ADJECTIVES: Final = frozenset({"AJ0", "AJC", "AJS"})
 _NOUNS: Final = frozenset({"NN0", "NN1", "NN2", "NP0", "UNC"})
 _BEFORE_NOUNS: Final = frozenset({"AT0", "DPS", "DT0", "CRD", "ORD"})  # a, its, some, two, first
 _PREPOSITIONS: Final = frozenset({"PRP", "PRF"})
-_SEEN_THROUGH: Final = frozenset({"AV0", "POS"})  # very, 's
-#: "a photo of a dog" is about a dog: such a noun, when nothing describes it, is no phrase of its own before "of".
+_SKIPPED: Final = frozenset({"AV0", "POS"})  # very, 's
+#: "a photo of a dog" is about a dog: before "of", such a noun without a modifier is not a phrase.
 _FRAMES: Final = frozenset(
     {"close-up", "closeup", "image", "photo", "photograph", "picture", "shot", "view"}
     | {"bunch", "couple", "group", "lot", "pair"}
 )
 
 
-_HOLLOW = frozenset({"background"})  # nouns that every picture has: they name something only with a modifier
+_HOLLOW = frozenset({"background"})  # nouns that fit every picture, so they are specific only with a modifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,14 @@ class _Word:
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """One noun phrase: its words without the article, the last one its noun; adjectives alone where there is none."""
+    """One noun phrase without its article: modifiers and a noun, or adjectives alone."""
 
     modifiers: tuple[_Word, ...]
     noun: _Word | None
-    preposition: str = ""  # what links it to the noun phrase right before it
+    preposition: str = ""  # the link to the noun phrase right before it
 
     def phrases(self) -> Iterator[str]:
-        """Yield the noun with every choice of its modifiers, in their order; the modifiers; pairs of adjectives."""
+        """Yield the noun with every subset of its modifiers, in their order; the modifiers; pairs of adjectives."""
         if self.noun is not None:
             yield from self.ending_in_noun(MOST_WORDS)
         yield from (word.text for word in self.modifiers)
@@ -64,52 +64,52 @@ class _Chunk:
         yield from (" ".join(pair) for pair in combinations(adjectives, 2))
 
     def ending_in_noun(self, words: int) -> Iterator[str]:
-        """Yield the noun with every choice of its modifiers, of at most so many words; a hollow one never bare."""
+        """Yield the noun with every subset of its modifiers, at most `words` words; a hollow noun never alone."""
         if self.noun is None:
             return
         near = self.modifiers[-_MOST_MODIFIERS:]
         for count in range(self.noun.lemma in _HOLLOW, min(len(near), words - 1) + 1):
-            for chosen in combinations(near, count):
-                yield " ".join([*(word.text for word in chosen), self.noun.named])
+            for subset in combinations(near, count):
+                yield " ".join([*(word.text for word in subset), self.noun.named])
 
 
 @lru_cache(maxsize=8192)
 def phrases(caption: str) -> tuple[str, ...]:
-    """Return the phrases of a caption, without repetition, in the order they come up: lower case, no articles.
+    """Return the distinct phrases of a caption in order of appearance: lower case, no articles.
 
-    They are the nouns and adjectives; each noun with any of its modifiers, and each two adjectives of one noun, in the
-    caption's order; and "X on Y" where the caption links the two by a preposition: all of at most four words. A noun
-    that ends a phrase is put in the singular. Verbs, numbers and "a photo of" are left out.
+    They are the nouns and adjectives; each noun with any of its modifiers, and each pair of adjectives of one noun, in
+    the caption's order; and "X on Y" where a preposition links the two: all of at most four words. A noun that ends a
+    phrase is singular. Verbs, numbers and "a photo of" are left out.
 
     >>> phrases("a large red star")
     ('star', 'large star', 'red star', 'large red star', 'large', 'red', 'large red')
     >>> phrases("two dogs near a fence")
     ('dog', 'fence', 'dog near fence')
     """
-    found: dict[str, None] = {}
+    distinct: dict[str, None] = {}
     before: Sequence[_Chunk] = ()
     for chunks in _runs(_tagged(caption)):
         for chunk in chunks:
-            found.update(dict.fromkeys(chunk.phrases()))
-            found.update(dict.fromkeys(phrase for left in before for phrase in _linked(left, chunk)))
+            distinct.update(dict.fromkeys(chunk.phrases()))
+            distinct.update(dict.fromkeys(phrase for left in before for phrase in _linked(left, chunk)))
         before = chunks
-    return tuple(found)
+    return tuple(distinct)
 
 
 def contrast_phrases(
     activating: Sequence[str], contrastive: Sequence[str], floor: float = 0.1, most: int = 20
 ) -> list[tuple[str, float]]:
-    """Return the phrases that fit the activating captions and not the contrastive ones, best first, with scores.
+    """Return the phrases that fit the activating captions but not the contrastive ones, best first, with scores.
 
-    A phrase that is in a of the A activating captions and in c of the C contrastive ones scores
+    A phrase in a of the A activating captions and in c of the C contrastive ones scores
 
         a / A * ln( (a + 1) / (A + 1) : (c + 1) / (C + 1) )
 
-    which is its part of the relative entropy of the two sets, in nats, with one caption added to each count: 0 for what
-    is as common in both, negative for what is rarer in the first, at most ln(C + 1). So "red star" beats "red" and
-    "star" where the contrastive captions have each without the other, and "striped" beats "striped circle" where
-    not every striped thing is a circle. Without contrastive captions the score is a / A. Kept are the `most` best of
-    at least `floor`; of equal ones the shorter comes first. Empty if there is none.
+    which is its part of the relative entropy of the two sets, in nats, with one caption added to each count: 0 if it is
+    equally common in both, negative if it is rarer in the first, at most ln(C + 1). So "red star" beats "red" and
+    "star" where the contrastive captions have each without the other, and "striped" beats "striped circle" where not
+    every striped thing is a circle. Without contrastive captions the score is a / A. The result has the `most` best
+    phrases of at least `floor`; among equals the shorter comes first. It may be empty.
 
     >>> [phrase for phrase, _ in contrast_phrases(["a red star", "a red star"], ["a red circle", "a blue star"])]
     ['red star', 'star', 'red']
@@ -120,15 +120,15 @@ def contrast_phrases(
     """
     if not activating:
         return []
-    here, there = _counts(activating), _counts(contrastive)
+    counts, contrast_counts = _counts(activating), _counts(contrastive)
     scores: dict[str, float] = {}
-    for phrase, count in here.items():
+    for phrase, count in counts.items():
         share = count / len(activating)
-        ratio = (count + 1) / (len(activating) + 1) * (len(contrastive) + 1) / (there[phrase] + 1)
+        ratio = (count + 1) / (len(activating) + 1) * (len(contrastive) + 1) / (contrast_counts[phrase] + 1)
         scores[phrase] = share * math.log(ratio) if contrastive else share
-    kept = [(phrase, score) for phrase, score in scores.items() if score >= floor]
-    kept.sort(key=lambda found: (-found[1], len(found[0].split())))
-    return kept[:most]
+    ranked = [(phrase, score) for phrase, score in scores.items() if score >= floor]
+    ranked.sort(key=lambda entry: (-entry[1], len(entry[0].split())))
+    return ranked[:most]
 
 
 def _counts(captions: Sequence[str]) -> Counter[str]:
@@ -136,7 +136,7 @@ def _counts(captions: Sequence[str]) -> Counter[str]:
 
 
 def _linked(left: _Chunk, right: _Chunk) -> Iterator[str]:
-    """Yield "X on Y" for the phrases X and Y of two noun phrases, up to four words; nothing if no preposition does."""
+    """Yield "X on Y" for the phrases X and Y of two noun phrases, up to four words; nothing without a preposition."""
     if not right.preposition:
         return
     for first in left.ending_in_noun(MOST_WORDS - 2):
@@ -157,12 +157,12 @@ def _tagger() -> Any:
 def _tagged(caption: str) -> list[_Word]:
     plain = caption.casefold().replace("\u2019", "'").replace("close up", "close-up")
     texts = _WORDS.findall(plain)
-    found = [_Word(text, lemma.casefold(), tag) for text, lemma, tag in _tagger().tag_sent(texts)] if texts else []
-    return [_Word(word.text, word.lemma, _tag_in_place(found, at)) for at, word in enumerate(found)]
+    words = [_Word(text, lemma.casefold(), tag) for text, lemma, tag in _tagger().tag_sent(texts)] if texts else []
+    return [_Word(word.text, word.lemma, _tag_in_place(words, at)) for at, word in enumerate(words)]
 
 
 def _tag_in_place(words: Sequence[_Word], at: int) -> str:
-    """Return a word's tag, mended where its neighbours show that a verb's form stands in a noun phrase.
+    """Return a word's tag, corrected where its neighbors show that a verb form is part of a noun phrase.
 
     A verb right after an article or adjective is a noun ("a honeycomb texture"), and a participle between one and a
     noun an adjective ("a hatched star", "a snow covered roof").
@@ -183,14 +183,14 @@ def _tag_in_place(words: Sequence[_Word], at: int) -> str:
 
 
 def _runs(words: Iterable[_Word]) -> Iterator[list[_Chunk]]:
-    """Yield the noun phrases in order, those of one noun together: adjectives joined by "and" each get their noun."""
+    """Yield the noun phrases in order, grouped by noun: adjectives joined by "and" each get the noun."""
     run: list[_Word] = []
     waiting: list[_Word] = []  # adjectives before "and"
     link = ""
     for word in [*words, _Word("", "", "END")]:
         if word.tag in _ADJECTIVES | _NOUNS:
             run.append(word)
-        elif word.tag in _SEEN_THROUGH or (word.text == "," and run and run[-1].tag in _ADJECTIVES):
+        elif word.tag in _SKIPPED or (word.text == "," and run and run[-1].tag in _ADJECTIVES):
             continue
         elif word.tag == "CJC" and run and not any(other.tag in _NOUNS for other in run):
             waiting, run = [*waiting, *run], []
@@ -205,7 +205,7 @@ def _runs(words: Iterable[_Word]) -> Iterator[list[_Chunk]]:
 
 
 def _closed(run: Sequence[_Word], waiting: Sequence[_Word], link: str) -> Iterator[_Chunk]:
-    """Yield the noun phrases of one unbroken run of nouns and adjectives, which ends at its last noun."""
+    """Yield the noun phrases of a contiguous run of nouns and adjectives, the first ending at its last noun."""
     end = max((at for at, word in enumerate(run) if word.tag in _NOUNS), default=-1)
     noun = run[end] if end >= 0 else None
     if waiting:

@@ -1,6 +1,6 @@
 """Pictures of an index's images, read when a question needs them: the original files, else the stored thumbnails.
 
-Knows nothing about neurons or models. Several threads may ask at once.
+Knows nothing about neurons or models. Thread-safe.
 """
 
 from __future__ import annotations
@@ -22,56 +22,56 @@ from csp_index.store.catalog import EncoderInfo
 from csp_index.store.connect import open_store
 from csp_index.store.tables import Store
 
-_HELD_BYTES = 64 * 2**20  # of pictures kept for the next question that shows them, too
-_LISTED = 5_000  # ids of one condition
+_CACHE_BYTES = 64 * 2**20  # of pictures cached for later questions that show them
+_LISTED = 5_000  # ids per condition
 
 
 class Pictures:
-    """RGB pictures by image id, not larger than the setting `picture_side`; `close` them in the end.
+    """RGB pictures by image id, at most as large as the setting `picture_side`; to be closed by `close`.
 
-    A file that is gone, damaged, or no longer the one that was indexed gives way to the stored thumbnail; `thumbnails`
-    counts the pictures that came from there. Derived images come from their own table.
+    A file that is missing, damaged, or changed since it was indexed is replaced by the stored thumbnail; `thumbnails`
+    counts these pictures. Derived images come from their own table.
     """
 
     def __init__(self, store: Store, source: EncoderInfo, ids: np.ndarray) -> None:
-        """Look up where these images [I] are. ProposerError where the index was made without pictures."""
-        self._store = open_store(store.uri)  # of its own: threads read it while another one writes
+        """Look up the files of these images [I]. ProposerError if the index was made without pictures."""
+        self._store = open_store(store.uri)  # a separate one: threads read it while another thread writes
         self._source = source
         self._side = settings.PICTURE_SIDE.value()
-        self._places = _places(self._store, ids[~derived_images.is_derived(ids)])
-        self._held: OrderedDict[int, Image.Image] = OrderedDict()
+        self._files_of = _files(self._store, ids[~derived_images.is_derived(ids)])
+        self._cached: OrderedDict[int, Image.Image] = OrderedDict()
         self._bytes = 0
-        self._mutex = threading.Lock()  # around what is held, and around the tables
+        self._mutex = threading.Lock()  # for the cache and the tables
         self._files = ContainerReader()
         self.thumbnails = 0
 
     def close(self) -> None:
-        """Close the files left open; no thread may be reading."""
+        """Close the open files; no thread may be reading."""
         self._files.close()
 
     def of(self, ids: Sequence[int]) -> dict[int, Image.Image]:
-        """Return the pictures of image ids, by id; those that cannot be had are left out."""
-        found: dict[int, Image.Image] = {}
+        """Return the pictures of image ids, by id, without those that cannot be read."""
+        cached: dict[int, Image.Image] = {}
         missing: list[int] = []
         with self._mutex:
             for image_id in ids:
-                if image_id in self._held:
-                    self._held.move_to_end(image_id)
-                    found[image_id] = self._held[image_id]
+                if image_id in self._cached:
+                    self._cached.move_to_end(image_id)
+                    cached[image_id] = self._cached[image_id]
                 else:
                     missing.append(image_id)
         made = np.array(missing, dtype=np.int64)
         made = made[derived_images.is_derived(made)]
         fresh = self._made(made) if len(made) else {}
-        # In the order of their places: a container is walked through once.
-        for image_id in sorted((i for i in missing if i in self._places), key=lambda i: self._places[i][0]):
-            picture = self._original(*self._places[image_id])
+        # In the order of their URIs, so that a container is read once.
+        for image_id in sorted((i for i in missing if i in self._files_of), key=lambda i: self._files_of[i][0]):
+            picture = self._original(*self._files_of[image_id])
             if picture is not None:
                 fresh[image_id] = picture
-        absent = [i for i in missing if i in self._places and i not in fresh]
+        absent = [i for i in missing if i in self._files_of and i not in fresh]
         fresh |= self._thumbnails(absent) if absent else {}
         self._keep(fresh)
-        return found | fresh
+        return cached | fresh
 
     def _original(self, uri: str, sha256: str | None) -> Image.Image | None:
         read = same_file(read_image(uri, fetch(self._files, uri)), sha256)
@@ -80,10 +80,10 @@ class Pictures:
     def _thumbnails(self, ids: list[int]) -> dict[int, Image.Image]:
         with self._mutex:
             rows = self._store.read(schema.IMAGES, ["image_id", "thumbnail"], _among(ids))
-        found = self._decoded(rows["image_id"].to_pylist(), rows["thumbnail"].to_pylist())
+        thumbnails = self._decoded(rows["image_id"].to_pylist(), rows["thumbnail"].to_pylist())
         with self._mutex:
-            self.thumbnails += len(found)
-        return found
+            self.thumbnails += len(thumbnails)
+        return thumbnails
 
     def _made(self, ids: np.ndarray) -> dict[int, Image.Image]:
         with self._mutex:
@@ -91,13 +91,13 @@ class Pictures:
         return self._decoded(ids.tolist(), rows["picture"].to_pylist())
 
     def _decoded(self, ids: list[int], files: list[bytes | None]) -> dict[int, Image.Image]:
-        found = {}
+        decoded = {}
         for image_id, data in zip(ids, files, strict=True):
             try:
-                found[image_id] = self._reduced(decode(data or b""))
+                decoded[image_id] = self._reduced(decode(data or b""))
             except SourceError:
                 continue
-        return found
+        return decoded
 
     def _reduced(self, picture: Image.Image) -> Image.Image:
         if max(picture.size) > self._side:
@@ -107,25 +107,25 @@ class Pictures:
     def _keep(self, fresh: dict[int, Image.Image]) -> None:
         with self._mutex:
             for image_id, picture in fresh.items():
-                if image_id not in self._held:
-                    self._held[image_id] = picture
+                if image_id not in self._cached:
+                    self._cached[image_id] = picture
                     self._bytes += _size(picture)
-            while self._bytes > _HELD_BYTES:
-                self._bytes -= _size(self._held.popitem(last=False)[1])
+            while self._bytes > _CACHE_BYTES:
+                self._bytes -= _size(self._cached.popitem(last=False)[1])
 
 
-def _places(store: Store, ids: np.ndarray) -> dict[int, tuple[str, str | None]]:
-    """Return the URI of every image, and the hash of the file it was when it was indexed."""
-    wanted = np.unique(ids)
+def _files(store: Store, ids: np.ndarray) -> dict[int, tuple[str, str | None]]:
+    """Return each image's URI, and the hash of its file when it was indexed."""
+    unique = np.unique(ids)
     parts = [
-        store.read(schema.IMAGES, ["image_id", "uri", "sha256"], _among(wanted[start : start + _LISTED].tolist()))
-        for start in range(0, max(1, len(wanted)), _LISTED)
+        store.read(schema.IMAGES, ["image_id", "uri", "sha256"], _among(unique[start : start + _LISTED].tolist()))
+        for start in range(0, max(1, len(unique)), _LISTED)
     ]
     rows = pa.concat_tables(parts)
     numbers, uris, hashes = (rows[name].to_pylist() for name in ("image_id", "uri", "sha256"))
     if uris and all(uri == f"array#{number}" for number, uri in zip(numbers, uris, strict=True)):
         raise ProposerError(
-            f"{store.uri} was made from arrays and holds no pictures to show a model: import with --uris, a file of "
+            f"{store.uri} was made from arrays and has no pictures to show a model: import with --uris, a file of "
             "image paths, or index the images themselves"
         )
     return dict(zip(numbers, zip(uris, hashes, strict=True), strict=True))

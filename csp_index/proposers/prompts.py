@@ -1,7 +1,7 @@
-"""Prompts for models that are shown a neuron's images, and the strict reading of their answers.
+"""Prompts for models that see a neuron's images, and strict parsing of their answers.
 
-Knows nothing about models or pictures. What a model says is read only in the form it was asked for; anything else is an
-error with the reason, so that nothing is ever guessed out of prose.
+Knows nothing about models or pictures. An answer is accepted only in the requested form; anything else is an error with
+a reason, so that no candidate is ever guessed from prose.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _REFUSALS = re.compile(
     re.IGNORECASE,
 )
 _LONGEST = 200  # characters of one concept
-_CLOSED = ("]", "}", "```")  # the end of a whole list
+_CLOSED = ("]", "}", "```")  # the end of a complete list
 
 _ANSWER_FORM = """\
 Answer with a JSON list of {concepts} strings, the best first, and nothing else. Each string names one concept in at
@@ -63,41 +63,41 @@ the unit react strongly. Find what is present in all of them.
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a model is told: one text for activating beside contrastive images, one for activating images alone."""
+    """A model's prompt: one text for activating and contrastive images, one for activating images alone."""
 
     name: str
     contrastive: str
     positive: str
 
     def __post_init__(self) -> None:
-        """Refuse a text that says nothing or has a placeholder nobody fills."""
+        """Refuse an empty text and an unknown placeholder."""
         for text in (self.contrastive, self.positive):
             if not text.strip():
-                raise ProposerError(f"the prompt {self.name!r} holds an empty text: write what the model is to be told")
-            for found in _IN_BRACES.finditer(text):
-                if found[1] not in PLACEHOLDERS:
+                raise ProposerError(f"the prompt {self.name!r} has an empty text: write what to ask the model")
+            for match in _IN_BRACES.finditer(text):
+                if match[1] not in PLACEHOLDERS:
                     known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
                     raise ProposerError(
-                        f"the prompt {self.name!r} has the unknown placeholder {found[0]} (has: {known})"
+                        f"the prompt {self.name!r} has the unknown placeholder {match[0]} (has: {known})"
                     )
         if "contrasts" in _IN_BRACES.findall(self.positive):
             raise ProposerError(
-                f"the prompt {self.name!r} has {{contrasts}} in its text for activating images only: take it out"
+                f"the prompt {self.name!r} has {{contrasts}} in its text for activating images only: remove it"
             )
 
     @property
     def text(self) -> str:
-        """Both texts, as a prompt file holds them: what the prompt's hash is taken of."""
+        """Both texts as in a prompt file; the prompt's hash is that of this text."""
         return f"{self.contrastive}\n{SEPARATOR}\n{self.positive}"
 
     def say(self, examples: int, contrasts: int, concepts: int = 3, words: int = 4) -> str:
-        """Return the text for so many activating and contrastive images (0: the text for activating images alone).
+        """Return the text for these numbers of images; without contrastive images, the one for activating images alone.
 
         >>> Prompt("mine", "{examples} against {contrasts}", "{examples}: {concepts} x {words}").say(9, 0)
         '9: 3 x 4'
         """
         values = {"examples": examples, "contrasts": contrasts, "concepts": concepts, "words": words}
-        return _IN_BRACES.sub(lambda found: str(values[found[1]]), self.contrastive if contrasts else self.positive)
+        return _IN_BRACES.sub(lambda match: str(values[match[1]]), self.contrastive if contrasts else self.positive)
 
 
 PROMPTS: Final = {"concepts": Prompt("concepts", _CONTRASTIVE, _POSITIVE)}
@@ -107,10 +107,9 @@ PROMPTS: Final = {"concepts": Prompt("concepts", _CONTRASTIVE, _POSITIVE)}
 def load_prompt(name_or_file: str) -> Prompt:
     """Return a built-in prompt (`concepts`), or the one in a text file.
 
-    The file holds the text for two sets, a line `---`, and the text for activating images only. Without that line its
-    one text serves both, unless it speaks of {contrasts}: then a neuron without contrastive images gets the built-in
-    text.
-    Errors: ProposerError for a file that cannot be read, is empty, or has an unknown placeholder.
+    The file has the text for two sets, a line `---`, and the text for activating images only. Without that line, its
+    text is used for both, unless it contains {contrasts}: then a neuron without contrastive images gets the built-in
+    text. Errors: ProposerError for a file that cannot be read, is empty, or has an unknown placeholder.
     """
     if name_or_file in PROMPTS:
         return PROMPTS[name_or_file]
@@ -119,7 +118,7 @@ def load_prompt(name_or_file: str) -> Prompt:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as exc:
         raise ProposerError(
-            f"prompt {name_or_file!r} is neither built in (has: {', '.join(PROMPTS)}) nor a text file that can be read"
+            f"prompt {name_or_file!r} is not built in (has: {', '.join(PROMPTS)}) and not a readable text file"
         ) from exc
     parts = _split(lines)
     if len(parts) > 2:
@@ -132,40 +131,40 @@ def load_prompt(name_or_file: str) -> Prompt:
 
 
 def prompt_hash(text: str) -> str:
-    """Return 16 hexadecimal digits that name a prompt's text."""
+    """Return 16 hexadecimal digits that identify a prompt's text."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def read_answer(raw: str, concepts: int, words: int, cut: bool = False, note: str = "") -> tuple[tuple[str, ...], str]:
-    """Return the concepts of an answer, as `parse_answer`, and what is odd about it; () and why, if it is unparsed.
+    """Return the concepts of an answer, as `parse_answer`, and a remark; () and the reason, if it cannot be parsed.
 
-    An answer that was `cut` off may end in half a word: of a list of lines the whole ones are read. `note` goes with
-    what is odd.
+    An answer that was `cut` off may end in half a word: of a list of lines, the complete ones are read. `note` is added
+    to the remark.
 
     >>> read_answer("- red star\\n- blue pat", 3, 4, cut=True, note="stopped after 8 tokens")
     (('red star',), 'the last line of the answer is left out (stopped after 8 tokens)')
     """
-    behind = f" ({note})" if note else ""
-    half = cut and not raw.rstrip().endswith(_CLOSED)
-    if half:
-        whole, _, rest = raw.rpartition("\n")
+    suffix = f" ({note})" if note else ""
+    incomplete = cut and not raw.rstrip().endswith(_CLOSED)
+    if incomplete:
+        complete_lines, _, rest = raw.rpartition("\n")
         with suppress(ProposerError):
-            said = f"the last line of the answer is left out{behind}" if rest.strip() else ""
-            return parse_answer(whole, concepts, words), said
+            remark = f"the last line of the answer is left out{suffix}" if rest.strip() else ""
+            return parse_answer(complete_lines, concepts, words), remark
     try:
-        found = parse_answer(raw, concepts, words)
+        texts = parse_answer(raw, concepts, words)
     except ProposerError as exc:
-        return (), f"{exc}{behind}"
-    return ((), f"the only item of the answer may be half a word{behind}") if half else (found, "")
+        return (), f"{exc}{suffix}"
+    return ((), f"the only item of the answer may be half a word{suffix}") if incomplete else (texts, "")
 
 
 def parse_answer(raw: str, concepts: int, words: int) -> tuple[str, ...]:
     """Return the concepts of an answer, best first: 1 to `concepts` texts of 1 to `words` words each.
 
-    Read are a JSON list of strings, a JSON object whose `concepts` is one, and a list of short phrases, one a line,
-    each behind a number or a bullet; a code fence around it and a block of thoughts before it are left out. Spaces are
-    normalised, texts that differ only in case or Unicode form are merged (the first spelling stays); of more than
-    `concepts` texts the first ones are kept. Errors: ProposerError, saying why the answer cannot be read.
+    Accepted are a JSON list of strings, a JSON object whose `concepts` is such a list, and a list of short phrases, one
+    per line, each after a number or a bullet; a code fence around it and a block of thoughts before it are ignored.
+    Spaces are normalized, texts that differ only in case or Unicode form are merged (with the first spelling), and at
+    most `concepts` texts are returned. Errors: ProposerError that says why the answer cannot be parsed.
 
     >>> parse_answer('["Red star", "red  star", "star"]', 3, 4)
     ('Red star', 'star')
@@ -178,12 +177,12 @@ def parse_answer(raw: str, concepts: int, words: int) -> tuple[str, ...]:
     items = _from_json(body) if body[0] in "[{" else _from_lines(body)
     if not items:
         raise ProposerError("the answer is an empty list")
-    found: dict[str, str] = {}
+    spelling_of: dict[str, str] = {}
     for item in items:
         text = " ".join(unicodedata.normalize("NFC", item).split())
         _check_concept(text, words)
-        found.setdefault(text.casefold(), text)
-    return tuple(found.values())[:concepts]
+        spelling_of.setdefault(text.casefold(), text)
+    return tuple(spelling_of.values())[:concepts]
 
 
 def _split(lines: Sequence[str]) -> list[str]:
@@ -197,7 +196,7 @@ def _split(lines: Sequence[str]) -> list[str]:
 
 
 def _without_thoughts(raw: str) -> str:
-    # Some chat templates open the block themselves, so that the answer holds its end only.
+    # Some chat templates open the block themselves, so the answer has only its end.
     after = _THOUGHTS.sub("", raw, count=1)
     if _OPEN_THOUGHTS.match(after):
         raise ProposerError("the answer ends inside its thoughts: allow more new tokens")
@@ -206,14 +205,14 @@ def _without_thoughts(raw: str) -> str:
 
 def _from_json(body: str) -> list[str]:
     try:
-        found = json.loads(body)
+        document = json.loads(body)
     except (ValueError, RecursionError):
         raise ProposerError(f"the answer is not valid JSON: {_excerpt(body)}") from None
-    if isinstance(found, dict):
-        found = found.get("concepts")
-    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+    if isinstance(document, dict):
+        document = document.get("concepts")
+    if not isinstance(document, list) or not all(isinstance(item, str) for item in document):
         raise ProposerError(f"the answer is not a JSON list of strings: {_excerpt(body)}")
-    return found
+    return document
 
 
 def _from_lines(body: str) -> list[str]:
@@ -231,14 +230,14 @@ def _from_lines(body: str) -> list[str]:
 
 def _check_concept(text: str, words: int) -> None:
     if not text:
-        raise ProposerError("the answer holds an empty concept")
+        raise ProposerError("the answer has an empty concept")
     if any(unicodedata.category(letter) in ("Cc", "Cs", "Co", "Cn") for letter in text) or "\ufffd" in text:
-        raise ProposerError(f"a concept of the answer holds characters that are no text: {_excerpt(text)}")
+        raise ProposerError(f"a concept of the answer has characters that are not text: {_excerpt(text)}")
     if not any(letter.isalnum() for letter in text):
         raise ProposerError(f"a concept of the answer has no word in it: {_excerpt(text)}")
     if len(text.split()) > words:
         raise ProposerError(
-            f"a concept has {len(text.split())} words, at most {words} were asked for: {_excerpt(text)}"
+            f"a concept has {len(text.split())} words, at most {words} were requested: {_excerpt(text)}"
         )
     if len(text) > _LONGEST:
         raise ProposerError(f"a concept has {len(text)} characters: expected at most {_LONGEST}: {_excerpt(text)}")

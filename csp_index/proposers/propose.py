@@ -1,7 +1,7 @@
-"""Neurons to candidate labels: their images are shown to a proposer, and what it answers is kept.
+"""Candidate labels for neurons: a proposer sees their images, and its answers are stored.
 
-What was answered before, to the same question, is not asked again. Pictures are read and questions put together ahead
-of the proposer, answers stored behind it, so that it never waits for either.
+A question that has a stored answer is not asked again. Pictures are read ahead of the proposer, and answers are stored
+in the background, so that the proposer never waits for either.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ from csp_index.records import ExampleOptions, Progress
 from csp_index.store.runs import Run, record_run, settings_hash
 from csp_index.store.tables import Store
 
-#: What is shown of a neuron by default: nine activating images, and nine different silent ones that look alike.
+#: The images shown by default: nine activating ones, and nine different, similar ones that leave the neuron silent.
 SHOWN = ExampleOptions(examples=9, reuse=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ProposeSummary:
-    """What came of asking one proposer about neurons of a layer.
+    """The result of asking one proposer about neurons of a layer.
 
-    Of the neurons `known` had answered before, `dead` never fire; `asked` is the rest, in state `answered`, `unparsed`
-    or `failed`. Counters and `seconds` are of this run. `reason` is why the first one failed or could not be read.
+    Of the neurons, `known` have stored answers and `dead` never fire; `asked` is the rest, in state `answered`,
+    `unparsed` or `failed`. Counters and `seconds` are of this run. `reason` says why the first one failed or could not
+    be parsed.
     """
 
     layer: str
@@ -54,7 +55,7 @@ class ProposeSummary:
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    thumbnails: int = 0  # pictures shown as the stored thumbnail, because the file is gone or another one
+    thumbnails: int = 0  # pictures shown as the stored thumbnail, because the file is missing or changed
     seconds: float = 0.0
     reason: str = ""
     run_id: str = ""
@@ -62,7 +63,7 @@ class ProposeSummary:
 
 @dataclass(slots=True)
 class _Tally:
-    """Answers counted as they come in."""
+    """Counts of the answers so far."""
 
     states: dict[AnswerState, int] = field(default_factory=lambda: {"answered": 0, "unparsed": 0, "failed": 0})
     requests: int = 0
@@ -81,7 +82,7 @@ class _Tally:
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How neurons are asked about: what is shown of them, how the model is asked, who is told how far it is."""
+    """How to ask about neurons: the images shown, the model's options, and the progress callback."""
 
     shown: ExampleOptions = SHOWN
     options: ProposerOptions = field(default_factory=ProposerOptions)
@@ -94,18 +95,18 @@ class Asking:
 def propose_all(
     store: Store, selections: Sequence[Selection], models: Mapping[CandidateKind, str | Proposer], asking: Asking
 ) -> tuple[ProposeSummary, ...]:
-    """Ask one model after another, each about all selections; a model is loaded when its turn comes.
+    """Ask one model after another, each about all selections; a model is loaded when it is needed.
 
-    For the kind `neighbours`, whatever is given, the labels of similar neurons are taken, and no model is asked.
+    The kind `neighbours`, whatever its value, takes the labels of similar neurons without a model.
     """
-    found: list[ProposeSummary] = []
-    for kind, given in models.items():
-        held = None if kind == "neighbours" else _proposer(kind, given, asking.options)
-        found += [
+    summaries: list[ProposeSummary] = []
+    for kind, model in models.items():
+        proposer = None if kind == "neighbours" else _proposer(kind, model, asking.options)
+        summaries += [
             propose(
                 store,
                 selection,
-                held or RelatedLabels(store, selection),
+                proposer or RelatedLabels(store, selection),
                 asking.shown,
                 contrast=asking.contrast and asking.options.layout.style != "one",
                 again=asking.again,
@@ -114,11 +115,11 @@ def propose_all(
             )
             for selection in selections
         ]
-    return tuple(found)
+    return tuple(summaries)
 
 
-def _proposer(kind: CandidateKind, given: str | Proposer, options: ProposerOptions) -> Proposer:
-    return load_proposer(kind, given, options) if isinstance(given, str) else check_proposer(given, kind, kind)
+def _proposer(kind: CandidateKind, model: str | Proposer, options: ProposerOptions) -> Proposer:
+    return load_proposer(kind, model, options) if isinstance(model, str) else check_proposer(model, kind, kind)
 
 
 class RelatedLabels:
@@ -128,17 +129,17 @@ class RelatedLabels:
     name = "labels"
 
     def __init__(self, store: Store, selection: Selection) -> None:
-        """Note what labels there are: others are another question."""
+        """Read which labels exist; other labels would be another question."""
         self._store, self._selection = store, selection
         self.revision = related_revision(store, selection.target)
         self.prompt = "3 labels of each of 5 similar neurons"
 
     def ask(self, questions: Iterable[Question]) -> Iterator[Answer]:
-        """Yield one answer a question, in neuron order."""
+        """Yield one answer per question, in neuron order."""
         numbers = sorted(question.neuron.neuron for question in questions)
         if numbers:
-            asked = replace(self._selection, neurons=np.array(numbers, dtype=np.int64))
-            yield from related_answers(self._store, asked, asked.source, neighbours=5, top=3)
+            subject = replace(self._selection, neurons=np.array(numbers, dtype=np.int64))
+            yield from related_answers(self._store, subject, subject.source, neighbours=5, top=3)
 
 
 def propose(
@@ -152,11 +153,11 @@ def propose(
     context: ComputeContext | None = None,
     progress: Progress | None = None,
 ) -> ProposeSummary:
-    """Ask a proposer about the selected neurons and keep its answers; those it has answered are not asked again.
+    """Ask a proposer about the selected neurons and store its answers; stored answers are not requested again.
 
-    `contrast=False` shows activating images only. `again` asks anew about all. A neuron that fails is told in the
-    summary, its answer kept with the reason, and asked again by the next call. What came in is kept however the call
-    ends. Errors: ProposerError for what concerns all neurons.
+    `contrast=False` shows activating images only. `again` asks about all neurons again. A neuron that fails is counted
+    in the summary, its answer stored with the reason, and asked about again by the next call. All answers that arrive
+    are stored, however the call ends. Errors: ProposerError for a problem of all neurons.
     """
     started = time.monotonic()
     with store.write_lock():
@@ -167,8 +168,10 @@ def propose(
         alive = _alive(store, selection, options)
         todo = [n for n in alive if again or n not in known.settled]
         summary = replace(summary, known=len(alive) - len(todo), dead=len(selection.neurons) - len(alive))
-        back = superseded(store, selection.target, proposer, settings_hash(described), sorted(set(alive) - set(todo)))
-        if not todo and not back:
+        outdated = superseded(
+            store, selection.target, proposer, settings_hash(described), sorted(set(alive) - set(todo))
+        )
+        if not todo and not outdated:
             return summary
         part = replace(selection, neurons=np.array(todo, dtype=np.int64))
         models = {
@@ -176,15 +179,15 @@ def propose(
             f"{proposer.kind}:{proposer.name}": {"revision": proposer.revision},
         }
         with record_run(store, "candidates", described, models, options.seed) as run:
-            renew(store, selection.target, settings_hash(described), back, run.run_id)
+            renew(store, selection.target, settings_hash(described), outdated, run.run_id)
             if not todo:
                 return replace(summary, run_id=run.run_id)
-            made = replace(context or ComputeContext(), keep=True, run_id=run.run_id)
+            making = replace(context or ComputeContext(), keep=True, run_id=run.run_id)
             tally = _Tally()
             with (
-                _questions(store, part, proposer, options, contrast, made) as questions,
+                _questions(store, part, proposer, options, contrast, making) as questions,
                 _writer(store, proposer, run, known) as writer,
-                closing(_answers(proposer, questions)) as answers,  # first of all: nothing is asked after Ctrl-C
+                closing(_answers(proposer, questions)) as answers,  # closed first: no question after Ctrl-C
             ):
                 for done, answer in enumerate(answers, start=1):
                     tally.add(writer.add(answer))
@@ -193,22 +196,23 @@ def propose(
             return _summed(summary, questions, tally, time.monotonic() - started, run)
 
 
-def read_options(given: Mapping[str, Any]) -> tuple[ExampleOptions, ProposerOptions]:
-    """Return what loose options amount to, None being the default; unknown ones are refused with those there are.
+def read_options(options: Mapping[str, Any]) -> tuple[ExampleOptions, ProposerOptions]:
+    """Return the options of examples and proposers from their names and values; None means the default.
 
-    They are the fields of ProposerOptions, of Layout, and of ExampleOptions but `neighbours`.
+    The names are the fields of ProposerOptions, of Layout, and of ExampleOptions except `neighbours`. Errors:
+    SettingError for an unknown name, with the known ones.
     """
     known = {
         kind: {f.name for f in fields(kind)} - {"layout", "neighbours"}
         for kind in (ExampleOptions, ProposerOptions, Layout)
     }
-    unknown = sorted(set(given).difference(*known.values()))
+    unknown = sorted(set(options).difference(*known.values()))
     if unknown:
         every = ", ".join(sorted(set().union(*known.values())))
         raise SettingError(f"option {unknown[0]!r} is unknown (has: {every})")
-    said = {name: value for name, value in given.items() if value is not None}
-    shown, asked, drawn = ({name: said[name] for name in said.keys() & names} for names in known.values())
-    return replace(SHOWN, **shown), replace(ProposerOptions(), layout=Layout(**drawn), **asked)
+    values = {name: value for name, value in options.items() if value is not None}
+    examples, proposer, layout = ({name: values[name] for name in values.keys() & names} for names in known.values())
+    return replace(SHOWN, **examples), replace(ProposerOptions(), layout=Layout(**layout), **proposer)
 
 
 def describe(
@@ -219,7 +223,7 @@ def describe(
     contrast: bool = True,
     context: ComputeContext | None = None,
 ) -> dict[str, object]:
-    """Return everything that an answer depends on; its hash is what answers are kept under."""
+    """Return everything that an answer depends on; answers are stored under its hash."""
     described: dict[str, object] = {
         "encoder": selection.source.name,
         "encoder_identity": selection.source.identity,
@@ -229,15 +233,15 @@ def describe(
         "kind": proposer.kind,
         "proposer": proposer.name,
         "revision": proposer.revision,
-        "prompt": prompt_hash(proposer.prompt),  # which tells the layout and the form of the answer, too
+        "prompt": prompt_hash(proposer.prompt),  # which includes the layout and the form of the answer
     }
     if proposer.kind == "neighbours":
         return described
-    chosen = asdict(options) if contrast else {"examples": options.examples, "floor": options.floor}
+    examples = asdict(options) if contrast else {"examples": options.examples, "floor": options.floor}
     if contrast and context is not None and context.depends is not None:
         described |= context.depends(options)
     side = settings.PICTURE_SIDE.value()
-    return described | {"contrast": contrast, "examples": chosen, "picture_side": side}
+    return described | {"contrast": contrast, "examples": examples, "picture_side": side}
 
 
 def _writer(store: Store, proposer: Proposer, run: Run, known: Known) -> AnswerWriter:
@@ -247,7 +251,7 @@ def _writer(store: Store, proposer: Proposer, run: Run, known: Known) -> AnswerW
 
 
 def _alive(store: Store, selection: Selection, options: ExampleOptions) -> list[int]:
-    """Return the neurons that fire above the floor on some image."""
+    """Return the neurons that fire above the floor on at least one image."""
     highest = selection.statistics(store)["max"].to_numpy()
     alive: list[int] = selection.neurons[highest > max(options.floor, 0.0)].tolist()
     return alive
@@ -286,29 +290,29 @@ def _summed(summary: ProposeSummary, questions: Questions, tally: _Tally, second
 
 
 def _answers(proposer: Proposer, questions: Questions) -> Generator[Answer, None, None]:
-    """Yield one answer for each neuron in question, whatever the proposer does, and refuse what nobody asked for."""
-    open_ones = set(questions.neurons)
+    """Yield one answer per neuron, whatever the proposer does, and refuse an answer to no question."""
+    unanswered = set(questions.neurons)
     answers = proposer.ask(questions)
     try:
         for answer in _translated(answers, proposer.name):
             for failure in questions.unaskable():
-                open_ones.discard(failure.neuron)
+                unanswered.discard(failure.neuron)
                 yield failure
-            if answer.neuron not in open_ones:
+            if answer.neuron not in unanswered:
                 raise ProposerError(
-                    f"{proposer.name} answered about {answer.neuron}, which was not asked, or twice: "
-                    "expected one answer a question"
+                    f"{proposer.name} answered about {answer.neuron} without a question, or twice: "
+                    "expected one answer per question"
                 )
-            open_ones.discard(answer.neuron)
+            unanswered.discard(answer.neuron)
             yield answer
     finally:
         close = getattr(answers, "close", None)
         if close is not None:
             close()
     for failure in questions.unaskable():
-        open_ones.discard(failure.neuron)
+        unanswered.discard(failure.neuron)
         yield failure
-    for neuron in sorted(open_ones):
+    for neuron in sorted(unanswered):
         yield Answer(neuron, "failed", reason="the model gave no answer")
 
 
@@ -317,5 +321,5 @@ def _translated(answers: Iterator[Answer], name: str) -> Iterator[Answer]:
         yield from answers
     except CspIndexError:
         raise
-    except Exception as exc:  # it may be somebody else's model
+    except Exception as exc:  # a user's model may raise anything
         raise ProposerError(f"{name} failed: {type(exc).__name__}: {one_line(exc)}") from exc

@@ -1,4 +1,4 @@
-"""What is asked about a neuron, and what comes back. Knows nothing about models or storage."""
+"""Questions about neurons, answers, and the protocol of proposers. Knows nothing about models or storage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AnswerState = Literal["answered", "unparsed", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One neuron and its images, RGB: activating ones, most activating first, and contrastive ones (may be none)."""
+    """One neuron and its RGB images: activating ones, most activating first, and possibly contrastive ones."""
 
     neuron: NeuronKey
     activating: tuple[Image.Image, ...]
@@ -25,11 +25,11 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model said of one neuron.
+    """A model's answer about one neuron.
 
-    `answered`: `texts` are its candidates, best first, with `scores` beside them where the proposer has any.
-    `unparsed`: it said something (`raw`) that holds no candidates in the form asked for; `reason` says what is wrong.
-    `failed`: nothing came back; `reason` says why, and the neuron may be asked again.
+    `answered`: `texts` are its candidates, best first, with their `scores` if the proposer has any.
+    `unparsed`: the model's text (`raw`) has no candidates in the requested form; `reason` says what is wrong.
+    `failed`: there is no answer; `reason` says why, and the neuron may be asked about again.
     """
 
     neuron: NeuronKey
@@ -45,9 +45,9 @@ class Answer:
 
 
 class Proposer(Protocol):
-    """A model that names candidates. `name` is its spec, `revision` pins its weights, `prompt` what it is told.
+    """A model that names candidates. `name` is its spec, `revision` identifies its weights, `prompt` its full prompt.
 
-    Answers of proposers with equal `kind`, `name`, `revision` and `prompt` are one and the same question.
+    Proposers with equal `kind`, `name`, `revision` and `prompt` are interchangeable: their answers are shared.
     """
 
     kind: CandidateKind
@@ -56,9 +56,9 @@ class Proposer(Protocol):
     prompt: str
 
     def ask(self, questions: Iterable[Question]) -> Iterator[Answer]:
-        """Yield one answer a question, in any order, as they come in; questions are taken as they are needed.
+        """Yield one answer per question, in any order, as they arrive; questions are taken when they are needed.
 
-        A failure is an answer in state `failed`; only what concerns all neurons (an unknown model, an endpoint that is
-        down) is raised, as ProposerError.
+        A failure is an answer in state `failed`; only a problem of all neurons (an unknown model, an endpoint that is
+        down) raises ProposerError.
         """
         ...

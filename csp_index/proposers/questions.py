@@ -1,4 +1,4 @@
-"""Questions about neurons, with their pictures, put together ahead of whoever asks them."""
+"""Questions about neurons, with their pictures, prepared ahead of the proposer."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Sets = tuple[list[int], list[int]]  # ids of activating and of contrastive image
 
 
 class Questions:
-    """The questions about neurons, in their order; an iterator, used in a `with` block.
+    """An iterator over the questions about neurons, in order, used in a `with` block.
 
-    Several threads may take from it; each question goes to one of them. Some are in memory at a time. A neuron none of
-    whose activating images can be read is no question: `unaskable` tells of it.
+    Several threads may take from it; each question goes to one of them. A bounded number is in memory at a time. A
+    neuron none of whose activating images can be read has no question: `unaskable` returns it.
     """
 
     def __init__(self, sets: Mapping[NeuronKey, Sets], pictures: Pictures | None) -> None:
-        """Take neurons with their images; without `pictures` the questions show none."""
+        """Take neurons with their images; without `pictures` the questions have none."""
         self.neurons = tuple(sets)
         self._sets, self._pictures = sets, pictures
         self._left = iter(self.neurons)
@@ -42,7 +42,7 @@ class Questions:
     def shown(cls, store: Store, selection: Selection, examples: Examples) -> Questions:
         """Return questions that show examples. Errors: ProposerError where the index has no pictures."""
         numbers = enumerate(selection.neurons.tolist())
-        sets = {selection.key(neuron): _image_ids(examples, place) for place, neuron in numbers}
+        sets = {selection.key(neuron): _image_ids(examples, row) for row, neuron in numbers}
         ids = [image_id for both in sets.values() for part in both for image_id in part]
         return cls(sets, Pictures(store, selection.source, np.array(ids, dtype=np.int64)))
 
@@ -53,20 +53,20 @@ class Questions:
 
     @property
     def count(self) -> int:
-        """The number of neurons in question."""
+        """The number of neurons."""
         return len(self.neurons)
 
     @property
     def thumbnails(self) -> int:
-        """The number of pictures so far that are thumbnails, because the file is gone or another one."""
+        """The number of pictures so far that are thumbnails, because the file is missing or changed."""
         return 0 if self._pictures is None else self._pictures.thumbnails
 
     def unaskable(self) -> list[Answer]:
-        """Return the failures that are new since the last call."""
-        found = []
+        """Return the failures since the last call."""
+        failures = []
         while self._unaskable:
-            found.append(self._unaskable.popleft())
-        return found
+            failures.append(self._unaskable.popleft())
+        return failures
 
     def __iter__(self) -> Questions:
         return self
@@ -80,12 +80,12 @@ class Questions:
                     raise StopIteration
                 first = self._ahead.popleft()
             try:
-                made = first.result()
+                question = first.result()
             except CancelledError:
                 raise StopIteration from None
-            if isinstance(made, Question):
-                return made
-            self._unaskable.append(made)
+            if isinstance(question, Question):
+                return question
+            self._unaskable.append(question)
 
     def __enter__(self) -> Questions:
         return self
@@ -102,18 +102,18 @@ class Questions:
         if self._pictures is None:
             return Question(neuron, ())
         activating, contrastive = self._sets[neuron]
-        found = self._pictures.of([*activating, *contrastive])
-        shown = tuple(found[image_id] for image_id in activating if image_id in found)
+        pictures = self._pictures.of([*activating, *contrastive])
+        shown = tuple(pictures[image_id] for image_id in activating if image_id in pictures)
         if not shown:
             reason = (
-                f"none of its {len(activating)} activating images can be read: is the folder of images still there?"
+                f"none of its {len(activating)} activating images can be read: check that the image files still exist"
             )
             return Answer(neuron, "failed", reason=reason)
-        return Question(neuron, shown, tuple(found[image_id] for image_id in contrastive if image_id in found))
+        return Question(neuron, shown, tuple(pictures[image_id] for image_id in contrastive if image_id in pictures))
 
 
-def _image_ids(examples: Examples, place: int) -> Sets:
-    """Return a neuron's activating images, and its contrastive ones: each once, at most as many, the first ranks'."""
-    activating = [i for i in examples.activating[place].tolist() if i >= 0]
-    contrastive = dict.fromkeys(i for i in examples.contrastive[place].flatten().tolist() if i >= 0)
+def _image_ids(examples: Examples, row: int) -> Sets:
+    """Return a neuron's activating images, and at most as many distinct contrastive images, by rank."""
+    activating = [i for i in examples.activating[row].tolist() if i >= 0]
+    contrastive = dict.fromkeys(i for i in examples.contrastive[row].flatten().tolist() if i >= 0)
     return activating, list(contrastive)[: len(activating)]

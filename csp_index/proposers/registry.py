@@ -1,6 +1,6 @@
 """Proposers by name: `openai:BASE_URL`, `transformers:ID_OR_DIRECTORY`, `python:package.module:factory`.
 
-The model behind a name, and the library that runs it, are loaded here and not before.
+A model and the library that runs it are loaded only when they are needed.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class ProposerOptions:
-    """How a model is asked; None leaves it to the model's own default. Captioners and factories take what they know."""
+    """Options of a model; None means the model's own default. Captioners and factories use only some of them."""
 
     model: str | None = None  # the model's name at an endpoint
     prompt: str = "concepts"  # a built-in prompt or a file
     layout: Layout = field(default_factory=Layout)
-    concepts: int = 3  # candidates asked for
-    words: int = 4  # of a candidate, at most
-    new_tokens: int | None = None  # of an answer, at most
-    concurrency: int | None = None  # requests at once
-    timeout: float | None = None  # seconds of a request
+    concepts: int = 3  # candidates requested per neuron
+    words: int = 4  # per candidate, at most
+    new_tokens: int | None = None  # per answer, at most
+    concurrency: int | None = None  # simultaneous requests
+    timeout: float | None = None  # seconds per request
     device: str = "auto"
 
 
 def load_proposer(kind: CandidateKind, spec: str, options: ProposerOptions | None = None) -> Proposer:
-    """Return the proposer of a kind that `spec` names. Errors: ProposerError, in one line, for what cannot be used."""
-    chosen = options or ProposerOptions()
+    """Return the proposer of a kind that `spec` names. Errors: ProposerError for a spec or model that is unusable."""
+    applied = options or ProposerOptions()
     library, _, name = spec.partition(":")
     known = {"vlm": ("openai", "transformers", "python"), "captioner": ("transformers", "python")}.get(kind, ())
     if library not in known or not name:
         raise ProposerError(f"{kind} {spec!r} names no model: write {_NAMES.get(kind, 'another kind')}")
     if library == "openai":
-        return _remote(name, chosen)
-    load_plugins()  # takes seconds, and what runs elsewhere needs none
+        return _remote(name, applied)
+    load_plugins()  # takes seconds, and a remote model needs none
     if library == "python":
         return check_proposer(call_factory(name, ProposerError), kind, spec)
-    return _captioner(spec, chosen) if kind == "captioner" else _local(spec, chosen)
+    return _captioner(spec, applied) if kind == "captioner" else _local(spec, applied)
 
 
 def check_proposer(made: object, kind: CandidateKind, spec: str) -> Proposer:
-    """Return what a factory made if it is a proposer of that kind."""
+    """Return the result of a factory if it is a proposer of that kind. Errors: ProposerError."""
     proposer: Any = made
     missing = [part for part in ("kind", "name", "revision", "prompt", "ask") if not hasattr(made, part)]
     if missing:
@@ -62,8 +62,8 @@ def check_proposer(made: object, kind: CandidateKind, spec: str) -> Proposer:
     if proposer.kind != kind:
         kinds = ", ".join(get_args(CandidateKind))
         raise ProposerError(f"{spec} made a proposer of kind {proposer.kind!r}, expected {kind} (kinds: {kinds})")
-    found: Proposer = proposer
-    return found
+    checked: Proposer = proposer
+    return checked
 
 
 def _remote(base_url: str, options: ProposerOptions) -> Proposer:
@@ -71,23 +71,24 @@ def _remote(base_url: str, options: ProposerOptions) -> Proposer:
 
     if not options.model:
         raise ProposerError(f"openai:{base_url} serves models by name: name one (--vlm-model NAME)")
-    given = _given(options, "concepts", "words", "concurrency", "timeout", "new_tokens")
+    values = _set(options, "concepts", "words", "concurrency", "timeout", "new_tokens")
     prompt = load_prompt(options.prompt)
-    return RemoteModel(base_url, options.model, prompt, options.layout, RemoteOptions(**given))
+    return RemoteModel(base_url, options.model, prompt, options.layout, RemoteOptions(**values))
 
 
 def _local(spec: str, options: ProposerOptions) -> Proposer:
     from csp_index.proposers.local_vlm import LocalModel
 
-    given = _given(options, "concepts", "words", "device", "new_tokens")
-    return LocalModel(spec, load_prompt(options.prompt), options.layout, **given)
+    values = _set(options, "concepts", "words", "device", "new_tokens")
+    return LocalModel(spec, load_prompt(options.prompt), options.layout, **values)
 
 
 def _captioner(spec: str, options: ProposerOptions) -> Proposer:
     from csp_index.proposers.captioner import Captioner
 
-    return Captioner(spec, **_given(options, "device", "new_tokens"))
+    return Captioner(spec, **_set(options, "device", "new_tokens"))
 
 
-def _given(options: ProposerOptions, *names: str) -> dict[str, Any]:
+def _set(options: ProposerOptions, *names: str) -> dict[str, Any]:
+    """Return the named options that are not None."""
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}

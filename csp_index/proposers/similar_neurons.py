@@ -1,6 +1,6 @@
-"""Candidates from a neuron's relatives: labels of similar neurons in other layers and networks of the index.
+"""Candidates without a model: labels of similar neurons in other layers and networks of the index.
 
-Neurons are alike if their concept vectors are, in the space of one encoder. Asks no model.
+Neurons are similar if their concept vectors are, in the space of one encoder.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _ROWS = 1024  # neurons compared at once
 
 
 @dataclass(frozen=True, slots=True)
-class _Labelled:
-    """The labelled neurons [L] of another layer: by which method, and each one's best texts."""
+class _Labeled:
+    """The labeled neurons [L] of another layer, with the method and the best texts of each."""
 
     target: LayerInfo
     neurons: np.ndarray
@@ -42,86 +42,86 @@ class _Labelled:
 def related_answers(
     store: Store, selection: Selection, source: EncoderInfo, *, neighbours: int = 5, top: int = 3
 ) -> Iterator[Answer]:
-    """Return for each selected neuron the labels of the most similar ones outside its layer, as one answer.
+    """Return one answer per selected neuron: the labels of the most similar neurons outside its layer.
 
-    `neighbours` similar neurons are asked, the `top` best candidates of each one's newest label taken (no matter by
-    which method, but for the random controls); a text's score is the cosine of the two concept vectors, in (0, 1], the
-    greatest where several neurons say it. `raw` is JSON: which neurons said what. Concept vectors are those that
-    labelling by `csp` kept, if that was done for every layer in question, else mean-centred ones, computed here. A dead
-    neuron, or one that resembles none, fails. Errors: ProposerError if no other layer has labels.
+    Of each of `neighbours` similar neurons, the `top` best candidates of the label shown are taken (by any method
+    except the random controls). A text's score is the cosine of the two concept vectors, in (0, 1], the greatest if
+    several neurons have the text. `raw` is JSON with the labels of each similar neuron. Concept vectors are those
+    stored by labeling with `csp`, if every layer involved has them, else mean-centered ones computed here. A dead
+    neuron, or one without a similar neuron, fails. Errors: ProposerError if no other layer has labels.
     """
     started = time.perf_counter()
     others = _labelled(store, selection.target, top)
     method, vectors = comparable_vectors(store, source, [selection.target, *(other.target for other in others)])
     alive = torch.from_numpy(selection.statistics(store)["max"].to_numpy() > 0)
     own = next(vectors)[torch.from_numpy(selection.neurons)] * alive[:, None]
-    cosines, layers, places = _nearest(own, [next(vectors)[torch.from_numpy(o.neurons)] for o in others], neighbours)
+    cosines, layers, rows = _nearest(own, [next(vectors)[torch.from_numpy(o.neurons)] for o in others], neighbours)
     seconds = (time.perf_counter() - started) / max(1, len(own))
 
     def answer(row: int, neuron: int) -> Answer:
-        found = zip(cosines[row].tolist(), layers[row].tolist(), places[row].tolist(), strict=True)
-        similar = [(value, others[layer], place) for value, layer, place in found if value > 0]
+        nearest = zip(cosines[row].tolist(), layers[row].tolist(), rows[row].tolist(), strict=True)
+        similar = [(value, others[layer], other_row) for value, layer, other_row in nearest if value > 0]
         if similar:
-            return Answer(selection.key(neuron), "answered", *_said(method, similar), seconds=seconds)
-        reason = "no labelled neuron is similar to it" if alive[row] else "it never fires on the indexed images"
+            return Answer(selection.key(neuron), "answered", *_combined(method, similar), seconds=seconds)
+        reason = "no labeled neuron is similar to it" if alive[row] else "it never fires on the indexed images"
         return Answer(selection.key(neuron), "failed", reason=reason, seconds=seconds)
 
     return (answer(row, neuron) for row, neuron in enumerate(selection.neurons.tolist()))
 
 
 def related_revision(store: Store, target: LayerInfo) -> str:
-    """Return what pins the answers about a layer's neurons: a hash that changes when other layers are labelled."""
+    """Return a hash of the labels behind the answers about a layer, which changes when other layers are labeled."""
     rows = store.read(schema.LABELS, ["run_id"], f"rank = 0 AND {_elsewhere(target)}")
     runs = sorted(set(rows["run_id"].to_pylist()))
     return hashlib.sha256(" ".join(runs).encode()).hexdigest()[:12]
 
 
 def _elsewhere(target: LayerInfo) -> str:
-    """Return the condition for labels of other layers that mean something."""
+    """Return the condition for labels of other layers, without those of random controls."""
     names = ",".join(catalog.sql_text(name) for name in controls())
     return f"NOT ({catalog.layer_filter(target)}) AND method NOT IN ({names})"
 
 
-def _labelled(store: Store, target: LayerInfo, top: int) -> list[_Labelled]:
-    """Return the other layers that have labels, with the label shown of each neuron."""
+def _labelled(store: Store, target: LayerInfo, top: int) -> list[_Labeled]:
+    """Return the other layers that have labels, with the label that each neuron shows."""
     layers = [info for info in catalog.layers(store) if catalog.is_finished(store, info)]
     columns = ["model", "layer", "neuron", "run_id", "method", "text"]
     rows = store.read(schema.LABELS, [*columns, "rank"], f"rank >= 0 AND rank < {top} AND {_elsewhere(target)}")
-    found: dict[tuple[str, str], dict[int, tuple[tuple[int, str], str, list[str]]]] = {}
+    labels_of: dict[tuple[str, str], dict[int, tuple[tuple[int, str], str, list[str]]]] = {}
     rule = read_rule(store)
     parts = (column.to_pylist() for column in rows.sort_by("rank").select(columns).columns)
     for model, layer, neuron, run_id, method, text in zip(*parts, strict=True):
-        held = found.setdefault((model, layer), {})
+        layer_labels = labels_of.setdefault((model, layer), {})
         order = (rule.rank(method), run_id)
-        if neuron not in held or held[neuron][0] < order:
-            held[neuron] = (order, method, [])
-        if held[neuron][0] == order:
-            held[neuron][2].append(text)
+        if neuron not in layer_labels or layer_labels[neuron][0] < order:
+            layer_labels[neuron] = (order, method, [])
+        if layer_labels[neuron][0] == order:
+            layer_labels[neuron][2].append(text)
     others = []
     for info in layers:
-        labels = found.get((info.key.model, info.key.layer), {})
+        labels = labels_of.get((info.key.model, info.key.layer), {})
         if labels:
             neurons = sorted(labels)
             texts = [tuple(labels[n][2]) for n in neurons]
-            others.append(_Labelled(info, np.array(neurons), [labels[n][1] for n in neurons], texts))
+            others.append(_Labeled(info, np.array(neurons), [labels[n][1] for n in neurons], texts))
     if not others:
         names = [str(info.key) for info in layers if info.key != target.key]
-        do = (
+        step = (
             f"label one first: csp-index label {store.uri} --layer {names[0]}" if names else "index another layer first"
         )
-        raise ProposerError(f"no layer of the index but {target.key} has labels to take candidates from: {do}")
+        raise ProposerError(f"no layer other than {target.key} has labels to take candidates from: {step}")
     return others
 
 
 def _nearest(
     own: torch.Tensor, others: Sequence[torch.Tensor], count: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the greatest cosines of unit vectors own [M, D] with rows of others [L, D], and where: layer and row.
+    """Return the greatest cosines of unit vectors own [M, D] with rows of others [L, D], with their layers and rows.
 
-    All [M, count], best first; 0 where there are fewer. Of equals the one of the earlier layer and row comes first.
+    All are [M, count], best first, and 0 where there are fewer. Among equals, the earlier layer and row comes first.
     """
     values = torch.zeros(len(own), count)
-    layers, places = (torch.zeros(len(own), count, dtype=torch.int64) for _ in range(2))
+    layers, rows = (torch.zeros(len(own), count, dtype=torch.int64) for _ in range(2))
     for number, other in enumerate(others):
         for start in range(0, len(own), _ROWS):
             pick = slice(start, start + _ROWS)
@@ -130,23 +130,23 @@ def _nearest(
             joined = torch.cat([values[pick], cosines.gather(1, best)], 1).sort(dim=1, descending=True, stable=True)
             order = joined.indices[:, :count]
             layer = torch.cat([layers[pick], torch.full_like(best, number)], 1).gather(1, order)
-            place = torch.cat([places[pick], best], 1).gather(1, order)
-            values[pick], layers[pick], places[pick] = joined.values[:, :count], layer, place
-    return values, layers, places
+            row = torch.cat([rows[pick], best], 1).gather(1, order)
+            values[pick], layers[pick], rows[pick] = joined.values[:, :count], layer, row
+    return values, layers, rows
 
 
-def _said(
-    method: str, similar: Sequence[tuple[float, _Labelled, int]]
+def _combined(
+    method: str, similar: Sequence[tuple[float, _Labeled, int]]
 ) -> tuple[str, tuple[str, ...], tuple[float, ...]]:
     """Return the raw answer, its texts and their scores, most similar neuron first."""
     scores: dict[str, tuple[str, float]] = {}
-    told = []
-    for value, other, place in similar:
+    sources = []
+    for value, other, row in similar:
         value = min(value, 1.0)
-        neuron = f"{other.target.key}/{other.neurons[place]}"
-        said = {"similarity": round(value, 6), "method": other.methods[place], "labels": list(other.texts[place])}
-        told.append({"neuron": neuron, **said})
-        for text in other.texts[place]:
+        neuron = f"{other.target.key}/{other.neurons[row]}"
+        label = {"similarity": round(value, 6), "method": other.methods[row], "labels": list(other.texts[row])}
+        sources.append({"neuron": neuron, **label})
+        for text in other.texts[row]:
             scores.setdefault(clean_text(text).casefold(), (text, value))
-    raw = json.dumps({"vectors": method, "neighbours": told}, ensure_ascii=False)
+    raw = json.dumps({"vectors": method, "neighbours": sources}, ensure_ascii=False)
     return raw, tuple(text for text, _ in scores.values()), tuple(score for _, score in scores.values())

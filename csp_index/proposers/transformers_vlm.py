@@ -1,8 +1,8 @@
-"""Vision-language models of transformers: load one, show it pictures, return what it says.
+"""Vision-language models of transformers: load one, and get its replies to pictures and a text.
 
-The only file that knows transformers' image-text-to-text models (Qwen-VL, InternVL, SmolVLM, LLaVA, Gemma and their
-like); the library is imported when a model is loaded. Knows nothing about neurons. Code that comes with a model is
-never run. Decoding is greedy, so that the same pictures and the same text give the same answer.
+The only file that knows transformers' image-text-to-text models (Qwen-VL, InternVL, SmolVLM, LLaVA, Gemma and similar
+ones); the library is imported when a model is loaded. Knows nothing about neurons. Code in a model's repository is
+never run. Decoding is greedy, so the same pictures and text give the same reply.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from csp_index.errors import ProposerError, one_line
 from csp_index.models.weights import hash_weights, lasting, local_directory, resolve_device, stable_settings
 
 _LIBRARY = "transformers"
-_GREY = Image.new("RGB", (64, 64), "grey")  # what a model is tried with
+_GRAY = Image.new("RGB", (64, 64), "grey")  # to test a model
 
-# Their processors take several pictures a message, but they were trained on one: the pages of the LLaVA models in
-# transformers' documentation say so, and the others have room for a single picture.
+# Their processors accept several pictures per message, but the models were trained on one: transformers' documentation
+# of the LLaVA models says so, and the others have room for a single picture.
 _TRAINED_ON_ONE = frozenset({"llava", "llava_next", "vipllava", "paligemma", "instructblip", "blip-2"})
 
-# Options of sampling and of steering that a model's own configuration may hold; greedy decoding has none of them. The
-# penalties would look at the padding too, so that an answer would depend on what else is in its batch.
+# Sampling and steering options that a model's own configuration may set; greedy decoding uses none of them. The
+# penalties would also count the padding, so that an answer would depend on its batch.
 _NOT_GREEDY = (
     "temperature",
     "top_k",
@@ -51,7 +51,7 @@ Form = Literal["parts", "string", "plain"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a model is shown and told: RGB pictures, and a text after them."""
+    """A message to a model: RGB pictures, followed by a text."""
 
     pictures: Sequence[Image.Image]
     text: str
@@ -59,7 +59,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What it said: the new text alone. `cut` is true where it was stopped by the limit on new tokens."""
+    """A model's reply: the new text alone. `cut` is true if the limit on new tokens stopped it."""
 
     text: str
     prompt_tokens: int
@@ -70,12 +70,12 @@ class Reply:
 class ChatModel:
     """A vision-language model on a device, ready to answer.
 
-    `name` is its spec, with a directory made absolute; `revision` pins its weights, what prepares its input, and the
-    commit where it came from a hub; `several` tells whether it may be shown two pictures in one message.
+    `name` is its spec, with an absolute directory; `revision` identifies its weights, the preparation of its input, and
+    the commit if it came from a hub; `several` says whether a message may have two pictures.
     """
 
     def __init__(self, spec: str, *, device: str = "auto") -> None:
-        """Load the model `transformers:ID_OR_DIRECTORY`. Errors: ProposerError for one that cannot be used."""
+        """Load the model `transformers:ID_OR_DIRECTORY`. Errors: ProposerError for a model that is unusable."""
         library, _, name = spec.partition(":")
         if library != _LIBRARY or not name:
             raise ProposerError(
@@ -83,13 +83,13 @@ class ChatModel:
                 "transformers:/local/directory"
             )
         directory = local_directory(name, ProposerError)
-        place = name if directory is None else str(directory)
+        source = name if directory is None else str(directory)
         self.name = lasting(spec)
         self.device = resolve_device(device)
         try:
-            self._context = _context(spec, place)
-            self._processor = _processor(spec, place)
-            self._model, weights = _model(place, _dtype(self.device))
+            self._context = _context(spec, source)
+            self._processor = _processor(spec, source)
+            self._model, weights = _model(source, _dtype(self.device))
         except ProposerError:
             raise
         except Exception as exc:  # the library raises whatever its parts raise: hub, JSON, torch
@@ -99,37 +99,37 @@ class ChatModel:
         self._tokenizer = _padded_left(self._processor.tokenizer)
         self._ends = _decode_greedily(self._model, self._tokenizer)
         self._form = self._choose_form(spec)
-        self.revision = f"{weights}+{self._preparation()}" + _commit(place if directory is None else None)
+        self.revision = f"{weights}+{self._preparation()}" + _commit(source if directory is None else None)
         self._put(spec)
         self._try_one(spec)
         self.several = self._takes_two()
 
     def say(self, messages: Sequence[Message], new_tokens: int) -> list[Reply]:
-        """Return a reply to each of several messages, which go through the model as one batch.
+        """Return a reply to each message; the messages form one batch.
 
-        Errors: ProposerError where a prompt does not fit the model's context; else whatever the library raises for
-        pictures that it cannot prepare, or for want of memory.
+        Errors: ProposerError if a prompt does not fit the model's context; else whatever the library raises for
+        pictures that it cannot prepare, or for a lack of memory.
         """
         inputs = self._inputs(messages)
         length = inputs["input_ids"].shape[1]
         if self._context is not None and length + new_tokens > self._context:
             raise ProposerError(
-                f"the prompt has {length} tokens with its pictures, and {new_tokens} may follow: the model takes "
+                f"the prompt has {length} tokens with its pictures, and {new_tokens} may follow: the model's limit is "
                 f"{self._context}; show fewer images or smaller cells"
             )
-        inputs = inputs.to(self.device, dtype=self._model.dtype)  # whole numbers stay what they are
+        inputs = inputs.to(self.device, dtype=self._model.dtype)  # integers keep their dtype
         with torch.inference_mode():
             tokens = self._model.generate(**inputs, max_new_tokens=new_tokens).cpu()
-        if torch.equal(tokens[:, :length], inputs["input_ids"].cpu()):  # not so where an encoder reads the prompt
+        if torch.equal(tokens[:, :length], inputs["input_ids"].cpu()):  # not with an encoder-decoder model
             tokens = tokens[:, length:]
         prompts = inputs["attention_mask"].sum(dim=1).tolist()
         return [self._reply(row, int(count), new_tokens) for row, count in zip(tokens, prompts, strict=True)]
 
     def _reply(self, tokens: Tensor, prompt_tokens: int, new_tokens: int) -> Reply:
-        ends = [place for place, token in enumerate(tokens.tolist()) if token in self._ends]
-        said = tokens[: ends[0] + 1] if ends else tokens
-        text = self._tokenizer.decode(said, skip_special_tokens=True)
-        return Reply(text, prompt_tokens, len(said), cut=not ends and len(said) >= new_tokens)
+        ends = [position for position, token in enumerate(tokens.tolist()) if token in self._ends]
+        reply = tokens[: ends[0] + 1] if ends else tokens
+        text = self._tokenizer.decode(reply, skip_special_tokens=True)
+        return Reply(text, prompt_tokens, len(reply), cut=not ends and len(reply) >= new_tokens)
 
     def _inputs(self, messages: Sequence[Message]) -> Any:
         """Return the model's inputs for a batch, padded on the left, on the CPU."""
@@ -139,13 +139,13 @@ class ChatModel:
             text=texts,
             images=[[self._fit(picture) for picture in message.pictures] for message in messages],
             padding=True,
-            # A template that writes the token of the beginning must not get a second one.
+            # A template that writes the start token must not get a second one.
             add_special_tokens=not (begin and texts[0].startswith(begin)),
             return_tensors="pt",
         )
 
     def _fit(self, picture: Image.Image) -> Image.Image:
-        """Return a picture with a white border that makes it square, if the processor would cut off its sides."""
+        """Return a picture with a white border that makes it square, if the processor would crop its sides."""
         width, height = picture.size
         if width == height or not getattr(self._processor.image_processor, "do_center_crop", False):
             return picture
@@ -155,12 +155,12 @@ class ChatModel:
         return sheet
 
     def _write(self, pictures: int, text: str, form: Form) -> str:
-        """Return a message as the model reads it, with one placeholder a picture, up to where it is to answer."""
+        """Return a message as the model reads it, with one placeholder per picture, up to the start of the reply."""
         marked = f"{(self._image_token or '') * pictures}\n{text}"
         if form == "plain":
             return marked
         parts = [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": text}]
-        # A model that thinks first would spend its few tokens on that; a template without the option must not get it.
+        # A thinking model would spend its few tokens on thoughts; a template without the option must not get it.
         options = {"enable_thinking": False} if "enable_thinking" in str(self._template) else {}
         written: str = self._processor.apply_chat_template(
             [{"role": "user", "content": parts if form == "parts" else marked}],
@@ -172,54 +172,54 @@ class ChatModel:
         return written
 
     def _choose_form(self, spec: str) -> Form:
-        """Return the first form in which a picture leaves its placeholder in the text."""
+        """Return the first form in which the text has a picture's placeholder."""
         token = self._image_token
         if self._template is not None:
             forms: tuple[Form, ...] = ("parts", "string") if token else ("parts",)
             for form in forms:
-                with suppress(Exception):  # templates raise whatever they like on a form that they do not know
+                with suppress(Exception):  # templates may raise anything for an unknown form
                     if not token or self._write(1, "?", form).count(token) == 1:
                         return form
         if token:
             return "plain"
         raise ProposerError(
-            f"{spec} has no chat template and no placeholder for pictures: it cannot be asked about them; "
-            "a model that only captions is for --captioner"
+            f"{spec} has no chat template and no placeholder for pictures, so it cannot be asked about them: "
+            "use a model that only captions with --captioner"
         )
 
     def _try_one(self, spec: str) -> None:
         try:
-            self.say([Message([_GREY], "?")], 1)
+            self.say([Message([_GRAY], "?")], 1)
         except Exception as exc:  # the library raises whatever its parts raise
             raise ProposerError(
-                f"{spec} cannot answer about a small grey picture on {self.device}, and so about none: {one_line(exc)}"
+                f"{spec} cannot answer about a small gray test picture on {self.device}: {one_line(exc)}"
             ) from exc
 
     def _takes_two(self) -> bool:
         if self._model.config.model_type in _TRAINED_ON_ONE:
             return False
         try:
-            self._inputs([Message([_GREY, _GREY], "?")])
+            self._inputs([Message([_GRAY, _GRAY], "?")])
         except Exception:  # the library raises whatever its parts raise
             return False
         return True
 
     def _preparation(self) -> str:
-        """Return 16 hexadecimal digits over what turns a message into the model's input."""
-        said = f"{stable_settings(self._processor)}\n{self._template}\n{self._form}"
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        """Return a hash, 16 hexadecimal digits, of what turns a message into the model's input."""
+        settings = f"{stable_settings(self._processor)}\n{self._template}\n{self._form}"
+        return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
     def _put(self, spec: str) -> None:
         try:
             self._model.requires_grad_(False).eval().to(self.device)
-        except RuntimeError as exc:  # torch's own, for want of memory
+        except RuntimeError as exc:  # raised by torch for a lack of memory
             raise ProposerError(f"{spec} does not fit on {self.device}: {one_line(exc)}") from exc
 
 
-def _context(spec: str, place: str) -> int | None:
-    """Return how many tokens a model takes, None where its configuration does not tell.
+def _context(spec: str, source: str) -> int | None:
+    """Return the number of tokens of a model's context, None if its configuration does not say.
 
-    Errors: ProposerError for a model that is not one of images and text.
+    Errors: ProposerError for a model that does not take images and text.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import (
@@ -227,42 +227,43 @@ def _context(spec: str, place: str) -> int | None:
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     )
 
-    config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     kind = config.model_type
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        what = "a model of text only" if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else "no model that answers in text"
+        text_only = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        reason = "a model of text only" if text_only else "a model that does not answer in text"
         raise ProposerError(
-            f"{spec} is a {kind}, {what}: it takes no images; name a vision-language model, one of those that "
-            "transformers lists under image-text-to-text"
+            f"{spec} is a {kind}, {reason}: name a vision-language model, one of those that transformers lists "
+            "under image-text-to-text"
         )
     text = config.get_text_config()
     limit = getattr(text, "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
-def _processor(spec: str, place: str) -> Any:
+def _processor(spec: str, source: str) -> Any:
     from transformers import AutoProcessor
 
-    processor = AutoProcessor.from_pretrained(place, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)  # type: ignore[no-untyped-call]
     missing = [part for part in ("image_processor", "tokenizer") if getattr(processor, part, None) is None]
-    if missing:  # the library then gives the tokenizer, or whatever else it found
+    if missing:  # the library then returns the tokenizer, or another part
         raise ProposerError(
             f"{spec} has no processor for images and text (it lacks {' and '.join(missing)}): put the files of the "
-            "original model beside its weights (processor_config.json, preprocessor_config.json, tokenizer files)"
+            "original model next to its weights (processor_config.json, preprocessor_config.json, tokenizer files)"
         )
     return processor
 
 
-def _model(place: str, dtype: torch.dtype) -> tuple[Any, str]:
-    """Return a model in a dtype, and the hash of its weights as they are stored, which no device changes."""
+def _model(source: str, dtype: torch.dtype) -> tuple[Any, str]:
+    """Return a model in a dtype, and the hash of its stored weights, which does not depend on the device."""
     from transformers import AutoModelForImageTextToText
 
-    model = AutoModelForImageTextToText.from_pretrained(place, dtype="auto", trust_remote_code=False)
+    model = AutoModelForImageTextToText.from_pretrained(source, dtype="auto", trust_remote_code=False)
     weights = hash_weights(model)
     if model.dtype != dtype:
-        # Read again rather than converted: the library knows which parts must stay in float32.
+        # Loaded again rather than converted: the library knows which parts must stay in float32.
         del model
-        model = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype, trust_remote_code=False)
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, trust_remote_code=False)
     return model, weights
 
 
@@ -275,12 +276,12 @@ def _dtype(device: torch.device) -> torch.dtype:
 def _template(processor: Any) -> Any:
     """Return the chat template: the processor's own, else its tokenizer's, else None."""
     own = getattr(processor, "chat_template", None)
-    found = own if own is not None else getattr(processor.tokenizer, "chat_template", None)
-    return found.get("default") if isinstance(found, dict) else found
+    template = own if own is not None else getattr(processor.tokenizer, "chat_template", None)
+    return template.get("default") if isinstance(template, dict) else template
 
 
 def _padded_left(tokenizer: Any) -> Any:
-    """Make a tokenizer pad on the left: what a model says follows the end of a row."""
+    """Make a tokenizer pad on the left, because a reply follows the end of a row."""
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -302,17 +303,17 @@ def _decode_greedily(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def _commit(hub_id: str | None) -> str:
-    """Return `@` and the commit of the hub that a model was read from, or nothing."""
+    """Return `@` and the hub's commit that a model was loaded from, or ""."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = None if hub_id is None else try_to_load_from_cache(hub_id, "config.json")
-    return f"@{Path(found).parent.name}" if isinstance(found, str) else ""
+    path = None if hub_id is None else try_to_load_from_cache(hub_id, "config.json")
+    return f"@{Path(path).parent.name}" if isinstance(path, str) else ""
 
 
 def _cannot_load(spec: str, exc: Exception) -> str:
-    said = str(exc)
-    if "trust_remote_code" in said or "custom code" in said:
-        return f"{spec} comes with code of its own, which is never run: name a version that transformers itself knows"
+    message = str(exc)
+    if "trust_remote_code" in message or "custom code" in message:
+        return f"{spec} needs code from its repository, which is never run: name a version that transformers supports"
     return (
         f"the vision-language model {spec} cannot be loaded (expected: a directory that save_pretrained wrote, or the "
         f"id of a model on a hub in reach or in its cache): {one_line(exc)}"

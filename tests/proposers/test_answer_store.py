@@ -71,7 +71,7 @@ def test_texts_are_kept_in_one_line_without_empty_and_repeated_ones(store):
     write(store, said(1, " red\n star ", "", "red star", "half \ud83d", "nul\0"), said(2, "  "))
     assert texts_of(store) == {1: ["red star", "half ?", "nul"]}
     rows = {row["neuron"]: row for row in store.read(schema.ANSWERS).to_pylist()}
-    assert rows[2]["state"] == "unparsed" and rows[2]["reason"] == "the answer holds no candidate"
+    assert rows[2]["state"] == "unparsed" and rows[2]["reason"] == "the answer has no candidate"
 
 
 def test_scores_that_are_not_finite_or_not_one_a_text_are_none(store):
@@ -114,7 +114,7 @@ def test_answers_are_committed_in_groups(store, monkeypatch):
     assert len(store.dataset(schema.ANSWERS).versions()) <= 1 + 4  # the empty table, then three tens and a rest
 
 
-def test_what_an_error_cuts_short_is_kept(store):
+def test_what_an_error_cuts_short_is_cleaned(store):
     with (
         pytest.raises(KeyboardInterrupt),
         store.write_lock(),
@@ -129,7 +129,7 @@ def leave(store: Store, *found: Answer, run: str = "run1") -> Path:
     """Write a journal as a killed run leaves it."""
     journal = Journal.of(store)
     for answer in found:
-        journal.add(answer_store._row(answer_store._kept(answer), origin(run), (0, 0, 0, 0.0)))
+        journal.add(answer_store._row(answer_store._cleaned(answer), origin(run), (0, 0, 0, 0.0)))
     journal._open = 1  # what was killed removes nothing
     journal.close()
     return Path(store.address) / JOURNAL
@@ -156,7 +156,7 @@ def test_lines_that_were_committed_before_the_kill_are_not_doubled(store):
 
 def test_candidates_without_their_answer_are_written_anew(store):
     """A kill between the two tables leaves candidates alone; the journal still has their answer."""
-    rows = [answer_store._row(answer_store._kept(said(1, "star", "dot")), origin(), (0, 0, 0, 0.0))]
+    rows = [answer_store._row(answer_store._cleaned(said(1, "star", "dot")), origin(), (0, 0, 0, 0.0))]
     store.append(schema.CANDIDATES, answer_store._candidates(rows))
     leave(store, said(1, "star", "dot"))
     with store.write_lock():

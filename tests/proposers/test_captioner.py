@@ -325,12 +325,12 @@ def test_an_unknown_id_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_model_of_text_only_is_refused(tmp_path: Path) -> None:
     config = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=2, **TEXT)
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt")
-    with pytest.raises(ProposerError, match="is a gpt2, which writes no text about images: name a captioner"):
+    with pytest.raises(ProposerError, match="is a gpt2, which does not caption images: name a captioner"):
         load(tmp_path / "gpt")
 
 
 def test_an_encoder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ProposerError, match="is a clip, which writes no text about images"):
+    with pytest.raises(ProposerError, match="is a clip, which does not caption images"):
         load(tiny_models.save_transformers(tmp_path / "clip", "clip"))
 
 

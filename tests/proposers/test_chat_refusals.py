@@ -23,14 +23,14 @@ def refused(spec: str) -> str:
 def test_a_model_of_text_only_is_refused_in_a_line(kind: str, tmp_path: Path) -> None:
     directory = tiny_vlms.save_text_model(tmp_path / kind, kind)
     assert refused(f"transformers:{directory}") == (
-        f"transformers:{directory} is a {kind}, a model of text only: it takes no images; name a "
+        f"transformers:{directory} is a {kind}, a model of text only: name a "
         "vision-language model, one of those that transformers lists under image-text-to-text"
     )
 
 
 def test_a_captioner_without_a_prompt_is_refused(tmp_path: Path) -> None:
     directory = tiny_vlms.save_captioner(tmp_path / "blip")
-    assert "is for --captioner" in refused(f"transformers:{directory}")
+    assert "only captions with --captioner" in refused(f"transformers:{directory}")
 
 
 def test_a_directory_without_a_processor_is_refused(llava: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_directory_without_a_processor_is_refused(llava: Path) -> None:
 def test_a_processor_that_does_not_fit_its_model_is_refused_before_anything_is_asked(llava: Path) -> None:
     file = llava / "processor_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "patch_size": 14}))
-    assert "cannot answer about a small grey picture on cpu" in refused(f"transformers:{llava}")
+    assert "cannot answer about a small gray test picture on cpu" in refused(f"transformers:{llava}")
 
 
 def test_a_directory_without_weights_is_refused(llava: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from csp_index.errors import ProposerError
-from csp_index.proposers.grids import Layout, grid, pictures, told
+from csp_index.proposers.grids import Layout, full_prompt, grid, pictures
 from csp_index.proposers.prompts import PROMPTS
 from csp_index.proposers.proposer import Question
 from csp_index.records import NeuronKey
@@ -135,6 +135,6 @@ def test_a_neuron_without_images_cannot_be_shown() -> None:
 
 def test_what_is_told_names_all_that_decides_an_answer() -> None:
     prompt = PROMPTS["concepts"]
-    texts = {told(prompt, Layout(cell=cell), 3, words, 64) for cell in (32, 224) for words in (3, 4)}
+    texts = {full_prompt(prompt, Layout(cell=cell), 3, words, 64) for cell in (32, 224) for words in (3, 4)}
     assert len(texts) == 4
     assert all(prompt.contrastive in text and prompt.positive in text for text in texts)

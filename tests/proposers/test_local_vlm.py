@@ -216,7 +216,7 @@ def test_a_prompt_longer_than_the_context_is_a_failure_of_its_neuron(tmp_path: P
     answers = by_neuron(model.ask([question(1, images=1), question(2, images=16, contrasts=16)]))
     assert answers[1].state == "unparsed" and answers[1].prompt_tokens <= 62
     assert answers[2].state == "failed"
-    assert "the model takes 70" in answers[2].reason and "smaller cells" in answers[2].reason
+    assert "the model's limit is 70" in answers[2].reason and "smaller cells" in answers[2].reason
 
 
 def test_short_memory_halves_the_batch_for_good(

@@ -146,7 +146,7 @@ def test_retry_after_is_honoured_by_all(form: str) -> None:
 def test_an_endpoint_that_wants_a_long_pause_ends_the_run() -> None:
     with (
         serving(lambda asked: error(429, "tomorrow", headers={"Retry-After": "86400"})) as server,
-        pytest.raises(ProposerError, match="asks to be left alone for 86400 s"),
+        pytest.raises(ProposerError, match="asks for a pause of 86400 s"),
     ):
         ask(server, 20)
 
@@ -185,9 +185,9 @@ def test_a_cut_stream_is_tried_again() -> None:
     [
         (Say(body=b"<html>busy</html>"), "the endpoint answered with something that is not JSON: <html>busy</html>"),
         (Say(body=b"[1, 2]"), "the endpoint answered with something that is not JSON"),
-        (Say(body=b'{"choices": []}'), "the endpoint's answer holds no choices"),
-        (Say(body=b'{"choices": [7]}'), "the endpoint's answer holds no choices"),
-        (Say(body=b'{"error": {"message": "no GPU"}}'), "the endpoint's answer holds no choices: no GPU"),
+        (Say(body=b'{"choices": []}'), "the endpoint's answer has no choices"),
+        (Say(body=b'{"choices": [7]}'), "the endpoint's answer has no choices"),
+        (Say(body=b'{"error": {"message": "no GPU"}}'), "the endpoint's answer has no choices: no GPU"),
         (Say(body=b"[" * 100_000), "the endpoint answered with something that is not JSON"),
     ],
 )
@@ -354,5 +354,5 @@ def test_servers_put_their_words_in_several_places() -> None:
         b"a b",
     ]
     assert {chat_messages.server_words(body) for body in bodies} == {"a b"}
-    assert chat_messages.server_words(b"") == "no words"
+    assert chat_messages.server_words(b"") == "no message"
     assert len(chat_messages.server_words(b"x" * 1000)) == 300

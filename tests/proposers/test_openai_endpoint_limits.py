@@ -27,15 +27,15 @@ def _no_key_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             error(401, "No key."),
-            r"does not let us ask 'tiny-vl' \(status 401: No key.\): it wants a key in OPENAI_API_KEY",
+            r"refuses access to 'tiny-vl' \(status 401: No key.\): set a key in OPENAI_API_KEY",
         ),
-        (error(403, "Not you."), "does not let us ask 'tiny-vl'"),
+        (error(403, "Not you."), "refuses access to 'tiny-vl'"),
         (
             error(404, "The model `tiny-vl` does not exist."),
             "has no model 'tiny-vl' .*does not exist.; it serves tiny-vl",
         ),
         (Say(404, b"<h1>Not\n Found</h1>", {"Content-Type": "text/html"}), r"status 404: Not Found; .*ends in /v1"),
-        (Say(307, headers={"Location": "https://b.example/v1"}), "sends us to 'https://b.example/v1'"),
+        (Say(307, headers={"Location": "https://b.example/v1"}), "redirects to 'https://b.example/v1'"),
     ],
 )
 def test_what_concerns_all_neurons_ends_the_run_before_they_are_asked(refusal: Say, message: str) -> None:
@@ -78,7 +78,7 @@ def test_an_endpoint_that_dies_ends_the_run_with_what_it_has() -> None:
         answers = model(server).ask(map(question, range(100)))
         found.extend(next(answers) for _ in range(10))
         server.stop()
-        with pytest.raises(ProposerError, match=r"gave no answer for \d+ neurons in a row .*run again to go on"):
+        with pytest.raises(ProposerError, match=r"gave no answer for \d+ neurons in a row .*run again to resume"):
             for answer in answers:
                 found.append(answer)
     failed = [answer for answer in found if answer.state == "failed"]
@@ -125,7 +125,7 @@ def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(monkeypat
     monkeypatch.setenv("OPENAI_API_KEY", "sk-ümläut\nsecond")
     with (
         serving(lambda asked: chat(GOOD)) as server,
-        pytest.raises(ProposerError, match="OPENAI_API_KEY holds characters") as raised,
+        pytest.raises(ProposerError, match="OPENAI_API_KEY has characters") as raised,
     ):
         model(server)
     assert "sk-" not in "".join(traceback.format_exception(raised.value))
@@ -152,7 +152,7 @@ def test_an_endpoint_without_a_list_of_models_is_asked_all_the_same(models: Say)
 
 @pytest.mark.parametrize(
     ("models", "message"),
-    [(error(401, "who are you"), "does not let us ask"), (error(503, "loading"), "now .status 503")],
+    [(error(401, "who are you"), "refuses access to"), (error(503, "loading"), "unavailable .status 503")],
 )
 def test_an_endpoint_that_refuses_at_the_start_is_one_clear_line(models: Say, message: str) -> None:
     with serving(lambda asked: chat(GOOD), models) as server:
@@ -164,14 +164,14 @@ def test_an_endpoint_that_refuses_at_the_start_is_one_clear_line(models: Say, me
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("localhost:8000/v1", "is no address"),
-        ("ftp://a/v1", "is no address"),
-        ("http://", "is no address"),
-        ("http://a:99999/v1", "is no address"),
-        ("http://a b/v1", "is no address"),
-        ("http://me:secret@a/v1", "the address of a/v1 comes with a user name"),
-        ("me:secret@a:x/v1", "the address of a:x/v1 comes with a user name"),
-        ("https://a/v1?key=secret", "the address of https://a/v1 comes with a user name"),
+        ("localhost:8000/v1", "is not an endpoint's address"),
+        ("ftp://a/v1", "is not an endpoint's address"),
+        ("http://", "is not an endpoint's address"),
+        ("http://a:99999/v1", "is not an endpoint's address"),
+        ("http://a b/v1", "is not an endpoint's address"),
+        ("http://me:secret@a/v1", "the address of a/v1 has a user name"),
+        ("me:secret@a:x/v1", "the address of a:x/v1 has a user name"),
+        ("https://a/v1?key=secret", "the address of https://a/v1 has a user name"),
     ],
 )
 def test_what_is_no_plain_address_is_refused(url: str, message: str) -> None:
@@ -193,7 +193,7 @@ def test_the_address_of_the_chat_itself_is_understood() -> None:
         (RemoteOptions(timeout=0), "vlm_timeout is 0"),
         (RemoteOptions(retries=-1), "vlm_retries is -1"),
         (RemoteOptions(new_tokens=0), "vlm_tokens is 0"),
-        (RemoteOptions(concepts=0), "asked for 0 concepts"),
+        (RemoteOptions(concepts=0), "0 concepts of 4 words are requested"),
     ],
 )
 def test_options_out_of_range_are_refused(options: RemoteOptions, message: str) -> None:

@@ -69,8 +69,8 @@ def test_a_file_holds_one_text_or_two(tmp_path: Path) -> None:
         ("A {examples}\n---\nB {label}", "unknown placeholder {label}"),
         ("A\n---\nB {contrasts}", "has {contrasts} in its text for activating images only"),
         ("A\n---\nB\n---\nC", "has 2 lines '---'"),
-        ("", "holds an empty text"),
-        ("A\n---\n \n", "holds an empty text"),
+        ("", "has an empty text"),
+        ("A\n---\n \n", "has an empty text"),
     ],
 )
 def test_a_file_that_cannot_be_said_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
@@ -85,7 +85,7 @@ def test_a_file_that_cannot_be_said_is_one_clear_line(tmp_path: Path, text: str,
 def test_an_unknown_prompt_names_those_there_are(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\xff")
     for name in ("concept", str(tmp_path), str(tmp_path / "binary")):
-        with pytest.raises(ProposerError, match=r"neither built in \(has: concepts\) nor a text file"):
+        with pytest.raises(ProposerError, match=r"not built in \(has: concepts\) and not a readable text file"):
             load_prompt(name)
 
 
@@ -153,9 +153,9 @@ def test_the_forms_asked_for_are_read(raw: str, texts: tuple[str, ...]) -> None:
         ("[NaN]", "not a JSON list of strings"),
         ('["a", " "]', "an empty concept"),
         ('["..."]', "no word in it"),
-        ('["\\ud83d"]', "no text"),
-        ('["a\\u0000b"]', "no text"),
-        ('["a\\ufffdb"]', "no text"),
+        ('["\\ud83d"]', "characters that are not text"),
+        ('["a\\u0000b"]', "characters that are not text"),
+        ('["a\\ufffdb"]', "characters that are not text"),
         ('["' + "a" * 300 + '"]', "300 characters"),
         ("<think>It may be", "inside its thoughts"),
         ("<think>a</think>", "empty"),

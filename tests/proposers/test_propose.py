@@ -169,7 +169,7 @@ def test_an_answer_nobody_asked_for_ends_the_run(index, neuron):
             yield self.answer(next(iter(questions)))
             yield Answer(NeuronKey("net", "concepts", neuron), "answered", texts=("x",))
 
-    with pytest.raises(ProposerError, match="which was not asked, or twice"):
+    with pytest.raises(ProposerError, match="without a question, or twice"):
         index.propose(LAYER, vlm=Wrong())
     assert set(candidates(index)) == {0}  # what came in before is kept
 
@@ -273,7 +273,7 @@ def test_an_index_of_arrays_has_no_pictures(tmp_path, run):
     open_index(tmp_path / "db").import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"])
     said = run("candidates", tmp_path / "db", "--layer", "m/l", "--vlm", "python:namers:namer")
     assert said.status == 1
-    assert len(said.err.splitlines()) == 1 and "made from arrays and holds no pictures" in said.err
+    assert len(said.err.splitlines()) == 1 and "made from arrays and has no pictures" in said.err
 
 
 def test_neurons_whose_pictures_cannot_be_had_are_failures(tmp_path):

@@ -122,7 +122,7 @@ def test_neither_the_own_layer_nor_controls_are_asked(built):
     label(built, "net/concepts")
     label(built, "net/conv", "random-label")
     asked = selection(built, "net/concepts")
-    with pytest.raises(ProposerError, match=r"no layer of the index but net/concepts has labels .*--layer net/conv"):
+    with pytest.raises(ProposerError, match=r"no layer other than net/concepts has labels .*--layer net/conv"):
         related_answers(built.store, asked, asked.source)  # told at once, not when the first answer is taken
     label(built, "net/conv", "semanticlens")
     label(built, "net/conv", "random-contrast")
