@@ -24,30 +24,30 @@ if TYPE_CHECKING:
 @click.option("--vlm-model", "model", help="The model's name at an openai: endpoint.")
 @click.option("--captioner", help="Captioner: transformers:ID_OR_DIR or python:MODULE:FACTORY.")
 @click.option("--neighbours", is_flag=True, help="Take the labels of similar neurons of other layers and networks.")
-@click.option("--prompt", help="What the model is told: a built-in prompt (concepts) or a text file.")
-@click.option("--examples", type=click.IntRange(1), help="Activating images shown of a neuron (9).")
+@click.option("--prompt", help="The model's prompt: a built-in prompt (concepts) or a text file.")
+@click.option("--examples", type=click.IntRange(1), help="Activating images shown per neuron (9).")
 @contrast_options
 @click.option("--positive-only", is_flag=True, help="Show no contrastive images.")
 @click.option(
     "--layout", "style", type=click.Choice(["two", "one", "composed"]), help="Two grids, one, or both in one."
 )
-@click.option("--columns", type=click.IntRange(1), help="Images in a row of a grid (3).")
+@click.option("--columns", type=click.IntRange(1), help="Images per row of a grid (3).")
 @click.option("--cell", type=click.IntRange(1), help="Side of an image in a grid, in pixels (224).")
-@click.option("--concepts", type=click.IntRange(1), help="Candidates asked for (3).")
-@click.option("--words", type=click.IntRange(1), help="Words of a candidate, at most (4).")
-@click.option("--concurrency", type=click.IntRange(1), help="Requests to an endpoint at once.")
+@click.option("--concepts", type=click.IntRange(1), help="Candidates requested per neuron (3).")
+@click.option("--words", type=click.IntRange(1), help="Words per candidate, at most (4).")
+@click.option("--concurrency", type=click.IntRange(1), help="Simultaneous requests to an endpoint.")
 @click.option("--timeout", type=float, help="Seconds to wait for the answer to a request.")
-@click.option("--new-tokens", type=click.IntRange(1), help="Tokens of an answer, at most.")
-@click.option("--again", is_flag=True, help="Ask anew what was answered before.")
-@click.option("--encoder", help="The encoder that finds contrastive images, where the index holds several.")
+@click.option("--new-tokens", type=click.IntRange(1), help="Tokens per answer, at most.")
+@click.option("--again", is_flag=True, help="Ask again even if the index has the answers.")
+@click.option("--encoder", help="The encoder that finds contrastive images, if the index has several.")
 @click.option("--device", help="Where models run: auto, cpu, cuda, mps.")
 @json_option
 def candidates(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> None:
-    """Ask models what neurons of a layer mean, and keep their answers as candidate labels.
+    """Ask models what neurons of a layer mean, and store their answers as candidate labels.
 
-    A model is shown the images that excite a neuron, and silent ones that look alike. What was answered is not asked
-    again: stopped or killed, type the command again. A neuron that fails is told, and asked again next time. The key of
-    an openai: endpoint comes from the environment.
+    The model sees the images that activate a neuron, and similar images that leave it silent. Stored answers are not
+    requested again, so the same command resumes an interrupted run. A neuron that fails is reported, and asked about
+    again next time. The key of an openai: endpoint comes from the environment.
 
     \b
     csp-index candidates birds.db --layer resnet50/layer4 --neurons 0-99 \\
@@ -57,32 +57,32 @@ def candidates(db: str, layer: str, neurons: str, as_json: bool, **options: Any)
     from csp_index.index import open_index
     from csp_index.store.addresses import parse_neurons
 
-    asked = {kind: options.pop(kind) for kind in ("vlm", "captioner", "neighbours")}
-    chosen = [(kind, given) for kind, given in asked.items() if given]
-    if not chosen:
-        raise click.UsageError("nobody is asked: give --vlm, --captioner or --neighbours")
+    given_kinds = {kind: options.pop(kind) for kind in ("vlm", "captioner", "neighbours")}
+    requested = [(kind, value) for kind, value in given_kinds.items() if value]
+    if not requested:
+        raise click.UsageError("no source of candidates: give --vlm, --captioner or --neighbours")
     index = open_index(db, device=options.pop("device"))
-    wanted = parse_neurons(layer, neurons)
+    selection = parse_neurons(layer, neurons)
     errors: list[CspIndexError] = []
-    for kind, given in chosen:
+    for kind, value in requested:
         try:
             with progress() as report:
-                found = index.propose(wanted, progress=report, **{kind: given}, **options)
+                summaries = index.propose(selection, progress=report, **{kind: value}, **options)
         except CspIndexError as exc:
             errors.append(exc)
-            if len(errors) == len(chosen):
+            if len(errors) == len(requested):
                 raise
             click.echo(f"{kind}: {' '.join(str(exc).split())}", err=True)
             continue
-        for summary in found:
+        for summary in summaries:
             if as_json:
                 say_json(asdict(summary))
             else:
-                click.echo("; ".join(_told(summary)))
+                click.echo("; ".join(_parts(summary)))
 
 
-def _told(summary: ProposeSummary) -> Iterator[str]:
-    """Yield the parts of the line that tells what came of a run."""
+def _parts(summary: ProposeSummary) -> Iterator[str]:
+    """Yield the parts of the line that reports a run."""
     reason = f" (first: {summary.reason})" if summary.reason else ""
     counts = f"{summary.answered:,} answered, {summary.unparsed:,} unparsed, {summary.failed:,} failed"
     yield f"{summary.layer} by {summary.kind} {summary.proposer}: {counts}{reason}"
@@ -91,7 +91,7 @@ def _told(summary: ProposeSummary) -> Iterator[str]:
     if summary.dead:
         yield f"{summary.dead:,} dead neurons left out"
     if summary.thumbnails:
-        yield f"{summary.thumbnails:,} pictures from thumbnails, their files are not those indexed"
+        yield f"{summary.thumbnails:,} pictures from thumbnails, because their files are missing or changed"
     tokens = f"{summary.prompt_tokens:,} + {summary.completion_tokens:,} tokens"
     yield f"{summary.requests:,} requests, {tokens}, {summary.seconds:.1f} s"
 

@@ -27,36 +27,36 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
 @click.option(
     "--network", "networks", multiple=True, help="torchvision:, timm:, transformers: or python:MODULE:FACTORY."
 )
-@click.option("--layers", multiple=True, help="Layers of the network before it, with commas; see `csp-index layers`.")
+@click.option("--layers", multiple=True, help="Layers of the preceding --network, with commas; see `csp-index layers`.")
 @click.option(
     "--sae",
     "saes",
     multiple=True,
-    help="Sparse autoencoder on a layer of the network: LAYER=FILE, and after it perhaps :topk=K or :places.",
+    help="Sparse autoencoder on a layer of the network: LAYER=FILE, optionally with :topk=K or :places.",
 )
 @click.option(
     "--pool",
     "pools",
     multiple=True,
-    help="mean, max, cls, token-mean, token-max or none; by the layer's shape if not said.",
+    help="mean, max, cls, token-mean, token-max or none; the default depends on the layer's shape.",
 )
 @click.option("--weights", multiple=True, help="Weight file of the network (.safetensors).")
 @click.option("--name", "names", multiple=True, help="Name of the network in addresses MODEL/LAYER/INDEX.")
 @click.option("--metadata", type=FILE, help="CSV joined to the images by its path column.")
-@click.option("--image-column", help="Image column of a parquet file, where it is not found by itself.")
-@click.option("--shard-size", type=click.IntRange(1), help="Images a shard (2048): a kill loses one, at most two.")
+@click.option("--image-column", help="Image column of a parquet file, if it is not detected.")
+@click.option("--shard-size", type=click.IntRange(1), help="Images per shard (2048); a kill loses at most two shards.")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="How activations are stored (float32).")
 @click.option("--decode-workers", type=click.IntRange(0), help="Processes that decode images, 0 for threads (by size).")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", help="ray: on a cluster of machines.")
-@click.option("--ray-address", metavar="HOST:PORT", help="Ray cluster to join; without it this machine is one.")
+@click.option("--ray-address", metavar="HOST:PORT", help="Ray cluster to join; by default one on this machine.")
 @_device
 @json_option
 def index(db: str, source: str | None, as_json: bool, device: str | None, **options: Any) -> None:
     """Index the images of SOURCE: embeddings and activations, once.
 
-    SOURCE is a folder of images, a parquet file, a datasets directory or tar shards. Run again, the command goes on
-    where it was stopped and adds what is new; without SOURCE it completes what the index holds. Without models it takes
-    those of the index.
+    SOURCE is a folder of images, a parquet file, a datasets directory or tar shards. The same command resumes an
+    interrupted run and adds new images; without SOURCE it completes what the index lacks. Without models it uses those
+    of the index.
 
     \b
     csp-index index birds.db photos/ --encoder open_clip:ViT-B-32/laion2b_s34b_b79k \\
@@ -88,7 +88,7 @@ def _networks(options: dict[str, Any]) -> list[NetworkSource]:
     specs, layers = _with_autoencoders(options["networks"], options["layers"], options["saes"])
     if len(specs) != len(layers):
         raise click.UsageError(
-            f"{len(specs)} --network and {len(layers)} --layers: expected one --layers for each --network"
+            f"{len(specs)} --network and {len(layers)} --layers: expected one --layers per --network"
         )
     for name in ("pools", "weights", "names"):
         if len(options[name]) > len(specs):
@@ -97,21 +97,21 @@ def _networks(options: dict[str, Any]) -> list[NetworkSource]:
             )
     rows = zip_longest(specs, layers, options["pools"], options["weights"], options["names"])
     return [
-        NetworkSource(spec, tuple(part.strip() for part in chosen.split(",") if part.strip()), pool, weights, name)
-        for spec, chosen, pool, weights, name in rows
+        NetworkSource(spec, tuple(part.strip() for part in names.split(",") if part.strip()), pool, weights, name)
+        for spec, names, pool, weights, name in rows
     ]
 
 
 def _with_autoencoders(
     specs: Sequence[str], layers: Sequence[str], saes: Sequence[str]
 ) -> tuple[Sequence[str], Sequence[str]]:
-    """Put autoencoders into the network's spec and their features among its layers."""
+    """Add autoencoders to the network's spec, and their features to its layers."""
     if not saes:
         return specs, layers
     if len(specs) != 1 or len(layers) > 1:
         raise click.UsageError(
-            f"--sae is given for {len(specs)} --network: expected one; with several, write +sae:LAYER=FILE behind the "
-            "network's name and LAYER.sae-NAME among its layers"
+            f"--sae is given for {len(specs)} --network: expected one; with several, append +sae:LAYER=FILE to the "
+            "network's name and add LAYER.sae-NAME to its layers"
         )
     from csp_index.models.sparse_autoencoders import split_spec
 
@@ -125,14 +125,14 @@ def _with_autoencoders(
 @click.option("--activations", required=True, type=FILE, help="Activations [images, neurons], .npy.")
 @click.option("--embeddings", type=FILE, help="Image embeddings [images, dimensions], .npy.")
 @click.option("--layer", required=True, help="Name of the layer: MODEL/LAYER.")
-@click.option("--uris", type=FILE, help="Text file with one image path a line.")
+@click.option("--uris", type=FILE, help="Text file with one image path per line.")
 @click.option("--encoder", default="arrays", show_default=True, help="Name of the encoder the embeddings came from.")
-@click.option("--logit-scale", type=float, help="The encoder's multiplier of the cosine, for CLIP often 100.")
-@click.option("--shard-size", type=click.IntRange(1), help="Images a shard (2048).")
+@click.option("--logit-scale", type=float, help="The encoder's multiplier of the cosine, often 100 for CLIP.")
+@click.option("--shard-size", type=click.IntRange(1), help="Images per shard (2048).")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="How activations are stored (float32).")
 @json_option
 def import_(db: str, as_json: bool, **options: Any) -> None:
-    """Take in arrays made elsewhere; row i is image i.
+    """Import precomputed arrays; row i is image i.
 
     \b
     csp-index import arrays.db --embeddings E.npy --activations A.npy --layer resnet50/layer4
@@ -155,14 +155,14 @@ def import_(db: str, as_json: bool, **options: Any) -> None:
     help="Kind of vector index: auto, none (drop it), ivf_flat, ivf_sq, ivf_pq, ivf_rq or ivf_hnsw_sq.",
 )
 @click.option(
-    "--keep-hours", type=float, help="Leave replaced versions to readers for so long (1); 0 if nobody is reading."
+    "--keep-hours", type=float, help="Hours to keep replaced versions for readers (1); 0 if nobody is reading."
 )
 @json_option
 def optimize(db: str, encoder: str | None, kind: str, keep_hours: float | None, as_json: bool) -> None:
-    """Build the vector index, compact the tables, and tell how often search finds the exact contrastive image.
+    """Build the vector index, compact the tables, and report how often search finds the exact contrastive image.
 
-    Without --kind the index that is there is extended by new images; where there is none, its kind goes by the number
-    of images. Readers go on meanwhile; run it again after adding many images.
+    Without --kind, an existing vector index is extended by new images; otherwise the kind depends on the number of
+    images. Readers are not interrupted; run it again after adding many images.
 
     \b
     csp-index optimize birds.db
@@ -190,12 +190,12 @@ def layers(network: str, weights: str | None, as_json: bool) -> None:
     """
     from csp_index.models.networks import list_layers
 
-    for found in list_layers(network, weights=weights):
+    for layer in list_layers(network, weights=weights):
         if as_json:
-            say_json({"layer": found.name, "kind": found.kind, "shape": list(found.shape), "neurons": found.neurons})
+            say_json({"layer": layer.name, "kind": layer.kind, "shape": list(layer.shape), "neurons": layer.neurons})
         else:
-            shape = " x ".join(map(str, found.shape))
-            click.echo(f"{found.name}\t{found.kind}\t{shape}\t{found.neurons} neurons")
+            shape = " x ".join(map(str, layer.shape))
+            click.echo(f"{layer.name}\t{layer.kind}\t{shape}\t{layer.neurons} neurons")
 
 
 COMMANDS = (index, import_, layers, optimize)

@@ -87,7 +87,7 @@ def test_what_was_named_before_the_index_grew_is_told(tmp_path, run):
 
 def test_bad_input_is_one_line(index, run):
     for arguments, status, told in (
-        (["--layer", LAYER], 2, "nobody is asked"),
+        (["--layer", LAYER], 2, "no source of candidates"),
         (["--layer", "net/none", "--vlm", "python:namers:namer"], 1, "layer net/none is not in the index"),
         (["--layer", LAYER, "--vlm", "nothing"], 1, "names no model"),
         (["--layer", LAYER, "--vlm", "python:namers:namer", "--contrast", "far"], 2, "contrast is 'far'"),

@@ -84,7 +84,7 @@ def test_version_and_help_do_not_wait_for_torch():
         (["search", "db"], "one of them"),
         (["search", "db", "red", "--image", "x.png"], "one of them"),
         (["sql", "db", "SELECT 1", "--format", "xml"], "'xml' is not one of"),
-        (["index", "db", "images", "--network", "python:fakes:network"], "expected one --layers for each --network"),
+        (["index", "db", "images", "--network", "python:fakes:network"], "expected one --layers per --network"),
         (["index", "db", "images", "--name", "net"], "--name is given 1 times for 0 --network"),
         (["index", "db", "images", "--shard-size", "0"], "range"),
         (["status", "db", "more"], "unexpected extra argument"),

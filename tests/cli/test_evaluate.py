@@ -43,7 +43,7 @@ def test_the_table_names_methods_metrics_kinds_and_what_was_left_out(folder):
     for word in ("kind a", "kind b", "all neurons", "csp:gamma=0.5", "agreement-exact", "simulation", "auprc"):
         assert word in out
     assert "labels chosen on 40 images, judged on 40" in out
-    assert "not judged: generation: no image generator is given" in out
+    assert "not evaluated: generation: no image generator is given" in out
 
 
 def test_json_holds_every_mean_with_its_interval(folder):
@@ -119,7 +119,7 @@ def test_bad_input_is_one_line_and_leaves_no_run(folder, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--check-metrics", "--report", "out"], "a report is of an evaluation"),
+        (["--check-metrics", "--report", "out"], "--report needs an evaluation"),
         (["nowhere.db", "--check-metrics"], "needs both DB and --layer"),
         (["--layer", LAYER], "needs both DB and --layer"),
     ],
@@ -152,7 +152,7 @@ def test_a_kind_that_looks_like_markup_is_printed_as_it_is(folder, tmp_path):
 def test_a_kind_called_all_is_refused(folder, tmp_path):
     (tmp_path / "truth.csv").write_text("neuron,label,kind\n0,red,all\n")
     found = run(folder / "db", "--layer", LAYER, "--truth", tmp_path / "truth.csv", code=1)
-    assert "stands for every neuron" in str(found.exception)
+    assert "means every neuron" in str(found.exception)
 
 
 def test_evaluate_without_anything_says_what_it_needs():
