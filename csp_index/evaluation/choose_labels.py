@@ -73,7 +73,7 @@ class ChosenLabels:
 
 @dataclass(frozen=True, slots=True)
 class Chooser:
-    """Chooses labels of selected neurons among candidate texts, on the images of the subject's pool."""
+    """Chooses labels of selected neurons among candidate texts, on the images of the selection's pool."""
 
     store: Store
     selection: Selection
@@ -126,21 +126,21 @@ def others(chooser: Chooser, split: Split, rounds: int, progress: Progress) -> l
 
 
 def relabelled(
-    choosers: Sequence[tuple[str, Chooser]], choice: MethodChoice, chosen: ChosenLabels, progress: Progress
+    choosers: Sequence[tuple[str, Chooser]], choice: MethodChoice, method_labels: ChosenLabels, progress: Progress
 ) -> dict[str, torch.Tensor]:
     """Return metric -> share of its choosers under which each neuron keeps its label, [M]."""
     stays: dict[str, list[torch.Tensor]] = {}
     for done, (name, chooser) in enumerate(choosers):
         progress(done, len(choosers), "relabelings")
         neuron_scores = chooser.score(choice)
-        stays.setdefault(name, []).append(chosen.kept_by(neuron_scores.scored.scores, labelled(neuron_scores)))
+        stays.setdefault(name, []).append(method_labels.kept_by(neuron_scores.scored.scores, labelled(neuron_scores)))
     return {name: torch.stack(turns).mean(0) for name, turns in stays.items()}
 
 
 def perturbed(
     chooser: Chooser,
     choice: MethodChoice,
-    chosen: ChosenLabels,
+    method_labels: ChosenLabels,
     encoder: LoadedEncoder,
     network: LoadedNetwork,
     progress: Progress,
@@ -167,7 +167,7 @@ def perturbed(
         silent = torch.zeros(len(made_vectors), copies.activations.shape[1])
         copies = Copies(ids, torch.cat([copies.embeddings, made_vectors]), torch.cat([copies.activations, silent]))
         scores, has_label = rescored(neuron_scores, copies)
-        stays[f"stable-{kind}"] = chosen.kept_by(scores, has_label)
+        stays[f"stable-{kind}"] = method_labels.kept_by(scores, has_label)
     return stays
 
 

@@ -281,9 +281,9 @@ def _values(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Meth
     if choice is None:
         steps.evaluate_neurons(context, prepared.examples)
         return context.value_table.take()
-    chosen = _choose(prepared, inputs, choice)
+    method_labels = _choose(prepared, inputs, choice)
     release(context.store)  # the judging images have their own copy
-    method, labels = choice.text, chosen.labels
+    method, labels = choice.text, method_labels.labels
     label_texts = steps.label_texts_of(context, labels, images, prepared.concepts)
     simulation = steps.evaluate_activations(context, images, label_texts, method, labels)
     steps.evaluate_contrast(context, images, label_texts, prepared.examples, method, labels)
@@ -298,23 +298,23 @@ def _values(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Meth
 def _choose(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: MethodChoice) -> ChosenLabels:
     """Choose a method's labels on the choosing images; add the metrics that follow from the choice alone."""
     context = prepared.context
-    chosen = prepared.chooser.choose(choice)
-    values_of = {"lead": chosen.lead, "confidence": chosen.confidence}
-    if chosen.quality is not None:
-        steps.evaluate_quality(context, choice.text, chosen, chosen.quality)
+    method_labels = prepared.chooser.choose(choice)
+    values_of = {"lead": method_labels.lead, "confidence": method_labels.confidence}
+    if method_labels.quality is not None:
+        steps.evaluate_quality(context, choice.text, method_labels, method_labels.quality)
     if inputs.truth is not None:
-        steps.evaluate_agreement(context, choice.text, chosen, inputs.truth, inputs.hierarchy)
+        steps.evaluate_agreement(context, choice.text, method_labels, inputs.truth, inputs.hierarchy)
     stability: dict[str, torch.Tensor] = {}
     if prepared.others:
-        stability |= relabelled(prepared.others, choice, chosen, context.progress)
+        stability |= relabelled(prepared.others, choice, method_labels, context.progress)
     if context.options.perturb:
         models = context.tools.encoder(context.selection.source), context.tools.network(context.selection.target)
-        stability |= perturbed(prepared.chooser, choice, chosen, *models, context.progress)
+        stability |= perturbed(prepared.chooser, choice, method_labels, *models, context.progress)
     if scoring.method(choice.method).info.ignores_images:
         stability = {metric: torch.full_like(values, torch.nan) for metric, values in stability.items()}
     for metric, values in (values_of | stability).items():
-        context.value_table.add(choice.text, metric, values, chosen.labels)
-    return chosen
+        context.value_table.add(choice.text, metric, values, method_labels.labels)
+    return method_labels
 
 
 def _defaults(options: EvaluationOptions) -> dict[str, object]:

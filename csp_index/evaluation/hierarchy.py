@@ -165,9 +165,9 @@ class Hierarchy:
         while path[-1] not in path[:-1]:
             path.append(next(parent for parent in self._parents[path[-1]] if missing[parent]))
         cycle = [self._names[node][0] for node in path[path.index(path[-1]) :]]
-        shown = cycle if len(cycle) <= _SHOWN + 1 else [*cycle[:_SHOWN], "...", cycle[-1]]
+        excerpt = cycle if len(cycle) <= _SHOWN + 1 else [*cycle[:_SHOWN], "...", cycle[-1]]
         raise EvaluationError(
-            f"{where} has a cycle: {' < '.join(shown)} (each is a child of the next): remove one of these rows"
+            f"{where} has a cycle: {' < '.join(excerpt)} (each is a child of the next): remove one of these rows"
         )
 
 

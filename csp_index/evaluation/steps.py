@@ -141,16 +141,16 @@ def evaluate_contrast(
 
 
 def evaluate_agreement(
-    context: EvaluationContext, method: str, chosen: ChosenLabels, truth: Truth, hierarchy: Hierarchy | None
+    context: EvaluationContext, method: str, method_labels: ChosenLabels, truth: Truth, hierarchy: Hierarchy | None
 ) -> None:
     """Add agreement with the truth; the truth is ranked among all candidates."""
     source = context.selection.source
     new = {text for texts in truth.accepted.values() for text in texts} - set(context.candidates.texts)
     embed = (lambda texts: context.embed(source, texts)) if context.reads(source) or not new else None
-    ranked = dict(zip(context.selection.neurons.tolist(), chosen.ranked_texts(), strict=True))
-    result = agreement(truth, ranked, chosen.texts, chosen.scores, embed, hierarchy)
+    ranked = dict(zip(context.selection.neurons.tolist(), method_labels.ranked_texts(), strict=True))
+    result = agreement(truth, ranked, method_labels.texts, method_labels.scores, embed, hierarchy)
     for metric, values in result.values.items():
-        context.value_table.add(method, metric, values, chosen.labels, result.notes[metric])
+        context.value_table.add(method, metric, values, method_labels.labels, result.notes[metric])
 
 
 def evaluate_hierarchy(
@@ -180,7 +180,9 @@ def evaluate_hierarchy(
     context.value_table.add(method, "relatives-lead", broader_narrower_lead(simulation.float(), relatives), labels)
 
 
-def evaluate_quality(context: EvaluationContext, method: str, chosen: ChosenLabels, quality: ContrastQuality) -> None:
+def evaluate_quality(
+    context: EvaluationContext, method: str, method_labels: ChosenLabels, quality: ContrastQuality
+) -> None:
     """Add the quality of the contrast on which a method's labels rest; no value where no image has a partner."""
     unpaired = torch.from_numpy(quality.pairs == 0)
     columns = {
@@ -193,7 +195,7 @@ def evaluate_quality(context: EvaluationContext, method: str, chosen: ChosenLabe
     }
     for metric, column in columns.items():
         values = torch.from_numpy(column).double().masked_fill(unpaired, torch.nan)
-        context.value_table.add(method, metric, values, chosen.labels)
+        context.value_table.add(method, metric, values, method_labels.labels)
 
 
 def evaluate_consistency(

@@ -115,25 +115,25 @@ class Worker:
             self._parts = [one.part() for one in self._recipes]
         return 0
 
-    def decode(self, refs: Sequence[ImageRef], places: Sequence[int]) -> tuple[int, Report, Stacks]:
+    def decode(self, refs: Sequence[ImageRef], numbers: Sequence[int]) -> tuple[int, Report, Stacks]:
         """Return images without pixels, or failures, in order; and the pixels of the readable ones, per part."""
         self.load()
-        preprocess = [self._parts[place].model.preprocess for place in places]
+        preprocess = [self._parts[number].model.preprocess for number in numbers]
         images = [prepare(ref, fetch(self._reader, ref.uri), preprocess, self._thumbnail_size) for ref in refs]
         readable = [image.pixels for image in images if isinstance(image, Prepared)]
         stacks = [stacked(pixels).numpy() for pixels in zip(*readable, strict=True)]
         return 0, [replace(image, pixels=()) if isinstance(image, Prepared) else image for image in images], stacks
 
     def compute(
-        self, places: Sequence[int], first: str, rows: Sequence[tuple[int, int]], *chunks: Stacks
+        self, numbers: Sequence[int], first: str, rows: Sequence[tuple[int, int]], *chunks: Stacks
     ) -> tuple[int, Outputs]:
         """Run the parts on one batch, rows start .. stop - 1 of each chunk; `first` names its first image in errors."""
         self.load()
         outputs: Outputs = {}
-        for i, place in enumerate(places):
+        for i, number in enumerate(numbers):
             # A copy: a model may write into its input, and the cluster's memory is read-only.
             batch = np.concatenate([chunk[i][start:stop] for chunk, (start, stop) in zip(chunks, rows, strict=True)])
-            for what, values in self._parts[place].compute(torch.from_numpy(batch)).items():
+            for what, values in self._parts[number].compute(torch.from_numpy(batch)).items():
                 if not bool(torch.isfinite(values).all()):
                     raise ModelError(f"{what} gave values that are not finite, first near {first}: check the model")
                 outputs[what] = values.numpy()
@@ -199,18 +199,18 @@ class WorkerPool:
         count, self._computed = self._computed, 0
         return count
 
-    def decode(self, refs: Sequence[ImageRef], places: Sequence[int]) -> Chunk:
+    def decode(self, refs: Sequence[ImageRef], numbers: Sequence[int]) -> Chunk:
         """Submit the reading, decoding and preprocessing of images for some parts."""
         worker = self._least_busy()
-        report, pixels = self._call(worker, "decode", 3, refs, places)
+        report, pixels = self._call(worker, "decode", 3, refs, numbers)
         return Chunk(report, pixels, worker)
 
-    def compute(self, places: Sequence[int], first: str, pieces: Sequence[tuple[Chunk, int, int]]) -> Any:
+    def compute(self, numbers: Sequence[int], first: str, pieces: Sequence[tuple[Chunk, int, int]]) -> Any:
         """Submit one batch, made of rows start .. stop - 1 of chunks; return where its outputs will be."""
         self.settle(_CALLS * self.ready)
         rows = [(start, stop) for _, start, stop in pieces]
         worker = self._least_busy(pieces[0][0].worker)
-        (outputs,) = self._call(worker, "compute", 2, places, first, rows, *(chunk.pixels for chunk, _, _ in pieces))
+        (outputs,) = self._call(worker, "compute", 2, numbers, first, rows, *(chunk.pixels for chunk, _, _ in pieces))
         return outputs
 
     def write(self, order: WriteOrder, outputs: Sequence[Any]) -> Any:

@@ -116,9 +116,9 @@ class RayExecutor:
         self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int]
     ) -> Iterator[SubmittedShard]:
         """Yield shards of `limits` readable images each, whose batches are submitted; the last has what is left."""
-        places = [self._parts.index(part) for part in parts]
+        numbers = [self._parts.index(part) for part in parts]
         size = min(part.model.batch_size for part in parts)
-        images = self._decoded(iter(refs), places, size)
+        images = self._decoded(iter(refs), numbers, size)
         for limit in limits:
             shard = SubmittedShard()
             while len(shard.prepared) < limit:
@@ -126,7 +126,7 @@ class RayExecutor:
                 batch = _take(images, count, shard.failures)
                 if batch:
                     pieces = [_piece(chunk, items) for chunk, items in groupby(batch, key=attrgetter("chunk"))]
-                    shard.outputs.append(self._pool.compute(places, batch[0].image.ref.uri, pieces))
+                    shard.outputs.append(self._pool.compute(numbers, batch[0].image.ref.uri, pieces))
                     shard.prepared.extend(item.image for item in batch)
                     self._state.advance(self._pool.computed())
                 if len(batch) < count:
@@ -136,14 +136,14 @@ class RayExecutor:
             if len(shard.prepared) < limit:
                 return
 
-    def _decoded(self, refs: Iterator[ImageRef], places: Sequence[int], size: int) -> Iterator[Item | ImageFailure]:
+    def _decoded(self, refs: Iterator[ImageRef], numbers: Sequence[int], size: int) -> Iterator[Item | ImageFailure]:
         """Yield the images in order; the workers decode a bounded number ahead."""
         ahead: deque[Chunk] = deque()
         while True:
             while not ahead or len(ahead) < _AHEAD * self._pool.ready:
                 if not (chunk_refs := list(islice(refs, size))):
                     break
-                ahead.append(self._pool.decode(chunk_refs, places))
+                ahead.append(self._pool.decode(chunk_refs, numbers))
             if not ahead:
                 return
             chunk, row = ahead.popleft(), 0

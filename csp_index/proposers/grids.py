@@ -113,8 +113,8 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def full_prompt(prompt: Prompt, layout: Layout, concepts: int, words: int, tokens: int) -> str:
     """Return everything that determines a model's prompt and pictures: the `prompt` of a proposer."""
-    shown = f"{layout.style}, {layout.columns} columns of {layout.cell} px"
-    return f"{prompt.text}\n[{concepts} concepts of {words} words, {tokens} new tokens; {shown}]"
+    arrangement = f"{layout.style}, {layout.columns} columns of {layout.cell} px"
+    return f"{prompt.text}\n[{concepts} concepts of {words} words, {tokens} new tokens; {arrangement}]"
 
 
 def _side_by_side(grids: tuple[Image.Image, Image.Image], layout: Layout) -> Image.Image:

@@ -113,11 +113,11 @@ class RemoteModel:
     def draw(self, question: Question) -> bytes | str:
         """Return the messages of a question, or the reason why its pictures cannot be drawn."""
         try:
-            shown = pictures(question, self.layout)
+            grids = pictures(question, self.layout)
             text = self._prompt.say(
                 len(question.activating), self.layout.contrasts(question), self.concepts, self.words
             )
-            return chat_messages.messages(text, shown, self.encoding)
+            return chat_messages.messages(text, grids, self.encoding)
         except Exception as exc:  # pictures come from anywhere, and one of them must not end the run
             return f"its pictures cannot be drawn: {one_line(exc)}"
 
@@ -354,9 +354,9 @@ def _base(url: str) -> str:
     """Return an endpoint's address without a path after /v1. Errors: ProposerError unless it is a plain address."""
     text = url.strip().rstrip("/").removesuffix(_CHAT)
     if "@" in text or "?" in text or "#" in text:
-        shown = text.rpartition("@")[2].partition("?")[0].partition("#")[0]
+        address = text.rpartition("@")[2].partition("?")[0].partition("#")[0]
         raise ProposerError(
-            f"the address of {shown} has a user name, a password or a query: leave it out; a key belongs in the "
+            f"the address of {address} has a user name, a password or a query: leave it out; a key belongs in the "
             "environment"
         )
     try:

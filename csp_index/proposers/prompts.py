@@ -247,5 +247,5 @@ def _check_concept(text: str, words: int) -> None:
 
 def _excerpt(text: str) -> str:
     line = " ".join(text.split())
-    shown = line if len(line) <= 60 else line[:57] + "..."
-    return ascii(shown) if any("\ud800" <= letter <= "\udfff" for letter in shown) else repr(shown)
+    excerpt = line if len(line) <= 60 else line[:57] + "..."
+    return ascii(excerpt) if any("\ud800" <= letter <= "\udfff" for letter in excerpt) else repr(excerpt)

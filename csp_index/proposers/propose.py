@@ -138,8 +138,8 @@ class RelatedLabels:
         """Yield one answer per question, in neuron order."""
         numbers = sorted(question.neuron.neuron for question in questions)
         if numbers:
-            subject = replace(self._selection, neurons=np.array(numbers, dtype=np.int64))
-            yield from related_answers(self._store, subject, subject.source, neighbours=5, top=3)
+            selection = replace(self._selection, neurons=np.array(numbers, dtype=np.int64))
+            yield from related_answers(self._store, selection, selection.source, neighbours=5, top=3)
 
 
 def propose(

@@ -103,13 +103,13 @@ class Questions:
             return Question(neuron, ())
         activating, contrastive = self._sets[neuron]
         pictures = self._pictures.of([*activating, *contrastive])
-        shown = tuple(pictures[image_id] for image_id in activating if image_id in pictures)
-        if not shown:
+        readable = tuple(pictures[image_id] for image_id in activating if image_id in pictures)
+        if not readable:
             reason = (
                 f"none of its {len(activating)} activating images can be read: check that the image files still exist"
             )
             return Answer(neuron, "failed", reason=reason)
-        return Question(neuron, shown, tuple(pictures[image_id] for image_id in contrastive if image_id in pictures))
+        return Question(neuron, readable, tuple(pictures[image_id] for image_id in contrastive if image_id in pictures))
 
 
 def _image_ids(examples: Examples, row: int) -> Sets:

@@ -196,8 +196,8 @@ def _by_valley(images: torch.Tensor, step: torch.Tensor) -> tuple[torch.Tensor, 
 
     `images` [T, 256] counts the images at each entry; entries are `step` [T, 1] deviations apart.
     """
-    places = torch.arange(_PLACES)
-    distance = (places[:, None] - places).square()
+    entries = torch.arange(_PLACES)
+    distance = (entries[:, None] - entries).square()
     kernel = torch.exp(-0.5 * distance * (step[:, :, None] / _WIDTH).square())
     density = (images[:, None] @ kernel)[:, 0]
     hills = torch.minimum(density.cummax(1).values, density.flip(1).cummax(1).values.flip(1))
@@ -205,10 +205,10 @@ def _by_valley(images: torch.Tensor, step: torch.Tensor) -> tuple[torch.Tensor, 
     # the density is a sum of kernels of height 1: at a density of f images its variance is about f times sqrt(1/2)
     clear = hills - density > _CLEAR * ((hills + density) * 0.5**0.5).sqrt()
     valley = (density < _DEPTH * hills) & clear & (beyond >= _LEAST_IMAGES)
-    last = torch.where(valley, places, -1).amax(1, keepdim=True)
-    first = torch.where(~valley & (places < last), places, -1).amax(1, keepdim=True) + 1
-    cut = torch.where((places >= first) & (places <= last), density, torch.inf).argmin(1, keepdim=True)
-    upper = ((images * (places >= cut))[:, None] @ kernel)[:, 0]
+    last = torch.where(valley, entries, -1).amax(1, keepdim=True)
+    first = torch.where(~valley & (entries < last), entries, -1).amax(1, keepdim=True) + 1
+    cut = torch.where((entries >= first) & (entries <= last), density, torch.inf).argmin(1, keepdim=True)
+    upper = ((images * (entries >= cut))[:, None] @ kernel)[:, 0]
     tiny = torch.finfo(torch.float64).tiny
     return (upper / density.clamp(min=tiny)).clamp(0, 1).cummax(1).values, valley.any(1)
 

@@ -33,8 +33,8 @@ def evaluated_cards(
             return None
         alone = CandidateTexts((text,), torch.zeros(1, width), key=text)
         made = next(iter(label(neuron, vocabulary=alone)))
-        shown = replace(made, method=method, labels=(LabelScore(text, math.nan),), uncertain=False)
+        evaluated = replace(made, method=method, labels=(LabelScore(text, math.nan),), uncertain=False)
         with tempfile.TemporaryDirectory() as folder:
-            return draw(shown, Path(folder) / "card.png").read_bytes()
+            return draw(evaluated, Path(folder) / "card.png").read_bytes()
 
     return card

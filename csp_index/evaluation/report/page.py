@@ -319,15 +319,15 @@ class Page:
 
     def _section(self, anchor: str, title: str, lead: str, names: list[str]) -> Section:
         """Return a section that shows some metrics."""
-        shown = names
+        columns = names
         if anchor == NOT_ALONE:
-            shown = [name for name in self.headline if self._family(name) in COMPANIONS] + names
-        charted = [name for name in shown if name in self.headline or len(names) == 1]
+            columns = [name for name in self.headline if self._family(name) in COMPANIONS] + names
+        drawn_names = [name for name in columns if name in self.headline or len(names) == 1]
         drawn = [
             self._chart(charts.interval_chart(self._summary, name, self.floor), f"{anchor}-{name}", name)
-            for name in charted
+            for name in drawn_names
         ]
-        sheet = self._sheet(title, shown, companions=[name for name in shown if name not in names])
+        sheet = self._sheet(title, columns, companions=[name for name in columns if name not in names])
         return Section(anchor, title, lead, sheet, self._definitions(names), drawn)
 
     def _definitions(self, names: Sequence[str]) -> list[Definition]:
@@ -383,11 +383,11 @@ class Page:
         sides = zip(
             self.leaders, (comparison.text_a, comparison.text_b), (comparison.value_a, comparison.value_b), strict=True
         )
-        shown = []
+        neuron_cards = []
         for method, text, value in sides:
             uri, missing = _picture(cards, comparison.neuron, method)
-            shown.append(Card(method, text or "no label", figure(value), uri, missing))
-        return NeuronCards(comparison.neuron, comparison.kind, figure(comparison.gain, sign=True), shown)
+            neuron_cards.append(Card(method, text or "no label", figure(value), uri, missing))
+        return NeuronCards(comparison.neuron, comparison.kind, figure(comparison.gain, sign=True), neuron_cards)
 
     def _chart(self, drawing: Any, name: str, description: str) -> Markup:
         return Markup(charts.to_svg(drawing, name, f"Chart: {description}"))  # the SVG escapes its own texts

@@ -174,13 +174,13 @@ def _skipped(reasons: Mapping[str, str]) -> list[tuple[str, str, str]]:
 
 def _poor(grid: Grid) -> list[list[str]]:
     """Return the neurons with a poor contrast, by method, with its measures; the first row has the names."""
-    shown = [name for name in named("pairs") if name not in (_POOR, "contrast-duplicates")]
+    measures = [name for name in named("pairs") if name not in (_POOR, "contrast-duplicates")]
     rows = [
-        [method, grid.neurons[column], *(figure(float(grid.row(method, name)[column])) for name in shown)]
+        [method, grid.neurons[column], *(figure(float(grid.row(method, name)[column])) for name in measures)]
         for method in grid.methods_of(_POOR)
         for column in np.flatnonzero(grid.row(method, _POOR) == 1).tolist()
     ]
-    return [["method", "neuron", *(name.removeprefix("contrast-") for name in shown)], *rows] if rows else []
+    return [["method", "neuron", *(name.removeprefix("contrast-") for name in measures)], *rows] if rows else []
 
 
 def check_folder(folder: str | Path) -> None:
@@ -197,8 +197,8 @@ def check_folder(folder: str | Path) -> None:
     except OSError as exc:
         raise EvaluationError(f"no report can be written to {target}: {one_line(exc)}") from exc
     if not replaceable:
-        shown = ", ".join((other or names)[:3])
-        raise EvaluationError(f"{target} has files that are not of a report ({shown}): name a new or empty folder")
+        excerpt = ", ".join((other or names)[:3])
+        raise EvaluationError(f"{target} has files that are not of a report ({excerpt}): name a new or empty folder")
 
 
 def _is_report(file: Path) -> bool:
