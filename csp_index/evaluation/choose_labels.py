@@ -62,12 +62,12 @@ class ChosenLabels:
         """Return the best candidates of each neuron, best first."""
         return [[self.texts[column] for column in row if column >= 0] for row in self.ranked.tolist()]
 
-    def kept_by(self, scores: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
+    def kept_by(self, scores: torch.Tensor, has_label: torch.Tensor) -> torch.Tensor:
         """Return 1 for neurons that keep their label under other scores [M, C], else 0; NaN for one without label.
 
-        A neuron that gets no label under these scores (`labelled` [M] is False) does not keep its own.
+        A neuron that gets no label under these scores (`has_label` [M] is False) does not keep its own.
         """
-        same = ((leaders_of(scores, 1)[:, 0] == self.ranked[:, 0]) & labelled).float()
+        same = ((leaders_of(scores, 1)[:, 0] == self.ranked[:, 0]) & has_label).float()
         return same.masked_fill(self.ranked[:, 0] < 0, torch.nan)
 
 
@@ -97,7 +97,7 @@ class Chooser:
     def choose(self, choice: MethodChoice) -> ChosenLabels:
         """Return the labels that a method chooses."""
         neuron_scores = self.score(choice)
-        has_label = labelled(neuron_scores)
+        has_label = label_mask(neuron_scores)
         resampled = neuron_scores.confidence(neuron_scores.leaders(KEPT))
         confidence = (
             torch.full((len(has_label),), torch.nan) if resampled is None else resampled.share[:, 0].clamp(0, 1)
@@ -125,7 +125,7 @@ def others(chooser: Chooser, split: Split, rounds: int, progress: Progress) -> l
     return choosers
 
 
-def relabelled(
+def relabeled(
     choosers: Sequence[tuple[str, Chooser]], choice: MethodChoice, method_labels: ChosenLabels, progress: Progress
 ) -> dict[str, torch.Tensor]:
     """Return metric -> share of its choosers under which each neuron keeps its label, [M]."""
@@ -133,7 +133,7 @@ def relabelled(
     for done, (name, chooser) in enumerate(choosers):
         progress(done, len(choosers), "relabelings")
         neuron_scores = chooser.score(choice)
-        stays.setdefault(name, []).append(method_labels.kept_by(neuron_scores.scored.scores, labelled(neuron_scores)))
+        stays.setdefault(name, []).append(method_labels.kept_by(neuron_scores.scored.scores, label_mask(neuron_scores)))
     return {name: torch.stack(turns).mean(0) for name, turns in stays.items()}
 
 
@@ -171,7 +171,7 @@ def perturbed(
     return stays
 
 
-def labelled(neuron_scores: NeuronScores) -> torch.Tensor:
+def label_mask(neuron_scores: NeuronScores) -> torch.Tensor:
     """Return which neurons get a label, [M] bool."""
     return torch.from_numpy(neuron_scores.states == "labelled")
 

@@ -23,7 +23,7 @@ from csp_index.contrast.examples import Examples, gather_examples
 from csp_index.contrast.selection import Selection, draw_pool
 from csp_index.errors import EvaluationError
 from csp_index.evaluation import steps
-from csp_index.evaluation.choose_labels import Chooser, ChosenLabels, others, perturbed, relabelled
+from csp_index.evaluation.choose_labels import Chooser, ChosenLabels, others, perturbed, relabeled
 from csp_index.evaluation.evaluation import VALUES, Evaluation
 from csp_index.evaluation.ground_truth import Truth, read_truth
 from csp_index.evaluation.hierarchy import Hierarchy, load_hierarchy
@@ -306,7 +306,7 @@ def _choose(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Meth
         steps.evaluate_agreement(context, choice.text, method_labels, inputs.truth, inputs.hierarchy)
     stability: dict[str, torch.Tensor] = {}
     if prepared.others:
-        stability |= relabelled(prepared.others, choice, method_labels, context.progress)
+        stability |= relabeled(prepared.others, choice, method_labels, context.progress)
     if context.options.perturb:
         models = context.tools.encoder(context.selection.source), context.tools.network(context.selection.target)
         stability |= perturbed(prepared.chooser, choice, method_labels, *models, context.progress)

@@ -51,7 +51,7 @@ def related_answers(
     neuron, or one without a similar neuron, fails. Errors: ProposerError if no other layer has labels.
     """
     started = time.perf_counter()
-    others = _labelled(store, selection.target, top)
+    others = _labeled(store, selection.target, top)
     method, vectors = comparable_vectors(store, source, [selection.target, *(other.target for other in others)])
     alive = torch.from_numpy(selection.statistics(store)["max"].to_numpy() > 0)
     own = next(vectors)[torch.from_numpy(selection.neurons)] * alive[:, None]
@@ -82,7 +82,7 @@ def _elsewhere(target: LayerInfo) -> str:
     return f"NOT ({catalog.layer_filter(target)}) AND method NOT IN ({names})"
 
 
-def _labelled(store: Store, target: LayerInfo, top: int) -> list[_Labeled]:
+def _labeled(store: Store, target: LayerInfo, top: int) -> list[_Labeled]:
     """Return the other layers that have labels, with the label that each neuron shows."""
     layers = [info for info in catalog.layers(store) if catalog.is_finished(store, info)]
     columns = ["model", "layer", "neuron", "run_id", "method", "text"]
