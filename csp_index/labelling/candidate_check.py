@@ -73,28 +73,28 @@ class CandidateChecks:
     @property
     def candidates(self) -> int:
         """How many candidates there are, counted neuron by neuron."""
-        return sum(len(found.candidates) for found in self.neurons)
+        return sum(len(check.candidates) for check in self.neurons)
 
     @property
     def below(self) -> int:
         """How many of them score below the vocabulary's best."""
-        return sum(found.below for found in self.neurons)
+        return sum(check.below for check in self.neurons)
 
     @property
     def all_below(self) -> int:
         """Of how many neurons every candidate scores below the vocabulary's best."""
-        return sum(found.below == len(found.candidates) > 0 for found in self.neurons)
+        return sum(check.below == len(check.candidates) > 0 for check in self.neurons)
 
     def total(self) -> dict[str, Any]:
         """Return the sums over all neurons, and over each kind of candidates."""
         kinds: dict[str, dict[str, int]] = {}
-        for candidate in (c for found in self.neurons for c in found.candidates):
+        for candidate in (c for check in self.neurons for c in check.candidates):
             for kind in candidate.kinds:
                 sums = kinds.setdefault(kind, {"candidates": 0, "below": 0})
                 sums["candidates"] += 1
                 sums["below"] += candidate.below
         return {
-            "neurons": sum(bool(found.candidates) for found in self.neurons),
+            "neurons": sum(bool(check.candidates) for check in self.neurons),
             "candidates": self.candidates,
             "below": self.below,
             "neurons_all_below": self.all_below,
@@ -106,7 +106,7 @@ def check_neurons(
     space: TextSpace,
     selections: Sequence[Selection],
     request: LabelRequest,
-    given: Candidates | None = None,
+    candidates: Candidates | None = None,
     kinds: str | Sequence[str] | None = None,
     context: ComputeContext | None = None,
 ) -> CandidateChecks:
@@ -115,19 +115,19 @@ def check_neurons(
     Scores are those of labelling by vocabulary and `kinds` (as `checked_kinds`) together; a softmax runs over all of
     them. New texts are embedded, and stored under the write lock if `space` says so.
     """
-    if isinstance(given, CandidateTexts):
+    if isinstance(candidates, CandidateTexts):
         raise LabelError("candidates are checked against a vocabulary, not against arrays made elsewhere: name one")
     store = space.store
-    vocabulary = named_vocabulary(store, given)
+    vocabulary = named_vocabulary(store, candidates)
     pipeline = Pipeline(store, context or ComputeContext())
-    found: list[CandidateCheck] = []
+    checks: list[CandidateCheck] = []
     for selection in selections:
         proposals = read_proposals(store, selection.target, checked_kinds(store, selection.target, kinds))
         with store.write_lock() if space.keep else nullcontext():
             texts = joined(space, vocabulary, proposals)
         check_texts(selection, request, texts)
-        found += _checks(selection, proposals, texts, pipeline.scores(selection, request, texts))
-    return CandidateChecks(tuple(found))
+        checks += _checks(selection, proposals, texts, pipeline.scores(selection, request, texts))
+    return CandidateChecks(tuple(checks))
 
 
 def _checks(
@@ -148,19 +148,19 @@ def _checks(
         whose = named.get(neuron, {})
         first = LabelScore(texts.texts[best[row]], float(shared[row, best[row]]))
         values = scores[row, torch.tensor(list(whose), dtype=torch.int64)].tolist()
-        told = [
+        candidates = [
             CheckedCandidate(texts.texts[place], value, tuple(whose[place]), value < first.score)
             for place, value in zip(whose, values, strict=True)
         ]
-        told.sort(key=lambda candidate: -candidate.score)
-        yield CandidateCheck(key, method, state, first, tuple(told))
+        candidates.sort(key=lambda candidate: -candidate.score)
+        yield CandidateCheck(key, method, state, first, tuple(candidates))
 
 
 def _named(neurons: Sequence[int], places: Sequence[int], kinds: Sequence[str]) -> dict[int, dict[int, list[str]]]:
     """Return by neuron which candidates were named for it, and by whom."""
-    found: dict[int, dict[int, list[str]]] = {}
+    named: dict[int, dict[int, list[str]]] = {}
     for neuron, place, kind in zip(neurons, places, kinds, strict=True):
-        whose = found.setdefault(neuron, {}).setdefault(place, [])
+        whose = named.setdefault(neuron, {}).setdefault(place, [])
         if kind not in whose:
             whose.append(kind)
-    return found
+    return named

@@ -66,10 +66,10 @@ class Mix:
         if strange or not named:
             got = repr(strange[0]) if strange else "nothing"
             raise SettingError(f"candidates name {got}: expected one or several of {', '.join(known)}, with commas")
-        found = cls(tuple(kind for kind in known if kind in named), pooled)
-        if pooled and not found.proposed:
+        mix = cls(tuple(kind for kind in known if kind in named), pooled)
+        if pooled and not mix.proposed:
             raise SettingError("pooling applies to candidates of models: add a kind of them, for example vlm")
-        return found
+        return mix
 
     @property
     def with_vocabulary(self) -> bool:
@@ -105,8 +105,8 @@ class Proposals:
 
 def stored_kinds(store: Store, target: LayerInfo) -> tuple[str, ...]:
     """Return the kinds that candidates of the layer's neurons are stored of."""
-    held = set(store.read(schema.CANDIDATES, ["kind"], catalog.layer_filter(target))["kind"].unique().to_pylist())
-    return tuple(kind for kind in KINDS if kind in held)
+    stored = set(store.read(schema.CANDIDATES, ["kind"], catalog.layer_filter(target))["kind"].unique().to_pylist())
+    return tuple(kind for kind in KINDS if kind in stored)
 
 
 def checked_kinds(store: Store, target: LayerInfo, kinds: str | Sequence[str] | None = None) -> tuple[str, ...]:
@@ -135,11 +135,11 @@ def read_proposals(store: Store, target: LayerInfo, kinds: Sequence[str], propos
     rows = rows.join(_newest(answers), [*_ANSWER], join_type="left semi")
     missing = [kind for kind in kinds if not pc.any(pc.equal(rows["kind"], kind)).as_py()]
     if missing:
-        told = f" from {', '.join(proposers)}" if proposers else ""
+        proposed_by = f" from {', '.join(proposers)}" if proposers else ""
         states = store.read(schema.ANSWERS, ["state"], f"{where} AND kind = {catalog.sql_text(missing[0])}")["state"]
         fruitless = f"; {len(states)} answers hold none" if len(states) else ""
         raise LabelError(
-            f"layer {target.key} has no candidates of kind {missing[0]}{told}{fruitless}: "
+            f"layer {target.key} has no candidates of kind {missing[0]}{proposed_by}{fruitless}: "
             f"run `csp-index candidates {store.uri} --layer {target.key}` first"
         )
     _warn_of_early(store, target, rows)
@@ -149,25 +149,25 @@ def read_proposals(store: Store, target: LayerInfo, kinds: Sequence[str], propos
 
 
 def mixed_candidates(
-    space: TextSpace, target: LayerInfo, mix: Mix, given: Candidates | None
+    space: TextSpace, target: LayerInfo, mix: Mix, candidates: Candidates | None
 ) -> tuple[Callable[[], CandidateTexts], str]:
     """Return a function that loads a layer's candidates, some of them of models, and the key that names them.
 
-    `given` is the vocabulary, None the one used last. Errors: SettingError for a vocabulary that is not in the mix,
+    `candidates` is the vocabulary, None the one used last. Errors: SettingError for a vocabulary outside the mix,
     LabelError for arrays made elsewhere in a mix, and as `read_proposals`. A vocabulary alone needs `plain_candidates`.
     """
-    if isinstance(given, CandidateTexts):
+    if isinstance(candidates, CandidateTexts):
         raise LabelError("text embeddings made elsewhere do not mix with candidates of models: name a vocabulary")
-    if given is not None and not mix.with_vocabulary:
+    if candidates is not None and not mix.with_vocabulary:
         raise SettingError("a vocabulary is named and is not among the candidates: add vocabulary to them")
-    vocabulary = named_vocabulary(space.store, given) if mix.with_vocabulary else None
+    vocabulary = named_vocabulary(space.store, candidates) if mix.with_vocabulary else None
     proposals = read_proposals(space.store, target, mix.proposed)
     head = template_key(space.template_set) if vocabulary is None else texts_key(vocabulary, space.template_set)
     key = f"{head} + {proposals.key}" + " pooled" * mix.pooled
 
     def texts() -> CandidateTexts:
-        found = joined(space, vocabulary, proposals, key)
-        return replace(found, own=None) if mix.pooled else found
+        union = joined(space, vocabulary, proposals, key)
+        return replace(union, own=None) if mix.pooled else union
 
     return texts, key
 
