@@ -69,20 +69,21 @@ def test_what_was_named_before_the_index_grew_is_told(tmp_path, run):
     pictures = fakes.write_images(tmp_path / "images", 30)
     index.add_images(pictures, encoders=["python:fakes:encoder"], networks=[network])
     (tmp_path / "words.txt").write_text("red\ngreen\n")
-    asked = ["--layer", "m/concepts", "--candidates", "vlm", "--templates", "none"]
+    asked = ["--layer", "m/concepts", "--candidates", "vlm", "--templates", "none", "--method", "csp"]
+    labeled = "labeled by csp\n"
     for neurons in ("m/concepts/0", "m/concepts/1"):
         index.propose(neurons, vlm=Namer())
-    assert run("label", index.uri, *asked).err == ""
+    assert run("label", index.uri, *asked).err == labeled
     index.add_images(fakes.write_images(tmp_path / "images", 20, start=30))
     index.propose("m/concepts/1", vlm=Namer())
     told = (
         "Warning: candidates of 1 neurons of m/concepts were named when the index held fewer than its 50 images: "
         "`csp-index candidates` asks again\n"
     )
-    assert run("label", index.uri, *asked).err == told
+    assert run("label", index.uri, *asked).err == told + labeled
     assert run("label", index.uri, *asked, "--vocabulary", tmp_path / "words.txt", "--check").err == told
     index.propose("m/concepts/0", vlm=Namer())
-    assert run("label", index.uri, *asked).err == ""
+    assert run("label", index.uri, *asked).err == labeled
 
 
 def test_bad_input_is_one_line(index, run):

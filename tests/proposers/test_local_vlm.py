@@ -306,7 +306,7 @@ def test_a_model_in_the_cache_of_a_hub_is_pinned_by_its_commit(
 
 
 def test_an_unknown_device_and_a_wrong_count_are_refused(llava: Path) -> None:
-    with pytest.raises(ProposerError, match="device 'gpu' is unknown"):
+    with pytest.raises(SettingError, match="device 'gpu' is unknown"):
         local(llava, device="gpu")
     with pytest.raises(SettingError, match="setting vlm_batch is 0"):
         local(llava, batch=0)
