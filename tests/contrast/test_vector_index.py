@@ -157,7 +157,7 @@ def test_images_added_later_are_found_and_join_the_index(tmp_path, monkeypatch):
     write_images(pictures, 100, start=80)
     index.add_images(pictures)
     (done,) = index.optimize().encoders
-    assert (done.action, done.partitions) == ("built anew", 13)  # more than half of it is new
+    assert (done.action, done.partitions) == ("built again", 13)  # more than half of it is new
 
 
 def test_the_run_is_recorded(index):

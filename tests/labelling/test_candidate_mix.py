@@ -277,7 +277,7 @@ def test_what_cannot_be_mixed_is_told(built):
         built.label(LAYER, candidates="vocabulary,vml")
     with pytest.raises(SettingError, match="candidates name ''"):
         built.label(LAYER, candidates="")
-    with pytest.raises(SettingError, match="candidates to pool are those of models"):
+    with pytest.raises(SettingError, match="pooling applies to candidates of models"):
         built.label(LAYER, pool_candidates=True)
     with pytest.raises(
         LabelError, match=r"net/concepts has no candidates of kind vlm: run `csp-index candidates .*/db"
