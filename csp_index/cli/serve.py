@@ -50,7 +50,7 @@ def _serve(db: str, as_json: bool, options: dict[str, Any]) -> None:
     from csp_index.store.connect import is_index, open_store
 
     os.environ.pop(SHARED_COUNTERS, None)  # the folder belongs to another service
-    from csp_index.service.server import bound, log_to_stderr, run
+    from csp_index.service.server import bind, log_to_stderr, run
 
     arrays = options.pop("text_embeddings"), options.pop("texts")
     if None not in arrays:
@@ -64,8 +64,8 @@ def _serve(db: str, as_json: bool, options: dict[str, Any]) -> None:
     settings = ServiceSettings(**{name: value for name, value in options.items() if value is not None})
     if not is_index(db):
         open_store(db)  # its error says why
-    with bound(settings) as place:
-        settings = replace(settings, port=place.getsockname()[1])
+    with bind(settings) as listener:
+        settings = replace(settings, port=listener.getsockname()[1])
         log_to_stderr()
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"http://{host}:{settings.port}/"
@@ -73,11 +73,11 @@ def _serve(db: str, as_json: bool, options: dict[str, Any]) -> None:
         if settings.workers > 1:
             from csp_index.service import supervisor
 
-            supervisor.run(db, settings, place, lambda: click.echo(message))
+            supervisor.run(db, settings, listener, lambda: click.echo(message))
         else:
             from csp_index.service.app import make_app
 
-            run(make_app(db, settings), settings, place, lambda: click.echo(message))
+            run(make_app(db, settings), settings, listener, lambda: click.echo(message))
 
 
 COMMANDS = (serve,)

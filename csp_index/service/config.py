@@ -1,7 +1,7 @@
-"""What the service is allowed: where it listens, whom it answers, and every limit.
+"""The configuration of the service: where it listens, whom it answers, and every limit.
 
-Limits come from the table of settings unless they are given. Settings that would open an index to strangers are refused
-here, so that no way of starting the service gets around it.
+Limits come from the table of settings by default. This file refuses settings that would open an index to strangers, so
+that no way of starting the service gets around the check.
 """
 
 from __future__ import annotations
@@ -18,34 +18,35 @@ from csp_index import settings
 from csp_index.errors import SettingError
 
 SHARED_COUNTERS: Final = "PROMETHEUS_MULTIPROC_DIR"
-"""The environment variable by which prometheus_client keeps the counters of several processes in one folder."""
+"""The environment variable for the folder in which prometheus_client keeps the counters of several processes."""
 
-_SHORTEST_TOKEN = 16  # characters: what can be guessed over a network is no token
+_SHORTEST_TOKEN = 16  # characters: a shorter token could be guessed over a network
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 def _threads() -> int:
-    """Return how many requests are worked on at once: more than there are cores only slow each other down."""
+    """Return how many requests run at once: more requests than cores only slow each other down."""
     return max(1, settings.SERVE_THREADS.value() or min(8, os.cpu_count() or 1))
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceSettings:
-    """Settings of one service; what is not given comes from the table of settings.
+    """The settings of one service; defaults come from the table of settings.
 
-    Raises SettingError where others than this machine could read the index and neither a token nor public reading was
-    asked for.
+    Raises SettingError if other machines could read the index, and there is neither a token nor `public_read`.
     """
 
     host: str = field(default_factory=settings.SERVE_HOST.value)
     port: int = field(default_factory=settings.SERVE_PORT.value)
-    token: str | None = field(default=None, repr=False)  # who shows it may ask; None: everyone who gets through
-    public_read: bool = False  # off loopback without a token, on purpose
+    token: str | None = field(default=None, repr=False)  # clients must send it; None: every client may ask
+    public_read: bool = False  # serve other machines without a token, on purpose
     sql: bool | None = None  # SQL over HTTP; None: on loopback only. After construction it is True or False
     hosts: tuple[str, ...] = ()  # further names under which browsers may reach the service
     origins: tuple[str, ...] = ()  # other sites whose scripts may read answers
-    start: str = field(default_factory=partial(secrets.token_hex, 32), repr=False)  # a secret of one start of it
-    texts: tuple[Path, Path] | None = None  # labels made elsewhere that stand in for the vocabulary: .npy, one a line
+    start: str = field(
+        default_factory=partial(secrets.token_hex, 32), repr=False
+    )  # a secret of one start of the service
+    texts: tuple[Path, Path] | None = None  # replace the vocabulary: embeddings as .npy, texts one per line
     workers: int = field(default_factory=settings.SERVE_WORKERS.value)  # processes of `csp-index serve`
     threads: int = field(default_factory=_threads)
     waiting: int = field(default_factory=settings.SERVE_WAITING.value)
@@ -82,13 +83,13 @@ class ServiceSettings:
         for path in self.texts or ():
             if not Path(path).is_file():
                 raise SettingError(
-                    f"{path} is no file: give the labels' embeddings as .npy and their texts, one a line"
+                    f"{path} is no file: give the labels' embeddings as .npy and their texts, one per line"
                 )
         if self.sql is None:
             object.__setattr__(self, "sql", self.loopback)
 
     def page_size(self, limit: int | None) -> int:
-        """Return how many neurons to show where `limit` are asked for. Raises SettingError where they are too many."""
+        """Return how many neurons a page shows if a request says `limit`. Raises SettingError if that is too many."""
         if limit is not None and limit > self.page_limit:
             raise SettingError(f"limit is {limit}: expected 1 to {self.page_limit}")
         return self.page if limit is None else limit
@@ -99,10 +100,10 @@ class ServiceSettings:
         return is_loopback(self.host)
 
     def knows_host(self, name: str) -> bool:
-        """Tell whether browsers may reach the service under this name or address, given without a port.
+        """Return whether browsers may reach the service under this name or address, without a port.
 
-        A page of another site can point its own name at this machine (DNS rebinding), but neither at an address nor at
-        the names listed here.
+        A page of another site can point its own name at this machine (DNS rebinding), but no address and none of the
+        names listed here.
         """
         name = name.lower().removeprefix("[").removesuffix("]").removesuffix(".")
         if name in _LOOPBACK_NAMES or name in {known.lower() for known in (self.host, *self.hosts)}:
@@ -111,7 +112,7 @@ class ServiceSettings:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches what listens on `host`.
+    """Return whether only this machine can reach a service on `host`.
 
     >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("::1"), is_loopback("0.0.0.0")
     (True, True, True, False)
@@ -121,14 +122,12 @@ def is_loopback(host: str) -> bool:
 
 
 def read_token(path: str | Path) -> str:
-    """Return the token that a file holds, without white space around it. Raises SettingError where there is none."""
+    """Return the token in a file, without white space around it. Raises SettingError if there is none."""
     try:
         token = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as exc:
         why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
-        raise SettingError(
-            f"the token file {path} cannot be read ({why}): give a text file that holds the token"
-        ) from exc
+        raise SettingError(f"the token file {path} cannot be read ({why}): give a text file with the token") from exc
     if not token:
         raise SettingError(f"the token file {path} is empty: write one in, for example by `openssl rand -hex 32`")
     if any(letter.isspace() or not letter.isprintable() for letter in token):

@@ -1,4 +1,4 @@
-"""A layer's neurons with the label shown and the newest label of every method, as columns: one neuron is a slice.
+"""A layer's neurons with the label shown and the newest label of every method, as columns; a neuron is a slice.
 
 Knows the store's rows and nothing about models; does not load torch.
 """
@@ -119,8 +119,8 @@ class LayerTable:
     @property
     def dead(self) -> np.ndarray:
         """Which neurons [M] never fire."""
-        found: np.ndarray = self.maxima <= 0
-        return found
+        dead: np.ndarray = self.maxima <= 0
+        return dead
 
     @property
     def nbytes(self) -> int:
@@ -137,20 +137,20 @@ class LayerTable:
         return self.methods[method]
 
     def row(self, neuron: int, method: str | None = None) -> NeuronRow:
-        """Return what lists tell of a neuron: address, label by the method, state, statistics, a few images."""
-        key, found = self.info.key, self.labels(method)
+        """Return the row of a neuron in lists: address, label by the method, state, statistics, a few images."""
+        key, labels = self.info.key, self.labels(method)
         return {
             "neuron": f"{key}/{neuron}",
             "model": key.model,
             "layer": key.layer,
             "index": neuron,
-            "label": found.texts[neuron] if found else None,
-            "method": (found.methods[neuron] if found else None) or None,
-            "state": found.states[neuron] if found else UNLABELLED,
-            "score": finite(float(found.scores[neuron])) if found else None,
-            "lead": finite(float(found.leads[neuron])) if found else None,
-            "confidence": finite(float(found.confidences[neuron])) if found else None,
-            "uncertain": bool(found.uncertain[neuron]) if found and found.uncertain[neuron] >= 0 else None,
+            "label": labels.texts[neuron] if labels else None,
+            "method": (labels.methods[neuron] if labels else None) or None,
+            "state": labels.states[neuron] if labels else UNLABELLED,
+            "score": finite(float(labels.scores[neuron])) if labels else None,
+            "lead": finite(float(labels.leads[neuron])) if labels else None,
+            "confidence": finite(float(labels.confidences[neuron])) if labels else None,
+            "uncertain": bool(labels.uncertain[neuron]) if labels and labels.uncertain[neuron] >= 0 else None,
             "firing_rate": float(self.firing_rates[neuron]),
             "max": float(self.maxima[neuron]),
             "dead": bool(self.maxima[neuron] <= 0),
@@ -185,14 +185,14 @@ class Pairs:
         """Return the pairs of a neuron's label, and the threshold below which an image counted as contrastive."""
         if run_id not in self.runs:
             return (), None
-        found = self.rows_of(neuron, run_id)
-        columns = [found[name].to_pylist() for name in _PAIR]
-        threshold = finite(found["threshold"][0].as_py()) if found.num_rows else None
+        rows = self.rows_of(neuron, run_id)
+        columns = [rows[name].to_pylist() for name in _PAIR]
+        threshold = finite(rows["threshold"][0].as_py()) if rows.num_rows else None
         return tuple(ExamplePair(*row) for row in zip(*columns, strict=True)), threshold
 
 
 def read_layer(store: Store, info: LayerInfo) -> LayerTable:
-    """Read a layer; NotFoundError where its statistics are not there yet."""
+    """Read a layer. Raises NotFoundError if its statistics are not complete yet."""
     rows = store.read(schema.NEURONS, where=catalog.layer_filter(info)).sort_by("neuron").combine_chunks()
     if rows.num_rows != info.neurons:
         raise catalog.unfinished(info)
@@ -210,7 +210,7 @@ def read_layer(store: Store, info: LayerInfo) -> LayerTable:
 
 def read_pairs(store: Store, table: LayerTable) -> Pairs:
     """Read the example pairs of a layer's newest labels."""
-    names = sorted({run for found in table.methods.values() for run in found.runs.tolist() if run})
+    names = sorted({run for labels in table.methods.values() for run in labels.runs.tolist() if run})
     where = catalog.layer_filter(table.info)
     if len(names) <= _FEW_RUNS:
         where += f" AND run_id IN ({','.join(map(catalog.sql_text, names))})" if names else " AND false"
@@ -226,7 +226,7 @@ def read_pairs(store: Store, table: LayerTable) -> Pairs:
 
 
 def finite(value: float | None) -> float | None:
-    """Return the number, or None for one that JSON cannot tell.
+    """Return the number, or None for one that JSON cannot express.
 
     >>> finite(0.5), finite(float("nan"))
     (0.5, None)
@@ -264,10 +264,10 @@ def _by_neuron(rows: pa.Table, neurons: int) -> MethodLabels:
     values = np.stack([rows[name].to_numpy() for name in _SCORES], axis=1)
     heads, second = np.flatnonzero(rank <= 0), np.flatnonzero(rank == 1)
 
-    def spread(chosen: np.ndarray, of: np.ndarray, empty: object, kind: Any) -> np.ndarray:
-        found = np.full(neurons, empty, dtype=kind)
-        found[neuron[chosen]] = of
-        return found
+    def spread(rows: np.ndarray, values: np.ndarray, empty: object, kind: Any) -> np.ndarray:
+        column = np.full(neurons, empty, dtype=kind)
+        column[neuron[rows]] = values
+        return column
 
     def words(name: str, empty: object) -> np.ndarray:
         return spread(heads, np.array(rows[name].take(pa.array(heads)).to_pylist(), dtype=object), empty, object)

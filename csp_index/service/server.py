@@ -1,4 +1,4 @@
-"""The application on a socket: bound before anything else starts, impatient with who does not say what they want.
+"""The application on a socket, bound before anything else starts; connections without a request close after a time.
 
 Knows nothing about the index.
 """
@@ -25,39 +25,41 @@ from csp_index.service.config import ServiceSettings
 from csp_index.service.http.guard import SECURITY_HEADERS
 from csp_index.service.http.schemas import Fault
 
-_HEALTH_SECONDS = 60  # in which a process must say that it lives: loading models keeps it busy
-_KEEP_SECONDS = 15  # a connection stays open for the next request
-BACKLOG = 256  # connections that wait to be taken
+_HEALTH_SECONDS = 60  # within which a process must answer a health check: loading models keeps it busy
+_KEEP_SECONDS = 15  # that a connection stays open for the next request
+BACKLOG = 256  # connections that wait to be accepted
 
 
-def bound(settings: ServiceSettings) -> socket.socket:
-    """Return a socket at the address, which nobody can connect to yet. Raises SettingError where it is taken."""
+def bind(settings: ServiceSettings) -> socket.socket:
+    """Return a socket at the address that does not accept connections yet. Raises SettingError if the port is taken."""
     try:
-        family, kind, protocol, _, place = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind, protocol)
+        family, kind, protocol, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[
+            0
+        ]
+        listener = socket.socket(family, kind, protocol)
     except OSError as exc:
         raise SettingError(f"host {settings.host} is not an address of this machine ({one_line(exc)})") from exc
     try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(place)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
     except OSError as exc:
-        found.close()
+        listener.close()
         raise SettingError(
             f"{settings.host} port {settings.port} cannot be listened on ({one_line(exc)}): give another --port"
         ) from exc
-    return found
+    return listener
 
 
-def run(app: Any, settings: ServiceSettings, place: socket.socket, started: Callable[[], None]) -> None:
-    """Serve until a signal comes; requests on their way are answered. Calls `started` when the first can come.
+def run(app: Any, settings: ServiceSettings, listener: socket.socket, started: Callable[[], None]) -> None:
+    """Serve until a signal comes, and finish the requests in progress. Calls `started` when requests can come.
 
-    Raises KeyboardInterrupt at the end where the signal was Ctrl-C's, or one that was made to be like it.
+    Raises KeyboardInterrupt at the end if the signal was Ctrl-C's, or one that is treated like it.
     """
-    _Server(uvicorn_config(app, settings), started).run(sockets=[place])
+    _Server(uvicorn_config(app, settings), started).run(sockets=[listener])
 
 
 def uvicorn_config(app: Any, settings: ServiceSettings, workers: int = 1) -> uvicorn.Config:
-    """Return how uvicorn is to serve an application, or what makes one in each of several processes."""
+    """Return the configuration of uvicorn for an application, or for a function that makes one in each process."""
     return _Config(
         app,
         factory=workers > 1,
@@ -68,7 +70,9 @@ def uvicorn_config(app: Any, settings: ServiceSettings, workers: int = 1) -> uvi
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=BACKLOG if workers == 1 else 1,  # asyncio takes so many connections at once, and leaves none to others
+        backlog=BACKLOG
+        if workers == 1
+        else 1,  # asyncio accepts this many connections at once, and leaves none to other processes
         timeout_keep_alive=_KEEP_SECONDS,
         timeout_graceful_shutdown=math.ceil(settings.timeout) + 1,
         timeout_worker_healthcheck=_HEALTH_SECONDS,
@@ -76,7 +80,7 @@ def uvicorn_config(app: Any, settings: ServiceSettings, workers: int = 1) -> uvi
 
 
 def log_to_stderr() -> None:
-    """Write one line of JSON for each request, and for what goes wrong, to stderr."""
+    """Write one line of JSON per request and per error to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
     for name, level in (("csp_index.service", logging.INFO), ("uvicorn.error", logging.ERROR)):
@@ -86,7 +90,7 @@ def log_to_stderr() -> None:
 
 
 class _Config(uvicorn.Config):
-    """Knows, too, within how many seconds a request must begin."""
+    """The configuration, with the seconds within which a request must begin."""
 
     def __init__(self, app: Any, *, arrival: float, **options: Any) -> None:
         super().__init__(app, **options)
@@ -94,19 +98,19 @@ class _Config(uvicorn.Config):
 
 
 class _Server(uvicorn.Server):
-    """Tells when it has started."""
+    """Calls a function when it has started."""
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
-        self._tell = started
+        self._report = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._tell()
+        self._report()
 
 
 class _Impatient(H11Protocol):
-    """Closes a connection whose request does not begin, or whose first lines do not end, within some seconds."""
+    """Closes a connection whose request line and headers do not arrive within some seconds."""
 
     config: _Config
     _waiting: asyncio.TimerHandle | None = None
@@ -124,9 +128,9 @@ class _Impatient(H11Protocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Tell in the one shape of errors that this is no HTTP, and close."""
+        """Answer that this is no HTTP, in the shape of all errors, and close."""
         fault, request_id = (
-            Fault(400, "bad-request", "what was sent is not a request of HTTP/1.1"),
+            Fault(400, "bad-request", "the data sent is not a request of HTTP/1.1"),
             secrets.token_hex(8),
         )
         body = json.dumps(fault.document(request_id)).encode()
@@ -154,7 +158,7 @@ class _Impatient(H11Protocol):
 
 
 class _Lines(logging.Formatter):
-    """Requests come as JSON; everything else becomes it."""
+    """Passes on requests, which are JSON already, and writes all other records as JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)

@@ -1,6 +1,6 @@
 """An index at one fixed version, as the service sees it: read once, shared by all threads, never written.
 
-Knows nothing about models and does not load torch. What is asked for but not there is a NotFoundError.
+Knows nothing about models and does not load torch. A request for something that is missing raises NotFoundError.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from csp_index.store.connect import open_snapshot
 from csp_index.store.derived_images import derived_rows, describe_recipe, is_derived
 
 _FOLDERS = re.compile(r"""(?<![\w.~])(?:~|\.{1,2})?/(?:[^\s/:'"]+/)+""")
-_NAMES = 2**18  # images whose names are held; of more, names are read when asked for
+_NAMES = 2**18  # images whose names are cached; in a larger index each request reads the names it needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Snapshot:
 
     @cached_property
     def version(self) -> str:
-        """A short hash of all that answers depend on: the tables' versions, their runs, and the package's version."""
+        """A short hash of all that documents depend on: the versions of tables and package, and the runs."""
         seen = json.dumps([csp_index.__version__, self.versions, sorted(self.runs)], sort_keys=True)
         return hashlib.sha256(seen.encode()).hexdigest()[:16]
 
@@ -82,7 +82,7 @@ class Snapshot:
         return list(self._layers.values())
 
     def info(self, key: LayerKey) -> LayerInfo:
-        """Return what is known of a layer without reading its neurons."""
+        """Return the description of a layer without reading its neurons."""
         return catalog.find_layer(self._layers, key)
 
     def info_of(self, key: NeuronKey) -> LayerInfo:
@@ -97,7 +97,7 @@ class Snapshot:
         return self.held.get(("layer", key), lambda: read_layer(self.store, info), lambda table: table.nbytes)
 
     def pairs(self, key: LayerKey) -> Pairs:
-        """Return the example pairs that the newest labels of a layer rest on."""
+        """Return the example pairs behind the newest labels of a layer."""
         table = self.layer(key)
         return self.held.get(("pairs", key), lambda: read_pairs(self.store, table), lambda pairs: pairs.nbytes)
 
@@ -106,45 +106,45 @@ class Snapshot:
         return self.layer(self.info_of(key).key)
 
     def neuron_row(self, key: NeuronKey, method: str | None = None) -> NeuronRow:
-        """Return what lists tell of a neuron: its label by `method` (the layer's own by default), state, statistics."""
+        """Return the row of a neuron in lists: its label by `method` (default: the label shown), state, statistics."""
         return self.neuron(key).row(key.neuron, method)
 
     def image_count(self, what: str) -> int:
-        """Return how many images are there of an encoder or a layer, by its name in the shard marks."""
+        """Return how many images an encoder or a layer has, by its name in the shard marks."""
         return catalog.image_count(self.store, what)
 
     def run(self, run_id: str) -> dict[str, Any] | None:
-        """Return the row of a run, or None where the index has forgotten it."""
+        """Return the row of a run, or None if the index no longer has it."""
         return self.runs.get(run_id)
 
     def check_image(self, image_id: int) -> None:
-        """Refuse an image that is not there; derived ones are looked for where their rows are read."""
+        """Refuse an image that does not exist; reading its row checks a derived image."""
         if not 0 <= image_id < self.images and not is_derived(image_id):
             raise NotFoundError(f"image {image_id} does not exist: the index has images 0 to {self.images - 1}")
 
     def image_rows(self, ids: Iterable[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
-        """Return some columns of indexed images by id; ids of no indexed image are left out."""
-        wanted = sorted({image for image in ids if 0 <= image < self.images})
-        if not wanted:
+        """Return some columns of indexed images by id; other ids are left out."""
+        requested = sorted({image for image in ids if 0 <= image < self.images})
+        if not requested:
             return {}
-        chosen = ["image_id", *(name for name in columns if name != "image_id")]
-        rows = self.store.dataset(schema.IMAGES).take(wanted, columns=chosen)
-        if rows["image_id"].to_pylist() != wanted:  # rows in another order than their ids: look them up
-            rows = self.store.read(schema.IMAGES, chosen, f"image_id IN ({','.join(map(str, wanted))})")
+        names = ["image_id", *(name for name in columns if name != "image_id")]
+        rows = self.store.dataset(schema.IMAGES).take(requested, columns=names)
+        if rows["image_id"].to_pylist() != requested:  # the rows are not in the order of their ids: look them up
+            rows = self.store.read(schema.IMAGES, names, f"image_id IN ({','.join(map(str, requested))})")
         return {row["image_id"]: row for row in rows.to_pylist()}
 
     def names(self, ids: Iterable[int]) -> dict[int, str]:
-        """Return the file names of images, and how derived images were made, by id; unknown ids are left out."""
-        wanted = set(ids)
+        """Return the file names of images, and the recipes of derived images, by id; unknown ids are left out."""
+        requested = set(ids)
         uris = self._uris
         if uris is None:
-            found = {image: str(row["uri"]) for image, row in self.image_rows(wanted, ["uri"]).items()}
+            known = {image: str(row["uri"]) for image, row in self.image_rows(requested, ["uri"]).items()}
         else:
-            there = sorted(image for image in wanted if 0 <= image < len(uris))
-            found = dict(zip(there, uris.take(pa.array(there, pa.int64())).to_pylist(), strict=True))
-        names = {image: uri.rpartition("/")[2] for image, uri in found.items()}
-        made = derived_rows(self.store, (image for image in wanted if is_derived(image)), ["recipe"])
-        return names | {image: describe_recipe(str(row["recipe"])) for image, row in made.items()}
+            indexed = sorted(image for image in requested if 0 <= image < len(uris))
+            known = dict(zip(indexed, uris.take(pa.array(indexed, pa.int64())).to_pylist(), strict=True))
+        names = {image: uri.rpartition("/")[2] for image, uri in known.items()}
+        derived = derived_rows(self.store, (image for image in requested if is_derived(image)), ["recipe"])
+        return names | {image: describe_recipe(str(row["recipe"])) for image, row in derived.items()}
 
     @cached_property
     def _uris(self) -> pa.Array | None:
@@ -155,9 +155,9 @@ class Snapshot:
         return rows["uri"].chunk(0) if in_order and self.images else None
 
     def texts(self, candidates: str) -> Texts | None:
-        """Return the stored texts that a run names by `candidates` with their vectors, else those stored last.
+        """Return the texts and vectors that a run names by `candidates`, else those stored last.
 
-        None where the index holds none, or more of them than half of what may be held.
+        None if the index has none, or if they would take more than half of the cache.
         """
         return self.held.get(("texts", candidates), lambda: self._read_texts(candidates), _size_of_texts)
 
@@ -182,7 +182,7 @@ class Snapshot:
         return Texts(rows["text"].to_pylist(), vectors / np.maximum(lengths, 1e-12))
 
     def layer_rows(self) -> list[LayerRow]:
-        """Return for each layer what the home page tells of it, in the order they were added."""
+        """Return the row of each layer on the home page, in the order they were added."""
         return self.held.get("layer rows", self._read_layer_rows, lambda rows: 500 * len(rows))
 
     def _read_layer_rows(self) -> list[LayerRow]:
@@ -194,11 +194,11 @@ class Snapshot:
         methods = heads.group_by([*by, "method"]).aggregate([]).to_pylist()
         labelled = heads.filter(pc.equal(heads["state"], "labelled")).group_by(by)
         named = {(r["model"], r["layer"]): r for r in labelled.aggregate([("neuron", "count_distinct")]).to_pylist()}
-        found = {(row["model"], row["layer"]): row for row in counted}
+        counts = {(row["model"], row["layer"]): row for row in counted}
         rows: list[LayerRow] = []
         for info in self.layers():
             key = (info.key.model, info.key.layer)
-            own = found.get(key, {"count_all": 0, "dead_sum": 0, "images_min": 0})
+            own = counts.get(key, {"count_all": 0, "dead_sum": 0, "images_min": 0})
             rows.append(
                 {
                     "layer": str(info.key),
@@ -216,21 +216,21 @@ class Snapshot:
         return rows
 
 
-def _size_of_texts(found: Texts | None) -> int:
-    return 64 if found is None else found.directions.nbytes + 100 * len(found.names)
+def _size_of_texts(texts: Texts | None) -> int:
+    return 64 if texts is None else texts.directions.nbytes + 100 * len(texts.names)
 
 
-def without_folders(told: Any) -> Any:
+def without_folders(value: Any) -> Any:
     """Return a text, or all texts in lists and dictionaries, without the folders of files on this machine.
 
     >>> without_folders({"encoder": "open_clip:/srv/models/clip", "layer": "m/l"})
     {'encoder': 'open_clip:clip', 'layer': 'm/l'}
     """
-    match told:
+    match value:
         case str():
-            return _FOLDERS.sub("", told)
+            return _FOLDERS.sub("", value)
         case dict():
-            return {name: without_folders(value) for name, value in told.items()}
+            return {name: without_folders(item) for name, item in value.items()}
         case list() | tuple():
-            return [without_folders(value) for value in told]
-    return told
+            return [without_folders(item) for item in value]
+    return value

@@ -1,7 +1,7 @@
-"""SQL from strangers: every statement in a process of its own, stopped from outside where it goes too far.
+"""SQL from strangers: every statement runs in a process of its own, which is killed from outside at its limits.
 
-DuckDB's own limits do not hold against all statements, so nothing here relies on them: a process that takes too long
-or says too much is killed, and the rows it sends are checked. `sql_child` is what runs over there.
+DuckDB's own limits do not stop every statement, so nothing here relies on them: a process that runs too long or sends
+too much is killed, and the rows that it sends are checked. The process runs `sql_sandbox_child`.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from csp_index.service.documents.shapes import SqlDocument
 from csp_index.service.sql_sandbox_child import IDLE_SECONDS, MARGIN_BYTES, STATEMENT_BYTES, Order
 from csp_index.store.locations import location_of
 
-_START_SECONDS = 30.0  # in which a new process opens the index, also on a busy machine
-_LEAST_BYTES = 2**16  # of an answer: the views with their columns must fit
-_GRACE_SECONDS = 0.5  # in which a process ends by itself at its limit, and tells more
+_START_SECONDS = 30.0  # for a new process to open the index, also on a busy machine
+_LEAST_BYTES = 2**16  # smallest limit of an answer: the views with their columns must fit
+_GRACE_SECONDS = 0.5  # for a process to end by itself at its limit, with a better message
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B", re.IGNORECASE)
 _KEYS = ("AWS_", "GOOGLE_", "AZURE_", "HOME")  # without them an index in an object store cannot be read
 
@@ -42,21 +42,21 @@ _VIEWS = {
     "images": "The indexed images: where each came from, its size, its metadata, its thumbnail.",
     "failures": "Images that could not be read, and why.",
     "shards": "Which images were committed together, for every encoder and layer.",
-    "runs": "Commands that wrote: their settings, models, versions and how they ended.",
-    "encoders": "Encoders whose embeddings are here.",
-    "layers": "Layers whose neurons are here.",
-    "neurons": "One row a neuron: statistics of its activations and its most activating images.",
+    "runs": "Commands that wrote to the index: their settings, models, versions and how they ended.",
+    "encoders": "Encoders whose embeddings are in the index.",
+    "layers": "Layers whose neurons are in the index.",
+    "neurons": "One row per neuron: statistics of its activations and its most activating images.",
     "vocabularies": "Sets of candidate texts.",
-    "examples": "The activating and contrastive images each label rests on, pair by pair.",
+    "examples": "The activating and contrastive images behind each label, pair by pair.",
     "neuron_labels": "One row per neuron: the label that pages and searches show.",
     "labels": "Scored labels, best first (rank 0), of every run and method.",
-    "answers": "What models said that were asked to name candidates.",
+    "answers": "Answers of models that name candidates.",
     "candidates": "Candidate texts that models named for a neuron.",
-    "evaluations": "How well labels did, metric by metric.",
+    "evaluations": "How faithful labels are, metric by metric.",
     "splits": "Which images chose labels and which judged them.",
     "embeddings": "Image embeddings, unit vectors.",
     "derived": "Images made for one neuron: edited or generated.",
-    "texts": "Candidate texts that are embedded, by encoder.",
+    "texts": "Candidate texts with embeddings, by encoder.",
 }
 _FUNCTIONS = [
     {
@@ -110,7 +110,7 @@ _DESCRIBE = """
 
 @dataclass(frozen=True, slots=True)
 class SqlAnswer:
-    """The rows of a statement; `truncated` where a limit cut them, `seconds` as long as it ran."""
+    """The rows of a statement, `truncated` if a limit cut them, and the `seconds` that it ran."""
 
     table: pa.Table
     truncated: bool
@@ -120,14 +120,14 @@ class SqlAnswer:
 class SqlRunner:
     """Runs SELECTs over an index at fixed versions, each in a process of its own. Threads may share it.
 
-    After the first statement one process always waits for the next, with the index open; unused for some minutes, it
-    ends.
+    After the first statement one spare process with the index open always waits for the next one; unused for some
+    minutes, it ends.
     """
 
     def __init__(self, uri: str | Path, versions: Mapping[str, int], config: ServiceSettings) -> None:
-        """Take the index, see `Store.versions`, and the limits; no process starts yet.
+        """Note the index, its versions (see `Store.versions`) and the limits; no process starts yet.
 
-        Raises SettingError where sql_memory is no size, sql_bytes too small, or the system cannot limit processes.
+        Raises SettingError if sql_memory is no size, sql_bytes is too small, or the system cannot limit processes.
         """
         if os.name != "posix":
             raise SettingError("SQL over HTTP needs Linux or macOS, which limit processes: serve without it (--no-sql)")
@@ -151,35 +151,35 @@ class SqlRunner:
     def run(self, statement: str) -> SqlAnswer:
         """Run one SELECT and return its rows, cut to the limits.
 
-        Blocks while it waits for its turn and runs, each within the limit of seconds. Raises QueryError, BusyError
-        where no turn came, StoreError where the index is gone.
+        Blocks while the statement waits for its turn and runs, each within the limit of seconds. Raises QueryError,
+        BusyError if its turn did not come, StoreError if the index is gone.
         """
         text = _checked(statement)
         with self._turn():
-            child = self._taken() or _Child(self._order)
+            child = self._take_spare() or _Child(self._order)
             with contextlib.closing(child):
                 child.wait()
                 self.prepare()
-                return child.ask(text)
+                return child.run(text)
 
     def prepare(self) -> None:
-        """Start the process of the next statement, unless it waits already."""
+        """Start the process of the next statement, unless one waits already."""
         with self._mutex:
             if self._spare is None and not self._closed:
                 self._spare = _Child(self._order)
 
     def close(self) -> None:
-        """End the process that waits; those that run end with their statements."""
+        """End the waiting process; running ones end with their statements."""
         self._closed = True
-        spare = self._taken()
+        spare = self._take_spare()
         if spare is not None:
             spare.close()
 
     def schema_document(self) -> dict[str, Any]:
-        """Return what SQL can ask here: views with their columns, functions, and examples that run on any index."""
+        """Return what SQL can use: views with their columns, functions, and examples that run on any index."""
         if not self._views:
-            found = self.run(_DESCRIBE).table["views"][0].as_py()
-            self._views = [view | {"about": _VIEWS.get(view["name"], _VIEWS["embeddings"])} for view in found]
+            views = self.run(_DESCRIBE).table["views"][0].as_py()
+            self._views = [view | {"about": _VIEWS.get(view["name"], _VIEWS["embeddings"])} for view in views]
         examples = [{"title": title, "sql": textwrap.dedent(sql).strip()} for title, sql in _EXAMPLES.items()]
         return {"views": self._views, "functions": _FUNCTIONS, "examples": examples}
 
@@ -188,7 +188,7 @@ class SqlRunner:
         """Wait for a turn."""
         if not self._turns.acquire(timeout=self._order.seconds):
             raise BusyError(
-                f"{self._processes} SQL statements are running, as many as may at once, and none ended within "
+                f"{self._processes} SQL statements are running, the most at once, and none ended within "
                 f"{self._order.seconds:g} s: try again"
             )
         try:
@@ -196,7 +196,7 @@ class SqlRunner:
         finally:
             self._turns.release()
 
-    def _taken(self) -> _Child | None:
+    def _take_spare(self) -> _Child | None:
         with self._mutex:
             spare, self._spare = self._spare, None
         if spare is not None and spare.is_stale():
@@ -206,7 +206,7 @@ class SqlRunner:
 
 
 def write_rows(answer: SqlAnswer) -> SqlDocument:
-    """Return an answer as JSON says it: columns, types, rows (a list each), truncated, seconds. Raises QueryError."""
+    """Return an answer for JSON: columns, types, rows (lists), truncated, seconds. Raises QueryError."""
     table = SqlResult(answer.table).as_json()
     return {
         "columns": table["columns"],
@@ -218,12 +218,12 @@ def write_rows(answer: SqlAnswer) -> SqlDocument:
 
 
 def write_file(answer: SqlAnswer, format: Literal["csv", "json", "parquet"]) -> bytes:
-    """Return an answer as a file's bytes. Raises QueryError where the format cannot hold it."""
+    """Return an answer as the bytes of a file. Raises QueryError if the format cannot express it."""
     return encode_result(SqlResult(answer.table), format)
 
 
 class _Child:
-    """A process for one statement. `close` ends it whatever it does."""
+    """A process for one statement. `close` ends it in any state."""
 
     def __init__(self, order: Order) -> None:
         self._order = order
@@ -239,29 +239,29 @@ class _Child:
         self._write(json.dumps(asdict(order)).encode() + b"\n")
 
     def is_stale(self) -> bool:
-        """Tell whether the process has ended, or soon will."""
+        """Return whether the process has ended, or will soon."""
         return self._process.poll() is not None or time.monotonic() - self._started > IDLE_SECONDS - 10
 
     def wait(self) -> None:
-        """Return once the index is open over there. Raises BusyError where that takes too long, or what failed."""
+        """Wait until the process has opened the index. Raises BusyError if that takes too long, or its error."""
         with self._killed_after(_START_SECONDS):
             line = _pipe(self._process.stdout).readline()
         if not line:
             raise BusyError("no process for the SQL statement could be started in time: try again")
         _head(line)
 
-    def ask(self, statement: bytes) -> SqlAnswer:
-        """Run the statement; the process is of no use afterwards."""
+    def run(self, statement: bytes) -> SqlAnswer:
+        """Run the statement; the process serves for no other."""
         limit = self._order.bytes + 2 * MARGIN_BYTES
         start = time.monotonic()
         with self._killed_after(self._order.seconds + _GRACE_SECONDS):
             self._write(statement)
             with contextlib.suppress(BrokenPipeError):
                 _pipe(self._process.stdin).close()
-            said = _pipe(self._process.stdout).read(limit)
+            output = _pipe(self._process.stdout).read(limit)
         seconds = time.monotonic() - start
-        line, ended, rows = said.partition(b"\n")
-        if not ended or len(said) == limit:
+        line, newline, rows = output.partition(b"\n")
+        if not newline or len(output) == limit:
             raise QueryError(self._broken(seconds))
         truncated = bool(_head(line).get("truncated"))
         try:
@@ -276,7 +276,7 @@ class _Child:
         return SqlAnswer(table, truncated, seconds)
 
     def close(self) -> None:
-        """Kill the process if it still runs, and leave nothing of it."""
+        """Kill the process if it still runs, and close its pipes."""
         self._kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -286,15 +286,15 @@ class _Child:
     def _broken(self, seconds: float) -> str:
         """Return why there is no answer."""
         if seconds >= self._order.seconds:
-            return f"the SQL statement ran longer than {self._order.seconds:g} s: narrow it down, or raise sql_seconds"
+            return f"the SQL statement ran longer than {self._order.seconds:g} s: simplify it, or raise sql_seconds"
         return (
-            "the SQL statement took more memory than it may, or broke its process in another way: narrow it down, "
+            "the SQL statement took more memory than the limit, or crashed the SQL worker in another way: simplify it, "
             "or raise sql_memory"
         )
 
     def _write(self, data: bytes) -> None:
         pipe = _pipe(self._process.stdin)
-        with contextlib.suppress(BrokenPipeError):  # who ended early has told why, or will be found missing
+        with contextlib.suppress(BrokenPipeError):  # a process that ended early has sent an error or nothing
             pipe.write(data)
             pipe.flush()
 
@@ -312,7 +312,7 @@ class _Child:
             yield
         finally:
             timer.cancel()
-            timer.join()  # it must not kill who has the number next
+            timer.join()  # it must not kill the next process of this number
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
@@ -322,23 +322,23 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 
 
 def _head(line: bytes) -> dict[str, Any]:
-    """Return the first line of an answer, or raise the error it tells."""
+    """Return the first line of an answer, or raise the error in it."""
     try:
         head: dict[str, Any] = dict(json.loads(line))
         kind = getattr(errors, head["error"]) if "error" in head else None
     except (ValueError, TypeError, AttributeError) as exc:
-        raise QueryError("the SQL statement broke its process, which answers nonsense: narrow it down") from exc
+        raise QueryError("the SQL worker crashed: simplify the statement") from exc
     if isinstance(kind, type) and issubclass(kind, CspIndexError):
         raise kind(str(head.get("message")))
     return head
 
 
 def _checked(statement: str) -> bytes:
-    """Return the statement as it is sent."""
+    """Return the statement in the form that is sent to the process."""
     try:
         text = statement.encode()
     except UnicodeEncodeError:
-        raise QueryError("the SQL statement holds half of a surrogate pair: expected Unicode text") from None
+        raise QueryError("the SQL statement has half of a surrogate pair: expected Unicode text") from None
     if not text.strip():
         raise QueryError("the SQL statement is empty: write one, for example: SELECT * FROM images LIMIT 5")
     if len(text) > STATEMENT_BYTES:
@@ -347,13 +347,13 @@ def _checked(statement: str) -> bytes:
 
 
 def _environment(uri: str) -> dict[str, str]:
-    """Return the variables a process gets: none that tells a secret, unless the index cannot be read without it."""
-    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    """Return the variables of a process: secrets are among them only if the index cannot be read without."""
+    variables = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     if "://" in uri:
-        kept |= {name: value for name, value in os.environ.items() if name.startswith(_KEYS)}
-    # Where this process finds its modules; "" is its folder.
-    kept["PYTHONPATH"] = os.pathsep.join(os.path.abspath(place) for place in sys.path)
-    return kept | {
+        variables |= {name: value for name, value in os.environ.items() if name.startswith(_KEYS)}
+    # Where this process finds its modules; "" is the current folder.
+    variables["PYTHONPATH"] = os.pathsep.join(os.path.abspath(place) for place in sys.path)
+    return variables | {
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "LANCE_CPU_THREADS": "1",
@@ -362,14 +362,14 @@ def _environment(uri: str) -> dict[str, str]:
 
 
 def _size(text: str) -> int:
-    """Return a size as DuckDB writes it in bytes.
+    """Return a size in DuckDB's notation in bytes.
 
     >>> _size("2GB"), _size("1.5 MiB")
     (2000000000, 1572864)
     """
-    found = _SIZE.fullmatch(text.strip())
-    if not found:
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
         raise SettingError(f"setting sql_memory is {text!r}: expected a size such as 512MB or 2GB (default 2GB)")
-    number, prefix, binary = found.groups()
+    number, prefix, binary = match.groups()
     power = "KMGT".find(prefix.upper()) + 1 if prefix else 0
     return int(float(number) * (1024 if binary else 1000) ** power)

@@ -1,12 +1,11 @@
-"""One SELECT in a process that lives for it: `python -m csp_index.service.sql_sandbox_child`, started by `sql`.
+"""One SELECT in a process of its own: `python -m csp_index.service.sql_sandbox_child`, started by `sql_sandbox`.
 
-On standard input comes a line of JSON, the `Order`; what is written then is a line that says `ready` once the index is
-open, or an error. The statement is all of the input that follows. The answer is a line of JSON, `truncated` or an
-error, and the rows as an Arrow IPC stream. An error is {"error": its class in `errors`, "message"}; no message shows
-where the index is. Before the statement is read, the process takes from itself what no SELECT needs: memory, files to
-write, priority; an alarm of the system ends it where nobody else does. SQL sees all that the index holds, also the
-addresses of images and the settings of runs: these are the index's own data. It sees no file, variable, setting or
-folder of the machine.
+The first line of standard input is the `Order` as JSON. The process opens the index and writes a line that says
+`ready`, or an error. The rest of the input is the statement. The answer is a line of JSON, `truncated` or an error, and
+the rows as an Arrow IPC stream. An error is {"error": its class in `errors`, "message"}; no message shows where the
+index is. Before the process reads the statement, it gives up what no SELECT needs: memory, files to write, priority; an
+alarm of the system ends it if nothing else does. SQL sees all data of the index, including the addresses of images and
+the settings of runs. It sees no file, variable, setting or folder of the machine.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from csp_index.query.sql import SqlLimits
 from csp_index.store.connect import open_snapshot
 from csp_index.store.tables import Store
 
-STATEMENT_BYTES = 100_000  # of a statement, at most
-MARGIN_BYTES = 2**20  # of an answer beside its rows: names of columns, borders of batches
-IDLE_SECONDS = 300  # a process that waited so long for its statement ends
+STATEMENT_BYTES = 100_000  # most bytes of a statement
+MARGIN_BYTES = 2**20  # of an answer besides its rows: names of columns, borders of batches
+IDLE_SECONDS = 300  # after which a process without a statement ends
 _FILES = 1024  # open at once
 _NICENESS = 5  # pages go before SQL
 
@@ -40,14 +39,14 @@ class Order:
 
     uri: str
     versions: dict[str, int]  # of every table
-    memory: int  # bytes, on top of what the process has once the index is open
+    memory: int  # bytes, beyond those of the process once the index is open
     seconds: float
     rows: int
     bytes: int
 
 
 class _FixedReader(Reader):
-    """An index that is open already."""
+    """A reader of an open index."""
 
     def __init__(self, store: Store) -> None:
         self.uri, self._store = store.uri, store
@@ -60,11 +59,11 @@ def main() -> None:
     order = Order(**json.loads(sys.stdin.buffer.readline()))
     try:
         reader = _FixedReader(open_snapshot(order.uri, order.versions))
-        os.environ["HOME"] = "/"  # DuckDB would tell the names of the folders in an error or a setting
+        os.environ["HOME"] = "/"  # DuckDB would show the names of the folders in an error or a setting
         os.chdir("/")
-        reader.sql("SELECT 1")  # whatever the first statement loads is there before the limits
+        reader.sql("SELECT 1")  # what the first statement loads must be there before the limits
     except CspIndexError as exc:
-        _tell(answers, order, exc)
+        _send_error(answers, order, exc)
         return
     _send(answers, {"ready": True})
     _confine(order)
@@ -76,13 +75,13 @@ def main() -> None:
     try:
         _answer(answers, order, reader, statement.decode())
     except CspIndexError as exc:
-        _tell(answers, order, exc)
-    except Exception as exc:  # at the border of a process: whatever a stranger's statement broke is told in a line
-        _tell(answers, order, QueryError(f"SQL failed: {one_line(exc)}"))
+        _send_error(answers, order, exc)
+    except Exception as exc:  # at the boundary of the process: any failure of the statement becomes one line
+        _send_error(answers, order, QueryError(f"SQL failed: {one_line(exc)}"))
 
 
 def _private_output() -> BinaryIO:
-    """Return standard output, and leave its number to what libraries print."""
+    """Return standard output under another number, so that output of libraries does not mix with answers."""
     answers = os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
@@ -90,8 +89,8 @@ def _private_output() -> BinaryIO:
 
 
 def _confine(order: Order) -> None:
-    """Take from this process what no SELECT needs."""
-    import resource  # not on Windows, where `sql` starts no process
+    """Take away from this process what no SELECT needs."""
+    import resource  # not on Windows, where `sql_sandbox` starts no process
 
     used = 0
     with contextlib.suppress(FileNotFoundError), open("/proc/self/statm", encoding="ascii") as file:
@@ -124,7 +123,7 @@ def _answer(answers: BinaryIO, order: Order, reader: Reader, statement: str) -> 
     _send(answers, {"truncated": result.truncated}, rows)
 
 
-def _tell(answers: BinaryIO, order: Order, error: CspIndexError) -> None:
+def _send_error(answers: BinaryIO, order: Order, error: CspIndexError) -> None:
     message = str(error)
     for place in (order.uri, order.uri.lstrip("/")):  # Lance leaves the first slash out
         message = message.replace(place, "the index")

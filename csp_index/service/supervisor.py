@@ -1,9 +1,9 @@
-"""The same service from several processes: one interpreter computes on one core, however many threads it has.
+"""The same service in several processes: one Python interpreter computes on one core, however many threads it has.
 
-All listen on one socket and answer alike: they read the same versions of the index, and what stands for one start of
-the service (tags of answers, sessions of browsers) is made before them. What is limited for the whole service is shared
-out among them, so that each has some; but each goes over the whole dataset on its own. Supervision is uvicorn's, which
-looks at one process after the other and waits for each: here nobody waits, so that signals are heard.
+All processes listen on one socket and give the same answers: they read the same versions of the index, and the secret
+of one start of the service (for tags of responses and sessions of browsers) is made before them. Limits of the whole
+service are divided among the processes, but each of them goes over the whole dataset on its own. Supervision is
+uvicorn's, which waits for one process after the other; this supervisor never waits, so that it reacts to signals.
 """
 
 from __future__ import annotations
@@ -41,28 +41,28 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("csp_index.service")
 
-_AGAIN_SECONDS = 30  # until another try, where a process that was to replace one cannot start
-_GRACE_SECONDS = 3  # beyond the time that a process has to end, before it is made to
+_AGAIN_SECONDS = 30  # until the next try if a replacement process cannot start
+_GRACE_SECONDS = 3  # beyond the time that a process has to end, before it is killed
 _TICK = 0.1
 
 
-def run(uri: str, settings: ServiceSettings, place: socket.socket, started: Callable[[], None]) -> None:
-    """Serve the index from `settings.workers` processes until a signal comes; calls `started` once all answer.
+def run(uri: str, settings: ServiceSettings, listener: socket.socket, started: Callable[[], None]) -> None:
+    """Serve the index from `settings.workers` processes until a signal comes; calls `started` once all of them serve.
 
-    Raises KeyboardInterrupt at the end, StoreError where a process cannot start, and where there is no index.
+    Raises KeyboardInterrupt at the end, and StoreError if a process cannot start or there is no index.
     """
     versions, part = open_snapshot(uri).versions(), _share(settings)
     with tempfile.TemporaryDirectory(prefix="csp_index_", ignore_cleanup_errors=True) as counters:
         os.environ[SHARED_COUNTERS] = counters
         running = multiprocessing.get_context("spawn").Event()
         config = uvicorn_config(partial(_worker, uri, part, versions, running), part, workers=settings.workers)
-        supervisor = _Supervisor(config, place, running, started)
+        supervisor = _Supervisor(config, listener, running, started)
         try:
             supervisor.run()
         finally:
             del os.environ[SHARED_COUNTERS]
     if supervisor.failed:
-        raise StoreError("the service's processes could not start: its log tells why")
+        raise StoreError("the service's processes could not start: its log says why")
     raise KeyboardInterrupt
 
 
@@ -102,22 +102,22 @@ def _end_with_parent() -> None:
 
 
 class _Process(Process):
-    """A process that is asked all the time whether it lives; nobody waits for the answer."""
+    """A process with regular health checks that never wait for its answer."""
 
-    serving = False  # it takes requests
+    serving = False  # it accepts requests
 
     def start(self) -> None:
-        """Start it so that Ctrl-C does not reach it, for it is ours, and that its death is told by the pipe."""
+        """Start it out of reach of Ctrl-C, which this process handles, and so that the pipe closes when it dies."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             super().start()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        self.child_conn.close()  # the process has its own
+        self.child_conn.close()  # the process has its own end of the pipe
         self._ask()
 
     def is_well(self) -> bool:
-        """Tell whether it lives, and has said so within the time for that."""
+        """Return whether it lives, and passed its last health check in time."""
         try:
             if self.parent_conn.poll():
                 self.serving = bool(self.parent_conn.recv())
@@ -128,26 +128,26 @@ class _Process(Process):
 
     def _ask(self) -> None:
         self._asked = time.monotonic()
-        with suppress(OSError):  # it is gone: the next look finds that
+        with suppress(OSError):  # it is gone: the next check finds that
             self.parent_conn.send(b"ping")
 
 
 class _Supervisor(Multiprocess):
-    """Tells when all processes serve, replaces one that dies, and ends in bounded time."""
+    """Calls `started` when all processes serve, replaces one that dies, and ends in bounded time."""
 
     processes: list[_Process]  # type: ignore[assignment]
 
     def __init__(
-        self, config: uvicorn.Config, place: socket.socket, running: Event, started: Callable[[], None]
+        self, config: uvicorn.Config, listener: socket.socket, running: Event, started: Callable[[], None]
     ) -> None:
-        super().__init__(config, [place])
+        super().__init__(config, [listener])
         for other in SIGNALS.keys() - {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}:
             signal.signal(other, signal.SIG_DFL)
-        self._place, self._running, self._started = place, running, started
+        self._listener, self._running, self._started = listener, running, started
         self.failed = False
 
     def handle_hup(self) -> None:
-        """End: the terminal is gone."""
+        """End, because the terminal is gone."""
         self.handle_int()
 
     def init_processes(self) -> None:
@@ -155,7 +155,7 @@ class _Supervisor(Multiprocess):
         self.processes = [self._new() for _ in range(self.processes_num)]
 
     def keep_subprocess_alive(self) -> None:
-        """Replace those that are gone; tell, the first time that all serve."""
+        """Replace processes that are gone; call `started` the first time that all serve."""
         for number, process in enumerate(self.processes):
             if self.should_exit.is_set() or process.is_well():
                 continue
@@ -167,7 +167,7 @@ class _Supervisor(Multiprocess):
                 self.should_exit.set()
             else:
                 self.processes[number] = self._new()
-        self._place.listen(BACKLOG)  # each new process sets this to the one connection that it takes at once
+        self._listener.listen(BACKLOG)  # each new process has set the backlog to 1, see `uvicorn_config`
         if not self._running.is_set() and all(process.serving for process in self.processes):
             self._running.set()
             self._started()

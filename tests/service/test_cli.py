@@ -17,7 +17,7 @@ import pytest
 from browsing import CLI, lives
 
 from csp_index.service import ServiceSettings
-from csp_index.service.server import bound
+from csp_index.service.server import bind
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
@@ -57,7 +57,7 @@ def test_an_address_of_another_machine_is_told(run, served_db):
 
 def test_ipv6_is_served_where_there_is_any():
     try:
-        with bound(ServiceSettings(host="::1", port=0)) as place:
+        with bind(ServiceSettings(host="::1", port=0)) as place:
             assert place.family == socket.AF_INET6
     except OSError:
         pytest.skip("this machine has no IPv6")

@@ -44,7 +44,7 @@ def check_tells_nothing(told: str, place: Path) -> None:
 
 @pytest.fixture
 def confined(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
-    """The index as `sql_child` asks it, in this process: what cannot crash needs no other one."""
+    """The index as the child process reads it, in this process: what cannot crash needs no other one."""
     monkeypatch.setenv("HOSTILE_SECRET", SECRET)
     monkeypatch.setenv("HOME", "/")
     reader = Reader(place)

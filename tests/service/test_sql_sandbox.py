@@ -224,7 +224,7 @@ def test_a_process_that_strays_is_ended_and_told(does, index, tmp_path, monkeypa
     code = "import os, signal, sys, time\nsys.stdin.buffer.readline()\nprint('{}', flush=True)\n"
     (tmp_path / "strayed_child.py").write_text(code + _STRAYED[does] + "\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sql_sandbox, "sql_child", SimpleNamespace(__name__="strayed_child"))
+    monkeypatch.setattr(sql_sandbox, "sql_sandbox_child", SimpleNamespace(__name__="strayed_child"))
     made = runner_over(index, sql_seconds=0.2, sql_bytes=2**16)
     with pytest.raises(QueryError) as caught:
         made.run("SELECT 1")
@@ -235,7 +235,7 @@ def test_a_process_that_strays_is_ended_and_told(does, index, tmp_path, monkeypa
 def test_a_process_that_does_not_start_is_told(index, tmp_path, monkeypatch):
     (tmp_path / "strayed_child.py").write_text("raise ImportError('no')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sql_sandbox, "sql_child", SimpleNamespace(__name__="strayed_child"))
+    monkeypatch.setattr(sql_sandbox, "sql_sandbox_child", SimpleNamespace(__name__="strayed_child"))
     with pytest.raises(BusyError, match="try again"):
         runner_over(index).run("SELECT 1")
 
