@@ -30,12 +30,13 @@ from csp_index.errors import (
 if TYPE_CHECKING:
     from csp_index.evaluation.evaluation import Evaluation
     from csp_index.evaluation.options import EvaluationOptions
-    from csp_index.index import Index, NetworkSource, open_index
+    from csp_index.index import Index, open_index
     from csp_index.labelling.candidates import CandidateTexts, Vocabulary
     from csp_index.labelling.evidence import Evidence
     from csp_index.labelling.methods import MethodInfo
     from csp_index.labelling.scoring import ScoringMethod
     from csp_index.models.image_generators import ImageGenerator
+    from csp_index.models.index_models import NetworkSource
     from csp_index.models.objects import Encoder, Network
     from csp_index.models.variant_generators import Original, Variant, VariantGenerator
     from csp_index.proposers.proposer import Answer, Proposer, Question
@@ -101,7 +102,7 @@ _HOMES = {
     "csp_index.models.image_generators": ("ImageGenerator",),
     "csp_index.models.variant_generators": ("Original", "Variant", "VariantGenerator"),
     "csp_index.proposers.proposer": ("Answer", "Proposer", "Question"),
-    "csp_index.index": ("Index", "NetworkSource", "open_index"),
+    "csp_index.index": ("Index", "open_index"),
     "csp_index.records": (
         "ExampleOptions",
         "ExamplePair",
@@ -111,6 +112,7 @@ _HOMES = {
         "NeuronKey",
         "ScoringOptions",
     ),
+    "csp_index.models.index_models": ("NetworkSource",),
     "csp_index.models.objects": ("Encoder", "Network"),
     "csp_index.query.results": ("Labels", "SqlResult"),
 }

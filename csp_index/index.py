@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index import settings
+from csp_index import keywords, settings
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.makers import dependencies, makers
 from csp_index.contrast.selection import Selection
@@ -23,7 +23,6 @@ from csp_index.images.sources import open_source
 from csp_index.indexing.commit import IndexSummary
 from csp_index.indexing.import_arrays import import_arrays
 from csp_index.indexing.indexer import add_images, check_settings
-from csp_index.keywords import ImportKeywords, LabelKeywords, OptimizeKeywords, ProposeKeywords, ViewKeywords
 from csp_index.labelling import candidates
 from csp_index.labelling.candidate_mix import Mix, mixed_candidates
 from csp_index.labelling.candidates import Candidates, TextSpace, plain_candidates
@@ -33,8 +32,7 @@ from csp_index.labelling.labels import label_neurons
 from csp_index.labelling.request import make_request
 from csp_index.labelling.search import embed_query, search_neurons, searched_layers
 from csp_index.models import objects
-from csp_index.models.index_models import GivenModel, Models
-from csp_index.models.index_models import NetworkSource as NetworkSource
+from csp_index.models.index_models import GivenModel, Models, NetworkSource
 from csp_index.models.prompt_templates import templates as template_texts
 from csp_index.models.weights import device_name
 from csp_index.query.card import neuron_card
@@ -128,7 +126,9 @@ class Index(Reader):
                 engine=chosen,
             )
 
-    def layers(self, network: str | torch.nn.Module | objects.Network, **options: Any) -> SqlResult:
+    def layers(
+        self, network: str | torch.nn.Module | objects.Network, **options: Unpack[keywords.LayersKeywords]
+    ) -> SqlResult:
         """Return a network's layers that can be indexed: layer, kind, shape of one image's output, neurons.
 
         Of a module, `options` are `preprocess` as in Network, or `input_shape`, by default (3, 224, 224).
@@ -154,7 +154,9 @@ class Index(Reader):
             studied = self._models.network(network.choosing(layers, pool, name))
         return add_images(self.store, None, [], [studied], dtype=dtype, progress=progress or shown_progress())
 
-    def import_arrays(self, activations: str | Path, layer: str, **options: Unpack[ImportKeywords]) -> IndexSummary:
+    def import_arrays(
+        self, activations: str | Path, layer: str, **options: Unpack[keywords.ImportKeywords]
+    ) -> IndexSummary:
         """Add a layer, with the first one its images, too, from .npy files: activations [N, M], embeddings [N, D]."""
         check_creatable(self.uri)
         if not options.get("embeddings") and not is_index(self.uri):
@@ -180,7 +182,7 @@ class Index(Reader):
         candidates: str | Sequence[str] = "vocabulary",
         pool_candidates: bool = False,
         progress: Progress | None = None,
-        **options: Unpack[LabelKeywords],
+        **options: Unpack[keywords.LabelKeywords],
     ) -> Labels:
         """Return labels of a layer (`m/l`), a neuron (`m/l/7`), or several neurons.
 
@@ -221,7 +223,7 @@ class Index(Reader):
         again: bool = False,
         encoder: str | None = None,
         progress: Progress | None = None,
-        **options: Unpack[ProposeKeywords],
+        **options: Unpack[keywords.ProposeKeywords],
     ) -> tuple[ProposeSummary, ...]:
         """Ask models what neurons mean and keep their answers as candidate labels; one summary a model and layer.
 
@@ -254,7 +256,7 @@ class Index(Reader):
         templates: str | None = None,
         encoder: str | None = None,
         keep: bool = True,
-        **options: Unpack[LabelKeywords],
+        **options: Unpack[keywords.LabelKeywords],
     ) -> CandidateChecks:
         """Return which candidates of models score below the vocabulary's best: a sign that they are invented.
 
@@ -294,14 +296,12 @@ class Index(Reader):
             raise EvaluationError(f"{len(found)} layers are named: an evaluation is of one layer")
         texts, key = plain_candidates(self._text_space(source, templates, keep=True), vocabulary)
         prompts = templates or candidates.last_templates(self.store)
-        spoken = candidates.template_key(prompts)
 
         def embed(judge: EncoderInfo, words: Sequence[str]) -> torch.Tensor:
             return self._models.held_encoder(judge).embed_texts(list(words), template_texts(prompts))
 
-        models, context = self._models, self._context(progress)
-        loaded = models.held_network, models.held_encoder
-        tools = Tools(texts, key, spoken, embed, *loaded, context.derive, context.depends)
+        context, loaded = self._context(progress), (self._models.held_network, self._models.held_encoder)
+        tools = Tools(texts, key, candidates.template_key(prompts), embed, *loaded, context.derive, context.depends)
         return evaluate(
             self.store,
             Selection(source, *found[0]),
@@ -340,10 +340,10 @@ class Index(Reader):
         query = embed_query(self._text_space(source, templates, keep=False), text, image)
         return SqlResult(search_neurons(self.store, source, searched_layers(self.store, layer), query, top))
 
-    def view(self, neuron: str, method: str | None = None, **options: Unpack[ViewKeywords]) -> NeuronView:
+    def view(self, neuron: str, method: str | None = None, **options: Unpack[keywords.ViewKeywords]) -> NeuronView:
         """Return all about one neuron: its label (made now if there is none), statistics, image names."""
         ((target, numbers),) = self.resolve(str(NeuronKey.parse(neuron)))
-        chosen = cast(ViewKeywords, {name: value for name, value in options.items() if value is not None})
+        chosen = cast(keywords.ViewKeywords, {name: value for name, value in options.items() if value is not None})
         selection = Selection(catalog.encoder(self.store, chosen.get("encoder")), target, numbers)
         kept = None if chosen else label_of(self.store, selection, int(numbers[0]), method)
         return neuron_view(self.store, target, kept or self.label(neuron, method, **chosen)[0])
@@ -359,7 +359,7 @@ class Index(Reader):
         """Draw a label's picture card as PNG: activating images above their contrastive partners."""
         return neuron_card(self.store, label, self.activations(str(label.neuron)), path)
 
-    def optimize(self, **options: Unpack[OptimizeKeywords]) -> OptimizeSummary:
+    def optimize(self, **options: Unpack[keywords.OptimizeKeywords]) -> OptimizeSummary:
         """Build the vector index of every encoder (or of the one named), compact all tables, measure the recall."""
         return optimize(self.store, **options)
 

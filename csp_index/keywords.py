@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from csp_index.labelling.candidates import Candidates
 from csp_index.proposers.grids import LayoutStyle
@@ -87,6 +87,13 @@ class ProposeKeywords(TypedDict, total=False):
     generator_seed: int
     caption_column: str | None
     variant_prompt: str
+
+
+class LayersKeywords(TypedDict, total=False):
+    """What `csp_index.models.objects.list_layers` takes by keyword."""
+
+    preprocess: Any
+    input_shape: Sequence[int] | None
 
 
 class ImportKeywords(TypedDict, total=False):

@@ -16,6 +16,7 @@ from csp_index import keywords
 from csp_index.contrast.vector_index import optimize
 from csp_index.index import Index
 from csp_index.indexing.import_arrays import import_arrays
+from csp_index.models.objects import list_layers
 from csp_index.proposers.grids import Layout
 from csp_index.proposers.registry import ProposerOptions
 from csp_index.records import ExampleOptions, ScoringOptions
@@ -39,6 +40,7 @@ REPEATED = {
     keywords.LabelKeywords: LABEL,
     keywords.ViewKeywords: LABEL | keyword_types(Index.label),
     keywords.ProposeKeywords: {name: kind for name, kind in PROPOSE.items() if name not in ("layout", "neighbours")},
+    keywords.LayersKeywords: keyword_types(list_layers),
     keywords.ImportKeywords: keyword_types(import_arrays),
     keywords.OptimizeKeywords: keyword_types(optimize),
 }
@@ -67,12 +69,22 @@ def test_fields_of_one_name_have_one_type() -> None:
         "check_candidates": keywords.LabelKeywords,
         "view": keywords.ViewKeywords,
         "propose": keywords.ProposeKeywords,
+        "layers": keywords.LayersKeywords,
         "import_arrays": keywords.ImportKeywords,
         "optimize": keywords.OptimizeKeywords,
     }.items(),
 )
 def test_methods_take_typed_keywords(method: str, kind: type) -> None:
-    assert inspect.signature(getattr(Index, method)).parameters["options"].annotation == f"Unpack[{kind.__name__}]"
+    options = inspect.signature(getattr(Index, method)).parameters["options"]
+    assert options.annotation == f"Unpack[keywords.{kind.__name__}]"
+
+
+def test_no_method_takes_untyped_keywords() -> None:
+    methods = [value for name, value in vars(Index).items() if inspect.isfunction(value) and not name.startswith("_")]
+    assert len(methods) > 10
+    for method in methods:
+        for one in inspect.signature(method).parameters.values():
+            assert one.kind is not one.VAR_KEYWORD or str(one.annotation).startswith("Unpack["), method
 
 
 CALLS = """\
@@ -91,6 +103,7 @@ index.import_arrays("A.npy", "m/l", embeddings="E.npy")
 index.import_arrays("A.npy", "m/l", embedings="E.npy")
 index.optimize(kind="none", questions=10)
 index.optimize(hours=1)
+index.layers("timm:resnet18", shape=(3, 64, 64))
 """
 
 
@@ -102,5 +115,5 @@ def test_a_type_checker_finds_wrong_options(tmp_path: Path, monkeypatch: pytest.
     output, errors, status = api.run(["--config-file", "pyproject.toml", str(path)])
     assert (status, errors) == (1, "")
     lines = [int(line.split(":")[1]) for line in output.splitlines() if ": error: " in line]
-    wrong = ("gama", '"ten"', '"texts"', '"all"', '"round"', "embedings", "hours")
+    wrong = ("gama", '"ten"', '"texts"', '"all"', '"round"', "embedings", "hours", "shape=")
     assert lines == [number for number, line in enumerate(CALLS.splitlines(), 1) if any(word in line for word in wrong)]

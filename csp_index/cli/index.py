@@ -13,7 +13,7 @@ from csp_index.cli.options import FILE, database, json_option
 from csp_index.cli.output import progress, say_json, say_summary
 
 if TYPE_CHECKING:
-    from csp_index.index import NetworkSource
+    from csp_index.models.index_models import NetworkSource
 
 _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.")
 
@@ -83,7 +83,7 @@ def index(db: str, source: str | None, as_json: bool, device: str | None, **opti
 
 
 def _networks(options: dict[str, Any]) -> list[NetworkSource]:
-    from csp_index.index import NetworkSource
+    from csp_index.models.index_models import NetworkSource
 
     specs, layers = _with_autoencoders(options["networks"], options["layers"], options["saes"])
     if len(specs) != len(layers):

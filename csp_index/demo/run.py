@@ -14,8 +14,9 @@ from csp_index.demo.network import CLIP_FOLDER, CONCEPT_LAYER, NETWORK_WEIGHTS, 
 from csp_index.demo.probing import METADATA, Bias, write_probing_set
 from csp_index.demo.world import VOCABULARY
 from csp_index.errors import SettingError, one_line
-from csp_index.index import Index, NetworkSource, open_index
+from csp_index.index import Index, open_index
 from csp_index.labelling.methods import METHODS
+from csp_index.models.index_models import NetworkSource
 from csp_index.query.results import Labels
 from csp_index.records import Label, ScoringOptions
 

@@ -15,6 +15,7 @@ import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -236,11 +237,12 @@ def _arguments(source: _Source, given: ast.arguments, bound: bool) -> list[str]:
 
 def _options(source: _Source, given: ast.arg | None, module: str) -> Iterator[str]:
     """Yield the keywords behind `**options: Unpack[...]`, each with its type."""
-    typed = re.fullmatch(r"Unpack\[(\w+)\]", source.written(given.annotation)) if given else None
+    typed = re.fullmatch(r"Unpack\[([\w.]+)\]", source.written(given.annotation)) if given else None
     if given is None or typed is None:
         return
-    home = _Source.of(getattr(sys.modules[module], typed[1]).__module__)
-    keys = [f"`{name.strip('`')}: {kind.strip('`')}`" for name, kind, *_ in _keys(home, home.node(typed[1]))]
+    kind = attrgetter(typed[1])(sys.modules[module])
+    home = _Source.of(kind.__module__)
+    keys = [f"`{name.strip('`')}: {kind.strip('`')}`" for name, kind, *_ in _keys(home, home.node(kind.__name__))]
     yield f"`{given.arg}`: {', '.join(keys)}."
 
 

@@ -15,11 +15,10 @@ import torch
 from click.testing import CliRunner
 from fakes import write_arrays, write_images
 
-from csp_index import Index, open_index
+from csp_index import Index, NetworkSource, open_index
 from csp_index.cli import cli
 from csp_index.contrast.vector_index import kind_for, optimize, train_partitions
 from csp_index.errors import NotFoundError, SettingError, StoreError
-from csp_index.index import NetworkSource
 from csp_index.labelling.candidates import read_text_arrays
 
 IMAGES = 2000

@@ -13,10 +13,9 @@ from fakes import write_images
 from safetensors.torch import save_file
 from torch import Tensor
 
-from csp_index import open_index
+from csp_index import NetworkSource, open_index
 from csp_index.cli import cli
 from csp_index.errors import ModelError, SettingError
-from csp_index.index import NetworkSource
 from csp_index.models.networks import list_layers, load_network
 from csp_index.models.sparse_autoencoders import settled, split_spec
 

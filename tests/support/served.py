@@ -8,11 +8,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from csp_index import open_index
+from csp_index import NetworkSource, open_index
 from csp_index.demo.network import CLIP_FOLDER, CONCEPT_LAYER, NETWORK_WEIGHTS
 from csp_index.demo.probing import concepts_shown, probing_scenes
 from csp_index.demo.world import VOCABULARY, render
-from csp_index.index import NetworkSource
 
 LAYER = f"cnn/{CONCEPT_LAYER}"
 IMAGES = 300

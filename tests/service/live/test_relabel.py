@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from fakes import write_arrays, write_images
 
+from csp_index import Index, NetworkSource, open_index
 from csp_index.errors import LabelError, NotFoundError, SettingError
-from csp_index.index import Index, NetworkSource, open_index
 from csp_index.labelling import pipeline
 from csp_index.labelling.candidates import read_text_arrays
 from csp_index.records import Label, NeuronKey
