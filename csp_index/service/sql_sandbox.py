@@ -28,7 +28,7 @@ from csp_index.errors import BusyError, CspIndexError, QueryError, SettingError
 from csp_index.query.results import SqlResult, encode_result
 from csp_index.service import sql_sandbox_child
 from csp_index.service.config import ServiceSettings
-from csp_index.service.documents.shapes import SqlDocument
+from csp_index.service.documents.shapes import SqlDocument, SqlExample, SqlSchemaDocument, SqlView
 from csp_index.service.sql_sandbox_child import IDLE_SECONDS, MARGIN_BYTES, STATEMENT_BYTES, Order
 from csp_index.store.locations import location_of
 
@@ -58,7 +58,7 @@ _VIEWS = {
     "derived": "Images made for one neuron: edited or generated.",
     "texts": "Candidate texts with embeddings, by encoder.",
 }
-_FUNCTIONS = [
+_FUNCTIONS: list[SqlView] = [
     {
         "name": "activations('model/layer/neuron')",
         "columns": [{"name": "image_id", "type": "BIGINT"}, {"name": "activation", "type": "FLOAT"}],
@@ -146,7 +146,7 @@ class SqlRunner:
         self._mutex = threading.Lock()
         self._spare: _Child | None = None
         self._closed = False
-        self._views: list[dict[str, Any]] = []
+        self._views: list[SqlView] = []
 
     def run(self, statement: str) -> SqlAnswer:
         """Run one SELECT and return its rows, cut to the limits.
@@ -175,12 +175,14 @@ class SqlRunner:
         if spare is not None:
             spare.close()
 
-    def schema_document(self) -> dict[str, Any]:
+    def schema_document(self) -> SqlSchemaDocument:
         """Return what SQL can use: views with their columns, functions, and examples that run on any index."""
         if not self._views:
             views = self.run(_DESCRIBE).table["views"][0].as_py()
             self._views = [view | {"about": _VIEWS.get(view["name"], _VIEWS["embeddings"])} for view in views]
-        examples = [{"title": title, "sql": textwrap.dedent(sql).strip()} for title, sql in _EXAMPLES.items()]
+        examples: list[SqlExample] = [
+            {"title": title, "sql": textwrap.dedent(sql).strip()} for title, sql in _EXAMPLES.items()
+        ]
         return {"views": self._views, "functions": _FUNCTIONS, "examples": examples}
 
     @contextlib.contextmanager

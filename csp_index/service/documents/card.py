@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from csp_index.query.card_drawing import CardData, CardPair, draw_card
-from csp_index.service.documents.shapes import NeuronDocument
+from csp_index.service.documents.neuron_shapes import NeuronDocument
 
 _SHOWN: Final = 10  # pairs
 

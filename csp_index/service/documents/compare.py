@@ -11,7 +11,7 @@ from csp_index.errors import SettingError
 from csp_index.records import NeuronKey
 from csp_index.service.documents.image import has_vectors
 from csp_index.service.documents.neuron import neuron_document
-from csp_index.service.documents.shapes import ComparedNeuron, CompareDocument, NeuronDocument
+from csp_index.service.documents.neuron_shapes import ComparedNeuron, CompareDocument, NeuronDocument
 from csp_index.service.snapshot import Snapshot
 
 if TYPE_CHECKING:

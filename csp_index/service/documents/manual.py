@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
 from markdown_it import MarkdownIt
+from typing_extensions import TypedDict
 
 from csp_index.errors import NotFoundError
 
@@ -71,6 +72,31 @@ class ManualPage:
     headings: tuple[Heading, ...]
 
 
+class HeadingRow(TypedDict):
+    """A heading of a page of the manual: 1 is the level of its title."""
+
+    level: int
+    text: str
+    anchor: str
+
+
+class PageRow(TypedDict):
+    """A page of the manual."""
+
+    page: str
+    title: str
+
+
+class ManualDocument(PageRow):
+    """A page of the manual in Markdown, its headings, and all pages."""
+
+    markdown: str
+    headings: list[HeadingRow]
+    pages: list[PageRow]
+    previous: PageRow | None
+    next: PageRow | None
+
+
 def anchor(text: str) -> str:
     """Return the anchor that code hosts give a heading of this text, the first of its kind on a page.
 
@@ -120,16 +146,16 @@ def page(name: str) -> ManualPage:
     return ManualPage(name, found[0].text if found else name, markdown, found)
 
 
-def manual_document(name: str) -> dict[str, Any]:
+def manual_document(name: str) -> ManualDocument:
     """Return what the twin of a page of the manual tells."""
     shown = page(name)
-    every = [{"page": other, "title": page(other).title} for other in names()]
+    every: list[PageRow] = [{"page": other, "title": page(other).title} for other in names()]
     place = names().index(name)
     return {
         "page": name,
         "title": shown.title,
         "markdown": shown.markdown,
-        "headings": [asdict(heading) for heading in shown.headings],
+        "headings": [{"level": one.level, "text": one.text, "anchor": one.anchor} for one in shown.headings],
         "pages": every,
         "previous": every[place - 1] if place else None,
         "next": every[place + 1] if place + 1 < len(every) else None,

@@ -20,7 +20,7 @@ from csp_index.query.neuron_view import STATISTICS, told_if_stale
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
 from csp_index.service.documents.facets import directions, facets_of, name_facets
 from csp_index.service.documents.home import run_row
-from csp_index.service.documents.shapes import (
+from csp_index.service.documents.neuron_shapes import (
     ComparedNeuron,
     Facet,
     Histogram,
@@ -32,9 +32,9 @@ from csp_index.service.documents.shapes import (
     QualityRow,
     QuantileRow,
     ScoreRow,
-    SimilarRow,
     Statistics,
 )
+from csp_index.service.documents.shapes import SimilarRow
 from csp_index.service.documents.snippets import snippets
 from csp_index.service.layer_table import LayerTable, finite
 from csp_index.service.snapshot import Snapshot, without_folders

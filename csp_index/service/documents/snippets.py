@@ -19,7 +19,7 @@ from csp_index.labelling.methods import default_method, methods_with
 from csp_index.labelling.vocabularies import BUILT_IN
 from csp_index.models.prompt_templates import TEMPLATE_SETS
 from csp_index.records import ExampleOptions, NeuronKey, ScoringOptions
-from csp_index.service.documents.shapes import ComparedNeuron, Snippets
+from csp_index.service.documents.neuron_shapes import ComparedNeuron, Snippets
 from csp_index.store.catalog import sql_text
 
 BASE = "http://127.0.0.1:8000"

@@ -27,14 +27,13 @@ from csp_index.service.documents.home import home_document
 from csp_index.service.documents.image import image_document, stored_thumbnail
 from csp_index.service.documents.layer import GalleryQuery, Order, Shown, Sort, neurons_document
 from csp_index.service.documents.neuron import neuron_document
+from csp_index.service.documents.neuron_shapes import LabelDocument, NeuronDocument
 from csp_index.service.documents.search import SearchQuery, search_document
 from csp_index.service.documents.shapes import (
     HealthDocument,
     HomeDocument,
     ImageDocument,
-    LabelDocument,
     LayersDocument,
-    NeuronDocument,
     NeuronsDocument,
     ReadinessDocument,
     SearchDocument,

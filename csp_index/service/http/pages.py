@@ -25,14 +25,9 @@ from csp_index.service.documents.home import home_document, random_neuron
 from csp_index.service.documents.image import image_document, stored_thumbnail
 from csp_index.service.documents.layer import GalleryQuery, Shown, Sort, layer_document
 from csp_index.service.documents.neuron import neuron_document
+from csp_index.service.documents.neuron_shapes import CompareDocument, NeuronDocument
 from csp_index.service.documents.search import SEARCHED, SearchQuery, search_document
-from csp_index.service.documents.shapes import (
-    CompareDocument,
-    ImageDocument,
-    LayerDocument,
-    MapDocument,
-    NeuronDocument,
-)
+from csp_index.service.documents.shapes import ImageDocument, LayerDocument, MapDocument
 from csp_index.service.http import map_svg
 from csp_index.service.http.api import Service, answer, fault_of, picture_of, run_statement, sql_document
 from csp_index.service.http.manual_html import manual_html
@@ -273,7 +268,9 @@ def _add_sql(routes: APIRouter, service: Service, renderer: Renderer) -> None:
         return renderer.page("sql", page=document | outcome, status=status, twin="/sql.json")
 
     def twin(_: str) -> Response:
-        return answer({"enabled": service.sql is not None} | (service.sql.schema_document() if service.sql else {}))
+        if service.sql is None:
+            return answer({"enabled": False})
+        return answer({"enabled": True, **service.sql.schema_document()})
 
     def run(sql: str, format: Shape) -> Response:
         try:

@@ -27,6 +27,7 @@ from csp_index.models.index_models import Models, by_network
 from csp_index.models.networks import LoadedNetwork
 from csp_index.ordering import leaders_of
 from csp_index.records import LayerKey, NeuronKey
+from csp_index.service.documents.neuron_shapes import LiveLabel
 from csp_index.service.live.queries import Concepts, Excited, LabelQuery
 from csp_index.service.live.relabel import Relabeller
 from csp_index.service.live.text_vectors import TextVectors
@@ -135,12 +136,10 @@ class LiveModels:
         return list(zip(ids.tolist(), values.tolist(), strict=True))
 
     @one_thread()
-    def relabel(self, query: LabelQuery) -> list[dict[str, Any]]:
+    def relabel(self, query: LabelQuery) -> list[LiveLabel]:
         """Return a result for each neuron of a query, in its order: what `Index.label` returns for the same options.
 
-        Keys: neuron, method, state, labels (text, score, low, high, share), activating, contrastive, pairs, note,
-        confidence, uncertain, doubt, rivals, threshold. Errors: as
-        `Relabeller.answer`.
+        Errors: as `Relabeller.answer`.
         """
         layers = {neuron.layer_key: self._snapshot.info_of(neuron) for neuron in query.neurons}
         run_settings = self._settings_of(query.run)

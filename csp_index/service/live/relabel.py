@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from csp_index.labelling.pipeline import Pipeline
 from csp_index.labelling.request import LabelRequest, make_request
 from csp_index.lru_cache import LRUCache
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
+from csp_index.service.documents.neuron_shapes import LiveLabel
 from csp_index.service.live.queries import LabelQuery
 from csp_index.service.live.stored_examples import stored_sets
 from csp_index.service.snapshot import Snapshot
@@ -85,7 +86,7 @@ class Relabeller:
         layers: Mapping[LayerKey, LayerInfo],
         texts: CandidateTexts,
         run_settings: Mapping[str, Any],
-    ) -> list[dict[str, Any]]:
+    ) -> list[LiveLabel]:
         """Return a result for each neuron, in the order of the query; `layers` has theirs.
 
         `run_settings` are those of the query's run, empty without one: they fill in what the query leaves open.
@@ -93,7 +94,7 @@ class Relabeller:
         Errors: as `Index.label`, and BusyError while another query goes over the whole dataset.
         """
         request = self._request(query, run_settings)
-        results: dict[NeuronKey, dict[str, Any]] = {}
+        results: dict[NeuronKey, LiveLabel] = {}
         for key in dict.fromkeys(neuron.layer_key for neuron in query.neurons):
             numbers = sorted({neuron.neuron for neuron in query.neurons if neuron.layer_key == key})
             results |= self._label(
@@ -113,20 +114,19 @@ class Relabeller:
             raise LabelError("contrast synthetic needs an image generator: ask for it by `csp-index label`")
         return request
 
-    def _label(
-        self, selection: Selection, request: LabelRequest, texts: CandidateTexts
-    ) -> dict[NeuronKey, dict[str, Any]]:
+    def _label(self, selection: Selection, request: LabelRequest, texts: CandidateTexts) -> dict[NeuronKey, LiveLabel]:
         ranking = self._pipeline.ranking(selection, request, texts)
         labels = labels_of(ranking, self._pipeline.summary(ranking))
         thresholds = ranking.examples.thresholds.tolist()
         return {label.neuron: _result(label, at) for label, at in zip(labels, thresholds, strict=True)}
 
 
-def _result(label: Label, threshold: float) -> dict[str, Any]:
+def _result(label: Label, threshold: float) -> LiveLabel:
     """Return a label as the API gives it, with its pairs and the activation below which an image is silent."""
-    return label.as_json() | {
+    evidence = {
         "labels": [{name: getattr(score, name) for name in _OF_SCORE} for score in label.labels],
         "pairs": [{name: getattr(pair, name) for name in _OF_PAIR} for pair in label.pairs],
         "doubt": label.doubt,
         "threshold": threshold,
     }
+    return cast(LiveLabel, label.as_json() | evidence)

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from csp_index import open_index
 from csp_index.service import ServiceSettings, make_app
-from csp_index.service.documents import shapes
+from csp_index.service.documents import manual, neuron_shapes, shapes
 
 LAYER = "cnn/concepts"
 
@@ -55,7 +55,11 @@ def test_the_twins_of_pages_have_their_shapes(client):
     assert layer["query"]["sort"] == "score" and len(layer["neurons"]) == 5
     held_to(shapes.MapDocument, client.get(f"/layers/{LAYER}/map.json"))
     compared = {"neurons": [f"{LAYER}/1", f"{LAYER}/2"]}
-    assert len(held_to(shapes.CompareDocument, client.get("/compare.json", params=compared))["own"]) == 2
+    assert len(held_to(neuron_shapes.CompareDocument, client.get("/compare.json", params=compared))["own"]) == 2
+    held_to(manual.ManualDocument, client.get("/docs/methods.json"))
+    adapter = TypeAdapter(shapes.SqlSchemaDocument)
+    twin = client.get("/sql.json").json()
+    assert adapter.validate_python(twin, strict=True) | {"enabled": True} == twin
     for query in ({"image_id": 3}, {"neuron": f"{LAYER}/3"}):
         held_to(shapes.SearchDocument, client.get("/search.json", params=query))
 
@@ -64,7 +68,7 @@ def test_every_neuron_has_a_document_of_one_form(client):
     count = client.get("/api/v1/layers").json()["layers"][0]["neurons"]
     states = set()
     for number in range(count):
-        told = held_to(shapes.NeuronDocument, client.get(f"/api/v1/neurons/{LAYER}/{number}"))
+        told = held_to(neuron_shapes.NeuronDocument, client.get(f"/api/v1/neurons/{LAYER}/{number}"))
         assert told["neuron"] == f"{LAYER}/{number}"
         states.add(told["state"])
     assert {"labelled", "dead"} <= states
@@ -117,7 +121,7 @@ def test_an_image_and_its_thumbnail(client):
 def test_labels_anew_are_those_that_the_index_makes(client, served_db, method):
     neurons = [f"{LAYER}/3", f"{LAYER}/0"]
     asked = {"neurons": neurons, "method": method, "examples": 10, "contrast": "nearest"}
-    told = held_to(shapes.LabelDocument, client.post("/api/v1/label", json=asked))
+    told = held_to(neuron_shapes.LabelDocument, client.post("/api/v1/label", json=asked))
     assert [one["neuron"] for one in told["results"]] == neurons
     copy = open_index(served_db).labels(LAYER, method=method).rows()
     stored = {row["neuron"]: row["text"] for row in copy[:8]}
@@ -127,7 +131,7 @@ def test_labels_anew_are_those_that_the_index_makes(client, served_db, method):
 
 def test_own_candidates(client):
     asked = {"neurons": [f"{LAYER}/3"], "candidates": ["a red thing", "something else"]}
-    told = held_to(shapes.LabelDocument, client.post("/api/v1/label", json=asked))
+    told = held_to(neuron_shapes.LabelDocument, client.post("/api/v1/label", json=asked))
     assert {one["text"] for one in told["results"][0]["labels"]} == set(asked["candidates"])
 
 

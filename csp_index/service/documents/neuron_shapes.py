@@ -1,0 +1,217 @@
+"""The shapes of documents about one neuron: its page, a comparison, a live label. See `shapes`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, FiniteFloat
+from typing_extensions import TypedDict
+
+from csp_index.service.documents.shapes import NeuronRow, RunRow, SimilarRow, State
+
+Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
+
+
+class ScoreRow(TypedDict):
+    """A candidate stored for a neuron, with the interval of its score and the share of resamples that it wins."""
+
+    text: str
+    score: FiniteFloat
+    low: FiniteFloat | None
+    high: FiniteFloat | None
+    share: FiniteFloat | None
+
+
+class PairRow(TypedDict):
+    """An activating image and its contrastive partner."""
+
+    rank: int
+    image_id: int
+    activation: FiniteFloat
+    contrast_id: int | None
+    contrast_activation: FiniteFloat | None
+    similarity: FiniteFloat | None
+    neighbour: int
+    kind: str
+
+
+class Statistics(TypedDict):
+    """A neuron's activations over all images; the keys of `quantiles` are numbers from 0.0 to 1.0."""
+
+    images: int
+    mean: FiniteFloat
+    std: FiniteFloat
+    min: FiniteFloat
+    max: FiniteFloat
+    firing_rate: FiniteFloat
+    quantiles: dict[str, FiniteFloat]
+
+
+class QualityRow(TypedDict):
+    """How good the contrast of a neuron's pairs is."""
+
+    pairs: int
+    floor: FiniteFloat
+    poor: bool
+    partnered: FiniteFloat | None
+    similarity: FiniteFloat | None
+    drop: FiniteFloat | None
+    near: FiniteFloat | None
+
+
+class ActivatingImage(TypedDict):
+    """An image and how strongly it activates the neuron."""
+
+    image_id: int
+    activation: FiniteFloat
+
+
+class QuantileRow(TypedDict):
+    """The images around a quantile of a neuron's activations, strongest first."""
+
+    quantile: Fraction
+    value: FiniteFloat
+    images: list[ActivatingImage]
+
+
+class Histogram(TypedDict):
+    """How many images lie in each bin of activations; there is one edge more than bins."""
+
+    counts: list[int]
+    edges: list[FiniteFloat]
+
+
+class MethodRow(TypedDict):
+    """The newest label of a neuron by one method."""
+
+    method: str
+    text: str | None
+    score: FiniteFloat | None
+    state: State
+    confidence: FiniteFloat | None
+    uncertain: bool | None
+    run_id: str
+
+
+class Facet(TypedDict):
+    """One thing among the activating images: the text nearest to it, its share of the images, these images."""
+
+    label: str | None
+    share: Fraction
+    images: list[int]
+
+
+class LabelRun(RunRow):
+    """The run that made a label, with its settings."""
+
+    settings: dict[str, Any]
+    settings_hash: str
+
+
+class EncoderOrigin(TypedDict):
+    """The encoder behind a label, and what identifies its weights."""
+
+    encoder: str
+    width: int
+    logit_scale: FiniteFloat | None
+    identity: dict[str, Any]
+
+
+class LayerOrigin(TypedDict):
+    """The layer behind a label, and what identifies its weights."""
+
+    layer: str
+    neurons: int
+    pool: str | None
+    dtype: str
+    identity: dict[str, Any]
+
+
+class Provenance(TypedDict):
+    """Where a label comes from; `versions` are those of the packages that made it."""
+
+    run: LabelRun | None
+    encoder: EncoderOrigin
+    layer: LayerOrigin
+    vocabulary: str | None
+    versions: dict[str, str]
+
+
+class ComparedNeuron(NeuronRow):
+    """All that the page of a neuron shows but the commands that reproduce its label."""
+
+    labels: list[ScoreRow]
+    rivals: list[ScoreRow]
+    doubt: str
+    note: str
+    statistics: Statistics
+    pairs: list[PairRow]
+    contrast_quality: QualityRow
+    images: Annotated[dict[str, str], Field(description="The names of all images of the document, by their ids.")]
+    quantile_rows: list[QuantileRow]
+    histogram: Histogram
+    threshold: FiniteFloat | None
+    threshold_name: str
+    threshold_choices: list[str]
+    methods: list[MethodRow]
+    facets: list[Facet]
+    similar: list[SimilarRow]
+    provenance: Provenance
+    previous: str | None
+    next: str | None
+
+
+class Snippets(TypedDict):
+    """Commands that reproduce a label, by language."""
+
+    python: str
+    cli: str
+    curl: str
+    sql: str
+
+
+class NeuronDocument(ComparedNeuron):
+    """All that the page of a neuron shows."""
+
+    queries: Snippets
+
+
+class CompareDocument(TypedDict):
+    """Two to four neurons: the labels they share, those of one alone, and the cosines of their concept vectors."""
+
+    neurons: list[ComparedNeuron]
+    shared: list[str]
+    own: dict[str, list[str]]
+    similarity: list[list[FiniteFloat | None]]
+
+
+class Rival(TypedDict):
+    """A candidate that comes first in some resamples, and in what share of them."""
+
+    text: str
+    share: FiniteFloat | None
+
+
+class LiveLabel(TypedDict):
+    """The label of a neuron made for a request and not stored."""
+
+    neuron: str
+    method: str
+    state: State
+    labels: list[ScoreRow]
+    activating: list[int]
+    contrastive: list[int | None]
+    note: str
+    confidence: FiniteFloat | None
+    uncertain: bool | None
+    rivals: list[Rival]
+    pairs: list[PairRow]
+    doubt: str
+    threshold: FiniteFloat | None
+
+
+class LabelDocument(TypedDict):
+    """The labels, in the order of the neurons of the request, and the seconds it took."""
+
+    results: list[LiveLabel]
+    seconds: float
