@@ -65,7 +65,7 @@ class Made:
         """Return the command that labels neurons anew."""
         texts = ["--text-embeddings", f"{self.folder}/T.npy", "--texts", f"{self.folder}/T.txt"]
         chosen = ["--layer", LAYER, "--neurons", neurons, "--recompute", "--json"]
-        return [*CLI, "label", self.db, *chosen, *texts, *more]
+        return [*CLI, "label", self.db, *chosen, *texts, "--method", "csp", *more]
 
     def forget_lists(self) -> None:
         """Remove the lists of neighbours that an earlier command kept, so that the next one has all its work to do."""

@@ -57,7 +57,7 @@ def warm(folder: str, turns: int) -> dict[str, Any]:
         torch.cuda.synchronize()
         products.append(time.monotonic() - started)
         started = time.monotonic()
-        index.label(LAYER, vocabulary=texts, recompute=True, keep=False)
+        index.label(LAYER, "csp", vocabulary=texts, recompute=True, keep=False)
         labels.append(time.monotonic() - started)
     square = torch.randn(8192, 8192, device="cuda")
     square @ square

@@ -216,7 +216,7 @@ def warm(places: dict[str, str], count: int) -> dict[str, Any]:
     for name, place in places.items():
         texts = read_text_arrays(f"{place}/T.npy", f"{place}/T.txt")
         index = open_index(f"{place}/db")
-        index.label(LAYER, vocabulary=texts, recompute=True)
+        index.label(LAYER, "csp", vocabulary=texts, recompute=True)
         neurons = int(np.load(Path(place) / "A.npy", mmap_mode="r").shape[1])
         opened[name] = index, texts, np.random.default_rng(0).permutation(neurons).tolist()
     alone = {name: found for name, found in opened.items() if name == "main"}
@@ -227,7 +227,7 @@ def warm(places: dict[str, str], count: int) -> dict[str, Any]:
         table = next(name for name in index.store.table_names() if name.startswith("activations"))
         counter = index.store.dataset(table)  # counts for all tables of the index, from disk and page cache alike
         counter.io_stats_incremental()
-        index.label(f"{LAYER}/{order.pop()}", vocabulary=texts, recompute=True, keep=False)
+        index.label(f"{LAYER}/{order.pop()}", "csp", vocabulary=texts, recompute=True, keep=False)
         read = int(counter.io_stats_incremental().read_bytes)
         result[name] = {"seconds": times[name], "table": table, "bytes read": read}
         for lists in [name for name in index.store.table_names() if name.startswith("neighbours")]:
@@ -244,7 +244,7 @@ def _one_by_one(opened: dict[str, Any], count: int) -> dict[str, list[float]]:
             if len(order) < 2:
                 continue
             started = time.monotonic()
-            index.label(f"{LAYER}/{order.pop()}", vocabulary=texts, recompute=True, keep=False)
+            index.label(f"{LAYER}/{order.pop()}", "csp", vocabulary=texts, recompute=True, keep=False)
             if turn >= _WARMING:
                 times[name].append(time.monotonic() - started)
     return times

@@ -55,7 +55,7 @@ def import_arrays(folder: Path, *more: str) -> None:
 def label_command(folder: Path, *more: str) -> list[str]:
     """Return the command that labels all neurons of the index."""
     texts = ["--text-embeddings", f"{folder}/T.npy", "--texts", f"{folder}/T.txt", "--no-renormalise-text", "--json"]
-    return [*CLI, "label", f"{folder}/db", "--layer", "m/l", "--neurons", "all", *texts, *more]
+    return [*CLI, "label", f"{folder}/db", "--layer", "m/l", "--neurons", "all", *texts, "--method", "csp", *more]
 
 
 def run(command: list[str]) -> str:

@@ -146,7 +146,7 @@ def test_another_encoder_than_the_index_s_is_refused(run, world, monkeypatch):
         ["index", "db", "images", "--encoder", ENCODER, *NETWORK],
         ["index", "db", "images"],
         ["label", "db", "--layer", "net/conv", "--vocabulary", "imagenet1k"],
-        ["search", "db", "red"],
+        ["search", "db", "a text that the index does not hold"],
     ):
         said = run(*arguments)
         assert (said.status, said.out) == (1, ""), arguments

@@ -181,7 +181,7 @@ def test_the_command_tells_it(report: CaptionerReport, monkeypatch: pytest.Monke
     def run_demo(directory: str, tell: object, seed: int, stage: str | None) -> DemoReport:
         asked.append(stage)
         shares = {"single": run.Accuracy(1.0, 1.0, 15), "pair": run.Accuracy(0.5, 1.0, 20)}
-        methods = dict.fromkeys(("csp", "semanticlens", "consensus"), shares)
+        methods = dict.fromkeys(("csp", "semanticlens", "contrastive-pmi", "consensus"), shares)
         return DemoReport({"biased": methods}, (), tmp_path, 2.0, report if stage else None)
 
     monkeypatch.setattr(run, "run_demo", run_demo)

@@ -111,7 +111,7 @@ def test_the_panel_asks_the_run_of_the_label_shown_for_what_differs(page: Any) -
     page.goto(f"{NEURON}?method=csp")
     run = page.locator("#live").get_attribute("data-run")
     _answered(page, lambda: page.get_by_label("gamma").fill("0.5"))
-    shown = page.locator("#candidates + .scroll tbody th").all_inner_texts()
+    shown = page.locator('[aria-labelledby="candidates"] tbody th').all_inner_texts()
     assert asked.pop() == {"neurons": [NEURON[9:]], "method": "csp", "top": 8, "run": run, "gamma": 0.5}
     _answered(page, lambda: page.get_by_role("button", name="Reset").click())
     assert asked.pop() == {"neurons": [NEURON[9:]], "method": "csp", "top": 8, "run": run}
