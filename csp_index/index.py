@@ -200,7 +200,7 @@ class Index(Reader):
         context = replace(self._context(progress), search=search, explain=explain)
         with self.store.moment():
             source = catalog.encoder(self.store, encoder)
-            request = make_request(method or read_rule(self.store).preferred, source, top, options)
+            request = make_request(method, source, top, options, read_rule(self.store).preferred)
             mix, space = Mix.parse(candidates, pool_candidates), self._text_space(source, templates, keep)
             layers = self.resolve(neurons)
             plain = None if mix.proposed else plain_candidates(space, vocabulary)
@@ -266,7 +266,7 @@ class Index(Reader):
         from csp_index.labelling.candidate_check import check_neurons
 
         source = catalog.encoder(self.store, encoder)
-        request = make_request(method, source, 1, options)
+        request = make_request(method, source, 1, options, read_rule(self.store).preferred)
         space = self._text_space(source, templates, keep)
         selections = [Selection(source, *found) for found in self.resolve(neurons)]
         return check_neurons(space, selections, request, vocabulary, candidates, self._context())

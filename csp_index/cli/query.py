@@ -261,6 +261,9 @@ def export(db: str, kind: Any, out: str | None, as_json: bool, **options: Any) -
     )
 
 
+_NEURON = ["model", "layer", "neuron"]
+
+
 @click.command()
 @database
 @click.argument("method")
@@ -282,13 +285,16 @@ def prefer(db: str, method: str, as_json: bool) -> None:
 
     store = open_store(db)
     set_preferred(store, None if method == "none" else method)
-    count = store.count(schema.LABELS, f"method = {sql_text(method)} AND rank <= 0")
+    rows = store.read(schema.LABELS, _NEURON, f"method = {sql_text(method)} AND state = 'labelled'")
+    count = rows.group_by(_NEURON).aggregate([]).num_rows
     if as_json:
-        say_json({"preferred": None if method == "none" else method, "labels": count})
+        say_json({"preferred": None if method == "none" else method, "neurons": count})
     elif method == "none":
         click.echo(f"no method is preferred: labels by {RECOMMENDED} are shown, else the newest")
     elif count:
-        click.echo(f"labels by {method} are shown from now on: {count:,} neurons have one")
+        click.echo(
+            f"labels by {method} are shown from now on: {count:,} {'neuron has' if count == 1 else 'neurons have'} one"
+        )
     else:
         click.echo(f"labels by {method} are shown from now on, and there are none yet: csp-index label DB --layer ...")
 

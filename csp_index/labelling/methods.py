@@ -135,7 +135,7 @@ def method_names() -> list[str]:
 
 def check_method(name: str) -> str:
     """Return the name of a method; LabelError lists those there are. Loads no package."""
-    if name not in METHODS and name not in offered(METHOD_GROUP):
+    if not isinstance(name, str) or (name not in METHODS and name not in offered(METHOD_GROUP)):
         raise LabelError(f"method {name!r} is unknown (has: {', '.join(method_names())})")
     return name
 

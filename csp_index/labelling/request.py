@@ -9,7 +9,7 @@ from typing import Any
 from csp_index.contrast.examples import activating_sets
 from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.contrast.selection import Selection
-from csp_index.errors import SettingError
+from csp_index.errors import LabelError, SettingError
 from csp_index.labelling import scoring
 from csp_index.labelling.methods import check_method, default_method, methods_with
 from csp_index.labelling.scoring import ScoringMethod
@@ -46,8 +46,10 @@ class LabelRequest:
         return self.formula.background(self.scoring)
 
 
-def make_request(method: str | None, source: EncoderInfo, top: int, options: Mapping[str, Any]) -> LabelRequest:
-    """Return the request that loose options amount to, by default by the method that `labelling.methods` recommends.
+def make_request(
+    method: str | None, source: EncoderInfo, top: int, options: Mapping[str, Any], preferred: str | None = None
+) -> LabelRequest:
+    """Return the request that loose options amount to, by default by the index's preferred or the recommended method.
 
     Unknown options are refused with the list of those there are.
     """
@@ -63,7 +65,7 @@ def make_request(method: str | None, source: EncoderInfo, top: int, options: Map
     if formula.logit_scale is None and source.logit_scale is not None:
         formula = replace(formula, logit_scale=source.logit_scale)
     if method is None:
-        method = default_method(formula.logit_scale)
+        method = _checked(preferred) if preferred else default_method(formula.logit_scale)
         _check_read(method, values.keys())
     info = scoring.method(method).info
     defaults = {"examples": info.examples, "neighbours": info.neighbours}
@@ -73,13 +75,24 @@ def make_request(method: str | None, source: EncoderInfo, top: int, options: Map
     return LabelRequest(method, sets, formula, top)
 
 
+def _checked(preferred: str) -> str:
+    """Return the index's preferred method if there is such a method."""
+    try:
+        return check_method(preferred)
+    except LabelError as exc:
+        raise LabelError(
+            f"the index prefers the method {preferred!r}, which no installed package offers: install it, name another "
+            "method, or take the preference back by `csp-index prefer DB none`"
+        ) from exc
+
+
 def _check_read(method: str, options: Iterable[str]) -> None:
     """Refuse options that the default method ignores: a caller who sets them has another method in mind."""
     for option in options:
         readers = methods_with(option)
         if readers and method not in readers:
             raise SettingError(
-                f"{option.replace('_', ' ')} changes {', '.join(readers)}, and not {method}, the default: "
+                f"{option.replace('_', ' ')} changes {', '.join(readers)}, and not {method}, which labels by default: "
                 "name the method, too"
             )
 

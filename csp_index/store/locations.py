@@ -245,7 +245,7 @@ Location = LocalLocation | BucketLocation
 def location_of(uri: str | Path) -> Location:
     """Return the location that a path or URI names; StoreError if it names none.
 
-    >>> place_of("s3://bucket/db/").uri, place_of("here/db").uri
+    >>> location_of("s3://bucket/db/").uri, location_of("here/db").uri
     ('s3://bucket/db', 'here/db')
     """
     text = str(uri)

@@ -17,6 +17,7 @@ from csp_index.query.reader import Reader
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents.layer import GalleryQuery, layer_document
 from csp_index.service.documents.neuron import neuron_document
+from csp_index.store.runs import record_run
 
 NEURON = f"{PLANTED}/1"
 
@@ -125,15 +126,16 @@ def test_where_the_scale_is_unknown_the_default_is_another(index, tmp_path):
     texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
     assert arrays.label("m/l/0", vocabulary=texts)[0].method == WITHOUT_SCALE
     assert arrays.label("m/l/0", vocabulary=texts, logit_scale=20.0)[0].method == RECOMMENDED
-    with pytest.raises(SettingError, match="gamma changes csp, random-contrast, and not contrastive-pmi, the default"):
+    with pytest.raises(SettingError, match="gamma changes csp, random-contrast, and not contrastive-pmi, which labels"):
         arrays.label("m/l/0", vocabulary=texts, logit_scale=20.0, gamma=0.5)
 
 
 def test_the_command_prefers_and_says_what_follows(index, run):
-    assert run("prefer", index.uri, "csp").out == "labels by csp are shown from now on: 11 neurons have one\n"
+    labelled = len(index.sql("SELECT DISTINCT address FROM labels WHERE method = 'csp' AND rank = 0").rows())
+    assert run("prefer", index.uri, "csp").out == f"labels by csp are shown from now on: {labelled} neurons have one\n"
     assert "shown are those by csp, as preferred" in run("status", index.uri).out
     assert run("show", index.uri, NEURON).out.splitlines()[0].endswith("(csp)")
-    assert run("prefer", index.uri, "csp", "--json").rows == [{"preferred": "csp", "labels": 11}]
+    assert run("prefer", index.uri, "csp", "--json").rows == [{"preferred": "csp", "neurons": labelled}]
     assert "there are none yet" in run("prefer", index.uri, "wpmi").out
     assert run("prefer", index.uri, "none").out.startswith(f"no method is preferred: labels by {RECOMMENDED} are shown")
     assert run("prefer", index.uri, "random-label").status == 1
@@ -144,3 +146,21 @@ def test_the_rule_reads_no_other_run(index):
     index.label(NEURON, vocabulary=WORDS, templates="none")
     assert read_rule(index.store).preferred == "pmi"
     assert {LabelRule("pmi").rank(name) for name in METHODS} == {-1, 0, 1, 2}
+
+
+def test_options_that_the_preferred_method_ignores_are_refused(index):
+    index.prefer("semanticlens")
+    with pytest.raises(SettingError, match="gamma changes csp, random-contrast, and not semanticlens, which labels"):
+        index.label(NEURON, vocabulary=WORDS, gamma=0.5)
+    index.prefer("csp")
+    assert index.label(NEURON, vocabulary=WORDS, templates="none", gamma=0.5, keep=False)[0].method == "csp"
+
+
+def test_a_preferred_method_that_is_gone_is_named_with_the_way_out(index):
+    with index.store.write_lock(), record_run(index.store, "prefer", {"method": "median"}, {}):
+        pass
+    with pytest.raises(LabelError, match=r"prefers the method 'median', which no installed package offers: .*DB none"):
+        index.label(NEURON, vocabulary=WORDS)
+    assert index.view(NEURON).label.method == "semanticlens"
+    index.prefer(None)
+    assert index.label(NEURON, vocabulary=WORDS, templates="none", keep=False)[0].method == RECOMMENDED

@@ -214,6 +214,7 @@ class Site:
     sql: bool = False
     tiny: bool = False  # pictures have few pixels and are drawn without blur
     pictures: bool = True  # False if images came as arrays: pages show their names instead
+    preferred: str | None = None  # the method that the index prefers
 
 
 class Renderer:
@@ -227,7 +228,7 @@ class Renderer:
             pictures=site.pictures,
             manual=HELP,
             panel_methods=panel_methods(),
-            default_method=default_method,
+            default_method=lambda scale: site.preferred or default_method(scale),
             live_contrast=[name for name, info in CONTRAST_KINDS.items() if info.live],
         )
 

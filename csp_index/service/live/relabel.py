@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -19,6 +19,7 @@ from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.selection import Selection
 from csp_index.errors import BusyError, LabelError, SettingError
 from csp_index.labelling.candidates import CandidateTexts
+from csp_index.labelling.label_rule import read_rule
 from csp_index.labelling.label_values import labels_of
 from csp_index.labelling.pipeline import Pipeline
 from csp_index.labelling.request import LabelRequest, make_request
@@ -77,7 +78,7 @@ class Relabeller:
 
     def __init__(self, snapshot: Snapshot, context: ComputeContext, held_bytes: int) -> None:
         """Compute by `context`; remember `held_bytes` of example sets."""
-        self._source = snapshot.encoder
+        self._source, self._preferred = snapshot.encoder, read_rule(snapshot.store).preferred
         self._pipeline = Pipeline(snapshot.store, context, LiveMemory(held_bytes), partial(stored_sets, snapshot))
 
     def answer(
@@ -103,6 +104,8 @@ class Relabeller:
         return [results[neuron] for neuron in dict.fromkeys(query.neurons)]
 
     def _request(self, query: LabelQuery, run_settings: Mapping[str, Any]) -> LabelRequest:
+        if query.method is None and not run_settings:
+            query = replace(query, method=self._preferred)
         method = query.method or run_settings.get("method")
         if run_settings and method != run_settings["method"]:
             raise SettingError(
