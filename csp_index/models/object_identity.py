@@ -1,15 +1,21 @@
-"""What tells an object of the caller from another: its weights, the source of its classes, its preprocessing.
+"""What distinguishes an object of the caller from another: its weights, its source and its preprocessing.
 
-Two objects with equal weights, source and preprocessing give equal values; where they lie in memory does not count.
+The source covers the code of the caller's classes and, for each module in order, its class, its `extra_repr()` and its
+plain attributes (numbers, texts, enums, functions, and lists, tuples, sets and dicts of these). A function is known by
+its code, its defaults and the values it closes over. Nothing depends on the process or on addresses in memory. Not
+covered: global variables that a function reads, and attributes of a module that are other objects or unregistered
+tensors.
 """
 
 from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
+from enum import Enum
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from types import CodeType, FunctionType, MethodType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -25,6 +31,17 @@ _LIBRARIES = {
     "transformers": "transformers",
     "open_clip": "open_clip_torch",
 }
+_NO_SETTINGS = frozenset(vars(nn.Module())) | {  # hooks, modes, and where weights come from: no value depends on them
+    "default_cfg",
+    "grad_checkpointing",
+    "gradient_checkpointing",
+    "name_or_path",
+    "pretrained_cfg",
+    "warnings_issued",
+    "_is_hf_initialized",
+}
+_PLAIN = (str, bytes, bool, int, float, complex, type(None), np.generic, torch.dtype)
+_CODE = (FunctionType, MethodType, BuiltinFunctionType, partial, type)
 _DEPTH = 3  # attributes of attributes that are searched for weights
 
 
@@ -48,14 +65,6 @@ def weights_of(value: object) -> str:
     return digest.hexdigest()
 
 
-def state_of(modules: Sequence[nn.Module]) -> object:
-    """Return what changes when weights are trained or replaced, cheaply; None if that cannot be known."""
-    tensors = [(name, tensor) for module in modules for name, tensor in module.state_dict(keep_vars=True).items()]
-    if not tensors or any(not isinstance(t, Tensor) or t.is_inference() for _, t in tensors):
-        return None
-    return tuple((name, tensor.data_ptr(), tensor._version) for name, tensor in tensors)
-
-
 def class_of(value: object) -> str:
     """Return the full name of an object's class."""
     return f"{type(value).__module__}.{type(value).__qualname__}"
@@ -71,30 +80,115 @@ def library_of(value: object) -> str:
         return package
 
 
-def source_of(value: object) -> str:
-    """Return the SHA-256 over the source of an object's class, and of the classes of its parts that are the caller's.
+def source_of(value: object, without: Collection[str] = ()) -> str:
+    """Return the SHA-256 over the source of the caller's classes in an object, and over its settings.
 
-    A library's own parts are known by its version.
+    A library's own code is known by its version. `without` names settings that do not count.
     """
     parts = {type(part) for module in modules_of(value) for part in module.modules()}
-    own = {kind for kind in parts if kind.__module__.partition(".")[0] not in _LIBRARIES}
+    own = {kind for kind in parts if not _of_library(kind)}
     sources = sorted(_class_source(kind) for kind in own | {type(value)})
-    return hashlib.sha256("\n".join(sources).encode()).hexdigest()
+    settings = [f"{name} {text}" for name, text in settings_of(value).items() if name not in without]
+    return hashlib.sha256("\n".join(sources + settings).encode()).hexdigest()
+
+
+def settings_of(value: object) -> dict[str, str]:
+    """Return the class, `extra_repr()` and plain attributes of an object and of the modules in it, by their paths."""
+    settings = {} if isinstance(value, nn.Module) else _own_settings("", value)
+    for name, part in _weighty(value):
+        for path, module in part.named_modules(prefix=name) if isinstance(part, nn.Module) else ():
+            settings |= _own_settings(path, module)
+    return settings
 
 
 def preprocessing_repr(preprocess: object) -> str:
-    """Return what a preprocessing says of itself; a function's source, and a transformers processor's settings.
+    """Return a preprocessing's representation; of a function, its digest; of a transformers processor, its settings.
 
     >>> preprocessing_repr(len)
     '<built-in function len>'
     """
     if hasattr(preprocess, "to_dict"):
         return stable_settings(preprocess)
-    if isinstance(preprocess, MethodType):
-        return f"{preprocess.__qualname__} {_digest(_function_source(preprocess.__func__))}"
-    if isinstance(preprocess, FunctionType):
-        return f"{preprocess.__qualname__} {_digest(_function_source(preprocess))}"
+    if isinstance(preprocess, FunctionType | MethodType):
+        return f"{preprocess.__qualname__} {_digest(_text(preprocess))}"
+    if isinstance(preprocess, partial):
+        return f"{stable_repr(preprocess)} {_digest(_text(preprocess))}"
     return stable_repr(preprocess)
+
+
+def _own_settings(path: str, value: object) -> dict[str, str]:
+    settings = {f"{path}()": _class_name(type(value))}
+    if isinstance(value, nn.Module):
+        settings[f"{path}.extra_repr()"] = stable_repr(value.extra_repr())
+    attributes = getattr(value, "__dict__", {})
+    for name in sorted(attributes.keys() - _NO_SETTINGS):
+        if _is_plain(attributes[name]):
+            settings[f"{path}.{name}"] = _text(attributes[name])
+    return settings
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(part) for item in value.items() for part in item)
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_plain, value))
+    return isinstance(value, (Enum, *_PLAIN, *_CODE))
+
+
+def _text(value: Any, above: tuple[int, ...] = ()) -> str:
+    """Return what a value is, equal in every process: functions with what they close over, objects by attributes."""
+    if id(value) in above:  # a function that calls itself closes over itself
+        return "itself"
+    inner = (*above, id(value))
+    if isinstance(value, Enum):
+        return f"{_class_name(type(value))}.{value.name}"
+    if isinstance(value, _PLAIN):
+        return repr(value)
+    if isinstance(value, dict):
+        return f"{{{sorted((_text(key, inner), _text(part, inner)) for key, part in value.items())}}}"
+    if isinstance(value, set | frozenset):
+        return f"{type(value).__name__} {sorted(_text(part, inner) for part in value)}"
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__} {[_text(part, inner) for part in value]}"
+    if isinstance(value, _CODE):
+        return _code_of(value, inner)
+    if isinstance(value, nn.Module | Tensor | np.ndarray):
+        return f"{_class_name(type(value))} {weights_of(value)} {settings_of(value)}"
+    if hasattr(value, "to_dict"):
+        return stable_settings(value)
+    return f"{stable_repr(value)} {_own_settings('', value)}"
+
+
+def _code_of(value: Any, above: tuple[int, ...]) -> str:
+    """Return what a function, method, partial or class is; of a library's function, its name."""
+    if isinstance(value, type):
+        return _class_name(value)
+    if isinstance(value, partial):
+        return f"partial {[_text(part, above) for part in (value.func, value.args, value.keywords)]}"
+    if isinstance(value, MethodType):
+        owner = value.__self__
+        state = _class_name(type(owner)) if isinstance(owner, nn.Module) else _text(owner, above)
+        return f"{_text(value.__func__, above)} {state}"
+    if isinstance(value, BuiltinFunctionType):
+        return f"{value.__module__}.{value.__qualname__}"
+    bound = [value.__defaults__, value.__kwdefaults__, *map(_cell_value, value.__closure__ or ())]
+    return f"{_function_source(value)} {[_text(part, above) for part in bound]}"
+
+
+def _cell_value(cell: Any) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a variable that has no value yet
+        return "empty"
+
+
+def _class_name(kind: type) -> str:
+    """Return a class's name; of the caller's own without its module, which is __main__ in a script or notebook."""
+    return f"{kind.__module__}.{kind.__qualname__}" if _of_library(kind) else kind.__qualname__
+
+
+def _of_library(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in _LIBRARIES
 
 
 def _weighty(value: object, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:

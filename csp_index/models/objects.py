@@ -1,14 +1,14 @@
 """Models that are objects of the caller: a module with its preprocessing, an encoder with its two halves.
 
 They are used and left as they were. In the index such a model is called ``object:NAME``; its identity is made of its
-weights, the source of its class and its preprocessing, and only the same object extends what it began.
+weights, its source (code and settings) and its preprocessing, and only the same object extends what it began.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,8 +29,8 @@ from csp_index.models.object_identity import (
     library_of,
     modules_of,
     preprocessing_repr,
+    settings_of,
     source_of,
-    state_of,
     weights_of,
 )
 from csp_index.models.weights import OBJECT
@@ -67,7 +67,7 @@ class Network:
         self.name = _checked_name(type(self.module).__name__ if name is None else name)
         self.pool = pool
         self.preprocess, self._preprocessing = _preprocessing_of(self.module, preprocess)
-        self._weights = _Weights([self.module], self.module)
+        self._traits = _Traits(self.module)
 
     def __repr__(self) -> str:
         return f"Network({type(self.module).__name__}, layers={list(self.layers)}, name={self.name!r})"
@@ -97,14 +97,17 @@ class Network:
         if not selected:
             raise ModelError(f"no layer of {self.name} was named: give layers=[...], index.layers(module) lists them")
         where = device_for([self.module], device)
-        return networks.LoadedNetwork(
-            self._loaded(),
-            spec=self.spec,
-            name=name or self.name,
-            layers=selected,
-            pool=pool or self.pool,
-            device=where,
-        )
+        with self._traits.trial():
+            network = networks.LoadedNetwork(
+                self._loaded(),
+                spec=self.spec,
+                name=name or self.name,
+                layers=selected,
+                pool=pool or self.pool,
+                device=where,
+            )
+        network.identity["source"] = self._traits.source()
+        return network
 
     def all_layers(self, device: str) -> list[LayerOutput]:
         """Return every layer that can be indexed, in the order of the modules, with its usual pool."""
@@ -113,9 +116,8 @@ class Network:
     def _loaded(self) -> Loaded:
         module, library = self.module, library_of(self.module)
         forward = partial(_forward, module, library.startswith("transformers"))
-        traits = _traits(self._weights, module)
         loaded = loaded_module(module, self.preprocess, self._preprocessing, library, forward)
-        return replace(loaded, owned=False, traits=traits)
+        return replace(loaded, owned=False, traits=self._traits.read())
 
 
 def list_layers(
@@ -188,7 +190,7 @@ class Encoder:
                 "or a CLIP or SigLIP of transformers"
             )
         self._scale = logit_scale
-        self._weights = _Weights(modules_of(self.model), self.model)
+        self._traits = _Traits(self.model)
         self._towers = self._made(preprocess, tokenizer)
         self._ready: tuple[object, TwoTowers] | None = None
 
@@ -208,11 +210,13 @@ class Encoder:
 
     def ready(self, device: str) -> encoders.LoadedEncoder:
         """Return the encoder ready to run on a device."""
-        traits = _traits(self._weights, self.model)
+        traits = self._traits.read()
         where = device_for([self._towers.module], device)
         if self._ready is not None and self._ready[0] == (where, traits):
             return self._ready[1]
-        ready = self._tried(traits, where)
+        with self._traits.trial():
+            ready = self._tried(traits, where)
+        traits["source"] = ready.identity["source"] = self._traits.source()
         self._ready = (where, traits), ready
         return ready
 
@@ -287,24 +291,27 @@ class Prepared:
         return pixels[0] if pixels.ndim == 4 and len(pixels) == 1 else pixels
 
 
-class _Weights:
-    """The hash of a model's weights, computed again when they have changed."""
+class _Traits:
+    """What an object of the caller is known by; settings that a run changes, such as counters, do not count."""
 
-    def __init__(self, modules: Sequence[nn.Module], value: object) -> None:
-        self._modules, self._value = modules, value
-        self._known: tuple[object, str] | None = None
+    def __init__(self, value: object) -> None:
+        self._value = value
+        self._varying: frozenset[str] = frozenset()
 
-    @property
-    def hash(self) -> str:
-        state = state_of(self._modules)
-        if self._known is None or state is None or self._known[0] != state:
-            self._known = state, weights_of(self._value)
-        return self._known[1]
+    def read(self) -> dict[str, str]:
+        """Return the traits as they are now: no cheap sign shows every change of weights, so they are hashed."""
+        device_for(modules_of(self._value), "cpu")  # lazy and empty parameters have no hash
+        return {"weights": weights_of(self._value), "source": self.source(), "class": class_of(self._value)}
 
+    def source(self) -> str:
+        return source_of(self._value, self._varying)
 
-def _traits(weights: _Weights, value: object) -> dict[str, str]:
-    device_for(modules_of(value), "cpu")  # lazy and empty parameters have no hash
-    return {"weights": weights.hash, "source": source_of(value), "class": class_of(value)}
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Watch which settings a run changes."""
+        before = settings_of(self._value)
+        yield
+        self._varying |= {name for name, _ in before.items() ^ settings_of(self._value).items()}
 
 
 def _checked_name(name: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -246,6 +248,143 @@ def test_weights_that_were_trained_on_are_seen() -> None:
     assert network.hooked("cpu").identity["weights"] != before
 
 
+def test_weights_changed_through_data_are_seen() -> None:
+    module = net()
+    network = Network(module, ["second"], preprocess=TO_TENSOR)
+    before = network.hooked("cpu").identity["weights"]
+    module.first.weight.data.mul_(2)
+    assert network.hooked("cpu").identity["weights"] != before
+
+
+class Scaled(nn.Module):
+    """A convolution times a plain attribute, which counts its runs."""
+
+    def __init__(self, scale: object, kind: object = "a", function: object = torch.relu) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.k, self._hidden, self.function, self.runs = nn.Conv2d(3, 4, 3), scale, kind, function, 0
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.runs += 1
+        return self.conv(pixels) * self.runs
+
+
+def source(module: nn.Module, layer: str = "conv") -> str:
+    return Network(module, [layer], preprocess=TO_TENSOR, name="n").hooked("cpu").identity["source"]
+
+
+def conv_then(activation: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), activation)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "layer"),
+    [
+        (lambda: conv_then(nn.ReLU()), lambda: conv_then(nn.LeakyReLU(5.0)), "1"),
+        (lambda: conv_then(nn.LeakyReLU(0.1)), lambda: conv_then(nn.LeakyReLU(5.0)), "1"),
+        (lambda: Scaled(1), lambda: Scaled(100), "conv"),
+        (lambda: Scaled(1, "a"), lambda: Scaled(1, "b"), "conv"),
+        (lambda: Scaled({"k": [1, None]}), lambda: Scaled({"k": [2, None]}), "conv"),
+        (lambda: Scaled({1, 2}), lambda: Scaled({1, 3}), "conv"),
+        (lambda: Scaled(1, "a", torch.relu), lambda: Scaled(1, "a", torch.tanh), "conv"),
+        (lambda: nn.Sequential(Scaled(1)), lambda: nn.Sequential(Scaled(2)), "0.conv"),
+    ],
+)
+def test_what_a_module_is_set_to_is_part_of_its_source(one, other, layer) -> None:
+    assert source(one(), layer) == source(one(), layer) != source(other(), layer)
+
+
+def test_modes_hooks_and_counters_are_no_settings() -> None:
+    module = Scaled(1)
+    before = source(module)
+    module.eval()
+    module.conv.register_full_backward_hook(lambda *_: None)
+    network = Network(module, ["conv"], preprocess=TO_TENSOR, name="n")
+    first = network.hooked("cpu").identity["source"]
+    module(torch.ones(1, 3, 8, 8))
+    assert network.hooked("cpu").identity["source"] == first == before
+    module.k = 2
+    assert network.hooked("cpu").identity["source"] != before
+
+
+def test_a_source_is_the_same_in_every_process() -> None:
+    script = (
+        "import torch; from torch import nn; from csp_index.models.object_identity import *\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(); self.a = {'x', 'y', 'z'}; self.f = torch.relu; self.g = nn.functional.relu\n"
+        "def outer(k): return lambda image: image * k\n"
+        "print(source_of(Net()), preprocessing_repr(outer({'p', 'q', 'r'})), preprocessing_repr(outer(object())))"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=Path(csp_index.__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(printed) == 1
+
+
+def times(k: object, inner: object = None):
+    def scaled(image: Image.Image) -> torch.Tensor:
+        return TO_TENSOR(image) * (k if inner is None else inner(k))
+
+    return scaled
+
+
+class Setting:
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def apply(self, image: Image.Image) -> torch.Tensor:
+        return TO_TENSOR(image) * self.value
+
+
+def defaulted(value: object):
+    def scaled(image: Image.Image, k: object = value) -> torch.Tensor:
+        return TO_TENSOR(image) * k
+
+    return scaled
+
+
+def named_default(value: object):
+    def scaled(image: Image.Image, *, k: object = value) -> torch.Tensor:
+        return TO_TENSOR(image) * k
+
+    return scaled
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        times,
+        defaulted,
+        named_default,
+        lambda k: times(1, times(k)),
+        lambda k: times(Setting(k)),
+        lambda k: times(torch.tensor(k)),
+        lambda k: Setting(k).apply,
+        lambda k: partial(times(k)),
+        lambda k: partial(defaulted(0), k=k),
+    ],
+)
+def test_functions_differ_by_what_they_close_over_and_by_defaults(make) -> None:
+    assert preprocessing_repr(make(1)) == preprocessing_repr(make(1)) != preprocessing_repr(make(100))
+
+
+def test_a_function_that_calls_itself_is_known() -> None:
+    def halve(image: Image.Image) -> Image.Image:
+        return image if image.width < 9 else halve(image.reduce(2))
+
+    assert preprocessing_repr(halve).startswith(halve.__qualname__)
+
+
 # encoders
 
 
@@ -317,6 +456,16 @@ def test_any_object_with_two_halves_is_an_encoder() -> None:
     assert Encoder(words, TO_TENSOR).ready("cpu").identity["weights"] != before
 
 
+def test_encoders_differ_by_their_plain_attributes() -> None:
+    def identity(power: int) -> dict[str, str]:
+        words = Words()
+        words.pw = power
+        return Encoder(words, TO_TENSOR).ready("cpu").identity
+
+    assert identity(1) == identity(1)
+    assert {name for name, value in identity(3).items() if value != identity(1)[name]} == {"source"}
+
+
 def test_a_factory_may_return_an_encoder(monkeypatch) -> None:
     module = ModuleType("own_encoders")
     module.make = lambda: Encoder(Words(), TO_TENSOR)
@@ -335,3 +484,6 @@ def test_models_take_objects_by_name_and_nothing_else() -> None:
         models.encoder("object:third")
     with pytest.raises(SettingError, match=r"models\['x'\] is a Net: expected csp_index.Network"):
         Models("cpu", {"x": net()})
+    both = {"CLIP": encoder, "object:CLIP": Network(net(), preprocess=TO_TENSOR)}
+    with pytest.raises(SettingError, match="object name 'CLIP' is used for an encoder and a network"):
+        Models("cpu", both)
