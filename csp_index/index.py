@@ -149,9 +149,9 @@ class Index(Reader):
         """Add one or several layers of a network over the images the index holds; embeddings are not touched."""
         layers = (layer,) if isinstance(layer, str) else tuple(layer)
         if isinstance(network, str):
-            studied = self._models.network(NetworkSource(network, layers, pool, weights, name))
+            studied = self._models.added_network(self.store, NetworkSource(network, layers, pool, weights, name))
         else:
-            studied = self._models.network(network.choosing(layers, pool, name))
+            studied = self._models.added_network(self.store, network.choosing(layers, pool, name))
         return add_images(self.store, None, [], [studied], dtype=dtype, progress=progress or shown_progress())
 
     def import_arrays(

@@ -16,6 +16,7 @@ import torch
 
 from csp_index import settings
 from csp_index.errors import SettingError
+from csp_index.models.weights import OBJECT
 from csp_index.store import catalog, schema, streams
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.store.runs import Run
@@ -71,7 +72,30 @@ def reconcile(store: Store, infos: Sequence[Column], dtype: str | None = None) -
                 f"{info.what} differs from the one in the index ({'; '.join(differing)}): "
                 "use the old one, or another name"
             )
+    _check_objects([info for info in existing.values() if isinstance(info, LayerInfo)], infos)
     return [existing.get(info.what, info) for info in infos]
+
+
+def _check_objects(existing: Sequence[LayerInfo], infos: Sequence[Column]) -> None:
+    """Refuse a network under the name of another, where one of them is an object of the caller."""
+    known = {info.key.model: (info, "in the index") for info in existing}
+    for info in infos:
+        if not isinstance(info, LayerInfo):
+            continue
+        old, where = known.setdefault(info.key.model, (info, "of the same call"))
+        if not any(layer.network.startswith(f"{OBJECT}:") for layer in (info, old)):
+            continue
+        new, before = info.identity, old.identity
+        differing = [
+            f"{name} is {new.get(name)}, was {before.get(name)}"
+            for name in ("weights", "source", "preprocessing")
+            if new.get(name) != before.get(name)
+        ]
+        if differing:
+            raise SettingError(
+                f"{info.what} differs from the network of {old.what} {where} ({'; '.join(differing)}): "
+                "use the old one, or another name"
+            )
 
 
 def _traits(info: Column, dtype: str | None) -> dict[str, object]:

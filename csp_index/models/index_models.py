@@ -47,7 +47,10 @@ class Models:
                     f"models[{name!r}] is a {type(model).__name__}: expected csp_index.Network(module, ...) or "
                     "csp_index.Encoder(model, ...)"
                 )
-            self._remember(model.named(name.removeprefix(_OBJECTS)))
+            named = model.named(name.removeprefix(_OBJECTS))
+            if named.spec in self._given and type(self._given[named.spec]) is not type(named):
+                raise _two_kinds(named.spec)
+            self._remember(named)
 
     def _remember(self, model: GivenModel) -> None:
         self._given[model.spec] = model
@@ -94,6 +97,11 @@ class Models:
         if (spec, prompted) not in self._variants:
             self._variants[spec, prompted] = load_variants(spec, prompted=prompted, device=self.device)
         return self._variants[spec, prompted]
+
+    def added_network(self, store: Store, source: NetworkSource | objects.Network) -> LoadedNetwork:
+        """Return the same as `network`, for an index. Raises SettingError if an encoder of it has the object's name."""
+        _check_kinds(store, [], [source])
+        return self.network(source)
 
     def network(self, source: NetworkSource | objects.Network) -> LoadedNetwork:
         """Return the network a source names, or an object of the caller is; the object is remembered by its name."""
@@ -164,7 +172,11 @@ class Models:
         encoders: Sequence[str | objects.Encoder],
         networks: Sequence[NetworkSource | objects.Network],
     ) -> tuple[list[LoadedEncoder], list[LoadedNetwork]]:
-        """Load the models that were named, or else those of the index, if there is one."""
+        """Load the models that were named, or else those of the index, if there is one.
+
+        Raises SettingError if an encoder and a network, of these and of the index, are objects of one name.
+        """
+        _check_kinds(store, encoders, networks)
         if not encoders and not networks:
             loaded, studied = self.all_held(store) if store is not None else ([], [])
         else:
@@ -186,6 +198,27 @@ def by_network(targets: Iterable[LayerInfo]) -> list[list[LayerInfo]]:
         if info.network != "arrays":
             groups.setdefault((info.key.model, info.network, info.weights, info.pool), []).append(info)
     return list(groups.values())
+
+
+def _check_kinds(
+    store: Store | None,
+    encoders: Sequence[str | objects.Encoder],
+    networks: Sequence[NetworkSource | objects.Network],
+) -> None:
+    """Refuse one name for an encoder and a network that are objects."""
+    encoder_specs = {one.spec for one in encoders if isinstance(one, objects.Encoder)}
+    network_specs = {one.spec for one in networks if isinstance(one, objects.Network)}
+    both = encoder_specs & network_specs
+    if store is not None and (encoder_specs or network_specs):
+        both |= encoder_specs & {info.network for info in catalog.layers(store)}
+        both |= network_specs & {info.name for info in catalog.encoders(store)}
+    if both:
+        raise _two_kinds(min(both))
+
+
+def _two_kinds(spec: str) -> SettingError:
+    name = spec.removeprefix(_OBJECTS)
+    return SettingError(f"object name {name!r} is used for an encoder and a network: give one of them another name=")
 
 
 def _check_same(loaded: LoadedNetwork, target: LayerInfo) -> None:

@@ -148,6 +148,57 @@ def test_another_object_is_refused_with_what_differs(tmp_path) -> None:
         open_index(db, models={"colours": Network(net(), preprocess=TO_TENSOR)}).search("new")
 
 
+def test_one_name_for_an_encoder_and_a_network_is_refused(tmp_path) -> None:
+    message = "object name 'CLIP' is used for an encoder and a network: give one of them another name="
+    encoder, network = (
+        Encoder(Colours(), TO_TENSOR, name="CLIP"),
+        Network(net(), "3", preprocess=TO_TENSOR, name="CLIP"),
+    )
+    with pytest.raises(SettingError, match=message):
+        open_index(tmp_path / "db").add_images(Pictures(4), encoders=[encoder], networks=[network])
+    assert not (tmp_path / "db").exists()
+    index = open_index(tmp_path / "db")
+    index.add_images(Pictures(4), encoders=[encoder])
+    with pytest.raises(SettingError, match=message):
+        index.add_layer(network, "3")
+    with pytest.raises(SettingError, match=message):
+        index.add_images(Pictures(4), networks=[network])
+    assert index.sql("SELECT * FROM layers").rows() == []
+    assert index.search("bb").rows() == []
+    assert index.add_layer(network, "3", name="other").layers == ("other/3",)
+
+
+def test_another_network_under_a_name_in_use_is_refused(tmp_path) -> None:
+    index = open_index(tmp_path / "db")
+    two = [Network(net(seed), layer, preprocess=TO_TENSOR, name="mine") for seed, layer in ((0, "2"), (1, "3"))]
+    with pytest.raises(
+        SettingError, match=r"mine/3 differs from the network of \S+mine/2 of the same call \(weights is"
+    ):
+        index.add_images(Pictures(4), encoders=models()["encoders"], networks=two)
+    index.add_images(Pictures(4), encoders=models()["encoders"], networks=two[:1])
+    with pytest.raises(SettingError, match=r"mine/3 differs from the network of \S+mine/2 in the index \(weights is"):
+        index.add_layer(two[1], "3")
+    larger = Network(net(), preprocess=times(2), name="mine")
+    with pytest.raises(SettingError, match=r"mine/3 differs .* in the index \(preprocessing is"):
+        index.add_layer(larger, "3")
+    assert index.add_layer(two[0], "3").layers == ("mine/3",)
+
+
+def times(scale: int):
+    return lambda image: TO_TENSOR(image) * scale
+
+
+def test_weights_changed_through_data_are_refused(tmp_path) -> None:
+    module = net()
+    index = open_index(tmp_path / "db")
+    index.add_images(
+        Pictures(4), encoders=models()["encoders"], networks=[Network(module, "3", preprocess=TO_TENSOR, name="mine")]
+    )
+    module[3].weight.data.mul_(2)
+    with pytest.raises(SettingError, match=r"mine/3 differs from the one in the index .*weights is"):
+        index.add_images(Pictures(6))
+
+
 def test_a_broken_item_is_a_failure_and_mended_later(tmp_path) -> None:
     index = open_index(tmp_path / "db")
     summary = index.add_images(Pictures(6, broken=2), **models())
