@@ -18,8 +18,7 @@ from csp_index.contrast.makers import dependencies, makers
 from csp_index.contrast.selection import Selection
 from csp_index.contrast.vector_index import OptimizeSummary, optimize
 from csp_index.errors import ArrayError, EvaluationError
-from csp_index.images.datasets import DatasetImages
-from csp_index.images.sources import open_source
+from csp_index.images.sources import HeldDatasets
 from csp_index.indexing.commit import IndexSummary
 from csp_index.indexing.import_arrays import import_arrays
 from csp_index.indexing.indexer import add_images, check_settings
@@ -68,7 +67,7 @@ class Index(Reader):
         super().__init__(uri)
         self.device = settings.DEVICE.value(device)
         self._models = Models(self.device, models)
-        self._datasets: dict[str, DatasetImages] = {}  # their images can be read while they are held here
+        self._datasets = HeldDatasets()
 
     def close(self) -> None:
         """Let go of models, of given objects and of what was read; the index may be used again, objects given again."""
@@ -106,9 +105,8 @@ class Index(Reader):
 
         check_settings(shard_size, dtype, decode_workers)
         check_creatable(self.uri)
-        images = None if source is None else open_source(source, name, metadata=metadata, image_column=image_column)
-        if isinstance(images, DatasetImages):
-            self._datasets[images.name] = images
+        self._datasets.read_first()
+        images = self._datasets.open(source, name, metadata=metadata, image_column=image_column)
         named = all(isinstance(one, str | Path | NetworkSource | None) for one in (source, *encoders, *networks))
         with chosen_engine(engine, ray_address, decode_workers, named=named) as chosen:
             held = self.store if is_index(self.uri) else None
@@ -152,6 +150,7 @@ class Index(Reader):
             studied = self._models.added_network(self.store, NetworkSource(network, layers, pool, weights, name))
         else:
             studied = self._models.added_network(self.store, network.choosing(layers, pool, name))
+        self._datasets.read_first()
         return add_images(self.store, None, [], [studied], dtype=dtype, progress=progress or shown_progress())
 
     def import_arrays(
@@ -368,6 +367,7 @@ class Index(Reader):
         return resolve(self.store, neurons)
 
     def _context(self, progress: Progress | None = None) -> ComputeContext:
+        self._datasets.read_first()
         made = makers(self.store, self._models, progress or shown_progress())
         return ComputeContext(device_name(self.device), derive=made, depends=partial(dependencies, self._models))
 

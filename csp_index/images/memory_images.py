@@ -42,7 +42,7 @@ def register(holder: ImageHolder) -> None:
 
 def find_image(uri: str) -> MemoryImage | SourceError | None:
     """Return the image of a URI that a holder has, or why it cannot be read; None if no holder has it."""
-    for known in _holders:
+    for known in tuple(_holders):  # another thread may register one meanwhile
         holder = known()
         read = None if holder is None else holder.find(uri)
         if read is not None:

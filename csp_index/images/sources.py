@@ -16,11 +16,12 @@ from typing import Any
 
 from csp_index.errors import SourceError, one_line
 from csp_index.images.containers import byte_columns, load_dataset, pick_image_column
-from csp_index.images.datasets import open_dataset
+from csp_index.images.datasets import DatasetImages, open_dataset
 from csp_index.images.decode import ImageRef, ImageSource, image_extensions
+from csp_index.images.memory_images import register
 from csp_index.images.metadata import PathTable
 
-__all__ = ["FolderSource", "ImageRef", "ImageSource", "open_source", "walk"]
+__all__ = ["FolderSource", "HeldDatasets", "ImageRef", "ImageSource", "open_source", "walk"]
 
 _ROWS_AT_ONCE = 1024
 
@@ -64,6 +65,34 @@ def open_source(
             f"image_column={image_column!r} was given, but {path} is a folder of image files and has no columns"
         )
     return source
+
+
+class HeldDatasets:
+    """The datasets given to one index: their images can be read while they are held here."""
+
+    def __init__(self) -> None:
+        """Hold none."""
+        self._images: dict[str, DatasetImages] = {}
+
+    def open(
+        self, source: Any, name: str | None, *, metadata: str | Path | None, image_column: str | None
+    ) -> ImageSource | None:
+        """Return `open_source` of the same arguments, None of None; a dataset is held in place of one of its name."""
+        if source is None:
+            return None
+        images = open_source(source, name, metadata=metadata, image_column=image_column)
+        if isinstance(images, DatasetImages):
+            self._images[images.name] = images
+        return images
+
+    def read_first(self) -> None:
+        """Let a URI that a dataset of another index has, too, be read from the dataset that is held here."""
+        for images in self._images.values():
+            register(images)
+
+    def clear(self) -> None:
+        """Let go of all datasets."""
+        self._images.clear()
 
 
 def _open_file(path: Path, image_column: str | None) -> ImageSource:

@@ -246,6 +246,20 @@ def test_another_network_is_added_over_a_dataset_that_is_given_again(tmp_path) -
     assert len(index.activations("second/0/0")) == 8
 
 
+def test_each_index_reads_its_own_dataset_of_a_name(tmp_path) -> None:
+    first, second = open_index(tmp_path / "first"), open_index(tmp_path / "second")
+    first.add_images(Pictures(6), **models())
+    second.add_images(Pictures(6, seed=1), **models())  # the newest in this process
+    for index in (first, second):
+        assert index.add_layer(Network(net(2), preprocess=TO_TENSOR, name="second"), "0").layers == ("second/0",)
+    alone = open_index(tmp_path / "alone")
+    second_net = Network(net(2), ["0"], preprocess=TO_TENSOR, name="second")
+    alone.add_images(Pictures(6), encoders=models()["encoders"], networks=[second_net])
+    expected = alone.activations("second/0/1")
+    assert np.array_equal(first.activations("second/0/1"), expected)
+    assert not np.array_equal(second.activations("second/0/1"), expected)
+
+
 def test_a_stream_is_indexed_once_and_resumed(tmp_path) -> None:
     def stream(count: int):
         for i in range(count):
