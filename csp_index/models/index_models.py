@@ -41,6 +41,11 @@ class Models:
         self.device = device
         self._given: dict[str, GivenModel] = {}
         self.clear()
+        if given is not None and not isinstance(given, Mapping):
+            raise SettingError(
+                f"models is a {type(given).__name__}: expected a mapping of names to csp_index.Network or "
+                "csp_index.Encoder"
+            )
         for name, model in (given or {}).items():
             if not isinstance(model, objects.Network | objects.Encoder):
                 raise SettingError(

@@ -482,6 +482,10 @@ def test_models_take_objects_by_name_and_nothing_else() -> None:
     assert models.encoder("object:mine") is models.encoder("object:mine")
     with pytest.raises(ModelError, match=r"'third' is a Python object .*models=\{'third': csp_index.Encoder"):
         models.encoder("object:third")
+    with pytest.raises(
+        SettingError, match=r"models is a list: expected a mapping of names to csp_index.Network or csp"
+    ):
+        Models("cpu", [encoder])  # type: ignore[arg-type]
     with pytest.raises(SettingError, match=r"models\['x'\] is a Net: expected csp_index.Network"):
         Models("cpu", {"x": net()})
     both = {"CLIP": encoder, "object:CLIP": Network(net(), preprocess=TO_TENSOR)}
