@@ -16,7 +16,7 @@ from csp_index.errors import SourceError
 from csp_index.images.memory_images import MemoryImage
 
 _IMAGE_KEYS = ("image", "img", "picture", "pixel_values", "jpg", "png", "webp")
-_CHANNELS = (1, 3, 4)
+CHANNELS = (1, 3, 4)
 _MOST_VALUES = 64  # of a list that is kept as metadata; attributes of a face are 40
 _SLACK = 1e-3  # of the range [0, 1]: resized images overshoot a little
 
@@ -40,8 +40,9 @@ def memory_image(item: object, classes: Sequence[object] | None = None) -> Memor
 def picture(value: object) -> Image.Image:
     """Return a PIL image as it is; a tensor or an array as one of 8 bits, grey, RGB or RGBA.
 
-    Floats must lie in [0, 1]. Three axes are [C, H, W] or [H, W, C]; where both are possible, tensors are the first and
-    arrays the second. Two axes are a grey image. Raises SourceError for anything else.
+    Floats must lie in [0, 1]; integers must be uint8, whatever their values. Three axes are [C, H, W] or [H, W, C];
+    where both are possible, tensors are the first and arrays the second. Two axes are a grey image. Raises SourceError
+    for anything else.
     """
     if isinstance(value, Image.Image):
         return value
@@ -62,7 +63,7 @@ def _of_array(values: np.ndarray[Any, Any], tensor: bool) -> Image.Image:
     if values.ndim == 4:
         raise SourceError(f"the item has shape {list(shape)}, a batch: expected one image at a time")
     if values.ndim == 3:
-        first, last = shape[0] in _CHANNELS, shape[2] in _CHANNELS
+        first, last = shape[0] in CHANNELS, shape[2] in CHANNELS
         if not first and not last:
             raise SourceError(
                 f"the item has shape {list(shape)}: expected [C, H, W] or [H, W, C] with 1, 3 or 4 channels"
@@ -81,17 +82,15 @@ def _eight_bits(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return values
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * np.uint8(255)
+    if not np.issubdtype(values.dtype, np.floating):
+        raise SourceError(f"the image has values of type {values.dtype}: convert to uint8, or pass floats in [0, 1]")
     low, high = float(values.min()), float(values.max())
-    if np.issubdtype(values.dtype, np.floating):
-        if not (low >= -_SLACK and high <= 1 + _SLACK):
-            advice = "divide by the largest value" if low >= 0 else "take Normalize out, each network brings its own"
-            raise SourceError(
-                f"the image has values from {low:.3g} to {high:.3g}: expected floats in [0, 1] or uint8; {advice}"
-            )
-        return np.asarray(np.rint(values.clip(0, 1) * 255), dtype=np.uint8)
-    if np.issubdtype(values.dtype, np.integer) and low >= 0 and high <= 255:
-        return values.astype(np.uint8)
-    raise SourceError(f"the image is {values.dtype} from {low:.3g} to {high:.3g}: expected uint8 or floats in [0, 1]")
+    if not (low >= -_SLACK and high <= 1 + _SLACK):
+        advice = "divide by the largest value" if low >= 0 else "take Normalize out, each network brings its own"
+        raise SourceError(
+            f"the image has values from {low:.3g} to {high:.3g}: expected floats in [0, 1] or uint8; {advice}"
+        )
+    return np.asarray(np.rint(values.clip(0, 1) * 255), dtype=np.uint8)
 
 
 def _of_columns(item: Mapping[Any, Any]) -> MemoryImage:

@@ -1,15 +1,16 @@
 """Image sources that are Python objects: map-style datasets, arrays, lists and streams.
 
 A map-style dataset (torch, torchvision, `datasets.Dataset`, an array or a list) is read by index; its images are named
-`dataset:NAME/INDEX`, or by their files' paths where it lists them, as torchvision's ImageFolder does. Subset and
-ConcatDataset name images as the datasets inside do. Anything else that can be iterated is consumed once, as a stream of
-(uri, image) pairs, or of images that are numbered.
+`dataset:NAME/INDEX`, or by their files' paths where it is an ImageFolder of torchvision. Subset and ConcatDataset name
+images as the datasets inside do. A subclass of these with a `__getitem__` of its own is a dataset like any other.
+Anything else that can be iterated is consumed once, as a stream of (uri, image) pairs, or of images that are numbered.
 """
 
 from __future__ import annotations
 
+import operator
 import os
-import sys
+import reprlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -19,10 +20,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 
 from csp_index.errors import SourceError, one_line
-from csp_index.images.dataset_items import memory_image
+from csp_index.images.dataset_items import CHANNELS, memory_image
 from csp_index.images.decode import IN_MEMORY, ImageRef
 from csp_index.images.memory_images import MemoryImage, read_image_of, register
 
@@ -54,7 +55,7 @@ class DatasetImages:
 
     def __init__(self, dataset: Any, name: str | None = None, uris: Sequence[str] | None = None) -> None:
         """Try the first items; `uris` name the images where they are known."""
-        if not len(dataset):
+        if not _length(dataset):
             raise SourceError(f"the {type(dataset).__name__} is empty: it has no image")
         self._dataset, self._given, self._named = dataset, uris, name
         self._names = {id(base): label for base, label in _labelled(dataset, name)}
@@ -88,9 +89,9 @@ class DatasetImages:
     @property
     def _is_simple(self) -> bool:
         """Whether an image's number is all there is to its URI."""
-        return (
-            self._given is None and not isinstance(self._dataset, (Subset, ConcatDataset)) and not _files(self._dataset)
-        )
+        dataset = self._dataset
+        inner = _is_own(dataset, Subset) or _is_own(dataset, ConcatDataset)
+        return self._given is None and not inner and not _files(dataset)
 
     @cached_property
     def _index_of(self) -> dict[str, int]:
@@ -194,9 +195,29 @@ def _refuse(source: Any) -> None:
 def _is_map_style(source: Any) -> bool:
     if isinstance(source, IterableDataset):
         return False
-    if isinstance(source, (np.ndarray, torch.Tensor)) and source.ndim < 3:
-        raise SourceError(f"an array of shape {list(source.shape)} holds no images: expected one image for each row")
+    if isinstance(source, (np.ndarray, torch.Tensor)):
+        shape = list(source.shape)
+        if len(shape) < 3:
+            raise SourceError(f"an array of shape {shape} holds no images: expected one image for each row")
+        if len(shape) == 3 and (shape[0] in CHANNELS or shape[2] in CHANNELS):
+            raise SourceError(f"this looks like one image of shape {shape}: pass it in a list")
     return hasattr(source, "__getitem__") and hasattr(source, "__len__")
+
+
+def _length(dataset: Any) -> int:
+    """Return the number of items. Raises SourceError where `__len__` fails or returns no such number."""
+    name = type(dataset).__name__
+    try:
+        result = dataset.__len__()  # `len` does not say what was returned
+    except Exception as exc:  # it is the caller's code
+        raise SourceError(f"__len__ of the {name} failed: {type(exc).__name__}: {one_line(exc)}") from exc
+    try:
+        count = operator.index(result)
+    except TypeError:
+        count = -1
+    if count < 0:
+        raise SourceError(f"__len__ of the {name} returned {reprlib.repr(result)}: expected the number of its images")
+    return count
 
 
 def _is_pair(item: Any) -> bool:
@@ -207,20 +228,32 @@ def _is_pair(item: Any) -> bool:
 def resolved(dataset: Any, index: int) -> tuple[Any, int]:
     """Return the dataset inside subsets and concatenations that an item comes from, and its place there."""
     while True:
-        if isinstance(dataset, Subset):
-            dataset, index = dataset.dataset, int(dataset.indices[index])
-        elif isinstance(dataset, ConcatDataset):
+        if _is_own(dataset, Subset):
+            place = int(dataset.indices[index])
+            dataset, index = dataset.dataset, place if place >= 0 else place + _length(dataset.dataset)
+            if index < 0:
+                raise SourceError(
+                    f"a Subset has index {place}: the {type(dataset).__name__} inside is too short for it"
+                )
+        elif _is_own(dataset, ConcatDataset):
             part = bisect_right(dataset.cumulative_sizes, index)
+            if part == len(dataset.datasets):
+                raise SourceError(f"a Subset has index {index}: the ConcatDataset inside is too short for it")
             index -= dataset.cumulative_sizes[part - 1] if part else 0
             dataset = dataset.datasets[part]
         else:
             return dataset, index
 
 
+def _is_own(dataset: Any, kind: type[Dataset[Any]]) -> bool:
+    """Return whether the items of a dataset come from the `__getitem__` of a class of torch, not of a subclass."""
+    return isinstance(dataset, kind) and type(dataset).__getitem__ is kind.__getitem__
+
+
 def _bases(dataset: Any) -> Iterator[Any]:
-    if isinstance(dataset, Subset):
+    if _is_own(dataset, Subset):
         yield from _bases(dataset.dataset)
-    elif isinstance(dataset, ConcatDataset):
+    elif _is_own(dataset, ConcatDataset):
         for part in dataset.datasets:
             yield from _bases(part)
     else:
@@ -248,7 +281,9 @@ def _name_of(dataset: Any) -> str:
 
 
 def _files(dataset: Any) -> Sequence[tuple[str, object]] | None:
-    """Return the files of a dataset that lists them with their targets, as torchvision's ImageFolder does."""
+    """Return the files, with their targets, of a dataset that torchvision's own ImageFolder code reads."""
+    if getattr(getattr(type(dataset), "__getitem__", None), "__module__", None) != _FOLDER_MODULE:
+        return None
     for name in ("samples", "imgs"):
         listed = getattr(dataset, name, None)
         if isinstance(listed, list) and listed and len(listed) == len(dataset):
@@ -260,10 +295,9 @@ def _files(dataset: Any) -> Sequence[tuple[str, object]] | None:
 
 def _are_plain_files(dataset: Any) -> bool:
     """Return whether the items are the files as they are: read by torchvision's own code, without a transform."""
-    code = getattr(type(dataset).__getitem__, "__module__", None) if hasattr(type(dataset), "__getitem__") else None
-    loader = getattr(getattr(dataset, "loader", None), "__module__", None)
-    plain = code == loader == _FOLDER_MODULE and _FOLDER_MODULE in sys.modules
-    return plain and dataset.transform is None and dataset.transforms is None and _files(dataset) is not None
+    if _files(dataset) is None or getattr(dataset.loader, "__module__", None) != _FOLDER_MODULE:
+        return False
+    return dataset.transform is None and dataset.transforms is None
 
 
 def _sample_metadata(dataset: Any, place: int) -> dict[str, object]:

@@ -58,7 +58,7 @@ class Items(Dataset):
         torch.full((4, 6), 128, dtype=torch.uint8),
         np.full((4, 6, 3), 128, np.uint8),
         np.full((3, 4, 6), 0.5, np.float32),
-        np.full((4, 6, 4), 128, np.int64),
+        np.full((4, 6, 4), 128, np.uint8),
         np.full((4, 6, 1), 0.5),
     ],
     ids=lambda value: f"{type(value).__name__}{list(value.shape)}{value.dtype}",
@@ -80,7 +80,10 @@ def test_channels_stand_where_the_type_has_them() -> None:
         (torch.full((3, 4, 4), -2.0), "take Normalize out"),
         (torch.full((3, 4, 4), float("nan")), "take Normalize out"),
         (np.full((8, 8), 16.0), r"from 16 to 16: expected floats in \[0, 1\]"),
-        (np.full((8, 8), 300), "int64 from 300 to 300"),
+        (np.full((8, 8), 300), "type int64: convert to uint8, or pass floats"),
+        (np.full((8, 8), 200, np.uint16), "type uint16: convert to uint8"),  # what its values are plays no part
+        (np.full((8, 8), 40_000, np.uint16), "type uint16: convert to uint8"),
+        (torch.ones(3, 8, 8, dtype=torch.int64), "type int64: convert to uint8"),
         (torch.zeros(2, 3, 4, 4), "a batch"),
         (torch.zeros(5, 7, 9), "1, 3 or 4 channels"),
         (torch.zeros(5), "two or three axes"),
@@ -199,6 +202,73 @@ def test_an_image_folder_is_read_as_the_files_it_lists(tmp_path) -> None:
         open_dataset(ImageFolder(str(tmp_path), normalised))
 
 
+class Bluer(Subset):
+    """A subset with a transform, as many projects write it."""
+
+    def __getitem__(self, index: int) -> Any:
+        return Image.new("RGB", (2, 2), "blue"), super().__getitem__(index)[1]
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        return [self[index] for index in indices]
+
+
+class BluerConcat(ConcatDataset):
+    def __getitem__(self, index: int) -> Any:
+        return Image.new("RGB", (2, 2), "blue"), super().__getitem__(index)[1]
+
+
+class BluerFolder(ImageFolder):
+    def __getitem__(self, index: int) -> Any:
+        return Image.new("RGB", (2, 2), "blue"), super().__getitem__(index)[1]
+
+
+class Plain(Subset):
+    """A subclass that reads items as torch does."""
+
+
+@pytest.mark.parametrize("kind", ["Bluer", "BluerConcat", "BluerFolder"])
+def test_the_code_of_a_subclass_gives_the_images(tmp_path, kind) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        RED.save(tmp_path / name / "1.png")
+    folder = ImageFolder(str(tmp_path))
+    made = {
+        "Bluer": lambda: Bluer(folder, [1, 0]),
+        "BluerConcat": lambda: BluerConcat([Subset(folder, [1]), Subset(folder, [0])]),
+        "BluerFolder": lambda: Subset(BluerFolder(str(tmp_path)), [1, 0]),
+    }[kind]()
+    source = open_dataset(made)
+    found = read(source)
+    places = [1, 0] if kind == "BluerFolder" else [0, 1]
+    assert [item.ref.uri for item in found] == [f"dataset:{kind}/{place}" for place in places]
+    assert [item.ref.metadata["target"] for item in found] == [1, 0]
+    assert [(item.width, item.height) for item in found] == [(2, 2)] * 2
+    assert source.find(f"dataset:{kind}/0")().image.getpixel((0, 0)) == (0, 0, 255)
+    assert uris(open_dataset(Plain(folder, [0]))) == [str(tmp_path / "cat/1.png")]
+
+
+def test_negative_indices_of_a_subset_count_from_the_end() -> None:
+    both = ConcatDataset([Items((RED, 0), (RED, 1)), Items((RED, 2), (RED, 3), (RED, 4))])
+    source = open_dataset(Subset(both, [-1, 0, -4]))
+    assert uris(source) == ["dataset:Items.1/2", "dataset:Items.0/0", "dataset:Items.0/1"]
+    assert [item.ref.metadata["target"] for item in read(source)] == [4, 0, 1]
+    assert uris(open_dataset(Subset(Items(RED, RED), [-1]))) == ["dataset:Items/1"]
+    with pytest.raises(SourceError, match=r"dataset:Items.1/2 twice"):
+        uris(open_dataset(Subset(both, [4, -1])))
+    for wrong in (-6, 5):
+        with pytest.raises(SourceError, match=f"index {wrong}: the ConcatDataset inside is too short"):
+            open_dataset(Subset(both, [wrong]))
+
+
+class Long(Items):
+    """A dataset whose `__len__` returns, or raises, what it is given."""
+
+    def __len__(self) -> Any:
+        if isinstance(self.items[0], Exception):
+            raise self.items[0]
+        return self.items[0]
+
+
 def test_a_hugging_face_dataset_brings_its_columns() -> None:
     datasets = pytest.importorskip("datasets")
     features = datasets.Features(
@@ -221,6 +291,8 @@ def test_arrays_and_lists_are_datasets() -> None:
     assert [
         item.ref.metadata for item in read(open_dataset(TensorDataset(torch.zeros(1, 3, 4, 4), torch.tensor([3]))))
     ] == [{"target": 3}]
+    assert uris(open_dataset(np.zeros((2, 8, 6), np.uint8))) == ["dataset:ndarray/0", "dataset:ndarray/1"]  # grey
+    assert [item.width for item in read(open_dataset([np.zeros((8, 6, 3), np.uint8)]))] == [6]
     pairs = open_dataset([("a.png", RED), ("b.png", RED)])
     assert isinstance(pairs, DatasetImages)
     assert uris(pairs) == ["a.png", "b.png"]
@@ -290,6 +362,15 @@ def test_a_stream_that_repeats_a_uri_or_breaks_is_told() -> None:
         (lambda: RED, "one object, not many images"),
         (lambda: lambda: RED, "is a function: pass what it returns"),
         (lambda: torch.zeros(3, 4), "holds no images"),
+        (lambda: np.zeros((8, 6, 3), np.uint8), r"one image of shape \[8, 6, 3\]: pass it in a list"),
+        (lambda: torch.zeros(3, 8, 6), r"one image of shape \[3, 8, 6\]: pass it in a list"),
+        (lambda: Long(2.5), "__len__ of the Long returned 2.5: expected the number of its images"),
+        (lambda: Long(-3), "__len__ of the Long returned -3"),
+        (lambda: Long(None), "__len__ of the Long returned None"),
+        (
+            lambda: Long(NotImplementedError("a stream\nhas none")),
+            "Long failed: NotImplementedError: a stream has none",
+        ),
         (lambda: 7, "a int is no image source"),
         (lambda: torch.nn.Linear(2, 2), "one object"),
     ],
