@@ -142,7 +142,7 @@ def _say_next(report: DemoReport) -> None:
         f'  csp-index search {db} "striped"\n'
         f"  csp-index label {db} --layer cnn/concepts --neurons 0-9 --method csp --gamma 0.5\n"
         f"  csp-index evaluate {db} --layer cnn/concepts --truth {report.directory / 'truth.csv'} --report report\n"
-        f'  csp-index sql {db} "SELECT address, method, text, confidence FROM neuron_labels ORDER BY confidence DESC LIMIT 5"\n'
+        f'  csp-index sql {db} "SELECT address, text, confidence FROM neuron_labels ORDER BY confidence DESC LIMIT 5"\n'
         f"  csp-index status {db}"
     )
 
