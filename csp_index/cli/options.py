@@ -11,7 +11,7 @@ from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.errors import SettingError
 from csp_index.records import ExampleOptions
 
-FILE = click.Path(readable=False)  # whether it can be read is told by whoever reads it
+FILE = click.Path(readable=False)  # the code that reads it reports what is wrong
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 database = click.argument("db", metavar="DB")
 
@@ -44,5 +44,5 @@ _CONTRAST = (
     click.option("--variants", type=click.IntRange(1), help="synthetic: variants made of each activating image (8)."),
     click.option("--generator-seed", type=int, help="synthetic: of the variants (0)."),
     click.option("--caption-column", help="synthetic: metadata column that describes an image, for the prompt."),
-    click.option("--variant-prompt", help="synthetic: what the generator is told around the caption ({caption})."),
+    click.option("--variant-prompt", help="synthetic: the prompt around the caption ({caption})."),
 )

@@ -137,8 +137,8 @@ def by_products(query: NearestQuery) -> NearestSilent:
     parts = []
     with ThreadPoolExecutor(1) as reader:
         lists = _neighbour_lists(query, union)
-        beside = len(picks) > 1 or not lists or bool(lists[0].missing.any())  # there is work to do meanwhile
-        following = _Block(query.part(picks[0]), reader if beside else None)
+        overlapping = len(picks) > 1 or not lists or bool(lists[0].missing.any())  # there is work to do meanwhile
+        following = _Block(query.part(picks[0]), reader if overlapping else None)
         for place, pick in enumerate(picks):
             block = following
             if place + 1 < len(picks):

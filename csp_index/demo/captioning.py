@@ -233,7 +233,7 @@ def _labelled(labels: Labels) -> list[Said]:
 
 
 def _hits(said: Sequence[Said]) -> torch.Tensor:
-    """Tell of each planted neuron whether its concept is said first, among five, letter for letter: [3, M], 0 to 1."""
+    """Return whether each planted neuron's concept comes first, among five, letter for letter: [3, M], 0 to 1."""
     hits = [_hit(neuron, each) for neuron, each in zip(_KNOWN, said, strict=True)]
     return torch.tensor(hits, dtype=torch.float64).T
 

@@ -150,7 +150,7 @@ def find_concept(text: str) -> Concept:
 
 
 def has_concept(scene: Scene, concept: Concept | str) -> bool:
-    """Tell whether the scene has the concept: all attributes it fixes.
+    """Return whether the scene has the concept: all attributes it fixes.
 
     >>> has_concept(Scene("star", "red", "solid", "navy", "plain", "large"), "red star")
     True

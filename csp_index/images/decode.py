@@ -10,7 +10,7 @@ image again:
 - an item of a dataset of the caller: ``dataset:NAME/17``, for as long as the caller's program holds it
 
 Rows carry ``@column`` behind the number where the image column was named by the user and is not the one found
-automatically. One unreadable image never stops the stream: it becomes an :class:`ImageFailure` that tells why.
+automatically. One unreadable image never stops the stream: it becomes an :class:`ImageFailure` that says why.
 """
 
 from __future__ import annotations

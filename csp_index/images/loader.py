@@ -119,7 +119,7 @@ def _fetched(reader: ContainerReader, ref: ImageRef) -> tuple[ImageRef, Payload]
 
 
 def workers_for(images: int, preprocess: Sequence[Preprocess]) -> int:
-    """Return how many processes are worth starting to decode so many images; 0 stands for threads.
+    """Return how many processes are worth starting to decode this many images; 0 stands for threads.
 
     Starting one costs some seconds of a core. On few cores that never pays: threads do as much there, for pictures are
     decoded and scaled without Python's lock; and models on the CPU want the cores themselves. Nor are processes started

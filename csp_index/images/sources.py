@@ -157,7 +157,7 @@ def _walk(folder: str, prefix: str, above: frozenset[str]) -> Iterator[str]:
 
 
 def _may_be_read(entry: os.DirEntry[str]) -> bool:
-    # Not pipes and devices, which may never end; broken links stay, so that they are told of as failures.
+    # Not pipes and devices, which may never end; broken links stay, so that they are reported as failures.
     try:
         return not entry.name.startswith(".") and (entry.is_symlink() or entry.is_dir() or entry.is_file())
     except OSError:

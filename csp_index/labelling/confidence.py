@@ -4,7 +4,7 @@ The present activating images of a neuron, each with its activation and contrast
 replacement, and the leading candidates are scored on every resample by the method itself. So it works for any method,
 also of another package: B resamples are B neurons to it. What a score takes from the other neurons of a run (the prior
 of clip-dissect and wpmi) is left as it was: every resample is read as its change against the neuron's own images,
-scored beside it, and the change is added to the score of the run.
+scored along with it, and the change is added to the score of the run.
 
 Resampling measures how stable a label is, not whether it is right: a look that all images share misleads every
 resample alike. For the share of first places each change is therefore doubled (as in a sample of a quarter of the
@@ -29,7 +29,7 @@ _TOTALS_BYTES = 64 * 2**20
 _SUMS_BYTES = 32 * 2**20  # of a block of neurons whose vectors are sums
 _NOISE = 4e-6  # scores closer than this, relative to their size, are equal
 _INTERVAL = (0.025, 0.975)
-_WIDEN = 2.0  # changes count so many times in the share of first places
+_WIDEN = 2.0  # how many times changes count in the share of first places
 
 
 @dataclass(frozen=True, slots=True)

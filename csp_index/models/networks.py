@@ -94,7 +94,7 @@ def layers_of(loaded: Loaded, device: torch.device, spec: str) -> list[LayerOutp
 class LoadedNetwork:
     """A network with hooks on the layers under study.
 
-    ``name`` is the first part of every neuron's address; ``layers`` tells for each layer its shape, pool and number
+    ``name`` is the first part of every neuron's address; ``layers`` has for each layer its shape, pool and number
     of neurons M; ``identity`` has the keys spec, weights, preprocessing, library and pool.
     """
 
@@ -147,7 +147,7 @@ class LoadedNetwork:
         """Return the pooled activations [B, M] of each layer, float32 on the CPU, for a stack of preprocessed images.
 
         Where a layer runs several times in one pass, the last time counts. The network runs in its own precision,
-        without autocast, so that the order of the images does not hang on rounding.
+        without autocast, so that the order of the images does not depend on rounding.
         """
         results: dict[str, Tensor] = {}
 

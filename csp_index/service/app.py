@@ -46,7 +46,7 @@ _NO_TELEMETRY: TelemetryConfig = {
     "operation_spans": False,
     "auto_configure": False,
 }
-_CACHE_SHARE = 16  # the response cache gets one of so many parts of the memory
+_CACHE_SHARE = 16  # the response cache gets this fraction of the memory, 1 / 16
 
 
 def make_app(

@@ -147,7 +147,7 @@ def page(name: str) -> ManualPage:
 
 
 def manual_document(name: str) -> ManualDocument:
-    """Return what the twin of a page of the manual tells."""
+    """Return the JSON twin of a page of the manual."""
     shown = page(name)
     every: list[PageRow] = [{"page": other, "title": page(other).title} for other in names()]
     place = names().index(name)

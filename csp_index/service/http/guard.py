@@ -151,7 +151,7 @@ class Guard:
         if failure is None:
             return None
         log.error("request %s failed", scope[REQUEST_ID], exc_info=failure)
-        return Fault(500, "internal", "the service failed on this request", "its log tells more under the request id")
+        return Fault(500, "internal", "the service failed on this request", "its log says more under the request id")
 
 
 class _Reply:
