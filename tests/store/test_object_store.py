@@ -78,7 +78,8 @@ def test_arrays_and_their_labels_equal_those_of_a_directory(bucket, run, tmp_pat
 
 KILLED = """
     import os, signal, sys
-    from csp_index import NetworkSource, open_index, schema
+    from csp_index import NetworkSource, open_index
+    from csp_index.store import schema
     from csp_index.store.tables import Store
     append, marks = Store.append, []
     def stopping(self, name, rows):
