@@ -251,7 +251,8 @@ def _newest_labels(store: Store, info: LayerInfo) -> tuple[dict[str, MethodLabel
         order = places[np.lexsort((rank[places], neuron[places]))]
         return _by_neuron(rows.take(pa.array(order)).combine_chunks(), info.neurons)
 
-    ranks = np.array([read_rule(store).rank(name) for name in names])[:, None]
+    rule = read_rule(store)
+    ranks = np.array([rule.rank(name) for name in names])[:, None]
     order = np.where((newest >= 0) & (ranks >= 0), ranks * (run.max() + 1) + newest, -1)
     best, shown = order.argmax(0), order.max(0) >= 0
     by_method = {name: labels(kept & (method == place)) for place, name in enumerate(names)}
