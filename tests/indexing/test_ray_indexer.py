@@ -101,6 +101,7 @@ def test_the_tables_equal_those_of_the_local_engine(cluster, tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_killed_worker_costs_a_retry_not_the_run(cluster, tmp_path):
     source = spoilt(tmp_path / "images", 60)
     marker = Path(os.environ[MARKER])
@@ -112,6 +113,7 @@ def test_a_killed_worker_costs_a_retry_not_the_run(cluster, tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_new_layers_catch_up_and_new_images_of_a_container_follow(cluster, tmp_path):
     only = NetworkSource("python:fakes:network", ("concepts",), name="net")
     pictures = [path.read_bytes() for path in sorted(fakes.write_images(tmp_path / "images", 33).rglob("*.png"))]

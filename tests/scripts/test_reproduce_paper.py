@@ -91,6 +91,7 @@ def finished(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> tup
     return out, log
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_draws_only_what_is_missing(finished: tuple[Path, Path]) -> None:
     _, log = finished
     again = {text: times - 1 for text, times in _drawn(log).items() if times > 1 and text != "nothing"}

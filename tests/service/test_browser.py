@@ -270,7 +270,7 @@ def test_without_javascript_everything_reads(browser: Any, site: str) -> None:
     ("width", "scheme"),
     [
         ("screen", "light"),
-        ("phone", "dark"),
+        pytest.param("phone", "dark", marks=pytest.mark.slow),
         pytest.param("screen", "dark", marks=pytest.mark.slow),
         pytest.param("phone", "light", marks=pytest.mark.slow),
     ],
