@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from csp_index.errors import ArrayError, one_line
+from csp_index.regular_files import check_file
 
 _CHUNK_BYTES = 8 * 2**20  # checked and hashed at a time: part of what a digest means, so not to be changed
 _HALF = float(np.finfo(np.float16).max)
@@ -36,6 +37,7 @@ def load_array(path: str | Path, what: str) -> np.ndarray:
 def open_array(path: str | Path, what: str) -> np.ndarray:
     """Return a filled 2-D array of numbers, memory-mapped; ArrayError says what is wrong with it."""
     try:
+        check_file(path)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise ArrayError(f"{what} {path} does not exist: expected a .npy file") from None

@@ -126,6 +126,14 @@ DECODE_WORKERS = CountOrAuto(
     "auto",
     "Processes that decode instead of threads: a number, 0 for none, or auto (by the size of the task).",
 )
+MAX_IMAGE_BYTES = Count(
+    "max_image_bytes",
+    256 * 2**20,
+    "Largest file, member of a tar shard or cell of a table that is read as an image, in bytes.",
+)
+MAX_TEXT_BYTES = Count(
+    "max_text_bytes", 2**30, "Largest file of labels, URIs, templates, metadata or other texts that is read, in bytes."
+)
 RAY_ACTORS = CountOrAuto("ray_actors", "auto", "Workers of --engine ray: a number, or auto (one for each CPU or GPU).")
 TILE_BYTES = Count("tile_bytes", 32 * 2**20, "Memory for one tile of similarities in batch labelling, in bytes.")
 HELD_BYTES = Count(
@@ -220,6 +228,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "top_images",
         "decode_threads",
         "decode_workers",
+        "max_image_bytes",
+        "max_text_bytes",
         "ray_actors",
     ),
     "Models and memory": ("device", "tile_bytes", "held_bytes"),

@@ -19,6 +19,8 @@ from csp_index.errors import AddressError, EvaluationError, one_line
 from csp_index.evaluation.evaluation import ALL
 from csp_index.evaluation.hierarchy import Hierarchy, Relation, normal_text
 from csp_index.records import LayerKey, NeuronKey
+from csp_index.regular_files import read_bytes
+from csp_index.settings import MAX_TEXT_BYTES
 
 Embed = Callable[[Sequence[str]], torch.Tensor]
 """From T texts to their unit embeddings [T, D]."""
@@ -69,7 +71,7 @@ def read_truth(path: str | Path, layer: LayerKey, neurons: int, *, synonyms: boo
     file = Path(path).expanduser()
     where = f"the truth file {file}"
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = read_bytes(file, MAX_TEXT_BYTES).decode("utf-8-sig")
     except OSError as exc:
         raise EvaluationError(f"{where} cannot be read: {one_line(exc)}") from exc
     except UnicodeDecodeError as exc:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 from csp_index.errors import EvaluationError, one_line
+from csp_index.regular_files import read_bytes
+from csp_index.settings import MAX_TEXT_BYTES
 
 Relation = Literal["same", "broader", "narrower", "sibling", "other", "unknown"]
 
@@ -181,7 +183,7 @@ def load_hierarchy(path: str | Path) -> Hierarchy:
     if file.is_dir():
         file = file / "data.noun"
     try:
-        data = file.read_bytes()
+        data = read_bytes(file, MAX_TEXT_BYTES)
     except OSError as exc:
         raise EvaluationError(
             f"the hierarchy {file} cannot be read: {one_line(exc)}: give a CSV with the header child,parent, "

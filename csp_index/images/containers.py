@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from csp_index.errors import SourceError, one_line
+from csp_index.regular_files import check_file
 
 
 def pick_image_column(schema: Any, requested: str | None = None) -> str:
@@ -166,6 +167,7 @@ class _ParquetFile:
     def __init__(self, path: str) -> None:
         import pyarrow.parquet as pq
 
+        check_file(path)
         self._folder = os.path.dirname(path)
         # Without pre-buffering a group is decoded page by page: one with 100,000 images must not be read into memory
         # as a whole.
@@ -209,6 +211,7 @@ class _TarFile:
     def __init__(self, path: str) -> None:
         import tarfile
 
+        check_file(path)
         self._tar = tarfile.open(path, "r:")  # noqa: SIM115 - closed by close()
         self._members: dict[str, tarfile.TarInfo] = {}
 

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +30,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from csp_index.errors import SourceError, one_line
 from csp_index.images.containers import ContainerReader, container_of
 from csp_index.images.memory_images import MemoryImage, find_image
+from csp_index.regular_files import read_bytes
+from csp_index.settings import MAX_IMAGE_BYTES
 
 IN_MEMORY = "dataset:"
 """What the URI of an image starts with that no file holds: an item of a dataset of the caller."""
@@ -248,7 +249,7 @@ def read_image(uri: str, payload: Payload, max_pixels: int = MAX_PIXELS) -> Imag
             size = f"{image.width}x{image.height}\n".encode()
             return ImageRead(uri, hashlib.sha256(size + image.tobytes()).hexdigest(), image.width, image.height, image)
         if payload is None:
-            payload = Path(uri).read_bytes()
+            payload = read_bytes(uri, MAX_IMAGE_BYTES)
         if isinstance(payload, SourceError):
             raise payload
         image = decode(payload, max_pixels=max_pixels)

@@ -14,6 +14,8 @@ from posixpath import basename, normpath
 from typing import Any
 
 from csp_index.errors import SourceError, one_line
+from csp_index.regular_files import check_file
+from csp_index.settings import MAX_TEXT_BYTES
 
 _PATH_COLUMNS = ("path", "file_name", "filename", "file", "filepath", "file_path", "image_path", "image")
 _ROWS_TRIED = 100
@@ -77,6 +79,7 @@ def _relative(value: object, root: Path) -> str:
 def _path_column(file: Path, root: Path) -> str:
     """Return the name of the column that holds paths. Raises SourceError that lists the columns."""
     try:
+        check_file(file, MAX_TEXT_BYTES)
         with open(file, newline="", encoding="utf-8-sig") as stream:
             lines = csv.reader(stream, delimiter=_delimiter(file))
             columns = next(lines, [])

@@ -20,6 +20,7 @@ from csp_index.images.datasets import DatasetImages, open_dataset
 from csp_index.images.decode import ImageRef, ImageSource, image_extensions
 from csp_index.images.memory_images import register
 from csp_index.images.metadata import PathTable
+from csp_index.regular_files import check_file
 
 __all__ = ["FolderSource", "HeldDatasets", "ImageRef", "ImageSource", "open_source", "walk"]
 
@@ -134,7 +135,8 @@ def walk(root: Path) -> Iterator[str]:
     """Yield the path of every file below a folder, relative to it, sorted as whole strings.
 
     Only the names of one folder at each depth are held in memory. Names that start with a dot are passed over. Links
-    to folders are followed, but not in circles.
+    to folders are followed, but not in circles. Pipes, devices and broken links are there too, so that reading them
+    reports a failure.
     """
     return _walk(os.fspath(root), "", frozenset())
 
@@ -146,7 +148,7 @@ def _walk(folder: str, prefix: str, above: frozenset[str]) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
             # A folder sorts with its slash, which makes the whole listing sorted: 'a-b.png' < 'a/c.png'.
-            names = sorted(entry.name + "/" * _is_folder(entry) for entry in entries if _may_be_read(entry))
+            names = sorted(entry.name + "/" * _is_folder(entry) for entry in entries if not entry.name.startswith("."))
     except OSError as exc:
         raise SourceError(f"the folder {folder} cannot be listed: {one_line(exc)}") from exc
     for name in names:
@@ -154,14 +156,6 @@ def _walk(folder: str, prefix: str, above: frozenset[str]) -> Iterator[str]:
             yield from _walk(os.path.join(folder, name[:-1]), prefix + name, above | {real})
         else:
             yield prefix + name
-
-
-def _may_be_read(entry: os.DirEntry[str]) -> bool:
-    # Not pipes and devices, which may never end; broken links stay, so that they are reported as failures.
-    try:
-        return not entry.name.startswith(".") and (entry.is_symlink() or entry.is_dir() or entry.is_file())
-    except OSError:
-        return True  # and fails when it is read
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -208,6 +202,7 @@ class ParquetSource:
         self._files = files
         self._column = image_column
         try:
+            check_file(files[0])
             schema = pq.read_schema(files[0])
         except Exception as exc:  # pyarrow raises several kinds, OSError among them
             raise SourceError(f"{files[0]} cannot be read as parquet: {one_line(exc)}") from exc
@@ -224,6 +219,7 @@ class ParquetSource:
     def _rows(self, file: Path) -> Iterator[ImageRef]:
         import pyarrow.parquet as pq
 
+        check_file(file)
         with pq.ParquetFile(file) as table:
             schema = table.schema_arrow
             suffix = _column_suffix(schema, self._column)
@@ -294,6 +290,7 @@ class TarSource:
 
         key, images, metadata = "", list[str](), dict[str, object]()
         try:
+            check_file(shard)
             with tarfile.open(shard, "r:") as tar:
                 for member in tar:
                     tar.members = []  # type: ignore[attr-defined]  # else every header of the shard stays in memory

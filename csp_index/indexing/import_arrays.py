@@ -19,10 +19,11 @@ import torch
 
 from csp_index import settings
 from csp_index.array_files import Demand, open_array, rows_of, survey
-from csp_index.errors import ArrayError
+from csp_index.errors import ArrayError, one_line
 from csp_index.indexing import commit
 from csp_index.indexing.commit import IndexSummary
 from csp_index.records import LayerKey, Progress, ScoringOptions
+from csp_index.regular_files import read_text
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.store.runs import Run, record_run, settings_hash
@@ -199,9 +200,9 @@ def _check_lengths(values: np.ndarray, vectors: np.ndarray | None, names: Sequen
 
 def _read_uris(path: str | Path) -> list[str]:
     try:
-        names = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        names = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as exc:
-        raise ArrayError(f"uris {path} cannot be read: {exc}") from exc
+        raise ArrayError(f"uris {path} cannot be read: {one_line(exc)}") from exc
     if len(set(names)) != len(names) or "" in names:
         raise ArrayError(f"uris {path} repeat or are empty: expected one line per image, each different")
     return names

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import torch
 
 from csp_index.array_files import load_array
-from csp_index.errors import ArrayError, LabelError, SourceError
+from csp_index.errors import ArrayError, LabelError, SourceError, one_line
 from csp_index.images.decode import decode
 from csp_index.labelling.vocabularies import Vocabulary as Vocabulary
 from csp_index.labelling.vocabularies import digest, text_lines
@@ -22,6 +22,8 @@ from csp_index.labelling.vocabularies import load_vocabulary as load_vocabulary
 from csp_index.labelling.vocabularies import make_vocabulary as make_vocabulary
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.prompt_templates import templates
+from csp_index.regular_files import read_bytes
+from csp_index.settings import MAX_IMAGE_BYTES
 from csp_index.store import schema
 from csp_index.store.catalog import EncoderInfo, sql_text
 from csp_index.store.tables import Store
@@ -104,7 +106,7 @@ def read_text_arrays(embeddings: str | Path, texts: str | Path) -> CandidateText
     try:
         lines = tuple(text_lines(Path(texts)))
     except (OSError, UnicodeDecodeError) as exc:
-        raise LabelError(f"texts {texts} cannot be read: {exc}") from exc
+        raise LabelError(f"texts {texts} cannot be read: {one_line(exc)}") from exc
     if not any(line.strip() for line in lines):
         raise LabelError(f"vocabulary {texts} is empty: expected one label a line")
     if len(lines) != len(array):
@@ -251,9 +253,9 @@ def keep_vocabulary(store: Store, vocabulary: Vocabulary, template_set: str) -> 
 def embed_picture(encoder: LoadedEncoder, path: str | Path) -> torch.Tensor:
     """Return the embedding [D] of a picture file."""
     try:
-        data = Path(path).expanduser().read_bytes()
+        data = read_bytes(Path(path).expanduser(), MAX_IMAGE_BYTES)
     except OSError as exc:
-        raise SourceError(f"the picture {path} cannot be read: {exc.strerror or exc}") from exc
+        raise SourceError(f"the picture {path} cannot be read: {one_line(exc)}") from exc
     try:
         image = decode(data)
     except SourceError as exc:

@@ -17,6 +17,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from csp_index.errors import LabelError, one_line
+from csp_index.regular_files import check_file, read_text
+from csp_index.settings import MAX_TEXT_BYTES
 from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
 
@@ -63,7 +65,7 @@ def load_vocabulary(name: str | Path, store: Store | None = None) -> Vocabulary:
     except FileNotFoundError:
         raise LabelError(f"vocabulary {name} is neither a file nor built in (has: {', '.join(BUILT_IN)})") from None
     except (OSError, UnicodeDecodeError) as exc:
-        raise LabelError(f"vocabulary {path} cannot be read as UTF-8 text: {exc}") from exc
+        raise LabelError(f"vocabulary {path} cannot be read as UTF-8 text: {one_line(exc)}") from exc
     return make_vocabulary(path.stem, lines, str(path))
 
 
@@ -97,7 +99,7 @@ def _visible(text: str) -> bool:
 
 def text_lines(path: Path) -> list[str]:
     """Return the lines of a text file; only line ends part them, as in an editor."""
-    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    lines = read_text(path).split("\n")
     return lines[:-1] if lines[-1] == "" else lines
 
 
@@ -131,6 +133,7 @@ def _from_table(file: Path, column: str | None) -> Vocabulary | None:
     """Return the vocabulary in a table's column, or None for a .csv file that is a plain list of one label a line."""
     parquet = file.suffix.lower() == ".parquet"
     try:
+        check_file(file, MAX_TEXT_BYTES)
         names, rows = _parquet_rows(file, column) if parquet else _csv_rows(file, column)
     except FileNotFoundError:
         raise LabelError(f"vocabulary {file} is not there: expected a table, written FILE:COLUMN") from None

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from csp_index.errors import SettingError
+from csp_index.regular_files import read_text
 
 _OWN_SETS: dict[str, tuple[str, ...]] = {
     "none": ("{}",),
@@ -44,7 +45,7 @@ def fill(template: str, text: str) -> str:
 def _from_file(name: str) -> tuple[str, ...]:
     path = Path(name).expanduser()
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, ValueError) as exc:
         known = ", ".join(TEMPLATE_SETS)
         raise SettingError(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from csp_index.errors import CspIndexError, ModelError, SettingError, one_line
+from csp_index.regular_files import check_file
 
 OBJECT = "object"
 """The library in the name of a model that is an object of the caller: ``object:mine``."""
@@ -102,9 +103,10 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     off. Raises ModelError for a file that holds no such table.
     """
     path = Path(file).expanduser()
-    if not path.is_file():
+    if not path.exists():
         raise ModelError(f"the weight file {path} does not exist")
     try:
+        check_file(path)
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from csp_index.errors import ProposerError
+from csp_index.regular_files import read_text
 
 PLACEHOLDERS: Final = ("examples", "contrasts", "concepts", "words")
 SEPARATOR: Final = "---"
@@ -115,7 +116,7 @@ def load_prompt(name_or_file: str) -> Prompt:
         return PROMPTS[name_or_file]
     path = Path(name_or_file).expanduser()
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, ValueError) as exc:
         raise ProposerError(
             f"prompt {name_or_file!r} is not built in (has: {', '.join(PROMPTS)}) and not a readable text file"

@@ -16,6 +16,7 @@ from typing import Final
 
 from csp_index import settings
 from csp_index.errors import SettingError
+from csp_index.regular_files import read_text
 
 SHARED_COUNTERS: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable for the folder in which prometheus_client keeps the counters of several processes."""
@@ -124,7 +125,7 @@ def is_loopback(host: str) -> bool:
 def read_token(path: str | Path) -> str:
     """Return the token in a file, without white space around it. Raises SettingError if there is none."""
     try:
-        token = Path(path).read_text(encoding="utf-8").strip()
+        token = read_text(path).strip()
     except (OSError, UnicodeDecodeError) as exc:
         why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
         raise SettingError(f"the token file {path} cannot be read ({why}): give a text file with the token") from exc

@@ -1,0 +1,81 @@
+"""Read files that a user or an index names only if they are regular files of bounded size.
+
+A link may lead to a pipe, on which reading waits forever, or to a device such as /dev/zero, which has no end. Every
+refusal is an OSError whose text says why, so that a room reports it like any other file that cannot be read. Knows
+nothing about what the files contain.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from csp_index.settings import MAX_TEXT_BYTES, Count
+
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+_CHUNK = 2**20
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+def check_file(path: str | Path, limit: Count | None = None) -> None:
+    """Raise OSError unless a path leads to a regular file within a limit of bytes: for libraries that open by name."""
+    _check(os.stat(path), path, limit)
+
+
+def open_file(path: str | Path, limit: Count | None = None) -> BinaryIO:
+    """Open a regular file within a limit of bytes for reading; raises OSError as `check_file` does, and never waits."""
+    check_file(path, limit)  # first by name, because opening alone makes some devices act
+    handle = os.open(path, _FLAGS)
+    try:
+        _check(os.fstat(handle), path, limit)
+    except OSError:
+        os.close(handle)
+        raise
+    return os.fdopen(handle, "rb")
+
+
+def read_bytes(path: str | Path, limit: Count) -> bytes:
+    """Return the content of a regular file within a limit of bytes; raises OSError as `check_file` does."""
+    with open_file(path, limit) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size + 1)
+        if len(content) <= size:
+            return content
+        parts = [content]  # the file grows, or does not know its size, as under /proc
+        while part := file.read(_CHUNK):
+            parts.append(part)
+            size = sum(map(len, parts))
+            if size > limit.value():
+                raise _too_large(size, path, limit)
+    return b"".join(parts)
+
+
+def read_text(path: str | Path) -> str:
+    """Return the text of a regular file in UTF-8, every line end as a newline, without a byte order mark.
+
+    Raises OSError as `check_file` does, with the setting max_text_bytes as the limit, and UnicodeDecodeError.
+    """
+    return io.TextIOWrapper(io.BytesIO(read_bytes(path, MAX_TEXT_BYTES)), "utf-8-sig").read()
+
+
+def _check(status: os.stat_result, path: str | Path, limit: Count | None) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"it is {kind}, expected a regular file", os.fspath(path))
+    if limit is not None and status.st_size > limit.value():
+        raise _too_large(status.st_size, path, limit)
+
+
+def _too_large(size: int, path: str | Path, limit: Count) -> OSError:
+    text = f"it has {size:,} bytes, more than the setting {limit.name} allows ({limit.value():,})"
+    return OSError(errno.EFBIG, text, os.fspath(path))
