@@ -14,12 +14,11 @@ from csp_index.proposers.grids import LayoutStyle
 from csp_index.records import Progress
 
 
-class LabelKeywords(TypedDict, total=False):
-    """The fields of ExampleOptions and of ScoringOptions, which share `seed`."""
+class ExampleKeywords(TypedDict, total=False):
+    """The fields of ExampleOptions but `neighbours`."""
 
     examples: int
     contrast: str
-    neighbours: int
     threshold: str
     floor: float
     reuse: bool
@@ -31,6 +30,12 @@ class LabelKeywords(TypedDict, total=False):
     generator_seed: int
     caption_column: str | None
     variant_prompt: str
+
+
+class LabelKeywords(ExampleKeywords, total=False):
+    """The fields of ExampleOptions and of ScoringOptions, which share `seed`."""
+
+    neighbours: int
 
     gamma: float
     alpha: float
@@ -58,7 +63,7 @@ class ViewKeywords(LabelKeywords, total=False):
     progress: Progress | None
 
 
-class ProposeKeywords(TypedDict, total=False):
+class ProposeKeywords(ExampleKeywords, total=False):
     """The fields of ProposerOptions but `layout`, of Layout, and of ExampleOptions but `neighbours`."""
 
     model: str | None
@@ -73,20 +78,6 @@ class ProposeKeywords(TypedDict, total=False):
     style: LayoutStyle
     columns: int
     cell: int
-
-    examples: int
-    contrast: str
-    threshold: str
-    floor: float
-    reuse: bool
-    min_similarity: float
-    near_duplicate: float
-    seed: int
-    generator: str | None
-    variants: int
-    generator_seed: int
-    caption_column: str | None
-    variant_prompt: str
 
 
 class LayersKeywords(TypedDict, total=False):

@@ -37,6 +37,9 @@ def keyword_types(function: Any) -> dict[str, Any]:
 LABEL = field_types(ExampleOptions) | field_types(ScoringOptions)
 PROPOSE = field_types(ExampleOptions) | field_types(ProposerOptions) | field_types(Layout)
 REPEATED = {
+    keywords.ExampleKeywords: {
+        name: kind for name, kind in field_types(ExampleOptions).items() if name != "neighbours"
+    },
     keywords.LabelKeywords: LABEL,
     keywords.ViewKeywords: LABEL | keyword_types(Index.label),
     keywords.ProposeKeywords: {name: kind for name, kind in PROPOSE.items() if name not in ("layout", "neighbours")},
