@@ -18,7 +18,6 @@ import gc
 import hashlib
 import json
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -28,6 +27,7 @@ from PIL import Image
 
 from csp_index import settings
 from csp_index.errors import ProposerError, one_line
+from csp_index.lru_cache import LRUCache
 from csp_index.models.weights import hash_weights, lasting, local_directory, put, resolve_device
 from csp_index.proposers.phrases import contrast_phrases
 from csp_index.proposers.proposer import Answer, CandidateKind, Question
@@ -94,7 +94,7 @@ class Captioner:
         self.prompt = json.dumps({"floor": self._floor, "most": self._most, "new_tokens": self._new_tokens})
         self._device = resolve_device(device)
         self._model, self.revision, self._images, self._tokenizer = _load(spec, self._device)
-        self._known: OrderedDict[str, _Caption] = OrderedDict()
+        self._known = LRUCache(_KEPT_CAPTIONS)  # captions by the hash of their picture
         self._check(spec)
 
     def ask(self, questions: Iterable[Question]) -> Iterator[Answer]:
@@ -137,9 +137,8 @@ class Captioner:
         entry = _Waiting(question.neuron, activating, contrastive)
         images = (*question.activating, *question.contrastive)
         for digest, image in zip((*activating, *contrastive), images, strict=True):
-            if digest in self._known:
-                self._known.move_to_end(digest)
-                entry.captions[digest] = self._known[digest]
+            if (caption := self._known.find(digest)) is not None:
+                entry.captions[digest] = caption
             elif digest not in pictures:
                 pictures[digest] = image
                 entry.first.add(digest)
@@ -149,9 +148,9 @@ class Captioner:
         """Caption the first batch of `pictures`, remove it, and give the captions to the waiting questions."""
         batch = list(pictures)[: self.batch]
         captions = dict(zip(batch, self._described([pictures.pop(digest) for digest in batch]), strict=True))
-        self._known.update((digest, caption) for digest, caption in captions.items() if not caption.failure)
-        while len(self._known) > _KEPT_CAPTIONS:
-            self._known.popitem(last=False)
+        for digest, caption in captions.items():
+            if not caption.failure:
+                self._known.put(digest, caption)
         for entry in waiting:
             entry.captions.update((digest, captions[digest]) for digest in entry.missing & captions.keys())
 

@@ -6,7 +6,6 @@ Knows nothing about neurons or models. Thread-safe.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +16,7 @@ from csp_index import settings
 from csp_index.errors import ProposerError, SourceError
 from csp_index.images.containers import ContainerReader
 from csp_index.images.decode import ImageRead, decode, fetch, read_image, same_file
+from csp_index.lru_cache import LRUCache
 from csp_index.store import derived_images, schema
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.connect import open_store
@@ -39,9 +39,8 @@ class Pictures:
         self._source = source
         self._side = settings.PICTURE_SIDE.value()
         self._files_of = _files(self._store, ids[~derived_images.is_derived(ids)])
-        self._cached: OrderedDict[int, Image.Image] = OrderedDict()
-        self._bytes = 0
-        self._mutex = threading.Lock()  # for the cache and the tables
+        self._cache = LRUCache(_CACHE_BYTES)  # by image id
+        self._mutex = threading.Lock()  # for the tables and `thumbnails`
         self._files = ContainerReader()
         self.thumbnails = 0
 
@@ -53,13 +52,11 @@ class Pictures:
         """Return the pictures of image ids, by id, without those that cannot be read."""
         cached: dict[int, Image.Image] = {}
         missing: list[int] = []
-        with self._mutex:
-            for image_id in ids:
-                if image_id in self._cached:
-                    self._cached.move_to_end(image_id)
-                    cached[image_id] = self._cached[image_id]
-                else:
-                    missing.append(image_id)
+        for image_id in ids:
+            if (picture := self._cache.find(image_id)) is not None:
+                cached[image_id] = picture
+            else:
+                missing.append(image_id)
         made = np.array(missing, dtype=np.int64)
         made = made[derived_images.is_derived(made)]
         fresh = self._made(made) if len(made) else {}
@@ -70,7 +67,8 @@ class Pictures:
                 fresh[image_id] = picture
         absent = [i for i in missing if i in self._files_of and i not in fresh]
         fresh |= self._thumbnails(absent) if absent else {}
-        self._keep(fresh)
+        for image_id, picture in fresh.items():
+            self._cache.put(image_id, picture, _size(picture))
         return cached | fresh
 
     def _original(self, uri: str, sha256: str | None) -> Image.Image | None:
@@ -103,15 +101,6 @@ class Pictures:
         if max(picture.size) > self._side:
             picture.thumbnail((self._side, self._side), Image.Resampling.LANCZOS, reducing_gap=2.0)
         return picture
-
-    def _keep(self, fresh: dict[int, Image.Image]) -> None:
-        with self._mutex:
-            for image_id, picture in fresh.items():
-                if image_id not in self._cached:
-                    self._cached[image_id] = picture
-                    self._bytes += _size(picture)
-            while self._bytes > _CACHE_BYTES:
-                self._bytes -= _size(self._cached.popitem(last=False)[1])
 
 
 def _files(store: Store, ids: np.ndarray) -> dict[int, tuple[str, str | None]]:
