@@ -16,7 +16,7 @@ class AddressError(CspIndexError):
 
 
 class NotFoundError(CspIndexError):
-    """What was asked for is not in the index: a layer, neuron, encoder, image, run, or what was not computed yet."""
+    """Not in the index: a layer, neuron, encoder, image, metadata column or run, or what was not computed yet."""
 
 
 class SettingError(CspIndexError):

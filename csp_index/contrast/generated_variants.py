@@ -32,6 +32,7 @@ from csp_index.records import DerivedKind, ExampleOptions, Progress
 from csp_index.store import schema
 from csp_index.store.catalog import sql_text
 from csp_index.store.derived_images import DerivedImage, append_derived, find_derived, read_derived
+from csp_index.store.image_metadata import check_columns, parse_metadata
 from csp_index.store.runs import settings_hash
 from csp_index.store.tables import Store
 
@@ -47,8 +48,8 @@ def synthesise(store: Store, models: Models, tell: Progress, request: DerivedReq
     """Make and store the requested variants that are missing; return the hash they are stored under.
 
     Interrupted, it keeps what is done. Images of which no variant can be made are left out, and their number is logged
-    with the first reason. Raises GeneratorError if none can be made of any, LabelError if network or encoder are
-    not at hand, or nothing may be stored.
+    with the first reason. Raises GeneratorError if none can be made of any, NotFoundError if no image has the
+    caption column, LabelError if network or encoder are not at hand, or nothing may be stored.
     """
     generator = generator_of(models, request.options)
     hashed = settings_hash(_describe(generator, request))
@@ -57,6 +58,8 @@ def synthesise(store: Store, models: Models, tell: Progress, request: DerivedReq
         return hashed
     request.check(KIND, "generated", f"variants of {len(missing)} images")
     selection = request.selection
+    if request.options.caption_column is not None:
+        check_columns(store, [request.options.caption_column])
     network, encoder = models.held_network(selection.target), models.held_encoder(selection.source)
     known = _known(store, request, hashed, missing)
     maker = _VariantMaker(store, generator, network, encoder, request, hashed, missing, known)
@@ -238,7 +241,7 @@ class _VariantMaker:
                 if isinstance(item, ImageFailure):
                     yield image, f"{item.uri} cannot be read any more: {item.reason}"
                     continue
-                metadata = json.loads(messages[image]["metadata"] or "{}")
+                metadata = parse_metadata(messages[image]["metadata"], image)
                 column = self.request.options.caption_column
                 if column and column not in metadata:
                     known = ", ".join(metadata) or "none"

@@ -43,10 +43,9 @@ from csp_index.regular_files import read_bytes
 from csp_index.settings import MAX_TEXT_BYTES
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo
+from csp_index.store.image_metadata import check_columns
 from csp_index.store.runs import record_run, settings_hash
 from csp_index.store.tables import Store
-
-_SAMPLED = 10_000  # images whose metadata shows which columns there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def evaluate(
 ) -> Evaluation:
     """Return how faithful the methods' labels of selected neurons are; stored values are read.
 
-    Errors: EvaluationError, in one line, before anything is written.
+    Errors: EvaluationError, or NotFoundError for what the index does not hold, in one line, before anything is written.
     """
     inputs = _read_inputs(store, selection, options, device)
     described = _describe(selection, options, inputs, tools)
@@ -154,7 +153,7 @@ def _read_inputs(store: Store, selection: Selection, options: EvaluationOptions,
     _check_models(selection, options, judge)
     truth = None if options.truth is None else read_truth(options.truth, selection.target.key, selection.target.neurons)
     if options.concepts:
-        _check_columns(store, options.concepts)
+        check_columns(store, options.concepts)
     hierarchy = None if options.hierarchy is None else load_hierarchy(options.hierarchy)
     generator = None
     if options.generator is not None:
@@ -184,16 +183,6 @@ def _check_models(selection: Selection, options: EvaluationOptions, judge: Encod
 def _left_out(options: EvaluationOptions) -> dict[str, str]:
     """Return what is not evaluated for lack of an option, with the reason; concepts () are all columns."""
     return {part.part: part.reason for option, part in NEEDS.items() if getattr(options, option) in (None, 0, False)}
-
-
-def _check_columns(store: Store, columns: Sequence[str]) -> None:
-    """Refuse a metadata column that none of the first images has."""
-    rows = store.read(schema.IMAGES, ["metadata"], where=f"image_id < {_SAMPLED}")["metadata"].to_pylist()
-    known = {name for row in rows if row for name in json.loads(row)}
-    for column in columns:
-        if column not in known:
-            has = ", ".join(sorted(known)) or "none: the images were indexed without metadata"
-            raise EvaluationError(f"no image has the metadata column {column!r} (has: {has})")
 
 
 def _describe(

@@ -5,7 +5,6 @@ Texts are compared in the form of `hierarchy.normal_text`.
 
 from __future__ import annotations
 
-import json
 import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from csp_index.errors import EvaluationError, one_line
+from csp_index.errors import EvaluationError
 from csp_index.evaluation.hierarchy import normal_text
+from csp_index.store.image_metadata import parse_metadata
 
 _CELLS = 1_000_000  # distinct cells cached while metadata is read
 _YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
@@ -61,8 +61,8 @@ def concept_presence(
 
     An image shows a text if in one of the columns (default all) the value equals it, is a list with such a value, or is
     a string with it as a part between `;` or `|`; or if the column has the text's name and the value true, 1, "true" or
-    "yes". A text is known if any image shows it or a column of its name has a truth value. Errors: EvaluationError for
-    a column that no image has, and for metadata that is not JSON.
+    "yes". A text is known if any image shows it or a column of its name has a truth value. A column that no image has
+    shows nothing. Errors: SourceError for metadata that is not JSON.
     """
     codes_of = {key: code for code, key in enumerate(dict.fromkeys(map(normal_text, texts)))}
     selected = None if columns is None else frozenset(columns)
@@ -73,7 +73,7 @@ def concept_presence(
     for image, metadata in rows:
         images.append(image)
         image_codes: set[int] = set()
-        for column, value in _record(metadata, image).items():
+        for column, value in parse_metadata(metadata, image).items():
             if (code := column_codes.get(column)) is None:
                 code = column_codes[column] = codes_of.get(normal_text(column), -1)
             if selected is not None and column not in selected:
@@ -94,27 +94,12 @@ def concept_presence(
                     image_codes.update(codes)
         for code in image_codes:
             hits[code].append(image)
-    unknown_columns = sorted(selected - column_codes.keys()) if selected is not None else []
-    if unknown_columns:
-        has = ", ".join(column_codes) or "no columns at all"
-        raise EvaluationError(f"no image has the metadata column {unknown_columns[0]!r} (has: {has})")
     showing = {
         key: np.unique(np.asarray(hits[code], np.int64))
         for key, code in codes_of.items()
         if hits[code] or code in known
     }
     return ConceptTable(np.unique(np.asarray(images, np.int64)), showing, frozenset(codes_of))
-
-
-def _record(metadata: str | None, image: int) -> dict[str, object]:
-    """Return an image's metadata, empty if it has none."""
-    if not metadata:
-        return {}
-    try:
-        record = json.loads(metadata)
-    except ValueError as exc:
-        raise EvaluationError(f"the metadata of image {image} is not JSON: {one_line(exc)}") from exc
-    return record if isinstance(record, dict) else {}
 
 
 def _cell(value: object) -> str:

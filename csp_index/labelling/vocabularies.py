@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from csp_index.errors import LabelError, one_line
 from csp_index.regular_files import check_file, read_text
 from csp_index.settings import MAX_TEXT_BYTES
 from csp_index.store import catalog, schema
+from csp_index.store.image_metadata import check_columns, parse_metadata
 from csp_index.store.tables import Store
 
 BUILT_IN = ("imagenet1k", "imagenet21k")
@@ -82,7 +82,8 @@ def metadata_vocabulary(store: Store, column: str) -> Vocabulary:
     """Return what a column of the images' metadata says: each text once, in the order of the images.
 
     A value is a text, a number, or a list of such; a text is parted at `;` and `|`, as for `evaluate --concepts`.
-    Truth values, nulls and images without the column say nothing. Errors: LabelError if no image has the column.
+    Truth values, nulls and images without the column say nothing. Errors: NotFoundError if no image has the column,
+    LabelError if it has no text.
     """
     return store.memo(schema.IMAGES, ("metadata vocabulary", column), lambda: _from_metadata(store, column))
 
@@ -176,25 +177,15 @@ def _parquet_rows(file: Path, column: str | None) -> tuple[list[str], list[list[
 
 
 def _from_metadata(store: Store, column: str) -> Vocabulary:
-    columns: dict[str, None] = {}
-    found: dict[str, None] = {}
+    check_columns(store, [column])
+    texts: dict[str, None] = {}
     images = catalog.image_count(store)
-    if images:
-        for batch in store.scan(schema.IMAGES, ["image_id", "metadata"], where=f"image_id < {images}"):
-            for image, text in zip(*(part.to_pylist() for part in batch.columns), strict=True):
-                try:
-                    record = json.loads(text) if text else {}
-                except ValueError as exc:
-                    raise LabelError(f"the metadata of image {image} is not JSON: {one_line(exc)}") from exc
-                if isinstance(record, dict):
-                    columns.update(dict.fromkeys(record))
-                    found.update(dict.fromkeys(_said(record.get(column))))
-    if column not in columns:
-        has = ", ".join(columns) or "no columns at all"
-        raise LabelError(f"no image has the metadata column {column!r} (has: {has})")
-    if not found:
+    for batch in store.scan(schema.IMAGES, ["image_id", "metadata"], where=f"image_id < {images}"):
+        for image, text in zip(*(part.to_pylist() for part in batch.columns), strict=True):
+            texts.update(dict.fromkeys(_said(parse_metadata(text, image).get(column))))
+    if not texts:
         raise LabelError(f"the metadata column {column!r} holds no text in any image: name another vocabulary")
-    return make_vocabulary(f"{_METADATA}{column}", list(found))
+    return make_vocabulary(f"{_METADATA}{column}", list(texts))
 
 
 def _said(value: object) -> Iterator[str]:

@@ -20,7 +20,7 @@ from csp_index.contrast.examples import gather_examples
 from csp_index.contrast.selection import Selection
 from csp_index.demo import world
 from csp_index.demo.generator import renderer
-from csp_index.errors import CspIndexError, GeneratorError, LabelError, SettingError
+from csp_index.errors import CspIndexError, GeneratorError, LabelError, NotFoundError, SettingError
 from csp_index.evaluation.options import EvaluationOptions, parse_methods
 from csp_index.models.variant_generators import Original, Variant, load_variants, make_variants
 from csp_index.records import ExampleOptions, Label
@@ -227,7 +227,7 @@ def test_kinds_mix(index: Index) -> None:
         (lambda i: label(i, generator="python:fakes:network"), GeneratorError, "without name, identity, variants or"),
         (lambda i: label(i, generator="python:fakes:painter"), GeneratorError, "pictures of texts only: name the met"),
         (lambda i: label(i, generator="diffusers:./nowhere"), GeneratorError, "does not exist"),
-        (lambda i: label(i, caption_column="colour"), GeneratorError, "no metadata column 'colour' (has: caption)"),
+        (lambda i: label(i, caption_column="colour"), NotFoundError, "has the metadata column 'colour' (has: caption)"),
         (lambda i: label(i, keep=False), LabelError, "may not store any"),
         (lambda i: label(i, variants=0), SettingError, "variants is 0"),
         (lambda i: label(i, variant_prompt="a photo"), SettingError, "a text with {caption} in it"),

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from csp_index import NetworkSource, open_index
-from csp_index.errors import LabelError
+from csp_index.errors import LabelError, NotFoundError
 from csp_index.labelling.vocabularies import load_vocabulary, metadata_vocabulary
 
 STRANGE = ["a/b\\c", "naïve café ☕", "字" * 200, "'; DROP TABLE labels", 'say "hi", twice', "x:y", "100%", "{}"]
@@ -163,7 +163,7 @@ def test_metadata_values_may_be_lists_numbers_and_nothing(indexed, monkeypatch):
 
 
 def test_a_metadata_column_that_is_not_there_or_says_nothing(indexed):
-    with pytest.raises(LabelError, match=r"no image has the metadata column 'kind' \(has: .*species"):
+    with pytest.raises(NotFoundError, match=r"no image has the metadata column 'kind' \(has: .*species"):
         load_vocabulary("metadata:kind", indexed.store)
     with pytest.raises(LabelError, match="'none' holds no text in any image"):
         load_vocabulary("metadata:none", indexed.store)

@@ -1,0 +1,42 @@
+"""The metadata of images: the columns of their source, one JSON object per row of the table `images`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from csp_index.errors import NotFoundError, SourceError, one_line
+from csp_index.store import catalog, schema
+from csp_index.store.tables import Store
+
+
+def parse_metadata(text: str | None, image: int) -> dict[str, object]:
+    """Return an image's metadata, empty if it has none or its JSON is no object. SourceError if it is not JSON."""
+    if not text:
+        return {}
+    try:
+        record = json.loads(text)
+    except ValueError as exc:
+        raise SourceError(
+            f"the metadata of image {image} is not JSON ({one_line(exc)}): index the image again"
+        ) from exc
+    return record if isinstance(record, dict) else {}
+
+
+def check_columns(store: Store, columns: Sequence[str]) -> None:
+    """Refuse a column that no image has; NotFoundError names those that exist.
+
+    It reads images only until each of the columns was seen, so a column of the first images costs one batch.
+    """
+    known: dict[str, None] = {}
+    images = catalog.image_count(store)
+    if images:
+        for batch in store.scan(schema.IMAGES, ["image_id", "metadata"], where=f"image_id < {images}"):
+            for image, text in zip(batch["image_id"].to_pylist(), batch["metadata"].to_pylist(), strict=True):
+                known.update(dict.fromkeys(parse_metadata(text, image)))
+            if known.keys() >= set(columns):
+                return
+    for column in columns:
+        if column not in known:
+            has = ", ".join(known) or "none: the images were indexed without metadata"
+            raise NotFoundError(f"no image has the metadata column {column!r} (has: {has})")
