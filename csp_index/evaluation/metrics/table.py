@@ -282,6 +282,11 @@ METRICS: Final[dict[str, Metric]] = {metric.name: metric for metric in _ROWS}
 HEADLINES: Final = ("agreement-exact", "simulation", "auprc", "f1", "discriminative", "stable-resample", "cosy-auc")
 
 
+def family_of(metric: str) -> str:
+    """Return the family of a metric by name, "" for one from elsewhere."""
+    return METRICS[metric].family if metric in METRICS else ""
+
+
 def named(family: Family) -> tuple[str, ...]:
     """Return the names of a family's metrics, in the order of the table.
 

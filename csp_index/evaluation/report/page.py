@@ -15,10 +15,11 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from csp_index.errors import CspIndexError
-from csp_index.evaluation.evaluation import ALL, Evaluation
+from csp_index.evaluation.evaluation import Evaluation
 from csp_index.evaluation.metrics.sanity import SanityReport
-from csp_index.evaluation.metrics.table import FAMILIES, HEADLINES, METRICS
+from csp_index.evaluation.metrics.table import FAMILIES, HEADLINES, METRICS, family_of
 from csp_index.evaluation.report import charts
+from csp_index.evaluation.report.sheets import Sheet, Sheets
 from csp_index.evaluation.report.summary import (
     COMPANIONS,
     NOT_ALONE,
@@ -29,8 +30,6 @@ from csp_index.evaluation.report.summary import (
 )
 from csp_index.evaluation.report.wording import (
     CONTROLS,
-    DASH,
-    arrow,
     base_name,
     chance,
     figure,
@@ -44,44 +43,6 @@ Rows = Sequence[Mapping[str, Any]]
 
 _QUALITY: Final = "pairs"  # the family that describes what chose the labels, not the labels
 _MOST_NOTES = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A mean in a table; `best` says that the paired tests put it above every other method."""
-
-    mean: str
-    interval: str = ""
-    count: str = ""  # for example 35 of 40, where some neurons have no value
-    best: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """The head of a column."""
-
-    metric: str
-    arrow: str
-    title: str
-    companion: bool = False  # shown only so that the others are not alone
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A method's cells."""
-
-    method: str
-    control: bool
-    cells: list[Cell]
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """A table of methods by metrics; its groups are (title, rows), one per kind."""
-
-    caption: str
-    columns: list[Column]
-    groups: list[tuple[str, list[Row]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +94,12 @@ class Page:
         self._evaluation, self._grid = evaluation, grid
         self._summary, self._comparisons = summary, comparisons
         self._missing = missing_notes(evaluation)
-        self._lines = {(line["method"], line["metric"], line["kind"]): line for line in summary.to_pylist()}
-        self._better: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-        for line in comparisons.to_pylist():
-            self._better.setdefault((line["metric"], line["kind"]), []).append(line)
+        self._sheets = Sheets(grid, summary, comparisons)
         self.methods = [method for method in grid.methods if method]
         self.controls = [(name, CONTROLS[base_name(name)]) for name in self.methods if base_name(name) in CONTROLS]
         self.floor = next((name for name, _ in self.controls if base_name(name) == "random-label"), None)
         self.headline = self._headline()
-        self.primary = next((name for name in self.headline if self._family(name) in COMPANIONS), None)
+        self.primary = next((name for name in self.headline if family_of(name) in COMPANIONS), None)
         self.leaders = self._leaders()
 
     def facts(self) -> list[tuple[str, str]]:
@@ -175,13 +133,13 @@ class Page:
 
     def glance(self) -> Sheet:
         """Return the first table of the page: one metric of each family."""
-        return self._sheet("One metric of each family", self.headline)
+        return self._sheets.sheet("One metric of each family", self.headline)
 
     def sections(self) -> list[Section]:
         """Return a section for each family with values, then one for the neurons and one for the contrast."""
         sections = []
         for family, info in FAMILIES.items():
-            names = [name for name in self._grid.metrics if self._family(name) == family and self._judged(name)]
+            names = [name for name in self._grid.metrics if family_of(name) == family and self._judged(name)]
             if family != _QUALITY and any(self._valued(name) for name in names):
                 sections.append(self._section(family, info.title, info.question, names))
         others = [name for name in self._grid.metrics if name not in METRICS and self._judged(name)]
@@ -192,9 +150,9 @@ class Page:
         if neurons:
             lead = "Properties of the neurons, whatever their labels: one meaning or several, unique or redundant."
             title = "The neurons themselves"
-            sheet = self._sheet(title, neurons, [""])
+            sheet = self._sheets.sheet(title, neurons, [""])
             sections.append(Section("neurons", title, lead, sheet, self._definitions(neurons), []))
-        pairs = [name for name in self._grid.metrics if self._family(name) == _QUALITY]
+        pairs = [name for name in self._grid.metrics if family_of(name) == _QUALITY]
         if pairs:
             info = FAMILIES[_QUALITY]
             sections.append(self._section(_QUALITY, info.title, info.question, pairs))
@@ -274,9 +232,6 @@ class Page:
         """Return the chart of the metrics' own test."""
         return self._chart(charts.sanity_chart(report), "sanity", "drops of the metrics") if report else None
 
-    def _family(self, metric: str) -> str:
-        return METRICS[metric].family if metric in METRICS else ""
-
     def _judged(self, metric: str) -> bool:
         """Return whether the metric is one of labels, not of the neurons themselves."""
         return any(self._grid.methods_of(metric))
@@ -289,7 +244,7 @@ class Page:
         valued = [name for name in self._grid.metrics if self._judged(name) and self._valued(name)]
         headline = []
         for family in FAMILIES:
-            names = [name for name in valued if self._family(name) == family and family != _QUALITY]
+            names = [name for name in valued if family_of(name) == family and family != _QUALITY]
             headline += ([name for name in names if name in HEADLINES] or names)[:1]
         return headline
 
@@ -302,10 +257,9 @@ class Page:
         if self.primary is None:
             return []
         names = [name for name in self._grid.methods_of(self.primary) if name and base_name(name) not in CONTROLS]
-        means = {name: self._lines[name, self.primary, ALL]["mean"] for name in names}
+        means = {name: mean for name in names if (mean := self._sheets.mean(name, self.primary)) is not None}
         higher_is_better = METRICS[self.primary].higher_is_better
-        ranked = [name for name in names if means[name] is not None]
-        ranked.sort(key=lambda name: -means[name] if higher_is_better else means[name])
+        ranked = sorted(means, key=lambda name: -means[name] if higher_is_better else means[name])
         if len(ranked) < 2:
             return ranked
         first = self._grid.row(ranked[0], self.primary)
@@ -321,63 +275,17 @@ class Page:
         """Return a section that shows some metrics."""
         columns = names
         if anchor == NOT_ALONE:
-            columns = [name for name in self.headline if self._family(name) in COMPANIONS] + names
+            columns = [name for name in self.headline if family_of(name) in COMPANIONS] + names
         drawn_names = [name for name in columns if name in self.headline or len(names) == 1]
         drawn = [
             self._chart(charts.interval_chart(self._summary, name, self.floor), f"{anchor}-{name}", name)
             for name in drawn_names
         ]
-        sheet = self._sheet(title, columns, companions=[name for name in columns if name not in names])
+        sheet = self._sheets.sheet(title, columns, companions=[name for name in columns if name not in names])
         return Section(anchor, title, lead, sheet, self._definitions(names), drawn)
 
     def _definitions(self, names: Sequence[str]) -> list[Definition]:
         return [Definition(name, meaning(METRICS.get(name))) for name in names]
-
-    def _sheet(
-        self, caption: str, names: Sequence[str], methods: Sequence[str] | None = None, companions: Sequence[str] = ()
-    ) -> Sheet:
-        listed = list(self.methods if methods is None else methods)
-        evaluated = [method for method in listed if any((method, name) in self._grid.rows for name in names)]
-        groups = []
-        for kind in self._grid.groups:
-            size = int(self._grid.columns(kind).sum())
-            title = "all neurons" if kind == ALL else kind
-            rows = [
-                Row(
-                    method or "neurons",
-                    base_name(method) in CONTROLS,
-                    [self._cell(method, name, kind) for name in names],
-                )
-                for method in evaluated
-            ]
-            groups.append((f"{title} ({size:,})", rows))
-        columns = [
-            Column(name, arrow(METRICS.get(name)), meaning(METRICS.get(name)), name in companions) for name in names
-        ]
-        return Sheet(caption, columns, groups)
-
-    def _cell(self, method: str, metric: str, kind: str) -> Cell:
-        line = self._lines.get((method, metric, kind))
-        if line is None or line["mean"] is None:
-            return Cell(DASH)
-        if self._family(metric) == NOT_ALONE and not self._accompanied(method, kind):
-            return Cell("withheld", "no companion metric")
-        count = f"{line['neurons']:,} of {line['neurons'] + line['missing']:,}" if line["missing"] else ""
-        return Cell(figure(line["mean"]), interval(line["low"], line["high"]), count, self._best(method, metric, kind))
-
-    def _accompanied(self, method: str, kind: str) -> bool:
-        return any(
-            line["mean"] is not None
-            for (of, metric, group), line in self._lines.items()
-            if of == method and group == kind and self._family(metric) in COMPANIONS
-        )
-
-    def _best(self, method: str, metric: str, kind: str) -> bool:
-        """Return whether the paired tests put a method above each of the others."""
-        lines = [
-            line for line in self._better.get((metric, kind), []) if method in (line["method_a"], line["method_b"])
-        ]
-        return bool(lines) and all(line["better"] == method for line in lines)
 
     def _cards(self, comparison: NeuronComparison, cards: Cards | None) -> NeuronCards:
         sides = zip(

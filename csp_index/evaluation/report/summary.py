@@ -19,7 +19,7 @@ import torch
 from csp_index.errors import EvaluationError
 from csp_index.evaluation.evaluation import ALL, Evaluation
 from csp_index.evaluation.metrics.intervals import ROUNDS, holm, mean_interval, paired_test
-from csp_index.evaluation.metrics.table import METRICS, Family, Metric
+from csp_index.evaluation.metrics.table import METRICS, Family, Metric, family_of
 
 POOLED: Final = "all methods"  # the labels of several methods together
 NOT_ALONE: Final[Family] = "generation"
@@ -175,7 +175,7 @@ def summarise(evaluation: Evaluation, rounds: int = ROUNDS, seed: int = 0) -> pa
             figures = [float(x[row]) if count else None for x in (intervals.mean, intervals.low, intervals.high)]
             entries[metric, kind, method] = (count, int(columns.sum()) - count, figures[0], figures[1], figures[2])
     keys = [(m, kind, method) for m in grid.metrics for kind in grid.groups for method in grid.methods_of(m)]
-    families = [METRICS[metric].family if metric in METRICS else "" for metric, _, _ in keys]
+    families = [family_of(metric) for metric, _, _ in keys]
     lines = [
         (metric, family, kind, method, *entries[metric, kind, method])
         for (metric, kind, method), family in zip(keys, families, strict=True)
