@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import json
 import random
-from pathlib import Path
 
 import fakes
 import pytest
-from indexed import ENCODER, label_squares
+from indexed import ENCODER
 
 from csp_index import open_index
 from csp_index.errors import NotFoundError
 from csp_index.records import LayerKey
 from csp_index.service.documents.home import home_document, random_neuron
 from csp_index.service.snapshot import Snapshot
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("home")
-    label_squares(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def snapshot(place: Path) -> Snapshot:
-    return Snapshot(place / "db")
 
 
 def test_home_tells_what_is_indexed(snapshot):
@@ -43,12 +30,12 @@ def test_home_tells_what_is_indexed(snapshot):
     json.dumps(home, allow_nan=False)
 
 
-def test_a_random_neuron_fires(snapshot, place):
+def test_a_random_neuron_fires(snapshot, squares, tmp_path):
     rng = random.Random(0)
     drawn = {random_neuron(snapshot, rng) for _ in range(200)}
     assert {key.layer for key in drawn} == {"conv", "concepts"}
     assert all(not snapshot.neuron_row(key)["dead"] for key in drawn)
-    empty = open_index(place / "empty")
-    empty.add_images(place / "images", encoders=[ENCODER])
+    empty = open_index(tmp_path / "empty")
+    empty.add_images(squares / "images", encoders=[ENCODER])
     with pytest.raises(NotFoundError, match="no neuron that fires"):
-        random_neuron(Snapshot(place / "empty"), rng)
+        random_neuron(Snapshot(tmp_path / "empty"), rng)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import fakes
 import numpy as np
 import pytest
-from indexed import ENCODER, WORDS, label_squares
+from indexed import ENCODER, WORDS
 
 from csp_index import NetworkSource, open_index
 from csp_index.errors import NotFoundError
@@ -23,18 +22,6 @@ from csp_index.service.snapshot import Snapshot
 from csp_index.store import schema
 
 KEY = NeuronKey("net", "concepts", 0)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("neurons")
-    label_squares(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def snapshot(place: Path) -> Snapshot:
-    return Snapshot(place / "db")
 
 
 class FakeEngine:
@@ -62,9 +49,9 @@ def engine(snapshot: Snapshot) -> FakeEngine:
     return FakeEngine(snapshot)
 
 
-def test_a_neurons_document_agrees_with_show(snapshot, engine, place):
+def test_a_neurons_document_agrees_with_show(snapshot, engine, squares):
     document = neuron_document(snapshot, engine, KEY)  # csp labeled last
-    shown = open_index(place / "db").view(str(KEY), "csp").as_json()
+    shown = open_index(squares / "db").view(str(KEY), "csp").as_json()
     assert document["method"] == "csp" and document["label"] == shown["labels"][0]["text"]
     for name in ("pairs", "contrast_quality", "note"):
         assert document[name] == shown[name]
@@ -166,7 +153,7 @@ def test_a_neuron_without_label_and_a_dead_one(snapshot, engine):
         neuron_document(snapshot, engine, KEY, "pmi")
 
 
-def test_a_label_made_on_fewer_images_says_so(place, tmp_path):
+def test_a_label_made_on_fewer_images_says_so(tmp_path):
     index = open_index(tmp_path / "db")
     network = NetworkSource("python:fakes:network", ("concepts",), name="net")
     index.add_images(fakes.write_images(tmp_path / "images", 20), encoders=[ENCODER], networks=[network])
