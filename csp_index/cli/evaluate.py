@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,19 +158,30 @@ def _say_summary(evaluation: Evaluation, rows: list[dict[str, Any]]) -> None:
             title="all neurons" if kind == "all" else escape(f"kind {kind or 'not said'}"), box=None, pad_edge=False
         )
         table.add_column("method", no_wrap=True)
-        for metric in metrics:
-            table.add_column(metric, justify="right")
-        for method in methods:
-            table.add_row(escape(method), *(_cell(cells.get((method, metric, kind))) for metric in metrics))
-        Console(width=max(150, Console().width)).print(table)
+        columns = [_column(metric, [cells.get((method, metric, kind)) for method in methods]) for metric in metrics]
+        for head, *_ in columns:
+            table.add_column(head, no_wrap=True)
+        for method, *texts in zip(methods, *(column[1:] for column in columns), strict=True):
+            table.add_row(escape(method), *texts)
+        console = Console()
+        # A row stays one line, as wide as it is: a folded interval could be read as the next row's.
+        console.width = max(console.width, console.measure(table, options=console.options.update(width=10_000)).maximum)
+        console.print(table)
     for family, why in evaluation.skipped.items():
         click.echo(f"not evaluated: {family}: {why}")
 
 
-def _cell(row: dict[str, Any] | None) -> str:
-    if row is None or row["mean"] is None:
-        return "-"
-    return f"{row['mean']:.2f} ({row['low']:.2f}..{row['high']:.2f})"
+def _column(metric: str, rows: Sequence[dict[str, Any] | None]) -> list[str]:
+    """Return a metric's name and its cells at one width: means below each other, then intervals that start alike."""
+    valued = [row if row is not None and row["mean"] is not None else None for row in rows]
+    intervals = ["" if row is None else f"({row['low']:z.2f}..{row['high']:z.2f})" for row in valued]
+    widest = max(map(len, intervals), default=0)
+    texts = [
+        "-" if row is None else f"{row['mean']:z.2f} {text:<{widest}}"
+        for row, text in zip(valued, intervals, strict=True)
+    ]
+    width = max(map(len, [metric, *texts]))
+    return [text.rjust(width) for text in [metric, *texts]]
 
 
 def _say_sanity(report: SanityReport) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from fakes import write_images
 
 from csp_index import CandidateTexts, NetworkSource, open_index
 from csp_index.cli import cli
+from csp_index.cli.evaluate import _say_summary
 from csp_index.errors import CspIndexError
+from csp_index.evaluation.evaluation import Evaluation
+from csp_index.evaluation.metrics.table import HEADLINES
 from csp_index.store import schema
 
 LAYER = "net/concepts"
@@ -44,6 +49,28 @@ def test_the_table_names_methods_metrics_kinds_and_what_was_left_out(folder):
         assert word in out
     assert "labels chosen on 40 images, judged on 40" in out
     assert "not evaluated: generation: no image generator is given" in out
+
+
+def test_a_method_is_one_line_and_its_figures_are_aligned_whatever_their_signs(capsys):
+    methods = ["contrastive-pmi", "csp", "semanticlens", "random-label"]
+    figures = [(-0.15, -0.2, -0.1), (0.15, -0.05, 0.25), (-0.001, -0.004, 0.002), (None, None, None)]
+    rows = [
+        {"method": method, "metric": metric, "kind": "all"} | {"mean": mean, "low": low, "high": high}
+        for method, (mean, low, high) in zip(methods, figures, strict=True)
+        for metric in HEADLINES
+    ]
+    settings = {"layer": LAYER, "methods": methods, "split": {"choosing": 40, "judging": 40}}
+    settings |= {"same_encoder": False, "judge": "e", "detection": "metadata columns"}
+    _say_summary(Evaluation(pa.table({}), settings, "run", {}), rows)
+    head, *lines = capsys.readouterr().out.splitlines()[2:]
+    assert head.split() == ["method", *HEADLINES]
+    assert [line.split()[0] for line in lines] == methods
+    shown = ["-0.15 (-0.20..-0.10)", " 0.15 (-0.05..0.25)", " 0.00 (0.00..0.00)"]
+    places = {
+        tuple(m.start() for m in re.finditer(re.escape(text), line)) for text, line in zip(shown, lines, strict=False)
+    }
+    assert len(places) == 1 and len(places.pop()) == len(HEADLINES)
+    assert lines[3].split()[1:] == ["-"] * len(HEADLINES)
 
 
 def test_json_holds_every_mean_with_its_interval(folder):
