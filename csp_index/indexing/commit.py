@@ -5,10 +5,11 @@ Rows are written first and the marks last, in one commit. The pass over images a
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +39,13 @@ class IndexSummary:
     seconds: float
     layers: tuple[str, ...] = field(default=())
     encoders: tuple[str, ...] = field(default=())
+
+    def _repr_html_(self) -> str:
+        cells = {name: ", ".join(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        cells["seconds"] = f"{self.seconds:.1f}"
+        head = "".join(f"<th>{name}</th>" for name in cells)
+        row = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells.values())
+        return f"<table><thead><tr>{head}</tr></thead><tbody><tr>{row}</tr></tbody></table>"
 
 
 def recover(store: Store, infos: Sequence[Column]) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import pyarrow as pa
+
 from csp_index.contrast.quality import ContrastQuality, quality_of_pairs
+from csp_index.query.results import Labels, SqlResult
 from csp_index.records import ExamplePair, Label
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo
@@ -34,6 +38,22 @@ class NeuronView:
         """Return the object that `csp-index show --json` prints."""
         details = {"statistics": self.statistics, "pairs": [asdict(pair) for pair in self.pairs]}
         return self.label.as_json() | details | {"contrast_quality": self.contrast.as_json(), "images": self.names}
+
+    def _repr_html_(self) -> str:
+        label = self.label
+        remarks = "; ".join(part for part in (label.note, label.doubt, self.contrast.summary()) if part)
+        head = (
+            f"<p><b>{html.escape(label.text or label.state)}</b> {html.escape(f'{label.neuron}, {label.method}')}</p>"
+        )
+        tables: list[Labels | SqlResult] = [Labels((label,)), SqlResult(pa.Table.from_pylist([self.statistics]))]
+        if self.pairs:
+            tables.append(SqlResult(pa.Table.from_pylist([self._named(pair) for pair in self.pairs])))
+        return head + f"<p>{html.escape(remarks)}</p>" + "".join(table._repr_html_() for table in tables)
+
+    def _named(self, pair: ExamplePair) -> dict[str, object]:
+        """Return a pair with the names of its images before their ids."""
+        partner = None if pair.contrast_id is None else self.names[pair.contrast_id]
+        return {"image": self.names[pair.image_id], "contrast": partner} | asdict(pair)
 
 
 def neuron_view(store: Store, target: LayerInfo, label: Label) -> NeuronView:
