@@ -12,6 +12,7 @@ from checkout import ROOT
 import csp_index
 from csp_index.cli import cli
 from csp_index.contrast.kinds import CONTRAST_KINDS
+from csp_index.evaluation.metrics.table import METRICS
 from csp_index.labelling.methods import METHODS, RECOMMENDED
 from csp_index.service.documents import manual
 from csp_index.settings import GROUPS, SETTINGS
@@ -76,6 +77,11 @@ def test_every_method_stands_in_the_readme_and_the_manual(page: str) -> None:
 @pytest.mark.parametrize("name", CONTRAST_KINDS)
 def test_every_contrast_kind_stands_in_the_manual(name: str) -> None:
     assert f"\n| `{name}` |" in PAGES["contrast.md"]
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_stands_in_the_manual(name: str) -> None:
+    assert f"\n| `{name}` |" in PAGES["evaluation.md"]
 
 
 def test_the_first_page_leads_to_every_other() -> None:

@@ -20,6 +20,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]  # this checkou
 from command_page import command_page  # noqa: E402
 from markdown_text import escape, table  # noqa: E402
 from method_tables import contrast_table, method_table, short_method_table  # noqa: E402
+from metric_tables import metric_tables  # noqa: E402
 from python_page import python_page  # noqa: E402
 
 import csp_index  # noqa: E402
@@ -63,6 +64,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "methods": method_table,
     "methods in short": short_method_table,
     "contrast kinds": contrast_table,
+    "metrics": metric_tables,
 }
 _TABLE = re.compile(r"(<!-- ([a-z ]+): generated -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
