@@ -1,1 +1,1 @@
-"""What comes in: image sources, containers, decoding, and the loader that works ahead of the models."""
+"""Image sources, containers, decoding, and the loader that works ahead of the models."""

@@ -1,8 +1,8 @@
 """Containers of many images: the address of an image in one, and its encoded bytes.
 
 Knows nothing about pixels. The containers are parquet files, tar shards and directories of the ``datasets`` library;
-``images.py`` spells out their URIs. Rows carry ``@column`` behind the number where the image column was named by the
-user and is not the automatic one.
+``decode.py`` describes their URIs. A row's URI ends in ``@column`` if the user named an image column other than the
+automatic one.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def byte_columns(schema: Any) -> frozenset[str]:
 
 
 def load_dataset(directory: str) -> Any:
-    """Return the ``datasets`` object saved in a directory. Raises SourceError if the package is missing or refuses."""
+    """Return the ``datasets`` object saved in a directory. Raises SourceError if the package is missing or fails."""
     try:
         import datasets
     except ImportError as exc:
@@ -109,7 +109,7 @@ def container_of(uri: str) -> Address | None:
 
 
 class ContainerReader:
-    """Reads by address; every thread keeps the last container it read open, so that neighbours are read in one go."""
+    """Reads by address; every thread keeps its last container open, so that neighbors are read in one pass."""
 
     def __init__(self) -> None:
         self._open: dict[int, tuple[str, _Container]] = {}
@@ -125,11 +125,11 @@ class ContainerReader:
                 self._open[thread] = (address.path, container)
             return container.read(address.key)
         except Exception as exc:  # a damaged container can raise nearly anything from its library
-            self._close(thread)  # the cursor may stand anywhere now
+            self._close(thread)  # the cursor may be anywhere now
             raise SourceError(one_line(exc)) from exc
 
     def close(self) -> None:
-        """Close what every thread left open; no thread may be reading."""
+        """Close the containers that threads left open; no thread may be reading."""
         for thread in list(self._open):
             self._close(thread)
 

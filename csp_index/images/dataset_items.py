@@ -17,16 +17,16 @@ from csp_index.images.memory_images import MemoryImage
 
 _IMAGE_KEYS = ("image", "img", "picture", "pixel_values", "jpg", "png", "webp")
 CHANNELS = (1, 3, 4)
-_MOST_VALUES = 64  # of a list that is kept as metadata; attributes of a face are 40
+_MOST_VALUES = 64  # of a list that is kept as metadata; a face has 40 attributes
 _SLACK = 1e-3  # of the range [0, 1]: resized images overshoot a little
 
 Simple = str | int | float | bool | None
 
 
 def memory_image(item: object, classes: Sequence[object] | None = None) -> MemoryImage:
-    """Return an item's picture and metadata: a target as `target`, with its name of `classes` as `label`.
+    """Return an item's picture and metadata: a target as `target`, with its name in `classes` as `label`.
 
-    Raises SourceError that says what was expected.
+    Raises a SourceError that says what was expected.
     """
     if isinstance(item, Mapping):
         return _of_columns(item)
@@ -38,10 +38,10 @@ def memory_image(item: object, classes: Sequence[object] | None = None) -> Memor
 
 
 def picture(value: object) -> Image.Image:
-    """Return a PIL image as it is; a tensor or an array as one of 8 bits, grey, RGB or RGBA.
+    """Return a PIL image unchanged, a tensor or an array as a PIL image of 8 bits: gray, RGB or RGBA.
 
     Floats must lie in [0, 1]; integers must be uint8, whatever their values. Three axes are [C, H, W] or [H, W, C];
-    where both are possible, tensors are the first and arrays the second. Two axes are a grey image. Raises SourceError
+    where both are possible, tensors are the first and arrays the second. Two axes are a gray image. Raises SourceError
     for anything else.
     """
     if isinstance(value, Image.Image):
@@ -114,7 +114,7 @@ def _target(target: object, classes: Sequence[object] | None) -> dict[str, objec
 
 
 def simple(value: object) -> Simple | list[Simple]:
-    """Return a value that can be kept as metadata, or None: text, number, truth, or a short list of them."""
+    """Return a value as metadata, or None: metadata are texts, numbers, booleans and short lists of these."""
     if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
         value = value.tolist() if getattr(value, "ndim", 0) <= 1 else None
     if isinstance(value, (str, int, float, bool)):

@@ -32,9 +32,9 @@ _FOLDER_MODULE = "torchvision.datasets.folder"
 
 
 def open_dataset(source: Any, name: str | None = None) -> DatasetImages | ImageStream:
-    """Return the source that an object is; `name` takes the place of its own in the images' URIs.
+    """Return an object as an image source; `name` replaces the object's own name in the images' URIs.
 
-    Raises SourceError if it is empty, or not made of images.
+    Raises SourceError if it is empty or contains no images.
     """
     _refuse(source)
     if isinstance(source, (list, tuple)) and source and all(_is_pair(item) for item in source):
@@ -54,10 +54,10 @@ class DatasetImages:
     """The images of a dataset that is read by index."""
 
     def __init__(self, dataset: Any, name: str | None = None, uris: Sequence[str] | None = None) -> None:
-        """Try the first items; `uris` name the images where they are known."""
+        """Try the first items; `uris` are the names of the images, if they have some."""
         if not _length(dataset):
             raise SourceError(f"the {type(dataset).__name__} is empty: it has no image")
-        self._dataset, self._given, self._named = dataset, uris, name
+        self._dataset, self._uris = dataset, uris
         self._names = {id(base): label for base, label in _labelled(dataset, name)}
         self.name = IN_MEMORY + next(iter(self._names.values()))
         self._try()
@@ -78,7 +78,7 @@ class DatasetImages:
                 yield ImageRef(uri, read=partial(self._read, index))
 
     def find(self, uri: str) -> Callable[[], MemoryImage] | None:
-        """Return what reads an image of the dataset again; None for another's, and for files that can be read."""
+        """Return a function that reads an image again; None if it is another dataset's, or a file that can be read."""
         if self._is_simple:
             head, _, place = uri.rpartition("/")
             known = head == self.name and place.isdecimal() and int(place) < len(self._dataset)
@@ -88,10 +88,10 @@ class DatasetImages:
 
     @property
     def _is_simple(self) -> bool:
-        """Whether an image's number is all there is to its URI."""
+        """Whether a URI is the name of the dataset and the image's number."""
         dataset = self._dataset
         inner = _is_own(dataset, Subset) or _is_own(dataset, ConcatDataset)
-        return self._given is None and not inner and not _files(dataset)
+        return self._uris is None and not inner and not _files(dataset)
 
     @cached_property
     def _index_of(self) -> dict[str, int]:
@@ -99,8 +99,8 @@ class DatasetImages:
         return {self._uri(i): i for i in indices if not _are_plain_files(resolved(self._dataset, i)[0])}
 
     def _uri(self, index: int) -> str:
-        if self._given is not None:
-            return self._given[index]
+        if self._uris is not None:
+            return self._uris[index]
         base, place = resolved(self._dataset, index)
         files = _files(base)
         return os.path.abspath(files[place][0]) if files else f"{IN_MEMORY}{self._names[id(base)]}/{place}"
@@ -116,7 +116,7 @@ class DatasetImages:
         return MemoryImage(result.image, {**result.metadata, **named})
 
     def _try(self) -> None:
-        """Refuse a dataset whose first items are all of no use; one that only fails to read some is none of these."""
+        """Refuse a dataset if none of its first items is usable; it may fail to read some of them."""
         reasons = []
         for index in range(min(_TRIED, len(self._dataset))):
             if _are_plain_files(resolved(self._dataset, index)[0]):
@@ -129,10 +129,10 @@ class DatasetImages:
 
 
 class ImageStream:
-    """Images that come once, one after another; none is held. `count` is how many have come."""
+    """Images that arrive once, one after another; none is kept. `count` is how many have arrived."""
 
     def __init__(self, items: Iterable[Any], name: str) -> None:
-        """Take the first item, so that what is no image is refused at once."""
+        """Read the first item, so that an iterable without images is refused at once."""
         self.name, self.count = IN_MEMORY + name, 0
         self._items = iter(items)
         try:
@@ -145,7 +145,7 @@ class ImageStream:
         self._first = [first]
 
     def refs(self) -> Iterator[ImageRef]:
-        """Yield each image with what reads it. Raises SourceError if a URI comes twice, or the iterable fails."""
+        """Yield each image with a function to read it. Raises SourceError for a repeated URI or a failing iterable."""
         seen = set[int]()
         for item in self._all():
             uri, image = (str(item[0]), item[1]) if _is_pair(item) else (f"{self.name}/{self.count}", item)
@@ -205,7 +205,7 @@ def _is_map_style(source: Any) -> bool:
 
 
 def _length(dataset: Any) -> int:
-    """Return the number of items. Raises SourceError where `__len__` fails or returns no such number."""
+    """Return the number of items. Raises SourceError if `__len__` fails or returns no such number."""
     name = type(dataset).__name__
     try:
         result = dataset.__len__()  # `len` does not say what was returned
@@ -226,7 +226,7 @@ def _is_pair(item: Any) -> bool:
 
 
 def resolved(dataset: Any, index: int) -> tuple[Any, int]:
-    """Return the dataset inside subsets and concatenations that an item comes from, and its place there."""
+    """Return the dataset, inside subsets and concatenations, that an item comes from, and its place there."""
     while True:
         if _is_own(dataset, Subset):
             place = int(dataset.indices[index])
@@ -261,7 +261,7 @@ def _bases(dataset: Any) -> Iterator[Any]:
 
 
 def _labelled(dataset: Any, name: str | None) -> Iterator[tuple[Any, str]]:
-    """Yield the datasets inside with their names, numbered where two would be called the same."""
+    """Yield the datasets inside with their names, numbered where several have the same name."""
     bases = list({id(base): base for base in _bases(dataset)}.values())
     names = [_name_of(base) if name is None else name for base in bases]
     for place, (base, own) in enumerate(zip(bases, names, strict=True)):
@@ -269,7 +269,7 @@ def _labelled(dataset: Any, name: str | None) -> Iterator[tuple[Any, str]]:
 
 
 def _name_of(dataset: Any) -> str:
-    """Return a name of a dataset, the same in every run: its own, or its class, and the split where it says so."""
+    """Return a name of a dataset, the same in every run: its own or its class, and its split if it has one."""
     info = getattr(dataset, "info", None)
     own = getattr(dataset, "name", None) or getattr(info, "dataset_name", None) or getattr(info, "builder_name", None)
     name = own if isinstance(own, str) else type(dataset).__name__
@@ -294,7 +294,7 @@ def _files(dataset: Any) -> Sequence[tuple[str, object]] | None:
 
 
 def _are_plain_files(dataset: Any) -> bool:
-    """Return whether the items are the files as they are: read by torchvision's own code, without a transform."""
+    """Return whether the items are the files unchanged: read by torchvision's own code, without a transform."""
     if _files(dataset) is None or getattr(dataset.loader, "__module__", None) != _FOLDER_MODULE:
         return False
     return dataset.transform is None and dataset.transforms is None

@@ -1,16 +1,16 @@
-"""Read images by URI: encoded bytes in, RGB pixels out, in the order asked.
+"""Read images by URI: encoded bytes in, RGB pixels out, in the requested order.
 
-Knows nothing about how a source is listed (``sources.py``) or what becomes of the pixels. A URI is enough to read an
+Knows nothing about how a source is listed (``sources.py``) or what is done with the pixels. A URI is enough to read an
 image again:
 
 - a file: its absolute path (a ``#`` in the name of an existing file is part of the name)
 - a row of a parquet file: ``/abs/file.parquet#17``
 - a member of a tar shard: ``/abs/shard.tar#dir/0001.jpg``
 - a row of a ``datasets.save_to_disk`` directory: ``/abs/dir#17``, or ``/abs/dir#train/17`` when it has splits
-- an item of a dataset of the caller: ``dataset:NAME/17``, for as long as the caller's program holds it
+- an item of the caller's dataset: ``dataset:NAME/17``, as long as the caller's program keeps the dataset
 
-Rows carry ``@column`` behind the number where the image column was named by the user and is not the one found
-automatically. One unreadable image never stops the stream: it becomes an :class:`ImageFailure` that says why.
+A row's URI ends in ``@column`` if the user named an image column other than the automatic one. One unreadable image
+never stops the stream: it becomes an :class:`ImageFailure` that says why.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from csp_index.regular_files import read_bytes
 from csp_index.settings import MAX_IMAGE_BYTES
 
 IN_MEMORY = "dataset:"
-"""What the URI of an image starts with that no file holds: an item of a dataset of the caller."""
+"""The start of the URI of an image that is in no file: an item of the caller's dataset."""
 
 MAX_PIXELS = 89_478_485
-"""Largest width x height that is decoded: Pillow's own border to a decompression bomb."""
+"""Largest width x height that is decoded: Pillow's own limit against decompression bombs."""
 
 # Formats that Pillow registers but cannot turn into pixels by itself: stubs, write-only ones, and EPS, which starts
 # Ghostscript.
@@ -49,7 +49,7 @@ _THUMBNAIL_QUALITY = 90
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """One image of a source, not read yet; `read` gives it where the URI is not enough to find it."""
+    """One image of a source, not read yet; `read` returns it if the URI is not enough to find it."""
 
     uri: str
     metadata: dict[str, object] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class ImageFailure:
 
 
 def same_file(read: ImageRead | ImageFailure, sha256: str | None) -> ImageRead | ImageFailure:
-    """Return what was read, or a failure if it is another file than the one of that hash (None or "": not known)."""
+    """Return the image, or a failure if its file does not have this hash (None or "": the hash is unknown)."""
     if isinstance(read, ImageFailure) or not sha256 or sha256 == read.sha256:
         return read
     return ImageFailure(read.uri, "it is another file than the one indexed")
@@ -104,8 +104,8 @@ def image_extensions() -> frozenset[str]:
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Return the picture in ``data`` as upright RGB.
 
-    EXIF orientation is applied; transparency is laid over white; of an animation the first frame is taken; values of
-    more than eight bits are scaled (see ``_to_eight_bits``). Raises SourceError, with a one-line reason, on anything
+    EXIF orientation is applied, transparency is blended onto white, an animation gives its first frame, and values of
+    more than eight bits are scaled (see ``_to_eight_bits``). Raises SourceError, with a one-line reason, for anything
     that is not a whole image or has more than ``max_pixels`` pixels.
     """
     if not data:
@@ -144,9 +144,9 @@ def read_images(
     """Yield each image, or its failure, in the order of ``uris``.
 
     Images are decoded in the calling thread, or in ``threads`` threads that work at most two images each ahead of the
-    consumer; either way memory does not grow with the number of URIs. Neighbouring URIs of one container are read in
-    one go: a parquet file group by group with the image column alone. Whoever calls this for one short run of a
-    container after another passes a ``reader``, and closes it in the end: it remembers where the last call stopped.
+    consumer; either way memory does not grow with the number of URIs. Neighboring URIs of one container are read in
+    one pass: a parquet file group by group, the image column alone. A caller that reads a container in many short
+    runs passes a ``reader``, which remembers where the last call stopped, and closes it at the end.
     """
     containers = ContainerReader() if reader is None else reader
     try:
@@ -198,7 +198,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_eight_bits(values: np.ndarray[Any, Any], mode: str) -> np.ndarray[Any, Any]:
-    """Return grey values as uint8: the full range of the type becomes 0-255, so that a dark image stays dark.
+    """Return gray values as uint8: the full range of the type becomes 0-255, so that a dark image stays dark.
 
     16-bit modes have a known range. Modes ``I`` and ``F`` do not: the range is the smallest of 0-1 (floats only),
     0-65535 for integers or 0-255 for floats, and the image's own maximum, that holds all values.
@@ -216,13 +216,13 @@ def _to_eight_bits(values: np.ndarray[Any, Any], mode: str) -> np.ndarray[Any, A
 
 
 Payload = bytes | MemoryImage | SourceError | None
-"""What an image is decoded from: encoded bytes, a picture of the caller, why there is none; None for a plain file."""
+"""What an image is decoded from: encoded bytes, the caller's picture, or an error; None stands for a plain file."""
 
 
 def fetch(reader: ContainerReader, uri: str) -> Payload:
-    """Return the bytes of an image in a container, a picture in memory, or why there is none; None for a plain file.
+    """Return the bytes of an image in a container, a picture in memory, or an error; None for a plain file.
 
-    Ask for the images of a container in their order, and from one thread.
+    Call it for the images of a container in their order, from one thread.
     """
     image = find_image(uri)
     if image is not None:
@@ -239,9 +239,9 @@ def fetch(reader: ContainerReader, uri: str) -> Payload:
 
 
 def read_image(uri: str, payload: Payload, max_pixels: int = MAX_PIXELS) -> ImageRead | ImageFailure:
-    """Return the image in what `fetch` gave, or its failure; a plain file (None) is read here.
+    """Return the image decoded from what `fetch` returned, or its failure; a plain file (None) is read here.
 
-    The hash of a picture in memory is that of its pixels: RGB, row by row, behind its width and height.
+    The hash of a picture in memory covers its width and height, then its RGB pixels row by row.
     """
     try:
         if isinstance(payload, MemoryImage):

@@ -1,8 +1,8 @@
 """Decode images and preprocess them for every model at once, ahead of the models, in the requested order.
 
-Knows nothing about the store or the models: a preprocessing is a function of a picture. One image is decoded once, for
-all of them and for its thumbnail. What cannot be read becomes an :class:`ImageFailure` in its place. Threads
-of this process do the work, or processes of their own; what comes out is the same.
+Knows nothing about the store or the models: a preprocessing is a function of a picture. Each image is decoded once, for
+all models and its thumbnail. An unreadable image becomes an :class:`ImageFailure` in its place. Threads of this process
+do the work, or separate processes; the results are the same.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Preprocess = Callable[[Image.Image], torch.Tensor]
 _CHUNK = 8  # images a process takes at a time
 _AHEAD = 4  # chunks prepared for each process while the models run
 _THREADS_AHEAD = 32  # images prepared by threads while the models run
-_MANY_CORES, _MANY_IMAGES, _MOST_WORKERS = 6, 4096, 8  # from these sizes on processes start by default, and how many
+_MANY_CORES, _MANY_IMAGES, _MOST_WORKERS = 6, 4096, 8  # from these sizes on, processes start by default
 
 _MOST_BYTES = 2**20  # of preprocessings that are sent to processes by default
 
@@ -54,7 +54,7 @@ def prepare(
 ) -> Prepared | ImageFailure:
     """Return the image decoded and preprocessed, once for each of `preprocess`; or why it cannot be read.
 
-    `payload` is what `images.fetch` gave. Raises ModelError if a preprocessing fails on a sound image.
+    `payload` is what `decode.fetch` returned. Raises ModelError if a preprocessing fails on a sound image.
     """
     item = read_image(ref.uri, payload)
     if isinstance(item, ImageFailure):
@@ -81,10 +81,10 @@ def decoded(
 ) -> Generator[Prepared | ImageFailure, None, None]:
     """Yield every image, decoded and preprocessed, or its failure, in order; threads or processes work ahead.
 
-    Threads, as many as the setting decode_threads says, do all the work where `workers` = 0, else only until the
-    processes are ready. Close the generator to end them. Containers are read here, one image after another; plain
-    files where they are decoded. Raises SettingError if a preprocessing cannot be sent to a process, SourceError
-    where a process dies.
+    With `workers` = 0 threads do all the work, as many as the setting decode_threads says; else they work only until
+    the processes are ready. Close the generator to end them all. Containers are read here, one image after another;
+    plain files where they are decoded. Raises SettingError if a preprocessing cannot be sent to a process, SourceError
+    if a process dies.
     """
     size = settings.THUMBNAIL_SIZE.value()
     pools = _Pools(preprocess, size, workers)
@@ -111,7 +111,7 @@ def decoded(
 
 
 def _fetched(reader: ContainerReader, ref: ImageRef) -> tuple[ImageRef, Payload]:
-    """Return an image with what it is decoded from; a picture in memory brings metadata along."""
+    """Return an image and what it is decoded from; a picture in memory brings metadata with it."""
     payload = fetch(reader, ref.uri) if ref.read is None else read_image_of(ref.read)
     if isinstance(payload, MemoryImage):
         return ImageRef(ref.uri, {**ref.metadata, **payload.metadata}), replace(payload, metadata={})
@@ -121,9 +121,9 @@ def _fetched(reader: ContainerReader, ref: ImageRef) -> tuple[ImageRef, Payload]
 def workers_for(images: int, preprocess: Sequence[Preprocess]) -> int:
     """Return how many processes are worth starting to decode this many images; 0 stands for threads.
 
-    Starting one costs some seconds of a core. On few cores that never pays: threads do as much there, for pictures are
-    decoded and scaled without Python's lock; and models on the CPU want the cores themselves. Nor are processes started
-    where a preprocessing cannot be sent to them, or brings a whole model along.
+    Starting a process costs a core some seconds. With few cores that never pays: threads do as much, because pictures
+    are decoded and scaled without Python's lock, and models on the CPU need the cores themselves. No processes are
+    started either if a preprocessing cannot be sent to them, or carries a whole model.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if cores < _MANY_CORES or images < _MANY_IMAGES:
@@ -150,7 +150,7 @@ class _Pools:
         if self._processes is None or not all(start.done() for start in self._starting):
             return self._threads.submit(self._in_threads, jobs)
         while self._starting:
-            self._starting.pop().result()  # raises what a start has failed for
+            self._starting.pop().result()  # raises the error of a failed start
         return self._processes.submit(self._in_process, jobs)
 
     def close(self) -> None:
@@ -164,10 +164,10 @@ class _Pools:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Neighbouring images without what the asker knows; the inputs of those that could be read, stacked by model."""
+    """Neighboring images without what the caller knows already; the inputs of the readable ones, stacked by model."""
 
     images: list[Prepared | ImageFailure]
-    pixels: tuple[torch.Tensor, ...] | None  # None if each image holds its own
+    pixels: tuple[torch.Tensor, ...] | None  # None if each image has its own
 
 
 def _packed(preprocess: Sequence[Preprocess]) -> bytes:
@@ -181,8 +181,8 @@ def _packed(preprocess: Sequence[Preprocess]) -> bytes:
 
 
 @cache
-def _given_preprocess() -> tuple[Preprocess, ...]:
-    torch.set_num_threads(1)  # the processes themselves are what runs side by side
+def _worker_preprocess() -> tuple[Preprocess, ...]:
+    torch.set_num_threads(1)  # the processes already run in parallel
     try:
         return tuple(pickle.loads(worker_payload()))
     except Exception as exc:
@@ -193,7 +193,7 @@ def _given_preprocess() -> tuple[Preprocess, ...]:
 
 
 def _get_ready() -> None:
-    _given_preprocess()
+    _worker_preprocess()
 
 
 def _prepare_all(preprocess: Sequence[Preprocess], size: int, jobs: Sequence[tuple[str, Payload]]) -> Chunk:
@@ -201,9 +201,9 @@ def _prepare_all(preprocess: Sequence[Preprocess], size: int, jobs: Sequence[tup
 
 
 def _work(size: int, jobs: Sequence[tuple[str, Payload]]) -> Chunk:
-    images = _prepare_all(_given_preprocess(), size, jobs).images
+    images = _prepare_all(_worker_preprocess(), size, jobs).images
     sound = [image for image in images if isinstance(image, Prepared)]
-    # One tensor a model, handed over in shared memory: each costs a file descriptor as long as it is held.
+    # One tensor per model, passed in shared memory: each costs a file descriptor as long as it exists.
     pixels = tuple(stacked(column) for column in zip(*(image.pixels for image in sound), strict=True))
     return Chunk([image if isinstance(image, ImageFailure) else replace(image, pixels=()) for image in images], pixels)
 

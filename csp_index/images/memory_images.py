@@ -1,7 +1,7 @@
-"""Images that lie in this process: where a dataset of the caller is held, its images are found by their URIs.
+"""Images in this process's memory: those of the caller's datasets, found by their URIs.
 
-Knows nothing about datasets. A holder is registered by a weak reference, so that its images can be read again (for a
-new network, for edited images) for as long as the caller of `register` holds it, and no longer.
+Knows nothing about datasets. A holder is registered by a weak reference: its images can be read again (for a new
+network, for edited images) as long as the caller of `register` keeps it, and no longer.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from csp_index.errors import SourceError, one_line
 
 @dataclass(frozen=True, slots=True)
 class MemoryImage:
-    """A picture as an object gave it, and what else the object said of it."""
+    """A picture that an object returned, with its metadata."""
 
     image: Image.Image
     metadata: dict[str, object] = field(default_factory=dict)
 
 
 class ImageHolder(Protocol):
-    """What holds images that no file holds."""
+    """An object that has images which are in no file."""
 
     def find(self, uri: str) -> Callable[[], MemoryImage] | None:
-        """Return what reads the image of a URI, or None if it is not one of the holder's."""
+        """Return a function that reads the image of a URI, or None if the holder does not have it."""
         ...
 
 
@@ -36,7 +36,7 @@ _holders: list[weakref.ref[ImageHolder]] = []
 
 
 def register(holder: ImageHolder) -> None:
-    """Let the images of a holder be read by their URIs while the holder lives; the newest holder counts first."""
+    """Make a holder's images readable by their URIs while the holder lives; the newest holder comes first."""
     _holders[:] = [weakref.ref(holder), *(known for known in _holders if known() not in (None, holder))]
 
 
@@ -51,7 +51,7 @@ def find_image(uri: str) -> MemoryImage | SourceError | None:
 
 
 def read_image_of(read: Callable[[], MemoryImage]) -> MemoryImage | SourceError:
-    """Return what the caller's code gives, or why it gives nothing."""
+    """Return the image that the caller's code returns, or an error that says why there is none."""
     try:
         return read()
     except SourceError as exc:

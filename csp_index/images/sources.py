@@ -1,9 +1,9 @@
-"""List image sources: which images there are and what is known of them, without reading a pixel.
+"""List image sources: which images there are and what is known about them, without reading a pixel.
 
 A source is a folder tree, a parquet file or a folder of them, a tar shard or a folder of them, or a directory of the
 ``datasets`` library. The order is stable, and images are yielded as they are found, so that memory does not grow with
-their number. Listing goes on where a shard is damaged: it yields one URI that cannot be read, which turns up as a
-failure later.
+their number. A damaged shard does not stop the listing: it gives one URI that cannot be read and becomes a failure
+later.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def open_source(
     metadata: str | Path | None = None,
     image_column: str | None = None,
 ) -> ImageSource:
-    """Return the source at a path, or the one that an object is (`datasets.open_dataset`, with its ``name``).
+    """Return the source at a path, or an object as a source (`datasets.open_dataset`, with its ``name``).
 
     A folder is a ``datasets`` directory if it was written as one, else a tree of image files if it holds one (at any
-    depth), else a folder of parquet files, else one of tar shards. Hidden files and folders are passed over.
+    depth), else a folder of parquet files, else one of tar shards. Hidden files and folders are skipped.
     ``metadata`` is a CSV table joined to image files by path (default: ``metadata.csv`` in the folder, if there is
     one). ``image_column`` names the image column of a table, or the ending of the image members of tar shards
     (``jpg``). Raises SourceError if there is nothing to read.
@@ -69,16 +69,16 @@ def open_source(
 
 
 class HeldDatasets:
-    """The datasets given to one index: their images can be read while they are held here."""
+    """The datasets that the caller passed to one index: their images can be read while they are kept here."""
 
     def __init__(self) -> None:
-        """Hold none."""
+        """Start without datasets."""
         self._images: dict[str, DatasetImages] = {}
 
     def open(
         self, source: Any, name: str | None, *, metadata: str | Path | None, image_column: str | None
     ) -> ImageSource | None:
-        """Return `open_source` of the same arguments, None of None; a dataset is held in place of one of its name."""
+        """Return `open_source` of the same arguments, None for None; a dataset replaces the one of its name."""
         if source is None:
             return None
         images = open_source(source, name, metadata=metadata, image_column=image_column)
@@ -87,12 +87,12 @@ class HeldDatasets:
         return images
 
     def read_first(self) -> None:
-        """Let a URI that a dataset of another index has, too, be read from the dataset that is held here."""
+        """Give these datasets priority over those of other indexes, for URIs that both have."""
         for images in self._images.values():
             register(images)
 
     def clear(self) -> None:
-        """Let go of all datasets."""
+        """Forget all datasets."""
         self._images.clear()
 
 
@@ -134,9 +134,9 @@ def _open_folder(path: Path, metadata: str | Path | None, image_column: str | No
 def walk(root: Path) -> Iterator[str]:
     """Yield the path of every file below a folder, relative to it, sorted as whole strings.
 
-    Only the names of one folder at each depth are held in memory. Names that start with a dot are passed over. Links
-    to folders are followed, but not in circles. Pipes, devices and broken links are there too, so that reading them
-    reports a failure.
+    Only the names of one folder at each depth are in memory. Names that start with a dot are skipped. Links to folders
+    are followed, but not in circles. Pipes, devices and broken links are included, so that reading them reports a
+    failure.
     """
     return _walk(os.fspath(root), "", frozenset())
 
@@ -168,7 +168,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 class FolderSource:
     """Image files below a folder, with the rows of a table about them.
 
-    ``missing_rows`` counts the rows of the table that name an image which is not there.
+    ``missing_rows`` counts the rows of the table whose image does not exist.
     """
 
     def __init__(self, root: Path, metadata: str | Path | None = None) -> None:
@@ -183,8 +183,7 @@ class FolderSource:
         """Yield the images sorted by path; an image without a row has no metadata."""
         folder = self._root.as_posix().rstrip("/")
         for relative in self._images():
-            # A name that is not UTF-8 cannot be stored: spelled out, it fails as "no such file" and stands among the
-            # failures.
+            # A name that is not UTF-8 cannot be stored: escaped, it fails as "no such file" and is among the failures.
             uri = f"{folder}/{relative}".encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
             yield ImageRef(uri, self._table.row(relative) if self._table is not None else {})
 
@@ -266,7 +265,7 @@ class DatasetSource:
 class TarSource:
     """Image members of tar shards in the layout of webdataset.
 
-    Neighbouring members with one name up to the first dot are one sample: its ``.json`` (an object's fields),
+    Neighboring members with the same name up to the first dot are one sample: its ``.json`` (an object's fields),
     ``.cls`` (a whole number) and ``.txt`` members are the metadata of each of its images.
     """
 
@@ -300,7 +299,7 @@ class TarSource:
                     if sample != key:
                         yield from (ImageRef(f"{shard}#{name}", dict(metadata)) for name in images)
                         key, images, metadata = sample, [], {}
-                    if self._wanted(ending):
+                    if self._is_image(ending):
                         images.append(member.name)
                     elif ending in _METADATA_MEMBERS:
                         stream = tar.extractfile(member)
@@ -309,7 +308,7 @@ class TarSource:
         except (tarfile.TarError, OSError) as exc:
             raise SourceError(f"{shard} cannot be read as a tar shard: {one_line(exc)}") from exc
 
-    def _wanted(self, ending: str) -> bool:
+    def _is_image(self, ending: str) -> bool:
         if self._ending is not None:
             return ending == self._ending
         return "." + ending.rpartition(".")[2] in self._endings
@@ -343,7 +342,7 @@ def _member_metadata(ending: str, data: bytes) -> Mapping[str, object]:
 
 
 def _column_suffix(schema: Any, named: str | None) -> str:
-    """Return what the URI needs so that the image column is found again: nothing if it is the automatic one."""
+    """Return the end of the URI that names the image column: empty if it is the automatic one."""
     column = pick_image_column(schema, named)
     try:
         automatic = pick_image_column(schema)
@@ -353,7 +352,7 @@ def _column_suffix(schema: Any, named: str | None) -> str:
 
 
 def _guarded(refs: Iterable[ImageRef], broken: str) -> Iterator[ImageRef]:
-    """Pass the images on; where the shard turns out to be damaged, yield ``broken``, which fails when it is read."""
+    """Yield the images; where the shard turns out to be damaged, yield ``broken``, which fails when it is read."""
     try:
         yield from refs
     except GeneratorExit:
