@@ -1,7 +1,7 @@
-"""Modules of the caller, used without leaving a trace.
+"""Run modules of the caller and leave them as they were.
 
-While they are in use they are in evaluation mode, on the device of the index, and make no graph for gradients; then
-each part has its training flag again and the module lies where it lay. Knows nothing about what the modules are.
+While in use they are in evaluation mode, on the device of the index, and make no graph for gradients; afterwards each
+part has its training flag back, and the module is on its old device. Knows nothing about what the modules are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from csp_index.models.weights import resolve_device
 def borrowed(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
     """Put modules in evaluation mode and on a device while the context lasts; uses may be nested.
 
-    A module that lies on several devices is left there.
+    A module that is spread over several devices stays there.
     """
     modes = {part: part.training for module in modules for part in module.modules()}
     homes = [(module, places.pop()) for module in modules if len(places := _devices(module)) == 1]
@@ -48,18 +48,18 @@ def borrowed(modules: Sequence[nn.Module], device: torch.device) -> Iterator[Non
 def running(
     modules: Sequence[nn.Module], device: torch.device, *, owned: bool = True, gradient: bool = False
 ) -> Iterator[None]:
-    """Compute with modules: our own are ready, the caller's are borrowed; with or without gradients."""
+    """Run modules in a context, with or without gradients; those not `owned` are the caller's and are borrowed."""
     if owned:
         with torch.enable_grad() if gradient else torch.inference_mode():
             yield
         return
-    # Not inference mode: what a module remembers of it could not be trained with afterwards.
+    # Not inference mode: tensors that a module stores there cannot be used in training afterwards.
     with borrowed(modules, device), torch.enable_grad() if gradient else torch.no_grad():
         yield
 
 
 def device_for(modules: Sequence[nn.Module], requested: str) -> torch.device:
-    """Return where modules of the caller run: on the device of the index, or where they lie if that is of its kind.
+    """Return the device that modules of the caller run on: that of the index, or their own if it is of the same kind.
 
     Modules without parameters run on the CPU. Raises ModelError for parameters without values: lazy ones, and those on
     the device `meta`.

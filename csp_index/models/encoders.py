@@ -47,11 +47,10 @@ _TEXTS_PER_IMAGE = 4  # a text is that much cheaper than an image
 
 
 class LoadedEncoder(Protocol):
-    """What the index asks of an encoder; ``python:`` factories return one.
+    """What the index needs from an encoder; ``python:`` factories return one.
 
-    ``width`` is D. ``logit_scale`` is what a cosine is multiplied with before a softmax, or None. ``identity`` has
-    the keys spec, weights, preprocessing and library: two encoders with equal weights, preprocessing and library give
-    equal vectors.
+    ``width`` is D. ``logit_scale`` multiplies a cosine before a softmax; it may be None. ``identity`` has the keys
+    spec, weights, preprocessing and library: encoders with equal weights, preprocessing and library give equal vectors.
     """
 
     spec: str
@@ -63,9 +62,9 @@ class LoadedEncoder(Protocol):
 
     @property
     def preprocess(self) -> Callable[[Image.Image], Tensor]:
-        """Give the model's input for one RGB image, [C, H, W]; may be called from several threads.
+        """The function that makes one RGB image the model's input [C, H, W]; several threads may call it.
 
-        Decoding in other processes pickles it: best a method that is none of the model, or a function.
+        Decoding in other processes pickles it: best a function, or a method of an object other than the model.
         """
         ...
 
@@ -74,7 +73,7 @@ class LoadedEncoder(Protocol):
         ...
 
     def embed_texts(self, texts: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
-        """Return the mean over the templates of unit vectors [C, D], float32 on the CPU, not renormalised."""
+        """Return the mean over the templates of unit vectors [C, D], float32 on the CPU, not renormalized."""
         ...
 
 
@@ -107,10 +106,10 @@ def load_encoder(spec: str, *, device: str = "auto") -> LoadedEncoder:
 
 @dataclass(frozen=True, slots=True)
 class Towers:
-    """The two halves of a model as its library gives them: features of any length, on the device of the input.
+    """The two halves of a model from its library: features of any length, on the device of the input.
 
-    ``owned`` is False for a model of the caller, which is used and left as it was; ``traits`` are what its identity has
-    beyond that of a named encoder, or instead.
+    ``owned`` is False for a model of the caller, which is left as it was; ``traits`` extend or replace parts of the
+    identity that a named encoder has.
     """
 
     module: nn.Module
@@ -122,11 +121,11 @@ class Towers:
     library: str
     owned: bool = True
     traits: Mapping[str, str] = field(default_factory=dict)
-    logit_scale: float | None = None  # where the module does not say
+    logit_scale: float | None = None  # in place of the module's own
 
 
 class TwoTowers:
-    """An :class:`LoadedEncoder` made of a model with an image and a text half."""
+    """A :class:`LoadedEncoder` made of a model with an image and a text half."""
 
     def __init__(self, spec: str, towers: Towers, device: torch.device) -> None:
         self.spec = spec
@@ -156,11 +155,11 @@ class TwoTowers:
 
     @property
     def preprocess(self) -> Callable[[Image.Image], Tensor]:
-        """Give the model's input for one RGB image, [C, H, W] (for SigLIP 2 NaFlex: patches with mask and grid)."""
+        """The function that makes one RGB image the model's input: [C, H, W], or NaFlex patches with mask and grid."""
         return self._towers.preprocess
 
     def in_use(self) -> AbstractContextManager[None]:
-        """Keep a model of the caller ready to run while the context lasts; otherwise each call does so by itself."""
+        """Keep a model of the caller ready to run while the context lasts, so that not every call prepares it."""
         return nullcontext() if self._towers.owned else borrowed([self._towers.module], self.device)
 
     def embed_images(self, pixels: Tensor) -> Tensor:
@@ -176,8 +175,8 @@ class TwoTowers:
     def embed_texts(self, texts: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
         """Return for each text the mean over the templates of its unit vectors: [C, D], float32 on the CPU.
 
-        The mean is not renormalised, and so shorter than 1 with several templates: METHODS.md, section 2, scores with
-        either form, and who uses it decides. Each text and template is embedded as one row of its own.
+        The mean is not renormalized, so with several templates it is shorter than 1: METHODS.md, section 2, scores with
+        either form, and the caller chooses. Each pair of a text and a template is embedded as one row.
         """
         sums = torch.zeros(len(texts), self.width)
         prompts = ((row, fill(template, text)) for row, text in enumerate(texts) for template in templates)
@@ -226,7 +225,7 @@ def _unit(features: Tensor, what: str) -> Tensor:
 
 
 def _checked(result: object, spec: str, device: str) -> LoadedEncoder:
-    ready = getattr(result, "ready", None)  # of `csp_index.Encoder`, which knows nothing of devices yet
+    ready = getattr(result, "ready", None)  # of `csp_index.Encoder`, which has no device yet
     result = ready(device) if callable(ready) else result
     needed = ("width", "logit_scale", "identity", "device", "batch_size", "preprocess", "embed_images", "embed_texts")
     missing = [name for name in needed if not hasattr(result, name)]
@@ -257,7 +256,7 @@ def _load_open_clip(name: str) -> Towers:
         model_name, pretrained = _architecture_and_weights(name)
         known = open_clip.get_pretrained_cfg(model_name, pretrained) or {}
         if known.get("quick_gelu"):
-            # The library only warns when it builds the model without what these weights were trained with.
+            # Without it the library only warns, and builds another activation function than in training.
             options["force_quick_gelu"] = True
     model, transform = open_clip.create_model_from_pretrained(model_name, pretrained, device="cpu", **options)
     tokenizer = open_clip.get_tokenizer(model_name, **_tokenizer_options(directory))
@@ -378,6 +377,6 @@ def _tokenise(tokenizer: Any, model: Any, texts: list[str]) -> dict[str, Tensor]
 
 
 def _tensor(result: Any) -> Tensor:
-    """Return the features: some versions of the library give the tensor, others an output that holds it."""
+    """Return the features: some versions of the library return the tensor, others an output that has it."""
     features: Tensor = result if isinstance(result, Tensor) else result.pooler_output
     return features

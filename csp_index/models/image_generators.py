@@ -1,8 +1,8 @@
-"""Image generators: what turns a text into pictures. Knows nothing about indexes, neurons or metrics.
+"""Image generators, which turn a text into pictures. Knows nothing about indexes, neurons or metrics.
 
 A generator is named as encoders and networks are: ``diffusers:ORG/NAME`` or ``diffusers:/local/directory`` for a
-text-to-image pipeline, ``python:package.module:factory`` for one's own. Pictures depend on the generator, the prompt,
-the seed and their place among the pictures of that prompt, on nothing else, so that two runs see the same ones.
+text-to-image pipeline, ``python:package.module:factory`` for one's own. A picture depends on the generator, the prompt,
+the seed and its place among the pictures of that prompt alone, so that two runs see the same pictures.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TRAITS: Final = ("spec", "weights", "library")
 
 
 class ImageGenerator(Protocol):
-    """What turns a text into pictures; ``python:`` factories return one.
+    """An object that turns a text into pictures; ``python:`` factories return one.
 
     ``name`` is for people; ``identity`` has at least the keys spec, weights and library: two generators of equal
     identity make equal pictures.
@@ -40,7 +40,7 @@ class ImageGenerator(Protocol):
     identity: dict[str, str]
 
     def generate(self, text: str, count: int, seed: int) -> list[Image.Image]:
-        """Return ``count`` RGB pictures of a text, the same ones at every call; more of them begin with the same.
+        """Return ``count`` RGB pictures of a text, the same at every call; a larger count begins with the same ones.
 
         Raises GeneratorError, in one line, for a text that cannot be drawn: that text is then left out.
         """
@@ -72,9 +72,9 @@ def library_of(spec: str) -> str:
 
 
 def made_by(spec: str, protocol: str, *methods: str) -> Any:
-    """Return what the factory of a ``python:`` spec makes; it has one of the methods at least.
+    """Return the object that the factory of a ``python:`` spec makes; it has at least one of the methods.
 
-    Raises GeneratorError if the protocol is not kept.
+    Raises GeneratorError if the object does not follow the protocol.
     """
     made: Any = call_factory(spec.partition(":")[2], GeneratorError)
     missing = [part for part in ("name", "identity") if not hasattr(made, part)]
@@ -86,15 +86,15 @@ def made_by(spec: str, protocol: str, *methods: str) -> Any:
 
 
 def made_or_why(generator: str, on: str, make: Callable[[], list[_T]]) -> list[_T] | str:
-    """Return what a generator makes, or in one line why it cannot make anything on this text or picture.
+    """Return what a generator makes, or one line that says why it makes nothing for this text or picture.
 
-    Raises GeneratorError, which names what it was working `on`, where the generator itself breaks.
+    Raises GeneratorError, which names what it was working `on`, if the generator itself breaks.
     """
     try:
         return make()
     except GeneratorError as exc:
         return one_line(exc)
-    except CspIndexError:  # not about this text or picture: a full disk, say
+    except CspIndexError:  # not about this text or picture, such as a full disk
         raise
     except Exception as exc:  # it is somebody else's model
         message = f"{type(exc).__name__}: {one_line(exc)}"
@@ -118,7 +118,7 @@ class DiffusersGenerator:
     """A text-to-image pipeline of diffusers, at its own size, steps and guidance, in float32.
 
     Every picture has a seed of its own, drawn on the CPU, so that neither the batch nor the device decides what is
-    drawn. A safety checker is left out: the black square it puts in a picture's place would be judged as the label's.
+    drawn. A safety checker is left out: its black square would be judged as a picture of the label.
     """
 
     def __init__(self, spec: str, *, device: str = "auto") -> None:
@@ -138,7 +138,7 @@ class DiffusersGenerator:
 
 
 def noises(device: torch.device, text: str, seed: int, first: int, count: int) -> list[torch.Generator]:
-    """Return the sources of noise of the pictures of a text from ``first`` on, as many as are made at once."""
+    """Return the sources of noise for the pictures of a text from ``first`` on, as many as fit at once."""
     places = range(first, min(first + PICTURES_AT_ONCE.get(device.type, 1), count))
     return [torch.Generator("cpu").manual_seed(picture_seed(text, seed, place)) for place in places]
 
@@ -159,8 +159,8 @@ def load_pipeline(spec: str, kind: str, device: torch.device) -> tuple[Any, dict
     except Exception as exc:  # the library raises whatever its parts raise: hub, JSON, torch
         raise GeneratorError(f"the generator {spec} cannot be loaded: {one_line(exc)}") from exc
     pipeline.set_progress_bar_config(disable=True)
-    parts = sorted((str(part), held) for part, held in pipeline.components.items())
-    weights = {part: hash_weights(held) for part, held in parts if isinstance(held, nn.Module)}
+    parts = sorted((str(part), value) for part, value in pipeline.components.items())
+    weights = {part: hash_weights(value) for part, value in parts if isinstance(value, nn.Module)}
     pipeline.to(device)
     scheduler: Any = pipeline.components.get("scheduler")
     return pipeline, {
@@ -172,23 +172,23 @@ def load_pipeline(spec: str, kind: str, device: torch.device) -> tuple[Any, dict
 
 
 def _pipeline(diffusers: ModuleType, kind: str, place: str) -> Any:
-    # Only pipelines that have a checker may be told to do without one.
+    # Only pipelines that have a checker accept the options that leave it out.
     checked = "safety_checker" in diffusers.DiffusionPipeline.load_config(place)
     options = {"safety_checker": None, "requires_safety_checker": False} if checked else {}
     return getattr(diffusers, kind).from_pretrained(place, **options)
 
 
-# pictures kept as files
+# pictures as files
 
 
 class CachedGenerator:
-    """A generator that keeps its pictures as PNG files, one folder a text, count and seed.
+    """A generator that stores its pictures as PNG files, one folder per text, count and seed.
 
-    A folder is renamed to its place when it is complete, so a killed run leaves none that is half full.
+    A folder gets its name when it is complete, so a killed run leaves none that is half full.
     """
 
     def __init__(self, generator: ImageGenerator, folder: str | Path) -> None:
-        """Put a folder in front of a generator; the folder is made if need be."""
+        """Put a folder in front of a generator; the folder is created if it does not exist."""
         self.name, self.identity = generator.name, generator.identity
         self._generator = generator
         self._root = Path(folder).expanduser() / _digest(dict(sorted(generator.identity.items())))

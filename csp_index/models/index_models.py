@@ -21,7 +21,7 @@ _OBJECTS = f"{OBJECT}:"
 
 @dataclass(frozen=True, slots=True)
 class NetworkSource:
-    """A network under study and the layers of it to index; `pool`, `weights` and `name` as in `load_network`."""
+    """A network under study and its layers to index; `pool`, `weights` and `name` as in `load_network`."""
 
     spec: str
     layers: tuple[str, ...]
@@ -36,43 +36,43 @@ GivenModel = objects.Network | objects.Encoder  # a model that is an object of t
 class Models:
     """Loads encoders and networks onto one device; an encoder, and a network for one layer, is loaded once."""
 
-    def __init__(self, device: str, given: Mapping[str, GivenModel] | None = None) -> None:
-        """Load nothing yet; `given` are the caller's objects by their names in the index."""
+    def __init__(self, device: str, models: Mapping[str, GivenModel] | None = None) -> None:
+        """Load nothing yet; `models` are the caller's objects by their names in the index."""
         self.device = device
-        self._given: dict[str, GivenModel] = {}
+        self._objects: dict[str, GivenModel] = {}
         self.clear()
-        if given is not None and not isinstance(given, Mapping):
+        if models is not None and not isinstance(models, Mapping):
             raise SettingError(
-                f"models is a {type(given).__name__}: expected a mapping of names to csp_index.Network or "
+                f"models is a {type(models).__name__}: expected a mapping of names to csp_index.Network or "
                 "csp_index.Encoder"
             )
-        for name, model in (given or {}).items():
+        for name, model in (models or {}).items():
             if not isinstance(model, objects.Network | objects.Encoder):
                 raise SettingError(
                     f"models[{name!r}] is a {type(model).__name__}: expected csp_index.Network(module, ...) or "
                     "csp_index.Encoder(model, ...)"
                 )
             named = model.named(name.removeprefix(_OBJECTS))
-            if named.spec in self._given and type(self._given[named.spec]) is not type(named):
+            if named.spec in self._objects and type(self._objects[named.spec]) is not type(named):
                 raise _two_kinds(named.spec)
             self._remember(named)
 
     def _remember(self, model: GivenModel) -> None:
-        self._given[model.spec] = model
+        self._objects[model.spec] = model
 
     def clear(self) -> None:
         """Forget every model, including the caller's objects."""
-        self._given.clear()
+        self._objects.clear()
         self._encoders: dict[str, LoadedEncoder] = {}
         self._networks: dict[LayerKey, LoadedNetwork] = {}
         self._variants: dict[tuple[str, bool], VariantGenerator] = {}
 
     def encoder(self, spec: str | objects.Encoder) -> LoadedEncoder:
-        """Return the encoder a spec names, or an object of the caller is; the object is remembered by its name."""
+        """Return the encoder of a spec, or of an object of the caller, which is remembered by its name."""
         if isinstance(spec, objects.Encoder):
             self._remember(spec)
             return spec.ready(self.device)
-        model = self._given.get(spec)
+        model = self._objects.get(spec)
         if model is not None:
             if not isinstance(model, objects.Encoder):
                 raise ModelError(f"{spec} of the index is an encoder, the object given is {model!r}")
@@ -82,7 +82,7 @@ class Models:
         return self._encoders[spec]
 
     def held_encoder(self, source: EncoderInfo) -> LoadedEncoder:
-        """Return the encoder the index was built with, or say that it is not the same any more."""
+        """Return the encoder the index was built with. Raises ModelError if it is not the same any more."""
         if source.identity.get("library") == "arrays":
             raise ModelError(
                 f"encoder {source.name} came as arrays and cannot read texts: give --text-embeddings and --texts"
@@ -104,12 +104,12 @@ class Models:
         return self._variants[spec, prompted]
 
     def added_network(self, store: Store, source: NetworkSource | objects.Network) -> LoadedNetwork:
-        """Return the same as `network`, for an index. Raises SettingError if an encoder of it has the object's name."""
+        """Return the same as `network`. Raises SettingError if an encoder of the index has the object's name."""
         _check_kinds(store, [], [source])
         return self.network(source)
 
     def network(self, source: NetworkSource | objects.Network) -> LoadedNetwork:
-        """Return the network a source names, or an object of the caller is; the object is remembered by its name."""
+        """Return the network of a source, or of an object of the caller, which is remembered by its name."""
         if isinstance(source, objects.Network):
             self._remember(source)
             return source.hooked(self.device)
@@ -121,19 +121,19 @@ class Models:
         )
 
     def held_network(self, target: LayerInfo) -> LoadedNetwork:
-        """Return the network a layer of the index belongs to, ready for that layer, or say that it is another now."""
+        """Return the network of a layer of the index, ready for that layer. Raises ModelError if it has changed."""
         if target.network == "arrays":
             raise ModelError(f"layer {target.key} came as arrays: there is no network to run images through")
         if target.key in self._networks:
             return self._networks[target.key]
         loaded = self._load([target])
         _check_same(loaded, target)
-        if target.network not in self._given:  # an object may be trained on: it is looked at each time
+        if target.network not in self._objects:  # an object may be trained further: it is checked each time
             self._networks[target.key] = loaded
         return loaded
 
     def held_networks(self, targets: Sequence[LayerInfo]) -> list[LoadedNetwork]:
-        """Return the networks that layers of the index belong to, one for all layers that share it; as above."""
+        """Return the networks of layers of the index, one for all layers that share it. Raises the same ModelError."""
         networks = []
         for group in by_network(targets):
             loaded = self._load(group)
@@ -143,10 +143,10 @@ class Models:
         return networks
 
     def _load(self, layers: Sequence[LayerInfo]) -> LoadedNetwork:
-        """Load the network of some layers, all of the same."""
+        """Load the network that these layers share."""
         first = layers[0]
         names = [info.key.layer for info in layers]
-        model = self._given.get(first.network)
+        model = self._objects.get(first.network)
         if model is not None:
             if not isinstance(model, objects.Network):
                 raise ModelError(f"{first.network} of the index is a network, the object given is {model!r}")
@@ -165,7 +165,7 @@ class Models:
         groups, infos = by_network(catalog.layers(store)), catalog.encoders(store)
         needed = {group[0].network: "network" for group in groups} | {info.name: "encoder" for info in infos}
         missing = {spec.removeprefix(_OBJECTS): kind for spec, kind in needed.items() if spec.startswith(_OBJECTS)}
-        missing = {name: kind for name, kind in missing.items() if _OBJECTS + name not in self._given}
+        missing = {name: kind for name, kind in missing.items() if _OBJECTS + name not in self._objects}
         if missing:
             raise SettingError(objects_are_missing(missing))
         networks = [self._load(group) for group in groups]
@@ -177,7 +177,7 @@ class Models:
         encoders: Sequence[str | objects.Encoder],
         networks: Sequence[NetworkSource | objects.Network],
     ) -> tuple[list[LoadedEncoder], list[LoadedNetwork]]:
-        """Load the models that were named, or else those of the index, if there is one.
+        """Load the models in the arguments, or else those of the index, if there is one.
 
         Raises SettingError if an encoder and a network, of these and of the index, are objects of one name.
         """
@@ -197,7 +197,7 @@ class Models:
 
 
 def by_network(targets: Iterable[LayerInfo]) -> list[list[LayerInfo]]:
-    """Return the layers of networks at hand (not of arrays), those of one network together."""
+    """Return the layers grouped by network, without those that came as arrays."""
     groups: dict[tuple[str, str, str | None, str], list[LayerInfo]] = {}
     for info in targets:
         if info.network != "arrays":
@@ -210,7 +210,7 @@ def _check_kinds(
     encoders: Sequence[str | objects.Encoder],
     networks: Sequence[NetworkSource | objects.Network],
 ) -> None:
-    """Refuse one name for an encoder and a network that are objects."""
+    """Refuse the same name for an encoder and a network that are objects."""
     encoder_specs = {one.spec for one in encoders if isinstance(one, objects.Encoder)}
     network_specs = {one.spec for one in networks if isinstance(one, objects.Network)}
     both = encoder_specs & network_specs

@@ -2,9 +2,9 @@
 
 Knows how to run, hook and pool any module, and nothing about the libraries they come from (``zoo.py`` does). A
 network is named by its library: ``torchvision:resnet50/IMAGENET1K_V2``, ``timm:resnet50.a1_in1k``,
-``timm:/local/directory``, ``transformers:google/vit-base-patch16-224``, ``python:package.module:factory``. Behind a
-torchvision or timm name, ``/none`` stands for random weights, the same every time. Layers are called as in
-``named_modules()``; ``+sae:LAYER=FILE`` behind a name adds those of a sparse autoencoder (``sparse.py``).
+``timm:/local/directory``, ``transformers:google/vit-base-patch16-224``, ``python:package.module:factory``. ``/none``
+after a torchvision or timm name means random weights, the same every time. Layers are named as in ``named_modules()``;
+``+sae:LAYER=FILE`` after a name adds those of a sparse autoencoder (``sparse_autoencoders.py``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from csp_index.models.zoo import Loaded, default_name, load_module
 
 @dataclass(frozen=True, slots=True)
 class LayerOutput:
-    """What a layer gives for one image: its shape, how it is pooled, and how many neurons that makes.
+    """A layer's output for one image: its shape, its pool, and the number of neurons that results.
 
     ``kind`` is the class of the module.
     """
@@ -54,9 +54,9 @@ def load_network(
 ) -> LoadedNetwork:
     """Return the network that ``spec`` names, in evaluation mode, ready to give the activations of ``layers``.
 
-    ``weights`` is a file put into the network in place of its own weights. ``pool`` holds for all layers; without it
-    each gets the usual one for its shape. ``name`` is the first part of a neuron's address; it comes from ``spec`` if
-    it is not given. Raises ModelError, with near matches for an unknown network or layer.
+    ``weights`` is a file that replaces the network's own weights. ``pool`` applies to all layers; by default each gets
+    the usual one for its shape. ``name`` is the first part of a neuron's address; by default it comes from ``spec``.
+    Raises ModelError, with near matches for an unknown network or layer.
     """
     selected = default_name(spec) if name is None else name
     if not re.fullmatch(r"[^/\s]+", selected):
@@ -80,7 +80,7 @@ def list_layers(spec: str, weights: str | Path | None = None) -> list[LayerOutpu
 
 
 def layers_of(loaded: Loaded, device: torch.device, spec: str) -> list[LayerOutput]:
-    """Return the same of a network that is loaded; ``spec`` names it in errors."""
+    """Return the same for a loaded network; ``spec`` names it in errors."""
     modules = loaded.layers()
     result = _try_out(loaded, modules, device, spec)
     outputs = []
@@ -105,7 +105,7 @@ class LoadedNetwork:
         self.name = name
         self.device = device
         self.batch_size = batch_size_for(device)
-        self.weights: str | None = None  # the weight file put into the network, if there was one
+        self.weights: str | None = None  # the weight file loaded into the network, if there is one
         self._loaded = loaded
         weights = loaded.traits.get("weights") or hash_weights(loaded.module)
         for part in (loaded.module, *loaded.attached.values()) if loaded.owned else ():
@@ -129,24 +129,24 @@ class LoadedNetwork:
         }
 
     def identity_of(self, layer: str) -> dict[str, str]:
-        """Return what one layer's activations depend on: the network's identity, less what is said of other layers."""
+        """Return what one layer's activations depend on: the network's identity without what is about other layers."""
         identity = {trait: value for trait, value in self.identity.items() if trait != "pool"}
         read = self._loaded.attached.get(layer)
         return identity if read is None else {**identity, "sparse": read.identity}
 
     @property
     def preprocess(self) -> Callable[[Image.Image], Tensor]:
-        """Give the network's input for one RGB image, [C, H, W]; may be called from several threads."""
+        """The function that makes one RGB image the network's input [C, H, W]; several threads may call it."""
         return self._loaded.preprocess
 
     def in_use(self) -> AbstractContextManager[None]:
-        """Keep a module of the caller ready to run while the context lasts; otherwise each call does so by itself."""
+        """Keep a module of the caller ready to run while the context lasts, so that not every call prepares it."""
         return nullcontext() if self._loaded.owned else borrowed([self._loaded.module], self.device)
 
     def activations(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return the pooled activations [B, M] of each layer, float32 on the CPU, for a stack of preprocessed images.
 
-        Where a layer runs several times in one pass, the last time counts. The network runs in its own precision,
+        If a layer runs several times in one pass, the last time counts. The network runs in its own precision,
         without autocast, so that the order of the images does not depend on rounding.
         """
         results: dict[str, Tensor] = {}
@@ -161,9 +161,9 @@ class LoadedNetwork:
         return {layer: results[layer] for layer in self.layers}
 
     def maps(self, pixels: Tensor, layer: str, neurons: Tensor) -> Tensor | None:
-        """Return the map [B, h, w] of one neuron an image (``neurons`` [B]) before pooling, float32 on the CPU.
+        """Return the map [B, h, w] of one neuron per image (``neurons`` [B]) before pooling, float32 on the CPU.
 
-        None if the neurons of the layer have no places on the image: vectors, and the class token.
+        None if the layer's neurons have no positions in the image: vectors, and the class token.
         """
         results: dict[str, Tensor] = {}
         output, rows = self.layers[layer], torch.arange(len(pixels))
@@ -180,10 +180,9 @@ class LoadedNetwork:
         return results[layer].clone() if layer in results else None
 
     def gradients(self, pixels: Tensor, layer: str, neurons: Tensor) -> Tensor:
-        """Return the gradient of one neuron's pooled activation an image (``neurons`` [B]) by its input, on the CPU.
+        """Return the gradient of one neuron's pooled activation per image (``neurons`` [B]) by its input, on the CPU.
 
-        It has the shape of ``pixels``. Raises ModelError if none can be had: no gradient passes through the
-        network.
+        It has the shape of ``pixels``. Raises ModelError if no gradient passes through the network.
         """
         results: dict[str, Tensor] = {}
         output = self.layers[layer]
@@ -244,7 +243,7 @@ def _module_called(layer: str, loaded: Loaded, spec: str, name: str) -> nn.Modul
 def _try_out(
     loaded: Loaded, modules: dict[str, nn.Module], device: torch.device, spec: str
 ) -> dict[str, tuple[int, ...]]:
-    """Return the shape of what each module gives for two grey images; modules that give no tensor are left out."""
+    """Return the shape of each module's output for two gray images; modules that return no tensor are left out."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def keep(layer: str, output: Tensor | None) -> None:
@@ -258,7 +257,7 @@ def _try_out(
     except ModelError:
         raise
     except Exception as exc:  # whatever the network's own code raises
-        raise ModelError(f"{spec} fails on two grey images: {type(exc).__name__}: {one_line(exc)}") from exc
+        raise ModelError(f"{spec} fails on two gray images: {type(exc).__name__}: {one_line(exc)}") from exc
     return shapes
 
 
@@ -269,7 +268,7 @@ def _running(loaded: Loaded, device: torch.device, *, gradient: bool = False) ->
 
 @contextmanager
 def _hooks(modules: dict[str, nn.Module], keep: Callable[[str, Tensor | None], None]) -> Iterator[None]:
-    """Call ``keep`` with each module's first output tensor while the context lasts; the hooks go whatever happens."""
+    """Call ``keep`` with each module's first output tensor while the context lasts, and always remove the hooks."""
 
     def listen(layer: str, module: nn.Module, inputs: object, output: object) -> None:
         keep(layer, first_tensor(output))

@@ -1,7 +1,7 @@
-"""What distinguishes an object of the caller from another: its weights, its source and its preprocessing.
+"""The identity of an object of the caller: its weights, its source and its preprocessing.
 
 The source covers the code of the caller's classes and, for each module in order, its class, its `extra_repr()` and its
-plain attributes (numbers, texts, enums, functions, and lists, tuples, sets and dicts of these). A function is known by
+plain attributes (numbers, texts, enums, functions, and lists, tuples, sets and dicts of these). A function counts with
 its code, its defaults and the values it closes over. Nothing depends on the process or on addresses in memory. Not
 covered: global variables that a function reads, and attributes of a module that are other objects or unregistered
 tensors.
@@ -31,7 +31,7 @@ _LIBRARIES = {
     "transformers": "transformers",
     "open_clip": "open_clip_torch",
 }
-_NO_SETTINGS = frozenset(vars(nn.Module())) | {  # hooks, modes, and where weights come from: no value depends on them
+_NO_SETTINGS = frozenset(vars(nn.Module())) | {  # hooks, modes, origin of weights: no output depends on them
     "default_cfg",
     "grad_checkpointing",
     "gradient_checkpointing",
@@ -46,7 +46,7 @@ _DEPTH = 3  # attributes of attributes that are searched for weights
 
 
 def modules_of(value: object) -> list[nn.Module]:
-    """Return the modules an object is or has as attributes, each once."""
+    """Return the modules that an object is or has as attributes, each once."""
     return list({id(part): part for _, part in _weighty(value) if isinstance(part, nn.Module)}.values())
 
 
@@ -83,7 +83,7 @@ def library_of(value: object) -> str:
 def source_of(value: object, without: Collection[str] = ()) -> str:
     """Return the SHA-256 over the source of the caller's classes in an object, and over its settings.
 
-    A library's own code is known by its version. `without` names settings that do not count.
+    A library's own code is identified by its version. `without` names settings that do not count.
     """
     parts = {type(part) for module in modules_of(value) for part in module.modules()}
     own = {kind for kind in parts if not _of_library(kind)}
@@ -136,7 +136,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _text(value: Any, above: tuple[int, ...] = ()) -> str:
-    """Return what a value is, equal in every process: functions with what they close over, objects by attributes."""
+    """Return a value as text, equal in every process: functions with what they close over, objects by attributes."""
     if id(value) in above:  # a function that calls itself closes over itself
         return "itself"
     inner = (*above, id(value))
@@ -160,7 +160,7 @@ def _text(value: Any, above: tuple[int, ...] = ()) -> str:
 
 
 def _code_of(value: Any, above: tuple[int, ...]) -> str:
-    """Return what a function, method, partial or class is; of a library's function, its name."""
+    """Return a function, method, partial or class as text: the name of a class or builtin, the source of others."""
     if isinstance(value, type):
         return _class_name(value)
     if isinstance(value, partial):
@@ -178,7 +178,7 @@ def _code_of(value: Any, above: tuple[int, ...]) -> str:
 def _cell_value(cell: Any) -> object:
     try:
         return cell.cell_contents
-    except ValueError:  # a variable that has no value yet
+    except ValueError:  # the variable has no value yet
         return "empty"
 
 
@@ -204,7 +204,7 @@ def _weighty(value: object, name: str = "", depth: int = 0) -> Iterator[tuple[st
 def _class_source(kind: type) -> str:
     try:
         return inspect.getsource(kind)
-    except (OSError, TypeError):  # typed into a notebook: the class has no file, its methods' cells are known
+    except (OSError, TypeError):  # typed into a notebook: the class has no file, but its methods have cells
         methods = sorted((name, part) for name, part in vars(kind).items() if isinstance(part, FunctionType))
         return "\n".join([kind.__qualname__, *(f"{name} {_function_source(part)}" for name, part in methods)])
 

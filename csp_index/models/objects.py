@@ -1,7 +1,7 @@
 """Models that are objects of the caller: a module with its preprocessing, an encoder with its two halves.
 
-They are used and left as they were. In the index such a model is called ``object:NAME``; its identity is made of its
-weights, its source (code and settings) and its preprocessing, and only the same object extends what it began.
+They are used and left as they were. In the index such a model is called ``object:NAME``; its identity consists of its
+weights, its source (code and settings) and its preprocessing, and only the same object can add to what it indexed.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 class Network:
-    """A network of the caller: any `nn.Module`, the layers of it to index, and how an image is made its input.
+    """A network of the caller: any `nn.Module`, its layers to index, and how an image becomes its input.
 
     `preprocess` is a transform of torchvision or timm, an image processor of transformers, or any function of a PIL
-    image that returns a tensor [C, H, W]. It may be left out for timm's models, which bring their own, and for a module
-    with a method `preprocess`. `layers` are named as in `named_modules()`; `Index.layers` lists them. `name` is the
-    first part of a neuron's address, by default the class; `pool` as for networks that are named by a spec.
+    image that returns a tensor [C, H, W]. It is optional for timm's models, which have their own, and for a module with
+    a method `preprocess`. `layers` are named as in `named_modules()`; `Index.layers` lists them. `name` is the
+    first part of a neuron's address, by default the class; `pool` as for networks named by a spec.
 
-    Raises ModelError if no preprocessing is known or the name is not possible.
+    Raises ModelError if no preprocessing is known or the name is not allowed.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Network:
 
     @property
     def spec(self) -> str:
-        """What the index calls the network."""
+        """The name of the network in the index."""
         return f"{OBJECT}:{self.name}"
 
     def named(self, name: str) -> Network:
@@ -92,7 +92,7 @@ class Network:
     def hooked(
         self, device: str, layers: Sequence[str] = (), *, pool: str | None = None, name: str | None = None
     ) -> networks.LoadedNetwork:
-        """Return the network ready to give the activations of its layers, or of others, on a device."""
+        """Return the network ready to run on a device, with hooks on its layers, or on `layers`."""
         selected = tuple(layers) or self.layers
         if not selected:
             raise ModelError(f"no layer of {self.name} was named: give layers=[...], index.layers(module) lists them")
@@ -129,7 +129,7 @@ def list_layers(
 ) -> list[dict[str, object]]:
     """Return the layers of a network that can be indexed: layer, kind, shape of one image's output, neurons.
 
-    A module whose preprocessing is not known gets a grey input of `input_shape`, by default (3, 224, 224).
+    A module whose preprocessing is not known gets a gray input of `input_shape`, by default (3, 224, 224).
     """
     if isinstance(network, str):
         outputs = networks.list_layers(network)
@@ -147,16 +147,16 @@ def _layers_of_module(
         with suppress(ModelError):
             return Network(module).all_layers(device)
     shape = (3, 224, 224) if input_shape is None else tuple(input_shape)
-    given = partial(_grey, shape) if preprocess is None else preprocess
+    function = partial(_gray, shape) if preprocess is None else preprocess
     try:
-        return Network(module, preprocess=given).all_layers(device)
+        return Network(module, preprocess=function).all_layers(device)
     except ModelError as exc:
         if preprocess is not None:
             raise
         raise ModelError(f"{exc}; tried an input of {list(shape)}: give input_shape=(C, H, W), or preprocess=") from exc
 
 
-def _grey(shape: tuple[int, ...], image: Image.Image) -> Tensor:
+def _gray(shape: tuple[int, ...], image: Image.Image) -> Tensor:
     return torch.full(shape, 0.5)
 
 
@@ -165,8 +165,8 @@ class Encoder:
 
     `model` is one of open_clip with its `preprocess` and `tokenizer`; one of transformers (CLIP, SigLIP) with its
     processor as `preprocess`; or any object with `encode_image(pixels)`, given a stack [B, C, H, W], and
-    `encode_text(texts)`, given a list of texts, or what `tokenizer` makes of it. Both return [B, D]. `logit_scale` is
-    what a cosine is multiplied with before a softmax, by default the exponential of the model's own `logit_scale`.
+    `encode_text(texts)`, given a list of texts, or what `tokenizer` makes of it. Both return [B, D]. `logit_scale`
+    multiplies a cosine before a softmax; by default it is the exponential of the model's own `logit_scale`.
 
     Raises ModelError if a half or the preprocessing is missing.
     """
@@ -199,7 +199,7 @@ class Encoder:
 
     @property
     def spec(self) -> str:
-        """What the index calls the encoder."""
+        """The name of the encoder in the index."""
         return f"{OBJECT}:{self.name}"
 
     def named(self, name: str) -> Encoder:
@@ -228,7 +228,7 @@ class Encoder:
             raise
         except Exception as exc:  # it is the caller's code
             raise ModelError(
-                f"the encoder {self.name} fails on a grey image or on a word: {type(exc).__name__}: {one_line(exc)}; "
+                f"the encoder {self.name} fails on a gray image or on a word: {type(exc).__name__}: {one_line(exc)}; "
                 "check its preprocess and its tokenizer"
             ) from exc
         return ready
@@ -273,34 +273,34 @@ class Encoder:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A preprocessing of the caller, held to a tensor [C, H, W]."""
+    """A preprocessing of the caller, checked to return a tensor."""
 
     preprocess: Callable[[Image.Image], Any]
     name: str
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Return the model's input for one RGB image. Raises ModelError if it is none."""
-        given = self.preprocess(image)
-        given = given["pixel_values"] if isinstance(given, Mapping) and "pixel_values" in given else given
-        pixels = torch.from_numpy(given) if isinstance(given, np.ndarray) else given
+        """Return the model's input for one RGB image. Raises ModelError if it is not a tensor."""
+        result = self.preprocess(image)
+        result = result["pixel_values"] if isinstance(result, Mapping) and "pixel_values" in result else result
+        pixels = torch.from_numpy(result) if isinstance(result, np.ndarray) else result
         if not isinstance(pixels, Tensor):
             raise ModelError(
-                f"the preprocess of {self.name} returns {type(given).__name__}: expected a tensor [C, H, W]; add "
+                f"the preprocess of {self.name} returns {type(result).__name__}: expected a tensor [C, H, W]; add "
                 "torchvision.transforms.ToTensor()"
             )
         return pixels[0] if pixels.ndim == 4 and len(pixels) == 1 else pixels
 
 
 class _Traits:
-    """What an object of the caller is known by; settings that a run changes, such as counters, do not count."""
+    """The traits that identify an object of the caller, without settings that a run changes, such as counters."""
 
     def __init__(self, value: object) -> None:
         self._value = value
         self._varying: frozenset[str] = frozenset()
 
     def read(self) -> dict[str, str]:
-        """Return the traits as they are now: no cheap sign shows every change of weights, so they are hashed."""
-        device_for(modules_of(self._value), "cpu")  # lazy and empty parameters have no hash
+        """Return the current traits; the weights are hashed, because no cheaper check finds every change."""
+        device_for(modules_of(self._value), "cpu")  # refuses lazy and empty parameters, which have no hash
         return {"weights": weights_of(self._value), "source": self.source(), "class": class_of(self._value)}
 
     def source(self) -> str:
@@ -321,7 +321,7 @@ def _checked_name(name: str) -> str:
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    """Return the module inside wrappers that copy it to several devices, or compile it: hooks need the module."""
+    """Return the module inside wrappers that copy it to several devices or compile it: hooks need the module."""
     while True:
         if isinstance(module, _WRAPPERS):
             module = module.module
@@ -332,7 +332,7 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 
 def _preprocessing_of(module: nn.Module, transform: Any) -> tuple[Callable[[Image.Image], Tensor], str]:
-    """Return how an image becomes the module's input, and what that says of itself."""
+    """Return the function that makes an image the module's input, and the text that identifies it."""
     name = type(module).__name__
     if transform is None and hasattr(module, "pretrained_cfg"):
         transform = timm_transform(module)
@@ -353,12 +353,12 @@ def _forward(module: Any, transformers: bool, pixels: Tensor) -> object:
     pixels = _cast(module, pixels)
     if not transformers:
         return module(pixels)
-    # A model of images and texts wants both; its image half runs alone.
+    # A model of images and texts needs both inputs; only its image half runs.
     return getattr(module, "get_image_features", module)(pixel_values=pixels)
 
 
 def _cast(module: nn.Module, pixels: Tensor) -> Tensor:
-    """Return an input in the precision of the weights; whole numbers as they are."""
+    """Return an input in the precision of the weights; whole numbers stay unchanged."""
     kind = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), pixels.dtype)
     return pixels.to(kind) if pixels.is_floating_point() else pixels
 

@@ -1,8 +1,8 @@
-"""Code that comes from outside: plugins and ``python:`` factories.
+"""Code from outside the package: plugins and ``python:`` factories.
 
 A package that offers an entry point in the group ``csp_index.plugins`` is imported once before the first model is
-loaded; that is the place to register an architecture with timm or open_clip. One in the group ``csp_index.methods``
-is a scoring method: its name is the method's, its value a ``ScoringMethod`` or a function of evidence and options.
+loaded; it can register an architecture with timm or open_clip. An entry point in the group ``csp_index.methods`` is a
+scoring method: its name is the method's, its value a ``ScoringMethod`` or a function of evidence and options.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def offered(group: str) -> tuple[str, ...]:
 
 
 def load_methods() -> dict[str, tuple[object, str]]:
-    """Return what installed packages offer as scoring methods, by name, each with where it comes from."""
+    """Return the scoring methods of installed packages by name, each with its origin."""
     methods: dict[str, tuple[object, str]] = {}
     for point in sorted(entry_points(group=METHOD_GROUP), key=lambda point: (point.name, point.value)):
         origin = f"the package {point.dist.name if point.dist else '?'} ({point.value})"
@@ -54,7 +54,7 @@ def _load(point: EntryPoint, what: str) -> object:
 
 
 def call_factory(address: str, error: type[CspIndexError]) -> object:
-    """Return what the function at ``package.module:factory`` makes; modules in the current folder are found too."""
+    """Return what the function at ``package.module:factory`` returns; modules in the current folder are found too."""
     name, _, attribute = address.partition(":")
     if not name or not attribute:
         raise error(f"{address!r} does not name a factory: write python:package.module:function")

@@ -5,17 +5,16 @@ Pure tensor functions. B is the batch, M the neurons:
 =============  ==================  ==============================================================
 pool           one image's output  a neuron's activation
 =============  ==================  ==============================================================
-mean, max      [M, H, W]           over the places of its map
+mean, max      [M, H, W]           over the positions of its map
 mean-last,     [H, W, M]           the same where the channels come last (Swin, parts of ConvNeXt)
 max-last
 cls            [L, M]              at the first token
 token-mean,    [L, M]              over the tokens, without class and register tokens
 token-max
-none           [M]                 as it is
+none           [M]                 unchanged
 =============  ==================  ==============================================================
 
-Channels are taken to come last where height and width are then equal and otherwise not: [7, 7, 768], but not [768, 7,
-7] or [7, 7, 7].
+Channels count as last if height and width are equal only in that order: [7, 7, 768], but not [768, 7, 7] or [7, 7, 7].
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _FITTING: dict[int, tuple[Pool, ...]] = {
 
 
 def fits(shape: tuple[int, ...]) -> tuple[Pool, ...]:
-    """Return the pools that fit one image's output; none of them for shapes of other than one to three axes.
+    """Return the pools that fit one image's output; none for shapes without one to three axes.
 
     >>> fits((197, 768))
     ('cls', 'token-mean', 'token-max')
@@ -48,9 +47,9 @@ def fits(shape: tuple[int, ...]) -> tuple[Pool, ...]:
 def choose_pool(shape: tuple[int, ...], requested: str | None, has_class_token: bool) -> Pool:
     """Return the pool for one image's output: ``requested``, if it fits, else the usual one for the shape.
 
-    Maps are averaged; of tokens the class token is taken where the network has one it is trained to use, else their
-    mean. ``mean`` and ``max`` become ``mean-last`` and ``max-last`` where the channels come last. Raises ModelError
-    that says which pools fit.
+    Usual is the mean of a map; for tokens the class token if the network was trained to use one, else their mean.
+    ``mean`` and ``max`` become ``mean-last`` and ``max-last`` where the channels come last. Raises a ModelError that
+    says which pools fit.
     """
     if requested is not None and requested not in get_args(Pool):
         raise ModelError(f"pool {requested!r} is unknown (has: {', '.join(get_args(Pool))})")
@@ -80,10 +79,10 @@ def neurons_of(shape: tuple[int, ...], pool: Pool) -> int:
 
 
 def pooled(output: Tensor, pool: Pool, prefix_tokens: int = 0, *, gradient: bool = False) -> Tensor:
-    """Return one number a neuron: [B, M], float32, sharing no memory with ``output``.
+    """Return one number per neuron: [B, M], float32, sharing no memory with ``output``.
 
-    ``prefix_tokens`` is the number of class and register tokens a network puts before the others. Gradients flow back
-    only with ``gradient``.
+    ``prefix_tokens`` is the number of class and register tokens that come before the others. Gradients flow back only
+    with ``gradient``.
     """
     values = output.float() if gradient else output.detach().float()
     if pool in ("mean", "max"):
@@ -95,14 +94,14 @@ def pooled(output: Tensor, pool: Pool, prefix_tokens: int = 0, *, gradient: bool
     if pool in ("token-mean", "token-max"):
         values = values[:, prefix_in(values.shape[1], prefix_tokens) :]
         return values.mean(1) if pool == "token-mean" else values.amax(1)
-    # A copy: the network may go on to change its output in place.
+    # A copy: the network may still change its output in place.
     return values[:, 0].clone() if pool == "cls" else values.clone()
 
 
 def as_maps(output: Tensor, pool: Pool, prefix_tokens: int = 0) -> Tensor | None:
-    """Return what is pooled as maps [B, M, H, W], a view of ``output``; None if the neurons have no places.
+    """Return the maps [B, M, H, W] that are pooled, a view of ``output``; None if the neurons have no positions.
 
-    None for vectors, for the class token, for a single place, and for tokens that do not make a square.
+    None for vectors, for the class token, for a single position, and for tokens that do not form a square.
     """
     maps = None
     if pool in ("mean", "max"):
@@ -120,8 +119,8 @@ def as_maps(output: Tensor, pool: Pool, prefix_tokens: int = 0) -> Tensor | None
 def prefix_in(length: int, prefix_tokens: int) -> int:
     """Return how many of a layer's tokens are class and register tokens: all the network has, or none.
 
-    A layer may lie before they are added or after they are cut off: then its length is a square, and no longer with
-    them taken away.
+    A layer may come before they are added or after they are removed: then its length is a square, and without them
+    would not be.
 
     >>> prefix_in(197, 1), prefix_in(196, 1), prefix_in(201, 5)
     (1, 0, 5)
@@ -133,7 +132,7 @@ def prefix_in(length: int, prefix_tokens: int) -> int:
 
 
 def first_tensor(output: object) -> Tensor | None:
-    """Return the first tensor in what a module gives: itself, or in a tuple, a mapping (ModelOutput) or a dataclass."""
+    """Return the first tensor in a module's output: itself, or in a tuple, a mapping (ModelOutput) or a dataclass."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, dict):

@@ -18,7 +18,7 @@ TEMPLATE_SETS: tuple[str, ...] = (*_OWN_SETS, "openai")
 
 
 def templates(name: str) -> tuple[str, ...]:
-    """Return the templates of a set, or those in a text file, one a line; each holds exactly one ``{}``.
+    """Return the templates of a set, or those in a text file, one per line; each holds exactly one ``{}``.
 
     >>> templates("csp")[:3]
     ('{}', '{}-like', 'a {}')
@@ -38,7 +38,7 @@ def _openai() -> tuple[str, ...]:
 
 
 def fill(template: str, text: str) -> str:
-    """Return the template with the text in place of its ``{}``; braces in the text stay as they are."""
+    """Return the template with the text in place of its ``{}``; braces in the text stay unchanged."""
     return template.replace("{}", text, 1)
 
 

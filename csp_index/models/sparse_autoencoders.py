@@ -1,24 +1,24 @@
 """Sparse autoencoders: their features as a layer of the network they were trained on.
 
-A network's spec takes them in at its end, as often as need be::
+They come at the end of a network's spec, any number of them::
 
     torchvision:resnet50/IMAGENET1K_V2+sae:layer4=/path/topk.safetensors:topk=32
 
-adds the layer ``layer4.sae-topk``, one neuron a feature, to those of the network. After the file may stand, each with
-a colon before it:
+adds the layer ``layer4.sae-topk`` to the network, with one neuron per feature. Options follow the file, each after a
+colon:
 
 ==============  ====================================================================================================
-``topk=K``      only the K largest features of an input stay (else: the file's own ``k``, else all, as vanilla has it)
-``places``      the autoencoder reads each place or token of the layer by itself, and its features are pooled; without
-                it, the layer is pooled first, in its usual way, and the autoencoder reads that
-``pool=POOL``   that first pooling, where the usual one is not meant
-``plain``       the decoder's bias is not taken off the input
+``topk=K``      only the K largest features of an input stay (default: the file's own ``k``, else all of them)
+``places``      the autoencoder reads each position or token of the layer, and its features are pooled; without it the
+                layer is pooled first, in its usual way, and the autoencoder reads the result
+``pool=POOL``   another pool than the usual one for that first pooling
+``plain``       the decoder's bias is not subtracted from the input
 ``name=NAME``   the layer is called LAYER.sae-NAME; without it NAME is the file's, without its ending
 ==============  ====================================================================================================
 
-z = ReLU(W_enc (x - b_pre) + b_enc). The tensors go by the names that most libraries give them: ``W_enc`` [D, S] or
-``encoder.weight`` [S, D]; ``b_enc``, ``encoder.bias`` or ``latent_bias`` [S]; ``b_pre`` or ``pre_bias`` [D], and
-where there is none ``b_dec`` or ``bias`` (Bricken et al. 2023; Gao et al., arXiv 2406.04093). Knows nothing about
+z = ReLU(W_enc (x - b_pre) + b_enc). The tensors have the names that most libraries give them: ``W_enc`` [D, S] or
+``encoder.weight`` [S, D]; ``b_enc``, ``encoder.bias`` or ``latent_bias`` [S]; ``b_pre`` or ``pre_bias`` [D], or
+else ``b_dec`` or ``bias`` (Bricken et al. 2023; Gao et al., arXiv 2406.04093). Knows nothing about
 where a network comes from.
 """
 
@@ -45,7 +45,7 @@ _ENCODERS = ("W_enc", "encoder.weight")
 _ENCODER_BIASES = ("b_enc", "encoder.bias", "latent_bias")
 _INPUT_BIASES = ("b_pre", "pre_bias")
 _DECODER_BIASES = ("b_dec", "bias")
-_UNREAD = ("W_dec", "decoder.weight", "decoder.bias")  # what only the way back needs
+_UNREAD = ("W_dec", "decoder.weight", "decoder.bias")  # only decoding needs these
 _TOPK = ("k", "topk", "top_k")
 
 
@@ -74,7 +74,7 @@ class SparseSource:
 
 
 def split_spec(spec: str) -> tuple[str, tuple[SparseSource, ...]]:
-    """Return a network's own spec, and the autoencoders its full one adds.
+    """Return a network's own spec, and the autoencoders that the full spec adds.
 
     >>> base, (one,) = split_spec("timm:resnet50.a1_in1k+sae:layer4=sae.safetensors:topk=32")
     >>> base, one.added, one.topk
@@ -96,7 +96,7 @@ def attach(
 ) -> dict[str, SparseAutoencoder]:
     """Return the autoencoders by the names of their layers; each runs whenever its layer of ``module`` does.
 
-    They are no part of the module: a child put into an ``nn.Sequential`` would change what it computes.
+    They are not part of the module: a child put into an ``nn.Sequential`` would change what it computes.
     """
     known = dict(module.named_modules())
     results: dict[str, SparseAutoencoder] = {}
@@ -120,25 +120,25 @@ class SparseAutoencoder(nn.Module):
     centre: Tensor  # [D]
 
     def __init__(self, source: SparseSource, *, prefix_tokens: int = 0, has_class_token: bool = False) -> None:
-        """Read the weights; ModelError if the file holds no autoencoder of a known kind."""
+        """Read the weights. Raises ModelError if the file holds no autoencoder of a known kind."""
         super().__init__()
         self.source = source
         self._prefix_tokens, self._has_class_token = prefix_tokens, has_class_token
         tensors = read_weights(source.file)
-        said = _metadata(source.file)
-        self.topk = _topk(source, tensors, said)
-        encoder, bias, centre = _encoder(source, tensors, said)
+        metadata = _metadata(source.file)
+        self.topk = _topk(source, tensors, metadata)
+        encoder, bias, centre = _encoder(source, tensors, metadata)
         self.register_buffer("encoder", encoder)
         self.register_buffer("bias", bias)
         self.register_buffer("centre", centre)
         if self.topk is not None and not 0 < self.topk <= encoder.shape[1]:
             raise ModelError(f"{source.file} has {encoder.shape[1]} features: topk={self.topk} cannot be kept of them")
         settings = {"topk": self.topk, "places": source.places, "pool": source.pool, "layer": source.layer}
-        #: What its features depend on besides the network: the hash of its weights, and its options.
+        #: What the features depend on besides the network: the hash of the weights, and the options.
         self.identity = json.dumps({"weights": hash_weights(self), **settings}, sort_keys=True)
 
     def listen(self, module: nn.Module, inputs: object, output: object) -> None:
-        """Read what the layer gives; a forward hook."""
+        """Read the layer's output; a forward hook."""
         tensor = first_tensor(output)
         if tensor is not None:
             self(tensor)
@@ -189,34 +189,36 @@ def _parse(text: str) -> SparseSource:
 
 
 def _metadata(file: str) -> dict[str, str]:
-    """Return what a safetensors file says of itself."""
+    """Return the metadata of a safetensors file."""
     path = Path(file).expanduser()
     if path.suffix.lower() != ".safetensors":
         return {}
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as held:
-        return dict(held.metadata() or {})
+    with safe_open(path, framework="pt") as tensors:
+        return dict(tensors.metadata() or {})
 
 
-def _topk(source: SparseSource, tensors: dict[str, Tensor], said: dict[str, str]) -> int | None:
+def _topk(source: SparseSource, tensors: dict[str, Tensor], metadata: dict[str, str]) -> int | None:
     if source.topk is not None:
         return source.topk
-    messages: list[object] = [said[name] for name in _TOPK if name in said]
+    messages: list[object] = [metadata[name] for name in _TOPK if name in metadata]
     messages += [tensors[name].item() for name in _TOPK if name in tensors and tensors[name].numel() == 1]
     if messages:
         try:
             return int(str(messages[0]))
         except ValueError as exc:
             raise ModelError(f"{source.file} says k is {messages[0]!r}, expected a number: add :topk=K") from exc
-    kind = " ".join(said.get(name, "") for name in ("architecture", "activation", "activation_fn", "type")).lower()
+    kind = " ".join(metadata.get(name, "") for name in ("architecture", "activation", "activation_fn", "type")).lower()
     if "topk" in kind.replace("_", ""):
         raise ModelError(f"{source.file} is a TopK autoencoder and does not say its K: add :topk=K")
     return None
 
 
-def _encoder(source: SparseSource, tensors: dict[str, Tensor], said: dict[str, str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the encoder [D, S], its bias [S], and what is taken off the input [D]."""
+def _encoder(
+    source: SparseSource, tensors: dict[str, Tensor], metadata: dict[str, str]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the encoder [D, S], its bias [S], and the vector [D] that is subtracted from the input."""
     known = {*_ENCODERS, *_ENCODER_BIASES, *_INPUT_BIASES, *_DECODER_BIASES, *_UNREAD, *_TOPK}
     odd = [name for name, tensor in tensors.items() if name not in known and tensor.is_floating_point()]
     if odd:
@@ -230,11 +232,11 @@ def _encoder(source: SparseSource, tensors: dict[str, Tensor], said: dict[str, s
     matrix = tensors[name].float()
     bias = next((tensors[part].float() for part in _ENCODER_BIASES if part in tensors), None)
     biases: tuple[str, ...] = _INPUT_BIASES
-    if not source.plain and said.get("apply_b_dec_to_input", "true").lower() != "false":
+    if not source.plain and metadata.get("apply_b_dec_to_input", "true").lower() != "false":
         biases += _DECODER_BIASES
     centre = next((tensors[part].float() for part in biases if part in tensors), None)
     rows, columns = matrix.shape
-    # Of the two ways to write the matrix the biases tell which; where they do not, its name.
+    # The lengths of the biases show whether the matrix is transposed; if they cannot, its name does.
     if rows != columns and (bias is not None or centre is not None):
         turned = (len(bias) if bias is not None else rows) == rows and (
             len(centre) if centre is not None else columns

@@ -1,8 +1,8 @@
-"""Variants of a picture: the same thing once more, changed somewhat. Knows nothing about indexes or neurons.
+"""Variants of a picture: the same content, somewhat changed. Knows nothing about indexes or neurons.
 
 A variant generator is named as image generators are. ``diffusers:ORG/NAME`` or ``diffusers:/local/directory`` is an
 image-to-image pipeline; ``python:package.module:factory`` is one's own, and makes variants (`VariantGenerator`) or, as
-an `ImageGenerator` does, pictures of a text: then the variants are pictures of what the original is said to show.
+an `ImageGenerator` does, pictures of a text: then the variants are pictures of the original's prompt.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from csp_index.models.image_generators import ImageGenerator, library_of, load_p
 from csp_index.models.weights import lasting, resolve_device
 
 CAPTION: Final = "{caption}"
-_SIDE = 512  # of pictures, in pixels, where a pipeline does not name its own
+_SIDE = 512  # of pictures, in pixels, if a pipeline does not name its own
 _STEP = 8  # pixels: sides of pictures are multiples of it
 
 
@@ -31,7 +31,7 @@ _STEP = 8  # pixels: sides of pictures are multiples of it
 class Original:
     """A picture to vary: RGB, with its metadata and prompt.
 
-    `metadata` are the columns of the image source. `prompt` is what is said of the picture, "" if nothing is known.
+    `metadata` are the columns of the image source. `prompt` describes the picture; "" if nothing is known.
     """
 
     picture: Image.Image
@@ -42,14 +42,14 @@ class Original:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A variant of a picture, RGB, and in words what it was made by: a prompt, or the change."""
+    """A variant of a picture, RGB, and the words for it: the prompt it was made from, or the change."""
 
     picture: Image.Image
     prompt: str
 
 
 class VariantGenerator(Protocol):
-    """What makes variants of a picture; ``python:`` factories return one.
+    """An object that makes variants of a picture; ``python:`` factories return one.
 
     ``name`` is for people; ``identity`` has at least the keys spec, weights and library: two generators of equal
     identity make equal variants.
@@ -59,7 +59,7 @@ class VariantGenerator(Protocol):
     identity: dict[str, str]
 
     def variants(self, original: Original, count: int, seed: int) -> list[Variant]:
-        """Return ``count`` variants, or fewer where there are no more; the same ones at every call.
+        """Return ``count`` variants, or fewer if there are no more; the same at every call.
 
         Raises GeneratorError, in one line, for a picture that cannot be varied: it then has none.
         """
@@ -69,8 +69,8 @@ class VariantGenerator(Protocol):
 def load_variants(spec: str, *, prompted: bool = False, device: str = "auto") -> VariantGenerator:
     """Return the generator of variants that ``spec`` names; ``prompted``: the originals come with a prompt.
 
-    Raises GeneratorError, in one line, for a spec without library, for what cannot be loaded, and for what makes
-    pictures of texts only where there is no prompt.
+    Raises GeneratorError, in one line, for a spec without library, for what cannot be loaded, and without prompts for a
+    generator that makes pictures of texts only.
     """
     if library_of(spec) == "diffusers":
         return DiffusersVariants(lasting(spec), device=device)
@@ -87,9 +87,9 @@ def load_variants(spec: str, *, prompted: bool = False, device: str = "auto") ->
 
 
 def make_variants(generator: VariantGenerator, original: Original, count: int, seed: int) -> list[Variant] | str:
-    """Return the variants of a picture, or in one line why there are none.
+    """Return the variants of a picture, or one line that says why there are none.
 
-    Raises GeneratorError if the generator itself breaks, and if it makes more than were asked for.
+    Raises GeneratorError if the generator itself breaks, and if it makes more than ``count``.
     """
     on = f"image {original.image_id}"
     made = made_or_why(generator.name, on, lambda: generator.variants(original, count, seed))
@@ -104,7 +104,7 @@ def make_variants(generator: VariantGenerator, original: Original, count: int, s
 
 
 class Drawings:
-    """Pictures of what an original is said to show: any `ImageGenerator` as a `VariantGenerator`."""
+    """Pictures of an original's prompt: any `ImageGenerator` as a `VariantGenerator`."""
 
     def __init__(self, generator: ImageGenerator) -> None:
         """Take the generator that draws."""
@@ -121,11 +121,11 @@ class Drawings:
 
 
 class DiffusersVariants:
-    """An image-to-image pipeline of diffusers: noise is put over the original and taken away again, in float32.
+    """An image-to-image pipeline of diffusers: it adds noise to the original and removes it again, in float32.
 
     `variant_strength` of the settings is the share of noise, 0 to 1, and `variant_steps` the number of steps, or
-    auto for the pipeline's own; a pipeline that knows neither does without. The original is brought to the pipeline's
-    own size. Every variant has a seed of its own, drawn on the CPU; a safety checker is left out.
+    auto for the pipeline's own; a pipeline without these options runs without them. The original is resized to the
+    pipeline's own size. Every variant has a seed of its own, drawn on the CPU; a safety checker is left out.
     """
 
     def __init__(self, spec: str, *, device: str = "auto") -> None:
@@ -134,9 +134,9 @@ class DiffusersVariants:
         self._device = resolve_device(device)
         self._pipeline, identity = load_pipeline(spec, "AutoPipelineForImage2Image", self._device)
         known = inspect.signature(self._pipeline.__call__).parameters
-        self._said = {name: value for name, value in _said().items() if name in known}
-        message = json.loads(identity["settings"]) | self._said | {"kind": type(self._pipeline).__name__}
-        self.identity = identity | {"settings": json.dumps(message, sort_keys=True, default=str)}
+        self._options = {name: value for name, value in _pipeline_options().items() if name in known}
+        described = json.loads(identity["settings"]) | self._options | {"kind": type(self._pipeline).__name__}
+        self.identity = identity | {"settings": json.dumps(described, sort_keys=True, default=str)}
 
     def variants(self, original: Original, count: int, seed: int) -> list[Variant]:
         """Return ``count`` variants of a picture."""
@@ -150,14 +150,14 @@ class DiffusersVariants:
                     image=[picture] * len(noise),
                     generator=noise,
                     output_type="pil",
-                    **self._said,
+                    **self._options,
                 )
             made += [Variant(variant, original.prompt) for variant in result.images]
         return made
 
 
 def fitted(picture: Image.Image, side: int) -> Image.Image:
-    """Return a picture with as many pixels as a square of `side`, its shape kept, both sides multiples of 8.
+    """Return a picture with as many pixels as a square of `side`, the same shape, and sides that are multiples of 8.
 
     >>> fitted(Image.new("RGB", (400, 100)), 64).size
     (128, 32)
@@ -175,7 +175,7 @@ def _own_side(pipeline: Any) -> int:
     return size * factor if isinstance(size, int) and isinstance(factor, int) else _SIDE
 
 
-def _said() -> dict[str, float | int]:
+def _pipeline_options() -> dict[str, float | int]:
     """Return the settings of an image-to-image pipeline."""
     strength = settings.VARIANT_STRENGTH.value()
     if not 0.0 < strength <= 1.0:

@@ -21,7 +21,7 @@ from csp_index.errors import CspIndexError, ModelError, SettingError, one_line
 from csp_index.regular_files import check_file
 
 OBJECT = "object"
-"""The library in the name of a model that is an object of the caller: ``object:mine``."""
+"""The library in the spec of a model that is an object of the caller: ``object:mine``."""
 
 _BATCH_SIZES = {"cuda": 256, "mps": 64}
 _CPU_BATCH_SIZE = 32
@@ -65,8 +65,8 @@ def batch_size_for(device: torch.device) -> int:
 def put(module: nn.Module, device: torch.device) -> None:
     """Put a module on a device in evaluation mode, its convolutions' weights with the channels last in memory.
 
-    Convolutions on a CPU are then up to 1.4 times as fast, and give the same but for rounding; `undo_channels_last`
-    helps where a module's own code cannot live with it.
+    Convolutions on a CPU are then up to 1.4 times as fast, and equal but for rounding; `undo_channels_last` is for
+    modules whose own code fails with it.
     """
     module.requires_grad_(False).eval().to(device)
     if device.type in ("cpu", "cuda"):
@@ -74,7 +74,7 @@ def put(module: nn.Module, device: torch.device) -> None:
 
 
 def undo_channels_last(module: nn.Module) -> None:
-    """Lay a module's weights out as they are made: for code that looks at its maps as they lie in memory."""
+    """Give a module's weights their default layout again, for code that depends on how maps are laid out in memory."""
     _lay_out(module, torch.contiguous_format)
 
 
@@ -88,7 +88,7 @@ def hash_weights(module: nn.Module) -> str:
     """Return the SHA-256 over a module's tensors: name, dtype, shape and bytes of each, sorted by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
-        if not isinstance(tensor, Tensor):  # extra state that a module may add is no weight
+        if not isinstance(tensor, Tensor):  # extra state that a module may add is not a weight
             continue
         flat = tensor.detach().cpu().contiguous()
         digest.update(f"{name}\n{flat.dtype}\n{tuple(flat.shape)}\n".encode())
@@ -99,8 +99,8 @@ def hash_weights(module: nn.Module) -> str:
 def read_weights(file: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a .safetensors file or of a .pt, .pth, .bin or .ckpt checkpoint, by name.
 
-    A checkpoint may hold them under ``state_dict`` or ``model``; the prefix ``module.`` of parallel training is cut
-    off. Raises ModelError for a file that holds no such table.
+    A checkpoint may hold them under ``state_dict`` or ``model``; the prefix ``module.`` of parallel training is
+    removed. Raises ModelError for a file that holds no such table.
     """
     path = Path(file).expanduser()
     if not path.exists():
@@ -126,16 +126,16 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
 
 
 def load_weights(module: nn.Module, file: str | Path) -> None:
-    """Put a file's tensors into a module. Raises ModelError unless every one fits."""
+    """Load a file's tensors into a module. Raises ModelError unless all of them fit."""
     tensors = read_weights(file)
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    problems = [f"{name} is missing" for name in expected if name not in given]
-    problems += [f"{name} is unknown" for name in given if name not in expected]
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    problems = [f"{name} is missing" for name in expected if name not in shapes]
+    problems += [f"{name} is unknown" for name in shapes if name not in expected]
     problems += [
-        f"{name} has shape {given[name]}, not {shape}"
+        f"{name} has shape {shapes[name]}, not {shape}"
         for name, shape in expected.items()
-        if given.get(name, shape) != shape
+        if shapes.get(name, shape) != shape
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -146,8 +146,8 @@ def load_weights(module: nn.Module, file: str | Path) -> None:
 def local_directory(name: str, error: type[CspIndexError]) -> Path | None:
     """Return the directory that ``name`` means, or None if it does not look like a path.
 
-    Raises ``error`` for what looks like a path and is not there, so that a mistyped path never becomes a download: a
-    name that starts with ``/``, ``.`` or ``~``, or whose first part is a folder here.
+    Raises ``error`` for a name that looks like a path and does not exist, so that a mistyped path never becomes a
+    download: one that starts with ``/``, ``.`` or ``~``, or whose first part is a folder here.
     """
     path = Path(name).expanduser()
     spelled_out = "/" in name or name.startswith((".", "~"))
@@ -164,7 +164,7 @@ def local_directory(name: str, error: type[CspIndexError]) -> Path | None:
 
 
 def stable_repr(transform: object) -> str:
-    """Return what a preprocessing says of itself: in one line, and without the addresses of this run's memory."""
+    """Return a preprocessing's repr in one line, without memory addresses."""
     return re.sub(r" at 0x[0-9a-f]+", "", " ".join(repr(transform).split()))
 
 
@@ -185,17 +185,17 @@ def lasting(spec: str) -> str:
 
 
 def objects_are_missing(kinds: Mapping[str, str]) -> str:
-    """Return the message for models that are objects and not at hand: ``network`` or ``encoder`` by their names."""
+    """Return the message for models that are objects and missing: `kinds` are ``network`` or ``encoder`` by name."""
     made = {
         "network": "csp_index.Network(module, preprocess=...)",
         "encoder": "csp_index.Encoder(model, preprocess=...)",
     }
     names, one = ", ".join(map(repr, kinds)), len(kinds) == 1
     subject = f"the {next(iter(kinds.values()))} {names} is a Python object" if one else f"{names} are Python objects"
-    given = ", ".join(f"{name!r}: {made[kind]}" for name, kind in kinds.items())
+    arguments = ", ".join(f"{name!r}: {made[kind]}" for name, kind in kinds.items())
     return (
         f"{subject} that this needs: give {'it' if one else 'them'} in Python, csp_index.open_index(uri, "
-        f"models={{{given}}}); labels, SQL and pages work without"
+        f"models={{{arguments}}}); labels, SQL and pages work without"
     )
 
 

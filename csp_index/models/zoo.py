@@ -1,6 +1,6 @@
-"""The zoo: a network by its name, from the library that has it.
+"""The zoo: networks by name, from the libraries that have them.
 
-The file that knows torchvision, timm, and transformers' vision models; each is imported when a network of it is loaded.
+The file that knows torchvision, timm, and transformers' vision models; each library is imported with its first network.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _CLASS_TOKENS = frozenset({"cls_token", "class_token", "class_embedding", "class
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A network as its library gives it: how to prepare an image for it and how to run it.
+    """A network from its library: how to prepare an image for it and how to run it.
 
     ``prefix_tokens`` counts class and register tokens; ``reads_class_token`` is False if the network was trained
-    to average instead. ``attached`` holds the sparse autoencoders that read its layers, by the names of theirs.
-    ``owned`` is False for a module of the caller, which is used and left as it was; ``traits`` are what its identity
-    has beyond that of a network with a name.
+    to average instead. ``attached`` holds the sparse autoencoders that read its layers, by the names of their own.
+    ``owned`` is False for a module of the caller, which is left as it was; ``traits`` extend the identity that a named
+    network has.
     """
 
     module: nn.Module
@@ -61,7 +61,7 @@ class Loaded:
         return self.prefix_tokens > 0 and self.reads_class_token
 
     def layers(self) -> dict[str, nn.Module]:
-        """Return every layer by its name: the modules, then what is attached to them."""
+        """Return every layer by its name: the modules, then the sparse autoencoders."""
         return {**{name: module for name, module in self.module.named_modules() if name}, **self.attached}
 
 
@@ -176,10 +176,10 @@ def _load_transformers(name: str, own_weights: bool) -> Loaded:
 
     directory = local_directory(name, ModelError)
     place = name if directory is None else str(directory)
-    with _seeded():  # parts that the checkpoint lacks, a pooler say, must come out the same at every load
+    with _seeded():  # parts that the checkpoint lacks, such as a pooler, must be the same at every load
         module = transformers.AutoModel.from_pretrained(place, dtype=torch.float32)
     processor = transformers.AutoImageProcessor.from_pretrained(place)  # type: ignore[no-untyped-call]
-    # A model of images and texts wants both; its image half runs alone.
+    # A model of images and texts needs both inputs; only its image half runs.
     run = getattr(module, "get_image_features", module)
     library = f"transformers {transformers.__version__}"
     return loaded_module(
@@ -192,7 +192,7 @@ def _load_transformers(name: str, own_weights: bool) -> Loaded:
 
 
 def processed(processor: Any, image: Image.Image) -> Tensor:
-    """Return a picture as an image processor of transformers gives it, [C, H, W]."""
+    """Return a picture as prepared by an image processor of transformers, [C, H, W]."""
     pixels: Tensor = processor(images=image, return_tensors="pt")["pixel_values"][0]
     return pixels
 
@@ -209,7 +209,7 @@ def _load_python(name: str, own_weights: bool) -> Loaded:
 
     transform = (
         ResNet50_Weights.IMAGENET1K_V1.transforms()
-    )  # the usual one: 256 to the short side, the middle 224 of it
+    )  # the usual one: the short side to 256, the middle 224 of it
     return loaded_module(module, transform, stable_repr(transform), f"torch {torch.__version__}")
 
 
@@ -220,7 +220,7 @@ def loaded_module(
     library: str,
     forward: Callable[[Tensor], object] | None = None,
 ) -> Loaded:
-    """Return a module with what its own attributes say of its tokens."""
+    """Return a module with the facts about its tokens that its own attributes give."""
     prefix = _prefix_tokens(module)
     reads = getattr(module, "global_pool", None) not in ("avg", "avgmax", "max")  # timm's word for what the head reads
     return Loaded(module, preprocess, module if forward is None else forward, preprocessing, library, prefix, reads)
@@ -239,7 +239,7 @@ def _prefix_tokens(module: nn.Module) -> int:
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """Make random weights the same every time, and leave the caller's random numbers alone."""
+    """Make random weights the same every time, without a change to the caller's random numbers."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         yield

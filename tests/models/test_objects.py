@@ -60,7 +60,7 @@ def test_an_error_leaves_the_module_as_it_was() -> None:
             raise ValueError("wrong shape")
 
     module = Breaks().train()
-    with pytest.raises(ModelError, match="Breaks fails on two grey images: ValueError: wrong shape"):
+    with pytest.raises(ModelError, match="Breaks fails on two gray images: ValueError: wrong shape"):
         Network(module, ["first"], preprocess=TO_TENSOR, name="Breaks").hooked("cpu")
     assert module.training and not module.first._forward_hooks
 
