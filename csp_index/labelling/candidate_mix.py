@@ -126,8 +126,8 @@ def read_proposals(store: Store, target: LayerInfo, kinds: Sequence[str], propos
     Logged is a warning where they were named before the index grew. Errors: LabelError for a kind of which the layer
     has no candidate.
     """
-    chosen = ",".join(catalog.sql_text(kind) for kind in kinds)
-    where = f"{catalog.layer_filter(target)} AND kind IN ({chosen})"
+    names = ",".join(catalog.sql_text(kind) for kind in kinds)
+    where = f"{catalog.layer_filter(target)} AND kind IN ({names})"
     if proposers:
         where += f" AND proposer IN ({','.join(catalog.sql_text(name) for name in proposers)})"
     answers = store.read(schema.ANSWERS, _ANSWER, f"{where} AND state != 'failed'")

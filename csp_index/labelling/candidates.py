@@ -28,14 +28,14 @@ from csp_index.store import schema
 from csp_index.store.catalog import EncoderInfo, sql_text
 from csp_index.store.tables import Store
 
-_PROPOSED = "proposed"  # the name of vocabularies that hold what models said
+_PROPOSED = "proposed"  # the name of vocabularies of texts that models proposed
 
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """Whose the candidates are: the first `shared` everybody's, each other one of the neurons it is paired with.
+    """The neurons of each candidate: all for the first `shared`, for the others the neurons they are paired with.
 
-    `neurons` [P] are numbers of neurons, `places` [P] places among the candidates; a pair may name a shared one.
+    `neurons` [P] are numbers of neurons, `places` [P] places among the candidates; a pair may name a shared candidate.
     """
 
     shared: int
@@ -43,7 +43,7 @@ class Ownership:
     places: torch.Tensor
 
     def mask(self, scores: torch.Tensor, neurons: torch.Tensor) -> torch.Tensor:
-        """Return the scores [M, C] of `neurons` [M] (sorted) with -inf for candidates that are others'; in place."""
+        """Return the scores [M, C] of `neurons` [M] (sorted), in place, with -inf for candidates of others."""
         row = torch.searchsorted(neurons, self.neurons).clamp(max=len(neurons) - 1)
         own = (neurons[row] == self.neurons) & (self.places >= self.shared)
         barred = torch.ones(len(neurons), scores.shape[1] - self.shared, dtype=torch.bool)
@@ -59,16 +59,16 @@ class Ownership:
         return torch.bincount(row[own], minlength=len(neurons))
 
     def available(self, neurons: torch.Tensor) -> torch.Tensor:
-        """Return how many candidates each of `neurons` [M] (sorted) has, the shared ones among them."""
+        """Return how many candidates each of `neurons` [M] (sorted) has, including the shared ones."""
         return self.shared + self.named(neurons, self.shared)
 
 
 @dataclass(frozen=True)
 class CandidateTexts:
-    """Candidate labels with their embeddings [C, D], as the encoder (or an array) gave them: not re-normalised.
+    """Candidate labels with their embeddings [C, D] from the encoder (or an array), not renormalized.
 
     `key` names content and templates; labels made from equal keys are comparable. `empty` [D] is the empty template's
-    embedding. `own` says which neurons each belongs to; None: to all.
+    embedding. `own` says which neurons each candidate belongs to; None means to all.
     """
 
     texts: tuple[str, ...]
@@ -81,14 +81,14 @@ class CandidateTexts:
     def directions(self) -> torch.Tensor:
         """The embeddings [C, D] at unit length, laid out column by column.
 
-        So the product of one vector with all labels takes a third of the time.
+        With this layout the product of one vector with all labels takes a third of the time.
         """
         return torch.nn.functional.normalize(self.embeddings, dim=1).T.contiguous().T
 
 
 @dataclass(frozen=True, slots=True)
 class TextSpace:
-    """Where texts become embeddings: an encoder's space under some templates; `load` brings the encoder for new texts.
+    """An encoder's space for texts under a template set; `load` returns the encoder, which only new texts need.
 
     With `keep` new embeddings are stored, which needs the write lock.
     """
@@ -101,7 +101,7 @@ class TextSpace:
 
 
 def read_text_arrays(embeddings: str | Path, texts: str | Path) -> CandidateTexts:
-    """Return candidate labels made elsewhere: embeddings [C, D] in a .npy file and one text a line, row by row."""
+    """Return candidate labels made elsewhere: embeddings [C, D] in a .npy file, and a text file with a line per row."""
     array = load_array(embeddings, "text embeddings")
     try:
         lines = tuple(text_lines(Path(texts)))
@@ -122,34 +122,34 @@ def read_text_arrays(embeddings: str | Path, texts: str | Path) -> CandidateText
     return CandidateTexts(lines, torch.from_numpy(vectors), f"arrays@{digest(lines)}-{content}")
 
 
-def plain_candidates(space: TextSpace, given: Candidates | None) -> tuple[Callable[[], CandidateTexts], str]:
+def plain_candidates(space: TextSpace, candidates: Candidates | None) -> tuple[Callable[[], CandidateTexts], str]:
     """Return a function that loads the candidates of a vocabulary or of arrays, and the key that names them.
 
     None names the vocabulary the index used last.
     """
-    if isinstance(given, CandidateTexts):
-        return partial(_same, given), given.key
-    chosen = named_vocabulary(space.store, given)
-    return partial(vocabulary_texts, space, chosen), texts_key(chosen, space.template_set)
+    if isinstance(candidates, CandidateTexts):
+        return partial(_same, candidates), candidates.key
+    vocabulary = named_vocabulary(space.store, candidates)
+    return partial(vocabulary_texts, space, vocabulary), texts_key(vocabulary, space.template_set)
 
 
-def named_vocabulary(store: Store, given: str | Path | Sequence[str] | Vocabulary | None) -> Vocabulary:
-    """Return the vocabulary that a name, a list of texts or nothing (the one used last) stands for."""
-    if given is None:
+def named_vocabulary(store: Store, vocabulary: str | Path | Sequence[str] | Vocabulary | None) -> Vocabulary:
+    """Return the vocabulary for a name or a list of texts; for None the one used last."""
+    if vocabulary is None:
         return last_vocabulary(store)
-    if isinstance(given, Vocabulary):
-        return given
-    if isinstance(given, str | Path):
-        return load_vocabulary(given, store)
-    return make_vocabulary("list", list(given))
+    if isinstance(vocabulary, Vocabulary):
+        return vocabulary
+    if isinstance(vocabulary, str | Path):
+        return load_vocabulary(vocabulary, store)
+    return make_vocabulary("list", list(vocabulary))
 
 
 def vocabulary_texts(space: TextSpace, vocabulary: Vocabulary) -> CandidateTexts:
     """Return the vocabulary's labels with their embeddings; if stored, it becomes the one the index used last."""
-    found = embed_vocabulary(space.store, space.source, vocabulary, space.template_set, space.load, keep=space.keep)
+    texts = embed_vocabulary(space.store, space.source, vocabulary, space.template_set, space.load, keep=space.keep)
     if space.keep:
         keep_vocabulary(space.store, vocabulary, space.template_set)
-    return found
+    return texts
 
 
 def embed_vocabulary(
@@ -161,42 +161,42 @@ def embed_vocabulary(
     *,
     keep: bool = True,
 ) -> CandidateTexts:
-    """Return the vocabulary's embeddings from the index; the encoder is loaded only for texts it does not hold yet.
+    """Return the vocabulary's embeddings from the index; the encoder is loaded only if they are not stored yet.
 
     With `keep` new embeddings are stored, which needs the write lock (the caller holds it).
     """
-    chosen = templates(template_set)
-    kept_as = template_key(template_set)
+    prompts = templates(template_set)
+    set_key = template_key(template_set)
     table = schema.texts_table(source.name)
-    where = f"vocabulary = {sql_text(vocabulary.key)} AND template_set = {sql_text(kept_as)}"
+    where = f"vocabulary = {sql_text(vocabulary.key)} AND template_set = {sql_text(set_key)}"
     key = texts_key(vocabulary, template_set)
-    wanted = len(vocabulary.texts) + 1  # the last row is the empty template's
-    if store.count(table, where) == wanted:
+    count = len(vocabulary.texts) + 1  # the last row is the empty template's
+    if store.count(table, where) == count:
         rows = store.read(table, ["position", "embedding"], where).sort_by("position")
         flat = rows["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        vectors = torch.from_numpy(flat.reshape(wanted, source.width).copy())
+        vectors = torch.from_numpy(flat.reshape(count, source.width).copy())
         return CandidateTexts(vocabulary.texts, vectors[:-1], key, vectors[-1])
     texts = [*vocabulary.texts, ""]
-    vectors = load().embed_texts(texts, chosen)
+    vectors = load().embed_texts(texts, prompts)
     if keep:
         store.delete(table, where)
-        _keep_texts(store, source, vocabulary.key, kept_as, texts, vectors)
+        _keep_texts(store, source, vocabulary.key, set_key, texts, vectors)
     return CandidateTexts(vocabulary.texts, vectors[:-1], key, vectors[-1])
 
 
 def embed_proposed(space: TextSpace, texts: Sequence[str]) -> torch.Tensor:
-    """Return the embeddings [T, D] of loose texts, all different; the empty text is the empty template.
+    """Return the embeddings [T, D] of different texts outside any vocabulary; the empty text is the empty template.
 
-    The encoder is loaded only for texts that no earlier call stored; new ones are stored as another vocabulary.
+    The encoder is loaded only for texts that no earlier call stored; with `keep`, new ones become another vocabulary.
     """
     store, source = space.store, space.source
-    kept_as = template_key(space.template_set)
+    set_key = template_key(space.template_set)
     table = schema.texts_table(source.name)
     places = {text: place for place, text in enumerate(texts)}
     vectors = torch.zeros(len(places), source.width)
-    held = np.zeros(len(places), dtype=bool)
+    cached = np.zeros(len(places), dtype=bool)
     if places and store.has(table):
-        where = f"template_set = {sql_text(kept_as)} AND vocabulary LIKE '{_PROPOSED}@%'"
+        where = f"template_set = {sql_text(set_key)} AND vocabulary LIKE '{_PROPOSED}@%'"
         names = pa.array(list(places), pa.string())
         for batch in store.scan(table, ["text", "embedding"], where=where):
             place = pc.index_in(batch["text"], names)
@@ -204,23 +204,23 @@ def embed_proposed(space: TextSpace, texts: Sequence[str]) -> torch.Tensor:
             rows = place.filter(known).to_numpy(zero_copy_only=False).astype(np.int64)
             flat = batch["embedding"].filter(known).flatten().to_numpy(zero_copy_only=False)
             vectors[rows] = torch.from_numpy(flat.reshape(-1, source.width).copy())
-            held[rows] = True
-    missing = [text for text, place in places.items() if not held[place]]
+            cached[rows] = True
+    missing = [text for text, place in places.items() if not cached[place]]
     if missing:
         made = space.load().embed_texts(missing, templates(space.template_set))
         vectors[[places[text] for text in missing]] = made
         if space.keep:
-            _keep_texts(store, source, f"{_PROPOSED}@{digest(missing)}", kept_as, missing, made)
+            _keep_texts(store, source, f"{_PROPOSED}@{digest(missing)}", set_key, missing, made)
     return vectors
 
 
 def _keep_texts(
-    store: Store, source: EncoderInfo, key: str, kept_as: str, texts: Sequence[str], vectors: torch.Tensor
+    store: Store, source: EncoderInfo, key: str, set_key: str, texts: Sequence[str], vectors: torch.Tensor
 ) -> None:
     """Append texts with their embeddings [T, D] as the vocabulary `key`."""
     columns = {
         "vocabulary": pa.array([key] * len(texts)),
-        "template_set": pa.array([kept_as] * len(texts)),
+        "template_set": pa.array([set_key] * len(texts)),
         "position": pa.array(range(len(texts)), pa.int32()),
         "text": pa.array(texts),
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1).numpy()), source.width),
@@ -234,13 +234,13 @@ def texts_key(vocabulary: Vocabulary, template_set: str) -> str:
 
 
 def template_key(template_set: str) -> str:
-    """Return what names a template set in keys: built-in ones by name, others by what they say."""
+    """Return the name of a template set in keys: its own or its file's, and a digest of the templates."""
     return f"{Path(template_set).stem}@{digest(templates(template_set))}"
 
 
 def keep_vocabulary(store: Store, vocabulary: Vocabulary, template_set: str) -> None:
-    """Store the vocabulary itself, so that a later command can leave it out; the caller holds the write lock."""
-    where = _kept(vocabulary.key, template_set)
+    """Store the vocabulary itself, so that a later command need not name it; the caller holds the write lock."""
+    where = _filter_of(vocabulary.key, template_set)
     newest = _last(store) == (vocabulary.key, template_set)
     if newest and store.count(schema.VOCABULARIES, where) == len(vocabulary.texts):
         return
@@ -268,24 +268,24 @@ def last_vocabulary(store: Store) -> Vocabulary:
     key, template_set = _last(store)
     if not key:
         return load_vocabulary("imagenet1k")
-    rows = store.read(schema.VOCABULARIES, where=_kept(key, template_set)).sort_by("position")
+    rows = store.read(schema.VOCABULARIES, where=_filter_of(key, template_set)).sort_by("position")
     return Vocabulary(key.rpartition("@")[0], tuple(rows["text"].to_pylist()))
 
 
 def last_templates(store: Store) -> str:
-    """Return the template set the index used last, or `csp` where it used none."""
+    """Return the template set the index used last, or `csp` if it used none."""
     return _last(store)[1]
 
 
 def _last(store: Store) -> tuple[str, str]:
-    kept = store.read(schema.VOCABULARIES, ["vocabulary", "template_set"])
-    if kept.num_rows == 0:
+    rows = store.read(schema.VOCABULARIES, ["vocabulary", "template_set"])
+    if rows.num_rows == 0:
         return "", "csp"
-    last = kept.slice(kept.num_rows - 1).to_pylist()[0]
+    last = rows.slice(rows.num_rows - 1).to_pylist()[0]
     return last["vocabulary"], last["template_set"]
 
 
-def _kept(key: str, template_set: str) -> str:
+def _filter_of(key: str, template_set: str) -> str:
     return f"vocabulary = {sql_text(key)} AND template_set = {sql_text(template_set)}"
 
 
@@ -293,4 +293,4 @@ def _same(texts: CandidateTexts) -> CandidateTexts:
     return texts
 
 
-Candidates = str | Path | Sequence[str] | Vocabulary | CandidateTexts  # as they may be named
+Candidates = str | Path | Sequence[str] | Vocabulary | CandidateTexts  # the forms a caller may pass

@@ -1,14 +1,14 @@
 """How far a label can be trusted: bootstrap over a neuron's activating images. Pure tensor functions, no I/O.
 
-The present activating images of a neuron, each with its activation and contrastive partners, are drawn again with
-replacement, and the leading candidates are scored on every resample by the method itself. So it works for any method,
-also of another package: B resamples are B neurons to it. What a score takes from the other neurons of a run (the prior
-of clip-dissect and wpmi) is left as it was: every resample is read as its change against the neuron's own images,
-scored along with it, and the change is added to the score of the run.
+A neuron's activating images, each with its activation and contrastive partners, are resampled with replacement, and the
+method itself scores the leading candidates on every resample. This works for any method, also of another package: to
+it, B resamples are B neurons. What a score takes from the other neurons of a run (the prior of clip-dissect and wpmi)
+stays fixed: a resample counts as the change from the neuron's own images, which are scored together with it, and the
+change is added to the score of the run.
 
 Resampling measures how stable a label is, not whether it is right: a look that all images share misleads every
 resample alike. For the share of first places each change is therefore doubled (as in a sample of a quarter of the
-images), which brings the share nearest to how often labels are right in the demo's worlds; intervals are not widened.
+images), which brings the share closest to how often labels are right in the demo's worlds; intervals are not widened.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from csp_index.labelling.scoring import ScoringMethod, Terms, method, score
 from csp_index.ordering import mix
 from csp_index.records import ScoringOptions
 
-_BLOCK_BYTES, _MOST = 8 * 2**20, 4  # of the resamples of a block, and its neurons
+_BLOCK_BYTES, _MOST = 8 * 2**20, 4  # of the resamples in a block; neurons in a block at most
 _TOTALS_BYTES = 64 * 2**20
-_SUMS_BYTES = 32 * 2**20  # of a block of neurons whose vectors are sums
+_SUMS_BYTES = 32 * 2**20  # of a block, for methods whose vectors are sums
 _NOISE = 4e-6  # scores closer than this, relative to their size, are equal
 _INTERVAL = (0.025, 0.975)
-_WIDEN = 2.0  # how many times changes count in the share of first places
+_WIDEN = 2.0  # factor of the changes in the share of first places
 
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """What resampling says of the leading candidates [M, L] of M neurons, best first.
+    """The result of resampling for the leading candidates [M, L] of M neurons, best first.
 
     `low` and `high` bound 95 % of a candidate's scores. `share` in [0, 1] is the part of the resamples, their changes
     doubled, in which it comes first (equal scores share the place): a row sums to 1, its first entry is the confidence
     in the label. `uncertain` [M]: the 95 % interval of the lead over some rival reaches 0, or there is nothing to
-    judge by. That is so where all resamples are alike (one activating image, or a method that looks at none) or there
-    is no activating image: the other values are then NaN.
+    judge by: all resamples are alike (one activating image, or a method that uses none), or there is no activating
+    image. Then the other values are NaN.
     """
 
     low: torch.Tensor
@@ -54,8 +54,8 @@ def bootstrap(
 ) -> Confidence:
     """Return the confidence in the candidates `leaders` [M, L] (places, best first) given the run's `scores` [M, C].
 
-    Draws `options.bootstrap` resamples a neuron, seeded by the neuron's number and `options.seed` alone. Candidates
-    beyond the leaders count as never first. A leader whose score is -inf is none of the neuron's candidates: it is left
+    Draws `options.bootstrap` resamples per neuron, seeded by the neuron's number and `options.seed` alone. Candidates
+    beyond the leaders count as never first. A leader whose score is -inf is not a candidate of the neuron: it is left
     out, and its values are NaN.
     """
     own = scores.gather(1, leaders)
@@ -68,10 +68,10 @@ def bootstrap(
     totals = _log_totals(evidence, row.softmax(options)) if _alone(row) else None
     for pick in _blocks(row, evidence, options, leaders.shape[1]):
         if row.terms is None:
-            found = _rescored(name, base, totals, options, leaders, pick)
+            block_scores = _rescored(name, base, totals, options, leaders, pick)
         else:
-            found = _reweighted(row.terms, base, options, leaders, pick)
-        change = found[:, 1:] - found[:, :1]
+            block_scores = _reweighted(row.terms, base, options, leaders, pick)
+        change = block_scores[:, 1:] - block_scores[:, :1]
         if gone := bool(absent[pick].any()):
             change = change.masked_fill(absent[pick, None], 0.0)
         moved = own[pick, None] + change
@@ -111,7 +111,7 @@ def _blocks(row: ScoringMethod, evidence: Evidence, options: ScoringOptions, lea
         yield from (slice(start, start + size) for start in range(0, len(evidence.activating), size))
         return
     each = 4 * (options.bootstrap + 1) * images
-    # The candidates of a block are its neurons' leaders, so what they take grows with the square of the block.
+    # The candidates of a block are its neurons' leaders, so their memory grows with the square of the block.
     room = _BLOCK_BYTES // (each * (leaders if _alone(row) else len(evidence.texts)))
     size = max(1, min(_MOST, math.isqrt(room)))
     for start in range(0, len(evidence.activating), size):
@@ -123,7 +123,7 @@ def _alone(row: ScoringMethod) -> bool:
 
 
 def _prepared(row: ScoringMethod, evidence: Evidence, options: ScoringOptions) -> Evidence:
-    """Return the evidence with what all resamples share: the pairs' products, the texts a concept vector meets."""
+    """Return the evidence with what all resamples share: the pairs' products, the texts for concept vectors."""
     if row.info.needs_contrast:
         evidence = replace(evidence, similarities=pair_products(evidence))
     if row.vector is not None:
@@ -151,15 +151,15 @@ def _rescored(
     row, columns = method(name), leaders[pick]
     local, used = _local(evidence, pick)
     if _alone(row):
-        kept = columns.unique()
-        local = _restricted(local, kept)
-        if totals is not None and len(kept) < len(evidence.texts):
+        selected = columns.unique()
+        local = _restricted(local, selected)
+        if totals is not None and len(selected) < len(evidence.texts):
             local = _with_rest(local, totals[used], row.softmax(options) or 1.0)
-        columns = torch.searchsorted(kept, columns)
+        columns = torch.searchsorted(selected, columns)
     many = _resampled(local, draws(local, options))
-    found = row.vector(many, options) @ many.texts.T if row.vector is not None else score(name, many, options).scores
-    found = found.view(len(columns), -1, found.shape[1])
-    return found.gather(2, columns[:, None].expand(-1, found.shape[1], -1))
+    scores = row.vector(many, options) @ many.texts.T if row.vector is not None else score(name, many, options).scores
+    scores = scores.view(len(columns), -1, scores.shape[1])
+    return scores.gather(2, columns[:, None].expand(-1, scores.shape[1], -1))
 
 
 def _reweighted(
@@ -171,8 +171,8 @@ def _reweighted(
 ) -> torch.Tensor:
     """Return the same as `_rescored` for a method whose vector is a sum of embeddings: [b, 1 + B, L].
 
-    A resample changes the weights alone, so each image meets each leader once, and lengths come from products of the
-    images among themselves.
+    Resamples differ in the weights alone, so each image is multiplied by each leader once, and the lengths of vectors
+    come from the products between the images.
     """
     activating, contrastive = evidence.activating[pick], evidence.contrastive[pick]
     places = torch.cat([activating, contrastive.flatten(1)], 1)
@@ -186,17 +186,17 @@ def _reweighted(
         similarities=None if evidence.similarities is None else evidence.similarities[pick],
         neurons=evidence.neuron_numbers[pick],
     )
-    found = terms(_resampled(local, draws(local, options)), options)
-    weights = torch.zeros(len(found.places), places.shape[1], dtype=torch.float64)
-    present = found.weights.masked_fill(found.places < 0, 0.0).double()
-    weights.scatter_add_(1, found.places.clamp(min=0), present)
+    summands = terms(_resampled(local, draws(local, options)), options)
+    weights = torch.zeros(len(summands.places), places.shape[1], dtype=torch.float64)
+    present = summands.weights.masked_fill(summands.places < 0, 0.0).double()
+    weights.scatter_add_(1, summands.places.clamp(min=0), present)
     weights = weights.view(len(places), -1, places.shape[1])
     images = evidence.vectors[places.clamp(min=0)].double()
     texts = evidence.texts[leaders[pick]].double()
     scores = weights @ (images @ texts.mT)
     lengths = ((weights @ (images @ images.mT)) * weights).sum(2)
-    if found.constant is not None:
-        constant = found.constant.double()
+    if summands.constant is not None:
+        constant = summands.constant.double()
         scores += (texts @ constant)[:, None]
         lengths += 2 * (weights @ (images @ constant)[..., None])[..., 0] + constant @ constant
     return (scores / lengths.clamp(min=1e-24).sqrt()[..., None]).float()
@@ -205,27 +205,27 @@ def _reweighted(
 def draws(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
     """Return the places [M, 1 + B, K] of every resample's images among the neuron's own; -1 is absent.
 
-    The first is the neuron's own set. The places rise, so the order by activation stays.
+    Resample 0 is the neuron's own set. The places ascend, so images stay in the order of activation.
     """
     width = evidence.activating.shape[1]
     count = (evidence.activating >= 0).sum(1)[:, None, None]
     place = torch.arange(width)
     seeds = mix(evidence.neuron_numbers, options.seed)[:, None, None]
     lots = mix(seeds ^ ((torch.arange(options.bootstrap)[:, None] << 32) + place), 1) >> 39
-    chosen = (lots * count >> 24).masked_fill(place >= count, width).sort(dim=2).values
-    whole = torch.cat([place.expand(len(chosen), 1, -1), chosen], 1)
+    samples = (lots * count >> 24).masked_fill(place >= count, width).sort(dim=2).values
+    whole = torch.cat([place.expand(len(samples), 1, -1), samples], 1)
     return whole.masked_fill(place >= count, -1)
 
 
 def _local(evidence: Evidence, pick: slice) -> tuple[Evidence, torch.Tensor]:
-    """Return the evidence of the picked neurons alone, and the places [I'] of the images it keeps: no other's."""
+    """Return the evidence of the picked neurons alone, and the places [I'] of their images."""
     activating, contrastive = evidence.activating[pick], evidence.contrastive[pick]
     used = torch.cat([activating.flatten(), contrastive.flatten()]).clamp(min=0).unique()
 
-    def places(chosen: torch.Tensor) -> torch.Tensor:
-        return torch.searchsorted(used, chosen.clamp(min=0)).masked_fill(chosen < 0, -1)
+    def places(images: torch.Tensor) -> torch.Tensor:
+        return torch.searchsorted(used, images.clamp(min=0)).masked_fill(images < 0, -1)
 
-    found = replace(
+    local = replace(
         evidence,
         vectors=evidence.vectors[used],
         activating=places(activating),
@@ -235,18 +235,18 @@ def _local(evidence: Evidence, pick: slice) -> tuple[Evidence, torch.Tensor]:
         response=None if evidence.response is None else evidence.response.of_neurons(pick),
         neurons=evidence.neuron_numbers[pick],
     )
-    return found, used
+    return local, used
 
 
-def _resampled(evidence: Evidence, chosen: torch.Tensor) -> Evidence:
+def _resampled(evidence: Evidence, samples: torch.Tensor) -> Evidence:
     """Return the evidence with every resample of every neuron as a neuron of its own."""
-    count, many, _ = chosen.shape
+    count, many, _ = samples.shape
     rows = torch.arange(count)[:, None, None]
 
     def take(values: torch.Tensor) -> torch.Tensor:
-        return values[rows, chosen.clamp(min=0)].flatten(0, 1)
+        return values[rows, samples.clamp(min=0)].flatten(0, 1)
 
-    absent = (chosen < 0).flatten(0, 1)
+    absent = (samples < 0).flatten(0, 1)
     return replace(
         evidence,
         activating=take(evidence.activating).masked_fill(absent, -1),
@@ -258,23 +258,23 @@ def _resampled(evidence: Evidence, chosen: torch.Tensor) -> Evidence:
     )
 
 
-def _restricted(evidence: Evidence, kept: torch.Tensor) -> Evidence:
-    """Return the evidence with the kept candidates alone."""
+def _restricted(evidence: Evidence, selected: torch.Tensor) -> Evidence:
+    """Return the evidence with the selected candidates alone."""
     share = evidence.label_share
     return replace(
         evidence,
-        texts=evidence.texts[kept],
-        candidates=evidence.candidate_numbers[kept],
-        label_share=None if share is None else share[kept],
-        response=None if evidence.response is None else evidence.response.of_candidates(kept),
+        texts=evidence.texts[selected],
+        candidates=evidence.candidate_numbers[selected],
+        label_share=None if share is None else share[selected],
+        response=None if evidence.response is None else evidence.response.of_candidates(selected),
     )
 
 
 def _with_rest(evidence: Evidence, totals: torch.Tensor, scale: float) -> Evidence:
-    """Return the evidence with all left-out candidates as one more at the end, so that a softmax stays what it was.
+    """Return the evidence with one more candidate for all left-out ones, so that a softmax does not change.
 
-    It stands on an axis of its own, where every image's coordinate is log-sum-exp of the left-out products over scale;
-    `totals` [I] is log-sum-exp of all.
+    It comes last and has an axis of its own, on which an image's coordinate is the log-sum-exp of the left-out products
+    divided by `scale`; `totals` [I] is the log-sum-exp of all products.
     """
     inside = (scale * (evidence.vectors @ evidence.texts.T)).logsumexp(1)
     outside = totals + torch.log((1 - (inside - totals).exp()).clamp(min=torch.finfo(torch.float32).tiny))

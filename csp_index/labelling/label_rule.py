@@ -43,8 +43,8 @@ class LabelRule:
 
     def choose(self, labels: Iterable[tuple[str, str, T]]) -> T | None:
         """Return the third value of the (method, run id, value) that is shown, None without any."""
-        shown = [label for label in labels if self.rank(label[0]) >= 0]
-        best = max(shown, key=lambda label: (self.rank(label[0]), label[1]), default=None)
+        candidates = [label for label in labels if self.rank(label[0]) >= 0]
+        best = max(candidates, key=lambda label: (self.rank(label[0]), label[1]), default=None)
         return None if best is None else best[2]
 
     def sql(self) -> str:

@@ -81,8 +81,8 @@ def _confidence_columns(
     beyond = bare | (rank >= width)
 
     def column(values: torch.Tensor) -> pa.Array:
-        chosen = values.double().numpy()[owner, np.minimum(rank, width - 1)]
-        return pa.array(chosen, mask=beyond | np.isnan(chosen))
+        entries = values.double().numpy()[owner, np.minimum(rank, width - 1)]
+        return pa.array(entries, mask=beyond | np.isnan(entries))
 
     return {
         "score_low": column(confidence.low),
@@ -146,9 +146,9 @@ def _delete_orphans(store: Store, selection: Selection, same: str, names: str) -
     replaced = set(store.read(schema.LABELS, ["run_id"], same)["run_id"].to_pylist())
     labelled = set(store.read(schema.LABELS, ["run_id"])["run_id"].unique().to_pylist())
     runs = store.read(schema.RUNS, ["run_id"], "command = 'label' AND state != 'done'")["run_id"].to_pylist()
-    for chosen, where in ((replaced, f" AND neuron IN ({names})"), (set(runs) - labelled, "")):
-        if chosen:
-            listed = ",".join(catalog.sql_text(run) for run in sorted(chosen))
+    for run_ids, where in ((replaced, f" AND neuron IN ({names})"), (set(runs) - labelled, "")):
+        if run_ids:
+            listed = ",".join(catalog.sql_text(run) for run in sorted(run_ids))
             scope = f" AND {catalog.layer_filter(selection.target)}{where}" if where else ""
             store.delete(schema.EXAMPLES, f"run_id IN ({listed}){scope}")
 
@@ -196,9 +196,9 @@ def _from_rows(selection: Selection, label_rows: pa.Table, example_rows: pa.Tabl
     columns = ["neuron", "rank", "uncertain", "run_id", "method", "state", "note", *_SCORE]
     for neuron, rank, doubt, *rest in zip(*(label_rows[name].to_pylist() for name in columns), strict=True):
         heads[neuron] = tuple(rest[:4])
-        held = scores.setdefault(neuron, [])
+        neuron_scores = scores.setdefault(neuron, [])
         if rank >= 0:
-            held.append(LabelScore(*rest[4:]))
+            neuron_scores.append(LabelScore(*rest[4:]))
         if doubt:
             uncertain.add(neuron)
     return {

@@ -91,10 +91,10 @@ class StoredPairs:
 def stored_pairs(examples: Examples) -> StoredPairs:
     """Return the pairs of all activating images with a few partners of each kind, in their order."""
     present = examples.contrastive >= 0
-    shown = present & (torch.arange(present.shape[2]) % examples.of_each_kind < STORED_NEIGHBOURS)
-    shown[..., 0] |= ~present.any(2)
-    neuron, rank, slot = (shown & (examples.activating >= 0)[..., None]).nonzero(as_tuple=True)
-    return StoredPairs(neuron, rank, slot, (shown.cumsum(2) - 1)[neuron, rank, slot])
+    selected = present & (torch.arange(present.shape[2]) % examples.of_each_kind < STORED_NEIGHBOURS)
+    selected[..., 0] |= ~present.any(2)
+    neuron, rank, slot = (selected & (examples.activating >= 0)[..., None]).nonzero(as_tuple=True)
+    return StoredPairs(neuron, rank, slot, (selected.cumsum(2) - 1)[neuron, rank, slot])
 
 
 def example_summary(request: LabelRequest, examples: Examples) -> ExampleSummary:

@@ -154,13 +154,13 @@ def methods_with(option: str) -> tuple[str, ...]:
     return tuple(name for name, info in METHODS.items() if option in info.options)
 
 
-def defaults_of(field: str, shown: Iterable[str] = METHODS) -> str:
+def defaults_of(field: str, methods: Iterable[str] = METHODS) -> str:
     """Return an option's default for help texts: the common value, then the methods that differ.
 
     >>> defaults_of("neighbours")
     '1; contrastive-pmi 5, consensus 50'
     """
-    values = {name: getattr(METHODS[name], field) for name in shown}
+    values = {name: getattr(METHODS[name], field) for name in methods}
     common = max(set(values.values()), key=list(values.values()).count)
     others = [f"{name} {value}" for name, value in values.items() if value != common]
     return f"{common}; {', '.join(others)}" if others else str(common)

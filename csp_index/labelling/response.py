@@ -1,9 +1,9 @@
-"""How the response of neurons to the whole dataset goes with each label: sums over images, pure tensors.
+"""How the response of neurons to the whole dataset varies with each label: sums over images, pure tensor functions.
 
-The response is y = min(max(a, 0) / h, 1), h half the mean activation of the neuron's activating images: what counts is
-that a neuron fires, not how much. Three views of it, each [M, C]: where a linear model of the response on the
-embeddings points (*linear*), how the response goes with the label's share of each image (*agreement*), and, in a second
-pass for few leading labels, how well a filter tuned to the label finds the firing images (*precision*).
+The response is y = min(max(a, 0) / h, 1), h half the mean activation of the neuron's activating images: it counts that
+a neuron fires, not how strongly. It has three views, each [M, C]: where a linear model of the response on the
+embeddings points (*linear*), how the response varies with the label's share of each image (*agreement*), and, in a
+second pass for a few leading labels, how well a filter for the label finds the firing images (*precision*).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from torch.nn.functional import normalize, pad
 
 _RIDGE = 1.0  # penalty of the linear model, in mean variances of an embedding's coordinate
-_FILTER_RIDGE = 3.0  # the same of the labels' filters
-_BINS, _SPAN = 1024, 8.0  # of the filtered cosines, over this many deviations on either side
+_FILTER_RIDGE = 3.0  # the same for the labels' filters
+_BINS, _SPAN = 1024, 8.0  # of filtered cosines; they span this many standard deviations on either side
 _BLOCK_BYTES = 256 * 2**20
 _ROWS = 256  # neurons finished at once
 _TINY = torch.finfo(torch.float32).tiny
@@ -24,9 +24,9 @@ _TINY = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What the whole dataset says of M neurons and C candidate labels; zeros for a neuron that never fires.
+    """The response of M neurons to the whole dataset, for C candidate labels; zeros for a neuron that never fires.
 
-    `linear` [M, C]: dot product of a text, less the mean text, with the unit vector of a ridge regression of the
+    `linear` [M, C]: dot product of a text, minus the mean text, with the unit vector of a ridge regression of the
     response on the image embeddings. `agreement` [M, C] in [-1, 1]: correlation over the images of the response and
     sqrt(P), P = softmax_t(scale T(t).e(x)). `precision` [M, C] in [0, 1], after the second pass: average precision of
     the response over the images in the order of (e(x) - mean).f_t, f_t = (Cov(e) + ridge I)^-1 (T(t) - mean T); 0 for
@@ -41,21 +41,21 @@ class Response:
         """Return the rows of some neurons."""
         return self._map(lambda part: part[pick])
 
-    def of_candidates(self, kept: torch.Tensor, more: int = 0) -> Response:
+    def of_candidates(self, selected: torch.Tensor, more: int = 0) -> Response:
         """Return the columns of these candidates, and `more` columns of zeros."""
-        return self._map(lambda part: pad(part[:, kept], (0, more)))
+        return self._map(lambda part: pad(part[:, selected], (0, more)))
 
     def repeated(self, times: int) -> Response:
-        """Return every neuron's row repeated in place."""
+        """Return every neuron's row `times` times, one after another."""
         return self._map(lambda part: part.repeat_interleave(times, 0))
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Response:
-        found = None if self.precision is None else change(self.precision)
-        return Response(change(self.linear), change(self.agreement), found)
+        precision = None if self.precision is None else change(self.precision)
+        return Response(change(self.linear), change(self.agreement), precision)
 
 
 class ResponseSums:
-    """Sums over the images, taken in a tile at a time; memory [M, C] and [D, D]."""
+    """Sums over the images, added one tile at a time; memory [M, C] and [D, D]."""
 
     def __init__(self, activations: torch.Tensor, texts: torch.Tensor, scale: float) -> None:
         """Start from the activations [M, K] of activating images (0 where absent) and the texts [C, D]."""
@@ -69,7 +69,7 @@ class ResponseSums:
         self._r, self._rr, self._yr = _zeros(candidates), _zeros(candidates), _zeros(neurons, candidates)
 
     def add(self, embeddings: torch.Tensor, activations: torch.Tensor) -> None:
-        """Take in the embeddings [n, D] of the next images and the neurons' activations [M, n] on them."""
+        """Add the embeddings [n, D] of the next images and the neurons' activations [M, n] on them."""
         response = self.response(activations)
         size = max(1, _BLOCK_BYTES // (8 * max(1, len(self._texts))))
         for e, y in zip(embeddings.split(size), response.split(size, dim=1), strict=True):
@@ -92,15 +92,15 @@ class ResponseSums:
 
     @property
     def mean(self) -> torch.Tensor:
-        """The mean embedding of the images taken in, [D] float64."""
+        """The mean embedding of the images added so far, [D] float64."""
         return self._e / max(1, self._images)
 
     def filters(self, used: torch.Tensor) -> torch.Tensor:
         """Return f_t of the texts `used` [U], scaled to a variance of 1 over the images, [U, D]."""
         texts = (self._texts[used] - self._texts.mean(0)).double()
-        found = self._solve(_FILTER_RIDGE, texts)
-        spread = ((found @ self._covariance()) * found).sum(1, keepdim=True)
-        return (found / spread.clamp(min=1e-12).sqrt()).float()
+        filters = self._solve(_FILTER_RIDGE, texts)
+        spread = ((filters @ self._covariance()) * filters).sum(1, keepdim=True)
+        return (filters / spread.clamp(min=1e-12).sqrt()).float()
 
     def _covariance(self) -> torch.Tensor:
         return self._ee / max(1, self._images) - torch.outer(self.mean, self.mean)
@@ -110,8 +110,8 @@ class ResponseSums:
         covariance = self._covariance()
         penalty = (ridge * covariance.trace() / len(covariance)).clamp(min=_TINY)
         regular = covariance + penalty * torch.eye(len(covariance), dtype=torch.float64)
-        found: torch.Tensor = torch.linalg.solve(regular, rows.T).T
-        return found
+        solution: torch.Tensor = torch.linalg.solve(regular, rows.T).T
+        return solution
 
     def finish(self) -> Response:
         """Return the views of the response that need one pass."""
@@ -132,9 +132,9 @@ class ResponseSums:
 
 
 class LeaderRanks:
-    """The second pass, for a block of neurons: how high the images on which a neuron fires stand in its leaders' order.
+    """The second pass, for a block of neurons: how high a leader's filter ranks the images on which the neuron fires.
 
-    Filtered cosines are counted in bins, within which the order is taken as random. Memory [m, K, bins].
+    Filtered cosines are counted in bins; the order within a bin counts as random. Memory [m, K, bins].
     """
 
     def __init__(self, sums: ResponseSums, leaders: torch.Tensor, pick: slice) -> None:
@@ -146,7 +146,7 @@ class LeaderRanks:
         self._mass = torch.zeros(*leaders.shape, _BINS)
 
     def add(self, embeddings: torch.Tensor, activations: torch.Tensor) -> None:
-        """Take in the embeddings [n, D] of the next images and the activations [m, n] of the picked neurons."""
+        """Add the embeddings [n, D] of the next images and the activations [m, n] of the picked neurons."""
         response = self._sums.response(activations, self._pick)
         cosines = self._filters @ (embeddings - self._mean).T
         bins = ((_SPAN - cosines) * (_BINS / (2 * _SPAN))).long().clamp(0, _BINS - 1)  # the highest come first

@@ -38,7 +38,7 @@ def _no_scale(options: ScoringOptions) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """A concept vector before it gets unit length: sum_j weights[k, j] e(places[k, j]) + constant, -1 is absent."""
+    """A concept vector before it is normalized: sum_j weights[k, j] e(places[k, j]) + constant, -1 is absent."""
 
     places: torch.Tensor  # [M, J]
     weights: torch.Tensor  # [M, J]
@@ -47,7 +47,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class ScoringMethod:
-    """The formula of a labeling method, and what is known of it. It has a concept `vector` [M, D] or a `score` [M, C].
+    """The formula of a labeling method: a concept `vector` [M, D] or a `score` [M, C], and their properties.
 
     `alone`: a label's score does not depend on the other labels, or only through one softmax over them at the scale
     that `softmax` returns; the confidence in a label then costs little (a concept vector is always alone).
@@ -70,7 +70,7 @@ class ScoringMethod:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores [M, C], higher is better, and the concept vectors [M, D] behind them where the method has such."""
+    """Scores [M, C], higher is better, and the concept vectors [M, D] behind them if the method has any."""
 
     scores: torch.Tensor
     vectors: torch.Tensor | None = None
@@ -79,25 +79,25 @@ class Scored:
 def score(name: str, evidence: Evidence, options: ScoringOptions) -> Scored:
     """Score all candidates for all neurons by the named method.
 
-    Errors: LabelError where a method of another package fails or returns something else than finite scores.
+    Errors: LabelError if a method of another package fails or returns anything but finite scores.
     """
     row = method(name)
     if name in FORMULAS:
         return _scored(name, row, evidence, options)
     try:
-        found = _scored(name, row, evidence, options)
+        result = _scored(name, row, evidence, options)
     except CspIndexError:
         raise
     except Exception as exc:  # it is somebody else's code
         raise LabelError(f"the method {name!r} failed: {type(exc).__name__}: {one_line(exc)}") from exc
     shape = (len(evidence.activating), len(evidence.texts))
-    if not isinstance(found.scores, torch.Tensor) or found.scores.shape != shape:
-        got = list(getattr(found.scores, "shape", ())) or type(found.scores).__name__
+    if not isinstance(result.scores, torch.Tensor) or result.scores.shape != shape:
+        got = list(getattr(result.scores, "shape", ())) or type(result.scores).__name__
         raise LabelError(f"the method {name!r} returned {got}: expected scores [neurons, labels], {list(shape)}")
     live = (evidence.activating >= 0).any(1)
-    if not bool(torch.isfinite(found.scores[live]).all()):
+    if not bool(torch.isfinite(result.scores[live]).all()):
         raise LabelError(f"the method {name!r} returned scores that are not finite: expected a number for every label")
-    return found
+    return result
 
 
 def _scored(name: str, row: ScoringMethod, evidence: Evidence, options: ScoringOptions) -> Scored:
@@ -112,17 +112,17 @@ def _scored(name: str, row: ScoringMethod, evidence: Evidence, options: ScoringO
 def vectors_of_terms(
     terms: Callable[[Evidence, ScoringOptions], Terms], evidence: Evidence, options: ScoringOptions
 ) -> torch.Tensor:
-    """Return the concept vectors [M, D] that a method's terms sum up to, at unit length."""
-    found = terms(evidence, options)
-    total = bags(evidence.vectors, found.places, found.weights)
-    return normalize(total if found.constant is None else total + found.constant, dim=1)
+    """Return the concept vectors [M, D], at unit length: the sums of a method's terms."""
+    summands = terms(evidence, options)
+    total = bags(evidence.vectors, summands.places, summands.weights)
+    return normalize(total if summands.constant is None else total + summands.constant, dim=1)
 
 
 def csp_terms(evidence: Evidence, options: ScoringOptions) -> Terms:
-    """Return v = normalise(sum_i w_i (e(p_i) - gamma s_i e(n_i))), s_i = e(p_i).e(n_i) (arXiv 2604.22477).
+    """Return v = normalize(sum_i w_i (e(p_i) - gamma s_i e(n_i))), s_i = e(p_i).e(n_i) (arXiv 2604.22477).
 
-    An activating image without a contrastive partner keeps its whole embedding. With several partners each takes its
-    share.
+    An activating image without a contrastive partner keeps its whole embedding; several partners share its weight
+    equally.
     """
     if options.gamma == 0.0:
         return Terms(evidence.activating, evidence.weights)
@@ -140,12 +140,12 @@ def csp_difference(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
 
 
 def semanticlens_terms(evidence: Evidence, options: ScoringOptions) -> Terms:
-    """Return v = normalise(mean_i e(p_i)) (arXiv 2501.05398)."""
+    """Return v = normalize(mean_i e(p_i)) (arXiv 2501.05398)."""
     return Terms(evidence.activating, evidence.even_weights)
 
 
 def texts_without_empty(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
-    """Return the texts [C, D], with `subtract_empty` less the empty template's embedding, as SemanticLens offers."""
+    """Return the texts [C, D]; with `subtract_empty` minus the empty template's embedding, as SemanticLens offers."""
     if not options.subtract_empty:
         return evidence.texts
     if evidence.empty_text is None:
@@ -154,7 +154,7 @@ def texts_without_empty(evidence: Evidence, options: ScoringOptions) -> torch.Te
 
 
 def mean_centred_terms(evidence: Evidence, options: ScoringOptions) -> Terms:
-    """Return v = normalise(sum_i w_i e(p_i) - mean over the dataset of e(x)): the cheap baseline."""
+    """Return v = normalize(sum_i w_i e(p_i) - mean over the dataset of e(x)): the cheap baseline."""
     if evidence.dataset_mean is None:
         raise LabelError("this method needs the mean embedding of the dataset, and none was computed")
     return Terms(evidence.activating, evidence.weights, -evidence.dataset_mean)
@@ -173,7 +173,7 @@ def contrastive_pmi(evidence: Evidence, options: ScoringOptions) -> torch.Tensor
     """Return pmi with `alpha` of its prior taken over the contrastive images C instead of the dataset:
 
     sum_i w_i L(t, p_i) - alpha log mean_{n in C} exp L(t, n) - (1 - alpha) log mean_x exp L(t, x); C pools the m
-    nearest silent images of every activating one; the share of those that are missing is the dataset's.
+    nearest silent images of every activating one; missing ones count with the dataset's share.
     """
     near, dataset = _near_share(evidence, _scale(options)), dataset_share(evidence).float()
     tiny = torch.finfo(torch.float32).tiny
@@ -186,12 +186,12 @@ def consensus(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
 
     odds = sum_i w_i L(t, p_i) - log mean_{n in C} exp L(t, n), C pooling the m = 50 nearest silent images of every
     activating one: `contrastive-pmi` with alpha 1, which sees the activating images and their neighbours. The other
-    three see all images (`labelling.response`): where a regression of the response points, how the response goes with
-    the label's share of an image, and how well a filter for the label finds the firing images. Precision is that of
-    the 24 leaders of odds x linear x sqrt(agreement), which is the score where it is not known.
+    three see all images (`labelling.response`): where a regression of the response points, how the response varies with
+    the label's share of an image, and how well a filter for the label finds the firing images. Precision is known for
+    the 24 leaders by odds x linear x sqrt(agreement); without it that product is the score.
 
     Chosen in two rounds among some 70 variants on development worlds, each round judged once on fresh ones
-    (`scripts/method_search`; 29 neurons a world; singles, pairs and triples; bias 0 to 1; analytic, leaky and CNN
+    (`scripts/method_search`; 29 neurons per world; singles, pairs and triples; bias 0 to 1; analytic, leaky and CNN
     neurons; rendered images with a small CLIP, clean and noisy, and synthetic embeddings; candidates with and without
     triples). Fresh seeds 104 to 107, mean of 168 cells / mean of the worst tenth: csp .66 / .12, pmi .75 / .22,
     contrastive-pmi .88 / .58, consensus .97 / .84 (.96 / .78 without precision). On rendered images with singles and
@@ -203,18 +203,18 @@ def consensus(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
     near = _near_share(evidence, _scale(options))
     odds = _log_shares(evidence, options) - near.clamp(min=torch.finfo(torch.float32).tiny).log()
     response = evidence.response
-    found = odds.clamp(min=_CUT) * response.linear.clamp(min=_CUT)
+    product = odds.clamp(min=_CUT) * response.linear.clamp(min=_CUT)
     agreement = response.agreement.clamp(min=_CUT)
     if response.precision is None:
-        return found * agreement.sqrt()
-    return found * agreement**0.25 * response.precision.clamp(min=_CUT)
+        return product * agreement.sqrt()
+    return product * agreement**0.25 * response.precision.clamp(min=_CUT)
 
 
 def random_label(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
     """Return a seeded hash of neuron, candidate and seed as a number in [0, 1): the score of a random label."""
     neuron = mix(evidence.neuron_numbers, options.seed)[:, None]
-    found = mix(neuron ^ mix(evidence.candidate_numbers, options.seed + 1))
-    return (found >> 39).float() / 2**24
+    numbers = mix(neuron ^ mix(evidence.candidate_numbers, options.seed + 1))
+    return (numbers >> 39).float() / 2**24
 
 
 def _scale(options: ScoringOptions) -> float:
@@ -228,8 +228,8 @@ def _scale(options: ScoringOptions) -> float:
 def _near_share(evidence: Evidence, scale: float) -> torch.Tensor:
     """Return each label's mean share of the contrastive images, [M, C].
 
-    An activating image with fewer partners than asked for leaves the rest of its weight to the dataset's mean share:
-    a few edits of one picture all lack the same things, and are no prior by themselves.
+    An activating image with fewer partners than requested gives the rest of its weight to the dataset's mean share: a
+    few edits of one picture all lack the same things, and are not a prior by themselves.
     """
     pooled = evidence.contrastive.flatten(1)
     present = pooled >= 0

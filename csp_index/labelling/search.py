@@ -45,8 +45,8 @@ def embed_text(space: TextSpace, text: str) -> torch.Tensor:
     """Return a text's embedding [D]: as the index holds it under the space's templates, else the encoder's."""
     if not text.strip():
         raise SettingError("the text to search for is empty: write a word or a phrase")
-    kept_as, table = template_key(space.template_set), schema.texts_table(space.source.name)
-    where = f"text = {catalog.sql_text(text)} AND template_set = {catalog.sql_text(kept_as)}"
+    set_key, table = template_key(space.template_set), schema.texts_table(space.source.name)
+    where = f"text = {catalog.sql_text(text)} AND template_set = {catalog.sql_text(set_key)}"
     rows = space.store.read(table, ["embedding"], where) if space.store.has(table) else None
     if rows is not None and rows.num_rows:
         return torch.tensor(rows["embedding"][0].as_py())

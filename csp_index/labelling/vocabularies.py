@@ -57,9 +57,9 @@ def load_vocabulary(name: str | Path, store: Store | None = None) -> Vocabulary:
         return metadata_vocabulary(store, str(name).removeprefix(_METADATA))
     path = Path(name).expanduser()
     if table := _TABLE.fullmatch(str(path)):
-        found = _from_table(Path(table["file"]), table["column"])
-        if found is not None:
-            return found
+        vocabulary = _from_table(Path(table["file"]), table["column"])
+        if vocabulary is not None:
+            return vocabulary
     try:
         lines = text_lines(path)
     except FileNotFoundError:

@@ -53,11 +53,11 @@ class TextVectors:
         return self._vocabulary.get(head, lambda: self._read_of_run(head))
 
     def _read_of_run(self, head: str) -> CandidateTexts:
-        vocabulary, _, kept_as = head.rpartition(" ")
-        named = kept_as.rpartition("@")[0]
+        vocabulary, _, set_key = head.rpartition(" ")
+        named = set_key.rpartition("@")[0]
         known = [*([named] if named in TEMPLATE_SETS else []), self._templates]
-        sets = [name for name in known if template_key(name) == kept_as]
-        where = f"vocabulary = {sql_text(vocabulary)} AND template_set = {sql_text(kept_as)} AND text != ''"
+        sets = [name for name in known if template_key(name) == set_key]
+        where = f"vocabulary = {sql_text(vocabulary)} AND template_set = {sql_text(set_key)} AND text != ''"
         rows = self._store.read(schema.texts_table(self._source.name), ["position", "text"], where) if sets else None
         if rows is None or rows.num_rows == 0:
             raise LabelError("the candidates of that label run are not in the index any more: name candidates")
