@@ -39,13 +39,13 @@ def demo(directory: str, seed: int, stage1: Literal["captioner"] | None, as_json
     report = run_demo(directory, lambda line: click.echo(line, err=as_json), seed, stage1)
     if as_json:
         probing = {
-            name: {method: {kind: asdict(found) for kind, found in kinds.items()} for method, kinds in methods.items()}
+            name: {method: {kind: asdict(share) for kind, share in kinds.items()} for method, kinds in methods.items()}
             for name, methods in report.probing.items()
         }
-        found: dict[str, object] = {"probing": probing}
+        document: dict[str, object] = {"probing": probing}
         if report.captioner is not None:
-            found["stage1"] = {"captioner": _captioner_json(report.captioner)}
-        say_json(found | {"seconds": round(report.seconds, 1)})
+            document["stage1"] = {"captioner": _captioner_json(report.captioner)}
+        say_json(document | {"seconds": round(report.seconds, 1)})
         return
     _say_table(report)
     _say_findings(report)
@@ -60,10 +60,10 @@ def _say_table(report: DemoReport) -> None:
     table = Table(title="Share of neurons with the right label: first (among the first five)", box=None, pad_edge=False)
     table.add_column("method")
     for name in sets:
-        for kind, found in first.items():
-            table.add_column(f"{name}\n{found.n} {kind}s", justify="right")
+        for kind, share in first.items():
+            table.add_column(f"{name}\n{share.n} {kind}s", justify="right")
     for method in report.probing[sets[0]]:
-        cells = [found for name in sets for found in report.probing[name][method].values()]
+        cells = [share for name in sets for share in report.probing[name][method].values()]
         table.add_row(method, *(f"{cell.top1:.2f} ({cell.top5:.2f})" for cell in cells))
     Console(width=max(100, Console().width)).print(table)
 
@@ -82,27 +82,28 @@ def _say_findings(report: DemoReport) -> None:
     )
     if report.corrections:
         click.echo("\nNeurons where contrast changed the label:")
-    for found in report.corrections:
+    for correction in report.corrections:
         click.echo(
-            f"  {found.neuron}: {found.without_contrast!r} became {found.truth!r}, as planted; card {found.card}"
+            f"  {correction.neuron}: {correction.without_contrast!r} became {correction.truth!r}, as planted; "
+            f"card {correction.card}"
         )
 
 
 def _captioner_json(report: CaptionerReport) -> dict[str, object]:
     """Return the captioner's own ranking, and under `scored` that of stage 2 by method."""
     scored = {
-        method: _ranked_json(found.ranked)
-        | {"vocabulary": {kind: asdict(share) for kind, share in found.vocabulary.items()}, "kept": found.kept}
-        for method, found in report.scored.items()
+        method: _ranked_json(result.ranked)
+        | {"vocabulary": {kind: asdict(share) for kind, share in result.vocabulary.items()}, "kept": result.ratio}
+        for method, result in report.scored.items()
     }
-    told = {
+    summary = {
         "named": report.named,
         "helps": report.helps,
         "finding": report.finding,
         "seconds": round(report.seconds, 1),
     }
     ties = {"shortest": _ranked_json(report.shortest), "longest": _ranked_json(report.longest)}
-    return _ranked_json(report.captioned) | {"ties": ties, "scored": scored} | told
+    return _ranked_json(report.captioned) | {"ties": ties, "scored": scored} | summary
 
 
 def _ranked_json(ranked: Ranked) -> dict[str, object]:
@@ -123,7 +124,7 @@ def _say_captioner(report: CaptionerReport) -> None:
         "captioner, shortest of equals": (report.shortest, {}),
         "captioner, longest of equals": (report.longest, {}),
     }
-    rows |= {method: (found.ranked, found.vocabulary) for method, found in report.scored.items()}
+    rows |= {method: (result.ranked, result.vocabulary) for method, result in report.scored.items()}
     for name, (ranked, vocabulary) in rows.items():
         shares = [share for kinds in (*ranked.shares.values(), vocabulary) for share in kinds.values()]
         table.add_row(name, *(f"{each.top1:.2f}" for each in shares))

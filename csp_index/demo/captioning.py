@@ -86,12 +86,12 @@ class Ranked:
 class Scored:
     """The ranking by a method of stage 2, and the same method's with the whole vocabulary as candidates.
 
-    `kept` is the share of right first labels over all planted neurons, divided by the vocabulary's.
+    `ratio` is the share of right first labels over all planted neurons, divided by the vocabulary's.
     """
 
     ranked: Ranked
     vocabulary: dict[str, Share]
-    kept: float
+    ratio: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class CaptionerReport:
             ties += " There contrast adds nothing: the longest phrase common to all captions is mostly the concept."
         named = " and ".join(f"{share:.0%} of the neurons {_WITH[arm]}" for arm, share in self.named.items())
         among = f"The planted concept is among the candidates of {named}."
-        return " ".join([gain, ties, among, *(_after_scoring(*found) for found in self.scored.items())])
+        return " ".join([gain, ties, among, *(_after_scoring(*result) for result in self.scored.items())])
 
 
 def _told(ranked: Ranked) -> str:
@@ -180,14 +180,14 @@ def run_captioner(
     labelled: dict[str, dict[Arm, list[Said]]] = {method: {} for method in SCORED_BY}
     for arm in ARMS:
         # Again even if it ran before: the last answers of a captioner are its candidates.
-        (asked,) = index.propose(
+        (summary,) = index.propose(
             neurons, captioner=proposer, examples=SHOWN, positive_only=arm == "positive_only", again=True
         )
-        own[arm] = _proposed(index, asked.run_id)
+        own[arm] = _proposed(index, summary.run_id)
         for method in SCORED_BY:
-            found = index.label(neurons, method, candidates="captioner", templates="none", bootstrap=0)
-            labelled[method][arm] = _labelled(found)
-        tell(f"captioner, {arm.replace('_', ' ')}: {asked.answered} of {len(neurons)} neurons have candidates")
+            labels = index.label(neurons, method, candidates="captioner", templates="none", bootstrap=0)
+            labelled[method][arm] = _labelled(labels)
+        tell(f"captioner, {arm.replace('_', ' ')}: {summary.answered} of {len(neurons)} neurons have candidates")
     return CaptionerReport(
         _ranked(own),
         _ranked({arm: [_settled(each, shortest) for each in own[arm]] for arm in ARMS}),
@@ -217,19 +217,19 @@ def _proposed(index: Index, run_id: str) -> list[Said]:
     """Return the captioner's candidates for each planted neuron in a run."""
     columns = ["neuron", "rank", "text", "score"]
     rows = index.store.read(schema.CANDIDATES, columns, f"run_id = {sql_text(run_id)}").sort_by("rank").to_pylist()
-    found = []
+    answers = []
     for neuron in _KNOWN:
         own = [row for row in rows if row["neuron"] == neuron.index]
         best = max((row["score"] for row in own), default=0.0)
         first = tuple(row["text"] for row in own if row["score"] >= best - _EQUAL)
-        found.append(Said(tuple(row["text"] for row in own), first))
-    return found
+        answers.append(Said(tuple(row["text"] for row in own), first))
+    return answers
 
 
 def _labelled(labels: Labels) -> list[Said]:
     """Return the labels of each planted neuron."""
-    found = [tuple(score.text for score in labels[neuron.index].labels) for neuron in _KNOWN]
-    return [Said(texts, texts[:1]) for texts in found]
+    rows = [tuple(score.text for score in labels[neuron.index].labels) for neuron in _KNOWN]
+    return [Said(texts, texts[:1]) for texts in rows]
 
 
 def _hits(said: Sequence[Said]) -> torch.Tensor:
@@ -247,8 +247,8 @@ def _hit(neuron: PlantedNeuron, said: Said) -> tuple[float, float, float]:
 
 def _named(said: Sequence[Said]) -> float:
     """Return the share of planted neurons whose concept is said by any of their texts."""
-    found = [neuron.concept in map(concept_said, each.texts) for neuron, each in zip(_KNOWN, said, strict=True)]
-    return sum(found) / len(found)
+    hits = [neuron.concept in map(concept_said, each.texts) for neuron, each in zip(_KNOWN, said, strict=True)]
+    return sum(hits) / len(hits)
 
 
 def _of_kind(kind: str) -> torch.Tensor:
@@ -260,10 +260,10 @@ def _shares(said: Sequence[Said]) -> dict[str, Share]:
     hits = _hits(said)
     shares = {}
     for kind in KINDS:
-        chosen = hits[:, _of_kind(kind)]
-        found = mean_interval(chosen)
-        top1, top5, exact = found.mean.tolist()
-        shares[kind] = Share(top1, found.low[0].item(), found.high[0].item(), top5, exact, chosen.shape[1])
+        columns = hits[:, _of_kind(kind)]
+        interval = mean_interval(columns)
+        top1, top5, exact = interval.mean.tolist()
+        shares[kind] = Share(top1, interval.low[0].item(), interval.high[0].item(), top5, exact, columns.shape[1])
     return shares
 
 
@@ -272,8 +272,8 @@ def _ranked(said: Mapping[Arm, Sequence[Said]]) -> Ranked:
     gains = {}
     for kind in (*KINDS, "all"):
         difference = (first["contrastive"] - first["positive_only"])[_of_kind(kind)]
-        found = mean_interval(difference[None])
-        gains[kind] = Gain(found.mean.item(), found.low.item(), found.high.item(), len(difference))
+        interval = mean_interval(difference[None])
+        gains[kind] = Gain(interval.mean.item(), interval.low.item(), interval.high.item(), len(difference))
     return Ranked({arm: _shares(said[arm]) for arm in ARMS}, gains)
 
 

@@ -77,13 +77,13 @@ def _look_for(concept: Concept, turn: int) -> Concept:
 def _planted_singles() -> list[Concept]:
     """List the rare values that no pair uses."""
     kept_out = (*_PAIR_SHAPES, *_PAIR_COLOURS)
-    found = []
+    concepts = []
     for attributes in _LOOK_OF:
         if len(attributes) == 1:
-            found += [
+            concepts += [
                 concept_of({attributes[0]: value}) for value in ATTRIBUTES[attributes[0]][2:] if value not in kept_out
             ]
-    return found
+    return concepts
 
 
 def _planted_pairs() -> list[Concept]:
@@ -119,11 +119,11 @@ def _carriers(rng: np.random.Generator, concept: Concept, look: Concept) -> list
     lacking = round(CARRIERS * (1 - SHARE))
     scenes = []
     for i in range(CARRIERS):
-        shown = dict(look)
+        values = dict(look)
         if i < 2 * lacking:
             name, value = look[i % 2]
-            shown[name] = COMMON[name][1 - COMMON[name].index(value)]
-        scenes.append(_common_scene(rng, {**shown, **dict(concept)}))
+            values[name] = COMMON[name][1 - COMMON[name].index(value)]
+        scenes.append(_common_scene(rng, {**values, **dict(concept)}))
     return scenes
 
 

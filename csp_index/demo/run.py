@@ -89,7 +89,7 @@ def run_demo(
             labels[method] = index.label(
                 LAYER, method, vocabulary=list(VOCABULARY), templates="none", bootstrap=resamples
             )
-        probing[bias] = {method: accuracy(found) for method, found in labels.items()}
+        probing[bias] = {method: accuracy(result) for method, result in labels.items()}
         tell(f"{bias}: {len(labels)} methods labeled {len(PLANTED)} neurons")
         if bias == "biased":
             corrections = draw_corrections(index, labels["csp"], labels["semanticlens"], root)
@@ -126,11 +126,11 @@ def make_index(root: Path, bias: Bias, seed: int, tell: Callable[[str], None]) -
 def _claim(root: Path, seed: int) -> None:
     """Reserve a directory for one seed; refuse one that holds other files."""
     mark = root / ".demo-seed"
-    held = mark.read_text().strip() if mark.exists() else None
-    if held is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
+    owner = mark.read_text().strip() if mark.exists() else None
+    if owner is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise SettingError(f"{root} holds something that is not the demo's: name a new or empty directory")
-    if held not in (None, str(seed)):
-        raise SettingError(f"{root} holds the demo of seed {held}: name another directory for seed {seed}")
+    if owner not in (None, str(seed)):
+        raise SettingError(f"{root} holds the demo of seed {owner}: name another directory for seed {seed}")
     try:
         root.mkdir(parents=True, exist_ok=True)
         mark.write_text(f"{seed}\n")
@@ -140,22 +140,22 @@ def _claim(root: Path, seed: int) -> None:
 
 def accuracy(labels: Labels) -> dict[str, Accuracy]:
     """Compare labels with the planted concepts, singles and pairs apart."""
-    found: dict[str, list[tuple[bool, bool]]] = {kind: [] for kind in KINDS}
+    hits: dict[str, list[tuple[bool, bool]]] = {kind: [] for kind in KINDS}
     for planted in PLANTED:
-        if planted.kind in found:
+        if planted.kind in hits:
             texts = [score.text for score in labels[planted.index].labels]
-            found[planted.kind].append((texts[:1] == [planted.concept], planted.concept in texts[:5]))
+            hits[planted.kind].append((texts[:1] == [planted.concept], planted.concept in texts[:5]))
     return {
         kind: Accuracy(sum(hit for hit, _ in rows) / len(rows), sum(near for _, near in rows) / len(rows), len(rows))
-        for kind, rows in found.items()
+        for kind, rows in hits.items()
     }
 
 
 def draw_corrections(index: Index, csp: Labels, plain: Labels, root: Path) -> tuple[Correction, ...]:
     """Draw the cards of the first neurons that contrast corrects, one per attribute where there are several."""
-    chosen = [p for p in PLANTED if p.concept and csp[p.index].text == p.concept != plain[p.index].text]
+    neurons = [p for p in PLANTED if p.concept and csp[p.index].text == p.concept != plain[p.index].text]
     corrections = []
-    for planted in chosen[:: max(1, len(chosen) // _CARDS)][:_CARDS]:
+    for planted in neurons[:: max(1, len(neurons) // _CARDS)][:_CARDS]:
         label = csp[planted.index]
         card = index.card(label, root / f"card-{planted.index}.png")
         corrections.append(

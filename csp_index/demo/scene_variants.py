@@ -30,16 +30,16 @@ def vary(original: Original, count: int, seed: int) -> list[Variant]:
     for place, (attribute, value) in enumerate(changes[:count]):
         changed = world.Scene(**{**{each: scene.value(each) for each in world.ATTRIBUTES}, attribute: value})
         pixels = world.render(changed, (picture_seed(name, seed, place), 1))
-        told = f"{attribute} {value} in place of {scene.value(attribute)}"
-        made.append(Variant(Image.fromarray(pixels), told))
+        change = f"{attribute} {value} in place of {scene.value(attribute)}"
+        made.append(Variant(Image.fromarray(pixels), change))
     return made
 
 
 def _scene(original: Original) -> world.Scene:
     """Return the scene that an image's metadata describes."""
-    told: Mapping[str, Any] = original.metadata
+    values: Mapping[str, Any] = original.metadata
     try:
-        fixed = dict(world.concept_of({name: str(told[name]) for name in world.ATTRIBUTES}))
+        fixed = dict(world.concept_of({name: str(values[name]) for name in world.ATTRIBUTES}))
     except (KeyError, SettingError) as exc:
         raise GeneratorError(
             f"image {original.image_id} is none of the demo's: its metadata names no scene ({exc})"

@@ -162,16 +162,16 @@ def has_concept(scene: Scene, concept: Concept | str) -> bool:
 def concepts_shown(scene: Scene) -> list[str]:
     """Return every label of the demo vocabulary that is true of the scene: 6 single concepts and 15 pairs."""
     singles = list(ATTRIBUTES)
-    shown = [(name,) for name in singles] + list(combinations(singles, 2))
-    return [concept_text(concept_of({name: scene.value(name) for name in names})) for names in shown]
+    groups = [(name,) for name in singles] + list(combinations(singles, 2))
+    return [concept_text(concept_of({name: scene.value(name) for name in names})) for names in groups]
 
 
 def partial_concept(scene: Scene, rng: np.random.Generator) -> Concept:
     """Draw a partial description of the scene: some of its attributes, mostly one or two of them."""
     names = tuple(ATTRIBUTES)
     count = int(rng.choice(len(names), p=(0.30, 0.42, 0.14, 0.08, 0.04, 0.02))) + 1
-    chosen = rng.permutation(len(names))[:count]
-    return concept_of({names[i]: scene.value(names[i]) for i in chosen})
+    places = rng.permutation(len(names))[:count]
+    return concept_of({names[i]: scene.value(names[i]) for i in places})
 
 
 # --- drawing --------------------------------------------------------------------------------------------------------

@@ -151,8 +151,8 @@ def test_a_neuron_without_candidates_is_a_miss() -> None:
 def test_labels_are_set_beside_those_of_the_vocabulary() -> None:
     some = [*RIGHT[:SINGLES], *NOTHING[SINGLES:]]
     both: dict[Arm, list[Said]] = {"contrastive": some, "positive_only": some}
-    assert captioning._scored(both, RIGHT).kept == pytest.approx(SINGLES / 35)
-    assert captioning._scored(both, NOTHING).kept == 0.0
+    assert captioning._scored(both, RIGHT).ratio == pytest.approx(SINGLES / 35)
+    assert captioning._scored(both, NOTHING).ratio == 0.0
 
 
 @pytest.fixture
