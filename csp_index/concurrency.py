@@ -123,13 +123,13 @@ def _starting() -> Iterator[None]:
 
 
 def _without_main() -> Iterator[None]:
-    shown = sys.modules["__main__"]
+    main = sys.modules["__main__"]
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
     sys.modules["__main__"] = ModuleType("__main__")  # a new process would import this one's, and so run it again
     try:
         yield
     finally:
-        sys.modules["__main__"] = shown
+        sys.modules["__main__"] = main
         if masked is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 

@@ -108,9 +108,9 @@ class Index(Reader):
         self._datasets.read_first()
         images = self._datasets.open(source, name, metadata=metadata, image_column=image_column)
         named = all(isinstance(one, str | Path | NetworkSource | None) for one in (source, *encoders, *networks))
-        with chosen_engine(engine, ray_address, decode_workers, named=named) as chosen:
-            held = self.store if is_index(self.uri) else None
-            loaded, studied = self._models.to_run(held, encoders, networks)
+        with chosen_engine(engine, ray_address, decode_workers, named=named) as runner:
+            store = self.store if is_index(self.uri) else None
+            loaded, studied = self._models.to_run(store, encoders, networks)
             self._store = create_store(self.uri)
             return add_images(
                 self.store,
@@ -121,7 +121,7 @@ class Index(Reader):
                 dtype=dtype,
                 decode_workers=decode_workers,
                 progress=progress or shown_progress(),
-                engine=chosen,
+                engine=runner,
             )
 
     def layers(
@@ -234,15 +234,15 @@ class Index(Reader):
         from csp_index.proposers.propose import Asking, propose_all, read_options
 
         source = catalog.encoder(self.store, encoder)
-        selections = [Selection(source, *found) for found in self.resolve(neurons)]
-        shown, asked = read_options({"device": self.device, **options})
+        selections = [Selection(source, *pair) for pair in self.resolve(neurons)]
+        examples, proposer = read_options({"device": self.device, **options})
         models: dict[CandidateKind, str | Proposer | None] = {"vlm": vlm, "captioner": captioner}
         models["neighbours"] = "labels" if neighbours else None
         return propose_all(
             self.store,
             selections,
-            {kind: given for kind, given in models.items() if given is not None},
-            Asking(shown, asked, not positive_only, again, self._context(progress), progress or shown_progress()),
+            {kind: model for kind, model in models.items() if model is not None},
+            Asking(examples, proposer, not positive_only, again, self._context(progress), progress or shown_progress()),
         )
 
     def check_candidates(
@@ -267,7 +267,7 @@ class Index(Reader):
         source = catalog.encoder(self.store, encoder)
         request = make_request(method, source, 1, options, read_rule(self.store).preferred)
         space = self._text_space(source, templates, keep)
-        selections = [Selection(source, *found) for found in self.resolve(neurons)]
+        selections = [Selection(source, *pair) for pair in self.resolve(neurons)]
         return check_neurons(space, selections, request, vocabulary, candidates, self._context())
 
     def evaluate(
@@ -290,9 +290,9 @@ class Index(Reader):
         from csp_index.evaluation.steps import Tools
 
         source = catalog.encoder(self.store, encoder)
-        found = self.resolve(neurons)
-        if len(found) != 1:
-            raise EvaluationError(f"{len(found)} layers are named: an evaluation is of one layer")
+        layers = self.resolve(neurons)
+        if len(layers) != 1:
+            raise EvaluationError(f"{len(layers)} layers are named: an evaluation is of one layer")
         texts, key = plain_candidates(self._text_space(source, templates, keep=True), vocabulary)
         prompts = templates or candidates.last_templates(self.store)
 
@@ -303,7 +303,7 @@ class Index(Reader):
         tools = Tools(texts, key, candidates.template_key(prompts), embed, *loaded, context.derive, context.depends)
         return evaluate(
             self.store,
-            Selection(source, *found[0]),
+            Selection(source, *layers[0]),
             options or EvaluationOptions(),
             tools,
             progress or shown_progress(),
@@ -342,10 +342,10 @@ class Index(Reader):
     def view(self, neuron: str, method: str | None = None, **options: Unpack[keywords.ViewKeywords]) -> NeuronView:
         """Return all about one neuron: its label (made now if there is none), statistics, image names."""
         ((target, numbers),) = self.resolve(str(NeuronKey.parse(neuron)))
-        chosen = cast(keywords.ViewKeywords, {name: value for name, value in options.items() if value is not None})
-        selection = Selection(catalog.encoder(self.store, chosen.get("encoder")), target, numbers)
-        kept = None if chosen else label_of(self.store, selection, int(numbers[0]), method)
-        return neuron_view(self.store, target, kept or self.label(neuron, method, **chosen)[0])
+        overrides = cast(keywords.ViewKeywords, {name: value for name, value in options.items() if value is not None})
+        selection = Selection(catalog.encoder(self.store, overrides.get("encoder")), target, numbers)
+        stored = None if overrides else label_of(self.store, selection, int(numbers[0]), method)
+        return neuron_view(self.store, target, stored or self.label(neuron, method, **overrides)[0])
 
     def prefer(self, method: str | None) -> None:
         """Make a method's labels those that are shown everywhere, and the method the one that labels by default.

@@ -54,11 +54,11 @@ def say_neuron(view: NeuronView) -> None:
     Console(soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE).print(table)
 
 
-def _vector_index(found: dict[str, Any] | None) -> str:
-    if found is None:
+def _vector_index(index: dict[str, Any] | None) -> str:
+    if index is None:
         return "no vector index"
-    late = f", {found['unindexed']:,} not in it: run `csp-index optimize`" if found["unindexed"] else ""
-    return f"vector index {found['kind']} of {found['rows']:,}{late}"
+    late = f", {index['unindexed']:,} not in it: run `csp-index optimize`" if index["unindexed"] else ""
+    return f"vector index {index['kind']} of {index['rows']:,}{late}"
 
 
 def say_optimized(summary: OptimizeSummary) -> None:
@@ -91,11 +91,11 @@ def _optimized(done: EncoderOptimized) -> str:
     )
 
 
-def _recall(found: Recall) -> str:
+def _recall(recall: Recall) -> str:
     return (
-        f"recall at 1 {found.recall:.3f} over {found.questions:,} questions; a neuron's images looked up in "
-        f"{found.query_ms:.0f} ms, {found.query_without_ms:.0f} ms without the index; its contrastive images in "
-        f"{found.search_ms:.0f} ms by search, {found.products_ms:.0f} ms by products"
+        f"recall at 1 {recall.recall:.3f} over {recall.questions:,} questions; a neuron's images looked up in "
+        f"{recall.query_ms:.0f} ms, {recall.query_without_ms:.0f} ms without the index; its contrastive images in "
+        f"{recall.search_ms:.0f} ms by search, {recall.products_ms:.0f} ms by products"
     )
 
 
@@ -103,31 +103,32 @@ def _size(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
-def say_status(found: dict[str, Any]) -> None:
+def say_status(status: dict[str, Any]) -> None:
     """Print what an index holds and its last runs."""
-    failed = f", {found['failures']:,} unreadable" if found["failures"] else ""
-    click.echo(f"{found['index']}: {found['images']:,} images{failed}, {found['labels']:,} labels")
-    if found["methods"]:
-        shown = f"by {found['preferred']}, as preferred" if found["preferred"] else f"by {RECOMMENDED}, else the newest"
-        click.echo(f"labels by {', '.join(found['methods'])}; shown are those {shown}")
-    for encoder in found["encoders"]:
+    failed = f", {status['failures']:,} unreadable" if status["failures"] else ""
+    click.echo(f"{status['index']}: {status['images']:,} images{failed}, {status['labels']:,} labels")
+    if status["methods"]:
+        preferred = status["preferred"]
+        rule = f"by {preferred}, as preferred" if preferred else f"by {RECOMMENDED}, else the newest"
+        click.echo(f"labels by {', '.join(status['methods'])}; shown are those {rule}")
+    for encoder in status["encoders"]:
         click.echo(
             f"encoder {encoder['encoder']}: {encoder['width']} dimensions, {encoder['images']:,} images, "
             f"{_vector_index(encoder['vector_index'])}"
             + (f", {encoder['derived']:,} images made for neurons" if encoder["derived"] else "")
         )
-    for layer in found["layers"]:
+    for layer in status["layers"]:
         state = "ready" if layer["ready"] else "not finished: run `csp-index index` again"
         click.echo(
             f"layer {layer['layer']}: {layer['neurons']:,} neurons ({layer['dead']} dead), pool {layer['pool']}, "
             f"{layer['images']:,} images, {state}"
         )
-    for asked in found["answers"]:
+    for row in status["answers"]:
         click.echo(
-            f"{asked['kind']} {asked['proposer']}: {asked['answered']:,} answered, {asked['unparsed']:,} unparsed, "
-            f"{asked['failed']:,} failed, {asked['candidates']:,} candidates; {asked['requests']:,} requests, "
-            f"{asked['prompt_tokens']:,} + {asked['completion_tokens']:,} tokens"
+            f"{row['kind']} {row['proposer']}: {row['answered']:,} answered, {row['unparsed']:,} unparsed, "
+            f"{row['failed']:,} failed, {row['candidates']:,} candidates; {row['requests']:,} requests, "
+            f"{row['prompt_tokens']:,} + {row['completion_tokens']:,} tokens"
         )
-    for run in found["runs"][-5:]:
+    for run in status["runs"][-5:]:
         message = f": {run['message']}" if run["message"] else ""
         click.echo(f"run {run['run_id']} {run['command']} {run['state']}{message}")

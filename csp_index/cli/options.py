@@ -23,10 +23,10 @@ def contrast_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _kinds(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
+def _kinds(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """Refuse what names no kinds of contrastive images, as a click callback."""
     try:
-        return given if given is None else ExampleOptions(contrast=given).contrast
+        return value if value is None else ExampleOptions(contrast=value).contrast
     except SettingError as exc:
         raise click.BadParameter(str(exc)) from exc
 

@@ -109,22 +109,22 @@ def say_labels(labels: Iterable[Label], as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(label.as_json(), ensure_ascii=False))
             continue
-        found = "  ".join(f"{score.text} ({score.score:.3f})" for score in label.labels) or f"({label.state})"
+        scores = "  ".join(f"{score.text} ({score.score:.3f})" for score in label.labels) or f"({label.state})"
         remarks = "; ".join(part for part in (label.note, label.doubt) if part)
-        click.echo(f"{label.neuron}\t{found}" + (f"\t[{remarks}]" if remarks else ""))
+        click.echo(f"{label.neuron}\t{scores}" + (f"\t[{remarks}]" if remarks else ""))
 
 
 def say_checks(checks: CandidateChecks, as_json: bool) -> None:
     """Print how candidates of models compare with the vocabulary's best, neuron by neuron, and in total at the end."""
-    for found in checks.neurons:
+    for check in checks.neurons:
         if as_json:
-            say_json(found.as_json())
-        elif found.best is None or not found.candidates:
-            click.echo(f"{found.neuron}\t({found.state if found.best is None else 'no candidates of models'})")
+            say_json(check.as_json())
+        elif check.best is None or not check.candidates:
+            click.echo(f"{check.neuron}\t({check.state if check.best is None else 'no candidates of models'})")
         else:
-            named = ", ".join(f"{c.text} ({c.score:.3f}{', below' if c.below else ''})" for c in found.candidates)
-            best = f"{found.best.text} ({found.best.score:.3f})"
-            click.echo(f"{found.neuron}\t{found.below} of {len(found.candidates)} below {best}\t{named}")
+            named = ", ".join(f"{c.text} ({c.score:.3f}{', below' if c.below else ''})" for c in check.candidates)
+            best = f"{check.best.text} ({check.best.score:.3f})"
+            click.echo(f"{check.neuron}\t{check.below} of {len(check.candidates)} below {best}\t{named}")
     total = checks.total()
     if as_json:
         say_json({"total": total})

@@ -121,13 +121,13 @@ def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> N
         if options["vocabulary"] is not None:
             raise click.UsageError("--vocabulary and --text-embeddings both name the candidates: give one of them")
         options["vocabulary"] = read_text_arrays(arrays, texts)
-    index, wanted = open_index(db, device=device), parse_neurons(layer, neurons)
+    index, addresses = open_index(db, device=device), parse_neurons(layer, neurons)
     if options.pop("check"):
-        say_checks(index.check_candidates(wanted, **_checking(options)), as_json)
+        say_checks(index.check_candidates(addresses, **_checking(options)), as_json)
         return
     made = {"perturbation", "synthetic"} & set((options["contrast"] or "").split("+"))
     with progress() if made else nullcontext() as tell:  # only images that have to be made take their time
-        labels = index.label(wanted, progress=tell, **options)
+        labels = index.label(addresses, progress=tell, **options)
     say_labels(labels, as_json)
     if not as_json:
         _say_method(labels[0].method, options["method"] is None)
@@ -135,14 +135,15 @@ def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> N
 
 def _checking(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options of `label` that a check takes; by default it checks all kinds that may be invented."""
-    refused = [name for name in ("pool_candidates", "recompute", "explain") if options[name]]
+    unfit = ("pool_candidates", "recompute", "explain")
+    refused = [name for name in unfit if options[name]]
     if refused:
         raise click.UsageError(f"--{refused[0].replace('_', '-')} does not go with --check, which makes no labels")
-    kept = {name: value for name, value in options.items() if name not in ("pool_candidates", "recompute", "explain")}
-    kept.pop("top")
-    if kept["candidates"] == "vocabulary":
-        kept["candidates"] = None
-    return kept
+    selected = {name: value for name, value in options.items() if name not in unfit}
+    selected.pop("top")
+    if selected["candidates"] == "vocabulary":
+        selected["candidates"] = None
+    return selected
 
 
 @click.command()
@@ -164,13 +165,13 @@ def show(db: str, neuron: str, card: str | None, as_json: bool, **options: Any) 
     from csp_index.index import open_index
 
     opened = open_index(db)
-    found = opened.view(neuron, **options)
+    view = opened.view(neuron, **options)
     if card:
-        opened.card(found.label, card)
+        opened.card(view.label, card)
     if as_json:
-        say_json(found.as_json() | ({"card": card} if card else {}))
+        say_json(view.as_json() | ({"card": card} if card else {}))
         return
-    say_neuron(found)
+    say_neuron(view)
     if card:
         click.echo(f"card: {card}")
 
@@ -196,8 +197,8 @@ def search(db: str, text: str | None, as_json: bool, **options: Any) -> None:
 
     if (text is None) == (options["image"] is None):
         raise click.UsageError("give a TEXT or --image, one of them")
-    found = open_index(db).search(text, **options)
-    write_result(found, "json" if as_json else "table")
+    neurons = open_index(db).search(text, **options)
+    write_result(neurons, "json" if as_json else "table")
 
 
 @click.command()
@@ -311,11 +312,11 @@ def status(db: str, as_json: bool) -> None:
     from csp_index.cli.formatting import say_status
     from csp_index.query.reader import Reader
 
-    found = Reader(db).status()
+    description = Reader(db).status()
     if as_json:
-        say_json(found)
+        say_json(description)
     else:
-        say_status(found)
+        say_status(description)
 
 
 COMMANDS = (label, show, search, sql, export, prefer, status)
