@@ -67,7 +67,7 @@ class Attempt:
     strength: float
     box: tuple[int, int, int, int]  # left, top, right, bottom around the region
     picture: Image.Image
-    held: bytes  # the picture as it will be stored, where that is settled already
+    stored_bytes: bytes  # the picture as it will be stored, where that is settled already
     activation: float = float("nan")
 
 
@@ -79,13 +79,13 @@ class _Search:
     picture: Image.Image
     heat: torch.Tensor
     box: Box
-    found: dict[Edit, Attempt] = field(default_factory=dict)  # below the threshold, each at its smallest strength
+    successes: dict[Edit, Attempt] = field(default_factory=dict)  # below the threshold, each at its smallest strength
     nearest: Attempt | None = None
 
     @property
     def outcome(self) -> list[Attempt]:
         """The attempts that may be stored: all sufficient ones, or else the nearest one."""
-        return list(self.found.values()) or ([] if self.nearest is None else [self.nearest])
+        return list(self.successes.values()) or ([] if self.nearest is None else [self.nearest])
 
 
 def perturb(store: Store, models: Models, tell: Tell, request: DerivedRequest) -> str:
@@ -192,10 +192,10 @@ def _opened(
     tasks = [task for task in tasks if task.origin in pictures]
     boxes: dict[tuple[int, int], Box] = {}
     for some in _slices(tasks, network.batch_size):
-        shown = [pictures[task.origin] for task in some]
-        pixels = stacked([network.preprocess(picture) for picture in shown])
+        originals = [pictures[task.origin] for task in some]
+        pixels = stacked([network.preprocess(picture) for picture in originals])
         heats = driving_maps(network, layer, pixels, torch.tensor([task.neuron for task in some]))
-        for task, picture, heat in zip(some, shown, heats, strict=True):
+        for task, picture, heat in zip(some, originals, heats, strict=True):
             if picture.size not in boxes:
                 boxes[picture.size] = footprint(network.preprocess, picture.size)
             yield _Search(task, picture, heat, boxes[picture.size])
@@ -210,14 +210,14 @@ def _search(searches: Sequence[_Search], edits: Sequence[Edit], network: LoadedN
         for (search, attempt), value in zip(tried, values, strict=True):
             made = replace(attempt, activation=value)
             if value < search.task.threshold:
-                search.found[attempt.edit] = made
+                search.successes[attempt.edit] = made
             elif search.nearest is None or value < search.nearest.activation:
                 search.nearest = made
 
 
 def _attempts(search: _Search, edits: Sequence[Edit], strength: float) -> Iterator[Attempt]:
     """Yield a picture, as it will be stored, for each edit that was not sufficient yet."""
-    left = [edit for edit in edits if edit not in search.found]
+    left = [edit for edit in edits if edit not in search.successes]
     if not left:
         return
     mask = region(search.heat, search.box, search.picture.size, strength)
@@ -261,7 +261,7 @@ def _derived(
             hashed,
             attempt.activation,
             vector.numpy(),
-            attempt.held or encoded(attempt.picture),
+            attempt.stored_bytes or encoded(attempt.picture),
             {
                 "edit": attempt.edit,
                 "strength": attempt.strength,

@@ -54,9 +54,9 @@ def stored_lists(store: Store, source: EncoderInfo, images: int, image_ids: torc
         return None
     positions, order = rows[present].sort()
     place = torch.full(image_ids.shape, -1)
-    if stored.held is not None:
+    if stored.cached is not None:
         place[present[order]] = positions
-        return replace(stored.held, place=place)
+        return replace(stored.cached, place=place)
     place[present[order]] = torch.arange(len(order))
     return _lists_in(store.dataset(stored.table).take(positions.numpy(), columns=list(_COLUMNS)), place)
 
@@ -84,12 +84,12 @@ def store_lists(
 
 @dataclass(frozen=True, slots=True)
 class _StoredLists:
-    """The lists in a table: image `ids`, sorted, and their `rows`; `held` has all lists if they are few."""
+    """The lists in a table: image `ids`, sorted, and their `rows`; `cached` has all lists if they are few."""
 
     table: str
     ids: torch.Tensor
     rows: torch.Tensor
-    held: NeighbourLists | None
+    cached: NeighbourLists | None
 
     def rows_of(self, image_ids: torch.Tensor) -> torch.Tensor:
         """Return the row of each image's list [U], -1 if it has none."""

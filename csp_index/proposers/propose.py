@@ -84,7 +84,7 @@ class _Tally:
 class Asking:
     """How to ask about neurons: the images shown, the model's options, and the progress callback."""
 
-    shown: ExampleOptions = SHOWN
+    examples: ExampleOptions = SHOWN
     options: ProposerOptions = field(default_factory=ProposerOptions)
     contrast: bool = True  # False: activating images only
     again: bool = False
@@ -107,7 +107,7 @@ def propose_all(
                 store,
                 selection,
                 proposer or RelatedLabels(store, selection),
-                asking.shown,
+                asking.examples,
                 contrast=asking.contrast and asking.options.layout.style != "one",
                 again=asking.again,
                 context=asking.context,
@@ -267,7 +267,7 @@ def _questions(
 ) -> Questions:
     if proposer.kind == "neighbours":
         return Questions.bare(selection)
-    return Questions.shown(
+    return Questions.with_pictures(
         store, selection, gather_examples(store, selection, options, contrast=contrast, context=context)
     )
 

@@ -39,7 +39,7 @@ class Questions:
         self._mutex = threading.Lock()
 
     @classmethod
-    def shown(cls, store: Store, selection: Selection, examples: Examples) -> Questions:
+    def with_pictures(cls, store: Store, selection: Selection, examples: Examples) -> Questions:
         """Return questions that show examples. Errors: ProposerError where the index has no pictures."""
         numbers = enumerate(selection.neurons.tolist())
         sets = {selection.key(neuron): _image_ids(examples, row) for row, neuron in numbers}

@@ -41,7 +41,7 @@ def hold(location: Location) -> Iterator[Check]:
     """
     if isinstance(location, BucketLocation):
         lease = Lease(location, settings.LEASE_SECONDS.value(), settings.LEASE_RENEWAL.value())
-        with lease.held():
+        with lease.hold():
             yield lease.check
         return
     with _kernel_lock(location.root, location.uri):
@@ -80,7 +80,7 @@ class Lease:
         self._mutex = threading.Lock()  # between the thread that renews and the writer that checks
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
         """Take the lease, renew it in a thread, and release it at the end."""
         self._take()
         done = threading.Event()

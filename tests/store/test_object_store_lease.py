@@ -165,7 +165,7 @@ def test_a_lease_renews_itself(bucket):
                 enough.set()
             return super().write(name, data, over)
 
-    with Lease(Watched(bucket.uri), 10, 0.05).held():
+    with Lease(Watched(bucket.uri), 10, 0.05).hold():
         assert enough.wait(30)
     assert bucket.lease()["free"]
     with pytest.raises(SettingError, match=r"lease_renewal is 6: expected at most half of lease_seconds .10."):
@@ -176,7 +176,7 @@ def test_who_took_a_lease_for_ended_does_not_win_over_its_renewal(bucket):
     create_store(bucket.uri)
     location = BucketLocation(bucket.uri)
     lease = Lease(location, 100, 50)
-    with lease.held():
+    with lease.hold():
         seen = location.read(LEASE)
         lease.check()
         assert location.write(LEASE, b"{}", seen.version) is None
@@ -195,7 +195,7 @@ def test_a_renewal_whose_answer_got_lost_is_not_a_lost_lease(bucket, monkeypatch
 
     monkeypatch.setattr(BucketLocation, "write", unheard)
     lease = Lease(location, 100, 50)
-    with lease.held():
+    with lease.hold():
         lease.check()
         lease.check()
         lease.check()
@@ -205,7 +205,7 @@ def test_a_renewal_whose_answer_got_lost_is_not_a_lost_lease(bucket, monkeypatch
 def test_of_many_takers_one_wins(bucket, state):
     create_store(bucket.uri)
     if state != "none":
-        with Lease(BucketLocation(bucket.uri), 100, 50).held():
+        with Lease(BucketLocation(bucket.uri), 100, 50).hold():
             held = bucket.lease()
         if state == "ended":
             bucket.objects[f"deep/db/{LEASE}"].value = json.dumps(held).encode()
@@ -218,7 +218,7 @@ def test_of_many_takers_one_wins(bucket, state):
         location = BucketLocation(bucket.uri)
         together.wait(30)
         try:
-            with Lease(location, 100, 50).held():
+            with Lease(location, 100, 50).hold():
                 won.append(number)
                 tried.wait(30)
         except StoreError as exc:
