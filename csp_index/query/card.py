@@ -20,8 +20,8 @@ _BINS = 40
 def neuron_card(store: Store, label: Label, activations: np.ndarray, path: str | Path) -> Path:
     """Draw the card of a label whose neuron has the given activations [N]; pictures are thumbnails or files."""
     pairs = label.pairs[:_SHOWN]
-    wanted = {pair.image_id for pair in pairs} | {pair.contrast_id for pair in pairs if pair.contrast_id is not None}
-    pictures = _pictures(store, sorted(wanted))
+    ids = {pair.image_id for pair in pairs} | {pair.contrast_id for pair in pairs if pair.contrast_id is not None}
+    pictures = _pictures(store, sorted(ids))
     counts, edges = np.histogram(activations, bins=_BINS)
     return draw_card(
         CardData(
@@ -51,9 +51,9 @@ def neuron_card(store: Store, label: Label, activations: np.ndarray, path: str |
 
 def _threshold(store: Store, label: Label) -> float | None:
     where = f"run_id = {catalog.sql_text(label.run_id)} AND neuron = {label.neuron.neuron}"
-    found = store.read(schema.EXAMPLES, ["threshold"], where)["threshold"]
-    if len(found):
-        return float(found[0].as_py())
+    thresholds = store.read(schema.EXAMPLES, ["threshold"], where)["threshold"]
+    if len(thresholds):
+        return float(thresholds[0].as_py())
     target = catalog.layer(store, label.neuron.layer_key)
     return float(catalog.neuron_rows(store, target, [label.neuron.neuron])["mean"][0].as_py())
 
@@ -64,11 +64,11 @@ def _pictures(store: Store, ids: list[int]) -> dict[int, bytes]:
     rows = store.read(
         schema.IMAGES, ["image_id", "uri", "thumbnail"], f"image_id IN ({','.join(map(str, ids))})"
     ).to_pylist()
-    found = {row["image_id"]: row["thumbnail"] or b"" for row in rows}
+    pictures = {row["image_id"]: row["thumbnail"] or b"" for row in rows}
     made = derived_rows(store, (image for image in ids if is_derived(image)), ["picture"])
-    found |= {image: row["picture"] for image, row in made.items() if isinstance(row["picture"], bytes)}
+    pictures |= {image: row["picture"] for image, row in made.items() if isinstance(row["picture"], bytes)}
     without = [row for row in rows if not row["thumbnail"]]
     for row, item in zip(without, read_images([row["uri"] for row in without]), strict=True):
         if isinstance(item, ImageRead):
-            found[row["image_id"]] = thumbnail(item.image)
-    return found
+            pictures[row["image_id"]] = thumbnail(item.image)
+    return pictures

@@ -121,13 +121,13 @@ def _draw_scores(canvas: _Canvas, card: CardData, box: Box) -> None:
     if not any(math.isfinite(score) for _, score in card.labels):
         canvas.text((left, top - 20), card.note or "no label was given", 17, _SOFT, width=right - left)
         return
-    shown = card.labels[:MOST_LABELS]
-    finite = [score for _, score in shown if math.isfinite(score)] or [0.0]
+    labels = card.labels[:MOST_LABELS]
+    finite = [score for _, score in labels if math.isfinite(score)] or [0.0]
     high, low = max(finite), min(0.0, *finite)
     start = low - 0.1 * (high - low) if low < 0 else 0.0
     span = (high - start) or 1.0
     bar_left, bar_right = left + 250, right - 80
-    for place, (text, score) in enumerate(shown):
+    for place, (text, score) in enumerate(labels):
         y = top + 24 * place
         share = (score - start) / span if math.isfinite(score) else 0.0
         canvas.text((left, y), text, 16, _SOFT if place else _INK, width=236)
@@ -213,13 +213,13 @@ def _draw_activation(
     canvas.text((left + width / 2, top + 12), _number(value), 14, _INK, anchor="middle")
 
 
-def _draw_foot(canvas: _Canvas, card: CardData, shown: int, contrasted: bool, height: float) -> None:
+def _draw_foot(canvas: _Canvas, card: CardData, pairs: int, contrasted: bool, height: float) -> None:
     parts = ["csp_index", card.title, f"method {card.method}"]
     total = len(card.pairs)
     if total:
         noun = "pair" if contrasted else "activating image"
         count = f"{total} {noun}{'' if total == 1 else 's'}"
-        parts.append(count if shown == total else f"first {shown} of {count}")
+        parts.append(count if pairs == total else f"first {pairs} of {count}")
     if card.note and card.labels:
         parts.append(card.note)
     canvas.rectangle((_MARGIN, height - _FOOT, _WIDTH - _MARGIN, height - _FOOT + 1), _LINE)
@@ -330,19 +330,19 @@ class _Canvas:
 
 @functools.cache
 def _fonts(size: int) -> list[ImageFont.FreeTypeFont]:
-    found = [ImageFont.load_default(size)]
+    fonts = [ImageFont.load_default(size)]
     for name in _WIDER_FONTS:
         try:
-            found.append(ImageFont.truetype(name, size))
+            fonts.append(ImageFont.truetype(name, size))
         except OSError:
             continue
-    return [font for font in found if isinstance(font, ImageFont.FreeTypeFont)]
+    return [font for font in fonts if isinstance(font, ImageFont.FreeTypeFont)]
 
 
 def _typeset(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
     """Return one line of text and the font that has most of its letters; the others lose their accent or become `?`."""
     line = re.sub(r"\s+", " ", text).strip()
-    font, lacking = min(((font, _lacking(font, line)) for font in _fonts(size)), key=lambda found: len(found[1]))
+    font, lacking = min(((font, _lacking(font, line)) for font in _fonts(size)), key=lambda pair: len(pair[1]))
     return "".join(_plain_letter(letter) if letter in lacking else letter for letter in line), font
 
 

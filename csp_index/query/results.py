@@ -99,11 +99,11 @@ class SqlResult:
         )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{self._count(NOTEBOOK_ROWS)}</p>"
 
-    def _count(self, shown: int) -> str:
+    def _count(self, rows: int) -> str:
         count = f"{len(self)} row{'' if len(self) == 1 else 's'}"
         if self.truncated:
             count = f"the first {count}, more exist"
-        return f"{count}; {shown} shown" if len(self) > shown else count
+        return f"{count}; {rows} shown" if len(self) > rows else count
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class Labels(Sequence[Label]):
                 "state": label.state,
                 "note": label.note,
             }
-            found: list[dict[str, object]] = [
+            scores: list[dict[str, object]] = [
                 {
                     "rank": rank,
                     "text": s.text,
@@ -144,7 +144,7 @@ class Labels(Sequence[Label]):
                 }
                 for rank, s in enumerate(label.labels)
             ]
-            rows += [head | row for row in found or [{}]]
+            rows += [head | row for row in scores or [{}]]
         return pa.Table.from_pylist(rows, schema=_LABELS)
 
     def to_pandas(self) -> pandas.DataFrame:

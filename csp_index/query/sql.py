@@ -119,13 +119,13 @@ def _fetch(connection: duckdb.DuckDBPyConnection, select: duckdb.Statement, limi
     rows, left = limits.rows, limits.bytes
     batches, truncated = [], False
     for batch in reader:
-        kept = batch.num_rows if rows is None else min(batch.num_rows, rows)
+        size = batch.num_rows if rows is None else min(batch.num_rows, rows)
         if left is not None:
-            kept = _fitting(batch, kept, left)
-            left -= batch.slice(0, kept).nbytes
-        rows = None if rows is None else rows - kept
-        batches.append(batch.slice(0, kept))
-        if truncated := kept < batch.num_rows:
+            size = _fitting(batch, size, left)
+            left -= batch.slice(0, size).nbytes
+        rows = None if rows is None else rows - size
+        batches.append(batch.slice(0, size))
+        if truncated := size < batch.num_rows:
             break
     table = pa.Table.from_batches(batches, schema=reader.schema)
     return SqlResult(table.rename_columns(_unique(table.column_names)), truncated)
@@ -160,8 +160,8 @@ def _add_view(connection: duckdb.DuckDBPyConnection, name: str, source: Any, def
         return
     if source is not None:
         connection.register(f"_{name}", _without_float16(source))
-    shown = definition.format(f'"_{name}"')
-    connection.execute(f'CREATE VIEW "{name}" AS {shown}')
+    select = definition.format(f'"_{name}"')
+    connection.execute(f'CREATE VIEW "{name}" AS {select}')
 
 
 def _add_activations(

@@ -53,12 +53,12 @@ def _committed(store: Store, what: str) -> str:
 
 def _derived(store: Store, encoders: list[str]) -> Any:
     """Return the derived images; of several encoders in one table without embeddings and pictures."""
-    found = [(name, table) for name in encoders if store.has(table := schema.derived_table(name))]
-    if len(encoders) == 1 and found:
-        return store.dataset(found[0][1])
+    tables = [(name, table) for name in encoders if store.has(table := schema.derived_table(name))]
+    if len(encoders) == 1 and tables:
+        return store.dataset(tables[0][1])
     columns = [name for name in schema.derived_schema(1).names if name not in (schema.EMBEDDING, "picture")]
     parts = []
-    for name, table in found:
+    for name, table in tables:
         rows = store.read(table, columns)
         parts.append(rows.append_column("encoder", pa.array([name] * rows.num_rows)))
     if parts:
@@ -84,12 +84,12 @@ def labels_statement(layer: str | None, method: str | None, top: int) -> str:
     conditions = [f"rank < {top}"]
     conditions += [f"model || '/' || layer = {catalog.sql_text(layer)}"] if layer else []
     conditions += [f"method = {catalog.sql_text(method)}"] if method not in (None, ALL) else []
-    shown = "SEMI JOIN neuron_labels USING (model, layer, neuron, run_id)" if method is None else ""
+    join = "SEMI JOIN neuron_labels USING (model, layer, neuron, run_id)" if method is None else ""
     newest = "" if method is None else "QUALIFY run_id = max(run_id) OVER (PARTITION BY model, layer, neuron, method)"
     return f"""
         SELECT address AS neuron, method, state, rank, text, score, score_low, score_high, confidence, uncertain, note,
             run_id
-        FROM labels {shown}
+        FROM labels {join}
         WHERE {" AND ".join(conditions)}
         {newest}
         ORDER BY model, layer, labels.neuron, method, rank

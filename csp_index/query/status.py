@@ -39,7 +39,7 @@ def describe(store: Store) -> dict[str, Any]:
                 "encoder": e.name,
                 "width": e.width,
                 "images": catalog.image_count(store, e.what),
-                "vector_index": asdict(found) if (found := store.vector_index(e.table)) else None,
+                "vector_index": asdict(index) if (index := store.vector_index(e.table)) else None,
                 "derived": store.count(schema.derived_table(e.name)),
             }
             for e in catalog.encoders(store)
@@ -59,16 +59,16 @@ def answer_counts(store: Store) -> list[dict[str, Any]]:
 
     The counters are of all requests ever made for the answers that stand there, those that failed before included.
     """
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    counts: dict[tuple[str, str], dict[str, Any]] = {}
     columns = ["kind", "proposer", "state", "requests", "prompt_tokens", "completion_tokens", "seconds"]
     empty = dict.fromkeys(("answered", "unparsed", "failed", "candidates", *columns[3:]), 0)
     for row in store.read(schema.ANSWERS, columns).to_pylist():
         names = {"kind": row["kind"], "proposer": row["proposer"]}
-        counted = found.setdefault((row["kind"], row["proposer"]), names | empty)
+        counted = counts.setdefault((row["kind"], row["proposer"]), names | empty)
         counted[row["state"]] += 1
         for name in columns[3:]:
             counted[name] += row[name]
     for row in store.read(schema.CANDIDATES, columns[:2]).to_pylist():
-        if (key := (row["kind"], row["proposer"])) in found:
-            found[key]["candidates"] += 1
-    return [found[key] for key in sorted(found)]
+        if (key := (row["kind"], row["proposer"])) in counts:
+            counts[key]["candidates"] += 1
+    return [counts[key] for key in sorted(counts)]
