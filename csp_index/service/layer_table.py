@@ -104,12 +104,12 @@ class LayerTable:
     maxima: np.ndarray  # [M] float64
     top_images: np.ndarray  # [M, 4 at most] int64
     methods: Mapping[str, MethodLabels]
-    shown: MethodLabels | None
+    shown_labels: MethodLabels | None
 
     @property
     def method(self) -> str | None:
         """The method of most of the labels shown."""
-        return None if self.shown is None else self.shown.method
+        return None if self.shown_labels is None else self.shown_labels.method
 
     @property
     def images(self) -> int:
@@ -130,7 +130,7 @@ class LayerTable:
     def labels(self, method: str | None = None) -> MethodLabels | None:
         """Return the labels by a method, by default those shown; None if no label is shown."""
         if method is None:
-            return self.shown
+            return self.shown_labels
         if method not in self.methods:
             names = ", ".join(self.methods) or "none"
             raise NotFoundError(f"layer {self.info.key} has no labels by {method!r} (has: {names})")
@@ -196,7 +196,7 @@ def read_layer(store: Store, info: LayerInfo) -> LayerTable:
     rows = store.read(schema.NEURONS, where=catalog.layer_filter(info)).sort_by("neuron").combine_chunks()
     if rows.num_rows != info.neurons:
         raise catalog.unfinished(info)
-    methods, shown = _newest_labels(store, info)
+    methods, default = _newest_labels(store, info)
     return LayerTable(
         info,
         rows,
@@ -204,7 +204,7 @@ def read_layer(store: Store, info: LayerInfo) -> LayerTable:
         rows["max"].to_numpy().astype(np.float64),
         _first_of_lists(rows["top_images"].chunk(0), _TOP),
         methods,
-        shown,
+        default,
     )
 
 
@@ -221,8 +221,8 @@ def read_pairs(store: Store, table: LayerTable) -> Pairs:
     order = np.lexsort((neighbour, rank, neuron, place))
     order = order[place[order] >= 0]
     keys = place[order] * table.info.neurons + neuron[order]
-    kept = rows.select([*_PAIR, "threshold"]).take(pa.array(order)).combine_chunks()
-    return Pairs(table.info.neurons, {name: number for number, name in enumerate(names)}, keys, kept)
+    ordered = rows.select([*_PAIR, "threshold"]).take(pa.array(order)).combine_chunks()
+    return Pairs(table.info.neurons, {name: number for number, name in enumerate(names)}, keys, ordered)
 
 
 def finite(value: float | None) -> float | None:
@@ -244,19 +244,19 @@ def _newest_labels(store: Store, info: LayerInfo) -> tuple[dict[str, MethodLabel
     neuron, rank = rows["neuron"].to_numpy(), rows["rank"].to_numpy()
     newest = np.full((len(names), info.neurons), -1)
     np.maximum.at(newest, (method, neuron), run)
-    kept = run == newest[method, neuron]
+    is_newest = run == newest[method, neuron]
 
-    def labels(chosen: np.ndarray) -> MethodLabels:
-        places = np.flatnonzero(chosen)
+    def labels(mask: np.ndarray) -> MethodLabels:
+        places = np.flatnonzero(mask)
         order = places[np.lexsort((rank[places], neuron[places]))]
         return _by_neuron(rows.take(pa.array(order)).combine_chunks(), info.neurons)
 
     rule = read_rule(store)
     ranks = np.array([rule.rank(name) for name in names])[:, None]
     order = np.where((newest >= 0) & (ranks >= 0), ranks * (run.max() + 1) + newest, -1)
-    best, shown = order.argmax(0), order.max(0) >= 0
-    by_method = {name: labels(kept & (method == place)) for place, name in enumerate(names)}
-    return by_method, labels(kept & shown[neuron] & (method == best[neuron])) if shown.any() else None
+    best, present = order.argmax(0), order.max(0) >= 0
+    by_method = {name: labels(is_newest & (method == place)) for place, name in enumerate(names)}
+    return by_method, labels(is_newest & present[neuron] & (method == best[neuron])) if present.any() else None
 
 
 def _by_neuron(rows: pa.Table, neurons: int) -> MethodLabels:

@@ -55,7 +55,7 @@ class Snapshot:
         self.store = open_snapshot(uri, versions)
         self.versions = self.store.versions()
         self.name = self.store.uri.rstrip("/").rpartition("/")[2] or "index"
-        self.held = LRUCache(settings.SERVE_HELD_BYTES.value() // 2 if held_bytes is None else held_bytes)
+        self.cache = LRUCache(settings.SERVE_HELD_BYTES.value() // 2 if held_bytes is None else held_bytes)
         self._layers = {info.key: info for info in catalog.layers(self.store)}
         self.encoders = catalog.encoders(self.store)
         self.images = catalog.image_count(self.store)
@@ -94,12 +94,12 @@ class Snapshot:
     def layer(self, key: LayerKey) -> LayerTable:
         """Return the neurons and newest labels of a layer."""
         info = self.info(key)
-        return self.held.get(("layer", key), lambda: read_layer(self.store, info), lambda table: table.nbytes)
+        return self.cache.get(("layer", key), lambda: read_layer(self.store, info), lambda table: table.nbytes)
 
     def pairs(self, key: LayerKey) -> Pairs:
         """Return the example pairs behind the newest labels of a layer."""
         table = self.layer(key)
-        return self.held.get(("pairs", key), lambda: read_pairs(self.store, table), lambda pairs: pairs.nbytes)
+        return self.cache.get(("pairs", key), lambda: read_pairs(self.store, table), lambda pairs: pairs.nbytes)
 
     def neuron(self, key: NeuronKey) -> LayerTable:
         """Return the layer of a neuron that exists."""
@@ -159,22 +159,23 @@ class Snapshot:
 
         None if the index has none, or if they would take more than half of the cache.
         """
-        return self.held.get(("texts", candidates), lambda: self._read_texts(candidates), _size_of_texts)
+        return self.cache.get(("texts", candidates), lambda: self._read_texts(candidates), _size_of_texts)
 
     def _read_texts(self, candidates: str) -> Texts | None:
         info = self.encoder
         table = schema.texts_table(info.name)
         if not self.store.has(table):
             return None
-        kept = self.store.read(table, ["vocabulary", "template_set"]).group_by(["vocabulary", "template_set"])
-        sets = [row for row in kept.aggregate([([], "count_all")]).to_pylist() if "proposed@" not in row["vocabulary"]]
+        names = ["vocabulary", "template_set"]
+        counts = self.store.read(table, names).group_by(names).aggregate([([], "count_all")])
+        sets = [row for row in counts.to_pylist() if "proposed@" not in row["vocabulary"]]
         named = [row for row in sets if f"{candidates} + ".startswith(f"{row['vocabulary']} {row['template_set']} + ")]
         if not sets:
             return None
-        chosen = (named or sets)[-1]
-        if 8 * chosen["count_all"] * info.width > self.held.limit:
+        texts_set = (named or sets)[-1]
+        if 8 * texts_set["count_all"] * info.width > self.cache.limit:
             return None
-        where = " AND ".join(f"{name} = {catalog.sql_text(chosen[name])}" for name in ("vocabulary", "template_set"))
+        where = " AND ".join(f"{name} = {catalog.sql_text(texts_set[name])}" for name in ("vocabulary", "template_set"))
         rows = self.store.read(table, ["position", "text", schema.EMBEDDING], f"{where} AND text != ''")
         rows = rows.sort_by("position").combine_chunks()
         vectors = np.asarray(rows[schema.EMBEDDING].chunk(0).flatten()).reshape(rows.num_rows, info.width)
@@ -183,7 +184,7 @@ class Snapshot:
 
     def layer_rows(self) -> list[LayerRow]:
         """Return the row of each layer on the home page, in the order they were added."""
-        return self.held.get("layer rows", self._read_layer_rows, lambda rows: 500 * len(rows))
+        return self.cache.get("layer rows", self._read_layer_rows, lambda rows: 500 * len(rows))
 
     def _read_layer_rows(self) -> list[LayerRow]:
         by = ["model", "layer"]

@@ -142,7 +142,7 @@ def _top_of(snapshot: Snapshot, info: LayerInfo) -> TopOf:
     def read() -> TopOf:
         return _by_image(snapshot.layer(info.key), max(1, _ENTRIES // info.neurons))
 
-    return snapshot.held.get(("top of", info.key), read, lambda top: top.nbytes)
+    return snapshot.cache.get(("top of", info.key), read, lambda top: top.nbytes)
 
 
 def _by_image(table: LayerTable, most: int) -> TopOf:

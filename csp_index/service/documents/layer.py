@@ -146,7 +146,7 @@ def column(snapshot: Snapshot, engine: Engine, table: LayerTable, name: str, met
 
 def clarities(snapshot: Snapshot, engine: Engine, table: LayerTable) -> Clarities:
     """Return the clarity of a layer's neurons; it computes values on request and caches them."""
-    return snapshot.held.get(
+    return snapshot.cache.get(
         ("clarity", table.info.key), lambda: Clarities(snapshot, engine, table), lambda values: values.nbytes
     )
 
@@ -218,11 +218,11 @@ def _lists(table: LayerTable, name: str) -> np.ndarray:
 def _page(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery) -> NeuronsDocument:
     key, first = table.info.key, query.place(table.info.key)
     order = _ordered(snapshot, engine, table, query)
-    shown = order[first : first + query.size]
-    clarity = clarities(snapshot, engine, table).of(shown).tolist()
+    numbers = order[first : first + query.size]
+    clarity = clarities(snapshot, engine, table).of(numbers).tolist()
     rows: list[GalleryRow] = [
         {**table.row(neuron, query.method), "clarity": finite(value)}
-        for neuron, value in zip(shown.tolist(), clarity, strict=True)
+        for neuron, value in zip(numbers.tolist(), clarity, strict=True)
     ]
     after = first + query.size
     more = query.cursor_at(key, after) if after < len(order) else None

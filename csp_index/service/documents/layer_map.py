@@ -50,7 +50,7 @@ def layer_map(
         raise SettingError(f"colour is {colour!r}: expected {', '.join(COLOURS)}")
     table = snapshot.layer(key)
     labels = table.labels(method)
-    plane = snapshot.held.get(("plane", key), lambda: _plane(engine, table), lambda plane: plane.nbytes)
+    plane = snapshot.cache.get(("plane", key), lambda: _plane(engine, table), lambda plane: plane.nbytes)
     values = column(snapshot, engine, table, colour, method)[plane.neurons]
     known = values[np.isfinite(values)]
     drawn = len(plane.neurons)

@@ -116,15 +116,15 @@ def headings(markdown: str) -> tuple[Heading, ...]:
     """Return the headings of a text with their anchors; those of equal text are numbered."""
     tokens = parser().parse(markdown)
     counts: Counter[str] = Counter()
-    found = []
+    result = []
     for opening, inside in pairwise(tokens):
         if opening.type == "heading_open":
             text = "".join(part.content for part in inside.children or [] if part.type in ("text", "code_inline"))
             name = anchor(text)
             number = counts[name]
             counts[name] += 1
-            found.append(Heading(int(opening.tag[1:]), text, f"{name}-{number}" if number else name))
-    return tuple(found)
+            result.append(Heading(int(opening.tag[1:]), text, f"{name}-{number}" if number else name))
+    return tuple(result)
 
 
 @cache
@@ -142,20 +142,20 @@ def page(name: str) -> ManualPage:
     if name not in names():
         raise NotFoundError(f"the manual has no page {name!r} (it has: {', '.join(names())})")
     markdown = _files()[f"{name}.md"].read_text("utf-8")
-    found = headings(markdown)
-    return ManualPage(name, found[0].text if found else name, markdown, found)
+    sections = headings(markdown)
+    return ManualPage(name, sections[0].text if sections else name, markdown, sections)
 
 
 def manual_document(name: str) -> ManualDocument:
     """Return the JSON twin of a page of the manual."""
-    shown = page(name)
+    current = page(name)
     every: list[PageRow] = [{"page": other, "title": page(other).title} for other in names()]
     place = names().index(name)
     return {
         "page": name,
-        "title": shown.title,
-        "markdown": shown.markdown,
-        "headings": [{"level": one.level, "text": one.text, "anchor": one.anchor} for one in shown.headings],
+        "title": current.title,
+        "markdown": current.markdown,
+        "headings": [{"level": one.level, "text": one.text, "anchor": one.anchor} for one in current.headings],
         "pages": every,
         "previous": every[place - 1] if place else None,
         "next": every[place + 1] if place + 1 < len(every) else None,

@@ -64,19 +64,19 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
     Raises NotFoundError for an unknown neuron and for a method that labelled nothing in its layer.
     """
     table = snapshot.neuron(key)
-    shown = _shown(snapshot, table, key, method)
+    record = _label_record(snapshot, table, key, method)
     spread = _spread(snapshot, table, key)
     rows = spread.rows()
-    ids = {pair.image_id for pair in shown.pairs} | {p.contrast_id for p in shown.pairs if p.contrast_id is not None}
+    ids = {pair.image_id for pair in record.pairs} | {p.contrast_id for p in record.pairs if p.contrast_id is not None}
     ids |= {image["image_id"] for row in rows for image in row["images"]}
-    facets = snapshot.held.get(
-        ("facets", key, method), lambda: _facets(snapshot, engine, shown), lambda facets: 1000 * (1 + len(facets))
+    facets = snapshot.cache.get(
+        ("facets", key, method), lambda: _facets(snapshot, engine, record), lambda facets: 1000 * (1 + len(facets))
     )
     ids |= {image for facet in facets for image in facet["images"]}
-    label = shown.label
-    provenance = snapshot.held.get(
+    label = record.label
+    provenance = snapshot.cache.get(
         ("provenance", key.layer_key, label and label.run_id),
-        lambda: _provenance(snapshot, table, shown),
+        lambda: _provenance(snapshot, table, record),
         lambda provenance: 10_000,
     )
     document: ComparedNeuron = {
@@ -85,14 +85,14 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
         "rivals": [_score_row(score) for score in label.rivals] if label else [],
         "doubt": label.doubt if label else "",
         "note": label.note if label else "",
-        "statistics": shown.statistics,
-        "pairs": [_pair_row(pair) for pair in shown.pairs],
-        "contrast_quality": cast(QualityRow, quality_of_pairs(shown.pairs).as_json()),
+        "statistics": record.statistics,
+        "pairs": [_pair_row(pair) for pair in record.pairs],
+        "contrast_quality": cast(QualityRow, quality_of_pairs(record.pairs).as_json()),
         "images": {str(image): name for image, name in snapshot.names(ids).items()},
         "quantile_rows": rows,
         "histogram": spread.histogram(),
-        "threshold": shown.threshold if shown.threshold is not None else finite(shown.statistics["mean"]),
-        "threshold_name": shown.settings.get("examples", {}).get("threshold", "mean"),
+        "threshold": record.threshold if record.threshold is not None else finite(record.statistics["mean"]),
+        "threshold_name": record.settings.get("examples", {}).get("threshold", "mean"),
         "threshold_choices": list(THRESHOLDS),
         "methods": _methods(table, key),
         "facets": facets,
@@ -105,7 +105,7 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
+class _LabelRecord:
     """A neuron's label as a page shows it, with its evidence; without a label its top images alone."""
 
     label: Label | None
@@ -117,7 +117,7 @@ class _Shown:
     top: tuple[tuple[int, float], ...]  # the highest activating images, strongest first
 
 
-def _shown(snapshot: Snapshot, table: LayerTable, key: NeuronKey, method: str | None) -> _Shown:
+def _label_record(snapshot: Snapshot, table: LayerTable, key: NeuronKey, method: str | None) -> _LabelRecord:
     row = table.statistics.slice(key.neuron, 1).to_pylist()[0]
     quantiles = {str(q): value for q, value in zip(schema.QUANTILES, row["quantiles"], strict=True)}
     statistics = cast(Statistics, {name: row[name] for name in STATISTICS} | {"quantiles": quantiles})
@@ -125,11 +125,11 @@ def _shown(snapshot: Snapshot, table: LayerTable, key: NeuronKey, method: str | 
     labels = table.labels(method)
     label = labels.label(key, _KEPT) if labels else None
     if label is None:
-        return _Shown(None, (), None, statistics, None, {}, top)
+        return _LabelRecord(None, (), None, statistics, None, {}, top)
     run = snapshot.run(label.run_id)
     label = told_if_stale(label, run["settings"] if run else None, row["images"])
     pairs, threshold = snapshot.pairs(key.layer_key).of(key.neuron, label.run_id)
-    return _Shown(label, pairs, threshold, statistics, run, json.loads(run["settings"]) if run else {}, top)
+    return _LabelRecord(label, pairs, threshold, statistics, run, json.loads(run["settings"]) if run else {}, top)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ def _spread(snapshot: Snapshot, table: LayerTable, key: NeuronKey) -> _Spread:
         parts = fetch_tiles(snapshot.store, table.info, marks, neurons)
         return [_spread_of(np.concatenate(rows)) for rows in zip(*parts, strict=True)]
 
-    block = snapshot.held.get(("spread", key.layer_key, first), read, lambda made: sum(one.nbytes for one in made))
+    block = snapshot.cache.get(("spread", key.layer_key, first), read, lambda made: sum(one.nbytes for one in made))
     return block[key.neuron - first]
 
 
@@ -251,14 +251,14 @@ def _methods(table: LayerTable, key: NeuronKey) -> list[MethodRow]:
     ]
 
 
-def _facets(snapshot: Snapshot, engine: Engine, shown: _Shown) -> list[Facet]:
+def _facets(snapshot: Snapshot, engine: Engine, record: _LabelRecord) -> list[Facet]:
     """Return the groups among the activating images, each named by the nearest stored text, if there are any.
 
     A single group is named by the neuron's label.
     """
-    partners = {pair.image_id: pair for pair in reversed(shown.pairs) if pair.neighbour == 0}
+    partners = {pair.image_id: pair for pair in reversed(record.pairs) if pair.neighbour == 0}
     pairs = sorted(partners.values(), key=lambda pair: pair.rank) or [
-        ExamplePair(rank, image, value) for rank, (image, value) in enumerate(shown.top[:_FACETED])
+        ExamplePair(rank, image, value) for rank, (image, value) in enumerate(record.top[:_FACETED])
     ]
     pairs = pairs[:_FACETED]
     if not pairs:
@@ -267,14 +267,14 @@ def _facets(snapshot: Snapshot, engine: Engine, shown: _Shown) -> list[Facet]:
     contrast = [pair.image_id if pair.contrast_id is None else pair.contrast_id for pair in pairs]
     similarity = [0.0 if pair.contrast_id is None else pair.similarity or 0.0 for pair in pairs]
     vectors = engine.models().vectors_of([*ids, *contrast])
-    by_gamma = shown.label is not None and shown.label.method in methods_with("gamma")
-    gamma = float(shown.settings.get("scoring", {}).get("gamma", _GAMMA)) if by_gamma else _GAMMA
+    by_gamma = record.label is not None and record.label.method in methods_with("gamma")
+    gamma = float(record.settings.get("scoring", {}).get("gamma", _GAMMA)) if by_gamma else _GAMMA
     rows = directions(vectors[: len(ids)], vectors[len(ids) :], np.array(similarity, dtype=np.float32), gamma)
     facets = facets_of(rows)
     weights = np.array([max(pair.activation, 0.0) for pair in pairs], dtype=np.float32)
-    name = shown.label.text if shown.label else None
+    name = record.label.text if record.label else None
     alone = len(facets) == 1 and name is not None  # one facet alone is what the neuron's label names
-    texts = None if alone else snapshot.texts(str(shown.settings.get("candidates", "")))
+    texts = None if alone else snapshot.texts(str(record.settings.get("candidates", "")))
     if texts is None:
         named: list[tuple[str | None, np.ndarray]] = [(name if alone else None, facet) for facet in facets]
     else:
@@ -317,11 +317,11 @@ def _compared(snapshot: Snapshot, own: LayerKey) -> Iterator[LayerKey]:
             yield key
 
 
-def _provenance(snapshot: Snapshot, table: LayerTable, shown: _Shown) -> Provenance:
+def _provenance(snapshot: Snapshot, table: LayerTable, record: _LabelRecord) -> Provenance:
     """Return where the label comes from: its run, the encoder, the layer, the vocabulary, the packages' versions."""
-    info, encoder, run = table.info, snapshot.encoder, shown.run
+    info, encoder, run = table.info, snapshot.encoder, record.run
     provenance: Provenance = {
-        "run": _label_run(run, shown.settings) if run else None,
+        "run": _label_run(run, record.settings) if run else None,
         "encoder": {
             "encoder": encoder.name,
             "width": encoder.width,
@@ -335,7 +335,7 @@ def _provenance(snapshot: Snapshot, table: LayerTable, shown: _Shown) -> Provena
             "dtype": info.dtype,
             "identity": info.identity,
         },
-        "vocabulary": shown.settings.get("candidates"),
+        "vocabulary": record.settings.get("candidates"),
         "versions": json.loads(run["versions"]) if run else {"csp_index": csp_index.__version__},
     }
     return cast(Provenance, without_folders(provenance))

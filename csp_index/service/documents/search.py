@@ -150,7 +150,7 @@ def _compared(snapshot: Snapshot, first: LayerKey | None, notes: list[str]) -> l
 
     With more layers the engine would compute vectors again in each search.
     """
-    left = snapshot.held.limit // (2 * 4 * snapshot.encoder.width)
+    left = snapshot.cache.limit // (2 * 4 * snapshot.encoder.width)
     compared: list[LayerTable] = []
     skipped = 0
     for table in sorted(finished(snapshot), key=lambda table: table.info.key != first):

@@ -98,12 +98,12 @@ def _query(document: ComparedNeuron, name: str) -> _Query:
 
 def _shown_options(method: str, options: Mapping[str, Any], logit_scale: float | None, top: int) -> dict[str, Any]:
     """Return the options that differ from the defaults, and those that a reader is likely to change."""
-    shown = {"gamma": options["gamma"]} if method in methods_with("gamma") and "gamma" in options else {}
-    shown |= {name: options[name] for name in _ALWAYS if name in options}
-    shown |= {name: value for name, value in options.items() if name in _DEFAULTS and value != _DEFAULTS[name]}
-    if shown.get("logit_scale") == logit_scale:
-        shown.pop("logit_scale", None)
-    return shown | ({"top": top} if top > 20 else {})
+    selected = {"gamma": options["gamma"]} if method in methods_with("gamma") and "gamma" in options else {}
+    selected |= {name: options[name] for name in _ALWAYS if name in options}
+    selected |= {name: value for name, value in options.items() if name in _DEFAULTS and value != _DEFAULTS[name]}
+    if selected.get("logit_scale") == logit_scale:
+        selected.pop("logit_scale", None)
+    return selected | ({"top": top} if top > 20 else {})
 
 
 def _python(query: _Query) -> str:
@@ -133,8 +133,8 @@ def _python(query: _Query) -> str:
         neurons = '[f"{layer}/{number}" for number in numbers]'
         pick = f"[{sorted(query.together).index(query.key.neuron)}]"
     call = "".join(f"    {argument},\n" for argument in [neurons, *arguments])
-    shown = "print(label.text, label.labels)"
-    return "\n".join([*lines, "", *head, f"label = index.label(\n{call}){pick}", shown])
+    output = "print(label.text, label.labels)"
+    return "\n".join([*lines, "", *head, f"label = index.label(\n{call}){pick}", output])
 
 
 def _cli(query: _Query) -> str:

@@ -227,8 +227,8 @@ def _add_images(routes: APIRouter, service: Service, renderer: Renderer) -> None
     def image(image_id: ImageId) -> Response:
         page = document(image_id)
         sides = page["width"] or 1, page["height"] or 1
-        shown = [max(1, round(_PICTURE * side / max(sides))) for side in sides]
-        return renderer.page("image", page=page, shown=shown, twin=f"{image_href(image_id)}.json")
+        size = [max(1, round(_PICTURE * side / max(sides))) for side in sides]
+        return renderer.page("image", page=page, size=size, twin=f"{image_href(image_id)}.json")
 
 
 def _add_comparison(routes: APIRouter, service: Service, renderer: Renderer) -> None:
@@ -245,7 +245,7 @@ def _add_comparison(routes: APIRouter, service: Service, renderer: Renderer) -> 
         addresses = list(map(str, keys))
         page = document(keys) if len(keys) > 1 else None
         twin = compare_href(addresses).replace("/compare?", "/compare.json?", 1) if page else None
-        return renderer.page("compare", page=page, asked=addresses, most=compare.NEURONS[1], twin=twin)
+        return renderer.page("compare", page=page, addresses=addresses, most=compare.NEURONS[1], twin=twin)
 
 
 def _keys(values: Sequence[str]) -> list[NeuronKey]:

@@ -92,8 +92,8 @@ def moment(value: str | datetime | None) -> str:
     >>> moment("2026-11-23T03:31:19.232298+00:00")
     '2026-11-23 03:31'
     """
-    found = _time(value)
-    return str(value or DASH) if found is None else f"{found:%Y-%m-%d %H:%M}"
+    instant = _time(value)
+    return str(value or DASH) if instant is None else f"{instant:%Y-%m-%d %H:%M}"
 
 
 def took(span: Sequence[str | datetime | None]) -> str:

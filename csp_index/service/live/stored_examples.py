@@ -31,7 +31,7 @@ def stored_sets(snapshot: Snapshot, selection: Selection, options: ExampleOption
         return None
     table = snapshot.layer(selection.target.key)
     images, pairs = selection.images(snapshot.store), snapshot.pairs(selection.target.key)
-    usable = snapshot.held.get(
+    usable = snapshot.cache.get(
         ("usable runs", selection.target.key, options, images),
         lambda: [run for run in pairs.runs if _answers(snapshot.run(run), selection, options, images)],
         lambda runs: 100 * (1 + len(runs)),
