@@ -168,7 +168,7 @@ def _layer_context(
         "twin": _link(f"{here}.json", [*terms, *cursor]),
         "here": here,
         "filtered": query.state != "all" or bool(query.q.strip()),
-        "asked": terms,
+        "terms": terms,
         "points": points,
         "drawing": points and map_svg.draw(points),
         "map_json": _link(f"{here}/map.json", drawn),
