@@ -134,6 +134,11 @@ MAX_IMAGE_BYTES = Count(
 MAX_TEXT_BYTES = Count(
     "max_text_bytes", 2**30, "Largest file of labels, URIs, templates, metadata or other texts that is read, in bytes."
 )
+MAX_METADATA_BYTES = Count(
+    "max_metadata_bytes",
+    2**20,
+    "Largest cell of a table, or .json, .cls or .txt member of a tar shard, that is stored as metadata, in bytes.",
+)
 RAY_ACTORS = CountOrAuto("ray_actors", "auto", "Workers of --engine ray: a number, or auto (one for each CPU or GPU).")
 TILE_BYTES = Count("tile_bytes", 32 * 2**20, "Memory for one tile of similarities in batch labelling, in bytes.")
 HELD_BYTES = Count(
@@ -230,6 +235,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "decode_workers",
         "max_image_bytes",
         "max_text_bytes",
+        "max_metadata_bytes",
         "ray_actors",
     ),
     "Models and memory": ("device", "tile_bytes", "held_bytes"),

@@ -7,10 +7,12 @@ automatic one.
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +20,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from csp_index.errors import SourceError, one_line
-from csp_index.regular_files import check_file
+from csp_index.regular_files import check_file, read_bytes
+from csp_index.settings import MAX_IMAGE_BYTES, Count
 
 
 def pick_image_column(schema: Any, requested: str | None = None) -> str:
@@ -65,6 +68,64 @@ def load_dataset(directory: str) -> Any:
         return datasets.load_from_disk(directory)
     except Exception as exc:  # the library documents no common base of its errors
         raise SourceError(f"the dataset {directory} cannot be loaded: {one_line(exc)}") from exc
+
+
+def check_size(what: str, size: int, limit: Count) -> None:
+    """Raise SourceError if a member or cell of so many bytes is beyond a limit."""
+    if size > limit.value():
+        raise SourceError(f"{what} has {size:,} bytes, more than the setting {limit.name} allows ({limit.value():,})")
+
+
+class BoundedTar(tarfile.TarFile):
+    """An uncompressed tar file that is read to its end in bounded memory, whatever its headers say.
+
+    Raises OSError where it cannot be opened, TarError where it is damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        check_file(path)
+        self._file = _BoundedFile(io.FileIO(path))
+        try:
+            super().__init__(fileobj=self._file)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def next(self) -> tarfile.TarInfo | None:
+        """Return the next member; raises TarError for one that ends before it begins: the file would never end."""
+        member = super().next()
+        if member is not None and self.offset <= member.offset:
+            raise tarfile.ReadError(f"the size in the header at byte {member.offset:,} is negative")
+        return member
+
+    def close(self) -> None:
+        """Close the file."""
+        super().close()
+        self._file.close()
+
+
+class _BoundedFile(io.BufferedReader):
+    """A file of which no single reading asks for more than the largest image: the header of a member names any size."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= MAX_IMAGE_BYTES.value() + tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("a header asks for more bytes than the setting max_image_bytes allows")
+        return super().read(size)
+
+
+def rows_at_once(metadata: Any, columns: Iterable[str], most: int) -> int:
+    """Return how many rows of these columns of a parquet file to read at once: at most `most`, 1 where one is large.
+
+    A dictionary may repeat the largest cell of a row group in all of its rows, so a row may be as large as the group.
+    """
+    parts = tuple(f"{name}." for name in columns)
+    largest = 1
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        chunks = (group.column(place) for place in range(group.num_columns))
+        sizes = (chunk.total_uncompressed_size for chunk in chunks if f"{chunk.path_in_schema}.".startswith(parts))
+        largest = max(largest, sum(sizes))
+    return max(1, min(most, MAX_IMAGE_BYTES.value() // largest))
 
 
 def _holds_bytes(kind: Any) -> bool:
@@ -124,6 +185,8 @@ class ContainerReader:
                 container = address.kind(address.path)
                 self._open[thread] = (address.path, container)
             return container.read(address.key)
+        except SourceError:  # about this image alone
+            raise
         except Exception as exc:  # a damaged container can raise nearly anything from its library
             self._close(thread)  # the cursor may be anywhere now
             raise SourceError(one_line(exc)) from exc
@@ -139,17 +202,26 @@ class ContainerReader:
             container.close()
 
 
-def _encoded(value: Any, folder: str) -> bytes:
-    """Return the bytes of a cell: binary itself, or the struct of bytes and path (relative to ``folder``)."""
-    if isinstance(value, dict):
-        if value.get("bytes") is not None:
-            return bytes(value["bytes"])
-        value = value.get("path")
-        if value is not None:
-            return Path(folder, value).read_bytes()
-    if value is None:
+def _encoded(cell: Any, folder: str) -> bytes:
+    """Return the bytes of an Arrow cell: binary itself, or the struct of bytes and path (a file below ``folder``)."""
+    if cell.is_valid and "bytes" in getattr(cell, "keys", tuple)():
+        names = list(cell.keys())
+        path = cell["path"].as_py() if "path" in names else None
+        cell = cell["bytes"]
+        if not cell.is_valid and path is not None:
+            return _file_below(folder, path)
+    if not cell.is_valid:
         raise SourceError("the cell is empty")
-    return bytes(value)
+    check_size("the cell", cell.as_buffer().size, MAX_IMAGE_BYTES)
+    return bytes(cell.as_py())
+
+
+def _file_below(folder: str, path: str) -> bytes:
+    """Return the content of a file that a cell names; a table must not fetch other files of who reads it."""
+    place, root = os.path.realpath(os.path.join(folder, path)), os.path.realpath(folder)
+    if os.path.commonpath([place, root]) != root:
+        raise SourceError(f"the cell names {path}, which is not below the folder of its file: expected a path below it")
+    return read_bytes(place, MAX_IMAGE_BYTES)
 
 
 def _row_and_column(key: str) -> tuple[int, str | None]:
@@ -191,14 +263,15 @@ class _ParquetFile:
         while row >= self._end:
             self._rows = next(self._batches).column(0)
             self._start, self._end = self._end, self._end + len(self._rows)
-        return _encoded(self._rows[row - self._start].as_py(), self._folder)
+        return _encoded(self._rows[row - self._start], self._folder)
 
     def _rewind(self, row: int, column: str) -> None:
         group = int(np.searchsorted(self._starts, row, side="right") - 1)
         self._column = column
         self._start = self._end = int(self._starts[group])
         groups = range(group, self._file.num_row_groups)
-        self._batches = self._file.iter_batches(self._BATCH, row_groups=groups, columns=[column])
+        size = rows_at_once(self._file.metadata, [column], self._BATCH)
+        self._batches = self._file.iter_batches(size, row_groups=groups, columns=[column])
 
     def close(self) -> None:
         self._batches = iter(())
@@ -209,10 +282,7 @@ class _TarFile:
     """Members of a tar shard, by name; headers are read only up to the last member needed."""
 
     def __init__(self, path: str) -> None:
-        import tarfile
-
-        check_file(path)
-        self._tar = tarfile.open(path, "r:")  # noqa: SIM115 - closed by close()
+        self._tar = BoundedTar(path)
         self._members: dict[str, tarfile.TarInfo] = {}
 
     def read(self, key: str) -> bytes:
@@ -221,6 +291,7 @@ class _TarFile:
             if member is None:
                 raise SourceError(f"the shard has no member {key!r}")
             self._members[member.name] = member
+        check_size("the member", self._members[key].size, MAX_IMAGE_BYTES)
         stream = self._tar.extractfile(self._members[key])
         if stream is None:
             raise SourceError(f"the member {key!r} is not a file")
@@ -250,7 +321,7 @@ class _DatasetDirectory:
         data = self._splits[split, named]
         if row >= len(data):
             raise SourceError(f"row {row} is not in the dataset, which has {len(data)} rows")
-        return _encoded(data[row].column(0)[0].as_py(), self._path)
+        return _encoded(data[row].column(0)[0], self._path)
 
     def close(self) -> None:
         self._data, self._splits = None, {}

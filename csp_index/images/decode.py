@@ -49,11 +49,15 @@ _THUMBNAIL_QUALITY = 90
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """One image of a source, not read yet; `read` returns it if the URI is not enough to find it."""
+    """One image of a source, not read yet; `read` returns it if the URI is not enough to find it.
+
+    `failure` says why it cannot be read, where the listing knows that already.
+    """
 
     uri: str
     metadata: dict[str, object] = field(default_factory=dict)
     read: Callable[[], MemoryImage] | None = field(default=None, repr=False, compare=False)
+    failure: str | None = None
 
 
 class ImageSource(Protocol):
@@ -235,7 +239,7 @@ def fetch(reader: ContainerReader, uri: str) -> Payload:
     try:
         return reader.read(address)
     except SourceError as exc:
-        return exc
+        return SourceError(str(exc))  # without the frames that hold what was read
 
 
 def read_image(uri: str, payload: Payload, max_pixels: int = MAX_PIXELS) -> ImageRead | ImageFailure:
@@ -251,7 +255,7 @@ def read_image(uri: str, payload: Payload, max_pixels: int = MAX_PIXELS) -> Imag
         if payload is None:
             payload = read_bytes(uri, MAX_IMAGE_BYTES)
         if isinstance(payload, SourceError):
-            raise payload
+            return ImageFailure(uri, one_line(payload))
         image = decode(payload, max_pixels=max_pixels)
     except (OSError, ValueError, MemoryError, SourceError) as exc:
         return ImageFailure(uri, one_line(exc))

@@ -112,6 +112,8 @@ def decoded(
 
 def _fetched(reader: ContainerReader, ref: ImageRef) -> tuple[ImageRef, Payload]:
     """Return an image and what it is decoded from; a picture in memory brings metadata with it."""
+    if ref.failure is not None:
+        return ref, SourceError(ref.failure)
     payload = fetch(reader, ref.uri) if ref.read is None else read_image_of(ref.read)
     if isinstance(payload, MemoryImage):
         return ImageRef(ref.uri, {**ref.metadata, **payload.metadata}), replace(payload, metadata={})

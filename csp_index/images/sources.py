@@ -8,19 +8,20 @@ later.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from csp_index.errors import SourceError, one_line
-from csp_index.images.containers import byte_columns, load_dataset, pick_image_column
+from csp_index.images.containers import byte_columns, check_size, load_dataset, pick_image_column, rows_at_once
 from csp_index.images.datasets import DatasetImages, open_dataset
 from csp_index.images.decode import ImageRef, ImageSource, image_extensions
 from csp_index.images.memory_images import register
 from csp_index.images.metadata import PathTable
+from csp_index.images.tar_shards import TarSource
 from csp_index.regular_files import check_file
+from csp_index.settings import MAX_METADATA_BYTES
 
 __all__ = ["FolderSource", "HeldDatasets", "ImageRef", "ImageSource", "open_source", "walk"]
 
@@ -228,10 +229,42 @@ class ParquetSource:
                 yield from (ImageRef(f"{file}#{row}{suffix}") for row in range(table.metadata.num_rows))
                 return
             row = 0
-            for batch in table.iter_batches(_ROWS_AT_ONCE, columns=columns):
-                for values in batch.to_pylist():
+            for batch in table.iter_batches(rows_at_once(table.metadata, columns, _ROWS_AT_ONCE), columns=columns):
+                too_large = _too_large(batch)
+                for place, values in enumerate(_rows_of(batch, too_large)):
                     yield ImageRef(f"{file}#{row}{suffix}", values)
+                    for name, reason in too_large.get(place, {}).items():
+                        yield ImageRef(f"{file}#{row}@{name}", failure=reason)
                     row += 1
+
+
+def _too_large(batch: Any) -> dict[int, dict[str, str]]:
+    """Return why cells of a batch are too large to be metadata, by row and column."""
+    import pyarrow as pa
+
+    reasons: dict[int, dict[str, str]] = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if column.nbytes <= MAX_METADATA_BYTES.value():
+            continue
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        for row in range(len(column)):
+            try:
+                check_size("the metadata", column.slice(row, 1).nbytes, MAX_METADATA_BYTES)
+            except SourceError as exc:
+                reasons.setdefault(row, {})[name] = str(exc)
+    return reasons
+
+
+def _rows_of(batch: Any, too_large: Mapping[int, Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Return the rows of a batch, with None in place of the cells that are too large."""
+    names = sorted({name for columns in too_large.values() for name in columns})
+    rest = [name for name in batch.schema.names if name not in names]
+    rows: list[dict[str, Any]] = batch.select(rest).to_pylist() if rest else [{} for _ in range(batch.num_rows)]
+    for name in names:
+        for row, value in enumerate(batch.column(name)):
+            rows[row][name] = None if name in too_large.get(row, {}) else value.as_py()
+    return rows
 
 
 class DatasetSource:
@@ -262,85 +295,6 @@ class DatasetSource:
                     yield ImageRef(f"{self.name}#{prefix}{row}{suffix}", {**split, **values})
 
 
-class TarSource:
-    """Image members of tar shards in the layout of webdataset.
-
-    Neighboring members with the same name up to the first dot are one sample: its ``.json`` (an object's fields),
-    ``.cls`` (a whole number) and ``.txt`` members are the metadata of each of its images.
-    """
-
-    def __init__(self, name: str, shards: list[Path], ending: str | None) -> None:
-        self.name = name
-        self._shards = shards
-        self._ending = None if ending is None else ending.lower().lstrip(".")
-        self._endings = image_extensions()
-        first = next(self._members(shards[0]), None)
-        if first is None:
-            requested = "image" if ending is None else f"member that ends in .{self._ending}"
-            raise SourceError(f"{shards[0]} holds no {requested}")
-
-    def refs(self) -> Iterator[ImageRef]:
-        """Yield the images of all shards in the order of the members."""
-        for shard in self._shards:
-            yield from _guarded(self._members(shard), f"{shard}#damaged shard")
-
-    def _members(self, shard: Path) -> Iterator[ImageRef]:
-        import tarfile
-
-        key, images, metadata = "", list[str](), dict[str, object]()
-        try:
-            check_file(shard)
-            with tarfile.open(shard, "r:") as tar:
-                for member in tar:
-                    tar.members = []  # type: ignore[attr-defined]  # else every header of the shard stays in memory
-                    if not member.isfile():
-                        continue
-                    sample, ending = _sample_and_ending(member.name)
-                    if sample != key:
-                        yield from (ImageRef(f"{shard}#{name}", dict(metadata)) for name in images)
-                        key, images, metadata = sample, [], {}
-                    if self._is_image(ending):
-                        images.append(member.name)
-                    elif ending in _METADATA_MEMBERS:
-                        stream = tar.extractfile(member)
-                        metadata.update(_member_metadata(ending, stream.read() if stream is not None else b""))
-            yield from (ImageRef(f"{shard}#{name}", dict(metadata)) for name in images)
-        except (tarfile.TarError, OSError) as exc:
-            raise SourceError(f"{shard} cannot be read as a tar shard: {one_line(exc)}") from exc
-
-    def _is_image(self, ending: str) -> bool:
-        if self._ending is not None:
-            return ending == self._ending
-        return "." + ending.rpartition(".")[2] in self._endings
-
-
-_METADATA_MEMBERS = frozenset({"json", "cls", "txt"})
-
-
-def _sample_and_ending(member: str) -> tuple[str, str]:
-    """Return a member's sample and ending: the name is cut at its first dot.
-
-    >>> _sample_and_ending("a.b/0001.seg.PNG")
-    ('a.b/0001', 'seg.png')
-    """
-    folder, slash, name = member.rpartition("/")
-    stem, _, ending = name.partition(".")
-    return folder + slash + stem, ending.lower()
-
-
-def _member_metadata(ending: str, data: bytes) -> Mapping[str, object]:
-    text = data.decode("utf-8", "replace").strip()
-    if ending == "txt":
-        return {"txt": text}
-    if ending == "cls":
-        return {"cls": int(text) if text.lstrip("-").isdecimal() else text}
-    try:
-        value = json.loads(text)
-    except ValueError:  # metadata that cannot be parsed must not cost the image
-        return {"json": text}
-    return value if isinstance(value, dict) else {"json": value}
-
-
 def _column_suffix(schema: Any, named: str | None) -> str:
     """Return the end of the URI that names the image column: empty if it is the automatic one."""
     column = pick_image_column(schema, named)
@@ -352,10 +306,8 @@ def _column_suffix(schema: Any, named: str | None) -> str:
 
 
 def _guarded(refs: Iterable[ImageRef], broken: str) -> Iterator[ImageRef]:
-    """Yield the images; where the shard turns out to be damaged, yield ``broken``, which fails when it is read."""
+    """Yield the images; where the file turns out to be damaged, yield ``broken`` with the reason."""
     try:
         yield from refs
-    except GeneratorExit:
-        raise
-    except Exception:  # whatever the library raises, reading the URI gives the reason
-        yield ImageRef(broken)
+    except Exception as exc:  # the library raises several kinds
+        yield ImageRef(broken, failure=one_line(exc))

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from csp_index import settings
-from csp_index.errors import ClusterError, CspIndexError, ModelError, SettingError, one_line
+from csp_index.errors import ClusterError, CspIndexError, ModelError, SettingError, SourceError, one_line
 from csp_index.images.containers import ContainerReader
 from csp_index.images.decode import ImageFailure, ImageRef, fetch
 from csp_index.images.loader import Prepared, prepare, stacked
@@ -119,7 +119,10 @@ class Worker:
         """Return images without pixels, or failures, in order; and the pixels of the readable ones, per part."""
         self.load()
         preprocess = [self._parts[number].model.preprocess for number in numbers]
-        images = [prepare(ref, fetch(self._reader, ref.uri), preprocess, self._thumbnail_size) for ref in refs]
+        images = []
+        for ref in refs:
+            payload = fetch(self._reader, ref.uri) if ref.failure is None else SourceError(ref.failure)
+            images.append(prepare(ref, payload, preprocess, self._thumbnail_size))
         readable = [image.pixels for image in images if isinstance(image, Prepared)]
         stacks = [stacked(pixels).numpy() for pixels in zip(*readable, strict=True)]
         return 0, [replace(image, pixels=()) if isinstance(image, Prepared) else image for image in images], stacks

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ import pytest
 from pictures import encoded, listed, number_of, plain, png
 
 from csp_index.errors import SourceError
-from csp_index.images.containers import ContainerReader
+from csp_index.images.containers import ContainerReader, rows_at_once
 from csp_index.images.decode import ImageFailure, ImageRead, ImageRef, image_extensions, read_images
 from csp_index.images.sources import open_source
 
@@ -239,57 +236,67 @@ def test_parquet_cell_with_a_path_or_nothing(tmp_path: Path) -> None:
     assert outside.reason == "row 2 is not in the file, which has 2 rows"
 
 
-# tar shards
+def test_a_parquet_cell_names_no_file_outside_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "private.png").write_bytes(png(9))
+    folder = tmp_path / "data"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "own.png").write_bytes(png(7))
+    (folder / "link.png").symlink_to(tmp_path / "private.png")
+    names = [str(tmp_path / "private.png"), "../private.png", "link.png", "deep/own.png", "deep/../deep/own.png"]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cells = pa.array([{"bytes": None, "path": name} for name in names], kind)
+    pq.write_table(pa.table({"image": cells}), folder / "a.parquet")
+    *outside, own, same = read_images(f"{folder}/a.parquet#{row}" for row in range(5))
+    assert (number_of(own), number_of(same)) == (7, 7)
+    for name, failure in zip(names, outside, strict=False):
+        assert isinstance(failure, ImageFailure)
+        assert failure.reason == (
+            f"the cell names {name}, which is not below the folder of its file: expected a path below it"
+        )
 
 
-def shard(path: Path, first: int = 0, count: int = 4) -> Path:
-    members: dict[str, bytes] = {}
-    for row in range(count):
-        members[f"train/{row:04}.jpg.png" if row == 3 else f"train/{row:04}.png"] = png(first + row)
-        members[f"train/{row:04}.cls"] = b"3\n"
-        members[f"train/{row:04}.txt"] = b"a caption"
-        members[f"train/{row:04}.json"] = json.dumps({"row": row}).encode()
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
+def test_large_cells_cost_themselves_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CSP_INDEX_MAX_IMAGE_BYTES", "1000000")
+    monkeypatch.setenv("CSP_INDEX_MAX_METADATA_BYTES", "1000")
+    large = b"\0" * 1_000_001
+    cells = [png(row) if row % 3 else large for row in range(40)]
+    texts = [f"text {row}" if row % 5 else "x" * 1001 for row in range(40)]
+    path = tmp_path / "a.parquet"
+    table = pa.table({"image": cells, "text": texts, "kind": pa.array(texts).dictionary_encode(), "row": range(40)})
+    pq.write_table(table, path, compression="zstd")
+    assert path.stat().st_size < 50_000
+    sizes: list[int] = []
+    original = pq.ParquetFile.iter_batches
+
+    def seen(self: Any, size: int, **options: Any) -> Any:
+        for batch in original(self, size, **options):
+            sizes.append(batch.num_rows)
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", seen)
+    refs = list(open_source(path).refs())
+    sizes.clear()
+    images = [ref for ref in refs if ref.failure is None]
+    for row, item in enumerate(read_images(ref.uri for ref in images)):
+        if row % 3:
+            assert number_of(item) == row
+        else:
+            assert isinstance(item, ImageFailure)
+            assert "the cell has 1,000,001 bytes, more than the setting max_image_bytes allows" in item.reason
+    assert set(sizes) == {1}, "no two rows of a large column are read at once"
+    assert [ref.metadata["row"] for ref in images] == list(range(40))
+    assert images[1].metadata == {"text": "text 1", "kind": "text 1", "row": 1}
+    assert images[5].metadata == {"text": None, "kind": None, "row": 5}
+    odd = {ref.uri.partition("#")[2]: ref.failure for ref in refs if ref.failure is not None}
+    assert set(odd) == {f"{row}@{name}" for row in range(0, 40, 5) for name in ("text", "kind")}
+    assert "more than the setting max_metadata_bytes allows (1,000)" in (odd["5@text"] or "")
 
 
-def test_tar_members_of_one_sample_belong_together(tmp_path: Path) -> None:
-    path = shard(tmp_path / "a.tar")
-    refs = listed(open_source(path))
-    assert refs[1] == ImageRef(f"{path.resolve()}#train/0001.png", {"cls": 3, "txt": "a caption", "row": 1})
-    assert [number_of(result) for result in read_images([ref.uri for ref in refs])] == [0, 1, 2, 3]
-    assert [number_of(result) for result in read_images([ref.uri for ref in refs[::-1]])] == [3, 2, 1, 0]
-    assert len(list(open_source(path, image_column="png").refs())) == 3, "the other one ends in .jpg.png"
-    with pytest.raises(SourceError, match=r"no member that ends in .webp"):
-        open_source(path, image_column="webp")
-
-
-def test_folder_of_shards_and_a_damaged_one(tmp_path: Path) -> None:
-    shard(tmp_path / "0.tar")
-    data = shard(tmp_path / "1.tar", first=50).read_bytes()
-    (tmp_path / "1.tar").write_bytes(data[:700])
-    (tmp_path / "2.tar").write_bytes(b"x" * 2000)
-    results = list(read_images([ref.uri for ref in listed(open_source(tmp_path))]))
-    assert [number_of(result) for result in results[:4]] == [0, 1, 2, 3]
-    assert any("2.tar#" in result.uri for result in results if isinstance(result, ImageFailure))
-    (missing,) = read_images([f"{tmp_path}/0.tar#train/none.png"])
-    assert isinstance(missing, ImageFailure)
-    assert missing.reason == "the shard has no member 'train/none.png'"
-    with pytest.raises(SourceError, match="holds its images and their columns itself"):
-        open_source(tmp_path, metadata=tmp_path / "any.csv")
-
-
-def test_shard_written_by_webdataset_is_read(tmp_path: Path) -> None:
-    webdataset = pytest.importorskip("webdataset")
-    with webdataset.TarWriter(str(tmp_path / "w.tar")) as writer:
-        writer.write({"__key__": "sample/1", "png": plain((9, 0, 0)), "cls": 4, "json": {"size": "big"}})
-    (ref,) = open_source(tmp_path / "w.tar").refs()
-    assert ref.metadata == {"cls": 4, "size": "big"}
-    assert number_of(next(iter(read_images([ref.uri])))) == 9
+def test_rows_of_small_cells_are_read_together(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "data.parquet", count=100, group=100)
+    metadata = pq.ParquetFile(path).metadata
+    assert rows_at_once(metadata, ["image"], 32) == 32
+    assert rows_at_once(metadata, ["label"], 1024) == 1024
 
 
 # datasets
