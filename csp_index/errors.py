@@ -48,15 +48,15 @@ class StoreError(CspIndexError):
 
 
 class LabelError(CspIndexError):
-    """Neurons cannot be labelled as asked: unknown method, empty vocabulary, missing scale."""
+    """Neurons cannot be labeled as requested: unknown method, empty vocabulary, missing scale."""
 
 
 class EvaluationError(CspIndexError):
-    """Labels cannot be evaluated as asked: no held-out images, a truth file that does not fit, data a metric needs."""
+    """Labels cannot be evaluated: no held-out images, a truth file that does not fit, missing data for a metric."""
 
 
 class QueryError(CspIndexError):
-    """A SQL statement is refused or fails, or a result cannot be written as asked."""
+    """A SQL statement is refused or fails, or a result cannot be written as requested."""
 
 
 class PluginError(CspIndexError):

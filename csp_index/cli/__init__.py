@@ -1,6 +1,6 @@
 """The command line `csp-index`: each command is a few lines over Index.
 
-Exit status: 0 fine, 1 an error told in one line on stderr, 2 wrong usage. Torch and the database load when a command
+Exit status: 0 fine, 1 an error in one line on stderr, 2 wrong usage. Torch and the database load when a command
 needs them.
 """
 
