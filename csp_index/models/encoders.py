@@ -9,7 +9,6 @@ encoder is named by its library: ``open_clip:ViT-B-32/laion2b_s34b_b79k``,
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,10 +21,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from csp_index.errors import ModelError, one_line
+from csp_index.errors import ModelError
 from csp_index.models.borrowing import borrowed, running
 from csp_index.models.plugins import call_factory, load_plugins
 from csp_index.models.prompt_templates import TEMPLATE_SETS, fill, templates
+from csp_index.models.remote_code import NEVER, cannot_load, no_questions, safe_tokenizer
 from csp_index.models.weights import (
     OBJECT,
     batch_size_for,
@@ -96,11 +96,12 @@ def load_encoder(spec: str, *, device: str = "auto") -> LoadedEncoder:
     where = resolve_device(device)
     load = _load_open_clip if library == "open_clip" else _load_transformers
     try:
-        towers = load(name)
+        with no_questions():
+            towers = load(name)
     except ModelError:
         raise
     except Exception as exc:  # the libraries raise whatever their parts raise: hub, JSON, torch
-        raise ModelError(f"the encoder {spec} cannot be loaded: {one_line(exc)}") from exc
+        raise cannot_load(f"the encoder {spec}", exc) from exc
     return TwoTowers(spec, towers, where)
 
 
@@ -259,7 +260,8 @@ def _load_open_clip(name: str) -> Towers:
             # Without it the library only warns, and builds another activation function than in training.
             options["force_quick_gelu"] = True
     model, transform = open_clip.create_model_from_pretrained(model_name, pretrained, device="cpu", **options)
-    tokenizer = open_clip.get_tokenizer(model_name, **_tokenizer_options(directory))
+    text = (open_clip.get_model_config(model_name) or {}).get("text_cfg", {})
+    tokenizer = open_clip.get_tokenizer(model_name, **_tokenizer_options(directory, text), **safe_tokenizer(text))
     return Towers(
         module=model,
         preprocess=transform,
@@ -302,13 +304,10 @@ def _architecture_and_weights(name: str) -> tuple[str, str]:
     raise ModelError(f"{architecture} {wrong}: write open_clip:{architecture}/TAG (has: {listed})")
 
 
-def _tokenizer_options(directory: Path | None) -> dict[str, Any]:
+def _tokenizer_options(directory: Path | None, text: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that make a merges file named in a directory's configuration relative to that directory."""
-    if directory is None:
-        return {}
-    config = json.loads((directory / "open_clip_config.json").read_text(encoding="utf-8"))
-    merges = config.get("model_cfg", {}).get("text_cfg", {}).get("tokenizer_kwargs", {}).get("bpe_path")
-    return {"bpe_path": str(directory / merges)} if merges else {}
+    merges = text.get("tokenizer_kwargs", {}).get("bpe_path")
+    return {"bpe_path": str(directory / merges)} if directory is not None and merges else {}
 
 
 # transformers
@@ -319,11 +318,11 @@ def _load_transformers(name: str) -> Towers:
 
     directory = local_directory(name, ModelError)
     place = name if directory is None else str(directory)
-    model = transformers.AutoModel.from_pretrained(place, dtype=torch.float32)
+    model = transformers.AutoModel.from_pretrained(place, dtype=torch.float32, **NEVER)
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ModelError(f"{name} is a {type(model).__name__}, which does not put images and texts into one space")
-    images = transformers.AutoImageProcessor.from_pretrained(place)  # type: ignore[no-untyped-call]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+    images = transformers.AutoImageProcessor.from_pretrained(place, **NEVER)  # type: ignore[no-untyped-call]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place, **NEVER)
     return transformers_towers(model, images, tokenizer)
 
 

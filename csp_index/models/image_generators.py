@@ -22,6 +22,7 @@ from torch import nn
 
 from csp_index.errors import CspIndexError, GeneratorError, StoreError, one_line
 from csp_index.models.plugins import call_factory, load_plugins
+from csp_index.models.remote_code import NEVER
 from csp_index.models.weights import hash_weights, lasting, local_directory, resolve_device
 
 PICTURES_AT_ONCE: Final = {"cuda": 10, "mps": 2}  # by device; 1 on others
@@ -175,7 +176,7 @@ def _pipeline(diffusers: ModuleType, kind: str, place: str) -> Any:
     # Only pipelines that have a checker accept the options that leave it out.
     checked = "safety_checker" in diffusers.DiffusionPipeline.load_config(place)
     options = {"safety_checker": None, "requires_safety_checker": False} if checked else {}
-    return getattr(diffusers, kind).from_pretrained(place, **options)
+    return getattr(diffusers, kind).from_pretrained(place, **options, **NEVER)
 
 
 # pictures as files

@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from csp_index.errors import ModelError, one_line
+from csp_index.errors import ModelError
 from csp_index.models.plugins import call_factory, load_plugins
+from csp_index.models.remote_code import NEVER, cannot_load
 from csp_index.models.sparse_autoencoders import SparseAutoencoder, attach, split_spec
 from csp_index.models.weights import (
     OBJECT,
@@ -78,7 +79,7 @@ def load_module(spec: str, weights: str | Path | None) -> Loaded:
     except ModelError:
         raise
     except Exception as exc:  # the libraries raise whatever their parts raise: hub, JSON, torch
-        raise ModelError(f"the network {spec} cannot be loaded: {one_line(exc)}") from exc
+        raise cannot_load(f"the network {spec}", exc) from exc
     if weights is not None:
         load_weights(loaded.module, weights)
     if not added:
@@ -177,8 +178,8 @@ def _load_transformers(name: str, own_weights: bool) -> Loaded:
     directory = local_directory(name, ModelError)
     place = name if directory is None else str(directory)
     with _seeded():  # parts that the checkpoint lacks, such as a pooler, must be the same at every load
-        module = transformers.AutoModel.from_pretrained(place, dtype=torch.float32)
-    processor = transformers.AutoImageProcessor.from_pretrained(place)  # type: ignore[no-untyped-call]
+        module = transformers.AutoModel.from_pretrained(place, dtype=torch.float32, **NEVER)
+    processor = transformers.AutoImageProcessor.from_pretrained(place, **NEVER)  # type: ignore[no-untyped-call]
     # A model of images and texts needs both inputs; only its image half runs.
     run = getattr(module, "get_image_features", module)
     library = f"transformers {transformers.__version__}"

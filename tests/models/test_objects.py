@@ -189,7 +189,8 @@ def open_clip_parts():
 
     load_plugins()
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{CLIP}")
-    return model, preprocess, open_clip.get_tokenizer(f"local-dir:{CLIP}", **_tokenizer_options(CLIP))
+    text = open_clip.get_model_config(f"local-dir:{CLIP}")["text_cfg"]
+    return model, preprocess, open_clip.get_tokenizer(f"local-dir:{CLIP}", **_tokenizer_options(CLIP, text))
 
 
 def test_an_open_clip_model_gives_what_its_spec_gives() -> None:
