@@ -294,7 +294,7 @@ class Index(Reader):
         if len(layers) != 1:
             raise EvaluationError(f"{len(layers)} layers are named: an evaluation is of one layer")
         texts, key = plain_candidates(self._text_space(source, templates, keep=True), vocabulary)
-        prompts = templates or candidates.last_templates(self.store)
+        prompts = candidates.chosen_templates(self.store, templates)
 
         def embed(judge: EncoderInfo, words: Sequence[str]) -> torch.Tensor:
             return self._models.held_encoder(judge).embed_texts(list(words), template_texts(prompts))
@@ -372,7 +372,7 @@ class Index(Reader):
         return ComputeContext(device_name(self.device), derive=made, depends=partial(dependencies, self._models))
 
     def _text_space(self, source: EncoderInfo, templates: str | None, keep: bool) -> TextSpace:
-        prompts = templates or candidates.last_templates(self.store)
+        prompts = candidates.chosen_templates(self.store, templates)
         return TextSpace(self.store, source, prompts, partial(self._models.held_encoder, source), keep)
 
 

@@ -21,7 +21,7 @@ from csp_index.labelling.vocabularies import digest, text_lines
 from csp_index.labelling.vocabularies import load_vocabulary as load_vocabulary
 from csp_index.labelling.vocabularies import make_vocabulary as make_vocabulary
 from csp_index.models.encoders import LoadedEncoder
-from csp_index.models.prompt_templates import templates
+from csp_index.models.prompt_templates import as_stored, from_index, is_text, templates
 from csp_index.regular_files import read_bytes
 from csp_index.settings import MAX_IMAGE_BYTES
 from csp_index.store import schema
@@ -235,7 +235,8 @@ def texts_key(vocabulary: Vocabulary, template_set: str) -> str:
 
 def template_key(template_set: str) -> str:
     """Return the name of a template set in keys: its own or its file's, and a digest of the templates."""
-    return f"{Path(template_set).stem}@{digest(templates(template_set))}"
+    title = template_set.partition("\n")[0] if is_text(template_set) else Path(template_set).stem
+    return f"{title}@{digest(templates(template_set))}"
 
 
 def keep_vocabulary(store: Store, vocabulary: Vocabulary, template_set: str) -> None:
@@ -272,9 +273,12 @@ def last_vocabulary(store: Store) -> Vocabulary:
     return Vocabulary(key.rpartition("@")[0], tuple(rows["text"].to_pylist()))
 
 
-def last_templates(store: Store) -> str:
-    """Return the template set the index used last, or `csp` if it used none."""
-    return _last(store)[1]
+def chosen_templates(store: Store, given: str | None = None) -> str:
+    """Return the template set that a user gives, or else the one the index used last, or `csp` if it used none.
+
+    Raises SettingError if the index names a file, which is not opened.
+    """
+    return from_index(_last(store)[1]) if given is None else as_stored(given)
 
 
 def _last(store: Store) -> tuple[str, str]:

@@ -186,14 +186,14 @@ def test_unknown_template_sets_are_refused_and_nothing_is_written(built):
 
 
 def test_the_vocabulary_used_last_is_the_default(built):
-    assert candidates.last_templates(built.store) == "csp"
+    assert candidates.chosen_templates(built.store) == "csp"
     built.label("net/concepts/0", vocabulary=["red", "green"], templates="none")
     built.label("net/concepts/0", vocabulary=["blue"], templates="csp")
     assert candidates.last_vocabulary(built.store).texts == ("blue",)
-    assert candidates.last_templates(built.store) == "csp"
+    assert candidates.chosen_templates(built.store) == "csp"
     built.label("net/concepts/1", vocabulary=["red", "green"], templates="none")  # used again, newest again
     assert candidates.last_vocabulary(built.store).texts == ("red", "green")
-    assert candidates.last_templates(built.store) == "none"
+    assert candidates.chosen_templates(built.store) == "none"
 
 
 def test_text_arrays(tmp_path):

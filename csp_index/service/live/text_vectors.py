@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 
-from csp_index.errors import CspIndexError, LabelError
+from csp_index.errors import CspIndexError, LabelError, SettingError
 from csp_index.labelling.candidates import (
     CandidateTexts,
     TextSpace,
     Vocabulary,
-    last_templates,
+    chosen_templates,
     last_vocabulary,
     make_vocabulary,
     template_key,
@@ -36,10 +37,16 @@ class TextVectors:
     ) -> None:
         """Read from the store; `load` returns the encoder. `arrays` stand in for the index's vocabulary."""
         self._store, self._source, self._load, self._arrays = store, source, load, arrays
-        self._templates = last_templates(store)
         self._vocabulary = LRUCache(2)
         self._loose = LRUCache(_TEXTS)
         self._encoding = threading.Lock()  # tokenizers are not made for several threads
+
+    @cached_property
+    def _templates(self) -> str:
+        try:
+            return chosen_templates(self._store)
+        except SettingError as exc:
+            raise LabelError(str(exc)) from exc
 
     def vocabulary(self) -> CandidateTexts:
         """Return the vocabulary that was used last. Raises LabelError where the index holds no embeddings of one."""
