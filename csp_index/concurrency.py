@@ -88,12 +88,15 @@ class Writer:
 
 
 class Workers:
-    """A pool of up to `count` processes, each with a copy of `payload`; one starts when there is first work for it."""
+    """A pool of up to `count` processes, each with a copy of `payload`; one starts when there is first work for it.
 
-    def __init__(self, count: int, payload: bytes = b"") -> None:
+    They import modules from `folders`, too, after all other places.
+    """
+
+    def __init__(self, count: int, payload: bytes = b"", folders: tuple[str, ...] = ()) -> None:
         """Start nothing yet."""
         spawn = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(count, mp_context=spawn, initializer=_begin, initargs=(payload,))
+        self._pool = ProcessPoolExecutor(count, mp_context=spawn, initializer=_begin, initargs=(payload, folders))
 
     def submit(self, work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> Future[T]:
         """Run a function of an importable module in a process; arguments and result must be picklable."""
@@ -142,11 +145,12 @@ def worker_payload() -> bytes:
 _payload = b""
 
 
-def _begin(content: bytes) -> None:
+def _begin(content: bytes, folders: tuple[str, ...]) -> None:
     global _payload
     _payload = content
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # where a user's own module may be
+    if "" not in sys.path:
+        sys.path.extend(folder for folder in folders if folder not in sys.path)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

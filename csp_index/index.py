@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from csp_index.labelling.labels import label_neurons
 from csp_index.labelling.request import make_request
 from csp_index.labelling.search import embed_query, search_neurons, searched_layers
 from csp_index.models import objects
-from csp_index.models.index_models import GivenModel, Models, NetworkSource
+from csp_index.models.index_models import Models, NetworkSource
 from csp_index.models.prompt_templates import templates as template_texts
 from csp_index.models.weights import device_name
 from csp_index.query.card import neuron_card
@@ -60,13 +60,11 @@ class Index(Reader):
     Make one with `open_index`. Reading never waits; adding and labelling hold the index for writing while they last.
     """
 
-    def __init__(
-        self, uri: str | Path, *, device: str | None = None, models: Mapping[str, GivenModel] | None = None
-    ) -> None:
+    def __init__(self, uri: str | Path, **options: Unpack[keywords.OpenKeywords]) -> None:
         """Refer to the database at `uri`; it is opened, or created by the first method that adds, when needed."""
         super().__init__(uri)
-        self.device = settings.DEVICE.value(device)
-        self._models = Models(self.device, models)
+        self.device = settings.DEVICE.value(options.get("device"))
+        self._models = Models(self.device, options.get("models"), trust=options.get("trust", False))
         self._datasets = HeldDatasets()
 
     def close(self) -> None:
@@ -376,11 +374,12 @@ class Index(Reader):
         return TextSpace(self.store, source, prompts, partial(self._models.held_encoder, source), keep)
 
 
-def open_index(uri: str | Path, *, device: str | None = None, models: Mapping[str, GivenModel] | None = None) -> Index:
+def open_index(uri: str | Path, **options: Unpack[keywords.OpenKeywords]) -> Index:
     """Return the index at a directory or s3://bucket/db; a new one is created when something is first added to it.
 
     `models` are the objects, `Network(...)` or `Encoder(...)`, that an index made from objects needs to be extended, by
-    their names. `with open_index(...) as index` closes it in the end.
+    their names. `trust=True` lets models run code that only the index names, as `python:module:factory`: not for an
+    index from a stranger. `with open_index(...) as index` closes it in the end.
 
     >>> import tempfile
     >>> from csp_index import CandidateTexts
@@ -397,4 +396,4 @@ def open_index(uri: str | Path, *, device: str | None = None, models: Mapping[st
     >>> index.label("net/layer/2", vocabulary=texts, gamma=0.5, top=1)[0] == labels[2]  # read, not made again
     True
     """
-    return Index(uri, device=device, models=models)
+    return Index(uri, **options)

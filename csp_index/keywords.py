@@ -5,13 +5,22 @@ A test compares each class with the fields and the arguments that it repeats.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from csp_index.labelling.candidates import Candidates
+from csp_index.models.index_models import GivenModel
 from csp_index.proposers.grids import LayoutStyle
 from csp_index.records import Progress
+
+
+class OpenKeywords(TypedDict, total=False):
+    """What `csp_index.open_index` takes by keyword."""
+
+    device: str | None
+    models: Mapping[str, GivenModel] | None
+    trust: bool
 
 
 class ExampleKeywords(TypedDict, total=False):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.options import contrast_options, database, json_option
+from csp_index.cli.options import contrast_options, database, give_spec, json_option, trust_option
 from csp_index.cli.output import progress, say_json
 from csp_index.errors import CspIndexError
 
@@ -39,10 +39,13 @@ if TYPE_CHECKING:
 @click.option("--timeout", type=float, help="Seconds to wait for the answer to a request.")
 @click.option("--new-tokens", type=click.IntRange(1), help="Tokens per answer, at most.")
 @click.option("--again", is_flag=True, help="Ask again even if the index has the answers.")
-@click.option("--encoder", help="The encoder that finds contrastive images, if the index has several.")
+@click.option(
+    "--encoder", callback=give_spec, help="The encoder that finds contrastive images, if the index has several."
+)
 @click.option("--device", help="Where models run: auto, cpu, cuda, mps.")
+@trust_option
 @json_option
-def candidates(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> None:
+def candidates(db: str, layer: str, neurons: str, trust: bool, as_json: bool, **options: Any) -> None:
     """Ask models what neurons of a layer mean, and store their answers as candidate labels.
 
     The model sees the images that activate a neuron, and similar images that leave it silent. Stored answers are not
@@ -61,7 +64,7 @@ def candidates(db: str, layer: str, neurons: str, as_json: bool, **options: Any)
     requested = [(kind, value) for kind, value in given_kinds.items() if value]
     if not requested:
         raise click.UsageError("no source of candidates: give --vlm, --captioner or --neighbours")
-    index = open_index(db, device=options.pop("device"))
+    index = open_index(db, device=options.pop("device"), trust=trust)
     selection = parse_neurons(layer, neurons)
     errors: list[CspIndexError] = []
     for kind, value in requested:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from csp_index.cli.options import FILE, json_option
+from csp_index.cli.options import FILE, give_spec, json_option, trust_option
 from csp_index.cli.output import progress, say_json
 from csp_index.evaluation.metrics.table import HEADLINES
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 @click.option("--choose-on", help="The images' own split that chooses labels, instead of a drawn one.")
 @click.option("--judge-on", help="The images' own split that judges labels.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split and of all other random draws.")
-@click.option("--encoder", help="The encoder that labels, if the index has several.")
-@click.option("--judge", help="The encoder that judges; by default the one that labels.")
+@click.option("--encoder", callback=give_spec, help="The encoder that labels, if the index has several.")
+@click.option("--judge", callback=give_spec, help="The encoder that judges; by default the one that labels.")
 @click.option("--logit-scale", type=float, help="The encoder's multiplier of the cosine, if the index has none.")
 @click.option("--truth", type=FILE, help="Table neuron,label[,kind], or class names of output neurons, one per line.")
 @click.option("--concepts", multiple=True, help="Metadata column with an image's concepts, or all; repeatable.")
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 @click.option("--check-metrics", is_flag=True, help="Test the metrics themselves.")
 @click.option("--recompute", is_flag=True, help="Evaluate again even if the index has the values.")
 @click.option("--device", help="Where models and matrix products run: auto, cpu, cuda, mps.")
+@trust_option
 @json_option
 def evaluate(db: str | None, as_json: bool, check_metrics: bool, report: str | None, **options: Any) -> None:
     """Evaluate how faithful labels are: chosen on one part of the images, judged on another.
@@ -87,7 +88,7 @@ def evaluate(db: str | None, as_json: bool, check_metrics: bool, report: str | N
         if evaluation is not None:
             _say_summary(evaluation, rows)
     if db is not None and evaluation is not None and report is not None:
-        page = _write(db, evaluation, report, sanity, options["device"])
+        page = _write(db, evaluation, report, sanity, options)
         click.echo(f"report: {page}", err=as_json)
 
 
@@ -115,7 +116,8 @@ def _evaluate(db: str, options: dict[str, Any]) -> Evaluation:
         if vocabulary is not None:
             raise click.UsageError("--vocabulary and --text-embeddings both name the candidates: give one of them")
         vocabulary = read_text_arrays(arrays, texts)
-    call = {name: settings.pop(name) for name in ("layer", "neurons", "templates", "encoder", "recompute", "device")}
+    names = ("layer", "neurons", "templates", "encoder", "recompute", "device", "trust")
+    call = {name: settings.pop(name) for name in names}
     for name in ("truth", "hierarchy", "drawings"):
         settings[name] = None if settings[name] is None else Path(settings[name])
     settings["methods"] = parse_methods(settings["methods"])
@@ -123,7 +125,7 @@ def _evaluate(db: str, options: dict[str, Any]) -> Evaluation:
         raise click.UsageError("--concepts all means every column: give it alone")
     settings["concepts"] = () if "all" in settings["concepts"] else settings["concepts"] or None
     with progress() as tell:
-        return open_index(db, device=call["device"]).evaluate(
+        return open_index(db, device=call["device"], trust=call["trust"]).evaluate(
             parse_neurons(call["layer"], call["neurons"]),
             EvaluationOptions(**settings),
             vocabulary=vocabulary,
@@ -134,10 +136,10 @@ def _evaluate(db: str, options: dict[str, Any]) -> Evaluation:
         )
 
 
-def _write(db: str, evaluation: Evaluation, folder: str, sanity: SanityReport | None, device: str | None) -> Path:
+def _write(db: str, evaluation: Evaluation, folder: str, sanity: SanityReport | None, options: dict[str, Any]) -> Path:
     from csp_index.index import open_index
 
-    return open_index(db, device=device).report(evaluation, folder, sanity=sanity)
+    return open_index(db, device=options["device"], trust=options["trust"]).report(evaluation, folder, sanity=sanity)
 
 
 def _say_summary(evaluation: Evaluation, rows: list[dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.options import FILE, database, json_option
+from csp_index.cli.options import FILE, database, json_option, trust_option
 from csp_index.cli.output import progress, say_json, say_summary
 
 if TYPE_CHECKING:
@@ -50,8 +50,9 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", help="ray: on a cluster of machines.")
 @click.option("--ray-address", metavar="HOST:PORT", help="Ray cluster to join; by default one on this machine.")
 @_device
+@trust_option
 @json_option
-def index(db: str, source: str | None, as_json: bool, device: str | None, **options: Any) -> None:
+def index(db: str, source: str | None, as_json: bool, device: str | None, trust: bool, **options: Any) -> None:
     """Index the images of SOURCE: embeddings and activations, once.
 
     SOURCE is a folder of images, a parquet file, a datasets directory or tar shards. The same command resumes an
@@ -66,7 +67,7 @@ def index(db: str, source: str | None, as_json: bool, device: str | None, **opti
 
     networks = _networks(options)
     with progress() as report:
-        summary = open_index(db, device=device).add_images(
+        summary = open_index(db, device=device, trust=trust).add_images(
             source,
             encoders=options["encoders"],
             networks=networks,

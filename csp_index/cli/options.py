@@ -9,11 +9,23 @@ import click
 
 from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.errors import SettingError
+from csp_index.models.trust import give
 from csp_index.records import ExampleOptions
 
 FILE = click.Path(readable=False)  # the code that reads it reports what is wrong
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 database = click.argument("db", metavar="DB")
+trust_option = click.option(
+    "--trust",
+    is_flag=True,
+    help="Let models run code that the index names (python:MODULE:FACTORY); not for an index from a stranger.",
+)
+
+
+def give_spec(context: click.Context, parameter: click.Parameter, spec: str | None) -> str | None:
+    """Let the code of a model that the user names run, as a click callback."""
+    give(spec)
+    return spec
 
 
 def contrast_options(command: Callable[..., Any]) -> Callable[..., Any]:

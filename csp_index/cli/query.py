@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from csp_index.cli.options import FILE, contrast_options, database, json_option
+from csp_index.cli.options import FILE, contrast_options, database, give_spec, json_option, trust_option
 from csp_index.cli.output import progress, say_checks, say_json, say_labels
 from csp_index.labelling.methods import METHODS, RECOMMENDED, WITHOUT_SCALE, defaults_of
 
@@ -24,7 +24,7 @@ _VOCABULARY = click.option(
 _TEMPLATES = click.option(
     "--templates", help="Prompt templates: none, csp, openai or a text file; by default the last ones used."
 )
-_ENCODER = click.option("--encoder", help="The encoder to use, if the index holds several.")
+_ENCODER = click.option("--encoder", callback=give_spec, help="The encoder to use, if the index holds several.")
 
 
 def _method_list() -> str:
@@ -95,10 +95,11 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Candidates per neuron.")
 @_ENCODER
 @_DEVICE
+@trust_option
 @click.option("--recompute", is_flag=True, help="Compute the labels again even if the index holds them.")
 @click.option("--explain", is_flag=True, help="Explain on stderr how contrastive images are found, and why so.")
 @json_option
-def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> None:
+def label(db: str, layer: str, neurons: str, trust: bool, as_json: bool, **options: Any) -> None:
     """Label neurons of a layer, and store the labels.
 
     A label whose lead over its rivals is within the noise of the activating images is called uncertain.
@@ -121,7 +122,7 @@ def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> N
         if options["vocabulary"] is not None:
             raise click.UsageError("--vocabulary and --text-embeddings both name the candidates: give one of them")
         options["vocabulary"] = read_text_arrays(arrays, texts)
-    index, addresses = open_index(db, device=device), parse_neurons(layer, neurons)
+    index, addresses = open_index(db, device=device, trust=trust), parse_neurons(layer, neurons)
     if options.pop("check"):
         say_checks(index.check_candidates(addresses, **_checking(options)), as_json)
         return
@@ -154,8 +155,9 @@ def _checking(options: dict[str, Any]) -> dict[str, Any]:
 @_TEMPLATES
 @_ENCODER
 @click.option("--card", type=FILE, help="Draw the neuron's picture card into this PNG file.")
+@trust_option
 @json_option
-def show(db: str, neuron: str, card: str | None, as_json: bool, **options: Any) -> None:
+def show(db: str, neuron: str, card: str | None, trust: bool, as_json: bool, **options: Any) -> None:
     """Show one neuron: its label, rivals, statistics and example pairs.
 
     \b
@@ -164,7 +166,7 @@ def show(db: str, neuron: str, card: str | None, as_json: bool, **options: Any) 
     from csp_index.cli.formatting import say_neuron
     from csp_index.index import open_index
 
-    opened = open_index(db)
+    opened = open_index(db, trust=trust)
     view = opened.view(neuron, **options)
     if card:
         opened.card(view.label, card)
@@ -184,8 +186,9 @@ def show(db: str, neuron: str, card: str | None, as_json: bool, **options: Any) 
 @click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Neurons to print.")
 @_TEMPLATES
 @_ENCODER
+@trust_option
 @json_option
-def search(db: str, text: str | None, as_json: bool, **options: Any) -> None:
+def search(db: str, text: str | None, trust: bool, as_json: bool, **options: Any) -> None:
     """Find the neurons whose meaning is nearest to TEXT, or to a picture.
 
     \b
@@ -197,7 +200,7 @@ def search(db: str, text: str | None, as_json: bool, **options: Any) -> None:
 
     if (text is None) == (options["image"] is None):
         raise click.UsageError("give a TEXT or --image, one of them")
-    neurons = open_index(db).search(text, **options)
+    neurons = open_index(db, trust=trust).search(text, **options)
     write_result(neurons, "json" if as_json else "table")
 
 

@@ -20,7 +20,7 @@ from itertools import islice
 import torch
 from PIL import Image
 
-from csp_index import settings
+from csp_index import code_folders, settings
 from csp_index.concurrency import Workers, worker_payload
 from csp_index.errors import ModelError, SettingError, SourceError, one_line
 from csp_index.images.containers import ContainerReader
@@ -143,7 +143,7 @@ class _Pools:
     def __init__(self, preprocess: Sequence[Preprocess], size: int, workers: int) -> None:
         self._in_threads, self._in_process = partial(_prepare_all, preprocess, size), partial(_work, size)
         self._threads = ThreadPoolExecutor(settings.DECODE_THREADS.value(), thread_name_prefix="csp-index-decode")
-        self._processes = Workers(workers, _packed(preprocess)) if workers else None
+        self._processes = Workers(workers, _packed(preprocess), code_folders.known()) if workers else None
         self._starting: list[Future[None]] = []
         if self._processes is not None:
             self._starting = [self._processes.submit(_get_ready) for _ in range(workers)]

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 
-from csp_index import settings
+from csp_index import code_folders, settings
 from csp_index.errors import ClusterError, CspIndexError, ModelError, SettingError, SourceError, one_line
 from csp_index.images.containers import ContainerReader
 from csp_index.images.decode import ImageFailure, ImageRef, fetch
@@ -182,7 +182,7 @@ class WorkerPool:
         if kind == "GPU":
             options["num_gpus"] = 1
         address = uri if "://" in uri else os.path.abspath(uri)
-        paths, size = [*sys.path, os.getcwd()], settings.THUMBNAIL_SIZE.value()
+        paths, size = [*sys.path, *code_folders.known()], settings.THUMBNAIL_SIZE.value()
         with _translated():
             actor_class = ray.remote(**options)(Worker)
             recipes = [recipe(part) for part in parts]

@@ -9,6 +9,8 @@ from csp_index.errors import ModelError, SettingError
 from csp_index.models import objects
 from csp_index.models.encoders import LoadedEncoder, load_encoder
 from csp_index.models.networks import LoadedNetwork, load_network
+from csp_index.models.sparse_autoencoders import split_spec
+from csp_index.models.trust import check_stored, give
 from csp_index.models.variant_generators import VariantGenerator, load_variants
 from csp_index.models.weights import OBJECT, lasting, objects_are_missing
 from csp_index.records import LayerKey
@@ -36,9 +38,12 @@ GivenModel = objects.Network | objects.Encoder  # a model that is an object of t
 class Models:
     """Loads encoders and networks onto one device; an encoder, and a network for one layer, is loaded once."""
 
-    def __init__(self, device: str, models: Mapping[str, GivenModel] | None = None) -> None:
-        """Load nothing yet; `models` are the caller's objects by their names in the index."""
-        self.device = device
+    def __init__(self, device: str, models: Mapping[str, GivenModel] | None = None, *, trust: bool = False) -> None:
+        """Load nothing yet; `models` are the caller's objects by their names in the index.
+
+        With `trust`, code that the index alone names is run; see `models.trust`.
+        """
+        self.device, self._trust = device, trust
         self._objects: dict[str, GivenModel] = {}
         self.clear()
         if models is not None and not isinstance(models, Mapping):
@@ -68,10 +73,14 @@ class Models:
         self._variants: dict[tuple[str, bool], VariantGenerator] = {}
 
     def encoder(self, spec: str | objects.Encoder) -> LoadedEncoder:
-        """Return the encoder of a spec, or of an object of the caller, which is remembered by its name."""
+        """Return the encoder of a spec that the user gives, or of an object, which is remembered by its name."""
         if isinstance(spec, objects.Encoder):
             self._remember(spec)
             return spec.ready(self.device)
+        give(spec)
+        return self._encoder(spec)
+
+    def _encoder(self, spec: str) -> LoadedEncoder:
         model = self._objects.get(spec)
         if model is not None:
             if not isinstance(model, objects.Encoder):
@@ -87,7 +96,8 @@ class Models:
             raise ModelError(
                 f"encoder {source.name} came as arrays and cannot read texts: give --text-embeddings and --texts"
             )
-        loaded = self.encoder(source.name)
+        check_stored(source.name, self._trust)
+        loaded = self._encoder(source.name)
         for name in ("weights", "preprocessing", "source"):
             if loaded.identity.get(name) != source.identity.get(name):
                 raise ModelError(
@@ -114,6 +124,7 @@ class Models:
             self._remember(source)
             return source.hooked(self.device)
         if isinstance(source, NetworkSource):
+            give(split_spec(source.spec)[0])
             spec, pool, weights, name = lasting(source.spec), source.pool, source.weights, source.name
             return load_network(spec, layers=source.layers, pool=pool, weights=weights, name=name, device=self.device)
         raise SettingError(
@@ -151,6 +162,7 @@ class Models:
             if not isinstance(model, objects.Network):
                 raise ModelError(f"{first.network} of the index is a network, the object given is {model!r}")
             return model.hooked(self.device, names, pool=first.pool, name=first.key.model)
+        check_stored(split_spec(first.network)[0], self._trust)
         return load_network(
             first.network,
             layers=names,

@@ -14,7 +14,9 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
+from csp_index import code_folders
 from csp_index.errors import CspIndexError, PluginError, one_line
+from csp_index.models.trust import SHIPPED
 
 GROUP = "csp_index.plugins"
 METHOD_GROUP = "csp_index.methods"
@@ -54,11 +56,15 @@ def _load(point: EntryPoint, what: str) -> object:
 
 
 def call_factory(address: str, error: type[CspIndexError]) -> object:
-    """Return what the function at ``package.module:factory`` returns; modules in the current folder are found too."""
+    """Return what the function at ``package.module:factory`` returns; modules in the current folder are found too.
+
+    The caller has checked that the user ordered it (`trust.check_stored`). For a factory of this package the current
+    folder is not searched: every index may name it.
+    """
     name, _, attribute = address.partition(":")
     if not name or not attribute:
         raise error(f"{address!r} does not name a factory: write python:package.module:function")
-    module = _import(name, error)
+    module = _import(name, error, with_folder=f"python:{address}" not in SHIPPED)
     factory = getattr(module, attribute, None)
     if not callable(factory):
         offered = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -71,9 +77,11 @@ def call_factory(address: str, error: type[CspIndexError]) -> object:
         raise error(f"the factory {address} failed: {type(exc).__name__}: {one_line(exc)}") from exc
 
 
-def _import(name: str, error: type[CspIndexError]) -> ModuleType:
+def _import(name: str, error: type[CspIndexError], *, with_folder: bool) -> ModuleType:
     here = os.getcwd()
-    added = here not in sys.path and "" not in sys.path
+    if with_folder:
+        code_folders.add(here)
+    added = with_folder and here not in sys.path and "" not in sys.path
     if added:  # a command's search path lacks the current folder, where a user's own module usually is
         sys.path.insert(0, here)
     try:

@@ -67,7 +67,7 @@ class Engine:
 
             texts = None if self._config.texts is None else read_text_arrays(*self._config.texts)
             with one_thread():
-                self._models = LiveModels(self._snapshot, self._config.held_bytes, texts)
+                self._models = LiveModels(self._snapshot, self._config, texts)
         except Exception as exc:  # whatever it is, it must reach the threads that wait
             self._failure = exc
         finally:

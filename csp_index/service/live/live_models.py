@@ -27,6 +27,7 @@ from csp_index.models.index_models import Models, by_network
 from csp_index.models.networks import LoadedNetwork
 from csp_index.ordering import leaders_of
 from csp_index.records import LayerKey, NeuronKey
+from csp_index.service.config import ServiceSettings
 from csp_index.service.documents.neuron_shapes import LiveLabel
 from csp_index.service.live.queries import Concepts, Excited, LabelQuery
 from csp_index.service.live.relabel import Relabeller
@@ -46,13 +47,13 @@ class LiveModels:
     Errors: NotFoundError for a layer, neuron or image that does not exist.
     """
 
-    def __init__(self, snapshot: Snapshot, held_bytes: int, texts: CandidateTexts | None = None) -> None:
-        """Cache `held_bytes` of what later requests may need; `texts` stand in for the index's vocabulary.
+    def __init__(self, snapshot: Snapshot, config: ServiceSettings, texts: CandidateTexts | None = None) -> None:
+        """Cache as much as `config` allows; `texts` stand in for the index's vocabulary.
 
         What every request needs is read here, so that none waits for it and no two read it at once.
         """
         self._snapshot, self._store, self._source = snapshot, snapshot.store, snapshot.encoder
-        self._models = Models(settings.DEVICE.value())
+        self._models, held_bytes = Models(settings.DEVICE.value(), trust=config.trust), config.held_bytes
         self._loading = threading.Lock()
         self._running = threading.Lock()  # hooks are not made for several threads
         self._encoder_or_error: LoadedEncoder | ModelError | None = None
