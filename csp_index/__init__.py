@@ -24,6 +24,7 @@ from csp_index.errors import (
     QueryError,
     SettingError,
     SourceError,
+    StoppedError,
     StoreError,
 )
 
@@ -84,6 +85,7 @@ __all__ = [
     "SettingError",
     "SourceError",
     "SqlResult",
+    "StoppedError",
     "StoreError",
     "Variant",
     "VariantGenerator",

@@ -14,11 +14,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import ModuleType, TracebackType
 from typing import ParamSpec, TypeVar
+
+from csp_index.errors import StoppedError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -85,6 +87,35 @@ class Writer:
             self.check()
             if pressed is not None:
                 raise pressed
+
+
+class Stop:
+    """A request to end work, made by any thread; the work asks for it between its steps."""
+
+    def __init__(self) -> None:
+        """Let the work go on."""
+        self._reason: str | None = None
+
+    def set(self, reason: str) -> None:
+        """Let the work end at its next check; the first reason stays."""
+        if self._reason is None:
+            self._reason = reason
+
+    def check(self) -> None:
+        """Raise StoppedError with the reason if the work is to end."""
+        if self._reason is not None:
+            raise StoppedError(self._reason)
+
+
+def go_on() -> None:
+    """Let work go on that nobody stops: the check of a caller who has none."""
+
+
+def checked(items: Iterable[T], check: Callable[[], None]) -> Iterator[T]:
+    """Yield the items, with a check before each."""
+    for item in items:
+        check()
+        yield item
 
 
 class Workers:

@@ -71,6 +71,10 @@ class BusyError(CspIndexError):
     """As much as may run at once is running; the same question may be answered later."""
 
 
+class StoppedError(CspIndexError):
+    """The work was ended before it was done: the client left, the time limit passed, or the service ends."""
+
+
 def one_line(exc: BaseException) -> str:
     """Return what another library's exception says, in one line of at most 300 characters."""
     text = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from csp_index.concurrency import go_on
 from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError
 from csp_index.records import DerivedKind, ExampleOptions
@@ -73,6 +74,7 @@ class ComputeContext:
     """The device, search plan and image makers of an answer, and where to report the reasons.
 
     `search` None leaves that to the measured cost; `plan` is what was decided, once it is.
+    `check` is called between steps and tiles, and raises an error to end the work.
     `derive` makes the contrastive images of derived kinds; `depends` returns what these depend on besides the options.
     """
 
@@ -84,6 +86,7 @@ class ComputeContext:
     derive: Mapping[DerivedKind, Derive] = field(default_factory=dict)
     depends: Callable[[ExampleOptions], Mapping[str, object]] | None = None
     run_id: str = ""  # of the run under way
+    check: Callable[[], None] = go_on
 
     def tell(self, message: str) -> None:
         """Pass a message to `explain`, if set."""

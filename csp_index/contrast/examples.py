@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from csp_index.concurrency import checked
 from csp_index.contrast.context import ComputeContext, DerivedRequest
 from csp_index.contrast.embeddings import Embeddings, all_embeddings
 from csp_index.contrast.exact_ranking import EXACT, FinalChoice, exact_cosines, nearest
@@ -84,7 +85,8 @@ def gather_examples(
     if not contrast:
         context.tell("contrastive images: none, the method does not use any")
         return examples
-    parts = [_MAKERS[kind](store, selection, examples, options, context) for kind in options.kinds]
+    kinds = checked(options.kinds, context.check)
+    parts = [_MAKERS[kind](store, selection, examples, options, context) for kind in kinds]
     if not options.reuse:
         parts = _distinct(parts)
     ids = torch.cat([part.ids for part in parts], 2)
@@ -158,7 +160,7 @@ def _falcon(
 ) -> _Partners:
     """Return the nearest of FALCON's ten images to each activating one, by the encoder; each may serve several."""
     context.tell("contrastive images: silent ones near the mean activating one in the layer's own space (falcon)")
-    ten = similar_silent(store, selection, examples.activating, examples.thresholds, examples.images)
+    ten = similar_silent(store, selection, examples.activating, examples.thresholds, examples.images, context.check)
     neuron, rank = (examples.activating >= 0).nonzero(as_tuple=True)
     vectors = all_embeddings(store, selection.source, examples.images)
     choice = FinalChoice(max(options.neighbours, KEPT), EXACT, options.near_duplicate, vectors.gather)
@@ -239,6 +241,7 @@ def _query(
         examples.images,
         options,
         device,
+        context.check,
         context.keep,
     )
 
@@ -315,7 +318,7 @@ def _random(
     values = torch.full((count, count_each), torch.nan)
     first = 0
     marks = catalog.covered(store, selection.target.what, examples.images)
-    for tile in streams.activation_tiles(store, selection.target, marks, selection.neurons):
+    for tile in checked(streams.activation_tiles(store, selection.target, marks, selection.neurons), context.check):
         images = torch.arange(first, first + tile.shape[1])
         barred = tile >= examples.thresholds[:, None]
         if selection.pool is not None:

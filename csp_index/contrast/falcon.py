@@ -8,11 +8,12 @@ arXiv 2307.10504. Reads the activations of the whole layer, whichever neurons ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 
+from csp_index.concurrency import go_on
 from csp_index.contrast.selection import Selection
 from csp_index.ordering import rank_keys, split_keys
 from csp_index.store import catalog, streams
@@ -43,9 +44,16 @@ class Ten:
 
 
 def similar_silent(
-    store: Store, selection: Selection, activating: torch.Tensor, thresholds: torch.Tensor, images: int
+    store: Store,
+    selection: Selection,
+    activating: torch.Tensor,
+    thresholds: torch.Tensor,
+    images: int,
+    check: Callable[[], None] = go_on,
 ) -> Ten:
     """Return the ten silent images nearest to the mean of the activating set [M, K] of each selected neuron.
+
+    `check` is called between the passes over the activations, and raises to end the work.
 
     An image is silent if its activation is below the neuron's threshold [M]. Ties go to the lower image id. A dead
     neuron has none.
@@ -54,8 +62,10 @@ def similar_silent(
     results = []
     for start in range(0, len(activating), size):
         pick = slice(start, start + size)
+        check()
         neurons = torch.from_numpy(selection.neurons[pick].copy())
         means = _means(store, selection, neurons, activating[pick], images)
+        check()
         results.append(_nearest(store, selection, neurons, means, thresholds[pick], images))
     return Ten(torch.cat([ten.ids for ten in results]), torch.cat([ten.activations for ten in results]))
 

@@ -6,13 +6,14 @@ By search: LanceDB's vector search, filtered by low activation. Both read only t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 
 import torch
 
 from csp_index import settings
+from csp_index.concurrency import go_on
 from csp_index.contrast.embeddings import Embeddings, cosines_of, give_back
 from csp_index.contrast.exact_ranking import (
     EXACT,
@@ -52,6 +53,7 @@ class NearestQuery:
     images: int
     options: ExampleOptions
     device: torch.device
+    check: Callable[[], None] = go_on  # called for every tile and block; raises to end the work
     keep: bool = False  # store neighbour lists for later questions; the caller has the write lock
 
     @property
@@ -140,6 +142,7 @@ def by_products(query: NearestQuery) -> NearestSilent:
         overlapping = len(picks) > 1 or not lists or bool(lists[0].missing.any())  # there is work to do meanwhile
         following = _Block(query.part(picks[0]), reader if overlapping else None)
         for place, pick in enumerate(picks):
+            query.check()
             block = following
             if place + 1 < len(picks):
                 following = _Block(query.part(picks[place + 1]), reader)
@@ -219,6 +222,7 @@ def _computed_lists(query: NearestQuery, union: torch.Tensor) -> tuple[Ranked, C
     anchors = query.vectors.of(union).to(query.device, dtype)
     lists = Ranked.empty(len(union), width)
     for first, tile in query.vectors.screen(query.device, dtype):
+        query.check()
         size = _rows_of_tile(tile)
         for start in range(0, len(union), size):
             pick = slice(start, start + size)
@@ -315,6 +319,7 @@ def _searched(block: _Block, leaders: Leaders, rows: torch.Tensor, width: int, d
     distinct, place = owners.unique(return_inverse=True)
     anchors = query.vectors.of(distinct).to(query.device, dtype)
     for first, tile in query.vectors.screen(query.device, dtype):
+        query.check()
         size = max(1, _rows_of_tile(tile) // 2)  # the similarities, and those under the mask
         for start in range(0, len(rows), size):
             pick = slice(start, start + size)
@@ -340,6 +345,7 @@ def by_search(query: NearestQuery) -> NearestSilent:
     """Return the nearest silent images by vector search, neuron by neuron."""
     parts = []
     for place in range(len(query.selection.neurons)):
+        query.check()
         part = query.part(slice(place, place + 1))
         activations = part.activations()
         leaders = part.no_leaders()
@@ -361,6 +367,7 @@ def _search_one(query: NearestQuery, leaders: Leaders, low: torch.Tensor) -> Non
     ranks = _take_found(query, leaders, ranks, low, where, limit)
     where, limit = f"{where} AND {_silent_filter(low)}", min(query.leader_count + 8, silent)
     while len(ranks):
+        query.check()
         left = _take_found(query, leaders, ranks, low, where, limit)
         ranks, limit = (left, min(4 * limit, silent)) if limit < silent else (left[:0], limit)
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from csp_index.concurrency import checked, go_on
 from csp_index.labelling.evidence import Evidence, pair_products
 from csp_index.labelling.scoring import ScoringMethod, Terms, method, score
 from csp_index.ordering import mix
@@ -27,6 +28,7 @@ from csp_index.records import ScoringOptions
 _BLOCK_BYTES, _MOST = 8 * 2**20, 4  # of the resamples in a block; neurons in a block at most
 _TOTALS_BYTES = 64 * 2**20
 _SUMS_BYTES = 32 * 2**20  # of a block, for methods whose vectors are sums
+_MANY_IMAGES = 1024  # of a neuron: measured for 9,120 and 64 dimensions, 0.85 s of a core by products, 0.09 s by sums
 _NOISE = 4e-6  # scores closer than this, relative to their size, are equal
 _INTERVAL = (0.025, 0.975)
 _WIDEN = 2.0  # factor of the changes in the share of first places
@@ -50,13 +52,18 @@ class Confidence:
 
 
 def bootstrap(
-    name: str, evidence: Evidence, options: ScoringOptions, scores: torch.Tensor, leaders: torch.Tensor
+    name: str,
+    evidence: Evidence,
+    options: ScoringOptions,
+    scores: torch.Tensor,
+    leaders: torch.Tensor,
+    check: Callable[[], None] = go_on,
 ) -> Confidence:
     """Return the confidence in the candidates `leaders` [M, L] (places, best first) given the run's `scores` [M, C].
 
     Draws `options.bootstrap` resamples per neuron, seeded by the neuron's number and `options.seed` alone. Candidates
     beyond the leaders count as never first. A leader whose score is -inf is not a candidate of the neuron: it is left
-    out, and its values are NaN.
+    out, and its values are NaN. `check` is called between blocks of neurons, and raises to end the work.
     """
     own = scores.gather(1, leaders)
     absent = own == -torch.inf
@@ -66,7 +73,7 @@ def bootstrap(
     row = method(name)
     base = _prepared(row, evidence, options)
     totals = _log_totals(evidence, row.softmax(options)) if _alone(row) else None
-    for pick in _blocks(row, evidence, options, leaders.shape[1]):
+    for pick in checked(_blocks(row, evidence, options, leaders.shape[1]), check):
         if row.terms is None:
             block_scores = _rescored(name, base, totals, options, leaders, pick)
         else:
@@ -194,7 +201,10 @@ def _reweighted(
     images = evidence.vectors[places.clamp(min=0)].double()
     texts = evidence.texts[leaders[pick]].double()
     scores = weights @ (images @ texts.mT)
-    lengths = ((weights @ (images @ images.mT)) * weights).sum(2)
+    if images.shape[1] > _MANY_IMAGES:  # so many products between images take more than the sums themselves
+        lengths = (weights @ images).square().sum(2)
+    else:
+        lengths = ((weights @ (images @ images.mT)) * weights).sum(2)
     if summands.constant is not None:
         constant = summands.constant.double()
         scores += (texts @ constant)[:, None]

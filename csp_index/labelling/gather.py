@@ -5,10 +5,12 @@ Functions of a store, each a pass over some of its vectors. Knows nothing about 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
+from csp_index.concurrency import checked, go_on
 from csp_index.contrast.embeddings import all_embeddings
 from csp_index.contrast.examples import Examples
 from csp_index.contrast.selection import Selection, pool_embeddings, pool_pairs
@@ -21,11 +23,16 @@ from csp_index.labelling.response import LeaderRanks, Response, ResponseSums
 from csp_index.ordering import leaders_of
 from csp_index.store.tables import Store
 
+Check = Callable[[], None]
+"""Called for every tile of a pass; raises to end the work."""
+
 _LEADERS = 24  # labels of each neuron for which the order of the images is computed
 _RANKED_AT_ONCE = 2048  # neurons; bounds the memory of that pass
 
 
-def read_evidence(store: Store, selection: Selection, examples: Examples, *, with_mean: bool) -> Evidence:
+def read_evidence(
+    store: Store, selection: Selection, examples: Examples, *, with_mean: bool, check: Check = go_on
+) -> Evidence:
     """Return the evidence of example sets, without candidates: the embeddings that they name.
 
     `with_mean` adds the mean embedding of the dataset, which takes a pass over it.
@@ -43,27 +50,29 @@ def read_evidence(store: Store, selection: Selection, examples: Examples, *, wit
         examples.activations,
         places(examples.contrastive),
         torch.zeros(0, selection.source.width),
-        _dataset_mean(store, selection, examples.images) if with_mean else None,
+        _dataset_mean(store, selection, examples.images, check) if with_mean else None,
         neurons=examples.neurons,
         similarities=examples.similarities,
         partners=examples.of_each_kind,
     )
 
 
-def _dataset_mean(store: Store, selection: Selection, images: int) -> torch.Tensor:
+def _dataset_mean(store: Store, selection: Selection, images: int, check: Check) -> torch.Tensor:
     """Return the mean embedding [D] of the images that the answer rests on."""
     mask = _pool_mask(selection, images)
     total = torch.zeros(selection.source.width, dtype=torch.float64)
-    for tile in pool_embeddings(store, selection.source, mask):
+    for tile in checked(pool_embeddings(store, selection.source, mask), check):
         total += tile.sum(0, dtype=torch.float64)
     return (total / int(mask.sum())).float()
 
 
-def dataset_share(store: Store, selection: Selection, images: int, texts: torch.Tensor, scale: float) -> torch.Tensor:
+def dataset_share(
+    store: Store, selection: Selection, images: int, texts: torch.Tensor, scale: float, check: Check = go_on
+) -> torch.Tensor:
     """Return the mean share of the texts [C, D] over the images the answer rests on, float64 [C]: see `Evidence`."""
     mask = _pool_mask(selection, images)
     share = torch.zeros(len(texts), dtype=torch.float64)
-    for tile in pool_embeddings(store, selection.source, mask):
+    for tile in checked(pool_embeddings(store, selection.source, mask), check):
         share += label_share(tile, texts, scale)
     return share / int(mask.sum())
 
@@ -75,6 +84,7 @@ def dataset_response(
     images: int,
     evidence: Evidence,
     own: Ownership | None = None,
+    check: Check = go_on,
 ) -> Response:
     """Return the response of the neurons to all images: one pass for all candidates, one for the leading ones."""
     scale = request.dataset_scale
@@ -82,7 +92,7 @@ def dataset_response(
         raise LabelError(f"method {request.method} looks at the response to all images, and names no scale for it")
     mask = _pool_mask(selection, images)
     sums = ResponseSums(evidence.activations, evidence.texts, scale)
-    for embeddings, activations in pool_pairs(store, selection, mask):
+    for embeddings, activations in checked(pool_pairs(store, selection, mask), check):
         sums.add(embeddings, activations)
     first = sums.finish()
     scores = scoring.score(request.method, replace(evidence, response=first), request.scoring).scores
@@ -93,7 +103,8 @@ def dataset_response(
     for start in range(0, len(leaders), _RANKED_AT_ONCE):
         pick = slice(start, start + _RANKED_AT_ONCE)
         ranks = LeaderRanks(sums, leaders[pick], pick)
-        for embeddings, activations in pool_pairs(store, replace(selection, neurons=selection.neurons[pick]), mask):
+        pairs = pool_pairs(store, replace(selection, neurons=selection.neurons[pick]), mask)
+        for embeddings, activations in checked(pairs, check):
             ranks.add(embeddings, activations)
         precision[pick] = precision[pick].scatter(1, leaders[pick], ranks.finish())
     return replace(first, precision=precision)

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import torch
 
+from csp_index.concurrency import go_on
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.embeddings import release
 from csp_index.contrast.examples import Examples, gather_examples
@@ -101,7 +102,7 @@ class NeuronScores:
             count = max(1, min(count, int(self.available.max())))
         return leaders_of(self.scored.scores, count)
 
-    def confidence(self, leaders: torch.Tensor) -> Confidence | None:
+    def confidence(self, leaders: torch.Tensor, check: Callable[[], None] = go_on) -> Confidence | None:
         """Return the confidence in the best candidates [M, L], or None where no resamples are requested.
 
         A neuron's only candidate always comes first, which says nothing: it has no rival to come before.
@@ -109,7 +110,7 @@ class NeuronScores:
         if self.request.scoring.bootstrap == 0:
             return None
         scores, options = self.scored.scores, self.request.scoring
-        result = bootstrap(self.request.method, self.evidence, options, scores, leaders)
+        result = bootstrap(self.request.method, self.evidence, options, scores, leaders, check)
         alone = self.available < 2
         share = result.share.masked_fill(alone[:, None], torch.nan)
         return replace(result, share=share, uncertain=result.uncertain | alone)
@@ -153,7 +154,10 @@ class Pipeline:
                     context=self.context,
                     activating=activating,
                 )
-            return ExampleEvidence(examples, read_evidence(self.store, selection, examples, with_mean=info.needs_mean))
+            return ExampleEvidence(
+                examples,
+                read_evidence(self.store, selection, examples, with_mean=info.needs_mean, check=self.context.check),
+            )
 
         return self._memory(selection).examples(_key(selection, request), make, lambda value: value.nbytes)
 
@@ -175,6 +179,7 @@ class Pipeline:
         if len(selection.neurons) > _MANY:
             release(self.store)  # the scores of many neurons need the memory, and the next call may be long in coming
         evidence = replace(evidence, response=self._response(selection, request, texts, evidence, examples.images))
+        self.context.check()
         scored = scoring.score(request.method, evidence, request.scoring)
         if texts.own is not None:
             scored = replace(scored, scores=texts.own.mask(scored.scores, examples.neurons))
@@ -199,7 +204,7 @@ class Pipeline:
             best,
             scores.states,
             scores.available.numpy(),
-            scores.confidence(best[:, :KEPT]),
+            scores.confidence(best[:, :KEPT], self.context.check),
             scores.scored.vectors,
         )
 
@@ -219,7 +224,7 @@ class Pipeline:
             return None
         key = "share", selection.source.name, texts.key, request.scoring.renormalise_text, images, scale
         return self._memory(selection).dataset(
-            key, lambda: dataset_share(self.store, selection, images, evidence.texts, scale)
+            key, lambda: dataset_share(self.store, selection, images, evidence.texts, scale, self.context.check)
         )
 
     def _response(
@@ -230,7 +235,7 @@ class Pipeline:
         formula = request.method, replace(request.scoring, bootstrap=0)
         return self._memory(selection).dataset(
             ("response", *_key(selection, request), texts.key, formula),
-            lambda: dataset_response(self.store, selection, request, images, evidence, texts.own),
+            lambda: dataset_response(self.store, selection, request, images, evidence, texts.own, self.context.check),
         )
 
     def _memory(self, selection: Selection) -> Memory:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from made_evidence import OPTIONS, RANKS, WIDTH, evidence, unit, with_absent
 
+from csp_index.errors import StoppedError
 from csp_index.labelling import confidence, scoring
 from csp_index.labelling.confidence import Confidence, bootstrap, draws
 from csp_index.labelling.evidence import Evidence, label_share
@@ -233,3 +234,24 @@ def test_one_candidate_has_no_rival():
     got, _ = judge("csp", evidence(), leaders=1)
     assert got.share.tolist() == [[1.0]] * 5
     assert not got.uncertain.any()
+
+
+@pytest.mark.parametrize("method", ["csp", "mean-centred", "semanticlens"])
+def test_many_images_and_few_give_the_same_confidence(method, monkeypatch):
+    found = with_absent(evidence(neighbours=2))
+    few, _ = judge(method, found)
+    monkeypatch.setattr(confidence, "_MANY_IMAGES", 0)
+    many, _ = judge(method, found)
+    for name in ("low", "high", "share"):
+        torch.testing.assert_close(getattr(many, name), getattr(few, name), equal_nan=True, rtol=1e-5, atol=1e-6)
+    assert torch.equal(many.uncertain, few.uncertain)
+
+
+def test_a_check_between_blocks_ends_the_resampling():
+    def end() -> None:
+        raise StoppedError("enough")
+
+    found = evidence()
+    scores = scoring.score("csp", found, ALONE).scores
+    with pytest.raises(StoppedError, match="enough"):
+        bootstrap("csp", found, ALONE, scores, scores.topk(LEADERS, dim=1).indices, end)

@@ -13,8 +13,9 @@ import pytest
 import torch
 from fakes import write_arrays
 
+from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.selection import Selection, draw_pool
-from csp_index.errors import BusyError
+from csp_index.errors import BusyError, StoppedError
 from csp_index.index import Index, open_index
 from csp_index.labelling.candidates import CandidateTexts, read_text_arrays
 from csp_index.labelling.pipeline import Pipeline
@@ -134,3 +135,43 @@ def test_one_pass_over_the_dataset_runs_at_a_time() -> None:
     thread.join()
     assert memory.dataset("another", lambda: 2) == 2
     assert memory.dataset("slow", lambda: 3) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "csp"},
+        {"method": "csp", "search": True},
+        {"method": "csp", "contrast": "random"},
+        {"method": "csp", "contrast": "falcon"},
+        {"method": "mean-centred"},
+        {"method": "consensus"},
+    ],
+)
+def test_work_ends_at_any_of_its_checks(arrays: tuple[Index, CandidateTexts], options: dict[str, Any]) -> None:
+    index, texts = arrays
+    given = {"logit_scale": 20.0} | options
+    search, method = given.pop("search", None), given.pop("method")
+    request = make_request(method, catalog.encoder(index.store), 5, given)
+
+    class Countdown:
+        def __init__(self, left: int) -> None:
+            self.left = left
+
+        def check(self) -> None:
+            self.left -= 1
+            if self.left < 0:
+                raise StoppedError("enough")
+
+    def label(checks: int) -> int:
+        countdown = Countdown(checks)
+        context = ComputeContext(search=search, check=countdown.check)
+        Pipeline(index.store, context).ranking(selection(index), request, texts)
+        return checks - countdown.left
+
+    most = label(10_000)
+    assert most >= 2
+    for checks in {0, 1, most // 2, most - 1}:
+        with pytest.raises(StoppedError, match="enough"):
+            label(checks)
+    assert label(most) == most

@@ -57,6 +57,7 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
     errors.SourceError: (400, "picture"),
     errors.ModelError: (400, "model"),
     errors.BusyError: (503, "busy"),
+    errors.StoppedError: (503, "stopped"),
 }
 _HTTP_TYPES = {400: "bad-request", 403: "forbidden", 404: "missing", 405: "method"}
 _STATEMENTS = 16  # most statements that wait for their turn
