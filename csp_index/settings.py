@@ -201,6 +201,21 @@ SERVE_WAITING = Count(
     "serve_waiting", 64, "Requests that `serve` works on or keeps waiting; further ones are refused with 503."
 )
 SERVE_TIMEOUT = Amount("serve_timeout", 30.0, "Seconds allowed for one request.")
+SERVE_GRACE = Amount(
+    "serve_grace",
+    5.0,
+    "Seconds that requests in progress have to finish once the service is told to end; the rest is stopped.",
+)
+SERVE_LABEL_COST = Count(
+    "serve_label_cost",
+    1_000_000_000,
+    "Cost of one live question, at most: neurons x images of each x (candidates + 50 x resamples).",
+)
+SERVE_CONNECTIONS = Count(
+    "serve_connections",
+    512,
+    "Open connections of `serve`, at most (and half of the open files allowed): beyond that, idle ones are closed.",
+)
 SERVE_ARRIVAL = Amount("serve_arrival", 20.0, "Seconds allowed for receiving a request.")
 SERVE_BODY_BYTES = Count(
     "serve_body_bytes", 2**20, "Largest body of a request, in bytes; pictures have their own limit."
@@ -261,7 +276,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "serve_threads",
         "serve_waiting",
         "serve_timeout",
+        "serve_grace",
+        "serve_label_cost",
         "serve_arrival",
+        "serve_connections",
         "serve_body_bytes",
         "serve_upload_bytes",
         "serve_upload_pixels",

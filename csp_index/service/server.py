@@ -9,11 +9,14 @@ import asyncio
 import json
 import logging
 import math
+import os
 import secrets
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from types import FrameType
 from typing import Any
 
 import h11
@@ -26,7 +29,11 @@ from csp_index.service.http.guard import SECURITY_HEADERS
 from csp_index.service.http.schemas import Fault
 
 _HEALTH_SECONDS = 60  # within which a process must answer a health check: loading models keeps it busy
+_SPARE = 32  # connections beyond the most, while none of them is idle
+_STUCK_SECONDS = 3  # beyond the grace: within these the steps of a computation end
 _KEEP_SECONDS = 15  # that a connection stays open for the next request
+_log = logging.getLogger("csp_index.service")
+
 BACKLOG = 256  # connections that wait to be accepted
 
 
@@ -65,6 +72,7 @@ def uvicorn_config(app: Any, settings: ServiceSettings, workers: int = 1) -> uvi
         factory=workers > 1,
         workers=workers,
         arrival=settings.arrival,
+        connections=min(settings.connections, _open_files() // 2),
         http=_Impatient,
         ws="none",
         log_config=None,
@@ -74,7 +82,7 @@ def uvicorn_config(app: Any, settings: ServiceSettings, workers: int = 1) -> uvi
         if workers == 1
         else 1,  # asyncio accepts this many connections at once, and leaves none to other processes
         timeout_keep_alive=_KEEP_SECONDS,
-        timeout_graceful_shutdown=math.ceil(settings.timeout) + 1,
+        timeout_graceful_shutdown=math.ceil(settings.grace),
         timeout_worker_healthcheck=_HEALTH_SECONDS,
     )
 
@@ -89,35 +97,69 @@ def log_to_stderr() -> None:
         logger.setLevel(level)
 
 
-class _Config(uvicorn.Config):
-    """The configuration, with the seconds within which a request must begin."""
+def _open_files() -> int:
+    """Return how many files this process may have open."""
+    if sys.platform == "win32":
+        return 2**31
+    import resource
 
-    def __init__(self, app: Any, *, arrival: float, **options: Any) -> None:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 2**31 if most == resource.RLIM_INFINITY else most
+
+
+class _Config(uvicorn.Config):
+    """The configuration, with the seconds within which a request must begin, and the most open connections."""
+
+    def __init__(self, app: Any, *, arrival: float, connections: int, **options: Any) -> None:
         super().__init__(app, **options)
-        self.arrival = arrival
+        self.arrival, self.connections = arrival, connections
+        self.idle: dict[_Impatient, None] = {}  # connections that wait for a request, the oldest first
 
 
 class _Server(uvicorn.Server):
-    """Calls a function when it has started."""
+    """Calls a function when it has started, and ends in bounded time, whatever its threads compute."""
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
-        self._report = started
+        self._report, self._ending = started, False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._report()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; what does not end by itself is cut off some seconds after the grace."""
+        super().handle_exit(sig, frame)
+        if not self._ending:
+            self._ending = True
+            timer = threading.Timer((self.config.timeout_graceful_shutdown or 0) + _STUCK_SECONDS, _cut_off)
+            timer.daemon = True
+            timer.start()
+
+
+def _cut_off() -> None:
+    # The interpreter would wait for threads that compute, and the supervisor of the service for the interpreter.
+    _log.error("the service ended before a computation reached its next step")
+    os._exit(0)
+
 
 class _Impatient(H11Protocol):
-    """Closes a connection whose request line and headers do not arrive within some seconds."""
+    """Closes a connection whose request line and headers do not arrive within some seconds.
+
+    Where too many are open, the one that has been idle longest makes room for a new one, so that probes are answered.
+    """
 
     config: _Config
     _waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._watch()
+        if len(self.connections) > self.config.connections and self.config.idle:
+            next(iter(self.config.idle))._abort()
+        if len(self.connections) > self.config.connections + _SPARE:
+            self._abort()
+        else:
+            self._watch()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -125,7 +167,22 @@ class _Impatient(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
+        self.config.idle.pop(self, None)
         super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            self.config.idle.setdefault(self)
+        else:
+            self.config.idle.pop(self, None)
+
+    def _abort(self) -> None:
+        self.config.idle.pop(self, None)
+        self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         """Answer that this is no HTTP, in the shape of all errors, and close."""
@@ -146,6 +203,7 @@ class _Impatient(H11Protocol):
         self.transport.close()
 
     def _watch(self) -> None:
+        self._note_idle()
         if self.conn.their_state is not h11.IDLE:
             self._stop()
         elif self._waiting is None:

@@ -68,7 +68,7 @@ def run(uri: str, settings: ServiceSettings, listener: socket.socket, started: C
 
 def _share(settings: ServiceSettings) -> ServiceSettings:
     """Return the settings of one process: its part of what is limited over all of them."""
-    limits = ("waiting", "held_bytes", "sql_processes")
+    limits = ("waiting", "held_bytes", "sql_processes", "connections")
     return replace(settings, **{name: math.ceil(getattr(settings, name) / settings.workers) for name in limits})
 
 

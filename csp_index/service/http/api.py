@@ -17,6 +17,7 @@ from fastapi import APIRouter, Path, Query, UploadFile
 from fastapi.exceptions import RequestValidationError
 from PIL import Image
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 
 from csp_index import errors
@@ -41,6 +42,7 @@ from csp_index.service.documents.shapes import (
 )
 from csp_index.service.http import schemas
 from csp_index.service.http.access_log import METRICS_TYPE, Journal
+from csp_index.service.http.client import stop_of
 from csp_index.service.http.schemas import Fault
 from csp_index.service.live.engine import Engine
 from csp_index.service.snapshot import Snapshot
@@ -227,10 +229,10 @@ def _add_images(router: APIRouter, service: Service) -> None:
 
 def _add_questions(router: APIRouter, service: Service) -> None:
     @router.post("/api/v1/label", response_model=LabelDocument, responses=_POST, tags=["questions"])
-    def label(body: schemas.LabelBody) -> Response:
+    def label(body: schemas.LabelBody, request: Request) -> Response:
         """Labels of neurons by a method and its options, from stored vectors, without storing anything."""
         started = time.perf_counter()
-        results = service.engine.models().relabel(body.query())
+        results = service.engine.models().relabel(body.query(), stop_of(request.scope).check)
         return answer({"results": results, "seconds": time.perf_counter() - started})
 
     @router.post("/api/v1/sql", response_model=SqlDocument, responses=_POST, tags=["questions"])

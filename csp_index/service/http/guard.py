@@ -10,16 +10,18 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from csp_index.concurrency import Stop
 from csp_index.service.config import ServiceSettings
 from csp_index.service.http.access_log import Journal, Visit
 from csp_index.service.http.auth import OPEN_PATHS, Token, fault_of_address, first, is_foreign
+from csp_index.service.http.client import STOP, Client, stop_of
 from csp_index.service.http.schemas import Fault
 
 log = logging.getLogger("csp_index.service")
@@ -43,6 +45,7 @@ SECURITY_HEADERS = {
 
 _ALWAYS = ("/healthz", "/readyz")  # answered even when the service is busy
 _PATIENCE = 4  # times the limit: a body up to this size is read to its end, though refused
+_CLIENT_LEFT = 499  # in the log alone: nobody received a status
 _FRAMING = 64 * 1024  # bytes that a form adds to a picture
 
 Answer = Callable[[Scope, Fault], Response]
@@ -70,7 +73,12 @@ class Guard:
         client = scope["client"][0] if scope.get("client") else "-"
         visit = Visit(secrets.token_hex(8), scope["method"], scope["path"], client)
         # HEAD is GET without the body; the server's own scope stays unchanged
-        scope = {**scope, "method": "GET" if scope["method"] == "HEAD" else scope["method"], REQUEST_ID: visit.id}
+        scope = {
+            **scope,
+            "method": "GET" if scope["method"] == "HEAD" else scope["method"],
+            REQUEST_ID: visit.id,
+            STOP: Stop(),
+        }
         reply = _Reply(send, visit)
         self._journal.in_flight.inc()
         try:
@@ -85,7 +93,7 @@ class Guard:
         fault = self._refusal(scope)
         if fault is None:
             body = await self._body(scope, receive)
-            fault = body if isinstance(body, Fault) else await self._worked(scope, _replay(body, receive), reply, until)
+            fault = body if isinstance(body, Fault) else await self._worked(scope, Client(body, receive), reply, until)
         if fault is not None and not reply.started:
             await self._answer(scope, fault)(scope, receive, reply)
         reply.closed = True
@@ -129,24 +137,30 @@ class Guard:
             self._receiving -= 1
         return Fault(413, "too-large", f"the body is larger than {most:,} bytes", close=True) if body is None else body
 
-    async def _worked(self, scope: Scope, receive: Receive, reply: _Reply, until: float) -> Fault | None:
+    async def _worked(self, scope: Scope, client: Client, reply: _Reply, until: float) -> Fault | None:
         """Let the application answer; return a fault if it fails or takes too long.
 
-        A computation in a thread cannot be stopped: it counts among the requests in progress until it ends, and its
-        response is dropped.
+        Where the client leaves, the time limit passes or the service ends, the work is told to stop. It ends at its
+        next step, counts among the requests in progress until then, and its response is dropped.
         """
-        task = asyncio.ensure_future(self._app(scope, receive, reply))
+        task, stop = asyncio.ensure_future(self._app(scope, client.receive, reply)), stop_of(scope)
         self._working.add(task)
         task.add_done_callback(self._working.discard)
         try:
-            await asyncio.wait({task}, timeout=max(0.0, until - time.perf_counter()))
-        except asyncio.CancelledError:
-            task.cancel()
-            raise
+            await client.wait(task, max(0.0, until - time.perf_counter()))
+        except asyncio.CancelledError:  # the grace of a service that ends has passed
+            fault: Fault | None = Fault(503, "stopped", "the service ends", "ask again once it runs", close=True)
+        else:
+            fault = Fault(504, "timeout", f"the answer took longer than {self._settings.timeout:g} s", close=True)
+            if client.has_left:
+                fault = None
+                reply.drop()
+        client.let_go()
         if not task.done():
+            stop.set("the client left" if fault is None else fault.message)
             task.cancel()
             task.add_done_callback(_forget)
-            return Fault(504, "timeout", f"the answer took longer than {self._settings.timeout:g} s", close=True)
+            return fault
         failure = task.exception()
         if failure is None:
             return None
@@ -160,6 +174,10 @@ class _Reply:
     def __init__(self, send: Send, visit: Visit) -> None:
         self._send, self._visit = send, visit
         self.started = self.closed = False
+
+    def drop(self) -> None:
+        """Record that nobody waits for the response any longer."""
+        self._visit.status = self._visit.status or _CLIENT_LEFT
 
     async def __call__(self, message: Message) -> None:
         if self.closed:
@@ -191,20 +209,6 @@ async def _whole(receive: Receive, most: int) -> bytes | None:
             chunks.append(message.get("body", b""))
         more = message.get("more_body", False)
     return b"".join(chunks) if size <= most else None
-
-
-def _replay(body: bytes, receive: Receive) -> Callable[[], Awaitable[Message]]:
-    """Return a `receive` that returns the whole body first, then further messages."""
-    sent = False
-
-    async def replay() -> Message:
-        nonlocal sent
-        if sent:
-            return await receive()
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
 
 
 def _forget(task: asyncio.Task[None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from csp_index import settings
-from csp_index.concurrency import one_thread
+from csp_index.concurrency import go_on, one_thread
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.embeddings import Embeddings, all_embeddings
 from csp_index.contrast.makers import makers
@@ -48,7 +48,7 @@ class LiveModels:
     """
 
     def __init__(self, snapshot: Snapshot, config: ServiceSettings, texts: CandidateTexts | None = None) -> None:
-        """Cache as much as `config` allows; `texts` stand in for the index's vocabulary.
+        """Cache and compute as much as `config` allows; `texts` stand in for the index's vocabulary.
 
         What every request needs is read here, so that none waits for it and no two read it at once.
         """
@@ -60,7 +60,7 @@ class LiveModels:
         self._loaded_networks: list[LoadedNetwork] | None = None
         self._concepts, self._activations = LRUCache(held_bytes // 4), LRUCache(held_bytes // 16)
         context = ComputeContext(derive=makers(self._store, self._models))
-        self._relabeller = Relabeller(snapshot, context, held_bytes // 8)
+        self._relabeller = Relabeller(snapshot, context, held_bytes // 8, config.label_cost)
         self._texts = TextVectors(self._store, self._source, self._encoder, texts)
         self._read_ahead()
 
@@ -137,10 +137,10 @@ class LiveModels:
         return list(zip(ids.tolist(), values.tolist(), strict=True))
 
     @one_thread()
-    def relabel(self, query: LabelQuery) -> list[LiveLabel]:
+    def relabel(self, query: LabelQuery, check: Callable[[], None] = go_on) -> list[LiveLabel]:
         """Return a result for each neuron of a query, in its order: what `Index.label` returns for the same options.
 
-        Errors: as `Relabeller.answer`.
+        `check` is called between steps, and raises to end the work. Errors: as `Relabeller.answer`.
         """
         layers = {neuron.layer_key: self._snapshot.info_of(neuron) for neuron in query.neurons}
         run_settings = self._settings_of(query.run)
@@ -149,7 +149,7 @@ class LiveModels:
             texts = self._texts.own(query.candidates)
         else:
             texts = self._texts.of_run(candidates) if run_settings else self._texts.vocabulary()
-        results = self._relabeller.answer(query, layers, texts, run_settings)
+        results = self._relabeller.answer(query, layers, texts, run_settings, check)
         if query.candidates is None and " + " in candidates:
             for result in results:
                 notes = result["note"], "without the candidates that models named"

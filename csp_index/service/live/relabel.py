@@ -15,10 +15,13 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from csp_index.concurrency import go_on
 from csp_index.contrast.context import ComputeContext
+from csp_index.contrast.embeddings import give_back
 from csp_index.contrast.selection import Selection
-from csp_index.errors import BusyError, LabelError, SettingError
+from csp_index.errors import BusyError, LabelError, SettingError, StoppedError
 from csp_index.labelling.candidates import CandidateTexts
+from csp_index.labelling.cost import check_cost
 from csp_index.labelling.label_rule import read_rule
 from csp_index.labelling.label_values import labels_of
 from csp_index.labelling.pipeline import Pipeline
@@ -76,8 +79,9 @@ class LiveMemory:
 class Relabeller:
     """Answers label queries from a store at a fixed version; many threads may use it."""
 
-    def __init__(self, snapshot: Snapshot, context: ComputeContext, held_bytes: int) -> None:
-        """Compute by `context`; remember `held_bytes` of example sets."""
+    def __init__(self, snapshot: Snapshot, context: ComputeContext, held_bytes: int, most_cost: int) -> None:
+        """Compute by `context`; remember `held_bytes` of example sets; refuse what costs more than `most_cost`."""
+        self._most_cost = most_cost
         self._source, self._preferred = snapshot.encoder, read_rule(snapshot.store).preferred
         self._pipeline = Pipeline(snapshot.store, context, LiveMemory(held_bytes), partial(stored_sets, snapshot))
 
@@ -87,19 +91,38 @@ class Relabeller:
         layers: Mapping[LayerKey, LayerInfo],
         texts: CandidateTexts,
         run_settings: Mapping[str, Any],
+        check: Callable[[], None] = go_on,
     ) -> list[LiveLabel]:
         """Return a result for each neuron, in the order of the query; `layers` has theirs.
 
         `run_settings` are those of the query's run, empty without one: they fill in what the query leaves open.
 
-        Errors: as `Index.label`, and BusyError while another query goes over the whole dataset.
+        Errors: as `Index.label`; SettingError, before anything is computed, for what costs too much; BusyError while
+        another query goes over the whole dataset; those of `check`, which is called between steps.
         """
         request = self._request(query, run_settings)
+        check_cost(request, len(set(query.neurons)), len(texts.texts), self._most_cost)
+        try:
+            return self._answer(query, layers, texts, request, check)
+        except StoppedError as exc:
+            message = str(exc)
+        give_back()  # no frame holds what was computed any longer
+        raise StoppedError(message)
+
+    def _answer(
+        self,
+        query: LabelQuery,
+        layers: Mapping[LayerKey, LayerInfo],
+        texts: CandidateTexts,
+        request: LabelRequest,
+        check: Callable[[], None],
+    ) -> list[LiveLabel]:
+        pipeline = replace(self._pipeline, context=replace(self._pipeline.context, check=check))
         results: dict[NeuronKey, LiveLabel] = {}
         for key in dict.fromkeys(neuron.layer_key for neuron in query.neurons):
             numbers = sorted({neuron.neuron for neuron in query.neurons if neuron.layer_key == key})
             results |= self._label(
-                Selection(self._source, layers[key], np.array(numbers, dtype=np.int64)), request, texts
+                pipeline, Selection(self._source, layers[key], np.array(numbers, dtype=np.int64)), request, texts
             )
         return [results[neuron] for neuron in dict.fromkeys(query.neurons)]
 
@@ -117,9 +140,11 @@ class Relabeller:
             raise LabelError("contrast synthetic needs an image generator: ask for it by `csp-index label`")
         return request
 
-    def _label(self, selection: Selection, request: LabelRequest, texts: CandidateTexts) -> dict[NeuronKey, LiveLabel]:
-        ranking = self._pipeline.ranking(selection, request, texts)
-        labels = labels_of(ranking, self._pipeline.summary(ranking))
+    def _label(
+        self, pipeline: Pipeline, selection: Selection, request: LabelRequest, texts: CandidateTexts
+    ) -> dict[NeuronKey, LiveLabel]:
+        ranking = pipeline.ranking(selection, request, texts)
+        labels = labels_of(ranking, pipeline.summary(ranking))
         thresholds = ranking.examples.thresholds.tolist()
         return {label.neuron: _result(label, at) for label, at in zip(labels, thresholds, strict=True)}
 

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse
 
-from csp_index.errors import SettingError
+from csp_index.errors import SettingError, StoppedError
 from csp_index.service.config import ServiceSettings, read_token
 from csp_index.service.http.access_log import Journal
 from csp_index.service.http.auth import Token, local_path
+from csp_index.service.http.client import stop_of
 from csp_index.service.http.guard import REQUEST_ID, SECURITY_HEADERS, Guard
 
 TOKEN = "a token of some length"
@@ -324,3 +325,81 @@ def test_a_token_file_is_read(tmp_path):
 @pytest.mark.parametrize("given", ["//evil.com", "https://evil.com", "/\\evil", "x", "", "/a\r\nb: c", "/\u00e9"])
 def test_signing_in_goes_on_to_an_address_of_this_service(given):
     assert local_path(given) == "/"
+
+
+async def worked(guard: Any, leave: asyncio.Event) -> list[dict[str, Any]]:
+    """What a client receives that leaves once the event is set."""
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": [(b"host", b"localhost")]}
+    sent: list[dict[str, Any]] = []
+
+    async def receive():
+        await leave.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    await guard(scope | {"client": ("10.0.0.7", 5), "scheme": "http"}, receive, send)
+    return sent
+
+
+def test_the_work_of_a_client_who_leaves_is_stopped(caplog):
+    stops, late = [], []
+
+    async def work(scope, receive, send):
+        assert (await receive())["type"] == "http.request"
+        stops.append(stop_of(scope))
+        leave.set()
+        assert (await receive())["type"] == "http.disconnect"
+        late.append(True)
+        await echo(scope, receive, send)
+
+    async def scene():
+        return await asyncio.wait_for(worked(guarded(work), leave), 10)
+
+    leave = asyncio.Event()
+    with caplog.at_level(logging.INFO, "csp_index.service.requests"):
+        assert asyncio.run(scene()) == []
+    with pytest.raises(StoppedError, match="the client left"):
+        stops[0].check()
+    assert json.loads(caplog.records[-1].getMessage())["status"] == 499
+
+
+def test_the_time_limit_stops_the_work():
+    stops = []
+
+    async def slow(scope, receive, send):
+        stops.append(stop_of(scope))
+        await asyncio.sleep(60)
+
+    reply = ask(guarded(slow, timeout=0.05))
+    assert reply.status == 504
+    with pytest.raises(StoppedError, match=r"the answer took longer than 0\.05 s"):
+        stops[0].check()
+
+
+def test_a_service_that_ends_stops_the_work_and_says_so():
+    stops = []
+
+    async def slow(scope, receive, send):
+        stops.append(stop_of(scope))
+        await asyncio.sleep(60)
+
+    async def scene():
+        asking = asyncio.ensure_future(asked(guarded(slow)))
+        await asyncio.sleep(0.01)
+        asking.cancel()
+        return await asking
+
+    reply = asyncio.run(scene())
+    assert (reply.status, reply.error["type"], reply.headers["connection"]) == (503, "stopped", "close")
+    with pytest.raises(StoppedError, match="the service ends"):
+        stops[0].check()
+
+
+def test_work_without_an_end_requested_goes_on():
+    async def work(scope, receive, send):
+        stop_of(scope).check()
+        await echo(scope, receive, send)
+
+    assert ask(guarded(work)).status == 200

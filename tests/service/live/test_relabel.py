@@ -236,7 +236,7 @@ def test_example_sets_are_dropped_when_they_are_too_many(index: Index, monkeypat
 
     def watched(self: Relabeller, *args: Any) -> None:
         started(self, *args)
-        sizes.append(args[-1])
+        sizes.append(args[2])
 
     started = Relabeller.__init__
     monkeypatch.setattr(Relabeller, "__init__", watched)
