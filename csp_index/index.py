@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index import keywords, settings
+from csp_index import keywords, originals, settings
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.makers import dependencies, makers
 from csp_index.contrast.selection import Selection
@@ -65,6 +65,7 @@ class Index(Reader):
         super().__init__(uri)
         self.device = settings.DEVICE.value(options.get("device"))
         self._models = Models(self.device, options.get("models"), trust=options.get("trust", False))
+        originals.allow(uri, options.get("image_roots", ()))
         self._datasets = HeldDatasets()
 
     def close(self) -> None:

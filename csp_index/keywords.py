@@ -21,6 +21,7 @@ class OpenKeywords(TypedDict, total=False):
     device: str | None
     models: Mapping[str, GivenModel] | None
     trust: bool
+    image_roots: Sequence[str | Path]
 
 
 class ExampleKeywords(TypedDict, total=False):

@@ -126,6 +126,12 @@ DECODE_WORKERS = CountOrAuto(
     "auto",
     "Processes that decode instead of threads: a number, 0 for none, or auto (by the size of the task).",
 )
+IMAGE_ROOTS = Text(
+    "image_roots",
+    "",
+    "Places whose images may be opened because an index names them, as for --images, parted as in PATH.",
+)
+STATE = Text("state", "", "Folder where csp_index remembers, per user, the images' places; by default the platform's.")
 MAX_IMAGE_BYTES = Count(
     "max_image_bytes",
     256 * 2**20,
@@ -252,6 +258,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "max_text_bytes",
         "max_metadata_bytes",
         "ray_actors",
+        "image_roots",
+        "state",
     ),
     "Models and memory": ("device", "tile_bytes", "held_bytes"),
     "Contrast": ("similarity_floor", "perturbation_edits", "variant_strength", "variant_steps"),

@@ -35,6 +35,14 @@ class Said:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what csp_index remembers for its user apart from what it remembers for the user who tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CSP_INDEX_STATE", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     """Run `csp-index` with arguments, in this process."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.options import contrast_options, database, give_spec, json_option, trust_option
+from csp_index.cli.options import contrast_options, database, give_spec, images_option, json_option, trust_option
 from csp_index.cli.output import progress, say_json
 from csp_index.errors import CspIndexError
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     "--encoder", callback=give_spec, help="The encoder that finds contrastive images, if the index has several."
 )
 @click.option("--device", help="Where models run: auto, cpu, cuda, mps.")
+@images_option
 @trust_option
 @json_option
 def candidates(db: str, layer: str, neurons: str, trust: bool, as_json: bool, **options: Any) -> None:
@@ -64,7 +65,7 @@ def candidates(db: str, layer: str, neurons: str, trust: bool, as_json: bool, **
     requested = [(kind, value) for kind, value in given_kinds.items() if value]
     if not requested:
         raise click.UsageError("no source of candidates: give --vlm, --captioner or --neighbours")
-    index = open_index(db, device=options.pop("device"), trust=trust)
+    index = open_index(db, device=options.pop("device"), trust=trust, image_roots=options.pop("image_roots"))
     selection = parse_neurons(layer, neurons)
     errors: list[CspIndexError] = []
     for kind, value in requested:
@@ -94,7 +95,7 @@ def _parts(summary: ProposeSummary) -> Iterator[str]:
     if summary.dead:
         yield f"{summary.dead:,} dead neurons left out"
     if summary.thumbnails:
-        yield f"{summary.thumbnails:,} pictures from thumbnails, because their files are missing or changed"
+        yield f"{summary.thumbnails:,} pictures are thumbnails: their files are missing, changed or outside --images"
     tokens = f"{summary.prompt_tokens:,} + {summary.completion_tokens:,} tokens"
     yield f"{summary.requests:,} requests, {tokens}, {summary.seconds:.1f} s"
 

@@ -12,13 +12,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from csp_index.cli.options import FILE, give_spec, json_option, trust_option
+from csp_index.cli.options import FILE, give_spec, images_option, json_option, trust_option
 from csp_index.cli.output import progress, say_json
 from csp_index.evaluation.metrics.table import HEADLINES
 
 if TYPE_CHECKING:
     from csp_index.evaluation.evaluation import Evaluation
     from csp_index.evaluation.metrics.sanity import SanityReport, SanityRow
+
+_OPENING = ("device", "trust", "image_roots")  # what opens the index
 
 
 @click.command()
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 @click.option("--check-metrics", is_flag=True, help="Test the metrics themselves.")
 @click.option("--recompute", is_flag=True, help="Evaluate again even if the index has the values.")
 @click.option("--device", help="Where models and matrix products run: auto, cpu, cuda, mps.")
+@images_option
 @trust_option
 @json_option
 def evaluate(db: str | None, as_json: bool, check_metrics: bool, report: str | None, **options: Any) -> None:
@@ -116,7 +119,8 @@ def _evaluate(db: str, options: dict[str, Any]) -> Evaluation:
         if vocabulary is not None:
             raise click.UsageError("--vocabulary and --text-embeddings both name the candidates: give one of them")
         vocabulary = read_text_arrays(arrays, texts)
-    names = ("layer", "neurons", "templates", "encoder", "recompute", "device", "trust")
+    opening = {name: settings.pop(name) for name in _OPENING}
+    names = ("layer", "neurons", "templates", "encoder", "recompute")
     call = {name: settings.pop(name) for name in names}
     for name in ("truth", "hierarchy", "drawings"):
         settings[name] = None if settings[name] is None else Path(settings[name])
@@ -125,7 +129,7 @@ def _evaluate(db: str, options: dict[str, Any]) -> Evaluation:
         raise click.UsageError("--concepts all means every column: give it alone")
     settings["concepts"] = () if "all" in settings["concepts"] else settings["concepts"] or None
     with progress() as tell:
-        return open_index(db, device=call["device"], trust=call["trust"]).evaluate(
+        return open_index(db, **opening).evaluate(
             parse_neurons(call["layer"], call["neurons"]),
             EvaluationOptions(**settings),
             vocabulary=vocabulary,
@@ -139,7 +143,7 @@ def _evaluate(db: str, options: dict[str, Any]) -> Evaluation:
 def _write(db: str, evaluation: Evaluation, folder: str, sanity: SanityReport | None, options: dict[str, Any]) -> Path:
     from csp_index.index import open_index
 
-    return open_index(db, device=options["device"], trust=options["trust"]).report(evaluation, folder, sanity=sanity)
+    return open_index(db, **{name: options[name] for name in _OPENING}).report(evaluation, folder, sanity=sanity)
 
 
 def _say_summary(evaluation: Evaluation, rows: list[dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.options import FILE, database, json_option, trust_option
+from csp_index.cli.options import FILE, database, images_option, json_option, trust_option
 from csp_index.cli.output import progress, say_json, say_summary
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", help="ray: on a cluster of machines.")
 @click.option("--ray-address", metavar="HOST:PORT", help="Ray cluster to join; by default one on this machine.")
 @_device
+@images_option
 @trust_option
 @json_option
 def index(db: str, source: str | None, as_json: bool, device: str | None, trust: bool, **options: Any) -> None:
@@ -67,7 +68,7 @@ def index(db: str, source: str | None, as_json: bool, device: str | None, trust:
 
     networks = _networks(options)
     with progress() as report:
-        summary = open_index(db, device=device, trust=trust).add_images(
+        summary = open_index(db, device=device, trust=trust, image_roots=options["image_roots"]).add_images(
             source,
             encoders=options["encoders"],
             networks=networks,

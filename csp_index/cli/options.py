@@ -21,6 +21,15 @@ trust_option = click.option(
     help="Let models run code that the index names (python:MODULE:FACTORY); not for an index from a stranger.",
 )
 
+images_option = click.option(
+    "--images",
+    "image_roots",
+    multiple=True,
+    type=FILE,
+    metavar="DIR",
+    help="Open original images below DIR, though their addresses come from the index; repeatable.",
+)
+
 
 def give_spec(context: click.Context, parameter: click.Parameter, spec: str | None) -> str | None:
     """Let the code of a model that the user names run, as a click callback."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from csp_index.cli.options import FILE, contrast_options, database, give_spec, json_option, trust_option
+from csp_index.cli.options import FILE, contrast_options, database, give_spec, images_option, json_option, trust_option
 from csp_index.cli.output import progress, say_checks, say_json, say_labels
 from csp_index.labelling.methods import METHODS, RECOMMENDED, WITHOUT_SCALE, defaults_of
 
@@ -95,11 +95,12 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Candidates per neuron.")
 @_ENCODER
 @_DEVICE
+@images_option
 @trust_option
 @click.option("--recompute", is_flag=True, help="Compute the labels again even if the index holds them.")
 @click.option("--explain", is_flag=True, help="Explain on stderr how contrastive images are found, and why so.")
 @json_option
-def label(db: str, layer: str, neurons: str, trust: bool, as_json: bool, **options: Any) -> None:
+def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> None:
     """Label neurons of a layer, and store the labels.
 
     A label whose lead over its rivals is within the noise of the activating images is called uncertain.
@@ -114,7 +115,8 @@ def label(db: str, layer: str, neurons: str, trust: bool, as_json: bool, **optio
     from csp_index.labelling.candidates import read_text_arrays
     from csp_index.store.addresses import parse_neurons
 
-    device, arrays, texts = options.pop("device"), options.pop("text_embeddings"), options.pop("texts")
+    opening = {name: options.pop(name) for name in ("device", "trust", "image_roots")}
+    arrays, texts = options.pop("text_embeddings"), options.pop("texts")
     options["explain"] = partial(click.echo, err=True) if options["explain"] else None
     if (arrays is None) != (texts is None):
         raise click.UsageError("--text-embeddings and --texts go together: give both or none")
@@ -122,7 +124,7 @@ def label(db: str, layer: str, neurons: str, trust: bool, as_json: bool, **optio
         if options["vocabulary"] is not None:
             raise click.UsageError("--vocabulary and --text-embeddings both name the candidates: give one of them")
         options["vocabulary"] = read_text_arrays(arrays, texts)
-    index, addresses = open_index(db, device=device, trust=trust), parse_neurons(layer, neurons)
+    index, addresses = open_index(db, **opening), parse_neurons(layer, neurons)
     if options.pop("check"):
         say_checks(index.check_candidates(addresses, **_checking(options)), as_json)
         return
@@ -155,9 +157,10 @@ def _checking(options: dict[str, Any]) -> dict[str, Any]:
 @_TEMPLATES
 @_ENCODER
 @click.option("--card", type=FILE, help="Draw the neuron's picture card into this PNG file.")
+@images_option
 @trust_option
 @json_option
-def show(db: str, neuron: str, card: str | None, trust: bool, as_json: bool, **options: Any) -> None:
+def show(db: str, neuron: str, card: str | None, as_json: bool, **options: Any) -> None:
     """Show one neuron: its label, rivals, statistics and example pairs.
 
     \b
@@ -166,7 +169,7 @@ def show(db: str, neuron: str, card: str | None, trust: bool, as_json: bool, **o
     from csp_index.cli.formatting import say_neuron
     from csp_index.index import open_index
 
-    opened = open_index(db, trust=trust)
+    opened = open_index(db, trust=options.pop("trust"), image_roots=options.pop("image_roots"))
     view = opened.view(neuron, **options)
     if card:
         opened.card(view.label, card)

@@ -27,11 +27,12 @@ from csp_index.contrast.context import DerivedRequest
 from csp_index.contrast.edits import STRENGTHS, Edit, as_stored, edited, encoded, reduced, usable_edits
 from csp_index.contrast.saliency import Box, driving_maps, footprint, region
 from csp_index.errors import SourceError
-from csp_index.images.decode import ImageFailure, read_images, same_file
+from csp_index.images.decode import ImageFailure, same_file
 from csp_index.images.loader import stacked
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.index_models import Models
 from csp_index.models.networks import LoadedNetwork
+from csp_index.originals import read_originals
 from csp_index.records import DerivedKind
 from csp_index.store import schema, streams
 from csp_index.store.derived_images import DerivedImage, append_derived, find_derived
@@ -182,7 +183,7 @@ def _opened(
     where = f"image_id IN ({','.join(map(str, ids))})"
     rows = store.read(schema.IMAGES, ["image_id", "uri", "sha256"], where).sort_by("image_id")
     ids, hashes = rows["image_id"].to_pylist(), rows["sha256"].to_pylist()
-    items = map(same_file, read_images(rows["uri"].to_pylist()), hashes)
+    items = map(same_file, read_originals(store, rows["uri"].to_pylist()), hashes)
     pictures: dict[int, Image.Image] = {}
     for image, item in zip(ids, items, strict=True):
         if isinstance(item, ImageFailure):

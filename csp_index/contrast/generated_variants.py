@@ -22,12 +22,13 @@ from PIL import Image
 from csp_index.contrast.context import DerivedRequest
 from csp_index.contrast.edits import stored
 from csp_index.errors import GeneratorError, ModelError, SettingError
-from csp_index.images.decode import ImageFailure, decode, read_images, same_file
+from csp_index.images.decode import ImageFailure, decode, same_file
 from csp_index.images.loader import stacked
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.index_models import Models
 from csp_index.models.networks import LoadedNetwork
 from csp_index.models.variant_generators import CAPTION, Original, Variant, VariantGenerator, make_variants
+from csp_index.originals import read_originals
 from csp_index.records import DerivedKind, ExampleOptions, Progress
 from csp_index.store import schema
 from csp_index.store.catalog import sql_text
@@ -235,7 +236,7 @@ class _VariantMaker:
             where = f"image_id IN ({','.join(map(str, some))})"
             table = self.store.read(schema.IMAGES, ["image_id", "uri", "sha256", "metadata"], where)
             messages = {row["image_id"]: row for row in table.to_pylist()}
-            read = read_images(messages[image]["uri"] for image in some)
+            read = read_originals(self.store, (messages[image]["uri"] for image in some))
             for image, result in zip(some, read, strict=True):
                 item = same_file(result, messages[image]["sha256"])
                 if isinstance(item, ImageFailure):

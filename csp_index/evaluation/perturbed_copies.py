@@ -16,11 +16,12 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter
 
 from csp_index.errors import SourceError
-from csp_index.images.decode import ImageFailure, read_images
+from csp_index.images.decode import ImageFailure
 from csp_index.labelling import scoring
 from csp_index.labelling.pipeline import NeuronScores
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.networks import LoadedNetwork
+from csp_index.originals import read_originals
 from csp_index.records import Progress
 from csp_index.store import schema
 from csp_index.store.tables import Store
@@ -73,7 +74,7 @@ def perturbed_copies(
     uris = store.read(schema.IMAGES, ["image_id", "uri"], where).sort_by("image_id")["uri"].to_pylist()
     vectors, values = [], []
     done = 0
-    for batch in _batches(uris, kind, ids.tolist(), encoder.batch_size):
+    for batch in _batches(store, uris, kind, ids.tolist(), encoder.batch_size):
         vectors.append(encoder.embed_images(torch.stack([encoder.preprocess(image) for image in batch])).cpu())
         values.append(pick(network.activations(torch.stack([network.preprocess(image) for image in batch]))))
         done += len(batch)
@@ -81,9 +82,11 @@ def perturbed_copies(
     return Copies(ids, torch.cat(vectors), torch.cat(values))
 
 
-def _batches(uris: Sequence[str], kind: Perturbation, ids: Sequence[int], size: int) -> Iterator[list[Image.Image]]:
+def _batches(
+    store: Store, uris: Sequence[str], kind: Perturbation, ids: Sequence[int], size: int
+) -> Iterator[list[Image.Image]]:
     def copies() -> Iterator[Image.Image]:
-        for number, item in zip(ids, read_images(uris), strict=True):
+        for number, item in zip(ids, read_originals(store, uris), strict=True):
             if isinstance(item, ImageFailure):
                 raise SourceError(
                     f"the image {item.uri} can no longer be read ({item.reason}): restore it, or leave perturbation out"

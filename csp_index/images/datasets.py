@@ -86,6 +86,13 @@ class DatasetImages:
         index = self._index_of.get(uri)
         return None if index is None else partial(self._read, index)
 
+    @cached_property
+    def folders(self) -> tuple[str, ...]:
+        """The folders of the files that the dataset names; none for images that only it has."""
+        files = [_files(base) for base in _bases(self._dataset)]
+        paths = [[os.path.abspath(path) for path, _ in some] for some in files if some]
+        return tuple(os.path.dirname(some[0]) if len(some) == 1 else os.path.commonpath(some) for some in paths)
+
     @property
     def _is_simple(self) -> bool:
         """Whether a URI is the name of the dataset and the image's number."""

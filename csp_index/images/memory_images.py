@@ -50,6 +50,12 @@ def find_image(uri: str) -> MemoryImage | SourceError | None:
     return None
 
 
+def is_in_memory(uri: str) -> bool:
+    """Return whether a holder has the image of a URI, so that no file is opened for it."""
+    holders = (known() for known in tuple(_holders))
+    return any(holder is not None and holder.find(uri) is not None for holder in holders)
+
+
 def read_image_of(read: Callable[[], MemoryImage]) -> MemoryImage | SourceError:
     """Return the image that the caller's code returns, or an error that says why there is none."""
     try:

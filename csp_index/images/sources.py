@@ -16,7 +16,7 @@ from typing import Any
 from csp_index.errors import SourceError, one_line
 from csp_index.images.containers import byte_columns, check_size, load_dataset, pick_image_column, rows_at_once
 from csp_index.images.datasets import DatasetImages, open_dataset
-from csp_index.images.decode import ImageRef, ImageSource, image_extensions
+from csp_index.images.decode import IN_MEMORY, ImageRef, ImageSource, image_extensions
 from csp_index.images.memory_images import register
 from csp_index.images.metadata import PathTable
 from csp_index.images.tar_shards import TarSource
@@ -95,6 +95,13 @@ class HeldDatasets:
     def clear(self) -> None:
         """Forget all datasets."""
         self._images.clear()
+
+
+def places_of(source: ImageSource | None) -> tuple[str, ...]:
+    """Return the folders and files that a source reads, none for images in memory."""
+    if isinstance(source, DatasetImages):
+        return source.folders
+    return () if source is None or source.name.startswith(IN_MEMORY) else (source.name,)
 
 
 def _open_file(path: Path, image_column: str | None) -> ImageSource:

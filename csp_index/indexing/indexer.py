@@ -26,6 +26,7 @@ from csp_index.images.datasets import ImageStream
 from csp_index.images.decode import ImageFailure, ImageRead, ImageRef, ImageSource, read_image
 from csp_index.images.loader import Prepared, decoded, workers_for
 from csp_index.images.memory_images import read_image_of
+from csp_index.images.sources import places_of
 from csp_index.indexing import commit
 from csp_index.indexing.batches import Batch, batches
 from csp_index.indexing.commit import IndexSummary
@@ -40,6 +41,7 @@ from csp_index.indexing.model_columns import (
 )
 from csp_index.models.encoders import LoadedEncoder, TwoTowers
 from csp_index.models.networks import LoadedNetwork
+from csp_index.originals import ImageRoots, coming_from
 from csp_index.records import Progress
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, LayerInfo, Shard
@@ -138,6 +140,7 @@ def add_images(
     workers = settings.DECODE_WORKERS.value(decode_workers)
     models = {e.spec: e.identity for e in encoders} | {n.name: n.identity for n in networks}
     with store.write_lock(), ExitStack() as ready:
+        ready.enter_context(coming_from(store, places_of(source)))
         for model in (*encoders, *networks):
             if isinstance(model, LoadedNetwork | TwoTowers):
                 ready.enter_context(model.in_use())
@@ -195,13 +198,13 @@ class Pass:
 
     def _fill(self, marks: Sequence[Shard], parts: Sequence[Part], have: dict[str, int]) -> None:
         hashes: deque[list[str]] = deque()  # images are read ahead of the models, and checked behind them
-        remaining = iter(marks)
+        remaining, roots = iter(marks), ImageRoots(self._state.store)
 
         def refs() -> Iterator[ImageRef]:
             for mark in marks:
                 rows = self._indexed(mark)
                 hashes.append(rows["sha256"])
-                yield from (ImageRef(uri) for uri in rows["uri"])
+                yield from (ImageRef(roots.checked(uri)) for uri in rows["uri"])
 
         def assign(prepared: Sequence[Prepared], failures: Sequence[ImageFailure]) -> Target:
             check_indexed(prepared, failures, hashes.popleft())

@@ -17,6 +17,7 @@ from csp_index.errors import ProposerError, SourceError
 from csp_index.images.containers import ContainerReader
 from csp_index.images.decode import ImageRead, decode, fetch, read_image, same_file
 from csp_index.lru_cache import LRUCache
+from csp_index.originals import ImageRoots
 from csp_index.store import derived_images, schema
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.connect import open_store
@@ -29,8 +30,8 @@ _LISTED = 5_000  # ids per condition
 class Pictures:
     """RGB pictures by image id, at most as large as the setting `picture_side`; to be closed by `close`.
 
-    A file that is missing, damaged, or changed since it was indexed is replaced by the stored thumbnail; `thumbnails`
-    counts these pictures. Derived images come from their own table.
+    A file that is missing, damaged, changed since it was indexed, or in no place that the user named is replaced by the
+    stored thumbnail; `thumbnails` counts these pictures. Derived images come from their own table.
     """
 
     def __init__(self, store: Store, source: EncoderInfo, ids: np.ndarray) -> None:
@@ -39,6 +40,7 @@ class Pictures:
         self._source = source
         self._side = settings.PICTURE_SIDE.value()
         self._files_of = _files(self._store, ids[~derived_images.is_derived(ids)])
+        self._roots = ImageRoots(self._store)
         self._cache = LRUCache(_CACHE_BYTES)  # by image id
         self._mutex = threading.Lock()  # for the tables and `thumbnails`
         self._files = ContainerReader()
@@ -71,7 +73,16 @@ class Pictures:
             self._cache.put(image_id, picture, _size(picture))
         return cached | fresh
 
+    def refusal(self, ids: Sequence[int]) -> str:
+        """Return why the files of images may not be opened, "" if they may."""
+        for image_id in ids:
+            if image_id in self._files_of and not self._roots.allow(uri := self._files_of[image_id][0]):
+                return str(self._roots.refusal(uri))
+        return ""
+
     def _original(self, uri: str, sha256: str | None) -> Image.Image | None:
+        if not self._roots.allow(uri):
+            return None
         read = same_file(read_image(uri, fetch(self._files, uri)), sha256)
         return self._reduced(read.image) if isinstance(read, ImageRead) else None
 

@@ -58,7 +58,7 @@ class Questions:
 
     @property
     def thumbnails(self) -> int:
-        """The number of pictures so far that are thumbnails, because the file is missing or changed."""
+        """The number of thumbnails so far, in place of files that are missing, changed, or not to be opened."""
         return 0 if self._pictures is None else self._pictures.thumbnails
 
     def unaskable(self) -> list[Answer]:
@@ -105,7 +105,7 @@ class Questions:
         pictures = self._pictures.of([*activating, *contrastive])
         readable = tuple(pictures[image_id] for image_id in activating if image_id in pictures)
         if not readable:
-            reason = (
+            reason = self._pictures.refusal(activating) or (
                 f"none of its {len(activating)} activating images can be read: check that the image files still exist"
             )
             return Answer(neuron, "failed", reason=reason)

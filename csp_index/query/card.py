@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from csp_index.images.decode import ImageRead, read_images, thumbnail
+from csp_index.images.decode import ImageRead, thumbnail
+from csp_index.originals import read_originals
 from csp_index.query.card_drawing import CardData, CardPair, draw_card
 from csp_index.records import Label
 from csp_index.store import catalog, schema
@@ -68,7 +69,7 @@ def _pictures(store: Store, ids: list[int]) -> dict[int, bytes]:
     made = derived_rows(store, (image for image in ids if is_derived(image)), ["picture"])
     pictures |= {image: row["picture"] for image, row in made.items() if isinstance(row["picture"], bytes)}
     without = [row for row in rows if not row["thumbnail"]]
-    for row, item in zip(without, read_images([row["uri"] for row in without]), strict=True):
+    for row, item in zip(without, read_originals(store, (row["uri"] for row in without)), strict=True):
         if isinstance(item, ImageRead):
             pictures[row["image_id"]] = thumbnail(item.image)
     return pictures

@@ -18,7 +18,7 @@ import tiny_vlms
 from namers import LAYER, Fails, Namer, build
 from vlm_server import Asked, Say, chat, serving
 
-from csp_index import Index, NetworkSource, open_index
+from csp_index import Index, NetworkSource, open_index, originals
 from csp_index.errors import NotFoundError
 from csp_index.proposers.answer_store import JOURNAL
 
@@ -31,6 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def index(made: Path, tmp_path: Path) -> Index:
     shutil.copytree(made / "db", tmp_path / "db")
+    originals.allow(tmp_path / "db", made / "images")
     return open_index(tmp_path / "db")
 
 

@@ -14,7 +14,7 @@ import torch
 from namers import DEAD, LAYER, NEURONS, Fails, Namer, build
 from PIL import Image
 
-from csp_index import CandidateTexts, Index, NetworkSource, NeuronKey, open_index
+from csp_index import CandidateTexts, Index, NetworkSource, NeuronKey, open_index, originals
 from csp_index.errors import ProposerError
 from csp_index.images.decode import decode, read_images
 from csp_index.labelling.candidate_mix import read_proposals
@@ -33,6 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def index(made: Path, tmp_path: Path) -> Index:
     shutil.copytree(made / "db", tmp_path / "db")
+    originals.allow(tmp_path / "db", made / "images")
     return open_index(tmp_path / "db")
 
 
@@ -281,6 +282,7 @@ def test_neurons_whose_pictures_cannot_be_had_are_failures(tmp_path):
     (tmp_path / "uris.txt").write_text("".join(f"{tmp_path}/gone{i}.png\n" for i in range(40)))
     index = open_index(tmp_path / "db")
     index.import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"], uris=str(tmp_path / "uris.txt"))
+    originals.allow(index.uri, tmp_path)
     (summary,) = index.propose("m/l", vlm=Namer())
     assert summary.answered == 0 and summary.failed == summary.asked > 0
     assert "activating images can be read" in summary.reason

@@ -50,7 +50,7 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 COMMANDS = (
     ["search", "db", "purple"],
-    ["search", "db", "--image", "images/000.png"],
+    ["search", "db", "--image", "images/b/img00000.png"],
     ["label", "db", "--layer", "net/concepts", "--neurons", "0", "--vocabulary", "words.txt"],
     ["label", "db", "--layer", "net/concepts", "--neurons", "0", "--contrast", "perturbation"],
     ["show", "db", "net/concepts/0", "--vocabulary", "words.txt"],

@@ -1,0 +1,42 @@
+"""Texts of an index as a terminal may show them: what would move the cursor or reorder the line is spelled out.
+
+Names, labels, notes, addresses and messages come from an index, which may come from a stranger.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+# C0, DEL and C1; line and paragraph separators; what changes the direction of writing; halves of surrogate pairs.
+_HIDDEN = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_VALUE = re.compile(f"[{_HIDDEN}]")
+_LINES = re.compile(f"(?![\n\t])[{_HIDDEN}]")
+
+
+def printable(value: object) -> str:
+    r"""Return a value of an index as text on one line.
+
+    >>> print(printable("red\x1b[2J\n"))
+    red\x1b[2J\n
+    """
+    return _VALUE.sub(_spelled, str(value))
+
+
+def printable_lines(text: str) -> str:
+    """Return lines of output, whose line ends and tabs stay."""
+    return _LINES.sub(_spelled, text)
+
+
+def printable_json(value: Any) -> str:
+    r"""Return a value as JSON on one line, readable, and with what a terminal would obey as \u escapes.
+
+    >>> printable_json({"text": "gr\u00fcn\x9b2J"})
+    '{"text": "grün\\u009b2J"}'
+    """
+    return _VALUE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _spelled(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")

@@ -1,0 +1,63 @@
+"""What an index from a stranger may not contain: tables that lie elsewhere, and names and numbers no csp_index wrote.
+
+A manifest of Lance may name other places for its data, to which reading sends requests signed with the reader's keys;
+a folder of the index may be a link. Opening a table reads its manifest alone, so it can be checked before that.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from csp_index.errors import StoreError
+from csp_index.store.locations import LocalLocation, Location
+
+MOST_DIMENSIONS: Final = 2**20  # of an encoder
+MOST_NEURONS: Final = 2**26  # of a layer
+_FOLDERS = ("", "_versions", "data", "_indices", "_deletions", "_transactions")
+
+
+def check_own(dataset: Any, name: str, location: Location) -> None:
+    """Refuse a table whose data lie outside the index. Raises StoreError; no request is sent."""
+    elsewhere = [str(base.path) for base in dataset.base_paths().values()]
+    if elsewhere:
+        raise StoreError(
+            f"table {name} of {location.uri} names data outside the index ({elsewhere[0]}), which is never read: "
+            "copy the whole index from its owner"
+        )
+
+
+def check_folders(name: str, location: Location) -> None:
+    """Refuse a table of a directory if a folder of it is a link. Raises StoreError."""
+    if not isinstance(location, LocalLocation):
+        return
+    for part in _FOLDERS:
+        folder = f"{location.address}/{name}.lance/{part}".rstrip("/")
+        if os.path.islink(folder):
+            raise StoreError(
+                f"table {name} of {location.uri} is a link to another place ({os.path.relpath(folder, location.root)}), "
+                "which is never followed: copy the whole index from its owner"
+            )
+
+
+def check_table(named: str, expected: str, owner: str) -> str:
+    """Return the name of the table of an encoder or a layer. Raises StoreError for another than the schema's."""
+    if named != expected:
+        raise StoreError(
+            f"{owner} names the table {named!r}, expected {expected!r}: the index is damaged, or was made by something "
+            "else than csp_index"
+        )
+    return named
+
+
+def check_size(value: object, most: int, owner: str, column: str) -> int:
+    """Return a stored number of dimensions or neurons. Raises StoreError for one that cannot be."""
+    if not isinstance(value, int) or not 1 <= value <= most:
+        raise StoreError(f"{owner} has {column} = {value}, expected 1 to {most:,}: the index is damaged")
+    return value
+
+
+def is_plain(path: Path) -> bool:
+    """Return whether nothing or a regular file is at a path: no link, pipe or device."""
+    return not os.path.lexists(path) or (path.is_file() and not path.is_symlink())
