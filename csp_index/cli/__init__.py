@@ -13,7 +13,7 @@ import click
 
 from csp_index import __version__
 from csp_index.cli import candidates, demo, evaluate, index, query, serve
-from csp_index.cli.output import plain_warnings
+from csp_index.cli.output import plain_warnings, say
 from csp_index.errors import CspIndexError, one_line
 
 
@@ -56,14 +56,14 @@ def main() -> None:
         exc.show()
         sys.exit(1)
     except CspIndexError as exc:
-        click.echo(f"Error: {' '.join(str(exc).split())}", err=True)
+        say(f"Error: {' '.join(str(exc).split())}", err=True)
         sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe is gone, as with `| head`
         sys.exit(0)
     except OSError as exc:  # what no module expected: a folder nobody may look into, a disk that is full
-        click.echo(f"Error: {one_line(exc)}{f': {exc.filename}' if exc.filename else ''}", err=True)
+        say(f"Error: {one_line(exc)}{f': {exc.filename}' if exc.filename else ''}", err=True)
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted: what is finished is kept; the same command goes on where this one stopped.", err=True)
+        say("Interrupted: what is finished is kept; the same command goes on where this one stopped.", err=True)
         sys.exit(1)

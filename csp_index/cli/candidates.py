@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from csp_index.cli.options import contrast_options, database, give_spec, images_option, json_option, trust_option
-from csp_index.cli.output import progress, say_json
+from csp_index.cli.output import progress, say, say_json
 from csp_index.errors import CspIndexError
 
 if TYPE_CHECKING:
@@ -76,13 +76,13 @@ def candidates(db: str, layer: str, neurons: str, trust: bool, as_json: bool, **
             errors.append(exc)
             if len(errors) == len(requested):
                 raise
-            click.echo(f"{kind}: {' '.join(str(exc).split())}", err=True)
+            say(f"{kind}: {' '.join(str(exc).split())}", err=True)
             continue
         for summary in summaries:
             if as_json:
                 say_json(asdict(summary))
             else:
-                click.echo("; ".join(_parts(summary)))
+                say("; ".join(_parts(summary)))
 
 
 def _parts(summary: ProposeSummary) -> Iterator[str]:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from csp_index.cli.options import FILE, give_spec, images_option, json_option, trust_option
-from csp_index.cli.output import progress, say_json
+from csp_index.cli.output import progress, say, say_json
 from csp_index.evaluation.metrics.table import HEADLINES
+from csp_index.printable import printable
 
 if TYPE_CHECKING:
     from csp_index.evaluation.evaluation import Evaluation
@@ -92,7 +93,7 @@ def evaluate(db: str | None, as_json: bool, check_metrics: bool, report: str | N
             _say_summary(evaluation, rows)
     if db is not None and evaluation is not None and report is not None:
         page = _write(db, evaluation, report, sanity, options)
-        click.echo(f"report: {page}", err=as_json)
+        say(f"report: {page}", err=as_json)
 
 
 def _as_json(sanity: SanityReport | None, evaluation: Evaluation | None, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -153,28 +154,27 @@ def _say_summary(evaluation: Evaluation, rows: list[dict[str, Any]]) -> None:
     split: Any = evaluation.settings["split"]
     methods: Any = evaluation.settings["methods"]
     same = " (the encoder that labeled)" if evaluation.settings["same_encoder"] else ""
-    click.echo(
+    say(
         f"{evaluation.settings['layer']}: labels chosen on {split['choosing']:,} images, "
         f"judged on {split['judging']:,} by {evaluation.settings['judge']}{same}; "
         f"detection by {evaluation.settings['detection']}"
     )
     cells = {(row["method"], row["metric"], row["kind"]): row for row in rows}
     for kind in kinds:
-        table = Table(
-            title="all neurons" if kind == "all" else escape(f"kind {kind or 'not said'}"), box=None, pad_edge=False
-        )
+        title = "all neurons" if kind == "all" else printable(f"kind {kind or 'not said'}")
+        table = Table(title=Text(title), box=None, pad_edge=False)
         table.add_column("method", no_wrap=True)
         columns = [_column(metric, [cells.get((method, metric, kind)) for method in methods]) for metric in metrics]
         for head, *_ in columns:
             table.add_column(head, no_wrap=True)
         for method, *texts in zip(methods, *(column[1:] for column in columns), strict=True):
-            table.add_row(escape(method), *texts)
+            table.add_row(Text(printable(method)), *texts)
         console = Console()
         # A row stays one line, as wide as it is: a folded interval could be read as the next row's.
         console.width = max(console.width, console.measure(table, options=console.options.update(width=10_000)).maximum)
         console.print(table)
     for family, why in evaluation.skipped.items():
-        click.echo(f"not evaluated: {family}: {why}")
+        say(f"not evaluated: {family}: {why}")
 
 
 def _column(metric: str, rows: Sequence[dict[str, Any] | None]) -> list[str]:
@@ -193,10 +193,10 @@ def _column(metric: str, rows: Sequence[dict[str, Any] | None]) -> list[str]:
 def _say_sanity(report: SanityReport) -> None:
     """Print which metrics pass their own test, and an example of each failure."""
     verdicts = report.verdicts()
-    click.echo("A sound metric falls when half of the right labels are missing, and when as many wrong ones are added.")
+    say("A sound metric falls when half of the right labels are missing, and when as many wrong ones are added.")
     for metric, passes in sorted(verdicts.items(), key=lambda item: not item[1]):
         example = "" if passes else "  e.g. " + _failure(report.failures(metric)[0])
-        click.echo(f"{'passes' if passes else 'FAILS '}  {metric}{example}")
+        say(f"{'passes' if passes else 'FAILS '}  {metric}{example}")
 
 
 def _failure(row: SanityRow) -> str:

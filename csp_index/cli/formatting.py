@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from csp_index.cli.output import say
 from csp_index.labelling.methods import RECOMMENDED
+from csp_index.printable import printable
 
 if TYPE_CHECKING:
     from csp_index.contrast.vector_index import EncoderOptimized, OptimizeSummary, Recall
@@ -22,19 +24,19 @@ _WIDE = 1_000  # columns: what goes into a file or a pipe has one row a line
 def say_neuron(view: NeuronView) -> None:
     """Print a neuron's label with its rivals, its statistics and its example pairs."""
     label, numbers = view.label, view.statistics
-    click.echo(f"{label.neuron}: {label.text or label.state}   ({label.method})")
+    say(f"{label.neuron}: {label.text or label.state}   ({label.method})")
     if label.note:
-        click.echo(f"  {label.note}")
+        say(f"  {label.note}")
     if label.doubt or label.confidence is not None:
-        click.echo(f"  {label.doubt or f'confidence {label.confidence:.2f}'}")
+        say(f"  {label.doubt or f'confidence {label.confidence:.2f}'}")
     for score in label.labels[1:]:
-        click.echo(f"  rival: {score.text} ({score.score:.3f})")
-    click.echo(
+        say(f"  rival: {score.text} ({score.score:.3f})")
+    say(
         f"  over {numbers['images']:,} images: mean {numbers['mean']:.4g}, std {numbers['std']:.4g}, "
         f"max {numbers['max']:.4g}, fires on {numbers['firing_rate']:.1%}"
     )
     if quality := view.contrast.summary():
-        click.echo(f"  {quality}")
+        say(f"  {quality}")
     if not view.pairs:
         return
     mixed = len({pair.kind for pair in view.pairs}) > 1
@@ -50,7 +52,8 @@ def say_neuron(view: NeuronView) -> None:
                 f"{pair.similarity:.3f}",
             ]
             silent += [pair.kind] if mixed else []
-        table.add_row(*(excited if pair.neighbour == 0 else ["", "", ""]), *silent)
+        cells = [*(excited if pair.neighbour == 0 else ["", "", ""]), *silent]
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     Console(soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE).print(table)
 
 
@@ -64,21 +67,21 @@ def _vector_index(index: dict[str, Any] | None) -> str:
 def say_optimized(summary: OptimizeSummary) -> None:
     """Print what `optimize` did: encoder by encoder, and the tables it changed."""
     for done in summary.encoders:
-        click.echo(f"encoder {done.encoder}: {_optimized(done)}")
+        say(f"encoder {done.encoder}: {_optimized(done)}")
         if done.recall is not None:
-            click.echo(f"  {_recall(done.recall)}")
+            say(f"  {_recall(done.recall)}")
             if done.recall.recall < _GOOD_RECALL:
-                click.echo(
+                say(
                     f"  recall below {_GOOD_RECALL}: raise CSP_INDEX_SEARCH_PROBES, or CSP_INDEX_SEARCH_REFINE for a "
                     "compressed kind; --kind none drops the index"
                 )
     for table in summary.tables:
         if table.fragments != table.fragments_before or table.freed:
-            click.echo(
+            say(
                 f"table {table.table}: {table.fragments_before:,} fragments -> {table.fragments:,}, "
                 f"{_size(table.bytes)}, {_size(table.freed)} freed"
             )
-    click.echo(f"{len(summary.tables)} tables in order ({summary.seconds:.1f} s)")
+    say(f"{len(summary.tables)} tables in order ({summary.seconds:.1f} s)")
 
 
 def _optimized(done: EncoderOptimized) -> str:
@@ -106,29 +109,29 @@ def _size(count: int) -> str:
 def say_status(status: dict[str, Any]) -> None:
     """Print what an index holds and its last runs."""
     failed = f", {status['failures']:,} unreadable" if status["failures"] else ""
-    click.echo(f"{status['index']}: {status['images']:,} images{failed}, {status['labels']:,} labels")
+    say(f"{status['index']}: {status['images']:,} images{failed}, {status['labels']:,} labels")
     if status["methods"]:
         preferred = status["preferred"]
         rule = f"by {preferred}, as preferred" if preferred else f"by {RECOMMENDED}, else the newest"
-        click.echo(f"labels by {', '.join(status['methods'])}; shown are those {rule}")
+        say(f"labels by {', '.join(status['methods'])}; shown are those {rule}")
     for encoder in status["encoders"]:
-        click.echo(
+        say(
             f"encoder {encoder['encoder']}: {encoder['width']} dimensions, {encoder['images']:,} images, "
             f"{_vector_index(encoder['vector_index'])}"
             + (f", {encoder['derived']:,} images made for neurons" if encoder["derived"] else "")
         )
     for layer in status["layers"]:
         state = "ready" if layer["ready"] else "not finished: run `csp-index index` again"
-        click.echo(
+        say(
             f"layer {layer['layer']}: {layer['neurons']:,} neurons ({layer['dead']} dead), pool {layer['pool']}, "
             f"{layer['images']:,} images, {state}"
         )
     for row in status["answers"]:
-        click.echo(
+        say(
             f"{row['kind']} {row['proposer']}: {row['answered']:,} answered, {row['unparsed']:,} unparsed, "
             f"{row['failed']:,} failed, {row['candidates']:,} candidates; {row['requests']:,} requests, "
             f"{row['prompt_tokens']:,} + {row['completion_tokens']:,} tokens"
         )
     for run in status["runs"][-5:]:
         message = f": {run['message']}" if run["message"] else ""
-        click.echo(f"run {run['run_id']} {run['command']} {run['state']}{message}")
+        say(f"run {run['run_id']} {run['command']} {run['state']}{message}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from csp_index.cli.options import FILE, database, images_option, json_option, trust_option
-from csp_index.cli.output import progress, say_json, say_summary
+from csp_index.cli.output import progress, say, say_json, say_summary
 
 if TYPE_CHECKING:
     from csp_index.models.index_models import NetworkSource
@@ -197,7 +197,7 @@ def layers(network: str, weights: str | None, as_json: bool) -> None:
             say_json({"layer": layer.name, "kind": layer.kind, "shape": list(layer.shape), "neurons": layer.neurons})
         else:
             shape = " x ".join(map(str, layer.shape))
-            click.echo(f"{layer.name}\t{layer.kind}\t{shape}\t{layer.neurons} neurons")
+            say(layer.name, layer.kind, shape, f"{layer.neurons} neurons")
 
 
 COMMANDS = (index, import_, layers, optimize)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -15,6 +14,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from csp_index.printable import printable, printable_json
+
 if TYPE_CHECKING:
     from csp_index.indexing.commit import IndexSummary
     from csp_index.labelling.candidate_check import CandidateChecks
@@ -24,12 +25,17 @@ if TYPE_CHECKING:
 _EVERY = 10.0  # seconds between plain lines
 
 
+def say(*cells: str, err: bool = False) -> None:
+    """Print one line, its cells parted by tabs; what an index puts into it cannot move the cursor or end the line."""
+    click.echo("\t".join(map(printable, cells)), err=err)
+
+
 class _Plain(logging.Handler):
     """Print a log record as one line on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            click.echo(f"{record.levelname.capitalize()}: {' '.join(record.getMessage().split())}", err=True)
+            say(f"{record.levelname.capitalize()}: {' '.join(record.getMessage().split())}", err=True)
         except Exception:  # as in every handler: a warning that cannot be printed must not end the run
             self.handleError(record)
 
@@ -64,17 +70,17 @@ def progress() -> Iterator[Report]:
     """Give a progress report: a bar on a terminal, a line now and then elsewhere; both on stderr."""
     if sys.stderr.isatty():
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}"),
+            TextColumn("{task.fields[speed]}", markup=False),
         )
         with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
             task = bar.add_task("images", total=None, speed="")
             pace = _Pace()
 
             def show(done: int, todo: int, what: str) -> None:
-                speed = pace.speed(done, what)
+                speed, what = pace.speed(done, what), printable(what)
                 bar.update(task, completed=done, total=todo, description=what, speed=f"{speed:,.0f} {what}/s")
 
             yield show
@@ -87,7 +93,7 @@ def progress() -> Iterator[Report]:
         if time.monotonic() - last >= _EVERY:
             last = time.monotonic()
             left = f", {speed:,.1f}/s, {(todo - done) / speed:,.0f} s left" if speed else ""
-            click.echo(f"{done:,} of {todo:,} {what}{left}", err=True)
+            say(f"{done:,} of {todo:,} {what}{left}", err=True)
 
     yield tell
 
@@ -98,20 +104,20 @@ def say_summary(summary: IndexSummary, as_json: bool) -> None:
         say_json(asdict(summary))
         return
     failed = f", {summary.failed:,} could not be read (see the table `failures`)" if summary.failed else ""
-    click.echo(f"{summary.added:,} images added{failed}; the index holds {summary.images:,} ({summary.seconds:.1f} s)")
+    say(f"{summary.added:,} images added{failed}; the index holds {summary.images:,} ({summary.seconds:.1f} s)")
     for layer in summary.layers:
-        click.echo(f"layer {layer} is ready: csp-index label DB --layer {layer}")
+        say(f"layer {layer} is ready: csp-index label DB --layer {layer}")
 
 
 def say_labels(labels: Iterable[Label], as_json: bool) -> None:
     """Print labels, one per line: JSON for machines, plain text for people."""
     for label in labels:
         if as_json:
-            click.echo(json.dumps(label.as_json(), ensure_ascii=False))
+            say_json(label.as_json())
             continue
         scores = "  ".join(f"{score.text} ({score.score:.3f})" for score in label.labels) or f"({label.state})"
         remarks = "; ".join(part for part in (label.note, label.doubt) if part)
-        click.echo(f"{label.neuron}\t{scores}" + (f"\t[{remarks}]" if remarks else ""))
+        say(str(label.neuron), scores, *([f"[{remarks}]"] if remarks else []))
 
 
 def say_checks(checks: CandidateChecks, as_json: bool) -> None:
@@ -120,17 +126,17 @@ def say_checks(checks: CandidateChecks, as_json: bool) -> None:
         if as_json:
             say_json(check.as_json())
         elif check.best is None or not check.candidates:
-            click.echo(f"{check.neuron}\t({check.state if check.best is None else 'no candidates of models'})")
+            say(str(check.neuron), f"({check.state if check.best is None else 'no candidates of models'})")
         else:
             named = ", ".join(f"{c.text} ({c.score:.3f}{', below' if c.below else ''})" for c in check.candidates)
             best = f"{check.best.text} ({check.best.score:.3f})"
-            click.echo(f"{check.neuron}\t{check.below} of {len(check.candidates)} below {best}\t{named}")
+            say(str(check.neuron), f"{check.below} of {len(check.candidates)} below {best}", named)
     total = checks.total()
     if as_json:
         say_json({"total": total})
         return
     kinds = "; ".join(f"{kind} {sums['below']:,} of {sums['candidates']:,}" for kind, sums in total["kinds"].items())
-    click.echo(
+    say(
         f"total: {checks.below:,} of {checks.candidates:,} candidates of {total['neurons']:,} neurons score below the "
         f"vocabulary's best ({kinds or 'none'}); of {checks.all_below:,} neurons all do"
     )
@@ -138,4 +144,4 @@ def say_checks(checks: CandidateChecks, as_json: bool) -> None:
 
 def say_json(value: Any) -> None:
     """Print one JSON value."""
-    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+    click.echo(printable_json(value))

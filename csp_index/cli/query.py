@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from csp_index.cli.options import FILE, contrast_options, database, give_spec, images_option, json_option, trust_option
-from csp_index.cli.output import progress, say_checks, say_json, say_labels
+from csp_index.cli.output import progress, say, say_checks, say_json, say_labels
 from csp_index.labelling.methods import METHODS, RECOMMENDED, WITHOUT_SCALE, defaults_of
 
 _METHODS = click.option(
@@ -40,7 +40,7 @@ def _say_method(method: str, by_default: bool) -> None:
         why = f", for {RECOMMENDED} needs the encoder's logit scale, which is unknown (--logit-scale)"
     elif by_default:
         why = ", the default (--method names another)"
-    click.echo(f"labeled by {method}{why}", err=True)
+    say(f"labeled by {method}{why}", err=True)
 
 
 _DEVICE = click.option("--device", help="Where the encoder and the products run: auto, cpu, cuda, mps.")
@@ -117,7 +117,7 @@ def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> N
 
     opening = {name: options.pop(name) for name in ("device", "trust", "image_roots")}
     arrays, texts = options.pop("text_embeddings"), options.pop("texts")
-    options["explain"] = partial(click.echo, err=True) if options["explain"] else None
+    options["explain"] = partial(say, err=True) if options["explain"] else None
     if (arrays is None) != (texts is None):
         raise click.UsageError("--text-embeddings and --texts go together: give both or none")
     if arrays is not None:
@@ -178,7 +178,7 @@ def show(db: str, neuron: str, card: str | None, as_json: bool, **options: Any) 
         return
     say_neuron(view)
     if card:
-        click.echo(f"card: {card}")
+        say(f"card: {card}")
 
 
 @click.command()
@@ -297,13 +297,11 @@ def prefer(db: str, method: str, as_json: bool) -> None:
     if as_json:
         say_json({"preferred": None if method == "none" else method, "neurons": count})
     elif method == "none":
-        click.echo(f"no method is preferred: labels by {RECOMMENDED} are shown, else the newest")
+        say(f"no method is preferred: labels by {RECOMMENDED} are shown, else the newest")
     elif count:
-        click.echo(
-            f"labels by {method} are shown from now on: {count:,} {'neuron has' if count == 1 else 'neurons have'} one"
-        )
+        say(f"labels by {method} are shown from now on: {count:,} {'neuron has' if count == 1 else 'neurons have'} one")
     else:
-        click.echo(f"labels by {method} are shown from now on, and there are none yet: csp-index label DB --layer ...")
+        say(f"labels by {method} are shown from now on, and there are none yet: csp-index label DB --layer ...")
 
 
 @click.command()

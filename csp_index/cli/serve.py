@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from csp_index.cli.options import FILE, database, json_option, trust_option
+from csp_index.cli.output import say
 
 
 @click.command()
@@ -41,7 +42,7 @@ def serve(db: str, as_json: bool, **options: Any) -> None:
     try:
         _serve(db, as_json, options)
     except KeyboardInterrupt:
-        click.echo("The service has ended.", err=True)
+        say("The service has ended.", err=True)
 
 
 def _serve(db: str, as_json: bool, options: dict[str, Any]) -> None:
@@ -74,11 +75,11 @@ def _serve(db: str, as_json: bool, options: dict[str, Any]) -> None:
         if settings.workers > 1:
             from csp_index.service import supervisor
 
-            supervisor.run(db, settings, listener, lambda: click.echo(message))
+            supervisor.run(db, settings, listener, lambda: say(message))
         else:
             from csp_index.service.app import make_app
 
-            run(make_app(db, settings), settings, listener, lambda: click.echo(message))
+            run(make_app(db, settings), settings, listener, lambda: say(message))
 
 
 COMMANDS = (serve,)

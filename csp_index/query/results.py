@@ -12,7 +12,6 @@ import datetime
 import decimal
 import html
 import io
-import json
 import math
 import re
 import sys
@@ -27,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from csp_index.errors import QueryError, one_line
+from csp_index.printable import printable, printable_json
 from csp_index.records import Label
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def _write_table(result: SqlResult, file: TextIO) -> None:
     numeric = [pa.types.is_integer(field.type) or pa.types.is_floating(field.type) for field in result.table.schema]
     view = Table()
     for name, right in zip(result.table.column_names, numeric, strict=True):
-        view.add_column(Text(name), justify="right" if right else "left", overflow="fold")
+        view.add_column(Text(printable(name)), justify="right" if right else "left", overflow="fold")
     for row in result.rows(SHOWN_ROWS):
         view.add_row(*(Text(_short(value)) for value in row.values()))
     # In a file or pipe a row stays one line, as wide as it is.
@@ -222,14 +222,14 @@ def _write_table(result: SqlResult, file: TextIO) -> None:
 
 def _write_csv(result: SqlResult, file: TextIO) -> None:
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(result.table.column_names)
-    for row in result.rows():
-        values = [_plain(value) for value in row.values()]
-        writer.writerow([json.dumps(v, ensure_ascii=False) if isinstance(v, list | dict) else v for v in values])
+    watched = file.isatty()  # a file has the texts as they are
+    for values in [result.table.column_names, *(row.values() for row in result.rows())]:
+        cells = [printable_json(v) if isinstance(v, list | dict) else v for v in map(_plain, values)]
+        writer.writerow([printable(cell) if watched and isinstance(cell, str) else cell for cell in cells])
 
 
 def _write_json(result: SqlResult, file: TextIO) -> None:
-    lines = (json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) for row in result.rows())
+    lines = (printable_json(_plain(row)) for row in result.rows())
     file.write("[" + ",\n".join(lines) + "]\n")
 
 
@@ -290,7 +290,7 @@ def _short(value: Any) -> str:
             return ", ".join(_short(item) for item in value[:4]) + f", … ({len(value)} values)"
         case list():
             return ", ".join(_short(item) for item in value)
-    text = re.sub(r"\s+", " ", str(_plain(value)))
+    text = printable(re.sub(r"\s+", " ", str(_plain(value))))
     return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
 
 

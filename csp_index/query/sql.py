@@ -160,8 +160,17 @@ def _add_view(connection: duckdb.DuckDBPyConnection, name: str, source: Any, def
         return
     if source is not None:
         connection.register(f"_{name}", _without_float16(source))
-    select = definition.format(f'"_{name}"')
-    connection.execute(f'CREATE VIEW "{name}" AS {select}')
+    select = definition.format(quoted(f"_{name}"))
+    connection.execute(f"CREATE VIEW {quoted(name)} AS {select}")
+
+
+def quoted(name: str) -> str:
+    """Return a name as a SQL identifier, whatever it contains.
+
+    >>> print(quoted('a"b'))
+    "a""b"
+    """
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _add_activations(
