@@ -25,6 +25,7 @@ from csp_index.store.tables import Store
 BUILT_IN = ("imagenet1k", "imagenet21k")
 
 _METADATA = "metadata:"
+_FORMULA = re.compile(r"^'(?=[=+\-@\t\r])")  # the apostrophe that `csp-index sql --format csv` puts before formulas
 _TABLE = re.compile(r"(?P<file>.+?\.(?:parquet|csv|tsv))(?::(?P<column>.+))?", re.IGNORECASE | re.DOTALL)
 
 
@@ -156,7 +157,7 @@ def _csv_rows(file: Path, column: str | None) -> tuple[list[str], list[list[str]
         if column not in names:
             return names, None
         place = names.index(column)
-        return names, [line[place : place + 1] for line in lines]
+        return names, [[_FORMULA.sub("", cell) for cell in line[place : place + 1]] for line in lines]
 
 
 def _parquet_rows(file: Path, column: str | None) -> tuple[list[str], list[list[str]] | None]:

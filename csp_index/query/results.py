@@ -51,6 +51,8 @@ _LABELS = pa.schema(
         ("note", pa.string()),
     ]
 )
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _CELL = 80  # characters of a cell in a table for reading
 
 
@@ -159,9 +161,10 @@ def write_result(result: SqlResult, format: ResultFormat, out: str | Path | None
     """Write `result` to the file `out`, or to standard output.
 
     `json` is one array with an object a row, `csv` has a header line; both write bytes as base64, lists as JSON, and
-    numbers that are not finite as null or nothing. `table` is for reading: long values and rows after the first 100
-    are cut. An INTERVAL is text in all of them, as CAST to VARCHAR writes it: 1 month 2 days 03:00:00.5; `parquet`
-    refuses one inside a list.
+    numbers that are not finite as null or nothing. In `csv` a text that begins with = + - or @ and is no number gets
+    an apostrophe in front: a spreadsheet would run it as a formula. `table` is for reading: long values and rows after
+    the first 100 are cut. An INTERVAL is text in all of them, as CAST to VARCHAR writes it: 1 month 2 days 03:00:00.5;
+    `parquet` refuses one inside a list.
     """
     if format == "parquet":
         _write_parquet(result, out)
@@ -224,8 +227,18 @@ def _write_csv(result: SqlResult, file: TextIO) -> None:
     writer = csv.writer(file, lineterminator="\n")
     watched = file.isatty()  # a file has the texts as they are
     for values in [result.table.column_names, *(row.values() for row in result.rows())]:
-        cells = [printable_json(v) if isinstance(v, list | dict) else v for v in map(_plain, values)]
+        cells = [_harmless(v) if isinstance(v, str) else _plain(v) for v in values]
+        cells = [printable_json(v) if isinstance(v, list | dict) else v for v in cells]
         writer.writerow([printable(cell) if watched and isinstance(cell, str) else cell for cell in cells])
+
+
+def _harmless(text: str) -> str:
+    """Return a text that a spreadsheet does not take for a formula: such a one gets an apostrophe in front.
+
+    >>> _harmless("=1+1"), _harmless("@x"), _harmless("red"), _harmless("-0.5")
+    ("'=1+1", "'@x", 'red', '-0.5')
+    """
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) and not _NUMBER.fullmatch(text) else text
 
 
 def _write_json(result: SqlResult, file: TextIO) -> None:

@@ -77,6 +77,11 @@ class Snapshot:
             raise NotFoundError(f"{self.name} holds no embeddings yet: run `csp-index index` again")
         return self.encoders[0]
 
+    def check_readable(self) -> None:
+        """Read a row of each table. Raises StoreError if the versions that this snapshot holds cannot be read."""
+        for name in self.versions:
+            next(self.store.scan(name, self.store.dataset(name).schema.names, batch_rows=1), None)
+
     def layers(self) -> list[LayerInfo]:
         """Return the layers, in the order they were added."""
         return list(self._layers.values())

@@ -14,6 +14,7 @@ import pytest
 from csp_index import NetworkSource, open_index
 from csp_index.errors import LabelError, NotFoundError
 from csp_index.labelling.vocabularies import load_vocabulary, metadata_vocabulary
+from csp_index.query.results import SqlResult, write_result
 
 STRANGE = ["a/b\\c", "naïve café ☕", "字" * 200, "'; DROP TABLE labels", 'say "hi", twice', "x:y", "100%", "{}"]
 
@@ -176,3 +177,10 @@ def test_labels_are_chosen_from_a_metadata_column_and_it_is_the_last_vocabulary(
     (first, *_) = (label for label in found if label.state == "labelled")
     assert {score.text for score in first.labels} == {"red fox", "blue jay", "owl"}
     assert indexed.label(str(first.neuron), "semanticlens", top=9)[0] == first
+
+
+def test_texts_come_back_from_a_csv_file_that_a_spreadsheet_may_open(tmp_path):
+    texts = ["-like", "=mc2", "red", "'red"]
+    result = SqlResult(pa.table({"n": range(4), "text": texts}))
+    write_result(result, "csv", tmp_path / "words.csv")
+    assert load_vocabulary(f"{tmp_path}/words.csv:text").texts == tuple(texts)

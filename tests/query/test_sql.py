@@ -351,6 +351,20 @@ def test_intervals_in_lists_are_refused_by_parquet(tmp_path: Path) -> None:
         write_result(run_sql({}, "SELECT [INTERVAL 1 DAY] AS l"), "parquet", tmp_path / "rows.parquet")
 
 
+def test_csv_holds_no_formula(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["=1+1", "+x", "-like", "@SUM(A1)", "\t=1", "-0.5", "+1e3", "red", "'red", "", "a=b"]
+    lists = [[text] for text in texts]
+    result = SqlResult(pa.table({"text": texts, "number": [-1.5] * len(texts), "list": lists}))
+    write_result(result, "csv")
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out, newline="")))
+    escaped = [f"'{text}" for text in texts[:5]] + texts[5:]
+    assert [row["text"] for row in rows] == escaped
+    assert {row["number"] for row in rows} == {"-1.5"}
+    assert rows[0]["list"] == '["=1+1"]'
+    write_result(result, "json")
+    assert [row["text"] for row in json.loads(capsys.readouterr().out)] == texts
+
+
 def test_csv_has_a_header_and_lists_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     write_result(_mixed(), "csv")
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))

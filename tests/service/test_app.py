@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from starlette.testclient import TestClient
 from csp_index import Index, open_index
 from csp_index.errors import BusyError, SettingError, StoreError
 from csp_index.service import ServiceSettings, make_app
-from csp_index.service.http.api import Turns
+from csp_index.service.http import api
+from csp_index.service.http.api import Probe, Turns
 
 TOKEN = "a token of some length"
 HTML = {"accept": "text/html,*/*"}
@@ -223,6 +225,55 @@ def test_health(client):
         "engine": "ready",
         "snapshot": client.get("/api/v1/index").json()["snapshot"],
     }
+
+
+def test_readiness_reads_the_index_that_the_service_holds(served_db: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(served_db, tmp_path / "copy.db")
+    with client_of(copy) as opened:
+        assert opened.get("/readyz").status_code == 200
+        table = next(iter(sorted((copy / "neurons.lance" / "data").iterdir())))
+        table.rename(tmp_path / "gone.lance")
+        time.sleep(1.1)  # a passed check counts for a second
+        reply = opened.get("/readyz")
+        assert (reply.status_code, reply.json()["error"]["type"]) == (503, "store")
+        assert opened.get("/healthz").status_code == 200
+        (tmp_path / "gone.lance").rename(table)
+        assert opened.get("/readyz").status_code == 200
+
+
+def test_readiness_fails_once_the_versions_held_are_removed(served_db: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(served_db, tmp_path / "copy.db")
+    with client_of(copy) as opened:
+        assert opened.get("/readyz").json()["ready"] is True
+        with open_index(copy) as index:
+            index.label("cnn/concepts/0", "csp", recompute=True)
+            index.optimize(keep_hours=0)
+        time.sleep(1.1)
+        assert opened.get("/readyz").status_code == 503
+
+
+def test_readiness_is_bounded_in_time_and_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    async def scene() -> None:
+        probe = Probe(lambda: calls.append(1))
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(probe.passed)
+
+    anyio.run(scene)
+    assert calls == [1]
+    monkeypatch.setattr(api, "_PROBE_SECONDS", 0.05)
+    late = threading.Event()
+
+    async def slow() -> None:
+        await Probe(lambda: late.wait(10) and None).passed()
+
+    with pytest.raises(BusyError, match="takes longer"):
+        try:
+            anyio.run(slow)
+        finally:
+            late.set()
 
 
 def test_the_files_of_pages_may_be_kept_by_their_version(client):

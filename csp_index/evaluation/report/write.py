@@ -209,6 +209,15 @@ def _is_report(file: Path) -> bool:
         return stream.read(200).startswith(json.dumps({"format": _FORMAT})[:-1].encode())
 
 
+def _harmless(table: pa.Table) -> pa.Table:
+    """Return the table with an apostrophe before texts that a spreadsheet would run as a formula."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            texts = pc.replace_substring_regex(table.column(place), r"^([=+\-@\t\r])", r"'\1")
+            table = table.set_column(place, field, texts)
+    return table
+
+
 def _write(target: Path, html: str, text: str, tables: Mapping[str, pa.Table]) -> None:
     """Write all files under another name, then rename that folder to the target."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +228,7 @@ def _write(target: Path, html: str, text: str, tables: Mapping[str, pa.Table]) -
         (draft / _PAGE).write_text(html, encoding="utf-8")
         (draft / _DATA).write_text(text, encoding="utf-8")
         for name, table in tables.items():
-            csv.write_csv(table, draft / f"{name}.csv")
+            csv.write_csv(_harmless(table), draft / f"{name}.csv")
         if target.exists():
             target.rename(old)
         draft.rename(target)

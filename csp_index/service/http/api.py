@@ -5,11 +5,13 @@ Documents are sent as they are made: their shapes describe them, and nothing che
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
+import anyio
 import anyio.to_thread
 import pydantic_core
 from anyio import CapacityLimiter
@@ -63,6 +65,7 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
 }
 _HTTP_TYPES = {400: "bad-request", 403: "forbidden", 404: "missing", 405: "method"}
 _STATEMENTS = 16  # most statements that wait for their turn
+_PROBE_AGE, _PROBE_SECONDS = 1, 5  # a passed check counts as long, and may take as long
 _NAMED = 3  # faults of a request that the response names
 
 
@@ -81,6 +84,26 @@ class Turns:
             return await anyio.to_thread.run_sync(work, statement, limiter=self._limiter, abandon_on_cancel=True)
         finally:
             self._count -= 1
+
+
+class Probe:
+    """A check in a thread of its own, which busy threads do not delay; many questions at once share one check."""
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check, self._limiter, self._lock = check, CapacityLimiter(1), anyio.Lock()
+        self._checked = -math.inf
+
+    async def passed(self) -> None:
+        """Return if the check passes, or did a moment ago. Raises its error, or BusyError if it takes too long."""
+        async with self._lock:
+            if time.monotonic() - self._checked < _PROBE_AGE:
+                return
+            try:
+                with anyio.fail_after(_PROBE_SECONDS):
+                    await anyio.to_thread.run_sync(self._check, limiter=self._limiter, abandon_on_cancel=True)
+            except TimeoutError:
+                raise errors.BusyError(f"reading the index takes longer than {_PROBE_SECONDS} s") from None
+            self._checked = time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,9 +288,12 @@ def _add_health(router: APIRouter, service: Service) -> None:
         """Whether the service runs."""
         return answer({"status": "ok"})
 
-    @router.get("/readyz", response_model=ReadinessDocument, tags=["health"])
+    probe = Probe(service.snapshot.check_readable)
+
+    @router.get("/readyz", response_model=ReadinessDocument, responses=_faults(), tags=["health"])
     async def readyz() -> Response:
-        """Whether pages can be shown, and whether the models are loaded."""
+        """Whether pages can be shown: a row of each table can be read; and whether the models are loaded."""
+        await probe.passed()
         engine = service.engine
         state = "ready" if engine.ready else "failed" if engine.failed else "loading"
         return answer({"ready": True, "engine": state, "snapshot": service.snapshot.version})

@@ -80,10 +80,18 @@ def fault_of_address(settings: ServiceSettings, path: str, headers: Headers) -> 
 
 
 def is_foreign(settings: ServiceSettings, headers: Headers) -> bool:
-    """Return whether a page of another site, which no setting allows, made a browser send this."""
+    """Return whether a page of another site, which no setting allows, made a browser send this.
+
+    A link that a person follows is no such request: it opens a page of this service, which the other one cannot read.
+    """
     origins = [value.decode("latin-1") for value in _all(headers, b"origin")]
     own = [value.decode("latin-1").lower() for value in _all(headers, b"host")]
-    return any(_place(origin) not in own and origin not in settings.origins for origin in origins)
+    if origins:
+        return any(_place(origin) not in own and origin not in settings.origins for origin in origins)
+    # Pictures, scripts and frames of another page come without an Origin: browsers say so in headers of their own.
+    elsewhere = first(headers, b"sec-fetch-site") in ("cross-site", "same-site")
+    followed = first(headers, b"sec-fetch-mode") == "navigate" and first(headers, b"sec-fetch-dest") == "document"
+    return elsewhere and not followed
 
 
 def first(headers: Headers, name: bytes) -> str:

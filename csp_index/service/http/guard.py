@@ -105,7 +105,7 @@ class Guard:
             return Fault(400, "bad-request", wrong, close=True)
         if not self._admits(scope):
             return Fault(401, "unauthorised", "the service needs a token", "send Authorization: Bearer TOKEN")
-        if scope["method"] not in ("GET", "OPTIONS") and is_foreign(settings, headers):
+        if scope["method"] != "OPTIONS" and is_foreign(settings, headers):
             return Fault(403, "forbidden", "a page of another site made this request", "serve --allow-origin allows it")
         if len(self._working) >= settings.waiting and path not in _ALWAYS:
             return Fault(503, "busy", "the service has too much to do", "try again in a second", retry=1)

@@ -10,6 +10,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from judged import LAYER, METHODS, NASTY, bins, evaluation, made, row, sanity_report
 
@@ -388,3 +389,11 @@ def test_where_the_best_two_agree_the_next_that_differs_is_shown(tmp_path):
         rows += [row(i, "semanticlens", "simulation", 0.9 if i else 0.1)]
     page = write_report(made(rows), tmp_path / "out").read_text()
     assert "Neurons on which pmi and semanticlens" in page or "Neurons on which csp and semanticlens" in page
+
+
+def test_its_tables_hold_no_formula():
+    table = pa.table({"label": ["=1+1", "red", "@x", None], "value": [-1.0, 1.0, 2.0, 3.0]})
+    assert module._harmless(table).to_pydict() == {
+        "label": ["'=1+1", "red", "'@x", None],
+        "value": [-1.0, 1.0, 2.0, 3.0],
+    }

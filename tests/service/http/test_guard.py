@@ -178,6 +178,25 @@ def test_health_and_the_form_need_no_token():
         assert ask(guarded(token=TOKEN), path=path).status == 401
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+def test_other_sites_may_not_make_a_browser_ask(method):
+    for origin in ("https://evil.example", "null", "http://localhost:3000"):
+        assert ask(guarded(), method, headers=[("origin", origin)]).status == 403
+    for site in ("cross-site", "same-site"):
+        for mode, kind in (("no-cors", "image"), ("cors", "empty"), ("navigate", "iframe"), ("no-cors", "script")):
+            sent = [("sec-fetch-site", site), ("sec-fetch-mode", mode), ("sec-fetch-dest", kind)]
+            assert ask(guarded(), method, headers=sent).status == 403
+
+
+def test_people_follow_links_of_other_sites_and_pages_ask_their_own():
+    followed = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")]
+    assert ask(guarded(), headers=followed).status == 200
+    for site in ("same-origin", "none"):
+        assert ask(guarded(), headers=[("sec-fetch-site", site), ("sec-fetch-mode", "cors")]).status == 200
+    allowed = [("origin", "https://a.example"), ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "cors")]
+    assert ask(guarded(origins=("https://a.example",)), headers=allowed).status == 200
+
+
 def test_other_sites_may_not_post():
     assert ask(guarded(), "POST", headers=[("origin", "https://evil.example")]).error["type"] == "forbidden"
     assert ask(guarded(), "POST", headers=[("origin", "null")]).status == 403
