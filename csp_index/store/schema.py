@@ -13,7 +13,9 @@ import re
 
 import pyarrow as pa
 
-FORMAT = "2"
+FORMAT = "3"
+FORMAT_SINCE = "0.1.0"  # the first version of csp_index that reads it
+OLD_FORMAT = "2"  # without a record of commits: read as it is, changed only by `migrate`
 FORMAT_KEY = b"csp_index_format"
 
 IMAGES = "images"
@@ -63,6 +65,7 @@ _TABLES: dict[str, pa.Schema] = {
         ("rows", pa.int32()),  # images in the shard
         ("settings_hash", pa.string()),
         ("run_id", pa.string()),
+        ("digest", pa.string()),  # of its rows: see `digests`
     ),
     RUNS: _schema(
         ("run_id", pa.string()),

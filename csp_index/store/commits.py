@@ -1,0 +1,376 @@
+"""The record of commits: which version of every table belongs together. Knows nothing about what tables hold.
+
+`commits/HEAD` names two records, `commits/<number>.json`: the commit that readers see, and the latest one, from which a
+writer goes on that was cut off; the latest holds finished parts of a command in progress, too. A record names the
+version of every table, with a digest of its manifest and of the list of its files, `commits/files/<digest>.json`. All
+of it is written in that order, tables first and HEAD last, and each file is synced before the next one is written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from typing import Any
+
+from csp_index.errors import NotFoundError, SettingError, StoreError
+from csp_index.store import schema
+from csp_index.store.bucket import BucketLocation
+from csp_index.store.layout import BEGUN, HEAD, MIGRATING, manifest_names
+from csp_index.store.locations import Location
+
+_FILES, _TAGS = "commits/files", "commits/tags"
+_TRIES = 8  # readings of HEAD, whose record may be cleaned up in between
+_TAG = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+_AT_ONCE = 16  # requests to an object store
+_GRACE = timedelta(minutes=10)  # in an object store nobody sees who reads: a commit replaced so lately may be in use
+
+
+@dataclass(frozen=True, slots=True)
+class TableRecord:
+    """A table as a commit names it."""
+
+    version: int
+    rows: int
+    manifest: str  # sha256 of the manifest of that version
+    files: str  # sha256 of the list of files that the version rests on
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One commit: the tables that belong together, and which command made it."""
+
+    number: int
+    when: datetime
+    run_id: str
+    command: str
+    shown: bool  # whether readers see it; False for a finished part of a command in progress
+    tables: Mapping[str, TableRecord]
+    digest: str = field(default="", compare=False)  # of the record's own file
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """The version of every table."""
+        return {name: table.version for name, table in self.tables.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What HEAD names: the number and digest of the commit that readers see, and of the latest one."""
+
+    commit: int
+    commit_digest: str
+    latest: int
+    latest_digest: str
+    state: object = field(compare=False)  # what changes when HEAD is written anew
+
+
+class CommitLog:
+    """The records of one index."""
+
+    def __init__(self, location: Location) -> None:
+        """Name the place; nothing is read."""
+        self._location = location
+
+    def state(self) -> object:
+        """Return what changes with every commit, for a cheap look; None without a commit."""
+        return self._location.state_of(HEAD)
+
+    def head(self) -> Head | None:
+        """Return what HEAD names, or None in a place without commits; StoreError if it is damaged or too new."""
+        content = self._location.read(HEAD)
+        if content is None:
+            listed = self._location.listed("commits")
+            if listed and not {BEGUN, MIGRATING} & {f"commits/{name}" for name in listed}:
+                raise self._damaged("HEAD", "is missing")
+            return None
+        fields = self._parsed("HEAD", content.data)
+        made = fields.get("format")
+        if made != schema.FORMAT:
+            raise StoreError(
+                f"{self._location.uri} has format {made}, csp_index {_version()} reads format {schema.FORMAT}: "
+                f"it needs csp_index {fields.get('needs', 'of a later version')} or later"
+            )
+        try:
+            numbers = (int(fields["commit"]), str(fields["commit_digest"]), int(fields["latest"]))
+            return Head(*numbers, str(fields["latest_digest"]), content.version)
+        except (KeyError, TypeError, ValueError):
+            raise self._damaged("HEAD", "is incomplete") from None
+
+    def record(self, number: int, digest: str | None = None) -> Record:
+        """Return a record; StoreError if it is missing or not the one with this digest."""
+        name = f"{number:08d}.json"
+        content = self._location.read(f"commits/{name}")
+        if content is None:
+            raise self._damaged(name, "is missing")
+        own = hashlib.sha256(content.data).hexdigest()
+        if digest is not None and own != digest:
+            raise self._damaged(name, "was changed after it was written")
+        fields = self._parsed(name, content.data)
+        try:
+            tables = {str(table): TableRecord(**entry) for table, entry in fields["tables"].items()}
+            when = datetime.fromisoformat(fields["when"])
+            run, command, shown = str(fields["run_id"]), str(fields["command"]), bool(fields["shown"])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise self._damaged(name, "is incomplete") from None
+        return Record(number, when, run, command, shown, tables, own)
+
+    def current(self) -> tuple[Head, Record] | None:
+        """Return HEAD and the commit that readers see, or None in a place without commits."""
+        for _ in range(_TRIES):
+            head = self.head()
+            if head is None:
+                return None
+            with suppress(StoreError):
+                return head, self.record(head.commit, head.commit_digest)
+            if self.head() == head:
+                break
+        head = self.head()
+        return None if head is None else (head, self.record(head.commit, head.commit_digest))
+
+    def latest(self) -> Record | None:
+        """Return the latest record, from which a writer goes on; None in a place without commits."""
+        head = self.head()
+        return None if head is None else self.record(head.latest, head.latest_digest)
+
+    def write(self, tables: Mapping[str, TableRecord], run_id: str, command: str, *, shown: bool) -> Record:
+        """Write the next record, and HEAD over the present one. The caller holds the write lock."""
+        head = self.head()
+        number = 1 if head is None else head.latest + 1
+        now = datetime.now(UTC)
+        fields = {"number": number, "when": now.isoformat(), "run_id": run_id, "command": command, "shown": shown}
+        fields |= {"tables": {name: asdict(table) for name, table in sorted(tables.items())}}
+        data = json.dumps(fields, separators=(",", ":")).encode()
+        name = f"commits/{number:08d}.json"
+        if self._location.write(name, data) is None:  # left by a writer that was cut off before HEAD
+            self._location.remove(name)
+            self._location.write(name, data)
+        digest = hashlib.sha256(data).hexdigest()
+        named: dict[str, object] = {
+            "format": schema.FORMAT,
+            "made_by": _version(),
+            "needs": schema.FORMAT_SINCE,
+        }
+        if shown or head is None:
+            named |= {"commit": number, "commit_digest": digest}
+        else:
+            named |= {"commit": head.commit, "commit_digest": head.commit_digest}
+        named |= {"latest": number, "latest_digest": digest}
+        if self._location.write(HEAD, json.dumps(named).encode(), head and head.state) is None:
+            raise StoreError(
+                f"{self._location.uri} was written by another writer at the same time: nothing of this command is "
+                "visible; run it again"
+            )
+        if head is None and self._location.state_of(BEGUN) is not None:
+            self._location.remove(BEGUN)
+        return Record(number, now, run_id, command, shown, dict(tables), digest)
+
+    def is_migrating(self) -> bool:
+        """Return whether a migration to the present format was begun and not finished."""
+        return self._location.state_of(MIGRATING) is not None
+
+    def end_migration(self) -> None:
+        """Note that a migration is finished."""
+        self._location.remove(MIGRATING)
+
+    def records(self) -> list[Record]:
+        """Return all records that are there, oldest first, without those that HEAD has not reached."""
+        head = self.head()
+        numbers = self._numbers()
+        return [self.record(number) for number in numbers if head is not None and number <= head.latest]
+
+    def _numbers(self) -> list[int]:
+        return [int(name[:-5]) for name in self._location.listed("commits") if re.fullmatch(r"\d+\.json", name)]
+
+    def find(self, name: str) -> Record:
+        """Return the commit with a number or a tag. NotFoundError if there is none, or no reader ever saw it."""
+        number = self.tags().get(name, int(name) if name.isascii() and name.isdigit() and len(name) < 10 else None)
+        if number in self._numbers() and number is not None:
+            record = self.record(number)
+            if record.shown:
+                return record
+        raise NotFoundError(
+            f"version {name!r} is not in {self._location.uri}: `csp-index versions` lists those that are"
+        )
+
+    def tags(self) -> dict[str, int]:
+        """Return the number of the commit that each tag names."""
+        tags = {}
+        for name in self._location.listed(_TAGS):
+            content = self._location.read(f"{_TAGS}/{name}")
+            if content is not None:
+                fields = self._parsed(f"tags/{name}", content.data)
+                tags[name] = int(fields.get("commit", 0))
+        return tags
+
+    def tag(self, name: str, record: Record) -> None:
+        """Name a commit, so that no clean-up removes it. SettingError for a name that cannot be one, or is taken."""
+        if not _TAG.fullmatch(name):
+            raise SettingError(
+                f"tag {name!r} is no name: expected a letter, then letters, digits, . _ or -, 64 at most"
+            )
+        data = json.dumps({"commit": record.number}).encode()
+        if self._location.write(f"{_TAGS}/{name}", data) is None:
+            raise SettingError(f"tag {name!r} names version {self.tags().get(name)} already: remove it first")
+
+    def untag(self, name: str) -> None:
+        """Remove a tag; NotFoundError if there is none."""
+        if name not in self.tags():
+            raise NotFoundError(
+                f"tag {name!r} is not in {self._location.uri} (has: {', '.join(self.tags()) or 'none'})"
+            )
+        self._location.remove(f"{_TAGS}/{name}")
+
+    def files(self, digest: str) -> dict[str, list[object]]:
+        """Return a list of a table's files: size and sha256 (null in an object store) by name."""
+        content = self._location.read(f"{_FILES}/{digest}.json")
+        if content is None:
+            raise self._damaged(f"files/{digest}.json", "is missing")
+        if hashlib.sha256(content.data).hexdigest() != digest:
+            raise self._damaged(f"files/{digest}.json", "was changed after it was written")
+        return self._parsed(f"files/{digest}.json", content.data)
+
+    def keep_files(self, files: Mapping[str, list[object]]) -> str:
+        """Write a list of a table's files, unless it is there; return its digest."""
+        data = json.dumps(dict(sorted(files.items())), separators=(",", ":")).encode()
+        digest = hashlib.sha256(data).hexdigest()
+        self._location.write(f"{_FILES}/{digest}.json", data)
+        return digest
+
+    def check(self, tables: Mapping[str, TableRecord]) -> None:
+        """Raise StoreError if a table is missing, older than the commit says, or another one."""
+        if not isinstance(self._location, BucketLocation) or len(tables) < 2:
+            for name, table in tables.items():
+                self._check(name, table)
+            return
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            deque(pool.map(self._check, *zip(*tables.items(), strict=True)), maxlen=0)
+
+    def _check(self, name: str, table: TableRecord) -> None:
+        for manifest in manifest_names(table.version):
+            content = self._location.read(f"{name}.lance/{manifest}")
+            if content is not None:
+                if hashlib.sha256(content.data).hexdigest() != table.manifest:
+                    raise self._differs(name, f"version {table.version} was changed after it was committed")
+                return
+        raise self._differs(name, f"version {table.version}, which the last commit rests on, is missing")
+
+    def drop_old(self, keep_hours: float) -> list[Record]:
+        """Remove the records replaced for `keep_hours` that are not tagged and not in use; return those that are left.
+
+        The versions of tables that only removed records name are unused then, and so are the lists of their files.
+        """
+        head, records, tagged = self.head(), self.records(), set(self.tags().values())
+        oldest = datetime.now(UTC) - max(timedelta(hours=keep_hours), self._grace())
+        replaced: dict[int, datetime] = {}  # when the next shown commit came
+        following: datetime | None = None
+        for record in reversed(records):
+            if following is not None:
+                replaced[record.number] = following
+            following = record.when if record.shown else following
+        kept = []
+        for record in records:
+            keep = head is None or record.number in (head.commit, head.latest) or record.number in tagged
+            if keep or record.number not in replaced or replaced[record.number] > oldest or not self._remove(record):
+                kept.append(record)
+        named = {table.files for record in kept for table in record.tables.values()}
+        for name in self._location.listed(_FILES):
+            if name.removesuffix(".json") not in named:
+                self._location.remove(f"{_FILES}/{name}")
+        return kept
+
+    def _remove(self, record: Record) -> bool:
+        name = f"commits/{record.number:08d}.json"
+        if isinstance(self._location, BucketLocation):
+            self._location.remove(name)
+            return True
+        return ReadHold.remove_unread(f"{self._location.address}/{name}")
+
+    def reading(self, number: int) -> ReadHold | None:
+        """Mark a commit as being read until the result is dropped; None where that cannot be marked, or it is gone."""
+        if isinstance(self._location, BucketLocation):
+            return None
+        return ReadHold.take(f"{self._location.address}/commits/{number:08d}.json")
+
+    def _grace(self) -> timedelta:
+        return _GRACE if isinstance(self._location, BucketLocation) else timedelta(0)
+
+    def _parsed(self, name: str, data: bytes) -> dict[str, Any]:
+        try:
+            fields = json.loads(data)
+        except (ValueError, RecursionError):
+            fields = None
+        if not isinstance(fields, dict):
+            raise self._damaged(name, "is not readable")
+        return fields
+
+    def _damaged(self, name: str, what: str) -> StoreError:
+        return StoreError(
+            f"{self._location.uri} is damaged: commits/{name} {what}; restore it from a copy, or run "
+            f"`csp-index verify {self._location.uri} --repair`"
+        )
+
+    def _differs(self, name: str, what: str) -> StoreError:
+        return StoreError(
+            f"{self._location.uri} is damaged: table {name}: {what}; restore it from a copy, or run "
+            f"`csp-index verify {self._location.uri} --repair`"
+        )
+
+
+def _version() -> str:
+    return version("csp_index")
+
+
+class ReadHold:
+    """The mark of a reader on the record of its commit: a shared lock of the kernel, which ends with the process."""
+
+    def __init__(self, handle: int) -> None:
+        """Take over an open, locked file."""
+        self._handle = handle
+
+    def __del__(self) -> None:
+        with suppress(OSError):
+            os.close(self._handle)
+
+    @classmethod
+    def take(cls, path: str) -> ReadHold | None:
+        """Mark a file, or return None if it is gone or the file system knows no locks."""
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if os.fstat(handle).st_nlink:
+                return cls(handle)
+        except OSError:
+            pass
+        os.close(handle)
+        return None
+
+    @staticmethod
+    def remove_unread(path: str) -> bool:
+        """Remove a file that no reader has marked; return whether it is gone."""
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)  # while it is locked, so that no reader can mark it in between
+            return True
+        except OSError:
+            return False
+        finally:
+            os.close(handle)
