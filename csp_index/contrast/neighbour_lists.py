@@ -80,6 +80,7 @@ def store_lists(
         pa.array(np.full(len(owners), error.relative)),
     ]
     store.append(table, pa.table(columns, schema=schema.neighbours_schema()))
+    store.checkpoint()
 
 
 @dataclass(frozen=True, slots=True)

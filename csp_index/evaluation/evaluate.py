@@ -126,13 +126,14 @@ def _stored_values(store: Store, selection: Selection, hashes: Mapping[str, str]
 
 
 def _store_values(store: Store, selection: Selection, hashed: str, run_id: str, method: str, values: pa.Table) -> None:
-    """Store a method's values in one commit, then delete its older ones."""
+    """Store a method's values in place of its older ones."""
     size = values.num_rows
     rows = values.add_column(0, "settings_hash", pa.array([hashed] * size))
     rows = rows.add_column(0, "run_id", pa.array([run_id] * size))
     store.append(schema.EVALUATIONS, rows.cast(schema.table_schema(schema.EVALUATIONS)))
     older = f"method = {catalog.sql_text(method)} AND run_id != {catalog.sql_text(run_id)}"
     store.delete(schema.EVALUATIONS, f"{_where(selection, hashed)} AND {older}")
+    store.checkpoint()
 
 
 def _where(selection: Selection, hashed: str) -> str:

@@ -1,6 +1,6 @@
-"""How a shard is committed to the store: registration, rows, marks, recovery, and the statistics that follow.
+"""How a shard gets into the store: registration, rows, marks with their digests, and the statistics that follow.
 
-Rows are written first and the marks last, in one commit. The pass over images and the import of arrays both use it.
+The marks come last, with a checkpoint. The pass over images and the import of arrays both use it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -20,6 +20,7 @@ from csp_index.errors import SettingError
 from csp_index.models.weights import OBJECT
 from csp_index.store import catalog, schema, streams
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
+from csp_index.store.digests import shard_digest
 from csp_index.store.runs import Run
 from csp_index.store.statistics import NeuronStatistics, as_lists
 from csp_index.store.tables import Store
@@ -46,21 +47,6 @@ class IndexSummary:
         head = "".join(f"<th>{name}</th>" for name in cells)
         row = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells.values())
         return f"<table><thead><tr>{head}</tr></thead><tbody><tr>{row}</tr></tbody></table>"
-
-
-def recover(store: Store, infos: Sequence[Column]) -> None:
-    """Delete what a failed or killed pass left: rows whose shard was never marked, and columns without a shard."""
-    store.delete(schema.IMAGES, f"shard >= {len(catalog.shards(store, schema.IMAGES))}")
-    for info in infos:
-        count = len(catalog.shards(store, info.what))
-        if count:
-            store.delete(info.table, f"shard >= {count}")
-            continue
-        store.drop(info.table)
-        if isinstance(info, EncoderInfo):
-            store.delete(schema.ENCODERS, f"encoder = {catalog.sql_text(info.name)}")
-        else:
-            store.delete(schema.LAYERS, catalog.layer_filter(info))
 
 
 def reconcile(store: Store, infos: Sequence[Column], dtype: str | None = None) -> list[Column]:
@@ -136,9 +122,11 @@ def register(store: Store, infos: Sequence[Column], run: Run) -> None:
         store.append(name, pa.Table.from_pylist([row | common], schema=schema.table_schema(name)))
 
 
-def write_values(store: Store, info: Column, shard: Shard, values: torch.Tensor) -> None:
-    """Append one shard's embeddings or activations [n, W], a row per image."""
-    store.append(info.table, value_rows(info, shard, values))
+def write_values(store: Store, info: Column, shard: Shard, values: torch.Tensor) -> str:
+    """Append one shard's embeddings or activations [n, W], a row per image; return the digest of the rows."""
+    rows = value_rows(info, shard, values)
+    store.append(info.table, rows)
+    return shard_digest([rows])
 
 
 def value_schema(info: Column) -> pa.Schema:
@@ -163,18 +151,20 @@ def value_rows(info: Column, shard: Shard, values: torch.Tensor) -> pa.Table:
     return pa.table(columns, schema=value_schema(info))
 
 
-def mark(store: Store, names: Sequence[str], shard: Shard, run: Run) -> None:
-    """Commit a shard: append one mark for each thing in it, in one commit."""
-    mark_all(store, [(names, shard)], run)
+def mark(store: Store, digests: Mapping[str, str], shard: Shard, run: Run) -> None:
+    """Mark a shard: append one mark, with the digest of its rows, for each thing in it."""
+    mark_all(store, [(digests, shard)], run)
 
 
-def mark_all(store: Store, written: Sequence[tuple[Sequence[str], Shard]], run: Run) -> None:
-    """Commit consecutive shards, each with the names of what is in it, in one append."""
+def mark_all(store: Store, written: Sequence[tuple[Mapping[str, str], Shard]], run: Run) -> None:
+    """Mark consecutive shards, each with the digests of what is in it; what is marked survives a kill."""
     rows = []
-    for names, shard in written:
-        row = {"shard": shard.number, "first_image": shard.first_image, "rows": shard.rows}
-        rows += [row | {"what": name, "settings_hash": run.settings_hash, "run_id": run.run_id} for name in names]
+    for digests, shard in written:
+        row: dict[str, object] = {"shard": shard.number, "first_image": shard.first_image, "rows": shard.rows}
+        row |= {"settings_hash": run.settings_hash, "run_id": run.run_id}
+        rows += [row | {"what": name, "digest": digest} for name, digest in digests.items()]
     store.append(schema.SHARDS, pa.Table.from_pylist(rows, schema=schema.table_schema(schema.SHARDS)))
+    store.checkpoint()
 
 
 def statistics_of(store: Store, info: LayerInfo, running: dict[str, NeuronStatistics], until: int) -> NeuronStatistics:

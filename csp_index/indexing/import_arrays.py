@@ -26,6 +26,7 @@ from csp_index.records import LayerKey, Progress, ScoringOptions
 from csp_index.regular_files import read_text
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
+from csp_index.store.digests import shard_digest
 from csp_index.store.runs import Run, record_run, settings_hash
 from csp_index.store.statistics import NeuronStatistics
 from csp_index.store.tables import Store
@@ -83,7 +84,6 @@ def import_arrays(
         _check_images(opened, len(values), names, run_settings)
         infos = commit.reconcile(opened, [info for info, _ in columns], dtype)
         with record_run(opened, "import", run_settings, {i.what: i.identity for i in infos}) as run:
-            commit.recover(opened, infos)
             commit.register(opened, infos, run)
             size = settings.SHARD_SIZE.value(shard_size)
             arrays = [(info, array) for info, (_, array) in zip(infos, columns, strict=True)]
@@ -156,14 +156,23 @@ def _write_group(
     run: Run,
 ) -> None:
     """Append a group's rows, table by table, then its marks."""
+    digests: list[dict[str, str]] = [{} for _ in group.shards]
     if group.new:
-        store.append(schema.IMAGES, pa.concat_tables([_image_rows(shard, names) for shard in group.shards]))
+        _write_rows(store, schema.IMAGES, [_image_rows(shard, names) for shard in group.shards], schema.IMAGES, digests)
     for info, _ in group.missing:
         rows = [commit.value_rows(info, shard, values) for of, shard, values in parts if of is info]
-        store.append(info.table, pa.concat_tables(rows))
-    what = [schema.IMAGES] * group.new + [info.what for info, _ in group.missing]
-    if what:
-        commit.mark_all(store, [(what, shard) for shard in group.shards], run)
+        _write_rows(store, info.table, rows, info.what, digests)
+    if group.new or group.missing:
+        commit.mark_all(store, list(zip(digests, group.shards, strict=True)), run)
+
+
+def _write_rows(
+    store: Store, table: str, rows: Sequence[pa.Table], what: str, digests: Sequence[dict[str, str]]
+) -> None:
+    """Append the rows of consecutive shards; add each shard's digest under the name `what`."""
+    store.append(table, pa.concat_tables(rows))
+    for part, own in zip(rows, digests, strict=True):
+        own[what] = shard_digest([part])
 
 
 def _groups(store: Store, columns: Sequence[tuple[Column, np.ndarray]], size: int) -> Iterator[_Group]:

@@ -1,8 +1,8 @@
 """The one pass: images -> encoders and networks -> store, shard by shard.
 
-A shard's rows are written first and its marks last, in one commit; the next pass deletes rows without a mark before it
-resumes. A shard is written while the next is computed, so a kill loses at most these two, and the tables of a resumed
-pass equal those of an uninterrupted one.
+A shard's rows and marks are kept together, at a checkpoint; what a killed pass wrote since then is undone before the
+next one resumes. A shard is written while the next is computed, so a kill loses at most these two, and the tables of a
+resumed pass equal those of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from csp_index.originals import ImageRoots, coming_from
 from csp_index.records import Progress
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, LayerInfo, Shard
+from csp_index.store.digests import shard_digest
 from csp_index.store.runs import Run, record_run
 from csp_index.store.statistics import NeuronStatistics
 from csp_index.store.tables import Store
@@ -81,11 +82,6 @@ class Target:
     mark: Shard
     infos: tuple[Column, ...]
     new: bool
-
-    @property
-    def names(self) -> list[str]:
-        """What is marked with the shard."""
-        return [schema.IMAGES] * self.new + [info.what for info in self.infos]
 
 
 #: From a shard's readable images and failures to the target of its results; raises to refuse them.
@@ -148,7 +144,6 @@ def add_images(
         command = f"index --engine {engine.name}" if engine else "index"
         with record_run(store, command, run_settings, models) as run:
             parts = parts_of(encoders, networks, infos)
-            commit.recover(store, infos)
             commit.register(store, infos, run)
             state = PassState(store, run, progress or _silent)
             executor = engine.make(state, parts) if engine else LocalExecutor(state, workers)
@@ -298,12 +293,15 @@ class LocalExecutor:
         self._state.note_failures(images.failures)
         if not mark.rows:
             return
+        digests: dict[str, str] = {}
         if target.new:
-            store.append(schema.IMAGES, image_rows(mark, images.prepared))
+            rows = image_rows(mark, images.prepared)
+            store.append(schema.IMAGES, rows)
+            digests[schema.IMAGES] = shard_digest([rows])
             forget_failures(store, {item.ref.uri for item in images.prepared})
         for info in target.infos:
-            commit.write_values(store, info, mark, images.outputs[info.what])
-        commit.mark(store, target.names, mark, self._state.run)
+            digests[info.what] = commit.write_values(store, info, mark, images.outputs[info.what])
+        commit.mark(store, digests, mark, self._state.run)
         for info in target.infos:
             commit.count_in(store, info, self._state.statistics, mark, images.outputs[info.what])
         self._state.added += mark.rows * target.new

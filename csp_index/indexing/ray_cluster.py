@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,7 +32,8 @@ from csp_index.models.encoders import LoadedEncoder, load_encoder
 from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.store import schema
 from csp_index.store.catalog import Column, LayerInfo, Shard
-from csp_index.store.connect import open_store
+from csp_index.store.connect import open_uncommitted
+from csp_index.store.digests import shard_digest
 from csp_index.store.tables import Store
 
 _CONNECT, _ANSWER, _START = 5, 20, 600  # seconds to wait: for a connection, for Ray's answer, for the first worker
@@ -142,16 +143,27 @@ class Worker:
                 outputs[what] = values.numpy()
         return sum(stop - start for start, stop in rows), outputs
 
-    def write(self, order: WriteOrder, *outputs: Outputs) -> tuple[int, dict[str, list[str]]]:
-        """Write one shard's rows, which no reader sees until they are appended; return the fragments of each table."""
-        self._store = self._store or open_store(self._uri)
-        tables = {}
+    def write(self, order: WriteOrder, *outputs: Outputs) -> tuple[int, WrittenShard]:
+        """Write one shard's rows, which no reader sees until they are appended."""
+        self._store = self._store or open_uncommitted(self._uri)
+        tables, digests = {}, {}
         if order.prepared is not None:
             tables[schema.IMAGES] = image_rows(order.mark, order.prepared)
+            digests[schema.IMAGES] = shard_digest([tables[schema.IMAGES]])
         for info in order.infos:
             values = torch.from_numpy(np.concatenate([output[info.what] for output in outputs]))
             tables[info.table] = commit.value_rows(info, order.mark, values)
-        return 0, {name: self._store.write_fragments(name, rows) for name, rows in tables.items()}
+            digests[info.what] = shard_digest([tables[info.table]])
+        fragments = {name: self._store.write_fragments(name, rows) for name, rows in tables.items()}
+        return 0, WrittenShard(fragments, digests)
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenShard:
+    """What a worker wrote of one shard: the fragments of each table, and the digest of each column's rows."""
+
+    fragments: Mapping[str, list[str]]
+    digests: Mapping[str, str]
 
 
 @dataclass(eq=False, slots=True)

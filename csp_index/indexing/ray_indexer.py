@@ -26,7 +26,7 @@ from csp_index.images.loader import Prepared
 from csp_index.indexing import commit
 from csp_index.indexing.indexer import Assign, Engine, PassState, Target
 from csp_index.indexing.model_columns import Part, forget_failures
-from csp_index.indexing.ray_cluster import Chunk, WorkerPool, WriteOrder, connected
+from csp_index.indexing.ray_cluster import Chunk, WorkerPool, WriteOrder, WrittenShard, connected
 from csp_index.store import schema
 from csp_index.store.catalog import LayerInfo
 
@@ -193,14 +193,16 @@ class RayExecutor:
         if not group:
             return
         fragments: dict[str, list[str]] = {}
-        for tables in self._pool.get([pending.fragments for pending in group]):
-            for name, paths in tables.items():
+        written: list[WrittenShard] = self._pool.get([pending.fragments for pending in group])
+        for shard in written:
+            for name, paths in shard.fragments.items():
                 fragments.setdefault(name, []).extend(paths)
         for name, paths in fragments.items():
             state.store.append_fragments(name, paths)
         readable = {image.ref.uri for pending in group if pending.target.new for image in pending.images.prepared}
         forget_failures(state.store, readable)
-        commit.mark_all(state.store, [(pending.target.names, pending.target.mark) for pending in group], state.run)
+        marks = [(shard.digests, pending.target.mark) for shard, pending in zip(written, group, strict=True)]
+        commit.mark_all(state.store, marks, state.run)
         for pending in group:
             self._count_in(pending)
             state.added += pending.target.mark.rows * pending.target.new

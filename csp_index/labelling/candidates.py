@@ -226,6 +226,7 @@ def _keep_texts(
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1).numpy()), source.width),
     }
     store.append(schema.texts_table(source.name), pa.table(columns, schema=schema.texts_schema(source.width)))
+    store.checkpoint()
 
 
 def texts_key(vocabulary: Vocabulary, template_set: str) -> str:

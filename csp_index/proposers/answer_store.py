@@ -126,6 +126,7 @@ class AnswerWriter:
 
         def commit() -> None:
             write_answers(self._store, rows)
+            self._store.checkpoint()
             self._journal.done(len(rows))
 
         if rows:
@@ -224,6 +225,7 @@ def take_over(store: Store) -> int:
         newest = {key: row for row in rows if (key := tuple(row[name] for name in columns)) not in committed_keys}
         rows = list(newest.values())
         write_answers(store, rows)
+        store.checkpoint()
     journal.remove()
     return len(rows)
 

@@ -20,7 +20,7 @@ from csp_index.lru_cache import LRUCache
 from csp_index.originals import ImageRoots
 from csp_index.store import derived_images, schema
 from csp_index.store.catalog import EncoderInfo
-from csp_index.store.connect import open_store
+from csp_index.store.connect import open_uncommitted
 from csp_index.store.tables import Store
 
 _CACHE_BYTES = 64 * 2**20  # of pictures cached for later questions that show them
@@ -36,7 +36,7 @@ class Pictures:
 
     def __init__(self, store: Store, source: EncoderInfo, ids: np.ndarray) -> None:
         """Look up the files of these images [I]. ProposerError if the index was made without pictures."""
-        self._store = open_store(store.uri)  # a separate one: threads read it while another thread writes
+        self._store = open_uncommitted(store.uri)  # a separate one: threads read it while another thread writes
         self._source = source
         self._side = settings.PICTURE_SIDE.value()
         self._files_of = _files(self._store, ids[~derived_images.is_derived(ids)])

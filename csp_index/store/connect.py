@@ -10,52 +10,68 @@ from csp_index.store import schema
 from csp_index.store.locations import Location, location_of
 from csp_index.store.tables import Store
 
-_LOOKS = 5  # reads of all versions until two in a row agree: a writer may commit in between
-
 
 def open_snapshot(uri: str | Path, versions: Mapping[str, int] | None = None) -> Store:
     """Open an existing index as it is now, or as it was at `versions`, read-only; see `Store.versions`.
 
-    Versions that `optimize` removes after the setting keep_hours are lost to this store, too: StoreError.
+    The last commit stays as it is for as long as the store exists; of `versions` somebody else takes care.
     """
-    location = location_of(uri)
     store = open_store(uri)
-    if versions is None:
-        versions = store.versions()
-        for _ in range(_LOOKS):
-            before, versions = versions, store.versions()
-            if before == versions:
-                break
-    return Store(location, versions)
+    record = store.commit_seen
+    if versions is None and record is not None:
+        return store.fixed(record)
+    return Store(location_of(uri), store.versions() if versions is None else versions)
+
+
+def open_version(uri: str | Path, name: str | int) -> Store:
+    """Open an existing index as a commit left it, by its number or tag, read-only. NotFoundError if there is none."""
+    store = open_store(uri)
+    return store.fixed(store.log.find(str(name)))
 
 
 def open_store(uri: str | Path) -> Store:
-    """Open an existing index."""
+    """Open an existing index at its last commit."""
     location = location_of(uri)
+    if location.is_begun():
+        raise StoreError(
+            f"{location.uri} is no index yet: the command that made it was cut off before its first commit; "
+            "run it again, it starts afresh"
+        )
     if location.is_index():
         return _opened(location)
     if not location.exists():
         raise StoreError(
             f"no index at {location.uri}: make one with `csp-index index {location.uri} IMAGES`, or check the path"
         )
-    raise StoreError(f"{location.uri} is not a csp_index database (it has no table of runs): check the path")
+    raise StoreError(f"{location.uri} is not a csp_index database (it has no commits): check the path")
+
+
+def open_uncommitted(uri: str | Path) -> Store:
+    """Open an index as its writer sees it, with what is not committed yet: for threads and processes of the writer."""
+    return Store(location_of(uri), uncommitted=True)
 
 
 def find_store(uri: str | Path) -> Store | None:
     """Open the index at a location, or return None if there is none."""
     location = location_of(uri)
-    return _opened(location) if location.is_index() else None
+    return _opened(location) if location.is_index() and not location.is_begun() else None
 
 
 def create_store(uri: str | Path) -> Store:
     """Open an index, or create it if the location is new or empty."""
     location = location_of(uri)
-    if location.is_index():
+    if location.is_index() and not location.is_begun():
         return _opened(location)
-    location.check_empty()
-    location.prepare()
+    if not location.is_begun():
+        try:
+            location.check_empty()
+        except StoreError:
+            if not location.is_index():  # else another process began to make it a moment ago
+                raise
+        location.prepare()
     store = Store(location)
-    store.create(schema.RUNS, schema.table_schema(schema.RUNS))
+    with store.write_lock():
+        store.create(schema.RUNS, schema.table_schema(schema.RUNS))
     return store
 
 
@@ -70,14 +86,17 @@ def check_creatable(uri: str | Path) -> None:
 
 def is_index(uri: str | Path) -> bool:
     """Return whether there is an index at a location."""
-    return location_of(uri).is_index()
+    location = location_of(uri)
+    return location.is_index() and not location.is_begun()
 
 
 def _opened(location: Location) -> Store:
     store = Store(location)
+    if store.commit_seen is not None:
+        return store
     metadata = (store.read(schema.RUNS, columns=["run_id"]), store.dataset(schema.RUNS).schema.metadata)[1] or {}
     made = metadata.get(schema.FORMAT_KEY, b"").decode()
-    if made != schema.FORMAT:
+    if made != schema.OLD_FORMAT:
         raise StoreError(
             f"{location.uri} is not a csp_index database of format {schema.FORMAT} (has {made or 'none'}): "
             "open it with the version of csp_index that made it, or index again into a new directory"

@@ -92,6 +92,7 @@ def append_derived(store: Store, source: EncoderInfo, rows: Sequence[DerivedImag
         "run_id": [row.run_id for row in rows],
     }
     store.append(schema.derived_table(source.name), pa.table(columns, schema=schema.derived_schema(source.width)))
+    store.checkpoint()
     return ids
 
 

@@ -17,6 +17,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,9 +25,21 @@ from filelock import FileLock, Timeout
 
 from csp_index import settings
 from csp_index.errors import SettingError, StoreError, one_line
-from csp_index.store.locations import BucketLocation, Location, StoredObject
+from csp_index.store.bucket import BucketLocation
+from csp_index.store.layout import StoredObject
+from csp_index.store.locations import Location
 
 Check = Callable[[], None]  # raises StoreError if the lock was lost
+
+
+@dataclass(slots=True)
+class Lock:
+    """The write lock while it is held."""
+
+    check: Check
+    cut_off: bool  # whether the last holder died, or could not undo what it had written
+    clean: bool = True  # False makes the next holder find `cut_off`
+
 
 _LOCK, _OWNER = ".writer.lock", ".writer.json"
 _TRIES = 4
@@ -34,18 +47,18 @@ _COARSE = 1.0  # seconds: the resolution of times in object stores
 
 
 @contextmanager
-def hold(location: Location) -> Iterator[Check]:
+def hold(location: Location) -> Iterator[Lock]:
     """Lock a location for writing; a second writer gets an error that names the holder.
 
-    Yields the check to call before each write.
+    Call the lock's `check` before each write.
     """
     if isinstance(location, BucketLocation):
         lease = Lease(location, settings.LEASE_SECONDS.value(), settings.LEASE_RENEWAL.value())
         with lease.hold():
-            yield lease.check
+            yield lease.lock
         return
-    with _kernel_lock(location.root, location.uri):
-        yield _sure
+    with _kernel_lock(location.root, location.uri) as lock:
+        yield lock
 
 
 def is_held(location: Location) -> bool:
@@ -77,6 +90,7 @@ class Lease:
         self._renewals = 0
         self._version: object = None
         self._lost = ""
+        self.lock = Lock(self.check, cut_off=False)
         self._mutex = threading.Lock()  # between the thread that renews and the writer that checks
 
     @contextmanager
@@ -118,6 +132,7 @@ class Lease:
             if record is not None and _content(record).get("token") == self._owner["token"]:
                 self._version = record.version  # taken already, but the response was lost
                 return
+            self.lock.cut_off = record is None or not _is_free(record) or bool(_content(record).get("unclean"))
             if record is not None and not _is_free(record) and not self._has_ended(record):
                 uri = self._location.uri
                 raise StoreError(
@@ -146,7 +161,8 @@ class Lease:
         """Mark the lease as free; deleting it could hit the lease of the next writer."""
         with self._mutex:
             if not self._lost:
-                self._location.write(_OWNER, json.dumps({"free": True, **self._owner}).encode(), self._version)
+                free = {"free": True, "unclean": not self.lock.clean, **self._owner}
+                self._location.write(_OWNER, json.dumps(free).encode(), self._version)
 
     def _content(self) -> bytes:
         self._renewals += (
@@ -176,7 +192,7 @@ def _end(record: StoredObject) -> datetime:
 
 
 @contextmanager
-def _kernel_lock(root: Path, uri: str) -> Iterator[None]:
+def _kernel_lock(root: Path, uri: str) -> Iterator[Lock]:
     try:
         lock = FileLock(root / _LOCK)
         lock.acquire(timeout=1)  # `is_held` takes the lock for a moment
@@ -184,14 +200,16 @@ def _kernel_lock(root: Path, uri: str) -> Iterator[None]:
         raise StoreError(f"{uri} is being written by {_owner(root)}: wait until it ends, or stop it") from None
     except OSError as exc:
         raise StoreError(f"no permission to write {uri}: {one_line(exc)}") from exc
+    held = Lock(_sure, cut_off=os.path.lexists(root / _OWNER))
     try:
         try:
             (root / _OWNER).write_text(json.dumps(_myself()))
         except OSError as exc:
             raise StoreError(f"{uri} cannot be written: {one_line(exc)}") from exc
-        yield
+        yield held
     finally:
-        (root / _OWNER).unlink(missing_ok=True)
+        if held.clean:
+            (root / _OWNER).unlink(missing_ok=True)
         lock.release()
 
 

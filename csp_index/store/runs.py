@@ -63,9 +63,9 @@ def package_versions() -> dict[str, str]:
 def record_run(
     store: Store, command: str, settings: Mapping[str, object], models: Mapping[str, object], seed: int = 0
 ) -> Iterator[Run]:
-    """Write the run's row at the start and its outcome at the end; the caller holds the write lock.
+    """Commit the run's row at the start, and its outcome with all it wrote at the end; the caller holds the write lock.
 
-    A run that was killed stays `running`: see `read_runs`.
+    A run that was killed stays `running`: see `read_runs`. What a run that fails wrote since its last commit is undone.
     """
     started = datetime.now(UTC)
     # Ids sort by start, to the microsecond: the newest run is the one with the highest id.
@@ -84,19 +84,23 @@ def record_run(
         "message": "",
     }
     store.append(schema.RUNS, _one_row(row))
+    store.commit(run.run_id, command)
     try:
         yield run
     except BaseException as exc:
         state = "interrupted" if isinstance(exc, KeyboardInterrupt) else "failed"
         message = " ".join(str(exc).split())[:500]
         with suppress(StoreError):  # the first error is raised, not the failure to record it
+            store.rollback()
             store.upsert(
                 schema.RUNS,
                 ["run_id"],
                 _one_row(row | {"state": state, "ended": datetime.now(UTC), "message": message}),
             )
+            store.commit(run.run_id, command)
         raise
     store.upsert(schema.RUNS, ["run_id"], _one_row(row | {"state": "done", "ended": datetime.now(UTC)}))
+    store.commit(run.run_id, command)
 
 
 def read_runs(store: Store, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:

@@ -2,14 +2,14 @@
 
 A `Store` is the Lance tables at one location: a directory, or a prefix of an object store. It handles tables, rows and
 filters; `catalog` knows what the rows mean. Writers take `write_lock`, and every write checks that the lock is
-still theirs; readers never wait and see the last commit, or fixed versions of all tables.
+still theirs. What they write is seen with the next `commit`, all of it at once; readers never wait.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,9 +20,11 @@ from csp_index import settings
 from csp_index.errors import StoreError
 from csp_index.lru_cache import LRUCache
 from csp_index.store import schema
+from csp_index.store.commits import CommitLog, ReadHold, Record
 from csp_index.store.locations import Location
-from csp_index.store.locks import Check, hold, is_held
-from csp_index.store.versions import FixedTables, NewestTables, State, Tables, TableVersion, translated
+from csp_index.store.locks import hold, is_held
+from csp_index.store.transactions import Transaction
+from csp_index.store.versions import CommittedTables, FixedTables, NewestTables, State, Tables, TableVersion, translated
 
 _UNREADABLE = "cannot be read (is a file damaged?)"
 _SMALL_READ, _CACHED_READS = 2**18, 64  # bytes of a result that is cached, at most, and how many are
@@ -43,14 +45,27 @@ class VectorIndex:
 class Store:
     """The Lance tables of one index."""
 
-    def __init__(self, location: Location, versions: Mapping[str, int] | None = None) -> None:
-        """Use the location as it is; `connect` checks it first. With `versions`, the store is fixed and read-only."""
+    def __init__(
+        self, location: Location, versions: Mapping[str, int] | None = None, *, uncommitted: bool = False
+    ) -> None:
+        """Use the location as it is; `connect` checks it first. With `versions`, the store is fixed and read-only.
+
+        With `uncommitted` it sees what a writer has not committed yet; an index without commits is always seen so.
+        """
         self.uri, self.address = location.uri, location.address
-        self._location = location
-        self._tables: Tables = NewestTables(location) if versions is None else FixedTables(location, versions)
+        self.location = location
+        self.log = CommitLog(location)
+        self._tables: Tables
+        if versions is not None:
+            self._tables = FixedTables(location, versions)
+        elif uncommitted or self.log.head() is None:
+            self._tables = NewestTables(location)
+        else:
+            self._tables = CommittedTables(location, self.log)
+        self._transaction: Transaction | None = None  # while this process has the write lock
+        self._hold: ReadHold | None = None  # keeps clean-up away from a fixed commit
         self._reads = LRUCache(_CACHED_READS)  # small results by table, columns and filter
         self._memo = LRUCache()  # what `memo` made, by table and key
-        self._check: Check | None = None  # of the write lock, while this process has it
 
     def table_names(self) -> list[str]:
         """Return the names of all tables, sorted."""
@@ -90,7 +105,7 @@ class Store:
         self._tables.check_writable(name)
         with self._translated(name, "cannot be written"):
             table = self.dataset(name)
-            options = self._location.options or None
+            options = self.location.options or None
             fragments = write_fragments(rows, table.uri, mode="append", schema=rows.schema, storage_options=options)
             return [json.dumps(fragment.to_json()) for fragment in fragments]
 
@@ -118,14 +133,13 @@ class Store:
                 self._require(name).delete(where)
         return count
 
-    def drop(self, name: str) -> None:
-        """Remove a table, if it exists."""
-        if self._tables.table(name) is not None:
-            with self._writing(name):
-                self._tables.connection.drop_table(name)
-                self._tables.dropped(name)
-                for cache in (self._reads, self._memo):
-                    cache.remove(lambda key: key[0] == name)
+    def replace(self, name: str, rows: pa.Table) -> None:
+        """Put rows, of any schema, in place of all rows of an existing table; earlier versions keep theirs."""
+        from lance import write_dataset
+
+        with self._writing(name):
+            uri, options = self.dataset(name).uri, self.location.options or None
+            write_dataset(rows, uri, mode="overwrite", storage_options=options)
 
     def count(self, name: str, where: str | None = None) -> int:
         """Return the number of rows, 0 if the table does not exist."""
@@ -243,24 +257,68 @@ class Store:
         """Return the version of every table: the state a reader sees."""
         return {name: self.state(name)[0] for name in self.table_names()}
 
+    @property
+    def commit_seen(self) -> Record | None:
+        """The commit that this store reads; None at fixed versions, while writing, and in an index of format 2."""
+        return self._tables.record if isinstance(self._tables, CommittedTables) else None
+
+    def fixed(self, record: Record) -> Store:
+        """Return the index at a commit, read-only; clean-up leaves that commit alone for as long as the store exists.
+
+        StoreError if the commit has been cleaned up.
+        """
+        hold = self.log.reading(record.number)
+        store = Store(self.location, record.versions)
+        store._hold = hold
+        return store
+
     @contextmanager
-    def write_lock(self) -> Iterator[None]:
+    def write_lock(self, *, old_format: bool = False) -> Iterator[None]:
         """Lock the index for writing; a second writer gets an error that names the holder.
 
-        The lock is free soon after its process dies.
+        An index of the `old_format` is refused, unless it is to be migrated. First undoes what a writer left that was
+        cut off. What is written is committed at the end, as one commit, unless `commit` did so before; where the block
+        raises, what was written since the last `checkpoint` is undone. The lock is free soon after its process dies.
         """
         self._tables.check_writable(schema.RUNS)
-        with hold(self._location) as check:
-            self._check = check
-            self._tables.changed()  # others may have written while this one waited
+        with hold(self.location) as lock:
+            working = NewestTables(self.location)
+            transaction = Transaction(self.location, working, self.log, lock)
+            transaction.begin(old_format=old_format)
+            self._transaction, self._tables = transaction, working
             try:
                 yield
+                transaction.commit()
+            except BaseException:
+                with suppress(StoreError):  # the first error is raised; the next writer undoes what this one could not
+                    transaction.rollback()
+                    transaction.commit()
+                raise
             finally:
-                self._check = None
+                self._transaction = None
+                self._tables = working if self.log.head() is None else CommittedTables(self.location, self.log)
+
+    def commit(self, run_id: str = "", command: str = "") -> None:
+        """Make all that was written durable and visible to readers, as one commit. Under the write lock."""
+        self._require_lock().commit(run_id, command)
+
+    def rollback(self) -> None:
+        """Undo what was written since the last commit, shown or not. Under the write lock."""
+        self._require_lock().rollback()
+
+    def checkpoint(self) -> None:
+        """Keep what was written so far, even if the command is killed; readers see it when the command ends."""
+        if self._transaction is not None:
+            self._transaction.commit(shown=False)
+
+    def _require_lock(self) -> Transaction:
+        if self._transaction is None:
+            raise StoreError(f"{self.uri} is not locked for writing: this is a fault of the program, please report it")
+        return self._transaction
 
     def is_locked(self) -> bool:
         """Return whether a process holds the write lock."""
-        return is_held(self._location)
+        return is_held(self.location)
 
     def _version(self, name: str) -> TableVersion:
         version = self._tables.version(name)
@@ -282,12 +340,17 @@ class Store:
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
-        """Wrap every write: stop a writer that lost its lock, and translate errors."""
+        """Wrap every write: stop a writer that lost its lock, and translate errors; without a lock, take it."""
         self._tables.check_writable(name)
-        if self._check is not None:
-            self._check()
+        if self._transaction is None:
+            with self.write_lock(), self._writing(name):
+                yield
+            return
+        self._transaction.check()
+        self._transaction.touch(name)
         with self._translated(name, "cannot be written"):
             try:
                 yield
             finally:
+                self._transaction.touch(name)  # again: another thread may have committed since
                 self._tables.changed(name)

@@ -1,4 +1,5 @@
-"""Which version of each table a store sees: the last commit (`NewestTables`) or a fixed one (`FixedTables`).
+"""Which version of each table a store sees: that of the last commit of the whole index (`CommittedTables`), a fixed one
+(`FixedTables`), or, for the writer and for indexes of format 2, the newest (`NewestTables`).
 
 Opens Lance tables and connections; what is done with them is the business of `tables`. Lance prints warnings meant for
 its own developers, so the first connection sets LANCE_LOG=error unless the environment sets that variable.
@@ -11,10 +12,12 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from csp_index.errors import StoreError
-from csp_index.store.locations import Location, reason
+from csp_index.store.bucket import reason
+from csp_index.store.commits import CommitLog, ReadHold, Record
+from csp_index.store.locations import Location
 
 _INDEX_CACHE, _METADATA_CACHE = 256 * 2**20, 64 * 2**20  # bytes; Lance would take several GB
 
@@ -108,7 +111,6 @@ class NewestTables:
 
     def table(self, name: str) -> Any | None:
         """Return the lancedb table at its last commit."""
-        self._check_same(name)
         table = self._tables.pop(name, None)
         with _opening(name, self._location):
             if table is None:
@@ -147,11 +149,24 @@ class NewestTables:
     def check_writable(self, name: str) -> None:
         """Allow every write: the file system or the object store refuses those without permission."""
 
+    def at(self, name: str, version: int, seen: TableVersion | None = None) -> TableVersion:
+        """Return a table at one version; `seen` is the same table at another. StoreError if it cannot be opened."""
+        _quiet()
+        from lance import Session, dataset  # type: ignore[attr-defined]
+
+        with _at_version(name, self._location, str(version)):
+            if seen is not None:
+                opened = seen.dataset.checkout_version(version)
+            else:
+                self._session = self._session or Session(_INDEX_CACHE, _METADATA_CACHE)
+                uri, options = f"{self._location.address}/{name}.lance", self._location.options
+                opened = dataset(uri, version=version, storage_options=options, session=self._session)
+            return TableVersion(opened, (version, self._location.stamp(name, version)))
+
     def _newest(self, name: str) -> TableVersion | None:
         _quiet()
         from lance import Session, dataset  # type: ignore[attr-defined]
 
-        self._check_same(name)
         seen = self._versions.pop(name, None)
         with _opening(name, self._location):
             if seen is None:
@@ -167,13 +182,102 @@ class NewestTables:
             return version
         return None
 
-    def _check_same(self, name: str) -> None:
-        """Open all tables again if the commit last seen has changed: the table was dropped and made again."""
+
+class CommittedTables:
+    """The tables as the last commit of the whole index names them; a newer one is looked for. One thread at a time."""
+
+    def __init__(self, location: Location, log: CommitLog) -> None:
+        """Read the last commit, and check that its tables are there. StoreError if there is none, or one is not."""
+        self._location, self._log = location, log
+        self._newest = NewestTables(location)
+        self._versions: dict[str, TableVersion] = {}
+        self._tables: dict[str, tuple[int, Any]] = {}
+        self._pinned = False
+        self._state: object = None  # of HEAD, as last seen
+        self._record: Record | None = None
+        self._hold: ReadHold | None = None  # keeps clean-up away from the versions that are open
+
+    @property
+    def connection(self) -> Any:
+        """The lancedb connection, for vector search."""
+        return self._newest.connection
+
+    @property
+    def record(self) -> Record:
+        """The last commit, or the one first seen in the current `moment`."""
+        if self._record is None or (not self._pinned and self._log.state() != self._state):
+            self._follow()
+        return cast(Record, self._record)
+
+    def names(self) -> list[str]:
+        """Return the names of all tables, sorted."""
+        return sorted(self.record.tables)
+
+    def version(self, name: str) -> TableVersion | None:
+        """Return the table at the version of the commit."""
+        entry = self.record.tables.get(name)
+        if entry is None:
+            return None
         seen = self._versions.get(name)
-        if seen is not None and seen.state[1] != self._location.stamp(name, seen.state[0]):
+        if seen is None or seen.state[0] != entry.version:
+            seen = self._versions[name] = self._newest.at(name, entry.version, seen)
+        return seen
+
+    def table(self, name: str) -> Any | None:
+        """Return the lancedb table at the version of the commit, for vector search."""
+        entry = self.record.tables.get(name)
+        if entry is None:
+            return None
+        number, table = self._tables.get(name, (-1, None))
+        if number != entry.version:
+            with _at_version(name, self._location, str(entry.version)):
+                table = self.connection.open_table(name) if table is None else table
+                table.checkout(entry.version)
+            self._tables[name] = entry.version, table
+        return table
+
+    @contextmanager
+    def moment(self) -> Iterator[None]:
+        """Stay at one commit inside the block."""
+        if self._pinned:
+            yield
+            return
+        _ = self.record
+        self._pinned = True
+        try:
+            yield
+        finally:
+            self._pinned = False
+
+    def changed(self, name: str | None = None) -> None:
+        """Look again, even within a `moment`: this process has committed."""
+        self._state = None
+        if self._pinned:
+            self._follow()
+
+    def dropped(self, name: str) -> None:
+        """Do nothing: a dropped table is missing from the next commit."""
+
+    def check_writable(self, name: str) -> None:
+        """Allow every write: it goes through the write lock."""
+
+    def _follow(self) -> None:
+        current = self._log.current()
+        if current is None:
+            raise StoreError(f"{self._location.uri} has no commit: check the path")
+        head, record = current
+        hold = self._log.reading(record.number)
+        if hold is None and (again := self._log.current()) is not None:  # removed since, or nothing can be marked
+            head, record = again
+            hold = self._log.reading(record.number)
+        before = self._record.tables if self._record is not None else {}
+        changed = {name: table for name, table in record.tables.items() if before.get(name) != table}
+        self._log.check(changed)
+        if any(name in before and before[name].version >= table.version for name, table in changed.items()):
+            self._versions.clear()  # a table was dropped and made again: nothing that is open is good
             self._tables.clear()
-            self._versions.clear()
-            self._session = self._connection = None
+            self._newest = NewestTables(self._location)
+        self._state, self._record, self._hold = head.state, record, hold
 
 
 class FixedTables:
@@ -183,7 +287,7 @@ class FixedTables:
         """Open every table at its version; a table that `versions` does not name does not exist."""
         self._location = location
         self._newest = NewestTables(location)
-        self._versions = {name: self._at(name, number) for name, number in sorted(versions.items())}
+        self._versions = {name: self._newest.at(name, number) for name, number in sorted(versions.items())}
         self._tables: dict[str, Any] = {}
         self._mutex = threading.Lock()
 
@@ -230,18 +334,6 @@ class FixedTables:
             f"table {name} of {self._location.uri} is open at a fixed version, only to be read: "
             "write through another process"
         )
-
-    def _at(self, name: str, number: int) -> TableVersion:
-        newest = self._newest.version(name)
-        if newest is None:
-            raise StoreError(
-                f"table {name} is not in {self._location.uri}: expected version {number}; open the index again"
-            )
-        if newest.state[0] == number:
-            return newest
-        with _at_version(name, self._location, f"{number} (it has {newest.state[0]})"):
-            dataset = newest.dataset.checkout_version(number)
-        return TableVersion(dataset, (number, self._location.stamp(name, number)))
 
 
 @contextmanager

@@ -231,7 +231,7 @@ def warm(places: dict[str, str], count: int) -> dict[str, Any]:
         read = int(counter.io_stats_incremental().read_bytes)
         result[name] = {"seconds": times[name], "table": table, "bytes read": read}
         for lists in [name for name in index.store.table_names() if name.startswith("neighbours")]:
-            index.store.drop(lists)
+            index.store.delete(lists, "true")
     without = _one_by_one(alone, count) | _one_by_one(others, count)
     return {name: found | {"seconds without lists": without[name]} for name, found in result.items()}
 

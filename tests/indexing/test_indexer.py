@@ -13,6 +13,7 @@ from concurrent import futures
 from pathlib import Path
 
 import fakes
+import lance
 import numpy as np
 import pytest
 import torch
@@ -263,9 +264,8 @@ def test_rows_without_a_mark_do_not_exist(images, tmp_path):
     before = contents(tmp_path / "db")
     rows = index.store.read(schema.embeddings_table(ENCODER), where="shard = 2")
     shifted = rows.set_column(rows.schema.get_field_index("shard"), "shard", [[3] * rows.num_rows])
-    index.store.append(
-        schema.embeddings_table(ENCODER), shifted.cast(rows.schema)
-    )  # as a kill before the mark leaves it
+    table = str(tmp_path / "db" / f"{schema.embeddings_table(ENCODER)}.lance")
+    lance.write_dataset(shifted.cast(rows.schema), table, mode="append")  # as a kill before the mark leaves it
     labels = index.label("net/concepts", vocabulary=["red", "blue"], templates="none")
     assert labels[9].state == "dead"
     add(tmp_path / "db", images)

@@ -76,7 +76,7 @@ def test_a_snapshot_opens_again_at_the_versions_of_another(tmp_path):
     assert again.state("numbers") != open_store(tmp_path / "db").state("numbers")
     with pytest.raises(StoreError, match="cannot be opened at version 99"):
         open_snapshot(tmp_path / "db", {"numbers": 99})
-    with pytest.raises(StoreError, match="table nothing is not in"):
+    with pytest.raises(StoreError, match=r"table nothing of .* cannot be opened at version 1"):
         open_snapshot(tmp_path / "db", {"nothing": 1})
 
 
@@ -87,7 +87,7 @@ def test_a_snapshot_opens_again_at_the_versions_of_another(tmp_path):
         lambda store: store.create("other", ROWS.schema),
         lambda store: store.upsert("numbers", ["number"], ROWS),
         lambda store: store.delete("numbers", "number = 1"),
-        lambda store: store.drop("numbers"),
+        lambda store: store.replace("numbers", ROWS),
         lambda store: store.write_fragments("numbers", ROWS),
         lambda store: store.append_fragments("numbers", []),
         lambda store: store.upkeep("numbers").__enter__(),
