@@ -26,6 +26,7 @@ from csp_index.errors import SettingError
 from csp_index.records import ExampleOptions, Progress
 from csp_index.store import catalog, maintenance, schema, streams
 from csp_index.store.catalog import EncoderInfo
+from csp_index.store.cleanup import clean_up
 from csp_index.store.runs import record_run
 from csp_index.store.tables import Store
 
@@ -123,16 +124,21 @@ def optimize(
         _check_kind(store, source, kind)
     options = {"kind": kind, "encoders": [source.name for source in sources], "keep_hours": keep}
     report = _Steps(progress, 2 * len(sources) + len(store.table_names()))
-    with store.write_lock(), record_run(store, "optimize", options, {}) as run:
-        extended = [_extend(store, source, kind) for source in sources]
-        tables = []
-        for name in store.table_names():
-            tables.append(_tidy(store, name, keep))
-            report.done()
-        built = []
-        for source, grown in zip(sources, extended, strict=True):
-            built.append(_index(store, source, kind, grown))
-            report.done()
+    with store.write_lock():
+        with record_run(store, "optimize", options, {}) as run:
+            extended = [_extend(store, source, kind) for source in sources]
+            tables = []
+            for name in store.table_names():
+                tables.append(_tidy(store, name))
+                store.checkpoint()
+                report.done()
+            built = []
+            for source, grown in zip(sources, extended, strict=True):
+                built.append(_index(store, source, kind, grown))
+                store.checkpoint()
+                report.done()
+        freed = clean_up(store, keep)
+        tables = [replace(table, freed=freed.get(table.table, 0)) for table in tables]
     measured = []
     for source, summary in zip(sources, built, strict=True):
         exact = summary.kind == "none"
@@ -198,12 +204,11 @@ def _extend(store: Store, source: EncoderInfo, kind: str) -> bool:
     return True
 
 
-def _tidy(store: Store, name: str, keep_hours: float) -> TableOptimized:
+def _tidy(store: Store, name: str) -> TableOptimized:
     before = maintenance.table_state(store, name)
     maintenance.compact(store, name)
-    freed = maintenance.prune(store, name, keep_hours)
     after = maintenance.table_state(store, name)
-    return TableOptimized(name, after.rows, before.fragments, after.fragments, before.bytes, after.bytes, freed)
+    return TableOptimized(name, after.rows, before.fragments, after.fragments, before.bytes, after.bytes, 0)
 
 
 def _index(store: Store, source: EncoderInfo, kind: str, extended: bool) -> EncoderOptimized:

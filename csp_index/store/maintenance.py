@@ -1,14 +1,11 @@
-"""Vector indexes, fragments and old versions of tables. Knows nothing about images or neurons.
+"""Vector indexes and fragments of tables. Knows nothing about images or neurons.
 
-Changes require the store's write lock. Each change is one commit: a reader sees the table before or after it, rows
-keep their order, and an interrupted change leaves the table as it was.
+Changes require the store's write lock. Rows keep their order, and an interrupted change leaves the table as it was.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -92,16 +89,3 @@ def compact(store: Store, name: str) -> None:
             batch_size=max(16, min(8192, _BATCH_BYTES // row)),
             num_threads=1,  # one task at a time bounds the memory
         )
-
-
-def prune(store: Store, name: str, keep_hours: float) -> int:
-    """Remove the versions that were replaced more than `keep_hours` ago; return the bytes freed.
-
-    The time of replacement counts, because a reader may have opened the version until then.
-    """
-    oldest = time.time() - 3600 * keep_hours
-    with store.upkeep(name) as dataset:
-        gone = [old["version"] for old, new in pairwise(dataset.versions()) if new["timestamp"].timestamp() <= oldest]
-        if not gone:
-            return 0
-        return int(dataset.cleanup_old_versions(versions=gone).bytes_removed)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from datetime import datetime
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -154,24 +151,3 @@ def test_partitions_trained_elsewhere_are_taken(store, monkeypatch):
     assert maintenance.partition_count(store, "e") == 5
     monkeypatch.setenv("CSP_INDEX_SEARCH_PROBES", "5")
     assert store.search("e", rows[:1], 9)[0].tolist() == nearest(rows, 0, 9)
-
-
-def stamp(when: datetime) -> float:
-    return when.timestamp()
-
-
-def test_a_version_stays_for_its_readers_until_it_was_replaced_long_ago(store, monkeypatch):
-    reader = open_store(store.uri).dataset("e")  # opened before compaction replaces what it reads
-    time.sleep(0.05)
-    maintenance.compact(store, "e")
-    *_, opened, compacted = [stamp(version["timestamp"]) for version in store.dataset("e").versions()]
-    now = (opened + compacted) / 2 + 3600  # one hour after a moment when the reader's version was the last one
-    monkeypatch.setattr(maintenance.time, "time", lambda: now)
-    assert maintenance.prune(store, "e", 1.0) > 0  # versions before the reader's
-    assert len(store.dataset("e").versions()) == 2
-    assert reader.to_table().num_rows == 2000
-    monkeypatch.setattr(maintenance.time, "time", lambda: compacted + 3601)
-    assert maintenance.prune(store, "e", 1.0) > 0
-    assert len(store.dataset("e").versions()) == 1
-    assert maintenance.prune(store, "e", 1.0) == 0
-    assert store.read("e", ["image_id"])["image_id"].to_pylist() == list(range(2000))
