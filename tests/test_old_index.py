@@ -1,8 +1,9 @@
-"""An index that commit 2d73c0c made is read as it is: the same labels, nothing computed again, nothing written."""
+"""An index that commit 2d73c0c made, in format 2: read as it is, refused by writers, migrated without loss."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,14 @@ from typing import Any
 import pytest
 from planted import PLANTED, WORDS
 
-from csp_index import Index, open_index
+from csp_index import Index, StoreError, open_index
 from csp_index.labelling.methods import METHODS
+from csp_index.store import catalog
+from csp_index.store.commits import CommitLog
+from csp_index.store.connect import open_version
+from csp_index.store.locks import Lock
+from csp_index.store.migration import Migration, digests_of, migrate
+from csp_index.store.transactions import Transaction
 
 ARCHIVE = Path(__file__).parent / "data" / "index_of_2d73c0c.tar.gz"
 
@@ -35,8 +42,86 @@ def test_labels_are_read_and_not_made_again(old, method):
     assert index.store.versions() == versions == expected["versions"]
 
 
-def test_what_was_made_since_goes_into_it(old):
+def test_writers_refuse_it_and_name_what_to_do(old):
     index, expected = old
+    with pytest.raises(StoreError, match=r"has format 2, without commits: run `csp-index migrate .*nothing of it"):
+        index.prefer("pmi")
+    assert index.store.versions() == expected["versions"]
+
+
+@pytest.fixture
+def copy(old, tmp_path) -> Path:
+    shutil.copytree(old[0].uri, tmp_path / "index")
+    return tmp_path / "index"
+
+
+def rows_of(index: Index) -> dict[str, list[dict[str, Any]]]:
+    """The rows of every table, without the record of the migration itself."""
+    names = index.store.table_names()
+    rows = {name: index.store.read(name).to_pylist() for name in names}
+    rows["runs"] = [row for row in rows["runs"] if row["command"] != "migrate"]
+    return rows
+
+
+def test_a_migrated_index_has_the_same_rows_and_the_digest_of_every_shard(copy):
+    before = rows_of(open_index(copy))
+    index = open_index(copy)
+    assert migrate(index.store) == Migration("2", "3", len(before["shards"]))
+    after = rows_of(open_index(copy))
+    digests = [row.pop("digest") for row in after["shards"]]
+    assert after == before
+    assert all(len(digest) == 64 for digest in digests)
+    for what, table in (("images", "images"), *((info.what, info.table) for info in catalog.columns(index.store))):
+        assert all(shard.number >= 0 and digest in digests for shard, digest in digests_of(index.store, what, table))
+    assert migrate(open_index(copy).store) == Migration("3", "3", 0), "once is enough"
+    assert open_version(copy, 1).read("labels").num_rows == len(before["labels"]), "the old state stays until clean-up"
+
+
+@pytest.mark.parametrize("steps", range(1, 60, 7))
+def test_a_migration_that_is_killed_goes_on(copy, monkeypatch, steps):
+    before = rows_of(open_index(copy))
+    left = steps
+
+    def killed(_: Any, name: str) -> None:
+        nonlocal left
+        left -= 1
+        if left <= 0:
+            raise Killed(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Transaction, "touch", counted(Transaction.touch, killed))
+        patch.setattr(CommitLog, "write", counted(CommitLog.write, killed))
+        patch.setattr(Transaction, "rollback", lambda self: None)  # a killed process undoes nothing
+        patch.setattr(Lock, "clean", property(lambda self: False, lambda self, value: None))
+        try:
+            migrate(open_index(copy).store)
+        except Killed:
+            assert rows_of(open_index(copy))["labels"] == before["labels"], "it can be read in between"
+            with pytest.raises(StoreError, match=r"migrate"):
+                open_index(copy).prefer("pmi")
+    migrate(open_index(copy).store)
+    after = rows_of(open_index(copy))
+    assert all(row.pop("digest") for row in after["shards"])
+    assert after == before
+
+
+class Killed(BaseException):
+    """In place of SIGKILL, which would end the tests."""
+
+
+def counted(method: Any, look: Any) -> Any:
+    def called(self: Any, *arguments: Any, **options: Any) -> Any:
+        look(self, method.__name__)
+        return method(self, *arguments, **options)
+
+    return called
+
+
+def test_what_was_made_since_goes_into_a_migrated_index(old, copy):
+    _, expected = old
+    index = open_index(copy)
+    migrate(index.store)
+    index = open_index(copy)
     index.prefer("pmi")
     (label,) = index.label(f"{PLANTED}/0", vocabulary=WORDS, templates="none", examples=7, keep=False)
     assert (label.method, len(label.pairs)) == ("pmi", 7)
