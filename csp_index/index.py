@@ -62,7 +62,7 @@ class Index(Reader):
 
     def __init__(self, uri: str | Path, **options: Unpack[keywords.OpenKeywords]) -> None:
         """Refer to the database at `uri`; it is opened, or created by the first method that adds, when needed."""
-        super().__init__(uri)
+        super().__init__(uri, options.get("version"))
         self.device = settings.DEVICE.value(options.get("device"))
         self._models = Models(self.device, options.get("models"), trust=options.get("trust", False))
         originals.allow(uri, options.get("image_roots", ()))
@@ -380,7 +380,8 @@ def open_index(uri: str | Path, **options: Unpack[keywords.OpenKeywords]) -> Ind
 
     `models` are the objects, `Network(...)` or `Encoder(...)`, that an index made from objects needs to be extended, by
     their names. `trust=True` lets models run code that only the index names, as `python:module:factory`: not for an
-    index from a stranger. `with open_index(...) as index` closes it in the end.
+    index from a stranger. `version`, a number or a tag, is what the index was after an earlier command, only to be read
+    (see `versions`). `with open_index(...) as index` closes it in the end.
 
     >>> import tempfile
     >>> from csp_index import CandidateTexts

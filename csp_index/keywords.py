@@ -22,6 +22,7 @@ class OpenKeywords(TypedDict, total=False):
     models: Mapping[str, GivenModel] | None
     trust: bool
     image_roots: Sequence[str | Path]
+    version: str | int | None
 
 
 class ExampleKeywords(TypedDict, total=False):

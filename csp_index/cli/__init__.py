@@ -12,7 +12,7 @@ import warnings
 import click
 
 from csp_index import __version__
-from csp_index.cli import candidates, demo, evaluate, index, query, serve
+from csp_index.cli import candidates, demo, evaluate, index, query, serve, versions
 from csp_index.cli.output import plain_warnings, say
 from csp_index.errors import CspIndexError, one_line
 
@@ -36,6 +36,7 @@ for command in (
     *query.COMMANDS,
     *evaluate.COMMANDS,
     *serve.COMMANDS,
+    *versions.COMMANDS,
 ):
     cli.add_command(command)
 

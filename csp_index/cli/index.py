@@ -157,7 +157,7 @@ def import_(db: str, as_json: bool, **options: Any) -> None:
     help="Kind of vector index: auto, none (drop it), ivf_flat, ivf_sq, ivf_pq, ivf_rq or ivf_hnsw_sq.",
 )
 @click.option(
-    "--keep-hours", type=float, help="Hours to keep replaced versions for readers (1); 0 if nobody is reading."
+    "--keep-hours", type=float, help="Hours to keep replaced versions (1); those in use or with a tag stay anyway."
 )
 @json_option
 def optimize(db: str, encoder: str | None, kind: str, keep_hours: float | None, as_json: bool) -> None:

@@ -15,6 +15,11 @@ from csp_index.records import ExampleOptions
 FILE = click.Path(readable=False)  # the code that reads it reports what is wrong
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 database = click.argument("db", metavar="DB")
+version_option = click.option(
+    "--version",
+    metavar="N",
+    help="Read what the index was at version N, a number or a tag (`csp-index versions`); nothing is written.",
+)
 trust_option = click.option(
     "--trust",
     is_flag=True,

@@ -8,7 +8,16 @@ from typing import Any
 
 import click
 
-from csp_index.cli.options import FILE, contrast_options, database, give_spec, images_option, json_option, trust_option
+from csp_index.cli.options import (
+    FILE,
+    contrast_options,
+    database,
+    give_spec,
+    images_option,
+    json_option,
+    trust_option,
+    version_option,
+)
 from csp_index.cli.output import progress, say, say_checks, say_json, say_labels
 from csp_index.labelling.methods import METHODS, RECOMMENDED, WITHOUT_SCALE, defaults_of
 
@@ -99,6 +108,7 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 @trust_option
 @click.option("--recompute", is_flag=True, help="Compute the labels again even if the index holds them.")
 @click.option("--explain", is_flag=True, help="Explain on stderr how contrastive images are found, and why so.")
+@version_option
 @json_option
 def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> None:
     """Label neurons of a layer, and store the labels.
@@ -115,7 +125,7 @@ def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> N
     from csp_index.labelling.candidates import read_text_arrays
     from csp_index.store.addresses import parse_neurons
 
-    opening = {name: options.pop(name) for name in ("device", "trust", "image_roots")}
+    opening = {name: options.pop(name) for name in ("device", "trust", "image_roots", "version")}
     arrays, texts = options.pop("text_embeddings"), options.pop("texts")
     options["explain"] = partial(say, err=True) if options["explain"] else None
     if (arrays is None) != (texts is None):
@@ -159,6 +169,7 @@ def _checking(options: dict[str, Any]) -> dict[str, Any]:
 @click.option("--card", type=FILE, help="Draw the neuron's picture card into this PNG file.")
 @images_option
 @trust_option
+@version_option
 @json_option
 def show(db: str, neuron: str, card: str | None, as_json: bool, **options: Any) -> None:
     """Show one neuron: its label, rivals, statistics and example pairs.
@@ -169,7 +180,7 @@ def show(db: str, neuron: str, card: str | None, as_json: bool, **options: Any) 
     from csp_index.cli.formatting import say_neuron
     from csp_index.index import open_index
 
-    opened = open_index(db, trust=options.pop("trust"), image_roots=options.pop("image_roots"))
+    opened = open_index(db, **{name: options.pop(name) for name in ("trust", "image_roots", "version")})
     view = opened.view(neuron, **options)
     if card:
         opened.card(view.label, card)
@@ -190,8 +201,9 @@ def show(db: str, neuron: str, card: str | None, as_json: bool, **options: Any) 
 @_TEMPLATES
 @_ENCODER
 @trust_option
+@version_option
 @json_option
-def search(db: str, text: str | None, trust: bool, as_json: bool, **options: Any) -> None:
+def search(db: str, text: str | None, trust: bool, version: str | None, as_json: bool, **options: Any) -> None:
     """Find the neurons whose meaning is nearest to TEXT, or to a picture.
 
     \b
@@ -203,7 +215,7 @@ def search(db: str, text: str | None, trust: bool, as_json: bool, **options: Any
 
     if (text is None) == (options["image"] is None):
         raise click.UsageError("give a TEXT or --image, one of them")
-    neurons = open_index(db, trust=trust).search(text, **options)
+    neurons = open_index(db, trust=trust, version=version).search(text, **options)
     write_result(neurons, "json" if as_json else "table")
 
 
@@ -219,8 +231,9 @@ def search(db: str, text: str | None, trust: bool, as_json: bool, **options: Any
     help="A table for reading, or every row and value for machines.",
 )
 @click.option("--out", type=FILE, help="Write to this file instead of the terminal.")
+@version_option
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-def sql(db: str, statement: str, kind: Any, out: str | None, as_json: bool) -> None:
+def sql(db: str, statement: str, kind: Any, out: str | None, version: str | None, as_json: bool) -> None:
     """Run one read-only SELECT over the index.
 
     Views: images, neurons, neuron_labels (one row per neuron: the label shown), labels, examples, derived, answers,
@@ -234,7 +247,7 @@ def sql(db: str, statement: str, kind: Any, out: str | None, as_json: bool) -> N
     from csp_index.query.reader import Reader
     from csp_index.query.results import write_result
 
-    write_result(Reader(db).sql(statement), "json" if as_json else kind, out)
+    write_result(Reader(db, version).sql(statement), "json" if as_json else kind, out)
 
 
 @click.command()
@@ -251,6 +264,7 @@ def sql(db: str, statement: str, kind: Any, out: str | None, as_json: bool) -> N
     help="How the rows are written.",
 )
 @click.option("--out", type=FILE, help="Write to this file instead of the terminal.")
+@version_option
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def export(db: str, kind: Any, out: str | None, as_json: bool, **options: Any) -> None:
     """Export the label of every neuron: the one shown everywhere, one by a method, or by all methods.
@@ -262,7 +276,7 @@ def export(db: str, kind: Any, out: str | None, as_json: bool, **options: Any) -
     from csp_index.query.results import write_result
 
     write_result(
-        Reader(db).labels(options["layer"], method=options["method"], top=options["top"]),
+        Reader(db, options["version"]).labels(options["layer"], method=options["method"], top=options["top"]),
         "json" if as_json else kind,
         out,
     )
@@ -306,8 +320,9 @@ def prefer(db: str, method: str, as_json: bool) -> None:
 
 @click.command()
 @database
+@version_option
 @json_option
-def status(db: str, as_json: bool) -> None:
+def status(db: str, version: str | None, as_json: bool) -> None:
     """Show what the index holds: images, failures, encoders, layers, labels, runs.
 
     \b
@@ -316,7 +331,7 @@ def status(db: str, as_json: bool) -> None:
     from csp_index.cli.formatting import say_status
     from csp_index.query.reader import Reader
 
-    description = Reader(db).status()
+    description = Reader(db, version).status()
     if as_json:
         say_json(description)
     else:

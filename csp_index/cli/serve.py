@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from csp_index.cli.options import FILE, database, json_option, trust_option
+from csp_index.cli.options import FILE, database, json_option, trust_option, version_option
 from csp_index.cli.output import say
 
 
@@ -27,6 +27,7 @@ from csp_index.cli.output import say
 @click.option("--texts", type=FILE, help="Their texts, one per line.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Processes that answer, each with its own models (1).")
 @trust_option
+@version_option
 @json_option
 def serve(db: str, as_json: bool, **options: Any) -> None:
     """Show an index in the browser and over HTTP; the service never writes to it.

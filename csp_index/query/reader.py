@@ -20,17 +20,19 @@ from csp_index.query.status import describe
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.store import catalog
 from csp_index.store.activations import activations_of
-from csp_index.store.connect import find_store, open_store
+from csp_index.store.connect import find_store, open_store, open_version
+from csp_index.store.named_versions import tag_version, version_rows
 from csp_index.store.tables import Store
 
 
 class Reader:
     """An index that is only read."""
 
-    def __init__(self, uri: str | Path) -> None:
-        """Refer to the database at `uri`; it is opened when needed."""
+    def __init__(self, uri: str | Path, version: str | int | None = None) -> None:
+        """Refer to the database at `uri`, or to what it was at a `version` (a number or a tag; see `versions`)."""
         self.uri = str(uri)
-        self._store: Store | None = find_store(uri)
+        self._version = version
+        self._store: Store | None = find_store(uri) if version is None else open_version(uri, version)
 
     def close(self) -> None:
         """Let go of what was read of the database; the next method opens it again."""
@@ -49,8 +51,28 @@ class Reader:
     def store(self) -> Store:
         """The database's tables."""
         if self._store is None:
-            self._store = open_store(self.uri)
+            self._store = open_store(self.uri) if self._version is None else open_version(self.uri, self._version)
         return self._store
+
+    def versions(self) -> SqlResult:
+        """Return the versions of the index that are still there, newest first: what each command left.
+
+        Columns: version, when, command, run_id, tags (a list), images, labels (rows of the tables). Clean-up keeps the
+        last one, those with a tag, and those that somebody reads (see `csp-index optimize`).
+        """
+        return SqlResult(version_rows(self.store))
+
+    def tag(self, name: str, version: str | int | None = None) -> int:
+        """Give a version (by default the last one) a name under which it can be read, and which no clean-up removes.
+
+        Returns the version's number. Errors: SettingError for a name that is taken or none, NotFoundError.
+        """
+        return tag_version(self.store, name, version)
+
+    def untag(self, name: str) -> None:
+        """Remove a tag; the version stays until clean-up. NotFoundError if there is no such tag."""
+        with self.store.write_lock():
+            self.store.log.untag(name)
 
     def labels(self, layer: str | None = None, *, method: str | None = None, top: int = 1) -> SqlResult:
         """Return stored labels, neuron by neuron, the best candidate first.

@@ -35,6 +35,7 @@ from csp_index.service.http.schemas import Fault
 from csp_index.service.live.engine import Engine
 from csp_index.service.snapshot import Snapshot
 from csp_index.service.sql_sandbox import SqlRunner
+from csp_index.store.connect import open_version
 
 if TYPE_CHECKING:
     from csp_index.query.reader import Reader
@@ -61,6 +62,8 @@ def make_app(
     application runs. Raises StoreError if there is no index.
     """
     settings = settings or ServiceSettings()
+    if versions is None and settings.version is not None:
+        versions = open_version(index if isinstance(index, str | Path) else index.uri, settings.version).versions()
     snapshot = Snapshot(
         index if isinstance(index, str | Path) else index.uri, versions=versions, held_bytes=settings.held_bytes // 2
     )

@@ -40,6 +40,7 @@ class ServiceSettings:
     host: str = field(default_factory=settings.SERVE_HOST.value)
     port: int = field(default_factory=settings.SERVE_PORT.value)
     token: str | None = field(default=None, repr=False)  # clients must send it; None: every client may ask
+    version: str | None = None  # serve what the index was at a version or tag; None: as it is at the start
     trust: bool = False  # run code that only the index names, as python:module:factory
     public_read: bool = False  # serve other machines without a token, on purpose
     sql: bool | None = None  # SQL over HTTP; None: on loopback only. After construction it is True or False

@@ -34,7 +34,7 @@ from uvicorn.supervisors.multiprocess import SIGNALS, Multiprocess, Process
 from csp_index.errors import StoreError, one_line
 from csp_index.service.config import SHARED_COUNTERS, ServiceSettings
 from csp_index.service.server import BACKLOG, log_to_stderr, uvicorn_config
-from csp_index.store.connect import open_snapshot
+from csp_index.store.connect import open_snapshot, open_version
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -51,7 +51,8 @@ def run(uri: str, settings: ServiceSettings, listener: socket.socket, started: C
 
     Raises KeyboardInterrupt at the end, and StoreError if a process cannot start or there is no index.
     """
-    versions, part = open_snapshot(uri).versions(), _share(settings)
+    store = open_snapshot(uri) if settings.version is None else open_version(uri, settings.version)
+    versions, part = store.versions(), _share(settings)
     with tempfile.TemporaryDirectory(prefix="csp_index_", ignore_cleanup_errors=True) as counters:
         os.environ[SHARED_COUNTERS] = counters
         running = multiprocessing.get_context("spawn").Event()

@@ -14,11 +14,13 @@ from csp_index.store.tables import Store
 def open_snapshot(uri: str | Path, versions: Mapping[str, int] | None = None) -> Store:
     """Open an existing index as it is now, or as it was at `versions`, read-only; see `Store.versions`.
 
-    The last commit stays as it is for as long as the store exists; of `versions` somebody else takes care.
+    Clean-up leaves these versions alone for as long as the store exists.
     """
     store = open_store(uri)
     record = store.commit_seen
-    if versions is None and record is not None:
+    if versions is not None and record is not None and record.versions != versions:
+        record = next((one for one in reversed(store.log.records()) if one.versions == versions), None)
+    if record is not None:
         return store.fixed(record)
     return Store(location_of(uri), store.versions() if versions is None else versions)
 
@@ -72,6 +74,7 @@ def create_store(uri: str | Path) -> Store:
     store = Store(location)
     with store.write_lock():
         store.create(schema.RUNS, schema.table_schema(schema.RUNS))
+        store.commit(command="create")
     return store
 
 

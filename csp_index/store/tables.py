@@ -268,6 +268,7 @@ class Store:
         StoreError if the commit has been cleaned up.
         """
         hold = self.log.reading(record.number)
+        self.log.check(record.tables)
         store = Store(self.location, record.versions)
         store._hold = hold
         return store
