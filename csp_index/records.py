@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -14,6 +13,7 @@ DerivedKind = Literal["perturbation", "synthetic"]  # contrast kinds whose image
 LabelState = Literal["labelled", "dead", "no-contrast", "no-candidates"]
 Progress = Callable[[int, int, str], None]  # done, to do, what is going on
 _RIVALS = 5
+_LARGEST = 1.7e308  # of finite numbers
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -55,7 +55,7 @@ class NeuronKey:
         NeuronKey(model='resnet50', layer='layer4', neuron=77)
         """
         path, _, index = text.rpartition("/")
-        if path.count("/") != 1 or not index.isascii() or not index.isdigit():
+        if path.count("/") != 1 or not index.isascii() or not index.isdigit() or len(index) > 10:
             raise AddressError(
                 f"neuron {text!r} is not an address: write MODEL/LAYER/INDEX, for example resnet50/layer4/77"
             )
@@ -166,6 +166,17 @@ class Label:
         }
 
 
+BOUNDS: dict[str, tuple[int, int]] = {
+    "examples": (1, 1_000_000),
+    "neighbours": (1, 10_000),
+    "variants": (1, 10_000),
+    "bootstrap": (0, 100_000),
+    "seed": (-(2**63), 2**63 - 1),
+    "generator_seed": (-(2**63), 2**63 - 1),
+}
+"""The least and the most of the whole numbers among the options of labels."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExampleOptions:
     """How activating and contrastive images are chosen (METHODS: CSP, section 3 of arXiv 2604.22477)."""
@@ -196,9 +207,6 @@ class ExampleOptions:
         if not isinstance(self.threshold, str):
             raise SettingError(f"threshold is {self.threshold!r}: expected mean, quantile:Q or max:F")
         for name, ok, expected in (
-            ("examples", self.examples >= 1, "at least 1"),
-            ("neighbours", self.neighbours >= 1, "at least 1"),
-            ("variants", self.variants >= 1, "at least 1"),
             ("variant_prompt", "{caption}" in self.variant_prompt, "a text with {caption} in it"),
             ("contrast", _are_kinds(self.contrast), f"{', '.join(get_args(ContrastKind))}, or several joined by +"),
         ):
@@ -234,8 +242,6 @@ class ScoringOptions:
     def __post_init__(self) -> None:
         override = [name for name in ("logit_scale", "prior_weight") if getattr(self, name) is not None]
         _check_numbers(self, whole=("bootstrap", "seed"), real=("gamma", "alpha", *override))
-        if self.bootstrap < 0:
-            raise SettingError(f"bootstrap is {self.bootstrap}: expected a number of resamples, or 0 for none")
         if not 0.0 <= self.gamma <= 1.0:
             raise SettingError(f"gamma is {self.gamma}: expected a number from 0 (no contrast) to 1")
         if not 0.0 <= self.alpha <= 1.0:
@@ -256,6 +262,14 @@ def _check_numbers(options: object, whole: Sequence[str] = (), real: Sequence[st
     for name in (*whole, *real):
         value = getattr(options, name)
         fits = isinstance(value, int if name in whole else int | float) and not isinstance(value, bool)
-        if not fits or not math.isfinite(value):
+        if not fits or not -_LARGEST <= value <= _LARGEST:
             kind = "a whole number" if name in whole else "a finite number"
-            raise SettingError(f"{name.replace('_', ' ')} is {value!r}: expected {kind}")
+            raise SettingError(f"{name.replace('_', ' ')} is {_shown(value)}: expected {kind}")
+        least, most = BOUNDS.get(name, (value, value))
+        if name in whole and not least <= value <= most:
+            raise SettingError(f"{name.replace('_', ' ')} is {value}: expected at least {least} and at most {most}")
+
+
+def _shown(value: object) -> str:
+    """Return a value for a message: Python refuses to write out the longest numbers."""
+    return "a number of thousands of digits" if isinstance(value, int) and abs(value) > 10**4000 else repr(value)

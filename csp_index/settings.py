@@ -62,15 +62,18 @@ class Text(Setting):
 
 @dataclass(frozen=True, slots=True)
 class Count(Setting):
-    """A number of things: `least` or more."""
+    """A number of things: `least` to `most`."""
 
     least: int = 1
+    most: int = 2**63 - 1
 
     def value(self, override: Value | None = None) -> int:
         """Return the number in force."""
         value = int(self._read(override))
         if value < self.least:
             raise self._error(str(value), f"at least {self.least} (default {self.default})")
+        if value > self.most:
+            raise self._error(str(value), f"at most {self.most} (default {self.default})")
         return value
 
 
@@ -100,27 +103,28 @@ class Real(Setting):
         return value
 
 
+@dataclass(frozen=True, slots=True)
 class CountOrAuto(Setting):
-    """A number of things from 0 on, or `auto`."""
+    """A number of things from 0 to `most`, or `auto`."""
 
-    __slots__ = ()
+    most: int = 1024
 
     def value(self, override: Value | None = None) -> int | None:
         """Return the number in force, or None for `auto`."""
         value = str(self._read(None if override is None else str(override)))
         if value == "auto":
             return None
-        if not value.isdecimal():
-            raise self._error(repr(value), "auto or a number from 0 on")
+        if not value.isdecimal() or len(value) > 20 or int(value) > self.most:
+            raise self._error(repr(value), f"auto or a number from 0 to {self.most}")
         return int(value)
 
 
 SHARD_SIZE = Count("shard_size", 2048, "Images per shard. A shard is one commit per table; a crash loses at most two.")
 ACTIVATION_DTYPE = Text("activation_dtype", "float32", "How activations are stored.", ("float32", "float16"))
-THUMBNAIL_SIZE = Count("thumbnail_size", 128, "Longer side of the stored thumbnails, in pixels.")
+THUMBNAIL_SIZE = Count("thumbnail_size", 128, "Longer side of the stored thumbnails, in pixels.", most=65_500)
 TOP_IMAGES = Count("top_images", 100, "Highest activating images stored with each neuron.")
 DEVICE = Text("device", "auto", "Where models run: auto, cpu, cuda, cuda:1, mps.")
-DECODE_THREADS = Count("decode_threads", 2, "Threads that read and decode images while the models run.")
+DECODE_THREADS = Count("decode_threads", 2, "Threads that read and decode images while the models run.", most=1_024)
 DECODE_WORKERS = CountOrAuto(
     "decode_workers",
     "auto",
@@ -180,9 +184,9 @@ PICTURE_SIDE = Count("picture_side", 512, "Longer side of the pictures that mode
 ANSWERS_GROUP = Count("answers_group", 64, "Answers of models that are committed together.")
 ANSWERS_PAUSE = Amount("answers_pause", 2.0, "Seconds after which new answers are committed even if they are few.")
 VLM_NEW_TOKENS = Count("vlm_new_tokens", 64, "New tokens in an answer of a vision-language model, at most.")
-VLM_BATCH = Count("vlm_batch", 4, "Neurons per batch of a local vision-language model.")
+VLM_BATCH = Count("vlm_batch", 4, "Neurons per batch of a local vision-language model.", most=100_000)
 CAPTION_NEW_TOKENS = Count("caption_new_tokens", 40, "New tokens in a caption, at most.")
-CAPTION_BATCH = Count("caption_batch", 16, "Pictures that a captioner describes at once.")
+CAPTION_BATCH = Count("caption_batch", 16, "Pictures that a captioner describes at once.", most=100_000)
 CAPTION_FLOOR = Real("caption_floor", 0.1, "Minimum score of a caption phrase that becomes a candidate.")
 CAPTION_PHRASES = Count("caption_phrases", 20, "Candidates from a neuron's captions, at most.")
 PERTURBATION_EDITS = Text(
@@ -190,7 +194,7 @@ PERTURBATION_EDITS = Text(
     "occlude,blur,noise,recolour,inpaint",
     "Edits tried for `--contrast perturbation`; inpaint is left out if OpenCV is not installed.",
 )
-VLM_CONCURRENCY = Count("vlm_concurrency", 8, "Neurons that an endpoint is asked about at the same time.")
+VLM_CONCURRENCY = Count("vlm_concurrency", 8, "Neurons that an endpoint is asked about at the same time.", most=1_024)
 VLM_TIMEOUT = Amount("vlm_timeout", 120.0, "Seconds allowed for one answer of an endpoint.")
 VLM_RETRIES = Count(
     "vlm_retries", 4, "Times a request is repeated after a time-out, a broken connection, 429 or 5xx.", least=0
@@ -198,8 +202,10 @@ VLM_RETRIES = Count(
 VLM_TOKENS = Count("vlm_tokens", 1024, "New tokens in an endpoint's answer, at most, including its reasoning.")
 VLM_KEY_VARIABLE = Text("vlm_key_variable", "OPENAI_API_KEY", "Environment variable that holds the key of an endpoint.")
 SERVE_HOST = Text("serve_host", "127.0.0.1", "Address that `serve` listens on.")
-SERVE_PORT = Count("serve_port", 8000, "Port that `serve` listens on.")
-SERVE_WORKERS = Count("serve_workers", 1, "Processes of `serve`: each computes on one core and loads its own models.")
+SERVE_PORT = Count("serve_port", 8000, "Port that `serve` listens on.", most=65_535)
+SERVE_WORKERS = Count(
+    "serve_workers", 1, "Processes of `serve`: each computes on one core, with its own models.", most=64
+)
 SERVE_THREADS = CountOrAuto(
     "serve_threads", "auto", "Threads of each process: a number, or auto (one per core, at most 8)."
 )
@@ -239,7 +245,9 @@ SQL_SECONDS = Amount(
 )
 SQL_ROWS = Count("sql_rows", 10_000, "Rows of its result, at most; further rows are cut off.")
 SQL_BYTES = Count("sql_bytes", 8 * 2**20, "Bytes of its result, at most; further rows are cut off.")
-SQL_PROCESSES = Count("sql_processes", 2, "SQL statements over HTTP that run at once, each in its own process.")
+SQL_PROCESSES = Count(
+    "sql_processes", 2, "SQL statements over HTTP that run at once, each in its own process.", most=1_024
+)
 
 SETTINGS: dict[str, Setting] = {
     setting.name: setting for setting in list(globals().values()) if isinstance(setting, Setting)

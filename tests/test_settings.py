@@ -42,7 +42,7 @@ def test_every_setting_has_a_default_that_holds_a_help_text_and_a_variable(name,
         ("vlm_retries", "-1", "setting vlm_retries is -1: expected at least 0 .default 4."),
         ("vlm_timeout", "inf", "setting vlm_timeout is inf: expected 0 or more .default 120.0."),
         ("caption_floor", "nan", "setting caption_floor is nan: expected a finite number .default 0.1."),
-        ("serve_threads", "-1", "setting serve_threads is '-1': expected auto or a number from 0 on"),
+        ("serve_threads", "-1", "setting serve_threads is '-1': expected auto or a number from 0 to 1024"),
         ("top_images", "-3", "setting top_images is -3: expected at least 1"),
         ("activation_dtype", "float8", "setting activation_dtype is 'float8': expected one of float32, float16"),
     ],
@@ -64,3 +64,14 @@ def test_the_environment_reaches_the_index(tmp_path, monkeypatch):
     assert index.sql("SELECT DISTINCT dtype, len(top_images) AS kept FROM layers, neurons").rows() == [
         {"dtype": "float16", "kept": 5}
     ]
+
+
+@pytest.mark.parametrize("name", [name for name, setting in SETTINGS.items() if not isinstance(setting.default, float)])
+@pytest.mark.parametrize("value", ["9" * 20, "-" + "9" * 20, "9" * 5000])
+def test_numbers_beyond_64_bits_are_refused(name, value, monkeypatch):
+    monkeypatch.setenv(SETTINGS[name].variable, value)
+    if isinstance(SETTINGS[name], settings.Text):
+        return
+    with pytest.raises(SettingError, match=name) as error:
+        SETTINGS[name].value()
+    assert "\n" not in str(error.value)

@@ -41,6 +41,9 @@ for command in (
     cli.add_command(command)
 
 
+_NO_MEMORY = "can't allocate memory"  # in what torch raises
+
+
 def main() -> None:
     """Run the command line and exit with its status."""
     warnings.filterwarnings("ignore", message=".*could be decompression bomb")  # the limit on pixels is our own
@@ -62,6 +65,11 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe is gone, as with `| head`
         sys.exit(0)
+    except (MemoryError, RuntimeError) as exc:
+        if not isinstance(exc, MemoryError) and _NO_MEMORY not in str(exc):
+            raise
+        say(f"Error: there is not enough memory ({one_line(exc)}): ask for less at once, or see the settings", err=True)
+        sys.exit(1)
     except OSError as exc:  # what no module expected: a folder nobody may look into, a disk that is full
         say(f"Error: {one_line(exc)}{f': {exc.filename}' if exc.filename else ''}", err=True)
         sys.exit(1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.options import contrast_options, database, give_spec, images_option, json_option, trust_option
+from csp_index.cli.options import contrast_options, database, give_spec, images_option, json_option, trust_option, whole
 from csp_index.cli.output import progress, say, say_json
 from csp_index.errors import CspIndexError
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 @click.option("--captioner", help="Captioner: transformers:ID_OR_DIR or python:MODULE:FACTORY.")
 @click.option("--neighbours", is_flag=True, help="Take the labels of similar neurons of other layers and networks.")
 @click.option("--prompt", help="The model's prompt: a built-in prompt (concepts) or a text file.")
-@click.option("--examples", type=click.IntRange(1), help="Activating images shown per neuron (9).")
+@click.option("--examples", type=whole("examples"), help="Activating images shown per neuron (9).")
 @contrast_options
 @click.option("--positive-only", is_flag=True, help="Show no contrastive images.")
 @click.option(
     "--layout", "style", type=click.Choice(["two", "one", "composed"]), help="Two grids, one, or both in one."
 )
-@click.option("--columns", type=click.IntRange(1), help="Images per row of a grid (3).")
-@click.option("--cell", type=click.IntRange(1), help="Side of an image in a grid, in pixels (224).")
-@click.option("--concepts", type=click.IntRange(1), help="Candidates requested per neuron (3).")
-@click.option("--words", type=click.IntRange(1), help="Words per candidate, at most (4).")
-@click.option("--concurrency", type=click.IntRange(1), help="Simultaneous requests to an endpoint.")
+@click.option("--columns", type=whole("columns"), help="Images per row of a grid (3).")
+@click.option("--cell", type=whole("cell"), help="Side of an image in a grid, in pixels (224).")
+@click.option("--concepts", type=whole("concepts"), help="Candidates requested per neuron (3).")
+@click.option("--words", type=whole("words"), help="Words per candidate, at most (4).")
+@click.option("--concurrency", type=whole("concurrency"), help="Simultaneous requests to an endpoint.")
 @click.option("--timeout", type=float, help="Seconds to wait for the answer to a request.")
-@click.option("--new-tokens", type=click.IntRange(1), help="Tokens per answer, at most.")
+@click.option("--new-tokens", type=whole("new-tokens"), help="Tokens per answer, at most.")
 @click.option("--again", is_flag=True, help="Ask again even if the index has the answers.")
 @click.option(
     "--encoder", callback=give_spec, help="The encoder that finds contrastive images, if the index has several."

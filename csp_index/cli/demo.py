@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from csp_index.cli.options import json_option
+from csp_index.cli.options import json_option, whole
 from csp_index.cli.output import say_json
 from csp_index.labelling.methods import RECOMMENDED
 
@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("directory", default="csp-demo", metavar="[DIR]")
-@click.option("--seed", default=0, show_default=True, help="Of the probing images; a directory holds one seed.")
+@click.option(
+    "--seed",
+    type=whole("seed"),
+    default=0,
+    show_default=True,
+    help="Of the probing images; a directory holds one seed.",
+)
 @click.option(
     "--stage1", type=click.Choice(["captioner"]), help="Let a captioner name candidates from pictures, and judge them."
 )

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from csp_index.cli.options import FILE, give_spec, images_option, json_option, trust_option
+from csp_index.cli.options import FILE, give_spec, images_option, json_option, trust_option, whole
 from csp_index.cli.output import progress, say, say_json
 from csp_index.evaluation.metrics.table import HEADLINES
 from csp_index.printable import printable
@@ -38,7 +38,9 @@ _OPENING = ("device", "trust", "image_roots")  # what opens the index
 @click.option("--held-out", type=float, default=0.5, show_default=True, help="Share of images that judge.")
 @click.option("--choose-on", help="The images' own split that chooses labels, instead of a drawn one.")
 @click.option("--judge-on", help="The images' own split that judges labels.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split and of all other random draws.")
+@click.option(
+    "--seed", type=whole("seed"), default=0, show_default=True, help="Seed of the split and of all other random draws."
+)
 @click.option("--encoder", callback=give_spec, help="The encoder that labels, if the index has several.")
 @click.option("--judge", callback=give_spec, help="The encoder that judges; by default the one that labels.")
 @click.option("--logit-scale", type=float, help="The encoder's multiplier of the cosine, if the index has none.")
@@ -46,12 +48,12 @@ _OPENING = ("device", "trust", "image_roots")  # what opens the index
 @click.option("--concepts", multiple=True, help="Metadata column with an image's concepts, or all; repeatable.")
 @click.option("--hierarchy", type=FILE, help="Table child,parent, or a WordNet-style data file.")
 @click.option("--generator", help="Image generator: diffusers:ID_OR_DIR or python:package.module:factory.")
-@click.option("--generated", type=click.IntRange(1), default=20, show_default=True, help="Images drawn per label.")
+@click.option("--generated", type=whole("generated"), default=20, show_default=True, help="Images drawn per label.")
 @click.option("--prompt", default="{}", show_default=True, help="The generator's prompt, with {} for the label.")
 @click.option("--drawings", type=FILE, help="Folder that keeps the drawn images, so that long work can resume.")
 @click.option("--controls", type=FILE, help="Control images; by default a sample of the held-out images.")
 @click.option("--alpha", type=float, default=0.05, show_default=True, help="Share of images that count as activating.")
-@click.option("--resamples", type=click.IntRange(0), default=0, show_default=True, help="Relabelings on other images.")
+@click.option("--resamples", type=whole("resamples"), default=0, show_default=True, help="Relabelings on other images.")
 @click.option("--perturb", is_flag=True, help="Relabel on noisy, blurred, compressed and darker copies.")
 @click.option("--report", type=FILE, help="Folder for the report: a page, JSON and CSV.")
 @click.option("--check-metrics", is_flag=True, help="Test the metrics themselves.")

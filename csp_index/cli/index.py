@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.options import FILE, database, images_option, json_option, trust_option
+from csp_index.cli.options import FILE, database, images_option, json_option, trust_option, whole
 from csp_index.cli.output import progress, say, say_json, say_summary
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
 @click.option("--name", "names", multiple=True, help="Name of the network in addresses MODEL/LAYER/INDEX.")
 @click.option("--metadata", type=FILE, help="CSV joined to the images by its path column.")
 @click.option("--image-column", help="Image column of a parquet file, if it is not detected.")
-@click.option("--shard-size", type=click.IntRange(1), help="Images per shard (2048); a kill loses at most two shards.")
+@click.option("--shard-size", type=whole("shard-size"), help="Images per shard (2048); a kill loses two at most.")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="How activations are stored (float32).")
-@click.option("--decode-workers", type=click.IntRange(0), help="Processes that decode images, 0 for threads (by size).")
+@click.option("--decode-workers", type=whole("decode-workers"), help="Processes that decode, 0: threads (by size).")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", help="ray: on a cluster of machines.")
 @click.option("--ray-address", metavar="HOST:PORT", help="Ray cluster to join; by default one on this machine.")
 @_device
@@ -130,7 +130,7 @@ def _with_autoencoders(
 @click.option("--uris", type=FILE, help="Text file with one image path per line.")
 @click.option("--encoder", default="arrays", show_default=True, help="Name of the encoder the embeddings came from.")
 @click.option("--logit-scale", type=float, help="The encoder's multiplier of the cosine, often 100 for CLIP.")
-@click.option("--shard-size", type=click.IntRange(1), help="Images per shard (2048).")
+@click.option("--shard-size", type=whole("shard-size"), help="Images per shard (2048).")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="How activations are stored (float32).")
 @json_option
 def import_(db: str, as_json: bool, **options: Any) -> None:

@@ -10,7 +10,7 @@ import click
 from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.errors import SettingError
 from csp_index.models.trust import give
-from csp_index.records import ExampleOptions
+from csp_index.records import BOUNDS, ExampleOptions
 
 FILE = click.Path(readable=False)  # the code that reads it reports what is wrong
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
@@ -42,6 +42,28 @@ def give_spec(context: click.Context, parameter: click.Parameter, spec: str | No
     return spec
 
 
+_BOUNDS = {name.replace("_", "-"): bounds for name, bounds in BOUNDS.items()} | {
+    "cell": (1, 4096),
+    "columns": (1, 100),
+    "concepts": (1, 1000),
+    "concurrency": (1, 1024),
+    "decode-workers": (0, 1024),
+    "generated": (1, 100_000),
+    "new-tokens": (1, 1_000_000),
+    "port": (0, 65535),
+    "resamples": (0, 10_000),
+    "shard-size": (1, 10_000_000),
+    "top": (1, 1_000_000),
+    "words": (1, 1000),
+    "workers": (1, 64),
+}
+
+
+def whole(option: str) -> click.IntRange:
+    """Return the type of an option that takes a whole number: the one place that bounds it."""
+    return click.IntRange(*_BOUNDS[option])
+
+
 def contrast_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command choose contrastive images, and how those of the kind synthetic are made."""
     for option in reversed(_CONTRAST):
@@ -67,8 +89,8 @@ _CONTRAST = (
     click.option(
         "--generator", help="synthetic: diffusers:ID_OR_DIR or python:package.module:factory, makes variants."
     ),
-    click.option("--variants", type=click.IntRange(1), help="synthetic: variants made of each activating image (8)."),
-    click.option("--generator-seed", type=int, help="synthetic: of the variants (0)."),
+    click.option("--variants", type=whole("variants"), help="synthetic: variants made of each activating image (8)."),
+    click.option("--generator-seed", type=whole("generator-seed"), help="synthetic: of the variants (0)."),
     click.option("--caption-column", help="synthetic: metadata column that describes an image, for the prompt."),
     click.option("--variant-prompt", help="synthetic: the prompt around the caption ({caption})."),
 )

@@ -17,6 +17,7 @@ from csp_index.cli.options import (
     json_option,
     trust_option,
     version_option,
+    whole,
 )
 from csp_index.cli.output import progress, say, say_checks, say_json, say_labels
 from csp_index.labelling.methods import METHODS, RECOMMENDED, WITHOUT_SCALE, defaults_of
@@ -76,11 +77,11 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 @click.option("--texts", type=FILE, help="Their texts, one per line.")
 @click.option("--gamma", type=float, help="csp: share of the contrastive direction that is removed, 0 to 1 (1).")
 @click.option("--alpha", type=float, help="contrastive-pmi: the contrastive set's share of the prior, 0 to 1 (0.5).")
-@click.option("--examples", type=click.IntRange(1), help=f"Activating images per neuron ({defaults_of('examples')}).")
+@click.option("--examples", type=whole("examples"), help=f"Activating images per neuron ({defaults_of('examples')}).")
 @contrast_options
 @click.option(
     "--neighbours",
-    type=click.IntRange(1),
+    type=whole("neighbours"),
     help=f"Contrastive images per activating image ({defaults_of('neighbours')}).",
 )
 @click.option("--threshold", help="Low activation: mean, quantile:Q or max:F (mean).")
@@ -99,9 +100,9 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 )
 @click.option("--prior-weight", type=float, help="clip-dissect, wpmi: lambda (1; wpmi 0.6).")
 @click.option("--logit-scale", type=float, help="The encoder's multiplier of the cosine, where none is known.")
-@click.option("--bootstrap", type=click.IntRange(0), help="Resamples behind a label's confidence, 0 for none (100).")
-@click.option("--seed", type=int, help="Seed of random contrast, random labels and resamples (0).")
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Candidates per neuron.")
+@click.option("--bootstrap", type=whole("bootstrap"), help="Resamples behind a label's confidence, 0 for none (100).")
+@click.option("--seed", type=whole("seed"), help="Seed of random contrast, random labels and resamples (0).")
+@click.option("--top", type=whole("top"), default=5, show_default=True, help="Candidates per neuron.")
 @_ENCODER
 @_DEVICE
 @images_option
@@ -197,7 +198,7 @@ def show(db: str, neuron: str, card: str | None, as_json: bool, **options: Any) 
 @click.argument("text", required=False)
 @click.option("--image", type=FILE, help="Search by a picture file instead of a text.")
 @click.option("--layer", help="Only this MODEL/LAYER.")
-@click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Neurons to print.")
+@click.option("--top", type=whole("top"), default=10, show_default=True, help="Neurons to print.")
 @_TEMPLATES
 @_ENCODER
 @trust_option
@@ -254,7 +255,7 @@ def sql(db: str, statement: str, kind: Any, out: str | None, version: str | None
 @database
 @click.option("--layer", help="Only this MODEL/LAYER.")
 @click.option("--method", help="The newest labels by this method, or `all`; by default the labels shown everywhere.")
-@click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Candidates per neuron.")
+@click.option("--top", type=whole("top"), default=1, show_default=True, help="Candidates per neuron.")
 @click.option(
     "--format",
     "kind",

@@ -10,14 +10,14 @@ from typing import Any
 
 import click
 
-from csp_index.cli.options import FILE, database, json_option, trust_option, version_option
+from csp_index.cli.options import FILE, database, json_option, trust_option, version_option, whole
 from csp_index.cli.output import say
 
 
 @click.command()
 @database
 @click.option("--host", help="Address to listen on (127.0.0.1: for this machine alone).")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on, 0 for any that is free (8000).")
+@click.option("--port", type=whole("port"), help="Port to listen on, 0 for any that is free (8000).")
 @click.option("--token-file", type=FILE, help="A file with the token that a client must present.")
 @click.option("--public-read", is_flag=True, help="Let everyone who reaches the address read the index.")
 @click.option("--sql/--no-sql", default=None, help="Offer SQL over HTTP (default: only on 127.0.0.1).")
@@ -25,7 +25,7 @@ from csp_index.cli.output import say
 @click.option("--allow-origin", multiple=True, metavar="URL", help="A site whose scripts may read it; may be repeated.")
 @click.option("--text-embeddings", type=FILE, help="Labels for an index of arrays: embeddings [labels, D], .npy.")
 @click.option("--texts", type=FILE, help="Their texts, one per line.")
-@click.option("--workers", type=click.IntRange(1, 64), help="Processes that answer, each with its own models (1).")
+@click.option("--workers", type=whole("workers"), help="Processes that answer, each with its own models (1).")
 @trust_option
 @version_option
 @json_option

@@ -96,5 +96,5 @@ def parse_methods(texts: Sequence[str]) -> tuple[MethodChoice, ...]:
 def _value(text: str) -> Any:
     try:
         return json.loads(text.lower() if text.lower() in ("true", "false") else text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # a number or a list that is too long is refused by the option itself
         return text

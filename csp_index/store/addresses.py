@@ -12,6 +12,7 @@ from csp_index.store import catalog
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.tables import Store
 
+_DIGITS = 24  # of a number or a range, with white space
 _WIDEST = 10_000_000  # neurons of a range; a slip of the hand must not fill the memory
 
 
@@ -52,7 +53,8 @@ def parse_neurons(layer: str, neurons: str) -> list[str]:
     addresses = []
     for part in neurons.split(","):
         first, dash, last = part.strip().partition("-")
-        if not part.isascii() or not first.isdigit() or (dash and (not last.isdigit() or int(last) < int(first))):
+        numbers = part.isascii() and first.isdigit() and (last.isdigit() if dash else True)
+        if not numbers or len(part) > _DIGITS or (dash and int(last) < int(first)):
             raise AddressError(f"neurons {neurons!r} are not understood: write all, 0,5,9 or 10-20")
         if int(last or first) - int(first) > _WIDEST:
             raise AddressError(
