@@ -62,7 +62,11 @@ def run(app: Any, settings: ServiceSettings, listener: socket.socket, started: C
 
     Raises KeyboardInterrupt at the end if the signal was Ctrl-C's, or one that is treated like it.
     """
-    _Server(uvicorn_config(app, settings), started).run(sockets=[listener])
+    server = _Server(uvicorn_config(app, settings), started)
+    try:
+        server.run(sockets=[listener])
+    finally:
+        server.ended()
 
 
 def uvicorn_config(app: Any, settings: ServiceSettings, workers: int = 1) -> uvicorn.Config:
@@ -121,7 +125,8 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
-        self._report, self._ending = started, False
+        self._report = started
+        self._end: threading.Timer | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -130,11 +135,15 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end; what does not end by itself is cut off some seconds after the grace."""
         super().handle_exit(sig, frame)
-        if not self._ending:
-            self._ending = True
-            timer = threading.Timer((self.config.timeout_graceful_shutdown or 0) + _STUCK_SECONDS, _cut_off)
-            timer.daemon = True
-            timer.start()
+        if self._end is None:
+            self._end = threading.Timer((self.config.timeout_graceful_shutdown or 0) + _STUCK_SECONDS, _cut_off)
+            self._end.daemon = True
+            self._end.start()
+
+    def ended(self) -> None:
+        """Cut nothing off: the server and all that it computed have ended."""
+        if self._end is not None:
+            self._end.cancel()
 
 
 def _cut_off() -> None:
