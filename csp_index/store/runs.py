@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -18,6 +18,7 @@ from csp_index.errors import StoreError
 from csp_index.store import schema
 from csp_index.store.tables import Store
 
+_ID = "%Y%m%dT%H%M%S%f"
 _PACKAGES = (
     "csp_index",
     "lancedb",
@@ -68,8 +69,7 @@ def record_run(
     A run that was killed stays `running`: see `read_runs`. What a run that fails wrote since its last commit is undone.
     """
     started = datetime.now(UTC)
-    # Ids sort by start, to the microsecond: the newest run is the one with the highest id.
-    run = Run(f"{started:%Y%m%dT%H%M%S%f}-{secrets.token_hex(3)}", settings_hash(settings))
+    run = Run(f"{_next_id(store, started)}-{secrets.token_hex(3)}", settings_hash(settings))
     row = {
         "run_id": run.run_id,
         "command": command,
@@ -101,6 +101,20 @@ def record_run(
         raise
     store.upsert(schema.RUNS, ["run_id"], _one_row(row | {"state": "done", "ended": datetime.now(UTC)}))
     store.commit(run.run_id, command)
+
+
+def _next_id(store: Store, now: datetime) -> str:
+    """Return the time in the id of a run. Ids sort by start, also where the clock was set back in between."""
+    ids = sorted(map(str, store.read(schema.RUNS, ["run_id"])["run_id"].to_pylist()), reverse=True)
+    last = next((time for run_id in ids if (time := _time_of(run_id)) is not None), None)
+    return f"{now if last is None else max(now, last + timedelta(microseconds=1)):{_ID}}"
+
+
+def _time_of(run_id: str) -> datetime | None:
+    try:
+        return datetime.strptime(run_id.partition("-")[0], _ID).replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def read_runs(store: Store, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
