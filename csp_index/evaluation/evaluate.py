@@ -84,13 +84,13 @@ def evaluate(
     missing = {text: choice for text, choice in choices.items() if text not in stored}
     if missing:
         with store.write_lock():
-            keep_split(store, inputs.split)
             models = {
                 selection.source.name: selection.source.identity,
                 str(selection.target.key): selection.target.identity,
             }
             settings = {**described, "methods": [text for text in missing if text]}
             with record_run(store, "evaluate", settings, models, options.seed) as run:
+                keep_split(store, inputs.split)
                 prepared = _prepare(store, selection, options, inputs, tools, progress, device)
                 for done, (text, choice) in enumerate(missing.items()):
                     progress(done, len(missing), "methods")
