@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from checkout import ROOT
+from checkout import ROOT, python_path
 
 sys.path.insert(0, str(ROOT / "scripts" / "chaos"))
 
@@ -74,3 +76,13 @@ def test_each_kind_of_hostile_file_is_recorded_with_its_reason(tmp_path: Path) -
     good, bad = len(hostile_images.GOOD) + 5, len(hostile_images.BAD) + 5
     figures = hostile_images.index_files(tmp_path / "files", good, bad)
     assert (figures.wrong, figures.status) == ((), 0), figures.message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["kills", "readers", "opening", "lines", "files"])
+def test_a_small_part_of_each_goes_well(part: str) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "chaos.py"), part, "--quick"]
+    environment = {**os.environ, "PYTHONPATH": python_path()}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WRONG" not in done.stdout
