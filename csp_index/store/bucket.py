@@ -100,7 +100,7 @@ class BucketLocation:
             listing = obstore.list_with_delimiter(objects, folder)
         return sorted(item["path"].rpartition("/")[2] for item in listing["objects"])
 
-    def sync(self, paths: Iterable[str]) -> None:
+    def sync(self, names: Iterable[str]) -> None:
         """Do nothing: an object that was written is stored."""
 
     def read(self, name: str) -> StoredObject | None:
@@ -117,7 +117,7 @@ class BucketLocation:
                     raise
                 return None
 
-    def write(self, name: str, data: bytes, over: Any = None) -> Any | None:
+    def write(self, name: str, data: bytes, over: Any = None, *, synced: bool = True) -> Any | None:
         """Write a small object if it does not exist, or replace exactly the version `over`; return the new version.
 
         None means that another writer was faster; nothing is written then.

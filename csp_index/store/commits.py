@@ -239,12 +239,16 @@ class CommitLog:
             raise self._damaged(f"files/{digest}.json", "was changed after it was written")
         return self._parsed(f"files/{digest}.json", content.data)
 
-    def keep_files(self, files: Mapping[str, list[object]]) -> str:
-        """Write a list of a table's files, unless it is there; return its digest."""
+    def keep_files(self, files: Mapping[str, list[object]]) -> tuple[str, str]:
+        """Write a list of a table's files, unless it is there; return its digest, and its name, to be synced."""
         data = json.dumps(dict(sorted(files.items())), separators=(",", ":")).encode()
         digest = hashlib.sha256(data).hexdigest()
-        self._location.write(f"{_FILES}/{digest}.json", data)
-        return digest
+        name = f"{_FILES}/{digest}.json"
+        if self._location.write(name, data, synced=False) is None:
+            content = self._location.read(name)
+            if content is not None and content.data != data:  # cut off by a power cut before it was named
+                self._location.write(name, data, content.version, synced=False)
+        return digest, name
 
     def check(self, tables: Mapping[str, TableRecord]) -> None:
         """Raise StoreError if a table is missing, older than the commit says, or another one."""

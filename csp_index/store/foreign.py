@@ -35,9 +35,10 @@ def check_folders(name: str, location: Location) -> None:
     for part in _FOLDERS:
         folder = f"{location.address}/{name}.lance/{part}".rstrip("/")
         if os.path.islink(folder):
+            inside = os.path.relpath(folder, location.root)
             raise StoreError(
-                f"table {name} of {location.uri} is a link to another place ({os.path.relpath(folder, location.root)}), "
-                "which is never followed: copy the whole index from its owner"
+                f"table {name} of {location.uri} is a link to another place ({inside}), which is never followed: "
+                "copy the whole index from its owner"
             )
 
 

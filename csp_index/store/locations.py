@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +19,8 @@ from typing import Any
 from csp_index.errors import StoreError, one_line
 from csp_index.store.bucket import SCHEMES, BucketLocation
 from csp_index.store.layout import BEGUN, HEAD, OLD_MARK, StoredObject, has_manifest, is_left_over, manifest_names
+
+_SYNCED_AT_ONCE = 8
 
 
 class LocalLocation:
@@ -85,10 +89,11 @@ class LocalLocation:
         except OSError as exc:
             raise StoreError(f"{self.uri}/{name} cannot be read: {one_line(exc)}") from exc
 
-    def write(self, name: str, data: bytes, over: Any = None) -> Any | None:
-        """Write a small file whole and synced, if it does not exist or, with `over`, in place of the one that does.
+    def write(self, name: str, data: bytes, over: Any = None, *, synced: bool = True) -> Any | None:
+        """Write a small file whole, if it does not exist or, with `over`, in place of the one that does.
 
-        Returns the new version; None means that the file exists and nothing was written.
+        Returns the new version; None means that the file exists and nothing was written. One that is not `synced` may
+        be lost or empty after a power cut, until `sync` has it.
         """
         path = self.root / name
         beside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
@@ -96,8 +101,9 @@ class LocalLocation:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(beside, "xb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                if synced:
+                    file.flush()
+                    os.fsync(file.fileno())
             try:
                 if over is None:
                     os.link(beside, path)
@@ -108,7 +114,8 @@ class LocalLocation:
             finally:
                 with suppress(FileNotFoundError):
                     beside.unlink()
-            self.sync([str(path.parent)])
+            if synced:
+                _sync(str(path.parent))
             return self.state_of(name)
         except OSError as exc:
             raise StoreError(f"{self.uri} cannot be written: {one_line(exc)}") from exc
@@ -128,14 +135,16 @@ class LocalLocation:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def sync(self, paths: Iterable[str]) -> None:
-        """Wait until files and folders are on the disk, so that a power cut cannot take them any more."""
-        for path in paths:
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+    def sync(self, names: Iterable[str]) -> None:
+        """Wait until files and their folders are on the disk, so that a power cut cannot take them any more."""
+        files = {f"{self.address}/{name}" for name in names}
+        folders = {folder for path in files for folder in _folders(path, self.address)}
+        try:
+            with ThreadPoolExecutor(min(len(files) + len(folders), _SYNCED_AT_ONCE)) as pool:  # one wait serves several
+                deque(pool.map(_sync, files), maxlen=0)
+                deque(pool.map(_sync, folders), maxlen=0)
+        except OSError as exc:
+            raise StoreError(f"{self.uri} cannot be written: {one_line(exc)}") from exc
 
     def check_writable(self) -> None:
         """Raise StoreError if the index is read-only."""
@@ -158,6 +167,21 @@ class LocalLocation:
         except OSError as exc:
             raise StoreError(f"no permission to create {self.uri}: {one_line(exc)}") from exc
         self.write(BEGUN, b"")
+
+
+def _sync(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _folders(path: str, root: str) -> Iterator[str]:
+    """Yield the folders of a file, up to the root."""
+    while path != root:
+        path = os.path.dirname(path)
+        yield path
 
 
 Location = LocalLocation | BucketLocation

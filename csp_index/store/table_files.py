@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from typing import Any
 
 from csp_index.errors import StoreError, one_line
 from csp_index.store.bucket import BucketLocation
-from csp_index.store.layout import manifest_names
-from csp_index.store.locations import LocalLocation, Location
+from csp_index.store.locations import Location
 
 _BLOCK = 2**20
 
@@ -31,10 +29,11 @@ def files_of(dataset: Any, location: Location, name: str) -> list[str]:
     return names
 
 
-def sealed(dataset: Any, location: Location, name: str, known: Files) -> dict[str, list[object]]:
-    """Return size and digest of a version's files; those that are not `known` are read, and synced to the disk.
+def sealed(dataset: Any, location: Location, name: str, known: Files) -> tuple[dict[str, list[object]], list[str]]:
+    """Return size and digest of a version's files, and the names below the index of those that are to be synced.
 
-    In an object store, which keeps checksums of its own, files are not read again, and their digest is null.
+    Files that are not `known` are read. In an object store, which keeps checksums of its own, they are not read again,
+    and their digest is null.
     """
     files: dict[str, list[object]] = {}
     written: list[str] = []
@@ -44,15 +43,9 @@ def sealed(dataset: Any, location: Location, name: str, known: Files) -> dict[st
         elif isinstance(location, BucketLocation):
             files[file] = [None, None]
         else:
-            path = f"{location.address}/{name}.lance/{file}"
-            files[file] = digest_of(path)
-            written.append(path)
-    if isinstance(location, LocalLocation):
-        root = f"{location.address}/{name}.lance"
-        manifest = next(path for path in manifest_names(int(dataset.version)) if os.path.exists(f"{root}/{path}"))
-        folders = {os.path.dirname(path) for path in written} | {f"{root}/_versions", root}
-        location.sync([*written, f"{root}/{manifest}", *sorted(folders), location.address])
-    return files
+            files[file] = digest_of(f"{location.address}/{name}.lance/{file}")
+            written.append(f"{name}.lance/{file}")
+    return files, written
 
 
 def digest_of(path: str) -> list[object]:

@@ -98,19 +98,22 @@ class Transaction:
         before = {} if self._record is None else self._record.tables
         tables = dict(before)
         touched, self._touched = self._touched, set()  # what another thread writes meanwhile is in the next commit
-        for name in sorted(touched):
-            try:
-                entry = self._entry(name, before.get(name))
-            except BaseException:
-                self._touched |= touched
-                raise
-            if entry is None:
-                tables.pop(name, None)
-            else:
-                tables[name] = entry
-        if tables != before or (shown and self._pending):
-            self._record = self._log.write(tables, run_id, command, shown=shown)
-            self._pending = not shown
+        written: list[str] = []
+        try:
+            for name in sorted(touched):
+                entry = self._entry(name, before.get(name), written)
+                if entry is None:
+                    tables.pop(name, None)
+                else:
+                    tables[name] = entry
+            if written:
+                self._location.sync(written)
+            if tables != before or (shown and self._pending):
+                self._record = self._log.write(tables, run_id, command, shown=shown)
+                self._pending = not shown
+        except BaseException:
+            self._touched |= touched
+            raise
 
     def rollback(self) -> None:
         """Undo what was written since the last commit; where that fails, the next writer does it."""
@@ -128,8 +131,8 @@ class Transaction:
         self._lock.clean = True
         self.commit(shown=not self._pending)
 
-    def _entry(self, name: str, before: TableRecord | None) -> TableRecord | None:
-        """Return what the record says of a table: its newest version, synced to the disk."""
+    def _entry(self, name: str, before: TableRecord | None, written: list[str]) -> TableRecord | None:
+        """Return what the record says of a table: its newest version. Adds the files to sync to `written`."""
         newest = self._tables.version(name)
         if newest is None:
             return None
@@ -138,13 +141,14 @@ class Transaction:
             return before
         known: Files = {} if before is None else self._log.files(before.files)
         with translated(f"table {name} of {self._location.uri} cannot be committed"):
-            files = sealed(newest.dataset, self._location, name, known)
+            files, new = sealed(newest.dataset, self._location, name, known)
             rows = int(newest.dataset.count_rows())
         for manifest in manifest_names(version):
             content = self._location.read(f"{name}.lance/{manifest}")
             if content is not None:
-                digest = hashlib.sha256(content.data).hexdigest()
-                return TableRecord(version, rows, digest, self._log.keep_files(files))
+                listed, list_name = self._log.keep_files(files)
+                written += [*new, f"{name}.lance/{manifest}", list_name]
+                return TableRecord(version, rows, hashlib.sha256(content.data).hexdigest(), listed)
         raise StoreError(f"table {name} of {self._location.uri} lost version {version} while it was written")
 
     def _restore(self, name: str, committed: TableRecord) -> None:
