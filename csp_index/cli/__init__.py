@@ -65,6 +65,9 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe is gone, as with `| head`
         sys.exit(0)
+    except (KeyboardInterrupt, click.Abort):  # before RuntimeError, which Abort is
+        say("Interrupted: what is finished is kept; the same command goes on where this one stopped.", err=True)
+        sys.exit(1)
     except (MemoryError, RuntimeError) as exc:
         if not isinstance(exc, MemoryError) and _NO_MEMORY not in str(exc):
             raise
@@ -72,7 +75,4 @@ def main() -> None:
         sys.exit(1)
     except OSError as exc:  # what no module expected: a folder nobody may look into, a disk that is full
         say(f"Error: {one_line(exc)}{f': {exc.filename}' if exc.filename else ''}", err=True)
-        sys.exit(1)
-    except (KeyboardInterrupt, click.Abort):
-        say("Interrupted: what is finished is kept; the same command goes on where this one stopped.", err=True)
         sys.exit(1)
