@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Sequence
 
 import click
 
@@ -15,6 +16,7 @@ from csp_index import __version__
 from csp_index.cli import candidates, demo, evaluate, index, query, serve, versions
 from csp_index.cli.output import plain_warnings, say
 from csp_index.errors import CspIndexError, one_line
+from csp_index.printable import printable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -44,10 +46,20 @@ for command in (
 _NO_MEMORY = "can't allocate memory"  # in what torch raises
 
 
+def _check_text(arguments: Sequence[str]) -> None:
+    """Refuse arguments that are no UTF-8 text: an index stores texts, names and addresses."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise click.UsageError(f"the argument {printable(argument)} is not UTF-8 text: rename it") from None
+
+
 def main() -> None:
     """Run the command line and exit with its status."""
     warnings.filterwarnings("ignore", message=".*could be decompression bomb")  # the limit on pixels is our own
     try:
+        _check_text(sys.argv[1:])
         with plain_warnings():
             status = cli.main(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)

@@ -7,7 +7,6 @@ interrupted run resumes.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,6 +34,7 @@ from csp_index.store.catalog import sql_text
 from csp_index.store.derived_images import DerivedImage, append_derived, find_derived, read_derived
 from csp_index.store.image_metadata import check_columns, parse_metadata
 from csp_index.store.runs import settings_hash
+from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
 
 KIND: Final[DerivedKind] = "synthetic"
@@ -204,10 +204,9 @@ class _VariantMaker:
             rows = iter(table.to_pylist())
             for image, cached in some:
                 result = list(islice(rows, len(cached)))
-                yield (
-                    image,
-                    [_Made(row["picture"], decode(row["picture"]), json.loads(row["recipe"])) for row in result],
-                )
+                recipes = [read_object(row["recipe"], "derived", "recipe") for row in result]
+                pictures = [row["picture"] for row in result]
+                yield image, [_Made(p, decode(p), recipe) for p, recipe in zip(pictures, recipes, strict=True)]
 
     def _fresh(self) -> Iterator[tuple[int, list[_Made] | str]]:
         """Yield new variants of the other images, or why there are none."""

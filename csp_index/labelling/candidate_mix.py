@@ -33,6 +33,7 @@ from csp_index.labelling.candidates import (
 from csp_index.labelling.vocabularies import clean_text
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo
+from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
 
 VOCABULARY = "vocabulary"
@@ -200,7 +201,8 @@ def _warn_of_early(store: Store, target: LayerInfo, rows: pa.Table) -> None:
     images = int(catalog.neuron_rows(store, target, [0])["images"][0].as_py())
     named = ",".join(catalog.sql_text(run) for run in rows["run_id"].unique().to_pylist())
     runs = store.read(schema.RUNS, ["run_id", "settings"], f"run_id IN ({named})").to_pylist()
-    early = [run["run_id"] for run in runs if json.loads(run["settings"]).get("images", images) < images]
+    seen = {run["run_id"]: read_object(run["settings"], schema.RUNS, "settings").get("images", images) for run in runs}
+    early = [run for run, count in seen.items() if isinstance(count, int) and count < images]
     neurons = rows.filter(pc.is_in(rows["run_id"], pa.array(early, pa.string())))["neuron"].unique()
     if len(neurons):
         _log.warning(

@@ -8,7 +8,7 @@ Free of torch.
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -18,12 +18,14 @@ from csp_index.labelling.methods import RECOMMENDED, check_method, controls
 from csp_index.store import schema
 from csp_index.store.catalog import sql_text
 from csp_index.store.runs import record_run
+from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
 
 _COMMAND: Final = "prefer"  # the runs that set the preferred method; the last one counts
 _CONTROL, _OTHER, _FIRST, _PREFERRED = range(-1, 3)
 
 T = TypeVar("T")
+_METHOD = re.compile(r"[\w.-]+")  # a stored preference that is no name of a method is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ def read_rule(store: Store) -> LabelRule:
     """Return the rule of an index, as its last `prefer` left it."""
     rows = store.read(schema.RUNS, ["run_id", "settings"], f"command = '{_COMMAND}' AND state = 'done'").to_pylist()
     last = max(rows, key=lambda row: str(row["run_id"]), default=None)
-    return LabelRule(json.loads(last["settings"])["method"] if last else None)
+    method = read_object(last["settings"], schema.RUNS, "settings").get("method") if last else None
+    return LabelRule(method if isinstance(method, str) and _METHOD.fullmatch(method) else None)
 
 
 def prefer(store: Store, method: str | None) -> None:

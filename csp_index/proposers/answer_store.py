@@ -27,9 +27,12 @@ from csp_index.errors import StoreError, one_line
 from csp_index.proposers.proposer import Answer, Proposer
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo
+from csp_index.store.foreign import is_plain
+from csp_index.store.stored_json import parse_json
 from csp_index.store.tables import Store
 
 JOURNAL = ".answers.jsonl"
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)  # a link in its place is not followed
 
 _COUNTERS = ("requests", "prompt_tokens", "completion_tokens", "seconds")
 _SAME = ("settings_hash", "model", "layer")
@@ -171,7 +174,7 @@ class Journal:
         with self._mutex:
             try:
                 if self._file is None:
-                    self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+                    self._file = os.open(self._path, _APPEND, 0o644)
                 while line:  # a signal may cut a write short
                     line = line[os.write(self._file, line) :]
             except OSError as exc:
@@ -199,7 +202,7 @@ class Journal:
         if self._path is None:
             return []
         try:
-            lines = self._path.read_bytes().split(b"\n")
+            lines = self._path.read_bytes().split(b"\n") if is_plain(self._path) else []
         except FileNotFoundError:
             return []
         except OSError as exc:
@@ -313,7 +316,7 @@ def _candidates(rows: Sequence[Row]) -> pa.Table:
 
 def _parsed(line: bytes) -> Row | None:
     try:
-        row = json.loads(line)
+        row = parse_json(line.decode())
     except ValueError:
         return None
     names = {*schema.table_schema(schema.ANSWERS).names, "texts", "scores"}

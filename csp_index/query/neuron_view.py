@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from csp_index.records import ExamplePair, Label
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.derived_images import derived_rows, describe_recipe, is_derived
+from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
 
 STATISTICS = ("images", "mean", "std", "min", "max", "firing_rate", "quantiles")  # of a neuron, as `show` prints them
@@ -84,7 +84,7 @@ def _partners(store: Store, target: LayerInfo, label: Label) -> tuple[ExamplePai
 
 def told_if_stale(label: Label, settings: str | None, images: int) -> Label:
     """Return the label, noted if the run with those settings (JSON) saw others than the neuron's `images`."""
-    seen = json.loads(settings).get("images") if settings else images
+    seen = read_object(settings, schema.RUNS, "settings").get("images") if settings else images
     if seen == images:
         return label
     stale = f"made on {seen} of {images} images: label again"

@@ -5,10 +5,10 @@ Reads only committed shards: a row whose shard has no mark does not exist.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 from csp_index.errors import NotFoundError, SettingError, StoreError
 from csp_index.records import LayerKey
 from csp_index.store import schema
+from csp_index.store.foreign import MOST_DIMENSIONS, MOST_NEURONS, check_size, check_table
+from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
 
 
@@ -70,9 +72,7 @@ class Shard:
 def encoders(store: Store) -> list[EncoderInfo]:
     """Return the encoders of the index, in the order they were added; one without a committed shard is none."""
     rows = store.read(schema.ENCODERS).to_pylist()
-    infos = [
-        EncoderInfo(r["encoder"], r["width"], r["logit_scale"], json.loads(r["identity"]), r["table"]) for r in rows
-    ]
+    infos = [_encoder_info(row) for row in rows]
     marked = _marked(store)
     return [info for info in infos if info.what in marked]
 
@@ -102,21 +102,36 @@ def encoder(store: Store, name: str | None = None) -> EncoderInfo:
 
 def layers(store: Store) -> list[LayerInfo]:
     """Return the layers of the index, in the order they were added; one without a committed shard is none."""
-    infos = [
-        LayerInfo(
-            LayerKey(r["model"], r["layer"]),
-            r["neurons"],
-            r["pool"],
-            r["network"],
-            r["weights"],
-            r["dtype"],
-            json.loads(r["identity"]),
-            r["table"],
-        )
-        for r in store.read(schema.LAYERS).to_pylist()
-    ]
+    infos = [_layer_info(row) for row in store.read(schema.LAYERS).to_pylist()]
     marked = _marked(store)
     return [info for info in infos if info.what in marked]
+
+
+def _encoder_info(row: Mapping[str, Any]) -> EncoderInfo:
+    name = row["encoder"]
+    owner = f"the encoder {name} of the table {schema.ENCODERS}"
+    return EncoderInfo(
+        name,
+        check_size(row["width"], MOST_DIMENSIONS, owner, "width"),
+        row["logit_scale"],
+        read_object(row["identity"], schema.ENCODERS, "identity"),
+        check_table(row["table"], schema.embeddings_table(name), owner),
+    )
+
+
+def _layer_info(row: Mapping[str, Any]) -> LayerInfo:
+    key = LayerKey(row["model"], row["layer"])
+    owner = f"the layer {key} of the table {schema.LAYERS}"
+    return LayerInfo(
+        key,
+        check_size(row["neurons"], MOST_NEURONS, owner, "neurons"),
+        row["pool"],
+        row["network"],
+        row["weights"],
+        row["dtype"],
+        read_object(row["identity"], schema.LAYERS, "identity"),
+        check_table(row["table"], schema.activations_table(str(key)), owner),
+    )
 
 
 def _marked(store: Store) -> set[str]:

@@ -20,6 +20,7 @@ from csp_index.errors import StoreError
 from csp_index.records import DerivedKind, NeuronKey
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
+from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
 
 Ids = TypeVar("Ids")  # an array or a tensor
@@ -162,7 +163,7 @@ def describe_recipe(recipe: str) -> str:
     >>> describe_recipe('{"edit": "blur", "strength": 0.3}'), describe_recipe('{"prompt": "a red star"}')
     ('blur 0.3', 'a red star')
     """
-    fields = json.loads(recipe or "{}")
+    fields = read_object(recipe, "derived", "recipe")
     words = [str(fields[name]) for name in ("edit", "strength") if name in fields]
     return " ".join(words) or str(fields.get("prompt", "derived"))
 

@@ -37,8 +37,8 @@ def check_folders(name: str, location: Location) -> None:
         if os.path.islink(folder):
             inside = os.path.relpath(folder, location.root)
             raise StoreError(
-                f"table {name} of {location.uri} is a link to another place ({inside}), which is never followed: "
-                "copy the whole index from its owner"
+                f"{os.path.relpath(folder, location.root)} of table {name} in {location.uri} is a link, which is never "
+                "followed: copy the whole index from its owner"
             )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from csp_index.errors import NotFoundError, SourceError, one_line
 from csp_index.store import catalog, schema
+from csp_index.store.stored_json import parse_json
 from csp_index.store.tables import Store
 
 
@@ -15,7 +15,7 @@ def parse_metadata(text: str | None, image: int) -> dict[str, object]:
     if not text:
         return {}
     try:
-        record = json.loads(text)
+        record = parse_json(text)
     except ValueError as exc:
         raise SourceError(
             f"the metadata of image {image} is not JSON ({one_line(exc)}): index the image again"

@@ -26,8 +26,10 @@ from filelock import FileLock, Timeout
 from csp_index import settings
 from csp_index.errors import SettingError, StoreError, one_line
 from csp_index.store.bucket import BucketLocation
+from csp_index.store.foreign import is_plain
 from csp_index.store.layout import StoredObject
 from csp_index.store.locations import Location
+from csp_index.store.stored_json import parse_json, read_object
 
 Check = Callable[[], None]  # raises StoreError if the lock was lost
 
@@ -67,7 +69,7 @@ def is_held(location: Location) -> bool:
         record = location.read(_OWNER)
         return record is not None and not _is_free(record) and datetime.now(UTC) <= _end(record)
     path = location.root / _LOCK
-    if not path.exists() or not os.access(path, os.W_OK):
+    if not path.exists() or not is_plain(path) or not os.access(path, os.W_OK):
         return False
     try:
         with FileLock(path, timeout=0):
@@ -173,7 +175,7 @@ class Lease:
 
 def _content(record: StoredObject) -> Mapping[str, object]:
     try:
-        content = json.loads(record.data)
+        content = parse_json(record.data.decode())
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
@@ -193,6 +195,8 @@ def _end(record: StoredObject) -> datetime:
 
 @contextmanager
 def _kernel_lock(root: Path, uri: str) -> Iterator[Lock]:
+    if not is_plain(root / _LOCK):
+        raise StoreError(f"{root / _LOCK} is no regular file, expected the lock of the index: remove it")
     try:
         lock = FileLock(root / _LOCK)
         lock.acquire(timeout=1)  # `is_held` takes the lock for a moment
@@ -203,7 +207,7 @@ def _kernel_lock(root: Path, uri: str) -> Iterator[Lock]:
     held = Lock(_sure, cut_off=os.path.lexists(root / _OWNER))
     try:
         try:
-            (root / _OWNER).write_text(json.dumps(_myself()))
+            _write_owner(root / _OWNER)
         except OSError as exc:
             raise StoreError(f"{uri} cannot be written: {one_line(exc)}") from exc
         yield held
@@ -213,15 +217,25 @@ def _kernel_lock(root: Path, uri: str) -> Iterator[Lock]:
         lock.release()
 
 
+def _write_owner(path: Path) -> None:
+    """Write who holds the lock into a new file: what is there may be a link to a file that is not ours."""
+    path.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    with os.fdopen(os.open(path, flags, 0o644), "w") as file:
+        json.dump(_myself(), file)
+
+
 def _sure() -> None:
     """Do nothing: the kernel keeps the lock while this process lives."""
 
 
 def _owner(root: Path) -> str:
+    path = root / _OWNER
     try:
-        return _named(json.loads((root / _OWNER).read_text()))
-    except (OSError, ValueError):
+        owner = read_object(path.read_text(), "owner", path.name) if is_plain(path) else {}
+    except (OSError, ValueError, StoreError):
         return "another process"
+    return _named(owner)
 
 
 def _myself() -> dict[str, object]:

@@ -11,12 +11,15 @@ _DEEPEST: Final = 64  # levels of lists and objects
 _LARGEST: Final = 2**26  # characters
 
 
-def parse_json(text: str) -> Any:
-    """Return the value of JSON text. Raises ValueError, in one line, for what is no JSON, too deep, or too large."""
+def parse_json(text: str, *, constants: bool = True) -> Any:
+    """Return the value of JSON text; without `constants`, NaN and infinities are None.
+
+    Raises ValueError, in one line, for what is no JSON, too deep, or too large.
+    """
     if len(text) > _LARGEST:
         raise ValueError(f"it has {len(text):,} characters, expected at most {_LARGEST:,}")
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=None if constants else _nothing)
     except RecursionError:
         raise _too_deep() from None
     if text.count("[") + text.count("{") > _DEEPEST and _is_deeper(value, _DEEPEST):
@@ -37,6 +40,10 @@ def read_object(text: str | None, table: str, column: str) -> dict[str, Any]:
 
 def _damaged(table: str, column: str, why: str) -> StoreError:
     return StoreError(f"the column {column} of the table {table} cannot be read as JSON: {why}; the index is damaged")
+
+
+def _nothing(constant: str) -> None:
+    """Stand for a constant that JSON does not have."""
 
 
 def _too_deep() -> ValueError:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, cast
 from csp_index.errors import StoreError
 from csp_index.store.bucket import reason
 from csp_index.store.commits import CommitLog, ReadHold, Record
+from csp_index.store.foreign import check_folders, check_own
 from csp_index.store.locations import Location
 
 _INDEX_CACHE, _METADATA_CACHE = 256 * 2**20, 64 * 2**20  # bytes; Lance would take several GB
@@ -114,6 +115,7 @@ class NewestTables:
         table = self._tables.pop(name, None)
         with _opening(name, self._location):
             if table is None:
+                self._newest(name)  # checks that the table is the index's own
                 table = self.connection.open_table(name)
             else:
                 table.checkout_latest()
@@ -160,7 +162,9 @@ class NewestTables:
             else:
                 self._session = self._session or Session(_INDEX_CACHE, _METADATA_CACHE)
                 uri, options = f"{self._location.address}/{name}.lance", self._location.options
+                check_folders(name, self._location)
                 opened = dataset(uri, version=version, storage_options=options, session=self._session)
+            check_own(opened, name, self._location)
             return TableVersion(opened, (version, self._location.stamp(name, version)))
 
     def _newest(self, name: str) -> TableVersion | None:
@@ -172,11 +176,13 @@ class NewestTables:
             if seen is None:
                 self._session = self._session or Session(_INDEX_CACHE, _METADATA_CACHE)
                 uri, options = f"{self._location.address}/{name}.lance", self._location.options
+                check_folders(name, self._location)
                 newest = dataset(uri, storage_options=options, session=self._session)
             elif (latest := seen.dataset.latest_version) != seen.dataset.version:
                 newest = seen.dataset.checkout_version(latest)
             else:
                 newest = seen.dataset
+            check_own(newest, name, self._location)
             number = int(newest.version)
             version = self._versions[name] = TableVersion(newest, (number, self._location.stamp(name, number)))
             return version
@@ -230,6 +236,7 @@ class CommittedTables:
             return None
         number, table = self._tables.get(name, (-1, None))
         if number != entry.version:
+            self.version(name)  # checks that the table is the index's own
             with _at_version(name, self._location, str(entry.version)):
                 table = self.connection.open_table(name) if table is None else table
                 table.checkout(entry.version)

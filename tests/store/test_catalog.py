@@ -180,7 +180,10 @@ def test_unknown_encoders_and_layers_are_told_with_the_known_ones(tmp_path):
 def test_several_encoders_must_be_named(tmp_path):
     store, _ = make(tmp_path)
     rows = store.read(schema.ENCODERS)
-    store.append(schema.ENCODERS, rows.set_column(0, "encoder", pa.array(["second"])).cast(rows.schema))
+    table = rows.schema.get_field_index("table")
+    rows = rows.set_column(0, "encoder", pa.array(["second"]))
+    rows = rows.set_column(table, "table", pa.array([schema.embeddings_table("second")]))
+    store.append(schema.ENCODERS, rows.cast(store.read(schema.ENCODERS).schema))
     assert catalog.encoder(store).name == "arrays"  # without a committed shard the second is none yet
     marks = store.read(schema.SHARDS, where="what = 'embeddings:arrays'")
     renamed = pa.array(["embeddings:second"] * marks.num_rows)

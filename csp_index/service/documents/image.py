@@ -6,7 +6,6 @@ An id is all that names an image: pictures come from the index's own tables, and
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from csp_index.service.snapshot import Snapshot
 from csp_index.store import schema
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.derived_images import derived_rows, describe_recipe, is_derived
+from csp_index.store.stored_json import parse_json
 
 if TYPE_CHECKING:
     from csp_index.service.live.engine import Engine
@@ -211,7 +211,7 @@ def _derived_row(snapshot: Snapshot, image_id: int, columns: Sequence[str]) -> d
 def _parsed(text: str | None) -> dict[str, Any]:
     """Return the entries of a JSON object; none where the text is no JSON object."""
     try:
-        entries = json.loads(text or "{}", parse_constant=lambda _: None)
+        entries = parse_json(text or "{}", constants=False)
     except ValueError:
         return {}
     return entries if isinstance(entries, dict) else {}

@@ -5,7 +5,6 @@ Its functions take a snapshot and an engine that returns arrays, so this file do
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -40,6 +39,7 @@ from csp_index.service.layer_table import LayerTable, finite
 from csp_index.service.snapshot import Snapshot, without_folders
 from csp_index.store import catalog, schema
 from csp_index.store.activations import fetch_tiles
+from csp_index.store.stored_json import read_object
 
 if TYPE_CHECKING:
     from csp_index.service.live.engine import Engine
@@ -104,6 +104,11 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
     return {**document, "queries": snippets(document, snapshot.name)}
 
 
+def _said(run: dict[str, Any] | None, column: str) -> dict[str, Any]:
+    """Return what a run says in a column of JSON, nothing without a run."""
+    return read_object(run[column], schema.RUNS, column) if run else {}
+
+
 @dataclass(frozen=True, slots=True)
 class _LabelRecord:
     """A neuron's label as a page shows it, with its evidence; without a label its top images alone."""
@@ -129,7 +134,7 @@ def _label_record(snapshot: Snapshot, table: LayerTable, key: NeuronKey, method:
     run = snapshot.run(label.run_id)
     label = told_if_stale(label, run["settings"] if run else None, row["images"])
     pairs, threshold = snapshot.pairs(key.layer_key).of(key.neuron, label.run_id)
-    return _LabelRecord(label, pairs, threshold, statistics, run, json.loads(run["settings"]) if run else {}, top)
+    return _LabelRecord(label, pairs, threshold, statistics, run, _said(run, "settings"), top)
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +341,7 @@ def _provenance(snapshot: Snapshot, table: LayerTable, record: _LabelRecord) -> 
             "identity": info.identity,
         },
         "vocabulary": record.settings.get("candidates"),
-        "versions": json.loads(run["versions"]) if run else {"csp_index": csp_index.__version__},
+        "versions": _said(run, "versions") if run else {"csp_index": csp_index.__version__},
     }
     return cast(Provenance, without_folders(provenance))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -36,6 +35,7 @@ from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, schema
 from csp_index.store.activations import activations_of
 from csp_index.store.catalog import EncoderInfo, LayerInfo
+from csp_index.store.stored_json import read_object
 
 _CPU = torch.device("cpu")
 _log = logging.getLogger(__name__)
@@ -161,8 +161,7 @@ class LiveModels:
         run = None if run_id is None else self._snapshot.run(run_id)
         if run_id is not None and (run is None or run["command"] != "label"):
             raise NotFoundError(f"{run_id} is no label run of the index: its neurons' pages name theirs")
-        settings: dict[str, Any] = json.loads(run["settings"]) if run else {}
-        return settings
+        return read_object(run["settings"], schema.RUNS, "settings") if run else {}
 
     def _read_ahead(self) -> None:
         vectors = self._vectors()

@@ -6,7 +6,6 @@ examples, or more neighbours of each, has the sets of a query with fewer, as lon
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +19,8 @@ from csp_index.labelling.request import examples_described
 from csp_index.records import ExampleOptions
 from csp_index.service.layer_table import Pairs
 from csp_index.service.snapshot import Snapshot
+from csp_index.store import schema
+from csp_index.store.stored_json import read_object
 
 
 def stored_sets(snapshot: Snapshot, selection: Selection, options: ExampleOptions) -> Examples | None:
@@ -49,7 +50,7 @@ def stored_sets(snapshot: Snapshot, selection: Selection, options: ExampleOption
 
 def _answers(run: dict[str, Any] | None, selection: Selection, options: ExampleOptions, images: int) -> bool:
     """Return whether a run stored at least what the options request, exactly, over all images of the index."""
-    settings = json.loads(run["settings"]) if run else {}
+    settings = read_object(run["settings"], schema.RUNS, "settings") if run else {}
     same = {
         "images": images,
         "encoder_identity": selection.source.identity,

@@ -1,0 +1,231 @@
+"""Tables that lie elsewhere, links, and names, numbers and JSON that no csp_index wrote are refused in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fakes
+import lance
+import pytest
+from hostile_index import overwrite
+from indexed import ENCODER, NETWORK, WORDS
+
+from csp_index import open_index
+from csp_index.errors import CspIndexError, StoreError
+from csp_index.proposers.answer_store import JOURNAL
+from csp_index.store import schema
+from csp_index.store.stored_json import parse_json, read_object
+
+DEEP = '{"a":' * 100_000 + "1" + "}" * 100_000
+READING = (
+    ["status"],
+    ["label", "--layer", "net/concepts"],
+    ["show", "net/concepts/0"],
+    ["export"],
+    ["sql", "SELECT count(*) FROM images"],
+    ["search", "red", "--encoder", ENCODER],
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("foreign")
+    index = open_index(folder / "db")
+    index.add_images(fakes.write_images(folder / "images", 23), encoders=[ENCODER], networks=[NETWORK])
+    index.label("net/concepts", vocabulary=WORDS, templates="none", examples=5)
+    return folder
+
+
+@pytest.fixture
+def db(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "db", tmp_path / "db"))
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Yield the requests that arrive at what the environment says is the object store."""
+    requests: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    visitor, _ = server.accept()
+                except OSError:
+                    return
+                with visitor:
+                    requests.append(visitor.recv(1000).decode(errors="replace"))
+                    visitor.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.getsockname()[1]}",
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": "mine",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        yield requests
+        server.close()
+
+
+def put_elsewhere(db: Path, table: str) -> None:
+    """Replace a table by a clone whose data lie in a bucket, as a shallow clone of Lance's may."""
+    root = db.parent
+    source = root / "owner.lance"
+    shutil.move(db / f"{table}.lance", source)
+    here = Path.cwd()
+    os.chdir(root)
+    try:
+        dataset = lance.dataset("owner.lance")
+        dataset.shallow_clone(str(db / f"{table}.lance"), dataset.version)
+    finally:
+        os.chdir(here)
+    for manifest in (db / f"{table}.lance" / "_versions").glob("*.manifest"):
+        manifest.write_bytes(manifest.read_bytes().replace(b"owner.lance", b"s3://bkt/aa"))
+
+
+@pytest.mark.parametrize("table", [schema.IMAGES, schema.RUNS, schema.LABELS, schema.embeddings_table(ENCODER)])
+def test_no_request_goes_where_a_manifest_says(
+    table: str, db: Path, run: Callable[..., Any], bucket: list[str]
+) -> None:
+    put_elsewhere(db, table)
+    assert lance.dataset(db / f"{table}.lance").base_paths()
+    refused = 0
+    for command in (*READING, ["label", "--layer", "net/concepts", "--recompute"], ["optimize"], ["index"]):
+        said = run(command[0], db, *command[1:])
+        assert said.status in (0, 1), said.err
+        if said.status:
+            assert f"table {table} of {db} names data outside the index (s3://bkt/aa)" in said.err
+            assert said.err.count("\n") == 1
+            refused += 1
+    assert refused >= 3
+    assert not bucket
+
+
+@pytest.mark.parametrize("part", ["", "data", "_versions"])
+def test_a_table_that_is_a_link_is_refused(part: str, db: Path, run: Callable[..., Any], tmp_path: Path) -> None:
+    folder = db / f"{schema.LABELS}.lance" / part
+    shutil.move(folder, tmp_path / "elsewhere")
+    os.symlink(tmp_path / "elsewhere", folder)
+    said = run("label", db, "--layer", "net/concepts", "--recompute")
+    assert (said.status, said.err.count("\n")) == (1, 1)
+    assert "is a link, which is never followed" in said.err
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "said"),
+    [
+        (schema.ENCODERS, "table", "../other.db/embeddings_x", "names the table '../other.db/embeddings_x', expected"),
+        (schema.ENCODERS, "table", "x\" AS SELECT 1; SET memory_limit='9TB'; --", "expected 'embeddings_"),
+        (schema.LAYERS, "table", "labels", "names the table 'labels', expected 'activations_"),
+        (schema.ENCODERS, "width", 2_000_000_000, "has width = 2000000000, expected 1 to 1,048,576"),
+        (schema.ENCODERS, "width", None, "has width = None"),
+        (schema.LAYERS, "neurons", 2_000_000_000, "has neurons = 2000000000, expected 1 to 67,108,864"),
+        (schema.LAYERS, "neurons", -1, "has neurons = -1"),
+        (
+            schema.ENCODERS,
+            "identity",
+            DEEP,
+            "identity of the table encoders cannot be read as JSON: it is nested",
+        ),
+        (schema.LAYERS, "identity", DEEP, "identity of the table layers cannot be read as JSON: it is nested"),
+        (schema.LAYERS, "identity", "[1]", "it is a list, expected an object"),
+        (schema.LAYERS, "identity", "{", "cannot be read as JSON"),
+    ],
+)
+def test_what_no_csp_index_wrote_is_one_line(
+    table: str, column: str, value: object, said: str, db: Path, run: Callable[..., Any]
+) -> None:
+    overwrite(open_index(db).store, table, **{column: value})
+    started = time.monotonic()
+    for command in READING:
+        got = run(command[0], db, *command[1:])
+        if got.status == 0 and table == schema.LAYERS and command[0] in ("export", "sql"):  # they read no layer
+            continue
+        assert (got.status, got.err.count("\n")) == (1, 1), (command, got.err)
+        assert said in got.err.replace("\\'", "'")
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("text", [DEEP, "[" * 70 + "]" * 70, '"a"', "{", '{"method": "{x} \' OR 1"}'])
+def test_settings_of_runs_break_no_command(text: str, db: Path, run: Callable[..., Any]) -> None:
+    store = open_index(db).store
+    assert run("prefer", db, "csp").status == 0
+    overwrite(store, schema.RUNS, settings=text, models=text, versions=text)
+    for command in READING:
+        got = run(command[0], db, *command[1:])
+        assert got.status in (0, 1) and got.err.count("\n") <= 2, (command, got.err)
+        if got.status:
+            assert "the column settings of the table runs cannot be read as JSON" in got.err
+
+
+@pytest.mark.parametrize("text", [DEEP, "[[1]]", "{", '{"label": NaN}'])
+def test_metadata_breaks_no_command(text: str, db: Path, run: Callable[..., Any]) -> None:
+    overwrite(open_index(db).store, schema.IMAGES, metadata=text)
+    for command in (*READING, ["label", "--layer", "net/concepts", "--vocabulary", "metadata:label"]):
+        got = run(command[0], db, *command[1:])
+        assert got.status in (0, 1) and got.err.count("\n") <= 1, (command, got.err)
+
+
+def test_the_writers_note_is_never_written_through_a_link(db: Path, run: Callable[..., Any], tmp_path: Path) -> None:
+    for link in (os.symlink, os.link):
+        mine = tmp_path / f"mine-{link.__name__}"
+        mine.write_text("my thesis")
+        link(mine, db / ".writer.json")
+        assert run("label", db, "--layer", "net/concepts", "--recompute").status == 0
+        assert mine.read_text() == "my thesis"
+        assert not (db / ".writer.json").exists()
+
+
+def test_a_lock_that_is_a_link_or_a_pipe_is_refused(db: Path, run: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("my thesis")
+    for make in (lambda path: os.symlink(tmp_path / "mine", path), os.mkfifo):
+        (db / ".writer.lock").unlink(missing_ok=True)
+        make(db / ".writer.lock")
+        said = run("label", db, "--layer", "net/concepts", "--recompute")
+        assert (said.status, said.err.count("\n")) == (1, 1)
+        assert "is no regular file, expected the lock of the index: remove it" in said.err
+        assert run("status", db).status == 0
+    assert (tmp_path / "mine").read_text() == "my thesis"
+
+
+def test_a_journal_that_is_a_link_or_a_pipe_is_neither_read_nor_written(
+    db: Path, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "mine").write_text("my thesis")
+    for make in (lambda path: os.symlink(tmp_path / "mine", path), os.mkfifo):
+        make(db / JOURNAL)
+        said = run("candidates", db, "--layer", "net/concepts", "--neurons", "0", "--vlm", "python:namers:namer")
+        assert said.status == 0, said.err
+        assert not os.path.lexists(db / JOURNAL)
+    assert (tmp_path / "mine").read_text() == "my thesis"
+
+
+def test_arguments_that_are_no_text_are_wrong_usage(db: Path, run: Callable[..., Any]) -> None:
+    said = run("label", db, "--layer", "net/\udcff")
+    assert said.status == 2
+    assert "the argument net/\\udcff is not UTF-8 text" in said.err
+
+
+def test_json_is_read_within_bounds() -> None:
+    assert parse_json("[" * 64 + "]" * 64) is not None
+    assert parse_json(json.dumps([{"a": i} for i in range(1000)]))[999] == {"a": 999}
+    assert parse_json(json.dumps("[" * 1000)) == "[" * 1000
+    for text in ("[" * 66 + "]" * 66, DEEP, "[" * 2_000_000):
+        with pytest.raises(ValueError, match="nested too deep"):
+            parse_json(text)
+    assert read_object(None, "runs", "settings") == read_object("", "runs", "settings") == {}
+    with pytest.raises(StoreError, match="the column settings of the table runs"):
+        read_object(DEEP, "runs", "settings")
+    assert issubclass(StoreError, CspIndexError)
