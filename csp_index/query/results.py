@@ -225,7 +225,7 @@ def _write_table(result: SqlResult, file: TextIO) -> None:
 
 def _write_csv(result: SqlResult, file: TextIO) -> None:
     writer = csv.writer(file, lineterminator="\n")
-    watched = file.isatty()  # a file has the texts as they are
+    watched = file.isatty()  # a file keeps control characters
     for values in [result.table.column_names, *(row.values() for row in result.rows())]:
         cells = [_harmless(v) if isinstance(v, str) else _plain(v) for v in values]
         cells = [printable_json(v) if isinstance(v, list | dict) else v for v in cells]
