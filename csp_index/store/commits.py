@@ -25,6 +25,7 @@ from typing import Any
 from csp_index.errors import NotFoundError, SettingError, StoreError
 from csp_index.store import schema
 from csp_index.store.bucket import BucketLocation
+from csp_index.store.foreign import check_commits, check_name
 from csp_index.store.layout import BEGUN, HEAD, MIGRATING, manifest_names
 from csp_index.store.locations import Location
 
@@ -87,6 +88,7 @@ class CommitLog:
 
     def head(self) -> Head | None:
         """Return what HEAD names, or None in a place without commits; StoreError if it is damaged or too new."""
+        check_commits(self._location)
         content = self._location.read(HEAD)
         if content is None:
             listed = self._location.listed("commits")
@@ -117,7 +119,10 @@ class CommitLog:
             raise self._damaged(name, "was changed after it was written")
         fields = self._parsed(name, content.data)
         try:
-            tables = {str(table): TableRecord(**entry) for table, entry in fields["tables"].items()}
+            tables = {
+                check_name(str(table), self._location): TableRecord(**entry)
+                for table, entry in fields["tables"].items()
+            }
             when = datetime.fromisoformat(fields["when"])
             run, command, shown = str(fields["run_id"]), str(fields["command"]), bool(fields["shown"])
         except (KeyError, TypeError, ValueError, AttributeError):

@@ -7,6 +7,7 @@ a folder of the index may be a link. Opening a table reads its manifest alone, s
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ from csp_index.store.locations import LocalLocation, Location
 
 MOST_DIMENSIONS: Final = 2**20  # of an encoder
 MOST_NEURONS: Final = 2**26  # of a layer
+_NAME = re.compile(r"\w+", re.ASCII)
+_COMMITS = ("commits", "commits/files", "commits/tags")
 _FOLDERS = ("", "_versions", "data", "_indices", "_deletions", "_transactions")
 
 
@@ -40,6 +43,26 @@ def check_folders(name: str, location: Location) -> None:
                 f"{os.path.relpath(folder, location.root)} of table {name} in {location.uri} is a link, which is never "
                 "followed: copy the whole index from its owner"
             )
+
+
+def check_name(name: str, location: Location) -> str:
+    """Return the name of a table in a commit. Raises StoreError for one that would lead to another place."""
+    if not _NAME.fullmatch(name):
+        raise StoreError(
+            f"{location.uri} names the table {name!r} in a commit, expected letters, digits and _: the index is "
+            "damaged, or was made by something else than csp_index"
+        )
+    return name
+
+
+def check_commits(location: Location) -> None:
+    """Refuse a directory whose folders of commits are links. Raises StoreError."""
+    if isinstance(location, LocalLocation):
+        for folder in _COMMITS:
+            if os.path.islink(f"{location.address}/{folder}"):
+                raise StoreError(
+                    f"{folder} in {location.uri} is a link, which is never followed: copy the index from its owner"
+                )
 
 
 def check_table(named: str, expected: str, owner: str) -> str:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from csp_index.errors import StoreError, one_line
+from csp_index.regular_files import open_file
+from csp_index.settings import MAX_TEXT_BYTES
 from csp_index.store.bucket import SCHEMES, BucketLocation
 from csp_index.store.layout import BEGUN, HEAD, OLD_MARK, StoredObject, has_manifest, is_left_over, manifest_names
 
@@ -80,7 +82,7 @@ class LocalLocation:
     def read(self, name: str) -> StoredObject | None:
         """Return a file, or None if it does not exist."""
         try:
-            with open(f"{self.address}/{name}", "rb") as file:
+            with open_file(f"{self.address}/{name}", MAX_TEXT_BYTES) as file:
                 status = os.fstat(file.fileno())
                 when = datetime.fromtimestamp(status.st_mtime, UTC)
                 return StoredObject(file.read(), (status.st_ino, status.st_mtime_ns), when)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -93,6 +94,29 @@ def put_elsewhere(db: Path, table: str) -> None:
         os.chdir(here)
     for manifest in (db / f"{table}.lance" / "_versions").glob("*.manifest"):
         manifest.write_bytes(manifest.read_bytes().replace(b"owner.lance", b"s3://bkt/aa"))
+        digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    version = lance.dataset(db / f"{table}.lance").version
+    entry = tables_of(db)[table] | {"version": version, "manifest": digest}
+    sign(db, tables_of(db) | {table: entry})
+
+
+def sign(db: Path, tables: dict[str, Any]) -> None:
+    """Make the commit name these tables, with all digests right, as its maker can."""
+    head = json.loads((db / "commits" / "HEAD").read_text())
+    for which in ("commit", "latest"):
+        record = db / "commits" / f"{head[which]:08d}.json"
+        fields = json.loads(record.read_text())
+        fields["tables"] = tables
+        record.write_text(json.dumps(fields))
+        head[f"{which}_digest"] = hashlib.sha256(record.read_bytes()).hexdigest()
+    (db / "commits" / "HEAD").write_text(json.dumps(head))
+
+
+def tables_of(db: Path) -> dict[str, Any]:
+    """Return the tables of the last commit."""
+    head = json.loads((db / "commits" / "HEAD").read_text())
+    tables: dict[str, Any] = json.loads((db / "commits" / f"{head['commit']:08d}.json").read_text())["tables"]
+    return tables
 
 
 @pytest.mark.parametrize("table", [schema.IMAGES, schema.RUNS, schema.LABELS, schema.embeddings_table(ENCODER)])
@@ -111,6 +135,44 @@ def test_no_request_goes_where_a_manifest_says(
             refused += 1
     assert refused >= 3
     assert not bucket
+
+
+@pytest.mark.parametrize("name", ["../mine/labels", "labels.lance/../../mine/labels", 'x" AS SELECT 1; --', ""])
+def test_a_commit_names_no_table_elsewhere(name: str, db: Path, run: Callable[..., Any]) -> None:
+    tables = tables_of(db)
+    sign(db, {**tables, name: tables[schema.LABELS]})
+    for command in READING:
+        said = run(command[0], db, *command[1:])
+        assert (said.status, said.err.count("\n")) == (1, 1)
+        assert "in a commit, expected letters, digits and _" in said.err
+
+
+@pytest.mark.parametrize("folder", ["commits", "commits/files", "commits/tags"])
+def test_commits_are_not_followed_to_another_place(
+    folder: str, db: Path, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    if (db / folder).exists():
+        shutil.copytree(db / folder, tmp_path / "mine", dirs_exist_ok=True)
+        shutil.rmtree(db / folder)
+    os.symlink(tmp_path / "mine", db / folder)
+    before = sorted((tmp_path / "mine").rglob("*"))
+    for command in (["status"], ["label", "--layer", "net/concepts", "--recompute"], ["optimize"]):
+        said = run(command[0], db, *command[1:])
+        assert (said.status, said.err.count("\n")) == (1, 1)
+        assert "is a link, which is never followed" in said.err
+    assert sorted((tmp_path / "mine").rglob("*")) == before
+
+
+def test_a_record_that_is_a_pipe_or_a_device_is_refused(db: Path, run: Callable[..., Any]) -> None:
+    head = json.loads((db / "commits" / "HEAD").read_text())
+    record = db / "commits" / f"{head['commit']:08d}.json"
+    for make in (os.mkfifo, lambda path: os.symlink("/dev/zero", path)):
+        record.unlink()
+        make(record)
+        said = run("status", db)
+        assert (said.status, said.err.count("\n")) == (1, 1)
+        assert "expected a regular file" in said.err
 
 
 @pytest.mark.parametrize("part", ["", "data", "_versions"])
