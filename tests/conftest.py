@@ -43,6 +43,15 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def given() -> None:
+    """Give the tests' own models to this process: also an index that another process made may name them."""
+    from csp_index.models import trust
+
+    for factory in ("encoder", "other_encoder", "network"):
+        trust.give(f"python:fakes:{factory}")
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     """Run `csp-index` with arguments, in this process."""

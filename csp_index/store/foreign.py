@@ -40,7 +40,7 @@ def check_folders(name: str, location: Location) -> None:
         if os.path.islink(folder):
             inside = os.path.relpath(folder, location.root)
             raise StoreError(
-                f"{os.path.relpath(folder, location.root)} of table {name} in {location.uri} is a link, which is never "
+                f"{inside} of table {name} in {location.uri} is a link, which is never "
                 "followed: copy the whole index from its owner"
             )
 
