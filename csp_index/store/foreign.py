@@ -16,18 +16,27 @@ from csp_index.store.locations import LocalLocation, Location
 
 MOST_DIMENSIONS: Final = 2**20  # of an encoder
 MOST_NEURONS: Final = 2**26  # of a layer
+_MODELS = b"embedding_functions"
 _NAME = re.compile(r"\w+", re.ASCII)
 _COMMITS = ("commits", "commits/files", "commits/tags")
 _FOLDERS = ("", "_versions", "data", "_indices", "_deletions", "_transactions")
 
 
 def check_own(dataset: Any, name: str, location: Location) -> None:
-    """Refuse a table whose data lie outside the index. Raises StoreError; no request is sent."""
+    """Refuse a table whose data lie outside the index, or that names models for LanceDB to load when it is written.
+
+    Raises StoreError; no request is sent.
+    """
     elsewhere = [str(base.path) for base in dataset.base_paths().values()]
     if elsewhere:
         raise StoreError(
             f"table {name} of {location.uri} names data outside the index ({elsewhere[0]}), which is never read: "
             "copy the whole index from its owner"
+        )
+    if any(key.startswith(_MODELS) for key in dataset.schema.metadata or ()):
+        raise StoreError(
+            f"table {name} of {location.uri} names embedding functions of LanceDB, which would load models: no "
+            "csp_index writes them"
         )
 
 

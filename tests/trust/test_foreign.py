@@ -137,6 +137,37 @@ def test_no_request_goes_where_a_manifest_says(
     assert not bucket
 
 
+def test_a_table_names_no_model_that_writing_would_load(
+    db: Path, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lancedb.embeddings import EmbeddingFunctionRegistry
+
+    created: list[str] = []
+
+    class Evil:
+        @staticmethod
+        def create(**options: Any) -> None:
+            created.append(str(options))
+            raise RuntimeError("a model of the stranger's choice was loaded")
+
+    monkeypatch.setattr(EmbeddingFunctionRegistry, "get", lambda self, name: Evil)
+    table = schema.LABELS
+    store = open_index(db).store
+    rows = store.read(table)
+    named = [{"name": "open-clip", "model": {"name": "hf-hub:e/v"}, "vector_column": "vector", "source_column": "text"}]
+    folder = db / f"{table}.lance"
+    shutil.rmtree(folder)
+    said = (rows.schema.metadata or {}) | {b"embedding_functions": json.dumps(named).encode()}
+    dataset = lance.write_dataset(rows.replace_schema_metadata(said), folder)
+    (manifest,) = (folder / "_versions").glob("*.manifest")
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    sign(db, tables_of(db) | {table: tables_of(db)[table] | {"version": dataset.version, "manifest": digest}})
+    got = run("label", db, "--layer", "net/concepts", "--recompute")
+    assert not created
+    assert (got.status, got.err.count("\n")) == (1, 1)
+    assert "names embedding functions of LanceDB, which would load models" in got.err
+
+
 @pytest.mark.parametrize("name", ["../mine/labels", "labels.lance/../../mine/labels", 'x" AS SELECT 1; --', ""])
 def test_a_commit_names_no_table_elsewhere(name: str, db: Path, run: Callable[..., Any]) -> None:
     tables = tables_of(db)
