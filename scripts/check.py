@@ -19,6 +19,8 @@ STATIC = (
     "mypy",
     "lint-imports",
     "python scripts/manual/make_reference.py --check",
+    "bandit --quiet --configfile pyproject.toml --recursive csp_index",
+    "python scripts/audit.py",
 )
 TESTS = "pytest"  # its settings in pyproject.toml collect the doctests too
 

@@ -8,7 +8,7 @@ do the work, or separate processes; the results are the same.
 from __future__ import annotations
 
 import os
-import pickle
+import pickle  # see below  # nosec B403
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -186,7 +186,7 @@ def _packed(preprocess: Sequence[Preprocess]) -> bytes:
 def _worker_preprocess() -> tuple[Preprocess, ...]:
     torch.set_num_threads(1)  # the processes already run in parallel
     try:
-        return tuple(pickle.loads(worker_payload()))
+        return tuple(pickle.loads(worker_payload()))  # the parent process wrote it a moment ago  # nosec B301
     except Exception as exc:
         raise SettingError(
             f"a process that decodes images cannot load the preprocessing of a model ({one_line(exc)}): "

@@ -22,6 +22,7 @@ _ID = "%Y%m%dT%H%M%S%f"
 _PACKAGES = (
     "csp_index",
     "lancedb",
+    "pylance",
     "pyarrow",
     "torch",
     "torchvision",

@@ -298,7 +298,7 @@ class Page:
         return NeuronCards(comparison.neuron, comparison.kind, figure(comparison.gain, sign=True), neuron_cards)
 
     def _chart(self, drawing: Any, name: str, description: str) -> Markup:
-        return Markup(charts.to_svg(drawing, name, f"Chart: {description}"))  # the SVG escapes its own texts
+        return Markup(charts.to_svg(drawing, name, f"Chart: {description}"))  # the SVG escapes its own texts  # nosec B704
 
 
 def _picture(cards: Cards | None, neuron: str, method: str) -> tuple[str, str]:

@@ -49,7 +49,7 @@ def manual_html(name: str) -> Markup:
             title = title or (place + 3 if heading.level == 1 else 0)  # opened, its text, closed
         if token.children:
             token.children = list(_linked(token.children))
-    return Markup(_Renderer().render(tokens[title:], parser.options, {}))  # the renderer escapes all text
+    return Markup(_Renderer().render(tokens[title:], parser.options, {}))  # the renderer escapes all text  # nosec B704
 
 
 def _linked(tokens: Sequence[Token]) -> Iterator[Token]:
