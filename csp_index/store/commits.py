@@ -160,17 +160,8 @@ class CommitLog:
             self._location.remove(name)
             self._location.write(name, data)
         digest = hashlib.sha256(data).hexdigest()
-        named: dict[str, object] = {
-            "format": schema.FORMAT,
-            "made_by": _version(),
-            "needs": schema.FORMAT_SINCE,
-        }
-        if shown or head is None:
-            named |= {"commit": number, "commit_digest": digest}
-        else:
-            named |= {"commit": head.commit, "commit_digest": head.commit_digest}
-        named |= {"latest": number, "latest_digest": digest}
-        if self._location.write(HEAD, json.dumps(named).encode(), head and head.state) is None:
+        seen = (number, digest) if shown or head is None else (head.commit, head.commit_digest)
+        if self._location.write(HEAD, _head(*seen, number, digest), head and head.state) is None:
             raise StoreError(
                 f"{self._location.uri} was written by another writer at the same time: nothing of this command is "
                 "visible; run it again"
@@ -178,6 +169,16 @@ class CommitLog:
         if head is None and self._location.state_of(BEGUN) is not None:
             self._location.remove(BEGUN)
         return Record(number, now, run_id, command, shown, dict(tables), digest)
+
+    def point_to(self, record: Record) -> None:
+        """Make HEAD name a record as the commit that readers see, and as the latest one, whatever HEAD says now.
+
+        Only to repair a damaged log. The caller holds the lock of the location.
+        """
+        present = self._location.read(HEAD)
+        data = _head(record.number, record.digest, record.number, record.digest)
+        if self._location.write(HEAD, data, present and present.version) is None:
+            raise StoreError(f"{self._location.uri} was written by another writer at the same time: run it again")
 
     def is_migrating(self) -> bool:
         """Return whether a migration to the present format was begun and not finished."""
@@ -200,7 +201,7 @@ class CommitLog:
         """Return the commit with a number or a tag. NotFoundError if there is none, or no reader ever saw it."""
         number = self.tags().get(name, int(name) if name.isascii() and name.isdigit() and len(name) < 10 else None)
         if number in self._numbers() and number is not None:
-            record = self.record(number)
+            record = self.record(number, self._tag(name).get("digest"))
             if record.shown:
                 return record
         raise NotFoundError(
@@ -209,13 +210,12 @@ class CommitLog:
 
     def tags(self) -> dict[str, int]:
         """Return the number of the commit that each tag names."""
-        tags = {}
-        for name in self._location.listed(_TAGS):
-            content = self._location.read(f"{_TAGS}/{name}")
-            if content is not None:
-                fields = self._parsed(f"tags/{name}", content.data)
-                tags[name] = int(fields.get("commit", 0))
-        return tags
+        return {name: int(self._tag(name).get("commit", 0)) for name in self._location.listed(_TAGS)}
+
+    def _tag(self, name: str) -> dict[str, Any]:
+        """Return what a tag names: the commit, and the digest of its record; empty without such a tag."""
+        content = self._location.read(f"{_TAGS}/{name}") if _TAG.fullmatch(name) else None
+        return {} if content is None else self._parsed(f"tags/{name}", content.data)
 
     def tag(self, name: str, record: Record) -> None:
         """Name a commit, so that no clean-up removes it. SettingError for a name that cannot be one, or is taken."""
@@ -223,7 +223,7 @@ class CommitLog:
             raise SettingError(
                 f"tag {name!r} is no name: expected a letter, then letters, digits, . _ or -, 64 at most"
             )
-        data = json.dumps({"commit": record.number}).encode()
+        data = json.dumps({"commit": record.number, "digest": record.digest}).encode()
         if self._location.write(f"{_TAGS}/{name}", data) is None:
             raise SettingError(f"tag {name!r} names version {self.tags().get(name)} already: remove it first")
 
@@ -333,6 +333,12 @@ class CommitLog:
             f"{self._location.uri} is damaged: table {name}: {what}; restore it from a copy, or run "
             f"`csp-index verify {self._location.uri} --repair`"
         )
+
+
+def _head(commit: int, commit_digest: str, latest: int, latest_digest: str) -> bytes:
+    fields = {"format": schema.FORMAT, "made_by": _version(), "needs": schema.FORMAT_SINCE, "commit": commit}
+    fields |= {"commit_digest": commit_digest, "latest": latest, "latest_digest": latest_digest}
+    return json.dumps(fields).encode()
 
 
 def _version() -> str:

@@ -28,7 +28,9 @@ def open_snapshot(uri: str | Path, versions: Mapping[str, int] | None = None) ->
 def open_version(uri: str | Path, name: str | int) -> Store:
     """Open an existing index as a commit left it, by its number or tag, read-only. NotFoundError if there is none."""
     store = open_store(uri)
-    return store.fixed(store.log.find(str(name)))
+    record = store.log.find(str(name))
+    store.log.check(record.tables)
+    return store.fixed(record)
 
 
 def open_store(uri: str | Path) -> Store:
