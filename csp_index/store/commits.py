@@ -8,10 +8,8 @@ of it is written in that order, tables first and HEAD last, and each file is syn
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import re
 from collections import deque
 from collections.abc import Mapping
@@ -28,6 +26,7 @@ from csp_index.store.bucket import BucketLocation
 from csp_index.store.foreign import check_commits, check_name
 from csp_index.store.layout import BEGUN, HEAD, MIGRATING, manifest_names
 from csp_index.store.locations import Location
+from csp_index.store.read_hold import ReadHold
 
 _FILES, _TAGS = "commits/files", "commits/tags"
 _TRIES = 8  # readings of HEAD, whose record may be cleaned up in between
@@ -191,16 +190,17 @@ class CommitLog:
     def records(self) -> list[Record]:
         """Return all records that are there, oldest first, without those that HEAD has not reached."""
         head = self.head()
-        numbers = self._numbers()
+        numbers = self.numbers()
         return [self.record(number) for number in numbers if head is not None and number <= head.latest]
 
-    def _numbers(self) -> list[int]:
+    def numbers(self) -> list[int]:
+        """Return the numbers of all records that are there, ascending, readable or not."""
         return [int(name[:-5]) for name in self._location.listed("commits") if re.fullmatch(r"\d+\.json", name)]
 
     def find(self, name: str) -> Record:
         """Return the commit with a number or a tag. NotFoundError if there is none, or no reader ever saw it."""
         number = self.tags().get(name, int(name) if name.isascii() and name.isdigit() and len(name) < 10 else None)
-        if number in self._numbers() and number is not None:
+        if number in self.numbers() and number is not None:
             record = self.record(number, self._tag(name).get("digest"))
             if record.shown:
                 return record
@@ -210,7 +210,15 @@ class CommitLog:
 
     def tags(self) -> dict[str, int]:
         """Return the number of the commit that each tag names."""
-        return {name: int(self._tag(name).get("commit", 0)) for name in self._location.listed(_TAGS)}
+        return {name: self.commit_of(name) for name in self.tag_names()}
+
+    def commit_of(self, tag: str) -> int:
+        """Return the number of the commit that a tag names, 0 without such a tag."""
+        return int(self._tag(tag).get("commit", 0))
+
+    def tag_names(self) -> list[str]:
+        """Return the names of all tags, sorted, readable or not."""
+        return self._location.listed(_TAGS)
 
     def _tag(self, name: str) -> dict[str, Any]:
         """Return what a tag names: the commit, and the digest of its record; empty without such a tag."""
@@ -229,9 +237,9 @@ class CommitLog:
 
     def untag(self, name: str) -> None:
         """Remove a tag; NotFoundError if there is none."""
-        if name not in self.tags():
+        if name not in self.tag_names():
             raise NotFoundError(
-                f"tag {name!r} is not in {self._location.uri} (has: {', '.join(self.tags()) or 'none'})"
+                f"tag {name!r} is not in {self._location.uri} (has: {', '.join(self.tag_names()) or 'none'})"
             )
         self._location.remove(f"{_TAGS}/{name}")
 
@@ -246,7 +254,7 @@ class CommitLog:
 
     def keep_files(self, files: Mapping[str, list[object]]) -> tuple[str, str]:
         """Write a list of a table's files, unless it is there; return its digest, and its name, to be synced."""
-        data = json.dumps(dict(sorted(files.items())), separators=(",", ":")).encode()
+        data = _list(files)
         digest = hashlib.sha256(data).hexdigest()
         name = f"{_FILES}/{digest}.json"
         if self._location.write(name, data, synced=False) is None:
@@ -254,6 +262,17 @@ class CommitLog:
             if content is not None and content.data != data:  # cut off by a power cut before it was named
                 self._location.write(name, data, content.version, synced=False)
         return digest, name
+
+    def replace_list(self, digest: str, files: Mapping[str, list[object]]) -> bool:
+        """Write a damaged list again; return False, changing nothing, if its digest is not that of these files."""
+        if hashlib.sha256(_list(files)).hexdigest() != digest:
+            return False
+        self._location.sync([self.keep_files(files)[1]])
+        return True
+
+    def forget(self, number: int) -> None:
+        """Remove a record, readable or not, that HEAD does not name."""
+        self._location.remove(f"commits/{number:08d}.json")
 
     def check(self, tables: Mapping[str, TableRecord]) -> None:
         """Raise StoreError if a table is missing, older than the commit says, or another one."""
@@ -335,6 +354,10 @@ class CommitLog:
         )
 
 
+def _list(files: Mapping[str, list[object]]) -> bytes:
+    return json.dumps(dict(sorted(files.items())), separators=(",", ":")).encode()
+
+
 def _head(commit: int, commit_digest: str, latest: int, latest_digest: str) -> bytes:
     fields = {"format": schema.FORMAT, "made_by": _version(), "needs": schema.FORMAT_SINCE, "commit": commit}
     fields |= {"commit_digest": commit_digest, "latest": latest, "latest_digest": latest_digest}
@@ -343,49 +366,3 @@ def _head(commit: int, commit_digest: str, latest: int, latest_digest: str) -> b
 
 def _version() -> str:
     return version("csp_index")
-
-
-class ReadHold:
-    """The mark of a reader on the record of its commit: a shared lock of the kernel, which ends with the process."""
-
-    def __init__(self, handle: int) -> None:
-        """Take over an open, locked file."""
-        self._handle = handle
-
-    def __del__(self) -> None:
-        with suppress(OSError):
-            os.close(self._handle)
-
-    @classmethod
-    def take(cls, path: str) -> ReadHold | None:
-        """Mark a file, or return None if it is gone or the file system knows no locks."""
-        try:
-            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            if os.fstat(handle).st_nlink:
-                return cls(handle)
-        except OSError:
-            pass
-        os.close(handle)
-        return None
-
-    @staticmethod
-    def remove_unread(path: str) -> bool:
-        """Remove a file that no reader has marked; return whether it is gone."""
-        try:
-            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(path)  # while it is locked, so that no reader can mark it in between
-            return True
-        except OSError:
-            return False
-        finally:
-            os.close(handle)

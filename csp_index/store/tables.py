@@ -20,9 +20,10 @@ from csp_index import settings
 from csp_index.errors import StoreError
 from csp_index.lru_cache import LRUCache
 from csp_index.store import schema
-from csp_index.store.commits import CommitLog, ReadHold, Record
+from csp_index.store.commits import CommitLog, Record
 from csp_index.store.locations import Location
 from csp_index.store.locks import hold, is_held
+from csp_index.store.read_hold import ReadHold
 from csp_index.store.transactions import Transaction
 from csp_index.store.versions import CommittedTables, FixedTables, NewestTables, State, Tables, TableVersion, translated
 
@@ -133,13 +134,14 @@ class Store:
                 self._require(name).delete(where)
         return count
 
-    def replace(self, name: str, rows: pa.Table) -> None:
+    def replace(self, name: str, rows: pa.Table | pa.RecordBatchReader) -> None:
         """Put rows, of any schema, in place of all rows of an existing table; earlier versions keep theirs."""
         from lance import write_dataset
 
         with self._writing(name):
-            uri, options = self.dataset(name).uri, self.location.options or None
-            write_dataset(rows, uri, mode="overwrite", storage_options=options)
+            options: dict[str, Any] = {"data_storage_version": schema.file_format(name)}
+            options["storage_options"] = self.location.options or None
+            write_dataset(rows, self.dataset(name).uri, mode="overwrite", **options)
 
     def count(self, name: str, where: str | None = None) -> int:
         """Return the number of rows, 0 if the table does not exist."""
@@ -173,6 +175,16 @@ class Store:
                 columns=list(columns), filter=where, batch_size=batch_rows, batch_readahead=2, fragment_readahead=2
             )
             yield from scanner.to_batches()
+
+    def take(self, name: str, rows: np.ndarray | Sequence[int], columns: Sequence[str]) -> pa.Table:
+        """Return the rows of a table by row number, in the order of `rows`."""
+        with self.reading(name):
+            taken: pa.Table = self.dataset(name).take(rows, columns=list(columns))
+            return taken
+
+    def reading(self, name: str) -> AbstractContextManager[None]:
+        """Raise what damaged rows of a table cause inside the block as StoreError."""
+        return self._translated(name, _UNREADABLE)
 
     def dataset(self, name: str) -> Any:
         """Return the Lance dataset of a table, at its last commit or its fixed version."""
