@@ -58,7 +58,7 @@ def stored_lists(store: Store, source: EncoderInfo, images: int, image_ids: torc
         place[present[order]] = positions
         return replace(stored.cached, place=place)
     place[present[order]] = torch.arange(len(order))
-    return _lists_in(store.dataset(stored.table).take(positions.numpy(), columns=list(_COLUMNS)), place)
+    return _lists_in(store.take(stored.table, positions.numpy(), _COLUMNS), place)
 
 
 def store_lists(

@@ -133,7 +133,7 @@ class Snapshot:
         if not requested:
             return {}
         names = ["image_id", *(name for name in columns if name != "image_id")]
-        rows = self.store.dataset(schema.IMAGES).take(requested, columns=names)
+        rows = self.store.take(schema.IMAGES, requested, names)
         if rows["image_id"].to_pylist() != requested:  # the rows are not in the order of their ids: look them up
             rows = self.store.read(schema.IMAGES, names, f"image_id IN ({','.join(map(str, requested))})")
         return {row["image_id"]: row for row in rows.to_pylist()}

@@ -20,20 +20,21 @@ _BYTES = 16 * 2**20  # of one read
 
 def fetch_tiles(store: Store, info: LayerInfo, marks: Sequence[Shard], neurons: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the activations of `neurons` [M] shard by shard, each [M, n] float32."""
-    dataset = store.dataset(info.table)
     size = max(1, _BYTES // (4 * len(neurons) * max(mark.rows for mark in marks)))
     for start in range(0, len(marks), size):
         group = marks[start : start + size]
         shards = np.repeat([mark.number for mark in group], len(neurons))
         numbers = np.tile(neurons, len(group))
-        rows = dataset.take(shards * info.neurons + numbers, columns=["shard", "neuron", "values"])
-        if not (
-            np.array_equal(rows["shard"].to_numpy(), shards) and np.array_equal(rows["neuron"].to_numpy(), numbers)
-        ):
-            raise StoreError(f"activations of {info.key} are out of order: index again")
-        column = rows["values"].combine_chunks()
-        lengths = column.value_lengths().to_numpy().reshape(len(group), -1)
-        values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+        with store.reading(info.table):
+            rows = store.dataset(info.table).take(
+                shards * info.neurons + numbers, columns=["shard", "neuron", "values"]
+            )
+            same = np.array_equal(rows["shard"].to_numpy(), shards)
+            if not (same and np.array_equal(rows["neuron"].to_numpy(), numbers)):
+                raise StoreError(f"activations of {info.key} are out of order: index again")
+            column = rows["values"].combine_chunks()
+            lengths = column.value_lengths().to_numpy().reshape(len(group), -1)
+            values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
         end = 0
         for mark, sizes in zip(group, lengths, strict=True):
             if (sizes != mark.rows).any():

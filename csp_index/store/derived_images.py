@@ -135,7 +135,7 @@ def read_derived(
     if not len(requested):
         return schema.derived_schema(source.width).empty_table().select(selected)
     distinct, inverse = np.unique(places, return_inverse=True)
-    rows: pa.Table = store.dataset(table).take(distinct, columns=selected)
+    rows: pa.Table = store.take(table, distinct, selected)
     return rows.take(pa.array(inverse.reshape(-1)))
 
 

@@ -34,7 +34,8 @@ def embedding_tiles(store: Store, info: EncoderInfo, marks: Sequence[Shard]) -> 
             raise StoreError(f"embeddings of {info.name} are out of order at image {expected}: index again")
         expected += len(ids)
         column = batch.column("embedding")
-        waiting.append(column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), info.width))
+        with store.reading(info.table):
+            waiting.append(column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), info.width))
         rows_waiting += len(column)
         while mark is not None and rows_waiting >= mark.rows:
             joined = np.concatenate(waiting) if len(waiting) > 1 else waiting[0]
@@ -93,12 +94,12 @@ def embeddings_of(store: Store, source: EncoderInfo, ids: np.ndarray) -> torch.T
     distinct, inverse = np.unique(np.asarray(ids, dtype=np.int64), return_inverse=True)
     if len(distinct) == 0:
         return torch.zeros(0, source.width)
-    dataset = store.dataset(source.table)
-    table = dataset.take(distinct, columns=["image_id", "embedding"])
+    table = store.take(source.table, distinct, ["image_id", "embedding"])
     if not np.array_equal(table["image_id"].to_numpy(), distinct):
         raise StoreError(f"embeddings of {source.name} are out of order: index again")
-    column = table["embedding"].combine_chunks()
-    rows = column.flatten().to_numpy(zero_copy_only=False).reshape(len(distinct), source.width)
+    with store.reading(source.table):
+        column = table["embedding"].combine_chunks()
+        rows = column.flatten().to_numpy(zero_copy_only=False).reshape(len(distinct), source.width)
     return torch.from_numpy(rows[inverse.reshape(-1)])
 
 
