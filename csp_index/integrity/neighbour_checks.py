@@ -1,0 +1,106 @@
+"""Stored lists of nearest neighbours, and the vector index, against the exact answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+
+from csp_index.integrity.column_checks import Marks
+from csp_index.integrity.findings import reading
+from csp_index.integrity.subject import Subject, many
+from csp_index.store import schema, streams
+from csp_index.store.catalog import EncoderInfo
+
+_LISTS = 32  # that are compared without `full`
+_QUERIES = 64  # images that are searched for
+_AT_ONCE = 1024  # lists compared in one pass over the embeddings
+_NEAREST = 32  # results among which an image must be when its own embedding is searched for
+_RECALL = 0.9  # share of those that must be; an index that is trained on few images misses some
+_ROUNDING = 1e-5
+
+
+def check_neighbours(subject: Subject, marks: Marks) -> None:
+    """Check lists and vector index of every encoder whose embeddings are in order."""
+    for info in subject.encoders:
+        if info.what not in marks:
+            continue
+        table = schema.neighbours_table(info.name)
+        if subject.is_readable(table):
+            with reading(subject.result.findings, table):
+                _check_lists(subject, info, table, marks)
+        with reading(subject.result.findings, info.table):
+            _check_vector_index(subject, info)
+
+
+def _check_lists(subject: Subject, info: EncoderInfo, table: str, marks: Marks) -> None:
+    rows = subject.store.read(table, ["image_id", "images"])
+    owners = rows["image_id"].to_numpy()
+    if pc.count_distinct(rows["image_id"]).as_py() != len(owners):
+        subject.find(table, "images have more than one list", key=(table,))
+        return
+    last = marks[info.what][-1][0]
+    covered = sorted(set(rows["images"].to_pylist()))
+    if len(covered) != 1 or covered[0] > last.first_image + last.rows or owners.min() < 0 or owners.max() >= covered[0]:
+        subject.find(table, "lists are of images that do not exist", key=(table,))
+        return
+    shards = [shard for shard, _ in marks[info.what] if shard.first_image + shard.rows <= covered[0]]
+    if not shards or shards[-1].first_image + shards[-1].rows != covered[0]:
+        return  # over fewer images than there are: they are not read any more
+    places = subject.sample(len(owners), _LISTS)
+    for part in np.array_split(places, -(-len(places) // _AT_ONCE)):
+        lists = subject.store.dataset(table).take(part)
+        ids, cosines = (_matrix(lists[name]) for name in ("neighbours", "cosines"))
+        if ids is None or cosines is None or ids.shape != cosines.shape:
+            subject.find(table, "lists differ in length", key=(table,))
+            return
+        own = torch.from_numpy(lists["image_id"].to_numpy().copy())
+        width = ids.shape[1]
+        known = streams.embeddings_of(subject.store, info, own.numpy())
+        exact = torch.cat([known @ tile.T for tile in streams.embedding_tiles(subject.store, info, shards)], 1)
+        bound = torch.from_numpy(lists["absolute"].to_numpy() + 0.0) + _ROUNDING
+        bound += torch.from_numpy(lists["relative"].to_numpy() + 0.0) * cosines.abs().max(1).values
+        inside = ((ids >= 0) & (ids < covered[0])).all(1)
+        there = exact.gather(1, ids.clamp(0, covered[0] - 1))
+        reach = exact.topk(min(width, exact.shape[1]), 1).values[:, -1]
+        wrong = ~inside | ((there - cosines).abs() > bound[:, None]).any(1) | (there.min(1).values < reach - 2 * bound)
+        wrong |= torch.tensor([len(set(row)) != width for row in ids.tolist()])
+        subject.result.count("neighbour lists", len(part))
+        if wrong.any():
+            subject.find(
+                table, "these lists are not those of the embeddings", many(own[wrong].tolist(), "image"), key=(table,)
+            )
+            return
+
+
+def _matrix(column: object) -> torch.Tensor | None:
+    values = column.combine_chunks()  # type: ignore[attr-defined]
+    lengths = set(values.value_lengths().to_pylist())
+    if len(lengths) != 1:
+        return None
+    return torch.from_numpy(values.flatten().to_numpy(zero_copy_only=False).copy().reshape(len(values), -1))
+
+
+def _check_vector_index(subject: Subject, info: EncoderInfo) -> None:
+    """Search for images by their own embeddings: each must be among the nearest."""
+    if any(finding.remedy == "build index" and finding.table == info.table for finding in subject.result.findings):
+        return
+    index = subject.store.vector_index(info.table)
+    if index is None or not index.rows:
+        return
+    count = subject.store.count(info.table)
+    if index.unindexed < 0:
+        text = f"its vector index has {index.rows:,} rows, the table {count:,}"
+        subject.find(info.table, text, "vector index", "build index", (info.table,))
+        return
+    places = np.sort(np.random.default_rng(0).choice(count, min(_QUERIES, count), replace=False))
+    queries = streams.embeddings_of(subject.store, info, places).numpy()
+    answers = subject.store.search(info.table, queries, _NEAREST)
+    hits = 0
+    for image, query, nearest in zip(places, queries, answers, strict=True):
+        near = streams.embeddings_of(subject.store, info, nearest).numpy() @ query if len(nearest) else np.zeros(0)
+        hits += image in nearest or bool((near > 1 - _ROUNDING).any())
+    subject.result.count("searches", len(places))
+    if hits < _RECALL * len(places):
+        text = f"{len(places) - hits:,} of {len(places):,} images are not found by their own embeddings"
+        subject.find(info.table, text, "vector index", "build index", (info.table,))
