@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
-import numpy as np
 import pyarrow as pa
 import torch
 
@@ -22,6 +21,8 @@ from csp_index.images.sources import HeldDatasets
 from csp_index.indexing.commit import IndexSummary
 from csp_index.indexing.import_arrays import import_arrays
 from csp_index.indexing.indexer import add_images, check_settings
+from csp_index.integrity.findings import Verification
+from csp_index.integrity.verify import encoder_at_hand, verify
 from csp_index.labelling import candidates
 from csp_index.labelling.candidate_mix import Mix, mixed_candidates
 from csp_index.labelling.candidates import Candidates, TextSpace, plain_candidates
@@ -34,15 +35,13 @@ from csp_index.models import objects
 from csp_index.models.index_models import Models, NetworkSource
 from csp_index.models.prompt_templates import templates as template_texts
 from csp_index.models.weights import device_name
-from csp_index.query.card import neuron_card
 from csp_index.query.neuron_view import NeuronView, neuron_view
 from csp_index.query.notebook import shown_progress
 from csp_index.query.reader import Reader
 from csp_index.query.results import Labels, SqlResult
 from csp_index.records import Label, NeuronKey, Progress
 from csp_index.store import catalog
-from csp_index.store.addresses import resolve
-from csp_index.store.catalog import EncoderInfo, LayerInfo
+from csp_index.store.catalog import EncoderInfo
 from csp_index.store.connect import check_creatable, create_store, is_index, open_store
 
 if TYPE_CHECKING:  # what judges labels loads SciPy and matplotlib, and labelling does not wait for them
@@ -353,17 +352,13 @@ class Index(Reader):
         """
         prefer(self.store, method)
 
-    def card(self, label: Label, path: str | Path) -> Path:
-        """Draw a label's picture card as PNG: activating images above their contrastive partners."""
-        return neuron_card(self.store, label, self.activations(str(label.neuron)), path)
+    def verify(self, **options: Unpack[keywords.VerifyKeywords]) -> Verification:
+        """Return what is wrong with the index; with `repair` what is broken is made again from what is left."""
+        return verify(self.uri, find_encoder=partial(encoder_at_hand, self._models), **options)
 
     def optimize(self, **options: Unpack[keywords.OptimizeKeywords]) -> OptimizeSummary:
         """Build the vector index of every encoder (or of the one named), compact all tables, measure the recall."""
         return optimize(self.store, **options)
-
-    def resolve(self, neurons: str | Iterable[str]) -> list[tuple[LayerInfo, np.ndarray]]:
-        """Return the layers and neuron numbers that addresses `m/l` or `m/l/7` name, layer by layer, sorted."""
-        return resolve(self.store, neurons)
 
     def _context(self, progress: Progress | None = None) -> ComputeContext:
         self._datasets.read_first()

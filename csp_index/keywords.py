@@ -110,6 +110,14 @@ class ImportKeywords(TypedDict, total=False):
     progress: Progress | None
 
 
+class VerifyKeywords(TypedDict, total=False):
+    """What `csp_index.integrity.verify.verify` takes by keyword, but `find_encoder`."""
+
+    full: bool
+    repair: bool
+    progress: Progress | None
+
+
 class OptimizeKeywords(TypedDict, total=False):
     """What `csp_index.contrast.vector_index.optimize` takes by keyword."""
 

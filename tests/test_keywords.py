@@ -16,6 +16,7 @@ from csp_index import keywords
 from csp_index.contrast.vector_index import optimize
 from csp_index.index import Index
 from csp_index.indexing.import_arrays import import_arrays
+from csp_index.integrity.verify import verify
 from csp_index.models.objects import list_layers
 from csp_index.proposers.grids import Layout
 from csp_index.proposers.registry import ProposerOptions
@@ -46,6 +47,7 @@ REPEATED = {
     keywords.LayersKeywords: keyword_types(list_layers),
     keywords.ImportKeywords: keyword_types(import_arrays),
     keywords.OptimizeKeywords: keyword_types(optimize),
+    keywords.VerifyKeywords: {name: kind for name, kind in keyword_types(verify).items() if name != "find_encoder"},
 }
 
 
@@ -75,6 +77,7 @@ def test_fields_of_one_name_have_one_type() -> None:
         "layers": keywords.LayersKeywords,
         "import_arrays": keywords.ImportKeywords,
         "optimize": keywords.OptimizeKeywords,
+        "verify": keywords.VerifyKeywords,
     }.items(),
 )
 def test_methods_take_typed_keywords(method: str, kind: type) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import click
 
 from csp_index import __version__
-from csp_index.cli import candidates, demo, evaluate, index, query, serve, versions
+from csp_index.cli import candidates, demo, evaluate, index, query, serve, verify, versions
 from csp_index.cli.output import plain_warnings, say
 from csp_index.errors import CspIndexError, one_line
 from csp_index.printable import printable
@@ -39,6 +39,7 @@ for command in (
     *evaluate.COMMANDS,
     *serve.COMMANDS,
     *versions.COMMANDS,
+    *verify.COMMANDS,
 ):
     cli.add_command(command)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,9 +18,11 @@ from csp_index.query.results import SqlResult
 from csp_index.query.sql import SqlLimits, run_sql
 from csp_index.query.sql_views import ALL, labels_statement, sql_views
 from csp_index.query.status import describe
-from csp_index.records import LayerKey, NeuronKey
+from csp_index.records import Label, LayerKey, NeuronKey
 from csp_index.store import catalog
 from csp_index.store.activations import activations_of
+from csp_index.store.addresses import resolve
+from csp_index.store.catalog import LayerInfo
 from csp_index.store.connect import find_store, open_store, open_version
 from csp_index.store.named_versions import tag_version, version_rows
 from csp_index.store.tables import Store
@@ -108,6 +111,16 @@ class Reader:
         catalog.check_neurons(target, [key.neuron])
         images = int(catalog.neuron_rows(self.store, target, [key.neuron])["images"][0].as_py())
         return activations_of(self.store, target, key.neuron, images)
+
+    def card(self, label: Label, path: str | Path) -> Path:
+        """Draw a label's picture card as PNG: activating images above their contrastive partners."""
+        from csp_index.query.card import neuron_card  # Pillow: those who only count need not wait for it
+
+        return neuron_card(self.store, label, self.activations(str(label.neuron)), path)
+
+    def resolve(self, neurons: str | Iterable[str]) -> list[tuple[LayerInfo, np.ndarray]]:
+        """Return the layers and neuron numbers that addresses `m/l` or `m/l/7` name, layer by layer, sorted."""
+        return resolve(self.store, neurons)
 
     def status(self) -> dict[str, Any]:
         """Return what the index holds: images, failures, encoders, layers, runs, and whether a run was cut off."""

@@ -74,5 +74,5 @@ def list_again(location: Location, log: CommitLog, name: str) -> bool:
     if current is None or name not in current[1].tables:
         return False
     entry = current[1].tables[name]
-    files = sealed(NewestTables(location).at(name, entry.version).dataset, location, name, {})
+    files, _ = sealed(NewestTables(location).at(name, entry.version).dataset, location, name, {})
     return log.replace_list(entry.files, files)
