@@ -6,6 +6,7 @@ Knows nothing about rows. In an object store, which keeps checksums of its own, 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -173,11 +174,14 @@ def _damaged(
         name, file, size, sha = listed[place]
         path = f"{location.address}/{name}.lance/{file}"
         try:
-            present = os.stat(path).st_size
-        except OSError:
+            status = os.lstat(path)
+        except (OSError, ValueError):
             yield name, file, "the file is missing"
             continue
-        if present != size:
+        present = status.st_size
+        if not stat.S_ISREG(status.st_mode) or ".." in file.split("/") or not file.startswith(_FOLDERS):
+            yield name, file, "this is no file of the table, and is not read"
+        elif present != size:
             yield name, file, f"the file has {present:,} bytes, had {size:,}"
         elif result.full or size <= _SMALL or hashed + size <= _HASHED:
             hashed += size

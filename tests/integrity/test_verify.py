@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import fakes
@@ -16,6 +18,8 @@ from other_process import run_python
 from csp_index import StoreError, open_index
 from csp_index.integrity.findings import REMEDIES, Finding, remedy_of
 from csp_index.integrity.verify import verify
+from csp_index.store.commits import CommitLog
+from csp_index.store.locations import location_of
 from csp_index.store.schema import fixed_tables
 
 OLD = ROOT / "tests" / "data" / "index_of_2d73c0c.tar.gz"
@@ -135,3 +139,20 @@ def test_a_copy_made_while_somebody_writes_is_whole_if_commits_come_first(db, tm
     shutil.copytree(db, copy, dirs_exist_ok=True, ignore=lambda folder, names: {"commits"} & set(names))
     assert [finding.remedy for finding in verify(copy, full=True).findings] == ["undo"]
     assert verify(copy, full=True, repair=True).sound
+
+
+@pytest.mark.parametrize("name", ["data/../../../secret.txt", "../../secret.txt", "/dev/zero", "data/link"])
+def test_a_list_of_files_cannot_make_verify_read_other_files(db, tmp_path, name):
+    """The list comes from the index, which may come from a stranger."""
+    (tmp_path / "secret.txt").write_text("secret")
+    (db / "images.lance" / "data" / "link").symlink_to("/dev/zero")
+    log = CommitLog(location_of(db))
+    _, record = log.current()
+    digest, _ = log.keep_files({name: [6, hashlib.sha256(b"secret").hexdigest()]})
+    tables = record.tables | {"images": replace(record.tables["images"], files=digest)}
+    log.write(tables, "", "forged", shown=True)
+    (finding,) = [finding for finding in verify(db).findings if finding.table == "images"]
+    assert finding.where == name and finding.what in (
+        "this is no file of the table, and is not read",
+        "the file is missing",
+    )
