@@ -57,10 +57,11 @@ class Store:
         self.location = location
         self.log = CommitLog(location)
         self._tables: Tables
+        self._working = NewestTables(location)  # what a writer sees
         if versions is not None:
             self._tables = FixedTables(location, versions)
         elif uncommitted or self.log.head() is None:
-            self._tables = NewestTables(location)
+            self._tables = self._working
         else:
             self._tables = CommittedTables(location, self.log)
         self._transaction: Transaction | None = None  # while this process has the write lock
@@ -295,9 +296,12 @@ class Store:
         """
         self._tables.check_writable(schema.RUNS)
         with hold(self.location) as lock:
-            working = NewestTables(self.location)
+            reading, working = self._tables, self._working
+            working.changed()  # others may have written while this one waited
             transaction = Transaction(self.location, working, self.log, lock)
             transaction.begin(old_format=old_format)
+            if isinstance(reading, CommittedTables):
+                reading.release()
             self._transaction, self._tables = transaction, working
             try:
                 yield
@@ -309,7 +313,9 @@ class Store:
                 raise
             finally:
                 self._transaction = None
-                self._tables = working if self.log.head() is None else CommittedTables(self.location, self.log)
+                if not isinstance(reading, CommittedTables) and self.log.head() is not None:
+                    reading = CommittedTables(self.location, self.log)
+                self._tables = reading
 
     def commit(self, run_id: str = "", command: str = "") -> None:
         """Make all that was written durable and visible to readers, as one commit. Under the write lock."""

@@ -173,6 +173,9 @@ class NewestTables:
         from lance import Session, dataset  # type: ignore[attr-defined]
 
         seen = self._versions.pop(name, None)
+        if seen is not None and seen.state[1] != self._location.stamp(name, seen.state[0]):
+            seen = self._session = None  # another writer removed the table, and made it again
+            self._versions.clear()
         with _opening(name, self._location):
             if seen is None:
                 self._session = self._session or Session(_INDEX_CACHE, _METADATA_CACHE)
@@ -256,6 +259,10 @@ class CommittedTables:
             yield
         finally:
             self._pinned = False
+
+    def release(self) -> None:
+        """Let go of the commit: this process is about to write, and reads the last one afterwards."""
+        self._hold = self._state = None
 
     def changed(self, name: str | None = None) -> None:
         """Look again, even within a `moment`: this process has committed."""
