@@ -369,7 +369,7 @@ def test_trap_9_any_string_can_be_a_label(tmp_path):
         ("m/l", {"gamma": "1"}, "expected a finite number"),
         ("m/l", {"floor": float("nan")}, "expected a finite number"),
         ("m/l", {"examples": 2.5}, "expected a whole number"),
-        ("m/l/99999999999999999999", {}, "neurons 0 to 7"),
+        ("m/l/99999999999999999999", {}, "is not an address"),
         ("m/l", {"threshold": "median"}, "write mean, max:F"),
         ("m/l", {"threshold": "quantile:0.33"}, "quantile:Q with Q of"),
         ("m/l", {"contrast": "far"}, "several joined by +"),
