@@ -374,9 +374,8 @@ def open_index(uri: str | Path, **options: Unpack[keywords.OpenKeywords]) -> Ind
     """Return the index at a directory or s3://bucket/db; a new one is created when something is first added to it.
 
     `models` are the objects, `Network(...)` or `Encoder(...)`, that an index made from objects needs to be extended, by
-    their names. `trust=True` lets models run code that only the index names, as `python:module:factory`: not for an
-    index from a stranger. `version`, a number or a tag, is what the index was after an earlier command, only to be read
-    (see `versions`). `with open_index(...) as index` closes it in the end.
+    their names. `trust=True` runs code that only the index names. `version`, a number or a tag, is what the index was
+    after an earlier command, only to be read (see `versions`). `with open_index(...) as index` closes it in the end.
 
     >>> import tempfile
     >>> from csp_index import CandidateTexts
