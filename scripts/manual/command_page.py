@@ -22,7 +22,11 @@ are in [settings.md](settings.md)."""
 
 def command_page(root: click.Group, name: str) -> str:
     """Return the page of a command line whose program is called `name`."""
-    commands = list(_commands(root, click.Context(root, info_name=name)))
+    commands = list(
+        _commands(
+            root, click.Context(root, info_name=name, help_option_names=root.context_settings["help_option_names"])
+        )
+    )
     rows = [[f"[`{path}`](#{anchor(path)})", escape(_first(command))] for path, command, _ in commands]
     contents = table(["command", "what it does"], rows)
     return "\n\n".join([_INTRODUCTION, contents, *(_section(*one) for one in commands)])
