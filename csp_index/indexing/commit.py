@@ -116,9 +116,12 @@ def register(store: Store, infos: Sequence[Column], run: Run) -> None:
         }
         if isinstance(info, EncoderInfo):
             name, row = schema.ENCODERS, {"encoder": info.name, "width": info.width, "logit_scale": info.logit_scale}
+            same = f"encoder = {catalog.sql_text(info.name)}"
         else:
+            same = catalog.layer_filter(info)
             name, row = schema.LAYERS, {"model": info.key.model, "layer": info.key.layer, "neurons": info.neurons}
             row |= {"pool": info.pool, "network": info.network, "weights": info.weights, "dtype": info.dtype}
+        store.delete(name, same)  # of a column whose shards a repair took away, all of them
         store.append(name, pa.Table.from_pylist([row | common], schema=schema.table_schema(name)))
 
 

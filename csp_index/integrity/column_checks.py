@@ -14,7 +14,7 @@ from PIL import Image
 
 from csp_index.integrity.findings import reading
 from csp_index.integrity.subject import Subject, many, rows_between
-from csp_index.store import schema
+from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.store.digests import shard_digest
 from csp_index.store.image_metadata import parse_metadata
@@ -48,7 +48,23 @@ def check_columns(subject: Subject) -> Marks:
         with reading(result.findings, schema.IMAGES if info is None else info.table):
             _check_column(subject, what, info, marks)
     _check_strays(subject, marks)
+    _note_missing(subject)
     return marks
+
+
+def _note_missing(subject: Subject) -> None:
+    """Note columns that lack shards: an interrupted command, or a repair, leaves them to `csp-index index`."""
+    if not subject.rests_on(schema.SHARDS, schema.IMAGES, schema.ENCODERS, schema.LAYERS):
+        return
+    counts = {info.what: catalog.image_count(subject.store, info.what) for info in subject.columns}
+    counts |= {f"embeddings:{name}": counts.get(f"embeddings:{name}", 0) for name in subject.known_encoders}
+    layers = [f"activations:{model}/{layer}" for model, layer in subject.known_layers]
+    counts |= {what: counts.get(what, 0) for what in layers}
+    for what, count in sorted(counts.items()):
+        if count < subject.images:
+            subject.result.notes.append(
+                f"{what} has {count:,} of {subject.images:,} images: run `csp-index index` with the model it is of"
+            )
 
 
 def _columns(subject: Subject) -> dict[str, Column | None]:

@@ -38,12 +38,22 @@ def recompute(store: Store, findings: Sequence[Finding], run_id: str) -> list[st
         marked = len(catalog.shards(store, info.what))
         _keep_shards(store, info, sound)
         store.delete(schema.SHARDS, f"what = {catalog.sql_text(info.what)} AND shard >= {sound}")
+        if isinstance(info, LayerInfo) and sound < marked:
+            store.delete(schema.NEURONS, catalog.layer_filter(info))  # counted again with the shards
         if sound == marked:
             lines.append(f"{info.table}: all {marked} shards are as they were written; they are in new files now")
             continue
-        again = "import the arrays again" if info.identity.get("library") == "arrays" else "run `csp-index index DB`"
+        again = "run `csp-index index DB`" + (f" with {_option(info)}" if sound == 0 else "")
+        again = "import the arrays again" if info.identity.get("library") == "arrays" else again
         lines.append(f"{info.table}: {marked - sound} of {marked} shards are marked as missing: {again}")
     return lines
+
+
+def _option(info: Column) -> str:
+    """Return how a model is named on the command line: without a shard the index has none of it."""
+    if isinstance(info, LayerInfo):
+        return f"--network {info.network} --layers {info.key.layer} --name {info.key.model}"
+    return f"--encoder {info.name}"
 
 
 def _sound_shards(store: Store, info: Column) -> int:
@@ -160,15 +170,19 @@ def recount(store: Store, findings: Sequence[Finding], run_id: str) -> list[str]
 def read_again(store: Store, findings: Sequence[Finding], run_id: str) -> list[str]:
     """Make the thumbnails of damaged shards of images again from the originals, if those are unchanged."""
     digests, shards = _digests(store, schema.IMAGES), catalog.shards(store, schema.IMAGES)
+    marks: list[dict[str, object]] = []
     names = [field.name for field in store.dataset(schema.IMAGES).schema]
     made: dict[int, pa.Table] = {}
     lines = []
     for shard in shards:
         where = (store, schema.IMAGES, names, shard.first_image, shard.rows)
-        if _digest_or_none(*where) == digests[shard.number] and not _is_named(findings, shard):
+        same = _digest_or_none(*where) == digests[shard.number]
+        if same and not _is_named(findings, shard):
             continue
         try:
-            made[shard.number] = _from_originals(store, shard, names, digests[shard.number])
+            rows = _from_originals(store, shard, names, None if same else digests[shard.number])
+            made[shard.number] = rows
+            marks.append({"shard": shard.number, "digest": shard_digest([rows])})
             lines.append(f"images: shard {shard.number} is made again from the original images")
         except CspIndexError as exc:
             return [f"images: shard {shard.number} is not repaired: {one_line(exc)}: restore the index from a copy"]
@@ -182,6 +196,11 @@ def read_again(store: Store, findings: Sequence[Finding], run_id: str) -> list[s
             yield from rows.cast(source.schema).to_batches()
 
     store.replace(schema.IMAGES, pa.RecordBatchReader.from_batches(source.schema, batches()))
+    for mark in marks:
+        where_mark = f"what = {catalog.sql_text(schema.IMAGES)} AND shard = {mark['shard']}"
+        (row,) = store.read(schema.SHARDS, where=where_mark).to_pylist()
+        changed = pa.Table.from_pylist([row | mark], schema=schema.table_schema(schema.SHARDS))
+        store.upsert(schema.SHARDS, ["what", "shard"], changed)
     return lines or ["images: all rows are as they were written; they are in new files now"]
 
 
@@ -190,7 +209,10 @@ def _is_named(findings: Sequence[Finding], shard: Shard) -> bool:
 
 
 def _from_originals(store: Store, shard: Shard, names: list[str], digest: str | None) -> pa.Table:
-    """Return a shard's rows with thumbnails made again. Raises SourceError if they are not those that were written."""
+    """Return a shard's rows with thumbnails made again.
+
+    Raises SourceError if originals are gone or changed, or the rows are not those of the digest.
+    """
     rest = [name for name in names if name != "thumbnail"]
     rows = rows_between(store, schema.IMAGES, rest, shard.first_image, shard.rows)
     size = settings.THUMBNAIL_SIZE.value()

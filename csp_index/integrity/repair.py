@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from csp_index.errors import CspIndexError, StoreError, one_line
 from csp_index.integrity import column_repair, row_repair
 from csp_index.integrity.commit_checks import newest_version
-from csp_index.integrity.findings import Finding, Remedy
+from csp_index.integrity.findings import LOG, Finding, Remedy
+from csp_index.store import schema
 from csp_index.store.commits import CommitLog
 from csp_index.store.connect import open_store
 from csp_index.store.locations import Location
@@ -81,7 +82,7 @@ def _make_openable(location: Location, grouped: Grouped) -> list[str]:
     if grouped["go back"]:
         record = go_back(log)
         if record is None:
-            return ["commits: no commit is whole: restore the index from a copy"]
+            return _without(location, log, sorted({finding.table for finding in grouped["go back"]}))
         return [
             f"commits: went back to version {record.number}, made by {record.command or 'a command'} at "
             f"{record.when:%Y-%m-%d %H:%M:%S} UTC: what was written later is lost; run those commands again"
@@ -89,6 +90,14 @@ def _make_openable(location: Location, grouped: Grouped) -> list[str]:
     names = sorted({finding.table for finding in grouped["drop table"]})
     leave_out(location, log, names)
     return [f"{name}: the table is left out" for name in names]
+
+
+def _without(location: Location, log: CommitLog, lost: Sequence[str]) -> list[str]:
+    """Go on without tables of results that no commit has any more; without the others there is no index."""
+    if {LOG, schema.IMAGES, schema.ENCODERS, schema.LAYERS} & set(lost):
+        return ["commits: no commit is whole: restore the index from a copy"]
+    leave_out(location, log, lost)
+    return [f"{name}: the table is left out, no commit has it: what it held is lost" for name in lost]
 
 
 def _mend_log(location: Location, grouped: Grouped) -> list[str]:

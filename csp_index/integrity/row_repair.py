@@ -163,6 +163,7 @@ def name_runs(store: Store, findings: Sequence[Finding], run_id: str) -> list[st
         store.delete(schema.RUNS, condition)
         store.append(schema.RUNS, first)
         lines.append("runs: a row that was there more than once is there once")
+    store.create(schema.RUNS, schema.table_schema(schema.RUNS))
     known = set(store.read(schema.RUNS, ["run_id"])["run_id"].to_pylist())
     named: dict[str, str] = {}
     for table in store.table_names():

@@ -30,9 +30,8 @@ def check_statistics(subject: Subject, marks: Marks) -> None:
     with reading(subject.result.findings, schema.NEURONS):
         rows = subject.store.read(schema.NEURONS, ["model", "layer"])
         present = {(row["model"], row["layer"]) for row in rows.group_by(["model", "layer"]).aggregate([]).to_pylist()}
-        known = {(info.key.model, info.key.layer) for info in subject.layers}
-        if subject.rests_on(schema.LAYERS, schema.SHARDS):
-            for model, layer in sorted(present - known):
+        if subject.rests_on(schema.LAYERS):
+            for model, layer in sorted(present - subject.known_layers.keys()):
                 where = f"model = {catalog.sql_text(model)} AND layer = {catalog.sql_text(layer)}"
                 subject.find(
                     schema.NEURONS,

@@ -57,6 +57,17 @@ class Subject:
         """The layers whose rows can be read; a damaged list of them has a finding of its own."""
         return self._infos(catalog.layers, schema.LAYERS)
 
+    @cached_property
+    def known_layers(self) -> dict[tuple[str, str], int]:
+        """The neurons of each (model, layer) that the index names, also of those without a shard at the moment."""
+        rows = self.store.read(schema.LAYERS, ["model", "layer", "neurons"]).to_pylist()
+        return {(row["model"], row["layer"]): row["neurons"] for row in rows}
+
+    @cached_property
+    def known_encoders(self) -> set[str]:
+        """The encoders that the index names, also those without a shard at the moment."""
+        return set(self.store.read(schema.ENCODERS, ["encoder"])["encoder"].to_pylist())
+
     @property
     def columns(self) -> list[Column]:
         """The encoders and the layers."""
