@@ -26,6 +26,7 @@ PARTS = {
     "kills": "kills at every step of every command",
     "readers": "readers and writers at once",
     "opening": "what commits cost: opening, labeling, indexing",
+    "damaged": "damages planted into an index",
     "lines": "odd command lines",
     "files": "hostile image files among good ones",
 }
