@@ -378,6 +378,7 @@ def open_index(uri: str | Path, **options: Unpack[keywords.OpenKeywords]) -> Ind
     after an earlier command, only to be read (see `versions`). `with open_index(...) as index` closes it in the end.
 
     >>> import tempfile
+    >>> import numpy as np
     >>> from csp_index import CandidateTexts
     >>> folder, rng = tempfile.mkdtemp(), np.random.default_rng(0)
     >>> np.save(f"{folder}/E.npy", rng.standard_normal((40, 8)))  # image embeddings

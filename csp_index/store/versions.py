@@ -113,6 +113,7 @@ class NewestTables:
 
     def table(self, name: str) -> Any | None:
         """Return the lancedb table at its last commit."""
+        self._check_same(name)
         table = self._tables.pop(name, None)
         with _opening(name, self._location):
             if table is None:
@@ -172,10 +173,8 @@ class NewestTables:
         _quiet()
         from lance import Session, dataset  # type: ignore[attr-defined]
 
+        self._check_same(name)
         seen = self._versions.pop(name, None)
-        if seen is not None and seen.state[1] != self._location.stamp(name, seen.state[0]):
-            seen = self._session = None  # another writer removed the table, and made it again
-            self._versions.clear()
         with _opening(name, self._location):
             if seen is None:
                 self._session = self._session or Session(_INDEX_CACHE, _METADATA_CACHE)
@@ -191,6 +190,14 @@ class NewestTables:
             version = self._versions[name] = TableVersion(newest, (number, self._location.stamp(name, number)))
             return version
         return None
+
+    def _check_same(self, name: str) -> None:
+        """Open all tables again if the version last seen has changed: the index was removed and made again."""
+        seen = self._versions.get(name)
+        if seen is not None and seen.state[1] != self._location.stamp(name, seen.state[0]):
+            self._tables.clear()
+            self._versions.clear()
+            self._session = self._connection = None
 
 
 class CommittedTables:
