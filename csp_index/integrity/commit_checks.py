@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from csp_index.store.layout import HEAD
 from csp_index.store.locations import LocalLocation, Location
 from csp_index.store.locks import is_held
 from csp_index.store.table_files import digest_of
+from csp_index.store.versions import NewestTables
 
 _HASHED = 256 * 2**20  # bytes of files whose sha256 is taken without `full`
 _SMALL = 2**20  # a file of which it is always taken
@@ -138,9 +139,10 @@ def check_files(location: Location, committed: Committed, result: Verification) 
             own = list(_listed(log, other, None))
             listed |= dict.fromkeys(own)
             earlier[number] = [(name, file) for name, file, _, _ in own]
-    if not isinstance(location, LocalLocation):
-        return
-    why = {(name, file): text for name, file, text in _damaged(location, list(listed), result)}
+    faults = (
+        _damaged(location, list(listed), result) if isinstance(location, LocalLocation) else _gone(location, listed)
+    )
+    why = {(name, file): text for name, file, text in faults}
     for (name, file), text in sorted(why.items()):
         if (name, file) in present:
             of_index = file.startswith("_indices/")  # rows are read without it
@@ -163,7 +165,20 @@ def _listed(log: CommitLog, record: Record, result: Verification | None) -> Iter
             if result is not None:
                 result.findings.append(Finding(LOG, cause(exc), "make list", f"the files of {name}", (name,)))
             continue
-        yield from ((name, file, int(str(size)), str(sha)) for file, (size, sha) in files.items() if size is not None)
+        yield from (
+            (name, file, -1 if size is None else int(str(size)), str(sha)) for file, (size, sha) in files.items()
+        )
+
+
+def _gone(location: Location, listed: Iterable[tuple[str, str, int, str]]) -> Iterator[tuple[str, str, str]]:
+    """Yield the objects of an object store that are missing."""
+    there: dict[str, set[str]] = {}
+    for name, file, _, _ in listed:
+        folder, _, last = f"{name}.lance/{file}".rpartition("/")
+        if folder not in there:
+            there[folder] = set(location.listed(folder))
+        if last not in there[folder]:
+            yield name, file, "the file is missing"
 
 
 def _damaged(
@@ -181,9 +196,9 @@ def _damaged(
         present = status.st_size
         if not stat.S_ISREG(status.st_mode) or ".." in file.split("/") or not file.startswith(_FOLDERS):
             yield name, file, "this is no file of the table, and is not read"
-        elif present != size:
+        elif size >= 0 and present != size:
             yield name, file, f"the file has {present:,} bytes, had {size:,}"
-        elif result.full or size <= _SMALL or hashed + size <= _HASHED:
+        elif size >= 0 and (result.full or size <= _SMALL or hashed + size <= _HASHED):
             hashed += size
             result.count("bytes", size)
             try:
@@ -200,9 +215,7 @@ def check_foreign(location: Location, result: Verification) -> None:
         latest = log.latest()
         if latest is None or is_held(location):
             return
-        names = location.tables()
-        if names is None:
-            return
+        names = NewestTables(location).names()
         cut_off = isinstance(location, LocalLocation) and os.path.lexists(location.root / ".writer.json")
         for name in sorted(set(names) | latest.tables.keys()):
             newest = newest_version(location, name)
