@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from csp_index.integrity.findings import reading
-from csp_index.integrity.subject import Subject, many, rows_between
+from csp_index.integrity.subject import Subject, many, pieces_between
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
-from csp_index.store.digests import shard_digest
+from csp_index.store.digests import ShardDigest
 from csp_index.store.image_metadata import parse_metadata
 from csp_index.store.tables import Store
 
@@ -125,13 +125,16 @@ def _check_column(subject: Subject, what: str, info: Column | None, marks: Marks
     for place in subject.sample(ordered, _SHARDS):
         shard, digest = own[place]
         first, count = (shard.first_image, shard.rows) if each == 1 else (int(place) * each, each)
-        rows = rows_between(subject.store, table, names, first, count)
+        present, why = ShardDigest(), ""
+        for rows in pieces_between(subject.store, table, names, first, count):
+            present.add(rows)
+            why = why or _wrong_values(rows, info)
         subject.result.count("shards")
         where = f"shard {shard.number} of {what}"
-        if digest is not None and shard_digest([rows]) != digest:
+        if digest is not None and present.hexdigest() != digest:
             subject.find(table, "its rows are not those that were written", where, key=(what, shard.number))
             marks.pop(what, None)
-        elif why := _wrong_values(rows, info):
+        elif why:
             subject.find(table, why, where, key=(what, shard.number))
             marks.pop(what, None)
     if info is None:
@@ -193,8 +196,8 @@ def _wrong_values(rows: pa.Table, info: Column | None) -> str:
         column = rows["values"].combine_chunks()
         finite = np.isfinite(column.flatten().to_numpy(zero_copy_only=False))
         if not finite.all():
-            neuron = int(np.searchsorted(np.cumsum(column.value_lengths().to_numpy()), (~finite).argmax(), "right"))
-            return f"activations of neuron {neuron} are not finite"
+            row = int(np.searchsorted(np.cumsum(column.value_lengths().to_numpy()), (~finite).argmax(), "right"))
+            return f"activations of neuron {rows['neuron'][row]} are not finite"
     return ""
 
 

@@ -12,7 +12,7 @@ from csp_index.images.decode import ImageRead, thumbnail
 from csp_index.indexing.commit import finish_statistics
 from csp_index.integrity.findings import Finding
 from csp_index.integrity.row_repair import empty, keep_whole
-from csp_index.integrity.subject import many, rows_between
+from csp_index.integrity.subject import many, pieces_between, rows_between
 from csp_index.originals import read_originals
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, LayerInfo, Shard
@@ -72,7 +72,7 @@ def _sound_shards(store: Store, info: Column) -> int:
 
 def _digest_or_none(store: Store, table: str, names: list[str], first: int, count: int) -> str:
     try:
-        return shard_digest([rows_between(store, table, names, first, count)])
+        return shard_digest(pieces_between(store, table, names, first, count))
     except Exception:  # damaged bytes; whatever Lance and Arrow make of them
         return ""
     except BaseException as exc:
@@ -142,11 +142,10 @@ def _made_marks(
         count = int((numbers == number).sum())
         if count == 0 or (numbers[row : row + count] != number).any() or (each and count != each):
             break
-        rows = rows_between(store, table, names, row, count)
-        images = len(rows["values"][0]) if each else count
+        images = len(rows_between(store, table, ["values"], row, 1)["values"][0]) if each else count
         mark: dict[str, object] = {"what": what, "shard": number, "first_image": image, "rows": images}
         old = present.get((what, number), {})
-        digest = shard_digest([rows])
+        digest = shard_digest(pieces_between(store, table, names, row, count))
         same = all(old.get(name) == value for name, value in (mark | {"digest": digest}).items())
         origin = {name: old[name] if same else "" for name in ("settings_hash", "run_id")}
         marks.append({**mark, **origin, "digest": digest})

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
+from csp_index import settings
 from csp_index.integrity.column_checks import Marks
 from csp_index.integrity.findings import reading
 from csp_index.integrity.subject import Subject, many
@@ -14,7 +15,6 @@ from csp_index.store.catalog import EncoderInfo
 
 _LISTS = 32  # that are compared without `full`
 _QUERIES = 64  # images that are searched for
-_AT_ONCE = 1024  # lists compared in one pass over the embeddings
 _NEAREST = 32  # results among which an image must be when its own embedding is searched for
 _RECALL = 0.9  # share of those that must be; an index that is trained on few images misses some
 _ROUNDING = 1e-5
@@ -50,7 +50,8 @@ def _check_lists(subject: Subject, info: EncoderInfo, table: str, marks: Marks) 
     if not shards or shards[-1].first_image + shards[-1].rows != covered[0]:
         return  # over fewer images than there are: they are not read any more
     places = subject.sample(len(owners), _LISTS)
-    for part in np.array_split(places, -(-len(places) // _AT_ONCE)):
+    at_once = max(1, settings.TILE_BYTES.value() // (4 * covered[0]))
+    for part in np.array_split(places, -(-len(places) // at_once)):
         lists = subject.store.dataset(table).take(part)
         ids, cosines = (_matrix(lists[name]) for name in ("neighbours", "cosines"))
         if ids is None or cosines is None or ids.shape != cosines.shape:

@@ -15,12 +15,13 @@ from csp_index.integrity.column_checks import Marks, decodes, wrong_vectors
 from csp_index.integrity.findings import reading
 from csp_index.integrity.subject import Subject, many
 from csp_index.store import catalog, schema, streams
-from csp_index.store.catalog import EncoderInfo
+from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.derived_images import FIRST
 
 _NEURON = ("model", "layer", "neuron")
 _KEY = ("run_id", *_NEURON)
 _PAIRED = 16  # labels whose pairs are compared with activations and embeddings without `full`
+_AT_ONCE = 16  # neurons whose activations are in memory at once
 _PICTURES = 64  # derived pictures that are decoded without `full`
 _CLOSE = 1e-3  # of stored cosines, and of activations as a share of the neuron's largest
 _OF_NEURONS = (schema.LABELS, schema.EXAMPLES, schema.ANSWERS, schema.CANDIDATES, schema.EVALUATIONS)
@@ -207,18 +208,24 @@ def _check_pair_values(subject: Subject, keys: list[tuple[Any, ...]], marks: Mar
     wrong = set()
     for layer, info in layers.items():
         own = sorted({key[3] for key in chosen if key[1:3] == layer})
-        if not own:
-            continue
-        where = f"{catalog.layer_filter(info)} AND neuron IN ({','.join(map(str, own))})"
-        rows = subject.store.read(schema.EXAMPLES, where=where)
-        tiles = list(streams.activation_tiles(subject.store, info, [s for s, _ in marks[info.what]], np.array(own)))
-        values = torch.cat(tiles, 1).numpy()
-        subject.result.count("pairs", rows.num_rows)
-        bad = _wrong_activations(rows, own, values) | _wrong_cosines(subject, rows, encoders)
-        wrong |= _keys(rows.filter(pa.array(bad)).select(list(_KEY)))
+        for start in range(0, len(own), _AT_ONCE):
+            wrong |= _wrong_pairs(subject, info, own[start : start + _AT_ONCE], encoders, marks)
     _find_by_run(
         subject, schema.EXAMPLES, wrong, "activations or similarities of its pairs are not those of the images"
     )
+
+
+def _wrong_pairs(
+    subject: Subject, info: LayerInfo, neurons: list[int], encoders: dict[str, EncoderInfo], marks: Marks
+) -> set[tuple[Any, ...]]:
+    """Return the labels of some neurons of a layer whose pairs have other values than their images."""
+    where = f"{catalog.layer_filter(info)} AND neuron IN ({','.join(map(str, neurons))})"
+    rows = subject.store.read(schema.EXAMPLES, where=where)
+    shards = [shard for shard, _ in marks[info.what]]
+    values = torch.cat(list(streams.activation_tiles(subject.store, info, shards, np.array(neurons))), 1).numpy()
+    subject.result.count("pairs", rows.num_rows)
+    bad = _wrong_activations(rows, neurons, values) | _wrong_cosines(subject, rows, encoders)
+    return _keys(rows.filter(pa.array(bad)).select(list(_KEY)))
 
 
 def _wrong_activations(rows: pa.Table, neurons: list[int], values: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,8 @@ from csp_index.integrity.findings import Finding, Remedy, Verification, remedy_o
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
+
+_PIECE = 256  # rows
 
 
 @dataclass
@@ -88,6 +90,16 @@ def rows_between(store: Store, table: str, columns: list[str], first: int, count
     with store.reading(table):
         rows: pa.Table = store.dataset(table).scanner(columns=columns, offset=first, limit=count).to_table()
         return rows
+
+
+def pieces_between(store: Store, table: str, columns: list[str], first: int, count: int) -> Iterator[pa.Table]:
+    """Yield `count` rows of a table from the row number `first` on, in their order, a few at a time."""
+    with store.reading(table):
+        scanner = store.dataset(table).scanner(
+            columns=columns, offset=first, limit=count, batch_size=_PIECE, batch_readahead=2
+        )
+        for batch in scanner.to_batches():
+            yield pa.Table.from_batches([batch])
 
 
 def many(places: list[Any], of: str) -> str:
