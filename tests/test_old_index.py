@@ -14,11 +14,11 @@ from planted import PLANTED, WORDS
 from csp_index import Index, StoreError, open_index
 from csp_index.labelling.methods import METHODS
 from csp_index.store import catalog
-from csp_index.store.commits import CommitLog
 from csp_index.store.connect import open_version
+from csp_index.store.history.commits import CommitLog
+from csp_index.store.history.migration import Migration, digests_of, migrate
+from csp_index.store.history.transactions import Transaction
 from csp_index.store.locks import Lock
-from csp_index.store.migration import Migration, digests_of, migrate
-from csp_index.store.transactions import Transaction
 
 ARCHIVE = Path(__file__).parent / "data" / "index_of_2d73c0c.tar.gz"
 

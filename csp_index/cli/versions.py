@@ -70,7 +70,7 @@ def migrate(db: str, as_json: bool) -> None:
     csp-index migrate birds.db
     """
     from csp_index.store.connect import open_store
-    from csp_index.store.migration import migrate as to_present_format
+    from csp_index.store.history.migration import migrate as to_present_format
 
     with progress() as report:
         done = to_present_format(open_store(db), report)

@@ -107,6 +107,8 @@ def _lists_of(store: Store, source: EncoderInfo, images: int) -> _StoredLists | 
 
 
 def _read_lists(store: Store, table: str, images: int) -> _StoredLists | None:
+    if not store.count(table):
+        return None
     few = store.count(table) * _ROW_BYTES <= settings.HELD_BYTES.value() // _HELD_SHARE
     read = store.read(table, ["image_id", "images", *(_COLUMNS if few else ())])
     ids = read["image_id"].to_numpy()

@@ -26,7 +26,7 @@ from csp_index.errors import SettingError
 from csp_index.records import ExampleOptions, Progress
 from csp_index.store import catalog, maintenance, schema, streams
 from csp_index.store.catalog import EncoderInfo
-from csp_index.store.cleanup import clean_up
+from csp_index.store.history.cleanup import clean_up
 from csp_index.store.runs import record_run
 from csp_index.store.tables import Store
 

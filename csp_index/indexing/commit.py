@@ -20,7 +20,7 @@ from csp_index.errors import SettingError
 from csp_index.models.weights import OBJECT
 from csp_index.store import catalog, schema, streams
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
-from csp_index.store.digests import shard_digest
+from csp_index.store.history.digests import shard_digest
 from csp_index.store.runs import Run
 from csp_index.store.statistics import NeuronStatistics, as_lists
 from csp_index.store.tables import Store

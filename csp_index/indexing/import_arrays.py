@@ -26,7 +26,7 @@ from csp_index.records import LayerKey, Progress, ScoringOptions
 from csp_index.regular_files import read_text
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
-from csp_index.store.digests import shard_digest
+from csp_index.store.history.digests import shard_digest
 from csp_index.store.runs import Run, record_run, settings_hash
 from csp_index.store.statistics import NeuronStatistics
 from csp_index.store.tables import Store

@@ -45,7 +45,7 @@ from csp_index.originals import ImageRoots, coming_from
 from csp_index.records import Progress
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, LayerInfo, Shard
-from csp_index.store.digests import shard_digest
+from csp_index.store.history.digests import shard_digest
 from csp_index.store.runs import Run, record_run
 from csp_index.store.statistics import NeuronStatistics
 from csp_index.store.tables import Store

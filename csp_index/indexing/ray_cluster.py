@@ -33,7 +33,7 @@ from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.store import schema
 from csp_index.store.catalog import Column, LayerInfo, Shard
 from csp_index.store.connect import open_uncommitted
-from csp_index.store.digests import shard_digest
+from csp_index.store.history.digests import shard_digest
 from csp_index.store.tables import Store
 
 _CONNECT, _ANSWER, _START = 5, 20, 600  # seconds to wait: for a connection, for Ray's answer, for the first worker

@@ -16,7 +16,7 @@ from csp_index.integrity.findings import reading
 from csp_index.integrity.subject import Subject, many, pieces_between
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
-from csp_index.store.digests import ShardDigest
+from csp_index.store.history.digests import ShardDigest
 from csp_index.store.image_metadata import parse_metadata
 from csp_index.store.tables import Store
 

@@ -16,7 +16,7 @@ from csp_index.integrity.subject import many, pieces_between, rows_between
 from csp_index.originals import read_originals
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, LayerInfo, Shard
-from csp_index.store.digests import shard_digest
+from csp_index.store.history.digests import shard_digest
 from csp_index.store.tables import Store
 
 _BATCH = 256  # rows that are copied at a time

@@ -17,11 +17,11 @@ import numpy as np
 from csp_index.errors import CspIndexError, StoreError
 from csp_index.integrity.findings import LOG, Finding, Remedy, Verification, cause, is_newer, remedy_of
 from csp_index.store import schema
-from csp_index.store.commits import CommitLog, Head, Record
+from csp_index.store.history.commits import CommitLog, Head, Record
+from csp_index.store.history.table_files import digest_of
 from csp_index.store.layout import HEAD
 from csp_index.store.locations import LocalLocation, Location
 from csp_index.store.locks import is_held
-from csp_index.store.table_files import digest_of
 from csp_index.store.versions import NewestTables
 
 _HASHED = 256 * 2**20  # bytes of files whose sha256 is taken without `full`

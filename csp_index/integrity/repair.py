@@ -13,11 +13,11 @@ from csp_index.integrity import column_repair, row_repair
 from csp_index.integrity.commit_checks import newest_version
 from csp_index.integrity.findings import LOG, Finding, Remedy
 from csp_index.store import schema
-from csp_index.store.commits import CommitLog
 from csp_index.store.connect import open_store
+from csp_index.store.history.commits import CommitLog
+from csp_index.store.history.recovery import forget_newer, go_back, leave_out, list_again
 from csp_index.store.locations import Location
 from csp_index.store.locks import hold
-from csp_index.store.recovery import forget_newer, go_back, leave_out, list_again
 from csp_index.store.runs import record_run
 from csp_index.store.tables import Store
 

@@ -24,7 +24,7 @@ from csp_index.store.activations import activations_of
 from csp_index.store.addresses import resolve
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.connect import find_store, open_store, open_version
-from csp_index.store.named_versions import tag_version, version_rows
+from csp_index.store.history.named_versions import tag_version, version_rows
 from csp_index.store.tables import Store
 
 

@@ -159,8 +159,8 @@ def _killed(command: Callable[[str, str], None], step: int, db: str, arrays: str
 
 def _at_each_step(look: Callable[[], None]) -> None:
     """Call `look` before and after whatever reaches the disk; in a process that ends soon."""
+    from csp_index.store.history.transactions import Transaction
     from csp_index.store.locations import LocalLocation
-    from csp_index.store.transactions import Transaction
 
     def around(owner: Any, name: str) -> None:
         method = getattr(owner, name)

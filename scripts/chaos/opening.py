@@ -56,7 +56,7 @@ def _label(db: str, width: int) -> None:
 
 def _commits_within(name: str, work: Callable[[], None], what: str) -> Outcome:
     """Return which share of a command its transactions take: to go on from the last commit, and to commit."""
-    from csp_index.store.transactions import Transaction
+    from csp_index.store.history.transactions import Transaction
 
     spent = [0.0]
     originals = {method: getattr(Transaction, method) for method in ("begin", "commit")}

@@ -123,7 +123,7 @@ def optimize(db: str, arrays: str) -> None:
 def migrate(db: str, arrays: str) -> None:
     """Bring an index of format 2 to the present one."""
     from csp_index.store.connect import open_store
-    from csp_index.store.migration import migrate as to_present_format
+    from csp_index.store.history.migration import migrate as to_present_format
 
     to_present_format(open_store(db))
 

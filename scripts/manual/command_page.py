@@ -24,7 +24,7 @@ def command_page(root: click.Group, name: str) -> str:
     """Return the page of a command line whose program is called `name`."""
     commands = list(
         _commands(
-            root, click.Context(root, info_name=name, help_option_names=root.context_settings["help_option_names"])
+            root, click.Context(root, info_name=name, help_option_names=root.context_settings.get("help_option_names"))
         )
     )
     rows = [[f"[`{path}`](#{anchor(path)})", escape(_first(command))] for path, command, _ in commands]

@@ -8,7 +8,7 @@ from damages import scaled
 
 from csp_index import open_index
 from csp_index.integrity.verify import verify
-from csp_index.store.commits import CommitLog
+from csp_index.store.history.commits import CommitLog
 from csp_index.store.locations import location_of
 
 pytestmark = pytest.mark.s3

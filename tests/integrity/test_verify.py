@@ -18,7 +18,7 @@ from other_process import run_python
 from csp_index import StoreError, open_index
 from csp_index.integrity.findings import REMEDIES, Finding, remedy_of
 from csp_index.integrity.verify import verify
-from csp_index.store.commits import CommitLog
+from csp_index.store.history.commits import CommitLog
 from csp_index.store.locations import location_of
 from csp_index.store.schema import fixed_tables
 

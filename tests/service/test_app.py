@@ -241,13 +241,17 @@ def test_readiness_reads_the_index_that_the_service_holds(served_db: Path, tmp_p
         assert opened.get("/readyz").status_code == 200
 
 
-def test_readiness_fails_once_the_versions_held_are_removed(served_db: Path, tmp_path: Path) -> None:
+def test_the_version_that_is_served_outlives_a_clean_up(served_db: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(served_db, tmp_path / "copy.db")
     with client_of(copy) as opened:
         assert opened.get("/readyz").json()["ready"] is True
         with open_index(copy) as index:
             index.label("cnn/concepts/0", "csp", recompute=True)
             index.optimize(keep_hours=0)
+        time.sleep(1.1)  # readiness is looked at anew
+        assert opened.get("/readyz").status_code == 200
+        assert opened.get("/neurons/cnn/concepts/0.json").status_code == 200
+        shutil.rmtree(copy / "labels.lance")
         time.sleep(1.1)
         assert opened.get("/readyz").status_code == 503
 

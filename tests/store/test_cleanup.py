@@ -8,8 +8,8 @@ import pytest
 from other_process import run_python
 
 from csp_index.errors import NotFoundError, SettingError
-from csp_index.store.cleanup import clean_up
 from csp_index.store.connect import create_store, open_snapshot, open_store, open_version
+from csp_index.store.history.cleanup import clean_up
 from csp_index.store.tables import Store
 
 

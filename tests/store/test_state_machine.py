@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from csp_index.store import maintenance
-from csp_index.store.cleanup import clean_up
 from csp_index.store.connect import create_store, open_snapshot, open_store, open_version
+from csp_index.store.history.cleanup import clean_up
+from csp_index.store.history.transactions import Transaction
 from csp_index.store.tables import Store
-from csp_index.store.transactions import Transaction
 
 TABLES = st.sampled_from(["numbers", "others"])
 WRITES = st.lists(

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from csp_index.store.commits import CommitLog
 from csp_index.store.connect import open_store
+from csp_index.store.history.commits import CommitLog
 from csp_index.store.layout import manifest_names
 from csp_index.store.locations import location_of
 from csp_index.store.tables import Store
@@ -303,7 +303,7 @@ def with_digests(table: str, change: Change) -> Plant:
 
 def _mark(store: Store, table: str) -> None:
     from csp_index.store import catalog
-    from csp_index.store.migration import digests_of
+    from csp_index.store.history.migration import digests_of
 
     what = next((info.what for info in catalog.columns(store) if info.table == table), table)
     digests = {shard.number: digest for shard, digest in digests_of(store, what, table)}

@@ -24,9 +24,9 @@ from csp_index.errors import NotFoundError, SettingError, StoreError
 from csp_index.store import schema
 from csp_index.store.bucket import BucketLocation
 from csp_index.store.foreign import check_commits, check_name
+from csp_index.store.history.read_hold import ReadHold
 from csp_index.store.layout import BEGUN, HEAD, MIGRATING, manifest_names
 from csp_index.store.locations import Location
-from csp_index.store.read_hold import ReadHold
 
 _FILES, _TAGS = "commits/files", "commits/tags"
 _TRIES = 8  # readings of HEAD, whose record may be cleaned up in between

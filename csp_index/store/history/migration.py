@@ -15,7 +15,7 @@ from csp_index.errors import StoreError
 from csp_index.records import Progress
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Shard
-from csp_index.store.digests import ShardDigest
+from csp_index.store.history.digests import ShardDigest
 from csp_index.store.runs import record_run
 from csp_index.store.tables import Store
 

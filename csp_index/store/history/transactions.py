@@ -6,11 +6,11 @@ import hashlib
 import logging
 
 from csp_index.errors import StoreError
-from csp_index.store.commits import CommitLog, Record, TableRecord
+from csp_index.store.history.commits import CommitLog, Record, TableRecord
+from csp_index.store.history.table_files import Files, sealed
 from csp_index.store.layout import MIGRATING, manifest_names
 from csp_index.store.locations import Location
 from csp_index.store.locks import Lock
-from csp_index.store.table_files import Files, sealed
 from csp_index.store.versions import NewestTables, translated
 
 _log = logging.getLogger(__name__)
