@@ -55,7 +55,7 @@ class NeuronKey:
         NeuronKey(model='resnet50', layer='layer4', neuron=77)
         """
         path, _, index = text.rpartition("/")
-        if path.count("/") != 1 or not index.isascii() or not index.isdigit() or len(index) > 10:
+        if path.count("/") != 1 or not index.isascii() or not index.isdigit() or len(index) > 18:
             raise AddressError(
                 f"neuron {text!r} is not an address: write MODEL/LAYER/INDEX, for example resnet50/layer4/77"
             )

@@ -131,6 +131,7 @@ def test_new_layers_catch_up_and_new_images_of_a_container_follow(cluster, tmp_p
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_model_that_fails_on_a_worker_is_told_in_one_line_and_nothing_is_marked(cluster, tmp_path):
     source = fakes.write_images(tmp_path / "images", 23)
     with pytest.raises(CspIndexError) as error:

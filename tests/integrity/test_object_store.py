@@ -28,6 +28,7 @@ def test_a_sound_index_is_whole(uri):
     assert "bytes" not in result.checked
 
 
+@pytest.mark.slow
 def test_a_table_that_is_gone_is_found(uri):
     location = location_of(uri)
     version = CommitLog(location).current()[1].tables["neurons"].version
@@ -55,6 +56,7 @@ def test_wrong_values_and_a_lost_head_are_found_and_repaired(uri):
     assert any("m/l are counted again" in line for line in result.repaired)
 
 
+@pytest.mark.slow
 def test_another_programs_change_is_found(uri):
     import lance
 
@@ -65,6 +67,7 @@ def test_another_programs_change_is_found(uri):
     assert verify(uri, repair=True).sound
 
 
+@pytest.mark.slow
 def test_a_missing_object_is_found(uri):
     location = location_of(uri)
     (name,) = location.listed("neurons.lance/data")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import damages
 import pytest
@@ -54,6 +56,12 @@ WITH_LOSS = {  # what the repair says
 RECOMPUTED = ("data file deleted-embeddings", "values-activations NaN", "table gone-activations@concepts")
 
 
+def few(names: Iterable[str], count: int) -> list[Any]:
+    """Return the names as parameters, of which all but the first are slow."""
+    every = list(names)
+    return [*every[:count], *(pytest.param(name, marks=pytest.mark.slow) for name in every[count:])]
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """The folder of the sound index, without a tag that keeps damaged files, and the answers of its commands."""
@@ -83,7 +91,7 @@ def repaired(db: Path, name: str) -> Verification:
     return verify(db, full=True, repair=True, find_encoder=find)
 
 
-@pytest.mark.parametrize("name", AS_BEFORE)
+@pytest.mark.parametrize("name", few(AS_BEFORE, 3))
 def test_what_has_sources_is_as_before(made, tmp_path, name):
     folder, expected = made
     db = copied(folder, tmp_path)
@@ -95,7 +103,7 @@ def test_what_has_sources_is_as_before(made, tmp_path, name):
     assert [key for key in expected if answers[key] != expected[key]] == []
 
 
-@pytest.mark.parametrize("name", WITH_LOSS)
+@pytest.mark.parametrize("name", few(WITH_LOSS, 2))
 def test_what_is_lost_is_said(made, tmp_path, name):
     folder, expected = made
     db = copied(folder, tmp_path)
@@ -107,7 +115,7 @@ def test_what_is_lost_is_said(made, tmp_path, name):
     assert answers["pictures"] == expected["pictures"]
 
 
-@pytest.mark.parametrize("name", RECOMPUTED)
+@pytest.mark.parametrize("name", few(RECOMPUTED, 1))
 def test_columns_are_computed_again_by_index(made, tmp_path, name):
     folder, expected = made
     db = copied(folder, tmp_path)

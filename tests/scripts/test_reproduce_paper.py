@@ -99,6 +99,7 @@ def test_a_killed_run_goes_on_and_draws_only_what_is_missing(finished: tuple[Pat
     assert set(_drawn(log)) <= set(WORDS)
 
 
+@pytest.mark.slow
 def test_a_second_run_changes_nothing(
     finished: tuple[Path, Path], inputs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_second_run_changes_nothing(
     assert len(open_index(out / "index.db").sql("SELECT run_id FROM runs").to_arrow()) == runs
 
 
+@pytest.mark.slow
 def test_the_table_holds_every_cell_and_the_published_figures(finished: tuple[Path, Path]) -> None:
     out, _ = finished
     table = json.loads((out / "table.json").read_text())
@@ -134,6 +136,7 @@ def test_the_table_holds_every_cell_and_the_published_figures(finished: tuple[Pa
     assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == list(SUBJECTS)
 
 
+@pytest.mark.slow
 def test_scores_are_the_formulas_on_the_labels_own_pictures(finished: tuple[Path, Path], inputs: list[str]) -> None:
     out, _ = finished
     network = load_network("python:fakes:network", layers=["conv"], device="cpu")
@@ -171,6 +174,7 @@ def _embeddings(index: object) -> list[list[float]]:
     return store.read(info.table).sort_by("image_id")["embedding"].to_pylist()
 
 
+@pytest.mark.slow
 def test_the_neurons_are_those_with_the_highest_tops(finished: tuple[Path, Path]) -> None:
     out, _ = finished
     index = open_index(out / "index.db")
@@ -181,6 +185,7 @@ def test_the_neurons_are_those_with_the_highest_tops(finished: tuple[Path, Path]
     assert chosen == np.argsort(-tops)[: min(4, int(np.isfinite(tops).sum()))].tolist()
 
 
+@pytest.mark.slow
 def test_another_setting_makes_other_scores_and_keeps_the_old(
     finished: tuple[Path, Path], inputs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ def results(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_search_lists_every_variant_and_judges_the_chosen_one(folder: Path, results: dict) -> None:
     assert set(results["development"]) == {*search_variants.KNOWN, *search_variants.CANDIDATES}
     assert set(results["fresh"]) == {*search_variants.KNOWN, *search_methods.ABLATIONS, results["chosen"]}
@@ -36,6 +37,7 @@ def test_the_search_lists_every_variant_and_judges_the_chosen_one(folder: Path, 
     assert all(f"| {name} |" in table for name in results["development"])
 
 
+@pytest.mark.slow
 def test_a_share_of_the_carriers_shows_the_look_and_every_part_occurs_apart(folder: Path, results: dict) -> None:
     pool = search_worlds.load_pool(folder, 0, search_worlds.QUICK)
     shown = [
@@ -54,6 +56,7 @@ def test_a_share_of_the_carriers_shows_the_look_and_every_part_occurs_apart(fold
     assert [words[i] for i in worlds[0].truth.tolist()] == list(pool.design.concepts)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_world(folder: Path, results: dict) -> None:
     pool = search_worlds.load_pool(folder, 0, search_worlds.QUICK)
     first, second = (search_worlds.make_world(pool, 0, 0.9, "clip-noisy", "cnn", 2) for _ in range(2))
