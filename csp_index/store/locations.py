@@ -5,6 +5,7 @@ A location knows whether an index is there and whether one can be made there, an
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -23,6 +24,7 @@ from csp_index.store.bucket import SCHEMES, BucketLocation
 from csp_index.store.layout import BEGUN, HEAD, OLD_MARK, StoredObject, has_manifest, is_left_over, manifest_names
 
 _SYNCED_AT_ONCE = 8
+_UNSUPPORTED = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 class LocalLocation:
@@ -108,7 +110,7 @@ class LocalLocation:
                     os.fsync(file.fileno())
             try:
                 if over is None:
-                    os.link(beside, path)
+                    _place(beside, path)
                 else:
                     os.replace(beside, path)
             except FileExistsError:
@@ -169,6 +171,18 @@ class LocalLocation:
         except OSError as exc:
             raise StoreError(f"no permission to create {self.uri}: {one_line(exc)}") from exc
         self.write(BEGUN, b"")
+
+
+def _place(file: Path, path: Path) -> None:
+    """Give a file a second name; FileExistsError if the name is taken."""
+    try:
+        os.link(file, path)
+    except OSError as exc:
+        if exc.errno not in _UNSUPPORTED:
+            raise
+        if path.exists():  # a file system without links: only the holder of the lock writes, so nobody is faster
+            raise FileExistsError(exc.errno, "exists", str(path)) from exc
+        os.replace(file, path)
 
 
 def _sync(path: str) -> None:

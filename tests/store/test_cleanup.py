@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from filelock import SoftFileLock
 from other_process import run_python
 
 from csp_index.errors import NotFoundError, SettingError
+from csp_index.store import locks
 from csp_index.store.connect import create_store, open_snapshot, open_store, open_version
 from csp_index.store.history.cleanup import clean_up
 from csp_index.store.tables import Store
@@ -139,3 +145,19 @@ def test_a_change_of_another_program_is_not_seen_by_readers_and_undone_by_writer
     assert "table numbers of" in caplog.text and "changed by another program" in caplog.text
     assert "its version 5 is there" in caplog.text
     assert lance.dataset(str(tmp_path / "db" / "numbers.lance"), version=5).count_rows() == 12
+
+
+def test_a_file_system_without_links_and_locks_holds_an_index(tmp_path, monkeypatch):
+    def unsupported(*arguments):
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    monkeypatch.setattr(os, "link", unsupported)
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    monkeypatch.setattr(locks, "FileLock", SoftFileLock)  # filelock has its own answer to that
+    store = create_store(tmp_path / "db")
+    store.append("numbers", rows(0))
+    store.append("numbers", rows(3))
+    assert open_store(tmp_path / "db").count("numbers") == 6
+    cleaned(store)
+    assert numbers(store) == [3]
+    assert open_store(tmp_path / "db").count("numbers") == 6

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable
+
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
 class ReadHold:
@@ -46,7 +49,11 @@ class ReadHold:
         except OSError:
             return False
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as exc:
+                if exc.errno not in _UNSUPPORTED:  # a file system without locks: no reader could mark it either
+                    return False
             os.unlink(path)  # while it is locked, so that no reader can mark it in between
             return True
         except OSError:
