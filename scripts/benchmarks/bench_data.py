@@ -69,8 +69,12 @@ class Made:
 
     def forget_lists(self) -> None:
         """Remove the lists of neighbours that an earlier command kept, so that the next one has all its work to do."""
-        for table in Path(self.db).glob("neighbours_*.lance"):
-            shutil.rmtree(table)
+        from csp_index.store.connect import open_store
+
+        store = open_store(self.db)
+        for table in store.table_names():
+            if table.startswith("neighbours_"):
+                store.delete(table, "true")
 
 
 @dataclass(frozen=True, slots=True)

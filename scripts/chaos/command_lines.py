@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,7 @@ def run_lines(first: int, last: int, seed: int) -> None:
         if line[0] == "serve":
             end.start()
         try:
-            with redirect_stdout(StringIO()), redirect_stderr(said):
+            with redirect_stdout(TextIOWrapper(BytesIO(), "utf-8")), redirect_stderr(said):
                 main()
             outcome = "no exit"
         except SystemExit as exc:
