@@ -58,13 +58,13 @@ def open_uncommitted(uri: str | Path) -> Store:
 def find_store(uri: str | Path) -> Store | None:
     """Open the index at a location, or return None if there is none."""
     location = location_of(uri)
-    return _opened(location) if location.is_index() and not location.is_begun() else None
+    return _opened(location) if _is_made(location) else None
 
 
 def create_store(uri: str | Path) -> Store:
     """Open an index, or create it if the location is new or empty."""
     location = location_of(uri)
-    if location.is_index() and not location.is_begun():
+    if _is_made(location):
         return _opened(location)
     if not location.is_begun():
         try:
@@ -91,7 +91,11 @@ def check_creatable(uri: str | Path) -> None:
 
 def is_index(uri: str | Path) -> bool:
     """Return whether there is an index at a location."""
-    location = location_of(uri)
+    return _is_made(location_of(uri))
+
+
+def _is_made(location: Location) -> bool:
+    """Return whether there is an index whose first command was not cut off before its first commit."""
     return location.is_index() and not location.is_begun()
 
 

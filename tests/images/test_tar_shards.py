@@ -19,6 +19,15 @@ from csp_index.images.loader import decoded
 from csp_index.images.sources import open_source
 
 
+def tar_of(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
 def shard(path: Path, first: int = 0, count: int = 4) -> Path:
     members: dict[str, bytes] = {}
     for row in range(count):
@@ -26,12 +35,7 @@ def shard(path: Path, first: int = 0, count: int = 4) -> Path:
         members[f"train/{row:04}.cls"] = b"3\n"
         members[f"train/{row:04}.txt"] = b"a caption"
         members[f"train/{row:04}.json"] = json.dumps({"row": row}).encode()
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
+    return tar_of(path, members)
 
 
 def test_tar_members_of_one_sample_belong_together(tmp_path: Path) -> None:
@@ -73,15 +77,6 @@ def failures(path: Path) -> dict[str, str]:
     """The reason of each failure among a source's images, by what stands behind the # of its URI."""
     found = decoded(open_source(path).refs(), [])
     return {item.uri.partition("#")[2]: item.reason for item in found if isinstance(item, ImageFailure)}
-
-
-def tar_of(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 ODD_MEMBERS = {
