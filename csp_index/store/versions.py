@@ -56,9 +56,6 @@ class Tables(Protocol):
     def changed(self, name: str | None = None) -> None:
         """Look again at a table that was written, by default at all tables, even within a `moment`."""
 
-    def dropped(self, name: str) -> None:
-        """Forget a table that was dropped."""
-
     def check_writable(self, name: str) -> None:
         """Raise StoreError if nothing may be written."""
 
@@ -277,9 +274,6 @@ class CommittedTables:
         if self._pinned:
             self._follow()
 
-    def dropped(self, name: str) -> None:
-        """Do nothing: a dropped table is missing from the next commit."""
-
     def check_writable(self, name: str) -> None:
         """Allow every write: it goes through the write lock."""
 
@@ -345,10 +339,6 @@ class FixedTables:
 
     def changed(self, name: str | None = None) -> None:
         """Do nothing: nothing changes."""
-
-    def dropped(self, name: str) -> None:
-        """Refuse."""
-        self.check_writable(name)
 
     def check_writable(self, name: str) -> None:
         """Refuse to write."""
