@@ -25,6 +25,7 @@ from csp_index import settings
 from csp_index.concurrency import Writer
 from csp_index.errors import StoreError, one_line
 from csp_index.proposers.proposer import Answer, Proposer
+from csp_index.regular_files import read_bytes
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.foreign import is_plain
@@ -202,7 +203,7 @@ class Journal:
         if self._path is None:
             return []
         try:
-            lines = self._path.read_bytes().split(b"\n") if is_plain(self._path) else []
+            lines = read_bytes(self._path, settings.MAX_TEXT_BYTES).split(b"\n") if is_plain(self._path) else []
         except FileNotFoundError:
             return []
         except OSError as exc:

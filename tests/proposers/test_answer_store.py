@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -190,6 +191,24 @@ def test_the_journal_is_emptied_only_when_all_of_it_is_in_the_tables(tmp_path):
     assert (tmp_path / JOURNAL).read_bytes() == b""
     journal.close()
     assert not (tmp_path / JOURNAL).exists()
+
+
+def test_a_journal_without_end_is_refused_before_it_is_read(tmp_path):
+    with (tmp_path / JOURNAL).open("wb") as file:
+        file.truncate(2**40)  # a stranger's: no disk space is taken
+    with pytest.raises(StoreError, match=r"cannot be read: .*max_text_bytes allows"):
+        Journal(tmp_path / JOURNAL).rows()
+    assert (tmp_path / JOURNAL).exists()
+
+
+def test_what_is_no_file_in_place_of_the_journal_is_passed_over(tmp_path):
+    os.mkfifo(tmp_path / JOURNAL)
+    journal = Journal(tmp_path / JOURNAL)
+    assert journal.rows() == []
+    journal.remove()
+    journal.add({"neuron": 1})
+    journal.close()
+    assert (tmp_path / JOURNAL).is_file()
 
 
 def test_a_journal_that_cannot_be_written_is_told(tmp_path):
