@@ -105,6 +105,11 @@ def _opened(location: Location) -> Store:
         return store
     metadata = (store.read(schema.RUNS, columns=["run_id"]), store.dataset(schema.RUNS).schema.metadata)[1] or {}
     made = metadata.get(schema.FORMAT_KEY, b"").decode()
+    if made == schema.FORMAT:
+        raise StoreError(
+            f"{location.uri} has tables but no record of which of their versions belong together, expected the folder "
+            "commits: copy it from a backup or from where the index came from, or index again into a new directory"
+        )
     if made != schema.OLD_FORMAT:
         raise StoreError(
             f"{location.uri} is not a csp_index database of format {schema.FORMAT} (has {made or 'none'}): "

@@ -126,6 +126,15 @@ def test_a_later_format_is_refused_and_not_repaired(db):
     assert head.read_text() == text
 
 
+def test_tables_copied_without_their_commits_are_refused(db):
+    shutil.rmtree(db / "commits")
+    for repair in (False, True):
+        with pytest.raises(
+            StoreError, match=r"no record of which .* belong together, expected the folder commits: copy"
+        ):
+            verify(db, repair=repair)
+
+
 @pytest.mark.parametrize("table", [*fixed_tables(), "embeddings_x", "activations_x", "texts_x", "derived_x"])
 def test_every_table_has_a_remedy(table):
     finding = Finding(table, "it is broken", remedy_of(table))
