@@ -81,6 +81,7 @@ class Index(Reader):
         networks: Sequence[NetworkSource | objects.Network] = (),
         name: str | None = None,
         metadata: str | Path | None = None,
+        metadata_key: str | None = None,
         image_column: str | None = None,
         shard_size: int | None = None,
         dtype: str | None = None,
@@ -92,7 +93,8 @@ class Index(Reader):
         """Index a folder, parquet file, datasets directory or tar shards; what is indexed already is left alone.
 
         `source` may also be an object: a torch Dataset, a `datasets.Dataset`, an array [N, H, W, C], or an iterable of
-        (uri, image); `name` then stands for it in URIs. So may models: `Encoder(...)`, `Network(...)`.
+        (uri, image); `name` then stands for it in URIs. So may models: `Encoder(...)`, `Network(...)`. `metadata` is a
+        table about image files, joined by its column `metadata_key`, by default the one that names most of them.
 
         Without `encoders` and `networks` those of the index are used. `source=None` only completes what the index
         holds. `decode_workers` processes decode the images, with 0 threads do; by default as many as pay for so many
@@ -104,7 +106,9 @@ class Index(Reader):
         check_settings(shard_size, dtype, decode_workers)
         check_creatable(self.uri)
         self._datasets.read_first()
-        images = self._datasets.open(source, name, metadata=metadata, image_column=image_column)
+        images = self._datasets.open(
+            source, name, metadata=metadata, metadata_key=metadata_key, image_column=image_column
+        )
         named = all(isinstance(one, str | Path | NetworkSource | None) for one in (source, *encoders, *networks))
         with chosen_engine(engine, ray_address, decode_workers, named=named) as runner:
             store = self.store if is_index(self.uri) else None

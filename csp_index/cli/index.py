@@ -42,7 +42,10 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
 )
 @click.option("--weights", multiple=True, help="Weight file of the network (.safetensors).")
 @click.option("--name", "names", multiple=True, help="Name of the network in addresses MODEL/LAYER/INDEX.")
-@click.option("--metadata", type=FILE, help="CSV joined to the images by its path column.")
+@click.option(
+    "--metadata", type=FILE, help="Table about the images: CSV, JSON, parquet, Excel; joined by path or name."
+)
+@click.option("--metadata-key", metavar="COLUMN", help="Column of the table that names the images (the one that fits).")
 @click.option("--image-column", help="Image column of a parquet file, if it is not detected.")
 @click.option("--shard-size", type=whole("shard-size"), help="Images per shard (2048); a kill loses two at most.")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="How activations are stored (float32).")
@@ -73,6 +76,7 @@ def index(db: str, source: str | None, as_json: bool, device: str | None, trust:
             encoders=options["encoders"],
             networks=networks,
             metadata=options["metadata"],
+            metadata_key=options["metadata_key"],
             image_column=options["image_column"],
             shard_size=options["shard_size"],
             dtype=options["dtype"],

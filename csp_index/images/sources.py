@@ -8,6 +8,7 @@ later.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -26,6 +27,7 @@ from csp_index.settings import MAX_METADATA_BYTES
 __all__ = ["FolderSource", "HeldDatasets", "ImageRef", "ImageSource", "open_source", "walk"]
 
 _ROWS_AT_ONCE = 1024
+_log = logging.getLogger(__name__)
 
 
 def open_source(
@@ -33,18 +35,20 @@ def open_source(
     name: str | None = None,
     *,
     metadata: str | Path | None = None,
+    metadata_key: str | None = None,
     image_column: str | None = None,
 ) -> ImageSource:
     """Return the source at a path, or an object as a source (`datasets.open_dataset`, with its ``name``).
 
     A folder is a ``datasets`` directory if it was written as one, else a tree of image files if it holds one (at any
     depth), else a folder of parquet files, else one of tar shards. Hidden files and folders are skipped.
-    ``metadata`` is a CSV table joined to image files by path (default: ``metadata.csv`` in the folder, if there is
-    one). ``image_column`` names the image column of a table, or the ending of the image members of tar shards
-    (``jpg``). Raises SourceError if there is nothing to read.
+    ``metadata`` is a table joined to image files by its column ``metadata_key``, by default the one that fits (default
+    table: ``metadata.csv``, ``.jsonl`` or ``.parquet`` in the folder, if there is one); what joined is logged.
+    ``image_column`` names the image column of a table, or the ending of the image members of tar shards (``jpg``).
+    Raises SourceError if there is nothing to read.
     """
     if not isinstance(location, str | Path):
-        if metadata is not None or image_column is not None:
+        if metadata is not None or metadata_key is not None or image_column is not None:
             raise SourceError("metadata and image_column are for files: the items of a dataset bring their own columns")
         return open_dataset(location, name)
     if name is not None:
@@ -57,8 +61,10 @@ def open_source(
             f"{path} does not exist: give a folder of images, a .parquet file, a .tar shard or a folder of these"
         )
     path = path.resolve()
-    source = _open_folder(path, metadata, image_column) if path.is_dir() else _open_file(path, image_column)
-    if metadata is not None and not isinstance(source, FolderSource):
+    source = (
+        _open_folder(path, metadata, metadata_key, image_column) if path.is_dir() else _open_file(path, image_column)
+    )
+    if (metadata is not None or metadata_key is not None) and not isinstance(source, FolderSource):
         raise SourceError(
             f"a metadata table joins image files by path, but {path} holds its images and their columns itself"
         )
@@ -76,13 +82,11 @@ class HeldDatasets:
         """Start without datasets."""
         self._images: dict[str, DatasetImages] = {}
 
-    def open(
-        self, source: Any, name: str | None, *, metadata: str | Path | None, image_column: str | None
-    ) -> ImageSource | None:
+    def open(self, source: Any, name: str | None, *, image_column: str | None, **table: Any) -> ImageSource | None:
         """Return `open_source` of the same arguments, None for None; a dataset replaces the one of its name."""
         if source is None:
             return None
-        images = open_source(source, name, metadata=metadata, image_column=image_column)
+        images = open_source(source, name, image_column=image_column, **table)
         if isinstance(images, DatasetImages):
             self._images[images.name] = images
         return images
@@ -113,7 +117,9 @@ def _open_file(path: Path, image_column: str | None) -> ImageSource:
     raise SourceError(f"{path} is neither a folder nor a .parquet or .tar file: give the folder that holds the images")
 
 
-def _open_folder(path: Path, metadata: str | Path | None, image_column: str | None) -> ImageSource:
+def _open_folder(
+    path: Path, metadata: str | Path | None, metadata_key: str | None, image_column: str | None
+) -> ImageSource:
     if (path / "dataset_dict.json").is_file() or (
         (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
     ):
@@ -124,7 +130,7 @@ def _open_folder(path: Path, metadata: str | Path | None, image_column: str | No
     for relative in walk(path):
         ending = PurePosixPath(relative).suffix.lower()
         if ending in endings:
-            return FolderSource(path, metadata)
+            return FolderSource(path, metadata, metadata_key)
         if ending in shards:
             shards[ending].append(path / relative)
         else:
@@ -179,13 +185,17 @@ class FolderSource:
     ``missing_rows`` counts the rows of the table whose image does not exist.
     """
 
-    def __init__(self, root: Path, metadata: str | Path | None = None) -> None:
+    def __init__(self, root: Path, metadata: str | Path | None = None, metadata_key: str | None = None) -> None:
         self.name = str(root)
         self._root = root
         self._endings = image_extensions()
-        table = root / "metadata.csv" if metadata is None else Path(metadata).expanduser()
-        self._table = PathTable(table, root, self._images()) if metadata is not None or table.is_file() else None
+        file = _own_table(root) if metadata is None else Path(metadata).expanduser()
+        if file is None and metadata_key is not None:
+            raise SourceError(f"the metadata key {metadata_key!r} is given without a table: name it by --metadata")
+        self._table = None if file is None else PathTable(file, root, self._images(), self._endings, metadata_key)
         self.missing_rows = self._table.missing_rows if self._table is not None else 0
+        for line in self._table.notes if self._table is not None else ():
+            _log.warning("%s", line)
 
     def refs(self) -> Iterator[ImageRef]:
         """Yield the images sorted by path; an image without a row has no metadata."""
@@ -197,6 +207,12 @@ class FolderSource:
 
     def _images(self) -> Iterator[str]:
         return (path for path in walk(self._root) if os.path.splitext(path)[1].lower() in self._endings)
+
+
+def _own_table(root: Path) -> Path | None:
+    """Return the table that lies in a folder of images."""
+    files = (root / f"metadata{ending}" for ending in (".csv", ".jsonl", ".parquet"))
+    return next((file for file in files if file.is_file()), None)
 
 
 class ParquetSource:
