@@ -21,6 +21,7 @@ from csp_index.images.sources import HeldDatasets
 from csp_index.indexing.commit import IndexSummary
 from csp_index.indexing.import_arrays import import_arrays
 from csp_index.indexing.indexer import add_images, check_settings
+from csp_index.indexing.join_metadata import MetadataSummary, join_metadata
 from csp_index.integrity.findings import Verification
 from csp_index.integrity.verify import encoder_at_hand, verify
 from csp_index.labelling import candidates
@@ -125,6 +126,10 @@ class Index(Reader):
                 progress=progress or shown_progress(),
                 engine=runner,
             )
+
+    def add_metadata(self, table: str | Path, *, key: str | None = None, replace: bool = False) -> MetadataSummary:
+        """Join a table to the metadata of images that are indexed already; see `csp_index.indexing.join_metadata`."""
+        return join_metadata(self.store, table, key, replace=replace)
 
     def layers(
         self, network: str | torch.nn.Module | objects.Network, **options: Unpack[keywords.LayersKeywords]

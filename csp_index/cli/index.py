@@ -1,4 +1,4 @@
-"""Commands that fill an index: index, import, layers, optimize."""
+"""Commands that fill an index: index, import, metadata, layers, optimize."""
 
 from __future__ import annotations
 
@@ -204,4 +204,30 @@ def layers(network: str, weights: str | None, as_json: bool) -> None:
             say(layer.name, layer.kind, shape, f"{layer.neurons} neurons")
 
 
-COMMANDS = (index, import_, layers, optimize)
+@click.command()
+@database
+@click.argument("table", type=FILE)
+@click.option("--key", metavar="COLUMN", help="Column of the table that names the images (the one that fits).")
+@click.option("--replace", is_flag=True, help="Put the table's columns in place of those of the same name.")
+@json_option
+def metadata(db: str, table: str, key: str | None, replace: bool, as_json: bool) -> None:
+    """Join TABLE to the metadata of images that are indexed already; nothing is indexed again.
+
+    TABLE is CSV, JSON, JSON lines, parquet, Feather or Excel. A row finds its image by path, by name, or by name
+    without ending.
+
+    \b
+    csp-index metadata skin.db ISIC_2019_Training_GroundTruth.csv
+    """
+    from csp_index.index import open_index
+
+    summary = open_index(db).add_metadata(table, key=key, replace=replace)
+    if as_json:
+        say_json(asdict(summary))
+        return
+    for line in summary.notes:
+        say(line)
+    say(f"{summary.joined:,} of {summary.images:,} images have the columns {', '.join(summary.columns)}")
+
+
+COMMANDS = (index, import_, metadata, layers, optimize)

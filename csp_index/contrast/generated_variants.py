@@ -32,7 +32,7 @@ from csp_index.records import DerivedKind, ExampleOptions, Progress
 from csp_index.store import schema
 from csp_index.store.catalog import sql_text
 from csp_index.store.derived_images import DerivedImage, append_derived, find_derived, read_derived
-from csp_index.store.image_metadata import check_columns, parse_metadata
+from csp_index.store.image_metadata import check_columns, metadata_state, parse_metadata
 from csp_index.store.runs import settings_hash
 from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
@@ -53,7 +53,7 @@ def synthesise(store: Store, models: Models, tell: Progress, request: DerivedReq
     caption column, LabelError if network or encoder are not at hand, or nothing may be stored.
     """
     generator = generator_of(models, request.options)
-    hashed = settings_hash(_describe(generator, request))
+    hashed = settings_hash(_describe(store, generator, request))
     missing = _missing(store, request, hashed)
     if not missing:
         return hashed
@@ -82,7 +82,7 @@ def generator_of(models: Models, options: ExampleOptions) -> VariantGenerator:
     return models.variants(options.generator, options.caption_column is not None)
 
 
-def _describe(generator: VariantGenerator, request: DerivedRequest) -> dict[str, object]:
+def _describe(store: Store, generator: VariantGenerator, request: DerivedRequest) -> dict[str, object]:
     """Return all that variants, their embeddings and activations depend on, besides the original."""
     options, selection = request.options, request.selection
     description: dict[str, object] = {
@@ -96,6 +96,7 @@ def _describe(generator: VariantGenerator, request: DerivedRequest) -> dict[str,
     }
     if options.caption_column:
         description |= {"caption_column": options.caption_column, "prompt": options.variant_prompt}
+        description |= metadata_state(store)
     return description
 
 

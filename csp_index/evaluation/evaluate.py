@@ -43,7 +43,7 @@ from csp_index.regular_files import read_bytes
 from csp_index.settings import MAX_TEXT_BYTES
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo
-from csp_index.store.image_metadata import check_columns
+from csp_index.store.image_metadata import check_columns, metadata_state
 from csp_index.store.runs import record_run, settings_hash
 from csp_index.store.tables import Store
 
@@ -74,7 +74,7 @@ def evaluate(
     Errors: EvaluationError, or NotFoundError for what the index does not hold, in one line, before anything is written.
     """
     inputs = _read_inputs(store, selection, options, device)
-    described = _describe(selection, options, inputs, tools)
+    described = _describe(store, selection, options, inputs, tools)
     choices = {"": None} | {choice.text: choice for choice in options.methods}
     hashes = {
         text: settings_hash(described | _contrast_settings(selection, options, tools, choice))
@@ -187,7 +187,7 @@ def _left_out(options: EvaluationOptions) -> dict[str, str]:
 
 
 def _describe(
-    selection: Selection, options: EvaluationOptions, inputs: EvaluationInputs, tools: Tools
+    store: Store, selection: Selection, options: EvaluationOptions, inputs: EvaluationInputs, tools: Tools
 ) -> dict[str, object]:
     """Return all that the values of one method depend on."""
     choices = asdict(replace(options, methods=options.methods[:1]))
@@ -212,6 +212,7 @@ def _describe(
         "candidates": tools.candidates_key,
         "templates": tools.templates_key,
         "detection": "calibrated text probabilities" if options.concepts is None else "metadata columns",
+        **({} if options.concepts is None else metadata_state(store)),
     }
 
 

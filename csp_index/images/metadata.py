@@ -71,7 +71,7 @@ class PathTable:
         self._by_stem: dict[str, list[int]] = {}
         for place, path in enumerate(self._images):
             self._by_stem.setdefault(self._stem(path).casefold(), []).append(place)
-        column = self._key(table.columns, key)
+        column = self.key = self._key(table.columns, key)
         self._rows, counts = self._join(table.columns[column].to_pylist())
         if not self._rows:
             raise self._nothing(table.columns, column)
@@ -82,6 +82,11 @@ class PathTable:
         self._columns = columns
         self.missing_rows = counts["missing"]
         self.notes = [self._joined(column, counts, table.columns.num_rows), *table.notes, *([hot[1]] if hot else [])]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns that images get."""
+        return tuple(self._columns.column_names)
 
     def row(self, relative: str) -> dict[str, object]:
         """Return the table's columns for an image; empty if it has no row."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from csp_index.errors import NotFoundError, SourceError, one_line
 from csp_index.store import catalog, schema
+from csp_index.store.runs import read_runs
 from csp_index.store.stored_json import parse_json
 from csp_index.store.tables import Store
+
+METADATA_COMMAND: Final = "metadata"  # in the record of runs: a table was joined to images that were indexed already
 
 
 def parse_metadata(text: str | None, image: int) -> dict[str, object]:
@@ -40,3 +44,10 @@ def check_columns(store: Store, columns: Sequence[str]) -> None:
         if column not in known:
             has = ", ".join(known) or "none: the images were indexed without metadata"
             raise NotFoundError(f"no image has the metadata column {column!r} (has: {has})")
+
+
+def metadata_state(store: Store) -> dict[str, str]:
+    """Return what changes when a table is joined to images that are indexed: part of the settings that depend on it."""
+    runs = [run for run in read_runs(store, ["run_id", "command", "state"]) if run["command"] == METADATA_COMMAND]
+    done = [run["run_id"] for run in runs if run["state"] == "done"]
+    return {"metadata": done[-1]} if done else {}
