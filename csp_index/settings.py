@@ -141,6 +141,16 @@ MAX_IMAGE_BYTES = Count(
     256 * 2**20,
     "Largest file, member of a tar shard or cell of a table that is read as an image, in bytes.",
 )
+MAX_PIXELS = Count(
+    "max_pixels",
+    89_478_485,
+    "Largest width x height of an image that is decoded; a larger number than this one raises Pillow's limit, too.",
+)
+MAX_SIDE_RATIO = Count(
+    "max_side_ratio",
+    100,
+    "Largest ratio of an image's long side to its short one: a model that enlarges the short side enlarges both.",
+)
 MAX_TEXT_BYTES = Count(
     "max_text_bytes", 2**30, "Largest file of labels, URIs, templates, metadata or other texts that is read, in bytes."
 )
@@ -263,6 +273,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "decode_threads",
         "decode_workers",
         "max_image_bytes",
+        "max_pixels",
+        "max_side_ratio",
         "max_text_bytes",
         "max_metadata_bytes",
         "ray_actors",

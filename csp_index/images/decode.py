@@ -21,29 +21,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from csp_index.errors import SourceError, one_line
+from csp_index.images.bare_files import without_metadata
 from csp_index.images.containers import ContainerReader, container_of
+from csp_index.images.formats import HEAD, advice, decoded_formats, kind_of
 from csp_index.images.memory_images import MemoryImage, find_image
+from csp_index.images.pixels import check_shape, to_rgb, upright
 from csp_index.regular_files import read_bytes
-from csp_index.settings import MAX_IMAGE_BYTES
+from csp_index.settings import MAX_IMAGE_BYTES, MAX_PIXELS
 
 IN_MEMORY = "dataset:"
 """The start of the URI of an image that is in no file: an item of the caller's dataset."""
 
-MAX_PIXELS = 89_478_485
-"""Largest width x height that is decoded: Pillow's own limit against decompression bombs."""
-
-# Formats that Pillow registers but cannot turn into pixels by itself: stubs, write-only ones, and EPS, which starts
-# Ghostscript.
-_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF"})
-_ORIENTATION = 0x0112
-_DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
 _THUMBNAIL_QUALITY = 90
 
 
@@ -96,41 +89,58 @@ def same_file(read: ImageRead | ImageFailure, sha256: str | None) -> ImageRead |
     return ImageFailure(read.uri, "it is another file than the one indexed")
 
 
-def image_extensions() -> frozenset[str]:
-    """Return the file name endings that count as images: lower case, with the dot.
-
-    >>> ".jpg" in image_extensions(), ".pdf" in image_extensions(), ".txt" in image_extensions()
-    (True, False, False)
-    """
-    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind not in _NOT_DECODED)
-
-
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(data: bytes, *, max_pixels: int | None = None) -> Image.Image:
     """Return the picture in ``data`` as upright RGB.
 
     EXIF orientation is applied, transparency is blended onto white, an animation gives its first frame, and values of
-    more than eight bits are scaled (see ``_to_eight_bits``). Raises SourceError, with a one-line reason, for anything
-    that is not a whole image or has more than ``max_pixels`` pixels.
+    more than eight bits are scaled (see ``pixels.gray_scale``). Metadata that cannot be read cost nothing. Raises
+    SourceError, with a one-line reason, for anything that is not a whole image, and for one that has more than
+    ``max_pixels`` pixels (by default the setting) or is too narrow (``pixels.check_shape``).
     """
     if not data:
         raise SourceError("the file is empty")
+    most = MAX_PIXELS.value() if max_pixels is None else max_pixels
+    kind = kind_of(data[:HEAD])
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            return _checked_rgb(image, max_pixels)
+        return _decoded(data, most)
     except SourceError:
         raise
-    except UnidentifiedImageError as exc:
-        raise SourceError("not an image that Pillow can read") from exc
+    except Image.DecompressionBombError as exc:
+        raise SourceError(f"the image has more pixels than the limit of {most:,}: {one_line(exc)}") from exc
     except Exception as exc:  # a damaged file can raise nearly anything from the many decoders
-        raise SourceError(one_line(exc)) from exc
+        bare = without_metadata(data)
+        reason = _reason(exc, kind)
+    if bare is None:
+        raise SourceError(reason)
+    try:
+        return _decoded(bare, most)
+    except SourceError:
+        raise
+    except Exception as exc:
+        raise SourceError(reason) from exc
+
+
+def _decoded(data: bytes, max_pixels: int) -> Image.Image:
+    allowed = Image.MAX_IMAGE_PIXELS
+    if allowed is not None and allowed < max_pixels <= MAX_PIXELS.value():
+        Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow's own limit, of the whole process: the user set a larger one
+    with Image.open(io.BytesIO(data), formats=decoded_formats()) as image:
+        return _checked_rgb(image, max_pixels)
+
+
+def _reason(exc: Exception, kind: str | None) -> str:
+    if not isinstance(exc, UnidentifiedImageError):
+        return one_line(exc)
+    if kind is None:
+        return "not an image that Pillow can read"
+    return f"it begins like a file of {kind}, but cannot be read: {advice(kind) or 'damaged, or of an unusual kind'}"
 
 
 def _checked_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise SourceError(f"the image has {width} x {height} pixels, more than the limit of {max_pixels:,}")
+    check_shape(*image.size, max_pixels)
     image.load()
-    return _to_rgb(_upright(image))
+    check_shape(*image.size, max_pixels)  # an icon may hold another picture than it says
+    return to_rgb(upright(image))
 
 
 def thumbnail(image: Image.Image, size: int = 128) -> bytes:
@@ -143,7 +153,7 @@ def thumbnail(image: Image.Image, size: int = 128) -> bytes:
 
 
 def read_images(
-    uris: Iterable[str], *, max_pixels: int = MAX_PIXELS, threads: int = 0, reader: ContainerReader | None = None
+    uris: Iterable[str], *, max_pixels: int | None = None, threads: int = 0, reader: ContainerReader | None = None
 ) -> Iterator[ImageRead | ImageFailure]:
     """Yield each image, or its failure, in the order of ``uris``.
 
@@ -163,7 +173,7 @@ def read_images(
             containers.close()
 
 
-def _in_threads(jobs: Iterable[tuple[str, Payload, int]], threads: int) -> Iterator[ImageRead | ImageFailure]:
+def _in_threads(jobs: Iterable[tuple[str, Payload, int | None]], threads: int) -> Iterator[ImageRead | ImageFailure]:
     waiting: deque[Future[ImageRead | ImageFailure]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="csp-index-decode")
     try:
@@ -175,48 +185,6 @@ def _in_threads(jobs: Iterable[tuple[str, Payload, int]], threads: int) -> Itera
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-@cache
-def _formats() -> list[str]:
-    Image.init()
-    return [kind for kind in Image.ID if kind not in _NOT_DECODED]
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
-    except Exception:  # damaged EXIF data says nothing about the pixels
-        return image
-    return ImageOps.exif_transpose(image) if turned else image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _DEEP_MODES:
-        return Image.fromarray(_to_eight_bits(np.asarray(image), image.mode)).convert("RGB")
-    if image.has_transparency_data:
-        see_through = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        paper = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(paper, see_through).convert("RGB")
-    return image.convert("RGB")
-
-
-def _to_eight_bits(values: np.ndarray[Any, Any], mode: str) -> np.ndarray[Any, Any]:
-    """Return gray values as uint8: the full range of the type becomes 0-255, so that a dark image stays dark.
-
-    16-bit modes have a known range. Modes ``I`` and ``F`` do not: the range is the smallest of 0-1 (floats only),
-    0-65535 for integers or 0-255 for floats, and the image's own maximum, that holds all values.
-    """
-    grey = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
-    top = float(grey.max(initial=0))
-    if mode == "F":
-        full = next((bound for bound in (1.0, 255.0, 65535.0) if top <= bound), top)
-    elif mode == "I":
-        full = max(65535.0, top)
-    else:
-        full = 65535.0
-    eight_bits: np.ndarray[Any, Any] = np.rint(grey * (255.0 / full)).astype(np.uint8)
-    return eight_bits
 
 
 Payload = bytes | MemoryImage | SourceError | None
@@ -242,14 +210,14 @@ def fetch(reader: ContainerReader, uri: str) -> Payload:
         return SourceError(str(exc))  # without the frames that hold what was read
 
 
-def read_image(uri: str, payload: Payload, max_pixels: int = MAX_PIXELS) -> ImageRead | ImageFailure:
+def read_image(uri: str, payload: Payload, max_pixels: int | None = None) -> ImageRead | ImageFailure:
     """Return the image decoded from what `fetch` returned, or its failure; a plain file (None) is read here.
 
     The hash of a picture in memory covers its width and height, then its RGB pixels row by row.
     """
     try:
         if isinstance(payload, MemoryImage):
-            image = _checked_rgb(payload.image, max_pixels)
+            image = _checked_rgb(payload.image, MAX_PIXELS.value() if max_pixels is None else max_pixels)
             size = f"{image.width}x{image.height}\n".encode()
             return ImageRead(uri, hashlib.sha256(size + image.tobytes()).hexdigest(), image.width, image.height, image)
         if payload is None:

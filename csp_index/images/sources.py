@@ -17,7 +17,8 @@ from typing import Any
 from csp_index.errors import SourceError, one_line
 from csp_index.images.containers import byte_columns, check_size, load_dataset, pick_image_column, rows_at_once
 from csp_index.images.datasets import DatasetImages, open_dataset
-from csp_index.images.decode import IN_MEMORY, ImageRef, ImageSource, image_extensions
+from csp_index.images.decode import IN_MEMORY, ImageRef, ImageSource
+from csp_index.images.formats import image_extensions
 from csp_index.images.memory_images import register
 from csp_index.images.metadata import PathTable
 from csp_index.images.tar_shards import TarSource

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from csp_index.errors import SourceError, one_line
 from csp_index.images.containers import BoundedTar, check_size
-from csp_index.images.decode import ImageRef, image_extensions
+from csp_index.images.decode import ImageRef
+from csp_index.images.formats import image_extensions
 from csp_index.settings import MAX_METADATA_BYTES
 
 _METADATA_MEMBERS = frozenset({"json", "cls", "txt"})

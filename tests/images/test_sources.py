@@ -13,7 +13,8 @@ from pictures import encoded, listed, number_of, plain, png
 
 from csp_index.errors import SourceError
 from csp_index.images.containers import ContainerReader, rows_at_once
-from csp_index.images.decode import ImageFailure, ImageRead, ImageRef, image_extensions, read_images
+from csp_index.images.decode import ImageFailure, ImageRead, ImageRef, read_images
+from csp_index.images.formats import image_extensions
 from csp_index.images.sources import open_source
 
 

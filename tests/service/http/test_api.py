@@ -33,6 +33,12 @@ def picture(side: int = 64, kind: str = "PNG") -> bytes:
     return made.getvalue()
 
 
+def strip(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("1", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def held_to(shape: Any, reply: Any) -> Any:
     """Return a document that has a shape, key by key: nothing of another type, nothing more, nothing left out."""
     assert reply.status_code == 200, reply.text
@@ -176,7 +182,8 @@ def test_sql(client):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no picture", b"<svg xmlns='http://www.w3.org/2000/svg'/>", picture()[:60], picture(101)]
+    "data",
+    [b"", b"no picture", b"<svg xmlns='http://www.w3.org/2000/svg'/>", picture()[:60], picture(101), strip(9_999, 1)],
 )
 def test_what_is_no_picture_or_too_large_is_told_so(client, data):
     reply = client.post("/api/v1/search/image", files={"file": ("a.png", data, "image/png")})

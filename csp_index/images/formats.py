@@ -1,0 +1,88 @@
+"""Which files are pictures: by the ending of their names, and by their first bytes where the ending says nothing.
+
+HEIC and DICOM need a package of their own (the extras ``heif`` and ``dicom``); without it they are known by their
+first bytes, so that a message can say what to install. Knows nothing about pixels.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from functools import cache
+
+from PIL import Image
+
+HEAD = 132
+"""Bytes from the start of a file that `kind_of` looks at."""
+
+DICOM, HEIF = "DICOM", "HEIF"
+ENDINGS = {DICOM: frozenset({".dcm", ".dicom"}), HEIF: frozenset({".heic", ".heif", ".hif"})}
+"""The endings of the kinds that need an extra."""
+
+# Formats that Pillow registers but cannot turn into pixels by itself: stubs, write-only ones, and EPS, which starts
+# Ghostscript.
+_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF"})
+
+_SIGNS = (
+    ("JPEG", rb"\xff\xd8\xff"),
+    ("PNG", rb"\x89PNG\r\n\x1a\n"),
+    ("GIF", rb"GIF8[79]a"),
+    ("WEBP", rb"RIFF....WEBP"),
+    ("BMP", rb"BM.{8}...\x00[\x0c\x28\x34\x38\x40\x6c\x7c]\x00\x00\x00"),
+    ("TIFF", rb"II[*+]\x00|MM\x00[*+]"),
+    ("JPEG2000", rb"\x00\x00\x00\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51\x00"),
+    ("AVIF", rb"....ftyp.{0,32}avi[fs]"),
+    (HEIF, rb"....ftyp.{0,32}(?:hei[cmsx]|hev[cms1x]|mif1|msf1)"),
+    (DICOM, rb".{128}DICM|[\x02\x08]\x00.\x00(?:UL|OB|UI|CS|DA|TM|SH)"),
+    ("PSD", rb"8BPS\x00\x01"),
+    ("QOI", rb"qoif"),
+    ("DDS", rb"DDS \x7c\x00\x00\x00"),
+    ("PPM", rb"P[1-6]\s(?:#[^\n]*\n|\s)*\d+\s+\d+\s"),
+)
+_PATTERNS = tuple((kind, re.compile(pattern, re.DOTALL)) for kind, pattern in _SIGNS)
+
+
+def kind_of(head: bytes) -> str | None:
+    """Return the format whose files begin like this, by Pillow's name for it or DICOM; None if there is none.
+
+    >>> kind_of(b"GIF89a..."), kind_of(b"hello")
+    ('GIF', None)
+    """
+    return next((kind for kind, pattern in _PATTERNS if pattern.match(head)), None)
+
+
+@cache
+def decoded_formats() -> list[str]:
+    """Return the formats that Pillow decodes here, HEIC among them if its extra is installed."""
+    if has_extra(HEIF):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener(thumbnails=False)
+    Image.init()
+    return [kind for kind in Image.ID if kind not in _NOT_DECODED]
+
+
+def image_extensions() -> frozenset[str]:
+    """Return the file name endings that count as images: lower case, with the dot.
+
+    >>> ".jpg" in image_extensions(), ".pdf" in image_extensions(), ".txt" in image_extensions()
+    (True, False, False)
+    """
+    formats = decoded_formats()
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in formats}
+    return frozenset(endings | (ENDINGS[DICOM] if has_extra(DICOM) else set()))
+
+
+@cache
+def has_extra(kind: str) -> bool:
+    """Return whether the package for HEIC or DICOM is installed."""
+    return importlib.util.find_spec({HEIF: "pillow_heif", DICOM: "pydicom"}[kind]) is not None
+
+
+def advice(kind: str) -> str:
+    """Return what to do about a file of a kind that cannot be read here; "" if there is nothing to do.
+
+    >>> advice("PNG")
+    ''
+    """
+    return f"pip install 'csp_index[{kind.lower()}]'" if kind in ENDINGS and not has_extra(kind) else ""
