@@ -28,7 +28,8 @@ from PIL import Image, UnidentifiedImageError
 from csp_index.errors import SourceError, one_line
 from csp_index.images.bare_files import without_metadata
 from csp_index.images.containers import ContainerReader, container_of
-from csp_index.images.formats import HEAD, advice, decoded_formats, kind_of
+from csp_index.images.dicom import dicom_picture
+from csp_index.images.formats import DICOM, HEAD, advice, decoded_formats, kind_of
 from csp_index.images.memory_images import MemoryImage, find_image
 from csp_index.images.pixels import check_shape, to_rgb, upright
 from csp_index.regular_files import read_bytes
@@ -101,6 +102,8 @@ def decode(data: bytes, *, max_pixels: int | None = None) -> Image.Image:
         raise SourceError("the file is empty")
     most = MAX_PIXELS.value() if max_pixels is None else max_pixels
     kind = kind_of(data[:HEAD])
+    if kind == DICOM:
+        return to_rgb(dicom_picture(data, most))
     try:
         return _decoded(data, most)
     except SourceError:
