@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from csp_index.errors import SourceError
-from csp_index.images.decode import image_extensions
+from csp_index.images.formats import image_extensions
 from csp_index.images.metadata import PathTable
 from csp_index.store import catalog, schema
 from csp_index.store.history.digests import ShardDigest
