@@ -6,9 +6,14 @@ is and exits with status 1, and the service chooses the HTTP status by the class
 
 from __future__ import annotations
 
+from csp_index.printable import printable
+
 
 class CspIndexError(Exception):
-    """Base of every error a user can cause or mend."""
+    """Base of every error a user can cause or mend. Its message is one line, whatever the names in it contain."""
+
+    def __str__(self) -> str:
+        return printable(" ".join(super().__str__().splitlines()))
 
 
 class AddressError(CspIndexError):
