@@ -38,10 +38,10 @@ def open_array(path: str | Path, what: str) -> np.ndarray:
     """Return a filled 2-D array of numbers, memory-mapped; ArrayError says what is wrong with it."""
     try:
         check_file(path)
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise ArrayError(f"{what} {path} does not exist: expected a .npy file") from None
-    except (OSError, ValueError, EOFError) as exc:
+    except Exception as exc:  # numpy raises what its readers of headers and of zip files raise
         raise ArrayError(f"{what} {path} cannot be read as .npy: {one_line(exc)}") from exc
     if not isinstance(array, np.ndarray) or array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
         got = f"shape {array.shape}, {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__

@@ -206,8 +206,13 @@ class ExampleOptions:
         )
         if not isinstance(self.threshold, str):
             raise SettingError(f"threshold is {self.threshold!r}: expected mean, quantile:Q or max:F")
+        _check_kinds(self, flags=("reuse",), texts=("generator", "caption_column"))
         for name, ok, expected in (
-            ("variant_prompt", "{caption}" in self.variant_prompt, "a text with {caption} in it"),
+            (
+                "variant_prompt",
+                isinstance(self.variant_prompt, str) and "{caption}" in self.variant_prompt,
+                "a text with {caption} in it",
+            ),
             ("contrast", _are_kinds(self.contrast), f"{', '.join(get_args(ContrastKind))}, or several joined by +"),
         ):
             if not ok:
@@ -242,6 +247,7 @@ class ScoringOptions:
     def __post_init__(self) -> None:
         override = [name for name in ("logit_scale", "prior_weight") if getattr(self, name) is not None]
         _check_numbers(self, whole=("bootstrap", "seed"), real=("gamma", "alpha", *override))
+        _check_kinds(self, flags=("renormalise_text", "subtract_empty"))
         if not 0.0 <= self.gamma <= 1.0:
             raise SettingError(f"gamma is {self.gamma}: expected a number from 0 (no contrast) to 1")
         if not 0.0 <= self.alpha <= 1.0:
@@ -268,6 +274,15 @@ def _check_numbers(options: object, whole: Sequence[str] = (), real: Sequence[st
         least, most = BOUNDS.get(name, (value, value))
         if name in whole and not least <= value <= most:
             raise SettingError(f"{name.replace('_', ' ')} is {value}: expected at least {least} and at most {most}")
+
+
+def _check_kinds(options: object, flags: Sequence[str] = (), texts: Sequence[str] = ()) -> None:
+    for name in flags:
+        if not isinstance(value := getattr(options, name), bool):
+            raise SettingError(f"{name.replace('_', ' ')} is {_shown(value)}: expected true or false")
+    for name in texts:
+        if not isinstance(value := getattr(options, name), str | None):
+            raise SettingError(f"{name.replace('_', ' ')} is {_shown(value)}: expected a text")
 
 
 def _shown(value: object) -> str:

@@ -27,9 +27,18 @@ _CHUNK = 2**20
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
+def user_path(path: str | Path) -> Path:
+    """Return a path that a user writes: `~` is the home folder, and `~name` stays if there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
 def check_file(path: str | Path, limit: Count | None = None) -> None:
     """Raise OSError unless a path leads to a regular file within a limit of bytes: for libraries that open by name."""
-    _check(os.stat(path), path, limit)
+    try:
+        status = os.stat(path)
+    except ValueError as exc:  # a NUL, or half a character
+        raise OSError(errno.EINVAL, "it is no path", ascii(path)) from exc
+    _check(status, path, limit)
 
 
 def open_file(path: str | Path, limit: Count | None = None) -> BinaryIO:

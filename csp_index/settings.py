@@ -40,7 +40,7 @@ class Setting:
             return self.default
         try:
             value = type(self.default)(raw)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise self._error(repr(raw), f"{type(self.default).__name__} (default {self.default!r})") from None
         if self.choices and value not in self.choices:
             raise self._error(repr(value), f"one of {', '.join(self.choices)}")
