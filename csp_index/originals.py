@@ -24,6 +24,7 @@ from csp_index.errors import SourceError, one_line
 from csp_index.images.containers import container_of
 from csp_index.images.decode import IN_MEMORY, ImageFailure, ImageRead, read_images
 from csp_index.images.memory_images import is_in_memory
+from csp_index.regular_files import user_path
 from csp_index.store import schema
 from csp_index.store.tables import Store
 
@@ -152,7 +153,7 @@ def _file(store: Store, run: str) -> Path:
         import platformdirs
 
         folder = platformdirs.user_state_dir("csp_index")
-    return Path(folder).expanduser() / _FOLDER / f"{name}.json"
+    return user_path(folder) / _FOLDER / f"{name}.json"
 
 
 def _remembered(store: Store, run: str) -> tuple[str, ...]:
@@ -164,4 +165,4 @@ def _remembered(store: Store, run: str) -> tuple[str, ...]:
         _log.warning("the file %s cannot be read (%s): delete it", _file(store, run), one_line(exc))
         return ()
     roots = content.get("roots", ()) if isinstance(content, dict) else ()
-    return tuple(root for root in roots if isinstance(root, str))
+    return tuple(root for root in roots if isinstance(root, str)) if isinstance(roots, list) else ()

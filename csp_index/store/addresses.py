@@ -13,7 +13,7 @@ from csp_index.store.catalog import LayerInfo
 from csp_index.store.tables import Store
 
 _DIGITS = 24  # of a number or a range, with white space
-_WIDEST = 10_000_000  # neurons of a range; a slip of the hand must not fill the memory
+_MOST = 10_000_000  # neurons; a slip of the hand must not fill the memory
 
 
 def resolve(store: Store, neurons: str | Iterable[str]) -> list[tuple[LayerInfo, np.ndarray]]:
@@ -50,15 +50,18 @@ def parse_neurons(layer: str, neurons: str) -> list[str]:
     LayerKey.parse(layer)
     if neurons.strip() == "all":
         return [layer]
-    addresses = []
+    ranges: list[range] = []
+    count = 0
     for part in neurons.split(","):
         first, dash, last = part.strip().partition("-")
-        numbers = part.isascii() and first.isdigit() and (last.isdigit() if dash else True)
-        if not numbers or len(part) > _DIGITS or (dash and int(last) < int(first)):
+        is_range = part.isascii() and first.isdigit() and (last.isdigit() if dash else True)
+        if not is_range or len(part) > _DIGITS or (dash and int(last) < int(first)):
             raise AddressError(f"neurons {neurons!r} are not understood: write all, 0,5,9 or 10-20")
-        if int(last or first) - int(first) > _WIDEST:
+        numbers = range(int(first), int(last or first) + 1)
+        count += int(last or first) - int(first) + 1
+        if count > _MOST:
             raise AddressError(
-                f"neurons {neurons!r} are too many: no layer has {last} neurons; write all for a whole layer"
+                f"neurons {neurons!r} are too many: expected at most {_MOST:,}; write all for a whole layer"
             )
-        addresses += [f"{layer}/{number}" for number in range(int(first), int(last or first) + 1)]
-    return addresses
+        ranges.append(numbers)
+    return [f"{layer}/{number}" for numbers in ranges for number in numbers]

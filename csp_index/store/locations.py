@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from csp_index.errors import StoreError, one_line
-from csp_index.regular_files import open_file
+from csp_index.regular_files import open_file, user_path
 from csp_index.settings import MAX_TEXT_BYTES
 from csp_index.store.bucket import SCHEMES, BucketLocation
 from csp_index.store.layout import BEGUN, HEAD, OLD_MARK, StoredObject, has_manifest, is_left_over, manifest_names
@@ -215,4 +215,4 @@ def location_of(uri: str | Path) -> Location:
     mangled = re.match(r"(\w+):/(?=\w)", text)
     if mangled and mangled[1] in SCHEMES:
         raise StoreError(f"{text} lost a slash, as a Path does to a URI: give {mangled[1]}://... as a string")
-    return LocalLocation(Path(uri).expanduser())
+    return LocalLocation(user_path(uri))

@@ -44,6 +44,7 @@ class Lock:
 
 
 _LOCK, _OWNER = ".writer.lock", ".writer.json"
+_LONGEST = 10**9  # seconds of a lease; a longer one is none
 _TRIES = 4
 _COARSE = 1.0  # seconds: the resolution of times in object stores
 
@@ -188,7 +189,7 @@ def _is_free(record: StoredObject) -> bool:
 def _end(record: StoredObject) -> datetime:
     """Return when a lease expires, by the server's clock."""
     seconds = _content(record).get("seconds")
-    if not isinstance(seconds, int | float):
+    if not isinstance(seconds, int | float) or not 0 <= seconds <= _LONGEST:
         seconds = settings.LEASE_SECONDS.value()
     return record.modified + timedelta(seconds=seconds)
 

@@ -19,6 +19,7 @@ from csp_index.store import schema
 from csp_index.store.tables import Store
 
 _ID = "%Y%m%dT%H%M%S%f"
+_LAST_YEAR = 9999  # of datetime: no id follows the last one of it
 _PACKAGES = (
     "csp_index",
     "lancedb",
@@ -108,14 +109,19 @@ def _next_id(store: Store, now: datetime) -> str:
     """Return the time in the id of a run. Ids sort by start, also where the clock was set back in between."""
     ids = sorted(map(str, store.read(schema.RUNS, ["run_id"])["run_id"].to_pylist()), reverse=True)
     last = next((time for run_id in ids if (time := _time_of(run_id)) is not None), None)
+    return _id_after(last, now)
+
+
+def _id_after(last: datetime | None, now: datetime) -> str:
     return f"{now if last is None else max(now, last + timedelta(microseconds=1)):{_ID}}"
 
 
 def _time_of(run_id: str) -> datetime | None:
     try:
-        return datetime.strptime(run_id.partition("-")[0], _ID).replace(tzinfo=UTC)
+        time = datetime.strptime(run_id.partition("-")[0], _ID).replace(tzinfo=UTC)
     except ValueError:
         return None
+    return time if time.year < _LAST_YEAR else None
 
 
 def read_runs(store: Store, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:

@@ -24,7 +24,12 @@ def parse_json(text: str, *, constants: bool = True) -> Any:
         raise _too_deep() from None
     if text.count("[") + text.count("{") > _DEEPEST and _is_deeper(value, _DEEPEST):
         raise _too_deep()
-    return value
+    return _whole(value) if r"\ud" in text.lower() else value
+
+
+def _whole(value: Any) -> Any:
+    """Return a value with ? for halves of characters, which an escape can name and no text can hold."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def read_object(text: str | None, table: str, column: str) -> dict[str, Any]:

@@ -31,6 +31,8 @@ from csp_index.store.locations import Location
 _FILES, _TAGS = "commits/files", "commits/tags"
 _TRIES = 8  # readings of HEAD, whose record may be cleaned up in between
 _TAG = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+_DIGEST = re.compile("[0-9a-f]{64}")
+_FOREVER = 24 * 365 * 100  # hours
 _AT_ONCE = 16  # requests to an object store
 _GRACE = timedelta(minutes=10)  # in an object store nobody sees who reads: a commit replaced so lately may be in use
 
@@ -102,9 +104,9 @@ class CommitLog:
                 f"it needs csp_index {fields.get('needs', 'of a later version')} or later"
             )
         try:
-            numbers = (int(fields["commit"]), str(fields["commit_digest"]), int(fields["latest"]))
-            return Head(*numbers, str(fields["latest_digest"]), content.version)
-        except (KeyError, TypeError, ValueError):
+            commit, latest = _number(fields["commit"]), _number(fields["latest"])
+            return Head(commit, str(fields["commit_digest"]), latest, str(fields["latest_digest"]), content.version)
+        except (KeyError, ValueError):
             raise self._damaged("HEAD", "is incomplete") from None
 
     def record(self, number: int, digest: str | None = None) -> Record:
@@ -119,12 +121,12 @@ class CommitLog:
         fields = self._parsed(name, content.data)
         try:
             tables = {
-                check_name(str(table), self._location): TableRecord(**entry)
+                check_name(str(table), self._location): _table_record(entry)
                 for table, entry in fields["tables"].items()
             }
-            when = datetime.fromisoformat(fields["when"])
+            when = datetime.fromisoformat(fields["when"]).astimezone(UTC)
             run, command, shown = str(fields["run_id"]), str(fields["command"]), bool(fields["shown"])
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise self._damaged(name, "is incomplete") from None
         return Record(number, when, run, command, shown, tables, own)
 
@@ -214,7 +216,10 @@ class CommitLog:
 
     def commit_of(self, tag: str) -> int:
         """Return the number of the commit that a tag names, 0 without such a tag."""
-        return int(self._tag(tag).get("commit", 0))
+        try:
+            return _number(self._tag(tag).get("commit", 0))
+        except ValueError:
+            raise self._damaged(f"tags/{tag}", "names no commit") from None
 
     def tag_names(self) -> list[str]:
         """Return the names of all tags, sorted, readable or not."""
@@ -298,7 +303,7 @@ class CommitLog:
         The versions of tables that only removed records name are unused then, and so are the lists of their files.
         """
         head, records, tagged = self.head(), self.records(), set(self.tags().values())
-        oldest = datetime.now(UTC) - max(timedelta(hours=keep_hours), self._grace())
+        oldest = datetime.now(UTC) - max(timedelta(hours=min(keep_hours, _FOREVER)), self._grace())
         replaced: dict[int, datetime] = {}  # when the next shown commit came
         following: datetime | None = None
         for record in reversed(records):
@@ -352,6 +357,22 @@ class CommitLog:
             f"{self._location.uri} is damaged: table {name}: {what}; restore it from a copy, or run "
             f"`csp-index verify {self._location.uri} --repair`"
         )
+
+
+def _number(value: object) -> int:
+    """Return a number of a commit, a version or rows. Raises ValueError for what cannot be one."""
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError("no number")
+    return value
+
+
+def _table_record(entry: Mapping[str, Any]) -> TableRecord:
+    """Return the record of a table. Raises TypeError or ValueError for one that no csp_index wrote."""
+    table = TableRecord(**entry)
+    _number(table.version), _number(table.rows)
+    if not (_DIGEST.fullmatch(table.manifest) and _DIGEST.fullmatch(table.files)):
+        raise ValueError("no digest")
+    return table
 
 
 def _list(files: Mapping[str, list[object]]) -> bytes:
