@@ -30,6 +30,8 @@ from csp_index.images.memory_images import MemoryImage, read_image_of, register
 _TRIED = 10  # items that may fail before a dataset is refused as a whole
 _FOLDER_MODULE = "torchvision.datasets.folder"
 
+_DIGITS = 18  # of the number of an item
+
 
 def open_dataset(source: Any, name: str | None = None) -> DatasetImages | ImageStream:
     """Return an object as an image source; `name` replaces the object's own name in the images' URIs.
@@ -81,7 +83,9 @@ class DatasetImages:
         """Return a function that reads an image again; None if it is another dataset's, or a file that can be read."""
         if self._is_simple:
             head, _, place = uri.rpartition("/")
-            known = head == self.name and place.isdecimal() and int(place) < len(self._dataset)
+            known = (
+                head == self.name and place.isdecimal() and len(place) <= _DIGITS and int(place) < len(self._dataset)
+            )
             return partial(self._read, int(place)) if known else None
         index = self._index_of.get(uri)
         return None if index is None else partial(self._read, index)

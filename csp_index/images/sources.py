@@ -22,7 +22,7 @@ from csp_index.images.formats import image_extensions
 from csp_index.images.memory_images import register
 from csp_index.images.metadata import PathTable
 from csp_index.images.tar_shards import TarSource
-from csp_index.regular_files import check_file
+from csp_index.regular_files import check_file, user_path
 from csp_index.settings import MAX_METADATA_BYTES
 
 __all__ = ["FolderSource", "HeldDatasets", "ImageRef", "ImageSource", "open_source", "walk"]
@@ -56,8 +56,8 @@ def open_source(
         raise SourceError(
             f"name {name!r} is for datasets that are objects: images of {location} are named by their paths"
         )
-    path = Path(location).expanduser()
-    if not path.exists():
+    path = user_path(location)
+    if not os.path.exists(path):
         raise SourceError(
             f"{path} does not exist: give a folder of images, a .parquet file, a .tar shard or a folder of these"
         )
@@ -190,7 +190,7 @@ class FolderSource:
         self.name = str(root)
         self._root = root
         self._endings = image_extensions()
-        file = _own_table(root) if metadata is None else Path(metadata).expanduser()
+        file = _own_table(root) if metadata is None else user_path(metadata)
         if file is None and metadata_key is not None:
             raise SourceError(f"the metadata key {metadata_key!r} is given without a table: name it by --metadata")
         self._table = None if file is None else PathTable(file, root, self._images(), self._endings, metadata_key)

@@ -96,8 +96,17 @@ class _Sample:
             self.failures[member.name] = str(exc)
 
     def refs(self, shard: Path) -> Iterator[ImageRef]:
-        yield from (ImageRef(f"{shard}#{name}", dict(self.metadata)) for name in self.images)
-        yield from (ImageRef(f"{shard}#{name}", failure=reason) for name, reason in self.failures.items())
+        for name in self.images:
+            uri, failure = _uri(shard, name)
+            yield ImageRef(uri, {} if failure else dict(self.metadata), failure=failure)
+        yield from (ImageRef(_uri(shard, name)[0], failure=reason) for name, reason in self.failures.items())
+
+
+def _uri(shard: Path, name: str) -> tuple[str, str | None]:
+    """Return the URI of a member, and why it cannot be read again by it: a name that is not UTF-8 is stored escaped."""
+    uri = f"{shard}#{name}"
+    escaped = uri.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return escaped, None if escaped == uri else "its name is not UTF-8 text"
 
 
 def _damage_behind(tar: tarfile.TarFile) -> str:
@@ -126,7 +135,7 @@ def _member_metadata(ending: str, data: bytes) -> Mapping[str, object]:
     if ending == "txt":
         return {"txt": text}
     if ending == "cls":
-        return {"cls": _number(text) if text.lstrip("-").isdecimal() else text}
+        return {"cls": _number(text) if text.removeprefix("-").isdecimal() else text}
     try:
         value = json.loads(text)
     except ValueError:  # metadata that cannot be parsed must not cost the image
@@ -135,6 +144,8 @@ def _member_metadata(ending: str, data: bytes) -> Mapping[str, object]:
         value = None
     if (value is None and text != "null") or _is_deeper(value, _DEEPEST):
         raise SourceError(f"the metadata has more than {_DEEPEST} lists and objects inside each other")
+    if r"\ud" in text.lower():  # an escape may name half a character, which no text can hold
+        value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     return value if isinstance(value, dict) else {"json": value}
 
 
