@@ -39,6 +39,7 @@ from csp_index.models.weights import (
     stable_settings,
     undo_channels_last,
 )
+from csp_index.regular_files import user_path
 
 __all__ = ["TEMPLATE_SETS", "LoadedEncoder", "load_encoder", "templates"]
 
@@ -294,7 +295,7 @@ def _architecture_and_weights(name: str) -> tuple[str, str]:
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if open_clip.get_pretrained_cfg(architecture, pretrained):
         return architecture, pretrained
-    file = Path(pretrained).expanduser()
+    file = user_path(pretrained)
     if pretrained and file.is_file():
         return architecture, os.fspath(file)
     if pretrained.startswith(("/", ".", "~")):

@@ -24,6 +24,7 @@ from csp_index.errors import CspIndexError, GeneratorError, StoreError, one_line
 from csp_index.models.plugins import call_factory, load_plugins
 from csp_index.models.remote_code import NEVER
 from csp_index.models.weights import hash_weights, lasting, local_directory, resolve_device
+from csp_index.regular_files import user_path
 
 PICTURES_AT_ONCE: Final = {"cuda": 10, "mps": 2}  # by device; 1 on others
 _T = TypeVar("_T")
@@ -192,7 +193,7 @@ class CachedGenerator:
         """Put a folder in front of a generator; the folder is created if it does not exist."""
         self.name, self.identity = generator.name, generator.identity
         self._generator = generator
-        self._root = Path(folder).expanduser() / _digest(dict(sorted(generator.identity.items())))
+        self._root = user_path(folder) / _digest(dict(sorted(generator.identity.items())))
         try:
             self._root.mkdir(parents=True, exist_ok=True)
         except OSError as exc:

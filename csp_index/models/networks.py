@@ -27,6 +27,7 @@ from csp_index.models.pooling import Pool, as_maps, choose_pool, first_tensor, f
 from csp_index.models.sparse_autoencoders import settled
 from csp_index.models.weights import batch_size_for, hash_weights, near_matches, put, resolve_device, undo_channels_last
 from csp_index.models.zoo import Loaded, default_name, load_module
+from csp_index.regular_files import user_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def load_network(
     network = LoadedNetwork(
         load_module(spec, weights), spec=spec, name=selected, layers=layers, pool=pool, device=where
     )
-    network.weights = None if weights is None else str(Path(weights).expanduser().resolve())
+    network.weights = None if weights is None else str(user_path(weights).resolve())
     return network
 
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from csp_index.errors import SettingError
-from csp_index.regular_files import read_text
+from csp_index.regular_files import read_text, user_path
 
 _OWN_SETS: dict[str, tuple[str, ...]] = {
     "none": ("{}",),
@@ -79,7 +79,7 @@ def fill(template: str, text: str) -> str:
 
 
 def _from_file(name: str) -> tuple[str, ...]:
-    path = Path(name).expanduser()
+    path = user_path(name)
     try:
         lines = read_text(path).splitlines()
     except (OSError, ValueError) as exc:

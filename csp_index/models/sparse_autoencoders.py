@@ -36,11 +36,12 @@ from torch import Tensor, nn
 from csp_index.errors import ModelError
 from csp_index.models.pooling import choose_pool, first_tensor, pooled
 from csp_index.models.weights import hash_weights, lasting, near_matches, read_weights
+from csp_index.regular_files import user_path
 
 __all__ = ["SparseAutoencoder", "SparseSource", "attach", "settled", "split_spec"]
 
 _MARK = "+sae:"
-_OPTION = re.compile(r":(topk=\d+|places|plain|pool=[a-z-]+|name=[^/:\s]+)$")
+_OPTION = re.compile(r":(topk=[0-9]{1,9}|places|plain|pool=[a-z-]+|name=[^/:\s]+)$")
 _ENCODERS = ("W_enc", "encoder.weight")
 _ENCODER_BIASES = ("b_enc", "encoder.bias", "latent_bias")
 _INPUT_BIASES = ("b_pre", "pre_bias")
@@ -87,7 +88,7 @@ def split_spec(spec: str) -> tuple[str, tuple[SparseSource, ...]]:
 def settled(spec: str) -> str:
     """Return a network's spec with its local paths made absolute, so that it means the same from any folder."""
     base, added = split_spec(spec)
-    files = [{**asdict(source), "file": str(Path(source.file).expanduser().resolve())} for source in added]
+    files = [{**asdict(source), "file": str(user_path(source.file).resolve())} for source in added]
     return _MARK.join([lasting(base), *(str(SparseSource(**parts)) for parts in files)])
 
 
@@ -177,7 +178,7 @@ def _parse(text: str) -> SparseSource:
         options[word] = value
         rest = rest[: result.start()]
     layer, equals, file = rest.partition("=")
-    if not equals or not layer or not file:
+    if not equals or not layer or not file or "\0" in file:
         raise ModelError(
             f"{text!r} adds no sparse autoencoder: write LAYER=FILE, after it perhaps :topk=K, :places, :plain, "
             ":pool=POOL or :name=NAME"
@@ -190,7 +191,7 @@ def _parse(text: str) -> SparseSource:
 
 def _metadata(file: str) -> dict[str, str]:
     """Return the metadata of a safetensors file."""
-    path = Path(file).expanduser()
+    path = user_path(file)
     if path.suffix.lower() != ".safetensors":
         return {}
     from safetensors import safe_open
@@ -207,7 +208,7 @@ def _topk(source: SparseSource, tensors: dict[str, Tensor], metadata: dict[str, 
     if messages:
         try:
             return int(str(messages[0]))
-        except ValueError as exc:
+        except ValueError as exc:  # what is no whole number, infinity included
             raise ModelError(f"{source.file} says k is {messages[0]!r}, expected a number: add :topk=K") from exc
     kind = " ".join(metadata.get(name, "") for name in ("architecture", "activation", "activation_fn", "type")).lower()
     if "topk" in kind.replace("_", ""):
@@ -215,11 +216,18 @@ def _topk(source: SparseSource, tensors: dict[str, Tensor], metadata: dict[str, 
     return None
 
 
+def _is_flat(tensors: dict[str, Tensor], name: str) -> bool:
+    return name in tensors and tensors[name].dim() == 0
+
+
 def _encoder(
     source: SparseSource, tensors: dict[str, Tensor], metadata: dict[str, str]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the encoder [D, S], its bias [S], and the vector [D] that is subtracted from the input."""
     known = {*_ENCODERS, *_ENCODER_BIASES, *_INPUT_BIASES, *_DECODER_BIASES, *_UNREAD, *_TOPK}
+    strange = next((name for name in (*known, *tensors) if name in tensors and tensors[name].is_complex()), None)
+    if strange is not None:
+        raise ModelError(f"{source.file} holds complex numbers in {strange}: expected real ones")
     odd = [name for name, tensor in tensors.items() if name not in known and tensor.is_floating_point()]
     if odd:
         raise ModelError(
@@ -227,8 +235,15 @@ def _encoder(
             f"(known: {', '.join(sorted(known - set(_TOPK)))}): rename or fold what is meant by them"
         )
     name = next((name for name in _ENCODERS if name in tensors), None)
-    if name is None or tensors[name].dim() != 2:
-        raise ModelError(f"{source.file} has no encoder matrix: expected {' or '.join(_ENCODERS)} with two axes")
+    if name is None or tensors[name].dim() != 2 or not tensors[name].numel():
+        raise ModelError(
+            f"{source.file} has no encoder matrix: expected {' or '.join(_ENCODERS)} with two axes, filled"
+        )
+    flat = next(
+        (part for part in (*_ENCODER_BIASES, *_INPUT_BIASES, *_DECODER_BIASES) if _is_flat(tensors, part)), None
+    )
+    if flat is not None:
+        raise ModelError(f"{source.file} has a single number as {flat}: expected a bias with one axis")
     matrix = tensors[name].float()
     bias = next((tensors[part].float() for part in _ENCODER_BIASES if part in tensors), None)
     biases: tuple[str, ...] = _INPUT_BIASES

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from csp_index.errors import CspIndexError, ModelError, SettingError, one_line
-from csp_index.regular_files import check_file
+from csp_index.regular_files import check_file, user_path
 
 OBJECT = "object"
 """The library in the spec of a model that is an object of the caller: ``object:mine``."""
@@ -102,8 +103,8 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     A checkpoint may hold them under ``state_dict`` or ``model``; the prefix ``module.`` of parallel training is
     removed. Raises ModelError for a file that holds no such table.
     """
-    path = Path(file).expanduser()
-    if not path.exists():
+    path = user_path(file)
+    if not os.path.exists(path):
         raise ModelError(f"the weight file {path} does not exist")
     try:
         check_file(path)
@@ -149,13 +150,13 @@ def local_directory(name: str, error: type[CspIndexError]) -> Path | None:
     Raises ``error`` for a name that looks like a path and does not exist, so that a mistyped path never becomes a
     download: one that starts with ``/``, ``.`` or ``~``, or whose first part is a folder here.
     """
-    path = Path(name).expanduser()
+    path = user_path(name)
     spelled_out = "/" in name or name.startswith((".", "~"))
-    if path.is_dir() and (spelled_out or any((path / config).is_file() for config in _CONFIG_FILES)):
+    if os.path.isdir(path) and (spelled_out or any((path / config).is_file() for config in _CONFIG_FILES)):
         return path.resolve()
     if name.startswith(("/", ".", "~")):
         raise error(f"the directory {name} does not exist{_neighbours(path)}")
-    if "/" in name and path.parent.is_dir():
+    if "/" in name and os.path.isdir(path.parent):
         raise error(
             f"{name!r} looks like a path, as the folder {str(path.parent)!r} exists here, but it has no {path.name!r}"
             f"{_neighbours(path)}"
@@ -180,8 +181,8 @@ def lasting(spec: str) -> str:
     'timm:resnet50.a1_in1k'
     """
     library, colon, name = spec.partition(":")
-    path = Path(name).expanduser()
-    return f"{library}:{path.resolve()}" if colon and "/" in name and path.is_dir() else spec
+    path = user_path(name)
+    return f"{library}:{path.resolve()}" if colon and "/" in name and os.path.isdir(path) else spec
 
 
 def objects_are_missing(kinds: Mapping[str, str]) -> str:
@@ -211,7 +212,7 @@ def near_matches(name: str, known: Iterable[str], count: int = 4) -> list[str]:
 
 
 def _neighbours(path: Path) -> str:
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return ""
     near = near_matches(path.name, (entry.name for entry in path.parent.iterdir() if entry.is_dir()))
     return f" (near: {', '.join(near)})" if near else ""
