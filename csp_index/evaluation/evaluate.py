@@ -39,7 +39,7 @@ from csp_index.labelling import scoring
 from csp_index.labelling.request import check_request, make_request
 from csp_index.models.image_generators import ImageGenerator, load_generator
 from csp_index.records import ExampleOptions, Progress
-from csp_index.regular_files import read_bytes
+from csp_index.regular_files import read_bytes, user_path
 from csp_index.settings import MAX_TEXT_BYTES
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo
@@ -217,7 +217,7 @@ def _describe(
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(read_bytes(Path(path).expanduser(), MAX_TEXT_BYTES)).hexdigest()[:16]
+    return hashlib.sha256(read_bytes(user_path(path), MAX_TEXT_BYTES)).hexdigest()[:16]
 
 
 def _listing(location: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +18,15 @@ from csp_index.errors import AddressError, EvaluationError, one_line
 from csp_index.evaluation.evaluation import ALL
 from csp_index.evaluation.hierarchy import Hierarchy, Relation, normal_text
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.regular_files import read_bytes
+from csp_index.regular_files import read_bytes, user_path
 from csp_index.settings import MAX_TEXT_BYTES
+from csp_index.store.stored_json import parse_json
 
 Embed = Callable[[Sequence[str]], torch.Tensor]
 """From T texts to their unit embeddings [T, D]."""
 
 _TOP = 5
+_DIGITS = 18  # of a neuron's number, as in its address
 _SHOWN = 5  # unknown neurons named in an error
 _BLOCK_BYTES = 256 * 2**20
 _CLOSEST: tuple[Relation, ...] = ("same", "broader", "narrower", "sibling", "other", "unknown")
@@ -68,7 +69,7 @@ def read_truth(path: str | Path, layer: LayerKey, neurons: int, *, synonyms: boo
     synonyms. In all three, commas belong to the text unless `synonyms` says that they separate synonyms ("tench, Tinca
     tinca").
     """
-    file = Path(path).expanduser()
+    file = user_path(path)
     where = f"the truth file {file}"
     try:
         text = read_bytes(file, MAX_TEXT_BYTES).decode("utf-8-sig")
@@ -186,7 +187,7 @@ def _lines(text: str) -> list[tuple[str, str, str]]:
 
 def _json(text: str, where: str) -> list[tuple[str, str, str]]:
     try:
-        data = json.loads(text)
+        data = parse_json(text)
     except ValueError as exc:
         raise EvaluationError(f"{where} is not JSON: {one_line(exc)}") from exc
     if not isinstance(data, list | dict):
@@ -216,7 +217,7 @@ def _table(text: str, where: str) -> list[tuple[str, str, str]]:
 
 
 def _neuron(name: str, layer: LayerKey, where: str) -> NeuronKey:
-    if name.isascii() and name.isdigit():
+    if name.isascii() and name.isdigit() and len(name) <= _DIGITS:
         return NeuronKey(layer.model, layer.layer, int(name))
     try:
         return NeuronKey.parse(name)

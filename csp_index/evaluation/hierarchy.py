@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from csp_index.errors import EvaluationError, one_line
-from csp_index.regular_files import read_bytes
+from csp_index.regular_files import read_bytes, user_path
 from csp_index.settings import MAX_TEXT_BYTES
 
 Relation = Literal["same", "broader", "narrower", "sibling", "other", "unknown"]
@@ -179,8 +180,8 @@ def load_hierarchy(path: str | Path) -> Hierarchy:
     The content decides which of the two formats it is. Errors: EvaluationError for a file that cannot be read, has
     neither format, or has a cycle.
     """
-    file = Path(path).expanduser()
-    if file.is_dir():
+    file = user_path(path)
+    if os.path.isdir(file):
         file = file / "data.noun"
     try:
         data = read_bytes(file, MAX_TEXT_BYTES)

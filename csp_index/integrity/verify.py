@@ -17,6 +17,7 @@ from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.index_models import Models
 from csp_index.models.weights import OBJECT
 from csp_index.records import Progress
+from csp_index.regular_files import user_path
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.connect import open_snapshot, open_store
 from csp_index.store.locations import Location, location_of
@@ -110,6 +111,6 @@ def encoder_at_hand(models: Models, info: EncoderInfo) -> LoadedEncoder | None:
     Raises ModelError where it cannot be loaded, has changed, or is code that the user does not trust.
     """
     _, _, name = info.name.partition(":")
-    if info.name.startswith(("python:", f"{OBJECT}:")) or Path(name).expanduser().is_dir():
+    if info.name.startswith(("python:", f"{OBJECT}:")) or user_path(name).is_dir():
         return models.held_encoder(info)
     return None

@@ -22,7 +22,7 @@ from csp_index.labelling.vocabularies import load_vocabulary as load_vocabulary
 from csp_index.labelling.vocabularies import make_vocabulary as make_vocabulary
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.prompt_templates import as_stored, from_index, is_text, templates
-from csp_index.regular_files import read_bytes
+from csp_index.regular_files import read_bytes, user_path
 from csp_index.settings import MAX_IMAGE_BYTES
 from csp_index.store import schema
 from csp_index.store.catalog import EncoderInfo, sql_text
@@ -255,7 +255,7 @@ def keep_vocabulary(store: Store, vocabulary: Vocabulary, template_set: str) -> 
 def embed_picture(encoder: LoadedEncoder, path: str | Path) -> torch.Tensor:
     """Return the embedding [D] of a picture file."""
     try:
-        data = read_bytes(Path(path).expanduser(), MAX_IMAGE_BYTES)
+        data = read_bytes(user_path(path), MAX_IMAGE_BYTES)
     except OSError as exc:
         raise SourceError(f"the picture {path} cannot be read: {one_line(exc)}") from exc
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from csp_index.errors import LabelError, one_line
-from csp_index.regular_files import check_file, read_text
+from csp_index.regular_files import check_file, read_text, user_path
 from csp_index.settings import MAX_TEXT_BYTES
 from csp_index.store import catalog, schema
 from csp_index.store.image_metadata import check_columns, parse_metadata
@@ -56,7 +56,7 @@ def load_vocabulary(name: str | Path, store: Store | None = None) -> Vocabulary:
         if store is None:
             raise LabelError(f"vocabulary {name} is a column of an index: name it where an index is labelled")
         return metadata_vocabulary(store, str(name).removeprefix(_METADATA))
-    path = Path(name).expanduser()
+    path = user_path(name)
     if table := _TABLE.fullmatch(str(path)):
         vocabulary = _from_table(Path(table["file"]), table["column"])
         if vocabulary is not None:

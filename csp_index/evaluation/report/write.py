@@ -41,6 +41,7 @@ from csp_index.evaluation.report.summary import (
     summarise,
 )
 from csp_index.evaluation.report.wording import CONTROLS, base_name, figure
+from csp_index.regular_files import user_path
 
 __all__ = ["calibration_rows", "write_report"]
 
@@ -66,7 +67,7 @@ def write_report(
     or its rows as mappings; `calibration` are rows of `calibration_rows`. Raises EvaluationError for a folder with
     other files, for one that cannot be written, and for an evaluation in which CoSy's metrics would be alone.
     """
-    target = Path(folder).expanduser().resolve()
+    target = user_path(folder).resolve()
     check_folder(target)
     grid = make_grid(evaluation)
     if not grid.rows:
@@ -187,7 +188,7 @@ def check_folder(folder: str | Path) -> None:
     """Refuse a folder whose content would be lost, and an empty path."""
     if not str(folder):
         raise EvaluationError("the report's folder is an empty text: name a new or empty folder")
-    target = Path(folder).expanduser().resolve()
+    target = user_path(folder).resolve()
     if not target.exists():
         return
     try:
