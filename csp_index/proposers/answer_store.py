@@ -324,7 +324,14 @@ def _parsed(line: bytes) -> Row | None:
     if not isinstance(row, dict) or not names <= row.keys():
         return None
     try:  # a line that does not fit the tables is damaged
-        _answers([row]), _candidates([row])
-    except (pa.ArrowException, TypeError, ValueError):
+        stored, candidates = _answers([row]).to_pylist()[0], _candidates([row])
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
         return None
-    return row
+    fits = all(
+        value is not None and not isinstance(row[name], bool) and value == row[name]
+        for name, value in stored.items()
+        if name != "when"
+    )
+    texts = row["texts"]
+    same = isinstance(texts, list) and None not in texts and candidates["text"].to_pylist() == texts
+    return row if fits and same and isinstance(row["neuron"], int) and row["neuron"] >= 0 else None

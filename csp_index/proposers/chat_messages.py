@@ -20,7 +20,7 @@ Encoding = Literal["jpeg", "png"]
 Parameter = Literal["max_tokens", "temperature"]
 """Parameters that some models refuse; the request is then repeated without them."""
 
-_TAGS = re.compile(r"<[^>]*>")
+_TAGS = re.compile(r"<[^<>]*>")
 _CUT = ("length", "content_filter")  # reasons why a model stopped in the middle
 _MOST = 2**31 - 1  # tokens; a larger count is invalid
 
@@ -126,7 +126,7 @@ def listed_models(data: bytes) -> dict[str, str]:
 
 def excerpt(text: str) -> str:
     """Return a text in one line of at most 300 characters."""
-    line = " ".join(text.split())
+    line = " ".join(storable(text).split())
     return line if len(line) <= 300 else line[:297] + "..."
 
 

@@ -192,6 +192,14 @@ class Connection:
         )
 
 
+def is_address(base: str) -> bool:
+    """Return whether requests can be sent to an address."""
+    try:
+        return bool(httpx2.URL(base).host)
+    except httpx2.InvalidURL:
+        return False
+
+
 class _Key:
     """A key, or none; only requests contain it."""
 
@@ -237,7 +245,7 @@ def _seconds(retry_after: str) -> float:
     except ValueError:
         try:
             date = parsedate_to_datetime(retry_after)
-        except ValueError:
+        except (ValueError, OverflowError, TypeError, IndexError):
             return 0.0
         seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return max(0.0, seconds) if math.isfinite(seconds) else 0.0

@@ -22,7 +22,7 @@ from csp_index import settings
 from csp_index.errors import ProposerError, SettingError, one_line
 from csp_index.proposers import chat_messages
 from csp_index.proposers.grids import Layout, full_prompt, pictures
-from csp_index.proposers.http_client import Address, Connection, Endless, Refused, Spent, Unanswered
+from csp_index.proposers.http_client import Address, Connection, Endless, Refused, Spent, Unanswered, is_address
 from csp_index.proposers.prompts import Prompt, read_answer
 from csp_index.proposers.proposer import Answer, CandidateKind, Question
 
@@ -361,7 +361,9 @@ def _base(url: str) -> str:
         )
     try:
         parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        usable = (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0 and is_address(text)
+        )
     except ValueError:
         usable = False
     if not usable or any(letter.isspace() or not letter.isprintable() for letter in text):

@@ -16,6 +16,7 @@ from itertools import combinations
 from typing import Any, Final
 
 MOST_WORDS: Final = 4  # of a phrase, including its preposition
+_LONGEST: Final = 60  # characters of a word; the tagger's time grows with their square
 _MOST_MODIFIERS: Final = 6  # those nearest to the noun; each further one would double the phrases
 _WORDS: Final = re.compile(r"[^\W_]+(?:-[^\W_]+)*|'s\b|[^\w\s]")
 
@@ -156,7 +157,7 @@ def _tagger() -> Any:
 
 def _tagged(caption: str) -> list[_Word]:
     plain = caption.casefold().replace("\u2019", "'").replace("close up", "close-up")
-    texts = _WORDS.findall(plain)
+    texts = [word for word in _WORDS.findall(plain) if len(word) <= _LONGEST]
     words = [_Word(text, lemma.casefold(), tag) for text, lemma, tag in _tagger().tag_sent(texts)] if texts else []
     return [_Word(word.text, word.lemma, _tag_in_place(words, at)) for at, word in enumerate(words)]
 

@@ -13,18 +13,17 @@ import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from csp_index.errors import ProposerError
-from csp_index.regular_files import read_text
+from csp_index.regular_files import read_text, user_path
 
 PLACEHOLDERS: Final = ("examples", "contrasts", "concepts", "words")
 SEPARATOR: Final = "---"
 """The line of a prompt file between its text for two sets and its text for activating images only."""
 
-_IN_BRACES = re.compile(r"\{\s*(\w*)\s*\}")
-_THOUGHTS = re.compile(r"\A\s*(?:<think(?:ing)?>)?.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+_IN_BRACES = re.compile(r"\{\s*+(\w*)\s*\}")  # possessive: what does not match is looked at once
+_THOUGHTS = re.compile(r"\A\s*+(?:<think(?:ing)?>)?.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _OPEN_THOUGHTS = re.compile(r"\A\s*<think(?:ing)?>", re.IGNORECASE)
 _FENCE = re.compile(r"\A```[\w-]*[ \t]*\n(.*)\n[ \t]*```\Z", re.DOTALL)
 _BULLET = re.compile(r"\s*(?:[-*+\u2022\u2013]|\(?\d{1,2}[.)])\s+(.*\S)\s*")
@@ -114,7 +113,7 @@ def load_prompt(name_or_file: str) -> Prompt:
     """
     if name_or_file in PROMPTS:
         return PROMPTS[name_or_file]
-    path = Path(name_or_file).expanduser()
+    path = user_path(name_or_file)
     try:
         lines = read_text(path).splitlines()
     except (OSError, ValueError) as exc:
@@ -219,7 +218,7 @@ def _from_json(body: str) -> list[str]:
 def _from_lines(body: str) -> list[str]:
     items = []
     for line in filter(str.strip, body.splitlines()):
-        match = _BULLET.fullmatch(line)
+        match = _BULLET.fullmatch(line.strip())
         if match is None:
             raise ProposerError(f"the answer is prose, not a JSON list of strings: {_excerpt(body)}")
         item = match[1].rstrip(".,").strip("*\"'`\u201c\u201d").rstrip(".,").strip()
