@@ -24,6 +24,7 @@ from starlette.responses import Response
 
 from csp_index import errors
 from csp_index.images import decode
+from csp_index.printable import printable
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.config import ServiceSettings
 from csp_index.service.documents.home import home_document
@@ -128,7 +129,7 @@ def fault_of(exc: Exception) -> Fault:
     """Return the fault that an exception means to the client. Details of this machine stay in the log."""
     if isinstance(exc, RequestValidationError):
         message = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in exc.errors()[:_NAMED])
-        return Fault(422, "invalid", message, "/openapi.json says what is expected")
+        return Fault(422, "invalid", printable(message), "/openapi.json says what is expected")
     if isinstance(exc, HTTPException):
         return Fault(exc.status_code, _HTTP_TYPES.get(exc.status_code, "http"), str(exc.detail))
     for kind, (status, name) in _STATUS.items():
