@@ -138,7 +138,7 @@ class PathTable:
                 return key
             raise SourceError(f"the metadata table {self._file} has no column {key!r} (has: {', '.join(names)})")
         step = max(1, columns.num_rows // _TRIED)
-        sample = columns.take(list(range(0, columns.num_rows, step)))
+        sample = columns.take(np.arange(0, columns.num_rows, step))
         usual = {name: place for place, name in enumerate(_USUAL)}
         for tried in (sample, columns) if step > 1 else (sample,):
             images = {name: self._named(tried[name]) for name in names}

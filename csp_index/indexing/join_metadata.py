@@ -14,6 +14,7 @@ import pyarrow as pa
 from csp_index.errors import SourceError
 from csp_index.images.formats import image_extensions
 from csp_index.images.metadata import PathTable
+from csp_index.regular_files import user_path
 from csp_index.store import catalog, schema
 from csp_index.store.history.digests import ShardDigest
 from csp_index.store.image_metadata import METADATA_COMMAND, parse_metadata
@@ -39,7 +40,7 @@ def join_metadata(store: Store, file: str | Path, key: str | None = None, *, rep
     already are replaced, also where the new table has no row. Raises SourceError before anything is written: for a
     table that cannot be read or names no image, and for columns that are there without `replace`.
     """
-    path = Path(file).expanduser()
+    path = user_path(file)
     with store.write_lock():
         count = catalog.image_count(store)
         names = _names(store, count)

@@ -49,8 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         damaged(b"path,caption\na.png,red\nsub/b.png,blue\n"),
         st.binary(max_size=40),
     ),
-    st.sampled_from([".csv", ".tsv"]),
+    st.sampled_from([".csv", ".tsv", ".json", ".jsonl"]),
 )
+@example(b"path,b\n", ".csv")
 @example(b'"path"x,b\na.png,1\n', ".csv")
 @example(b"\npath,b\na.png,1\n", ".csv")
 @example(b"caption,where\n" + b"x" * 300 + b",a.png\n", ".csv")
