@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.dataset
 from duckdb.func import ARROW
 
-from csp_index.errors import CspIndexError, QueryError
+from csp_index.errors import CspIndexError, QueryError, one_line
 from csp_index.query.results import ResultFormat, SqlResult, write_result
 
 __all__ = ["ReadActivations", "ResultFormat", "SqlLimits", "SqlResult", "run_sql", "write_result"]
@@ -101,6 +101,10 @@ def _connect(limits: SqlLimits) -> duckdb.DuckDBPyConnection:
 
 def _only_select(connection: duckdb.DuckDBPyConnection, statement: str) -> duckdb.Statement:
     """Return the one statement in the text if it only reads."""
+    try:
+        statement.encode()
+    except UnicodeEncodeError as exc:
+        raise QueryError(f"the SQL statement is not UTF-8 text: {one_line(exc)}") from exc
     parsed = connection.extract_statements(statement)
     if len(parsed) != 1:
         raise QueryError(f"got {len(parsed)} SQL statements, expected one, for example: SELECT * FROM images LIMIT 5")
