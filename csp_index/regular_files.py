@@ -29,7 +29,10 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0
 
 def user_path(path: str | Path) -> Path:
     """Return a path that a user writes: `~` is the home folder, and `~name` stays if there is no such user."""
-    return Path(os.path.expanduser(path))
+    try:
+        return Path(os.path.expanduser(path))
+    except ValueError:  # a NUL in the name of a user
+        return Path(path)
 
 
 def check_file(path: str | Path, limit: Count | None = None) -> None:

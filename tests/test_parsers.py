@@ -17,7 +17,7 @@ from csp_index.array_files import load_array
 from csp_index.errors import AddressError, ArrayError, CspIndexError, SettingError, StoreError
 from csp_index.printable import printable, printable_json, printable_lines
 from csp_index.records import ExampleOptions, LayerKey, NeuronKey, ScoringOptions
-from csp_index.regular_files import read_bytes, read_text
+from csp_index.regular_files import read_bytes, read_text, user_path
 from csp_index.settings import MAX_TEXT_BYTES, SETTINGS, Amount, Count, CountOrAuto, Real, Setting
 
 NAME = st.text(min_size=1, max_size=8).filter(lambda text: "/" not in text and text == text.strip())
@@ -160,9 +160,11 @@ def test_an_array_is_read_as_it_is_written(file: Path) -> None:
 @QUICK
 @given(like("/", ".", "..", "~", "x"))
 @example("\0")
+@example("~\0/x")
 @example("a" * 300)
 @example("\ud800")
 def test_any_path_is_read_or_an_os_error(text: str) -> None:
+    assert user_path(text) is not None
     for read in (read_text, lambda path: read_bytes(path, MAX_TEXT_BYTES)):
         try:
             read(text)
