@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from csp_index.errors import LabelError, one_line
+from csp_index.labelling.label_files import read_label_file
 from csp_index.regular_files import check_file, read_text, user_path
 from csp_index.settings import MAX_TEXT_BYTES
 from csp_index.store import catalog, schema
@@ -24,6 +26,7 @@ from csp_index.store.tables import Store
 
 BUILT_IN = ("imagenet1k", "imagenet21k")
 
+_log = logging.getLogger(__name__)
 _METADATA = "metadata:"
 _FORMULA = re.compile(r"^'(?=[=+\-@\t\r])")  # the apostrophe that `csp-index sql --format csv` puts before formulas
 _TABLE = re.compile(r"(?P<file>.+?\.(?:parquet|csv|tsv))(?::(?P<column>.+))?", re.IGNORECASE | re.DOTALL)
@@ -43,12 +46,14 @@ class Vocabulary:
 
 
 def load_vocabulary(name: str | Path, store: Store | None = None) -> Vocabulary:
-    """Return a vocabulary by name: built in, a text file with one label a line, or a column of a table.
+    """Return a vocabulary by name: built in, a file of labels, or a column of a table.
 
-    Built in are `imagenet1k` and `imagenet21k`. `FILE.parquet:COLUMN`, `FILE.csv:COLUMN` (or .tsv) is a column of texts
-    or of lists of texts; `metadata:COLUMN` what the metadata of the index's images say (`metadata_vocabulary`). Texts
-    that differ only in case, spacing or Unicode form are merged, the first spelling wins. Errors: LabelError for an
-    empty list, an empty line or row (with its number), a missing column (with those there are).
+    A file has one label per line, or is JSON or YAML (`label_files`: lists, labels by number or synset, concepts by
+    class); what was guessed about it is logged. Built in are `imagenet1k` and `imagenet21k`. `FILE.parquet:COLUMN`,
+    `FILE.csv:COLUMN` (or .tsv) is a column of texts or of lists of texts; `metadata:COLUMN` what the metadata of the
+    index's images say (`metadata_vocabulary`). Texts that differ only in case, spacing or Unicode form are merged, the
+    first spelling wins. Errors: LabelError for an empty list, an empty line or row (with its number), a missing column
+    (with those there are), a file that is no list of labels.
     """
     if str(name) in BUILT_IN:
         return Vocabulary(str(name), _merged(_built_in(str(name))))
@@ -62,12 +67,14 @@ def load_vocabulary(name: str | Path, store: Store | None = None) -> Vocabulary:
         if vocabulary is not None:
             return vocabulary
     try:
-        lines = text_lines(path)
+        labels = read_label_file(path)
     except FileNotFoundError:
         raise LabelError(f"vocabulary {name} is neither a file nor built in (has: {', '.join(BUILT_IN)})") from None
     except (OSError, UnicodeDecodeError) as exc:
         raise LabelError(f"vocabulary {path} cannot be read as UTF-8 text: {one_line(exc)}") from exc
-    return make_vocabulary(path.stem, lines, str(path))
+    if labels.note:
+        _log.warning("%s", labels.note)
+    return _checked(path.stem, labels.rows, str(path), "line")
 
 
 def make_vocabulary(name: str, texts: Sequence[str], where: str = "") -> Vocabulary:

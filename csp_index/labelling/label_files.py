@@ -1,0 +1,179 @@
+"""Read lists of labels as they lie about: one label per line, JSON, YAML, and the mappings that data sets ship.
+
+What was guessed about a file is in a note; what is no list of labels is refused. Knows nothing about vocabularies.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from csp_index.errors import LabelError, one_line
+from csp_index.regular_files import read_text
+
+_LISTS: Final = ("id2label", "names", "classes", "categories", "labels", "concepts", "class_names")
+_NAMES: Final = ("name", "label", "text", "concept", "class", "class_name", "title")
+_SYNSET: Final = re.compile(r"n\d{8}")
+_SYNSET_LINE: Final = re.compile(r"n\d{8}[\s,:]+(\S.*)")
+_NUMBERED_LINE: Final = re.compile(r"(\d+)\s*(?:[:.)]\s*|\s+)(\S.*)")
+_PLACES_LINE: Final = re.compile(r"/[a-z]/(\S+)\s+\d+")
+_QUOTED_LINE: Final = re.compile(r"""\s*(["']).*\1\s*,?\s*""")
+_NO_LIST: Final = re.compile(r"\s*(?:<!doctype|<html|<\?xml|<svg|#!|import |from \S+ import |def |%PDF)", re.IGNORECASE)
+_DEEPEST: Final = 200  # brackets inside each other, before a parser reads them
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFile:
+    """The labels of a file in their order, as written there; `rows` has one entry per line, class or item of it."""
+
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+def read_label_file(path: Path) -> LabelFile:
+    """Return the labels of a text, JSON or YAML file. Raises LabelError, OSError or UnicodeDecodeError."""
+    text = read_text(path)
+    kind = path.suffix.lower()
+    if "\0" in text or _NO_LIST.match(text):
+        raise LabelError(f"vocabulary {path} is no list of labels: expected one label per line, or a JSON list")
+    if kind in (".json", ".jsonl", ".ndjson") or text.lstrip()[:1] in ("{", "["):
+        return _structured(_parsed(text, path), path)
+    if kind in (".yaml", ".yml"):
+        import yaml
+
+        try:
+            return _structured(yaml.safe_load(text), path)
+        except (yaml.YAMLError, RecursionError) as exc:
+            raise LabelError(f"vocabulary {path} cannot be read as YAML: {one_line(exc)}") from exc
+    return _lines(text, path)
+
+
+def _parsed(text: str, path: Path) -> Any:
+    """Return the value of JSON, of lines of JSON, or of a Python literal, as class lists of ImageNet are passed on."""
+    if text.count("[") > _DEEPEST < text.count("[" * _DEEPEST) or ("{" * _DEEPEST) in text:
+        raise LabelError(f"vocabulary {path} is no list of labels: it is {_DEEPEST} brackets deep")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        reason = one_line(exc)
+    lines = [line for line in text.splitlines() if line.strip()]
+    try:
+        if len(lines) > 1:
+            return [json.loads(line) for line in lines]
+    except (ValueError, RecursionError):
+        pass  # no lines of JSON: what follows says why it is no JSON at all
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise LabelError(f"vocabulary {path} cannot be read as JSON: {reason}") from None
+
+
+def _structured(value: Any, path: Path) -> LabelFile:
+    """Return the labels of a list or a dictionary."""
+    if isinstance(value, Mapping):
+        part = next((name for name in _LISTS if isinstance(value.get(name), Mapping | list)), None)
+        if part is not None:
+            return LabelFile(_structured(value[part], path).rows, f"{path.name}: the labels are those under {part!r}")
+        return _mapping({str(key): item for key, item in value.items()}, path)
+    if isinstance(value, list | tuple | set) and value:
+        items = sorted(value) if isinstance(value, set) else list(value)
+        if all(isinstance(item, str) for item in items):
+            return LabelFile(tuple((item,) for item in items))
+        if all(isinstance(item, Mapping) for item in items):
+            return _objects(items, path)
+        if all(_is_pair(item) for item in items):
+            return LabelFile(
+                tuple((item[1],) for item in items), f"{path.name}: the ids before the labels are left out"
+            )
+    raise _refused(path, value)
+
+
+def _mapping(value: Mapping[str, Any], path: Path) -> LabelFile:
+    """Return the labels of a dictionary: names by number or synset, numbers by name, or concepts by class."""
+    items = list(value.items())
+    parts = [item for _, item in items]
+    if not items:
+        raise _refused(path, value)
+    lists = all(isinstance(item, list | tuple) for item in parts) and not all(map(_is_pair, parts))
+    if lists and all(isinstance(text, str) for item in parts for text in item):
+        rows = tuple((text,) for item in parts for text in item)
+        return LabelFile(rows, f"{path.name}: the labels are the {len(rows)} concepts of its {len(items)} classes")
+    if all(isinstance(item, int) and not isinstance(item, bool) for item in parts):  # the number of each label
+        return LabelFile(tuple((key,) for key, _ in sorted(items, key=lambda item: item[1])))
+    if all(key.lstrip("-").isdigit() or _SYNSET.fullmatch(key) for key in value):
+        if all(key.lstrip("-").isdigit() for key in value):
+            items.sort(key=lambda item: int(item[0]))
+        parts = [item for _, item in items]
+        if all(isinstance(item, str) for item in parts):
+            return LabelFile(tuple((item,) for item in parts))
+        if all(map(_is_pair, parts)):
+            return LabelFile(tuple((item[1],) for item in parts))
+        if all(isinstance(item, Mapping) for item in parts):
+            return _objects(parts, path)
+    if all(isinstance(item, str) and _SYNSET.fullmatch(item) for item in parts):
+        return LabelFile(tuple((key,) for key in value))
+    raise _refused(path, value)
+
+
+def _is_pair(item: object) -> bool:
+    """Return whether this is a pair of a synset or number and a label, as in `imagenet_class_index.json`."""
+    if not (isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[1], str)):
+        return False
+    return isinstance(item[0], int) or (isinstance(item[0], str) and _SYNSET.fullmatch(item[0]) is not None)
+
+
+def _objects(items: Sequence[Mapping[Any, Any]], path: Path) -> LabelFile:
+    name = next((name for name in _NAMES if all(isinstance(item.get(name), str) for item in items)), None)
+    if name is None:
+        keys = ", ".join(dict.fromkeys(str(key) for item in items for key in item))
+        raise LabelError(
+            f"vocabulary {path} has objects without a text under {', '.join(_NAMES)} (have: {keys}): write a list of "
+            "labels"
+        )
+    return LabelFile(tuple((item[name],) for item in items), f"{path.name}: the labels are those under {name!r}")
+
+
+def _lines(text: str, path: Path) -> LabelFile:
+    """Return one label per line, without the numbers or ids that every line begins with, and without comments."""
+    lines = text.split("\n")
+    lines = lines[:-1] if lines[-1] == "" else lines
+    notes = []
+    comments = [line for line in lines if line.startswith("# ")]
+    if comments and len(comments) < len(lines):
+        notes.append(f"{len(comments)} comment lines (# ..) are left out")
+        lines = [line for line in lines if not line.startswith("# ")]
+    if len(lines) > 2 and sum(_QUOTED_LINE.fullmatch(line) is not None for line in lines) > len(lines) / 2:
+        raise LabelError(
+            f"vocabulary {path} looks like part of a program, first line {lines[0][:60]!r}: save a JSON list"
+        )
+    for pattern, what in ((_SYNSET_LINE, "synset ids"), (_PLACES_LINE, "folders and numbers")):
+        if len(lines) > 1 and (texts := _all(pattern, lines)):
+            lines = [groups[0] for groups in texts]
+            notes.append(f"the {what} are left out")
+    numbered = _all(_NUMBERED_LINE, lines) if len(lines) > 1 else []
+    if numbered and [int(groups[0]) - int(numbered[0][0]) for groups in numbered] == [*range(len(lines))]:
+        lines = [groups[1] for groups in numbered]
+        notes.append("the numbers before the labels are left out")
+    if path.suffix.lower() in (".csv", ".tsv") and len(lines) > 1 and lines[0].strip().strip('"').lower() in _NAMES:
+        notes.append(f"the first line, {lines[0]!r}, is the name of the column")
+        lines = lines[1:]
+    return LabelFile(tuple((line,) for line in lines), f"{path.name}: {'; '.join(notes)}" if notes else "")
+
+
+def _all(pattern: re.Pattern[str], lines: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return the groups of every line, or nothing if a line does not fit the pattern."""
+    matches = [pattern.fullmatch(line.rstrip()) for line in lines]
+    return [match.groups() for match in matches if match is not None] if all(matches) else []
+
+
+def _refused(path: Path, value: object) -> LabelError:
+    shown = json.dumps(value, default=str, ensure_ascii=False)[:80]
+    return LabelError(
+        f"vocabulary {path} is no list of labels, it starts with {shown}: expected a list of texts, labels by number, "
+        "or lists of concepts by class"
+    )
