@@ -17,7 +17,8 @@ import numpy as np
 from csp_index.errors import CspIndexError, StoreError
 from csp_index.integrity.findings import LOG, Finding, Remedy, Verification, cause, is_newer, remedy_of
 from csp_index.store import schema
-from csp_index.store.history.commits import CommitLog, Head, Record
+from csp_index.store.history.commits import CommitLog
+from csp_index.store.history.records import Head, Record
 from csp_index.store.history.table_files import digest_of
 from csp_index.store.layout import HEAD
 from csp_index.store.locations import LocalLocation, Location

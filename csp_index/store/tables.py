@@ -20,8 +20,9 @@ from csp_index import settings
 from csp_index.errors import StoreError
 from csp_index.lru_cache import LRUCache
 from csp_index.store import schema
-from csp_index.store.history.commits import CommitLog, Record
+from csp_index.store.history.commits import CommitLog
 from csp_index.store.history.read_hold import ReadHold
+from csp_index.store.history.records import Record
 from csp_index.store.history.transactions import Transaction
 from csp_index.store.locations import Location
 from csp_index.store.locks import hold, is_held

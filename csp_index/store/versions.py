@@ -17,8 +17,9 @@ from typing import Any, Protocol, cast
 from csp_index.errors import StoreError
 from csp_index.store.bucket import reason
 from csp_index.store.foreign import check_folders, check_own
-from csp_index.store.history.commits import CommitLog, Record
+from csp_index.store.history.commits import CommitLog
 from csp_index.store.history.read_hold import ReadHold
+from csp_index.store.history.records import Record
 from csp_index.store.locations import Location
 
 _INDEX_CACHE, _METADATA_CACHE = 256 * 2**20, 64 * 2**20  # bytes; Lance would take several GB

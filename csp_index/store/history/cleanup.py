@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from csp_index.store.history.commits import Record
+from csp_index.store.history.records import Record
 from csp_index.store.locations import LocalLocation
 from csp_index.store.tables import Store
 

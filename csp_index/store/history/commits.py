@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Any
@@ -25,55 +25,16 @@ from csp_index.store import schema
 from csp_index.store.bucket import BucketLocation
 from csp_index.store.foreign import check_commits, check_name
 from csp_index.store.history.read_hold import ReadHold
+from csp_index.store.history.records import Head, Record, TableRecord, head_data, head_of, number_of, record_of
 from csp_index.store.layout import BEGUN, HEAD, MIGRATING, manifest_names
 from csp_index.store.locations import Location
 
 _FILES, _TAGS = "commits/files", "commits/tags"
 _TRIES = 8  # readings of HEAD, whose record may be cleaned up in between
 _TAG = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
-_DIGEST = re.compile("[0-9a-f]{64}")
 _FOREVER = 24 * 365 * 100  # hours
 _AT_ONCE = 16  # requests to an object store
 _GRACE = timedelta(minutes=10)  # in an object store nobody sees who reads: a commit replaced so lately may be in use
-
-
-@dataclass(frozen=True, slots=True)
-class TableRecord:
-    """A table as a commit names it."""
-
-    version: int
-    rows: int
-    manifest: str  # sha256 of the manifest of that version
-    files: str  # sha256 of the list of files that the version rests on
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One commit: the tables that belong together, and which command made it."""
-
-    number: int
-    when: datetime
-    run_id: str
-    command: str
-    shown: bool  # whether readers see it; False for a finished part of a command in progress
-    tables: Mapping[str, TableRecord]
-    digest: str = field(default="", compare=False)  # of the record's own file
-
-    @property
-    def versions(self) -> dict[str, int]:
-        """The version of every table."""
-        return {name: table.version for name, table in self.tables.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What HEAD names: the number and digest of the commit that readers see, and of the latest one."""
-
-    commit: int
-    commit_digest: str
-    latest: int
-    latest_digest: str
-    state: object = field(compare=False)  # what changes when HEAD is written anew
 
 
 class CommitLog:
@@ -97,16 +58,14 @@ class CommitLog:
                 raise self._damaged("HEAD", "is missing")
             return None
         fields = self._parsed("HEAD", content.data)
-        made = fields.get("format")
-        if made != schema.FORMAT:
+        if (made := fields.get("format")) != schema.FORMAT:
             raise StoreError(
-                f"{self._location.uri} has format {made}, csp_index {_version()} reads format {schema.FORMAT}: "
-                f"it needs csp_index {fields.get('needs', 'of a later version')} or later"
+                f"{self._location.uri} has format {made}, csp_index {version('csp_index')} reads format "
+                f"{schema.FORMAT}: it needs csp_index {fields.get('needs', 'of a later version')} or later"
             )
         try:
-            commit, latest = _number(fields["commit"]), _number(fields["latest"])
-            return Head(commit, str(fields["commit_digest"]), latest, str(fields["latest_digest"]), content.version)
-        except (KeyError, ValueError):
+            return head_of(fields, content.version)
+        except ValueError:
             raise self._damaged("HEAD", "is incomplete") from None
 
     def record(self, number: int, digest: str | None = None) -> Record:
@@ -120,15 +79,12 @@ class CommitLog:
             raise self._damaged(name, "was changed after it was written")
         fields = self._parsed(name, content.data)
         try:
-            tables = {
-                check_name(str(table), self._location): _table_record(entry)
-                for table, entry in fields["tables"].items()
-            }
-            when = datetime.fromisoformat(fields["when"]).astimezone(UTC)
-            run, command, shown = str(fields["run_id"]), str(fields["command"]), bool(fields["shown"])
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            record = record_of(number, fields, own)
+        except ValueError:
             raise self._damaged(name, "is incomplete") from None
-        return Record(number, when, run, command, shown, tables, own)
+        for table in record.tables:
+            check_name(table, self._location)
+        return record
 
     def current(self) -> tuple[Head, Record] | None:
         """Return HEAD and the commit that readers see, or None in a place without commits."""
@@ -162,7 +118,7 @@ class CommitLog:
             self._location.write(name, data)
         digest = hashlib.sha256(data).hexdigest()
         seen = (number, digest) if shown or head is None else (head.commit, head.commit_digest)
-        if self._location.write(HEAD, _head(*seen, number, digest), head and head.state) is None:
+        if self._location.write(HEAD, head_data(*seen, number, digest), head and head.state) is None:
             raise StoreError(
                 f"{self._location.uri} was written by another writer at the same time: nothing of this command is "
                 "visible; run it again"
@@ -177,7 +133,7 @@ class CommitLog:
         Only to repair a damaged log. The caller holds the lock of the location.
         """
         present = self._location.read(HEAD)
-        data = _head(record.number, record.digest, record.number, record.digest)
+        data = head_data(record.number, record.digest, record.number, record.digest)
         if self._location.write(HEAD, data, present and present.version) is None:
             raise StoreError(f"{self._location.uri} was written by another writer at the same time: run it again")
 
@@ -217,7 +173,7 @@ class CommitLog:
     def commit_of(self, tag: str) -> int:
         """Return the number of the commit that a tag names, 0 without such a tag."""
         try:
-            return _number(self._tag(tag).get("commit", 0))
+            return number_of(self._tag(tag).get("commit", 0))
         except ValueError:
             raise self._damaged(f"tags/{tag}", "names no commit") from None
 
@@ -359,31 +315,5 @@ class CommitLog:
         )
 
 
-def _number(value: object) -> int:
-    """Return a number of a commit, a version or rows. Raises ValueError for what cannot be one."""
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise ValueError("no number")
-    return value
-
-
-def _table_record(entry: Mapping[str, Any]) -> TableRecord:
-    """Return the record of a table. Raises TypeError or ValueError for one that no csp_index wrote."""
-    table = TableRecord(**entry)
-    _number(table.version), _number(table.rows)
-    if not (_DIGEST.fullmatch(table.manifest) and _DIGEST.fullmatch(table.files)):
-        raise ValueError("no digest")
-    return table
-
-
 def _list(files: Mapping[str, list[object]]) -> bytes:
     return json.dumps(dict(sorted(files.items())), separators=(",", ":")).encode()
-
-
-def _head(commit: int, commit_digest: str, latest: int, latest_digest: str) -> bytes:
-    fields = {"format": schema.FORMAT, "made_by": _version(), "needs": schema.FORMAT_SINCE, "commit": commit}
-    fields |= {"commit_digest": commit_digest, "latest": latest, "latest_digest": latest_digest}
-    return json.dumps(fields).encode()
-
-
-def _version() -> str:
-    return version("csp_index")

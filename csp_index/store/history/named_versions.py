@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from csp_index.errors import StoreError
 from csp_index.store import schema
-from csp_index.store.history.commits import Record
+from csp_index.store.history.records import Record
 from csp_index.store.tables import Store
 
 _COLUMNS = pa.schema(

@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 from csp_index.errors import StoreError
-from csp_index.store.history.commits import CommitLog, Record
+from csp_index.store.history.commits import CommitLog
+from csp_index.store.history.records import Record
 from csp_index.store.history.table_files import sealed
 from csp_index.store.layout import manifest_names
 from csp_index.store.locations import LocalLocation, Location

@@ -6,7 +6,8 @@ import hashlib
 import logging
 
 from csp_index.errors import StoreError
-from csp_index.store.history.commits import CommitLog, Record, TableRecord
+from csp_index.store.history.commits import CommitLog
+from csp_index.store.history.records import Record, TableRecord
 from csp_index.store.history.table_files import Files, sealed
 from csp_index.store.layout import MIGRATING, manifest_names
 from csp_index.store.locations import Location
