@@ -25,6 +25,7 @@ from outcome import Outcome
 PARTS = {
     "kills": "kills at every step of every command",
     "readers": "readers and writers at once",
+    "readers-s3": "the same on an S3 server",
     "opening": "what commits cost: opening, labeling, indexing",
     "damaged": "damages planted into an index",
     "lines": "odd command lines",
@@ -64,7 +65,7 @@ def _outcomes(part: str, folder: Path, quick: bool) -> list[Outcome]:
         figures = hostile_images.index_files(folder, count, count)
         good = not figures.wrong and not figures.status
         return [Outcome("hostile files", figures.row, good, (*figures.wrong, figures.message) if not good else ())]
-    return list(importlib.import_module(part).run(folder, quick=quick))
+    return list(importlib.import_module(part.replace("-", "_")).run(folder, quick=quick))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +31,51 @@ _PAGES = (
 )
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where indexes are, the arrays that they are made from, and the environment that processes need there."""
+
+    root: str
+    arrays: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""  # of the place, in rows of the table
+
+    def db(self, name: str) -> str:
+        """Make an index with labels; return its address."""
+        made = self.process(labelled, f"{self.root}/{name}", str(self.arrays))
+        made.start()
+        made.join()
+        if made.exitcode:
+            raise RuntimeError(f"the index {self.root}/{name} cannot be made: the process ended with {made.exitcode}")
+        return f"{self.root}/{name}"
+
+    def process(self, target: Callable[..., None], *arguments: Any) -> Any:
+        """Return a process that is not started."""
+        return processes.Process(target=_in_environment, args=(dict(self.environment), target, arguments))
+
+
+def _in_environment(environment: Mapping[str, str], target: Callable[..., None], arguments: Sequence[Any]) -> None:
+    os.environ.update(environment)
+    target(*arguments)
+
+
 def run(folder: Path, *, quick: bool = False) -> list[Outcome]:
     """Return the outcomes of readers beside writers, of two writers, and of a service through a whole re-index."""
-    arrays = folder / "arrays"
-    write_arrays(arrays)
+    write_arrays(folder / "arrays")
+    place = Place(str(folder), folder / "arrays")
     return [
-        _many_readers(folder / "read", arrays, 10 if quick else 90),
-        _two_writers(folder / "written", arrays, 20 if quick else 200),
-        _service(folder / "served", arrays, 500 if quick else 24_000),
+        many_readers(place, 10 if quick else 90),
+        two_writers(place, 20 if quick else 200),
+        service(place, 500 if quick else 24_000),
     ]
 
 
-def _made(db: Path, arrays: Path) -> None:
-    process = processes.Process(target=labelled, args=(str(db), str(arrays)))
-    process.start()
-    process.join()
-
-
-def _many_readers(db: Path, arrays: Path, seconds: float) -> Outcome:
+def many_readers(place: Place, seconds: float) -> Outcome:
     """Eight readers while a writer labels again, adds layers, and cleans up with nothing kept."""
-    _made(db, arrays)
+    db = place.db("read")
     counts, stop = processes.Queue(), processes.Event()
-    writer = processes.Process(target=_write, args=(str(db), str(arrays), stop))
-    readers = [processes.Process(target=_read, args=(str(db), stop, counts)) for _ in range(_READERS)]
+    writer = place.process(_write, db, str(place.arrays), stop)
+    readers = [place.process(_read, db, stop, counts) for _ in range(_READERS)]
     for process in (writer, *readers):
         process.start()
     time.sleep(seconds)
@@ -65,7 +90,7 @@ def _many_readers(db: Path, arrays: Path, seconds: float) -> Outcome:
     if writer.exitcode:
         details += (f"the writer ended with {writer.exitcode}",)
     return Outcome(
-        "readings by 8 readers beside a writer, whole",
+        f"readings by 8 readers beside a writer{place.name}, whole",
         f"{readings - totals.total()} of {readings}",
         not details,
         details,
@@ -116,11 +141,11 @@ def _fault(reader: Any) -> str:
     return ""
 
 
-def _two_writers(db: Path, arrays: Path, rounds: int) -> Outcome:
+def two_writers(place: Place, rounds: int) -> Outcome:
     """Two writers that start together, again and again: each is let in or told who writes; what was let in is there."""
-    _made(db, arrays)
+    db = place.db("written")
     start, results = processes.Barrier(2), processes.Queue()
-    writers = [processes.Process(target=_contend, args=(str(db), rounds, start, results)) for _ in range(2)]
+    writers = [place.process(_contend, db, rounds, start, results) for _ in range(2)]
     for process in writers:
         process.start()
     done, told, faults = 0, 0, Counter[str]()
@@ -130,15 +155,15 @@ def _two_writers(db: Path, arrays: Path, rounds: int) -> Outcome:
         faults.update(own_faults)
     for process in writers:
         process.join()
-    from csp_index.query.reader import Reader
-
-    runs = [row for row in Reader(db).status()["runs"] if row["command"] == "prefer"]
-    lost = done - sum(row["state"] == "done" for row in runs)
+    counting = place.process(_count, db, results)
+    counting.start()
+    lost = done - results.get(timeout=300)
+    counting.join()
     details = tuple(f"{count} x {fault}" for fault, count in faults.most_common(5))
     if lost:
         details += (f"{lost} updates are lost",)
     figure = f"{lost} lost of {done}, {told} told"
-    return Outcome(f"{rounds} rounds of two writers at once", figure, not details, details)
+    return Outcome(f"{rounds} rounds of two writers at once{place.name}", figure, not details, details)
 
 
 def _contend(db: str, rounds: int, start: Any, results: Any) -> None:
@@ -160,25 +185,33 @@ def _contend(db: str, rounds: int, start: Any, results: Any) -> None:
     results.put((done, told, dict(faults)))
 
 
-def _service(db: Path, arrays: Path, requests: int) -> Outcome:
+def _count(db: str, results: Any) -> None:
+    from csp_index.query.reader import Reader
+
+    runs = Reader(db).status()["runs"]
+    results.put(sum((row["command"], row["state"]) == ("prefer", "done") for row in runs))
+
+
+def service(place: Place, requests: int) -> Outcome:
     """A service answers while its index is labeled, extended, compacted and cleaned up."""
-    _made(db, arrays)
+    db = place.db("served")
     command = [
         sys.executable,
         "-c",
         "from csp_index.cli import main; main()",
         "serve",
-        str(db),
+        db,
         "--port",
         "0",
         "--json",
     ]
-    served = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    environment = {**os.environ, **place.environment}
+    served = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
     assert served.stdout is not None
     address = json.loads(served.stdout.readline())["address"]
     host, port = address.removeprefix("http://").rstrip("/").split(":")
     stop = processes.Event()
-    writer = processes.Process(target=_write, args=(str(db), str(arrays), stop))
+    writer = place.process(_write, db, str(place.arrays), stop)
     writer.start()
     answers: list[Counter[str]] = [Counter() for _ in range(_READERS)]
     each = requests // _READERS
@@ -196,7 +229,9 @@ def _service(db: Path, arrays: Path, requests: int) -> Outcome:
     details = tuple(f"{count} x {status}" for status, count in statuses.most_common(5))
     if writer.exitcode:
         details += (f"the writer ended with {writer.exitcode}",)
-    return Outcome("requests to a service beside a writer", f"{good} of {each * _READERS}", not details, details)
+    return Outcome(
+        f"requests to a service beside a writer{place.name}", f"{good} of {each * _READERS}", not details, details
+    )
 
 
 def _ask(host: str, port: int, requests: int, statuses: Counter[str]) -> None:

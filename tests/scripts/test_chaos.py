@@ -79,7 +79,7 @@ def test_each_kind_of_hostile_file_is_recorded_with_its_reason(tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["kills", "readers", "opening", "lines", "files"])
+@pytest.mark.parametrize("part", ["kills", "readers", "readers-s3", "opening", "lines", "files"])
 def test_a_small_part_of_each_goes_well(part: str) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "chaos.py"), part, "--quick"]
     environment = {**os.environ, "PYTHONPATH": python_path()}

@@ -99,18 +99,29 @@ class Bucket:
         return found
 
 
+def environment(server: Server, folder: Path) -> dict[str, str]:
+    """Return the variables by which the server is reached."""
+    values = {"ENDPOINT_URL": server.url, "ACCESS_KEY_ID": "me", "SECRET_ACCESS_KEY": SECRET, "REGION": "us-east-1"}
+    values |= {"EC2_METADATA_DISABLED": "true", "CONFIG_FILE": str(folder / "no"), "DEFAULT_REGION": "us-east-1"}
+    values |= {"SHARED_CREDENTIALS_FILE": str(folder / "none")}
+    return {f"AWS_{name}": value for name, value in values.items()}
+
+
+def make_bucket(server: Server) -> Bucket:
+    """Make a bucket."""
+    made = Bucket(server, f"bucket{next(_NUMBERS)}")
+    urlopen(Request(f"{server.url}/{made.name}", method="PUT")).close()
+    return made
+
+
 @contextmanager
 def fresh_bucket(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bucket]:
     """Make a bucket, and an environment in which it can be reached."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    given = {"ENDPOINT_URL": server.url, "ACCESS_KEY_ID": "me", "SECRET_ACCESS_KEY": SECRET, "REGION": "us-east-1"}
-    given |= {"EC2_METADATA_DISABLED": "true", "CONFIG_FILE": str(tmp_path / "no"), "DEFAULT_REGION": "us-east-1"}
-    given |= {"SHARED_CREDENTIALS_FILE": str(tmp_path / "none")}
-    for name, value in given.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    made = Bucket(server, f"bucket{next(_NUMBERS)}")
-    urlopen(Request(f"{server.url}/{made.name}", method="PUT")).close()
+    for name, value in environment(server, tmp_path).items():
+        monkeypatch.setenv(name, value)
+    made = make_bucket(server)
     server.requests.clear()
     yield made
     server.refuses = lambda method: False
