@@ -54,6 +54,12 @@ def check_commits(location: Location, result: Verification) -> Committed:
         return Committed(None)
     if head is None:
         return Committed(None)
+    if not is_held(location):
+        try:
+            log.check_reached(head, cut_off=_is_cut_off(location))
+        except StoreError as exc:
+            result.findings.append(Finding(LOG, cause(exc), "go back", HEAD))
+            return Committed(None)
     record, latest = _named(log, head, result)
     if record is None or latest is None:
         return Committed(None)
@@ -217,11 +223,14 @@ def check_foreign(location: Location, result: Verification) -> None:
         if latest is None or is_held(location):
             return
         names = NewestTables(location).names()
-        cut_off = isinstance(location, LocalLocation) and os.path.lexists(location.root / ".writer.json")
+        cut_off = isinstance(location, LocalLocation) and _is_cut_off(location)
         for name in sorted(set(names) | latest.tables.keys()):
             newest = newest_version(location, name)
             known = latest.tables.get(name)
             if known is not None and newest <= known.version:
+                continue
+            if not (known or cut_off or schema.is_own(name)):
+                result.notes.append(f"{name} is no table of csp_index, which leaves it alone")
                 continue
             what = "was made" if known is None else f"has version {newest}, the last commit rests on {known.version}"
             if cut_off:
@@ -232,6 +241,11 @@ def check_foreign(location: Location, result: Verification) -> None:
                 text = f"it {what}: another program wrote it since"
                 result.findings.append(Finding(name, text, "undo", key=(name,)))
         _note_left_overs(location, log, latest, result)
+
+
+def _is_cut_off(location: Location) -> bool:
+    """Return whether the last writer was cut off; True in an object store, where its lease says so only for a time."""
+    return not isinstance(location, LocalLocation) or os.path.lexists(location.root / ".writer.json")
 
 
 def newest_version(location: Location, table: str) -> int:

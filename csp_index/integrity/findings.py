@@ -42,7 +42,8 @@ LOG: Final = "commits"  # in place of a table's name, for the records of commits
 REMEDIES: Final[dict[Remedy, tuple[str, str]]] = {
     "go back": (
         "every command",
-        "the newest commit whose tables are all there is taken, and what came later is lost; or the table is left out",
+        "the newest commit whose tables are all there is taken, and what came after it is lost; or the table is left "
+        "out",
     ),
     "drop table": ("every command", "the table is left out and made again, as far as its sources are there"),
     "undo": ("nothing that is read; the next command that writes undoes it", "the change is undone"),

@@ -84,8 +84,8 @@ def _make_openable(location: Location, grouped: Grouped) -> list[str]:
         if record is None:
             return _without(location, log, sorted({finding.table for finding in grouped["go back"]}))
         return [
-            f"commits: went back to version {record.number}, made by {record.command or 'a command'} at "
-            f"{record.when:%Y-%m-%d %H:%M:%S} UTC: what was written later is lost; run those commands again"
+            f"commits: took version {record.number}, made by {record.command or 'a command'} at "
+            f"{record.when:%Y-%m-%d %H:%M:%S} UTC: what was written after it is lost; run those commands again"
         ]
     names = sorted({finding.table for finding in grouped["drop table"]})
     leave_out(location, log, names)

@@ -74,8 +74,7 @@ class Reader:
 
     def untag(self, name: str) -> None:
         """Remove a tag; the version stays until clean-up. NotFoundError if there is no such tag."""
-        with self.store.write_lock():
-            self.store.log.untag(name)
+        self.store.log.untag(name)
 
     def labels(self, layer: str | None = None, *, method: str | None = None, top: int = 1) -> SqlResult:
         """Return stored labels, neuron by neuron, the best candidate first.

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from csp_index.errors import StoreError, one_line
-from csp_index.store.layout import BEGUN, HEAD, OLD_MARK, StoredObject
+from csp_index.store.layout import BEGUN, HEAD, OLD_MARK, StoredObject, first_alone
 
 SCHEMES = ("s3", "gs", "az")
 _CONNECT, _REQUEST = "3s", "8s"
@@ -62,7 +62,8 @@ class BucketLocation:
 
     def is_begun(self) -> bool:
         """Return whether the first command of an index was cut off before its first commit."""
-        return self._state_of(HEAD, self._look) is None and self._state_of(BEGUN, self._look) is not None
+        begun = self._state_of(HEAD, self._look) is None and self._state_of(BEGUN, self._look) is not None
+        return begun and first_alone(self.listed("commits"))
 
     def state_of(self, name: str) -> object:
         """Return what changes whenever a small object is written anew; None if it does not exist."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +31,11 @@ class StoredObject:
 def manifest_names(version: int) -> tuple[str, str]:
     """Return what the manifest of a table's version may be called, in the two ways that Lance names them."""
     return f"_versions/{2**64 - 1 - version:020d}.manifest", f"_versions/{version}.manifest"
+
+
+def first_alone(names: Iterable[str]) -> bool:
+    """Return whether files of `commits` have no record but the first: that of a command cut off before its HEAD."""
+    return all(name[:-5] == f"{1:08d}" for name in names if re.fullmatch(r"\d+\.json", name))
 
 
 def has_manifest(table: str) -> bool:

@@ -21,7 +21,16 @@ from csp_index.errors import StoreError, one_line
 from csp_index.regular_files import open_file, user_path
 from csp_index.settings import MAX_TEXT_BYTES
 from csp_index.store.bucket import SCHEMES, BucketLocation
-from csp_index.store.layout import BEGUN, HEAD, OLD_MARK, StoredObject, has_manifest, is_left_over, manifest_names
+from csp_index.store.layout import (
+    BEGUN,
+    HEAD,
+    OLD_MARK,
+    StoredObject,
+    first_alone,
+    has_manifest,
+    is_left_over,
+    manifest_names,
+)
 
 _SYNCED_AT_ONCE = 8
 _UNSUPPORTED = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
@@ -48,7 +57,8 @@ class LocalLocation:
 
     def is_begun(self) -> bool:
         """Return whether the first command of an index was cut off before its first commit."""
-        return os.path.isfile(self.root / BEGUN) and not os.path.isfile(self.root / HEAD)
+        begun = os.path.isfile(self.root / BEGUN) and not os.path.isfile(self.root / HEAD)
+        return begun and first_alone(self.listed("commits"))
 
     def _has_old_tables(self) -> bool:
         """Return whether a table of runs has a manifest: a folder without one is what a cut-off command left."""

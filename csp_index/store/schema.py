@@ -45,6 +45,8 @@ def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
     return pa.schema([pa.field(name, kind) for name, kind in fields])
 
 
+_OF_COLUMNS = ("activations_", "concepts_", "derived_", "embeddings_", "neighbours_", "texts_")  # of a layer or encoder
+
 _TABLES: dict[str, pa.Schema] = {
     IMAGES: _schema(
         ("image_id", pa.int64()),  # dense from 0, never reused
@@ -216,6 +218,15 @@ def table_schema(name: str) -> pa.Schema:
 def fixed_tables() -> tuple[str, ...]:
     """Return the names of the tables that do not depend on an encoder or layer."""
     return tuple(_TABLES)
+
+
+def is_own(table: str) -> bool:
+    """Return whether a table has a name that csp_index gives.
+
+    >>> is_own("labels"), is_own("activations_net_l_0a1b2c3d"), is_own("my_notes")
+    (True, True, False)
+    """
+    return table in _TABLES or table.startswith(_OF_COLUMNS)
 
 
 def embeddings_schema(width: int) -> pa.Schema:

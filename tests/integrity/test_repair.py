@@ -42,9 +42,9 @@ AS_BEFORE = (  # everything is answered as before the damage
     "committed-neighbours of other images",
 )
 WITH_LOSS = {  # what the repair says
-    "newest manifest deleted-labels": "went back to version",
+    "newest manifest deleted-labels": "took version",
     "table gone-evaluations": "left out, no commit has it",
-    "record-deleted": "went back to version",
+    "record-deleted": "took version",
     "data file deleted-examples": "rows were in damaged files and are deleted",
     "8 bytes-embeddings index at 0.3": "its vector index is dropped",
     "committed-label of no run": "(no such run is recorded)",

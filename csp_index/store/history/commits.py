@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -26,8 +27,8 @@ from csp_index.store.bucket import BucketLocation
 from csp_index.store.foreign import check_commits, check_name
 from csp_index.store.history.read_hold import ReadHold
 from csp_index.store.history.records import Head, Record, TableRecord, head_data, head_of, number_of, record_of
-from csp_index.store.layout import BEGUN, HEAD, MIGRATING, manifest_names
-from csp_index.store.locations import Location
+from csp_index.store.layout import BEGUN, HEAD, MIGRATING, first_alone, manifest_names
+from csp_index.store.locations import LocalLocation, Location
 
 _FILES, _TAGS = "commits/files", "commits/tags"
 _TRIES = 8  # readings of HEAD, whose record may be cleaned up in between
@@ -54,7 +55,8 @@ class CommitLog:
         content = self._location.read(HEAD)
         if content is None:
             listed = self._location.listed("commits")
-            if listed and not {BEGUN, MIGRATING} & {f"commits/{name}" for name in listed}:
+            begun = {BEGUN, MIGRATING} & {f"commits/{name}" for name in listed}
+            if listed and not (begun and first_alone(listed)):
                 raise self._damaged("HEAD", "is missing")
             return None
         fields = self._parsed("HEAD", content.data)
@@ -93,16 +95,37 @@ class CommitLog:
             if head is None:
                 return None
             with suppress(StoreError):
+                if isinstance(self._location, LocalLocation):  # in a bucket it costs every reader a request
+                    self.check_reached(head)
                 return head, self.record(head.commit, head.commit_digest)
             if self.head() == head:
                 break
         head = self.head()
-        return None if head is None else (head, self.record(head.commit, head.commit_digest))
+        if head is None:
+            return None
+        if isinstance(self._location, LocalLocation):
+            self.check_reached(head)
+        return head, self.record(head.commit, head.commit_digest)
 
-    def latest(self) -> Record | None:
-        """Return the latest record, from which a writer goes on; None in a place without commits."""
+    def check_reached(self, head: Head, *, cut_off: bool = True) -> None:
+        """Raise StoreError if HEAD is older than the index: restored, or copied before it changed.
+
+        One record above the latest is what a writer leaves that is `cut_off` before it writes HEAD, but not a second.
+        """
+        newest = max(self.numbers(), default=0)
+        if newest > head.latest + cut_off:
+            raise self._damaged("HEAD", f"is older than the index: it names commit {head.latest}, {newest} is there")
+
+    def latest(self, *, cut_off: bool = True) -> Record | None:
+        """Return the latest record, from which a writer goes on; None in a place without commits.
+
+        StoreError if HEAD is older than the index (`check_reached`): what later commits name would be undone.
+        """
         head = self.head()
-        return None if head is None else self.record(head.latest, head.latest_digest)
+        if head is None:
+            return None
+        self.check_reached(head, cut_off=cut_off)
+        return self.record(head.latest, head.latest_digest)
 
     def write(self, tables: Mapping[str, TableRecord], run_id: str, command: str, *, shown: bool) -> Record:
         """Write the next record, and HEAD over the present one. The caller holds the write lock."""
@@ -123,8 +146,8 @@ class CommitLog:
                 f"{self._location.uri} was written by another writer at the same time: nothing of this command is "
                 "visible; run it again"
             )
-        if head is None and self._location.state_of(BEGUN) is not None:
-            self._location.remove(BEGUN)
+        if (head is None or head.latest == 1) and self._location.state_of(BEGUN) is not None:
+            self._location.remove(BEGUN)  # also one that a kill after the first HEAD has left
         return Record(number, now, run_id, command, shown, dict(tables), digest)
 
     def point_to(self, record: Record) -> None:
@@ -282,7 +305,11 @@ class CommitLog:
         if isinstance(self._location, BucketLocation):
             self._location.remove(name)
             return True
-        return ReadHold.remove_unread(f"{self._location.address}/{name}")
+        tagged = partial(self._is_tagged, record.number)  # again: a tag is given without the lock of the writer
+        return ReadHold.remove_unread(f"{self._location.address}/{name}", tagged)
+
+    def _is_tagged(self, number: int) -> bool:
+        return number in self.tags().values()
 
     def reading(self, number: int) -> ReadHold | None:
         """Mark a commit as being read until the result is dropped; None where that cannot be marked, or it is gone."""

@@ -47,13 +47,17 @@ def version_rows(store: Store) -> pa.Table:
 
 
 def tag_version(store: Store, name: str, version: str | int | None = None) -> int:
-    """Name a version, by default the last one, so that clean-up leaves it alone; return its number."""
-    with store.write_lock():
-        records = [record for record in store.log.records() if record.shown]
-        if not records:
-            raise StoreError(f"{store.uri} has no version to name")
-        record = records[-1] if version is None else store.log.find(str(version))
-        store.log.tag(name, record)
+    """Name a version, by default the last one, so that clean-up leaves it alone; return its number.
+
+    This waits for no writer: clean-up looks for tags again when it has a record to itself, and this marks the record.
+    """
+    record = store.commit_seen if version is None else store.log.find(str(version))
+    if record is None:
+        raise StoreError(f"{store.uri} has no version to name: run `csp-index migrate {store.uri}` first")
+    hold = store.log.reading(record.number)
+    store.log.record(record.number, record.digest)  # StoreError if clean-up was faster
+    store.log.tag(name, record)
+    del hold
     return record.number
 
 

@@ -40,10 +40,10 @@ class ReadHold:
         return None
 
     @staticmethod
-    def remove_unread(path: str) -> bool:
-        """Remove a file that no reader has marked; return whether it is gone."""
+    def remove_unread(path: str, wanted: Callable[[], bool]) -> bool:
+        """Remove a file that no reader has marked and nobody has `wanted` since; return whether it is gone."""
         try:
-            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # NFS locks a file exclusively only if it may be written
         except FileNotFoundError:
             return True
         except OSError:
@@ -54,6 +54,8 @@ class ReadHold:
             except OSError as exc:
                 if exc.errno not in _UNSUPPORTED:  # a file system without locks: no reader could mark it either
                     return False
+            if wanted():
+                return False
             os.unlink(path)  # while it is locked, so that no reader can mark it in between
             return True
         except OSError:

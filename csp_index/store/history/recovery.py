@@ -29,10 +29,13 @@ def whole_commits(log: CommitLog) -> Iterator[Record]:
 
 
 def go_back(log: CommitLog) -> Record | None:
-    """Make the newest whole commit the present one, and return it; None if there is none."""
+    """Make the newest whole commit the present one, forget what came after it, and return it; None if there is none."""
     record = next(whole_commits(log), None)
     if record is not None:
         log.point_to(record)
+        for number in log.numbers():
+            if number > record.number:
+                log.forget(number)
     return record
 
 

@@ -6,6 +6,7 @@ import hashlib
 import logging
 
 from csp_index.errors import StoreError
+from csp_index.store import schema
 from csp_index.store.history.commits import CommitLog
 from csp_index.store.history.records import Record, TableRecord
 from csp_index.store.history.table_files import Files, sealed
@@ -33,7 +34,7 @@ class Transaction:
         With `old_format` an index of format 2 is taken as it is, to be committed for the first time. StoreError if a
         table is missing or older than the commit says.
         """
-        self._record = self._log.latest()
+        self._record = self._log.latest(cut_off=self._lock.cut_off)
         if not old_format and self._log.is_migrating():
             uri = self._location.uri
             raise StoreError(
@@ -61,7 +62,9 @@ class Transaction:
         newest = self._tables.version(name)
         version = None if newest is None else newest.state[0]
         if committed is None:
-            self._tell_undone(name, version)
+            if not self._lock.cut_off and not schema.is_own(name):
+                return  # a user's table, which no csp_index would read
+            self._tell_undone(name, version, committed=False)
             self._drop(name)
             return
         self._log.check({name: committed})
@@ -71,16 +74,17 @@ class Transaction:
                 f"{committed.version}; restore it from a copy, or run `csp-index verify {self._location.uri} --repair`"
             )
         if version > committed.version:
-            self._tell_undone(name, version)
+            self._tell_undone(name, version, committed=True)
             self._restore(name, committed)
             self._touched.add(name)
 
-    def _tell_undone(self, name: str, version: int | None) -> None:
+    def _tell_undone(self, name: str, version: int | None, *, committed: bool) -> None:
         """Say that another program changed a table: a command that was cut off would not have given back the lock."""
         if not self._lock.cut_off:
+            rest = f"undone; its version {version} is there until `csp-index optimize` cleans up"
             _log.warning(
-                f"table {name} of {self._location.uri} was changed by another program since the last commit: "
-                f"undone; its version {version} is there until `csp-index optimize` cleans up"
+                f"table {name} of {self._location.uri} was {'changed' if committed else 'made'} by another program "
+                f"since the last commit: {rest if committed else 'removed'}"
             )
 
     def touch(self, name: str) -> None:
