@@ -3,6 +3,7 @@
     python scripts/chaos.py                  # everything, some 30 minutes on two cores
     python scripts/chaos.py kills readers    # some parts
     python scripts/chaos.py --quick          # a small part of each, in a minute or two
+    python scripts/chaos.py kills --command candidates --command "verify --repair"
 
 Each part prints a row per figure: what was tried, how often, and how often it went as it must.
 """
@@ -21,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent / "chaos"))
 import command_lines
 import hostile_images
 from outcome import Outcome
+from subjects import COMMANDS
 
 PARTS = {
     "kills": "kills at every step of every command",
@@ -38,13 +40,14 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="a small part of each")
+    parser.add_argument("--command", action="append", default=[], choices=COMMANDS, help="only this one is killed")
     options = parser.parse_args(arguments)
     outcomes: list[Outcome] = []
     for part in options.parts or PARTS:
         started = time.monotonic()
         print(f"{part}: {PARTS[part]} ..", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix="csp_index_chaos_") as folder:
-            outcomes += _outcomes(part, Path(folder), options.quick)
+            outcomes += _outcomes(part, Path(folder), options.quick, options.command)
         print(f"{part}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     width = max(len(outcome.what) for outcome in outcomes)
     for outcome in outcomes:
@@ -54,7 +57,7 @@ def main(arguments: list[str]) -> int:
     return int(not all(outcome.good for outcome in outcomes))
 
 
-def _outcomes(part: str, folder: Path, quick: bool) -> list[Outcome]:
+def _outcomes(part: str, folder: Path, quick: bool, commands: list[str]) -> list[Outcome]:
     if part == "lines":
         command_lines.make_world(folder)
         lines = command_lines.fuzz(40 if quick else 500, 0, folder)
@@ -65,7 +68,8 @@ def _outcomes(part: str, folder: Path, quick: bool) -> list[Outcome]:
         figures = hostile_images.index_files(folder, count, count)
         good = not figures.wrong and not figures.status
         return [Outcome("hostile files", figures.row, good, (*figures.wrong, figures.message) if not good else ())]
-    return list(importlib.import_module(part.replace("-", "_")).run(folder, quick=quick))
+    chosen = {"commands": commands} if part == "kills" else {}
+    return list(importlib.import_module(part.replace("-", "_")).run(folder, quick=quick, **chosen))
 
 
 if __name__ == "__main__":

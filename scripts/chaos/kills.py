@@ -8,24 +8,24 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from outcome import Outcome
-from subjects import COMMANDS, processes, write_arrays
+from subjects import COMMANDS, IN_STEPS, processes, write_arrays
 
 _UNLIKE = ("run_id", "when", "started", "ended", "settings", "seconds")  # what differs from run to run
 
 
-def run(folder: Path, *, quick: bool = False) -> list[Outcome]:
-    """Return the outcomes of some ten kills for each command (two with `quick`)."""
+def run(folder: Path, *, quick: bool = False, commands: Sequence[str] = ()) -> list[Outcome]:
+    """Return the outcomes of some ten kills for each command, or those named (two kills with `quick`)."""
     arrays = folder / "arrays"
     write_arrays(arrays)
     _in_process(_draw, str(arrays))
     outcomes = []
-    for name in COMMANDS:
+    for name in commands or COMMANDS:
         outcomes.append(_killed_often(name, folder / name.replace(" ", "-"), arrays, 2 if quick else 11))
     total = [tuple(map(int, outcome.figure.split(" of "))) for outcome in outcomes]
     good, tried = (sum(column) for column in zip(*total, strict=True))
@@ -50,27 +50,39 @@ def _killed_often(name: str, folder: Path, arrays: Path, times: int) -> Outcome:
     _in_process(before, str(start), str(arrays))
     _copy(start, whole)
     steps = int(_in_process(partial(_counted, command), str(whole), str(arrays)))
-    old, new = _in_process(_contents, str(start)), _in_process(_contents, str(whole))
+    new = _in_process(_contents, str(whole))
+    old = None if name in IN_STEPS else _in_process(_contents, str(start))
     failures = []
     places = sorted({round((number + 0.5) * steps / times) for number in range(times)})
     for step in places:
         db = folder / "killed"
         _copy(start, db)
-        fault = _fault(partial(_killed, command, step), command, db, arrays, old, new)
+        fault = _killed_once(partial(_killed, command, step), db, arrays)
+        if not fault and name not in IN_STEPS:
+            fault = _seen(db, old, new)
+        fault = fault or _resumed(command, db, arrays, new)
         if fault:
             failures.append(f"step {step} of {steps}: {fault}")
         shutil.rmtree(db, ignore_errors=True)
     return Outcome(f"kills of {name}", f"{len(places) - len(failures)} of {len(places)}", not failures, tuple(failures))
 
 
-def _fault(kill: Callable[..., Any], command: Callable[..., Any], db: Path, arrays: Path, old: Any, new: Any) -> str:
-    """Return what is wrong after a kill, or nothing."""
+def _killed_once(kill: Callable[..., Any], db: Path, arrays: Path) -> str:
+    """Kill a command; return how else it ended."""
     status = _in_process(kill, str(db), str(arrays), killed=True)
-    if status != -signal.SIGKILL:
-        return f"it ended with {status}, before it was killed"
+    return "" if status == -signal.SIGKILL else f"it ended with {status}, before it was killed"
+
+
+def _seen(db: Path, old: Any, new: Any) -> str:
+    """Return what is wrong with what readers see after a kill, or nothing."""
     seen = _in_process(_contents, str(db))
-    if seen not in (old, new) and _without_runs(seen) not in (_without_runs(old), _without_runs(new)):
-        return f"readers see neither the state before nor after: {_difference(seen, new)}"
+    if seen in (old, new) or _without_runs(seen) in (_without_runs(old), _without_runs(new)):
+        return ""
+    return f"readers see neither the state before nor after: {_difference(seen, new)}"
+
+
+def _resumed(command: Callable[..., Any], db: Path, arrays: Path, new: Any) -> str:
+    """Run the same command again; return what is wrong then, or nothing."""
     try:
         _in_process(command, str(db), str(arrays))
     except RuntimeError as exc:

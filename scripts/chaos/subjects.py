@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -113,6 +115,23 @@ def prefer(db: str, arrays: str) -> None:
     open_index(db).prefer("csp")
 
 
+def candidates(db: str, arrays: str) -> None:
+    """Ask a proposer about the layer's neurons; answers are kept in groups of four."""
+    from csp_index import open_index
+
+    os.environ["CSP_INDEX_ANSWERS_GROUP"] = "4"
+    open_index(db, image_roots=[f"{arrays}/every"]).propose(LAYER, captioner=Namer())
+
+
+def repair(db: str, arrays: str) -> None:
+    """Repair what is damaged."""
+    from csp_index.integrity.verify import verify
+
+    result = verify(db, full=True, repair=True)
+    if not result.sound:
+        raise RuntimeError(str(result.findings[0]))
+
+
 def optimize(db: str, arrays: str) -> None:
     """Compact the tables and clean up."""
     from csp_index import open_index
@@ -155,6 +174,37 @@ def labelled(db: str, arrays: str) -> None:
     open_index(db).label(LAYER, "semanticlens", vocabulary=texts(), bootstrap=0)
 
 
+def pictured(db: str, arrays: str) -> None:
+    """Make an index of the first layer whose images are files."""
+    from csp_index import open_index
+
+    uris = sorted(map(str, Path(arrays, "every").rglob("*.png")))[:IMAGES]
+    names = Path(db).with_suffix(".txt")
+    names.write_text("\n".join(uris))
+    given = {"embeddings": f"{arrays}/E.npy", "uris": names}
+    open_index(db).import_arrays(f"{arrays}/A.npy", LAYER, **given, shard_size=12)
+
+
+def damaged(db: str, arrays: str) -> None:
+    """Make a labeled index whose marks, statistics and lists of files are wrong; it can be read."""
+    _plant(db, arrays, "committed-mark lost", "committed-statistics doubled", "list of files deleted-images")
+
+
+def unreadable(db: str, arrays: str) -> None:
+    """Make a labeled index whose statistics are gone; it cannot be read."""
+    _plant(db, arrays, "committed-mark lost", "table gone-neurons")
+
+
+def _plant(db: str, arrays: str, *names: str) -> None:
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
+    from damages import all_damages
+
+    labelled(db, arrays)
+    plants = {str(damage): damage.plant for damage in all_damages()}
+    for name in names:
+        plants[name](Path(db))
+
+
 def of_format_2(db: str, arrays: str) -> None:
     """Unpack an index that an earlier version made."""
     folder = Path(db).parent
@@ -163,6 +213,9 @@ def of_format_2(db: str, arrays: str) -> None:
     (folder / "index").rename(db)
 
 
+#: Commands that make several versions: what readers see after a kill is not all of it.
+IN_STEPS = frozenset({"verify --repair of a lost table"})
+
 #: What is tried: the command, and the state of the index before it.
 COMMANDS: dict[str, tuple[Callable[[str, str], None], Callable[[str, str], None]]] = {
     "import": (take_in, nothing),
@@ -170,9 +223,12 @@ COMMANDS: dict[str, tuple[Callable[[str, str], None], Callable[[str, str], None]
     "index": (index_images, nothing),
     "label": (label, imported),
     "label --recompute": (relabel, labelled),
+    "candidates": (candidates, pictured),
     "evaluate": (evaluate, labelled),
     "optimize": (optimize, labelled),
     "prefer": (prefer, labelled),
     "tag": (tag, labelled),
+    "verify --repair": (repair, damaged),
+    "verify --repair of a lost table": (repair, unreadable),
     "migrate": (migrate, of_format_2),
 }
