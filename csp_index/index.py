@@ -84,6 +84,7 @@ class Index(Reader):
         metadata: str | Path | None = None,
         metadata_key: str | None = None,
         image_column: str | None = None,
+        strict: bool = False,
         shard_size: int | None = None,
         dtype: str | None = None,
         decode_workers: int | None = None,
@@ -97,6 +98,8 @@ class Index(Reader):
         (uri, image); `name` then stands for it in URIs. So may models: `Encoder(...)`, `Network(...)`. `metadata` is a
         table about image files, joined by its column `metadata_key`, by default the one that names most of them.
 
+        Files of the source that are no images are counted in the summary; with `strict` one is an error.
+
         Without `encoders` and `networks` those of the index are used. `source=None` only completes what the index
         holds. `decode_workers` processes decode the images, with 0 threads do; by default as many as pay for so many
         images. `engine="ray"` does the same on a Ray cluster: the one at `ray_address` (HOST:PORT; or the environment's
@@ -108,7 +111,7 @@ class Index(Reader):
         check_creatable(self.uri)
         self._datasets.read_first()
         images = self._datasets.open(
-            source, name, metadata=metadata, metadata_key=metadata_key, image_column=image_column
+            source, name, metadata=metadata, metadata_key=metadata_key, image_column=image_column, strict=strict
         )
         named = all(isinstance(one, str | Path | NetworkSource | None) for one in (source, *encoders, *networks))
         with chosen_engine(engine, ray_address, decode_workers, named=named) as runner:

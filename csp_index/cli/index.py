@@ -47,6 +47,7 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
 )
 @click.option("--metadata-key", metavar="COLUMN", help="Column of the table that names the images (the one that fits).")
 @click.option("--image-column", help="Image column of a parquet file, if it is not detected.")
+@click.option("--strict", is_flag=True, help="Refuse a source of which a file would be passed over.")
 @click.option("--shard-size", type=whole("shard-size"), help="Images per shard (2048); a kill loses two at most.")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="How activations are stored (float32).")
 @click.option("--decode-workers", type=whole("decode-workers"), help="Processes that decode, 0: threads (by size).")
@@ -59,9 +60,9 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
 def index(db: str, source: str | None, as_json: bool, device: str | None, trust: bool, **options: Any) -> None:
     """Index the images of SOURCE: embeddings and activations, once.
 
-    SOURCE is a folder of images, a parquet file, a datasets directory or tar shards. The same command resumes an
-    interrupted run and adds new images; without SOURCE it completes what the index lacks. Without models it uses those
-    of the index.
+    SOURCE is a folder of images, a parquet file, a datasets directory or tar shards; files of it that are no images
+    are counted, by reason. The same command resumes an interrupted run and adds new images; without SOURCE it completes
+    what the index lacks. Without models it uses those of the index.
 
     \b
     csp-index index birds.db photos/ --encoder open_clip:ViT-B-32/laion2b_s34b_b79k \\
@@ -78,6 +79,7 @@ def index(db: str, source: str | None, as_json: bool, device: str | None, trust:
             metadata=options["metadata"],
             metadata_key=options["metadata_key"],
             image_column=options["image_column"],
+            strict=options["strict"],
             shard_size=options["shard_size"],
             dtype=options["dtype"],
             decode_workers=options["decode_workers"],

@@ -7,7 +7,10 @@ automatic one.
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import re
 import tarfile
@@ -77,14 +80,15 @@ def check_size(what: str, size: int, limit: Count) -> None:
 
 
 class BoundedTar(tarfile.TarFile):
-    """An uncompressed tar file that is read to its end in bounded memory, whatever its headers say.
+    """A tar file that is read to its end in bounded memory, whatever its headers say.
 
-    Raises OSError where it cannot be opened, TarError where it is damaged.
+    One that is compressed by gzip, bzip2 or xz is decompressed on the way, so going back in it starts again at its
+    beginning. Raises OSError where it cannot be opened, TarError where it is damaged.
     """
 
     def __init__(self, path: str | Path) -> None:
         check_file(path)
-        self._file = _BoundedFile(io.FileIO(path))
+        self._file = _BoundedFile(_decompressed(path))
         try:
             super().__init__(fileobj=self._file)
         except BaseException:
@@ -102,6 +106,17 @@ class BoundedTar(tarfile.TarFile):
         """Close the file."""
         super().close()
         self._file.close()
+
+
+def _decompressed(path: str | Path) -> Any:
+    """Open a file; what compressed it is known by its first bytes, whatever its name."""
+    with open(path, "rb") as file:
+        head = file.read(6)
+    if head.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(path)
+    if head.startswith(b"BZh"):
+        return bz2.BZ2File(path)
+    return lzma.LZMAFile(path) if head == b"\xfd7zXZ\0" else io.FileIO(path)
 
 
 class _BoundedFile(io.BufferedReader):
@@ -161,7 +176,7 @@ def container_of(uri: str) -> Address | None:
         return None
     if match := re.fullmatch(r"(.+\.parquet)#(\d+(?:@.+)?)", uri, re.IGNORECASE | re.DOTALL):
         return Address(_ParquetFile, match[1], match[2])
-    for match in re.finditer(r"\.tar#", uri, re.IGNORECASE):
+    for match in re.finditer(r"\.(?:tar(?:\.gz|\.bz2|\.xz)?|tgz|tbz2|txz)#", uri, re.IGNORECASE):
         path = uri[: match.end() - 1]
         if os.path.isfile(path):
             return Address(_TarFile, path, uri[match.end() :])

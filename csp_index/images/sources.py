@@ -8,27 +8,22 @@ later.
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from csp_index.errors import SourceError, one_line
-from csp_index.images.containers import byte_columns, check_size, load_dataset, pick_image_column, rows_at_once
+from csp_index.errors import SourceError
 from csp_index.images.datasets import DatasetImages, open_dataset
-from csp_index.images.decode import IN_MEMORY, ImageRef, ImageSource
-from csp_index.images.formats import image_extensions
+from csp_index.images.decode import IN_MEMORY, ImageSource
+from csp_index.images.folders import TAR_ENDINGS, FolderContents, FolderSource
 from csp_index.images.memory_images import register
-from csp_index.images.metadata import PathTable
+from csp_index.images.passed_over import PassedOver, refuse_passed_over
+from csp_index.images.table_sources import DatasetSource, ParquetSource
 from csp_index.images.tar_shards import TarSource
-from csp_index.regular_files import check_file, user_path
-from csp_index.settings import MAX_METADATA_BYTES
+from csp_index.regular_files import user_path
 
-__all__ = ["FolderSource", "HeldDatasets", "ImageRef", "ImageSource", "open_source", "walk"]
-
-_ROWS_AT_ONCE = 1024
-_log = logging.getLogger(__name__)
+_FILES, _TARS, _PARQUETS = "image files", "tar shards", "parquet files"
 
 
 def open_source(
@@ -41,8 +36,9 @@ def open_source(
 ) -> ImageSource:
     """Return the source at a path, or an object as a source (`datasets.open_dataset`, with its ``name``).
 
-    A folder is a ``datasets`` directory if it was written as one, else a tree of image files if it holds one (at any
-    depth), else a folder of parquet files, else one of tar shards. Hidden files and folders are skipped.
+    A folder is a ``datasets`` directory if it was written as one; else a tree of image files, a folder of tar shards
+    or one of parquet files, whichever holds the most images. Hidden files and folders are skipped; files that are
+    passed over are counted (`passed_over.passed_over_by`).
     ``metadata`` is a table joined to image files by its column ``metadata_key``, by default the one that fits (default
     table: ``metadata.csv``, ``.jsonl`` or ``.parquet`` in the folder, if there is one); what joined is logged.
     ``image_column`` names the image column of a table, or the ending of the image members of tar shards (``jpg``).
@@ -83,11 +79,16 @@ class HeldDatasets:
         """Start without datasets."""
         self._images: dict[str, DatasetImages] = {}
 
-    def open(self, source: Any, name: str | None, *, image_column: str | None, **table: Any) -> ImageSource | None:
-        """Return `open_source` of the same arguments, None for None; a dataset replaces the one of its name."""
+    def open(self, source: Any, name: str | None, *, strict: bool = False, **options: Any) -> ImageSource | None:
+        """Return `open_source` of the same arguments, None for None; a dataset replaces the one of its name.
+
+        With ``strict``, a source that passes over a file is a SourceError.
+        """
         if source is None:
             return None
-        images = open_source(source, name, image_column=image_column, **table)
+        images = open_source(source, name, **options)
+        if strict:
+            refuse_passed_over(images)
         if isinstance(images, DatasetImages):
             self._images[images.name] = images
         return images
@@ -110,12 +111,14 @@ def places_of(source: ImageSource | None) -> tuple[str, ...]:
 
 
 def _open_file(path: Path, image_column: str | None) -> ImageSource:
-    kind = path.suffix.lower()
-    if kind == ".parquet":
+    lower = path.name.lower()
+    if lower.endswith(".parquet"):
         return ParquetSource(str(path), [path], image_column)
-    if kind == ".tar":
+    if lower.endswith(TAR_ENDINGS):
         return TarSource(str(path), [path], image_column)
-    raise SourceError(f"{path} is neither a folder nor a .parquet or .tar file: give the folder that holds the images")
+    raise SourceError(
+        f"{path} is neither a folder nor a .parquet or .tar (.tar.gz, ...) file: give the folder that holds the images"
+    )
 
 
 def _open_folder(
@@ -125,213 +128,61 @@ def _open_folder(
         (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
     ):
         return DatasetSource(path, image_column)
-    endings = image_extensions()
-    shards: dict[str, list[Path]] = {".parquet": [], ".tar": []}
-    others = 0
-    for relative in walk(path):
-        ending = PurePosixPath(relative).suffix.lower()
-        if ending in endings:
-            return FolderSource(path, metadata, metadata_key)
-        if ending in shards:
-            shards[ending].append(path / relative)
-        else:
-            others += 1
-    if shards[".parquet"]:
-        return ParquetSource(str(path), shards[".parquet"], image_column)
-    if shards[".tar"]:
-        return TarSource(str(path), shards[".tar"], image_column)
+    contents = FolderContents(path, None if metadata is None else Path(os.path.realpath(user_path(metadata))))
+    kind = _kind_with_most(contents, image_column)
+    passed_over = _without_other_kinds(contents, kind)
+    if kind == _FILES:
+        return FolderSource(contents, metadata, metadata_key)
+    if kind == _TARS:
+        return TarSource(str(path), contents.tars, image_column, passed_over)
+    if kind == _PARQUETS:
+        return ParquetSource(str(path), contents.parquets, image_column, passed_over)
+    others = passed_over.total()
+    listed = str(passed_over).partition(": ")[2]
     raise SourceError(
-        f"{path} holds no images: found {others} other file{'' if others == 1 else 's'} in it and its sub-folders, "
-        "but none that ends like an image (.jpg, .png, .webp, ...), .parquet or .tar"
+        f"{path} holds no images: found {others} other file{'' if others == 1 else 's'} in it and its sub-folders"
+        f"{f' ({listed})' if listed else ''}, but none that is an image (.jpg, .png, .webp, ...), .parquet or .tar"
     )
 
 
-def walk(root: Path) -> Iterator[str]:
-    """Yield the path of every file below a folder, relative to it, sorted as whole strings.
+def _kind_with_most(contents: FolderContents, image_column: str | None) -> str | None:
+    """Return what the images of a folder are in: image files, tar shards or parquet files; None where there are none.
 
-    Only the names of one folder at each depth are in memory. Names that start with a dot are skipped. Links to folders
-    are followed, but not in circles. Pipes, devices and broken links are included, so that reading them reports a
-    failure.
+    Where there are several kinds, the one that holds the most images is taken, and the others are passed over.
     """
-    return _walk(os.fspath(root), "", frozenset())
+    present = {_FILES: contents.pictures.total(), _TARS: len(contents.tars), _PARQUETS: len(contents.parquets)}
+    kinds = [kind for kind, count in present.items() if count]
+    if len(kinds) < 2:
+        return kinds[0] if kinds else None
+    counts = {_FILES: 0 if image_column else present[_FILES]}
+    for kind in kinds:
+        if kind != _FILES:
+            counts[kind] = _images_in(contents, kind, image_column, at_most=max(counts.values()) + 1)
+    best = max(counts, key=lambda kind: counts[kind])
+    return best if counts[best] else kinds[0]
 
 
-def _walk(folder: str, prefix: str, above: frozenset[str]) -> Iterator[str]:
-    real = os.path.realpath(folder)
-    if real in above:
-        return
+def _images_in(contents: FolderContents, kind: str, image_column: str | None, at_most: int) -> int:
+    """Return how many images the shards of a folder hold: 0 for tables of other bytes, no more than ``at_most``."""
     try:
-        with os.scandir(folder) as entries:
-            # A folder sorts with its slash, which makes the whole listing sorted: 'a-b.png' < 'a/c.png'.
-            names = sorted(entry.name + "/" * _is_folder(entry) for entry in entries if not entry.name.startswith("."))
-    except OSError as exc:
-        raise SourceError(f"the folder {folder} cannot be listed: {one_line(exc)}") from exc
-    for name in names:
-        if name.endswith("/"):
-            yield from _walk(os.path.join(folder, name[:-1]), prefix + name, above | {real})
+        if kind == _TARS:
+            source: ImageSource = TarSource(str(contents.root), contents.tars, image_column)
         else:
-            yield prefix + name
+            source = table = ParquetSource(str(contents.root), contents.parquets, image_column)
+            if not table.are_pictures():
+                return 0
+    except SourceError:  # they hold none, or cannot be read
+        return 0
+    return sum(1 for _ in islice(source.refs(), at_most))
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
-
-
-class FolderSource:
-    """Image files below a folder, with the rows of a table about them.
-
-    ``missing_rows`` counts the rows of the table whose image does not exist.
-    """
-
-    def __init__(self, root: Path, metadata: str | Path | None = None, metadata_key: str | None = None) -> None:
-        self.name = str(root)
-        self._root = root
-        self._endings = image_extensions()
-        file = _own_table(root) if metadata is None else user_path(metadata)
-        if file is None and metadata_key is not None:
-            raise SourceError(f"the metadata key {metadata_key!r} is given without a table: name it by --metadata")
-        self._table = None if file is None else PathTable(file, root, self._images(), self._endings, metadata_key)
-        self.missing_rows = self._table.missing_rows if self._table is not None else 0
-        for line in self._table.notes if self._table is not None else ():
-            _log.warning("%s", line)
-
-    def refs(self) -> Iterator[ImageRef]:
-        """Yield the images sorted by path; an image without a row has no metadata."""
-        folder = self._root.as_posix().rstrip("/")
-        for relative in self._images():
-            # A name that is not UTF-8 cannot be stored: escaped, it fails as "no such file" and is among the failures.
-            uri = f"{folder}/{relative}".encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-            yield ImageRef(uri, self._table.row(relative) if self._table is not None else {})
-
-    def _images(self) -> Iterator[str]:
-        return (path for path in walk(self._root) if os.path.splitext(path)[1].lower() in self._endings)
-
-
-def _own_table(root: Path) -> Path | None:
-    """Return the table that lies in a folder of images."""
-    files = (root / f"metadata{ending}" for ending in (".csv", ".jsonl", ".parquet"))
-    return next((file for file in files if file.is_file()), None)
-
-
-class ParquetSource:
-    """Rows of parquet files; every column but those that hold encoded files is metadata."""
-
-    def __init__(self, name: str, files: list[Path], image_column: str | None) -> None:
-        import pyarrow.parquet as pq
-
-        self.name = name
-        self._files = files
-        self._column = image_column
-        try:
-            check_file(files[0])
-            schema = pq.read_schema(files[0])
-        except Exception as exc:  # pyarrow raises several kinds, OSError among them
-            raise SourceError(f"{files[0]} cannot be read as parquet: {one_line(exc)}") from exc
-        try:
-            pick_image_column(schema, image_column)
-        except SourceError as exc:
-            raise SourceError(f"{files[0]}: {exc}") from exc
-
-    def refs(self) -> Iterator[ImageRef]:
-        """Yield the rows of all files, in the order of the files."""
-        for file in self._files:
-            yield from _guarded(self._rows(file), f"{file}#0")
-
-    def _rows(self, file: Path) -> Iterator[ImageRef]:
-        import pyarrow.parquet as pq
-
-        check_file(file)
-        with pq.ParquetFile(file) as table:
-            schema = table.schema_arrow
-            suffix = _column_suffix(schema, self._column)
-            blobs = byte_columns(schema)
-            columns = [name for name in schema.names if name not in blobs]
-            if not columns:
-                yield from (ImageRef(f"{file}#{row}{suffix}") for row in range(table.metadata.num_rows))
-                return
-            row = 0
-            for batch in table.iter_batches(rows_at_once(table.metadata, columns, _ROWS_AT_ONCE), columns=columns):
-                too_large = _too_large(batch)
-                for place, values in enumerate(_rows_of(batch, too_large)):
-                    yield ImageRef(f"{file}#{row}{suffix}", values)
-                    for name, reason in too_large.get(place, {}).items():
-                        yield ImageRef(f"{file}#{row}@{name}", failure=reason)
-                    row += 1
-
-
-def _too_large(batch: Any) -> dict[int, dict[str, str]]:
-    """Return why cells of a batch are too large to be metadata, by row and column."""
-    import pyarrow as pa
-
-    reasons: dict[int, dict[str, str]] = {}
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if column.nbytes <= MAX_METADATA_BYTES.value():
-            continue
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        for row in range(len(column)):
-            try:
-                check_size("the metadata", column.slice(row, 1).nbytes, MAX_METADATA_BYTES)
-            except SourceError as exc:
-                reasons.setdefault(row, {})[name] = str(exc)
-    return reasons
-
-
-def _rows_of(batch: Any, too_large: Mapping[int, Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Return the rows of a batch, with None in place of the cells that are too large."""
-    names = sorted({name for columns in too_large.values() for name in columns})
-    rest = [name for name in batch.schema.names if name not in names]
-    rows: list[dict[str, Any]] = batch.select(rest).to_pylist() if rest else [{} for _ in range(batch.num_rows)]
-    for name in names:
-        for row, value in enumerate(batch.column(name)):
-            rows[row][name] = None if name in too_large.get(row, {}) else value.as_py()
-    return rows
-
-
-class DatasetSource:
-    """Rows of a ``datasets.save_to_disk`` directory, split after split; class labels stay numbers."""
-
-    def __init__(self, path: Path, image_column: str | None) -> None:
-        self.name = str(path)
-        self._column = image_column
-        data = load_dataset(str(path))
-        self._splits: dict[str, Any] = (
-            {f"{name}/": part for name, part in data.items()} if isinstance(data, dict) else {"": data}
-        )
-        for split in self._splits.values():
-            pick_image_column(split.features.arrow_schema, image_column)
-
-    def refs(self) -> Iterator[ImageRef]:
-        """Yield the rows of all splits; the split is in the URI and, where there are several, in the metadata."""
-        for prefix, data in self._splits.items():
-            schema = data.features.arrow_schema
-            suffix = _column_suffix(schema, self._column)
-            split: dict[str, object] = {"split": prefix.rstrip("/")} if prefix else {}
-            rows = data.remove_columns(sorted(byte_columns(schema))).with_format("arrow")
-            known = bool(rows.column_names)
-            for start in range(0, len(data), _ROWS_AT_ONCE):
-                stop = min(start + _ROWS_AT_ONCE, len(data))
-                batch = rows[start:stop].to_pylist() if known else [{}] * (stop - start)
-                for row, values in enumerate(batch, start):
-                    yield ImageRef(f"{self.name}#{prefix}{row}{suffix}", {**split, **values})
-
-
-def _column_suffix(schema: Any, named: str | None) -> str:
-    """Return the end of the URI that names the image column: empty if it is the automatic one."""
-    column = pick_image_column(schema, named)
-    try:
-        automatic = pick_image_column(schema)
-    except SourceError:
-        automatic = ""
-    return "" if column == automatic else f"@{column}"
-
-
-def _guarded(refs: Iterable[ImageRef], broken: str) -> Iterator[ImageRef]:
-    """Yield the images; where the file turns out to be damaged, yield ``broken`` with the reason."""
-    try:
-        yield from refs
-    except Exception as exc:  # the library raises several kinds
-        yield ImageRef(broken, failure=one_line(exc))
+def _without_other_kinds(contents: FolderContents, kind: str | None) -> PassedOver:
+    """Count the files of the kinds that are not taken as passed over."""
+    passed_over = contents.passed_over
+    if kind != _FILES:
+        passed_over.update({f"{ending} beside the shards": count for ending, count in contents.pictures.items()})
+    if kind != _TARS and contents.tars:
+        passed_over["tar shards"] += len(contents.tars)
+    if kind != _PARQUETS and contents.parquets:
+        passed_over[".parquet"] += len(contents.parquets)
+    return passed_over

@@ -6,21 +6,21 @@ and ends up among the failures.
 
 from __future__ import annotations
 
-import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from csp_index.errors import SourceError, one_line
 from csp_index.images.containers import BoundedTar, check_size
 from csp_index.images.decode import ImageRef
-from csp_index.images.formats import image_extensions
+from csp_index.images.formats import HEAD, image_extensions
+from csp_index.images.passed_over import ContentCheck, PassedOver
+from csp_index.images.sample_metadata import METADATA_ENDINGS, sample_metadata
 from csp_index.settings import MAX_METADATA_BYTES
 
-_METADATA_MEMBERS = frozenset({"json", "cls", "txt"})
-_DEEPEST = 64  # lists and objects inside each other that metadata may have
 _BLOCK = tarfile.BLOCKSIZE
 
 
@@ -31,17 +31,41 @@ class TarSource:
     ``.cls`` (a whole number) and ``.txt`` members are the metadata of each of its images.
     """
 
-    def __init__(self, name: str, shards: list[Path], ending: str | None) -> None:
+    def __init__(
+        self, name: str, shards: list[Path], ending: str | None, passed_over: PassedOver | None = None
+    ) -> None:
+        """Look for the first image; ``passed_over`` is what lies beside the shards."""
         self.name = name
         self._shards = shards
         self._ending = None if ending is None else ending.lower().lstrip(".")
         self._endings = image_extensions()
-        if not any(ref.failure is None for ref in self._members(shards[0])):
+        self._beside, self._inside = passed_over or PassedOver(), PassedOver()
+        self._check = ContentCheck()
+        if not self.holds_images():
             requested = "image" if ending is None else f"member that ends in .{self._ending}"
-            raise SourceError(f"{shards[0]} holds no {requested}")
+            raise SourceError(f"{shards[0]}{_and_others(shards)} holds no {requested}")
+
+    @property
+    def passed_over(self) -> PassedOver:
+        """The files beside the shards and the members of them that are passed over; complete after one listing."""
+        return PassedOver(self._beside + self._inside)
+
+    def holds_images(self) -> bool:
+        """Return whether any shard holds an image. Raises SourceError where none does and one is damaged."""
+        damage: SourceError | None = None
+        for shard in self._shards:
+            try:
+                if any(ref.failure is None for ref in self._members(shard)):
+                    return True
+            except SourceError as exc:
+                damage = damage or exc
+        if damage is not None:
+            raise damage
+        return False
 
     def refs(self) -> Iterator[ImageRef]:
         """Yield the images of all shards in the order of the members."""
+        self._inside, self._check = PassedOver(), ContentCheck()
         for shard in self._shards:
             try:
                 yield from self._members(shard)
@@ -60,9 +84,9 @@ class TarSource:
                     if key != sample.key:
                         yield from sample.refs(shard)
                         sample = _Sample(key)
-                    if self._is_image(ending):
+                    if self._is_image(tar, member, ending):
                         sample.images.append(member.name)
-                    elif ending in _METADATA_MEMBERS:
+                    elif ending in METADATA_ENDINGS:
                         sample.add(tar, member, ending)
                 damage = _damage_behind(tar)
         except Exception as exc:  # a damaged header can raise nearly anything from the library
@@ -71,10 +95,27 @@ class TarSource:
         if damage:
             raise SourceError(f"{shard} cannot be read as a tar shard to its end: {damage}")
 
-    def _is_image(self, ending: str) -> bool:
+    def _is_image(self, tar: tarfile.TarFile, member: tarfile.TarInfo, ending: str) -> bool:
+        """Return whether a member is an image: by its ending, else by its content; others are counted."""
         if self._ending is not None:
             return ending == self._ending
-        return "." + ending.rpartition(".")[2] in self._endings
+        last = f".{ending.rpartition('.')[2]}" if ending else ""
+        if last in self._endings:
+            return True
+        if ending in METADATA_ENDINGS or member.name.rpartition("/")[2].startswith("."):
+            return False
+        reason = self._check.reason(last, partial(_head, tar, member))
+        self._inside.update({reason: 1} if reason else {})
+        return reason is None
+
+
+def _and_others(shards: list[Path]) -> str:
+    return f" (and {len(shards) - 1:,} other shards)" if len(shards) > 1 else ""
+
+
+def _head(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    stream = tar.extractfile(member)
+    return stream.read(HEAD) if stream is not None else b""
 
 
 @dataclass(slots=True)
@@ -91,7 +132,7 @@ class _Sample:
         try:
             check_size("the metadata", member.size, MAX_METADATA_BYTES)
             stream = tar.extractfile(member)
-            self.metadata.update(_member_metadata(ending, stream.read() if stream is not None else b""))
+            self.metadata.update(sample_metadata(ending, stream.read() if stream is not None else b""))
         except SourceError as exc:
             self.failures[member.name] = str(exc)
 
@@ -127,38 +168,3 @@ def _sample_and_ending(member: str) -> tuple[str, str]:
     folder, slash, name = member.rpartition("/")
     stem, _, ending = name.partition(".")
     return folder + slash + stem, ending.lower()
-
-
-def _member_metadata(ending: str, data: bytes) -> Mapping[str, object]:
-    """Return the metadata in a member. Raises SourceError for what could not be stored with an image."""
-    text = data.decode("utf-8", "replace").strip()
-    if ending == "txt":
-        return {"txt": text}
-    if ending == "cls":
-        return {"cls": _number(text) if text.removeprefix("-").isdecimal() else text}
-    try:
-        value = json.loads(text)
-    except ValueError:  # metadata that cannot be parsed must not cost the image
-        return {"json": text}
-    except RecursionError:
-        value = None
-    if (value is None and text != "null") or _is_deeper(value, _DEEPEST):
-        raise SourceError(f"the metadata has more than {_DEEPEST} lists and objects inside each other")
-    if r"\ud" in text.lower():  # an escape may name half a character, which no text can hold
-        value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
-    return value if isinstance(value, dict) else {"json": value}
-
-
-def _number(text: str) -> int:
-    if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
-        raise SourceError(f"the class number has {len(text.lstrip('-')):,} digits: expected one of 64 bits")
-    return int(text)
-
-
-def _is_deeper(value: object, depth: int) -> bool:
-    """Return whether lists and objects lie more than `depth` deep inside each other."""
-    level = [value]
-    while depth >= 0 and level:
-        inner = (list(one.values()) if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
-        level, depth = [item for items in inner for item in items], depth - 1
-    return bool(level)

@@ -30,7 +30,7 @@ _NAMES = frozenset({"spec", "class"})  # what a model is called: its values do n
 
 @dataclass(frozen=True, slots=True)
 class IndexSummary:
-    """What one indexing pass did."""
+    """What one indexing pass did; `passed_over` counts the files of the source that are no images, by reason."""
 
     run_id: str
     images: int
@@ -40,9 +40,11 @@ class IndexSummary:
     seconds: float
     layers: tuple[str, ...] = field(default=())
     encoders: tuple[str, ...] = field(default=())
+    passed_over: dict[str, int] = field(default_factory=dict)
 
     def _repr_html_(self) -> str:
         cells = {name: ", ".join(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        cells["passed_over"] = ", ".join(f"{count} {reason}" for reason, count in self.passed_over.items())
         cells["seconds"] = f"{self.seconds:.1f}"
         head = "".join(f"<th>{name}</th>" for name in cells)
         row = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells.values())

@@ -7,6 +7,7 @@ resumed pass equal those of an uninterrupted one.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -26,6 +27,7 @@ from csp_index.images.datasets import ImageStream
 from csp_index.images.decode import ImageFailure, ImageRead, ImageRef, ImageSource, read_image
 from csp_index.images.loader import Prepared, decoded, workers_for
 from csp_index.images.memory_images import read_image_of
+from csp_index.images.passed_over import PassedOver, passed_over_by
 from csp_index.images.sources import places_of
 from csp_index.indexing import commit
 from csp_index.indexing.batches import Batch, batches
@@ -50,6 +52,8 @@ from csp_index.store.runs import Run, record_run
 from csp_index.store.statistics import NeuronStatistics
 from csp_index.store.tables import Store
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(slots=True)
 class PassState:
@@ -62,6 +66,7 @@ class PassState:
     failed: int = 0  # images that cannot be read
     done: int = 0  # images read or failed, of `total`
     total: int = 0
+    passed_over: PassedOver = field(default_factory=PassedOver)  # files of the source that are no images, by reason
     statistics: dict[str, NeuronStatistics] = field(default_factory=dict)  # by the column's name in the marks
 
     def advance(self, images: int) -> None:
@@ -161,6 +166,7 @@ def add_images(
         time.monotonic() - started,
         tuple(str(i.key) for i in infos if isinstance(i, LayerInfo)),
         tuple(e.spec for e in encoders),
+        dict(state.passed_over),
     )
 
 
@@ -221,6 +227,9 @@ class Pass:
         known = KnownUris(state.store.read(schema.IMAGES, ["uri"])["uri"])
         one_pass = isinstance(source, ImageStream)  # a stream cannot be counted first
         state.done, state.total = 0, 0 if one_pass else sum(ref.uri not in known for ref in source.refs())
+        state.passed_over = passed_over_by(source)
+        if state.passed_over:
+            _log.warning("%s", state.passed_over)
         number, first = len(catalog.shards(state.store, schema.IMAGES)), catalog.image_count(state.store)
         infos = tuple(info for part in self._parts for info in part.infos)
 

@@ -267,3 +267,20 @@ def test_status(run, world, monkeypatch):
     (found,) = run("status", "db", "--json").rows
     assert found["writing"] is False
     assert [r["command"] for r in found["runs"]] == ["index", "label"]
+
+
+def test_index_counts_what_it_passes_over_and_strict_refuses_it(tmp_path, run):
+    fakes.write_images(tmp_path / "images", 3)
+    (tmp_path / "images" / "notes.md").write_text("text")
+    (tmp_path / "images" / "clip.mp4").write_text("text")
+    (tmp_path / "images" / "unnamed").write_bytes((tmp_path / "images/b/img00000.png").read_bytes())
+    models = ["--encoder", ENCODER, *NETWORK]
+    strict = run("index", tmp_path / "db", tmp_path / "images", "--strict", *models)
+    assert (strict.status, strict.out) == (1, "")
+    assert "passed over 2 files: 1 .mp4, 1 .md: --strict allows none" in strict.err
+    assert not (tmp_path / "db").exists()
+    done = run("index", tmp_path / "db", tmp_path / "images", *models)
+    assert done.status == 0 and done.err.startswith("Warning: passed over 2 files: 1 .mp4, 1 .md\n")
+    assert "4 images added" in done.out
+    again = json.loads(run("index", tmp_path / "db", tmp_path / "images", *models, "--json").out)
+    assert again["passed_over"] == {".md": 1, ".mp4": 1} and again["added"] == 0

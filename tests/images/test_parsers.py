@@ -20,8 +20,9 @@ from csp_index.images.containers import ContainerReader, container_of
 from csp_index.images.datasets import DatasetImages
 from csp_index.images.decode import ImageFailure, decode, fetch, read_image
 from csp_index.images.metadata import PathTable
+from csp_index.images.sample_metadata import sample_metadata
 from csp_index.images.sources import open_source
-from csp_index.images.tar_shards import TarSource, _member_metadata, _sample_and_ending
+from csp_index.images.tar_shards import TarSource, _sample_and_ending
 
 
 def _png() -> bytes:
@@ -86,7 +87,7 @@ def test_any_table_is_joined_or_refused(folder: Path, data: bytes, suffix: str) 
 @example("json", b"9" * 5000)
 def test_any_metadata_of_a_member_can_be_stored_or_is_refused(ending: str, data: bytes) -> None:
     with refusing(SourceError):
-        value = _member_metadata(ending, data)
+        value = sample_metadata(ending, data)
         json.dumps(value, ensure_ascii=False).encode()
         assert ending != "cls" or isinstance(value["cls"], str) or -(2**63) <= int(str(value["cls"])) < 2**63
 

@@ -6,8 +6,8 @@ from csp_index.indexing.commit import IndexSummary
 
 
 def test_a_notebook_shows_a_summary_as_text() -> None:
-    page = IndexSummary("run-1", 41, 40, 1, 2, 3.14159, ("net/<b>", "net/c"), ("python:x",))._repr_html_()
+    page = IndexSummary("run-1", 41, 40, 1, 2, 3.14159, ("net/<b>", "net/c"), ("python:x",), {".txt": 3})._repr_html_()
     assert "<td>net/&lt;b&gt;, net/c</td>" in page and "<b>" not in page
-    for text in ("<th>added</th>", "<td>40</td>", "<td>3.1</td>", "<td>python:x</td>"):
+    for text in ("<th>added</th>", "<td>40</td>", "<td>3.1</td>", "<td>python:x</td>", "<td>3 .txt</td>"):
         assert text in page
-    assert page.count("<th>") == page.count("<td>") == 8
+    assert page.count("<th>") == page.count("<td>") == 9

@@ -1,0 +1,229 @@
+"""Folders of image files: which files are pictures, which say something about one, and which are passed over.
+
+A picture is known by the ending of its name or, where that says nothing, by its first bytes. Files are visited in the
+order of their paths, and only the names of one folder at each depth are in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from csp_index.errors import SourceError, one_line
+from csp_index.images.decode import ImageRef
+from csp_index.images.formats import HEAD, image_extensions
+from csp_index.images.metadata import PathTable
+from csp_index.images.passed_over import ContentCheck, PassedOver
+from csp_index.images.sample_metadata import METADATA_ENDINGS, sample_metadata
+from csp_index.regular_files import open_file, read_bytes, user_path
+from csp_index.settings import MAX_METADATA_BYTES
+
+TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+"""The endings of tar shards, compressed ones among them."""
+
+_TABLES = tuple(f"metadata{ending}" for ending in (".csv", ".jsonl", ".parquet"))
+_MOST_TOGETHER = 10_000  # files whose names begin alike
+_log = logging.getLogger(__name__)
+
+
+class FolderContents:
+    """What lies in a folder and its sub-folders, from one walk through them.
+
+    ``pictures`` counts the image files by ending, ``tars`` and ``parquets`` are the shards, ``folders`` counts the
+    images of each folder, and ``passed_over`` is what is none of these and describes no image.
+    """
+
+    def __init__(self, root: Path, table: Path | None = None) -> None:
+        """Walk through the folder once; ``table`` is a file in it that is read as metadata."""
+        self.root = root
+        self.pictures, self.folders, self.passed_over = Counter[str](), Counter[str](), PassedOver()
+        self.tars, self.parquets = list[Path](), list[Path]()
+        self._endings, self._unnamed = image_extensions(), set[int]()
+        self._tables = {root / name for name in _TABLES} if table is None else {table}
+        check = ContentCheck()
+        for names in _alike(walk(root, self.passed_over)):
+            self._sort(names, check)
+        if not self.pictures:  # then there is nothing that a table could be about
+            rest = [table for table in self._tables if table.is_file()]
+            self.parquets += [table for table in rest if table.suffix == ".parquet"]
+            self.passed_over.update(
+                table.suffix for table in rest if table.suffix != ".parquet" and root in table.parents
+            )
+
+    def images(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield the path of each image below the folder, and those of the files that describe it."""
+        for names in _alike(walk(self.root)):
+            pictures = [name for name in names if self._is_known(name)]
+            yield from _described(pictures, filter(_describes, names)).items()
+
+    def _is_known(self, name: str) -> bool:
+        return _ending(name) in self._endings or hash(name) in self._unnamed
+
+    def _sort(self, names: list[str], check: ContentCheck) -> None:
+        """Count the images among files that belong together, and look into those of unknown endings."""
+        pictures, describing = [name for name in names if self._is_known(name)], list(filter(_describes, names))
+        for name in names:
+            if name not in pictures and not _describes(name) and self._looks_like_one(name, check):
+                pictures.append(name)
+        used = {name for beside in _described(pictures, describing).values() for name in beside}
+        for name in describing:
+            if name not in used and name not in pictures and self._looks_like_one(name, check):
+                pictures.append(name)
+        for path in pictures:
+            self.pictures[_ending(path)] += 1
+            self.folders[path.rpartition("/")[0]] += 1
+
+    def _looks_like_one(self, name: str, check: ContentCheck) -> bool:
+        """Return whether a file is an image by its content; shards and files passed over are remembered."""
+        path, lower = self.root / name, name.lower()
+        if lower.endswith(TAR_ENDINGS):
+            self.tars.append(path)
+        elif path in self._tables:
+            return False
+        elif lower.endswith(".parquet"):
+            self.parquets.append(path)
+        elif reason := check.reason(_ending(name), partial(_head, path)):
+            self.passed_over[reason] += 1
+        else:
+            self._unnamed.add(hash(name))
+            return True
+        return False
+
+
+def _describes(name: str) -> bool:
+    return _ending(name)[1:] in METADATA_ENDINGS
+
+
+def _described(pictures: list[str], describing: Iterable[str]) -> dict[str, list[str]]:
+    """Return the files that describe each picture: a.json or a.jpg.json is about a.jpg."""
+    beside: dict[str, list[str]] = {picture: [] for picture in sorted(pictures)}
+    stems: dict[str, list[str]] = {}
+    for picture in beside:
+        for stem in {picture, os.path.splitext(picture)[0]}:
+            stems.setdefault(stem, []).append(picture)
+    for name in describing:
+        for picture in stems.get(os.path.splitext(name)[0], ()):
+            if picture != name:
+                beside[picture].append(name)
+    return beside
+
+
+def _ending(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def _head(path: Path) -> bytes:
+    with open_file(path) as file:
+        return file.read(HEAD)
+
+
+def _alike(paths: Iterator[str]) -> Iterator[list[str]]:
+    """Yield neighboring paths that are equal up to the first dot of the name, together."""
+    together, common = list[str](), ""
+    for path in paths:
+        folder, slash, name = path.rpartition("/")
+        start = folder + slash + name.partition(".")[0]
+        if together and (start != common or len(together) >= _MOST_TOGETHER):
+            yield together
+            together = []
+        together.append(path)
+        common = start
+    if together:
+        yield together
+
+
+def walk(root: Path, passed_over: PassedOver | None = None) -> Iterator[str]:
+    """Yield the path of every file below a folder, relative to it, sorted as whole strings.
+
+    Only the names of one folder at each depth are in memory. Names that start with a dot are skipped, and those of
+    pictures counted in ``passed_over``. Links to folders are followed, but not in circles. Pipes, devices and broken
+    links are included, so that reading them reports a failure.
+    """
+    return _walk(os.fspath(root), "", frozenset(), PassedOver() if passed_over is None else passed_over)
+
+
+def _walk(folder: str, prefix: str, above: frozenset[str], passed_over: PassedOver) -> Iterator[str]:
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    try:
+        with os.scandir(folder) as entries:
+            # A folder sorts with its slash, which makes the whole listing sorted: 'a-b.png' < 'a/c.png'.
+            names = sorted(entry.name + "/" * _is_folder(entry) for entry in entries)
+    except OSError as exc:
+        raise SourceError(f"the folder {folder} cannot be listed: {one_line(exc)}") from exc
+    for name in names:
+        if name.startswith("."):
+            # '._a.jpg' is no picture: macOS keeps what it knows about a.jpg there.
+            hidden = not name.startswith("._") and _ending(name) in image_extensions()
+            passed_over.update({"hidden (the name starts with a dot)": 1} if hidden else {})
+        elif name.endswith("/"):
+            yield from _walk(os.path.join(folder, name[:-1]), prefix + name, above | {real}, passed_over)
+        else:
+            yield prefix + name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+class FolderSource:
+    """Image files below a folder, with what lies beside them and the rows of a table about them.
+
+    A file ``a.json`` (an object's fields), ``a.txt`` or ``a.cls`` beside ``a.jpg`` is metadata of that image; a column
+    of the table replaces one of the same name. ``missing_rows`` counts the rows of the table whose image does not
+    exist.
+    """
+
+    def __init__(
+        self, contents: FolderContents, metadata: str | Path | None = None, metadata_key: str | None = None
+    ) -> None:
+        self.name = str(contents.root)
+        self.passed_over = contents.passed_over
+        self._contents = contents
+        file = own_table(contents.root) if metadata is None else user_path(metadata)
+        if file is None and metadata_key is not None:
+            raise SourceError(f"the metadata key {metadata_key!r} is given without a table: name it by --metadata")
+        images = (path for path, _ in contents.images())
+        root, endings = contents.root, image_extensions()
+        self._table = None if file is None else PathTable(file, root, images, endings, metadata_key)
+        self.missing_rows = self._table.missing_rows if self._table is not None else 0
+        for line in self._table.notes if self._table is not None else ():
+            _log.warning("%s", line)
+
+    def refs(self) -> Iterator[ImageRef]:
+        """Yield the images sorted by path; an image of which nothing is known has no metadata."""
+        for relative, beside in self._contents.images():
+            metadata: dict[str, object] = {}
+            for name in beside:
+                try:
+                    metadata |= self._beside(name)
+                except SourceError as exc:
+                    yield ImageRef(self._uri(name), failure=str(exc))
+            row: Mapping[str, object] = self._table.row(relative) if self._table is not None else {}
+            yield ImageRef(self._uri(relative), {**metadata, **row})
+
+    def _beside(self, name: str) -> Mapping[str, object]:
+        try:
+            data = read_bytes(self._contents.root / name, MAX_METADATA_BYTES)
+        except OSError as exc:
+            raise SourceError(one_line(exc)) from exc
+        return sample_metadata(_ending(name)[1:], data)
+
+    def _uri(self, relative: str) -> str:
+        # A name that is not UTF-8 cannot be stored: escaped, it fails as "no such file" and is among the failures.
+        uri = f"{self._contents.root.as_posix().rstrip('/')}/{relative}"
+        return uri.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def own_table(root: Path) -> Path | None:
+    """Return the table that lies in a folder of images."""
+    files = (root / name for name in _TABLES)
+    return next((file for file in files if file.is_file()), None)
