@@ -44,10 +44,15 @@ def check_file(path: str | Path, limit: Count | None = None) -> None:
     _check(status, path, limit)
 
 
-def open_file(path: str | Path, limit: Count | None = None) -> BinaryIO:
-    """Open a regular file within a limit of bytes for reading; raises OSError as `check_file` does, and never waits."""
+def open_file(path: str | Path, limit: Count | None = None, *, links: bool = True) -> BinaryIO:
+    """Open a regular file within a limit of bytes for reading; raises OSError as `check_file` does, and never waits.
+
+    Without `links` a path that is a link itself is refused.
+    """
     check_file(path, limit)  # first by name, because opening alone makes some devices act
-    handle = os.open(path, _FLAGS)
+    if not links and os.path.islink(path):
+        raise OSError(errno.ELOOP, "it is a link, which is never followed", os.fspath(path))
+    handle = os.open(path, _FLAGS if links else _FLAGS | getattr(os, "O_NOFOLLOW", 0))
     try:
         _check(os.fstat(handle), path, limit)
     except OSError:

@@ -79,7 +79,7 @@ def say_optimized(summary: OptimizeSummary) -> None:
         if table.fragments != table.fragments_before or table.freed:
             say(
                 f"table {table.table}: {table.fragments_before:,} fragments -> {table.fragments:,}, "
-                f"{_size(table.bytes)}, {_size(table.freed)} freed"
+                f"{megabytes(table.bytes)}, {megabytes(table.freed)} freed"
             )
     say(f"{len(summary.tables)} tables in order ({summary.seconds:.1f} s)")
 
@@ -90,7 +90,7 @@ def _optimized(done: EncoderOptimized) -> str:
     where = f" on {done.trained_on}" if done.trained_on != "cpu" else ""
     return (
         f"vector index {done.kind} {done.action}{where} in {done.seconds:.1f} s: {done.rows:,} images, "
-        f"{done.partitions:,} partitions, {_size(done.bytes)}"
+        f"{done.partitions:,} partitions, {megabytes(done.bytes)}"
     )
 
 
@@ -102,7 +102,8 @@ def _recall(recall: Recall) -> str:
     )
 
 
-def _size(count: int) -> str:
+def megabytes(count: int) -> str:
+    """Return a number of bytes as text."""
     return f"{count / 1e6:,.1f} MB"
 
 

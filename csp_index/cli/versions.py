@@ -1,6 +1,8 @@
-"""The commands for versions of an index: list and name them, and bring an old index to the present format."""
+"""The commands for versions of an index: list, name and copy them, and bring an old index to the present format."""
 
 from __future__ import annotations
+
+from dataclasses import asdict
 
 import click
 
@@ -64,22 +66,51 @@ def tag(db: str, name: str, version: str | None, remove: bool, as_json: bool) ->
 def migrate(db: str, as_json: bool) -> None:
     """Bring an index of an earlier format to the present one, in place; nothing of it is lost.
 
-    The state before stays a version until clean-up. A migration that is cut off goes on when it is run again.
+    The state before stays a version until clean-up. A migration that is cut off goes on when it is run again. An index
+    whose folder of commits is lost gets a first version of its tables as they are: check it by csp-index verify --full.
 
     \b
     csp-index migrate birds.db
     """
-    from csp_index.store.connect import open_store
+    from csp_index.store.connect import open_to_migrate
     from csp_index.store.history.migration import migrate as to_present_format
 
     with progress() as report:
-        done = to_present_format(open_store(db), report)
+        done = to_present_format(open_to_migrate(db), report)
     if as_json:
         say_json({"before": done.before, "now": done.now, "shards": done.shards})
+    elif done.adopted:
+        say(f"version 1 of {db} has its tables as they are: check it by `csp-index verify {db} --full`")
     elif done.before == done.now:
         say(f"{db} has format {done.now} already")
     else:
         say(f"{db} has format {done.now} now (was {done.before}): {done.shards} shards with their digests")
 
 
-COMMANDS = (versions, tag, migrate)
+@click.command()
+@database
+@click.argument("place", metavar="DIRECTORY")
+@click.option("--version", metavar="N", help="The version to copy, by number or tag (the last one).")
+@json_option
+def backup(db: str, place: str, version: str | None, as_json: bool) -> None:
+    """Copy a version of the index to a new DIRECTORY, also while somebody writes.
+
+    Every file is compared with its digest as it is copied; a copy that is cut off is none. To restore, copy back.
+
+    \b
+    csp-index backup birds.db /backup/birds-2026-11.db
+    csp-index backup /backup/birds-2026-11.db birds.db
+    """
+    from csp_index.cli.formatting import megabytes
+    from csp_index.query.reader import Reader
+
+    with progress() as report:
+        done = Reader(db).backup(place, version, progress=report)
+    if as_json:
+        say_json(asdict(done))
+    else:
+        copied = f"{done.tables} tables, {done.files} files, {megabytes(done.bytes)}"
+        say(f"version {done.version} is at {done.place}: {copied}")
+
+
+COMMANDS = (versions, tag, backup, migrate)

@@ -18,12 +18,13 @@ from csp_index.query.results import SqlResult
 from csp_index.query.sql import SqlLimits, run_sql
 from csp_index.query.sql_views import ALL, labels_statement, sql_views
 from csp_index.query.status import describe
-from csp_index.records import Label, LayerKey, NeuronKey
+from csp_index.records import Label, LayerKey, NeuronKey, Progress
 from csp_index.store import catalog
 from csp_index.store.activations import activations_of
 from csp_index.store.addresses import resolve
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.connect import find_store, open_store, open_version
+from csp_index.store.history.backup import Backup, back_up
 from csp_index.store.history.named_versions import tag_version, version_rows
 from csp_index.store.tables import Store
 
@@ -75,6 +76,15 @@ class Reader:
     def untag(self, name: str) -> None:
         """Remove a tag; the version stays until clean-up. NotFoundError if there is no such tag."""
         self.store.log.untag(name)
+
+    def backup(
+        self, place: str | Path, version: str | int | None = None, *, progress: Progress | None = None
+    ) -> Backup:
+        """Copy a version (by default the last one) to a new directory, whole, also while somebody writes.
+
+        Errors: StoreError for a place that exists, NotFoundError for a version that is not there.
+        """
+        return back_up(self.store, place, version, progress)
 
     def labels(self, layer: str | None = None, *, method: str | None = None, top: int = 1) -> SqlResult:
         """Return stored labels, neuron by neuron, the best candidate first.

@@ -55,6 +55,22 @@ def open_uncommitted(uri: str | Path) -> Store:
     return Store(location_of(uri), uncommitted=True)
 
 
+def open_to_migrate(uri: str | Path) -> Store:
+    """Open an existing index, also one of the present format whose commits are lost, to give it its first commit."""
+    location = location_of(uri)
+    if location.is_index() and not location.is_begun():
+        store = Store(location)
+        if store.log.head() is None and format_of(store) == schema.FORMAT:
+            return store
+    return open_store(uri)
+
+
+def format_of(store: Store) -> str:
+    """Return the format that the tables of an index without commits are written in; "" if they do not say."""
+    metadata = store.dataset(schema.RUNS).schema.metadata or {}
+    return str(metadata.get(schema.FORMAT_KEY, b"").decode())
+
+
 def find_store(uri: str | Path) -> Store | None:
     """Open the index at a location, or return None if there is none."""
     location = location_of(uri)
@@ -103,12 +119,12 @@ def _opened(location: Location) -> Store:
     store = Store(location)
     if store.commit_seen is not None:
         return store
-    metadata = (store.read(schema.RUNS, columns=["run_id"]), store.dataset(schema.RUNS).schema.metadata)[1] or {}
-    made = metadata.get(schema.FORMAT_KEY, b"").decode()
+    store.read(schema.RUNS, columns=["run_id"])  # StoreError if it cannot be read
+    made = format_of(store)
     if made == schema.FORMAT:
         raise StoreError(
             f"{location.uri} has tables but no record of which of their versions belong together, expected the folder "
-            "commits: copy it from a backup or from where the index came from, or index again into a new directory"
+            f"commits: copy it from a backup, or take the tables as they are by `csp-index migrate {location.uri}`"
         )
     if made != schema.OLD_FORMAT:
         raise StoreError(

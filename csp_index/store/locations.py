@@ -94,7 +94,7 @@ class LocalLocation:
     def read(self, name: str) -> StoredObject | None:
         """Return a file, or None if it does not exist."""
         try:
-            with open_file(f"{self.address}/{name}", MAX_TEXT_BYTES) as file:
+            with open_file(f"{self.address}/{name}", MAX_TEXT_BYTES, links=False) as file:
                 status = os.fstat(file.fileno())
                 when = datetime.fromtimestamp(status.st_mtime, UTC)
                 return StoredObject(file.read(), (status.st_ino, status.st_mtime_ns), when)

@@ -40,7 +40,7 @@ class Lock:
 
     check: Check
     cut_off: bool  # whether the last holder died, or could not undo what it had written
-    clean: bool = True  # False makes the next holder find `cut_off`
+    clean: bool = True  # False makes the next holder find `cut_off`; so does one who undid nothing of it
 
 
 _LOCK, _OWNER = ".writer.lock", ".writer.json"
@@ -136,6 +136,7 @@ class Lease:
                 self._version = record.version  # taken already, but the response was lost
                 return
             self.lock.cut_off = record is None or not _is_free(record) or bool(_content(record).get("unclean"))
+            self.lock.clean = not self.lock.cut_off
             if record is not None and not _is_free(record) and not self._has_ended(record):
                 uri = self._location.uri
                 raise StoreError(
@@ -205,7 +206,8 @@ def _kernel_lock(root: Path, uri: str) -> Iterator[Lock]:
         raise StoreError(f"{uri} is being written by {_owner(root)}: wait until it ends, or stop it") from None
     except OSError as exc:
         raise StoreError(f"no permission to write {uri}: {one_line(exc)}") from exc
-    held = Lock(_sure, cut_off=os.path.lexists(root / _OWNER))
+    cut_off = os.path.lexists(root / _OWNER)
+    held = Lock(_sure, cut_off, clean=not cut_off)
     try:
         try:
             _write_owner(root / _OWNER)

@@ -301,6 +301,7 @@ class Store:
             working.changed()  # others may have written while this one waited
             transaction = Transaction(self.location, working, self.log, lock)
             transaction.begin(old_format=old_format)
+            lock.clean = True  # what a writer left that was cut off is undone
             if isinstance(reading, CommittedTables):
                 reading.release()
             self._transaction, self._tables = transaction, working

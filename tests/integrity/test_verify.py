@@ -126,13 +126,16 @@ def test_a_later_format_is_refused_and_not_repaired(db):
     assert head.read_text() == text
 
 
-def test_tables_copied_without_their_commits_are_refused(db):
+def test_tables_copied_without_their_commits_are_refused_and_taken_on_order(db, run):
+    expected = open_index(db).labels(method="all").rows()
     shutil.rmtree(db / "commits")
     for repair in (False, True):
-        with pytest.raises(
-            StoreError, match=r"no record of which .* belong together, expected the folder commits: copy"
-        ):
+        with pytest.raises(StoreError, match=r"no record of which .* belong together.*`csp-index migrate"):
             verify(db, repair=repair)
+    said = run("migrate", db)
+    assert said.status == 0 and "has its tables as they are" in said.out
+    assert verify(db, full=True).sound
+    assert open_index(db).labels(method="all").rows() == expected
 
 
 @pytest.mark.parametrize("table", [*fixed_tables(), "embeddings_x", "activations_x", "texts_x", "derived_x"])

@@ -141,7 +141,15 @@ class CommitLog:
             self._location.write(name, data)
         digest = hashlib.sha256(data).hexdigest()
         seen = (number, digest) if shown or head is None else (head.commit, head.commit_digest)
-        if self._location.write(HEAD, head_data(*seen, number, digest), head and head.state) is None:
+        try:
+            written = self._location.write(HEAD, head_data(*seen, number, digest), head and head.state)
+        except BaseException:  # Ctrl-C, a full disk: without HEAD the record is none
+            with suppress(StoreError):
+                present = self.head()
+                if present is None or present.latest < number:
+                    self._location.remove(name)
+            raise
+        if written is None:
             raise StoreError(
                 f"{self._location.uri} was written by another writer at the same time: nothing of this command is "
                 "visible; run it again"

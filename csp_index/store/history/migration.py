@@ -15,6 +15,7 @@ from csp_index.errors import StoreError
 from csp_index.records import Progress
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Shard
+from csp_index.store.connect import format_of
 from csp_index.store.history.digests import ShardDigest
 from csp_index.store.runs import record_run
 from csp_index.store.tables import Store
@@ -27,6 +28,7 @@ class Migration:
     before: str
     now: str
     shards: int
+    adopted: bool = False  # whether the commits of an index of the present format were lost
 
 
 def migrate(store: Store, progress: Progress | None = None) -> Migration:
@@ -38,6 +40,11 @@ def migrate(store: Store, progress: Progress | None = None) -> Migration:
     begun = store.log.head() is not None
     if begun and not store.log.is_migrating():
         return Migration(schema.FORMAT, schema.FORMAT, 0)
+    if not begun and format_of(store) == schema.FORMAT:
+        with store.write_lock(old_format=True):
+            store.commit(command="made of tables without commits")
+            store.log.end_migration()
+        return Migration(schema.FORMAT, schema.FORMAT, 0, adopted=True)
     with store.write_lock(old_format=True):
         if not begun:
             store.commit(command=f"made in format {schema.OLD_FORMAT}")
