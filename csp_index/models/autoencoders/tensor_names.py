@@ -1,0 +1,87 @@
+"""The names that libraries give an autoencoder's tensors, and those of overcomplete brought to the usual ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from csp_index.errors import ModelError
+
+ENCODERS: Final = ("W_enc", "encoder.weight")
+ENCODER_BIASES: Final = ("b_enc", "encoder.bias", "latent_bias")
+GATE_BIASES: Final = ("b_gate", "gate_bias")
+GATED: Final = (("r_mag",), ("b_mag", "mag_bias"))
+INPUT_BIASES: Final = ("b_pre", "pre_bias")
+DECODER_BIASES: Final = ("b_dec", "bias", "decoder_bias")
+DECODERS: Final = ("W_dec", "decoder.weight")
+THRESHOLDS: Final = ("threshold", "thresholds", "jump_thresholds", "_running_threshold", "running_threshold")
+LOG_THRESHOLDS: Final = ("log_threshold", "log_thresholds")
+MORE_THRESHOLDS: Final = ("topk_threshold", "activation.threshold")
+K: Final = ("k", "topk", "top_k")
+MEANS: Final = ("input_mean", "act_mean", "activation_mean", "mean")
+DEVIATIONS: Final = ("input_std", "act_std", "activation_std", "std")
+FACTORS: Final = ("input_scale", "input_scaling_factor", "norm_scaling_factor", "estimated_norm_scaling_factor")
+UNREAD: Final = frozenset(
+    {*DECODERS, "decoder.bias", "W_skip", "group_sizes", "stats_last_nonzero", "latents_activation_frequency"}
+    | {"latents_mean_square", "feature_sparsity", "act_freq_scores", "n_forward_passes_since_fired", "bandwith"}
+)
+OVERCOMPLETE: Final = "encoder.final_block."
+BATCH_NORM_EPS: Final = 1e-5  # torch's own
+
+
+def first(tensors: dict[str, Tensor], names: Iterable[str]) -> str | None:
+    """Return the first of the names that a tensor has, or None."""
+    return next((name for name in names if name in tensors), None)
+
+
+def common_names(file: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors with an encoder of overcomplete (linear, batch norm, ReLU) as one linear layer."""
+    start = (
+        OVERCOMPLETE if f"{OVERCOMPLETE}0.weight" in tensors else "encoder." if "encoder.0.weight" in tensors else ""
+    )
+    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith("dictionary.")}
+    if not start:
+        return rest
+    weight = rest.pop(f"{start}0.weight").double()
+    bias = rest.pop(f"{start}0.bias", torch.zeros(len(weight))).double()
+    norm = {
+        part: rest.pop(f"{start}1.{part}").double()
+        for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+        if f"{start}1.{part}" in rest
+    }
+    if weight.dim() != 2 or bias.shape != weight.shape[:1]:
+        raise ModelError(f"{file} has no encoder matrix: expected {start}0.weight with two axes and its bias with one")
+    if norm:
+        mean, variance = norm.get("running_mean"), norm.get("running_var")
+        if mean is None or variance is None:
+            raise ModelError(
+                f"{file} normalizes its latents by {start}1 without running_mean and running_var (a layer norm?), "
+                "which is not known here: expected a batch norm or none"
+            )
+        gain = norm.get("weight", torch.ones_like(mean)) / torch.sqrt(variance + BATCH_NORM_EPS)
+        if gain.shape != bias.shape:
+            raise ModelError(f"{file}: {start}1 has {len(gain)} values for {len(bias)} latents")
+        weight, bias = weight * gain[:, None], (bias - mean) * gain + norm.get("bias", torch.zeros_like(mean))
+    if "thresholds" in rest:  # overcomplete keeps their logarithms
+        rest["log_thresholds"] = rest.pop("thresholds")
+    return {**rest, "encoder.weight": weight.float(), "encoder.bias": bias.float()}
+
+
+def check_names(file: str, tensors: dict[str, Tensor]) -> None:
+    """Refuse complex tensors, and tensors of a name that no known autoencoder has."""
+    known = {*ENCODERS, *ENCODER_BIASES, *GATE_BIASES, *GATED[0], *GATED[1], *INPUT_BIASES, *DECODER_BIASES}
+    known |= {*THRESHOLDS, *LOG_THRESHOLDS, *MORE_THRESHOLDS, *K, *MEANS, *DEVIATIONS, *FACTORS, *UNREAD}
+    strange = next(
+        (name for name in (*sorted(known), *tensors) if name in tensors and tensors[name].is_complex()), None
+    )
+    if strange is not None:
+        raise ModelError(f"{file} holds complex numbers in {strange}: expected real ones")
+    odd = [name for name, tensor in tensors.items() if name not in known and tensor.is_floating_point()]
+    if odd:
+        raise ModelError(
+            f"{file} holds {', '.join(odd[:4])}, which no ReLU, TopK, BatchTopK, JumpReLU or gated autoencoder has "
+            f"(known: {', '.join(sorted(known - set(K)))}): rename or fold what is meant by them"
+        )
