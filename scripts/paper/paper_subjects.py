@@ -62,7 +62,7 @@ def subjects_of(texts: Sequence[str] | None, autoencoders: Mapping[str, str | No
     base = found[0]
     for name, file in autoencoders.items():
         if file is not None:
-            found.append(
-                Subject.parse(f"sae-{name}={base.spec}+sae:{base.layer}={file}:name={name}@{base.layer}.sae-{name}")
-            )
+            kind = ":relu" if name == "vanilla" else ""
+            read = f"{base.layer}={file}{kind}:name={name}"
+            found.append(Subject.parse(f"sae-{name}={base.spec}+sae:{read}@{base.layer}.sae-{name}"))
     return tuple(found)

@@ -65,7 +65,7 @@ def test_gradients_pass_a_sparse_autoencoder(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"W_enc": torch.eye(2), "b_enc": torch.zeros(2)}, tmp_path / "sae.safetensors")
-    spec = f"python:spots:spot+sae:maps={tmp_path}/sae.safetensors:pool=max"
+    spec = f"python:spots:spot+sae:maps={tmp_path}/sae.safetensors:relu:pool=max"
     network = load_network(spec, layers=["maps.sae-sae"], device="cpu")
     assert any(isinstance(module, SparseAutoencoder) for module in network._modules.values())
     pixels = network.preprocess(spotted(4, 18))[None]

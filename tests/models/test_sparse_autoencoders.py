@@ -31,6 +31,7 @@ def _weights(seed: int = 0) -> dict[str, Tensor]:
 
 def _save(folder: Path, tensors: dict[str, Tensor], name: str = "sae", said: dict[str, str] | None = None) -> Path:
     folder.mkdir(exist_ok=True)
+    said = said if said is not None or "k" in tensors else {"architecture": "standard"}
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / f"{name}.safetensors", said)
     return folder / f"{name}.safetensors"
 
@@ -108,13 +109,13 @@ def test_libraries_layouts_give_the_same_features(tmp_path: Path, pixels: Tensor
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4, err_msg=name)
     torch.save(w, tmp_path / "checkpoint.pt")
     np.testing.assert_allclose(
-        _features(f"{FAKE}+sae:conv={tmp_path / 'checkpoint.pt'}", pixels), expected, rtol=1e-4, atol=1e-4
+        _features(f"{FAKE}+sae:conv={tmp_path / 'checkpoint.pt'}:relu", pixels), expected, rtol=1e-4, atol=1e-4
     )
 
 
 def test_the_decoders_bias_can_stay_on_the_input(tmp_path: Path, pixels: Tensor) -> None:
     expected = _oracle(_maps(pixels).mean((2, 3)), _weights(), centre=None)
-    said = _save(tmp_path, _weights(), "said", {"apply_b_dec_to_input": "False"})
+    said = _save(tmp_path, _weights(), "said", {"apply_b_dec_to_input": "False", "type": "standard"})
     for spec in (f"{FAKE}+sae:conv={_save(tmp_path, _weights())}:plain", f"{FAKE}+sae:conv={said}"):
         np.testing.assert_allclose(_features(spec, pixels), expected, rtol=1e-4, atol=1e-4)
 
@@ -187,7 +188,11 @@ def test_a_spec_is_settled_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ({}, "", "has no encoder matrix"),
         ({"W_enc": torch.ones(4, S)}, "", "reads 4 values, but layer 'conv' gives 6"),
         ({"W_enc": torch.ones(D, S), "b_enc": torch.ones(3)}, "", "does not go with biases of [3] features"),
-        ({"W_enc": torch.ones(D, S), "threshold": torch.ones(S)}, "", "holds threshold, which no TopK or ReLU"),
+        (
+            {"W_enc": torch.ones(D, S), "threshold": torch.ones(S)},
+            "",
+            "said to be a ReLU autoencoder, but holds threshold",
+        ),
         ({"W_enc": torch.ones(D, S)}, f":topk={S + 1}", "cannot be kept"),
         ({"W_enc": torch.ones(D, S)}, ":topk=0", "cannot be kept"),
         ({"W_enc": torch.ones(D, S)}, ":pool=cls", "pool 'cls' does not fit"),
