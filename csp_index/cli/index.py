@@ -32,7 +32,7 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
     "--sae",
     "saes",
     multiple=True,
-    help="Sparse autoencoder on a layer of the network: LAYER=FILE, optionally with :topk=K or :places.",
+    help="Sparse autoencoder on a layer: LAYER=FILE (or folder, or hf:ORG/NAME), optionally with :topk=K or :places.",
 )
 @click.option(
     "--pool",
@@ -189,21 +189,24 @@ def optimize(db: str, encoder: str | None, kind: str, keep_hours: float | None, 
 @click.command()
 @click.argument("network")
 @click.option("--weights", type=FILE, help="Weight file of the network (.safetensors).")
+@click.option("--sae", "saes", multiple=True, help="Sparse autoencoder LAYER=FILE, to see what is understood of it.")
 @json_option
-def layers(network: str, weights: str | None, as_json: bool) -> None:
-    """List a network's layers: name, kind, output shape for one image, neurons.
+def layers(network: str, weights: str | None, saes: Sequence[str], as_json: bool) -> None:
+    """List a network's layers: name, kind, output shape for one image, neurons, and what an autoencoder was read as.
 
     \b
     csp-index layers torchvision:resnet50/none
     """
     from csp_index.models.networks import list_layers
 
-    for layer in list_layers(network, weights=weights):
+    for layer in list_layers("+sae:".join([network, *saes]), weights=weights):
+        understood = {"understood": layer.understood} if layer.understood else {}
         if as_json:
-            say_json({"layer": layer.name, "kind": layer.kind, "shape": list(layer.shape), "neurons": layer.neurons})
+            traits = {"layer": layer.name, "kind": layer.kind, "shape": list(layer.shape), "neurons": layer.neurons}
+            say_json(traits | understood)
         else:
             shape = " x ".join(map(str, layer.shape))
-            say(layer.name, layer.kind, shape, f"{layer.neurons} neurons")
+            say(layer.name, layer.kind, shape, f"{layer.neurons} neurons", *understood.values())
 
 
 @click.command()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from csp_index.errors import ModelError, one_line
 from csp_index.models.borrowing import borrowed, running
 from csp_index.models.pooling import Pool, as_maps, choose_pool, first_tensor, fits, neurons_of, pooled
-from csp_index.models.sparse_autoencoders import settled
+from csp_index.models.sparse_autoencoders import SparseAutoencoder, settled
 from csp_index.models.weights import batch_size_for, hash_weights, near_matches, put, resolve_device, undo_channels_last
 from csp_index.models.zoo import Loaded, default_name, load_module
 from csp_index.regular_files import user_path
@@ -34,7 +34,7 @@ from csp_index.regular_files import user_path
 class LayerOutput:
     """A layer's output for one image: its shape, its pool, and the number of neurons that results.
 
-    ``kind`` is the class of the module.
+    ``kind`` is the class of the module; ``understood`` says what a sparse autoencoder was read as.
     """
 
     name: str
@@ -42,6 +42,7 @@ class LayerOutput:
     pool: Pool
     shape: tuple[int, ...]
     kind: str = ""
+    understood: str = ""
 
 
 def load_network(
@@ -227,7 +228,8 @@ class LoadedNetwork:
 
 def _describe(layer: str, module: nn.Module, shape: tuple[int, ...], pool: str | None, loaded: Loaded) -> LayerOutput:
     selected = choose_pool(shape, pool, loaded.has_class_token)
-    return LayerOutput(layer, neurons_of(shape, selected), selected, shape, type(module).__name__)
+    understood = module.understood if isinstance(module, SparseAutoencoder) else ""
+    return LayerOutput(layer, neurons_of(shape, selected), selected, shape, type(module).__name__, understood)
 
 
 def _module_called(layer: str, loaded: Loaded, spec: str, name: str) -> nn.Module:
