@@ -10,11 +10,13 @@ import hashlib
 import json
 import os
 import re
+from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +30,10 @@ _BATCH_SIZES = {"cuda": 256, "mps": 64}
 _CPU_BATCH_SIZE = 32
 _CONFIG_FILES = ("config.json", "open_clip_config.json", "model_index.json")
 _NESTED_UNDER = ("state_dict", "model_state_dict", "model")
+# What training scripts save beside the weights: arguments, paths, a best score. Plain values, which run nothing.
+_SCALAR = type(np.float64(0)).__reduce__(np.float64(0))[0]
+_PLAIN: list[Any] = [Namespace, PosixPath, np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
+_PLAIN += [_SCALAR, (_SCALAR, "numpy.core.multiarray.scalar"), (_SCALAR, "numpy._core.multiarray.scalar")]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -97,11 +103,10 @@ def hash_weights(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def read_weights(file: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of a .safetensors file or of a .pt, .pth, .bin or .ckpt checkpoint, by name.
+def read_file(file: str | Path) -> object:
+    """Return what a .safetensors file or a .pt, .pth, .bin or .ckpt checkpoint holds; reading it never runs code.
 
-    A checkpoint may hold them under ``state_dict`` or ``model``; the prefix ``module.`` of parallel training is
-    removed. Raises ModelError for a file that holds no such table.
+    Raises ModelError for a file that holds more than tensors and plain values.
     """
     path = user_path(file)
     if not os.path.exists(path):
@@ -111,37 +116,33 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
 
-            content: object = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path)
+        with torch.serialization.safe_globals(_PLAIN):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # damaged files and refused pickles raise many kinds
+        if "TorchScript" in str(exc):
+            raise ModelError(
+                f"the weight file {path} is a TorchScript archive, whose layers cannot be read: save the state_dict() "
+                "of the Python module"
+            ) from exc
         raise ModelError(
             f"the weight file {path} cannot be read as plain tensors (best: .safetensors): {one_line(exc)}"
         ) from exc
+
+
+def read_weights(file: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of a .safetensors file or of a .pt, .pth, .bin or .ckpt checkpoint, by name.
+
+    A checkpoint may hold them under ``state_dict`` or ``model``; the prefix ``module.`` of parallel training is
+    removed. Raises ModelError for a file that holds no such table. For a network's weights see ``checkpoints.py``.
+    """
+    content = read_file(file)
     for name in _NESTED_UNDER:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
     if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise ModelError(f"the weight file {path} holds no table of tensors: save the module's state_dict()")
+        raise ModelError(f"the weight file {file} holds no table of tensors: save the module's state_dict()")
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
-
-
-def load_weights(module: nn.Module, file: str | Path) -> None:
-    """Load a file's tensors into a module. Raises ModelError unless all of them fit."""
-    tensors = read_weights(file)
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    problems = [f"{name} is missing" for name in expected if name not in shapes]
-    problems += [f"{name} is unknown" for name in shapes if name not in expected]
-    problems += [
-        f"{name} has shape {shapes[name]}, not {shape}"
-        for name, shape in expected.items()
-        if shapes.get(name, shape) != shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ModelError(f"the weights in {file} do not fit {type(module).__name__}: {'; '.join(problems[:3])}{more}")
-    module.load_state_dict(tensors)
 
 
 def local_directory(name: str, error: type[CspIndexError]) -> Path | None:

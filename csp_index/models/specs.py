@@ -1,0 +1,110 @@
+"""Names of models and of pools, checked before anything heavy is imported.
+
+Knows which libraries there are, and nothing about what they have: that takes torch, which loads for seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from csp_index.errors import ModelError
+from csp_index.regular_files import user_path
+
+NETWORK_LIBRARIES = ("torchvision", "timm", "transformers", "open_clip", "python")
+ENCODER_LIBRARIES = ("open_clip", "transformers", "python")
+POOLS = ("mean", "max", "mean-last", "max-last", "cls", "token-mean", "token-max", "none")
+BY_AXES = re.compile(r"(mean|max)@([1-9](?:,[1-9])*)")
+CHOICE = "::"  # between a weight file and the part of it to read
+
+_OBJECT = "object"
+
+
+def network_spec(spec: str) -> str:
+    """Return a network's spec with its library, which a local directory may leave out.
+
+    Raises ModelError for one that names no library. What `+sae:` adds is left alone.
+    """
+    base, mark, rest = spec.partition("+sae:")
+    return _with_library(base, NETWORK_LIBRARIES, "network", _NETWORKS) + mark + rest
+
+
+def encoder_spec(spec: str) -> str:
+    """Return an encoder's spec with its library, which a local directory may leave out."""
+    return _with_library(spec, ENCODER_LIBRARIES, "encoder", _ENCODERS)
+
+
+_NETWORKS = (
+    "torchvision:resnet50/IMAGENET1K_V2, timm:NAME, transformers:ORG/NAME, open_clip:ARCH/WEIGHTS, "
+    "python:package.module:factory, or a local directory"
+)
+_ENCODERS = (
+    "open_clip:ARCH/PRETRAINED, open_clip:/local/directory, transformers:ORG/NAME, python:package.module:factory, or a "
+    "local directory"
+)
+
+
+def _with_library(spec: str, libraries: Sequence[str], kind: str, examples: str) -> str:
+    library, _, name = spec.partition(":")
+    if (library in libraries and name) or library == _OBJECT:
+        return spec
+    directory = user_path(spec)
+    if os.path.isdir(directory):
+        named = _library_of(directory)
+        if named in libraries:
+            return f"{named}:{directory.resolve()}"
+        raise ModelError(
+            f"{kind} {spec!r} is a directory without the configuration of a model: expected open_clip_config.json or "
+            f"config.json in it, or write {examples}"
+        )
+    raise ModelError(f"{kind} {spec!r} names no library: write {examples}")
+
+
+def _library_of(directory: Path) -> str | None:
+    """Return the library whose model lies in a directory, by its configuration."""
+    if (directory / "open_clip_config.json").is_file():
+        return "open_clip"
+    try:
+        config = json.loads((directory / "config.json").read_text())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(config, dict):
+        return None
+    return "timm" if "architecture" in config else "transformers" if "model_type" in config else None
+
+
+def check_pool(pool: str | None) -> None:
+    """Refuse a text that is no pool."""
+    if pool is not None and pool not in POOLS and not BY_AXES.fullmatch(pool):
+        raise ModelError(f"pool {pool!r} is unknown (has: {', '.join(POOLS)}; or mean@AXIS, max@AXIS)")
+
+
+def parse_axis(text: str | None) -> tuple[int, ...]:
+    """Return the axes in a text such as ``2,3`` or ``-1``, none for None. Raises ModelError for anything else."""
+    if text is None:
+        return ()
+    if not re.fullmatch(r"-?[1-9](,-?[1-9])*", text.replace(" ", "")):
+        raise ModelError(
+            f"axis {text!r} is no axis: write a number, from 1 in the output of one image or from -1 at its end, or "
+            "several with commas"
+        )
+    return tuple(int(part) for part in text.split(","))
+
+
+def split_choice(weights: str) -> tuple[str, str]:
+    """Return the weight file and the part of it that a user names, as in ``FILE::PART``; the part may be empty.
+
+    >>> split_choice("run.ckpt::teacher.backbone"), split_choice("run.ckpt")
+    (('run.ckpt', 'teacher.backbone'), ('run.ckpt', ''))
+    """
+    file, _, part = weights.partition(CHOICE)
+    return file, part
+
+
+def check_weights(weights: str | None) -> None:
+    """Refuse a weight file that is not there."""
+    if weights is not None and not os.path.exists(user_path(split_choice(weights)[0])):
+        raise ModelError(f"the weight file {split_choice(weights)[0]} does not exist")
