@@ -1,0 +1,112 @@
+"""Layers that are no module of their own: one head of an attention, one of several tensors that a module returns.
+
+``blocks.3.attn.head-2`` is what head 2 of an attention gives to the projection that mixes the heads: [B, L, D].
+``fpn[1]`` is the second tensor in the output of ``fpn``, ``fpn[pool]`` that of a key. Nothing is added to the network;
+such a layer only says which module to listen to and what to take.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from csp_index.models.pooling import first_tensor, tensors_in
+
+_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "heads", "n_head")
+_PROJECTIONS = ("proj", "out_proj", "o_proj", "c_proj", "to_out", "to_out.0", "wo", "dense", "out", "output.dense")
+_PART = re.compile(r"(.+)\[([^\[\]]+)\]")
+
+Listener = Callable[[Tensor | None], None]
+
+
+class Reader(nn.Module):
+    """A layer that is read from another module."""
+
+    def listen(self, listener: Listener) -> RemovableHandle:
+        """Call ``listener`` with the layer's tensor at each pass, until the handle is removed."""
+        raise NotImplementedError
+
+
+class AttentionHead(Reader):
+    """One head of an attention, before the projection that mixes them."""
+
+    def __init__(self, number: int, heads: int, projection: nn.Linear) -> None:
+        """Refer to the projection without making it a part of this module."""
+        super().__init__()
+        self.number, self.heads = number, heads
+        self.out_features = projection.in_features // heads
+        self._projection = (projection,)
+
+    def listen(self, listener: Listener) -> RemovableHandle:
+        """Call ``listener`` with what the head gives, [B, L, D]."""
+
+        def hook(module: nn.Module, inputs: tuple[object, ...]) -> None:
+            joined = first_tensor(inputs)
+            fits = joined is not None and joined.shape[-1] == self.heads * self.out_features
+            listener(
+                joined.unflatten(-1, (self.heads, -1))[..., self.number, :] if joined is not None and fits else None
+            )
+
+        return self._projection[0].register_forward_pre_hook(hook)
+
+
+class OutputPart(Reader):
+    """One of several tensors that a module returns."""
+
+    def __init__(self, module: nn.Module, key: str) -> None:
+        """Refer to the module without making it a part of this one."""
+        super().__init__()
+        self.key = key
+        self._module = (module,)
+
+    def listen(self, listener: Listener) -> RemovableHandle:
+        """Call ``listener`` with the tensor, None if the output has none of the name."""
+
+        def hook(module: nn.Module, inputs: object, output: object) -> None:
+            if isinstance(output, Mapping) and self.key in output:
+                listener(first_tensor(output[self.key]))
+                return
+            tensors = tensors_in(output)
+            listener(tensors[int(self.key)] if self.key.isdecimal() and int(self.key) < len(tensors) else None)
+
+        return self._module[0].register_forward_hook(hook)
+
+
+def listen(module: nn.Module, listener: Listener) -> RemovableHandle:
+    """Call ``listener`` with the first tensor that a layer gives at each pass, until the handle is removed."""
+    if isinstance(module, Reader):
+        return module.listen(listener)
+    return module.register_forward_hook(lambda part, inputs, output: listener(first_tensor(output)))
+
+
+def heads_of(module: nn.Module) -> dict[str, AttentionHead]:
+    """Return the single heads of every attention in a module whose projection is a part of its own."""
+    known = dict(module.named_modules())
+    results: dict[str, AttentionHead] = {}
+    for name, part in known.items():
+        count = next((size for word in _COUNTS if isinstance(size := getattr(part, word, None), int)), 0)
+        projection = _projection(name, part, known) if name and count > 1 else None
+        if projection is not None and projection.in_features % count == 0:
+            for number in range(count):
+                results[f"{name}.head-{number}"] = AttentionHead(number, count, projection)
+    return results
+
+
+def _projection(name: str, part: nn.Module, known: Mapping[str, nn.Module]) -> nn.Linear | None:
+    """Return the linear layer that mixes an attention's heads: inside it, or beside it as in transformers."""
+    if isinstance(part, nn.MultiheadAttention):  # it uses the weights of its projection without calling it
+        return None
+    places = [f"{name}.{word}" for word in _PROJECTIONS]
+    above = name.rpartition(".")[0]
+    places += [f"{above}.output.dense"] if above else []
+    found = [module for place in places if isinstance(module := known.get(place), nn.Linear)]
+    return found[0] if found else None
+
+
+def part_called(layer: str, modules: Mapping[str, nn.Module]) -> OutputPart | None:
+    """Return the layer that names one of the tensors of another, ``LAYER[KEY]``; None if the name is no such."""
+    named = _PART.fullmatch(layer)
+    return OutputPart(modules[named[1]], named[2]) if named and named[1] in modules else None
