@@ -26,6 +26,7 @@ from csp_index.models.borrowing import borrowed, running
 from csp_index.models.plugins import call_factory, load_plugins
 from csp_index.models.prompt_templates import TEMPLATE_SETS, fill, templates
 from csp_index.models.remote_code import NEVER, cannot_load, no_questions, safe_tokenizer
+from csp_index.models.specs import encoder_spec
 from csp_index.models.weights import (
     OBJECT,
     batch_size_for,
@@ -84,14 +85,10 @@ def load_encoder(spec: str, *, device: str = "auto") -> LoadedEncoder:
     Raises ModelError with near matches for an unknown name, and for a path that does not exist.
     """
     load_plugins()
+    spec = encoder_spec(spec)
     library, _, name = spec.partition(":")
     if library == OBJECT:
         raise ModelError(objects_are_missing({name: "encoder"}))
-    if library not in ("open_clip", "transformers", "python") or not name:
-        raise ModelError(
-            f"encoder {spec!r} names no library: write open_clip:ARCH/PRETRAINED, open_clip:/local/directory, "
-            "transformers:ORG/NAME or python:package.module:factory"
-        )
     if library == "python":
         return _checked(call_factory(name, ModelError), spec, device)
     where = resolve_device(device)
@@ -243,7 +240,8 @@ def _checked(result: object, spec: str, device: str) -> LoadedEncoder:
 # open_clip
 
 
-def _load_open_clip(name: str) -> Towers:
+def open_clip_model(name: str) -> tuple[Any, Any, str, Path | None]:
+    """Return a model of open_clip with its transform, its name in the library, and its directory if it has one."""
     import open_clip
 
     directory = None if name.startswith(_HUB) or _is_architecture(name) else local_directory(name, ModelError)
@@ -261,6 +259,13 @@ def _load_open_clip(name: str) -> Towers:
             # Without it the library only warns, and builds another activation function than in training.
             options["force_quick_gelu"] = True
     model, transform = open_clip.create_model_from_pretrained(model_name, pretrained, device="cpu", **options)
+    return model, transform, model_name, directory
+
+
+def _load_open_clip(name: str) -> Towers:
+    import open_clip
+
+    model, transform, model_name, directory = open_clip_model(name)
     text = (open_clip.get_model_config(model_name) or {}).get("text_cfg", {})
     tokenizer = open_clip.get_tokenizer(model_name, **_tokenizer_options(directory, text), **safe_tokenizer(text))
     return Towers(

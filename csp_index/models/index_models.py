@@ -10,6 +10,7 @@ from csp_index.models import objects
 from csp_index.models.encoders import LoadedEncoder, load_encoder
 from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.models.sparse_autoencoders import split_spec
+from csp_index.models.specs import encoder_spec, network_spec
 from csp_index.models.trust import check_stored, give
 from csp_index.models.variant_generators import VariantGenerator, load_variants
 from csp_index.models.weights import OBJECT, lasting, objects_are_missing
@@ -23,13 +24,19 @@ _OBJECTS = f"{OBJECT}:"
 
 @dataclass(frozen=True, slots=True)
 class NetworkSource:
-    """A network under study and its layers to index; `pool`, `weights` and `name` as in `load_network`."""
+    """A network under study and its layers to index; the other fields as in `load_network`.
+
+    `axis` has the neurons, counted from 1 in the output of one image, where the layers do not say it themselves.
+    """
 
     spec: str
     layers: tuple[str, ...]
     pool: str | None = None
     weights: str | None = None
     name: str | None = None
+    axis: tuple[int, ...] = ()
+    allow_random: bool = False  # take a network that is no function of its image
+    allow_missing: bool = False  # take random weights where the checkpoint lacks some
 
 
 GivenModel = objects.Network | objects.Encoder  # a model that is an object of the caller
@@ -77,6 +84,7 @@ class Models:
         if isinstance(spec, objects.Encoder):
             self._remember(spec)
             return spec.ready(self.device)
+        spec = lasting(encoder_spec(spec))
         give(spec)
         return self._encoder(spec)
 
@@ -124,9 +132,19 @@ class Models:
             self._remember(source)
             return source.hooked(self.device)
         if isinstance(source, NetworkSource):
-            give(split_spec(source.spec)[0])
-            spec, pool, weights, name = lasting(source.spec), source.pool, source.weights, source.name
-            return load_network(spec, layers=source.layers, pool=pool, weights=weights, name=name, device=self.device)
+            spec = network_spec(source.spec)
+            give(split_spec(spec)[0])
+            return load_network(
+                lasting(spec),
+                layers=source.layers,
+                pool=source.pool,
+                axis=source.axis,
+                weights=source.weights,
+                name=source.name,
+                device=self.device,
+                allow_random=source.allow_random,
+                allow_missing=source.allow_missing,
+            )
         raise SettingError(
             f"a {type(source).__name__} is no network: give NetworkSource(spec, layers) or Network(module, layers)"
         )
@@ -157,19 +175,23 @@ class Models:
         """Load the network that these layers share."""
         first = layers[0]
         names = [info.key.layer for info in layers]
+        pools = {info.key.layer: info.pool for info in layers}
+        allowed = any("random" in info.identity for info in layers)
         model = self._objects.get(first.network)
         if model is not None:
             if not isinstance(model, objects.Network):
                 raise ModelError(f"{first.network} of the index is a network, the object given is {model!r}")
-            return model.hooked(self.device, names, pool=first.pool, name=first.key.model)
+            return model.hooked(self.device, names, pool=pools, name=first.key.model, allow_random=allowed)
         check_stored(split_spec(first.network)[0], self._trust)
         return load_network(
             first.network,
             layers=names,
-            pool=first.pool,
+            pool=pools,
             weights=first.weights,
             name=first.key.model,
             device=self.device,
+            allow_random=allowed,
+            allow_missing=True,  # it was allowed, and the weights are compared
         )
 
     def all_held(self, store: Store) -> tuple[list[LoadedEncoder], list[LoadedNetwork]]:
@@ -197,7 +219,7 @@ class Models:
         if not encoders and not networks:
             loaded, studied = self.all_held(store) if store is not None else ([], [])
         else:
-            loaded = [self.encoder(lasting(spec) if isinstance(spec, str) else spec) for spec in encoders]
+            loaded = [self.encoder(spec) for spec in encoders]
             if not loaded and store is not None:
                 loaded = [self.held_encoder(info) for info in catalog.encoders(store)]
             studied = [self.network(source) for source in networks]

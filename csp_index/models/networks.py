@@ -10,11 +10,11 @@ after a torchvision or timm name means random weights, the same every time. Laye
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,19 +22,28 @@ from PIL import Image
 from torch import Tensor, nn
 
 from csp_index.errors import ModelError, one_line
-from csp_index.models.borrowing import borrowed, running
-from csp_index.models.pooling import Pool, as_maps, choose_pool, first_tensor, fits, neurons_of, pooled
+from csp_index.models.borrowing import borrowed
+from csp_index.models.layers.hooks import hooks, running_loaded
+from csp_index.models.layers.loaded import Loaded
+from csp_index.models.layers.readers import part_called
+from csp_index.models.layers.repeats import spare_random_numbers, why_not_repeated
+from csp_index.models.layers.trial import Trial, try_out
+from csp_index.models.pooling import Pool, as_maps, axes_in, choose_exact, neurons_of, pool_at, pooled
 from csp_index.models.sparse_autoencoders import SparseAutoencoder, settled
+from csp_index.models.specs import check_pool, network_spec
 from csp_index.models.weights import batch_size_for, hash_weights, near_matches, put, resolve_device, undo_channels_last
-from csp_index.models.zoo import Loaded, default_name, load_module
+from csp_index.models.zoo import default_name, load_module
 from csp_index.regular_files import user_path
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerOutput:
     """A layer's output for one image: its shape, its pool, and the number of neurons that results.
 
-    ``kind`` is the class of the module; ``understood`` says what a sparse autoencoder was read as.
+    ``kind`` is the class of the module; ``understood`` says what a sparse autoencoder was read as. ``neurons`` is 0
+    where nothing says which axis has them; ``note`` says what else one should know.
     """
 
     name: str
@@ -43,23 +52,32 @@ class LayerOutput:
     shape: tuple[int, ...]
     kind: str = ""
     understood: str = ""
+    note: str = ""
+    classes: tuple[str, ...] = ()  # what the neurons are called, where they are the outputs of a classifier
 
 
 def load_network(
     spec: str,
     *,
     layers: Sequence[str],
-    pool: str | None = None,
+    pool: str | Mapping[str, str] | None = None,
+    axis: Sequence[int] | None = None,
     weights: str | Path | None = None,
     name: str | None = None,
     device: str = "auto",
+    allow_random: bool = False,
+    allow_missing: bool = False,
 ) -> LoadedNetwork:
     """Return the network that ``spec`` names, in evaluation mode, ready to give the activations of ``layers``.
 
-    ``weights`` is a file that replaces the network's own weights. ``pool`` applies to all layers; by default each gets
-    the usual one for its shape. ``name`` is the first part of a neuron's address; by default it comes from ``spec``.
-    Raises ModelError, with near matches for an unknown network or layer.
+    ``weights`` is a file that replaces the network's own weights. ``pool`` applies to all layers, or is the exact pool
+    of each; by default each gets the usual one for its shape. ``axis`` has the neurons, counted from 1 in the output of
+    one image, where the layers do not say it themselves. ``name`` is the first part of a neuron's address; by default
+    it comes from ``spec``. Raises ModelError, with near matches for an unknown network or layer; for a network that is
+    no function of its image, unless ``allow_random``; and for layers that depend on weights which the checkpoint lacks,
+    unless ``allow_missing``.
     """
+    spec = network_spec(spec)
     selected = default_name(spec) if name is None else name
     if not re.fullmatch(r"[^/\s]+", selected):
         raise ModelError(f"{selected!r} cannot name a network in model/layer/index: no slash, no space, not empty")
@@ -67,8 +85,14 @@ def load_network(
         raise ModelError(f"no layer of {spec} was named: csp-index layers {spec} lists them")
     where = resolve_device(device)
     spec = settled(spec)
+    reading = Reading(pool, tuple(axis or ()), allow_random, allow_missing)
     network = LoadedNetwork(
-        load_module(spec, weights), spec=spec, name=selected, layers=layers, pool=pool, device=where
+        load_module(spec, weights, layers=layers, allow_missing=allow_missing),
+        spec=spec,
+        name=selected,
+        layers=layers,
+        reading=reading,
+        device=where,
     )
     network.weights = None if weights is None else str(user_path(weights).resolve())
     return network
@@ -76,7 +100,8 @@ def load_network(
 
 def list_layers(spec: str, weights: str | Path | None = None) -> list[LayerOutput]:
     """Return every layer of a network that can be indexed, in the order of the modules, with its usual pool."""
-    loaded = load_module(spec, weights)
+    spec = network_spec(spec)
+    loaded = load_module(spec, weights, names_only=weights is None)
     loaded.module.requires_grad_(False).eval()
     return layers_of(loaded, torch.device("cpu"), spec)
 
@@ -84,24 +109,56 @@ def list_layers(spec: str, weights: str | Path | None = None) -> list[LayerOutpu
 def layers_of(loaded: Loaded, device: torch.device, spec: str) -> list[LayerOutput]:
     """Return the same for a loaded network; ``spec`` names it in errors."""
     modules = loaded.layers()
-    result = _try_out(loaded, modules, device, spec)
+    trial = try_out(loaded, modules, device, spec)
+    names = [name for name, shape in trial.trace.shapes.items() if name in modules and shape[:1] == (2,) and all(shape)]
+    axes = trial.axes(names)
     outputs = []
     for layer, module in modules.items():
-        shape = result.get(layer, ())
-        if shape[:1] == (2,) and fits(shape[1:]):
-            outputs.append(_describe(layer, module, shape[1:], None, loaded))
+        if layer not in axes:
+            continue
+        shape, axis = trial.trace.shapes[layer][1:], axes[layer]
+        note = _note(layer, trial, loaded)
+        if axis is None:
+            note = "; ".join([f"axis of the neurons unknown: --axis 1 to {len(shape)}", *([note] if note else [])])
+            outputs.append(LayerOutput(layer, 0, "", shape, _kind(module), _understood(module), note))
+            continue
+        pool = pool_at(shape, [axis], None, trial.reads_class_token(shape))
+        count = neurons_of(shape, pool)
+        classes = loaded.class_names(layer, count)
+        outputs.append(LayerOutput(layer, count, pool, shape, _kind(module), _understood(module), note, classes))
     return outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a user wants the layers of a network read, and what is allowed.
+
+    ``pool`` is one for all layers, to be fitted to each, or the exact one of each layer.
+    """
+
+    pool: str | Mapping[str, str] | None = None
+    axis: tuple[int, ...] = ()
+    allow_random: bool = False
+    allow_missing: bool = False
 
 
 class LoadedNetwork:
     """A network with hooks on the layers under study.
 
     ``name`` is the first part of every neuron's address; ``layers`` has for each layer its shape, pool and number
-    of neurons M; ``identity`` has the keys spec, weights, preprocessing, library and pool.
+    of neurons M; ``identity`` has the keys spec, weights, preprocessing, library and pool, and ``random`` where random
+    values were allowed.
     """
 
     def __init__(
-        self, loaded: Loaded, *, spec: str, name: str, layers: Sequence[str], pool: str | None, device: torch.device
+        self,
+        loaded: Loaded,
+        *,
+        spec: str,
+        name: str,
+        layers: Sequence[str],
+        reading: Reading,
+        device: torch.device,
     ) -> None:
         self.spec = spec
         self.name = name
@@ -113,14 +170,17 @@ class LoadedNetwork:
         for part in (loaded.module, *loaded.attached.values()) if loaded.owned else ():
             put(part, device)
         self._modules = {layer: _module_called(layer, loaded, spec, name) for layer in layers}
+        tried = {**loaded.layers(), **self._modules}
         try:
-            shapes = _try_out(loaded, self._modules, device, spec)
+            trial = try_out(loaded, tried, device, spec)
         except ModelError:
             if not loaded.owned:
                 raise
             undo_channels_last(loaded.module)
-            shapes = _try_out(loaded, self._modules, device, spec)
-        self.layers = {layer: self._describe(layer, shapes.get(layer), pool) for layer in layers}
+            trial = try_out(loaded, tried, device, spec)
+        self._grid = trial.trace.grid
+        self.layers = self._described(trial, reading)
+        trial.check_weights(layers, name, allowed=reading.allow_missing)
         self.identity = {
             "spec": spec,
             "weights": weights,
@@ -129,10 +189,22 @@ class LoadedNetwork:
             "pool": json.dumps({layer: output.pool for layer, output in self.layers.items()}),
             **loaded.traits,
         }
+        cause = self._why_not_repeated(trial)
+        if cause is not None and not reading.allow_random:
+            raise ModelError(
+                f"{spec} is no function of its image: {cause}; change the network, or index what it gives once with "
+                "--allow-random (allow_random=True)"
+            )
+        if cause is not None:
+            _log.warning("%s is no function of its image, which was allowed: %s", spec, cause)
+            self.identity["random"] = "allowed"
 
     def identity_of(self, layer: str) -> dict[str, str]:
         """Return what one layer's activations depend on: the network's identity without what is about other layers."""
         identity = {trait: value for trait, value in self.identity.items() if trait != "pool"}
+        loaded = self._loaded
+        if loaded.trunk_weights is not None and loaded.is_inside(layer):
+            identity["weights"] = loaded.trunk_weights  # as where the trunk alone is loaded
         read = self._loaded.attached.get(layer)
         return identity if read is None else {**identity, "sparse": read.identity}
 
@@ -156,9 +228,9 @@ class LoadedNetwork:
         def keep(layer: str, output: Tensor | None) -> None:
             if output is not None:
                 # Pooled at once: what follows may change the output in place, and the maps of a whole batch are large.
-                results[layer] = pooled(output, self.layers[layer].pool, self._loaded.prefix_tokens).cpu()
+                results[layer] = self._pooled(output, layer).cpu()
 
-        with _running(self._loaded, self.device), _hooks(self._modules, keep):
+        with running_loaded(self._loaded, self.device), hooks(self._modules, keep):
             self._loaded.forward(pixels.to(self.device))
         return {layer: results[layer] for layer in self.layers}
 
@@ -171,13 +243,13 @@ class LoadedNetwork:
         output, rows = self.layers[layer], torch.arange(len(pixels))
 
         def keep(name: str, output_of_layer: Tensor | None) -> None:
-            maps = (
-                None if output_of_layer is None else as_maps(output_of_layer, output.pool, self._loaded.prefix_tokens)
-            )
+            maps = None
+            if output_of_layer is not None:
+                maps = as_maps(output_of_layer, output.pool, self._loaded.prefix_tokens, self._grid)
             if maps is not None:
                 results[name] = maps[rows.to(maps.device), neurons.to(maps.device)].float().cpu()
 
-        with _running(self._loaded, self.device), _hooks({layer: self._modules[layer]}, keep):
+        with running_loaded(self._loaded, self.device), hooks({layer: self._modules[layer]}, keep):
             self._loaded.forward(pixels.to(self.device))
         return results[layer].clone() if layer in results else None
 
@@ -187,15 +259,14 @@ class LoadedNetwork:
         It has the shape of ``pixels``. Raises ModelError if no gradient passes through the network.
         """
         results: dict[str, Tensor] = {}
-        output = self.layers[layer]
 
         def keep(name: str, output_of_layer: Tensor | None) -> None:
             if output_of_layer is not None:
                 # A copy, because what follows may change the output in place.
-                results[name] = pooled(output_of_layer.clone(), output.pool, self._loaded.prefix_tokens, gradient=True)
+                results[name] = self._pooled(output_of_layer.clone(), layer, gradient=True)
 
         try:
-            with _running(self._loaded, self.device, gradient=True), _hooks({layer: self._modules[layer]}, keep):
+            with running_loaded(self._loaded, self.device, gradient=True), hooks({layer: self._modules[layer]}, keep):
                 inputs = pixels.to(self.device).clone().requires_grad_(True)
                 self._loaded.forward(inputs.clone())
                 driven = results[layer].gather(1, neurons.to(self.device)[:, None]).sum()
@@ -207,78 +278,92 @@ class LoadedNetwork:
             ) from exc
         return gradient.cpu()
 
-    def _describe(self, layer: str, shape: tuple[int, ...] | None, pool: str | None) -> LayerOutput:
-        if shape is None:
-            raise ModelError(
-                f"layer {layer!r} of {self.name} gives no tensor when an image goes through: choose another layer"
-            )
-        if shape[:1] != (2,):
-            raise ModelError(
-                f"layer {layer!r} of {self.name} gives {list(shape)} for 2 images, so its first axis is not the batch: "
-                "choose another layer"
-            )
+    def _why_not_repeated(self, trial: Trial) -> str | None:
+        loaded = self._loaded
         try:
-            return _describe(layer, self._modules[layer], shape[1:], pool, self._loaded)
-        except ModelError as exc:
-            raise ModelError(f"layer {layer!r} of {self.name}: {exc}") from exc
+            with spare_random_numbers(self.device), running_loaded(loaded, self.device):
+                return why_not_repeated(self.activations, loaded.preprocess, loaded.module, trial.pixels)
+        except ModelError:
+            raise
+        except Exception as exc:  # whatever the network's own code raises
+            message = f"{type(exc).__name__}: {one_line(exc)}"
+            raise ModelError(f"{self.spec} fails on trial images that it took before: {message}") from exc
+
+    def _pooled(self, output: Tensor, layer: str, *, gradient: bool = False) -> Tensor:
+        pool, prefix = self.layers[layer].pool, self._loaded.prefix_tokens
+        return pooled(output, pool, prefix, grid=self._grid, gradient=gradient)
+
+    def _described(self, trial: Trial, reading: Reading) -> dict[str, LayerOutput]:
+        shapes = {layer: trial.shape(layer, self.name) for layer in self._modules}
+        exact = isinstance(reading.pool, Mapping)
+        axes = {} if exact or reading.axis else trial.axes(list(shapes))
+        outputs = {}
+        for layer, shape in shapes.items():
+            pool = reading.pool[layer] if isinstance(reading.pool, Mapping) else reading.pool
+            token = trial.reads_class_token(shape)
+            try:
+                if exact or (not reading.axis and pool in _SETTLING) or (pool is not None and axes_in(pool)):
+                    pool = choose_exact(shape, pool, token)
+                else:
+                    axis = reading.axis or axes[layer]
+                    if axis is None:
+                        check_pool(pool)
+                        raise ModelError(_ask(shape))
+                    pool = pool_at(shape, axis if isinstance(axis, tuple) else [axis], pool, token)
+            except ModelError as exc:
+                raise ModelError(f"layer {layer!r} of {self.name}: {exc}") from exc
+            if pool == "cls" and not token and self._loaded.has_class_token:
+                _log.warning("pool cls reads the first patch of %s, where the class token is not in front yet", layer)
+            if trial.trace.several.get(layer):
+                count = trial.trace.several[layer]
+                _log.warning(
+                    "layer %s gives %d tensors: the first is read; %s[1] names the second", layer, count, layer
+                )
+            module = self._modules[layer]
+            count = neurons_of(shape, pool)
+            outputs[layer] = LayerOutput(layer, count, pool, shape, _kind(module), _understood(module))
+        return outputs
 
 
 # layers
 
 
-def _describe(layer: str, module: nn.Module, shape: tuple[int, ...], pool: str | None, loaded: Loaded) -> LayerOutput:
-    selected = choose_pool(shape, pool, loaded.has_class_token)
-    understood = module.understood if isinstance(module, SparseAutoencoder) else ""
-    return LayerOutput(layer, neurons_of(shape, selected), selected, shape, type(module).__name__, understood)
+_SETTLING = ("mean-last", "max-last", "cls", "token-mean", "token-max")  # pools that say which axis they mean
+
+
+def _ask(shape: tuple[int, ...]) -> str:
+    axes = ", ".join(f"{axis} ({size})" for axis, size in enumerate(shape, 1))
+    return (
+        f"nothing says which axis of its output {list(shape)} has the neurons: give --axis (axis=), one of {axes}, or "
+        "several with commas for one neuron each"
+    )
+
+
+def _kind(module: nn.Module) -> str:
+    return type(module).__name__
+
+
+def _understood(module: nn.Module) -> str:
+    return module.understood if isinstance(module, SparseAutoencoder) else ""
+
+
+def _note(layer: str, trial: Trial, loaded: Loaded) -> str:
+    notes = []
+    if count := trial.trace.several.get(layer):
+        notes.append(f"the first of {count} tensors; {layer}[1] is the second")
+    if lacking := trial.lacking(layer):
+        notes.append(f"random: the checkpoint lacks {lacking[0]}")
+    return "; ".join(notes)
 
 
 def _module_called(layer: str, loaded: Loaded, spec: str, name: str) -> nn.Module:
     modules = loaded.layers()
     if layer in modules:
         return modules[layer]
+    if (part := part_called(layer, modules)) is not None:
+        return part
     top = [child for child, _ in loaded.module.named_children()]
     near = [known for known in near_matches(layer, modules) if known not in top]
     raise ModelError(
         f"layer {layer!r} is not in {name} (has: {', '.join([*near, *top, '...'])}): csp-index layers {spec} lists all"
     )
-
-
-def _try_out(
-    loaded: Loaded, modules: dict[str, nn.Module], device: torch.device, spec: str
-) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each module's output for two gray images; modules that return no tensor are left out."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def keep(layer: str, output: Tensor | None) -> None:
-        if output is not None:
-            shapes[layer] = tuple(output.shape)
-
-    try:
-        pixels = loaded.preprocess(Image.new("RGB", (256, 256), "grey"))
-        with _running(loaded, device), _hooks(modules, keep):
-            loaded.forward(torch.stack([pixels, pixels]).to(device))
-    except ModelError:
-        raise
-    except Exception as exc:  # whatever the network's own code raises
-        raise ModelError(f"{spec} fails on two gray images: {type(exc).__name__}: {one_line(exc)}") from exc
-    return shapes
-
-
-def _running(loaded: Loaded, device: torch.device, *, gradient: bool = False) -> AbstractContextManager[None]:
-    parts = [loaded.module, *loaded.attached.values()]
-    return running(parts, device, owned=loaded.owned, gradient=gradient)
-
-
-@contextmanager
-def _hooks(modules: dict[str, nn.Module], keep: Callable[[str, Tensor | None], None]) -> Iterator[None]:
-    """Call ``keep`` with each module's first output tensor while the context lasts, and always remove the hooks."""
-
-    def listen(layer: str, module: nn.Module, inputs: object, output: object) -> None:
-        keep(layer, first_tensor(output))
-
-    handles = [module.register_forward_hook(partial(listen, layer)) for layer, module in modules.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

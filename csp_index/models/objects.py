@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,8 @@ from csp_index.errors import CspIndexError, ModelError, one_line
 from csp_index.models import encoders, networks
 from csp_index.models.borrowing import device_for
 from csp_index.models.encoders import Towers, TwoTowers, transformers_towers
+from csp_index.models.layers.inputs import Prepared, cast
+from csp_index.models.layers.loaded import Loaded, check_kind, loaded_module
 from csp_index.models.networks import LayerOutput, layers_of
 from csp_index.models.object_identity import (
     class_of,
@@ -33,8 +35,9 @@ from csp_index.models.object_identity import (
     source_of,
     weights_of,
 )
+from csp_index.models.trunks import processed
 from csp_index.models.weights import OBJECT
-from csp_index.models.zoo import Loaded, loaded_module, processed, timm_transform
+from csp_index.models.zoo import timm_transform
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -45,7 +48,8 @@ class Network:
     `preprocess` is a transform of torchvision or timm, an image processor of transformers, or any function of a PIL
     image that returns a tensor [C, H, W]. It is optional for timm's models, which have their own, and for a module with
     a method `preprocess`. `layers` are named as in `named_modules()`; `Index.layers` lists them. `name` is the
-    first part of a neuron's address, by default the class; `pool` as for networks named by a spec.
+    first part of a neuron's address, by default the class; `pool`, `axis` and `allow_random` as for networks named by
+    a spec.
 
     Raises ModelError if no preprocessing is known or the name is not allowed.
     """
@@ -58,14 +62,18 @@ class Network:
         preprocess: Any = None,
         name: str | None = None,
         pool: str | None = None,
+        axis: int | Sequence[int] | None = None,
+        allow_random: bool = False,
     ) -> None:
         """Refer to the module; nothing of it runs yet."""
         if not isinstance(module, nn.Module):
             raise ModelError(f"a network is a torch.nn.Module, not {type(module).__name__}: pass the module itself")
         self.module = _unwrapped(module)
+        check_kind(self.module, type(self.module).__name__)
         self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
         self.name = _checked_name(type(self.module).__name__ if name is None else name)
-        self.pool = pool
+        self.pool, self.allow_random = pool, allow_random
+        self.axis = (axis,) if isinstance(axis, int) else tuple(axis or ())
         self.preprocess, self._preprocessing = _preprocessing_of(self.module, preprocess)
         self._traits = _Traits(self.module)
 
@@ -83,14 +91,29 @@ class Network:
         renamed.name = _checked_name(name)
         return renamed
 
-    def choosing(self, layers: Sequence[str], pool: str | None, name: str | None = None) -> Network:
+    def choosing(
+        self,
+        layers: Sequence[str],
+        pool: str | None,
+        name: str | None = None,
+        *,
+        axis: Sequence[int] = (),
+        allow_random: bool = False,
+    ) -> Network:
         """Return the same network with other layers to index, and perhaps under another name."""
         selected = self.named(self.name if name is None else name)
+        selected.axis, selected.allow_random = tuple(axis) or self.axis, allow_random or self.allow_random
         selected.layers, selected.pool = tuple(layers), pool or self.pool
         return selected
 
     def hooked(
-        self, device: str, layers: Sequence[str] = (), *, pool: str | None = None, name: str | None = None
+        self,
+        device: str,
+        layers: Sequence[str] = (),
+        *,
+        pool: Mapping[str, str] | None = None,
+        name: str | None = None,
+        allow_random: bool = False,
     ) -> networks.LoadedNetwork:
         """Return the network ready to run on a device, with hooks on its layers, or on `layers`."""
         selected = tuple(layers) or self.layers
@@ -103,7 +126,9 @@ class Network:
                 spec=self.spec,
                 name=name or self.name,
                 layers=selected,
-                pool=pool or self.pool,
+                reading=networks.Reading(
+                    pool or self.pool, () if pool else self.axis, allow_random or self.allow_random
+                ),
                 device=where,
             )
         network.identity["source"] = self._traits.source()
@@ -127,7 +152,7 @@ def list_layers(
     preprocess: Any = None,
     input_shape: Sequence[int] | None = None,
 ) -> list[dict[str, object]]:
-    """Return the layers of a network that can be indexed: layer, kind, shape of one image's output, neurons.
+    """Return the layers of a network that can be indexed: layer, kind, shape of one image's output, neurons, note.
 
     A module whose preprocessing is not known gets a gray input of `input_shape`, by default (3, 224, 224).
     """
@@ -137,7 +162,10 @@ def list_layers(
         outputs = network.all_layers(device)
     else:
         outputs = _layers_of_module(network, device, preprocess, input_shape)
-    return [{"layer": o.name, "kind": o.kind, "shape": list(o.shape), "neurons": o.neurons} for o in outputs]
+    return [
+        {"layer": o.name, "kind": o.kind, "shape": list(o.shape), "neurons": o.neurons or None, "note": o.note}
+        for o in outputs
+    ]
 
 
 def _layers_of_module(
@@ -262,33 +290,13 @@ class Encoder:
         return Towers(
             module=module,
             preprocess=Prepared(selected, self.name),
-            image_features=lambda pixels: _tensor(model.encode_image(_cast(module, pixels))),
+            image_features=lambda pixels: _tensor(model.encode_image(cast(module, pixels))),
             tokenise=partial(_tokens, tokenizer),
             text_features=lambda tokens: _tensor(model.encode_text(tokens["text"])),
             preprocessing=preprocessing_repr(selected),
             library=library_of(model),
             owned=False,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A preprocessing of the caller, checked to return a tensor."""
-
-    preprocess: Callable[[Image.Image], Any]
-    name: str
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Return the model's input for one RGB image. Raises ModelError if it is not a tensor."""
-        result = self.preprocess(image)
-        result = result["pixel_values"] if isinstance(result, Mapping) and "pixel_values" in result else result
-        pixels = torch.from_numpy(result) if isinstance(result, np.ndarray) else result
-        if not isinstance(pixels, Tensor):
-            raise ModelError(
-                f"the preprocess of {self.name} returns {type(result).__name__}: expected a tensor [C, H, W]; add "
-                "torchvision.transforms.ToTensor()"
-            )
-        return pixels[0] if pixels.ndim == 4 and len(pixels) == 1 else pixels
 
 
 class _Traits:
@@ -350,17 +358,11 @@ def _preprocessing_of(module: nn.Module, transform: Any) -> tuple[Callable[[Imag
 
 
 def _forward(module: Any, transformers: bool, pixels: Tensor) -> object:
-    pixels = _cast(module, pixels)
+    pixels = cast(module, pixels)
     if not transformers:
         return module(pixels)
     # A model of images and texts needs both inputs; only its image half runs.
     return getattr(module, "get_image_features", module)(pixel_values=pixels)
-
-
-def _cast(module: nn.Module, pixels: Tensor) -> Tensor:
-    """Return an input in the precision of the weights; whole numbers stay unchanged."""
-    kind = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), pixels.dtype)
-    return pixels.to(kind) if pixels.is_floating_point() else pixels
 
 
 def _tokens(tokenizer: Any, texts: list[str]) -> dict[str, Any]:

@@ -291,7 +291,8 @@ def test_a_network_may_have_a_name_of_its_own() -> None:
 
 def test_list_layers_gives_what_can_be_indexed() -> None:
     layers = {layer.name: layer for layer in list_layers(ODD)}
-    assert list(layers) == ["maps", "spoiler", "last", "pair", "record"], "neither turned, unused, text nor volume"
+    assert list(layers) == ["maps", "spoiler", "last", "pair", "record", "volume"], "neither turned, unused nor text"
+    assert (layers["volume"].neurons, layers["volume"].note[:14]) == (0, "axis of the ne")
     assert (layers["maps"].kind, layers["maps"].shape, layers["maps"].neurons) == ("Conv2d", (4, 10, 10), 4)
 
 
@@ -301,7 +302,7 @@ def test_list_layers_gives_what_can_be_indexed() -> None:
         ("turned", None, r"gives \[4, 2, 10, 10\] for 2 images, so its first axis is not the batch"),
         ("unused", None, "gives no tensor when an image goes through"),
         ("text", None, "gives no tensor"),
-        ("volume", None, r"layer 'volume' of odd: an output of shape \[1, 4, 10, 10\] cannot be pooled"),
+        ("volume", None, r"layer 'volume' of odd: nothing says which axis of its output \[1, 4, 10, 10\] has"),
         (
             "maps",
             "cls",

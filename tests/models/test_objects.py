@@ -60,7 +60,7 @@ def test_an_error_leaves_the_module_as_it_was() -> None:
             raise ValueError("wrong shape")
 
     module = Breaks().train()
-    with pytest.raises(ModelError, match="Breaks fails on two gray images: ValueError: wrong shape"):
+    with pytest.raises(ModelError, match="Breaks fails on two trial images: ValueError: wrong shape"):
         Network(module, ["first"], preprocess=TO_TENSOR, name="Breaks").hooked("cpu")
     assert module.training and not module.first._forward_hooks
 
@@ -157,7 +157,7 @@ def test_what_cannot_be_used_is_told_in_one_line(make, message) -> None:
 
 def test_layers_of_a_module_are_listed() -> None:
     listed = {row["layer"]: row for row in list_layers(net(), "cpu")}
-    assert listed["second"] == {"layer": "second", "kind": "Conv2d", "shape": [5, 220, 220], "neurons": 5}
+    assert listed["second"] == {"layer": "second", "kind": "Conv2d", "shape": [5, 220, 220], "neurons": 5, "note": ""}
     assert list(listed) == ["first", "second", "norm", "act", "pair"]
     assert list_layers(net(), "cpu", input_shape=(3, 9, 9))[0]["shape"] == [4, 7, 7]
     assert list_layers(net(), "cpu", preprocess=TO_TENSOR)[0]["shape"] == [4, 14, 14]

@@ -1,0 +1,101 @@
+"""The trial run of a network when it is loaded: what its layers give for two different pictures, and from what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from csp_index.errors import ModelError, one_line
+from csp_index.models.layers.axes import Shape, Trace, axes_of, resized_shapes, traced
+from csp_index.models.layers.hooks import running_loaded
+from csp_index.models.layers.loaded import Loaded
+from csp_index.models.layers.repeats import spare_random_numbers, trial_images
+from csp_index.models.pooling import prefix_in
+
+_SHOWN = 3  # names in an error
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a pass over two pictures showed; ``pixels`` are the network's input, [2, ...]."""
+
+    loaded: Loaded
+    modules: Mapping[str, nn.Module]
+    device: torch.device
+    trace: Trace
+    pixels: Tensor = field(repr=False)
+
+    def shape(self, layer: str, network: str) -> Shape:
+        """Return the shape of one image's output. Raises ModelError where the layer gives none."""
+        shape = self.trace.shapes.get(layer)
+        if shape is None:
+            raise ModelError(
+                f"layer {layer!r} of {network} gives no tensor when an image goes through: choose another layer"
+            )
+        if shape[:1] != (2,):
+            raise ModelError(
+                f"layer {layer!r} of {network} gives {list(shape)} for 2 images, so its first axis is not the batch: "
+                "choose another layer"
+            )
+        if not all(shape):
+            raise ModelError(f"layer {layer!r} of {network} gives an empty output, {list(shape)}: choose another layer")
+        return shape[1:]
+
+    def axes(self, layers: Sequence[str]) -> dict[str, int | None]:
+        """Return the axis of the neurons of each layer, None where nothing settles it."""
+        return axes_of(layers, self.modules, self.trace, self._resized)
+
+    def _resized(self) -> dict[str, Shape]:
+        with spare_random_numbers(self.device), running_loaded(self.loaded, self.device):
+            return resized_shapes(self.loaded.forward, self.modules, self.pixels.to(self.device))
+
+    def reads_class_token(self, shape: Shape) -> bool:
+        """Whether the first of a layer's tokens is a class token, and the one to read."""
+        if not self.loaded.has_class_token or len(shape) != 2:
+            return self.loaded.has_class_token
+        grid = self.trace.grid
+        return grid is None or prefix_in(shape[0], self.loaded.prefix_tokens, grid) > 0
+
+    def lacking(self, layer: str) -> list[str]:
+        """Return the weights that the checkpoint lacks and that were used before or in a layer."""
+        trace = self.trace
+        before = set(trace.entered[: trace.entered_before.get(layer, len(trace.entered))])
+        ever = set(trace.entered)
+        names = []
+        for name in self.loaded.missing:
+            owner = name.rpartition(".")[0]
+            above = owner.rpartition(".")[0]
+            # Some modules use the weights of a part without calling it.
+            if not owner or owner in before or (owner not in ever and above and above in before):
+                names.append(name)
+        return names
+
+    def check_weights(self, layers: Sequence[str], network: str, *, allowed: bool) -> None:
+        """Refuse layers that depend on weights which the checkpoint lacks, and which are therefore random."""
+        for layer in layers:
+            names = self.lacking(layer)
+            if names and not allowed:
+                more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+                raise ModelError(
+                    f"layer {layer!r} of {network} would have random weights, because the checkpoint lacks "
+                    f"{', '.join(names[:_SHOWN])}{more}: choose another layer, or take random ones with "
+                    "--allow-missing (allow_missing=True)"
+                )
+
+
+def try_out(loaded: Loaded, modules: Mapping[str, nn.Module], device: torch.device, spec: str) -> Trial:
+    """Return what every module gives for two pictures. Raises ModelError where the network fails on them."""
+    trace = Trace()
+    try:
+        with spare_random_numbers(device):
+            pixels = torch.stack([loaded.preprocess(image) for image in trial_images()])
+            with running_loaded(loaded, device), traced(modules, trace):
+                loaded.forward(pixels.to(device))
+    except ModelError:
+        raise
+    except Exception as exc:  # whatever the network's own code raises
+        raise ModelError(f"{spec} fails on two trial images: {type(exc).__name__}: {one_line(exc)}") from exc
+    return Trial(loaded, modules, device, trace, pixels)
