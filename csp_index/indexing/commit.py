@@ -25,7 +25,8 @@ from csp_index.store.runs import Run
 from csp_index.store.statistics import NeuronStatistics, as_lists
 from csp_index.store.tables import Store
 
-_NAMES = frozenset({"spec", "class"})  # what a model is called: its values do not depend on it
+#: What a model is called, and what the user allowed: its values do not depend on these.
+_NAMES = frozenset({"spec", "class", "random"})
 
 
 @dataclass(frozen=True, slots=True)

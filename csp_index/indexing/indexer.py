@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby, repeat
+from itertools import chain, groupby, repeat, tee
 from operator import itemgetter
 from typing import Protocol
 
@@ -30,7 +30,7 @@ from csp_index.images.memory_images import read_image_of
 from csp_index.images.passed_over import PassedOver, passed_over_by
 from csp_index.images.sources import places_of
 from csp_index.indexing import commit
-from csp_index.indexing.batches import Batch, batches
+from csp_index.indexing.batches import batches
 from csp_index.indexing.commit import IndexSummary
 from csp_index.indexing.model_columns import (
     KnownUris,
@@ -41,6 +41,7 @@ from csp_index.indexing.model_columns import (
     parts_of,
     write_failures,
 )
+from csp_index.indexing.model_outputs import Outputs, outputs_of
 from csp_index.models.encoders import LoadedEncoder, TwoTowers
 from csp_index.models.networks import LoadedNetwork
 from csp_index.originals import ImageRoots, coming_from
@@ -96,10 +97,13 @@ Assign = Callable[[Sequence[Prepared], Sequence[ImageFailure]], Target]
 class Executor(Protocol):
     """Reads images, runs the models and writes the results."""
 
-    def run(self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], assign: Assign) -> None:
+    def run(
+        self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], assign: Assign, *, all_of: bool
+    ) -> None:
         """Process shards of `limits` readable images each, in order; the last one gets what is left.
 
-        `assign` is called once per shard, before its results are written. Returns when everything is stored.
+        `assign` is called once per shard, before its results are written. With `all_of`, an image on which a model
+        fails is an error, because it has its row already; else it is a failure. Returns when everything is stored.
         """
 
 
@@ -213,7 +217,7 @@ class Pass:
             infos = (info for part in parts for info in part.infos if have[info.what] <= mark.number)
             return Target(mark, tuple(infos), new=False)
 
-        self._executor.run(refs(), parts, [mark.rows for mark in marks], assign)
+        self._executor.run(refs(), parts, [mark.rows for mark in marks], assign, all_of=True)
 
     def _indexed(self, mark: Shard) -> dict[str, list[str]]:
         where = f"image_id >= {mark.first_image} AND image_id < {mark.first_image + mark.rows}"
@@ -239,7 +243,7 @@ class Pass:
             number, first = number + bool(mark.rows), first + mark.rows
             return Target(mark, infos, new=True)
 
-        self._executor.run(self._unknown(source, known), self._parts, repeat(shard_size), assign)
+        self._executor.run(self._unknown(source, known), self._parts, repeat(shard_size), assign, all_of=False)
 
     def _unknown(self, source: ImageSource, known: KnownUris) -> Iterator[ImageRef]:
         """Yield the images that are new. Raises SourceError where an object gives another picture for a known one."""
@@ -267,35 +271,49 @@ class LocalExecutor:
     def __init__(self, state: PassState, workers: int | None) -> None:
         """Prepare to decode in `workers` processes: 0 is threads of this one, None depends on the work."""
         self._state, self._workers = state, workers
+        self._proven = False  # an image went through all models, in this pass or an earlier one
 
-    def run(self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], assign: Assign) -> None:
+    def run(
+        self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], assign: Assign, *, all_of: bool
+    ) -> None:
         """Process shards of `limits` readable images each, in order; the last one gets what is left."""
-        with Writer() as writer, closing(self._computed(refs, parts, limits, writer)) as shards:
+        self._proven = self._proven or (not all_of and catalog.image_count(self._state.store) > 0)
+        with Writer() as writer, closing(self._computed(refs, parts, limits, writer, all_of)) as shards:
             for images in shards:
                 target = assign(images.prepared, images.failures)
                 writer.put(partial(self._write, images, target))
 
     def _computed(
-        self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], writer: Writer
+        self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], writer: Writer, all_of: bool
     ) -> Generator[Computed, None, None]:
-        """Yield shards of `limits` images each, computed batch by batch; end where the writer has failed."""
+        """Yield shards of `limits` images each, computed batch by batch; end where the writer has failed.
+
+        A shard from which a model's failures are missing is filled up with the images that follow, so that the same
+        images make the same shards, whenever a pass is interrupted.
+        """
         preprocess = [part.model.preprocess for part in parts]
         workers = workers_for(self._state.total, preprocess) if self._workers is None else self._workers
-        shard, rows = Computed([], [], {}), dict[str, list[torch.Tensor]]()
+        planned, sizes = tee(limits)
+        shard = Computed([], [], {})
         with (
             closing(decoded(refs, preprocess, workers=workers)) as images,
-            closing(ahead(batches(images, parts, limits))) as prepared,
+            closing(ahead(batches(images, parts, planned))) as prepared,
         ):
             for batch in prepared:
-                _forward(batch, parts, rows)
-                shard.prepared.extend(batch.images)
-                shard.failures.extend(batch.failures)
+                outputs = outputs_of(parts, batch.images, batch.pixels, proven=self._proven)
+                self._proven = self._proven or bool(outputs.images)
+                if all_of and outputs.failures:
+                    raise _fails_on_indexed(outputs.failures)
+                shard.add(outputs, batch.failures)
                 self._state.advance(len(batch.images) + len(batch.failures))
                 writer.check()
-                if batch.last:
-                    shard.outputs.update({what: torch.cat(values) for what, values in rows.items()})
-                    yield shard
-                    shard, rows = Computed([], [], {}), {}
+                if batch.last and len(shard.prepared) >= (size := next(sizes)):
+                    full, shard = shard.cut(size)
+                    yield full
+                elif batch.last:
+                    sizes = chain([size], sizes)
+            if shard.prepared or shard.failures:
+                yield shard
 
     def _write(self, images: Computed, target: Target) -> None:
         store, mark = self._state.store, target.mark
@@ -308,11 +326,12 @@ class LocalExecutor:
             store.append(schema.IMAGES, rows)
             digests[schema.IMAGES] = shard_digest([rows])
             forget_failures(store, {item.ref.uri for item in images.prepared})
+        outputs = images.outputs
         for info in target.infos:
-            digests[info.what] = commit.write_values(store, info, mark, images.outputs[info.what])
+            digests[info.what] = commit.write_values(store, info, mark, outputs[info.what])
         commit.mark(store, digests, mark, self._state.run)
         for info in target.infos:
-            commit.count_in(store, info, self._state.statistics, mark, images.outputs[info.what])
+            commit.count_in(store, info, self._state.statistics, mark, outputs[info.what])
         self._state.added += mark.rows * target.new
 
 
@@ -322,16 +341,35 @@ class Computed:
 
     prepared: list[Prepared]
     failures: list[ImageFailure]
-    outputs: dict[str, torch.Tensor]
+    rows: dict[str, list[torch.Tensor]]
+
+    @property
+    def outputs(self) -> dict[str, torch.Tensor]:
+        """The outputs [n, W] by column."""
+        return {what: torch.cat(values) for what, values in self.rows.items()}
+
+    def add(self, outputs: Outputs, unreadable: Sequence[ImageFailure]) -> None:
+        """Add what the models gave for a batch, and the images that could not be read."""
+        self.prepared.extend(outputs.images)
+        self.failures += [*unreadable, *outputs.failures]
+        for what, values in outputs.values.items():
+            self.rows.setdefault(what, []).append(values)
+
+    def cut(self, size: int) -> tuple[Computed, Computed]:
+        """Return the first `size` images with all failures, and the others."""
+        if len(self.prepared) == size:
+            return self, Computed([], [], {})
+        whole = self.outputs
+        first = {what: [values[:size]] for what, values in whole.items()}
+        rest = {what: [values[size:]] for what, values in whole.items()}
+        return Computed(self.prepared[:size], self.failures, first), Computed(self.prepared[size:], [], rest)
 
 
-def _forward(batch: Batch, parts: Sequence[Part], rows: dict[str, list[torch.Tensor]]) -> None:
-    for part, pixels in zip(parts, batch.pixels, strict=False):  # no pixels where no image could be read
-        for what, values in part.compute(pixels).items():
-            if not bool(torch.isfinite(values).all()):
-                near = batch.images[0].ref.uri
-                raise ModelError(f"{what} gave values that are not finite, first near {near}: check the model")
-            rows.setdefault(what, []).append(values)
+def _fails_on_indexed(failures: Sequence[ImageFailure]) -> ModelError:
+    return ModelError(
+        f"a model fails on {len(failures)} indexed images, first {failures[0].uri}: {failures[0].reason}; choose "
+        "another layer, or index the other images into a new database"
+    )
 
 
 def check_indexed(prepared: Sequence[Prepared], failures: Sequence[ImageFailure], expected: Sequence[str]) -> None:

@@ -52,7 +52,7 @@ class Recipe:
     spec: str
     name: str | None  # of a network
     weights: str | None
-    pool: str | None
+    pools: dict[str, str]  # of a network's layers
     device: str
     identity: dict[str, str]
     infos: tuple[Column, ...]
@@ -62,12 +62,13 @@ class Recipe:
         layers = [info.key.layer for info in self.infos if isinstance(info, LayerInfo)]
         model: LoadedEncoder | LoadedNetwork
         if layers:
-            options = {"pool": self.pool, "weights": self.weights, "name": self.name, "device": self.device}
-            model = load_network(self.spec, layers=layers, **options)  # type: ignore[arg-type]
+            options: dict[str, Any] = {"weights": self.weights, "name": self.name, "device": self.device}
+            options |= {"allow_random": "random" in self.identity, "allow_missing": True}  # as the driver allowed
+            model = load_network(self.spec, layers=layers, pool=self.pools, **options)
         else:
             model = load_encoder(self.spec, device=self.device)
         for trait, expected in self.identity.items():
-            if trait != "spec" and model.identity.get(trait) != expected:
+            if trait not in ("spec", "random") and model.identity.get(trait) != expected:
                 raise ClusterError(
                     f"{self.spec} differs on the worker {socket.gethostname()}: its {trait} is "
                     f"{model.identity.get(trait)}, expected {expected}: install the same files on every machine"
@@ -80,10 +81,9 @@ def recipe(part: Part) -> Recipe:
     model = part.model
     device = model.device.type  # a worker sees only its own GPU, whatever the number here
     if not isinstance(model, LoadedNetwork):
-        return Recipe(model.spec, None, None, None, device, dict(model.identity), part.infos)
-    pools = {output.pool for output in model.layers.values()}
-    pool = pools.pop() if len(pools) == 1 else None  # several: each layer has the default for its shape
-    return Recipe(model.spec, model.name, model.weights, pool, device, dict(model.identity), part.infos)
+        return Recipe(model.spec, None, None, {}, device, dict(model.identity), part.infos)
+    pools = {layer: output.pool for layer, output in model.layers.items()}
+    return Recipe(model.spec, model.name, model.weights, pools, device, dict(model.identity), part.infos)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +129,21 @@ class Worker:
         return 0, [replace(image, pixels=()) if isinstance(image, Prepared) else image for image in images], stacks
 
     def compute(
-        self, numbers: Sequence[int], first: str, rows: Sequence[tuple[int, int]], *chunks: Stacks
+        self, numbers: Sequence[int], names: Sequence[str], rows: Sequence[tuple[int, int]], *chunks: Stacks
     ) -> tuple[int, Outputs]:
-        """Run the parts on one batch, rows start .. stop - 1 of each chunk; `first` names its first image in errors."""
+        """Run the parts on one batch, rows start .. stop - 1 of each chunk; `names` are those of its images."""
         self.load()
         outputs: Outputs = {}
         for i, number in enumerate(numbers):
             # A copy: a model may write into its input, and the cluster's memory is read-only.
             batch = np.concatenate([chunk[i][start:stop] for chunk, (start, stop) in zip(chunks, rows, strict=True)])
             for what, values in self._parts[number].compute(torch.from_numpy(batch)).items():
-                if not bool(torch.isfinite(values).all()):
-                    raise ModelError(f"{what} gave values that are not finite, first near {first}: check the model")
+                bad = (~torch.isfinite(values)).flatten(1).any(1).nonzero().flatten().tolist()
+                if bad:
+                    raise ModelError(
+                        f"{what} gave values that are not finite on {len(bad)} of {len(values)} images, first "
+                        f"{names[bad[0]]}: check the model, or index with engine local, which goes on without them"
+                    )
                 outputs[what] = values.numpy()
         return sum(stop - start for start, stop in rows), outputs
 
@@ -220,12 +224,12 @@ class WorkerPool:
         report, pixels = self._call(worker, "decode", 3, refs, numbers)
         return Chunk(report, pixels, worker)
 
-    def compute(self, numbers: Sequence[int], first: str, pieces: Sequence[tuple[Chunk, int, int]]) -> Any:
+    def compute(self, numbers: Sequence[int], names: Sequence[str], pieces: Sequence[tuple[Chunk, int, int]]) -> Any:
         """Submit one batch, made of rows start .. stop - 1 of chunks; return where its outputs will be."""
         self.settle(_CALLS * self.ready)
         rows = [(start, stop) for _, start, stop in pieces]
         worker = self._least_busy(pieces[0][0].worker)
-        (outputs,) = self._call(worker, "compute", 2, numbers, first, rows, *(chunk.pixels for chunk, _, _ in pieces))
+        (outputs,) = self._call(worker, "compute", 2, numbers, names, rows, *(chunk.pixels for chunk, _, _ in pieces))
         return outputs
 
     def write(self, order: WriteOrder, outputs: Sequence[Any]) -> Any:

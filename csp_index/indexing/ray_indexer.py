@@ -106,8 +106,13 @@ class RayExecutor:
             self._ending.callback(self._started.close)
         return self._started
 
-    def run(self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], assign: Assign) -> None:
-        """Process shards of `limits` readable images each, in order; the last one gets what is left."""
+    def run(
+        self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], assign: Assign, *, all_of: bool
+    ) -> None:
+        """Process shards of `limits` readable images each, in order; the last one gets what is left.
+
+        An image on which a model fails is an error here in any case: shards are formed before the models run.
+        """
         for images in self._submitted(refs, parts, limits):
             self._write_later(images, assign(images.prepared, images.failures))
         self._commit(everything=True)
@@ -126,7 +131,7 @@ class RayExecutor:
                 batch = _take(images, count, shard.failures)
                 if batch:
                     pieces = [_piece(chunk, items) for chunk, items in groupby(batch, key=attrgetter("chunk"))]
-                    shard.outputs.append(self._pool.compute(numbers, batch[0].image.ref.uri, pieces))
+                    shard.outputs.append(self._pool.compute(numbers, [item.image.ref.uri for item in batch], pieces))
                     shard.prepared.extend(item.image for item in batch)
                     self._state.advance(self._pool.computed())
                 if len(batch) < count:

@@ -1,0 +1,89 @@
+"""What the models of a pass give for one batch, without the images on which one of them fails.
+
+One bad image must not stop the others: an image on which a model raises an error, or gives values that are not finite,
+becomes a failure by its name. A model that fails on every image of the first batch is broken, and ends the pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from csp_index.errors import CspIndexError, ModelError
+from csp_index.images.decode import ImageFailure
+from csp_index.images.loader import Prepared
+from csp_index.indexing.model_columns import Part
+
+Values = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The images that all models could take, the values [n, W] by column, and the failures."""
+
+    images: list[Prepared]
+    values: Values
+    failures: list[ImageFailure]
+
+
+def outputs_of(
+    parts: Sequence[Part], images: Sequence[Prepared], pixels: Sequence[torch.Tensor], *, proven: bool
+) -> Outputs:
+    """Return what the parts give for a batch. `proven` says that the models took an image before.
+
+    Raises ModelError where they take no image of it, and took none before.
+    """
+    if not images:
+        return Outputs([], {}, [])
+    values: list[Values | None] = []
+    reasons: dict[int, str] = {}
+    for part, batch in zip(parts, pixels, strict=True):
+        try:
+            results = part.compute(batch)
+        except ModelError:
+            values.append(None)
+            alone = _failing_alone(part, batch)
+            if not alone or (len(alone) == len(images) and not proven):
+                raise
+            reasons |= {row: reason for row, reason in alone.items() if row not in reasons}
+            continue
+        values.append(results)
+        for what, bad in _not_finite(results).items():
+            if len(bad) == len(images) and not proven:
+                near = images[0].ref.uri
+                raise ModelError(f"{what} gave values that are not finite, first near {near}: check the model")
+            for row in bad:
+                reasons.setdefault(row, f"{what} gave values that are not finite")
+    kept = [row for row in range(len(images)) if row not in reasons]
+    failures = [ImageFailure(images[row].ref.uri, reason) for row, reason in sorted(reasons.items())]
+    if not kept:
+        return Outputs([], {}, failures)
+    rows = torch.tensor(kept)
+    merged: Values = {}
+    for part, batch, computed in zip(parts, pixels, values, strict=True):
+        if computed is None:
+            merged |= part.compute(batch[rows.to(batch.device)])
+        else:
+            merged |= {what: out if len(kept) == len(images) else out[rows] for what, out in computed.items()}
+    return Outputs([images[row] for row in kept], merged, failures)
+
+
+def _not_finite(results: Values) -> dict[str, list[int]]:
+    """Return the rows with values that are not finite, by column; columns without such rows are left out."""
+    rows = {what: (~torch.isfinite(out)).flatten(1).any(1).nonzero().flatten() for what, out in results.items()}
+    return {what: some.tolist() for what, some in rows.items() if len(some)}
+
+
+def _failing_alone(part: Part, batch: torch.Tensor) -> dict[int, str]:
+    """Return why a part fails on single images of a batch, by their rows."""
+    reasons = {}
+    for row in range(len(batch)):
+        try:
+            wrong = _not_finite(part.compute(batch[row : row + 1]))
+        except CspIndexError as exc:
+            reasons[row] = str(exc)
+        else:
+            reasons |= {row: f"{min(wrong)} gave values that are not finite"} if wrong else {}
+    return reasons
