@@ -1,19 +1,15 @@
-"""Commands that fill an index: index, import, metadata, layers, optimize."""
+"""Commands that fill an index: index, import, metadata, optimize."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from csp_index.cli.network_options import chosen_models, network_options
 from csp_index.cli.options import FILE, database, images_option, json_option, trust_option, whole
 from csp_index.cli.output import progress, say, say_json, say_summary
-
-if TYPE_CHECKING:
-    from csp_index.models.index_models import NetworkSource
 
 _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.")
 
@@ -21,27 +17,7 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
 @click.command()
 @database
 @click.argument("source", required=False)
-@click.option(
-    "--encoder", "encoders", multiple=True, help="open_clip:ARCH/WEIGHTS, transformers:ID, or a local directory."
-)
-@click.option(
-    "--network", "networks", multiple=True, help="torchvision:, timm:, transformers: or python:MODULE:FACTORY."
-)
-@click.option("--layers", multiple=True, help="Layers of the preceding --network, with commas; see `csp-index layers`.")
-@click.option(
-    "--sae",
-    "saes",
-    multiple=True,
-    help="Sparse autoencoder on a layer: LAYER=FILE (or folder, or hf:ORG/NAME), optionally with :topk=K or :places.",
-)
-@click.option(
-    "--pool",
-    "pools",
-    multiple=True,
-    help="mean, max, cls, token-mean, token-max or none; the default depends on the layer's shape.",
-)
-@click.option("--weights", multiple=True, help="Weight file of the network (.safetensors).")
-@click.option("--name", "names", multiple=True, help="Name of the network in addresses MODEL/LAYER/INDEX.")
+@network_options
 @click.option(
     "--metadata", type=FILE, help="Table about the images: CSV, JSON, parquet, Excel; joined by path or name."
 )
@@ -68,13 +44,13 @@ def index(db: str, source: str | None, as_json: bool, device: str | None, trust:
     csp-index index birds.db photos/ --encoder open_clip:ViT-B-32/laion2b_s34b_b79k \\
         --network torchvision:resnet50/IMAGENET1K_V2 --layers layer3,layer4
     """
+    encoders, networks = chosen_models(options)
     from csp_index.index import open_index
 
-    networks = _networks(options)
     with progress() as report:
         summary = open_index(db, device=device, trust=trust, image_roots=options["image_roots"]).add_images(
             source,
-            encoders=options["encoders"],
+            encoders=encoders,
             networks=networks,
             metadata=options["metadata"],
             metadata_key=options["metadata_key"],
@@ -88,44 +64,6 @@ def index(db: str, source: str | None, as_json: bool, device: str | None, trust:
             progress=report,
         )
     say_summary(summary, as_json)
-
-
-def _networks(options: dict[str, Any]) -> list[NetworkSource]:
-    from csp_index.models.index_models import NetworkSource
-
-    specs, layers = _with_autoencoders(options["networks"], options["layers"], options["saes"])
-    if len(specs) != len(layers):
-        raise click.UsageError(
-            f"{len(specs)} --network and {len(layers)} --layers: expected one --layers per --network"
-        )
-    for name in ("pools", "weights", "names"):
-        if len(options[name]) > len(specs):
-            raise click.UsageError(
-                f"--{name.rstrip('s')} is given {len(options[name])} times for {len(specs)} --network"
-            )
-    rows = zip_longest(specs, layers, options["pools"], options["weights"], options["names"])
-    return [
-        NetworkSource(spec, tuple(part.strip() for part in names.split(",") if part.strip()), pool, weights, name)
-        for spec, names, pool, weights, name in rows
-    ]
-
-
-def _with_autoencoders(
-    specs: Sequence[str], layers: Sequence[str], saes: Sequence[str]
-) -> tuple[Sequence[str], Sequence[str]]:
-    """Add autoencoders to the network's spec, and their features to its layers."""
-    if not saes:
-        return specs, layers
-    if len(specs) != 1 or len(layers) > 1:
-        raise click.UsageError(
-            f"--sae is given for {len(specs)} --network: expected one; with several, append +sae:LAYER=FILE to the "
-            "network's name and add LAYER.sae-NAME to its layers"
-        )
-    from csp_index.models.sparse_autoencoders import split_spec
-
-    spec = "+sae:".join([specs[0], *saes])
-    added = [source.added for source in split_spec(spec)[1][-len(saes) :]]
-    return [spec], [",".join([*layers, *added])]
 
 
 @click.command("import")
@@ -187,29 +125,6 @@ def optimize(db: str, encoder: str | None, kind: str, keep_hours: float | None, 
 
 
 @click.command()
-@click.argument("network")
-@click.option("--weights", type=FILE, help="Weight file of the network (.safetensors).")
-@click.option("--sae", "saes", multiple=True, help="Sparse autoencoder LAYER=FILE, to see what is understood of it.")
-@json_option
-def layers(network: str, weights: str | None, saes: Sequence[str], as_json: bool) -> None:
-    """List a network's layers: name, kind, output shape for one image, neurons, and what an autoencoder was read as.
-
-    \b
-    csp-index layers torchvision:resnet50/none
-    """
-    from csp_index.models.networks import list_layers
-
-    for layer in list_layers("+sae:".join([network, *saes]), weights=weights):
-        understood = {"understood": layer.understood} if layer.understood else {}
-        if as_json:
-            traits = {"layer": layer.name, "kind": layer.kind, "shape": list(layer.shape), "neurons": layer.neurons}
-            say_json(traits | understood)
-        else:
-            shape = " x ".join(map(str, layer.shape))
-            say(layer.name, layer.kind, shape, f"{layer.neurons} neurons", *understood.values())
-
-
-@click.command()
 @database
 @click.argument("table", type=FILE)
 @click.option("--key", metavar="COLUMN", help="Column of the table that names the images (the one that fits).")
@@ -235,4 +150,4 @@ def metadata(db: str, table: str, key: str | None, replace: bool, as_json: bool)
     say(f"{summary.joined:,} of {summary.images:,} images have the columns {', '.join(summary.columns)}")
 
 
-COMMANDS = (index, import_, metadata, layers, optimize)
+COMMANDS = (index, import_, metadata, optimize)
