@@ -107,6 +107,9 @@ def say_summary(summary: IndexSummary, as_json: bool) -> None:
     say(f"{summary.added:,} images added{failed}; the index holds {summary.images:,} ({summary.seconds:.1f} s)")
     for layer in summary.layers:
         say(f"layer {layer} is ready: csp-index label DB --layer {layer}")
+    for layer, count in summary.latents.items():
+        dead = f"{count['dead']:,} of {count['latents']:,} latents are dead (fire on no image)"
+        say(f"layer {layer}: {dead}, {count['dense']:,} are dense (on more than half of the images)", err=True)
 
 
 def say_labels(labels: Iterable[Label], as_json: bool) -> None:

@@ -31,7 +31,10 @@ _NAMES = frozenset({"spec", "class", "random"})
 
 @dataclass(frozen=True, slots=True)
 class IndexSummary:
-    """What one indexing pass did; `passed_over` counts the files of the source that are no images, by reason."""
+    """What one indexing pass did; `passed_over` counts the files of the source that are no images, by reason.
+
+    `latents` has the number of latents of each layer of a sparse autoencoder, and how many are dead or dense.
+    """
 
     run_id: str
     images: int
@@ -42,10 +45,14 @@ class IndexSummary:
     layers: tuple[str, ...] = field(default=())
     encoders: tuple[str, ...] = field(default=())
     passed_over: dict[str, int] = field(default_factory=dict)
+    latents: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def _repr_html_(self) -> str:
         cells = {name: ", ".join(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         cells["passed_over"] = ", ".join(f"{count} {reason}" for reason, count in self.passed_over.items())
+        cells["latents"] = "; ".join(
+            f"{layer}: {c['latents']}, {c['dead']} dead, {c['dense']} dense" for layer, c in self.latents.items()
+        )
         cells["seconds"] = f"{self.seconds:.1f}"
         head = "".join(f"<th>{name}</th>" for name in cells)
         row = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells.values())

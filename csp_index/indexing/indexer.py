@@ -32,6 +32,7 @@ from csp_index.images.sources import places_of
 from csp_index.indexing import commit
 from csp_index.indexing.batches import batches
 from csp_index.indexing.commit import IndexSummary
+from csp_index.indexing.latents import count_latents
 from csp_index.indexing.model_columns import (
     KnownUris,
     Part,
@@ -161,6 +162,7 @@ def add_images(
             if source is not None:
                 indexing.extend(source, settings.SHARD_SIZE.value(shard_size))
             commit.finish_statistics(store, [i for i in infos if isinstance(i, LayerInfo)], state.statistics)
+        latents = count_latents(store, infos)
     return IndexSummary(
         run.run_id,
         catalog.image_count(store),
@@ -171,6 +173,7 @@ def add_images(
         tuple(str(i.key) for i in infos if isinstance(i, LayerInfo)),
         tuple(e.spec for e in encoders),
         dict(state.passed_over),
+        latents,
     )
 
 

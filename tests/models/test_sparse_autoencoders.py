@@ -255,6 +255,23 @@ def test_an_index_extends_itself_with_the_features_it_holds(tmp_path: Path, monk
             held.add_layer(other, "conv.sae-sae")
 
 
+def _stored(db: Path, latents: int) -> np.ndarray:
+    index = open_index(db, device="cpu")
+    return np.stack([index.activations(f"network/conv.sae-sae/{k}") for k in range(latents)], axis=1)
+
+
+def test_layers_show_what_was_understood(tmp_path: Path) -> None:
+    file = _save(tmp_path, _weights(), said={"k": "3"})
+    plain = CliRunner().invoke(cli, ["layers", FAKE, "--sae", f"conv={file}"])
+    words = f"TopK with k 3; {D} inputs (minus a bias); {S} latents"
+    assert f"conv.sae-sae\tSparseAutoencoder\t{S}\t{S} neurons\t{words}" in plain.output
+    rows = [
+        json.loads(line)
+        for line in CliRunner().invoke(cli, ["layers", f"{FAKE}+sae:conv={file}", "--json"]).output.splitlines()
+    ]
+    assert rows[-1]["understood"] == words and "understood" not in rows[0]
+
+
 def test_the_command_line_adds_the_layer(tmp_path: Path) -> None:
     write_images(tmp_path / "images", 6)
     file = _save(tmp_path, _weights())
@@ -263,6 +280,13 @@ def test_the_command_line_adds_the_layer(tmp_path: Path) -> None:
         cli, [*base, "--network", FAKE, "--layers", "conv", "--sae", f"conv={file}:topk=3", "--json"]
     )
     assert run.exit_code == 0, run.output
-    assert json.loads(run.output)["layers"] == ["network/conv", "network/conv.sae-sae"]
+    summary = json.loads(run.output)
+    assert summary["layers"] == ["network/conv", "network/conv.sae-sae"]
+    features = _stored(tmp_path / "db", S)
+    dead, dense = (~(features > 0).any(0)).sum(), ((features > 0).mean(0) > 0.5).sum()
+    assert summary["latents"] == {"network/conv.sae-sae": {"latents": S, "dead": dead, "dense": dense}}
+    assert dead and dense, "the case tells nothing"
+    said = CliRunner().invoke(cli, [*base, "--network", FAKE, "--layers", "conv", "--sae", f"conv={file}:topk=3"])
+    assert f"{dead} of {S} latents are dead (fire on no image), {dense} are dense" in said.stderr
     wrong = CliRunner().invoke(cli, [*base, "--sae", f"conv={file}"])
     assert wrong.exit_code == 2 and "expected one" in wrong.output
