@@ -10,7 +10,7 @@ from csp_index.errors import AddressError, SettingError
 
 ContrastKind = Literal["nearest", "falcon", "perturbation", "synthetic", "random"]
 DerivedKind = Literal["perturbation", "synthetic"]  # contrast kinds whose images are made
-LabelState = Literal["labelled", "dead", "no-contrast", "no-candidates"]
+LabelState = Literal["labelled", "dead", "constant", "no-contrast", "no-candidates"]
 Progress = Callable[[int, int, str], None]  # done, to do, what is going on
 _RIVALS = 5
 _LARGEST = 1.7e308  # of finite numbers
@@ -113,11 +113,12 @@ def rivals_of(scores: Sequence[LabelScore]) -> tuple[LabelScore, ...]:
 class Label:
     """What one method says of one neuron: its best candidates and the evidence they rest on.
 
-    `state` is `labelled`, `dead` (the neuron never fires), `no-contrast` (no image activates less than the threshold,
-    and the method needs one) or `no-candidates` (only its own were asked for, and it has none); but for the first,
-    `labels` is empty and `note` says why. `note` also mentions fewer examples than requested, and a poor contrast.
-    `uncertain`: the lead of the best candidate is inside the noise of the activating images, or these tell nothing
-    (there is but one). `rivals` are the others that come first in some resamples, at most five.
+    `state` is `labelled`, `dead` (the neuron never fires), `constant` (the same on every image), `no-contrast` (no
+    image activates less than the threshold, and the method needs one) or `no-candidates` (only its own were asked for,
+    and it has none); but for the first, `labels` is empty and `note` says why. `note` also mentions fewer examples than
+    requested, ties among them, and a poor contrast. `uncertain`: the lead of the best candidate is inside the noise of
+    the activating images, these tell nothing (there is but one), or half of them were taken by the order of the images
+    among more of the same activation. `rivals` are the others that come first in some resamples, at most five.
     """
 
     neuron: NeuronKey

@@ -16,12 +16,14 @@ from csp_index.contrast.examples import Examples, quality_of
 from csp_index.contrast.selection import Selection
 from csp_index.labelling.confidence import Confidence
 from csp_index.labelling.request import LabelRequest
+from csp_index.labelling.ties import Ties
 from csp_index.records import ExamplePair, Label, LabelScore, LabelState, rivals_of
 
 STORED_NEIGHBOURS = 5  # nearest contrastive images stored with each activating one, whatever the method looks at
 KEPT = 20  # candidates stored with each neuron, or more where more are requested
 _PAIR_BYTES = 256  # of a pair in memory, about
 _NOTES = {
+    "constant": "it has the same activation on every image, so no image says what it detects",
     "dead": "never fires above the floor on the indexed images",
     "no-contrast": "no image activates it less than the threshold (or filters left none); this method needs one",
     "no-candidates": "no candidate was named for it: run `csp-index candidates`, or add the vocabulary to --candidates",
@@ -46,6 +48,7 @@ class Ranking:
     available: np.ndarray
     confidence: Confidence | None = None
     vectors: torch.Tensor | None = None
+    ties: Ties | None = None
 
     @property
     def counts(self) -> np.ndarray:
@@ -135,7 +138,9 @@ def _example_notes(request: LabelRequest, examples: Examples) -> list[str]:
 
 def label_notes(ranking: Ranking, summary: ExampleSummary) -> list[str]:
     """Return the note of each label: why there is none, else what falls short of the request."""
-    return [_NOTES.get(state, note) for state, note in zip(ranking.states.tolist(), summary.notes, strict=True)]
+    ties = [""] * len(summary.notes) if ranking.ties is None else ranking.ties.notes()
+    notes = ["; ".join(filter(None, parts)) for parts in zip(ties, summary.notes, strict=True)]
+    return [_NOTES.get(state, note) for state, note in zip(ranking.states.tolist(), notes, strict=True)]
 
 
 def labels_of(ranking: Ranking, summary: ExampleSummary, run_id: str = "") -> list[Label]:

@@ -27,6 +27,7 @@ from csp_index.labelling.label_values import KEPT, ExampleSummary, Ranking, exam
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.response import Response
 from csp_index.labelling.scoring import Scored
+from csp_index.labelling.ties import Ties, read_ties
 from csp_index.ordering import leaders_of
 from csp_index.records import ExampleOptions
 from csp_index.store.tables import Store
@@ -87,6 +88,7 @@ class NeuronScores:
     scored: Scored
     states: np.ndarray
     own: Ownership | None = None
+    ties: Ties | None = None
 
     @property
     def available(self) -> torch.Tensor:
@@ -113,7 +115,10 @@ class NeuronScores:
         result = bootstrap(self.request.method, self.evidence, options, scores, leaders, check)
         alone = self.available < 2
         share = result.share.masked_fill(alone[:, None], torch.nan)
-        return replace(result, share=share, uncertain=result.uncertain | alone)
+        uncertain = result.uncertain | alone
+        if self.ties is not None:
+            uncertain |= torch.from_numpy(self.ties.doubtful)
+        return replace(result, share=share, uncertain=uncertain)
 
 
 def _none_stored(selection: Selection, options: ExampleOptions) -> Examples | None:
@@ -183,7 +188,9 @@ class Pipeline:
         scored = scoring.score(request.method, evidence, request.scoring)
         if texts.own is not None:
             scored = replace(scored, scores=texts.own.mask(scored.scores, examples.neurons))
-        return NeuronScores(request, examples, evidence, scored, _states(request, examples, texts.own), texts.own)
+        ties = read_ties(self.store, selection, examples)
+        states = _states(request, examples, ties, texts.own)
+        return NeuronScores(request, examples, evidence, scored, states, texts.own, ties)
 
     def ranking(
         self,
@@ -206,6 +213,7 @@ class Pipeline:
             scores.available.numpy(),
             scores.confidence(best[:, :KEPT], self.context.check),
             scores.scored.vectors,
+            scores.ties,
         )
 
     def summary(self, ranking: Ranking) -> ExampleSummary:
@@ -256,11 +264,12 @@ def _with_texts(evidence: Evidence, request: LabelRequest, texts: CandidateTexts
     return replace(evidence, texts=texts.directions, empty_text=empty)
 
 
-def _states(request: LabelRequest, examples: Examples, own: Ownership | None) -> np.ndarray:
+def _states(request: LabelRequest, examples: Examples, ties: Ties, own: Ownership | None) -> np.ndarray:
     """Return the label state [M] of neurons with these example sets and candidates."""
     missing = examples.without_contrast & request.formula.info.needs_contrast
     states: np.ndarray = np.where(examples.dead, "dead", np.where(missing, "no-contrast", "labelled"))
     if own is not None:
         none = (own.available(examples.neurons) == 0).numpy()
         states = np.where(none & (states != "dead"), "no-candidates", states)
+    states = np.where(ties.constant & (states != "dead"), "constant", states)
     return states

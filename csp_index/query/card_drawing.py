@@ -239,6 +239,7 @@ def _row_height(tile: float, contrasted: bool) -> float:
 def _state_text(state: str) -> str:
     names = {
         "dead": "dead neuron",
+        "constant": "constant neuron",
         "no-contrast": "no contrast",
         "no-candidates": "no candidates",
         "labelled": "no label",
