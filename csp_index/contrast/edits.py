@@ -84,7 +84,7 @@ def as_stored(picture: Image.Image) -> tuple[bytes, Image.Image]:
         return b"", picture
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
-    return buffer.getvalue(), Image.open(buffer).convert("RGB")
+    return buffer.getvalue(), Image.open(buffer, formats=["JPEG"]).convert("RGB")
 
 
 def stored(picture: Image.Image) -> tuple[bytes, Image.Image]:

@@ -54,7 +54,7 @@ def perturb(image: Image.Image, kind: Perturbation, seed: int) -> Image.Image:
         return ImageEnhance.Brightness(image).enhance(_EXPOSURE)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_QUALITY)
-    return Image.open(buffer).convert("RGB")
+    return Image.open(buffer, formats=["JPEG"]).convert("RGB")
 
 
 def perturbed_copies(

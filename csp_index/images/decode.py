@@ -18,8 +18,9 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -39,6 +40,7 @@ IN_MEMORY = "dataset:"
 """The start of the URI of an image that is in no file: an item of the caller's dataset."""
 
 _THUMBNAIL_QUALITY = 90
+_STORED_FORMATS = ("JPEG", "PNG")  # of thumbnails and derived images
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +125,47 @@ def decode(data: bytes, *, max_pixels: int | None = None) -> Image.Image:
         raise SourceError(reason) from exc
 
 
+def decode_stored(data: object, *, max_pixels: int | None = None) -> Image.Image:
+    """Return a picture that csp_index itself encoded, a thumbnail or a derived image, as RGB.
+
+    An index may come from a stranger, so nothing but JPEG and PNG is opened. Raises SourceError, in one line, for
+    anything else, also for None, and for more than ``max_pixels`` pixels (by default the setting).
+    """
+    most = MAX_PIXELS.value() if max_pixels is None else max_pixels
+    with _stored(data, most) as image:
+        return _checked_rgb(image, most)
+
+
+def stored_size(data: object) -> tuple[int, int]:
+    """Return width and height of a picture that `decode_stored` reads, from its head alone. Raises SourceError."""
+    with _stored(data, MAX_PIXELS.value()) as image:
+        return image.size
+
+
+@contextmanager
+def _stored(data: object, max_pixels: int) -> Iterator[Image.Image]:
+    if not isinstance(data, bytes):
+        raise SourceError("the index has no picture of it")
+    try:
+        with _opened(data, max_pixels, _STORED_FORMATS) as image:
+            check_shape(*image.size, max_pixels)
+            yield image
+    except SourceError:
+        raise
+    except Exception as exc:  # Pillow raises many kinds of errors on damaged files
+        raise SourceError(f"its picture in the index is no JPEG or PNG that can be read: {one_line(exc)}") from exc
+
+
 def _decoded(data: bytes, max_pixels: int) -> Image.Image:
+    with _opened(data, max_pixels, decoded_formats()) as image:
+        return _checked_rgb(image, max_pixels)
+
+
+def _opened(data: bytes, max_pixels: int, formats: Sequence[str]) -> Image.Image:
     allowed = Image.MAX_IMAGE_PIXELS
     if allowed is not None and allowed < max_pixels <= MAX_PIXELS.value():
         Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow's own limit, of the whole process: the user set a larger one
-    with Image.open(io.BytesIO(data), formats=decoded_formats()) as image:
-        return _checked_rgb(image, max_pixels)
+    return Image.open(io.BytesIO(data), formats=tuple(formats))
 
 
 def _reason(exc: Exception, kind: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
+from csp_index.errors import SourceError
+from csp_index.images.decode import decode_stored
 from csp_index.integrity.findings import reading
 from csp_index.integrity.subject import Subject, many, pieces_between
 from csp_index.store import catalog, schema
@@ -234,11 +234,10 @@ def _check_images(subject: Subject) -> None:
                 parse_metadata(row["metadata"], row["image_id"])
 
 
-def decodes(data: bytes) -> bool:
+def decodes(data: object) -> bool:
     """Return whether a picture made here can be decoded."""
     try:
-        with Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as image:
-            image.load()
-    except Exception:  # Pillow raises many kinds of errors on damaged files
+        decode_stored(data)
+    except SourceError:
         return False
     return True

@@ -314,7 +314,7 @@ def _wrong_pictures(subject: Subject, name: str, ids: np.ndarray) -> Iterator[tu
         rows = dataset.take(part, columns=["image_id", "picture", schema.EMBEDDING, "activation"])
         subject.result.count("derived images", rows.num_rows)
         for number, row in enumerate(rows.select(["image_id", "picture", "activation"]).to_pylist()):
-            if not decodes(row["picture"] or b""):
+            if not decodes(row["picture"]):
                 yield row["image_id"], "its picture cannot be decoded"
             elif wrong_vectors(rows.slice(number, 1), schema.EMBEDDING, width, [row["image_id"]]):
                 yield row["image_id"], "its embedding is no finite unit vector"

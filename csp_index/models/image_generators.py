@@ -221,9 +221,9 @@ class CachedGenerator:
 
 def _read(file: Path) -> Image.Image:
     try:
-        with Image.open(file) as picture:
+        with Image.open(file, formats=["PNG"]) as picture:
             return picture.convert("RGB")
-    except OSError as exc:
+    except Exception as exc:  # Pillow raises many kinds of errors on damaged files
         raise StoreError(f"the kept picture {file} cannot be read: {one_line(exc)}; delete its folder") from exc
 
 

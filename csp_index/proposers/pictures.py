@@ -15,7 +15,7 @@ from PIL import Image
 from csp_index import settings
 from csp_index.errors import ProposerError, SourceError
 from csp_index.images.containers import ContainerReader
-from csp_index.images.decode import ImageRead, decode, fetch, read_image, same_file
+from csp_index.images.decode import ImageRead, decode_stored, fetch, read_image, same_file
 from csp_index.lru_cache import LRUCache
 from csp_index.originals import ImageRoots
 from csp_index.store import derived_images, schema
@@ -103,7 +103,7 @@ class Pictures:
         decoded = {}
         for image_id, data in zip(ids, files, strict=True):
             try:
-                decoded[image_id] = self._reduced(decode(data or b""))
+                decoded[image_id] = self._reduced(decode_stored(data))
             except SourceError:
                 continue
         return decoded

@@ -7,7 +7,6 @@ of low activation lies. Knows nothing about the store; draws with Pillow alone.
 from __future__ import annotations
 
 import functools
-import io
 import math
 import re
 import unicodedata
@@ -16,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 
-from csp_index.errors import QueryError
+from csp_index.errors import QueryError, SourceError
+from csp_index.images.decode import decode_stored
 
 MOST_PAIRS = 30
 MOST_LABELS = 5
@@ -31,6 +31,7 @@ _COLUMNS = 10
 _LARGEST_TILE = 128
 _HEAD = 262  # height of address, label, scores and histogram
 _FOOT = 54
+_MOST_PIXELS = 2**24  # of a thumbnail; a larger one counts as unreadable
 _FINE = 2  # drawn this much larger, then reduced, so that edges are smooth
 
 _PAPER, _PANEL, _LINE = "#ffffff", "#f4f5f7", "#dfe2e7"
@@ -315,8 +316,8 @@ class _Canvas:
         side = round(size * _FINE)
         square = Image.new("RGB", (side, side), _PANEL)
         try:
-            picture = Image.open(io.BytesIO(encoded)).convert("RGB")
-        except (UnidentifiedImageError, OSError):
+            picture = decode_stored(encoded, max_pixels=_MOST_PIXELS)
+        except SourceError:
             self.panel((*corner, corner[0] + size, corner[1] + size))
             self.text((corner[0] + size / 2, corner[1] + size / 2 - 9), "unreadable", 14, _FAINT, anchor="middle")
             return

@@ -5,16 +5,15 @@ An id is all that names an image: pictures come from the index's own tables, and
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from PIL import Image
 
-from csp_index.errors import NotFoundError
+from csp_index.errors import NotFoundError, SourceError
+from csp_index.images.decode import stored_size
 from csp_index.service.documents.layer import top_images
 from csp_index.service.documents.shapes import ExcitedRow, ImageDocument, ImageFacts, NeighbourRow
 from csp_index.service.layer_table import LayerTable
@@ -181,8 +180,7 @@ def _indexed(snapshot: Snapshot, image_id: int) -> ImageFacts:
 
 def _derived(snapshot: Snapshot, image_id: int) -> ImageFacts:
     row = _derived_row(snapshot, image_id, [*_DERIVED, "picture"])
-    with Image.open(io.BytesIO(row["picture"])) as picture:  # reads its head alone
-        width, height = picture.size
+    width, height = _size(row["picture"])
     recipe = {name: _last(value) if isinstance(value, str) else value for name, value in _parsed(row["recipe"]).items()}
     return {
         "name": describe_recipe(row["recipe"]),
@@ -199,6 +197,13 @@ def _derived(snapshot: Snapshot, image_id: int) -> ImageFacts:
             "recipe": recipe,
         },
     }
+
+
+def _size(picture: object) -> tuple[int, int] | tuple[None, None]:
+    try:
+        return stored_size(picture)
+    except SourceError:
+        return None, None
 
 
 def _derived_row(snapshot: Snapshot, image_id: int, columns: Sequence[str]) -> dict[str, Any]:

@@ -141,5 +141,5 @@ def _size(name: str) -> tuple[int, int] | None:
     file = manual.picture(name)
     if file is None:
         return None
-    with Image.open(io.BytesIO(file[0])) as picture:
+    with Image.open(io.BytesIO(file[0]), formats=["JPEG", "PNG"]) as picture:
         return picture.size
