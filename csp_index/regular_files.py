@@ -22,6 +22,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
     stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a link",
 }
 _CHUNK = 2**20
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -33,6 +34,11 @@ def user_path(path: str | Path) -> Path:
         return Path(os.path.expanduser(path))
     except ValueError:  # a NUL in the name of a user
         return Path(path)
+
+
+def kind_of(status: os.stat_result) -> str:
+    """Return what something is that is no regular file, for a message."""
+    return _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
 
 
 def check_file(path: str | Path, limit: Count | None = None) -> None:
@@ -87,8 +93,7 @@ def read_text(path: str | Path) -> str:
 
 def _check(status: os.stat_result, path: str | Path, limit: Count | None) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
-        raise OSError(errno.EINVAL, f"it is {kind}, expected a regular file", os.fspath(path))
+        raise OSError(errno.EINVAL, f"it is {kind_of(status)}, expected a regular file", os.fspath(path))
     if limit is not None and status.st_size > limit.value():
         raise _too_large(status.st_size, path, limit)
 

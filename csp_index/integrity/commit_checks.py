@@ -17,6 +17,7 @@ import numpy as np
 from csp_index.errors import CspIndexError, StoreError
 from csp_index.integrity.findings import LOG, Finding, Remedy, Verification, cause, is_newer, remedy_of
 from csp_index.store import schema
+from csp_index.store.foreign import odd_files
 from csp_index.store.history.commits import CommitLog
 from csp_index.store.history.records import Head, Record
 from csp_index.store.history.table_files import digest_of
@@ -126,6 +127,17 @@ def _check_history(log: CommitLog, head: Head, result: Verification) -> None:
             if not any(f"tagged {tag}" in where for where in known):
                 result.findings.append(Finding(LOG, cause(exc), "forget version", f"tag {tag}", ("tag", tag)))
         result.count("tags")
+
+
+def check_kinds(location: Location, result: Verification) -> bool:
+    """Return whether the tables consist of folders and regular files: others are never read."""
+    regular = True
+    for name in NewestTables(location).names():
+        for file, kind in odd_files(name, location):
+            regular = False
+            text = f"it is {kind}, expected a regular file: no table with it is read"
+            result.findings.append(Finding(name, text, "restore", file.removeprefix(f"{name}.lance/"), (name,)))
+    return regular
 
 
 def check_files(location: Location, committed: Committed, result: Verification) -> None:

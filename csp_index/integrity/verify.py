@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from csp_index.integrity.column_checks import check_columns
-from csp_index.integrity.commit_checks import check_commits, check_files, check_foreign
+from csp_index.integrity.commit_checks import check_commits, check_files, check_foreign, check_kinds
 from csp_index.integrity.findings import Verification
 from csp_index.integrity.neighbour_checks import check_neighbours
 from csp_index.integrity.repair import repair as repair_index
@@ -62,6 +62,8 @@ def _verified(location: Location, full: bool, find_encoder: FindEncoder, progres
     committed = check_commits(location, result)
     steps.done()
     if committed.record is None and result.findings:
+        return result
+    if not check_kinds(location, result):
         return result
     if committed.record is not None:
         check_files(location, committed, result)

@@ -1,17 +1,21 @@
 """What an index from a stranger may not contain: tables that lie elsewhere, and names and numbers no csp_index wrote.
 
 A manifest of Lance may name other places for its data, to which reading sends requests signed with the reader's keys;
-a folder of the index may be a link. Opening a table reads its manifest alone, so it can be checked before that.
+a folder or file of the index may be a link, or a pipe, on which Lance waits forever. Opening a table reads its manifest
+alone, so the rest can be checked before it is read.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from csp_index.errors import StoreError
+from csp_index.regular_files import kind_of
 from csp_index.store.locations import LocalLocation, Location
 
 MOST_DIMENSIONS: Final = 2**20  # of an encoder
@@ -19,7 +23,6 @@ MOST_NEURONS: Final = 2**26  # of a layer
 _MODELS = b"embedding_functions"
 _NAME = re.compile(r"\w+", re.ASCII)
 _COMMITS = ("commits", "commits/files", "commits/tags")
-_FOLDERS = ("", "_versions", "data", "_indices", "_deletions", "_transactions")
 
 
 def check_own(dataset: Any, name: str, location: Location) -> None:
@@ -40,18 +43,34 @@ def check_own(dataset: Any, name: str, location: Location) -> None:
         )
 
 
-def check_folders(name: str, location: Location) -> None:
-    """Refuse a table of a directory if a folder of it is a link. Raises StoreError."""
+def check_table_files(name: str, location: Location) -> None:
+    """Refuse a table of a directory that holds links, pipes or devices. Raises StoreError."""
+    for file, kind in odd_files(name, location):
+        refused = "which is never followed" if kind == "a link" else "expected a regular file"
+        raise StoreError(
+            f"{file} of table {name} in {location.uri} is {kind}, {refused}: copy the whole index from its owner"
+        )
+
+
+def odd_files(name: str, location: Location) -> Iterator[tuple[str, str]]:
+    """Yield what is neither a folder nor a regular file in a table of a directory, and what it is.
+
+    The folders are listed, 1,000 files in a millisecond or two; the files themselves are not touched.
+    """
     if not isinstance(location, LocalLocation):
         return
-    for part in _FOLDERS:
-        folder = f"{location.address}/{name}.lance/{part}".rstrip("/")
-        if os.path.islink(folder):
-            inside = os.path.relpath(folder, location.root)
-            raise StoreError(
-                f"{inside} of table {name} in {location.uri} is a link, which is never "
-                "followed: copy the whole index from its owner"
-            )
+    folders = [f"{name}.lance"]
+    if os.path.islink(location.root / folders[0]):
+        yield folders.pop(), "a link"
+    while folders:
+        folder = folders.pop()
+        with suppress(FileNotFoundError), os.scandir(location.root / folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{folder}/{entry.name}")
+                elif not entry.is_file(follow_symlinks=False):
+                    with suppress(FileNotFoundError):  # removed since it was listed
+                        yield f"{folder}/{entry.name}", kind_of(entry.stat(follow_symlinks=False))
 
 
 def check_name(name: str, location: Location) -> str:

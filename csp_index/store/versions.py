@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 
 from csp_index.errors import StoreError
 from csp_index.store.bucket import reason
-from csp_index.store.foreign import check_folders, check_own
+from csp_index.store.foreign import check_own, check_table_files
 from csp_index.store.history.commits import CommitLog
 from csp_index.store.history.read_hold import ReadHold
 from csp_index.store.history.records import Record
@@ -157,12 +157,12 @@ class NewestTables:
         from lance import Session, dataset  # type: ignore[attr-defined]
 
         with _at_version(name, self._location, str(version)):
+            check_table_files(name, self._location)
             if seen is not None:
                 opened = seen.dataset.checkout_version(version)
             else:
                 self._session = self._session or Session(_INDEX_CACHE, _METADATA_CACHE)
                 uri, options = f"{self._location.address}/{name}.lance", self._location.options
-                check_folders(name, self._location)
                 opened = dataset(uri, version=version, storage_options=options, session=self._session)
             check_own(opened, name, self._location)
             return TableVersion(opened, (version, self._location.stamp(name, version)))
@@ -177,7 +177,7 @@ class NewestTables:
             if seen is None:
                 self._session = self._session or Session(_INDEX_CACHE, _METADATA_CACHE)
                 uri, options = f"{self._location.address}/{name}.lance", self._location.options
-                check_folders(name, self._location)
+                check_table_files(name, self._location)
                 newest = dataset(uri, storage_options=options, session=self._session)
             elif (latest := seen.dataset.latest_version) != seen.dataset.version:
                 newest = seen.dataset.checkout_version(latest)

@@ -18,6 +18,7 @@ import lance
 import pytest
 from hostile_index import overwrite
 from indexed import ENCODER, NETWORK, WORDS
+from odd_files import ODD, in_time
 
 from csp_index import open_index
 from csp_index.errors import CspIndexError, StoreError
@@ -204,6 +205,37 @@ def test_a_record_that_is_a_pipe_or_a_device_is_refused(db: Path, run: Callable[
         said = run("status", db)
         assert (said.status, said.err.count("\n")) == (1, 1)
         assert "expected a regular file" in said.err
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ("data", "a pipe"),
+        ("data", "a device"),
+        ("data", "a link"),
+        ("_deletions", "a socket"),
+        ("_indices/1", "a pipe"),
+    ],
+)
+def test_a_file_of_a_table_that_is_no_regular_file_is_refused(
+    part: str, kind: str, db: Path, run: Callable[..., Any]
+) -> None:
+    folder = db / f"{schema.IMAGES}.lance" / part
+    folder.mkdir(parents=True, exist_ok=True)
+    name = next((file.name for file in folder.glob("*") if file.is_file()), "x.lance")
+    (folder / name).unlink(missing_ok=True)
+    if kind == "a link":
+        os.symlink(next((db / f"{schema.LABELS}.lance" / "data").iterdir()), folder / name)
+    else:
+        ODD[kind](folder / name)
+    kind = "a link" if kind == "a device" else kind  # which leads to one
+    with in_time():
+        for command in READING[2:5]:
+            said = run(command[0], db, *command[1:])
+            assert (said.status, said.err.count("\n")) == (1, 1), (command, said.out, said.err)
+            assert f"images.lance/{part}/{name} of table images in {db} is {kind}, " in said.err
+        said = run("verify", db)
+    assert said.status == 1 and f"images, {part}/{name}: it is {kind}, expected a regular file" in said.out
 
 
 @pytest.mark.parametrize("part", ["", "data", "_versions"])
