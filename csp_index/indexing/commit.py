@@ -183,6 +183,7 @@ def mark_all(store: Store, written: Sequence[tuple[Mapping[str, str], Shard]], r
 def statistics_of(store: Store, info: LayerInfo, running: dict[str, NeuronStatistics], until: int) -> NeuronStatistics:
     """Return the layer's running statistics over the shards before `until`, computed from the store if missing."""
     if info.what not in running:
+        catalog.check_activations(store, info)
         statistics = NeuronStatistics(info.neurons, settings.TOP_IMAGES.value())
         marks = [mark for mark in catalog.shards(store, info.what) if mark.number < until]
         for tile in streams.activation_tiles(store, info, marks):

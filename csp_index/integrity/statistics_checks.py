@@ -50,7 +50,7 @@ def _check_layer(subject: Subject, info: LayerInfo, marks: Marks) -> None:
     if len(numbers) == 0:
         _note_unfinished(subject, info, 0, len(marks.get(info.what, [])))
         return
-    if not np.array_equal(numbers, np.arange(info.neurons)):
+    if len(numbers) != info.neurons or not np.array_equal(numbers, np.arange(len(numbers))):
         text = f"it has {len(numbers):,} rows of statistics for {info.neurons:,} neurons"
         subject.find(schema.NEURONS, text, str(info.key), key=(info.what,))
         return

@@ -139,8 +139,25 @@ def _marked(store: Store) -> set[str]:
 
 
 def layer(store: Store, key: LayerKey) -> LayerInfo:
-    """Return the layer; NotFoundError says which ones there are."""
-    return find_layer({info.key: info for info in layers(store)}, key)
+    """Return the layer; NotFoundError says which ones there are. Raises StoreError as `check_activations` does."""
+    info = find_layer({info.key: info for info in layers(store)}, key)
+    check_activations(store, info)
+    return info
+
+
+def check_activations(store: Store, target: LayerInfo) -> None:
+    """Refuse a layer that names more neurons than its activations have rows per shard, before memory is taken for them.
+
+    Raises StoreError; reads no row.
+    """
+    marked = len(shards(store, target.what))
+    rows = store.count(target.table) if store.has(target.table) else 0
+    if rows < marked * target.neurons:
+        raise StoreError(
+            f"the layer {target.key} of the table {schema.LAYERS} has {target.neurons:,} neurons and {marked:,} "
+            f"shards, its activations have {rows:,} rows, expected one per neuron and shard: the index is damaged, run "
+            f"`csp-index verify {store.uri}`"
+        )
 
 
 def find_layer(known: Mapping[LayerKey, LayerInfo], key: LayerKey) -> LayerInfo:

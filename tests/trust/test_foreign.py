@@ -283,6 +283,15 @@ def test_what_no_csp_index_wrote_is_one_line(
     assert time.monotonic() - started < 60
 
 
+def test_a_layer_has_no_more_neurons_than_its_activations(db: Path, run: Callable[..., Any]) -> None:
+    overwrite(open_index(db).store, schema.LAYERS, neurons=2**26)
+    for command in (["label", "--layer", "net/concepts", "--recompute"], ["show", "net/concepts/0"]):
+        said = run(command[0], db, *command[1:])
+        assert (said.status, said.err.count("\n")) == (1, 1)
+        assert "has 67,108,864 neurons and 1 shards, its activations have 10 rows, expected one per" in said.err
+    assert "rows, 67,108,864 are marked" in run("verify", db).out
+
+
 @pytest.mark.parametrize("text", [DEEP, "[" * 70 + "]" * 70, '"a"', "{", '{"method": "{x} \' OR 1"}'])
 def test_settings_of_runs_break_no_command(text: str, db: Path, run: Callable[..., Any]) -> None:
     store = open_index(db).store
