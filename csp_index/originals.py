@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
 from csp_index import settings
 from csp_index.errors import SourceError, one_line
@@ -29,6 +30,7 @@ from csp_index.store import schema
 from csp_index.store.tables import Store
 
 _FOLDER: Final = "image-roots"
+_URL = rf"[A-Za-z][\w+.-]*://[^/{os.pathsep}]*(?::\d+(?![^/{os.pathsep}]))?(?:/[^{os.pathsep}]*)?"
 _ARRAY = re.compile(r"array#\d+")
 _log = logging.getLogger(__name__)
 _named: dict[str, tuple[str, ...]] = {}  # by the index's location: places named in this process
@@ -73,7 +75,7 @@ class ImageRoots:
     def __init__(self, store: Store) -> None:
         """Collect them: those named in this process, by the setting, and when images were indexed on this machine."""
         run = _first_run(store)
-        listed = [part for part in settings.IMAGE_ROOTS.value().split(os.pathsep) if part]
+        listed = _places(settings.IMAGE_ROOTS.value())
         remembered = () if run is None else _remembered(store, run)
         self._index = store.uri
         self.places = tuple(
@@ -85,7 +87,8 @@ class ImageRoots:
         if uri.startswith(IN_MEMORY) or _ARRAY.fullmatch(uri) or is_in_memory(uri):
             return True
         if "://" in uri:
-            return any("://" in place and _below(uri, place, "/") for place in self.places)
+            climbs = ".." in re.split(r"[/\\]", unquote(uri))
+            return not climbs and any("://" in place and _below(uri, place, "/") for place in self.places)
         container = container_of(uri)
         file = _real(uri if container is None else container.path)
         return file is not None and any(_below(file, place, os.sep) for place in self.places)
@@ -114,6 +117,11 @@ def read_originals(store: Store, uris: Iterable[str]) -> Iterator[ImageRead | Im
 
 def _below(place: str, root: str, separator: str) -> bool:
     return place == root or place.startswith(root.rstrip(separator) + separator)
+
+
+def _places(listed: str) -> list[str]:
+    """Return places listed as in PATH; URLs, which may have a port, stay whole."""
+    return re.findall(rf"{_URL}|[^{os.pathsep}]+", listed)
 
 
 def _settled(place: str) -> str:

@@ -133,7 +133,7 @@ DECODE_WORKERS = CountOrAuto(
 IMAGE_ROOTS = Text(
     "image_roots",
     "",
-    "Places whose images may be opened because an index names them, as for --images, parted as in PATH.",
+    "Places whose images may be opened because an index names them, as for --images; parted as in PATH, URLs whole.",
 )
 STATE = Text("state", "", "Folder where csp_index remembers, per user, the images' places; by default the platform's.")
 MAX_IMAGE_BYTES = Count(

@@ -143,6 +143,22 @@ def test_no_way_around_the_roots(way: str, foreign: Path) -> None:
     assert not roots.allow(uri)
 
 
+def test_places_in_the_environment_may_be_urls(foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = ["s3://bucket/x", str(foreign / "images"), "http://localhost:8080/y", "https://example.org"]
+    monkeypatch.setenv("CSP_INDEX_IMAGE_ROOTS", os.pathsep.join(places))
+    roots = ImageRoots(open_index("db").store)
+    assert roots.places == tuple(places)
+    for place in places:
+        assert roots.allow(f"{place}/000.png")
+
+
+@pytest.mark.parametrize("way", ["../secret", "a/../../secret", "%2e%2e/secret", "%2E./secret", "..\\secret", ".."])
+def test_no_url_climbs_out_of_its_place(way: str, foreign: Path) -> None:
+    roots = ImageRoots(open_index("db", image_roots="https://example.com/images").store)
+    assert roots.allow("https://example.com/images/a..b/1.png")
+    assert not roots.allow(f"https://example.com/images/{way}")
+
+
 def test_what_the_roots_allow(foreign: Path) -> None:
     os.symlink(foreign / "images", foreign / "link")
     roots = ImageRoots(open_index("db", image_roots=["link", "https://example.com/images/", "one.tar"]).store)
