@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 
 class ShardDigest:
@@ -17,15 +18,15 @@ class ShardDigest:
 
     def __init__(self) -> None:
         """Start without rows."""
-        self._columns: dict[str, hashlib._Hash] = {}
+        self._columns: dict[str, _ColumnDigest] = {}
 
     def add(self, rows: pa.Table | pa.RecordBatch) -> None:
         """Add rows; each piece has the same columns."""
         for name in rows.schema.names:
-            digest = self._columns.setdefault(name, hashlib.sha256())
+            digest = self._columns.setdefault(name, _ColumnDigest())
             column = rows[name]
             for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
-                _add(digest, chunk)
+                digest.add(chunk)
 
     def hexdigest(self) -> str:
         """Return the digest of all columns, whatever the pieces were, in hexadecimal digits."""
@@ -48,13 +49,55 @@ def shard_digest(pieces: Iterable[pa.Table | pa.RecordBatch]) -> str:
     return digest.hexdigest()
 
 
-def _add(digest: hashlib._Hash, values: pa.Array) -> None:
-    kind = values.type
-    if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind):
-        _add(digest, values.flatten())
-    elif pa.types.is_primitive(kind) and values.null_count == 0:
-        digest.update(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).data)
-    else:
-        for value in values.to_pylist():
-            data = value if isinstance(value, bytes) else str(value).encode()
-            digest.update(b"-" if value is None else b"+%d:" % len(data) + data)
+class _ColumnDigest:
+    """The digest of one column: of its values, and of where nulls and the ends of lists are if that is not plain."""
+
+    def __init__(self) -> None:
+        self._values = hashlib.sha256()
+        self._items: _ColumnDigest | None = None  # of lists
+        self._places = hashlib.sha256()  # of nulls among numbers; of lists, their lengths
+        self._rows = self._nulls = 0
+        self._length: int | None = None  # of the first list
+        self._even = True  # whether all lists have that length
+
+    def add(self, values: pa.Array) -> None:
+        kind = values.type
+        if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind):
+            self._add_lists(values)
+        elif pa.types.is_primitive(kind):
+            self._add_numbers(values)
+        else:
+            for value in values.to_pylist():
+                data = value if isinstance(value, bytes) else str(value).encode()
+                self._values.update(b"-" if value is None else b"+%d:" % len(data) + data)
+        self._rows += len(values)
+
+    def _add_lists(self, lists: pa.Array) -> None:
+        self._items = self._items or _ColumnDigest()
+        self._items.add(lists.flatten())
+        lengths = pc.list_value_length(lists).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        self._places.update(lengths.data)
+        if self._length is None and len(lengths):
+            self._length = int(lengths[0])
+        self._even = self._even and bool((lengths == self._length).all()) and self._length != -1
+
+    def _add_numbers(self, numbers: pa.Array) -> None:
+        if numbers.null_count:
+            nulls = np.flatnonzero(numbers.is_null().to_numpy(zero_copy_only=False)) + self._rows
+            self._places.update(nulls.astype(np.int64).data)
+            self._nulls += numbers.null_count
+            numbers = numbers.drop_null()
+        self._values.update(np.ascontiguousarray(numbers.to_numpy(zero_copy_only=False)).view(np.uint8).data)
+
+    def hexdigest(self) -> str:
+        if self._items is not None:
+            items = self._items.hexdigest()
+            return items if self._even else self._with_places(items)
+        if self._nulls == 0:
+            return self._values.hexdigest()
+        if self._nulls == self._rows:
+            return hashlib.sha256(b"-" * self._rows).hexdigest()
+        return self._with_places(self._values.hexdigest())
+
+    def _with_places(self, values: str) -> str:
+        return hashlib.sha256(f"{values} {self._places.hexdigest()}".encode()).hexdigest()
