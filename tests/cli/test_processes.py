@@ -122,6 +122,12 @@ def test_ctrl_c_says_that_nothing_is_lost(tmp_path):
     assert index.add_images(source).images == 240
 
 
+def test_the_command_line_is_also_a_module_to_run():
+    command = [sys.executable, "-m", "csp_index", "--version"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("csp-index, version ")
+
+
 WARNS = """
 import logging
 import click
