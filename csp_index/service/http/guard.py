@@ -46,6 +46,7 @@ SECURITY_HEADERS = {
 _ALWAYS = ("/healthz", "/readyz")  # answered even when the service is busy
 _PATIENCE = 4  # times the limit: a body up to this size is read to its end, though refused
 _CLIENT_LEFT = 499  # in the log alone: nobody received a status
+_ENDS = Fault(503, "stopped", "the service ends", "ask again once it runs", close=True)
 _FRAMING = 64 * 1024  # bytes that a form adds to a picture
 
 Answer = Callable[[Scope, Fault], Response]
@@ -131,6 +132,8 @@ class Guard:
         try:
             async with asyncio.timeout(settings.arrival):
                 body = await _whole(receive, most)
+        except asyncio.CancelledError:  # as in `_worked`
+            return _ENDS
         except TimeoutError:
             return Fault(408, "timeout", f"the request did not arrive within {settings.arrival:g} s", close=True)
         finally:
@@ -149,7 +152,7 @@ class Guard:
         try:
             await client.wait(task, max(0.0, until - time.perf_counter()))
         except asyncio.CancelledError:  # the grace of a service that ends has passed
-            fault: Fault | None = Fault(503, "stopped", "the service ends", "ask again once it runs", close=True)
+            fault: Fault | None = _ENDS
         else:
             fault = Fault(504, "timeout", f"the answer took longer than {self._settings.timeout:g} s", close=True)
             if client.has_left:

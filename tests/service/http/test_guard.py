@@ -416,6 +416,17 @@ def test_a_service_that_ends_stops_the_work_and_says_so():
         stops[0].check()
 
 
+def test_a_service_that_ends_answers_requests_that_are_still_arriving():
+    async def scene():
+        arriving = asyncio.ensure_future(asked(guarded(), "POST", headers=[("content-length", "9")], chunks=()))
+        await asyncio.sleep(0.01)
+        arriving.cancel()
+        return await arriving
+
+    reply = asyncio.run(scene())
+    assert (reply.status, reply.error["type"], reply.headers["connection"]) == (503, "stopped", "close")
+
+
 def test_work_without_an_end_requested_goes_on():
     async def work(scope, receive, send):
         stop_of(scope).check()
