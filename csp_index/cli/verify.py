@@ -37,9 +37,12 @@ def verify(
     from csp_index import originals, settings
     from csp_index.integrity import verify as integrity
     from csp_index.models.index_models import Models
+    from csp_index.models.weights import resolve_device
 
+    device = settings.DEVICE.value(device)
+    resolve_device(device)  # also where no model will run
     originals.allow(db, image_roots)
-    find = partial(integrity.encoder_at_hand, Models(settings.DEVICE.value(device), None, trust=trust))
+    find = partial(integrity.encoder_at_hand, Models(device, None, trust=trust))
     with progress() as report:
         result = integrity.verify(db, full=full, repair=repair, find_encoder=find, progress=report)
     if as_json:

@@ -345,7 +345,7 @@ class FixedTables:
         """Refuse to write."""
         raise StoreError(
             f"table {name} of {self._location.uri} is open at a fixed version, only to be read: "
-            "write through another process"
+            "to write, leave out --version (in Python: version)"
         )
 
 

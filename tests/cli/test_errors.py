@@ -110,6 +110,7 @@ BAD = {
         ["label", "db", "--layer", "net/concepts", "--device", "abacus", "--recompute"],
         "abacus",
     ),
+    "a device that is none where no model runs": (["verify", "db", "--device", "abacus"], "abacus"),
 }
 
 

@@ -51,7 +51,7 @@ def test_nothing_is_written_to_a_version(run, db):
     before = sorted(db.rglob("*"))
     said = run(*LABEL, "--method", "csp", "--version", "bare")
     assert said.status == 1
-    assert "is open at a fixed version, only to be read" in said.err
+    assert "is open at a fixed version, only to be read: to write, leave out --version" in said.err
     assert sorted(db.rglob("*")) == before
 
 
