@@ -22,6 +22,7 @@ PLACEHOLDERS: Final = ("examples", "contrasts", "concepts", "words")
 SEPARATOR: Final = "---"
 """The line of a prompt file between its text for two sets and its text for activating images only."""
 
+_BOM = "\ufeff"  # an editor puts it before a text; joined files have it within
 _IN_BRACES = re.compile(r"\{\s*+(\w*)\s*\}")  # possessive: what does not match is looked at once
 _THOUGHTS = re.compile(r"\A\s*+(?:<think(?:ing)?>)?.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _OPEN_THOUGHTS = re.compile(r"\A\s*<think(?:ing)?>", re.IGNORECASE)
@@ -115,7 +116,7 @@ def load_prompt(name_or_file: str) -> Prompt:
         return PROMPTS[name_or_file]
     path = user_path(name_or_file)
     try:
-        lines = read_text(path).splitlines()
+        lines = read_text(path).replace(_BOM, "").splitlines()
     except (OSError, ValueError) as exc:
         raise ProposerError(
             f"prompt {name_or_file!r} is not built in (has: {', '.join(PROMPTS)}) and not a readable text file"

@@ -94,6 +94,7 @@ def test_a_long_answer_takes_no_long_time(raw: str) -> None:
     like("Of {examples}", "{contrasts}", "{ words }", "{", "}", "\n---\n", "what?").map(str.encode)
     | st.binary(max_size=20)
 )
+@example(b" \xef\xbb\xbfwhat?")
 def test_any_file_is_a_prompt_or_refused(folder: Path, data: bytes) -> None:
     file = folder / "p.txt"
     file.write_bytes(data)
