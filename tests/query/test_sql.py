@@ -253,6 +253,13 @@ def test_one_statement_is_expected(statement: str) -> None:
         run_sql({"images": _images()}, statement)
 
 
+@pytest.mark.parametrize("statement", ["SELECT " + "(" * 3000, "SELECT " + "(" * 3000 + "--" + ")" * 3000])
+def test_nested_statements_are_refused_before_they_are_parsed(statement: str) -> None:
+    with pytest.raises(QueryError, match="more than 500 open parentheses: nest it less deep"):
+        run_sql({}, statement)
+    assert run_sql({}, "SELECT " + "(" * 400 + "1" + ")" * 400).rows()
+
+
 def test_files_and_variables_are_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = pa.table({"password": ["1234"]})  # DuckDB would find this variable by its name
     pq.write_table(secret, tmp_path / "secret.parquet")
