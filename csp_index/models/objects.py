@@ -162,9 +162,10 @@ def list_layers(
         outputs = network.all_layers(device)
     else:
         outputs = _layers_of_module(network, device, preprocess, input_shape)
+    notes = ["; ".join(filter(None, (o.understood, o.note))) for o in outputs]
     return [
-        {"layer": o.name, "kind": o.kind, "shape": list(o.shape), "neurons": o.neurons or None, "note": o.note}
-        for o in outputs
+        {"layer": o.name, "kind": o.kind, "shape": list(o.shape), "neurons": o.neurons or None, "note": note}
+        for o, note in zip(outputs, notes, strict=True)
     ]
 
 

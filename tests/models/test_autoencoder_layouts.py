@@ -338,6 +338,26 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Path], Array, str]] = {
         topk(pre(X)),
         "TopK with k 3",
     ),
+    "settings as JSON in the metadata": (
+        lambda f: save_file(SAELENS, f / "sae.safetensors", {"cfg": json.dumps({"architecture": "topk", "k": K})}) or f,
+        topk(pre(X)),
+        "TopK with k 3",
+    ),
+    "a checkpoint of Lightning": (
+        saved(
+            "last.ckpt",
+            {"epoch": 3, "state_dict": {f"sae.{n}": t for n, t in SAELENS.items()}, "hyper_parameters": {"top_k": K}},
+        ),
+        topk(pre(X)),
+        "TopK with k 3",
+    ),
+    "dictionary_learning, the class as Python writes it": (
+        lambda f: dictionary_learning(
+            f, {"bias": B_DEC, **LINEAR}, "<class 'dictionary_learning.dictionary.AutoEncoder'>"
+        ),
+        relu(pre(X)),
+        "ReLU",
+    ),
     "stored mean and deviation": (
         saved("ae.pt", {**SAELENS, "k": K, "input_mean": drawn(D, seed=20), "input_std": drawn(D, seed=21).abs()}),
         topk(pre((X - drawn(D, seed=20).double().numpy()) / drawn(D, seed=21).abs().double().numpy())),

@@ -71,7 +71,7 @@ def title(name: str) -> str:
     ('topk', 'layers.5', 'sae_4.5x')
     """
     path = Path(name)
-    return path.name if re.fullmatch(r"\.[0-9][^.]*", path.suffix) else path.stem
+    return (path.name if re.fullmatch(r"\.[0-9][^.]*", path.suffix) else path.stem) or "autoencoder"
 
 
 def read_files(name: str) -> Contents:
@@ -197,8 +197,16 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors.torch import load_file
 
     with safe_open(path, framework="pt") as opened:
-        said: dict[str, Any] = dict(opened.metadata() or {})
+        said: dict[str, Any] = {name: _parsed(text) for name, text in (opened.metadata() or {}).items()}
     return _bare(load_file(path)), said
+
+
+def _parsed(text: str) -> object:
+    """Return settings that metadata hold as a text of JSON, and any other text as it is."""
+    try:
+        return json.loads(text) if text.lstrip().startswith("{") else text
+    except (ValueError, RecursionError):
+        return text
 
 
 def _read_arrays(path: Path) -> object:

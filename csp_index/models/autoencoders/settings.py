@@ -20,6 +20,7 @@ Norm = Literal["layer", "length"]
 
 _INTO: Final = frozenset(
     {"trainer", "cfg", "config", "sae", "sae_cfg", "header", "activation_state_dict", "activation_fn_kwargs", "params"}
+    | {"sae_config", "hyper_parameters", "hparams", "settings", "args"}
 )
 _STRONG: Final = ("architecture", "activation", "activation_fn", "activation_fn_str", "activation_function", "act_fn")
 _STRONG_TOO: Final = ("activation_type", "dict_class", "sae_type", "sae_class")
@@ -129,7 +130,7 @@ def _entries(said: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, Any
 
 
 def _kind(text: str) -> Kind | None:
-    word = re.sub(r"[^a-z0-9]", "", text.lower())
+    word = re.sub(r"[^a-z0-9]", "", text.strip("<>'\" ").rpartition(".")[2].lower())
     if word in ("autoencoder", "classautoencoder"):
         return "relu"  # a class of dictionary_learning
     return next((kind for part, kind in _KINDS if part in word), None)
