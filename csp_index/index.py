@@ -151,15 +151,24 @@ class Index(Reader):
         pool: str | None = None,
         weights: str | None = None,
         name: str | None = None,
+        axis: int | Sequence[int] = (),
+        allow_random: bool = False,
+        allow_missing: bool = False,
         dtype: str | None = None,
         progress: Progress | None = None,
     ) -> IndexSummary:
-        """Add one or several layers of a network over the images the index holds; embeddings are not touched."""
+        """Add one or several layers of a network over the images the index holds; embeddings are not touched.
+
+        The other arguments are those of `NetworkSource`.
+        """
         layers = (layer,) if isinstance(layer, str) else tuple(layer)
+        axes = (axis,) if isinstance(axis, int) else tuple(axis)
         if isinstance(network, str):
-            studied = self._models.added_network(self.store, NetworkSource(network, layers, pool, weights, name))
+            source = NetworkSource(network, layers, pool, weights, name, axes, allow_random, allow_missing)
+            studied = self._models.added_network(self.store, source)
         else:
-            studied = self._models.added_network(self.store, network.choosing(layers, pool, name))
+            chosen = network.choosing(layers, pool, name, axis=axes, allow_random=allow_random)
+            studied = self._models.added_network(self.store, chosen)
         self._datasets.read_first()
         return add_images(self.store, None, [], [studied], dtype=dtype, progress=progress or shown_progress())
 

@@ -324,7 +324,16 @@ def _load_transformers(name: str) -> Towers:
 
     directory = local_directory(name, ModelError)
     place = name if directory is None else str(directory)
-    model = transformers.AutoModel.from_pretrained(place, dtype=torch.float32, **NEVER)
+    model, report = transformers.AutoModel.from_pretrained(
+        place, dtype=torch.float32, output_loading_info=True, **NEVER
+    )
+    if report["missing_keys"]:
+        lacking = sorted(report["missing_keys"])
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        raise ModelError(
+            f"the checkpoint of {name} lacks {', '.join(lacking[:3])}{more}, which would be random: name a checkpoint "
+            f"of the whole {type(model).__name__}"
+        )
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ModelError(f"{name} is a {type(model).__name__}, which does not put images and texts into one space")
     images = transformers.AutoImageProcessor.from_pretrained(place, **NEVER)  # type: ignore[no-untyped-call]

@@ -122,6 +122,10 @@ def _load_timm(name: str, wish: Wish) -> Loaded:
 
     random = name.endswith("/" + _RANDOM)
     place = name.removesuffix("/" + _RANDOM)
+    if place.startswith("hf_hub:"):  # the older spelling
+        place = place.replace("hf_hub:", "hf-hub:", 1)
+    if place.startswith("timm/") and timm.is_model(place.removeprefix("timm/").partition(".")[0]):
+        place = place.removeprefix("timm/")  # the hub's name of one of the library's own
     if not place.startswith("hf-hub:"):
         directory = local_directory(place, ModelError)
         architecture = place.partition(".")[0]
