@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import warnings
 from pathlib import Path
 
@@ -118,6 +120,75 @@ def test_any_file_is_an_autoencoder_or_refused(folder: Path, data: bytes, plain:
         assert width and features and read.bias.shape == (features,) and read.centre.shape == (width,)
         assert read.topk is None or 0 < read.topk <= features
         assert read.encode(torch.ones(1, width)).shape == (1, features)
+
+
+_WORDS = like("topk", "batch-top-k", "jumprelu", "gated", "relu", "none", "layer_norm", "3", "x", "\n")
+_PLAIN = st.none() | st.booleans() | st.integers(-2, 9) | st.floats() | _WORDS | st.just([1])
+_NAMED = st.sampled_from(
+    [
+        "k",
+        "architecture",
+        "activation",
+        "activation_fn_kwargs",
+        "trainer",
+        "cfg",
+        "dict_class",
+        "threshold",
+        "schema",
+        "normalize_activations",
+        "normalize",
+        "apply_b_dec_to_input",
+        "d_in",
+        "postact_fn",
+        "input_scale",
+        "params",
+    ]
+)
+_SETTINGS = st.recursive(_PLAIN, lambda inner: st.dictionaries(_NAMED, inner, max_size=3), max_leaves=6)
+_PARTS = st.sampled_from(
+    [
+        "threshold",
+        "log_threshold",
+        "r_mag",
+        "b_mag",
+        "b_gate",
+        "bias",
+        "W_dec",
+        "input_std",
+        "input_scale",
+        "k",
+        "encoder.final_block.0.weight",
+        "encoder.final_block.1.running_mean",
+        "encoder.final_block.1.running_var",
+    ]
+)
+
+
+@QUICK
+@given(
+    st.dictionaries(_NAMED, _SETTINGS, max_size=4),
+    st.dictionaries(_PARTS, SHAPE, max_size=4),
+    st.none() | st.dictionaries(_NAMED, _SETTINGS, max_size=2),
+)
+@example({}, {"encoder.final_block.0.weight": []}, None)
+@example({"k": True}, {"threshold": []}, {"trainer": {"k": 3}})
+def test_any_settings_are_understood_or_refused(
+    folder: Path, beside: dict[str, object], parts: dict[str, list[int]], line: dict[str, object] | None
+) -> None:
+    place = folder / "any"
+    place.mkdir(exist_ok=True)
+    (place / "cfg.json").write_text(json.dumps(beside))
+    buffer = io.BytesIO()
+    torch.save(
+        {"W_enc": torch.ones(3, 5), "b_dec": torch.ones(3)} | {n: torch.ones(s) for n, s in parts.items()}, buffer
+    )
+    start = b"" if line is None else json.dumps(line).encode() + b"\n"
+    (place / "sae.pt").write_bytes(start + buffer.getvalue())
+    with refusing(ModelError):
+        read = SparseAutoencoder(SparseSource("a", str(place)))
+        assert "\n" not in read.understood
+        features = read.encode(torch.ones(2, 3))
+        assert features.shape == (2, 5) and bool((features >= 0).all() | features.isnan().any())
 
 
 def _metadata(drawn: dict[str, str]) -> dict[str, str]:

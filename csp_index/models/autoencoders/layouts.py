@@ -96,6 +96,8 @@ def encoding_of(file: str, contents: Contents, wishes: Wishes) -> Encoding:
     check_names(file, tensors)
     kind = _kind(file, contents, tensors, said, wishes)
     matrix, bias, centre = _affine(file, tensors, _subtracts(file, contents, tensors, said, kind, wishes))
+    if not all(bool(torch.isfinite(part).all()) for part in (matrix, bias, centre)):
+        raise ModelError(f"{file} holds weights that are not finite: expected numbers; save it again")
     width, latents = matrix.shape
     for what, expected, size in (("inputs", said.inputs, width), ("latents", said.latents, latents)):
         if outside and expected is not None and expected != size:

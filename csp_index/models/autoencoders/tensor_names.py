@@ -39,21 +39,26 @@ def first(tensors: dict[str, Tensor], names: Iterable[str]) -> str | None:
 
 def common_names(file: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors with an encoder of overcomplete (linear, batch norm, ReLU) as one linear layer."""
+    strange = next((name for name in sorted(tensors) if tensors[name].is_complex()), None)
+    if strange is not None:
+        raise ModelError(f"{file} holds complex numbers in {strange}: expected real ones")
     start = (
         OVERCOMPLETE if f"{OVERCOMPLETE}0.weight" in tensors else "encoder." if "encoder.0.weight" in tensors else ""
     )
     rest = {name: tensor for name, tensor in tensors.items() if not name.startswith("dictionary.")}
     if not start:
         return rest
-    weight = rest.pop(f"{start}0.weight").double()
-    bias = rest.pop(f"{start}0.bias", torch.zeros(len(weight))).double()
+    weight, bias = rest.pop(f"{start}0.weight"), rest.pop(f"{start}0.bias", None)
+    bias = torch.zeros(weight.shape[:1]) if bias is None else bias
+    if weight.dim() != 2 or bias.shape != weight.shape[:1]:
+        raise ModelError(f"{file} has no encoder matrix: expected {start}0.weight with two axes and its bias with one")
+    weight, bias = weight.double(), bias.double()
     norm = {
         part: rest.pop(f"{start}1.{part}").double()
         for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
         if f"{start}1.{part}" in rest
     }
-    if weight.dim() != 2 or bias.shape != weight.shape[:1]:
-        raise ModelError(f"{file} has no encoder matrix: expected {start}0.weight with two axes and its bias with one")
+    norm.pop("num_batches_tracked", None)
     if norm:
         mean, variance = norm.get("running_mean"), norm.get("running_var")
         if mean is None or variance is None:
@@ -61,9 +66,9 @@ def common_names(file: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
                 f"{file} normalizes its latents by {start}1 without running_mean and running_var (a layer norm?), "
                 "which is not known here: expected a batch norm or none"
             )
+        if any(part.shape != bias.shape for part in norm.values()):
+            raise ModelError(f"{file}: the parts of {start}1 have other lengths than its {len(bias)} latents")
         gain = norm.get("weight", torch.ones_like(mean)) / torch.sqrt(variance + BATCH_NORM_EPS)
-        if gain.shape != bias.shape:
-            raise ModelError(f"{file}: {start}1 has {len(gain)} values for {len(bias)} latents")
         weight, bias = weight * gain[:, None], (bias - mean) * gain + norm.get("bias", torch.zeros_like(mean))
     if "thresholds" in rest:  # overcomplete keeps their logarithms
         rest["log_thresholds"] = rest.pop("thresholds")
@@ -71,14 +76,9 @@ def common_names(file: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_names(file: str, tensors: dict[str, Tensor]) -> None:
-    """Refuse complex tensors, and tensors of a name that no known autoencoder has."""
+    """Refuse tensors of a name that no known autoencoder has."""
     known = {*ENCODERS, *ENCODER_BIASES, *GATE_BIASES, *GATED[0], *GATED[1], *INPUT_BIASES, *DECODER_BIASES}
     known |= {*THRESHOLDS, *LOG_THRESHOLDS, *MORE_THRESHOLDS, *K, *MEANS, *DEVIATIONS, *FACTORS, *UNREAD}
-    strange = next(
-        (name for name in (*sorted(known), *tensors) if name in tensors and tensors[name].is_complex()), None
-    )
-    if strange is not None:
-        raise ModelError(f"{file} holds complex numbers in {strange}: expected real ones")
     odd = [name for name, tensor in tensors.items() if name not in known and tensor.is_floating_point()]
     if odd:
         raise ModelError(
