@@ -26,7 +26,7 @@ from csp_index.models.borrowing import borrowed
 from csp_index.models.layers.hooks import hooks, running_loaded
 from csp_index.models.layers.loaded import Loaded
 from csp_index.models.layers.readers import part_called
-from csp_index.models.layers.repeats import spare_random_numbers, why_not_repeated
+from csp_index.models.layers.repeats import constant_layers, spare_random_numbers, why_not_repeated
 from csp_index.models.layers.trial import Trial, try_out
 from csp_index.models.pooling import Pool, as_maps, axes_in, choose_exact, neurons_of, pool_at, pooled
 from csp_index.models.sparse_autoencoders import SparseAutoencoder, settled
@@ -282,6 +282,12 @@ class LoadedNetwork:
         loaded = self._loaded
         try:
             with spare_random_numbers(self.device), running_loaded(loaded, self.device):
+                for layer in constant_layers(self.activations(trial.pixels.clone())):
+                    _log.warning(
+                        "layer %s with pool %s gives two different pictures the same values, as the mean of attention "
+                        "patterns does: try another pool",
+                        *(layer, self.layers[layer].pool),
+                    )
                 return why_not_repeated(self.activations, loaded.preprocess, loaded.module, trial.pixels)
         except ModelError:
             raise

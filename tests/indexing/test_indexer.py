@@ -284,7 +284,7 @@ def test_a_model_that_fails_leaves_no_trace_of_itself(images, tmp_path, monkeypa
 
     def fail(self, pixels):
         calls.append(len(pixels))
-        if len(calls) > 5:  # the first passes, over pictures of its own, are those of loading
+        if len(calls) > 6:  # the first passes, over pictures of its own, are those of loading
             raise RuntimeError("out of luck")
         return real(self, pixels)
 

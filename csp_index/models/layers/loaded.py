@@ -63,10 +63,11 @@ class Loaded:
     def layers(self) -> dict[str, nn.Module]:
         """Return every layer by its name: the modules, the single heads of attentions, the sparse autoencoders."""
         modules = {name: module for name, module in self.module.named_modules() if name}
-        # A scripted part is one layer: hooks do not reach the modules inside it.
-        scripted = [f"{name}." for name, module in modules.items() if isinstance(module, torch.jit.ScriptModule)]
+        # Hooks reach neither a scripted part nor the modules inside it.
+        scripted = {name for name, module in modules.items() if isinstance(module, torch.jit.ScriptModule)}
+        inside = tuple(f"{name}." for name in scripted)
         everything = {**modules, **heads_of(self.module)}
-        known = {n: module for n, module in everything.items() if not n.startswith(tuple(scripted))}
+        known = {n: module for n, module in everything.items() if n not in scripted and not n.startswith(inside)}
         return {**{self.layer_name(name): module for name, module in known.items()}, **self.attached}
 
     def extended(self, **changes: Any) -> Loaded:

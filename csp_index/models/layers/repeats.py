@@ -25,6 +25,7 @@ _REPEATED, _ALONE = (
     1e-4,
     1e-2,
 )  # of a layer's largest value; other batch sizes have other kernels, which round otherwise
+_SAME = 1e-5  # of a layer's largest value
 _COARSE = 10  # times as much in half precision
 _DROPOUTS = ("dropout", "bernoulli")
 _DRAWS = ("rand", "uniform", "normal", "multinomial", "exponential", "geometric", "poisson", "cauchy", "log_normal")
@@ -80,6 +81,15 @@ def why_not_repeated(
     return None
 
 
+def constant_layers(values: Values) -> list[str]:
+    """Return the layers in which no neuron tells the trial images apart, given their activations [2, M]."""
+    return [
+        layer
+        for layer, rows in values.items()
+        if bool(rows.isfinite().all()) and bool((rows[0] - rows[1]).abs().max() <= _SAME * rows.abs().max())
+    ]
+
+
 def _differing(one: Values, two: Values, tolerance: float) -> str | None:
     for name, values in one.items():
         other = two[name]
@@ -104,7 +114,7 @@ def _random_part(activations: Callable[[Tensor], Values], module: nn.Module, pix
     def leave(name: str, part: nn.Module, inputs: object, output: object) -> None:
         inside.pop()
 
-    named = dict(module.named_modules())
+    named = {n: part for n, part in module.named_modules() if not isinstance(part, torch.jit.ScriptModule)}
     handles = [part.register_forward_pre_hook(partial(enter, name)) for name, part in named.items()]
     handles += [part.register_forward_hook(partial(leave, name)) for name, part in named.items()]
     try:

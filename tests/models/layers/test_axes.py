@@ -189,3 +189,45 @@ def test_swin_and_convnext_of_timm(tmp_path: Path) -> None:
     names = ["stages.0", "stages.1.blocks.0.norm", "stages.1.blocks.0.mlp.fc1", "stages.2.downsample.0"]
     network = Network(small, preprocess=transform).hooked("cpu", names)
     assert [output.neurons for output in network.layers.values()] == [8, 12, 48, 12]
+
+
+class Patterns(nn.Module):
+    """Attention patterns [heads, L, L], whose rows sum to 1."""
+
+    preprocess = staticmethod(RESIZE)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.pattern = nn.Conv2d(3, 12, 4, 4), nn.Softmax(-1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        queries = self.patches(pixels).flatten(2).transpose(1, 2).unflatten(2, (3, 4)).transpose(1, 2)
+        pattern: Tensor = self.pattern(queries @ queries.transpose(-1, -2))
+        return pattern
+
+
+def patterns() -> nn.Module:
+    torch.manual_seed(0)
+    return Patterns()
+
+
+def test_the_mean_of_attention_patterns_is_said_to_be_constant(caplog: pytest.LogCaptureFixture) -> None:
+    spec = f"python:{__name__}:patterns"
+    assert load_network(spec, layers=["pattern"], device="cpu").layers["pattern"].neurons == 3
+    assert "layer pattern with pool mean gives two different pictures the same values" in caplog.text
+    caplog.clear()
+    load_network(spec, layers=["pattern"], pool="max", device="cpu")
+    assert not caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_scripted_part_is_no_layer_and_leaves_the_others_usable() -> None:
+    from csp_index.models.objects import Network
+
+    torch.manual_seed(0)
+    parts = [nn.Conv2d(3, 4, 3), torch.jit.script(nn.Sequential(nn.ReLU(), nn.Conv2d(4, 5, 1)))]
+    network = Network(nn.Sequential(*parts), preprocess=RESIZE)
+    assert network.hooked("cpu", ["0"]).layers["0"].neurons == 4
+    for layer in ("1", "1.0"):
+        with pytest.raises(ModelError, match=f"layer '{layer}' is not in Sequential"):
+            network.hooked("cpu", [layer])
