@@ -50,9 +50,10 @@ class IndexSummary:
     def _repr_html_(self) -> str:
         cells = {name: ", ".join(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         cells["passed_over"] = ", ".join(f"{count} {reason}" for reason, count in self.passed_over.items())
-        cells["latents"] = "; ".join(
-            f"{layer}: {c['latents']}, {c['dead']} dead, {c['dense']} dense" for layer, c in self.latents.items()
-        )
+        counts = [f"{n}: {c['latents']}, {c['dead']} dead, {c['dense']} dense" for n, c in self.latents.items()]
+        cells["latents"] = "; ".join(counts)
+        if not counts:  # there is no autoencoder
+            del cells["latents"]
         cells["seconds"] = f"{self.seconds:.1f}"
         head = "".join(f"<th>{name}</th>" for name in cells)
         row = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells.values())

@@ -11,3 +11,5 @@ def test_a_notebook_shows_a_summary_as_text() -> None:
     for text in ("<th>added</th>", "<td>40</td>", "<td>3.1</td>", "<td>python:x</td>", "<td>3 .txt</td>"):
         assert text in page
     assert page.count("<th>") == page.count("<td>") == 9
+    sparse = IndexSummary("r", 1, 1, 0, 1, 1.0, latents={"n/l.sae-x": {"latents": 9, "dead": 2, "dense": 1}})
+    assert "<td>n/l.sae-x: 9, 2 dead, 1 dense</td>" in sparse._repr_html_()
