@@ -83,6 +83,7 @@ class Index(Reader):
         name: str | None = None,
         metadata: str | Path | None = None,
         metadata_key: str | None = None,
+        class_names: str | Path | None = None,
         image_column: str | None = None,
         strict: bool = False,
         shard_size: int | None = None,
@@ -96,7 +97,8 @@ class Index(Reader):
 
         `source` may also be an object: a torch Dataset, a `datasets.Dataset`, an array [N, H, W, C], or an iterable of
         (uri, image); `name` then stands for it in URIs. So may models: `Encoder(...)`, `Network(...)`. `metadata` is a
-        table about image files, joined by its column `metadata_key`, by default the one that names most of them.
+        table about image files, joined by its column `metadata_key`, by default the one that names most of them;
+        `class_names` a file of names for folders that are classes.
 
         Files of the source that are no images are counted in the summary; with `strict` one is an error.
 
@@ -110,9 +112,8 @@ class Index(Reader):
         check_settings(shard_size, dtype, decode_workers)
         check_creatable(self.uri)
         self._datasets.read_first()
-        images = self._datasets.open(
-            source, name, metadata=metadata, metadata_key=metadata_key, image_column=image_column, strict=strict
-        )
+        about = {"metadata": metadata, "metadata_key": metadata_key, "class_names": class_names}
+        images = self._datasets.open(source, name, strict=strict, image_column=image_column, **about)
         named = all(isinstance(one, str | Path | NetworkSource | None) for one in (source, *encoders, *networks))
         with chosen_engine(engine, ray_address, decode_workers, named=named) as runner:
             store = self.store if is_index(self.uri) else None

@@ -22,6 +22,7 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
     "--metadata", type=FILE, help="Table about the images: CSV, JSON, parquet, Excel; joined by path or name."
 )
 @click.option("--metadata-key", metavar="COLUMN", help="Column of the table that names the images (the one that fits).")
+@click.option("--class-names", type=FILE, help="Names for folders that are classes: lines of both, or JSON.")
 @click.option("--image-column", help="Image column of a parquet file, if it is not detected.")
 @click.option("--strict", is_flag=True, help="Refuse a source of which a file would be passed over.")
 @click.option("--shard-size", type=whole("shard-size"), help="Images per shard (2048); a kill loses two at most.")
@@ -54,6 +55,7 @@ def index(db: str, source: str | None, as_json: bool, device: str | None, trust:
             networks=networks,
             metadata=options["metadata"],
             metadata_key=options["metadata_key"],
+            class_names=options["class_names"],
             image_column=options["image_column"],
             strict=options["strict"],
             shard_size=options["shard_size"],

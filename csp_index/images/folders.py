@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from csp_index.errors import SourceError, one_line
+from csp_index.images.class_folders import ClassFolders
 from csp_index.images.decode import ImageRef
 from csp_index.images.formats import HEAD, image_extensions
 from csp_index.images.metadata import PathTable
@@ -60,6 +61,12 @@ class FolderContents:
             pictures = [name for name in names if self._is_known(name)]
             yield from _described(pictures, filter(_describes, names)).items()
 
+    def forget(self, file: Path | None) -> None:
+        """Count a file of the folder no more as passed over: it was read."""
+        if file is not None and self.root in file.parents:
+            self.passed_over[_ending(file.name)] -= 1
+            self.passed_over += Counter()  # drops what is 0
+
     def _is_known(self, name: str) -> bool:
         return _ending(name) in self._endings or hash(name) in self._unnamed
 
@@ -101,6 +108,9 @@ def _describes(name: str) -> bool:
 def _described(pictures: list[str], describing: Iterable[str]) -> dict[str, list[str]]:
     """Return the files that describe each picture: a.json or a.jpg.json is about a.jpg."""
     beside: dict[str, list[str]] = {picture: [] for picture in sorted(pictures)}
+    describing = list(describing)
+    if not describing:
+        return beside
     stems: dict[str, list[str]] = {}
     for picture in beside:
         for stem in {picture, os.path.splitext(picture)[0]}:
@@ -175,18 +185,21 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 class FolderSource:
-    """Image files below a folder, with what lies beside them and the rows of a table about them.
+    """Image files below a folder, with what their folders and the files beside them say, and the rows of a table.
 
-    A file ``a.json`` (an object's fields), ``a.txt`` or ``a.cls`` beside ``a.jpg`` is metadata of that image; a column
-    of the table replaces one of the same name. ``missing_rows`` counts the rows of the table whose image does not
-    exist.
+    A file ``a.json`` (an object's fields), ``a.txt`` or ``a.cls`` beside ``a.jpg`` is metadata of that image; so is its
+    folder (`class_folders`). A column of the table replaces one of the same name. ``missing_rows`` counts the rows of
+    the table whose image does not exist.
     """
 
     def __init__(
-        self, contents: FolderContents, metadata: str | Path | None = None, metadata_key: str | None = None
+        self,
+        contents: FolderContents,
+        metadata: str | Path | None = None,
+        metadata_key: str | None = None,
+        class_names: str | Path | None = None,
     ) -> None:
         self.name = str(contents.root)
-        self.passed_over = contents.passed_over
         self._contents = contents
         file = own_table(contents.root) if metadata is None else user_path(metadata)
         if file is None and metadata_key is not None:
@@ -195,13 +208,25 @@ class FolderSource:
         root, endings = contents.root, image_extensions()
         self._table = None if file is None else PathTable(file, root, images, endings, metadata_key)
         self.missing_rows = self._table.missing_rows if self._table is not None else 0
+        self._classes = ClassFolders(root, contents.folders, None if class_names is None else user_path(class_names))
+        contents.forget(self._classes.names_file)
         for line in self._table.notes if self._table is not None else ():
             _log.warning("%s", line)
+
+    @property
+    def class_notes(self) -> Sequence[str]:
+        """What was guessed about classes."""
+        return self._classes.notes
+
+    @property
+    def passed_over(self) -> PassedOver:
+        """The files of the folder that are no images and say nothing about one."""
+        return self._contents.passed_over
 
     def refs(self) -> Iterator[ImageRef]:
         """Yield the images sorted by path; an image of which nothing is known has no metadata."""
         for relative, beside in self._contents.images():
-            metadata: dict[str, object] = {}
+            metadata = dict(self._classes.columns(relative))
             for name in beside:
                 try:
                     metadata |= self._beside(name)

@@ -10,7 +10,7 @@ import importlib.util
 import re
 from functools import cache
 
-from PIL import Image
+from PIL import Image, features
 
 HEAD = 132
 """Bytes from the start of a file that `kind_of` looks at."""
@@ -18,6 +18,9 @@ HEAD = 132
 DICOM, HEIF = "DICOM", "HEIF"
 ENDINGS = {DICOM: frozenset({".dcm", ".dicom"}), HEIF: frozenset({".heic", ".heif", ".hif"})}
 """The endings of the kinds that need an extra."""
+
+_AVIF = "AVIF"
+_EXTRAS = {DICOM: "dicom", HEIF: "heif", _AVIF: "heif"}  # the last brings a Pillow that reads AVIF
 
 # Formats that Pillow registers but cannot turn into pixels by itself: stubs, write-only ones, and EPS, which starts
 # Ghostscript.
@@ -31,7 +34,7 @@ _SIGNS = (
     ("BMP", rb"BM.{8}...\x00[\x0c\x28\x34\x38\x40\x6c\x7c]\x00\x00\x00"),
     ("TIFF", rb"II[*+]\x00|MM\x00[*+]"),
     ("JPEG2000", rb"\x00\x00\x00\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51\x00"),
-    ("AVIF", rb"....ftyp.{0,32}avi[fs]"),
+    (_AVIF, rb"....ftyp.{0,32}avi[fs]"),
     (HEIF, rb"....ftyp.{0,32}(?:hei[cmsx]|hev[cms1x]|mif1|msf1)"),
     (DICOM, rb".{128}DICM|[\x02\x08]\x00.\x00(?:UL|OB|UI|CS|DA|TM|SH)"),
     ("PSD", rb"8BPS\x00\x01"),
@@ -75,7 +78,9 @@ def image_extensions() -> frozenset[str]:
 
 @cache
 def has_extra(kind: str) -> bool:
-    """Return whether the package for HEIC or DICOM is installed."""
+    """Return whether what HEIC, DICOM or AVIF needs is installed; Pillow reads AVIF if it was built with it."""
+    if kind == _AVIF:
+        return bool(features.check("avif"))
     return importlib.util.find_spec({HEIF: "pillow_heif", DICOM: "pydicom"}[kind]) is not None
 
 
@@ -85,4 +90,4 @@ def advice(kind: str) -> str:
     >>> advice("PNG")
     ''
     """
-    return f"pip install 'csp_index[{kind.lower()}]'" if kind in ENDINGS and not has_extra(kind) else ""
+    return f"pip install 'csp_index[{_EXTRAS[kind]}]'" if kind in _EXTRAS and not has_extra(kind) else ""

@@ -9,6 +9,7 @@ later.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def open_source(
     *,
     metadata: str | Path | None = None,
     metadata_key: str | None = None,
+    class_names: str | Path | None = None,
     image_column: str | None = None,
 ) -> ImageSource:
     """Return the source at a path, or an object as a source (`datasets.open_dataset`, with its ``name``).
@@ -41,11 +43,12 @@ def open_source(
     passed over are counted (`passed_over.passed_over_by`).
     ``metadata`` is a table joined to image files by its column ``metadata_key``, by default the one that fits (default
     table: ``metadata.csv``, ``.jsonl`` or ``.parquet`` in the folder, if there is one); what joined is logged.
+    ``class_names`` is a file of names for folders that are classes (`class_folders.read_class_names`).
     ``image_column`` names the image column of a table, or the ending of the image members of tar shards (``jpg``).
     Raises SourceError if there is nothing to read.
     """
     if not isinstance(location, str | Path):
-        if metadata is not None or metadata_key is not None or image_column is not None:
+        if any(given is not None for given in (metadata, metadata_key, class_names, image_column)):
             raise SourceError("metadata and image_column are for files: the items of a dataset bring their own columns")
         return open_dataset(location, name)
     if name is not None:
@@ -58,10 +61,9 @@ def open_source(
             f"{path} does not exist: give a folder of images, a .parquet file, a .tar shard or a folder of these"
         )
     path = path.resolve()
-    source = (
-        _open_folder(path, metadata, metadata_key, image_column) if path.is_dir() else _open_file(path, image_column)
-    )
-    if (metadata is not None or metadata_key is not None) and not isinstance(source, FolderSource):
+    about_files = {"metadata": metadata, "metadata_key": metadata_key, "class_names": class_names}
+    source = _open_folder(path, image_column, about_files) if path.is_dir() else _open_file(path, image_column)
+    if any(given is not None for given in about_files.values()) and not isinstance(source, FolderSource):
         raise SourceError(
             f"a metadata table joins image files by path, but {path} holds its images and their columns itself"
         )
@@ -121,18 +123,17 @@ def _open_file(path: Path, image_column: str | None) -> ImageSource:
     )
 
 
-def _open_folder(
-    path: Path, metadata: str | Path | None, metadata_key: str | None, image_column: str | None
-) -> ImageSource:
+def _open_folder(path: Path, image_column: str | None, about_files: Mapping[str, Any]) -> ImageSource:
     if (path / "dataset_dict.json").is_file() or (
         (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
     ):
         return DatasetSource(path, image_column)
+    metadata = about_files["metadata"]
     contents = FolderContents(path, None if metadata is None else Path(os.path.realpath(user_path(metadata))))
     kind = _kind_with_most(contents, image_column)
     passed_over = _without_other_kinds(contents, kind)
     if kind == _FILES:
-        return FolderSource(contents, metadata, metadata_key)
+        return FolderSource(contents, **about_files)
     if kind == _TARS:
         return TarSource(str(path), contents.tars, image_column, passed_over)
     if kind == _PARQUETS:

@@ -23,6 +23,7 @@ import torch
 from csp_index import settings
 from csp_index.concurrency import Writer, ahead
 from csp_index.errors import ModelError, SourceError
+from csp_index.images.class_folders import class_notes_of
 from csp_index.images.datasets import ImageStream
 from csp_index.images.decode import ImageFailure, ImageRead, ImageRef, ImageSource, read_image
 from csp_index.images.loader import Prepared, decoded, workers_for
@@ -235,8 +236,8 @@ class Pass:
         one_pass = isinstance(source, ImageStream)  # a stream cannot be counted first
         state.done, state.total = 0, 0 if one_pass else sum(ref.uri not in known for ref in source.refs())
         state.passed_over = passed_over_by(source)
-        if state.passed_over:
-            _log.warning("%s", state.passed_over)
+        for line in (*class_notes_of(source), *([str(state.passed_over)] if state.passed_over else [])):
+            _log.warning("%s", line)
         number, first = len(catalog.shards(state.store, schema.IMAGES)), catalog.image_count(state.store)
         infos = tuple(info for part in self._parts for info in part.infos)
 

@@ -65,3 +65,15 @@ def test_a_damaged_heic_is_a_failure_with_a_reason() -> None:
         with pytest.raises(SourceError) as error:
             decode(spoiled)
         assert "\n" not in str(error.value)
+
+
+def test_avif_with_a_pillow_that_does_not_read_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(plain(), "AVIF")
+    has_extra.cache_clear()
+    monkeypatch.setattr(formats.features, "check", lambda name: False)
+    monkeypatch.setattr("csp_index.images.decode.decoded_formats", lambda: ["PNG"])
+    try:
+        with pytest.raises(SourceError, match=r"begins like a file of AVIF, .*pip install 'csp_index\[heif\]'"):
+            decode(data)
+    finally:
+        has_extra.cache_clear()

@@ -32,9 +32,9 @@ def test_an_indexed_image(planted: Served) -> None:
     ]
     assert (document["image_id"], document["name"], document["split"]) == (0, "img00001.png", None)
     assert (document["width"], document["height"]) == (8, 8)
-    assert document["metadata"] == {"colour": "grey", "count": 3}
+    assert document["metadata"] == {"label": "a", "colour": "grey", "count": 3}
     assert document["derived"] is None
-    assert image_document(*planted, 1)["metadata"] == {}
+    assert image_document(*planted, 1)["metadata"] == {"label": "a"}, "the folders a and b look like classes"
 
 
 def test_the_neurons_an_image_excites_are_those_whose_top_images_hold_it(planted: Served) -> None:
