@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -17,6 +18,9 @@ from csp_index.cli import main
 
 if TYPE_CHECKING:
     from buckets import Bucket, Server
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core: threads of several would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background, whose children then inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -124,7 +124,7 @@ def test_python_in_the_pages_compiles(page: str) -> None:
 
 def test_the_first_code_block_is_the_two_commands() -> None:
     block = README.split("```")[1].splitlines()[1:]
-    assert block == ["pip install . && csp-index demo", "pip install '.[dev]' && pytest"]
+    assert block == ["pip install . && csp-index demo", "pip install '.[dev]' && pytest -n 2 --dist loadfile"]
 
 
 @pytest.mark.parametrize("page", PAGES)
