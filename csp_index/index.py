@@ -25,13 +25,13 @@ from csp_index.indexing.join_metadata import MetadataSummary, join_metadata
 from csp_index.integrity.findings import Verification
 from csp_index.integrity.verify import encoder_at_hand, verify
 from csp_index.labelling import candidates
-from csp_index.labelling.candidate_mix import Mix, mixed_candidates
 from csp_index.labelling.candidates import Candidates, TextSpace, plain_candidates
 from csp_index.labelling.label_rule import prefer, read_rule
 from csp_index.labelling.label_store import label_of
 from csp_index.labelling.labels import label_neurons
 from csp_index.labelling.request import make_request
 from csp_index.labelling.search import embed_query, search_neurons, searched_layers
+from csp_index.labelling.texts.candidate_mix import Mix, mixed_candidates
 from csp_index.models import objects
 from csp_index.models.index_models import Models, NetworkSource
 from csp_index.models.prompt_templates import templates as template_texts
@@ -49,7 +49,7 @@ if TYPE_CHECKING:  # what judges labels loads SciPy and matplotlib, and labellin
     from csp_index.evaluation.evaluation import Evaluation
     from csp_index.evaluation.metrics.sanity import SanityReport
     from csp_index.evaluation.options import EvaluationOptions
-    from csp_index.labelling.candidate_check import CandidateChecks
+    from csp_index.labelling.texts.candidate_check import CandidateChecks
     from csp_index.proposers.propose import ProposeSummary
     from csp_index.proposers.proposer import CandidateKind, Proposer
 
@@ -282,7 +282,7 @@ class Index(Reader):
         `candidates` are kinds, by default those of vlm and captioner that the index has. The other arguments as in
         `label`; no label is made, and `keep=False` does not even keep the embeddings of new texts.
         """
-        from csp_index.labelling.candidate_check import check_neurons
+        from csp_index.labelling.texts.candidate_check import check_neurons
 
         source = catalog.encoder(self.store, encoder)
         request = make_request(method, source, 1, options, read_rule(self.store).preferred)

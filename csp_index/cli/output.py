@@ -18,7 +18,7 @@ from csp_index.printable import printable, printable_json
 
 if TYPE_CHECKING:
     from csp_index.indexing.commit import IndexSummary
-    from csp_index.labelling.candidate_check import CandidateChecks
+    from csp_index.labelling.texts.candidate_check import CandidateChecks
     from csp_index.records import Label
     from csp_index.records import Progress as Report
 

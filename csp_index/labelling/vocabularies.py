@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from csp_index.errors import LabelError, one_line
-from csp_index.labelling.label_files import read_label_file
+from csp_index.labelling.texts.label_files import read_label_file
 from csp_index.regular_files import check_file, read_text, user_path
 from csp_index.settings import MAX_TEXT_BYTES
 from csp_index.store import catalog, schema
@@ -48,7 +48,7 @@ class Vocabulary:
 def load_vocabulary(name: str | Path, store: Store | None = None) -> Vocabulary:
     """Return a vocabulary by name: built in, a file of labels, or a column of a table.
 
-    A file has one label per line, or is JSON or YAML (`label_files`: lists, labels by number or synset, concepts by
+    A file has one label per line, or is JSON or YAML (`texts.label_files`: lists, labels by number or synset, concepts by
     class); what was guessed about it is logged. Built in are `imagenet1k` and `imagenet21k`. `FILE.parquet:COLUMN`,
     `FILE.csv:COLUMN` (or .tsv) is a column of texts or of lists of texts; `metadata:COLUMN` what the metadata of the
     index's images say (`metadata_vocabulary`). Texts that differ only in case, spacing or Unicode form are merged, the

@@ -17,7 +17,7 @@ from PIL import Image
 from csp_index import CandidateTexts, Index, NetworkSource, NeuronKey, open_index, originals
 from csp_index.errors import ProposerError
 from csp_index.images.decode import decode, read_images
-from csp_index.labelling.candidate_mix import read_proposals
+from csp_index.labelling.texts.candidate_mix import read_proposals
 from csp_index.proposers.pictures import Pictures
 from csp_index.proposers.proposer import Answer, Question
 from csp_index.proposers.questions import Questions

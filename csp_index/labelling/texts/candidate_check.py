@@ -16,11 +16,11 @@ import torch
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError
-from csp_index.labelling.candidate_mix import Proposals, checked_kinds, joined, read_proposals
 from csp_index.labelling.candidates import Candidates, CandidateTexts, TextSpace, named_vocabulary
 from csp_index.labelling.labels import check_texts
 from csp_index.labelling.pipeline import NeuronScores, Pipeline
 from csp_index.labelling.request import LabelRequest
+from csp_index.labelling.texts.candidate_mix import Proposals, checked_kinds, joined, read_proposals
 from csp_index.ordering import leaders_of
 from csp_index.records import LabelScore, LabelState, NeuronKey
 

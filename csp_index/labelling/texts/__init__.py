@@ -1,0 +1,1 @@
+"""Candidate texts that are not a plain vocabulary: lists in files, and labels that models proposed."""
