@@ -48,8 +48,8 @@ class Vocabulary:
 def load_vocabulary(name: str | Path, store: Store | None = None) -> Vocabulary:
     """Return a vocabulary by name: built in, a file of labels, or a column of a table.
 
-    A file has one label per line, or is JSON or YAML (`texts.label_files`: lists, labels by number or synset, concepts by
-    class); what was guessed about it is logged. Built in are `imagenet1k` and `imagenet21k`. `FILE.parquet:COLUMN`,
+    A file has one label per line, or is JSON or YAML (`texts.label_files`: lists, labels by number or synset, concepts
+    by class); what was guessed about it is logged. Built in are `imagenet1k` and `imagenet21k`. `FILE.parquet:COLUMN`,
     `FILE.csv:COLUMN` (or .tsv) is a column of texts or of lists of texts; `metadata:COLUMN` what the metadata of the
     index's images say (`metadata_vocabulary`). Texts that differ only in case, spacing or Unicode form are merged, the
     first spelling wins. Errors: LabelError for an empty list, an empty line or row (with its number), a missing column
