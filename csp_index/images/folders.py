@@ -189,7 +189,7 @@ class FolderSource:
 
     A file ``a.json`` (an object's fields), ``a.txt`` or ``a.cls`` beside ``a.jpg`` is metadata of that image; so is its
     folder (`class_folders`). A column of the table replaces one of the same name. ``missing_rows`` counts the rows of
-    the table whose image does not exist.
+    the table whose image does not exist; ``notes`` says what of the table joined, and what was guessed.
     """
 
     def __init__(
@@ -210,7 +210,8 @@ class FolderSource:
         self.missing_rows = self._table.missing_rows if self._table is not None else 0
         self._classes = ClassFolders(root, contents.folders, None if class_names is None else user_path(class_names))
         contents.forget(self._classes.names_file)
-        for line in self._table.notes if self._table is not None else ():
+        self.notes = tuple(self._table.notes) if self._table is not None else ()
+        for line in self.notes:
             _log.warning("%s", line)
 
     @property

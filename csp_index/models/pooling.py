@@ -142,9 +142,16 @@ def neurons_of(shape: tuple[int, ...], pool: Pool) -> int:
     >>> neurons_of((64, 7, 7), "mean"), neurons_of((7, 7, 64), "mean-last"), neurons_of((50, 4, 8), "mean@2,3")
     (64, 64, 32)
     """
-    if axes := axes_in(pool):
-        return prod(shape[axis - 1] for axis in axes)
-    return shape[0] if pool in ("mean", "max") else shape[-1]
+    return prod(shape[axis - 1] for axis in neuron_axes(shape, pool))
+
+
+def neuron_axes(shape: tuple[int, ...], pool: Pool) -> tuple[int, ...]:
+    """Return the axes of the neurons in one image's output, counted from 1.
+
+    >>> neuron_axes((64, 7, 7), "mean"), neuron_axes((197, 768), "cls"), neuron_axes((50, 4, 8), "mean@2,3")
+    ((1,), (2,), (2, 3))
+    """
+    return axes_in(pool) or ((1,) if pool in ("mean", "max") else (len(shape),))
 
 
 def pooled(

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 Values = Mapping[str, Tensor]  # [B, M] by layer
 
 _SIDE = 256
-_REPEATED, _ALONE = (
+REPEATED, _ALONE = (
     1e-4,
     1e-2,
 )  # of a layer's largest value; other batch sizes have other kernels, which round otherwise
@@ -67,7 +67,7 @@ def why_not_repeated(
             return "its preprocessing gives another input for the same picture each time: take random transforms out"
     once, twice = activations(pixels.clone()), activations(pixels.clone())
     precision = _COARSE if any(tensor.dtype in (torch.half, torch.bfloat16) for tensor in module.parameters()) else 1
-    layer = _differing(once, twice, _REPEATED * precision)
+    layer = differing(once, twice, REPEATED * precision)
     if layer is not None:
         return f"two passes over the same images differ at layer {layer!r}: {_random_part(activations, module, pixels)}"
     try:
@@ -75,7 +75,7 @@ def why_not_repeated(
     except ValueError as exc:  # torch's batch norm in training mode refuses a single image
         return f"it cannot take one image alone ({exc}): {_by_batch(module)}"
     separate = {name: torch.cat([values[name] for values in alone]) for name in once}
-    layer = _differing(once, separate, _ALONE * precision)
+    layer = differing(once, separate, _ALONE * precision)
     if layer is not None:
         return f"layer {layer!r} gives other values for an image alone than beside another: {_by_batch(module)}"
     return None
@@ -90,7 +90,8 @@ def constant_layers(values: Values) -> list[str]:
     ]
 
 
-def _differing(one: Values, two: Values, tolerance: float) -> str | None:
+def differing(one: Values, two: Values, tolerance: float) -> str | None:
+    """Return the first layer whose values differ by more than a share of the largest one, or None."""
     for name, values in one.items():
         other = two[name]
         if values.shape != other.shape:
