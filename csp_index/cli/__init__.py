@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import click
 
 from csp_index import __version__
-from csp_index.cli import candidates, demo, evaluate, index, layers, query, serve, verify, versions
+from csp_index.cli import candidates, demo, doctor, evaluate, index, layers, query, serve, verify, versions
 from csp_index.cli.output import plain_warnings, say
 from csp_index.errors import CspIndexError, one_line
 from csp_index.printable import printable
@@ -35,6 +35,7 @@ for command in (
     *demo.COMMANDS,
     *index.COMMANDS,
     *layers.COMMANDS,
+    *doctor.COMMANDS,
     *candidates.COMMANDS,
     *query.COMMANDS,
     *evaluate.COMMANDS,

@@ -52,6 +52,7 @@ _BOUNDS = {name.replace("_", "-"): bounds for name, bounds in BOUNDS.items()} | 
     "new-tokens": (1, 1_000_000),
     "port": (0, 65535),
     "resamples": (0, 10_000),
+    "sample": (2, 10_000),
     "shard-size": (1, 10_000_000),
     "top": (1, 1_000_000),
     "words": (1, 1000),
