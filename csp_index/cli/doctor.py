@@ -143,8 +143,12 @@ def _expected(expected: Expected, speed: float | None) -> str:
     sizes = {"embeddings": expected.embeddings, "activations": expected.activations, "thumbnails": expected.thumbnails}
     listed = ", ".join(f"{name} {megabytes(round(size))}" for name, size in sizes.items())
     total = megabytes(round(sum(sizes.values())))
-    took = f"{_duration(expected.seconds)} at {speed:,.1f} images/s" if expected.seconds and speed else "time unknown"
-    return f"expected for {expected.images:,} images: about {took}; {total} ({listed})"
+    took = (
+        f"about {_duration(expected.seconds)} at {speed:,.1f} images/s"
+        if expected.seconds and speed
+        else "time unknown"
+    )
+    return f"expected for {expected.images:,} images: {took}; {total} ({listed})"
 
 
 def _duration(seconds: float) -> str:

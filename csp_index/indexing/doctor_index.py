@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -104,7 +104,8 @@ def examine_index(
             report.notes += [f"{info.what} is in the index already" for info in columns if info.what in present]
         report.take(report.attempt(lambda: try_models(refs or [], loaded, studied, precision)) or PassTrial())
     if encoders or networks:
-        report.expected = expected(report.trial, report.listing.images)
+        result = expected(report.trial, report.listing.images)
+        report.expected = None if result is None else replace(result, thumbnails=0.0)  # the index has them
     return report
 
 

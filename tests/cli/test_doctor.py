@@ -171,6 +171,7 @@ def test_a_model_to_add_is_tried_on_the_images_of_the_index(run, world):
     other = ["--encoder", "python:fakes:other_encoder"]
     (report,) = run("doctor", world / "db", *other, "--json").rows
     assert (report["problems"], report["expected"]["images"]) == ([], IMAGES)
+    assert report["expected"]["thumbnails"] == 0  # the index has them
     same = run("doctor", world / "db", *NETWORK[:4], "--name", "net", "--pool", "max", "--dtype", "float16")
     assert same.status == 1
     assert "pool is max, was mean" in same.out or "does not fit" in same.out
