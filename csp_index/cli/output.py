@@ -31,25 +31,30 @@ def say(*cells: str, err: bool = False) -> None:
 
 
 class _Plain(logging.Handler):
-    """Print a log record as one line on stderr."""
+    """Print a log record as one line on stderr; one that only informs has no prefix."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        prefix = f"{record.levelname.capitalize()}: " if record.levelno > logging.INFO else ""
         try:
-            say(f"{record.levelname.capitalize()}: {' '.join(record.getMessage().split())}", err=True)
+            say(f"{prefix}{' '.join(record.getMessage().split())}", err=True)
         except Exception:  # as in every handler: a warning that cannot be printed must not end the run
             self.handleError(record)
 
 
 @contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Print the warnings of all libraries in one line each: `Warning: ...`."""
-    handler = _Plain(logging.WARNING)
+    """Print the warnings of all libraries in one line each: `Warning: ...`, and what reading images informs about."""
+    handler, images = _Plain(logging.INFO), logging.getLogger("csp_index.images")
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith(images.name))
+    before = images.level
+    images.setLevel(logging.INFO)
     # At the root: open_clip calls logging.info, which gives a root without handlers one that prints `WARNING:name:...`.
     logging.getLogger().addHandler(handler)
     try:
         yield
     finally:
         logging.getLogger().removeHandler(handler)
+        images.setLevel(before)
 
 
 class _Pace:

@@ -211,8 +211,9 @@ class FolderSource:
         self._classes = ClassFolders(root, contents.folders, None if class_names is None else user_path(class_names))
         contents.forget(self._classes.names_file)
         self.notes = tuple(self._table.notes) if self._table is not None else ()
+        level = logging.INFO if self._table is None or self._table.complete else logging.WARNING
         for line in self.notes:
-            _log.warning("%s", line)
+            _log.log(level, "%s", line)
 
     @property
     def class_notes(self) -> Sequence[str]:

@@ -57,7 +57,8 @@ class PathTable:
     to ``root``, absolute ones, bare file names, or names without their ending. A path whose last folder is another one
     than the image's is about another image (`train/1.jpg` is not `test/1.jpg`), unless ``key`` vouches for the names.
     Of two rows about one image the first counts. Raises SourceError if no image is named, or if a name fits several
-    images equally well. ``notes`` says what joined, what did not, and what was guessed.
+    images equally well. ``notes`` says what joined, what did not, and what was guessed; ``complete`` whether every row
+    and every image found each other.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class PathTable:
             columns = columns.append_column(*hot[0])
         self._columns = columns
         self.missing_rows = counts["missing"]
+        self.complete = len(self._rows) == len(self._images) == table.columns.num_rows and not table.notes
         self.notes = [self._joined(column, counts, table.columns.num_rows), *table.notes, *([hot[1]] if hot else [])]
 
     @property

@@ -284,3 +284,16 @@ def test_index_counts_what_it_passes_over_and_strict_refuses_it(tmp_path, run):
     assert "4 images added" in done.out
     again = json.loads(run("index", tmp_path / "db", tmp_path / "images", *models, "--json").out)
     assert again["passed_over"] == {".md": 1, ".mp4": 1} and again["added"] == 0
+
+
+@pytest.mark.parametrize(("rows", "prefix"), [(6, ""), (5, "Warning: ")])
+def test_what_of_a_table_joined_is_said_and_warned_of_only_if_it_is_not_all(run, tmp_path, rows, prefix):
+    fakes.write_images(tmp_path / "images", 6)
+    lines = [f"img{number:05d},{number}\n" for number in range(rows)]
+    (tmp_path / "t.csv").write_text("id,n\n" + "".join(lines))
+    said = run("index", tmp_path / "db", tmp_path / "images", "--metadata", tmp_path / "t.csv", "--encoder", ENCODER)
+    assert said.status == 0, said.err
+    assert (
+        f"{prefix}t.csv: {rows} of {rows} rows joined to {rows} of 6 images by column 'id'" in said.err.splitlines()[0]
+    )
+    assert said.err.startswith(prefix + "t.csv")

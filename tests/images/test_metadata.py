@@ -53,6 +53,7 @@ def test_rows_find_their_images(tmp_path, images, cells):
     table = joined(tmp_path, images, "odd,which,n\n" + "".join(f"z,{cell},{n}\n" for n, cell in enumerate(cells)))
     assert rows(table, images) == [0, 1]
     assert "2 of 2 rows joined to 2 of 2 images by column 'which'" in table.notes[0]
+    assert table.complete
 
 
 @pytest.mark.parametrize("name", ["image_id", "isic_id", "Image Index", "filename", "DICOM", "hash"])
@@ -79,7 +80,7 @@ def test_what_did_not_join_is_counted(tmp_path):
     assert "2 of 4 rows joined to 1 of 3 images by column 'image'" in line
     assert "1 of them without the ending" in line and "1 rows repeat an image" in line
     assert "without a row: 2, first b.jpg" in line
-    assert table.missing_rows == 2
+    assert table.missing_rows == 2 and not table.complete
 
 
 def test_joining_nothing_is_an_error_that_shows_both_sides(tmp_path):
