@@ -227,7 +227,11 @@ def test_kinds_mix(index: Index) -> None:
         (lambda i: label(i, generator="python:fakes:network"), GeneratorError, "without name, identity, variants or"),
         (lambda i: label(i, generator="python:fakes:painter"), GeneratorError, "pictures of texts only: name the met"),
         (lambda i: label(i, generator="diffusers:./nowhere"), GeneratorError, "does not exist"),
-        (lambda i: label(i, caption_column="colour"), NotFoundError, "has the metadata column 'colour' (has: caption)"),
+        (
+            lambda i: label(i, caption_column="colour"),
+            NotFoundError,
+            "has the metadata column 'colour' (has: label, caption)",
+        ),
         (lambda i: label(i, keep=False), LabelError, "may not store any"),
         (lambda i: label(i, variants=0), SettingError, "variants is 0"),
         (lambda i: label(i, variant_prompt="a photo"), SettingError, "a text with {caption} in it"),

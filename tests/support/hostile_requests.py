@@ -170,11 +170,13 @@ _PICTURES = {
     "more pixels than numbers": upload(png(2**31 - 1, 2**31 - 1)),
     "36 million black pixels": upload(black(6000, "PNG")),
     "36 million pixels as TIFF": upload(black(6000, "TIFF")),
+    "a picture in PostScript": upload(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\n", "a.eps"),
+    "a picture in a field of another name": upload(black(8, "PNG"), field="picture"),
+}
+_UNFOLDING = {  # the pixels are read, the text is not
     "a picture whose text unfolds": upload(
         png(8, 8, b"\0" * 200, (b"zTXt", b"a\0\0" + zlib.compress(b"0" * 3 * 10**8)))
     ),
-    "a picture in PostScript": upload(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\n", "a.eps"),
-    "a picture in a field of another name": upload(black(8, "PNG"), field="picture"),
 }
 _FRAMES = {
     "both lengths": raw(
@@ -238,7 +240,7 @@ _TOKENS = {
 HOSTILE = [
     *(Hostile(name, [request(path)]) for name, path in _PATHS.items()),
     *(Hostile(name, [request(path)], range(200, 500)) for name, path in _ANSWERED.items()),
-    *(Hostile(name, [data], range(200, 500)) for name, data in _ANSWERED_BODIES.items()),
+    *(Hostile(name, [data], range(200, 500)) for name, data in (_ANSWERED_BODIES | _UNFOLDING).items()),
     *(Hostile(name, [data]) for name, data in (_BODIES | _PICTURES).items()),
     *(Hostile(name, [data], (CLOSED, *REFUSED)) for name, data in _FRAMES.items()),
     *(Hostile(name, [data], (401, 404)) for name, data in _TOKENS.items()),
