@@ -105,6 +105,7 @@ def test_the_kind_goes_by_size(monkeypatch, images, width, kind):
     assert kind_for(images, width) == kind
 
 
+@pytest.mark.slow
 def test_auto_builds_from_the_threshold_on_and_keeps_a_chosen_kind(index, monkeypatch):
     index.optimize(kind="ivf_sq")
     monkeypatch.setenv("CSP_INDEX_INDEX_IMAGES", str(IMAGES))

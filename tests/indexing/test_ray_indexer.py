@@ -76,6 +76,7 @@ def spoilt(folder: Path, count: int, seed: int = 0) -> Path:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_the_tables_equal_those_of_the_local_engine(cluster, tmp_path):
     source = spoilt(tmp_path / "images", 90)
     encoder, vit = tiny_models.save_open_clip(tmp_path / "clip"), tiny_models.save_vit(tmp_path / "vit")
@@ -333,7 +334,9 @@ class Here:
         pass
 
 
-@pytest.mark.parametrize("shard_size", [1, 3, 4, 10, 11, 100])
+@pytest.mark.parametrize(
+    "shard_size", [4, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 3, 10, 11, 100))]
+)
 def test_shards_are_formed_and_marked_as_in_the_local_engine_in_whatever_order_they_are_written(
     tmp_path, monkeypatch, shard_size
 ):

@@ -269,7 +269,7 @@ def test_without_javascript_everything_reads(browser: Any, site: str) -> None:
 @pytest.mark.parametrize(
     ("width", "scheme"),
     [
-        ("screen", "light"),
+        pytest.param("screen", "light", marks=pytest.mark.slow),
         pytest.param("phone", "dark", marks=pytest.mark.slow),
         pytest.param("screen", "dark", marks=pytest.mark.slow),
         pytest.param("phone", "light", marks=pytest.mark.slow),

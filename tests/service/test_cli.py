@@ -63,7 +63,10 @@ def test_ipv6_is_served_where_there_is_any():
         pytest.skip("this machine has no IPv6")
 
 
-@pytest.mark.parametrize(("sent", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGINT, 2)])
+@pytest.mark.parametrize(
+    ("sent", "workers"),
+    [(signal.SIGTERM, 1), *(pytest.param(signal.SIGINT, n, marks=pytest.mark.slow) for n in (1, 2))],
+)
 def test_it_ends_cleanly_and_answers_what_it_was_asked(served_db: Path, sent: int, workers: int):
     process = subprocess.Popen(
         [*CLI, "serve", str(served_db), "--port", "0", "--workers", str(workers)],

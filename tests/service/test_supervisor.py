@@ -148,6 +148,7 @@ def test_a_process_that_dies_at_work_is_noticed_at_once(pair: Pair):
     assert time.monotonic() - began < server._HEALTH_SECONDS / 2
 
 
+@pytest.mark.slow
 def test_they_end_with_the_process_that_started_them(doomed: Pair):
     left = doomed.workers
     (counters,) = doomed.temporary.glob("csp_index_*")
