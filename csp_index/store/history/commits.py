@@ -95,15 +95,16 @@ class CommitLog:
             if head is None:
                 return None
             with suppress(StoreError):
-                if isinstance(self._location, LocalLocation):  # in a bucket it costs every reader a request
-                    self.check_reached(head)
-                return head, self.record(head.commit, head.commit_digest)
+                return self._shown(head)
             if self.head() == head:
                 break
         head = self.head()
         if head is None:
             return None
-        if isinstance(self._location, LocalLocation):
+        return self._shown(head)
+
+    def _shown(self, head: Head) -> tuple[Head, Record]:
+        if isinstance(self._location, LocalLocation):  # in a bucket it costs every reader a request
             self.check_reached(head)
         return head, self.record(head.commit, head.commit_digest)
 
