@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from csp_index.errors import StoreError, one_line
-from csp_index.store.layout import BEGUN, HEAD, OLD_MARK, StoredObject, first_alone
+from csp_index.store.layout import BEGUN, COMMITS, HEAD, OLD_TABLE, StoredObject, first_alone
 
 SCHEMES = ("s3", "gs", "az")
 _CONNECT, _REQUEST = "3s", "8s"
@@ -58,12 +58,12 @@ class BucketLocation:
 
     def is_index(self) -> bool:
         """Return whether there is an index; StoreError if the bucket cannot be read."""
-        return self._has("commits") or self._has(OLD_MARK)
+        return self._has(COMMITS) or self._has(f"{OLD_TABLE}/_versions")
 
     def is_begun(self) -> bool:
         """Return whether the first command of an index was cut off before its first commit."""
         begun = self._state_of(HEAD, self._look) is None and self._state_of(BEGUN, self._look) is not None
-        return begun and first_alone(self.listed("commits"))
+        return begun and first_alone(self.listed(COMMITS))
 
     def state_of(self, name: str) -> object:
         """Return what changes whenever a small object is written anew; None if it does not exist."""

@@ -16,13 +16,13 @@ from typing import Any, Final
 
 from csp_index.errors import StoreError
 from csp_index.regular_files import kind_of
+from csp_index.store.layout import COMMITS, FILE_LISTS, TAGS
 from csp_index.store.locations import LocalLocation, Location
 
 MOST_DIMENSIONS: Final = 2**20  # of an encoder
 MOST_NEURONS: Final = 2**26  # of a layer
 _MODELS = b"embedding_functions"
 _NAME = re.compile(r"\w+", re.ASCII)
-_COMMITS = ("commits", "commits/files", "commits/tags")
 
 
 def check_own(dataset: Any, name: str, location: Location) -> None:
@@ -86,7 +86,7 @@ def check_name(name: str, location: Location) -> str:
 def check_commits(location: Location) -> None:
     """Refuse a directory whose folders of commits are links. Raises StoreError."""
     if isinstance(location, LocalLocation):
-        for folder in _COMMITS:
+        for folder in (COMMITS, FILE_LISTS, TAGS):
             if os.path.islink(f"{location.address}/{folder}"):
                 raise StoreError(
                     f"{folder} in {location.uri} is a link, which is never followed: copy the index from its owner"

@@ -1,4 +1,4 @@
-"""What the small files beside the tables are called, and how they are read, in a directory as in an object store."""
+"""What the files of an index are called, those of its commits and those of a table, in a directory or a bucket."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from typing import Any
 
 from csp_index.store import schema
 
-HEAD = "commits/HEAD"  # every index of the present format has it
-OLD_MARK = f"{schema.RUNS}.lance/_versions"  # every index of format 2 has it
-BEGUN = "commits/BEGUN"  # written before the first table, and removed after HEAD
-MIGRATING = "commits/MIGRATING"  # the same for an index of format 2, which has tables already
-_LEFT = frozenset({".writer.lock", ".writer.json", ".answers.jsonl", "commits"})  # what a cut-off first command leaves
+COMMITS = "commits"
+FILE_LISTS, TAGS = f"{COMMITS}/files", f"{COMMITS}/tags"
+HEAD = f"{COMMITS}/HEAD"  # every index of the present format has it
+OLD_TABLE = f"{schema.RUNS}.lance"  # every index of format 2 has it
+BEGUN = f"{COMMITS}/BEGUN"  # written before the first table, and removed after HEAD
+MIGRATING = f"{COMMITS}/MIGRATING"  # the same for an index of format 2, which has tables already
+_LEFT = frozenset({".writer.lock", ".writer.json", ".answers.jsonl", COMMITS})  # what a cut-off first command leaves
+
+_RECORD = re.compile(r"\d+\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,25 @@ class StoredObject:
     modified: datetime
 
 
+def record_name(number: int) -> str:
+    """Return the name of the record of a commit."""
+    return f"{COMMITS}/{number:08d}.json"
+
+
+def list_name(digest: str) -> str:
+    """Return the name of a list of the files of a table's version."""
+    return f"{FILE_LISTS}/{digest}.json"
+
+
+def record_numbers(names: Iterable[str]) -> list[int]:
+    """Return the numbers of the records among the files of `commits`, in the order of the names.
+
+    >>> record_numbers(["00000001.json", "00000002.json", "BEGUN", "HEAD", "tags"])
+    [1, 2]
+    """
+    return [int(name.removesuffix(".json")) for name in names if _RECORD.fullmatch(name)]
+
+
 def manifest_names(version: int) -> tuple[str, str]:
     """Return what the manifest of a table's version may be called, in the two ways that Lance names them."""
     return f"_versions/{2**64 - 1 - version:020d}.manifest", f"_versions/{version}.manifest"
@@ -35,7 +58,7 @@ def manifest_names(version: int) -> tuple[str, str]:
 
 def first_alone(names: Iterable[str]) -> bool:
     """Return whether files of `commits` have no record but the first: that of a command cut off before its HEAD."""
-    return all(name[:-5] == f"{1:08d}" for name in names if re.fullmatch(r"\d+\.json", name))
+    return set(record_numbers(names)) <= {1}
 
 
 def has_manifest(table: str) -> bool:

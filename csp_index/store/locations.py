@@ -23,8 +23,9 @@ from csp_index.settings import MAX_TEXT_BYTES
 from csp_index.store.bucket import SCHEMES, BucketLocation
 from csp_index.store.layout import (
     BEGUN,
+    COMMITS,
     HEAD,
-    OLD_MARK,
+    OLD_TABLE,
     StoredObject,
     first_alone,
     has_manifest,
@@ -53,19 +54,13 @@ class LocalLocation:
 
     def is_index(self) -> bool:
         """Return whether there is an index; False, too, without permission to look."""
-        return os.path.isfile(self.root / HEAD) or os.path.isfile(self.root / BEGUN) or self._has_old_tables()
+        marked = os.path.isfile(self.root / HEAD) or os.path.isfile(self.root / BEGUN)
+        return marked or has_manifest(f"{self.address}/{OLD_TABLE}")
 
     def is_begun(self) -> bool:
         """Return whether the first command of an index was cut off before its first commit."""
         begun = os.path.isfile(self.root / BEGUN) and not os.path.isfile(self.root / HEAD)
-        return begun and first_alone(self.listed("commits"))
-
-    def _has_old_tables(self) -> bool:
-        """Return whether a table of runs has a manifest: a folder without one is what a cut-off command left."""
-        try:
-            return any(name.endswith(".manifest") for name in os.listdir(self.root / OLD_MARK))
-        except OSError:
-            return False
+        return begun and first_alone(self.listed(COMMITS))
 
     def tables(self) -> list[str] | None:
         """Return the names of the tables, sorted; a folder without a manifest is none."""

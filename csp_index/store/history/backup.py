@@ -17,7 +17,7 @@ from csp_index.records import Progress
 from csp_index.regular_files import open_file, user_path
 from csp_index.store.history.commits import CommitLog
 from csp_index.store.history.records import Record, TableRecord
-from csp_index.store.layout import manifest_names
+from csp_index.store.layout import BEGUN, list_name, manifest_names, record_name
 from csp_index.store.locations import LocalLocation
 from csp_index.store.tables import Store
 
@@ -71,11 +71,11 @@ def back_up(
                 progress(done, total, "bytes")
         for name, table in record.tables.items():
             names += [_copied_manifest(location, copy, name, table), _copied_list(location, copy, table)]
-        number = f"commits/{record.number:08d}.json"
-        _copy(location.root / number, unfinished / number, record.digest)
-        copy.sync([*names, number])
+        own = record_name(record.number)
+        _copy(location.root / own, unfinished / own, record.digest)
+        copy.sync([*names, own])
         CommitLog(copy).point_to(record)
-        copy.remove("commits/BEGUN")
+        copy.remove(BEGUN)
         if target.exists():
             target.rmdir()
         os.rename(unfinished, target)
@@ -106,7 +106,7 @@ def _copied_manifest(location: LocalLocation, copy: LocalLocation, name: str, ta
 
 
 def _copied_list(location: LocalLocation, copy: LocalLocation, table: TableRecord) -> str:
-    path = f"commits/files/{table.files}.json"
+    path = list_name(table.files)
     _copy(location.root / path, copy.root / path, table.files)
     return path
 

@@ -27,10 +27,21 @@ from csp_index.store.bucket import BucketLocation
 from csp_index.store.foreign import check_commits, check_name
 from csp_index.store.history.read_hold import ReadHold
 from csp_index.store.history.records import Head, Record, TableRecord, head_data, head_of, number_of, record_of
-from csp_index.store.layout import BEGUN, HEAD, MIGRATING, first_alone, manifest_names
+from csp_index.store.layout import (
+    BEGUN,
+    COMMITS,
+    FILE_LISTS,
+    HEAD,
+    MIGRATING,
+    TAGS,
+    first_alone,
+    list_name,
+    manifest_names,
+    record_name,
+    record_numbers,
+)
 from csp_index.store.locations import LocalLocation, Location
 
-_FILES, _TAGS = "commits/files", "commits/tags"
 _TRIES = 8  # readings of HEAD, whose record may be cleaned up in between
 _TAG = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _FOREVER = 24 * 365 * 100  # hours
@@ -54,12 +65,12 @@ class CommitLog:
         check_commits(self._location)
         content = self._location.read(HEAD)
         if content is None:
-            listed = self._location.listed("commits")
-            begun = {BEGUN, MIGRATING} & {f"commits/{name}" for name in listed}
+            listed = self._location.listed(COMMITS)
+            begun = {BEGUN, MIGRATING} & {f"{COMMITS}/{name}" for name in listed}
             if listed and not (begun and first_alone(listed)):
-                raise self._damaged("HEAD", "is missing")
+                raise self._damaged(HEAD, "is missing")
             return None
-        fields = self._parsed("HEAD", content.data)
+        fields = self._parsed(HEAD, content.data)
         if (made := fields.get("format")) != schema.FORMAT:
             raise StoreError(
                 f"{self._location.uri} has format {made}, csp_index {version('csp_index')} reads format "
@@ -68,12 +79,12 @@ class CommitLog:
         try:
             return head_of(fields, content.version)
         except ValueError:
-            raise self._damaged("HEAD", "is incomplete") from None
+            raise self._damaged(HEAD, "is incomplete") from None
 
     def record(self, number: int, digest: str | None = None) -> Record:
         """Return a record; StoreError if it is missing or not the one with this digest."""
-        name = f"{number:08d}.json"
-        content = self._location.read(f"commits/{name}")
+        name = record_name(number)
+        content = self._location.read(name)
         if content is None:
             raise self._damaged(name, "is missing")
         own = hashlib.sha256(content.data).hexdigest()
@@ -115,7 +126,7 @@ class CommitLog:
         """
         newest = max(self.numbers(), default=0)
         if newest > head.latest + cut_off:
-            raise self._damaged("HEAD", f"is older than the index: it names commit {head.latest}, {newest} is there")
+            raise self._damaged(HEAD, f"is older than the index: it names commit {head.latest}, {newest} is there")
 
     def latest(self, *, cut_off: bool = True) -> Record | None:
         """Return the latest record, from which a writer goes on; None in a place without commits.
@@ -136,7 +147,7 @@ class CommitLog:
         fields = {"number": number, "when": now.isoformat(), "run_id": run_id, "command": command, "shown": shown}
         fields |= {"tables": {name: asdict(table) for name, table in sorted(tables.items())}}
         data = json.dumps(fields, separators=(",", ":")).encode()
-        name = f"commits/{number:08d}.json"
+        name = record_name(number)
         if self._location.write(name, data) is None:  # left by a writer that was cut off before HEAD
             self._location.remove(name)
             self._location.write(name, data)
@@ -185,7 +196,7 @@ class CommitLog:
 
     def numbers(self) -> list[int]:
         """Return the numbers of all records that are there, ascending, readable or not."""
-        return [int(name[:-5]) for name in self._location.listed("commits") if re.fullmatch(r"\d+\.json", name)]
+        return record_numbers(self._location.listed(COMMITS))
 
     def find(self, name: str) -> Record:
         """Return the commit with a number or a tag. NotFoundError if there is none, or no reader ever saw it."""
@@ -207,16 +218,16 @@ class CommitLog:
         try:
             return number_of(self._tag(tag).get("commit", 0))
         except ValueError:
-            raise self._damaged(f"tags/{tag}", "names no commit") from None
+            raise self._damaged(f"{TAGS}/{tag}", "names no commit") from None
 
     def tag_names(self) -> list[str]:
         """Return the names of all tags, sorted, readable or not."""
-        return self._location.listed(_TAGS)
+        return self._location.listed(TAGS)
 
     def _tag(self, name: str) -> dict[str, Any]:
         """Return what a tag names: the commit, and the digest of its record; empty without such a tag."""
-        content = self._location.read(f"{_TAGS}/{name}") if _TAG.fullmatch(name) else None
-        return {} if content is None else self._parsed(f"tags/{name}", content.data)
+        content = self._location.read(f"{TAGS}/{name}") if _TAG.fullmatch(name) else None
+        return {} if content is None else self._parsed(f"{TAGS}/{name}", content.data)
 
     def tag(self, name: str, record: Record) -> None:
         """Name a commit, so that no clean-up removes it. SettingError for a name that cannot be one, or is taken."""
@@ -225,7 +236,7 @@ class CommitLog:
                 f"tag {name!r} is no name: expected a letter, then letters, digits, . _ or -, 64 at most"
             )
         data = json.dumps({"commit": record.number, "digest": record.digest}).encode()
-        if self._location.write(f"{_TAGS}/{name}", data) is None:
+        if self._location.write(f"{TAGS}/{name}", data) is None:
             raise SettingError(f"tag {name!r} names version {self.tags().get(name)} already: remove it first")
 
     def untag(self, name: str) -> None:
@@ -234,22 +245,22 @@ class CommitLog:
             raise NotFoundError(
                 f"tag {name!r} is not in {self._location.uri} (has: {', '.join(self.tag_names()) or 'none'})"
             )
-        self._location.remove(f"{_TAGS}/{name}")
+        self._location.remove(f"{TAGS}/{name}")
 
     def files(self, digest: str) -> dict[str, list[object]]:
         """Return a list of a table's files: size and sha256 (null in an object store) by name."""
-        content = self._location.read(f"{_FILES}/{digest}.json")
+        content = self._location.read(list_name(digest))
         if content is None:
-            raise self._damaged(f"files/{digest}.json", "is missing")
+            raise self._damaged(list_name(digest), "is missing")
         if hashlib.sha256(content.data).hexdigest() != digest:
-            raise self._damaged(f"files/{digest}.json", "was changed after it was written")
-        return self._parsed(f"files/{digest}.json", content.data)
+            raise self._damaged(list_name(digest), "was changed after it was written")
+        return self._parsed(list_name(digest), content.data)
 
     def keep_files(self, files: Mapping[str, list[object]]) -> tuple[str, str]:
         """Write a list of a table's files, unless it is there; return its digest, and its name, to be synced."""
         data = _list(files)
         digest = hashlib.sha256(data).hexdigest()
-        name = f"{_FILES}/{digest}.json"
+        name = list_name(digest)
         if self._location.write(name, data, synced=False) is None:
             content = self._location.read(name)
             if content is not None and content.data != data:  # cut off by a power cut before it was named
@@ -265,7 +276,7 @@ class CommitLog:
 
     def forget(self, number: int) -> None:
         """Remove a record, readable or not, that HEAD does not name."""
-        self._location.remove(f"commits/{number:08d}.json")
+        self._location.remove(record_name(number))
 
     def check(self, tables: Mapping[str, TableRecord]) -> None:
         """Raise StoreError if a table is missing, older than the commit says, or another one."""
@@ -281,9 +292,9 @@ class CommitLog:
             content = self._location.read(f"{name}.lance/{manifest}")
             if content is not None:
                 if hashlib.sha256(content.data).hexdigest() != table.manifest:
-                    raise self._differs(name, f"version {table.version} was changed after it was committed")
+                    raise self._damaged(f"table {name}:", f"version {table.version} was changed after it was committed")
                 return
-        raise self._differs(name, f"version {table.version}, which the last commit rests on, is missing")
+        raise self._damaged(f"table {name}:", f"version {table.version}, which the last commit rests on, is missing")
 
     def drop_old(self, keep_hours: float) -> list[Record]:
         """Remove the records replaced for `keep_hours` that are not tagged and not in use; return those that are left.
@@ -304,13 +315,13 @@ class CommitLog:
             if keep or record.number not in replaced or replaced[record.number] > oldest or not self._remove(record):
                 kept.append(record)
         named = {table.files for record in kept for table in record.tables.values()}
-        for name in self._location.listed(_FILES):
+        for name in self._location.listed(FILE_LISTS):
             if name.removesuffix(".json") not in named:
-                self._location.remove(f"{_FILES}/{name}")
+                self._location.remove(f"{FILE_LISTS}/{name}")
         return kept
 
     def _remove(self, record: Record) -> bool:
-        name = f"commits/{record.number:08d}.json"
+        name = record_name(record.number)
         if isinstance(self._location, BucketLocation):
             self._location.remove(name)
             return True
@@ -324,7 +335,7 @@ class CommitLog:
         """Mark a commit as being read until the result is dropped; None where that cannot be marked, or it is gone."""
         if isinstance(self._location, BucketLocation):
             return None
-        return ReadHold.take(f"{self._location.address}/commits/{number:08d}.json")
+        return ReadHold.take(f"{self._location.address}/{record_name(number)}")
 
     def _grace(self) -> timedelta:
         return _GRACE if isinstance(self._location, BucketLocation) else timedelta(0)
@@ -340,13 +351,7 @@ class CommitLog:
 
     def _damaged(self, name: str, what: str) -> StoreError:
         return StoreError(
-            f"{self._location.uri} is damaged: commits/{name} {what}; restore it from a copy, or run "
-            f"`csp-index verify {self._location.uri} --repair`"
-        )
-
-    def _differs(self, name: str, what: str) -> StoreError:
-        return StoreError(
-            f"{self._location.uri} is damaged: table {name}: {what}; restore it from a copy, or run "
+            f"{self._location.uri} is damaged: {name} {what}; restore it from a copy, or run "
             f"`csp-index verify {self._location.uri} --repair`"
         )
 
