@@ -17,6 +17,7 @@ from csp_index.originals import read_originals
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, LayerInfo, Shard
 from csp_index.store.history.digests import shard_digest
+from csp_index.store.layout import holds_rows
 from csp_index.store.tables import Store
 
 _BATCH = 256  # rows that are copied at a time
@@ -104,7 +105,7 @@ def _keep_shards(store: Store, info: Column, count: int) -> None:
 def mark_again(store: Store, findings: Sequence[Finding], run_id: str) -> list[str]:
     """Make lost or wrong marks again, from rows whose files are as they were written."""
     files = [finding.where for finding in findings if finding.table == schema.SHARDS and len(finding.key) == 1]
-    files = [file for file in files if "/" in file and file.startswith(("data", "_deletions"))]
+    files = [file for file in files if holds_rows(file)]
     if files:
         keep_whole(store, schema.SHARDS, files)
     store.create(schema.SHARDS, schema.table_schema(schema.SHARDS))
@@ -155,7 +156,7 @@ def _made_marks(
 
 def recount(store: Store, findings: Sequence[Finding], run_id: str) -> list[str]:
     """Count the statistics of neurons again from the activations."""
-    if any(finding.where.startswith(("data/", "_deletions/")) for finding in findings):
+    if any(holds_rows(finding.where) for finding in findings):
         empty(store, schema.NEURONS)
     whole = all(finding.key == (schema.NEURONS,) or finding.key[0] == schema.NEURONS for finding in findings)
     named = {finding.key[0] for finding in findings}

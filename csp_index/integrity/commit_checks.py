@@ -21,7 +21,7 @@ from csp_index.store.foreign import odd_files
 from csp_index.store.history.commits import CommitLog
 from csp_index.store.history.records import Head, Record
 from csp_index.store.history.table_files import digest_of
-from csp_index.store.layout import HEAD
+from csp_index.store.layout import HEAD, INDICES, LISTED, VERSIONS, is_listed, version_of
 from csp_index.store.locations import LocalLocation, Location
 from csp_index.store.locks import is_held
 from csp_index.store.versions import NewestTables
@@ -29,7 +29,6 @@ from csp_index.store.versions import NewestTables
 _HASHED = 256 * 2**20  # bytes of files whose sha256 is taken without `full`
 _SMALL = 2**20  # a file of which it is always taken
 _MADE_AGAIN = ("neighbours_", "texts_", "embeddings_", "activations_")  # left out if gone, and made again
-_FOLDERS = ("data", "_deletions", "_indices")
 
 
 @dataclass(slots=True)
@@ -164,7 +163,7 @@ def check_files(location: Location, committed: Committed, result: Verification) 
     why = {(name, file): text for name, file, text in faults}
     for (name, file), text in sorted(why.items()):
         if (name, file) in present:
-            of_index = file.startswith("_indices/")  # rows are read without it
+            of_index = file.startswith(f"{INDICES}/")  # rows are read without it
             if not of_index:
                 committed.damaged.setdefault(name, []).append(file)
             remedy: Remedy = "build index" if of_index else remedy_of(name)
@@ -213,7 +212,7 @@ def _damaged(
             yield name, file, "the file is missing"
             continue
         present = status.st_size
-        if not stat.S_ISREG(status.st_mode) or ".." in file.split("/") or not file.startswith(_FOLDERS):
+        if not stat.S_ISREG(status.st_mode) or not is_listed(file):
             yield name, file, "this is no file of the table, and is not read"
         elif size >= 0 and present != size:
             yield name, file, f"the file has {present:,} bytes, had {size:,}"
@@ -262,12 +261,7 @@ def _is_cut_off(location: Location) -> bool:
 
 def newest_version(location: Location, table: str) -> int:
     """Return the highest version of a table whose manifest is there, readable or not; 0 without one."""
-    versions = [0]
-    for name in location.listed(f"{table}.lance/_versions"):
-        stem = name.removesuffix(".manifest")
-        if name.endswith(".manifest") and stem.isdigit():
-            versions.append(2**64 - 1 - int(stem) if len(stem) == 20 else int(stem))
-    return max(versions)
+    return max(map(version_of, location.listed(f"{table}.lance/{VERSIONS}")), default=0)
 
 
 def _note_left_overs(location: Location, log: CommitLog, latest: Record, result: Verification) -> None:
@@ -283,7 +277,7 @@ def _note_left_overs(location: Location, log: CommitLog, latest: Record, result:
         except StoreError:
             continue
         root = Path(location.address) / f"{name}.lance"
-        for path in (path for folder in _FOLDERS for path in (root / folder).rglob("*")):
+        for path in (path for folder in LISTED for path in (root / folder).rglob("*")):
             if path.is_file() and str(path.relative_to(root)) not in named:
                 count, size = count + 1, size + path.lstat().st_size
     if count:

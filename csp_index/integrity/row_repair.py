@@ -15,9 +15,9 @@ from csp_index.labelling.candidates import template_key
 from csp_index.labelling.vocabularies import digest
 from csp_index.models.prompt_templates import TEMPLATE_SETS
 from csp_index.store import catalog, schema
+from csp_index.store.layout import DATA, holds_rows
 from csp_index.store.tables import Store
 
-_FILES = ("data/", "_deletions/")
 _COMMANDS = {  # that wrote the rows of tables
     schema.LABELS: "label",
     schema.EXAMPLES: "label",
@@ -48,7 +48,7 @@ def keep_whole(store: Store, table: str, files: Sequence[str]) -> tuple[int, int
     before, source = store.count(table), store.dataset(table)
     parts = []
     for fragment in source.get_fragments():
-        own = [f"data/{file.path}" for file in fragment.data_files()] + [fragment.deletion_file()]
+        own = [f"{DATA}/{file.path}" for file in fragment.data_files()] + [fragment.deletion_file()]
         if not set(own) & set(files):
             parts.append(fragment.to_table())
     rows = pa.concat_tables(parts) if parts else source.schema.empty_table()
@@ -59,7 +59,7 @@ def keep_whole(store: Store, table: str, files: Sequence[str]) -> tuple[int, int
 def _damaged_files(findings: Sequence[Finding]) -> dict[str, list[str]]:
     files: dict[str, list[str]] = defaultdict(list)
     for finding in findings:
-        if finding.where.startswith(_FILES):
+        if holds_rows(finding.where):
             files[finding.table].append(finding.where)
     return files
 
@@ -71,7 +71,7 @@ def delete_rows(store: Store, findings: Sequence[Finding], run_id: str) -> list[
         if len(finding.key) == 2:
             table, condition = finding.key
             lines.append(f"{table}: {store.delete(table, condition)} rows are deleted ({finding.what})")
-        elif not finding.where.startswith(_FILES):
+        elif not holds_rows(finding.where):
             empty(store, finding.table)
             lines.append(f"{finding.table}: emptied ({finding.what})")
     return lines

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from csp_index.errors import StoreError, one_line
-from csp_index.store.layout import BEGUN, COMMITS, HEAD, OLD_TABLE, StoredObject, first_alone
+from csp_index.store.layout import BEGUN, COMMITS, HEAD, OLD_TABLE, VERSIONS, StoredObject, first_alone
 
 SCHEMES = ("s3", "gs", "az")
 _CONNECT, _REQUEST = "3s", "8s"
@@ -58,7 +58,7 @@ class BucketLocation:
 
     def is_index(self) -> bool:
         """Return whether there is an index; StoreError if the bucket cannot be read."""
-        return self._has(COMMITS) or self._has(f"{OLD_TABLE}/_versions")
+        return self._has(COMMITS) or self._has(f"{OLD_TABLE}/{VERSIONS}")
 
     def is_begun(self) -> bool:
         """Return whether the first command of an index was cut off before its first commit."""

@@ -20,6 +20,9 @@ BEGUN = f"{COMMITS}/BEGUN"  # written before the first table, and removed after 
 MIGRATING = f"{COMMITS}/MIGRATING"  # the same for an index of format 2, which has tables already
 _LEFT = frozenset({".writer.lock", ".writer.json", ".answers.jsonl", COMMITS})  # what a cut-off first command leaves
 
+DATA, DELETIONS, INDICES, VERSIONS = "data", "_deletions", "_indices", "_versions"  # folders of a table
+LISTED = (DATA, DELETIONS, INDICES)  # those whose files the lists of a commit name
+
 _RECORD = re.compile(r"\d+\.json")
 
 
@@ -53,7 +56,37 @@ def record_numbers(names: Iterable[str]) -> list[int]:
 
 def manifest_names(version: int) -> tuple[str, str]:
     """Return what the manifest of a table's version may be called, in the two ways that Lance names them."""
-    return f"_versions/{2**64 - 1 - version:020d}.manifest", f"_versions/{version}.manifest"
+    return f"{VERSIONS}/{2**64 - 1 - version:020d}.manifest", f"{VERSIONS}/{version}.manifest"
+
+
+def version_of(manifest: str) -> int:
+    """Return the version of a table whose manifest has a name, one of `_versions`; 0 if it is no manifest.
+
+    >>> [version_of(name.removeprefix("_versions/")) for name in manifest_names(7)], version_of("7.txt")
+    ([7, 7], 0)
+    """
+    stem = manifest.removesuffix(".manifest")
+    if stem == manifest or not stem.isdecimal():
+        return 0
+    return 2**64 - 1 - int(stem) if len(stem) == 20 else int(stem)
+
+
+def is_listed(file: str) -> bool:
+    """Return whether a name below a table's folder is one that the lists of a commit may have.
+
+    >>> [is_listed(name) for name in ("data/a.lance", "_versions/1.manifest", "data/../../runs.lance/data/a.lance")]
+    [True, False, False]
+    """
+    return file.partition("/")[0] in LISTED and "/" in file and ".." not in file.split("/")
+
+
+def holds_rows(file: str) -> bool:
+    """Return whether a file below a table's folder says which rows there are: of data, or of what is deleted.
+
+    >>> holds_rows("data/a.lance"), holds_rows("_indices/3f/page.idx"), holds_rows("data")
+    (True, False, False)
+    """
+    return file.startswith((f"{DATA}/", f"{DELETIONS}/"))
 
 
 def first_alone(names: Iterable[str]) -> bool:
@@ -64,7 +97,7 @@ def first_alone(names: Iterable[str]) -> bool:
 def has_manifest(table: str) -> bool:
     """Return whether a table's folder has a manifest: without one it is what a cut-off command left."""
     try:
-        with os.scandir(f"{table}/_versions") as entries:
+        with os.scandir(f"{table}/{VERSIONS}") as entries:
             return any(entry.name.endswith(".manifest") for entry in entries)
     except OSError:
         return False

@@ -17,12 +17,11 @@ from csp_index.records import Progress
 from csp_index.regular_files import open_file, user_path
 from csp_index.store.history.commits import CommitLog
 from csp_index.store.history.records import Record, TableRecord
-from csp_index.store.layout import BEGUN, list_name, manifest_names, record_name
+from csp_index.store.layout import BEGUN, is_listed, list_name, manifest_names, record_name
 from csp_index.store.locations import LocalLocation
 from csp_index.store.tables import Store
 
 _BLOCK = 2**20
-_FOLDERS = ("data/", "_deletions/", "_indices/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,7 @@ def _listed(log: CommitLog, record: Record) -> list[tuple[str, int, str]]:
     files: dict[str, tuple[int, str]] = {}
     for name, table in record.tables.items():
         for file, (size, digest) in log.files(table.files).items():
-            if not file.startswith(_FOLDERS) or ".." in file.split("/"):  # an index may come from a stranger
+            if not is_listed(file):  # an index may come from a stranger
                 raise StoreError(f"commits/files names {file!r} of table {name}, which is no file of a table")
             files[f"{name}.lance/{file}"] = int(str(size)), str(digest)
     return [(name, *facts) for name, facts in files.items()]

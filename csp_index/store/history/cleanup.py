@@ -6,10 +6,9 @@ import os
 from pathlib import Path
 
 from csp_index.store.history.records import Record
+from csp_index.store.layout import INDICES, LISTED
 from csp_index.store.locations import LocalLocation
 from csp_index.store.tables import Store
-
-_OURS = ("data", "_deletions", "_indices")  # folders of a table whose files the lists of a commit name
 
 
 def clean_up(store: Store, keep_hours: float) -> dict[str, int]:
@@ -36,10 +35,10 @@ def _remove_orphans(store: Store, name: str, kept: list[Record]) -> int:
     lists = {record.tables[name].files for record in kept if name in record.tables}
     named = {file for digest in lists for file in store.log.files(digest)}
     root, freed = Path(store.location.address) / f"{name}.lance", 0
-    for folder in _OURS:
+    for folder in LISTED:
         for path in sorted((root / folder).rglob("*"), reverse=True):
             if path.is_dir() and not path.is_symlink():
-                if folder == "_indices" and not any(path.iterdir()):
+                if folder == INDICES and not any(path.iterdir()):
                     path.rmdir()
             elif str(path.relative_to(root)) not in named:
                 freed += os.lstat(path).st_size

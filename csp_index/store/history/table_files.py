@@ -8,6 +8,7 @@ from typing import Any
 
 from csp_index.errors import StoreError, one_line
 from csp_index.store.bucket import BucketLocation
+from csp_index.store.layout import DATA, INDICES
 from csp_index.store.locations import Location
 
 _BLOCK = 2**20
@@ -19,12 +20,12 @@ def files_of(dataset: Any, location: Location, name: str) -> list[str]:
     """Return the names of a version's data, deletion and index files, relative to the table's folder."""
     names = []
     for fragment in dataset.get_fragments():
-        names += [f"data/{file.path}" for file in fragment.data_files()]
+        names += [f"{DATA}/{file.path}" for file in fragment.data_files()]
         if deleted := fragment.deletion_file():
             names.append(deleted)
     for index in dataset.describe_indices():
         for segment in index.segments:
-            folder = f"_indices/{segment.uuid}"
+            folder = f"{INDICES}/{segment.uuid}"
             names += [f"{folder}/{file}" for file in location.listed(f"{name}.lance/{folder}")]
     return names
 
