@@ -181,6 +181,14 @@ def mark_all(store: Store, written: Sequence[tuple[Mapping[str, str], Shard]], r
     store.checkpoint()
 
 
+def mark_rewritten_images(store: Store, digests: Mapping[int, str]) -> None:
+    """Put new digests, by shard, into the marks of images whose rows were rewritten; the rest of the marks stays."""
+    marks = store.read(schema.SHARDS, where=f"what = {catalog.sql_text(schema.IMAGES)}").to_pylist()
+    changed = [row | {"digest": digests[row["shard"]]} for row in marks if row["shard"] in digests]
+    table = pa.Table.from_pylist(changed, schema=schema.table_schema(schema.SHARDS))
+    store.upsert(schema.SHARDS, ["what", "shard"], table)
+
+
 def statistics_of(store: Store, info: LayerInfo, running: dict[str, NeuronStatistics], until: int) -> NeuronStatistics:
     """Return the layer's running statistics over the shards before `until`, computed from the store if missing."""
     if info.what not in running:

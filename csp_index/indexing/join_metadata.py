@@ -14,6 +14,7 @@ import pyarrow as pa
 from csp_index.errors import SourceError
 from csp_index.images.formats import image_extensions
 from csp_index.images.metadata import PathTable
+from csp_index.indexing.commit import mark_rewritten_images
 from csp_index.regular_files import user_path
 from csp_index.store import catalog, schema
 from csp_index.store.history.digests import ShardDigest
@@ -55,10 +56,7 @@ def join_metadata(store: Store, file: str | Path, key: str | None = None, *, rep
         with record_run(store, METADATA_COMMAND, settings, {}) as run:
             rows = _Rewrite(store, table, relative)
             store.replace(schema.IMAGES, pa.RecordBatchReader.from_batches(rows.schema, rows.batches()))
-            marks = store.read(schema.SHARDS, where=f"what = {catalog.sql_text(schema.IMAGES)}").to_pylist()
-            changed = [mark | {"digest": rows.digests[mark["shard"]]} for mark in marks]
-            shards = pa.Table.from_pylist(changed, schema=schema.table_schema(schema.SHARDS))
-            store.upsert(schema.SHARDS, ["what", "shard"], shards)
+            mark_rewritten_images(store, rows.digests)
     return MetadataSummary(run.run_id, count, rows.joined, table.columns, tuple(table.notes))
 
 

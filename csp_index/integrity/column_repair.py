@@ -9,7 +9,7 @@ import pyarrow as pa
 from csp_index import settings
 from csp_index.errors import CspIndexError, SourceError, one_line
 from csp_index.images.decode import ImageRead, thumbnail
-from csp_index.indexing.commit import finish_statistics
+from csp_index.indexing.commit import finish_statistics, mark_rewritten_images
 from csp_index.integrity.findings import Finding
 from csp_index.integrity.row_repair import empty, keep_whole
 from csp_index.integrity.subject import many, pieces_between, rows_between
@@ -170,7 +170,6 @@ def recount(store: Store, findings: Sequence[Finding], run_id: str) -> list[str]
 def read_again(store: Store, findings: Sequence[Finding], run_id: str) -> list[str]:
     """Make the thumbnails of damaged shards of images again from the originals, if those are unchanged."""
     digests, shards = _digests(store, schema.IMAGES), catalog.shards(store, schema.IMAGES)
-    marks: list[dict[str, object]] = []
     names = [field.name for field in store.dataset(schema.IMAGES).schema]
     made: dict[int, pa.Table] = {}
     lines = []
@@ -182,7 +181,6 @@ def read_again(store: Store, findings: Sequence[Finding], run_id: str) -> list[s
         try:
             rows = _from_originals(store, shard, names, None if same else digests[shard.number])
             made[shard.number] = rows
-            marks.append({"shard": shard.number, "digest": shard_digest([rows])})
             lines.append(f"images: shard {shard.number} is made again from the original images")
         except CspIndexError as exc:
             return [f"images: shard {shard.number} is not repaired: {one_line(exc)}: restore the index from a copy"]
@@ -196,11 +194,8 @@ def read_again(store: Store, findings: Sequence[Finding], run_id: str) -> list[s
             yield from rows.cast(source.schema).to_batches()
 
     store.replace(schema.IMAGES, pa.RecordBatchReader.from_batches(source.schema, batches()))
-    for mark in marks:
-        where_mark = f"what = {catalog.sql_text(schema.IMAGES)} AND shard = {mark['shard']}"
-        (row,) = store.read(schema.SHARDS, where=where_mark).to_pylist()
-        changed = pa.Table.from_pylist([row | mark], schema=schema.table_schema(schema.SHARDS))
-        store.upsert(schema.SHARDS, ["what", "shard"], changed)
+    if made:
+        mark_rewritten_images(store, {number: shard_digest([rows]) for number, rows in made.items()})
     return lines or ["images: all rows are as they were written; they are in new files now"]
 
 
