@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from csp_index.errors import SourceError
 from csp_index.images.formats import image_extensions
-from csp_index.images.metadata import PathTable
+from csp_index.images.tables.join_table import PathTable
 from csp_index.indexing.commit import mark_rewritten_images
 from csp_index.regular_files import user_path
 from csp_index.store import catalog, schema
@@ -37,9 +37,9 @@ class MetadataSummary:
 def join_metadata(store: Store, file: str | Path, key: str | None = None, *, replace: bool = False) -> MetadataSummary:
     """Add a table's columns to the metadata of the images that its rows name.
 
-    The rows find their images as in `csp_index.images.metadata.PathTable`. With `replace`, columns that images have
-    already are replaced, also where the new table has no row. Raises SourceError before anything is written: for a
-    table that cannot be read or names no image, and for columns that are there without `replace`.
+    The rows find their images as in `csp_index.images.tables.join_table.PathTable`. With `replace`, columns that
+    images have already are replaced, also where the new table has no row. Raises SourceError before anything is
+    written: for a table that cannot be read or names no image, and for columns that are there without `replace`.
     """
     path = user_path(file)
     with store.write_lock():

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from csp_index.errors import SourceError
-from csp_index.images.metadata_files import read_metadata_file
+from csp_index.images.tables.read_table import read_metadata_file
 
 _USUAL = (
     *(

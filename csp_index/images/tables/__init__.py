@@ -1,0 +1,1 @@
+"""Tables about images: read, whatever format they have, and joined to the images that their rows name."""
