@@ -34,6 +34,7 @@ from csp_index.evaluation.options import EvaluationOptions, MethodChoice
 from csp_index.evaluation.split import Split, draw_split, keep_split, read_split, thinned
 from csp_index.evaluation.steps import EvaluationContext, Tools
 from csp_index.evaluation.value_table import ValueTable
+from csp_index.images.decode import uris_of
 from csp_index.images.sources import open_source
 from csp_index.labelling import scoring
 from csp_index.labelling.request import check_request, make_request
@@ -222,7 +223,7 @@ def _digest(path: Path) -> str:
 
 def _listing(location: str) -> str:
     """Return a hash of the images at a location: their addresses, sizes and modification times."""
-    uris = [ref.uri for ref in open_source(location).refs()]
+    uris = list(uris_of(open_source(location)))
     states = [(os.stat(uri).st_size, os.stat(uri).st_mtime_ns) if os.path.exists(uri) else () for uri in uris]
     return hashlib.sha256(json.dumps([uris, states]).encode()).hexdigest()[:16]
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from csp_index.errors import EvaluationError, GeneratorError, ModelError, SourceError
-from csp_index.images.decode import ImageFailure, read_images
+from csp_index.images.decode import ImageFailure, read_images, uris_of
 from csp_index.images.sources import open_source
 from csp_index.models.image_generators import CachedGenerator, ImageGenerator, load_generator, made_or_why
 from csp_index.models.networks import LoadedNetwork
@@ -126,7 +126,7 @@ def control_activations(
     The images are a seeded sample in the order of the source, or all of them if there are no more. Raises
     SourceError for an image of the sample that cannot be read.
     """
-    uris = [ref.uri for ref in open_source(location).refs()]
+    uris = list(uris_of(open_source(location)))
     sample = sample_rows(len(uris), count, seed).tolist()
     activations: list[Tensor] = []
     batch: list[Image.Image] = []

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from PIL import Image, UnidentifiedImageError
 
@@ -64,6 +64,20 @@ class ImageSource(Protocol):
     def refs(self) -> Iterator[ImageRef]:
         """Yield every image of the source in a stable order."""
         ...
+
+
+@runtime_checkable
+class NamesImages(ImageSource, Protocol):
+    """A source that names its images without reading what is known about them."""
+
+    def uris(self) -> Iterator[str]:
+        """Yield the URI of every image of the source, in the order of `refs`."""
+        ...
+
+
+def uris_of(source: ImageSource) -> Iterator[str]:
+    """Yield the URI of every image of a source; its metadata are read only where its images cannot be named else."""
+    return source.uris() if isinstance(source, NamesImages) else (ref.uri for ref in source.refs())
 
 
 @dataclass(frozen=True, slots=True)

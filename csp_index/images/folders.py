@@ -35,16 +35,18 @@ class FolderContents:
     """What lies in a folder and its sub-folders, from one walk through them.
 
     ``pictures`` counts the image files by ending, ``tars`` and ``parquets`` are the shards, ``folders`` counts the
-    images of each folder, and ``passed_over`` is what is none of these and describes no image.
+    images of each folder, and ``passed_over`` is what is none of these and describes no image. ``table`` is the table
+    about the images, if there is one; ``named`` are their paths below the folder then, else it stays empty.
     """
 
     def __init__(self, root: Path, table: Path | None = None) -> None:
-        """Walk through the folder once; ``table`` is a file in it that is read as metadata."""
-        self.root = root
+        """Walk through the folder once; ``table`` is read as metadata, by default the one in the folder."""
+        self.root, self.named = root, list[str]()
+        self.table = _own_table(root) if table is None else table
         self.pictures, self.folders, self.passed_over = Counter[str](), Counter[str](), PassedOver()
         self.tars, self.parquets = list[Path](), list[Path]()
         self._endings, self._unnamed = image_extensions(), set[int]()
-        self._tables = {root / name for name in _TABLES} if table is None else {table}
+        self._tables = {root / name for name in _TABLES} if table is None else {Path(os.path.realpath(table))}
         check = ContentCheck()
         for names in _alike(walk(root, self.passed_over)):
             self._sort(names, check)
@@ -80,6 +82,8 @@ class FolderContents:
         for name in describing:
             if name not in used and name not in pictures and self._looks_like_one(name, check):
                 pictures.append(name)
+        if self.table is not None:
+            self.named += sorted(pictures)
         for path in pictures:
             self.pictures[_ending(path)] += 1
             self.folders[path.rpartition("/")[0]] += 1
@@ -188,26 +192,23 @@ class FolderSource:
     """Image files below a folder, with what their folders and the files beside them say, and the rows of a table.
 
     A file ``a.json`` (an object's fields), ``a.txt`` or ``a.cls`` beside ``a.jpg`` is metadata of that image; so is its
-    folder (`class_folders`). A column of the table replaces one of the same name. ``missing_rows`` counts the rows of
-    the table whose image does not exist; ``notes`` says what of the table joined, and what was guessed.
+    folder (`class_folders`). A column of the table replaces one of the same name. ``notes`` says what of the table
+    joined, and what was guessed.
     """
 
     def __init__(
         self,
         contents: FolderContents,
-        metadata: str | Path | None = None,
         metadata_key: str | None = None,
         class_names: str | Path | None = None,
     ) -> None:
         self.name = str(contents.root)
         self._contents = contents
-        file = own_table(contents.root) if metadata is None else user_path(metadata)
+        root, file = contents.root, contents.table
         if file is None and metadata_key is not None:
             raise SourceError(f"the metadata key {metadata_key!r} is given without a table: name it by --metadata")
-        images = (path for path, _ in contents.images())
-        root, endings = contents.root, image_extensions()
-        self._table = None if file is None else PathTable(file, root, images, endings, metadata_key)
-        self.missing_rows = self._table.missing_rows if self._table is not None else 0
+        named, endings = contents.named, image_extensions()
+        self._table = None if file is None else PathTable(file, root, named, endings, metadata_key)
         self._classes = ClassFolders(root, contents.folders, None if class_names is None else user_path(class_names))
         contents.forget(self._classes.names_file)
         self.notes = tuple(self._table.notes) if self._table is not None else ()
@@ -237,6 +238,10 @@ class FolderSource:
             row: Mapping[str, object] = self._table.row(relative) if self._table is not None else {}
             yield ImageRef(self._uri(relative), {**metadata, **row})
 
+    def uris(self) -> Iterator[str]:
+        """Yield the URI of every image, sorted by path; no file is opened."""
+        return (self._uri(relative) for relative, _ in self._contents.images())
+
     def _beside(self, name: str) -> Mapping[str, object]:
         try:
             data = read_bytes(self._contents.root / name, MAX_METADATA_BYTES)
@@ -250,7 +255,7 @@ class FolderSource:
         return uri.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def own_table(root: Path) -> Path | None:
+def _own_table(root: Path) -> Path | None:
     """Return the table that lies in a folder of images."""
     files = (root / name for name in _TABLES)
     return next((file for file in files if file.is_file()), None)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from csp_index.errors import SourceError
-from csp_index.images.decode import ImageSource
+from csp_index.images.decode import ImageSource, uris_of
 from csp_index.images.formats import advice, kind_of
 
 _TRIED = 1_000  # files of one ending that are opened; if none of them is a picture, no other is opened
@@ -52,7 +52,7 @@ def passed_over_by(source: object) -> PassedOver:
 def refuse_passed_over(source: ImageSource | None) -> None:
     """Raise SourceError if a source passes over any file; a source of files is listed once to know it."""
     if isinstance(source, CountsFiles):
-        for _ in source.refs():
+        for _ in uris_of(source):
             pass
         if source.passed_over:
             raise SourceError(f"{source.passed_over}: --strict allows none; remove them, or index without --strict")

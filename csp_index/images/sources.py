@@ -129,11 +129,11 @@ def _open_folder(path: Path, image_column: str | None, about_files: Mapping[str,
     ):
         return DatasetSource(path, image_column)
     metadata = about_files["metadata"]
-    contents = FolderContents(path, None if metadata is None else Path(os.path.realpath(user_path(metadata))))
+    contents = FolderContents(path, None if metadata is None else user_path(metadata))
     kind = _kind_with_most(contents, image_column)
     passed_over = _without_other_kinds(contents, kind)
     if kind == _FILES:
-        return FolderSource(contents, **about_files)
+        return FolderSource(contents, about_files["metadata_key"], about_files["class_names"])
     if kind == _TARS:
         return TarSource(str(path), contents.tars, image_column, passed_over)
     if kind == _PARQUETS:

@@ -25,7 +25,7 @@ from csp_index.concurrency import Writer, ahead
 from csp_index.errors import ModelError, SourceError
 from csp_index.images.class_folders import class_notes_of
 from csp_index.images.datasets import ImageStream
-from csp_index.images.decode import ImageFailure, ImageRead, ImageRef, ImageSource, read_image
+from csp_index.images.decode import ImageFailure, ImageRead, ImageRef, ImageSource, read_image, uris_of
 from csp_index.images.loader import Prepared, decoded, workers_for
 from csp_index.images.memory_images import read_image_of
 from csp_index.images.passed_over import PassedOver, passed_over_by
@@ -234,7 +234,7 @@ class Pass:
         state = self._state
         known = KnownUris(state.store.read(schema.IMAGES, ["uri"])["uri"])
         one_pass = isinstance(source, ImageStream)  # a stream cannot be counted first
-        state.done, state.total = 0, 0 if one_pass else sum(ref.uri not in known for ref in source.refs())
+        state.done, state.total = 0, 0 if one_pass else sum(uri not in known for uri in uris_of(source))
         state.passed_over = passed_over_by(source)
         for line in (*class_notes_of(source), *([str(state.passed_over)] if state.passed_over else [])):
             _log.warning("%s", line)

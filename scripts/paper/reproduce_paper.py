@@ -45,6 +45,7 @@ from csp_index.evaluation.label_images import (
 )
 from csp_index.evaluation.metrics.detection import cosy_auc, cosy_mad, dma, pearson
 from csp_index.evaluation.options import MethodChoice
+from csp_index.images.decode import uris_of
 from csp_index.images.sources import open_source
 from csp_index.models.encoders import LoadedEncoder, load_encoder
 from csp_index.models.networks import LoadedNetwork, load_network
@@ -189,7 +190,7 @@ class Reproduction:
     @cached_property
     def controls(self) -> str:
         """A hash of the names of the control images."""
-        return digest([ref.uri for ref in open_source(self.options.controls).refs()])
+        return digest(list(uris_of(open_source(self.options.controls))))
 
     def score(self) -> None:
         """Score the cells that have no scores yet, a network at a time."""

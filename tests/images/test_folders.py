@@ -18,8 +18,8 @@ from odd_files import ODD, in_time
 from pictures import encoded, listed, number_of, plain, png
 
 from csp_index.errors import SourceError
-from csp_index.images import formats, passed_over
-from csp_index.images.decode import ImageFailure, read_images
+from csp_index.images import folders, formats, passed_over
+from csp_index.images.decode import ImageFailure, read_images, uris_of
 from csp_index.images.folders import FolderSource, walk
 from csp_index.images.formats import has_extra
 from csp_index.images.passed_over import PassedOver, passed_over_by, refuse_passed_over
@@ -331,3 +331,26 @@ def test_nothing_is_logged_by_listing(tmp_path: Path, caplog: pytest.LogCaptureF
     with caplog.at_level(logging.WARNING):
         names(tmp_path)
     assert not caplog.records
+
+
+def test_a_folder_is_walked_once_to_join_a_table_and_its_images_are_named_without_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks, reads = list[Path](), list[str]()
+    real_walk, real_read = folders.walk, folders.read_bytes
+    monkeypatch.setattr(folders, "walk", lambda root, *rest: [walks.append(root), *real_walk(root, *rest)][1:])
+    monkeypatch.setattr(folders, "read_bytes", lambda file, *rest: [reads.append(file.name), real_read(file, *rest)][1])
+    for name, data in samples(3).items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "5f0000").write_bytes(png(1))
+    (tmp_path / "metadata.csv").write_text("path,label\n000000001.jpg,one\n5f0000,five\n")
+    source = open_source(tmp_path)
+    assert (len(walks), reads) == (1, [])
+    uris = list(uris_of(source))
+    refuse_passed_over(source)
+    assert (len(uris), len(walks), reads) == (4, 3, [])
+    refs = list(source.refs())
+    assert [ref.uri for ref in refs] == uris and sorted(reads) == sorted(
+        set(samples(3)) - {f"{n:09}.jpg" for n in range(3)}
+    )
+    assert [ref.metadata.get("label") for ref in refs] == [None, "one", None, "five"]

@@ -65,7 +65,6 @@ def test_any_table_is_joined_or_refused(folder: Path, data: bytes, suffix: str) 
     file.write_bytes(data)
     with refusing(SourceError):
         table = PathTable(file, folder, ["a.png", "sub/b.png"], [".png"])
-        assert table.missing_rows >= 0
         for image in ("a.png", "sub/b.png"):
             json.dumps(table.row(image), default=str).encode()
 

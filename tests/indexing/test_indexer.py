@@ -23,7 +23,7 @@ from PIL import Image
 
 from csp_index import CspIndexError, NetworkSource, open_index
 from csp_index.errors import StoreError
-from csp_index.images import loader
+from csp_index.images import folders, loader
 from csp_index.images.decode import read_images
 from csp_index.indexing import commit
 from csp_index.store import schema
@@ -326,6 +326,20 @@ def test_metadata_is_kept(images, tmp_path):
     rows = open_index(tmp_path / "db").sql("SELECT image_id, split, metadata FROM images ORDER BY image_id").rows()
     assert rows[3]["split"] == "train"
     assert json.loads(rows[3]["metadata"])["colour"] == "c3"
+
+
+def test_what_lies_beside_images_is_read_once(images, tmp_path, monkeypatch):
+    reads = []
+    real = folders.read_bytes
+    monkeypatch.setattr(folders, "read_bytes", lambda file, limit: [reads.append(file.name), real(file, limit)][1])
+    captions = [path.with_suffix(".txt") for path in sorted(images.rglob("*.png"))[:5]]
+    for path in captions:
+        path.write_text("a caption")
+    (images / "metadata.csv").write_text(f"path,colour\n{captions[0].stem},blue\n")
+    steps = []
+    assert add(tmp_path / "db", images, progress=lambda *step: steps.append(step)).added == 23
+    assert sorted(reads) == sorted(path.name for path in captions)
+    assert steps[-1] == (23, 23, "images")
 
 
 @pytest.mark.parametrize(

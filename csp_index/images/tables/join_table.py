@@ -81,7 +81,6 @@ class PathTable:
         if hot is not None:
             columns = columns.append_column(*hot[0])
         self._columns = columns
-        self.missing_rows = counts["missing"]
         self.complete = len(self._rows) == len(self._images) == table.columns.num_rows and not table.notes
         self.notes = [self._joined(column, counts, table.columns.num_rows), *table.notes, *([hot[1]] if hot else [])]
 
