@@ -145,7 +145,7 @@ class SparseAutoencoder(nn.Module):
         self._prefix_tokens, self._has_class_token = prefix_tokens, has_class_token
         wishes = Wishes(source.topk, source.threshold, source.relu, source.plain, source.centered, source.scale)
         read = encoding_of(source.file, read_files(source.file), wishes)
-        self.kind, self.topk, self._norm = read.kind, read.k, read.norm
+        self.kind, self.topk, self._norm, self._cap = read.kind, read.k, read.norm, read.cap
         #: What was understood: kind, widths, what is done to the input, where the settings are from.
         self.understood = read.words
         self.register_buffer("encoder", read.encoder)
@@ -156,11 +156,18 @@ class SparseAutoencoder(nn.Module):
         more = {"threshold": read.threshold, "gain": gain, "offset": offset, "factor": factor}
         for name, tensor in {**more, "mean": read.mean, "deviation": read.deviation}.items():
             self.register_buffer(name, tensor)
-        settings = {"topk": self.topk, "places": source.places, "pool": source.pool, "layer": source.layer}
+        settings: dict[str, object] = {
+            "topk": self.topk,
+            "places": source.places,
+            "pool": source.pool,
+            "layer": source.layer,
+        }
         if self.kind not in ("relu", "topk"):
             settings["kind"] = "gated" if self.kind == "gated" else "threshold"
         if self._norm is not None:
             settings["norm"] = self._norm
+        if self._cap is not None:
+            settings["cap"] = self._cap
         #: What the features depend on besides the network: the hash of the weights, and the options.
         self.identity = json.dumps({"weights": hash_weights(self), **settings}, sort_keys=True)
 
@@ -183,6 +190,10 @@ class SparseAutoencoder(nn.Module):
 
     def encode(self, values: Tensor) -> Tensor:
         """Return the features [..., S] of inputs [..., D], none of them negative."""
+        features = self._features(values)
+        return features if self._cap is None else self._cap * torch.tanh(features / self._cap)
+
+    def _features(self, values: Tensor) -> Tensor:
         width = self.encoder.shape[0]
         if values.shape[-1] != width:
             raise ModelError(

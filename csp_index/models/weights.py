@@ -14,7 +14,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path, PosixPath
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -117,8 +117,7 @@ def read_file(file: str | Path) -> object:
             from safetensors.torch import load_file
 
             return load_file(path)
-        with torch.serialization.safe_globals(_PLAIN):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load_plain(path)
     except Exception as exc:  # damaged files and refused pickles raise many kinds
         if "TorchScript" in str(exc):
             raise ModelError(
@@ -128,6 +127,12 @@ def read_file(file: str | Path) -> object:
         raise ModelError(
             f"the weight file {path} cannot be read as plain tensors (best: .safetensors): {one_line(exc)}"
         ) from exc
+
+
+def load_plain(file: Path | IO[bytes]) -> object:
+    """Return what a checkpoint of PyTorch holds: tensors, plain values, and what training scripts save beside them."""
+    with torch.serialization.safe_globals(_PLAIN):
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def read_weights(file: str | Path) -> dict[str, Tensor]:

@@ -19,7 +19,10 @@ import torch
 from torch import Tensor
 
 from csp_index.errors import ModelError, one_line
-from csp_index.regular_files import check_file, open_file, read_text, user_path
+from csp_index.models.autoencoders.beside import names_of_settings, settings_beside
+from csp_index.models.autoencoders.tensor_names import OUTER
+from csp_index.models.weights import load_plain
+from csp_index.regular_files import check_file, open_file, user_path
 
 _HUB = re.compile(r"hf(?:-hub)?:([^/]+/[^/]+)(?:/(.+))?")
 _SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz"})
@@ -33,15 +36,8 @@ _USUAL: Final = (
     "model.pt",
     "weights.pt",  # Prisma
     "params.npz",  # Gemma Scope
+    "params.safetensors",  # Gemma Scope 2
 )
-_SETTINGS: Final = ("cfg.json", "config.json", "sae_cfg.json", "sae_config.json")
-_OWN: Final = (
-    ".json",
-    "_cfg.json",
-    "_config.json",
-    ".config.json",
-)  # after the name of the weight file without its ending
-_SCALER: Final = "activation_scaler.json"  # SAELens writes it where the scale is not folded into the weights yet
 _NESTS: Final = ("state_dict", "model_state_dict", "sae_state_dict", "model", "autoencoder", "sae", "ae", "params")
 _OUTER: Final = frozenset({"module", "_orig_mod", "sae", "ae", "autoencoder", "model"})
 _LINE_BYTES = 2**20
@@ -78,7 +74,7 @@ def read_files(name: str) -> Contents:
     """Return what the file or folder that ``name`` means holds. Raises ModelError, which says what was expected."""
     path = _locate(name)
     tensors, inside = _read(path)
-    beside, outside = _beside(path)
+    beside, outside = settings_beside(path)
     return Contents(path, tensors, inside, outside, beside)
 
 
@@ -109,6 +105,8 @@ def _weights_in(folder: Path) -> Path:
         raise ModelError(f"the folder {folder} has {len(files)} weight files ({_some(files)}): name one of them")
     inner = sorted({str(file.parent.relative_to(folder)) for name in _USUAL for file in folder.glob(f"*/{name}")})
     inner = inner or sorted({str(f.parent.relative_to(folder)) for name in _USUAL for f in folder.glob(f"*/*/{name}")})
+    if len(inner) == 1:
+        return _weights_in(folder / inner[0])
     if inner:
         raise ModelError(f"the folder {folder} has {len(inner)} autoencoders in its folders: name one ({_some(inner)})")
     raise ModelError(f"the folder {folder} holds no autoencoder: expected a file such as {', '.join(_USUAL[:4])}")
@@ -124,8 +122,7 @@ def _downloaded(name: str) -> Path:
     is_file = Path(inner).suffix.lower() in _SUFFIXES
     folder = Path(inner).parent if is_file else Path(inner)
     weights = [inner] if is_file else [(folder / usual).as_posix() for usual in _USUAL]
-    own = [Path(inner).stem + ending for ending in _OWN] if is_file else []
-    texts = [(folder / file).as_posix() for file in (*own, *_SETTINGS, _SCALER)]
+    texts = [(folder / file).as_posix() for file in names_of_settings(Path(inner).stem if is_file else None)]
     patterns = [re.sub(r"([\[*?])", r"[\1]", file) for file in (*weights, *texts)]
     try:
         root = Path(snapshot_download(repository, allow_patterns=patterns))
@@ -148,28 +145,6 @@ def _some(names: Mapping[str, object] | list[str]) -> str:
 
 
 # reading
-
-
-def _beside(path: Path) -> tuple[str | None, dict[str, Any]]:
-    """Return the name and the content of the settings beside a weight file; a checkpoint's may lie one folder up."""
-    folders = [path.parent, *([path.parent.parent] if path.parent.name == "checkpoints" else [])]
-    names = [*(path.stem + ending for ending in _OWN), *_SETTINGS]
-    for place in (folder / name for folder in folders for name in names):
-        if place.is_file():
-            settings = _json(place)
-            scaler = _json(place.with_name(_SCALER)) if place.with_name(_SCALER).is_file() else {}
-            if isinstance(scaler.get("scaling_factor"), int | float):
-                settings = {"estimated_norm_scaling_factor": scaler["scaling_factor"], **settings}
-            return place.name, settings
-    return None, {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(read_text(path))
-    except (OSError, ValueError, RecursionError) as exc:
-        raise ModelError(f"the settings {path} cannot be read as JSON: {one_line(exc)}") from exc
-    return content if isinstance(content, dict) else {}
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -220,25 +195,29 @@ def _read_checkpoint(path: Path) -> tuple[object, dict[str, Any]]:
     """Return a checkpoint, and the line of JSON before it."""
     with open_file(path) as file:
         if file.read(1) != b"{":
-            return torch.load(path, map_location="cpu", weights_only=True), {}
+            return load_plain(path), {}
         file.seek(0)
         said = json.loads(file.readline(_LINE_BYTES))
-        return torch.load(io.BytesIO(file.read()), map_location="cpu", weights_only=True), {"header": said}
+        return load_plain(io.BytesIO(file.read())), {"header": said}
 
 
 def _unpacked(path: Path, content: object, said: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the settings of nested dictionaries; what holds anything else is refused."""
-    said = dict(said)
+    said, around = dict(said), dict[str, Tensor]()
     for _ in _NESTS:
         inner = next((n for n in _NESTS if isinstance(content, Mapping) and isinstance(content.get(n), Mapping)), None)
         if inner is None or not isinstance(content, Mapping):
             break
         said |= {str(name): value for name, value in content.items() if name != inner and _is_plain(value)}
+        around |= {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
         content = content[inner]
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
         raise ModelError(f"the weight file {path} holds no table of tensors: save the module's state_dict()")
     said |= {str(name): value for name, value in content.items() if _is_plain(value)}
-    return _bare({str(name): value for name, value in content.items() if isinstance(value, Tensor)}), said
+    tensors = _bare({str(name): value for name, value in content.items() if isinstance(value, Tensor)})
+    # Statistics of the inputs may lie beside the weights' table; single numbers of another name are training's.
+    around = {name: value for name, value in around.items() if value.dim() or name in OUTER}
+    return {**around, **tensors}, said
 
 
 def _is_plain(value: object) -> bool:

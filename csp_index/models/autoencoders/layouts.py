@@ -21,22 +21,15 @@ import torch
 from torch import Tensor
 
 from csp_index.errors import ModelError
+from csp_index.models.autoencoders.beside import settings_in_name
 from csp_index.models.autoencoders.files import Contents
-from csp_index.models.autoencoders.settings import (
-    Kind,
-    Norm,
-    Settings,
-    about_autoencoder,
-    needs_factor,
-    understand,
-)
+from csp_index.models.autoencoders.inputs import decoder_norms, factor_of, of_input, statistics_in, steps_of
+from csp_index.models.autoencoders.settings import Kind, Norm, Settings, about_autoencoder, understand
 from csp_index.models.autoencoders.tensor_names import (
     DECODER_BIASES,
-    DECODERS,
     DEVIATIONS,
     ENCODER_BIASES,
     ENCODERS,
-    FACTORS,
     GATE_BIASES,
     GATED,
     INPUT_BIASES,
@@ -48,6 +41,10 @@ from csp_index.models.autoencoders.tensor_names import (
     check_names,
     common_names,
     first,
+    is_msae,
+    is_tied,
+    leaves_bias,
+    usual_names,
 )
 
 _log = logging.getLogger(__name__)
@@ -80,21 +77,29 @@ class Encoding:
     mean: Tensor | None  # [D]
     deviation: Tensor | None  # [D], or one
     factor: float | None
+    cap: float | None  # below which a tanh keeps the latents
     words: str
 
 
 def encoding_of(file: str, contents: Contents, wishes: Wishes) -> Encoding:
     """Return what an autoencoder computes. Raises ModelError where its files do not settle that."""
-    tensors = common_names(file, contents.tensors)
+    tensors = common_names(file, usual_names(file, contents.tensors))
     outside = contents.outside if about_autoencoder(contents.outside) else {}
+    if is_msae(contents.tensors) and not outside:
+        outside = _of_msae(file, contents)
     inside = contents.inside | {
         name: tensors[name].item() for name in K if name in tensors and _is_single(tensors[name])
     }
+    if is_msae(contents.tensors) and "scaling_factor" in inside:
+        inside["input_scale"] = inside.pop("scaling_factor")
     given = {"kind"} if wishes.topk is not None or wishes.threshold is not None or wishes.relu else set()
     given |= {"input"} if wishes.factor is not None else set()
     said = understand(file, inside, outside, contents.beside, given)
+    tensors |= statistics_in(file, outside | inside, tensors)
     check_names(file, tensors)
     kind = _kind(file, contents, tensors, said, wishes)
+    if not said.has_bias:
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in ENCODER_BIASES}
     matrix, bias, centre = _affine(file, tensors, _subtracts(file, contents, tensors, said, kind, wishes))
     if not all(bool(torch.isfinite(part).all()) for part in (matrix, bias, centre)):
         raise ModelError(f"{file} holds weights that are not finite: expected numbers; save it again")
@@ -105,20 +110,34 @@ def encoding_of(file: str, contents: Contents, wishes: Wishes) -> Encoding:
                 f"{file} has {size} {what}, but {contents.beside} beside it says {expected}: it belongs to another file"
             )
     if said.by_decoder:
-        norms = _decoder_norms(file, tensors, latents)
+        norms = decoder_norms(file, tensors, latents)
         matrix, bias = matrix * norms, bias * norms
-    factor = _factor(file, contents, tensors, said, wishes)
+    factor = factor_of(file, contents, tensors, said, wishes.factor)
     k = _k(file, said, wishes) if kind == "topk" else None
     if k is not None and not 0 < k <= latents:
         raise ModelError(f"{file} has {latents} features: topk={k} cannot be kept of them")
     threshold = _threshold(file, tensors, said, wishes, latents) if kind in ("batchtopk", "jumprelu") else None
     magnitude = _magnitude(file, tensors, latents) if kind == "gated" else None
-    mean, deviation = (_of_input(file, tensors, names, width) for names in (MEANS, DEVIATIONS))
+    mean, deviation = (of_input(file, tensors, names, width) for names in (MEANS, DEVIATIONS))
     norm = said.norm
-    steps = _steps(mean, deviation, factor, norm, bool(centre.any()))
-    origin = f"; settings from {contents.beside}" if outside else ""
-    words = f"{_name(kind, k, threshold)}; {width:,} inputs{steps}; {latents:,} latents{origin}"
-    return Encoding(kind, matrix, bias, centre, k, threshold, magnitude, norm, mean, deviation, factor, words)
+    steps = steps_of(mean, deviation, factor, norm, bool(centre.any()))
+    origin = f"; settings from {contents.beside or 'the name'}" if outside else ""
+    capped = f" (below {said.cap:g})" if said.cap is not None else ""
+    words = f"{_name(kind, k, threshold)}; {width:,} inputs{steps}; {latents:,} latents{capped}{origin}"
+    cap = said.cap
+    return Encoding(kind, matrix, bias, centre, k, threshold, magnitude, norm, mean, deviation, factor, cap, words)
+
+
+def _of_msae(file: str, contents: Contents) -> dict[str, object]:
+    """Return the settings of an autoencoder of MSAE, which are in the name of its file alone."""
+    said = settings_in_name(contents.path.name)
+    if said is None:
+        raise ModelError(
+            f"{file} is an autoencoder of MSAE, whose settings are in the name of its file, and {contents.path.name} "
+            "has none: give it its name again (LATENTS_INPUTS_ACTIVATION_K_UW_TIED_NORMALIZE_SOFTCAP_..pt), or put a "
+            "cfg.json beside it with activation, k, normalize_activations and latent_soft_cap"
+        )
+    return said
 
 
 def _is_single(tensor: Tensor) -> bool:
@@ -153,8 +172,8 @@ def _kind(file: str, contents: Contents, tensors: dict[str, Tensor], said: Setti
         return "jumprelu"
     if said.k is not None or said.threshold is not None:
         return "topk" if said.k is not None and said.threshold is None else "batchtopk"
-    if "bias" in tensors and "encoder.weight" in tensors:
-        return "relu"  # only AutoEncoder of dictionary_learning has these names
+    if ("bias" in tensors and "encoder.weight" in tensors) or is_tied(contents.tensors):
+        return "relu"  # only AutoEncoder of dictionary_learning, and sparse_autoencoder, have these names
     where = f"{contents.beside} beside it is about something else" if contents.beside else "no cfg.json beside it"
     raise ModelError(
         f"nothing tells whether {file} is a ReLU or a TopK autoencoder ({where}): add :relu, :topk=K or :threshold=T, "
@@ -185,6 +204,8 @@ def _subtracts(
         return wishes.centered
     if said.subtracts is not None:
         return said.subtracts
+    if leaves_bias(contents.tensors):
+        return False
     bias = first(tensors, DECODER_BIASES)
     if kind != "jumprelu" or bias is None or "W_enc" not in tensors or not tensors[bias].any():
         return True
@@ -202,8 +223,11 @@ def _k(file: str, said: Settings, wishes: Wishes) -> int:
     if said.k is None:
         raise ModelError(f"{file} is a TopK autoencoder and does not say its K: add :topk=K")
     try:
-        return int(str(said.k))
-    except ValueError as exc:  # what is no whole number, infinity included
+        number = float(str(said.k))
+        if number != int(number):
+            raise ValueError
+        return int(number)
+    except (ValueError, OverflowError) as exc:  # what is no whole number, infinity included
         raise ModelError(f"{file} says k is {said.k!r}, expected a number: add :topk=K") from exc
 
 
@@ -249,55 +273,19 @@ def _magnitude(file: str, tensors: dict[str, Tensor], latents: int) -> tuple[Ten
     return gain.exp(), bias
 
 
-# the input
-
-
-def _factor(file: str, contents: Contents, tensors: dict[str, Tensor], said: Settings, wishes: Wishes) -> float | None:
-    name = first(tensors, FACTORS)
-    stored = float(tensors[name].item()) if name is not None and _is_single(tensors[name]) else said.factor
-    if name is not None and not _is_single(tensors[name]):
-        raise ModelError(f"{file} has {name} of shape {list(tensors[name].shape)}: expected one number")
-    factor = wishes.factor if wishes.factor is not None else stored
-    if factor is None and needs_factor(contents.inside, contents.outside):
-        raise ModelError(
-            f"{file} was trained on inputs scaled by their average norm (expected_average_only_in), and the factor is "
-            "not stored: add :scale=X (sqrt(inputs) / average norm; 1 if it is folded into the weights)"
-        )
-    return None if factor == 1 else factor
-
-
-def _of_input(file: str, tensors: dict[str, Tensor], names: tuple[str, ...], width: int) -> Tensor | None:
-    name = first(tensors, names)
-    if name is None:
-        return None
-    values = tensors[name].float()
-    if values.numel() not in (1, width) or (names is DEVIATIONS and not bool((values > 0).all())):
-        raise ModelError(
-            f"{file} has {name} of shape {list(values.shape)}: expected {width} numbers, deviations above 0"
-        )
-    return values.reshape(-1) if values.numel() == width else values.reshape(())
-
-
-def _decoder_norms(file: str, tensors: dict[str, Tensor], latents: int) -> Tensor:
-    name = first(tensors, DECODERS)
-    if name is None or tensors[name].dim() != 2 or latents not in tensors[name].shape:
-        raise ModelError(
-            f"{file} multiplies its latents by the norms of its decoder, and holds no decoder: expected W_dec"
-        )
-    decoder = tensors[name].float()
-    is_rows = decoder.shape[0] == latents and (decoder.shape[1] != latents or name == "W_dec")
-    norms: Tensor = torch.linalg.vector_norm(decoder, dim=1 if is_rows else 0)
-    return norms
-
-
 # the matrix
 
 
 def _affine(file: str, tensors: dict[str, Tensor], subtracts: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return the encoder [D, S], its bias [S], and the vector [D] that is subtracted from the input."""
     name = first(tensors, ENCODERS)
+    if name is not None and tensors[name].dim() == 3:
+        raise ModelError(
+            f"{file} has {len(tensors[name])} encoders in {name} {list(tensors[name].shape)}, as a crosscoder or a "
+            "stack of autoencoders has: expected one, with two axes; save one of them by itself"
+        )
     if name is None or tensors[name].dim() != 2 or not tensors[name].numel():
-        raise ModelError(f"{file} has no encoder matrix: expected {' or '.join(ENCODERS)} with two axes, filled")
+        raise ModelError(f"{file} has no encoder matrix: expected {' or '.join(ENCODERS[:2])} with two axes, filled")
     biases = (*ENCODER_BIASES, *GATE_BIASES)
     flat = first({n: t for n, t in tensors.items() if t.dim() == 0}, (*biases, *INPUT_BIASES, *DECODER_BIASES))
     if flat is not None:
@@ -335,14 +323,3 @@ def _name(kind: Kind, k: int | None, threshold: Tensor | None) -> str:
         by = f"threshold {low:.4g}" if threshold.dim() == 0 else f"thresholds {low:.4g} to {high:.4g}"
         return f"{'BatchTopK' if kind == 'batchtopk' else 'JumpReLU'} by {by}"
     return f"TopK with k {k}" if kind == "topk" else {"relu": "ReLU", "gated": "gated"}[kind]
-
-
-def _steps(
-    mean: Tensor | None, deviation: Tensor | None, factor: float | None, norm: Norm | None, centred: bool
-) -> str:
-    steps = ["minus a stored mean"] if mean is not None else []
-    steps += ["over a stored deviation"] if deviation is not None else []
-    steps += [f"times {factor:.6g}"] if factor is not None else []
-    steps += [{"layer": "layer norm", "length": "scaled to length sqrt(inputs)"}[norm]] if norm is not None else []
-    steps += ["minus a bias"] if centred else []
-    return f" ({', '.join(steps)})" if steps else ""

@@ -20,7 +20,7 @@ Norm = Literal["layer", "length"]
 
 _INTO: Final = frozenset(
     {"trainer", "cfg", "config", "sae", "sae_cfg", "header", "activation_state_dict", "activation_fn_kwargs", "params"}
-    | {"sae_config", "hyper_parameters", "hparams", "settings", "args"}
+    | {"sae_config", "hyper_parameters", "hparams", "settings", "args", "autoencoder", "ae"}
 )
 _STRONG: Final = ("architecture", "activation", "activation_fn", "activation_fn_str", "activation_function", "act_fn")
 _STRONG_TOO: Final = ("activation_type", "dict_class", "sae_type", "sae_class")
@@ -29,6 +29,7 @@ _FOREIGN: Final = ("groupmax", "tanh", "identity", "pursuit", "temporal", "cross
 _FOREIGN_TOO: Final = ("sigmoid", "prolu", "softmax", "sparsemax", "lista")
 _KINDS: Final[tuple[tuple[str, Kind], ...]] = (
     ("batchtopk", "batchtopk"),
+    ("matryoshkatopk", "batchtopk"),  # of Bussmann et al., who take the top k of a batch
     ("jump", "jumprelu"),
     ("gated", "gated"),
     ("topk", "topk"),
@@ -39,7 +40,7 @@ _KINDS: Final[tuple[tuple[str, Kind], ...]] = (
     ("transcoder", "relu"),
 )
 _K: Final = ("k", "topk", "top_k")
-_INPUTS: Final = ("d_in", "activation_dim", "d_vit", "input_dim")
+_INPUTS: Final = ("d_in", "activation_dim", "d_vit", "input_dim", "act_size")
 _LATENTS: Final = ("d_sae", "dict_size", "num_latents", "hidden_dim", "n_latents")
 _THRESHOLDS: Final = ("threshold", "running_threshold", "_running_threshold", "jump_threshold")
 _FACTORS: Final = ("estimated_norm_scaling_factor", "norm_scaling_factor", "input_scaling_factor", "input_scale")
@@ -47,7 +48,16 @@ _OURS: Final = frozenset(
     {*_STRONG[1:], *_STRONG_TOO, *_K, *_INPUTS, *_LATENTS, *_THRESHOLDS, *_FACTORS, "exp_factor", "expansion_factor"}
     | {"apply_b_dec_to_input", "normalize_activations"}
 )
-_NO = ("", "none", "false", "null", "no", "0")
+_NO = ("", "none", "false", "null", "no", "0", "0.0")
+_CAPS: Final = ("latent_soft_cap", "soft_cap")
+_SIGNED: Final = ("signed", "use_abs", "abs", "allow_negative")
+_DEPTH = 5
+# Settings about the inputs, and those of similar names that are about training.
+_OF_INPUTS = re.compile(
+    r"normali[sz]|standardi[sz]|whiten|layer_?norm|unit_?norm|(^|_)(input|act|activation)s?_(norm|scale|cent)"
+    r"|(norm|scale|center|centre)_(the_)?(input|act|activation)s?($|_)|^(mean_)?cent(er|re)(ed)?$|^scaling_factor$"
+)
+_OF_TRAINING = re.compile(r"dec|normalize_activations|weight|loss|grad|mse|eps|init|finetuning")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +65,8 @@ class Settings:
     """What is said; None where nothing is.
 
     ``subtracts``: whether the decoder's bias is subtracted from the input. ``norm``: what is done to each input first.
-    ``factor`` multiplies the input; ``by_decoder``: the preactivations are multiplied by the decoder's norms.
+    ``factor`` multiplies the input; ``by_decoder``: the preactivations are multiplied by the decoder's norms;
+    ``has_bias`` is False where the encoder's bias is not added; latents are squeezed below ``cap`` by a tanh.
     """
 
     words: tuple[str, ...]
@@ -68,6 +79,8 @@ class Settings:
     by_decoder: bool
     inputs: int | None
     latents: int | None
+    has_bias: bool
+    cap: float | None
 
     @property
     def is_empty(self) -> bool:
@@ -79,6 +92,22 @@ def about_autoencoder(said: Mapping[str, Any]) -> bool:
     """Return whether a file of settings is about an autoencoder at all, and not about the network beside it."""
     keys = dict(_entries(said))
     return bool(_OURS & set(keys)) or any(_kind(str(keys.get(name, ""))) for name in ("architecture", *_WEAK))
+
+
+def says_kind(said: Mapping[str, Any]) -> bool:
+    """Return whether settings say what kind of autoencoder they are about, whatever they are called."""
+    keys = dict(_entries(said))
+    words = (keys.get(name) for name in ("architecture", *_STRONG_TOO, "activation", "activation_fn"))
+    return any(isinstance(word, str) and _kind(word) is not None for word in words) and (
+        any(name in keys for name in (*_K, *_INPUTS, *_LATENTS, *_STRONG_TOO)) or "architecture" in keys
+    )
+
+
+def differing(one: Mapping[str, Any], two: Mapping[str, Any]) -> str | None:
+    """Return the first word about the kind on which two settings differ, None if they agree."""
+    first, second = dict(_entries(one)), dict(_entries(two))
+    words = [name for name in (*_K, *_STRONG, *_STRONG_TOO, *_THRESHOLDS) if name in first and name in second]
+    return next((name for name in words if str(first[name]) != str(second[name])), None)
 
 
 def understand(
@@ -98,6 +127,12 @@ def understand(
             )
     words = [str(said[name]) for name in (*_STRONG, *_STRONG_TOO, *_WEAK) if isinstance(said.get(name), str)]
     kind = None if "kind" in given else _settled_kind(file, said, words)
+    signed = next((name for name in _SIGNED if _is_true(said.get(name))), None)
+    if signed is not None and (kind or "topk") in ("topk", "batchtopk"):
+        raise ModelError(
+            f"{file} says {signed} is {said[signed]}, so that its latents may be negative, which is not known here: "
+            "expected latents of 0 and above"
+        )
     if kind is None and said.get("header") is not None and "schema" not in said and "d_vit" in said:
         kind = "relu"  # saev, before it knew other kinds
     norm, factor = _norm(file, said, kind, "input" in given)
@@ -112,6 +147,8 @@ def understand(
         by_decoder=_is_true(said.get("rescale_acts_by_decoder_norm")),
         inputs=_count(said, _INPUTS),
         latents=_count(said, _LATENTS),
+        has_bias=not ("use_encoder_bias" in said and not _is_true(said["use_encoder_bias"])),
+        cap=_cap(file, said),
     )
 
 
@@ -121,11 +158,13 @@ def _entries(said: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, Any
     for name, value in said.items():
         if not isinstance(value, Mapping):
             continue
-        if name in _STRONG:  # saev: {"cls": "TopK", "params": {"top_k": 32}}, or {"kind": "top-k", "top_k": 32}
+        if (
+            name in _STRONG and depth < _DEPTH
+        ):  # saev: {"cls": "TopK", "params": {"top_k": 32}}, or {"kind": "top-k", "top_k": 32}
             yield str(name), next((value[key] for key in ("cls", "kind", "name", "type") if key in value), None)
             inner = {key: part for key, part in value.items() if key not in ("cls", "kind", "name", "type")}
             yield from _entries(inner, depth + 1)
-        elif name in _INTO and depth < 4:
+        elif name in _INTO and depth < _DEPTH:
             yield from _entries(value, depth + 1)
 
 
@@ -173,20 +212,24 @@ def _norm(file: str, said: Mapping[str, Any], kind: Kind | None, is_given: bool)
     factor = _number(file, said, _FACTORS)
     if said.get("postact_fn") is not None and kind == "topk" and "normalize_activations" not in said:
         return "layer", factor  # OpenAI's TopK autoencoders normalize their inputs always
+    if _is_true(said.get("input_unit_norm")):  # of Bussmann et al.: each input minus its mean, over its deviation
+        return "layer", factor
+    if text == "expected_average_only_in":
+        return None, factor if factor is not None else _number(file, said, ("scaling_factor",))  # None is asked for
     odd = [
         name
         for name, value in said.items()
-        if re.search(r"normali[sz]|standardi[sz]|input_norm|norm_input", name.lower())
-        and not re.search(r"dec|normalize_activations|weight|loss|grad|mse", name.lower())
+        if _OF_INPUTS.search(name.lower())
+        and not _OF_TRAINING.search(name.lower())
         and str(value).lower() not in _NO
+        and name not in _FACTORS
+        and not ("scal" in name.lower() and str(value) in ("1", "1.0"))
     ]
     if odd and not is_given:
         raise ModelError(
             f"{file} says {odd[0]} is {said[odd[0]]}, and what that does to its inputs is not settled: add :scale=X "
             "for a factor, or save normalize_activations (none, layer_norm, constant_norm_rescale) in its settings"
         )
-    if text == "expected_average_only_in":
-        return None, factor  # without a factor, the caller asks for one
     norms: dict[str, Norm] = {"layer_norm": "layer", "constant_norm_rescale": "length"}
     if text in _NO or (is_given and text not in norms):
         return None, factor
@@ -202,6 +245,11 @@ def needs_factor(inside: Mapping[str, Any], outside: Mapping[str, Any]) -> bool:
     """Return whether inputs are scaled by the average of their norms in training, a number that is kept elsewhere."""
     said = dict(_entries(outside)) | dict(_entries(inside))
     return str(said.get("normalize_activations", "")).lower() == "expected_average_only_in"
+
+
+def _cap(file: str, said: Mapping[str, Any]) -> float | None:
+    cap = _number(file, said, _CAPS)
+    return cap if cap is not None and cap > 0 else None
 
 
 def _number(file: str, said: Mapping[str, Any], names: tuple[str, ...]) -> float | None:
