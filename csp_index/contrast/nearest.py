@@ -88,9 +88,8 @@ class NearestQuery:
     def no_leaders(self) -> Leaders:
         """Return leaders to fill."""
         shape = self.activating.shape
-        return Leaders(
-            torch.full((*shape, self.leader_count), -1, dtype=torch.int64), torch.zeros(shape, dtype=torch.bool)
-        )
+        ids = torch.full((*shape, self.leader_count), -1, dtype=torch.int64)
+        return Leaders(ids, torch.zeros(shape, dtype=torch.bool))
 
     def answer(self, leaders: Leaders, activations: torch.Tensor) -> NearestSilent:
         """Return the selected images, given the leaders and all activations [M, N]."""
@@ -301,13 +300,10 @@ def _sweep(block: _Block, leaders: Leaders, rows: torch.Tensor, width: int, dtyp
     """Fill the leaders of rows from the `width` nearest silent images of each; return the rows left over."""
     if not len(rows):
         return rows
-    parts = _by_anchor(block.part, rows).split(max(1, _CANDIDATES // width))
+    anchors = block.part.activating[rows[:, 0], rows[:, 1]]
+    rows = rows[anchors.argsort(stable=True)]  # so that the similarities of each image are computed once
+    parts = rows.split(max(1, _CANDIDATES // width))
     return torch.cat([_searched(block, leaders, some, width, dtype) for some in parts])
-
-
-def _by_anchor(query: NearestQuery, rows: torch.Tensor) -> torch.Tensor:
-    """Sort rows by activating image, so that the similarities of each image are computed once."""
-    return rows[query.activating[rows[:, 0], rows[:, 1]].argsort(stable=True)]
 
 
 def _searched(block: _Block, leaders: Leaders, rows: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:
@@ -364,15 +360,15 @@ def _search_one(query: NearestQuery, leaders: Leaders, low: torch.Tensor) -> Non
     if not silent:
         return
     where, limit = f"image_id < {query.images}", min(max(_FETCH, query.leader_count), query.images)
-    ranks = _take_found(query, leaders, ranks, low, where, limit)
+    ranks = _take_neighbours(query, leaders, ranks, low, where, limit)
     where, limit = f"{where} AND {_silent_filter(low)}", min(query.leader_count + 8, silent)
     while len(ranks):
         query.check()
-        left = _take_found(query, leaders, ranks, low, where, limit)
+        left = _take_neighbours(query, leaders, ranks, low, where, limit)
         ranks, limit = (left, min(4 * limit, silent)) if limit < silent else (left[:0], limit)
 
 
-def _take_found(
+def _take_neighbours(
     query: NearestQuery, leaders: Leaders, ranks: torch.Tensor, low: torch.Tensor, where: str, limit: int
 ) -> torch.Tensor:
     """Fill the leaders of one neuron's activating images `ranks` from a vector search; return the ranks left over."""
