@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse
 
-from csp_index.errors import SettingError, StoppedError
-from csp_index.service.config import ServiceSettings, read_token
+from csp_index.errors import StoppedError
+from csp_index.service.config import ServiceSettings
 from csp_index.service.http.access_log import Journal
 from csp_index.service.http.auth import Token, local_path
 from csp_index.service.http.client import stop_of
@@ -298,47 +298,6 @@ def test_requests_are_counted_by_few_names():
     assert 'csp_index_requests_total{method="GET",route="-",status="200"} 1.0' in told
     assert 'csp_index_requests_total{method="other",route="-",status="200"} 1.0' in told
     assert "csp_index_in_flight 0.0" in told and "coffee" not in told
-
-
-def test_off_loopback_a_token_or_consent_is_needed():
-    for host in ("0.0.0.0", "::", "192.168.1.4", "birds.example"):
-        with pytest.raises(SettingError, match="--token-file FILE, or say --public-read"):
-            ServiceSettings(host=host)
-        assert ServiceSettings(host=host, token=TOKEN).sql is False
-        assert ServiceSettings(host=host, public_read=True).sql is False
-        assert ServiceSettings(host=host, public_read=True, sql=True).sql is True
-    assert ServiceSettings(host="127.0.0.9").sql is True
-    assert ServiceSettings(sql=False).sql is False
-
-
-def test_the_token_never_shows():
-    assert TOKEN not in repr(ServiceSettings(token=TOKEN))
-    with pytest.raises(SettingError, match="the token has 5 characters: expected at least 16"):
-        ServiceSettings(token="short")
-
-
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        (b"", "is empty"),
-        (b" \n", "is empty"),
-        (b"\xff\xfe", "it is not UTF-8 text"),
-        (b"two words", "white space in it"),
-    ],
-)
-def test_a_token_file_holds_one_word(tmp_path, content, told):
-    (tmp_path / "token").write_bytes(content)
-    with pytest.raises(SettingError, match=told):
-        read_token(tmp_path / "token")
-
-
-def test_a_token_file_is_read(tmp_path):
-    (tmp_path / "token").write_text("0123456789abcdef\n")
-    assert read_token(tmp_path / "token") == "0123456789abcdef"
-    with pytest.raises(SettingError, match="cannot be read"):
-        read_token(tmp_path / "none")
-    with pytest.raises(SettingError, match="cannot be read"):
-        read_token(tmp_path)
 
 
 @pytest.mark.parametrize("given", ["//evil.com", "https://evil.com", "/\\evil", "x", "", "/a\r\nb: c", "/\u00e9"])
