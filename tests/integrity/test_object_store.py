@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fakes
 import pytest
-from damages import scaled
+from wrong_commits import scaled
 
 from csp_index import open_index
 from csp_index.integrity.verify import verify
