@@ -93,10 +93,11 @@ class ImageRead:
 
 @dataclass(frozen=True, slots=True)
 class ImageFailure:
-    """An image that could not be read, and why, in one line."""
+    """An image that cannot be used, and why, in one line; `by_model`: it can be read, and a model fails on it."""
 
     uri: str
     reason: str
+    by_model: bool = False
 
 
 def same_file(read: ImageRead | ImageFailure, sha256: str | None) -> ImageRead | ImageFailure:

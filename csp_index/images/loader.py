@@ -1,8 +1,8 @@
 """Decode images and preprocess them for every model at once, ahead of the models, in the requested order.
 
 Knows nothing about the store or the models: a preprocessing is a function of a picture. Each image is decoded once, for
-all models and its thumbnail. An unreadable image becomes an :class:`ImageFailure` in its place. Threads of this process
-do the work, or separate processes; the results are the same.
+all models and its thumbnail. An image that cannot be read, or on which a preprocessing raises, becomes an
+:class:`ImageFailure` in its place. Threads of this process do the work, or separate processes; the results are equal.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from PIL import Image
 
 from csp_index import code_folders, settings
 from csp_index.concurrency import Workers, worker_payload
-from csp_index.errors import ModelError, SettingError, SourceError, one_line
+from csp_index.errors import CspIndexError, ModelError, SettingError, SourceError, one_line
 from csp_index.images.containers import ContainerReader
 from csp_index.images.decode import ImageFailure, ImageRef, Payload, fetch, read_image, thumbnail
 from csp_index.images.memory_images import MemoryImage, read_image_of
@@ -52,19 +52,26 @@ class Prepared:
 def prepare(
     ref: ImageRef, payload: Payload, preprocess: Sequence[Preprocess], thumbnail_size: int
 ) -> Prepared | ImageFailure:
-    """Return the image decoded and preprocessed, once for each of `preprocess`; or why it cannot be read.
+    """Return the image decoded and preprocessed, once for each of `preprocess`; or why it cannot be used.
 
-    `payload` is what `decode.fetch` returned. Raises ModelError if a preprocessing fails on a sound image.
+    `payload` is what `decode.fetch` returned.
     """
     item = read_image(ref.uri, payload)
     if isinstance(item, ImageFailure):
         return item
     try:
-        pixels = tuple(one(item.image) for one in preprocess)
+        pixels = tuple(_input(one, item.image) for one in preprocess)
     except Exception as exc:  # it is somebody else's code
-        message = f"{type(exc).__name__}: {one_line(exc)}"
-        raise ModelError(f"the preprocessing of a model fails on {ref.uri}: {message}; check the model") from exc
+        message = str(exc) if isinstance(exc, CspIndexError) else f"{type(exc).__name__}: {one_line(exc)}"
+        return ImageFailure(ref.uri, f"the preprocessing of a model fails: {message}", by_model=True)
     return Prepared(ref, item.sha256, item.width, item.height, thumbnail(item.image, thumbnail_size), pixels)
+
+
+def _input(preprocess: Preprocess, image: Image.Image) -> torch.Tensor:
+    pixels: object = preprocess(image)
+    if not isinstance(pixels, torch.Tensor):
+        raise ModelError(f"it returns {type(pixels).__name__}, expected a tensor [C, H, W]")
+    return pixels
 
 
 def stacked(pixels: Sequence[torch.Tensor]) -> torch.Tensor:

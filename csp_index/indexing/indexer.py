@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, groupby, repeat, tee
+from itertools import groupby, repeat, tee
 from operator import itemgetter
 from typing import Protocol
 
@@ -22,7 +21,7 @@ import torch
 
 from csp_index import settings
 from csp_index.concurrency import Writer, ahead
-from csp_index.errors import ModelError, SourceError
+from csp_index.errors import SourceError
 from csp_index.images.class_folders import class_notes_of
 from csp_index.images.datasets import ImageStream
 from csp_index.images.decode import ImageFailure, ImageRead, ImageRef, ImageSource, read_image, uris_of
@@ -43,7 +42,9 @@ from csp_index.indexing.model_columns import (
     parts_of,
     write_failures,
 )
-from csp_index.indexing.model_outputs import Outputs, outputs_of
+from csp_index.indexing.model_outputs import Values, check_preprocessing, outputs_of
+from csp_index.indexing.shard_forming import ComputedBatch, ComputedShard, shards_of
+from csp_index.indexing.unusable_images import UnusableImages, indexed_ref
 from csp_index.models.encoders import LoadedEncoder, TwoTowers
 from csp_index.models.networks import LoadedNetwork
 from csp_index.originals import ImageRoots, coming_from
@@ -66,7 +67,7 @@ class PassState:
     run: Run
     progress: Progress
     added: int = 0  # images that are new in the index
-    failed: int = 0  # images that cannot be read
+    failed: int = 0  # images that cannot be used
     done: int = 0  # images read or failed, of `total`
     total: int = 0
     passed_over: PassedOver = field(default_factory=PassedOver)  # files of the source that are no images, by reason
@@ -77,8 +78,12 @@ class PassState:
         self.done += images
         self.progress(self.done, max(self.total, self.done), "images")
 
+    def is_proven(self, parts: Sequence[Part]) -> bool:
+        """Return whether every model of the pass took an image before: each of its columns has a shard."""
+        return all(catalog.shards(self.store, info.what) for part in parts for info in part.infos)
+
     def note_failures(self, failures: Sequence[ImageFailure]) -> None:
-        """Store and count images that cannot be read."""
+        """Store and count images that cannot be used."""
         write_failures(self.store, failures, self.run.run_id)
         self.failed += len(failures)
 
@@ -92,20 +97,19 @@ class Target:
     new: bool
 
 
-#: From a shard's readable images and failures to the target of its results; raises to refuse them.
-Assign = Callable[[Sequence[Prepared], Sequence[ImageFailure]], Target]
+#: From a shard's usable images and failures to the target of its results; None: nothing of it is to be stored.
+Assign = Callable[[Sequence[Prepared], Sequence[ImageFailure]], Target | None]
 
 
 class Executor(Protocol):
     """Reads images, runs the models and writes the results."""
 
-    def run(
-        self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], assign: Assign, *, all_of: bool
-    ) -> None:
-        """Process shards of `limits` readable images each, in order; the last one gets what is left.
+    def run(self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], assign: Assign) -> None:
+        """Process shards of `limits` usable images each, in order; the last one gets what is left.
 
-        `assign` is called once per shard, before its results are written. With `all_of`, an image on which a model
-        fails is an error, because it has its row already; else it is a failure. Returns when everything is stored.
+        An image that cannot be read, or on which a model fails, is a failure; one that fails on every image of the
+        first batch raises ModelError, unless it took images before. `assign` is called once per shard, before its
+        results are written. Returns when everything is stored.
         """
 
 
@@ -133,7 +137,8 @@ def add_images(
 
     Without a source, only missing shards are filled. `decode_workers` processes decode the images; with 0, threads of
     this process do. `engine` executes the pass elsewhere. Errors: SettingError where a model differs from the one the
-    index was built with, SourceError where an indexed image that a new model needs cannot be read any more.
+    index was built with; SourceError or ModelError where indexed images cannot be used for a new model, see
+    `Pass.catch_up`.
     """
     started = time.monotonic()
     check_settings(shard_size, dtype, decode_workers)
@@ -193,9 +198,14 @@ class Pass:
     def __init__(self, state: PassState, parts: Sequence[Part], executor: Executor) -> None:
         """Prepare a pass over `parts`; nothing is read yet."""
         self._state, self._parts, self._executor = state, parts, executor
+        self._unusable = UnusableImages()  # of those that are indexed
 
     def catch_up(self) -> None:
-        """Fill the shards of images that are in the index already but lack some part."""
+        """Fill the shards of images that are in the index already but lack some part.
+
+        An image that cannot be used has no failure here, because it has its row already: nothing of its shard or of a
+        later one is stored, all such images are listed in the table of failures, and the error counts them.
+        """
         store = self._state.store
         marks = catalog.shards(store, schema.IMAGES)
         have = {info.what: len(catalog.shards(store, info.what)) for part in self._parts for info in part.infos}
@@ -204,24 +214,36 @@ class Pass:
         for parts, group in groupby(zip(marks, lacking, strict=True), key=itemgetter(1)):
             if parts:
                 self._fill([mark for mark, _ in group], parts, have)
+        if self._unusable.all():
+            self._refuse([part for part in self._parts if any(part in parts for parts in lacking)], len(marks))
 
     def _fill(self, marks: Sequence[Shard], parts: Sequence[Part], have: dict[str, int]) -> None:
-        hashes: deque[list[str]] = deque()  # images are read ahead of the models, and checked behind them
         remaining, roots = iter(marks), ImageRoots(self._state.store)
 
         def refs() -> Iterator[ImageRef]:
             for mark in marks:
                 rows = self._indexed(mark)
-                hashes.append(rows["sha256"])
-                yield from (ImageRef(roots.checked(uri)) for uri in rows["uri"])
+                for uri, sha256 in zip(rows["uri"], rows["sha256"], strict=True):
+                    yield indexed_ref(roots.checked(uri), sha256)
 
-        def assign(prepared: Sequence[Prepared], failures: Sequence[ImageFailure]) -> Target:
-            check_indexed(prepared, failures, hashes.popleft())
+        def assign(prepared: Sequence[Prepared], failures: Sequence[ImageFailure]) -> Target | None:
+            self._unusable.add(prepared, failures)
+            if self._unusable.all():
+                return None  # marks follow each other: a shard that fails has no successor
             mark = next(remaining)
             infos = (info for part in parts for info in part.infos if have[info.what] <= mark.number)
             return Target(mark, tuple(infos), new=False)
 
-        self._executor.run(refs(), parts, [mark.rows for mark in marks], assign, all_of=True)
+        self._executor.run(refs(), parts, [mark.rows for mark in marks], assign)
+
+    def _refuse(self, lacking: Sequence[Part], shards: int) -> None:
+        """Store why indexed images cannot be used, and raise the error that names them."""
+        store, infos = self._state.store, [info for part in lacking for info in part.infos]
+        stored = [len(catalog.shards(store, info.what)) for info in infos]
+        self._state.note_failures(self._unusable.all())
+        store.checkpoint()  # what is not committed is undone with the run
+        columns = [info.what for info, count in zip(infos, stored, strict=True) if count < shards]
+        raise self._unusable.error(columns, min(stored), shards, store.uri)
 
     def _indexed(self, mark: Shard) -> dict[str, list[str]]:
         where = f"image_id >= {mark.first_image} AND image_id < {mark.first_image + mark.rows}"
@@ -247,7 +269,7 @@ class Pass:
             number, first = number + bool(mark.rows), first + mark.rows
             return Target(mark, infos, new=True)
 
-        self._executor.run(self._unknown(source, known), self._parts, repeat(shard_size), assign, all_of=False)
+        self._executor.run(self._unknown(source, known), self._parts, repeat(shard_size), assign)
 
     def _unknown(self, source: ImageSource, known: KnownUris) -> Iterator[ImageRef]:
         """Yield the images that are new. Raises SourceError where an object gives another picture for a known one."""
@@ -275,51 +297,38 @@ class LocalExecutor:
     def __init__(self, state: PassState, workers: int | None) -> None:
         """Prepare to decode in `workers` processes: 0 is threads of this one, None depends on the work."""
         self._state, self._workers = state, workers
-        self._proven = False  # an image went through all models, in this pass or an earlier one
 
-    def run(
-        self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], assign: Assign, *, all_of: bool
-    ) -> None:
-        """Process shards of `limits` readable images each, in order; the last one gets what is left."""
-        self._proven = self._proven or (not all_of and catalog.image_count(self._state.store) > 0)
-        with Writer() as writer, closing(self._computed(refs, parts, limits, writer, all_of)) as shards:
-            for images in shards:
-                target = assign(images.prepared, images.failures)
-                writer.put(partial(self._write, images, target))
+    def run(self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], assign: Assign) -> None:
+        """Process shards of `limits` usable images each, in order; the last one gets what is left."""
+        planned, sizes = tee(limits)
+        with Writer() as writer, closing(self._computed(refs, parts, planned, writer)) as results:
+            for shard in shards_of(results, sizes):
+                target = assign(shard.prepared, shard.failures)
+                if target is not None:
+                    writer.put(partial(self._write, shard, target))
 
     def _computed(
-        self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], writer: Writer, all_of: bool
-    ) -> Generator[Computed, None, None]:
-        """Yield shards of `limits` images each, computed batch by batch; end where the writer has failed.
-
-        A shard from which a model's failures are missing is filled up with the images that follow, so that the same
-        images make the same shards, whenever a pass is interrupted.
-        """
+        self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], writer: Writer
+    ) -> Generator[ComputedBatch[Values], None, None]:
+        """Yield the batches of shards of `limits` images each, computed; end where the writer has failed."""
         preprocess = [part.model.preprocess for part in parts]
         workers = workers_for(self._state.total, preprocess) if self._workers is None else self._workers
-        planned, sizes = tee(limits)
-        shard = Computed([], [], {})
+        proven = self._state.is_proven(parts)
         with (
             closing(decoded(refs, preprocess, workers=workers)) as images,
-            closing(ahead(batches(images, parts, planned))) as prepared,
+            closing(ahead(batches(images, parts, limits))) as prepared,
         ):
             for batch in prepared:
-                outputs = outputs_of(parts, batch.images, batch.pixels, proven=self._proven)
-                self._proven = self._proven or bool(outputs.images)
-                if all_of and outputs.failures:
-                    raise _fails_on_indexed(outputs.failures)
-                shard.add(outputs, batch.failures)
+                check_preprocessing(len(batch.images), batch.failures, proven=proven)
+                outputs = outputs_of(parts, [item.ref.uri for item in batch.images], batch.pixels, proven=proven)
+                proven = proven or bool(outputs.rows)
                 self._state.advance(len(batch.images) + len(batch.failures))
                 writer.check()
-                if batch.last and len(shard.prepared) >= (size := next(sizes)):
-                    full, shard = shard.cut(size)
-                    yield full
-                elif batch.last:
-                    sizes = chain([size], sizes)
-            if shard.prepared or shard.failures:
-                yield shard
+                images_of_batch = [batch.images[row] for row in outputs.rows]
+                failures = [*batch.failures, *outputs.failures]
+                yield ComputedBatch(images_of_batch, outputs.values, failures, batch.last)
 
-    def _write(self, images: Computed, target: Target) -> None:
+    def _write(self, images: ComputedShard[Values], target: Target) -> None:
         store, mark = self._state.store, target.mark
         self._state.note_failures(images.failures)
         if not mark.rows:
@@ -329,8 +338,8 @@ class LocalExecutor:
             rows = image_rows(mark, images.prepared)
             store.append(schema.IMAGES, rows)
             digests[schema.IMAGES] = shard_digest([rows])
-            forget_failures(store, {item.ref.uri for item in images.prepared})
-        outputs = images.outputs
+        forget_failures(store, {item.ref.uri for item in images.prepared})
+        outputs = {info.what: _joined(images.pieces, info.what) for info in target.infos}
         for info in target.infos:
             digests[info.what] = commit.write_values(store, info, mark, outputs[info.what])
         commit.mark(store, digests, mark, self._state.run)
@@ -339,55 +348,9 @@ class LocalExecutor:
         self._state.added += mark.rows * target.new
 
 
-@dataclass(slots=True)
-class Computed:
-    """One shard's images, those that cannot be read, and the models' outputs [n, W] by column."""
-
-    prepared: list[Prepared]
-    failures: list[ImageFailure]
-    rows: dict[str, list[torch.Tensor]]
-
-    @property
-    def outputs(self) -> dict[str, torch.Tensor]:
-        """The outputs [n, W] by column."""
-        return {what: torch.cat(values) for what, values in self.rows.items()}
-
-    def add(self, outputs: Outputs, unreadable: Sequence[ImageFailure]) -> None:
-        """Add what the models gave for a batch, and the images that could not be read."""
-        self.prepared.extend(outputs.images)
-        self.failures += [*unreadable, *outputs.failures]
-        for what, values in outputs.values.items():
-            self.rows.setdefault(what, []).append(values)
-
-    def cut(self, size: int) -> tuple[Computed, Computed]:
-        """Return the first `size` images with all failures, and the others."""
-        if len(self.prepared) == size:
-            return self, Computed([], [], {})
-        whole = self.outputs
-        first = {what: [values[:size]] for what, values in whole.items()}
-        rest = {what: [values[size:]] for what, values in whole.items()}
-        return Computed(self.prepared[:size], self.failures, first), Computed(self.prepared[size:], [], rest)
-
-
-def _fails_on_indexed(failures: Sequence[ImageFailure]) -> ModelError:
-    return ModelError(
-        f"a model fails on {len(failures)} indexed images, first {failures[0].uri}: {failures[0].reason}; choose "
-        "another layer, or index the other images into a new database"
-    )
-
-
-def check_indexed(prepared: Sequence[Prepared], failures: Sequence[ImageFailure], expected: Sequence[str]) -> None:
-    """Refuse indexed images that cannot be read any more, or whose bytes are not those of the hashes `expected`."""
-    if failures:
-        raise SourceError(
-            f"{len(failures)} indexed images cannot be read any more, first {failures[0].uri}: {failures[0].reason}; "
-            "restore them"
-        )
-    if [image.sha256 for image in prepared] != expected:
-        changed = next(image.ref.uri for image, sha in zip(prepared, expected, strict=True) if image.sha256 != sha)
-        raise SourceError(
-            f"{changed} changed since it was indexed: restore it, or index the changed images into a new database"
-        )
+def _joined(pieces: Sequence[tuple[Values, int, int]], what: str) -> torch.Tensor:
+    """Return a column's values [n, W] from pieces of batches."""
+    return torch.cat([values[what][start:stop] for values, start, stop in pieces])
 
 
 def _silent(done: int, todo: int, what: str) -> None:

@@ -1,7 +1,8 @@
 """What the models of a pass give for one batch, without the images on which one of them fails.
 
-One bad image must not stop the others: an image on which a model raises an error, or gives values that are not finite,
-becomes a failure by its name. A model that fails on every image of the first batch is broken, and ends the pass.
+One bad image must not stop the others: an image on which a model or its preprocessing raises an error, or gives values
+that are not finite, becomes a failure by its name. A model that fails on every image of the first batch is broken, and
+ends the pass.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import torch
 
 from csp_index.errors import CspIndexError, ModelError
 from csp_index.images.decode import ImageFailure
-from csp_index.images.loader import Prepared
 from csp_index.indexing.model_columns import Part
 
 Values = dict[str, torch.Tensor]
@@ -21,21 +21,30 @@ Values = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """The images that all models could take, the values [n, W] by column, and the failures."""
+    """The rows of a batch that all models could take, the values [n, W] of these by column, and the failures."""
 
-    images: list[Prepared]
+    rows: list[int]
     values: Values
     failures: list[ImageFailure]
 
 
-def outputs_of(
-    parts: Sequence[Part], images: Sequence[Prepared], pixels: Sequence[torch.Tensor], *, proven: bool
-) -> Outputs:
-    """Return what the parts give for a batch. `proven` says that the models took an image before.
+def check_preprocessing(images: int, failures: Sequence[ImageFailure], *, proven: bool) -> None:
+    """Refuse a model whose preprocessing fails on every image: none of a batch is usable, and none was before.
 
-    Raises ModelError where they take no image of it, and took none before.
+    Raises ModelError.
     """
-    if not images:
+    failing = [failure for failure in failures if failure.by_model]
+    if failing and not images and not proven:
+        raise ModelError(f"{failing[0].reason}, on all images tried, first {failing[0].uri}; check the model")
+
+
+def outputs_of(parts: Sequence[Part], uris: Sequence[str], pixels: Sequence[torch.Tensor], *, proven: bool) -> Outputs:
+    """Return what the parts give for a batch, whose images have the names `uris`.
+
+    `proven` says that the models took an image before. Raises ModelError where they take no image of the batch, and
+    took none before.
+    """
+    if not uris:
         return Outputs([], {}, [])
     values: list[Values | None] = []
     reasons: dict[int, str] = {}
@@ -45,19 +54,18 @@ def outputs_of(
         except ModelError:
             values.append(None)
             alone = _failing_alone(part, batch)
-            if not alone or (len(alone) == len(images) and not proven):
+            if not alone or (len(alone) == len(uris) and not proven):
                 raise
             reasons |= {row: reason for row, reason in alone.items() if row not in reasons}
             continue
         values.append(results)
         for what, bad in _not_finite(results).items():
-            if len(bad) == len(images) and not proven:
-                near = images[0].ref.uri
-                raise ModelError(f"{what} gave values that are not finite, first near {near}: check the model")
+            if len(bad) == len(uris) and not proven:
+                raise ModelError(f"{what} gave values that are not finite, first near {uris[0]}: check the model")
             for row in bad:
                 reasons.setdefault(row, f"{what} gave values that are not finite")
-    kept = [row for row in range(len(images)) if row not in reasons]
-    failures = [ImageFailure(images[row].ref.uri, reason) for row, reason in sorted(reasons.items())]
+    kept = [row for row in range(len(uris)) if row not in reasons]
+    failures = [ImageFailure(uris[row], reason, by_model=True) for row, reason in sorted(reasons.items())]
     if not kept:
         return Outputs([], {}, failures)
     rows = torch.tensor(kept)
@@ -66,8 +74,8 @@ def outputs_of(
         if computed is None:
             merged |= part.compute(batch[rows.to(batch.device)])
         else:
-            merged |= {what: out if len(kept) == len(images) else out[rows] for what, out in computed.items()}
-    return Outputs([images[row] for row in kept], merged, failures)
+            merged |= {what: out if len(kept) == len(uris) else out[rows] for what, out in computed.items()}
+    return Outputs(kept, merged, failures)
 
 
 def _not_finite(results: Values) -> dict[str, list[int]]:

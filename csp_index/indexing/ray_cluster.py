@@ -1,7 +1,7 @@
-"""Ray: the connection to a cluster, and the pool of workers that run the models. Only this file imports ray.
+"""Ray: the connection to a cluster, and the pool of workers (`ray_worker`). Only this file imports ray.
 
-A worker reads and decodes images, runs the models and writes rows where no reader sees them. It knows nothing about the
-order in which shards are formed and marked (`ray_indexer`). Ray restarts a worker that died and repeats its calls.
+Knows nothing about the order in which shards are formed and marked (`ray_indexer`). Ray restarts a worker that died and
+repeats its calls.
 """
 
 from __future__ import annotations
@@ -12,162 +12,21 @@ import socket
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
-import torch
-
 from csp_index import code_folders, settings
-from csp_index.errors import ClusterError, CspIndexError, ModelError, SettingError, SourceError, one_line
-from csp_index.images.containers import ContainerReader
-from csp_index.images.decode import ImageFailure, ImageRef, fetch
-from csp_index.images.loader import Prepared, prepare, stacked
-from csp_index.indexing import commit
-from csp_index.indexing.model_columns import Part, image_rows
-from csp_index.models.encoders import LoadedEncoder, load_encoder
-from csp_index.models.networks import LoadedNetwork, load_network
-from csp_index.store import schema
-from csp_index.store.catalog import Column, LayerInfo, Shard
-from csp_index.store.connect import open_uncommitted
-from csp_index.store.history.digests import shard_digest
-from csp_index.store.tables import Store
+from csp_index.errors import ClusterError, CspIndexError, SettingError, one_line
+from csp_index.images.decode import ImageRef
+from csp_index.indexing.model_columns import Part
+from csp_index.indexing.ray_worker import Worker, WriteOrder, recipe
 
 _CONNECT, _ANSWER, _START = 5, 20, 600  # seconds to wait: for a connection, for Ray's answer, for the first worker
 _RESTARTS = 10  # of a worker that died, so that a batch that kills every worker ends the run
 _CALLS = 4  # in progress per worker, at most
-
-Report = list[Prepared | ImageFailure]
-Stacks = list[np.ndarray]  # per part, the pixels of R readable images, [R, ...]
-Outputs = dict[str, np.ndarray]  # [B, W] per column
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What a worker needs to load the same model, and the identity that the model must have."""
-
-    spec: str
-    name: str | None  # of a network
-    weights: str | None
-    pools: dict[str, str]  # of a network's layers
-    device: str
-    identity: dict[str, str]
-    infos: tuple[Column, ...]
-
-    def part(self) -> Part:
-        """Load the model. Raises ClusterError where it differs from the driver's."""
-        layers = [info.key.layer for info in self.infos if isinstance(info, LayerInfo)]
-        model: LoadedEncoder | LoadedNetwork
-        if layers:
-            options: dict[str, Any] = {"weights": self.weights, "name": self.name, "device": self.device}
-            options |= {"allow_random": "random" in self.identity, "allow_missing": True}  # as the driver allowed
-            model = load_network(self.spec, layers=layers, pool=self.pools, **options)
-        else:
-            model = load_encoder(self.spec, device=self.device)
-        for trait, expected in self.identity.items():
-            if trait not in ("spec", "random") and model.identity.get(trait) != expected:
-                raise ClusterError(
-                    f"{self.spec} differs on the worker {socket.gethostname()}: its {trait} is "
-                    f"{model.identity.get(trait)}, expected {expected}: install the same files on every machine"
-                )
-        return Part(model, self.infos)
-
-
-def recipe(part: Part) -> Recipe:
-    """Return what another machine needs to load the same part."""
-    model = part.model
-    device = model.device.type  # a worker sees only its own GPU, whatever the number here
-    if not isinstance(model, LoadedNetwork):
-        return Recipe(model.spec, None, None, {}, device, dict(model.identity), part.infos)
-    pools = {layer: output.pool for layer, output in model.layers.items()}
-    return Recipe(model.spec, model.name, model.weights, pools, device, dict(model.identity), part.infos)
-
-
-@dataclass(frozen=True, slots=True)
-class WriteOrder:
-    """What to write for one shard: its columns, and the images themselves where they are new."""
-
-    mark: Shard
-    prepared: tuple[Prepared, ...] | None
-    infos: tuple[Column, ...]
-
-
-class Worker:
-    """A process of the cluster with every model of the pass; Ray calls its methods one after another.
-
-    Each method returns first how many images went through the models, which the driver counts.
-    """
-
-    def __init__(self, recipes: Sequence[Recipe], uri: str, paths: Sequence[str], thumbnail_size: int) -> None:
-        """Remember what to load; nothing is loaded yet."""
-        sys.path.extend(path for path in paths if path not in sys.path)  # where the driver finds a user's own models
-        self._recipes, self._uri, self._thumbnail_size = recipes, uri, thumbnail_size
-        self._parts: list[Part] = []
-        self._store: Store | None = None
-        self._reader = ContainerReader()
-
-    def load(self) -> int:
-        """Load the models, unless they are loaded."""
-        if len(self._parts) < len(self._recipes):
-            torch.set_num_threads(1)  # the other cores have their own workers
-            self._parts = [one.part() for one in self._recipes]
-        return 0
-
-    def decode(self, refs: Sequence[ImageRef], numbers: Sequence[int]) -> tuple[int, Report, Stacks]:
-        """Return images without pixels, or failures, in order; and the pixels of the readable ones, per part."""
-        self.load()
-        preprocess = [self._parts[number].model.preprocess for number in numbers]
-        images = []
-        for ref in refs:
-            payload = fetch(self._reader, ref.uri) if ref.failure is None else SourceError(ref.failure)
-            images.append(prepare(ref, payload, preprocess, self._thumbnail_size))
-        readable = [image.pixels for image in images if isinstance(image, Prepared)]
-        stacks = [stacked(pixels).numpy() for pixels in zip(*readable, strict=True)]
-        return 0, [replace(image, pixels=()) if isinstance(image, Prepared) else image for image in images], stacks
-
-    def compute(
-        self, numbers: Sequence[int], names: Sequence[str], rows: Sequence[tuple[int, int]], *chunks: Stacks
-    ) -> tuple[int, Outputs]:
-        """Run the parts on one batch, rows start .. stop - 1 of each chunk; `names` are those of its images."""
-        self.load()
-        outputs: Outputs = {}
-        for i, number in enumerate(numbers):
-            # A copy: a model may write into its input, and the cluster's memory is read-only.
-            batch = np.concatenate([chunk[i][start:stop] for chunk, (start, stop) in zip(chunks, rows, strict=True)])
-            for what, values in self._parts[number].compute(torch.from_numpy(batch)).items():
-                bad = (~torch.isfinite(values)).flatten(1).any(1).nonzero().flatten().tolist()
-                if bad:
-                    raise ModelError(
-                        f"{what} gave values that are not finite on {len(bad)} of {len(values)} images, first "
-                        f"{names[bad[0]]}: check the model, or index with engine local, which goes on without them"
-                    )
-                outputs[what] = values.numpy()
-        return sum(stop - start for start, stop in rows), outputs
-
-    def write(self, order: WriteOrder, *outputs: Outputs) -> tuple[int, WrittenShard]:
-        """Write one shard's rows, which no reader sees until they are appended."""
-        self._store = self._store or open_uncommitted(self._uri)
-        tables, digests = {}, {}
-        if order.prepared is not None:
-            tables[schema.IMAGES] = image_rows(order.mark, order.prepared)
-            digests[schema.IMAGES] = shard_digest([tables[schema.IMAGES]])
-        for info in order.infos:
-            values = torch.from_numpy(np.concatenate([output[info.what] for output in outputs]))
-            tables[info.table] = commit.value_rows(info, order.mark, values)
-            digests[info.what] = shard_digest([tables[info.table]])
-        fragments = {name: self._store.write_fragments(name, rows) for name, rows in tables.items()}
-        return 0, WrittenShard(fragments, digests)
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenShard:
-    """What a worker wrote of one shard: the fragments of each table, and the digest of each column's rows."""
-
-    fragments: Mapping[str, list[str]]
-    digests: Mapping[str, str]
 
 
 @dataclass(eq=False, slots=True)
@@ -206,17 +65,11 @@ class WorkerPool:
             self._starting = {actor.load.remote(): actor for actor in self._actors}
         self._ready: list[PoolWorker] = []
         self._busy: dict[Any, PoolWorker] = {}
-        self._computed = 0  # images that went through the models
 
     @property
     def ready(self) -> int:
         """The number of ready workers: at least one after the first call."""
         return len(self._ready)
-
-    def computed(self) -> int:
-        """Return how many images went through the models since the last call."""
-        count, self._computed = self._computed, 0
-        return count
 
     def decode(self, refs: Sequence[ImageRef], numbers: Sequence[int]) -> Chunk:
         """Submit the reading, decoding and preprocessing of images for some parts."""
@@ -224,13 +77,16 @@ class WorkerPool:
         report, pixels = self._call(worker, "decode", 3, refs, numbers)
         return Chunk(report, pixels, worker)
 
-    def compute(self, numbers: Sequence[int], names: Sequence[str], pieces: Sequence[tuple[Chunk, int, int]]) -> Any:
-        """Submit one batch, made of rows start .. stop - 1 of chunks; return where its outputs will be."""
+    def compute(
+        self, numbers: Sequence[int], uris: Sequence[str], pieces: Sequence[tuple[Chunk, int, int]]
+    ) -> tuple[Any, Any]:
+        """Submit one batch, made of rows start .. stop - 1 of chunks; return where its report and outputs will be."""
         self.settle(_CALLS * self.ready)
         rows = [(start, stop) for _, start, stop in pieces]
         worker = self._least_busy(pieces[0][0].worker)
-        (outputs,) = self._call(worker, "compute", 2, numbers, names, rows, *(chunk.pixels for chunk, _, _ in pieces))
-        return outputs
+        pixels = (chunk.pixels for chunk, _, _ in pieces)
+        report, outputs = self._call(worker, "compute", 3, numbers, uris, rows, *pixels)
+        return report, outputs
 
     def write(self, order: WriteOrder, outputs: Sequence[Any]) -> Any:
         """Submit the writing of one shard; return where its fragments will be listed."""
@@ -257,7 +113,7 @@ class WorkerPool:
                 done, _ = self._ray.wait(calls, num_returns=len(calls) if timeout == 0 else 1, timeout=timeout)
             for call in done:
                 self._busy.pop(call).calls -= 1
-                self._computed += self.get(call)
+                self.get(call)
             if len(self._busy) < limit:
                 return
             timeout = None

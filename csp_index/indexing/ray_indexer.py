@@ -1,9 +1,9 @@
 """The same pass on Ray: workers decode, run the models and write rows; this process forms shards and marks them.
 
-Images are cut into batches and shards as in `batches.py`, without the unreadable ones, so the tables are equal. No
-reader sees what the workers write until it is appended here, in the order of the shards: all shards that are complete
-are appended together, one commit per table, their marks last. A kill loses the shards in progress, and the same command
-resumes. The number of images in progress is bounded.
+Images are cut into batches and shards by the code of the local engine, without those that cannot be used, so the tables
+are equal. No reader sees what the workers write until it is appended here, in the order of the shards: all shards that
+are complete are appended together, one commit per table, their marks last. A kill loses the shards in progress, and the
+same command resumes. The number of images in progress is bounded.
 """
 
 from __future__ import annotations
@@ -11,26 +11,31 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, islice, takewhile
+from itertools import groupby, islice, takewhile, tee
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import torch
 
-from csp_index.errors import SettingError
+from csp_index.errors import ModelError, SettingError
 from csp_index.images.decode import ImageFailure, ImageRef
 from csp_index.images.loader import Prepared
 from csp_index.indexing import commit
+from csp_index.indexing.batches import slices
 from csp_index.indexing.indexer import Assign, Engine, PassState, Target
 from csp_index.indexing.model_columns import Part, forget_failures
-from csp_index.indexing.ray_cluster import Chunk, WorkerPool, WriteOrder, WrittenShard, connected
+from csp_index.indexing.model_outputs import check_preprocessing
+from csp_index.indexing.ray_cluster import Chunk, WorkerPool, connected
+from csp_index.indexing.ray_worker import Arrays, BatchReport, WriteOrder, WrittenShard
+from csp_index.indexing.shard_forming import ComputedBatch, ComputedShard, shards_of
 from csp_index.store import schema
 from csp_index.store.catalog import LayerInfo
 
 _AHEAD = 2  # chunks of images decoded per worker before they are needed
+_WAITING = 4  # batches per worker whose report is not read yet
 
 
 @contextmanager
@@ -70,22 +75,27 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class SubmittedShard:
-    """One shard's images, whose batches are being computed, and where their outputs will be."""
+class SubmittedBatch:
+    """A batch of a planned shard, the failures to read among it, and where its report and its outputs will be.
 
-    prepared: list[Prepared] = field(default_factory=list)
-    failures: list[ImageFailure] = field(default_factory=list)
-    outputs: list[Any] = field(default_factory=list)
+    Both are None where no image of it can be used.
+    """
+
+    images: list[Prepared]
+    failures: list[ImageFailure]
+    last: bool
+    report: Any
+    outputs: Any
 
 
 @dataclass(frozen=True, slots=True)
 class PendingShard:
     """A shard that is being written, and where its fragments will be listed.
 
-    `fragments` is None where no image of it can be read.
+    `fragments` is None where no image of it can be used.
     """
 
-    images: SubmittedShard
+    images: ComputedShard[Any]
     target: Target
     fragments: Any
 
@@ -106,40 +116,62 @@ class RayExecutor:
             self._ending.callback(self._started.close)
         return self._started
 
-    def run(
-        self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], assign: Assign, *, all_of: bool
-    ) -> None:
-        """Process shards of `limits` readable images each, in order; the last one gets what is left.
-
-        An image on which a model fails is an error here in any case: shards are formed before the models run.
-        """
-        for images in self._submitted(refs, parts, limits):
-            self._write_later(images, assign(images.prepared, images.failures))
+    def run(self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], assign: Assign) -> None:
+        """Process shards of `limits` usable images each, in order; the last one gets what is left."""
+        planned, sizes = tee(limits)
+        for images in shards_of(self._computed(refs, parts, planned), sizes):
+            target = assign(images.prepared, images.failures)
+            if target is not None:
+                self._write_later(images, target)
         self._commit(everything=True)
+
+    def _computed(
+        self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int]
+    ) -> Iterator[ComputedBatch[Any]]:
+        """Yield the batches in order, once the models are through with them; the workers compute others meanwhile."""
+        proven = self._state.is_proven(parts)
+        for batch in self._oldest(self._submitted(refs, parts, limits)):
+            result = self._result(batch, proven=proven)
+            proven = proven or bool(result.images)
+            yield result
+
+    def _oldest(self, submitted: Iterable[SubmittedBatch]) -> Iterator[SubmittedBatch]:
+        """Yield the batches in order, each when it is computed or enough others wait for it."""
+        waiting: deque[SubmittedBatch] = deque()
+        for batch in submitted:
+            waiting.append(batch)
+            while waiting and (len(waiting) > _WAITING * self._pool.ready or self._is_computed(waiting[0])):
+                yield waiting.popleft()
+        yield from waiting
+
+    def _is_computed(self, batch: SubmittedBatch) -> bool:
+        return batch.report is None or self._pool.is_done(batch.report)
+
+    def _result(self, batch: SubmittedBatch, *, proven: bool) -> ComputedBatch[Any]:
+        """Wait for a batch. Raises ModelError if the models took no image of it, and none before."""
+        self._state.advance(len(batch.images) + len(batch.failures))
+        check_preprocessing(len(batch.images), batch.failures, proven=proven)
+        if batch.report is None:
+            return ComputedBatch([], None, batch.failures, batch.last)
+        report: BatchReport = self._pool.get(batch.report)
+        if report.broken is not None and not proven:
+            raise ModelError(report.broken)
+        images = [batch.images[row] for row in report.rows]
+        return ComputedBatch(images, batch.outputs, [*batch.failures, *report.failures], batch.last)
 
     def _submitted(
         self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int]
-    ) -> Iterator[SubmittedShard]:
-        """Yield shards of `limits` readable images each, whose batches are submitted; the last has what is left."""
+    ) -> Iterator[SubmittedBatch]:
+        """Yield the batches of shards of `limits` readable images each, as they are submitted."""
         numbers = [self._parts.index(part) for part in parts]
         size = min(part.model.batch_size for part in parts)
-        images = self._decoded(iter(refs), numbers, size)
-        for limit in limits:
-            shard = SubmittedShard()
-            while len(shard.prepared) < limit:
-                count = min(size, limit - len(shard.prepared))
-                batch = _take(images, count, shard.failures)
-                if batch:
-                    pieces = [_piece(chunk, items) for chunk, items in groupby(batch, key=attrgetter("chunk"))]
-                    shard.outputs.append(self._pool.compute(numbers, [item.image.ref.uri for item in batch], pieces))
-                    shard.prepared.extend(item.image for item in batch)
-                    self._state.advance(self._pool.computed())
-                if len(batch) < count:
-                    break
-            if shard.prepared or shard.failures:
-                yield shard
-            if len(shard.prepared) < limit:
-                return
+        for batch in slices(self._decoded(iter(refs), numbers, size), size, limits):
+            report = outputs = None
+            if batch.items:
+                pieces = [_piece(chunk, items) for chunk, items in groupby(batch.items, key=attrgetter("chunk"))]
+                report, outputs = self._pool.compute(numbers, [item.image.ref.uri for item in batch.items], pieces)
+            images = [item.image for item in batch.items]
+            yield SubmittedBatch(images, batch.failures, batch.last, report, outputs)
 
     def _decoded(self, refs: Iterator[ImageRef], numbers: Sequence[int], size: int) -> Iterator[Item | ImageFailure]:
         """Yield the images in order; the workers decode a bounded number ahead."""
@@ -159,15 +191,16 @@ class RayExecutor:
                     yield Item(image, chunk, row)
                     row += 1
 
-    def _write_later(self, images: SubmittedShard, target: Target) -> None:
+    def _write_later(self, images: ComputedShard[Any], target: Target) -> None:
         """Submit the writing of a shard's rows; append the shards that are complete by now."""
         fragments = None
         if images.prepared:
             tables = {schema.IMAGES: schema.table_schema(schema.IMAGES)} if target.new else {}
             for name, columns in (tables | {info.table: commit.value_schema(info) for info in target.infos}).items():
                 self._state.store.create(name, columns)
-            order = WriteOrder(target.mark, tuple(images.prepared) if target.new else None, target.infos)
-            fragments = self._pool.write(order, images.outputs)
+            rows = tuple((start, stop) for _, start, stop in images.pieces)
+            order = WriteOrder(target.mark, tuple(images.prepared) if target.new else None, target.infos, rows)
+            fragments = self._pool.write(order, [outputs for outputs, _, _ in images.pieces])
         self._pending.append(PendingShard(images, target, fragments))
         self._commit()
 
@@ -184,16 +217,13 @@ class RayExecutor:
                 self._pending.popleft()
         if everything and self._started is not None:
             self._started.settle()
-            self._state.advance(self._started.computed())
 
     def _is_written(self, pending: PendingShard) -> bool:
         return pending.fragments is None or self._pool.is_done(pending.fragments)
 
     def _append(self, group: Sequence[PendingShard]) -> None:
         state = self._state
-        failures = [failure for pending in group for failure in pending.images.failures]
-        state.note_failures(failures)
-        state.done += len(failures)
+        state.note_failures([failure for pending in group for failure in pending.images.failures])
         group = [pending for pending in group if pending.fragments is not None]
         if not group:
             return
@@ -204,8 +234,7 @@ class RayExecutor:
                 fragments.setdefault(name, []).extend(paths)
         for name, paths in fragments.items():
             state.store.append_fragments(name, paths)
-        readable = {image.ref.uri for pending in group if pending.target.new for image in pending.images.prepared}
-        forget_failures(state.store, readable)
+        forget_failures(state.store, {image.ref.uri for pending in group for image in pending.images.prepared})
         marks = [(shard.digests, pending.target.mark) for shard, pending in zip(written, group, strict=True)]
         commit.mark_all(state.store, marks, state.run)
         for pending in group:
@@ -214,23 +243,12 @@ class RayExecutor:
 
     def _count_in(self, pending: PendingShard) -> None:
         layers = [info for info in pending.target.infos if isinstance(info, LayerInfo)]
-        batches = self._pool.get(pending.images.outputs) if layers else []
+        pieces = pending.images.pieces
+        arrays: list[Arrays] = self._pool.get([outputs for outputs, _, _ in pieces]) if layers else []
         for info in layers:
-            values = torch.from_numpy(np.concatenate([batch[info.what] for batch in batches]))
+            rows = [one[info.what][start:stop] for one, (_, start, stop) in zip(arrays, pieces, strict=True)]
+            values = torch.from_numpy(np.concatenate(rows))
             commit.count_in(self._state.store, info, self._state.statistics, pending.target.mark, values)
-
-
-def _take(images: Iterator[Item | ImageFailure], count: int, failures: list[ImageFailure]) -> list[Item]:
-    """Return the next `count` readable images, or all that are left; add the others to `failures`."""
-    batch: list[Item] = []
-    for item in images:
-        if isinstance(item, ImageFailure):
-            failures.append(item)
-        else:
-            batch.append(item)
-        if len(batch) == count:
-            break
-    return batch
 
 
 def _piece(chunk: Chunk, items: Iterable[Item]) -> tuple[Chunk, int, int]:

@@ -19,7 +19,7 @@ from csp_index.images.loader import Prepared, decoded
 from csp_index.indexing.batches import batches
 from csp_index.indexing.commit import value_rows
 from csp_index.indexing.model_columns import Part, columns_of, parts_of
-from csp_index.indexing.model_outputs import outputs_of
+from csp_index.indexing.model_outputs import check_preprocessing, outputs_of
 from csp_index.models.encoders import LoadedEncoder, TwoTowers
 from csp_index.models.layers.repeats import REPEATED, differing
 from csp_index.models.networks import LayerOutput, LoadedNetwork
@@ -134,10 +134,12 @@ def _pass(refs: Sequence[ImageRef], parts: Sequence[Part]) -> _Once:
     once, values, pixels = _Once(), dict[str, list[torch.Tensor]](), []
     with closing(decoded(refs, [part.model.preprocess for part in parts], workers=0)) as images:
         for batch in batches(images, parts, [len(refs)]):
-            outputs = outputs_of(parts, batch.images, batch.pixels, proven=bool(once.images))
-            once.images += outputs.images
-            once.unreadable += batch.failures
-            once.failures += outputs.failures
+            proven = bool(once.images)
+            check_preprocessing(len(batch.images), batch.failures, proven=proven)
+            outputs = outputs_of(parts, [item.ref.uri for item in batch.images], batch.pixels, proven=proven)
+            once.images += [batch.images[row] for row in outputs.rows]
+            once.unreadable += [failure for failure in batch.failures if not failure.by_model]
+            once.failures += [*(failure for failure in batch.failures if failure.by_model), *outputs.failures]
             pixels += [batch.pixels[0].float().cpu()] if batch.pixels else []
             for what, rows in outputs.values.items():
                 values.setdefault(what, []).append(rows)

@@ -102,9 +102,14 @@ def test_a_preprocessing_that_cannot_be_sent_is_told(refs: list[ImageRef]) -> No
         next(decoded(refs, [lambda image: torch.zeros(1)], workers=1))
 
 
-def test_a_preprocessing_that_fails_is_told_with_the_image(refs: list[ImageRef]) -> None:
-    with pytest.raises(ModelError, match=r"fails on .*img00001.png: RuntimeError: out of luck"):
-        prepare(ImageRef(refs[0].uri.replace("broken", "img00001")), None, [fail], 128)
+def test_a_preprocessing_that_fails_is_a_failure_of_that_image(refs: list[ImageRef]) -> None:
+    uri = refs[0].uri.replace("broken", "img00001")
+    for preprocess, reason in (
+        (fail, "RuntimeError: out of luck"),
+        (str, "it returns str, expected a tensor [C, H, W]"),
+    ):
+        failure = prepare(ImageRef(uri), None, [*PREPROCESS, preprocess], 128)
+        assert failure == ImageFailure(uri, f"the preprocessing of a model fails: {reason}", by_model=True)
 
 
 def test_inputs_of_several_shapes_are_no_batch() -> None:

@@ -12,7 +12,7 @@ import torch
 from csp_index.errors import ModelError
 from csp_index.images.decode import ImageFailure, ImageRef
 from csp_index.images.loader import Prepared
-from csp_index.indexing.batches import batches
+from csp_index.indexing.batches import batches, slices
 from csp_index.indexing.model_columns import Part
 
 PARTS = (Part(fakes.encoder(), ()), Part(fakes.other_encoder(), ()))
@@ -54,3 +54,12 @@ def test_inputs_of_several_shapes_are_told() -> None:
     other = Prepared(ImageRef("/x.png"), "", 1, 1, b"", (torch.zeros(5), torch.zeros(3)))
     with pytest.raises(ModelError, match="several shapes"):
         list(batches(iter([image(0), other]), PARTS, [2]))
+
+
+def test_a_preprocessing_that_always_fails_is_noticed_before_the_source_ends() -> None:
+    refused = [ImageFailure(f"/{number}.png", "too wide", by_model=True) for number in range(40)]
+    assert [len(one.failures) for one in slices(iter(refused), 2, repeat(100))] == [8, 8, 8, 8, 8, 0]
+    unreadable = [ImageFailure(f"/{number}.png", "broken") for number in range(40)]
+    assert [(len(one.failures), one.last) for one in slices(iter(unreadable), 2, repeat(100))] == [(40, True)]
+    mixed = list(slices(iter([*refused[:7], "a", *refused[7:9], "b"]), 2, repeat(100)))
+    assert [(one.items, len(one.failures)) for one in mixed] == [(["a", "b"], 9), ([], 0)]

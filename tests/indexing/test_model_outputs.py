@@ -7,7 +7,7 @@ from pathlib import Path
 import fakes
 import pytest
 import torch
-from indexed import ENCODER, contents
+from indexed import ENCODER
 from PIL import Image
 from torch import Tensor, nn
 
@@ -71,14 +71,3 @@ def test_a_model_that_fails_on_every_image_ends_the_pass(images: Path, tmp_path:
     broken = NetworkSource(f"python:{__name__}:nothing", ("concepts",), name="net")
     with pytest.raises(ModelError, match="gave values that are not finite, first near"):
         open_index(tmp_path / "db").add_images(images, encoders=[ENCODER], networks=[broken])
-
-
-def test_an_indexed_image_on_which_a_new_layer_fails_is_named(images: Path, tmp_path: Path) -> None:
-    spoil(images)
-    index = open_index(tmp_path / "db")
-    index.add_images(images, encoders=[ENCODER], networks=[])
-    before = contents(tmp_path / "db")
-    with pytest.raises(ModelError, match=r"fails on 2 indexed images, first .*img00004_red.*choose another layer"):
-        index.add_images(None, networks=[NETWORK])
-    after = contents(tmp_path / "db")
-    assert {name: after[name] for name in before if name.startswith("activ")} == {}

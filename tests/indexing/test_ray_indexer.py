@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +22,14 @@ import torch
 from broken_encoders import MARKER, Failing, mortal
 from checkout import ROOT, python_path
 from indexed import ENCODER, NETWORK, contents
+from ray_here import engine_here
 
 from csp_index import CspIndexError, NetworkSource, open_index
 from csp_index.images.sources import open_source
-from csp_index.indexing import indexer, ray_indexer
+from csp_index.indexing import indexer
 from csp_index.indexing.model_columns import Part, columns_of
-from csp_index.indexing.ray_cluster import Chunk, PoolWorker, Worker, connected, recipe
+from csp_index.indexing.ray_cluster import connected
+from csp_index.indexing.ray_worker import recipe
 from csp_index.models.encoders import load_encoder
 from csp_index.models.networks import load_network
 from csp_index.store import schema
@@ -286,54 +285,6 @@ def test_a_network_is_made_again_with_the_same_layers_pools_and_name(tmp_path):
         assert columns_of([], [again.model], "float32") == infos
 
 
-class Report(list):
-    """What is known of a chunk of images."""
-
-
-class Here:
-    """A pool in this process: every call is done at once, and its result is there at random."""
-
-    ready = 2
-
-    def __init__(self, parts: Any, uri: str, seed: int) -> None:
-        self._worker = Worker([], uri, [], 128)
-        self._worker._parts = list(parts)
-        self._chance = random.Random(seed)
-        self._computed = self.chunks = self.most_chunks = 0
-
-    def decode(self, refs, places):
-        self.chunks += 1
-        self.most_chunks = max(self.most_chunks, self.chunks)
-        _, report, pixels = self._worker.decode(refs, places)
-        return Chunk(Report(report), pixels, PoolWorker(None))
-
-    def compute(self, places, first, pieces):
-        rows = [(start, stop) for _, start, stop in pieces]
-        count, outputs = self._worker.compute(places, first, rows, *(chunk.pixels for chunk, _, _ in pieces))
-        self._computed += count
-        return outputs
-
-    def write(self, order, outputs):
-        return self._worker.write(order, *outputs)[1]
-
-    def get(self, where):
-        self.chunks -= isinstance(where, Report)
-        return where
-
-    def is_done(self, where):
-        return self._chance.random() < 0.4
-
-    def computed(self):
-        count, self._computed = self._computed, 0
-        return count
-
-    def settle(self, limit=1):
-        pass
-
-    def close(self):
-        pass
-
-
 @pytest.mark.parametrize(
     "shard_size", [4, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 3, 10, 11, 100))]
 )
@@ -343,23 +294,15 @@ def test_shards_are_formed_and_marked_as_in_the_local_engine_in_whatever_order_t
     source = spoilt(tmp_path / "images", 43, seed=shard_size)
     encoder, network = load_encoder(ENCODER), load_network(NETWORK.spec, layers=NETWORK.layers, name="net")
     network.batch_size = 7
-    pools: list[Here] = []
-
-    def pool(parts, uri):
-        pools.append(Here(parts, uri, shard_size))
-        return pools[-1]
-
-    monkeypatch.setattr(ray_indexer, "WorkerPool", pool)
     for name in ("ray", "local"):
         store = create_store(tmp_path / name)
-        with ExitStack() as ending:
-            engine = indexer.Engine("ray", partial(ray_indexer.RayExecutor, ending)) if name == "ray" else None
+        with engine_here(name, monkeypatch, shard_size) as (engine, pools):
             options = {"shard_size": shard_size, "engine": engine}
             indexer.add_images(store, open_source(source), [encoder], [], **options)
             fakes.write_images(source, 3, start=43)
             indexer.add_images(store, open_source(source), [encoder], [network], **options)
+        assert {pool.most_chunks for pool in pools} <= {4}, "decoded ahead: two for each worker, however many images"
         for number in (43, 44, 45):
             next(source.rglob(f"img{number:05d}.png")).unlink()
     assert open_index(tmp_path / "ray").sql("SELECT count(*) AS n FROM images").rows() == [{"n": 46}]
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
-    assert {pool.most_chunks for pool in pools} == {4}  # decoded ahead: two for each worker, however many images
