@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import importlib
 import json
 from pathlib import Path
 
@@ -93,6 +96,14 @@ def test_a_type_that_changes_late_is_kept(tmp_path):
         ({"image": ["a.jpg"], "n": [1]}, [{"image": "a.jpg", "n": 1}]),
         ({"a.jpg": "cat", "b.jpg": "dog"}, [{"key": "a.jpg", "value": "cat"}, {"key": "b.jpg", "value": "dog"}]),
         ({"info": {}, "images": [{"file_name": "a.jpg"}], "annotations": []}, [{"file_name": "a.jpg"}]),
+        ({"info": {}, "data": [{"file": "a.jpg"}]}, [{"file": "a.jpg"}]),
+        ({"file": {"0": "a.jpg", "1": "b"}, "n": {"0": 1, "1": 2}}, [{"file": "a.jpg", "n": 1}, {"file": "b", "n": 2}]),
+        ({"columns": ["file", "n"], "index": [0], "data": [["a.jpg", 1]]}, [{"file": "a.jpg", "n": 1}]),
+        ([{"f": "a.jpg", "n": 2**70}], [{"f": "a.jpg", "n": str(2**70)}]),
+        (
+            [{"f": "a.jpg", "n": float("nan")}, {"f": "b.jpg", "n": 1.0}],
+            [{"f": "a.jpg", "n": None}, {"f": "b.jpg", "n": 1.0}],
+        ),
         ([{"f": "a.jpg", "n": 1}, {"f": "b.jpg", "n": "x", "m": [1]}], None),
     ],
 )
@@ -117,6 +128,11 @@ def test_shapes_of_json(tmp_path, value, expected):
         ("t.parquet", b"PAR1", "cannot be read"),
         ("t.feather", b"x", "cannot be read"),
         ("t.xlsx", b"PK\3\4", "cannot be read|needs openpyxl"),
+        ("t.xls", b"\xd0\xcf\x11\xe0" + bytes(600), "old Office file: save it as .xlsx"),
+        ("t.csv", b"PK\3\4" + bytes(60), "an archive or an Office file"),
+        ("t.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
+        ("t.csv.gz", b"\x1f\x8b\x08\0abc", "cannot be read"),
+        ("t.csv", b'image,text\na.jpg,"a dog, running\nb.jpg,a cat, asleep\n', "is not closed"),
     ],
 )
 def test_what_is_no_table_is_refused_in_one_line(tmp_path, name, data, message):
@@ -124,3 +140,67 @@ def test_what_is_no_table_is_refused_in_one_line(tmp_path, name, data, message):
     with pytest.raises(SourceError, match=message) as caught:
         read_metadata_file(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "note"),
+    [
+        ("image,n,,\na.jpg,1,,\n", [["image", "n"], ["a.jpg", 1]], None),
+        ("image,n\na.jpg,1,\n", [["image", "n"], ["a.jpg", 1]], None),
+        ("image,,n\na.jpg,x,1\n", [["image", "Unnamed: 1", "n"], ["a.jpg", "x", 1]], None),
+        ("sep=;\nimage;n\na.jpg;1\n", [["image", "n"], ["a.jpg", 1]], None),
+        ("# made by hand\nimage,n\na.jpg,1\n", [["image", "n"], ["a.jpg", 1]], "1 line is left out"),
+        ("# image,n\na.jpg,1\n", [["image", "n"], ["a.jpg", 1]], None),
+        ("My table\n\nimage,n\na.jpg,1\nb.jpg,2\n", [["image", "n"], ["a.jpg", 1], ["b.jpg", 2]], "1 line is left"),
+        ("name;size (w,h)\na.jpg;3\n", [["name", "size (w,h)"], ["a.jpg", 3]], None),
+        ('image, text\n"a.jpg", "x, y"\n', [["image", "text"], ["a.jpg", "x, y"]], None),
+        ("image;w\na.jpg;0,5\nb.jpg;-2\n", [["image", "w"], ["a.jpg", 0.5], ["b.jpg", -2]], "decimal commas"),
+        ('image\tt\na\t"quiet, he\nb\tx\n', [["image", "t"], ["a", '"quiet, he'], ["b", "x"]], "as they stand"),
+        ("1\nBald Male \na.jpg -1  1\n", [["Unnamed: 0", "Bald", "Male"], ["a.jpg", -1, 1]], "1 line is left"),
+        ("image label\na.jpg 1\n", [["image", "label"], ["a.jpg", 1]], None),
+        ("image\nmy photo.jpg\nour photo.jpg\n", [["image"], ["my photo.jpg"], ["our photo.jpg"]], None),
+    ],
+)
+def test_text_tables_as_people_and_programs_write_them(tmp_path, text, expected, note):
+    (tmp_path / "t.csv").write_text(text)
+    result = read_metadata_file(tmp_path / "t.csv")
+    assert [result.columns.column_names, *map(list, zip(*result.columns.to_pydict().values(), strict=True))] == expected
+    assert result.notes == [] if note is None else [note in line for line in result.notes] == [True]
+
+
+@pytest.mark.parametrize("module", ["gzip", "bz2", "lzma"])
+def test_a_compressed_table_is_read_within_its_bound(tmp_path, monkeypatch, module):
+    ending = {"gzip": ".gz", "bz2": ".bz2", "lzma": ".xz"}[module]
+    file = tmp_path / f"t.csv{ending}"
+    file.write_bytes(importlib.import_module(module).compress(b"image,n\na.jpg,1\n" + b"\n" * 5000))
+    assert read_metadata_file(file).columns.to_pylist() == [{"image": "a.jpg", "n": 1}]
+    monkeypatch.setenv("CSP_INDEX_MAX_TEXT_BYTES", "1000")
+    with pytest.raises(SourceError, match="more bytes than the setting max_text_bytes"):
+        read_metadata_file(file)
+
+
+def test_columns_of_parquet_that_text_does_not_have(tmp_path):
+    columns = {
+        "image": pa.array(["a.jpg", "b.jpg"]).dictionary_encode(),
+        "n": [float("nan"), 1.0],
+        "price": [decimal.Decimal("1.50"), None],
+        "raw": [b"\xff", None],
+    }
+    pa.parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    result = read_metadata_file(tmp_path / "t.parquet")
+    assert result.columns.to_pylist() == [
+        {"image": "a.jpg", "n": None, "price": 1.5},
+        {"image": "b.jpg", "n": 1.0, "price": None},
+    ]
+    assert result.notes == ["columns of bytes are left out (raw)"]
+
+
+def test_excel_with_a_title_and_days(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["Table 1"], ["image", "day", None], ["a.jpg", datetime.datetime(2020, 3, 1), "x"]):
+        book.active.append(row)
+    book.save(tmp_path / "t.xlsx")
+    result = read_metadata_file(tmp_path / "t.xlsx")
+    assert result.columns.to_pylist() == [{"image": "a.jpg", "day": "2020-03-01", "Unnamed: 2": "x"}]
+    assert result.notes == ["1 row is left out above the table"]
