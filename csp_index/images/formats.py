@@ -76,6 +76,11 @@ def image_extensions() -> frozenset[str]:
     return frozenset(endings | (ENDINGS[DICOM] if has_extra(DICOM) else set()))
 
 
+def known_endings() -> frozenset[str]:
+    """Return the endings of image files, also of those that cannot be read here: a table may name originals."""
+    return image_extensions().union(*ENDINGS.values())
+
+
 @cache
 def has_extra(kind: str) -> bool:
     """Return whether what HEIC, DICOM or AVIF needs is installed; Pillow reads AVIF if it was built with it."""

@@ -6,17 +6,19 @@ listed.
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from posixpath import basename, dirname, normpath
+from posixpath import dirname
 from typing import Any
 
 import numpy as np
 
 from csp_index.errors import SourceError
+from csp_index.images.formats import known_endings
+from csp_index.images.tables.image_names import ADDRESS, NUMBER, OTHER_ENDING, WITHOUT_ENDING, Fit, ImageNames
 from csp_index.images.tables.read_table import read_metadata_file
+from csp_index.images.tables.table import MetadataFile
 
 _USUAL = (
     *(
@@ -35,19 +37,7 @@ _USUAL = (
 )
 _TRIED = 2_000  # rows, spread over the table, by which a column is chosen
 _MOST_CLASSES = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Fit:
-    """How well a cell names an image; the larger the better."""
-
-    exact: bool  # the same path, below the folder of the source
-    folders: int  # equal folders before the name, counted from the name
-    ending: bool  # whether the endings are equal, too
-    case: bool
-
-    def rank(self) -> tuple[bool, int, bool, bool]:
-        return (self.exact, self.folders, self.ending, self.case)
+_NAMED = 6  # columns in a message
 
 
 class PathTable:
@@ -66,23 +56,40 @@ class PathTable:
     ) -> None:
         self._file, self._root = file, root
         self._name_alone = key is not None
-        self._endings = frozenset(endings)
-        table = read_metadata_file(file)
-        self._images = list(images)
-        self._by_stem: dict[str, list[int]] = {}
-        for place, path in enumerate(self._images):
-            self._by_stem.setdefault(self._stem(path).casefold(), []).append(place)
-        column = self.key = self._key(table.columns, key)
-        self._rows, counts = self._join(table.columns[column].to_pylist())
+        self._names = ImageNames(images, root, {*endings, *known_endings()}, name_alone=self._name_alone)
+        self._images = self._names.images
+        table, column = self._read(key)
+        self.key = column
+        rows = table.columns
+        self._rows, counts, repeated = self._join(rows[column].to_pylist())
         if not self._rows:
-            raise self._nothing(table.columns, column)
-        columns = table.columns.drop_columns([column])
+            raise self._nothing(rows, column)
+        columns = rows.drop_columns([column])
         hot = _one_hot(columns)
         if hot is not None:
             columns = columns.append_column(*hot[0])
         self._columns = columns
-        self.complete = len(self._rows) == len(self._images) == table.columns.num_rows and not table.notes
-        self.notes = [self._joined(column, counts, table.columns.num_rows), *table.notes, *([hot[1]] if hot else [])]
+        self.complete = len(self._rows) == len(self._images) == rows.num_rows and not table.notes
+        joined = self._joined(column, counts, rows.num_rows, _different(columns, repeated))
+        self.notes = [joined, *table.notes, *([hot[1]] if hot else [])]
+
+    def _read(self, key: str | None) -> tuple[MetadataFile, str]:
+        """Return the table and its column that names the images; if its name is an image's, the file has no header."""
+        table = read_metadata_file(self._file)
+        names = table.columns.column_names
+        try:
+            column = self._key(table.columns, key)
+        except SourceError:
+            if key is not None or not table.has_header or not any(self._names.fits(name)[0] for name in names):
+                raise
+            column = ""
+        if column and not (table.has_header and (self._names.has_ending(column) or self._names.fits(column)[0])):
+            return table, column
+        table = read_metadata_file(self._file, header=False)
+        table.notes.append(
+            f"its first line is a row, not names of columns: they are called {', '.join(table.columns.column_names)}"
+        )
+        return table, self._key(table.columns, None)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -96,41 +103,6 @@ class PathTable:
             return {}
         return {name: self._columns[name][index].as_py() for name in self._columns.column_names}
 
-    def _stem(self, path: str) -> str:
-        name = basename(path)
-        start, dot, ending = name.rpartition(".")
-        return start if start and f"{dot}{ending}".lower() in self._endings else name
-
-    def _fits(self, value: object) -> tuple[list[int], _Fit | None]:
-        """Return the images that a cell names best, and how well it does."""
-        if value is None or isinstance(value, bool | float) or not str(value).strip():
-            return [], None
-        path = _relative(value, self._root)
-        stem = self._stem(path)
-        best: list[int] = []
-        best_fit: _Fit | None = None
-        for place in self._by_stem.get(stem.casefold(), ()):
-            fit = self._fit(path, stem, self._images[place])
-            if fit is None:
-                continue
-            if best_fit is None or fit.rank() > best_fit.rank():
-                best, best_fit = [place], fit
-            elif fit.rank() == best_fit.rank():
-                best.append(place)
-        return best, best_fit
-
-    def _fit(self, path: str, stem: str, image: str) -> _Fit | None:
-        """Compare a cell's path with an image's; None if their folders contradict each other."""
-        folders = [part for part in dirname(path).split("/") if part not in ("", ".", "..")]
-        own = [part for part in dirname(image).split("/") if part]
-        full = [*self._root.parts, *own]
-        equal = 0
-        while equal < min(len(folders), len(full)) and folders[-1 - equal] == full[-1 - equal]:
-            equal += 1
-        if folders and equal == 0 and not self._name_alone:
-            return None
-        return _Fit(path == image, equal, basename(path) == basename(image), self._stem(image) == stem)
-
     def _key(self, columns: Any, key: str | None) -> str:
         """Return the column that names the images."""
         names: list[str] = columns.column_names
@@ -142,33 +114,41 @@ class PathTable:
         sample = columns.take(np.arange(0, columns.num_rows, step))
         usual = {name: place for place, name in enumerate(_USUAL)}
         for tried in (sample, columns) if step > 1 else (sample,):
-            images = {name: self._named(tried[name]) for name in names}
+            images = {name: self._named(tried[name], name) for name in names}
             most = max(images.values(), default=0)
             if most:
                 return min(
                     (name for name in names if images[name] == most),
-                    key=lambda name: usual.get(name.casefold().replace(" ", "_").replace("-", "_"), len(usual)),
+                    key=lambda name: usual.get(_as_usual(name), len(usual)),
                 )
         named = sorted((usual[name.casefold()], name) for name in names if name.casefold() in usual)
         if named:
             return named[0][1]
         raise self._nothing(columns, None)
 
-    def _named(self, column: Any) -> int:
-        """Return how many images a column names."""
+    def _named(self, column: Any, name: str) -> int:
+        """Return how many images a column names; of an odd name, numbers must be distinct and those of the files."""
         import pyarrow as pa
 
         kind = column.type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
+        text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+        if not (text or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
             return 0
-        return len({best[0] for value in column.to_pylist() if len(best := self._fits(value)[0]) == 1})
+        cells, odd = column.to_pylist(), _as_usual(name) not in _USUAL
+        if odd and not text and len(set(cells)) < len(cells):
+            return 0
+        fits = map(self._names.fits, cells)
+        return len({places[0] for places, fit in fits if len(places) == 1 and not (odd and fit and fit.how == NUMBER)})
 
-    def _join(self, values: Sequence[object]) -> tuple[dict[str, int], dict[str, int]]:
-        """Return the row of each image that has one, and how many rows have no image, repeat one, or lack an ending."""
-        rows: dict[int, tuple[int, _Fit]] = {}
-        counts = {"missing": 0, "repeated": 0, "by stem": 0}
+    def _join(self, values: Sequence[object]) -> tuple[dict[str, int], Counter[str], list[tuple[int, int]]]:
+        """Return the row of each image that has one; how many rows have no image or name one in another way.
+
+        The pairs of rows are those of which the second repeats the image of the first.
+        """
+        rows: dict[int, tuple[int, Fit]] = {}
+        counts, repeated = Counter[str](), list[tuple[int, int]]()
         for row, value in enumerate(values):
-            places, fit = self._fits(value)
+            places, fit = self._names.fits(value)
             if fit is None:
                 counts["missing"] += 1
                 continue
@@ -186,26 +166,28 @@ class PathTable:
                 rows[places[0]] = row, fit
             same = fit.rank() == before[1].rank()
             self._check_same_folder(values, before[0], row, same)
-            counts["repeated" if same else "missing"] += 1
-        counts["by stem"] = sum(not fit.ending for _, fit in rows.values())
-        return {self._images[place]: row for place, (row, _) in rows.items()}, counts
+            if same:
+                repeated.append((before[0], row))
+            else:
+                counts["missing"] += 1
+        counts.update(fit.how for _, fit in rows.values())
+        return {self._images[place]: row for place, (row, _) in rows.items()}, counts, repeated
 
     def _check_same_folder(self, values: Sequence[object], first: int, second: int, same: bool) -> None:
-        one, other = (_relative(values[row], self._root) for row in (first, second))
+        one, other = (self._names.relative(values[row]) for row in (first, second))
         if same and dirname(one) != dirname(other):
             raise SourceError(
                 f"{self._file} names {one!r} and {other!r}, which both fit one image of {self._root}: give paths "
                 "relative to the folder"
             )
 
-    def _joined(self, column: str, counts: Mapping[str, int], rows: int) -> str:
+    def _joined(self, column: str, counts: Mapping[str, int], rows: int, repeated: str) -> str:
         joined = len(self._rows)
         text = f"{self._file.name}: {rows - counts['missing']:,} of {rows:,} rows joined to {joined:,} of "
         text += f"{len(self._images):,} images by column {column!r}"
-        if counts["by stem"]:
-            text += f", {counts['by stem']:,} of them without the ending of their file"
-        if counts["repeated"]:
-            text += f"; {counts['repeated']:,} rows repeat an image, whose first row counts"
+        for how in (WITHOUT_ENDING, OTHER_ENDING, ADDRESS, NUMBER):
+            text += f", {counts[how]:,} of them {how}" if counts[how] else ""
+        text += repeated
         bare = next((path for path in self._images if path not in self._rows), None)
         if bare is not None:
             text += f"; without a row: {len(self._images) - joined:,}, first {bare}"
@@ -232,6 +214,26 @@ class PathTable:
             f"no row of the metadata table {self._file} names an image: its column {column!r} has {value!r}, the first "
             f"image is {image!r}; {step} (has: {listed})"
         )
+
+
+def _as_usual(name: str) -> str:
+    return name.casefold().replace(" ", "_").replace("-", "_")
+
+
+def _different(columns: Any, repeated: Sequence[tuple[int, int]]) -> str:
+    """Return what to say about rows that repeat an image: how many, and in which columns they differ from the first."""
+    if not repeated:
+        return ""
+    first, second = (np.array(places) for places in zip(*repeated, strict=True))
+    names = [
+        name
+        for name in columns.column_names
+        if columns[name].take(first).to_pylist() != columns[name].take(second).to_pylist()
+    ]
+    listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return f"; {len(repeated):,} rows repeat an image, whose first row counts" + (
+        f", and differ from it in {listed}" if names else ""
+    )
 
 
 def _one_hot(columns: Any) -> tuple[tuple[str, Any], str] | None:
@@ -282,11 +284,3 @@ def _is_binary(column: Any) -> bool:
     if pa.types.is_boolean(kind):
         return True
     return bool(pc.all(pc.or_(pc.equal(column, 0), pc.equal(column, 1))).as_py())
-
-
-def _relative(value: object, root: Path) -> str:
-    path = normpath(str(value).strip().replace("\\", "/").removeprefix("file://"))
-    if not os.path.isabs(path):
-        return path
-    below = os.path.relpath(path, root).replace(os.sep, "/")
-    return path if below.startswith("../") else below

@@ -41,6 +41,14 @@ def rows(table: PathTable, images: list[str], column: str = "n") -> list[object]
         (["a.png", "b.png"], ["a.tif", "b.tif"]),
         (["007.png", "008.png"], ["007", "008"]),
         (["x.png", "y.png"], ["./x.png", "file://y.png"]),
+        (["u\u0308ber.png", "x.png"], ["\u00fcber.png", "x.png"]),
+        (["\u00dcber.png", "x.png"], ["u\u0308ber", "x"]),
+        (["my photo.png", "y.png"], ["my%20photo.png", "y.png"]),
+        (["my photo.png", "y.png"], ["https://a.org/root/my%20photo.png?w=1", "http://a.org/root/y.png"]),
+        (["139.png", "785.png"], ["139.0", "785.0"]),
+        (["Train/1.png", "Train/2.png"], ["train/1.png", "train/2.png"]),
+        (["a.png", "b.png"], ["a.dcm", "b.dcm"]),
+        (["p1/s1/v.jpg", "p2/s1/v.jpg"], ["CheXpert/train/p1/s1/v.jpg", "CheXpert/train/p2/s1/v.jpg"]),
     ],
 )
 def test_rows_find_their_images(tmp_path, images, cells):
@@ -94,6 +102,57 @@ def test_another_folder_is_another_image_unless_the_user_vouches(tmp_path):
     with pytest.raises(SourceError, match="no row"):
         joined(tmp_path, ["test/0001.jpg"], text)
     assert rows(joined(tmp_path, ["0001.jpg", "0002.jpg"], text, key="path"), ["0001.jpg", "0002.jpg"]) == [1, 2]
+
+
+def test_a_path_that_is_equal_only_in_its_last_folders_is_about_another_image(tmp_path):
+    """Every patient has a first study with a frontal view: the row of one must not become another's."""
+    images = ["p1/study1/frontal.jpg", "p4/study1/frontal.jpg"]
+    table = joined(tmp_path, images, "Path,n\nX/p2/study1/frontal.jpg,2\nX/p4/study1/frontal.jpg,4\n")
+    assert rows(table, images) == [None, 4] and "1 of 2 rows joined" in table.notes[0]
+    with pytest.raises(SourceError, match="no row"):
+        joined(tmp_path, images[:1], "Path,n\nX/p2/study1/frontal.jpg,2\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.csv", "a.jpg,5,cat\nb.jpg,6,dog\nlost.jpg,7,dog\n"),
+        ("t.txt", "a.jpg 5 cat\nb.jpg 6 dog\n"),
+        ("t.txt", "2\na.jpg 5 cat\nb.jpg 6 dog\n"),
+        ("t.tsv", "a\t5\tcat\nb\t6\tdog\n"),
+    ],
+)
+def test_a_first_line_that_names_an_image_is_a_row(tmp_path, name, text):
+    images = ["a.jpg", "b.jpg"]
+    table = joined(tmp_path, images, text, name=name)
+    assert rows(table, images, "column_2") == [5, 6] and rows(table, images, "column_3") == ["cat", "dog"]
+    assert any("its first line is a row" in note for note in table.notes) and not table.complete
+
+
+def test_one_row_without_names_of_columns_is_a_row(tmp_path):
+    assert joined(tmp_path, ["a.jpg"], "a.jpg,5\n").row("a.jpg") == {"column_2": 5}
+
+
+def test_numbers_may_lack_the_leading_zeros_of_files_in_a_column_of_a_usual_name(tmp_path):
+    images = ["000139.jpg", "000785.jpg"]
+    table = joined(tmp_path, images, "id,n\n785,2\n139,1\n")
+    assert rows(table, images) == [1, 2] and "2 of them as a number without leading zeros" in table.notes[0]
+    with pytest.raises(SourceError, match="no column with image paths"):
+        joined(tmp_path, images, "weight,n\n785,2\n139,1\n")
+    with pytest.raises(SourceError, match="2 images share it"):
+        joined(tmp_path, ["01.jpg", "001.jpg", "2.jpg"], "id\n1\n2\n")
+
+
+def test_numbers_that_repeat_are_no_names(tmp_path):
+    """Ages are numbers of images, too, where images are numbered."""
+    images = [f"{number:03}.jpg" for number in range(40, 80)]
+    with pytest.raises(SourceError, match="no column with image paths"):
+        joined(tmp_path, images, "patient,age\nP1,45\nP2,60\nP3,45\n")
+
+
+def test_rows_that_repeat_an_image_and_say_something_else_are_counted(tmp_path):
+    table = joined(tmp_path, ["a.jpg"], "image,n,same\na,1,x\na,2,x\n")
+    assert "1 rows repeat an image, whose first row counts, and differ from it in n" in table.notes[0]
 
 
 def test_a_name_that_fits_several_images_is_an_error(tmp_path):
