@@ -1,4 +1,4 @@
-"""Index: the one object a user holds. Each method is a few lines that call the modules below."""
+"""Index: the one object a user holds. Each method is a few lines that call the rooms below."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ from csp_index.labelling.search import embed_query, search_neurons, searched_lay
 from csp_index.labelling.texts.candidate_mix import Mix, mixed_candidates
 from csp_index.models import objects
 from csp_index.models.index_models import Models, NetworkSource
-from csp_index.models.prompt_templates import templates as template_texts
 from csp_index.models.weights import device_name
 from csp_index.query.neuron_view import NeuronView, neuron_view
 from csp_index.query.notebook import shown_progress
@@ -98,9 +97,8 @@ class Index(Reader):
         `source` may also be an object: a torch Dataset, a `datasets.Dataset`, an array [N, H, W, C], or an iterable of
         (uri, image); `name` then stands for it in URIs. So may models: `Encoder(...)`, `Network(...)`. `metadata` is a
         table about image files, joined by its column `metadata_key`, by default the one that names most of them;
-        `class_names` a file of names for folders that are classes.
-
-        Files of the source that are no images are counted in the summary; with `strict` one is an error.
+        `class_names` a file of names for folders that are classes. Files of the source that are no images are counted
+        in the summary; with `strict` one is an error.
 
         Without `encoders` and `networks` those of the index are used. `source=None` only completes what the index
         holds. `decode_workers` processes decode the images, with 0 threads do; by default as many as pay for so many
@@ -206,14 +204,14 @@ class Index(Reader):
         """Return labels of a layer (`m/l`), a neuron (`m/l/7`), or several neurons.
 
         `method` is by default the one the index prefers, else the recommended one (`csp_index.labelling.methods`), or
-        csp where the encoder's logit scale is unknown, which that one needs.
-        `vocabulary` is a built-in name, a text file, a list of texts, or `CandidateTexts` made elsewhere; by default
-        the one the index used last. `options` are the fields of ExampleOptions and ScoringOptions, for example gamma,
-        examples, contrast, threshold. Labels are stored and read again; `recompute` computes them again, and
-        `keep=False` leaves the index as it is. `search` finds contrastive images by vector search (True) or matrix
-        products (False), by default by whichever costs less here; `explain` receives the choice and its reason.
-        `candidates` is any mix of vocabulary, vlm, captioner and neighbours: what models named for a neuron is scored
-        for it alone, or with `pool_candidates` for all neurons of its layer.
+        csp where the encoder's logit scale is unknown, which that one needs. `vocabulary` is a built-in name, a text
+        file, a list of texts, or `CandidateTexts` made elsewhere; by default the one the index used last. `options`
+        are the fields of ExampleOptions and ScoringOptions, for example gamma, examples, contrast, threshold. Labels
+        are stored and read again; `recompute` computes them again, and `keep=False` leaves the index as it is.
+        `search` finds contrastive images by vector search (True) or matrix products (False), by default by whichever
+        costs less here; `explain` receives the choice and its reason. `candidates` is any mix of vocabulary, vlm,
+        captioner and neighbours: what models named for a neuron is scored for it alone, or with `pool_candidates` for
+        all neurons of its layer.
         """
         labels: list[Label] = []
         context = replace(self._context(progress), search=search, explain=explain)
@@ -307,29 +305,16 @@ class Index(Reader):
         """
         from csp_index.evaluation.evaluate import evaluate
         from csp_index.evaluation.options import EvaluationOptions
-        from csp_index.evaluation.steps import Tools
+        from csp_index.evaluation.steps import tools_of
 
         source = catalog.encoder(self.store, encoder)
         layers = self.resolve(neurons)
         if len(layers) != 1:
             raise EvaluationError(f"{len(layers)} layers are named: an evaluation is of one layer")
-        texts, key = plain_candidates(self._text_space(source, templates, keep=True), vocabulary)
-        prompts = candidates.chosen_templates(self.store, templates)
-
-        def embed(judge: EncoderInfo, words: Sequence[str]) -> torch.Tensor:
-            return self._models.held_encoder(judge).embed_texts(list(words), template_texts(prompts))
-
-        context, loaded = self._context(progress), (self._models.held_network, self._models.held_encoder)
-        tools = Tools(texts, key, candidates.template_key(prompts), embed, *loaded, context.derive, context.depends)
-        return evaluate(
-            self.store,
-            Selection(source, *layers[0]),
-            options or EvaluationOptions(),
-            tools,
-            progress or shown_progress(),
-            recompute=recompute,
-            device=device_name(self.device),
-        )
+        selection, space = Selection(source, *layers[0]), self._text_space(source, templates, keep=True)
+        tools = tools_of(self._models, space, vocabulary, self._context(progress))
+        progress = progress or shown_progress()
+        return evaluate(self.store, selection, options or EvaluationOptions(), tools, progress, recompute=recompute)
 
     def report(self, evaluation: Evaluation, folder: str | Path, *, sanity: SanityReport | None = None) -> Path:
         """Write an evaluation as a folder of a page with pictures, JSON and CSV; return the page.

@@ -68,13 +68,12 @@ def evaluate(
     progress: Progress,
     *,
     recompute: bool = False,
-    device: str = "cpu",
 ) -> Evaluation:
     """Return how faithful the methods' labels of selected neurons are; stored values are read.
 
     Errors: EvaluationError, or NotFoundError for what the index does not hold, in one line, before anything is written.
     """
-    inputs = _read_inputs(store, selection, options, device)
+    inputs = _read_inputs(store, selection, options, tools.device)
     described = _describe(store, selection, options, inputs, tools)
     choices = {"": None} | {choice.text: choice for choice in options.methods}
     hashes = {
@@ -92,7 +91,7 @@ def evaluate(
             settings = {**described, "methods": [text for text in missing if text]}
             with record_run(store, "evaluate", settings, models, options.seed) as run:
                 keep_split(store, inputs.split)
-                prepared = _prepare(store, selection, options, inputs, tools, progress, device)
+                prepared = _prepare(store, selection, options, inputs, tools, progress)
                 for done, (text, choice) in enumerate(missing.items()):
                     progress(done, len(missing), "methods")
                     _store_values(store, selection, hashes[text], run.run_id, text, _values(prepared, inputs, choice))
@@ -247,7 +246,6 @@ def _prepare(
     inputs: EvaluationInputs,
     tools: Tools,
     progress: Progress,
-    device: str,
 ) -> PreparedEvaluation:
     judging = thinned(inputs.split.judging, options.most_judging, options.seed)
     pool = draw_pool(store, selection.target, selection.neurons, judging)
@@ -257,14 +255,14 @@ def _prepare(
     context = EvaluationContext(
         store, replace(selection, pool=pool), tools.candidates(), options, tools, value_table, progress
     )
-    chooser = Chooser(store, selection, context.candidates, device, _defaults(options), tools.derive)
+    chooser = Chooser(store, selection, context.candidates, tools.device, _defaults(options), tools.derive)
     fitting = thinned(inputs.split.choosing, FITTED, options.seed)
     return PreparedEvaluation(
         context,
         read_judging_images(store, inputs.judge, selection.target, selection.neurons, fitting, judging, options.alpha),
         chooser.on(inputs.split.choosing),
         others(chooser, inputs.split, options.resamples, progress),
-        gather_examples(store, context.selection, ExampleOptions(), context=ComputeContext(device)),
+        gather_examples(store, context.selection, ExampleOptions(), context=ComputeContext(tools.device)),
         steps.concepts_in(context, len(judging)),
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.functional import normalize
 
-from csp_index.contrast.context import Derive
+from csp_index.contrast.context import ComputeContext, Derive
 from csp_index.contrast.examples import Examples
 from csp_index.contrast.quality import ContrastQuality
 from csp_index.contrast.selection import Selection, pool_tiles
@@ -42,10 +42,12 @@ from csp_index.evaluation.metrics.structure import (
 from csp_index.evaluation.options import EvaluationOptions
 from csp_index.evaluation.split import thinned
 from csp_index.evaluation.value_table import ValueTable
-from csp_index.labelling.candidates import CandidateTexts
+from csp_index.labelling.candidates import Candidates, CandidateTexts, TextSpace, plain_candidates, template_key
 from csp_index.labelling.evidence import bags, even
 from csp_index.models.encoders import LoadedEncoder
+from csp_index.models.index_models import Models
 from csp_index.models.networks import LoadedNetwork
+from csp_index.models.prompt_templates import templates
 from csp_index.records import DerivedKind, ExampleOptions, Progress
 from csp_index.store import catalog, schema, streams
 from csp_index.store.catalog import EncoderInfo, LayerInfo
@@ -58,7 +60,7 @@ _RELATIVES = 12  # broader and narrower words per label, at most
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What the caller provides: candidate texts, a text encoder, and the models behind the index."""
+    """What the caller provides: candidate texts, a text encoder, the models behind the index, and their device."""
 
     candidates: Callable[[], CandidateTexts]
     candidates_key: str
@@ -68,6 +70,19 @@ class Tools:
     encoder: Callable[[EncoderInfo], LoadedEncoder]
     derive: Mapping[DerivedKind, Derive] = field(default_factory=dict)  # makes contrastive images
     depends: Callable[[ExampleOptions], Mapping[str, object]] | None = None  # what these depend on besides the options
+    device: str = "cpu"
+
+
+def tools_of(models: Models, space: TextSpace, vocabulary: Candidates | None, context: ComputeContext) -> Tools:
+    """Return the tools for the candidates of a vocabulary in an encoder's space, with the models behind the index."""
+    texts, key = plain_candidates(space, vocabulary)
+
+    def embed(judge: EncoderInfo, words: Sequence[str]) -> torch.Tensor:
+        return models.held_encoder(judge).embed_texts(list(words), templates(space.template_set))
+
+    sources = (models.held_network, models.held_encoder)
+    derived = (context.derive, context.depends)
+    return Tools(texts, key, template_key(space.template_set), embed, *sources, *derived, context.device)
 
 
 @dataclass(frozen=True, slots=True)
