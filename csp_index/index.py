@@ -162,12 +162,9 @@ class Index(Reader):
         """
         layers = (layer,) if isinstance(layer, str) else tuple(layer)
         axes = (axis,) if isinstance(axis, int) else tuple(axis)
-        if isinstance(network, str):
-            source = NetworkSource(network, layers, pool, weights, name, axes, allow_random, allow_missing)
-            studied = self._models.added_network(self.store, source)
-        else:
-            chosen = network.choosing(layers, pool, name, axis=axes, allow_random=allow_random)
-            studied = self._models.added_network(self.store, chosen)
+        spec, given = (network, None) if isinstance(network, str) else ("", network)
+        source = NetworkSource(spec, layers, pool, weights, name, axes, allow_random, allow_missing)
+        studied = self._models.added_network(self.store, source, given)
         self._datasets.read_first()
         return add_images(self.store, None, [], [studied], dtype=dtype, progress=progress or shown_progress())
 

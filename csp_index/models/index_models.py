@@ -121,10 +121,23 @@ class Models:
             self._variants[spec, prompted] = load_variants(spec, prompted=prompted, device=self.device)
         return self._variants[spec, prompted]
 
-    def added_network(self, store: Store, source: NetworkSource | objects.Network) -> LoadedNetwork:
-        """Return the same as `network`. Raises SettingError if an encoder of the index has the object's name."""
-        _check_kinds(store, [], [source])
-        return self.network(source)
+    def added_network(self, store: Store, source: NetworkSource, given: objects.Network | None = None) -> LoadedNetwork:
+        """Return the network of a source, or the caller's object `given` with the layers and options of the source.
+
+        Raises SettingError for options that an object cannot have, or if an encoder of the index has its name.
+        """
+        if not isinstance(given, objects.Network):
+            return self.network(source if given is None else given)
+        if source.weights is not None or source.allow_missing:
+            raise SettingError(
+                f"weights and allow_missing are for a network named by a spec, and {given!r} has its weights already: "
+                "leave them out"
+            )
+        chosen = given.choosing(
+            source.layers, source.pool, source.name, axis=source.axis, allow_random=source.allow_random
+        )
+        _check_kinds(store, [], [chosen])
+        return self.network(chosen)
 
     def network(self, source: NetworkSource | objects.Network) -> LoadedNetwork:
         """Return the network of a source, or of an object of the caller, which is remembered by its name."""

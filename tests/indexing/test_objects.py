@@ -169,6 +169,19 @@ def test_one_name_for_an_encoder_and_a_network_is_refused(tmp_path) -> None:
     assert index.add_layer(network, "3", name="other").layers == ("other/3",)
 
 
+@pytest.mark.parametrize("option", [{"weights": "IMAGENET1K_V2"}, {"allow_missing": True}])
+def test_options_of_named_networks_are_refused_for_objects(tmp_path, option) -> None:
+    index = open_index(tmp_path / "db")
+    index.add_images(Pictures(4), encoders=[Encoder(Colours(), TO_TENSOR, name="colours")])
+    with pytest.raises(SettingError, match=r"weights and allow_missing are for a network named by a spec"):
+        index.add_layer(Network(net(), preprocess=TO_TENSOR, name="mine"), "3", **option)
+    with pytest.raises(
+        SettingError, match=r"a Sequential is no network: give NetworkSource\(spec, layers\) or Network"
+    ):
+        index.add_layer(net(), "3")
+    assert index.sql("SELECT * FROM layers").rows() == []
+
+
 def test_another_network_under_a_name_in_use_is_refused(tmp_path) -> None:
     index = open_index(tmp_path / "db")
     two = [Network(net(seed), layer, preprocess=TO_TENSOR, name="mine") for seed, layer in ((0, "2"), (1, "3"))]
