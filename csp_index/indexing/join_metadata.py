@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from csp_index.indexing.commit import mark_rewritten_images
 from csp_index.regular_files import user_path
 from csp_index.store import catalog, schema
 from csp_index.store.history.digests import ShardDigest
-from csp_index.store.image_metadata import METADATA_COMMAND, parse_metadata
+from csp_index.store.image_metadata import METADATA_COMMAND, metadata_text, parse_metadata
 from csp_index.store.runs import record_run
 from csp_index.store.tables import Store
 
@@ -115,5 +114,5 @@ class _Rewrite:
             changed: dict[str, Any] = {name: value for name, value in before.items() if name not in self._table.columns}
             changed |= own
             split = {"split": None if own["split"] is None else str(own["split"])} if "split" in own else {}
-            rows.append({**row, **split, "metadata": json.dumps(changed, default=str)})
+            rows.append({**row, **split, "metadata": metadata_text(changed)})
         return pa.RecordBatch.from_pylist(rows, schema=self.schema)

@@ -6,7 +6,6 @@ which a pass runs, writes and marks (`indexer`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from csp_index.models.networks import LoadedNetwork
 from csp_index.records import LayerKey
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
+from csp_index.store.image_metadata import metadata_text
 from csp_index.store.tables import Store
 
 
@@ -108,7 +108,7 @@ def image_rows(mark: Shard, prepared: Sequence[Prepared]) -> pa.Table:
             "sha256": item.sha256,
         }
         row |= {"width": item.width, "height": item.height, "thumbnail": item.thumbnail}
-        row |= {"split": None if split is None else str(split), "metadata": json.dumps(item.ref.metadata, default=str)}
+        row |= {"split": None if split is None else str(split), "metadata": metadata_text(item.ref.metadata)}
         rows.append(row)
     return pa.Table.from_pylist(rows, schema=schema.table_schema(schema.IMAGES))
 

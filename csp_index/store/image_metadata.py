@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from csp_index.errors import NotFoundError, SourceError, one_line
 from csp_index.store import catalog, schema
@@ -25,6 +27,27 @@ def parse_metadata(text: str | None, image: int) -> dict[str, object]:
             f"the metadata of image {image} is not JSON ({one_line(exc)}): index the image again"
         ) from exc
     return record if isinstance(record, dict) else {}
+
+
+def metadata_text(record: Mapping[str, object]) -> str:
+    """Return the JSON text of an image's metadata: NaN is null, and what JSON does not have is text.
+
+    >>> metadata_text({"age": float("nan"), "size": float("inf"), "raw": [b"abc"], "n": 1})
+    '{"age": null, "size": "inf", "raw": ["3 bytes"], "n": 1}'
+    """
+    return json.dumps(_storable(record), default=str)
+
+
+def _storable(value: object) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _storable(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(part) for part in value]
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"{len(value):,} byte{'' if len(value) == 1 else 's'}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
 
 
 def check_columns(store: Store, columns: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from fakes import write_arrays
 
 from csp_index import open_index
 from csp_index.errors import NotFoundError, SourceError
-from csp_index.store.image_metadata import check_columns, parse_metadata
+from csp_index.store.image_metadata import check_columns, metadata_text, parse_metadata
 from csp_index.store.tables import Store
 
 
@@ -59,3 +60,9 @@ def test_images_are_read_until_every_column_was_seen(store: Store, monkeypatch: 
     monkeypatch.setattr(Store, "scan", scan)
     check_columns(store, ["color", "size"])
     assert [batch["image_id"].to_pylist() for batch in images] == [[2]]
+
+
+def test_what_json_does_not_have_is_stored_as_json() -> None:
+    text = metadata_text({"nan": float("nan"), "deep": {"x": [float("-inf")]}, "day": date(2020, 3, 1), "raw": b"\xff"})
+    strict = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert strict == {"nan": None, "deep": {"x": ["-inf"]}, "day": "2020-03-01", "raw": "1 byte"}
