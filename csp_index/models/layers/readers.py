@@ -8,6 +8,7 @@ such a layer only says which module to listen to and what to take.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
@@ -22,12 +23,12 @@ _PART = re.compile(r"(.+)\[([^\[\]]+)\]")
 Listener = Callable[[Tensor | None], None]
 
 
-class Reader(nn.Module):
+class Reader(nn.Module, ABC):
     """A layer that is read from another module."""
 
+    @abstractmethod
     def listen(self, listener: Listener) -> RemovableHandle:
-        """Call ``listener`` with the layer's tensor at each pass, until the handle is removed."""
-        raise NotImplementedError
+        """Call ``listener`` with the layer's tensor, or None, at each pass until the handle is removed."""
 
 
 class AttentionHead(Reader):
