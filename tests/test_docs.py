@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,9 @@ def test_files_that_the_map_of_the_code_names_exist(page: str) -> None:
     missing = [name for name in named if not any((place / name).exists() for place in places)]
     assert len(named) > 10
     assert not missing
+
+
+def test_the_layers_in_the_manual_are_those_of_the_contract() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = [layer for layer in contracts[0]["layers"] if layer != "__main__"]
+    assert "\n```\n" + "\n".join(layers) + "\n```\n" in PAGES["architecture.md"]
