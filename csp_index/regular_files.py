@@ -7,6 +7,7 @@ nothing about what the files contain.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import os
@@ -25,6 +26,8 @@ _KINDS = {
     stat.S_IFLNK: "a link",
 }
 _CHUNK = 2**20
+_PRINTED = bytes((*b"\t\n\v\f\r\x1a", *range(0x20, 0x100)))
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -89,6 +92,28 @@ def read_text(path: str | Path) -> str:
     Raises OSError as `check_file` does, with the setting max_text_bytes as the limit, and UnicodeDecodeError.
     """
     return io.TextIOWrapper(io.BytesIO(read_bytes(path, MAX_TEXT_BYTES)), "utf-8-sig").read()
+
+
+def decoded(data: bytes) -> tuple[str, str]:
+    """Return the text that bytes hold, and what had to be guessed: UTF-8, UTF-16 with its mark, or Windows-1252.
+
+    Raises ValueError, in one line, for what is no text.
+
+    >>> decoded(b"caf\\xe9")
+    ('café', 'it is not UTF-8 and was read as Windows-1252')
+    """
+    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
+    try:
+        return data.decode(encoding), ""
+    except UnicodeDecodeError:
+        if encoding != "utf-8" or b"\0" in data:
+            raise ValueError("it is not text, expected UTF-8") from None
+    if data.translate(None, _PRINTED) != b"":
+        raise ValueError("it is not text, expected UTF-8")
+    try:
+        return data.decode("cp1252"), "it is not UTF-8 and was read as Windows-1252"
+    except UnicodeDecodeError:
+        raise ValueError("it is neither UTF-8 nor Windows-1252: save it as UTF-8") from None
 
 
 def _check(status: os.stat_result, path: str | Path, limit: Count | None) -> None:

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import logging
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 
 from csp_index.errors import LabelError, one_line
+from csp_index.images.tables.text_tables import separator_of
 from csp_index.labelling.texts.label_files import read_label_file
-from csp_index.regular_files import check_file, read_text, user_path
+from csp_index.regular_files import check_file, decoded, read_bytes, read_text, user_path
 from csp_index.settings import MAX_TEXT_BYTES
 from csp_index.store import catalog, schema
 from csp_index.store.image_metadata import check_columns, parse_metadata
@@ -28,6 +31,7 @@ BUILT_IN = ("imagenet1k", "imagenet21k")
 
 _log = logging.getLogger(__name__)
 _METADATA = "metadata:"
+_LINES_TRIED = 100  # by which the separator of a table is recognized
 _FORMULA = re.compile(r"^'(?=[=+\-@\t\r])")  # the apostrophe that `csp-index sql --format csv` puts before formulas
 _TABLE = re.compile(r"(?P<file>.+?\.(?:parquet|csv|tsv))(?::(?P<column>.+))?", re.IGNORECASE | re.DOTALL)
 
@@ -158,13 +162,21 @@ def _from_table(file: Path, column: str | None) -> Vocabulary | None:
 
 def _csv_rows(file: Path, column: str | None) -> tuple[list[str], list[list[str]] | None]:
     """Return the columns of a CSV or TSV file, and the cells of one, row by row below the header."""
-    with open(file, newline="", encoding="utf-8-sig") as stream:
-        lines = csv.reader(stream, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+    text, note = decoded(read_bytes(file, MAX_TEXT_BYTES))
+    if note and column is not None:
+        _log.warning("%s: %s", file.name, note)
+    usual = "\t" if file.suffix.lower() == ".tsv" else ","
+    other = separator_of(list(islice(io.StringIO(text, newline=""), _LINES_TRIED))).strip(" ") or usual
+    names: list[str] = []
+    for separator in (usual, other):
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
         names = next(lines, [])
-        if column not in names:
-            return names, None
-        place = names.index(column)
-        return names, [[_FORMULA.sub("", cell) for cell in line[place : place + 1]] for line in lines]
+        if column in names:
+            place = names.index(column)
+            return names, [[_FORMULA.sub("", cell) for cell in line[place : place + 1]] for line in lines]
+        if len(names) > 1:
+            break
+    return names, None
 
 
 def _parquet_rows(file: Path, column: str | None) -> tuple[list[str], list[list[str]] | None]:

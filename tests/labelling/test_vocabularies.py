@@ -112,7 +112,7 @@ def test_tables_that_cannot_be_read(tmp_path):
     with pytest.raises(LabelError, match=r"v.parquet is not there"):
         load_vocabulary(f"{tmp_path}/v.parquet:t")
     (tmp_path / "v.parquet").write_bytes(b"no parquet")
-    (tmp_path / "w.csv").write_bytes(b"t\n\xff\xfe")
+    (tmp_path / "w.csv").write_bytes(b"t\n\xff\0")
     for name in ("v.parquet", "w.csv"):
         with pytest.raises(LabelError, match="cannot be read as a table") as error:
             load_vocabulary(f"{tmp_path}/{name}:t")

@@ -20,8 +20,8 @@ from typing import Any, BinaryIO, Final
 from csp_index.errors import SourceError, one_line
 from csp_index.images.tables.json_tables import read_json_table
 from csp_index.images.tables.table import MetadataFile, named_columns, table_of
-from csp_index.images.tables.text_tables import read_text, read_text_table
-from csp_index.regular_files import check_file, read_bytes
+from csp_index.images.tables.text_tables import read_text_table
+from csp_index.regular_files import check_file, decoded, read_bytes
 from csp_index.settings import MAX_TEXT_BYTES
 
 _COMPRESSED: Final[dict[str, Callable[[BinaryIO], Any]]] = {
@@ -56,7 +56,7 @@ def read_metadata_file(file: Path, *, header: bool = True) -> MetadataFile:
         if advice is not None:
             raise ValueError(advice)
         if kind in (".json", ".jsonl", ".ndjson", ".geojson"):
-            return read_json_table(read_text(data)[0])
+            return read_json_table(decoded(data)[0])
         return read_text_table(data, header=header)
     except SourceError:
         raise

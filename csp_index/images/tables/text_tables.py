@@ -15,6 +15,7 @@ from itertools import chain, islice
 from typing import Any, Final, Literal
 
 from csp_index.images.tables.table import MetadataFile, named_columns, table_of
+from csp_index.regular_files import decoded
 
 _SEPARATORS: Final = ",;\t|"
 _SPACES: Final = " "
@@ -22,22 +23,7 @@ _SHIFTED: Final = (_SPACES, "\t")  # tables in which the first line may lack the
 _ROWS_AT_ONCE: Final = 10_000
 _TRIED: Final = 50  # rows by which a file's form is recognized
 _END: Final = "\x04"  # a row of its own, unless a quote is open
-_MARKS: Final = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _SEPARATOR_LINE: Final = re.compile(r"\s*sep=(.)\s*", re.IGNORECASE)  # with which Excel begins a file
-
-
-def read_text(data: bytes) -> tuple[str, list[str]]:
-    """Return the text of a file: UTF-8, UTF-16 with its mark, or else Windows-1252, which is noted."""
-    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
-    try:
-        return data.decode(encoding), []
-    except UnicodeDecodeError:
-        if encoding != "utf-8" or b"\0" in data:
-            raise ValueError("it is not text, expected a table in UTF-8") from None
-    try:
-        return data.decode("cp1252"), ["it is not UTF-8 and was read as Windows-1252"]
-    except UnicodeDecodeError:
-        raise ValueError("it is neither UTF-8 nor Windows-1252: save it as UTF-8") from None
 
 
 def read_text_table(data: bytes, *, header: bool = True) -> MetadataFile:
@@ -45,8 +31,9 @@ def read_text_table(data: bytes, *, header: bool = True) -> MetadataFile:
 
     Lines above the table are left out: comments, a title, a count of rows. Raises ValueError that says what is wrong.
     """
-    text, notes = read_text(data)
+    text, note = decoded(data)
     form = _form(text)
+    notes = [note] if note else []
     notes += form.notes
     rows = _rows(text, form)
     first = next(rows, None)
@@ -81,7 +68,7 @@ def _form(text: str) -> _Form:
     start, separator = 0, ""
     if lines and (match := _SEPARATOR_LINE.fullmatch(lines[0])):
         start, separator = 1, match[1]
-    separator = separator or _separator(lines)
+    separator = separator or separator_of(lines)
     cells = _cells(lines[start:], separator)
     widths = [len(row) for row in (cells[-1:] if separator == _SPACES else cells[1:] or cells)]
     width = Counter(widths).most_common(1)[0][0] if cells else 0
@@ -104,8 +91,12 @@ def _is_above(cells: Sequence[str], line: str, width: int) -> bool:
     return title or (line.startswith("# ") and len(cells) != width)
 
 
-def _separator(lines: Sequence[str]) -> str:
-    """Return what parts most lines into equally many cells: a usual separator, or else spaces."""
+def separator_of(lines: Sequence[str]) -> str:
+    r"""Return what parts most lines into equally many cells: a usual separator, or else spaces.
+
+    >>> separator_of(["name;size (w,h)\n", "a.jpg;3\n"]), separator_of(["a.jpg 3\n", "b.jpg 4\n"])
+    (';', ' ')
+    """
     best, most = "", (0, 0)
     for separator in _SEPARATORS:
         widths = Counter(len(row) for row in _cells(lines, separator) if len(row) > 1)

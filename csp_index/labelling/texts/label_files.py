@@ -9,21 +9,31 @@ import ast
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from csp_index.errors import LabelError, one_line
-from csp_index.regular_files import read_text
+from csp_index.regular_files import decoded, read_bytes
+from csp_index.settings import MAX_TEXT_BYTES
 
 _LISTS: Final = ("id2label", "names", "classes", "categories", "labels", "concepts", "class_names")
 _NAMES: Final = ("name", "label", "text", "concept", "class", "class_name", "title")
+_HEADERS: Final = frozenset(f"{name}{end}" for name in _NAMES for end in ("", "s", "es", "_name", "_names"))
 _SYNSET: Final = re.compile(r"n\d{8}")
-_SYNSET_LINE: Final = re.compile(r"n\d{8}[\s,:]+(\S.*)")
-_NUMBERED_LINE: Final = re.compile(r"(\d+)\s*(?:[:.)]\s*|\s+)(\S.*)")
+_ID: Final = re.compile(r"n\d{8}|/[mg]/[0-9a-z_]+")  # of WordNet, of Open Images
+_ID_LINE: Final = re.compile(r"(?:n\d{8}|/[mg]/0[0-9a-z_]+)[\s,:]+(\S.*)")
+_NUMBERED_LINE: Final = re.compile(r"(\d+)\s*(?:[:.)=,;]\s*|\s+)(\S.*)")
+_KEYED_LINE: Final = re.compile(r"(\d+)(?:\s*[:=)]\s*|\t+)([^\d\s].*)")
+_NUMBER_LAST_LINE: Final = re.compile(r"(\S.*?)[\s,;:=]+(\d+)")
 _PLACES_LINE: Final = re.compile(r"/[a-z]/(\S+)\s+\d+")
+_ITEM_LINE: Final = re.compile(r"\s*[-*\u2022]\s+(\S.*)")
 _QUOTED_LINE: Final = re.compile(r"""\s*(["']).*\1\s*,?\s*""")
-_NO_LIST: Final = re.compile(r"\s*(?:<!doctype|<html|<\?xml|<svg|#!|import |from \S+ import |def |%PDF)", re.IGNORECASE)
+_CELL_LINE: Final = re.compile(r'"((?:[^"]|"")*)"')
+_PROGRAM_LINE: Final = re.compile(r"\s*(?:[\w.]+\s*=\s*[\[({].*|[\w.]*\s*[\[{(]|[\]})]+[,;]?)\s*")
+_NO_LIST: Final = re.compile(
+    r"\s*(?:<[!?/a-z]|#!|import |from \S+ import |def |%PDF|version https://git-lfs)", re.IGNORECASE
+)
 _DEEPEST: Final = 200  # brackets inside each other, before a parser reads them
 
 
@@ -36,8 +46,21 @@ class LabelFile:
 
 
 def read_label_file(path: Path) -> LabelFile:
-    """Return the labels of a text, JSON or YAML file. Raises LabelError, OSError or UnicodeDecodeError."""
-    text = read_text(path)
+    """Return the labels of a text, JSON or YAML file. Raises LabelError or OSError."""
+    try:
+        text, note = decoded(read_bytes(path, MAX_TEXT_BYTES))
+    except ValueError as exc:
+        raise LabelError(f"vocabulary {path} cannot be read as text: {one_line(exc)}") from exc
+    labels = _labels(text.replace("\r\n", "\n").replace("\r", "\n"), path)
+    texts = [text for row in labels.rows for text in row]
+    if len(texts) > 1 and all(_ID.fullmatch(text.strip()) for text in texts):
+        raise LabelError(
+            f"vocabulary {path} has ids such as {texts[0]!r}, which say nothing to an encoder: expected names"
+        )
+    return replace(labels, note="; ".join(filter(None, (labels.note, f"{path.name}: {note}" if note else ""))))
+
+
+def _labels(text: str, path: Path) -> LabelFile:
     kind = path.suffix.lower()
     if "\0" in text or _NO_LIST.match(text):
         raise LabelError(f"vocabulary {path} is no list of labels: expected one label per line, or a JSON list")
@@ -90,6 +113,9 @@ def _structured(value: Any, path: Path) -> LabelFile:
             return LabelFile(
                 tuple((item[1],) for item in items), f"{path.name}: the ids before the labels are left out"
             )
+        if all(isinstance(item, list | tuple) and all(isinstance(text, str) for text in item) for item in items):
+            rows = tuple((text,) for item in items for text in item)
+            return LabelFile(rows, f"{path.name}: the labels are the {len(rows)} texts of its {len(items)} lists")
     raise _refused(path, value)
 
 
@@ -139,30 +165,75 @@ def _objects(items: Sequence[Mapping[Any, Any]], path: Path) -> LabelFile:
 
 
 def _lines(text: str, path: Path) -> LabelFile:
-    """Return one label per line, without the numbers or ids that every line begins with, and without comments."""
-    lines = text.split("\n")
-    lines = lines[:-1] if lines[-1] == "" else lines
+    """Return one label per line, without what every line begins or ends with that is no label, and without comments."""
+    lines = text.rstrip().split("\n")
     notes = []
     comments = [line for line in lines if line.startswith("# ")]
     if comments and len(comments) < len(lines):
         notes.append(f"{len(comments)} comment lines (# ..) are left out")
         lines = [line for line in lines if not line.startswith("# ")]
-    if len(lines) > 2 and sum(_QUOTED_LINE.fullmatch(line) is not None for line in lines) > len(lines) / 2:
-        raise LabelError(
-            f"vocabulary {path} looks like part of a program, first line {lines[0][:60]!r}: save a JSON list"
-        )
-    for pattern, what in ((_SYNSET_LINE, "synset ids"), (_PLACES_LINE, "folders and numbers")):
-        if len(lines) > 1 and (texts := _all(pattern, lines)):
-            lines = [groups[0] for groups in texts]
-            notes.append(f"the {what} are left out")
-    numbered = _all(_NUMBERED_LINE, lines) if len(lines) > 1 else []
-    if numbered and [int(groups[0]) - int(numbered[0][0]) for groups in numbered] == [*range(len(lines))]:
-        lines = [groups[1] for groups in numbered]
-        notes.append("the numbers before the labels are left out")
-    if path.suffix.lower() in (".csv", ".tsv") and len(lines) > 1 and lines[0].strip().strip('"').lower() in _NAMES:
+    table = path.suffix.lower() in (".csv", ".tsv")
+    header = lines[0].strip().strip('"').lower().replace(" ", "_")
+    if table and len(lines) > 1 and header in _HEADERS:
         notes.append(f"the first line, {lines[0]!r}, is the name of the column")
         lines = lines[1:]
-    return LabelFile(tuple((line,) for line in lines), f"{path.name}: {'; '.join(notes)}" if notes else "")
+    cells = [_CELL_LINE.fullmatch(line.rstrip()) for line in lines]
+    if all(cells) or (table and any(cells)):
+        lines = [cell[1].replace('""', '"') if cell else line for cell, line in zip(cells, lines, strict=True)]
+        notes.append("the quotes around labels are left out")
+    _check_lines(lines, path)
+    if len(lines) > 2 and all(line.rstrip().endswith(",") for line in lines[:-1]):
+        lines = [line.rstrip().rstrip(",") for line in lines]
+        notes.append("the commas at the ends of lines are left out")
+    if len(lines) > 1:
+        lines = _without_ids(lines, notes)
+    elif "," in lines[0]:
+        notes.append("its only line is taken as one label")
+    return LabelFile(
+        tuple((line,) for line in lines), f"{path.name}: {'; '.join(dict.fromkeys(notes))}" if notes else ""
+    )
+
+
+def _check_lines(lines: Sequence[str], path: Path) -> None:
+    """Refuse lines of a program, of its data, or of a table."""
+    quoted = sum(_QUOTED_LINE.fullmatch(line) is not None for line in lines) > len(lines) / 2
+    part = next((line for line in lines if _PROGRAM_LINE.fullmatch(line)), lines[0] if quoted else None)
+    if part is not None:
+        raise LabelError(
+            f"vocabulary {path} looks like part of a program, with the line {part.strip()[:60]!r}: save a JSON list"
+        )
+    if len(lines) == 1 and lines[0].count(",") > 1:
+        raise LabelError(
+            f"vocabulary {path} is one line with several commas, {lines[0][:60]!r}: write one label per line"
+        )
+
+
+def _without_ids(lines: list[str], notes: list[str]) -> list[str]:
+    """Return lines without the ids or numbers that all of them begin or end with."""
+    if texts := _all(_ITEM_LINE, lines):
+        lines = [groups[0] for groups in texts]
+        notes.append("the dashes before the labels are left out")
+    for pattern, what in ((_ID_LINE, "ids"), (_PLACES_LINE, "folders and numbers")):
+        if texts := _all(pattern, lines):
+            lines = [groups[0] for groups in texts]
+            notes.append(f"the {what} before the labels are left out")
+    last = _all(_NUMBER_LAST_LINE, lines)
+    if last and _are_in_order(groups[1] for groups in last) and len({groups[0] for groups in last}) == len(lines):
+        lines = [groups[0] for groups in last]
+        notes.append("the numbers behind the labels are left out")
+    for pattern in (_NUMBERED_LINE, _KEYED_LINE, _NUMBERED_LINE):  # '1 001.Black_footed_Albatross' has two
+        numbered = _all(pattern, lines)
+        numbers = [groups[0] for groups in numbered]
+        if numbered and (_are_in_order(numbers) or (pattern is _KEYED_LINE and len(set(numbers)) == len(numbers))):
+            lines = [groups[1] for groups in numbered]
+            notes.append("the numbers before the labels are left out")
+    return lines
+
+
+def _are_in_order(numbers: Iterable[str]) -> bool:
+    """Return whether numbers count up by one."""
+    values = [int(number) for number in numbers]
+    return values == [*range(values[0], values[0] + len(values))]
 
 
 def _all(pattern: re.Pattern[str], lines: Iterable[str]) -> list[tuple[str, ...]]:
