@@ -12,7 +12,6 @@ from typing import Any
 # C0, DEL and C1; line and paragraph separators; what changes the direction of writing; halves of surrogate pairs.
 _HIDDEN = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _VALUE = re.compile(f"[{_HIDDEN}]")
-_LINES = re.compile(f"(?![\n\t])[{_HIDDEN}]")
 
 
 def printable(value: object) -> str:
@@ -22,11 +21,6 @@ def printable(value: object) -> str:
     red\x1b[2J\n
     """
     return _VALUE.sub(_spelled, str(value))
-
-
-def printable_lines(text: str) -> str:
-    """Return lines of output, whose line ends and tabs stay."""
-    return _LINES.sub(_spelled, text)
 
 
 def printable_json(value: Any) -> str:

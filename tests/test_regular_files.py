@@ -21,7 +21,7 @@ from csp_index.images.sources import open_source
 from csp_index.labelling.candidates import read_text_arrays
 from csp_index.labelling.vocabularies import load_vocabulary
 from csp_index.models.prompt_templates import templates
-from csp_index.models.weights import read_weights
+from csp_index.models.weights import read_file
 from csp_index.proposers.prompts import load_prompt
 from csp_index.records import LayerKey
 from csp_index.regular_files import check_file, open_file, read_bytes, read_text
@@ -93,8 +93,8 @@ READERS: dict[str, Callable[[Path], object]] = {
     "words.parquet": lambda path: load_vocabulary(f"{path}:text"),
     "templates.txt": lambda path: templates(str(path)),
     "prompt.txt": lambda path: load_prompt(str(path)),
-    "weights.pt": read_weights,
-    "weights.safetensors": read_weights,
+    "weights.pt": read_file,
+    "weights.safetensors": read_file,
     "truth.csv": lambda path: read_truth(path, LayerKey("m", "l"), 3),
     "nouns.csv": load_hierarchy,
     "token": read_token,

@@ -29,7 +29,6 @@ OBJECT = "object"
 _BATCH_SIZES = {"cuda": 256, "mps": 64}
 _CPU_BATCH_SIZE = 32
 _CONFIG_FILES = ("config.json", "open_clip_config.json", "model_index.json")
-_NESTED_UNDER = ("state_dict", "model_state_dict", "model")
 # What training scripts save beside the weights: arguments, paths, a best score. Plain values, which run nothing.
 _SCALAR = type(np.float64(0)).__reduce__(np.float64(0))[0]
 _PLAIN: list[Any] = [Namespace, PosixPath, np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
@@ -133,21 +132,6 @@ def load_plain(file: Path | IO[bytes]) -> object:
     """Return what a checkpoint of PyTorch holds: tensors, plain values, and what training scripts save beside them."""
     with torch.serialization.safe_globals(_PLAIN):
         return torch.load(file, map_location="cpu", weights_only=True)
-
-
-def read_weights(file: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of a .safetensors file or of a .pt, .pth, .bin or .ckpt checkpoint, by name.
-
-    A checkpoint may hold them under ``state_dict`` or ``model``; the prefix ``module.`` of parallel training is
-    removed. Raises ModelError for a file that holds no such table. For a network's weights see ``checkpoints.py``.
-    """
-    content = read_file(file)
-    for name in _NESTED_UNDER:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise ModelError(f"the weight file {file} holds no table of tensors: save the module's state_dict()")
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 
 def local_directory(name: str, error: type[CspIndexError]) -> Path | None:

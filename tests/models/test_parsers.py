@@ -18,7 +18,7 @@ from csp_index.errors import ModelError, SettingError
 from csp_index.models.pooling import choose_pool
 from csp_index.models.prompt_templates import TEMPLATE_SETS, as_stored, fill, from_index, templates
 from csp_index.models.sparse_autoencoders import SparseAutoencoder, SparseSource, settled, split_spec
-from csp_index.models.weights import lasting, local_directory, read_weights, resolve_device
+from csp_index.models.weights import lasting, local_directory, read_file, resolve_device
 from csp_index.models.zoo import default_name
 
 SPEC = like(
@@ -204,7 +204,7 @@ def test_any_file_is_weights_or_refused(folder: Path, data: bytes, suffix: str) 
     file.write_bytes(data)
     with refusing(ModelError), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about old formats
-        assert all(isinstance(tensor, torch.Tensor) for tensor in read_weights(file).values())
+        read_file(file)
 
 
 @QUICK

@@ -14,7 +14,7 @@ import torch
 from csp_index.errors import CspIndexError, ModelError
 from csp_index.models.encoders import load_encoder
 from csp_index.models.networks import load_network
-from csp_index.models.weights import read_weights
+from csp_index.models.weights import read_file
 
 CODE = """
 from pathlib import Path
@@ -146,7 +146,7 @@ def test_pickled_weights_of_a_directory_run_nothing(
 def test_a_weight_file_or_an_autoencoder_runs_nothing(name: str, ran: Path, tmp_path: Path) -> None:
     torch.save({"conv.weight": Bomb(ran)}, tmp_path / name)
     for read in (
-        lambda: read_weights(tmp_path / name),
+        lambda: read_file(tmp_path / name),
         lambda: load_network("python:fakes:network", layers=["conv"], weights=tmp_path / name),
         lambda: load_network(f"python:fakes:network+sae:conv={tmp_path / name}", layers=["conv.sae-weights"]),
     ):

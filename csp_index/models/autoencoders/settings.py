@@ -82,11 +82,6 @@ class Settings:
     has_bias: bool
     cap: float | None
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing says what kind of autoencoder this is."""
-        return self.kind is None and self.k is None and self.threshold is None
-
 
 def about_autoencoder(said: Mapping[str, Any]) -> bool:
     """Return whether a file of settings is about an autoencoder at all, and not about the network beside it."""
