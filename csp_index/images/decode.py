@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -207,39 +205,17 @@ def thumbnail(image: Image.Image, size: int = 128) -> bytes:
     return buffer.getvalue()
 
 
-def read_images(
-    uris: Iterable[str], *, max_pixels: int | None = None, threads: int = 0, reader: ContainerReader | None = None
-) -> Iterator[ImageRead | ImageFailure]:
-    """Yield each image, or its failure, in the order of ``uris``.
+def read_images(uris: Iterable[str]) -> Iterator[ImageRead | ImageFailure]:
+    """Yield each image, or its failure, in the order of ``uris``; one at a time is in memory.
 
-    Images are decoded in the calling thread, or in ``threads`` threads that work at most two images each ahead of the
-    consumer; either way memory does not grow with the number of URIs. Neighboring URIs of one container are read in
-    one pass: a parquet file group by group, the image column alone. A caller that reads a container in many short
-    runs passes a ``reader``, which remembers where the last call stopped, and closes it at the end.
+    Neighboring URIs of one container are read in one pass: a parquet file group by group, the image column alone.
     """
-    containers = ContainerReader() if reader is None else reader
+    containers = ContainerReader()
     try:
-        # Files are read where they are decoded (a slow disk then overlaps); a container has one cursor and is read in
-        # order.
-        jobs = ((uri, fetch(containers, uri), max_pixels) for uri in uris)
-        yield from (read_image(*job) for job in jobs) if threads <= 0 else _in_threads(jobs, threads)
+        for uri in uris:
+            yield read_image(uri, fetch(containers, uri))
     finally:
-        if reader is None:
-            containers.close()
-
-
-def _in_threads(jobs: Iterable[tuple[str, Payload, int | None]], threads: int) -> Iterator[ImageRead | ImageFailure]:
-    waiting: deque[Future[ImageRead | ImageFailure]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="csp-index-decode")
-    try:
-        for job in jobs:
-            waiting.append(pool.submit(read_image, *job))
-            if len(waiting) >= 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        containers.close()
 
 
 Payload = bytes | MemoryImage | SourceError | None
@@ -265,21 +241,21 @@ def fetch(reader: ContainerReader, uri: str) -> Payload:
         return SourceError(str(exc))  # without the frames that hold what was read
 
 
-def read_image(uri: str, payload: Payload, max_pixels: int | None = None) -> ImageRead | ImageFailure:
+def read_image(uri: str, payload: Payload) -> ImageRead | ImageFailure:
     """Return the image decoded from what `fetch` returned, or its failure; a plain file (None) is read here.
 
     The hash of a picture in memory covers its width and height, then its RGB pixels row by row.
     """
     try:
         if isinstance(payload, MemoryImage):
-            image = _checked_rgb(payload.image, MAX_PIXELS.value() if max_pixels is None else max_pixels)
+            image = _checked_rgb(payload.image, MAX_PIXELS.value())
             size = f"{image.width}x{image.height}\n".encode()
             return ImageRead(uri, hashlib.sha256(size + image.tobytes()).hexdigest(), image.width, image.height, image)
         if payload is None:
             payload = read_bytes(uri, MAX_IMAGE_BYTES)
         if isinstance(payload, SourceError):
             return ImageFailure(uri, one_line(payload))
-        image = decode(payload, max_pixels=max_pixels)
+        image = decode(payload)
     except (OSError, ValueError, MemoryError, SourceError) as exc:
         return ImageFailure(uri, one_line(exc))
     return ImageRead(uri, hashlib.sha256(payload).hexdigest(), image.width, image.height, image)

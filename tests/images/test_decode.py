@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -146,24 +145,6 @@ def test_read_images_keeps_the_order_and_tells_failures(tmp_path: Path) -> None:
     assert isinstance(first, ImageRead)
     assert (first.width, first.height, first.image.mode) == (6, 4, "RGB")
     assert first.sha256 == hashlib.sha256(png(0)).hexdigest()
-
-
-def test_read_images_reads_only_a_little_ahead_and_stops_when_left(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(png(1))
-    asked = 0
-
-    class Counted(list[str]):
-        def __iter__(self) -> Any:
-            nonlocal asked
-            for uri in super().__iter__():
-                asked += 1
-                yield uri
-
-    stream = read_images(Counted([f"{tmp_path}/a.png"] * 1000), threads=2)
-    next(stream)
-    stream.close()  # type: ignore[attr-defined]
-    assert asked <= 4
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("csp-index-decode")]
 
 
 def test_damaged_images_of_every_format_never_stop_the_stream(tmp_path: Path) -> None:
