@@ -76,9 +76,9 @@ class ClassFolders:
             if synset:
                 self._columns[folder] |= {"label": labels.get(synset, synset), "synset": synset}
         unnamed = len(present) - len(labels)
-        whence = "timm's list" if self.names_file is None else self.names_file.name
+        origin = "timm's list" if self.names_file is None else self.names_file.name
         problem = f", {unnamed:,} without a name there" if unnamed else ""
-        self._note(sorted(labels.values()) or present, f"named by {whence}{problem}")
+        self._note(sorted(labels.values()) or present, f"named by {origin}{problem}")
 
     def _note(self, labels: Sequence[str], more: str) -> None:
         shown = ", ".join(labels[:_NAMED]) + (", ..." if len(labels) > _NAMED else "")

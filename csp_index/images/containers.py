@@ -232,7 +232,7 @@ def _encoded(cell: Any, folder: str) -> bytes:
 
 
 def _file_below(folder: str, path: str) -> bytes:
-    """Return the content of a file that a cell names; a table must not fetch other files of who reads it."""
+    """Return the content of a file that a cell names; a table must not fetch other files of its reader."""
     place, root = os.path.realpath(os.path.join(folder, path)), os.path.realpath(folder)
     if os.path.commonpath([place, root]) != root:
         raise SourceError(f"the cell names {path}, which is not below the folder of its file: expected a path below it")

@@ -55,7 +55,7 @@ class ImageRef:
 
 
 class ImageSource(Protocol):
-    """A stable stream of images; ``name`` is the resolved path."""
+    """A stable stream of images; ``name`` is its resolved path, or ``dataset:NAME`` for an object of the caller."""
 
     name: str
 

@@ -59,7 +59,7 @@ def refuse_passed_over(source: ImageSource | None) -> None:
 
 
 class ContentCheck:
-    """Tells pictures from other files by their first bytes, where the ending of the name is none of a picture."""
+    """Separates pictures from other files by their first bytes, where the name does not end like one."""
 
     def __init__(self) -> None:
         """Start without having seen a file."""

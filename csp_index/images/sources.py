@@ -47,9 +47,14 @@ def open_source(
     ``image_column`` names the image column of a table, or the ending of the image members of tar shards (``jpg``).
     Raises SourceError if there is nothing to read.
     """
+    about_files = {"metadata": metadata, "metadata_key": metadata_key, "class_names": class_names}
+    named = [option for option, value in about_files.items() if value is not None]
     if not isinstance(location, str | Path):
-        if any(given is not None for given in (metadata, metadata_key, class_names, image_column)):
-            raise SourceError("metadata and image_column are for files: the items of a dataset bring their own columns")
+        if unfit := [*named, *([] if image_column is None else ["image_column"])]:
+            raise SourceError(
+                f"a {type(location).__name__} as a source takes no {' and no '.join(unfit)}: its items bring their own "
+                "columns"
+            )
         return open_dataset(location, name)
     if name is not None:
         raise SourceError(
@@ -61,15 +66,16 @@ def open_source(
             f"{path} does not exist: give a folder of images, a .parquet file, a .tar shard or a folder of these"
         )
     path = path.resolve()
-    about_files = {"metadata": metadata, "metadata_key": metadata_key, "class_names": class_names}
     source = _open_folder(path, image_column, about_files) if path.is_dir() else _open_file(path, image_column)
-    if any(given is not None for given in about_files.values()) and not isinstance(source, FolderSource):
+    if named and not isinstance(source, FolderSource):
         raise SourceError(
-            f"a metadata table joins image files by path, but {path} holds its images and their columns itself"
+            f"{path} holds its images and their columns itself, and takes no {' and no '.join(named)}: give a folder "
+            "of image files, or leave that out"
         )
     if image_column is not None and isinstance(source, FolderSource):
         raise SourceError(
-            f"image_column={image_column!r} was given, but {path} is a folder of image files and has no columns"
+            f"{path} is a folder of image files without columns, and takes no image_column={image_column!r}: leave it "
+            "out"
         )
     return source
 

@@ -41,7 +41,7 @@ class TarSource:
         self._endings = image_extensions()
         self._beside, self._inside = passed_over or PassedOver(), PassedOver()
         self._check = ContentCheck()
-        if not self.holds_images():
+        if not self._holds_images():
             requested = "image" if ending is None else f"member that ends in .{self._ending}"
             raise SourceError(f"{shards[0]}{_and_others(shards)} holds no {requested}")
 
@@ -50,7 +50,7 @@ class TarSource:
         """The files beside the shards and the members of them that are passed over; complete after one listing."""
         return PassedOver(self._beside + self._inside)
 
-    def holds_images(self) -> bool:
+    def _holds_images(self) -> bool:
         """Return whether any shard holds an image. Raises SourceError where none does and one is damaged."""
         damage: SourceError | None = None
         for shard in self._shards:
@@ -110,7 +110,8 @@ class TarSource:
 
 
 def _and_others(shards: list[Path]) -> str:
-    return f" (and {len(shards) - 1:,} other shards)" if len(shards) > 1 else ""
+    more = len(shards) - 1
+    return f" (and {more:,} other shard{'s' * (more > 1)})" if more else ""
 
 
 def _head(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -120,7 +121,7 @@ def _head(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 @dataclass(slots=True)
 class _Sample:
-    """Neighbouring members of one name: image members, their common metadata, and why other members are none."""
+    """Neighboring members of one name: image members, their common metadata, and why other members are none."""
 
     key: str = ""
     images: list[str] = field(default_factory=list)

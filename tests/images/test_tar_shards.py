@@ -60,8 +60,12 @@ def test_folder_of_shards_and_a_damaged_one(tmp_path: Path) -> None:
     (missing,) = read_images([f"{tmp_path}/0.tar#train/none.png"])
     assert isinstance(missing, ImageFailure)
     assert missing.reason == "the shard has no member 'train/none.png'"
-    with pytest.raises(SourceError, match="holds its images and their columns itself"):
+    with pytest.raises(SourceError, match="holds its images and their columns itself, and takes no metadata: give"):
         open_source(tmp_path, metadata=tmp_path / "any.csv")
+    with pytest.raises(SourceError, match="itself, and takes no class_names: give a folder"):
+        open_source(tmp_path, class_names=tmp_path / "any.txt")
+    with pytest.raises(SourceError, match="a list as a source takes no class_names and no image_column: its items"):
+        open_source([png(1)], class_names=tmp_path / "any.txt", image_column="jpg")
 
 
 def test_shard_written_by_webdataset_is_read(tmp_path: Path) -> None:
