@@ -76,7 +76,7 @@ def test_folder_without_images_says_so(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="neither a folder nor"):
         open_source(tmp_path / "a.txt")
     (tmp_path / "a.png").write_bytes(png(1))
-    with pytest.raises(SourceError, match="has no columns"):
+    with pytest.raises(SourceError, match="without columns, and takes no image_column"):
         open_source(tmp_path, image_column="image")
 
 
