@@ -171,7 +171,7 @@ def test_a_stopped_driver_leaves_no_process_behind_and_the_same_command_goes_on(
             driver.send_signal(stop)
             assert driver.wait(60) == (1 if stop == signal.SIGINT else -stop)
         # Ray's agents look only now and then whether their raylet is there: they may take minutes to end.
-        family = {pid: name for pid, name in family.items() if "Agent" not in name}
+        family = {pid: name for pid, name in family.items() if name and "Agent" not in name}
         assert any("raylet" in name for name in family.values())
         ended = time.monotonic() + 60
         while alive := [name for pid, name in family.items() if command_line(pid) == name]:
