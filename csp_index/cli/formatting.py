@@ -29,6 +29,8 @@ def say_neuron(view: NeuronView) -> None:
     """Print a neuron's label with its rivals, its statistics and its example pairs."""
     label, numbers = view.label, view.statistics
     say(f"{label.neuron}: {label.text or label.state}   ({label.method})")
+    if view.class_line:
+        say(f"  {view.class_line}")
     if label.note:
         say(f"  {label.note}")
     if label.doubt or label.confidence is not None:

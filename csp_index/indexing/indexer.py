@@ -48,9 +48,10 @@ from csp_index.indexing.unusable_images import UnusableImages, indexed_ref
 from csp_index.models.encoders import LoadedEncoder, TwoTowers
 from csp_index.models.networks import LoadedNetwork
 from csp_index.originals import ImageRoots, coming_from
-from csp_index.records import Progress
+from csp_index.records import LayerKey, Progress
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, LayerInfo, Shard
+from csp_index.store.class_names import store_class_names
 from csp_index.store.history.digests import shard_digest
 from csp_index.store.runs import Run, record_run
 from csp_index.store.statistics import NeuronStatistics
@@ -161,6 +162,8 @@ def add_images(
         with record_run(store, command, run_settings, models) as run:
             parts = parts_of(encoders, networks, infos)
             commit.register(store, infos, run)
+            for key, layer in ((LayerKey(n.name, one), n.layers[one]) for n in networks for one in n.layers):
+                store_class_names(store, key, layer.classes, run.run_id)
             state = PassState(store, run, progress or _silent)
             executor = engine.make(state, parts) if engine else LocalExecutor(state, workers)
             indexing = Pass(state, parts, executor)

@@ -24,11 +24,19 @@ _PAIRED = 16  # labels whose pairs are compared with activations and embeddings 
 _AT_ONCE = 16  # neurons whose activations are in memory at once
 _PICTURES = 64  # derived pictures that are decoded without `full`
 _CLOSE = 1e-3  # of stored cosines, and of activations as a share of the neuron's largest
-_OF_NEURONS = (schema.LABELS, schema.EXAMPLES, schema.ANSWERS, schema.CANDIDATES, schema.EVALUATIONS)
+_OF_NEURONS = (
+    schema.LABELS,
+    schema.EXAMPLES,
+    schema.ANSWERS,
+    schema.CANDIDATES,
+    schema.EVALUATIONS,
+    schema.CLASS_NAMES,
+)
 _UNIQUE = {
     schema.CANDIDATES: [*_KEY, "kind", "proposer", "rank"],
     schema.ANSWERS: ["settings_hash", *_NEURON, "kind"],
     schema.EVALUATIONS: [*_KEY, "kind", "method", "text", "metric"],
+    schema.CLASS_NAMES: [*_NEURON],
     schema.ENCODERS: ["encoder"],
     schema.LAYERS: ["model", "layer"],
     schema.FAILURES: ["uri"],

@@ -124,7 +124,7 @@ def layers_of(loaded: Loaded, device: torch.device, spec: str) -> list[LayerOutp
             continue
         pool = pool_at(shape, [axis], None, trial.reads_class_token(shape))
         count = neurons_of(shape, pool)
-        classes = loaded.class_names(layer, count)
+        classes = trial.class_names(layer, count)
         outputs.append(LayerOutput(layer, count, pool, shape, _kind(module), _understood(module), note, classes))
     return outputs
 
@@ -327,7 +327,9 @@ class LoadedNetwork:
                 )
             module = self._modules[layer]
             count = neurons_of(shape, pool)
-            outputs[layer] = LayerOutput(layer, count, pool, shape, _kind(module), _understood(module))
+            names = trial.class_names(layer, count)
+            kind, understood = _kind(module), _understood(module)
+            outputs[layer] = LayerOutput(layer, count, pool, shape, kind, understood, classes=names)
         return outputs
 
 

@@ -35,7 +35,7 @@ from csp_index.models.object_identity import (
     source_of,
     weights_of,
 )
-from csp_index.models.trunks import processed
+from csp_index.models.trunks import class_names_in, processed
 from csp_index.models.weights import OBJECT
 from csp_index.models.zoo import timm_transform
 
@@ -142,7 +142,8 @@ class Network:
         module, library = self.module, library_of(self.module)
         forward = partial(_forward, module, library.startswith("transformers"))
         loaded = loaded_module(module, self.preprocess, self._preprocessing, library, forward)
-        return replace(loaded, owned=False, traits=self._traits.read())
+        classes = class_names_in(getattr(module, "config", None))
+        return replace(loaded, owned=False, traits=self._traits.read(), classes=classes)
 
 
 def list_layers(

@@ -57,9 +57,8 @@ def load_transformers(name: str, wish: Wish) -> Loaded:
         library,
         lambda pixels: run(pixel_values=pixels),
     )
-    return loaded.extended(
-        inside=inside, trunk_weights=trunk_weights, missing=missing, classes=_class_names(config) if inside else {}
-    )
+    classes = {} if random else class_names_in(config)
+    return loaded.extended(inside=inside, trunk_weights=trunk_weights, missing=missing, classes=classes)
 
 
 def _made(kind: Any, config: Any, place: str, *, trained: bool) -> tuple[Any, tuple[str, ...]]:
@@ -86,8 +85,8 @@ def _all_inside(layers: tuple[str, ...], module: nn.Module) -> bool:
     return all(layer.partition(".head-")[0].partition(".sae-")[0].partition("[")[0] in names for layer in layers)
 
 
-def _class_names(config: Any) -> Mapping[int, str]:
-    """Return what a classifier's outputs are called, nothing where the names are only numbers."""
+def class_names_in(config: Any) -> Mapping[int, str]:
+    """Return what a classifier's outputs are called by its settings, nothing where the names are only numbers."""
     names = {int(number): str(name) for number, name in (getattr(config, "id2label", None) or {}).items()}
     return {} if all(name == f"LABEL_{number}" for number, name in names.items()) else names
 

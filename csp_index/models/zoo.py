@@ -6,7 +6,8 @@ imported with its first network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from csp_index.models.trunks import load_open_clip, load_transformers
 from csp_index.models.weights import OBJECT, local_directory, near_matches, objects_are_missing, stable_repr
 
 _RANDOM = "none"
+_OF_IMAGENET = re.compile(r"(^|_)in\d+k$")  # the end of a timm tag: what the weights were trained on last
 
 
 def load_module(
@@ -114,7 +116,9 @@ def _load_torchvision(name: str, wish: Wish) -> Loaded:
             model_name, weights=weights if wish.weights and weights_name != _RANDOM else None
         )
     transform = weights.transforms()
-    return loaded_module(module, transform, stable_repr(transform), f"torchvision {torchvision.__version__}")
+    loaded = loaded_module(module, transform, stable_repr(transform), f"torchvision {torchvision.__version__}")
+    named = weights_name != _RANDOM and (wish.weights or wish.names_only)
+    return replace(loaded, classes=dict(enumerate(weights.meta.get("categories", ()))) if named else {})
 
 
 def _load_timm(name: str, wish: Wish) -> Loaded:
@@ -137,7 +141,24 @@ def _load_timm(name: str, wish: Wish) -> Loaded:
     with seeded():
         module = timm.create_model(place, pretrained=not random and wish.weights)
     transform = timm_transform(module)
-    return loaded_module(module, transform, stable_repr(transform), f"timm {timm.__version__}")
+    loaded = loaded_module(module, transform, stable_repr(transform), f"timm {timm.__version__}")
+    named = not random and (wish.weights or wish.names_only)
+    return replace(loaded, classes=_timm_classes(module) if named else {})
+
+
+def _timm_classes(module: Any) -> Mapping[int, str]:
+    """Return what the outputs of a timm model are called: by its own settings, or as classes of ImageNet by its tag."""
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+
+    settings = getattr(module, "pretrained_cfg", None) or {}
+    own = settings.get("label_names")
+    if own:
+        described = settings.get("label_descriptions") or {}
+        return {number: str(described.get(name, name)) for number, name in enumerate(own)}
+    subset = infer_imagenet_subset(module)
+    if subset is None or not _OF_IMAGENET.search(str(settings.get("tag") or "")):
+        return {}
+    return dict(enumerate(ImageNetInfo(subset).label_descriptions()))
 
 
 def timm_transform(module: nn.Module) -> Any:

@@ -13,6 +13,7 @@ from csp_index.query.results import Labels, SqlResult
 from csp_index.records import ExamplePair, Label
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo
+from csp_index.store.class_names import class_names
 from csp_index.store.derived_images import derived_rows, describe_recipe, is_derived
 from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
@@ -28,20 +29,29 @@ class NeuronView:
     statistics: dict[str, Any]
     pairs: tuple[ExamplePair, ...]
     names: dict[int, str]
+    class_name: str | None = None  # of an output of a classifier, as it came with the weights
 
     @property
     def contrast(self) -> ContrastQuality:
         """How good the label's contrast is, as its pairs tell."""
         return quality_of_pairs(self.pairs)
 
+    @property
+    def class_line(self) -> str:
+        """What the weights call this output of a classifier, set apart from a label; empty for other neurons."""
+        return "" if self.class_name is None else f"the weights call this output {self.class_name!r}, which is no label"
+
     def as_json(self) -> dict[str, object]:
         """Return the object that `csp-index show --json` prints."""
         details = {"statistics": self.statistics, "pairs": [asdict(pair) for pair in self.pairs]}
-        return self.label.as_json() | details | {"contrast_quality": self.contrast.as_json(), "images": self.names}
+        rest = {"contrast_quality": self.contrast.as_json(), "images": self.names, "class_name": self.class_name}
+        return self.label.as_json() | details | rest
 
     def _repr_html_(self) -> str:
         label = self.label
-        remarks = "; ".join(part for part in (label.note, label.doubt, self.contrast.summary()) if part)
+        remarks = "; ".join(
+            part for part in (self.class_line, label.note, label.doubt, self.contrast.summary()) if part
+        )
         head = (
             f"<p><b>{html.escape(label.text or label.state)}</b> {html.escape(f'{label.neuron}, {label.method}')}</p>"
         )
@@ -70,7 +80,7 @@ def neuron_view(store: Store, target: LayerInfo, label: Label) -> NeuronView:
         names |= {image: describe_recipe(str(row["recipe"])) for image, row in derived.items()}
     made = store.read(schema.RUNS, ["settings"], f"run_id = {catalog.sql_text(label.run_id)}")["settings"].to_pylist()
     label = told_if_stale(label, made[0] if made else None, row["images"])
-    return NeuronView(label, statistics, pairs, names)
+    return NeuronView(label, statistics, pairs, names, class_names(store, target.key).get(label.neuron.neuron))
 
 
 def _partners(store: Store, target: LayerInfo, label: Label) -> tuple[ExamplePair, ...]:

@@ -12,6 +12,7 @@ from csp_index.store.tables import Store
 
 _OF_NEURONS = (
     schema.NEURONS,
+    schema.CLASS_NAMES,
     schema.LABELS,
     schema.EXAMPLES,
     schema.ANSWERS,

@@ -25,6 +25,7 @@ RUNS = "runs"
 ENCODERS = "encoders"
 LAYERS = "layers"
 NEURONS = "neurons"
+CLASS_NAMES = "class_names"
 VOCABULARIES = "vocabularies"
 EXAMPLES = "examples"
 LABELS = "labels"
@@ -115,6 +116,13 @@ _TABLES: dict[str, pa.Schema] = {
         ("quantiles", pa.list_(pa.float32())),  # at QUANTILES
         ("top_images", pa.list_(pa.int64())),  # highest activation first, ties by lower image id
         ("top_activations", pa.list_(pa.float32())),
+    ),
+    CLASS_NAMES: _schema(  # of the outputs of classifiers, as they came with the weights: no labels from evidence
+        ("model", pa.string()),
+        ("layer", pa.string()),
+        ("neuron", pa.int32()),
+        ("class_name", pa.string()),
+        ("run_id", pa.string()),
     ),
     VOCABULARIES: _schema(
         ("vocabulary", pa.string()),  # name and content hash

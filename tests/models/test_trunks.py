@@ -20,13 +20,7 @@ CLASSES = {0: "tench", 1: "goldfish", 2: "shark"}
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import transformers
-
-    folder = tiny_models.save_vit(tmp_path_factory.mktemp("vit"))  # for its processor
-    config = transformers.ViTConfig.from_pretrained(folder, num_labels=3, id2label=CLASSES)
-    torch.manual_seed(0)
-    transformers.ViTForImageClassification(config).save_pretrained(folder)
-    return folder
+    return tiny_models.save_classifier(tmp_path_factory.mktemp("vit"), CLASSES)
 
 
 def pictures() -> Tensor:
@@ -43,6 +37,9 @@ def test_the_head_of_a_classifier_is_a_layer_and_its_neurons_have_names(classifi
         assert torch.allclose(network.activations(pictures())["classifier"], whole(pictures()).logits, atol=1e-5)
     layers = {layer.name: layer for layer in list_layers(spec)}
     assert layers["classifier"].classes == ("tench", "goldfish", "shark")
+    assert network.layers["classifier"].classes == ("tench", "goldfish", "shark")
+    assert [name for name, layer in layers.items() if layer.classes] == ["classifier"]
+    assert not load_network(f"{spec}/none", layers=["classifier"], device="cpu").layers["classifier"].classes
     assert "layers.1" in layers and "vit.layers.1" not in layers
 
 

@@ -109,6 +109,16 @@ def letter_tokenizer() -> Any:
     return transformers.Siglip2Tokenizer(vocab=vocab, merges=[], padding_side="right", model_max_length=TEXT_LENGTH)
 
 
+def save_classifier(directory: Path, classes: dict[int, str]) -> Path:
+    """Write the same with a head for classes that have names."""
+    import transformers
+
+    config = transformers.ViTConfig.from_pretrained(save_vit(directory), num_labels=len(classes), id2label=classes)
+    torch.manual_seed(0)
+    transformers.ViTForImageClassification(config).save_pretrained(directory)
+    return directory
+
+
 def save_vit(directory: Path, *, seed: int = 0) -> Path:
     """Write a transformers ViT of two blocks with its image processor."""
     import transformers

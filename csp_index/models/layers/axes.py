@@ -40,7 +40,8 @@ _CHANNELS_FIRST = (  # kinds without weights that work on maps [B, C, H, W]
 class Trace:
     """What one pass through a network showed: the shapes with the batch, and which module read which tensor.
 
-    ``order`` has the names of all modules as they were entered, ``grid`` the patches that the image was cut into.
+    ``entered`` has the names of all modules as they were entered, ``grid`` the patches that the image was cut into,
+    ``result`` the first tensor that the network gave.
     """
 
     shapes: dict[str, Shape] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class Trace:
     entered: list[str] = field(default_factory=list)
     entered_before: dict[str, int] = field(default_factory=dict)  # by layer: modules entered before its output
     grid: Grid | None = None
+    result: Tensor | None = None
 
 
 @contextmanager

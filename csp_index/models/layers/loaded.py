@@ -37,7 +37,8 @@ class Loaded:
     ``owned`` is False for a module of the caller, which is left as it was; ``traits`` extend the identity that a named
     network has. ``missing`` names weights that the checkpoint lacks, and that are random. ``inside`` starts the names
     of the parts of a trunk inside the module, as a classifier of transformers has one: its layers have their names in
-    the trunk alone, and ``trunk_weights`` is the hash that identifies it. ``classes`` names a classifier's outputs.
+    the trunk alone, and ``trunk_weights`` is the hash that identifies it. ``classes`` has the names that came with
+    the weights for a classifier's outputs.
     """
 
     module: nn.Module
@@ -74,12 +75,6 @@ class Loaded:
         """Return the same network with other facts; names of missing weights become those of layers."""
         changed = replace(self, **changes)
         return replace(changed, missing=tuple(map(changed.layer_name, changed.missing)))
-
-    def class_names(self, layer: str, neurons: int) -> tuple[str, ...]:
-        """Return the names of a layer's neurons if they are the outputs of the classifier, else none."""
-        if len(self.classes) != neurons or self.is_inside(layer):
-            return ()
-        return tuple(self.classes.get(number, "") for number in range(neurons))
 
     def is_inside(self, layer: str) -> bool:
         """Whether a layer is a part of the trunk."""

@@ -13,7 +13,7 @@ from csp_index.models.layers.axes import Shape, Trace, axes_of, resized_shapes, 
 from csp_index.models.layers.hooks import running_loaded
 from csp_index.models.layers.loaded import Loaded
 from csp_index.models.layers.repeats import spare_random_numbers, trial_images
-from csp_index.models.pooling import prefix_in
+from csp_index.models.pooling import first_tensor, prefix_in
 
 _SHOWN = 3  # names in an error
 
@@ -73,6 +73,18 @@ class Trial:
                 names.append(name)
         return names
 
+    def class_names(self, layer: str, neurons: int) -> tuple[str, ...]:
+        """Return what a layer's neurons are called: those of a layer that gives what the whole classifier gives.
+
+        None are where the checkpoint lacks weights of the layer, so that its outputs stand for no class.
+        """
+        names, output, result = self.loaded.classes, self.trace.outputs.get(layer), self.trace.result
+        if len(names) != neurons or output is None or result is None or output.numel() != result.numel():
+            return ()
+        if not torch.equal(output.flatten(), result.flatten()) or self.lacking(layer):
+            return ()
+        return tuple(names.get(number, "") for number in range(neurons))
+
     def check_weights(self, layers: Sequence[str], network: str, *, allowed: bool) -> None:
         """Refuse layers that depend on weights which the checkpoint lacks, and which are therefore random."""
         for layer in layers:
@@ -93,7 +105,7 @@ def try_out(loaded: Loaded, modules: Mapping[str, nn.Module], device: torch.devi
         with spare_random_numbers(device):
             pixels = torch.stack([loaded.preprocess(image) for image in trial_images()])
             with running_loaded(loaded, device), traced(modules, trace):
-                loaded.forward(pixels.to(device))
+                trace.result = first_tensor(loaded.forward(pixels.to(device)))
     except ModelError:
         raise
     except Exception as exc:  # whatever the network's own code raises

@@ -39,6 +39,7 @@ from csp_index.service.layer_table import LayerTable, finite
 from csp_index.service.snapshot import Snapshot, without_folders
 from csp_index.store import catalog, schema
 from csp_index.store.activations import fetch_tiles
+from csp_index.store.class_names import class_names
 from csp_index.store.stored_json import read_object
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
         "rivals": [_score_row(score) for score in label.rivals] if label else [],
         "doubt": label.doubt if label else "",
         "note": label.note if label else "",
+        "class_name": class_names(snapshot.store, key.layer_key).get(key.neuron),
         "statistics": record.statistics,
         "pairs": [_pair_row(pair) for pair in record.pairs],
         "contrast_quality": cast(QualityRow, quality_of_pairs(record.pairs).as_json()),

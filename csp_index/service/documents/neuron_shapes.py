@@ -144,6 +144,7 @@ class ComparedNeuron(NeuronRow):
     rivals: list[ScoreRow]
     doubt: str
     note: str
+    class_name: Annotated[str | None, Field(description="Of a classifier's output, as it came with the weights.")]
     statistics: Statistics
     pairs: list[PairRow]
     contrast_quality: QualityRow
