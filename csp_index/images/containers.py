@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from csp_index.errors import SourceError, one_line
+from csp_index.images.formats import HEAD, text_instead
 from csp_index.regular_files import check_file, read_bytes
 from csp_index.settings import MAX_IMAGE_BYTES, Count
 
@@ -111,12 +112,14 @@ class BoundedTar(tarfile.TarFile):
 def _decompressed(path: str | Path) -> Any:
     """Open a file; what compressed it is known by its first bytes, whatever its name."""
     with open(path, "rb") as file:
-        head = file.read(6)
+        head = file.read(HEAD)
+    if instead := text_instead(head):
+        raise tarfile.ReadError(f"it is {instead}")
     if head.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(path)
     if head.startswith(b"BZh"):
         return bz2.BZ2File(path)
-    return lzma.LZMAFile(path) if head == b"\xfd7zXZ\0" else io.FileIO(path)
+    return lzma.LZMAFile(path) if head.startswith(b"\xfd7zXZ\0") else io.FileIO(path)
 
 
 class _BoundedFile(io.BufferedReader):

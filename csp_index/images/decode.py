@@ -22,15 +22,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from csp_index.errors import SourceError, one_line
 from csp_index.images.bare_files import without_metadata
 from csp_index.images.containers import ContainerReader, container_of
 from csp_index.images.dicom import dicom_picture
-from csp_index.images.formats import DICOM, HEAD, advice, decoded_formats, kind_of
+from csp_index.images.formats import DICOM, HEAD, advice, decoded_formats, kind_of, text_instead
 from csp_index.images.memory_images import MemoryImage, find_image
-from csp_index.images.pixels import check_shape, to_rgb, upright
+from csp_index.images.pixels import DEEP_MODES, check_shape, to_rgb, upright
 from csp_index.regular_files import read_bytes
 from csp_index.settings import MAX_IMAGE_BYTES, MAX_PIXELS
 
@@ -38,6 +38,7 @@ IN_MEMORY = "dataset:"
 """The start of the URI of an image that is in no file: an item of the caller's dataset."""
 
 _THUMBNAIL_QUALITY = 90
+_PHOTOMETRIC, _MIN_IS_WHITE = 262, 0  # of TIFF
 _STORED_FORMATS = ("JPEG", "PNG")  # of thumbnails and derived images
 
 
@@ -127,7 +128,7 @@ def decode(data: bytes, *, max_pixels: int | None = None) -> Image.Image:
         raise SourceError(f"the image has more pixels than the limit of {most:,}: {one_line(exc)}") from exc
     except Exception as exc:  # a damaged file can raise nearly anything from the many decoders
         bare = without_metadata(data)
-        reason = _reason(exc, kind)
+        reason = _reason(exc, kind, data[:HEAD])
     if bare is None:
         raise SourceError(reason)
     try:
@@ -181,19 +182,22 @@ def _opened(data: bytes, max_pixels: int, formats: Sequence[str]) -> Image.Image
     return Image.open(io.BytesIO(data), formats=tuple(formats))
 
 
-def _reason(exc: Exception, kind: str | None) -> str:
+def _reason(exc: Exception, kind: str | None, head: bytes) -> str:
     if not isinstance(exc, UnidentifiedImageError):
         return one_line(exc)
     if kind is None:
-        return "not an image that Pillow can read"
+        instead = text_instead(head)
+        return f"not an image but {instead}" if instead else "not an image that Pillow can read"
     return f"it begins like a file of {kind}, but cannot be read: {advice(kind) or 'damaged, or of an unusual kind'}"
 
 
 def _checked_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
     check_shape(*image.size, max_pixels)
+    inverted = image.mode in DEEP_MODES and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _MIN_IS_WHITE
     image.load()
     check_shape(*image.size, max_pixels)  # an icon may hold another picture than it says
-    return to_rgb(upright(image))
+    rgb = to_rgb(upright(image))
+    return ImageOps.invert(rgb) if inverted else rgb  # Pillow inverts up to eight bits by itself
 
 
 def thumbnail(image: Image.Image, size: int = 128) -> bytes:

@@ -17,7 +17,7 @@ from csp_index.errors import SourceError, one_line
 from csp_index.images.class_folders import ClassFolders
 from csp_index.images.decode import ImageRef
 from csp_index.images.formats import HEAD, image_extensions
-from csp_index.images.passed_over import ContentCheck, PassedOver
+from csp_index.images.passed_over import HIDDEN, ContentCheck, PassedOver
 from csp_index.images.sample_metadata import METADATA_ENDINGS, sample_metadata
 from csp_index.images.tables.join_table import PathTable
 from csp_index.regular_files import open_file, read_bytes, user_path
@@ -174,7 +174,7 @@ def _walk(folder: str, prefix: str, above: frozenset[str], passed_over: PassedOv
         if name.startswith("."):
             # '._a.jpg' is no picture: macOS keeps what it knows about a.jpg there.
             hidden = not name.startswith("._") and _ending(name) in image_extensions()
-            passed_over.update({"hidden (the name starts with a dot)": 1} if hidden else {})
+            passed_over.update({HIDDEN: 1} if hidden else {})
         elif name.endswith("/"):
             yield from _walk(os.path.join(folder, name[:-1]), prefix + name, above | {real}, passed_over)
         else:

@@ -19,6 +19,12 @@ DICOM, HEIF = "DICOM", "HEIF"
 ENDINGS = {DICOM: frozenset({".dcm", ".dicom"}), HEIF: frozenset({".heic", ".heif", ".hif"})}
 """The endings of the kinds that need an extra."""
 
+RAW_ENDINGS = frozenset(
+    {".3fr", ".arw", ".cr2", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".nef", ".nrw", ".orf", ".pef"}
+    | {".raw", ".rw2", ".sr2", ".srf", ".srw"}
+)
+"""The endings of what cameras record: as a picture, such a file has only the small preview that it begins with."""
+
 _AVIF = "AVIF"
 _EXTRAS = {DICOM: "dicom", HEIF: "heif", _AVIF: "heif"}  # the last brings a Pillow that reads AVIF
 
@@ -42,6 +48,14 @@ _SIGNS = (
     ("DDS", rb"DDS \x7c\x00\x00\x00"),
     ("PPM", rb"P[1-6]\s(?:#[^\n]*\n|\s)*\d+\s+\d+\s"),
 )
+_TEXTS = {
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself: run `git lfs pull` in its repository",
+    b"<!doctype html": "a web page, which was saved instead of the file",
+    b"<html": "a web page, which was saved instead of the file",
+    b"<?xml": "XML, such as the error of a server or a drawing in SVG",
+    b"<svg": "a drawing in SVG: convert it to PNG",
+    b"{": "JSON, such as the error of a server",
+}
 _PATTERNS = tuple((kind, re.compile(pattern, re.DOTALL)) for kind, pattern in _SIGNS)
 
 
@@ -74,6 +88,16 @@ def image_extensions() -> frozenset[str]:
     formats = decoded_formats()
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in formats}
     return frozenset(endings | (ENDINGS[DICOM] if has_extra(DICOM) else set()))
+
+
+def text_instead(head: bytes) -> str:
+    """Return what a file is that should be a picture or a container and begins like text; "" if it is no such text.
+
+    >>> text_instead(b"version https://git-lfs.github.com/spec/v1")
+    'a pointer of Git LFS, not the file itself: run `git lfs pull` in its repository'
+    """
+    start = head.lstrip().lower()
+    return next((what for sign, what in _TEXTS.items() if start.startswith(sign)), "")
 
 
 def known_endings() -> frozenset[str]:

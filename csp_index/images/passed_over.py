@@ -9,10 +9,11 @@ from typing import Protocol, runtime_checkable
 
 from csp_index.errors import SourceError
 from csp_index.images.decode import ImageSource, uris_of
-from csp_index.images.formats import advice, kind_of
+from csp_index.images.formats import RAW_ENDINGS, advice, kind_of
 
 _TRIED = 1_000  # files of one ending that are opened; if none of them is a picture, no other is opened
-_PACKED = frozenset({".zip", ".7z", ".rar"})
+_PACKED = frozenset({".zip", ".7z", ".rar", ".zst"})
+HIDDEN = "hidden (the name starts with a dot)"
 _NAMED = 6  # reasons
 
 
@@ -80,5 +81,7 @@ class ContentCheck:
             return "unreadable"
         if kind is None:
             return name
+        if kind == "TIFF" and ending in RAW_ENDINGS:
+            return f"{name} (camera raw: convert it)"
         self._pictures.add(ending)
         return f"{name} ({advice(kind)})" if advice(kind) else None

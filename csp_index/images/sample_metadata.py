@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 
 from csp_index.errors import SourceError
+from csp_index.regular_files import decoded
 
 METADATA_ENDINGS = frozenset({"json", "cls", "txt"})
 _DEEPEST = 64  # lists and objects inside each other that metadata may have
@@ -16,7 +17,10 @@ _DEEPEST = 64  # lists and objects inside each other that metadata may have
 
 def sample_metadata(ending: str, data: bytes) -> Mapping[str, object]:
     """Return the metadata in a member or file. Raises SourceError for what could not be stored with an image."""
-    text = data.decode("utf-8", "replace").strip()
+    try:
+        text = decoded(data)[0].strip()
+    except ValueError:  # no text: what can be read of it is shown
+        text = data.decode("utf-8", "replace").strip()
     if ending == "txt":
         return {"txt": text}
     if ending == "cls":

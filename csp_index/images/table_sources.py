@@ -21,9 +21,9 @@ from csp_index.images.containers import (
     rows_at_once,
 )
 from csp_index.images.decode import ImageRef
-from csp_index.images.formats import HEAD, kind_of
+from csp_index.images.formats import HEAD, kind_of, text_instead
 from csp_index.images.passed_over import PassedOver
-from csp_index.regular_files import check_file
+from csp_index.regular_files import check_file, open_file
 from csp_index.settings import MAX_METADATA_BYTES
 
 _ROWS_AT_ONCE = 1024
@@ -108,11 +108,20 @@ def _check_image_column(file: Path, image_column: str | None) -> None:
         check_file(file)
         schema = pq.read_schema(file)
     except Exception as exc:  # pyarrow raises several kinds, OSError among them
-        raise _UnreadableError(f"{file} cannot be read as parquet: {one_line(exc)}") from exc
+        raise _UnreadableError(f"{file} cannot be read as parquet: {_why(file, exc)}") from exc
     try:
         pick_image_column(schema, image_column)
     except SourceError as exc:
         raise SourceError(f"{file}: {exc}") from exc
+
+
+def _why(file: Path, exc: Exception) -> str:
+    try:
+        with open_file(file) as stream:
+            instead = text_instead(stream.read(HEAD))
+    except OSError:
+        instead = ""
+    return f"it is {instead}" if instead else one_line(exc)
 
 
 def _too_large(batch: Any) -> dict[int, dict[str, str]]:

@@ -354,3 +354,31 @@ def test_a_folder_is_walked_once_to_join_a_table_and_its_images_are_named_withou
         set(samples(3)) - {f"{n:09}.jpg" for n in range(3)}
     )
     assert [ref.metadata.get("label") for ref in refs] == [None, "one", None, "five"]
+
+
+def test_what_cameras_record_is_no_picture(tmp_path: Path) -> None:
+    """Pillow would open the small preview that such a file begins with."""
+    (tmp_path / "a.jpg").write_bytes(encoded(plain(), "JPEG"))
+    for name in ("a.NEF", "b.dng", "c.jpg_large"):
+        (tmp_path / name).write_bytes(encoded(plain(), "TIFF"))
+    assert names(tmp_path) == ["a.jpg", "c.jpg_large"]
+    assert passed(tmp_path) == {".nef (camera raw: convert it)": 1, ".dng (camera raw: convert it)": 1}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_captions_in_other_encodings(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    (tmp_path / "a.txt").write_bytes("a café".encode(encoding))
+    (tmp_path / "a.json").write_bytes('{"place": "Köln"}'.encode(encoding))
+    assert [ref.metadata for ref in listed(open_source(tmp_path))] == [{"txt": "a café", "place": "Köln"}]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.tar", "a.parquet"])
+def test_a_pointer_of_git_lfs_says_what_to_do(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n")
+    if name == "a.jpg":
+        (failure,) = read_images([ref.uri for ref in listed(open_source(tmp_path))])
+        assert isinstance(failure, ImageFailure) and "git lfs pull" in failure.reason
+    else:
+        with pytest.raises(SourceError, match="git lfs pull"):
+            open_source(tmp_path)

@@ -16,6 +16,7 @@ from csp_index import open_index
 from csp_index.errors import SourceError
 from csp_index.images.decode import ImageFailure, ImageRef, read_images
 from csp_index.images.loader import decoded
+from csp_index.images.passed_over import passed_over_by
 from csp_index.images.sources import open_source
 
 
@@ -225,3 +226,35 @@ def test_an_index_records_what_a_shard_lost(tmp_path: Path) -> None:
     (row,) = index.sql("SELECT uri, reason FROM failures").to_arrow().to_pylist()
     assert row["uri"].endswith("a.tar#a.cls")
     assert row["reason"].startswith("the class number has 5,000 digits")
+
+
+def test_names_with_more_dots_have_their_own_metadata(tmp_path: Path) -> None:
+    """Two pictures of one sample must not share what was written about one of them."""
+    members = {"img.1.jpg": png(1), "img.1.json": b'{"n": 1}', "img.2.jpg": png(2), "img.2.jpg.json": b'{"n": 2}'}
+    members |= {"img.txt": b"both", "x.jpg": png(3), "x.jpg.json": b'{"n": 3}'}
+    refs = listed(open_source(tar_of(tmp_path / "a.tar", members)))
+    assert [ref.metadata for ref in refs] == [{"txt": "both", "n": 1}, {"txt": "both", "n": 2}, {"n": 3}]
+
+
+def test_metadata_apart_from_its_image_is_counted(tmp_path: Path) -> None:
+    members = {"1.jpg": png(1), "2.jpg": png(2), "1.json": b'{"n": 1}', "2.json": b'{"n": 2}', "2.note.txt": b"x"}
+    source = open_source(tar_of(tmp_path / "a.tar", members))
+    assert [ref.metadata for ref in listed(source)] == [{}, {}]
+    assert passed_over_by(source) == {
+        ".json without an image next to it": 2,
+        ".txt without an image next to it": 1,
+    }
+
+
+def test_hidden_members_and_links_are_no_images(tmp_path: Path) -> None:
+    """Tar files made on macOS hold '._a.jpg' beside every a.jpg."""
+    hidden = {"./._1.jpg": b"\0\5\x16\7", "__MACOSX/._1.jpg": b"\0\5\x16\7", ".cache/2.jpg": png(2), "./1.jpg": png(1)}
+    path = tar_of(tmp_path / "a.tar", hidden)
+    with tarfile.open(path, "a") as tar:
+        for name, kind in (("hard.jpg", tarfile.LNKTYPE), ("soft.jpg", tarfile.SYMTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "./1.jpg"
+            tar.addfile(info)
+    source = open_source(path)
+    assert [ref.uri for ref in listed(source)] == [f"{path.resolve()}#./1.jpg"]
+    assert passed_over_by(source) == {"hidden (the name starts with a dot)": 1, "links": 2}
