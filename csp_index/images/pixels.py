@@ -15,7 +15,9 @@ from csp_index.errors import SourceError
 from csp_index.images.bare_files import ORIENTATION, turn_of
 from csp_index.settings import MAX_PIXELS, MAX_SIDE_RATIO
 
-_DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
+DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
+"""Pillow's modes of gray values with more than eight bits."""
+
 _BAND = 2**20  # pixels that are converted at a time
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,7 +59,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return RGB: transparency is blended onto white, values of more than eight bits are scaled (`gray_scale`)."""
-    if image.mode in _DEEP_MODES:
+    if image.mode in DEEP_MODES:
         return _deep_to_rgb(image)
     if image.has_transparency_data:
         return _in_bands(image, _on_white)

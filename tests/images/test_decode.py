@@ -162,3 +162,24 @@ def test_damaged_images_of_every_format_never_stop_the_stream(tmp_path: Path) ->
     results = list(read_images(uris))
     assert [result.uri for result in results] == uris
     assert all("\n" not in result.reason and result.reason for result in results if isinstance(result, ImageFailure))
+
+
+def test_gray_tiff_of_16_bits_in_which_white_is_the_least_value() -> None:
+    """Pillow inverts such values of up to eight bits, and leaves those of more as they are."""
+    values = np.array([[0, 65535]], dtype=np.uint16)
+    image = decode(encoded(Image.fromarray(values), "TIFF", tiffinfo={262: 0}))
+    assert [image.getpixel((x, 0)) for x in (0, 1)] == [WHITE, (0, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html>404</html>", "a web page"),
+        (b'{"error": "not found"}', "JSON"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+    ],
+)
+def test_text_instead_of_an_image_is_named(data: bytes, reason: str) -> None:
+    with pytest.raises(SourceError, match=f"not an image but .*{reason}"):
+        decode(data)
