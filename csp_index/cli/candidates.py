@@ -61,8 +61,8 @@ def candidates(db: str, layer: str, neurons: str, trust: bool, as_json: bool, **
     from csp_index.index import open_index
     from csp_index.store.addresses import parse_neurons
 
-    given_kinds = {kind: options.pop(kind) for kind in ("vlm", "captioner", "neighbours")}
-    requested = [(kind, value) for kind, value in given_kinds.items() if value]
+    models = {kind: options.pop(kind) for kind in ("vlm", "captioner", "neighbours")}
+    requested = [(kind, value) for kind, value in models.items() if value]
     if not requested:
         raise click.UsageError("no source of candidates: give --vlm, --captioner or --neighbours")
     index = open_index(db, device=options.pop("device"), trust=trust, image_roots=options.pop("image_roots"))

@@ -9,7 +9,7 @@ import click
 
 from csp_index.cli.formatting import megabytes
 from csp_index.cli.network_options import chosen_models, network_options
-from csp_index.cli.options import FILE, images_option, json_option, trust_option, whole
+from csp_index.cli.options import SOURCE_OPTIONS, images_option, json_option, source_options, trust_option, whole
 from csp_index.cli.output import say, say_json
 from csp_index.images.passed_over import PassedOver
 
@@ -24,10 +24,7 @@ _SHOWN = 12  # kinds of files, or columns of metadata
 @click.command()
 @click.argument("place", metavar="DB_OR_SOURCE")
 @network_options
-@click.option("--metadata", type=FILE, help="Table about the images, as `csp-index index` takes it.")
-@click.option("--metadata-key", metavar="COLUMN", help="Column of the table that names the images (the one that fits).")
-@click.option("--class-names", type=FILE, help="Names for folders that are classes: lines of both, or JSON.")
-@click.option("--image-column", help="Image column of a parquet file, if it is not detected.")
+@source_options
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="How activations are stored (float32).")
 @click.option("--sample", type=whole("sample"), default=8, show_default=True, help="How many images are tried.")
 @click.option("--device", help="Where models run: auto, cpu, cuda, mps.")
@@ -55,7 +52,7 @@ def doctor(place: str, as_json: bool, device: str | None, trust: bool, **options
     from csp_index.store.connect import is_index
 
     models = Models(settings.DEVICE.value(device), None, trust=trust)
-    source = {name: options[name] for name in ("metadata", "metadata_key", "class_names", "image_column")}
+    source = {name: options[name] for name in SOURCE_OPTIONS}
     shared = {"dtype": options["dtype"], "sample": options["sample"]}
     if is_index(place):
         wrong = [name.replace("_", "-") for name, value in source.items() if value is not None]

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from csp_index.cli.options import FILE, give_spec, images_option, json_option, trust_option, whole
+from csp_index.cli.options import FILE, candidate_texts, give_spec, images_option, json_option, trust_option, whole
 from csp_index.cli.output import progress, say, say_json
 from csp_index.evaluation.metrics.table import HEADLINES
 from csp_index.printable import printable
@@ -110,18 +110,10 @@ def _as_json(sanity: SanityReport | None, evaluation: Evaluation | None, rows: l
 def _evaluate(db: str, options: dict[str, Any]) -> Evaluation:
     from csp_index.evaluation.options import EvaluationOptions, parse_methods
     from csp_index.index import open_index
-    from csp_index.labelling.candidates import read_text_arrays
     from csp_index.store.addresses import parse_neurons
 
     settings = dict(options)
-    arrays, texts = settings.pop("text_embeddings"), settings.pop("texts")
-    if (arrays is None) != (texts is None):
-        raise click.UsageError("--text-embeddings and --texts go together: give both or none")
-    vocabulary = settings.pop("vocabulary")
-    if arrays is not None:
-        if vocabulary is not None:
-            raise click.UsageError("--vocabulary and --text-embeddings both name the candidates: give one of them")
-        vocabulary = read_text_arrays(arrays, texts)
+    vocabulary = candidate_texts(settings)
     opening = {name: settings.pop(name) for name in _OPENING}
     names = ("layer", "neurons", "templates", "encoder", "recompute")
     call = {name: settings.pop(name) for name in names}

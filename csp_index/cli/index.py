@@ -8,7 +8,16 @@ from typing import Any
 import click
 
 from csp_index.cli.network_options import chosen_models, network_options
-from csp_index.cli.options import FILE, database, images_option, json_option, trust_option, whole
+from csp_index.cli.options import (
+    FILE,
+    SOURCE_OPTIONS,
+    database,
+    images_option,
+    json_option,
+    source_options,
+    trust_option,
+    whole,
+)
 from csp_index.cli.output import progress, say, say_json, say_summary
 
 _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.")
@@ -18,12 +27,7 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
 @database
 @click.argument("source", required=False)
 @network_options
-@click.option(
-    "--metadata", type=FILE, help="Table about the images: CSV, JSON, parquet, Excel; joined by path or name."
-)
-@click.option("--metadata-key", metavar="COLUMN", help="Column of the table that names the images (the one that fits).")
-@click.option("--class-names", type=FILE, help="Names for folders that are classes: lines of both, or JSON.")
-@click.option("--image-column", help="Image column of a parquet file, if it is not detected.")
+@source_options
 @click.option("--strict", is_flag=True, help="Refuse a source of which a file would be passed over.")
 @click.option("--shard-size", type=whole("shard-size"), help="Images per shard (2048); a kill loses two at most.")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="How activations are stored (float32).")
@@ -53,10 +57,7 @@ def index(db: str, source: str | None, as_json: bool, device: str | None, trust:
             source,
             encoders=encoders,
             networks=networks,
-            metadata=options["metadata"],
-            metadata_key=options["metadata_key"],
-            class_names=options["class_names"],
-            image_column=options["image_column"],
+            **{name: options[name] for name in SOURCE_OPTIONS},
             strict=options["strict"],
             shard_size=options["shard_size"],
             dtype=options["dtype"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.errors import SettingError
 from csp_index.models.trust import give
 from csp_index.records import BOUNDS, ExampleOptions
+
+if TYPE_CHECKING:
+    from csp_index.labelling.candidates import CandidateTexts
 
 FILE = click.Path(readable=False)  # the code that reads it reports what is wrong
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
@@ -34,6 +37,39 @@ images_option = click.option(
     metavar="DIR",
     help="Open original images below DIR, though their addresses come from the index; repeatable.",
 )
+
+_SOURCE = (
+    click.option(
+        "--metadata", type=FILE, help="Table about the images: CSV, JSON, parquet, Excel; joined by path or name."
+    ),
+    click.option(
+        "--metadata-key", metavar="COLUMN", help="Column of the table that names the images (the one that fits)."
+    ),
+    click.option("--class-names", type=FILE, help="Names for folders that are classes: lines of both, or JSON."),
+    click.option("--image-column", help="Image column of a parquet file, if it is not detected."),
+)
+SOURCE_OPTIONS = ("metadata", "metadata_key", "class_names", "image_column")
+
+
+def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command say what belongs to a source of images: the options SOURCE_OPTIONS."""
+    for option in reversed(_SOURCE):
+        command = option(command)
+    return command
+
+
+def candidate_texts(options: dict[str, Any]) -> CandidateTexts | str | None:
+    """Take --vocabulary, --text-embeddings and --texts out of the options; return the candidates that they name."""
+    vocabulary, arrays, texts = (options.pop(name) for name in ("vocabulary", "text_embeddings", "texts"))
+    if (arrays is None) != (texts is None):
+        raise click.UsageError("--text-embeddings and --texts go together: give both or none")
+    if arrays is None:
+        return str(vocabulary) if vocabulary is not None else None
+    if vocabulary is not None:
+        raise click.UsageError("--vocabulary and --text-embeddings both name the candidates: give one of them")
+    from csp_index.labelling.candidates import read_text_arrays  # loads torch
+
+    return read_text_arrays(arrays, texts)
 
 
 def give_spec(context: click.Context, parameter: click.Parameter, spec: str | None) -> str | None:

@@ -10,6 +10,7 @@ import click
 
 from csp_index.cli.options import (
     FILE,
+    candidate_texts,
     contrast_options,
     database,
     give_spec,
@@ -123,18 +124,11 @@ def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> N
     csp-index label birds.db --layer resnet50/layer4 --candidates vlm --check
     """
     from csp_index.index import open_index
-    from csp_index.labelling.candidates import read_text_arrays
     from csp_index.store.addresses import parse_neurons
 
     opening = {name: options.pop(name) for name in ("device", "trust", "image_roots", "version")}
-    arrays, texts = options.pop("text_embeddings"), options.pop("texts")
     options["explain"] = partial(say, err=True) if options["explain"] else None
-    if (arrays is None) != (texts is None):
-        raise click.UsageError("--text-embeddings and --texts go together: give both or none")
-    if arrays is not None:
-        if options["vocabulary"] is not None:
-            raise click.UsageError("--vocabulary and --text-embeddings both name the candidates: give one of them")
-        options["vocabulary"] = read_text_arrays(arrays, texts)
+    options["vocabulary"] = candidate_texts(options)
     index, addresses = open_index(db, **opening), parse_neurons(layer, neurons)
     if options.pop("check"):
         say_checks(index.check_candidates(addresses, **_checking(options)), as_json)
