@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from csp_index.query.results import Labels, SqlResult
     from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, LayerKey, NeuronKey, ScoringOptions
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "AddressError",
     "Answer",

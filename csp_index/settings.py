@@ -121,6 +121,13 @@ class CountOrAuto(Setting):
 
 SHARD_SIZE = Count("shard_size", 2048, "Images per shard. A shard is one commit per table; a crash loses at most two.")
 ACTIVATION_DTYPE = Text("activation_dtype", "float32", "How activations are stored.", ("float32", "float16"))
+ACTIVATION_STORAGE = Text(
+    "activation_storage",
+    "auto",
+    "How a new layer is stored: dense, sparse (zeros are left out), or auto (sparse: latents of sparse autoencoders, "
+    "and arrays with at most one value in five that is not 0).",
+    ("auto", "dense", "sparse"),
+)
 THUMBNAIL_SIZE = Count("thumbnail_size", 128, "Longer side of the stored thumbnails, in pixels.", most=65_500)
 TOP_IMAGES = Count("top_images", 100, "Highest activating images stored with each neuron.")
 DEVICE = Text("device", "auto", "Where models run: auto, cpu, cuda, cuda:1, mps.")

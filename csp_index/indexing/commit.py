@@ -18,10 +18,12 @@ import torch
 from csp_index import settings
 from csp_index.errors import SettingError
 from csp_index.models.weights import OBJECT
+from csp_index.records import LayerKey
 from csp_index.store import catalog, schema, streams
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.store.history.digests import shard_digest
 from csp_index.store.runs import Run
+from csp_index.store.sparse import sparse_rows
 from csp_index.store.statistics import NeuronStatistics, as_lists
 from csp_index.store.tables import Store
 
@@ -114,6 +116,12 @@ def _both(new: dict[str, object], old: dict[str, object]) -> dict[str, tuple[obj
     return {name: (new.get(name), old.get(name)) for name in sorted(new | old)}
 
 
+def layer_table(key: LayerKey, *, sparse: bool) -> str:
+    """Return the name of a new layer's table; `sparse` is whether zeros are left out where no setting decides."""
+    storage = settings.ACTIVATION_STORAGE.value()
+    return schema.activations_table(str(key), sparse=sparse if storage == "auto" else storage == "sparse")
+
+
 def register(store: Store, infos: Sequence[Column], run: Run) -> None:
     """Write the rows of encoders and layers that are new to the index."""
     existing = {i.what for i in catalog.columns(store)}
@@ -145,9 +153,9 @@ def write_values(store: Store, info: Column, shard: Shard, values: torch.Tensor)
 
 def value_schema(info: Column) -> pa.Schema:
     """Return the schema of a column's table."""
-    return (
-        schema.embeddings_schema(info.width) if isinstance(info, EncoderInfo) else schema.activations_schema(info.dtype)
-    )
+    if isinstance(info, EncoderInfo):
+        return schema.embeddings_schema(info.width)
+    return schema.sparse_schema(info.dtype) if info.is_sparse else schema.activations_schema(info.dtype)
 
 
 def value_rows(info: Column, shard: Shard, values: torch.Tensor) -> pa.Table:
@@ -160,6 +168,8 @@ def value_rows(info: Column, shard: Shard, values: torch.Tensor) -> pa.Table:
     rows = (values.half() if info.dtype == "float16" else values).T.contiguous()
     if rows.numel() and not math.isfinite(sum(map(float, rows.aminmax()))):  # a single pass, which a NaN survives
         raise SettingError(f"activations of {info.key} exceed the range of {info.dtype}: index with --dtype float32")
+    if info.is_sparse:
+        return sparse_rows(info, shard, rows.numpy())
     numbers = pa.array(np.full(info.neurons, shard.number, np.int32))
     columns = [numbers, pa.array(np.arange(info.neurons, dtype=np.int32)), as_lists(rows)]
     return pa.table(columns, schema=value_schema(info))

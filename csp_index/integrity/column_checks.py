@@ -18,6 +18,7 @@ from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.store.history.digests import ShardDigest
 from csp_index.store.image_metadata import parse_metadata
+from csp_index.store.sparse import wrong_places
 from csp_index.store.tables import Store
 
 _SHARDS = 8  # of a column whose digests are compared without `full`
@@ -101,7 +102,7 @@ def _check_strays(subject: Subject, marks: Marks) -> None:
     if subject.images or any(finding.table == schema.SHARDS for finding in subject.result.findings):
         known.add(schema.IMAGES)
     for name in subject.store.table_names():
-        of_shards = name.startswith(("embeddings_", "activations_")) or name == schema.IMAGES
+        of_shards = name.startswith(("embeddings_", *schema.ACTIVATIONS)) or name == schema.IMAGES
         if of_shards and name not in known and subject.store.count(name):
             subject.find(name, "it has rows, and no mark of a shard", remedy="mark again", key=(name,))
 
@@ -120,15 +121,15 @@ def _check_column(subject: Subject, what: str, info: Column | None, marks: Marks
     ordered = _order(subject, what, info, own)
     if ordered < len(own):
         del marks[what]
-    each = 1 if not isinstance(info, LayerInfo) else info.neurons
+    each = 1 if not isinstance(info, LayerInfo) else info.shard_rows
     names = [field.name for field in subject.store.dataset(table).schema]
     for place in subject.sample(ordered, _SHARDS):
         shard, digest = own[place]
-        first, count = (shard.first_image, shard.rows) if each == 1 else (int(place) * each, each)
+        first, count = (int(place) * each, each) if isinstance(info, LayerInfo) else (shard.first_image, shard.rows)
         present, why = ShardDigest(), ""
         for rows in pieces_between(subject.store, table, names, first, count):
             present.add(rows)
-            why = why or _wrong_values(rows, info)
+            why = why or _wrong_values(rows, info, shard.rows)
         subject.result.count("shards")
         where = f"shard {shard.number} of {what}"
         if digest is not None and present.hexdigest() != digest:
@@ -146,8 +147,11 @@ def _order(subject: Subject, what: str, info: Column | None, own: list[tuple[Sha
     total = own[-1][0].first_image + own[-1][0].rows
     ends = np.array([shard.first_image + shard.rows for shard, _ in own])
     if isinstance(info, LayerInfo):
-        each, columns, total = info.neurons, ["shard", "neuron"], info.neurons * len(own)
-        wrong = _first_difference(subject.store, info.table, columns, total, lambda row: [row // each, row % each])
+        each, step, columns = info.shard_rows, info.row_neurons, ["shard", "neuron"]
+        total = each * len(own)
+        wrong = _first_difference(
+            subject.store, info.table, columns, total, lambda row: [row // each, row % each * step]
+        )
         place = wrong // each
     else:
         table, columns = (schema.IMAGES if info is None else info.table), ["image_id", "shard"]
@@ -188,8 +192,8 @@ def _first_difference(
     return min(start, total)
 
 
-def _wrong_values(rows: pa.Table, info: Column | None) -> str:
-    """Return what is wrong with the values of a shard, "" if nothing is."""
+def _wrong_values(rows: pa.Table, info: Column | None, images: int) -> str:
+    """Return what is wrong with the values of a shard of `images`, "" if nothing is."""
     if isinstance(info, EncoderInfo):
         return wrong_vectors(rows, schema.EMBEDDING, info.width, rows["image_id"].to_pylist())
     if isinstance(info, LayerInfo):
@@ -197,7 +201,10 @@ def _wrong_values(rows: pa.Table, info: Column | None) -> str:
         finite = np.isfinite(column.flatten().to_numpy(zero_copy_only=False))
         if not finite.all():
             row = int(np.searchsorted(np.cumsum(column.value_lengths().to_numpy()), (~finite).argmax(), "right"))
-            return f"activations of neuron {rows['neuron'][row]} are not finite"
+            named = f"a neuron of the {info.row_neurons} from" if info.is_sparse else "neuron"
+            return f"activations of {named} {rows['neuron'][row]} are not finite"
+        if info.is_sparse:
+            return next(filter(None, (wrong_places(part, info, images) for part in rows.to_batches())), "")
     return ""
 
 

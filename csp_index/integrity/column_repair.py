@@ -62,7 +62,7 @@ def _sound_shards(store: Store, info: Column) -> int:
     if not store.has(info.table):
         return 0
     names = [field.name for field in store.dataset(info.table).schema]
-    each = info.neurons if isinstance(info, LayerInfo) else None
+    each = info.shard_rows if isinstance(info, LayerInfo) else None
     digests = _digests(store, info.what)
     for number, shard in enumerate(catalog.shards(store, info.what)):
         first, count = (number * each, each) if each else (shard.first_image, shard.rows)
@@ -92,7 +92,7 @@ def _keep_shards(store: Store, info: Column, count: int) -> None:
     if not store.has(info.table):
         return
     shards = catalog.shards(store, info.what)[:count]
-    rows = sum(info.neurons if isinstance(info, LayerInfo) else shard.rows for shard in shards)
+    rows = sum(info.shard_rows if isinstance(info, LayerInfo) else shard.rows for shard in shards)
     source = store.dataset(info.table)
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -126,7 +126,8 @@ def _marked_tables(store: Store) -> Iterator[tuple[str, str, int]]:
     for row in store.read(schema.ENCODERS).to_pylist():
         yield f"embeddings:{row['encoder']}", row["table"], 0
     for row in store.read(schema.LAYERS).to_pylist():
-        yield f"activations:{row['model']}/{row['layer']}", row["table"], row["neurons"]
+        neurons = schema.SPARSE_NEURONS if schema.is_sparse(row["table"]) else 1
+        yield f"activations:{row['model']}/{row['layer']}", row["table"], -(-row["neurons"] // neurons)
 
 
 def _made_marks(
@@ -143,7 +144,7 @@ def _made_marks(
         count = int((numbers == number).sum())
         if count == 0 or (numbers[row : row + count] != number).any() or (each and count != each):
             break
-        images = len(rows_between(store, table, ["values"], row, 1)["values"][0]) if each else count
+        images = _images_of(store, table, number, row) if each else count
         mark: dict[str, object] = {"what": what, "shard": number, "first_image": image, "rows": images}
         old = present.get((what, number), {})
         digest = shard_digest(pieces_between(store, table, names, row, count))
@@ -152,6 +153,13 @@ def _made_marks(
         marks.append({**mark, **origin, "digest": digest})
         image, row = image + images, row + count
     return marks
+
+
+def _images_of(store: Store, table: str, number: int, row: int) -> int:
+    """Return how many images a shard of activations has: what its first row, or the table of images, says."""
+    if schema.is_sparse(table):
+        return store.count(schema.IMAGES, f"shard = {number}")
+    return len(rows_between(store, table, ["values"], row, 1)["values"][0])
 
 
 def recount(store: Store, findings: Sequence[Finding], run_id: str) -> list[str]:

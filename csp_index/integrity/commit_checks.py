@@ -28,7 +28,7 @@ from csp_index.store.versions import NewestTables
 
 _HASHED = 256 * 2**20  # bytes of files whose sha256 is taken without `full`
 _SMALL = 2**20  # a file of which it is always taken
-_MADE_AGAIN = ("neighbours_", "texts_", "embeddings_", "activations_")  # left out if gone, and made again
+_MADE_AGAIN = ("neighbours_", "texts_", "embeddings_", *schema.ACTIVATIONS)  # left out if gone, and made again
 
 
 @dataclass(slots=True)

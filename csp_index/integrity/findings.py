@@ -156,7 +156,7 @@ def remedy_of(table: str) -> Remedy:
     }
     prefixes: dict[str, Remedy] = {
         "embeddings_": "recompute",
-        "activations_": "recompute",
+        **dict.fromkeys(schema.ACTIVATIONS, "recompute"),
         "neighbours_": "drop lists",
         "texts_": "embed again",
     }

@@ -1,6 +1,7 @@
 """The activations of a few neurons, read by row number, as NumPy arrays.
 
-The rows of a layer are ordered by shard, then by neuron; every row read is checked against that order.
+The rows of a layer are ordered by shard, then by neuron; every row read is checked against that order. How a layer is
+stored, dense or sparse, is hidden from all others by this module and `streams`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 from csp_index.errors import StoreError
 from csp_index.store import catalog
 from csp_index.store.catalog import LayerInfo, Shard
+from csp_index.store.sparse import sparse_tiles
 from csp_index.store.tables import Store
 
 FETCHED = 64  # neurons read like this, at most; more are read by a scan that skips the others
@@ -20,6 +22,9 @@ _BYTES = 16 * 2**20  # of one read
 
 def fetch_tiles(store: Store, info: LayerInfo, marks: Sequence[Shard], neurons: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the activations of `neurons` [M] shard by shard, each [M, n] float32."""
+    if info.is_sparse:
+        yield from sparse_tiles(store, info, marks, neurons)
+        return
     size = max(1, _BYTES // (4 * len(neurons) * max(mark.rows for mark in marks)))
     for start in range(0, len(marks), size):
         group = marks[start : start + size]

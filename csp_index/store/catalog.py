@@ -55,6 +55,21 @@ class LayerInfo:
         """The layer's name in the shard marks."""
         return f"activations:{self.key}"
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether activations that are 0 are not stored."""
+        return schema.is_sparse(self.table)
+
+    @property
+    def row_neurons(self) -> int:
+        """How many neurons a row of the table has the activations of."""
+        return schema.SPARSE_NEURONS if self.is_sparse else 1
+
+    @property
+    def shard_rows(self) -> int:
+        """How many rows of the table a shard has."""
+        return -(-self.neurons // self.row_neurons)
+
 
 Column = EncoderInfo | LayerInfo  # what a shard holds besides its images
 
@@ -130,7 +145,9 @@ def _layer_info(row: Mapping[str, Any]) -> LayerInfo:
         row["weights"],
         row["dtype"],
         read_object(row["identity"], schema.LAYERS, "identity"),
-        check_table(row["table"], schema.activations_table(str(key)), owner),
+        check_table(
+            row["table"], schema.activations_table(str(key), sparse=schema.is_sparse(str(row["table"]))), owner
+        ),
     )
 
 
@@ -152,10 +169,11 @@ def check_activations(store: Store, target: LayerInfo) -> None:
     """
     marked = len(shards(store, target.what))
     rows = store.count(target.table) if store.has(target.table) else 0
-    if rows < marked * target.neurons:
+    if rows < marked * target.shard_rows:
+        each = f"{target.row_neurons} neurons" if target.is_sparse else "neuron"
         raise StoreError(
             f"the layer {target.key} of the table {schema.LAYERS} has {target.neurons:,} neurons and {marked:,} "
-            f"shards, its activations have {rows:,} rows, expected one per neuron and shard: the index is damaged, run "
+            f"shards, its activations have {rows:,} rows, expected one per {each} and shard: the index is damaged, run "
             f"`csp-index verify {store.uri}`"
         )
 

@@ -2,19 +2,22 @@
 
 Other files refer to tables by this file's constants and functions, and to columns by the names defined here.
 
-Layout: one row per image (`images`, `embeddings_*`), one row per neuron and shard (`activations_*`), one row per neuron
-(`neurons`), and one row per result; a shard exists once its mark is in `shards`.
+Layout: one row per image (`images`, `embeddings_*`), one row per neuron and shard (`activations_*`) or per 64 neurons
+and shard (`sparse_*`), one row per neuron (`neurons`), and one row per result; a shard exists once its mark is in
+`shards`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 
 import pyarrow as pa
 
 FORMAT = "3"
-FORMAT_SINCE = "0.1.0"  # the first version of csp_index that reads it
+SPARSE_FORMAT = "4"  # format 3 with a layer that is stored sparse
+READ_SINCE = {FORMAT: "0.1.0", SPARSE_FORMAT: "0.2.0"}  # the first version of csp_index that reads it
 OLD_FORMAT = "2"  # without a record of commits: read as it is, changed only by `migrate`
 FORMAT_KEY = b"csp_index_format"
 
@@ -46,7 +49,9 @@ def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
     return pa.schema([pa.field(name, kind) for name, kind in fields])
 
 
-_OF_COLUMNS = ("activations_", "concepts_", "derived_", "embeddings_", "neighbours_", "texts_")  # of a layer or encoder
+ACTIVATIONS = ("activations_", "sparse_")  # what names of tables of activations begin with: dense ones and sparse ones
+SPARSE_NEURONS = 64  # neurons in one row of a sparse table
+_OF_COLUMNS = (*ACTIVATIONS, "concepts_", "derived_", "embeddings_", "neighbours_", "texts_")  # of a layer or encoder
 
 _TABLES: dict[str, pa.Schema] = {
     IMAGES: _schema(
@@ -248,6 +253,21 @@ def activations_schema(dtype: str) -> pa.Schema:
     return _schema(("shard", pa.int32()), ("neuron", pa.int32()), ("values", pa.list_(value)))
 
 
+def sparse_schema(dtype: str) -> pa.Schema:
+    """Return the schema of a layer stored sparse: a row has the activations of 64 neurons over one shard of images.
+
+    Those that are 0 are left out; the others are in the order of neurons, then of images.
+    """
+    value = pa.float16() if dtype == "float16" else pa.float32()
+    return _schema(
+        ("shard", pa.int32()),
+        ("neuron", pa.int32()),  # the first of the 64
+        ("neurons", pa.list_(pa.uint8())),  # of each activation, counted from the first of the 64
+        ("images", pa.list_(pa.int32())),  # of each activation, counted from the first image of the shard
+        ("values", pa.list_(value)),
+    )
+
+
 def texts_schema(width: int) -> pa.Schema:
     """Return the schema of one encoder's text embeddings: means over templates, not re-normalised."""
     return _schema(
@@ -339,15 +359,32 @@ def neighbours_table(encoder: str) -> str:
     return f"neighbours_{slug(encoder)}"
 
 
-def activations_table(layer: str) -> str:
+def activations_table(layer: str, *, sparse: bool = False) -> str:
     """Return the name of the table of a layer's activations; `layer` is `model/layer`."""
-    return f"activations_{slug(layer)}"
+    return f"{ACTIVATIONS[sparse]}{slug(layer)}"
+
+
+def is_sparse(table: str) -> bool:
+    """Return whether a table has a layer's activations without those that are 0.
+
+    >>> is_sparse(activations_table("net/sae", sparse=True)), is_sparse(activations_table("net/layer4"))
+    (True, False)
+    """
+    return table.startswith(ACTIVATIONS[True])
+
+
+def format_with(tables: Iterable[str]) -> str:
+    """Return the format of an index that has these tables: the least that a reader must know."""
+    return SPARSE_FORMAT if any(map(is_sparse, tables)) else FORMAT
 
 
 def file_format(table: str) -> str | None:
     """Return the Lance file format that a new table is kept in, None for the default.
 
     Activations are long lists of numbers that do not compress. Format 2.0 writes them as they are; later ones look for
-    a shorter form first, and take two to six times as long.
+    a shorter form first, and take two to six times as long. Sparse ones are mostly small integers, which format 2.1
+    writes in as few bits as they need.
     """
-    return "2.0" if table.startswith("activations_") else None
+    if is_sparse(table):
+        return "2.1"
+    return "2.0" if table.startswith(ACTIVATIONS) else None

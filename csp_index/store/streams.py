@@ -56,7 +56,7 @@ def activation_tiles(
     if not marks:
         return
     numbers = np.arange(info.neurons) if neurons is None else np.asarray(neurons)
-    if len(numbers) <= FETCHED and len(numbers) < info.neurons:
+    if info.is_sparse or (len(numbers) <= FETCHED and len(numbers) < info.neurons):
         yield from map(torch.from_numpy, fetch_tiles(store, info, marks, numbers))
         return
     where = f"shard <= {marks[-1].number}"

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from csp_index.store import catalog
 from csp_index.store.connect import open_store
 from csp_index.store.history.migration import digests_of
+from csp_index.store.schema import ACTIVATIONS
 from csp_index.store.tables import Store
 
 Plant = Callable[[Path], None]  # into the index at a path; beside it lie `early.db` and `other.db`
@@ -25,7 +26,8 @@ def full_name(db: Path, table: str) -> str:
     names = sorted(path.stem for path in db.glob("*.lance"))
     if start in names:
         return start
-    return next(name for name in names if name.startswith(f"{start}_") and part in name)
+    starts = ACTIVATIONS if start == "activations" else (f"{start}_",)
+    return next(name for name in names if name.startswith(starts) and part in name)
 
 
 def committed(table: str, change: Change) -> Plant:

@@ -71,10 +71,11 @@ class CommitLog:
                 raise self._damaged(HEAD, "is missing")
             return None
         fields = self._parsed(HEAD, content.data)
-        if (made := fields.get("format")) != schema.FORMAT:
+        if (made := fields.get("format")) not in schema.READ_SINCE:
             raise StoreError(
-                f"{self._location.uri} has format {made}, csp_index {version('csp_index')} reads format "
-                f"{schema.FORMAT}: it needs csp_index {fields.get('needs', 'of a later version')} or later"
+                f"{self._location.uri} has format {made}, csp_index {version('csp_index')} reads formats "
+                f"{' and '.join(schema.READ_SINCE)}: it needs csp_index {fields.get('needs', 'of a later version')} or "
+                "later"
             )
         try:
             return head_of(fields, content.version)
@@ -154,7 +155,7 @@ class CommitLog:
         digest = hashlib.sha256(data).hexdigest()
         seen = (number, digest) if shown or head is None else (head.commit, head.commit_digest)
         try:
-            written = self._location.write(HEAD, head_data(*seen, number, digest), head and head.state)
+            written = self._location.write(HEAD, head_data(*seen, number, digest, tables), head and head.state)
         except BaseException:  # Ctrl-C, a full disk: without HEAD the record is none
             with suppress(StoreError):
                 present = self.head()
@@ -176,7 +177,7 @@ class CommitLog:
         Only to repair a damaged log. The caller holds the lock of the location.
         """
         present = self._location.read(HEAD)
-        data = head_data(record.number, record.digest, record.number, record.digest)
+        data = head_data(record.number, record.digest, record.number, record.digest, record.tables)
         if self._location.write(HEAD, data, present and present.version) is None:
             raise StoreError(f"{self._location.uri} was written by another writer at the same time: run it again")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -63,9 +63,10 @@ def head_of(fields: Mapping[str, Any], state: object) -> Head:
         raise ValueError(f"no {exc}") from None
 
 
-def head_data(commit: int, commit_digest: str, latest: int, latest_digest: str) -> bytes:
-    """Return the content of HEAD."""
-    fields = {"format": schema.FORMAT, "made_by": version("csp_index"), "needs": schema.FORMAT_SINCE, "commit": commit}
+def head_data(commit: int, commit_digest: str, latest: int, latest_digest: str, tables: Iterable[str]) -> bytes:
+    """Return the content of HEAD; `tables` are those of the latest commit, which say what a reader must know."""
+    made = schema.format_with(tables)
+    fields = {"format": made, "made_by": version("csp_index"), "needs": schema.READ_SINCE[made], "commit": commit}
     fields |= {"commit_digest": commit_digest, "latest": latest, "latest_digest": latest_digest}
     return json.dumps(fields).encode()
 
