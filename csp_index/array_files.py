@@ -27,6 +27,14 @@ class Demand:
     half: bool = False  # within the range of float16
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a look at every row of an array gave: a digest, and how many values are not 0."""
+
+    digest: str
+    nonzero: int
+
+
 def load_array(path: str | Path, what: str) -> np.ndarray:
     """Return a 2-D array of finite numbers, memory-mapped; ArrayError says what is wrong with it."""
     array = open_array(path, what)
@@ -49,23 +57,25 @@ def open_array(path: str | Path, what: str) -> np.ndarray:
     return array
 
 
-def survey(array: np.ndarray, demand: Demand) -> str:
-    """Return a digest of the array after a look at every row; ArrayError names the first that is not as demanded.
+def survey(array: np.ndarray, demand: Demand) -> Survey:
+    """Return what a look at every row of an array gives; ArrayError names the first that is not as demanded.
 
     The digest is of the digests of chunks, so that threads share the work.
     """
     size = max(1, _CHUNK_BYTES // (array.dtype.itemsize * array.shape[1]))
     digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
 
-    def look(start: int) -> bytes:
+    def look(start: int) -> tuple[bytes, int]:
         rows = rows_of(array, start, start + size)
         _check_rows(rows, start, demand)
-        return hashlib.sha256(rows.data).digest()
+        return hashlib.sha256(rows.data).digest(), int(np.count_nonzero(rows))
 
+    nonzero = 0
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for invalid in pool.map(look, range(0, len(array), size)):
-            digest.update(invalid)
-    return digest.hexdigest()
+        for part, count in pool.map(look, range(0, len(array), size)):
+            digest.update(part)
+            nonzero += count
+    return Survey(digest.hexdigest(), nonzero)
 
 
 def rows_of(array: np.ndarray, start: int, stop: int) -> np.ndarray:

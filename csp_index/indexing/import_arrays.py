@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 
 from csp_index import settings
-from csp_index.array_files import Demand, open_array, rows_of, survey
+from csp_index.array_files import Demand, Survey, open_array, rows_of, survey
 from csp_index.errors import ArrayError, one_line
 from csp_index.indexing import commit
 from csp_index.indexing.commit import IndexSummary
@@ -32,6 +32,9 @@ from csp_index.store.statistics import NeuronStatistics
 from csp_index.store.tables import Store
 
 ENCODER = "arrays"  # the encoder's default name
+_SPARSE = (
+    0.2  # largest share of activations that are not 0 at which the others are left out: well below what breaks even
+)
 _GROUP_BYTES = 48 * 2**20  # of values per commit
 
 
@@ -62,12 +65,12 @@ def import_arrays(
     vectors = open_array(embeddings, "embeddings") if embeddings else None
     names = _read_uris(uris) if uris else None
     _check_lengths(values, vectors, names)
-    digest = survey(values, Demand("activations", activations, half=stored_dtype == "float16"))
+    seen = survey(values, Demand("activations", activations, half=stored_dtype == "float16"))
     columns: list[tuple[Column, np.ndarray]] = [
-        (_layer_info(LayerKey.parse(layer), values, digest, stored_dtype), values)
+        (_layer_info(LayerKey.parse(layer), values, seen, stored_dtype), values)
     ]
     if vectors is not None and embeddings:
-        digest = survey(vectors, Demand("embeddings", embeddings, nonzero=True))
+        digest = survey(vectors, Demand("embeddings", embeddings, nonzero=True)).digest
         columns.insert(0, (_encoder_info(encoder, vectors, digest, logit_scale), vectors))
     opened = store()
     before = catalog.image_count(opened)
@@ -98,9 +101,9 @@ def _encoder_info(name: str, vectors: np.ndarray, digest: str, logit_scale: floa
     return EncoderInfo(name, vectors.shape[1], logit_scale, identity, schema.embeddings_table(name))
 
 
-def _layer_info(key: LayerKey, values: np.ndarray, digest: str, dtype: str) -> LayerInfo:
-    identity = {"weights": digest, "library": "arrays"}
-    table = schema.activations_table(str(key))
+def _layer_info(key: LayerKey, values: np.ndarray, seen: Survey, dtype: str) -> LayerInfo:
+    identity = {"weights": seen.digest, "library": "arrays"}
+    table = commit.layer_table(key, sparse=seen.nonzero <= _SPARSE * values.size)
     return LayerInfo(key, values.shape[1], "none", "arrays", None, dtype, identity, table)
 
 

@@ -18,6 +18,7 @@ import torch
 from csp_index.errors import CspIndexError, ModelError, one_line
 from csp_index.images.decode import ImageFailure
 from csp_index.images.loader import Prepared
+from csp_index.indexing.commit import layer_table
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.networks import LoadedNetwork
 from csp_index.records import LayerKey
@@ -74,7 +75,7 @@ def _layer_infos(network: LoadedNetwork, dtype: str) -> list[LayerInfo]:
     for name, output in network.layers.items():
         key = LayerKey(network.name, name)
         identity = network.identity_of(name)
-        table = schema.activations_table(str(key))
+        table = layer_table(key, sparse="sparse" in identity)
         spec, file = network.spec, network.weights
         infos.append(LayerInfo(key, output.neurons, output.pool, spec, file, dtype, identity, table))
     return infos

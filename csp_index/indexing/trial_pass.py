@@ -261,7 +261,7 @@ def _bytes(info: Column, values: torch.Tensor) -> float:
     """Return what the values of one image take in the index, before compression."""
     many = values.repeat(-(-_ROWS // len(values)), 1)
     rows = value_rows(info, Shard(0, 0, len(many), ""), many)
-    fixed = 8 * info.neurons if isinstance(info, LayerInfo) else 0  # the numbers of shard and neuron, per shard
+    fixed = 8 * info.shard_rows if isinstance(info, LayerInfo) else 0  # the numbers of shard and neuron, per shard
     return float(rows.nbytes - fixed) / len(many)
 
 

@@ -328,7 +328,7 @@ def test_arrays_are_looked_at_chunk_by_chunk_and_the_first_bad_row_is_told(tmp_p
 def test_the_digest_tells_arrays_apart_and_not_how_they_lie_in_the_file(tmp_path, paths):
     def digest(do: Callable[[np.ndarray], np.ndarray]) -> str:
         np.save(tmp_path / "x.npy", do(np.load(paths["activations"])))
-        return array_files.survey(np.load(tmp_path / "x.npy", mmap_mode="r"), array_files.Demand("x", "x.npy"))
+        return array_files.survey(np.load(tmp_path / "x.npy", mmap_mode="r"), array_files.Demand("x", "x.npy")).digest
 
     same = digest(lambda a: a)
     assert digest(np.asfortranarray) == same
