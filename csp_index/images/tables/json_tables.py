@@ -11,13 +11,17 @@ from typing import Any
 from csp_index.images.tables.table import MetadataFile, table_of
 
 
-def read_json_table(text: str) -> MetadataFile:
-    """Return the table in JSON text. Raises ValueError that says what is wrong."""
+def read_json_table(text: str, *, lines: bool = False) -> MetadataFile:
+    """Return the table in JSON text, of which every line is a row with ``lines``, and may be one without.
+
+    Raises ValueError that says what is wrong.
+    """
     notes: list[str] = []
+    readers = [json.loads, lambda text: [json.loads(line) for line in text.split("\n") if line.strip()]]
     try:
-        value = json.loads(text)
+        value = readers[lines](text)
     except json.JSONDecodeError:
-        value = [json.loads(line) for line in text.split("\n") if line.strip()]
+        value = readers[not lines](text)
     if isinstance(value, dict):
         value = _rows_of(value, notes)
     if not isinstance(value, list) or not value or not all(isinstance(row, dict) for row in value):

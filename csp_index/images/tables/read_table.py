@@ -56,7 +56,7 @@ def read_metadata_file(file: Path, *, header: bool = True) -> MetadataFile:
         if advice is not None:
             raise ValueError(advice)
         if kind in (".json", ".jsonl", ".ndjson", ".geojson"):
-            return read_json_table(decoded(data)[0])
+            return read_json_table(decoded(data)[0], lines=kind in (".jsonl", ".ndjson"))
         return read_text_table(data, header=header)
     except SourceError:
         raise

@@ -168,6 +168,12 @@ def test_text_tables_as_people_and_programs_write_them(tmp_path, text, expected,
     assert result.notes == [] if note is None else [note in line for line in result.notes] == [True]
 
 
+@pytest.mark.parametrize("name", ["t.jsonl", "t.ndjson"])
+def test_one_line_of_json_is_one_row(tmp_path, name):
+    (tmp_path / name).write_text('{"file_name": "a.jpg", "text": "x"}\n')
+    assert read_metadata_file(tmp_path / name).columns.to_pylist() == [{"file_name": "a.jpg", "text": "x"}]
+
+
 @pytest.mark.parametrize("module", ["gzip", "bz2", "lzma"])
 def test_a_compressed_table_is_read_within_its_bound(tmp_path, monkeypatch, module):
     ending = {"gzip": ".gz", "bz2": ".bz2", "lzma": ".xz"}[module]
