@@ -36,7 +36,8 @@ class FolderContents:
 
     ``pictures`` counts the image files by ending, ``tars`` and ``parquets`` are the shards, ``folders`` counts the
     images of each folder, and ``passed_over`` is what is none of these and describes no image. ``table`` is the table
-    about the images, if there is one; ``named`` are their paths below the folder then, else it stays empty.
+    about the images, if there is one; ``named`` are their paths below the folder then, else it stays empty. Without
+    one, ``inner`` are the tables in sub-folders, each about the images below its own.
     """
 
     def __init__(self, root: Path, table: Path | None = None) -> None:
@@ -44,14 +45,15 @@ class FolderContents:
         self.root, self.named = root, list[str]()
         self.table = _own_table(root) if table is None else table
         self.pictures, self.folders, self.passed_over = Counter[str](), Counter[str](), PassedOver()
-        self.tars, self.parquets = list[Path](), list[Path]()
+        self.tars, self.parquets, self.inner = list[Path](), list[Path](), dict[str, Path]()
         self._endings, self._unnamed = image_extensions(), set[int]()
-        self._tables = {root / name for name in _TABLES} if table is None else {Path(os.path.realpath(table))}
+        self._tables = set() if self.table is None else {Path(os.path.realpath(self.table))}
         check = ContentCheck()
         for names in _alike(walk(root, self.passed_over)):
             self._sort(names, check)
         if not self.pictures:  # then there is nothing that a table could be about
-            rest = [table for table in self._tables if table.is_file()]
+            rest = [table for table in (*self._tables, *self.inner.values()) if table.is_file()]
+            self.inner = {}
             self.parquets += [table for table in rest if table.suffix == ".parquet"]
             self.passed_over.update(
                 table.suffix for table in rest if table.suffix != ".parquet" and root in table.parents
@@ -95,6 +97,8 @@ class FolderContents:
             self.tars.append(path)
         elif path in self._tables:
             return False
+        elif self.table is None and path.name in _TABLES and path.parent != self.root:
+            self._add_inner(name, path)
         elif lower.endswith(".parquet"):
             self.parquets.append(path)
         elif reason := check.reason(_ending(name), partial(_head, path)):
@@ -103,6 +107,14 @@ class FolderContents:
             self._unnamed.add(hash(name))
             return True
         return False
+
+    def _add_inner(self, name: str, path: Path) -> None:
+        """Remember a table of a sub-folder; of several in one folder, the first by `_TABLES` counts."""
+        folder = name.rpartition("/")[0]
+        known = self.inner.setdefault(folder, path)
+        if known != path:
+            self.inner[folder] = min(known, path, key=lambda table: _TABLES.index(table.name))
+            self.passed_over[max(known, path, key=lambda table: _TABLES.index(table.name)).suffix] += 1
 
 
 def _describes(name: str) -> bool:
@@ -192,8 +204,8 @@ class FolderSource:
     """Image files below a folder, with what their folders and the files beside them say, and the rows of a table.
 
     A file ``a.json`` (an object's fields), ``a.txt`` or ``a.cls`` beside ``a.jpg`` is metadata of that image; so is its
-    folder (`class_folders`). A column of the table replaces one of the same name. ``notes`` says what of the table
-    joined, and what was guessed.
+    folder (`class_folders`). A column of the table replaces one of the same name; sub-folders may have their own, as
+    Hugging Face's imagefolder has one for each split. ``notes`` says what of the tables joined, and what was guessed.
     """
 
     def __init__(
@@ -204,17 +216,14 @@ class FolderSource:
     ) -> None:
         self.name = str(contents.root)
         self._contents = contents
-        root, file = contents.root, contents.table
-        if file is None and metadata_key is not None:
-            raise SourceError(f"the metadata key {metadata_key!r} is given without a table: name it by --metadata")
-        named, endings = contents.named, image_extensions()
-        self._table = None if file is None else PathTable(file, root, named, endings, metadata_key)
+        root = contents.root
+        self._tables, notes = _tables_of(contents, metadata_key)
         self._classes = ClassFolders(root, contents.folders, None if class_names is None else user_path(class_names))
         contents.forget(self._classes.names_file)
-        self.notes = tuple(self._table.notes) if self._table is not None else ()
-        level = logging.INFO if self._table is None or self._table.complete else logging.WARNING
+        self.notes = (*(line for table in self._tables.values() for line in table.notes), *notes)
+        complete = not notes and all(table.complete for table in self._tables.values())
         for line in self.notes:
-            _log.log(level, "%s", line)
+            _log.log(logging.INFO if complete else logging.WARNING, "%s", line)
 
     @property
     def class_notes(self) -> Sequence[str]:
@@ -235,12 +244,20 @@ class FolderSource:
                     metadata |= self._beside(name)
                 except SourceError as exc:
                     yield ImageRef(self._uri(name), failure=str(exc))
-            row: Mapping[str, object] = self._table.row(relative) if self._table is not None else {}
-            yield ImageRef(self._uri(relative), {**metadata, **row})
+            yield ImageRef(self._uri(relative), {**metadata, **self._row(relative)})
 
     def uris(self) -> Iterator[str]:
         """Yield the URI of every image, sorted by path; no file is opened."""
         return (self._uri(relative) for relative, _ in self._contents.images())
+
+    def _row(self, relative: str) -> Mapping[str, object]:
+        """Return the row of an image in the table of the closest folder that has one."""
+        folder = relative
+        while folder and self._tables:
+            folder = folder.rpartition("/")[0]
+            if folder in self._tables:
+                return self._tables[folder].row(relative[len(folder) + 1 :] if folder else relative)
+        return {}
 
     def _beside(self, name: str) -> Mapping[str, object]:
         try:
@@ -253,6 +270,34 @@ class FolderSource:
         # A name that is not UTF-8 cannot be stored: escaped, it fails as "no such file" and is among the failures.
         uri = f"{self._contents.root.as_posix().rstrip('/')}/{relative}"
         return uri.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _tables_of(contents: FolderContents, key: str | None) -> tuple[dict[str, PathTable], list[str]]:
+    """Return the tables about images by the folder that they are about, and why others are none.
+
+    A table in a sub-folder that names none of its images is passed over; the folder's own is refused then.
+    """
+    root, endings, notes = contents.root, image_extensions(), list[str]()
+    if contents.table is not None:
+        return {"": PathTable(contents.table, root, contents.named, endings, key)}, notes
+    if key is not None and not contents.inner:
+        raise SourceError(f"the metadata key {key!r} is given without a table: name it by --metadata")
+    below: dict[str, list[str]] = {folder: [] for folder in contents.inner}
+    for path, _ in contents.images() if below else ():
+        folder = path.rpartition("/")[0]
+        while folder and folder not in below:
+            folder = folder.rpartition("/")[0]
+        if folder:
+            below[folder].append(path[len(folder) + 1 :])
+    tables: dict[str, PathTable] = {}
+    for folder, images in below.items():
+        file = contents.inner[folder]
+        try:
+            tables[folder] = PathTable(file, root / folder, images, endings, key, name=f"{folder}/{file.name}")
+        except SourceError as exc:
+            contents.passed_over[file.suffix] += 1
+            notes.append(f"a table is passed over: {exc}")
+    return tables, notes
 
 
 def _own_table(root: Path) -> Path | None:

@@ -188,6 +188,7 @@ def _without_other_kinds(contents: FolderContents, kind: str | None) -> PassedOv
     passed_over = contents.passed_over
     if kind != _FILES:
         passed_over.update({f"{ending} beside the shards": count for ending, count in contents.pictures.items()})
+        passed_over.update(table.suffix for table in contents.inner.values())
     if kind != _TARS and contents.tars:
         passed_over["tar shards"] += len(contents.tars)
     if kind != _PARQUETS and contents.parquets:

@@ -52,9 +52,17 @@ class PathTable:
     """
 
     def __init__(
-        self, file: Path, root: Path, images: Iterable[str], endings: Iterable[str], key: str | None = None
+        self,
+        file: Path,
+        root: Path,
+        images: Iterable[str],
+        endings: Iterable[str],
+        key: str | None = None,
+        *,
+        name: str | None = None,
     ) -> None:
-        self._file, self._root = file, root
+        """Read the table and join it; ``name`` is the table's in notes, by default that of its file."""
+        self._file, self._root, self._name = file, root, file.name if name is None else name
         self._name_alone = key is not None
         self._names = ImageNames(images, root, {*endings, *known_endings()}, name_alone=self._name_alone)
         self._images = self._names.images
@@ -183,7 +191,7 @@ class PathTable:
 
     def _joined(self, column: str, counts: Mapping[str, int], rows: int, repeated: str) -> str:
         joined = len(self._rows)
-        text = f"{self._file.name}: {rows - counts['missing']:,} of {rows:,} rows joined to {joined:,} of "
+        text = f"{self._name}: {rows - counts['missing']:,} of {rows:,} rows joined to {joined:,} of "
         text += f"{len(self._images):,} images by column {column!r}"
         for how in (WITHOUT_ENDING, OTHER_ENDING, ADDRESS, NUMBER):
             text += f", {counts[how]:,} of them {how}" if counts[how] else ""
