@@ -17,17 +17,20 @@ def read_json_table(text: str, *, lines: bool = False) -> MetadataFile:
     Raises ValueError that says what is wrong.
     """
     notes: list[str] = []
-    readers = [json.loads, lambda text: [json.loads(line) for line in text.split("\n") if line.strip()]]
     try:
-        value = readers[lines](text)
+        value = _lines(text) if lines else json.loads(text)
     except json.JSONDecodeError:
-        value = readers[not lines](text)
+        value = json.loads(text) if lines else _lines(text)
     if isinstance(value, dict):
         value = _rows_of(value, notes)
     if not isinstance(value, list) or not value or not all(isinstance(row, dict) for row in value):
         raise ValueError("expected a list of objects, one per image, or objects by the names of images")
     names = list(dict.fromkeys(name for row in value for name in row))
     return MetadataFile(table_of(names, [_column([row.get(name) for row in value]) for name in names]), notes)
+
+
+def _lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
 def _rows_of(value: dict[str, Any], notes: list[str]) -> Any:
