@@ -68,16 +68,22 @@ def device_for(modules: Sequence[nn.Module], requested: str) -> torch.device:
     if not any(_devices(module) for module in modules):
         return torch.device("cpu")
     for module in modules:
-        if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
-            raise ModelError(f"{type(module).__name__} has lazy parameters: run it once on a batch, then pass it")
+        check_values(module, type(module).__name__)
         homes = _devices(module)
-        if any(home.type == "meta" for home in homes):
-            raise ModelError(f"{type(module).__name__} has parameters on the device 'meta': load its weights first")
         if len(homes) > 1 or (
             len(homes) == 1 and device.index is None and {home.type for home in homes} == {device.type}
         ):
             return min(homes, key=str)
     return device
+
+
+def check_values(module: nn.Module, name: str) -> None:
+    """Raise ModelError for parameters without values: lazy ones, and those on the device `meta`."""
+    for part, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(tensor):
+            raise ModelError(f"{name} has lazy parameters ({part}): run it once on a batch, then pass it")
+        if tensor.is_meta:
+            raise ModelError(f"{name} has parameters on the device 'meta' ({part}): load its weights first")
 
 
 def _devices(module: nn.Module) -> set[torch.device]:

@@ -30,6 +30,7 @@ _UNREAD = re.compile(  # what no output depends on: counters, indices that the c
     r"(^|\.)(num_batches_tracked|relative_position_index|relative_coords_table|attn_mask|position_ids|total_ops"
     r"|total_params|mask_token|_extra_state)$"
 )
+_LEAVE_OUT = "--allow-missing (allow_missing=True)"
 _DEPTH, _SHOWN, _PREFIXES = 4, 3, 8
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -80,11 +81,14 @@ def load_weights(module: nn.Module, weights: str | Path, *, allow_missing: bool 
     best = fits[0]
     kind = type(module).__name__
     if not best.complete and not _headless(best, expected) and not allow_missing:
-        raise ModelError(f"the weights in {file} do not fit {kind}: {_problems(best, expected)}")
+        raise ModelError(
+            f"the weights in {file} do not fit {kind}: {_problems(best, expected)}"
+            + (f"; to leave these out, add {_LEAVE_OUT}" if best.matched * 2 >= len(expected) else "")
+        )
     if not best.matched:
         raise ModelError(f"the weights in {file} do not fit {kind}: {_problems(best, expected)}")
     rivals = [fit for fit in fits[1:] if fit.complete == best.complete and fit.matched == best.matched]
-    rivals = [fit for fit in rivals if _differ(fit.tensors, best.tensors)]
+    rivals = _distinct([fit for fit in rivals if _differ(fit.tensors, best.tensors)])
     average = [fit for fit in rivals if fit.rank()[3] and not best.rank()[3]]
     if len(average) < len(rivals) and best.name != "the whole file":
         names = ", ".join(fit.name for fit in [best, *rivals][: _SHOWN + 1])
@@ -92,6 +96,7 @@ def load_weights(module: nn.Module, weights: str | Path, *, allow_missing: bool 
             f"several parts of {file} fit {kind} ({names}) with other weights: choose one, --weights "
             f"{file}{CHOICE}{best.name}"
         )
+    _check_numbers(file, best, module)
     _announce(file, best, average)
     tensors = {name: tensor for name, tensor in best.tensors.items() if name not in best.misshapen}
     module.load_state_dict(tensors, strict=False)
@@ -177,6 +182,31 @@ def _problems(fit: _Fit, expected: Shapes) -> str:
     problems += [f"{n} has shape {tuple(fit.tensors[n].shape)}, not {expected[n]}" for n in fit.misshapen]
     more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     return "; ".join(problems[:_SHOWN]) + more
+
+
+def _check_numbers(file: str, fit: _Fit, module: nn.Module) -> None:
+    """Refuse weights that are no floating-point numbers, as quantized ones are, and weights that are not finite."""
+    learned = {name for name, _ in module.named_parameters()}
+    for name, tensor in fit.tensors.items():
+        if name not in learned or name in fit.misshapen:
+            continue
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"{file} holds {name} as {kind}, so its weights are quantized or of another kind: expected weights in "
+                "floating point"
+            )
+        if not bool(tensor.float().isfinite().all()):
+            raise ModelError(f"{file} holds numbers in {name} that are not finite: training diverged, or it is damaged")
+
+
+def _distinct(fits: list[_Fit]) -> list[_Fit]:
+    """Return the fits without those that read the same weights by another name."""
+    results: list[_Fit] = []
+    for fit in fits:
+        if all(_differ(fit.tensors, other.tensors) for other in results):
+            results.append(fit)
+    return results
 
 
 def _differ(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:

@@ -110,7 +110,7 @@ def layers_of(loaded: Loaded, device: torch.device, spec: str) -> list[LayerOutp
     """Return the same for a loaded network; ``spec`` names it in errors."""
     modules = loaded.layers()
     trial = try_out(loaded, modules, device, spec)
-    names = [name for name, shape in trial.trace.shapes.items() if name in modules and shape[:1] == (2,) and all(shape)]
+    names = [name for name in trial.trace.shapes if name in modules and trial.is_readable(name)]
     axes = trial.axes(names)
     outputs = []
     for layer, module in modules.items():
@@ -232,6 +232,12 @@ class LoadedNetwork:
 
         with running_loaded(self._loaded, self.device), hooks(self._modules, keep):
             self._loaded.forward(pixels.to(self.device))
+        silent = next((layer for layer in self.layers if layer not in results), None)
+        if silent is not None:
+            raise ModelError(
+                f"layer {silent!r} of {self.name} gave no tensor for these images, as where a network takes another "
+                "way: choose a layer that every image passes"
+            )
         return {layer: results[layer] for layer in self.layers}
 
     def maps(self, pixels: Tensor, layer: str, neurons: Tensor) -> Tensor | None:
@@ -305,7 +311,7 @@ class LoadedNetwork:
         axes = {} if exact or reading.axis else trial.axes(list(shapes))
         outputs = {}
         for layer, shape in shapes.items():
-            pool = reading.pool[layer] if isinstance(reading.pool, Mapping) else reading.pool
+            pool = requested = reading.pool[layer] if isinstance(reading.pool, Mapping) else reading.pool
             token = trial.reads_class_token(shape)
             try:
                 if exact or (not reading.axis and pool in _SETTLING) or (pool is not None and axes_in(pool)):
@@ -320,6 +326,12 @@ class LoadedNetwork:
                 raise ModelError(f"layer {layer!r} of {self.name}: {exc}") from exc
             if pool == "cls" and not token and self._loaded.has_class_token:
                 _log.warning("pool cls reads the first patch of %s, where the class token is not in front yet", layer)
+            if pool == "cls" and requested is None and (remark := trial.strange_tokens(shape)):
+                _log.warning("layer %s of %s: %s", layer, self.name, remark)
+            if (runs := trial.trace.runs[layer]) > 1:
+                _log.warning(
+                    "layer %s of %s runs %d times for an image: its last output is read", layer, self.name, runs
+                )
             if trial.trace.several.get(layer):
                 count = trial.trace.several[layer]
                 _log.warning(
@@ -359,6 +371,8 @@ def _note(layer: str, trial: Trial, loaded: Loaded) -> str:
     notes = []
     if count := trial.trace.several.get(layer):
         notes.append(f"the first of {count} tensors; {layer}[1] is the second")
+    if (runs := trial.trace.runs[layer]) > 1:
+        notes.append(f"runs {runs} times for an image, the last counts")
     if lacking := trial.lacking(layer):
         notes.append(f"random: the checkpoint lacks {lacking[0]}")
     return "; ".join(notes)
@@ -370,6 +384,11 @@ def _module_called(layer: str, loaded: Loaded, spec: str, name: str) -> nn.Modul
         return modules[layer]
     if (part := part_called(layer, modules)) is not None:
         return part
+    shared: dict[str, nn.Module] = {
+        loaded.layer_name(n): m for n, m in loaded.module.named_modules(remove_duplicate=False) if n
+    }
+    if layer in shared and not isinstance(shared[layer], torch.jit.ScriptModule):  # a part that has two names
+        return shared[layer]
     top = [child for child, _ in loaded.module.named_children()]
     near = [known for known in near_matches(layer, modules) if known not in top]
     raise ModelError(

@@ -143,3 +143,29 @@ def test_a_torchscript_archive_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"is a TorchScript archive.*save the state_dict\(\)") as error:
         load_weights(Net(), tmp_path / "scripted.pt")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: (t * 50).to(torch.int8), "holds body.0.weight as int8, so its weights are quantized"),
+        (lambda t: t.to(torch.complex64), "holds body.0.weight as complex64"),
+        (lambda t: t * torch.nan, "holds numbers in body.0.weight that are not finite"),
+    ],
+)
+def test_weights_that_are_no_finite_numbers_are_refused(change: Any, message: str, tmp_path: Path) -> None:
+    table = {name: change(tensor) if tensor.is_floating_point() else tensor for name, tensor in state().items()}
+    with pytest.raises(ModelError) as caught:
+        loaded({"state_dict": table}, tmp_path)
+    assert message in str(caught.value)
+
+
+def test_parts_that_differ_are_each_named_once_and_a_head_may_be_left_out(tmp_path: Path) -> None:
+    both = put_first("module.encoder_q.", state(1)) | put_first("module.encoder_k.", state(2))
+    with pytest.raises(
+        ModelError, match=r"fit Net \(state_dict\.encoder_q, state_dict\.encoder_k\) with other weights"
+    ):
+        loaded({"state_dict": both}, tmp_path)
+    other = {**state(), "head.weight": torch.ones(9, 4), "head.bias": torch.ones(9)}
+    with pytest.raises(ModelError, match=r"to leave these out, add --allow-missing"):
+        loaded(other, tmp_path)

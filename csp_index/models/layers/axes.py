@@ -9,6 +9,7 @@ not the neurons. If none does, the user must say.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -48,6 +49,8 @@ class Trace:
     several: dict[str, int] = field(default_factory=dict)  # tensors in an output, where there are more than one
     outputs: dict[str, Tensor] = field(default_factory=dict)  # held, so that no other tensor gets the same id
     inputs: dict[str, Tensor] = field(default_factory=dict)
+    runs: Counter[str] = field(default_factory=Counter)  # how many times each gave a tensor
+    unbatched: Mapping[str, Shape] = field(default_factory=dict)  # for one image, where the first axis is not the batch
     entered: list[str] = field(default_factory=list)
     entered_before: dict[str, int] = field(default_factory=dict)  # by layer: modules entered before its output
     grid: Grid | None = None
@@ -66,9 +69,10 @@ def traced(modules: Mapping[str, nn.Module], trace: Trace) -> Iterator[None]:
 
     def leave(name: str, module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         tensor = first_tensor(output)
-        if tensor is None:
+        if tensor is None or tensor.is_nested:
             return
         trace.shapes[name], trace.outputs[name] = tuple(tensor.shape), tensor
+        trace.runs[name] += 1
         trace.entered_before[name] = len(trace.entered)
         if (count := len(tensors_in(output))) > 1:
             trace.several[name] = count

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from csp_index.errors import ModelError
+from csp_index.models.borrowing import check_values
 from csp_index.models.layers.readers import heads_of
 from csp_index.models.sparse_autoencoders import SparseAutoencoder
 
@@ -124,6 +125,7 @@ def check_kind(module: nn.Module, name: str) -> None:
         raise ModelError(
             f"{name} is a TorchScript module, whose layers no hook can read: give the Python class with its weights"
         )
+    check_values(module, name)
     parts = {"": module, **dict(module.named_modules())}
     tensors = (tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.is_quantized)
     quantized = next((n for n, part in parts.items() if ".quantized" in type(part).__module__), None)

@@ -10,14 +10,28 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from csp_index.models.layers.multihead import SplitAttention
 from csp_index.models.pooling import first_tensor, tensors_in
 
 _COUNTS = ("num_heads", "num_attention_heads", "n_heads", "heads", "n_head")
-_PROJECTIONS = ("proj", "out_proj", "o_proj", "c_proj", "to_out", "to_out.0", "wo", "dense", "out", "output.dense")
+_PROJECTIONS: tuple[str, ...] = (
+    "proj",
+    "out_proj",
+    "o_proj",
+    "c_proj",
+    "to_out",
+    "to_out.0",
+    "wo",
+    "dense",
+    "out",
+    "output.dense",
+)
+_PROJECTIONS += ("projection",)
 _PART = re.compile(r"(.+)\[([^\[\]]+)\]")
 
 Listener = Callable[[Tensor | None], None]
@@ -54,6 +68,25 @@ class AttentionHead(Reader):
         return self._projection[0].register_forward_pre_hook(hook)
 
 
+class MultiheadHead(Reader):
+    """One head of torch's `nn.MultiheadAttention`."""
+
+    def __init__(self, number: int, attention: SplitAttention) -> None:
+        """Refer to the attention without making it a part of this module."""
+        super().__init__()
+        self.number = number
+        self.out_features = int(attention.module.head_dim)
+        self._attention = (attention,)
+
+    def listen(self, listener: Listener) -> RemovableHandle:
+        """Call ``listener`` with what the head gives, [B, L, D]."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+            listener(self._attention[0].head(self.number, args, kwargs, output))
+
+        return self._attention[0].module.register_forward_hook(hook, with_kwargs=True)
+
+
 class OutputPart(Reader):
     """One of several tensors that a module returns."""
 
@@ -83,11 +116,16 @@ def listen(module: nn.Module, listener: Listener) -> RemovableHandle:
     return module.register_forward_hook(lambda part, inputs, output: listener(first_tensor(output)))
 
 
-def heads_of(module: nn.Module) -> dict[str, AttentionHead]:
-    """Return the single heads of every attention in a module whose projection is a part of its own."""
+def heads_of(module: nn.Module) -> dict[str, Reader]:
+    """Return the single heads of every attention in a module whose projection is a part of its own, and of torch's."""
     known = dict(module.named_modules())
-    results: dict[str, AttentionHead] = {}
+    results: dict[str, Reader] = {}
     for name, part in known.items():
+        if isinstance(part, nn.MultiheadAttention):
+            split = SplitAttention(part)
+            if name and part.num_heads > 1:
+                results |= {f"{name}.head-{number}": MultiheadHead(number, split) for number in range(part.num_heads)}
+            continue
         count = next((size for word in _COUNTS if isinstance(size := getattr(part, word, None), int)), 0)
         projection = _projection(name, part, known) if name and count > 1 else None
         if projection is not None and projection.in_features % count == 0:
@@ -98,8 +136,6 @@ def heads_of(module: nn.Module) -> dict[str, AttentionHead]:
 
 def _projection(name: str, part: nn.Module, known: Mapping[str, nn.Module]) -> nn.Linear | None:
     """Return the linear layer that mixes an attention's heads: inside it, or beside it as in transformers."""
-    if isinstance(part, nn.MultiheadAttention):  # it uses the weights of its projection without calling it
-        return None
     places = [f"{name}.{word}" for word in _PROJECTIONS]
     above = name.rpartition(".")[0]
     places += [f"{above}.output.dense"] if above else []

@@ -18,6 +18,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from csp_index.errors import ModelError
+
 Values = Mapping[str, Tensor]  # [B, M] by layer
 
 _SIDE = 256
@@ -27,6 +29,7 @@ REPEATED, _ALONE = (
 )  # of a layer's largest value; other batch sizes have other kernels, which round otherwise
 _SAME = 1e-5  # of a layer's largest value
 _COARSE = 10  # times as much in half precision
+_NO_DRAWS = "it draws no random numbers of torch, so it draws others, or keeps something from one pass to the next"
 _DROPOUTS = ("dropout", "bernoulli")
 _DRAWS = ("rand", "uniform", "normal", "multinomial", "exponential", "geometric", "poisson", "cauchy", "log_normal")
 
@@ -74,9 +77,18 @@ def why_not_repeated(
         alone = [activations(one[None].clone()) for one in pixels]
     except ValueError as exc:  # torch's batch norm in training mode refuses a single image
         return f"it cannot take one image alone ({exc}): {_by_batch(module)}"
+    for name, rows in alone[0].items():
+        if len(rows) != 1:
+            raise ModelError(
+                f"layer {name!r} gives {len(rows)} rows for one image, so its first axis is not the batch: choose "
+                "another layer"
+            )
     separate = {name: torch.cat([values[name] for values in alone]) for name in once}
     layer = differing(once, separate, _ALONE * precision)
     if layer is not None:
+        rare = _random_part(activations, module, pixels)
+        if rare != _NO_DRAWS:
+            return f"passes over the same images may differ at layer {layer!r}: {rare}"
         return f"layer {layer!r} gives other values for an image alone than beside another: {_by_batch(module)}"
     return None
 
@@ -125,12 +137,13 @@ def _random_part(activations: Callable[[Tensor], Values], module: nn.Module, pix
         for handle in handles:
             handle.remove()
     if not draws:
-        return "it draws no random numbers of torch, so it draws others, or keeps something from one pass to the next"
+        return _NO_DRAWS
     operation, name = draws[0]
     place = f"{name} ({type(named[name]).__name__})" if name else type(module).__name__
     if any(word in operation for word in _DROPOUTS):
         return f"a dropout stays on in evaluation mode, in {place}"
-    masking = "" if operation.startswith("normal") else ", as random masking does: set its share of masked patches to 0"
+    masks = "normal" not in operation and not operation.startswith("randn")
+    masking = ", as random masking does: set its share of masked patches to 0" if masks else ""
     return f"it draws random numbers ({operation}) in {place}{masking}"
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -33,16 +35,45 @@ class Trial:
         shape = self.trace.shapes.get(layer)
         if shape is None:
             raise ModelError(
-                f"layer {layer!r} of {network} gives no tensor when an image goes through: choose another layer"
+                f"layer {layer!r} of {network} gives no tensor when an image goes through: {self._instead_of(layer)}"
             )
-        if shape[:1] != (2,):
+        if shape[:1] != (2,) or layer in self.trace.unbatched:
+            count, given = (2, shape) if layer not in self.trace.unbatched else (1, self.trace.unbatched[layer])
             raise ModelError(
-                f"layer {layer!r} of {network} gives {list(shape)} for 2 images, so its first axis is not the batch: "
-                "choose another layer"
+                f"layer {layer!r} of {network} gives {list(given)} for {count} image{'s' if count > 1 else ''}, so its "
+                "first axis is not the batch: choose another layer"
+            )
+        tensor = self.trace.outputs[layer]
+        if tensor.is_complex() or tensor.layout != torch.strided:
+            kind = "complex numbers" if tensor.is_complex() else "a sparse tensor"
+            raise ModelError(
+                f"layer {layer!r} of {network} gives {kind}, of which no activation is read: choose another"
             )
         if not all(shape):
             raise ModelError(f"layer {layer!r} of {network} gives an empty output, {list(shape)}: choose another layer")
         return shape[1:]
+
+    def _instead_of(self, layer: str) -> str:
+        above = layer.rpartition(".")[0]
+        if isinstance(self.modules.get(above), nn.MultiheadAttention):
+            return f"{above} uses its weights without calling it, so choose {above}, or one head such as {above}.head-0"
+        return "choose another layer"
+
+    def is_readable(self, layer: str) -> bool:
+        """Return whether a layer gives numbers for each image, so that `shape` does not raise."""
+        shape, tensor = self.trace.shapes[layer], self.trace.outputs[layer]
+        batched = shape[:1] == (2,) and layer not in self.trace.unbatched
+        return batched and all(shape) and not tensor.is_complex() and tensor.layout == torch.strided
+
+    def strange_tokens(self, shape: Shape) -> str:
+        """Return what to know about tokens [L, M] that are neither the patches nor those with tokens in front."""
+        grid, prefix = self.trace.grid, self.loaded.prefix_tokens
+        if len(shape) != 2 or grid is None or not prefix or shape[0] - prod(grid) in (0, prefix, prefix + 1):
+            return ""
+        return (
+            f"its {shape[0]} tokens are not the {prod(grid)} patches with {prefix} in front, and the first is read as "
+            "the class token; --pool token-mean reads all of them"
+        )
 
     def axes(self, layers: Sequence[str]) -> dict[str, int | None]:
         """Return the axis of the neurons of each layer, None where nothing settles it."""
@@ -98,6 +129,18 @@ class Trial:
                 )
 
 
+def _unbatched(loaded: Loaded, modules: Mapping[str, nn.Module], trace: Trace, pixels: Tensor) -> dict[str, Shape]:
+    """Return the shapes for one image of the layers whose first axis has two places for another reason than two images.
+
+    Nothing, where the network takes no single image.
+    """
+    alone = Trace()
+    with traced(modules, alone), suppress(Exception):
+        loaded.forward(pixels)
+    known = {name: shape for name, shape in alone.shapes.items() if trace.shapes.get(name, ())[:1] == (2,)}
+    return {name: shape for name, shape in known.items() if shape[:1] != (1,)}
+
+
 def try_out(loaded: Loaded, modules: Mapping[str, nn.Module], device: torch.device, spec: str) -> Trial:
     """Return what every module gives for two pictures. Raises ModelError where the network fails on them."""
     trace = Trace()
@@ -106,6 +149,9 @@ def try_out(loaded: Loaded, modules: Mapping[str, nn.Module], device: torch.devi
             pixels = torch.stack([loaded.preprocess(image) for image in trial_images()])
             with running_loaded(loaded, device), traced(modules, trace):
                 trace.result = first_tensor(loaded.forward(pixels.to(device)))
+            if any(shape[:2] == (2, 2) for shape in trace.shapes.values()):
+                with running_loaded(loaded, device):
+                    trace.unbatched = _unbatched(loaded, modules, trace, pixels[:1].to(device))
     except ModelError:
         raise
     except Exception as exc:  # whatever the network's own code raises
