@@ -14,9 +14,9 @@ from csp_index.cli.output import say, say_json
 from csp_index.images.passed_over import PassedOver
 
 if TYPE_CHECKING:
-    from csp_index.indexing.doctor import Expected, Listing, Report
-    from csp_index.indexing.doctor_index import IndexReport
-    from csp_index.indexing.trial_pass import Input, LayerTrial, ModelTrial
+    from csp_index.indexing.doctor.index import IndexReport
+    from csp_index.indexing.doctor.source import Expected, Listing, Report
+    from csp_index.indexing.doctor.trial_pass import Input, LayerTrial, ModelTrial
 
 _SHOWN = 12  # kinds of files, or columns of metadata
 
@@ -46,8 +46,8 @@ def doctor(place: str, as_json: bool, device: str | None, trust: bool, **options
     """
     encoders, networks = chosen_models(options)
     from csp_index import originals, settings
-    from csp_index.indexing.doctor import examine_source
-    from csp_index.indexing.doctor_index import IndexReport, examine_index
+    from csp_index.indexing.doctor.index import IndexReport, examine_index
+    from csp_index.indexing.doctor.source import examine_source
     from csp_index.models.index_models import Models
     from csp_index.store.connect import is_index
 

@@ -1,6 +1,6 @@
 """What indexing would do, tried on a handful of images before hours are spent; nothing is written.
 
-`examine_source` is about images that are not indexed yet, `doctor_index.examine_index` about an index. All problems are
+`examine_source` is about images that are not indexed yet, `index.examine_index` about an index. All problems are
 collected: one that comes early hides none of the later ones.
 """
 
@@ -24,7 +24,7 @@ from csp_index.images.decode import ImageRef, ImageSource
 from csp_index.images.folders import FolderSource
 from csp_index.images.passed_over import passed_over_by
 from csp_index.images.sources import open_source
-from csp_index.indexing.trial_pass import PassTrial, try_models
+from csp_index.indexing.doctor.trial_pass import PassTrial, try_models
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.index_models import Models, NetworkSource
 from csp_index.models.networks import LoadedNetwork

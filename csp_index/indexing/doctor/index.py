@@ -14,9 +14,9 @@ import numpy as np
 from csp_index import settings
 from csp_index.images.decode import ImageFailure, ImageRef, read_images, same_file
 from csp_index.indexing import commit
-from csp_index.indexing.doctor import SAMPLE, Listing, Report, expected, load, sampled, warnings_in
+from csp_index.indexing.doctor.source import SAMPLE, Listing, Report, expected, load, sampled, warnings_in
+from csp_index.indexing.doctor.trial_pass import PassTrial, try_models
 from csp_index.indexing.model_columns import columns_of
-from csp_index.indexing.trial_pass import PassTrial, try_models
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.index_models import Models, NetworkSource, by_network
 from csp_index.models.networks import LoadedNetwork
