@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from csp_index.evaluation.evaluation import Evaluation
     from csp_index.evaluation.options import EvaluationOptions
     from csp_index.index import Index, open_index
+    from csp_index.indexing.doctor.report import DoctorReport, IndexReport
+    from csp_index.indexing.doctor.run import doctor
     from csp_index.labelling.candidates import CandidateTexts, Vocabulary
     from csp_index.labelling.evidence import Evidence
     from csp_index.labelling.methods import MethodInfo
@@ -53,6 +55,7 @@ __all__ = [
     "CandidateTexts",
     "ClusterError",
     "CspIndexError",
+    "DoctorReport",
     "Encoder",
     "Evaluation",
     "EvaluationError",
@@ -63,6 +66,7 @@ __all__ = [
     "GeneratorError",
     "ImageGenerator",
     "Index",
+    "IndexReport",
     "Label",
     "LabelError",
     "LabelScore",
@@ -91,12 +95,15 @@ __all__ = [
     "VariantGenerator",
     "Vocabulary",
     "__version__",
+    "doctor",
     "open_index",
 ]
 
 _HOMES = {
     "csp_index.evaluation.evaluation": ("Evaluation",),
     "csp_index.evaluation.options": ("EvaluationOptions",),
+    "csp_index.indexing.doctor.report": ("DoctorReport", "IndexReport"),
+    "csp_index.indexing.doctor.run": ("doctor",),
     "csp_index.labelling.candidates": ("CandidateTexts", "Vocabulary"),
     "csp_index.labelling.evidence": ("Evidence",),
     "csp_index.labelling.methods": ("MethodInfo",),

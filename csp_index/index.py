@@ -19,6 +19,8 @@ from csp_index.contrast.vector_index import OptimizeSummary, optimize
 from csp_index.errors import ArrayError, EvaluationError
 from csp_index.images.sources import HeldDatasets
 from csp_index.indexing.commit import IndexSummary
+from csp_index.indexing.doctor.examination import Examination
+from csp_index.indexing.doctor.index import examine_index
 from csp_index.indexing.import_arrays import import_arrays
 from csp_index.indexing.indexer import add_images, check_settings
 from csp_index.indexing.join_metadata import MetadataSummary, join_metadata
@@ -48,6 +50,7 @@ if TYPE_CHECKING:  # what judges labels loads SciPy and matplotlib, and labellin
     from csp_index.evaluation.evaluation import Evaluation
     from csp_index.evaluation.metrics.sanity import SanityReport
     from csp_index.evaluation.options import EvaluationOptions
+    from csp_index.indexing.doctor.report import IndexReport
     from csp_index.labelling.texts.candidate_check import CandidateChecks
     from csp_index.proposers.propose import ProposeSummary
     from csp_index.proposers.proposer import CandidateKind, Proposer
@@ -117,17 +120,8 @@ class Index(Reader):
             store = self.store if is_index(self.uri) else None
             loaded, studied = self._models.to_run(store, encoders, networks)
             self._store = create_store(self.uri)
-            return add_images(
-                self.store,
-                images,
-                loaded,
-                studied,
-                shard_size=shard_size,
-                dtype=dtype,
-                decode_workers=decode_workers,
-                progress=progress or shown_progress(),
-                engine=runner,
-            )
+            run = partial(add_images, self.store, images, loaded, studied, dtype=dtype, engine=runner)
+            return run(shard_size=shard_size, decode_workers=decode_workers, progress=progress or shown_progress())
 
     def add_metadata(self, table: str | Path, *, key: str | None = None, replace: bool = False) -> MetadataSummary:
         """Join a table to the metadata of images that are indexed already; see `csp_index.indexing.join_metadata`."""
@@ -253,12 +247,10 @@ class Index(Reader):
         examples, proposer = read_options({"device": self.device, **options})
         models: dict[CandidateKind, str | Proposer | None] = {"vlm": vlm, "captioner": captioner}
         models["neighbours"] = "labels" if neighbours else None
-        return propose_all(
-            self.store,
-            selections,
-            {kind: model for kind, model in models.items() if model is not None},
-            Asking(examples, proposer, not positive_only, again, self._context(progress), progress or shown_progress()),
-        )
+        given = {kind: model for kind, model in models.items() if model is not None}
+        report = progress or shown_progress()
+        asking = Asking(examples, proposer, not positive_only, again, self._context(progress), report)
+        return propose_all(self.store, selections, given, asking)
 
     def check_candidates(
         self,
@@ -355,6 +347,14 @@ class Index(Reader):
         None takes the preference back: see `csp_index.labelling.label_rule`. Controls are refused.
         """
         prefer(self.store, method)
+
+    def doctor(self, **options: Unpack[keywords.DoctorKeywords]) -> IndexReport:
+        """Report what the index holds, and what would not work when it is extended, tried on `sample` (8) images.
+
+        Its own models are tried, or the `encoders` and `networks` that you give. Nothing is written.
+        """
+        self._datasets.read_first()
+        return examine_index(self.uri, Examination(self._models, **options))
 
     def verify(self, **options: Unpack[keywords.VerifyKeywords]) -> Verification:
         """Return what is wrong with the index; with `repair` what is broken is made again from what is left."""

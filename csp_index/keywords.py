@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from csp_index.labelling.candidates import Candidates
-from csp_index.models.index_models import GivenModel
+from csp_index.models.index_models import GivenModel, NetworkSource
+from csp_index.models.objects import Encoder, Network
 from csp_index.proposers.grids import LayoutStyle
 from csp_index.records import Progress
 
@@ -108,6 +109,15 @@ class ImportKeywords(TypedDict, total=False):
     shard_size: int | None
     dtype: str | None
     progress: Progress | None
+
+
+class DoctorKeywords(TypedDict, total=False):
+    """What `csp_index.indexing.doctor.examination.Examination` takes by keyword, but `models`."""
+
+    encoders: Sequence[str | Encoder]
+    networks: Sequence[NetworkSource | Network]
+    dtype: str | None
+    sample: int
 
 
 class VerifyKeywords(TypedDict, total=False):

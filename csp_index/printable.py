@@ -32,5 +32,14 @@ def printable_json(value: Any) -> str:
     return _VALUE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False, default=str))
 
 
+def megabytes(count: int) -> str:
+    """Return a number of bytes as text.
+
+    >>> megabytes(1_234_567)
+    '1.2 MB'
+    """
+    return f"{count / 1e6:,.1f} MB"
+
+
 def _spelled(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")

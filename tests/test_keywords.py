@@ -15,6 +15,7 @@ from mypy import api
 from csp_index import keywords
 from csp_index.contrast.vector_index import optimize
 from csp_index.index import Index
+from csp_index.indexing.doctor.examination import Examination
 from csp_index.indexing.import_arrays import import_arrays
 from csp_index.integrity.verify import verify
 from csp_index.models.objects import list_layers
@@ -47,6 +48,7 @@ REPEATED = {
     keywords.LayersKeywords: keyword_types(list_layers),
     keywords.ImportKeywords: keyword_types(import_arrays),
     keywords.OptimizeKeywords: keyword_types(optimize),
+    keywords.DoctorKeywords: {name: kind for name, kind in field_types(Examination).items() if name != "models"},
     keywords.VerifyKeywords: {name: kind for name, kind in keyword_types(verify).items() if name != "find_encoder"},
 }
 
@@ -78,6 +80,7 @@ def test_fields_of_one_name_have_one_type() -> None:
         "import_arrays": keywords.ImportKeywords,
         "optimize": keywords.OptimizeKeywords,
         "verify": keywords.VerifyKeywords,
+        "doctor": keywords.DoctorKeywords,
     }.items(),
 )
 def test_methods_take_typed_keywords(method: str, kind: type) -> None:

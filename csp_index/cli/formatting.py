@@ -13,7 +13,7 @@ from rich.text import Text
 
 from csp_index.cli.output import say
 from csp_index.labelling.methods import RECOMMENDED
-from csp_index.printable import printable
+from csp_index.printable import megabytes, printable
 from csp_index.store.schema import QUANTILES
 
 if TYPE_CHECKING:
@@ -114,11 +114,6 @@ def _fires(numbers: Mapping[str, Any]) -> str:
         return f"fires on {numbers['firing_rate']:.1%}"
     above = 1 - np.interp(numbers["mean"], numbers["quantiles"], QUANTILES)
     return f"above 0 on {numbers['firing_rate']:.1%}, which says little; above its mean on about {above:.0%}"
-
-
-def megabytes(count: int) -> str:
-    """Return a number of bytes as text."""
-    return f"{count / 1e6:,.1f} MB"
 
 
 def say_status(status: dict[str, Any]) -> None:

@@ -101,7 +101,7 @@ def backup(db: str, place: str, version: str | None, as_json: bool) -> None:
     csp-index backup birds.db /backup/birds-2026-11.db
     csp-index backup /backup/birds-2026-11.db birds.db
     """
-    from csp_index.cli.formatting import megabytes
+    from csp_index.printable import megabytes
     from csp_index.query.reader import Reader
 
     with progress() as report:

@@ -42,6 +42,7 @@ change without notice."""
 #: Headings, and the names below them; public names that no heading lists come last.
 _ORDER: Mapping[str, Sequence[str]] = {
     "Open an index": ("open_index", "Index", "NetworkSource"),
+    "Before hours are spent": ("doctor", "DoctorReport", "IndexReport"),
     "Results": ("Labels", "Label", "LabelScore", "ExamplePair", "SqlResult"),
     "Addresses": ("NeuronKey", "LayerKey"),
     "Options of labels": ("ExampleOptions", "ScoringOptions"),

@@ -13,7 +13,8 @@ from cli_world import ENCODER, NETWORK
 from csp_index import open_index
 from csp_index.demo.network import CLIP_FOLDER
 from csp_index.images.sources import open_source
-from csp_index.indexing.doctor.source import Listing, listed
+from csp_index.indexing.doctor.report import Listing
+from csp_index.indexing.doctor.source import listed
 from csp_index.store import schema
 
 IMAGES = 23

@@ -5,20 +5,25 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from csp_index import settings
 from csp_index.images.decode import ImageFailure, ImageRef, read_images, same_file
 from csp_index.indexing import commit
-from csp_index.indexing.doctor.source import SAMPLE, Listing, Report, expected, load, sampled, warnings_in
-from csp_index.indexing.doctor.trial_pass import PassTrial, try_models
+from csp_index.indexing.doctor.examination import Examination, expected, load, sampled, warnings_in
+from csp_index.indexing.doctor.report import (
+    DoctorReport,
+    IndexReport,
+    Listing,
+    PassTrial,
+    StoredEncoder,
+    StoredLayer,
+)
+from csp_index.indexing.doctor.trial_pass import try_models
 from csp_index.indexing.model_columns import columns_of
 from csp_index.models.encoders import LoadedEncoder
-from csp_index.models.index_models import Models, NetworkSource, by_network
+from csp_index.models.index_models import Models, by_network
 from csp_index.models.networks import LoadedNetwork
 from csp_index.originals import ImageRoots
 from csp_index.store import catalog, schema
@@ -30,60 +35,14 @@ from csp_index.store.tables import Store
 _ARRAYS = "arrays"  # what an encoder or a network that was imported is called
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEncoder:
-    """An encoder of the index."""
+def examine_index(uri: str | Path, request: Examination) -> IndexReport:
+    """Return what an index holds, and try what would extend it on a seeded sample of its original images.
 
-    encoder: str
-    width: int
-    images: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoredLayer:
-    """A layer of the index; shares are of its neurons, over all images, None where its statistics are missing.
-
-    A neuron is `dead` if it fires (> 0) on no image, `always_on` if it fires on all, and `constant` if it fires with
-    the same value on all.
+    Tried are the models of the request, or else those of the index, with which images could be added.
     """
-
-    layer: str
-    network: str
-    neurons: int
-    pool: str
-    dtype: str
-    images: int
-    dead: float | None = None
-    always_on: float | None = None
-    constant: float | None = None
-
-
-@dataclass(slots=True)
-class IndexReport(Report):
-    """What an index holds. `bytes` are those of its files, None in a bucket; `failures` counts unreadable images."""
-
-    encoders: list[StoredEncoder] = field(default_factory=list)
-    layers: list[StoredLayer] = field(default_factory=list)
-    failures: int = 0
-    bytes: int | None = None
-
-
-def examine_index(
-    uri: str | Path,
-    encoders: Sequence[str],
-    networks: Sequence[NetworkSource],
-    models: Models,
-    *,
-    dtype: str | None = None,
-    sample: int = SAMPLE,
-) -> IndexReport:
-    """Return what an index holds, and try what would extend it on a seeded `sample` of its original images.
-
-    Tried are the given models, or else those of the index, with which images could be added.
-    """
+    encoders, networks, models = request.encoders, request.networks, request.models
     store = open_snapshot(uri)
     report = IndexReport(Listing(store.uri, images=catalog.image_count(store)))
-    precision = str(settings.ACTIVATION_DTYPE.value(dtype))
     with warnings_in(report):
         infos, layers = catalog.encoders(store), catalog.layers(store)
         report.encoders = [StoredEncoder(one.name, one.width, catalog.image_count(store, one.what)) for one in infos]
@@ -92,17 +51,17 @@ def examine_index(
         report.bytes = _bytes(store)
         report.attempt(lambda: _count_columns(store, report.listing))
         arrays = all(info.identity.get("library") == _ARRAYS for info in infos)
-        refs = report.attempt(lambda: _originals(store, report, sample, arrays=arrays))
-        loaded, studied = load(report, models, encoders, networks)
+        refs = report.attempt(lambda: _originals(store, report, request.sample, arrays=arrays))
+        loaded, studied = load(report, request)
         own = [] if encoders else _own_encoders(report, models, infos)  # new images, and new layers, need them
         if not (encoders or networks):
             loaded, studied = own, _own_networks(report, models, layers)
-        columns = columns_of(loaded, studied, precision)
-        report.attempt(lambda: commit.reconcile(store, columns, dtype))
+        columns = columns_of(loaded, studied, request.precision)
+        report.attempt(lambda: commit.reconcile(store, columns, request.dtype))
         if encoders or networks:
             present = {info.what for info in catalog.columns(store)}
             report.notes += [f"{info.what} is in the index already" for info in columns if info.what in present]
-        report.take(report.attempt(lambda: try_models(refs or [], loaded, studied, precision)) or PassTrial())
+        report.take(report.attempt(lambda: try_models(refs or [], loaded, studied, request.precision)) or PassTrial())
     if encoders or networks:
         result = expected(report.trial, report.listing.images)
         report.expected = None if result is None else replace(result, thumbnails=0.0)  # the index has them
@@ -119,13 +78,8 @@ def _stored(store: Store, info: LayerInfo, report: IndexReport) -> StoredLayer:
     if not catalog.is_finished(store, info):
         report.notes.append(f"layer {info.key} has no statistics of its neurons yet: `csp-index index` makes them")
         return layer
-    rows = store.read(schema.NEURONS, ["min", "max", "firing_rate"], catalog.layer_filter(info))
-    always = rows["firing_rate"].to_numpy() >= 1
-    dead, same = rows["max"].to_numpy() <= 0, rows["min"].to_numpy() == rows["max"].to_numpy()
-    return StoredLayer(
-        *(layer.layer, layer.network, layer.neurons, layer.pool, layer.dtype, images),
-        *(float(np.mean(which)) for which in (dead, always, same & ~dead)),
-    )
+    rows = store.read(schema.NEURONS, ["min", "max"], catalog.layer_filter(info))
+    return layer.with_shares(rows["min"].to_numpy(), rows["max"].to_numpy())
 
 
 def _count_columns(store: Store, listing: Listing) -> None:
@@ -145,7 +99,7 @@ def _bytes(store: Store) -> int | None:
     return sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, names in folders for name in names)
 
 
-def _own_encoders(report: Report, models: Models, infos: Sequence[EncoderInfo]) -> list[LoadedEncoder]:
+def _own_encoders(report: DoctorReport, models: Models, infos: Sequence[EncoderInfo]) -> list[LoadedEncoder]:
     """Load the encoders of the index, without which no image can be added; arrays have none."""
     encoders = []
     for info in infos:
@@ -157,7 +111,7 @@ def _own_encoders(report: Report, models: Models, infos: Sequence[EncoderInfo]) 
     return encoders
 
 
-def _own_networks(report: Report, models: Models, layers: Sequence[LayerInfo]) -> list[LoadedNetwork]:
+def _own_networks(report: DoctorReport, models: Models, layers: Sequence[LayerInfo]) -> list[LoadedNetwork]:
     """Load the networks of the index; layers that came as arrays have none."""
     networks: list[LoadedNetwork] = []
     for group in by_network(layers):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
@@ -18,6 +18,7 @@ from csp_index.images.decode import ImageFailure, ImageRef
 from csp_index.images.loader import Prepared, decoded
 from csp_index.indexing.batches import batches
 from csp_index.indexing.commit import value_rows
+from csp_index.indexing.doctor.report import Input, LayerTrial, ModelTrial, PassTrial
 from csp_index.indexing.model_columns import Part, columns_of, parts_of
 from csp_index.indexing.model_outputs import check_preprocessing, outputs_of
 from csp_index.models.encoders import LoadedEncoder, TwoTowers
@@ -28,70 +29,6 @@ from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 
 _COARSE = 10  # times the tolerance on CUDA, where encoders run in half precision
 _ROWS = 64  # at least so many images are laid out to see what one takes in the index
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """What a model's preprocessing makes of an image: its shape, and the range of the values over the images tried."""
-
-    shape: tuple[int, ...]
-    least: float
-    most: float
-    mean: float
-    std: float
-
-
-@dataclass(frozen=True, slots=True)
-class LayerTrial:
-    """A layer: how its output is read, and the share of its neurons that are degenerate on the images tried.
-
-    `axes` have the neurons in one image's output, from 1. A neuron is `dead` if it fires (> 0) on no image,
-    `always_on` if it fires on all, and `constant` if it fires with the same value on all.
-    """
-
-    layer: str
-    kind: str
-    shape: tuple[int, ...]
-    axes: tuple[int, ...]
-    pool: str
-    neurons: int
-    understood: str = ""
-    dead: float | None = None
-    always_on: float | None = None
-    constant: float | None = None
-
-
-@dataclass(slots=True)
-class ModelTrial:
-    """An encoder or a network, and what it gave; fields that need an image are None where none went through."""
-
-    kind: str  # encoder or network
-    spec: str
-    name: str
-    device: str
-    preprocessing: str
-    width: int | None = None
-    logit_scale: float | None = None
-    layers: list[LayerTrial] = field(default_factory=list)
-    input: Input | None = None
-    repeats: bool | None = None  # two passes over the same images agree
-    bytes_per_image: float | None = None
-
-
-@dataclass(slots=True)
-class PassTrial:
-    """What a trial found: the models, the images it took, the speed of a warm pass with all models, and what is wrong.
-
-    `thumbnail_bytes` is the mean of one image.
-    """
-
-    models: list[ModelTrial] = field(default_factory=list)
-    tried: int = 0
-    read: int = 0
-    images_per_second: float | None = None
-    thumbnail_bytes: float | None = None
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 def try_models(
@@ -180,15 +117,8 @@ def _note_column(info: Column, values: torch.Tensor, trial: ModelTrial, result: 
                 "preprocessing and weights"
             )
         return
-    fires = values > 0
-    constant = fires.all(0) & (values == values[:1]).all(0)
     place = next(number for number, one in enumerate(trial.layers) if one.layer == info.key.layer)
-    trial.layers[place] = replace(
-        trial.layers[place],
-        dead=_share(~fires.any(0)),
-        always_on=_share(fires.all(0)),
-        constant=_share(constant),
-    )
+    trial.layers[place] = trial.layers[place].with_shares(values.amin(0).numpy(), values.amax(0).numpy())
     if same and different:
         result.notes.append(
             f"layer {info.key} gives the same activations for {len(values)} different images: its labels would mean "
@@ -251,10 +181,6 @@ def _input(pixels: torch.Tensor) -> Input:
     least, most = map(float, pixels.aminmax())
     deviation = float(pixels.std(correction=0))
     return Input(tuple(pixels.shape[1:]), least, most, float(pixels.mean()), deviation)
-
-
-def _share(which: torch.Tensor) -> float:
-    return float(which.float().mean())
 
 
 def _bytes(info: Column, values: torch.Tensor) -> float:
