@@ -75,7 +75,7 @@ class TarSource:
                 yield ImageRef(f"{shard}#damaged shard", failure=str(exc))
 
     def _members(self, shard: Path) -> Iterator[ImageRef]:
-        sample, damage = _Sample(), ""
+        sample, damage, names = _Sample(), "", set[int]()
         try:
             with closing(BoundedTar(shard)) as tar:
                 for member in tar:
@@ -89,7 +89,11 @@ class TarSource:
                         self._inside.update(sample.unused())
                         sample = _Sample(key)
                     if self._is_image(tar, member, ending):
-                        sample.images.append(member.name)
+                        if hash(member.name) in names:  # its address would lead to the first one
+                            self._inside.update(["with the name of another member"])
+                        else:
+                            sample.images.append(member.name)
+                        names.add(hash(member.name))
                     elif _last(ending)[1:] in METADATA_ENDINGS:
                         sample.add(tar, member, ending)
                 damage = _damage_behind(tar)

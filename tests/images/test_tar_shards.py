@@ -258,3 +258,16 @@ def test_hidden_members_and_links_are_no_images(tmp_path: Path) -> None:
     source = open_source(path)
     assert [ref.uri for ref in listed(source)] == [f"{path.resolve()}#./1.jpg"]
     assert passed_over_by(source) == {"hidden (the name starts with a dot)": 1, "links": 2}
+
+
+def test_a_second_member_of_one_name_is_counted(tmp_path: Path) -> None:
+    """Both have one address, by which only the first can be read."""
+    path = tar_of(tmp_path / "a.tar", {"1.png": png(1), "2.png": png(2)})
+    with tarfile.open(path, "a") as tar:
+        info = tarfile.TarInfo("1.png")
+        info.size = len(png(3))
+        tar.addfile(info, io.BytesIO(png(3)))
+    source = open_source(path)
+    refs = listed(source)
+    assert [number_of(result) for result in read_images([ref.uri for ref in refs])] == [1, 2]
+    assert passed_over_by(source) == {"with the name of another member": 1}
