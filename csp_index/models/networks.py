@@ -308,7 +308,7 @@ class LoadedNetwork:
     def _described(self, trial: Trial, reading: Reading) -> dict[str, LayerOutput]:
         shapes = {layer: trial.shape(layer, self.name) for layer in self._modules}
         exact = isinstance(reading.pool, Mapping)
-        axes = {} if exact or reading.axis else trial.axes(list(shapes))
+        axes = {} if exact else trial.axes(list(shapes))
         outputs = {}
         for layer, shape in shapes.items():
             pool = requested = reading.pool[layer] if isinstance(reading.pool, Mapping) else reading.pool
@@ -324,19 +324,8 @@ class LoadedNetwork:
                     pool = pool_at(shape, axis if isinstance(axis, tuple) else [axis], pool, token)
             except ModelError as exc:
                 raise ModelError(f"layer {layer!r} of {self.name}: {exc}") from exc
-            if pool == "cls" and not token and self._loaded.has_class_token:
-                _log.warning("pool cls reads the first patch of %s, where the class token is not in front yet", layer)
-            if pool == "cls" and requested is None and (remark := trial.strange_tokens(shape)):
+            for remark in trial.remarks(layer, pool, requested, None if exact else axes[layer]):
                 _log.warning("layer %s of %s: %s", layer, self.name, remark)
-            if (runs := trial.trace.runs[layer]) > 1:
-                _log.warning(
-                    "layer %s of %s runs %d times for an image: its last output is read", layer, self.name, runs
-                )
-            if trial.trace.several.get(layer):
-                count = trial.trace.several[layer]
-                _log.warning(
-                    "layer %s gives %d tensors: the first is read; %s[1] names the second", layer, count, layer
-                )
             module = self._modules[layer]
             count = neurons_of(shape, pool)
             names = trial.class_names(layer, count)

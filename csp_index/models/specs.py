@@ -52,7 +52,11 @@ def _with_library(spec: str, libraries: Sequence[str], kind: str, examples: str)
     if (library in libraries and name) or library == _OBJECT:
         return spec
     directory = user_path(spec)
-    if os.path.isdir(directory):
+    if spec.strip() and os.path.isfile(directory):
+        raise ModelError(
+            f"{kind} {spec!r} is a file: name the {kind} it is of, and give the file as --weights, or write {examples}"
+        )
+    if spec.strip() and os.path.isdir(directory):
         named = _library_of(directory)
         if named in libraries:
             return f"{named}:{directory.resolve()}"
@@ -106,5 +110,7 @@ def split_choice(weights: str) -> tuple[str, str]:
 
 def check_weights(weights: str | None) -> None:
     """Refuse a weight file that is not there."""
+    if weights is not None and not split_choice(weights)[0].strip():
+        raise ModelError("the name of the weight file is empty: write --weights FILE")
     if weights is not None and not os.path.exists(user_path(split_choice(weights)[0])):
         raise ModelError(f"the weight file {split_choice(weights)[0]} does not exist")

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path, PosixPath
 from typing import IO, Any
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from csp_index.errors import CspIndexError, ModelError, SettingError, one_line
-from csp_index.regular_files import check_file, user_path
+from csp_index.regular_files import check_file, open_file, read_text, user_path
 
 OBJECT = "object"
 """The library in the spec of a model that is an object of the caller: ``object:mine``."""
@@ -29,6 +29,23 @@ OBJECT = "object"
 _BATCH_SIZES = {"cuda": 256, "mps": 64}
 _CPU_BATCH_SIZE = 32
 _CONFIG_FILES = ("config.json", "open_clip_config.json", "model_index.json")
+_WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+_USUAL = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_START = 64
+_STARTS = (  # of files that are given by mistake
+    (b"GGUF", "is a GGUF file, whose weights are quantized"),
+    (b"version https://git-lfs", "is a pointer of Git LFS, not the file itself (git lfs pull fetches it)"),
+    (b"\x89HDF", "is an HDF5 file, as Keras writes"),
+    (b"<", "is a web page, as a failed download leaves"),
+    (b"{", "is JSON, which holds settings"),
+)
+_SUFFIXES = {
+    ".onnx": "is an ONNX graph, which has no layers of PyTorch",
+    ".msgpack": "is a checkpoint of Flax",
+    ".tflite": "is a TensorFlow Lite model",
+    ".engine": "is a TensorRT engine",
+}
+_PICKLED = re.compile(r"GLOBAL (\S+)")
 # What training scripts save beside the weights: arguments, paths, a best score. Plain values, which run nothing.
 _SCALAR = type(np.float64(0)).__reduce__(np.float64(0))[0]
 _PLAIN: list[Any] = [Namespace, PosixPath, np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
@@ -105,11 +122,17 @@ def hash_weights(module: nn.Module) -> str:
 def read_file(file: str | Path) -> object:
     """Return what a .safetensors file or a .pt, .pth, .bin or .ckpt checkpoint holds; reading it never runs code.
 
-    Raises ModelError for a file that holds more than tensors and plain values.
+    A folder stands for the one weight file in it, and so do shards with their index. Raises ModelError for a file that
+    holds more than tensors and plain values, with the kind of file that it is, if it is known.
     """
     path = user_path(file)
     if not os.path.exists(path):
         raise ModelError(f"the weight file {path} does not exist")
+    parts = _shards(path)
+    return _read(parts[0]) if len(parts) == 1 else {name: tensor for part in parts for name, tensor in _table(part)}
+
+
+def _read(path: Path) -> object:
     try:
         check_file(path)
         if path.suffix.lower() == ".safetensors":
@@ -118,14 +141,70 @@ def read_file(file: str | Path) -> object:
             return load_file(path)
         return load_plain(path)
     except Exception as exc:  # damaged files and refused pickles raise many kinds
-        if "TorchScript" in str(exc):
-            raise ModelError(
-                f"the weight file {path} is a TorchScript archive, whose layers cannot be read: save the state_dict() "
-                "of the Python module"
-            ) from exc
-        raise ModelError(
-            f"the weight file {path} cannot be read as plain tensors (best: .safetensors): {one_line(exc)}"
-        ) from exc
+        raise ModelError(f"the weight file {path} {why_unreadable(path, exc)}") from exc
+
+
+def _table(path: Path) -> Iterator[tuple[str, Any]]:
+    content = _read(path)
+    if not isinstance(content, Mapping):
+        raise ModelError(f"the weight file {path} holds no table of tensors, as a shard does")
+    yield from content.items()
+
+
+def _shards(path: Path) -> list[Path]:
+    """Return the weight files that a path means: itself, or those of a folder or of an index of shards."""
+    index = path if path.name.endswith(".index.json") else None
+    if path.is_dir():
+        files = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in _WEIGHTS)
+        usual = next((entry for name in _USUAL for entry in files if entry.name == name), None)
+        index = next(iter(sorted(path.glob("*.index.json"))), None)
+        if usual is not None or (len(files) == 1 and index is None):
+            return [usual or files[0]]
+        if index is None:
+            some = ", ".join([*(entry.name for entry in files[:4]), *(["..."] if len(files) > 4 else [])])
+            distributed = any(path.glob("*.distcp"))
+            convert = ": convert it first (python -m torch.distributed.checkpoint.format_utils dcp_to_torch)"
+            what = (
+                f"{len(files)} weight files ({some}): name one of them" if files else f"none of {', '.join(_WEIGHTS)}"
+            )
+            raise ModelError(f"{path} is a folder with {f'a distributed checkpoint{convert}' if distributed else what}")
+    if index is None:
+        return [path]
+    try:
+        names = {str(name) for name in json.loads(read_text(index))["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise ModelError(f"{index} is no index of shards: expected JSON with weight_map") from exc
+    missing = sorted(name for name in names if Path(name).name != name or not (index.parent / name).is_file())
+    if missing or not names:
+        raise ModelError(f"{index} names shards that are not beside it: {', '.join(missing[:3]) or 'none'}")
+    return [index.parent / name for name in sorted(names)]
+
+
+def why_unreadable(path: Path, exc: Exception) -> str:
+    """Return why a weight file cannot be read, as the end of a sentence: by its first bytes, or by the error."""
+    message = str(exc)
+    if "TorchScript" in message:
+        return "is a TorchScript archive, whose layers cannot be read: save the state_dict() of the Python module"
+    pickled = _PICKLED.search(message)
+    if pickled:
+        return (
+            f"holds the Python object {pickled[1]}, which is never run: save the state_dict() of the module, and give "
+            "its class as the network"
+        )
+    try:
+        with open_file(path) as file:
+            start = file.read(_START)
+    except OSError:
+        start = None
+    kind = None if start is None else "is empty" if not start else None
+    if start:
+        kind = next(
+            (text for mark, text in _STARTS if start.lstrip().startswith(mark)), _SUFFIXES.get(path.suffix.lower())
+        )
+    if kind is not None:
+        return f"{kind}: expected safetensors, or a checkpoint of PyTorch"
+    reason = "" if "weights_only" in message else f": {one_line(exc)}"
+    return f"cannot be read as plain tensors (best: .safetensors){reason}"
 
 
 def load_plain(file: Path | IO[bytes]) -> object:
@@ -144,6 +223,8 @@ def local_directory(name: str, error: type[CspIndexError]) -> Path | None:
     spelled_out = "/" in name or name.startswith((".", "~"))
     if os.path.isdir(path) and (spelled_out or any((path / config).is_file() for config in _CONFIG_FILES)):
         return path.resolve()
+    if os.path.isfile(path) and name.startswith(("/", ".", "~")):
+        raise error(f"{name} is a file: expected a directory, or a name; weights go to --weights FILE")
     if name.startswith(("/", ".", "~")):
         raise error(f"the directory {name} does not exist{_neighbours(path)}")
     if "/" in name and os.path.isdir(path.parent):

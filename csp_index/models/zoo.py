@@ -6,6 +6,7 @@ imported with its first network.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -111,10 +112,12 @@ def _load_torchvision(name: str, wish: Wish) -> Loaded:
     if weights_name not in ("", _RANDOM, "DEFAULT") and weights_name not in available.__members__:
         raise ModelError(f"{model_name} has no weights {weights_name!r} (has: {', '.join([*names, _RANDOM])})")
     weights = available.DEFAULT if weights_name in ("", _RANDOM) else available[weights_name]
+    chosen = weights if wish.weights and weights_name != _RANDOM else None
+    builder = torchvision.models.get_model_builder(model_name)
+    # Without weights of its own a detector would download those of its backbone.
+    takes_backbone = chosen is None and "weights_backbone" in inspect.signature(builder).parameters
     with seeded():
-        module = torchvision.models.get_model(
-            model_name, weights=weights if wish.weights and weights_name != _RANDOM else None
-        )
+        module = builder(weights=chosen, **({"weights_backbone": None} if takes_backbone else {}))
     transform = weights.transforms()
     loaded = loaded_module(module, transform, stable_repr(transform), f"torchvision {torchvision.__version__}")
     named = weights_name != _RANDOM and (wish.weights or wish.names_only)

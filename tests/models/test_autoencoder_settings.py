@@ -232,6 +232,13 @@ def test_settings_of_other_names_and_in_yaml_are_read(name: str, text: str, tmp_
     assert f"settings from {Path(name).name}" in topk_too.understood
 
 
+def test_an_option_that_is_none_is_said_to_be(tmp_path: Path) -> None:
+    saelens(tmp_path, SAELENS, architecture="topk", k=K)
+    for option in (":topk=-3", ":foo=3", ":centred"):
+        with pytest.raises(ModelError, match=f"does not exist \\({option} is no option: topk=K, threshold=T"):
+            read(tmp_path, option)
+
+
 def test_the_only_autoencoder_in_a_folder_of_trainers_is_taken(tmp_path: Path) -> None:
     dictionary_learning(_made(tmp_path / "trainer_0"), DL_TOPK, "AutoEncoderTopK", k=K)
     np.testing.assert_allclose(features(read(tmp_path)), topk(pre(X)), rtol=1e-3, atol=1e-4)

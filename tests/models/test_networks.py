@@ -228,7 +228,7 @@ def test_pickled_code_in_a_weight_file_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "evil.pth").write_bytes(pickle.dumps({"fc.weight": Evil()}))
     torch.save({"x": Evil()}, tmp_path / "evil.pt")
     for file in ("evil.pth", "evil.pt"):
-        with pytest.raises(ModelError, match="cannot be read as plain tensors"):
+        with pytest.raises(ModelError, match=r"cannot be read as plain tensors|which is never run"):
             load_network(ODD, layers=["maps"], weights=tmp_path / file, device="cpu")
     assert not (tmp_path / "ran").exists()
     torch.save([1, 2], tmp_path / "list.pt")

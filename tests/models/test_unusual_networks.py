@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -128,7 +129,7 @@ def test_a_layer_that_runs_twice_is_said_to(monkeypatch: pytest.MonkeyPatch, cap
             return result
 
     network = loaded(lambda: Twice(relu=nn.ReLU()), "relu", monkeypatch)
-    assert "layer relu of made runs 2 times for an image: its last output is read" in caplog.text
+    assert "layer relu of made: it runs 2 times for an image, and its last output is read" in caplog.text
     module, pixels = network._loaded.module, torch.rand(3, 3, 32, 32)
     expected = (module.conv(pixels).relu() - 0.1).relu().mean((2, 3))
     torch.testing.assert_close(network.activations(pixels)["relu"], expected)
@@ -235,3 +236,28 @@ def test_tokens_that_are_no_patches_are_said_to_be(
         network = loaded(Queries, "fc", monkeypatch)
     assert network.layers["fc"].pool == "cls"
     assert "its 5 tokens are not the 16 patches with 1 in front" in caplog.text
+
+
+@pytest.mark.parametrize("options", [{"pool": "mean-last"}, {"axis": [3]}, {"pool": "max", "axis": [-1]}])
+def test_an_axis_that_the_layer_contradicts_is_taken_and_said(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = load_network(offered(Chain, monkeypatch), layers=["conv"], **options)
+    assert network.layers["conv"].neurons == 4
+    assert (
+        "its neurons are read from axis 3 of [12, 4, 4] as you say, though its kind and weights say axis 1"
+        in caplog.text
+    )
+
+
+def test_a_tensor_that_a_layer_does_not_give_is_refused_with_those_it_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match=r"conv gives 1 tensor, so choose conv\[0\] to conv\[0\]"):
+        loaded(Chain, "conv[1]", monkeypatch)
+
+
+def test_a_detector_without_weights_downloads_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*parts: object, **options: object) -> None:
+        raise AssertionError("weights were downloaded")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    assert load_network("torchvision:lraspp_mobilenet_v3_large/none", layers=["classifier"]).layers

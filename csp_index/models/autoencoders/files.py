@@ -21,7 +21,7 @@ from torch import Tensor
 from csp_index.errors import ModelError, one_line
 from csp_index.models.autoencoders.beside import names_of_settings, settings_beside
 from csp_index.models.autoencoders.tensor_names import OUTER
-from csp_index.models.weights import load_plain
+from csp_index.models.weights import load_plain, why_unreadable
 from csp_index.regular_files import check_file, open_file, user_path
 
 _HUB = re.compile(r"hf(?:-hub)?:([^/]+/[^/]+)(?:/(.+))?")
@@ -40,8 +40,9 @@ _USUAL: Final = (
 )
 _NESTS: Final = ("state_dict", "model_state_dict", "sae_state_dict", "model", "autoencoder", "sae", "ae", "params")
 _OUTER: Final = frozenset({"module", "_orig_mod", "sae", "ae", "autoencoder", "model"})
+_OPTION = re.compile(r":[a-z_]+(=[^/:]*)?$")
+_OPTIONS: Final = "topk=K, threshold=T, scale=X, relu, plain, centered, places, pool=POOL, name=NAME"
 _LINE_BYTES = 2**20
-_SAID_BY = re.compile(r"GLOBAL (\S+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,9 @@ def _locate(name: str) -> Path:
     except (OSError, ValueError):  # a NUL, or a name that is too long
         there = False
     if not there:
-        raise ModelError(f"the weight file {path} does not exist")
+        option = _OPTION.search(name)
+        more = f" ({option[0]} is no option: {_OPTIONS})" if option else ""
+        raise ModelError(f"the weight file {path} does not exist{more}")
     return path
 
 
@@ -155,15 +158,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return _read_safetensors(path)
         content, said = (_read_arrays(path), {}) if ending == ".npz" else _read_checkpoint(path)
     except Exception as exc:  # damaged files and refused pickles raise many kinds
-        wrapped = _SAID_BY.search(str(exc))
-        if wrapped:
-            raise ModelError(
-                f"the weight file {path} holds the Python object {wrapped[1]}, which is never run: save the "
-                "state_dict() of the autoencoder, and its settings as cfg.json beside it"
-            ) from exc
-        raise ModelError(
-            f"the weight file {path} cannot be read as plain tensors (best: .safetensors): {one_line(exc)}"
-        ) from exc
+        raise ModelError(f"the weight file {path} {why_unreadable(path, exc)}") from exc
     return _unpacked(path, content, said)
 
 

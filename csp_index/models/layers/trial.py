@@ -15,7 +15,7 @@ from csp_index.models.layers.axes import Shape, Trace, axes_of, resized_shapes, 
 from csp_index.models.layers.hooks import running_loaded
 from csp_index.models.layers.loaded import Loaded
 from csp_index.models.layers.repeats import spare_random_numbers, trial_images
-from csp_index.models.pooling import first_tensor, prefix_in
+from csp_index.models.pooling import first_tensor, neuron_axes, prefix_in
 
 _SHOWN = 3  # names in an error
 
@@ -54,7 +54,12 @@ class Trial:
         return shape[1:]
 
     def _instead_of(self, layer: str) -> str:
-        above = layer.rpartition(".")[0]
+        above, whole = layer.rpartition(".")[0], layer.partition("[")[0]
+        if whole != layer and whole in self.trace.shapes:
+            count = self.trace.several.get(whole, 1)
+            return (
+                f"{whole} gives {count} tensor{'' if count == 1 else 's'}, so choose {whole}[0] to {whole}[{count - 1}]"
+            )
         if isinstance(self.modules.get(above), nn.MultiheadAttention):
             return f"{above} uses its weights without calling it, so choose {above}, or one head such as {above}.head-0"
         return "choose another layer"
@@ -65,7 +70,26 @@ class Trial:
         batched = shape[:1] == (2,) and layer not in self.trace.unbatched
         return batched and all(shape) and not tensor.is_complex() and tensor.layout == torch.strided
 
-    def strange_tokens(self, shape: Shape) -> str:
+    def remarks(self, layer: str, pool: str, requested: str | None, axis: int | None) -> list[str]:
+        """Return what a user should know about how a layer is read; ``axis`` is the one that the layer settles."""
+        shape, trace, remarks = self.trace.shapes[layer][1:], self.trace, list[str]()
+        if pool == "cls" and self.loaded.has_class_token and not self.reads_class_token(shape):
+            remarks.append("pool cls reads its first patch, as the class token is not in front yet")
+        if pool == "cls" and requested is None and (strange := self._strange_tokens(shape)):
+            remarks.append(strange)
+        read = neuron_axes(shape, pool)
+        if axis is not None and read != (axis,) and shape[axis - 1] > 1:
+            remarks.append(
+                f"its neurons are read from axis {','.join(map(str, read))} of {list(shape)} as you say, though its "
+                f"kind and weights say axis {axis}"
+            )
+        if trace.runs[layer] > 1:
+            remarks.append(f"it runs {trace.runs[layer]} times for an image, and its last output is read")
+        if count := trace.several.get(layer):
+            remarks.append(f"it gives {count} tensors, and the first is read; {layer}[1] names the second")
+        return remarks
+
+    def _strange_tokens(self, shape: Shape) -> str:
         """Return what to know about tokens [L, M] that are neither the patches nor those with tokens in front."""
         grid, prefix = self.trace.grid, self.loaded.prefix_tokens
         if len(shape) != 2 or grid is None or not prefix or shape[0] - prod(grid) in (0, prefix, prefix + 1):
