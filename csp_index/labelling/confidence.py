@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from csp_index.concurrency import checked, go_on
@@ -84,7 +85,7 @@ def bootstrap(
         moved = own[pick, None] + change
         noise = _NOISE * own[pick].abs().amax(1).clamp(min=1)[:, None]
         both = torch.cat([moved, moved[..., :1] - moved], 2)  # scores, and the lead of the first over each
-        lows, highs = both.quantile(torch.tensor(_INTERVAL), dim=1)
+        lows, highs = _quantiles(both)
         low[pick], lead = lows.chunk(2, dim=1)
         high[pick], _ = highs.chunk(2, dim=1)
         widened = moved + (_WIDEN - 1) * change
@@ -100,6 +101,18 @@ def bootstrap(
     for values in (low, high, share):
         values[absent | dead[:, None]] = torch.nan
     return Confidence(low, high, share, uncertain | dead)
+
+
+def _quantiles(values: torch.Tensor) -> torch.Tensor:
+    """Return the ends [2, M, L] of the interval of values [M, B, L], as torch.quantile does with linear interpolation.
+
+    NumPy sorts many short rows of floats ten times as fast as torch.
+    """
+    ordered = torch.from_numpy(np.sort(values.transpose(1, 2).contiguous().numpy(), axis=2))
+    ranks = torch.tensor(_INTERVAL).double() * (ordered.shape[2] - 1)
+    below, above = (ordered[..., ends.long()] for ends in (ranks.floor(), ranks.ceil()))
+    ends = below.lerp(above, (ranks - ranks.floor()).float().expand_as(below).contiguous())
+    return ends.masked_fill(ordered[..., -1:].isnan(), torch.nan).movedim(2, 0)
 
 
 def _first(scores: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -222,7 +235,8 @@ def draws(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
     place = torch.arange(width)
     seeds = mix(evidence.neuron_numbers, options.seed)[:, None, None]
     lots = mix(seeds ^ ((torch.arange(options.bootstrap)[:, None] << 32) + place), 1) >> 39
-    samples = (lots * count >> 24).masked_fill(place >= count, width).sort(dim=2).values
+    places = (lots * count >> 24).masked_fill(place >= count, width).to(torch.int32)
+    samples = torch.from_numpy(np.sort(places.numpy(), axis=2)).long()
     whole = torch.cat([place.expand(len(samples), 1, -1), samples], 1)
     return whole.masked_fill(place >= count, -1)
 
