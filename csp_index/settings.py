@@ -275,6 +275,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Indexing": (
         "shard_size",
         "activation_dtype",
+        "activation_storage",
         "thumbnail_size",
         "top_images",
         "decode_threads",
