@@ -23,6 +23,8 @@ from csp_index.service.documents import manual
 
 _COMMENT: Final = re.compile(r"<!--.*?-->", re.DOTALL)
 _ELSEWHERE: Final = re.compile(r"https?://")
+_OPTION: Final = re.compile(r"--?[\w-]+( \S+)?")
+_ALIGNED: Final = re.compile(r"^.*\S {3,}\S", re.MULTILINE)  # a line of a table that spaces make
 
 
 def manual_href(place: str) -> str:
@@ -109,8 +111,16 @@ class _Renderer(RendererHTML):
         return "<td>"
 
     def fence(self, tokens: Sequence[Token], place: int, *_: Any) -> str:
-        """Draw a block of code."""
-        return f"<pre {self._region('Code')}><code>{escape(tokens[place].content)}</code></pre>\n"
+        """Draw a block of code; long lines are folded unless lines are aligned below each other."""
+        text = tokens[place].content
+        kind = ' class="aligned"' if len(_ALIGNED.findall(text)) > 1 else ""
+        return f"<pre{kind} {self._region('Code')}><code>{escape(text)}</code></pre>\n"
+
+    def code_inline(self, tokens: Sequence[Token], place: int, *_: Any) -> str:
+        """Draw code in a line; an option of a command is not folded at its hyphens."""
+        text = tokens[place].content
+        kind = ' class="option"' if _OPTION.fullmatch(text) else ""
+        return f"<code{kind}>{escape(text)}</code>"
 
     def code_block(self, tokens: Sequence[Token], place: int, *_: Any) -> str:
         """Draw an indented block of code."""

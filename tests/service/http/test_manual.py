@@ -147,5 +147,18 @@ def test_tables_and_code_scroll_within_themselves_without_styles(written: Any) -
     assert 'aria-label="Code 1"><code>&lt;b&gt;\n</code></pre>' in html and 'aria-label="Code 2"><code>indented' in html
 
 
+def test_long_lines_are_folded_unless_they_are_aligned(written: Any) -> None:
+    html = written("# T\n\n```\nname   value\na      1\n```\n\n```\nx = 1   # one\ny = 2\n```\n")
+    assert '<pre class="aligned" tabindex="0" role="region" aria-label="Code 1">' in html
+    assert '<pre tabindex="0" role="region" aria-label="Code 2">' in html
+
+
+@pytest.mark.parametrize("text", ["--prior-weight", "-h", "--method csp"])
+def test_an_option_is_not_folded_at_its_hyphens(written: Any, text: str) -> None:
+    assert written(f"# T\n\n`{text}`, `csp-index label`") == (
+        f'<p><code class="option">{text}</code>, <code>csp-index label</code></p>\n'
+    )
+
+
 def test_the_first_heading_is_left_to_the_page(written: Any) -> None:
     assert written("<!-- made -->\n\n# T `x`\n\n## A\n\n## A\n") == '<h2 id="a">A</h2>\n<h2 id="a-1">A</h2>\n'
