@@ -147,6 +147,21 @@ def test_files_that_the_map_of_the_code_names_exist(page: str) -> None:
     assert not missing
 
 
+def test_modules_in_the_map_of_the_code_exist() -> None:
+    package = ROOT / "csp_index"
+    place = room = package
+    missing: list[str] = []
+    for line in PAGES["contributing.md"].partition("## Codebase map")[2].split("```")[1].splitlines()[2:]:
+        name, names = line[:19].strip(), line[19:]
+        if name.endswith("/"):
+            place = (package if line[2] != " " else room) / name
+            room = place if line[2] != " " else room
+        files = [name] if name.endswith(".py") else [f"{module}.py" for module in re.findall(r"\w+", names)]
+        missing += [f"{place}/{file}" for file in files if name != "docs/" and not (place / file).exists()]
+    assert not missing
+    assert place == package / "docs"
+
+
 def test_the_layers_in_the_manual_are_those_of_the_contract() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     layers = [layer for layer in contracts[0]["layers"] if layer != "__main__"]
