@@ -30,6 +30,8 @@ _WIDE = 100  # characters of a signature in one line
 _INTRODUCTION = """\
 # Python
 
+The command line calls these functions and classes: what a command does, a program can do.
+
 ```python
 import csp_index
 
