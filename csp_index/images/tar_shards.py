@@ -170,7 +170,7 @@ class _Sample:
         parts = {part for name in self.images for part in _parts(name)}
         unused = Counter[str]()
         for (part, ending), count in self.members.items():
-            unused.update({} if part in parts else {f"{ending} without an image next to it": count})
+            unused.update({} if part in parts else {f"{ending} about no image next to it": count})
         return unused
 
 

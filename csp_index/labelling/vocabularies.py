@@ -78,7 +78,11 @@ def load_vocabulary(name: str | Path, store: Store | None = None) -> Vocabulary:
         raise LabelError(f"vocabulary {path} cannot be read as UTF-8 text: {one_line(exc)}") from exc
     if labels.note:
         _log.warning("%s", labels.note)
-    return _checked(path.stem, labels.rows, str(path), "line")
+    vocabulary = _checked(path.stem, labels.rows, str(path), "line")
+    merged = sum(map(len, labels.rows)) - len(vocabulary.texts)
+    if merged:
+        _log.warning("%s: labels that repeat others and are merged: %s", path.name, f"{merged:,}")
+    return vocabulary
 
 
 def make_vocabulary(name: str, texts: Sequence[str], where: str = "") -> Vocabulary:

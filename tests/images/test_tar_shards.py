@@ -241,8 +241,8 @@ def test_metadata_apart_from_its_image_is_counted(tmp_path: Path) -> None:
     source = open_source(tar_of(tmp_path / "a.tar", members))
     assert [ref.metadata for ref in listed(source)] == [{}, {}]
     assert passed_over_by(source) == {
-        ".json without an image next to it": 2,
-        ".txt without an image next to it": 1,
+        ".json about no image next to it": 2,
+        ".txt about no image next to it": 1,
     }
 
 

@@ -6,6 +6,7 @@ What had to be guessed is noted. Knows nothing about images.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from csp_index.images.tables.table import MetadataFile, table_of
@@ -17,10 +18,13 @@ def read_json_table(text: str, *, lines: bool = False) -> MetadataFile:
     Raises ValueError that says what is wrong.
     """
     notes: list[str] = []
+    repeated: list[str] = []
     try:
-        value = _lines(text) if lines else json.loads(text)
+        value = _lines(text, repeated) if lines else load_json(text, repeated)
     except json.JSONDecodeError:
-        value = json.loads(text) if lines else _lines(text)
+        value = load_json(text, repeated) if lines else _lines(text, repeated)
+    if repeated:
+        notes.append(f"names that are there twice, of which the last counts: {len(repeated)} (first: {repeated[0]})")
     if isinstance(value, dict):
         value = _rows_of(value, notes)
     if not isinstance(value, list) or not value or not all(isinstance(row, dict) for row in value):
@@ -29,8 +33,25 @@ def read_json_table(text: str, *, lines: bool = False) -> MetadataFile:
     return MetadataFile(table_of(names, [_column([row.get(name) for row in value]) for name in names]), notes)
 
 
-def _lines(text: str) -> list[Any]:
-    return [json.loads(line) for line in text.split("\n") if line.strip()]
+def load_json(text: str, repeated: list[str]) -> Any:
+    """Return the value of JSON text, and add names that an object has twice to ``repeated``: the last one counts.
+
+    >>> repeated = []
+    >>> load_json('{"crane": 134, "crane": 517}', repeated), repeated
+    ({'crane': 517}, ['crane'])
+    """
+
+    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            repeated.extend(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        return value
+
+    return json.loads(text, object_pairs_hook=made)
+
+
+def _lines(text: str, repeated: list[str]) -> list[Any]:
+    return [load_json(line, repeated) for line in text.split("\n") if line.strip()]
 
 
 def _rows_of(value: dict[str, Any], notes: list[str]) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from csp_index.errors import LabelError, one_line
+from csp_index.images.tables.json_tables import load_json
 from csp_index.regular_files import decoded, read_bytes
 from csp_index.settings import MAX_TEXT_BYTES
 
@@ -65,7 +66,14 @@ def _labels(text: str, path: Path) -> LabelFile:
     if "\0" in text or _NO_LIST.match(text):
         raise LabelError(f"vocabulary {path} is no list of labels: expected one label per line, or a JSON list")
     if kind in (".json", ".jsonl", ".ndjson") or text.lstrip()[:1] in ("{", "["):
-        return _structured(_parsed(text, path), path)
+        repeated: list[str] = []
+        labels = _structured(_parsed(text, path, repeated), path)
+        if not repeated:
+            return labels
+        note = (
+            f"{path.name}: names that are there twice, of which the last counts: {len(repeated)} (first: {repeated[0]})"
+        )
+        return replace(labels, note="; ".join(filter(None, (labels.note, note))))
     if kind in (".yaml", ".yml"):
         import yaml
 
@@ -76,18 +84,18 @@ def _labels(text: str, path: Path) -> LabelFile:
     return _lines(text, path)
 
 
-def _parsed(text: str, path: Path) -> Any:
+def _parsed(text: str, path: Path, repeated: list[str]) -> Any:
     """Return the value of JSON, of lines of JSON, or of a Python literal, as class lists of ImageNet are passed on."""
     if text.count("[") > _DEEPEST < text.count("[" * _DEEPEST) or ("{" * _DEEPEST) in text:
         raise LabelError(f"vocabulary {path} is no list of labels: it is {_DEEPEST} brackets deep")
     try:
-        return json.loads(text)
+        return load_json(text, repeated)
     except (ValueError, RecursionError) as exc:
         reason = one_line(exc)
     lines = [line for line in text.splitlines() if line.strip()]
     try:
         if len(lines) > 1:
-            return [json.loads(line) for line in lines]
+            return [load_json(line, []) for line in lines]
     except (ValueError, RecursionError):
         pass  # no lines of JSON: what follows says why it is no JSON at all
     try:

@@ -168,6 +168,13 @@ def test_text_tables_as_people_and_programs_write_them(tmp_path, text, expected,
     assert result.notes == [] if note is None else [note in line for line in result.notes] == [True]
 
 
+def test_a_name_that_json_has_twice_is_counted(tmp_path):
+    (tmp_path / "t.json").write_text('{"a.jpg": {"n": 1}, "b.jpg": {"n": 2}, "a.jpg": {"n": 3}}')
+    result = read_metadata_file(tmp_path / "t.json")
+    assert result.columns.to_pylist() == [{"key": "a.jpg", "n": 3}, {"key": "b.jpg", "n": 2}]
+    assert result.notes == ["names that are there twice, of which the last counts: 1 (first: a.jpg)"]
+
+
 @pytest.mark.parametrize("name", ["t.jsonl", "t.ndjson"])
 def test_one_line_of_json_is_one_row(tmp_path, name):
     (tmp_path / name).write_text('{"file_name": "a.jpg", "text": "x"}\n')

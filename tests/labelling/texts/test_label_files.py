@@ -77,6 +77,12 @@ def test_places_are_read_without_their_folders(tmp_path):
         ("comments.txt", "# mine\ntench\n", "1 comment lines"),
         ("one.csv", "label\ntench\ngoldfish\n", "'label', is the name of the column"),
         ("one.txt", "tench, Tinca tinca\n", "its only line is taken as one label"),
+        ("twice.txt", "crane\ntench\nCrane\n", "labels that repeat others and are merged: 1"),
+        (
+            "by_class.json",
+            '{"crane": ["beak"], "crane": ["hook"]}',
+            "names that are there twice, of which the last counts: 1",
+        ),
         ("items.txt", "- tench\n- goldfish\n", "the dashes before the labels are left out"),
         ("config.json", {"id2label": {"0": "tench"}}, "those under 'id2label'"),
     ],
