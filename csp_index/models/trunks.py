@@ -6,6 +6,8 @@ whole class is loaded where a layer outside the trunk is asked for, such as the 
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -18,6 +20,8 @@ from csp_index.errors import ModelError
 from csp_index.models.layers.loaded import Loaded, Wish, loaded_module, seeded
 from csp_index.models.remote_code import NEVER
 from csp_index.models.weights import hash_weights, local_directory, near_matches, stable_repr, stable_settings
+
+_log = logging.getLogger(__name__)
 
 _RANDOM = "/none"
 
@@ -33,7 +37,7 @@ def load_transformers(name: str, wish: Wish) -> Loaded:
     config = transformers.AutoConfig.from_pretrained(place, **NEVER)
     here = directory is not None and wish.names_only  # weights that are here already cost no download
     trained = not random and (wish.weights or here)
-    module, missing = _made(transformers.AutoModel, config, place, trained=trained)
+    module, missing, unused = _made(transformers.AutoModel, config, place, trained=trained)
     trunk_weights, inside = None, ""
     kind = _named_class(config, type(module))
     if kind is not None and (wish.names_only or not _all_inside(wish.layers, module)):
@@ -41,12 +45,12 @@ def load_transformers(name: str, wish: Wish) -> Loaded:
         if wish.layers and any(layer.partition("[")[0] in trunk_names for layer in wish.layers):
             trunk_weights = hash_weights(module)
         trunk_missing = missing
-        module, missing = _made(kind, config, place, trained=trained)
+        module, missing, unused = _made(kind, config, place, trained=trained)
         prefix = getattr(module, "base_model_prefix", "")
         inside = f"{prefix}." if prefix and isinstance(getattr(module, prefix, None), nn.Module) else ""
         if wish.names_only:  # a part of the trunk alone, such as a pooler, can be indexed too
             missing = (*missing, *(f"{inside}{part}" for part in trunk_missing))
-    processor = transformers.AutoImageProcessor.from_pretrained(place, **NEVER)  # type: ignore[no-untyped-call]
+    processor = _processor(place)
     # A model of images and texts needs both inputs; only its image half runs.
     run = getattr(module, "get_image_features", module)
     library = f"transformers {transformers.__version__}"
@@ -58,17 +62,34 @@ def load_transformers(name: str, wish: Wish) -> Loaded:
         lambda pixels: run(pixel_values=pixels),
     )
     classes = {} if random else class_names_in(config)
-    return loaded.extended(inside=inside, trunk_weights=trunk_weights, missing=missing, classes=classes)
+    return loaded.extended(inside=inside, trunk_weights=trunk_weights, missing=missing, unused=unused, classes=classes)
 
 
-def _made(kind: Any, config: Any, place: str, *, trained: bool) -> tuple[Any, tuple[str, ...]]:
-    """Return a model and the weights that its checkpoint lacks."""
+def _processor(place: str) -> Any:
+    import transformers
+
+    try:
+        return transformers.AutoImageProcessor.from_pretrained(place, **NEVER)  # type: ignore[no-untyped-call]
+    except Exception as exc:
+        if "preprocessor_config.json" not in str(exc) or not os.path.isdir(place):
+            raise
+        raise ModelError(
+            f"{place} has no preprocessor_config.json, so nothing says how an image becomes its input: copy that file "
+            "from the model it was made from"
+        ) from exc
+
+
+def _made(kind: Any, config: Any, place: str, *, trained: bool) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
+    """Return a model, the weights that its checkpoint lacks or has in another shape, and those that it has besides."""
     with seeded():  # parts that the checkpoint lacks, such as a pooler, must be the same at every load
         if not trained:
             build = getattr(kind, "from_config", None) or kind._from_config
-            return build(config, dtype=torch.float32), ()
-        module, report = kind.from_pretrained(place, dtype=torch.float32, output_loading_info=True, **NEVER)
-    return module, tuple(sorted(report["missing_keys"]))
+            return build(config, dtype=torch.float32), (), ()
+        # Weights of another shape, such as those of a head with other classes, are random then, as missing ones are.
+        options = {"output_loading_info": True, "ignore_mismatched_sizes": True, **NEVER}
+        module, report = kind.from_pretrained(place, dtype=torch.float32, **options)
+    other_shapes = {str(key[0]) if isinstance(key, tuple) else str(key) for key in report["mismatched_keys"]}
+    return module, tuple(sorted({*report["missing_keys"], *other_shapes})), tuple(sorted(report["unexpected_keys"]))
 
 
 def _named_class(config: Any, trunk: type) -> Any:
@@ -77,6 +98,8 @@ def _named_class(config: Any, trunk: type) -> Any:
 
     names = getattr(config, "architectures", None) or ()
     kind = getattr(transformers, names[0], None) if names else None
+    if names and kind is None:
+        _log.warning("transformers has no class %s, which the checkpoint names: its trunk alone is read", names[0])
     return kind if isinstance(kind, type) and issubclass(kind, nn.Module) and kind is not trunk else None
 
 

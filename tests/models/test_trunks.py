@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_models
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from csp_index.errors import ModelError
@@ -165,3 +169,57 @@ def test_names_are_listed_without_weights(tmp_path: Path, classifier: Path) -> N
     assert {"layernorm", "classifier"} <= set(names)
     first = next(layer.name for layer in list_layers("timm:test_resnet.r160_in1k"))
     assert first == "conv1", "nothing is downloaded"
+
+
+def changed(classifier: Path, folder: Path, change: Callable[[Path], object]) -> str:
+    shutil.copytree(classifier, folder)
+    change(folder)
+    return f"transformers:{folder}"
+
+
+def weights_changed(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Callable[[Path], object]:
+    def write(folder: Path) -> None:
+        file = folder / "model.safetensors"
+        save_file(change(load_file(file)), file, {"format": "pt"})
+
+    return write
+
+
+def test_a_head_of_other_classes_than_its_settings_is_refused_and_the_trunk_is_read(
+    classifier: Path, tmp_path: Path
+) -> None:
+    other = {"classifier.weight": torch.ones(7, 32), "classifier.bias": torch.ones(7)}
+    spec = changed(classifier, tmp_path / "vit", weights_changed(lambda table: table | other))
+    with pytest.raises(ModelError, match=r"'classifier' of vit would have random weights, .* classifier.bias, classif"):
+        load_network(spec, layers=["classifier"], device="cpu")
+    same = load_network(f"transformers:{classifier}", layers=["layernorm"], device="cpu").activations(pictures())
+    both = load_network(spec, layers=["layernorm", "classifier"], device="cpu", allow_missing=True)
+    torch.testing.assert_close(both.activations(pictures())["layernorm"], same["layernorm"])
+
+
+def test_names_with_another_prefix_are_shown(classifier: Path, tmp_path: Path) -> None:
+    prefixed = weights_changed(lambda table: {f"model.{name}": tensor for name, tensor in table.items()})
+    with pytest.raises(
+        ModelError, match=r"lacks embeddings\.cls_token, .* \(it has model\.vit\.embeddings\.cls_token\)"
+    ):
+        load_network(changed(classifier, tmp_path / "vit", prefixed), layers=["layernorm"], device="cpu")
+
+
+def test_a_directory_without_settings_of_its_images_is_refused(classifier: Path, tmp_path: Path) -> None:
+    def remove(folder: Path) -> None:
+        for name in ("preprocessor_config.json", "processor_config.json"):
+            (folder / name).unlink(missing_ok=True)
+
+    with pytest.raises(ModelError, match=r"has no preprocessor_config\.json, so nothing says how an image becomes"):
+        load_network(changed(classifier, tmp_path / "vit", remove), layers=["layernorm"], device="cpu")
+
+
+def test_a_class_that_transformers_does_not_have_is_said(
+    classifier: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def rename(folder: Path) -> None:
+        settings = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**settings, "architectures": ["OwnViT"]}))
+
+    load_network(changed(classifier, tmp_path / "vit", rename), layers=["layernorm"], device="cpu")
+    assert "transformers has no class OwnViT, which the checkpoint names: its trunk alone is read" in caplog.text

@@ -36,10 +36,10 @@ class Loaded:
     ``prefix_tokens`` counts class and register tokens; ``reads_class_token`` is False if the network was trained
     to average instead. ``attached`` holds the sparse autoencoders that read its layers, by the names of their own.
     ``owned`` is False for a module of the caller, which is left as it was; ``traits`` extend the identity that a named
-    network has. ``missing`` names weights that the checkpoint lacks, and that are random. ``inside`` starts the names
-    of the parts of a trunk inside the module, as a classifier of transformers has one: its layers have their names in
-    the trunk alone, and ``trunk_weights`` is the hash that identifies it. ``classes`` has the names that came with
-    the weights for a classifier's outputs.
+    network has. ``missing`` names weights that the checkpoint lacks, and that are random, ``unused`` those that it has
+    besides. ``inside`` starts the names of the parts of a trunk inside the module, as a classifier of transformers has
+    one: its layers have their names in the trunk alone, and ``trunk_weights`` is the hash that identifies it.
+    ``classes`` has the names that came with the weights for a classifier's outputs.
     """
 
     module: nn.Module
@@ -53,6 +53,7 @@ class Loaded:
     owned: bool = True
     traits: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     inside: str = ""
     trunk_weights: str | None = None
     classes: Mapping[int, str] = field(default_factory=dict)

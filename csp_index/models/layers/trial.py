@@ -146,6 +146,8 @@ class Trial:
             names = self.lacking(layer)
             if names and not allowed:
                 more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+                other = next((name for name in self.loaded.unused if name.endswith(f".{names[0]}")), None)
+                more += f" (it has {other})" if other is not None else ""
                 raise ModelError(
                     f"layer {layer!r} of {network} would have random weights, because the checkpoint lacks "
                     f"{', '.join(names[:_SHOWN])}{more}: choose another layer, or take random ones with "
