@@ -6,6 +6,7 @@ from a list beside the images as ImageNet's archives bring it, else from timm's.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections import Counter
@@ -14,9 +15,13 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from csp_index.errors import SourceError, one_line
-from csp_index.regular_files import read_text
+from csp_index.regular_files import decoded, read_bytes
+from csp_index.settings import MAX_TEXT_BYTES
 
-_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+_SPLIT = re.compile(  # also train2017, test_images
+    r"(?:train|training|trainval|val|valid|validation|test|testing|dev)(?:[_-]?(?:\d{4}|set|data|images|imgs))?",
+    re.IGNORECASE,
+)
 _SYNSET = re.compile(r"n\d{8}")
 _LISTS = ("LOC_synset_mapping.txt", "synset_words.txt", "words.txt", "imagenet_class_index.json", "map_clsloc.txt")
 _FOLDERS_ABOVE = 4  # in which a list of names may lie
@@ -104,16 +109,18 @@ def class_notes_of(source: object) -> Sequence[str]:
 def read_class_names(file: Path) -> dict[str, str]:
     """Return the names of classes by what stands for them in a file: lines of both, or JSON.
 
-    JSON is an object of names, a list of them (numbered from 0), or ImageNet's `{"0": ["n01440764", "tench"]}`.
-    Underscores become spaces. Raises SourceError for anything else.
+    JSON, or the same written in Python, is an object of names or of numbers, a list of names (numbered from 0), or one
+    of these below `id2label` or `names`; ImageNet's `{"0": ["n01440764", "tench"]}`; or lists of synonyms. Underscores
+    become spaces. Raises SourceError for anything else.
     """
     try:
-        text = read_text(file)
-        value = json.loads(text) if file.suffix.lower() == ".json" else None
-    except (OSError, ValueError, RecursionError) as exc:
+        text = decoded(read_bytes(file, MAX_TEXT_BYTES))[0]
+        value = _value(text) if file.suffix.lower() == ".json" or text.lstrip()[:1] in ("{", "[") else None
+    except (OSError, ValueError, SyntaxError, MemoryError, RecursionError) as exc:
         raise SourceError(f"the class names {file} cannot be read: {one_line(exc)}") from exc
     if value is None:
-        pairs = [(match[1], match[2]) for match in map(_LINE.fullmatch, text.splitlines()) if match]
+        lines = (match for match in map(_LINE.fullmatch, text.splitlines()) if match)
+        pairs = [(match[1].strip('"'), match[2].strip().strip('"')) for match in lines]
     else:
         pairs = list(_pairs_of(value))
     if not pairs:
@@ -123,21 +130,33 @@ def read_class_names(file: Path) -> dict[str, str]:
     return {key: name.replace("_", " ") for key, name in pairs}
 
 
+def _value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return ast.literal_eval(text.strip())
+
+
 def _pairs_of(value: object) -> Iterable[tuple[str, str]]:
+    if isinstance(value, dict):
+        value = next((value[part] for part in ("id2label", "names") if isinstance(value.get(part), dict | list)), value)
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, name in items:
         if isinstance(name, str):
             yield str(key), name
-        elif isinstance(name, list) and len(name) == 2 and all(isinstance(part, str) for part in name):
-            yield name[0], name[1]
+        elif isinstance(name, int) and isinstance(key, str):
+            yield str(name), key
+        elif isinstance(name, list) and name and all(isinstance(part, str) for part in name):
+            is_pair = len(name) == 2 and _SYNSET.fullmatch(name[0])
+            yield (name[0], name[1]) if is_pair else (str(key), ", ".join(name))
 
 
 def _split(path: Sequence[str]) -> str | None:
-    return next((part for part in path if part.lower() in _SPLITS), None)
+    return next((part for part in path if _SPLIT.fullmatch(part)), None)
 
 
 def _after_split(path: tuple[str, ...]) -> tuple[str, ...]:
-    place = next(place for place, part in enumerate(path) if part.lower() in _SPLITS)
+    place = next(place for place, part in enumerate(path) if _SPLIT.fullmatch(part))
     return path[place + 1 :]
 
 

@@ -166,6 +166,34 @@ def test_the_user_may_name_the_classes(tmp_path: Path) -> None:
     assert known(tmp_path / "imagenet", class_names=names)[TENCH]["label"] == "my fish"
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("n.txt", b"{0: 'a cat',\n 1: 'dog'}\n"),
+        ("n.csv", b'id,name\n0,"a cat"\n1,dog\n'),
+        ("n.txt", "0: a cat\n1: dog\n".encode("utf-16")),
+        ("n.json", b'{"a cat": 0, "dog": 1}'),
+        ("config.json", b'{"id2label": {"0": "a cat", "1": "dog"}, "label2id": {"a cat": 0}}'),
+        ("n.json", b'[["a cat"], ["dog"]]'),
+    ],
+)
+def test_names_of_classes_in_any_form(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    names = read_class_names(tmp_path / name)
+    assert (names["0"], names["1"]) == ("a cat", "dog")
+
+
+def test_synonyms_are_one_name(tmp_path: Path) -> None:
+    (tmp_path / "n.json").write_text('{"0": ["tench", "Tinca tinca"], "1": ["n01443537", "goldfish"]}')
+    assert read_class_names(tmp_path / "n.json") == {"0": "tench, Tinca tinca", "n01443537": "goldfish"}
+
+
+@pytest.mark.parametrize("splits", [("train2017", "val2017"), ("train_images", "test_images"), ("Train", "dev")])
+def test_splits_with_a_year_or_a_word_are_no_classes(tmp_path: Path, splits: tuple[str, str]) -> None:
+    metadata = known(write(tmp_path, *splits))
+    assert [metadata[split] for split in splits] == [{"split": split} for split in splits]
+
+
 def test_names_that_fit_nothing_are_refused(tmp_path: Path) -> None:
     root, names = write(tmp_path / "images", "0", "1"), tmp_path / "names.txt"
     names.write_text("cat tabby\n")
@@ -175,7 +203,7 @@ def test_names_that_fit_nothing_are_refused(tmp_path: Path) -> None:
         open_source(root / "0", class_names=names)
     with pytest.raises(SourceError, match="cannot be read"):
         open_source(root, class_names=tmp_path / "missing.txt")
-    for name, text in (("a.json", "{"), ("a.txt", "\n\n"), ("b.json", '{"a": 1}')):
+    for name, text in (("a.json", "{"), ("a.txt", "\n\n"), ("b.json", '{"a": null}'), ("c.txt", "{0: 'a',")):
         (tmp_path / name).write_text(text)
         with pytest.raises(SourceError, match="the class names"):
             read_class_names(tmp_path / name)
