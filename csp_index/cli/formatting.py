@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,14 +12,12 @@ from rich.text import Text
 from csp_index.cli.output import say
 from csp_index.labelling.methods import RECOMMENDED
 from csp_index.printable import megabytes, printable
-from csp_index.store.schema import QUANTILES
 
 if TYPE_CHECKING:
     from csp_index.contrast.vector_index import EncoderOptimized, OptimizeSummary, Recall
     from csp_index.query.neuron_view import NeuronView
 
 _GOOD_RECALL = 0.95
-_ALWAYS = 0.995  # of the images: a neuron above 0 on so many does not fire on them in any useful sense
 _WIDE = 1_000  # columns: what goes into a file or a pipe has one row a line
 
 
@@ -39,7 +35,7 @@ def say_neuron(view: NeuronView) -> None:
         say(f"  rival: {score.text} ({score.score:.3f})")
     say(
         f"  over {numbers['images']:,} images: mean {numbers['mean']:.4g}, std {numbers['std']:.4g}, "
-        f"max {numbers['max']:.4g}, {_fires(numbers)}"
+        f"max {numbers['max']:.4g}, {_fires(view)}"
     )
     if quality := view.contrast.summary():
         say(f"  {quality}")
@@ -108,11 +104,13 @@ def _recall(recall: Recall) -> str:
     )
 
 
-def _fires(numbers: Mapping[str, Any]) -> str:
+def _fires(view: NeuronView) -> str:
     """Say on how many images a neuron fires; of one that is above 0 on nearly all, where it is above its mean."""
-    if numbers["firing_rate"] < _ALWAYS:
+    numbers, above = view.statistics, view.above_mean
+    if above is None:
         return f"fires on {numbers['firing_rate']:.1%}"
-    above = 1 - np.interp(numbers["mean"], numbers["quantiles"], QUANTILES)
+    if numbers["min"] == numbers["max"]:
+        return "the same activation on every image"
     return f"above 0 on {numbers['firing_rate']:.1%}, which says little; above its mean on about {above:.0%}"
 
 

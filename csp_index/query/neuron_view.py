@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 
 from csp_index.contrast.quality import ContrastQuality, quality_of_pairs
@@ -19,6 +21,21 @@ from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
 
 STATISTICS = ("images", "mean", "std", "min", "max", "firing_rate", "quantiles")  # of a neuron, as `show` prints them
+
+
+ALWAYS: Final = 0.995
+"""A neuron that is above 0 on this share of the images, or more, does not fire on them in any useful sense."""
+
+
+def share_above_mean(row: Mapping[str, Any]) -> float | None:
+    """Return on about which share of the images a neuron is above its mean, where "fires" says little; else None.
+
+    It says little of a neuron that is above 0 on nearly every image. `row` has its statistics; the share is read from
+    the quantiles, and exact for a neuron with one and the same activation on every image: 0.
+    """
+    if row["firing_rate"] < ALWAYS:
+        return None
+    return 0.0 if row["min"] == row["max"] else float(1 - np.interp(row["mean"], row["quantiles"], schema.QUANTILES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +54,11 @@ class NeuronView:
         return quality_of_pairs(self.pairs)
 
     @property
+    def above_mean(self) -> float | None:
+        """On about which share of the images it is above its mean, where "fires" says little (`share_above_mean`)."""
+        return share_above_mean(self.statistics)
+
+    @property
     def class_line(self) -> str:
         """What the weights call this output of a classifier, set apart from a label; empty for other neurons."""
         return "" if self.class_name is None else f"the weights call this output {self.class_name!r}, which is no label"
@@ -45,7 +67,7 @@ class NeuronView:
         """Return the object that `csp-index show --json` prints."""
         details = {"statistics": self.statistics, "pairs": [asdict(pair) for pair in self.pairs]}
         rest = {"contrast_quality": self.contrast.as_json(), "images": self.names, "class_name": self.class_name}
-        return self.label.as_json() | details | rest
+        return self.label.as_json() | details | rest | {"above_mean": self.above_mean}
 
     def _repr_html_(self) -> str:
         label = self.label

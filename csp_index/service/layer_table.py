@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from csp_index.errors import NotFoundError
 from csp_index.labelling.label_rule import read_rule
+from csp_index.query.neuron_view import ALWAYS, share_above_mean
 from csp_index.records import ExamplePair, Label, LabelScore, NeuronKey, rivals_of
 from csp_index.service.documents.shapes import NeuronRow
 from csp_index.store import catalog, schema
@@ -136,6 +137,11 @@ class LayerTable:
             raise NotFoundError(f"layer {self.info.key} has no labels by {method!r} (has: {names})")
         return self.methods[method]
 
+    def statistics_of(self, neuron: int) -> dict[str, Any]:
+        """Return the row of a neuron in the `neurons` table."""
+        row: dict[str, Any] = self.statistics.slice(neuron, 1).to_pylist()[0]
+        return row
+
     def row(self, neuron: int, method: str | None = None) -> NeuronRow:
         """Return the row of a neuron in lists: address, label by the method, state, statistics, a few images."""
         key, labels = self.info.key, self.labels(method)
@@ -152,10 +158,16 @@ class LayerTable:
             "confidence": finite(float(labels.confidences[neuron])) if labels else None,
             "uncertain": bool(labels.uncertain[neuron]) if labels and labels.uncertain[neuron] >= 0 else None,
             "firing_rate": float(self.firing_rates[neuron]),
+            "above_mean": self._above_mean(neuron),
             "max": float(self.maxima[neuron]),
             "dead": bool(self.maxima[neuron] <= 0),
             "top_images": self.top_images[neuron].tolist() if self.maxima[neuron] > 0 else [],
         }
+
+    def _above_mean(self, neuron: int) -> float | None:
+        if self.firing_rates[neuron] < ALWAYS:  # so nearly always, and lists are long
+            return None
+        return share_above_mean(self.statistics_of(neuron))
 
 
 @dataclass(frozen=True, slots=True)

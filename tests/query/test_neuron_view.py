@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import pytest
+
+from csp_index.cli.formatting import say_neuron
 from csp_index.query.neuron_view import NeuronView
 from csp_index.records import ExamplePair, Label, LabelScore, NeuronKey
 
@@ -40,3 +43,11 @@ def test_a_dead_neuron_has_no_pairs_to_show() -> None:
     dead = replace(LABEL, state="dead", labels=(), note="never fires")
     page = NeuronView(dead, STATISTICS, (), {})._repr_html_()
     assert "<b>dead</b>" in page and "never fires" in page and page.count("<table>") == 2
+
+
+def test_a_constant_neuron_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    same = STATISTICS | {"min": 2.0, "max": 2.0, "mean": 2.0, "firing_rate": 1.0, "quantiles": [2.0] * 11}
+    view = NeuronView(replace(LABEL, state="constant", labels=()), same, (), {})
+    say_neuron(view)
+    assert "max 2, the same activation on every image\n" in capsys.readouterr().out
+    assert view.as_json()["above_mean"] == 0.0

@@ -125,7 +125,7 @@ class _LabelRecord:
 
 
 def _label_record(snapshot: Snapshot, table: LayerTable, key: NeuronKey, method: str | None) -> _LabelRecord:
-    row = table.statistics.slice(key.neuron, 1).to_pylist()[0]
+    row = table.statistics_of(key.neuron)
     quantiles = {str(q): value for q, value in zip(schema.QUANTILES, row["quantiles"], strict=True)}
     statistics = cast(Statistics, {name: row[name] for name in STATISTICS} | {"quantiles": quantiles})
     top = tuple(pair for pair in zip(row["top_images"], row["top_activations"], strict=True) if pair[1] > 0)

@@ -88,6 +88,10 @@ class NeuronRow(TypedDict):
     confidence: FiniteFloat | None
     uncertain: bool | None
     firing_rate: FiniteFloat
+    above_mean: Annotated[
+        FiniteFloat | None,
+        Field(description="About the share of images above its mean, where it is above 0 on nearly all; else null."),
+    ]
     max: FiniteFloat
     dead: bool
     top_images: list[int]
