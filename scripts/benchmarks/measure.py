@@ -10,6 +10,7 @@ evaluate  the whole command `csp-index evaluate` on 2,048 neurons and 10,000 hel
 demo    every method on the demo's biased images, seeds 0 to 2: labels chosen on half of them, judged on the other;
         means over neurons (of their means over seeds) with bootstrap intervals; calibration of the confidence
 contrast  the demo's biased images, seeds 0 and 1, labelled with each contrastive kind that needs no generator
+latents  16,384 latents over 50,000 images with 32 active on each: bytes of the pairs, one latent read, all labeled
 remote  candidates for 500 neurons from an endpoint that answers in 50 ms, and a run killed half-way
 """
 
@@ -267,6 +268,13 @@ def measure_contrast(root: Path) -> None:
                 print(f"seed {seed} {contrast} {method}: {shown}", flush=True)
 
 
+def measure_latents(root: Path) -> None:
+    """Print the figures of a layer that is stored sparse."""
+    from measure_latents import measure
+
+    measure(root)
+
+
 def measure_remote(root: Path) -> None:
     """Print the time that asking an endpoint takes, and what is asked twice after a kill."""
     from measure_remote import measure
@@ -282,6 +290,7 @@ if __name__ == "__main__":
         "memory": measure_memory,
         "parity": measure_parity,
         "evaluate": measure_evaluate,
+        "latents": measure_latents,
         "remote": measure_remote,
     }
     if len(sys.argv) == 2 and sys.argv[1] in steps:
