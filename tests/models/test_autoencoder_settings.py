@@ -60,7 +60,7 @@ def test_topk_and_batchtopk_of_one_layout_are_told_apart_aloud(
     file = saved("ae.pt", DL_TOPK)(tmp_path)
     with caplog.at_level(logging.WARNING):
         np.testing.assert_allclose(features(read(file)), above(pre(X), 0.4), rtol=1e-3, atol=1e-4)
-    assert "no settings tell BatchTopK from TopK" in caplog.text and "add :topk=3" in caplog.text
+    assert "no settings say whether it is BatchTopK or TopK" in caplog.text and "add :topk=3" in caplog.text
     np.testing.assert_allclose(features(read(file, ":topk=3")), topk(pre(X)), rtol=1e-3, atol=1e-4)
     saved("ae.pt", DL_TOPK | {"threshold": torch.tensor(-1.0)})(tmp_path)  # as before its first update
     np.testing.assert_allclose(features(read(file)), topk(pre(X)), rtol=1e-3, atol=1e-4)
@@ -81,8 +81,8 @@ def test_what_the_options_say_wins(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda f: save_file(SAELENS, f / "sae.safetensors"), "nothing tells whether"),
-        (lambda f: saved("sae.pt", OPENAI)(f), "nothing tells whether"),
+        (lambda f: save_file(SAELENS, f / "sae.safetensors"), "nothing says whether"),
+        (lambda f: saved("sae.pt", OPENAI)(f), "nothing says whether"),
         (lambda f: saelens(f, SAELENS, architecture="topk"), "does not say its K: add :topk=K"),
         (lambda f: saelens(f, SAELENS, architecture="jumprelu"), "does not hold it: add :threshold=T"),
         (lambda f: saelens(f, SAELENS, architecture="temporal"), "said to be 'temporal', which is not known"),
@@ -116,7 +116,7 @@ def test_what_the_options_say_wins(tmp_path: Path) -> None:
         (lambda f: saelens(f, SAELENS, architecture="topk", k=K, center_inputs=True), "center_inputs is True"),
         (lambda f: saelens(f, SAELENS, architecture="topk", k=K, scale_inputs=True), "scale_inputs is True"),
         (lambda f: saelens(f, SAELENS, architecture="topk", k=K, layer_norm=True), "layer_norm is True"),
-        (lambda f: saelens(f, SAELENS, architecture="topk", k=3.5), "says k is 3.5, expected a number"),
+        (lambda f: saelens(f, SAELENS, architecture="topk", k=3.5), "says k is 3.5, expected a whole number"),
         (
             lambda f: saelens(f, {**SAELENS, "W_enc": (W_ENC * 10).to(torch.int8)}, architecture="topk", k=K),
             "holds W_enc as whole numbers (int8), so it is quantized",

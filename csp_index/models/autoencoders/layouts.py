@@ -148,7 +148,7 @@ def _is_single(tensor: Tensor) -> bool:
 
 
 def _kind(file: str, contents: Contents, tensors: dict[str, Tensor], said: Settings, wishes: Wishes) -> Kind:
-    """Return the kind that the caller, the settings or the tensors' names tell. Raises ModelError if none does."""
+    """Return the kind that the caller, the settings or the tensors' names say. Raises ModelError if none does."""
     has_gate = all(first(tensors, names) for names in (GATE_BIASES, *GATED))
     gates = first(tensors, (*THRESHOLDS, *LOG_THRESHOLDS, *MORE_THRESHOLDS))
     wished: Kind | None = "topk" if wishes.topk is not None else "relu" if wishes.relu else None
@@ -176,7 +176,7 @@ def _kind(file: str, contents: Contents, tensors: dict[str, Tensor], said: Setti
         return "relu"  # only AutoEncoder of dictionary_learning, and sparse_autoencoder, have these names
     where = f"{contents.beside} beside it is about something else" if contents.beside else "no cfg.json beside it"
     raise ModelError(
-        f"nothing tells whether {file} is a ReLU or a TopK autoencoder ({where}): add :relu, :topk=K or :threshold=T, "
+        f"nothing says whether {file} is a ReLU or a TopK autoencoder ({where}): add :relu, :topk=K or :threshold=T, "
         "or put its library's cfg.json or config.json beside it"
     )
 
@@ -189,8 +189,8 @@ def _topk_or_threshold(file: str, tensors: dict[str, Tensor], gates: str, said: 
     if not _is_single(value) or value.item() <= 0:
         return "topk" if _is_single(value) else "jumprelu"
     _log.warning(
-        "%s has k %s and a threshold %.4g, and no settings tell BatchTopK from TopK: read as BatchTopK, by the "
-        "threshold; add :topk=%s if it is TopK",
+        "%s has k %s and a threshold %.4g, and no settings say whether it is BatchTopK or TopK: read as BatchTopK, by "
+        "the threshold; add :topk=%s if it is TopK",
         *(file, said.k, value.item(), said.k),
     )
     return "batchtopk"
@@ -212,7 +212,7 @@ def _subtracts(
     if contents.path.suffix.lower() != ".safetensors":
         return False  # dictionary_learning and Gemma Scope
     raise ModelError(
-        f"nothing tells whether {file}, a JumpReLU autoencoder, subtracts {bias} from its input: add :plain (it does "
+        f"nothing says whether {file}, a JumpReLU autoencoder, subtracts {bias} from its input: add :plain (it does "
         "not) or :centered (it does), or put its library's cfg.json beside it"
     )
 
@@ -228,7 +228,7 @@ def _k(file: str, said: Settings, wishes: Wishes) -> int:
             raise ValueError
         return int(number)
     except (ValueError, OverflowError) as exc:  # what is no whole number, infinity included
-        raise ModelError(f"{file} says k is {said.k!r}, expected a number: add :topk=K") from exc
+        raise ModelError(f"{file} says k is {said.k!r}, expected a whole number: add :topk=K") from exc
 
 
 def _threshold(file: str, tensors: dict[str, Tensor], said: Settings, wishes: Wishes, latents: int) -> Tensor:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from csp_index.errors import ModelError
+from csp_index.models.autoencoders.tensor_names import K
 
 Kind = Literal["relu", "topk", "batchtopk", "jumprelu", "gated"]
 Norm = Literal["layer", "length"]
@@ -39,13 +40,12 @@ _KINDS: Final[tuple[tuple[str, Kind], ...]] = (
     ("autoencodernew", "relu"),
     ("transcoder", "relu"),
 )
-_K: Final = ("k", "topk", "top_k")
 _INPUTS: Final = ("d_in", "activation_dim", "d_vit", "input_dim", "act_size")
 _LATENTS: Final = ("d_sae", "dict_size", "num_latents", "hidden_dim", "n_latents")
 _THRESHOLDS: Final = ("threshold", "running_threshold", "_running_threshold", "jump_threshold")
 _FACTORS: Final = ("estimated_norm_scaling_factor", "norm_scaling_factor", "input_scaling_factor", "input_scale")
 _OURS: Final = frozenset(
-    {*_STRONG[1:], *_STRONG_TOO, *_K, *_INPUTS, *_LATENTS, *_THRESHOLDS, *_FACTORS, "exp_factor", "expansion_factor"}
+    {*_STRONG[1:], *_STRONG_TOO, *K, *_INPUTS, *_LATENTS, *_THRESHOLDS, *_FACTORS, "exp_factor", "expansion_factor"}
     | {"apply_b_dec_to_input", "normalize_activations"}
 )
 _NO = ("", "none", "false", "null", "no", "0", "0.0")
@@ -69,7 +69,6 @@ class Settings:
     ``has_bias`` is False where the encoder's bias is not added; latents are squeezed below ``cap`` by a tanh.
     """
 
-    words: tuple[str, ...]
     kind: Kind | None
     k: object | None
     threshold: float | None
@@ -94,14 +93,14 @@ def says_kind(said: Mapping[str, Any]) -> bool:
     keys = dict(_entries(said))
     words = (keys.get(name) for name in ("architecture", *_STRONG_TOO, "activation", "activation_fn"))
     return any(isinstance(word, str) and _kind(word) is not None for word in words) and (
-        any(name in keys for name in (*_K, *_INPUTS, *_LATENTS, *_STRONG_TOO)) or "architecture" in keys
+        any(name in keys for name in (*K, *_INPUTS, *_LATENTS, *_STRONG_TOO)) or "architecture" in keys
     )
 
 
 def differing(one: Mapping[str, Any], two: Mapping[str, Any]) -> str | None:
     """Return the first word about the kind on which two settings differ, None if they agree."""
     first, second = dict(_entries(one)), dict(_entries(two))
-    words = [name for name in (*_K, *_STRONG, *_STRONG_TOO, *_THRESHOLDS) if name in first and name in second]
+    words = [name for name in (*K, *_STRONG, *_STRONG_TOO, *_THRESHOLDS) if name in first and name in second]
     return next((name for name in words if str(first[name]) != str(second[name])), None)
 
 
@@ -114,7 +113,7 @@ def understand(
     """
     within, around = dict(_entries(inside)), dict(_entries(outside))
     said = around | within
-    for name in _K:
+    for name in K:
         if "kind" not in given and name in within and name in around and str(within[name]) != str(around[name]):
             raise ModelError(
                 f"{file} says {name} is {within[name]}, but {beside} says {around[name]}: add :topk=K with "
@@ -132,9 +131,8 @@ def understand(
         kind = "relu"  # saev, before it knew other kinds
     norm, factor = _norm(file, said, kind, "input" in given)
     return Settings(
-        words=tuple(words),
         kind=kind,
-        k=next((said[name] for name in _K if said.get(name) is not None), None),
+        k=next((said[name] for name in K if said.get(name) is not None), None),
         threshold=_number(file, said, _THRESHOLDS),
         subtracts=_subtracts(said, kind),
         norm=norm,
@@ -192,7 +190,7 @@ def _subtracts(said: Mapping[str, Any], kind: Kind | None) -> bool | None:
         return _is_true(applied)
     if _is_true(said.get("transcode")) or "transcoder" in str(said.get("architecture", "")).lower():
         return False
-    if said.get("header") is not None and "schema" in said:  # saev stopped to subtract it with its second form
+    if said.get("header") is not None and "schema" in said:  # saev no longer subtracts it from its second form on
         return _kind(str(said.get("cls", ""))) is not None
     if "dict_class" in said or "trainer_class" in said:
         return kind != "jumprelu"  # dictionary_learning
@@ -206,7 +204,7 @@ def _norm(file: str, said: Mapping[str, Any], kind: Kind | None, is_given: bool)
     text = str(said.get("normalize_activations") or "none").lower()
     factor = _number(file, said, _FACTORS)
     if said.get("postact_fn") is not None and kind == "topk" and "normalize_activations" not in said:
-        return "layer", factor  # OpenAI's TopK autoencoders normalize their inputs always
+        return "layer", factor  # OpenAI's TopK autoencoders always normalize their inputs
     if _is_true(said.get("input_unit_norm")):  # of Bussmann et al.: each input minus its mean, over its deviation
         return "layer", factor
     if text == "expected_average_only_in":

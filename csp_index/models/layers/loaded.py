@@ -79,7 +79,7 @@ class Loaded:
         return replace(changed, missing=tuple(map(changed.layer_name, changed.missing)))
 
     def is_inside(self, layer: str) -> bool:
-        """Whether a layer is a part of the trunk."""
+        """Return whether a layer is a part of the trunk."""
         known = {name for name, _ in self.module.named_modules()}
         return bool(self.inside) and f"{self.inside}{layer.partition('.head-')[0].partition('[')[0]}" in known
 

@@ -139,8 +139,8 @@ def _projection(name: str, part: nn.Module, known: Mapping[str, nn.Module]) -> n
     places = [f"{name}.{word}" for word in _PROJECTIONS]
     above = name.rpartition(".")[0]
     places += [f"{above}.output.dense"] if above else []
-    found = [module for place in places if isinstance(module := known.get(place), nn.Linear)]
-    return found[0] if found else None
+    linear = [module for place in places if isinstance(module := known.get(place), nn.Linear)]
+    return linear[0] if linear else None
 
 
 def part_called(layer: str, modules: Mapping[str, nn.Module]) -> OutputPart | None:

@@ -23,10 +23,8 @@ from csp_index.errors import ModelError
 Values = Mapping[str, Tensor]  # [B, M] by layer
 
 _SIDE = 256
-REPEATED, _ALONE = (
-    1e-4,
-    1e-2,
-)  # of a layer's largest value; other batch sizes have other kernels, which round otherwise
+REPEATED = 1e-4  # of a layer's largest value, by which two passes may differ
+_ALONE = 1e-2  # the same for an image alone: other batch sizes have other kernels, which round differently
 _SAME = 1e-5  # of a layer's largest value
 _COARSE = 10  # times as much in half precision
 _NO_DRAWS = "it draws no random numbers of torch, so it draws others, or keeps something from one pass to the next"
@@ -94,7 +92,7 @@ def why_not_repeated(
 
 
 def constant_layers(values: Values) -> list[str]:
-    """Return the layers in which no neuron tells the trial images apart, given their activations [2, M]."""
+    """Return the layers in which no neuron differs between the trial images, given their activations [2, M]."""
     return [
         layer
         for layer, rows in values.items()

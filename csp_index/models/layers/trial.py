@@ -108,7 +108,7 @@ class Trial:
             return resized_shapes(self.loaded.forward, self.modules, self.pixels.to(self.device))
 
     def reads_class_token(self, shape: Shape) -> bool:
-        """Whether the first of a layer's tokens is a class token, and the one to read."""
+        """Return whether the first of a layer's tokens is a class token, and the one to read."""
         if not self.loaded.has_class_token or len(shape) != 2:
             return self.loaded.has_class_token
         grid = self.trace.grid
