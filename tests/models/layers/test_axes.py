@@ -158,7 +158,7 @@ def test_neurons_first_in_a_sequence() -> None:
 def test_one_of_several_tensors_is_named(caplog: pytest.LogCaptureFixture) -> None:
     network = load_network(HEADS, layers=["both", "both[aux]", "both[2]"], device="cpu")
     assert [output.neurons for output in network.layers.values()] == [2, 5, 5], "numbers that count are no activations"
-    assert "layer both gives 3 tensors" in caplog.text
+    assert "layer both of heads: it gives 3 tensors" in caplog.text
     with pytest.raises(ModelError, match=r"layer 'both\[9\]' of heads gives no tensor"):
         load_network(HEADS, layers=["both[9]"], device="cpu")
 
