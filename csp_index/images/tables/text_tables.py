@@ -203,6 +203,7 @@ def _strings(cells: Sequence[str]) -> Any:
 
 
 _NO_NUMBER: Final = ("NA", "N/A", "NaN", "nan", "null", "NULL", "None", "#N/A", "-", "?")
+_ID: Final = r"^[+-]?(?:0\d|\d{19,}$|\d+[eE]\d+$)"  # 007; more digits than a number keeps; 12e4, as hashes may be
 _WORDS: Final[Mapping[str, bool]] = {
     "true": True,
     "false": False,
@@ -236,7 +237,7 @@ def _no_number() -> Any:
 
 
 def _typed(column: Any) -> Any:
-    """Return a column of text as numbers or as true and false if all of its cells are; an id like 007 stays text."""
+    """Return a column of text as numbers or as true and false if all of its cells are; ids (`_ID`) stay text."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -244,7 +245,7 @@ def _typed(column: Any) -> Any:
     numbers = pc.if_else(blank, pa.scalar(None, pa.string()), column)
     if numbers.null_count == len(numbers):
         return column
-    if pc.any(pc.match_substring_regex(numbers, r"^[+-]?0\d")).as_py():
+    if pc.any(pc.match_substring_regex(numbers, _ID)).as_py():
         return column
     for kind in (pa.int64(), pa.float64()):
         try:

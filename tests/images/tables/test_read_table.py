@@ -83,6 +83,13 @@ def test_cells(tmp_path):
     assert result.notes == ["1 row has fewer cells than columns: the rest is empty"]
 
 
+@pytest.mark.parametrize("cells", [["007", "8"], ["12345678901234567890123", "2"], ["12e4", "34e1"]])
+def test_ids_stay_as_they_are_written(tmp_path, cells):
+    (tmp_path / "t.csv").write_text("id,n\n" + "".join(f"{cell},1e-4\n" for cell in cells))
+    columns = read_metadata_file(tmp_path / "t.csv").columns
+    assert columns["id"].to_pylist() == cells and columns["n"].to_pylist() == [0.0001, 0.0001]
+
+
 def test_a_type_that_changes_late_is_kept(tmp_path):
     (tmp_path / "t.csv").write_text("image,n\n" + "".join(f"{n}.jpg,{n}\n" for n in range(30_000)) + "x.jpg,many\n")
     column = read_metadata_file(tmp_path / "t.csv").columns["n"].to_pylist()
