@@ -115,6 +115,8 @@ def test_what_the_options_say_wins(tmp_path: Path) -> None:
         (lambda f: sparsify(f, signed=True), "signed is True, so that its latents may be negative"),
         (lambda f: saelens(f, SAELENS, architecture="topk", k=K, center_inputs=True), "center_inputs is True"),
         (lambda f: saelens(f, SAELENS, architecture="topk", k=K, scale_inputs=True), "scale_inputs is True"),
+        (lambda f: saelens(f, SAELENS, architecture="topk", k=K, norm_factor=3.5), "norm_factor is 3.5"),
+        (lambda f: saelens(f, SAELENS, architecture="topk", k=K, dataset_mean=[0.5] * D), "dataset_mean is [0.5, 0.5"),
         (lambda f: saelens(f, SAELENS, architecture="topk", k=K, layer_norm=True), "layer_norm is True"),
         (lambda f: saelens(f, SAELENS, architecture="topk", k=3.5), "says k is 3.5, expected a whole number"),
         (

@@ -261,3 +261,27 @@ def test_a_detector_without_weights_downloads_none(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
     assert load_network("torchvision:lraspp_mobilenet_v3_large/none", layers=["classifier"]).layers
+
+
+@pytest.mark.parametrize("name", ["register_tokens", "reg_token"])
+def test_register_tokens_of_any_vision_transformer_are_left_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Registers(Chain):
+        """As DINOv2's own code: class token, three registers, patches; no settings that count them."""
+
+        def __init__(self) -> None:
+            super().__init__(norm=nn.LayerNorm(12))
+            self.cls_token = nn.Parameter(torch.ones(1, 1, 12))
+            self.register_parameter(name, nn.Parameter(torch.ones(1, 3, 12)))
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            patches = self.conv(pixels).flatten(2).transpose(1, 2)
+            added = torch.cat([self.cls_token, getattr(self, name)], dim=1).expand(len(pixels), -1, -1)
+            result: Tensor = self.norm(torch.cat([added, patches], dim=1))
+            return result
+
+    network = load_network(offered(Registers, monkeypatch), layers=["norm"], pool="token-mean")
+    pixels = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = network._loaded.module(pixels)[:, 4:].mean(1)
+    torch.testing.assert_close(network.activations(pixels)["norm"], expected)
+    assert network._loaded.prefix_tokens == 4

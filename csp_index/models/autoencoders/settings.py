@@ -55,7 +55,8 @@ _DEPTH = 5
 # Settings about the inputs, and those of similar names that are about training.
 _OF_INPUTS = re.compile(
     r"normali[sz]|standardi[sz]|whiten|layer_?norm|unit_?norm|(^|_)(input|act|activation)s?_(norm|scale|cent)"
-    r"|(norm|scale|center|centre)_(the_)?(input|act|activation)s?($|_)|^(mean_)?cent(er|re)(ed)?$|^scaling_factor$"
+    r"|(norm|scale|center|centre)_(the_)?(input|act|activation)s?($|_)|^(mean_)?cent(er|re)(ed)?$"
+    r"|^(scal(e|ing)|scal(e|ing)_factor|norm_(factor|scale)|(avg|average|mean|data|dataset)_norm|(data|dataset)_(mean|std|scale))$"
 )
 _OF_TRAINING = re.compile(r"dec|normalize_activations|weight|loss|grad|mse|eps|init|finetuning")
 

@@ -19,6 +19,8 @@ from csp_index.models.sparse_autoencoders import SparseAutoencoder
 _SEED = 0
 _CLASS_TOKENS = frozenset({"cls_token", "class_token", "class_embedding", "class_embed"})
 
+_REGISTERS = ("register_tokens", "reg_token", "reg_tokens", "registers")  # [1, R, M] or [R, M]
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -106,10 +108,12 @@ def _prefix_tokens(module: nn.Module) -> int:
     known = getattr(module, "num_prefix_tokens", None)
     if isinstance(known, int):
         return known
-    if not any(name.rpartition(".")[2] in _CLASS_TOKENS for name, _ in module.named_parameters()):
+    shapes = {name.rpartition(".")[2]: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    if not _CLASS_TOKENS & set(shapes):
         return 0
     config: Any = getattr(module, "config", None)
-    return 1 + int(getattr(config, "num_register_tokens", 0) or 0)
+    registers = next((shapes[name][-2] for name in _REGISTERS if len(shapes.get(name, ())) > 1), None)
+    return 1 + (int(getattr(config, "num_register_tokens", 0) or 0) if registers is None else registers)
 
 
 @contextmanager
