@@ -132,7 +132,7 @@ def say_status(status: dict[str, Any]) -> None:
         state = "ready" if layer["ready"] else "not finished: run `csp-index index` again"
         say(
             f"layer {layer['layer']}: {layer['neurons']:,} neurons ({layer['dead']} dead), pool {layer['pool']}, "
-            f"{layer['images']:,} images, {state}"
+            f"{layer['images']:,} images, {'stored sparse, ' if layer['storage'] == 'sparse' else ''}{state}"
         )
     for row in status["answers"]:
         say(

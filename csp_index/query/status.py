@@ -25,6 +25,7 @@ def describe(store: Store) -> dict[str, Any]:
                 "pool": info.pool,
                 "network": info.network,
                 "dtype": info.dtype,
+                "storage": "sparse" if info.is_sparse else "dense",
                 "images": catalog.image_count(store, info.what),
                 "dead": sum(row["max"] <= 0 for row in own),
                 "ready": len(own) == info.neurons and all(row["images"] == images for row in own),

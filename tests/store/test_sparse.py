@@ -137,6 +137,7 @@ def test_arrays_of_few_values_are_stored_sparse_without_being_asked(tmp_path):
     np.save(tmp_path / "latents.npy", latents())
     index.import_arrays(tmp_path / "latents.npy", LAYER)
     assert [info.is_sparse for info in catalog.layers(index.store)] == [False, True]
+    assert [layer["storage"] for layer in index.status()["layers"]] == ["dense", "sparse"]
     assert head(tmp_path / "own.db") | {"format": "4", "needs": "0.2.0"} == head(tmp_path / "own.db")
 
 
