@@ -1,11 +1,13 @@
 """Images in the columns of tables: parquet files and directories of the ``datasets`` library.
 
-Every column but those that hold encoded files is metadata. Knows nothing about pixels.
+Every column but those that hold encoded files is metadata. A column of class numbers, whose names the library keeps
+with the table, gets a second one with the names: `label_name` beside `label`. Knows nothing about pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -82,7 +84,7 @@ class ParquetSource:
         with pq.ParquetFile(file) as table:
             schema = table.schema_arrow
             suffix = _column_suffix(schema, self._column)
-            blobs = byte_columns(schema)
+            blobs, classes = byte_columns(schema), _class_names(schema)
             columns = [name for name in schema.names if name not in blobs]
             if not columns:
                 yield from (ImageRef(f"{file}#{row}{suffix}") for row in range(table.metadata.num_rows))
@@ -91,6 +93,7 @@ class ParquetSource:
             for batch in table.iter_batches(rows_at_once(table.metadata, columns, _ROWS_AT_ONCE), columns=columns):
                 too_large = _too_large(batch)
                 for place, values in enumerate(_rows_of(batch, too_large)):
+                    _add_names(values, classes)
                     yield ImageRef(f"{file}#{row}{suffix}", values)
                     for name, reason in too_large.get(place, {}).items():
                         yield ImageRef(f"{file}#{row}@{name}", failure=reason)
@@ -154,7 +157,7 @@ def _rows_of(batch: Any, too_large: Mapping[int, Mapping[str, str]]) -> list[dic
 
 
 class DatasetSource:
-    """Rows of a ``datasets.save_to_disk`` directory, split after split; class labels stay numbers."""
+    """Rows of a ``datasets.save_to_disk`` directory, split after split."""
 
     def __init__(self, path: Path, image_column: str | None) -> None:
         self.name = str(path)
@@ -173,12 +176,30 @@ class DatasetSource:
             suffix = _column_suffix(schema, self._column)
             split: dict[str, object] = {"split": prefix.rstrip("/")} if prefix else {}
             rows = data.remove_columns(sorted(byte_columns(schema))).with_format("arrow")
-            known = bool(rows.column_names)
+            known, classes = bool(rows.column_names), _class_names(schema)
             for start in range(0, len(data), _ROWS_AT_ONCE):
                 stop = min(start + _ROWS_AT_ONCE, len(data))
                 batch = rows[start:stop].to_pylist() if known else [{}] * (stop - start)
                 for row, values in enumerate(batch, start):
+                    _add_names(values, classes)
                     yield ImageRef(f"{self.name}#{prefix}{row}{suffix}", {**split, **values})
+
+
+def _class_names(schema: Any) -> dict[str, list[str]]:
+    """Return the names of classes by the column of their numbers, as the ``datasets`` library writes them."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        kinds = [(name, kind) for name, kind in features.items() if kind.get("_type") == "ClassLabel"]
+        return {name: [str(text) for text in kind["names"]] for name, kind in kinds}
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):  # not by that library
+        return {}
+
+
+def _add_names(values: dict[str, Any], classes: Mapping[str, Sequence[str]]) -> None:
+    for column, names in classes.items():
+        number = values.get(column)
+        if isinstance(number, int) and 0 <= number < len(names):  # -1 stands for no class
+            values.setdefault(f"{column}_name", names[number])
 
 
 def _column_suffix(schema: Any, named: str | None) -> str:

@@ -313,12 +313,13 @@ def test_saved_dataset_with_and_without_splits(tmp_path: Path) -> None:
     datasets.DatasetDict({"train": data, "test": data}).save_to_disk(str(tmp_path / "splits"))
 
     refs = listed(open_source(tmp_path / "plain"))
-    assert refs[3] == ImageRef(f"{(tmp_path / 'plain').resolve()}#3", {"label": 1})
+    assert refs[3] == ImageRef(f"{(tmp_path / 'plain').resolve()}#3", {"label": 1, "label_name": "dog"})
     assert [number_of(result) for result in read_images([ref.uri for ref in refs])] == list(range(5))
 
     refs = listed(open_source(tmp_path / "splits"))
     assert len(refs) == 10
-    assert refs[4] == ImageRef(f"{(tmp_path / 'splits').resolve()}#train/4", {"split": "train", "label": 0})
+    assert refs[4].uri == f"{(tmp_path / 'splits').resolve()}#train/4"
+    assert refs[4].metadata == {"split": "train", "label": 0, "label_name": "cat"}
     assert [number_of(result) for result in read_images([ref.uri for ref in refs])] == [*range(5)] * 2
     (outside,) = read_images([f"{tmp_path}/plain#9"])
     assert isinstance(outside, ImageFailure)
@@ -329,3 +330,27 @@ def test_missing_datasets_package_is_one_line(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(SourceError, match=r"pip install 'csp_index\[datasets\]'"):
         open_source(tmp_path)
+
+
+def test_class_numbers_of_hugging_face_get_their_names(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"]), "n": datasets.Value("int32")}
+    )
+    rows = {"image": [{"bytes": png(n), "path": None} for n in range(3)], "label": [1, 0, -1], "n": [7, 8, 9]}
+    table = datasets.Dataset.from_dict(rows, features=features)
+    table.save_to_disk(str(tmp_path / "saved"))
+    table.to_parquet(str(tmp_path / "t.parquet"))
+    for name in ("saved", "t.parquet"):
+        assert [ref.metadata for ref in listed(open_source(tmp_path / name))] == [
+            {"label": 1, "n": 7, "label_name": "dog"},
+            {"label": 0, "n": 8, "label_name": "cat"},
+            {"label": -1, "n": 9},
+        ]
+
+
+@pytest.mark.parametrize("said", [b"{", b"[]", b'{"info": {"features": {"label": {"_type": "ClassLabel"}}}}', b"\xff"])
+def test_what_is_not_of_hugging_face_names_no_classes(tmp_path: Path, said: bytes) -> None:
+    table = pa.table({"image": [png(1)], "label": [0]}).replace_schema_metadata({b"huggingface": said})
+    pa.parquet.write_table(table, tmp_path / "t.parquet")
+    assert [ref.metadata for ref in listed(open_source(tmp_path / "t.parquet"))] == [{"label": 0}]
