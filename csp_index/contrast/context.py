@@ -49,11 +49,9 @@ class DerivedRequest:
 
         `made` describes the images in the message, `lacking` those that are missing.
         """
-        for what, name, library in (
-            ("layer", str(self.selection.target.key), self.selection.target.network),
-            ("encoder", self.selection.source.name, self.selection.source.identity.get("library")),
-        ):
-            if library == "arrays":
+        target, source = self.selection.target, self.selection.source
+        for what, name, info in (("layer", str(target.key), target), ("encoder", source.name, source)):
+            if info.is_imported:
                 raise LabelError(
                     f"contrast {kind} runs {made} images through network and encoder, but {what} {name} came as "
                     "arrays: choose nearest, falcon or random, or index the images with their models"

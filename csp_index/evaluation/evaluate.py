@@ -164,17 +164,17 @@ def _read_inputs(store: Store, selection: Selection, options: EvaluationOptions,
 
 def _check_models(selection: Selection, options: EvaluationOptions, judge: EncoderInfo) -> None:
     """Refuse options that need a model where the index has only arrays."""
-    if judge != selection.source and judge.identity.get("library") == "arrays":
+    if judge != selection.source and judge.is_imported:
         raise EvaluationError(
             f"encoder {judge.name} was imported as arrays, so it cannot embed the labels to evaluate: "
             "name one that was indexed with its model"
         )
-    if options.generator is not None and selection.target.network == "arrays":
+    if options.generator is not None and selection.target.is_imported:
         raise EvaluationError(
             f"layer {selection.target.key} was imported as arrays, so generated images cannot be run through its "
             "network: leave the generator out"
         )
-    if options.perturb and "arrays" in (selection.target.network, selection.source.identity.get("library")):
+    if options.perturb and (selection.target.is_imported or selection.source.is_imported):
         raise EvaluationError(
             f"layer {selection.target.key} or its encoder was imported as arrays, so perturbed images cannot be run "
             "through them: leave perturbation out"

@@ -106,7 +106,7 @@ class EvaluationContext:
 
     def reads(self, source: EncoderInfo) -> bool:
         """Return whether the encoder can embed new texts; one imported as arrays cannot."""
-        return source.identity.get("library") != "arrays"
+        return not source.is_imported
 
 
 def concepts_in(context: EvaluationContext, images: int) -> ConceptTable | None:

@@ -97,14 +97,14 @@ def import_arrays(
 
 
 def _encoder_info(name: str, vectors: np.ndarray, digest: str, logit_scale: float | None) -> EncoderInfo:
-    identity = {"weights": digest, "library": "arrays"}
+    identity = {"weights": digest, "library": catalog.ARRAYS}
     return EncoderInfo(name, vectors.shape[1], logit_scale, identity, schema.embeddings_table(name))
 
 
 def _layer_info(key: LayerKey, values: np.ndarray, seen: Survey, dtype: str) -> LayerInfo:
-    identity = {"weights": seen.digest, "library": "arrays"}
+    identity = {"weights": seen.digest, "library": catalog.ARRAYS}
     table = commit.layer_table(key, sparse=seen.nonzero <= _SPARSE * values.size)
-    return LayerInfo(key, values.shape[1], "none", "arrays", None, dtype, identity, table)
+    return LayerInfo(key, values.shape[1], "none", catalog.ARRAYS, None, dtype, identity, table)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ import logging
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 
 from csp_index.errors import CspIndexError, ModelError, SourceError
 from csp_index.images.decode import ImageFailure, ImageRef
@@ -36,7 +35,7 @@ class UnusableImages:
 
     def all(self) -> list[ImageFailure]:
         """Return all of them."""
-        return [*chain(self.unreadable, self.changed, self.refused)]
+        return [*self.unreadable, *self.changed, *self.refused]
 
     def add(self, prepared: Sequence[Prepared], failures: Sequence[ImageFailure]) -> None:
         """Add the failures of a shard, and those of its images whose bytes are not those that were indexed.

@@ -45,7 +45,7 @@ def recompute(store: Store, findings: Sequence[Finding], run_id: str) -> list[st
             lines.append(f"{info.table}: all {marked} shards are as they were written; they are in new files now")
             continue
         again = "run `csp-index index DB`" + (f" with {_option(info)}" if sound == 0 else "")
-        again = "import the arrays again" if info.identity.get("library") == "arrays" else again
+        again = "import the arrays again" if info.is_imported else again
         lines.append(f"{info.table}: {marked - sound} of {marked} shards are marked as missing: {again}")
     return lines
 

@@ -83,7 +83,7 @@ def _check_embedded(subject: Subject, info: EncoderInfo, table: str) -> None:
 def check_against_encoders(subject: Subject, marks: Marks, find: FindEncoder) -> None:
     """Embed some texts and images again, with the encoders that are at hand."""
     for info in subject.encoders:
-        if info.identity.get("library") == "arrays":
+        if info.is_imported:
             continue
         try:
             encoder = find(info)

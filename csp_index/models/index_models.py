@@ -100,7 +100,7 @@ class Models:
 
     def held_encoder(self, source: EncoderInfo) -> LoadedEncoder:
         """Return the encoder the index was built with. Raises ModelError if it is not the same any more."""
-        if source.identity.get("library") == "arrays":
+        if source.is_imported:
             raise ModelError(
                 f"encoder {source.name} came as arrays and cannot read texts: give --text-embeddings and --texts"
             )
@@ -164,7 +164,7 @@ class Models:
 
     def held_network(self, target: LayerInfo) -> LoadedNetwork:
         """Return the network of a layer of the index, ready for that layer. Raises ModelError if it has changed."""
-        if target.network == "arrays":
+        if target.is_imported:
             raise ModelError(f"layer {target.key} came as arrays: there is no network to run images through")
         if target.key in self._networks:
             return self._networks[target.key]
@@ -247,7 +247,7 @@ def by_network(targets: Iterable[LayerInfo]) -> list[list[LayerInfo]]:
     """Return the layers grouped by network, without those that came as arrays."""
     groups: dict[tuple[str, str, str | None, str], list[LayerInfo]] = {}
     for info in targets:
-        if info.network != "arrays":
+        if not info.is_imported:
             groups.setdefault((info.key.model, info.network, info.weights, info.pool), []).append(info)
     return list(groups.values())
 

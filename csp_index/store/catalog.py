@@ -20,6 +20,8 @@ from csp_index.store.foreign import MOST_DIMENSIONS, MOST_NEURONS, check_size, c
 from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
 
+ARRAYS = "arrays"  # the library of encoders, and the network of layers, that were imported
+
 
 @dataclass(frozen=True, slots=True)
 class EncoderInfo:
@@ -35,6 +37,11 @@ class EncoderInfo:
     def what(self) -> str:
         """The encoder's name in the shard marks."""
         return f"embeddings:{self.name}"
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the embeddings came as arrays, so that the index knows no model of them."""
+        return self.identity.get("library") == ARRAYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,11 @@ class LayerInfo:
     def what(self) -> str:
         """The layer's name in the shard marks."""
         return f"activations:{self.key}"
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the activations came as arrays, so that the index knows no network of them."""
+        return self.network == ARRAYS
 
     @property
     def is_sparse(self) -> bool:

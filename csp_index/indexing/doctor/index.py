@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,8 +33,6 @@ from csp_index.store.connect import open_snapshot
 from csp_index.store.image_metadata import parse_metadata
 from csp_index.store.tables import Store
 
-_ARRAYS = "arrays"  # what an encoder or a network that was imported is called
-
 
 def examine_index(uri: str | Path, request: Examination) -> IndexReport:
     """Return what an index holds, and try what would extend it on a seeded sample of its original images.
@@ -50,7 +49,7 @@ def examine_index(uri: str | Path, request: Examination) -> IndexReport:
         report.failures = store.count(schema.FAILURES)
         report.bytes = _bytes(store)
         report.attempt(lambda: _count_columns(store, report.listing))
-        arrays = all(info.identity.get("library") == _ARRAYS for info in infos)
+        arrays = all(info.is_imported for info in infos)
         refs = report.attempt(lambda: _originals(store, report, request.sample, arrays=arrays))
         loaded, studied = load(report, request)
         own = [] if encoders else _own_encoders(report, models, infos)  # new images, and new layers, need them
@@ -96,14 +95,18 @@ def _bytes(store: Store) -> int | None:
     if "://" in store.address:
         return None
     folders = os.walk(store.address)
-    return sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, names in folders for name in names)
+    size = 0
+    for path in (os.path.join(folder, name) for folder, _, names in folders for name in names):
+        with suppress(FileNotFoundError):  # a writer has removed it since
+            size += os.lstat(path).st_size
+    return size
 
 
 def _own_encoders(report: DoctorReport, models: Models, infos: Sequence[EncoderInfo]) -> list[LoadedEncoder]:
     """Load the encoders of the index, without which no image can be added; arrays have none."""
     encoders = []
     for info in infos:
-        if info.identity.get("library") == _ARRAYS:
+        if info.is_imported:
             report.notes.append(f"encoder {info.name} came as arrays: it can embed neither images nor texts")
             continue
         one = report.attempt(partial(models.held_encoder, info), f"encoder {info.name} of the index")
@@ -118,7 +121,7 @@ def _own_networks(report: DoctorReport, models: Models, layers: Sequence[LayerIn
         what = f"network {group[0].key.model} of the index"
         networks += report.attempt(partial(models.held_networks, group), what) or []
     for info in layers:
-        if info.network == _ARRAYS:
+        if info.is_imported:
             report.notes.append(f"layer {info.key} came as arrays: images can be added to it only as arrays")
     return networks
 

@@ -46,7 +46,7 @@ def doctor(
     about["image_column"] = image_column
     if not isinstance(place, str | Path) or not is_index(place):
         return examine_source(place, request, **about)
-    if given := [option for option, value in about.items() if value is not None]:
-        raise SettingError(f"{given[0]} is for a source of images, and {place} is an index: leave it out")
+    if unfit := [option for option, value in about.items() if value is not None]:
+        raise SettingError(f"{unfit[0]} is for a source of images, and {place} is an index: leave it out")
     originals.allow(place, image_roots)
     return examine_index(place, request)

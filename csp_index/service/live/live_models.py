@@ -229,7 +229,7 @@ class LiveModels:
 
 
 def _encoder_error(source: EncoderInfo, exc: CspIndexError) -> ModelError:
-    if source.identity.get("library") == "arrays":
+    if source.is_imported:
         return ModelError(
             f"encoder {source.name} came as arrays and reads neither texts nor pictures: search by a neuron or an "
             "image, or index the images with an encoder"
