@@ -322,6 +322,7 @@ class LoadedNetwork:
                         check_pool(pool)
                         raise ModelError(_ask(shape))
                     pool = pool_at(shape, axis if isinstance(axis, tuple) else [axis], pool, token)
+                trial.check_tokens(layer, pool)
             except ModelError as exc:
                 raise ModelError(f"layer {layer!r} of {self.name}: {exc}") from exc
             for remark in trial.remarks(layer, pool, requested, None if exact else axes[layer]):

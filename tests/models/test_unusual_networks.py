@@ -285,3 +285,54 @@ def test_register_tokens_of_any_vision_transformer_are_left_out(name: str, monke
         expected = network._loaded.module(pixels)[:, 4:].mean(1)
     torch.testing.assert_close(network.activations(pixels)["norm"], expected)
     assert network._loaded.prefix_tokens == 4
+
+
+def test_a_class_token_at_the_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Last(Chain):
+        def __init__(self) -> None:
+            super().__init__(norm=nn.LayerNorm(12))
+            self.cls_token = nn.Parameter(torch.ones(1, 1, 12))
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            patches = self.conv(pixels).flatten(2).transpose(1, 2)
+            result: Tensor = self.norm(torch.cat([patches, self.cls_token.expand(len(pixels), -1, -1)], dim=1))
+            return result
+
+    for pool in (None, "cls", "token-mean"):
+        with pytest.raises(ModelError, match=r"layer 'norm' of made: the class token is the last of its 17 tokens"):
+            load_network(offered(Last, monkeypatch), layers=["norm"], pool=pool)
+
+
+class Gain(nn.Module):
+    """A norm of somebody's own, which says nothing about its axis but the number of its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(4))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values * self.gain
+
+
+@pytest.mark.parametrize("size", [None, 32])
+def test_a_map_as_high_and_wide_as_it_has_channels_is_not_read_by_another_of_its_shape(
+    size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Square(Chain):
+        """[B, 4, 4, 4] with the channels first, then last; perhaps for images of one size only."""
+
+        def __init__(self) -> None:
+            super().__init__(last=Gain(), act=nn.GELU())
+            self.conv = nn.Conv2d(3, 4, 8, stride=8)
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            assert size is None or pixels.shape[-1] == size
+            result: Tensor = self.act(self.last(self.conv(pixels).permute(0, 2, 3, 1)))
+            return result
+
+    if size is None:
+        network = load_network(offered(Square, monkeypatch), layers=["last", "act"])
+        assert [network.layers[name].pool for name in ("last", "act")] == ["mean-last", "mean-last"]
+    else:
+        with pytest.raises(ModelError, match="nothing says which axis"):
+            loaded(Square, "last", monkeypatch)

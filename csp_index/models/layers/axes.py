@@ -216,9 +216,11 @@ def _read_as(name: str, modules: Mapping[str, nn.Module], trace: Trace) -> int |
 
 
 def _same_shape(name: str, axes: Mapping[str, int], trace: Trace) -> int | None:
-    """Return the axis of the layers with the same shape, if they agree."""
-    known = {axis for other, axis in axes.items() if trace.shapes[other] == trace.shapes[name]}
-    return known.pop() if len(known) == 1 else None
+    """Return the axis of the layers with the same shape, if they agree, and no other axis is as long as it."""
+    shape = trace.shapes[name]
+    known = {axis for other, axis in axes.items() if trace.shapes[other] == shape}
+    axis = known.pop() if len(known) == 1 else None
+    return axis if axis is not None and shape[1:].count(shape[axis]) == 1 else None
 
 
 def _unchanged(shape: Shape, other: Shape | None) -> int | None:

@@ -18,6 +18,7 @@ from csp_index.models.layers.repeats import spare_random_numbers, trial_images
 from csp_index.models.pooling import first_tensor, neuron_axes, prefix_in
 
 _SHOWN = 3  # names in an error
+_OF_TOKENS = ("cls", "token-mean", "token-max", "mean@2", "max@2")  # pools that count tokens from the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,22 @@ class Trial:
         if count := trace.several.get(layer):
             remarks.append(f"it gives {count} tensors, and the first is read; {layer}[1] names the second")
         return remarks
+
+    def check_tokens(self, layer: str, pool: str) -> None:
+        """Refuse pools that read or leave out the first tokens of a layer whose class token comes last.
+
+        Before the first attention a class token is the same for every image, which shows where it is.
+        """
+        grid, prefix, shape = self.trace.grid, self.loaded.prefix_tokens, self.trace.shapes[layer]
+        if not prefix or grid is None or len(shape) != 3 or shape[1] != prod(grid) + prefix or pool not in _OF_TOKENS:
+            return
+        tokens = next((o for o in self.trace.outputs.values() if o.dim() == 3 and o.shape[1] == shape[1]), None)
+        same = [] if tokens is None else (tokens[0] == tokens[1]).all(-1).tolist()
+        if same and all(same[-prefix:]) and not any(same[:prefix]):
+            raise ModelError(
+                f"the class token is the last of its {shape[1]} tokens, and pool {pool} takes the first for it: "
+                "expected it in front; choose a layer without it, or turn the tokens around in the network"
+            )
 
     def _strange_tokens(self, shape: Shape) -> str:
         """Return what to know about tokens [L, M] that are neither the patches nor those with tokens in front."""
