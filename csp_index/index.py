@@ -19,6 +19,7 @@ from csp_index.contrast.vector_index import OptimizeSummary, optimize
 from csp_index.errors import ArrayError, EvaluationError
 from csp_index.images.sources import HeldDatasets
 from csp_index.indexing.commit import IndexSummary
+from csp_index.indexing.copy_index import CopySummary, copy_index
 from csp_index.indexing.doctor.examination import Examination
 from csp_index.indexing.doctor.index import examine_index
 from csp_index.indexing.import_arrays import import_arrays
@@ -150,10 +151,7 @@ class Index(Reader):
         dtype: str | None = None,
         progress: Progress | None = None,
     ) -> IndexSummary:
-        """Add one or several layers of a network over the images the index holds; embeddings are not touched.
-
-        The other arguments are those of `NetworkSource`.
-        """
+        """Add layers of a network over the images that the index holds; the arguments are those of `NetworkSource`."""
         layers = (layer,) if isinstance(layer, str) else tuple(layer)
         axes = (axis,) if isinstance(axis, int) else tuple(axis)
         spec, given = (network, None) if isinstance(network, str) else ("", network)
@@ -349,12 +347,13 @@ class Index(Reader):
         prefer(self.store, method)
 
     def doctor(self, **options: Unpack[keywords.DoctorKeywords]) -> IndexReport:
-        """Report what the index holds, and what would not work when it is extended, tried on `sample` (8) images.
-
-        Its own models are tried, or the `encoders` and `networks` that you give. Nothing is written.
-        """
+        """Report what the index holds, and what would not work when it is extended: see `csp_index.doctor`."""
         self._datasets.read_first()
         return examine_index(self.uri, Examination(self._models, **options))
+
+    def copy(self, place: str | Path, without: Iterable[str] | None = None) -> CopySummary:
+        """Copy the index without some images, by default those in its table `failures`: see `csp-index copy`."""
+        return copy_index(self.uri, place, without, shown_progress())
 
     def verify(self, **options: Unpack[keywords.VerifyKeywords]) -> Verification:
         """Return what is wrong with the index; with `repair` what is broken is made again from what is left."""

@@ -153,4 +153,34 @@ def metadata(db: str, table: str, key: str | None, replace: bool, as_json: bool)
     say(f"{summary.joined:,} of {summary.images:,} images have the columns {', '.join(summary.columns)}")
 
 
-COMMANDS = (index, import_, metadata, optimize)
+@click.command()
+@database
+@click.argument("place", metavar="NEW")
+@click.option("--without", type=FILE, help="Text file with one image per line, as in `images.uri` (those in failures).")
+@json_option
+def copy(db: str, place: str, without: str | None, as_json: bool) -> None:
+    """Copy the index to NEW without some images: those in its table `failures`, or those in a file.
+
+    For images on which a model fails that you want to add: every image of an index has a value in every layer, and what
+    is left out of the copy costs the others nothing. No model runs: embeddings, activations and metadata are copied, an
+    unfinished layer as far as it goes. Labels and other results are not, because they depend on all images.
+
+    \b
+    csp-index copy birds.db sound.db
+    csp-index index sound.db --network torchvision:resnet50/IMAGENET1K_V2 --layers layer4
+    """
+    from csp_index.indexing.copy_index import copy_index
+    from csp_index.regular_files import read_text
+
+    named = None if without is None else [line for line in read_text(without).splitlines() if line]
+    with progress() as report:
+        done = copy_index(db, place, named, report)
+    if as_json:
+        say_json(asdict(done))
+        return
+    say(f"{done.place} has {done.images:,} images, without {len(done.left_out):,}, in {done.shards} shards")
+    for layer in done.unfinished:
+        say(f"layer {layer} is not finished: run the command that adds it again, with {done.place}")
+
+
+COMMANDS = (copy, index, import_, metadata, optimize)

@@ -56,17 +56,17 @@ class UnusableImages:
 
     def error(self, columns: Sequence[str], stored: int, shards: int, uri: str) -> CspIndexError:
         """Return the error that ends the pass: `stored` of the shards are complete, and the index is at `uri`."""
-        kinds = {"cannot be read any more": self.unreadable, "changed since they were indexed": self.changed}
-        kinds["fail in a model"] = self.refused
-        counts = [f"{len(images):,} {what}" for what, images in kinds.items() if images]
+        kinds = {"{:,} cannot be read any more": self.unreadable, "{:,} changed since they were indexed": self.changed}
+        kinds["a model fails on {:,}"] = self.refused
+        counts = [what.format(len(images)) for what, images in kinds.items() if images]
         kind = SourceError if self.unreadable or self.changed else ModelError
         database = shlex.quote(uri)
         restore = "restore them and run the same command again, or " if kind is SourceError else ""
         return kind(
             f"{', '.join(columns)} cannot be finished: of the indexed images {', '.join(counts)}, first "
             f"{_line(self.all()[0])}; {stored} of {shards} shards are stored, and `csp-index sql {database} "
-            f"'SELECT * FROM failures'` lists the images: {restore}index the other images into a new "
-            "database"
+            f"'SELECT * FROM failures'` lists the images: {restore}leave them out by `csp-index copy {database} "
+            "NEW.db` and run the same command with NEW.db"
         )
 
 

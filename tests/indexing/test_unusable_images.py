@@ -6,11 +6,10 @@ from pathlib import Path
 
 import fakes
 import pytest
-import torch
+from fragile_networks import FRAGILE
 from indexed import ENCODER, contents
 from PIL import Image
 from ray_here import engine_here
-from torch import Tensor, nn
 
 from csp_index import NetworkSource, open_index
 from csp_index.errors import ModelError, SourceError
@@ -20,40 +19,6 @@ from csp_index.models.encoders import load_encoder
 from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.store.connect import create_store
 
-
-class Fragile(fakes.FakeNetwork):
-    """Not finite on pure red, an error on pure blue, and a preprocessing that refuses pure green."""
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        if bool(((pixels[:, 2] > 0.99) & (pixels[:, 0] < 0.01)).flatten(1).all(1).any()):
-            raise ValueError("no blue, please")
-        red = ((pixels[:, 0] > 0.99) & (pixels[:, 2] < 0.01)).flatten(1).all(1)
-        return self.concepts(self.head(self.conv(pixels).mean((2, 3))) + torch.where(red, float("nan"), 0.0)[:, None])
-
-    def preprocess(self, image: Image.Image) -> Tensor:
-        if image.getpixel((0, 0)) == (0, 255, 0):
-            raise ValueError("no green, please")
-        return super().preprocess(image)
-
-
-def fragile() -> nn.Module:
-    return Fragile()
-
-
-class Choosy(fakes.FakeNetwork):
-    """A preprocessing that takes only the pictures with which a network is tried when it is loaded."""
-
-    def preprocess(self, image: Image.Image) -> Tensor:
-        if image.size == (8, 8):
-            raise ValueError("too small")
-        return super().preprocess(image)
-
-
-def choosy() -> nn.Module:
-    return Choosy()
-
-
-FRAGILE = NetworkSource(f"python:{__name__}:fragile", ("concepts",), name="net")
 COLOURS = {"a/img00004_red": (255, 0, 0), "b/img00002_blue": (0, 0, 255), "a/img00004_green": (0, 255, 0)}
 
 
@@ -91,7 +56,7 @@ def test_new_images_on_which_the_preprocessing_fails_are_failures(images: Path, 
 
 @pytest.mark.parametrize("engine", ["local", "ray"])
 def test_a_preprocessing_that_fails_on_every_image_ends_the_pass(images, tmp_path, engine, monkeypatch) -> None:
-    network = loaded(NetworkSource(f"python:{__name__}:choosy", ("concepts",), name="net"))
+    network = loaded(NetworkSource("python:fragile_networks:choosy", ("concepts",), name="net"))
     store = create_store(tmp_path / "db")
     with (
         engine_here(engine, monkeypatch) as (runner, _),
@@ -124,7 +89,7 @@ def test_all_indexed_images_on_which_a_new_layer_fails_are_named(images, tmp_pat
     before = contents(tmp_path / "db")
     with (
         engine_here(engine, monkeypatch) as (runner, _),
-        pytest.raises(ModelError, match=r"net/concepts cannot be finished: of the indexed images 3 fail in a model"),
+        pytest.raises(ModelError, match=r"net/concepts cannot be finished: of the indexed images a model fails on 3"),
     ):
         indexer.add_images(index.store, None, [load_encoder(ENCODER)], [loaded(FRAGILE)], engine=runner)
     assert set(reasons(tmp_path / "db")) == {Path(name).name for name in COLOURS}
