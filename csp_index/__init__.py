@@ -34,10 +34,11 @@ if TYPE_CHECKING:
     from csp_index.index import Index, open_index
     from csp_index.indexing.doctor.report import DoctorReport, IndexReport
     from csp_index.indexing.doctor.run import doctor
-    from csp_index.labelling.candidates import CandidateTexts, Vocabulary
+    from csp_index.labelling.candidates import CandidateTexts
     from csp_index.labelling.evidence import Evidence
     from csp_index.labelling.methods import MethodInfo
     from csp_index.labelling.scoring import ScoringMethod
+    from csp_index.labelling.vocabularies import Vocabulary
     from csp_index.models.image_generators import ImageGenerator
     from csp_index.models.index_models import NetworkSource
     from csp_index.models.objects import Encoder, Network
@@ -104,10 +105,11 @@ _HOMES = {
     "csp_index.evaluation.options": ("EvaluationOptions",),
     "csp_index.indexing.doctor.report": ("DoctorReport", "IndexReport"),
     "csp_index.indexing.doctor.run": ("doctor",),
-    "csp_index.labelling.candidates": ("CandidateTexts", "Vocabulary"),
+    "csp_index.labelling.candidates": ("CandidateTexts",),
     "csp_index.labelling.evidence": ("Evidence",),
     "csp_index.labelling.methods": ("MethodInfo",),
     "csp_index.labelling.scoring": ("ScoringMethod",),
+    "csp_index.labelling.vocabularies": ("Vocabulary",),
     "csp_index.models.image_generators": ("ImageGenerator",),
     "csp_index.models.variant_generators": ("Original", "Variant", "VariantGenerator"),
     "csp_index.proposers.proposer": ("Answer", "Proposer", "Question"),

@@ -16,10 +16,7 @@ import torch
 from csp_index.array_files import load_array
 from csp_index.errors import ArrayError, LabelError, SourceError, one_line
 from csp_index.images.decode import decode
-from csp_index.labelling.vocabularies import Vocabulary as Vocabulary
-from csp_index.labelling.vocabularies import digest, text_lines
-from csp_index.labelling.vocabularies import load_vocabulary as load_vocabulary
-from csp_index.labelling.vocabularies import make_vocabulary as make_vocabulary
+from csp_index.labelling.vocabularies import Vocabulary, digest, load_vocabulary, make_vocabulary, text_lines
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.prompt_templates import as_stored, from_index, is_text, templates
 from csp_index.regular_files import read_bytes, user_path

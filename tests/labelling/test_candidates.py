@@ -12,7 +12,8 @@ import torch
 from csp_index import Index, NetworkSource, Vocabulary, open_index
 from csp_index.errors import ArrayError, LabelError, ModelError, SettingError, SourceError
 from csp_index.labelling import candidates
-from csp_index.labelling.candidates import load_vocabulary, make_vocabulary, read_text_arrays
+from csp_index.labelling.candidates import read_text_arrays
+from csp_index.labelling.vocabularies import load_vocabulary, make_vocabulary
 from csp_index.models import index_models
 from csp_index.store import catalog, schema
 
@@ -63,11 +64,11 @@ def test_texts_that_differ_in_case_spacing_or_form_are_merged(tmp_path):
     ("text", "told"),
     [
         ("red\n\nblue\n", "has an empty label in line 2: expected one label a line"),
-        ("red\nblue\n \t\n", "empty label in line 3"),
+        ("red\n \t\nblue\n\n", "empty label in line 2"),
         ("", "is empty: expected one label a line"),
         ("\n\n", "is empty"),
         ("\ufeff\n", "is empty"),
-        (b"\xff\xfe\x00r", "cannot be read as UTF-8 text"),
+        (b"\xff\xfe\x00", "cannot be read"),
     ],
 )
 def test_bad_files_are_told_in_one_line(tmp_path, text, told):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csp_index.errors import ProposerError
-from csp_index.labelling.candidates import make_vocabulary
+from csp_index.labelling.vocabularies import make_vocabulary
 from csp_index.proposers.prompts import PROMPTS, Prompt, load_prompt, parse_answer, prompt_hash, read_answer
 
 WORD = st.text(st.characters(categories=("Ll", "Lu", "Lo", "Nd")), min_size=1, max_size=12)

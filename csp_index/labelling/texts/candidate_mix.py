@@ -23,14 +23,13 @@ from csp_index.labelling.candidates import (
     CandidateTexts,
     Ownership,
     TextSpace,
-    Vocabulary,
     embed_proposed,
     named_vocabulary,
     template_key,
     texts_key,
     vocabulary_texts,
 )
-from csp_index.labelling.vocabularies import clean_text
+from csp_index.labelling.vocabularies import Vocabulary, clean_text
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.stored_json import read_object

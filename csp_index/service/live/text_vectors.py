@@ -12,13 +12,12 @@ from csp_index.errors import CspIndexError, LabelError, SettingError
 from csp_index.labelling.candidates import (
     CandidateTexts,
     TextSpace,
-    Vocabulary,
     chosen_templates,
     last_vocabulary,
-    make_vocabulary,
     template_key,
     vocabulary_texts,
 )
+from csp_index.labelling.vocabularies import Vocabulary, make_vocabulary
 from csp_index.lru_cache import LRUCache
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.prompt_templates import TEMPLATE_SETS, templates
