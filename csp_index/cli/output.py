@@ -108,7 +108,7 @@ def say_summary(summary: IndexSummary, as_json: bool) -> None:
     if as_json:
         say_json(asdict(summary))
         return
-    failed = f", {summary.failed:,} cannot be used (see the table `failures`)" if summary.failed else ""
+    failed = f", {summary.failed:,} could not be read or used (see the table `failures`)" if summary.failed else ""
     say(f"{summary.added:,} images added{failed}; the index holds {summary.images:,} ({summary.seconds:.1f} s)")
     for layer in summary.layers:
         say(f"layer {layer} is ready: csp-index label DB --layer {layer}")
