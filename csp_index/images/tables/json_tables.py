@@ -21,8 +21,11 @@ def read_json_table(text: str, *, lines: bool = False) -> MetadataFile:
     repeated: list[str] = []
     try:
         value = _lines(text, repeated) if lines else load_json(text, repeated)
-    except json.JSONDecodeError:
-        value = load_json(text, repeated) if lines else _lines(text, repeated)
+    except json.JSONDecodeError as exc:
+        try:
+            value = load_json(text, repeated) if lines else _lines(text, repeated)
+        except json.JSONDecodeError:
+            raise exc from None
     if repeated:
         notes.append(f"names that are there twice, of which the last counts: {len(repeated)} (first: {repeated[0]})")
     if isinstance(value, dict):
@@ -51,7 +54,13 @@ def load_json(text: str, repeated: list[str]) -> Any:
 
 
 def _lines(text: str, repeated: list[str]) -> list[Any]:
-    return [load_json(line, repeated) for line in text.split("\n") if line.strip()]
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            rows += [load_json(line, repeated)] if line.strip() else []
+        except json.JSONDecodeError as exc:
+            raise json.JSONDecodeError(f"line {number} is no JSON, {exc.msg}", line, exc.pos) from None
+    return rows
 
 
 def _rows_of(value: dict[str, Any], notes: list[str]) -> Any:

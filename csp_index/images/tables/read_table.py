@@ -29,6 +29,7 @@ _COMPRESSED: Final[dict[str, Callable[[BinaryIO], Any]]] = {
     ".bz2": bz2.BZ2File,
     ".xz": lzma.LZMAFile,
 }
+_INDEX: Final = "__index_level_"  # of pandas
 _NO_TEXT: Final = {
     b"PK\3\4": "it is an archive or an Office file: unpack it, or save it as .xlsx or CSV",
     b"\xd0\xcf\x11\xe0": "it is an old Office file: save it as .xlsx or CSV",
@@ -73,7 +74,7 @@ def _decompressed(data: bytes, opened: Callable[[BinaryIO], Any]) -> bytes:
 
 
 def _arrow(file: Path, kind: str) -> MetadataFile:
-    """Return a table of parquet or Feather: decimals as floats, NaN as null, without pandas' index and any bytes."""
+    """Return a table of parquet or Feather: decimals as floats, NaN as null, no bytes and no row numbers of pandas."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.feather
@@ -90,8 +91,10 @@ def _arrow(file: Path, kind: str) -> MetadataFile:
             column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
         if "binary" in str(column.type):
             left_out.append(name)
-        elif not name.startswith("__index_level_"):
+        elif not name.startswith(_INDEX):
             columns.append((name, column))
+        elif not pa.types.is_integer(column.type):  # names, perhaps of images, and no numbers of rows
+            columns.append(("index", column))
     twice = next((name for place, (name, _) in enumerate(columns) if name in dict(columns[:place])), None)
     if twice is not None:
         raise ValueError(f"it has two columns {twice!r}: rename one")

@@ -215,6 +215,20 @@ def test_columns_of_parquet_that_text_does_not_have(tmp_path):
     assert result.notes == ["columns of bytes are left out (raw)"]
 
 
+def test_the_index_of_pandas_may_name_the_images(tmp_path):
+    for number, index in enumerate((["a.jpg", "b.jpg"], [7, 8])):
+        table = pa.table({"n": [1, 2], "__index_level_0__": index})
+        pa.parquet.write_table(table, tmp_path / f"{number}.parquet")
+    assert read_metadata_file(tmp_path / "0.parquet").columns.column_names == ["n", "index"]
+    assert read_metadata_file(tmp_path / "1.parquet").columns.column_names == ["n"]
+
+
+def test_a_bad_line_of_json_lines_is_named(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"file": "a.jpg"}\n{"file": \n')
+    with pytest.raises(SourceError, match="line 2 is no JSON"):
+        read_metadata_file(tmp_path / "t.jsonl")
+
+
 def test_excel_with_a_title_and_days(tmp_path):
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
