@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import json
 import logging
 import os
-import shutil
-import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from odd_files import ODD, in_time
 from pictures import encoded, listed, number_of, plain, png
+from tar_files import samples, shard
 
 from csp_index.errors import SourceError
 from csp_index.images import folders, formats, passed_over
@@ -36,22 +32,6 @@ def passed(root: Path) -> dict[str, int]:
     source = open_source(root)
     list(source.refs())
     return dict(passed_over_by(source))
-
-
-def shard(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
-        for name, data in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return path
-
-
-def samples(count: int) -> dict[str, bytes]:
-    parts = {"jpg": lambda n: encoded(plain((n, 0, 0)), "PNG"), "txt": lambda n: b"number %d" % n}
-    parts["json"] = lambda n: json.dumps({"caption": f"number {n}", "key": f"{n:09}"}).encode()
-    return {f"{n:09}.{ending}": part(n) for n in range(count) for ending, part in parts.items()}
 
 
 def table(path: Path, **columns: list[object]) -> Path:
@@ -262,54 +242,6 @@ def test_tables_without_images_among_those_with_images_are_counted(tmp_path: Pat
     refs = listed(open_source(tmp_path))
     assert [bool(ref.failure) for ref in refs] == [False, True]
     assert passed(tmp_path) == {".parquet without images": 1}
-
-
-# compressed shards, and members of unknown endings
-
-
-@pytest.mark.parametrize(
-    ("name", "mode"),
-    [("a.tar.gz", "w:gz"), ("a.tgz", "w:gz"), ("a.tar.bz2", "w:bz2"), ("a.tar.xz", "w:xz"), ("a.tar", "w:gz")],
-)
-def test_a_compressed_shard_is_read(tmp_path: Path, name: str, mode: str) -> None:
-    path = shard(tmp_path / name, samples(3), mode)
-    for source in (open_source(path), open_source(tmp_path)):
-        uris = [ref.uri for ref in listed(source)]
-        assert uris == [f"{path.resolve()}#{number:09}.jpg" for number in range(3)]
-        assert [number_of(read) for read in read_images(uris)] == [0, 1, 2]
-        assert [number_of(read) for read in read_images(reversed(uris))] == [2, 1, 0]
-
-
-@pytest.mark.parametrize("spoil", [lambda data: data[: len(data) * 2 // 3], lambda data: data[:-9] + b"x" * 9])
-def test_a_damaged_compressed_shard_is_a_failure(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
-    members = {f"{n}.png": encoded(plain((n, 0, 0), (9, 9))) + os.urandom(3000) for n in range(30)}
-    path = shard(tmp_path / "a.tar.gz", members, "w:gz")
-    path.write_bytes(spoil(path.read_bytes()))
-    refs = list(open_source(path).refs())
-    assert refs[-1].uri.endswith("#damaged shard") or len(refs) == 30
-    assert len(refs) > 15
-
-
-def test_members_of_other_endings_or_none_are_found_and_others_counted(tmp_path: Path) -> None:
-    members = {"a": png(1), "b.bin": png(2), "c.npy": b"none", "d.mp4": b"none", "e.jpg": png(3), "e.json": b"{}"}
-    path = shard(tmp_path / "a.tar", members)
-    source = open_source(path)
-    assert [ref.uri.rpartition("#")[2] for ref in listed(source)] == ["a", "b.bin", "e.jpg"]
-    assert dict(passed_over_by(source)) == {".npy": 1, ".mp4": 1}
-    assert [ref.uri.rpartition("#")[2] for ref in listed(open_source(path, image_column="jpg"))] == ["e.jpg"]
-
-
-def test_shards_without_images_beside_those_with_images_do_not_matter(tmp_path: Path) -> None:
-    shard(tmp_path / "0.tar", {"a.txt": b"text"})
-    shard(tmp_path / "1.tar", samples(1))
-    (tmp_path / "2.tar").write_bytes(b"damaged")
-    refs = list(open_source(tmp_path).refs())
-    assert [bool(ref.failure) for ref in refs] == [False, True]
-    shutil.rmtree(tmp_path)
-    shard(tmp_path / "0.tar", {"a.txt": b"text"})
-    shard(tmp_path / "1.tar", {"a.txt": b"text"})
-    with pytest.raises(SourceError, match=r"0\.tar \(and 1 other shards?\) holds no image"):
-        open_source(tmp_path)
 
 
 def test_walk_sorts_whole_paths(tmp_path: Path) -> None:
