@@ -64,6 +64,8 @@ def _with_library(spec: str, libraries: Sequence[str], kind: str, examples: str)
             f"{kind} {spec!r} is a directory without the configuration of a model: expected open_clip_config.json or "
             f"config.json in it, or write {examples}"
         )
+    if spec.startswith(("/", "~", "./", "../")):
+        raise ModelError(f"{kind} {spec!r} is a path to nothing: write {examples}")
     raise ModelError(f"{kind} {spec!r} names no library: write {examples}")
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -65,6 +66,21 @@ def load_transformers(name: str, wish: Wish) -> Loaded:
     return loaded.extended(inside=inside, trunk_weights=trunk_weights, missing=missing, unused=unused, classes=classes)
 
 
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Keep the library's table of weights that were missing or not used off stderr: which of them matter is said here.
+
+    A layer that depends on a missing one is refused by name.
+    """
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _processor(place: str) -> Any:
     import transformers
 
@@ -87,7 +103,8 @@ def _made(kind: Any, config: Any, place: str, *, trained: bool) -> tuple[Any, tu
             return build(config, dtype=torch.float32), (), ()
         # Weights of another shape, such as those of a head with other classes, are random then, as missing ones are.
         options = {"output_loading_info": True, "ignore_mismatched_sizes": True, **NEVER}
-        module, report = kind.from_pretrained(place, dtype=torch.float32, **options)
+        with _without_report():
+            module, report = kind.from_pretrained(place, dtype=torch.float32, **options)
     other_shapes = {str(key[0]) if isinstance(key, tuple) else str(key) for key in report["mismatched_keys"]}
     return module, tuple(sorted({*report["missing_keys"], *other_shapes})), tuple(sorted(report["unexpected_keys"]))
 

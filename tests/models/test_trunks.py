@@ -223,3 +223,14 @@ def test_a_class_that_transformers_does_not_have_is_said(
 
     load_network(changed(classifier, tmp_path / "vit", rename), layers=["layernorm"], device="cpu")
     assert "transformers has no class OwnViT, which the checkpoint names: its trunk alone is read" in caplog.text
+
+
+def test_the_librarys_report_of_missing_weights_does_not_reach_stderr(
+    classifier: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import transformers
+
+    before = transformers.utils.logging.get_verbosity()
+    load_network(f"transformers:{classifier}", layers=["layernorm"], device="cpu")
+    assert "LOAD REPORT" not in capfd.readouterr().err
+    assert transformers.utils.logging.get_verbosity() == before

@@ -92,6 +92,7 @@ def test_a_distributed_checkpoint_is_refused_with_how_to_convert_it(tmp_path: Pa
         (lambda file: network_spec(str(file)), "is a file: name the network it is of, and give the file as --weights"),
         (lambda file: local_directory(str(file), ModelError), "is a file: expected a directory"),
         (lambda file: network_spec(" "), "names no library"),
+        (lambda file: network_spec("~/no/such/folder"), "is a path to nothing"),
         (lambda file: check_weights(""), "the name of the weight file is empty"),
     ],
 )
