@@ -116,7 +116,7 @@ def _fires(view: NeuronView) -> str:
 
 def say_status(status: dict[str, Any]) -> None:
     """Print what an index holds and its last runs."""
-    failed = f", {status['failures']:,} unreadable" if status["failures"] else ""
+    failed = f", {status['failures']:,} in `failures`" if status["failures"] else ""
     say(f"{status['index']}: {status['images']:,} images{failed}, {status['labels']:,} labels")
     if status["methods"]:
         preferred = status["preferred"]

@@ -262,7 +262,7 @@ def test_status(run, world, monkeypatch):
     monkeypatch.chdir(world)
     said = run("status", "db")
     assert said.status == 0, said.err
-    assert said.out.startswith("db: 23 images, 1 unreadable, 10 labels\n")
+    assert said.out.startswith("db: 23 images, 1 in `failures`, 10 labels\n")
     assert f"layer net/concepts: 10 neurons ({10 - len(alive('db'))} dead), pool none, 23 images, ready" in said.out
     (found,) = run("status", "db", "--json").rows
     assert found["writing"] is False
