@@ -21,10 +21,10 @@ from csp_index.store.foreign import odd_files
 from csp_index.store.history.commits import CommitLog
 from csp_index.store.history.records import Head, Record
 from csp_index.store.history.table_files import digest_of
+from csp_index.store.history.table_versions import NewestTables
 from csp_index.store.layout import HEAD, INDICES, LISTED, VERSIONS, is_listed, version_of
 from csp_index.store.locations import LocalLocation, Location
 from csp_index.store.locks import is_held
-from csp_index.store.versions import NewestTables
 
 _HASHED = 256 * 2**20  # bytes of files whose sha256 is taken without `full`
 _SMALL = 2**20  # a file of which it is always taken

@@ -23,10 +23,18 @@ from csp_index.store import schema
 from csp_index.store.history.commits import CommitLog
 from csp_index.store.history.read_hold import ReadHold
 from csp_index.store.history.records import Record
+from csp_index.store.history.table_versions import (
+    CommittedTables,
+    FixedTables,
+    NewestTables,
+    State,
+    Tables,
+    TableVersion,
+    translated,
+)
 from csp_index.store.history.transactions import Transaction
 from csp_index.store.locations import Location
 from csp_index.store.locks import hold, is_held
-from csp_index.store.versions import CommittedTables, FixedTables, NewestTables, State, Tables, TableVersion, translated
 
 _UNREADABLE = "cannot be read (is a file damaged?)"
 _SMALL_READ, _CACHED_READS = 2**18, 64  # bytes of a result that is cached, at most, and how many are

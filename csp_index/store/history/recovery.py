@@ -13,9 +13,9 @@ from csp_index.errors import StoreError
 from csp_index.store.history.commits import CommitLog
 from csp_index.store.history.records import Record
 from csp_index.store.history.table_files import sealed
+from csp_index.store.history.table_versions import NewestTables
 from csp_index.store.layout import manifest_names
 from csp_index.store.locations import LocalLocation, Location
-from csp_index.store.versions import NewestTables
 
 
 def whole_commits(log: CommitLog) -> Iterator[Record]:

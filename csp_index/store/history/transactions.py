@@ -10,10 +10,10 @@ from csp_index.store import schema
 from csp_index.store.history.commits import CommitLog
 from csp_index.store.history.records import Record, TableRecord
 from csp_index.store.history.table_files import Files, sealed
+from csp_index.store.history.table_versions import NewestTables, translated
 from csp_index.store.layout import MIGRATING, manifest_names
 from csp_index.store.locations import Location
 from csp_index.store.locks import Lock
-from csp_index.store.versions import NewestTables, translated
 
 _log = logging.getLogger(__name__)
 
