@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,10 @@ from csp_index.cli.options import (
     whole,
 )
 from csp_index.cli.output import progress, say, say_json, say_summary
+from csp_index.errors import SourceError
+
+if TYPE_CHECKING:
+    from csp_index.index import Index
 
 _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.")
 
@@ -52,8 +56,9 @@ def index(db: str, source: str | None, as_json: bool, device: str | None, trust:
     encoders, networks = chosen_models(options)
     from csp_index.index import open_index
 
+    opened = open_index(db, device=device, trust=trust, image_roots=options["image_roots"])
     with progress() as report:
-        summary = open_index(db, device=device, trust=trust, image_roots=options["image_roots"]).add_images(
+        summary = opened.add_images(
             source,
             encoders=encoders,
             networks=networks,
@@ -67,6 +72,15 @@ def index(db: str, source: str | None, as_json: bool, device: str | None, trust:
             progress=report,
         )
     say_summary(summary, as_json)
+    if not summary.images:
+        raise SourceError(_why_nothing(opened))
+
+
+def _why_nothing(index: Index) -> str:
+    """Return why an index has no image after a pass: the first of the failures, if there is one."""
+    first = index.sql("SELECT uri, reason FROM failures ORDER BY uri LIMIT 1").to_arrow().to_pylist()
+    why = "; ".join(f"the first is {row['uri']}: {row['reason']}" for row in first) or "the source has none"
+    return f"no image was indexed: {why}"
 
 
 @click.command("import")

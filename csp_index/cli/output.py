@@ -110,7 +110,7 @@ def say_summary(summary: IndexSummary, as_json: bool) -> None:
         return
     failed = f", {summary.failed:,} could not be read or used (see the table `failures`)" if summary.failed else ""
     say(f"{summary.added:,} images added{failed}; the index holds {summary.images:,} ({summary.seconds:.1f} s)")
-    for layer in summary.layers:
+    for layer in summary.layers if summary.images else ():
         say(f"layer {layer} is ready: csp-index label DB --layer {layer}")
     for layer, count in summary.latents.items():
         dead = f"{count['dead']:,} of {count['latents']:,} latents are dead (fire on no image)"

@@ -155,3 +155,13 @@ def test_another_encoder_than_the_index_s_is_refused(run, world, monkeypatch):
         assert "projection 1" in said.err
         assert said.err.count("\n") == 1
     assert open_index("db").store.versions() == before
+
+
+def test_an_index_of_no_image_is_an_error_that_says_why(run, world, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pointers").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "pointers" / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n")
+    result = run("index", "new", "pointers", "--encoder", ENCODER, *NETWORK)
+    assert result.status == 1 and "is ready" not in result.out
+    assert "Error: no image was indexed: the first is" in result.err and "git lfs pull" in result.err
