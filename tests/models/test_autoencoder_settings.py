@@ -250,3 +250,27 @@ def test_settings_that_lie_deep_or_inside_themselves_end(tmp_path: Path) -> None
     save_file(SAELENS, tmp_path / "sae.safetensors")
     (tmp_path / "cfg.yaml").write_text("&x\nsae_type: topk\nk: 3\nactivation: *x\n")
     np.testing.assert_allclose(features(read(tmp_path)), topk(pre(X)), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "word", ["leaky_relu", "relu6", "prelu", "relu_squared", "soft_topk", "group_topk", "LeakyReLU"]
+)
+def test_activations_whose_names_hold_that_of_another_are_refused(word: str, tmp_path: Path) -> None:
+    saelens(tmp_path, SAELENS, activation_fn=word, k=K)
+    with pytest.raises(ModelError, match=f"said to be '{word}', which is not known here"):
+        read(tmp_path)
+
+
+def test_a_k_in_the_name_of_an_activation_counts_and_must_agree(tmp_path: Path) -> None:
+    saelens(tmp_path, SAELENS, activation="TopKReLU_3")
+    np.testing.assert_allclose(features(read(tmp_path)), topk(pre(X)), rtol=1e-3, atol=1e-4)
+    saelens(tmp_path, SAELENS, activation="topk_3", k=5)
+    with pytest.raises(ModelError, match=r"says topk_3, and k is 5: add :topk=K"):
+        read(tmp_path)
+
+
+def test_a_matrix_without_biases_is_turned_as_its_settings_say(tmp_path: Path) -> None:
+    expected = relu(X @ W_ENC.double().numpy())
+    for tensors in ({"W_enc": W_ENC.T.contiguous()}, {"encoder.weight": W_ENC}, {"W_enc": W_ENC}):
+        saelens(tmp_path, tensors, architecture="standard")
+        np.testing.assert_allclose(features(read(tmp_path)), expected, rtol=1e-3, atol=1e-4)

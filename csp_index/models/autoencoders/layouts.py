@@ -100,7 +100,7 @@ def encoding_of(file: str, contents: Contents, wishes: Wishes) -> Encoding:
     kind = _kind(file, contents, tensors, said, wishes)
     if not said.has_bias:
         tensors = {name: tensor for name, tensor in tensors.items() if name not in ENCODER_BIASES}
-    matrix, bias, centre = _affine(file, tensors, _subtracts(file, contents, tensors, said, kind, wishes))
+    matrix, bias, centre = _affine(file, tensors, _subtracts(file, contents, tensors, said, kind, wishes), said.inputs)
     if not all(bool(torch.isfinite(part).all()) for part in (matrix, bias, centre)):
         raise ModelError(f"{file} holds weights that are not finite: expected numbers; save it again")
     width, latents = matrix.shape
@@ -276,7 +276,9 @@ def _magnitude(file: str, tensors: dict[str, Tensor], latents: int) -> tuple[Ten
 # the matrix
 
 
-def _affine(file: str, tensors: dict[str, Tensor], subtracts: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _affine(
+    file: str, tensors: dict[str, Tensor], subtracts: bool, inputs: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the encoder [D, S], its bias [S], and the vector [D] that is subtracted from the input."""
     name = first(tensors, ENCODERS)
     if name is not None and tensors[name].dim() == 3:
@@ -300,6 +302,8 @@ def _affine(file: str, tensors: dict[str, Tensor], subtracts: bool) -> tuple[Ten
         turned = (len(bias) if bias is not None else rows) == rows and (
             len(centre) if centre is not None else columns
         ) == columns
+    elif rows != columns and inputs in (rows, columns):
+        turned = columns == inputs
     else:
         turned = name == "encoder.weight"
     matrix = (matrix.T if turned else matrix).contiguous()

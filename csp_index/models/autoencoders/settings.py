@@ -27,6 +27,8 @@ _STRONG: Final = ("architecture", "activation", "activation_fn", "activation_fn_
 _STRONG_TOO: Final = ("activation_type", "dict_class", "sae_type", "sae_class")
 _WEAK: Final = ("cls", "kind", "type", "trainer_class")  # other things are called so, too
 _FOREIGN: Final = ("groupmax", "tanh", "identity", "pursuit", "temporal", "crosscoder", "gelu", "softplus", "abs")
+_FOREIGN_OF_KNOWN: Final = ("leaky", "relu6", "prelu", "square", "soft", "group", "hierarch", "hard", "noisy")
+_NUMBERED: Final = re.compile(r"top_?k[a-z]*[_-](\d+)$", re.IGNORECASE)  # "TopKReLU_64"
 _FOREIGN_TOO: Final = ("sigmoid", "prolu", "softmax", "sparsemax", "lista")
 _KINDS: Final[tuple[tuple[str, Kind], ...]] = (
     ("batchtopk", "batchtopk"),
@@ -131,9 +133,13 @@ def understand(
     if kind is None and said.get("header") is not None and "schema" not in said and "d_vit" in said:
         kind = "relu"  # saev, before it knew other kinds
     norm, factor = _norm(file, said, kind, "input" in given)
+    k = next((said[name] for name in K if said.get(name) is not None), None)
+    numbers = {int(match[1]) for match in map(_NUMBERED.search, words) if match} if "kind" not in given else set()
+    if len(numbers) > 1 or (numbers and k is not None and str(k) not in map(str, numbers)):
+        raise ModelError(f"{file} says {' and '.join(words)}, and k is {k}: add :topk=K with the right one")
     return Settings(
         kind=kind,
-        k=next((said[name] for name in K if said.get(name) is not None), None),
+        k=k if k is not None else next(iter(numbers), None),
         threshold=_number(file, said, _THRESHOLDS),
         subtracts=_subtracts(said, kind),
         norm=norm,
@@ -152,9 +158,8 @@ def _entries(said: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, Any
     for name, value in said.items():
         if not isinstance(value, Mapping):
             continue
-        if (
-            name in _STRONG and depth < _DEPTH
-        ):  # saev: {"cls": "TopK", "params": {"top_k": 32}}, or {"kind": "top-k", "top_k": 32}
+        # saev: {"cls": "TopK", "params": {"top_k": 32}}, or {"kind": "top-k", "top_k": 32}
+        if name in _STRONG and depth < _DEPTH:
             yield str(name), next((value[key] for key in ("cls", "kind", "name", "type") if key in value), None)
             inner = {key: part for key, part in value.items() if key not in ("cls", "kind", "name", "type")}
             yield from _entries(inner, depth + 1)
@@ -173,7 +178,11 @@ def _settled_kind(file: str, said: Mapping[str, Any], words: list[str]) -> Kind 
     strong = [str(said[name]) for name in (*_STRONG, *_STRONG_TOO) if isinstance(said.get(name), str)]
     for text in strong:
         word = re.sub(r"[^a-z0-9]", "", text.lower())
-        if any(part in word for part in (*_FOREIGN, *_FOREIGN_TOO)) or (word not in _NO and _kind(text) is None):
+        # "prelu" is in "jumprelu", too.
+        own = word.replace("jumprelu", "jump")
+        if any(part in own for part in (*_FOREIGN, *_FOREIGN_TOO, *_FOREIGN_OF_KNOWN)) or (
+            word not in _NO and _kind(text) is None
+        ):
             raise ModelError(
                 f"{file} is said to be {text!r}, which is not known here (known: ReLU, TopK, BatchTopK, JumpReLU, "
                 "gated): if it is one of them, add :relu, :topk=K or :threshold=T"
