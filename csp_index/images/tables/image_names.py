@@ -63,7 +63,7 @@ class ImageNames:
         text = str(value).strip()
         places, fit = self._best(self.relative(text))
         if fit is None and ("%" in text or "://" in text):
-            places, fit = self._best(self.relative(unquote(urlsplit(text).path if "://" in text else text)), ADDRESS)
+            places, fit = self._best(self.relative(_without_address(text)), ADDRESS)
         if fit is None and text.isdecimal() and text in self._by_number:
             return self._by_number[text], Fit(False, 0, True, NUMBER)
         return places, fit
@@ -109,6 +109,18 @@ class ImageNames:
         name = basename(path)
         start, dot, ending = name.rpartition(".")
         return start if start and f"{dot}{ending}".lower() in self._endings else name
+
+
+def _without_address(text: str) -> str:
+    """Return the path of a web address, or of an escaped path; a text that only looks like an address as it is.
+
+    >>> _without_address("https://a.org/my%20photo.jpg?w=1"), _without_address("http://[a.jpg")
+    ('/my photo.jpg', 'http://[a.jpg')
+    """
+    try:
+        return unquote(urlsplit(text).path if "://" in text else text)
+    except ValueError:
+        return text
 
 
 def _composed(text: str) -> str:

@@ -68,7 +68,7 @@ def _rows_of(value: dict[str, Any], notes: list[str]) -> Any:
     parts = list(value.values())
     if parts and all(isinstance(part, dict) for part in parts):
         return _turned(value) if _is_of_columns(parts) else [{"key": name, **part} for name, part in value.items()]
-    if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):  # of pandas, orient="split"
+    if _is_split(value):
         return [dict(zip(value["columns"], row, strict=True)) for row in value["data"]]
     if parts and all(isinstance(part, str | int | float | bool | None) for part in parts):
         notes.append("its names are images, and its values stand in the column 'value'")
@@ -84,6 +84,14 @@ def _rows_of(value: dict[str, Any], notes: list[str]) -> Any:
     if others:
         notes.append(f"of its parts only {rows!r} is read, not {others}")
     return value[rows]
+
+
+def _is_split(value: dict[str, Any]) -> bool:
+    """Return whether a dictionary has names of columns and rows of cells, as pandas writes them (orient="split")."""
+    names, rows = value.get("columns"), value.get("data")
+    if not isinstance(names, list) or not isinstance(rows, list):
+        return False
+    return all(isinstance(name, str) for name in names) and all(isinstance(row, list) for row in rows)
 
 
 def _are_objects(part: list[Any]) -> bool:

@@ -195,3 +195,8 @@ def test_attributes_that_are_not_exclusive_stay_as_they_are(tmp_path):
 def test_a_label_that_is_there_is_not_replaced(tmp_path):
     table = joined(tmp_path, ["a.jpg", "b.jpg"], "image,label,cat,dog\na,x,1,0\nb,y,0,1\n")
     assert table.row("a.jpg") == {"label": "x", "cat": 1, "dog": 0, "class": "cat"}
+
+
+def test_a_text_that_only_looks_like_an_address_names_nothing(tmp_path):
+    table = joined(tmp_path, ["a.jpg", "100%.jpg"], "image,n\nhttp://[a.jpg,1\n100%,2\n")
+    assert rows(table, ["a.jpg", "100%.jpg"]) == [None, 2]

@@ -130,6 +130,8 @@ def test_shapes_of_json(tmp_path, value, expected):
         ("t.csv", b"image,n,n\na.jpg,1,2\n", "two columns 'n'"),
         ("t.json", b"[1, 2]", "expected a list of objects"),
         ("t.json", b"{}", "expected a list of objects"),
+        ("t.json", b'{"columns": [], "data": [1]}', "expected a list of objects"),
+        ("t.json", b'{"columns": ["a"], "data": [["a.jpg", 2]]}', "cannot be read"),
         ("t.json", b"{", "cannot be read"),
         ("t.json", b"[" * 100_000, "cannot be read"),
         ("t.parquet", b"PAR1", "cannot be read"),
