@@ -147,6 +147,7 @@ def test_a_killed_run_goes_on_without_asking_again(tmp_path):
         command = [sys.executable, "-c", "from csp_index.cli import main; main()", "candidates", str(tmp_path / "db")]
         command += ["--layer", LAYER, "--vlm", f"openai:{server.base}", "--vlm-model", "tiny-vl", "--json"]
         command += ["--concurrency", str(at_once), "--examples", "2", "--cell", "32"]
+        command += ["--images", str(tmp_path / "images")]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "CSP_INDEX_ANSWERS_PAUSE": "1000"}
         journal = tmp_path / "db" / JOURNAL
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)

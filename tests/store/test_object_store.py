@@ -110,7 +110,7 @@ def test_a_killed_pass_blocks_until_its_lease_ends_and_is_then_resumed(bucket, r
     assert killed.returncode == -9, killed.stderr
     command = ["index", bucket.uri, images, "--encoder", ENCODER, *NETWORK, "--shard-size", 10]
     status = json.loads(run("status", bucket.uri, "--json").out)
-    assert (status["images"], status["writing"], status["runs"][0]["state"]) == (10, True, "running")
+    assert (status["images"], status["writing"], status["runs"][0]["state"]) == (0, True, "running")
     refused = run(*command)
     assert refused.status == 1
     assert re.search(r"being written by process \d+ on .* since 20.*ends at 20.* unless", refused.err)
