@@ -126,7 +126,7 @@ class _Copy:
                 self.progress(done, catalog.image_count(self.source), "images")
         commit.mark_all(self.target, written, run)
         whole = [info for info in infos if isinstance(info, LayerInfo) and self.is_whole(info)]
-        commit.finish_statistics(self.target, whole, running)
+        commit.finish_layers(self.target, whole, running)
 
     def _images(self, mark: Shard) -> tuple[pa.Table, np.ndarray]:
         """Return a shard's rows of images without those left out, and which of its images are kept [n]."""

@@ -148,7 +148,7 @@ def _write(
         if writing is not None and written is not None:
             writing.result()
             progress(written.end, images, "images")
-    commit.finish_statistics(store, [info for info, _ in columns if isinstance(info, LayerInfo)], statistics)
+    commit.finish_layers(store, [info for info, _ in columns if isinstance(info, LayerInfo)], statistics)
 
 
 def _write_group(

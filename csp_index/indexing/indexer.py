@@ -170,7 +170,7 @@ def add_images(
             indexing.catch_up()
             if source is not None:
                 indexing.extend(source, settings.SHARD_SIZE.value(shard_size))
-            commit.finish_statistics(store, [i for i in infos if isinstance(i, LayerInfo)], state.statistics)
+            commit.finish_layers(store, [i for i in infos if isinstance(i, LayerInfo)], state.statistics)
         latents = count_latents(store, infos)
     return IndexSummary(
         run.run_id,

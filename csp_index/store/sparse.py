@@ -17,6 +17,7 @@ from csp_index.store.tables import Store
 
 _FETCHED = 64  # rows per shard that are read by number, at most; more are read by a scan that skips the others
 _BYTES = 64 * 2**20  # of one read, if no activation were 0
+_ENTRY_BYTES = 9  # of an activation that is not 0: neuron, image, value
 _COLUMNS = ["shard", "neuron", "neurons", "images", "values"]
 
 
@@ -42,96 +43,110 @@ def sparse_tiles(store: Store, info: LayerInfo, marks: Sequence[Shard], neurons:
 
     Raises StoreError where rows are missing or not in order, or name an image or neuron that is not there.
     """
-    positions = np.full(info.neurons, -1)
-    positions[neurons] = np.arange(len(neurons))
     firsts = np.unique(neurons // schema.SPARSE_NEURONS) * schema.SPARSE_NEURONS
-    following = iter(marks)
-    mark = next(following, None)
-    tile, filled = _empty(neurons, mark), 0
-    for rows in _batches(store, info, marks, firsts):
-        with store.reading(info.table):
-            first = rows["neuron"].to_numpy(zero_copy_only=False)
-        start = 0
-        while start < len(first):
-            count = min(len(firsts) - filled, len(first) - start)
-            if mark is None or not np.array_equal(first[start : start + count], firsts[filled : filled + count]):
-                raise StoreError(f"activations of {info.key} are out of order: index again")
-            with store.reading(info.table):
-                owner, image, values = _entries(rows.slice(start, count), info, mark.rows)
-            place = positions[owner]
-            selected = place >= 0
-            tile[place[selected], image[selected]] = values[selected]
-            start, filled = start + count, filled + count
-            if filled == len(firsts):
-                yield tile
-                mark = next(following, None)
-                tile, filled = _empty(neurons, mark), 0
-    if mark is not None:
-        raise StoreError(f"activations of {info.key} end before shard {mark.number}: index again")
-
-
-def _empty(neurons: np.ndarray, mark: Shard | None) -> np.ndarray:
-    return np.zeros((len(neurons), mark.rows if mark else 0), np.float32)
-
-
-def _batches(store: Store, info: LayerInfo, marks: Sequence[Shard], firsts: np.ndarray) -> Iterator[pa.RecordBatch]:
-    """Yield the rows that begin with the neurons `firsts`, shard by shard."""
-    if not marks:
+    places = np.full(info.neurons, -1)
+    places[neurons] = np.arange(len(neurons))
+    row_bytes = _ENTRY_BYTES * schema.SPARSE_NEURONS * max((mark.rows for mark in marks), default=1)
+    if len(firsts) <= _FETCHED:
+        size = max(1, _BYTES // (row_bytes * len(firsts)))
+        for start in range(0, len(marks), size):
+            group = marks[start : start + size]
+            sizes = np.array([mark.rows for mark in group])
+            rows = _fetched(store, info, group, firsts)
+            tile = np.zeros((len(neurons), sizes.sum()), np.float32)
+            _fill(tile, places, rows, info, sizes.repeat(len(firsts)), (sizes.cumsum() - sizes).repeat(len(firsts)))
+            yield from np.split(tile, sizes.cumsum()[:-1], axis=1)
         return
-    row_bytes = schema.SPARSE_NEURONS * max(mark.rows for mark in marks) * 9
-    if len(firsts) > _FETCHED:
+    batches = _scanned(store, info, marks, firsts, max(16, _BYTES // row_bytes))
+    waiting = next(batches, None)
+    for mark in marks:
+        tile, filled = np.zeros((len(neurons), mark.rows), np.float32), 0
+        while filled < len(firsts):
+            if waiting is None:
+                raise StoreError(f"activations of {info.key} end before shard {mark.number}: index again")
+            rows = waiting.slice(0, len(firsts) - filled)
+            _check_order(info, rows, firsts[filled : filled + len(rows)])
+            _fill(tile, places, rows, info, mark.rows, 0)
+            filled += len(rows)
+            waiting = waiting.slice(len(rows)) if len(rows) < len(waiting) else next(batches, None)
+        yield tile
+
+
+def _fetched(store: Store, info: LayerInfo, marks: Sequence[Shard], firsts: np.ndarray) -> pa.RecordBatch:
+    """Return the rows of shards that begin with the neurons `firsts`, read by number."""
+    shards = np.repeat([mark.number for mark in marks], len(firsts))
+    numbers = shards * info.shard_rows + np.tile(firsts // schema.SPARSE_NEURONS, len(marks))
+    with store.reading(info.table):
+        (rows,) = store.dataset(info.table).take(numbers, columns=_COLUMNS).combine_chunks().to_batches()
+    _check_order(info, rows, np.tile(firsts, len(marks)), shards)
+    return rows
+
+
+def _scanned(
+    store: Store, info: LayerInfo, marks: Sequence[Shard], firsts: np.ndarray, batch_rows: int
+) -> Iterator[pa.RecordBatch]:
+    """Yield the same rows in batches, none of them empty, by a scan."""
+    if marks:
         where = f"shard <= {marks[-1].number}"
         if len(firsts) < info.shard_rows:
             where += f" AND neuron IN ({','.join(map(str, firsts.tolist()))})"
-        yield from store.scan(info.table, _COLUMNS, where=where, batch_rows=max(16, _BYTES // row_bytes))
-        return
-    size = max(1, _BYTES // (row_bytes * len(firsts)))
-    for start in range(0, len(marks), size):
-        group = marks[start : start + size]
-        shards = np.repeat([mark.number for mark in group], len(firsts))
-        numbers = shards * info.shard_rows + np.tile(firsts // schema.SPARSE_NEURONS, len(group))
-        with store.reading(info.table):
-            rows = store.dataset(info.table).take(numbers, columns=_COLUMNS).combine_chunks()
-            if not np.array_equal(rows["shard"].to_numpy(), shards):
-                raise StoreError(f"activations of {info.key} are out of order: index again")
-        yield from rows.to_batches()
+        yield from filter(len, store.scan(info.table, _COLUMNS, where=where, batch_rows=batch_rows))
 
 
-def _entries(rows: pa.RecordBatch, info: LayerInfo, images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return neuron, image of the shard and value of each activation in rows of a shard of `images`."""
+def _check_order(info: LayerInfo, rows: pa.RecordBatch, firsts: np.ndarray, shards: np.ndarray | None = None) -> None:
+    """Raise StoreError if rows are not those of these neurons, and of these shards."""
+    same = np.array_equal(rows["neuron"].to_numpy(zero_copy_only=False), firsts)
+    if not same or (shards is not None and not np.array_equal(rows["shard"].to_numpy(zero_copy_only=False), shards)):
+        raise StoreError(f"activations of {info.key} are out of order: index again")
+
+
+def _fill(
+    tile: np.ndarray,
+    places: np.ndarray,
+    rows: pa.RecordBatch,
+    info: LayerInfo,
+    images: np.ndarray | int,
+    starts: np.ndarray | int,
+) -> None:
+    """Write the activations of rows [R] into a tile [M, n], at the place in it that each neuron has, -1 for none.
+
+    `images` and `starts` are, for each row, how many images its shard has and at which column of the tile they begin.
+    """
     if wrong := wrong_places(rows, info, images, ordered=False):
         raise StoreError(f"{info.key}: {wrong}: the index is damaged, run `csp-index verify`")
-    return (*_places(rows), rows["values"].flatten().to_numpy(zero_copy_only=False))
+    lengths, offsets = _list(rows, "neurons")
+    place = places[rows["neuron"].to_numpy(zero_copy_only=False).repeat(lengths) + offsets]
+    column = _list(rows, "images")[1] + np.broadcast_to(starts, len(lengths)).repeat(lengths)
+    selected = place >= 0
+    tile[place[selected], column[selected]] = _list(rows, "values")[1][selected]
 
 
-def _places(rows: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
-    lengths = rows["neurons"].value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-    first = np.repeat(rows["neuron"].to_numpy(zero_copy_only=False), lengths)
-    image = rows["images"].flatten().to_numpy(zero_copy_only=False)
-    return first + rows["neurons"].flatten().to_numpy(zero_copy_only=False), image
+def _list(rows: pa.RecordBatch, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lengths [R] of a column of lists, and their elements, joined."""
+    column = rows[name]
+    return np.diff(column.offsets.to_numpy()), column.flatten().to_numpy(zero_copy_only=False)
 
 
-def wrong_places(rows: pa.RecordBatch, info: LayerInfo, images: int, *, ordered: bool = True) -> str:
-    """Return what is wrong with the neurons and images of rows of a shard of `images`, "" if nothing is.
+def wrong_places(rows: pa.RecordBatch, info: LayerInfo, images: np.ndarray | int, *, ordered: bool = True) -> str:
+    """Return what is wrong with the neurons and images of rows [R], "" if nothing is.
 
-    With `ordered`, also whether each activation is there once, in order, and not 0.
+    `images` is how many images the shard has, of all rows or of each. With `ordered`, also whether each activation is
+    there once, in order, and not 0.
     """
     lists = [rows[name] for name in ("neurons", "images", "values")]
-    lengths = [column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False) for column in lists]
-    if not all(np.array_equal(one, lengths[0]) for one in lengths) or any(c.flatten().null_count for c in lists):
+    if any(column.null_count or column.flatten().null_count for column in lists):
+        return "it has empty cells"
+    (lengths, offset), (others, image), (more, value) = (_list(rows, name) for name in ("neurons", "images", "values"))
+    if not (np.array_equal(lengths, others) and np.array_equal(lengths, more)):
         return "its lists of neurons, images and activations are not equally long"
-    neuron, image = _places(rows)
-    offset = lists[0].flatten().to_numpy(zero_copy_only=False)
-    if len(neuron) and (
-        offset.max() >= schema.SPARSE_NEURONS
-        or neuron.max() >= info.neurons
-        or image.min() < 0
-        or image.max() >= images
+    neuron = rows["neuron"].to_numpy(zero_copy_only=False).repeat(lengths) + offset
+    most = np.broadcast_to(images, len(lengths)).repeat(lengths)
+    if (
+        (offset >= schema.SPARSE_NEURONS).any()
+        or (neuron >= info.neurons).any()
+        or ((image < 0) | (image >= most)).any()
     ):
-        return f"it names neurons or images that are not there (has {info.neurons:,} neurons, {images:,} in the shard)"
-    if ordered and (
-        (np.diff(neuron * np.int64(images) + image) <= 0).any()
-        or not lists[2].flatten().to_numpy(zero_copy_only=False).all()
-    ):
+        return f"it names neurons or images that are not there (has {info.neurons:,} neurons)"
+    if ordered and ((np.diff(neuron * most.astype(np.int64) + image) <= 0).any() or not value.all()):
         return "its activations are not in order, or not all different from 0"
     return ""

@@ -24,6 +24,7 @@ from csp_index.records import LayerKey
 from csp_index.store import catalog, schema, streams
 from csp_index.store.activations import activations_of, fetch_tiles
 from csp_index.store.catalog import LayerInfo, Shard
+from csp_index.store.maintenance import table_state
 from csp_index.store.sparse import wrong_places
 
 KEY = LayerKey("net", "latents")
@@ -47,7 +48,7 @@ def make(folder: Path, storage: str, monkeypatch: pytest.MonkeyPatch, **options)
     monkeypatch.setenv("CSP_INDEX_ACTIVATION_STORAGE", storage)
     index = open_index(folder / f"{storage}.db")
     index.import_arrays(
-        folder / "latents.npy", LAYER, embeddings=paths["embeddings"], shard_size=32, logit_scale=30, **options
+        folder / "latents.npy", LAYER, embeddings=paths["embeddings"], logit_scale=30, **{"shard_size": 32} | options
     )
     monkeypatch.delenv("CSP_INDEX_ACTIVATION_STORAGE")
     return index
@@ -75,6 +76,16 @@ def test_sparse_rows_read_as_what_was_written(tmp_path, monkeypatch, dtype):
         assert [part.shape[1] for part in parts] == [32, 32, 32, 4] and parts[0].dtype == np.float32
         assert np.array_equal(np.concatenate(parts, 1), expected[numbers])
     assert np.array_equal(activations_of(store, info, 8, 64), expected[8, :64])
+
+
+def test_the_files_of_many_shards_are_merged_and_a_pass_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("csp_index.indexing.import_arrays._GROUP_BYTES", 1)  # a file for each shard
+    index = make(tmp_path, "sparse", monkeypatch, shard_size=8)
+    assert len(catalog.shards(index.store, of(index).what)) == 13
+    assert table_state(index.store, of(index).table).fragments == 1
+    assert index.verify(full=True).findings == []
+    again = index.import_arrays(tmp_path / "latents.npy", LAYER)
+    assert again.added == 0 and table_state(index.store, of(index).table).fragments == 1
 
 
 def test_more_rows_than_are_read_by_number_are_scanned(tmp_path, monkeypatch):
