@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 
 import torch
 
@@ -62,7 +62,7 @@ class Embeddings:
         if len(ids) and bool(is_derived(ids.max())):
             return self._with_derived(ids)
         if self.holds and (self.in_memory or 8 * (self._fetched + len(ids)) > self.images):
-            return self._all().__getitem__
+            return partial(self._all().index_select, 0)
         distinct = ids.unique()
         self._fetched += len(distinct)
         table = streams.embeddings_of(self.store, self.source, distinct.numpy())

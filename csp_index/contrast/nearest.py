@@ -35,7 +35,7 @@ from csp_index.store.tables import Store
 
 _FETCH = 32  # unfiltered neighbours that a vector search asks for first
 _LISTS_BYTES = 48 * 2**20  # of neighbour lists, whatever the activation, in one batch
-_LONGEST, _FIRST = 512, 64  # entries of such a list, and of the part that is tried first
+_LONGEST, _FIRST = 512, (16, 64)  # entries of such a list, and of the parts that are tried first
 _SPARE = 24  # candidates beyond those needed: they may be near enough to the last one to be compared again
 _BLOCK_BYTES = 32 * 2**20  # activations of a block of neurons; the next is read while one is processed
 _CANDIDATES = 2**18  # decided on at once
@@ -250,7 +250,8 @@ def _from_lists(
     ranked, choice = lists.ranked, query.choice(lists.error)
     listed = ~lists.missing[slot[rows[:, 0], rows[:, 1]]]
     rows, others = rows[listed], rows[~listed]
-    for width in dict.fromkeys((min(max(_FIRST, 2 * query.leader_count), ranked.ids.shape[1]), ranked.ids.shape[1])):
+    longest = ranked.ids.shape[1]
+    for width in dict.fromkeys((*(min(max(first, 2 * query.leader_count), longest) for first in _FIRST), longest)):
         left = []
         for part in rows.split(max(1, _CANDIDATES // width)):
             neuron, rank = part[:, 0], part[:, 1]

