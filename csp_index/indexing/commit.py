@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -21,6 +21,7 @@ from csp_index.models.weights import OBJECT
 from csp_index.records import LayerKey
 from csp_index.store import catalog, schema, streams
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
+from csp_index.store.history.cleanup import clean_up
 from csp_index.store.history.digests import shard_digest
 from csp_index.store.maintenance import compact, table_state
 from csp_index.store.runs import Run
@@ -235,6 +236,15 @@ def finish_layers(store: Store, infos: Sequence[LayerInfo], running: dict[str, N
     for info in infos:
         if info.is_sparse and table_state(store, info.table).fragments > _SPARSE_FRAGMENTS:
             compact(store, info.table)
+
+
+def drop_merged(store: Store, infos: Iterable[Column]) -> None:
+    """Remove what a pass wrote of sparse layers before their files were merged, which no reader ever saw.
+
+    Under the write lock, with nothing uncommitted.
+    """
+    if any(isinstance(info, LayerInfo) and info.is_sparse for info in infos):
+        clean_up(store, math.inf)
 
 
 def count_in(

@@ -91,6 +91,7 @@ def import_arrays(
             size = settings.SHARD_SIZE.value(shard_size)
             arrays = [(info, array) for info, (_, array) in zip(infos, columns, strict=True)]
             _write(opened, arrays, names, size, run, progress or (lambda done, todo, what: None))
+        commit.drop_merged(opened, infos)
     total = catalog.image_count(opened)
     count = len(catalog.shards(opened, schema.IMAGES))
     return IndexSummary(run.run_id, total, total - before, 0, count, time.monotonic() - started, (layer,), (encoder,))

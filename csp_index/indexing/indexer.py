@@ -171,6 +171,7 @@ def add_images(
             if source is not None:
                 indexing.extend(source, settings.SHARD_SIZE.value(shard_size))
             commit.finish_layers(store, [i for i in infos if isinstance(i, LayerInfo)], state.statistics)
+        commit.drop_merged(store, infos)
         latents = count_latents(store, infos)
     return IndexSummary(
         run.run_id,

@@ -82,8 +82,8 @@ def test_an_index_of_format_2_is_migrated_once(run, tmp_path, monkeypatch):
 
 def test_a_newer_format_names_what_it_needs(run, db):
     head = db / "commits" / "HEAD"
-    head.write_text(json.dumps(json.loads(head.read_text()) | {"format": "4", "needs": "0.9.0"}))
+    head.write_text(json.dumps(json.loads(head.read_text()) | {"format": "5", "needs": "0.9.0"}))
     for command in (["status", "db"], ["prefer", "db", "csp"], ["versions", "db"], ["migrate", "db"]):
         said = run(*command)
         assert said.status == 1
-        assert "db has format 4" in said.err and "it needs csp_index 0.9.0 or later" in said.err
+        assert "db has format 5" in said.err and "it needs csp_index 0.9.0 or later" in said.err

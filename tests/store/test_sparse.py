@@ -83,6 +83,9 @@ def test_the_files_of_many_shards_are_merged_and_a_pass_goes_on(tmp_path, monkey
     index = make(tmp_path, "sparse", monkeypatch, shard_size=8)
     assert len(catalog.shards(index.store, of(index).what)) == 13
     assert table_state(index.store, of(index).table).fragments == 1
+    files = (tmp_path / "sparse.db" / f"{of(index).table}.lance" / "data").iterdir()
+    assert len(list(files)) == 1  # those of one shard are gone
+    assert [record.shown for record in index.store.log.records()] == [True] * len(index.store.log.records())
     assert index.verify(full=True).findings == []
     again = index.import_arrays(tmp_path / "latents.npy", LAYER)
     assert again.added == 0 and table_state(index.store, of(index).table).fragments == 1

@@ -71,7 +71,7 @@ class CommitLog:
                 raise self._damaged(HEAD, "is missing")
             return None
         fields = self._parsed(HEAD, content.data)
-        if (made := fields.get("format")) not in schema.READ_SINCE:
+        if (made := fields.get("format")) not in tuple(schema.READ_SINCE):  # it may be of any type
             raise StoreError(
                 f"{self._location.uri} has format {made}, csp_index {version('csp_index')} reads formats "
                 f"{' and '.join(schema.READ_SINCE)}: it needs csp_index {fields.get('needs', 'of a later version')} or "
@@ -300,7 +300,8 @@ class CommitLog:
     def drop_old(self, keep_hours: float) -> list[Record]:
         """Remove the records replaced for `keep_hours` that are not tagged and not in use; return those that are left.
 
-        The versions of tables that only removed records name are unused then, and so are the lists of their files.
+        Records that readers never saw go as soon as one that they see has replaced them. The versions of tables that
+        only removed records name are unused then, and so are the lists of their files.
         """
         head, records, tagged = self.head(), self.records(), set(self.tags().values())
         oldest = datetime.now(UTC) - max(timedelta(hours=min(keep_hours, _FOREVER)), self._grace())
@@ -313,7 +314,9 @@ class CommitLog:
         kept = []
         for record in records:
             keep = head is None or record.number in (head.commit, head.latest) or record.number in tagged
-            if keep or record.number not in replaced or replaced[record.number] > oldest or not self._remove(record):
+            since = replaced.get(record.number)
+            recent = since is None or (record.shown and since > oldest)
+            if keep or recent or not self._remove(record):
                 kept.append(record)
         named = {table.files for record in kept for table in record.tables.values()}
         for name in self._location.listed(FILE_LISTS):
