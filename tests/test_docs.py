@@ -32,6 +32,7 @@ def test_no_generated_page_is_stale() -> None:
     assert not stale, f"run `{make_reference.COMMAND}`"
 
 
+@pytest.mark.slow
 def test_the_check_names_a_stale_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
     monkeypatch.setattr(make_reference, "ROOT", tmp_path)
     monkeypatch.setattr(make_reference, "DOCS", tmp_path)

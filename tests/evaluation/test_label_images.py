@@ -354,6 +354,7 @@ def test_less_noise_leaves_more_of_the_original(diffusion_directory: Path, monke
     assert distance["0.1"] < distance["1.0"]  # variants of one picture differ the less
 
 
+@pytest.mark.slow
 def test_labels_by_synthetic_contrast_of_a_diffusers_pipeline(diffusion_directory: Path, tmp_path: Path) -> None:
     index = open_index(tmp_path / "db", device="cpu")
     source = NetworkSource("python:fakes:network", ("concepts",))

@@ -223,6 +223,7 @@ def test_a_broken_item_is_a_failure_and_mended_later(tmp_path) -> None:
     assert index.sql("SELECT uri FROM failures").rows() == []
 
 
+@pytest.mark.slow
 def test_an_interrupted_pass_resumes(tmp_path) -> None:
     with pytest.raises(KeyboardInterrupt):
         open_index(tmp_path / "db").add_images(Pictures(40, stop=39), shard_size=4, **models())

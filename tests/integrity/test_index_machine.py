@@ -311,6 +311,7 @@ def machine() -> Iterator[IndexMachine]:
     machine.teardown()
 
 
+@pytest.mark.slow
 def test_a_walk_through_all_rules(machine):
     """One order of the rules, with kills at chosen steps: what random ones find in many, this finds soon."""
 

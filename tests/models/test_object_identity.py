@@ -131,6 +131,7 @@ def test_modes_hooks_and_counters_are_no_settings() -> None:
     assert network.hooked("cpu").identity["source"] != before
 
 
+@pytest.mark.slow
 def test_a_source_is_the_same_in_every_process() -> None:
     script = (
         "import torch; from torch import nn; from csp_index.models.object_identity import *\n"

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.s3
 # Commands
 
 
+@pytest.mark.slow
 def test_every_command_takes_a_bucket(bucket, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fakes.write_images(tmp_path / "images", 23)

@@ -53,6 +53,7 @@ def test_a_second_writer_is_told_who_writes_and_readers_do_not_wait(bucket):
     assert not any(".clock" in name for name in bucket.objects)
 
 
+@pytest.mark.slow
 def test_a_killed_writer_blocks_others_until_its_lease_ends(bucket):
     store = create_store(bucket.uri)
     code = """
