@@ -183,10 +183,9 @@ def copy(db: str, place: str, without: str | None, as_json: bool) -> None:
     csp-index copy birds.db sound.db
     csp-index index sound.db --network torchvision:resnet50/IMAGENET1K_V2 --layers layer4
     """
-    from csp_index.indexing.copy_index import copy_index
-    from csp_index.regular_files import read_text
+    from csp_index.indexing.copy_index import copy_index, read_images
 
-    named = None if without is None else [line for line in read_text(without).splitlines() if line]
+    named = None if without is None else read_images(without)
     with progress() as report:
         done = copy_index(db, place, named, report)
     if as_json:

@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from csp_index.errors import NotFoundError, SettingError, StoreError
+from csp_index.errors import NotFoundError, SettingError, SourceError, StoreError, one_line
 from csp_index.indexing import commit
 from csp_index.originals import ImageRoots, coming_from
 from csp_index.records import Progress
+from csp_index.regular_files import read_text
 from csp_index.store import catalog, schema, streams
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.store.class_names import class_names, store_class_names
@@ -60,17 +61,25 @@ def copy_index(
     settings = {"source": source.uri, "without": sorted(left_out)}
     infos = catalog.columns(source)
     models = {info.what: info.identity for info in infos}
-    with (
-        copy.target.write_lock(),
-        coming_from(copy.target, ImageRoots(source).places),
-        record_run(copy.target, "copy", settings, models) as run,
-    ):
-        copy.write(infos, run)
+    with copy.target.write_lock(), coming_from(copy.target, ImageRoots(source).places):
+        with record_run(copy.target, "copy", settings, models) as run:
+            copy.write(infos, run)
+        commit.drop_merged(copy.target, infos)
     marks = catalog.shards(copy.target, schema.IMAGES)
     layers = [str(info.key) for info in infos if isinstance(info, LayerInfo)]
     unfinished = [str(info.key) for info in infos if isinstance(info, LayerInfo) and not copy.is_whole(info)]
     images = catalog.image_count(copy.target)
     return CopySummary(str(place), images, tuple(left_out), len(marks), tuple(layers), tuple(unfinished))
+
+
+def read_images(path: str | Path) -> list[str]:
+    """Return the images that a text file names, one per line; SourceError where it is no text."""
+    try:
+        return [line for line in read_text(path).split("\n") if line]
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SourceError(
+            f"the list of images {path} cannot be read: {one_line(exc)}: expected UTF-8 text with one image per line"
+        ) from exc
 
 
 def _left_out(source: Store, without: Iterable[str] | None) -> list[str]:

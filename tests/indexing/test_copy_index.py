@@ -93,3 +93,12 @@ def test_a_copy_needs_images_to_leave_out_and_a_new_place(images, tmp_path, run)
     (tmp_path / "without.txt").write_text("\n".join(uris[:2]) + "\n")
     said = run("copy", tmp_path / "db", tmp_path / "new", "--without", tmp_path / "without.txt")
     assert said.status == 0 and "has 21 images, without 2, in 1 shards" in said.out
+
+
+def test_a_list_of_images_that_is_no_text_is_refused(images, tmp_path, run) -> None:
+    open_index(tmp_path / "db").add_images(images, encoders=[ENCODER], networks=[NETWORK])
+    np.save(tmp_path / "list.npy", np.zeros(3))
+    said = run("copy", tmp_path / "db", tmp_path / "new", "--without", tmp_path / "list.npy")
+    assert said.status == 1 and len(said.err.splitlines()) == 1
+    assert "list.npy cannot be read" in said.err and "expected UTF-8 text with one image per line" in said.err
+    assert not (tmp_path / "new").exists()
