@@ -211,6 +211,7 @@ def warm(places: dict[str, str], count: int) -> dict[str, Any]:
 
     from csp_index import open_index
     from csp_index.labelling.candidates import read_text_arrays
+    from csp_index.store.schema import ACTIVATIONS
 
     opened = {}
     for name, place in places.items():
@@ -224,7 +225,7 @@ def warm(places: dict[str, str], count: int) -> dict[str, Any]:
     times = _one_by_one(alone, count) | _one_by_one(others, count)
     result: dict[str, Any] = {}
     for name, (index, texts, order) in opened.items():
-        table = next(name for name in index.store.table_names() if name.startswith("activations"))
+        table = next(name for name in index.store.table_names() if name.startswith(ACTIVATIONS))
         counter = index.store.dataset(table)  # counts for all tables of the index, from disk and page cache alike
         counter.io_stats_incremental()
         index.label(f"{LAYER}/{order.pop()}", "csp", vocabulary=texts, recompute=True, keep=False)
