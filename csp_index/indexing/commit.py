@@ -32,7 +32,6 @@ from csp_index.store.tables import Store
 #: What a model is called, and what the user allowed: its values do not depend on these.
 _NAMES = frozenset({"spec", "class", "random"})
 
-
 _SPARSE_FRAGMENTS = 4  # of a layer that is stored sparse, after a pass, at most
 
 

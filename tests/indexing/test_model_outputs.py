@@ -6,27 +6,13 @@ from pathlib import Path
 
 import fakes
 import pytest
-import torch
+from fragile_networks import FRAGILE
 from indexed import ENCODER
 from PIL import Image
 from torch import Tensor, nn
 
 from csp_index import NetworkSource, open_index
 from csp_index.errors import ModelError
-
-
-class Fragile(fakes.FakeNetwork):
-    """Not finite on pure red, and an error on pure blue."""
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        if bool(((pixels[:, 2] > 0.99) & (pixels[:, 0] < 0.01)).flatten(1).all(1).any()):
-            raise ValueError("no blue, please")
-        red = ((pixels[:, 0] > 0.99) & (pixels[:, 2] < 0.01)).flatten(1).all(1)
-        return self.concepts(self.head(self.conv(pixels).mean((2, 3))) + torch.where(red, float("nan"), 0.0)[:, None])
-
-
-def fragile() -> nn.Module:
-    return Fragile()
 
 
 def nothing() -> nn.Module:
@@ -37,9 +23,6 @@ class Nothing(fakes.FakeNetwork):
     def forward(self, pixels: Tensor) -> Tensor:
         out: Tensor = self.concepts(self.head(self.conv(pixels).mean((2, 3))) / 0)
         return out
-
-
-NETWORK = NetworkSource(f"python:{__name__}:fragile", ("concepts",), name="net")
 
 
 @pytest.fixture
@@ -54,10 +37,10 @@ def spoil(images: Path) -> None:
 
 def test_bad_images_are_failures_by_name_and_the_shards_are_full(images: Path, tmp_path: Path) -> None:
     index = open_index(tmp_path / "sound")
-    index.add_images(images, encoders=[ENCODER], networks=[NETWORK], shard_size=4)
+    index.add_images(images, encoders=[ENCODER], networks=[FRAGILE], shard_size=4)
     spoil(images)
     spoiled = open_index(tmp_path / "spoiled")
-    summary = spoiled.add_images(images, encoders=[ENCODER], networks=[NETWORK], shard_size=4)
+    summary = spoiled.add_images(images, encoders=[ENCODER], networks=[FRAGILE], shard_size=4)
     assert (summary.added, summary.failed, summary.shards) == (11, 2, 3)
     rows = {Path(r["uri"]).name: r["reason"] for r in spoiled.sql("SELECT * FROM failures").to_arrow().to_pylist()}
     assert set(rows) == {"img00004_red.png", "img00002_blue.png"}

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
+from csp_index.errors import ModelError
 from csp_index.models.sparse_autoencoders import SparseAutoencoder, split_spec
 
 D, S, K = 6, 20, 3
@@ -145,6 +147,14 @@ def overcomplete_folder(folder: Path, more: dict[str, Tensor], settings: dict[st
 
 def read(where: object, options: str = "") -> SparseAutoencoder:
     return SparseAutoencoder(split_spec(f"timm:x+sae:layer={where}{options}")[1][0])
+
+
+def refusal(folder: Path) -> str:
+    """The one line with which the autoencoder in a folder is refused."""
+    with pytest.raises(ModelError) as caught:
+        read(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def features(autoencoder: SparseAutoencoder) -> Tensor:
