@@ -14,7 +14,7 @@ from rich.text import Text
 
 from csp_index.cli.options import FILE, candidate_texts, give_spec, images_option, json_option, trust_option, whole
 from csp_index.cli.output import progress, say, say_json
-from csp_index.evaluation.metrics.table import HEADLINES
+from csp_index.evaluation.metrics.table import HEADLINES, NEURON_HEADLINES
 from csp_index.printable import printable
 
 if TYPE_CHECKING:
@@ -167,8 +167,23 @@ def _say_summary(evaluation: Evaluation, rows: list[dict[str, Any]]) -> None:
         # A row stays one line, as wide as it is: a folded interval could be read as the next row's.
         console.width = max(console.width, console.measure(table, options=console.options.update(width=10_000)).maximum)
         console.print(table)
+    for text in _neuron_lines(rows):
+        say(text)
     for family, why in evaluation.skipped.items():
         say(f"not evaluated: {family}: {why}")
+
+
+def _neuron_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a line per kind with the means of the neurons themselves, which no label enters."""
+    lines = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        cells = {row["metric"]: row for row in rows if row["kind"] == kind and not row["method"]}
+        shown = [cells[name] for name in NEURON_HEADLINES if name in cells and cells[name]["mean"] is not None]
+        if shown:
+            who = "all neurons" if kind == "all" else printable(f"kind {kind or 'not said'}")
+            means = ", ".join(f"{r['metric']} {r['mean']:z.2f} ({r['low']:z.2f}..{r['high']:z.2f})" for r in shown)
+            lines.append(f"without labels, {who}: {means}")
+    return lines
 
 
 def _column(metric: str, rows: Sequence[dict[str, Any] | None]) -> list[str]:

@@ -29,7 +29,7 @@ from csp_index.evaluation.ground_truth import Truth, read_truth
 from csp_index.evaluation.hierarchy import Hierarchy, load_hierarchy
 from csp_index.evaluation.judge_labels import FITTED, JudgingImages, read_judging_images
 from csp_index.evaluation.metadata_concepts import ConceptTable
-from csp_index.evaluation.metrics.table import NEEDS
+from csp_index.evaluation.metrics.table import METRICS, NEEDS
 from csp_index.evaluation.options import EvaluationOptions, MethodChoice
 from csp_index.evaluation.split import Split, draw_split, keep_split, read_split, thinned
 from csp_index.evaluation.steps import EvaluationContext, Tools
@@ -211,6 +211,7 @@ def _describe(
         "generator_identity": None if inputs.generator is None else inputs.generator.identity,
         "candidates": tools.candidates_key,
         "templates": tools.templates_key,
+        "metrics_key": hashlib.sha256(json.dumps(list(METRICS)).encode()).hexdigest()[:16],  # of this version
         "detection": "calibrated text probabilities" if options.concepts is None else "metadata columns",
         **({} if options.concepts is None else metadata_state(store)),
     }
@@ -272,6 +273,7 @@ def _values(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Meth
     context, images = prepared.context, prepared.judging_images
     if choice is None:
         steps.evaluate_neurons(context, prepared.examples)
+        steps.evaluate_separability(context, images)
         return context.value_table.take()
     method_labels = _choose(prepared, inputs, choice)
     release(context.store)  # the judging images have their own copy

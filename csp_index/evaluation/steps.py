@@ -22,6 +22,7 @@ from csp_index.evaluation.judge_labels import (
     discrimination,
     relatives_simulation,
 )
+from csp_index.evaluation.judge_neurons import neuron_metrics
 from csp_index.evaluation.label_images import (
     GenerationSettings,
     ImageGenerator,
@@ -236,6 +237,12 @@ def evaluate_neurons(context: EvaluationContext, examples: Examples) -> None:
     context.value_table.add("", "clarity", clarity(vectors, rows))
     context.value_table.add("", "polysemanticity", polysemanticity(vectors, rows))
     context.value_table.add("", "redundancy", redundancy(means))
+
+
+def evaluate_separability(context: EvaluationContext, images: JudgingImages) -> None:
+    """Add whether the judging encoder separates the neurons' activating images from silent ones."""
+    for metric, values in neuron_metrics(images, context.progress).items():
+        context.value_table.add("", metric, values)
 
 
 def evaluate_generated(context: EvaluationContext, generator: ImageGenerator, method: str, labels: Labels) -> None:

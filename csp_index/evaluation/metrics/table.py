@@ -11,7 +11,16 @@ from functools import partial
 from typing import Final, Literal
 
 Family = Literal[
-    "simulation", "detection", "generation", "agreement", "contrast", "specificity", "robustness", "structure", "pairs"
+    "simulation",
+    "detection",
+    "generation",
+    "agreement",
+    "contrast",
+    "specificity",
+    "robustness",
+    "structure",
+    "separability",
+    "pairs",
 ]
 
 #: An option of an evaluation without which some metrics are left out.
@@ -93,6 +102,12 @@ FAMILIES: Final[dict[Family, FamilyInfo]] = {
         "Do neurons that behave alike get similar labels? Only labels of neurons with a near-identical twin are "
         "evaluated here.",
     ),
+    "separability": FamilyInfo(
+        "Separability of the neurons",
+        "Do a neuron's images have something in common that the judging encoder sees? No label enters. A neuron near "
+        "one half is hard to label by any method; where a neuron is far above and its label fits badly, the label is "
+        "at fault.",
+    ),
     "pairs": FamilyInfo(
         "The contrast that labels rest on",
         "Do the pairs of activating and contrastive images that chose the labels look alike, and does the activation "
@@ -113,6 +128,8 @@ NEEDS: Final[dict[Need, LeftOut]] = {
     "perturb": LeftOut("perturbed images", "not requested (--perturb)"),
 }
 
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "last")
+_NO_SIDES = "no activating or no silent image on one side of the split"
 _FEW_IMAGES = "fewer than two activating judging images"
 _NO_PARTNER = "no activating image has a partner"
 _NO_TWIN = "no other labeled neuron fires alike"
@@ -185,6 +202,28 @@ _ROWS = (
     _share("consistency", "structure", "share of near-identical neurons with the equal label", undefined=_NO_TWIN),
     _correlation(
         "consistency-text", "structure", "mean cosine with the labels of near-identical neurons", undefined=_NO_TWIN
+    ),
+    _share(
+        "separability",
+        "separability",
+        "chance that a held-out activating image is nearer to the activating images, and less near to the silent ones, "
+        "than a held-out silent image",
+        undefined=_NO_SIDES,
+    ),
+    *(
+        _share(
+            f"separability-{number}",
+            "separability",
+            f"the same for the {ordinal} tenth of the activating images, weakest activations first",
+            undefined="fewer than ten activating judging images, or no silent one",
+        )
+        for number, ordinal in enumerate(_ORDINALS, start=1)
+    ),
+    _correlation(
+        "monosemanticity",
+        "separability",
+        "mean cosine of two images by the judging encoder, weighted by the neuron's activations on both",
+        undefined="fewer than two judging images above its lowest activation",
     ),
     _share("label-images", "specificity", "share of held-out images the label fits", higher_is_better=False),
     Metric("label-neurons", "specificity", "neurons evaluated that carry the label", higher_is_better=False, low=1.0),
@@ -280,6 +319,9 @@ METRICS: Final[dict[str, Metric]] = {metric.name: metric for metric in _ROWS}
 
 #: The metrics that are shown first, and that speak for their family.
 HEADLINES: Final = ("agreement-exact", "simulation", "auprc", "f1", "discriminative", "stable-resample", "cosy-auc")
+
+#: The metrics of the neurons themselves that are shown first: no label enters.
+NEURON_HEADLINES: Final = ("separability", "separability-10", "separability-1", "monosemanticity", "clarity")
 
 
 def family_of(metric: str) -> str:
