@@ -28,7 +28,7 @@ from csp_index.errors import EvaluationError, one_line
 from csp_index.evaluation.evaluation import Evaluation
 from csp_index.evaluation.metrics.calibration import reliability
 from csp_index.evaluation.metrics.intervals import ROUNDS
-from csp_index.evaluation.metrics.sanity import PUBLISHED, SanityReport, SanityRow
+from csp_index.evaluation.metrics.sanity import PUBLISHED, Published, SanityReport, SanityRow
 from csp_index.evaluation.metrics.table import METRICS, NEEDS, named
 from csp_index.evaluation.report.page import Cards, Page, Rows
 from csp_index.evaluation.report.summary import (
@@ -313,10 +313,19 @@ def _verdicts(sanity: SanityReport | None) -> list[list[str]]:
     """Return for each metric whether it passes its own test here and in the publication, the names first."""
     if sanity is None:
         return []
-    texts = {True: "passes", False: "fails", None: "not tested"}
+    texts = {True: "passes", False: "fails"}
     lines = [["metric", "here", "published", "weakest where"]]
     for metric, passes in sanity.verdicts().items():
         weakest = sanity.failures(metric)[:1]
         cases = [f"{row.test} labels, {row.neurons} neurons, {row.frequency:.3g} of the images" for row in weakest]
-        lines.append([metric, texts[passes], texts[PUBLISHED.get(metric)], "".join(cases)])
+        lines.append([metric, texts[passes], _published(PUBLISHED.get(metric)), "".join(cases)])
     return lines
+
+
+def _published(result: Published | None) -> str:
+    """Return a published result in words, with the name that the metric has there."""
+    if result is None:
+        return "not tested"
+    verdict = "passes" if result.passes else "fails"
+    tests = f" {' and '.join(result.fails)} labels" if result.fails else ""
+    return f"{verdict}{tests} (as {result.name})"

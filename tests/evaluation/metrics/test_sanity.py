@@ -47,14 +47,32 @@ def test_the_published_finding_is_reproduced(report):
     }  # fmt: skip
     for name in ("auroc", "auroc-inverse", "balanced-accuracy", "balanced-accuracy-inverse", "mad", "mean-difference"):
         assert not verdicts[name], name
-    # the one difference, explained in the module's docstring: ties have average ranks here
-    assert {name for name, passes in PUBLISHED.items() if verdicts[name] != passes} == {"spearman"}
+    # explained in the module's docstring: ties have average ranks here, and the publication's inverse AUPRC is `auprc`
+    assert {name for name, result in PUBLISHED.items() if verdicts[name] != result.passes} == {"spearman", "auprc"}
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_finding_does_not_hang_on_the_seed(seed):
     verdicts = check_metrics(frequencies=(0.002, 0.1), images=10_000, seed=seed).verdicts()
-    assert {name for name, passes in PUBLISHED.items() if verdicts[name] != passes} == {"spearman"}
+    assert {name for name, result in PUBLISHED.items() if verdicts[name] != result.passes} == {"spearman", "auprc"}
+
+
+def test_published_results_are_those_of_the_metric_with_the_publications_sides():
+    """The publication's AUPRC passes both tests, its inverse fails with extra labels; its precision is recall here."""
+    of_name = {result.name: (metric, result.fails) for metric, result in PUBLISHED.items()}
+    assert of_name["AUPRC"] == ("auprc-inverse", ())
+    assert of_name["inverse AUPRC"] == ("auprc", ("extra",))
+    assert of_name["precision"] == ("recall", ("missing",))
+    assert of_name["recall"] == ("precision", ("extra",))
+    assert {name for name, (_, fails) in of_name.items() if fails == ()} == {
+        "correlation", "cosine similarity", "AUPRC", "F1", "IoU",
+    }  # fmt: skip
+
+
+def test_the_tests_that_fail_in_the_publication_fail_here(report):
+    for metric, result in PUBLISHED.items():
+        if metric != "auprc":  # see the module's docstring
+            assert set(result.fails or ()) <= {row.test for row in report.failures(metric)}, metric
 
 
 @pytest.mark.parametrize(

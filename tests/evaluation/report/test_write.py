@@ -360,7 +360,9 @@ def test_the_metrics_own_test_and_the_calibration_are_drawn(page, written):
     assert ">missing labels<" in to_svg(sanity_chart(sanity_report()), "sanity", "drops")
     assert ">share of labels that are right<" in to_svg(calibration_chart(bins()), "calibration", "p")
     text = text_of(written)
-    assert "auroc fails fails missing labels, graded neurons, 0.01 of the images" in text
+    assert (
+        "auroc fails fails missing labels (as inverse AUC) missing labels, graded neurons, 0.01 of the images" in text
+    )
     assert "pearson passes passes" in text and 'id="calibration"' in page
 
 
