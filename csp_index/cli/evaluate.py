@@ -72,6 +72,7 @@ def evaluate(db: str | None, as_json: bool, check_metrics: bool, report: str | N
     csp-index evaluate --check-metrics
     """
     from csp_index.evaluation.metrics.sanity import check_metrics as check
+    from csp_index.evaluation.report.shared_labels import collision_rows
     from csp_index.evaluation.report.summary import summarise
     from csp_index.evaluation.report.write import check_folder
 
@@ -86,24 +87,28 @@ def evaluate(db: str | None, as_json: bool, check_metrics: bool, report: str | N
     sanity = check(seed=options["seed"]) if check_metrics else None
     evaluation = None if db is None else _evaluate(db, options)
     rows = [] if evaluation is None else summarise(evaluation).to_pylist()
+    shared = [] if evaluation is None else collision_rows(evaluation)
     if as_json:
-        say_json(_as_json(sanity, evaluation, rows))
+        say_json(_as_json(sanity, evaluation, rows, shared))
     else:
         if sanity is not None:
             _say_sanity(sanity)
         if evaluation is not None:
-            _say_summary(evaluation, rows)
+            _say_summary(evaluation, rows, shared)
     if db is not None and evaluation is not None and report is not None:
         page = _write(db, evaluation, report, sanity, options)
         say(f"report: {page}", err=as_json)
 
 
-def _as_json(sanity: SanityReport | None, evaluation: Evaluation | None, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _as_json(
+    sanity: SanityReport | None, evaluation: Evaluation | None, rows: list[dict[str, Any]], shared: list[dict[str, Any]]
+) -> dict[str, Any]:
     document: dict[str, Any] = {}
     if sanity is not None:
         document["check_metrics"] = {"passes": sanity.verdicts(), "rows": [asdict(row) for row in sanity.rows]}
     if evaluation is not None:
         document |= {"settings": evaluation.settings, "skipped": evaluation.skipped, "summary": rows}
+        document["collisions"] = shared
     return document
 
 
@@ -141,7 +146,7 @@ def _write(db: str, evaluation: Evaluation, folder: str, sanity: SanityReport | 
     return open_index(db, **{name: options[name] for name in _OPENING}).report(evaluation, folder, sanity=sanity)
 
 
-def _say_summary(evaluation: Evaluation, rows: list[dict[str, Any]]) -> None:
+def _say_summary(evaluation: Evaluation, rows: list[dict[str, Any]], shared: list[dict[str, Any]]) -> None:
     """Print methods by headline metrics, one table per kind of neurons; then what was left out."""
     metrics = [metric for metric in HEADLINES if any(row["metric"] == metric for row in rows)]
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
@@ -167,6 +172,10 @@ def _say_summary(evaluation: Evaluation, rows: list[dict[str, Any]]) -> None:
         # A row stays one line, as wide as it is: a folded interval could be read as the next row's.
         console.width = max(console.width, console.measure(table, options=console.options.update(width=10_000)).maximum)
         console.print(table)
+    from csp_index.evaluation.report.shared_labels import collision_line
+
+    for row in shared:
+        say(printable(f"labels of {row['method']}: {collision_line(row)}"))
     for text in _neuron_lines(rows):
         say(text)
     for family, why in evaluation.skipped.items():

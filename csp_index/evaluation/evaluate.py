@@ -281,6 +281,7 @@ def _values(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Meth
     label_texts = steps.label_texts_of(context, labels, images, prepared.concepts)
     simulation = steps.evaluate_activations(context, images, label_texts, method, labels)
     steps.evaluate_contrast(context, images, label_texts, prepared.examples, method, labels)
+    steps.evaluate_collisions(context, images, label_texts, prepared.examples, method, labels)
     steps.evaluate_consistency(context, images, label_texts, method, labels)
     if inputs.hierarchy is not None:
         steps.evaluate_hierarchy(context, images, inputs.hierarchy, method, labels, simulation)

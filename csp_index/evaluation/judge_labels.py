@@ -16,6 +16,7 @@ import torch
 from csp_index.contrast.examples import Examples
 from csp_index.contrast.selection import pool_embeddings, pool_tiles
 from csp_index.evaluation.metrics.calibration import TextCalibration, fit_sigmoid
+from csp_index.evaluation.metrics.collisions import label_discrimination
 from csp_index.evaluation.metrics.detection import DETECTION, detection, pearson
 from csp_index.evaluation.metrics.structure import label_images
 from csp_index.records import Progress
@@ -180,3 +181,17 @@ def discrimination(
         share = wins.sum((1, 2)) / total.clamp(min=1)
         result[pick] = share.masked_fill((total == 0) | (rows[pick] < 0), torch.nan)
     return result
+
+
+def neurons_told_apart(
+    images: JudgingImages, label_texts: LabelTexts, labels: list[str | None], examples: Examples
+) -> torch.Tensor:
+    """Return the AUROC [M] of each label's cosine for its neuron's activating images against those of its rivals.
+
+    The rivals are other neurons of the same label, or else of the nearest one; NaN where `label_discrimination` says.
+    The activating images are judging ones.
+    """
+    place = images.judging.cumsum(0) - 1
+    ids = examples.activating
+    rows = place[ids.clamp(min=0)].masked_fill(ids < 0, -1)
+    return label_discrimination(images.embeddings, rows, label_texts.vectors, label_texts.rows(labels))

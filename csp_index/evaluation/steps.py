@@ -20,6 +20,7 @@ from csp_index.evaluation.judge_labels import (
     LabelTexts,
     activation_metrics,
     discrimination,
+    neurons_told_apart,
     relatives_simulation,
 )
 from csp_index.evaluation.judge_neurons import neuron_metrics
@@ -31,6 +32,7 @@ from csp_index.evaluation.label_images import (
     sample_rows,
 )
 from csp_index.evaluation.metadata_concepts import ConceptTable, concept_presence
+from csp_index.evaluation.metrics.collisions import label_bits, label_shared
 from csp_index.evaluation.metrics.detection import DETECTION, cosy_auc, cosy_mad, dma
 from csp_index.evaluation.metrics.structure import (
     broader_narrower_lead,
@@ -154,6 +156,21 @@ def evaluate_contrast(
 ) -> None:
     """Add how well labels separate activating from contrastive judging images."""
     context.value_table.add(method, "discriminative", discrimination(images, label_texts, labels, examples), labels)
+
+
+def evaluate_collisions(
+    context: EvaluationContext,
+    images: JudgingImages,
+    label_texts: LabelTexts,
+    examples: Examples,
+    method: str,
+    labels: Labels,
+) -> None:
+    """Add whether neurons share their labels, and whether a label tells its neuron from those."""
+    values = neurons_told_apart(images, label_texts, labels, examples)
+    context.value_table.add(method, "label-discrimination", values, labels)
+    context.value_table.add(method, "label-shared", label_shared(labels), labels)
+    context.value_table.add(method, "label-bits", label_bits(labels), labels)
 
 
 def evaluate_agreement(

@@ -61,7 +61,7 @@ def test_a_method_is_one_line_and_its_figures_are_aligned_whatever_their_signs(c
     ]
     settings = {"layer": LAYER, "methods": methods, "split": {"choosing": 40, "judging": 40}}
     settings |= {"same_encoder": False, "judge": "e", "detection": "metadata columns"}
-    _say_summary(Evaluation(pa.table({}), settings, "run", {}), rows)
+    _say_summary(Evaluation(pa.table({}), settings, "run", {}), rows, [])
     head, *lines = capsys.readouterr().out.splitlines()[2:]
     assert head.split() == ["method", *HEADLINES]
     assert [line.split()[0] for line in lines] == methods

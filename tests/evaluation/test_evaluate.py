@@ -14,6 +14,7 @@ from csp_index.errors import CspIndexError, EvaluationError
 from csp_index.evaluation.evaluation import VALUES
 from csp_index.evaluation.metrics.table import METRICS, NEEDS
 from csp_index.evaluation.options import parse_methods
+from csp_index.evaluation.report.shared_labels import collision_rows
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.store import schema
 
@@ -99,6 +100,22 @@ def test_what_cannot_be_computed_says_why_and_is_never_nan(world):
     assert "no truth" in values(found, "semanticlens", "agreement-exact")[8]["note"]
     assert values(found, "semanticlens", "consistency")[0]["value"] == 1.0  # neuron 8 is its twin
     assert values(found, "semanticlens", "consistency")[1]["value"] is None
+
+
+def test_labels_that_neurons_share_are_counted(world):
+    index, folder, _ = world
+    found = run(index, folder)
+    rows = {row["method"]: row for row in collision_rows(found)}
+    texts = [row["text"] for row in values(found, "semanticlens", "label-shared").values() if row["text"]]
+    row = rows["semanticlens"]
+    assert (row["labels"], row["distinct"]) == (len(texts), len(set(texts)))
+    assert row["distinct"] < row["labels"]  # neuron 8 is a twin of neuron 0
+    for metric, name in (("label-shared", "shared"), ("label-bits", "bits")):
+        known = [r["value"] for r in values(found, "semanticlens", metric).values() if r["value"] is not None]
+        assert np.mean(known) == pytest.approx(row[name])
+    told_apart = values(found, "semanticlens", "label-discrimination")
+    assert told_apart[0]["value"] == told_apart[8]["value"] == 0.5  # the same images
+    assert told_apart[1]["value"] > 0.9 and told_apart[10]["value"] is None
 
 
 def test_kinds_come_from_the_truth_and_neuron_metrics_have_no_method(world):

@@ -17,6 +17,7 @@ Family = Literal[
     "agreement",
     "contrast",
     "specificity",
+    "collision",
     "robustness",
     "structure",
     "separability",
@@ -91,6 +92,12 @@ FAMILIES: Final[dict[Family, FamilyInfo]] = {
         "Specificity",
         "How specific is the label: how many images and neurons does it also fit, and how far ahead of its rivals is "
         "it? These metrics separate vague labels from pointed ones, not right from wrong.",
+    ),
+    "collision": FamilyInfo(
+        "Labels that neurons share",
+        "Does the label tell its neuron from the others of the layer? A label that many neurons carry explains none of "
+        "them alone, and no metric of a single neuron sees it. These metrics depend on the neurons evaluated together; "
+        "shared and bits favor any label that nobody else has, right or wrong.",
     ),
     "robustness": FamilyInfo(
         "Robustness",
@@ -227,6 +234,20 @@ _ROWS = (
     ),
     _share("label-images", "specificity", "share of held-out images the label fits", higher_is_better=False),
     Metric("label-neurons", "specificity", "neurons evaluated that carry the label", higher_is_better=False, low=1.0),
+    _share(
+        "label-discrimination",
+        "collision",
+        "chance that the label fits an activating image of its neuron better than one of another neuron with the same "
+        "label, or else with the nearest one",
+        undefined="it has no activating judging image, or no other neuron evaluated has one and a label",
+    ),
+    _share("label-shared", "collision", "another neuron evaluated carries the label", higher_is_better=False),
+    _share(
+        "label-bits",
+        "collision",
+        "information in the label about which neuron it is, as a share of what would single it out",
+        undefined="no other neuron evaluated has a label",
+    ),
     Metric(
         "lead",
         "specificity",

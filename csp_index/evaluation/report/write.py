@@ -31,6 +31,7 @@ from csp_index.evaluation.metrics.intervals import ROUNDS
 from csp_index.evaluation.metrics.sanity import PUBLISHED, Published, SanityReport, SanityRow
 from csp_index.evaluation.metrics.table import METRICS, NEEDS, named
 from csp_index.evaluation.report.page import Cards, Page, Rows
+from csp_index.evaluation.report.shared_labels import collision_rows
 from csp_index.evaluation.report.summary import (
     POOLED,
     SIGNIFICANT,
@@ -94,6 +95,7 @@ def write_report(
         ],
         "summary": summary.to_pylist(),
         "comparisons": comparisons.to_pylist(),
+        "collisions": collision_rows(evaluation, grid),
         "sanity": [asdict(row) for row in tested.rows] if tested else None,
         "calibration": calibration,
         "values": _columns(_finite(evaluation.values)),
@@ -149,6 +151,7 @@ def _render(page: Page, grid: Grid, evaluation: Evaluation, extras: _Extras) -> 
         page=page,
         sections=page.sections(),
         poor=_poor(grid),
+        collisions=_cells(collision_rows(evaluation, grid)),
         gains=gains,
         losses=losses,
         calibration_rows=_cells(calibration),

@@ -33,6 +33,7 @@ def test_the_metrics_say_which_way_is_better():
         "redundancy",
         "label-images",
         "label-neurons",
+        "label-shared",
         "contrast-duplicates",
         "contrast-poor",
     }
