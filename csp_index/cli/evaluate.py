@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from csp_index.evaluation.evaluation import Evaluation
     from csp_index.evaluation.metrics.sanity import SanityReport, SanityRow
 
+_GRADES = {"agreement-exact": "{:.2f}", "agreement-overlap": "{:.2f}", "agreement-level": "{:+.2f}"} | {
+    f"agreement-{share}": "{:.0%}" for share in ("narrower", "same", "broader")
+}
 _OPENING = ("device", "trust", "image_roots")  # what opens the index
 
 
@@ -47,6 +50,7 @@ _OPENING = ("device", "trust", "image_roots")  # what opens the index
 @click.option("--truth", type=FILE, help="Table neuron,label[,kind], or class names of output neurons, one per line.")
 @click.option("--concepts", multiple=True, help="Metadata column with an image's concepts, or all; repeatable.")
 @click.option("--hierarchy", type=FILE, help="Table child,parent, or a WordNet-style data file.")
+@click.option("--word-items", type=FILE, help="Table word,item: what words are true of, if the metadata do not say it.")
 @click.option("--generator", help="Image generator: diffusers:ID_OR_DIR or python:package.module:factory.")
 @click.option("--generated", type=whole("generated"), default=20, show_default=True, help="Images drawn per label.")
 @click.option("--prompt", default="{}", show_default=True, help="The generator's prompt, with {} for the label.")
@@ -122,7 +126,7 @@ def _evaluate(db: str, options: dict[str, Any]) -> Evaluation:
     opening = {name: settings.pop(name) for name in _OPENING}
     names = ("layer", "neurons", "templates", "encoder", "recompute")
     call = {name: settings.pop(name) for name in names}
-    for name in ("truth", "hierarchy", "drawings"):
+    for name in ("truth", "hierarchy", "word_items", "drawings"):
         settings[name] = None if settings[name] is None else Path(settings[name])
     settings["methods"] = parse_methods(settings["methods"])
     if "all" in settings["concepts"] and len(settings["concepts"]) > 1:
@@ -178,6 +182,8 @@ def _say_summary(evaluation: Evaluation, rows: list[dict[str, Any]], shared: lis
         say(printable(f"labels of {row['method']}: {collision_line(row)}"))
     for text in _neuron_lines(rows):
         say(text)
+    for line in _graded(methods, cells):
+        say(line)
     for family, why in evaluation.skipped.items():
         say(f"not evaluated: {family}: {why}")
 
@@ -193,6 +199,25 @@ def _neuron_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
             means = ", ".join(f"{r['metric']} {r['mean']:z.2f} ({r['low']:z.2f}..{r['high']:z.2f})" for r in shown)
             lines.append(f"without labels, {who}: {means}")
     return lines
+
+
+def _graded(methods: Sequence[str], cells: dict[tuple[str, str, str], dict[str, Any]]) -> list[str]:
+    """Return a line per method of how its labels agree with the truth by degree; none without graded agreement."""
+    lines = []
+    for method in methods:
+        rows = {metric: cells.get((method, metric, "all")) for metric in _GRADES}
+        valued = {metric: row for metric, row in rows.items() if row is not None and row["mean"] is not None}
+        if len(valued) < 2:
+            continue
+        parts = [
+            f"{_GRADES[metric].format(row['mean'])} {metric.removeprefix('agreement-')}"
+            for metric, row in valued.items()
+        ]
+        most = max(row["neurons"] for row in valued.values())
+        unknown = most - min(row["neurons"] for row in valued.values())
+        parts += [f"{unknown:,} of {most:,} neurons not graded (the report says why)"] if unknown else []
+        lines.append(f"  {printable(method)}: {', '.join(parts)}")
+    return ["agreement with the truth, over all neurons:", *lines] if lines else []
 
 
 def _column(metric: str, rows: Sequence[dict[str, Any] | None]) -> list[str]:

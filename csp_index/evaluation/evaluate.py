@@ -25,6 +25,7 @@ from csp_index.errors import EvaluationError
 from csp_index.evaluation import steps
 from csp_index.evaluation.choose_labels import Chooser, ChosenLabels, others, perturbed, relabeled
 from csp_index.evaluation.evaluation import VALUES, Evaluation
+from csp_index.evaluation.graded_truth import read_word_items
 from csp_index.evaluation.ground_truth import Truth, read_truth
 from csp_index.evaluation.hierarchy import Hierarchy, load_hierarchy
 from csp_index.evaluation.judge_labels import FITTED, JudgingImages, read_judging_images
@@ -58,6 +59,7 @@ class EvaluationInputs:
     truth: Truth | None
     hierarchy: Hierarchy | None
     generator: ImageGenerator | None
+    word_items: ConceptTable | None
 
 
 def evaluate(
@@ -159,7 +161,8 @@ def _read_inputs(store: Store, selection: Selection, options: EvaluationOptions,
     generator = None
     if options.generator is not None:
         generator = load_generator(options.generator, device=device, cache=options.drawings)
-    return EvaluationInputs(split, judge, truth, hierarchy, generator)
+    word_items = None if options.word_items is None else read_word_items(options.word_items)
+    return EvaluationInputs(split, judge, truth, hierarchy, generator, word_items)
 
 
 def _check_models(selection: Selection, options: EvaluationOptions, judge: EncoderInfo) -> None:
@@ -191,9 +194,10 @@ def _describe(
 ) -> dict[str, object]:
     """Return all that the values of one method depend on."""
     choices = asdict(replace(options, methods=options.methods[:1]))
-    for name in ("methods", "drawings", "truth", "hierarchy"):  # the content of the files counts, not their location
+    paths = {"truth": options.truth, "hierarchy": options.hierarchy, "word_items": options.word_items}
+    for name in ("methods", "drawings", *paths):  # the content of the files counts, not their location
         choices.pop(name)
-    files = {name: _digest(path) for name, path in (("truth", options.truth), ("hierarchy", options.hierarchy)) if path}
+    files = {name: _digest(path) for name, path in paths.items() if path}
     return {
         **choices,
         "files": files,
@@ -214,6 +218,7 @@ def _describe(
         "metrics_key": hashlib.sha256(json.dumps(list(METRICS)).encode()).hexdigest()[:16],  # of this version
         "detection": "calibrated text probabilities" if options.concepts is None else "metadata columns",
         **({} if options.concepts is None else metadata_state(store)),
+        **({} if inputs.truth is None else {"agreement": "graded"}),
     }
 
 
@@ -264,7 +269,7 @@ def _prepare(
         chooser.on(inputs.split.choosing),
         others(chooser, inputs.split, options.resamples, progress),
         gather_examples(store, context.selection, ExampleOptions(), context=ComputeContext(tools.device)),
-        steps.concepts_in(context, len(judging)),
+        steps.concepts_in(context, len(judging), _truth_texts(inputs.truth)),
     )
 
 
@@ -298,7 +303,8 @@ def _choose(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Meth
     if method_labels.quality is not None:
         steps.evaluate_quality(context, choice.text, method_labels, method_labels.quality)
     if inputs.truth is not None:
-        steps.evaluate_agreement(context, choice.text, method_labels, inputs.truth, inputs.hierarchy)
+        concepts = inputs.word_items or prepared.concepts
+        steps.evaluate_agreement(context, choice.text, method_labels, inputs.truth, inputs.hierarchy, concepts)
     stability: dict[str, torch.Tensor] = {}
     if prepared.others:
         stability |= relabeled(prepared.others, choice, method_labels, context.progress)
@@ -310,6 +316,10 @@ def _choose(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Meth
     for metric, values in (values_of | stability).items():
         context.value_table.add(choice.text, metric, values, method_labels.labels)
     return method_labels
+
+
+def _truth_texts(truth: Truth | None) -> list[str]:
+    return [] if truth is None else [text for texts in truth.accepted.values() for text in texts]
 
 
 def _defaults(options: EvaluationOptions) -> dict[str, object]:

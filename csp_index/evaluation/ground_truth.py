@@ -16,7 +16,9 @@ import torch
 
 from csp_index.errors import AddressError, EvaluationError, one_line
 from csp_index.evaluation.evaluation import ALL
+from csp_index.evaluation.graded_truth import grades_by_hierarchy, grades_by_images
 from csp_index.evaluation.hierarchy import Hierarchy, Relation, normal_text
+from csp_index.evaluation.metadata_concepts import ConceptTable
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.regular_files import read_bytes, user_path
 from csp_index.settings import MAX_TEXT_BYTES
@@ -124,6 +126,7 @@ def agreement(
     scores: torch.Tensor | None = None,
     embed: Embed | None = None,
     hierarchy: Hierarchy | None = None,
+    concepts: ConceptTable | None = None,
 ) -> Agreement:
     """Compare each neuron's ranked labels (best first; empty for a neuron without label) with its accepted texts.
 
@@ -131,6 +134,7 @@ def agreement(
     the `vocabulary` (rows in the order of `ranked`; equal scores rank in the vocabulary's order); without scores, among
     the ranked labels. NaN where no accepted text is among them. text: with `embed`, the greatest cosine of the first
     label with an accepted text. hierarchy-similarity and `relations`: with `hierarchy`, for the closest accepted text.
+    overlap, level, same, narrower, broader: with `concepts`, see `graded_truth`, and all but overlap with `hierarchy`.
     NaN throughout for a neuron without truth or label.
     """
     if scores is not None and tuple(scores.shape) != (len(ranked), len(vocabulary)):
@@ -161,6 +165,10 @@ def agreement(
     firsts = [labels[0] for labels, _ in pairs]
     if embed is not None:
         results["agreement-text"] = (_text_similarity(firsts, accepted, embed), ["no text embedding"] * len(usable))
+    if concepts is not None:
+        results |= grades_by_images(firsts, accepted, concepts)
+    elif hierarchy is not None:
+        results |= grades_by_hierarchy(firsts, accepted, hierarchy)
     relations: tuple[Relation, ...] = ()
     if hierarchy is not None:
         similarities, closest = _hierarchy_similarity(hierarchy, firsts, accepted)
@@ -172,7 +180,7 @@ def agreement(
         relations = tuple(relation_of.get(row, "unknown") for row in range(len(missing)))
     values, notes = {}, {}
     for name, (value, reasons) in results.items():
-        values[name] = torch.full((len(missing),), torch.nan)
+        values[name] = torch.full((len(missing),), torch.nan, dtype=value.dtype)
         values[name][usable] = value
         note_of = dict(zip(usable, reasons, strict=True))
         unknowns = values[name].isnan().tolist()

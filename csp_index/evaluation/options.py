@@ -58,6 +58,7 @@ class EvaluationOptions:
     concepts: tuple[str, ...] | None = None  # metadata columns that name the concepts an image shows; () is all
     truth: Path | None = None  # a table neuron,label[,kind], or the class names of output neurons
     hierarchy: Path | None = None  # child,parent, or a WordNet-style file
+    word_items: Path | None = None  # word,item: what each word is true of, for graded agreement instead of metadata
     generator: str | None = None  # the image generator that draws labels, for CoSy
     generated: int = 20  # images per label
     prompt: str = "{}"  # around a label, for the generator
@@ -82,6 +83,8 @@ class EvaluationOptions:
             raise EvaluationError(f"seed is {self.seed}: expected a whole number from 0 to {2**32 - 1}")
         if self.generator is None and (self.controls is not None or self.drawings is not None):
             raise EvaluationError("controls and drawings go with an image generator: name one")
+        if self.word_items is not None and self.truth is None:
+            raise EvaluationError("a table of words and items grades the agreement with the truth: give the truth, too")
         if self.resamples < 0:
             raise EvaluationError(f"resamples is {self.resamples}: expected 0 (none) or more")
         if not 0.0 < self.alpha < 1.0:

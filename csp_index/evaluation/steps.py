@@ -112,13 +112,13 @@ class EvaluationContext:
         return not source.is_imported
 
 
-def concepts_in(context: EvaluationContext, images: int) -> ConceptTable | None:
-    """Look for all candidates in the metadata of images 0 .. N - 1; None where no columns are named."""
+def concepts_in(context: EvaluationContext, images: int, more: Sequence[str] = ()) -> ConceptTable | None:
+    """Look for the candidates and `more` texts in the metadata of images 0 .. N - 1; None if no columns are named."""
     if context.options.concepts is None:
         return None
     batches = context.store.scan(schema.IMAGES, ["image_id", "metadata"], where=f"image_id < {images}")
     pairs = (pair for batch in batches for pair in zip(*(column.to_pylist() for column in batch.columns), strict=True))
-    return concept_presence(pairs, context.candidates.texts, context.options.concepts or None)
+    return concept_presence(pairs, [*context.candidates.texts, *more], context.options.concepts or None)
 
 
 def label_texts_of(
@@ -174,14 +174,19 @@ def evaluate_collisions(
 
 
 def evaluate_agreement(
-    context: EvaluationContext, method: str, method_labels: ChosenLabels, truth: Truth, hierarchy: Hierarchy | None
+    context: EvaluationContext,
+    method: str,
+    method_labels: ChosenLabels,
+    truth: Truth,
+    hierarchy: Hierarchy | None,
+    concepts: ConceptTable | None,
 ) -> None:
-    """Add agreement with the truth; the truth is ranked among all candidates."""
+    """Add agreement with the truth; the truth is ranked among all candidates, and graded by what words are true of."""
     source = context.selection.source
     new = {text for texts in truth.accepted.values() for text in texts} - set(context.candidates.texts)
     embed = (lambda texts: context.embed(source, texts)) if context.reads(source) or not new else None
     ranked = dict(zip(context.selection.neurons.tolist(), method_labels.ranked_texts(), strict=True))
-    result = agreement(truth, ranked, method_labels.texts, method_labels.scores, embed, hierarchy)
+    result = agreement(truth, ranked, method_labels.texts, method_labels.scores, embed, hierarchy, concepts)
     for metric, values in result.values.items():
         context.value_table.add(method, metric, values, method_labels.labels, result.notes[metric])
 

@@ -20,7 +20,7 @@ def _family(family: Family) -> str:
 
 
 def _row(metric: Metric) -> list[str]:
-    better = "higher" if metric.higher_is_better else "lower"
+    better = {True: "higher", False: "lower", None: "near 0"}[metric.higher_is_better]
     needs = ", ".join(f"`--{need}`" for need in metric.needs)
     return [f"`{metric.name}`", escape(metric.summary), better, _range(metric), needs]
 

@@ -55,14 +55,14 @@ def test_a_method_is_one_line_and_its_figures_are_aligned_whatever_their_signs(c
     methods = ["contrastive-pmi", "csp", "semanticlens", "random-label"]
     figures = [(-0.15, -0.2, -0.1), (0.15, -0.05, 0.25), (-0.001, -0.004, 0.002), (None, None, None)]
     rows = [
-        {"method": method, "metric": metric, "kind": "all"} | {"mean": mean, "low": low, "high": high}
+        {"method": method, "metric": metric, "kind": "all", "neurons": 9} | {"mean": mean, "low": low, "high": high}
         for method, (mean, low, high) in zip(methods, figures, strict=True)
         for metric in HEADLINES
     ]
     settings = {"layer": LAYER, "methods": methods, "split": {"choosing": 40, "judging": 40}}
     settings |= {"same_encoder": False, "judge": "e", "detection": "metadata columns"}
     _say_summary(Evaluation(pa.table({}), settings, "run", {}), rows, [])
-    head, *lines = capsys.readouterr().out.splitlines()[2:]
+    head, *lines = capsys.readouterr().out.splitlines()[2:7]
     assert head.split() == ["method", *HEADLINES]
     assert [line.split()[0] for line in lines] == methods
     shown = ["-0.15 (-0.20..-0.10)", " 0.15 (-0.05..0.25)", " 0.00 (0.00..0.00)"]
@@ -71,6 +71,24 @@ def test_a_method_is_one_line_and_its_figures_are_aligned_whatever_their_signs(c
     }
     assert len(places) == 1 and len(places.pop()) == len(HEADLINES)
     assert lines[3].split()[1:] == ["-"] * len(HEADLINES)
+
+
+def test_agreement_by_degree_is_a_line_per_method(folder, tmp_path):
+    (tmp_path / "words.csv").write_text("word,item\n" + "".join(f"red,{k}\n" for k in range(4)) + "green,0\nblue,9\n")
+    graded = ["--truth", folder / "truth.csv", "--word-items", tmp_path / "words.csv", *METHODS]
+    out = run(folder / "db", "--layer", LAYER, *graded).stdout
+    at = out.index("agreement with the truth, over all neurons:")
+    line = next(line for line in out[at:].splitlines() if line.startswith("  random-label: "))
+    shares = dict(
+        reversed(part.split(" ")[:2]) for part in line.partition(": ")[2].split(", ") if "neurons" not in part
+    )
+    assert list(shares) == ["exact", "overlap", "level", "narrower", "same", "broader"]
+    rows = json.loads(run(folder / "db", "--layer", LAYER, *graded, "--json").stdout)["summary"]
+    means = {row["metric"]: row["mean"] for row in rows if (row["method"], row["kind"]) == ("random-label", "all")}
+    assert float(shares["overlap"]) == pytest.approx(means["agreement-overlap"], abs=0.005)
+    assert float(shares["narrower"][:-1]) / 100 == pytest.approx(means["agreement-narrower"], abs=0.005)
+    refused = run(folder / "db", "--layer", LAYER, "--word-items", tmp_path / "words.csv", code=1)
+    assert "give the truth, too" in str(refused.exception)
 
 
 def test_json_holds_every_mean_with_its_interval(folder):

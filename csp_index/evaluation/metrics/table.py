@@ -32,13 +32,14 @@ Need = Literal["truth", "concepts", "hierarchy", "generator", "resamples", "pert
 class Metric:
     """A metric: what it measures, which way is better, the range of its values, and the options it needs.
 
-    `undefined` says why a neuron has no value, where neither its label nor its activation explains it.
+    Where neither way is better, `higher_is_better` is None, and values near 0 are best. `undefined` says why a neuron
+    has no value, where neither its label nor its activation explains it.
     """
 
     name: str
     family: Family
     summary: str
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
     low: float | None = None
     high: float | None = None
     needs: tuple[Need, ...] = ()
@@ -188,6 +189,39 @@ _ROWS = (
     _share("agreement-reciprocal-rank", "agreement", "1 / rank of the accepted text", needs=("truth",)),
     _correlation(
         "agreement-text", "agreement", "cosine of label and accepted text in the text encoder", needs=("truth",)
+    ),
+    _share(
+        "agreement-overlap",
+        "agreement",
+        "overlap (IoU) of the images that label and truth are true of",
+        needs=("truth", "concepts"),
+    ),
+    Metric(
+        "agreement-level",
+        "agreement",
+        "log2 of the label's images over the truth's: negative if the label is narrower",
+        higher_is_better=None,
+        needs=("truth", "concepts"),
+    ),
+    _share(
+        "agreement-same",
+        "agreement",
+        "the label is of the truth's own level, and overlaps it",
+        needs=("truth", "concepts"),
+    ),
+    _share(
+        "agreement-narrower",
+        "agreement",
+        "the label is narrower than the truth, and overlaps it",
+        higher_is_better=False,
+        needs=("truth", "concepts"),
+    ),
+    _share(
+        "agreement-broader",
+        "agreement",
+        "the label is broader than the truth, and overlaps it",
+        higher_is_better=False,
+        needs=("truth", "concepts"),
     ),
     _correlation("clarity", "structure", "mean cosine between the neuron's activating images", undefined=_FEW_IMAGES),
     Metric(
@@ -339,7 +373,17 @@ _ROWS = (
 METRICS: Final[dict[str, Metric]] = {metric.name: metric for metric in _ROWS}
 
 #: The metrics that are shown first, and that speak for their family.
-HEADLINES: Final = ("agreement-exact", "simulation", "auprc", "f1", "discriminative", "stable-resample", "cosy-auc")
+HEADLINES: Final = (
+    "agreement-exact",
+    "agreement-overlap",
+    "agreement-level",
+    "simulation",
+    "auprc",
+    "f1",
+    "discriminative",
+    "stable-resample",
+    "cosy-auc",
+)
 
 #: The metrics of the neurons themselves that are shown first: no label enters.
 NEURON_HEADLINES: Final = ("separability", "separability-10", "separability-1", "monosemanticity", "clarity")

@@ -238,7 +238,7 @@ def _colors() -> list[tuple[str, str]]:
 
 def _direction(metric: str) -> str:
     known = METRICS.get(metric)
-    return " (lower is better)" if known and not known.higher_is_better else ""
+    return {True: "", False: " (lower is better)", None: " (0 is best)"}[known.higher_is_better] if known else ""
 
 
 def _present(values: np.ndarray) -> np.ndarray:

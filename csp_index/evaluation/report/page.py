@@ -259,7 +259,8 @@ class Page:
         names = [name for name in self._grid.methods_of(self.primary) if name and base_name(name) not in CONTROLS]
         means = {name: mean for name in names if (mean := self._sheets.mean(name, self.primary)) is not None}
         higher_is_better = METRICS[self.primary].higher_is_better
-        ranked = sorted(means, key=lambda name: -means[name] if higher_is_better else means[name])
+        sign = -1 if higher_is_better else 1
+        ranked = sorted(means, key=lambda name: abs(means[name]) if higher_is_better is None else sign * means[name])
         if len(ranked) < 2:
             return ranked
         first = self._grid.row(ranked[0], self.primary)

@@ -216,7 +216,8 @@ def winners(evaluation: Evaluation, metric: str, method_a: str, method_b: str, c
     """
     grid = make_grid(evaluation)
     a, b = grid.row(method_a, metric), grid.row(method_b, metric)
-    gain = (a - b) if metric not in METRICS or METRICS[metric].higher_is_better else (b - a)
+    better = METRICS[metric].higher_is_better if metric in METRICS else True
+    gain = np.abs(b) - np.abs(a) if better is None else a - b if better else b - a
     present = np.flatnonzero(~np.isnan(gain))
     order = present[np.argsort(-gain[present], kind="stable")]
     best = [column for column in order.tolist() if gain[column] > 0][:count]
@@ -303,7 +304,9 @@ def _paired(
 
 def _better(line: dict[str, Any], metric: Metric | None) -> str:
     """Return the method that both the corrected test and the interval favor, or ""."""
-    if metric is None or line["p_holm"] is None or line["p_holm"] >= SIGNIFICANT or line["low"] <= 0 <= line["high"]:
+    if metric is None or metric.higher_is_better is None or line["p_holm"] is None:
+        return ""
+    if line["p_holm"] >= SIGNIFICANT or line["low"] <= 0 <= line["high"]:
         return ""
     return str(line["method_a"] if (line["low"] > 0) == metric.higher_is_better else line["method_b"])
 

@@ -24,16 +24,16 @@ def meaning(metric: Metric | None) -> str:
     """Return what a metric means and which way is better, in a sentence."""
     if metric is None:
         return "A metric from elsewhere."
-    better = "Higher" if metric.higher_is_better else "Lower"
-    text = f"{metric.summary[:1].upper()}{metric.summary[1:]}. {better} is better"
+    better = {True: "Higher is better", False: "Lower is better", None: "Near 0 is best"}[metric.higher_is_better]
+    text = f"{metric.summary[:1].upper()}{metric.summary[1:]}. {better}"
     if metric.low is not None and metric.high is not None:
         return f"{text}, from {metric.low:g} to {metric.high:g}."
     return f"{text}; at least {metric.low:g}." if metric.low is not None else f"{text}."
 
 
 def arrow(metric: Metric | None) -> str:
-    """Return an arrow in the better direction."""
-    return "" if metric is None else "↑" if metric.higher_is_better else "↓"
+    """Return an arrow in the better direction, or "→0"."""
+    return "" if metric is None else {True: "↑", False: "↓", None: "→0"}[metric.higher_is_better]
 
 
 def figure(value: float | None, sign: bool = False) -> str:

@@ -159,7 +159,7 @@ def _render(page: Page, grid: Grid, evaluation: Evaluation, extras: _Extras) -> 
         sanity_rows=_cells([asdict(row) for row in sanity.rows] if sanity else None),
         sanity_verdicts=_verdicts(sanity),
         sanity_chart=page.sanity(sanity),
-        skipped=_skipped(evaluation.skipped),
+        skipped=_skipped(evaluation.skipped, grid.metrics),
         run_id=evaluation.run_id,
         settings=_flat(evaluation.settings),
         versions=_versions(),
@@ -169,10 +169,11 @@ def _render(page: Page, grid: Grid, evaluation: Evaluation, extras: _Extras) -> 
     )
 
 
-def _skipped(reasons: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """Return what the evaluation left out: (part, reason, names of the metrics that it would add)."""
+def _skipped(reasons: Mapping[str, str], present: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Return what the evaluation left out: (part, reason, names of the metrics that it would add to those present)."""
     needs = {left_out.part: need for need, left_out in NEEDS.items()}
-    metrics = {part: ", ".join(m.name for m in METRICS.values() if needs.get(part) in m.needs) for part in reasons}
+    absent = [metric for metric in METRICS.values() if metric.name not in present]
+    metrics = {part: ", ".join(m.name for m in absent if needs.get(part) in m.needs) for part in reasons}
     return [(part, reason, metrics[part]) for part, reason in reasons.items()]
 
 

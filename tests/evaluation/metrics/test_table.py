@@ -27,8 +27,11 @@ def test_every_family_is_described_and_has_a_metric():
 
 
 def test_the_metrics_say_which_way_is_better():
-    assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {
+    assert {name for name, metric in METRICS.items() if metric.higher_is_better is None} == {"agreement-level"}
+    assert {name for name, metric in METRICS.items() if metric.higher_is_better is False} == {
         "agreement-rank",
+        "agreement-narrower",
+        "agreement-broader",
         "polysemanticity",
         "redundancy",
         "label-images",
@@ -42,7 +45,7 @@ def test_the_metrics_say_which_way_is_better():
 def test_what_a_metric_needs_is_an_option_of_an_evaluation():
     options = {field.name for field in fields(EvaluationOptions)}
     assert set(get_args(table.Need)) == set(NEEDS) <= options
-    assert {need for metric in METRICS.values() for need in metric.needs} == set(NEEDS) - {"concepts"}
+    assert {need for metric in METRICS.values() for need in metric.needs} == set(NEEDS)
 
 
 def test_every_perturbation_has_its_metric():
@@ -51,9 +54,9 @@ def test_every_perturbation_has_its_metric():
     }
 
 
-def test_the_headlines_are_metrics_of_different_families_but_for_detection():
+def test_the_headlines_are_metrics_of_different_families_but_for_detection_and_agreement():
     families = [METRICS[name].family for name in HEADLINES]
-    assert sorted(families) == sorted([*set(families), "detection"])
+    assert sorted(families) == sorted([*set(families), "detection", "agreement", "agreement"])
 
 
 def test_the_table_loads_no_torch():
