@@ -23,6 +23,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 import torch
+from search_graded import search
 from search_variants import CANDIDATES, KNOWN, Sight, Variant, top1
 from search_worlds import BIASES, NEURONS, QUICK, Sizes, load_pool, make_world
 
@@ -148,6 +149,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--development", default="0-5", help="seeds that choose, as FIRST-LAST")
     parser.add_argument("--fresh", default="100-103", help="seeds that judge, as FIRST-LAST")
     parser.add_argument("--out", type=Path, help="folder of table.md and results.json (default: the cache)")
+    parser.add_argument("--graded", action="store_true", help="round three: graded truth, categories, real pictures")
+    parser.add_argument("--real", type=Path, help="folder of real-picture arrays that choose (implies --graded)")
+    parser.add_argument("--fresh-real", type=Path, help="folder of real-picture arrays that judge (implies --graded)")
     parser.add_argument("--quick", action="store_true", help="tiny pools: shows that it runs, not what is better")
     options = parser.parse_args(arguments)
     seeds, fresh = seeds_of(options.development), seeds_of(options.fresh)
@@ -155,6 +159,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--fresh {options.fresh} shares seeds with --development {options.development}")
     torch.set_num_threads(1)
     sizes = QUICK if options.quick else Sizes()
+    if options.graded or options.real or options.fresh_real:
+        out = options.out or options.cache
+        search(options.cache, out, (seeds, fresh), (options.real, options.fresh_real), sizes)
+        return
     variants = {**KNOWN, **CANDIDATES}
     development = {seed: measure(options.cache, [seed], variants, sizes) for seed in seeds}
     chosen = choose(merge(list(development.values())))
