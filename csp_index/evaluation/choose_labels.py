@@ -24,7 +24,7 @@ from csp_index.labelling.request import make_request
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.networks import LoadedNetwork
 from csp_index.ordering import leaders_of, mix
-from csp_index.records import DerivedKind, Progress
+from csp_index.records import DerivedKind, LabelTerm, Progress, WeightedLabel
 from csp_index.store.derived_images import is_derived
 from csp_index.store.streams import embeddings_of_derived
 from csp_index.store.tables import Store
@@ -39,7 +39,8 @@ class ChosenLabels:
 
     `ranked` [M, R] is best first, and -1 throughout for a neuron without a label. `scores` [M, C] are all scores, for
     the rank of the truth; `confidence` [M] is the share of resamples in which the label stays first (NaN where nothing
-    was resampled). `quality` is that of the contrast, None where the method looks at none.
+    was resampled). `quality` is that of the contrast, None where the method looks at none. `sums` [M] are the labels of
+    a method that weighs several texts, whose candidate of the largest weight is the first of `ranked`.
     """
 
     texts: tuple[str, ...]
@@ -47,11 +48,20 @@ class ChosenLabels:
     scores: torch.Tensor
     confidence: torch.Tensor
     quality: ContrastQuality | None = None
+    sums: tuple[WeightedLabel | None, ...] | None = None
+
+    @property
+    def weighted(self) -> list[WeightedLabel | None]:
+        """The label of each neuron, or None: the method's weighted sum of texts, or its best candidate."""
+        if self.sums is not None:
+            return list(self.sums)
+        best = self.ranked[:, 0].tolist()
+        return [WeightedLabel((LabelTerm(self.texts[column]),)) if column >= 0 else None for column in best]
 
     @property
     def labels(self) -> list[str | None]:
-        """The best label of each neuron, or None."""
-        return [self.texts[column] if column >= 0 else None for column in self.ranked[:, 0].tolist()]
+        """The label of each neuron as it is written, or None."""
+        return [label.text if label else None for label in self.weighted]
 
     @property
     def lead(self) -> torch.Tensor:

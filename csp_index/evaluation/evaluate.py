@@ -283,7 +283,7 @@ def _values(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Meth
     method_labels = _choose(prepared, inputs, choice)
     release(context.store)  # the judging images have their own copy
     method, labels = choice.text, method_labels.labels
-    label_texts = steps.label_texts_of(context, labels, images, prepared.concepts)
+    label_texts = steps.label_texts_of(context, method_labels.weighted, images, prepared.concepts)
     simulation = steps.evaluate_activations(context, images, label_texts, method, labels)
     steps.evaluate_contrast(context, images, label_texts, prepared.examples, method, labels)
     steps.evaluate_collisions(context, images, label_texts, prepared.examples, method, labels)
@@ -291,7 +291,7 @@ def _values(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Meth
     if inputs.hierarchy is not None:
         steps.evaluate_hierarchy(context, images, inputs.hierarchy, method, labels, simulation)
     if inputs.generator is not None:
-        steps.evaluate_generated(context, inputs.generator, method, labels)
+        steps.evaluate_generated(context, inputs.generator, method, method_labels.weighted)
     return context.value_table.take()
 
 

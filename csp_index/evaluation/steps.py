@@ -31,7 +31,9 @@ from csp_index.evaluation.label_images import (
     generated_activations,
     sample_rows,
 )
+from csp_index.evaluation.label_sums import LabelSums
 from csp_index.evaluation.metadata_concepts import ConceptTable, concept_presence
+from csp_index.evaluation.metrics.calibration import TextCalibration
 from csp_index.evaluation.metrics.collisions import label_bits, label_shared
 from csp_index.evaluation.metrics.detection import DETECTION, cosy_auc, cosy_mad, dma
 from csp_index.evaluation.metrics.structure import (
@@ -47,16 +49,17 @@ from csp_index.evaluation.split import thinned
 from csp_index.evaluation.value_table import ValueTable
 from csp_index.labelling.candidates import Candidates, CandidateTexts, TextSpace, plain_candidates, template_key
 from csp_index.labelling.evidence import bags, even
+from csp_index.labelling.presence import PresenceSigmoids
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.index_models import Models
 from csp_index.models.networks import LoadedNetwork
 from csp_index.models.prompt_templates import templates
-from csp_index.records import DerivedKind, ExampleOptions, Progress
+from csp_index.records import DerivedKind, ExampleOptions, Progress, WeightedLabel
 from csp_index.store import catalog, schema, streams
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
 
-Labels = list[str | None]  # the label of every neuron, by one method
+Labels = list[str | None]  # the label of every neuron, by one method, as it is written
 _CORRELATED = 2**26  # activations in memory at once to find neurons that fire alike
 _RELATIVES = 12  # broader and narrower words per label, at most
 
@@ -122,16 +125,20 @@ def concepts_in(context: EvaluationContext, images: int, more: Sequence[str] = (
 
 
 def label_texts_of(
-    context: EvaluationContext, labels: Labels, images: JudgingImages, concepts: ConceptTable | None
+    context: EvaluationContext,
+    labels: Sequence[WeightedLabel | None],
+    images: JudgingImages,
+    concepts: ConceptTable | None,
 ) -> LabelTexts:
     """Return the labels to evaluate as the judging encoder embeds them, and the images whose metadata shows them."""
     # Without any label, the first candidate keeps the tensors from being empty.
-    texts = tuple(sorted({text for text in labels if text is not None})) or context.candidates.texts[:1]
+    texts = tuple(sorted({term.text for label in labels if label for term in label.terms}))
+    texts = texts or context.candidates.texts[:1]
     vectors = context.embed(images.source, texts)
-    if concepts is None:
-        return LabelTexts(texts, vectors)
-    presence, known = concepts.presence(texts, images.judging.nonzero()[:, 0].numpy())
-    return LabelTexts(texts, vectors, presence, known)
+    cosines = vectors @ images.fit_embeddings.T
+    calibrated = PresenceSigmoids.fit(cosines), TextCalibration.fit(cosines)
+    shown = (None, None) if concepts is None else concepts.presence(texts, images.judging.nonzero()[:, 0].numpy())
+    return LabelTexts(vectors, LabelSums.of(labels, texts), *calibrated, *shown)
 
 
 def evaluate_activations(
@@ -139,7 +146,7 @@ def evaluate_activations(
 ) -> torch.Tensor:
     """Add simulation, detection and the reach of labels; return the simulation correlations [M]."""
     unknown = "the label is not a value of the metadata" if label_texts.presence is not None else None
-    values_of = activation_metrics(images, label_texts, labels, context.progress)
+    values_of = activation_metrics(images, label_texts, context.progress)
     for metric, values in values_of.items():
         context.value_table.add(method, metric, values, labels, unknown if metric in DETECTION else None)
     context.value_table.add(method, "label-neurons", label_sharing(labels), labels)
@@ -155,7 +162,7 @@ def evaluate_contrast(
     labels: Labels,
 ) -> None:
     """Add how well labels separate activating from contrastive judging images."""
-    context.value_table.add(method, "discriminative", discrimination(images, label_texts, labels, examples), labels)
+    context.value_table.add(method, "discriminative", discrimination(images, label_texts, examples), labels)
 
 
 def evaluate_collisions(
@@ -167,7 +174,7 @@ def evaluate_collisions(
     labels: Labels,
 ) -> None:
     """Add whether neurons share their labels, and whether a label tells its neuron from those."""
-    values = neurons_told_apart(images, label_texts, labels, examples)
+    values = neurons_told_apart(images, label_texts, examples)
     context.value_table.add(method, "label-discrimination", values, labels)
     context.value_table.add(method, "label-shared", label_shared(labels), labels)
     context.value_table.add(method, "label-bits", label_bits(labels), labels)
@@ -243,7 +250,7 @@ def evaluate_consistency(
     count = max(64, _CORRELATED // len(context.selection.neurons))
     mask = thinned(images.judging, count, context.options.seed)
     activations = torch.cat(list(pool_tiles(context.store, images.target, images.neurons, mask)), 1)
-    result = consistency(activations, label_texts.vectors[label_texts.rows(labels).clamp(min=0)], labels)
+    result = consistency(activations, label_texts.sums.directions(label_texts.vectors), labels)
     context.value_table.add(method, "consistency", result.same_label, labels)
     context.value_table.add(method, "consistency-text", result.text_cosine, labels)
 
@@ -267,19 +274,27 @@ def evaluate_separability(context: EvaluationContext, images: JudgingImages) -> 
         context.value_table.add("", metric, values)
 
 
-def evaluate_generated(context: EvaluationContext, generator: ImageGenerator, method: str, labels: Labels) -> None:
-    """Add CoSy's metrics: activations on images generated from the labels, against control images."""
+def evaluate_generated(
+    context: EvaluationContext, generator: ImageGenerator, method: str, weighted: Sequence[WeightedLabel | None]
+) -> None:
+    """Add CoSy's metrics: activations on images generated from the labels, against control images.
+
+    A weighted sum of texts is nothing that a generator can draw.
+    """
+    labels = [label.text if label else None for label in weighted]
+    drawn = [None if label is None or label.is_sum else label.text for label in weighted]
     options, target = context.options, context.selection.target
     network = context.tools.network(target)
     settings = GenerationSettings(options.generated, options.seed, options.prompt)
     neurons = context.selection.neurons
-    pairs = [(int(neuron), text) for neuron, text in zip(neurons, labels, strict=True) if text is not None]
+    pairs = [(int(neuron), text) for neuron, text in zip(neurons, drawn, strict=True) if text is not None]
     generated = generated_activations(network, target.key.layer, generator, pairs, settings, context.progress)
     control = _controls(context, network)
     maximum = torch.from_numpy(catalog.neuron_rows(context.store, target, neurons.tolist())["max"].to_numpy().copy())
     values = torch.full((len(labels), options.generated), torch.nan)
-    values[torch.tensor([text is not None for text in labels], dtype=torch.bool)] = generated.values
-    notes = [generated.failures.get(text or "", "") for text in labels]
+    values[torch.tensor([text is not None for text in drawn], dtype=torch.bool)] = generated.values
+    undrawn = "a weighted sum of texts is not drawn"
+    notes = [generated.failures.get(text, "") if text else undrawn for text in drawn]
     context.value_table.add(method, "cosy-auc", cosy_auc(values, control), labels, notes)
     context.value_table.add(method, "cosy-mad", cosy_mad(values, control), labels, notes)
     dma_notes = [note or "its maximal activation is not above 0" for note in notes]
