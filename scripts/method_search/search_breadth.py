@@ -242,9 +242,10 @@ def _filtered(sight: FullSight, ridge: float) -> Tensor:
 
 def likelihood(sight: FullSight, base: Tensor, table: Tensor) -> Tensor:
     """How much of y's entropy a logistic regression on one column of `table` explains, for leaders, in [0, 1]."""
+    step = max(1, len(table) // 3000)
 
     def rows(neuron: int, labels: Tensor) -> Tensor:
-        y, x = sight.response[neuron], table[:, labels]
+        y, x = sight.response[neuron, ::step], table[::step, labels]
         x = (x - x.mean(0)) / x.std(0).clamp(min=1e-9)
         rate = y.mean().clamp(1e-4, 1 - 1e-4)
         slope, bias = torch.ones(len(labels)), torch.full((len(labels),), float(torch.logit(rate)))

@@ -20,11 +20,11 @@ from search_candidates import BROAD, OWN, PUBLISHED
 from search_categories import WHAT, Graded, attribute_world, category_world
 from search_real import REAL_FAMILIES, REAL_VOCABULARIES, array_files, read_pictures
 from search_variants import Variant
-from search_worlds import FAMILIES, NEURONS, QUICK, Sizes, load_pool
+from search_worlds import FAMILIES, NEURONS, Sizes, load_pool
 
 #: Family, widest label and bias of the worlds of rounds one and two; family and bias of those with categories.
-ATTRIBUTES: Final = (("clip", 3, 0.9), ("clip-noisy", 2, 0.9), ("sum", 3, 0.9), ("sum-noisy", 2, 0.0))
-CATEGORIES: Final = (("clip", 0.5), ("sum", 0.0), ("sum", 0.5), ("sum-noisy", 0.5))
+ATTRIBUTES: Final = (("clip", 3, 0.9), ("clip-noisy", 2, 0.9), ("sum-noisy", 2, 0.0), ("sum", 3, 0.9))
+CATEGORIES: Final = (("clip", 0.5), ("sum-noisy", 0.5), ("sum", 0.5), ("sum", 0.0))
 PARTS: Final = ("attributes", "categories", "real")
 ALL: Final[Mapping[str, Variant]] = {**PUBLISHED, **OWN, **BROAD}
 #: Words of a cell that get a column of the table.
@@ -39,10 +39,9 @@ Grades: TypeAlias = dict[str, dict[Cell, list[float]]]
 
 
 def drawn_worlds(cache: Path, seeds: Iterable[int], sizes: Sizes) -> Iterator[Graded]:
-    """Yield the drawn worlds of these seeds."""
-    some = slice(None, None, 2 if sizes == QUICK else 1)
+    """Yield the drawn worlds of these seeds; each seed has half of the settings, even and odd ones in turn."""
     for seed in seeds:
-        pool, start = load_pool(cache, seed, sizes), time.monotonic()
+        pool, start, some = load_pool(cache, seed, sizes), time.monotonic(), slice(seed % 2, None, 2)
         for family, widest, bias in ATTRIBUTES[some]:
             yield attribute_world(pool, seed, bias, family, widest)
         for family, bias in CATEGORIES[some]:
@@ -82,12 +81,14 @@ def worst_tenth(cells: Mapping[Cell, Sequence[float]], part: str | None = None) 
 
 
 def overall(cells: Mapping[Cell, Sequence[float]]) -> float:
-    """Return what the rule maximizes: half the mean over real cells and half that over drawn ones."""
-    drawn = [part for part in (means(cells, "attributes"), means(cells, "categories")) if part]
-    halves = [float(np.mean([np.mean(part) for part in drawn]))] if drawn else []
-    if real := means(cells, "real"):
-        halves.append(float(np.mean(real)))
-    return float(np.mean(halves))
+    """Return what the rule maximizes: half the mean of the two drawn parts, half that of the two real families."""
+    real = {cell: values for cell, values in cells.items() if cell[0] == "real"}
+    halves = [
+        [means(cells, part) for part in PARTS[:2]],
+        [means({c: v for c, v in real.items() if c[1] == family}) for family in REAL_FAMILIES],
+    ]
+    present = [[float(np.mean(part)) for part in half if part] for half in halves]
+    return float(np.mean([np.mean(half) for half in present if half]))
 
 
 def choose(grades: Grades) -> str:
@@ -167,7 +168,7 @@ def of_pictures(out: Path, folder: Path | None, variants: Mapping[str, Variant])
     """Return the grades of real pictures; each array file's are kept in `out`."""
     files = [] if folder is None else array_files(folder)
     return merged(
-        kept(out / f"grades-real-{file.stem}.json", variants, lambda file=file: [read_pictures(file)]) for file in files
+        kept(out / f"grades-real-{file.stem}.json", variants, lambda file=file: read_pictures(file)) for file in files
     )
 
 

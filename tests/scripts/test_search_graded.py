@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from checkout import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts" / "method_search"))
@@ -33,23 +32,33 @@ def test_the_rule_refuses_a_candidate_with_bad_cells() -> None:
 
 
 def test_real_arrays_become_worlds(tmp_path: Path) -> None:
-    rng, overlap = torch.Generator().manual_seed(0), torch.eye(3, 5).numpy()
+    rng = np.random.default_rng(0)
+    emoji, fired = np.eye(4, dtype=bool), np.zeros((60, 3), dtype=np.float32)
+    fired[:20] = 1
+    truth = np.zeros((3, 4, 8), dtype=bool)
+    truth[0, 0] = truth[1, 1:3] = truth[2, 3, 0] = True  # a word, two of them, and less than half of one
+    layers = {}
+    for layer in ("net", "planted"):
+        layers |= {f"activations_{layer}": fired, f"truth_{layer}": truth, f"kind_{layer}": np.array(["keyword"] * 3)}
     np.savez(
-        tmp_path / "a.npz",
-        vectors=torch.randn(60, 8, generator=rng).numpy(),
-        texts=torch.randn(5, 8, generator=rng).numpy(),
-        activations=torch.rand(3, 60, generator=rng).numpy(),
-        overlap=overlap,
-        scale=7.0,
-        family="real-net",
-        vocabulary="150",
-        bias="unbiased",
-        what=np.array(["keyword"] * 3),
+        tmp_path / "seed0-biased.npz",
+        embeddings=rng.normal(size=(60, 8)).astype(np.float32),
+        text_embeddings=rng.normal(size=(4, 8)).astype(np.float32),
+        logit_scale=np.float32(7.0),
+        text_emoji=emoji,
+        text_background=np.ones((4, 8), dtype=bool),
+        in_words=np.array([True, True, False, True]),
+        in_keywords=np.ones(4, dtype=bool),
+        in_full=np.ones(4, dtype=bool),
+        good_net=np.array([True, False, True]),
+        **layers,
     )
-    graded = search_real.read_pictures(search_real.array_files(tmp_path)[0])
-    assert graded.world.truth.tolist() == [0, 1, 2]
-    assert graded.cells[0] == ("real", "real-net", "150", "real-net", "unbiased", "keyword")
-    with pytest.raises(FileNotFoundError, match=r"no \.npz"):
+    words, keywords, full = search_real.read_pictures(search_real.array_files(tmp_path)[0])
+    assert words.cells[0] == ("real", "real-net", "words", "real-net", "biased", "keyword")
+    assert [cell[1] for cell in words.cells] == ["real-net", "real-planted", "real-planted"]
+    assert words.agreement.tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 0]] and words.world.texts.shape == (3, 8)
+    assert keywords.agreement[2].tolist() == [0, 1, 1, 0] and len(full.cells) == 3
+    with pytest.raises(FileNotFoundError, match="no seed"):
         search_real.array_files(tmp_path / "none")
 
 
