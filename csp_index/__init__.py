@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from csp_index.models.image_generators import ImageGenerator
     from csp_index.models.index_models import NetworkSource
     from csp_index.models.objects import Encoder, Network
+    from csp_index.models.redrawn import redrawn
     from csp_index.models.variant_generators import Original, Variant, VariantGenerator
     from csp_index.proposers.proposer import Answer, Proposer, Question
     from csp_index.query.results import Labels, SqlResult
@@ -98,6 +99,7 @@ __all__ = [
     "__version__",
     "doctor",
     "open_index",
+    "redrawn",
 ]
 
 _HOMES = {
@@ -125,6 +127,7 @@ _HOMES = {
     ),
     "csp_index.models.index_models": ("NetworkSource",),
     "csp_index.models.objects": ("Encoder", "Network"),
+    "csp_index.models.redrawn": ("redrawn",),
     "csp_index.query.results": ("Labels", "SqlResult"),
 }
 

@@ -55,7 +55,8 @@ _OPTIONS = (
         "--weights",
         multiple=True,
         metavar="FILE[::PART]",
-        help="Weight file of the network (.safetensors or a checkpoint); PART chooses among several, such as teacher.",
+        help="Weight file of the network (.safetensors or a checkpoint); PART chooses among several, such as teacher. "
+        "redrawn:SEED[:FILE] draws each weight tensor again (centered: around 0): a network that has learned nothing.",
     ),
     click.option("--name", "names", multiple=True, help="Name of the network in addresses MODEL/LAYER/INDEX."),
     click.option(

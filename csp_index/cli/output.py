@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from csp_index.records import Progress as Report
 
 _EVERY = 10.0  # seconds between plain lines
+_INFORMING = ("csp_index.images", "csp_index.models.redrawn")
 
 
 def say(*cells: str, err: bool = False) -> None:
@@ -43,18 +44,20 @@ class _Plain(logging.Handler):
 
 @contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Print the warnings of all libraries in one line each: `Warning: ...`, and what reading images informs about."""
-    handler, images = _Plain(logging.INFO), logging.getLogger("csp_index.images")
-    handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith(images.name))
-    before = images.level
-    images.setLevel(logging.INFO)
+    """Print the warnings of all libraries in one line each: `Warning: ...`, and what `_INFORMING` inform about."""
+    handler, informing = _Plain(logging.INFO), [logging.getLogger(name) for name in _INFORMING]
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith(_INFORMING))
+    before = [logger.level for logger in informing]
+    for logger in informing:
+        logger.setLevel(logging.INFO)
     # At the root: open_clip calls logging.info, which gives a root without handlers one that prints `WARNING:name:...`.
     logging.getLogger().addHandler(handler)
     try:
         yield
     finally:
         logging.getLogger().removeHandler(handler)
-        images.setLevel(before)
+        for logger, level in zip(informing, before, strict=True):
+            logger.setLevel(level)
 
 
 class _Pace:

@@ -31,9 +31,16 @@ from csp_index.models.layers.trial import Trial, try_out
 from csp_index.models.pooling import Pool, as_maps, axes_in, choose_exact, neurons_of, pool_at, pooled
 from csp_index.models.sparse_autoencoders import SparseAutoencoder, settled
 from csp_index.models.specs import check_pool, network_spec
-from csp_index.models.weights import batch_size_for, hash_weights, near_matches, put, resolve_device, undo_channels_last
+from csp_index.models.weights import (
+    batch_size_for,
+    hash_weights,
+    lasting_weights,
+    near_matches,
+    put,
+    resolve_device,
+    undo_channels_last,
+)
 from csp_index.models.zoo import default_name, load_module
-from csp_index.regular_files import user_path
 
 _log = logging.getLogger(__name__)
 
@@ -70,15 +77,15 @@ def load_network(
 ) -> LoadedNetwork:
     """Return the network that ``spec`` names, in evaluation mode, ready to give the activations of ``layers``.
 
-    ``weights`` is a file that replaces the network's own weights. ``pool`` applies to all layers, or is the exact pool
-    of each; by default each gets the usual one for its shape. ``axis`` has the neurons, counted from 1 in the output of
-    one image, where the layers do not say it themselves. ``name`` is the first part of a neuron's address; by default
-    it comes from ``spec``. Raises ModelError, with near matches for an unknown network or layer; for a network that is
-    no function of its image, unless ``allow_random``; and for layers that depend on weights which the checkpoint lacks,
-    unless ``allow_missing``.
+    ``weights`` is a file that replaces the network's own weights, or redraws them (``redrawn.py``). ``pool``
+    applies to all layers, or is the exact pool of each; by default each gets the usual one for its shape. ``axis``
+    has the neurons, counted from 1 in the output of one image, where the layers do not say it themselves. ``name``
+    is the first part of a neuron's address; by default it comes from ``spec``. Raises ModelError, with near matches
+    for an unknown network or layer; for a network that is no function of its image, unless ``allow_random``; and
+    for layers that depend on weights which the checkpoint lacks, unless ``allow_missing``.
     """
     spec = network_spec(spec)
-    selected = default_name(spec) if name is None else name
+    selected = default_name(spec, weights) if name is None else name
     if not re.fullmatch(r"[^/\s]+", selected):
         raise ModelError(f"{selected!r} cannot name a network in model/layer/index: no slash, no space, not empty")
     if not layers:
@@ -94,7 +101,7 @@ def load_network(
         reading=reading,
         device=where,
     )
-    network.weights = None if weights is None else str(user_path(weights).resolve())
+    network.weights = None if weights is None else lasting_weights(str(weights))
     return network
 
 

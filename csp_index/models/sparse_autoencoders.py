@@ -168,8 +168,17 @@ class SparseAutoencoder(nn.Module):
             settings["norm"] = self._norm
         if self._cap is not None:
             settings["cap"] = self._cap
+        self._settings = settings
         #: What the features depend on besides the network: the hash of the weights, and the options.
-        self.identity = json.dumps({"weights": hash_weights(self), **settings}, sort_keys=True)
+        self.identity = self._identity()
+
+    def weights_changed(self, how: str) -> None:
+        """Identify the autoencoder by the weights that it has now; `how` says what was done to them."""
+        self._settings = {**self._settings, "redrawn": how}
+        self.identity = self._identity()
+
+    def _identity(self) -> str:
+        return json.dumps({"weights": hash_weights(self), **self._settings}, sort_keys=True)
 
     def listen(self, module: nn.Module, inputs: object, output: object) -> None:
         """Read the layer's output; a forward hook."""

@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from csp_index.errors import ModelError
@@ -19,6 +20,8 @@ ENCODER_LIBRARIES = ("open_clip", "transformers", "python")
 POOLS = ("mean", "max", "mean-last", "max-last", "cls", "token-mean", "token-max", "none")
 BY_AXES = re.compile(r"(mean|max)@([1-9](?:,[1-9])*)")
 CHOICE = "::"  # between a weight file and the part of it to read
+MOST_SEED = 2**32 - 1  # of redrawn weights
+_REDRAWN = ("redrawn:", "centered:")  # before a seed, and perhaps a weight file after it
 
 _OBJECT = "object"
 
@@ -110,8 +113,50 @@ def split_choice(weights: str) -> tuple[str, str]:
     return file, part
 
 
+@dataclass(frozen=True, slots=True)
+class Redrawing:
+    """How weights are redrawn: the seed, and whether tensors of several axes are drawn around 0."""
+
+    seed: int
+    centered: bool = False
+
+    @property
+    def mark(self) -> str:
+        """What the name of a network gets.
+
+        >>> Redrawing(1).mark
+        '~redrawn-1'
+        """
+        return f"~{self}".replace(":", "-")
+
+    def __str__(self) -> str:
+        return f"{_REDRAWN[self.centered]}{self.seed}"
+
+
+def split_redrawn(weights: str) -> tuple[Redrawing | None, str]:
+    """Return how weights are to be redrawn, None if they are not, and the weight file; it may be empty.
+
+    Raises ModelError for a seed that is none.
+
+    >>> split_redrawn("redrawn:7:run.ckpt::teacher"), split_redrawn("run.ckpt")
+    ((Redrawing(seed=7, centered=False), 'run.ckpt::teacher'), (None, 'run.ckpt'))
+    """
+    start = next((start for start in _REDRAWN if weights.startswith(start)), None)
+    if start is None:
+        return None, weights
+    seed, colon, file = weights.removeprefix(start).partition(":")
+    if not (seed.isascii() and seed.isdigit()) or len(seed) > 10 or int(seed) > MOST_SEED or (colon and not file):
+        raise ModelError(
+            f"weights {weights!r} cannot be read: write {start}SEED, with a seed from 0 to {MOST_SEED}, or "
+            f"{start}SEED:FILE for those of a file"
+        )
+    return Redrawing(int(seed), start == _REDRAWN[True]), file
+
+
 def check_weights(weights: str | None) -> None:
     """Refuse a weight file that is not there."""
+    redrawing, file = (None, "") if weights is None else split_redrawn(weights)
+    weights = (file or None) if redrawing else weights
     if weights is not None and not split_choice(weights)[0].strip():
         raise ModelError("the name of the weight file is empty: write --weights FILE")
     if weights is not None and not os.path.exists(user_path(split_choice(weights)[0])):

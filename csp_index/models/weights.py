@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from csp_index.errors import CspIndexError, ModelError, SettingError, one_line
+from csp_index.models.specs import split_redrawn
 from csp_index.regular_files import check_file, open_file, read_text, user_path
 
 OBJECT = "object"
@@ -254,6 +255,17 @@ def lasting(spec: str) -> str:
     library, colon, name = spec.partition(":")
     path = user_path(name)
     return f"{library}:{path.resolve()}" if colon and "/" in name and os.path.isdir(path) else spec
+
+
+def lasting_weights(weights: str) -> str:
+    """Return what replaces a network's weights with its file's path made absolute.
+
+    >>> lasting_weights("redrawn:1"), lasting_weights("redrawn:1:/net.pt"), lasting_weights("/net.pt")
+    ('redrawn:1', 'redrawn:1:/net.pt', '/net.pt')
+    """
+    redrawing, file = split_redrawn(weights)
+    path = str(user_path(file).resolve()) if file else ""
+    return path if redrawing is None else f"{redrawing}{':' if path else ''}{path}"
 
 
 def objects_are_missing(kinds: Mapping[str, str]) -> str:

@@ -22,9 +22,10 @@ from csp_index.models.checkpoints import load_weights
 from csp_index.models.layers.inputs import Prepared, cast
 from csp_index.models.layers.loaded import Loaded, Wish, check_kind, loaded_module, seeded
 from csp_index.models.plugins import call_factory, load_plugins
+from csp_index.models.redrawn import redrawn_network
 from csp_index.models.remote_code import cannot_load
 from csp_index.models.sparse_autoencoders import attach, split_spec
-from csp_index.models.specs import network_spec
+from csp_index.models.specs import network_spec, split_redrawn
 from csp_index.models.trunks import load_open_clip, load_transformers
 from csp_index.models.weights import OBJECT, local_directory, near_matches, objects_are_missing, stable_repr
 
@@ -42,14 +43,16 @@ def load_module(
 ) -> Loaded:
     """Return the network that ``spec`` names, with a file's weights in place of its own if one is given.
 
-    ``layers`` are those to be read: a part beside the trunk, such as a classifier's head, is loaded if they name it.
-    With ``names_only`` nothing is downloaded but settings, and weights that are not here are random. Raises ModelError,
-    with near matches for an unknown name and for a path that does not exist.
+    ``weights`` may also be ``redrawn:SEED`` or ``redrawn:SEED:FILE`` (``redrawn.py``). ``layers`` are those to be
+    read: a part beside the trunk, such as a classifier's head, is loaded if they name it. With ``names_only``
+    nothing is downloaded but settings, and weights that are not here are random. Raises ModelError, with near
+    matches for an unknown name and for a path that does not exist.
     """
     load_plugins()
     base, added = split_spec(spec)
     load, name = _library(base)
-    wish = Wish(weights is None and not names_only, tuple(layers), names_only)
+    redrawing, file = (None, "") if weights is None else split_redrawn(str(weights))
+    wish = Wish(not file and not names_only, tuple(layers), names_only)
     try:
         loaded = load(name, wish)
     except ModelError:
@@ -57,22 +60,31 @@ def load_module(
     except Exception as exc:  # the libraries raise whatever their parts raise: hub, JSON, torch
         raise cannot_load(f"the network {spec}", exc) from exc
     check_kind(loaded.module, spec)
-    if weights is not None:
-        missing = load_weights(loaded.module, weights, allow_missing=allow_missing)
+    if file:
+        missing = load_weights(loaded.module, file, allow_missing=allow_missing)
         loaded = replace(loaded, missing=tuple(map(loaded.layer_name, missing)))
-    if not added:
-        return loaded
-    token = loaded.has_class_token
-    read = attach(loaded.module, added, prefix_tokens=loaded.prefix_tokens, has_class_token=token)
-    return replace(loaded, attached=read)
+    if added:
+        token = loaded.has_class_token
+        read = attach(loaded.module, added, prefix_tokens=loaded.prefix_tokens, has_class_token=token)
+        loaded = replace(loaded, attached=read)
+    return loaded if redrawing is None else redrawn_network(loaded, redrawing, spec)
 
 
-def default_name(spec: str) -> str:
-    """Return the name a network gets from its spec. Raises ModelError for a spec without library.
+def default_name(spec: str, weights: str | Path | None = None) -> str:
+    """Return the name a network gets from its spec, which says if its weights are redrawn.
+
+    Raises ModelError for a spec without library.
 
     >>> [default_name(spec) for spec in ("torchvision:resnet50/IMAGENET1K_V2", "timm:vit/none", "python:a.b:net")]
     ['resnet50', 'vit', 'net']
+    >>> default_name("timm:vit", "redrawn:1")
+    'vit~redrawn-1'
     """
+    redrawing, _ = (None, "") if weights is None else split_redrawn(str(weights))
+    return _short_name(spec) + ("" if redrawing is None else redrawing.mark)
+
+
+def _short_name(spec: str) -> str:
     base, _ = split_spec(spec)
     _library(base)
     library, _, name = base.partition(":")
