@@ -167,6 +167,15 @@ class WeightedLabel:
         return written
 
 
+def stability(share: float) -> str:
+    """Return in words how stable a label is: the one place where people read of a label's `confidence`.
+
+    >>> stability(0.606)
+    'stable in 61 of 100 resamples'
+    """
+    return f"stable in {round(100 * share)} of 100 resamples"
+
+
 @dataclass(frozen=True, slots=True)
 class Label:
     """What one method says of one neuron: its best candidates and the evidence they rest on.
@@ -191,7 +200,7 @@ class Label:
 
     @property
     def confidence(self) -> float | None:
-        """The share of the resamples in which the best label comes first, in [0, 1], or None."""
+        """How stable the label is: the share of the resamples in which it comes first, in [0, 1], or None."""
         return self.labels[0].share if self.labels else None
 
     @property
@@ -202,7 +211,7 @@ class Label:
         if self.confidence is None:
             return "uncertain: resampling its images says nothing"
         rivals = ", ".join(f"{rival.text} {rival.share:.2f}" for rival in self.rivals)
-        return f"uncertain: confidence {self.confidence:.2f}" + (f", rivals {rivals}" if rivals else "")
+        return f"uncertain: {stability(self.confidence)}" + (f", rivals {rivals}" if rivals else "")
 
     @property
     def text(self) -> str | None:
@@ -300,7 +309,7 @@ class ScoringOptions:
     prior_weight: float | None = None  # their lambda; by default the method's own: clip-dissect 1, wpmi 0.6
     renormalise_text: bool = True  # False: the mean over templates keeps its length, and the score is a dot product
     subtract_empty: bool = False  # semanticlens: subtract the embedding of the empty template
-    bootstrap: int = 100  # resamples of the activating images behind a label's confidence; 0 leaves it out
+    bootstrap: int = 100  # resamples of the activating images that say how stable a label is; 0 leaves them out
     seed: int = 0  # of random-label and of the resamples
 
     def __post_init__(self) -> None:

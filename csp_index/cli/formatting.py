@@ -12,6 +12,7 @@ from rich.text import Text
 from csp_index.cli.output import say
 from csp_index.labelling.methods import RECOMMENDED
 from csp_index.printable import megabytes, printable
+from csp_index.records import stability
 
 if TYPE_CHECKING:
     from csp_index.contrast.vector_index import EncoderOptimized, OptimizeSummary, Recall
@@ -30,7 +31,7 @@ def say_neuron(view: NeuronView) -> None:
     if label.note:
         say(f"  {label.note}")
     if label.doubt or label.confidence is not None:
-        say(f"  {label.doubt or f'confidence {label.confidence:.2f}'}")
+        say(f"  {label.doubt or stability(label.confidence or 0.0)}")
     for score in label.labels[1:]:
         say(f"  rival: {score.text} ({score.score:.3f})")
     say(

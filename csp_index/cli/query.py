@@ -101,7 +101,9 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 )
 @click.option("--prior-weight", type=float, help="clip-dissect, wpmi: lambda (1; wpmi 0.6).")
 @click.option("--logit-scale", type=float, help="The encoder's multiplier of the cosine, where none is known.")
-@click.option("--bootstrap", type=whole("bootstrap"), help="Resamples behind a label's confidence, 0 for none (100).")
+@click.option(
+    "--bootstrap", type=whole("bootstrap"), help="Resamples that say how stable a label is, 0 for none (100)."
+)
 @click.option("--seed", type=whole("seed"), help="Seed of random contrast, random labels and resamples (0).")
 @click.option("--top", type=whole("top"), default=5, show_default=True, help="Candidates per neuron.")
 @_ENCODER

@@ -249,7 +249,7 @@ def test_confidence_is_kept_with_the_label_and_told_in_sql(tmp_path):
         assert [r.share for r in label.rivals] == sorted((r.share for r in label.rivals), reverse=True)
         assert label.text not in [rival.text for rival in label.rivals]
         assert label.confidence + sum(rival.share for rival in label.rivals) <= 1 + 1e-6
-        assert label.doubt.startswith("uncertain: confidence") == label.uncertain
+        assert label.doubt.startswith("uncertain: stable in") == label.uncertain
     assert any(label.uncertain and label.rivals for label in labels)
     sums = index.sql("SELECT neuron, sum(confidence) AS total FROM labels WHERE rank >= 0 GROUP BY neuron").rows()
     assert [row["total"] for row in sums] == pytest.approx([1.0] * 7)

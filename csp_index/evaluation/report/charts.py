@@ -151,7 +151,7 @@ def calibration_chart(calibration: Sequence[Mapping[str, Any]]) -> Figure:
             marker = _MARKERS[number % len(_MARKERS)]
             axis.scatter(x, [row["share"] for row in rows], sizes, color=shade, marker=marker, label=_short(name))
         axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-        axis.set_xlabel("stated probability of the label")
+        axis.set_xlabel("share of resamples in which the label is stable")
         axis.set_ylabel("share of labels that are right")
         axis.spines[["top", "right"]].set_visible(False)
         if len(series) > 1:

@@ -223,7 +223,7 @@ class Page:
         return max(0, len(self._missing) - _MOST_NOTES)
 
     def calibration(self, rows: Rows | None) -> Markup | None:
-        """Return the chart of how often labels with a stated probability are right."""
+        """Return the chart of how often labels of a given stability are right."""
         return (
             self._chart(charts.calibration_chart(rows), "calibration", "share right by probability") if rows else None
         )

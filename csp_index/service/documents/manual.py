@@ -37,7 +37,6 @@ class Help:
 #: What the headings of the explorer's pages lead to.
 HELP: Final[Mapping[str, Help]] = {
     "comparison": Help("what is compared?", "explorer#side-by-side"),
-    "confidence": Help("what is confidence?", "methods#confidence"),
     "contrast": Help("what is contrast?", "contrast"),
     "facets": Help("what are facets?", "explorer#a-neurons-page"),
     "layers": Help("what is a layer?", "images-and-models#networks-layers-neurons"),
@@ -49,6 +48,7 @@ HELP: Final[Mapping[str, Help]] = {
     "runs": Help("what if a run was interrupted?", "operations#what-an-interruption-loses"),
     "search": Help("how does search work?", "explorer#search"),
     "shown": Help("which label is shown?", "methods#which-label-is-shown"),
+    "stability": Help("what is stable?", "methods#stability"),
     "sql": Help("which views are there?", "sql#views"),
 }
 

@@ -1,7 +1,7 @@
 """A page of the manual as HTML within the site's content policy: without HTML of its own, with links into the manual.
 
-Pages are written for a code host and refer to each other by file: `methods.md#confidence` becomes
-`/docs/methods#confidence`. A link to a file outside the manual loses its address and keeps its text.
+Pages are written for a code host and refer to each other by file: `methods.md#stability` becomes
+`/docs/methods#stability`. A link to a file outside the manual loses its address and keeps its text.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _ALIGNED: Final = re.compile(r"^.*\S {3,}\S", re.MULTILINE)  # a line of a table
 def manual_href(place: str) -> str:
     """Return the address of a place in the manual, PAGE or PAGE#ANCHOR.
 
-    >>> manual_href("methods#confidence"), manual_href("index")
-    ('/docs/methods#confidence', '/docs')
+    >>> manual_href("methods#stability"), manual_href("index")
+    ('/docs/methods#stability', '/docs')
     """
     name, hash_, within = place.partition("#")
     return f"{'/docs' if name == manual.START else f'/docs/{name}'}{hash_}{within}"

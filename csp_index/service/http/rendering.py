@@ -22,12 +22,14 @@ from starlette.responses import HTMLResponse
 from csp_index import __version__
 from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.labelling.methods import METHODS, MethodInfo, default_method, method_names
+from csp_index.records import stability
 from csp_index.service.documents.manual import HELP
 from csp_index.service.http.manual_html import manual_href
 from csp_index.service.http.schemas import MOST_EXAMPLES
 from csp_index.service.live.queries import CANDIDATES, LETTERS
 
 DASH: Final = "\N{EN DASH}"
+STABLE: Final = "stable in"  # what `records.stability` begins with
 _PLACE: Final = resources.files("csp_index.service")
 _LIMITS: Final = {"most_examples": MOST_EXAMPLES, "most_candidates": CANDIDATES, "most_letters": LETTERS}
 _HEADINGS: Final = {
@@ -84,6 +86,26 @@ def share(value: float | None) -> str:
 def count(value: int | None) -> str:
     """Return a whole number with commas between thousands."""
     return DASH if value is None else f"{value:,}"
+
+
+def column_name(name: str) -> str:
+    """Return what people read for a column of numbers.
+
+    >>> column_name("firing_rate"), column_name("confidence")
+    ('firing rate', 'stability')
+    """
+    return "stability" if name == "confidence" else name.replace("_", " ")
+
+
+def stable_count(share: float | None) -> str:
+    """Return in how many resamples a label stays first, as `records.stability` says it without its first words.
+
+    >>> stable_count(0.61), stable_count(1.0)
+    ('61 of 100 resamples', '100 of 100 resamples')
+    """
+    if share is None or not math.isfinite(share):
+        return DASH
+    return stability(share).removeprefix(f"{STABLE} ")
 
 
 def moment(value: str | datetime | None) -> str:
@@ -181,6 +203,8 @@ def environment() -> jinja2.Environment:
         figure,
         share,
         count,
+        column_name,
+        stable_count,
         moment,
         took,
         plain,
@@ -227,6 +251,7 @@ class Renderer:
             _LIMITS,
             pictures=site.pictures,
             manual=HELP,
+            stable=STABLE,
             panel_methods=panel_methods(),
             default_method=lambda scale: site.preferred or default_method(scale),
             live_contrast=[name for name, info in CONTRAST_KINDS.items() if info.live],

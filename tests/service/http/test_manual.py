@@ -72,7 +72,7 @@ def test_the_pages_follow_each_other(client: TestClient) -> None:
 def test_a_page_lists_what_is_on_it(client: TestClient) -> None:
     text = client.get("/docs/methods").text
     contents = text[text.index("On this page") : text.index("</nav>", text.index("On this page"))]
-    assert '<a href="#confidence">Confidence</a>' in contents and '<h2 id="confidence">' in text
+    assert '<a href="#stability">Stability</a>' in contents and '<h2 id="stability">' in text
 
 
 def test_pictures_are_served_and_shown_with_their_size(client: TestClient) -> None:
@@ -124,7 +124,7 @@ def test_html_is_shown_and_comments_are_left_out(written: Any) -> None:
 @pytest.mark.parametrize(
     ("markdown", "html"),
     [
-        ("[x](methods.md#confidence)", '<a href="/docs/methods#confidence">x</a>'),
+        ("[x](methods.md#stability)", '<a href="/docs/methods#stability">x</a>'),
         ("[methods.md](methods.md)", '<a href="/docs/methods">Labeling methods</a>'),
         ("[x](index.md)", '<a href="/docs">x</a>'),
         ("[x](#here)", '<a href="#here">x</a>'),
