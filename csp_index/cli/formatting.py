@@ -32,6 +32,8 @@ def say_neuron(view: NeuronView) -> None:
         say(f"  {label.note}")
     if label.doubt or label.confidence is not None:
         say(f"  {label.doubt or stability(label.confidence or 0.0)}")
+    if len(label.prediction_set) > 1:
+        say(f"  among these in 90 % of the resamples: {', '.join(score.text for score in label.prediction_set)}")
     for score in label.labels[1:]:
         say(f"  rival: {score.text} ({score.score:.3f})")
     say(

@@ -12,6 +12,7 @@ from csp_index.contrast.context import ComputeContext, Derive
 from csp_index.contrast.examples import quality_of
 from csp_index.contrast.quality import ContrastQuality
 from csp_index.contrast.selection import Selection, draw_pool
+from csp_index.evaluation.metrics.prediction_sets import prediction_sets
 from csp_index.evaluation.metrics.structure import lead
 from csp_index.evaluation.options import MethodChoice
 from csp_index.evaluation.perturbed_copies import PERTURBATIONS, Copies, perturbed_copies, rescored
@@ -37,6 +38,7 @@ _HALVES = 1 << 40  # makes the draw of halves differ from that of splits with th
 class ChosenLabels:
     """One method's labels of M neurons, as indices of their best candidates among the texts.
 
+    `predicted` [M, L] are the members of each neuron's prediction set (-1 absent), empty where nothing was resampled.
     `ranked` [M, R] is best first, and -1 throughout for a neuron without a label. `scores` [M, C] are all scores, for
     the rank of the truth; `confidence` [M] is the share of resamples in which the label stays first (NaN where nothing
     was resampled). `quality` is that of the contrast, None where the method looks at none. `sums` [M] are the labels of
@@ -47,6 +49,7 @@ class ChosenLabels:
     ranked: torch.Tensor
     scores: torch.Tensor
     confidence: torch.Tensor
+    predicted: torch.Tensor
     quality: ContrastQuality | None = None
     sums: tuple[WeightedLabel | None, ...] | None = None
 
@@ -71,6 +74,16 @@ class ChosenLabels:
     def ranked_texts(self) -> list[list[str]]:
         """Return the best candidates of each neuron, best first."""
         return [[self.texts[column] for column in row if column >= 0] for row in self.ranked.tolist()]
+
+    @property
+    def set_size(self) -> torch.Tensor:
+        """The number of labels in each neuron's prediction set, [M]; NaN where nothing was resampled."""
+        size = (self.predicted >= 0).sum(1).float()
+        return size.masked_fill(size == 0, torch.nan)
+
+    def predicted_texts(self) -> list[list[str]]:
+        """Return the labels of each neuron's prediction set, those of higher score first."""
+        return [[self.texts[column] for column in row if column >= 0] for row in self.predicted.tolist()]
 
     def kept_by(self, scores: torch.Tensor, has_label: torch.Tensor) -> torch.Tensor:
         """Return 1 for neurons that keep their label under other scores [M, C], else 0; NaN for one without label.
@@ -108,13 +121,14 @@ class Chooser:
         """Return the labels that a method chooses."""
         neuron_scores = self.score(choice)
         has_label = label_mask(neuron_scores)
-        resampled = neuron_scores.confidence(neuron_scores.leaders(KEPT))
-        confidence = (
-            torch.full((len(has_label),), torch.nan) if resampled is None else resampled.share[:, 0].clamp(0, 1)
-        )
+        leaders = neuron_scores.leaders(KEPT)
+        resampled = neuron_scores.confidence(leaders)
+        share = torch.full(leaders.shape, torch.nan) if resampled is None else resampled.share.clamp(0, 1)
+        predicted = leaders.masked_fill(~prediction_sets(share) | ~has_label[:, None], -1)
         ranked = neuron_scores.leaders(_RANKED).masked_fill(~has_label[:, None], -1)
         quality = quality_of(neuron_scores.examples) if scoring.method(choice.method).info.needs_contrast else None
-        return ChosenLabels(self.candidates.texts, ranked, neuron_scores.scored.scores, confidence, quality)
+        scores = neuron_scores.scored.scores
+        return ChosenLabels(self.candidates.texts, ranked, scores, share[:, 0], predicted, quality)
 
 
 def others(chooser: Chooser, split: Split, rounds: int, progress: Progress) -> list[tuple[str, Chooser]]:

@@ -299,7 +299,11 @@ def _choose(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Meth
     """Choose a method's labels on the choosing images; add the metrics that follow from the choice alone."""
     context = prepared.context
     method_labels = prepared.chooser.choose(choice)
-    values_of = {"lead": method_labels.lead, "confidence": method_labels.confidence}
+    values_of = {
+        "lead": method_labels.lead,
+        "confidence": method_labels.confidence,
+        "prediction-set": method_labels.set_size,
+    }
     if method_labels.quality is not None:
         steps.evaluate_quality(context, choice.text, method_labels, method_labels.quality)
     if inputs.truth is not None:

@@ -188,6 +188,24 @@ def agreement(
     return Agreement(tuple(ranked), values, notes, relations)
 
 
+def set_agreement(truth: Truth, sets: Mapping[int, Sequence[str]]) -> tuple[torch.Tensor, list[str]]:
+    """Return 1 where a neuron's prediction set has an accepted text, else 0, [M], and the reasons for missing values.
+
+    NaN for a neuron without truth, and for one with an empty set, of which nothing was resampled.
+    """
+    values = torch.full((len(sets),), torch.nan)
+    notes = [""] * len(sets)
+    for row, (neuron, texts) in enumerate(sets.items()):
+        if neuron not in truth.accepted:
+            notes[row] = "no truth for this neuron"
+        elif not texts:
+            notes[row] = "it has no prediction set: resampling changes nothing"
+        else:
+            accepted = {normal_text(text) for text in truth.accepted[neuron]}
+            values[row] = float(any(normal_text(text) in accepted for text in texts))
+    return values, notes
+
+
 def _lines(text: str) -> list[tuple[str, str, str]]:
     """Return (neuron, label, kind) of class names, one per line."""
     return [(str(number), line, "") for number, line in enumerate(text.splitlines()) if line.strip()]

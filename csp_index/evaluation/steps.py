@@ -13,7 +13,7 @@ from csp_index.contrast.examples import Examples
 from csp_index.contrast.quality import ContrastQuality
 from csp_index.contrast.selection import Selection, pool_tiles
 from csp_index.evaluation.choose_labels import ChosenLabels
-from csp_index.evaluation.ground_truth import Truth, agreement
+from csp_index.evaluation.ground_truth import Truth, agreement, set_agreement
 from csp_index.evaluation.hierarchy import Hierarchy
 from csp_index.evaluation.judge_labels import (
     JudgingImages,
@@ -196,6 +196,9 @@ def evaluate_agreement(
     result = agreement(truth, ranked, method_labels.texts, method_labels.scores, embed, hierarchy, concepts)
     for metric, values in result.values.items():
         context.value_table.add(method, metric, values, method_labels.labels, result.notes[metric])
+    sets = dict(zip(context.selection.neurons.tolist(), method_labels.predicted_texts(), strict=True))
+    values, notes = set_agreement(truth, sets)
+    context.value_table.add(method, "agreement-set", values, method_labels.labels, notes)
 
 
 def evaluate_hierarchy(

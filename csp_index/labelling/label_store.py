@@ -19,7 +19,7 @@ from csp_index.labelling.confidence import Confidence
 from csp_index.labelling.label_rule import LabelRule, read_rule
 from csp_index.labelling.label_values import ExampleSummary, Ranking, label_notes, stored_pairs
 from csp_index.labelling.request import LabelRequest
-from csp_index.records import ExamplePair, Label, LabelScore, LabelState, rivals_of
+from csp_index.records import ExamplePair, Label, LabelScore, LabelState, prediction_set_of, rivals_of
 from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
 
@@ -212,6 +212,7 @@ def _from_rows(selection: Selection, label_rows: pa.Table, example_rows: pa.Tabl
             run_id,
             neuron in uncertain,
             rivals_of(scores[neuron]),
+            prediction_set_of(scores[neuron]),
         )
         for neuron, (run_id, method, state, note) in heads.items()
     }

@@ -17,7 +17,7 @@ from csp_index.contrast.selection import Selection
 from csp_index.labelling.confidence import Confidence
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.ties import Ties
-from csp_index.records import ExamplePair, Label, LabelScore, LabelState, rivals_of
+from csp_index.records import ExamplePair, Label, LabelScore, LabelState, prediction_set_of, rivals_of
 
 STORED_NEIGHBOURS = 5  # nearest contrastive images stored with each activating one, whatever the method looks at
 KEPT = 20  # candidates stored with each neuron, or more where more are requested
@@ -160,6 +160,7 @@ def labels_of(ranking: Ranking, summary: ExampleSummary, run_id: str = "") -> li
             run_id,
             bool(scores[row]) and uncertain[row],
             rivals_of(scores[row]),
+            prediction_set_of(scores[row]),
         )
         for row, neuron in enumerate(selection.neurons.tolist())
     ]

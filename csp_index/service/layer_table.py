@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from csp_index.errors import NotFoundError
 from csp_index.labelling.label_rule import read_rule
 from csp_index.query.neuron_view import ALWAYS, share_above_mean
-from csp_index.records import ExamplePair, Label, LabelScore, NeuronKey, rivals_of
+from csp_index.records import ExamplePair, Label, LabelScore, NeuronKey, prediction_set_of, rivals_of
 from csp_index.service.documents.shapes import NeuronRow
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo
@@ -89,6 +89,7 @@ class MethodLabels:
             self.runs[at],
             bool(self.uncertain[at] > 0),
             rivals_of(scores),
+            prediction_set_of(scores),
         )
 
 

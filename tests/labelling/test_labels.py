@@ -248,6 +248,8 @@ def test_confidence_is_kept_with_the_label_and_told_in_sql(tmp_path):
         assert label.labels[0].low <= label.labels[0].score <= label.labels[0].high
         assert [r.share for r in label.rivals] == sorted((r.share for r in label.rivals), reverse=True)
         assert label.text not in [rival.text for rival in label.rivals]
+        assert label.prediction_set[0].text == label.text or label.confidence < label.prediction_set[0].share
+        assert label.as_json()["prediction_set"][0]["share"] == label.prediction_set[0].share
         assert label.confidence + sum(rival.share for rival in label.rivals) <= 1 + 1e-6
         assert label.doubt.startswith("uncertain: stable in") == label.uncertain
     assert any(label.uncertain and label.rivals for label in labels)

@@ -178,6 +178,7 @@ _ROWS = (
     ),
     _share("agreement-exact", "agreement", "the label is an accepted text", needs=("truth",)),
     _share("agreement-top5", "agreement", "an accepted text is among the five best labels", needs=("truth",)),
+    _share("agreement-set", "agreement", "an accepted text is in the prediction set", needs=("truth",)),
     Metric(
         "agreement-rank",
         "agreement",
@@ -313,6 +314,14 @@ _ROWS = (
         "confidence",
         "robustness",
         "share of resamples of the activating images in which the label stays first",
+        undefined="resampling changes nothing: the neuron has one image, or the method looks at none",
+    ),
+    Metric(
+        "prediction-set",
+        "robustness",
+        "labels in the smallest set of which one stays first in 90 % of the resamples",
+        higher_is_better=False,
+        low=1.0,
         undefined="resampling changes nothing: the neuron has one image, or the method looks at none",
     ),
     _share(

@@ -84,6 +84,7 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
         **table.row(key.neuron, method),
         "labels": [_score_row(score) for score in label.labels] if label else [],
         "rivals": [_score_row(score) for score in label.rivals] if label else [],
+        "prediction_set": [_score_row(score) for score in label.prediction_set] if label else [],
         "doubt": label.doubt if label else "",
         "note": label.note if label else "",
         "class_name": class_names(snapshot.store, key.layer_key).get(key.neuron),

@@ -142,6 +142,7 @@ class ComparedNeuron(NeuronRow):
 
     labels: list[ScoreRow]
     rivals: list[ScoreRow]
+    prediction_set: list[ScoreRow]
     doubt: str
     note: str
     class_name: Annotated[str | None, Field(description="Of a classifier's output, as it came with the weights.")]
@@ -206,6 +207,7 @@ class LiveLabel(TypedDict):
     confidence: FiniteFloat | None
     uncertain: bool | None
     rivals: list[Rival]
+    prediction_set: list[Rival]
     pairs: list[PairRow]
     doubt: str
     threshold: FiniteFloat | None

@@ -37,6 +37,7 @@ def test_the_metrics_say_which_way_is_better():
         "label-images",
         "label-neurons",
         "label-shared",
+        "prediction-set",
         "contrast-duplicates",
         "contrast-poor",
     }
