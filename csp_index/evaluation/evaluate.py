@@ -279,6 +279,8 @@ def _values(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Meth
     if choice is None:
         steps.evaluate_neurons(context, prepared.examples)
         steps.evaluate_separability(context, images)
+        if context.options.perturb:
+            steps.evaluate_sensitivity(context, prepared.examples)
         return context.value_table.take()
     method_labels = _choose(prepared, inputs, choice)
     release(context.store)  # the judging images have their own copy

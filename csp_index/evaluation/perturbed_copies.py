@@ -1,4 +1,4 @@
-"""Perturbed copies of images: does a label survive noise, blur, compression and a darker exposure?
+"""Perturbed copies of images: do a label, and the neuron itself, survive noise, blur, compression, a darker exposure?
 
 Each copy runs through encoder and network, so both its embedding and its activations are its own.
 """
@@ -6,7 +6,7 @@ Each copy runs through encoder and network, so both its embedding and its activa
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, Literal
@@ -32,6 +32,7 @@ _NOISE = 10.0  # gray levels
 _BLUR = 1 / 64  # of the shorter side
 _QUALITY = 40  # of JPEG
 _EXPOSURE = 0.75  # of the brightness
+LOW_STRENGTH: Final = 0.5  # of these, in copies that show what the image shows beyond doubt
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +44,17 @@ class Copies:
     activations: torch.Tensor
 
 
-def perturb(image: Image.Image, kind: Perturbation, seed: int) -> Image.Image:
-    """Return a copy of an RGB image: noisy, blurred, compressed or darker."""
+def perturb(image: Image.Image, kind: Perturbation, seed: int, strength: float = 1.0) -> Image.Image:
+    """Return a copy of an RGB image: noisy, blurred, compressed or darker; at strength 0 it is hardly changed."""
     if kind == "noise":
-        noise = np.random.default_rng(seed).normal(0, _NOISE, (image.height, image.width, 3))
+        noise = np.random.default_rng(seed).normal(0, strength * _NOISE, (image.height, image.width, 3))
         return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
     if kind == "blur":
-        return image.filter(ImageFilter.GaussianBlur(_BLUR * min(image.size)))
+        return image.filter(ImageFilter.GaussianBlur(strength * _BLUR * min(image.size)))
     if kind == "dark":
-        return ImageEnhance.Brightness(image).enhance(_EXPOSURE)
+        return ImageEnhance.Brightness(image).enhance(1 - strength * (1 - _EXPOSURE))
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=_QUALITY)
+    image.save(buffer, "JPEG", quality=round(100 - strength * (100 - _QUALITY)))
     return Image.open(buffer, formats=["JPEG"]).convert("RGB")
 
 
@@ -70,28 +71,53 @@ def perturbed_copies(
 
     Raises SourceError for an image that can no longer be read.
     """
-    where = f"image_id IN ({','.join(map(str, ids.tolist()))})"
-    uris = store.read(schema.IMAGES, ["image_id", "uri"], where).sort_by("image_id")["uri"].to_pylist()
     vectors, values = [], []
     done = 0
-    for batch in _batches(store, uris, kind, ids.tolist(), encoder.batch_size):
+    for batch in _batches(store, ids, kind, 1.0, encoder.batch_size):
         vectors.append(encoder.embed_images(torch.stack([encoder.preprocess(image) for image in batch])).cpu())
         values.append(pick(network.activations(torch.stack([network.preprocess(image) for image in batch]))))
         done += len(batch)
-        progress(done, len(uris), f"images with {kind}")
+        progress(done, len(ids), f"images with {kind}")
     return Copies(ids, torch.cat(vectors), torch.cat(values))
 
 
+def copies_that_fire(
+    store: Store,
+    ids: torch.Tensor,
+    thresholds: torch.Tensor,
+    network: LoadedNetwork,
+    pick: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    progress: Progress,
+) -> torch.Tensor:
+    """Return the share of four copies at low strength of each image (sorted ids [I]) that fire each neuron, [I, M].
+
+    A neuron fires above its threshold [M]; `pick` takes the neurons' columns. Raises SourceError for an image that can
+    no longer be read.
+    """
+    shares = torch.zeros(len(ids), len(thresholds))
+    for kind in PERTURBATIONS:
+        done = 0
+        for batch in _batches(store, ids, kind, LOW_STRENGTH, network.batch_size):
+            values = pick(network.activations(torch.stack([network.preprocess(image) for image in batch])))
+            shares[done : done + len(batch)] += (values > thresholds) / len(PERTURBATIONS)
+            done += len(batch)
+            progress(done, len(ids), f"images with a little {kind}")
+    return shares
+
+
 def _batches(
-    store: Store, uris: Sequence[str], kind: Perturbation, ids: Sequence[int], size: int
+    store: Store, ids: torch.Tensor, kind: Perturbation, strength: float, size: int
 ) -> Iterator[list[Image.Image]]:
+    where = f"image_id IN ({','.join(map(str, ids.tolist()))})"
+    uris = store.read(schema.IMAGES, ["image_id", "uri"], where).sort_by("image_id")["uri"].to_pylist()
+
     def copies() -> Iterator[Image.Image]:
-        for number, item in zip(ids, read_originals(store, uris), strict=True):
+        for number, item in zip(ids.tolist(), read_originals(store, uris), strict=True):
             if isinstance(item, ImageFailure):
                 raise SourceError(
                     f"the image {item.uri} can no longer be read ({item.reason}): restore it, or leave perturbation out"
                 )
-            yield perturb(item.image, kind, number)
+            yield perturb(item.image, kind, number, strength)
 
     stream = copies()
     while batch := list(islice(stream, size)):

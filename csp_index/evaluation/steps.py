@@ -45,6 +45,7 @@ from csp_index.evaluation.metrics.structure import (
     redundancy,
 )
 from csp_index.evaluation.options import EvaluationOptions
+from csp_index.evaluation.perturbed_copies import copies_that_fire
 from csp_index.evaluation.split import thinned
 from csp_index.evaluation.value_table import ValueTable
 from csp_index.labelling.candidates import Candidates, CandidateTexts, TextSpace, plain_candidates, template_key
@@ -275,6 +276,27 @@ def evaluate_separability(context: EvaluationContext, images: JudgingImages) -> 
     """Add whether the judging encoder separates the neurons' activating images from silent ones."""
     for metric, values in neuron_metrics(images, context.progress).items():
         context.value_table.add("", metric, values)
+
+
+def evaluate_sensitivity(context: EvaluationContext, examples: Examples) -> None:
+    """Add whether copies of the activating images that show the same still fire the neuron."""
+    target, columns = context.selection.target, torch.from_numpy(context.selection.neurons)
+    ids = examples.activating[examples.activating >= 0].unique()
+    means = torch.from_numpy(context.selection.statistics(context.store)["mean"].to_numpy().copy()).float()
+    values = torch.full((len(columns),), torch.nan)
+    if len(ids):
+        shares = copies_that_fire(
+            context.store,
+            ids,
+            means.clamp(min=0),
+            context.tools.network(target),
+            lambda layers: layers[target.key.layer][:, columns],
+            context.progress,
+        )
+        rows = torch.searchsorted(ids, examples.activating.clamp(min=0))
+        present = examples.activating >= 0
+        values = (shares.T.gather(1, rows) * present).sum(1) / present.sum(1)
+    context.value_table.add("", "sensitivity", values)
 
 
 def evaluate_generated(

@@ -129,7 +129,7 @@ def test_perturbed_and_generated_images_and_a_hierarchy(folder, tmp_path):
     more = ["--perturb", "--generator", "python:fakes:painter", "--generated", 3, "--hierarchy", tmp_path / "h.csv"]
     found = json.loads(run(folder / "db", "--layer", LAYER, *METHODS, *more, "--seed", 3, "--json").stdout)
     metrics = {row["metric"] for row in found["summary"] if row["neurons"]}
-    assert {"stable-noise", "stable-jpeg", "stable-blur", "stable-dark", "cosy-auc", "depth"} <= metrics
+    assert {"stable-noise", "stable-jpeg", "stable-blur", "stable-dark", "cosy-auc", "depth", "sensitivity"} <= metrics
     assert {"hierarchy", "generation", "perturbed images"}.isdisjoint(found["skipped"])
 
 

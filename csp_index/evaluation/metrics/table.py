@@ -353,6 +353,13 @@ _ROWS = (
             ("dark", "are darker"),
         )
     ),
+    _share(
+        "sensitivity",
+        "robustness",
+        "share of slightly noisy, blurred, compressed and darker copies of the activating images that fire the neuron",
+        needs=("perturb",),
+        undefined="no activating judging image",
+    ),
     _share("contrast-partnered", "pairs", "share of the activating images that have a partner", undefined=_NO_PARTNER),
     _correlation(
         "contrast-similarity", "pairs", "mean cosine of the pairs, by the encoder that labels", undefined=_NO_PARTNER
@@ -395,7 +402,14 @@ HEADLINES: Final = (
 )
 
 #: The metrics of the neurons themselves that are shown first: no label enters.
-NEURON_HEADLINES: Final = ("separability", "separability-10", "separability-1", "monosemanticity", "clarity")
+NEURON_HEADLINES: Final = (
+    "separability",
+    "separability-10",
+    "separability-1",
+    "monosemanticity",
+    "clarity",
+    "sensitivity",
+)
 
 
 def family_of(metric: str) -> str:

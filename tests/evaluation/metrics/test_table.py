@@ -50,7 +50,7 @@ def test_what_a_metric_needs_is_an_option_of_an_evaluation():
 
 
 def test_every_perturbation_has_its_metric():
-    assert {f"stable-{kind}" for kind in PERTURBATIONS} == {
+    assert {f"stable-{kind}" for kind in PERTURBATIONS} | {"sensitivity"} == {
         name for name, metric in METRICS.items() if "perturb" in metric.needs
     }
 
