@@ -69,7 +69,7 @@ def train_clip(
     parts = nn.ModuleList((PictureTrunk(), nn.Linear(512, WIDTH, bias=False), TextTable(len(words.texts))))
     parts.load_state_dict(load_file(folder.parent / TABLE_FILE))
     trunk, projection, table = parts
-    clip_text.write_config(folder, words)
+    clip_text.write_config(folder, words, np.unique(pictures.caption).tolist())
     model, tokenizer = clip_text.build(folder, trunk, projection, table, seed)
     model.train()
     clip_text.fit_text_tower(model, tokenizer, table.vectors().detach(), words, seed, steps.text, say)
