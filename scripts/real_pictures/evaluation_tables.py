@@ -16,20 +16,24 @@ SHOWN: Final = (
     "simulation",
     "auprc",
     "f1",
+    "label-discrimination",
     "discriminative",
-    "separability",
-    "sensitivity",
 )
+#: Measures of the neurons themselves, whatever their label.
+OF_NEURONS: Final = ("separability", "monosemanticity", "clarity", "redundancy")
 
 
 def by_method(reports: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[dict[int, float]]]:
-    """Return the values of (method, metric) of each report, by neuron; labels that have no value are left out."""
+    """Return the values of (method, metric) of each report, by neuron; what has no value is left out.
+
+    The method of a measure of the neurons themselves is "".
+    """
     result: dict[tuple[str, str], list[dict[int, float]]] = {}
     for place, report in enumerate(reports):
         columns = report["values"]["columns"]
         neuron, method, metric, value = (columns.index(name) for name in ("neuron", "method", "metric", "value"))
         for row in report["values"]["rows"]:
-            if row[method] and row[metric] in SHOWN and row[value] is not None:
+            if row[metric] in (SHOWN if row[method] else OF_NEURONS) and row[value] is not None:
                 seeds = result.setdefault((row[method], row[metric]), [{} for _ in reports])
                 seeds[place][row[neuron]] = float(row[value])
     return result
@@ -38,7 +42,8 @@ def by_method(reports: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], lis
 def evaluation_table(reports: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a table of methods by metrics over some reports, one of each model seed."""
     values = by_method(reports)
-    methods = list(dict.fromkeys(method for method, _ in values))
+    methods = list(dict.fromkeys(method for method, _ in values if method))
+    own = {metric: estimate([list(seed.values()) for seed in values["", metric]]) for _, metric in _of_neurons(values)}
     metrics = [metric for metric in SHOWN if any((method, metric) in values for method in methods)]
     most = max((sum(len(seed) for seed in seeds) for seeds in values.values()), default=0)
     if most < LEAST_NEURONS:
@@ -49,7 +54,12 @@ def evaluation_table(reports: Sequence[Mapping[str, Any]]) -> list[str]:
             str(estimate([list(seed.values()) for seed in values.get((method, metric), [{}])])) for metric in metrics
         ]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return [*lines, ""]
+    said = "; ".join(f"{metric} {value}" for metric, value in own.items())
+    return [*lines, "", *([f"The neurons themselves: {said}.", ""] if said else [])]
+
+
+def _of_neurons(values: Mapping[tuple[str, str], object]) -> list[tuple[str, str]]:
+    return [("", metric) for metric in OF_NEURONS if ("", metric) in values]
 
 
 def evaluation_lines(out: Path, seeds: Sequence[int], conditions: Sequence[str], layers: Sequence[str]) -> list[str]:

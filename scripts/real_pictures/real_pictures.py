@@ -34,10 +34,12 @@ from picture_words import Words, words_of
 from planted import plant
 from stages import Stages, fingerprint
 
-STAGES: Final = ("models", "arrays", "probing", "product", "table")
+STAGES: Final = ("models", "arrays", "probing", "labels", "evaluation", "table")
 CONDITIONS: Final = ("unbiased", "biased", "held-unbiased", "held-biased")
 #: Views of each picture in a probing set: of artists that were trained on, and of the held-out one.
 VIEWS: Final = {"unbiased": 2, "biased": 2, "held-unbiased": 3, "held-biased": 3}
+#: Layers that the product evaluates, and with which vocabulary.
+EVALUATED_LAYERS: Final = (("net", "words"), ("planted", "keywords"), ("hidden", "keywords"))
 #: Conditions that become files and are labeled by the product.
 PRODUCT_CONDITIONS: Final = ("unbiased", "biased")
 
@@ -183,8 +185,10 @@ def write_probing(out: Path, material: Material, seed: int) -> None:
         say(f"seed {seed}, {name}: {len(one.concept)} files")
 
 
-def run_product(out: Path, material: Material, seed: int, condition: str, mark: str, stages: Stages) -> None:
-    """Index, import, label and evaluate one condition of a seed, each a stage of its own."""
+def run_product(
+    out: Path, material: Material, seed: int, condition: str, mark: str, stages: Stages, evaluate: bool
+) -> None:
+    """Index, import, label and perhaps evaluate one condition of a seed, each a stage of its own."""
     folder, name = out / f"seed{seed}", f"seed{seed}/{condition}"
     db, place = folder / f"{condition}.db", folder / condition
     planted = plant(material.words, material.emoji)
@@ -204,7 +208,7 @@ def run_product(out: Path, material: Material, seed: int, condition: str, mark: 
             fingerprint(mark, settings),
             lambda file=file, method=method: product.label_all(db, file, vocabularies, ("net", "planted"), method),
         )
-    for layer, vocabulary in (("net", "words"), ("planted", "keywords"), ("hidden", "keywords")):
+    for layer, vocabulary in EVALUATED_LAYERS if evaluate else ():
         truth = place / f"truth-{layer}.csv" if layer in accepted else None
         if truth and not len(judged[layer]):
             say(f"{name}: no good neuron in {layer}, nothing to evaluate")
@@ -240,9 +244,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 stages.run(f"seed{seed}/arrays", mark, lambda seed=seed: write_arrays(out, material, seed))
             if last >= STAGES.index("probing"):
                 stages.run(f"seed{seed}/probing", mark, lambda seed=seed: write_probing(out, material, seed))
-            if last >= STAGES.index("product"):
+            if last >= STAGES.index("labels"):
                 for name in PRODUCT_CONDITIONS:
-                    run_product(out, material, seed, name, mark, stages)
+                    run_product(out, material, seed, name, mark, stages, last >= STAGES.index("evaluation"))
     if last >= STAGES.index("table"):
         report.write(out, chosen.seeds, material.held_out, PRODUCT_CONDITIONS, stages.seconds())
         say(f"wrote {out / 'table.md'} and {out / 'results.json'}")
