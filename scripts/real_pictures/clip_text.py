@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 import time
@@ -197,7 +198,11 @@ def train_jointly(
 def build(folder: Path, trunk: PictureTrunk, projection: nn.Linear, table: TextTable, seed: int) -> tuple[Any, Any]:
     """Return open_clip's model of a folder with the trained trunk and projection, and its tokenizer."""
     torch.manual_seed(20_000 + seed)
-    model = open_clip.create_model(f"local-dir:{folder}")
+    logging.disable(logging.WARNING)  # that the folder has no weights yet is the point
+    try:
+        model = open_clip.create_model(f"local-dir:{folder}")
+    finally:
+        logging.disable(logging.NOTSET)
     model.visual.trunk.load_state_dict(trunk.state_dict())
     model.visual.head.proj.load_state_dict(projection.state_dict())
     with torch.no_grad():

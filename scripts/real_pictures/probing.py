@@ -7,6 +7,7 @@ which nine of ten of their pictures stand.
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,8 +83,9 @@ def compose_set(
 
 
 def write_set(folder: Path, probing: ProbingSet, emoji: Sequence[Emoji], words: Words) -> None:
-    """Write the PNG files of a set and `metadata.csv` next to them; files that exist are kept."""
+    """Write the PNG files of a set and `metadata.csv` next to them, in place of an earlier set."""
     files = folder / "images"
+    shutil.rmtree(files, ignore_errors=True)
     files.mkdir(parents=True, exist_ok=True)
     colors = list(BACKGROUNDS)
     known = set(words.texts)
@@ -95,5 +97,4 @@ def write_set(folder: Path, probing: ProbingSet, emoji: Sequence[Emoji], words: 
             name = f"{i:05d}.png"
             shown = (*(word for word in entry.keywords if word in known), background_text(color))
             rows.writerow((name, entry.name, ";".join(shown), color, probing.artist[i]))
-            if not (files / name).exists():
-                Image.fromarray(pixels).save(files / name, compress_level=1)
+            Image.fromarray(pixels).save(files / name, compress_level=1)

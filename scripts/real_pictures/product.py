@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -79,16 +80,23 @@ def command(*arguments: object) -> str:
     if result.exit_code:
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
+        if result.stderr.strip() == "Aborted!":
+            raise KeyboardInterrupt
         words = " ".join(map(str, arguments[:2]))
         raise CommandError(f"csp-index {words} ended with {result.exit_code}: {result.stderr.strip() or result.output}")
     return result.stdout
 
 
-def index_set(db: Path, probing: Path, seed_folder: Path, planted: NDArray[np.float32]) -> None:
+def index_set(db: Path, probing: Path, seed_folder: Path, planted: NDArray[np.float32], mark: str) -> None:
     """Index the files of a probing set with metadata through both models, and import the planted neurons as a layer.
 
-    The rows of `planted` are in the order of the file names; the import refuses other images or another order.
+    An index of the same mark that was interrupted goes on; one of other models or images is removed first. The rows of
+    `planted` are in the order of the file names; the import refuses other images or another order.
     """
+    made_for = db.with_suffix(".mark")
+    if db.exists() and not (made_for.is_file() and made_for.read_text() == mark):
+        shutil.rmtree(db)
+    made_for.write_text(mark)
     command(
         *("index", db, probing / "images", "--encoder", f"open_clip:{seed_folder.resolve() / 'clip'}"),
         *("--network", NETWORK, "--weights", seed_folder / "network.safetensors", "--name", NAME),

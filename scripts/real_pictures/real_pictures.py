@@ -34,6 +34,8 @@ from picture_words import Words, words_of
 from planted import plant
 from stages import Stages, fingerprint
 
+from csp_index.errors import CspIndexError
+
 STAGES: Final = ("models", "arrays", "probing", "labels", "evaluation", "table")
 CONDITIONS: Final = ("unbiased", "biased", "held-unbiased", "held-biased")
 #: Views of each picture in a probing set: of artists that were trained on, and of the held-out one.
@@ -200,7 +202,7 @@ def run_product(
         judged = {"net": np.flatnonzero(stored["good_net"]), "planted": np.arange(len(planted))}
         values = stored["activations_planted"]
     vocabularies = product.write_vocabularies(out / "vocabularies", texts, chosen)
-    stages.run(f"{name}/index", mark, lambda: product.index_set(db, place, folder, values))
+    stages.run(f"{name}/index", mark, lambda: product.index_set(db, place, folder, values, mark))
     for method, settings in product.METHODS.items():
         file = product.label_file(folder, condition, method)
         stages.run(
@@ -225,17 +227,11 @@ def run_product(
         )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def run(chosen: argparse.Namespace) -> None:
     """Run all stages up to the last one asked for."""
-    chosen = options(arguments)
-    torch.set_num_threads(chosen.threads)
     out, last = chosen.out, STAGES.index(chosen.until)
-    try:
-        stages = Stages(out, say)
-        material = read_material(out, chosen, stages)
-    except LayoutError as exc:
-        print(f"real_pictures: {exc}", file=sys.stderr)
-        return 2
+    stages = Stages(out, say)
+    material = read_material(out, chosen, stages)
     steps = seed_models.QUICK if chosen.quick else seed_models.Steps()
     with product.offered_models(out / "plugin", len(material.words.output_words) + len(BACKGROUNDS)):
         for seed in chosen.seeds:
@@ -250,6 +246,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if last >= STAGES.index("table"):
         report.write(out, chosen.seeds, material.held_out, PRODUCT_CONDITIONS, stages.seconds())
         say(f"wrote {out / 'table.md'} and {out / 'results.json'}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the experiment; return 2 for packages that cannot be read, 1 where a command failed or it was interrupted."""
+    chosen = options(arguments)
+    torch.set_num_threads(chosen.threads)
+    try:
+        run(chosen)
+    except (LayoutError, product.CommandError, CspIndexError) as exc:
+        print(f"real_pictures: {' '.join(str(exc).split())}", file=sys.stderr)
+        return 2 if isinstance(exc, LayoutError) else 1
+    except KeyboardInterrupt:
+        print("real_pictures: interrupted; the same command goes on with the stage that it was in", file=sys.stderr)
+        return 1
     return 0
 
 

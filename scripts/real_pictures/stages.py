@@ -22,13 +22,6 @@ def fingerprint(*settings: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def folder_digest(folder: Path, pattern: str = "*") -> list[str]:
-    """Return names and sizes of the files below a folder: enough to see that another package was named."""
-    return [
-        f"{path.relative_to(folder)} {path.stat().st_size}" for path in sorted(folder.rglob(pattern)) if path.is_file()
-    ]
-
-
 class Stages:
     """The marks of one run's stages in a folder."""
 
