@@ -29,7 +29,9 @@ from csp_index.integrity.findings import Verification
 from csp_index.integrity.verify import encoder_at_hand, verify
 from csp_index.labelling import candidates
 from csp_index.labelling.candidates import Candidates, TextSpace, plain_candidates
-from csp_index.labelling.label_rule import prefer, read_rule
+from csp_index.labelling.elsewhere.imported import ImportSummary, import_file, read_imported
+from csp_index.labelling.elsewhere.records import imported_names
+from csp_index.labelling.label_rule import prefer, preferred_method
 from csp_index.labelling.label_store import label_of
 from csp_index.labelling.labels import label_neurons
 from csp_index.labelling.request import make_request
@@ -101,13 +103,11 @@ class Index(Reader):
         `source` may also be an object: a torch Dataset, a `datasets.Dataset`, an array [N, H, W, C], or an iterable of
         (uri, image); `name` then stands for it in URIs. So may models: `Encoder(...)`, `Network(...)`. `metadata` is a
         table about image files, joined by its column `metadata_key`, by default the one that names most of them;
-        `class_names` a file of names for folders that are classes. Files of the source that are no images are counted
-        in the summary; with `strict` one is an error.
-
-        Without `encoders` and `networks` those of the index are used. `source=None` only completes what the index
-        holds. `decode_workers` processes decode the images, with 0 threads do; by default as many as pay for so many
-        images. `engine="ray"` does the same on a Ray cluster: the one at `ray_address` (HOST:PORT; or the environment's
-        RAY_ADDRESS), else one of this machine alone, or the one this program is connected to.
+        `class_names` a file of names for folders that are classes. Files that are no images are counted; with `strict`
+        one is an error. Without `encoders` and `networks` those of the index are used; `source=None` only completes
+        what it holds. `decode_workers` processes decode the images, with 0 threads do; by default as many as pay.
+        `engine="ray"` does it on a Ray cluster: at `ray_address` (HOST:PORT; or the environment's RAY_ADDRESS), else of
+        this machine alone, or the one this program is connected to.
         """
         from csp_index.indexing.ray_indexer import chosen_engine
 
@@ -193,30 +193,38 @@ class Index(Reader):
         """Return labels of a layer (`m/l`), a neuron (`m/l/7`), or several neurons.
 
         `method` is by default the one the index prefers, else the recommended one (`csp_index.labelling.methods`), or
-        csp where the encoder's logit scale is unknown, which that one needs. `vocabulary` is a built-in name, a text
-        file, a list of texts, or `CandidateTexts` made elsewhere; by default the one the index used last. `options`
-        are the fields of ExampleOptions and ScoringOptions, for example gamma, examples, contrast, threshold. Labels
-        are stored and read again; `recompute` computes them again, and `keep=False` leaves the index as it is.
+        csp where the encoder's logit scale is unknown; imported labels (`import_labels`) are read by their name.
+        `vocabulary` is a built-in name, a text file, a list of texts, or `CandidateTexts` made elsewhere; by default
+        the last one used. `options` are the fields of ExampleOptions and ScoringOptions, for example gamma, examples,
+        contrast. Labels are stored and read again; `recompute` computes them again, `keep=False` writes nothing.
         `search` finds contrastive images by vector search (True) or matrix products (False), by default by whichever
         costs less here; `explain` receives the choice and its reason. `candidates` is any mix of vocabulary, vlm,
-        captioner and neighbours: what models named for a neuron is scored for it alone, or with `pool_candidates` for
-        all neurons of its layer.
+        captioner and neighbours: what models named for a neuron is scored for it, or with `pool_candidates` for all.
         """
         labels: list[Label] = []
         context = replace(self._context(progress), search=search, explain=explain)
         with self.store.moment():
-            source = catalog.encoder(self.store, encoder)
-            request = make_request(method, source, top, options, read_rule(self.store).preferred)
+            source, layers = catalog.encoder(self.store, encoder), self.resolve(neurons)
+            if method is not None and method in imported_names(self.store):
+                return Labels(tuple(read_imported(self.store, source, layers, method, top, options)))
+            request = make_request(method, source, top, options, preferred_method(self.store))
             mix, space = Mix.parse(candidates, pool_candidates), self._text_space(source, templates, keep)
-            layers = self.resolve(neurons)
             plain = None if mix.proposed else plain_candidates(space, vocabulary)
             for target, numbers in layers:
                 texts, key = plain or mixed_candidates(space, target, mix, vocabulary)
-                selection = Selection(source, target, numbers)
-                labels += label_neurons(
-                    self.store, selection, request, texts, key, recompute=recompute, keep=keep, context=context
-                )
+                run = partial(label_neurons, recompute=recompute, keep=keep, context=context)
+                labels += run(self.store, Selection(source, target, numbers), request, texts, key)
         return Labels(tuple(labels))
+
+    def import_labels(
+        self, layer: str, file: str | Path, name: str | None = None, **options: Unpack[keywords.LabelsFileKeywords]
+    ) -> ImportSummary:
+        """Keep the labels that a file has for a layer, as those of a method called `name`, by default as the file.
+
+        `label` reads them by this name. The same labels are not stored again; others of the same name are refused,
+        unless `replaces`. `layer_name` is what the file calls the layer.
+        """
+        return import_file(self.store, layer, file, name, **options)
 
     def propose(
         self,
@@ -234,9 +242,8 @@ class Index(Reader):
         """Ask models what neurons mean and keep their answers as candidate labels; one summary a model and layer.
 
         `vlm` is `openai:BASE_URL` (with `model`), `transformers:ID_OR_DIR`, `python:package.module:factory` or a
-        Proposer; `captioner` is the same but for the first; `neighbours` takes the labels of similar neurons of other
-        layers. What was answered is not asked `again`. `positive_only` shows no contrastive images; `options` are those
-        of `csp_index.proposers.propose.read_options`.
+        Proposer; `captioner` is the same but for the first; `neighbours` takes labels of similar neurons of other
+        layers. Answers are not asked for `again`; `positive_only` shows no contrast. `options`: `propose.read_options`.
         """
         from csp_index.proposers.propose import Asking, propose_all, read_options
 
@@ -246,9 +253,8 @@ class Index(Reader):
         models: dict[CandidateKind, str | Proposer | None] = {"vlm": vlm, "captioner": captioner}
         models["neighbours"] = "labels" if neighbours else None
         given = {kind: model for kind, model in models.items() if model is not None}
-        report = progress or shown_progress()
-        asking = Asking(examples, proposer, not positive_only, again, self._context(progress), report)
-        return propose_all(self.store, selections, given, asking)
+        told = self._context(progress), progress or shown_progress()
+        return propose_all(self.store, selections, given, Asking(examples, proposer, not positive_only, again, *told))
 
     def check_candidates(
         self,
@@ -269,10 +275,9 @@ class Index(Reader):
         """
         from csp_index.labelling.texts.candidate_check import check_neurons
 
-        source = catalog.encoder(self.store, encoder)
-        request = make_request(method, source, 1, options, read_rule(self.store).preferred)
-        space = self._text_space(source, templates, keep)
-        selections = [Selection(source, *pair) for pair in self.resolve(neurons)]
+        source, layers = catalog.encoder(self.store, encoder), self.resolve(neurons)
+        request = make_request(method, source, 1, options, preferred_method(self.store))
+        selections, space = [Selection(source, *pair) for pair in layers], self._text_space(source, templates, keep)
         return check_neurons(space, selections, request, vocabulary, candidates, self._context())
 
     def evaluate(
@@ -281,6 +286,7 @@ class Index(Reader):
         options: EvaluationOptions | None = None,
         *,
         vocabulary: Candidates | None = None,
+        labels: Sequence[str | Path] = (),
         templates: str | None = None,
         encoder: str | None = None,
         recompute: bool = False,
@@ -288,26 +294,22 @@ class Index(Reader):
     ) -> Evaluation:
         """Judge how faithful labels of one layer's neurons are: chosen on one part of the images, judged on another.
 
-        `vocabulary`, `templates` and `encoder` as in `label`. Values are stored and read again.
+        `labels` are files of labels made elsewhere, FILE or "NAME=FILE", judged beside the methods. `vocabulary`,
+        `templates` and `encoder` as in `label`. Values are stored and read again.
         """
         from csp_index.evaluation.evaluate import evaluate
-        from csp_index.evaluation.options import EvaluationOptions
+        from csp_index.evaluation.options import with_labels
         from csp_index.evaluation.steps import tools_of
 
-        source = catalog.encoder(self.store, encoder)
-        layers = self.resolve(neurons)
+        source, layers = catalog.encoder(self.store, encoder), self.resolve(neurons)
         if len(layers) != 1:
             raise EvaluationError(f"{len(layers)} layers are named: an evaluation is of one layer")
         selection, space = Selection(source, *layers[0]), self._text_space(source, templates, keep=True)
-        tools = tools_of(self._models, space, vocabulary, self._context(progress))
-        progress = progress or shown_progress()
-        return evaluate(self.store, selection, options or EvaluationOptions(), tools, progress, recompute=recompute)
+        tools, report = tools_of(self._models, space, vocabulary, self._context(progress)), progress or shown_progress()
+        return evaluate(self.store, selection, with_labels(options, labels), tools, report, recompute=recompute)
 
     def report(self, evaluation: Evaluation, folder: str | Path, *, sanity: SanityReport | None = None) -> Path:
-        """Write an evaluation as a folder of a page with pictures, JSON and CSV; return the page.
-
-        `sanity` is the metrics' own test, shown with it.
-        """
+        """Write an evaluation, with the metrics' own test, as a folder of a page with pictures, JSON and CSV."""
         from csp_index.evaluation.report.cards import evaluated_cards
         from csp_index.evaluation.report.write import calibration_rows, write_report
 
@@ -340,10 +342,7 @@ class Index(Reader):
         return neuron_view(self.store, target, stored or self.label(neuron, method, **overrides)[0])
 
     def prefer(self, method: str | None) -> None:
-        """Make a method's labels those that are shown everywhere, and the method the one that labels by default.
-
-        None takes the preference back: see `csp_index.labelling.label_rule`. Controls are refused.
-        """
+        """Make a method the one whose labels are shown, and that labels by default; None takes that back."""
         prefer(self.store, method)
 
     def doctor(self, **options: Unpack[keywords.DoctorKeywords]) -> IndexReport:

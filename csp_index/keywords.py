@@ -26,6 +26,14 @@ class OpenKeywords(TypedDict, total=False):
     version: str | int | None
 
 
+class LabelsFileKeywords(TypedDict, total=False):
+    """What `Index.import_labels` takes by keyword: see `csp_index.labelling.elsewhere.imported.import_file`."""
+
+    replaces: bool
+    layer_name: str | None
+    encoder: str | None
+
+
 class ExampleKeywords(TypedDict, total=False):
     """The fields of ExampleOptions but `neighbours`."""
 

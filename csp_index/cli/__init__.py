@@ -13,7 +13,19 @@ from collections.abc import Sequence
 import click
 
 from csp_index import __version__
-from csp_index.cli import candidates, demo, doctor, evaluate, index, layers, query, serve, verify, versions
+from csp_index.cli import (
+    candidates,
+    demo,
+    doctor,
+    evaluate,
+    import_labels,
+    index,
+    layers,
+    query,
+    serve,
+    verify,
+    versions,
+)
 from csp_index.cli.output import plain_warnings, say
 from csp_index.errors import CspIndexError, one_line
 from csp_index.printable import printable
@@ -39,6 +51,7 @@ for command in (
     *candidates.COMMANDS,
     *query.COMMANDS,
     *evaluate.COMMANDS,
+    *import_labels.COMMANDS,
     *serve.COMMANDS,
     *versions.COMMANDS,
     *verify.COMMANDS,

@@ -34,6 +34,13 @@ _OPENING = ("device", "trust", "image_roots")  # what opens the index
 @click.option(
     "--method", "methods", multiple=True, help="Labeling method, with options as in csp:gamma=0.5; repeatable."
 )
+@click.option(
+    "--labels",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    help="Labels made elsewhere, judged beside the methods: neuron,label[,weight], or as published; repeatable.",
+)
+@click.option("--labels-layer", help="What the tables of --labels call the layer, if it is not its own name.")
 @click.option("--vocabulary", help="As for `csp-index label`; by default the last one used.")
 @click.option("--templates", help="Prompt templates; by default the last ones used.")
 @click.option("--text-embeddings", type=FILE, help="Precomputed text embeddings [labels, dimensions], .npy.")
@@ -119,6 +126,7 @@ def _as_json(
 def _evaluate(db: str, options: dict[str, Any]) -> Evaluation:
     from csp_index.evaluation.options import EvaluationOptions, parse_methods
     from csp_index.index import open_index
+    from csp_index.labelling.elsewhere.given_labels import LabelsFile
     from csp_index.store.addresses import parse_neurons
 
     settings = dict(options)
@@ -129,6 +137,7 @@ def _evaluate(db: str, options: dict[str, Any]) -> Evaluation:
     for name in ("truth", "hierarchy", "word_items", "drawings"):
         settings[name] = None if settings[name] is None else Path(settings[name])
     settings["methods"] = parse_methods(settings["methods"])
+    settings["labels"] = tuple(map(LabelsFile.parse, settings["labels"]))
     if "all" in settings["concepts"] and len(settings["concepts"]) > 1:
         raise click.UsageError("--concepts all means every column: give it alone")
     settings["concepts"] = () if "all" in settings["concepts"] else settings["concepts"] or None
@@ -152,6 +161,8 @@ def _write(db: str, evaluation: Evaluation, folder: str, sanity: SanityReport | 
 
 def _say_summary(evaluation: Evaluation, rows: list[dict[str, Any]], shared: list[dict[str, Any]]) -> None:
     """Print methods by headline metrics, one table per kind of neurons; then what was left out."""
+    from csp_index.evaluation.report.wording import given_lines
+
     metrics = [metric for metric in HEADLINES if any(row["metric"] == metric for row in rows)]
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     split: Any = evaluation.settings["split"]
@@ -162,6 +173,8 @@ def _say_summary(evaluation: Evaluation, rows: list[dict[str, Any]], shared: lis
         f"judged on {split['judging']:,} by {evaluation.settings['judge']}{same}; "
         f"detection by {evaluation.settings['detection']}"
     )
+    for line in given_lines(evaluation.settings):
+        say(printable(line))
     cells = {(row["method"], row["metric"], row["kind"]): row for row in rows}
     for kind in kinds:
         title = "all neurons" if kind == "all" else printable(f"kind {kind or 'not said'}")

@@ -25,6 +25,7 @@ from csp_index.errors import EvaluationError
 from csp_index.evaluation import steps
 from csp_index.evaluation.choose_labels import Chooser, ChosenLabels, others, perturbed, relabeled
 from csp_index.evaluation.evaluation import VALUES, Evaluation
+from csp_index.evaluation.given_choice import GivenChoice, GivenMethodLabels, read_choices
 from csp_index.evaluation.graded_truth import read_word_items
 from csp_index.evaluation.ground_truth import Truth, read_truth
 from csp_index.evaluation.hierarchy import Hierarchy, load_hierarchy
@@ -49,6 +50,8 @@ from csp_index.store.image_metadata import check_columns, metadata_state
 from csp_index.store.runs import record_run, settings_hash
 from csp_index.store.tables import Store
 
+Choice = MethodChoice | GivenChoice
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationInputs:
@@ -60,6 +63,7 @@ class EvaluationInputs:
     hierarchy: Hierarchy | None
     generator: ImageGenerator | None
     word_items: ConceptTable | None
+    given: Mapping[str, GivenChoice]  # labels made elsewhere, by name
 
 
 def evaluate(
@@ -75,9 +79,13 @@ def evaluate(
 
     Errors: EvaluationError, or NotFoundError for what the index does not hold, in one line, before anything is written.
     """
-    inputs = _read_inputs(store, selection, options, tools.device)
+    inputs = _read_inputs(store, selection, options, tools)
     described = _describe(store, selection, options, inputs, tools)
-    choices = {"": None} | {choice.text: choice for choice in options.methods}
+    choices: dict[str, Choice | None] = {
+        "": None,
+        **{choice.text: choice for choice in options.methods},
+        **inputs.given,
+    }
     hashes = {
         text: settings_hash(described | _contrast_settings(selection, options, tools, choice))
         for text, choice in choices.items()
@@ -102,13 +110,17 @@ def evaluate(
     rows = pa.concat_tables([stored[text] for text in choices])
     runs = sorted(set(rows["run_id"].to_pylist()))
     settings = {**described, "methods": [text for text in choices if text], "split": inputs.split.as_json()}
+    if inputs.given:
+        settings["labels"] = {name: choice.described() for name, choice in inputs.given.items()}
     return Evaluation(rows.select(VALUES.names), {**settings, "runs": runs}, runs[-1], _left_out(options))
 
 
 def _contrast_settings(
-    selection: Selection, options: EvaluationOptions, tools: Tools, choice: MethodChoice | None
+    selection: Selection, options: EvaluationOptions, tools: Tools, choice: Choice | None
 ) -> dict[str, object]:
-    """Return what one method's values depend on through edited or generated contrastive images."""
+    """Return what one method's values depend on through edited or generated contrastive images, or made elsewhere."""
+    if isinstance(choice, GivenChoice):
+        return {"given": choice.given.digest}
     if choice is None or tools.depends is None or not scoring.method(choice.method).info.needs_contrast:
         return {}
     request = make_request(choice.method, selection.source, 1, {**_defaults(options), **choice.options})
@@ -142,27 +154,30 @@ def _where(selection: Selection, hashed: str) -> str:
     return f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(selection.target)}"
 
 
-def _read_inputs(store: Store, selection: Selection, options: EvaluationOptions, device: str) -> EvaluationInputs:
+def _read_inputs(store: Store, selection: Selection, options: EvaluationOptions, tools: Tools) -> EvaluationInputs:
     """Read every input. Errors: EvaluationError where an input is unusable or options do not go together."""
     images = selection.images(store)
     if options.choose_on is not None and options.judge_on is not None:
         split = read_split(store, images, options.choose_on, options.judge_on)
     else:
         split = draw_split(images, held_out=options.held_out, seed=options.seed)
-    for choice in options.methods:
-        request = make_request(choice.method, selection.source, 1, {**_defaults(options), **choice.options})
-        check_request(store, selection, request)
     judge = selection.source if options.judge is None else catalog.encoder(store, options.judge)
     _check_models(selection, options, judge)
+    given = read_choices(store, selection, options, judge, tools)
+    for choice in options.methods:
+        if choice.text in given:
+            continue
+        request = make_request(choice.method, selection.source, 1, {**_defaults(options), **choice.options})
+        check_request(store, selection, request)
     truth = None if options.truth is None else read_truth(options.truth, selection.target.key, selection.target.neurons)
     if options.concepts:
         check_columns(store, options.concepts)
     hierarchy = None if options.hierarchy is None else load_hierarchy(options.hierarchy)
     generator = None
     if options.generator is not None:
-        generator = load_generator(options.generator, device=device, cache=options.drawings)
+        generator = load_generator(options.generator, device=tools.device, cache=options.drawings)
     word_items = None if options.word_items is None else read_word_items(options.word_items)
-    return EvaluationInputs(split, judge, truth, hierarchy, generator, word_items)
+    return EvaluationInputs(split, judge, truth, hierarchy, generator, word_items, given)
 
 
 def _check_models(selection: Selection, options: EvaluationOptions, judge: EncoderInfo) -> None:
@@ -195,7 +210,13 @@ def _describe(
     """Return all that the values of one method depend on."""
     choices = asdict(replace(options, methods=options.methods[:1]))
     paths = {"truth": options.truth, "hierarchy": options.hierarchy, "word_items": options.word_items}
-    for name in ("methods", "drawings", *paths):  # the content of the files counts, not their location
+    for name in (
+        "methods",
+        "drawings",
+        "labels",
+        "labels_layer",
+        *paths,
+    ):  # the content of the files counts, not their location
         choices.pop(name)
     files = {name: _digest(path) for name, path in paths.items() if path}
     return {
@@ -269,11 +290,11 @@ def _prepare(
         chooser.on(inputs.split.choosing),
         others(chooser, inputs.split, options.resamples, progress),
         gather_examples(store, context.selection, ExampleOptions(), context=ComputeContext(tools.device)),
-        steps.concepts_in(context, len(judging), _truth_texts(inputs.truth)),
+        steps.concepts_in(context, len(judging), _texts(inputs)),
     )
 
 
-def _values(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: MethodChoice | None) -> pa.Table:
+def _values(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Choice | None) -> pa.Table:
     """Return the values of one method, or those of the neurons themselves."""
     context, images = prepared.context, prepared.judging_images
     if choice is None:
@@ -282,7 +303,10 @@ def _values(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Meth
         if context.options.perturb:
             steps.evaluate_sensitivity(context, prepared.examples)
         return context.value_table.take()
-    method_labels = _choose(prepared, inputs, choice)
+    if isinstance(choice, GivenChoice):
+        method_labels: ChosenLabels | GivenMethodLabels = _given(prepared, inputs, choice)
+    else:
+        method_labels = _choose(prepared, inputs, choice)
     release(context.store)  # the judging images have their own copy
     method, labels = choice.text, method_labels.labels
     label_texts = steps.label_texts_of(context, method_labels.weighted, images, prepared.concepts)
@@ -308,9 +332,7 @@ def _choose(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Meth
     }
     if method_labels.quality is not None:
         steps.evaluate_quality(context, choice.text, method_labels, method_labels.quality)
-    if inputs.truth is not None:
-        concepts = inputs.word_items or prepared.concepts
-        steps.evaluate_agreement(context, choice.text, method_labels, inputs.truth, inputs.hierarchy, concepts)
+    _agree(prepared, inputs, choice.text, method_labels)
     stability: dict[str, torch.Tensor] = {}
     if prepared.others:
         stability |= relabeled(prepared.others, choice, method_labels, context.progress)
@@ -324,8 +346,28 @@ def _choose(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Meth
     return method_labels
 
 
-def _truth_texts(truth: Truth | None) -> list[str]:
-    return [] if truth is None else [text for texts in truth.accepted.values() for text in texts]
+def _given(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: GivenChoice) -> GivenMethodLabels:
+    """Return labels made elsewhere; add their agreement with the truth."""
+    context = prepared.context
+    method_labels = choice.of_neurons(context.selection.neurons.tolist())
+    context.value_table.explain(choice.text, method_labels.reasons)
+    _agree(prepared, inputs, choice.text, method_labels)
+    return method_labels
+
+
+def _agree(
+    prepared: PreparedEvaluation, inputs: EvaluationInputs, method: str, labels: ChosenLabels | GivenMethodLabels
+) -> None:
+    if inputs.truth is not None:
+        concepts = inputs.word_items or prepared.concepts
+        steps.evaluate_agreement(prepared.context, method, labels, inputs.truth, inputs.hierarchy, concepts)
+
+
+def _texts(inputs: EvaluationInputs) -> list[str]:
+    """Return the texts that are no candidates, and that metadata may say something about."""
+    truth = () if inputs.truth is None else inputs.truth.accepted.values()
+    given = (own for choice in inputs.given.values() for own in choice.given.texts.values())
+    return [text for texts in truth for text in texts] + [text for own in given for text, _ in own]
 
 
 def _defaults(options: EvaluationOptions) -> dict[str, object]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from csp_index.errors import EvaluationError
+from csp_index.labelling.elsewhere.given_labels import LabelsFile
 
 #: The methods compared by default: the paper's, its parent, two recommended ones, and the floor.
 DEFAULT_METHODS = ("csp", "semanticlens", "pmi", "contrastive-pmi", "consensus", "random-contrast", "random-label")
@@ -62,6 +63,8 @@ class EvaluationOptions:
     generator: str | None = None  # the image generator that draws labels, for CoSy
     generated: int = 20  # images per label
     prompt: str = "{}"  # around a label, for the generator
+    labels: tuple[LabelsFile, ...] = ()  # made elsewhere, judged beside the methods
+    labels_layer: str | None = None  # what their tables call the layer, if it is not its own name
     drawings: Path | None = None  # a folder that keeps the drawn images, so that long work can resume
     controls: str | None = None  # control images; a sample of the held-out ones by default
     control_count: int = 500
@@ -89,6 +92,12 @@ class EvaluationOptions:
             raise EvaluationError(f"resamples is {self.resamples}: expected 0 (none) or more")
         if not 0.0 < self.alpha < 1.0:
             raise EvaluationError(f"alpha is {self.alpha}: expected a share of images between 0 and 1")
+
+
+def with_labels(options: EvaluationOptions | None, labels: Sequence[str | Path]) -> EvaluationOptions:
+    """Return the options with further files of labels, `FILE` or `NAME=FILE`."""
+    options = options or EvaluationOptions()
+    return replace(options, labels=(*options.labels, *map(LabelsFile.parse, labels)))
 
 
 def parse_methods(texts: Sequence[str]) -> tuple[MethodChoice, ...]:

@@ -13,6 +13,7 @@ from csp_index.contrast.examples import Examples
 from csp_index.contrast.quality import ContrastQuality
 from csp_index.contrast.selection import Selection, pool_tiles
 from csp_index.evaluation.choose_labels import ChosenLabels
+from csp_index.evaluation.given_choice import GivenMethodLabels
 from csp_index.evaluation.ground_truth import Truth, agreement, set_agreement
 from csp_index.evaluation.hierarchy import Hierarchy
 from csp_index.evaluation.judge_labels import (
@@ -62,6 +63,7 @@ from csp_index.store.tables import Store
 
 Labels = list[str | None]  # the label of every neuron, by one method, as it is written
 _CORRELATED = 2**26  # activations in memory at once to find neurons that fire alike
+_OF_SCORES = ("agreement-rank", "agreement-reciprocal-rank")
 _RELATIVES = 12  # broader and narrower words per label, at most
 
 
@@ -78,6 +80,7 @@ class Tools:
     derive: Mapping[DerivedKind, Derive] = field(default_factory=dict)  # makes contrastive images
     depends: Callable[[ExampleOptions], Mapping[str, object]] | None = None  # what these depend on besides the options
     device: str = "cpu"
+    templates: Sequence[str] = ("{}",)  # of the texts that are embedded
 
 
 def tools_of(models: Models, space: TextSpace, vocabulary: Candidates | None, context: ComputeContext) -> Tools:
@@ -85,11 +88,12 @@ def tools_of(models: Models, space: TextSpace, vocabulary: Candidates | None, co
     texts, key = plain_candidates(space, vocabulary)
 
     def embed(judge: EncoderInfo, words: Sequence[str]) -> torch.Tensor:
-        return models.held_encoder(judge).embed_texts(list(words), templates(space.template_set))
+        return models.held_encoder(judge).embed_texts(list(words), prompts)
 
+    prompts = templates(space.template_set)
     sources = (models.held_network, models.held_encoder)
     derived = (context.derive, context.depends)
-    return Tools(texts, key, template_key(space.template_set), embed, *sources, *derived, context.device)
+    return Tools(texts, key, template_key(space.template_set), embed, *sources, *derived, context.device, prompts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,22 +188,28 @@ def evaluate_collisions(
 def evaluate_agreement(
     context: EvaluationContext,
     method: str,
-    method_labels: ChosenLabels,
+    method_labels: ChosenLabels | GivenMethodLabels,
     truth: Truth,
     hierarchy: Hierarchy | None,
     concepts: ConceptTable | None,
 ) -> None:
-    """Add agreement with the truth; the truth is ranked among all candidates, and graded by what words are true of."""
+    """Add agreement with the truth; the truth is ranked among all candidates, and graded by what words are true of.
+
+    Without scores the truth has no rank.
+    """
     source = context.selection.source
-    new = {text for texts in truth.accepted.values() for text in texts} - set(context.candidates.texts)
+    texts = {text for texts in truth.accepted.values() for text in texts}
+    new = texts.union(method_labels.texts) - set(context.candidates.texts)
     embed = (lambda texts: context.embed(source, texts)) if context.reads(source) or not new else None
     ranked = dict(zip(context.selection.neurons.tolist(), method_labels.ranked_texts(), strict=True))
     result = agreement(truth, ranked, method_labels.texts, method_labels.scores, embed, hierarchy, concepts)
     for metric, values in result.values.items():
-        context.value_table.add(method, metric, values, method_labels.labels, result.notes[metric])
-    sets = dict(zip(context.selection.neurons.tolist(), method_labels.predicted_texts(), strict=True))
-    values, notes = set_agreement(truth, sets)
-    context.value_table.add(method, "agreement-set", values, method_labels.labels, notes)
+        if method_labels.scores is not None or metric not in _OF_SCORES:
+            context.value_table.add(method, metric, values, method_labels.labels, result.notes[metric])
+    if isinstance(method_labels, ChosenLabels):
+        sets = dict(zip(context.selection.neurons.tolist(), method_labels.predicted_texts(), strict=True))
+        values, notes = set_agreement(truth, sets)
+        context.value_table.add(method, "agreement-set", values, method_labels.labels, notes)
 
 
 def evaluate_hierarchy(

@@ -12,6 +12,8 @@ from csp_index.contrast.selection import Selection
 from csp_index.evaluation.evaluation import VALUES
 from csp_index.evaluation.metrics.table import METRICS
 
+_NO_LABEL = "no label: the neuron never fires, or lacks contrast, on the choosing images"
+
 
 class ValueTable:
     """Collects values [M] of selected neurons.
@@ -24,6 +26,11 @@ class ValueTable:
         self._kinds = kinds
         self._constant = constant.numpy()
         self._parts: list[pa.Table] = []
+        self._unlabeled: dict[str, Sequence[str]] = {}
+
+    def explain(self, method: str, reasons: Sequence[str]) -> None:
+        """Say why each neuron [M] has no label by a method, if it has none; by default, as of a method that labels."""
+        self._unlabeled[method] = reasons
 
     def add(
         self,
@@ -48,7 +55,7 @@ class ValueTable:
             if not absent:
                 column.append("")
             elif labels is not None and texts[row] is None:
-                column.append("no label: the neuron never fires, or lacks contrast, on the choosing images")
+                column.append(self._unlabeled[method][row] if method in self._unlabeled else _NO_LABEL)
             elif self._constant[row]:
                 column.append("its activation is constant on the judging images")
             else:

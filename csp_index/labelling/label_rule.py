@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from csp_index.errors import SettingError
-from csp_index.labelling.methods import RECOMMENDED, check_method, controls
+from csp_index.labelling.elsewhere.records import check_stored_method, imported_names
+from csp_index.labelling.methods import RECOMMENDED, controls
 from csp_index.store import schema
 from csp_index.store.catalog import sql_text
 from csp_index.store.runs import record_run
@@ -67,9 +68,15 @@ def read_rule(store: Store) -> LabelRule:
     return LabelRule(method if isinstance(method, str) and _METHOD.fullmatch(method) else None)
 
 
+def preferred_method(store: Store) -> str | None:
+    """Return the index's preferred method if it can label, None if it prefers imported labels, which are only read."""
+    preferred = read_rule(store).preferred
+    return None if preferred is not None and preferred in imported_names(store) else preferred
+
+
 def prefer(store: Store, method: str | None) -> None:
     """Make a method's labels those that are shown; None takes that back. Errors: LabelError, SettingError."""
-    if method is not None and check_method(method) in controls():
+    if method is not None and check_stored_method(store, method) in controls():
         raise SettingError(
             f"method {method} is a control, whose labels are shown only by its name: prefer another, for example "
             f"{RECOMMENDED}"

@@ -191,6 +191,10 @@ class TwoTowers:
             sums.index_add_(0, torch.tensor([row for row, _ in batch]), vectors)
         return sums / max(1, len(templates))
 
+    def tokens(self, texts: list[str]) -> dict[str, Any]:
+        """Return the model's input for texts, cut or padded to its context."""
+        return self._towers.tokenise(texts)
+
     def _run(self, forward: Callable[[], Tensor]) -> Tensor:
         with running([self._towers.module], self.device, owned=self._towers.owned):
             if self.device.type != "cuda":

@@ -115,9 +115,13 @@ def _partners(store: Store, target: LayerInfo, label: Label) -> tuple[ExamplePai
 
 
 def told_if_stale(label: Label, settings: str | None, images: int) -> Label:
-    """Return the label, noted if the run with those settings (JSON) saw others than the neuron's `images`."""
-    seen = read_object(settings, schema.RUNS, "settings").get("images") if settings else images
-    if seen == images:
+    """Return the label, noted if the run with those settings (JSON) saw others than the neuron's `images`.
+
+    Imported labels saw none of them.
+    """
+    made = read_object(settings, schema.RUNS, "settings") if settings else {"images": images}
+    seen = made.get("images")
+    if seen == images or "imported" in made:
         return label
     stale = f"made on {seen} of {images} images: label again"
     return replace(label, note="; ".join(note for note in (label.note, stale) if note))

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from csp_index import settings
-from csp_index.labelling.methods import check_method
+from csp_index.labelling.elsewhere.records import check_stored_method
 from csp_index.query.results import SqlResult
 from csp_index.query.sql import SqlLimits, run_sql
 from csp_index.query.sql_views import ALL, labels_statement, sql_views
@@ -95,7 +95,7 @@ class Reader:
         if layer is not None:
             catalog.layer(self.store, LayerKey.parse(layer))
         if method not in (None, ALL):
-            check_method(method)
+            check_stored_method(self.store, method)
         return self.sql(labels_statement(layer, method, top))
 
     def sql(self, statement: str, *, limits: SqlLimits | None = None) -> SqlResult:

@@ -33,6 +33,7 @@ from csp_index.evaluation.report.wording import (
     base_name,
     chance,
     figure,
+    given_lines,
     interval,
     meaning,
     number,
@@ -115,6 +116,7 @@ class Page:
         origin += [f"{name} {halves[name]}" for name in ("seed", "key") if name in halves]
         if origin:
             facts.append(("Split", ", ".join(origin)))
+        facts += [("Labels made elsewhere", line) for line in given_lines(settings)]
         facts.append(("Encoder that labels", str(settings.get("encoder", "not stated"))))
         facts.append(("Encoder that judges", str(settings.get("judge") or settings.get("encoder", "not stated"))))
         return facts

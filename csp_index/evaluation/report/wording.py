@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from csp_index.evaluation.metrics.table import Metric
@@ -58,3 +59,16 @@ def chance(p: float | None) -> str:
 def number(value: object) -> str:
     """Return a whole number with separated thousands, anything else as text."""
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def given_lines(settings: Mapping[str, object]) -> list[str]:
+    """Return what is said of each set of labels made elsewhere: that it was not chosen here, then a line per note."""
+    labels = settings.get("labels")
+    lines = []
+    for name, about in labels.items() if isinstance(labels, Mapping) else ():
+        lines.append(
+            f"{name}: labels made elsewhere ({about['file']}, {about['layout']}), not chosen on these choosing images: "
+            "which images they were chosen on is not known, and the judging ones may be among them"
+        )
+        lines += [f"{name}: {note}" for note in about["notes"]]
+    return lines

@@ -18,7 +18,7 @@ from fastapi import APIRouter, Depends, Form, Path, Query, UploadFile
 from starlette.responses import RedirectResponse, Response
 
 from csp_index.errors import CspIndexError, LabelError, ModelError, NotFoundError, SettingError
-from csp_index.labelling.label_rule import read_rule
+from csp_index.labelling.label_rule import preferred_method
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents import compare, layer_map, manual
 from csp_index.service.documents.card import card_of
@@ -60,7 +60,7 @@ def site_of(service: Service) -> Site:
     first = snapshot.image_rows([0], ["width", "height", "thumbnail"]).get(0) or {}
     tiny = 0 < max(first.get("width") or 0, first.get("height") or 0) <= _TINY
     pictured = bool(first.get("thumbnail", True))
-    preferred = read_rule(snapshot.store).preferred
+    preferred = preferred_method(snapshot.store)
     return Site(snapshot.name, snapshot.version, service.sql is not None, tiny, pictured, preferred)
 
 

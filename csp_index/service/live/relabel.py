@@ -22,7 +22,7 @@ from csp_index.contrast.selection import Selection
 from csp_index.errors import BusyError, LabelError, SettingError, StoppedError
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.labelling.cost import check_cost
-from csp_index.labelling.label_rule import read_rule
+from csp_index.labelling.label_rule import preferred_method
 from csp_index.labelling.label_values import labels_of
 from csp_index.labelling.pipeline import Pipeline
 from csp_index.labelling.request import LabelRequest, make_request
@@ -82,7 +82,7 @@ class Relabeller:
     def __init__(self, snapshot: Snapshot, context: ComputeContext, held_bytes: int, most_cost: int) -> None:
         """Compute by `context`; remember `held_bytes` of example sets; refuse what costs more than `most_cost`."""
         self._most_cost = most_cost
-        self._source, self._preferred = snapshot.encoder, read_rule(snapshot.store).preferred
+        self._source, self._preferred = snapshot.encoder, preferred_method(snapshot.store)
         self._pipeline = Pipeline(snapshot.store, context, LiveMemory(held_bytes), partial(stored_sets, snapshot))
 
     def answer(
