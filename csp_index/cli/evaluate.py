@@ -66,6 +66,9 @@ _OPENING = ("device", "trust", "image_roots")  # what opens the index
 @click.option("--alpha", type=float, default=0.05, show_default=True, help="Share of images that count as activating.")
 @click.option("--resamples", type=whole("resamples"), default=0, show_default=True, help="Relabelings on other images.")
 @click.option("--perturb", is_flag=True, help="Relabel on noisy, blurred, compressed and darker copies.")
+@click.option(
+    "--pairs", type=FILE, help="Table image_a,image_b,word: indexed images, of which the first shows the word."
+)
 @click.option("--report", type=FILE, help="Folder for the report: a page, JSON and CSV.")
 @click.option("--check-metrics", is_flag=True, help="Test the metrics themselves.")
 @click.option("--recompute", is_flag=True, help="Evaluate again even if the index has the values.")
@@ -134,7 +137,7 @@ def _evaluate(db: str, options: dict[str, Any]) -> Evaluation:
     opening = {name: settings.pop(name) for name in _OPENING}
     names = ("layer", "neurons", "templates", "encoder", "recompute")
     call = {name: settings.pop(name) for name in names}
-    for name in ("truth", "hierarchy", "word_items", "drawings"):
+    for name in ("truth", "hierarchy", "word_items", "drawings", "pairs"):
         settings[name] = None if settings[name] is None else Path(settings[name])
     settings["methods"] = parse_methods(settings["methods"])
     settings["labels"] = tuple(map(LabelsFile.parse, settings["labels"]))

@@ -29,11 +29,12 @@ from csp_index.evaluation.given_choice import GivenChoice, GivenMethodLabels, re
 from csp_index.evaluation.graded_truth import read_word_items
 from csp_index.evaluation.ground_truth import Truth, read_truth
 from csp_index.evaluation.hierarchy import Hierarchy, load_hierarchy
+from csp_index.evaluation.image_pairs import ImagePairs, read_pairs
 from csp_index.evaluation.judge_labels import FITTED, JudgingImages, read_judging_images
 from csp_index.evaluation.metadata_concepts import ConceptTable
 from csp_index.evaluation.metrics.table import METRICS, NEEDS
 from csp_index.evaluation.options import EvaluationOptions, MethodChoice
-from csp_index.evaluation.split import Split, draw_split, keep_split, read_split, thinned
+from csp_index.evaluation.split import Split, draw_split, keep_split, read_split, thinned, without
 from csp_index.evaluation.steps import EvaluationContext, Tools
 from csp_index.evaluation.value_table import ValueTable
 from csp_index.images.decode import uris_of
@@ -64,6 +65,7 @@ class EvaluationInputs:
     generator: ImageGenerator | None
     word_items: ConceptTable | None
     given: Mapping[str, GivenChoice]  # labels made elsewhere, by name
+    pairs: ImagePairs | None
 
 
 def evaluate(
@@ -112,7 +114,10 @@ def evaluate(
     settings = {**described, "methods": [text for text in choices if text], "split": inputs.split.as_json()}
     if inputs.given:
         settings["labels"] = {name: choice.described() for name, choice in inputs.given.items()}
-    return Evaluation(rows.select(VALUES.names), {**settings, "runs": runs}, runs[-1], _left_out(options))
+    left_out = _left_out(options)
+    if inputs.pairs is not None and inputs.pairs.passed_over:
+        left_out["some pairs of images"] = inputs.pairs.passed_over
+    return Evaluation(rows.select(VALUES.names), {**settings, "runs": runs}, runs[-1], left_out)
 
 
 def _contrast_settings(
@@ -177,7 +182,10 @@ def _read_inputs(store: Store, selection: Selection, options: EvaluationOptions,
     if options.generator is not None:
         generator = load_generator(options.generator, device=tools.device, cache=options.drawings)
     word_items = None if options.word_items is None else read_word_items(options.word_items)
-    return EvaluationInputs(split, judge, truth, hierarchy, generator, word_items, given)
+    pairs = None if options.pairs is None else read_pairs(options.pairs, store, images)
+    if pairs is not None:
+        split = without(split, pairs.mask(images))
+    return EvaluationInputs(split, judge, truth, hierarchy, generator, word_items, given, pairs)
 
 
 def _check_models(selection: Selection, options: EvaluationOptions, judge: EncoderInfo) -> None:
@@ -209,14 +217,9 @@ def _describe(
 ) -> dict[str, object]:
     """Return all that the values of one method depend on."""
     choices = asdict(replace(options, methods=options.methods[:1]))
-    paths = {"truth": options.truth, "hierarchy": options.hierarchy, "word_items": options.word_items}
-    for name in (
-        "methods",
-        "drawings",
-        "labels",
-        "labels_layer",
-        *paths,
-    ):  # the content of the files counts, not their location
+    paths = {name: getattr(options, name) for name in ("truth", "hierarchy", "word_items", "pairs")}
+    # The content of the files counts, not their location.
+    for name in ("methods", "drawings", "labels", "labels_layer", *paths):
         choices.pop(name)
     files = {name: _digest(path) for name, path in paths.items() if path}
     return {
@@ -316,6 +319,8 @@ def _values(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Choi
     steps.evaluate_consistency(context, images, label_texts, method, labels)
     if inputs.hierarchy is not None:
         steps.evaluate_hierarchy(context, images, inputs.hierarchy, method, labels, simulation)
+    if inputs.pairs is not None:
+        steps.evaluate_pairs(context, inputs.pairs, method, labels)
     if inputs.generator is not None:
         steps.evaluate_generated(context, inputs.generator, method, method_labels.weighted)
     return context.value_table.take()

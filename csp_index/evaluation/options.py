@@ -70,6 +70,7 @@ class EvaluationOptions:
     control_count: int = 500
     resamples: int = 0  # relabelings on half of the choosing images, and on other splits
     perturb: bool = False  # relabel on perturbed copies of the example images
+    pairs: Path | None = None  # image_a,image_b,word: indexed images that differ in a word; they choose and judge none
 
     def __post_init__(self) -> None:
         texts = [choice.text for choice in self.methods]

@@ -72,6 +72,12 @@ def read_split(store: Store, images: int, choosing: str, judging: str) -> Split:
     return _checked(Split(masks[0], masks[1], f"the images' own splits {choosing} and {judging}", 0))
 
 
+def without(split: Split, left_out: torch.Tensor) -> Split:
+    """Return the split without the images of a mask [N], which then neither choose nor judge."""
+    origin = f"{split.origin}, without {int(left_out.sum()):,} images of pairs"
+    return _checked(Split(split.choosing & ~left_out, split.judging & ~left_out, origin, split.seed))
+
+
 def keep_split(store: Store, split: Split) -> None:
     """Store a split unless it is stored; the caller holds the write lock."""
     if store.count(schema.SPLITS, f"split = {catalog.sql_text(split.key)}"):

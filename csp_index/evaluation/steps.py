@@ -16,6 +16,7 @@ from csp_index.evaluation.choose_labels import ChosenLabels
 from csp_index.evaluation.given_choice import GivenMethodLabels
 from csp_index.evaluation.ground_truth import Truth, agreement, set_agreement
 from csp_index.evaluation.hierarchy import Hierarchy
+from csp_index.evaluation.image_pairs import ImagePairs, rises_of
 from csp_index.evaluation.judge_labels import (
     JudgingImages,
     LabelTexts,
@@ -37,6 +38,7 @@ from csp_index.evaluation.metadata_concepts import ConceptTable, concept_presenc
 from csp_index.evaluation.metrics.calibration import TextCalibration
 from csp_index.evaluation.metrics.collisions import label_bits, label_shared
 from csp_index.evaluation.metrics.detection import DETECTION, cosy_auc, cosy_mad, dma
+from csp_index.evaluation.metrics.pair_test import pair_test
 from csp_index.evaluation.metrics.structure import (
     broader_narrower_lead,
     clarity,
@@ -307,6 +309,16 @@ def evaluate_sensitivity(context: EvaluationContext, examples: Examples) -> None
         present = examples.activating >= 0
         values = (shares.T.gather(1, rows) * present).sum(1) / present.sum(1)
     context.value_table.add("", "sensitivity", values)
+
+
+def evaluate_pairs(context: EvaluationContext, pairs: ImagePairs, method: str, labels: Labels) -> None:
+    """Add how neurons answer to pairs of images that differ in their label."""
+    images = context.selection.images(context.store)
+    neurons = context.selection.neurons
+    rises = rises_of(context.store, context.selection.target, neurons, pairs, images)
+    result = pair_test(rises, pairs.differs, pairs.rows(labels))
+    context.value_table.add(method, "pair-gain", result.gain, labels)
+    context.value_table.add(method, "pair-right", result.right, labels)
 
 
 def evaluate_generated(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from markdown_text import escape, table
 
-from csp_index.evaluation.metrics.table import FAMILIES, METRICS, Family, Metric, named
+from csp_index.evaluation.metrics.families import FAMILIES, Family
+from csp_index.evaluation.metrics.table import METRICS, Metric, named
 
 
 def metric_tables() -> str:

@@ -16,8 +16,9 @@ from markupsafe import Markup
 
 from csp_index.errors import CspIndexError
 from csp_index.evaluation.evaluation import Evaluation
+from csp_index.evaluation.metrics.families import FAMILIES
 from csp_index.evaluation.metrics.sanity import SanityReport
-from csp_index.evaluation.metrics.table import FAMILIES, HEADLINES, METRICS, family_of
+from csp_index.evaluation.metrics.table import HEADLINES, METRICS, family_of
 from csp_index.evaluation.report import charts
 from csp_index.evaluation.report.sheets import Sheet, Sheets
 from csp_index.evaluation.report.summary import (

@@ -18,8 +18,9 @@ import torch
 
 from csp_index.errors import EvaluationError
 from csp_index.evaluation.evaluation import ALL, Evaluation
+from csp_index.evaluation.metrics.families import Family
 from csp_index.evaluation.metrics.intervals import ROUNDS, holm, mean_interval, paired_test
-from csp_index.evaluation.metrics.table import METRICS, Family, Metric, family_of
+from csp_index.evaluation.metrics.table import METRICS, Metric, family_of
 
 POOLED: Final = "all methods"  # the labels of several methods together
 NOT_ALONE: Final[Family] = "generation"

@@ -8,7 +8,8 @@ from dataclasses import fields
 from typing import get_args
 
 from csp_index.evaluation.metrics import table
-from csp_index.evaluation.metrics.table import FAMILIES, HEADLINES, METRICS, NEEDS, named
+from csp_index.evaluation.metrics.families import FAMILIES, Family
+from csp_index.evaluation.metrics.table import HEADLINES, METRICS, NEEDS, named
 from csp_index.evaluation.options import EvaluationOptions
 from csp_index.evaluation.perturbed_copies import PERTURBATIONS
 
@@ -22,7 +23,7 @@ def test_every_row_has_a_name_of_its_own_a_summary_and_a_range_in_order():
 
 
 def test_every_family_is_described_and_has_a_metric():
-    assert set(FAMILIES) == set(get_args(table.Family))
+    assert set(FAMILIES) == set(get_args(Family))
     assert all(named(family) for family in FAMILIES)
 
 
