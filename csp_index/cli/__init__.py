@@ -15,6 +15,7 @@ import click
 from csp_index import __version__
 from csp_index.cli import (
     candidates,
+    collisions,
     demo,
     doctor,
     evaluate,
@@ -51,6 +52,7 @@ for command in (
     *candidates.COMMANDS,
     *query.COMMANDS,
     *evaluate.COMMANDS,
+    *collisions.COMMANDS,
     *import_labels.COMMANDS,
     *serve.COMMANDS,
     *versions.COMMANDS,

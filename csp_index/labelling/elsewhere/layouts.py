@@ -40,7 +40,7 @@ _NEURON: Final = (
     "feature",
     "latent",
 )
-_TEXT: Final = ("label", "description", "summary", "text", "concept", "explanation")
+_TEXT: Final = ("label", "description", "summary", "text", "concept", "explanation", "annotation")
 _NUMBERED: Final = re.compile(r"(label|concept|description|weight) ?(\d+)")
 _SCORE: Final = ("similarity", "score")
 _MAIA: Final = ("label.txt", "history.json", "description.txt")  # the first one that says something counts
