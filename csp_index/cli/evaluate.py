@@ -176,8 +176,9 @@ def _say_summary(evaluation: Evaluation, rows: list[dict[str, Any]], shared: lis
         f"judged on {split['judging']:,} by {evaluation.settings['judge']}{same}; "
         f"detection by {evaluation.settings['detection']}"
     )
-    for line in given_lines(evaluation.settings):
-        say(printable(line))
+    for name, (first, *notes) in given_lines(evaluation.settings).items():
+        for line in (first, *(f"{name}: {note}" for note in notes)):
+            say(printable(line))
     cells = {(row["method"], row["metric"], row["kind"]): row for row in rows}
     for kind in kinds:
         title = "all neurons" if kind == "all" else printable(f"kind {kind or 'not said'}")

@@ -117,7 +117,7 @@ class Page:
         origin += [f"{name} {halves[name]}" for name in ("seed", "key") if name in halves]
         if origin:
             facts.append(("Split", ", ".join(origin)))
-        facts += [("Labels made elsewhere", line) for line in given_lines(settings)]
+        facts += [("Labels made elsewhere", "; ".join(lines)) for lines in given_lines(settings).values()]
         facts.append(("Encoder that labels", str(settings.get("encoder", "not stated"))))
         facts.append(("Encoder that judges", str(settings.get("judge") or settings.get("encoder", "not stated"))))
         return facts

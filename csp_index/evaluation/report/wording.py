@@ -61,14 +61,14 @@ def number(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def given_lines(settings: Mapping[str, object]) -> list[str]:
-    """Return what is said of each set of labels made elsewhere: that it was not chosen here, then a line per note."""
+def given_lines(settings: Mapping[str, object]) -> dict[str, list[str]]:
+    """Return what is said of each set of labels made elsewhere, by name: that it was not chosen here, and its notes."""
     labels = settings.get("labels")
-    lines = []
+    lines = {}
     for name, about in labels.items() if isinstance(labels, Mapping) else ():
-        lines.append(
+        lines[name] = [
             f"{name}: labels made elsewhere ({about['file']}, {about['layout']}), not chosen on these choosing images: "
-            "which images they were chosen on is not known, and the judging ones may be among them"
-        )
-        lines += [f"{name}: {note}" for note in about["notes"]]
+            "which images they were chosen on is not known, and the judging ones may be among them",
+            *about["notes"],
+        ]
     return lines
