@@ -86,15 +86,20 @@ def dataset_response(
     own: Ownership | None = None,
     check: Check = go_on,
 ) -> Response:
-    """Return the response of the neurons to all images: one pass for all candidates, one for the leading ones."""
-    scale = request.dataset_scale
+    """Return the response of the neurons to all images: one pass for all candidates, and one for the leading ones.
+
+    The second pass is left out for a method that does not need the leaders' precision.
+    """
+    info, scale = request.formula.info, request.dataset_scale
     if scale is None:
         raise LabelError(f"method {request.method} looks at the response to all images, and names no scale for it")
     mask = _pool_mask(selection, images)
-    sums = ResponseSums(evidence.activations, evidence.texts, scale)
+    sums = ResponseSums(evidence.activations, evidence.texts, scale, info.needs_firing)
     for embeddings, activations in checked(pool_pairs(store, selection, mask), check):
         sums.add(embeddings, activations)
     first = sums.finish()
+    if not info.needs_leaders:
+        return first
     scores = scoring.score(request.method, replace(evidence, response=first), request.scoring).scores
     if own is not None:
         scores = own.mask(scores, evidence.neuron_numbers)

@@ -43,6 +43,8 @@ class MethodInfo:
     contrast: ContrastKind | None = None  # the kind of contrastive images that defines the method
     needs_mean: bool = False  # the mean embedding of the dataset
     needs_response: bool = False  # the neurons' response to the whole dataset
+    needs_leaders: bool = False  # in it, how well the filters of the leading labels find the firing images
+    needs_firing: bool = False  # in it, what the labels' shares are on the firing images
     over_run: bool = False  # with `prior="neurons"` a label depends on the other neurons of the run
     ignores_images: bool = False
     control: bool = False
@@ -110,6 +112,17 @@ METHODS: Final[dict[str, MethodInfo]] = {
         ("logit_scale",),
         needs_contrast=True,
         needs_response=True,
+        needs_leaders=True,
+        neighbours=50,
+    ),
+    "firing-contrast": MethodInfo(
+        "all images on which a neuron fires, against those that look alike and leave it silent",
+        "this project",
+        ("logit_scale",),
+        needs_contrast=True,
+        needs_response=True,
+        needs_leaders=True,
+        needs_firing=True,
         neighbours=50,
     ),
     "random-contrast": MethodInfo(
@@ -158,7 +171,7 @@ def defaults_of(field: str, methods: Iterable[str] = METHODS) -> str:
     """Return an option's default for help texts: the common value, then the methods that differ.
 
     >>> defaults_of("neighbours")
-    '1; contrastive-pmi 5, consensus 50'
+    '1; contrastive-pmi 5, consensus 50, firing-contrast 50'
     """
     values = {name: getattr(METHODS[name], field) for name in methods}
     common = max(set(values.values()), key=list(values.values()).count)

@@ -1,9 +1,10 @@
 """How the response of neurons to the whole dataset varies with each label: sums over images, pure tensor functions.
 
 The response is y = min(max(a, 0) / h, 1), h half the mean activation of the neuron's activating images: it counts that
-a neuron fires, not how strongly. It has three views, each [M, C]: where a linear model of the response on the
-embeddings points (*linear*), how the response varies with the label's share of each image (*agreement*), and, in a
-second pass for a few leading labels, how well a filter for the label finds the firing images (*precision*).
+a neuron fires, not how strongly. It has these views, each [M, C]: where a linear model of the response on the
+embeddings points (*linear*), how the response varies with the label's share of each image (*agreement*), what the
+labels' shares are on the firing images (*firing*), and, in a second pass for a few leading labels, how well a filter
+for the label finds the firing images (*precision*).
 """
 
 from __future__ import annotations
@@ -12,14 +13,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import embedding_bag, normalize, pad
 
 _RIDGE = 1.0  # penalty of the linear model, in mean variances of an embedding's coordinate
 _FILTER_RIDGE = 3.0  # the same for the labels' filters
 _BINS, _SPAN = 1024, 8.0  # of filtered cosines; they span this many standard deviations on either side
 _BLOCK_BYTES = 256 * 2**20
 _ROWS = 256  # neurons finished at once
+_DENSE = 16  # a product with all images is faster than a sum over the firing ones if more than 1 in 16 fires
 _TINY = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """What the labels' shares P are on the firing images, those with y = 1: means weighted by activation, each [M, C].
+
+    `log` is that of log P, `root` that of sqrt(P), `share` that of P; zeros for a neuron that never fires.
+    """
+
+    log: torch.Tensor
+    root: torch.Tensor
+    share: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +44,13 @@ class Response:
     response on the image embeddings. `agreement` [M, C] in [-1, 1]: correlation over the images of the response and
     sqrt(P), P = softmax_t(scale T(t).e(x)). `precision` [M, C] in [0, 1], after the second pass: average precision of
     the response over the images in the order of (e(x) - mean).f_t, f_t = (Cov(e) + ridge I)^-1 (T(t) - mean T); 0 for
-    labels that were not among the leaders.
+    labels that were not among the leaders. `firing` is there for the methods that need it.
     """
 
     linear: torch.Tensor
     agreement: torch.Tensor
     precision: torch.Tensor | None = None
+    firing: Firing | None = None
 
     def of_neurons(self, pick: slice | torch.Tensor) -> Response:
         """Return the rows of some neurons."""
@@ -50,15 +65,19 @@ class Response:
         return self._map(lambda part: part.repeat_interleave(times, 0))
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Response:
-        precision = None if self.precision is None else change(self.precision)
-        return Response(change(self.linear), change(self.agreement), precision)
+        precision, kept = None if self.precision is None else change(self.precision), self.firing
+        firing = None if kept is None else Firing(change(kept.log), change(kept.root), change(kept.share))
+        return Response(change(self.linear), change(self.agreement), precision, firing)
 
 
 class ResponseSums:
     """Sums over the images, added one tile at a time; memory [M, C] and [D, D]."""
 
-    def __init__(self, activations: torch.Tensor, texts: torch.Tensor, scale: float) -> None:
-        """Start from the activations [M, K] of activating images (0 where absent) and the texts [C, D]."""
+    def __init__(self, activations: torch.Tensor, texts: torch.Tensor, scale: float, firing: bool = False) -> None:
+        """Start from the activations [M, K] of activating images (0 where absent) and the texts [C, D].
+
+        `firing` says whether the labels' shares on the firing images are needed, too.
+        """
         count = (activations > 0).sum(1)
         self._half = 0.5 * activations.clamp(min=0).sum(1) / count.clamp(min=1)
         self._texts, self._scale = texts, scale
@@ -67,14 +86,19 @@ class ResponseSums:
         self._e, self._ee = _zeros(width), _zeros(width, width)
         self._y, self._yy, self._ye = _zeros(neurons), _zeros(neurons), _zeros(neurons, width)
         self._r, self._rr, self._yr = _zeros(candidates), _zeros(candidates), _zeros(neurons, candidates)
+        self._fired, self._on_firing = _zeros(neurons), torch.zeros(3, neurons, candidates) if firing else None
 
     def add(self, embeddings: torch.Tensor, activations: torch.Tensor) -> None:
         """Add the embeddings [n, D] of the next images and the neurons' activations [M, n] on them."""
         response = self.response(activations)
         size = max(1, _BLOCK_BYTES // (8 * max(1, len(self._texts))))
-        for e, y in zip(embeddings.split(size), response.split(size, dim=1), strict=True):
-            share = (self._scale * (e @ self._texts.T)).softmax(1)
+        parts = zip(embeddings.split(size), response.split(size, dim=1), activations.split(size, dim=1), strict=True)
+        for e, y, a in parts:
+            logits = self._scale * (e @ self._texts.T)
+            share = logits.softmax(1)
             root = share.sqrt()
+            if self._on_firing is not None:
+                self._add_firing(a.masked_fill(y < 1, 0.0), logits.log_softmax(1), root, share)
             self._images += len(e)
             self._e += e.sum(0, dtype=torch.float64)
             self._ee += e.T @ e
@@ -84,6 +108,20 @@ class ResponseSums:
             self._r += root.sum(0, dtype=torch.float64)
             self._rr += share.sum(0, dtype=torch.float64)
             self._yr += y @ root
+
+    def _add_firing(self, weights: torch.Tensor, *tables: torch.Tensor) -> None:
+        """Add weights [M, n] of the firing images times what is summed up on them, each [n, C]."""
+        if self._on_firing is None:
+            return
+        self._fired += weights.sum(1, dtype=torch.float64)
+        neurons, images = weights.nonzero(as_tuple=True)
+        if len(images) * _DENSE > weights.numel():
+            for total, table in zip(self._on_firing, tables, strict=True):
+                total.addmm_(weights, table)
+            return
+        first = torch.searchsorted(neurons, torch.arange(len(weights)))
+        for total, table in zip(self._on_firing, tables, strict=True):
+            total += embedding_bag(images, table, first, mode="sum", per_sample_weights=weights[neurons, images])
 
     def response(self, activations: torch.Tensor, pick: slice = slice(None)) -> torch.Tensor:
         """Return y of the picked neurons for their activations [m, n]."""
@@ -128,7 +166,10 @@ class ResponseSums:
             joint = self._yr[pick] / images - torch.outer(y[pick], r)
             spread = (spread_y[pick, None] * spread_r).clamp(min=1e-12)
             agreement[pick] = (joint / spread).clamp(-1, 1).float()
-        return Response(linear, agreement)
+        if self._on_firing is None:
+            return Response(linear, agreement)
+        firing = Firing(*(self._on_firing / self._fired.float().clamp(min=_TINY)[None, :, None]))
+        return Response(linear, agreement, firing=firing)
 
 
 class LeaderRanks:

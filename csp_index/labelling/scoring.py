@@ -210,6 +210,31 @@ def consensus(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
     return product * agreement**0.25 * response.precision.clamp(min=_CUT)
 
 
+def firing_contrast(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
+    """Return contrast x apart x precision, each factor cut at 0: what explains the whole response of a neuron.
+
+    Let F be all images on which the neuron fires (a at least half the mean of its activating images), weighted by
+    activation, and S the m = 50 nearest silent images of every activating one. With P = exp L and R = sqrt(P):
+    contrast = mean_F L(t) - (log mean_S P(t)) / 2 - (log mean_x P(t)) / 2, which is `contrastive-pmi` over F; apart =
+    correlation of R with firing, over F and S at half the weight each: a label of a part of F is held against the rest
+    of F, and a look that the silent images share against these. Precision (`labelling.response`) is known for the 24
+    leaders by the product of the other two; without it that product is the score.
+    """
+    if evidence.response is None or evidence.response.firing is None:
+        raise LabelError("this method needs the neurons' response to the whole dataset, and none was computed")
+    scale, firing, tiny = _scale(options), evidence.response.firing, torch.finfo(torch.float32).tiny
+    prior = _near_share(evidence, scale).clamp(min=tiny).log() + dataset_share(evidence).float().clamp(min=tiny).log()
+    pooled = evidence.contrastive.flatten(1)
+    even_weights = even(pooled >= 0)
+    root = weighted_rows(evidence, pooled, even_weights, lambda cosines: (scale * cosines).softmax(1).sqrt())
+    share = weighted_rows(evidence, pooled, even_weights, lambda cosines: (scale * cosines).softmax(1))
+    variance = 0.5 * (firing.share + share) - (0.5 * (firing.root + root)).square()
+    apart = 0.5 * (firing.root - root) / variance.clamp(min=1e-12).sqrt()
+    product = (firing.log - 0.5 * prior).clamp(min=_CUT) * apart.clamp(min=_CUT)
+    precision = evidence.response.precision
+    return product if precision is None else product * precision.clamp(min=_CUT)
+
+
 def random_label(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
     """Return a seeded hash of neuron, candidate and seed as a number in [0, 1): the score of a random label."""
     neuron = mix(evidence.neuron_numbers, options.seed)[:, None]
@@ -279,6 +304,9 @@ FORMULAS: dict[str, ScoringMethod] = {
         METHODS["contrastive-pmi"], score=contrastive_pmi, background=_scale, alone=True, softmax=_scale
     ),
     "consensus": ScoringMethod(METHODS["consensus"], score=consensus, background=_scale, alone=True, softmax=_scale),
+    "firing-contrast": ScoringMethod(
+        METHODS["firing-contrast"], score=firing_contrast, background=_scale, alone=True, softmax=_scale
+    ),
     "random-contrast": ScoringMethod(METHODS["random-contrast"], terms=csp_terms),
     "random-label": ScoringMethod(METHODS["random-label"], score=random_label, alone=True),
 }

@@ -37,24 +37,22 @@ FACTORS: Final[dict[str, Variant]] = {
     "firing pmi": lambda s: s.firing_fit - s.log_prior,
     "contrastive-pmi": lambda s: contrastive_pmi(s, 5, 0.5),
     "firing contrastive-pmi": lambda s: s.firing_fit - 0.5 * s.share_near(5) - 0.5 * s.log_prior,
+    "firing contrast": lambda s: s.firing_fit - 0.5 * s.share_near(50) - 0.5 * s.log_prior,
     "odds": lambda s: odds(s, 50),
     "firing odds": lambda s: s.firing_fit - s.share_near(50),
     "root firing odds": lambda s: positive(s.firing_fit - s.share_near(50)).sqrt(),
     "agreement": lambda s: s.agreement(0.5),
     "root agreement": lambda s: positive(s.agreement(0.5)).sqrt(),
     "filter": filter_agreement,
-    "filter 1": lambda s: filter_agreement(s, 1.0),
-    "filter 10": lambda s: filter_agreement(s, 10.0),
+    "root filter": lambda s: positive(filter_agreement(s)).sqrt(),
+    "fourth root filter": lambda s: positive(filter_agreement(s)).sqrt().sqrt(),
     "near": near_agreement,
-    "linear": lambda s: s.linear(1.0),
-    "unit linear": unit_linear,
     "presence": lambda s: correlation(s.response, s.presence),
     "own share": lambda s: precision(s, 1.0).sqrt(),
     "consensus": lambda s: ranked(s),
-    "semanticlens x agreement": lambda s: product(factor(s, "semanticlens"), factor(s, "agreement")),
-    "pmi x agreement": lambda s: product(factor(s, "pmi"), factor(s, "agreement")),
-    "contrastive-pmi x agreement": lambda s: product(factor(s, "contrastive-pmi"), factor(s, "agreement")),
-    "filter x agreement": lambda s: product(factor(s, "filter"), factor(s, "agreement")),
+    "root filter x firing contrast x near": lambda s: product(
+        factor(s, "root filter"), factor(s, "firing contrast"), factor(s, "near")
+    ),
 }
 
 
@@ -88,11 +86,6 @@ def explained(*names: str, by: str = "filter") -> Variant:
     return variant
 
 
-def likeliest(name: str) -> Variant:
-    """Return the explained entropy alone, for the leaders of a method."""
-    return lambda s: likelihood(s, factor(s, name), s.log_shares)
-
-
 def levelled(name: str, slack: float = 0.0) -> Variant:
     """Return a method with a choice of level."""
     return lambda s: level(s, factor(s, name), slack=slack)
@@ -116,51 +109,50 @@ PUBLISHED: Final[dict[str, Variant]] = {
 OWN: Final[dict[str, Variant]] = {name: of(name) for name in ("pmi", "contrastive-pmi", "consensus")}
 OWN["pmi"], OWN["contrastive-pmi"] = FACTORS["pmi"], FACTORS["contrastive-pmi"]
 BROAD: Final[dict[str, Variant]] = {
-    **{name: FACTORS[name] for name in ("agreement", "filter", "filter 1", "filter 10", "near", "presence")},
+    **{name: FACTORS[name] for name in ("agreement", "filter", "near", "presence", "firing pmi", "firing contrast")},
     "unit linear": unit_linear,
     "overlap": lambda s: overlap(s, s.root),
     "f-score": f_score,
-    "firing pmi": FACTORS["firing pmi"],
     "lift": lift,
     "firing csp": lambda s: all_firing_csp(s, 1.0),
-    "firing contrastive-pmi": FACTORS["firing contrastive-pmi"],
     "siblings": siblings,
     "semanticlens x agreement": of("semanticlens", "agreement"),
     "mean cosine x agreement": of("mean cosine", "agreement"),
     "pmi x agreement": of("pmi", "agreement"),
     "firing pmi x agreement": of("firing pmi", "agreement"),
+    "firing pmi x near": of("firing pmi", "near"),
     "contrastive-pmi x agreement": of("contrastive-pmi", "agreement"),
-    "firing contrastive-pmi x agreement": of("firing contrastive-pmi", "agreement"),
     "contrastive-pmi x agreement x own share": of("contrastive-pmi", "agreement", "own share"),
     "consensus without linear": with_precision("odds", "root agreement"),
     "odds x agreement x precision": with_precision("odds", "agreement"),
-    "firing odds x agreement": of("firing odds", "agreement"),
     "firing odds x agreement x precision": with_precision("firing odds", "agreement"),
     "filter x agreement": of("filter", "agreement"),
-    "filter 1 x agreement": of("filter 1", "agreement"),
-    "filter 10 x agreement": of("filter 10", "agreement"),
-    "filter x root agreement": of("filter", "root agreement"),
-    "filter x agreement x precision": with_precision("filter", "agreement"),
     "filter x agreement x explained": explained("filter", "agreement"),
-    "filter x agreement x explained by L": explained("filter", "agreement", by="L"),
     "filter x near": of("filter", "near"),
     "filter x near x explained": explained("filter", "near"),
-    "filter x agreement x near": of("filter", "agreement", "near"),
     "filter x firing odds": of("filter", "firing odds"),
     "filter x firing odds x agreement": of("filter", "firing odds", "agreement"),
-    "filter x firing odds x agreement x explained": explained("filter", "firing odds", "agreement"),
-    "filter x root firing odds x agreement": of("filter", "root firing odds", "agreement"),
     "filter x firing pmi x agreement": of("filter", "firing pmi", "agreement"),
-    "filter x pmi x agreement": of("filter", "pmi", "agreement"),
-    "filter x firing contrastive-pmi x agreement": of("filter", "firing contrastive-pmi", "agreement"),
-    "filter x semanticlens x agreement": of("filter", "semanticlens", "agreement"),
-    "filter x contrastive-pmi x agreement": of("filter", "contrastive-pmi", "agreement"),
-    "likelihood of contrastive-pmi": likeliest("contrastive-pmi"),
+    "filter x firing contrast x agreement": of("filter", "firing contrast", "agreement"),
+    "filter x firing contrast x near": of("filter", "firing contrast", "near"),
+    "root filter x firing contrast x near": of("root filter", "firing contrast", "near"),
+    "fourth root filter x firing contrast x near": of("fourth root filter", "firing contrast", "near"),
+    "root filter x firing contrast x near x root agreement": of(
+        "root filter", "firing contrast", "near", "root agreement"
+    ),
+    "root filter x firing contrastive-pmi x near": of("root filter", "firing contrastive-pmi", "near"),
+    "root filter x root firing odds x near": of("root filter", "root firing odds", "near"),
+    "firing contrast x near": of("firing contrast", "near"),
+    "firing contrast x agreement x precision": with_precision("firing contrast", "agreement"),
+    "firing contrast x near x precision": with_precision("firing contrast", "near"),
+    "fourth root filter x firing contrast x near x precision": with_precision(
+        "fourth root filter", "firing contrast", "near"
+    ),
+    "near x precision": with_precision("near"),
     "level of pmi": levelled("pmi"),
     "level of consensus": levelled("consensus"),
-    "level of filter x agreement": levelled("filter x agreement"),
+    "level of root filter x firing contrast x near": levelled("root filter x firing contrast x near"),
     "ranks of contrastive-pmi, agreement, consensus": ranks_of("contrastive-pmi", "agreement", "consensus"),
-    "ranks of consensus, filter x agreement": ranks_of("consensus", "filter x agreement"),
     "ranks of filter, agreement, firing pmi": ranks_of("filter", "agreement", "firing pmi"),
-    "ranks of filter, agreement, semanticlens": ranks_of("filter", "agreement", "semanticlens"),
+    "ranks of filter, near, firing contrast": ranks_of("filter", "near", "firing contrast"),
 }

@@ -21,9 +21,9 @@ from torch.nn.functional import normalize
 REAL_FAMILIES: Final = ("real-net", "real-planted")
 REAL_VOCABULARIES: Final = ("words", "keywords", "full")
 CONDITIONS: Final = ("unbiased", "biased")
-_IMAGES: Final = 6000  # at most, drawn at random: the search needs many passes
-_NEURONS: Final = {"keyword": 60}  # at most of each kind, drawn at random
-_NEURONS_OF_A_KIND: Final = 20
+_IMAGES: Final = 3000  # at most, drawn at random: the search needs many passes
+_NEURONS: Final = {"keyword": 40}  # at most of each kind, drawn at random
+_NEURONS_OF_A_KIND: Final = 12
 _LEAST_OVERLAP: Final = 0.5
 
 

@@ -82,7 +82,7 @@ def test_computed_labels_are_those_read_back(arrays: tuple[Index, CandidateTexts
     assert [replace(label, run_id="") for label in read] == list(loose)
 
 
-@pytest.mark.parametrize("method", ["csp", "mean-centred", "pmi", "consensus", "contrastive-pmi"])
+@pytest.mark.parametrize("method", ["csp", "mean-centred", "pmi", "consensus", "contrastive-pmi", "firing-contrast"])
 def test_a_memory_changes_no_score_and_no_step_runs_twice(arrays: tuple[Index, CandidateTexts], method: str) -> None:
     index, texts = arrays
     chosen, memory = selection(index), Recorder()
@@ -91,7 +91,7 @@ def test_a_memory_changes_no_score_and_no_step_runs_twice(arrays: tuple[Index, C
     pipeline = Pipeline(index.store, memory=memory)
     for _ in range(2):
         assert torch.equal(pipeline.scores(chosen, request, texts).scored.scores, expected)
-    passes = {"consensus": 2, "pmi": 1, "contrastive-pmi": 1}.get(method, 0)
+    passes = {"consensus": 2, "firing-contrast": 2, "pmi": 1, "contrastive-pmi": 1}.get(method, 0)
     assert memory.made == ["examples"] + ["dataset"] * passes
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from csp_index.labelling.response import LeaderRanks, Response, ResponseSums
+from csp_index.labelling.response import Firing, LeaderRanks, Response, ResponseSums
 
 IMAGES, NEURONS, TEXTS, WIDTH = 400, 6, 9, 8
 
@@ -75,6 +77,27 @@ def test_a_block_of_neurons_is_ranked_as_among_all():
     torch.testing.assert_close(precision_of(e, a, t, leaders, pick=slice(2, 5)), whole[2:5])
 
 
+@pytest.mark.parametrize("density", [0.02, 0.6], ids=["few fire", "most fire"])
+def test_the_firing_images_are_those_of_half_the_mean_activation(density):
+    e, _, t = world()
+    generator = torch.Generator().manual_seed(3)
+    a = torch.rand(NEURONS, IMAGES, generator=generator) * (torch.rand(NEURONS, IMAGES, generator=generator) < density)
+    a[5] = 0
+    result = ResponseSums(a.topk(30, dim=1).values, t, 20.0, firing=True)
+    for place in torch.arange(IMAGES).chunk(3):
+        result.add(e[place], a[:, place])
+    found = result.finish()
+    share = (20.0 * e @ t.T).softmax(1)
+    for k in range(5):
+        top = a[k].topk(30).values
+        fires = a[k] >= 0.5 * top[top > 0].mean()
+        weights = a[k][fires] / a[k][fires].sum()
+        torch.testing.assert_close(found.firing.log[k], weights @ share[fires].log(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.firing.root[k], weights @ share[fires].sqrt(), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found.firing.share[k], weights @ share[fires], atol=1e-5, rtol=1e-4)
+    assert not found.firing.log[5].any()
+
+
 def test_rows_and_columns_of_a_response():
     parts = torch.arange(12.0).view(3, 4)
     found = Response(parts, parts + 1, parts + 2)
@@ -82,6 +105,8 @@ def test_rows_and_columns_of_a_response():
     assert found.of_candidates(torch.tensor([3, 0]), 1).linear.tolist()[0] == [3.0, 0.0, 0.0]
     assert found.repeated(2).agreement[:, 0].tolist() == [1.0, 1.0, 5.0, 5.0, 9.0, 9.0]
     assert Response(parts, parts).repeated(2).precision is None
+    whole = replace(found, firing=Firing(parts, parts + 1, parts + 2)).of_neurons(slice(1, 2))
+    assert whole.firing.log.tolist() == [[4.0, 5.0, 6.0, 7.0]] and whole.firing.share.tolist() == [[6.0, 7.0, 8.0, 9.0]]
 
 
 def test_one_image_or_one_text_is_no_error():

@@ -15,6 +15,11 @@ import search_candidates
 import search_worlds
 from search_breadth import FullSight
 
+from csp_index.labelling.evidence import Evidence, label_share
+from csp_index.labelling.response import ResponseSums
+from csp_index.labelling.scoring import score
+from csp_index.records import ScoringOptions
+
 
 def toy(images: int = 60, labels: int = 5) -> search_worlds.World:
     rng = torch.Generator().manual_seed(0)
@@ -66,3 +71,18 @@ def test_every_candidate_scores_every_label() -> None:
     for name, variant in {**search_candidates.PUBLISHED, **search_candidates.OWN, **search_candidates.BROAD}.items():
         scores = variant(sight)
         assert scores.shape == (3, 40) and bool(scores.isfinite().all()), name
+
+
+def test_the_package_computes_the_chosen_candidate() -> None:
+    world = toy(300, 12)
+    sight = FullSight(world)
+    expected = search_candidates.BROAD["firing contrast x near"](sight)  # the package's score before the second pass
+    values, top = world.activations.topk(30, dim=1)
+    sums = ResponseSums(values, world.texts, world.scale, firing=True)
+    sums.add(world.vectors, world.activations)
+    share = label_share(world.vectors, world.texts, world.scale) / len(world.vectors)
+    evidence = Evidence(
+        world.vectors, top, values, sight.near[:, :, :50], world.texts, None, share, response=sums.finish()
+    )
+    scores = score("firing-contrast", evidence, ScoringOptions(logit_scale=world.scale)).scores
+    torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-6)

@@ -8,7 +8,7 @@ import torch
 
 from csp_index.labelling import scoring
 from csp_index.labelling.evidence import Evidence, label_share
-from csp_index.labelling.response import Response
+from csp_index.labelling.response import Firing, Response
 from csp_index.labelling.scoring import FORMULAS
 from csp_index.records import ScoringOptions
 
@@ -36,8 +36,14 @@ def evidence(neurons: int = 5, neighbours: int = 1, *, seed: int = 0) -> Evidenc
         texts,
         vectors.mean(0),
         label_share(vectors, texts, SCALE).float() / IMAGES,
-        response=Response(*torch.rand(2, neurons, TEXTS, generator=generator)),
+        response=response(neurons, generator),
     )
+
+
+def response(neurons: int, generator: torch.Generator) -> Response:
+    """Any response, with every part but the precision; the means of P are the squares of those of its root."""
+    linear, agreement, root = torch.rand(3, neurons, TEXTS, generator=generator)
+    return Response(linear, agreement, firing=Firing(0.5 * root.log(), root, root.square()))
 
 
 def score(method: str, found: Evidence, options: ScoringOptions = OPTIONS) -> torch.Tensor:
