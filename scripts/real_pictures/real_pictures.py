@@ -42,8 +42,8 @@ CONDITIONS: Final = ("unbiased", "biased", "held-unbiased", "held-biased")
 VIEWS: Final = {"unbiased": 2, "biased": 2, "held-unbiased": 3, "held-biased": 3}
 #: Layers that the product evaluates, and with which vocabulary.
 EVALUATED_LAYERS: Final = (("net", "words"), ("planted", "keywords"), ("hidden", "keywords"))
-#: Conditions that become files and are labeled by the product.
-PRODUCT_CONDITIONS: Final = ("unbiased", "biased")
+#: Conditions that become files and are labeled by the product where no others are named.
+LABELED: Final = ("unbiased", "biased")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,19 @@ def seed_list(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
+def condition_list(text: str) -> tuple[str, ...]:
+    """Return the conditions of a list with commas.
+
+    >>> condition_list("unbiased,held-biased")
+    ('unbiased', 'held-biased')
+    """
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    unknown = [name for name in names if name not in CONDITIONS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no condition (has: {', '.join(CONDITIONS)})")
+    return names
+
+
 def artist_folder(text: str) -> tuple[str, Path]:
     """Return the artist and the folder of NAME=DIR."""
     name, separator, folder = text.partition("=")
@@ -97,6 +110,12 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clip-art", type=Path, metavar="DIR", help="unpacked openclipart-png")
     parser.add_argument("--stamps", type=Path, metavar="DIR", help="unpacked tuxpaint-stamps-default")
     parser.add_argument("--seeds", type=seed_list, default=[0, 1, 2], help="model seeds (0-2)")
+    parser.add_argument(
+        "--conditions",
+        type=condition_list,
+        default=LABELED,
+        help=f"what to label, of {', '.join(CONDITIONS)} (first two)",
+    )
     parser.add_argument("--until", choices=STAGES, default="table", help="the last stage to run")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (1: best on a busy machine)")
     parser.add_argument("--quick", action="store_true", help="a few steps and methods, for tests")
@@ -179,12 +198,11 @@ def write_arrays(out: Path, material: Material, seed: int) -> None:
         world_arrays.write_condition(folder / f"seed{seed}-{name}.npz", models, one, planted, shared, 10 * place + seed)
 
 
-def write_probing(out: Path, material: Material, seed: int) -> None:
-    """Write the files and the metadata of the conditions that the product labels."""
-    for name in PRODUCT_CONDITIONS:
-        one = probing_sets(material, seed, [name])[name]
-        probing.write_set(out / f"seed{seed}" / name, one, material.emoji, material.words)
-        say(f"seed {seed}, {name}: {len(one.concept)} files")
+def write_probing(out: Path, material: Material, seed: int, name: str) -> None:
+    """Write the files and the metadata of one condition."""
+    one = probing_sets(material, seed, [name])[name]
+    probing.write_set(out / f"seed{seed}" / name, one, material.emoji, material.words)
+    say(f"seed {seed}, {name}: {len(one.concept)} files")
 
 
 def run_product(
@@ -238,13 +256,17 @@ def run(chosen: argparse.Namespace) -> None:
             mark = train_seed(out / f"seed{seed}", material, seed, steps, stages)
             if last >= STAGES.index("arrays"):
                 stages.run(f"seed{seed}/arrays", mark, lambda seed=seed: write_arrays(out, material, seed))
-            if last >= STAGES.index("probing"):
-                stages.run(f"seed{seed}/probing", mark, lambda seed=seed: write_probing(out, material, seed))
-            if last >= STAGES.index("labels"):
-                for name in PRODUCT_CONDITIONS:
+            for name in chosen.conditions:
+                if last >= STAGES.index("probing"):
+                    stages.run(
+                        f"seed{seed}/{name}/probing",
+                        mark,
+                        lambda seed=seed, name=name: write_probing(out, material, seed, name),
+                    )
+                if last >= STAGES.index("labels"):
                     run_product(out, material, seed, name, mark, stages, last >= STAGES.index("evaluation"))
     if last >= STAGES.index("table"):
-        report.write(out, chosen.seeds, material.held_out, PRODUCT_CONDITIONS, stages.seconds())
+        report.write(out, chosen.seeds, material.held_out, chosen.conditions, stages.seconds())
         say(f"wrote {out / 'table.md'} and {out / 'results.json'}")
 
 
