@@ -66,8 +66,10 @@ def read_pairs(path: str | Path, store: Store, images: int) -> ImagePairs:
     except SourceError as exc:
         raise EvaluationError(str(exc).replace("the metadata table", "the table of pairs", 1)) from exc
     columns = {name.strip().casefold(): name for name in table.column_names}
-    if not set(_COLUMNS) <= columns.keys() or not table.num_rows:
-        has = ", ".join(table.column_names) if table.num_rows else "no row"
+    if not table.num_rows:
+        raise EvaluationError(f"{where} has no row: expected {','.join(_COLUMNS)} in each")
+    if not set(_COLUMNS) <= columns.keys():
+        has = ", ".join(table.column_names)
         raise EvaluationError(f"{where} lacks the columns {','.join(_COLUMNS)} (has: {has})")
     rows = list(zip(*(table[columns[name]].to_pylist() for name in _COLUMNS), strict=True))
     names = [_cleaned(name) for row in rows for name in row[:2]]

@@ -62,7 +62,7 @@ def test_pairs_of_unknown_images_are_passed_over_with_a_count(index, tmp_path):
     [
         (["a.png,b.png,red"], "image_a,image_b,word", "names no two images .* (the first: a.png, b.png)"),
         (["0,1,red"], "first,second,word", "lacks the columns image_a,image_b,word .has: first, second, word"),
-        ([], "image_a,image_b,word", "lacks the columns"),
+        ([], "image_a,image_b,word", "has no row: expected image_a,image_b,word in each"),
         (["0,1,"], "image_a,image_b,word", "has no word in row 1"),
     ],
 )
