@@ -21,27 +21,24 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from world_arrays import Texts
 
+from csp_index.labelling import methods as labelling
+
 NETWORK: Final = "python:studied_pictures:studied_network"
 NAME: Final = "studied"
 NET, HIDDEN, PLANTED = f"{NAME}/outputs", f"{NAME}/hidden", "planted/neurons"
 #: Layer in the arrays -> address in the index.
 LAYERS: Final = {"net": NET, "planted": PLANTED, "hidden": HIDDEN}
 VOCABULARIES: Final = ("words", "keywords", "full")
+#: Methods of the product that are not compared: controls and variants, but for the floor.
+LEFT_OUT: Final = frozenset({"csp-difference", "clip-dissect-mean", "rank-reorder", "random-contrast"})
 #: Methods to compare: name in the tables -> options of `csp-index label`.
 METHODS: Final = {
     "csp": ("--method", "csp"),
     "csp gamma .5": ("--method", "csp", "--gamma", "0.5"),
-    "semanticlens": ("--method", "semanticlens"),
-    "mean-centred": ("--method", "mean-centred"),
-    "clip-dissect": ("--method", "clip-dissect"),
-    "wpmi": ("--method", "wpmi"),
-    "pmi": ("--method", "pmi"),
-    "contrastive-pmi": ("--method", "contrastive-pmi"),
-    "consensus": ("--method", "consensus"),
-    "random-label": ("--method", "random-label"),
+    **{name: ("--method", name) for name in labelling.METHODS if name not in LEFT_OUT},
 }
 #: Methods that `evaluate` judges: it relabels on half of the images, so each costs a labeling run.
-EVALUATED: Final = ("semanticlens", "pmi", "contrastive-pmi", "consensus", "csp", "random-label")
+EVALUATED: Final = ("semanticlens", "pmi", "contrastive-pmi", "consensus", "firing-contrast", "csp", "random-label")
 
 
 class CommandError(RuntimeError):
