@@ -197,13 +197,14 @@ class Label:
     """What one method says of one neuron: its best candidates and the evidence they rest on.
 
     `state` is `labelled`, `dead` (the neuron never fires), `constant` (the same on every image), `no-contrast` (no
-    image activates less than the threshold, and the method needs one) or `no-candidates` (only its own were asked for,
-    and it has none); but for the first, `labels` is empty and `note` says why. `note` also mentions fewer examples than
-    requested, ties among them, and a poor contrast. `uncertain`: the lead of the best candidate is inside the noise of
-    the activating images, these tell nothing (there is but one), or half of them were taken by the order of the images
-    among more of the same activation. `rivals` are the others that come first in some resamples, at most five.
-    `prediction_set` is the smallest set of candidates of which one comes first in 90 % of the resamples; empty where
-    nothing was resampled.
+    image activates less than the threshold, and the method needs one) or `no-candidates` (only its own were asked
+    for, and it has none); but for the first, `labels` is empty and `note` says why. `note` also mentions fewer
+    examples than requested, ties among them, and a poor contrast. `uncertain`: the lead of the best candidate is
+    inside the noise of the activating images, these tell nothing (there is but one), half of them were taken by the
+    order of the images among more of the same activation, or the label fits other images nearly as well
+    (`labelling.nulls`). `rivals` are the others that come first in some resamples, at most five. `prediction_set` is
+    the smallest set of candidates of which one comes first in 90 % of the resamples; empty where nothing was
+    resampled.
     """
 
     neuron: NeuronKey

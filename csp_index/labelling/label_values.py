@@ -15,6 +15,7 @@ import torch
 from csp_index.contrast.examples import Examples, quality_of
 from csp_index.contrast.selection import Selection
 from csp_index.labelling.confidence import Confidence
+from csp_index.labelling.nulls.fit import fit_notes
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.ties import Ties
 from csp_index.records import ExamplePair, Label, LabelScore, LabelState, prediction_set_of, rivals_of
@@ -49,6 +50,7 @@ class Ranking:
     confidence: Confidence | None = None
     vectors: torch.Tensor | None = None
     ties: Ties | None = None
+    fit: torch.Tensor | None = None  # [M], NaN where it is unknown, or another reason makes the label uncertain
 
     @property
     def counts(self) -> np.ndarray:
@@ -139,7 +141,8 @@ def _example_notes(request: LabelRequest, examples: Examples) -> list[str]:
 def label_notes(ranking: Ranking, summary: ExampleSummary) -> list[str]:
     """Return the note of each label: why there is none, else what falls short of the request."""
     ties = [""] * len(summary.notes) if ranking.ties is None else ranking.ties.notes()
-    notes = ["; ".join(filter(None, parts)) for parts in zip(ties, summary.notes, strict=True)]
+    fit = [""] * len(summary.notes) if ranking.fit is None else fit_notes(ranking.fit)
+    notes = ["; ".join(filter(None, parts)) for parts in zip(ties, summary.notes, fit, strict=True)]
     return [_NOTES.get(state, note) for state, note in zip(ranking.states.tolist(), notes, strict=True)]
 
 

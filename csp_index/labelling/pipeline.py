@@ -24,6 +24,7 @@ from csp_index.labelling.confidence import Confidence, bootstrap
 from csp_index.labelling.evidence import Evidence
 from csp_index.labelling.gather import dataset_response, dataset_share, read_evidence
 from csp_index.labelling.label_values import KEPT, ExampleSummary, Ranking, example_summary
+from csp_index.labelling.nulls.fit import LEAST_FIT, draw_sample, label_fit, sampled_activations
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.response import Response
 from csp_index.labelling.scoring import Scored
@@ -202,6 +203,11 @@ class Pipeline:
         """Return the best candidates of each neuron, with the confidence in them; errors as `scores`."""
         scores = self.scores(selection, request, texts, activating)
         best = scores.leaders(max(KEPT, request.top))
+        confidence = scores.confidence(best[:, :KEPT], self.context.check)
+        fit = None if confidence is None else self._fit(selection, request, scores, best[:, 0])
+        if confidence is not None and fit is not None:
+            fit = fit.masked_fill(confidence.uncertain, torch.nan)  # the first reason is enough
+            confidence = replace(confidence, uncertain=confidence.uncertain | (fit < LEAST_FIT))
         return Ranking(
             selection,
             request,
@@ -211,9 +217,10 @@ class Pipeline:
             best,
             scores.states,
             scores.available.numpy(),
-            scores.confidence(best[:, :KEPT], self.context.check),
+            confidence,
             scores.scored.vectors,
             scores.ties,
+            fit,
         )
 
     def summary(self, ranking: Ranking) -> ExampleSummary:
@@ -245,6 +252,23 @@ class Pipeline:
             ("response", *_key(selection, request), texts.key, formula),
             lambda: dataset_response(self.store, selection, request, images, evidence, texts.own, self.context.check),
         )
+
+    def _fit(
+        self, selection: Selection, request: LabelRequest, scores: NeuronScores, best: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Return the fit [M] of the best candidates; None for a pool, of which labels are only compared."""
+        if selection.pool is not None:
+            return None
+        sample = self.memory.dataset(
+            ("sample", selection.source.name, selection.images(self.store)), lambda: draw_sample(self.store, selection)
+        )
+        sampled = self.memory.examples(
+            ("sampled", *_key(selection, request)),
+            lambda: sampled_activations(self.store, selection, sample),
+            lambda values: values.nbytes,
+        )
+        means = torch.from_numpy(selection.statistics(self.store)["mean"].to_numpy().astype(np.float32))
+        return label_fit(scores.evidence, scores.evidence.texts[best], means, sample, sampled, self.context.check)
 
     def _memory(self, selection: Selection) -> Memory:
         return self.memory if selection.pool is None else NoMemory()
