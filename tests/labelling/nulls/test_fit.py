@@ -59,7 +59,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> csp_index.Index:
     images[shows, 0] += 3
     activations = np.zeros((400, 2), np.float32)
     activations[:, 0] = shows * rng.uniform(2, 3, 400)
-    activations[:, 1] = np.maximum(images[:, 3] + 0.3 * rng.standard_normal(400), 0) * ~shows
+    activations[:, 1] = np.maximum(images[:, 3] + 0.15 * rng.standard_normal(400), 0) * ~shows
     np.save(folder / "E.npy", images.astype(np.float32))
     np.save(folder / "A.npy", activations)
     index = csp_index.open_index(folder / "db")
