@@ -34,6 +34,7 @@ from csp_index.labelling.elsewhere.records import imported_names
 from csp_index.labelling.label_rule import prefer, preferred_method
 from csp_index.labelling.label_store import label_of
 from csp_index.labelling.labels import label_neurons
+from csp_index.labelling.nulls.null_labels import ranked_labels
 from csp_index.labelling.request import make_request
 from csp_index.labelling.search import embed_query, search_neurons, searched_layers
 from csp_index.labelling.texts.candidate_mix import Mix, mixed_candidates
@@ -187,25 +188,26 @@ class Index(Reader):
         explain: Callable[[str], None] | None = None,
         candidates: str | Sequence[str] = "vocabulary",
         pool_candidates: bool = False,
+        null: str | None = None,
         progress: Progress | None = None,
         **options: Unpack[keywords.LabelKeywords],
     ) -> Labels:
         """Return labels of a layer (`m/l`), a neuron (`m/l/7`), or several neurons.
 
         `method` is by default the one the index prefers, else the recommended one (`csp_index.labelling.methods`), or
-        csp where the encoder's logit scale is unknown; imported labels (`import_labels`) are read by their name.
-        `vocabulary` is a built-in name, a text file, a list of texts, or `CandidateTexts` made elsewhere; by default
-        the last one used. `options` are the fields of ExampleOptions and ScoringOptions, for example gamma, examples,
-        contrast. Labels are stored and read again; `recompute` computes them again, `keep=False` writes nothing.
-        `search` finds contrastive images by vector search (True) or matrix products (False), by default by whichever
-        costs less here; `explain` receives the choice and its reason. `candidates` is any mix of vocabulary, vlm,
-        captioner and neighbours: what models named for a neuron is scored for it, or with `pool_candidates` for all.
+        csp where the encoder's logit scale is unknown; imported labels are read by their name. `vocabulary` is a
+        built-in name, a text file, a list of texts, or `CandidateTexts`; by default the last one used. `options` are
+        the fields of ExampleOptions and ScoringOptions. Stored labels are read; `recompute` makes them again,
+        `keep=False` writes nothing. `search` finds contrastive images by vector search (True) or products (False), by
+        default the cheaper; `explain` receives the choice. `candidates` is any mix of vocabulary, vlm, captioner and
+        neighbours: what models named for a neuron is scored for it, or with `pool_candidates` for all. With `null`, a
+        layer that has learned nothing, labels are ranked among its own.
         """
         labels: list[Label] = []
         context = replace(self._context(progress), search=search, explain=explain)
         with self.store.moment():
             source, layers = catalog.encoder(self.store, encoder), self.resolve(neurons)
-            if method is not None and method in imported_names(self.store):
+            if null is None and method is not None and method in imported_names(self.store):
                 return Labels(tuple(read_imported(self.store, source, layers, method, top, options)))
             request = make_request(method, source, top, options, preferred_method(self.store))
             mix, space = Mix.parse(candidates, pool_candidates), self._text_space(source, templates, keep)
@@ -213,7 +215,7 @@ class Index(Reader):
             for target, numbers in layers:
                 texts, key = plain or mixed_candidates(space, target, mix, vocabulary)
                 run = partial(label_neurons, recompute=recompute, keep=keep, context=context)
-                labels += run(self.store, Selection(source, target, numbers), request, texts, key)
+                labels += ranked_labels(run, self.store, Selection(source, target, numbers), request, texts, key, null)
         return Labels(tuple(labels))
 
     def import_labels(

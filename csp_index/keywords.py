@@ -80,6 +80,7 @@ class ViewKeywords(LabelKeywords, total=False):
     explain: Callable[[str], None] | None
     candidates: str | Sequence[str]
     pool_candidates: bool
+    null: str | None
     progress: Progress | None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from csp_index.assurance import NullRank, stability
 from csp_index.errors import AddressError, SettingError
 
 ContrastKind = Literal["nearest", "falcon", "perturbation", "synthetic", "random"]
@@ -183,15 +184,6 @@ class WeightedLabel:
         return written
 
 
-def stability(share: float) -> str:
-    """Return in words how stable a label is: the one place where people read of a label's `confidence`.
-
-    >>> stability(0.606)
-    'stable in 61 of 100 resamples'
-    """
-    return f"stable in {round(100 * share)} of 100 resamples"
-
-
 @dataclass(frozen=True, slots=True)
 class Label:
     """What one method says of one neuron: its best candidates and the evidence they rest on.
@@ -218,6 +210,13 @@ class Label:
     rivals: tuple[LabelScore, ...] = ()
     prediction_set: tuple[LabelScore, ...] = ()
 
+    null_rank: NullRank | None = None
+
+    @property
+    def null_percentile(self) -> float | None:
+        """The share of a null's labels that score lower, in [0, 1], or None where no null was asked."""
+        return None if self.null_rank is None else self.null_rank.percentile
+
     @property
     def confidence(self) -> float | None:
         """How stable the label is: the share of the resamples in which it comes first, in [0, 1], or None."""
@@ -228,6 +227,8 @@ class Label:
         """In words why the best label is uncertain, or nothing."""
         if not self.uncertain:
             return ""
+        if self.null_rank is not None and not self.null_rank.passes:
+            return f"uncertain: {self.null_rank.doubt}"
         if self.confidence is None:
             return "uncertain: resampling its images says nothing"
         rivals = ", ".join(f"{rival.text} {rival.share:.2f}" for rival in self.rivals)
@@ -251,6 +252,7 @@ class Label:
             "confidence": self.confidence,
             "uncertain": self.uncertain,
             "rivals": [{"text": s.text, "share": s.share} for s in self.rivals],
+            "null_percentile": self.null_percentile,
             "prediction_set": [{"text": s.text, "share": s.share} for s in self.prediction_set],
         }
 

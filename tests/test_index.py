@@ -378,7 +378,7 @@ def test_every_public_name_is_there():
 
 NEED_TORCH = {  # the others are records, options and protocols: a program that only reads an index has no use for torch
     *("open_index", "doctor", "Index", "NetworkSource", "Network", "Encoder", "CandidateTexts", "Vocabulary"),
-    *("Evidence", "ScoringMethod", "ImageGenerator", "VariantGenerator", "Original", "Variant"),
+    *("Evidence", "ScoringMethod", "ImageGenerator", "VariantGenerator", "Original", "Variant", "redrawn"),
 }
 
 

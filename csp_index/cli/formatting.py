@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from csp_index.assurance import stability
 from csp_index.cli.output import say
 from csp_index.labelling.methods import RECOMMENDED
 from csp_index.printable import megabytes, printable
-from csp_index.records import stability
 
 if TYPE_CHECKING:
     from csp_index.contrast.vector_index import EncoderOptimized, OptimizeSummary, Recall
@@ -34,6 +34,8 @@ def say_neuron(view: NeuronView) -> None:
         say(f"  {label.doubt or stability(label.confidence or 0.0)}")
     if len(label.prediction_set) > 1:
         say(f"  among these in 90 % of the resamples: {', '.join(score.text for score in label.prediction_set)}")
+    if label.null_rank is not None:
+        say(f"  {label.null_rank} ({label.null_rank.null})")
     for score in label.labels[1:]:
         say(f"  rival: {score.text} ({score.score:.3f})")
     say(

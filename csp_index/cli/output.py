@@ -127,7 +127,8 @@ def say_labels(labels: Iterable[Label], as_json: bool) -> None:
             say_json(label.as_json())
             continue
         scores = "  ".join(f"{score.text} ({score.score:.3f})" for score in label.labels) or f"({label.state})"
-        remarks = "; ".join(part for part in (label.note, label.doubt) if part)
+        rank = "" if label.null_rank is None else str(label.null_rank)
+        remarks = "; ".join(part for part in (label.note, label.doubt, rank) if part)
         say(str(label.neuron), scores, *([f"[{remarks}]"] if remarks else []))
 
 

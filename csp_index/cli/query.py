@@ -71,6 +71,7 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
     help="Any of vocabulary, vlm, captioner, neighbours, with commas; `csp-index candidates` stores the last three.",
 )
 @click.option("--pool-candidates", is_flag=True, help="Make the candidates of each neuron candidates of all.")
+@click.option("--null", metavar="MODEL/LAYER", help="Layer of a redrawn network: say where labels stand among its own.")
 @click.option(
     "--check", is_flag=True, help="Make no labels; report which candidates of models score below the vocabulary's best."
 )
@@ -145,7 +146,7 @@ def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> N
 
 def _checking(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options of `label` that a check takes; by default it checks all kinds that may be invented."""
-    unfit = ("pool_candidates", "recompute", "explain")
+    unfit = ("pool_candidates", "recompute", "explain", "null")
     refused = [name for name in unfit if options[name]]
     if refused:
         raise click.UsageError(f"--{refused[0].replace('_', '-')} does not go with --check, which makes no labels")
@@ -234,8 +235,8 @@ def sql(db: str, statement: str, kind: Any, out: str | None, version: str | None
     """Run one read-only SELECT over the index.
 
     Views: images, neurons, neuron_labels (one row per neuron: the label shown), labels, examples, derived, answers,
-    candidates, evaluations, splits, class_names, vocabularies, texts, runs, failures, layers, encoders, shards,
-    embeddings, and the table macro activations('MODEL/LAYER/INDEX').
+    candidates, evaluations, splits, class_names, label_nulls, vocabularies, texts, runs, failures, layers, encoders,
+    shards, embeddings, and the table macro activations('MODEL/LAYER/INDEX').
 
     \b
     csp-index sql birds.db "SELECT address, text FROM neuron_labels WHERE text LIKE '%striped%'"

@@ -31,12 +31,14 @@ _OF_NEURONS = (
     schema.CANDIDATES,
     schema.EVALUATIONS,
     schema.CLASS_NAMES,
+    schema.LABEL_NULLS,
 )
 _UNIQUE = {
     schema.CANDIDATES: [*_KEY, "kind", "proposer", "rank"],
     schema.ANSWERS: ["settings_hash", *_NEURON, "kind"],
     schema.EVALUATIONS: [*_KEY, "kind", "method", "text", "metric"],
     schema.CLASS_NAMES: [*_NEURON],
+    schema.LABEL_NULLS: [*_KEY, "method"],
     schema.ENCODERS: ["encoder"],
     schema.LAYERS: ["model", "layer"],
     schema.FAILURES: ["uri"],

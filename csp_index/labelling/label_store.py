@@ -18,6 +18,7 @@ from csp_index.contrast.selection import Selection
 from csp_index.labelling.confidence import Confidence
 from csp_index.labelling.label_rule import LabelRule, read_rule
 from csp_index.labelling.label_values import ExampleSummary, Ranking, label_notes, stored_pairs
+from csp_index.labelling.nulls.ranks import read_ranks, with_rank
 from csp_index.labelling.request import LabelRequest
 from csp_index.records import ExamplePair, Label, LabelScore, LabelState, prediction_set_of, rivals_of
 from csp_index.store import catalog, schema
@@ -164,7 +165,7 @@ def read_labels(store: Store, selection: Selection, hashed: str, request: LabelR
     runs = ",".join(catalog.sql_text(run) for run in label_rows["run_id"].unique().to_pylist())
     neurons = ",".join(map(str, label_rows["neuron"].unique().to_pylist()))
     example_rows = store.read(schema.EXAMPLES, where=f"run_id IN ({runs}) AND neighbour = 0 AND neuron IN ({neurons})")
-    return _from_rows(selection, label_rows, example_rows, request.top)
+    return _from_rows(store, selection, label_rows, example_rows, request.top)
 
 
 def label_of(store: Store, selection: Selection, neuron: int, method: str | None = None, top: int = 5) -> Label | None:
@@ -180,12 +181,14 @@ def label_of(store: Store, selection: Selection, neuron: int, method: str | None
     if run_id is None:
         return None
     where += f" AND run_id = {catalog.sql_text(run_id)}"
-    return _from_rows(selection, store.read(schema.LABELS, where=where), store.read(schema.EXAMPLES, where=where), top)[
-        neuron
-    ]
+    return _from_rows(
+        store, selection, store.read(schema.LABELS, where=where), store.read(schema.EXAMPLES, where=where), top
+    )[neuron]
 
 
-def _from_rows(selection: Selection, label_rows: pa.Table, example_rows: pa.Table, top: int) -> dict[int, Label]:
+def _from_rows(
+    store: Store, selection: Selection, label_rows: pa.Table, example_rows: pa.Table, top: int
+) -> dict[int, Label]:
     pairs: dict[tuple[str, int], list[ExamplePair]] = {}
     nearest = example_rows.filter(pc.equal(example_rows["neighbour"], 0)).select(["run_id", "neuron", *_PAIR])
     for run_id, neuron, *pair in zip(*(column.to_pylist() for column in nearest.columns), strict=True):
@@ -201,7 +204,8 @@ def _from_rows(selection: Selection, label_rows: pa.Table, example_rows: pa.Tabl
             neuron_scores.append(LabelScore(*rest[4:]))
         if doubt:
             uncertain.add(neuron)
-    return {
+    ranks = read_ranks(store, selection.target.key)
+    labels = {
         neuron: Label(
             selection.key(neuron),
             method,
@@ -216,3 +220,4 @@ def _from_rows(selection: Selection, label_rows: pa.Table, example_rows: pa.Tabl
         )
         for neuron, (run_id, method, state, note) in heads.items()
     }
+    return {neuron: with_rank(label, ranks.get((label.run_id, neuron))) for neuron, label in labels.items()}

@@ -30,7 +30,9 @@ def neuron_card(store: Store, label: Label, activations: np.ndarray, path: str |
             method=label.method,
             labels=[(score.text, score.score) for score in label.labels],
             state=label.state,
-            note=" · ".join(part for part in (label.note, label.doubt) if part),
+            note=" · ".join(
+                part for part in (label.note, label.doubt, label.null_rank and str(label.null_rank)) if part
+            ),
             pairs=[
                 CardPair(
                     pictures[pair.image_id],

@@ -71,8 +71,9 @@ class NeuronView:
 
     def _repr_html_(self) -> str:
         label = self.label
+        rank = "" if label.null_rank is None else str(label.null_rank)
         remarks = "; ".join(
-            part for part in (self.class_line, label.note, label.doubt, self.contrast.summary()) if part
+            part for part in (self.class_line, label.note, label.doubt, rank, self.contrast.summary()) if part
         )
         head = (
             f"<p><b>{html.escape(label.text or label.state)}</b> {html.escape(f'{label.neuron}, {label.method}')}</p>"

@@ -13,6 +13,7 @@ from csp_index.store.tables import Store
 _OF_NEURONS = (
     schema.NEURONS,
     schema.CLASS_NAMES,
+    schema.LABEL_NULLS,
     schema.LABELS,
     schema.EXAMPLES,
     schema.ANSWERS,

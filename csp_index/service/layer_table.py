@@ -15,8 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from csp_index.assurance import NullRank
 from csp_index.errors import NotFoundError
 from csp_index.labelling.label_rule import read_rule
+from csp_index.labelling.nulls.ranks import read_ranks, with_rank
 from csp_index.query.neuron_view import ALWAYS, share_above_mean
 from csp_index.records import ExamplePair, Label, LabelScore, NeuronKey, prediction_set_of, rivals_of
 from csp_index.service.documents.shapes import NeuronRow
@@ -53,6 +55,7 @@ class MethodLabels:
     uncertain: np.ndarray  # int8
     notes: np.ndarray  # str
     runs: np.ndarray  # str, "" where there is no label
+    ranks: Mapping[tuple[str, int], NullRank]  # in a null, by run and neuron
     offsets: np.ndarray
     candidates: pa.DictionaryArray
     values: np.ndarray
@@ -68,6 +71,10 @@ class MethodLabels:
         arrays = (self.scores, self.leads, self.confidences, self.offsets, self.values)
         return sum(a.nbytes for a in arrays) + int(self.candidates.nbytes) + 100 * len(self.states)
 
+    def rank(self, neuron: int) -> NullRank | None:
+        """Return where a neuron's label stands in a null."""
+        return self.ranks.get((self.runs[neuron], neuron))
+
     def label(self, key: NeuronKey, top: int) -> Label | None:
         """Return the label of a neuron with its `top` best candidates and without pairs, or None."""
         at = key.neuron
@@ -79,7 +86,7 @@ class MethodLabels:
         scores = [
             LabelScore(text, score, *map(finite, three)) for text, (score, *three) in zip(texts, values, strict=True)
         ]
-        return Label(
+        label = Label(
             key,
             self.methods[at],
             self.states[at],
@@ -91,6 +98,7 @@ class MethodLabels:
             rivals_of(scores),
             prediction_set_of(scores),
         )
+        return with_rank(label, self.rank(at))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +166,7 @@ class LayerTable:
             "lead": finite(float(labels.leads[neuron])) if labels else None,
             "confidence": finite(float(labels.confidences[neuron])) if labels else None,
             "uncertain": bool(labels.uncertain[neuron]) if labels and labels.uncertain[neuron] >= 0 else None,
+            "null_percentile": rank.percentile if labels and (rank := labels.rank(neuron)) else None,
             "firing_rate": float(self.firing_rates[neuron]),
             "above_mean": self._above_mean(neuron),
             "max": float(self.maxima[neuron]),
@@ -254,6 +263,7 @@ def _newest_labels(store: Store, info: LayerInfo) -> tuple[dict[str, MethodLabel
         return {}, None
     run = _codes(rows["run_id"])[1]
     names, method = _codes(rows["method"])
+    ranks = read_ranks(store, info.key)
     neuron, rank = rows["neuron"].to_numpy(), rows["rank"].to_numpy()
     newest = np.full((len(names), info.neurons), -1)
     np.maximum.at(newest, (method, neuron), run)
@@ -262,17 +272,17 @@ def _newest_labels(store: Store, info: LayerInfo) -> tuple[dict[str, MethodLabel
     def labels(mask: np.ndarray) -> MethodLabels:
         places = np.flatnonzero(mask)
         order = places[np.lexsort((rank[places], neuron[places]))]
-        return _by_neuron(rows.take(pa.array(order)).combine_chunks(), info.neurons)
+        return _by_neuron(rows.take(pa.array(order)).combine_chunks(), info.neurons, ranks)
 
     rule = read_rule(store)
-    ranks = np.array([rule.rank(name) for name in names])[:, None]
-    order = np.where((newest >= 0) & (ranks >= 0), ranks * (run.max() + 1) + newest, -1)
+    order_of = np.array([rule.rank(name) for name in names])[:, None]
+    order = np.where((newest >= 0) & (order_of >= 0), order_of * (run.max() + 1) + newest, -1)
     best, present = order.argmax(0), order.max(0) >= 0
     by_method = {name: labels(is_newest & (method == place)) for place, name in enumerate(names)}
     return by_method, labels(is_newest & present[neuron] & (method == best[neuron])) if present.any() else None
 
 
-def _by_neuron(rows: pa.Table, neurons: int) -> MethodLabels:
+def _by_neuron(rows: pa.Table, neurons: int, ranks: Mapping[tuple[str, int], NullRank]) -> MethodLabels:
     """Return the labels of neurons from their rows, sorted by neuron and rank; each neuron's are of one run."""
     neuron, rank = rows["neuron"].to_numpy(), rows["rank"].to_numpy()
     values = np.stack([rows[name].to_numpy() for name in _SCORES], axis=1)
@@ -289,6 +299,10 @@ def _by_neuron(rows: pa.Table, neurons: int) -> MethodLabels:
     scores = spread(heads, values[heads, 0], np.nan, np.float64)
     doubt = rows["uncertain"].cast(pa.int8()).fill_null(-1).to_numpy()
     ranked = np.flatnonzero(rank >= 0)
+    uncertain, runs = spread(heads, doubt[heads], -1, np.int8), words("run_id", "")
+    for (run, at), place in ranks.items():
+        if runs[at] == run and not place.passes:
+            uncertain[at] = 1
     return MethodLabels(
         Counter(rows["method"].take(pa.array(heads)).to_pylist()).most_common(1)[0][0],
         words("text", None),
@@ -297,9 +311,10 @@ def _by_neuron(rows: pa.Table, neurons: int) -> MethodLabels:
         scores,
         scores - spread(second, values[second, 0], np.nan, np.float64),
         spread(heads, values[heads, 3], np.nan, np.float64),
-        spread(heads, doubt[heads], -1, np.int8),
+        uncertain,
         words("note", ""),
-        words("run_id", ""),
+        runs,
+        ranks,
         np.searchsorted(neuron[ranked], np.arange(neurons + 1)),
         rows["text"].take(pa.array(ranked)).combine_chunks().dictionary_encode(),
         values[ranked],

@@ -32,6 +32,7 @@ CLASS_NAMES = "class_names"
 VOCABULARIES = "vocabularies"
 EXAMPLES = "examples"
 LABELS = "labels"
+LABEL_NULLS = "label_nulls"
 ANSWERS = "answers"
 CANDIDATES = "candidates"
 EVALUATIONS = "evaluations"
@@ -43,6 +44,16 @@ EMBEDDING = "embedding"  # the column of an encoder's vectors
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 _utc = pa.timestamp("us", tz="UTC")
+
+
+# What rows of results begin with; the settings hash is of all that they depend on.
+_RESULT = (
+    ("run_id", pa.string()),
+    ("settings_hash", pa.string()),
+    ("model", pa.string()),
+    ("layer", pa.string()),
+    ("neuron", pa.int32()),
+)
 
 
 def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
@@ -152,11 +163,7 @@ _TABLES: dict[str, pa.Schema] = {
         ("encoder", pa.string()),
     ),
     LABELS: _schema(
-        ("run_id", pa.string()),
-        ("settings_hash", pa.string()),
-        ("model", pa.string()),
-        ("layer", pa.string()),
-        ("neuron", pa.int32()),
+        *_RESULT,
         ("method", pa.string()),
         ("state", pa.string()),
         ("rank", pa.int32()),  # 0 is the best; -1 if there is no label
@@ -168,12 +175,18 @@ _TABLES: dict[str, pa.Schema] = {
         ("uncertain", pa.bool_()),  # of the best candidate: its lead is inside the noise; null for the others
         ("note", pa.string()),
     ),
+    LABEL_NULLS: _schema(  # of a label, by its run: where it stands among a layer that has learned nothing
+        *_RESULT,
+        ("method", pa.string()),
+        ("percentile", pa.float64()),  # the share of the null's labels with a lower score, equal ones count one half
+        ("lead_percentile", pa.float64()),  # the same of the lead over the runner-up
+        ("exceeded", pa.float64()),  # the share of the null's neurons with a sure label that scores as high
+        ("null", pa.string()),  # its model/layer
+        ("null_neurons", pa.int32()),  # that have a label
+        ("null_run", pa.string()),  # the newest that made labels of it
+    ),
     ANSWERS: _schema(
-        ("run_id", pa.string()),
-        ("settings_hash", pa.string()),  # of all that the answer depends on: proposer, revision, prompt, examples
-        ("model", pa.string()),
-        ("layer", pa.string()),
-        ("neuron", pa.int32()),
+        *_RESULT,  # its hash is of proposer, revision, prompt, examples
         ("kind", pa.string()),  # vlm, captioner, neighbours
         ("proposer", pa.string()),  # its spec
         ("revision", pa.string()),  # what pins its weights
@@ -188,11 +201,7 @@ _TABLES: dict[str, pa.Schema] = {
         ("when", _utc),
     ),
     CANDIDATES: _schema(
-        ("run_id", pa.string()),
-        ("settings_hash", pa.string()),  # of the answer it comes from
-        ("model", pa.string()),
-        ("layer", pa.string()),
-        ("neuron", pa.int32()),
+        *_RESULT,  # its hash is that of the answer it comes from
         ("kind", pa.string()),
         ("proposer", pa.string()),
         ("rank", pa.int32()),  # 0 is the proposer's best
@@ -200,11 +209,7 @@ _TABLES: dict[str, pa.Schema] = {
         ("score", pa.float64()),  # the proposer's own, null where it has none
     ),
     EVALUATIONS: _schema(
-        ("run_id", pa.string()),
-        ("settings_hash", pa.string()),  # of all that the values depend on, the method apart
-        ("model", pa.string()),
-        ("layer", pa.string()),
-        ("neuron", pa.int32()),
+        *_RESULT,  # its hash is of all that the values depend on, the method apart
         ("kind", pa.string()),  # the truth file's own grouping, for example single or pair; "" without one
         ("method", pa.string()),  # "" for what belongs to the neuron itself, whatever its label
         ("text", pa.string()),  # the label judged; null where the neuron has none
@@ -282,11 +287,7 @@ def texts_schema(width: int) -> pa.Schema:
 def concepts_schema(width: int) -> pa.Schema:
     """Return the schema of the concept vectors behind labels: unit vectors in one encoder's space."""
     return _schema(
-        ("run_id", pa.string()),
-        ("settings_hash", pa.string()),
-        ("model", pa.string()),
-        ("layer", pa.string()),
-        ("neuron", pa.int32()),
+        *_RESULT,
         ("method", pa.string()),
         ("images", pa.int64()),  # images the vector rests on: ids 0 .. images - 1
         ("vector", pa.list_(pa.float32(), width)),

@@ -206,6 +206,7 @@ class LiveLabel(TypedDict):
     note: str
     confidence: FiniteFloat | None
     uncertain: bool | None
+    null_percentile: FiniteFloat | None
     rivals: list[Rival]
     prediction_set: list[Rival]
     pairs: list[PairRow]

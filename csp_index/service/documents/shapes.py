@@ -87,6 +87,9 @@ class NeuronRow(TypedDict):
     lead: Annotated[FiniteFloat | None, Field(description="The score minus the runner-up's.")]
     confidence: FiniteFloat | None
     uncertain: bool | None
+    null_percentile: Annotated[
+        FiniteFloat | None, Field(description="The share of a random network's labels that score lower.")
+    ]
     firing_rate: FiniteFloat
     above_mean: Annotated[
         FiniteFloat | None,

@@ -20,9 +20,9 @@ import jinja2
 from starlette.responses import HTMLResponse
 
 from csp_index import __version__
+from csp_index.assurance import above_null, stability
 from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.labelling.methods import METHODS, MethodInfo, default_method, method_names
-from csp_index.records import stability
 from csp_index.service.documents.manual import HELP
 from csp_index.service.http.manual_html import manual_href
 from csp_index.service.http.schemas import MOST_EXAMPLES
@@ -205,6 +205,7 @@ def environment() -> jinja2.Environment:
         count,
         column_name,
         stable_count,
+        above_null,
         moment,
         took,
         plain,

@@ -1,0 +1,62 @@
+"""Labels of a layer and of its null, made in the same way, and where the first stand among the second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from csp_index.contrast.selection import Selection
+from csp_index.errors import LabelError
+from csp_index.labelling.candidates import CandidateTexts
+from csp_index.labelling.nulls.ranks import forget_ranks, null_ranks, store_ranks, with_rank
+from csp_index.labelling.request import LabelRequest
+from csp_index.records import Label, LayerKey
+from csp_index.store import catalog, schema
+from csp_index.store.runs import record_run
+from csp_index.store.tables import Store
+
+
+def ranked_labels(
+    run: partial[list[Label]],
+    store: Store,
+    selection: Selection,
+    request: LabelRequest,
+    texts: Callable[[], CandidateTexts],
+    candidates_key: str,
+    null: str | None,
+) -> list[Label]:
+    """Return the labels that `run`, which is `label_neurons` with its options, makes of a selection.
+
+    With a layer `null` they have their rank among its labels. These are made first, unless they are stored; the ranks
+    are stored, too, unless `run` keeps nothing. Errors: LabelError for the layer itself, and for a null with too few
+    labels; NotFoundError for a layer that is not there.
+    """
+
+    def make(some: Selection) -> list[Label]:
+        return run(store, some, request, texts, candidates_key)
+
+    if null is None:
+        return make(selection)
+    keep = bool(run.keywords.get("keep", True))
+    key, own = LayerKey.parse(null), selection.target.key
+    if key == own:
+        raise LabelError(f"{null} cannot be its own null: name the layer of an untrained or redrawn network")
+    target = catalog.layer(store, key)
+    of_null = make(replace(selection, target=target, neurons=np.arange(target.neurons)))
+    null_ranks((), of_null, null)  # refused before the layer is labelled
+    if keep:
+        with store.write_lock():
+            forget_ranks(store, own, of_null[0].method)
+    labels = make(selection)
+    ranked = [with_rank(*pair) for pair in zip(labels, null_ranks(labels, of_null, null), strict=True)]
+    if keep:
+        method = of_null[0].method
+        rows = store.read(schema.LABELS, ["run_id", "settings_hash"], catalog.layer_filter(selection.target))
+        hashes = dict(zip(rows["run_id"].to_pylist(), rows["settings_hash"].to_pylist(), strict=True))
+        described = {"layer": str(own), "null": null, "method": method}
+        with store.write_lock(), record_run(store, "null", described, {}):
+            store_ranks(store, ranked, hashes, max(label.run_id for label in of_null))
+    return ranked
