@@ -69,6 +69,7 @@ _OPENING = ("device", "trust", "image_roots")  # what opens the index
 @click.option(
     "--pairs", type=FILE, help="Table image_a,image_b,word: indexed images, of which the first shows the word."
 )
+@click.option("--null", metavar="LAYER|auto", help="Layer of a redrawn network: say how far each measure falls to it.")
 @click.option("--report", type=FILE, help="Folder for the report: a page, JSON and CSV.")
 @click.option("--check-metrics", is_flag=True, help="Test the metrics themselves.")
 @click.option("--recompute", is_flag=True, help="Evaluate again even if the index has the values.")
@@ -99,7 +100,10 @@ def evaluate(db: str | None, as_json: bool, check_metrics: bool, report: str | N
     if report is not None:
         check_folder(report)
     sanity = check(seed=options["seed"]) if check_metrics else None
+    null = options.pop("null")
     evaluation = None if db is None else _evaluate(db, options)
+    if db is not None and evaluation is not None and null is not None:
+        evaluation = _against_null(db, evaluation, null, options)
     rows = [] if evaluation is None else summarise(evaluation).to_pylist()
     shared = [] if evaluation is None else collision_rows(evaluation)
     if as_json:
@@ -109,6 +113,8 @@ def evaluate(db: str | None, as_json: bool, check_metrics: bool, report: str | N
             _say_sanity(sanity)
         if evaluation is not None:
             _say_summary(evaluation, rows, shared)
+            if evaluation.null:
+                _say_null(evaluation)
     if db is not None and evaluation is not None and report is not None:
         page = _write(db, evaluation, report, sanity, options)
         say(f"report: {page}", err=as_json)
@@ -123,7 +129,37 @@ def _as_json(
     if evaluation is not None:
         document |= {"settings": evaluation.settings, "skipped": evaluation.skipped, "summary": rows}
         document["collisions"] = shared
+        document["null"] = list(evaluation.null)
     return document
+
+
+def _against_null(db: str, evaluation: Evaluation, null: str, options: dict[str, Any]) -> Evaluation:
+    """Evaluate a null with the same options but the truth, which is of other neurons, and imported labels."""
+    from csp_index.evaluation.report.nulls import against_null
+    from csp_index.labelling.nulls.null_labels import null_layer
+    from csp_index.records import LayerKey
+    from csp_index.store import catalog
+    from csp_index.store.connect import open_store
+
+    store = open_store(db)
+    layer = null_layer(store, catalog.layer(store, LayerKey.parse(options["layer"])), null).key
+    same = {**options, "layer": str(layer), "neurons": "all", "truth": None, "labels": ()}
+    return against_null(evaluation, _evaluate(db, same))
+
+
+def _say_null(evaluation: Evaluation) -> None:
+    """Print how far the headline metrics fall to the null, and which measures do not."""
+    from csp_index.evaluation.report.nulls import unmoved_line
+
+    rows: list[Any] = [row for row in evaluation.null if row["metric"] in HEADLINES]
+    say(f"against {evaluation.settings['null']}, which has learned nothing:")
+    for row in rows:
+        say(
+            f"  {row['method']} {row['metric']}: {row['mean']:z.2f}, there {row['null_mean']:z.2f}; "
+            f"falls by {row['fall']:z.2f} ({row['low']:z.2f}..{row['high']:z.2f})"
+        )
+    if line := unmoved_line(evaluation.null):
+        say(f"  {line}")
 
 
 def _evaluate(db: str, options: dict[str, Any]) -> Evaluation:

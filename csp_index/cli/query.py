@@ -71,7 +71,7 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
     help="Any of vocabulary, vlm, captioner, neighbours, with commas; `csp-index candidates` stores the last three.",
 )
 @click.option("--pool-candidates", is_flag=True, help="Make the candidates of each neuron candidates of all.")
-@click.option("--null", metavar="MODEL/LAYER", help="Layer of a redrawn network: say where labels stand among its own.")
+@click.option("--null", metavar="LAYER|auto", help="Layer of a redrawn network: say where labels stand among its own.")
 @click.option(
     "--check", is_flag=True, help="Make no labels; report which candidates of models score below the vocabulary's best."
 )

@@ -24,13 +24,14 @@ class Evaluation:
 
     `settings` has at least: methods, layer, encoder, judge (the encoder that judges), split (seed, share, images for
     labels, images held out), candidates, and what each family needed (generator, truth, concepts, ...).
-    `skipped` names what was left out for lack of data, with the reason.
+    `skipped` names what was left out for lack of data, with the reason. `null` has rows of `report.nulls.null_rows`.
     """
 
     values: pa.Table
     settings: Mapping[str, object]
     run_id: str = ""
     skipped: Mapping[str, str] = field(default_factory=dict)
+    null: tuple[Mapping[str, object], ...] = ()
 
 
 def judged_texts(evaluation: Evaluation) -> dict[tuple[str, str], str]:

@@ -142,7 +142,7 @@ def test_import_then_label_with_the_arrays_of_the_design(run, tmp_path):
     assert [row["neuron"] for row in found.rows] == [f"m/l/{n}" for n in range(8)]
     activations = np.load(paths["activations"])
     for n, row in enumerate(found.rows):
-        added = {"state", "note", "confidence", "uncertain", "rivals", "prediction_set"}
+        added = {"state", "note", "confidence", "uncertain", "rivals", "null_percentile", "prediction_set"}
         assert set(row) - added == {"neuron", "method", "labels", "activating", "contrastive"}
         assert row["method"] == "csp"
         if n == 3:

@@ -128,6 +128,11 @@ class Page:
         return str(self._evaluation.settings.get("layer") or "")
 
     @property
+    def null_layer(self) -> str:
+        """The layer that has learned nothing, against which this one was evaluated."""
+        return str(self._evaluation.settings.get("null") or "a null")
+
+    @property
     def same_encoder(self) -> bool:
         """Whether the encoder that chose the labels also judged them."""
         settings = self._evaluation.settings

@@ -9,14 +9,36 @@ from functools import partial
 import numpy as np
 
 from csp_index.contrast.selection import Selection
-from csp_index.errors import LabelError
+from csp_index.errors import LabelError, NotFoundError
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.labelling.nulls.ranks import forget_ranks, null_ranks, store_ranks, with_rank
 from csp_index.labelling.request import LabelRequest
 from csp_index.records import Label, LayerKey
 from csp_index.store import catalog, schema
+from csp_index.store.catalog import LayerInfo
 from csp_index.store.runs import record_run
 from csp_index.store.tables import Store
+
+AUTO = "auto"
+
+
+def null_layer(store: Store, target: LayerInfo, null: str) -> LayerInfo:
+    """Return the layer that `null` names; "auto" is the same layer of the same network with redrawn weights.
+
+    Errors: LabelError for the layer itself, NotFoundError for a layer that is not there.
+    """
+    if null != AUTO:
+        if LayerKey.parse(null) == target.key:
+            raise LabelError(f"{null} cannot be its own null: name the layer of an untrained or redrawn network")
+        return catalog.layer(store, LayerKey.parse(null))
+    origin = f" of {target.identity.get('weights')}"
+    for info in catalog.layers(store):
+        if info.key.layer == target.key.layer and info.identity.get("redrawn", "").endswith(origin):
+            return info
+    raise NotFoundError(
+        f"no network of the index is {target.key.model} with redrawn weights: index one with --weights redrawn:SEED, "
+        "or name its layer"
+    )
 
 
 def ranked_labels(
@@ -41,10 +63,8 @@ def ranked_labels(
     if null is None:
         return make(selection)
     keep = bool(run.keywords.get("keep", True))
-    key, own = LayerKey.parse(null), selection.target.key
-    if key == own:
-        raise LabelError(f"{null} cannot be its own null: name the layer of an untrained or redrawn network")
-    target = catalog.layer(store, key)
+    target, own = null_layer(store, selection.target, null), selection.target.key
+    null = str(target.key)
     of_null = make(replace(selection, target=target, neurons=np.arange(target.neurons)))
     null_ranks((), of_null, null)  # refused before the layer is labelled
     if keep:
