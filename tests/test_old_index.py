@@ -30,13 +30,14 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, dict[str, Any]
     return open_index(folder / "index"), json.loads((folder / "expected.json").read_text())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "firing-contrast"])  # which came later
 def test_labels_are_read_and_not_made_again(old, method):
     index, expected = old
     versions = index.store.versions()
     labels = index.label(PLANTED, method, vocabulary=WORDS, templates="none")
-    read = [label.as_json() | {"run": label.run_id} for label in labels]
-    assert json.loads(json.dumps(read)) == expected["labels"][method]
+    read = json.loads(json.dumps([label.as_json() | {"run": label.run_id} for label in labels]))
+    stored = expected["labels"][method]
+    assert [{key: row[key] for key in old_row} for row, old_row in zip(read, stored, strict=True)] == stored
     assert index.store.versions() == versions == expected["versions"]
 
 
