@@ -20,7 +20,7 @@ from csp_index.evaluation.metrics.calibration import TextCalibration, fit_sigmoi
 from csp_index.evaluation.metrics.collisions import label_discrimination
 from csp_index.evaluation.metrics.detection import DETECTION, THRESHOLD, detection, pearson
 from csp_index.evaluation.metrics.structure import label_images
-from csp_index.labelling.presence import PresenceSigmoids
+from csp_index.labelling.linear.presence import PresenceSigmoids
 from csp_index.records import Progress
 from csp_index.store import streams
 from csp_index.store.catalog import EncoderInfo, LayerInfo

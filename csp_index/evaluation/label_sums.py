@@ -3,7 +3,7 @@
 A label is one text or several texts with weights (`records.WeightedLabel`). What it says of an image is
 
 - of one text, whatever its weight: the cosine of image and text, and the probability that the image shows it;
-- of a sum: *predicted* = sum_j w_j c_j(x), c_j the presence of text j (`labelling.presence`; the bias changes no
+- of a sum: *predicted* = sum_j w_j c_j(x), c_j the presence of text j (`labelling.linear.presence`; the bias changes no
   correlation), and *share* = sum_j w_j P_j(x) / sum of the positive w_j, cut to [0, 1], P_j the probability that the
   image shows text j: the part of the label that the image shows.
 """

@@ -53,7 +53,7 @@ from csp_index.evaluation.split import thinned
 from csp_index.evaluation.value_table import ValueTable
 from csp_index.labelling.candidates import Candidates, CandidateTexts, TextSpace, plain_candidates, template_key
 from csp_index.labelling.evidence import bags, even
-from csp_index.labelling.presence import PresenceSigmoids
+from csp_index.labelling.linear.presence import PresenceSigmoids
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.index_models import Models
 from csp_index.models.networks import LoadedNetwork

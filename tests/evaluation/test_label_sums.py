@@ -13,7 +13,7 @@ from csp_index.errors import SettingError
 from csp_index.evaluation.judge_labels import LabelTexts, activation_metrics
 from csp_index.evaluation.label_sums import LabelSums
 from csp_index.evaluation.metrics.calibration import TextCalibration
-from csp_index.labelling.presence import PresenceSigmoids
+from csp_index.labelling.linear.presence import PresenceSigmoids
 from csp_index.records import LabelTerm, WeightedLabel
 
 TEXTS = ("dog", "grass", "water")

@@ -25,13 +25,13 @@ _LEAST = 1e-7  # deviation of cosines that vary
 
 @dataclass(frozen=True, slots=True)
 class PresenceSigmoids:
-    """The sigmoids of T texts: presence = sigmoid(slope (cosine + offset)), [T] each, float32.
+    """The sigmoids of T texts: presence = sigmoid(slope (cosine + shift)), [T] each, float32.
 
     A text with the same cosine for all images has slope 0: its presence is one half everywhere.
     """
 
     slope: torch.Tensor
-    offset: torch.Tensor
+    shift: torch.Tensor
 
     @classmethod
     def of_moments(cls, mean: torch.Tensor, deviation: torch.Tensor) -> PresenceSigmoids:
@@ -47,4 +47,4 @@ class PresenceSigmoids:
 
     def apply(self, cosines: torch.Tensor, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
         """Return the presence [S, N] for cosines [S, N] of the texts `rows` [S]; the cosines are overwritten."""
-        return cosines.add_(self.offset[rows, None]).mul_(self.slope[rows, None]).sigmoid_()
+        return cosines.add_(self.shift[rows, None]).mul_(self.slope[rows, None]).sigmoid_()
