@@ -46,7 +46,17 @@ if TYPE_CHECKING:
     from csp_index.models.variant_generators import Original, Variant, VariantGenerator
     from csp_index.proposers.proposer import Answer, Proposer, Question
     from csp_index.query.results import Labels, SqlResult
-    from csp_index.records import ExampleOptions, ExamplePair, Label, LabelScore, LayerKey, NeuronKey, ScoringOptions
+    from csp_index.records import (
+        ExampleOptions,
+        ExamplePair,
+        Label,
+        LabelScore,
+        LabelTerm,
+        LayerKey,
+        NeuronKey,
+        ScoringOptions,
+        WeightedLabel,
+    )
 
 __version__ = "0.2.0"
 __all__ = [
@@ -72,6 +82,7 @@ __all__ = [
     "Label",
     "LabelError",
     "LabelScore",
+    "LabelTerm",
     "Labels",
     "LayerKey",
     "MethodInfo",
@@ -96,6 +107,7 @@ __all__ = [
     "Variant",
     "VariantGenerator",
     "Vocabulary",
+    "WeightedLabel",
     "__version__",
     "doctor",
     "open_index",
@@ -121,9 +133,11 @@ _HOMES = {
         "ExamplePair",
         "Label",
         "LabelScore",
+        "LabelTerm",
         "LayerKey",
         "NeuronKey",
         "ScoringOptions",
+        "WeightedLabel",
     ),
     "csp_index.models.index_models": ("NetworkSource",),
     "csp_index.models.objects": ("Encoder", "Network"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 from csp_index.assurance import NullRank, stability
@@ -131,14 +131,14 @@ def prediction_set_of(scores: Sequence[LabelScore]) -> tuple[LabelScore, ...]:
 class LabelTerm:
     """A text of a weighted label: on an image it counts `weight` times the text's presence there, which is in [0, 1].
 
-    The presence is sigmoid(slope (e(x).T + offset)), with the unit embeddings e(x) of the image and T of the text; None
+    The presence is sigmoid(slope (e(x).T + shift)), with the unit embeddings e(x) of the image and T of the text; None
     for a label whose calibration is not known.
     """
 
     text: str
     weight: float = 1.0
     slope: float | None = None
-    offset: float | None = None
+    shift: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +197,8 @@ class Label:
     (`labelling.nulls`). `rivals` are the others that come first in some resamples, at most five. `prediction_set` is
     the smallest set of candidates of which one comes first in 90 % of the resamples; empty where nothing was
     resampled.
+    `weighted` is the label of a method that weighs several texts: its text is then the first of `labels`, and the
+    others are single texts.
     """
 
     neuron: NeuronKey
@@ -209,6 +211,12 @@ class Label:
     uncertain: bool = False
     rivals: tuple[LabelScore, ...] = ()
     prediction_set: tuple[LabelScore, ...] = ()
+    weighted: WeightedLabel | None = None
+
+    @property
+    def terms(self) -> tuple[LabelTerm, ...]:
+        """The texts of a label that is a weighted sum, the largest weight first; empty for other labels."""
+        return self.weighted.terms if self.weighted is not None else ()
 
     null_rank: NullRank | None = None
 
@@ -254,6 +262,8 @@ class Label:
             "rivals": [{"text": s.text, "share": s.share} for s in self.rivals],
             "null_percentile": self.null_percentile,
             "prediction_set": [{"text": s.text, "share": s.share} for s in self.prediction_set],
+            "terms": [asdict(term) for term in self.terms],
+            "bias": None if self.weighted is None else self.weighted.bias,
         }
 
 

@@ -125,10 +125,24 @@ class Chooser:
         resampled = neuron_scores.confidence(leaders)
         share = torch.full(leaders.shape, torch.nan) if resampled is None else resampled.share.clamp(0, 1)
         predicted = leaders.masked_fill(~prediction_sets(share) | ~has_label[:, None], -1)
-        ranked = neuron_scores.leaders(_RANKED).masked_fill(~has_label[:, None], -1)
+        ranked = _terms_first(neuron_scores, neuron_scores.leaders(_RANKED)).masked_fill(~has_label[:, None], -1)
         quality = quality_of(neuron_scores.examples) if scoring.method(choice.method).info.needs_contrast else None
-        scores = neuron_scores.scored.scores
-        return ChosenLabels(self.candidates.texts, ranked, scores, share[:, 0], predicted, quality)
+        scores, sums = neuron_scores.scored.scores, neuron_scores.sums
+        return ChosenLabels(self.candidates.texts, ranked, scores, share[:, 0], predicted, quality, sums)
+
+
+def _terms_first(neuron_scores: NeuronScores, ranked: torch.Tensor) -> torch.Tensor:
+    """Return the best candidates [M, R], those of a weighted sum before all others, the largest weight first."""
+    explanation = neuron_scores.evidence.explanation
+    if explanation is None or explanation.terms is None:
+        return ranked
+    terms, result = explanation.terms, ranked.clone()
+    order = terms.weights.masked_fill(terms.places < 0, -torch.inf).sort(dim=1, descending=True, stable=True).indices
+    for row, places in enumerate(terms.places.gather(1, order).tolist()):
+        own = [place for place in places if place >= 0]
+        rest = [place for place in ranked[row].tolist() if place not in own]
+        result[row] = torch.tensor([*own, *rest][: ranked.shape[1]])
+    return result
 
 
 def others(chooser: Chooser, split: Split, rounds: int, progress: Progress) -> list[tuple[str, Chooser]]:

@@ -34,6 +34,7 @@ from csp_index.evaluation.judge_labels import FITTED, JudgingImages, read_judgin
 from csp_index.evaluation.metadata_concepts import ConceptTable
 from csp_index.evaluation.metrics.table import METRICS, NEEDS
 from csp_index.evaluation.options import EvaluationOptions, MethodChoice
+from csp_index.evaluation.perturbed_copies import PERTURBATIONS
 from csp_index.evaluation.split import Split, draw_split, keep_split, read_split, thinned, without
 from csp_index.evaluation.steps import EvaluationContext, Tools
 from csp_index.evaluation.value_table import ValueTable
@@ -52,6 +53,7 @@ from csp_index.store.runs import record_run, settings_hash
 from csp_index.store.tables import Store
 
 Choice = MethodChoice | GivenChoice
+_OF_EXAMPLES = {f"stable-{kind}" for kind in PERTURBATIONS}  # what says nothing of a method that looks at all images
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,10 +346,13 @@ def _choose(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Meth
     if context.options.perturb:
         models = context.tools.encoder(context.selection.source), context.tools.network(context.selection.target)
         stability |= perturbed(prepared.chooser, choice, method_labels, *models, context.progress)
-    if scoring.method(choice.method).info.ignores_images:
-        stability = {metric: torch.full_like(values, torch.nan) for metric, values in stability.items()}
+    info = scoring.method(choice.method).info
+    unmoved = {name for name in stability if info.ignores_images or (info.needs_correlation and name in _OF_EXAMPLES)}
+    stability |= {metric: torch.full_like(stability[metric], torch.nan) for metric in unmoved}
+    note = "the method looks at all images, not at its examples alone" if info.needs_correlation else None
     for metric, values in (values_of | stability).items():
-        context.value_table.add(choice.text, metric, values, method_labels.labels)
+        reason = note if metric in unmoved or metric == "confidence" else None
+        context.value_table.add(choice.text, metric, values, method_labels.labels, reason)
     return method_labels
 
 

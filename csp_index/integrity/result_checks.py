@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import astuple
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from csp_index.integrity.column_checks import Marks, decodes, wrong_vectors
 from csp_index.integrity.findings import reading
 from csp_index.integrity.subject import Subject, many
+from csp_index.labelling.linear.label_terms import read_terms
+from csp_index.labelling.methods import METHODS
 from csp_index.store import catalog, schema, streams
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.derived_images import FIRST
@@ -26,6 +29,7 @@ _PICTURES = 64  # derived pictures that are decoded without `full`
 _CLOSE = 1e-3  # of stored cosines, and of activations as a share of the neuron's largest
 _OF_NEURONS = (
     schema.LABELS,
+    schema.LABEL_TERMS,
     schema.EXAMPLES,
     schema.ANSWERS,
     schema.CANDIDATES,
@@ -60,10 +64,13 @@ def check_results(subject: Subject, marks: Marks) -> None:
                 _check_neurons(subject, name)
     checks: dict[str, Callable[[], None]] = {
         schema.LABELS: partial(_check_labels, subject),
+        schema.LABEL_TERMS: partial(_check_terms, subject),
         schema.EXAMPLES: partial(_check_pairs, subject, derived, marks),
         schema.SPLITS: partial(_check_splits, subject),
     }
     checks |= {name: partial(_check_doubled, subject, name, columns) for name, columns in _UNIQUE.items()}
+    if schema.LABEL_TERMS not in tables and schema.LABELS in tables:
+        _check_lacking_terms(subject, set())
     for name, check in checks.items():
         if subject.is_readable(name):
             subject.result.count("rows", subject.store.count(name))
@@ -90,7 +97,7 @@ def _check_runs(subject: Subject, name: str) -> None:
 
 def _find_results(subject: Subject, name: str, what: str, run: str | None, where: str = "") -> None:
     """Add a finding about the rows of a run: labels go with their pairs and vectors, others alone."""
-    of_labels = name in (schema.LABELS, schema.EXAMPLES) or name.startswith("concepts_")
+    of_labels = name in (schema.LABELS, schema.LABEL_TERMS, schema.EXAMPLES) or name.startswith("concepts_")
     place = ", ".join(part for part in (f"run {run}", where) if part)
     condition = "run_id IS NULL" if run is None else f"run_id = {catalog.sql_text(run)}"
     subject.find(name, what, place, "delete results" if of_labels else "delete rows", (name, condition))
@@ -163,6 +170,40 @@ def _check_labels(subject: Subject) -> None:
             (schema.EXAMPLES, paired - every, "pairs without a label"),
         ):
             _find_by_run(subject, table, missing, what)
+
+
+def _check_terms(subject: Subject) -> None:
+    """Check that weighted labels have all their terms, each text once with a finite weight, and terms their labels."""
+    rows = subject.store.read(schema.LABEL_TERMS)
+    subject.result.count("terms", rows.num_rows)
+    grouped = rows.group_by(list(_KEY)).aggregate(
+        [("position", "max"), ("position", "count_distinct"), ("text", "count_distinct"), ("text", "count")]
+    )
+    counts = (grouped[name] for name in ("position_count_distinct", "text_count_distinct", "text_count"))
+    last = pc.add(grouped["position_max"], 1)
+    wrong = [pc.not_equal(pc.cast(last, pa.int64()), count) for count in counts]
+    broken = _keys(grouped.filter(pc.or_(pc.or_(wrong[0], wrong[1]), wrong[2])).select(list(_KEY)))
+    _find_by_run(subject, schema.LABEL_TERMS, broken, "terms of these labels are missing or doubled")
+    finite = [pc.fill_null(pc.is_finite(rows[name]), False) for name in ("weight", "bias")]
+    endless = _keys(rows.filter(pc.invert(pc.and_(*finite))).select(list(_KEY)))
+    _find_by_run(subject, schema.LABEL_TERMS, endless, "weights of these labels are no finite numbers")
+    if subject.is_readable(schema.LABELS):
+        summed = _keys(rows.select(list(_KEY)))
+        heads = subject.store.read(schema.LABELS, [*_KEY, "text"], "rank = 0")
+        columns = zip(*(heads[name].to_pylist() for name in heads.column_names), strict=True)
+        texts = {tuple(key): text for *key, text in columns}
+        _find_by_run(subject, schema.LABEL_TERMS, summed - texts.keys(), "terms without a label")
+        _check_lacking_terms(subject, summed)
+        if not broken and not endless:
+            sums = {(run, *astuple(neuron)): label.text for (run, neuron), label in read_terms(subject.store).items()}
+            other = {key for key, text in sums.items() if texts.get(key, text) != text}
+            _find_by_run(subject, schema.LABEL_TERMS, other, "terms are not those of the label as it is written")
+
+
+def _check_lacking_terms(subject: Subject, summed: set[tuple[Any, ...]]) -> None:
+    names = ",".join(catalog.sql_text(name) for name, info in METHODS.items() if info.is_sum)
+    rows = subject.store.read(schema.LABELS, list(_KEY), f"state = 'labelled' AND method IN ({names})")
+    _find_by_run(subject, schema.LABELS, _keys(rows) - summed, "the label has no terms")
 
 
 def _is_neuron(rows: pa.Table, row: dict[str, Any]) -> pa.ChunkedArray:

@@ -21,6 +21,7 @@ from csp_index.store.tables import Store
 _COMMANDS = {  # that wrote the rows of tables
     schema.LABELS: "label",
     schema.EXAMPLES: "label",
+    "label": "label",  # label_terms
     "concepts": "label",
     schema.ANSWERS: "candidates",
     schema.CANDIDATES: "candidates",
@@ -88,7 +89,7 @@ def _keep_whole_files(store: Store, findings: Sequence[Finding]) -> list[str]:
 def delete_results(store: Store, findings: Sequence[Finding], run_id: str) -> list[str]:
     """Delete labels with their pairs and vectors, by run."""
     lines = []
-    tables = [schema.LABELS, schema.EXAMPLES]
+    tables = [schema.LABELS, schema.LABEL_TERMS, schema.EXAMPLES]
     tables += [name for name in store.table_names() if name.startswith("concepts_")]
     for condition in sorted({finding.key[1] for finding in findings}):
         count = store.count(schema.LABELS, f"{condition} AND rank <= 0")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import embedding_bag
 
+from csp_index.labelling.linear.explanation import Explanation
 from csp_index.labelling.response import Response
 
 BLOCK_BYTES = 256 * 2**20
@@ -35,6 +36,7 @@ class Evidence:
     neurons: torch.Tensor | None = None  # [M] the neurons' numbers; by default their rows
     candidates: torch.Tensor | None = None  # [C] the candidates' numbers; by default their rows
     response: Response | None = None  # of the whole dataset, where the method `needs_response`
+    explanation: Explanation | None = None  # over the whole dataset, where the method `needs_correlation`
     similarities: torch.Tensor | None = None  # [M, K, m] s = e(p).e(n) of every pair, where already known
     partners: int | None = None  # contrastive images an activating image was to have; by default m
 

@@ -18,15 +18,19 @@ from csp_index.errors import LabelError
 from csp_index.labelling import scoring
 from csp_index.labelling.candidates import Ownership
 from csp_index.labelling.evidence import Evidence, label_share
+from csp_index.labelling.linear.correlation import CorrelationSums, EmbeddingSums, ListedSums, Moments, TextPresence
+from csp_index.labelling.linear.explanation import Explanation, fit_terms, shortlist
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.response import LeaderRanks, Response, ResponseSums
-from csp_index.ordering import leaders_of
+from csp_index.ordering import leaders_of, mix
 from csp_index.store.tables import Store
 
 Check = Callable[[], None]
 """Called for every tile of a pass; raises to end the work."""
 
 _LEADERS = 24  # labels of each neuron for which the order of the images is computed
+_STATISTICS = ("mean", "std", "min", "max")
+_VALIDATING = 1 << 42  # makes the images that validate differ from the draws of splits with the same seed
 _RANKED_AT_ONCE = 2048  # neurons; bounds the memory of that pass
 
 
@@ -113,6 +117,54 @@ def dataset_response(
             ranks.add(embeddings, activations)
         precision[pick] = precision[pick].scatter(1, leaders[pick], ranks.finish())
     return replace(first, precision=precision)
+
+
+def dataset_explanation(
+    store: Store,
+    selection: Selection,
+    images: int,
+    evidence: Evidence,
+    *,
+    with_terms: bool,
+    seed: int = 0,
+    own: Ownership | None = None,
+    check: Check = go_on,
+) -> Explanation:
+    """Return the neurons' correlations with all candidates over all images; with terms, their weighted sums, too.
+
+    One pass over the embeddings, one over all pairs, and a second one over the pairs for the sums. Of the images a
+    third, chosen by a hash of their ids and `seed`, validates the sums; the others choose them.
+    """
+    mask, rows = _pool_mask(selection, images), selection.statistics(store)
+    mean, deviation, low, high = (torch.from_numpy(rows[name].to_numpy().copy()) for name in _STATISTICS)
+    moments, texts = Moments.known(mean, deviation), evidence.texts
+    embedded = EmbeddingSums(texts.shape[1])
+    for embeddings in checked(pool_embeddings(store, selection.source, mask), check):
+        embedded.add(embeddings)
+    sigmoids = embedded.sigmoids(texts)
+    first = CorrelationSums(moments, TextPresence(texts, sigmoids))
+    for embeddings, activations in checked(pool_pairs(store, selection, mask), check):
+        first.add(embeddings, activations)
+    correlation = first.finish()
+    if not with_terms:
+        return Explanation(correlation)
+    ranked = correlation if own is None else own.mask(correlation.clone(), evidence.neuron_numbers)
+    listed = shortlist(ranked).masked_fill((low == high)[:, None], -1)
+    second = ListedSums(moments, texts, sigmoids, first.presence, listed.clamp(min=0))
+    validates = _third(mask.nonzero()[:, 0], seed)
+    seen = 0
+    for embeddings, activations in checked(pool_pairs(store, selection, mask), check):
+        second.add(embeddings, activations, validates[seen : seen + len(embeddings)])
+        seen += len(embeddings)
+    highest = torch.where(high > 0, high, torch.maximum(low.abs(), high.abs())).clamp(min=1e-30)
+    return Explanation(correlation, fit_terms(listed, second.parts(), moments, first.presence, highest, sigmoids))
+
+
+def _third(ids: torch.Tensor, seed: int) -> torch.Tensor:
+    """Return which of the image ids [n] are in a third that a seeded hash of the ids picks, [n] bool."""
+    picked = torch.zeros(len(ids), dtype=torch.bool)
+    picked[mix(ids, _VALIDATING + seed).argsort()[: len(ids) // 3]] = True
+    return picked
 
 
 def _pool_mask(selection: Selection, images: int) -> torch.Tensor:

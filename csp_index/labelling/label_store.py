@@ -6,7 +6,7 @@ complete.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -18,9 +18,10 @@ from csp_index.contrast.selection import Selection
 from csp_index.labelling.confidence import Confidence
 from csp_index.labelling.label_rule import LabelRule, read_rule
 from csp_index.labelling.label_values import ExampleSummary, Ranking, label_notes, stored_pairs
+from csp_index.labelling.linear.label_terms import TermKey, read_terms, term_rows
 from csp_index.labelling.nulls.ranks import read_ranks, with_rank
 from csp_index.labelling.request import LabelRequest
-from csp_index.records import ExamplePair, Label, LabelScore, LabelState, prediction_set_of, rivals_of
+from csp_index.records import ExamplePair, Label, LabelScore, LabelState, WeightedLabel, prediction_set_of, rivals_of
 from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
 
@@ -33,6 +34,7 @@ class LabelRows:
     """Computed labels as the tables that are stored."""
 
     labels: pa.Table
+    terms: pa.Table
     examples: pa.Table
     vectors: torch.Tensor | None
     images: int
@@ -41,7 +43,11 @@ class LabelRows:
 def rows_of(ranking: Ranking, summary: ExampleSummary, run_id: str, hashed: str) -> LabelRows:
     """Return the rows of the labels of a ranking, made by a run under its settings hash."""
     rows = _label_rows(ranking, label_notes(ranking, summary), run_id, hashed)
-    return LabelRows(rows, _example_rows(ranking, run_id), ranking.vectors, ranking.examples.images)
+    sums = dict(zip(map(ranking.selection.key, ranking.selection.neurons.tolist()), ranking.sums or (), strict=False))
+    terms = term_rows(
+        {key: label for key, label in sums.items() if label is not None}, run_id, hashed, ranking.request.method
+    )
+    return LabelRows(rows, terms, _example_rows(ranking, run_id), ranking.vectors, ranking.examples.images)
 
 
 def _label_rows(ranking: Ranking, notes: Sequence[str], run_id: str, hashed: str) -> pa.Table:
@@ -52,6 +58,9 @@ def _label_rows(ranking: Ranking, notes: Sequence[str], run_id: str, hashed: str
     rank = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
     place = ranking.places.numpy()[owner, rank]
     bare = states[owner] != "labelled"
+    written = [None if none else texts[at] for none, at in zip(bare, place, strict=True)]
+    for head in np.flatnonzero(~bare & (rank == 0)).tolist() if ranking.sums is not None else ():
+        written[head] = ranking.text(int(owner[head]), 0)
     size = len(owner)
     columns = {
         "run_id": pa.array([run_id] * size),
@@ -62,7 +71,7 @@ def _label_rows(ranking: Ranking, notes: Sequence[str], run_id: str, hashed: str
         "method": pa.array([ranking.request.method] * size),
         "state": pa.array(states[owner].tolist()),
         "rank": pa.array(np.where(bare, -1, rank).astype(np.int32)),
-        "text": pa.array([None if none else texts[at] for none, at in zip(bare, place, strict=True)], pa.string()),
+        "text": pa.array(written, pa.string()),
         "score": pa.array(ranking.scores.numpy()[owner, rank].astype(np.float64), mask=bare),
         **_confidence_columns(ranking.confidence, owner, rank, bare),
         "note": pa.array(notes).take(pa.array(owner)),
@@ -138,12 +147,15 @@ def write_labels(store: Store, selection: Selection, rows: LabelRows, hashed: st
         columns = [first[name] for name in ("run_id", "settings_hash", "model", "layer", "neuron", "method")]
         columns.append(pa.array([rows.images] * first.num_rows, pa.int64()))
         store.append(table, pa.table([*columns, values], schema=schema.concepts_schema(selection.source.width)))
+    store.delete(schema.LABEL_TERMS, same)
+    if rows.terms.num_rows:
+        store.append(schema.LABEL_TERMS, rows.terms)
     store.delete(schema.LABELS, same)
     store.append(schema.LABELS, rows.labels)
 
 
 def _delete_orphans(store: Store, selection: Selection, same: str, names: str) -> None:
-    """Delete the example pairs of the labels about to be replaced, and those a killed run left without labels."""
+    """Delete the pairs and terms of the labels about to be replaced, and those a killed run left without labels."""
     replaced = set(store.read(schema.LABELS, ["run_id"], same)["run_id"].to_pylist())
     labelled = set(store.read(schema.LABELS, ["run_id"])["run_id"].unique().to_pylist())
     runs = store.read(schema.RUNS, ["run_id"], "command = 'label' AND state != 'done'")["run_id"].to_pylist()
@@ -151,7 +163,8 @@ def _delete_orphans(store: Store, selection: Selection, same: str, names: str) -
         if run_ids:
             listed = ",".join(catalog.sql_text(run) for run in sorted(run_ids))
             scope = f" AND {catalog.layer_filter(selection.target)}{where}" if where else ""
-            store.delete(schema.EXAMPLES, f"run_id IN ({listed}){scope}")
+            for table in (schema.EXAMPLES, schema.LABEL_TERMS):
+                store.delete(table, f"run_id IN ({listed}){scope}")
 
 
 def read_labels(store: Store, selection: Selection, hashed: str, request: LabelRequest) -> dict[int, Label]:
@@ -165,7 +178,8 @@ def read_labels(store: Store, selection: Selection, hashed: str, request: LabelR
     runs = ",".join(catalog.sql_text(run) for run in label_rows["run_id"].unique().to_pylist())
     neurons = ",".join(map(str, label_rows["neuron"].unique().to_pylist()))
     example_rows = store.read(schema.EXAMPLES, where=f"run_id IN ({runs}) AND neighbour = 0 AND neuron IN ({neurons})")
-    return _from_rows(store, selection, label_rows, example_rows, request.top)
+    sums = read_terms(store, f"run_id IN ({runs}) AND {catalog.layer_filter(selection.target)}")
+    return _from_rows(store, selection, label_rows, example_rows, sums, request.top)
 
 
 def label_of(store: Store, selection: Selection, neuron: int, method: str | None = None, top: int = 5) -> Label | None:
@@ -181,13 +195,17 @@ def label_of(store: Store, selection: Selection, neuron: int, method: str | None
     if run_id is None:
         return None
     where += f" AND run_id = {catalog.sql_text(run_id)}"
-    return _from_rows(
-        store, selection, store.read(schema.LABELS, where=where), store.read(schema.EXAMPLES, where=where), top
-    )[neuron]
+    rows, examples = store.read(schema.LABELS, where=where), store.read(schema.EXAMPLES, where=where)
+    return _from_rows(store, selection, rows, examples, read_terms(store, where), top)[neuron]
 
 
 def _from_rows(
-    store: Store, selection: Selection, label_rows: pa.Table, example_rows: pa.Table, top: int
+    store: Store,
+    selection: Selection,
+    label_rows: pa.Table,
+    example_rows: pa.Table,
+    sums: Mapping[TermKey, WeightedLabel],
+    top: int,
 ) -> dict[int, Label]:
     pairs: dict[tuple[str, int], list[ExamplePair]] = {}
     nearest = example_rows.filter(pc.equal(example_rows["neighbour"], 0)).select(["run_id", "neuron", *_PAIR])
@@ -217,6 +235,7 @@ def _from_rows(
             neuron in uncertain,
             rivals_of(scores[neuron]),
             prediction_set_of(scores[neuron]),
+            weighted=sums.get((run_id, selection.key(neuron))),
         )
         for neuron, (run_id, method, state, note) in heads.items()
     }

@@ -18,7 +18,7 @@ from csp_index.labelling.confidence import Confidence
 from csp_index.labelling.nulls.fit import fit_notes
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.ties import Ties
-from csp_index.records import ExamplePair, Label, LabelScore, LabelState, prediction_set_of, rivals_of
+from csp_index.records import ExamplePair, Label, LabelScore, LabelState, WeightedLabel, prediction_set_of, rivals_of
 
 STORED_NEIGHBOURS = 5  # nearest contrastive images stored with each activating one, whatever the method looks at
 KEPT = 20  # candidates stored with each neuron, or more where more are requested
@@ -37,6 +37,7 @@ class Ranking:
 
     `confidence` covers the first of them, KEPT at most. Of a neuron with fewer than R candidates, `available` [M], only
     the first ones are its own. `vectors` [M, D] are the concept vectors behind the scores, if the method has such.
+    `sums` [M] are the labels of a method that weighs several texts, None for a neuron that is not labelled.
     """
 
     selection: Selection
@@ -51,6 +52,12 @@ class Ranking:
     vectors: torch.Tensor | None = None
     ties: Ties | None = None
     fit: torch.Tensor | None = None  # [M], NaN where it is unknown, or another reason makes the label uncertain
+    sums: tuple[WeightedLabel | None, ...] | None = None
+
+    def text(self, row: int, rank: int) -> str:
+        """Return how a neuron's candidate of a rank is written: the best one of a method that weighs texts as a sum."""
+        label = self.sums[row] if self.sums is not None and rank == 0 else None
+        return self.texts[int(self.places[row, rank])] if label is None else label.text
 
     @property
     def counts(self) -> np.ndarray:
@@ -164,6 +171,7 @@ def labels_of(ranking: Ranking, summary: ExampleSummary, run_id: str = "") -> li
             bool(scores[row]) and uncertain[row],
             rivals_of(scores[row]),
             prediction_set_of(scores[row]),
+            weighted=None if ranking.sums is None else ranking.sums[row],
         )
         for row, neuron in enumerate(selection.neurons.tolist())
     ]
@@ -175,7 +183,9 @@ def _label_scores(ranking: Ranking) -> list[list[LabelScore]]:
     result = []
     for row, count in enumerate(ranking.counts.tolist()):
         places, *values = (column[row][:count] for column in columns)
-        texts = (ranking.texts[place] for place in places)
+        texts = [ranking.texts[place] for place in places]
+        if ranking.sums is not None and count:
+            texts[0] = ranking.text(row, 0)
         result.append([LabelScore(*each) for each in zip(texts, *values, strict=True)])
     return result
 

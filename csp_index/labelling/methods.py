@@ -46,6 +46,8 @@ class MethodInfo:
     needs_response: bool = False  # the neurons' response to the whole dataset
     needs_leaders: bool = False  # in it, how well the filters of the leading labels find the firing images
     needs_firing: bool = False  # in it, what the labels' shares are on the firing images
+    needs_correlation: bool = False  # the neurons' correlation with each label's presence over the whole dataset
+    is_sum: bool = False  # its label is a weighted sum of several texts
     over_run: bool = False  # with `prior="neurons"` a label depends on the other neurons of the run
     ignores_images: bool = False
     control: bool = False
@@ -125,6 +127,17 @@ METHODS: Final[dict[str, MethodInfo]] = {
         needs_leaders=True,
         needs_firing=True,
         neighbours=50,
+    ),
+    "linear": MethodInfo(
+        "weighted sum of the presence of up to ten texts that predicts the activation",
+        "arXiv 2405.06855, without known concepts",
+        needs_correlation=True,
+        is_sum=True,
+    ),
+    "linear-1": MethodInfo(
+        "the text whose presence correlates best with the activation over all images",
+        "arXiv 2405.06855, without known concepts",
+        needs_correlation=True,
     ),
     "random-contrast": MethodInfo(
         "control: csp with random silent images as partners",

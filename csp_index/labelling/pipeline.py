@@ -22,15 +22,16 @@ from csp_index.labelling import scoring
 from csp_index.labelling.candidates import CandidateTexts, Ownership
 from csp_index.labelling.confidence import Confidence, bootstrap
 from csp_index.labelling.evidence import Evidence
-from csp_index.labelling.gather import dataset_response, dataset_share, read_evidence
+from csp_index.labelling.gather import dataset_explanation, dataset_response, dataset_share, read_evidence
 from csp_index.labelling.label_values import KEPT, ExampleSummary, Ranking, example_summary
+from csp_index.labelling.linear.explanation import Explanation
 from csp_index.labelling.nulls.fit import LEAST_FIT, draw_sample, label_fit, sampled_activations
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.response import Response
 from csp_index.labelling.scoring import Scored
 from csp_index.labelling.ties import Ties, read_ties
 from csp_index.ordering import leaders_of
-from csp_index.records import ExampleOptions
+from csp_index.records import ExampleOptions, WeightedLabel
 from csp_index.store.tables import Store
 
 _MANY = 256  # neurons; those who label fewer label others soon, and need the embeddings again
@@ -81,6 +82,7 @@ class NeuronScores:
     """The example sets of M neurons, the scores [M, C] that rest on them, and each neuron's label state [M].
 
     The score of a candidate that is another neuron's is -inf; `own` says whose they are, None that all are everybody's.
+    `sums` [M] are the labels of a method that weighs several texts.
     """
 
     request: LabelRequest
@@ -90,6 +92,7 @@ class NeuronScores:
     states: np.ndarray
     own: Ownership | None = None
     ties: Ties | None = None
+    sums: tuple[WeightedLabel | None, ...] | None = None
 
     @property
     def available(self) -> torch.Tensor:
@@ -108,9 +111,10 @@ class NeuronScores:
     def confidence(self, leaders: torch.Tensor, check: Callable[[], None] = go_on) -> Confidence | None:
         """Return the confidence in the best candidates [M, L], or None where no resamples are requested.
 
-        A neuron's only candidate always comes first, which says nothing: it has no rival to come before.
+        A neuron's only candidate always comes first, which says nothing: it has no rival to come before. None as well
+        for a method that looks at all images alike: resampling the activating ones changes nothing of what it saw.
         """
-        if self.request.scoring.bootstrap == 0:
+        if self.request.scoring.bootstrap == 0 or self.request.formula.info.needs_correlation:
             return None
         scores, options = self.scored.scores, self.request.scoring
         result = bootstrap(self.request.method, self.evidence, options, scores, leaders, check)
@@ -185,13 +189,20 @@ class Pipeline:
         if len(selection.neurons) > _MANY:
             release(self.store)  # the scores of many neurons need the memory, and the next call may be long in coming
         evidence = replace(evidence, response=self._response(selection, request, texts, evidence, examples.images))
+        explanation = self._explanation(selection, request, texts, evidence, examples.images)
+        evidence = replace(evidence, explanation=explanation)
         self.context.check()
         scored = scoring.score(request.method, evidence, request.scoring)
         if texts.own is not None:
             scored = replace(scored, scores=texts.own.mask(scored.scores, examples.neurons))
         ties = read_ties(self.store, selection, examples)
         states = _states(request, examples, ties, texts.own)
-        return NeuronScores(request, examples, evidence, scored, states, texts.own, ties)
+        sums = None
+        if explanation is not None and explanation.terms is not None:
+            labelled = (states == "labelled").tolist()
+            labels = explanation.terms.labels(texts.texts)
+            sums = tuple(label if live else None for live, label in zip(labelled, labels, strict=True))
+        return NeuronScores(request, examples, evidence, scored, states, texts.own, ties, sums)
 
     def ranking(
         self,
@@ -221,6 +232,7 @@ class Pipeline:
             scores.scored.vectors,
             scores.ties,
             fit,
+            scores.sums,
         )
 
     def summary(self, ranking: Ranking) -> ExampleSummary:
@@ -269,6 +281,27 @@ class Pipeline:
         )
         means = torch.from_numpy(selection.statistics(self.store)["mean"].to_numpy().astype(np.float32))
         return label_fit(scores.evidence, scores.evidence.texts[best], means, sample, sampled, self.context.check)
+
+    def _explanation(
+        self, selection: Selection, request: LabelRequest, texts: CandidateTexts, evidence: Evidence, images: int
+    ) -> Explanation | None:
+        info = request.formula.info
+        if not info.needs_correlation:
+            return None
+        made = request.method, request.scoring.seed, request.scoring.renormalise_text, images
+        return self._memory(selection).dataset(
+            ("explanation", *_key(selection, request), texts.key, *made),
+            lambda: dataset_explanation(
+                self.store,
+                selection,
+                images,
+                evidence,
+                with_terms=info.is_sum,
+                seed=request.scoring.seed,
+                own=texts.own,
+                check=self.context.check,
+            ),
+        )
 
     def _memory(self, selection: Selection) -> Memory:
         return self.memory if selection.pool is None else NoMemory()

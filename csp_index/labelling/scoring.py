@@ -235,6 +235,16 @@ def firing_contrast(evidence: Evidence, options: ScoringOptions) -> torch.Tensor
     return product if precision is None else product * precision.clamp(min=_CUT)
 
 
+def explained(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
+    """Return corr(a, c_t) over all images, c_t the presence of text t; for `linear` its sum comes first.
+
+    The weights of the sum are in `evidence.explanation`.
+    """
+    if evidence.explanation is None:
+        raise LabelError("this method needs the neurons' correlations over the whole dataset, and none were computed")
+    return evidence.explanation.scores()
+
+
 def random_label(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
     """Return a seeded hash of neuron, candidate and seed as a number in [0, 1): the score of a random label."""
     neuron = mix(evidence.neuron_numbers, options.seed)[:, None]
@@ -307,6 +317,8 @@ FORMULAS: dict[str, ScoringMethod] = {
     "firing-contrast": ScoringMethod(
         METHODS["firing-contrast"], score=firing_contrast, background=_scale, alone=True, softmax=_scale
     ),
+    "linear": ScoringMethod(METHODS["linear"], score=explained, alone=True),
+    "linear-1": ScoringMethod(METHODS["linear-1"], score=explained, alone=True),
     "random-contrast": ScoringMethod(METHODS["random-contrast"], terms=csp_terms),
     "random-label": ScoringMethod(METHODS["random-label"], score=random_label, alone=True),
 }

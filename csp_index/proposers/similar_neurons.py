@@ -18,10 +18,12 @@ from csp_index.contrast.selection import Selection
 from csp_index.errors import ProposerError
 from csp_index.labelling.concept_vectors import comparable_vectors
 from csp_index.labelling.label_rule import read_rule
+from csp_index.labelling.linear.label_terms import read_terms
 from csp_index.labelling.methods import controls
 from csp_index.labelling.vocabularies import clean_text
 from csp_index.ordering import leaders_of
 from csp_index.proposers.proposer import Answer
+from csp_index.records import NeuronKey, WeightedLabel
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
@@ -88,7 +90,7 @@ def _labeled(store: Store, target: LayerInfo, top: int) -> list[_Labeled]:
     columns = ["model", "layer", "neuron", "run_id", "method", "text"]
     rows = store.read(schema.LABELS, [*columns, "rank"], f"rank >= 0 AND rank < {top} AND {_elsewhere(target)}")
     labels_of: dict[tuple[str, str], dict[int, tuple[tuple[int, str], str, list[str]]]] = {}
-    rule = read_rule(store)
+    rule, sums = read_rule(store), read_terms(store, _elsewhere(target))
     parts = (column.to_pylist() for column in rows.sort_by("rank").select(columns).columns)
     for model, layer, neuron, run_id, method, text in zip(*parts, strict=True):
         layer_labels = labels_of.setdefault((model, layer), {})
@@ -96,7 +98,8 @@ def _labeled(store: Store, target: LayerInfo, top: int) -> list[_Labeled]:
         if neuron not in layer_labels or layer_labels[neuron][0] < order:
             layer_labels[neuron] = (order, method, [])
         if layer_labels[neuron][0] == order:
-            layer_labels[neuron][2].append(text)
+            weighted = None if layer_labels[neuron][2] else sums.get((run_id, NeuronKey(model, layer, neuron)))
+            layer_labels[neuron][2].extend([text] if weighted is None else _named(weighted))
     others = []
     for info in layers:
         labels = labels_of.get((info.key.model, info.key.layer), {})
@@ -111,6 +114,11 @@ def _labeled(store: Store, target: LayerInfo, top: int) -> list[_Labeled]:
         )
         raise ProposerError(f"no layer other than {target.key} has labels to take candidates from: {step}")
     return others
+
+
+def _named(weighted: WeightedLabel) -> list[str]:
+    """Return the texts of a sum that raise the activation: each is a candidate of its own."""
+    return [term.text for term in weighted.terms if term.weight > 0]
 
 
 def _nearest(

@@ -15,6 +15,7 @@ _OF_NEURONS = (
     schema.CLASS_NAMES,
     schema.LABEL_NULLS,
     schema.LABELS,
+    schema.LABEL_TERMS,
     schema.EXAMPLES,
     schema.ANSWERS,
     schema.CANDIDATES,

@@ -33,6 +33,7 @@ VOCABULARIES = "vocabularies"
 EXAMPLES = "examples"
 LABELS = "labels"
 LABEL_NULLS = "label_nulls"
+LABEL_TERMS = "label_terms"
 ANSWERS = "answers"
 CANDIDATES = "candidates"
 EVALUATIONS = "evaluations"
@@ -174,6 +175,16 @@ _TABLES: dict[str, pa.Schema] = {
         ("confidence", pa.float64()),  # the share of the resamples in which this candidate comes first
         ("uncertain", pa.bool_()),  # of the best candidate: its lead is inside the noise; null for the others
         ("note", pa.string()),
+    ),
+    LABEL_TERMS: _schema(  # of labels that are weighted sums of texts; the label's own row has the sum as it is written
+        *_RESULT,
+        ("method", pa.string()),
+        ("position", pa.int32()),  # 0 has the largest weight
+        ("text", pa.string()),
+        ("weight", pa.float64()),  # activation / its maximum = bias + sum of weight x sigmoid(slope (cosine + shift))
+        ("bias", pa.float64()),  # the same in all rows of a label
+        ("slope", pa.float64()),  # null where the calibration is not known
+        ("shift", pa.float64()),
     ),
     LABEL_NULLS: _schema(  # of a label, by its run: where it stands among a layer that has learned nothing
         *_RESULT,

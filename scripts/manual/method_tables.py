@@ -45,6 +45,8 @@ def _summary(name: str, info: MethodInfo) -> str:
 def _images(info: MethodInfo) -> str:
     if info.ignores_images:
         return "none"
+    if info.needs_correlation:
+        return f"all; {info.examples} are shown"
     return f"{info.examples}, and all for the response" if info.needs_response else str(info.examples)
 
 

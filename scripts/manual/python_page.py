@@ -45,7 +45,7 @@ change without notice."""
 _ORDER: Mapping[str, Sequence[str]] = {
     "Open an index": ("open_index", "Index", "NetworkSource"),
     "Before hours are spent": ("doctor", "DoctorReport", "IndexReport"),
-    "Results": ("Labels", "Label", "LabelScore", "ExamplePair", "SqlResult"),
+    "Results": ("Labels", "Label", "LabelScore", "WeightedLabel", "LabelTerm", "ExamplePair", "SqlResult"),
     "Addresses": ("NeuronKey", "LayerKey"),
     "Options of labels": ("ExampleOptions", "ScoringOptions"),
     "Candidate texts": ("Vocabulary", "CandidateTexts"),

@@ -16,7 +16,7 @@ from csp_index.labelling.evidence import Evidence, label_share
 from csp_index.labelling.methods import MethodInfo
 from csp_index.labelling.scoring import FORMULAS, ScoringMethod
 
-EVERY = sorted(FORMULAS)
+EVERY = sorted(name for name, row in FORMULAS.items() if not row.info.needs_correlation)  # these see no examples
 ALONE = replace(OPTIONS, prior="images", bootstrap=25)
 LEADERS = 4
 

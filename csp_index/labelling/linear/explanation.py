@@ -85,11 +85,13 @@ def shortlist(correlation: torch.Tensor, count: int = LISTED) -> torch.Tensor:
     The highest correlation comes first, then the greatest absolute ones; equals in the vocabulary's order. -inf in
     `correlation` [M, C] marks texts that are no candidates of a neuron.
     """
-    strength = correlation.abs()
-    strength[correlation == -torch.inf] = -torch.inf
-    strength.scatter_(1, leaders_of(correlation, 1), torch.inf)
-    places = leaders_of(strength, count)
-    return places.masked_fill(correlation.gather(1, places) == -torch.inf, -1)
+    parts = []
+    for rows in correlation.split(_BLOCK):
+        strength = torch.where(rows == -torch.inf, rows, rows.abs())
+        strength.scatter_(1, leaders_of(rows, 1), torch.inf)
+        places = leaders_of(strength, count)
+        parts.append(places.masked_fill(rows.gather(1, places) == -torch.inf, -1))
+    return torch.cat(parts)
 
 
 def fit_terms(
