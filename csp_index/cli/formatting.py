@@ -36,8 +36,11 @@ def say_neuron(view: NeuronView) -> None:
         say(f"  among these in 90 % of the resamples: {', '.join(score.text for score in label.prediction_set)}")
     if label.null_rank is not None:
         say(f"  {label.null_rank} ({label.null_rank.null})")
+    if label.weighted is not None:
+        sums = "".join(f" {'-' if term.weight < 0 else '+'} {abs(term.weight):.3g} {term.text}" for term in label.terms)
+        say(f"  predicts {label.weighted.bias:.3g}{sums}, as a share of the maximum, each text by its presence, 0 to 1")
     for score in label.labels[1:]:
-        say(f"  rival: {score.text} ({score.score:.3f})")
+        say(f"  {'rival' if label.weighted is None else 'alone'}: {score.text} ({score.score:.3f})")
     say(
         f"  over {numbers['images']:,} images: mean {numbers['mean']:.4g}, std {numbers['std']:.4g}, "
         f"max {numbers['max']:.4g}, {_fires(view)}"

@@ -234,9 +234,9 @@ def search(db: str, text: str | None, trust: bool, version: str | None, as_json:
 def sql(db: str, statement: str, kind: Any, out: str | None, version: str | None, as_json: bool) -> None:
     """Run one read-only SELECT over the index.
 
-    Views: images, neurons, neuron_labels (one row per neuron: the label shown), labels, examples, derived, answers,
-    candidates, evaluations, splits, class_names, label_nulls, vocabularies, texts, runs, failures, layers, encoders,
-    shards, embeddings, and the table macro activations('MODEL/LAYER/INDEX').
+    Views: images, neurons, neuron_labels (one row per neuron: the label shown), labels, label_terms, examples,
+    derived, answers, candidates, evaluations, splits, class_names, label_nulls, vocabularies, texts, runs, failures,
+    layers, encoders, shards, embeddings, and the table macro activations('MODEL/LAYER/INDEX').
 
     \b
     csp-index sql birds.db "SELECT address, text FROM neuron_labels WHERE text LIKE '%striped%'"

@@ -52,6 +52,7 @@ _VIEWS = {
     "examples": "The activating and contrastive images behind each label, pair by pair.",
     "neuron_labels": "One row per neuron: the label that pages and searches show.",
     "labels": "Scored labels, best first (rank 0), of every run and method.",
+    "label_terms": "The texts and weights of labels that are weighted sums, the largest weight first (position 0).",
     "answers": "Answers of models that name candidates.",
     "candidates": "Candidate texts that models named for a neuron.",
     "evaluations": "How faithful labels are, metric by metric.",

@@ -182,9 +182,7 @@ _TABLES: dict[str, pa.Schema] = {
         ("position", pa.int32()),  # 0 has the largest weight
         ("text", pa.string()),
         ("weight", pa.float64()),  # activation / its maximum = bias + sum of weight x sigmoid(slope (cosine + shift))
-        ("bias", pa.float64()),  # the same in all rows of a label
-        ("slope", pa.float64()),  # null where the calibration is not known
-        ("shift", pa.float64()),
+        *((name, pa.float64()) for name in ("bias", "slope", "shift")),  # one bias per label; null if not calibrated
     ),
     LABEL_NULLS: _schema(  # of a label, by its run: where it stands among a layer that has learned nothing
         *_RESULT,

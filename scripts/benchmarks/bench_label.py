@@ -56,6 +56,21 @@ def label_all(bench: Bench) -> list[Row]:
     ]
 
 
+def linear(bench: Bench) -> list[Row]:
+    """Measure whole layers labelled as weighted sums of texts, beyond bare start-up."""
+    (main,) = bench.made("main")
+    runs = bench.beside_start_up({"linear": main.label_command("all", "--method", "linear")}, main)
+    seconds = statistics.median(beyond(runs["linear"], runs["start-up"]))
+    peak = statistics.median(ran.peak for ran in runs["linear"]) / 1e9
+    shape = main.shape
+    what = f"label {shape.neurons:,} neurons x {shape.images:,} images x {shape.width} dims, {shape.texts:,} texts"
+    detail = {name: [ran.seconds for ran in ran_] for name, ran_ in runs.items()}
+    return [
+        Row("linear.time", f"{what} by linear", seconds, "s", "<= 120 s", seconds <= 120, detail),
+        Row("linear.memory", "the same, peak memory", peak, "GB", "<= 2 GB", peak <= 2),
+    ]
+
+
 def one_neuron(bench: Bench) -> list[Row]:
     """Measure single neurons in a warm process, and the whole command in a cold one."""
     (main,) = bench.made("main")

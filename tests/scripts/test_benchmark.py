@@ -25,6 +25,8 @@ ROWS = {  # the figures that the project promises
     "label-all.time",
     "label-all.ratio",
     "label-all.memory",
+    "linear.time",
+    "linear.memory",
     "one-neuron.p50",
     "one-neuron.p95",
     "one-neuron.read",

@@ -6,7 +6,7 @@ Its functions take a snapshot and an engine that returns arrays, so this file do
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -14,6 +14,7 @@ import numpy as np
 
 import csp_index
 from csp_index.contrast.quality import quality_of_pairs
+from csp_index.labelling.linear.label_terms import read_terms
 from csp_index.labelling.methods import methods_with
 from csp_index.query.neuron_view import STATISTICS, told_if_stale
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
@@ -32,6 +33,7 @@ from csp_index.service.documents.neuron_shapes import (
     QuantileRow,
     ScoreRow,
     Statistics,
+    TermRow,
 )
 from csp_index.service.documents.shapes import SimilarRow
 from csp_index.service.documents.snippets import snippets
@@ -83,6 +85,8 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
     document: ComparedNeuron = {
         **table.row(key.neuron, method),
         "labels": [_score_row(score) for score in label.labels] if label else [],
+        "terms": [cast(TermRow, asdict(term)) for term in label.terms] if label else [],
+        "bias": label.weighted.bias if label and label.weighted else None,
         "rivals": [_score_row(score) for score in label.rivals] if label else [],
         "prediction_set": [_score_row(score) for score in label.prediction_set] if label else [],
         "doubt": label.doubt if label else "",
@@ -136,6 +140,10 @@ def _label_record(snapshot: Snapshot, table: LayerTable, key: NeuronKey, method:
         return _LabelRecord(None, (), None, statistics, None, {}, top)
     run = snapshot.run(label.run_id)
     label = told_if_stale(label, run["settings"] if run else None, row["images"])
+    where = (
+        f"{catalog.layer_filter(table.info)} AND neuron = {key.neuron} AND run_id = {catalog.sql_text(label.run_id)}"
+    )
+    label = replace(label, weighted=read_terms(snapshot.store, where).get((label.run_id, key)))
     pairs, threshold = snapshot.pairs(key.layer_key).of(key.neuron, label.run_id)
     return _LabelRecord(label, pairs, threshold, statistics, run, _said(run, "settings"), top)
 

@@ -22,6 +22,21 @@ class ScoreRow(TypedDict):
     share: FiniteFloat | None
 
 
+class TermRow(TypedDict):
+    """A text of a label that is a weighted sum; its presence in an image is sigmoid(slope (cosine + shift))."""
+
+    text: str
+    weight: FiniteFloat
+    slope: FiniteFloat | None
+    shift: FiniteFloat | None
+
+
+Terms = Annotated[
+    list[TermRow],
+    Field(description="Of a weighted sum, the largest weight first: activation / its maximum is bias + sum"),
+]
+
+
 class PairRow(TypedDict):
     """An activating image and its contrastive partner."""
 
@@ -141,6 +156,8 @@ class ComparedNeuron(NeuronRow):
     """All that the page of a neuron shows but the commands that reproduce its label."""
 
     labels: list[ScoreRow]
+    terms: Terms
+    bias: FiniteFloat | None
     rivals: list[ScoreRow]
     prediction_set: list[ScoreRow]
     doubt: str
@@ -209,6 +226,8 @@ class LiveLabel(TypedDict):
     null_percentile: FiniteFloat | None
     rivals: list[Rival]
     prediction_set: list[Rival]
+    terms: Terms
+    bias: FiniteFloat | None
     pairs: list[PairRow]
     doubt: str
     threshold: FiniteFloat | None
