@@ -25,7 +25,7 @@ from csp_index.labelling.evidence import Evidence
 from csp_index.labelling.gather import dataset_explanation, dataset_response, dataset_share, read_evidence
 from csp_index.labelling.label_values import KEPT, ExampleSummary, Ranking, example_summary
 from csp_index.labelling.linear.explanation import Explanation
-from csp_index.labelling.nulls.fit import LEAST_FIT, draw_sample, label_fit, sampled_activations
+from csp_index.labelling.nulls.fit import LEAST_FIT, label_fit, read_sample, sampled_activations
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.response import Response
 from csp_index.labelling.scoring import Scored
@@ -271,9 +271,7 @@ class Pipeline:
         """Return the fit [M] of the best candidates; None for a pool, of which labels are only compared."""
         if selection.pool is not None:
             return None
-        sample = self.memory.dataset(
-            ("sample", selection.source.name, selection.images(self.store)), lambda: draw_sample(self.store, selection)
-        )
+        sample = read_sample(self.store, selection)
         sampled = self.memory.examples(
             ("sampled", *_key(selection, request)),
             lambda: sampled_activations(self.store, selection, sample),

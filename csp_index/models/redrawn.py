@@ -59,7 +59,7 @@ def redrawn(module: nn.Module, seed: int, *, centered: bool = False) -> nn.Modul
     >>> import torch
     >>> layer = torch.nn.Linear(64, 64)
     >>> other = redrawn(layer, seed=1)
-    >>> abs(float(other.weight.std() - layer.weight.std())) < 0.01, torch.equal(other.weight, layer.weight)
+    >>> bool((other.weight.std() - layer.weight.std()).abs() < 0.01), torch.equal(other.weight, layer.weight)
     (True, False)
     """
     result = copy.deepcopy(module)

@@ -21,7 +21,7 @@ from csp_index.demo.network import CONCEPT_LAYER, NETWORK_WEIGHTS, PLANTED
 from csp_index.demo.world import VOCABULARY
 from csp_index.index import Index
 from csp_index.labelling.candidates import CandidateTexts, plain_candidates
-from csp_index.labelling.nulls.fit import LEAST_FIT, draw_sample, label_fit, sampled_activations
+from csp_index.labelling.nulls.fit import LEAST_FIT, read_sample, label_fit, sampled_activations
 from csp_index.labelling.pipeline import Pipeline
 from csp_index.labelling.request import make_request
 from csp_index.models.index_models import NetworkSource
@@ -57,7 +57,7 @@ def stable_labels(
     if confidence is None:
         raise SystemExit("no resamples are requested")
     stable = (scores.states == "labelled") & ~confidence.uncertain.numpy()
-    sample = draw_sample(index.store, selection)
+    sample = read_sample(index.store, selection)
     means = scores.evidence.texts.new_tensor(selection.statistics(index.store)["mean"].to_pylist())
     sampled = sampled_activations(index.store, selection, sample)
     fit = label_fit(scores.evidence, scores.evidence.texts[best[:, 0]], means, sample, sampled)

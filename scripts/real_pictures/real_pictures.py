@@ -31,7 +31,7 @@ import world_arrays
 from picture_packages import Emoji, LayoutError, Pictures
 from picture_views import BACKGROUNDS
 from picture_words import Words, words_of
-from planted import plant
+from planted_neurons import plant
 from stages import Stages, fingerprint
 
 from csp_index.errors import CspIndexError

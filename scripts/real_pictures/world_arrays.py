@@ -17,7 +17,7 @@ from picture_models import CLIP_SIDE, NETWORK_SIDE, StudiedNetwork
 from picture_packages import Emoji
 from picture_views import BACKGROUNDS, as_input
 from picture_words import Words, background_texts, compound_text
-from planted import Planted, activations
+from planted_neurons import Planted, activations
 from probing import ProbingSet
 from torch import Tensor
 from torch.nn import functional

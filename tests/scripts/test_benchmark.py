@@ -102,7 +102,7 @@ def test_one_neuron_reads_its_own_rows_only(tmp_path: Path) -> None:
     bench_data.prepare({str(made.folder): bench_data.asdict(made.shape)})
     found = bench_label.warm({"made": str(made.folder)}, 2)["made"]
     own = 4 * made.shape.images
-    assert own <= found["bytes read"] < 2 * own
+    assert own <= found["bytes read"] < 3 * own  # for the examples, and once more for the fit on a sample of the images
     assert found["bytes read"] < made.facts()["bytes"][found["table"]] / 20
     assert len(found["seconds"]) == 2
 

@@ -19,7 +19,7 @@ import muon
 import picture_packages
 import picture_views
 import picture_words
-import planted
+import planted_neurons
 import probing
 import real_pictures
 import report
@@ -174,11 +174,11 @@ def test_views_stand_on_the_color_that_is_named() -> None:
 def test_planted_neurons_fire_where_their_condition_holds(
     emoji: list[picture_packages.Emoji], words: picture_words.Words
 ) -> None:
-    neurons = planted.plant(words, emoji)
+    neurons = planted_neurons.plant(words, emoji)
     kinds = {neuron.kind for neuron in neurons}
     assert {"keyword", "keyword and background", "keyword and background, leaking"} <= kinds
     concept, background = np.repeat(np.arange(20), 8), np.tile(np.arange(8), 20)
-    values = planted.activations(neurons, concept, background, 0)
+    values = planted_neurons.activations(neurons, concept, background, 0)
     for column, neuron in enumerate(neurons):
         fires = neuron.fires[concept, background]
         assert values[fires, column].min() > values[~fires, column].max() and (values >= 0).all()

@@ -39,8 +39,17 @@ class Sample:
     places: np.ndarray
 
 
-def draw_sample(store: Store, selection: Selection) -> Sample:
-    """Return a random sample of the images that the selection's statistics cover, from eight shards at most."""
+def read_sample(store: Store, selection: Selection) -> Sample:
+    """Return a random sample of the images that the selection's statistics cover, from eight shards at most.
+
+    It is the same for all neurons of the layer, and read once: a label asked for alone reads its neuron's rows only.
+    """
+    images = selection.images(store)
+    key = "sampled images", selection.target.what
+    return store.memo(selection.source.table, key, lambda: _sample(store, selection), variant=images)
+
+
+def _sample(store: Store, selection: Selection) -> Sample:
     marks = catalog.covered(store, selection.target.what, selection.images(store))
     few = np.unique(np.linspace(0, len(marks) - 1, _SHARDS).round().astype(np.int64))
     shards = tuple(marks[place] for place in few.tolist())

@@ -81,11 +81,11 @@ def test_a_stable_label_that_fits_other_images_is_uncertain_and_says_so(index: c
 
 def test_a_sample_reads_images_of_all_shards(index: csp_index.Index) -> None:
     from csp_index.contrast.selection import Selection
-    from csp_index.labelling.nulls.fit import draw_sample, sampled_activations
+    from csp_index.labelling.nulls.fit import read_sample, sampled_activations
 
     ((target, numbers),) = index.resolve("net/layer")
     selection = Selection(catalog.encoder(index.store), target, numbers)
-    sample = draw_sample(index.store, selection)
+    sample = read_sample(index.store, selection)
     assert len(sample.shards) == 4 and len(sample.places) == 400
     values = sampled_activations(index.store, selection, sample)
     assert np.array_equal(values[1].numpy(), index.activations("net/layer/1")[sample.places])

@@ -132,7 +132,8 @@ def test_what_is_stored_is_finite_and_the_neurons_own(built, method):
             assert row["score"] is None and row["confidence"] is None
             assert row["state"] == ("dead" if row["neuron"] == DEAD else "no-candidates")
             continue
-        assert row["text"] in said[row["neuron"]]
+        texts = said[row["neuron"]]
+        assert row["text"] in texts or (method == "linear" and any(text in row["text"] for text in texts))
         assert np.isfinite(row["score"])
         for name in ("score_low", "score_high", "confidence"):
             assert row[name] is None or np.isfinite(row[name])
