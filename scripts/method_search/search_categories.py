@@ -56,11 +56,15 @@ Box: TypeAlias = tuple[tuple[str, tuple[str, ...]], ...]
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """A world with graded truth: `agreement` [M, C] in [0, 1] of labels with neurons, 1 for the best there is."""
+    """A world with graded truth: `agreement` [M, C] in [0, 1] of labels with neurons, 1 for the best there is.
+
+    `best` [M] is the overlap (IoU) of the best label and the truth: agreement x best is a label's overlap.
+    """
 
     world: World
     agreement: Tensor
     cells: list[tuple[str, ...]]  # [M] where each neuron's result belongs
+    best: Tensor  # [M]
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,13 +270,15 @@ def category_world(folder: Path, pool: Pool, seed: int, bias: float, family: str
         vectors = base._disturb(vectors, torch_rng)
     texts = torch.cat([texts, base._unrelated(texts, torch_rng)])
     neurons = draw_neurons(seed, categories)
-    agreement = relative(overlaps(np.array([n.regions[0] for n in neurons]), word_regions(2, categories)))
+    overlap = overlaps(np.array([n.regions[0] for n in neurons]), word_regions(2, categories))
+    agreement, best = relative(overlap), overlap.amax(1).repeat(len(FIRING))
     activations = torch.cat([fire(neurons, codes, seed, kind) for kind in FIRING])
     live = activations.gt(0.3).sum(1) >= 5  # a combination that hardly any image shows says nothing
     cells = [("categories", family, "2", kind, f"{bias}", neuron.what) for kind in FIRING for neuron in neurons]
     agreement = agreement.repeat(len(FIRING), 1)[live]
     world = World(vectors, activations[live], texts, scale, agreement.argmax(1), torch.ones(len(agreement)).long())
-    return Graded(world, agreement, [cell for cell, alive in zip(cells, live.tolist(), strict=True) if alive])
+    cells = [cell for cell, alive in zip(cells, live.tolist(), strict=True) if alive]
+    return Graded(world, agreement, cells, best[live])
 
 
 def attribute_world(pool: Pool, seed: int, bias: float, family: str, widest: int) -> Graded:
@@ -289,4 +295,5 @@ def attribute_world(pool: Pool, seed: int, bias: float, family: str, widest: int
     first = worlds[0]
     joint = torch.cat([world.activations for world in worlds])
     truth, arity = (torch.cat([getattr(world, name) for world in worlds]) for name in ("truth", "arity"))
-    return Graded(World(first.vectors, joint, first.texts, first.scale, truth, arity), agreement, cells)
+    world = World(first.vectors, joint, first.texts, first.scale, truth, arity)
+    return Graded(world, agreement, cells, torch.ones(len(agreement)))

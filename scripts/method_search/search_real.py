@@ -81,4 +81,4 @@ def read_pictures(file: Path) -> Iterator[Graded]:
                 for (family, kind), alive in zip(names, known.tolist(), strict=True)
                 if alive
             ]
-            yield Graded(world, agreement, cells)
+            yield Graded(world, agreement, cells, overlap[known].amax(1))
