@@ -223,11 +223,10 @@ def firing_contrast(evidence: Evidence, options: ScoringOptions) -> torch.Tensor
     if evidence.response is None or evidence.response.firing is None:
         raise LabelError("this method needs the neurons' response to the whole dataset, and none was computed")
     scale, firing, tiny = _scale(options), evidence.response.firing, torch.finfo(torch.float32).tiny
-    prior = _near_share(evidence, scale).clamp(min=tiny).log() + dataset_share(evidence).float().clamp(min=tiny).log()
+    share = _silent_share(evidence, scale)
+    prior = _filled(evidence, share).clamp(min=tiny).log() + dataset_share(evidence).float().clamp(min=tiny).log()
     pooled = evidence.contrastive.flatten(1)
-    even_weights = even(pooled >= 0)
-    root = weighted_rows(evidence, pooled, even_weights, lambda cosines: (scale * cosines).softmax(1).sqrt())
-    share = weighted_rows(evidence, pooled, even_weights, lambda cosines: (scale * cosines).softmax(1))
+    root = weighted_rows(evidence, pooled, even(pooled >= 0), lambda cosines: (scale * cosines).softmax(1).sqrt())
     variance = 0.5 * (firing.share + share) - (0.5 * (firing.root + root)).square()
     apart = 0.5 * (firing.root - root) / variance.clamp(min=1e-12).sqrt()
     product = (firing.log - 0.5 * prior).clamp(min=_CUT) * apart.clamp(min=_CUT)
@@ -261,18 +260,27 @@ def _scale(options: ScoringOptions) -> float:
 
 
 def _near_share(evidence: Evidence, scale: float) -> torch.Tensor:
-    """Return each label's mean share of the contrastive images, [M, C].
+    """Return each label's mean share of the contrastive images, filled up with the dataset's, [M, C]."""
+    return _filled(evidence, _silent_share(evidence, scale))
 
-    An activating image with fewer partners than requested gives the rest of its weight to the dataset's mean share: a
-    few edits of one picture all lack the same things, and are not a prior by themselves.
-    """
+
+def _silent_share(evidence: Evidence, scale: float) -> torch.Tensor:
+    """Return each label's mean share of the contrastive images there are, [M, C]."""
     pooled = evidence.contrastive.flatten(1)
-    present = pooled >= 0
-    near = weighted_rows(evidence, pooled, even(present), lambda cosines: (scale * cosines).softmax(1))
+    return weighted_rows(evidence, pooled, even(pooled >= 0), lambda cosines: (scale * cosines).softmax(1))
+
+
+def _filled(evidence: Evidence, share: torch.Tensor) -> torch.Tensor:
+    """Return shares [M, C] of the contrastive images with the dataset's mean share in place of missing partners.
+
+    An activating image with fewer partners than requested gives the rest of its weight to the dataset: a few edits of
+    one picture all lack the same things, and are not a prior by themselves.
+    """
     fired = (evidence.activating >= 0).sum(1)
+    present = evidence.contrastive.flatten(1) >= 0
     partners = present.view(evidence.contrastive.shape).sum(2).clamp(max=evidence.asked)
     filled = (partners.sum(1) / (fired * evidence.asked).clamp(min=1))[:, None]
-    return torch.where(filled >= 1, near, filled * near + (1 - filled) * dataset_share(evidence).float())
+    return torch.where(filled >= 1, share, filled * share + (1 - filled) * dataset_share(evidence).float())
 
 
 def _log_shares(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
