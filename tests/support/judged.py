@@ -58,6 +58,17 @@ def made(rows: Sequence[dict[str, Any]], **settings: Any) -> Evaluation:
     return Evaluation(pa.Table.from_pylist(list(rows), schema=VALUES), settings)
 
 
+def tiny(*metrics: str, neurons: int = 8, **settings: Any) -> Evaluation:
+    """Return an evaluation of two methods: a few values each."""
+    rows = [
+        row(i, method, metric, 0.1 * i + (method == "csp"))
+        for metric in metrics or ("simulation",)
+        for method in ("csp", "pmi")
+        for i in range(neurons)
+    ]
+    return made(rows, methods=["csp", "pmi"], layer=LAYER, encoder="a", judge="b", **settings)
+
+
 def evaluation(neurons: int = 40, seed: int = 0, same: bool = False) -> Evaluation:
     """Return what an evaluation of a demo might hold: methods of falling quality, and some values missing."""
     rng = np.random.default_rng(seed)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from judged import LAYER, METHODS, NASTY, bins, evaluation, made, row, sanity_report
+from judged import LAYER, METHODS, NASTY, bins, evaluation, made, row, sanity_report, tiny
 
 from csp_index.errors import EvaluationError, LabelError
 from csp_index.evaluation.report import write as module
-from csp_index.evaluation.report.charts import calibration_chart, interval_chart, sanity_chart, to_svg
+from csp_index.evaluation.report.charts import calibration_chart, sanity_chart, to_svg
 from csp_index.evaluation.report.summary import compare, summarise
-from csp_index.evaluation.report.write import calibration_rows, write_report
+from csp_index.evaluation.report.write import write_report
 
 PNG = b"\x89PNG\r\n\x1a\n not really a picture"
 FILES = {"index.html", "evaluation.json", "values.csv", "summary.csv", "comparisons.csv"}
@@ -56,17 +56,6 @@ class Outline(HTMLParser):
     def handle_data(self, data):
         if data.strip() and self.cells and self.open[-1] in ("th", "td", "b", "small", "span"):
             self.cells[-1].append(data.strip())
-
-
-def tiny(*metrics, neurons=8, **settings):
-    """Return an evaluation of two methods: a few values each."""
-    rows = [
-        row(i, method, metric, 0.1 * i + (method == "csp"))
-        for metric in metrics or ("simulation",)
-        for method in ("csp", "pmi")
-        for i in range(neurons)
-    ]
-    return made(rows, methods=["csp", "pmi"], layer=LAYER, encoder="a", judge="b", **settings)
 
 
 @pytest.fixture
@@ -347,15 +336,6 @@ def test_neurons_without_any_label_make_a_report(tmp_path):
     assert "No method's labels have a value" in text and "no label f1" in text
 
 
-def test_charts_take_the_pages_colours_and_name_everything_as_text():
-    rows = summarise(tiny(neurons=6), rounds=20)
-    drawn = to_svg(interval_chart(rows, "simulation", "pmi"), "one", 'a "chart" <of> it')
-    assert drawn.startswith('<svg class="chart" role="img" aria-label="a &quot;chart&quot; &lt;of&gt; it"')
-    assert "currentColor" in drawn and ">csp<" in drawn and "<style" not in drawn
-    assert not re.search(r"#0[12]0[12]", drawn)
-    assert drawn == to_svg(interval_chart(rows, "simulation", "pmi"), "one", 'a "chart" <of> it')
-
-
 def test_the_metrics_own_test_and_the_calibration_are_drawn(page, written):
     assert ">missing labels<" in to_svg(sanity_chart(sanity_report()), "sanity", "drops")
     assert ">share of labels that are right<" in to_svg(calibration_chart(bins()), "calibration", "p")
@@ -370,18 +350,6 @@ def test_the_metrics_own_test_may_come_as_rows(tmp_path):
     rows = [dataclasses.asdict(line) for line in sanity_report().rows]
     one, two = (write_report(tiny(neurons=3), tmp_path / "out", None, sanity) for sanity in (rows, sanity_report()))
     assert one == two and 'id="sanity"' in two.read_text()
-
-
-def test_calibration_counts_how_often_a_probability_holds():
-    rows = [row(i, "csp", "confidence", 0.85 + 0.001 * i) for i in range(10)]
-    rows += [row(i, "csp", "agreement-exact", float(i < 7)) for i in range(10)]
-    rows += [row(10, "csp", "confidence", 0.2), row(10, "csp", "agreement-exact", None)]
-    rows += [row(11, "csp", "confidence", None), row(11, "csp", "agreement-exact", 1.0)]
-    rows += [row(i, "pmi", "agreement-exact", 1.0) for i in range(10)]
-    (found,) = calibration_rows(made(rows))
-    assert (found["method"], found["count"], found["share"]) == ("csp", 10, pytest.approx(0.7))
-    assert found["predicted"] == pytest.approx(0.8545) and found["low"] < 0.7 < found["high"]
-    assert calibration_rows(tiny()) == []
 
 
 def test_where_the_best_two_agree_the_next_that_differs_is_shown(tmp_path):
