@@ -39,6 +39,15 @@ def mix(values: torch.Tensor, seed: int = 0) -> torch.Tensor:
     return (mixed ^ (mixed >> 31 & 0x1FFFFFFFF)) & 0x7FFFFFFFFFFFFFFF
 
 
+def seeded_sample(ids: torch.Tensor, count: int, seed: int) -> torch.Tensor:
+    """Return the places of a random sample of `count` of the ids [n], chosen by a seeded hash of each; all if fewer.
+
+    >>> len(seeded_sample(torch.arange(100), 30, seed=1)), sorted(seeded_sample(torch.tensor([7, 9]), 5, 1).tolist())
+    (30, [0, 1])
+    """
+    return mix(ids, seed).argsort(stable=True)[:count]
+
+
 def leaders_of(scores: torch.Tensor, count: int) -> torch.Tensor:
     """Return the places of the best candidates [M, count] at most, best first; equals in the vocabulary's order."""
     width = scores.shape[1]

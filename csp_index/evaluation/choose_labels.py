@@ -24,7 +24,7 @@ from csp_index.labelling.pipeline import NeuronScores, Pipeline
 from csp_index.labelling.request import make_request
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.networks import LoadedNetwork
-from csp_index.ordering import leaders_of, mix
+from csp_index.ordering import leaders_of, seeded_sample
 from csp_index.records import DerivedKind, LabelTerm, Progress, WeightedLabel
 from csp_index.store.derived_images import is_derived
 from csp_index.store.streams import embeddings_of_derived
@@ -217,5 +217,5 @@ def label_mask(neuron_scores: NeuronScores) -> torch.Tensor:
 def _half(mask: torch.Tensor, seed: int) -> torch.Tensor:
     ids = mask.nonzero()[:, 0]
     part = torch.zeros_like(mask)
-    part[ids[mix(ids, _HALVES + seed).argsort()[: max(1, len(ids) // 2)]]] = True
+    part[ids[seeded_sample(ids, max(1, len(ids) // 2), _HALVES + seed)]] = True
     return part

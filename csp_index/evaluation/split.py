@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 
 from csp_index.errors import EvaluationError
-from csp_index.ordering import mix
+from csp_index.ordering import seeded_sample
 from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
 
@@ -53,7 +53,7 @@ def draw_split(images: int, *, held_out: float = 0.5, seed: int = 0) -> Split:
         raise EvaluationError(f"the held-out share is {held_out}: expected a number between 0 and 1, for example 0.5")
     count = round(images * held_out)
     judging = torch.zeros(images, dtype=torch.bool)
-    judging[mix(torch.arange(images), seed).argsort()[:count]] = True
+    judging[seeded_sample(torch.arange(images), count, seed)] = True
     return _checked(Split(~judging, judging, f"a share of {held_out} held out", seed))
 
 
@@ -99,7 +99,7 @@ def thinned(mask: torch.Tensor, count: int, seed: int) -> torch.Tensor:
     if len(ids) <= count:
         return mask
     sample = torch.zeros_like(mask)
-    sample[ids[mix(ids, _THINNED + seed).argsort()[:count]]] = True
+    sample[ids[seeded_sample(ids, count, _THINNED + seed)]] = True
     return sample
 
 

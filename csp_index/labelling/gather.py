@@ -22,7 +22,7 @@ from csp_index.labelling.linear.correlation import CorrelationSums, EmbeddingSum
 from csp_index.labelling.linear.explanation import Explanation, fit_terms, shortlist
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.response import LeaderRanks, Response, ResponseSums
-from csp_index.ordering import leaders_of, mix
+from csp_index.ordering import leaders_of, seeded_sample
 from csp_index.store.tables import Store
 
 Check = Callable[[], None]
@@ -163,7 +163,7 @@ def dataset_explanation(
 def _third(ids: torch.Tensor, seed: int) -> torch.Tensor:
     """Return which of the image ids [n] are in a third that a seeded hash of the ids picks, [n] bool."""
     picked = torch.zeros(len(ids), dtype=torch.bool)
-    picked[mix(ids, _VALIDATING + seed).argsort()[: len(ids) // 3]] = True
+    picked[seeded_sample(ids, len(ids) // 3, _VALIDATING + seed)] = True
     return picked
 
 

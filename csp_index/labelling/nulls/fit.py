@@ -17,7 +17,7 @@ import torch
 from csp_index.concurrency import go_on
 from csp_index.contrast.selection import Selection
 from csp_index.labelling.evidence import Evidence
-from csp_index.ordering import mix
+from csp_index.ordering import seeded_sample
 from csp_index.store import catalog, streams
 from csp_index.store.activations import fetch_tiles
 from csp_index.store.tables import Store
@@ -54,7 +54,7 @@ def _sample(store: Store, selection: Selection) -> Sample:
     few = np.unique(np.linspace(0, len(marks) - 1, _SHARDS).round().astype(np.int64))
     shards = tuple(marks[place] for place in few.tolist())
     ids = np.concatenate([np.arange(mark.first_image, mark.first_image + mark.rows) for mark in shards])
-    places = np.sort(mix(torch.from_numpy(ids), _SEED).argsort(stable=True).numpy()[:_IMAGES])
+    places = np.sort(seeded_sample(torch.from_numpy(ids), _IMAGES, _SEED).numpy())
     return Sample(streams.embeddings_of(store, selection.source, ids[places]), shards, places)
 
 
