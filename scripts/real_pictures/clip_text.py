@@ -15,7 +15,6 @@ from typing import Any, Final
 import numpy as np
 import open_clip
 import torch
-from muon import Training
 from picture_models import CLIP_SIDE, DEVIATION, MEAN, TRUNK_NAME, PictureTrunk
 from picture_packages import Pictures
 from picture_views import BACKGROUNDS, TRAINING, as_input, compose
@@ -24,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from train_clip import WIDTH, TextTable, batches, table_loss
+from training import Training
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo_models"))
 from demo_tokenizer import write_tokenizer

@@ -14,7 +14,6 @@ from typing import Final
 
 import numpy as np
 import torch
-from muon import Training
 from numpy.typing import NDArray
 from picture_models import CLIP_SIDE, PictureTrunk
 from picture_packages import Pictures
@@ -22,6 +21,7 @@ from picture_views import BACKGROUNDS, PROBING, TRAINING, as_input, compose
 from picture_words import Words
 from torch import Tensor, nn
 from torch.nn import functional
+from training import Training
 
 WIDTH: Final = 128
 RATE: Final = 4e-3

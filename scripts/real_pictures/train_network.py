@@ -12,7 +12,6 @@ from typing import Final
 
 import numpy as np
 import torch
-from muon import Training
 from picture_models import HIDDEN, NETWORK_SIDE, StudiedNetwork
 from picture_packages import Pictures
 from picture_views import BACKGROUNDS, PROBING, TRAINING, as_input, compose
@@ -20,6 +19,7 @@ from picture_words import Words
 from torch import nn
 from torch.nn import functional
 from train_clip import average_precisions, batches
+from training import Training
 
 RATE: Final = 4e-3
 

@@ -15,7 +15,6 @@ sys.path.insert(0, str(ROOT / "scripts" / "real_pictures"))
 
 import intervals
 import judged_labels
-import muon
 import picture_packages
 import picture_views
 import picture_words
@@ -24,6 +23,7 @@ import probing
 import real_pictures
 import report
 import stages
+import training
 
 SHAPES = ("circle", "square", "triangle", "cross")
 COLORS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 80, 220), "gold": (230, 180, 30), "brown": "brown"}
@@ -224,10 +224,15 @@ def test_overlap_is_the_share_of_the_union() -> None:
     assert judged_labels.overlap(first & ~first, second & ~second) == 0.0
 
 
-def test_muon_makes_a_step_of_equal_singular_values() -> None:
+def test_matrices_move_by_steps_of_equal_singular_values_and_biases_by_adamw() -> None:
     torch.manual_seed(0)
-    values = torch.linalg.svdvals(muon.orthogonalized(torch.randn(40, 24)))
-    assert values.min() > 0.6 and values.max() < 1.3
+    layer = torch.nn.Linear(40, 24)
+    weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+    course = training.Training((layer,), [], 1e-2, 100)
+    course.step(layer(torch.randn(64, 40)).square().mean())
+    values = torch.linalg.svdvals((layer.weight.detach() - weight) + 0.05 * 1e-3 * weight)
+    assert values.max() / values.min() < 2
+    assert torch.allclose((layer.bias.detach() - bias).abs(), torch.tensor(1e-3), rtol=0.02)  # a tenth: the warm-up
 
 
 def test_a_stage_is_kept_while_its_settings_are_the_same(tmp_path: Path) -> None:
