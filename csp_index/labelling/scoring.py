@@ -27,6 +27,8 @@ from csp_index.ordering import mix
 from csp_index.records import ScoringOptions
 
 _CUT = 1e-9  # a factor of a product is at least this, so that the others still tell candidates apart
+_CONTRAST_WIDTH = 2.0  # nats; both widths of `firing_contrast` are from its search (scripts/method_search)
+_APART_WIDTH = 0.1
 
 Score = Callable[[Evidence, ScoringOptions], torch.Tensor]
 Scale = Callable[[ScoringOptions], float | None]
@@ -211,14 +213,15 @@ def consensus(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
 
 
 def firing_contrast(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
-    """Return contrast x apart x precision, each factor cut at 0: what explains the whole response of a neuron.
+    """Return s(contrast, 2) x s(apart, .1) x precision: what explains the whole response of a neuron.
 
     Let F be all images on which the neuron fires (a at least half the mean of its activating images), weighted by
     activation, and S the m = 50 nearest silent images of every activating one. With P = exp L and R = sqrt(P):
     contrast = mean_F L(t) - (log mean_S P(t)) / 2 - (log mean_x P(t)) / 2, which is `contrastive-pmi` over F; apart =
     correlation of R with firing, over F and S at half the weight each: a label of a part of F is held against the rest
-    of F, and a look that the silent images share against these. Precision (`labelling.response`) is known for the 24
-    leaders by the product of the other two; without it that product is the score.
+    of F, and a look that the silent images share against these. s(x, u) = (x + sqrt(x^2 + 4 u^2)) / 2 cuts at 0
+    softly: where no label has both factors above 0, the order of their sizes stays. Precision (`labelling.response`) is
+    known for the 24 leaders by the product of the other two; without it that product is the score.
     """
     if evidence.response is None or evidence.response.firing is None:
         raise LabelError("this method needs the neurons' response to the whole dataset, and none was computed")
@@ -229,9 +232,14 @@ def firing_contrast(evidence: Evidence, options: ScoringOptions) -> torch.Tensor
     root = weighted_rows(evidence, pooled, even(pooled >= 0), lambda cosines: (scale * cosines).softmax(1).sqrt())
     variance = 0.5 * (firing.share + share) - (0.5 * (firing.root + root)).square()
     apart = 0.5 * (firing.root - root) / variance.clamp(min=1e-12).sqrt()
-    product = (firing.log - 0.5 * prior).clamp(min=_CUT) * apart.clamp(min=_CUT)
+    product = _softened(firing.log - 0.5 * prior, _CONTRAST_WIDTH) * _softened(apart, _APART_WIDTH)
     precision = evidence.response.precision
     return product if precision is None else product * precision.clamp(min=_CUT)
+
+
+def _softened(values: torch.Tensor, width: float) -> torch.Tensor:
+    """Return positive numbers that grow with `values`, near these where they are far above `width`."""
+    return 0.5 * (values + (values.square() + 4 * width**2).sqrt())
 
 
 def explained(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:

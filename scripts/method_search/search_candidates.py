@@ -26,7 +26,7 @@ from search_breadth import (
     siblings,
     unit_linear,
 )
-from search_variants import Variant, contrastive_pmi, odds, positive, precision, ranked
+from search_variants import Variant, contrastive_pmi, odds, positive, precision, ranked, softened
 from torch import Tensor
 
 #: Parts of products and of rank sums, each computed once for a world.
@@ -72,6 +72,16 @@ def with_precision(*names: str, ridge: float | None = 3.0) -> Variant:
     def variant(sight: FullSight) -> Tensor:
         base = of(*names)(sight)
         return base * average_precision(sight, base, ridge)
+
+    return variant
+
+
+def soft_firing_contrast(contrast: float, near: float) -> Variant:
+    """Return firing contrast x near x precision, the first two cut softly, at these widths."""
+
+    def variant(sight: FullSight) -> Tensor:
+        base = softened(factor(sight, "firing contrast"), contrast) * softened(factor(sight, "near"), near)
+        return base * average_precision(sight, base, 3.0)
 
     return variant
 
@@ -145,6 +155,10 @@ BROAD: Final[dict[str, Variant]] = {
     "firing contrast x near": of("firing contrast", "near"),
     "firing contrast x agreement x precision": with_precision("firing contrast", "agreement"),
     "firing contrast x near x precision": with_precision("firing contrast", "near"),
+    **{
+        f"soft {contrast:g} firing contrast x soft {near:g} near x precision": soft_firing_contrast(contrast, near)
+        for contrast, near in ((1, 0.1), (2, 0.05), (2, 0.1), (2, 0.2), (4, 0.1))
+    },
     "fourth root filter x firing contrast x near x precision": with_precision(
         "fourth root filter", "firing contrast", "near"
     ),

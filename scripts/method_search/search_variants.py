@@ -106,6 +106,11 @@ def positive(score: Tensor) -> Tensor:
     return score.clamp(min=1e-9)
 
 
+def softened(scores: Tensor, width: float) -> Tensor:
+    """Return a positive number that grows with a score: near the score far above `width`, near 0 far below -width."""
+    return 0.5 * (scores + (scores.square() + 4 * width**2).sqrt())
+
+
 def csp(sight: Sight, gamma: float) -> Tensor:
     """Score by the paper's projection."""
     p, n = sight.vectors[sight.top], sight.vectors[sight.near[:, :, 0]]

@@ -12,6 +12,7 @@ from csp_index.errors import LabelError, SettingError
 from csp_index.labelling import evidence as evidence_module
 from csp_index.labelling import scoring
 from csp_index.labelling.evidence import label_share
+from csp_index.labelling.response import Firing
 from csp_index.labelling.scoring import FORMULAS
 from csp_index.records import ScoringOptions
 
@@ -152,3 +153,15 @@ def test_an_unknown_method_is_told_with_the_known_ones():
     with pytest.raises(LabelError, match=r"method 'csq' is unknown .has: csp, csp-difference"):
         scoring.method("csq")
     assert all(row.info.summary for row in FORMULAS.values())
+
+
+def test_firing_contrast_keeps_the_order_of_labels_whose_factors_are_all_below_0():
+    found = evidence(neighbours=2)
+    firing = found.response.firing
+    weak = Firing(firing.log - 6, 0.05 * firing.root, 0.0025 * firing.share)  # less than on the silent images
+    low = score("firing-contrast", replace(found, response=replace(found.response, firing=weak)))
+    assert bool((low > 1e-4).all())  # a product of hard cuts would be 1e-18 for all of them
+    better = replace(weak, log=weak.log + torch.eye(7)[3])
+    high = score("firing-contrast", replace(found, response=replace(found.response, firing=better)))
+    assert bool((high[:, 3] > 1.02 * low[:, 3]).all())
+    torch.testing.assert_close(high[:, :3], low[:, :3])

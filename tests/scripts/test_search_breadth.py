@@ -14,6 +14,7 @@ import search_breadth
 import search_candidates
 import search_worlds
 from search_breadth import FullSight
+from search_variants import softened
 
 from csp_index.labelling.evidence import Evidence, label_share
 from csp_index.labelling.response import ResponseSums
@@ -76,7 +77,8 @@ def test_every_candidate_scores_every_label() -> None:
 def test_the_package_computes_the_chosen_candidate() -> None:
     world = toy(300, 12)
     sight = FullSight(world)
-    expected = search_candidates.BROAD["firing contrast x near"](sight)  # the package's score before the second pass
+    contrast, near = (search_candidates.factor(sight, name) for name in ("firing contrast", "near"))
+    expected = softened(contrast, 2) * softened(near, 0.1)  # the package's score before the second pass
     values, top = world.activations.topk(30, dim=1)
     sums = ResponseSums(values, world.texts, world.scale, firing=True)
     sums.add(world.vectors, world.activations)

@@ -85,7 +85,7 @@ def consensus(
 
 
 def firing_contrast(e: np.ndarray, a: np.ndarray, t: np.ndarray, p: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """contrast x apart x precision of one neuron with activating images p, and shares [N, C]."""
+    """contrast x apart x precision of one neuron with activating images p, and shares [N, C]; two are cut softly."""
     c = contrastive(e, a, p, 50)
     filled = (c >= 0).mean()  # the share of missing neighbors is the dataset's
     near = filled * share[c[c >= 0]].mean(0) + (1 - filled) * share.mean(0)
@@ -101,8 +101,13 @@ def firing_contrast(e: np.ndarray, a: np.ndarray, t: np.ndarray, p: np.ndarray, 
         for root in np.sqrt(share[rows]).T
     ]
     y, covariance = np.minimum(a.astype(np.float64) / half, 1), np.cov(e.T, bias=True)
-    product = np.maximum(contrast, 1e-9) * np.maximum(apart, 1e-9)
+    product = softened(contrast, 2.0) * softened(np.array(apart), 0.1)
     return product * leaders_precision(e, t, y, covariance, product)
+
+
+def softened(values: np.ndarray, width: float) -> np.ndarray:
+    """The positive root r of r^2 - values r - width^2 = 0."""
+    return (values + np.sqrt(values**2 + 4 * width**2)) / 2
 
 
 def leaders_precision(
