@@ -76,15 +76,19 @@ def _say_table(report: DemoReport) -> None:
 
 def _say_findings(report: DemoReport) -> None:
     biased = report.probing["biased"]
-    csp, plain, joint, default = (biased[name] for name in ("csp", "semanticlens", "consensus", RECOMMENDED))
+    csp, plain, prior, joint, default = (
+        biased[name] for name in ("csp", "semanticlens", "contrastive-pmi", "consensus", RECOMMENDED)
+    )
     click.echo(
         f"\nIn the biased set most carriers of a concept share a look. The mean of the activating images "
         f"(semanticlens) names {plain['single'].top1:.0%} of the single concepts, CSP {csp['single'].top1:.0%}."
         f"\nOn pairs CSP names {csp['pair'].top1:.0%} and semanticlens {plain['pair'].top1:.0%}: the nearest silent "
         f"image often shares one half of a pair, and the projection removes that half."
-        f"\n{RECOMMENDED}, the default method, uses the contrast as half of a prior: {default['single'].top1:.0%} of "
-        f"singles, {default['pair'].top1:.0%} of pairs. consensus also looks at all images: {joint['single'].top1:.0%} "
-        f"and {joint['pair'].top1:.0%} here, but on real pictures it loses (the manual's page methods.md has both)."
+        f"\n{RECOMMENDED}, the default method, sets all images on which a neuron fires against those that look alike: "
+        f"{default['single'].top1:.0%} of singles, {default['pair'].top1:.0%} of pairs. contrastive-pmi, with the "
+        f"activating images alone: {prior['single'].top1:.0%} and {prior['pair'].top1:.0%}. consensus: "
+        f"{joint['single'].top1:.0%} and {joint['pair'].top1:.0%}, but on real pictures it loses (the manual's page "
+        f"methods.md has both)."
     )
     if report.corrections:
         click.echo("\nNeurons where contrast changed the label:")

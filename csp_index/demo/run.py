@@ -25,7 +25,7 @@ KINDS = ("single", "pair")
 TRUTH = "truth.csv"
 _SETS: tuple[Bias, ...] = ("biased", "unbiased")
 _CARDS = 3
-_SURE = ("csp", "contrastive-pmi", "consensus")  # methods whose labels come with their confidence
+_SURE = ("csp", "firing-contrast", "consensus")  # methods whose labels come with their confidence
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class LabelRule:
         """Return the place of a method: the label of the highest one is shown, none below 0.
 
         >>> rule = LabelRule("csp")
-        >>> [rule.rank(name) for name in ("random-label", "pmi", "contrastive-pmi", "csp")]
+        >>> [rule.rank(name) for name in ("random-label", "pmi", "firing-contrast", "csp")]
         [-1, 0, 1, 2]
         """
         return self._ranks().get(method, _OTHER)

@@ -17,6 +17,7 @@ from csp_index.demo.captioning import ARMS, SCORED_BY, Arm, CaptionerReport, Gai
 from csp_index.demo.network import CAPTIONER_FOLDER, PLANTED
 from csp_index.demo.run import DemoReport
 from csp_index.demo.world import ATTRIBUTES, VOCABULARY, Scene, random_scene, render
+from csp_index.labelling.methods import RECOMMENDED
 from csp_index.models.plugins import load_plugins
 from csp_index.proposers.captioner import Captioner
 from csp_index.proposers.phrases import phrases
@@ -181,7 +182,7 @@ def test_the_command_tells_it(report: CaptionerReport, monkeypatch: pytest.Monke
     def run_demo(directory: str, tell: object, seed: int, stage: str | None) -> DemoReport:
         asked.append(stage)
         shares = {"single": run.Accuracy(1.0, 1.0, 15), "pair": run.Accuracy(0.5, 1.0, 20)}
-        methods = dict.fromkeys(("csp", "semanticlens", "contrastive-pmi", "consensus"), shares)
+        methods = dict.fromkeys(("csp", "semanticlens", "contrastive-pmi", "consensus", RECOMMENDED), shares)
         return DemoReport({"biased": methods}, (), tmp_path, 2.0, report if stage else None)
 
     monkeypatch.setattr(run, "run_demo", run_demo)

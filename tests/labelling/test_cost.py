@@ -44,6 +44,6 @@ def test_the_refusal_names_cost_limit_and_what_to_lower() -> None:
 
 
 def test_what_all_methods_do_by_default_is_within_the_limit() -> None:
-    for method, neighbours in (("csp", 1), ("contrastive-pmi", 50), ("consensus", 50)):
+    for method, neighbours in (("csp", 1), ("consensus", 50), ("firing-contrast", 50)):
         assert label_cost(request(method, examples=30, neighbours=neighbours), 64, 1000) < 10**9
         assert label_cost(request(method, examples=30, neighbours=neighbours), 16, 21_843) < 10**9

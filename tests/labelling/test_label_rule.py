@@ -126,7 +126,7 @@ def test_where_the_scale_is_unknown_the_default_is_another(index, tmp_path):
     texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
     assert arrays.label("m/l/0", vocabulary=texts)[0].method == WITHOUT_SCALE
     assert arrays.label("m/l/0", vocabulary=texts, logit_scale=20.0)[0].method == RECOMMENDED
-    with pytest.raises(SettingError, match="gamma changes csp, random-contrast, and not contrastive-pmi, which labels"):
+    with pytest.raises(SettingError, match="gamma changes csp, random-contrast, and not firing-contrast, which labels"):
         arrays.label("m/l/0", vocabulary=texts, logit_scale=20.0, gamma=0.5)
 
 

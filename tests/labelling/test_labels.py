@@ -238,9 +238,14 @@ def test_renormalised_texts_make_the_score_a_cosine(small):
 def test_confidence_is_kept_with_the_label_and_told_in_sql(tmp_path):
     index, _, paths = build(tmp_path)
     texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
-    labels = index.label("m/l", vocabulary=texts, seed=3)
-    assert list(index.label("m/l", vocabulary=texts, seed=3)) == list(labels)  # read back as it was made
-    assert list(index.label("m/l", vocabulary=texts, seed=3, keep=False, recompute=True))[2].labels == labels[2].labels
+    labels = index.label("m/l", "contrastive-pmi", vocabulary=texts, seed=3)
+    assert list(index.label("m/l", "contrastive-pmi", vocabulary=texts, seed=3)) == list(
+        labels
+    )  # read back as it was made
+    assert (
+        list(index.label("m/l", "contrastive-pmi", vocabulary=texts, seed=3, keep=False, recompute=True))[2].labels
+        == labels[2].labels
+    )
     for label in labels:
         if label.state != "labelled":
             assert (label.confidence, label.uncertain, label.rivals, label.doubt) == (None, False, (), "")
@@ -259,11 +264,11 @@ def test_confidence_is_kept_with_the_label_and_told_in_sql(tmp_path):
     first = index.sql("SELECT uncertain, confidence FROM labels WHERE neuron = 2 AND rank = 0").rows()
     assert first == [{"uncertain": labels[2].uncertain, "confidence": pytest.approx(labels[2].confidence)}]
     assert index.sql("SELECT count(*) AS n FROM labels WHERE rank <> 0 AND uncertain IS NOT NULL").rows() == [{"n": 0}]
-    (alone,) = index.label("m/l/2", vocabulary=texts, seed=3, keep=False, recompute=True)
+    (alone,) = index.label("m/l/2", "contrastive-pmi", vocabulary=texts, seed=3, keep=False, recompute=True)
     assert alone.confidence == pytest.approx(labels[2].confidence)
-    (other,) = index.label("m/l/2", vocabulary=texts, seed=4, keep=False)
+    (other,) = index.label("m/l/2", "contrastive-pmi", vocabulary=texts, seed=4, keep=False)
     assert other.labels[0].low != alone.labels[0].low
-    (wide,) = index.label("m/l/2", vocabulary=texts, seed=3, bootstrap=0, keep=False)
+    (wide,) = index.label("m/l/2", "contrastive-pmi", vocabulary=texts, seed=3, bootstrap=0, keep=False)
     assert (wide.confidence, wide.uncertain, wide.labels[0].low) == (None, False, None)
     assert [score.text for score in wide.labels] == [score.text for score in alone.labels]
 

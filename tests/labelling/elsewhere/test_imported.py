@@ -58,11 +58,11 @@ def test_imported_labels_are_read_shown_found_and_exported_by_their_own_name(wor
 def test_the_shown_label_is_that_of_a_method_that_labels_unless_the_import_is_preferred(world):
     index, folder = world
     index.import_labels(LAYER, folder / "milan.csv")
-    index.label(LAYER, "contrastive-pmi", vocabulary=WORDS, logit_scale=10.0)
-    assert index.view(f"{LAYER}/0").label.method == "contrastive-pmi"
+    index.label(LAYER, "firing-contrast", vocabulary=WORDS, logit_scale=10.0)
+    assert index.view(f"{LAYER}/0").label.method == "firing-contrast"
     index.prefer("milan")
     assert index.view(f"{LAYER}/0").label.method == "milan"
-    assert index.label(f"{LAYER}/0", vocabulary=WORDS, logit_scale=10.0)[0].method == "contrastive-pmi"  # it can label
+    assert index.label(f"{LAYER}/0", vocabulary=WORDS, logit_scale=10.0)[0].method == "firing-contrast"  # it can label
     with pytest.raises(LabelError, match="is unknown"):
         index.prefer("milano")
 

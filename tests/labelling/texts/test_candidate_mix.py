@@ -178,7 +178,8 @@ def test_neurons_without_candidates(built):
 
 def test_an_only_candidate_is_no_certain_one(built):
     say(built, {0: ["red"], 1: ["red", "blue"]})
-    only, two = built.label(["net/concepts/0", "net/concepts/1"], candidates="vlm", templates="none")
+    neurons = ["net/concepts/0", "net/concepts/1"]
+    only, two = built.label(neurons, "contrastive-pmi", candidates="vlm", templates="none")
     assert (only.text, only.uncertain, only.confidence) == ("red", True, None)
     assert two.confidence is not None
 

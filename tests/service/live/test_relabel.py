@@ -161,7 +161,7 @@ def test_own_candidates_are_cleaned_and_new_ones_embedded(index: Index, engine: 
     ("options", "told"),
     [
         ({"method": "best"}, "method 'best' is unknown"),
-        ({"gamma": 0.5}, "gamma changes csp, random-contrast, and not contrastive-pmi, which labels"),
+        ({"gamma": 0.5}, "gamma changes csp, random-contrast, and not firing-contrast, which labels"),
         ({"prior": "neurons"}, "prior changes clip-dissect"),
         ({"gamma": 2.0}, "gamma is 2.0"),
         ({"gamma": float("nan")}, "gamma is nan"),
