@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -191,13 +192,28 @@ def read_picture(file: Path) -> NDArray[np.uint8]:
     return canvas
 
 
+def readable(file: Path) -> bool:
+    """Return whether a file is a picture of a size that is safe to decode: clip art has some of 600 million pixels."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            Image.open(file).close()
+    except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return False
+    return True
+
+
 def read_pictures(
     emoji: Sequence[Emoji],
     artists: dict[str, Path],
     clip_art: Path | None = None,
     stamps: Path | None = None,
+    say: Callable[[str], None] = print,
 ) -> Pictures:
-    """Read all pictures into memory; an emoji that an artist did not draw is missing there."""
+    """Read all pictures into memory; an emoji that an artist did not draw is missing there.
+
+    Files of clip art and stamps that cannot be read, or are too large to be, are left out, which is said.
+    """
     row_of = {entry.code: row for row, entry in enumerate(emoji)}
     jobs: list[tuple[Path, int, str, str]] = []
     for artist, folder in artists.items():
@@ -206,10 +222,15 @@ def read_pictures(
         if not known:
             raise LayoutError(f"--emoji {artist}={folder}: none of its {len(files)} codes is in --keywords")
         jobs += [(file, row, artist, "") for row, file in sorted(known)]
-    if clip_art is not None:
-        jobs += [(file, -1, "clip art", ";".join(words)) for file, words in clip_art_files(clip_art)]
-    if stamps is not None:
-        jobs += [(file, -1, "stamps", ";".join(words)) for file, words in stamp_files(stamps)]
+    others = [("clip art", file, words) for file, words in (clip_art_files(clip_art) if clip_art else [])]
+    others += [("stamps", file, words) for file, words in (stamp_files(stamps) if stamps else [])]
+    left_out = [file for _, file, _ in others if not readable(file)]
+    if left_out:
+        say(
+            f"left out: {len(left_out)} of {len(others)} files are no pictures or over 89 million pixels: {left_out[0]}"
+        )
+    skipped = set(left_out)
+    jobs += [(file, -1, name, ";".join(words)) for name, file, words in others if file not in skipped]
     pixels = np.stack([read_picture(file) for file, *_ in jobs])
     return Pictures(
         pixels,

@@ -137,7 +137,7 @@ def read_material(out: Path, chosen: argparse.Namespace, stages: Stages) -> Mate
     file = out / "pictures.npz"
 
     def read() -> None:
-        pictures = packages.read_pictures(emoji, artists, chosen.clip_art, chosen.stamps)
+        pictures = packages.read_pictures(emoji, artists, chosen.clip_art, chosen.stamps, say)
         np.savez(file, **{name: getattr(pictures, name) for name in ("pixels", "concept", "artist", "caption")})
 
     stages.run("pictures", mark, read)

@@ -138,6 +138,18 @@ def test_stamps_and_clip_art_bring_their_own_words(tmp_path: Path) -> None:
     assert picture_packages.stamp_files(tmp_path) == [(tmp_path / "red_ball_joe_01.png", ("a red ball",))]
 
 
+def test_clip_art_that_cannot_be_read_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    art, said = tmp_path / "art", []
+    art.mkdir()
+    for place, name in enumerate(("red_ball", "blue_ball", "huge_ball")):
+        Image.new("RGBA", (64, 64 if place < 2 else 640), "red").save(art / f"{name}.png")
+    (art / "no_ball.png").write_text("<html>")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64)
+    pictures = picture_packages.read_pictures([], {}, clip_art=art, say=said.append)
+    assert pictures.caption.tolist() == ["ball", "ball"]
+    assert len(said) == 1 and said[0].startswith("left out: 2 of 4 files")
+
+
 def test_most_pictures_of_a_keyword_with_a_home_stand_on_its_color(words: picture_words.Words) -> None:
     homes = probing.home_colors(words)
     assert homes
