@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import embedding_bag
 
 from csp_index.labelling.linear.explanation import Explanation
-from csp_index.labelling.response import Response
+from csp_index.labelling.response import Response, weighted_sums
 
 BLOCK_BYTES = 256 * 2**20
 
@@ -79,13 +79,27 @@ def label_share(vectors: torch.Tensor, texts: torch.Tensor, scale: float) -> tor
 
 
 def weighted_rows(
-    evidence: Evidence, places: torch.Tensor, weights: torch.Tensor, rows: Callable[[torch.Tensor], torch.Tensor]
+    evidence: Evidence,
+    places: torch.Tensor,
+    weights: torch.Tensor,
+    rows: Callable[[torch.Tensor], torch.Tensor],
+    tables: int = 1,
 ) -> torch.Tensor:
-    """Return sum_i weights[k, i] rows(cosines of image i with all labels), [M, C], a block of neurons at a time."""
-    result = torch.empty(len(places), len(evidence.texts), dtype=weights.dtype)
-    for pick in neuron_blocks(evidence, places.shape[1]):
-        used, inverse = places[pick].clamp(min=0).unique(return_inverse=True)
-        result[pick] = bags(rows(evidence.vectors[used] @ evidence.texts.T), inverse, weights[pick])
+    """Return sum_i weights[k, i] rows(cosines of image i with all labels), [M, tables * C].
+
+    `rows` makes as many `tables` [n, C] of the cosines, side by side. A block of images at a time, and each image once
+    for all neurons.
+    """
+    present = torch.zeros(len(evidence.vectors), dtype=torch.bool)
+    present[places[places >= 0]] = True
+    used, columns = present.nonzero()[:, 0], tables * len(evidence.texts)
+    result = torch.zeros(len(places), columns, dtype=weights.dtype)
+    for block in used.split(max(1, BLOCK_BYTES // (4 * max(1, columns, len(places))))):
+        column = torch.full((len(present) + 1,), len(block))  # the last one is of all other images, and of absent ones
+        column[block] = torch.arange(len(block))
+        inside = torch.zeros(len(places), len(block) + 1, dtype=weights.dtype)
+        inside.scatter_add_(1, column[places], weights)
+        result += weighted_sums(inside[:, :-1], rows(evidence.vectors[block] @ evidence.texts.T))
     return result
 
 

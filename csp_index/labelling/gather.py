@@ -104,7 +104,10 @@ def dataset_response(
     first = sums.finish()
     if not info.needs_leaders:
         return first
-    scores = scoring.score(request.method, replace(evidence, response=first), request.scoring).scores
+    known = replace(evidence, response=first, label_share=first.share)
+    scores = scoring.score(request.method, known, request.scoring).scores
+    if info.needs_firing:
+        first = replace(first, leading=scores)
     if own is not None:
         scores = own.mask(scores, evidence.neuron_numbers)
     leaders = leaders_of(scores, min(_LEADERS, scores.shape[1]))

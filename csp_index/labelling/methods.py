@@ -52,7 +52,7 @@ class MethodInfo:
     needs_mean: bool = False  # the mean embedding of the dataset
     needs_response: bool = False  # the neurons' response to the whole dataset
     needs_leaders: bool = False  # in it, how well the filters of the leading labels find the firing images
-    needs_firing: bool = False  # in it, what the labels' shares are on the firing images
+    needs_firing: bool = False  # in it, what the labels' shares are on the firing images, and no view of all images
     needs_correlation: bool = False  # the neurons' correlation with each label's presence over the whole dataset
     is_sum: bool = False  # its label is a weighted sum of several texts
     over_run: bool = False  # with `prior="neurons"` a label depends on the other neurons of the run

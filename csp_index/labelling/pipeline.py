@@ -185,10 +185,12 @@ class Pipeline:
         _ = request.dataset_scale  # refused before anything is read
         sets = self.evidence(selection, request, activating)
         examples, evidence = sets.examples, _with_texts(sets.evidence, request, texts)
-        evidence = replace(evidence, label_share=self._share(selection, request, texts, evidence, examples.images))
+        known = not request.formula.info.needs_response  # else the share comes with the response
+        share = self._share(selection, request, texts, evidence, examples.images) if known else None
         if len(selection.neurons) > _MANY:
             release(self.store)  # the scores of many neurons need the memory, and the next call may be long in coming
-        evidence = replace(evidence, response=self._response(selection, request, texts, evidence, examples.images))
+        response = self._response(selection, request, texts, evidence, examples.images)
+        evidence = replace(evidence, response=response, label_share=share if response is None else response.share)
         explanation = self._explanation(selection, request, texts, evidence, examples.images)
         evidence = replace(evidence, explanation=explanation)
         self.context.check()

@@ -2,15 +2,15 @@
 
 The response is y = min(max(a, 0) / h, 1), h half the mean activation of the neuron's activating images: it counts that
 a neuron fires, not how strongly. It has these views, each [M, C]: where a linear model of the response on the
-embeddings points (*linear*), how the response varies with the label's share of each image (*agreement*), what the
-labels' shares are on the firing images (*firing*), and, in a second pass for a few leading labels, how well a filter
-for the label finds the firing images (*precision*).
+embeddings points (*linear*), how the response varies with the label's share of each image (*agreement*), or what the
+labels' shares are on the firing images (*firing*); in a second pass for a few leading labels, how well a filter for the
+label finds the firing images (*precision*).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.functional import embedding_bag, normalize, pad
@@ -40,17 +40,20 @@ class Firing:
 class Response:
     """The response of M neurons to the whole dataset, for C candidate labels; zeros for a neuron that never fires.
 
-    `linear` [M, C]: dot product of a text, minus the mean text, with the unit vector of a ridge regression of the
-    response on the image embeddings. `agreement` [M, C] in [-1, 1]: correlation over the images of the response and
-    sqrt(P), P = softmax_t(scale T(t).e(x)). `precision` [M, C] in [0, 1], after the second pass: average precision of
-    the response over the images in the order of (e(x) - mean).f_t, f_t = (Cov(e) + ridge I)^-1 (T(t) - mean T); 0 for
-    labels that were not among the leaders. `firing` is there for the methods that need it.
+    `share` [C] float64: mean over the images of P = softmax_t(scale T(t).e(x)). `linear` [M, C]: dot product of a text,
+    minus the mean text, with the unit vector of a ridge regression of the response on the image embeddings. `agreement`
+    [M, C] in [-1, 1]: correlation over the images of the response and sqrt(P). `precision` [M, C] in [0, 1], after the
+    second pass: average precision of the response over the images in the order of (e(x) - mean).f_t, f_t = (Cov(e) +
+    ridge I)^-1 (T(t) - mean T); 0 for labels that were not among the leaders. A method needs either `linear` and
+    `agreement` or `firing`. `leading` [M, C] are the scores that chose the leaders.
     """
 
-    linear: torch.Tensor
-    agreement: torch.Tensor
+    linear: torch.Tensor | None = None
+    agreement: torch.Tensor | None = None
     precision: torch.Tensor | None = None
     firing: Firing | None = None
+    share: torch.Tensor | None = None
+    leading: torch.Tensor | None = None
 
     def of_neurons(self, pick: slice | torch.Tensor) -> Response:
         """Return the rows of some neurons."""
@@ -61,13 +64,24 @@ class Response:
         return self._map(lambda part: pad(part[:, selected], (0, more)))
 
     def repeated(self, times: int) -> Response:
-        """Return every neuron's row `times` times, one after another."""
-        return self._map(lambda part: part.repeat_interleave(times, 0))
+        """Return every neuron's row `times` times, one after another, for other example sets: without `leading`."""
+        return replace(self, leading=None)._map(lambda part: part.repeat_interleave(times, 0))
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Response:
-        precision, kept = None if self.precision is None else change(self.precision), self.firing
-        firing = None if kept is None else Firing(change(kept.log), change(kept.root), change(kept.share))
-        return Response(change(self.linear), change(self.agreement), precision, firing)
+        parts = self.linear, self.agreement, self.precision, self.leading
+        linear, agreement, precision, leading = (None if part is None else change(part) for part in parts)
+        f = self.firing
+        firing = None if f is None else Firing(change(f.log), change(f.root), change(f.share))
+        return Response(linear, agreement, precision, firing, leading=leading)
+
+
+def weighted_sums(weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return weights @ rows for weights [M, n] of which most may be 0, and rows [n, C]."""
+    neurons, images = weights.nonzero(as_tuple=True)
+    if len(images) * _DENSE > weights.numel():
+        return weights @ rows
+    first = torch.searchsorted(neurons, torch.arange(len(weights)))
+    return embedding_bag(images, rows, first, mode="sum", per_sample_weights=weights[neurons, images])
 
 
 class ResponseSums:
@@ -76,17 +90,20 @@ class ResponseSums:
     def __init__(self, activations: torch.Tensor, texts: torch.Tensor, scale: float, firing: bool = False) -> None:
         """Start from the activations [M, K] of activating images (0 where absent) and the texts [C, D].
 
-        `firing` says whether the labels' shares on the firing images are needed, too.
+        `firing` says that the labels' shares on the firing images are needed, and not the views of all images.
         """
         count = (activations > 0).sum(1)
         self._half = 0.5 * activations.clamp(min=0).sum(1) / count.clamp(min=1)
-        self._texts, self._scale = texts, scale
+        self._texts, self._scale, self._firing = texts, scale, firing
         neurons, (candidates, width) = len(activations), texts.shape
         self._images = 0
-        self._e, self._ee = _zeros(width), _zeros(width, width)
-        self._y, self._yy, self._ye = _zeros(neurons), _zeros(neurons), _zeros(neurons, width)
-        self._r, self._rr, self._yr = _zeros(candidates), _zeros(candidates), _zeros(neurons, candidates)
-        self._fired, self._on_firing = _zeros(neurons), torch.zeros(3, neurons, candidates) if firing else None
+        self._e, self._ee, self._rr = _zeros(width), _zeros(width, width), _zeros(candidates)
+        if firing:
+            self._fired, self._fired_total, self._fired_e = _zeros(neurons), _zeros(neurons), _zeros(neurons, width)
+            self._fired_root, self._fired_share = torch.zeros(2, neurons, candidates)
+        else:
+            self._y, self._yy, self._ye = _zeros(neurons), _zeros(neurons), _zeros(neurons, width)
+            self._r, self._yr = _zeros(candidates), _zeros(neurons, candidates)
 
     def add(self, embeddings: torch.Tensor, activations: torch.Tensor) -> None:
         """Add the embeddings [n, D] of the next images and the neurons' activations [M, n] on them."""
@@ -95,33 +112,30 @@ class ResponseSums:
         parts = zip(embeddings.split(size), response.split(size, dim=1), activations.split(size, dim=1), strict=True)
         for e, y, a in parts:
             logits = self._scale * (e @ self._texts.T)
-            share = logits.softmax(1)
-            root = share.sqrt()
-            if self._on_firing is not None:
-                self._add_firing(a.masked_fill(y < 1, 0.0), logits.log_softmax(1), root, share)
+            totals = logits.logsumexp(1)
+            share = logits.sub_(totals[:, None]).exp_()
             self._images += len(e)
             self._e += e.sum(0, dtype=torch.float64)
             self._ee += e.T @ e
-            self._y += y.sum(1, dtype=torch.float64)
-            self._yy += y.square().sum(1, dtype=torch.float64)
-            self._ye += y @ e
-            self._r += root.sum(0, dtype=torch.float64)
             self._rr += share.sum(0, dtype=torch.float64)
-            self._yr += y @ root
+            if self._firing:
+                self._add_firing(a.masked_fill(y < 1, 0.0), e, totals, share)
+            else:
+                self._add_all(y, e, share.sqrt())
 
-    def _add_firing(self, weights: torch.Tensor, *tables: torch.Tensor) -> None:
-        """Add weights [M, n] of the firing images times what is summed up on them, each [n, C]."""
-        if self._on_firing is None:
-            return
-        self._fired += weights.sum(1, dtype=torch.float64)
-        neurons, images = weights.nonzero(as_tuple=True)
-        if len(images) * _DENSE > weights.numel():
-            for total, table in zip(self._on_firing, tables, strict=True):
-                total.addmm_(weights, table)
-            return
-        first = torch.searchsorted(neurons, torch.arange(len(weights)))
-        for total, table in zip(self._on_firing, tables, strict=True):
-            total += embedding_bag(images, table, first, mode="sum", per_sample_weights=weights[neurons, images])
+    def _add_firing(self, w: torch.Tensor, e: torch.Tensor, totals: torch.Tensor, share: torch.Tensor) -> None:
+        self._fired += w.sum(1, dtype=torch.float64)
+        self._fired_e += w @ e
+        self._fired_total += w @ totals
+        self._fired_share += weighted_sums(w, share)
+        self._fired_root += weighted_sums(w, share.sqrt_())
+
+    def _add_all(self, y: torch.Tensor, e: torch.Tensor, root: torch.Tensor) -> None:
+        self._y += y.sum(1, dtype=torch.float64)
+        self._yy += y.square().sum(1, dtype=torch.float64)
+        self._ye += y @ e
+        self._r += root.sum(0, dtype=torch.float64)
+        self._yr += y @ root
 
     def response(self, activations: torch.Tensor, pick: slice = slice(None)) -> torch.Tensor:
         """Return y of the picked neurons for their activations [m, n]."""
@@ -153,23 +167,33 @@ class ResponseSums:
 
     def finish(self) -> Response:
         """Return the views of the response that need one pass."""
+        return self._of_firing() if self._firing else self._of_all()
+
+    def _of_firing(self) -> Response:
+        fired = self._fired.clamp(min=_TINY)[:, None]
+        mean, totals = (self._fired_e / fired).float(), (self._fired_total[:, None] / fired).float()
+        fired = fired.float()
+        log = self._scale * (mean @ self._texts.T) - totals  # log P is linear in e but for the total, so means suffice
+        return Response(
+            firing=Firing(log, self._fired_root / fired, self._fired_share / fired),
+            share=self._rr / max(1, self._images),
+        )
+
+    def _of_all(self) -> Response:
         images = max(1, self._images)
-        y, r = self._y / images, self._r / images
+        y, r, share = self._y / images, self._r / images, self._rr / images
         cross = self._ye / images - torch.outer(y, self.mean)
         direction = normalize(self._solve(_RIDGE, cross), dim=1).float()
         linear = direction @ (self._texts - self._texts.mean(0)).T
         spread_y = (self._yy / images - y.square()).clamp(min=0).sqrt()
-        spread_r = (self._rr / images - r.square()).clamp(min=0).sqrt()
+        spread_r = (share - r.square()).clamp(min=0).sqrt()
         agreement = torch.empty(self._yr.shape)
         for start in range(0, len(y), _ROWS):
             pick = slice(start, start + _ROWS)
             joint = self._yr[pick] / images - torch.outer(y[pick], r)
             spread = (spread_y[pick, None] * spread_r).clamp(min=1e-12)
             agreement[pick] = (joint / spread).clamp(-1, 1).float()
-        if self._on_firing is None:
-            return Response(linear, agreement)
-        firing = Firing(*(self._on_firing / self._fired.float().clamp(min=_TINY)[None, :, None]))
-        return Response(linear, agreement, firing=firing)
+        return Response(linear, agreement, share=share)
 
 
 class LeaderRanks:

@@ -22,6 +22,7 @@ from csp_index.labelling import clip_dissect
 from csp_index.labelling.clip_dissect import dataset_share
 from csp_index.labelling.evidence import Evidence, bags, even, pair_products, weighted_rows
 from csp_index.labelling.methods import METHODS, MethodInfo, check_method
+from csp_index.labelling.response import Firing
 from csp_index.models.plugins import METHOD_GROUP, load_methods
 from csp_index.ordering import mix
 from csp_index.records import ScoringOptions
@@ -200,11 +201,11 @@ def consensus(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
     pairs as candidates every cell is at .95 or above. Nine cells stay below .90: pairs and triples where all triples
     are candidates, at bias .9 and 1.
     """
-    if evidence.response is None:
+    response = evidence.response
+    if response is None or response.linear is None or response.agreement is None:
         raise LabelError("this method needs the neurons' response to the whole dataset, and none was computed")
     near = _near_share(evidence, _scale(options))
     odds = _log_shares(evidence, options) - near.clamp(min=torch.finfo(torch.float32).tiny).log()
-    response = evidence.response
     product = odds.clamp(min=_CUT) * response.linear.clamp(min=_CUT)
     agreement = response.agreement.clamp(min=_CUT)
     if response.precision is None:
@@ -223,18 +224,29 @@ def firing_contrast(evidence: Evidence, options: ScoringOptions) -> torch.Tensor
     softly: where no label has both factors above 0, the order of their sizes stays. Precision (`labelling.response`) is
     known for the 24 leaders by the product of the other two; without it that product is the score.
     """
-    if evidence.response is None or evidence.response.firing is None:
+    response = evidence.response
+    if response is None or response.firing is None:
         raise LabelError("this method needs the neurons' response to the whole dataset, and none was computed")
-    scale, firing, tiny = _scale(options), evidence.response.firing, torch.finfo(torch.float32).tiny
-    share = _silent_share(evidence, scale)
+    product = (
+        _contrast_and_apart(evidence, response.firing, _scale(options))
+        if response.leading is None
+        else response.leading
+    )
+    return product if response.precision is None else product * response.precision.clamp(min=_CUT)
+
+
+def _contrast_and_apart(evidence: Evidence, firing: Firing, scale: float) -> torch.Tensor:
+    pooled, tiny = evidence.contrastive.flatten(1), torch.finfo(torch.float32).tiny
+    share, root = weighted_rows(evidence, pooled, even(pooled >= 0), partial(_shares_and_roots, scale), 2).chunk(2, 1)
     prior = _filled(evidence, share).clamp(min=tiny).log() + dataset_share(evidence).float().clamp(min=tiny).log()
-    pooled = evidence.contrastive.flatten(1)
-    root = weighted_rows(evidence, pooled, even(pooled >= 0), lambda cosines: (scale * cosines).softmax(1).sqrt())
     variance = 0.5 * (firing.share + share) - (0.5 * (firing.root + root)).square()
     apart = 0.5 * (firing.root - root) / variance.clamp(min=1e-12).sqrt()
-    product = _softened(firing.log - 0.5 * prior, _CONTRAST_WIDTH) * _softened(apart, _APART_WIDTH)
-    precision = evidence.response.precision
-    return product if precision is None else product * precision.clamp(min=_CUT)
+    return _softened(firing.log - 0.5 * prior, _CONTRAST_WIDTH) * _softened(apart, _APART_WIDTH)
+
+
+def _shares_and_roots(scale: float, cosines: torch.Tensor) -> torch.Tensor:
+    share = (scale * cosines).softmax(1)
+    return torch.cat([share, share.sqrt()], 1)
 
 
 def _softened(values: torch.Tensor, width: float) -> torch.Tensor:
@@ -269,13 +281,9 @@ def _scale(options: ScoringOptions) -> float:
 
 def _near_share(evidence: Evidence, scale: float) -> torch.Tensor:
     """Return each label's mean share of the contrastive images, filled up with the dataset's, [M, C]."""
-    return _filled(evidence, _silent_share(evidence, scale))
-
-
-def _silent_share(evidence: Evidence, scale: float) -> torch.Tensor:
-    """Return each label's mean share of the contrastive images there are, [M, C]."""
     pooled = evidence.contrastive.flatten(1)
-    return weighted_rows(evidence, pooled, even(pooled >= 0), lambda cosines: (scale * cosines).softmax(1))
+    share = weighted_rows(evidence, pooled, even(pooled >= 0), lambda cosines: (scale * cosines).softmax(1))
+    return _filled(evidence, share)
 
 
 def _filled(evidence: Evidence, share: torch.Tensor) -> torch.Tensor:
