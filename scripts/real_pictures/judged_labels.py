@@ -70,7 +70,7 @@ class _Judge:
         arrays, layer, neuron = self._arrays, label["layer"], label["neuron"]
         accepted = str(arrays[f"accepted_{layer}"][neuron]).split(";")
         truth = arrays[f"truth_{layer}"][neuron]
-        ranked = [text for text, _ in label["texts"]]
+        ranked = label["texts"]
         rows = [self._row_of[text] for text in accepted if text in self._row_of]
         values, size, named = {"exact": 0.0, "top5": 0.0, "iou": 0.0, "auprc": 0.0}, float("nan"), False
         if ranked:

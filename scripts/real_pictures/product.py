@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -135,6 +135,18 @@ def label_file(folder: Path, condition: str, method: str) -> Path:
     return folder / f"labels-{condition}" / f"{method.replace(' ', '-')}.jsonl"
 
 
+def ranked_texts(row: Mapping[str, Any]) -> list[str]:
+    """Return the best texts of a label, at most five; for a weighted sum its own come first, by their weight.
+
+    >>> sums = [{"text": "dog", "weight": 0.6}, {"text": "cat", "weight": -0.2}]
+    >>> ranked_texts({"terms": sums, "labels": [{"text": "0.6 dog - 0.2 cat"}, {"text": "wolf"}]})
+    ['dog', 'wolf']
+    """
+    own = [term["text"] for term in row["terms"] if term["weight"] > 0]
+    others = [score["text"] for score in row["labels"][1 if len(row["terms"]) > 1 else 0 :]]
+    return list(dict.fromkeys([*own, *others]))[:5]
+
+
 def label_all(db: Path, file: Path, vocabularies: dict[str, Path], layers: Sequence[str], method: str) -> None:
     """Label layers by one method with all vocabularies, and write the labels as lines of JSON."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -143,8 +155,7 @@ def label_all(db: Path, file: Path, vocabularies: dict[str, Path], layers: Seque
         for layer in layers:
             for vocabulary, path in vocabularies.items():
                 for row in label_layer(db, LAYERS[layer], path, METHODS[method]):
-                    texts = [[score["text"], score["score"]] for score in row["labels"]]
-                    kept = {"layer": layer, "vocabulary": vocabulary, "method": method, "texts": texts}
+                    kept = {"layer": layer, "vocabulary": vocabulary, "method": method, "texts": ranked_texts(row)}
                     kept |= {"neuron": int(str(row["neuron"]).rpartition("/")[2]), "state": row["state"]}
                     kept |= {"confidence": row["confidence"], "uncertain": row["uncertain"]}
                     out.write(json.dumps(kept) + "\n")
