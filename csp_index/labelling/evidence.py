@@ -90,17 +90,24 @@ def weighted_rows(
     `rows` makes as many `tables` [n, C] of the cosines, side by side. A block of images at a time, and each image once
     for all neurons.
     """
-    present = torch.zeros(len(evidence.vectors), dtype=torch.bool)
-    present[places[places >= 0]] = True
-    used, columns = present.nonzero()[:, 0], tables * len(evidence.texts)
+    used, columns = _used(places, len(evidence.vectors)), tables * len(evidence.texts)
     result = torch.zeros(len(places), columns, dtype=weights.dtype)
     for block in used.split(max(1, BLOCK_BYTES // (4 * max(1, columns, len(places))))):
-        column = torch.full((len(present) + 1,), len(block))  # the last one is of all other images, and of absent ones
+        column = torch.full((len(evidence.vectors) + 1,), len(block))  # the last is of other images, and of absent ones
         column[block] = torch.arange(len(block))
         inside = torch.zeros(len(places), len(block) + 1, dtype=weights.dtype)
         inside.scatter_add_(1, column[places], weights)
         result += weighted_sums(inside[:, :-1], rows(evidence.vectors[block] @ evidence.texts.T))
     return result
+
+
+def _used(places: torch.Tensor, images: int) -> torch.Tensor:
+    """Return which of the images `places` names; all of them where it has many more entries, which is faster."""
+    if places.numel() > 4 * images:
+        return torch.arange(images)
+    present = torch.zeros(images + 1, dtype=torch.bool)
+    present[places.flatten()] = True  # an absent one, -1, is the last
+    return present[:-1].nonzero()[:, 0]
 
 
 def neuron_blocks(evidence: Evidence, images: int) -> Iterator[slice]:

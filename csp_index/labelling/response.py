@@ -77,9 +77,9 @@ class Response:
 
 def weighted_sums(weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Return weights @ rows for weights [M, n] of which most may be 0, and rows [n, C]."""
-    neurons, images = weights.nonzero(as_tuple=True)
-    if len(images) * _DENSE > weights.numel():
+    if int(torch.count_nonzero(weights)) * _DENSE > weights.numel():
         return weights @ rows
+    neurons, images = weights.nonzero(as_tuple=True)
     first = torch.searchsorted(neurons, torch.arange(len(weights)))
     return embedding_bag(images, rows, first, mode="sum", per_sample_weights=weights[neurons, images])
 
