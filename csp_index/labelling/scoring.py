@@ -30,6 +30,7 @@ from csp_index.records import ScoringOptions
 _CUT = 1e-9  # a factor of a product is at least this, so that the others still tell candidates apart
 _CONTRAST_WIDTH = 2.0  # nats; both widths of `firing_contrast` are from its search (scripts/method_search)
 _APART_WIDTH = 0.1
+_FLAT = 1e-5  # of a label's mean share: a variance of its root below this is rounding
 
 Score = Callable[[Evidence, ScoringOptions], torch.Tensor]
 Scale = Callable[[ScoringOptions], float | None]
@@ -221,8 +222,9 @@ def firing_contrast(evidence: Evidence, options: ScoringOptions) -> torch.Tensor
     contrast = mean_F L(t) - (log mean_S P(t)) / 2 - (log mean_x P(t)) / 2, which is `contrastive-pmi` over F; apart =
     correlation of R with firing, over F and S at half the weight each: a label of a part of F is held against the rest
     of F, and a look that the silent images share against these. s(x, u) = (x + sqrt(x^2 + 4 u^2)) / 2 cuts at 0
-    softly: where no label has both factors above 0, the order of their sizes stays. Precision (`labelling.response`) is
-    known for the 24 leaders by the product of the other two; without it that product is the score.
+    softly: where no label has both factors above 0, the order of their sizes stays. A label whose share is the same in
+    all these images, but for rounding, is not apart. Precision (`labelling.response`) is known for the 24 leaders by
+    the product of the other two; without it that product is the score.
     """
     response = evidence.response
     if response is None or response.firing is None:
@@ -239,8 +241,9 @@ def _contrast_and_apart(evidence: Evidence, firing: Firing, scale: float) -> tor
     pooled, tiny = evidence.contrastive.flatten(1), torch.finfo(torch.float32).tiny
     share, root = weighted_rows(evidence, pooled, even(pooled >= 0), partial(_shares_and_roots, scale), 2).chunk(2, 1)
     prior = _filled(evidence, share).clamp(min=tiny).log() + dataset_share(evidence).float().clamp(min=tiny).log()
-    variance = 0.5 * (firing.share + share) - (0.5 * (firing.root + root)).square()
-    apart = 0.5 * (firing.root - root) / variance.clamp(min=1e-12).sqrt()
+    mean = 0.5 * (firing.share + share)
+    variance = torch.maximum(mean - (0.5 * (firing.root + root)).square(), _FLAT * mean).clamp(min=tiny)
+    apart = (0.5 * (firing.root - root) / variance.sqrt()).clamp(-1, 1)
     return _softened(firing.log - 0.5 * prior, _CONTRAST_WIDTH) * _softened(apart, _APART_WIDTH)
 
 

@@ -11,8 +11,8 @@ from made_evidence import IMAGES, OPTIONS, RANKS, WIDTH, evidence, score, with_a
 from csp_index.errors import LabelError, SettingError
 from csp_index.labelling import evidence as evidence_module
 from csp_index.labelling import scoring
-from csp_index.labelling.evidence import label_share
-from csp_index.labelling.response import Firing
+from csp_index.labelling.evidence import Evidence, label_share
+from csp_index.labelling.response import Firing, Response
 from csp_index.labelling.scoring import FORMULAS
 from csp_index.records import ScoringOptions
 
@@ -165,3 +165,25 @@ def test_firing_contrast_keeps_the_order_of_labels_whose_factors_are_all_below_0
     high = score("firing-contrast", replace(found, response=replace(found.response, firing=better)))
     assert bool((high[:, 3] > 1.02 * low[:, 3]).all())
     torch.testing.assert_close(high[:, :3], low[:, :3])
+
+
+def test_firing_contrast_does_not_take_rounding_for_a_label_that_sets_the_firing_images_apart():
+    texts = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), dim=1)
+    for step in range(50):  # the first text is on every image, to .9999 on the firing and .9997 on the silent ones
+        logits = torch.tensor([9.2, 9.2, 8.1 + 0.01 * step, 8.0])
+        images = torch.stack([logits / 30, torch.zeros(4), (1 - (logits / 30) ** 2).sqrt()], 1)
+        log = torch.log_softmax(30 * images[:2] @ texts.T, 1)
+        firing = Firing(*(part.mean(0, keepdim=True) for part in (log, (log / 2).exp(), log.exp())))
+        share = torch.softmax(30 * images @ texts.T, 1).mean(0).double()
+        found = Evidence(
+            images,
+            torch.tensor([[0, 1]]),
+            torch.ones(1, 2),
+            torch.tensor([[[2], [3]]]),
+            texts,
+            None,
+            label_share=share,
+            response=Response(firing=firing),
+        )
+        got = score("firing-contrast", found, replace(OPTIONS, logit_scale=30.0))
+        assert float(got[0, 0]) < 0.3  # .2 is that of a label that is not apart at all
