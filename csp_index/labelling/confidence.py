@@ -175,7 +175,7 @@ def _rescored(
         local = _restricted(local, selected)
         if totals is not None and len(selected) < len(evidence.texts):
             local = _with_rest(local, totals[used], row.softmax(options) or 1.0)
-        columns = torch.searchsorted(selected, columns)
+        columns = torch.searchsorted(selected, columns.contiguous())
     many = _resampled(local, draws(local, options))
     scores = row.vector(many, options) @ many.texts.T if row.vector is not None else score(name, many, options).scores
     scores = scores.view(len(columns), -1, scores.shape[1])
