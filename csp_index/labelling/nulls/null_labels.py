@@ -69,7 +69,7 @@ def ranked_labels(
     null_ranks((), of_null, null)  # refused before the layer is labelled
     if keep:
         with store.write_lock():
-            forget_ranks(store, own, of_null[0].method)
+            forget_ranks(store, own, of_null[0].method, selection.neurons.tolist())
     labels = make(selection)
     ranked = [with_rank(*pair) for pair in zip(labels, null_ranks(labels, of_null, null), strict=True)]
     if keep:

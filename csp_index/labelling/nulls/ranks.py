@@ -95,10 +95,11 @@ def store_ranks(store: Store, labels: Sequence[Label], hashes: dict[str, str], n
     store.append(schema.LABEL_NULLS, pa.Table.from_pylist(rows, schema=schema.table_schema(schema.LABEL_NULLS)))
 
 
-def forget_ranks(store: Store, key: LayerKey, method: str) -> None:
-    """Remove the ranks of a layer's labels by a method."""
-    if any(store.read(schema.LABEL_NULLS, ["method"], f"{_of(key)} AND method = {sql_text(method)}")["method"]):
-        store.delete(schema.LABEL_NULLS, f"{_of(key)} AND method = {sql_text(method)}")
+def forget_ranks(store: Store, key: LayerKey, method: str, neurons: Sequence[int]) -> None:
+    """Remove the ranks of some neurons' labels by a method; those of the layer's other neurons stay."""
+    where = f"{_of(key)} AND method = {sql_text(method)} AND neuron IN ({','.join(map(str, neurons))})"
+    if len(neurons) and store.read(schema.LABEL_NULLS, ["method"], where).num_rows:
+        store.delete(schema.LABEL_NULLS, where)
 
 
 def read_ranks(store: Store, key: LayerKey) -> dict[tuple[str, int], NullRank]:

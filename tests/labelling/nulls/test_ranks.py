@@ -97,8 +97,15 @@ def test_a_label_that_a_null_matches_is_uncertain_on_pages_too(index: csp_index.
     row = read_layer(index.store, target).row(0, "mean-centred")
     assert row["uncertain"] is True and row["null_percentile"] == 0.5
     with index.store.write_lock():
-        forget_ranks(index.store, target.key, "mean-centred")
+        forget_ranks(index.store, target.key, "mean-centred", [0, 1])
     assert index.label("net/layer", "mean-centred", vocabulary=WORDS)[0] == made[0]
+
+
+def test_ranking_one_neuron_keeps_the_ranks_of_the_others(index: csp_index.Index) -> None:
+    ranked = index.label("net/layer", "pmi", vocabulary=WORDS, logit_scale=10.0, null="null/layer")
+    again = index.label("net/layer/0", "pmi", vocabulary=WORDS, logit_scale=10.0, null="null/layer")
+    assert again[0].null_rank == ranked[0].null_rank
+    assert list(index.label("net/layer", "pmi", vocabulary=WORDS, logit_scale=10.0)) == list(ranked)
 
 
 def test_what_is_no_null_is_refused_before_anything_is_written(index: csp_index.Index) -> None:
