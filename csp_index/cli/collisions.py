@@ -36,7 +36,8 @@ def collisions(files: tuple[str, ...], layer: str | None, each_row: bool, togeth
         say_json(rows)
         return
     for row in rows:
-        say(printable(f"{row['file']}, {row['of']}: {collision_line(row)}"))
+        left_out = f"; rows without a label, left out: {row['left_out']:,}" if row["left_out"] else ""
+        say(printable(f"{row['file']}, {row['of']}: {collision_line(row)}{left_out}"))
 
 
 COMMANDS = (collisions,)

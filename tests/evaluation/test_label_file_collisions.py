@@ -42,6 +42,16 @@ def test_weighted_sums_are_compared_by_their_largest_text_and_as_sets(tmp_path):
     assert (whole["of"], whole["distinct"], whole["most_common"]) == ("whole set", 3, "dog + grass")
 
 
+def test_rows_of_a_neuron_with_weights_are_one_sum_and_what_is_left_out_is_counted(tmp_path):
+    file = tmp_path / "sums.csv"
+    rows = ["0,dog,1", "0,grass,2", "1,grass,3", "1,dog,nan", "2,cat,inf", "3,cat,", "4,,1"]
+    file.write_text("\n".join(["neuron,label,weight", *rows]) + "\n")
+    largest, whole = file_collisions([file])
+    assert (largest["labels"], largest["distinct"], largest["most_common"]) == (2, 1, "grass")
+    assert (whole["distinct"], whole["left_out"]) == (2, 4)
+    assert "; rows without a label, left out: 4" in CliRunner().invoke(cli, ["collisions", str(file)]).output
+
+
 def test_a_file_without_labels_of_the_layer_is_refused(clip_dissect):
     with pytest.raises(EvaluationError, match=r"has no label of layer l9 \(has: l3, l4\)"):
         file_collisions([clip_dissect], layer="l9")

@@ -155,6 +155,8 @@ class _Reader:
             self._add(neuron, row, own)
             if (number := _number(row.bias)) is not None:
                 bias[neuron] = number
+            elif row.bias not in (None, ""):
+                self._leave("biases that are no finite numbers, taken as 0", f"neuron {neuron}: {row.bias!r}")
         return {neuron: self._ordered(own) for neuron, own in texts.items()}, bias
 
     def notes(self) -> list[str]:

@@ -86,6 +86,12 @@ def test_weights_make_a_sum_and_slots_that_are_not_used_are_none(tmp_path):
     )
 
 
+def test_a_bias_that_is_no_number_is_said(tmp_path):
+    found = given(tmp_path, "unit,weight0,concept0,bias\n0,0.2,grass,abc\n1,0.1,sky,0.5\n2,0.1,sky,\n")
+    assert found.bias == {1: 0.5}
+    assert "biases that are no finite numbers, taken as 0: 1 (neuron 0: 'abc')" in found.notes
+
+
 def test_rows_of_one_neuron_with_weights_are_one_sum_and_without_them_alternatives(tmp_path):
     weighted = given(tmp_path, "neuron,label,weight\n0,grass,0.2\n0,dog,0.6\n1,cat,3\n")
     assert weighted.label(0).text == "0.6 dog + 0.2 grass" and weighted.label(1).text == "cat"
