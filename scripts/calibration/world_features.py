@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
 import torch
-from label_features import label_features
 from search_categories import Graded
 from search_variants import Sight
 from torch import Tensor
@@ -18,6 +17,7 @@ from csp_index.labelling.evidence import Evidence, label_share
 from csp_index.labelling.label_values import KEPT
 from csp_index.labelling.methods import METHODS
 from csp_index.labelling.nulls.fit import Sample, label_fit
+from csp_index.labelling.probabilities.features import label_features
 from csp_index.labelling.response import LeaderRanks, ResponseSums
 from csp_index.labelling.scoring import score
 from csp_index.ordering import leaders_of
@@ -64,7 +64,9 @@ def few(graded: Graded, most: int) -> Graded:
     return Graded(world, graded.agreement[rows], cells, graded.best[rows])
 
 
-def features_of(worlds: Iterable[Graded], most: int = MOST_NEURONS) -> Iterator[dict[str, dict[str, Tensor]]]:
+def features_of(
+    worlds: Iterable[Graded], methods: Sequence[str] = CALIBRATED, most: int = MOST_NEURONS
+) -> Iterator[dict[str, dict[str, Tensor]]]:
     """Yield for every world and method the `features` [M, F], the `overlap` [M] and whether the label is `exact` [M].
 
     The overlap is the IoU of what the label and the neuron's truth are true of; exact is the best word there is.
@@ -76,7 +78,7 @@ def features_of(worlds: Iterable[Graded], most: int = MOST_NEURONS) -> Iterator[
         rows = torch.from_numpy(np.sort(picked))
         sample, sampled = sight.vectors[rows], sight.activations[:, rows]
         result = {}
-        for method in CALIBRATED:
+        for method in methods:
             evidence, options = evidence_of(sight, method), ScoringOptions(logit_scale=sight.scale)
             scores = score(method, evidence, options).scores
             leaders = leaders_of(scores, min(KEPT, scores.shape[1]))

@@ -16,7 +16,7 @@ present     corr(y, p)
 behind      corr(y, p) minus the highest one among the leaders
 breadth     log(mean of p / mean of y): whether the label is narrower or broader than what the neuron answers to
 firing      log of the mean of y
-candidates  log of the number of candidates
+wide        share of the sample on which the activation is above a fifth of the mean of the activating images
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from csp_index.labelling.linear.presence import PresenceSigmoids
 
 FEATURES: Final = (
     *("share", "soft", "vocabulary", "lead", "height", "fit", "spread"),
-    *("tail", "response", "present", "behind", "breadth", "firing", "candidates"),
+    *("tail", "response", "present", "behind", "breadth", "firing", "wide"),
 )
 _NEURONS, _TEXTS = 256, 4096  # at once
 _LEAST = 1e-4  # of the means whose logarithm is taken
 _TINY = 1e-12
+_WIDE = 0.4  # of y: a fifth of the mean of the activating images
 
 
 def label_features(
@@ -73,8 +74,8 @@ def label_features(
         y = (sampled[rows] / (0.5 * top[:, None]).clamp(min=_TINY)).clamp(0, 1)
         share, lead, height, wrong, spread = columns
         looks = _on_sample(evidence.texts, best, shares[rows], sample, y)
-        count = torch.full_like(share, float(scores.shape[1])).log()
-        blocks.append(torch.stack([share, *looks[:2], lead, height, wrong, spread, *looks[2:], count], 1))
+        wide = (y > _WIDE).float().mean(1)
+        blocks.append(torch.stack([share, *looks[:2], lead, height, wrong, spread, *looks[2:], wide], 1))
     return torch.cat(blocks) if blocks else torch.zeros(0, len(FEATURES))
 
 
