@@ -19,6 +19,24 @@ def stability(share: float) -> str:
     return f"stable in {round(100 * share)} of 100 resamples"
 
 
+def likelihood(probability: float) -> str:
+    """Return in words how likely a label is to be right: the one place where people read of its `probability`.
+
+    >>> likelihood(0.826)
+    'about 83 of 100 labels like it are right'
+    """
+    return f"about {of_hundred(probability)} labels like it are right"
+
+
+def of_hundred(probability: float) -> str:
+    """Return a probability as a count; no label is surely right or wrong.
+
+    >>> of_hundred(0.826), of_hundred(1.0)
+    ('83 of 100', '99 of 100')
+    """
+    return f"{min(99, max(1, round(100 * probability)))} of 100"
+
+
 @dataclass(frozen=True, slots=True)
 class NullRank:
     """Where a label stands among those of a null, a layer that has learned nothing: shares in [0, 1].

@@ -219,6 +219,7 @@ class Label:
         return self.weighted.terms if self.weighted is not None else ()
 
     null_rank: NullRank | None = None
+    probability: float | None = None  # that the label is right (`labelling.probabilities`); None where none is known
 
     @property
     def null_percentile(self) -> float | None:
@@ -260,6 +261,7 @@ class Label:
             "confidence": self.confidence,
             "uncertain": self.uncertain,
             "rivals": [{"text": s.text, "share": s.share} for s in self.rivals],
+            "probability": self.probability,
             "null_percentile": self.null_percentile,
             "prediction_set": [{"text": s.text, "share": s.share} for s in self.prediction_set],
             "terms": [asdict(term) for term in self.terms],

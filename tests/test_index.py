@@ -219,7 +219,10 @@ def test_labels_are_a_sequence_a_table_and_a_notebook_view(tmp_path):
     assert labels[-1] == list(labels)[5]
     assert labels[2] in labels
     table = labels.to_arrow()
-    head, trust = ["neuron", "method", "state", "rank", "text", "score"], ["score_low", "score_high", "confidence"]
+    head, trust = (
+        ["neuron", "method", "state", "rank", "text", "score"],
+        ["score_low", "score_high", "confidence", "probability"],
+    )
     assert table.column_names == [*head, *trust, "uncertain", "note"]
     assert table.num_rows == 12
     assert table["rank"].to_pylist() == [0, 1] * 6

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from csp_index.assurance import stability
+from csp_index.assurance import likelihood, stability
 from csp_index.cli.output import say
 from csp_index.labelling.methods import RECOMMENDED
 from csp_index.printable import megabytes, printable
@@ -32,6 +32,8 @@ def say_neuron(view: NeuronView) -> None:
         say(f"  {label.note}")
     if label.doubt or label.confidence is not None:
         say(f"  {label.doubt or stability(label.confidence or 0.0)}")
+    if label.probability is not None:
+        say(f"  {likelihood(label.probability)}")
     if len(label.prediction_set) > 1:
         say(f"  among these in 90 % of the resamples: {', '.join(score.text for score in label.prediction_set)}")
     if label.null_rank is not None:

@@ -36,6 +36,7 @@ _OF_NEURONS = (
     schema.EVALUATIONS,
     schema.CLASS_NAMES,
     schema.LABEL_NULLS,
+    schema.LABEL_PROBABILITIES,
 )
 _UNIQUE = {
     schema.CANDIDATES: [*_KEY, "kind", "proposer", "rank"],
@@ -65,6 +66,7 @@ def check_results(subject: Subject, marks: Marks) -> None:
     checks: dict[str, Callable[[], None]] = {
         schema.LABELS: partial(_check_labels, subject),
         schema.LABEL_TERMS: partial(_check_terms, subject),
+        schema.LABEL_PROBABILITIES: partial(_check_probabilities, subject),
         schema.EXAMPLES: partial(_check_pairs, subject, derived, marks),
         schema.SPLITS: partial(_check_splits, subject),
     }
@@ -204,6 +206,19 @@ def _check_lacking_terms(subject: Subject, summed: set[tuple[Any, ...]]) -> None
     names = ",".join(catalog.sql_text(name) for name, info in METHODS.items() if info.is_sum)
     rows = subject.store.read(schema.LABELS, list(_KEY), f"state = 'labelled' AND method IN ({names})")
     _find_by_run(subject, schema.LABELS, _keys(rows) - summed, "the label has no terms")
+
+
+def _check_probabilities(subject: Subject) -> None:
+    """Check that probabilities lie between 0 and 1, one for a label at most, and none is without its label."""
+    name = schema.LABEL_PROBABILITIES
+    _check_doubled(subject, name, [*_KEY, "method"])
+    rows = subject.store.read(name, [*_KEY, "probability"])
+    inside = pc.and_(pc.greater_equal(rows["probability"], 0), pc.less_equal(rows["probability"], 1))
+    wrong = rows.filter(pc.invert(pc.fill_null(inside, False))).select(list(_KEY))
+    _find_by_run(subject, name, _keys(wrong), "probabilities of these labels are not between 0 and 1")
+    if subject.is_readable(schema.LABELS):
+        labels = _keys(subject.store.read(schema.LABELS, list(_KEY), "rank = 0"))
+        _find_by_run(subject, name, _keys(rows.select(list(_KEY))) - labels, "probabilities without a label")
 
 
 def _is_neuron(rows: pa.Table, row: dict[str, Any]) -> pa.ChunkedArray:

@@ -89,7 +89,7 @@ def _keep_whole_files(store: Store, findings: Sequence[Finding]) -> list[str]:
 def delete_results(store: Store, findings: Sequence[Finding], run_id: str) -> list[str]:
     """Delete labels with their pairs and vectors, by run."""
     lines = []
-    tables = [schema.LABELS, schema.LABEL_TERMS, schema.EXAMPLES]
+    tables = [schema.LABELS, schema.LABEL_TERMS, schema.LABEL_PROBABILITIES, schema.EXAMPLES]
     tables += [name for name in store.table_names() if name.startswith("concepts_")]
     for condition in sorted({finding.key[1] for finding in findings}):
         count = store.count(schema.LABELS, f"{condition} AND rank <= 0")

@@ -20,6 +20,7 @@ from csp_index.labelling.label_rule import LabelRule, read_rule
 from csp_index.labelling.label_values import ExampleSummary, Ranking, label_notes, stored_pairs
 from csp_index.labelling.linear.label_terms import TermKey, read_terms, term_rows
 from csp_index.labelling.nulls.ranks import read_ranks, with_rank
+from csp_index.labelling.probabilities.stored import probability_rows, read_probabilities
 from csp_index.labelling.request import LabelRequest
 from csp_index.records import ExamplePair, Label, LabelScore, LabelState, WeightedLabel, prediction_set_of, rivals_of
 from csp_index.store import catalog, schema
@@ -35,6 +36,7 @@ class LabelRows:
 
     labels: pa.Table
     terms: pa.Table
+    probabilities: pa.Table | None
     examples: pa.Table
     vectors: torch.Tensor | None
     images: int
@@ -47,7 +49,13 @@ def rows_of(ranking: Ranking, summary: ExampleSummary, run_id: str, hashed: str)
     terms = term_rows(
         {key: label for key, label in sums.items() if label is not None}, run_id, hashed, ranking.request.method
     )
-    return LabelRows(rows, terms, _example_rows(ranking, run_id), ranking.vectors, ranking.examples.images)
+    probable = None
+    if ranking.probability is not None:
+        neurons, layer, method = ranking.selection.neurons, ranking.selection.target.key, ranking.request.method
+        probable = probability_rows(
+            layer, neurons, ranking.probability, method=method, run_id=run_id, settings_hash=hashed
+        )
+    return LabelRows(rows, terms, probable, _example_rows(ranking, run_id), ranking.vectors, ranking.examples.images)
 
 
 def _label_rows(ranking: Ranking, notes: Sequence[str], run_id: str, hashed: str) -> pa.Table:
@@ -150,6 +158,9 @@ def write_labels(store: Store, selection: Selection, rows: LabelRows, hashed: st
     store.delete(schema.LABEL_TERMS, same)
     if rows.terms.num_rows:
         store.append(schema.LABEL_TERMS, rows.terms)
+    store.delete(schema.LABEL_PROBABILITIES, same)
+    if rows.probabilities is not None and rows.probabilities.num_rows:
+        store.append(schema.LABEL_PROBABILITIES, rows.probabilities)
     store.delete(schema.LABELS, same)
     store.append(schema.LABELS, rows.labels)
 
@@ -163,7 +174,7 @@ def _delete_orphans(store: Store, selection: Selection, same: str, names: str) -
         if run_ids:
             listed = ",".join(catalog.sql_text(run) for run in sorted(run_ids))
             scope = f" AND {catalog.layer_filter(selection.target)}{where}" if where else ""
-            for table in (schema.EXAMPLES, schema.LABEL_TERMS):
+            for table in (schema.EXAMPLES, schema.LABEL_TERMS, schema.LABEL_PROBABILITIES):
                 store.delete(table, f"run_id IN ({listed}){scope}")
 
 
@@ -223,6 +234,7 @@ def _from_rows(
         if doubt:
             uncertain.add(neuron)
     ranks = read_ranks(store, selection.target.key)
+    probabilities = read_probabilities(store, selection.target.key)
     labels = {
         neuron: Label(
             selection.key(neuron),
@@ -236,6 +248,7 @@ def _from_rows(
             rivals_of(scores[neuron]),
             prediction_set_of(scores[neuron]),
             weighted=sums.get((run_id, selection.key(neuron))),
+            probability=probabilities.get((run_id, neuron)),
         )
         for neuron, (run_id, method, state, note) in heads.items()
     }

@@ -51,6 +51,7 @@ class Ranking:
     confidence: Confidence | None = None
     vectors: torch.Tensor | None = None
     ties: Ties | None = None
+    probability: np.ndarray | None = None  # [M] that the label is right, NaN where none is known
     fit: torch.Tensor | None = None  # [M], NaN where it is unknown, or another reason makes the label uncertain
     sums: tuple[WeightedLabel | None, ...] | None = None
 
@@ -172,9 +173,14 @@ def labels_of(ranking: Ranking, summary: ExampleSummary, run_id: str = "") -> li
             rivals_of(scores[row]),
             prediction_set_of(scores[row]),
             weighted=None if ranking.sums is None else ranking.sums[row],
+            probability=_known(ranking.probability, row) if scores[row] else None,
         )
         for row, neuron in enumerate(selection.neurons.tolist())
     ]
+
+
+def _known(values: np.ndarray | None, row: int) -> float | None:
+    return None if values is None or math.isnan(values[row]) else float(values[row])
 
 
 def _label_scores(ranking: Ranking) -> list[list[LabelScore]]:

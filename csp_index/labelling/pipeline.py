@@ -25,7 +25,8 @@ from csp_index.labelling.evidence import Evidence
 from csp_index.labelling.gather import dataset_explanation, dataset_response, dataset_share, read_evidence
 from csp_index.labelling.label_values import KEPT, ExampleSummary, Ranking, example_summary
 from csp_index.labelling.linear.explanation import Explanation
-from csp_index.labelling.nulls.fit import LEAST_FIT, label_fit, read_sample, sampled_activations
+from csp_index.labelling.nulls.fit import LEAST_FIT, Sample, label_fit, read_sample, sampled_activations
+from csp_index.labelling.probabilities.labels import label_probability
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.response import Response
 from csp_index.labelling.scoring import Scored
@@ -217,8 +218,15 @@ class Pipeline:
         scores = self.scores(selection, request, texts, activating)
         best = scores.leaders(max(KEPT, request.top))
         confidence = scores.confidence(best[:, :KEPT], self.context.check)
-        fit = None if confidence is None else self._fit(selection, request, scores, best[:, 0])
-        if confidence is not None and fit is not None:
+        fit, probability = None, None
+        if confidence is not None and selection.pool is None:  # labels from a pool are only compared
+            sample, sampled = self._sample(selection, request)
+            fit = self._fit(selection, scores, best[:, 0], sample, sampled)
+            if texts.own is None:  # the calibration knows only candidates that are everybody's
+                all_scores, leading = scores.scored.scores, best[:, :KEPT]
+                probability = label_probability(
+                    request, scores.evidence, all_scores, leading, confidence, fit, sample.embeddings, sampled
+                )
             fit = fit.masked_fill(confidence.uncertain, torch.nan)  # the first reason is enough
             confidence = replace(confidence, uncertain=confidence.uncertain | (fit < LEAST_FIT))
         return Ranking(
@@ -233,6 +241,7 @@ class Pipeline:
             confidence,
             scores.scored.vectors,
             scores.ties,
+            probability,
             fit,
             scores.sums,
         )
@@ -267,18 +276,20 @@ class Pipeline:
             lambda: dataset_response(self.store, selection, request, images, evidence, texts.own, self.context.check),
         )
 
-    def _fit(
-        self, selection: Selection, request: LabelRequest, scores: NeuronScores, best: torch.Tensor
-    ) -> torch.Tensor | None:
-        """Return the fit [M] of the best candidates; None for a pool, of which labels are only compared."""
-        if selection.pool is not None:
-            return None
+    def _sample(self, selection: Selection, request: LabelRequest) -> tuple[Sample, torch.Tensor]:
+        """Return a sample of all images, and the neurons' activations [M, R] on it."""
         sample = read_sample(self.store, selection)
         sampled = self.memory.examples(
             ("sampled", *_key(selection, request)),
             lambda: sampled_activations(self.store, selection, sample),
             lambda values: values.nbytes,
         )
+        return sample, sampled
+
+    def _fit(
+        self, selection: Selection, scores: NeuronScores, best: torch.Tensor, sample: Sample, sampled: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the fit [M] of the best candidates."""
         means = torch.from_numpy(selection.statistics(self.store)["mean"].to_numpy().astype(np.float32))
         return label_fit(scores.evidence, scores.evidence.texts[best], means, sample, sampled, self.context.check)
 

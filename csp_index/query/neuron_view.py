@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from csp_index.assurance import likelihood
 from csp_index.contrast.quality import ContrastQuality, quality_of_pairs
 from csp_index.query.results import Labels, SqlResult
 from csp_index.records import ExamplePair, Label
@@ -72,9 +73,9 @@ class NeuronView:
     def _repr_html_(self) -> str:
         label = self.label
         rank = "" if label.null_rank is None else str(label.null_rank)
-        remarks = "; ".join(
-            part for part in (self.class_line, label.note, label.doubt, rank, self.contrast.summary()) if part
-        )
+        likely = "" if label.probability is None else likelihood(label.probability)
+        parts = (self.class_line, label.note, label.doubt, likely, rank, self.contrast.summary())
+        remarks = "; ".join(part for part in parts if part)
         head = (
             f"<p><b>{html.escape(label.text or label.state)}</b> {html.escape(f'{label.neuron}, {label.method}')}</p>"
         )

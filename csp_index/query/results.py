@@ -47,6 +47,7 @@ _LABELS = pa.schema(
         ("score_low", pa.float64()),
         ("score_high", pa.float64()),
         ("confidence", pa.float64()),
+        ("probability", pa.float64()),
         ("uncertain", pa.bool_()),
         ("note", pa.string()),
     ]
@@ -125,7 +126,10 @@ class Labels(Sequence[Label]):
         return Labels(self.labels[place]) if isinstance(place, slice) else self.labels[place]
 
     def to_arrow(self) -> pa.Table:
-        """Return one row a neuron and candidate, the columns of the view `labels`; without a label one without text."""
+        """Return one row per neuron and candidate: the columns of `labels`, and the probability of the best.
+
+        A neuron without a label has one row without text.
+        """
         rows: list[dict[str, object]] = []
         for label in self.labels:
             head: dict[str, object] = {
@@ -142,6 +146,7 @@ class Labels(Sequence[Label]):
                     "score_low": s.low,
                     "score_high": s.high,
                     "confidence": s.share,
+                    "probability": None if rank else label.probability,
                     "uncertain": None if rank else label.uncertain,
                 }
                 for rank, s in enumerate(label.labels)

@@ -14,6 +14,7 @@ _OF_NEURONS = (
     schema.NEURONS,
     schema.CLASS_NAMES,
     schema.LABEL_NULLS,
+    schema.LABEL_PROBABILITIES,
     schema.LABELS,
     schema.LABEL_TERMS,
     schema.EXAMPLES,
@@ -22,6 +23,9 @@ _OF_NEURONS = (
     schema.EVALUATIONS,
 )
 ALL: Final = "all"  # in place of a method: the newest label of every method
+_PROBABLE = """LEFT JOIN (
+            SELECT run_id, model, layer, neuron, 0 AS rank, probability FROM label_probabilities
+        ) USING (run_id, model, layer, neuron, rank)"""
 _ADDRESSED = "SELECT model || '/' || layer || '/' || neuron AS address, * FROM {}"
 
 
@@ -90,9 +94,9 @@ def labels_statement(layer: str | None, method: str | None, top: int) -> str:
     join = "SEMI JOIN neuron_labels USING (model, layer, neuron, run_id)" if method is None else ""
     newest = "" if method is None else "QUALIFY run_id = max(run_id) OVER (PARTITION BY model, layer, neuron, method)"
     return f"""
-        SELECT address AS neuron, method, state, rank, text, score, score_low, score_high, confidence, uncertain, note,
-            run_id
-        FROM labels {join}
+        SELECT address AS neuron, method, state, rank, text, score, score_low, score_high, confidence, probability,
+            uncertain, note, run_id
+        FROM labels {join} {_PROBABLE}
         WHERE {" AND ".join(conditions)}
         {newest}
         ORDER BY model, layer, labels.neuron, method, rank
@@ -101,10 +105,11 @@ def labels_statement(layer: str | None, method: str | None, top: int) -> str:
 
 def _neuron_labels(rule: LabelRule) -> str:
     """Return the SELECT of the view with one row per neuron: the label that the rule shows, null where it has none."""
-    columns = ("run_id", "method", "text", "score", "score_low", "score_high", "confidence", "uncertain", "note")
+    scores = ("score", "score_low", "score_high", "confidence", "probability")
+    columns = ("run_id", "method", "text", *scores, "uncertain", "note")
     return f"""
         WITH shown AS (
-            SELECT * FROM labels WHERE rank <= 0 AND {rule.sql()} >= 0
+            SELECT * FROM labels {_PROBABLE} WHERE rank <= 0 AND {rule.sql()} >= 0
             QUALIFY row_number() OVER (PARTITION BY model, layer, neuron ORDER BY {rule.sql()} DESC, run_id DESC) = 1
         )
         SELECT address, model, layer, neuron, coalesce(shown.state, 'unlabelled') AS state,

@@ -19,6 +19,7 @@ from csp_index.assurance import NullRank
 from csp_index.errors import NotFoundError
 from csp_index.labelling.label_rule import read_rule
 from csp_index.labelling.nulls.ranks import read_ranks, with_rank
+from csp_index.labelling.probabilities.stored import read_probabilities
 from csp_index.query.neuron_view import ALWAYS, share_above_mean
 from csp_index.records import ExamplePair, Label, LabelScore, NeuronKey, prediction_set_of, rivals_of
 from csp_index.service.documents.shapes import NeuronRow
@@ -52,6 +53,7 @@ class MethodLabels:
     scores: np.ndarray
     leads: np.ndarray  # of the score over the runner-up's
     confidences: np.ndarray
+    probabilities: np.ndarray  # that the label is right
     uncertain: np.ndarray  # int8
     notes: np.ndarray  # str
     runs: np.ndarray  # str, "" where there is no label
@@ -68,7 +70,7 @@ class MethodLabels:
     @property
     def nbytes(self) -> int:
         """About how much memory this takes."""
-        arrays = (self.scores, self.leads, self.confidences, self.offsets, self.values)
+        arrays = (self.scores, self.leads, self.confidences, self.probabilities, self.offsets, self.values)
         return sum(a.nbytes for a in arrays) + int(self.candidates.nbytes) + 100 * len(self.states)
 
     def rank(self, neuron: int) -> NullRank | None:
@@ -97,6 +99,7 @@ class MethodLabels:
             bool(self.uncertain[at] > 0),
             rivals_of(scores),
             prediction_set_of(scores),
+            probability=finite(float(self.probabilities[at])),
         )
         return with_rank(label, self.rank(at))
 
@@ -165,6 +168,7 @@ class LayerTable:
             "score": finite(float(labels.scores[neuron])) if labels else None,
             "lead": finite(float(labels.leads[neuron])) if labels else None,
             "confidence": finite(float(labels.confidences[neuron])) if labels else None,
+            "probability": finite(float(labels.probabilities[neuron])) if labels else None,
             "uncertain": bool(labels.uncertain[neuron]) if labels and labels.uncertain[neuron] >= 0 else None,
             "null_percentile": rank.percentile if labels and (rank := labels.rank(neuron)) else None,
             "firing_rate": float(self.firing_rates[neuron]),
@@ -263,7 +267,7 @@ def _newest_labels(store: Store, info: LayerInfo) -> tuple[dict[str, MethodLabel
         return {}, None
     run = _codes(rows["run_id"])[1]
     names, method = _codes(rows["method"])
-    ranks = read_ranks(store, info.key)
+    ranks, probabilities = read_ranks(store, info.key), read_probabilities(store, info.key)
     neuron, rank = rows["neuron"].to_numpy(), rows["rank"].to_numpy()
     newest = np.full((len(names), info.neurons), -1)
     np.maximum.at(newest, (method, neuron), run)
@@ -272,7 +276,7 @@ def _newest_labels(store: Store, info: LayerInfo) -> tuple[dict[str, MethodLabel
     def labels(mask: np.ndarray) -> MethodLabels:
         places = np.flatnonzero(mask)
         order = places[np.lexsort((rank[places], neuron[places]))]
-        return _by_neuron(rows.take(pa.array(order)).combine_chunks(), info.neurons, ranks)
+        return _by_neuron(rows.take(pa.array(order)).combine_chunks(), info.neurons, ranks, probabilities)
 
     rule = read_rule(store)
     order_of = np.array([rule.rank(name) for name in names])[:, None]
@@ -282,7 +286,12 @@ def _newest_labels(store: Store, info: LayerInfo) -> tuple[dict[str, MethodLabel
     return by_method, labels(is_newest & present[neuron] & (method == best[neuron])) if present.any() else None
 
 
-def _by_neuron(rows: pa.Table, neurons: int, ranks: Mapping[tuple[str, int], NullRank]) -> MethodLabels:
+def _by_neuron(
+    rows: pa.Table,
+    neurons: int,
+    ranks: Mapping[tuple[str, int], NullRank],
+    probabilities: Mapping[tuple[str, int], float],
+) -> MethodLabels:
     """Return the labels of neurons from their rows, sorted by neuron and rank; each neuron's are of one run."""
     neuron, rank = rows["neuron"].to_numpy(), rows["rank"].to_numpy()
     values = np.stack([rows[name].to_numpy() for name in _SCORES], axis=1)
@@ -311,6 +320,7 @@ def _by_neuron(rows: pa.Table, neurons: int, ranks: Mapping[tuple[str, int], Nul
         scores,
         scores - spread(second, values[second, 0], np.nan, np.float64),
         spread(heads, values[heads, 3], np.nan, np.float64),
+        np.array([probabilities.get((run, at), np.nan) for at, run in enumerate(runs)], dtype=np.float64),
         uncertain,
         words("note", ""),
         runs,

@@ -47,6 +47,7 @@ _VIEWS = {
     "layers": "Layers whose neurons are in the index.",
     "neurons": "One row per neuron: statistics of its activations and its most activating images.",
     "label_nulls": "Where labels stand among those of a network that has learned nothing.",
+    "label_probabilities": "How likely labels are to be right, by the package's calibration.",
     "class_names": "What the outputs of classifiers are called, as it came with their weights.",
     "vocabularies": "Sets of candidate texts.",
     "examples": "The activating and contrastive images behind each label, pair by pair.",

@@ -34,6 +34,7 @@ EXAMPLES = "examples"
 LABELS = "labels"
 LABEL_NULLS = "label_nulls"
 LABEL_TERMS = "label_terms"
+LABEL_PROBABILITIES = "label_probabilities"
 ANSWERS = "answers"
 CANDIDATES = "candidates"
 EVALUATIONS = "evaluations"
@@ -148,10 +149,8 @@ _TABLES: dict[str, pa.Schema] = {
         ("text", pa.string()),
     ),
     EXAMPLES: _schema(
-        ("run_id", pa.string()),
-        ("model", pa.string()),
-        ("layer", pa.string()),
-        ("neuron", pa.int32()),
+        _RESULT[0],
+        *_RESULT[2:],
         ("kind", pa.string()),
         ("rank", pa.int32()),  # of the activating image, 0 is the most activating
         ("neighbour", pa.int32()),  # among those of one activating image, of each kind the nearest first
@@ -194,6 +193,7 @@ _TABLES: dict[str, pa.Schema] = {
         ("null_neurons", pa.int32()),  # that have a label
         ("null_run", pa.string()),  # the newest that made labels of it
     ),
+    LABEL_PROBABILITIES: _schema(*_RESULT, ("method", pa.string()), ("probability", pa.float64())),  # of being right
     ANSWERS: _schema(
         *_RESULT,  # its hash is of proposer, revision, prompt, examples
         ("kind", pa.string()),  # vlm, captioner, neighbours
