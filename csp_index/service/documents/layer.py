@@ -28,7 +28,7 @@ from csp_index.service.snapshot import Snapshot
 if TYPE_CHECKING:
     from csp_index.service.live.engine import Engine
 
-Sort = Literal["index", "label", "score", "lead", "confidence", "firing_rate", "clarity", "max"]
+Sort = Literal["index", "label", "score", "lead", "confidence", "probability", "firing_rate", "clarity", "max"]
 Order = Literal["asc", "desc"]
 Shown = Literal["all", "labelled", "unlabelled", "dead", "uncertain"]
 
@@ -141,7 +141,8 @@ def column(snapshot: Snapshot, engine: Engine, table: LayerTable, name: str, met
         return np.full(table.info.neurons, np.nan)
     if name == "label":
         return _alphabetical(labels)
-    return {"score": labels.scores, "lead": labels.leads, "confidence": labels.confidences}[name]
+    columns = {"score": labels.scores, "lead": labels.leads, "confidence": labels.confidences}
+    return (columns | {"probability": labels.probabilities})[name]
 
 
 def clarities(snapshot: Snapshot, engine: Engine, table: LayerTable) -> Clarities:

@@ -21,7 +21,7 @@ from csp_index.service.snapshot import Snapshot
 if TYPE_CHECKING:
     from csp_index.service.live.engine import Engine
 
-COLOURS: Final = ("score", "lead", "confidence", "firing_rate", "clarity", "max", "index")
+COLOURS: Final = ("score", "lead", "confidence", "probability", "firing_rate", "clarity", "max", "index")
 """Columns that can color a map."""
 POINTS: Final = 20_000
 """The most neurons on a map; of a larger layer the map shows this many, spread evenly over its numbers."""

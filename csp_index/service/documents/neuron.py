@@ -259,6 +259,7 @@ def _methods(table: LayerTable, key: NeuronKey) -> list[MethodRow]:
             "score": row["score"],
             "state": row["state"],
             "confidence": row["confidence"],
+            "probability": row["probability"],
             "uncertain": row["uncertain"],
             "run_id": labels.runs[key.neuron],
         }

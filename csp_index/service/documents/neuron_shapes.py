@@ -104,6 +104,7 @@ class MethodRow(TypedDict):
     score: FiniteFloat | None
     state: State
     confidence: FiniteFloat | None
+    probability: FiniteFloat | None
     uncertain: bool | None
     run_id: str
 
@@ -222,6 +223,7 @@ class LiveLabel(TypedDict):
     contrastive: list[int | None]
     note: str
     confidence: FiniteFloat | None
+    probability: FiniteFloat | None
     uncertain: bool | None
     null_percentile: FiniteFloat | None
     rivals: list[Rival]

@@ -86,6 +86,9 @@ class NeuronRow(TypedDict):
     score: FiniteFloat | None
     lead: Annotated[FiniteFloat | None, Field(description="The score minus the runner-up's.")]
     confidence: FiniteFloat | None
+    probability: Annotated[
+        FiniteFloat | None, Field(description="How likely the label is to be right, null where that is not known.")
+    ]
     uncertain: bool | None
     null_percentile: Annotated[
         FiniteFloat | None, Field(description="The share of a random network's labels that score lower.")

@@ -20,7 +20,7 @@ import jinja2
 from starlette.responses import HTMLResponse
 
 from csp_index import __version__
-from csp_index.assurance import above_null, stability
+from csp_index.assurance import above_null, of_hundred, stability
 from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.labelling.methods import METHODS, MethodInfo, default_method, method_names
 from csp_index.service.documents.manual import HELP
@@ -29,7 +29,7 @@ from csp_index.service.http.schemas import MOST_EXAMPLES
 from csp_index.service.live.queries import CANDIDATES, LETTERS
 
 DASH: Final = "\N{EN DASH}"
-STABLE: Final = "stable in"  # what `records.stability` begins with
+STABLE: Final = "stable in"  # what `assurance.stability` begins with
 _PLACE: Final = resources.files("csp_index.service")
 _LIMITS: Final = {"most_examples": MOST_EXAMPLES, "most_candidates": CANDIDATES, "most_letters": LETTERS}
 _HEADINGS: Final = {
@@ -91,14 +91,14 @@ def count(value: int | None) -> str:
 def column_name(name: str) -> str:
     """Return what people read for a column of numbers.
 
-    >>> column_name("firing_rate"), column_name("confidence")
-    ('firing rate', 'stability')
+    >>> column_name("firing_rate"), column_name("confidence"), column_name("probability")
+    ('firing rate', 'stability', 'chance to be right')
     """
-    return "stability" if name == "confidence" else name.replace("_", " ")
+    return {"confidence": "stability", "probability": "chance to be right"}.get(name, name.replace("_", " "))
 
 
 def stable_count(share: float | None) -> str:
-    """Return in how many resamples a label stays first, as `records.stability` says it without its first words.
+    """Return in how many resamples a label stays first, as `assurance.stability` says it without its first words.
 
     >>> stable_count(0.61), stable_count(1.0)
     ('61 of 100 resamples', '100 of 100 resamples')
@@ -106,6 +106,15 @@ def stable_count(share: float | None) -> str:
     if share is None or not math.isfinite(share):
         return DASH
     return stability(share).removeprefix(f"{STABLE} ")
+
+
+def right_count(probability: float | None) -> str:
+    """Return how many labels like one are right.
+
+    >>> right_count(0.826)
+    '83 of 100'
+    """
+    return DASH if probability is None else of_hundred(probability)
 
 
 def moment(value: str | datetime | None) -> str:
@@ -205,6 +214,7 @@ def environment() -> jinja2.Environment:
         count,
         column_name,
         stable_count,
+        right_count,
         above_null,
         moment,
         took,

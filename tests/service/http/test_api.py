@@ -87,7 +87,9 @@ def test_a_neuron_by_another_method(client, served_db):
     assert client.get(f"/api/v1/neurons/{LAYER}/3?method=no-such").status_code in (400, 404)
 
 
-@pytest.mark.parametrize("sort", ["index", "label", "score", "lead", "confidence", "firing_rate", "clarity", "max"])
+@pytest.mark.parametrize(
+    "sort", ["index", "label", "score", "lead", "confidence", "probability", "firing_rate", "clarity", "max"]
+)
 def test_pages_of_neurons_follow_each_other(client, sort):
     everything = held_to(shapes.NeuronsDocument, client.get("/api/v1/neurons", params={"layer": LAYER, "limit": 200}))
     found, cursor = [], None
