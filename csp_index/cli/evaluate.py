@@ -149,15 +149,12 @@ def _against_null(db: str, evaluation: Evaluation, null: str, options: dict[str,
 
 def _say_null(evaluation: Evaluation) -> None:
     """Print how far the headline metrics fall to the null, and which measures do not."""
-    from csp_index.evaluation.report.nulls import unmoved_line
+    from csp_index.evaluation.report.nulls import fall_line, unmoved_line
 
     rows: list[Any] = [row for row in evaluation.null if row["metric"] in HEADLINES]
     say(f"against {evaluation.settings['null']}, which has learned nothing:")
     for row in rows:
-        say(
-            f"  {row['method']} {row['metric']}: {row['mean']:z.2f}, there {row['null_mean']:z.2f}; "
-            f"falls by {row['fall']:z.2f} ({row['low']:z.2f}..{row['high']:z.2f})"
-        )
+        say(f"  {fall_line(row)}")
     if line := unmoved_line(evaluation.null):
         say(f"  {line}")
 

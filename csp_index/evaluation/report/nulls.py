@@ -16,6 +16,8 @@ from csp_index.evaluation.report.summary import make_grid
 from csp_index.evaluation.report.wording import CONTROLS, base_name
 
 UNMOVED: Final = "measures the data, not the network"
+TOO_FEW: Final = "too few neurons"
+FEW: Final = 10  # neurons, below which their number is said with a figure
 _Z: Final = 1.959964  # of a 95 % interval
 
 
@@ -30,7 +32,8 @@ def null_rows(evaluation: Evaluation, null: Evaluation) -> list[dict[str, Any]]:
 
     Keys: metric, method ("" for one of the neurons themselves), mean, null_mean, fall (in the metric's own direction:
     above 0 the null is worse), low, high (95 % by the normal approximation, for the neurons are not the same), neurons,
-    null_neurons, verdict: "falls", or `UNMOVED` where the interval reaches 0. A metric of which it is not known which
+    null_neurons, verdict: "falls", or `UNMOVED` where the interval reaches 0, or `TOO_FEW`, without an interval, where
+    either has one neuron. A metric of which it is not known which
     way is better falls where it differs. Errors: EvaluationError for evaluations by other judges.
     """
     for name in ("judge", "encoder", "candidates"):
@@ -48,6 +51,17 @@ def null_rows(evaluation: Evaluation, null: Evaluation) -> list[dict[str, Any]]:
                 if len(values) and len(of_null):
                     rows.append({"metric": metric, "method": method, **_fall(values, of_null, metric)})
     return rows
+
+
+def fall_line(row: Mapping[str, Any]) -> str:
+    """Return a row in words, with the numbers of neurons where they are few."""
+    interval = TOO_FEW if row["low"] is None else f"{row['low']:z.2f}..{row['high']:z.2f}"
+    few = min(row["neurons"], row["null_neurons"]) < FEW
+    counts = f" [{row['neurons']} and {row['null_neurons']} neurons]" if few else ""
+    return (
+        f"{row['method']} {row['metric']}: {row['mean']:z.2f}, there {row['null_mean']:z.2f}; "
+        f"falls by {row['fall']:z.2f} ({interval}){counts}"
+    )
 
 
 def unmoved_line(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -72,23 +86,24 @@ def _fall(values: np.ndarray, null: np.ndarray, metric: str) -> dict[str, Any]:
     mean, null_mean = float(values.mean()), float(null.mean())
     sign = -1.0 if known is not None and not known.higher_is_better else 1.0
     fall = sign * (mean - null_mean)
-    error = _Z * math.sqrt(_variance(values) + _variance(null))
+    known_spread = min(len(values), len(null)) > 1
+    error = _Z * math.sqrt(_variance(values) + _variance(null)) if known_spread else math.inf
     falls = fall - error > 0 or (known is None and fall + error < 0)
     return {
         "mean": mean,
         "null_mean": null_mean,
         "fall": fall,
-        "low": fall - error,
-        "high": fall + error,
+        "low": fall - error if known_spread else None,
+        "high": fall + error if known_spread else None,
         "neurons": len(values),
         "null_neurons": len(null),
-        "verdict": "falls" if falls else UNMOVED,
+        "verdict": "falls" if falls else UNMOVED if known_spread else TOO_FEW,
     }
 
 
 def _variance(values: np.ndarray) -> float:
-    """Return the variance of a mean; of a single value nothing is known, and 0 is returned."""
-    return float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
+    """Return the variance of a mean of two values or more."""
+    return float(values.var(ddof=1)) / len(values)
 
 
 def _present(values: np.ndarray) -> np.ndarray:

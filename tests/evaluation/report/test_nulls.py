@@ -10,7 +10,7 @@ import pytest
 
 from csp_index.errors import EvaluationError
 from csp_index.evaluation.evaluation import VALUES, Evaluation
-from csp_index.evaluation.report.nulls import UNMOVED, against_null, null_rows, unmoved_line
+from csp_index.evaluation.report.nulls import TOO_FEW, UNMOVED, against_null, fall_line, null_rows, unmoved_line
 from csp_index.evaluation.report.write import write_report
 
 RNG = np.random.default_rng(0)
@@ -52,6 +52,15 @@ def test_a_measure_falls_in_its_own_direction_or_measures_the_data() -> None:
     assert unmoved_line(list(rows.values())) == f"do not fall, so each {UNMOVED}: clarity"
 
 
+def test_of_one_neuron_nothing_falls_for_certain() -> None:
+    rows = {row["metric"]: row for row in null_rows(evaluation("net", OWN, 2), evaluation("null", NULL, 31))}
+    assert rows["simulation"]["neurons"] == 1 and rows["simulation"]["low"] is None
+    assert {row["verdict"] for row in rows.values()} == {TOO_FEW} and not unmoved_line(list(rows.values()))
+    assert fall_line(rows["simulation"]).endswith("(too few neurons) [1 and 30 neurons]")
+    two = {row["metric"]: row for row in null_rows(evaluation("net", OWN, 41), evaluation("null", NULL, 3))}
+    assert fall_line(two["simulation"]).endswith(") [40 and 2 neurons]") and two["simulation"]["low"] is not None
+
+
 def test_a_null_of_another_judge_is_refused() -> None:
     with pytest.raises(EvaluationError, match=r"the null was evaluated with another judge \(siglip, expected clip\)"):
         null_rows(evaluation("net", OWN, 5), evaluation("null", NULL, 5, judge="siglip"))
@@ -59,5 +68,11 @@ def test_a_null_of_another_judge_is_refused() -> None:
 
 def test_a_report_shows_the_null(tmp_path: Path) -> None:
     result = against_null(evaluation("net", OWN, 12), evaluation("null", NULL, 12))
+    assert (
+        TOO_FEW
+        in write_report(
+            against_null(evaluation("net", OWN, 2), evaluation("null", NULL, 12)), tmp_path / "one"
+        ).read_text()
+    )
     text = write_report(result, tmp_path / "report").read_text()
     assert "Against a network that has learned nothing" in text and "on null/l." in text and UNMOVED in text
