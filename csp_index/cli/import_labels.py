@@ -47,7 +47,8 @@ def import_labels(
     if summary.unchanged:
         say(printable(f"{summary.name}: these labels of {summary.layer} are in the index already"))
     else:
-        say(printable(f"{summary.name}: labels of {summary.neurons:,} neurons of {summary.layer} ({summary.layout})"))
+        neurons = "1 neuron" if summary.neurons == 1 else f"{summary.neurons:,} neurons"
+        say(printable(f"{summary.name}: labels of {neurons} of {summary.layer} ({summary.layout})"))
 
 
 COMMANDS = (import_labels,)

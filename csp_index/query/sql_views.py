@@ -23,8 +23,11 @@ _OF_NEURONS = (
     schema.EVALUATIONS,
 )
 ALL: Final = "all"  # in place of a method: the newest label of every method
-_PROBABLE = """LEFT JOIN (
+_OF_BEST = """LEFT JOIN (
             SELECT run_id, model, layer, neuron, 0 AS rank, probability FROM label_probabilities
+        ) USING (run_id, model, layer, neuron, rank)
+        LEFT JOIN (
+            SELECT run_id, model, layer, neuron, 0 AS rank, percentile AS null_percentile FROM label_nulls
         ) USING (run_id, model, layer, neuron, rank)"""
 _ADDRESSED = "SELECT model || '/' || layer || '/' || neuron AS address, * FROM {}"
 
@@ -95,8 +98,8 @@ def labels_statement(layer: str | None, method: str | None, top: int) -> str:
     newest = "" if method is None else "QUALIFY run_id = max(run_id) OVER (PARTITION BY model, layer, neuron, method)"
     return f"""
         SELECT address AS neuron, method, state, rank, text, score, score_low, score_high, confidence, probability,
-            uncertain, note, run_id
-        FROM labels {join} {_PROBABLE}
+            null_percentile, uncertain, note, run_id
+        FROM labels {join} {_OF_BEST}
         WHERE {" AND ".join(conditions)}
         {newest}
         ORDER BY model, layer, labels.neuron, method, rank
@@ -105,11 +108,11 @@ def labels_statement(layer: str | None, method: str | None, top: int) -> str:
 
 def _neuron_labels(rule: LabelRule) -> str:
     """Return the SELECT of the view with one row per neuron: the label that the rule shows, null where it has none."""
-    scores = ("score", "score_low", "score_high", "confidence", "probability")
+    scores = ("score", "score_low", "score_high", "confidence", "probability", "null_percentile")
     columns = ("run_id", "method", "text", *scores, "uncertain", "note")
     return f"""
         WITH shown AS (
-            SELECT * FROM labels {_PROBABLE} WHERE rank <= 0 AND {rule.sql()} >= 0
+            SELECT * FROM labels {_OF_BEST} WHERE rank <= 0 AND {rule.sql()} >= 0
             QUALIFY row_number() OVER (PARTITION BY model, layer, neuron ORDER BY {rule.sql()} DESC, run_id DESC) = 1
         )
         SELECT address, model, layer, neuron, coalesce(shown.state, 'unlabelled') AS state,

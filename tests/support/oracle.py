@@ -73,7 +73,7 @@ def consensus(
     c = contrastive(e, a, p, 50)
     filled = (c >= 0).mean()  # the share of missing neighbours is the dataset's
     odds = w @ np.log(share[p]) - np.log(filled * share[c[c >= 0]].mean(0) + (1 - filled) * share.mean(0))
-    y = np.minimum(a.astype(np.float64) / (0.5 * a[p].mean(dtype=np.float64)), 1)
+    y = np.clip(a.astype(np.float64) / (0.5 * a[p].mean(dtype=np.float64)), 0, 1)
     covariance = np.cov(e.T, bias=True)
     cross = ((y - y.mean())[:, None] * (e - e.mean(0))).mean(0)
     direction = unit(np.linalg.solve(covariance + np.trace(covariance) / len(covariance) * np.eye(e.shape[1]), cross))
@@ -100,7 +100,7 @@ def firing_contrast(e: np.ndarray, a: np.ndarray, t: np.ndarray, p: np.ndarray, 
         / (0.5 * np.sqrt(np.cov(root, aweights=weights, bias=True)))
         for root in np.sqrt(share[rows]).T
     ]
-    y, covariance = np.minimum(a.astype(np.float64) / half, 1), np.cov(e.T, bias=True)
+    y, covariance = np.clip(a.astype(np.float64) / half, 0, 1), np.cov(e.T, bias=True)
     product = softened(contrast, 2.0) * softened(np.array(apart), 0.1)
     return product * leaders_precision(e, t, y, covariance, product)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from csp_index.contrast.examples import activating_examples
@@ -22,6 +23,7 @@ from csp_index.labelling.elsewhere.given_labels import GivenLabels, LabelsFile, 
 from csp_index.labelling.elsewhere.records import COMMAND, imports_of
 from csp_index.labelling.label_store import LabelRows, read_labels, rows_of, write_labels
 from csp_index.labelling.label_values import Ranking, example_summary
+from csp_index.labelling.linear.label_terms import read_terms
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.ties import read_ties
 from csp_index.records import Label, LayerKey
@@ -92,6 +94,9 @@ def imported_labels(store: Store, layer: LayerKey) -> dict[str, GivenLabels]:
         for neuron, rank, text, score in zip(*(column.to_pylist() for column in rows.columns), strict=True):
             texts.setdefault(neuron, {})[rank] = (text, score)
         about = one.about
+        if about["weighted"]:
+            for (_, key), label in read_terms(store, _of_run(one.run_id)).items():
+                texts[key.neuron] = {rank: (term.text, term.weight) for rank, term in enumerate(label.terms)}
         labels[name] = GivenLabels(
             name,
             str(about["file"]),
@@ -169,17 +174,22 @@ def _rows(store: Store, selection: Selection, given: GivenLabels, run_id: str, h
         places[row, : len(ranked)] = torch.tensor([place_of[text] for text, _ in ranked])
         values = [_UNSCORED if value is None else value for _, value in ranked]
         scores[row, : len(ranked)] = torch.tensor(values, dtype=scores.dtype)
-    available = np.array([len(ranked) for ranked in own])
-    ranking = Ranking(selection, request, examples, texts, scores, places, states, available)
+    available = np.array([1 if given.weighted else len(ranked) for ranked in own])  # a sum is one label
+    sums = None
+    if given.weighted:
+        labels = map(given.label, selection.neurons.tolist())
+        sums = tuple(label if state == "labelled" else None for label, state in zip(labels, states, strict=True))
+    ranking = Ranking(selection, request, examples, texts, scores, places, states, available, sums=sums)
     source = f"imported from {given.file} ({given.layout}; sha256 {given.sha256[:12]})"
-    notes = []
-    for neuron in selection.neurons.tolist():
-        label = given.label(neuron)
-        notes.append(f"{source}; a weighted sum: {label.text}" if label and label.is_sum else source)
-    rows = rows_of(ranking, replace(example_summary(request, examples), notes=notes), run_id, hashed)
-    column = rows.labels.schema.get_field_index("method")
-    named = rows.labels.set_column(column, rows.labels.schema.field(column), [[given.name] * rows.labels.num_rows])
-    return replace(rows, labels=named, vectors=None), int((states != "labelled").sum())
+    summary = replace(example_summary(request, examples), notes=[source] * len(own))
+    rows = rows_of(ranking, summary, run_id, hashed)
+    labels, terms = (_named(table, given.name) for table in (rows.labels, rows.terms))
+    return replace(rows, labels=labels, terms=terms, vectors=None), int((states != "labelled").sum())
+
+
+def _named(table: pa.Table, method: str) -> pa.Table:
+    column = table.schema.get_field_index("method")
+    return table.set_column(column, table.schema.field(column), pa.array([method] * table.num_rows, pa.string()))
 
 
 def _most(store: Store, selection: Selection) -> int:
@@ -189,7 +199,7 @@ def _most(store: Store, selection: Selection) -> int:
 
 
 def _delete(store: Store, selection: Selection, run_id: str) -> None:
-    for table in (schema.LABELS, schema.EXAMPLES):  # labels first: one that can be read is whole
+    for table in (schema.LABELS, schema.LABEL_TERMS, schema.EXAMPLES):  # labels first: one that can be read is whole
         store.delete(table, f"{_of_run(run_id)} AND {catalog.layer_filter(selection.target)}")
 
 

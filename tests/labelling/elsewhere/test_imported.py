@@ -109,7 +109,7 @@ def test_names_of_methods_and_layers_that_are_not_there_are_refused(world):
     assert index.store.count(schema.LABELS) == 0
 
 
-def test_weighted_labels_keep_their_weights_and_bias_for_an_evaluation(world):
+def test_weighted_labels_are_kept_as_sums_with_their_weights_and_bias(world):
     from csp_index.labelling.elsewhere.imported import imported_labels
     from csp_index.records import LayerKey
 
@@ -122,8 +122,14 @@ def test_weighted_labels_keep_their_weights_and_bias_for_an_evaluation(world):
     assert labels.label(0).text == "0.5 dog + 0.25 grass" and labels.label(0).bias == 0.125
     assert labels.label(1).text == "-0.5 sky" and labels.weighted and labels.layout == "Linear Explanations"
     label = index.label(f"{LAYER}/0", "le")[0]
-    assert [(score.text, score.score) for score in label.labels] == [("dog", 0.5), ("grass", 0.25)]
-    assert label.note.endswith("a weighted sum: 0.5 dog + 0.25 grass")
+    assert [(score.text, score.score) for score in label.labels] == [("0.5 dog + 0.25 grass", 0.5)]
+    assert [(term.text, term.weight) for term in label.terms] == [("dog", 0.5), ("grass", 0.25)]
+    assert index.label(f"{LAYER}/1", "le")[0].text == "-0.5 sky"
+    stored = index.sql("SELECT method, text FROM label_terms WHERE neuron = 0 ORDER BY position").rows()
+    assert stored == [{"method": "le", "text": "dog"}, {"method": "le", "text": "grass"}]
+    assert not index.verify().findings
+    index.import_labels(LAYER, folder / "milan.csv", "le", replaces=True)
+    assert index.sql("SELECT count(*) AS n FROM label_terms").rows() == [{"n": 0}]
 
 
 def test_the_command_says_what_was_kept_and_what_was_not(world):

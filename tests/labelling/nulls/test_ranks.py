@@ -82,6 +82,10 @@ def test_ranks_are_stored_with_labels_and_read_wherever_they_are(index: csp_inde
     ((target, _),) = index.resolve("net/layer")
     assert read_layer(index.store, target).row(0, "semanticlens")["null_percentile"] == 1.0
     assert not index.verify().findings
+    shown = index.sql("SELECT null_percentile FROM neuron_labels WHERE null_percentile IS NOT NULL").rows()
+    assert sorted(row["null_percentile"] for row in shown) == sorted(
+        row["percentile"] for row in index.sql("SELECT percentile FROM label_nulls").rows()
+    )
 
 
 def test_a_label_that_a_null_matches_is_uncertain_on_pages_too(index: csp_index.Index) -> None:
