@@ -75,7 +75,15 @@ def test_without_write_permission():
         assert done.stdout.splitlines()[-1] == "read 0"
         assert not (folder / "new").exists()
         made = {path for path in folder.rglob("*") if not path.name.startswith(".writer")} - before
-        written = ("labels.lance", "examples.lance", "concepts", "neighbours", "runs.lance", "commits")
+        written = (
+            "labels.lance",
+            "label_probabilities.lance",
+            "examples.lance",
+            "concepts",
+            "neighbours",
+            "runs.lance",
+            "commits",
+        )
         assert all(any(name in str(path) for name in written) for path in made)
 
 
