@@ -26,7 +26,8 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, dict[str, Any]
     """The index, opened, and what that commit's `Index.label` returned for each method."""
     folder = tmp_path_factory.mktemp("old")
     with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # since Python 3.11.4
+        archive.extractall(folder)
     return open_index(folder / "index"), json.loads((folder / "expected.json").read_text())
 
 

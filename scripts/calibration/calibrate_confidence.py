@@ -256,10 +256,11 @@ def _rounded(judged: dict[str, dict[str, float]]) -> dict[str, dict[str, float |
 
 
 def _commit() -> str:
-    """Return the commit that the code is at, marked if it has changed since."""
+    """Return the commit that the code is at, marked if it has changed since; "unknown" for a copy without history."""
     here = Path(__file__).resolve().parent
     command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    return said.stdout.strip() if said.returncode == 0 else "unknown"
 
 
 def _seeds(text: str) -> list[int]:

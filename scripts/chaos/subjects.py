@@ -209,7 +209,8 @@ def of_format_2(db: str, arrays: str) -> None:
     """Unpack an index that an earlier version made."""
     folder = Path(db).parent
     with tarfile.open(OLD) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # since Python 3.11.4
+        archive.extractall(folder)
     (folder / "index").rename(db)
 
 

@@ -148,7 +148,8 @@ class OldFormat(World):
 
     def start(self, db: Path) -> None:
         with tarfile.open(OLD) as archive:
-            archive.extractall(db.parent, filter="data")
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # since Python 3.11.4
+            archive.extractall(db.parent)
         (db.parent / "index").rename(db)
 
     def complete(self, db: Path, images: int, layer: str) -> None:
