@@ -28,7 +28,16 @@ from csp_index.models.index_models import NetworkSource
 from csp_index.store import catalog
 
 SPEC = "python:csp_index.demo.network:planted_cnn"
-METHODS = ("csp", "semanticlens", "mean-centred", "pmi", "contrastive-pmi", "consensus", "clip-dissect")
+METHODS = (
+    "csp",
+    "semanticlens",
+    "mean-centred",
+    "pmi",
+    "contrastive-pmi",
+    "consensus",
+    "firing-contrast",
+    "clip-dissect",
+)
 
 
 def add_nulls(index: Index, seeds: list[int]) -> list[str]:
