@@ -288,7 +288,7 @@ class ExampleOptions:
     contrast: str = "nearest"  # a ContrastKind, or several joined by +: each gives every activating image partners
     neighbours: int = 1  # contrastive images of each kind an activating image
     threshold: str = "mean"  # low activation: "mean", "quantile:Q" or "max:F" (a fraction of the neuron's maximum)
-    floor: float = 0.0  # an image activates the neuron only above this
+    floor: float = 0.0  # an image activates the neuron only above this, 0 or more
     reuse: bool = True  # the same contrastive image may serve several activating ones
     min_similarity: float = -1.0  # pairs below this cosine are dropped
     near_duplicate: float = (
@@ -317,6 +317,7 @@ class ExampleOptions:
                 "a text with {caption} in it",
             ),
             ("contrast", _are_kinds(self.contrast), f"{', '.join(get_args(ContrastKind))}, or several joined by +"),
+            ("floor", self.floor >= 0, "0 or more (an activation of 0 or less has no weight)"),
         ):
             if not ok:
                 raise SettingError(f"{name} is {getattr(self, name)!r}: expected {expected}")

@@ -87,7 +87,7 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
     help=f"Contrastive images per activating image ({defaults_of('neighbours')}).",
 )
 @click.option("--threshold", help="Low activation: mean, quantile:Q or max:F (mean).")
-@click.option("--floor", type=float, help="An image activates a neuron only above this (0).")
+@click.option("--floor", type=float, help="An image activates a neuron only above this, 0 or more (0).")
 @click.option("--reuse/--no-reuse", default=None, help="One contrastive image may serve several activating ones (yes).")
 @click.option("--min-similarity", type=float, help="Drop pairs below this cosine.")
 @click.option(

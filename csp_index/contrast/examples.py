@@ -264,7 +264,7 @@ def activating_sets(rows: pa.Table, options: ExampleOptions) -> Examples:
         )
     width = min(options.examples, stored)
     ids, values = ids[:, :width], values[:, :width]
-    silent = ~(values > max(options.floor, 0.0))
+    silent = ~(values > options.floor)
     empty = torch.full((count, width, options.neighbours), torch.nan)
     return Examples(
         torch.from_numpy(rows["neuron"].to_numpy().astype(np.int64)),

@@ -376,6 +376,7 @@ def test_trap_9_any_string_can_be_a_label(tmp_path):
         ("m/l", {"gama": 1.0}, "option 'gama' is unknown"),
         ("m/l", {"gamma": "1"}, "expected a finite number"),
         ("m/l", {"floor": float("nan")}, "expected a finite number"),
+        ("m/l", {"floor": -100.0}, "floor is -100.0: expected 0 or more"),
         ("m/l", {"examples": 2.5}, "expected a whole number"),
         ("m/l/99999999999999999999", {}, "is not an address"),
         ("m/l", {"threshold": "median"}, "write mean, max:F"),
