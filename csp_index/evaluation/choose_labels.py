@@ -10,8 +10,9 @@ import torch
 
 from csp_index.contrast.context import ComputeContext, Derive
 from csp_index.contrast.examples import quality_of
+from csp_index.contrast.pool import draw_pool
 from csp_index.contrast.quality import ContrastQuality
-from csp_index.contrast.selection import Selection, draw_pool
+from csp_index.contrast.selection import Selection
 from csp_index.evaluation.metrics.prediction_sets import prediction_sets
 from csp_index.evaluation.metrics.structure import lead
 from csp_index.evaluation.options import MethodChoice

@@ -20,7 +20,8 @@ import torch
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.embeddings import release
 from csp_index.contrast.examples import Examples, gather_examples
-from csp_index.contrast.selection import Selection, draw_pool
+from csp_index.contrast.pool import draw_pool
+from csp_index.contrast.selection import Selection
 from csp_index.errors import EvaluationError
 from csp_index.evaluation import steps
 from csp_index.evaluation.choose_labels import Chooser, ChosenLabels, others, perturbed, relabeled

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from csp_index.contrast.selection import pool_tiles
+from csp_index.contrast.pool import pool_tiles
 from csp_index.errors import EvaluationError, SourceError
 from csp_index.evaluation.hierarchy import normal_text
 from csp_index.images.tables.read_table import read_metadata_file

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from csp_index.contrast.examples import Examples
-from csp_index.contrast.selection import pool_embeddings, pool_tiles
+from csp_index.contrast.pool import pool_embeddings, pool_tiles
 from csp_index.evaluation.label_sums import LabelSums, OfTexts
 from csp_index.evaluation.metrics.calibration import TextCalibration, fit_sigmoid
 from csp_index.evaluation.metrics.collisions import label_discrimination

@@ -10,8 +10,9 @@ from torch.nn.functional import normalize
 
 from csp_index.contrast.context import ComputeContext, Derive
 from csp_index.contrast.examples import Examples
+from csp_index.contrast.pool import pool_tiles
 from csp_index.contrast.quality import ContrastQuality
-from csp_index.contrast.selection import Selection, pool_tiles
+from csp_index.contrast.selection import Selection
 from csp_index.evaluation.choose_labels import ChosenLabels
 from csp_index.evaluation.given_choice import GivenMethodLabels
 from csp_index.evaluation.ground_truth import Truth, agreement, set_agreement

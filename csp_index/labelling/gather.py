@@ -13,7 +13,8 @@ import torch
 from csp_index.concurrency import checked, go_on
 from csp_index.contrast.embeddings import all_embeddings
 from csp_index.contrast.examples import Examples
-from csp_index.contrast.selection import Selection, pool_embeddings, pool_pairs
+from csp_index.contrast.pool import pool_embeddings, pool_pairs
+from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError
 from csp_index.labelling import scoring
 from csp_index.labelling.candidates import Ownership

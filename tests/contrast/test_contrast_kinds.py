@@ -13,7 +13,8 @@ from csp_index import CspIndexError, Index, open_index
 from csp_index.contrast import falcon
 from csp_index.contrast.context import ComputeContext, DerivedRequest
 from csp_index.contrast.examples import Examples, gather_examples, quality_of
-from csp_index.contrast.selection import Selection, draw_pool
+from csp_index.contrast.pool import draw_pool
+from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError, SettingError
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.records import ExampleOptions

@@ -8,7 +8,8 @@ import torch
 from fakes import write_arrays
 
 from csp_index import open_index
-from csp_index.contrast.selection import Selection, draw_pool
+from csp_index.contrast.pool import draw_pool
+from csp_index.contrast.selection import Selection
 from csp_index.labelling.candidates import read_text_arrays
 from csp_index.labelling.pipeline import Pipeline
 from csp_index.labelling.request import make_request

@@ -14,7 +14,8 @@ import torch
 from fakes import write_arrays
 
 from csp_index.contrast.context import ComputeContext
-from csp_index.contrast.selection import Selection, draw_pool
+from csp_index.contrast.pool import draw_pool
+from csp_index.contrast.selection import Selection
 from csp_index.errors import BusyError, StoppedError
 from csp_index.index import Index, open_index
 from csp_index.labelling.candidates import CandidateTexts, read_text_arrays
