@@ -14,6 +14,7 @@ from csp_index.records import LayerKey
 from csp_index.store import schema
 
 SAMPLE = 4096  # images sampled for the quantiles, which are exact up to this number of images
+_CANCELLED = 0.05  # share of a sum of squares below which a difference of two such sums loses digits
 _BLOCK_BYTES = 1 << 19  # of a block of neurons in float64: fits in a core's cache
 
 
@@ -64,9 +65,14 @@ class NeuronStatistics:
         total = self.images + count
         np.copyto(wide, values)
         mean = wide.mean(1)
-        wide -= mean[:, None]
+        raw = np.einsum("mn,mn->m", wide, wide)
+        squares = raw - count * np.square(mean)  # of the distances from the mean, where they are not small beside it
+        small = np.flatnonzero(squares < _CANCELLED * raw)
+        if len(small):
+            distances = wide[small] - mean[small, None]
+            squares[small] = np.einsum("mn,mn->m", distances, distances)
         shift = mean - self._mean[block]
-        self._squares[block] += np.einsum("mn,mn->m", wide, wide) + np.square(shift) * (self.images * count / total)
+        self._squares[block] += squares + np.square(shift) * (self.images * count / total)
         self._mean[block] += shift * (count / total)
         np.minimum(self._min[block], values.min(1), out=self._min[block])
         np.maximum(self._max[block], values.max(1), out=self._max[block])

@@ -67,9 +67,8 @@ class _ColumnDigest:
         elif pa.types.is_primitive(kind):
             self._add_numbers(values)
         else:
-            for value in values.to_pylist():
-                data = value if isinstance(value, bytes) else str(value).encode()
-                self._values.update(b"-" if value is None else b"+%d:" % len(data) + data)
+            nulls = values.null_count == len(values)
+            self._values.update(b"-" * len(values) if nulls else b"".join(map(_with_length, values.to_pylist())))
         self._rows += len(values)
 
     def _add_lists(self, lists: pa.Array) -> None:
@@ -101,3 +100,10 @@ class _ColumnDigest:
 
     def _with_places(self, values: str) -> str:
         return hashlib.sha256(f"{values} {self._places.hexdigest()}".encode()).hexdigest()
+
+
+def _with_length(value: object) -> bytes:
+    if value is None:
+        return b"-"
+    data = value if isinstance(value, bytes) else str(value).encode()
+    return b"+%d:" % len(data) + data
