@@ -25,9 +25,10 @@ from PIL import Image
 from csp_index import settings
 from csp_index.contrast.context import DerivedRequest
 from csp_index.contrast.edits import STRENGTHS, Edit, as_stored, edited, encoded, reduced, usable_edits
-from csp_index.contrast.saliency import Box, driving_maps, footprint, region
+from csp_index.contrast.saliency import driving_maps, region
 from csp_index.errors import SourceError
 from csp_index.images.decode import ImageFailure, same_file
+from csp_index.images.footprint import Box, footprint
 from csp_index.images.loader import stacked
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.index_models import Models

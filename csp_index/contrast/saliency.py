@@ -1,13 +1,12 @@
 """Where on a picture a neuron looks: the region that drives it, for pictures of any size and preprocessing.
 
 A layer with positions (maps, tokens) gives the neuron's own map; for other layers the map is gradient x input. Both
-refer to the network's input; `footprint` returns the part of the picture that this input shows, so that a region can
-be marked on the picture. Knows nothing about indexes.
+refer to the network's input; `images.footprint` returns the part of the picture that this input shows, so that a
+region can be marked on the picture. Knows nothing about indexes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -15,41 +14,14 @@ import torch
 from PIL import Image
 
 from csp_index.errors import ModelError
+from csp_index.images.footprint import Box
 from csp_index.models.networks import LoadedNetwork
-
-Preprocess = Callable[[Image.Image], torch.Tensor]
-Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the picture
 
 #: Points between a picture's mean colour (0) and the picture (1) where gradients are taken if the one at 1 is zero: a
 #: saturated neuron may have reached its maximum close to either end.
 WAY: Final = (1 / 64, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8)
 _SMOOTH: Final = 1 / 32  # of the side of a gradient map: finer structure is noise
 _MIDDLE: Final = 1 / 4  # of the side: the width of the middle of a picture
-_STRAIGHT: Final = (
-    0.02  # of the picture's side: the largest deviation of a preprocessing from plain cropping and scaling
-)
-
-
-def footprint(preprocess: Preprocess, size: tuple[int, int]) -> Box:
-    """Return which part of a picture of (width, height) a network's input shows.
-
-    Ramps go through the preprocessing: after any scaling and cropping, each value shows where it came from. Returns the
-    whole picture if the input is not a cropped and scaled picture.
-    """
-    width, height = size
-    whole = (0.0, 0.0, float(width), float(height))
-    black, white = (preprocess(Image.new("RGB", size, colour)) for colour in ("black", "white"))
-    ramp = np.zeros((height, width, 3), dtype=np.uint8)
-    ramp[..., 0] = np.rint((np.arange(width) + 0.5) * 255 / width)
-    ramp[..., 1] = np.rint((np.arange(height) + 0.5) * 255 / height)[:, None]
-    result = preprocess(Image.fromarray(ramp))
-    if result.dim() != 3 or result.shape[0] != 3:
-        return whole
-    share = ((result - black) / (white - black)).double().numpy()
-    across, down = _line(share[0].mean(0)), _line(share[1].mean(1))
-    if across is None or down is None:
-        return whole
-    return across[0] * width, down[0] * height, across[1] * width, down[1] * height
 
 
 def driving_maps(network: LoadedNetwork, layer: str, pixels: torch.Tensor, neurons: torch.Tensor) -> torch.Tensor:
@@ -108,16 +80,6 @@ def region(heat: torch.Tensor, box: Box, size: tuple[int, int], share: float) ->
     mask[hottest] = True
     result: np.ndarray = mask.reshape(height, width)
     return result
-
-
-def _line(share: np.ndarray) -> tuple[float, float] | None:
-    """Return where a row of positions, as shares of the picture's side, begins and ends; None if not evenly spaced."""
-    if len(share) < 2 or not np.isfinite(share).all():
-        return None
-    places = np.arange(len(share))
-    slope, offset = np.polyfit(places, share, 1)
-    straight = np.abs(share - (slope * places + offset)).max() <= _STRAIGHT
-    return (float(offset - 0.5 * slope), float(offset + (len(share) - 0.5) * slope)) if straight and slope > 0 else None
 
 
 def _middle(height: int, width: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from spots import SIDE, spot, spotted
 
 from csp_index.contrast.edits import STRENGTHS
-from csp_index.contrast.saliency import driving_maps, footprint, region
+from csp_index.contrast.saliency import driving_maps, region
 from csp_index.errors import ModelError
 from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.models.sparse_autoencoders import SparseAutoencoder
@@ -84,30 +84,6 @@ def test_where_nothing_tells_it_is_the_middle(network):
 def test_an_input_that_is_no_picture_is_told(network):
     with pytest.raises(ModelError, match=r"shape \[16, 12\], which is no picture"):
         driving_maps(network, "maps", torch.rand(2, 16, 12), torch.tensor([0, 0]))
-
-
-@pytest.mark.parametrize("size", [(400, 300), (300, 500), (64, 64)])
-def test_the_footprint_of_a_cut_is_found(size):
-    from torchvision import transforms
-
-    cut = transforms.Compose(
-        [
-            transforms.Resize(256),
-            transforms.CenterCrop(224),
-            transforms.ToTensor(),
-            transforms.Normalize((0.4, 0.5, 0.6), (0.2, 0.25, 0.3)),
-        ]
-    )
-    side = min(size) * 224 / 256
-    left, top = (size[0] - side) / 2, (size[1] - side) / 2
-    expected = np.array((left, top, left + side, top + side))
-    assert np.abs(np.array(footprint(cut, size)) - expected).max() <= 0.015 * max(size)
-
-
-def test_the_footprint_of_a_scaled_picture_is_the_whole_and_so_is_an_unknown_one(network):
-    assert np.abs(np.array(footprint(network.preprocess, (80, 60))) - (0, 0, 80, 60)).max() < 1.5
-    assert footprint(lambda image: torch.rand(3, 8, 8), (80, 60)) == (0, 0, 80, 60)
-    assert footprint(lambda image: torch.rand(16, 12), (80, 60)) == (0, 0, 80, 60)
 
 
 def test_a_region_lies_where_the_network_saw_it():
