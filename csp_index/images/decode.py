@@ -30,7 +30,7 @@ from csp_index.images.containers import ContainerReader, container_of
 from csp_index.images.dicom import dicom_picture
 from csp_index.images.formats import DICOM, HEAD, advice, decoded_formats, kind_of, text_instead
 from csp_index.images.memory_images import MemoryImage, find_image
-from csp_index.images.pixels import DEEP_MODES, check_shape, to_rgb, upright
+from csp_index.images.pixels import DEEP_MODES, check_shape, to_rgb, upright, upright_size
 from csp_index.regular_files import read_bytes
 from csp_index.settings import MAX_IMAGE_BYTES, MAX_PIXELS
 
@@ -40,6 +40,7 @@ IN_MEMORY = "dataset:"
 _THUMBNAIL_QUALITY = 90
 _PHOTOMETRIC, _MIN_IS_WHITE = 262, 0  # of TIFF
 _STORED_FORMATS = ("JPEG", "PNG")  # of thumbnails and derived images
+_REDUCED_FORMATS = frozenset({"JPEG", "MPO"})  # whose decoder gives a smaller picture for less work
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,10 @@ def uris_of(source: ImageSource) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class ImageRead:
-    """An image that was read: width and height of the upright picture, sha256 of the encoded bytes."""
+    """An image that was read: width and height of the upright picture, sha256 of the encoded bytes.
+
+    `image` is smaller than that where a draft of it was decoded.
+    """
 
     uri: str
     sha256: str
@@ -106,22 +110,40 @@ def same_file(read: ImageRead | ImageFailure, sha256: str | None) -> ImageRead |
     return ImageFailure(read.uri, "it is another file than the one indexed")
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An upright RGB picture, and the width and height that it has in full."""
+
+    image: Image.Image
+    width: int
+    height: int
+
+
 def decode(data: bytes, *, max_pixels: int | None = None) -> Image.Image:
-    """Return the picture in ``data`` as upright RGB.
+    """Return the picture in ``data`` as upright RGB: see `decode_picture`."""
+    return decode_picture(data, max_pixels=max_pixels).image
+
+
+def decode_picture(data: bytes, *, max_pixels: int | None = None, draft: int | None = None) -> Picture:
+    """Return the picture in ``data`` as upright RGB, with its full size.
 
     EXIF orientation is applied, transparency is blended onto white, an animation gives its first frame, and values of
     more than eight bits are scaled (see ``pixels.gray_scale``). Metadata that cannot be read cost nothing. Raises
     SourceError, with a one-line reason, for anything that is not a whole image, and for one that has more than
     ``max_pixels`` pixels (by default the setting) or is too narrow (``pixels.check_shape``).
+
+    With ``draft`` a JPEG whose short side has at least twice as many pixels as that is decoded at a half, a quarter or
+    an eighth of its size: the smallest whose short side has at least ``draft`` pixels.
     """
     if not data:
         raise SourceError("the file is empty")
     most = MAX_PIXELS.value() if max_pixels is None else max_pixels
     kind = kind_of(data[:HEAD])
     if kind == DICOM:
-        return to_rgb(dicom_picture(data, most))
+        whole = to_rgb(dicom_picture(data, most))
+        return Picture(whole, whole.width, whole.height)
     try:
-        return _decoded(data, most)
+        return _decoded(data, most, draft)
     except SourceError:
         raise
     except Image.DecompressionBombError as exc:
@@ -132,7 +154,7 @@ def decode(data: bytes, *, max_pixels: int | None = None) -> Image.Image:
     if bare is None:
         raise SourceError(reason)
     try:
-        return _decoded(bare, most)
+        return _decoded(bare, most, draft)
     except SourceError:
         raise
     except Exception as exc:
@@ -147,7 +169,7 @@ def decode_stored(data: object, *, max_pixels: int | None = None) -> Image.Image
     """
     most = MAX_PIXELS.value() if max_pixels is None else max_pixels
     with _stored(data, most) as image:
-        return _checked_rgb(image, most)
+        return _checked_rgb(image, most).image
 
 
 def stored_size(data: object) -> tuple[int, int]:
@@ -170,9 +192,9 @@ def _stored(data: object, max_pixels: int) -> Iterator[Image.Image]:
         raise SourceError(f"its picture in the index is no JPEG or PNG that can be read: {one_line(exc)}") from exc
 
 
-def _decoded(data: bytes, max_pixels: int) -> Image.Image:
+def _decoded(data: bytes, max_pixels: int, draft: int | None) -> Picture:
     with _opened(data, max_pixels, decoded_formats()) as image:
-        return _checked_rgb(image, max_pixels)
+        return _checked_rgb(image, max_pixels, draft)
 
 
 def _opened(data: bytes, max_pixels: int, formats: Sequence[str]) -> Image.Image:
@@ -191,13 +213,25 @@ def _reason(exc: Exception, kind: str | None, head: bytes) -> str:
     return f"it begins like a file of {kind}, but cannot be read: {advice(kind) or 'damaged, or of an unusual kind'}"
 
 
-def _checked_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
+def _checked_rgb(image: Image.Image, max_pixels: int, draft: int | None = None) -> Picture:
     check_shape(*image.size, max_pixels)
+    full = _reduce(image, draft) if draft is not None and image.format in _REDUCED_FORMATS else None
     inverted = image.mode in DEEP_MODES and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _MIN_IS_WHITE
     image.load()
     check_shape(*image.size, max_pixels)  # an icon may hold another picture than it says
     rgb = to_rgb(upright(image))
-    return ImageOps.invert(rgb) if inverted else rgb  # Pillow inverts up to eight bits by itself
+    if inverted:  # Pillow inverts up to eight bits by itself
+        rgb = ImageOps.invert(rgb)
+    return Picture(rgb, *(rgb.size if full is None else upright_size(image, full)))
+
+
+def _reduce(image: Image.Image, draft: int) -> tuple[int, int] | None:
+    """Let a JPEG that is large enough be decoded smaller; return its full size, None if it is decoded whole."""
+    full = image.size
+    if min(full) < 2 * draft:
+        return None
+    image.draft(None, (draft, draft))
+    return full
 
 
 def thumbnail(image: Image.Image, size: int = 128) -> bytes:
@@ -209,15 +243,16 @@ def thumbnail(image: Image.Image, size: int = 128) -> bytes:
     return buffer.getvalue()
 
 
-def read_images(uris: Iterable[str]) -> Iterator[ImageRead | ImageFailure]:
+def read_images(uris: Iterable[str], draft: int | None = None) -> Iterator[ImageRead | ImageFailure]:
     """Yield each image, or its failure, in the order of ``uris``; one at a time is in memory.
 
     Neighboring URIs of one container are read in one pass: a parquet file group by group, the image column alone.
+    ``draft`` is that of `decode_picture`.
     """
     containers = ContainerReader()
     try:
         for uri in uris:
-            yield read_image(uri, fetch(containers, uri))
+            yield read_image(uri, fetch(containers, uri), draft)
     finally:
         containers.close()
 
@@ -245,21 +280,22 @@ def fetch(reader: ContainerReader, uri: str) -> Payload:
         return SourceError(str(exc))  # without the frames that hold what was read
 
 
-def read_image(uri: str, payload: Payload) -> ImageRead | ImageFailure:
+def read_image(uri: str, payload: Payload, draft: int | None = None) -> ImageRead | ImageFailure:
     """Return the image decoded from what `fetch` returned, or its failure; a plain file (None) is read here.
 
-    The hash of a picture in memory covers its width and height, then its RGB pixels row by row.
+    The hash of a picture in memory covers its width and height, then its RGB pixels row by row. ``draft`` is that of
+    `decode_picture`.
     """
     try:
         if isinstance(payload, MemoryImage):
-            image = _checked_rgb(payload.image, MAX_PIXELS.value())
+            image = _checked_rgb(payload.image, MAX_PIXELS.value()).image
             size = f"{image.width}x{image.height}\n".encode()
             return ImageRead(uri, hashlib.sha256(size + image.tobytes()).hexdigest(), image.width, image.height, image)
         if payload is None:
             payload = read_bytes(uri, MAX_IMAGE_BYTES)
         if isinstance(payload, SourceError):
             return ImageFailure(uri, one_line(payload))
-        image = decode(payload)
+        picture = decode_picture(payload, draft=draft)
     except (OSError, ValueError, MemoryError, SourceError) as exc:
         return ImageFailure(uri, one_line(exc))
-    return ImageRead(uri, hashlib.sha256(payload).hexdigest(), image.width, image.height, image)
+    return ImageRead(uri, hashlib.sha256(payload).hexdigest(), picture.width, picture.height, picture.image)

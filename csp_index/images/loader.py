@@ -50,13 +50,17 @@ class Prepared:
 
 
 def prepare(
-    ref: ImageRef, payload: Payload, preprocess: Sequence[Preprocess], thumbnail_size: int
+    ref: ImageRef,
+    payload: Payload,
+    preprocess: Sequence[Preprocess],
+    thumbnail_size: int,
+    draft: int | None = None,
 ) -> Prepared | ImageFailure:
     """Return the image decoded and preprocessed, once for each of `preprocess`; or why it cannot be used.
 
-    `payload` is what `decode.fetch` returned.
+    `payload` is what `decode.fetch` returned, `draft` that of `decode.decode_picture`.
     """
-    item = read_image(ref.uri, payload)
+    item = read_image(ref.uri, payload, draft)
     if isinstance(item, ImageFailure):
         return item
     try:
@@ -84,17 +88,16 @@ def stacked(pixels: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def decoded(
-    refs: Iterable[ImageRef], preprocess: Sequence[Preprocess], *, workers: int = 0
+    refs: Iterable[ImageRef], preprocess: Sequence[Preprocess], *, workers: int = 0, draft: int | None = None
 ) -> Generator[Prepared | ImageFailure, None, None]:
     """Yield every image, decoded and preprocessed, or its failure, in order; threads or processes work ahead.
 
     With `workers` = 0 threads do all the work, as many as the setting decode_threads says; else they work only until
     the processes are ready. Close the generator to end them all. Containers are read here, one image after another;
-    plain files where they are decoded. Raises SettingError if a preprocessing cannot be sent to a process, SourceError
-    if a process dies.
+    plain files where they are decoded; `draft` is that of `decode.decode_picture`. Raises SettingError if a
+    preprocessing cannot be sent to a process, SourceError if a process dies.
     """
-    size = settings.THUMBNAIL_SIZE.value()
-    pools = _Pools(preprocess, size, workers)
+    pools = _Pools(preprocess, settings.THUMBNAIL_SIZE.value(), draft, workers)
     chunk, ahead = (_CHUNK, _AHEAD * workers) if workers else (1, _THREADS_AHEAD)
     running: deque[tuple[list[ImageRef], Future[Chunk]]] = deque()
     following = iter(refs)
@@ -147,8 +150,9 @@ def workers_for(images: int, preprocess: Sequence[Preprocess]) -> int:
 class _Pools:
     """Threads, and processes that take over from them as soon as all are ready to work."""
 
-    def __init__(self, preprocess: Sequence[Preprocess], size: int, workers: int) -> None:
-        self._in_threads, self._in_process = partial(_prepare_all, preprocess, size), partial(_work, size)
+    def __init__(self, preprocess: Sequence[Preprocess], size: int, draft: int | None, workers: int) -> None:
+        self._in_threads = partial(_prepare_all, preprocess, size, draft)
+        self._in_process = partial(_work, size, draft)
         self._threads = ThreadPoolExecutor(settings.DECODE_THREADS.value(), thread_name_prefix="csp-index-decode")
         self._processes = Workers(workers, _packed(preprocess), code_folders.known()) if workers else None
         self._starting: list[Future[None]] = []
@@ -205,12 +209,14 @@ def _get_ready() -> None:
     _worker_preprocess()
 
 
-def _prepare_all(preprocess: Sequence[Preprocess], size: int, jobs: Sequence[tuple[str, Payload]]) -> Chunk:
-    return Chunk([prepare(ImageRef(uri), payload, preprocess, size) for uri, payload in jobs], None)
+def _prepare_all(
+    preprocess: Sequence[Preprocess], size: int, draft: int | None, jobs: Sequence[tuple[str, Payload]]
+) -> Chunk:
+    return Chunk([prepare(ImageRef(uri), payload, preprocess, size, draft) for uri, payload in jobs], None)
 
 
-def _work(size: int, jobs: Sequence[tuple[str, Payload]]) -> Chunk:
-    images = _prepare_all(_worker_preprocess(), size, jobs).images
+def _work(size: int, draft: int | None, jobs: Sequence[tuple[str, Payload]]) -> Chunk:
+    images = _prepare_all(_worker_preprocess(), size, draft, jobs).images
     sound = [image for image in images if isinstance(image, Prepared)]
     # One tensor per model, passed in shared memory: each costs a file descriptor as long as it exists.
     pixels = tuple(stacked(column) for column in zip(*(image.pixels for image in sound), strict=True))

@@ -28,6 +28,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_THEIR_SIDE = frozenset(_TURNS[turn] for turn in (5, 6, 7, 8))
 
 
 def check_shape(width: int, height: int, max_pixels: int | None = None) -> None:
@@ -49,12 +50,25 @@ def check_shape(width: int, height: int, max_pixels: int | None = None) -> None:
 
 def upright(image: Image.Image) -> Image.Image:
     """Return the picture turned as its EXIF or XMP data say; they are only read, so damage in them costs nothing."""
+    turn = _turn(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def upright_size(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
+    """Return a size (width, height) of the picture as it is once the picture is `upright`.
+
+    >>> upright_size(Image.new("RGB", (4, 2)), (40, 20))
+    (40, 20)
+    """
+    return size[::-1] if _turn(image) in _ON_THEIR_SIDE else size
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
-        turn = _TURNS.get(image.getexif().get(ORIENTATION, 1))
+        return _TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # another tag is damaged
         exif = image.info.get("exif")
-        turn = _TURNS.get(turn_of(exif)) if isinstance(exif, bytes) else None
-    return image if turn is None else image.transpose(turn)
+        return _TURNS.get(turn_of(exif)) if isinstance(exif, bytes) else None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
