@@ -26,7 +26,7 @@ from csp_index.images.containers import container_of
 from csp_index.images.decode import IN_MEMORY, ImageFailure, ImageRead, read_images
 from csp_index.images.memory_images import is_in_memory
 from csp_index.regular_files import user_path
-from csp_index.store import schema
+from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
 
 _FOLDER: Final = "image-roots"
@@ -108,11 +108,11 @@ class ImageRoots:
 
 
 def read_originals(store: Store, uris: Iterable[str]) -> Iterator[ImageRead | ImageFailure]:
-    """Yield the images of an index at their addresses, in order, or their failures.
+    """Yield the images of an index at their addresses, in order, or their failures; decoded as for the index.
 
     Raises SourceError at the first one that lies in no place the user named.
     """
-    return read_images(map(ImageRoots(store).checked, uris))
+    return read_images(map(ImageRoots(store).checked, uris), catalog.draft(catalog.columns(store)))
 
 
 def _below(place: str, root: str, separator: str) -> bool:

@@ -36,6 +36,7 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
 @click.option("--shard-size", type=whole("shard-size"), help="Images per shard (2048); a kill loses two at most.")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="How activations are stored (float32).")
 @click.option("--decode-workers", type=whole("decode-workers"), help="Processes that decode, 0: threads (by size).")
+@click.option("--draft/--no-draft", default=None, help="Decode large JPEGs reduced, faster (as the index, or no).")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", help="ray: on a cluster of machines.")
 @click.option("--ray-address", metavar="HOST:PORT", help="Ray cluster to join; by default one on this machine.")
 @_device
@@ -67,6 +68,7 @@ def index(db: str, source: str | None, as_json: bool, device: str | None, trust:
             shard_size=options["shard_size"],
             dtype=options["dtype"],
             decode_workers=options["decode_workers"],
+            draft=options["draft"],
             engine=options["engine"],
             ray_address=options["ray_address"],
             progress=report,

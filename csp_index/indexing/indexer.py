@@ -32,6 +32,7 @@ from csp_index.images.sources import places_of
 from csp_index.indexing import commit
 from csp_index.indexing.batches import batches
 from csp_index.indexing.commit import IndexSummary
+from csp_index.indexing.drafts import settle_draft, with_draft
 from csp_index.indexing.latents import count_latents
 from csp_index.indexing.model_columns import (
     KnownUris,
@@ -67,6 +68,7 @@ class PassState:
     store: Store
     run: Run
     progress: Progress
+    draft: int | None = None  # the least short side that JPEGs are decoded at; None: they are decoded whole
     added: int = 0  # images that are new in the index
     failed: int = 0  # images that cannot be used
     done: int = 0  # images read or failed, of `total`
@@ -131,15 +133,17 @@ def add_images(
     shard_size: int | None = None,
     dtype: str | None = None,
     decode_workers: int | None = None,
+    draft: bool | None = None,
     progress: Progress | None = None,
     engine: Engine | None = None,
 ) -> IndexSummary:
     """Bring every given encoder and network up to date with the index, then add the source's new images.
 
     Without a source, only missing shards are filled. `decode_workers` processes decode the images; with 0, threads of
-    this process do. `engine` executes the pass elsewhere. Errors: SettingError where a model differs from the one the
-    index was built with; SourceError or ModelError where indexed images cannot be used for a new model, see
-    `Pass.catch_up`.
+    this process do. `draft` lets large JPEGs be decoded at a reduced size; None keeps the choice of the index, which
+    is not to do so where it is new. `engine` executes the pass elsewhere. Errors: SettingError where a model differs
+    from the one the index was built with; SourceError or ModelError where indexed images cannot be used for a new
+    model, see `Pass.catch_up`.
     """
     started = time.monotonic()
     check_settings(shard_size, dtype, decode_workers)
@@ -157,14 +161,17 @@ def add_images(
         for model in (*encoders, *networks):
             if isinstance(model, LoadedNetwork | TwoTowers):
                 ready.enter_context(model.in_use())
-        infos = commit.reconcile(store, columns_of(encoders, networks, str(run_settings["dtype"])), dtype)
+        least = settle_draft(store, [*encoders, *networks], draft)
+        run_settings |= {} if least is None else {catalog.DRAFT: least}
+        columns = with_draft(columns_of(encoders, networks, str(run_settings["dtype"])), least)
+        infos = commit.reconcile(store, columns, dtype)
         command = f"index --engine {engine.name}" if engine else "index"
         with record_run(store, command, run_settings, models) as run:
             parts = parts_of(encoders, networks, infos)
             commit.register(store, infos, run)
             for key, layer in ((LayerKey(n.name, one), n.layers[one]) for n in networks for one in n.layers):
                 store_class_names(store, key, layer.classes, run.run_id)
-            state = PassState(store, run, progress or _silent)
+            state = PassState(store, run, progress or _silent, least)
             executor = engine.make(state, parts) if engine else LocalExecutor(state, workers)
             indexing = Pass(state, parts, executor)
             indexing.catch_up()
@@ -319,7 +326,7 @@ class LocalExecutor:
         workers = workers_for(self._state.total, preprocess) if self._workers is None else self._workers
         proven = self._state.is_proven(parts)
         with (
-            closing(decoded(refs, preprocess, workers=workers)) as images,
+            closing(decoded(refs, preprocess, workers=workers, draft=self._state.draft)) as images,
             closing(ahead(batches(images, parts, limits))) as prepared,
         ):
             for batch in prepared:

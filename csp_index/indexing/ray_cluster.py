@@ -49,8 +49,8 @@ class Chunk:
 class WorkerPool:
     """The workers of one pass. A call is submitted at once and its result fetched later; `close` ends the workers."""
 
-    def __init__(self, parts: Sequence[Part], uri: str) -> None:
-        """Start the workers; the first call waits until one is ready."""
+    def __init__(self, parts: Sequence[Part], uri: str, draft: int | None = None) -> None:
+        """Start the workers, which decode with `draft`; the first call waits until one is ready."""
         self._ray = ray = ray_module()
         kind = "GPU" if any(part.model.device.type == "cuda" for part in parts) else "CPU"
         options: dict[str, Any] = {"max_restarts": _RESTARTS, "max_task_retries": -1, "scheduling_strategy": "SPREAD"}
@@ -61,7 +61,7 @@ class WorkerPool:
         with _translated():
             actor_class = ray.remote(**options)(Worker)
             recipes = [recipe(part) for part in parts]
-            self._actors = [actor_class.remote(recipes, address, paths, size) for _ in range(_count(ray, kind))]
+            self._actors = [actor_class.remote(recipes, address, paths, size, draft) for _ in range(_count(ray, kind))]
             self._starting = {actor.load.remote(): actor for actor in self._actors}
         self._ready: list[PoolWorker] = []
         self._busy: dict[Any, PoolWorker] = {}

@@ -112,7 +112,7 @@ class RayExecutor:
     @property
     def _pool(self) -> WorkerPool:
         if self._started is None:
-            self._started = WorkerPool(self._parts, self._state.store.address)
+            self._started = WorkerPool(self._parts, self._state.store.address, self._state.draft)
             self._ending.callback(self._started.close)
         return self._started
 

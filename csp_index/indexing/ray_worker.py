@@ -103,10 +103,12 @@ class Worker:
     Each method but `load` returns None first, by which the driver knows that the call has ended.
     """
 
-    def __init__(self, recipes: Sequence[Recipe], uri: str, paths: Sequence[str], thumbnail_size: int) -> None:
+    def __init__(
+        self, recipes: Sequence[Recipe], uri: str, paths: Sequence[str], thumbnail_size: int, draft: int | None = None
+    ) -> None:
         """Remember what to load; nothing is loaded yet."""
         sys.path.extend(path for path in paths if path not in sys.path)  # where the driver finds a user's own models
-        self._recipes, self._uri, self._thumbnail_size = recipes, uri, thumbnail_size
+        self._recipes, self._uri, self._thumbnail_size, self._draft = recipes, uri, thumbnail_size, draft
         self._parts: list[Part] = []
         self._store: Store | None = None
         self._reader = ContainerReader()
@@ -124,7 +126,7 @@ class Worker:
         images = []
         for ref in refs:
             payload = fetch(self._reader, ref.uri) if ref.failure is None else SourceError(ref.failure)
-            images.append(prepare(ref, payload, preprocess, self._thumbnail_size))
+            images.append(prepare(ref, payload, preprocess, self._thumbnail_size, self._draft))
         usable = [image.pixels for image in images if isinstance(image, Prepared)]
         stacks = [stacked(pixels).numpy() for pixels in zip(*usable, strict=True)]
         return None, [replace(image, pixels=()) if isinstance(image, Prepared) else image for image in images], stacks

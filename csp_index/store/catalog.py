@@ -21,6 +21,8 @@ from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
 
 ARRAYS = "arrays"  # the library of encoders, and the network of layers, that were imported
+DRAFT = "draft"  # the trait of a model's identity that says how large JPEGs were at least when they were decoded
+_MOST_DRAFT = 2**31  # pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,19 @@ def encoders(store: Store) -> list[EncoderInfo]:
 def columns(store: Store) -> list[Column]:
     """Return the encoders and the layers of the index."""
     return [*encoders(store), *layers(store)]
+
+
+def draft(infos: Iterable[Column]) -> int | None:
+    """Return the least short side, in pixels, that JPEGs were decoded at for columns of an index; None: decoded whole.
+
+    An index has one such number, for all columns that were not imported.
+    """
+    sides = [(info.what, info.identity[DRAFT]) for info in infos if not info.is_imported and DRAFT in info.identity]
+    if not sides:
+        return None
+    what, side = sides[0]
+    number = int(side) if isinstance(side, str) and side.isascii() and side.isdigit() and len(side) < 20 else None
+    return check_size(number, _MOST_DRAFT, what, DRAFT)
 
 
 def encoder(store: Store, name: str | None = None) -> EncoderInfo:

@@ -24,8 +24,8 @@ class Here:
 
     ready = 2
 
-    def __init__(self, parts: Any, uri: str, seed: int) -> None:
-        self._worker = Worker([], uri, [], 128)
+    def __init__(self, parts: Any, uri: str, draft: int | None, seed: int) -> None:
+        self._worker = Worker([], uri, [], 128, draft)
         self._worker._parts = list(parts)
         self._chance = random.Random(seed)
         self.chunks = self.most_chunks = 0
@@ -64,8 +64,8 @@ def engine_here(
     """The engine `ray` in this process with the pools it makes, or the local one, None."""
     pools: list[Here] = []
 
-    def pool(parts: Any, uri: str) -> Here:
-        pools.append(Here(parts, uri, seed))
+    def pool(parts: Any, uri: str, draft: int | None) -> Here:
+        pools.append(Here(parts, uri, draft, seed))
         return pools[-1]
 
     with monkeypatch.context() as patch, ExitStack() as ending:
