@@ -9,76 +9,54 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import pyarrow as pa
-import torch
 
-from csp_index import keywords, originals, settings
-from csp_index.contrast.context import ComputeContext
-from csp_index.contrast.makers import dependencies, makers
+from csp_index import keywords
 from csp_index.contrast.selection import Selection
-from csp_index.contrast.vector_index import OptimizeSummary, optimize
 from csp_index.errors import ArrayError, EvaluationError
-from csp_index.images.sources import HeldDatasets
-from csp_index.indexing.commit import IndexSummary
-from csp_index.indexing.copy_index import CopySummary, copy_index
-from csp_index.indexing.doctor.examination import Examination
-from csp_index.indexing.doctor.index import examine_index
-from csp_index.indexing.import_arrays import import_arrays
-from csp_index.indexing.indexer import add_images, check_settings
-from csp_index.indexing.join_metadata import MetadataSummary, join_metadata
-from csp_index.integrity.findings import Verification
-from csp_index.integrity.verify import encoder_at_hand, verify
-from csp_index.labelling import candidates
-from csp_index.labelling.candidates import Candidates, TextSpace, plain_candidates
-from csp_index.labelling.elsewhere.imported import ImportSummary, import_file, read_imported
 from csp_index.labelling.elsewhere.records import imported_names
+from csp_index.labelling.elsewhere.stored_imports import read_imported
+from csp_index.labelling.kept.read_labels import label_of
 from csp_index.labelling.label_rule import prefer, preferred_method
-from csp_index.labelling.label_store import label_of
 from csp_index.labelling.labels import label_neurons
 from csp_index.labelling.nulls.null_labels import ranked_labels
 from csp_index.labelling.request import make_request
 from csp_index.labelling.search import embed_query, search_neurons, searched_layers
-from csp_index.labelling.texts.candidate_mix import Mix, mixed_candidates
-from csp_index.models import objects
-from csp_index.models.index_models import Models, NetworkSource
-from csp_index.models.weights import device_name
+from csp_index.labelling.texts.candidate_names import Candidates, Mix, layer_candidates, plain_candidates
+from csp_index.loading_reader import LoadingReader
 from csp_index.query.neuron_view import NeuronView, neuron_view
 from csp_index.query.notebook import shown_progress
-from csp_index.query.reader import Reader
 from csp_index.query.results import Labels, SqlResult
 from csp_index.records import Label, NeuronKey, Progress
 from csp_index.store import catalog
-from csp_index.store.catalog import EncoderInfo
 from csp_index.store.connect import check_creatable, create_store, is_index, open_store
 
-if TYPE_CHECKING:  # what judges labels loads SciPy and matplotlib, and labelling does not wait for them
+if (
+    TYPE_CHECKING
+):  # a method that needs more than the tables loads it, so that what is only read does not wait for torch
+    import torch
+
+    from csp_index.contrast.vector_index import OptimizeSummary
     from csp_index.evaluation.evaluation import Evaluation
     from csp_index.evaluation.metrics.sanity import SanityReport
     from csp_index.evaluation.options import EvaluationOptions
+    from csp_index.indexing.commit import IndexSummary
+    from csp_index.indexing.copy_index import CopySummary
     from csp_index.indexing.doctor.report import IndexReport
+    from csp_index.indexing.join_metadata import MetadataSummary
+    from csp_index.integrity.findings import Verification
+    from csp_index.labelling.elsewhere.imported import ImportSummary
     from csp_index.labelling.texts.candidate_check import CandidateChecks
+    from csp_index.models import objects
+    from csp_index.models.index_models import NetworkSource
     from csp_index.proposers.propose import ProposeSummary
     from csp_index.proposers.proposer import CandidateKind, Proposer
 
 
-class Index(Reader):
+class Index(LoadingReader):
     """An index of images, encoders, networks, neurons and labels in one directory or object-store prefix.
 
     Make one with `open_index`. Reading never waits; adding and labelling hold the index for writing while they last.
     """
-
-    def __init__(self, uri: str | Path, **options: Unpack[keywords.OpenKeywords]) -> None:
-        """Refer to the database at `uri`; it is opened, or created by the first method that adds, when needed."""
-        super().__init__(uri, options.get("version"))
-        self.device = settings.DEVICE.value(options.get("device"))
-        self._models = Models(self.device, options.get("models"), trust=options.get("trust", False))
-        originals.allow(uri, options.get("image_roots", ()))
-        self._datasets = HeldDatasets()
-
-    def close(self) -> None:
-        """Let go of models, of given objects and of what was read; the index may be used again, objects given again."""
-        super().close()
-        self._models.clear()
-        self._datasets.clear()
 
     def add_images(
         self,
@@ -113,11 +91,13 @@ class Index(Reader):
         `engine="ray"` does it on a Ray cluster: at `ray_address` (HOST:PORT; or the environment's RAY_ADDRESS), else of
         this machine alone, or the one this program is connected to.
         """
+        from csp_index.indexing.indexer import add_images, check_settings
         from csp_index.indexing.ray_indexer import chosen_engine
+        from csp_index.models.index_models import NetworkSource
 
         check_settings(shard_size, dtype, decode_workers)
         check_creatable(self.uri)
-        self._datasets.read_first()
+        self._read_own_datasets_first()
         about = {"metadata": metadata, "metadata_key": metadata_key, "class_names": class_names}
         images = self._datasets.open(source, name, strict=strict, image_column=image_column, **about)
         named = all(isinstance(one, str | Path | NetworkSource | None) for one in (source, *encoders, *networks))
@@ -130,6 +110,8 @@ class Index(Reader):
 
     def add_metadata(self, table: str | Path, *, key: str | None = None, replace: bool = False) -> MetadataSummary:
         """Join a table to the metadata of images that are indexed already; see `csp_index.indexing.join_metadata`."""
+        from csp_index.indexing.join_metadata import join_metadata
+
         return join_metadata(self.store, table, key, replace=replace)
 
     def layers(
@@ -139,6 +121,8 @@ class Index(Reader):
 
         Of a module, `options` are `preprocess` as in Network, or `input_shape`, by default (3, 224, 224).
         """
+        from csp_index.models import objects
+
         return SqlResult(pa.Table.from_pylist(objects.list_layers(network, self.device, **options)))
 
     def add_layer(
@@ -156,18 +140,23 @@ class Index(Reader):
         progress: Progress | None = None,
     ) -> IndexSummary:
         """Add layers of a network over the images that the index holds; the arguments are those of `NetworkSource`."""
+        from csp_index.indexing.indexer import add_images
+        from csp_index.models.index_models import NetworkSource
+
         layers = (layer,) if isinstance(layer, str) else tuple(layer)
         axes = (axis,) if isinstance(axis, int) else tuple(axis)
         spec, given = (network, None) if isinstance(network, str) else ("", network)
         source = NetworkSource(spec, layers, pool, weights, name, axes, allow_random, allow_missing)
         studied = self._models.added_network(self.store, source, given)
-        self._datasets.read_first()
+        self._read_own_datasets_first()
         return add_images(self.store, None, [], [studied], dtype=dtype, progress=progress or shown_progress())
 
     def import_arrays(
         self, activations: str | Path, layer: str, **options: Unpack[keywords.ImportKeywords]
     ) -> IndexSummary:
         """Add a layer, with the first one its images, too, from .npy files: activations [N, M], embeddings [N, D]."""
+        from csp_index.indexing.import_arrays import import_arrays
+
         check_creatable(self.uri)
         if not options.get("embeddings") and not is_index(self.uri):
             raise ArrayError("a new index needs embeddings as well as activations: give --embeddings")
@@ -216,7 +205,7 @@ class Index(Reader):
             mix, space = Mix.parse(candidates, pool_candidates), self._text_space(source, templates, keep)
             plain = None if mix.proposed else plain_candidates(space, vocabulary)
             for target, numbers in layers:
-                texts, key = plain or mixed_candidates(space, target, mix, vocabulary)
+                texts, key = plain or layer_candidates(space, target, mix, vocabulary)
                 run = partial(label_neurons, recompute=recompute, keep=keep, context=context)
                 labels += ranked_labels(run, self.store, Selection(source, target, numbers), request, texts, key, null)
         return Labels(tuple(labels))
@@ -229,6 +218,8 @@ class Index(Reader):
         `label` reads them by this name. The same labels are not stored again; others of the same name are refused,
         unless `replaces`. `layer_name` is what the file calls the layer.
         """
+        from csp_index.labelling.elsewhere.imported import import_file
+
         return import_file(self.store, layer, file, name, **options)
 
     def propose(
@@ -352,29 +343,29 @@ class Index(Reader):
 
     def doctor(self, **options: Unpack[keywords.DoctorKeywords]) -> IndexReport:
         """Report what the index holds, and what would not work when it is extended: see `csp_index.doctor`."""
-        self._datasets.read_first()
+        from csp_index.indexing.doctor.examination import Examination
+        from csp_index.indexing.doctor.index import examine_index
+
+        self._read_own_datasets_first()
         return examine_index(self.uri, Examination(self._models, **options))
 
     def copy(self, place: str | Path, without: Iterable[str] | None = None) -> CopySummary:
         """Copy the index without some images, by default those in its table `failures`: see `csp-index copy`."""
+        from csp_index.indexing.copy_index import copy_index
+
         return copy_index(self.uri, place, without, shown_progress())
 
     def verify(self, **options: Unpack[keywords.VerifyKeywords]) -> Verification:
         """Return what is wrong with the index; with `repair` what is broken is made again from what is left."""
+        from csp_index.integrity.verify import encoder_at_hand, verify
+
         return verify(self.uri, find_encoder=partial(encoder_at_hand, self._models), **options)
 
     def optimize(self, **options: Unpack[keywords.OptimizeKeywords]) -> OptimizeSummary:
         """Build the vector index of every encoder (or of the one named), compact all tables, measure the recall."""
+        from csp_index.contrast.vector_index import optimize
+
         return optimize(self.store, **options)
-
-    def _context(self, progress: Progress | None = None) -> ComputeContext:
-        self._datasets.read_first()
-        made = makers(self.store, self._models, progress or shown_progress())
-        return ComputeContext(device_name(self.device), derive=made, depends=partial(dependencies, self._models))
-
-    def _text_space(self, source: EncoderInfo, templates: str | None, keep: bool) -> TextSpace:
-        prompts = candidates.chosen_templates(self.store, templates)
-        return TextSpace(self.store, source, prompts, partial(self._models.held_encoder, source), keep)
 
 
 def open_index(uri: str | Path, **options: Unpack[keywords.OpenKeywords]) -> Index:
@@ -386,6 +377,7 @@ def open_index(uri: str | Path, **options: Unpack[keywords.OpenKeywords]) -> Ind
 
     >>> import tempfile
     >>> import numpy as np
+    >>> import torch
     >>> from csp_index import CandidateTexts
     >>> folder, rng = tempfile.mkdtemp(), np.random.default_rng(0)
     >>> np.save(f"{folder}/E.npy", rng.standard_normal((40, 8)))  # image embeddings

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from csp_index.labelling.candidates import Candidates
-from csp_index.models.index_models import GivenModel, NetworkSource
-from csp_index.models.objects import Encoder, Network
-from csp_index.proposers.grids import LayoutStyle
-from csp_index.records import Progress
+if TYPE_CHECKING:
+    from csp_index.labelling.texts.candidate_names import Candidates
+    from csp_index.models.index_models import GivenModel, NetworkSource
+    from csp_index.models.objects import Encoder, Network
+    from csp_index.proposers.grids import LayoutStyle
+    from csp_index.records import Progress
 
 
 class OpenKeywords(TypedDict, total=False):

@@ -13,7 +13,7 @@ from csp_index.models.trust import give
 from csp_index.records import BOUNDS, ExampleOptions
 
 if TYPE_CHECKING:
-    from csp_index.labelling.candidates import CandidateTexts
+    from csp_index.labelling.texts.candidate_names import TextArrays
 
 FILE = click.Path(readable=False)  # the code that reads it reports what is wrong
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
@@ -58,7 +58,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def candidate_texts(options: dict[str, Any]) -> CandidateTexts | str | None:
+def candidate_texts(options: dict[str, Any]) -> TextArrays | str | None:
     """Take --vocabulary, --text-embeddings and --texts out of the options; return the candidates that they name."""
     vocabulary, arrays, texts = (options.pop(name) for name in ("vocabulary", "text_embeddings", "texts"))
     if (arrays is None) != (texts is None):
@@ -67,9 +67,9 @@ def candidate_texts(options: dict[str, Any]) -> CandidateTexts | str | None:
         return str(vocabulary) if vocabulary is not None else None
     if vocabulary is not None:
         raise click.UsageError("--vocabulary and --text-embeddings both name the candidates: give one of them")
-    from csp_index.labelling.candidates import read_text_arrays  # loads torch
+    from csp_index.labelling.texts.candidate_names import TextArrays
 
-    return read_text_arrays(arrays, texts)
+    return TextArrays.read(arrays, texts)
 
 
 def give_spec(context: click.Context, parameter: click.Parameter, spec: str | None) -> str | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-
-import torch
+from typing import TYPE_CHECKING
 
 from csp_index.concurrency import go_on
 from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError
 from csp_index.records import DerivedKind, ExampleOptions
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from csp_index.contrast.planner import choose
 from csp_index.contrast.quality import ContrastQuality, quality_of_arrays, similarity_floor
 from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError, SettingError
+from csp_index.models.weights import device_name
 from csp_index.ordering import mix, rank_keys
 from csp_index.records import ContrastKind, DerivedKind, ExampleOptions
 from csp_index.store import catalog, schema, streams
@@ -230,7 +231,7 @@ def _placed(rows: pa.Table, vectors: Embeddings, examples: Examples, neighbours:
 def _query(
     store: Store, selection: Selection, examples: Examples, options: ExampleOptions, context: ComputeContext
 ) -> NearestQuery:
-    device = torch.device(context.device)
+    device = torch.device(device_name(context.device))
     vectors = all_embeddings(store, selection.source, examples.images)
     return NearestQuery(
         store,

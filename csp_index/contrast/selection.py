@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +47,11 @@ class Selection:
     def key(self, neuron: int) -> NeuronKey:
         """Return the address of one of the neurons."""
         return NeuronKey(self.target.key.model, self.target.key.layer, neuron)
+
+    def without(self, neurons: Container[int]) -> Selection:
+        """Return the selection of the other neurons."""
+        others = [neuron for neuron in self.neurons.tolist() if neuron not in neurons]
+        return replace(self, neurons=np.array(others, dtype=np.int64))
 
     def statistics(self, store: Store) -> pa.Table:
         """Return the statistics of the neurons, over the pool if there is one."""

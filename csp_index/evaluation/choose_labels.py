@@ -20,9 +20,8 @@ from csp_index.evaluation.perturbed_copies import PERTURBATIONS, Copies, perturb
 from csp_index.evaluation.split import Split, draw_split
 from csp_index.labelling import scoring
 from csp_index.labelling.candidates import CandidateTexts
-from csp_index.labelling.label_values import KEPT
 from csp_index.labelling.pipeline import NeuronScores, Pipeline
-from csp_index.labelling.request import make_request
+from csp_index.labelling.request import KEPT, make_request
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.networks import LoadedNetwork
 from csp_index.ordering import leaders_of, seeded_sample

@@ -19,7 +19,7 @@ import torch
 
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.embeddings import release
-from csp_index.contrast.examples import Examples, gather_examples
+from csp_index.contrast.examples import Examples, activating_sets, gather_examples
 from csp_index.contrast.pool import draw_pool
 from csp_index.contrast.selection import Selection
 from csp_index.errors import EvaluationError
@@ -42,7 +42,7 @@ from csp_index.evaluation.value_table import ValueTable
 from csp_index.images.decode import uris_of
 from csp_index.images.sources import open_source
 from csp_index.labelling import scoring
-from csp_index.labelling.request import check_request, make_request
+from csp_index.labelling.request import LabelRequest, make_request
 from csp_index.models.image_generators import ImageGenerator, load_generator
 from csp_index.records import ExampleOptions, Progress
 from csp_index.regular_files import read_bytes, user_path
@@ -162,6 +162,12 @@ def _where(selection: Selection, hashed: str) -> str:
     return f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(selection.target)}"
 
 
+def _check_request(store: Store, selection: Selection, request: LabelRequest) -> None:
+    """Refuse a request that lacks the encoder's scale, or more examples than the index keeps; reads one neuron."""
+    _ = request.dataset_scale
+    activating_sets(selection.statistics(store).slice(0, 1), request.examples)
+
+
 def _read_inputs(store: Store, selection: Selection, options: EvaluationOptions, tools: Tools) -> EvaluationInputs:
     """Read every input. Errors: EvaluationError where an input is unusable or options do not go together."""
     images = selection.images(store)
@@ -176,7 +182,7 @@ def _read_inputs(store: Store, selection: Selection, options: EvaluationOptions,
         if choice.text in given:
             continue
         request = make_request(choice.method, selection.source, 1, {**_defaults(options), **choice.options})
-        check_request(store, selection, request)
+        _check_request(store, selection, request)
     truth = None if options.truth is None else read_truth(options.truth, selection.target.key, selection.target.neurons)
     if options.concepts:
         check_columns(store, options.concepts)

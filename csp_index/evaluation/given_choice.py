@@ -16,7 +16,7 @@ from csp_index.contrast.selection import Selection
 from csp_index.errors import EvaluationError
 from csp_index.evaluation.options import EvaluationOptions
 from csp_index.labelling.elsewhere.given_labels import GivenLabels, read_given
-from csp_index.labelling.elsewhere.imported import imported_labels
+from csp_index.labelling.elsewhere.stored_imports import imported_labels
 from csp_index.models.prompt_templates import fill
 from csp_index.records import WeightedLabel
 from csp_index.store.catalog import EncoderInfo

@@ -52,13 +52,15 @@ from csp_index.evaluation.options import EvaluationOptions
 from csp_index.evaluation.perturbed_copies import copies_that_fire
 from csp_index.evaluation.split import thinned
 from csp_index.evaluation.value_table import ValueTable
-from csp_index.labelling.candidates import Candidates, CandidateTexts, TextSpace, plain_candidates, template_key
+from csp_index.labelling.candidates import CandidateTexts
 from csp_index.labelling.evidence import bags, even
 from csp_index.labelling.linear.presence import PresenceSigmoids
+from csp_index.labelling.texts.candidate_names import Candidates, TextSpace, plain_candidates, template_key
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.index_models import Models
 from csp_index.models.networks import LoadedNetwork
 from csp_index.models.prompt_templates import templates
+from csp_index.models.weights import device_name
 from csp_index.records import DerivedKind, ExampleOptions, Progress, WeightedLabel
 from csp_index.store import catalog, schema, streams
 from csp_index.store.catalog import EncoderInfo, LayerInfo
@@ -96,7 +98,9 @@ def tools_of(models: Models, space: TextSpace, vocabulary: Candidates | None, co
     prompts = templates(space.template_set)
     sources = (models.held_network, models.held_encoder)
     derived = (context.derive, context.depends)
-    return Tools(texts, key, template_key(space.template_set), embed, *sources, *derived, context.device, prompts)
+    return Tools(
+        texts, key, template_key(space.template_set), embed, *sources, *derived, device_name(context.device), prompts
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from csp_index.integrity.findings import Finding
 from csp_index.integrity.text_checks import sql_of
-from csp_index.labelling.candidates import template_key
+from csp_index.labelling.texts.candidate_names import template_key
 from csp_index.labelling.vocabularies import digest
 from csp_index.models.prompt_templates import TEMPLATE_SETS
 from csp_index.store import catalog, schema

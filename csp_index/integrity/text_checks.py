@@ -14,7 +14,7 @@ from csp_index.images.decode import ImageRead
 from csp_index.integrity.column_checks import Marks, wrong_vectors
 from csp_index.integrity.findings import reading
 from csp_index.integrity.subject import Subject, many
-from csp_index.labelling.candidates import template_key
+from csp_index.labelling.texts.candidate_names import template_key
 from csp_index.labelling.vocabularies import digest
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.prompt_templates import TEMPLATE_SETS, from_index, templates

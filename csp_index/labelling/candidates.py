@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from csp_index.array_files import load_array
-from csp_index.errors import ArrayError, LabelError, SourceError, one_line
+from csp_index.errors import SourceError, one_line
 from csp_index.images.decode import decode
-from csp_index.labelling.vocabularies import Vocabulary, digest, load_vocabulary, make_vocabulary, text_lines
+from csp_index.labelling.texts.candidate_names import (
+    TextArrays,
+    TextSpace,
+    keep_vocabulary,
+    template_key,
+    texts_key,
+)
+from csp_index.labelling.vocabularies import Vocabulary, digest
 from csp_index.models.encoders import LoadedEncoder
-from csp_index.models.prompt_templates import as_stored, from_index, is_text, templates
+from csp_index.models.prompt_templates import templates
 from csp_index.regular_files import read_bytes, user_path
 from csp_index.settings import MAX_IMAGE_BYTES
 from csp_index.store import schema
@@ -83,62 +88,14 @@ class CandidateTexts:
         return torch.nn.functional.normalize(self.embeddings, dim=1).T.contiguous().T
 
 
-@dataclass(frozen=True, slots=True)
-class TextSpace:
-    """An encoder's space for texts under a template set; `load` returns the encoder, which only new texts need.
-
-    With `keep` new embeddings are stored, which needs the write lock.
-    """
-
-    store: Store
-    source: EncoderInfo
-    template_set: str
-    load: Callable[[], LoadedEncoder]
-    keep: bool = True
-
-
 def read_text_arrays(embeddings: str | Path, texts: str | Path) -> CandidateTexts:
     """Return candidate labels made elsewhere: embeddings [C, D] in a .npy file, and a text file with a line per row."""
-    array = load_array(embeddings, "text embeddings")
-    try:
-        lines = tuple(text_lines(Path(texts)))
-    except (OSError, UnicodeDecodeError) as exc:
-        raise LabelError(f"texts {texts} cannot be read: {one_line(exc)}") from exc
-    if not any(line.strip() for line in lines):
-        raise LabelError(f"vocabulary {texts} is empty: expected one label a line")
-    if len(lines) != len(array):
-        raise ArrayError(
-            f"texts have {len(lines)} lines and text embeddings {len(array)} rows: expected the same labels in both"
-        )
-    vectors = np.array(array, dtype=np.float32)
-    if not vectors.any(1).all():
-        raise ArrayError(
-            f"text embeddings are all zero in row {int((~vectors.any(1)).argmax())}: a direction is needed"
-        )
-    content = hashlib.sha256(vectors.tobytes()).hexdigest()[:12]
-    return CandidateTexts(lines, torch.from_numpy(vectors), f"arrays@{digest(lines)}-{content}")
+    return texts_of_arrays(TextArrays.read(embeddings, texts))
 
 
-def plain_candidates(space: TextSpace, candidates: Candidates | None) -> tuple[Callable[[], CandidateTexts], str]:
-    """Return a function that loads the candidates of a vocabulary or of arrays, and the key that names them.
-
-    None names the vocabulary the index used last.
-    """
-    if isinstance(candidates, CandidateTexts):
-        return partial(_same, candidates), candidates.key
-    vocabulary = named_vocabulary(space.store, candidates)
-    return partial(vocabulary_texts, space, vocabulary), texts_key(vocabulary, space.template_set)
-
-
-def named_vocabulary(store: Store, vocabulary: str | Path | Sequence[str] | Vocabulary | None) -> Vocabulary:
-    """Return the vocabulary for a name or a list of texts; for None the one used last."""
-    if vocabulary is None:
-        return last_vocabulary(store)
-    if isinstance(vocabulary, Vocabulary):
-        return vocabulary
-    if isinstance(vocabulary, str | Path):
-        return load_vocabulary(vocabulary, store)
-    return make_vocabulary("list", list(vocabulary))
+def texts_of_arrays(arrays: TextArrays) -> CandidateTexts:
+    """Return candidate labels made elsewhere as tensors."""
+    return CandidateTexts(arrays.texts, torch.from_numpy(arrays.embeddings), arrays.key)
 
 
 def vocabulary_texts(space: TextSpace, vocabulary: Vocabulary) -> CandidateTexts:
@@ -226,29 +183,6 @@ def _keep_texts(
     store.checkpoint()
 
 
-def texts_key(vocabulary: Vocabulary, template_set: str) -> str:
-    """Return the key of a vocabulary's embeddings under a template set: equal keys mean equal texts and templates."""
-    return f"{vocabulary.key} {template_key(template_set)}"
-
-
-def template_key(template_set: str) -> str:
-    """Return the name of a template set in keys: its own or its file's, and a digest of the templates."""
-    title = template_set.partition("\n")[0] if is_text(template_set) else Path(template_set).stem
-    return f"{title}@{digest(templates(template_set))}"
-
-
-def keep_vocabulary(store: Store, vocabulary: Vocabulary, template_set: str) -> None:
-    """Store the vocabulary itself, so that a later command need not name it; the caller holds the write lock."""
-    where = _filter_of(vocabulary.key, template_set)
-    newest = _last(store) == (vocabulary.key, template_set)
-    if newest and store.count(schema.VOCABULARIES, where) == len(vocabulary.texts):
-        return
-    store.delete(schema.VOCABULARIES, where)
-    head = {"vocabulary": vocabulary.key, "template_set": template_set}
-    rows = [head | {"position": i, "text": text} for i, text in enumerate(vocabulary.texts)]
-    store.append(schema.VOCABULARIES, pa.Table.from_pylist(rows, schema=schema.table_schema(schema.VOCABULARIES)))
-
-
 def embed_picture(encoder: LoadedEncoder, path: str | Path) -> torch.Tensor:
     """Return the embedding [D] of a picture file."""
     try:
@@ -260,39 +194,3 @@ def embed_picture(encoder: LoadedEncoder, path: str | Path) -> torch.Tensor:
     except SourceError as exc:
         raise SourceError(f"the picture {path} cannot be read: {exc}") from exc
     return encoder.embed_images(encoder.preprocess(image)[None])[0]
-
-
-def last_vocabulary(store: Store) -> Vocabulary:
-    """Return the vocabulary the index stored last, or `imagenet1k` if it has none."""
-    key, template_set = _last(store)
-    if not key:
-        return load_vocabulary("imagenet1k")
-    rows = store.read(schema.VOCABULARIES, where=_filter_of(key, template_set)).sort_by("position")
-    return Vocabulary(key.rpartition("@")[0], tuple(rows["text"].to_pylist()))
-
-
-def chosen_templates(store: Store, given: str | None = None) -> str:
-    """Return the template set that a user gives, or else the one the index used last, or `csp` if it used none.
-
-    Raises SettingError if the index names a file, which is not opened.
-    """
-    return from_index(_last(store)[1]) if given is None else as_stored(given)
-
-
-def _last(store: Store) -> tuple[str, str]:
-    rows = store.read(schema.VOCABULARIES, ["vocabulary", "template_set"])
-    if rows.num_rows == 0:
-        return "", "csp"
-    last = rows.slice(rows.num_rows - 1).to_pylist()[0]
-    return last["vocabulary"], last["template_set"]
-
-
-def _filter_of(key: str, template_set: str) -> str:
-    return f"vocabulary = {sql_text(key)} AND template_set = {sql_text(template_set)}"
-
-
-def _same(texts: CandidateTexts) -> CandidateTexts:
-    return texts
-
-
-Candidates = str | Path | Sequence[str] | Vocabulary | CandidateTexts  # the forms a caller may pass

@@ -1,7 +1,7 @@
 """Concept vectors: which direction in the encoder's space each neuron of a layer stands for.
 
 A layer that a run labelled whole with CSP has the vectors of that run. Any other has the activation-weighted means of
-its activating images minus the dataset's mean, which are computed.
+its activating images minus the dataset's mean, which are computed; stored ones are read without torch.
 """
 
 from __future__ import annotations
@@ -11,12 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import torch
 
 from csp_index.contrast.selection import Selection
-from csp_index.labelling.pipeline import Pipeline
-from csp_index.labelling.request import LabelRequest
-from csp_index.labelling.scoring import mean_centred_terms, vectors_of_terms
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
@@ -30,7 +26,7 @@ class ConceptVectors:
     """The unit concept vectors [M, D] of a layer's neurons and the method behind them; meaningless for dead neurons."""
 
     method: str
-    vectors: torch.Tensor
+    vectors: np.ndarray
 
 
 def layer_vectors(store: Store, source: EncoderInfo, target: LayerInfo) -> ConceptVectors:
@@ -41,7 +37,7 @@ def layer_vectors(store: Store, source: EncoderInfo, target: LayerInfo) -> Conce
 
 def comparable_vectors(
     store: Store, source: EncoderInfo, targets: Sequence[LayerInfo]
-) -> tuple[str, Iterator[torch.Tensor]]:
+) -> tuple[str, Iterator[np.ndarray]]:
     """Return a method that gives concept vectors to all layers alike, and the vectors [M, D] of one layer at a time.
 
     The vectors of CSP runs are used only where each of the layers has them.
@@ -51,16 +47,12 @@ def comparable_vectors(
     known = [vectors for vectors in stored if vectors is not None]
     if len(known) == len(selections):
         return _STORED, iter(known)
+    from csp_index.labelling.mean_centred import mean_centred_vectors  # torch: stored vectors do not need it
+
     return _COMPUTED, (mean_centred_vectors(store, selection) for selection in selections)
 
 
-def mean_centred_vectors(store: Store, selection: Selection) -> torch.Tensor:
-    """Return the weighted means [M, D] of activating images minus the dataset's mean, at unit length."""
-    request = LabelRequest(_COMPUTED)
-    return vectors_of_terms(mean_centred_terms, Pipeline(store).evidence(selection, request).evidence, request.scoring)
-
-
-def stored_vectors(store: Store, selection: Selection, method: str, images: int) -> torch.Tensor | None:
+def stored_vectors(store: Store, selection: Selection, method: str, images: int) -> np.ndarray | None:
     """Return the concept vectors [M, D] that the newest label run of the whole layer, over `images` images, stored."""
     table = schema.concepts_table(selection.source.name)
     if not store.has(table):
@@ -79,4 +71,4 @@ def stored_vectors(store: Store, selection: Selection, method: str, images: int)
         "neuron"
     )
     flat = rows["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return torch.from_numpy(flat.reshape(-1, selection.source.width).copy())
+    return np.array(flat.reshape(-1, selection.source.width))

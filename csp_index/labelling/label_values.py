@@ -1,6 +1,7 @@
 """From scores to labels: the best candidates of each neuron, the pairs of images shown with them, and the notes.
 
-The one conversion of scores to `Label` values. `label_store` writes the same values as rows, and reads rows back.
+The one conversion of scores to `Label` values. `kept.label_rows` writes the same values as rows, `kept.read_labels`
+reads rows back.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from csp_index.labelling.ties import Ties
 from csp_index.records import ExamplePair, Label, LabelScore, LabelState, WeightedLabel, prediction_set_of, rivals_of
 
 STORED_NEIGHBOURS = 5  # nearest contrastive images stored with each activating one, whatever the method looks at
-KEPT = 20  # candidates stored with each neuron, or more where more are requested
 _PAIR_BYTES = 256  # of a pair in memory, about
 _NOTES = {
     "constant": "it has the same activation on every image, so no image says what it detects",

@@ -23,11 +23,11 @@ from csp_index.labelling.candidates import CandidateTexts, Ownership
 from csp_index.labelling.confidence import Confidence, bootstrap
 from csp_index.labelling.evidence import Evidence
 from csp_index.labelling.gather import dataset_explanation, dataset_response, dataset_share, read_evidence
-from csp_index.labelling.label_values import KEPT, ExampleSummary, Ranking, example_summary
+from csp_index.labelling.label_values import ExampleSummary, Ranking, example_summary
 from csp_index.labelling.linear.explanation import Explanation
 from csp_index.labelling.nulls.fit import LEAST_FIT, Sample, label_fit, read_sample, sampled_activations
 from csp_index.labelling.probabilities.labels import label_probability
-from csp_index.labelling.request import LabelRequest
+from csp_index.labelling.request import KEPT, LabelRequest
 from csp_index.labelling.response import Response
 from csp_index.labelling.scoring import Scored
 from csp_index.labelling.ties import Ties, read_ties

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from csp_index.contrast.examples import activating_sets
 from csp_index.contrast.kinds import CONTRAST_KINDS
-from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError, SettingError
-from csp_index.labelling import scoring
-from csp_index.labelling.methods import check_method, default_method, methods_with
-from csp_index.labelling.scoring import ScoringMethod
+from csp_index.labelling.methods import METHODS, MethodInfo, check_method, default_method, methods_with
 from csp_index.records import ExampleOptions, ScoringOptions
 from csp_index.store.catalog import EncoderInfo
-from csp_index.store.tables import Store
+
+if TYPE_CHECKING:
+    from csp_index.labelling.scoring import ScoringMethod
+
+KEPT = 20  # candidates stored with each neuron, or more where more are requested
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,21 @@ class LabelRequest:
     top: int = 5
 
     def __post_init__(self) -> None:
-        scoring.method(self.method)
+        check_method(self.method)
         if self.top < 1:
             raise SettingError(f"top is {self.top}: expected at least 1")
 
     @property
     def formula(self) -> ScoringMethod:
         """The formula of the method."""
+        from csp_index.labelling import scoring  # torch: labels that are read need no formula
+
         return scoring.method(self.method)
+
+    @property
+    def info(self) -> MethodInfo:
+        """What the method is and needs. Of a method of another package its formula says it, which loads torch."""
+        return METHODS.get(self.method) or self.formula.info
 
     @property
     def dataset_scale(self) -> float | None:
@@ -67,7 +74,7 @@ def make_request(
     if method is None:
         method = _checked(preferred) if preferred else default_method(formula.logit_scale)
         _check_read(method, values.keys())
-    info = scoring.method(method).info
+    info = LabelRequest(method).info
     defaults = {"examples": info.examples, "neighbours": info.neighbours}
     sets = ExampleOptions(**defaults | {k: values[k] for k in values.keys() & examples})
     if info.contrast is not None:
@@ -95,12 +102,6 @@ def _check_read(method: str, options: Iterable[str]) -> None:
                 f"{option.replace('_', ' ')} changes {', '.join(readers)}, and not {method}, which labels by default: "
                 "name the method, too"
             )
-
-
-def check_request(store: Store, selection: Selection, request: LabelRequest) -> None:
-    """Refuse a request that lacks the encoder's scale, or more examples than the index keeps; reads one neuron."""
-    _ = request.dataset_scale
-    activating_sets(selection.statistics(store).slice(0, 1), request.examples)
 
 
 def examples_described(options: ExampleOptions) -> dict[str, object]:

@@ -54,7 +54,8 @@ def related_answers(
     """
     started = time.perf_counter()
     others = _labeled(store, selection.target, top)
-    method, vectors = comparable_vectors(store, source, [selection.target, *(other.target for other in others)])
+    method, arrays = comparable_vectors(store, source, [selection.target, *(other.target for other in others)])
+    vectors = map(torch.from_numpy, arrays)
     alive = torch.from_numpy(selection.statistics(store)["max"].to_numpy() > 0)
     own = next(vectors)[torch.from_numpy(selection.neurons)] * alive[:, None]
     cosines, layers, rows = _nearest(own, [next(vectors)[torch.from_numpy(o.neurons)] for o in others], neighbours)

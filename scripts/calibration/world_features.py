@@ -14,10 +14,10 @@ from torch import Tensor
 
 from csp_index.labelling.confidence import bootstrap
 from csp_index.labelling.evidence import Evidence, label_share
-from csp_index.labelling.label_values import KEPT
 from csp_index.labelling.methods import METHODS
 from csp_index.labelling.nulls.fit import Sample, label_fit
 from csp_index.labelling.probabilities.features import label_features
+from csp_index.labelling.request import KEPT
 from csp_index.labelling.response import LeaderRanks, ResponseSums
 from csp_index.labelling.scoring import score
 from csp_index.ordering import leaders_of

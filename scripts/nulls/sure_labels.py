@@ -20,10 +20,11 @@ from csp_index.contrast.selection import Selection
 from csp_index.demo.network import CONCEPT_LAYER, NETWORK_WEIGHTS, PLANTED
 from csp_index.demo.world import VOCABULARY
 from csp_index.index import Index
-from csp_index.labelling.candidates import CandidateTexts, plain_candidates
+from csp_index.labelling.candidates import CandidateTexts
 from csp_index.labelling.nulls.fit import LEAST_FIT, label_fit, read_sample, sampled_activations
 from csp_index.labelling.pipeline import Pipeline
 from csp_index.labelling.request import make_request
+from csp_index.labelling.texts.candidate_names import plain_candidates
 from csp_index.models.index_models import NetworkSource
 from csp_index.store import catalog
 

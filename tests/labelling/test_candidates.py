@@ -13,6 +13,7 @@ from csp_index import Index, NetworkSource, Vocabulary, open_index
 from csp_index.errors import ArrayError, LabelError, ModelError, SettingError, SourceError
 from csp_index.labelling import candidates
 from csp_index.labelling.candidates import read_text_arrays
+from csp_index.labelling.texts import candidate_names
 from csp_index.labelling.vocabularies import load_vocabulary, make_vocabulary
 from csp_index.models import index_models
 from csp_index.store import catalog, schema
@@ -124,7 +125,7 @@ def test_embeddings_are_kept_and_read_without_the_encoder(built):
     assert again.texts == words.texts
     assert torch.equal(first.embeddings, again.embeddings)
     assert torch.equal(first.empty, again.empty)
-    assert first.key == again.key == candidates.texts_key(words, "csp")
+    assert first.key == again.key == candidate_names.texts_key(words, "csp")
     expected = fakes.encoder().embed_texts(["red", "green", "blue", ""], candidates.templates("csp"))
     torch.testing.assert_close(torch.cat([first.embeddings, first.empty[None]]), expected)
     assert bool((first.embeddings.norm(dim=1) < 0.99).all())  # the mean over templates keeps its length
@@ -187,14 +188,14 @@ def test_unknown_template_sets_are_refused_and_nothing_is_written(built):
 
 
 def test_the_vocabulary_used_last_is_the_default(built):
-    assert candidates.chosen_templates(built.store) == "csp"
+    assert candidate_names.chosen_templates(built.store) == "csp"
     built.label("net/concepts/0", vocabulary=["red", "green"], templates="none")
     built.label("net/concepts/0", vocabulary=["blue"], templates="csp")
-    assert candidates.last_vocabulary(built.store).texts == ("blue",)
-    assert candidates.chosen_templates(built.store) == "csp"
+    assert candidate_names.last_vocabulary(built.store).texts == ("blue",)
+    assert candidate_names.chosen_templates(built.store) == "csp"
     built.label("net/concepts/1", vocabulary=["red", "green"], templates="none")  # used again, newest again
-    assert candidates.last_vocabulary(built.store).texts == ("red", "green")
-    assert candidates.chosen_templates(built.store) == "none"
+    assert candidate_names.last_vocabulary(built.store).texts == ("red", "green")
+    assert candidate_names.chosen_templates(built.store) == "none"
 
 
 def test_text_arrays(tmp_path):

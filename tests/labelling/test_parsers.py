@@ -16,7 +16,7 @@ from pyarrow import parquet
 from csp_index.errors import ArrayError, LabelError, SettingError
 from csp_index.labelling.candidates import read_text_arrays
 from csp_index.labelling.methods import check_method
-from csp_index.labelling.texts.candidate_mix import Mix
+from csp_index.labelling.texts.candidate_names import Mix
 from csp_index.labelling.vocabularies import Vocabulary, clean_text, load_vocabulary, make_vocabulary
 
 

@@ -13,7 +13,8 @@ import pytest
 from csp_index import Index, open_index
 from csp_index.contrast.selection import Selection
 from csp_index.errors import ProposerError
-from csp_index.labelling.concept_vectors import mean_centred_vectors, stored_vectors
+from csp_index.labelling.concept_vectors import stored_vectors
+from csp_index.labelling.mean_centred import mean_centred_vectors
 from csp_index.proposers.similar_neurons import related_answers, related_revision
 from csp_index.records import LayerKey
 from csp_index.store import catalog
@@ -80,7 +81,7 @@ def test_labels_come_from_the_most_similar_neurons_of_other_layers(built, whole)
         found = stored_vectors(built.store, asked, "csp", 40)
         if not whole:
             found = mean_centred_vectors(built.store, asked)
-        vectors[layer] = found.numpy()
+        vectors[layer] = found
     answers = ask(built, "net/concepts", neighbours=4, top=2)
     assert [answer.neuron.neuron for answer in answers] == list(range(fakes.NEURONS))
     for answer in answers[:DEAD]:

@@ -342,6 +342,7 @@ READ_ONLY = """
             return f"no error: {do()}"
         except CspIndexError as exc:
             return str(exc)
+    import csp_index.indexing.import_arrays
     index = open_index(db)
     texts = read_text_arrays(paths["text_embeddings"], f"{folder}/texts.txt")
     index.label("m/l/0", vocabulary=texts, keep=False)  # load every library while its files may be read

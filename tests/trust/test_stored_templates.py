@@ -13,7 +13,7 @@ from indexed import ENCODER, NETWORK
 
 from csp_index import open_index
 from csp_index.errors import LabelError
-from csp_index.labelling.candidates import template_key
+from csp_index.labelling.texts.candidate_names import template_key
 from csp_index.models.prompt_templates import as_stored
 from csp_index.service.live.text_vectors import TextVectors
 from csp_index.store import catalog, schema

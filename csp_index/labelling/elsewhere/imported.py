@@ -7,7 +7,6 @@ plug-in can have their name, nor they that of a method.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -18,18 +17,16 @@ import torch
 
 from csp_index.contrast.examples import activating_examples
 from csp_index.contrast.selection import Selection
-from csp_index.errors import LabelError, SettingError
+from csp_index.errors import LabelError
 from csp_index.labelling.elsewhere.given_labels import GivenLabels, LabelsFile, check_name, read_given
 from csp_index.labelling.elsewhere.records import COMMAND, imports_of
-from csp_index.labelling.label_store import LabelRows, read_labels, rows_of, write_labels
+from csp_index.labelling.kept.label_rows import LabelRows, rows_of, write_labels
 from csp_index.labelling.label_values import Ranking, example_summary
-from csp_index.labelling.linear.label_terms import read_terms
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.ties import read_ties
-from csp_index.records import Label, LayerKey
+from csp_index.records import LayerKey
 from csp_index.regular_files import user_path
 from csp_index.store import catalog, schema
-from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.runs import record_run
 from csp_index.store.tables import Store
 
@@ -85,31 +82,6 @@ def import_labels(store: Store, selection: Selection, given: GivenLabels, *, rep
     return replace(summary, neurons=summary.neurons - silent, notes=(*given.notes, *notes))
 
 
-def imported_labels(store: Store, layer: LayerKey) -> dict[str, GivenLabels]:
-    """Return the labels made elsewhere that the index keeps of a layer, by name."""
-    labels = {}
-    for name, one in imports_of(store, layer).items():
-        texts: dict[int, dict[int, tuple[str, float | None]]] = {}
-        rows = store.read(schema.LABELS, ["neuron", "rank", "text", "score"], _of_run(one.run_id) + " AND rank >= 0")
-        for neuron, rank, text, score in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-            texts.setdefault(neuron, {})[rank] = (text, score)
-        about = one.about
-        if about["weighted"]:
-            for (_, key), label in read_terms(store, _of_run(one.run_id)).items():
-                texts[key.neuron] = {rank: (term.text, term.weight) for rank, term in enumerate(label.terms)}
-        labels[name] = GivenLabels(
-            name,
-            str(about["file"]),
-            str(about["sha256"]),
-            str(about["layout"]),
-            {neuron: tuple(own[rank] for rank in sorted(own)) for neuron, own in sorted(texts.items())},
-            bool(about["weighted"]),
-            {int(neuron): float(value) for neuron, value in one.bias.items()},
-            (f"imported into the index from {about['file']}",),
-        )
-    return labels
-
-
 def import_file(
     store: Store,
     layer: str,
@@ -129,33 +101,6 @@ def import_file(
     given = read_given(labels_file, target.key, target.neurons, layer_name)
     selection = Selection(catalog.encoder(store, encoder), target, np.arange(target.neurons))
     return import_labels(store, selection, given, replaces=replaces)
-
-
-def read_imported(
-    store: Store,
-    source: EncoderInfo,
-    layers: Sequence[tuple[LayerInfo, np.ndarray]],
-    name: str,
-    top: int,
-    options: Mapping[str, object],
-) -> list[Label]:
-    """Return the imported labels of neurons, in their order; one without has the state no-candidates.
-
-    Raises SettingError for options of a method: nothing is computed.
-    """
-    option = next((option for option, value in options.items() if value is not None), None)
-    if option is not None:
-        raise SettingError(
-            f"labels {name} were imported, and are read as they are: they take no {option.replace('_', ' ')}"
-        )
-    note = f"the labels {name} were imported, and have none for this neuron"
-    labels: list[Label] = []
-    for target, numbers in layers:
-        selection, one = Selection(source, target, numbers), imports_of(store, target.key).get(name)
-        known = {} if one is None else read_labels(store, selection, one.settings_hash, LabelRequest(_READ, top=top))
-        none = (Label(selection.key(neuron), name, "no-candidates", note=note) for neuron in numbers.tolist())
-        labels += [known.get(label.neuron.neuron, label) for label in none]
-    return labels
 
 
 def _rows(store: Store, selection: Selection, given: GivenLabels, run_id: str, hashed: str) -> tuple[LabelRows, int]:

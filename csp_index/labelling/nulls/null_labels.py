@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError, NotFoundError
-from csp_index.labelling.candidates import CandidateTexts
 from csp_index.labelling.nulls.ranks import forget_ranks, null_ranks, store_ranks, with_rank
 from csp_index.labelling.request import LabelRequest
 from csp_index.records import Label, LayerKey
@@ -18,6 +18,9 @@ from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.runs import record_run
 from csp_index.store.tables import Store
+
+if TYPE_CHECKING:
+    from csp_index.labelling.candidates import CandidateTexts
 
 AUTO = "auto"
 

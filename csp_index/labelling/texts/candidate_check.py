@@ -16,11 +16,12 @@ import torch
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError
-from csp_index.labelling.candidates import Candidates, CandidateTexts, TextSpace, named_vocabulary
-from csp_index.labelling.labels import check_texts
+from csp_index.labelling.candidates import CandidateTexts
+from csp_index.labelling.kept.make_labels import check_texts
 from csp_index.labelling.pipeline import NeuronScores, Pipeline
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.texts.candidate_mix import Proposals, checked_kinds, joined, read_proposals
+from csp_index.labelling.texts.candidate_names import Candidates, TextArrays, TextSpace, named_vocabulary
 from csp_index.ordering import leaders_of
 from csp_index.records import LabelScore, LabelState, NeuronKey
 
@@ -115,7 +116,7 @@ def check_neurons(
     Scores are those of labelling by vocabulary and `kinds` (as `checked_kinds`) together; a softmax runs over all of
     them. New texts are embedded, and stored under the write lock if `space` says so.
     """
-    if isinstance(candidates, CandidateTexts):
+    if isinstance(candidates, CandidateTexts | TextArrays):
         raise LabelError("candidates are checked against a vocabulary, not against arrays made elsewhere: name one")
     store = space.store
     vocabulary = named_vocabulary(store, candidates)

@@ -18,16 +18,16 @@ import pyarrow.compute as pc
 import torch
 
 from csp_index.errors import LabelError, SettingError
-from csp_index.labelling.candidates import (
+from csp_index.labelling.candidates import CandidateTexts, Ownership, embed_proposed, vocabulary_texts
+from csp_index.labelling.texts.candidate_names import (
+    KINDS,
     Candidates,
-    CandidateTexts,
-    Ownership,
+    Mix,
+    TextArrays,
     TextSpace,
-    embed_proposed,
     named_vocabulary,
     template_key,
     texts_key,
-    vocabulary_texts,
 )
 from csp_index.labelling.vocabularies import Vocabulary, clean_text
 from csp_index.store import catalog, schema
@@ -35,51 +35,9 @@ from csp_index.store.catalog import LayerInfo
 from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
 
-VOCABULARY = "vocabulary"
-KINDS = ("vlm", "captioner", "neighbours")  # of what models and other neurons say
-
 _log = logging.getLogger(__name__)
 _CHECKED = ("vlm", "captioner")  # the kinds that may be invented
 _ANSWER = ("run_id", "settings_hash", "neuron", "kind", "proposer")
-
-
-@dataclass(frozen=True, slots=True)
-class Mix:
-    """Which candidates are scored: the kinds, in the order of `vocabulary` and KINDS.
-
-    `pooled`: what was named for one neuron is a candidate of all neurons of the layer.
-    """
-
-    kinds: tuple[str, ...] = (VOCABULARY,)
-    pooled: bool = False
-
-    @classmethod
-    def parse(cls, kinds: str | Sequence[str], pooled: bool = False) -> Mix:
-        """Return the mix that comma-separated kinds, or several, name.
-
-        >>> Mix.parse("vlm, vocabulary").kinds
-        ('vocabulary', 'vlm')
-        """
-        known = (VOCABULARY, *KINDS)
-        named = [kind.strip() for kind in (kinds.split(",") if isinstance(kinds, str) else kinds)]
-        strange = [kind for kind in named if kind not in known]
-        if strange or not named:
-            got = repr(strange[0]) if strange else "nothing"
-            raise SettingError(f"candidates name {got}: expected one or several of {', '.join(known)}, with commas")
-        mix = cls(tuple(kind for kind in known if kind in named), pooled)
-        if pooled and not mix.proposed:
-            raise SettingError("pooling applies to candidates of models: add a kind of them, for example vlm")
-        return mix
-
-    @property
-    def with_vocabulary(self) -> bool:
-        """Whether the vocabulary's labels are candidates."""
-        return VOCABULARY in self.kinds
-
-    @property
-    def proposed(self) -> tuple[str, ...]:
-        """The kinds of candidates that belong to single neurons."""
-        return tuple(kind for kind in self.kinds if kind != VOCABULARY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +114,7 @@ def mixed_candidates(
     `candidates` is the vocabulary, None the one used last. Errors: SettingError for a vocabulary outside the mix,
     LabelError for arrays made elsewhere in a mix, and as `read_proposals`. A vocabulary alone needs `plain_candidates`.
     """
-    if isinstance(candidates, CandidateTexts):
+    if isinstance(candidates, CandidateTexts | TextArrays):
         raise LabelError("text embeddings made elsewhere do not mix with candidates of models: name a vocabulary")
     if candidates is not None and not mix.with_vocabulary:
         raise SettingError("a vocabulary is named and is not among the candidates: add vocabulary to them")

@@ -59,7 +59,7 @@ class LiveModels:
         self._encoder_or_error: LoadedEncoder | ModelError | None = None
         self._loaded_networks: list[LoadedNetwork] | None = None
         self._concepts, self._activations = LRUCache(held_bytes // 4), LRUCache(held_bytes // 16)
-        context = ComputeContext(derive=makers(self._store, self._models))
+        context = ComputeContext(derive=makers(self._store, lambda: self._models))
         self._relabeller = Relabeller(snapshot, context, held_bytes // 8, config.label_cost)
         self._texts = TextVectors(self._store, self._source, self._encoder, texts)
         self._read_ahead()
@@ -182,7 +182,7 @@ class LiveModels:
     def _concepts_of(self, target: LayerInfo) -> Concepts:
         concepts = layer_vectors(self._store, self._source, target)
         alive = catalog.neuron_rows(self._store, target)["max"].to_numpy() > 0
-        return Concepts(concepts.method, concepts.vectors.numpy(), alive)
+        return Concepts(concepts.method, concepts.vectors, alive)
 
     def _encoder(self) -> LoadedEncoder:
         """Return the encoder the index was built with; raises what kept it from loading, each time."""

@@ -9,14 +9,8 @@ from functools import cached_property
 import torch
 
 from csp_index.errors import CspIndexError, LabelError, SettingError
-from csp_index.labelling.candidates import (
-    CandidateTexts,
-    TextSpace,
-    chosen_templates,
-    last_vocabulary,
-    template_key,
-    vocabulary_texts,
-)
+from csp_index.labelling.candidates import CandidateTexts, vocabulary_texts
+from csp_index.labelling.texts.candidate_names import TextSpace, chosen_templates, last_vocabulary, template_key
 from csp_index.labelling.vocabularies import Vocabulary, make_vocabulary
 from csp_index.lru_cache import LRUCache
 from csp_index.models.encoders import LoadedEncoder

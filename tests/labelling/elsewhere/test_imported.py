@@ -110,7 +110,7 @@ def test_names_of_methods_and_layers_that_are_not_there_are_refused(world):
 
 
 def test_weighted_labels_are_kept_as_sums_with_their_weights_and_bias(world):
-    from csp_index.labelling.elsewhere.imported import imported_labels
+    from csp_index.labelling.elsewhere.stored_imports import imported_labels
     from csp_index.records import LayerKey
 
     index, folder = world

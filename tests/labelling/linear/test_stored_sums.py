@@ -18,7 +18,7 @@ from csp_index.errors import StoreError
 from csp_index.evaluation.options import EvaluationOptions, parse_methods
 from csp_index.index import Index, open_index
 from csp_index.labelling.candidates import CandidateTexts
-from csp_index.labelling.label_store import label_of
+from csp_index.labelling.kept.read_labels import label_of
 from csp_index.proposers.similar_neurons import related_answers
 from csp_index.store import catalog, schema
 

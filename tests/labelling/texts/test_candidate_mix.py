@@ -20,11 +20,12 @@ from csp_index import Index, open_index
 from csp_index.cli import cli
 from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError, SettingError
-from csp_index.labelling.candidates import CandidateTexts, Ownership, TextSpace
+from csp_index.labelling.candidates import CandidateTexts, Ownership
 from csp_index.labelling.methods import METHODS
 from csp_index.labelling.pipeline import Pipeline
 from csp_index.labelling.request import make_request
-from csp_index.labelling.texts.candidate_mix import Mix, mixed_candidates, read_proposals, stored_kinds
+from csp_index.labelling.texts.candidate_mix import mixed_candidates, read_proposals, stored_kinds
+from csp_index.labelling.texts.candidate_names import Mix, TextSpace
 from csp_index.ordering import leaders_of
 from csp_index.records import LayerKey
 from csp_index.store import catalog, schema

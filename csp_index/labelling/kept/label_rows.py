@@ -1,4 +1,4 @@
-"""Labels as the store holds them: the rows that are written, and the labels read back from rows.
+"""Labels as the rows that are written; `read_labels` reads them back.
 
 A label is stored under the hash of everything it depends on. Its row is written last, so a label that can be read is
 complete.
@@ -6,8 +6,8 @@ complete.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -16,18 +16,11 @@ import torch
 
 from csp_index.contrast.selection import Selection
 from csp_index.labelling.confidence import Confidence
-from csp_index.labelling.label_rule import LabelRule, read_rule
 from csp_index.labelling.label_values import ExampleSummary, Ranking, label_notes, stored_pairs
-from csp_index.labelling.linear.label_terms import TermKey, read_terms, term_rows
-from csp_index.labelling.nulls.ranks import read_ranks, with_rank
-from csp_index.labelling.probabilities.stored import probability_rows, read_probabilities
-from csp_index.labelling.request import LabelRequest
-from csp_index.records import ExamplePair, Label, LabelScore, LabelState, WeightedLabel, prediction_set_of, rivals_of
+from csp_index.labelling.linear.label_terms import term_rows
+from csp_index.labelling.probabilities.stored import probability_rows
 from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
-
-_SCORE = ("text", "score", "score_low", "score_high", "confidence")
-_PAIR = tuple(field.name for field in fields(ExamplePair))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,80 +169,3 @@ def _delete_orphans(store: Store, selection: Selection, same: str, names: str) -
             scope = f" AND {catalog.layer_filter(selection.target)}{where}" if where else ""
             for table in (schema.EXAMPLES, schema.LABEL_TERMS, schema.LABEL_PROBABILITIES):
                 store.delete(table, f"run_id IN ({listed}){scope}")
-
-
-def read_labels(store: Store, selection: Selection, hashed: str, request: LabelRequest) -> dict[int, Label]:
-    """Return the labels stored under a settings hash, by neuron; neurons without one are left out."""
-    where = f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(selection.target)}"
-    if len(selection.neurons) < selection.target.neurons:
-        where += f" AND neuron IN ({','.join(map(str, selection.neurons.tolist()))})"
-    label_rows = store.read(schema.LABELS, where=where)
-    if label_rows.num_rows == 0:
-        return {}
-    runs = ",".join(catalog.sql_text(run) for run in label_rows["run_id"].unique().to_pylist())
-    neurons = ",".join(map(str, label_rows["neuron"].unique().to_pylist()))
-    example_rows = store.read(schema.EXAMPLES, where=f"run_id IN ({runs}) AND neighbour = 0 AND neuron IN ({neurons})")
-    sums = read_terms(store, f"run_id IN ({runs}) AND {catalog.layer_filter(selection.target)}")
-    return _from_rows(store, selection, label_rows, example_rows, sums, request.top)
-
-
-def label_of(store: Store, selection: Selection, neuron: int, method: str | None = None, top: int = 5) -> Label | None:
-    """Return the newest label of a neuron by a method, by default the label that the rule of the index shows, or None.
-
-    The rule is that of `labelling.label_rule`.
-    """
-    where = f"{catalog.layer_filter(selection.target)} AND neuron = {neuron}"
-    heads = store.read(schema.LABELS, ["method", "run_id"], f"{where} AND rank <= 0").to_pylist()
-    labels = [(row["method"], row["run_id"], row["run_id"]) for row in heads if method in (None, row["method"])]
-    rule = read_rule(store) if method is None else LabelRule(method)
-    run_id = rule.choose(labels)
-    if run_id is None:
-        return None
-    where += f" AND run_id = {catalog.sql_text(run_id)}"
-    rows, examples = store.read(schema.LABELS, where=where), store.read(schema.EXAMPLES, where=where)
-    return _from_rows(store, selection, rows, examples, read_terms(store, where), top)[neuron]
-
-
-def _from_rows(
-    store: Store,
-    selection: Selection,
-    label_rows: pa.Table,
-    example_rows: pa.Table,
-    sums: Mapping[TermKey, WeightedLabel],
-    top: int,
-) -> dict[int, Label]:
-    pairs: dict[tuple[str, int], list[ExamplePair]] = {}
-    nearest = example_rows.filter(pc.equal(example_rows["neighbour"], 0)).select(["run_id", "neuron", *_PAIR])
-    for run_id, neuron, *pair in zip(*(column.to_pylist() for column in nearest.columns), strict=True):
-        pairs.setdefault((run_id, neuron), []).append(ExamplePair(*pair))
-    scores: dict[int, list[LabelScore]] = {}
-    heads: dict[int, tuple[str, str, LabelState, str]] = {}
-    uncertain: set[int] = set()
-    columns = ["neuron", "rank", "uncertain", "run_id", "method", "state", "note", *_SCORE]
-    for neuron, rank, doubt, *rest in zip(*(label_rows[name].to_pylist() for name in columns), strict=True):
-        heads[neuron] = tuple(rest[:4])
-        neuron_scores = scores.setdefault(neuron, [])
-        if rank >= 0:
-            neuron_scores.append(LabelScore(*rest[4:]))
-        if doubt:
-            uncertain.add(neuron)
-    ranks = read_ranks(store, selection.target.key)
-    probabilities = read_probabilities(store, selection.target.key)
-    labels = {
-        neuron: Label(
-            selection.key(neuron),
-            method,
-            state,
-            tuple(scores[neuron][:top]),
-            tuple(pairs.get((run_id, neuron), ())),
-            note,
-            run_id,
-            neuron in uncertain,
-            rivals_of(scores[neuron]),
-            prediction_set_of(scores[neuron]),
-            weighted=sums.get((run_id, selection.key(neuron))),
-            probability=probabilities.get((run_id, neuron)),
-        )
-        for neuron, (run_id, method, state, note) in heads.items()
-    }
-    return {neuron: with_rank(label, ranks.get((label.run_id, neuron))) for neuron, label in labels.items()}

@@ -1,0 +1,78 @@
+"""A reader with the models and datasets behind its index, loaded when a question first needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from csp_index import originals, settings
+from csp_index.contrast.context import ComputeContext
+from csp_index.contrast.makers import dependencies, makers
+from csp_index.labelling.texts.candidate_names import TextSpace, chosen_templates
+from csp_index.query.notebook import shown_progress
+from csp_index.query.reader import Reader
+from csp_index.records import Progress
+from csp_index.store.catalog import EncoderInfo
+
+if TYPE_CHECKING:
+    from csp_index import keywords
+    from csp_index.images.sources import HeldDatasets
+    from csp_index.models.encoders import LoadedEncoder
+    from csp_index.models.index_models import GivenModel, Models
+
+
+class LoadingReader(Reader):
+    """An index that is read, with what answers need that the tables do not have. Loads torch with the first model."""
+
+    def __init__(self, uri: str | Path, **options: Unpack[keywords.OpenKeywords]) -> None:
+        """Refer to the database at `uri`; it is opened, or created by the first method that adds, when needed."""
+        super().__init__(uri, options.get("version"))
+        self.device, self._trust = settings.DEVICE.value(options.get("device")), options.get("trust", False)
+        originals.allow(uri, options.get("image_roots", ()))
+        if options.get("models") is not None:
+            self._models = self._make_models(options.get("models"))
+
+    def close(self) -> None:
+        """Let go of models, of given objects and of what was read; the index may be used again, objects given again."""
+        super().close()
+        for name in {"_models", "_datasets"} & vars(self).keys():
+            vars(self)[name].clear()
+
+    @cached_property
+    def _models(self) -> Models:
+        """The models behind the index; what is only read needs none, and does not load torch."""
+        return self._make_models()
+
+    def _make_models(self, given: Mapping[str, GivenModel] | None = None) -> Models:
+        from csp_index.models.index_models import Models
+
+        return Models(self.device, given, trust=self._trust)
+
+    @cached_property
+    def _datasets(self) -> HeldDatasets:
+        """The datasets that the caller passed."""
+        from csp_index.images.sources import HeldDatasets
+
+        return HeldDatasets()
+
+    def _read_own_datasets_first(self) -> None:
+        if "_datasets" in vars(self):
+            self._datasets.read_first()
+
+    def _context(self, progress: Progress | None = None) -> ComputeContext:
+        self._read_own_datasets_first()
+        made = makers(self.store, self._get_models, progress or shown_progress())
+        return ComputeContext(self.device, derive=made, depends=partial(dependencies, self._get_models))
+
+    def _get_models(self) -> Models:
+        return self._models
+
+    def _text_space(self, source: EncoderInfo, templates: str | None, keep: bool) -> TextSpace:
+        return TextSpace(
+            self.store, source, chosen_templates(self.store, templates), partial(self._encoder, source), keep
+        )
+
+    def _encoder(self, source: EncoderInfo) -> LoadedEncoder:
+        return self._models.held_encoder(source)
