@@ -214,8 +214,11 @@ def prepare(wanted: Mapping[str, Mapping[str, Any]]) -> None:
         (made.folder / "made.json").write_text(json.dumps(facts))
 
 
-def make_arrays(folder: Path, shape: Shape) -> None:
-    """Write seeded arrays: clustered unit embeddings, rectified activations that follow them, texts of length < 1."""
+def make_arrays(folder: Path, shape: Shape, dtype: str = "float32") -> None:
+    """Write seeded arrays: clustered unit embeddings, rectified activations that follow them, texts of length < 1.
+
+    `dtype` is that of the activations.
+    """
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -229,7 +232,7 @@ def make_arrays(folder: Path, shape: Shape) -> None:
     (folder / "T.txt").write_text("".join(f"text {i}\n" for i in range(shape.texts)))
     create = np.lib.format.open_memmap
     embeddings = create(folder / "E.npy", "w+", np.float32, (shape.images, shape.width))
-    activations = create(folder / "A.npy", "w+", np.float32, (shape.images, shape.neurons))
+    activations = create(folder / "A.npy", "w+", np.dtype(dtype), (shape.images, shape.neurons))
     cap = None
     edges = sorted({*range(0, shape.images, _CHUNK), min(shape.first or 0, shape.images), shape.images})
     for start, stop in pairwise(edges):
