@@ -61,7 +61,10 @@ REMEDIES: Final[dict[Remedy, tuple[str, str]]] = {
         "the arrays are imported again",
     ),
     "read again": ("pictures on pages, cards and proposals", "the rows are made again from the original images"),
-    "drop lists": ("contrastive images found by stored lists", "the lists are dropped; labelling makes them again"),
+    "drop lists": (
+        "contrastive images found by stored lists, scores by stored sums",
+        "the lists or sums are dropped; labelling makes them again",
+    ),
     "build index": ("answers by vector search", "the vector index is dropped; `csp-index optimize DB` builds it"),
     "embed again": ("labels by these texts", "the embeddings are dropped; labelling embeds the texts again"),
     "take from texts": (
@@ -158,6 +161,7 @@ def remedy_of(table: str) -> Remedy:
         "embeddings_": "recompute",
         **dict.fromkeys(schema.ACTIVATIONS, "recompute"),
         "neighbours_": "drop lists",
+        "sums_": "drop lists",
         "texts_": "embed again",
     }
     for prefix, remedy in prefixes.items():

@@ -12,6 +12,7 @@ from csp_index.integrity.repair import repair as repair_index
 from csp_index.integrity.result_checks import check_results
 from csp_index.integrity.statistics_checks import check_statistics
 from csp_index.integrity.subject import Subject
+from csp_index.integrity.sums_checks import check_sums
 from csp_index.integrity.text_checks import FindEncoder, check_against_encoders, check_texts
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.index_models import Models
@@ -78,6 +79,7 @@ def _verified(location: Location, full: bool, find_encoder: FindEncoder, progres
     check_texts(subject)
     steps.done()
     check_neighbours(subject, marks)
+    check_sums(subject, marks)
     if full:
         check_against_encoders(subject, marks, find_encoder)
     steps.done()

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from csp_index.concurrency import checked, go_on
-from csp_index.labelling.evidence import Evidence, pair_products
-from csp_index.labelling.scoring import ScoringMethod, Terms, method, score
+from csp_index.labelling.evidence import Evidence, GroupedShares, pair_products
+from csp_index.labelling.scoring import ScoringMethod, Terms, mean_shares, method, score
 from csp_index.ordering import mix
 from csp_index.records import ScoringOptions
 
@@ -73,12 +73,14 @@ def bootstrap(
     uncertain = torch.ones(len(own), dtype=torch.bool)
     row = method(name)
     base = _prepared(row, evidence, options)
-    totals = _log_totals(evidence, row.softmax(options)) if _alone(row) else None
+    totals = _log_totals(evidence, row.softmax(options)) if _alone(row) and not row.pooled else None
     for pick in checked(_blocks(row, evidence, options, leaders.shape[1]), check):
-        if row.terms is None:
-            block_scores = _rescored(name, base, totals, options, leaders, pick)
-        else:
+        if row.terms is not None:
             block_scores = _reweighted(row.terms, base, options, leaders, pick)
+        elif row.pooled:
+            block_scores = _regrouped(name, base, options, leaders, pick)
+        else:
+            block_scores = _rescored(name, base, totals, options, leaders, pick)
         change = block_scores[:, 1:] - block_scores[:, :1]
         if gone := bool(absent[pick].any()):
             change = change.masked_fill(absent[pick, None], 0.0)
@@ -123,7 +125,8 @@ def _first(scores: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
 
 def _blocks(row: ScoringMethod, evidence: Evidence, options: ScoringOptions, leaders: int) -> Iterator[slice]:
     """Split the neurons so that the resamples of a block stay within bounded memory; small blocks fit the cache."""
-    contrast = evidence.contrastive.flatten(1).shape[1] if row.info.needs_contrast else 0
+    apart = row.info.needs_contrast and not row.pooled
+    contrast = evidence.contrastive.flatten(1).shape[1] if apart else 0
     images = max(1, evidence.activating.shape[1] + contrast)
     if row.terms is not None:
         width = evidence.vectors.shape[1] + 4 * (options.bootstrap + 1)
@@ -144,7 +147,11 @@ def _alone(row: ScoringMethod) -> bool:
 
 def _prepared(row: ScoringMethod, evidence: Evidence, options: ScoringOptions) -> Evidence:
     """Return the evidence with what all resamples share: the pairs' products, the texts for concept vectors."""
-    if row.info.needs_contrast:
+    if row.pooled:
+        scale = row.softmax(options)
+        totals = evidence.totals if scale is None else evidence.log_totals(scale)
+        evidence = replace(evidence, similarities=None, totals=totals, partners=evidence.asked)
+    elif row.info.needs_contrast:
         evidence = replace(evidence, similarities=pair_products(evidence))
     if row.vector is not None:
         evidence = replace(evidence, texts=row.directions(evidence, options))
@@ -179,6 +186,27 @@ def _rescored(
     many = _resampled(local, draws(local, options))
     scores = row.vector(many, options) @ many.texts.T if row.vector is not None else score(name, many, options).scores
     scores = scores.view(len(columns), -1, scores.shape[1])
+    return scores.gather(2, columns[:, None].expand(-1, scores.shape[1], -1))
+
+
+def _regrouped(
+    name: str, evidence: Evidence, options: ScoringOptions, leaders: torch.Tensor, pick: slice
+) -> torch.Tensor:
+    """Return the same as `_rescored` for a method to which contrastive images are their mean shares: [b, 1 + B, L].
+
+    The shares of the partners of each activating image are averaged once, and a resample averages those.
+    """
+    row, columns = method(name), leaders[pick]
+    selected = columns.unique()
+    local = _restricted(_local(evidence, pick)[0], selected)
+    if row.info.needs_contrast:
+        counts = local.partner_counts
+        rows = torch.arange(counts.numel()).view(counts.shape).masked_fill(counts == 0, -1)
+        means = mean_shares(local, local.contrastive.flatten(0, 1), row.softmax(options) or 1.0)
+        local = replace(local, grouped=GroupedShares(means, rows, counts), contrastive=local.contrastive[..., :0])
+    many = _resampled(local, draws(local, options))
+    scores = score(name, many, options).scores.view(len(columns), -1, len(selected))
+    columns = torch.searchsorted(selected, columns.contiguous())
     return scores.gather(2, columns[:, None].expand(-1, scores.shape[1], -1))
 
 
@@ -258,6 +286,8 @@ def _local(evidence: Evidence, pick: slice) -> tuple[Evidence, torch.Tensor]:
         similarities=None if evidence.similarities is None else evidence.similarities[pick],
         response=None if evidence.response is None else evidence.response.of_neurons(pick),
         neurons=evidence.neuron_numbers[pick],
+        totals=None if evidence.totals is None else evidence.totals[used],
+        images=None,
     )
     return local, used
 
@@ -270,9 +300,13 @@ def _resampled(evidence: Evidence, samples: torch.Tensor) -> Evidence:
     def take(values: torch.Tensor) -> torch.Tensor:
         return values[rows, samples.clamp(min=0)].flatten(0, 1)
 
-    absent = (samples < 0).flatten(0, 1)
+    absent, grouped = (samples < 0).flatten(0, 1), evidence.grouped
+    if grouped is not None:
+        own = take(grouped.rows).masked_fill(absent, -1)
+        grouped = replace(grouped, rows=own, counts=take(grouped.counts).masked_fill(absent, 0))
     return replace(
         evidence,
+        grouped=grouped,
         activating=take(evidence.activating).masked_fill(absent, -1),
         activations=take(evidence.activations).masked_fill(absent, 0.0),
         contrastive=take(evidence.contrastive).masked_fill(absent[..., None], -1),

@@ -12,9 +12,22 @@ import torch
 from torch.nn.functional import embedding_bag
 
 from csp_index.labelling.linear.explanation import Explanation
-from csp_index.labelling.response import Response, weighted_sums
+from csp_index.labelling.response.dataset_sums import log_totals
+from csp_index.labelling.response.views import Response, Silent
 
 BLOCK_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedShares:
+    """Mean shares over the contrastive images of each activating image: `means` [G, C], and where each belongs.
+
+    `rows` [M, K] index the means of every activating image's partners (-1 absent), `counts` [M, K] say how many it has.
+    """
+
+    means: Silent
+    rows: torch.Tensor
+    counts: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +52,9 @@ class Evidence:
     explanation: Explanation | None = None  # over the whole dataset, where the method `needs_correlation`
     similarities: torch.Tensor | None = None  # [M, K, m] s = e(p).e(n) of every pair, where already known
     partners: int | None = None  # contrastive images an activating image was to have; by default m
+    images: torch.Tensor | None = None  # [I] the ids of the images behind `vectors`
+    totals: torch.Tensor | None = None  # [I] log sum_t exp(scale T(t).e(x)) of these images, where already known
+    grouped: GroupedShares | None = None  # in place of `contrastive`, for methods whose scores see their mean share
 
     @property
     def weights(self) -> torch.Tensor:
@@ -57,6 +73,15 @@ class Evidence:
         return self.contrastive.shape[2] if self.partners is None else self.partners
 
     @property
+    def partner_counts(self) -> torch.Tensor:
+        """How many contrastive images each activating image has, [M, K]."""
+        return (self.contrastive >= 0).sum(2) if self.grouped is None else self.grouped.counts
+
+    def log_totals(self, scale: float) -> torch.Tensor:
+        """Return log sum_t exp(scale T(t).e(x)) of the images behind `vectors`, [I]."""
+        return log_totals(self.vectors, self.texts, scale) if self.totals is None else self.totals
+
+    @property
     def neuron_numbers(self) -> torch.Tensor:
         """The neurons' numbers [M]."""
         return torch.arange(len(self.activating)) if self.neurons is None else self.neurons
@@ -67,37 +92,24 @@ class Evidence:
         return torch.arange(len(self.texts)) if self.candidates is None else self.candidates
 
 
-def label_share(vectors: torch.Tensor, texts: torch.Tensor, scale: float) -> torch.Tensor:
-    """Return the sum over images of softmax_t(scale T(t).e(x)) for image embeddings [n, D], as float64 [C]."""
-    total = torch.zeros(len(texts), dtype=torch.float64)
-    exact = (
-        torch.float64 if scale < 1 else torch.float32
-    )  # a nearly flat softmax differs in digits float32 does not have
-    for part in vectors.split(max(1, BLOCK_BYTES // (4 * len(texts)))):
-        total += (scale * (part @ texts.T).to(exact)).softmax(1).sum(0, dtype=torch.float64)
-    return total
-
-
 def weighted_rows(
     evidence: Evidence,
     places: torch.Tensor,
     weights: torch.Tensor,
     rows: Callable[[torch.Tensor], torch.Tensor],
-    tables: int = 1,
 ) -> torch.Tensor:
-    """Return sum_i weights[k, i] rows(cosines of image i with all labels), [M, tables * C].
+    """Return sum_i weights[k, i] rows(cosines of image i with all labels), [M, C].
 
-    `rows` makes as many `tables` [n, C] of the cosines, side by side. A block of images at a time, and each image once
-    for all neurons.
+    A block of images at a time, and each image once for all neurons.
     """
-    used, columns = _used(places, len(evidence.vectors)), tables * len(evidence.texts)
+    used, columns = _used(places, len(evidence.vectors)), len(evidence.texts)
     result = torch.zeros(len(places), columns, dtype=weights.dtype)
     for block in used.split(max(1, BLOCK_BYTES // (4 * max(1, columns, len(places))))):
         column = torch.full((len(evidence.vectors) + 1,), len(block))  # the last is of other images, and of absent ones
         column[block] = torch.arange(len(block))
         inside = torch.zeros(len(places), len(block) + 1, dtype=weights.dtype)
         inside.scatter_add_(1, column[places], weights)
-        result += weighted_sums(inside[:, :-1], rows(evidence.vectors[block] @ evidence.texts.T))
+        result += inside[:, :-1] @ rows(evidence.vectors[block] @ evidence.texts.T)
     return result
 
 

@@ -18,12 +18,18 @@ from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError
 from csp_index.labelling import scoring
 from csp_index.labelling.candidates import Ownership
-from csp_index.labelling.evidence import Evidence, label_share
+from csp_index.labelling.evidence import Evidence
 from csp_index.labelling.linear.correlation import CorrelationSums, EmbeddingSums, ListedSums, Moments, TextPresence
 from csp_index.labelling.linear.explanation import Explanation, fit_terms, shortlist
 from csp_index.labelling.request import LabelRequest
-from csp_index.labelling.response import LeaderRanks, Response, ResponseSums
+from csp_index.labelling.response.dataset_sums import DatasetSums, dataset_sums, log_totals
+from csp_index.labelling.response.images_looked_at import LookedAt
+from csp_index.labelling.response.leader_ranks import LeaderRanks
+from csp_index.labelling.response.response_sums import FiringSums, WholeSums
+from csp_index.labelling.response.stored_sums import kept_sums
+from csp_index.labelling.response.views import Response, Saturation
 from csp_index.ordering import leaders_of, seeded_sample
+from csp_index.store.derived_images import is_derived
 from csp_index.store.tables import Store
 
 Check = Callable[[], None]
@@ -59,6 +65,7 @@ def read_evidence(
         neurons=examples.neurons,
         similarities=examples.similarities,
         partners=examples.of_each_kind,
+        images=used,
     )
 
 
@@ -71,15 +78,45 @@ def _dataset_mean(store: Store, selection: Selection, images: int, check: Check)
     return (total / int(mask.sum())).float()
 
 
-def dataset_share(
-    store: Store, selection: Selection, images: int, texts: torch.Tensor, scale: float, check: Check = go_on
-) -> torch.Tensor:
-    """Return the mean share of the texts [C, D] over the images the answer rests on, float64 [C]: see `Evidence`."""
-    mask = _pool_mask(selection, images)
-    share = torch.zeros(len(texts), dtype=torch.float64)
-    for tile in checked(pool_embeddings(store, selection.source, mask), check):
-        share += label_share(tile, texts, scale)
-    return share / int(mask.sum())
+def read_sums(
+    store: Store,
+    selection: Selection,
+    images: int,
+    texts: torch.Tensor,
+    scale: float,
+    key: str,
+    *,
+    keep: bool,
+    check: Check = go_on,
+) -> DatasetSums:
+    """Return the sums over the images that the answer rests on, for texts [C, D], from one pass over their embeddings.
+
+    Those over all images are stored under `key` (`stored_sums.sums_key`) if `keep`, and read if they are stored.
+    """
+
+    def made(mask: torch.Tensor) -> DatasetSums:
+        return dataset_sums(checked(pool_embeddings(store, selection.source, mask), check), texts, scale)
+
+    if selection.pool is not None:
+        return made(selection.pool.mask)
+    return kept_sums(store, selection.source, key, images, lambda first: made(torch.arange(images) >= first), keep=keep)
+
+
+def image_totals(selection: Selection, sums: DatasetSums, evidence: Evidence, scale: float) -> torch.Tensor:
+    """Return the totals [I] of the images behind the evidence's vectors, also of derived ones: see `Evidence`."""
+    ids = evidence.images
+    if ids is None or not len(ids):
+        return log_totals(evidence.vectors, evidence.texts, scale)
+    made = is_derived(ids)
+    totals = torch.empty(len(ids))
+    totals[~made] = sums.totals[_places(selection, ids[~made])]
+    totals[made] = log_totals(evidence.vectors[made], evidence.texts, scale)
+    return totals
+
+
+def _places(selection: Selection, ids: torch.Tensor) -> torch.Tensor:
+    """Return the places of images among those that the answer rests on."""
+    return ids if selection.pool is None else torch.searchsorted(selection.pool.mask.nonzero()[:, 0], ids)
 
 
 def dataset_response(
@@ -88,36 +125,40 @@ def dataset_response(
     request: LabelRequest,
     images: int,
     evidence: Evidence,
+    sums: DatasetSums,
     own: Ownership | None = None,
     check: Check = go_on,
 ) -> Response:
-    """Return the response of the neurons to all images: one pass for all candidates, and one for the leading ones.
+    """Return the response of the neurons to all images, from the images on which they fire and their contrastive ones.
 
-    The second pass is left out for a method that does not need the leaders' precision.
+    For a method that needs the leaders' precision, a second look follows, at all images, for the leading labels.
     """
     info, scale = request.formula.info, request.dataset_scale
     if scale is None:
         raise LabelError(f"method {request.method} looks at the response to all images, and names no scale for it")
-    mask = _pool_mask(selection, images)
-    sums = ResponseSums(evidence.activations, evidence.texts, scale, info.needs_firing)
-    for embeddings, activations in checked(pool_pairs(store, selection, mask), check):
-        sums.add(embeddings, activations)
-    first = sums.finish()
+    saturation = Saturation.of(evidence.activations)
+    adder = (
+        FiringSums(saturation, evidence.texts, scale)
+        if info.needs_firing
+        else WholeSums(saturation, evidence.texts, scale, sums)
+    )
+    looked_at = LookedAt(store, selection, _pool_mask(selection, images), sums.totals, check)
+    for part in looked_at.images_of(evidence, saturation, only_firing=info.needs_firing):
+        adder.add(part.embeddings, part.totals, part.activations, part.silent)
+    first = adder.finish()
     if not info.needs_leaders:
         return first
-    known = replace(evidence, response=first, label_share=first.share)
-    scores = scoring.score(request.method, known, request.scoring).scores
+    scores = scoring.score(request.method, replace(evidence, response=first), request.scoring).scores
     if info.needs_firing:
         first = replace(first, leading=scores)
     if own is not None:
-        scores = own.mask(scores, evidence.neuron_numbers)
+        scores = own.mask(scores.clone(), evidence.neuron_numbers)
     leaders = leaders_of(scores, min(_LEADERS, scores.shape[1]))
     precision = torch.zeros(scores.shape)
     for start in range(0, len(leaders), _RANKED_AT_ONCE):
         pick = slice(start, start + _RANKED_AT_ONCE)
-        ranks = LeaderRanks(sums, leaders[pick], pick)
-        pairs = pool_pairs(store, replace(selection, neurons=selection.neurons[pick]), mask)
-        for embeddings, activations in checked(pairs, check):
+        ranks = LeaderRanks(sums, evidence.texts, saturation.of_neurons(pick), leaders[pick])
+        for embeddings, activations in looked_at.all_images(pick):
             ranks.add(embeddings, activations)
         precision[pick] = precision[pick].scatter(1, leaders[pick], ranks.finish())
     return replace(first, precision=precision)

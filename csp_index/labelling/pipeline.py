@@ -22,13 +22,15 @@ from csp_index.labelling import scoring
 from csp_index.labelling.candidates import CandidateTexts, Ownership
 from csp_index.labelling.confidence import Confidence, bootstrap
 from csp_index.labelling.evidence import Evidence
-from csp_index.labelling.gather import dataset_explanation, dataset_response, dataset_share, read_evidence
+from csp_index.labelling.gather import dataset_explanation, dataset_response, image_totals, read_evidence, read_sums
 from csp_index.labelling.label_values import ExampleSummary, Ranking, example_summary
 from csp_index.labelling.linear.explanation import Explanation
 from csp_index.labelling.nulls.fit import LEAST_FIT, Sample, label_fit, read_sample, sampled_activations
 from csp_index.labelling.probabilities.labels import label_probability
 from csp_index.labelling.request import KEPT, LabelRequest
-from csp_index.labelling.response import Response
+from csp_index.labelling.response.dataset_sums import DatasetSums
+from csp_index.labelling.response.stored_sums import sums_key
+from csp_index.labelling.response.views import Response
 from csp_index.labelling.scoring import Scored
 from csp_index.labelling.ties import Ties, read_ties
 from csp_index.ordering import leaders_of
@@ -186,12 +188,9 @@ class Pipeline:
         _ = request.dataset_scale  # refused before anything is read
         sets = self.evidence(selection, request, activating)
         examples, evidence = sets.examples, _with_texts(sets.evidence, request, texts)
-        known = not request.formula.info.needs_response  # else the share comes with the response
-        share = self._share(selection, request, texts, evidence, examples.images) if known else None
         if len(selection.neurons) > _MANY:
             release(self.store)  # the scores of many neurons need the memory, and the next call may be long in coming
-        response = self._response(selection, request, texts, evidence, examples.images)
-        evidence = replace(evidence, response=response, label_share=share if response is None else response.share)
+        evidence = self._with_dataset(selection, request, texts, evidence, examples.images)
         explanation = self._explanation(selection, request, texts, evidence, examples.images)
         evidence = replace(evidence, explanation=explanation)
         self.context.check()
@@ -254,27 +253,45 @@ class Pipeline:
             lambda value: value.nbytes,
         )
 
-    def _share(
+    def _with_dataset(
         self, selection: Selection, request: LabelRequest, texts: CandidateTexts, evidence: Evidence, images: int
-    ) -> torch.Tensor | None:
+    ) -> Evidence:
+        """Return the evidence with what the method sees of the whole dataset, whatever the neurons, and of theirs."""
         scale = request.dataset_scale
         if scale is None:
-            return None
-        key = "share", selection.source.name, texts.key, request.scoring.renormalise_text, images, scale
-        return self._memory(selection).dataset(
-            key, lambda: dataset_share(self.store, selection, images, evidence.texts, scale, self.context.check)
-        )
+            return evidence
+        key = sums_key(selection.source, texts.key, request.scoring.renormalise_text, scale)
+
+        def make() -> DatasetSums:
+            context = self.context
+            return read_sums(
+                self.store, selection, images, evidence.texts, scale, key, keep=context.keep, check=context.check
+            )
+
+        sums = self._memory(selection).dataset(("sums", selection.source.name, key, images), make)
+        evidence = replace(evidence, label_share=sums.label_share)
+        if request.formula.pooled:
+            evidence = replace(evidence, totals=image_totals(selection, sums, evidence, scale))
+        if not request.formula.info.needs_response:
+            return evidence
+        return replace(evidence, response=self._response(selection, request, texts, evidence, sums, images))
 
     def _response(
-        self, selection: Selection, request: LabelRequest, texts: CandidateTexts, evidence: Evidence, images: int
-    ) -> Response | None:
-        if not request.formula.info.needs_response:
-            return None
+        self,
+        selection: Selection,
+        request: LabelRequest,
+        texts: CandidateTexts,
+        evidence: Evidence,
+        sums: DatasetSums,
+        images: int,
+    ) -> Response:
+        def make() -> Response:
+            check = self.context.check
+            return dataset_response(self.store, selection, request, images, evidence, sums, texts.own, check)
+
         formula = request.method, replace(request.scoring, bootstrap=0)
-        return self._memory(selection).dataset(
-            ("response", *_key(selection, request), texts.key, formula),
-            lambda: dataset_response(self.store, selection, request, images, evidence, texts.own, self.context.check),
-        )
+        key = ("response", *_key(selection, request), texts.key, formula)
+        return self._memory(selection).examples(key, make, lambda response: response.nbytes)
 
     def _sample(self, selection: Selection, request: LabelRequest) -> tuple[Sample, torch.Tensor]:
         """Return a sample of all images, and the neurons' activations [M, R] on it."""

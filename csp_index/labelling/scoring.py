@@ -15,14 +15,15 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 
 import torch
-from torch.nn.functional import log_softmax, normalize
+from torch.nn.functional import normalize
 
 from csp_index.errors import CspIndexError, LabelError, PluginError, one_line
 from csp_index.labelling import clip_dissect
 from csp_index.labelling.clip_dissect import dataset_share
-from csp_index.labelling.evidence import Evidence, bags, even, pair_products, weighted_rows
+from csp_index.labelling.evidence import Evidence, bags, even, pair_products
 from csp_index.labelling.methods import METHODS, MethodInfo, check_method
-from csp_index.labelling.response import Firing
+from csp_index.labelling.response.share_means import ShareMeans, Weights
+from csp_index.labelling.response.views import Firing, Silent
 from csp_index.models.plugins import METHOD_GROUP, load_methods
 from csp_index.ordering import mix
 from csp_index.records import ScoringOptions
@@ -56,6 +57,8 @@ class ScoringMethod:
     `alone`: a label's score does not depend on the other labels, or only through one softmax over them at the scale
     that `softmax` returns; the confidence in a label then costs little (a concept vector is always alone).
     `background` returns the scale at which the labels' share of the whole dataset is needed, None if it is not.
+    `pooled`: of the contrastive images a score sees only the labels' mean shares (`silent_shares`), and of a softmax
+    only its denominators (`Evidence.log_totals`).
     """
 
     info: MethodInfo
@@ -66,6 +69,7 @@ class ScoringMethod:
     background: Scale = _no_scale
     alone: bool = False
     softmax: Scale = _no_scale
+    pooled: bool = False
 
     def __post_init__(self) -> None:
         if self.terms is not None and self.vector is None:
@@ -238,18 +242,15 @@ def firing_contrast(evidence: Evidence, options: ScoringOptions) -> torch.Tensor
 
 
 def _contrast_and_apart(evidence: Evidence, firing: Firing, scale: float) -> torch.Tensor:
-    pooled, tiny = evidence.contrastive.flatten(1), torch.finfo(torch.float32).tiny
-    share, root = weighted_rows(evidence, pooled, even(pooled >= 0), partial(_shares_and_roots, scale), 2).chunk(2, 1)
+    silent, tiny = silent_shares(evidence, scale), torch.finfo(torch.float32).tiny
+    share, root = silent.share, silent.root
+    if root is None:
+        raise LabelError("this method needs the roots of the contrastive images' shares, and none were computed")
     prior = _filled(evidence, share).clamp(min=tiny).log() + dataset_share(evidence).float().clamp(min=tiny).log()
     mean = 0.5 * (firing.share + share)
     variance = torch.maximum(mean - (0.5 * (firing.root + root)).square(), _FLAT * mean).clamp(min=tiny)
     apart = (0.5 * (firing.root - root) / variance.sqrt()).clamp(-1, 1)
     return _softened(firing.log - 0.5 * prior, _CONTRAST_WIDTH) * _softened(apart, _APART_WIDTH)
-
-
-def _shares_and_roots(scale: float, cosines: torch.Tensor) -> torch.Tensor:
-    share = (scale * cosines).softmax(1)
-    return torch.cat([share, share.sqrt()], 1)
 
 
 def _softened(values: torch.Tensor, width: float) -> torch.Tensor:
@@ -282,11 +283,31 @@ def _scale(options: ScoringOptions) -> float:
     return options.logit_scale
 
 
+def silent_shares(evidence: Evidence, scale: float) -> Silent:
+    """Return the means of the labels' shares, and of their roots, over each neuron's contrastive images."""
+    if evidence.grouped is not None:
+        means, counts = evidence.grouped.means, evidence.grouped.counts.float()
+        weights = counts / counts.sum(1, keepdim=True).clamp(min=1)
+        share = bags(means.share, evidence.grouped.rows, weights)
+        return Silent(share, None if means.root is None else bags(means.root, evidence.grouped.rows, weights))
+    if evidence.response is not None and evidence.response.silent is not None:
+        return evidence.response.silent
+    return mean_shares(evidence, evidence.contrastive.flatten(1), scale)
+
+
+def mean_shares(evidence: Evidence, places: torch.Tensor, scale: float) -> Silent:
+    """Return the means of the labels' shares, and of their roots, over the images at `places` [R, P]; -1 is absent."""
+    used, columns = places.clamp(min=0).unique(return_inverse=True)
+    means = ShareMeans(len(places), evidence.texts, scale)
+    rows, slots = (places >= 0).nonzero(as_tuple=True)
+    weights = Weights(rows, columns[rows, slots], even(places >= 0)[rows, slots])
+    means.add(evidence.vectors[used], evidence.log_totals(scale)[used], weights)
+    return Silent(means.share, means.root)
+
+
 def _near_share(evidence: Evidence, scale: float) -> torch.Tensor:
     """Return each label's mean share of the contrastive images, filled up with the dataset's, [M, C]."""
-    pooled = evidence.contrastive.flatten(1)
-    share = weighted_rows(evidence, pooled, even(pooled >= 0), lambda cosines: (scale * cosines).softmax(1))
-    return _filled(evidence, share)
+    return _filled(evidence, silent_shares(evidence, scale).share)
 
 
 def _filled(evidence: Evidence, share: torch.Tensor) -> torch.Tensor:
@@ -296,17 +317,17 @@ def _filled(evidence: Evidence, share: torch.Tensor) -> torch.Tensor:
     one picture all lack the same things, and are not a prior by themselves.
     """
     fired = (evidence.activating >= 0).sum(1)
-    present = evidence.contrastive.flatten(1) >= 0
-    partners = present.view(evidence.contrastive.shape).sum(2).clamp(max=evidence.asked)
+    partners = evidence.partner_counts.clamp(max=evidence.asked)
     filled = (partners.sum(1) / (fired * evidence.asked).clamp(min=1))[:, None]
     return torch.where(filled >= 1, share, filled * share + (1 - filled) * dataset_share(evidence).float())
 
 
 def _log_shares(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
-    scale = _scale(options)
-    return weighted_rows(
-        evidence, evidence.activating, evidence.weights, lambda cosines: log_softmax(scale * cosines, 1)
-    )
+    """Return sum_i w_i L(t, p_i) [M, C]: L is linear in the embeddings but for the softmax's denominator."""
+    scale, weights = _scale(options), evidence.weights
+    mean = bags(evidence.vectors, evidence.activating, weights)
+    totals = evidence.log_totals(scale)[evidence.activating.clamp(min=0)]
+    return (mean @ evidence.texts.T).mul_(scale).sub_((weights * totals).sum(1, keepdim=True))
 
 
 FORMULAS: dict[str, ScoringMethod] = {
@@ -336,14 +357,15 @@ FORMULAS: dict[str, ScoringMethod] = {
         softmax=lambda options: clip_dissect.HARD_SCALE,
     ),
     "rank-reorder": ScoringMethod(METHODS["rank-reorder"], score=clip_dissect.rank_reorder, alone=True),
-    "pmi": ScoringMethod(METHODS["pmi"], score=pmi, background=_scale, alone=True, softmax=_scale),
-    "contrastive-pmi": ScoringMethod(
-        METHODS["contrastive-pmi"], score=contrastive_pmi, background=_scale, alone=True, softmax=_scale
-    ),
-    "consensus": ScoringMethod(METHODS["consensus"], score=consensus, background=_scale, alone=True, softmax=_scale),
-    "firing-contrast": ScoringMethod(
-        METHODS["firing-contrast"], score=firing_contrast, background=_scale, alone=True, softmax=_scale
-    ),
+    **{
+        name: ScoringMethod(METHODS[name], score=score, background=_scale, alone=True, softmax=_scale, pooled=True)
+        for name, score in (
+            ("pmi", pmi),
+            ("contrastive-pmi", contrastive_pmi),
+            ("consensus", consensus),
+            ("firing-contrast", firing_contrast),
+        )
+    },
     "linear": ScoringMethod(METHODS["linear"], score=explained, alone=True),
     "linear-1": ScoringMethod(METHODS["linear-1"], score=explained, alone=True),
     "random-contrast": ScoringMethod(METHODS["random-contrast"], terms=csp_terms),

@@ -64,7 +64,8 @@ def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
 
 ACTIVATIONS = ("activations_", "sparse_")  # what names of tables of activations begin with: dense ones and sparse ones
 SPARSE_NEURONS = 64  # neurons in one row of a sparse table
-_OF_COLUMNS = (*ACTIVATIONS, "concepts_", "derived_", "embeddings_", "neighbours_", "texts_")  # of a layer or encoder
+# of a layer or encoder
+_OF_COLUMNS = (*ACTIVATIONS, "concepts_", "derived_", "embeddings_", "neighbours_", "sums_", "texts_")
 
 _TABLES: dict[str, pa.Schema] = {
     IMAGES: _schema(
@@ -334,6 +335,17 @@ def neighbours_schema() -> pa.Schema:
     )
 
 
+def sums_schema() -> pa.Schema:
+    """Return the schema of sums over the images that depend on one encoder's embeddings and a vocabulary alone."""
+    return _schema(
+        ("key", pa.string()),  # hash of the encoder, the texts and the scale of their softmax
+        ("first_image", pa.int64()),
+        ("images", pa.int64()),  # images summed over: ids first_image .. first_image + images - 1
+        ("part", pa.string()),  # totals (a number per image), share, root (per text), embedding, products
+        ("values", pa.list_(pa.float64())),
+    )
+
+
 def slug(name: str) -> str:
     """Return a table-name part for any name: readable, at most 49 characters, unique by hash.
 
@@ -367,6 +379,11 @@ def derived_table(encoder: str) -> str:
 def neighbours_table(encoder: str) -> str:
     """Return the name of the table of lists of nearest neighbours in an encoder's space."""
     return f"neighbours_{slug(encoder)}"
+
+
+def sums_table(encoder: str) -> str:
+    """Return the name of the table of sums over the images in an encoder's space."""
+    return f"sums_{slug(encoder)}"
 
 
 def activations_table(layer: str, *, sparse: bool = False) -> str:

@@ -13,12 +13,16 @@ from search_variants import Sight
 from torch import Tensor
 
 from csp_index.labelling.confidence import bootstrap
-from csp_index.labelling.evidence import Evidence, label_share
+from csp_index.labelling.evidence import Evidence
 from csp_index.labelling.methods import METHODS
 from csp_index.labelling.nulls.fit import Sample, label_fit
 from csp_index.labelling.probabilities.features import label_features
 from csp_index.labelling.request import KEPT
-from csp_index.labelling.response import LeaderRanks, ResponseSums
+from csp_index.labelling.response.dataset_sums import dataset_sums
+from csp_index.labelling.response.leader_ranks import LeaderRanks
+from csp_index.labelling.response.response_sums import FiringSums, WholeSums
+from csp_index.labelling.response.share_means import Weights
+from csp_index.labelling.response.views import Saturation
 from csp_index.labelling.scoring import score
 from csp_index.ordering import leaders_of
 from csp_index.records import ScoringOptions
@@ -35,16 +39,21 @@ def evidence_of(sight: Sight, method: str) -> Evidence:
     values = sight.activations.gather(1, sight.top)
     top = sight.top.masked_fill(values <= 0, -1)
     near = sight.near[:, :, : info.neighbours] if info.needs_contrast else sight.near[:, :, :0]
-    share = label_share(sight.vectors, sight.texts, sight.scale) / len(sight.vectors)
-    evidence = Evidence(sight.vectors, top, values, near, sight.texts, sight.vectors.mean(0), share)
+    sums = dataset_sums([sight.vectors], sight.texts, sight.scale)
+    evidence = Evidence(sight.vectors, top, values, near, sight.texts, sight.vectors.mean(0), sums.label_share)
     if not info.needs_response:
         return evidence
-    sums = ResponseSums(values, sight.texts, sight.scale, info.needs_firing)
-    sums.add(sight.vectors, sight.activations)
-    evidence = replace(evidence, response=sums.finish())
+    saturation = Saturation.of(values)
+    adder = (
+        FiringSums(saturation, sight.texts, sight.scale)
+        if info.needs_firing
+        else WholeSums(saturation, sight.texts, sight.scale, sums)
+    )
+    adder.add(sight.vectors, sums.totals, sight.activations, Weights.none())
+    evidence = replace(evidence, response=adder.finish())
     scores = score(method, evidence, ScoringOptions(logit_scale=sight.scale)).scores
     leaders = leaders_of(scores, min(_LEADERS, scores.shape[1]))
-    ranks = LeaderRanks(sums, leaders, slice(None))
+    ranks = LeaderRanks(sums, sight.texts, saturation, leaders)
     ranks.add(sight.vectors, sight.activations)
     precision = torch.zeros(scores.shape).scatter(1, leaders, ranks.finish())
     return replace(evidence, response=replace(evidence.response, precision=precision))

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from csp_index.evaluation.metrics.calibration import TextCalibration
-from csp_index.labelling.evidence import Evidence, label_share
+from csp_index.labelling.evidence import Evidence
+from csp_index.labelling.response.dataset_sums import label_share
 from csp_index.labelling.scoring import score
 from csp_index.records import ScoringOptions
 

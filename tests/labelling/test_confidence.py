@@ -12,8 +12,9 @@ from made_evidence import OPTIONS, RANKS, WIDTH, evidence, unit, with_absent
 from csp_index.errors import StoppedError
 from csp_index.labelling import confidence, scoring
 from csp_index.labelling.confidence import Confidence, bootstrap, draws
-from csp_index.labelling.evidence import Evidence, label_share
+from csp_index.labelling.evidence import Evidence
 from csp_index.labelling.methods import MethodInfo
+from csp_index.labelling.response.dataset_sums import label_share
 from csp_index.labelling.scoring import FORMULAS, ScoringMethod
 
 EVERY = sorted(name for name, row in FORMULAS.items() if not row.info.needs_correlation)  # these see no examples

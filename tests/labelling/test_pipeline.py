@@ -92,8 +92,8 @@ def test_a_memory_changes_no_score_and_no_step_runs_twice(arrays: tuple[Index, C
     pipeline = Pipeline(index.store, memory=memory)
     for _ in range(2):
         assert torch.equal(pipeline.scores(chosen, request, texts).scored.scores, expected)
-    passes = 0 if method in ("csp", "mean-centred") else 1  # a look at the whole dataset
-    assert memory.made == ["examples"] + ["dataset"] * passes
+    looks = ["dataset"] if request.dataset_scale is not None else []  # at what is the same for all neurons
+    assert memory.made == ["examples", *looks, *["examples"] * request.formula.info.needs_response]
 
 
 def test_what_a_pass_depends_on_is_in_its_key(arrays: tuple[Index, CandidateTexts]) -> None:

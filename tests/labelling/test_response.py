@@ -9,9 +9,13 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from csp_index.labelling.response import Firing, LeaderRanks, Response, ResponseSums
+from csp_index.labelling.response.dataset_sums import DatasetSums, dataset_sums
+from csp_index.labelling.response.leader_ranks import LeaderRanks, label_filters
+from csp_index.labelling.response.response_sums import FiringSums, WholeSums
+from csp_index.labelling.response.share_means import ShareMeans, Weights
+from csp_index.labelling.response.views import Firing, Response, Saturation, Silent
 
-IMAGES, NEURONS, TEXTS, WIDTH = 400, 6, 9, 8
+IMAGES, NEURONS, TEXTS, WIDTH, SCALE = 400, 6, 9, 8, 20.0
 
 
 def world(seed: int = 0):
@@ -24,15 +28,21 @@ def world(seed: int = 0):
     return e, a, t
 
 
-def sums_of(e, a, t, tiles: int = 1) -> ResponseSums:
-    found = ResponseSums(a.topk(30, dim=1).values, t, 20.0)
-    for place in torch.arange(IMAGES).chunk(tiles):
-        found.add(e[place], a[:, place])
-    return found
+def dataset_of(e, t) -> DatasetSums:
+    return dataset_sums([e], t, SCALE)
+
+
+def response_of(e, a, t, tiles: int = 1, only_firing: bool = False) -> Response:
+    dataset, saturation = dataset_of(e, t), Saturation.of(a.topk(min(30, len(e)), dim=1).values)
+    adder = FiringSums(saturation, t, SCALE) if only_firing else WholeSums(saturation, t, SCALE, dataset)
+    for place in torch.arange(len(e)).chunk(tiles):
+        adder.add(e[place], dataset.totals[place], a[:, place], Weights.none())
+    return adder.finish()
 
 
 def precision_of(e, a, t, leaders, tiles: int = 1, pick: slice = slice(None)) -> torch.Tensor:
-    ranks = LeaderRanks(sums_of(e, a, t), leaders[pick], pick)
+    saturation = Saturation.of(a.topk(30, dim=1).values).of_neurons(pick)
+    ranks = LeaderRanks(dataset_of(e, t), t, saturation, leaders[pick])
     for place in torch.arange(IMAGES).chunk(tiles):
         ranks.add(e[place], a[pick][:, place])
     return ranks.finish()
@@ -40,7 +50,7 @@ def precision_of(e, a, t, leaders, tiles: int = 1, pick: slice = slice(None)) ->
 
 def test_tiles_change_nothing():
     e, a, t = world()
-    one, many = (sums_of(e, a, t, tiles).finish() for tiles in (1, 7))
+    one, many = (response_of(e, a, t, tiles) for tiles in (1, 7))
     torch.testing.assert_close(one.linear, many.linear, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(one.agreement, many.agreement, atol=1e-5, rtol=1e-5)
     leaders = torch.arange(4).repeat(NEURONS, 1)
@@ -49,7 +59,7 @@ def test_tiles_change_nothing():
 
 def test_both_views_favour_the_text_that_a_neuron_detects():
     e, a, t = world()
-    found = sums_of(e, a, t).finish()
+    found = response_of(e, a, t)
     assert found.linear[:5].argmax(1).tolist() == [0, 1, 2, 3, 4]
     assert found.agreement[:5].argmax(1).tolist() == [0, 1, 2, 3, 4]
     assert not found.linear[5].any() and not found.agreement[5].any()
@@ -60,10 +70,10 @@ def test_the_leaders_precision_is_the_average_precision_of_the_filtered_order():
     a = (a > 0).float()
     leaders = torch.tensor([[0, 3], [1, 4], [2, 0], [3, 1], [4, 2], [5, 6]])
     got = precision_of(e, a, t, leaders)
-    sums = sums_of(e, a, t)
+    dataset = dataset_of(e, t)
     for neuron in range(5):
         for column in range(2):
-            order = (e - e.mean(0)) @ sums.filters(leaders[neuron, column][None])[0]
+            order = (e - e.mean(0)) @ label_filters(dataset, t, leaders[neuron, column][None])[0]
             expected = average_precision_score(a[neuron].numpy() > 0, order.numpy())
             assert got[neuron, column].item() == pytest.approx(expected, abs=0.05)
     assert bool((got[:5, 0] > got[:5, 1]).all())
@@ -83,10 +93,7 @@ def test_the_firing_images_are_those_of_half_the_mean_activation(density):
     generator = torch.Generator().manual_seed(3)
     a = torch.rand(NEURONS, IMAGES, generator=generator) * (torch.rand(NEURONS, IMAGES, generator=generator) < density)
     a[5] = 0
-    result = ResponseSums(a.topk(30, dim=1).values, t, 20.0, firing=True)
-    for place in torch.arange(IMAGES).chunk(3):
-        result.add(e[place], a[:, place])
-    found = result.finish()
+    found = response_of(e, a, t, 3, only_firing=True)
     share = (20.0 * e @ t.T).softmax(1)
     for k in range(5):
         top = a[k].topk(30).values
@@ -111,7 +118,51 @@ def test_rows_and_columns_of_a_response():
 
 def test_one_image_or_one_text_is_no_error():
     e, a, t = world()
-    one = ResponseSums(a[:, :1], t[:1], 20.0)
-    one.add(e[:1], a[:, :1])
-    found = one.finish()
+    found = response_of(e[:1], a[:, :1], t[:1])
     assert np.isfinite(found.linear.numpy()).all() and np.isfinite(found.agreement.numpy()).all()
+
+
+def test_sums_over_the_dataset_are_those_of_a_softmax_and_grow_with_it():
+    e, _, t = world()
+    share = (SCALE * e @ t.T).softmax(1)
+    whole = dataset_of(e, t)
+    for found in (whole, dataset_of(e[:150], t).and_of(dataset_of(e[150:], t))):
+        torch.testing.assert_close(found.totals, (SCALE * e @ t.T).logsumexp(1))
+        torch.testing.assert_close(found.share.float(), share.sum(0), rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(found.root.float(), share.sqrt().sum(0), rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(found.covariance.float(), e.T.cov(correction=0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [3, 100])
+@pytest.mark.parametrize("per_row", [2, 900])
+def test_mean_shares_are_those_of_a_softmax(rows, per_row):
+    generator = torch.Generator().manual_seed(1)
+    e = torch.nn.functional.normalize(torch.randn(5000, WIDTH, generator=generator), dim=1)
+    t = torch.nn.functional.normalize(torch.randn(700, WIDTH, generator=generator), dim=1)
+    dense = torch.zeros(rows, len(e))
+    places = torch.randint(0, len(e), (rows, per_row), generator=generator)
+    dense.scatter_add_(1, places, torch.rand(places.shape, generator=generator))
+    dense[1] = 0
+    share = (SCALE * e @ t.T).softmax(1)
+    means = ShareMeans(rows, t, SCALE)
+    means.add(e, dataset_of(e, t).totals, Weights.of(dense))
+    torch.testing.assert_close(means.share, dense @ share, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(means.root, dense @ share.sqrt(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(Weights.of(dense).sums(rows, e), dense @ e, rtol=1e-4, atol=1e-3)
+
+
+def test_what_contrastive_images_show_comes_with_the_response():
+    e, a, t = world()
+    dataset, saturation = dataset_of(e, t), Saturation.of(a.topk(30, dim=1).values)
+    share = (SCALE * e @ t.T).softmax(1)
+    silent = Weights(torch.tensor([0, 0, 4]), torch.tensor([7, 9, 7]), torch.tensor([0.5, 0.5, 1.0]))
+    for adder in (FiringSums(saturation, t, SCALE), WholeSums(saturation, t, SCALE, dataset)):
+        adder.add(e, dataset.totals, a, silent)
+        found = adder.finish().silent
+        torch.testing.assert_close(found.share[0], share[[7, 9]].mean(0))
+        torch.testing.assert_close(found.share[4], share[7])
+        assert not found.share[1].any()
+        if found.root is not None:
+            torch.testing.assert_close(found.root[0], share[[7, 9]].sqrt().mean(0))
+    rows = Response(silent=Silent(share[:3])).of_candidates(torch.tensor([2])).of_neurons(slice(0, 1))
+    assert rows.silent.share.tolist() == [[share[0, 2]]] and rows.repeated(2).silent is None

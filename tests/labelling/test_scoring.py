@@ -11,8 +11,9 @@ from made_evidence import IMAGES, OPTIONS, RANKS, WIDTH, evidence, score, with_a
 from csp_index.errors import LabelError, SettingError
 from csp_index.labelling import evidence as evidence_module
 from csp_index.labelling import scoring
-from csp_index.labelling.evidence import Evidence, label_share
-from csp_index.labelling.response import Firing, Response
+from csp_index.labelling.evidence import Evidence
+from csp_index.labelling.response.dataset_sums import label_share
+from csp_index.labelling.response.views import Firing, Response
 from csp_index.labelling.scoring import FORMULAS
 from csp_index.records import ScoringOptions
 

@@ -13,7 +13,7 @@ from made_evidence import IMAGES, OPTIONS, RANKS, SCALE, TEXTS, WIDTH, evidence,
 from csp_index.errors import LabelError
 from csp_index.labelling import evidence as evidence_module
 from csp_index.labelling import scoring
-from csp_index.labelling.evidence import label_share
+from csp_index.labelling.response.dataset_sums import label_share
 from csp_index.labelling.scoring import FORMULAS
 from csp_index.records import ScoringOptions
 

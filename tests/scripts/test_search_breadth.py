@@ -16,8 +16,11 @@ import search_worlds
 from search_breadth import FullSight
 from search_variants import softened
 
-from csp_index.labelling.evidence import Evidence, label_share
-from csp_index.labelling.response import ResponseSums
+from csp_index.labelling.evidence import Evidence
+from csp_index.labelling.response.dataset_sums import dataset_sums
+from csp_index.labelling.response.response_sums import FiringSums
+from csp_index.labelling.response.share_means import Weights
+from csp_index.labelling.response.views import Saturation
 from csp_index.labelling.scoring import score
 from csp_index.records import ScoringOptions
 
@@ -80,11 +83,10 @@ def test_the_package_computes_the_chosen_candidate() -> None:
     contrast, near = (search_candidates.factor(sight, name) for name in ("firing contrast", "near"))
     expected = softened(contrast, 2) * softened(near, 0.1)  # the package's score before the second pass
     values, top = world.activations.topk(30, dim=1)
-    sums = ResponseSums(values, world.texts, world.scale, firing=True)
-    sums.add(world.vectors, world.activations)
-    share = label_share(world.vectors, world.texts, world.scale) / len(world.vectors)
-    evidence = Evidence(
-        world.vectors, top, values, sight.near[:, :, :50], world.texts, None, share, response=sums.finish()
-    )
+    sums = dataset_sums([world.vectors], world.texts, world.scale)
+    firing = FiringSums(Saturation.of(values), world.texts, world.scale)
+    firing.add(world.vectors, sums.totals, world.activations, Weights.none())
+    near = sight.near[:, :, :50]
+    evidence = Evidence(world.vectors, top, values, near, world.texts, None, sums.label_share, response=firing.finish())
     scores = score("firing-contrast", evidence, ScoringOptions(logit_scale=world.scale)).scores
     torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-6)

@@ -64,6 +64,7 @@ TABLES = (
     "concepts",
     "derived",
     "neighbours",
+    "sums",
 )
 
 
@@ -320,6 +321,9 @@ def _of_commits() -> Iterator[Damage]:
         "neighbours' cosines": ("neighbours", scaled("cosines", 0.5)),
         "neighbours doubled": ("neighbours", doubled),
         "neighbours of no image": ("neighbours", filled("image_id", 10**6)),
+        "sums lost": ("sums", lost),
+        "sums of other images": ("sums", filled("images", 7)),
+        "sums x 3": ("sums", scaled("values", 3.0)),
         "run lost": ("runs", lost),
         "run doubled": ("runs", doubled),
     }

@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 
 from csp_index.labelling import scoring
-from csp_index.labelling.evidence import Evidence, label_share
-from csp_index.labelling.response import Firing, Response
+from csp_index.labelling.evidence import Evidence
+from csp_index.labelling.response.dataset_sums import label_share
+from csp_index.labelling.response.views import Firing, Response
 from csp_index.labelling.scoring import FORMULAS
 from csp_index.records import ScoringOptions
 

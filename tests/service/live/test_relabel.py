@@ -120,7 +120,7 @@ def test_moving_a_knob_of_the_formula_gathers_nothing_anew(
 
 def test_the_dataset_is_gone_over_once_for_the_same_candidates(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.models().relabel(LabelQuery(neurons(1), method="pmi"))
-    monkeypatch.setattr(pipeline, "dataset_share", None)
+    monkeypatch.setattr(pipeline, "read_sums", None)
     engine.models().relabel(LabelQuery(neurons(2), method="pmi"))
     engine.models().relabel(LabelQuery(neurons(2), method="contrastive-pmi"))
     with pytest.raises(TypeError):

@@ -1,0 +1,105 @@
+"""Sums over the dataset that depend on images, labels, and the scale of a softmax alone: the same for all neurons.
+
+P(t|x) = softmax_t(scale T(t).e(x)) is the share of label t in image x. With the logarithms of its denominators known, a
+share is one product and one exponential, for any label and image alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+_BLOCK_BYTES = 16 * 2**20  # of the products of a block of images with all labels
+_TINY = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSums:
+    """Sums over `images` images, for C labels and embeddings of D dimensions.
+
+    `totals` [images] float32: log sum_t exp(scale T(t).e(x)) of each image, in the order of the images. `share` and
+    `root` [C] float64: sums of P and of sqrt(P). `embedding` [D] and `products` [D, D] float64: sums of e and e e^T.
+    """
+
+    totals: torch.Tensor
+    share: torch.Tensor
+    root: torch.Tensor
+    embedding: torch.Tensor
+    products: torch.Tensor
+
+    @property
+    def images(self) -> int:
+        """How many images the sums go over."""
+        return len(self.totals)
+
+    @property
+    def label_share(self) -> torch.Tensor:
+        """The mean share of each label, [C] float64."""
+        return self.share / max(1, self.images)
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """The mean embedding [D] float64."""
+        return self.embedding / max(1, self.images)
+
+    @property
+    def covariance(self) -> torch.Tensor:
+        """The covariance of the embeddings [D, D] float64."""
+        return self.products / max(1, self.images) - torch.outer(self.mean, self.mean)
+
+    def solve(self, ridge: float, rows: torch.Tensor) -> torch.Tensor:
+        """Return (Cov(e) + ridge mean variance I)^-1 applied to every row [R, D] float64."""
+        covariance = self.covariance
+        penalty = (ridge * covariance.trace() / len(covariance)).clamp(min=_TINY)
+        regular = covariance + penalty * torch.eye(len(covariance), dtype=torch.float64)
+        solution: torch.Tensor = torch.linalg.solve(regular, rows.T).T
+        return solution
+
+    def and_of(self, more: DatasetSums) -> DatasetSums:
+        """Return the sums over these images and then `more`, for the same labels and scale."""
+        return DatasetSums(
+            torch.cat([self.totals, more.totals]),
+            self.share + more.share,
+            self.root + more.root,
+            self.embedding + more.embedding,
+            self.products + more.products,
+        )
+
+
+def dataset_sums(tiles: Iterable[torch.Tensor], texts: torch.Tensor, scale: float) -> DatasetSums:
+    """Return the sums over the embeddings [n, D] of all tiles for texts [C, D]; memory [images], [C], [D, D]."""
+    candidates, width = texts.shape
+    share, root, embedding = _zeros(candidates), _zeros(candidates), _zeros(width)
+    products = _zeros(width, width)
+    totals: list[torch.Tensor] = []
+    # a nearly flat softmax differs in digits float32 does not have
+    exact = torch.float64 if scale < 1 else torch.float32
+    for tile in tiles:
+        embedding += tile.sum(0, dtype=torch.float64)
+        products += tile.T @ tile
+        for part in tile.split(max(1, _BLOCK_BYTES // (4 * max(1, candidates)))):
+            logits = (part @ texts.T).to(exact).mul_(scale)
+            highest = logits.amax(1, keepdim=True)
+            powers = logits.sub_(highest).exp_()
+            sums = powers.sum(1)
+            totals.append((highest[:, 0] + sums.log()).float())
+            share += sums.reciprocal() @ powers
+            root += sums.rsqrt() @ powers.sqrt_()
+    return DatasetSums(torch.cat(totals) if totals else torch.zeros(0), share, root, embedding, products)
+
+
+def label_share(vectors: torch.Tensor, texts: torch.Tensor, scale: float) -> torch.Tensor:
+    """Return the sum over images of softmax_t(scale T(t).e(x)) for image embeddings [n, D], as float64 [C]."""
+    return dataset_sums([vectors], texts, scale).share
+
+
+def log_totals(vectors: torch.Tensor, texts: torch.Tensor, scale: float) -> torch.Tensor:
+    """Return log sum_t exp(scale T(t).e(x)) of image embeddings [n, D] for texts [C, D], [n] float32."""
+    parts = vectors.split(max(1, _BLOCK_BYTES // (4 * max(1, len(texts)))))
+    return torch.cat([(part @ texts.T).mul_(scale).logsumexp(1) for part in parts])
+
+
+def _zeros(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.float64)
