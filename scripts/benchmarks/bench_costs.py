@@ -17,6 +17,7 @@ from bench_data import Bench, child
 from bench_label import growing, growth_peaks, growth_seconds, warm_times
 from bench_rows import Row
 
+IMAGENET = "figures at ImageNet's size"  # the key of what imagenet_size.py measured, where it is to be fitted as well
 _EXAMPLES = 30
 _DAY = 86_400
 TARGETS = {"ImageNet-1k": (1_281_167, 2_048, 512), "400M": (400_000_000, 2_048, 512)}
@@ -104,7 +105,31 @@ def _points(bench: Bench) -> dict[str, list[tuple[dict[str, float], float]]]:
     found["label-all peak bytes"] = [(sizes[name], value) for name, value in peaks.items()]
     warm = warm_times(bench)
     found["one neuron s"] = [(sizes[name], statistics.median(warm[name]["seconds"])) for name in warm]
+    for name, value in of_imagenet(bench.memo.get(IMAGENET)).items():
+        found[name].append(value)
     return found
+
+
+def of_imagenet(measured: Mapping[str, Any] | None) -> dict[str, tuple[dict[str, float], float]]:
+    """Return what imagenet_size.py measured of the costs, each with the size; nothing without its figures.
+
+    Seconds are those beyond start-up. Activations are stored in float16 there, so their bytes are not comparable.
+    """
+    if measured is None:
+        return {}
+    shape, costs, facts = measured["figures"]["shape"], measured["figures"]["costs"], measured["facts"]
+    size = {"N": shape["images"], "M": shape["neurons"], "D": shape["width"], "U": facts["distinct"]}
+    start_up = next(cost for name, cost in costs.items() if name.startswith("start-up"))["seconds"]
+    found = {
+        "import s": costs["import"]["seconds"] - start_up,
+        "label-all s": costs["label all, csp"]["seconds"] - start_up,
+        "label-all peak bytes": costs["label all, csp"]["resident"],
+    }
+    for table, value in facts["bytes"].items():
+        kind = f"{table.split('_')[0]} bytes"
+        if kind in _TERMS and kind != "activations bytes":
+            found[kind] = value
+    return {name: (size, float(value)) for name, value in found.items()}
 
 
 def predict(factors: Mapping[str, float], size: Mapping[str, float]) -> float:

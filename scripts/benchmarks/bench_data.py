@@ -209,7 +209,7 @@ def prepare(wanted: Mapping[str, Mapping[str, Any]]) -> None:
             made.folder / "A.npy", LAYER, embeddings=made.folder / "E.npy", encoder="arrays", logit_scale=30.0
         )
         facts = {"shape": asdict(made.shape), "import_seconds": time.monotonic() - started}
-        facts["distinct"] = _write_distinct(made)
+        facts["distinct"] = write_distinct(made)
         facts["bytes"] = table_bytes(made.db)
         (made.folder / "made.json").write_text(json.dumps(facts))
 
@@ -254,7 +254,7 @@ def make_arrays(folder: Path, shape: Shape, dtype: str = "float32") -> None:
     activations.flush()
 
 
-def _write_distinct(made: Made, examples: int = 30) -> int:
+def write_distinct(made: Made, examples: int = 30) -> int:
     """Write the ids of the distinct activating images of all neurons, and return how many there are."""
     import numpy as np
 

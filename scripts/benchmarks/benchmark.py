@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="Write every figure, and what is behind it, to this file.")
     parser.add_argument("--folder", type=Path, help="Keep the made data here, for the next run.")
     parser.add_argument("--turns", type=int, help="Turns of each comparison (5; 1 for small).")
+    parser.add_argument("--imagenet", type=Path, help="Folder of imagenet_size.py, whose figures `cost` fits as well.")
     asked = parser.parse_args(arguments)
     names = asked.only.split(",") if asked.only else list(GROUPS)
     if unknown := sorted(set(names) - set(GROUPS)):
@@ -79,6 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = (asked.folder or Path(folder)).absolute()
         place.mkdir(parents=True, exist_ok=True)
         bench = Bench(place, SHAPES[asked.size], asked.turns or (1 if quick else 5), quick)
+        if asked.imagenet:
+            bench.memo[bench_costs.IMAGENET] = {
+                name: json.loads((asked.imagenet / f"{name}.json").read_text()) for name in ("figures", "facts")
+            }
         rows = measure(bench, names)
     print(table(rows))
     if asked.json:

@@ -3,6 +3,7 @@
 1,281,167 images x 1,024 neurons x 512 dimensions of made arrays, stored in float16, 10,000 texts. Prints seconds, CPU
 seconds and peak memory of each stage. A stage that FOLDER holds figures of is not run again, so a run that was ended
 goes on where it stopped; `--stages` runs the named ones anew. Some 16 GB of disk; `--clean` removes all but figures.
+`benchmark.py --imagenet FOLDER` fits them with those of smaller sizes.
 
 Peak memory is what processes have of their own (RssAnon: without pages of mapped files, which the system can drop),
 looked at every 20 ms, of a command and its children together. Beside it stands the largest resident size of the
@@ -181,6 +182,8 @@ def _imported(made: Made) -> Cost:
     shutil.rmtree(made.db, ignore_errors=True)
     cost, _ = run([*made.import_command(made.db), "--dtype", "float16"])
     size = sum(path.stat().st_size for path in Path(made.db).rglob("*") if path.is_file())
+    facts = _own(made, "facts")[1].splitlines()[-1]
+    (made.folder / "facts.json").write_text(facts)
     return replace(cost, note=f"{size / 1e9:.2f} GB on disk")
 
 
@@ -291,7 +294,7 @@ def main() -> None:
     print(table(measure(made, [name.strip() for name in asked.stages.split(";")] if asked.stages else None)))
     if asked.clean:
         shutil.rmtree(made.db, ignore_errors=True)
-        for name in ("A.npy", "E.npy", "T.npy", "T.txt"):
+        for name in ("A.npy", "E.npy", "T.npy", "T.txt", "distinct.npy"):
             (made.folder / name).unlink(missing_ok=True)
 
 
@@ -299,12 +302,15 @@ def main() -> None:
 
 
 def _child(folder: Path, step: str, shape: dict[str, Any], *arguments: str) -> None:
-    from bench_data import make_arrays
+    from bench_data import make_arrays, table_bytes, write_distinct
 
+    made = Made(Shape(**shape), folder)
     if step == "make":
-        make_arrays(folder, Shape(**shape), dtype="float16")
+        make_arrays(folder, made.shape, dtype="float16")
+    elif step == "facts":
+        print(json.dumps({"distinct": write_distinct(made), "bytes": table_bytes(made.db)}))
     else:
-        print(json.dumps(warm(Made(Shape(**shape), folder), *arguments)))
+        print(json.dumps(warm(made, *arguments)))
 
 
 def warm(made: Made, method: str) -> list[float]:

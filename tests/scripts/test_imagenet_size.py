@@ -12,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts" / "benchmarks"))
 
+import bench_costs
 import imagenet_size
 from bench_data import Made, Shape
 from imagenet_size import BAR, Cost, measure, run
@@ -72,4 +73,8 @@ def test_every_stage_at_a_tiny_size(tmp_path: Path) -> None:
         assert f"| {name} |" in ended.stdout
         assert cost["cpu"] > 0
         assert cost["own"] < BAR
-    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["facts.json", "figures.json"]
+    measured = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("figures", "facts")}
+    fitted = bench_costs.of_imagenet(measured)
+    assert fitted["import s"][0] == {"N": 600, "M": 24, "D": 16, "U": measured["facts"]["distinct"]}
+    assert fitted["embeddings bytes"][1] > 4 * 600 * 16
