@@ -323,7 +323,8 @@ class LocalExecutor:
     ) -> Generator[ComputedBatch[Values], None, None]:
         """Yield the batches of shards of `limits` images each, computed; end where the writer has failed."""
         preprocess = [part.model.preprocess for part in parts]
-        workers = workers_for(self._state.total, preprocess) if self._workers is None else self._workers
+        gpu = any(part.model.device.type != "cpu" for part in parts)
+        workers = workers_for(self._state.total, preprocess, gpu=gpu) if self._workers is None else self._workers
         proven = self._state.is_proven(parts)
         with (
             closing(decoded(refs, preprocess, workers=workers, draft=self._state.draft)) as images,

@@ -126,6 +126,19 @@ def test_processes_are_started_unasked_for_many_images_on_many_cores(
     assert workers_for(images, [lambda image: torch.zeros(1)]) == 0
 
 
+@pytest.mark.parametrize(("cores", "images", "workers"), [(1, 10**6, 0), (16, 100, 0), (2, 256, 1), (64, 10**6, 16)])
+def test_where_a_gpu_waits_for_images_all_cores_but_one_decode(
+    cores: int, images: int, workers: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    assert workers_for(images, PREPROCESS, gpu=True) == workers
+    assert not caplog.records
+    assert workers_for(images, [lambda image: torch.zeros(1)], gpu=True) == 0
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == (
+        ["images are decoded by threads, for which the GPU may wait"] if workers else []
+    )
+
+
 SCRIPT = """
 import itertools, os, sys
 from csp_index.images.loader import decoded

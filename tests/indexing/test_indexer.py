@@ -217,6 +217,29 @@ def test_processes_that_decode_change_nothing(images, tmp_path, monkeypatch):
     assert contents(tmp_path / "processes") == contents(tmp_path / "threads")
 
 
+def test_where_models_run_elsewhere_than_on_the_cpu_processes_decode_unasked(images, tmp_path, monkeypatch):
+    started: list[int] = []
+    real, submit = loader._Pools.__init__, loader._Pools.submit
+
+    def counted(pools, preprocess, size, draft, workers):
+        started.append(workers)
+        real(pools, preprocess, size, draft, workers)
+
+    def patient(pools, jobs):
+        futures.wait(pools._starting)
+        return submit(pools, jobs)
+
+    add(tmp_path / "cpu", images)
+    monkeypatch.setattr(loader, "_GPU_IMAGES", 20)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    monkeypatch.setattr(loader._Pools, "__init__", counted)
+    monkeypatch.setattr(loader._Pools, "submit", patient)
+    monkeypatch.setattr(fakes.FakeEncoder, "device", torch.device("mps"))  # in name: it computes where it did
+    add(tmp_path / "elsewhere", images)
+    assert started == [1]
+    assert contents(tmp_path / "elsewhere") == contents(tmp_path / "cpu")
+
+
 def test_a_writer_that_fails_ends_the_pass_with_its_own_error(images, tmp_path, monkeypatch):
     real, appended = Store.append, []
 
