@@ -27,6 +27,7 @@ from csp_index.errors import (
     StoppedError,
     StoreError,
 )
+from csp_index.torch_threads import sleep_when_idle
 
 if TYPE_CHECKING:
     from csp_index.evaluation.evaluation import Evaluation
@@ -113,6 +114,8 @@ __all__ = [
     "open_index",
     "redrawn",
 ]
+
+sleep_when_idle()  # has an effect only before torch is loaded
 
 _HOMES = {
     "csp_index.evaluation.evaluation": ("Evaluation",),

@@ -1,4 +1,4 @@
-"""Threads and processes: work ahead of a reader, work behind a writer, a pool of processes, torch on one thread.
+"""Threads and processes: work ahead of a reader, work behind a writer, a pool of processes.
 
 Knows nothing about the work. An iterator runs one item ahead of its reader and a writer one job behind, each in one
 thread, so that order is kept; an error is raised when the item is read or the next job is added.
@@ -191,59 +191,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-class _SingleThread:
-    """Torch on one thread, in the threads that ask for it.
-
-    Torch keeps the number for each thread that computes, and new threads start with the number set last. So the
-    number to return to is read only while no thread is inside, and each thread returns to it by itself.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._depth = threading.local()
-        self._inside = 0
-        self._before = 1
-
-    def enter(self) -> None:
-        import torch  # whatever computes has loaded it; workers that only decode never do
-
-        depth = getattr(self._depth, "value", 0)
-        with self._lock:
-            now = torch.get_num_threads()  # read in every thread: the first time, it takes over what was set elsewhere
-            if self._inside == 0:
-                self._before = now
-            self._inside += 1
-            if depth == 0:
-                torch.set_num_threads(1)
-        self._depth.value = depth + 1
-
-    def leave(self) -> None:
-        import torch
-
-        self._depth.value -= 1
-        with self._lock:
-            self._inside -= 1
-            if self._depth.value == 0:
-                torch.set_num_threads(self._before)
-
-
-_single_thread = _SingleThread()
-
-
-@contextmanager
-def one_thread(active: bool = True) -> Iterator[None]:
-    """Compute on one thread: to wake others for a few small products costs more than they save.
-
-    Measured for one neuron by `csp` from stored neighbour lists (5,000 images, 2,000 candidates, two busy cores, median
-    of 40): 15 ms of CPU time and 51 ms in all, against 37 and 142 ms on two threads. `active` False changes nothing.
-    """
-    if not active:
-        yield
-        return
-    _single_thread.enter()
-    try:
-        yield
-    finally:
-        _single_thread.leave()

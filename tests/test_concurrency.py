@@ -1,17 +1,14 @@
-"""Work ahead and behind keeps order and hands errors on; torch computes on one thread where that is asked."""
+"""Work ahead and behind keeps order and hands errors on; a pool of processes has its payload and ends."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 
 import pytest
-import torch
 
-from csp_index.concurrency import Workers, Writer, ahead, one_thread, worker_payload
+from csp_index.concurrency import Workers, Writer, ahead, worker_payload
 
 
 def test_the_next_item_is_made_while_the_reader_holds_the_last() -> None:
@@ -102,49 +99,3 @@ def test_workers_have_the_payload_and_end_while_they_work() -> None:
     workers.end()
     assert time.monotonic() - started < 30
     assert all(future.done() for future in pending)  # canceled, or broken by the end of their process
-
-
-@pytest.fixture
-def three():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
-
-
-def test_one_thread_inside_and_as_many_as_before_after(three):
-    with one_thread():
-        assert torch.get_num_threads() == 1
-        with one_thread():
-            assert torch.get_num_threads() == 1
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == 3
-    with one_thread(False):
-        assert torch.get_num_threads() == 3
-    with pytest.raises(ValueError, match="stop"), one_thread():
-        raise ValueError("stop")
-    assert torch.get_num_threads() == 3
-
-
-def test_threads_that_overlap_all_go_back_and_so_do_new_ones(three):
-    entered, left = Barrier(2), Barrier(2)
-
-    def first() -> int:
-        with one_thread():
-            entered.wait()
-        left.wait()
-        return torch.get_num_threads()
-
-    def second() -> tuple[int, int]:
-        with one_thread():
-            entered.wait()
-            left.wait()
-            inside = torch.get_num_threads()
-        return inside, torch.get_num_threads()
-
-    with ThreadPoolExecutor(2) as pool:
-        early, late = pool.submit(first), pool.submit(second)
-        assert late.result() == (1, 3)
-        assert early.result() == 3
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(torch.get_num_threads).result() == 3

@@ -24,6 +24,19 @@ def label_cost(request: LabelRequest, neurons: int, candidates: int) -> int:
     return neurons * (images * each + choosing)
 
 
+def label_products(
+    request: LabelRequest, neurons: int, images: int, candidates: int, width: int, listed: bool = False
+) -> int:
+    """Return about how many products of two numbers the scores of labels take, from embeddings of `width` numbers.
+
+    `listed`: the nearest images of the activating ones are read from stored lists.
+    """
+    info = request.formula.info
+    whole = info.needs_response or info.needs_correlation or request.dataset_scale is not None
+    compared = min(neurons * request.examples.examples, images) * (info.needs_contrast and not listed)
+    return width * (images * (compared + candidates * whole) + neurons * candidates)
+
+
 def check_cost(request: LabelRequest, neurons: int, candidates: int, most: int) -> None:
     """Raise SettingError if a request costs more than `most`, with what to lower."""
     cost = label_cost(request, neurons, candidates)

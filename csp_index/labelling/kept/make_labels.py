@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
-from csp_index.concurrency import one_thread
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.examples import Examples, activating_examples, with_plan
 from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError
 from csp_index.labelling.candidates import CandidateTexts
+from csp_index.labelling.cost import label_products
 from csp_index.labelling.kept.label_rows import rows_of, write_labels
 from csp_index.labelling.kept.read_labels import read_labels
 from csp_index.labelling.label_values import labels_of
@@ -21,8 +21,7 @@ from csp_index.labelling.request import LabelRequest
 from csp_index.records import Label
 from csp_index.store.runs import record_run, settings_hash
 from csp_index.store.tables import Store
-
-_FEW = 8  # neurons: so little work that several threads only get in each other's way
+from csp_index.torch_threads import threads_for
 
 
 def make_labels(
@@ -73,15 +72,19 @@ def _compute(
     with store.write_lock() if keep else nullcontext():
         texts = candidates()
         check_texts(selection, request, texts)
+        listed = context.plan is not None and context.plan.listed
+        count, width = len(selection.neurons), selection.source.width
+        narrowed = threads_for(label_products(request, count, activating.images, len(texts.embeddings), width, listed))
         if not keep:
             pipeline = Pipeline(store, context)
-            with one_thread(context.plan is not None and context.plan.listed and len(selection.neurons) <= _FEW):
+            with narrowed:
                 ranking = pipeline.ranking(selection, request, texts, activating)
                 return labels_of(ranking, pipeline.summary(ranking))
         models = {selection.source.what: selection.source.identity}
         with record_run(store, "label", described, models, request.examples.seed) as run:
             pipeline = Pipeline(store, replace(context, run_id=run.run_id))
-            ranking = pipeline.ranking(selection, request, texts, activating)
+            with narrowed:
+                ranking = pipeline.ranking(selection, request, texts, activating)
             with _without_collector():
                 summary = pipeline.summary(ranking)
                 rows = rows_of(ranking, summary, run.run_id, run.settings_hash)

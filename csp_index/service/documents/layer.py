@@ -193,8 +193,8 @@ class Clarities:
         vectors = self._engine.models().vectors_of(ids[ids >= 0].tolist())
         import torch  # the engine has loaded it by now
 
-        from csp_index.concurrency import one_thread
         from csp_index.evaluation.metrics.structure import clarity
+        from csp_index.torch_threads import one_thread
 
         with one_thread():
             self._values[neurons] = clarity(torch.from_numpy(vectors), torch.from_numpy(rows)).numpy()

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from csp_index import settings
-from csp_index.concurrency import go_on, one_thread
+from csp_index.concurrency import go_on
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.embeddings import Embeddings, all_embeddings
 from csp_index.contrast.makers import makers
@@ -36,6 +36,7 @@ from csp_index.store import catalog, schema
 from csp_index.store.activations import activations_of
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.stored_json import read_object
+from csp_index.torch_threads import one_thread
 
 _CPU = torch.device("cpu")
 _log = logging.getLogger(__name__)

@@ -1,0 +1,90 @@
+"""How many threads torch computes on: entering and leaving, in several threads at once; idle ones sleep."""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+import torch
+from other_process import run_python
+
+from csp_index.torch_threads import one_thread, sleep_when_idle, threads_for
+
+
+@pytest.fixture
+def three():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_one_thread_inside_and_as_many_as_before_after(three):
+    with one_thread():
+        assert torch.get_num_threads() == 1
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 3
+    with pytest.raises(ValueError, match="stop"), one_thread():
+        raise ValueError("stop")
+    assert torch.get_num_threads() == 3
+
+
+def test_threads_that_overlap_all_go_back_and_so_do_new_ones(three):
+    entered, left = Barrier(2), Barrier(2)
+
+    def first() -> int:
+        with one_thread():
+            entered.wait()
+        left.wait()
+        return torch.get_num_threads()
+
+    def second() -> tuple[int, int]:
+        with one_thread():
+            entered.wait()
+            left.wait()
+            inside = torch.get_num_threads()
+        return inside, torch.get_num_threads()
+
+    with ThreadPoolExecutor(2) as pool:
+        early, late = pool.submit(first), pool.submit(second)
+        assert late.result() == (1, 3)
+        assert early.result() == 3
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 3
+
+
+def test_small_work_is_done_on_one_thread_and_large_work_on_all(three):
+    with threads_for(1e6):
+        assert torch.get_num_threads() == 1
+        with threads_for(1e12):
+            assert torch.get_num_threads() == 1, "what is inside small work is small"
+    with threads_for(1e12):
+        assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_idle_threads_sleep_unless_the_user_wants_otherwise(monkeypatch, before, after):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "to be restored")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    if before:
+        monkeypatch.setenv("OMP_WAIT_POLICY", before)
+    monkeypatch.delitem(sys.modules, "torch")
+    sleep_when_idle()
+    assert os.environ["OMP_WAIT_POLICY"] == after
+
+
+def test_nothing_is_set_that_torch_has_read_already(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    sleep_when_idle()
+    assert "OMP_WAIT_POLICY" not in os.environ
+
+
+def test_importing_the_package_is_enough(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    code = "import os, sys, csp_index; assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
+    assert run_python(code).stdout == "PASSIVE\n"
