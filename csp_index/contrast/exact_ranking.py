@@ -127,15 +127,33 @@ class FinalChoice:
         width = max(self.leader_count, int(allowed.sum(1).max())) if len(owners) else self.leader_count
         order = (~allowed).to(torch.uint8).sort(dim=1, stable=True).indices[:, :width]
         ids = ranked.ids.masked_fill(~allowed, -1).gather(1, order)
-        best = nearest(owners, ids, self)
+        best = self._settle(owners, ids, ranked.cosines.gather(1, order), error)
         settled = (ranked.reach < near) | (ranked.reach == -torch.inf)
         return Nearest(best.ids, best.near_duplicate | duplicate), settled
+
+    def _settle(self, owners: torch.Tensor, ids: torch.Tensor, rough: torch.Tensor, error: torch.Tensor) -> Nearest:
+        """Return the nearest of candidates [R, c], -1 absent, given rough cosines in falling order, off by `error` [R].
+
+        Only those whose order or whose place beside the limit the error leaves open are compared again.
+        """
+        present = ids >= 0
+        close = (rough[:, :-1] - rough[:, 1:] <= 2 * error) & present[:, 1:]
+        doubtful = rough > self.limit - error
+        doubtful[:, 1:] |= close
+        doubtful[:, :-1] |= close
+        exact = exact_cosines(owners, ids.masked_fill(~doubtful, -1), self.gather)
+        return _nearest(ids, torch.where(doubtful | ~present, exact, rough.double()), self)
 
 
 def nearest(owners: torch.Tensor, ids: torch.Tensor, choice: FinalChoice) -> Nearest:
     """Return the `leader_count` nearest of the candidates `ids` [R, c] to images `owners` [R], by exact cosine."""
-    ids = ids.sort(dim=1).values
-    exact = exact_cosines(owners, ids, choice.gather)
+    return _nearest(ids, exact_cosines(owners, ids, choice.gather), choice)
+
+
+def _nearest(ids: torch.Tensor, exact: torch.Tensor, choice: FinalChoice) -> Nearest:
+    """Return the nearest of the candidates `ids` [R, c] given their cosines [R, c]; of equals those of lower id."""
+    ids, order = ids.sort(dim=1)
+    exact = exact.gather(1, order)
     duplicate = (exact.float() > choice.limit).any(1)
     exact = exact.masked_fill(exact > choice.limit, -torch.inf)
     top = exact.sort(dim=1, descending=True, stable=True)
