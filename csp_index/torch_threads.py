@@ -1,7 +1,7 @@
 """How many threads torch computes on, and what they do between two products.
 
 Idle threads sleep, for all of a process that loads csp_index before torch; where work is small, its thread computes
-alone. Importing this module does not load torch.
+alone; work that falls apart is spread over threads that compute alone. Importing this module does not load torch.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
 
+T = TypeVar("T")
 _POLICY = "OMP_WAIT_POLICY"
 _SMALL = 2e9  # products: some 40 ms of a core; a second one would save little of that, or, where it is busy, nothing
 
@@ -86,3 +89,36 @@ def one_thread() -> Iterator[None]:
 def threads_for(products: float) -> AbstractContextManager[None]:
     """Compute work of this many products of two numbers on one thread if it is small, else on as many as before."""
     return one_thread() if products < _SMALL else nullcontext()
+
+
+def spread(work: Callable[[T], object], items: Iterable[T]) -> None:
+    """Do the work on every item in as many threads as torch may use, each computing on one; raise the first error.
+
+    Torch's own threads wait for each other in every operation, these only at the end. Measured for the resamples of
+    2,048 neurons by `csp` on two threads of a busy machine: 1.5 s of CPU time, as on one thread.
+    """
+    import torch
+
+    every = list(items)
+    count = min(torch.get_num_threads(), len(every))
+    if count < 2:
+        for item in every:
+            work(item)
+        return
+    shared, stop = iter(every), threading.Event()
+
+    def run() -> None:
+        with one_thread():
+            for item in shared:  # several threads may take from the iterator of a list
+                if stop.is_set():
+                    return
+                try:
+                    work(item)
+                except BaseException:
+                    stop.set()
+                    raise
+
+    with ThreadPoolExecutor(count, thread_name_prefix="csp-index-spread") as pool:
+        jobs = [pool.submit(run) for _ in range(count)]
+    for job in jobs:
+        job.result()

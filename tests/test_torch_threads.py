@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 from other_process import run_python
 
-from csp_index.torch_threads import one_thread, sleep_when_idle, threads_for
+from csp_index.torch_threads import one_thread, sleep_when_idle, spread, threads_for
 
 
 @pytest.fixture
@@ -88,3 +90,37 @@ def test_importing_the_package_is_enough(monkeypatch):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     code = "import os, sys, csp_index; assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
     assert run_python(code).stdout == "PASSIVE\n"
+
+
+def test_work_is_spread_over_as_many_threads_as_torch_has_each_computing_on_one(three) -> None:
+    together, seen = Barrier(3, timeout=30), []
+
+    def work(item: int) -> None:
+        if item < 3:
+            together.wait()  # three items are under way at once
+        seen.append((item, torch.get_num_threads()))
+
+    spread(work, range(20))
+    assert sorted(seen) == [(item, 1) for item in range(20)]
+    assert torch.get_num_threads() == 3
+
+
+def test_spread_work_is_done_here_and_in_order_where_torch_has_one_thread() -> None:
+    seen = []
+    with one_thread():
+        spread(lambda item: seen.append((item, threading.current_thread())), range(5))
+    assert seen == [(item, threading.current_thread()) for item in range(5)]
+
+
+def test_the_first_error_of_spread_work_is_raised_and_ends_the_rest(three) -> None:
+    seen = []
+
+    def work(item: int) -> None:
+        seen.append(item)
+        if item == 1:
+            raise ValueError(f"item {item}")
+        time.sleep(0.01)
+
+    with pytest.raises(ValueError, match="item 1"):
+        spread(work, range(1000))
+    assert len(seen) < 100

@@ -36,7 +36,6 @@ from csp_index.labelling.ties import Ties, read_ties
 from csp_index.ordering import leaders_of
 from csp_index.records import ExampleOptions, WeightedLabel
 from csp_index.store.tables import Store
-from csp_index.torch_threads import one_thread
 
 _MANY = 256  # neurons; those who label fewer label others soon, and need the embeddings again
 
@@ -112,7 +111,6 @@ class NeuronScores:
             count = max(1, min(count, int(self.available.max())))
         return leaders_of(self.scored.scores, count)
 
-    @one_thread()  # resamples are many small products: two threads took as long, and up to 1.4 times the CPU time
     def confidence(self, leaders: torch.Tensor, check: Callable[[], None] = go_on) -> Confidence | None:
         """Return the confidence in the best candidates [M, L], or None where no resamples are requested.
 

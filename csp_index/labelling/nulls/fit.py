@@ -21,13 +21,15 @@ from csp_index.ordering import seeded_sample
 from csp_index.store import catalog, streams
 from csp_index.store.activations import fetch_tiles
 from csp_index.store.tables import Store
+from csp_index.torch_threads import spread
 
 LEAST_FIT = 0.98
 """The least fit of a sure label."""
 _IMAGES, _SHARDS = 1000, 8  # of the sample, at most
 _FEWEST = 20  # images that activate a neuron little; with fewer there is no fit
 _SEED = 1 << 42  # makes the draw differ from others
-_BLOCK = 2048  # neurons at once
+_BLOCK = 2048  # neurons whose activations are read at once
+_COMPARED = 256  # neurons whose labels are compared with the sample at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,11 @@ def label_fit(
     A sampled image counts if its activation lies below the middle between the neuron's mean (`means` [M]) and that of
     its activating images; equal nearness counts one half.
     """
-    parts = []
-    for start in range(0, len(labels), _BLOCK):
+    fits = torch.empty(len(labels))
+
+    def add(start: int) -> None:
         check()
-        rows = slice(start, start + _BLOCK)
+        rows = slice(start, start + _COMPARED)
         present = evidence.activating[rows] >= 0
         count = present.sum(1)
         top = (evidence.activations[rows] * present).sum(1) / count.clamp(min=1)
@@ -100,8 +103,10 @@ def label_fit(
         others = other.sum(1)
         beaten = (ends[0] + ends[1]).float() / 2 / others.clamp(min=1)[:, None]
         fit = (beaten * present).sum(1) / count.clamp(min=1)
-        parts.append(fit.masked_fill((count == 0) | (others < _FEWEST), torch.nan))
-    return torch.cat(parts)
+        fits[rows] = fit.masked_fill((count == 0) | (others < _FEWEST), torch.nan)
+
+    spread(add, range(0, len(labels), _COMPARED))
+    return fits
 
 
 def fit_notes(fit: torch.Tensor) -> list[str]:

@@ -29,12 +29,13 @@ from torch.nn.functional import normalize
 
 from csp_index.labelling.evidence import Evidence
 from csp_index.labelling.linear.presence import PresenceSigmoids
+from csp_index.torch_threads import spread
 
 FEATURES: Final = (
     *("share", "soft", "vocabulary", "lead", "height", "fit", "spread"),
     *("tail", "response", "present", "behind", "breadth", "firing", "wide"),
 )
-_NEURONS, _TEXTS = 256, 4096  # at once
+_NEURONS, _TEXTS = 128, 4096  # at once; of the neurons, by each thread
 _LEAST = 1e-4  # of the means whose logarithm is taken
 _TINY = 1e-12
 _WIDE = 0.4  # of y: a fifth of the mean of the activating images
@@ -57,8 +58,9 @@ def label_features(
     """
     deviations = torch.cat([(part @ sample.T).std(1) for part in evidence.texts.split(_TEXTS)])
     usual = deviations.median().clamp(min=_TINY)
-    blocks = []
-    for start in range(0, len(leaders), _NEURONS):
+    features = torch.empty(len(leaders), len(FEATURES))
+
+    def add(start: int) -> None:
         rows = slice(start, start + _NEURONS)
         best, present = leaders[rows], evidence.activating[rows] >= 0
         first = scores[rows].gather(1, best[:, :2])
@@ -72,11 +74,13 @@ def label_features(
             (deviations[best[:, 0]].clamp(min=_TINY) / usual).log(),
         ]
         y = (sampled[rows] / (0.5 * top[:, None]).clamp(min=_TINY)).clamp(0, 1)
-        share, lead, height, wrong, spread = columns
+        share, lead, height, wrong, width_of = columns
         looks = _on_sample(evidence.texts, best, shares[rows], sample, y)
         wide = (y > _WIDE).float().mean(1)
-        blocks.append(torch.stack([share, *looks[:2], lead, height, wrong, spread, *looks[2:], wide], 1))
-    return torch.cat(blocks) if blocks else torch.zeros(0, len(FEATURES))
+        features[rows] = torch.stack([share, *looks[:2], lead, height, wrong, width_of, *looks[2:], wide], 1)
+
+    spread(add, range(0, len(leaders), _NEURONS))
+    return features
 
 
 def _on_sample(texts: Tensor, best: Tensor, shares: Tensor, sample: Tensor, y: Tensor) -> list[Tensor]:
