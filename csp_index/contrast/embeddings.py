@@ -176,20 +176,41 @@ def all_embeddings(store: Store, source: EncoderInfo, images: int) -> Embeddings
     return store.memo(source.table, _MEMO, lambda: Embeddings(store, source, images), variant=images)
 
 
-def cosines_of(anchors: torch.Tensor, tile: torch.Tensor) -> torch.Tensor:
+def cosines_of(anchors: torch.Tensor, tile: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """Return the products [U, n] of anchors [U, D] with a tile [n, D], summed in float32 as `Embeddings.error` has it.
 
     Settings of the process for faster products (TF32, sums in bfloat16 on CUDA) are switched off meanwhile.
     """
-    matmul, precision = torch.backends.cuda.matmul, torch.get_float32_matmul_precision()
-    reduced = matmul.allow_bf16_reduced_precision_reduction
-    try:
-        torch.set_float32_matmul_precision("highest")
-        matmul.allow_bf16_reduced_precision_reduction = False
-        return anchors @ tile.T
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        matmul.allow_bf16_reduced_precision_reduction = reduced
+    with _full_precision:
+        return torch.mm(anchors, tile.T) if out is None else torch.mm(anchors, tile.T, out=out)
+
+
+class _FullPrecision:
+    """Products as exact as their numbers, whatever the process has set; several threads may be inside."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = "highest", True
+
+    def __enter__(self) -> None:
+        matmul = torch.backends.cuda.matmul
+        with self._lock:
+            if self._inside == 0:
+                self._before = torch.get_float32_matmul_precision(), matmul.allow_bf16_reduced_precision_reduction
+                torch.set_float32_matmul_precision("highest")
+                matmul.allow_bf16_reduced_precision_reduction = False
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                precision, torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = self._before
+                torch.set_float32_matmul_precision(precision)
+
+
+_full_precision = _FullPrecision()
 
 
 def release(store: Store) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
-from csp_index import settings
 from csp_index.concurrency import go_on
 from csp_index.contrast.embeddings import Embeddings, cosines_of, give_back
 from csp_index.contrast.exact_ranking import (
@@ -26,15 +25,16 @@ from csp_index.contrast.exact_ranking import (
     leaders_needed,
     nearest,
 )
+from csp_index.contrast.list_products import computed_lists, rows_of_tile
 from csp_index.contrast.neighbour_lists import KEPT, NeighbourLists, store_lists, stored_lists
 from csp_index.contrast.selection import Selection
-from csp_index.errors import SettingError
 from csp_index.records import ExampleOptions
 from csp_index.store import catalog, streams
 from csp_index.store.tables import Store
+from csp_index.torch_threads import one_thread
 
 _FETCH = 32  # unfiltered neighbours that a vector search asks for first
-_LISTS_BYTES = 48 * 2**20  # of neighbour lists, whatever the activation, in one batch
+_LISTS_BYTES = 24 * 2**20  # of neighbour lists, whatever the activation, in one batch
 _LONGEST, _FIRST = 512, (16, 64)  # entries of such a list, and of the parts that are tried first
 _SPARE = 24  # candidates beyond those needed: they may be near enough to the last one to be compared again
 _BLOCK_BYTES = 32 * 2**20  # activations of a block of neurons; the next is read while one is processed
@@ -147,8 +147,9 @@ def by_products(query: NearestQuery) -> NearestSilent:
                 following = _Block(query.part(picks[place + 1]), reader)
             part, leaders = block.part, block.part.no_leaders()
             rows = (part.activating >= 0).nonzero()
-            for some in lists:
-                rows = _from_lists(part, leaders, rows, some, slot[pick], block.low)
+            with one_thread():  # another one reads the next block
+                for some in lists:
+                    rows = _from_lists(part, leaders, rows, some, slot[pick], block.low)
             _from_all(block, leaders, rows)
             parts.append(part.answer(leaders, block.activations))
             if len(picks) > 1:
@@ -205,37 +206,16 @@ def _neighbour_lists(query: NearestQuery, union: torch.Tensor) -> list[Neighbour
     lists = [] if stored is None else [stored]
     shared = int((query.activating >= 0).sum()) > 2 * len(union)
     if shared and bool(missing.any()):
-        ranked, error = _computed_lists(query, union[missing])
+        lacking = union[missing]
+        most = min(_LONGEST, _LISTS_BYTES // (12 * len(lacking)))
+        width = min(max(KEPT, 2 * query.leader_count, most), query.images)
+        ranked, error = computed_lists(query.vectors, lacking, width, query.device, query.check)
         place = torch.full(union.shape, -1, dtype=torch.int64)
         place[missing] = torch.arange(len(ranked.ids))
         lists.append(NeighbourLists(place, ranked, error))
         if query.keep:
-            store_lists(query.store, query.selection.source, query.images, union[missing], ranked, error)
+            store_lists(query.store, query.selection.source, query.images, lacking, ranked, error)
     return lists
-
-
-def _computed_lists(query: NearestQuery, union: torch.Tensor) -> tuple[Ranked, CosineError]:
-    """Return the nearest images of the images `union` [U] by products, and the error of their cosines."""
-    width = min(max(KEPT, 2 * query.leader_count, min(_LONGEST, _LISTS_BYTES // (12 * len(union)))), query.images)
-    dtype = query.vectors.dtype(query.device, len(union))
-    anchors = query.vectors.of(union).to(query.device, dtype)
-    lists = Ranked.empty(len(union), width)
-    for first, tile in query.vectors.screen(query.device, dtype):
-        query.check()
-        size = _rows_of_tile(tile)
-        for start in range(0, len(union), size):
-            pick = slice(start, start + size)
-            lists.merge(pick, cosines_of(anchors[pick], tile), first)
-    give_back()
-    return lists, query.vectors.error(dtype)
-
-
-def _rows_of_tile(tile: torch.Tensor) -> int:
-    """Return how many rows of similarities with a tile [n, D] fit in the memory that the settings allow."""
-    granted, row = settings.TILE_BYTES.value(), len(tile) * tile.element_size()
-    if granted < row:
-        raise SettingError(f"tile_bytes is {granted}: expected at least {row}, one row of similarities; set it higher")
-    return granted // row
 
 
 def _from_lists(
@@ -317,7 +297,7 @@ def _searched(block: _Block, leaders: Leaders, rows: torch.Tensor, width: int, d
     anchors = query.vectors.of(distinct).to(query.device, dtype)
     for first, tile in query.vectors.screen(query.device, dtype):
         query.check()
-        size = max(1, _rows_of_tile(tile) // 2)  # the similarities, and those under the mask
+        size = max(1, rows_of_tile(tile) // 2)  # the similarities, and those under the mask
         for start in range(0, len(rows), size):
             pick = slice(start, start + size)
             used, inverse = place[pick].unique(return_inverse=True)

@@ -69,8 +69,8 @@ def test_one_neuron_sees_the_same_with_and_without_kept_lists(tmp_path, monkeypa
     label_all(tmp_path)
     index = open_index(tmp_path / "db")
     products: list[str] = []
-    whole = nearest._computed_lists
-    monkeypatch.setattr(nearest, "_computed_lists", lambda *args: (products.append("lists"), whole(*args))[1])
+    whole = nearest.computed_lists
+    monkeypatch.setattr(nearest, "computed_lists", lambda *args: (products.append("lists"), whole(*args))[1])
     for neuron, other in enumerate(without):
         told: list[str] = []
         found = examples(index, neuron, told)
