@@ -21,6 +21,7 @@ from csp_index.errors import StoreError
 from csp_index.lru_cache import LRUCache
 from csp_index.store import schema
 from csp_index.store.history.commits import CommitLog
+from csp_index.store.history.lance_errors import translated
 from csp_index.store.history.read_hold import ReadHold
 from csp_index.store.history.records import Record
 from csp_index.store.history.table_versions import (
@@ -30,7 +31,6 @@ from csp_index.store.history.table_versions import (
     State,
     Tables,
     TableVersion,
-    translated,
 )
 from csp_index.store.history.transactions import Transaction
 from csp_index.store.locations import Location
@@ -92,19 +92,18 @@ class Store:
             self._made(name, table_schema)
 
     def _made(self, name: str, table_schema: pa.Schema) -> Any:
-        table = self._tables.table(name)
-        if table is None:
-            version = schema.file_format(name)
-            options = None if version is None else {"new_table_data_storage_version": version}
-            table = self._tables.connection.create_table(
-                name, schema=table_schema, exist_ok=True, storage_options=options
-            )
-        return table
+        """Return the Lance dataset of a table, which is created, empty, if it does not exist. Loads no lancedb."""
+        if self._tables.version(name) is None:
+            self._working.create(name, table_schema, schema.file_format(name))  # the tables of a writer
+        return self.dataset(name)
 
     def append(self, name: str, rows: pa.Table) -> None:
         """Append rows in one commit; the table is created by the first append."""
+        from lance import write_dataset
+
         with self._writing(name):
-            self._made(name, rows.schema).add(rows)
+            table = self._made(name, rows.schema)
+            write_dataset(_in_order(rows, table.schema), table, mode="append")
 
     def write_fragments(self, name: str, rows: pa.Table) -> list[str]:
         """Write rows for an existing table without a commit; return the fragments for `append_fragments`.
@@ -133,15 +132,16 @@ class Store:
     def upsert(self, name: str, keys: Sequence[str], rows: pa.Table) -> None:
         """Replace the rows with equal keys and add the others, in one commit. Only under the write lock."""
         with self._writing(name):
-            merge = self._made(name, rows.schema).merge_insert(list(keys))
-            merge.when_matched_update_all().when_not_matched_insert_all().execute(rows)
+            table = self._made(name, rows.schema)
+            merge = table.merge_insert(list(keys))
+            merge.when_matched_update_all().when_not_matched_insert_all().execute(_in_order(rows, table.schema))
 
     def delete(self, name: str, where: str) -> int:
         """Delete rows and return their number; without such rows there is no commit."""
         count = self.count(name, where)
         if count:
             with self._writing(name):
-                self._require(name).delete(where)
+                self.dataset(name).delete(where)
         return count
 
     def replace(self, name: str, rows: pa.Table | pa.RecordBatchReader) -> None:
@@ -383,3 +383,9 @@ class Store:
             finally:
                 self._transaction.touch(name)  # again: another thread may have committed since
                 self._tables.changed(name)
+
+
+def _in_order(rows: pa.Table, table_schema: pa.Schema) -> pa.Table:
+    """Return rows with their columns in the order of a table's; Lance refuses other columns than these."""
+    names, given = table_schema.names, rows.schema.names
+    return rows.select(names) if given != names and set(given) == set(names) else rows

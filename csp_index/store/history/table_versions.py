@@ -14,10 +14,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+import pyarrow as pa
+
 from csp_index.errors import StoreError
-from csp_index.store.bucket import reason
 from csp_index.store.foreign import check_own, check_table_files
 from csp_index.store.history.commits import CommitLog
+from csp_index.store.history.lance_errors import at_version, opening, translated
 from csp_index.store.history.read_hold import ReadHold
 from csp_index.store.history.records import Record
 from csp_index.store.locations import Location
@@ -40,7 +42,7 @@ class Tables(Protocol):
 
     @property
     def connection(self) -> Any:
-        """The lancedb connection, for writing and vector search."""
+        """The lancedb connection, for vector search."""
 
     def names(self) -> list[str]:
         """Return the names of all tables, sorted."""
@@ -49,7 +51,7 @@ class Tables(Protocol):
         """Return the table for reading; None if it does not exist."""
 
     def table(self, name: str) -> Any | None:
-        """Return the lancedb table, for writing and vector search; None if the table does not exist."""
+        """Return the lancedb table, for vector search; None if the table does not exist."""
 
     def moment(self) -> AbstractContextManager[None]:
         """Look for newer commits once per table inside the block."""
@@ -75,7 +77,7 @@ class NewestTables:
 
     @property
     def connection(self) -> Any:
-        """The lancedb connection, for writing and vector search: readers avoid it, its import takes about a second."""
+        """The lancedb connection, for vector search alone: importing lancedb takes longer than most commands."""
         if self._connection is None:
             _quiet()
             import lancedb
@@ -113,7 +115,7 @@ class NewestTables:
         """Return the lancedb table at its last commit."""
         self._check_same(name)
         table = self._tables.pop(name, None)
-        with _opening(name, self._location):
+        with opening(name, self._location):
             if table is None:
                 self._newest(name)  # checks that the table is the index's own
                 table = self.connection.open_table(name)
@@ -148,37 +150,55 @@ class NewestTables:
         self._tables.pop(name, None)
         self._versions.pop(name, None)
 
+    def create(self, name: str, table_schema: pa.Schema, file_format: str | None) -> None:
+        """Create a table, empty; one that another thread has just made is left as it is."""
+        _quiet()
+        from lance import write_dataset
+
+        new = {"mode": "create", "data_storage_version": file_format, **self._place(name)}
+        try:
+            write_dataset(table_schema.empty_table(), **new)
+        except OSError as exc:
+            if "already exists" not in str(exc).lower():
+                raise
+        self.changed(name)
+
     def check_writable(self, name: str) -> None:
         """Allow every write: the file system or the object store refuses those without permission."""
 
     def at(self, name: str, version: int, seen: TableVersion | None = None) -> TableVersion:
         """Return a table at one version; `seen` is the same table at another. StoreError if it cannot be opened."""
         _quiet()
-        from lance import Session, dataset  # type: ignore[attr-defined]
+        from lance import dataset
 
-        with _at_version(name, self._location, str(version)):
+        with at_version(name, self._location, str(version)):
             check_table_files(name, self._location)
             if seen is not None:
                 opened = seen.dataset.checkout_version(version)
             else:
-                self._session = self._session or Session(_INDEX_CACHE, _METADATA_CACHE)
-                uri, options = f"{self._location.address}/{name}.lance", self._location.options
-                opened = dataset(uri, version=version, storage_options=options, session=self._session)
+                opened = dataset(version=version, **self._place(name))
             check_own(opened, name, self._location)
             return TableVersion(opened, (version, self._location.stamp(name, version)))
 
+    def _place(self, name: str) -> dict[str, Any]:
+        """Return where a table is, for Lance, and the caches that all tables share."""
+        if self._session is None:
+            from lance import Session  # type: ignore[attr-defined]
+
+            self._session = Session(_INDEX_CACHE, _METADATA_CACHE)
+        uri, options = f"{self._location.address}/{name}.lance", self._location.options
+        return {"uri": uri, "storage_options": options, "session": self._session}
+
     def _newest(self, name: str) -> TableVersion | None:
         _quiet()
-        from lance import Session, dataset  # type: ignore[attr-defined]
+        from lance import dataset
 
         self._check_same(name)
         seen = self._versions.pop(name, None)
-        with _opening(name, self._location):
+        with opening(name, self._location):
             if seen is None:
-                self._session = self._session or Session(_INDEX_CACHE, _METADATA_CACHE)
-                uri, options = f"{self._location.address}/{name}.lance", self._location.options
                 check_table_files(name, self._location)
-                newest = dataset(uri, storage_options=options, session=self._session)
+                newest = dataset(**self._place(name))
             elif (latest := seen.dataset.latest_version) != seen.dataset.version:
                 newest = seen.dataset.checkout_version(latest)
             else:
@@ -246,7 +266,7 @@ class CommittedTables:
         number, table = self._tables.get(name, (-1, None))
         if number != entry.version:
             self.version(name)  # checks that the table is the index's own
-            with _at_version(name, self._location, str(entry.version)):
+            with at_version(name, self._location, str(entry.version)):
                 table = self.connection.open_table(name) if table is None else table
                 table.checkout(entry.version)
             self._tables[name] = entry.version, table
@@ -328,7 +348,7 @@ class FixedTables:
         with self._mutex:
             if name not in self._tables:
                 number = self._versions[name].state[0]
-                with _at_version(name, self._location, str(number)):
+                with at_version(name, self._location, str(number)):
                     table = self.connection.open_table(name)
                     table.checkout(number)
                 self._tables[name] = table
@@ -347,42 +367,6 @@ class FixedTables:
             f"table {name} of {self._location.uri} is open at a fixed version, only to be read: "
             "to write, leave out --version (in Python: version)"
         )
-
-
-@contextmanager
-def translated(failure: str) -> Iterator[None]:
-    """Raise errors of Lance and of the file system as StoreError; `failure` says what could not be done."""
-    try:
-        with _interruptible():
-            yield
-    except (OSError, RuntimeError, ValueError) as exc:
-        raise StoreError(f"{failure}: {reason(exc)}") from exc
-
-
-def _at_version(name: str, location: Location, version: str) -> AbstractContextManager[None]:
-    return translated(f"table {name} of {location.uri} cannot be opened at version {version}: open the index again")
-
-
-@contextmanager
-def _opening(name: str, location: Location) -> Iterator[None]:
-    """End the block without an error where the table does not exist."""
-    try:
-        with _interruptible():
-            yield
-    except (OSError, RuntimeError, ValueError) as exc:
-        if not (isinstance(exc, OSError | ValueError) and "not found" in str(exc).lower()):
-            raise StoreError(f"table {name} of {location.uri} cannot be opened: {reason(exc)}") from exc
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Raise Ctrl-C as KeyboardInterrupt: one that comes while Lance calls back into Python arrives as its error."""
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError) as exc:
-        if "KeyboardInterrupt" in str(exc):
-            raise KeyboardInterrupt from exc
-        raise
 
 
 def _quiet() -> None:

@@ -8,9 +8,10 @@ import logging
 from csp_index.errors import StoreError
 from csp_index.store import schema
 from csp_index.store.history.commits import CommitLog
+from csp_index.store.history.lance_errors import translated
 from csp_index.store.history.records import Record, TableRecord
 from csp_index.store.history.table_files import Files, sealed
-from csp_index.store.history.table_versions import NewestTables, translated
+from csp_index.store.history.table_versions import NewestTables
 from csp_index.store.layout import MIGRATING, manifest_names
 from csp_index.store.locations import Location
 from csp_index.store.locks import Lock
