@@ -1,7 +1,7 @@
 """Concept vectors: which direction in the encoder's space each neuron of a layer stands for.
 
 A layer that a run labelled whole with CSP has the vectors of that run. Any other has the activation-weighted means of
-its activating images minus the dataset's mean, which are computed; stored ones are read without torch.
+its activating images minus the dataset's mean, which are computed. Loads no torch.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
 
 from csp_index.contrast.selection import Selection
+from csp_index.labelling.methods import METHODS
 from csp_index.store import catalog, schema
+from csp_index.store.arrays import embedding_blocks
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
 
 _STORED: Final = "csp"
 _COMPUTED: Final = "mean-centred"
+_TINY: Final = 1e-12  # the least length that a vector is divided by
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +51,47 @@ def comparable_vectors(
     known = [vectors for vectors in stored if vectors is not None]
     if len(known) == len(selections):
         return _STORED, iter(known)
-    from csp_index.labelling.mean_centred import mean_centred_vectors  # torch: stored vectors do not need it
-
     return _COMPUTED, (mean_centred_vectors(store, selection) for selection in selections)
+
+
+def mean_centred_vectors(store: Store, selection: Selection) -> np.ndarray:
+    """Return the weighted means [M, D] of activating images minus the mean of all images, at unit length.
+
+    They are those of the method mean-centred, but for rounding; one pass over the embeddings.
+    """
+    rows, images = selection.statistics(store), selection.images(store)
+    ids, activations = (_lists(rows, name) for name in ("top_images", "top_activations"))
+    weights = np.maximum(activations, 0).astype(np.float32)
+    weights /= np.maximum(weights.sum(1, keepdims=True), np.finfo(np.float32).tiny)
+    used, places = np.unique(np.where(weights > 0, ids, ids[:, :1]), return_inverse=True)
+    vectors, mean = _vectors_and_mean(store, selection.source, images, used)
+    total = np.zeros((len(ids), selection.source.width), np.float32)
+    for place, weight in zip(places.reshape(ids.shape).T, weights.T, strict=True):
+        total += weight[:, None] * vectors[place]
+    total -= mean
+    result: np.ndarray = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), _TINY)
+    return result
+
+
+def _lists(rows: pa.Table, name: str) -> np.ndarray:
+    """Return the values of the most activating images of each neuron, [M, K]."""
+    lists = rows[name].combine_chunks()
+    values: np.ndarray = lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), -1)
+    return values[:, : METHODS[_COMPUTED].examples]
+
+
+def _vectors_and_mean(
+    store: Store, source: EncoderInfo, images: int, used: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the embeddings [U, D] of some images (ids in order), and the mean [D] of the first `images`."""
+    vectors, total = np.zeros((len(used), source.width), np.float32), np.zeros(source.width)
+    first = 0
+    for block in embedding_blocks(store, source, catalog.covered(store, source.what, images)):
+        total += block.sum(0, dtype=np.float64)
+        pick = slice(*np.searchsorted(used, (first, first + len(block))))
+        vectors[pick] = block[used[pick] - first]
+        first += len(block)
+    return vectors, (total / images).astype(np.float32)
 
 
 def stored_vectors(store: Store, selection: Selection, method: str, images: int) -> np.ndarray | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -15,18 +15,20 @@ import pyarrow as pa
 from csp_index import settings
 from csp_index.labelling.elsewhere.records import check_stored_method
 from csp_index.query.results import SqlResult
-from csp_index.query.sql import SqlLimits, run_sql
 from csp_index.query.sql_views import ALL, labels_statement, sql_views
 from csp_index.query.status import describe
 from csp_index.records import Label, LayerKey, NeuronKey, Progress
 from csp_index.store import catalog
-from csp_index.store.activations import activations_of
 from csp_index.store.addresses import resolve
+from csp_index.store.arrays import activations_of
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.connect import find_store, open_store, open_version
 from csp_index.store.history.backup import Backup, back_up
 from csp_index.store.history.named_versions import tag_version, version_rows
 from csp_index.store.tables import Store
+
+if TYPE_CHECKING:
+    from csp_index.query.sql import SqlLimits
 
 
 class Reader:
@@ -103,6 +105,8 @@ class Reader:
 
         `FROM activations('model/layer/7')` is one neuron's activations: image_id, activation.
         """
+        from csp_index.query.sql import SqlLimits, run_sql  # DuckDB: what is read without SQL does not wait for it
+
         limits = limits or SqlLimits(memory=settings.SQL_MEMORY.value())
         views, definitions = sql_views(self.store)
         return run_sql(

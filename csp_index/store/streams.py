@@ -12,7 +12,7 @@ import torch
 
 from csp_index.errors import StoreError
 from csp_index.store import schema
-from csp_index.store.activations import FETCHED, fetch_tiles
+from csp_index.store.arrays import FETCHED, embedding_blocks, embedding_rows, fetch_tiles
 from csp_index.store.catalog import EncoderInfo, LayerInfo, Shard
 from csp_index.store.derived_images import read_derived
 from csp_index.store.tables import Store
@@ -22,28 +22,7 @@ _BATCH_BYTES = 4 * 2**20  # of a scanned batch; several are in memory at once
 
 def embedding_tiles(store: Store, info: EncoderInfo, marks: Sequence[Shard]) -> Iterator[torch.Tensor]:
     """Stream the embeddings shard by shard, each [n, D]."""
-    where = f"shard <= {marks[-1].number}" if marks else "false"
-    batches = store.scan(info.table, ["image_id", "embedding"], where=where)
-    waiting: list[np.ndarray] = []
-    rows_waiting, following = 0, iter(marks)
-    mark = next(following, None)
-    expected = 0
-    for batch in batches:
-        ids = batch.column("image_id").to_numpy()
-        if len(ids) and (ids[0] != expected or ids[-1] != expected + len(ids) - 1):
-            raise StoreError(f"embeddings of {info.name} are out of order at image {expected}: index again")
-        expected += len(ids)
-        column = batch.column("embedding")
-        with store.reading(info.table):
-            waiting.append(column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), info.width))
-        rows_waiting += len(column)
-        while mark is not None and rows_waiting >= mark.rows:
-            joined = np.concatenate(waiting) if len(waiting) > 1 else waiting[0]
-            yield torch.from_numpy(np.array(joined[: mark.rows]))
-            waiting, rows_waiting = [joined[mark.rows :]], rows_waiting - mark.rows
-            mark = next(following, None)
-    if mark is not None:
-        raise StoreError(f"embeddings of {info.name} end before shard {mark.number}: index again")
+    return map(torch.from_numpy, embedding_blocks(store, info, marks))
 
 
 def activation_tiles(
@@ -91,16 +70,7 @@ def activation_tiles(
 
 def embeddings_of(store: Store, source: EncoderInfo, ids: np.ndarray) -> torch.Tensor:
     """Return the embeddings of image ids [I], in their order, as [I, D]; each distinct row is read once."""
-    distinct, inverse = np.unique(np.asarray(ids, dtype=np.int64), return_inverse=True)
-    if len(distinct) == 0:
-        return torch.zeros(0, source.width)
-    table = store.take(source.table, distinct, ["image_id", "embedding"])
-    if not np.array_equal(table["image_id"].to_numpy(), distinct):
-        raise StoreError(f"embeddings of {source.name} are out of order: index again")
-    with store.reading(source.table):
-        column = table["embedding"].combine_chunks()
-        rows = column.flatten().to_numpy(zero_copy_only=False).reshape(len(distinct), source.width)
-    return torch.from_numpy(rows[inverse.reshape(-1)])
+    return torch.from_numpy(embedding_rows(store, source, ids))
 
 
 def embeddings_of_derived(store: Store, source: EncoderInfo, ids: np.ndarray) -> torch.Tensor:

@@ -13,8 +13,7 @@ import pytest
 from csp_index import Index, open_index
 from csp_index.contrast.selection import Selection
 from csp_index.errors import ProposerError
-from csp_index.labelling.concept_vectors import stored_vectors
-from csp_index.labelling.mean_centred import mean_centred_vectors
+from csp_index.labelling.concept_vectors import mean_centred_vectors, stored_vectors
 from csp_index.proposers.similar_neurons import related_answers, related_revision
 from csp_index.records import LayerKey
 from csp_index.store import catalog

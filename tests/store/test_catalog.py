@@ -13,7 +13,7 @@ from fakes import write_arrays
 from csp_index import Index, open_index
 from csp_index.errors import NotFoundError, SettingError, StoreError
 from csp_index.records import LayerKey
-from csp_index.store import activations as fetching
+from csp_index.store import arrays as fetching
 from csp_index.store import catalog, schema, streams
 from csp_index.store.tables import Store
 

@@ -22,7 +22,7 @@ from csp_index.indexing.commit import value_rows
 from csp_index.labelling.candidates import read_text_arrays
 from csp_index.records import LayerKey
 from csp_index.store import catalog, schema, streams
-from csp_index.store.activations import activations_of, fetch_tiles
+from csp_index.store.arrays import activations_of, fetch_tiles
 from csp_index.store.catalog import LayerInfo, Shard
 from csp_index.store.maintenance import table_state
 from csp_index.store.sparse import wrong_places

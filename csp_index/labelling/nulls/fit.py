@@ -19,7 +19,7 @@ from csp_index.contrast.selection import Selection
 from csp_index.labelling.evidence import Evidence
 from csp_index.ordering import seeded_sample
 from csp_index.store import catalog, streams
-from csp_index.store.activations import fetch_tiles
+from csp_index.store.arrays import fetch_tiles
 from csp_index.store.tables import Store
 from csp_index.torch_threads import spread
 
