@@ -66,6 +66,32 @@ def test_version_and_help_do_not_wait_for_torch():
     assert done.stdout.split() == ["csp-index,", "version", __version__, "False"]
 
 
+HEAVY = {"torch", "torchvision", "transformers", "open_clip", "timm", "scipy", "matplotlib", "lancedb", "fastapi"}
+RUN_EACH = """
+import json, sys
+from csp_index.cli import cli
+for arguments in json.loads(sys.argv[1]):
+    cli(arguments, standalone_mode=False)
+    print("loaded:", *arguments[:1], *sys.modules, file=sys.stderr)
+"""
+
+
+def test_what_computes_nothing_loads_no_heavy_library(world):
+    label = ["label", "db", "--layer", "net/concepts", "--neurons", "0,2"]
+    read = [["status", "db"], label, ["show", "db", "net/concepts/2"], ["search", "db", "red"]]
+    read.append(["prefer", "db", "none"])  # it writes, without lancedb
+    queried = [["export", "db"], ["sql", "db", "SELECT count(*) FROM labels"]]
+    command = [sys.executable, "-c", RUN_EACH, json.dumps(read + queried)]
+    done = subprocess.run(command, env=environment(), cwd=world, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = [line.split()[1:] for line in done.stderr.splitlines() if line.startswith("loaded:")]
+    assert [name for name, *_ in loaded] == [command[0] for command in read + queried]
+    for name, *modules in loaded:
+        assert not HEAVY & set(modules), name
+        assert ("duckdb" in modules) == (name in ("export", "sql")), name
+    assert "net/concepts/2" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
