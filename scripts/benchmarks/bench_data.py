@@ -79,11 +79,12 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A command that ended well: wall-clock seconds, peak memory in bytes, what it printed."""
+    """A command that ended well: wall-clock seconds, peak memory in bytes, what it printed, CPU seconds."""
 
     seconds: float
     peak: int
     output: str
+    cpu: float = 0.0
 
 
 @dataclass(slots=True)
@@ -142,7 +143,8 @@ def run(command: Sequence[str]) -> Ran:
         if process.returncode:
             told = err.read().decode(errors="replace").strip()[-2000:]
             raise RuntimeError(f"{' '.join(command)[:300]} ended with {process.returncode}: {told}")
-        return Ran(seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024), out.read().decode())
+        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return Ran(seconds, peak, out.read().decode(), usage.ru_utime + usage.ru_stime)
 
 
 def child(file: str, *arguments: str) -> Any:
