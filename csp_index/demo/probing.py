@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -51,6 +52,7 @@ COMMON: Final[Mapping[str, tuple[str, str]]] = {name: (values[0], values[1]) for
 SHARE: Final = 0.9
 CARRIERS: Final = 60
 PLAIN: Final = 3_000
+_THREADS: Final = 2  # that draw pictures: half of the time they compress, which needs no lock of Python
 METADATA: Final = "metadata.csv"
 
 # Which two attributes make up the look of a concept that fixes these.
@@ -154,16 +156,30 @@ def write_probing_set(folder: str | Path, bias: Bias, seed: int = 0) -> Path:
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    with (target / METADATA).open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(("path", *ATTRIBUTES, "concepts"))
-        for number, scene in enumerate(probing_scenes(bias, seed)):
-            # Image ids follow the paths and ties go to the lower id: with a folder a shape, circles would win them.
-            path = f"{number // 500:02d}/{number:05d}.png"
-            (target / path).parent.mkdir(exist_ok=True)
-            pixels = render(scene, (seed, 0 if bias == "biased" else 1, number))
-            # Level 1: the noise does not compress anyway, and writing takes a third of the time.
-            Image.fromarray(pixels).save(target / path, compress_level=1)
-            values = (scene.value(name) for name in ATTRIBUTES)
-            table.writerow((path, *values, ";".join(concepts_shown(scene))))
+    scenes = probing_scenes(bias, seed)
+    paths = [_path(number) for number in range(len(scenes))]
+    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="csp-index-render")
+    try:
+        for parent in {(target / path).parent for path in paths}:
+            parent.mkdir(exist_ok=True)
+        seeds = ((seed, 0 if bias == "biased" else 1, number) for number in range(len(scenes)))
+        drawn = pool.map(_draw, (target / path for path in paths), scenes, seeds)
+        with (target / METADATA).open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(("path", *ATTRIBUTES, "concepts"))
+            for path, scene, _ in zip(paths, scenes, drawn, strict=True):
+                values = (scene.value(name) for name in ATTRIBUTES)
+                table.writerow((path, *values, ";".join(concepts_shown(scene))))
+    finally:
+        pool.shutdown(cancel_futures=True)
     return target
+
+
+def _path(number: int) -> str:
+    # Image ids follow the paths and ties go to the lower id: with a folder a shape, circles would win them.
+    return f"{number // 500:02d}/{number:05d}.png"
+
+
+def _draw(path: Path, scene: Scene, seed: tuple[int, int, int]) -> None:
+    # Level 1: the noise does not compress anyway, and writing takes a third of the time.
+    Image.fromarray(render(scene, seed)).save(path, compress_level=1)
