@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 
 from csp_index.concurrency import checked, go_on
-from csp_index.contrast.embeddings import all_embeddings
+from csp_index.contrast.embeddings import all_embeddings, give_back
 from csp_index.contrast.examples import Examples
 from csp_index.contrast.pool import pool_embeddings, pool_pairs
 from csp_index.contrast.selection import Selection
@@ -146,21 +146,22 @@ def dataset_response(
     for part in looked_at.images_of(evidence, saturation, only_firing=info.needs_firing):
         adder.add(part.embeddings, part.totals, part.activations, part.silent)
     first = adder.finish()
+    del adder
     if not info.needs_leaders:
         return first
     scores = scoring.score(request.method, replace(evidence, response=first), request.scoring).scores
-    if info.needs_firing:
-        first = replace(first, leading=scores)
-    if own is not None:
-        scores = own.mask(scores.clone(), evidence.neuron_numbers)
-    leaders = leaders_of(scores, min(_LEADERS, scores.shape[1]))
+    masked = scores if own is None else own.mask(scores.clone(), evidence.neuron_numbers)
+    leaders = leaders_of(masked, min(_LEADERS, scores.shape[1]))
+    if first.firing is not None:  # the scores of all candidates are known, and confidence looks at leaders alone
+        first = Response(leading=scores, leaders=first.firing.of_leaders(leaders))
+        give_back()
     precision = torch.zeros(scores.shape)
     for start in range(0, len(leaders), _RANKED_AT_ONCE):
         pick = slice(start, start + _RANKED_AT_ONCE)
         ranks = LeaderRanks(sums, evidence.texts, saturation.of_neurons(pick), leaders[pick])
         for embeddings, activations in looked_at.all_images(pick):
             ranks.add(embeddings, activations)
-        precision[pick] = precision[pick].scatter(1, leaders[pick], ranks.finish())
+        precision[pick].scatter_(1, leaders[pick], ranks.finish())
     return replace(first, precision=precision)
 
 

@@ -31,6 +31,7 @@ from csp_index.records import ScoringOptions
 _CUT = 1e-9  # a factor of a product is at least this, so that the others still tell candidates apart
 _CONTRAST_WIDTH = 2.0  # nats; both widths of `firing_contrast` are from its search (scripts/method_search)
 _APART_WIDTH = 0.1
+_ROWS = 128  # neurons whose scores are computed at once: what lies between takes several times their memory
 _FLAT = 1e-5  # of a label's mean share: a variance of its root below this is rounding
 
 Score = Callable[[Evidence, ScoringOptions], torch.Tensor]
@@ -231,13 +232,11 @@ def firing_contrast(evidence: Evidence, options: ScoringOptions) -> torch.Tensor
     the product of the other two; without it that product is the score.
     """
     response = evidence.response
-    if response is None or response.firing is None:
+    product = None if response is None else response.leading
+    if response is not None and response.firing is not None:
+        product = _contrast_and_apart(evidence, response.firing, _scale(options))
+    if response is None or product is None:
         raise LabelError("this method needs the neurons' response to the whole dataset, and none was computed")
-    product = (
-        _contrast_and_apart(evidence, response.firing, _scale(options))
-        if response.leading is None
-        else response.leading
-    )
     return product if response.precision is None else product * response.precision.clamp(min=_CUT)
 
 
@@ -246,11 +245,19 @@ def _contrast_and_apart(evidence: Evidence, firing: Firing, scale: float) -> tor
     share, root = silent.share, silent.root
     if root is None:
         raise LabelError("this method needs the roots of the contrastive images' shares, and none were computed")
-    prior = _filled(evidence, share).clamp(min=tiny).log() + dataset_share(evidence).float().clamp(min=tiny).log()
-    mean = 0.5 * (firing.share + share)
-    variance = torch.maximum(mean - (0.5 * (firing.root + root)).square(), _FLAT * mean).clamp(min=tiny)
-    apart = (0.5 * (firing.root - root) / variance.sqrt()).clamp(-1, 1)
-    return _softened(firing.log - 0.5 * prior, _CONTRAST_WIDTH) * _softened(apart, _APART_WIDTH)
+    filled, dataset = _filled_parts(evidence), dataset_share(evidence).float()
+    dataset_log = dataset.clamp(min=tiny).log()
+    result = torch.empty(share.shape)
+    for start in range(0, len(result), _ROWS):
+        pick = slice(start, start + _ROWS)
+        f_share, f_root, s_share, s_root = firing.share[pick], firing.root[pick], share[pick], root[pick]
+        prior = _with_dataset(s_share, filled[pick], dataset).clamp(min=tiny).log() + dataset_log
+        mean = 0.5 * (f_share + s_share)
+        variance = torch.maximum(mean - (0.5 * (f_root + s_root)).square(), _FLAT * mean).clamp(min=tiny)
+        apart = (0.5 * (f_root - s_root) / variance.sqrt()).clamp(-1, 1)
+        contrast = firing.log[pick] - 0.5 * prior
+        result[pick] = _softened(contrast, _CONTRAST_WIDTH) * _softened(apart, _APART_WIDTH)
+    return result
 
 
 def _softened(values: torch.Tensor, width: float) -> torch.Tensor:
@@ -307,19 +314,24 @@ def mean_shares(evidence: Evidence, places: torch.Tensor, scale: float) -> Silen
 
 def _near_share(evidence: Evidence, scale: float) -> torch.Tensor:
     """Return each label's mean share of the contrastive images, filled up with the dataset's, [M, C]."""
-    return _filled(evidence, silent_shares(evidence, scale).share)
+    share, dataset = silent_shares(evidence, scale).share, dataset_share(evidence).float()
+    return _with_dataset(share, _filled_parts(evidence), dataset)
 
 
-def _filled(evidence: Evidence, share: torch.Tensor) -> torch.Tensor:
-    """Return shares [M, C] of the contrastive images with the dataset's mean share in place of missing partners.
+def _filled_parts(evidence: Evidence) -> torch.Tensor:
+    """Return the part [M, 1] of each neuron's requested contrastive images that there are.
 
     An activating image with fewer partners than requested gives the rest of its weight to the dataset: a few edits of
     one picture all lack the same things, and are not a prior by themselves.
     """
     fired = (evidence.activating >= 0).sum(1)
     partners = evidence.partner_counts.clamp(max=evidence.asked)
-    filled = (partners.sum(1) / (fired * evidence.asked).clamp(min=1))[:, None]
-    return torch.where(filled >= 1, share, filled * share + (1 - filled) * dataset_share(evidence).float())
+    return (partners.sum(1) / (fired * evidence.asked).clamp(min=1))[:, None]
+
+
+def _with_dataset(share: torch.Tensor, filled: torch.Tensor, dataset: torch.Tensor) -> torch.Tensor:
+    """Return shares [M, C] of the contrastive images with the dataset's mean share in place of missing partners."""
+    return torch.where(filled >= 1, share, filled * share + (1 - filled) * dataset)
 
 
 def _log_shares(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:

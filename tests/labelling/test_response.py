@@ -116,6 +116,18 @@ def test_rows_and_columns_of_a_response():
     assert whole.firing.log.tolist() == [[4.0, 5.0, 6.0, 7.0]] and whole.firing.share.tolist() == [[6.0, 7.0, 8.0, 9.0]]
 
 
+def test_the_firing_of_leaders_is_that_of_their_columns():
+    e, a, t = world()
+    firing = response_of(e, a, t, only_firing=True).firing
+    places = torch.tensor([[3, 1], [8, 0], [2, 7], [0, 1], [4, 5], [6, 2]])
+    leaders = firing.of_leaders(places)
+    selected = torch.tensor([0, 1, 2, 3, 8])
+    rows = Response(leaders=leaders).of_neurons(slice(1, 4)).of_candidates(selected).firing
+    for got, whole in zip((rows.log, rows.root, rows.share), (firing.log, firing.root, firing.share), strict=True):
+        assert got[0, 4] == whole[1, 8] and got[0, 0] == whole[1, 0] and not got[0, 1:4].any()
+        assert got[1].tolist() == [0.0, 0.0, whole[2, 2], 0.0, 0.0]
+
+
 def test_one_image_or_one_text_is_no_error():
     e, a, t = world()
     found = response_of(e[:1], a[:, :1], t[:1])

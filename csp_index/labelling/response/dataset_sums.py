@@ -75,18 +75,22 @@ def dataset_sums(tiles: Iterable[torch.Tensor], texts: torch.Tensor, scale: floa
     products = _zeros(width, width)
     totals: list[torch.Tensor] = []
     # a nearly flat softmax differs in digits float32 does not have
-    exact = torch.float64 if scale < 1 else torch.float32
+    labels = texts.double() if scale < 1 else texts
+    rows = max(1, _BLOCK_BYTES // (4 * max(1, candidates)))
+    block = labels.new_empty(rows, candidates)  # one memory for all: freed and taken again, it would pile up
     for tile in tiles:
         embedding += tile.sum(0, dtype=torch.float64)
         products += tile.T @ tile
-        for part in tile.split(max(1, _BLOCK_BYTES // (4 * max(1, candidates)))):
-            logits = (part @ texts.T).to(exact).mul_(scale)
-            highest = logits.amax(1, keepdim=True)
-            powers = logits.sub_(highest).exp_()
-            sums = powers.sum(1)
-            totals.append((highest[:, 0] + sums.log()).float())
+        of_tile = torch.empty(len(tile))
+        for start in range(0, len(tile), rows):
+            part = tile[start : start + rows].to(labels.dtype)
+            powers = torch.mm(part, labels.T, out=block[: len(part)]).mul_(scale)
+            highest = powers.amax(1)
+            sums = powers.sub_(highest[:, None]).exp_().sum(1)
+            of_tile[start : start + rows] = highest + sums.log()
             share += sums.reciprocal() @ powers
             root += sums.rsqrt() @ powers.sqrt_()
+        totals.append(of_tile)
     return DatasetSums(torch.cat(totals) if totals else torch.zeros(0), share, root, embedding, products)
 
 

@@ -18,7 +18,7 @@ from csp_index.store.derived_images import is_derived
 from csp_index.store.tables import Store
 
 _FEW = 8  # neurons whose activations on all images are in memory at once
-_TILE_BYTES = 64 * 2**20  # of the vectors that are joined before they are worked on
+_TILE_BYTES = 32 * 2**20  # of the vectors that are joined before they are worked on
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class _Contrastive:
-    """The neurons' contrastive images in ascending order of their ids: `rows` [E], `ids` [E], `values` [E]."""
+    """The neurons' contrastive images in ascending order of their ids: `rows` [E] int32, `ids` [E], `values` [E]."""
 
     rows: torch.Tensor
     ids: torch.Tensor
@@ -43,11 +43,12 @@ class _Contrastive:
     def of(cls, evidence: Evidence) -> _Contrastive:
         """Return those of the evidence, equal weights for each neuron's."""
         pooled = evidence.contrastive.flatten(1)
-        rows, slots = (pooled >= 0).nonzero(as_tuple=True)
-        places = pooled[rows, slots]
+        present = pooled >= 0
+        places = pooled[present]
         ids = places if evidence.images is None else evidence.images[places]
         order = ids.argsort(stable=True)
-        return cls(rows[order], ids[order], even(pooled >= 0)[rows, slots][order])
+        rows = torch.arange(len(pooled), dtype=torch.int32)[:, None].expand(pooled.shape)[present]
+        return cls(rows[order], ids[order], even(present)[present][order])
 
     def among(self, ids: torch.Tensor) -> Weights:
         """Return the weights of images `ids` [n], in ascending order, all of which are indexed ones or derived ones."""
@@ -55,7 +56,7 @@ class _Contrastive:
             return Weights.none()
         low = int(torch.searchsorted(self.ids, ids[0]))
         high = int(torch.searchsorted(self.ids, ids[-1], right=True))
-        return Weights(self.rows[low:high], torch.searchsorted(ids, self.ids[low:high]), self.values[low:high])
+        return Weights(self.rows[low:high].long(), torch.searchsorted(ids, self.ids[low:high]), self.values[low:high])
 
 
 class LookedAt:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from csp_index.labelling.response.dataset_sums import DatasetSums
 from csp_index.labelling.response.views import Saturation
+from csp_index.torch_threads import spread
 
 _FILTER_RIDGE = 3.0  # penalty of the labels' filters, in mean variances of an embedding's coordinate
 _BINS, _SPAN = 1024, 8.0  # of filtered cosines; they span this many standard deviations on either side
-_IMAGES = 16384  # at once: the places of their filtered cosines stay in a core's cache
+_IMAGES, _FILTERS, _NEURONS = 4096, 64, 32  # at once; of the last two, by one thread
 _ROWS = 256  # neurons finished at once
 
 
@@ -32,25 +32,32 @@ class LeaderRanks:
 
     def add(self, embeddings: torch.Tensor, activations: torch.Tensor) -> None:
         """Add the embeddings [n, D] of the next images and the neurons' activations [M, n] on them."""
-        response = self._saturation(activations)
-        parts = zip(embeddings.split(_IMAGES), response.split(_IMAGES, 1), strict=True)
-        for vectors, y in parts:
-            # the highest come first
-            bins = (self._filters @ (vectors - self._mean).T).mul_(-_BINS / (2 * _SPAN)).add_(_BINS / 2)
-            places = bins.clamp_(0, _BINS - 1).to(torch.int16)  # few bytes: most of the time goes into reading them
-            ones = torch.ones(places.shape[1])
-            for count, row in zip(self._count, places, strict=True):
-                count.scatter_add_(0, row.long(), ones)
-            self._add_mass(places.numpy(), y)
+        for part, values in zip(embeddings.split(_IMAGES), activations.split(_IMAGES, 1), strict=True):
+            self._add(part, values)
 
-    def _add_mass(self, places: np.ndarray, response: torch.Tensor) -> None:
-        rows = response.count_nonzero(1).cumsum(0).tolist()
-        _, firing = response.nonzero(as_tuple=True)
-        images, values, begin = firing.numpy(), response[response > 0], 0
-        for mass, leaders, end in zip(self._mass, self._place.numpy(), rows, strict=True):
-            fired = places[leaders].take(images[begin:end], axis=1)
-            mass.scatter_add_(1, torch.from_numpy(fired).long(), values[begin:end].expand(len(leaders), -1))
-            begin = end
+    def _add(self, embeddings: torch.Tensor, activations: torch.Tensor) -> None:
+        centred = (embeddings - self._mean).T
+        places = torch.empty(len(self._filters), len(embeddings), dtype=torch.int16)  # few bytes are read faster
+        ones = torch.ones(len(embeddings))
+
+        def place(start: int) -> None:
+            pick = slice(start, start + _FILTERS)
+            # the highest come first
+            bins = (self._filters[pick] @ centred).mul_(-_BINS / (2 * _SPAN)).add_(_BINS / 2)
+            places[pick] = bins.clamp_(0, _BINS - 1).to(torch.int16)
+            for count, row in zip(self._count[pick], places[pick], strict=True):
+                count.scatter_add_(0, row.long(), ones)
+
+        def weigh(start: int) -> None:
+            pick = slice(start, start + _NEURONS)
+            response = self._saturation.of_neurons(pick)(activations[pick])
+            for mass, leaders, y in zip(self._mass[pick], self._place[pick].numpy(), response, strict=True):
+                images = y.nonzero()[:, 0]
+                fired = places.numpy()[leaders].take(images.numpy(), axis=1)
+                mass.scatter_add_(1, torch.from_numpy(fired).long(), y[images].expand(len(leaders), -1))
+
+        spread(place, range(0, len(self._filters), _FILTERS))
+        spread(weigh, range(0, len(activations), _NEURONS))
 
     def finish(self) -> torch.Tensor:
         """Return the average precision of every leader, [M, K] in [0, 1]; 0 for a neuron that never fires."""

@@ -6,10 +6,13 @@ labels at a time, small enough for a core's cache: products, one exponential, an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import embedding_bag
+
+from csp_index.torch_threads import spread
 
 _IMAGES = 2048  # of a block
 _FEW_ROWS, _WIDE, _NARROW = 64, 512, 128  # labels of a block: for few rows and for many, whose sums read it often
@@ -70,7 +73,8 @@ class ShareMeans:
             for start, block in _blocks(weights, rows, len(embeddings))
         ]
         columns = _WIDE if rows <= _FEW_ROWS else _NARROW
-        for first in range(0, len(self._half), columns):
+
+        def add(first: int) -> None:
             part = slice(first, first + columns)
             half = self._half[part].T
             share, root = self.share[:, part].contiguous(), self.root[:, part].contiguous()
@@ -81,6 +85,16 @@ class ShareMeans:
                 if share.shape[1]:
                     block.add_to(share, table.square_())
             self.share[:, part], self.root[:, part] = share, root
+
+        spread(add, range(0, len(self._half), columns))
+
+    def take(self) -> Iterator[torch.Tensor]:
+        """Yield the sums of roots, then those of shares, keeping neither: no image can be added after that."""
+        root, share = self.root, self.share
+        del self.root, self.share
+        yield root
+        del root
+        yield share
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,35 @@ class Firing:
     root: torch.Tensor
     share: torch.Tensor
 
+    def of_leaders(self, places: torch.Tensor) -> LeaderFiring:
+        """Return the columns `places` [M, L] of each neuron."""
+        log, root, share = (part.gather(1, places) for part in (self.log, self.root, self.share))
+        return LeaderFiring(places, log, root, share)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderFiring:
+    """The parts of `Firing` for the L leading candidates of each neuron alone: their `places` and values, [M, L]."""
+
+    places: torch.Tensor
+    log: torch.Tensor
+    root: torch.Tensor
+    share: torch.Tensor
+
+    def of_neurons(self, pick: slice | torch.Tensor) -> LeaderFiring:
+        """Return the rows of some neurons."""
+        return LeaderFiring(self.places[pick], self.log[pick], self.root[pick], self.share[pick])
+
+    def of_candidates(self, selected: torch.Tensor) -> Firing:
+        """Return the columns of the candidates `selected` [S], ascending: zeros where one is no leader of a neuron."""
+        spot = torch.searchsorted(selected, self.places).clamp(max=len(selected) - 1)
+        present = selected[spot] == self.places
+        log, root, share = (
+            torch.zeros(len(self.places), len(selected)).scatter_add_(1, spot, part.masked_fill(~present, 0.0))
+            for part in (self.log, self.root, self.share)
+        )
+        return Firing(log, root, share)
+
 
 @dataclass(frozen=True, slots=True)
 class Silent:
@@ -69,7 +98,7 @@ class Response:
     sqrt(P). `precision` [M, C] in [0, 1], after the second pass: average precision of the response over the images in
     the order of (e(x) - mean).f_t, f_t = (Cov(e) + ridge I)^-1 (T(t) - mean T); 0 for labels that were not among the
     leaders. A method needs either `linear` and `agreement` or `firing`. `silent` comes with either, from the same look
-    at the images. `leading` [M, C] are the scores that chose the leaders.
+    at the images. `leading` [M, C] are the scores that chose the leaders; with them, `leaders` stands for `firing`.
     """
 
     linear: torch.Tensor | None = None
@@ -78,23 +107,27 @@ class Response:
     firing: Firing | None = None
     silent: Silent | None = None
     leading: torch.Tensor | None = None
+    leaders: LeaderFiring | None = None
 
     @property
     def nbytes(self) -> int:
         """How much memory the tensors take."""
-        f, s = self.firing, self.silent
+        s = self.silent
         parts = [self.linear, self.agreement, self.precision, self.leading]
-        parts += [] if f is None else [f.log, f.root, f.share]
+        for f in (self.firing, self.leaders):
+            parts += [] if f is None else [f.log, f.root, f.share]
         parts += [] if s is None else [s.share, s.root]
         return sum(part.nbytes for part in parts if part is not None)
 
     def of_neurons(self, pick: slice | torch.Tensor) -> Response:
         """Return the rows of some neurons."""
-        return self._map(lambda part: part[pick])
+        rows = self._map(lambda part: part[pick])
+        return rows if self.leaders is None else replace(rows, leaders=self.leaders.of_neurons(pick))
 
     def of_candidates(self, selected: torch.Tensor, more: int = 0) -> Response:
-        """Return the columns of these candidates, and `more` columns of zeros."""
-        return self._map(lambda part: pad(part[:, selected], (0, more)))
+        """Return the columns of these candidates, in ascending order, and `more` columns of zeros."""
+        columns = self._map(lambda part: pad(part[:, selected], (0, more)))
+        return columns if self.leaders is None else replace(columns, firing=self.leaders.of_candidates(selected))
 
     def repeated(self, times: int) -> Response:
         """Return every neuron's row `times` times, one after another, for other example sets.
