@@ -38,6 +38,7 @@ Check = Callable[[], None]
 _LEADERS = 24  # labels of each neuron for which the order of the images is computed
 _STATISTICS = ("mean", "std", "min", "max")
 _VALIDATING = 1 << 42  # makes the images that validate differ from the draws of splits with the same seed
+_MANY = 256  # neurons, after whose sums freed memory is returned
 _RANKED_AT_ONCE = 2048  # neurons; bounds the memory of that pass
 
 
@@ -154,7 +155,8 @@ def dataset_response(
     leaders = leaders_of(masked, min(_LEADERS, scores.shape[1]))
     if first.firing is not None:  # the scores of all candidates are known, and confidence looks at leaders alone
         first = Response(leading=scores, leaders=first.firing.of_leaders(leaders))
-        give_back()
+        if len(leaders) > _MANY:
+            give_back()
     precision = torch.zeros(scores.shape)
     for start in range(0, len(leaders), _RANKED_AT_ONCE):
         pick = slice(start, start + _RANKED_AT_ONCE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -26,6 +27,7 @@ from csp_index.labelling.gather import dataset_explanation, dataset_response, im
 from csp_index.labelling.label_values import ExampleSummary, Ranking, example_summary
 from csp_index.labelling.linear.explanation import Explanation
 from csp_index.labelling.nulls.fit import LEAST_FIT, Sample, label_fit, read_sample, sampled_activations
+from csp_index.labelling.probabilities.features import text_deviations
 from csp_index.labelling.probabilities.labels import label_probability
 from csp_index.labelling.request import KEPT, LabelRequest
 from csp_index.labelling.response.dataset_sums import DatasetSums
@@ -222,9 +224,16 @@ class Pipeline:
             sample, sampled = self._sample(selection, request)
             fit = self._fit(selection, scores, best[:, 0], sample, sampled)
             if texts.own is None:  # the calibration knows only candidates that are everybody's
-                all_scores, leading = scores.scored.scores, best[:, :KEPT]
                 probability = label_probability(
-                    request, scores.evidence, all_scores, leading, confidence, fit, sample.embeddings, sampled
+                    request,
+                    scores.evidence,
+                    scores.scored.scores,
+                    best[:, :KEPT],
+                    confidence,
+                    fit,
+                    sample.embeddings,
+                    sampled,
+                    partial(self._deviations, selection, request, texts, scores.evidence.texts, sample),
                 )
             fit = fit.masked_fill(confidence.uncertain, torch.nan)  # the first reason is enough
             confidence = replace(confidence, uncertain=confidence.uncertain | (fit < LEAST_FIT))
@@ -302,6 +311,20 @@ class Pipeline:
             lambda values: values.nbytes,
         )
         return sample, sampled
+
+    def _deviations(
+        self,
+        selection: Selection,
+        request: LabelRequest,
+        texts: CandidateTexts,
+        embeddings: torch.Tensor,
+        sample: Sample,
+    ) -> torch.Tensor:
+        """Return the texts' deviations [C] over a sample, remembered for the vocabulary that was used last."""
+        vocabulary = texts.key, request.scoring.renormalise_text, selection.images(self.store)
+        key = "text deviations", selection.target.what
+        make = partial(text_deviations, embeddings, sample.embeddings)
+        return self.store.memo(selection.source.table, key, make, variant=vocabulary)
 
     def _fit(
         self, selection: Selection, scores: NeuronScores, best: torch.Tensor, sample: Sample, sampled: torch.Tensor

@@ -50,13 +50,16 @@ def label_features(
     fit: Tensor,
     sample: Tensor,
     sampled: Tensor,
+    deviations: Tensor | None = None,
 ) -> Tensor:
     """Return the features [M, F] of the first of the `leaders` [M, L] by `scores` [M, C], L and C at least 2.
 
     `shares` [M, L] of the `resamples` in which a leader comes first, and `fit` [M] (`labelling.nulls.fit`), may be NaN:
-    so are then the features from them. `sample` [R, D] are image embeddings, `sampled` [M, R] the activations on them.
+    so are then the features from them. `sample` [R, D] are image embeddings, `sampled` [M, R] the activations on them;
+    `deviations` [C] are those of `text_deviations`, where already known.
     """
-    deviations = torch.cat([(part @ sample.T).std(1) for part in evidence.texts.split(_TEXTS)])
+    if deviations is None:
+        deviations = text_deviations(evidence.texts, sample)
     usual = deviations.median().clamp(min=_TINY)
     features = torch.empty(len(leaders), len(FEATURES))
 
@@ -81,6 +84,11 @@ def label_features(
 
     spread(add, range(0, len(leaders), _NEURONS))
     return features
+
+
+def text_deviations(texts: Tensor, sample: Tensor) -> Tensor:
+    """Return the standard deviation of each text's cosines with a sample of image embeddings [R, D], [C]."""
+    return torch.cat([(part @ sample.T).std(1) for part in texts.split(_TEXTS)])
 
 
 def _on_sample(texts: Tensor, best: Tensor, shares: Tensor, sample: Tensor, y: Tensor) -> list[Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -39,13 +41,17 @@ def label_probability(
     fit: torch.Tensor,
     sample: torch.Tensor,
     sampled: torch.Tensor,
+    deviations: Callable[[], torch.Tensor],
 ) -> np.ndarray | None:
     """Return the probability [M] that the first of the `leaders` [M, L] is right, NaN where one cannot be known.
 
-    None for a request that is not calibrated. The arguments are those of `label_features`.
+    None for a request that is not calibrated, for which `deviations` is not called. The arguments are those of
+    `label_features`.
     """
     if not is_calibrated(request, scores.shape[1]):
         return None
     resamples = request.scoring.bootstrap
-    features = label_features(evidence, scores, leaders, confidence.share, resamples, fit, sample, sampled)
+    features = label_features(
+        evidence, scores, leaders, confidence.share, resamples, fit, sample, sampled, deviations()
+    )
     return read_calibrations()[request.method].probability(features.double().numpy())

@@ -25,8 +25,10 @@ class LeaderRanks:
     ) -> None:
         """Start from the leaders' places [M, K] among the texts [C, D]."""
         used, self._place = leaders.unique(return_inverse=True)
-        self._saturation, self._mean = saturation, dataset.mean.float()
+        self._saturation = saturation
         self._filters = label_filters(dataset, texts, used)
+        # a filtered cosine is the product with the image minus that with the mean image
+        self._middle = _BINS / 2 + _BINS / (2 * _SPAN) * (self._filters @ dataset.mean.float())[:, None]
         self._count = torch.zeros(len(used), _BINS)
         self._mass = torch.zeros(*leaders.shape, _BINS)
 
@@ -36,14 +38,13 @@ class LeaderRanks:
             self._add(part, values)
 
     def _add(self, embeddings: torch.Tensor, activations: torch.Tensor) -> None:
-        centred = (embeddings - self._mean).T
         places = torch.empty(len(self._filters), len(embeddings), dtype=torch.int16)  # few bytes are read faster
         ones = torch.ones(len(embeddings))
 
         def place(start: int) -> None:
             pick = slice(start, start + _FILTERS)
             # the highest come first
-            bins = (self._filters[pick] @ centred).mul_(-_BINS / (2 * _SPAN)).add_(_BINS / 2)
+            bins = (self._filters[pick] @ embeddings.T).mul_(-_BINS / (2 * _SPAN)).add_(self._middle[pick])
             places[pick] = bins.clamp_(0, _BINS - 1).to(torch.int16)
             for count, row in zip(self._count[pick], places[pick], strict=True):
                 count.scatter_add_(0, row.long(), ones)

@@ -62,31 +62,31 @@ class ShareMeans:
 
     def __init__(self, rows: int, texts: torch.Tensor, scale: float, *, share: bool = True, root: bool = True) -> None:
         """Start without an image."""
-        self._half = texts * (0.5 * scale)
+        self._texts, self._half = texts, 0.5 * scale
         self.share, self.root = (torch.zeros(rows, len(texts) * needed) for needed in (share, root))
 
     def add(self, embeddings: torch.Tensor, totals: torch.Tensor, weights: Weights) -> None:
         """Add images: their embeddings [n, D], totals [n], and the rows' weights."""
         rows = len(self.share)
         blocks = [
-            (embeddings[start : start + _IMAGES], 0.5 * totals[start : start + _IMAGES, None], block)
+            (self._half * embeddings[start : start + _IMAGES], 0.5 * totals[start : start + _IMAGES, None], block)
             for start, block in _blocks(weights, rows, len(embeddings))
         ]
         columns = _WIDE if rows <= _FEW_ROWS else _NARROW
 
         def add(first: int) -> None:
             part = slice(first, first + columns)
-            half = self._half[part].T
+            texts = self._texts[part].T
             share, root = self.share[:, part].contiguous(), self.root[:, part].contiguous()
             for vectors, total, block in blocks:
-                table = (vectors @ half).sub_(total).exp_()
+                table = (vectors @ texts).sub_(total).exp_()
                 if root.shape[1]:
                     block.add_to(root, table)
                 if share.shape[1]:
                     block.add_to(share, table.square_())
             self.share[:, part], self.root[:, part] = share, root
 
-        spread(add, range(0, len(self._half), columns))
+        spread(add, range(0, len(self._texts), columns))
 
     def take(self) -> Iterator[torch.Tensor]:
         """Yield the sums of roots, then those of shares, keeping neither: no image can be added after that."""
