@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -52,6 +53,7 @@ from csp_index.store.catalog import EncoderInfo
 from csp_index.store.image_metadata import check_columns, metadata_state
 from csp_index.store.runs import record_run, settings_hash
 from csp_index.store.tables import Store
+from csp_index.torch_threads import threads_for
 
 Choice = MethodChoice | GivenChoice
 _OF_EXAMPLES = {f"stable-{kind}" for kind in PERTURBATIONS}  # what says nothing of a method that looks at all images
@@ -109,7 +111,9 @@ def evaluate(
                 prepared = _prepare(store, selection, options, inputs, tools, progress)
                 for done, (text, choice) in enumerate(missing.items()):
                     progress(done, len(missing), "methods")
-                    _store_values(store, selection, hashes[text], run.run_id, text, _values(prepared, inputs, choice))
+                    with threads_for(_products(prepared, inputs)):
+                        values = _values(prepared, inputs, choice)
+                    _store_values(store, selection, hashes[text], run.run_id, text, values)
                 progress(len(missing), len(missing), "methods")
         stored = _stored_values(store, selection, hashes)
     rows = pa.concat_tables([stored[text] for text in choices])
@@ -131,7 +135,7 @@ def _contrast_settings(
         return {"given": choice.given.digest}
     if choice is None or tools.depends is None or not scoring.method(choice.method).info.needs_contrast:
         return {}
-    request = make_request(choice.method, selection.source, 1, {**_defaults(options), **choice.options})
+    request = make_request(choice.method, selection.source, 1, {**options.label_defaults, **choice.options})
     return dict(tools.depends(request.examples))
 
 
@@ -181,7 +185,7 @@ def _read_inputs(store: Store, selection: Selection, options: EvaluationOptions,
     for choice in options.methods:
         if choice.text in given:
             continue
-        request = make_request(choice.method, selection.source, 1, {**_defaults(options), **choice.options})
+        request = make_request(choice.method, selection.source, 1, {**options.label_defaults, **choice.options})
         _check_request(store, selection, request)
     truth = None if options.truth is None else read_truth(options.truth, selection.target.key, selection.target.neurons)
     if options.concepts:
@@ -294,7 +298,7 @@ def _prepare(
     context = EvaluationContext(
         store, replace(selection, pool=pool), tools.candidates(), options, tools, value_table, progress
     )
-    chooser = Chooser(store, selection, context.candidates, tools.device, _defaults(options), tools.derive)
+    chooser = Chooser(store, selection, context.candidates, tools.device, options.label_defaults, tools.derive)
     fitting = thinned(inputs.split.choosing, FITTED, options.seed)
     return PreparedEvaluation(
         context,
@@ -304,6 +308,15 @@ def _prepare(
         gather_examples(store, context.selection, ExampleOptions(), context=ComputeContext(tools.device)),
         steps.concepts_in(context, len(judging), _texts(inputs)),
     )
+
+
+def _products(prepared: PreparedEvaluation, inputs: EvaluationInputs) -> float:
+    """Return about how many products of two numbers a method takes, without bound where models run."""
+    context = prepared.context
+    if inputs.generator is not None or inputs.given or context.options.perturb:
+        return math.inf
+    rows = len(context.candidates.texts) + prepared.examples.activating.numel()
+    return float(context.selection.source.width * rows * prepared.examples.images)
 
 
 def _values(prepared: PreparedEvaluation, inputs: EvaluationInputs, choice: Choice | None) -> pa.Table:
@@ -385,8 +398,3 @@ def _texts(inputs: EvaluationInputs) -> list[str]:
     truth = () if inputs.truth is None else inputs.truth.accepted.values()
     given = (own for choice in inputs.given.values() for own in choice.given.texts.values())
     return [text for texts in truth for text in texts] + [text for own in given for text, _ in own]
-
-
-def _defaults(options: EvaluationOptions) -> dict[str, object]:
-    """Return the label options of every method that does not name its own."""
-    return {"seed": options.seed, "logit_scale": options.logit_scale}

@@ -81,6 +81,11 @@ class EvaluationOptions:
     perturb: bool = False  # relabel on perturbed copies of the example images
     pairs: Path | None = None  # image_a,image_b,word: indexed images that differ in a word; they choose and judge none
 
+    @property
+    def label_defaults(self) -> dict[str, object]:
+        """The label options of every method that does not name its own."""
+        return {"seed": self.seed, "logit_scale": self.logit_scale}
+
     def __post_init__(self) -> None:
         texts = [choice.text for choice in self.methods]
         if not texts or len(set(texts)) < len(texts):
