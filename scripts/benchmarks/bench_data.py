@@ -68,12 +68,12 @@ class Made:
         return [*CLI, "label", self.db, *chosen, *texts, "--method", "csp", *more]
 
     def forget_lists(self) -> None:
-        """Remove the lists of neighbours that an earlier command kept, so that the next one has all its work to do."""
+        """Remove lists of neighbours and sums that an earlier command kept: the next one has all its work to do."""
         from csp_index.store.connect import open_store
 
         store = open_store(self.db)
         for table in store.table_names():
-            if table.startswith("neighbours_"):
+            if table.startswith(("neighbours_", "sums_")):
                 store.delete(table, "true")
 
 

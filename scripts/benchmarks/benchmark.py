@@ -29,7 +29,7 @@ from bench_rows import Row, as_json, table
 
 GROUPS: dict[str, Callable[[Bench], list[Row]]] = {
     "label-all": bench_label.label_all,
-    "linear": bench_label.linear,
+    "methods": bench_label.methods,
     "one-neuron": bench_label.one_neuron,
     "start-up": bench_label.start_up,
     "growth": bench_label.growth,

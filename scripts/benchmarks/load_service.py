@@ -1,8 +1,9 @@
 """Load the service over real HTTP on loopback: `python scripts/benchmarks/load_service.py [DB]`.
 
 Starts `csp-index serve` on the index, waits until it is ready, and asks with clients that each wait for their answer
-before they ask again: the JSON of neurons, live labels of random neurons, the slider of one neuron, then a mixture of
-everything with a look at the server's memory. Without DB an index of 50,000 images x 2,048 neurons x 512 dimensions and
+before they ask again: the JSON of neurons, live labels of random neurons, the slider of one neuron, a knob moved on
+random neurons by every method that is not a control, then a mixture of everything with a look at the server's memory.
+Without DB an index of 50,000 images x 2,048 neurons x 512 dimensions and
 10,000 labels is made of random arrays and labelled, in a temporary folder (some minutes).
 """
 
@@ -30,6 +31,10 @@ from urllib.parse import quote
 
 from bench_data import CLI, Bench, Shape, run
 
+METHODS = (  # all that are no controls, the costly ones last
+    *("csp", "csp-difference", "semanticlens", "mean-centred", "clip-dissect", "clip-dissect-mean", "wpmi"),
+    *("rank-reorder", "pmi", "contrastive-pmi", "firing-contrast", "consensus", "linear-1", "linear"),
+)
 READY = 3.0  # seconds; the bar for the start
 FIRST = 1_000  # requests after which memory has to stay
 Labels = dict[str, Any]
@@ -170,6 +175,18 @@ class Plans:
         neurons = [self.neuron() for _ in range(-(-count // moves))]
         return [self._label("slider", neuron) for neuron in neurons for _ in range(moves)][:count]
 
+    def knob(self, method: str, count: int) -> list[Ask]:
+        """Move the threshold, or the number of examples, on random neurons."""
+        asks = []
+        for neuron in [self.neuron() for _ in range(count)]:
+            body: Labels = {"neurons": [neuron], "method": method, "candidates": None}
+            if self._random.random() < 0.5:
+                body["examples"] = self._random.randrange(20, 31)
+            else:
+                body["threshold"] = self._random.choice(["mean", "quantile:0.5", "quantile:0.75", "max:0.1", "max:0.2"])
+            asks.append(Ask(method, "/api/v1/label", body))
+        return asks
+
     def mixture(self, count: int) -> list[Ask]:
         """Ask for everything there is, the common things more often."""
         weights = {
@@ -262,8 +279,10 @@ def tell(name: str, took: Sequence[Took], seconds: float) -> None:
     )
 
 
-def load(db: str, port: int, clients: int, requests: int, options: Sequence[str]) -> None:
-    """Print all figures of one index, served with these options."""
+def load(
+    db: str, port: int, clients: int, requests: int, options: Sequence[str], methods: Sequence[str] = METHODS
+) -> None:
+    """Print all figures of one index, served with these options, and those of a knob for these methods."""
     with serving(db, port, options) as (server, ready):
         print(f"ready {ready:.1f} s after start (bar {READY:.0f})", flush=True)
         plans = Plans(server)
@@ -277,6 +296,13 @@ def load(db: str, port: int, clients: int, requests: int, options: Sequence[str]
             started = time.monotonic()
             took = drive(port, asks, clients)
             tell(f"{name}, {clients} clients", took, time.monotonic() - started)
+        for method in methods:
+            drive(port, plans.knob(method, 1), 1)  # what it computes of the dataset once is there
+            started = time.monotonic()
+            took = drive(port, plans.knob(method, max(5 * clients, requests // 100)), clients)
+            tell(f"a knob moved, {method} (bar: p95 300 ms), {clients} clients", took, time.monotonic() - started)
+        if not requests:
+            return
         mixture, started = plans.mixture(requests), time.monotonic()
         first = drive(port, mixture[:FIRST], clients)
         before = server.memory()
@@ -292,7 +318,7 @@ def load(db: str, port: int, clients: int, requests: int, options: Sequence[str]
 def made_index(folder: Path) -> str:
     """Return an index `db` of random arrays, labelled by two methods; its labels are beside it."""
     (made,) = Bench(folder, {"served": Shape(50_000, 2_048, 512, 10_000)}, 1, False).made("served")
-    for method in ("csp", "consensus"):
+    for method in ("csp", "firing-contrast"):
         run(made.label_command("all", "--method", method))
     return made.db
 
@@ -300,7 +326,8 @@ def made_index(folder: Path) -> str:
 def _load(db: str, given: argparse.Namespace) -> None:
     arrays = Path(db).parent / "T.npy", Path(db).parent / "T.txt"  # as the benchmark leaves them
     texts = ["--text-embeddings", str(arrays[0]), "--texts", str(arrays[1])] if arrays[0].exists() else []
-    load(db, given.port, given.clients, given.requests, [*texts, "--workers", str(given.workers)])
+    options = [*texts, "--workers", str(given.workers)]
+    load(db, given.port, given.clients, given.requests, options, given.methods.split(",") if given.methods else METHODS)
 
 
 def main() -> None:
@@ -311,6 +338,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--workers", type=int, default=2, help="processes of the service")
     parser.add_argument("--requests", type=int, default=10_000, help="of the mixture; a tenth of each single kind")
+    parser.add_argument("--methods", help="whose knob is moved, with commas; by default all that are no controls")
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if given.db:
