@@ -13,7 +13,7 @@ import pytest
 import torch
 from other_process import run_python
 
-from csp_index.torch_threads import one_thread, sleep_when_idle, spread, threads_for
+from csp_index.torch_threads import numpy_on_one_thread, one_thread, sleep_when_idle, spread, threads_for
 
 
 @pytest.fixture
@@ -124,3 +124,16 @@ def test_the_first_error_of_spread_work_is_raised_and_ends_the_rest(three) -> No
     with pytest.raises(ValueError, match="item 1"):
         spread(work, range(1000))
     assert len(seen) < 100
+
+
+def test_numpy_multiplies_on_one_thread_where_a_command_loads_it(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "to be restored")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    numpy_on_one_thread()
+    assert "OPENBLAS_NUM_THREADS" not in os.environ, "NumPy has read it already"
+    monkeypatch.delitem(sys.modules, "numpy")
+    numpy_on_one_thread()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    numpy_on_one_thread()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "2", "what the user sets"

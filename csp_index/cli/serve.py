@@ -47,8 +47,6 @@ def serve(db: str, as_json: bool, **options: Any) -> None:
 
 
 def _serve(db: str, as_json: bool, options: dict[str, Any]) -> None:
-    # Requests run concurrently; a matrix product on more threads makes the others wait.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from csp_index.service.config import SHARED_COUNTERS, ServiceSettings, read_token
     from csp_index.store.connect import is_index, open_store
 
