@@ -26,6 +26,7 @@ from csp_index.store.tables import Store
 
 _MEMO = "embeddings"
 _ROWS = 65_536  # images of a tile, at most
+_LAST_BYTES = 8 * 2**20  # of rows that stay in memory for the next step
 _STREAMED_BYTES = 64 * 2**20  # of a tile read from the store
 
 _HALF = 2.0**-9  # the largest relative error of bfloat16, which keeps 8 bits
@@ -41,6 +42,7 @@ class Embeddings:
         self._held: dict[tuple[str, torch.dtype], torch.Tensor] = {}
         self._reading = threading.Lock()  # one thread reads or rounds the embeddings
         self._asked = self._fetched = 0
+        self._last: tuple[torch.Tensor, torch.Tensor] | None = None  # ids, sorted, and embeddings read last
         self._digests: torch.Tensor | None = None
         self._rounded = _HALF  # the largest length that rounding takes from a vector
 
@@ -63,10 +65,22 @@ class Embeddings:
             return self._with_derived(ids)
         if self.holds and (self.in_memory or 8 * (self._fetched + len(ids)) > self.images):
             return partial(self._all().index_select, 0)
-        distinct = ids.unique()
-        self._fetched += len(distinct)
-        table = streams.embeddings_of(self.store, self.source, distinct.numpy())
+        distinct, table = self._fetch(ids.unique())
         return lambda some: table[torch.searchsorted(distinct, some)]
+
+    def _fetch(self, distinct: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return image ids that include these, sorted, and their embeddings.
+
+        The steps of one question ask for the same images: the last rows are kept.
+        """
+        last = self._last
+        if last is not None and bool(torch.isin(distinct, last[0]).all()):
+            return last
+        self._fetched += len(distinct)
+        rows = distinct, streams.embeddings_of(self.store, self.source, distinct.numpy())
+        if 4 * len(distinct) * self.source.width <= _LAST_BYTES:
+            self._last = rows
+        return rows
 
     def _with_derived(self, ids: torch.Tensor) -> Embed:
         """Return a function that embeds image ids among these [I], some of which are derived images."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from csp_index.errors import StoreError
+from csp_index.lru_cache import LRUCache
 from csp_index.store import catalog
 from csp_index.store.catalog import EncoderInfo, LayerInfo, Shard
 from csp_index.store.sparse import sparse_tiles
@@ -19,13 +20,33 @@ from csp_index.store.tables import Store
 
 FETCHED = 64  # neurons read like this, at most; more are read by a scan that skips the others
 _BYTES = 16 * 2**20  # of one read
+_RECENT_BYTES = 8 * 2**20  # of activations of single neurons that stay in memory
 
 
 def fetch_tiles(store: Store, info: LayerInfo, marks: Sequence[Shard], neurons: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the activations of `neurons` [M] shard by shard, each [M, n] float32."""
+    """Yield the activations of `neurons` [M] shard by shard, each [M, n] float32.
+
+    Those of one neuron stay in memory for the next steps of a question, which look at the same ones.
+    """
     if info.is_sparse:
         yield from sparse_tiles(store, info, marks, neurons)
         return
+    if len(neurons) > 1:
+        yield from _tiles(store, info, marks, neurons)
+        return
+    recent = store.memo(info.table, "recent activations", lambda: LRUCache(_RECENT_BYTES))
+    key = info.table, int(neurons[0])
+    known: dict[int, np.ndarray] = recent.find(key) or {}
+    missing = [mark for mark in marks if mark.number not in known]
+    if missing:
+        read = zip(missing, _tiles(store, info, missing, neurons), strict=True)
+        known = known | {mark.number: tile for mark, tile in read}
+        recent.put(key, known, sum(tile.nbytes for tile in known.values()))
+    for mark in marks:
+        yield known[mark.number].copy()
+
+
+def _tiles(store: Store, info: LayerInfo, marks: Sequence[Shard], neurons: np.ndarray) -> Iterator[np.ndarray]:
     size = max(1, _BYTES // (4 * len(neurons) * max(mark.rows for mark in marks)))
     for start in range(0, len(marks), size):
         group = marks[start : start + size]

@@ -270,3 +270,17 @@ def test_an_approximate_label_depends_on_how_the_index_is_searched(tmp_path, mon
         runs.append(index.label("m/l/7", vocabulary=texts, search=True)[0].run_id)
     assert runs[0] != runs[1]
     assert runs[0] == runs[2]
+
+
+def test_the_next_step_reads_no_embeddings_again(tmp_path, monkeypatch):
+    index = made(tmp_path, 400)
+    embeddings = vectors.all_embeddings(index.store, catalog.encoder(index.store), 400)
+    taken = []
+    whole = index.store.take
+    monkeypatch.setattr(
+        index.store, "take", lambda table, rows, columns: taken.append(rows) or whole(table, rows, columns)
+    )
+    first = embeddings.of(torch.tensor([7, 3, 7, 9]))
+    assert torch.equal(embeddings.of(torch.tensor([9, 3])), first[[3, 1]]) and len(taken) == 1
+    embeddings.of(torch.tensor([9, 4]))
+    assert [rows.tolist() for rows in taken] == [[3, 7, 9], [4, 9]]

@@ -18,6 +18,7 @@ from csp_index.contrast.pool import draw_pool
 from csp_index.contrast.selection import Selection
 from csp_index.errors import BusyError, StoppedError
 from csp_index.index import Index, open_index
+from csp_index.labelling import pipeline
 from csp_index.labelling.candidates import CandidateTexts, read_text_arrays
 from csp_index.labelling.pipeline import Pipeline
 from csp_index.labelling.request import make_request
@@ -176,3 +177,17 @@ def test_work_ends_at_any_of_its_checks(arrays: tuple[Index, CandidateTexts], op
         with pytest.raises(StoppedError, match="enough"):
             label(checks)
     assert label(most) == most
+
+
+def test_what_depends_on_the_candidates_alone_is_computed_once(
+    arrays: tuple[Index, CandidateTexts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, texts = arrays
+    whole, made = pipeline.text_deviations, []
+    monkeypatch.setattr(pipeline, "text_deviations", lambda *both: made.append(len(both[0])) or whole(*both))
+    texts, other = (replace(texts, key=key) for key in ("once", "other"))
+    options = {"method": "csp", "recompute": True, "keep": False}
+    labels = [index.label(f"net/concepts/{neuron}", vocabulary=texts, **options)[0] for neuron in (0, 1, 0)]
+    index.label("net/concepts/0", vocabulary=other, **options)
+    assert made == [len(texts.texts)] * 2
+    assert labels[0] == labels[2] and labels[0].probability is not None

@@ -108,6 +108,20 @@ def test_trap_3_one_neuron_does_not_scan_the_store(tmp_path):
     assert one <= 4 * images * 4
 
 
+def test_the_next_step_reads_no_activations_again_and_has_its_own(tmp_path):
+    store, arrays = make(tmp_path, 20)
+    target = catalog.layer(store, KEY)
+    marks = catalog.shards(store, target.what)
+    first = [tile.copy() for tile in fetching.fetch_tiles(store, target, marks[:2], np.array([3]))]
+    for tile in fetching.fetch_tiles(store, target, marks[:2], np.array([3])):
+        tile[:] = 0
+    whole = fetching.activations_of(store, target, 3, IMAGES)
+    np.testing.assert_array_equal(np.concatenate(first, 1)[0], whole[: sum(mark.rows for mark in marks[:2])])
+    np.testing.assert_array_equal(whole, arrays["activations"][:, 3])
+    assert bytes_read(store, target, [3]) == 0
+    assert bytes_read(store, target, [2]) > 0
+
+
 def test_python_and_sql_read_one_neuron_by_that_way_only(tmp_path, monkeypatch):
     make(tmp_path, 20)
     index = Index(tmp_path / "db")
