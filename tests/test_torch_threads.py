@@ -11,8 +11,14 @@ from threading import Barrier
 
 import pytest
 import torch
+from fakes import write_arrays
 from other_process import run_python
 
+from csp_index import EvaluationOptions, open_index
+from csp_index.evaluation import steps
+from csp_index.evaluation.options import MethodChoice
+from csp_index.labelling.candidates import read_text_arrays
+from csp_index.labelling.pipeline import Pipeline
 from csp_index.torch_threads import numpy_on_one_thread, one_thread, sleep_when_idle, spread, threads_for
 
 
@@ -58,6 +64,29 @@ def test_threads_that_overlap_all_go_back_and_so_do_new_ones(three):
         assert early.result() == 3
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == 3
+
+
+def test_labels_and_metrics_of_a_small_index_are_made_on_one_thread(three, tmp_path, monkeypatch):
+    paths, counts = write_arrays(tmp_path), {"ranking": 0, "evaluate_activations": 0}
+
+    def counted(owner, name):
+        real = getattr(owner, name)
+
+        def work(*args, **options):
+            counts[name] = torch.get_num_threads()
+            return real(*args, **options)
+
+        monkeypatch.setattr(owner, name, work)
+
+    counted(Pipeline, "ranking")
+    counted(steps, "evaluate_activations")
+    index = open_index(tmp_path / "db")
+    index.import_arrays(paths["activations"], "m/l", embeddings=paths["embeddings"])
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    index.label("m/l", "csp", vocabulary=texts, keep=False)
+    index.evaluate("m/l", EvaluationOptions(methods=(MethodChoice.parse("csp"),), most_judging=20), vocabulary=texts)
+    assert counts == {"ranking": 1, "evaluate_activations": 1}
+    assert torch.get_num_threads() == 3
 
 
 def test_small_work_is_done_on_one_thread_and_large_work_on_all(three):

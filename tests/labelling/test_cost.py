@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from csp_index.errors import SettingError
-from csp_index.labelling.cost import check_cost, label_cost
+from csp_index.labelling.cost import check_cost, label_cost, label_products
 from csp_index.labelling.request import LabelRequest
 from csp_index.records import ExampleOptions, ScoringOptions
 
@@ -47,3 +47,24 @@ def test_what_all_methods_do_by_default_is_within_the_limit() -> None:
     for method, neighbours in (("csp", 1), ("consensus", 50), ("firing-contrast", 50)):
         assert label_cost(request(method, examples=30, neighbours=neighbours), 64, 1000) < 10**9
         assert label_cost(request(method, examples=30, neighbours=neighbours), 16, 21_843) < 10**9
+
+
+@pytest.mark.parametrize(
+    ("method", "listed", "products"),
+    [
+        ("semanticlens", False, 8 * 2 * 1000),  # its own images alone
+        ("csp", False, 8 * (500 * 60 + 2 * 1000)),
+        ("csp", True, 8 * 2 * 1000),
+        ("pmi", False, 8 * (500 * 1000 + 2 * 1000)),
+        ("consensus", False, 8 * (500 * (60 + 1000) + 2 * 1000)),
+        ("linear", False, 8 * (500 * 1000 + 2 * 1000)),
+    ],
+)
+def test_products_are_of_images_with_candidates_and_with_images(method: str, listed: bool, products: int) -> None:
+    asked = request(method, examples=30)
+    assert label_products(asked, neurons=2, images=500, candidates=1000, width=8, listed=listed) == products
+
+
+def test_no_more_images_are_compared_than_there_are() -> None:
+    asked = request("csp", examples=30)
+    assert label_products(asked, neurons=100, images=500, candidates=10, width=8) == 8 * (500 * 500 + 100 * 10)
