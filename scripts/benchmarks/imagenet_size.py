@@ -149,7 +149,7 @@ def _steps(made: Made) -> dict[str, Callable[[], Cost]]:
     one = f"{LAYER}/{last}"
     of_activations = f"SELECT count(*) AS n, max(activation) AS a FROM activations('{one}') WHERE activation > 0"
     return {
-        "start-up (import torch, lancedb)": lambda: run(START_UP)[0],
+        "start-up (import torch, lance)": lambda: run(START_UP)[0],
         "make": lambda: _own(made, "make")[0],
         "import": lambda: _imported(made),
         "label all, csp": label("all", "csp"),

@@ -1,7 +1,7 @@
 """Measure figures of the manual: `python scripts/benchmarks/measure.py WHAT`, WHAT being one of the words below.
 
 label   the whole command `csp-index label --neurons all` at 10,000 images x 512 neurons x 512 texts, beside
-        `python -c "import torch, lancedb"`, in turn, medians of 5
+        `python -c "import torch, lance"`, in turn, medians of 5
 memory  peak memory of indexing 5,000 and 20,000 images with the demo's models
 parity  top labels, activating ids and contrastive ids of the command at 10,000 images x 512 neurons x 2,000 texts,
         against the formulas written out neuron by neuron
@@ -68,7 +68,7 @@ def measure_label(root: Path) -> None:
     """Print the medians of the label command and of bare start-up, and their difference."""
     make_arrays(root, 10_000, 512, 512, 512)
     import_arrays(root)
-    start_up = [sys.executable, "-c", "import torch, lancedb"]
+    start_up = [sys.executable, "-c", "import torch, lance"]
     times: dict[str, list[float]] = {"start-up": [], "label": []}
     for turn in range(6):
         for name, command in (("start-up", start_up), ("label", label_command(root, "--recompute"))):
@@ -78,7 +78,7 @@ def measure_label(root: Path) -> None:
                 times[name].append(time.monotonic() - started)
     bare, whole = (statistics.median(times[name]) for name in ("start-up", "label"))
     more = [b - a for a, b in zip(times["start-up"], times["label"], strict=True)]
-    print(f"import torch, lancedb: {bare:.2f} s; label 512 neurons of 10,000 images, 512 texts: {whole:.2f} s")
+    print(f"import torch, lance: {bare:.2f} s; label 512 neurons of 10,000 images, 512 texts: {whole:.2f} s")
     print(f"difference, turn by turn: median {statistics.median(more):.2f} s (all: {[round(d, 2) for d in more]})")
 
 

@@ -18,7 +18,7 @@ import numpy as np
 IMAGES, LATENTS, ACTIVE, WIDTH, TEXTS = 50_000, 16_384, 32, 512, 10_000
 PAIR = 8  # bytes: an int32 for the latent or the image, a float32
 CLI = [sys.executable, "-c", "from csp_index.cli import main; main()"]
-START_UP = [sys.executable, "-c", "import torch, lancedb"]
+START_UP = [sys.executable, "-c", "import torch, lance"]
 _ROWS = 1000  # images made at a time
 
 
