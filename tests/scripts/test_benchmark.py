@@ -24,6 +24,8 @@ from bench_rows import Row, table
 ROWS = {  # the figures that the project promises
     "label-all.time",
     "label-all.ratio",
+    "label-all.cpu",
+    "label-all.products",
     "label-all.memory",
     "methods.firing-contrast",
     "methods.linear",
