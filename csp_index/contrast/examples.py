@@ -75,11 +75,13 @@ def gather_examples(
     contrast: bool = True,
     context: ComputeContext | None = None,
     activating: Examples | None = None,
+    compared: int | None = None,
 ) -> Examples:
     """Return the example sets of the selected neurons; `contrast=False` leaves the contrastive sets empty.
 
     Missing derived images are made here, by `context.derive`. A caller that has read the activating sets passes them
-    as `activating`.
+    as `activating`. `compared` says that the similarities of so many pairs of an activating image and a kind are enough:
+    those of the others are NaN, unless the options need them.
     """
     context = context or ComputeContext()
     examples = activating_examples(store, selection, options) if activating is None else activating
@@ -91,7 +93,13 @@ def gather_examples(
     if not options.reuse:
         parts = _distinct(parts)
     ids = torch.cat([part.ids for part in parts], 2)
-    similarities = pair_similarities(all_embeddings(store, selection.source, examples.images), examples.activating, ids)
+    some = ids
+    if compared is not None and options.min_similarity <= -1 and "random" not in options.kinds:
+        some = ids.clone()
+        some[..., torch.arange(ids.shape[2]) % options.neighbours >= compared] = -1
+    similarities = pair_similarities(
+        all_embeddings(store, selection.source, examples.images), examples.activating, some
+    )
     low = similarities < options.min_similarity
     if "random" in options.kinds:  # the other kinds dropped near duplicates when they selected
         place = options.kinds.index("random") * options.neighbours

@@ -36,6 +36,7 @@ from csp_index.torch_threads import one_thread
 _FETCH = 32  # unfiltered neighbours that a vector search asks for first
 _LISTS_BYTES = 24 * 2**20  # of neighbour lists, whatever the activation, in one batch
 _LONGEST, _FIRST = 512, (16, 64)  # entries of such a list, and of the parts that are tried first
+_PER_LEADER = 8  # entries for each leader: of 8 near images, one leaves a neuron silent that the image activates
 _SPARE = 24  # candidates beyond those needed: they may be near enough to the last one to be compared again
 _BLOCK_BYTES = 32 * 2**20  # activations of a block of neurons; the next is read while one is processed
 _CANDIDATES = 2**18  # decided on at once
@@ -207,7 +208,7 @@ def _neighbour_lists(query: NearestQuery, union: torch.Tensor) -> list[Neighbour
     shared = int((query.activating >= 0).sum()) > 2 * len(union)
     if shared and bool(missing.any()):
         lacking = union[missing]
-        most = min(_LONGEST, _LISTS_BYTES // (12 * len(lacking)))
+        most = min(_LONGEST, max(_LISTS_BYTES // (12 * len(lacking)), _PER_LEADER * query.leader_count))
         width = min(max(KEPT, 2 * query.leader_count, most), query.images)
         ranked, error = computed_lists(query.vectors, lacking, width, query.device, query.check)
         place = torch.full(union.shape, -1, dtype=torch.int64)

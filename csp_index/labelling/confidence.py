@@ -208,7 +208,15 @@ def _regrouped(
     """
     row, columns = method(name), leaders[pick]
     selected = columns.unique()
-    local = _restricted(_local(evidence, pick)[0], selected)
+    own = replace(
+        evidence,
+        activating=evidence.activating[pick],
+        activations=evidence.activations[pick],
+        contrastive=evidence.contrastive[pick],
+        response=None if evidence.response is None else evidence.response.of_neurons(pick),
+        neurons=evidence.neuron_numbers[pick],
+    )
+    local = _restricted(own, selected)
     if row.info.needs_contrast:
         counts = local.partner_counts
         rows = torch.arange(counts.numel()).view(counts.shape).masked_fill(counts == 0, -1)

@@ -24,7 +24,7 @@ from csp_index.labelling.candidates import CandidateTexts, Ownership
 from csp_index.labelling.confidence import Confidence, bootstrap
 from csp_index.labelling.evidence import Evidence
 from csp_index.labelling.gather import dataset_explanation, dataset_response, image_totals, read_evidence, read_sums
-from csp_index.labelling.label_values import ExampleSummary, Ranking, example_summary
+from csp_index.labelling.label_values import STORED_NEIGHBOURS, ExampleSummary, Ranking, example_summary
 from csp_index.labelling.linear.explanation import Explanation
 from csp_index.labelling.nulls.fit import LEAST_FIT, Sample, label_fit, read_sample, sampled_activations
 from csp_index.labelling.probabilities.features import text_deviations
@@ -168,6 +168,7 @@ class Pipeline:
                     contrast=info.needs_contrast,
                     context=self.context,
                     activating=activating,
+                    compared=STORED_NEIGHBOURS if request.formula.pooled else None,
                 )
             return ExampleEvidence(
                 examples,
@@ -361,7 +362,8 @@ class Pipeline:
 def _key(selection: Selection, request: LabelRequest) -> tuple[Hashable, ...]:
     """Return what a neuron's example sets depend on."""
     info, neurons = request.formula.info, tuple(selection.neurons.tolist())
-    return selection.source.name, selection.target.key, neurons, request.examples, info.needs_contrast, info.needs_mean
+    sets = request.examples, info.needs_contrast, info.needs_mean, request.formula.pooled
+    return selection.source.name, selection.target.key, neurons, *sets
 
 
 def _with_texts(evidence: Evidence, request: LabelRequest, texts: CandidateTexts) -> Evidence:
