@@ -7,6 +7,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -80,7 +81,11 @@ def survey(array: np.ndarray, demand: Demand) -> Survey:
 
 def rows_of(array: np.ndarray, start: int, stop: int) -> np.ndarray:
     """Return rows of an array in C order, through a map of their own: what a map has read stays in memory with it."""
-    mapped = array if not isinstance(array, np.memmap) else np.load(str(array.filename), mmap_mode="c")
+    if not isinstance(array, np.memmap):
+        return np.ascontiguousarray(array[start:stop])
+    # not by np.load: Python 3.11 cannot parse the headers of files in several threads at once
+    order: Literal["C", "F"] = "C" if array.flags.c_contiguous else "F"
+    mapped = np.memmap(str(array.filename), array.dtype, "c", array.offset, array.shape, order)
     return np.ascontiguousarray(mapped[start:stop])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from fakes import write_arrays
 
 from csp_index import CspIndexError, Index, array_files, open_index
+from csp_index.array_files import rows_of
 from csp_index.errors import AddressError, ArrayError, SettingError, StoreError
 from csp_index.indexing import import_arrays
 from csp_index.labelling.candidates import read_text_arrays
@@ -359,3 +361,14 @@ def test_uris_that_name_other_images_than_the_index_are_refused(tmp_path, paths)
     with pytest.raises(ArrayError, match=r"row 0, the index '/p/0\.png'"):
         take_in(tmp_path / "db", paths, "m/other", embeddings=None, uris=tmp_path / "reversed.txt")
     take_in(tmp_path / "db", paths, "m/other", embeddings=None, uris=tmp_path / "u.txt")
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_rows_of_a_file_are_read_by_many_threads_without_its_header(tmp_path, monkeypatch, order):
+    values = np.arange(600.0, dtype=np.float32).reshape(100, 6)
+    np.save(tmp_path / "a.npy", np.asarray(values, order=order))
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
+    monkeypatch.setattr(np, "load", None)  # which parses the header: Python 3.11 fails at that in threads
+    with ThreadPoolExecutor(4) as pool:
+        parts = list(pool.map(lambda start: rows_of(mapped, start, start + 7), range(0, 100, 7)))
+    assert np.array_equal(np.concatenate(parts), values)
