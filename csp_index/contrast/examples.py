@@ -80,7 +80,7 @@ def gather_examples(
     """Return the example sets of the selected neurons; `contrast=False` leaves the contrastive sets empty.
 
     Missing derived images are made here, by `context.derive`. A caller that has read the activating sets passes them
-    as `activating`. `compared` says that the similarities of so many pairs of an activating image and a kind are enough:
+    as `activating`. With `compared` the similarities of so many pairs of an activating image and a kind are computed:
     those of the others are NaN, unless the options need them.
     """
     context = context or ComputeContext()
