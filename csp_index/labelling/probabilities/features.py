@@ -21,6 +21,8 @@ wide        share of the sample on which the activation is above a fifth of the 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
@@ -35,7 +37,8 @@ FEATURES: Final = (
     *("share", "soft", "vocabulary", "lead", "height", "fit", "spread"),
     *("tail", "response", "present", "behind", "breadth", "firing", "wide"),
 )
-_NEURONS, _TEXTS = 128, 4096  # at once; of the neurons, by each thread
+_NEURONS, _TEXTS, _AT_ONCE = 64, 4096, 1024  # at once: neurons, and texts over which means are taken, by each thread
+_LOOKED_AT = 10_240  # texts whose looks on the sample are in memory
 _LEAST = 1e-4  # of the means whose logarithm is taken
 _TINY = 1e-12
 _WIDE = 0.4  # of y: a fifth of the mean of the activating images
@@ -63,8 +66,9 @@ def label_features(
     usual = deviations.median().clamp(min=_TINY)
     features = torch.empty(len(leaders), len(FEATURES))
 
-    def add(start: int) -> None:
-        rows = slice(start, start + _NEURONS)
+    def add(looks: _Looks, places: Tensor, first_row: int, start: int) -> None:
+        places = places[start : start + _NEURONS]
+        rows = slice(first_row + start, first_row + start + len(places))
         best, present = leaders[rows], evidence.activating[rows] >= 0
         first = scores[rows].gather(1, best[:, :2])
         mean, width = scores[rows].mean(1), scores[rows].std(1).clamp(min=_TINY)
@@ -78,11 +82,15 @@ def label_features(
         ]
         y = (sampled[rows] / (0.5 * top[:, None]).clamp(min=_TINY)).clamp(0, 1)
         share, lead, height, wrong, width_of = columns
-        looks = _on_sample(evidence.texts, best, shares[rows], sample, y)
+        seen = _on_sample(looks, places, shares[rows], y)
         wide = (y > _WIDE).float().mean(1)
-        features[rows] = torch.stack([share, *looks[:2], lead, height, wrong, width_of, *looks[2:], wide], 1)
+        features[rows] = torch.stack([share, *seen[:2], lead, height, wrong, width_of, *seen[2:], wide], 1)
 
-    spread(add, range(0, len(leaders), _NEURONS))
+    together = max(_NEURONS, _LOOKED_AT // leaders.shape[1], _LOOKED_AT // len(evidence.texts) * len(leaders))
+    for first_row in range(0, len(leaders), together):
+        part = leaders[first_row : first_row + together]
+        used, places = part.unique(return_inverse=True)
+        spread(partial(add, _Looks.of(evidence.texts[used], sample), places, first_row), range(0, len(part), _NEURONS))
     return features
 
 
@@ -91,23 +99,45 @@ def text_deviations(texts: Tensor, sample: Tensor) -> Tensor:
     return torch.cat([(part @ sample.T).std(1) for part in texts.split(_TEXTS)])
 
 
-def _on_sample(texts: Tensor, best: Tensor, shares: Tensor, sample: Tensor, y: Tensor) -> list[Tensor]:
+@dataclass(frozen=True, slots=True)
+class _Looks:
+    """How T texts look on a sample of R images, whichever neuron they label."""
+
+    unit: Tensor  # [T, R] cosines, centred, at unit length
+    present: Tensor  # [T, R] presence, likewise
+    shown: Tensor  # [T] mean presence
+    tail: Tensor  # [T]
+
+    @classmethod
+    def of(cls, texts: Tensor, sample: Tensor) -> _Looks:
+        """Return the looks of texts [T, D] on image embeddings [R, D]."""
+        count = len(texts)
+        looks = cls(*(torch.empty(count, len(sample)) for _ in range(2)), *(torch.empty(count) for _ in range(2)))
+
+        def look(start: int) -> None:
+            rows = slice(start, start + _AT_ONCE)
+            cosines = texts[rows] @ sample.T
+            looks.unit[rows] = _centred(cosines)
+            high = cosines.topk(max(1, len(sample) // 100), dim=1).values[:, -1]
+            looks.tail[rows] = (high - cosines.mean(1)) / cosines.std(1).clamp(min=_TINY)
+            presence = PresenceSigmoids.fit(cosines).apply(cosines)
+            looks.present[rows], looks.shown[rows] = _centred(presence), presence.mean(1)
+
+        spread(look, range(0, count, _AT_ONCE))
+        return looks
+
+
+def _on_sample(looks: _Looks, places: Tensor, shares: Tensor, y: Tensor) -> list[Tensor]:
     """Return soft, vocabulary, tail, response, present, behind, breadth and firing of a block of neurons, [m] each."""
-    used, places = best.unique(return_inverse=True)
-    cosines = texts[used] @ sample.T
-    unit = _centred(cosines)
-    own, y_unit = unit[places[:, 0]], _centred(y)
-    alike = (unit[places] @ own[:, :, None])[..., 0].clamp(min=0)
-    halves = 0.5 ** torch.arange(1, best.shape[1]).float()
-    high = cosines.topk(max(1, len(sample) // 100), dim=1).values[:, -1]
-    tail = (high - cosines.mean(1)) / cosines.std(1).clamp(min=_TINY)
-    presence = PresenceSigmoids.fit(cosines).apply(cosines)
-    explained = (_centred(presence)[places] @ y_unit[:, :, None])[..., 0]
-    shown, fired = presence.mean(1)[places[:, 0]], y.mean(1)
+    own, y_unit = looks.unit[places[:, 0]], _centred(y)
+    alike = (looks.unit[places] @ own[:, :, None])[..., 0].clamp(min=0)
+    halves = 0.5 ** torch.arange(1, places.shape[1]).float()
+    explained = (looks.present[places] @ y_unit[:, :, None])[..., 0]
+    shown, fired = looks.shown[places[:, 0]], y.mean(1)
     return [
         (shares.nan_to_num(0.0) * alike).sum(1),
         alike[:, 1:] @ (halves / halves.sum()),
-        tail[places[:, 0]],
+        looks.tail[places[:, 0]],
         (own * y_unit).sum(1),
         explained[:, 0],
         explained[:, 0] - explained.amax(1),

@@ -55,6 +55,8 @@ def test_features_of_right_and_wrong_labels(monkeypatch: pytest.MonkeyPatch) -> 
     assert named["response"][2] == pytest.approx(np.corrcoef(c, y)[0, 1], abs=1e-5)
     monkeypatch.setattr(module, "_NEURONS", 2)
     monkeypatch.setattr(module, "_TEXTS", 7)
+    monkeypatch.setattr(module, "_AT_ONCE", 3)
+    monkeypatch.setattr(module, "_LOOKED_AT", 12)
     torch.testing.assert_close(
         label_features(evidence, scores, leaders, shares, 100, fit, images, activations), columns
     )
