@@ -29,7 +29,7 @@ from csp_index.models.layers.readers import part_called
 from csp_index.models.layers.repeats import constant_layers, spare_random_numbers, why_not_repeated
 from csp_index.models.layers.trial import Trial, try_out
 from csp_index.models.pooling import Pool, as_maps, axes_in, choose_exact, neurons_of, pool_at, pooled
-from csp_index.models.sparse_autoencoders import SparseAutoencoder, settled
+from csp_index.models.sparse_autoencoders import SparseAutoencoder, images_at_once, settled
 from csp_index.models.specs import check_pool, network_spec
 from csp_index.models.weights import (
     batch_size_for,
@@ -187,6 +187,8 @@ class LoadedNetwork:
             trial = try_out(loaded, tried, device, spec)
         self._grid = trial.trace.grid
         self.layers = self._described(trial, reading)
+        maps = (output.shape for layer, output in self.layers.items() if layer in loaded.attached)
+        self.batch_size = images_at_once(self.batch_size, maps, device)
         trial.check_weights(layers, name, allowed=reading.allow_missing)
         self.identity = {
             "spec": spec,

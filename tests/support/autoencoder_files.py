@@ -158,4 +158,10 @@ def refusal(folder: Path) -> str:
 
 
 def features(autoencoder: SparseAutoencoder) -> Tensor:
-    return autoencoder.encode(torch.from_numpy(X).float())
+    """The features of X, which are the same bits where gradients are computed and where they are not."""
+    values = torch.from_numpy(X).float()
+    result = autoencoder.encode(values.clone())
+    with torch.no_grad():
+        assert torch.equal(autoencoder.encode(values), result)
+    assert torch.equal(values, torch.from_numpy(X).float()), "the input stays as it was"
+    return result
