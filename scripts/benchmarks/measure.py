@@ -10,6 +10,7 @@ evaluate  the whole command `csp-index evaluate` on 2,048 neurons and 10,000 hel
 demo    every method on the demo's biased images, seeds 0 to 2: labels chosen on half of them, judged on the other;
         means over neurons (of their means over seeds) with bootstrap intervals; calibration of the confidence
 contrast  the demo's biased images, seeds 0 and 1, labelled with each contrastive kind that needs no generator
+drafts  photographs of 4000 x 3000 indexed whole and with --draft: CPU seconds of each, and how near the values stay
 latents  16,384 latents over 50,000 images with 32 active on each: bytes of the pairs, one latent read, all labeled
 remote  candidates for 500 neurons from an endpoint that answers in 50 ms, and a run killed half-way
 """
@@ -275,6 +276,13 @@ def measure_latents(root: Path) -> None:
     measure(root)
 
 
+def measure_drafts(root: Path) -> None:
+    """Print what it saves to decode large photographs reduced, and how little it changes."""
+    from measure_drafts import measure
+
+    measure(root)
+
+
 def measure_remote(root: Path) -> None:
     """Print the time that asking an endpoint takes, and what is asked twice after a kill."""
     from measure_remote import measure
@@ -290,6 +298,7 @@ if __name__ == "__main__":
         "memory": measure_memory,
         "parity": measure_parity,
         "evaluate": measure_evaluate,
+        "drafts": measure_drafts,
         "latents": measure_latents,
         "remote": measure_remote,
     }
