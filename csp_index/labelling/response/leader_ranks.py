@@ -11,6 +11,7 @@ from csp_index.torch_threads import spread
 _FILTER_RIDGE = 3.0  # penalty of the labels' filters, in mean variances of an embedding's coordinate
 _BINS, _SPAN = 1024, 8.0  # of filtered cosines; they span this many standard deviations on either side
 _IMAGES, _FILTERS, _NEURONS = 4096, 64, 32  # at once; of the last two, by one thread
+_COUNTED = 8  # filters whose images are counted at once: their bins stay in a core's cache
 _ROWS = 256  # neurons finished at once
 
 
@@ -46,8 +47,10 @@ class LeaderRanks:
             # the highest come first
             bins = (self._filters[pick] @ embeddings.T).mul_(-_BINS / (2 * _SPAN)).add_(self._middle[pick])
             places[pick] = bins.clamp_(0, _BINS - 1).to(torch.int16)
-            for count, row in zip(self._count[pick], places[pick], strict=True):
-                count.scatter_add_(0, row.long(), ones)
+            for first in range(start, min(start + _FILTERS, len(places)), _COUNTED):
+                rows = slice(first, min(first + _COUNTED, start + _FILTERS))
+                counted = places[rows].long()
+                self._count[rows].scatter_add_(1, counted, ones.expand(len(counted), -1))
 
         def weigh(start: int) -> None:
             pick = slice(start, start + _NEURONS)

@@ -41,16 +41,14 @@ class FiringSums:
         self._means.add(embeddings, totals, weights.and_of(contrastive))
 
     def finish(self) -> Response:
-        """Return the response; without `silent` if no contrastive image was added."""
+        """Return the response; without `silent` if no contrastive image was added. Ends the sums: call it once."""
         fired = self._fired.clamp(min=_TINY)[:, None]
         mean, total = (self._e / fired).float(), (self._total[:, None] / fired).float()
         log = (mean @ self._texts.T).mul_(self._scale).sub_(total)  # log P is linear in e but for its total
         fired, own = fired.float(), self._neurons
-        firing, silent = [], []
-        for sums in self._means.take():  # each in memory of its own, so that one can go before the other
-            firing.append(sums[:own] / fired)
-            silent.append(sums[own:].clone())
-        return Response(firing=Firing(log, *firing), silent=Silent(silent[1], silent[0]) if self._sees_silent else None)
+        share, root = self._means.share, self._means.root
+        firing = Firing(log, root[:own].div_(fired), share[:own].div_(fired))
+        return Response(firing=firing, silent=Silent(share[own:], root[own:]) if self._sees_silent else None)
 
 
 class WholeSums:

@@ -6,7 +6,6 @@ labels at a time, small enough for a core's cache: products, one exponential, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -63,23 +62,27 @@ class ShareMeans:
     def __init__(self, rows: int, texts: torch.Tensor, scale: float, *, share: bool = True, root: bool = True) -> None:
         """Start without an image."""
         self._texts, self._half = texts, 0.5 * scale
+        self._scaled = texts * self._half if len(texts) < _IMAGES else None  # else images are scaled, which are fewer
         self.share, self.root = (torch.zeros(rows, len(texts) * needed) for needed in (share, root))
 
     def add(self, embeddings: torch.Tensor, totals: torch.Tensor, weights: Weights) -> None:
         """Add images: their embeddings [n, D], totals [n], and the rows' weights."""
         rows = len(self.share)
         blocks = [
-            (self._half * embeddings[start : start + _IMAGES], 0.5 * totals[start : start + _IMAGES, None], block)
+            (embeddings[start : start + _IMAGES], 0.5 * totals[start : start + _IMAGES, None], block)
             for start, block in _blocks(weights, rows, len(embeddings))
         ]
+        texts = self._scaled
+        if texts is None:
+            texts, blocks = self._texts, [(self._half * vectors, total, block) for vectors, total, block in blocks]
         columns = _WIDE if rows <= _FEW_ROWS else _NARROW
 
         def add(first: int) -> None:
             part = slice(first, first + columns)
-            texts = self._texts[part].T
+            labels = texts[part].T
             share, root = self.share[:, part].contiguous(), self.root[:, part].contiguous()
             for vectors, total, block in blocks:
-                table = (vectors @ texts).sub_(total).exp_()
+                table = (vectors @ labels).sub_(total).exp_()
                 if root.shape[1]:
                     block.add_to(root, table)
                 if share.shape[1]:
@@ -87,14 +90,6 @@ class ShareMeans:
             self.share[:, part], self.root[:, part] = share, root
 
         spread(add, range(0, len(self._texts), columns))
-
-    def take(self) -> Iterator[torch.Tensor]:
-        """Yield the sums of roots, then those of shares, keeping neither: no image can be added after that."""
-        root, share = self.root, self.share
-        del self.root, self.share
-        yield root
-        del root
-        yield share
 
 
 @dataclass(frozen=True, slots=True)
