@@ -26,7 +26,7 @@ Judged once on fresh seeds of both: agreement with the truth by overlap, mean / 
     csp gamma .5    .59 / .06           .56 / .17           .79 / .22 (.91, .67)
     csp gamma 1     .61 / .10           .70 / .19           .72 / .16 (.90, .55)
 
-On real pictures its worst tenth is below those of pmi and contrastive-pmi, and it takes two passes over all images.
+On real pictures its worst tenth is below those of pmi and contrastive-pmi, and it takes several times as long as csp.
 The page methods.md of the manual has the tables and their limits, scripts/method_search the search.
 """
 

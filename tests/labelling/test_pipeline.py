@@ -22,6 +22,8 @@ from csp_index.labelling import pipeline
 from csp_index.labelling.candidates import CandidateTexts, read_text_arrays
 from csp_index.labelling.pipeline import Pipeline
 from csp_index.labelling.request import make_request
+from csp_index.labelling.response.dataset_sums import DatasetSums, dataset_sums
+from csp_index.service.live import relabel
 from csp_index.service.live.relabel import LiveMemory
 from csp_index.store import catalog
 
@@ -95,6 +97,22 @@ def test_a_memory_changes_no_score_and_no_step_runs_twice(arrays: tuple[Index, C
         assert torch.equal(pipeline.scores(chosen, request, texts).scored.scores, expected)
     looks = ["dataset"] if request.dataset_scale is not None else []  # at what is the same for all neurons
     assert memory.made == ["examples", *looks, *["examples"] * request.formula.info.needs_response]
+
+
+def test_results_of_passes_are_remembered_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relabel, "_PASSES_BYTES", 20_000)
+    memory, made = LiveMemory(1000), []
+
+    def sums(key: str) -> None:
+        def make() -> DatasetSums:
+            made.append(key)
+            return dataset_sums([torch.eye(30)], torch.eye(30), 1.0)  # 8 kB, most of it products between dimensions
+
+        memory.dataset(key, make)
+
+    for key in ("a", "b", "a", "b", "c", "b", "a"):
+        sums(key)
+    assert made == ["a", "b", "c", "a"]
 
 
 def test_what_a_pass_depends_on_is_in_its_key(arrays: tuple[Index, CandidateTexts]) -> None:

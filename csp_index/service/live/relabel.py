@@ -9,11 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import torch
 
 from csp_index.concurrency import go_on
 from csp_index.contrast.context import ComputeContext
@@ -34,7 +35,7 @@ from csp_index.service.live.stored_examples import stored_sets
 from csp_index.service.snapshot import Snapshot
 from csp_index.store.catalog import LayerInfo
 
-_PASSES = 128  # results of passes over the dataset that are remembered
+_PASSES_BYTES = 128 * 2**20  # of results of passes over the dataset that are remembered
 _OF_SCORE = tuple(field.name for field in fields(LabelScore))
 _OF_PAIR = tuple(field.name for field in fields(ExamplePair))
 
@@ -45,8 +46,8 @@ class LiveMemory:
     """A bounded memory for a pipeline that many threads use; see `labelling.pipeline.Memory`."""
 
     def __init__(self, held_bytes: int) -> None:
-        """Remember `held_bytes` of example sets, and a number of passes."""
-        self._examples, self._passes = LRUCache(held_bytes), LRUCache(_PASSES)
+        """Remember `held_bytes` of example sets, and some megabytes of passes."""
+        self._examples, self._passes = LRUCache(held_bytes), LRUCache(_PASSES_BYTES)
         self._passing = threading.Lock()
 
     def examples(self, key: Hashable, make: Callable[[], Value], size: Callable[[Value], int]) -> Value:
@@ -60,7 +61,7 @@ class LiveMemory:
             with self._turn():
                 return make()
 
-        return self._passes.get(key, alone)
+        return self._passes.get(key, alone, _nbytes)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -74,6 +75,12 @@ class LiveMemory:
             yield
         finally:
             self._passing.release()
+
+
+def _nbytes(value: object) -> int:
+    """Return about how much memory the result of a pass takes: that of its tensors."""
+    parts = [getattr(value, part.name) for part in fields(value)] if is_dataclass(value) else [value]
+    return 1 + sum(part.nbytes for part in parts if isinstance(part, torch.Tensor))
 
 
 class Relabeller:
