@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,13 +77,14 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
-def test_what_computes_nothing_loads_no_heavy_library(world):
+def test_what_computes_nothing_loads_no_heavy_library(world, tmp_path):
+    shutil.copytree(world / "db", tmp_path / "db")
     label = ["label", "db", "--layer", "net/concepts", "--neurons", "0,2"]
     read = [["status", "db"], label, ["show", "db", "net/concepts/2"], ["search", "db", "red"]]
     read.append(["prefer", "db", "none"])  # it writes, without lancedb
     queried = [["export", "db"], ["sql", "db", "SELECT count(*) FROM labels"]]
     command = [sys.executable, "-c", RUN_EACH, json.dumps(read + queried)]
-    done = subprocess.run(command, env=environment(), cwd=world, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment(), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     loaded = [line.split()[1:] for line in done.stderr.splitlines() if line.startswith("loaded:")]
     assert [name for name, *_ in loaded] == [command[0] for command in read + queried]

@@ -25,6 +25,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 NO_PERMISSION = """
 import os, sys
+import csp_index.indexing.import_arrays
 from csp_index.cli import main
 def run(*arguments):
     sys.argv = ["csp-index", *arguments]
