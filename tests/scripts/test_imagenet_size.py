@@ -46,11 +46,12 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
         measure(replace(made, shape=replace(SHAPE, images=61)), None)
 
 
+@pytest.mark.slow  # memory is looked at every few milliseconds, and on a busy machine less often
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_memory_of_a_child_counts_and_mapped_files_do_not(tmp_path):
     size = 64 * 2**20
     (tmp_path / "file").write_bytes(bytes(size))
-    child = f"data = bytes({size}); data = bytearray(data); import time; time.sleep(0.4)"
+    child = f"data = bytes({size}); data = bytearray(data); import time; time.sleep(2)"
     opened = f"import mmap, subprocess, sys; file = open({str(tmp_path / 'file')!r})"
     mapped = "seen = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ); sum(seen[::4096])"
     command = f"{opened}; {mapped}; subprocess.run([sys.executable, '-c', {child!r}])"
