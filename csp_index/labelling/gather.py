@@ -71,8 +71,14 @@ def read_evidence(
 
 
 def _dataset_mean(store: Store, selection: Selection, images: int, check: Check) -> torch.Tensor:
-    """Return the mean embedding [D] of the images that the answer rests on."""
-    mask = _pool_mask(selection, images)
+    """Return the mean embedding [D] of the images that the answer rests on; that of all images is computed once."""
+    if selection.pool is None:
+        source, every = selection.source, torch.ones(images, dtype=torch.bool)
+        return store.memo(source.table, "mean", lambda: _mean_of(store, selection, every, check), variant=images)
+    return _mean_of(store, selection, selection.pool.mask, check)
+
+
+def _mean_of(store: Store, selection: Selection, mask: torch.Tensor, check: Check) -> torch.Tensor:
     total = torch.zeros(selection.source.width, dtype=torch.float64)
     for tile in checked(pool_embeddings(store, selection.source, mask), check):
         total += tile.sum(0, dtype=torch.float64)
