@@ -22,7 +22,8 @@ import torch
 
 from csp_index.concurrency import go_on
 from csp_index.labelling.evidence import Evidence, GroupedShares, pair_products
-from csp_index.labelling.scoring import FORMULAS, ScoringMethod, Terms, mean_shares, method, score
+from csp_index.labelling.response.silent_shares import mean_shares
+from csp_index.labelling.scoring import FORMULAS, ScoringMethod, Terms, method, score
 from csp_index.ordering import mix
 from csp_index.records import ScoringOptions
 from csp_index.torch_threads import spread

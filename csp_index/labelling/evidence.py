@@ -13,6 +13,7 @@ from torch.nn.functional import embedding_bag
 
 from csp_index.labelling.linear.explanation import Explanation
 from csp_index.labelling.response.dataset_sums import log_totals
+from csp_index.labelling.response.share_means import Weights
 from csp_index.labelling.response.views import Response, Silent
 
 BLOCK_BYTES = 256 * 2**20
@@ -109,7 +110,8 @@ def weighted_rows(
         column[block] = torch.arange(len(block))
         inside = torch.zeros(len(places), len(block) + 1, dtype=weights.dtype)
         inside.scatter_add_(1, column[places], weights)
-        result += inside[:, :-1] @ rows(evidence.vectors[block] @ evidence.texts.T)
+        table = rows(evidence.vectors[block] @ evidence.texts.T)
+        result += Weights.of(inside[:, :-1]).sums(len(places), table)
     return result
 
 

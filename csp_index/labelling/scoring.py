@@ -22,8 +22,8 @@ from csp_index.labelling import clip_dissect
 from csp_index.labelling.clip_dissect import dataset_share
 from csp_index.labelling.evidence import Evidence, bags, even, pair_products
 from csp_index.labelling.methods import METHODS, MethodInfo, check_method
-from csp_index.labelling.response.share_means import ShareMeans, Weights
-from csp_index.labelling.response.views import Firing, Silent
+from csp_index.labelling.response.silent_shares import filled_parts, near_share, silent_shares, with_dataset
+from csp_index.labelling.response.views import Firing
 from csp_index.models.plugins import METHOD_GROUP, load_methods
 from csp_index.ordering import mix
 from csp_index.records import ScoringOptions
@@ -184,7 +184,7 @@ def contrastive_pmi(evidence: Evidence, options: ScoringOptions) -> torch.Tensor
     sum_i w_i L(t, p_i) - alpha log mean_{n in C} exp L(t, n) - (1 - alpha) log mean_x exp L(t, x); C pools the m
     nearest silent images of every activating one; missing ones count with the dataset's share.
     """
-    near, dataset = _near_share(evidence, _scale(options)), dataset_share(evidence).float()
+    near, dataset = near_share(evidence, _scale(options)), dataset_share(evidence).float()
     tiny = torch.finfo(torch.float32).tiny
     prior = options.alpha * near.clamp(min=tiny).log() + (1 - options.alpha) * dataset.clamp(min=tiny).log()
     return _log_shares(evidence, options) - prior
@@ -210,7 +210,7 @@ def consensus(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
     response = evidence.response
     if response is None or response.linear is None or response.agreement is None:
         raise LabelError("this method needs the neurons' response to the whole dataset, and none was computed")
-    near = _near_share(evidence, _scale(options))
+    near = near_share(evidence, _scale(options))
     odds = _log_shares(evidence, options) - near.clamp(min=torch.finfo(torch.float32).tiny).log()
     product = odds.clamp(min=_CUT) * response.linear.clamp(min=_CUT)
     agreement = response.agreement.clamp(min=_CUT)
@@ -245,13 +245,13 @@ def _contrast_and_apart(evidence: Evidence, firing: Firing, scale: float) -> tor
     share, root = silent.share, silent.root
     if root is None:
         raise LabelError("this method needs the roots of the contrastive images' shares, and none were computed")
-    filled, dataset = _filled_parts(evidence), dataset_share(evidence).float()
+    filled, dataset = filled_parts(evidence), dataset_share(evidence).float()
     dataset_log = dataset.clamp(min=tiny).log()
     result = torch.empty(share.shape)
     for start in range(0, len(result), _ROWS):
         pick = slice(start, start + _ROWS)
         f_share, f_root, s_share, s_root = firing.share[pick], firing.root[pick], share[pick], root[pick]
-        prior = _with_dataset(s_share, filled[pick], dataset).clamp(min=tiny).log() + dataset_log
+        prior = with_dataset(s_share, filled[pick], dataset).clamp(min=tiny).log() + dataset_log
         mean = 0.5 * (f_share + s_share)
         variance = torch.maximum(mean - (0.5 * (f_root + s_root)).square(), _FLAT * mean).clamp(min=tiny)
         apart = (0.5 * (f_root - s_root) / variance.sqrt()).clamp(-1, 1)
@@ -288,50 +288,6 @@ def _scale(options: ScoringOptions) -> float:
             "this method needs the encoder's logit scale, and none is known: give --logit-scale, for CLIP often 100"
         )
     return options.logit_scale
-
-
-def silent_shares(evidence: Evidence, scale: float) -> Silent:
-    """Return the means of the labels' shares, and of their roots, over each neuron's contrastive images."""
-    if evidence.grouped is not None:
-        means, counts = evidence.grouped.means, evidence.grouped.counts.float()
-        weights = counts / counts.sum(1, keepdim=True).clamp(min=1)
-        share = bags(means.share, evidence.grouped.rows, weights)
-        return Silent(share, None if means.root is None else bags(means.root, evidence.grouped.rows, weights))
-    if evidence.response is not None and evidence.response.silent is not None:
-        return evidence.response.silent
-    return mean_shares(evidence, evidence.contrastive.flatten(1), scale)
-
-
-def mean_shares(evidence: Evidence, places: torch.Tensor, scale: float) -> Silent:
-    """Return the means of the labels' shares, and of their roots, over the images at `places` [R, P]; -1 is absent."""
-    used, columns = places.clamp(min=0).unique(return_inverse=True)
-    means = ShareMeans(len(places), evidence.texts, scale)
-    rows, slots = (places >= 0).nonzero(as_tuple=True)
-    weights = Weights(rows, columns[rows, slots], even(places >= 0)[rows, slots])
-    means.add(evidence.vectors[used], evidence.log_totals(scale)[used], weights)
-    return Silent(means.share, means.root)
-
-
-def _near_share(evidence: Evidence, scale: float) -> torch.Tensor:
-    """Return each label's mean share of the contrastive images, filled up with the dataset's, [M, C]."""
-    share, dataset = silent_shares(evidence, scale).share, dataset_share(evidence).float()
-    return _with_dataset(share, _filled_parts(evidence), dataset)
-
-
-def _filled_parts(evidence: Evidence) -> torch.Tensor:
-    """Return the part [M, 1] of each neuron's requested contrastive images that there are.
-
-    An activating image with fewer partners than requested gives the rest of its weight to the dataset: a few edits of
-    one picture all lack the same things, and are not a prior by themselves.
-    """
-    fired = (evidence.activating >= 0).sum(1)
-    partners = evidence.partner_counts.clamp(max=evidence.asked)
-    return (partners.sum(1) / (fired * evidence.asked).clamp(min=1))[:, None]
-
-
-def _with_dataset(share: torch.Tensor, filled: torch.Tensor, dataset: torch.Tensor) -> torch.Tensor:
-    """Return shares [M, C] of the contrastive images with the dataset's mean share in place of missing partners."""
-    return torch.where(filled >= 1, share, filled * share + (1 - filled) * dataset)
 
 
 def _log_shares(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:

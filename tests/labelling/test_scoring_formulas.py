@@ -78,7 +78,7 @@ def test_missing_partners_leave_their_share_of_the_prior_to_the_dataset(method):
     part.contrastive[1] = -1  # all
     part.contrastive[2, 0, 1] = -1  # one of twelve
     scale, dataset = SCALE, label_share(whole.vectors, whole.texts, SCALE).numpy() / IMAGES
-    near = scoring._near_share(replace(part, label_share=torch.from_numpy(dataset)), scale).double().numpy()
+    near = scoring.near_share(replace(part, label_share=torch.from_numpy(dataset)), scale).double().numpy()
     share = oracle.softmax(scale * (whole.vectors @ whole.texts.T).double().numpy())
     for neuron, filled in enumerate((0.5, 0.0, 11 / 12, 1.0, 1.0)):
         ids = part.contrastive[neuron]

@@ -47,7 +47,7 @@ class Weights:
 
     def sums(self, rows: int, vectors: torch.Tensor) -> torch.Tensor:
         """Return sum_i weight[r, i] vectors[i] over images with vectors [n, D], for every row, [rows, D]."""
-        result = torch.zeros(rows, vectors.shape[1])
+        result = torch.zeros(rows, vectors.shape[1], dtype=vectors.dtype)
         for start, block in _blocks(self, rows, len(vectors)):
             block.add_to(result, vectors[start : start + _IMAGES])
         return result
@@ -129,7 +129,7 @@ def _blocks(weights: Weights, rows: int, images: int) -> list[tuple[int, _Dense 
             row, place, value = weights.rows[pick], weights.places[pick] - start, weights.values[pick]
             size = min(_IMAGES, images - start)
             if (end - begin) * _DENSE > rows * size:
-                dense = torch.zeros(rows, size).index_put_((row, place), value, accumulate=True)
+                dense = torch.zeros(rows, size, dtype=value.dtype).index_put_((row, place), value, accumulate=True)
                 blocks.append((start, _Dense(dense)))
             else:
                 distinct, counts = row.unique_consecutive(return_counts=True)
