@@ -98,13 +98,17 @@ class Embeddings:
         return embed
 
     def screen(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[int, torch.Tensor]]:
-        """Stream (first image, embeddings [n, D]) on a device, rounded to `dtype`."""
-        if not self.holds:
+        """Stream (first image, embeddings [n, D]) on a device, rounded to `dtype`.
+
+        They stay on a card if they fit there, whatever may stay in the memory of the CPU.
+        """
+        key = (str(device), dtype)
+        if not (self.holds or key in self._held or self._fit_on(device, dtype)):
             for first, tile in self._streamed():
-                yield first, tile.to(device, dtype)
+                yield first, uploaded(tile, device).to(dtype)
             return
-        embeddings = self._all()
-        if (key := (str(device), dtype)) not in self._held:
+        embeddings = self._all() if self.holds else None
+        if key not in self._held:
             with self._reading:
                 if key not in self._held:
                     self._held[key] = self._rounded_copy(embeddings, device, dtype)
@@ -161,12 +165,30 @@ class Embeddings:
             first += len(tile)
         return embeddings
 
-    def _rounded_copy(self, embeddings: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-        """Return the embeddings on a device, rounded to `dtype`, and record the largest rounding error."""
-        made = embeddings.to(device, dtype)
+    def _fit_on(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Return whether a copy takes at most half of what is free on a card; never on the CPU."""
+        return 2 * self.images * self.source.width * dtype.itemsize <= free_bytes(device)
+
+    def _rounded_copy(self, embeddings: torch.Tensor | None, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """Return the embeddings on a device, rounded to `dtype`, and record the largest rounding error.
+
+        They are read from the store if they are not in memory. What is uploaded is rounded, and compared, on the card.
+        """
+        made = torch.empty(self.images, self.source.width, device=device, dtype=dtype)
+        rows = _ROWS // 16
+        tiles = (
+            self._streamed()
+            if embeddings is None
+            else ((first, embeddings[first : first + rows]) for first in range(0, self.images, rows))
+        )
+        largest = torch.zeros((), device=device)
+        for first, tile in tiles:
+            exact, rounded = uploaded(tile, device), made[first : first + len(tile)]
+            rounded.copy_(exact)
+            if dtype != torch.float32:
+                largest = torch.maximum(largest, (exact - rounded.float()).norm(dim=1).max())
         if dtype != torch.float32:
-            pairs = zip(embeddings.split(_ROWS // 16), made.split(_ROWS // 16), strict=True)
-            self._rounded = max(float((a - b.cpu().float()).norm(dim=1).max()) for a, b in pairs)
+            self._rounded = float(largest)
         return made
 
     def _streamed(self) -> Iterator[tuple[int, torch.Tensor]]:
@@ -183,6 +205,19 @@ class Embeddings:
                 first, rows_waiting, waiting = first + rows_waiting, 0, []
         if rows_waiting:
             yield first, torch.cat(waiting)
+
+
+def uploaded(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor on a device; CUDA copies it from pinned memory, for which the CPU does not wait."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the free memory of a CUDA card, with what torch keeps of it for reuse; 0 for other devices."""
+    if device.type != "cuda":
+        return 0
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + kept
 
 
 def all_embeddings(store: Store, source: EncoderInfo, images: int) -> Embeddings:
@@ -235,9 +270,13 @@ def release(store: Store) -> None:
 
 @cache
 def product_rate(device: str, dtype: torch.dtype) -> float:
-    """Return the multiply-adds per second of the device in a product of typical shape, measured once."""
-    left = torch.ones(256, 512, device=device, dtype=dtype)
-    right = torch.ones(2048, 512, device=device, dtype=dtype)
+    """Return the multiply-adds per second of the device in a product of typical shape, measured once.
+
+    On a card the product is 128 times as large: a small one takes as long as its start, in any precision.
+    """
+    rows, images = (256, 2048) if torch.device(device).type == "cpu" else (2048, 32_768)
+    left = torch.ones(rows, 512, device=device, dtype=dtype)
+    right = torch.ones(images, 512, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(3):
         started = time.perf_counter()

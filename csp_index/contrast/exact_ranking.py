@@ -43,9 +43,14 @@ class Ranked:
     cosines: torch.Tensor
 
     @classmethod
-    def empty(cls, rows: int, width: int) -> Ranked:
-        """Return lists without a candidate."""
-        return cls(torch.full((rows, width), -1, dtype=torch.int64), torch.full((rows, width), -torch.inf))
+    def empty(cls, rows: int, width: int, device: torch.device | str = "cpu") -> Ranked:
+        """Return lists without a candidate, where the cosines will be: a card waits for nobody while it merges."""
+        ids = torch.full((rows, width), -1, dtype=torch.int64, device=device)
+        return cls(ids, torch.full((rows, width), -torch.inf, device=device))
+
+    def on_cpu(self) -> Ranked:
+        """Return the lists in the memory of the CPU."""
+        return Ranked(self.ids.cpu(), self.cosines.cpu())
 
     @property
     def reach(self) -> torch.Tensor:
@@ -56,13 +61,19 @@ class Ranked:
         """Merge a tile's cosines [r, n], -inf for images that are no candidates, into the picked rows."""
         width = self.ids.shape[1]
         values, places = leading(cosines, width)
-        values, places = values.float().cpu(), places.cpu() + first_image
-        if bool((self.ids[pick, 0] < 0).all()) and values.shape[1] == width:
+        values, places = values.float(), places + first_image
+        # To look whether lists are empty would be to wait for the card.
+        if not is_on_card(values) and bool((self.ids[pick, 0] < 0).all()) and values.shape[1] == width:
             self.cosines[pick], self.ids[pick] = values, places.masked_fill(values == -torch.inf, -1)
             return
         top = torch.cat([self.cosines[pick], values], 1).topk(width, dim=1)
         ids = torch.cat([self.ids[pick], places], 1).gather(1, top.indices)
         self.cosines[pick], self.ids[pick] = top.values, ids.masked_fill(top.values == -torch.inf, -1)
+
+
+def is_on_card(values: torch.Tensor) -> bool:
+    """Return whether a tensor is in the memory of a card (CUDA, MPS), which computes while the CPU goes on."""
+    return values.device.type != "cpu"
 
 
 def leading(values: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,7 +102,7 @@ def _largest(values: torch.Tensor, width: int) -> torch.Tensor:
     values and a width of 411, all of `leading`, on one thread of torch 2.14: 23 ms of CPU time, with topk 35 ms; the
     matrix product before it takes 75 ms.
     """
-    if values.device.type != "cpu":
+    if is_on_card(values):
         return values.topk(width, dim=1, sorted=False).indices
     first = values.shape[1] - width
     return torch.from_numpy(np.argpartition(values.float().numpy(), first, axis=1)[:, first:])
@@ -99,7 +110,7 @@ def _largest(values: torch.Tensor, width: int) -> torch.Tensor:
 
 def _ordered(values: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the `width` largest values of each row, largest first, and their places."""
-    if values.device.type != "cpu":
+    if is_on_card(values):
         top = values.topk(width, dim=1)
         return top.values, top.indices
     places = _largest(values, width)

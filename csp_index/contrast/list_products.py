@@ -8,10 +8,12 @@ from collections.abc import Callable
 import torch
 
 from csp_index import settings
-from csp_index.contrast.embeddings import Embeddings, cosines_of, give_back
-from csp_index.contrast.exact_ranking import CosineError, Ranked
+from csp_index.contrast.embeddings import Embeddings, cosines_of, free_bytes, give_back
+from csp_index.contrast.exact_ranking import CosineError, Ranked, is_on_card
 from csp_index.errors import SettingError
 from csp_index.torch_threads import spread
+
+_CARD_BYTES, _CARD_SHARE = 2**31, 16  # of similarities on a card at once, and at most this part of its free memory
 
 
 def computed_lists(
@@ -23,7 +25,7 @@ def computed_lists(
     """
     dtype = vectors.dtype(device, len(image_ids))
     anchors = vectors.of(image_ids).to(device, dtype)
-    lists = Ranked.empty(len(image_ids), width)
+    lists = Ranked.empty(len(image_ids), width, device)
     for first, tile in vectors.screen(device, dtype):
         check()
         threads = torch.get_num_threads() if device.type == "cpu" else 1
@@ -40,12 +42,17 @@ def computed_lists(
             for pick in picks:
                 merge(pick)
     give_back()
-    return lists, vectors.error(dtype)
+    return lists.on_cpu(), vectors.error(dtype)
 
 
 def rows_of_tile(tile: torch.Tensor) -> int:
-    """Return how many rows of similarities with a tile [n, D] fit in the memory that the settings allow."""
+    """Return how many rows of similarities with a tile [n, D] fit in the memory that the settings allow.
+
+    On a card a part of its free memory is allowed too: it is idle while the CPU prepares many small products.
+    """
     granted, row = settings.TILE_BYTES.value(), len(tile) * tile.element_size()
+    if is_on_card(tile):
+        granted = max(granted, min(_CARD_BYTES, free_bytes(tile.device) // _CARD_SHARE))
     if granted < row:
         raise SettingError(f"tile_bytes is {granted}: expected at least {row}, one row of similarities; set it higher")
     return granted // row

@@ -293,30 +293,35 @@ def _searched(block: _Block, leaders: Leaders, rows: torch.Tensor, width: int, d
     query = block.part
     neuron = rows[:, 0]
     owners = query.activating[neuron, rows[:, 1]]
-    ranked = Ranked.empty(len(rows), width)
+    ranked = Ranked.empty(len(rows), width, query.device)
     distinct, place = owners.unique(return_inverse=True)
     anchors = query.vectors.of(distinct).to(query.device, dtype)
     for first, tile in query.vectors.screen(query.device, dtype):
         query.check()
         size = max(1, rows_of_tile(tile) // 2)  # the similarities, and those under the mask
+        low = block.low[:, first : first + len(tile)].to(query.device)
         for start in range(0, len(rows), size):
             pick = slice(start, start + size)
             used, inverse = place[pick].unique(return_inverse=True)
-            cosines = cosines_of(anchors[used], tile)
+            cosines = cosines_of(anchors[used.to(anchors.device)], tile)
             if len(used) < len(inverse):
                 cosines = cosines[inverse.to(cosines.device)]
-            ranked.merge(pick, _masked(cosines, block.low[:, first : first + len(tile)], neuron[pick]), first)
+            ranked.merge(pick, _masked(cosines, low, neuron[pick]), first)
+    ranked = ranked.on_cpu()
     best, settled = query.choice(query.vectors.error(dtype)).decide(owners, ranked, ranked.ids >= 0)
     leaders.fill(neuron[settled], rows[settled, 1], best, settled)
     return rows[~settled]
 
 
 def _masked(cosines: torch.Tensor, low: torch.Tensor, neuron: torch.Tensor) -> torch.Tensor:
-    """Put -inf where an image [n] is not silent for the neuron of its row [R], given cosines [R, n] and low [M, n]."""
+    """Put -inf where an image [n] is not silent for the neuron of its row [R], given cosines [R, n] and low [M, n].
+
+    Cosines and mask are on one device; the neurons are on the CPU, so that looking at them does not wait for a card.
+    """
     if len(neuron) and bool((neuron == neuron[0]).all()):  # one mask for all rows: adding it is fastest
-        bar = torch.zeros(low.shape[1], dtype=cosines.dtype).masked_fill_(~low[neuron[0]], -torch.inf)
-        return cosines.add_(bar.to(cosines.device))
-    return cosines.masked_fill_(~low[neuron].to(cosines.device), -torch.inf)
+        bar = cosines.new_zeros(low.shape[1]).masked_fill_(~low[int(neuron[0])], -torch.inf)
+        return cosines.add_(bar)
+    return cosines.masked_fill_(~low[neuron.to(low.device)], -torch.inf)
 
 
 def by_search(query: NearestQuery) -> NearestSilent:

@@ -237,7 +237,7 @@ class LoadedNetwork:
         def keep(layer: str, output: Tensor | None) -> None:
             if output is not None:
                 # Pooled at once: what follows may change the output in place, and the maps of a whole batch are large.
-                results[layer] = self._pooled(output, layer).cpu()
+                results[layer] = self._pooled(output, layer)  # not yet moved: the network would wait at every layer
 
         with running_loaded(self._loaded, self.device), hooks(self._modules, keep):
             self._loaded.forward(pixels.to(self.device))
@@ -247,7 +247,7 @@ class LoadedNetwork:
                 f"layer {silent!r} of {self.name} gave no tensor for these images, as where a network takes another "
                 "way: choose a layer that every image passes"
             )
-        return {layer: results[layer] for layer in self.layers}
+        return {layer: results[layer].cpu() for layer in self.layers}
 
     def maps(self, pixels: Tensor, layer: str, neurons: Tensor) -> Tensor | None:
         """Return the map [B, h, w] of one neuron per image (``neurons`` [B]) before pooling, float32 on the CPU.

@@ -91,6 +91,22 @@ def test_products_find_the_nearest_silent_images(tmp_path, monkeypatch, low_prec
     np.testing.assert_array_equal(found.contrastive.numpy(), expected(tmp_path, found, options))
 
 
+@pytest.mark.parametrize("free", [0, 2**40], ids=["streamed", "on the card"])
+def test_what_a_card_computes_in_another_way_gives_the_same(tmp_path, monkeypatch, free):
+    for module in ("exact_ranking", "list_products"):
+        monkeypatch.setattr(f"csp_index.contrast.{module}.is_on_card", lambda values: True)
+    for module in ("embeddings", "list_products"):
+        monkeypatch.setattr(f"csp_index.contrast.{module}.free_bytes", lambda device: free)
+    monkeypatch.setattr(vectors, "_bfloat16_pays", lambda device: True)
+    monkeypatch.setenv("CSP_INDEX_HELD_BYTES", "1")  # of the CPU
+    index, options = made(tmp_path, 1500), ExampleOptions(examples=20)
+    found = gather_examples(index.store, asked(index), options, context=ComputeContext(search=False))
+    np.testing.assert_array_equal(found.contrastive.numpy(), expected(tmp_path, found, options))
+    held = vectors.all_embeddings(index.store, catalog.encoder(index.store), 1500)._held
+    assert {dtype for _, dtype in held} == ({torch.bfloat16, torch.float32} if free else set())
+    assert all(len(copy) == 1500 for copy in held.values())
+
+
 @pytest.mark.parametrize("search", [False, True], ids=["products", "search"])
 @pytest.mark.parametrize(("limit", "reuse"), [(0.99, True), (0.6, True), (0.6, False)])
 def test_near_duplicates_are_counted_where_they_are_left_out(tmp_path, search, limit, reuse):
@@ -223,7 +239,7 @@ def test_thousands_of_copies_of_one_picture_cost_neither_memory_nor_exactness(tm
     index.import_arrays(tmp_path / "A.npy", "m/l", embeddings=tmp_path / "E.npy")
     widths: list[int] = []
     empty = Ranked.empty
-    monkeypatch.setattr(Ranked, "empty", lambda rows, width: widths.append(rows * width) or empty(rows, width))
+    monkeypatch.setattr(Ranked, "empty", lambda rows, width, where: widths.append(rows * width) or empty(rows, width))
     monkeypatch.setattr(vectors, "_bfloat16_pays", lambda device: True)
     monkeypatch.setattr("csp_index.contrast.nearest._CANDIDATES", 2**14)
     for options in (ExampleOptions(examples=20), ExampleOptions(examples=20, neighbours=3, reuse=False)):
