@@ -60,15 +60,16 @@ class Ranked:
     def merge(self, pick: slice, cosines: torch.Tensor, first_image: int) -> None:
         """Merge a tile's cosines [r, n], -inf for images that are no candidates, into the picked rows."""
         width = self.ids.shape[1]
-        values, places = leading(cosines, width)
+        known, ids = self.cosines[pick], self.ids[pick]
+        values, places = leading(cosines, width, known[:, -1])
         values, places = values.float(), places + first_image
         # To look whether lists are empty would be to wait for the card.
-        if not is_on_card(values) and bool((self.ids[pick, 0] < 0).all()) and values.shape[1] == width:
+        if values.shape[1] == width and not is_on_card(values) and bool((ids[:, 0] < 0).all()):
             self.cosines[pick], self.ids[pick] = values, places.masked_fill(values == -torch.inf, -1)
-            return
-        top = torch.cat([self.cosines[pick], values], 1).topk(width, dim=1)
-        ids = torch.cat([self.ids[pick], places], 1).gather(1, top.indices)
-        self.cosines[pick], self.ids[pick] = top.values, ids.masked_fill(top.values == -torch.inf, -1)
+        elif values.shape[1]:
+            top, order = _ordered(torch.cat([known, values], 1), width)
+            best = torch.cat([ids, places], 1).gather(1, order)
+            self.cosines[pick], self.ids[pick] = top, best.masked_fill(top == -torch.inf, -1)
 
 
 def is_on_card(values: torch.Tensor) -> bool:
@@ -76,23 +77,36 @@ def is_on_card(values: torch.Tensor) -> bool:
     return values.device.type != "cpu"
 
 
-def leading(values: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+def leading(values: torch.Tensor, width: int, above: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the largest values [R, min(width, n)] of each row [R, n] in order, and their places.
 
-    The largest values are all in the `width` blocks with the largest maxima, so only those blocks are ranked.
+    With limits `above` [R], fewer may be returned, as long as those are among them that exceed their row's limit.
+
+    The largest values are all in the blocks with the largest maxima, so only as many blocks are ranked as values are
+    requested, or as there are blocks with a value above the limit.
     """
     count = values.shape[1]
     blocks = count // _BLOCK
     if blocks < 2 * width:
         return _ordered(values, min(width, count))
     whole = values[:, : blocks * _BLOCK].unflatten(1, (_BLOCK, blocks))
-    best = _largest(whole.amax(1), width)
-    inside = whole.gather(2, best[:, None].expand(-1, _BLOCK, -1)).flatten(1)
-    top, places = _ordered(torch.cat([inside, values[:, blocks * _BLOCK :]], 1), width)
-    in_block = places < inside.shape[1]  # the others stand behind the last whole block
-    block = best.gather(1, (places % width).masked_fill(~in_block, 0))
-    rest = places - inside.shape[1] + blocks * _BLOCK
-    return top, torch.where(in_block, places // width * blocks + block, rest)
+    highest, most, rest = whole.amax(1), width, values[:, blocks * _BLOCK :]
+    if above is not None and not is_on_card(values):  # to count would be to wait for the card
+        most = min(width, _most_above(highest, above))
+    best = _largest(highest, most)
+    inside = torch.cat([whole.gather(2, best[:, None].expand(-1, _BLOCK, -1)).flatten(1), rest], 1)
+    if most < width and above is not None:
+        width = min(width, _most_above(inside, above))
+    top, places = _ordered(inside, width)
+    in_block = places < _BLOCK * most  # the others stand behind the last whole block
+    block = best.gather(1, (places % max(1, most)).masked_fill(~in_block, 0)) if most else places
+    tail = places - _BLOCK * most + blocks * _BLOCK
+    return top, torch.where(in_block, places // max(1, most) * blocks + block, tail)
+
+
+def _most_above(values: torch.Tensor, limits: torch.Tensor) -> int:
+    """Return how many values of a row [R, n] exceed the row's limit [R], at most."""
+    return int((values > limits[:, None]).sum(1).amax()) if len(values) else 0
 
 
 def _largest(values: torch.Tensor, width: int) -> torch.Tensor:
@@ -105,6 +119,8 @@ def _largest(values: torch.Tensor, width: int) -> torch.Tensor:
     if is_on_card(values):
         return values.topk(width, dim=1, sorted=False).indices
     first = values.shape[1] - width
+    if not width:
+        return torch.empty(len(values), 0, dtype=torch.int64)
     return torch.from_numpy(np.argpartition(values.float().numpy(), first, axis=1)[:, first:])
 
 
