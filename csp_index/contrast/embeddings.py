@@ -8,11 +8,13 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 
+import numpy as np
 import torch
 
 from csp_index import settings
@@ -54,6 +56,26 @@ class Embeddings:
     def of(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of image ids [I], in their order, as [I, D]."""
         return self.gather(ids)(ids)
+
+    def lasting(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings of image ids [I], as `of`, for a caller that refers to them for long.
+
+        Those too large to stay in memory are in a temporary file without a name, mapped into memory: the system drops
+        pages that it needs for others.
+        """
+        if 4 * len(ids) * self.source.width <= settings.HELD_BYTES.value():
+            return self.of(ids)
+        try:
+            return self._mapped(ids)
+        except OSError:  # no room for the file
+            return self.of(ids)
+
+    def _mapped(self, ids: torch.Tensor) -> torch.Tensor:
+        with tempfile.TemporaryFile() as file:
+            for some in ids.split(max(1, _LAST_BYTES // (4 * self.source.width))):
+                file.write(self.of(some).contiguous().numpy().data)
+            file.flush()
+            return torch.from_numpy(np.memmap(file, np.float32, "c", shape=(len(ids), self.source.width)))
 
     def gather(self, ids: torch.Tensor) -> Embed:
         """Return a function that embeds image ids among these [I]; rows that are not in memory are read once.

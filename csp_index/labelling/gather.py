@@ -51,7 +51,7 @@ def read_evidence(
     """
     ids = torch.cat([examples.activating.flatten(), examples.contrastive.flatten()])
     used = ids[ids >= 0].unique()
-    vectors = all_embeddings(store, selection.source, examples.images).of(used)
+    vectors = all_embeddings(store, selection.source, examples.images).lasting(used)
 
     def places(images: torch.Tensor) -> torch.Tensor:
         return torch.searchsorted(used, images.clamp(min=0)).masked_fill(images < 0, -1)

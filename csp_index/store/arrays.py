@@ -104,14 +104,16 @@ def embedding_blocks(store: Store, info: EncoderInfo, marks: Sequence[Shard]) ->
 
 def embedding_rows(store: Store, source: EncoderInfo, ids: np.ndarray) -> np.ndarray:
     """Return the embeddings of image ids [I], in their order, as [I, D]; each distinct row is read once."""
-    distinct, inverse = np.unique(np.asarray(ids, dtype=np.int64), return_inverse=True)
-    if len(distinct) == 0:
-        return np.zeros((0, source.width), np.float32)
-    table = store.take(source.table, distinct, ["image_id", "embedding"])
-    if not np.array_equal(table["image_id"].to_numpy(), distinct):
-        raise StoreError(f"embeddings of {source.name} are out of order: index again")
-    with store.reading(source.table):
-        column = table["embedding"].combine_chunks()
-        rows = column.flatten().to_numpy(zero_copy_only=False).reshape(len(distinct), source.width)
-    result: np.ndarray = rows[inverse.reshape(-1)]
-    return result
+    ids = np.asarray(ids, dtype=np.int64)
+    distinct, inverse = np.unique(ids, return_inverse=True)
+    rows = np.empty((len(distinct), source.width), np.float32)
+    size = max(1, _BYTES // (4 * source.width))
+    for start in range(0, len(distinct), size):
+        some = distinct[start : start + size]
+        table = store.take(source.table, some, ["image_id", "embedding"])
+        if not np.array_equal(table["image_id"].to_numpy(), some):
+            raise StoreError(f"embeddings of {source.name} are out of order: index again")
+        with store.reading(source.table):
+            column = table["embedding"].combine_chunks()
+            rows[start : start + size] = column.flatten().to_numpy(zero_copy_only=False).reshape(len(some), -1)
+    return rows if np.array_equal(distinct, ids) else rows[inverse.reshape(-1)]

@@ -168,6 +168,51 @@ def test_leading_values_are_those_of_a_full_sort():
         torch.testing.assert_close(values.gather(1, places), found)
 
 
+def test_leading_values_above_a_limit_are_not_left_out():
+    values = torch.randn(6, 5003, generator=torch.Generator().manual_seed(0))
+    values[2] = 1.0
+    values[3, 100:] = -torch.inf
+    ordered = values.sort(dim=1, descending=True).values
+    for rank in (0, 3, 39):  # as many values lie above the limit, the 40 largest at most
+        found, places = leading(values, 40, ordered[:, rank])
+        assert found.shape[1] < 40 or rank == 39
+        torch.testing.assert_close(values.gather(1, places), found)
+        for row, (limit, best) in enumerate(zip(ordered[:, rank], found, strict=True)):
+            above = int((values[row] > limit).sum())
+            torch.testing.assert_close(best[:above], ordered[row, :above])
+    assert leading(values[:, :5000], 40, ordered[:, 0])[0].shape == (6, 0)
+    for blocks in range(2, 40):
+        tile = values[:, : 83 * blocks]
+        limits = tile.sort(dim=1, descending=True).values[:, 2]
+        found, _ = leading(tile, 2, limits)
+        torch.testing.assert_close(found[:, :2], tile.sort(dim=1, descending=True).values[:, : found.shape[1]])
+
+
+def test_lists_merged_tile_by_tile_are_those_of_all_images():
+    values = torch.randn(9, 4000, generator=torch.Generator().manual_seed(1))
+    values[1] = values[1].sort().values  # each tile exceeds all before it
+    values[2] = values[2].sort(descending=True).values
+    values[3, 50:] = -torch.inf
+    lists = Ranked.empty(9, 12)
+    for first in range(0, 4000, 700):
+        lists.merge(slice(0, 9), values[:, first : first + 700], first)
+    expected = values.sort(dim=1, descending=True)
+    torch.testing.assert_close(lists.cosines, expected.values[:, :12])
+    assert torch.equal(lists.ids, expected.indices[:, :12])
+
+
+def test_rows_too_large_to_stay_in_memory_are_mapped(tmp_path, monkeypatch):
+    index = made(tmp_path, 900)
+    embeddings = vectors.all_embeddings(index.store, catalog.encoder(index.store), 900)
+    ids = torch.arange(0, 900, 2)
+    expected = embeddings.of(ids)
+    monkeypatch.setattr(vectors, "_LAST_BYTES", 4 * WIDTH * 100)
+    monkeypatch.setenv("CSP_INDEX_HELD_BYTES", "1000")
+    rows = vectors.Embeddings(index.store, embeddings.source, 900).lasting(ids)
+    assert torch.equal(rows, expected) and not rows.numpy().flags.owndata
+    assert len(embeddings.lasting(ids[:3])) == 3
+
+
 def test_a_row_is_settled_only_if_nothing_outside_its_list_could_win():
     final_choice = FinalChoice(1, CosineError(0.01), 1.01, lambda ids: torch.eye(4)[[0, 0, 1, 2]].__getitem__)
     ranked = Ranked(torch.tensor([[1, 2], [1, 2], [2, -1]]), torch.tensor([[0.9, 0.7], [0.9, 0.89], [0.3, -torch.inf]]))
