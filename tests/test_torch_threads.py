@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -19,7 +21,13 @@ from csp_index.evaluation import steps
 from csp_index.evaluation.options import MethodChoice
 from csp_index.labelling.candidates import read_text_arrays
 from csp_index.labelling.pipeline import Pipeline
-from csp_index.torch_threads import numpy_on_one_thread, one_thread, sleep_when_idle, spread, threads_for
+from csp_index.torch_threads import (
+    numpy_on_one_thread,
+    one_thread,
+    sleep_when_idle,
+    spread,
+    threads_for,
+)
 
 
 @pytest.fixture
@@ -166,3 +174,30 @@ def test_numpy_multiplies_on_one_thread_where_a_command_loads_it(monkeypatch):
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
     numpy_on_one_thread()
     assert os.environ["OPENBLAS_NUM_THREADS"] == "2", "what the user sets"
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="needs glibc")
+@pytest.mark.parametrize(("environment", "shared"), [({}, True), ({"MALLOC_ARENA_MAX": "4"}, False)])
+def test_threads_of_a_command_take_memory_from_one_heap(environment, shared):
+    work = """
+import ctypes, sys, threading
+from csp_index.torch_threads import share_one_heap
+share_one_heap()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+gate = threading.Barrier(3)
+def allocate():
+    libc.malloc(1000)
+    gate.wait()
+threads = [threading.Thread(target=allocate) for _ in range(3)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+out = ctypes.c_void_p(libc.fopen(b"/dev/stdout", b"w"))
+libc.malloc_info(0, out)
+libc.fclose(out)
+"""
+    kept = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    done = subprocess.run(
+        [sys.executable, "-c", work], env=kept | environment, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout.count("<heap nr=") == 1) == shared, done.stdout[:500]

@@ -30,7 +30,7 @@ from csp_index.cli import (
 from csp_index.cli.output import plain_warnings, say
 from csp_index.errors import CspIndexError, one_line
 from csp_index.printable import printable
-from csp_index.torch_threads import numpy_on_one_thread
+from csp_index.torch_threads import numpy_on_one_thread, share_one_heap
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -78,6 +78,7 @@ def main() -> None:
     """Run the command line and exit with its status."""
     warnings.filterwarnings("ignore", message=".*could be decompression bomb")  # the limit on pixels is our own
     numpy_on_one_thread()
+    share_one_heap()
     try:
         _check_text(sys.argv[1:])
         with plain_warnings():

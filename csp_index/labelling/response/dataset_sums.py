@@ -7,7 +7,7 @@ share is one product and one exponential, for any label and image alone.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -28,6 +28,7 @@ class DatasetSums:
     root: torch.Tensor
     embedding: torch.Tensor
     products: torch.Tensor
+    _factors: dict[float, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def images(self) -> int:
@@ -51,11 +52,15 @@ class DatasetSums:
 
     def solve(self, ridge: float, rows: torch.Tensor) -> torch.Tensor:
         """Return (Cov(e) + ridge mean variance I)^-1 applied to every row [R, D] float64."""
+        if ridge not in self._factors:
+            self._factors[ridge] = torch.linalg.lu_factor(self._regular(ridge))
+        solution: torch.Tensor = torch.linalg.lu_solve(*self._factors[ridge], rows.T).T
+        return solution
+
+    def _regular(self, ridge: float) -> torch.Tensor:
         covariance = self.covariance
         penalty = (ridge * covariance.trace() / len(covariance)).clamp(min=_TINY)
-        regular = covariance + penalty * torch.eye(len(covariance), dtype=torch.float64)
-        solution: torch.Tensor = torch.linalg.solve(regular, rows.T).T
-        return solution
+        return covariance + penalty * torch.eye(len(covariance), dtype=torch.float64)
 
     def and_of(self, more: DatasetSums) -> DatasetSums:
         """Return the sums over these images and then `more`, for the same labels and scale."""

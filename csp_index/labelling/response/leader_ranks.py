@@ -10,9 +10,10 @@ from csp_index.torch_threads import spread
 
 _FILTER_RIDGE = 3.0  # penalty of the labels' filters, in mean variances of an embedding's coordinate
 _BINS, _SPAN = 1024, 8.0  # of filtered cosines; they span this many standard deviations on either side
-_IMAGES, _FILTERS, _NEURONS = 4096, 64, 32  # at once; of the last two, by one thread
+_IMAGES, _FILTERS, _NEURONS = 2048, 64, 32  # at once; of the last two, by one thread
+_SOLVED = 1024  # filters in float64 at once
 _COUNTED = 8  # filters whose images are counted at once: their bins stay in a core's cache
-_ROWS = 256  # neurons finished at once
+_ROWS = 32  # neurons finished at once
 
 
 class LeaderRanks:
@@ -66,10 +67,10 @@ class LeaderRanks:
     def finish(self) -> torch.Tensor:
         """Return the average precision of every leader, [M, K] in [0, 1]; 0 for a neuron that never fires."""
         result = torch.empty(self._place.shape)
-        above = self._count.cumsum(1) - 0.5 * self._count + 0.5
+        above = self._count.cumsum(1).sub_(0.5 * self._count).add_(0.5).clamp_(min=0.5)
         for start in range(0, len(result), _ROWS):
             part = slice(start, start + _ROWS)
-            mass, seen = self._mass[part], above[self._place[part]].clamp(min=0.5)
+            mass, seen = self._mass[part], above[self._place[part]]
             fired = mass.cumsum(2)
             result[part] = (mass * (fired - 0.5 * mass) / seen).sum(2) / fired[..., -1].clamp(min=1e-9)
         return result.clamp(max=1.0)
@@ -77,6 +78,10 @@ class LeaderRanks:
 
 def label_filters(dataset: DatasetSums, texts: torch.Tensor, used: torch.Tensor) -> torch.Tensor:
     """Return f_t of the texts `used` [U] among the texts [C, D], scaled to a variance of 1 over the images, [U, D]."""
-    filters = dataset.solve(_FILTER_RIDGE, (texts[used] - texts.mean(0)).double())
-    spread = ((filters @ dataset.covariance) * filters).sum(1, keepdim=True)
-    return (filters / spread.clamp(min=1e-12).sqrt()).float()
+    middle, covariance = texts.mean(0), dataset.covariance
+    result = torch.empty(len(used), texts.shape[1])
+    for part, rows in zip(used.split(_SOLVED), result.split(_SOLVED), strict=True):
+        filters = dataset.solve(_FILTER_RIDGE, (texts[part] - middle).double())
+        spread = ((filters @ covariance) * filters).sum(1, keepdim=True)
+        rows[:] = filters / spread.clamp(min=1e-12).sqrt()
+    return result
