@@ -20,10 +20,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import bench_costs
-import bench_gpu
 import bench_index
 import bench_label
 import bench_store
+import gpu
 from bench_data import Bench, Shape
 from bench_rows import Row, as_json, table
 
@@ -36,7 +36,7 @@ GROUPS: dict[str, Callable[[Bench], list[Row]]] = {
     "index": bench_index.rows,
     "import": bench_store.import_speed,
     "memory": bench_store.memory,
-    "gpu": bench_gpu.gpu,
+    "gpu": gpu.gpu,
     "cost": bench_costs.costs,
 }
 
