@@ -37,7 +37,8 @@ def pool_tiles(store: Store, target: LayerInfo, neurons: np.ndarray, mask: torch
     first = 0
     marks = catalog.covered(store, target.what, len(mask))
     for tile in streams.activation_tiles(store, target, marks, neurons):
-        yield tile[:, mask[first : first + tile.shape[1]]]
+        inside = mask[first : first + tile.shape[1]]
+        yield tile if bool(inside.all()) else tile[:, inside]
         first += tile.shape[1]
 
 
@@ -56,5 +57,6 @@ def pool_embeddings(store: Store, source: EncoderInfo, mask: torch.Tensor) -> It
     """Stream the embeddings [n, D] of the images in `mask` [N], shard by shard."""
     first = 0
     for tile in streams.embedding_tiles(store, source, catalog.covered(store, source.what, len(mask))):
-        yield tile[mask[first : first + len(tile)]]
+        inside = mask[first : first + len(tile)]
+        yield tile if bool(inside.all()) else tile[inside]
         first += len(tile)

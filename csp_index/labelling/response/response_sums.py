@@ -31,10 +31,9 @@ class FiringSums:
 
     def add(self, embeddings: torch.Tensor, totals: torch.Tensor, activations: torch.Tensor, silent: Weights) -> None:
         """Add images: embeddings [n, D], totals [n], activations [M, n]; `silent` are weights of contrastive images."""
-        firing = activations.masked_fill(~self._saturation.fires(activations), 0.0)
-        self._fired += firing.sum(1, dtype=torch.float64)
-        self._total += firing @ totals
-        weights = Weights.of(firing)
+        weights = Weights.where(self._saturation.fires(activations), activations)
+        self._fired.index_add_(0, weights.rows, weights.values.double())
+        self._total.index_add_(0, weights.rows, (weights.values * totals[weights.places]).double())
         self._e += weights.sums(self._neurons, embeddings)
         self._sees_silent |= bool(len(silent.rows))
         contrastive = Weights(silent.rows + self._neurons, silent.places, silent.values)

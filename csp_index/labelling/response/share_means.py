@@ -29,8 +29,14 @@ class Weights:
     @classmethod
     def of(cls, dense: torch.Tensor) -> Weights:
         """Return the weights of a matrix [R, n]."""
-        rows, places = dense.nonzero(as_tuple=True)
-        return cls(rows, places, dense[rows, places])
+        return cls.where(dense != 0, dense)
+
+    @classmethod
+    def where(cls, mask: torch.Tensor, dense: torch.Tensor) -> Weights:
+        """Return the weights of a matrix [R, n] in the places of `mask` [R, n]."""
+        flat = mask.view(-1).nonzero()[:, 0]
+        rows = flat // max(1, mask.shape[1])
+        return cls(rows, flat - rows * mask.shape[1], dense.reshape(-1)[flat])
 
     @classmethod
     def none(cls) -> Weights:
@@ -113,7 +119,10 @@ class _Sparse:
 
     def add_to(self, sums: torch.Tensor, table: torch.Tensor) -> None:
         means = embedding_bag(self.places, table, self.first, mode="sum", per_sample_weights=self.values)
-        sums.index_add_(0, self.rows, means)
+        if len(means) == len(sums):
+            sums.add_(means)
+        else:
+            sums.index_add_(0, self.rows, means)
 
 
 def _blocks(weights: Weights, rows: int, images: int) -> list[tuple[int, _Dense | _Sparse]]:
