@@ -5,7 +5,6 @@ Knows nothing about storage or models. Absent examples are -1, stand last, and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +12,7 @@ from torch.nn.functional import embedding_bag
 
 from csp_index.labelling.linear.explanation import Explanation
 from csp_index.labelling.response.dataset_sums import log_totals
-from csp_index.labelling.response.share_means import Weights
 from csp_index.labelling.response.views import Response, Silent
-
-BLOCK_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,44 +87,6 @@ class Evidence:
     def candidate_numbers(self) -> torch.Tensor:
         """The candidates' numbers [C]."""
         return torch.arange(len(self.texts)) if self.candidates is None else self.candidates
-
-
-def weighted_rows(
-    evidence: Evidence,
-    places: torch.Tensor,
-    weights: torch.Tensor,
-    rows: Callable[[torch.Tensor], torch.Tensor],
-) -> torch.Tensor:
-    """Return sum_i weights[k, i] rows(cosines of image i with all labels), [M, C].
-
-    A block of images at a time, and each image once for all neurons.
-    """
-    used, columns = _used(places, len(evidence.vectors)), len(evidence.texts)
-    result = torch.zeros(len(places), columns, dtype=weights.dtype)
-    for block in used.split(max(1, BLOCK_BYTES // (4 * max(1, columns, len(places))))):
-        column = torch.full((len(evidence.vectors) + 1,), len(block))  # the last is of other images, and of absent ones
-        column[block] = torch.arange(len(block))
-        inside = torch.zeros(len(places), len(block) + 1, dtype=weights.dtype)
-        inside.scatter_add_(1, column[places], weights)
-        table = rows(evidence.vectors[block] @ evidence.texts.T)
-        result += Weights.of(inside[:, :-1]).sums(len(places), table)
-    return result
-
-
-def _used(places: torch.Tensor, images: int) -> torch.Tensor:
-    """Return which of the images `places` names; all of them where it has many more entries, which is faster."""
-    if places.numel() > 4 * images:
-        return torch.arange(images)
-    present = torch.zeros(images + 1, dtype=torch.bool)
-    present[places.flatten()] = True  # an absent one, -1, is the last
-    return present[:-1].nonzero()[:, 0]
-
-
-def neuron_blocks(evidence: Evidence, images: int) -> Iterator[slice]:
-    """Split the neurons so that `images` rows of scores each stay within the memory of a block."""
-    size = max(1, BLOCK_BYTES // (4 * max(1, images) * max(1, len(evidence.texts))))
-    for start in range(0, len(evidence.activating), size):
-        yield slice(start, start + size)
 
 
 def bags(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

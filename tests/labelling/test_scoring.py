@@ -9,8 +9,7 @@ import torch
 from made_evidence import IMAGES, OPTIONS, RANKS, WIDTH, evidence, score, with_absent
 
 from csp_index.errors import LabelError, SettingError
-from csp_index.labelling import evidence as evidence_module
-from csp_index.labelling import scoring
+from csp_index.labelling import clip_dissect, scoring
 from csp_index.labelling.evidence import Evidence
 from csp_index.labelling.response.dataset_sums import label_share
 from csp_index.labelling.response.views import Firing, Response
@@ -90,7 +89,8 @@ def test_the_order_of_the_vectors_does_not_matter(method):
 def test_blocks_change_nothing(method, size, monkeypatch):
     found = with_absent(evidence(neurons=11, neighbours=3))
     whole = score(method, found)
-    monkeypatch.setattr(evidence_module, "BLOCK_BYTES", size)
+    for name in ("_WHOLE_BYTES", "_BLOCK", "_LABELS", "_GAPS"):
+        monkeypatch.setattr(clip_dissect, name, min(size, 17) if name == "_LABELS" else size)
     torch.testing.assert_close(score(method, found), whole, atol=1e-5, rtol=1e-5)
 
 

@@ -11,8 +11,9 @@ import torch
 from made_evidence import IMAGES, OPTIONS, RANKS, SCALE, TEXTS, WIDTH, evidence, score, unit, with_absent
 
 from csp_index.errors import LabelError
-from csp_index.labelling import evidence as evidence_module
 from csp_index.labelling import scoring
+from csp_index.labelling.evidence import pair_products
+from csp_index.labelling.response import dataset_sums
 from csp_index.labelling.response.dataset_sums import label_share
 from csp_index.labelling.scoring import FORMULAS
 from csp_index.records import ScoringOptions
@@ -130,7 +131,7 @@ def test_a_tiny_share_does_not_become_infinite():
 @pytest.mark.parametrize("size", [1, 100, 10**9])
 @pytest.mark.parametrize("scale", [0.1, 10.0, 100.0])
 def test_label_share_equals_numpy(size, scale, monkeypatch):
-    monkeypatch.setattr(evidence_module, "BLOCK_BYTES", size)
+    monkeypatch.setattr(dataset_sums, "_BLOCK_BYTES", size)
     vectors, texts = unit(IMAGES, WIDTH, seed=3), unit(TEXTS, WIDTH, seed=4)
     expected = oracle.softmax(scale * vectors.double().numpy() @ texts.double().numpy().T).sum(0)
     got = label_share(vectors, texts, scale)
@@ -151,9 +152,9 @@ def test_clip_dissect_prior_over_images_does_not_depend_on_the_neurons_of_the_ru
 def test_a_prior_of_no_weight_leaves_the_likelihood():
     found = evidence()
     options = replace(OPTIONS, prior_weight=0.0)
-    shares = torch.softmax(10 * found.vectors @ found.texts.T, 1)[found.activating]
-    inclusion = 0.998 - torch.arange(RANKS) / 100 * 0.028
-    expected = torch.log(1 + inclusion[:, None] * (shares - 1) + 1e-7).sum(1)
+    shares = torch.softmax(10 * found.vectors.double() @ found.texts.double().T, 1)[found.activating]
+    inclusion = 0.998 - torch.arange(RANKS).double() / 100 * 0.028
+    expected = torch.log(1 + inclusion[:, None] * (shares - 1) + 1e-7).sum(1).float()
     torch.testing.assert_close(score("clip-dissect", found, options), expected)
 
 
@@ -233,7 +234,7 @@ def test_random_contrast_is_csp_against_another_kind_of_contrast():
 
 def test_similarities_that_are_known_are_not_computed_again():
     found = with_absent(evidence(neighbours=2))
-    products = evidence_module.pair_products(found)
+    products = pair_products(found)
     known = replace(found, similarities=products.masked_fill(products == 0, torch.nan))
     torch.testing.assert_close(score("csp", known), score("csp", found))
 
