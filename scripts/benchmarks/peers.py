@@ -30,6 +30,7 @@ from bench_rows import Row, as_json, table
 from benchmark import SHAPES, machine
 
 _HERE = Path(__file__).parent
+_WHO = {"csp": "the CSP authors' code", "clip-dissect": "CLIP-Dissect's code"}
 _RATIO = 400  # times as fast as the CSP authors' code, our aim for a layer
 
 
@@ -75,68 +76,79 @@ def sizes_of(neurons: int, every: int) -> list[int]:
     return [max(1, neurons // 4), neurons] if 2 <= neurons < every else [every]
 
 
-def layer_seconds(runs: Sequence[Sequence[float]], every: int) -> float:
-    """Return the seconds of a whole layer from runs (neurons, seconds, ...): measured, or by what each more costs.
+def of_layer(runs: Sequence[Sequence[float]], every: int, column: int = 1) -> float:
+    """Return the seconds of a whole layer from runs (neurons, seconds, CPU seconds): measured, or by what more cost.
 
-    >>> layer_seconds([[8, 5.0, 5.0], [32, 17.0, 17.0]], 2048), layer_seconds([[2048, 9.0, 9.0]], 2048)
-    (1025.0, 9.0)
+    >>> of_layer([[8, 5.0, 4.0], [32, 17.0, 16.0]], 2048), of_layer([[2048, 9.0, 8.0]], 2048, column=2)
+    (1025.0, 8.0)
     """
-    size, seconds, *_ = runs[-1]
+    size, seconds = runs[-1][0], runs[-1][column]
     if size == every:
         return seconds
-    each = max(0.0, (seconds - runs[0][1]) / (size - runs[0][0]))
+    each = max(0.0, (seconds - runs[0][column]) / (size - runs[0][0]))
     return seconds + each * (every - size)
 
 
 def measure(bench: Bench, peers: Sequence[Peer], sizes: Sequence[int], kept: int, device: str) -> list[Row]:
     """Return the rows: the seconds of each, the ratios to ours, the share of neurons with the same first label."""
     (made,) = bench.made("main")
-    ours = {"csp": ["--method", "csp"]} | {one.kind: ["--method", one.kind] for one in peers}
+    methods = dict.fromkeys(("csp", *(one.kind for one in peers)))
     commands = {"start-up": list(START_UP)}
-    commands |= {f"ours {name}": made.label_command("all", *more, "--device", device) for name, more in ours.items()}
+    commands |= {name: made.label_command("all", "--method", name, "--device", device) for name in methods}
     options: dict[str, Any] = {"csp": {"sizes": list(sizes), "examples": kept}, "clip-dissect": {"device": device}}
-    for number, one in enumerate(peers):
-        work = bench.folder / f"peer-{number}"
-        commands[f"peer {number}"] = one.command(str(made.folder), str(work), json.dumps(options[one.kind]))
+    for one in peers:
+        work = bench.folder / f"peer-{one.kind}"
+        commands[f"their {one.kind}"] = one.command(str(made.folder), str(work), json.dumps(options[one.kind]))
     runs = in_turn(commands, bench.turns, made.forget_lists)
-    shape = made.shape
+    shape, start = made.shape, runs["start-up"]
     what = f"{shape.neurons:,} neurons x {shape.images:,} images x {shape.width} dims, {shape.texts:,} texts"
-    own = {name: beyond(runs[f"ours {name}"], runs["start-up"]) for name in ours}
+    ours = {name: beyond(runs[name], start) for name in methods}
+    cpu = {name: [max(1e-3, a.cpu - b.cpu) for a, b in zip(runs[name], start, strict=True)] for name in methods}
     rows = [
-        Row(f"peers.ours-{name}", f"ours, {name}: {what}", statistics.median(seconds), "s", "", None, {"s": seconds})
-        for name, seconds in own.items()
+        Row(
+            f"peers.ours.{name}",
+            f"ours by {name}: {what}",
+            statistics.median(ours[name]),
+            "s",
+            "",
+            None,
+            {"s": ours[name]},
+        )
+        for name in methods
     ]
-    for number, one in enumerate(peers):
-        answers = [json.loads(ran.output.strip().splitlines()[-1]) for ran in runs[f"peer {number}"]]
-        seconds = [layer_seconds(answer["runs"], shape.neurons) for answer in answers]
-        detail = {"path": str(one.path), "python": one.python, "s": seconds, "runs": [a["runs"] for a in answers]}
-        same = _same(answers[-1]["labels"], runs[f"ours {one.kind}"][-1])
-        rows += _rows(one, what, seconds, own, same, detail, int(answers[-1]["runs"][-1][0]), shape.neurons)
+    for one in peers:
+        answers = [json.loads(ran.output.strip().splitlines()[-1]) for ran in runs[f"their {one.kind}"]]
+        timed = int(answers[-1]["runs"][-1][0])
+        how = "" if timed == shape.neurons else f", from {timed} of its neurons"
+        seconds, used = ([of_layer(each["runs"], shape.neurons, column) for each in answers] for column in (1, 2))
+        detail = {"path": str(one.path), "python": one.python, "s": seconds, "runs": [each["runs"] for each in answers]}
+        rows.append(
+            Row(
+                f"peers.{one.kind}.time",
+                f"{_WHO[one.kind]}{how}: {what}",
+                statistics.median(seconds),
+                "s",
+                "",
+                None,
+                detail,
+            )
+        )
+        for name in dict.fromkeys((one.kind, "csp")):
+            told, key = f"its time against ours by {name}", f"peers.{one.kind}.against-{name}"
+            bar, least = (f">= {_RATIO} x", _RATIO) if one.kind == "csp" else ("> 1 x", 1.0)
+            ratio = _ratio(seconds, ours[name])
+            rows.append(
+                Row(key, told, ratio, "x", "", None) if bench.quick else Row(key, told, ratio, "x", bar, ratio >= least)
+            )
+            rows.append(Row(f"{key}.cpu", f"{told}, in CPU seconds", _ratio(used, cpu[name]), "x", "", None))
+        same = _same(answers[-1]["labels"], runs[one.kind][-1])
+        told = f"neurons with the same first label as ours by {one.kind}"
+        rows.append(Row(f"peers.{one.kind}.same", told, same, "share", "", None))
     return rows
 
 
-def _rows(
-    one: Peer,
-    what: str,
-    seconds: Sequence[float],
-    own: Mapping[str, Sequence[float]],
-    same: float,
-    detail: dict[str, Any],
-    timed: int,
-    every: int,
-) -> list[Row]:
-    who = {"csp": "the CSP authors' code", "clip-dissect": "CLIP-Dissect's code"}[one.kind]
-    how = "" if timed == every else f", from {timed} of {every:,} neurons"
-    bar, least = (f">= {_RATIO} x", _RATIO) if one.kind == "csp" else ("> 1 x", 1.0)
-    ratios = {name: statistics.median(a / b for a, b in zip(seconds, mine, strict=True)) for name, mine in own.items()}
-    rows = [Row(f"peers.{one.kind}.time", f"{who}{how}: {what}", statistics.median(seconds), "s", "", None, detail)]
-    for name, ratio in ratios.items():
-        if name == one.kind or (name == "csp" and one.kind == "clip-dissect"):
-            row, aim, holds = f"peers.{one.kind}.ratio", bar, ratio >= least
-            row = row if name == one.kind else f"{row}-{name}"
-            rows.append(Row(row, f"its time against ours by {name}", ratio, "x", aim, holds))
-    told = f"neurons with the same first label as ours by {one.kind}"
-    return [*rows, Row(f"peers.{one.kind}.same", told, same, "share", "", None)]
+def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
+    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
 
 
 def _same(theirs: Mapping[str, str], ours: Ran) -> float:

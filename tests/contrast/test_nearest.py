@@ -107,6 +107,18 @@ def test_what_a_card_computes_in_another_way_gives_the_same(tmp_path, monkeypatc
     assert all(len(copy) == 1500 for copy in held.values())
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("held", ["1000000000", "1"], ids=["held", "streamed"])
+@pytest.mark.parametrize("low_precision", [False, True], ids=["float32", "bfloat16"])
+def test_a_card_finds_the_nearest_silent_images(tmp_path, monkeypatch, low_precision, held):
+    monkeypatch.setattr(vectors, "_bfloat16_pays", lambda device: low_precision)
+    monkeypatch.setenv("CSP_INDEX_HELD_BYTES", held)
+    index, options = made(tmp_path, 3000), ExampleOptions(examples=40, neighbours=3)
+    found = gather_examples(index.store, asked(index), options, context=ComputeContext("cuda", search=False))
+    np.testing.assert_array_equal(found.contrastive.numpy(), expected(tmp_path, found, options))
+
+
 @pytest.mark.parametrize("search", [False, True], ids=["products", "search"])
 @pytest.mark.parametrize(("limit", "reuse"), [(0.99, True), (0.6, True), (0.6, False)])
 def test_near_duplicates_are_counted_where_they_are_left_out(tmp_path, search, limit, reuse):

@@ -273,6 +273,12 @@ def test_the_peers_label_as_ours_do(tmp_path, capsys):
     ]
     assert peers.main(command) == 0
     rows = {row["name"]: row for row in json.loads((tmp_path / "j").read_text())["rows"]}
-    assert {"peers.csp.ratio", "peers.clip-dissect.ratio", "peers.clip-dissect.ratio-csp"} <= set(rows)
+    expected = {
+        "csp.against-csp",
+        "csp.against-csp.cpu",
+        "clip-dissect.against-clip-dissect",
+        "clip-dissect.against-csp",
+    }
+    assert {f"peers.{name}" for name in expected} <= set(rows)
     assert rows["peers.csp.same"]["value"] == rows["peers.clip-dissect.same"]["value"] == 1
-    assert "| peers.csp.ratio |" in capsys.readouterr().out
+    assert "| peers.csp.against-csp |" in capsys.readouterr().out
