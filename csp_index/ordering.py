@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+from csp_index.tensors.library import torch
 
 _ID_SPAN = 1 << 32
 

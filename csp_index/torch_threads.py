@@ -15,6 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
+from csp_index.tensors import library
+from csp_index.tensors.library import torch
+
 T = TypeVar("T")
 _POLICY = "OMP_WAIT_POLICY"
 _ARENA_MAX = -8  # M_ARENA_MAX of glibc's malloc.h
@@ -72,8 +75,6 @@ class _SingleThread:
         self._before = 1
 
     def enter(self) -> None:
-        import torch  # whatever computes has loaded it; workers that only decode never do
-
         depth = getattr(self._depth, "value", 0)
         with self._lock:
             now = torch.get_num_threads()  # read in every thread: the first time, it takes over what was set elsewhere
@@ -85,8 +86,6 @@ class _SingleThread:
         self._depth.value = depth + 1
 
     def leave(self) -> None:
-        import torch
-
         self._depth.value -= 1
         with self._lock:
             self._inside -= 1
@@ -104,6 +103,9 @@ def one_thread() -> Iterator[None]:
     Measured for one neuron by `csp` from stored neighbour lists (5,000 images, 2,000 candidates, two busy cores, median
     of 40): 15 ms of CPU time and 51 ms in all, against 37 and 142 ms on two threads.
     """
+    if library.name() == "numpy":  # whose products are on one thread in a command's process
+        yield
+        return
     _single_thread.enter()
     try:
         yield
@@ -122,10 +124,8 @@ def spread(work: Callable[[T], object], items: Iterable[T]) -> None:
     Torch's own threads wait for each other in every operation, these only at the end. Measured for the resamples of
     2,048 neurons by `csp` on two threads of a busy machine: 1.5 s of CPU time, as on one thread.
     """
-    import torch
-
     every = list(items)
-    count = min(torch.get_num_threads(), len(every))
+    count = 1 if library.name() == "numpy" else min(torch.get_num_threads(), len(every))
     if count < 2:
         for item in every:
             work(item)

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 
 import numpy as np
-import torch
 
 from csp_index import settings
 from csp_index.contrast import neighbour_lists
@@ -25,6 +24,8 @@ from csp_index.store.catalog import EncoderInfo
 from csp_index.store.derived_images import is_derived
 from csp_index.store.streams import embeddings_of_derived
 from csp_index.store.tables import Store
+from csp_index.tensors import library
+from csp_index.tensors.library import torch
 
 _MEMO = "embeddings"
 _ROWS = 65_536  # images of a tile, at most
@@ -244,7 +245,7 @@ def free_bytes(device: torch.device) -> int:
 
 def all_embeddings(store: Store, source: EncoderInfo, images: int) -> Embeddings:
     """Return the embeddings of the first `images` images, shared within this process until the table changes."""
-    return store.memo(source.table, _MEMO, lambda: Embeddings(store, source, images), variant=images)
+    return store.memo(source.table, _MEMO, lambda: Embeddings(store, source, images), variant=(images, library.name()))
 
 
 def cosines_of(anchors: torch.Tensor, tile: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:

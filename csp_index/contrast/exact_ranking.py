@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
-import torch
 
 from csp_index.records import ExampleOptions
+from csp_index.tensors.library import torch
 from csp_index.torch_threads import spread
 
-Embed = Callable[[torch.Tensor], torch.Tensor]  # image ids [I] -> embeddings [I, D]
-Gather = Callable[[torch.Tensor], Embed]  # all ids that will be needed -> a function that returns their embeddings
+Embed: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
+"""Returns the embeddings [I, D] of image ids [I]."""
+Gather: TypeAlias = "Callable[[torch.Tensor], Embed]"
+"""Returns a function that returns embeddings, given all ids that will be needed."""
 
 _PAIRS = 256  # pairs whose cosines are computed at once: they fit in a core's cache, which is four times as fast
 _MULTIPLIED = 16 * _PAIRS  # pairs that one thread takes at a time

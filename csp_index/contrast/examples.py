@@ -9,7 +9,6 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from csp_index.concurrency import checked
 from csp_index.contrast.context import ComputeContext, DerivedRequest
@@ -22,12 +21,13 @@ from csp_index.contrast.planner import choose
 from csp_index.contrast.quality import ContrastQuality, quality_of_arrays, similarity_floor
 from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError, SettingError
-from csp_index.models.weights import device_name
 from csp_index.ordering import mix, rank_keys
 from csp_index.records import ContrastKind, DerivedKind, ExampleOptions
 from csp_index.store import catalog, schema, streams
 from csp_index.store.derived_images import find_derived
 from csp_index.store.tables import Store
+from csp_index.tensors import library
+from csp_index.tensors.library import torch
 
 _OF_MADE = ("image_id", "origin", "activation")  # columns of the table of derived images
 
@@ -239,7 +239,6 @@ def _placed(rows: pa.Table, vectors: Embeddings, examples: Examples, neighbours:
 def _query(
     store: Store, selection: Selection, examples: Examples, options: ExampleOptions, context: ComputeContext
 ) -> NearestQuery:
-    device = torch.device(device_name(context.device))
     vectors = all_embeddings(store, selection.source, examples.images)
     return NearestQuery(
         store,
@@ -249,10 +248,19 @@ def _query(
         examples.thresholds,
         examples.images,
         options,
-        device,
+        _device(context.device),
         context.check,
         context.keep,
     )
+
+
+def _device(name: str) -> torch.device:
+    """Return the device of products. By NumPy there is one alone, and who asks for another does not come here."""
+    if library.name() == "numpy":
+        return torch.device("cpu")
+    from csp_index.models.weights import device_name  # loads torch
+
+    return torch.device(device_name(name))
 
 
 def activating_examples(store: Store, selection: Selection, options: ExampleOptions) -> Examples:

@@ -11,19 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
-
 from csp_index.concurrency import go_on
 from csp_index.contrast.selection import Selection
 from csp_index.ordering import rank_keys, split_keys
 from csp_index.store import catalog, streams
 from csp_index.store.tables import Store
+from csp_index.tensors.library import torch
 
 KEPT = 10  # images a neuron
 FLOOR = 0.3  # smallest cosine with the mean of the activating set, in feature space
 _MEANS_BYTES = 256 * 2**20  # of the means of a block of neurons; each block is one pass over the activations
 _TILE_BYTES = 64 * 2**20  # of the cosines of some neurons with a tile
-_NONE = torch.iinfo(torch.int64).min
+_NONE = -(2**63)
 
 
 @dataclass(frozen=True, slots=True)

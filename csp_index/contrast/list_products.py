@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-import torch
-
 from csp_index import settings
 from csp_index.contrast.embeddings import Embeddings, cosines_of, free_bytes, give_back
 from csp_index.contrast.exact_ranking import CosineError, Ranked, is_on_card
 from csp_index.errors import SettingError
+from csp_index.tensors.library import torch
 from csp_index.torch_threads import spread
 
 _CARD_BYTES, _CARD_SHARE = 2**31, 16  # of similarities on a card at once, and at most this part of its free memory

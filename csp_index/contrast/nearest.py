@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, fields, replace
-
-import torch
 
 from csp_index.concurrency import go_on
 from csp_index.contrast.embeddings import Embeddings, cosines_of, give_back
@@ -31,6 +30,7 @@ from csp_index.contrast.selection import Selection
 from csp_index.records import ExampleOptions
 from csp_index.store import catalog, streams
 from csp_index.store.tables import Store
+from csp_index.tensors.library import torch
 from csp_index.torch_threads import one_thread
 
 _FETCH = 32  # unfiltered neighbours that a vector search asks for first
@@ -165,7 +165,7 @@ class _Block:
 
     def __init__(self, part: NearestQuery, reader: ThreadPoolExecutor | None) -> None:
         self.part = part
-        self._coming = None if reader is None else reader.submit(part.activations)
+        self._coming = None if reader is None else reader.submit(copy_context().run, part.activations)
         self._activations: torch.Tensor | None = None
         self._low: torch.Tensor | None = None
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from csp_index import settings
 from csp_index.contrast.exact_ranking import CosineError, Ranked
 from csp_index.store import schema
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.tables import Store
+from csp_index.tensors import library
+from csp_index.tensors.library import torch
 
 MEMO = "neighbour lists"  # the key of what a store remembers of them
 KEPT = 128  # neighbours stored per image; a list over fewer images has them all
@@ -103,7 +104,7 @@ def _lists_of(store: Store, source: EncoderInfo, images: int) -> _StoredLists | 
     table = schema.neighbours_table(source.name)
     if not store.has(table):
         return None
-    return store.memo(table, MEMO, lambda: _read_lists(store, table, images), variant=images)
+    return store.memo(table, MEMO, lambda: _read_lists(store, table, images), variant=(images, library.name()))
 
 
 def _read_lists(store: Store, table: str, images: int) -> _StoredLists | None:

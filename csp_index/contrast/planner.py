@@ -8,8 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import torch
-
 from csp_index import settings
 from csp_index.contrast.context import SearchPlan
 from csp_index.contrast.embeddings import product_rate
@@ -18,6 +16,7 @@ from csp_index.contrast.neighbour_lists import listed
 from csp_index.store import streams
 from csp_index.store.catalog import shards
 from csp_index.store.tables import VectorIndex
+from csp_index.tensors.library import torch
 
 _PROBES = 4  # activating images whose search is timed
 _NEIGHBOURS = 32

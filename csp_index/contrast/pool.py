@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from csp_index.contrast.selection import Pool, Selection
 from csp_index.store import catalog, streams
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.statistics import NeuronStatistics, as_lists
 from csp_index.store.tables import Store
+from csp_index.tensors.library import torch
 
 
 def draw_pool(store: Store, target: LayerInfo, neurons: np.ndarray, mask: torch.Tensor) -> Pool:

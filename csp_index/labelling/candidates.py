@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from csp_index.errors import SourceError, one_line
-from csp_index.images.decode import decode
 from csp_index.labelling.texts.candidate_names import (
     TextArrays,
     TextSpace,
@@ -22,13 +21,16 @@ from csp_index.labelling.texts.candidate_names import (
     texts_key,
 )
 from csp_index.labelling.vocabularies import Vocabulary, digest
-from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.prompt_templates import templates
 from csp_index.regular_files import read_bytes, user_path
 from csp_index.settings import MAX_IMAGE_BYTES
 from csp_index.store import schema
 from csp_index.store.catalog import EncoderInfo, sql_text
 from csp_index.store.tables import Store
+from csp_index.tensors.library import torch
+
+if TYPE_CHECKING:
+    from csp_index.models.encoders import LoadedEncoder
 
 _PROPOSED = "proposed"  # the name of vocabularies of texts that models proposed
 
@@ -185,6 +187,8 @@ def _keep_texts(
 
 def embed_picture(encoder: LoadedEncoder, path: str | Path) -> torch.Tensor:
     """Return the embedding [D] of a picture file."""
+    from csp_index.images.decode import decode  # Pillow, which texts do not need
+
     try:
         data = read_bytes(user_path(path), MAX_IMAGE_BYTES)
     except OSError as exc:

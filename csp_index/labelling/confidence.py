@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from csp_index.concurrency import go_on
 from csp_index.labelling.evidence import Evidence, GroupedShares, pair_products
@@ -26,6 +25,7 @@ from csp_index.labelling.response.silent_shares import mean_shares
 from csp_index.labelling.scoring import FORMULAS, ScoringMethod, Terms, method, score
 from csp_index.ordering import mix
 from csp_index.records import ScoringOptions
+from csp_index.tensors.library import torch
 from csp_index.torch_threads import spread
 
 _BLOCK_BYTES, _MOST = 8 * 2**20, 4  # of the resamples in a block; neurons in a block at most

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch.nn.functional import embedding_bag
-
 from csp_index.labelling.linear.explanation import Explanation
 from csp_index.labelling.response.dataset_sums import log_totals
 from csp_index.labelling.response.views import Response, Silent
+from csp_index.tensors.library import functional, torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,9 @@ class Evidence:
 
 def bags(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Return sum_i weights[k, i] rows[places[k, i]] for every k, without gathering the rows."""
-    return embedding_bag(places.clamp(min=0), rows, per_sample_weights=weights.masked_fill(places < 0, 0.0), mode="sum")
+    return functional.embedding_bag(
+        places.clamp(min=0), rows, per_sample_weights=weights.masked_fill(places < 0, 0.0), mode="sum"
+    )
 
 
 def even(present: torch.Tensor) -> torch.Tensor:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-
-import torch
+from functools import partial
 
 from csp_index.concurrency import checked, go_on
 from csp_index.contrast.embeddings import all_embeddings, give_back
@@ -31,6 +30,8 @@ from csp_index.labelling.response.views import Response, Saturation
 from csp_index.ordering import leaders_of, seeded_sample
 from csp_index.store.derived_images import is_derived
 from csp_index.store.tables import Store
+from csp_index.tensors import library
+from csp_index.tensors.library import torch
 
 Check = Callable[[], None]
 """Called for every tile of a pass; raises to end the work."""
@@ -74,7 +75,8 @@ def _dataset_mean(store: Store, selection: Selection, images: int, check: Check)
     """Return the mean embedding [D] of the images that the answer rests on; that of all images is computed once."""
     if selection.pool is None:
         source, every = selection.source, torch.ones(images, dtype=torch.bool)
-        return store.memo(source.table, "mean", lambda: _mean_of(store, selection, every, check), variant=images)
+        make, variant = partial(_mean_of, store, selection, every, check), (images, library.name())
+        return store.memo(source.table, "mean", make, variant=variant)
     return _mean_of(store, selection, selection.pool.mask, check)
 
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from csp_index.contrast.examples import Examples, quality_of
 from csp_index.contrast.selection import Selection
@@ -20,6 +19,7 @@ from csp_index.labelling.nulls.fit import fit_notes
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.ties import Ties
 from csp_index.records import ExamplePair, Label, LabelScore, LabelState, WeightedLabel, prediction_set_of, rivals_of
+from csp_index.tensors.library import torch
 
 STORED_NEIGHBOURS = 5  # nearest contrastive images stored with each activating one, whatever the method looks at
 _PAIR_BYTES = 256  # of a pair in memory, about

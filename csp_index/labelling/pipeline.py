@@ -12,7 +12,6 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
-import torch
 
 from csp_index.concurrency import go_on
 from csp_index.contrast.context import ComputeContext
@@ -38,6 +37,8 @@ from csp_index.labelling.ties import Ties, read_ties
 from csp_index.ordering import leaders_of
 from csp_index.records import ExampleOptions, WeightedLabel
 from csp_index.store.tables import Store
+from csp_index.tensors import library
+from csp_index.tensors.library import torch
 
 _MANY = 256  # neurons; those who label fewer label others soon, and need the embeddings again
 
@@ -322,7 +323,7 @@ class Pipeline:
         sample: Sample,
     ) -> torch.Tensor:
         """Return the texts' deviations [C] over a sample, remembered for the vocabulary that was used last."""
-        vocabulary = texts.key, request.scoring.renormalise_text, selection.images(self.store)
+        vocabulary = texts.key, request.scoring.renormalise_text, selection.images(self.store), library.name()
         key = "text deviations", selection.target.what
         make = partial(text_deviations, embeddings, sample.embeddings)
         return self.store.memo(selection.source.table, key, make, variant=vocabulary)

@@ -13,9 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
-
-import torch
-from torch.nn.functional import normalize
+from typing import TypeAlias
 
 from csp_index.errors import CspIndexError, LabelError, PluginError, one_line
 from csp_index.labelling import clip_dissect
@@ -27,6 +25,7 @@ from csp_index.labelling.response.views import Firing
 from csp_index.models.plugins import METHOD_GROUP, load_methods
 from csp_index.ordering import mix
 from csp_index.records import ScoringOptions
+from csp_index.tensors.library import functional, torch
 
 _CUT = 1e-9  # a factor of a product is at least this, so that the others still tell candidates apart
 _CONTRAST_WIDTH = 2.0  # nats; both widths of `firing_contrast` are from its search (scripts/method_search)
@@ -34,7 +33,7 @@ _APART_WIDTH = 0.1
 _ROWS = 128  # neurons whose scores are computed at once: what lies between takes several times their memory
 _FLAT = 1e-5  # of a label's mean share: a variance of its root below this is rounding
 
-Score = Callable[[Evidence, ScoringOptions], torch.Tensor]
+Score: TypeAlias = "Callable[[Evidence, ScoringOptions], torch.Tensor]"
 Scale = Callable[[ScoringOptions], float | None]
 
 
@@ -109,6 +108,12 @@ def score(name: str, evidence: Evidence, options: ScoringOptions) -> Scored:
     return result
 
 
+def by_vectors(name: str) -> bool:
+    """Return whether a method of this package scores labels by products of single vectors, of a neuron or an image."""
+    row = FORMULAS.get(name)
+    return row is not None and (row.vector is not None or row.score in (csp_difference, random_label))
+
+
 def _scored(name: str, row: ScoringMethod, evidence: Evidence, options: ScoringOptions) -> Scored:
     if row.vector is not None:
         vectors = row.vector(evidence, options)
@@ -124,7 +129,7 @@ def vectors_of_terms(
     """Return the concept vectors [M, D], at unit length: the sums of a method's terms."""
     summands = terms(evidence, options)
     total = bags(evidence.vectors, summands.places, summands.weights)
-    return normalize(total if summands.constant is None else total + summands.constant, dim=1)
+    return functional.normalize(total if summands.constant is None else total + summands.constant, dim=1)
 
 
 def csp_terms(evidence: Evidence, options: ScoringOptions) -> Terms:
@@ -159,7 +164,7 @@ def texts_without_empty(evidence: Evidence, options: ScoringOptions) -> torch.Te
         return evidence.texts
     if evidence.empty_text is None:
         raise LabelError("subtracting the empty template needs an encoder: text arrays made elsewhere do not hold it")
-    return normalize(evidence.texts - evidence.empty_text, dim=1)
+    return functional.normalize(evidence.texts - evidence.empty_text, dim=1)
 
 
 def mean_centred_terms(evidence: Evidence, options: ScoringOptions) -> Terms:

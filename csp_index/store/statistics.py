@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from csp_index.ordering import mix, rank_keys, split_keys
 from csp_index.records import LayerKey
 from csp_index.store import schema
+from csp_index.tensors.library import torch
 
 SAMPLE = 4096  # images sampled for the quantiles, which are exact up to this number of images
 _CANCELLED = 0.05  # share of a sum of squares below which a difference of two such sums loses digits

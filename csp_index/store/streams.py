@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 
 from csp_index.errors import StoreError
 from csp_index.store import schema
@@ -16,6 +15,7 @@ from csp_index.store.arrays import FETCHED, embedding_blocks, embedding_rows, fe
 from csp_index.store.catalog import EncoderInfo, LayerInfo, Shard
 from csp_index.store.derived_images import read_derived
 from csp_index.store.tables import Store
+from csp_index.tensors.library import torch
 
 _BATCH_BYTES = 4 * 2**20  # of a scanned batch; several are in memory at once
 

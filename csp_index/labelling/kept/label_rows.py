@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from csp_index.contrast.selection import Selection
 from csp_index.labelling.confidence import Confidence
@@ -21,6 +20,7 @@ from csp_index.labelling.linear.label_terms import term_rows
 from csp_index.labelling.probabilities.stored import probability_rows
 from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
+from csp_index.tensors.library import torch
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-
 from csp_index.labelling.linear.presence import PresenceSigmoids
+from csp_index.tensors.library import torch
 
 _IMAGES = 2048  # in a block at most
 _PRESENCE_BYTES = 16 * 2**20  # of the presence of a block of texts in a block of images

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import torch
-
 from csp_index.labelling.linear.correlation import Moments, PartSums
 from csp_index.labelling.linear.presence import PresenceSigmoids
 from csp_index.ordering import leaders_of
 from csp_index.records import LabelTerm, WeightedLabel
+from csp_index.tensors.library import torch
 
 LISTED: Final = 50  # texts of each neuron by absolute correlation, among which the elastic net chooses
 MOST_TERMS: Final = 10

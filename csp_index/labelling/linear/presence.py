@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import torch
+from csp_index.tensors.library import torch
 
 SLOPE: Final = 2.0  # of the sigmoid, in standardized cosines
 MIDDLE: Final = 3.0  # where it is one half

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from csp_index.concurrency import go_on
 from csp_index.contrast.selection import Selection
@@ -21,6 +20,8 @@ from csp_index.ordering import seeded_sample
 from csp_index.store import catalog, streams
 from csp_index.store.arrays import fetch_tiles
 from csp_index.store.tables import Store
+from csp_index.tensors import library
+from csp_index.tensors.library import torch
 from csp_index.torch_threads import spread
 
 LEAST_FIT = 0.98
@@ -48,7 +49,8 @@ def read_sample(store: Store, selection: Selection) -> Sample:
     """
     images = selection.images(store)
     key = "sampled images", selection.target.what
-    return store.memo(selection.source.table, key, lambda: _sample(store, selection), variant=images)
+    variant = images, library.name()
+    return store.memo(selection.source.table, key, lambda: _sample(store, selection), variant=variant)
 
 
 def _sample(store: Store, selection: Selection) -> Sample:

@@ -23,15 +23,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
-
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+from typing import TYPE_CHECKING, Final
 
 from csp_index.labelling.evidence import Evidence
 from csp_index.labelling.linear.presence import PresenceSigmoids
+from csp_index.tensors.library import functional, torch
 from csp_index.torch_threads import spread
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FEATURES: Final = (
     *("share", "soft", "vocabulary", "lead", "height", "fit", "spread"),
@@ -147,4 +147,4 @@ def _on_sample(looks: _Looks, places: Tensor, shares: Tensor, y: Tensor) -> list
 
 
 def _centred(rows: Tensor) -> Tensor:
-    return normalize(rows - rows.mean(1, keepdim=True), dim=1)
+    return functional.normalize(rows - rows.mean(1, keepdim=True), dim=1)

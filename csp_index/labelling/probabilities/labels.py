@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from csp_index.labelling.confidence import Confidence
 from csp_index.labelling.evidence import Evidence
@@ -14,6 +13,7 @@ from csp_index.labelling.probabilities.calibration import read_calibrations
 from csp_index.labelling.probabilities.features import label_features
 from csp_index.labelling.request import LabelRequest
 from csp_index.records import ExampleOptions, ScoringOptions
+from csp_index.tensors.library import torch
 
 FEWEST = 20
 """The fewest candidates with which a label has a probability: a score's place among a handful says nothing."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import torch
+import numpy as np
+
+from csp_index.tensors.library import torch
 
 _BLOCK_BYTES = 16 * 2**20  # of the products of a block of images with all labels
-_TINY = torch.finfo(torch.float32).tiny
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True, slots=True)

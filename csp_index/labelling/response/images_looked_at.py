@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import torch
-
 from csp_index.concurrency import checked
 from csp_index.contrast.embeddings import all_embeddings
 from csp_index.contrast.pool import pool_pairs, pool_tiles
@@ -16,6 +14,7 @@ from csp_index.labelling.response.share_means import Weights
 from csp_index.labelling.response.views import Saturation
 from csp_index.store.derived_images import is_derived
 from csp_index.store.tables import Store
+from csp_index.tensors.library import torch
 
 _FEW = 8  # neurons whose activations on all images are in memory at once
 _TILE_BYTES = 32 * 2**20  # of the vectors that are joined before they are worked on

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-
 from csp_index.labelling.response.dataset_sums import DatasetSums
 from csp_index.labelling.response.share_means import Weights
 from csp_index.labelling.response.views import Saturation
+from csp_index.tensors.library import torch
 from csp_index.torch_threads import spread
 
 _FILTER_RIDGE = 3.0  # penalty of the labels' filters, in mean variances of an embedding's coordinate

@@ -6,16 +6,16 @@ add nothing, and may be left out.
 
 from __future__ import annotations
 
-import torch
-from torch.nn.functional import normalize
+import numpy as np
 
 from csp_index.labelling.response.dataset_sums import DatasetSums
 from csp_index.labelling.response.share_means import ShareMeans, Weights
 from csp_index.labelling.response.views import Firing, Response, Saturation, Silent
+from csp_index.tensors.library import functional, torch
 
 _RIDGE = 1.0  # penalty of the linear model, in mean variances of an embedding's coordinate
 _ROWS = 256  # neurons finished at once
-_TINY = torch.finfo(torch.float32).tiny
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 class FiringSums:
@@ -77,7 +77,7 @@ class WholeSums:
         images = max(1, dataset.images)
         y, r, share = self._y / images, dataset.root / images, dataset.share / images
         cross = self._ye / images - torch.outer(y, dataset.mean)
-        direction = normalize(dataset.solve(_RIDGE, cross), dim=1).float()
+        direction = functional.normalize(dataset.solve(_RIDGE, cross), dim=1).float()
         linear = direction @ (self._texts - self._texts.mean(0)).T
         spread_y = (self._yy / images - y.square()).clamp(min=0).sqrt()
         spread_r = (share - r.square()).clamp(min=0).sqrt()

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch.nn.functional import embedding_bag
-
+from csp_index.tensors.library import functional, torch
 from csp_index.torch_threads import spread
 
 _IMAGES = 2048  # of a block
@@ -118,7 +116,7 @@ class _Sparse:
     values: torch.Tensor
 
     def add_to(self, sums: torch.Tensor, table: torch.Tensor) -> None:
-        means = embedding_bag(self.places, table, self.first, mode="sum", per_sample_weights=self.values)
+        means = functional.embedding_bag(self.places, table, self.first, mode="sum", per_sample_weights=self.values)
         if len(means) == len(sums):
             sums.add_(means)
         else:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-
 from csp_index.labelling.clip_dissect import dataset_share
 from csp_index.labelling.evidence import Evidence, bags, even
 from csp_index.labelling.response.share_means import ShareMeans, Weights
 from csp_index.labelling.response.views import Silent
+from csp_index.tensors.library import torch
 
 
 def silent_shares(evidence: Evidence, scale: float) -> Silent:

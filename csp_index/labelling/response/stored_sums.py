@@ -10,13 +10,13 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from csp_index.labelling.response.dataset_sums import DatasetSums
 from csp_index.store import schema
 from csp_index.store.catalog import EncoderInfo, sql_text
 from csp_index.store.runs import settings_hash
 from csp_index.store.tables import Store
+from csp_index.tensors.library import torch
 
 _KEYS = 16  # vocabularies with a scale whose sums are kept for an encoder, the newest ones
 _PARTS = ("totals", "share", "root", "embedding", "products")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
-from torch.nn.functional import pad
+import numpy as np
 
-_TINY = torch.finfo(torch.float32).tiny
+from csp_index.tensors.library import functional, torch
+
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ class Response:
 
     def of_candidates(self, selected: torch.Tensor, more: int = 0) -> Response:
         """Return the columns of these candidates, in ascending order, and `more` columns of zeros."""
-        columns = self._map(lambda part: pad(part[:, selected], (0, more)))
+        columns = self._map(lambda part: functional.pad(part[:, selected], (0, more)))
         return columns if self.leaders is None else replace(columns, firing=self.leaders.of_candidates(selected))
 
     def repeated(self, times: int) -> Response:
