@@ -15,6 +15,7 @@ from csp_index.query.notebook import shown_progress
 from csp_index.query.reader import Reader
 from csp_index.records import Progress
 from csp_index.store.catalog import EncoderInfo
+from csp_index.tensors.library import need_torch
 
 if TYPE_CHECKING:
     from csp_index import keywords
@@ -75,4 +76,5 @@ class LoadingReader(Reader):
         )
 
     def _encoder(self, source: EncoderInfo) -> LoadedEncoder:
+        need_torch("an encoder")
         return self._models.held_encoder(source)

@@ -77,11 +77,12 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
-def test_what_computes_nothing_loads_no_heavy_library(world, tmp_path):
+def test_what_computes_little_loads_no_heavy_library(world, tmp_path):
     shutil.copytree(world / "db", tmp_path / "db")
     label = ["label", "db", "--layer", "net/concepts", "--neurons", "0,2"]
     read = [["status", "db"], label, ["show", "db", "net/concepts/2"], ["search", "db", "red"]]
     read.append(["prefer", "db", "none"])  # it writes, without lancedb
+    read.append([*label[:-1], "0-7", "--method", "csp", "--gamma", "0.5"])  # it computes and writes, without torch
     queried = [["export", "db"], ["sql", "db", "SELECT count(*) FROM labels"]]
     command = [sys.executable, "-c", RUN_EACH, json.dumps(read + queried)]
     done = subprocess.run(command, env=environment(), cwd=tmp_path, capture_output=True, text=True, check=False)
