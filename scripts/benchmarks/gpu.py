@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -64,16 +66,29 @@ def parts(run: Run, names: Sequence[str], budget: float) -> Iterator[list[Row]]:
 
 def _ran(run: Run, name: str, part: Part, seconds: float) -> list[Row]:
     command = [sys.executable, __file__, "part", name, run.with_seconds(seconds).as_json()]
-    try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
-        output, failed = ended.stdout, ended.returncode != 0
-        why = f"failed: {(ended.stderr.strip().splitlines() or [f'ended with {ended.returncode}'])[-1]}"
-        print(ended.stderr if failed else "", file=sys.stderr, end="", flush=True)
-    except subprocess.TimeoutExpired as exc:
-        output = (exc.stdout or b"").decode() if isinstance(exc.stdout, bytes) else exc.stdout or ""
-        failed, why = True, f"stopped after its limit of {seconds:.0f} s"
+    output, errors, status = _ended(command, seconds)
     rows = [Row(**json.loads(line)) for line in output.splitlines() if line.startswith('{"name"')]
-    return [*rows, Row(f"gpu.{name}.failed", part.what, None, "", "", False, {"why": why})] if failed else rows
+    if status == 0:
+        return rows
+    print(errors, file=sys.stderr, end="", flush=True)
+    last = (errors.strip().splitlines() or [f"ended with {status}"])[-1]
+    why = f"stopped after its limit of {seconds:.0f} s" if status is None else f"failed: {last}"
+    return [*rows, Row(f"gpu.{name}.failed", part.what, None, "", "", False, {"why": why})]
+
+
+def _ended(command: Sequence[str], seconds: float) -> tuple[str, str, int | None]:
+    """Return what a command printed, and its exit status, None if it took too long; its own processes end with it."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    try:
+        output, errors = process.communicate(timeout=seconds)
+        return output, errors, process.returncode
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return *process.communicate(), None
+    finally:
+        if process.poll() is None:  # this process was told to end
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def gpu(bench: Bench) -> list[Row]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -25,19 +24,17 @@ def test_a_part_is_skipped_where_little_time_is_left(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("slow", "why"), [(False, "failed: CudaError: out of memory"), (True, "stopped after its limit of 9 s")]
+    ("end", "limit", "why"),
+    [
+        ("raise RuntimeError('out of memory')", 60, "failed: RuntimeError: out of memory"),
+        ("time.sleep(60)", 3, "stopped after its limit of 3 s"),
+    ],
 )
-def test_what_a_part_printed_stays_where_it_fails_or_takes_too_long(tmp_path, monkeypatch, slow, why):
+def test_what_a_part_printed_stays_where_it_fails_or_takes_too_long(tmp_path, monkeypatch, end, limit, why):
     printed = json.dumps(gpu.as_json([gpu.Row("gpu.x", "a", 1.0, "s", "", None)])[0])
-
-    def run(command, *, timeout, **_):
-        assert json.loads(command[-1])["seconds"] == timeout == 9
-        if slow:
-            raise subprocess.TimeoutExpired(command, timeout, output=printed.encode())
-        return subprocess.CompletedProcess(command, 1, f"text\n{printed}\n", "Traceback\nCudaError: out of memory\n")
-
-    monkeypatch.setattr(gpu.subprocess, "run", run)
-    first, last = gpu._ran(Run("cuda", True, str(tmp_path)), "live", gpu.PARTS["live"], 9)
+    (tmp_path / "part.py").write_text(f"import time\nprint('text')\nprint({printed!r}, flush=True)\n{end}")
+    monkeypatch.setattr(gpu, "__file__", str(tmp_path / "part.py"))
+    first, last = gpu._ran(Run("cuda", True, str(tmp_path)), "live", gpu.PARTS["live"], limit)
     assert (first.name, first.value) == ("gpu.x", 1.0)
     assert (last.name, last.holds, last.detail["why"]) == ("gpu.live.failed", False, why)
 
