@@ -139,7 +139,8 @@ def by_products(query: NearestQuery) -> NearestSilent:
     parts = []
     with ThreadPoolExecutor(1) as reader:
         lists = _neighbour_lists(query, union)
-        overlapping = len(picks) > 1 or not lists or bool(lists[0].missing.any())  # there is work to do meanwhile
+        unlisted = not lists or bool(torch.stack([some.missing for some in lists]).all(0).any())
+        overlapping = len(picks) > 1 or unlisted  # there is work to do meanwhile
         following = _Block(query.part(picks[0]), reader if overlapping else None)
         for place, pick in enumerate(picks):
             query.check()
@@ -200,22 +201,26 @@ def _distinct(activating: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _neighbour_lists(query: NearestQuery, union: torch.Tensor) -> list[NeighbourLists]:
     """Return lists of the nearest images of the images `union` [U], whatever their activation.
 
-    Stored lists are reused; missing ones are computed only if the neurons share enough images.
+    Stored lists are reused; missing ones, and those too short for the leaders that are needed, are computed only if
+    the neurons share enough images.
     """
-    stored = stored_lists(query.store, query.selection.source, query.images, union)
-    missing = torch.ones(len(union), dtype=torch.bool) if stored is None else stored.missing
-    lists = [] if stored is None else [stored]
+    lists = stored_lists(query.store, query.selection.source, query.images, union)
+    long = min(max(KEPT, min(_LONGEST, _PER_LEADER * query.leader_count)), query.images)
+    missing = torch.ones(len(union), dtype=torch.bool)
+    for some in lists:
+        if some.ranked.ids.shape[1] >= long:  # of a shorter one too few images may be silent
+            missing &= some.missing
     shared = int((query.activating >= 0).sum()) > 2 * len(union)
     if shared and bool(missing.any()):
         lacking = union[missing]
-        most = min(_LONGEST, max(_LISTS_BYTES // (12 * len(lacking)), _PER_LEADER * query.leader_count))
-        width = min(max(KEPT, 2 * query.leader_count, most), query.images)
+        width = min(max(long, 2 * query.leader_count, min(_LONGEST, _LISTS_BYTES // (12 * len(lacking)))), query.images)
         ranked, error = computed_lists(query.vectors, lacking, width, query.device, query.check)
         place = torch.full(union.shape, -1, dtype=torch.int64)
         place[missing] = torch.arange(len(ranked.ids))
-        lists.append(NeighbourLists(place, ranked, error))
+        lists.insert(0, NeighbourLists(place, ranked, error))
         if query.keep:
-            store_lists(query.store, query.selection.source, query.images, lacking, ranked, error)
+            kept = Ranked(ranked.ids[:, :long], ranked.cosines[:, :long])
+            store_lists(query.store, query.selection.source, query.images, lacking, kept, error)
     return lists
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from csp_index import settings
 from csp_index.contrast.exact_ranking import CosineError, Ranked
@@ -20,15 +21,16 @@ from csp_index.tensors import library
 from csp_index.tensors.library import torch
 
 MEMO = "neighbour lists"  # the key of what a store remembers of them
-KEPT = 128  # neighbours stored per image; a list over fewer images has them all
-_ROW_BYTES = 12 * KEPT
-_HELD_SHARE = 8  # lists stay in memory if they take at most 1/8 of the memory that the settings allow embeddings
+KEPT = 128  # neighbours stored per image at least; a list over fewer images has them all
+_ENTRY_BYTES = 12
+_HELD_SHARE = 4  # lists stay in memory if they take at most 1/4 of the memory that the settings allow embeddings
+_NAMED = 10_000  # images that one condition names
 _COLUMNS = ("neighbours", "cosines", "absolute", "relative")
 
 
 @dataclass(frozen=True, slots=True)
 class NeighbourLists:
-    """The lists of some of the images in question: `place` [U] is the row of each image's list, -1 without one."""
+    """Lists of one length of some of the images in question: `place` [U] is the row of each image's, -1 without one."""
 
     place: torch.Tensor
     ranked: Ranked
@@ -46,37 +48,46 @@ def listed(store: Store, source: EncoderInfo, images: int, image_ids: torch.Tens
     return torch.zeros(len(image_ids), dtype=torch.bool) if stored is None else stored.rows_of(image_ids) >= 0
 
 
-def stored_lists(store: Store, source: EncoderInfo, images: int, image_ids: torch.Tensor) -> NeighbourLists | None:
-    """Return the stored lists of image ids [U] among the first `images` images, or None if there are none."""
+def stored_lists(store: Store, source: EncoderInfo, images: int, image_ids: torch.Tensor) -> list[NeighbourLists]:
+    """Return the stored lists of image ids [U] among the first `images` images, longest first; each image has one."""
     stored = _lists_of(store, source, images)
     rows = torch.full(image_ids.shape, -1) if stored is None else stored.rows_of(image_ids)
     present = (rows >= 0).nonzero()[:, 0]
     if stored is None or not len(present):
-        return None
+        return []
     positions, order = rows[present].sort()
-    place = torch.full(image_ids.shape, -1)
-    if stored.cached is not None:
-        place[present[order]] = positions
-        return replace(stored.cached, place=place)
-    place[present[order]] = torch.arange(len(order))
-    return _lists_in(store.take(stored.table, positions.numpy(), _COLUMNS), place)
+    if stored.cached is None:
+        every = _lists_in(store.take(stored.table, positions.numpy(), _COLUMNS))
+        positions = torch.arange(len(order))
+    else:
+        every = stored.cached
+    result = []
+    for lists in every:
+        place = torch.full(image_ids.shape, -1)
+        place[present[order]] = lists.place[positions]
+        if bool((place >= 0).any()):
+            result.append(replace(lists, place=place))
+    return result
 
 
 def store_lists(
     store: Store, source: EncoderInfo, images: int, owners: torch.Tensor, ranked: Ranked, error: CosineError
 ) -> None:
-    """Store the lists of image ids `owners` [U], cut to KEPT; lists over another number of images are deleted.
+    """Store the lists of image ids `owners` [U] in place of those they have.
 
-    Requires the write lock.
+    Lists over another number of images are deleted. Requires the write lock.
     """
     table = schema.neighbours_table(source.name)
     if store.has(table):
         store.delete(table, f"images != {images}")
+        replaced = owners[listed(store, source, images, owners)].tolist()
+        for start in range(0, len(replaced), _NAMED):
+            store.delete(table, f"image_id IN ({','.join(map(str, replaced[start : start + _NAMED]))})")
     columns = [
         pa.array(owners.numpy()),
         pa.array(np.full(len(owners), images)),
-        _lists(ranked.ids[:, :KEPT]),
-        _lists(ranked.cosines[:, :KEPT]),
+        _lists(ranked.ids),
+        _lists(ranked.cosines),
         pa.array(np.full(len(owners), error.absolute)),
         pa.array(np.full(len(owners), error.relative)),
     ]
@@ -86,12 +97,12 @@ def store_lists(
 
 @dataclass(frozen=True, slots=True)
 class _StoredLists:
-    """The lists in a table: image `ids`, sorted, and their `rows`; `cached` has all lists if they are few."""
+    """The lists in a table: image `ids`, sorted, and their `rows`; `cached` has all if they are few, by these rows."""
 
     table: str
     ids: torch.Tensor
     rows: torch.Tensor
-    cached: NeighbourLists | None
+    cached: list[NeighbourLists] | None
 
     def rows_of(self, image_ids: torch.Tensor) -> torch.Tensor:
         """Return the row of each image's list [U], -1 if it has none."""
@@ -110,18 +121,30 @@ def _lists_of(store: Store, source: EncoderInfo, images: int) -> _StoredLists | 
 def _read_lists(store: Store, table: str, images: int) -> _StoredLists | None:
     if not store.count(table):
         return None
-    few = store.count(table) * _ROW_BYTES <= settings.HELD_BYTES.value() // _HELD_SHARE
+    ends = store.take(table, [0, store.count(table) - 1], ["neighbours"])["neighbours"]  # of the oldest and the newest
+    entries = store.count(table) * int(pc.max(pc.list_value_length(ends)).as_py())
+    few = entries * _ENTRY_BYTES <= settings.HELD_BYTES.value() // _HELD_SHARE
     read = store.read(table, ["image_id", "images", *(_COLUMNS if few else ())])
     ids = read["image_id"].to_numpy()
     rows = np.flatnonzero(read["images"].to_numpy() == images)
     rows = rows[ids[rows].argsort(kind="stable")]
-    cached = _lists_in(read, torch.arange(len(ids))) if few and len(rows) == len(ids) else None
+    cached = _lists_in(read) if few and len(rows) == len(ids) else None
     return _StoredLists(table, torch.from_numpy(ids[rows]), torch.from_numpy(rows), cached) if len(rows) else None
 
 
-def _lists_in(read: pa.Table, place: torch.Tensor) -> NeighbourLists:
+def _lists_in(read: pa.Table) -> list[NeighbourLists]:
+    """Return the lists of a table's rows, one object for those of each length, longest first; places are rows."""
     error = CosineError(float(read["absolute"].to_numpy().max()), float(read["relative"].to_numpy().max()))
-    return NeighbourLists(place, Ranked(_matrix(read["neighbours"]).long(), _matrix(read["cosines"])), error)
+    lengths = pc.list_value_length(read["neighbours"]).to_numpy()
+    result = []
+    for length in sorted(set(lengths.tolist()), reverse=True):
+        rows = np.flatnonzero(lengths == length)
+        some = read if len(rows) == len(lengths) else read.take(rows)
+        place = torch.full((len(lengths),), -1)
+        place[torch.from_numpy(rows)] = torch.arange(len(rows))
+        ranked = Ranked(_matrix(some["neighbours"], length).long(), _matrix(some["cosines"], length))
+        result.append(NeighbourLists(place, ranked, error))
+    return result
 
 
 def _lists(values: torch.Tensor) -> pa.Array:
@@ -129,6 +152,6 @@ def _lists(values: torch.Tensor) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.contiguous().numpy().ravel()))
 
 
-def _matrix(column: pa.ChunkedArray) -> torch.Tensor:
+def _matrix(column: pa.ChunkedArray, length: int) -> torch.Tensor:
     values = column.combine_chunks()
-    return torch.from_numpy(values.flatten().to_numpy(zero_copy_only=False).copy().reshape(len(values), -1))
+    return torch.from_numpy(values.flatten().to_numpy(zero_copy_only=False).copy().reshape(len(values), length))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
@@ -11,7 +12,7 @@ from csp_index.integrity.column_checks import Marks
 from csp_index.integrity.findings import reading
 from csp_index.integrity.subject import Subject, many
 from csp_index.store import schema, streams
-from csp_index.store.catalog import EncoderInfo
+from csp_index.store.catalog import EncoderInfo, Shard
 
 _LISTS = 32  # that are compared without `full`
 _QUERIES = 64  # images that are searched for
@@ -51,36 +52,43 @@ def _check_lists(subject: Subject, info: EncoderInfo, table: str, marks: Marks) 
         return  # over fewer images than there are: they are not read any more
     places = subject.sample(len(owners), _LISTS)
     at_once = max(1, settings.TILE_BYTES.value() // (4 * covered[0]))
+    wrong: list[int] = []
     for part in np.array_split(places, -(-len(places) // at_once)):
         lists = subject.store.dataset(table).take(part)
-        ids, cosines = (_matrix(lists[name]) for name in ("neighbours", "cosines"))
-        if ids is None or cosines is None or ids.shape != cosines.shape:
-            subject.find(table, "lists differ in length", key=(table,))
+        lengths, others = (pc.list_value_length(lists[name]) for name in ("neighbours", "cosines"))
+        if lengths != others:
+            subject.find(table, "lists differ in length from those of their cosines", key=(table,))
             return
-        own = torch.from_numpy(lists["image_id"].to_numpy().copy())
-        width = ids.shape[1]
-        known = streams.embeddings_of(subject.store, info, own.numpy())
-        exact = torch.cat([known @ tile.T for tile in streams.embedding_tiles(subject.store, info, shards)], 1)
-        bound = torch.from_numpy(lists["absolute"].to_numpy() + 0.0) + _ROUNDING
-        bound += torch.from_numpy(lists["relative"].to_numpy() + 0.0) * cosines.abs().max(1).values
-        inside = ((ids >= 0) & (ids < covered[0])).all(1)
-        there = exact.gather(1, ids.clamp(0, covered[0] - 1))
-        reach = exact.topk(min(width, exact.shape[1]), 1).values[:, -1]
-        wrong = ~inside | ((there - cosines).abs() > bound[:, None]).any(1) | (there.min(1).values < reach - 2 * bound)
-        wrong |= torch.tensor([len(set(row)) != width for row in ids.tolist()])
+        for length in lengths.unique():
+            same = lists.filter(pc.equal(lengths, length))
+            exact = _exact_cosines(subject, info, shards, same)
+            wrong += same["image_id"].to_numpy()[_are_wrong(same, exact)].tolist()
         subject.result.count("neighbour lists", len(part))
-        if wrong.any():
-            subject.find(
-                table, "these lists are not those of the embeddings", many(own[wrong].tolist(), "image"), key=(table,)
-            )
-            return
+    if wrong:
+        subject.find(table, "these lists are not those of the embeddings", many(sorted(wrong), "image"), key=(table,))
 
 
-def _matrix(column: object) -> torch.Tensor | None:
-    values = column.combine_chunks()  # type: ignore[attr-defined]
-    lengths = set(values.value_lengths().to_pylist())
-    if len(lengths) != 1:
-        return None
+def _exact_cosines(subject: Subject, info: EncoderInfo, shards: list[Shard], lists: pa.Table) -> torch.Tensor:
+    """Return the cosines [L, N] of the owners of lists with all images of these shards."""
+    own = streams.embeddings_of(subject.store, info, lists["image_id"].to_numpy())
+    return torch.cat([own @ tile.T for tile in streams.embedding_tiles(subject.store, info, shards)], 1)
+
+
+def _are_wrong(lists: pa.Table, exact: torch.Tensor) -> np.ndarray:
+    """Return which lists of one length do not name the nearest images, given the exact cosines [L, N], as a mask."""
+    ids, cosines = (_matrix(lists[name]) for name in ("neighbours", "cosines"))
+    images, width = exact.shape[1], ids.shape[1]
+    bound = torch.from_numpy(lists["absolute"].to_numpy() + 0.0) + _ROUNDING
+    bound += torch.from_numpy(lists["relative"].to_numpy() + 0.0) * cosines.abs().amax(1)
+    inside = ((ids >= 0) & (ids < images)).all(1)
+    there = exact.gather(1, ids.clamp(0, images - 1))
+    reach = exact.topk(min(width, images), 1).values[:, -1]
+    wrong = ~inside | ((there - cosines).abs() > bound[:, None]).any(1) | (there.amin(1) < reach - 2 * bound)
+    return (wrong | torch.tensor([len(set(row)) != width for row in ids.tolist()])).numpy()
+
+
+def _matrix(column: pa.ChunkedArray) -> torch.Tensor:
+    values = column.combine_chunks()
     return torch.from_numpy(values.flatten().to_numpy(zero_copy_only=False).copy().reshape(len(values), -1))
 
 

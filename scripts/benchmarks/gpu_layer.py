@@ -169,7 +169,7 @@ def _labels(run: Run, made: MadeLayer, device: torch.device, what: str, shape: S
         values=made.activations,
     )
     stored = nearest.stored_lists
-    nearest.stored_lists = lambda *_: None
+    nearest.stored_lists = lambda *_: []
     parts: dict[str, Any] = {}
 
     def find() -> None:

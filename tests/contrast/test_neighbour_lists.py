@@ -47,11 +47,18 @@ def label_all(folder: Path, **options: object) -> None:
     open_index(folder / "db").label("m/l", vocabulary=texts, recompute=True, **options)
 
 
-def examples(index: Index, neuron: int, told: list[str] | None = None) -> Examples:
+def lengths_of(folder: Path) -> set[int]:
+    index = open_index(folder / "db")
+    return set(map(len, index.store.read(table_of(index), ["neighbours"])["neighbours"].to_pylist()))
+
+
+def examples(
+    index: Index, neuron: int, told: list[str] | None = None, options: ExampleOptions | None = None
+) -> Examples:
     (target,), source = catalog.layers(index.store), catalog.encoder(index.store)
     context = ComputeContext(explain=told.append if told is not None else None)
     return gather_examples(
-        index.store, Selection(source, target, np.array([neuron])), ExampleOptions(), context=context
+        index.store, Selection(source, target, np.array([neuron])), options or ExampleOptions(), context=context
     )
 
 
@@ -63,7 +70,7 @@ def table_of(index: Index) -> str:
 @pytest.mark.parametrize("kept", [128, 40], ids=["long", "short"])
 def test_one_neuron_sees_the_same_with_and_without_kept_lists(tmp_path, monkeypatch, held, kept):
     monkeypatch.setenv("CSP_INDEX_HELD_BYTES", held)
-    monkeypatch.setattr(neighbour_lists, "KEPT", kept)
+    monkeypatch.setattr(nearest, "KEPT", kept)
     made(tmp_path)
     without = [examples(open_index(tmp_path / "db"), neuron) for neuron in range(NEURONS)]
     label_all(tmp_path)
@@ -108,6 +115,45 @@ def test_a_second_layer_adds_only_the_lists_that_are_missing(tmp_path):
     assert "stored lists of neighbours" in told[0]
 
 
+def test_lists_grow_for_a_method_that_looks_at_more_neighbours(tmp_path, monkeypatch):
+    made(tmp_path)
+    label_all(tmp_path, method="csp")
+    wide = ExampleOptions(neighbours=20)
+    short = examples(open_index(tmp_path / "db"), 3, options=wide)
+    assert lengths_of(tmp_path) == {128}
+    label_all(tmp_path, method="csp", neighbours=20)
+    assert lengths_of(tmp_path) == {160}
+    found = examples(open_index(tmp_path / "db"), 3, options=wide)
+    torch.testing.assert_close(found.contrastive, short.contrastive, rtol=0, atol=0)
+    products: list[str] = []
+    monkeypatch.setattr(nearest, "computed_lists", lambda *args: products.append("lists"))
+    label_all(tmp_path, method="csp")  # the longer lists serve it, and stay
+    assert lengths_of(tmp_path) == {160} and not products
+
+
+def test_lists_of_several_lengths_lie_side_by_side(tmp_path):
+    index = made(tmp_path)
+    without = [examples(index, neuron) for neuron in range(NEURONS)]
+    label_all(tmp_path)
+    index = open_index(tmp_path / "db")
+    source, table = catalog.encoder(index.store), table_of(index)
+    owners = torch.from_numpy(index.store.read(table, ["image_id"])["image_id"].to_numpy().copy())
+    (lists,) = neighbour_lists.stored_lists(index.store, source, 2500, owners[:9])
+    with index.store.write_lock():
+        ranked = Ranked(lists.ranked.ids[lists.place][:, :50], lists.ranked.cosines[lists.place][:, :50])
+        neighbour_lists.store_lists(index.store, source, 2500, owners[:9], ranked, lists.error)
+    assert lengths_of(tmp_path) == {128, 50}
+    index = open_index(tmp_path / "db")
+    assert index.store.read(table, ["image_id"]).num_rows == len(owners)
+    assert [len(some.ranked.ids[0]) for some in neighbour_lists.stored_lists(index.store, source, 2500, owners)] == [
+        128,
+        50,
+    ]
+    for neuron, other in enumerate(without):
+        torch.testing.assert_close(examples(index, neuron).contrastive, other.contrastive, rtol=0, atol=0)
+    assert not index.verify(full=True).findings
+
+
 def test_nothing_is_kept_by_who_keeps_nothing(tmp_path):
     index = made(tmp_path)
     label_all(tmp_path, keep=False)
@@ -121,9 +167,9 @@ def test_lists_among_fewer_images_are_not_used_and_go(tmp_path):
     owners = torch.from_numpy(index.store.read(table, ["image_id"])["image_id"].to_numpy().copy())
     assert bool(neighbour_lists.listed(index.store, source, 2500, owners).all())
     assert not bool(neighbour_lists.listed(index.store, source, 3000, owners).any())
-    assert neighbour_lists.stored_lists(index.store, source, 3000, owners) is None
-    lists = neighbour_lists.stored_lists(index.store, source, 2500, owners[:4])
-    assert lists is not None and not bool(lists.missing.any())
+    assert neighbour_lists.stored_lists(index.store, source, 3000, owners) == []
+    (lists,) = neighbour_lists.stored_lists(index.store, source, 2500, owners[:4])
+    assert not bool(lists.missing.any())
     with index.store.write_lock():
         ranked = Ranked(lists.ranked.ids[lists.place], lists.ranked.cosines[lists.place])
         neighbour_lists.store_lists(index.store, source, 3000, owners[:4], ranked, lists.error)
