@@ -1,18 +1,83 @@
-"""Neighbour lists by products: the nearest of all images to each of some, computed a tile at a time on all threads."""
+"""Neighbour lists by products: the nearest of all images to each of some, computed a tile at a time on all threads.
+
+And the nearest silent images of neurons, as far as such lists have enough of them.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from csp_index import settings
 from csp_index.contrast.embeddings import Embeddings, cosines_of, free_bytes, give_back
 from csp_index.contrast.exact_ranking import CosineError, Ranked, is_on_card
+from csp_index.contrast.neighbour_lists import KEPT, NeighbourLists, store_lists, stored_lists
 from csp_index.errors import SettingError
 from csp_index.tensors.library import torch
 from csp_index.torch_threads import spread
 
+if TYPE_CHECKING:
+    from csp_index.contrast.nearest import Leaders, NearestQuery
+
+CANDIDATES = 2**18  # decided on at once
+_LISTS_BYTES = 24 * 2**20  # of neighbour lists, whatever the activation, in one batch
+_LONGEST, _FIRST = 512, (16, 64)  # entries of such a list, and of the parts that are tried first
+_PER_LEADER = 8  # entries for each leader: of 8 near images, one leaves a neuron silent that the image activates
 _CARD_BYTES, _CARD_SHARE = 2**31, 16  # of similarities on a card at once, and at most this part of its free memory
+
+
+def lists_of(query: NearestQuery, union: torch.Tensor) -> list[NeighbourLists]:
+    """Return lists of the nearest images of the images `union` [U], whatever their activation.
+
+    Stored lists are reused; missing ones, and those too short for the leaders that are needed, are computed only if
+    the neurons share enough images.
+    """
+    lists = stored_lists(query.store, query.selection.source, query.images, union)
+    long = min(max(KEPT, min(_LONGEST, _PER_LEADER * query.leader_count)), query.images)
+    missing = torch.ones(len(union), dtype=torch.bool)
+    for some in lists:
+        if some.ranked.ids.shape[1] >= long:  # of a shorter one too few images may be silent
+            missing &= some.missing
+    shared = int((query.activating >= 0).sum()) > 2 * len(union)
+    if shared and bool(missing.any()):
+        lacking = union[missing]
+        width = min(max(long, 2 * query.leader_count, min(_LONGEST, _LISTS_BYTES // (12 * len(lacking)))), query.images)
+        ranked, error = computed_lists(query.vectors, lacking, width, query.device, query.check)
+        place = torch.full(union.shape, -1, dtype=torch.int64)
+        place[missing] = torch.arange(len(ranked.ids))
+        lists.insert(0, NeighbourLists(place, ranked, error))
+        if query.keep:
+            kept = Ranked(ranked.ids[:, :long], ranked.cosines[:, :long])
+            store_lists(query.store, query.selection.source, query.images, lacking, kept, error)
+    return lists
+
+
+def from_lists(
+    query: NearestQuery,
+    leaders: Leaders,
+    rows: torch.Tensor,
+    lists: NeighbourLists,
+    slot: torch.Tensor,
+    low: torch.Tensor,
+) -> torch.Tensor:
+    """Fill the leaders of rows [R, 2] (neuron, activating image) from neighbour lists; return the rows left over."""
+    ranked, choice = lists.ranked, query.choice(lists.error)
+    listed = ~lists.missing[slot[rows[:, 0], rows[:, 1]]]
+    rows, others = rows[listed], rows[~listed]
+    longest = ranked.ids.shape[1]
+    for width in dict.fromkeys((*(min(max(first, 2 * query.leader_count), longest) for first in _FIRST), longest)):
+        left = []
+        for part in rows.split(max(1, CANDIDATES // width)):
+            neuron, rank = part[:, 0], part[:, 1]
+            places = lists.place[slot[neuron, rank]]
+            head = Ranked(ranked.ids[places, :width], ranked.cosines[places, :width])
+            allowed = low[neuron[:, None], head.ids.clamp(min=0)]
+            best, settled = choice.decide(query.activating[neuron, rank], head, allowed)
+            leaders.fill(neuron[settled], rank[settled], best, settled)
+            left.append(part[~settled])
+        rows = torch.cat(left) if left else rows
+    return torch.cat([rows, others])
 
 
 def computed_lists(

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
+
 from csp_index.concurrency import go_on
 from csp_index.contrast.embeddings import Embeddings, cosines_of, give_back
 from csp_index.contrast.exact_ranking import (
@@ -24,8 +26,7 @@ from csp_index.contrast.exact_ranking import (
     leaders_needed,
     nearest,
 )
-from csp_index.contrast.list_products import computed_lists, rows_of_tile
-from csp_index.contrast.neighbour_lists import KEPT, NeighbourLists, store_lists, stored_lists
+from csp_index.contrast.list_products import CANDIDATES, from_lists, lists_of, rows_of_tile
 from csp_index.contrast.selection import Selection
 from csp_index.records import ExampleOptions
 from csp_index.store import catalog, streams
@@ -34,12 +35,9 @@ from csp_index.tensors.library import torch
 from csp_index.torch_threads import one_thread
 
 _FETCH = 32  # unfiltered neighbours that a vector search asks for first
-_LISTS_BYTES = 24 * 2**20  # of neighbour lists, whatever the activation, in one batch
-_LONGEST, _FIRST = 512, (16, 64)  # entries of such a list, and of the parts that are tried first
-_PER_LEADER = 8  # entries for each leader: of 8 near images, one leaves a neuron silent that the image activates
 _SPARE = 24  # candidates beyond those needed: they may be near enough to the last one to be compared again
 _BLOCK_BYTES = 32 * 2**20  # activations of a block of neurons; the next is read while one is processed
-_CANDIDATES = 2**18  # decided on at once
+_WAITING_BYTES = 128 * 2**20  # masks of neurons that wait for a pass over embeddings that are not in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ class NearestQuery:
         """Return the rule that decides on candidates with rough cosines."""
         return FinalChoice(self.leader_count, error, self.options.near_duplicate, self.vectors.gather)
 
-    def part(self, pick: slice) -> NearestQuery:
+    def part(self, pick: slice | np.ndarray) -> NearestQuery:
         """Return the query for some of the neurons."""
         neurons = replace(self.selection, neurons=self.selection.neurons[pick])
         return replace(self, selection=neurons, activating=self.activating[pick], thresholds=self.thresholds[pick])
@@ -137,8 +135,9 @@ def by_products(query: NearestQuery) -> NearestSilent:
     size = max(1, _BLOCK_BYTES // (4 * query.images))
     picks = [slice(start, start + size) for start in range(0, len(query.selection.neurons), size)]
     parts = []
+    waiting = _Waiting(query, size)
     with ThreadPoolExecutor(1) as reader:
-        lists = _neighbour_lists(query, union)
+        lists = lists_of(query, union)
         unlisted = not lists or bool(torch.stack([some.missing for some in lists]).all(0).any())
         overlapping = len(picks) > 1 or unlisted  # there is work to do meanwhile
         following = _Block(query.part(picks[0]), reader if overlapping else None)
@@ -151,12 +150,15 @@ def by_products(query: NearestQuery) -> NearestSilent:
             rows = (part.activating >= 0).nonzero()
             with one_thread():  # another one reads the next block
                 for some in lists:
-                    rows = _from_lists(part, leaders, rows, some, slot[pick], block.low)
-            _from_all(block, leaders, rows)
+                    rows = from_lists(part, leaders, rows, some, slot[pick], block.low)
+            if query.vectors.holds or len(picks) == 1:
+                _from_all(block, leaders, rows)
+            else:
+                waiting.add(block, leaders, rows, pick.start)
             parts.append(part.answer(leaders, block.activations))
             if len(picks) > 1:
                 give_back()
-    return NearestSilent.joined(parts)
+    return waiting.put_into(NearestSilent.joined(parts))
 
 
 class _Block:
@@ -189,6 +191,57 @@ class _Block:
         self._low = mask
 
 
+class _Waiting:
+    """Neurons with activating images whose lists did not do: they share passes over embeddings read from the store."""
+
+    def __init__(self, query: NearestQuery, size: int) -> None:
+        """Start without a neuron; the activations of `size` of them are in memory at once."""
+        self._query, self._size = query, size
+        self._blocks: list[tuple[np.ndarray, torch.Tensor, Leaders, torch.Tensor]] = []
+        self._bytes = 0
+        self._answers: list[tuple[np.ndarray, NearestSilent]] = []
+
+    def add(self, block: _Block, leaders: Leaders, rows: torch.Tensor, first: int) -> None:
+        """Add the rows [R, 2] (neuron, activating image) of a block whose first neuron has the place `first`."""
+        neurons, row = rows[:, 0].unique(return_inverse=True)
+        if not len(neurons):
+            return
+        own = Leaders(leaders.ids[neurons], leaders.near_duplicate[neurons])
+        rows = torch.stack([row, rows[:, 1]], 1)
+        self._blocks.append((first + neurons.numpy(), block.low[neurons], own, rows))
+        self._bytes += len(neurons) * self._query.images
+        if self._bytes > _WAITING_BYTES:
+            self._search()
+
+    def put_into(self, answer: NearestSilent) -> NearestSilent:
+        """Return the answer of all neurons with those that waited in their places."""
+        self._search()
+        for places, own in self._answers:
+            for part in fields(answer):
+                getattr(answer, part.name)[places] = getattr(own, part.name)
+        return answer
+
+    def _search(self) -> None:
+        if not self._blocks:
+            return
+        places, low, leaders, rows = zip(*self._blocks, strict=True)
+        starts = np.cumsum([0, *map(len, places)])
+        every = np.concatenate(places)
+        block = _Block(self._query.part(every), None)
+        block.low = torch.cat(low)
+        found = Leaders(*(torch.cat([getattr(one, part.name) for one in leaders]) for part in fields(Leaders)))
+        first = torch.cat([torch.full((len(some), 1), start) for some, start in zip(rows, starts, strict=False)])
+        rows = torch.cat(rows)
+        rows[:, :1] += first
+        _from_all(block, found, rows)
+        for start in range(0, len(every), self._size):
+            pick = slice(start, start + self._size)
+            part = block.part.part(pick)
+            own = Leaders(found.ids[pick], found.near_duplicate[pick])
+            self._answers.append((every[pick], part.answer(own, part.activations())))
+        self._blocks, self._bytes = [], 0
+
+
 def _distinct(activating: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the distinct activating images [U], and the place of each [M, K] among them (-1 absent)."""
     present = activating >= 0
@@ -196,59 +249,6 @@ def _distinct(activating: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     slot = torch.full(activating.shape, -1, dtype=torch.int64)
     slot[present] = inverse
     return union, slot
-
-
-def _neighbour_lists(query: NearestQuery, union: torch.Tensor) -> list[NeighbourLists]:
-    """Return lists of the nearest images of the images `union` [U], whatever their activation.
-
-    Stored lists are reused; missing ones, and those too short for the leaders that are needed, are computed only if
-    the neurons share enough images.
-    """
-    lists = stored_lists(query.store, query.selection.source, query.images, union)
-    long = min(max(KEPT, min(_LONGEST, _PER_LEADER * query.leader_count)), query.images)
-    missing = torch.ones(len(union), dtype=torch.bool)
-    for some in lists:
-        if some.ranked.ids.shape[1] >= long:  # of a shorter one too few images may be silent
-            missing &= some.missing
-    shared = int((query.activating >= 0).sum()) > 2 * len(union)
-    if shared and bool(missing.any()):
-        lacking = union[missing]
-        width = min(max(long, 2 * query.leader_count, min(_LONGEST, _LISTS_BYTES // (12 * len(lacking)))), query.images)
-        ranked, error = computed_lists(query.vectors, lacking, width, query.device, query.check)
-        place = torch.full(union.shape, -1, dtype=torch.int64)
-        place[missing] = torch.arange(len(ranked.ids))
-        lists.insert(0, NeighbourLists(place, ranked, error))
-        if query.keep:
-            kept = Ranked(ranked.ids[:, :long], ranked.cosines[:, :long])
-            store_lists(query.store, query.selection.source, query.images, lacking, kept, error)
-    return lists
-
-
-def _from_lists(
-    query: NearestQuery,
-    leaders: Leaders,
-    rows: torch.Tensor,
-    lists: NeighbourLists,
-    slot: torch.Tensor,
-    low: torch.Tensor,
-) -> torch.Tensor:
-    """Fill the leaders of rows [R, 2] (neuron, activating image) from neighbour lists; return the rows left over."""
-    ranked, choice = lists.ranked, query.choice(lists.error)
-    listed = ~lists.missing[slot[rows[:, 0], rows[:, 1]]]
-    rows, others = rows[listed], rows[~listed]
-    longest = ranked.ids.shape[1]
-    for width in dict.fromkeys((*(min(max(first, 2 * query.leader_count), longest) for first in _FIRST), longest)):
-        left = []
-        for part in rows.split(max(1, _CANDIDATES // width)):
-            neuron, rank = part[:, 0], part[:, 1]
-            places = lists.place[slot[neuron, rank]]
-            head = Ranked(ranked.ids[places, :width], ranked.cosines[places, :width])
-            allowed = low[neuron[:, None], head.ids.clamp(min=0)]
-            best, settled = choice.decide(query.activating[neuron, rank], head, allowed)
-            leaders.fill(neuron[settled], rank[settled], best, settled)
-            left.append(part[~settled])
-        rows = torch.cat(left) if left else rows
-    return torch.cat([rows, others])
 
 
 def _from_all(block: _Block, leaders: Leaders, rows: torch.Tensor) -> None:
@@ -289,7 +289,7 @@ def _sweep(block: _Block, leaders: Leaders, rows: torch.Tensor, width: int, dtyp
         return rows
     anchors = block.part.activating[rows[:, 0], rows[:, 1]]
     rows = rows[anchors.argsort(stable=True)]  # so that the similarities of each image are computed once
-    parts = rows.split(max(1, _CANDIDATES // width))
+    parts = rows.split(max(1, CANDIDATES // width))
     return torch.cat([_searched(block, leaders, some, width, dtype) for some in parts])
 
 

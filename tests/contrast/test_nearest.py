@@ -119,6 +119,23 @@ def test_a_card_finds_the_nearest_silent_images(tmp_path, monkeypatch, low_preci
     np.testing.assert_array_equal(found.contrastive.numpy(), expected(tmp_path, found, options))
 
 
+@pytest.mark.parametrize("waiting", [0, 2**27], ids=["at once", "together"])
+def test_neurons_of_several_blocks_share_passes_over_streamed_embeddings(tmp_path, monkeypatch, waiting):
+    monkeypatch.setenv("CSP_INDEX_HELD_BYTES", "1")
+    monkeypatch.setattr("csp_index.contrast.nearest._BLOCK_BYTES", 4 * 1200 * 2)
+    monkeypatch.setattr("csp_index.contrast.nearest._WAITING_BYTES", waiting)
+    index, passes = made(tmp_path, 1200), []
+    screen = vectors.Embeddings.screen
+    monkeypatch.setattr(vectors.Embeddings, "screen", lambda *args: passes.append(args) or screen(*args))
+    options = ExampleOptions(examples=100, neighbours=5)
+    found = gather_examples(index.store, asked(index), options, context=ComputeContext(search=False))
+    np.testing.assert_array_equal(found.contrastive.numpy(), expected(tmp_path, found, options))
+    activations = np.load(tmp_path / "A.npy")
+    ids, neurons = found.contrastive.numpy(), np.arange(NEURONS)[:, None, None]
+    np.testing.assert_array_equal(found.contrast_activations.numpy()[ids >= 0], activations[ids, neurons][ids >= 0])
+    assert len(passes) < 6 if waiting else len(passes) > 6
+
+
 @pytest.mark.parametrize("search", [False, True], ids=["products", "search"])
 @pytest.mark.parametrize(("limit", "reuse"), [(0.99, True), (0.6, True), (0.6, False)])
 def test_near_duplicates_are_counted_where_they_are_left_out(tmp_path, search, limit, reuse):
@@ -298,7 +315,8 @@ def test_thousands_of_copies_of_one_picture_cost_neither_memory_nor_exactness(tm
     empty = Ranked.empty
     monkeypatch.setattr(Ranked, "empty", lambda rows, width, where: widths.append(rows * width) or empty(rows, width))
     monkeypatch.setattr(vectors, "_bfloat16_pays", lambda device: True)
-    monkeypatch.setattr("csp_index.contrast.nearest._CANDIDATES", 2**14)
+    for room in ("nearest", "list_products"):
+        monkeypatch.setattr(f"csp_index.contrast.{room}.CANDIDATES", 2**14)
     for options in (ExampleOptions(examples=20), ExampleOptions(examples=20, neighbours=3, reuse=False)):
         found = gather_examples(index.store, asked(index), options)
         np.testing.assert_array_equal(found.contrastive.numpy(), expected(tmp_path, found, options))

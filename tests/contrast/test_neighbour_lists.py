@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from csp_index import Index, open_index
-from csp_index.contrast import nearest, neighbour_lists
+from csp_index.contrast import list_products, neighbour_lists
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.exact_ranking import Ranked
 from csp_index.contrast.examples import Examples, gather_examples
@@ -70,14 +70,14 @@ def table_of(index: Index) -> str:
 @pytest.mark.parametrize("kept", [128, 40], ids=["long", "short"])
 def test_one_neuron_sees_the_same_with_and_without_kept_lists(tmp_path, monkeypatch, held, kept):
     monkeypatch.setenv("CSP_INDEX_HELD_BYTES", held)
-    monkeypatch.setattr(nearest, "KEPT", kept)
+    monkeypatch.setattr(list_products, "KEPT", kept)
     made(tmp_path)
     without = [examples(open_index(tmp_path / "db"), neuron) for neuron in range(NEURONS)]
     label_all(tmp_path)
     index = open_index(tmp_path / "db")
     products: list[str] = []
-    whole = nearest.computed_lists
-    monkeypatch.setattr(nearest, "computed_lists", lambda *args: (products.append("lists"), whole(*args))[1])
+    whole = list_products.computed_lists
+    monkeypatch.setattr(list_products, "computed_lists", lambda *args: (products.append("lists"), whole(*args))[1])
     for neuron, other in enumerate(without):
         told: list[str] = []
         found = examples(index, neuron, told)
@@ -126,7 +126,7 @@ def test_lists_grow_for_a_method_that_looks_at_more_neighbours(tmp_path, monkeyp
     found = examples(open_index(tmp_path / "db"), 3, options=wide)
     torch.testing.assert_close(found.contrastive, short.contrastive, rtol=0, atol=0)
     products: list[str] = []
-    monkeypatch.setattr(nearest, "computed_lists", lambda *args: products.append("lists"))
+    monkeypatch.setattr(list_products, "computed_lists", lambda *args: products.append("lists"))
     label_all(tmp_path, method="csp")  # the longer lists serve it, and stay
     assert lengths_of(tmp_path) == {160} and not products
 
