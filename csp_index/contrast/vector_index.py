@@ -35,8 +35,9 @@ _T = TypeVar("_T")
 IndexKind = Literal["none", "ivf_flat", "ivf_sq", "ivf_pq", "ivf_rq", "ivf_hnsw_sq"]  # Lance's own names
 KINDS: tuple[str, ...] = get_args(IndexKind)
 _GROWN = 0.5  # an index is trained again when its new rows exceed this share
-_TRAINING = 256  # training vectors per partition, as in Lance
-_TRAINING_BYTES = 2**30  # of training vectors, at most
+_TRAINING, _FEWEST = 256, 32  # training vectors per partition: as in Lance, and where memory is short
+_TRAINING_BYTES = 2**30  # of training vectors on a GPU, at most
+_LANCE_BYTES = 2**28  # of training vectors on the CPU: Lance takes up to twice as much again
 _NEAREST = 32  # neighbours per timed query
 _TRAINED_ON = 256  # images needed to train the codebook of ivf_pq
 _SAME = 1e-6  # cosines closer than this are equal
@@ -244,8 +245,18 @@ def _build(store: Store, source: EncoderInfo, kind: str, partitions: int) -> str
             centres = train_partitions(_sample(store, source, partitions).to("cuda"), partitions)
         except RuntimeError:  # not enough GPU memory: the CPU does the same, more slowly
             centres = None
-    maintenance.build_vector_index(store, source.table, kind, partitions, centres)
+    sampled = _sampled(partitions, source.width)
+    maintenance.build_vector_index(store, source.table, kind, partitions, centres, sampled=sampled)
     return "cpu" if centres is None else "cuda"
+
+
+def _sampled(partitions: int, width: int) -> int:
+    """Return how many vectors per partition Lance trains on.
+
+    >>> _sampled(316, 512), _sampled(1131, 512), _sampled(20_000, 512)
+    (256, 115, 32)
+    """
+    return max(_FEWEST, min(_TRAINING, _LANCE_BYTES // (4 * width * partitions)))
 
 
 def _sample(store: Store, source: EncoderInfo, partitions: int) -> torch.Tensor:

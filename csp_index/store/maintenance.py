@@ -41,13 +41,16 @@ def partition_count(store: Store, name: str) -> int:
         return int(dataset.stats.index_stats(index_name)["indices"][0].get("num_partitions", 0))
 
 
-def build_vector_index(store: Store, name: str, kind: str, partitions: int, centres: np.ndarray | None = None) -> None:
+def build_vector_index(
+    store: Store, name: str, kind: str, partitions: int, centres: np.ndarray | None = None, *, sampled: int = 256
+) -> None:
     """Build the vector index of a table by cosine, replacing the present one.
 
-    `centres` [P, D] are the partitions' centres if they were trained elsewhere; else Lance trains them.
+    `centres` [P, D] are the partitions' centres if they were trained elsewhere; else Lance trains them, on `sampled`
+    rows per partition.
     """
     with store.upkeep(name) as dataset:
-        options: dict[str, Any] = {"num_partitions": partitions}
+        options: dict[str, Any] = {"num_partitions": partitions, "sample_rate": sampled}
         if centres is not None:
             options["ivf_centroids"] = centres
         if kind.endswith("pq"):
