@@ -91,4 +91,5 @@ def compact(store: Store, name: str) -> None:
             target_rows_per_fragment=max(1024, min(2**20, _FRAGMENT_BYTES // row)),
             batch_size=max(16, min(8192, _BATCH_BYTES // row)),
             num_threads=1,  # one task at a time bounds the memory
+            compaction_mode="try_binary_copy",  # pages as they are, where no row was deleted: a third of the time
         )
