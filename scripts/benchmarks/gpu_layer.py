@@ -128,7 +128,7 @@ def _peak(run: Run, device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _bandwidth(run: Run, device: torch.device) -> float:
-    values = torch.zeros(2**20 if device.type == "cpu" else 2**30, device=device)
+    values = torch.zeros(2**20 if device.type == "cpu" else 2**28, device=device)
     other = torch.empty_like(values)
     return 2.0 * values.numel() * values.element_size() / min(run.timed(lambda: other.copy_(values)))
 

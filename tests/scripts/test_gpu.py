@@ -27,7 +27,7 @@ def test_a_part_is_skipped_where_little_time_is_left(tmp_path):
     ("end", "limit", "why"),
     [
         ("raise RuntimeError('out of memory')", 60, "failed: RuntimeError: out of memory"),
-        ("time.sleep(60)", 3, "stopped after its limit of 3 s"),
+        pytest.param("time.sleep(60)", 3, "stopped after its limit of 3 s", marks=pytest.mark.slow),
     ],
 )
 def test_what_a_part_printed_stays_where_it_fails_or_takes_too_long(tmp_path, monkeypatch, end, limit, why):
