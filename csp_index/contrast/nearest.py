@@ -34,7 +34,8 @@ from csp_index.store.tables import Store
 from csp_index.tensors.library import torch
 from csp_index.torch_threads import one_thread
 
-_FETCH = 32  # unfiltered neighbours that a vector search asks for first
+_FETCH, _WIDER = 32, 4  # unfiltered neighbours that a vector search asks for first, and how many times as many next
+_FETCH_MOST, _FETCH_SHARE = 512, 512  # of them at most, one in so many images: a filter by many ids takes seconds
 _SPARE = 24  # candidates beyond those needed: they may be near enough to the last one to be compared again
 _BLOCK_BYTES = 32 * 2**20  # activations of a block of neurons; the next is read while one is processed
 _WAITING_BYTES = 128 * 2**20  # masks of neurons that wait for a pass over embeddings that are not in memory
@@ -352,12 +353,16 @@ def _search_one(query: NearestQuery, leaders: Leaders, low: torch.Tensor) -> Non
     if not silent:
         return
     where, limit = f"image_id < {query.images}", min(max(_FETCH, query.leader_count), query.images)
-    ranks = _take_neighbours(query, leaders, ranks, low, where, limit)
+    most = max(limit, min(_FETCH_MOST, query.images // _FETCH_SHARE))
+    while len(ranks) and limit <= most:
+        query.check()
+        ranks = _take_neighbours(query, leaders, ranks, low, where, limit)
+        limit *= _WIDER
     where, limit = f"{where} AND {_silent_filter(low)}", min(query.leader_count + 8, silent)
     while len(ranks):
         query.check()
         left = _take_neighbours(query, leaders, ranks, low, where, limit)
-        ranks, limit = (left, min(4 * limit, silent)) if limit < silent else (left[:0], limit)
+        ranks, limit = (left, min(_WIDER * limit, silent)) if limit < silent else (left[:0], limit)
 
 
 def _take_neighbours(
