@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -113,18 +114,20 @@ def _points(bench: Bench) -> dict[str, list[tuple[dict[str, float], float]]]:
 def of_imagenet(measured: Mapping[str, Any] | None) -> dict[str, tuple[dict[str, float], float]]:
     """Return what imagenet_size.py measured of the costs, each with the size; nothing without its figures.
 
-    Seconds are those beyond start-up. Activations are stored in float16 there, so their bytes are not comparable.
+    Seconds are those beyond start-up, and only of stages that ran while the machine had a core for them: others say
+    nothing. Activations are stored in float16 there, so their bytes are not comparable.
     """
     if measured is None:
         return {}
     shape, costs, facts = measured["figures"]["shape"], measured["figures"]["costs"], measured["facts"]
     size = {"N": shape["images"], "M": shape["neurons"], "D": shape["width"], "U": facts["distinct"]}
-    start_up = next(cost for name, cost in costs.items() if name.startswith("start-up"))["seconds"]
-    found = {
-        "import s": costs["import"]["seconds"] - start_up,
-        "label-all s": costs["label all, csp"]["seconds"] - start_up,
-        "label-all peak bytes": costs["label all, csp"]["resident"],
-    }
+    start_up = [cost["seconds"] for name, cost in costs.items() if name.startswith("start-up")]
+    found = {}
+    for name, stage in (("import s", "import"), ("label-all s", "label all, csp")):
+        if start_up and stage in costs and costs[stage]["load"] <= (os.cpu_count() or 1):
+            found[name] = costs[stage]["seconds"] - start_up[0]
+    if "label all, csp" in costs:
+        found["label-all peak bytes"] = costs["label all, csp"]["resident"]
     for table, value in facts["bytes"].items():
         kind = f"{table.split('_')[0]} bytes"
         if kind in _TERMS and kind != "activations bytes":

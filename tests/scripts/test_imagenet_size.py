@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +76,14 @@ def test_every_stage_at_a_tiny_size(tmp_path: Path) -> None:
         assert cost["own"] < BAR
     assert sorted(path.name for path in tmp_path.iterdir()) == ["facts.json", "figures.json"]
     measured = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("figures", "facts")}
-    fitted = bench_costs.of_imagenet(measured)
-    assert fitted["import s"][0] == {"N": 600, "M": 24, "D": 16, "U": measured["facts"]["distinct"]}
-    assert fitted["embeddings bytes"][1] > 4 * 600 * 16
+    assert bench_costs.of_imagenet(measured)["embeddings bytes"][1] > 4 * 600 * 16
+
+
+def test_only_seconds_of_an_idle_machine_are_fitted():
+    costs = {"start-up (import)": asdict(Cost(2.0, 2.0, 1, 1, 0.1)), "import": asdict(Cost(9.0, 5.0, 1, 1, 0.5))}
+    costs["label all, csp"] = asdict(Cost(99.0, 9.0, 1, 5, 1e6))
+    facts = {"distinct": 30, "bytes": {"embeddings_x": 700, "activations_x": 900}}
+    fitted = bench_costs.of_imagenet({"figures": {"shape": asdict(SHAPE), "costs": costs}, "facts": facts})
+    size = {"N": SHAPE.images, "M": SHAPE.neurons, "D": SHAPE.width, "U": 30}
+    assert fitted == {"import s": (size, 7.0), "label-all peak bytes": (size, 5.0), "embeddings bytes": (size, 700.0)}
+    assert bench_costs.of_imagenet(None) == {}
