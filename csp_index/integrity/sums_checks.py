@@ -37,11 +37,20 @@ def _check_table(subject: Subject, table: str, width: int) -> None:
 
 def _holds(values: Mapping[str, np.ndarray], images: int, width: int) -> bool:
     """Return whether the sums are whole: the shares of all texts add up to 1 for each image."""
-    if set(values) != {"totals", "share", "root", "embedding", "products"}:
-        return False
     if not all(np.isfinite(part).all() for part in values.values()):
+        return False
+    if set(values) == set(schema.PRESENCE_PARTS):
+        return _are_statistics(values)
+    if set(values) != set(schema.SUMS_PARTS):
         return False
     sizes = {"totals": images, "root": len(values["share"]), "embedding": width, "products": width * width}
     if any(len(values[name]) != size for name, size in sizes.items()):
         return False
     return bool(abs(values["share"].sum() - images) <= _ROUNDING * max(1, images))
+
+
+def _are_statistics(values: Mapping[str, np.ndarray]) -> bool:
+    """Return whether these are means and deviations of presence, in [0, 1], of as many texts as there are sigmoids."""
+    mean, deviation = values["mean"], values["deviation"]
+    same = len({len(part) for part in values.values()}) == 1
+    return same and bool(((mean >= 0) & (mean <= 1) & (deviation >= 0) & (deviation <= 0.5 + _ROUNDING)).all())

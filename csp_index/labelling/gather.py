@@ -12,14 +12,21 @@ from functools import partial
 from csp_index.concurrency import checked, go_on
 from csp_index.contrast.embeddings import all_embeddings, give_back
 from csp_index.contrast.examples import Examples
-from csp_index.contrast.pool import pool_embeddings, pool_pairs
+from csp_index.contrast.pool import pool_embeddings
 from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError
 from csp_index.labelling import scoring
 from csp_index.labelling.candidates import Ownership
 from csp_index.labelling.evidence import Evidence
-from csp_index.labelling.linear.correlation import CorrelationSums, EmbeddingSums, ListedSums, Moments, TextPresence
+from csp_index.labelling.linear.correlation import (
+    CorrelationSums,
+    ListedSums,
+    Moments,
+    TextStatistics,
+    text_statistics,
+)
 from csp_index.labelling.linear.explanation import Explanation, fit_terms, shortlist
+from csp_index.labelling.linear.stored_statistics import kept_statistics
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.response.dataset_sums import DatasetSums, dataset_sums, log_totals
 from csp_index.labelling.response.images_looked_at import LookedAt
@@ -175,11 +182,26 @@ def dataset_response(
     return replace(first, precision=precision)
 
 
+def read_statistics(
+    store: Store, selection: Selection, images: int, texts: torch.Tensor, key: str, *, keep: bool, check: Check = go_on
+) -> TextStatistics:
+    """Return the statistics of texts [C, D] over the images that the answer rests on; kept as in `read_sums`."""
+    mask = _pool_mask(selection, images)
+
+    def made() -> TextStatistics:
+        return text_statistics(lambda: checked(pool_embeddings(store, selection.source, mask), check), texts)
+
+    if selection.pool is not None:
+        return made()
+    return kept_statistics(store, selection.source, key, images, made, keep=keep)
+
+
 def dataset_explanation(
     store: Store,
     selection: Selection,
     images: int,
     evidence: Evidence,
+    statistics: TextStatistics,
     *,
     with_terms: bool,
     seed: int = 0,
@@ -188,32 +210,30 @@ def dataset_explanation(
 ) -> Explanation:
     """Return the neurons' correlations with all candidates over all images; with terms, their weighted sums, too.
 
-    One pass over the embeddings, one over all pairs, and a second one over the pairs for the sums. Of the images a
-    third, chosen by a hash of their ids and `seed`, validates the sums; the others choose them.
+    One pass over all pairs, which for few neurons leaves out images on which they are 0, and a second one for the sums.
+    Of the images a third, chosen by a hash of their ids and `seed`, validates the sums; the others choose them.
     """
     mask, rows = _pool_mask(selection, images), selection.statistics(store)
     mean, deviation, low, high = (torch.from_numpy(rows[name].to_numpy().copy()) for name in _STATISTICS)
     moments, texts = Moments.known(mean, deviation), evidence.texts
-    embedded = EmbeddingSums(texts.shape[1])
-    for embeddings in checked(pool_embeddings(store, selection.source, mask), check):
-        embedded.add(embeddings)
-    sigmoids = embedded.sigmoids(texts)
-    first = CorrelationSums(moments, TextPresence(texts, sigmoids))
-    for embeddings, activations in checked(pool_pairs(store, selection, mask), check):
+    looked_at = LookedAt(store, selection, mask, torch.zeros(0), check)
+    first = CorrelationSums(moments, texts, statistics, only_varying=looked_at.leaves_out)
+    for embeddings, activations in looked_at.varying_images():
         first.add(embeddings, activations)
     correlation = first.finish()
     if not with_terms:
         return Explanation(correlation)
     ranked = correlation if own is None else own.mask(correlation.clone(), evidence.neuron_numbers)
     listed = shortlist(ranked).masked_fill((low == high)[:, None], -1)
-    second = ListedSums(moments, texts, sigmoids, first.presence, listed.clamp(min=0))
+    second = ListedSums(moments, texts, statistics, listed.clamp(min=0))
     validates = _third(mask.nonzero()[:, 0], seed)
     seen = 0
-    for embeddings, activations in checked(pool_pairs(store, selection, mask), check):
+    for embeddings, activations in looked_at.all_images(slice(None)):
         second.add(embeddings, activations, validates[seen : seen + len(embeddings)])
         seen += len(embeddings)
     highest = torch.where(high > 0, high, torch.maximum(low.abs(), high.abs())).clamp(min=1e-30)
-    return Explanation(correlation, fit_terms(listed, second.parts(), moments, first.presence, highest, sigmoids))
+    terms = fit_terms(listed, second.parts(), moments, statistics.presence, highest, statistics.sigmoids)
+    return Explanation(correlation, terms)
 
 
 def _third(ids: torch.Tensor, seed: int) -> torch.Tensor:

@@ -18,13 +18,14 @@ from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.embeddings import release
 from csp_index.contrast.examples import Examples, gather_examples
 from csp_index.contrast.selection import Selection
-from csp_index.labelling import scoring
+from csp_index.labelling import gather, scoring
 from csp_index.labelling.candidates import CandidateTexts, Ownership
 from csp_index.labelling.confidence import Confidence, bootstrap
 from csp_index.labelling.evidence import Evidence
-from csp_index.labelling.gather import dataset_explanation, dataset_response, image_totals, read_evidence, read_sums
+from csp_index.labelling.gather import dataset_response, image_totals, read_evidence, read_sums
 from csp_index.labelling.label_values import STORED_NEIGHBOURS, ExampleSummary, Ranking, example_summary
 from csp_index.labelling.linear.explanation import Explanation
+from csp_index.labelling.linear.stored_statistics import statistics_key
 from csp_index.labelling.nulls.fit import LEAST_FIT, Sample, label_fit, read_sample, sampled_activations
 from csp_index.labelling.probabilities.features import text_deviations
 from csp_index.labelling.probabilities.labels import label_probability
@@ -132,7 +133,7 @@ class NeuronScores:
         return replace(result, share=share, uncertain=uncertain)
 
 
-def _none_stored(selection: Selection, options: ExampleOptions) -> Examples | None:
+def _none_stored(*_: object) -> None:
     return None
 
 
@@ -140,7 +141,8 @@ def _none_stored(selection: Selection, options: ExampleOptions) -> Examples | No
 class Pipeline:
     """The steps from neurons to labels over one store. Several threads may use it if its memory allows that.
 
-    `stored` returns example sets with contrast that an earlier run stored for the same neurons and options, or None.
+    `stored` returns example sets with contrast that an earlier run stored for the same neurons and options, or None,
+    and `explained` correlations that one stored, with -inf for the candidates that are not among those it kept.
     The memory serves selections without a pool: its keys do not name one.
     """
 
@@ -148,6 +150,7 @@ class Pipeline:
     context: ComputeContext = field(default_factory=ComputeContext)
     memory: Memory = field(default_factory=NoMemory)
     stored: Callable[[Selection, ExampleOptions], Examples | None] = _none_stored
+    explained: Callable[[Selection, LabelRequest, CandidateTexts], Explanation | None] = _none_stored
 
     def evidence(
         self, selection: Selection, request: LabelRequest, activating: Examples | None = None
@@ -338,21 +341,32 @@ class Pipeline:
     def _explanation(
         self, selection: Selection, request: LabelRequest, texts: CandidateTexts, evidence: Evidence, images: int
     ) -> Explanation | None:
-        info = request.formula.info
+        info, context, renormalise = request.formula.info, self.context, request.scoring.renormalise_text
         if not info.needs_correlation:
             return None
-        made = request.method, request.scoring.seed, request.scoring.renormalise_text, images
-        return self._memory(selection).dataset(
-            ("explanation", *_key(selection, request), texts.key, *made),
-            lambda: dataset_explanation(
+        if (stored := self.explained(selection, request, texts)) is not None:
+            return stored
+        source, memory = selection.source, self._memory(selection)
+        key = statistics_key(source, texts.key, renormalise)
+        statistics = memory.dataset(
+            ("statistics", source.name, key, images),
+            lambda: gather.read_statistics(
+                self.store, selection, images, evidence.texts, key, keep=context.keep, check=context.check
+            ),
+        )
+        neurons = selection.target.key, tuple(selection.neurons.tolist())  # whatever their example sets are
+        return memory.dataset(
+            ("explanation", source.name, *neurons, key, request.method, request.scoring.seed, images),
+            lambda: gather.dataset_explanation(
                 self.store,
                 selection,
                 images,
                 evidence,
+                statistics,
                 with_terms=info.is_sum,
                 seed=request.scoring.seed,
                 own=texts.own,
-                check=self.context.check,
+                check=context.check,
             ),
         )
 

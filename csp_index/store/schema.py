@@ -335,13 +335,17 @@ def neighbours_schema() -> pa.Schema:
     )
 
 
+SUMS_PARTS = ("totals", "share", "root", "embedding", "products")
+PRESENCE_PARTS = ("slope", "shift", "mean", "deviation")  # a number per text each
+
+
 def sums_schema() -> pa.Schema:
     """Return the schema of sums over the images that depend on one encoder's embeddings and a vocabulary alone."""
     return _schema(
         ("key", pa.string()),  # hash of the encoder, the texts and the scale of their softmax
         ("first_image", pa.int64()),
         ("images", pa.int64()),  # images summed over: ids first_image .. first_image + images - 1
-        ("part", pa.string()),  # totals (a number per image), share, root (per text), embedding, products
+        ("part", pa.string()),  # of SUMS_PARTS: a number per image, text (twice), dimension; or of PRESENCE_PARTS
         ("values", pa.list_(pa.float64())),
     )
 

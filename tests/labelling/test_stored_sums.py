@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 import torch
 from imported_arrays import build
@@ -61,3 +62,25 @@ def test_sums_grow_with_the_images(tmp_path):
         kept(60, f"other {number}")
     keys = set(store.read(schema.sums_table(source.name), ["key"])["key"].to_pylist())
     assert keys == {f"other {number}" for number in range(4, 20)}, "the newest are kept"
+
+
+def test_statistics_of_texts_are_computed_once_and_checked(tmp_path, monkeypatch):
+    index, _, paths = build(tmp_path)
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    first = list(index.label("m/l", "linear", vocabulary=texts))
+    table = schema.sums_table(catalog.encoder(index.store).name)
+    assert set(index.store.read(table, ["part"])["part"].to_pylist()) == set(schema.PRESENCE_PARTS)
+    with monkeypatch.context() as once:
+        once.setattr(gather, "text_statistics", None)
+        (alone,) = index.label("m/l/2", "linear", vocabulary=texts, keep=False, recompute=True)
+        assert [one.text for one in alone.labels] == [one.text for one in first[2].labels]
+        index.label("m/l", "linear-1", vocabulary=texts)
+    found = verify(str(tmp_path / "db"))
+    assert found.sound and found.checked["sums"] == 1
+    rows = index.store.read(table).to_pylist()
+    mean = next(row for row in rows if row["part"] == "mean")
+    mean["values"] = [2.0, *mean["values"][1:]]
+    with index.store.write_lock():
+        index.store.delete(table, "true")
+        index.store.append(table, pa.Table.from_pylist(rows, schema=schema.sums_schema()))
+    assert not verify(str(tmp_path / "db")).sound

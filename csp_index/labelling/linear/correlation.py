@@ -1,15 +1,17 @@
 """Correlations of neurons with the presence of texts over all images: sums over images, pure tensor functions.
 
-One pass gives the correlation of every neuron with every text; a second one, for a short list of texts per neuron, what
-regressions on them need. Nothing of the size images x texts is ever in memory.
+What depends on images and texts alone comes first (`TextStatistics`). One pass gives the correlation of every neuron
+with every text; a second one, for a short list of texts per neuron, what regressions on them need. Nothing of the size
+images x texts is ever in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from csp_index.labelling.linear.presence import PresenceSigmoids
+from csp_index.labelling.response.dataset_sums import EmbeddingSums
 from csp_index.tensors.library import torch
 
 _IMAGES = 2048  # in a block at most
@@ -59,68 +61,86 @@ class TextPresence:
         return torch.addmm(self._bias[pick], self._rows[pick], embeddings.T).sigmoid_()
 
 
-class EmbeddingSums:
-    """The mean and covariance of embeddings, added a tile at a time: they give every text's mean and deviation."""
+@dataclass(frozen=True, slots=True)
+class TextStatistics:
+    """What depends on the images and the texts alone: the texts' sigmoids [C], and mean and deviation of presence.
 
-    def __init__(self, width: int) -> None:
-        self.images = 0
-        self._e = torch.zeros(width, dtype=torch.float64)
-        self._ee = torch.zeros(width, width, dtype=torch.float64)
+    Of `images` images; `mean` and `deviation` [C] float64, the deviation 0 where presence is the same in all images.
+    """
 
-    def add(self, embeddings: torch.Tensor) -> None:
-        """Add the embeddings [n, D] of the next images."""
-        self.images += len(embeddings)
-        self._e += embeddings.sum(0, dtype=torch.float64)
-        self._ee += embeddings.T @ embeddings
+    images: int
+    sigmoids: PresenceSigmoids
+    mean: torch.Tensor
+    deviation: torch.Tensor
 
-    def sigmoids(self, texts: torch.Tensor) -> PresenceSigmoids:
-        """Return the presence sigmoids of texts [C, D]."""
-        images, wide = max(1, self.images), texts.double()
-        mean = self._e / images
-        covariance = self._ee / images - torch.outer(mean, mean)
-        spread = ((wide @ covariance) * wide).sum(1).clamp(min=0).sqrt()
-        return PresenceSigmoids.of_moments(wide @ mean, spread)
+    @property
+    def presence(self) -> Moments:
+        """The moments of the texts' presence, [C]."""
+        return Moments.known(self.mean, self.deviation)
+
+
+def text_statistics(tiles: Callable[[], Iterable[torch.Tensor]], texts: torch.Tensor) -> TextStatistics:
+    """Return the statistics of texts [C, D] from two passes over the embeddings [n, D] of all tiles, n >= 1."""
+    embedded = EmbeddingSums.of_width(texts.shape[1])
+    for tile in tiles():
+        embedded.add(tile)
+    sigmoids = _sigmoids(embedded, texts)
+    presence = TextPresence(texts, sigmoids)
+    c, cc = (torch.zeros(len(texts), dtype=torch.float64) for _ in range(2))
+    for tile in tiles():
+        for part in _blocks(len(tile), _IMAGES):
+            for pick in _blocks(len(texts), _PRESENCE_BYTES // (4 * _IMAGES)):
+                values = presence.of(tile[part], pick)
+                c[pick] += values.sum(1)
+                cc[pick] += torch.linalg.vector_norm(values, dim=1).double().square()
+    mean = c / max(1, embedded.images)
+    deviation = (cc / max(1, embedded.images) - mean.square()).clamp(min=0).sqrt()
+    return TextStatistics(embedded.images, sigmoids, mean, deviation)
+
+
+def _sigmoids(embedded: EmbeddingSums, texts: torch.Tensor) -> PresenceSigmoids:
+    wide = texts.double()
+    spread = ((wide @ embedded.covariance) * wide).sum(1).clamp(min=0).sqrt()
+    return PresenceSigmoids.of_moments(wide @ embedded.mean, spread)
 
 
 class CorrelationSums:
-    """The first pass: correlations of M neurons with the presence of C texts; memory [M, C]."""
+    """The first pass: correlations of M neurons with the presence of C texts; memory [M, C].
 
-    def __init__(self, moments: Moments, texts: TextPresence) -> None:
-        """Start from the neurons' moments [M] and the texts [C]."""
-        self._moments, self._texts = moments, texts
-        self._images = 0
-        self._c, self._cc = (torch.zeros(len(texts), dtype=torch.float64) for _ in range(2))
+    With `only_varying`, images on which all activations are 0 may be left out.
+    """
+
+    def __init__(
+        self, moments: Moments, texts: torch.Tensor, statistics: TextStatistics, *, only_varying: bool = False
+    ) -> None:
+        """Start from the neurons' moments [M], the texts [C, D] and their statistics over the same images."""
+        self._texts, self._statistics = TextPresence(texts, statistics.sigmoids), statistics
+        none = torch.zeros_like(moments.mean)
+        self._moments = Moments(none, moments.deviation) if only_varying else moments
+        self._left_out = moments.mean / moments.deviation if only_varying else none
         self._ac = torch.zeros(len(moments.mean), len(texts))
 
     def add(self, embeddings: torch.Tensor, activations: torch.Tensor) -> None:
         """Add the embeddings [n, D] of the next images and the neurons' activations [M, n] on them.
 
-        Sums over a block are float32 (float64 ones take twenty times as long), those over the blocks float64.
+        Sums over a block are float32: float64 ones take twenty times as long.
         """
         standard = self._moments.standardized(activations)
-        self._images += len(embeddings)
         for part in _blocks(len(embeddings), _IMAGES):
             for texts in _blocks(len(self._texts), _PRESENCE_BYTES // (4 * _IMAGES)):
-                presence = self._texts.of(embeddings[part], texts)
-                self._c[texts] += presence.sum(1)
-                self._cc[texts] += torch.linalg.vector_norm(presence, dim=1).double().square()
-                self._ac[:, texts].addmm_(standard[:, part], presence.T)
-
-    @property
-    def presence(self) -> Moments:
-        """The moments of the texts' presence, [C]."""
-        images = max(1, self._images)
-        mean = self._c / images
-        deviation = (self._cc / images - mean.square()).clamp(min=0).sqrt()
-        return Moments.known(mean, deviation)
+                self._ac[:, texts].addmm_(standard[:, part], self._texts.of(embeddings[part], texts).T)
 
     def finish(self) -> torch.Tensor:
         """Return the correlations [M, C] in [-1, 1]; 0 for a text whose presence is the same in all images."""
-        presence = self.presence
-        flat = (self._cc / max(1, self._images) - presence.mean.square()).clamp(min=0).sqrt() <= _FLAT
-        scale = (1 / (max(1, self._images) * presence.deviation)).masked_fill(flat, 0.0).float()
+        images, presence = max(1, self._statistics.images), self._statistics.presence
+        scale = 1 / (images * presence.deviation)
+        scale = scale.masked_fill(self._statistics.deviation <= _FLAT, 0.0)
         for start in range(0, len(self._ac), _ROWS):
-            self._ac[start : start + _ROWS].mul_(scale).clamp_(-1, 1)
+            rows = slice(start, start + _ROWS)
+            if self._left_out[rows].any():
+                less = images * self._left_out[rows, None] * presence.mean
+                self._ac[rows] = (self._ac[rows] - less).float()
+            self._ac[rows].mul_(scale.float()).clamp_(-1, 1)
         return self._ac
 
 
@@ -159,11 +179,11 @@ class ListedSums:
         self,
         moments: Moments,
         texts: torch.Tensor,
-        sigmoids: PresenceSigmoids,
-        presence: Moments,
+        statistics: TextStatistics,
         listed: torch.Tensor,
     ) -> None:
-        """Start from what the first pass had and gave, and the listed texts' places [M, L]."""
+        """Start from what the first pass had, and the listed texts' places [M, L]."""
+        sigmoids, presence = statistics.sigmoids, statistics.presence
         used, self._place = listed.unique(return_inverse=True)
         self._moments = moments
         own = PresenceSigmoids(sigmoids.slope[used], sigmoids.shift[used])
@@ -218,9 +238,8 @@ def correlations(embeddings: torch.Tensor, activations: torch.Tensor, texts: tor
 
     `embeddings` [N, D] and `texts` [C, D] are unit vectors, `activations` is [M, N].
     """
-    sums = EmbeddingSums(embeddings.shape[1])
-    sums.add(embeddings)
-    first = CorrelationSums(Moments.of(activations), TextPresence(texts, sums.sigmoids(texts)))
+    statistics = text_statistics(lambda: [embeddings], texts)
+    first = CorrelationSums(Moments.of(activations), texts, statistics)
     first.add(embeddings, activations)
     return first.finish()
 

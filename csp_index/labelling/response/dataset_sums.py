@@ -17,6 +17,36 @@ _BLOCK_BYTES = 16 * 2**20  # of the products of a block of images with all label
 _TINY = float(np.finfo(np.float32).tiny)
 
 
+@dataclass(slots=True)
+class EmbeddingSums:
+    """Sums over `images` embeddings e [D]: `embedding` [D] of e and `products` [D, D] of e e^T; float64."""
+
+    images: int
+    embedding: torch.Tensor
+    products: torch.Tensor
+
+    @classmethod
+    def of_width(cls, width: int) -> EmbeddingSums:
+        """Return the sums over no image."""
+        return cls(0, _zeros(width), _zeros(width, width))
+
+    def add(self, embeddings: torch.Tensor) -> None:
+        """Add the embeddings [n, D] of the next images."""
+        self.images += len(embeddings)
+        self.embedding += embeddings.sum(0, dtype=torch.float64)
+        self.products += embeddings.T @ embeddings
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """The mean embedding [D]."""
+        return self.embedding / max(1, self.images)
+
+    @property
+    def covariance(self) -> torch.Tensor:
+        """The covariance of the embeddings [D, D]."""
+        return self.products / max(1, self.images) - torch.outer(self.mean, self.mean)
+
+
 @dataclass(frozen=True, slots=True)
 class DatasetSums:
     """Sums over `images` images, for C labels and embeddings of D dimensions.
@@ -43,14 +73,19 @@ class DatasetSums:
         return self.share / max(1, self.images)
 
     @property
+    def embeddings(self) -> EmbeddingSums:
+        """The sums over the embeddings alone."""
+        return EmbeddingSums(self.images, self.embedding, self.products)
+
+    @property
     def mean(self) -> torch.Tensor:
         """The mean embedding [D] float64."""
-        return self.embedding / max(1, self.images)
+        return self.embeddings.mean
 
     @property
     def covariance(self) -> torch.Tensor:
         """The covariance of the embeddings [D, D] float64."""
-        return self.products / max(1, self.images) - torch.outer(self.mean, self.mean)
+        return self.embeddings.covariance
 
     def solve(self, ridge: float, rows: torch.Tensor) -> torch.Tensor:
         """Return (Cov(e) + ridge mean variance I)^-1 applied to every row [R, D] float64."""
@@ -78,27 +113,32 @@ class DatasetSums:
 def dataset_sums(tiles: Iterable[torch.Tensor], texts: torch.Tensor, scale: float) -> DatasetSums:
     """Return the sums over the embeddings [n, D] of all tiles for texts [C, D]; memory [images], [C], [D, D]."""
     candidates, width = texts.shape
-    share, root, embedding = _zeros(candidates), _zeros(candidates), _zeros(width)
-    products = _zeros(width, width)
+    share, root, embedded = _zeros(candidates), _zeros(candidates), EmbeddingSums.of_width(width)
     totals: list[torch.Tensor] = []
-    # a nearly flat softmax differs in digits float32 does not have
-    labels = texts.double() if scale < 1 else texts
+    # a nearly flat softmax differs in digits that float32 has of exp - 1 only
+    flat = candidates > 0 and scale * float(torch.linalg.vector_norm(texts, dim=1).max()) < 1
     rows = max(1, _BLOCK_BYTES // (4 * max(1, candidates)))
-    block = labels.new_empty(rows, candidates)  # one memory for all: freed and taken again, it would pile up
+    block = texts.new_empty(rows, candidates)  # one memory for all: freed and taken again, it would pile up
     for tile in tiles:
-        embedding += tile.sum(0, dtype=torch.float64)
-        products += tile.T @ tile
+        embedded.add(tile)
         of_tile = torch.empty(len(tile))
         for start in range(0, len(tile), rows):
-            part = tile[start : start + rows].to(labels.dtype)
-            powers = torch.mm(part, labels.T, out=block[: len(part)]).mul_(scale)
+            part = tile[start : start + rows]
+            powers = torch.mm(part, texts.T, out=block[: len(part)]).mul_(scale)
+            if flat:
+                wide = candidates + powers.expm1_().sum(1).double()
+                of_tile[start : start + rows] = wide.log()
+                share += (wide.reciprocal().float() @ powers).double() + wide.reciprocal().sum()
+                root += wide.rsqrt().float() @ powers.add_(1).sqrt_()
+                continue
             highest = powers.amax(1)
             sums = powers.sub_(highest[:, None]).exp_().sum(1)
             of_tile[start : start + rows] = highest + sums.log()
             share += sums.reciprocal() @ powers
             root += sums.rsqrt() @ powers.sqrt_()
         totals.append(of_tile)
-    return DatasetSums(torch.cat(totals) if totals else torch.zeros(0), share, root, embedding, products)
+    joined = torch.cat(totals) if totals else torch.zeros(0)
+    return DatasetSums(joined, share, root, embedded.embedding, embedded.products)
 
 
 def label_share(vectors: torch.Tensor, texts: torch.Tensor, scale: float) -> torch.Tensor:

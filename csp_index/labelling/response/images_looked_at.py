@@ -17,6 +17,7 @@ from csp_index.store.tables import Store
 from csp_index.tensors.library import torch
 
 _FEW = 8  # neurons whose activations on all images are in memory at once
+_VECTORS_BYTES = 8 * 2**20  # of the embeddings of some images on which few neurons fire
 _TILE_BYTES = 32 * 2**20  # of the vectors that are joined before they are worked on
 
 
@@ -93,6 +94,21 @@ class LookedAt:
             derived = is_derived(evidence.images)
             vectors, none = evidence.vectors[derived], torch.zeros(len(evidence.activating), int(derived.sum()))
             yield Part(vectors, evidence.totals[derived], none, contrastive.among(evidence.images[derived]))
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether `varying_images` leaves out those on which all activations are 0."""
+        return self._few is not None
+
+    def varying_images(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the embeddings [n, D] of images and the neurons' activations [M, n]: of few neurons those not all 0."""
+        if self._few is None:
+            yield from self._joined(self._selection)
+            return
+        embeddings, varies = all_embeddings(self._store, self._selection.source, len(self._mask)), self._few.ne(0)
+        for places in varies.any(0).nonzero()[:, 0].split(_VECTORS_BYTES // (4 * self._selection.source.width)):
+            self._check()
+            yield embeddings.of(self._ids[places]), self._few[:, places]
 
     def all_images(self, pick: slice) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield the embeddings [n, D] of all images with the activations [m, n] of the picked neurons on them."""

@@ -5,11 +5,10 @@ What is stored for the first images stays when images are added: the sums over t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from csp_index.labelling.response.dataset_sums import DatasetSums
 from csp_index.store import schema
@@ -19,7 +18,6 @@ from csp_index.store.tables import Store
 from csp_index.tensors.library import torch
 
 _KEYS = 16  # vocabularies with a scale whose sums are kept for an encoder, the newest ones
-_PARTS = ("totals", "share", "root", "embedding", "products")
 
 
 def sums_key(source: EncoderInfo, texts_key: str, renormalise: bool, scale: float) -> str:
@@ -42,48 +40,50 @@ def kept_sums(
         return stored
     more = make(first)
     if keep:
-        _store(store, table, key, first, more)
+        parts = {name: getattr(more, name) for name in schema.SUMS_PARTS}
+        store_parts(store, table, key, first, more.images, parts)
     return more if stored is None else stored.and_of(more)
+
+
+def read_parts(store: Store, table: str, key: str) -> list[tuple[int, int, dict[str, torch.Tensor]]]:
+    """Return what is stored under a key: the first image, the number of images, and float64 values by part."""
+    if not store.has(table):
+        return []
+    rows = store.read(table, None, f"key = {sql_text(key)}")
+    parts: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
+    names = rows["first_image"].to_pylist(), rows["images"].to_pylist(), rows["part"].to_pylist()
+    for place, (first, images, name) in enumerate(zip(*names, strict=True)):
+        values = torch.from_numpy(rows["values"][place].values.to_numpy().copy())
+        parts.setdefault((first, images), {})[name] = values
+    return [(*span, parts[span]) for span in sorted(parts)]
 
 
 def _read(store: Store, table: str, key: str, images: int) -> DatasetSums | None:
     """Return the stored sums over the first images, as many of them as there are up to `images`; None without any."""
-    if not store.has(table):
-        return None
-    rows = store.read(table, None, f"key = {sql_text(key)}").sort_by("first_image")
     result, width = None, 0
-    for first in sorted(set(rows["first_image"].to_pylist())):
-        parts = rows.filter(pc.equal(rows["first_image"], first))
-        count = parts["images"][0].as_py()
+    for first, count, parts in read_parts(store, table, key):
         if first != width or first + count > images:
             break
-        more, width = _sums(parts), first + count
-        result = more if result is None else result.and_of(more)
+        totals, share, root, embedding, products = (parts[name] for name in schema.SUMS_PARTS)
+        more = DatasetSums(totals.float(), share, root, embedding, products.view(len(embedding), -1))
+        result, width = more if result is None else result.and_of(more), first + count
     return result
 
 
-def _sums(rows: pa.Table) -> DatasetSums:
-    names = rows["part"].to_pylist()
-    totals, share, root, embedding, products = (
-        torch.from_numpy(rows["values"][names.index(part)].values.to_numpy().copy()) for part in _PARTS
-    )
-    return DatasetSums(totals.float(), share, root, embedding, products.view(len(embedding), -1))
-
-
-def _store(store: Store, table: str, key: str, first: int, sums: DatasetSums) -> None:
+def store_parts(store: Store, table: str, key: str, first: int, images: int, parts: Mapping[str, torch.Tensor]) -> None:
+    """Store what was computed over images from `first` on, in place of what is stored of these under the key."""
     if store.has(table):
         kept = list(dict.fromkeys(store.read(table, ["key"])["key"].to_pylist()))
         for old in [other for other in kept if other != key][: max(0, len(kept) + (key not in kept) - _KEYS)]:
             store.delete(table, f"key = {sql_text(old)}")
         store.delete(table, f"key = {sql_text(key)} AND first_image >= {first}")
-    values = [getattr(sums, part).flatten().double().numpy() for part in _PARTS]
+    values = [part.flatten().double().numpy() for part in parts.values()]
     offsets = np.cumsum([0, *map(len, values)]).astype(np.int32)
-    count = len(_PARTS)
     columns = [
-        pa.array([key] * count),
-        pa.array([first] * count),
-        pa.array([sums.images] * count),
-        pa.array(_PARTS),
+        pa.array([key] * len(parts)),
+        pa.array([first] * len(parts)),
+        pa.array([images] * len(parts)),
+        pa.array(list(parts)),
         pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(values))),
     ]
     store.append(table, pa.table(columns, schema=schema.sums_schema()))

@@ -31,6 +31,7 @@ from csp_index.lru_cache import LRUCache
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
 from csp_index.service.documents.neuron_shapes import LiveLabel
 from csp_index.service.live.queries import LabelQuery
+from csp_index.service.live.stored_correlations import stored_correlations
 from csp_index.service.live.stored_examples import stored_sets
 from csp_index.service.snapshot import Snapshot
 from csp_index.store.catalog import LayerInfo
@@ -90,7 +91,8 @@ class Relabeller:
         """Compute by `context`; remember `held_bytes` of example sets; refuse what costs more than `most_cost`."""
         self._most_cost = most_cost
         self._source, self._preferred = snapshot.encoder, preferred_method(snapshot.store)
-        self._pipeline = Pipeline(snapshot.store, context, LiveMemory(held_bytes), partial(stored_sets, snapshot))
+        stored = partial(stored_sets, snapshot), partial(stored_correlations, snapshot)
+        self._pipeline = Pipeline(snapshot.store, context, LiveMemory(held_bytes), *stored)
 
     def answer(
         self,

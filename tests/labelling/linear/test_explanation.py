@@ -9,11 +9,10 @@ from torch.nn.functional import normalize
 
 from csp_index.labelling.linear.correlation import (
     CorrelationSums,
-    EmbeddingSums,
     ListedSums,
     Moments,
-    TextPresence,
     correlations,
+    text_statistics,
 )
 from csp_index.labelling.linear.explanation import Explanation, LinearTerms, elastic_net, fit_terms, shortlist
 
@@ -45,21 +44,20 @@ def dense_presence(e: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
 def explained(e: torch.Tensor, a: torch.Tensor, texts: torch.Tensor, tiles: int = 1, listed: int = 20) -> Explanation:
     """Return what the passes give, with every third image to validate, in `tiles` tiles."""
     moments, parts = Moments.of(a), torch.arange(IMAGES).chunk(tiles)
-    sums = EmbeddingSums(WIDTH)
-    for part in parts:
-        sums.add(e[part])
-    sigmoids = sums.sigmoids(texts)
-    first = CorrelationSums(moments, TextPresence(texts, sigmoids))
+    statistics = text_statistics(lambda: [e[part] for part in parts], texts)
+    first = CorrelationSums(moments, texts, statistics)
     for part in parts:
         first.add(e[part], a[:, part])
     correlation = first.finish()
     places = shortlist(correlation, listed)
-    second = ListedSums(moments, texts, sigmoids, first.presence, places)
+    second = ListedSums(moments, texts, statistics, places)
     for part in parts:
         second.add(e[part], a[:, part], part % 3 == 0)
     highest = a.amax(1).clamp(min=1e-30)
     places = places.masked_fill((a.amin(1) == a.amax(1))[:, None], -1)
-    return Explanation(correlation, fit_terms(places, second.parts(), moments, first.presence, highest, sigmoids))
+    return Explanation(
+        correlation, fit_terms(places, second.parts(), moments, statistics.presence, highest, statistics.sigmoids)
+    )
 
 
 def test_correlations_are_those_of_a_dense_product() -> None:
@@ -68,6 +66,17 @@ def test_correlations_are_those_of_a_dense_product() -> None:
     np.testing.assert_allclose(explained(e, a, texts).correlation[:4].numpy(), expected, atol=2e-5)
     np.testing.assert_allclose(correlations(e, a, texts)[:4].numpy(), expected, atol=2e-5)
     assert not correlations(e, a, texts)[4].any()
+
+
+def test_images_on_which_nothing_fires_can_be_left_out() -> None:
+    e, a, texts = world()
+    fires = torch.cat([(a[:4] - a[:4].median(1, keepdim=True).values).relu(), a[4:]])
+    statistics, moments = text_statistics(lambda: [e[:500], e[500:]], texts), Moments.of(fires)
+    whole, part = (CorrelationSums(moments, texts, statistics, only_varying=few) for few in (False, True))
+    whole.add(e, fires)
+    for rows in fires.ne(0).any(0).nonzero()[:, 0].chunk(3):
+        part.add(e[rows], fires[:, rows])
+    torch.testing.assert_close(part.finish(), whole.finish(), atol=2e-6, rtol=0)
 
 
 def test_planted_sums_are_recovered_with_their_weights() -> None:
@@ -158,14 +167,14 @@ def test_equal_texts_are_one_term_with_the_lower_number() -> None:
 
 def test_too_few_images_to_validate_give_single_texts() -> None:
     e, a, texts = world()
-    moments, sums = Moments.of(a[:, :2]), EmbeddingSums(WIDTH)
-    sums.add(e[:2])
-    sigmoids = sums.sigmoids(texts)
-    first = CorrelationSums(moments, TextPresence(texts, sigmoids))
+    moments, statistics = Moments.of(a[:, :2]), text_statistics(lambda: [e[:2]], texts)
+    first = CorrelationSums(moments, texts, statistics)
     first.add(e[:2], a[:, :2])
     listed = shortlist(first.finish(), 5)
-    second = ListedSums(moments, texts, sigmoids, first.presence, listed)
+    second = ListedSums(moments, texts, statistics, listed)
     second.add(e[:2], a[:, :2], torch.zeros(2, dtype=torch.bool))
-    terms: LinearTerms = fit_terms(listed, second.parts(), moments, first.presence, torch.ones(5), sigmoids)
+    terms: LinearTerms = fit_terms(
+        listed, second.parts(), moments, statistics.presence, torch.ones(5), statistics.sigmoids
+    )
     assert (terms.places >= 0).sum(1).max() == 1
     assert bool(terms.weights.isfinite().all() and terms.bias.isfinite().all())

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import write_arrays, write_images
+from imported_arrays import build
 
 from csp_index import Index, NetworkSource, open_index
 from csp_index.errors import LabelError, NotFoundError, SettingError
-from csp_index.labelling import pipeline
+from csp_index.labelling import gather, pipeline
 from csp_index.labelling.candidates import read_text_arrays
 from csp_index.records import Label, NeuronKey
 from csp_index.service.config import ServiceSettings
@@ -273,3 +274,33 @@ def test_a_run_gives_what_the_question_leaves_open(index: Index) -> None:
         engine.models().relabel(LabelQuery(neurons(1), run="never"))
     with pytest.raises(SettingError, match="labelled by csp, not by semanticlens"):
         engine.models().relabel(LabelQuery(neurons(1), "semanticlens", run=first.run_id))
+
+
+@pytest.mark.parametrize("method", ["linear", "linear-1"])
+def test_correlations_that_a_run_stored_are_read_whatever_the_examples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    index, _, paths = build(tmp_path)
+    texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
+    config = ServiceSettings(texts=(paths["text_embeddings"], paths["texts"]))
+    queries = [LabelQuery((NeuronKey("m", "l", n),), method, examples=9, top=3) for n in (1, 2, 4, 5)]
+    wanted = [expected(index, query, vocabulary=texts) for query in queries]
+    loose = Engine(Snapshot(index.uri), config)
+    assert [answered(loose, query) for query in queries] == wanted
+    with monkeypatch.context() as once:  # whatever the examples, the images are gone over once
+        once.setattr(gather, "dataset_explanation", None)
+        for query in (LabelQuery(queries[1].neurons, method, examples=5), queries[1]):
+            answered(loose, query)
+    index.label("m/l", method, vocabulary=texts)
+    monkeypatch.setattr(gather, "dataset_explanation", None)
+    stored = Engine(Snapshot(index.uri), config)
+    for query, (one,) in zip(queries, wanted, strict=True):
+        (read,) = answered(stored, query)
+        assert [row["text"] for row in read["labels"]] == [row["text"] for row in one["labels"]]
+        scores = [[row["score"] for row in result["labels"]] for result in (read, one)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+        assert {k: v for k, v in read.items() if k not in ("labels", "terms", "doubt", "bias", "lead")} == {
+            k: v for k, v in one.items() if k not in ("labels", "terms", "doubt", "bias", "lead")
+        }
+    with pytest.raises(TypeError):  # other candidates are not what the run looked at
+        answered(stored, replace(queries[0], candidates=texts.texts[:4]))
