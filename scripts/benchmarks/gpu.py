@@ -29,7 +29,7 @@ from pathlib import Path
 from bench_data import Bench
 from bench_machine import load
 from bench_rows import Row, as_json, table
-from gpu_run import Run
+from card.run import Run
 
 BUDGET = 345.0  # seconds of all parts together; some are left of the six minutes for starting and ending
 _CPU = "on a CPU: these rows show only that every path is reached, and nothing about a card"
@@ -133,7 +133,7 @@ def run_part(name: str, run: Run) -> None:
     """Run a part in this process, and print each row as a line of JSON."""
     import importlib
 
-    module = {"paths": "gpu_paths", "layer": "gpu_layer", "models": "gpu_models", "live": "gpu_models"}[name]
+    module = f"card.{'models' if name == 'live' else name}"
     for row in getattr(importlib.import_module(module), name)(run):
         print(json.dumps(as_json([row])[0]), flush=True)
 

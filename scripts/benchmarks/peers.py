@@ -44,7 +44,12 @@ class Peer:
 
     def command(self, *arguments: str) -> list[str]:
         """Return the command that calls the checkout's code."""
-        return [self.python, str(_HERE / f"peer_{self.kind.replace('-', '_')}.py"), str(self.path), *arguments]
+        return [
+            self.python,
+            str(_HERE / "peer_code" / f"peer_{self.kind.replace('-', '_')}.py"),
+            str(self.path),
+            *arguments,
+        ]
 
 
 def peer(path: Path, python: str) -> Peer:

@@ -12,9 +12,9 @@ from checkout import ROOT
 sys.path.insert(0, str(ROOT / "scripts" / "benchmarks"))
 
 import gpu
-import gpu_layer
 from bench_data import Shape
-from gpu_run import Run
+from card import layer as gpu_layer
+from card.run import Run
 
 
 def test_a_part_is_skipped_where_little_time_is_left(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from checkout import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts" / "benchmarks"))
+sys.path.insert(0, str(ROOT / "scripts" / "benchmarks" / "peer_code"))
 
 import bench_data
 import bench_machine

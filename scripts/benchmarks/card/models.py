@@ -15,8 +15,8 @@ import torch
 from bench_data import LAYER, Shape
 from bench_index import Load, make
 from bench_rows import Row
-from gpu_paths import arrays
-from gpu_run import Run
+from card.paths import arrays
+from card.run import Run
 
 _QUICK, _FULL = Load(8, 96, 128, "resnet18", 64, 1), Load(256, 375, 500, "resnet50", 768, 12)
 _IMAGES = 6_144  # files: each of those made many times

@@ -12,7 +12,7 @@ import torch
 from bench_data import LAYER, Made, Shape, make_arrays
 from bench_index import Load, make
 from bench_rows import Row
-from gpu_run import Run
+from card.run import Run
 
 METHODS = ("csp", "contrastive-pmi", "firing-contrast")
 ENCODER, NETWORK = 1e-3, 1e-2  # largest distance of cosines from 1; of activations, relative to the layer's largest

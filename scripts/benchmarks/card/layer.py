@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from bench_data import Shape
 from bench_rows import Row
-from gpu_run import Run
+from card.run import Run
 
 from csp_index.contrast import nearest
 from csp_index.contrast.embeddings import Embeddings
@@ -158,7 +158,7 @@ def _labels(run: Run, made: MadeLayer, device: torch.device, what: str, shape: S
     options = ExampleOptions(examples=_EXAMPLES)
     selection: Any = nearest.Selection(vectors.source, SimpleNamespace(), torch.arange(shape.neurons).numpy())  # type: ignore[arg-type]
     query = MadeQuery(
-        SimpleNamespace(),  # type: ignore[arg-type]
+        SimpleNamespace(has=lambda table: False),  # type: ignore[arg-type]  # no lists are stored
         selection,
         vectors,
         made.activating,
@@ -168,8 +168,6 @@ def _labels(run: Run, made: MadeLayer, device: torch.device, what: str, shape: S
         device,
         values=made.activations,
     )
-    stored = nearest.stored_lists
-    nearest.stored_lists = lambda *_: []
     parts: dict[str, Any] = {}
 
     def find() -> None:
@@ -179,11 +177,7 @@ def _labels(run: Run, made: MadeLayer, device: torch.device, what: str, shape: S
         find()
         parts["labels"] = _scored(made, vectors, parts["silent"].ids).topk(5, dim=1)
 
-    try:
-        found = run.timed(find, 1)
-        whole = run.timed(label, 2)
-    finally:
-        nearest.stored_lists = stored
+    found, whole = run.timed(find, 1), run.timed(label, 2)
     ids = parts["silent"].ids[..., 0]
     if not bool((made.activations.gather(1, ids.clamp(min=0)) < made.thresholds[:, None])[ids >= 0].all()):
         raise RuntimeError("a contrastive image is not silent: the answer is wrong, and its time means nothing")
