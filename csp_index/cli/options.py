@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from csp_index.cli.arrow_alone import with_arrow_alone
 from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.errors import SettingError
 from csp_index.models.trust import give
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 FILE = click.Path(readable=False)  # the code that reads it reports what is wrong
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 database = click.argument("db", metavar="DB")
+read_database = click.argument("db", metavar="DB", callback=with_arrow_alone)
 version_option = click.option(
     "--version",
     metavar="N",

@@ -12,10 +12,10 @@ from csp_index.cli.options import (
     FILE,
     candidate_texts,
     contrast_options,
-    database,
     give_spec,
     images_option,
     json_option,
+    read_database,
     trust_option,
     version_option,
     whole,
@@ -58,7 +58,7 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 
 
 @click.command(epilog=_method_list())
-@database
+@read_database
 @click.option("--layer", required=True, help="MODEL/LAYER.")
 @click.option("--neurons", default="all", show_default=True, help="all, 0,5,9 or 10-20.")
 @_METHODS
@@ -158,7 +158,7 @@ def _checking(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @click.command()
-@database
+@read_database
 @click.argument("neuron")
 @click.option("--method", help="The label by this method; by default the one shown everywhere.")
 @_VOCABULARY
@@ -191,7 +191,7 @@ def show(db: str, neuron: str, card: str | None, as_json: bool, **options: Any) 
 
 
 @click.command()
-@database
+@read_database
 @click.argument("text", required=False)
 @click.option("--image", type=FILE, help="Search by a picture file instead of a text.")
 @click.option("--layer", help="Only this MODEL/LAYER.")
@@ -218,7 +218,7 @@ def search(db: str, text: str | None, trust: bool, version: str | None, as_json:
 
 
 @click.command()
-@database
+@read_database
 @click.argument("statement")
 @click.option(
     "--format",
@@ -249,7 +249,7 @@ def sql(db: str, statement: str, kind: Any, out: str | None, version: str | None
 
 
 @click.command()
-@database
+@read_database
 @click.option("--layer", help="Only this MODEL/LAYER.")
 @click.option("--method", help="The newest labels by this method, or `all`; by default the labels shown everywhere.")
 @click.option("--top", type=whole("top"), default=1, show_default=True, help="Candidates per neuron.")
@@ -284,7 +284,7 @@ _NEURON = ["model", "layer", "neuron"]
 
 
 @click.command()
-@database
+@read_database
 @click.argument("method")
 @json_option
 def prefer(db: str, method: str, as_json: bool) -> None:
@@ -317,7 +317,7 @@ def prefer(db: str, method: str, as_json: bool) -> None:
 
 
 @click.command()
-@database
+@read_database
 @version_option
 @json_option
 def status(db: str, version: str | None, as_json: bool) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from cli_world import ENCODER, NETWORK, environment, make_world
+from other_process import run_python
 from PIL import Image
 
 from csp_index import __version__, open_index
@@ -67,7 +68,37 @@ def test_version_and_help_do_not_wait_for_torch():
     assert done.stdout.split() == ["csp-index,", "version", __version__, "False"]
 
 
-HEAVY = {"torch", "torchvision", "transformers", "open_clip", "timm", "scipy", "matplotlib", "lancedb", "fastapi"}
+def test_data_frames_can_be_made_where_arrow_was_loaded_without_pandas():
+    done = run_python("""
+        import sys
+        from csp_index.cli.arrow_alone import load_arrow_alone
+        load_arrow_alone()
+        import pyarrow as pa
+        import pyarrow.dataset
+        assert pa.array([None, 1.0]).null_count == 1
+        assert "pandas" not in sys.modules
+        assert not [finder for finder in sys.meta_path if "arrow_alone" in type(finder).__module__]
+        frame = pa.table({"score": [1.0, None]}).to_pandas()
+        assert frame["score"].isna().tolist() == [False, True]
+        assert pa.array(frame["score"]).null_count == 1
+        load_arrow_alone()  # what is loaded stays
+        assert "pandas" in sys.modules
+    """)
+    assert done.returncode == 0, done.stderr
+
+
+HEAVY = {
+    "torch",
+    "pandas",
+    "torchvision",
+    "transformers",
+    "open_clip",
+    "timm",
+    "scipy",
+    "matplotlib",
+    "lancedb",
+    "fastapi",
+}
 RUN_EACH = """
 import json, sys
 from csp_index.cli import cli
