@@ -190,7 +190,7 @@ def _rescored(
     local, used = _local(evidence, pick)
     if _alone(row):
         selected = columns.unique()
-        local = _restricted(local, selected)
+        local = local.of_candidates(selected)
         if totals is not None and len(selected) < len(evidence.texts):
             local = _with_rest(local, totals[used], row.softmax(options) or 1.0)
         columns = torch.searchsorted(selected, columns.contiguous())
@@ -209,15 +209,7 @@ def _regrouped(
     """
     row, columns = method(name), leaders[pick]
     selected = columns.unique()
-    own = replace(
-        evidence,
-        activating=evidence.activating[pick],
-        activations=evidence.activations[pick],
-        contrastive=evidence.contrastive[pick],
-        response=None if evidence.response is None else evidence.response.of_neurons(pick),
-        neurons=evidence.neuron_numbers[pick],
-    )
-    local = _restricted(own, selected)
+    local = evidence.of_neurons(pick).of_candidates(selected)
     if row.info.needs_contrast:
         counts = local.partner_counts
         rows = torch.arange(counts.numel()).view(counts.shape).masked_fill(counts == 0, -1)
@@ -332,18 +324,6 @@ def _resampled(evidence: Evidence, samples: torch.Tensor) -> Evidence:
         similarities=None if evidence.similarities is None else take(evidence.similarities),
         response=None if evidence.response is None else evidence.response.repeated(many),
         neurons=evidence.neuron_numbers.repeat_interleave(many),
-    )
-
-
-def _restricted(evidence: Evidence, selected: torch.Tensor) -> Evidence:
-    """Return the evidence with the selected candidates alone."""
-    share = evidence.label_share
-    return replace(
-        evidence,
-        texts=evidence.texts[selected],
-        candidates=evidence.candidate_numbers[selected],
-        label_share=None if share is None else share[selected],
-        response=None if evidence.response is None else evidence.response.of_candidates(selected),
     )
 
 

@@ -5,7 +5,7 @@ Knows nothing about storage or models. Absent examples are -1, stand last, and n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from csp_index.labelling.linear.explanation import Explanation
 from csp_index.labelling.response.dataset_sums import log_totals
@@ -75,6 +75,29 @@ class Evidence:
     def log_totals(self, scale: float) -> torch.Tensor:
         """Return log sum_t exp(scale T(t).e(x)) of the images behind `vectors`, [I]."""
         return log_totals(self.vectors, self.texts, scale) if self.totals is None else self.totals
+
+    def of_neurons(self, pick: slice) -> Evidence:
+        """Return the evidence of some neurons, over the same images."""
+        return replace(
+            self,
+            activating=self.activating[pick],
+            activations=self.activations[pick],
+            contrastive=self.contrastive[pick],
+            similarities=None if self.similarities is None else self.similarities[pick],
+            response=None if self.response is None else self.response.of_neurons(pick),
+            neurons=self.neuron_numbers[pick],
+        )
+
+    def of_candidates(self, selected: torch.Tensor) -> Evidence:
+        """Return the evidence with the candidates at these places [S], ascending, alone."""
+        share = self.label_share
+        return replace(
+            self,
+            texts=self.texts[selected],
+            candidates=self.candidate_numbers[selected],
+            label_share=None if share is None else share[selected],
+            response=None if self.response is None else self.response.of_candidates(selected),
+        )
 
     @property
     def neuron_numbers(self) -> torch.Tensor:

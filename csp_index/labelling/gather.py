@@ -32,6 +32,7 @@ from csp_index.labelling.response.dataset_sums import DatasetSums, dataset_sums,
 from csp_index.labelling.response.images_looked_at import LookedAt
 from csp_index.labelling.response.leader_ranks import LeaderRanks
 from csp_index.labelling.response.response_sums import FiringSums, WholeSums
+from csp_index.labelling.response.screening import OneNeuron, best_scores
 from csp_index.labelling.response.stored_sums import kept_sums
 from csp_index.labelling.response.views import Response, Saturation
 from csp_index.ordering import leaders_of, seeded_sample
@@ -47,6 +48,7 @@ _LEADERS = 24  # labels of each neuron for which the order of the images is comp
 _STATISTICS = ("mean", "std", "min", "max")
 _VALIDATING = 1 << 42  # makes the images that validate differ from the draws of splits with the same seed
 _MANY = 256  # neurons, after whose sums freed memory is returned
+_SCREENED = 2048  # candidates; fewer take less time than to find out which matter
 _RANKED_AT_ONCE = 2048  # neurons; bounds the memory of that pass
 
 
@@ -144,28 +146,36 @@ def dataset_response(
     sums: DatasetSums,
     own: Ownership | None = None,
     check: Check = go_on,
+    best: int | None = None,
 ) -> Response:
     """Return the response of the neurons to all images, from the images on which they fire and their contrastive ones.
 
-    For a method that needs the leaders' precision, a second look follows, at all images, for the leading labels.
+    For a method that needs the leaders' precision, a second look follows, at all images, for the leading labels. With
+    `best`, no more than the response of that many best labels may be needed: for few neurons, the others are then left
+    out as soon as they cannot be among these, and their scores come out at most as high as they are.
     """
     info, scale = request.formula.info, request.dataset_scale
     if scale is None:
         raise LabelError(f"method {request.method} looks at the response to all images, and names no scale for it")
     saturation = Saturation.of(evidence.activations)
-    adder = (
-        FiringSums(saturation, evidence.texts, scale)
-        if info.needs_firing
-        else WholeSums(saturation, evidence.texts, scale, sums)
-    )
     looked_at = LookedAt(store, selection, _pool_mask(selection, images), sums.totals, check)
-    for part in looked_at.images_of(evidence, saturation, only_firing=info.needs_firing):
-        adder.add(part.embeddings, part.totals, part.activations, part.silent)
-    first = adder.finish()
-    del adder
-    if not info.needs_leaders:
-        return first
-    scores = scoring.score(request.method, replace(evidence, response=first), request.scoring).scores
+    screened = best is not None and request.formula.bound is not None and len(evidence.texts) > _SCREENED
+    if best is not None and screened and looked_at.is_of_few:
+        count = max(best, _LEADERS)
+        first, scores = _screened(looked_at, request, evidence, sums, saturation, scale, own, count)
+    else:
+        adder = (
+            FiringSums(saturation, evidence.texts, scale)
+            if info.needs_firing
+            else WholeSums(saturation, evidence.texts, scale, sums)
+        )
+        for part in looked_at.images_of(evidence, saturation, only_firing=info.needs_firing):
+            adder.add(part.embeddings, part.totals, part.activations, part.silent)
+        first = adder.finish()
+        del adder
+        if not info.needs_leaders:
+            return first
+        scores = scoring.score(request.method, replace(evidence, response=first), request.scoring).scores
     masked = scores if own is None else own.mask(scores.clone(), evidence.neuron_numbers)
     leaders = leaders_of(masked, min(_LEADERS, scores.shape[1]))
     if first.firing is not None:  # the scores of all candidates are known, and confidence looks at leaders alone
@@ -194,6 +204,43 @@ def read_statistics(
     if selection.pool is not None:
         return made()
     return kept_statistics(store, selection.source, key, images, made, keep=keep)
+
+
+def _screened(
+    looked_at: LookedAt,
+    request: LabelRequest,
+    evidence: Evidence,
+    sums: DatasetSums,
+    saturation: Saturation,
+    scale: float,
+    own: Ownership | None,
+    count: int,
+) -> tuple[Response, torch.Tensor]:
+    """Return the response of few neurons, and scores [M, C]: right for the `count` best labels of each.
+
+    See `labelling.response.screening`.
+    """
+    formula, parts, scores = request.formula, [], []
+    if formula.bound is None:
+        raise LabelError(f"method {request.method} has no bound to its scores")
+    formula_bound = formula.bound
+
+    def bound(some: Evidence) -> torch.Tensor:
+        return formula_bound(some, request.scoring)
+
+    def score(some: Evidence) -> torch.Tensor:
+        return scoring.score(request.method, some, request.scoring).scores
+
+    for row in range(len(evidence.activating)):
+        pick = slice(row, row + 1)
+        alone, only = evidence.of_neurons(pick), saturation.of_neurons(pick)
+        look = OneNeuron(alone, only, scale, sums, looked_at, row, only_firing=formula.info.needs_firing)
+        bounds = look.bounds(bound)
+        if own is not None:
+            bounds = own.mask(bounds[None], alone.neuron_numbers)[0]
+        scores.append(best_scores(bounds, count, partial(look.exact, bound=bound, score=score)).clamp(min=0))
+        parts.append(look.response)
+    return Response.joined(parts), torch.stack(scores)
 
 
 def dataset_explanation(

@@ -187,9 +187,11 @@ class Pipeline:
         request: LabelRequest,
         texts: CandidateTexts,
         activating: Examples | None = None,
+        best: int | None = None,
     ) -> NeuronScores:
         """Return the scores of all candidates for the selection's neurons, from the images of its pool; stores nothing.
 
+        With `best`, only that many best ones of each neuron need be right; others may come out lower, never higher.
         Errors: LabelError, before anything is read, where the method needs the encoder's scale and there is none.
         """
         _ = request.dataset_scale  # refused before anything is read
@@ -197,7 +199,7 @@ class Pipeline:
         examples, evidence = sets.examples, _with_texts(sets.evidence, request, texts)
         if len(selection.neurons) > _MANY:
             release(self.store)  # the scores of many neurons need the memory, and the next call may be long in coming
-        evidence = self._with_dataset(selection, request, texts, evidence, examples.images)
+        evidence = self._with_dataset(selection, request, texts, evidence, examples.images, best)
         explanation = self._explanation(selection, request, texts, evidence, examples.images)
         evidence = replace(evidence, explanation=explanation)
         self.context.check()
@@ -221,8 +223,9 @@ class Pipeline:
         activating: Examples | None = None,
     ) -> Ranking:
         """Return the best candidates of each neuron, with the confidence in them; errors as `scores`."""
-        scores = self.scores(selection, request, texts, activating)
-        best = scores.leaders(max(KEPT, request.top))
+        count = max(KEPT, request.top)
+        scores = self.scores(selection, request, texts, activating, count)
+        best = scores.leaders(count)
         confidence = scores.confidence(best[:, :KEPT], self.context.check)
         fit, probability = None, None
         if confidence is not None and selection.pool is None:  # labels from a pool are only compared
@@ -268,7 +271,13 @@ class Pipeline:
         )
 
     def _with_dataset(
-        self, selection: Selection, request: LabelRequest, texts: CandidateTexts, evidence: Evidence, images: int
+        self,
+        selection: Selection,
+        request: LabelRequest,
+        texts: CandidateTexts,
+        evidence: Evidence,
+        images: int,
+        best: int | None,
     ) -> Evidence:
         """Return the evidence with what the method sees of the whole dataset, whatever the neurons, and of theirs."""
         scale = request.dataset_scale
@@ -288,7 +297,7 @@ class Pipeline:
             evidence = replace(evidence, totals=image_totals(selection, sums, evidence, scale))
         if not request.formula.info.needs_response:
             return evidence
-        return replace(evidence, response=self._response(selection, request, texts, evidence, sums, images))
+        return replace(evidence, response=self._response(selection, request, texts, evidence, sums, images, best))
 
     def _response(
         self,
@@ -298,13 +307,14 @@ class Pipeline:
         evidence: Evidence,
         sums: DatasetSums,
         images: int,
+        best: int | None,
     ) -> Response:
         def make() -> Response:
             check = self.context.check
-            return dataset_response(self.store, selection, request, images, evidence, sums, texts.own, check)
+            return dataset_response(self.store, selection, request, images, evidence, sums, texts.own, check, best)
 
         formula = request.method, replace(request.scoring, bootstrap=0)
-        key = ("response", *_key(selection, request), texts.key, formula)
+        key = ("response", *_key(selection, request), texts.key, formula, best)
         return self._memory(selection).examples(key, make, lambda response: response.nbytes)
 
     def _sample(self, selection: Selection, request: LabelRequest) -> tuple[Sample, torch.Tensor]:

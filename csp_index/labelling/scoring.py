@@ -58,7 +58,8 @@ class ScoringMethod:
     that `softmax` returns; the confidence in a label then costs little (a concept vector is always alone).
     `background` returns the scale at which the labels' share of the whole dataset is needed, None if it is not.
     `pooled`: of the contrastive images a score sees only the labels' mean shares (`silent_shares`), and of a softmax
-    only its denominators (`Evidence.log_totals`).
+    only its denominators (`Evidence.log_totals`). `bound` returns what the score is at most where the evidence has
+    lower bounds in place of these shares, and agreements of 1 (`labelling.response.screening`).
     """
 
     info: MethodInfo
@@ -70,6 +71,7 @@ class ScoringMethod:
     alone: bool = False
     softmax: Scale = _no_scale
     pooled: bool = False
+    bound: Score | None = None
 
     def __post_init__(self) -> None:
         if self.terms is not None and self.vector is None:
@@ -245,7 +247,18 @@ def firing_contrast(evidence: Evidence, options: ScoringOptions) -> torch.Tensor
     return product if response.precision is None else product * response.precision.clamp(min=_CUT)
 
 
-def _contrast_and_apart(evidence: Evidence, firing: Firing, scale: float) -> torch.Tensor:
+def firing_contrast_bound(evidence: Evidence, options: ScoringOptions) -> torch.Tensor:
+    """Return what the product of `contrast` and `apart` is at most, given lower bounds s <= mean_S P and sqrt(s).
+
+    With d = mean_F R - mean_S R and v the variance of R over F, apart is at most d / sqrt(2 v + d^2), which grows with
+    d, or 0 where d is negative; that is its value where all silent images have the share s.
+    """
+    if evidence.response is None or evidence.response.firing is None:
+        raise LabelError("this bound needs the labels' shares on the firing images, and none were computed")
+    return _contrast_and_apart(evidence, evidence.response.firing, _scale(options), least=0.0)
+
+
+def _contrast_and_apart(evidence: Evidence, firing: Firing, scale: float, least: float = -1.0) -> torch.Tensor:
     silent, tiny = silent_shares(evidence, scale), torch.finfo(torch.float32).tiny
     share, root = silent.share, silent.root
     if root is None:
@@ -259,7 +272,7 @@ def _contrast_and_apart(evidence: Evidence, firing: Firing, scale: float) -> tor
         prior = with_dataset(s_share, filled[pick], dataset).clamp(min=tiny).log() + dataset_log
         mean = 0.5 * (f_share + s_share)
         variance = torch.maximum(mean - (0.5 * (f_root + s_root)).square(), _FLAT * mean).clamp(min=tiny)
-        apart = (0.5 * (f_root - s_root) / variance.sqrt()).clamp(-1, 1)
+        apart = (0.5 * (f_root - s_root) / variance.sqrt()).clamp(least, 1)
         contrast = firing.log[pick] - 0.5 * prior
         result[pick] = _softened(contrast, _CONTRAST_WIDTH) * _softened(apart, _APART_WIDTH)
     return result
@@ -331,12 +344,14 @@ FORMULAS: dict[str, ScoringMethod] = {
     ),
     "rank-reorder": ScoringMethod(METHODS["rank-reorder"], score=clip_dissect.rank_reorder, alone=True),
     **{
-        name: ScoringMethod(METHODS[name], score=score, background=_scale, alone=True, softmax=_scale, pooled=True)
-        for name, score in (
-            ("pmi", pmi),
-            ("contrastive-pmi", contrastive_pmi),
-            ("consensus", consensus),
-            ("firing-contrast", firing_contrast),
+        name: ScoringMethod(
+            METHODS[name], score=score, background=_scale, alone=True, softmax=_scale, pooled=True, bound=bound
+        )
+        for name, score, bound in (
+            ("pmi", pmi, None),
+            ("contrastive-pmi", contrastive_pmi, None),
+            ("consensus", consensus, consensus),  # each factor grows with what the bounds replace
+            ("firing-contrast", firing_contrast, firing_contrast_bound),
         )
     },
     "linear": ScoringMethod(METHODS["linear"], score=explained, alone=True),

@@ -73,6 +73,23 @@ class LookedAt:
             tiles = checked(pool_tiles(store, selection.target, selection.neurons, mask), check)
             self._few = torch.cat(list(tiles), 1)
 
+    @property
+    def is_of_few(self) -> bool:
+        """Whether the activations of all neurons are in memory, so that each may be looked at alone."""
+        return self._few is not None
+
+    def firing_images(self, row: int, saturation: Saturation, *, only_firing: bool) -> Part:
+        """Return the images that activate one of few neurons, or on which it fires; `saturation` is its own."""
+        if self._few is None:
+            raise ValueError("the activations of many neurons are streamed: none is looked at alone")
+        activations = self._few[row : row + 1]
+        active = saturation.fires(activations) if only_firing else activations > 0
+        return self._part(active[0], activations, Weights.none())
+
+    def _part(self, needed: torch.Tensor, activations: torch.Tensor, silent: Weights) -> Part:
+        vectors = all_embeddings(self._store, self._selection.source, len(self._mask)).of(self._ids[needed])
+        return Part(vectors, self._totals[needed], activations[:, needed], silent)
+
     def images_of(self, evidence: Evidence, saturation: Saturation, *, only_firing: bool) -> Iterator[Part]:
         """Yield every image that activates a neuron, or on which one fires, and every contrastive image, once."""
         contrastive = _Contrastive.of(evidence)
@@ -81,9 +98,7 @@ class LookedAt:
             active = saturation.fires(self._few) if only_firing else self._few > 0
             needed = active.any(0)
             needed[torch.searchsorted(self._ids, contrastive.ids[~made])] = True
-            ids = self._ids[needed]
-            vectors = all_embeddings(self._store, self._selection.source, len(self._mask)).of(ids)
-            yield Part(vectors, self._totals[needed], self._few[:, needed], contrastive.among(ids))
+            yield self._part(needed, self._few, contrastive.among(self._ids[needed]))
         else:
             seen = 0
             for embeddings, activations in self._joined(self._selection):

@@ -50,43 +50,69 @@ class FiringSums:
         return Response(firing=firing, silent=Silent(share[own:], root[own:]) if self._sees_silent else None)
 
 
-class WholeSums:
-    """How the response of M neurons varies over all images, and the labels' shares on contrastive images."""
+class ResponseMoments:
+    """How the response of M neurons varies over all images, but for its products with the labels' shares."""
 
-    def __init__(self, saturation: Saturation, texts: torch.Tensor, scale: float, dataset: DatasetSums) -> None:
+    def __init__(self, saturation: Saturation, width: int) -> None:
         """Start without an image."""
-        self._saturation, self._texts, self._dataset = saturation, texts, dataset
-        neurons, self._sees_silent = len(saturation.half), False
-        self._roots = ShareMeans(neurons, texts, scale, share=False)
-        self._silent = ShareMeans(neurons, texts, scale, root=False)
-        self._y, self._yy, self._ye = _zeros(neurons), _zeros(neurons), _zeros(neurons, texts.shape[1])
+        neurons = len(saturation.half)
+        self._saturation = saturation
+        self._y, self._yy, self._ye = _zeros(neurons), _zeros(neurons), _zeros(neurons, width)
 
-    def add(self, embeddings: torch.Tensor, totals: torch.Tensor, activations: torch.Tensor, silent: Weights) -> None:
-        """Add images: embeddings [n, D], totals [n], activations [M, n]; `silent` are weights of contrastive images."""
+    def add(self, embeddings: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        """Add images, embeddings [n, D] and activations [M, n]; return the response [M, n]."""
         y = self._saturation(activations)
         self._y += y.sum(1, dtype=torch.float64)
         self._yy += y.square().sum(1, dtype=torch.float64)
         self._ye += y @ embeddings
-        self._roots.add(embeddings, totals, Weights.of(y))
-        self._sees_silent |= bool(len(silent.rows))
-        self._silent.add(embeddings, totals, silent)
+        return y
 
-    def finish(self) -> Response:
-        """Return the response; without `silent` if no contrastive image was added."""
-        roots, near, dataset = self._roots.root, self._silent.share, self._dataset
+    def linear(self, texts: torch.Tensor, dataset: DatasetSums) -> torch.Tensor:
+        """Return `Response.linear` [M, C] of texts [C, D]."""
         images = max(1, dataset.images)
-        y, r, share = self._y / images, dataset.root / images, dataset.share / images
-        cross = self._ye / images - torch.outer(y, dataset.mean)
+        cross = self._ye / images - torch.outer(self._y / images, dataset.mean)
         direction = functional.normalize(dataset.solve(_RIDGE, cross), dim=1).float()
-        linear = direction @ (self._texts - self._texts.mean(0)).T
+        return direction @ (texts - texts.mean(0)).T
+
+    def agreement(self, roots: torch.Tensor, share: torch.Tensor, root: torch.Tensor, images: int) -> torch.Tensor:
+        """Return `Response.agreement` [M, c], in place of the sums `roots` [M, c] of the response times sqrt(P).
+
+        `share` and `root` [c] are the sums of P and sqrt(P) over all `images`.
+        """
+        images = max(1, images)
+        y, r = self._y / images, root / images
         spread_y = (self._yy / images - y.square()).clamp(min=0).sqrt()
-        spread_r = (share - r.square()).clamp(min=0).sqrt()
+        spread_r = (share / images - r.square()).clamp(min=0).sqrt()
         for start in range(0, len(y), _ROWS):
             pick = slice(start, start + _ROWS)
             joint = roots[pick] / images - torch.outer(y[pick], r)
             spread = (spread_y[pick, None] * spread_r).clamp(min=1e-12)
             roots[pick] = (joint / spread).clamp(-1, 1).float()
-        return Response(linear, roots, silent=Silent(near) if self._sees_silent else None)
+        return roots
+
+
+class WholeSums:
+    """How the response of M neurons varies over all images, and the labels' shares on contrastive images."""
+
+    def __init__(self, saturation: Saturation, texts: torch.Tensor, scale: float, dataset: DatasetSums) -> None:
+        """Start without an image."""
+        self._texts, self._dataset, self._sees_silent = texts, dataset, False
+        self._moments = ResponseMoments(saturation, texts.shape[1])
+        self._roots = ShareMeans(len(saturation.half), texts, scale, share=False)
+        self._silent = ShareMeans(len(saturation.half), texts, scale, root=False)
+
+    def add(self, embeddings: torch.Tensor, totals: torch.Tensor, activations: torch.Tensor, silent: Weights) -> None:
+        """Add images: embeddings [n, D], totals [n], activations [M, n]; `silent` are weights of contrastive images."""
+        self._roots.add(embeddings, totals, Weights.of(self._moments.add(embeddings, activations)))
+        self._sees_silent |= bool(len(silent.rows))
+        self._silent.add(embeddings, totals, silent)
+
+    def finish(self) -> Response:
+        """Return the response; without `silent` if no contrastive image was added."""
+        dataset = self._dataset
+        linear = self._moments.linear(self._texts, dataset)
+        agreement = self._moments.agreement(self._roots.root, dataset.share, dataset.root, dataset.images)
+        return Response(linear, agreement, silent=Silent(self._silent.share) if self._sees_silent else None)
 
 
 def _zeros(*shape: int) -> torch.Tensor:

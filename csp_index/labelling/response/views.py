@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -109,6 +109,25 @@ class Response:
     silent: Silent | None = None
     leading: torch.Tensor | None = None
     leaders: LeaderFiring | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Response]) -> Response:
+        """Return the responses of several groups of neurons as one; none has leaders yet."""
+
+        def join(values: list[torch.Tensor | None]) -> torch.Tensor | None:
+            present = [value for value in values if value is not None]
+            return torch.cat(present) if present else None
+
+        linear, agreement = join([part.linear for part in parts]), join([part.agreement for part in parts])
+        firing, silent = [p.firing for p in parts if p.firing], [p.silent for p in parts if p.silent]
+        return cls(
+            linear,
+            agreement,
+            firing=Firing(*(torch.cat([getattr(f, name) for f in firing]) for name in ("log", "root", "share")))
+            if firing
+            else None,
+            silent=Silent(torch.cat([s.share for s in silent]), join([s.root for s in silent])) if silent else None,
+        )
 
     @property
     def nbytes(self) -> int:
