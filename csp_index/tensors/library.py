@@ -1,6 +1,7 @@
 """Which library tensors are made by: torch, or NumPy within `by_numpy`. Importing this module loads neither.
 
-Everywhere else torch is loaded when the first of its names is read.
+Everywhere else torch is loaded when the first of its names is read. So a module must not read one while it is imported:
+an alias of a type that names `torch.Tensor` is written as a string.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeAlias
 
 from csp_index.labelling.evidence import Evidence, bags, even
 from csp_index.labelling.response.dataset_sums import DatasetSums
@@ -20,7 +21,7 @@ from csp_index.tensors.library import torch
 _LABELS = 256  # looked at first
 SLACK = 1e-2  # a score may exceed its bound by so much of it: variances near 0 are mostly rounding
 
-Score = Callable[[Evidence], torch.Tensor]
+Score: TypeAlias = "Callable[[Evidence], torch.Tensor]"
 
 
 def least_silent(evidence: Evidence, scale: float) -> Silent:
