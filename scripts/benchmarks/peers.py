@@ -31,6 +31,7 @@ from benchmark import SHAPES, machine
 
 _HERE = Path(__file__).parent
 _WHO = {"csp": "the CSP authors' code", "clip-dissect": "CLIP-Dissect's code"}
+_SCORED = 30  # activating images that decide on a label by csp, as they and we have it
 _RATIO = 400  # times as fast as the CSP authors' code, our aim for a layer
 
 
@@ -100,7 +101,10 @@ def measure(bench: Bench, peers: Sequence[Peer], sizes: Sequence[int], kept: int
     methods = dict.fromkeys(("csp", *(one.kind for one in peers)))
     commands = {"start-up": list(START_UP)}
     commands |= {name: made.label_command("all", "--method", name, "--device", device) for name in methods}
-    options: dict[str, Any] = {"csp": {"sizes": list(sizes), "examples": kept}, "clip-dissect": {"device": device}}
+    options: dict[str, Any] = {
+        "csp": {"sizes": list(sizes), "kept": kept, "scored": _SCORED},
+        "clip-dissect": {"device": device},
+    }
     for one in peers:
         work = bench.folder / f"peer-{one.kind}"
         commands[f"their {one.kind}"] = one.command(str(made.folder), str(work), json.dumps(options[one.kind]))
@@ -170,13 +174,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--python", action="append", help="Their interpreter: one for all, or one per PATH, in order.")
     parser.add_argument("--size", choices=("small", "medium"), default="medium", help="small only shows that it runs.")
     parser.add_argument("--neurons", type=int, default=32, help="Neurons to time by the CSP authors' code; 0: all.")
-    parser.add_argument("--kept", type=int, default=30, help="Activating images that it keeps per neuron.")
+    parser.add_argument("--kept", type=int, default=_SCORED, help="Activating images that it keeps per neuron.")
     parser.add_argument("--device", default="cpu", help="For ours and CLIP-Dissect; the CSP code runs on the CPU.")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="Keep the made data here, for the next run.")
     parser.add_argument("--json", type=Path, help="Write every figure, and what is behind it, to this file.")
     options = parser.parse_args(arguments)
     pythons = options.python or [sys.executable]
+    if options.kept < _SCORED:
+        parser.error(f"--kept {options.kept}: expected at least {_SCORED}, which are scored")
     if len(pythons) not in (1, len(options.paths)):
         parser.error(f"{len(pythons)} interpreters for {len(options.paths)} checkouts: name one, or one per PATH")
     pythons = pythons * len(options.paths) if len(pythons) == 1 else pythons

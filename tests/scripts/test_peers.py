@@ -125,7 +125,8 @@ NEUROLENS = {
 
         def load_batched_neuron_data(*, config, path_configs, target_model, img_text_model, img_dataset, device):
             neurons = sorted(FOUND)
-            parts = [torch.stack(part) for part in zip(*(FOUND[neuron] for neuron in neurons))]
+            scored = config.evaluation["sample_count"]
+            parts = [torch.stack(part)[:, :scored] for part in zip(*(FOUND[neuron] for neuron in neurons))]
             return SimpleNamespace(neuron_indices=neurons, parts=parts)
     """,
     "dataset/image.py": """
@@ -197,7 +198,7 @@ def named(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
 def test_the_csp_authors_code_is_called_on_arrays(tmp_path, arrays, named):
     checkout = write(tmp_path, {f"src/neurolens/{name}": text for name, text in NEUROLENS.items()})
     names = named(checkout, [checkout / "src", checkout], peer_csp.NEEDED)
-    found = peer_csp.measure(names, arrays, tmp_path / "work", sizes=[2, 4], examples=5)
+    found = peer_csp.measure(names, arrays, tmp_path / "work", sizes=[2, 4], kept=7, scored=5)
     assert [run[0] for run in found["runs"]] == [2, 4]
     assert all(seconds > 0 for _, seconds, _ in found["runs"])
     assert list(found["labels"]) == [0, 2, 4, 6]

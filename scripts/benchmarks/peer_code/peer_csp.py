@@ -80,10 +80,10 @@ def models_of(names: Names, arrays: Path):
     return Target("made", "cpu"), Encoder("made", "cpu"), Images("made"), names.TextDataset("made", texts)
 
 
-def measure(names: Names, arrays: Path, work: Path, sizes: list[int], examples: int) -> dict[str, object]:
+def measure(names: Names, arrays: Path, work: Path, sizes: list[int], kept: int, scored: int) -> dict[str, object]:
     """Return seconds and CPU seconds for layers of `sizes` neurons, and the first label of each neuron of the last.
 
-    What is timed begins where activations and embeddings are stored in their format.
+    The first `scored` of the `kept` activating images of a neuron decide. What is timed begins where activations and embeddings are stored in their format.
     """
     target, encoder, images, texts = models_of(names, arrays)
     every = target.get_total_neuron_count()
@@ -96,11 +96,11 @@ def measure(names: Names, arrays: Path, work: Path, sizes: list[int], examples: 
                 "dataset": {"templates": ["{}"]},
                 "neuron_data": {
                     "topk_neurons": size,
-                    "required_sample_count": examples,
-                    "mean_top_count": examples,
+                    "required_sample_count": kept,
+                    "mean_top_count": kept,
                     "ignore_overly_active_neurons": False,
                 },
-                "evaluation": {"topk_text": min(_TOP, len(texts)), "sample_count": examples},
+                "evaluation": {"topk_text": min(_TOP, len(texts)), "sample_count": scored},
             }
         )
         paths = names.PathConfigs(config)
