@@ -83,7 +83,8 @@ def models_of(names: Names, arrays: Path):
 def measure(names: Names, arrays: Path, work: Path, sizes: list[int], kept: int, scored: int) -> dict[str, object]:
     """Return seconds and CPU seconds for layers of `sizes` neurons, and the first label of each neuron of the last.
 
-    The first `scored` of the `kept` activating images of a neuron decide. What is timed begins where activations and embeddings are stored in their format.
+    The first `scored` of the `kept` activating images of a neuron decide. What is timed begins where activations and
+    embeddings are stored in their format.
     """
     target, encoder, images, texts = models_of(names, arrays)
     every = target.get_total_neuron_count()
