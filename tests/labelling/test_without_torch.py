@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from imported_arrays import build
+from other_process import run_python
 
 from csp_index import Index
 from csp_index.errors import LabelError
@@ -72,6 +73,18 @@ def assert_same(one: object, other: object) -> None:
             assert_same(*pair)
     else:
         assert one == other
+
+
+def test_importing_what_labels_loads_no_torch():
+    done = run_python("""
+        import sys
+        from csp_index.labelling import candidates
+        from csp_index.labelling.kept import make_labels
+
+        # A module that is meant to import torch from tensors.library reads a name of it as it is imported, where:
+        assert "torch" not in sys.modules
+    """)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture
