@@ -316,10 +316,16 @@ def load(
 
 
 def made_index(folder: Path) -> str:
-    """Return an index `db` of random arrays, labelled by two methods; its labels are beside it."""
+    """Return an index `db` of random arrays, its labels beside it.
+
+    Its layer is labelled by the default methods and by those whose scores no knob changes, one neuron by all others:
+    what they need of a vocabulary is then in the index.
+    """
     (made,) = Bench(folder, {"served": Shape(50_000, 2_048, 512, 10_000)}, 1, False).made("served")
-    for method in ("csp", "firing-contrast"):
-        run(made.label_command("all", "--method", method))
+    for method in METHODS:
+        whole = method in ("csp", "firing-contrast", "linear-1", "linear")
+        prior = ("--prior", "images") if method in ("clip-dissect", "wpmi") else ()
+        run(made.label_command("all" if whole else "0", "--method", method, *prior))
     return made.db
 
 
