@@ -15,6 +15,7 @@ import json
 import math
 import os
 import random
+import socket
 import sys
 import time
 from collections import Counter
@@ -94,7 +95,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", help="with commas; by default all that are no controls")
-    parser.add_argument("--port", type=int, default=18775)
+    parser.add_argument("--port", type=int, default=0, help="of the service; by default one that is free")
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     arrays = Path(given.db).parent / "T.npy", Path(given.db).parent / "T.txt"
@@ -106,7 +107,8 @@ def main() -> None:
     neurons = [NeuronKey(*_names(info), n) for info in layers for n in range(info.neurons)]
     methods = given.methods.split(",") if given.methods else list(METHODS)
     counts, wrong, largest, cpu = Counter[str](), Counter[str](), dict.fromkeys(methods, 0.0), Counter[str]()
-    with serving(given.db, given.port, options) as (_, _):
+    port = given.port or _free_port()
+    with serving(given.db, port, options) as (_, _):
         for _ in range(given.questions):
             query = question(neurons, methods, lots)
             method, address, started = str(query.method), str(query.neurons[0]), time.process_time()
@@ -115,7 +117,7 @@ def main() -> None:
                 address, method, vocabulary=texts, top=query.top, keep=False, recompute=True, **values
             )
             cpu[method] += time.process_time() - started
-            found = list(differences(asked(given.port, query), expected(label)))
+            found = list(differences(asked(port, query), expected(label)))
             counts[method] += 1
             largest[method] = max([largest[method], *(by for _, by in found if by <= 1)])
             if worse := [(name, by) for name, by in found if not by <= 1]:
@@ -128,6 +130,14 @@ def main() -> None:
         )
     print(f"all: {sum(counts.values())} questions, {sum(wrong.values())} mismatches")
     sys.exit(bool(sum(wrong.values())))
+
+
+def _free_port() -> int:
+    """Return a port on which nobody answers: on that of another service, its answers would be compared."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        number: int = one.getsockname()[1]
+    return number
 
 
 def _names(info: catalog.LayerInfo) -> tuple[str, str]:

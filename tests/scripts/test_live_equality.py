@@ -39,7 +39,7 @@ def test_a_service_answers_as_its_index(tmp_path, monkeypatch, capsys):
     index, _, paths = build(tmp_path)
     paths["text_embeddings"].rename(tmp_path / "T.npy")
     paths["texts"].rename(tmp_path / "T.txt")
-    monkeypatch.setattr(sys, "argv", ["live_equality", index.uri, "--questions", "30", "--port", "18789"])
+    monkeypatch.setattr(sys, "argv", ["live_equality", index.uri, "--questions", "30"])
     with pytest.raises(SystemExit) as ended:
         live_equality.main()
     assert ended.value.code == 0, capsys.readouterr().out
