@@ -45,9 +45,8 @@ def rows_of(ranking: Ranking, summary: ExampleSummary, run_id: str, hashed: str)
     probable = None
     if ranking.probability is not None:
         neurons, layer, method = ranking.selection.neurons, ranking.selection.target.key, ranking.request.method
-        probable = probability_rows(
-            layer, neurons, ranking.probability, method=method, run_id=run_id, settings_hash=hashed
-        )
+        known = np.where(ranking.states == "labelled", ranking.probability, np.nan)  # others have no label
+        probable = probability_rows(layer, neurons, known, method=method, run_id=run_id, settings_hash=hashed)
     return LabelRows(rows, terms, probable, _example_rows(ranking, run_id), ranking.vectors, ranking.examples.images)
 
 

@@ -45,10 +45,10 @@ def label_probability(
 ) -> np.ndarray | None:
     """Return the probability [M] that the first of the `leaders` [M, L] is right, NaN where one cannot be known.
 
-    None for a request that is not calibrated, for which `deviations` is not called. The arguments are those of
-    `label_features`.
+    None for a request that is not calibrated, and for a `sample` of a single image, on which nothing varies; then
+    `deviations` is not called. The arguments are those of `label_features`.
     """
-    if not is_calibrated(request, scores.shape[1]):
+    if not is_calibrated(request, scores.shape[1]) or len(sample) < 2:
         return None
     resamples = request.scoring.bootstrap
     features = label_features(

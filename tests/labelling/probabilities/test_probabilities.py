@@ -62,6 +62,28 @@ def test_labels_have_a_probability_where_the_regressions_hold(index: csp_index.I
     assert not index.verify().findings
 
 
+def test_a_neuron_without_a_label_has_no_probability(made: Path, tmp_path: Path) -> None:
+    activations = np.load(made.parent / "A.npy")
+    activations[:, 1] = 0.7  # on every image, whose variance is not 0 but for rounding
+    np.save(tmp_path / "A.npy", activations)
+    with csp_index.open_index(tmp_path / "i.db") as index:
+        index.import_arrays(tmp_path / "A.npy", "m/l", embeddings=made.parent / "E.npy")
+        labels = index.label("m/l", method="semanticlens", vocabulary=WORDS)
+        assert [label.state for label in labels] == ["labelled", "constant", *["labelled"] * 3]
+        rows = index.sql("SELECT neuron FROM label_probabilities ORDER BY neuron").rows()
+        assert rows == [{"neuron": n} for n in (0, 2, 3, 4)]
+        assert not index.verify().findings
+
+
+def test_a_single_image_says_nothing_of_how_likely_labels_are_to_be_right(made: Path, tmp_path: Path) -> None:
+    for name in ("A", "E"):
+        np.save(tmp_path / f"{name}.npy", np.load(made.parent / f"{name}.npy")[:1])
+    with csp_index.open_index(tmp_path / "i.db") as index:
+        index.import_arrays(tmp_path / "A.npy", "m/l", embeddings=tmp_path / "E.npy")
+        labels = index.label("m/l", method="semanticlens", vocabulary=WORDS)  # without a warning, which is an error
+        assert [label.probability for label in labels] == [None] * 5
+
+
 def test_people_read_how_likely_a_label_is_to_be_right_wherever_it_is_shown(labelled: csp_index.Index) -> None:
     known, other = (labelled.view("m/l/0", method).label for method in ("semanticlens", "mean-centred"))
     assert known.probability is not None and other.probability is None
