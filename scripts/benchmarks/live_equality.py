@@ -26,8 +26,10 @@ from typing import Any
 from load_service import METHODS, serving
 
 from csp_index import Label, open_index
+from csp_index.errors import CspIndexError
 from csp_index.labelling.candidates import read_text_arrays
 from csp_index.labelling.methods import METHODS as TABLE
+from csp_index.labelling.methods import check_method
 from csp_index.records import NeuronKey
 from csp_index.service.live.queries import LabelQuery
 from csp_index.store import catalog
@@ -103,9 +105,16 @@ def main() -> None:
     texts = read_text_arrays(*arrays) if there else None
     options = ["--workers", "1", *(["--text-embeddings", str(arrays[0]), "--texts", str(arrays[1])] if there else [])]
     index, lots = open_index(given.db), random.Random(given.seed)
-    layers = [info for info in catalog.layers(index.store) if catalog.is_finished(index.store, info)]
-    neurons = [NeuronKey(*_names(info), n) for info in layers for n in range(info.neurons)]
     methods = given.methods.split(",") if given.methods else list(METHODS)
+    try:
+        for name in methods:
+            check_method(name)
+        layers = [info for info in catalog.layers(index.store) if catalog.is_finished(index.store, info)]
+    except CspIndexError as exc:
+        parser.error(str(exc))
+    neurons = [NeuronKey(*_names(info), n) for info in layers for n in range(info.neurons)]
+    if not neurons:
+        parser.error(f"{given.db} has no finished layer: expected an index with labels to ask for")
     counts, wrong, largest, cpu = Counter[str](), Counter[str](), dict.fromkeys(methods, 0.0), Counter[str]()
     port = given.port or _free_port()
     with serving(given.db, port, options) as (_, _):

@@ -34,6 +34,15 @@ def test_every_method_that_is_no_control_is_asked():
     assert {query.method for query in queries} == set(live_equality.METHODS)
 
 
+@pytest.mark.parametrize("arguments", [[], ["--methods", "csp,no-method"]])
+def test_wrong_arguments_get_one_line(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.setattr(sys, "argv", ["live_equality", str(tmp_path / "none.db"), *arguments])
+    with pytest.raises(SystemExit) as ended:
+        live_equality.main()
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ended.value.code == 2 and ("'no-method' is unknown" if arguments else "no index at") in message
+
+
 @pytest.mark.slow
 def test_a_service_answers_as_its_index(tmp_path, monkeypatch, capsys):
     index, _, paths = build(tmp_path)
