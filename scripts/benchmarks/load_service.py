@@ -297,9 +297,9 @@ def load(
             took = drive(port, asks, clients)
             tell(f"{name}, {clients} clients", took, time.monotonic() - started)
         for method in methods:
-            drive(port, plans.knob(method, 1), 1)  # what it computes of the dataset once is there
+            drive(port, plans.knob(method, 2 * clients), clients)  # each process has what it computes once
             started = time.monotonic()
-            took = drive(port, plans.knob(method, max(5 * clients, requests // 100)), clients)
+            took = drive(port, plans.knob(method, max(20 * clients, requests // 100)), clients)
             tell(f"a knob moved, {method} (bar: p95 300 ms), {clients} clients", took, time.monotonic() - started)
         if not requests:
             return
