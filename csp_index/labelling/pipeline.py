@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from csp_index.labelling.gather import dataset_response, image_totals, read_evid
 from csp_index.labelling.label_values import STORED_NEIGHBOURS, ExampleSummary, Ranking, example_summary
 from csp_index.labelling.linear.explanation import Explanation
 from csp_index.labelling.linear.stored_statistics import statistics_key
+from csp_index.labelling.memory import Memory, NoMemory
 from csp_index.labelling.nulls.fit import LEAST_FIT, Sample, label_fit, read_sample, sampled_activations
 from csp_index.labelling.probabilities.features import text_deviations
 from csp_index.labelling.probabilities.labels import label_probability
@@ -42,32 +42,6 @@ from csp_index.tensors import library
 from csp_index.tensors.library import torch
 
 _MANY = 256  # neurons; those who label fewer label others soon, and need the embeddings again
-
-Value = TypeVar("Value")
-
-
-class Memory(Protocol):
-    """Remembers results of steps. Keys name all that a result depends on but the store, which must not change."""
-
-    def examples(self, key: Hashable, make: Callable[[], Value], size: Callable[[Value], int]) -> Value:
-        """Return what belongs to example sets: remembered, or made; `size` returns its bytes."""
-        ...
-
-    def dataset(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """Return the result of a pass over the whole dataset: remembered, or made."""
-        ...
-
-
-class NoMemory:
-    """Remembers nothing."""
-
-    def examples(self, key: Hashable, make: Callable[[], Value], size: Callable[[Value], int]) -> Value:
-        """Make the value."""
-        return make()
-
-    def dataset(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """Make the value."""
-        return make()
 
 
 @dataclass(frozen=True, slots=True)

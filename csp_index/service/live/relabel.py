@@ -44,7 +44,7 @@ Value = TypeVar("Value")
 
 
 class LiveMemory:
-    """A bounded memory for a pipeline that many threads use; see `labelling.pipeline.Memory`."""
+    """A bounded memory for a pipeline that many threads use; see `labelling.memory.Memory`."""
 
     def __init__(self, held_bytes: int) -> None:
         """Remember `held_bytes` of example sets, and some megabytes of passes."""
