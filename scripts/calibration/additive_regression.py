@@ -12,6 +12,8 @@ from csp_index.labelling.probabilities.calibration import Calibration
 
 #: Shares of the labels below the knots; beyond the outer ones a feature says no more.
 KNOTS: Final = (0.005, 0.1, 0.3, 0.5, 0.7, 0.9, 0.995)
+#: Features are rounded to so many before the fit: a line that rose between two knots apart by rounding would be a step.
+DECIMALS: Final = 4
 
 
 def fit_additive(
@@ -21,7 +23,8 @@ def fit_additive(
 
     A feature that is `rising` [F] never lowers the probability.
     """
-    knots = np.quantile(features, KNOTS, axis=0).T
+    features = features.round(DECIMALS)
+    knots = np.quantile(features, KNOTS, axis=0).T.round(DECIMALS)
     inputs = _ramps(features, knots)
     share = weights / weights.sum()
 
