@@ -76,6 +76,15 @@ def test_a_rising_feature_never_lowers_the_probability() -> None:
     assert (np.diff(fitted.probability(line)) >= 0).all()
 
 
+def test_a_feature_that_is_constant_but_for_rounding_makes_no_step() -> None:
+    rng = np.random.default_rng(0)
+    features = np.stack([1 - rng.random(2000) * 1e-7, rng.normal(size=2000)], 1)
+    right = (features[:, 0] > 1 - 5e-8).astype(float)
+    fitted = fit_additive(features, right, np.ones(2000), (True, False), 1e-4)
+    low, high = fitted.probability(np.array([[1 - 1e-7, 0.0], [1.0, 0.0]]))
+    assert abs(low - high) < 1e-3
+
+
 @pytest.mark.slow
 def test_networks_that_have_learned_nothing_have_labels_that_are_all_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(null_worlds, "_IMAGES", 60)
