@@ -159,10 +159,10 @@ def dataset_response(
         raise LabelError(f"method {request.method} looks at the response to all images, and names no scale for it")
     saturation = Saturation.of(evidence.activations)
     looked_at = LookedAt(store, selection, _pool_mask(selection, images), sums.totals, check)
-    screened = best is not None and request.formula.bound is not None and len(evidence.texts) > _SCREENED
-    if best is not None and screened and looked_at.is_of_few:
+    bound = request.formula.bound
+    if best is not None and bound is not None and looked_at.is_of_few and len(evidence.texts) > _SCREENED:
         count = max(best, _LEADERS)
-        first, scores = _screened(looked_at, request, evidence, sums, saturation, scale, own, count)
+        first, scores = _screened(looked_at, request, bound, evidence, sums, saturation, scale, own, count)
     else:
         adder = (
             FiringSums(saturation, evidence.texts, scale)
@@ -209,6 +209,7 @@ def read_statistics(
 def _screened(
     looked_at: LookedAt,
     request: LabelRequest,
+    bound: scoring.Score,
     evidence: Evidence,
     sums: DatasetSums,
     saturation: Saturation,
@@ -220,13 +221,10 @@ def _screened(
 
     See `labelling.response.screening`.
     """
-    formula, parts, scores = request.formula, [], []
-    if formula.bound is None:
-        raise LabelError(f"method {request.method} has no bound to its scores")
-    formula_bound = formula.bound
+    parts, scores = [], []
 
-    def bound(some: Evidence) -> torch.Tensor:
-        return formula_bound(some, request.scoring)
+    def at_most(some: Evidence) -> torch.Tensor:
+        return bound(some, request.scoring)
 
     def score(some: Evidence) -> torch.Tensor:
         return scoring.score(request.method, some, request.scoring).scores
@@ -234,11 +232,11 @@ def _screened(
     for row in range(len(evidence.activating)):
         pick = slice(row, row + 1)
         alone, only = evidence.of_neurons(pick), saturation.of_neurons(pick)
-        look = OneNeuron(alone, only, scale, sums, looked_at, row, only_firing=formula.info.needs_firing)
-        bounds = look.bounds(bound)
+        look = OneNeuron(alone, only, scale, sums, looked_at, row, only_firing=request.formula.info.needs_firing)
+        bounds = look.bounds(at_most)
         if own is not None:
             bounds = own.mask(bounds[None], alone.neuron_numbers)[0]
-        scores.append(best_scores(bounds, count, partial(look.exact, bound=bound, score=score)).clamp(min=0))
+        scores.append(best_scores(bounds, count, partial(look.exact, bound=at_most, score=score)).clamp(min=0))
         parts.append(look.response)
     return Response.joined(parts), torch.stack(scores)
 

@@ -63,16 +63,17 @@ class OneNeuron:
         images, places = silent.unique(return_inverse=True)
         self._silent = evidence.vectors[images], evidence.log_totals(scale)[images]
         self._silent_weights = Weights(torch.zeros(len(silent), dtype=torch.int64), places, even(silent[None] >= 0)[0])
+        self._known = least if only_firing else Silent(least.share)
         self._moments: ResponseMoments | None = None
         if only_firing:
             firing = FiringSums(saturation, texts, scale)
             firing.add(part.embeddings, part.totals, part.activations, part.silent)
-            self.response = replace(firing.finish(), silent=least)
+            self.response = replace(firing.finish(), silent=self._known)
         else:
             self._moments = ResponseMoments(saturation, texts.shape[1])
             self._weights = Weights.of(self._moments.add(part.embeddings, part.activations))
             linear = self._moments.linear(texts, sums)
-            self.response = Response(linear, torch.zeros(linear.shape), silent=Silent(least.share))
+            self.response = Response(linear, torch.zeros(linear.shape), silent=self._known)
 
     def bounds(self, score: Score) -> torch.Tensor:
         """Return the score [C] of all labels at bounds: silent images' shares from below, agreement from above."""
@@ -80,13 +81,12 @@ class OneNeuron:
 
     def exact(self, labels: torch.Tensor, floor: float, bound: Score, score: Score) -> torch.Tensor:
         """Return the scores [L] of some labels, ascending places, or -inf below `floor`; what was computed is kept."""
-        some = replace(self._evidence, response=self.response).of_candidates(labels)
-        means = ShareMeans(1, some.texts, self._scale)
+        some = self._evidence.of_candidates(labels)
+        means = ShareMeans(1, some.texts, self._scale, root=self._known.root is not None)
         means.add(*self._silent, self._silent_weights)
-        silent = self.response.silent or Silent(means.share)
-        silent.share[:, labels] = means.share
-        if silent.root is not None:
-            silent.root[:, labels] = means.root
+        self._known.share[:, labels] = means.share
+        if self._known.root is not None:
+            self._known.root[:, labels] = means.root
         known = self.response.of_candidates(labels)
         if self._moments is None or known.agreement is None:
             return score(replace(some, response=known))[0]
