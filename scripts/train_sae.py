@@ -27,10 +27,11 @@ from torch import Tensor
 
 from csp_index.errors import CspIndexError, SettingError
 from csp_index.models.weights import resolve_device
-from csp_index.store import catalog, streams
+from csp_index.store import catalog
 from csp_index.store.addresses import resolve
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.connect import open_snapshot
+from csp_index.store.values import streams
 
 DEAD_AFTER: Final = 2_000  # images without firing
 LEFT_OVER_WEIGHT: Final = 1 / 32  # of the loss of the latents that no longer fire (Gao et al., arXiv 2406.04093)

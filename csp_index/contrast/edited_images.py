@@ -35,10 +35,11 @@ from csp_index.models.index_models import Models
 from csp_index.models.networks import LoadedNetwork
 from csp_index.originals import read_originals
 from csp_index.records import DerivedKind
-from csp_index.store import schema, streams
-from csp_index.store.derived_images import DerivedImage, append_derived, find_derived
+from csp_index.store import schema
 from csp_index.store.runs import settings_hash
 from csp_index.store.tables import Store
+from csp_index.store.values import streams
+from csp_index.store.values.derived_images import DerivedImage, append_derived, find_derived
 
 _log = logging.getLogger(__name__)
 

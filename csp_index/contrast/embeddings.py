@@ -19,11 +19,12 @@ import numpy as np
 from csp_index import settings
 from csp_index.contrast import neighbour_lists
 from csp_index.contrast.exact_ranking import EXACT, CosineError, Embed
-from csp_index.store import catalog, streams
+from csp_index.store import catalog
 from csp_index.store.catalog import EncoderInfo
-from csp_index.store.derived_images import is_derived
-from csp_index.store.streams import embeddings_of_derived
 from csp_index.store.tables import Store
+from csp_index.store.values import streams
+from csp_index.store.values.derived_images import is_derived
+from csp_index.store.values.streams import embeddings_of_derived
 from csp_index.tensors import library
 from csp_index.tensors.library import torch
 

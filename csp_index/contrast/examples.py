@@ -23,9 +23,10 @@ from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError, SettingError
 from csp_index.ordering import mix, rank_keys
 from csp_index.records import ContrastKind, DerivedKind, ExampleOptions
-from csp_index.store import catalog, schema, streams
-from csp_index.store.derived_images import find_derived
+from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
+from csp_index.store.values import streams
+from csp_index.store.values.derived_images import find_derived
 from csp_index.tensors import library
 from csp_index.tensors.library import torch
 

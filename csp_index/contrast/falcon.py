@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from csp_index.concurrency import go_on
 from csp_index.contrast.selection import Selection
 from csp_index.ordering import rank_keys, split_keys
-from csp_index.store import catalog, streams
+from csp_index.store import catalog
 from csp_index.store.tables import Store
+from csp_index.store.values import streams
 from csp_index.tensors.library import torch
 
 KEPT = 10  # images a neuron

@@ -31,11 +31,11 @@ from csp_index.originals import read_originals
 from csp_index.records import DerivedKind, ExampleOptions, Progress
 from csp_index.store import schema
 from csp_index.store.catalog import sql_text
-from csp_index.store.derived_images import DerivedImage, append_derived, find_derived, read_derived
 from csp_index.store.image_metadata import check_columns, metadata_state, parse_metadata
 from csp_index.store.runs import settings_hash
 from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
+from csp_index.store.values.derived_images import DerivedImage, append_derived, find_derived, read_derived
 
 KIND: Final[DerivedKind] = "synthetic"
 _ROWS, _SECONDS = 2048, 60.0  # a commit follows after this number of derived images, or of seconds

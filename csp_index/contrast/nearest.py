@@ -29,8 +29,9 @@ from csp_index.contrast.exact_ranking import (
 from csp_index.contrast.list_products import CANDIDATES, from_lists, lists_of, rows_of_tile
 from csp_index.contrast.selection import Selection
 from csp_index.records import ExampleOptions
-from csp_index.store import catalog, streams
+from csp_index.store import catalog
 from csp_index.store.tables import Store
+from csp_index.store.values import streams
 from csp_index.tensors.library import torch
 from csp_index.torch_threads import one_thread
 

@@ -13,9 +13,9 @@ from csp_index.contrast.context import SearchPlan
 from csp_index.contrast.embeddings import product_rate
 from csp_index.contrast.nearest import NearestQuery
 from csp_index.contrast.neighbour_lists import listed
-from csp_index.store import streams
 from csp_index.store.catalog import shards
 from csp_index.store.tables import VectorIndex
+from csp_index.store.values import streams
 from csp_index.tensors.library import torch
 
 _PROBES = 4  # activating images whose search is timed

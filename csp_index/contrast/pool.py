@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from csp_index.contrast.selection import Pool, Selection
-from csp_index.store import catalog, streams
+from csp_index.store import catalog
 from csp_index.store.catalog import EncoderInfo, LayerInfo
-from csp_index.store.statistics import NeuronStatistics, as_lists
 from csp_index.store.tables import Store
+from csp_index.store.values import streams
+from csp_index.store.values.statistics import NeuronStatistics, as_lists
 from csp_index.tensors.library import torch
 
 

@@ -24,11 +24,12 @@ from csp_index.contrast.examples import Examples, gather_examples
 from csp_index.contrast.selection import Selection
 from csp_index.errors import SettingError
 from csp_index.records import ExampleOptions, Progress
-from csp_index.store import catalog, maintenance, schema, streams
+from csp_index.store import catalog, maintenance, schema
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.history.cleanup import clean_up
 from csp_index.store.runs import record_run
 from csp_index.store.tables import Store
+from csp_index.store.values import streams
 
 _T = TypeVar("_T")
 

@@ -22,9 +22,9 @@ from csp_index.evaluation.metrics.detection import DETECTION, THRESHOLD, detecti
 from csp_index.evaluation.metrics.structure import label_images
 from csp_index.labelling.linear.presence import PresenceSigmoids
 from csp_index.records import Progress
-from csp_index.store import streams
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
+from csp_index.store.values import streams
 
 _BLOCK = 2**22  # activations of a block of neurons
 FITTED = 5_000  # choosing images that the calibrations use at most

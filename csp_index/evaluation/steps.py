@@ -62,9 +62,10 @@ from csp_index.models.networks import LoadedNetwork
 from csp_index.models.prompt_templates import templates
 from csp_index.models.weights import device_name
 from csp_index.records import DerivedKind, ExampleOptions, Progress, WeightedLabel
-from csp_index.store import catalog, schema, streams
+from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
+from csp_index.store.values import streams
 
 Labels = list[str | None]  # the label of every neuron, by one method, as it is written
 _CORRELATED = 2**26  # activations in memory at once to find neurons that fire alike

@@ -19,15 +19,16 @@ from csp_index import settings
 from csp_index.errors import SettingError
 from csp_index.models.weights import OBJECT
 from csp_index.records import LayerKey
-from csp_index.store import catalog, schema, streams
+from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.store.history.cleanup import clean_up
 from csp_index.store.history.digests import shard_digest
 from csp_index.store.maintenance import compact, table_state
 from csp_index.store.runs import Run
-from csp_index.store.sparse import sparse_rows
-from csp_index.store.statistics import NeuronStatistics, as_lists
 from csp_index.store.tables import Store
+from csp_index.store.values import streams
+from csp_index.store.values.sparse import sparse_rows
+from csp_index.store.values.statistics import NeuronStatistics, as_lists
 
 #: What a model is called, and what the user allowed: its values do not depend on these.
 _NAMES = frozenset({"spec", "class", "random"})

@@ -19,14 +19,15 @@ from csp_index.indexing import commit
 from csp_index.originals import ImageRoots, coming_from
 from csp_index.records import Progress
 from csp_index.regular_files import read_text
-from csp_index.store import catalog, schema, streams
+from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.store.class_names import class_names, store_class_names
 from csp_index.store.connect import check_creatable, create_store, is_index, open_snapshot
 from csp_index.store.history.digests import shard_digest
 from csp_index.store.runs import Run, record_run
-from csp_index.store.statistics import NeuronStatistics
 from csp_index.store.tables import Store
+from csp_index.store.values import streams
+from csp_index.store.values.statistics import NeuronStatistics
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,8 @@ from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.store.history.digests import shard_digest
 from csp_index.store.runs import Run, record_run, settings_hash
-from csp_index.store.statistics import NeuronStatistics
 from csp_index.store.tables import Store
+from csp_index.store.values.statistics import NeuronStatistics
 
 ENCODER = "arrays"  # the encoder's default name
 _SPARSE = (

@@ -55,8 +55,8 @@ from csp_index.store.catalog import Column, LayerInfo, Shard
 from csp_index.store.class_names import store_class_names
 from csp_index.store.history.digests import shard_digest
 from csp_index.store.runs import Run, record_run
-from csp_index.store.statistics import NeuronStatistics
 from csp_index.store.tables import Store
+from csp_index.store.values.statistics import NeuronStatistics
 
 _log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.store.history.digests import ShardDigest
 from csp_index.store.image_metadata import parse_metadata
-from csp_index.store.sparse import wrong_places
 from csp_index.store.tables import Store
+from csp_index.store.values.sparse import wrong_places
 
 _SHARDS = 8  # of a column whose digests are compared without `full`
 _THUMBNAILS = 256  # that are decoded without `full`

@@ -11,8 +11,9 @@ from csp_index import settings
 from csp_index.integrity.column_checks import Marks
 from csp_index.integrity.findings import reading
 from csp_index.integrity.subject import Subject, many
-from csp_index.store import schema, streams
+from csp_index.store import schema
 from csp_index.store.catalog import EncoderInfo, Shard
+from csp_index.store.values import streams
 
 _LISTS = 32  # that are compared without `full`
 _QUERIES = 64  # images that are searched for

@@ -17,9 +17,10 @@ from csp_index.integrity.findings import reading
 from csp_index.integrity.subject import Subject, many
 from csp_index.labelling.linear.label_terms import read_terms
 from csp_index.labelling.methods import METHODS
-from csp_index.store import catalog, schema, streams
+from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
-from csp_index.store.derived_images import FIRST
+from csp_index.store.values import streams
+from csp_index.store.values.derived_images import FIRST
 
 _NEURON = ("model", "layer", "neuron")
 _KEY = ("run_id", *_NEURON)

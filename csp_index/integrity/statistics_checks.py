@@ -9,9 +9,10 @@ import pyarrow.compute as pc
 from csp_index.integrity.column_checks import Marks
 from csp_index.integrity.findings import reading
 from csp_index.integrity.subject import Subject, many
-from csp_index.store import catalog, schema, streams
+from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo
-from csp_index.store.statistics import NeuronStatistics
+from csp_index.store.values import streams
+from csp_index.store.values.statistics import NeuronStatistics
 
 _NEURONS = 16  # of a layer that are counted again without `full`
 _AT_ONCE = 2048  # neurons whose statistics are in memory at once

@@ -16,9 +16,9 @@ import pyarrow as pa
 from csp_index.contrast.selection import Selection
 from csp_index.labelling.methods import METHODS
 from csp_index.store import catalog, schema
-from csp_index.store.arrays import embedding_blocks
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
+from csp_index.store.values.arrays import embedding_blocks
 
 _STORED: Final = "csp"
 _COMPUTED: Final = "mean-centred"

@@ -36,8 +36,8 @@ from csp_index.labelling.response.screening import OneNeuron, best_scores
 from csp_index.labelling.response.stored_sums import kept_sums
 from csp_index.labelling.response.views import Response, Saturation
 from csp_index.ordering import leaders_of, seeded_sample
-from csp_index.store.derived_images import is_derived
 from csp_index.store.tables import Store
+from csp_index.store.values.derived_images import is_derived
 from csp_index.tensors import library
 from csp_index.tensors.library import torch
 

@@ -18,10 +18,11 @@ from csp_index.images.containers import ContainerReader
 from csp_index.images.decode import ImageRead, decode_stored, fetch, read_image, same_file
 from csp_index.lru_cache import LRUCache
 from csp_index.originals import ImageRoots
-from csp_index.store import derived_images, schema
+from csp_index.store import schema
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.connect import open_uncommitted
 from csp_index.store.tables import Store
+from csp_index.store.values import derived_images
 
 _CACHE_BYTES = 64 * 2**20  # of pictures cached for later questions that show them
 _LISTED = 5_000  # ids per condition

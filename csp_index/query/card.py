@@ -11,8 +11,8 @@ from csp_index.originals import read_originals
 from csp_index.query.card_drawing import CardData, CardPair, draw_card
 from csp_index.records import Label
 from csp_index.store import catalog, schema
-from csp_index.store.derived_images import derived_rows, is_derived
 from csp_index.store.tables import Store
+from csp_index.store.values.derived_images import derived_rows, is_derived
 
 _SHOWN = 10
 _BINS = 40

@@ -17,9 +17,9 @@ from csp_index.records import ExamplePair, Label
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.class_names import class_names
-from csp_index.store.derived_images import derived_rows, describe_recipe, is_derived
 from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
+from csp_index.store.values.derived_images import derived_rows, describe_recipe, is_derived
 
 STATISTICS = ("images", "mean", "std", "min", "max", "firing_rate", "quantiles")  # of a neuron, as `show` prints them
 

@@ -20,12 +20,12 @@ from csp_index.query.status import describe
 from csp_index.records import Label, LayerKey, NeuronKey, Progress
 from csp_index.store import catalog
 from csp_index.store.addresses import resolve
-from csp_index.store.arrays import activations_of
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.connect import find_store, open_store, open_version
 from csp_index.store.history.backup import Backup, back_up
 from csp_index.store.history.named_versions import tag_version, version_rows
 from csp_index.store.tables import Store
+from csp_index.store.values.arrays import activations_of
 
 if TYPE_CHECKING:
     from csp_index.query.sql import SqlLimits

@@ -28,7 +28,7 @@ from csp_index.service.layer_table import LayerTable, Pairs, read_layer, read_pa
 from csp_index.store import catalog, runs, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.connect import open_snapshot
-from csp_index.store.derived_images import derived_rows, describe_recipe, is_derived
+from csp_index.store.values.derived_images import derived_rows, describe_recipe, is_derived
 
 _FOLDERS = re.compile(r"""(?<![\w.~])(?:~|\.{1,2})?/(?:[^\s/:'"]+/)+""")
 _NAMES = 2**18  # images whose names are cached; in a larger index each request reads the names it needs

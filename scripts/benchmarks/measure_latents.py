@@ -62,8 +62,8 @@ def one_latent(db: str) -> list[float]:
     """Return the seconds in which 100 latents were read in a warm process, ascending."""
     from csp_index.records import LayerKey
     from csp_index.store import catalog
-    from csp_index.store.arrays import activations_of
     from csp_index.store.connect import open_store
+    from csp_index.store.values.arrays import activations_of
 
     store = open_store(db)
     target = catalog.layer(store, LayerKey("net", "sae"))

@@ -50,7 +50,8 @@ from csp_index.images.sources import open_source
 from csp_index.models.encoders import LoadedEncoder, load_encoder
 from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.records import LayerKey
-from csp_index.store import catalog, streams
+from csp_index.store import catalog
+from csp_index.store.values import streams
 
 STAGES = ("index", "label", "generate", "score", "table")
 METRICS = ("DMA", "AUC", "MAD", "simulation")

@@ -19,7 +19,7 @@ from csp_index.errors import LabelError, SettingError
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.records import ExampleOptions
 from csp_index.store import catalog
-from csp_index.store.derived_images import FIRST, DerivedImage, append_derived, is_derived
+from csp_index.store.values.derived_images import FIRST, DerivedImage, append_derived, is_derived
 
 IMAGES, NEURONS, WIDTH = 240, 9, 10
 TEXTS = CandidateTexts(("striped", "red"), torch.eye(2, WIDTH), key="two")

@@ -21,7 +21,7 @@ from csp_index.errors import LabelError, SettingError, SourceError
 from csp_index.evaluation.options import EvaluationOptions, parse_methods
 from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.store import catalog
-from csp_index.store.derived_images import FIRST, find_derived, read_derived
+from csp_index.store.values.derived_images import FIRST, find_derived, read_derived
 
 
 @pytest.fixture(scope="module")

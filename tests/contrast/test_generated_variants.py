@@ -25,7 +25,7 @@ from csp_index.evaluation.options import EvaluationOptions, parse_methods
 from csp_index.models.variant_generators import Original, Variant, load_variants, make_variants
 from csp_index.records import ExampleOptions, Label
 from csp_index.store import catalog, schema
-from csp_index.store.derived_images import FIRST, find_derived, read_derived
+from csp_index.store.values.derived_images import FIRST, find_derived, read_derived
 
 LAYER = "network/concepts"
 SHADER = "python:fakes:shader"

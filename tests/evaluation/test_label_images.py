@@ -25,7 +25,7 @@ from csp_index.evaluation.label_images import (
 )
 from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.models.variant_generators import Original, load_variants, make_variants
-from csp_index.store.derived_images import FIRST
+from csp_index.store.values.derived_images import FIRST
 
 
 class Painter:

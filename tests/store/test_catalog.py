@@ -13,9 +13,10 @@ from fakes import write_arrays
 from csp_index import Index, open_index
 from csp_index.errors import NotFoundError, SettingError, StoreError
 from csp_index.records import LayerKey
-from csp_index.store import arrays as fetching
-from csp_index.store import catalog, schema, streams
+from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
+from csp_index.store.values import arrays as fetching
+from csp_index.store.values import streams
 
 IMAGES, NEURONS, WIDTH = 60, 8, 12
 KEY = LayerKey("m", "l")

@@ -15,7 +15,7 @@ from csp_index.service.config import ServiceSettings
 from csp_index.service.live.engine import Engine
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, schema
-from csp_index.store.derived_images import FIRST, DerivedImage, append_derived
+from csp_index.store.values.derived_images import FIRST, DerivedImage, append_derived
 
 ENCODER = "python:fakes:encoder"
 WORDS = ["striped", "red", "moon", "blue", "dotted", "Red ring"]

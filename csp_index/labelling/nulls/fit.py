@@ -17,9 +17,10 @@ from csp_index.concurrency import go_on
 from csp_index.contrast.selection import Selection
 from csp_index.labelling.evidence import Evidence
 from csp_index.ordering import seeded_sample
-from csp_index.store import catalog, streams
-from csp_index.store.arrays import fetch_tiles
+from csp_index.store import catalog
 from csp_index.store.tables import Store
+from csp_index.store.values import streams
+from csp_index.store.values.arrays import fetch_tiles
 from csp_index.tensors import library
 from csp_index.tensors.library import torch
 from csp_index.torch_threads import spread

@@ -12,8 +12,8 @@ from csp_index.contrast.selection import Selection
 from csp_index.labelling.evidence import Evidence, even
 from csp_index.labelling.response.share_means import Weights
 from csp_index.labelling.response.views import Saturation
-from csp_index.store.derived_images import is_derived
 from csp_index.store.tables import Store
+from csp_index.store.values.derived_images import is_derived
 from csp_index.tensors.library import torch
 
 _FEW = 8  # neurons whose activations on all images are in memory at once

@@ -20,8 +20,8 @@ from csp_index.service.layer_table import LayerTable
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import schema
 from csp_index.store.catalog import LayerInfo
-from csp_index.store.derived_images import derived_rows, describe_recipe, is_derived
 from csp_index.store.stored_json import parse_json
+from csp_index.store.values.derived_images import derived_rows, describe_recipe, is_derived
 
 if TYPE_CHECKING:
     from csp_index.service.live.engine import Engine

@@ -40,9 +40,9 @@ from csp_index.service.documents.snippets import snippets
 from csp_index.service.layer_table import LayerTable, finite
 from csp_index.service.snapshot import Snapshot, without_folders
 from csp_index.store import catalog, schema
-from csp_index.store.arrays import fetch_tiles
 from csp_index.store.class_names import class_names
 from csp_index.store.stored_json import read_object
+from csp_index.store.values.arrays import fetch_tiles
 
 if TYPE_CHECKING:
     from csp_index.service.live.engine import Engine

@@ -33,9 +33,9 @@ from csp_index.service.live.relabel import Relabeller
 from csp_index.service.live.text_vectors import TextVectors
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, schema
-from csp_index.store.arrays import activations_of
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.stored_json import read_object
+from csp_index.store.values.arrays import activations_of
 from csp_index.torch_threads import one_thread
 
 _CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from csp_index.errors import StoreError
 from csp_index.records import NeuronKey
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo
-from csp_index.store.derived_images import (
+from csp_index.store.values.derived_images import (
     FIRST,
     DerivedImage,
     append_derived,
@@ -24,7 +24,7 @@ from csp_index.store.derived_images import (
     is_derived,
     read_derived,
 )
-from csp_index.store.streams import embeddings_of_derived
+from csp_index.store.values.streams import embeddings_of_derived
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from csp_index.errors import StoreError
 from csp_index.lru_cache import LRUCache
 from csp_index.store import catalog
 from csp_index.store.catalog import EncoderInfo, LayerInfo, Shard
-from csp_index.store.sparse import sparse_tiles
 from csp_index.store.tables import Store
+from csp_index.store.values.sparse import sparse_tiles
 
 FETCHED = 64  # neurons read like this, at most; more are read by a scan that skips the others
 _BYTES = 16 * 2**20  # of one read

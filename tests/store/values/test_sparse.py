@@ -21,11 +21,12 @@ from csp_index.evaluation.options import parse_methods
 from csp_index.indexing.commit import value_rows
 from csp_index.labelling.candidates import read_text_arrays
 from csp_index.records import LayerKey
-from csp_index.store import catalog, schema, streams
-from csp_index.store.arrays import activations_of, fetch_tiles
+from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo, Shard
 from csp_index.store.maintenance import table_state
-from csp_index.store.sparse import wrong_places
+from csp_index.store.values import streams
+from csp_index.store.values.arrays import activations_of, fetch_tiles
+from csp_index.store.values.sparse import wrong_places
 
 KEY = LayerKey("net", "latents")
 LAYER = str(KEY)
@@ -93,7 +94,7 @@ def test_the_files_of_many_shards_are_merged_and_a_pass_goes_on(tmp_path, monkey
 
 def test_more_rows_than_are_read_by_number_are_scanned(tmp_path, monkeypatch):
     index = make(tmp_path, "sparse", monkeypatch)
-    monkeypatch.setattr("csp_index.store.sparse._FETCHED", 1)
+    monkeypatch.setattr("csp_index.store.values.sparse._FETCHED", 1)
     marks, numbers = catalog.shards(index.store, of(index).what), np.array([2, 149])
     tiles = torch.cat(list(streams.activation_tiles(index.store, of(index), marks, numbers)), 1)
     assert np.array_equal(tiles.numpy(), latents().T[numbers])

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from csp_index.ordering import mix, rank_keys, split_keys
 from csp_index.records import LayerKey
-from csp_index.store import statistics
 from csp_index.store.schema import QUANTILES
-from csp_index.store.statistics import NeuronStatistics, as_lists
+from csp_index.store.values import statistics
+from csp_index.store.values.statistics import NeuronStatistics, as_lists
 
 KEY = LayerKey("m", "l")
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)

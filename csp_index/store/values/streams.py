@@ -11,10 +11,10 @@ import numpy as np
 
 from csp_index.errors import StoreError
 from csp_index.store import schema
-from csp_index.store.arrays import FETCHED, embedding_blocks, embedding_rows, fetch_tiles
 from csp_index.store.catalog import EncoderInfo, LayerInfo, Shard
-from csp_index.store.derived_images import read_derived
 from csp_index.store.tables import Store
+from csp_index.store.values.arrays import FETCHED, embedding_blocks, embedding_rows, fetch_tiles
+from csp_index.store.values.derived_images import read_derived
 from csp_index.tensors.library import torch
 
 _BATCH_BYTES = 4 * 2**20  # of a scanned batch; several are in memory at once
