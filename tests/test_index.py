@@ -34,7 +34,7 @@ def planted_at(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = NetworkSource("python:fakes:network", ("conv", "concepts"), name="net")
     index = open_index(folder / "db")
     index.add_images(source, encoders=[ENCODER], networks=[network], shard_size=10)
-    column = index.store.read(csp_index.store.schema.embeddings_table(ENCODER))["embedding"].to_pylist()
+    column = index.store.read(csp_index.store.column_tables.embeddings_table(ENCODER))["embedding"].to_pylist()
     embeddings = np.array(column, np.float32)
     directions = fakes.encoder().embed_texts(WORDS).numpy()
     activations = np.maximum((embeddings - embeddings.mean(0)) @ directions.T, 0)

@@ -29,7 +29,7 @@ from csp_index.models.networks import LoadedNetwork
 from csp_index.models.variant_generators import CAPTION, Original, Variant, VariantGenerator, make_variants
 from csp_index.originals import read_originals
 from csp_index.records import DerivedKind, ExampleOptions, Progress
-from csp_index.store import schema
+from csp_index.store import column_tables, schema
 from csp_index.store.catalog import sql_text
 from csp_index.store.image_metadata import check_columns, metadata_state, parse_metadata
 from csp_index.store.runs import settings_hash
@@ -120,7 +120,7 @@ def _missing(store: Store, request: DerivedRequest, hashed: str) -> dict[int, Pl
 def _known(store: Store, request: DerivedRequest, hashed: str, images: Iterable[int]) -> dict[int, list[int]]:
     """Return the ids of variants of these images that are stored for another neuron of the layer, by image."""
     selection = request.selection
-    table = schema.derived_table(selection.source.name)
+    table = column_tables.derived_table(selection.source.name)
     if not store.has(table):
         return {}
     where = f"settings_hash = {sql_text(hashed)} AND origin IN ({','.join(map(str, images))})"

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from csp_index import settings
 from csp_index.contrast.exact_ranking import CosineError, Ranked
-from csp_index.store import schema
+from csp_index.store import column_tables
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.tables import Store
 from csp_index.tensors import library
@@ -77,7 +77,7 @@ def store_lists(
 
     Lists over another number of images are deleted. Requires the write lock.
     """
-    table = schema.neighbours_table(source.name)
+    table = column_tables.neighbours_table(source.name)
     if store.has(table):
         store.delete(table, f"images != {images}")
         replaced = owners[listed(store, source, images, owners)].tolist()
@@ -91,7 +91,7 @@ def store_lists(
         pa.array(np.full(len(owners), error.absolute)),
         pa.array(np.full(len(owners), error.relative)),
     ]
-    store.append(table, pa.table(columns, schema=schema.neighbours_schema()))
+    store.append(table, pa.table(columns, schema=column_tables.neighbours_schema()))
     store.checkpoint()
 
 
@@ -112,7 +112,7 @@ class _StoredLists:
 
 def _lists_of(store: Store, source: EncoderInfo, images: int) -> _StoredLists | None:
     """Return the lists stored for an encoder, or None; read once per state of the table."""
-    table = schema.neighbours_table(source.name)
+    table = column_tables.neighbours_table(source.name)
     if not store.has(table):
         return None
     return store.memo(table, MEMO, lambda: _read_lists(store, table, images), variant=(images, library.name()))

@@ -19,7 +19,7 @@ from csp_index import settings
 from csp_index.errors import SettingError
 from csp_index.models.weights import OBJECT
 from csp_index.records import LayerKey
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.store.history.cleanup import clean_up
 from csp_index.store.history.digests import shard_digest
@@ -124,7 +124,7 @@ def _both(new: dict[str, object], old: dict[str, object]) -> dict[str, tuple[obj
 def layer_table(key: LayerKey, *, sparse: bool) -> str:
     """Return the name of a new layer's table; `sparse` is whether zeros are left out where no setting decides."""
     storage = settings.ACTIVATION_STORAGE.value()
-    return schema.activations_table(str(key), sparse=sparse if storage == "auto" else storage == "sparse")
+    return column_tables.activations_table(str(key), sparse=sparse if storage == "auto" else storage == "sparse")
 
 
 def register(store: Store, infos: Sequence[Column], run: Run) -> None:
@@ -159,8 +159,8 @@ def write_values(store: Store, info: Column, shard: Shard, values: torch.Tensor)
 def value_schema(info: Column) -> pa.Schema:
     """Return the schema of a column's table."""
     if isinstance(info, EncoderInfo):
-        return schema.embeddings_schema(info.width)
-    return schema.sparse_schema(info.dtype) if info.is_sparse else schema.activations_schema(info.dtype)
+        return column_tables.embeddings_schema(info.width)
+    return column_tables.sparse_schema(info.dtype) if info.is_sparse else column_tables.activations_schema(info.dtype)
 
 
 def value_rows(info: Column, shard: Shard, values: torch.Tensor) -> pa.Table:

@@ -26,7 +26,7 @@ from csp_index.indexing import commit
 from csp_index.indexing.commit import IndexSummary
 from csp_index.records import LayerKey, Progress, ScoringOptions
 from csp_index.regular_files import read_text
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.store.history.digests import shard_digest
 from csp_index.store.runs import Run, record_run, settings_hash
@@ -103,7 +103,7 @@ def import_arrays(
 
 def _encoder_info(name: str, vectors: np.ndarray, digest: str, logit_scale: float | None) -> EncoderInfo:
     identity = {"weights": digest, "library": catalog.ARRAYS}
-    return EncoderInfo(name, vectors.shape[1], logit_scale, identity, schema.embeddings_table(name))
+    return EncoderInfo(name, vectors.shape[1], logit_scale, identity, column_tables.embeddings_table(name))
 
 
 def _layer_info(key: LayerKey, values: np.ndarray, seen: Survey, dtype: str) -> LayerInfo:

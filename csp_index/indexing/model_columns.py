@@ -22,7 +22,7 @@ from csp_index.indexing.commit import layer_table
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.networks import LoadedNetwork
 from csp_index.records import LayerKey
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.store.image_metadata import metadata_text
 from csp_index.store.tables import Store
@@ -66,7 +66,11 @@ def parts_of(
 
 def _encoder_info(encoder: LoadedEncoder) -> EncoderInfo:
     return EncoderInfo(
-        encoder.spec, encoder.width, encoder.logit_scale, dict(encoder.identity), schema.embeddings_table(encoder.spec)
+        encoder.spec,
+        encoder.width,
+        encoder.logit_scale,
+        dict(encoder.identity),
+        column_tables.embeddings_table(encoder.spec),
     )
 
 

@@ -14,7 +14,7 @@ from csp_index.errors import SourceError
 from csp_index.images.decode import decode_stored
 from csp_index.integrity.findings import reading
 from csp_index.integrity.subject import Subject, many, pieces_between
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.store.history.digests import ShardDigest
 from csp_index.store.image_metadata import parse_metadata
@@ -102,7 +102,7 @@ def _check_strays(subject: Subject, marks: Marks) -> None:
     if subject.images or any(finding.table == schema.SHARDS for finding in subject.result.findings):
         known.add(schema.IMAGES)
     for name in subject.store.table_names():
-        of_shards = name.startswith(("embeddings_", *schema.ACTIVATIONS)) or name == schema.IMAGES
+        of_shards = name.startswith(("embeddings_", *column_tables.ACTIVATIONS)) or name == schema.IMAGES
         if of_shards and name not in known and subject.store.count(name):
             subject.find(name, "it has rows, and no mark of a shard", remedy="mark again", key=(name,))
 
@@ -195,7 +195,7 @@ def _first_difference(
 def _wrong_values(rows: pa.Table, info: Column | None, images: int) -> str:
     """Return what is wrong with the values of a shard of `images`, "" if nothing is."""
     if isinstance(info, EncoderInfo):
-        return wrong_vectors(rows, schema.EMBEDDING, info.width, rows["image_id"].to_pylist())
+        return wrong_vectors(rows, column_tables.EMBEDDING, info.width, rows["image_id"].to_pylist())
     if isinstance(info, LayerInfo):
         column = rows["values"].combine_chunks()
         finite = np.isfinite(column.flatten().to_numpy(zero_copy_only=False))

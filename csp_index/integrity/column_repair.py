@@ -14,7 +14,7 @@ from csp_index.integrity.findings import Finding
 from csp_index.integrity.row_repair import empty, keep_whole
 from csp_index.integrity.subject import many, pieces_between, rows_between
 from csp_index.originals import read_originals
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables, schema
 from csp_index.store.catalog import Column, LayerInfo, Shard
 from csp_index.store.history.digests import shard_digest
 from csp_index.store.layout import holds_rows
@@ -126,7 +126,7 @@ def _marked_tables(store: Store) -> Iterator[tuple[str, str, int]]:
     for row in store.read(schema.ENCODERS).to_pylist():
         yield f"embeddings:{row['encoder']}", row["table"], 0
     for row in store.read(schema.LAYERS).to_pylist():
-        neurons = schema.SPARSE_NEURONS if schema.is_sparse(row["table"]) else 1
+        neurons = column_tables.SPARSE_NEURONS if column_tables.is_sparse(row["table"]) else 1
         yield f"activations:{row['model']}/{row['layer']}", row["table"], -(-row["neurons"] // neurons)
 
 
@@ -157,7 +157,7 @@ def _made_marks(
 
 def _images_of(store: Store, table: str, number: int, row: int) -> int:
     """Return how many images a shard of activations has: what its first row, or the table of images, says."""
-    if schema.is_sparse(table):
+    if column_tables.is_sparse(table):
         return store.count(schema.IMAGES, f"shard = {number}")
     return len(rows_between(store, table, ["values"], row, 1)["values"][0])
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from csp_index.errors import CspIndexError, StoreError
 from csp_index.integrity.findings import LOG, Finding, Remedy, Verification, cause, is_newer, remedy_of
-from csp_index.store import schema
+from csp_index.store import column_tables, schema
 from csp_index.store.foreign import odd_files
 from csp_index.store.history.commits import CommitLog
 from csp_index.store.history.records import Head, Record
@@ -29,7 +29,7 @@ from csp_index.store.locks import is_held
 _HASHED = 256 * 2**20  # bytes of files whose sha256 is taken without `full`
 _SMALL = 2**20  # a file of which it is always taken
 # left out if gone, and made again
-_MADE_AGAIN = ("neighbours_", "sums_", "texts_", "embeddings_", *schema.ACTIVATIONS)
+_MADE_AGAIN = ("neighbours_", "sums_", "texts_", "embeddings_", *column_tables.ACTIVATIONS)
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 
 from csp_index.errors import CspIndexError, StoreError, one_line
-from csp_index.store import schema
+from csp_index.store import column_tables, schema
 
 Remedy = Literal[
     "go back",
@@ -159,7 +159,7 @@ def remedy_of(table: str) -> Remedy:
     }
     prefixes: dict[str, Remedy] = {
         "embeddings_": "recompute",
-        **dict.fromkeys(schema.ACTIVATIONS, "recompute"),
+        **dict.fromkeys(column_tables.ACTIVATIONS, "recompute"),
         "neighbours_": "drop lists",
         "sums_": "drop lists",
         "texts_": "embed again",

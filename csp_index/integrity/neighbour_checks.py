@@ -11,7 +11,7 @@ from csp_index import settings
 from csp_index.integrity.column_checks import Marks
 from csp_index.integrity.findings import reading
 from csp_index.integrity.subject import Subject, many
-from csp_index.store import schema
+from csp_index.store import column_tables
 from csp_index.store.catalog import EncoderInfo, Shard
 from csp_index.store.values import streams
 
@@ -27,7 +27,7 @@ def check_neighbours(subject: Subject, marks: Marks) -> None:
     for info in subject.encoders:
         if info.what not in marks:
             continue
-        table = schema.neighbours_table(info.name)
+        table = column_tables.neighbours_table(info.name)
         if subject.is_readable(table):
             with reading(subject.result.findings, table):
                 _check_lists(subject, info, table, marks)

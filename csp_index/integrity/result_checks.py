@@ -17,7 +17,7 @@ from csp_index.integrity.findings import reading
 from csp_index.integrity.subject import Subject, many
 from csp_index.labelling.linear.label_terms import read_terms
 from csp_index.labelling.methods import METHODS
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.values import streams
 from csp_index.store.values.derived_images import FIRST
@@ -376,14 +376,14 @@ def _check_derived(subject: Subject, tables: list[str]) -> set[int]:
 def _wrong_pictures(subject: Subject, name: str, ids: np.ndarray) -> Iterator[tuple[int, str]]:
     places = subject.sample(len(ids), _PICTURES)
     dataset = subject.store.dataset(name)
-    width = dataset.schema.field(schema.EMBEDDING).type.list_size
+    width = dataset.schema.field(column_tables.EMBEDDING).type.list_size
     for part in np.array_split(places, max(1, len(places) // 64)):
-        rows = dataset.take(part, columns=["image_id", "picture", schema.EMBEDDING, "activation"])
+        rows = dataset.take(part, columns=["image_id", "picture", column_tables.EMBEDDING, "activation"])
         subject.result.count("derived images", rows.num_rows)
         for number, row in enumerate(rows.select(["image_id", "picture", "activation"]).to_pylist()):
             if not decodes(row["picture"]):
                 yield row["image_id"], "its picture cannot be decoded"
-            elif wrong_vectors(rows.slice(number, 1), schema.EMBEDDING, width, [row["image_id"]]):
+            elif wrong_vectors(rows.slice(number, 1), column_tables.EMBEDDING, width, [row["image_id"]]):
                 yield row["image_id"], "its embedding is no finite unit vector"
             elif not np.isfinite(row["activation"]):
                 yield row["image_id"], "its activation is not finite"

@@ -14,7 +14,7 @@ from csp_index.integrity.text_checks import sql_of
 from csp_index.labelling.texts.candidate_names import template_key
 from csp_index.labelling.vocabularies import digest
 from csp_index.models.prompt_templates import TEMPLATE_SETS
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables, schema
 from csp_index.store.layout import DATA, holds_rows
 from csp_index.store.tables import Store
 
@@ -132,7 +132,7 @@ def take_vocabularies(store: Store, findings: Sequence[Finding], run_id: str) ->
     present = store.read(schema.VOCABULARIES, ["vocabulary", "template_set"])
     known = set(zip(*(column.to_pylist() for column in present.columns), strict=True))
     sets = {template_key(name): name for name in (*TEMPLATE_SETS, *(group[1] for group in broken))}
-    for table in (schema.texts_table(info.name) for info in catalog.encoders(store)):
+    for table in (column_tables.texts_table(info.name) for info in catalog.encoders(store)):
         rows = store.read(table, ["vocabulary", "template_set", "position", "text"]) if store.has(table) else None
         if rows is None:
             continue

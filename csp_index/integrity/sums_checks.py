@@ -9,7 +9,7 @@ import numpy as np
 from csp_index.integrity.column_checks import Marks
 from csp_index.integrity.findings import reading
 from csp_index.integrity.subject import Subject, many
-from csp_index.store import schema
+from csp_index.store import column_tables
 
 _ROUNDING = 1e-3  # of a sum over images, relative
 
@@ -17,7 +17,7 @@ _ROUNDING = 1e-3  # of a sum over images, relative
 def check_sums(subject: Subject, marks: Marks) -> None:
     """Check the sums of every encoder whose embeddings are in order."""
     for info in subject.encoders:
-        table = schema.sums_table(info.name)
+        table = column_tables.sums_table(info.name)
         if info.what in marks and subject.is_readable(table):
             with reading(subject.result.findings, table):
                 _check_table(subject, table, info.width)
@@ -39,9 +39,9 @@ def _holds(values: Mapping[str, np.ndarray], images: int, width: int) -> bool:
     """Return whether the sums are whole: the shares of all texts add up to 1 for each image."""
     if not all(np.isfinite(part).all() for part in values.values()):
         return False
-    if set(values) == set(schema.PRESENCE_PARTS):
+    if set(values) == set(column_tables.PRESENCE_PARTS):
         return _are_statistics(values)
-    if set(values) != set(schema.SUMS_PARTS):
+    if set(values) != set(column_tables.SUMS_PARTS):
         return False
     sizes = {"totals": images, "root": len(values["share"]), "embedding": width, "products": width * width}
     if any(len(values[name]) != size for name, size in sizes.items()):

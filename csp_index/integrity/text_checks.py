@@ -19,7 +19,7 @@ from csp_index.labelling.vocabularies import digest
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.prompt_templates import TEMPLATE_SETS, from_index, templates
 from csp_index.originals import ImageRoots, read_originals
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables, schema
 from csp_index.store.catalog import EncoderInfo
 
 _TEXTS = 8  # of a vocabulary that are embedded again
@@ -43,7 +43,7 @@ def check_texts(subject: Subject) -> None:
                     text, where = "its texts are not those that were stored", f"vocabulary {group[0]}"
                     subject.find(schema.VOCABULARIES, text, where, key=group)
     for info in subject.encoders:
-        table = schema.texts_table(info.name)
+        table = column_tables.texts_table(info.name)
         if subject.is_readable(table):
             with reading(subject.result.findings, table):
                 _check_embedded(subject, info, table)
@@ -95,7 +95,7 @@ def check_against_encoders(subject: Subject, marks: Marks, find: FindEncoder) ->
         if encoder is None:
             subject.result.notes.append(f"encoder {info.name} is not on this machine: its embeddings are not compared")
             continue
-        table = schema.texts_table(info.name)
+        table = column_tables.texts_table(info.name)
         if subject.is_readable(table):
             with reading(subject.result.findings, table):
                 _compare_texts(subject, table, encoder)
@@ -146,7 +146,7 @@ def _compare_images(subject: Subject, info: EncoderInfo, encoder: LoadedEncoder,
         return
     ids = [row["image_id"] for row, _ in read]
     pixels = torch.stack([encoder.preprocess(one.image) for _, one in read])
-    stored = subject.store.dataset(info.table).take(ids, columns=[schema.EMBEDDING])[schema.EMBEDDING]
+    stored = subject.store.dataset(info.table).take(ids, columns=[column_tables.EMBEDDING])[column_tables.EMBEDDING]
     subject.result.count("images embedded again", len(ids))
     for wrong in _unlike(stored, encoder.embed_images(pixels).float().cpu()):
         number = next(shard.number for shard, _ in marks[info.what] if ids[wrong] < shard.first_image + shard.rows)

@@ -24,7 +24,7 @@ from csp_index.labelling.vocabularies import Vocabulary, digest
 from csp_index.models.prompt_templates import templates
 from csp_index.regular_files import read_bytes, user_path
 from csp_index.settings import MAX_IMAGE_BYTES
-from csp_index.store import schema
+from csp_index.store import column_tables
 from csp_index.store.catalog import EncoderInfo, sql_text
 from csp_index.store.tables import Store
 from csp_index.tensors.library import torch
@@ -123,7 +123,7 @@ def embed_vocabulary(
     """
     prompts = templates(template_set)
     set_key = template_key(template_set)
-    table = schema.texts_table(source.name)
+    table = column_tables.texts_table(source.name)
     where = f"vocabulary = {sql_text(vocabulary.key)} AND template_set = {sql_text(set_key)}"
     key = texts_key(vocabulary, template_set)
     count = len(vocabulary.texts) + 1  # the last row is the empty template's
@@ -147,7 +147,7 @@ def embed_proposed(space: TextSpace, texts: Sequence[str]) -> torch.Tensor:
     """
     store, source = space.store, space.source
     set_key = template_key(space.template_set)
-    table = schema.texts_table(source.name)
+    table = column_tables.texts_table(source.name)
     places = {text: place for place, text in enumerate(texts)}
     vectors = torch.zeros(len(places), source.width)
     cached = np.zeros(len(places), dtype=bool)
@@ -181,7 +181,9 @@ def _keep_texts(
         "text": pa.array(texts),
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1).numpy()), source.width),
     }
-    store.append(schema.texts_table(source.name), pa.table(columns, schema=schema.texts_schema(source.width)))
+    store.append(
+        column_tables.texts_table(source.name), pa.table(columns, schema=column_tables.texts_schema(source.width))
+    )
     store.checkpoint()
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from csp_index.contrast.selection import Selection
 from csp_index.labelling.methods import METHODS
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
 from csp_index.store.values.arrays import embedding_blocks
@@ -96,7 +96,7 @@ def _vectors_and_mean(
 
 def stored_vectors(store: Store, selection: Selection, method: str, images: int) -> np.ndarray | None:
     """Return the concept vectors [M, D] that the newest label run of the whole layer, over `images` images, stored."""
-    table = schema.concepts_table(selection.source.name)
+    table = column_tables.concepts_table(selection.source.name)
     if not store.has(table):
         return None
     where = f"{catalog.layer_filter(selection.target)} AND method = {catalog.sql_text(method)} AND images = {images}"

@@ -18,7 +18,7 @@ from csp_index.labelling.kept.read_labels import label_of
 from csp_index.labelling.texts.candidate_names import TextSpace, template_key
 from csp_index.models.prompt_templates import templates
 from csp_index.records import LayerKey
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
 
@@ -49,7 +49,7 @@ def embed_text(space: TextSpace, text: str) -> np.ndarray:
     """Return a text's embedding [D]: as the index holds it under the space's templates, else the encoder's."""
     if not text.strip():
         raise SettingError("the text to search for is empty: write a word or a phrase")
-    set_key, table = template_key(space.template_set), schema.texts_table(space.source.name)
+    set_key, table = template_key(space.template_set), column_tables.texts_table(space.source.name)
     where = f"text = {catalog.sql_text(text)} AND template_set = {catalog.sql_text(set_key)}"
     rows = space.store.read(table, ["embedding"], where) if space.store.has(table) else None
     if rows is not None and rows.num_rows:

@@ -7,7 +7,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from csp_index.labelling.label_rule import LabelRule, read_rule
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables, schema
 from csp_index.store.tables import Store
 
 _OF_NEURONS = (
@@ -63,29 +63,31 @@ def _committed(store: Store, what: str) -> str:
 
 def _derived(store: Store, encoders: list[str]) -> Any:
     """Return the derived images; of several encoders in one table without embeddings and pictures."""
-    tables = [(name, table) for name in encoders if store.has(table := schema.derived_table(name))]
+    tables = [(name, table) for name in encoders if store.has(table := column_tables.derived_table(name))]
     if len(encoders) == 1 and tables:
         return store.dataset(tables[0][1])
-    columns = [name for name in schema.derived_schema(1).names if name not in (schema.EMBEDDING, "picture")]
+    columns = [
+        name for name in column_tables.derived_schema(1).names if name not in (column_tables.EMBEDDING, "picture")
+    ]
     parts = []
     for name, table in tables:
         rows = store.read(table, columns)
         parts.append(rows.append_column("encoder", pa.array([name] * rows.num_rows)))
     if parts:
         return pa.concat_tables(parts)
-    return schema.derived_schema(1).empty_table().select(columns)
+    return column_tables.derived_schema(1).empty_table().select(columns)
 
 
 def _texts(store: Store, encoders: list[str]) -> pa.Table:
     parts = []
     for name in encoders:
-        table = schema.texts_table(name)
+        table = column_tables.texts_table(name)
         if store.has(table):
             rows = store.read(table, ["vocabulary", "template_set", "position", "text"], "text != ''")
             parts.append(rows.append_column("encoder", pa.array([name] * rows.num_rows)))
     if parts:
         return pa.concat_tables(parts)
-    empty = schema.texts_schema(1).empty_table().select(["vocabulary", "template_set", "position", "text"])
+    empty = column_tables.texts_schema(1).empty_table().select(["vocabulary", "template_set", "position", "text"])
     return empty.append_column("encoder", pa.array([], pa.string()))
 
 

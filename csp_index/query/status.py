@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from csp_index.labelling.label_rule import read_rule
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables, schema
 from csp_index.store.runs import read_runs
 from csp_index.store.tables import Store
 
@@ -41,7 +41,7 @@ def describe(store: Store) -> dict[str, Any]:
                 "width": e.width,
                 "images": catalog.image_count(store, e.what),
                 "vector_index": asdict(index) if (index := store.vector_index(e.table)) else None,
-                "derived": store.count(schema.derived_table(e.name)),
+                "derived": store.count(column_tables.derived_table(e.name)),
             }
             for e in catalog.encoders(store)
         ],

@@ -25,7 +25,7 @@ from csp_index.lru_cache import LRUCache
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents.shapes import LayerRow, NeuronRow
 from csp_index.service.layer_table import LayerTable, Pairs, read_layer, read_pairs
-from csp_index.store import catalog, runs, schema
+from csp_index.store import catalog, column_tables, runs, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.connect import open_snapshot
 from csp_index.store.values.derived_images import derived_rows, describe_recipe, is_derived
@@ -168,7 +168,7 @@ class Snapshot:
 
     def _read_texts(self, candidates: str) -> Texts | None:
         info = self.encoder
-        table = schema.texts_table(info.name)
+        table = column_tables.texts_table(info.name)
         if not self.store.has(table):
             return None
         names = ["vocabulary", "template_set"]
@@ -181,9 +181,9 @@ class Snapshot:
         if 8 * texts_set["count_all"] * info.width > self.cache.limit:
             return None
         where = " AND ".join(f"{name} = {catalog.sql_text(texts_set[name])}" for name in ("vocabulary", "template_set"))
-        rows = self.store.read(table, ["position", "text", schema.EMBEDDING], f"{where} AND text != ''")
+        rows = self.store.read(table, ["position", "text", column_tables.EMBEDDING], f"{where} AND text != ''")
         rows = rows.sort_by("position").combine_chunks()
-        vectors = np.asarray(rows[schema.EMBEDDING].chunk(0).flatten()).reshape(rows.num_rows, info.width)
+        vectors = np.asarray(rows[column_tables.EMBEDDING].chunk(0).flatten()).reshape(rows.num_rows, info.width)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         return Texts(rows["text"].to_pylist(), vectors / np.maximum(lengths, 1e-12))
 

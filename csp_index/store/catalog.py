@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from csp_index.errors import NotFoundError, SettingError, StoreError
 from csp_index.records import LayerKey
-from csp_index.store import schema
+from csp_index.store import column_tables, schema
 from csp_index.store.foreign import MOST_DIMENSIONS, MOST_NEURONS, check_size, check_table
 from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
@@ -72,12 +72,12 @@ class LayerInfo:
     @property
     def is_sparse(self) -> bool:
         """Whether activations that are 0 are not stored."""
-        return schema.is_sparse(self.table)
+        return column_tables.is_sparse(self.table)
 
     @property
     def row_neurons(self) -> int:
         """How many neurons a row of the table has the activations of."""
-        return schema.SPARSE_NEURONS if self.is_sparse else 1
+        return column_tables.SPARSE_NEURONS if self.is_sparse else 1
 
     @property
     def shard_rows(self) -> int:
@@ -157,7 +157,7 @@ def _encoder_info(row: Mapping[str, Any]) -> EncoderInfo:
         check_size(row["width"], MOST_DIMENSIONS, owner, "width"),
         row["logit_scale"],
         read_object(row["identity"], schema.ENCODERS, "identity"),
-        check_table(row["table"], schema.embeddings_table(name), owner),
+        check_table(row["table"], column_tables.embeddings_table(name), owner),
     )
 
 
@@ -173,7 +173,9 @@ def _layer_info(row: Mapping[str, Any]) -> LayerInfo:
         row["dtype"],
         read_object(row["identity"], schema.LAYERS, "identity"),
         check_table(
-            row["table"], schema.activations_table(str(key), sparse=schema.is_sparse(str(row["table"]))), owner
+            row["table"],
+            column_tables.activations_table(str(key), sparse=column_tables.is_sparse(str(row["table"]))),
+            owner,
         ),
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from csp_index.store.schema import EMBEDDING
+from csp_index.store.column_tables import EMBEDDING
 from csp_index.store.tables import Store
 
 _FRAGMENT_BYTES = 2**30  # of one fragment after compaction, at most

@@ -19,7 +19,7 @@ import pyarrow as pa
 from csp_index import settings
 from csp_index.errors import StoreError
 from csp_index.lru_cache import LRUCache
-from csp_index.store import schema
+from csp_index.store import column_tables, schema
 from csp_index.store.history.commits import CommitLog
 from csp_index.store.history.lance_errors import translated
 from csp_index.store.history.read_hold import ReadHold
@@ -94,7 +94,7 @@ class Store:
     def _made(self, name: str, table_schema: pa.Schema) -> Any:
         """Return the Lance dataset of a table, which is created, empty, if it does not exist. Loads no lancedb."""
         if self._tables.version(name) is None:
-            self._working.create(name, table_schema, schema.file_format(name))  # the tables of a writer
+            self._working.create(name, table_schema, column_tables.file_format(name))  # the tables of a writer
         return self.dataset(name)
 
     def append(self, name: str, rows: pa.Table) -> None:
@@ -149,7 +149,7 @@ class Store:
         from lance import write_dataset
 
         with self._writing(name):
-            options: dict[str, Any] = {"data_storage_version": schema.file_format(name)}
+            options: dict[str, Any] = {"data_storage_version": column_tables.file_format(name)}
             options["storage_options"] = self.location.options or None
             write_dataset(rows, self.dataset(name).uri, mode="overwrite", **options)
 
@@ -264,7 +264,7 @@ class Store:
         dataset = self.dataset(name)
         with self._translated(name, _UNREADABLE):
             for index in dataset.describe_indices():
-                if index.field_names == [schema.EMBEDDING]:
+                if index.field_names == [column_tables.EMBEDDING]:
                     late, size = dataset.count_rows() - index.num_rows_indexed, index.total_size_bytes or 0
                     return VectorIndex(index.index_type.lower(), index.num_rows_indexed, late, size)
         return None

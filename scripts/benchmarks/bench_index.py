@@ -112,8 +112,8 @@ def _ways(
     from csp_index.indexing.indexer import add_images
     from csp_index.models.encoders import load_encoder
     from csp_index.models.networks import load_network
+    from csp_index.store.column_tables import activations_table, embeddings_table
     from csp_index.store.connect import create_store
-    from csp_index.store.schema import activations_table, embeddings_table
 
     seen = load_encoder(f"open_clip:{encoder}")
     studied = load_network(f"torchvision:{load.network}/none", layers=[_LAYER], weights=weights)

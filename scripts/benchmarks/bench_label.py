@@ -256,7 +256,7 @@ def warm(places: dict[str, str], count: int) -> dict[str, Any]:
 
     from csp_index import open_index
     from csp_index.labelling.candidates import read_text_arrays
-    from csp_index.store.schema import ACTIVATIONS
+    from csp_index.store.column_tables import ACTIVATIONS
 
     opened = {}
     for name, place in places.items():

@@ -40,8 +40,8 @@ def measure(folder: Path) -> None:
     from csp_index.indexing.indexer import add_images
     from csp_index.models.encoders import load_encoder
     from csp_index.models.networks import load_network
+    from csp_index.store.column_tables import activations_table, embeddings_table
     from csp_index.store.connect import create_store
-    from csp_index.store.schema import activations_table, embeddings_table
 
     _, encoder, _ = make(folder / "models", _MODELS)
     photos = folder / "photos"

@@ -24,7 +24,7 @@ from csp_index.errors import CspIndexError, GeneratorError, LabelError, NotFound
 from csp_index.evaluation.options import EvaluationOptions, parse_methods
 from csp_index.models.variant_generators import Original, Variant, load_variants, make_variants
 from csp_index.records import ExampleOptions, Label
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables, schema
 from csp_index.store.values.derived_images import FIRST, find_derived, read_derived
 
 LAYER = "network/concepts"
@@ -60,7 +60,7 @@ def asked(index: Index) -> list[int]:
 
 
 def rows_of(index: Index) -> list[dict[str, Any]]:
-    table = schema.derived_table(catalog.encoder(index.store).name)
+    table = column_tables.derived_table(catalog.encoder(index.store).name)
     rows: list[dict[str, Any]] = index.store.read(table).to_pylist() if index.store.has(table) else []
     return rows
 

@@ -15,7 +15,7 @@ from csp_index.contrast.exact_ranking import Ranked
 from csp_index.contrast.examples import Examples, gather_examples
 from csp_index.contrast.selection import Selection
 from csp_index.records import ExampleOptions
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables
 
 NEURONS, WIDTH = 16, 12
 TEXTS = [f"text {i}" for i in range(20)]
@@ -63,7 +63,7 @@ def examples(
 
 
 def table_of(index: Index) -> str:
-    return schema.neighbours_table(catalog.encoder(index.store).name)
+    return column_tables.neighbours_table(catalog.encoder(index.store).name)
 
 
 @pytest.mark.parametrize("held", ["100000000", "1"], ids=["held", "fetched"])

@@ -14,7 +14,7 @@ from PIL import Image
 from csp_index import NetworkSource, open_index
 from csp_index.errors import ModelError, NotFoundError, SettingError, StoreError
 from csp_index.integrity.verify import verify
-from csp_index.store import schema
+from csp_index.store import column_tables
 
 ONLY = NetworkSource("python:fakes:network", ("concepts",), name="fake")
 
@@ -45,7 +45,7 @@ def test_the_copy_is_the_index_without_these_images(images, tmp_path, storage, m
         for neuron in range(neurons):
             address = f"{layer}/{neuron}"
             np.testing.assert_array_equal(copy.activations(address), index.activations(address)[kept])
-    tables = [contents(tmp_path / name)[schema.embeddings_table(ENCODER)] for name in ("copy", "db")]
+    tables = [contents(tmp_path / name)[column_tables.embeddings_table(ENCODER)] for name in ("copy", "db")]
     assert [row["embedding"] for row in tables[0]] == [tables[1][number]["embedding"] for number in kept]
     row = copy.sql("SELECT * FROM neurons WHERE layer = 'conv' AND neuron = 2").rows()[0]
     values = index.activations("net/conv/2")[kept]

@@ -20,7 +20,7 @@ from csp_index.indexing import indexer
 from csp_index.models.encoders import load_encoder
 from csp_index.models.networks import load_network
 from csp_index.originals import read_originals
-from csp_index.store import schema
+from csp_index.store import column_tables, schema
 from csp_index.store.connect import create_store
 
 LAYER = NetworkSource("python:fakes:network", ("concepts",), name="net")
@@ -56,7 +56,7 @@ def drafts(index: Index) -> set[object]:
 
 
 def vectors(index: Index) -> np.ndarray:
-    return np.array(index.store.read(schema.embeddings_table(ENCODER))["embedding"].to_pylist())
+    return np.array(index.store.read(column_tables.embeddings_table(ENCODER))["embedding"].to_pylist())
 
 
 def test_jpegs_are_reduced_and_nothing_else_changes(photos, tmp_path):

@@ -15,7 +15,7 @@ from csp_index.array_files import rows_of
 from csp_index.errors import AddressError, ArrayError, SettingError, StoreError
 from csp_index.indexing import import_arrays
 from csp_index.labelling.candidates import read_text_arrays
-from csp_index.store import schema
+from csp_index.store import column_tables, schema
 from csp_index.store.tables import Store
 
 Paths = dict[str, Path]
@@ -168,7 +168,7 @@ def test_what_is_stored(tmp_path, paths):
 def test_embeddings_are_made_unit_length_and_those_that_are_stay_as_they_are(tmp_path, paths):
     unit = np.load(paths["embeddings"])
     index = take_in(tmp_path / "unit", paths)
-    table = schema.embeddings_table("arrays")
+    table = column_tables.embeddings_table("arrays")
     np.testing.assert_array_equal(np.array(index.store.read(table)["embedding"].to_pylist(), np.float32), unit)
     change(paths["embeddings"], lambda a: a.astype(np.float64) * np.linspace(0.001, 1000, 60)[:, None])
     scaled = take_in(tmp_path / "scaled", paths)
@@ -207,7 +207,10 @@ def test_a_second_layer_comes_without_embeddings_and_touches_nothing_else(tmp_pa
     texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
     assert len(index.label("m/second", vocabulary=texts)) == 5
     take_in(tmp_path / "db", paths, "m/third")  # with the same embeddings again is fine too
-    assert index.store.versions()[schema.embeddings_table("arrays")] == before[schema.embeddings_table("arrays")]
+    assert (
+        index.store.versions()[column_tables.embeddings_table("arrays")]
+        == before[column_tables.embeddings_table("arrays")]
+    )
 
 
 def test_the_same_import_again_changes_nothing(tmp_path, paths):

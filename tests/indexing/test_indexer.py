@@ -26,7 +26,7 @@ from csp_index.errors import StoreError
 from csp_index.images import folders, loader
 from csp_index.images.decode import read_images
 from csp_index.indexing import commit
-from csp_index.store import schema
+from csp_index.store import column_tables, schema
 from csp_index.store.tables import Store
 
 
@@ -50,7 +50,7 @@ def test_every_image_is_stored_with_embedding_and_activations(images, tmp_path):
     encoder, network = fakes.encoder(), fakes.network()
     pictures = [item.image for item in read_images([row["uri"] for row in rows])]
     pixels = torch.stack([encoder.preprocess(picture) for picture in pictures])
-    stored = index.store.read(schema.embeddings_table(ENCODER))["embedding"].to_pylist()
+    stored = index.store.read(column_tables.embeddings_table(ENCODER))["embedding"].to_pylist()
     np.testing.assert_allclose(stored, encoder.embed_images(pixels).numpy(), atol=1e-6)
     with torch.no_grad():
         concepts = network(pixels).numpy()
@@ -74,7 +74,7 @@ def test_the_same_source_again_adds_only_what_is_new(images, tmp_path):
     again = open_index(tmp_path / "db").add_images(images, shard_size=10)  # the models of the index
     assert (again.added, again.images) == (7, 30)
     after = contents(tmp_path / "db")
-    embeddings = schema.embeddings_table(ENCODER)
+    embeddings = column_tables.embeddings_table(ENCODER)
     assert after[embeddings][:23] == before[embeddings]
     assert {n["images"] for n in after["neurons"]} == {30}
 
@@ -243,7 +243,7 @@ def test_a_writer_that_fails_ends_the_pass_with_its_own_error(images, tmp_path, 
 
     def full(store, name, rows):
         appended.append(name)
-        if name == schema.embeddings_table(ENCODER) and appended.count(name) == 2:
+        if name == column_tables.embeddings_table(ENCODER) and appended.count(name) == 2:
             raise StoreError("no space is left")
         real(store, name, rows)
 
@@ -283,9 +283,9 @@ def test_rows_without_a_mark_do_not_exist(images, tmp_path):
     add(tmp_path / "db", images)
     index = open_index(tmp_path / "db")
     before = contents(tmp_path / "db")
-    rows = index.store.read(schema.embeddings_table(ENCODER), where="shard = 2")
+    rows = index.store.read(column_tables.embeddings_table(ENCODER), where="shard = 2")
     shifted = rows.set_column(rows.schema.get_field_index("shard"), "shard", [[3] * rows.num_rows])
-    table = str(tmp_path / "db" / f"{schema.embeddings_table(ENCODER)}.lance")
+    table = str(tmp_path / "db" / f"{column_tables.embeddings_table(ENCODER)}.lance")
     lance.write_dataset(shifted.cast(rows.schema), table, mode="append")  # as a kill before the mark leaves it
     labels = index.label("net/concepts", vocabulary=["red", "blue"], templates="none")
     assert labels[9].state == "dead"

@@ -16,7 +16,7 @@ from csp_index.labelling.candidates import read_text_arrays
 from csp_index.labelling.texts import candidate_names
 from csp_index.labelling.vocabularies import load_vocabulary, make_vocabulary
 from csp_index.models import index_models
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables, schema
 
 ENCODER = "python:fakes:encoder"
 
@@ -148,7 +148,7 @@ def test_templates_and_texts_change_the_key(built, tmp_path):
     assert not torch.allclose(plain.embeddings, wrapped.embeddings)
     sheet = write(tmp_path / "none.txt", "a drawing of {}\n")
     assert embed(built, words, str(sheet)).key not in (plain.key, wrapped.key)
-    table = schema.texts_table(ENCODER)
+    table = column_tables.texts_table(ENCODER)
     assert built.store.count(table) == 3 * 2  # the text and the empty template under each set
     assert [row["text"] for row in built.sql("SELECT DISTINCT text FROM texts").rows()] == ["red"]
 
@@ -164,10 +164,10 @@ def test_trap_6_several_templates_and_several_texts_do_not_mix(built):
 def test_half_written_texts_are_made_anew(built):
     words = make_vocabulary("v", ["red", "green", "blue"])
     first = embed(built, words, "none")
-    built.store.delete(schema.texts_table(ENCODER), "position = 1")
+    built.store.delete(column_tables.texts_table(ENCODER), "position = 1")
     again = embed(built, words, "none")
     assert torch.equal(again.embeddings, first.embeddings)
-    assert built.store.count(schema.texts_table(ENCODER)) == 4
+    assert built.store.count(column_tables.texts_table(ENCODER)) == 4
 
 
 def test_another_encoder_under_the_name_is_refused(built, monkeypatch):

@@ -12,14 +12,14 @@ from csp_index.labelling import gather
 from csp_index.labelling.candidates import read_text_arrays
 from csp_index.labelling.response.dataset_sums import DatasetSums, dataset_sums
 from csp_index.labelling.response.stored_sums import kept_sums
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables
 
 
 def test_a_vocabulary_is_summed_over_the_images_once(tmp_path, monkeypatch):
     index, _, paths = build(tmp_path)
     texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
     loose = list(index.label("m/l", "firing-contrast", vocabulary=texts, keep=False))
-    table = schema.sums_table(catalog.encoder(index.store).name)
+    table = column_tables.sums_table(catalog.encoder(index.store).name)
     assert not index.store.has(table), "keep=False writes nothing"
     kept = list(index.label("m/l", "firing-contrast", vocabulary=texts))
     assert [label.labels for label in kept] == [label.labels for label in loose]
@@ -60,7 +60,7 @@ def test_sums_grow_with_the_images(tmp_path):
     assert kept(30).images == 30 and asked == [0, 40, 0], "sums over more images are no sums over fewer"
     for number in range(20):
         kept(60, f"other {number}")
-    keys = set(store.read(schema.sums_table(source.name), ["key"])["key"].to_pylist())
+    keys = set(store.read(column_tables.sums_table(source.name), ["key"])["key"].to_pylist())
     assert keys == {f"other {number}" for number in range(4, 20)}, "the newest are kept"
 
 
@@ -68,8 +68,8 @@ def test_statistics_of_texts_are_computed_once_and_checked(tmp_path, monkeypatch
     index, _, paths = build(tmp_path)
     texts = read_text_arrays(paths["text_embeddings"], paths["texts"])
     first = list(index.label("m/l", "linear", vocabulary=texts))
-    table = schema.sums_table(catalog.encoder(index.store).name)
-    assert set(index.store.read(table, ["part"])["part"].to_pylist()) == set(schema.PRESENCE_PARTS)
+    table = column_tables.sums_table(catalog.encoder(index.store).name)
+    assert set(index.store.read(table, ["part"])["part"].to_pylist()) == set(column_tables.PRESENCE_PARTS)
     with monkeypatch.context() as once:
         once.setattr(gather, "text_statistics", None)
         (alone,) = index.label("m/l/2", "linear", vocabulary=texts, keep=False, recompute=True)
@@ -82,5 +82,5 @@ def test_statistics_of_texts_are_computed_once_and_checked(tmp_path, monkeypatch
     mean["values"] = [2.0, *mean["values"][1:]]
     with index.store.write_lock():
         index.store.delete(table, "true")
-        index.store.append(table, pa.Table.from_pylist(rows, schema=schema.sums_schema()))
+        index.store.append(table, pa.Table.from_pylist(rows, schema=column_tables.sums_schema()))
     assert not verify(str(tmp_path / "db")).sound

@@ -22,7 +22,7 @@ from csp_index.proposers.pictures import Pictures
 from csp_index.proposers.proposer import Answer, Question
 from csp_index.proposers.questions import Questions
 from csp_index.records import LayerKey
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +254,7 @@ def test_images_made_for_the_contrast_are_shown(tmp_path):
     neurons = [f"net/conv/{n}" for n in range(6)]
     proposer = Namer()
     index.propose(neurons, vlm=proposer, contrast="perturbation", examples=2)
-    made = index.store.read(schema.derived_table(index.status()["encoders"][0]["encoder"]))
+    made = index.store.read(column_tables.derived_table(index.status()["encoders"][0]["encoder"]))
     files = {decode(data).tobytes() for data in made["picture"].to_pylist()}
     shown = [picture.tobytes() for question in proposer.asked for picture in question.contrastive]
     assert shown and set(shown) <= files

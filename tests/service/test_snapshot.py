@@ -20,7 +20,7 @@ from csp_index.labelling.candidates import CandidateTexts
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.layer_table import UNLABELLED
 from csp_index.service.snapshot import Snapshot, without_folders
-from csp_index.store import schema
+from csp_index.store import column_tables, schema
 from csp_index.store.connect import create_store, open_snapshot, open_store
 from csp_index.store.tables import Store
 
@@ -105,7 +105,7 @@ def test_a_snapshot_refuses_every_write_and_leaves_no_file(tmp_path, write: Call
 
 def test_vector_search_stays_at_the_version(tmp_path):
     index = made(tmp_path)
-    table = schema.embeddings_table("arrays")
+    table = column_tables.embeddings_table("arrays")
     fixed = open_snapshot(tmp_path / "db")
     query = np.eye(12, dtype=np.float32)[:1]
     expected = fixed.search(table, query, 5)[0].tolist()

@@ -13,7 +13,7 @@ from fakes import write_arrays
 from csp_index import Index, open_index
 from csp_index.errors import NotFoundError, SettingError, StoreError
 from csp_index.records import LayerKey
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables, schema
 from csp_index.store.tables import Store
 from csp_index.store.values import arrays as fetching
 from csp_index.store.values import streams
@@ -169,7 +169,7 @@ def test_a_shard_of_another_length_is_told(tmp_path):
     rows = store.read(target.table).to_pylist()
     for row in rows:
         row["values"] = row["values"][:-1]
-    rewrite(store, target.table, pa.Table.from_pylist(rows, schema=schema.activations_schema("float32")))
+    rewrite(store, target.table, pa.Table.from_pylist(rows, schema=column_tables.activations_schema("float32")))
     with pytest.raises(StoreError, match="do not fill shard 0"):
         fetching.activations_of(store, target, 1, IMAGES)
 
@@ -197,7 +197,7 @@ def test_several_encoders_must_be_named(tmp_path):
     rows = store.read(schema.ENCODERS)
     table = rows.schema.get_field_index("table")
     rows = rows.set_column(0, "encoder", pa.array(["second"]))
-    rows = rows.set_column(table, "table", pa.array([schema.embeddings_table("second")]))
+    rows = rows.set_column(table, "table", pa.array([column_tables.embeddings_table("second")]))
     store.append(schema.ENCODERS, rows.cast(store.read(schema.ENCODERS).schema))
     assert catalog.encoder(store).name == "arrays"  # without a committed shard the second is none yet
     marks = store.read(schema.SHARDS, where="what = 'embeddings:arrays'")

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from csp_index.errors import StoreError
-from csp_index.store import maintenance, schema
+from csp_index.store import column_tables, maintenance
 from csp_index.store.connect import create_store, open_store
 from csp_index.store.tables import Store, VectorIndex
 
@@ -27,7 +27,7 @@ def append(store: Store, rows: np.ndarray, first: int = 0, shard: int = 100) -> 
         column = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), WIDTH)
         ids = pa.array(np.arange(first + start, first + start + len(part)))
         shards = pa.array([0] * len(part), pa.int32())
-        store.append("e", pa.table([ids, shards, column], schema=schema.embeddings_schema(WIDTH)))
+        store.append("e", pa.table([ids, shards, column], schema=column_tables.embeddings_schema(WIDTH)))
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_compaction_keeps_the_order_and_the_rows(store):
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 def test_compaction_keeps_lists_of_activations(store, sparse):
-    rng, name = np.random.default_rng(0), schema.activations_table("m/l", sparse=sparse)
+    rng, name = np.random.default_rng(0), column_tables.activations_table("m/l", sparse=sparse)
     for shard in range(12):
         lengths = rng.integers(0, 90, 5)
         ends, values = pa.array(np.cumsum([0, *lengths]).astype(np.int32)), rng.random(lengths.sum())
@@ -65,7 +65,7 @@ def test_compaction_keeps_lists_of_activations(store, sparse):
             lists = [pa.array((values * 64).astype(np.uint8)), pa.array((values * 500).astype(np.int32)), *lists]
         columns = [pa.ListArray.from_arrays(ends, column) for column in lists]
         keys = [pa.array(np.full(5, shard, np.int32)), pa.array(np.arange(5, dtype=np.int32))]
-        rows_schema = schema.sparse_schema("float16") if sparse else schema.activations_schema("float16")
+        rows_schema = column_tables.sparse_schema("float16") if sparse else column_tables.activations_schema("float16")
         store.append(name, pa.table([*keys, *columns], schema=rows_schema))
     before = store.read(name)
     maintenance.compact(store, name)

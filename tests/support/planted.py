@@ -14,7 +14,7 @@ from csp_index.records import NeuronKey
 from csp_index.service.config import ServiceSettings
 from csp_index.service.live.engine import Engine
 from csp_index.service.snapshot import Snapshot
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables
 from csp_index.store.values.derived_images import FIRST, DerivedImage, append_derived
 
 ENCODER = "python:fakes:encoder"
@@ -39,7 +39,7 @@ def make_planted(folder: Path) -> Path:
     index.add_images(
         folder / "images", encoders=[ENCODER], networks=[network], metadata=folder / "metadata.csv", shard_size=25
     )
-    column = index.store.read(schema.embeddings_table(ENCODER))["embedding"].to_pylist()
+    column = index.store.read(column_tables.embeddings_table(ENCODER))["embedding"].to_pylist()
     embeddings = np.array(column, np.float32)
     directions = fakes.encoder().embed_texts(WORDS).numpy()
     activations = np.maximum((embeddings - embeddings.mean(0)) @ directions.T, 0)

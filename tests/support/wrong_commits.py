@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from csp_index.store import catalog
+from csp_index.store.column_tables import ACTIVATIONS
 from csp_index.store.connect import open_store
 from csp_index.store.history.migration import digests_of
-from csp_index.store.schema import ACTIVATIONS
 from csp_index.store.tables import Store
 
 Plant = Callable[[Path], None]  # into the index at a path; beside it lie `early.db` and `other.db`

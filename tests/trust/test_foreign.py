@@ -23,7 +23,7 @@ from odd_files import ODD, in_time
 from csp_index import open_index
 from csp_index.errors import CspIndexError, StoreError
 from csp_index.proposers.answer_store import JOURNAL
-from csp_index.store import schema
+from csp_index.store import column_tables, schema
 from csp_index.store.stored_json import parse_json, read_object
 
 DEEP = '{"a":' * 100_000 + "1" + "}" * 100_000
@@ -120,7 +120,7 @@ def tables_of(db: Path) -> dict[str, Any]:
     return tables
 
 
-@pytest.mark.parametrize("table", [schema.IMAGES, schema.RUNS, schema.LABELS, schema.embeddings_table(ENCODER)])
+@pytest.mark.parametrize("table", [schema.IMAGES, schema.RUNS, schema.LABELS, column_tables.embeddings_table(ENCODER)])
 def test_no_request_goes_where_a_manifest_says(
     table: str, db: Path, run: Callable[..., Any], bucket: list[str]
 ) -> None:

@@ -18,7 +18,7 @@ from csp_index.labelling.confidence import Confidence
 from csp_index.labelling.label_values import ExampleSummary, Ranking, label_notes, stored_pairs
 from csp_index.labelling.linear.label_terms import term_rows
 from csp_index.labelling.probabilities.stored import probability_rows
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables, schema
 from csp_index.store.tables import Store
 from csp_index.tensors.library import torch
 
@@ -140,13 +140,13 @@ def write_labels(store: Store, selection: Selection, rows: LabelRows, hashed: st
     _delete_orphans(store, selection, same, names)
     store.append(schema.EXAMPLES, rows.examples)
     if rows.vectors is not None:
-        table = schema.concepts_table(selection.source.name)
+        table = column_tables.concepts_table(selection.source.name)
         store.delete(table, same)
         first = rows.labels.filter(pc.less_equal(rows.labels["rank"], 0))
         values = pa.FixedSizeListArray.from_arrays(pa.array(rows.vectors.reshape(-1).numpy()), selection.source.width)
         columns = [first[name] for name in ("run_id", "settings_hash", "model", "layer", "neuron", "method")]
         columns.append(pa.array([rows.images] * first.num_rows, pa.int64()))
-        store.append(table, pa.table([*columns, values], schema=schema.concepts_schema(selection.source.width)))
+        store.append(table, pa.table([*columns, values], schema=column_tables.concepts_schema(selection.source.width)))
     store.delete(schema.LABEL_TERMS, same)
     if rows.terms.num_rows:
         store.append(schema.LABEL_TERMS, rows.terms)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from csp_index.labelling.response.dataset_sums import DatasetSums
-from csp_index.store import schema
+from csp_index.store import column_tables
 from csp_index.store.catalog import EncoderInfo, sql_text
 from csp_index.store.runs import settings_hash
 from csp_index.store.tables import Store
@@ -33,14 +33,14 @@ def kept_sums(
 
     With `keep`, which requires the write lock, what was computed is stored.
     """
-    table = schema.sums_table(source.name)
+    table = column_tables.sums_table(source.name)
     stored = store.memo(table, "dataset sums", lambda: _read(store, table, key, images), variant=(key, images))
     first = 0 if stored is None else stored.images
     if stored is not None and first == images:
         return stored
     more = make(first)
     if keep:
-        parts = {name: getattr(more, name) for name in schema.SUMS_PARTS}
+        parts = {name: getattr(more, name) for name in column_tables.SUMS_PARTS}
         store_parts(store, table, key, first, more.images, parts)
     return more if stored is None else stored.and_of(more)
 
@@ -64,7 +64,7 @@ def _read(store: Store, table: str, key: str, images: int) -> DatasetSums | None
     for first, count, parts in read_parts(store, table, key):
         if first != width or first + count > images:
             break
-        totals, share, root, embedding, products = (parts[name] for name in schema.SUMS_PARTS)
+        totals, share, root, embedding, products = (parts[name] for name in column_tables.SUMS_PARTS)
         more = DatasetSums(totals.float(), share, root, embedding, products.view(len(embedding), -1))
         result, width = more if result is None else result.and_of(more), first + count
     return result
@@ -86,5 +86,5 @@ def store_parts(store: Store, table: str, key: str, first: int, images: int, par
         pa.array(list(parts)),
         pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(values))),
     ]
-    store.append(table, pa.table(columns, schema=schema.sums_schema()))
+    store.append(table, pa.table(columns, schema=column_tables.sums_schema()))
     store.checkpoint()

@@ -18,7 +18,7 @@ from csp_index.service.documents.layer import top_images
 from csp_index.service.documents.shapes import ExcitedRow, ImageDocument, ImageFacts, NeighbourRow
 from csp_index.service.layer_table import LayerTable
 from csp_index.service.snapshot import Snapshot
-from csp_index.store import schema
+from csp_index.store import column_tables
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.stored_json import parse_json
 from csp_index.store.values.derived_images import derived_rows, describe_recipe, is_derived
@@ -124,7 +124,7 @@ def image_vector(snapshot: Snapshot, engine: Engine, image_id: int) -> np.ndarra
     if not has_vectors(snapshot, engine):
         return None
     if is_derived(image_id):
-        table = schema.derived_table(snapshot.encoder.name)
+        table = column_tables.derived_table(snapshot.encoder.name)
         if not snapshot.store.count(table, f"image_id = {image_id}"):
             return None
     vector: np.ndarray = engine.models().vectors_of([image_id])[0]

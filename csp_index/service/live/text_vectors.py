@@ -15,7 +15,7 @@ from csp_index.labelling.vocabularies import Vocabulary, make_vocabulary
 from csp_index.lru_cache import LRUCache
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.prompt_templates import TEMPLATE_SETS, templates
-from csp_index.store import schema
+from csp_index.store import column_tables, schema
 from csp_index.store.catalog import EncoderInfo, sql_text
 from csp_index.store.tables import Store
 
@@ -58,7 +58,11 @@ class TextVectors:
         known = [*([named] if named in TEMPLATE_SETS else []), self._templates]
         sets = [name for name in known if template_key(name) == set_key]
         where = f"vocabulary = {sql_text(vocabulary)} AND template_set = {sql_text(set_key)} AND text != ''"
-        rows = self._store.read(schema.texts_table(self._source.name), ["position", "text"], where) if sets else None
+        rows = (
+            self._store.read(column_tables.texts_table(self._source.name), ["position", "text"], where)
+            if sets
+            else None
+        )
         if rows is None or rows.num_rows == 0:
             raise LabelError("the candidates of that label run are not in the index any more: name candidates")
         texts = tuple(rows.sort_by("position")["text"].to_pylist())

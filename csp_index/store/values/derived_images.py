@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from csp_index.errors import StoreError
 from csp_index.records import DerivedKind, NeuronKey
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
@@ -88,11 +88,13 @@ def append_derived(store: Store, source: EncoderInfo, rows: Sequence[DerivedImag
         "settings_hash": [row.settings_hash for row in rows],
         "recipe": [json.dumps(dict(row.recipe), sort_keys=True, ensure_ascii=False) for row in rows],
         "activation": pa.array([row.activation for row in rows], pa.float32()),
-        schema.EMBEDDING: pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), source.width),
+        column_tables.EMBEDDING: pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), source.width),
         "picture": pa.array([row.picture for row in rows], pa.binary()),
         "run_id": [row.run_id for row in rows],
     }
-    store.append(schema.derived_table(source.name), pa.table(columns, schema=schema.derived_schema(source.width)))
+    store.append(
+        column_tables.derived_table(source.name), pa.table(columns, schema=column_tables.derived_schema(source.width))
+    )
     store.checkpoint()
     return ids
 
@@ -104,9 +106,9 @@ def find_derived(
 
     Columns: image_id, kind, origin, model, layer, neuron, rank, settings_hash, recipe, activation; in the order of ids.
     """
-    table = schema.derived_table(source.name)
+    table = column_tables.derived_table(source.name)
     if not store.has(table):
-        return schema.derived_schema(source.width).empty_table().select(list(_TOLD))
+        return column_tables.derived_schema(source.width).empty_table().select(list(_TOLD))
     requested = sorted({int(neuron) for neuron in neurons})
     where = f"settings_hash = {catalog.sql_text(settings_hash)} AND kind = {catalog.sql_text(kind)}"
     where += f" AND {catalog.layer_filter(target)}"
@@ -119,7 +121,7 @@ def read_derived(
     store: Store, source: EncoderInfo, ids: Iterable[int], columns: Sequence[str] | None = None
 ) -> pa.Table:
     """Return the rows of derived images in the order of `ids`; StoreError for an unknown id."""
-    table = schema.derived_table(source.name)
+    table = column_tables.derived_table(source.name)
     requested = np.fromiter(ids, dtype=np.int64)
     known = _ids(store, table)
     places = np.searchsorted(known, requested)
@@ -131,9 +133,9 @@ def read_derived(
             f"derived image {requested[absent.argmax()]} of {source.name} is not in the index: "
             "label again with --recompute"
         )
-    selected = list(columns or schema.derived_schema(source.width).names)
+    selected = list(columns or column_tables.derived_schema(source.width).names)
     if not len(requested):
-        return schema.derived_schema(source.width).empty_table().select(selected)
+        return column_tables.derived_schema(source.width).empty_table().select(selected)
     distinct, inverse = np.unique(places, return_inverse=True)
     rows: pa.Table = store.take(table, distinct, selected)
     return rows.take(pa.array(inverse.reshape(-1)))
@@ -153,7 +155,7 @@ def derived_rows(store: Store, ids: Iterable[int], columns: Sequence[str]) -> di
 
 def derived_tables(store: Store) -> list[str]:
     """Return the names of the tables of derived images, one per encoder that has some."""
-    names = [schema.derived_table(info.name) for info in catalog.encoders(store)]
+    names = [column_tables.derived_table(info.name) for info in catalog.encoders(store)]
     return [name for name in names if store.has(name)]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from csp_index.errors import StoreError
-from csp_index.store import schema
+from csp_index.store import column_tables
 from csp_index.store.catalog import LayerInfo, Shard
 from csp_index.store.tables import Store
 
@@ -26,16 +26,16 @@ def sparse_rows(info: LayerInfo, shard: Shard, values: np.ndarray) -> pa.Table:
     flat = np.ascontiguousarray(values).reshape(-1)
     places = np.flatnonzero(flat)
     neurons, images = np.divmod(places, max(1, values.shape[1]))
-    firsts = np.arange(0, info.neurons, schema.SPARSE_NEURONS, dtype=np.int32)
+    firsts = np.arange(0, info.neurons, column_tables.SPARSE_NEURONS, dtype=np.int32)
     ends = pa.array(np.searchsorted(neurons, [*firsts, info.neurons]).astype(np.int32))
     columns = [
-        (neurons % schema.SPARSE_NEURONS).astype(np.uint8),
+        (neurons % column_tables.SPARSE_NEURONS).astype(np.uint8),
         images.astype(np.int32),
         flat[places],
     ]
     lists = [pa.ListArray.from_arrays(ends, pa.array(column)) for column in columns]
     numbers = pa.array(np.full(len(firsts), shard.number, np.int32))
-    return pa.table([numbers, pa.array(firsts), *lists], schema=schema.sparse_schema(info.dtype))
+    return pa.table([numbers, pa.array(firsts), *lists], schema=column_tables.sparse_schema(info.dtype))
 
 
 def sparse_tiles(store: Store, info: LayerInfo, marks: Sequence[Shard], neurons: np.ndarray) -> Iterator[np.ndarray]:
@@ -43,10 +43,10 @@ def sparse_tiles(store: Store, info: LayerInfo, marks: Sequence[Shard], neurons:
 
     Raises StoreError where rows are missing or not in order, or name an image or neuron that is not there.
     """
-    firsts = np.unique(neurons // schema.SPARSE_NEURONS) * schema.SPARSE_NEURONS
+    firsts = np.unique(neurons // column_tables.SPARSE_NEURONS) * column_tables.SPARSE_NEURONS
     places = np.full(info.neurons, -1)
     places[neurons] = np.arange(len(neurons))
-    row_bytes = _ENTRY_BYTES * schema.SPARSE_NEURONS * max((mark.rows for mark in marks), default=1)
+    row_bytes = _ENTRY_BYTES * column_tables.SPARSE_NEURONS * max((mark.rows for mark in marks), default=1)
     if len(firsts) <= _FETCHED:
         size = max(1, _BYTES // (row_bytes * len(firsts)))
         for start in range(0, len(marks), size):
@@ -75,7 +75,7 @@ def sparse_tiles(store: Store, info: LayerInfo, marks: Sequence[Shard], neurons:
 def _fetched(store: Store, info: LayerInfo, marks: Sequence[Shard], firsts: np.ndarray) -> pa.RecordBatch:
     """Return the rows of shards that begin with the neurons `firsts`, read by number."""
     shards = np.repeat([mark.number for mark in marks], len(firsts))
-    numbers = shards * info.shard_rows + np.tile(firsts // schema.SPARSE_NEURONS, len(marks))
+    numbers = shards * info.shard_rows + np.tile(firsts // column_tables.SPARSE_NEURONS, len(marks))
     with store.reading(info.table):
         (rows,) = store.dataset(info.table).take(numbers, columns=_COLUMNS).combine_chunks().to_batches()
     _check_order(info, rows, np.tile(firsts, len(marks)), shards)
@@ -142,7 +142,7 @@ def wrong_places(rows: pa.RecordBatch, info: LayerInfo, images: np.ndarray | int
     neuron = rows["neuron"].to_numpy(zero_copy_only=False).repeat(lengths) + offset
     most = np.broadcast_to(images, len(lengths)).repeat(lengths)
     if (
-        (offset >= schema.SPARSE_NEURONS).any()
+        (offset >= column_tables.SPARSE_NEURONS).any()
         or (neuron >= info.neurons).any()
         or ((image < 0) | (image >= most)).any()
     ):

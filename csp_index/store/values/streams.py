@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from csp_index.errors import StoreError
-from csp_index.store import schema
+from csp_index.store import column_tables
 from csp_index.store.catalog import EncoderInfo, LayerInfo, Shard
 from csp_index.store.tables import Store
 from csp_index.store.values.arrays import FETCHED, embedding_blocks, embedding_rows, fetch_tiles
@@ -77,5 +77,7 @@ def embeddings_of_derived(store: Store, source: EncoderInfo, ids: np.ndarray) ->
     """Return the embeddings of derived image ids [I], in their order, as [I, D]."""
     if not len(ids):
         return torch.zeros(0, source.width)
-    column = read_derived(store, source, ids.tolist(), [schema.EMBEDDING])[schema.EMBEDDING].combine_chunks()
+    column = read_derived(store, source, ids.tolist(), [column_tables.EMBEDDING])[
+        column_tables.EMBEDDING
+    ].combine_chunks()
     return torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).reshape(len(ids), source.width).copy())

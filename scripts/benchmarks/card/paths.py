@@ -206,7 +206,7 @@ def _indexes(run: Run, place: Path, images: Path, encoder: Path, weights: Path, 
     from csp_index.service.config import ServiceSettings
     from csp_index.service.live.live_models import LiveModels
     from csp_index.service.snapshot import Snapshot
-    from csp_index.store.schema import activations_table, embeddings_table
+    from csp_index.store.column_tables import activations_table, embeddings_table
 
     spec, source = (
         f"open_clip:{encoder}",

@@ -19,7 +19,7 @@ from csp_index.service.documents.neuron import neuron_document
 from csp_index.service.live.engine import Engine
 from csp_index.service.live.queries import Concepts
 from csp_index.service.snapshot import Snapshot
-from csp_index.store import schema
+from csp_index.store import column_tables
 
 KEY = NeuronKey("net", "concepts", 0)
 
@@ -29,7 +29,7 @@ class FakeEngine:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        column = snapshot.store.read(snapshot.encoder.table)[schema.EMBEDDING].to_pylist()
+        column = snapshot.store.read(snapshot.encoder.table)[column_tables.EMBEDDING].to_pylist()
         self._embeddings = np.array(column, dtype=np.float32)
 
     def models(self) -> FakeEngine:

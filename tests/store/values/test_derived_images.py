@@ -13,7 +13,7 @@ from csp_index import Index, open_index
 from csp_index.contrast.embeddings import all_embeddings
 from csp_index.errors import StoreError
 from csp_index.records import NeuronKey
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.values.derived_images import (
     FIRST,
@@ -141,6 +141,6 @@ def test_a_table_out_of_order_is_told(index):
     source = source_of(index)
     append_derived(index.store, source, [image(0), image(1)])
     rows = read_derived(index.store, source, [FIRST])
-    index.store.append(schema.derived_table(source.name), rows)
+    index.store.append(column_tables.derived_table(source.name), rows)
     with pytest.raises(StoreError, match="out of order"):
         read_derived(index.store, source, [FIRST])

@@ -21,7 +21,7 @@ from csp_index.evaluation.options import parse_methods
 from csp_index.indexing.commit import value_rows
 from csp_index.labelling.candidates import read_text_arrays
 from csp_index.records import LayerKey
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables
 from csp_index.store.catalog import LayerInfo, Shard
 from csp_index.store.maintenance import table_state
 from csp_index.store.values import streams
@@ -60,7 +60,7 @@ def of(index: Index) -> LayerInfo:
 
 
 def own_info(neurons: int, dtype: str = "float32") -> LayerInfo:
-    table = schema.activations_table(LAYER, sparse=True)
+    table = column_tables.activations_table(LAYER, sparse=True)
     return LayerInfo(KEY, neurons, "none", "arrays", None, dtype, {}, table)
 
 
@@ -188,7 +188,7 @@ def test_wrong_rows_are_an_error_and_never_read(tmp_path, monkeypatch, change):
     info = of(index)
     rows = index.store.dataset(info.table).to_table().to_pylist()
     rows[2][column] = do(rows[2][column])
-    changed = pa.Table.from_pylist(rows, schema=schema.sparse_schema("float32"))
+    changed = pa.Table.from_pylist(rows, schema=column_tables.sparse_schema("float32"))
 
     class Changed:
         """The store with other rows."""
