@@ -1,10 +1,11 @@
 """Compare two threads with one: `python scripts/benchmarks/measure_threads.py`.
 
-Each path is run in fresh processes with OMP_NUM_THREADS=1 and 2 in turn, first alone, then beside a process that only
-counts; a path is run once before it is timed. Rows are medians over the turns: CPU seconds and wall seconds of one run
-on one thread, and the ratios of two threads to one. A path whose wall ratio exceeds 1.05 is marked. CPU time may grow
-where two threads share a core. The load of the machine when each part begins is printed: beside other work, the ratios
-of wall time say little.
+Two processes wait with everything loaded, one with OMP_NUM_THREADS=1 and one with 2. Each path is run once in both,
+then turn by turn: in one, in the other, first alone and then beside a process that only counts. So what else the
+machine does meets both, and what one leaves in the caches favors neither. Rows are medians over the turns: CPU seconds
+and wall seconds of one run on one thread, and of the ratios of two threads to one in each turn. A path whose wall ratio
+exceeds 1.05 is marked. CPU time may grow where two threads share a core. The load of the machine when each part begins
+is printed.
 
 The data are the demo's unbiased images and models, made in DIR or a temporary folder.
 """
@@ -25,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 _SLOWER = 1.05
-REPEATS = 3  # timed runs of a path in a process, of which the median counts
 LABELS = ("csp", "firing-contrast", "consensus", "linear", "clip-dissect")
 PATHS = ("render", "index", *LABELS, "one-neuron", "live", "search", "evaluate", "large")
 
@@ -33,7 +33,7 @@ PATHS = ("render", "index", *LABELS, "one-neuron", "live", "search", "evaluate",
 def main() -> None:
     """Compare what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=3, help="processes for each number of threads")
+    parser.add_argument("--turns", type=int, default=7, help="timed runs of each path on one thread and on two")
     parser.add_argument("--paths", default=",".join(PATHS), help=f"some of {','.join(PATHS)}")
     parser.add_argument("--data", type=Path, help="where the data are, or are made")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -41,40 +41,78 @@ def main() -> None:
     if unknown := set(options.paths.split(",")) - set(PATHS):
         parser.error(f"no such path: {', '.join(sorted(unknown))} (expected some of {', '.join(PATHS)})")
     if options.child:
-        run_paths(options.data, options.paths.split(","))
+        serve_paths(options.data)
         return
     with tempfile.TemporaryDirectory() as folder:
         data = options.data or Path(folder)
         make_data(data)
         for busy in (False, True):
-            with counting(busy):
-                say_table(compare(data, options.paths, options.turns), busy)
+            with counting(busy), Runner(data, 1) as one, Runner(data, 2) as two:
+                load = os.getloadavg()[0]
+                print(f"load of the machine: {load:.1f}{'' if load < 0.5 else ', NOT idle'}", flush=True)
+                say_title(busy)
+                for path in options.paths.split(","):
+                    say_row(path, compare(path, one, two, options.turns))
 
 
-def compare(data: Path, paths: str, turns: int) -> dict[str, dict[int, list[tuple[float, float]]]]:
-    """Return the CPU and wall seconds of each path by its number of threads, a pair for each turn."""
-    load = os.getloadavg()[0]
-    print(f"load of the machine: {load:.1f}{'' if load < 0.5 else ', NOT idle'}", flush=True)
-    seconds: dict[str, dict[int, list[tuple[float, float]]]] = {}
+Seconds = tuple[float, float]  # of CPU time, of wall time
+
+
+def compare(path: str, one: Runner, two: Runner, turns: int) -> list[tuple[Seconds, Seconds]]:
+    """Return the seconds of a path on one thread and on two, for each turn."""
+    for runner in (one, two):
+        runner.run(path)
+    pairs = []
     for turn in range(turns):
-        for threads in (1, 2) if turn % 2 == 0 else (2, 1):
-            command = [sys.executable, __file__, "--child", "--data", str(data), "--paths", paths]
-            environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-            environment["OMP_NUM_THREADS"] = str(threads)
-            lines = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
-            for row in map(json.loads, lines.splitlines()):
-                seconds.setdefault(row["path"], {1: [], 2: []})[threads].append((row["cpu"], row["wall"]))
-    return seconds
+        if turn % 2 == 0:
+            first = one.run(path)
+            pairs.append((first, two.run(path)))
+        else:
+            second = two.run(path)
+            pairs.append((one.run(path), second))
+    return pairs
 
 
-def say_table(seconds: dict[str, dict[int, list[tuple[float, float]]]], busy: bool) -> None:
-    """Print a row for each path; one that two threads make slower by over 5 % is marked."""
+def say_title(busy: bool) -> None:
+    """Print the title of a table."""
     print(f"{'beside a busy process' if busy else 'alone':22} {'CPU s':>8} {'2 : 1':>7} {'wall s':>8} {'2 : 1':>7}")
-    for path, by_threads in seconds.items():
-        one, two = ([statistics.median(column) for column in zip(*by_threads[n], strict=True)] for n in (1, 2))
-        cpu, wall = two[0] / one[0], two[1] / one[1]
-        mark = "" if wall <= _SLOWER else "  slower"
-        print(f"{path:22} {one[0]:8.3f} {cpu:7.2f} {one[1]:8.3f} {wall:7.2f}{mark}", flush=True)
+
+
+def say_row(path: str, pairs: list[tuple[Seconds, Seconds]]) -> None:
+    """Print the row of a path; one that two threads make slower by over 5 % is marked."""
+    used, waited = (statistics.median(one[which] for one, _ in pairs) for which in (0, 1))
+    cpu, wall = (statistics.median(two[which] / one[which] for one, two in pairs) for which in (0, 1))
+    mark = "" if wall <= _SLOWER else "  slower"
+    print(f"{path:22} {used:8.3f} {cpu:7.2f} {waited:8.3f} {wall:7.2f}{mark}", flush=True)
+
+
+class Runner:
+    """A process with a number of threads that runs a path whenever it is asked to."""
+
+    def __init__(self, data: Path, threads: int) -> None:
+        command = [sys.executable, __file__, "--child", "--data", str(data)]
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        environment["OMP_NUM_THREADS"] = str(threads)
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(self, path: str) -> Seconds:
+        """Run a path once; RuntimeError if the process ended."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(f"{path}\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process that runs {path} ended with {self._process.wait()}")
+        cpu, wall = json.loads(answer)
+        return cpu, wall
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()  # its input ends, and so does it
 
 
 @contextmanager
@@ -103,18 +141,21 @@ def make_data(folder: Path) -> None:
     index.label(LAYER, "csp", vocabulary=list(VOCABULARY), templates="none")
 
 
-def run_paths(data: Path, names: list[str]) -> None:
-    """Run each path once, then some times with a clock; print a JSON line each."""
-    for name in names:
-        with tempfile.TemporaryDirectory() as folder:
-            step = path_of(name, data, Path(folder))
-            step()
-            runs = [timed(step) for _ in range(REPEATS)]
-        cpu, wall = (statistics.median(column) for column in zip(*runs, strict=True))
-        print(json.dumps({"path": name, "cpu": cpu, "wall": wall}), flush=True)
+def serve_paths(data: Path) -> None:
+    """Run the path that each line of the input names; print its CPU and wall seconds as JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        prepared: dict[str, Callable[[], object]] = {}
+        for line in sys.stdin:
+            name = line.strip()
+            if name not in prepared:
+                prepared.clear()  # what another path holds in memory
+                place = Path(folder, name)
+                place.mkdir()
+                prepared[name] = path_of(name, data, place)
+            print(json.dumps(timed(prepared[name])), flush=True)
 
 
-def timed(step: Callable[[], object]) -> tuple[float, float]:
+def timed(step: Callable[[], object]) -> Seconds:
     """Return the CPU and wall seconds of a step."""
     cpu, wall = time.process_time(), time.monotonic()
     step()
