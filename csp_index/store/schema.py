@@ -230,7 +230,7 @@ _TABLES: dict[str, pa.Schema] = (
 )
 
 
-def tableschema_of(name: str) -> pa.Schema:
+def table_schema(name: str) -> pa.Schema:
     """Return the schema of a fixed table, stamped with the format of the store."""
     return _TABLES[name].with_metadata({FORMAT_KEY: FORMAT.encode()})
 
