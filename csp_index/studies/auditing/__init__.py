@@ -1,0 +1,1 @@
+"""The audit: which neurons make a network rely on what should not matter."""
