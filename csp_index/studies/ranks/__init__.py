@@ -1,0 +1,1 @@
+"""Ranks of activations over classes of images: pure numerics on NumPy arrays."""
