@@ -26,6 +26,7 @@ from csp_index.errors import (
     SourceError,
     StoppedError,
     StoreError,
+    StudyError,
 )
 from csp_index.torch_threads import sleep_when_idle
 
@@ -105,6 +106,7 @@ __all__ = [
     "SqlResult",
     "StoppedError",
     "StoreError",
+    "StudyError",
     "Variant",
     "VariantGenerator",
     "Vocabulary",

@@ -60,6 +60,10 @@ class EvaluationError(CspIndexError):
     """Labels cannot be evaluated: no held-out images, a truth file that does not fit, missing data for a metric."""
 
 
+class StudyError(CspIndexError):
+    """A study of a network cannot be made: a column without values, classes or layers that cannot be compared."""
+
+
 class QueryError(CspIndexError):
     """A SQL statement is refused or fails, or a result cannot be written as requested."""
 

@@ -15,7 +15,7 @@ import torch
 
 from csp_index.errors import EvaluationError
 from csp_index.evaluation.hierarchy import normal_text
-from csp_index.store.image_metadata import parse_metadata
+from csp_index.store.image_metadata import number_text, parse_metadata
 
 _CELLS = 1_000_000  # distinct cells cached while metadata is read
 _YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
@@ -106,10 +106,7 @@ def _cell(value: object) -> str:
     """Return a value as a text to compare; a truth value, null and nested data are empty."""
     if isinstance(value, str):
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return ""
-    # A table has 7 as 7.0 where another row of the column has no value.
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return "" if isinstance(value, bool) or not isinstance(value, int | float) else number_text(value)
 
 
 def _flag(value: object) -> bool | None:

@@ -50,6 +50,15 @@ def _storable(value: object) -> Any:
     return value
 
 
+def number_text(value: float) -> str:
+    """Return a number of the metadata as a text: a table has 7 as 7.0 where another row of the column has no value.
+
+    >>> number_text(7.0), number_text(7), number_text(0.5)
+    ('7', '7', '0.5')
+    """
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
 def check_columns(store: Store, columns: Sequence[str]) -> None:
     """Refuse a column that no image has; NotFoundError names those that exist.
 
