@@ -7,7 +7,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from csp_index.labelling.label_rule import LabelRule, read_rule
-from csp_index.store import catalog, column_tables, schema
+from csp_index.store import catalog, column_tables, schema, study_tables
 from csp_index.store.tables import Store
 
 _OF_NEURONS = (
@@ -21,6 +21,7 @@ _OF_NEURONS = (
     schema.ANSWERS,
     schema.CANDIDATES,
     schema.EVALUATIONS,
+    *study_tables.OF_NEURONS,
 )
 ALL: Final = "all"  # in place of a method: the newest label of every method
 _OF_BEST = """LEFT JOIN (

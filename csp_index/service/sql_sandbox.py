@@ -48,6 +48,8 @@ _VIEWS = {
     "neurons": "One row per neuron: statistics of its activations and its most activating images.",
     "label_nulls": "Where labels stand among those of a network that has learned nothing.",
     "label_probabilities": "How likely labels are to be right, by the package's calibration.",
+    "associations": "Neurons and classes of images: how well each neuron tells each class, and images for and against.",
+    "association_classes": "The classes that neurons were compared with, and how many images each has.",
     "class_names": "What the outputs of classifiers are called, as it came with their weights.",
     "vocabularies": "Sets of candidate texts.",
     "examples": "The activating and contrastive images behind each label, pair by pair.",
