@@ -17,7 +17,7 @@ from csp_index.integrity.findings import reading
 from csp_index.integrity.subject import Subject, many
 from csp_index.labelling.linear.label_terms import read_terms
 from csp_index.labelling.methods import METHODS
-from csp_index.store import catalog, column_tables, schema
+from csp_index.store import catalog, column_tables, schema, study_tables
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.values import streams
 from csp_index.store.values.derived_images import FIRST
@@ -38,6 +38,7 @@ _OF_NEURONS = (
     schema.CLASS_NAMES,
     schema.LABEL_NULLS,
     schema.LABEL_PROBABILITIES,
+    *study_tables.OF_NEURONS,
 )
 _UNIQUE = {
     schema.CANDIDATES: [*_KEY, "kind", "proposer", "rank"],
@@ -50,7 +51,7 @@ _UNIQUE = {
     schema.FAILURES: ["uri"],
     schema.RUNS: ["run_id"],
 }
-_OF_RUNS = (*_OF_NEURONS, schema.FAILURES, schema.ENCODERS, schema.LAYERS, schema.SHARDS)
+_OF_RUNS = (*_OF_NEURONS, *study_tables.OF_RUNS, schema.FAILURES, schema.ENCODERS, schema.LAYERS, schema.SHARDS)
 
 
 def check_results(subject: Subject, marks: Marks) -> None:
@@ -116,9 +117,8 @@ def _check_neurons(subject: Subject, name: str) -> None:
     for row in grouped.to_pylist():
         most = neurons.get((row["model"], row["layer"]), 0)
         if not 0 <= row["neuron_min"] <= row["neuron_max"] < most:
-            where = (
-                f"{row['model']}/{row['layer']}/{row['neuron_max'] if row['neuron_min'] >= 0 else row['neuron_min']}"
-            )
+            neuron = row["neuron_max"] if row["neuron_min"] >= 0 else row["neuron_min"]
+            where = f"{row['model']}/{row['layer']}/{neuron}"
             _find_results(subject, name, "this neuron does not exist", row["run_id"], where)
 
 

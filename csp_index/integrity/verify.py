@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from csp_index.integrity.association_checks import check_associations
 from csp_index.integrity.column_checks import check_columns
 from csp_index.integrity.commit_checks import check_commits, check_files, check_foreign, check_kinds
 from csp_index.integrity.findings import Verification
@@ -76,6 +77,7 @@ def _verified(location: Location, full: bool, find_encoder: FindEncoder, progres
     check_statistics(subject, marks)
     steps.done()
     check_results(subject, marks)
+    check_associations(subject, marks)
     check_texts(subject)
     steps.done()
     check_neighbours(subject, marks)
