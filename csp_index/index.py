@@ -22,13 +22,13 @@ from csp_index.labelling.nulls.null_labels import ranked_labels
 from csp_index.labelling.request import make_request
 from csp_index.labelling.search import embed_query, search_neurons, searched_layers
 from csp_index.labelling.texts.candidate_names import Candidates, Mix, layer_candidates, plain_candidates
-from csp_index.loading_reader import LoadingReader
 from csp_index.query.neuron_view import NeuronView, neuron_view
 from csp_index.query.notebook import shown_progress
 from csp_index.query.results import Labels, SqlResult
 from csp_index.records import Label, NeuronKey, Progress
 from csp_index.store import catalog
 from csp_index.store.connect import check_creatable, create_store, is_index, open_store
+from csp_index.study_reader import StudyReader
 
 if (
     TYPE_CHECKING
@@ -52,7 +52,7 @@ if (
     from csp_index.proposers.proposer import CandidateKind, Proposer
 
 
-class Index(LoadingReader):
+class Index(StudyReader):
     """An index of images, encoders, networks, neurons and labels in one directory or object-store prefix.
 
     Make one with `open_index`. Reading never waits; adding and labelling hold the index for writing while they last.

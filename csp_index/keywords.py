@@ -146,3 +146,12 @@ class OptimizeKeywords(TypedDict, total=False):
     questions: int
     keep_hours: float | None
     progress: Progress | None
+
+
+class AssociationKeywords(TypedDict, total=False):
+    """What `csp_index.studies.associate.associate` takes by keyword."""
+
+    classes: int | None
+    firing: str | None
+    recompute: bool
+    progress: Progress | None

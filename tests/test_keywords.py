@@ -25,6 +25,7 @@ from csp_index.models.objects import Encoder, Network, list_layers
 from csp_index.proposers.grids import Layout, LayoutStyle
 from csp_index.proposers.registry import ProposerOptions
 from csp_index.records import ExampleOptions, Progress, ScoringOptions
+from csp_index.studies.associate import associate
 
 # What only type checkers import where it is named: a program that reads an index does not wait for it.
 TYPE_ONLY = {one.__name__: one for one in (CandidateTexts, Encoder, Network, NetworkSource, Index, Path)} | {
@@ -61,6 +62,7 @@ REPEATED = {
     keywords.ImportKeywords: keyword_types(import_arrays),
     keywords.OptimizeKeywords: keyword_types(optimize),
     keywords.DoctorKeywords: {name: kind for name, kind in field_types(Examination).items() if name != "models"},
+    keywords.AssociationKeywords: keyword_types(associate),
     keywords.VerifyKeywords: {name: kind for name, kind in keyword_types(verify).items() if name != "find_encoder"},
 }
 
@@ -93,6 +95,7 @@ def test_fields_of_one_name_have_one_type() -> None:
         "optimize": keywords.OptimizeKeywords,
         "verify": keywords.VerifyKeywords,
         "doctor": keywords.DoctorKeywords,
+        "associations": keywords.AssociationKeywords,
     }.items(),
 )
 def test_methods_take_typed_keywords(method: str, kind: type) -> None:
