@@ -14,6 +14,7 @@ import click
 
 from csp_index import __version__
 from csp_index.cli import (
+    associations,
     candidates,
     collisions,
     demo,
@@ -54,6 +55,7 @@ for command in (
     *query.COMMANDS,
     *evaluate.COMMANDS,
     *collisions.COMMANDS,
+    *associations.COMMANDS,
     *import_labels.COMMANDS,
     *serve.COMMANDS,
     *versions.COMMANDS,

@@ -82,11 +82,13 @@ def give_spec(context: click.Context, parameter: click.Parameter, spec: str | No
 
 _BOUNDS = {name.replace("_", "-"): bounds for name, bounds in BOUNDS.items()} | {
     "cell": (1, 4096),
+    "classes": (1, 10_000),
     "columns": (1, 100),
     "concepts": (1, 1000),
     "concurrency": (1, 1024),
     "decode-workers": (0, 1024),
     "generated": (1, 100_000),
+    "neuron": (0, 2**31 - 1),
     "new-tokens": (1, 1_000_000),
     "port": (0, 65535),
     "resamples": (0, 10_000),
