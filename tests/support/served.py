@@ -18,7 +18,7 @@ IMAGES = 300
 
 
 def make_served(folder: Path) -> Path:
-    """Render, index and label; return the index."""
+    """Render, index, label, and compare with the concepts shown; return the index."""
     pictures = folder / "pictures"
     pictures.mkdir(parents=True)
     with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
@@ -38,4 +38,5 @@ def make_served(folder: Path) -> Path:
     )
     for method in ("csp", "consensus"):
         index.label(LAYER, method, vocabulary=list(VOCABULARY), templates="none")
+    index.associations(LAYER, "concepts")
     return folder / "served.db"

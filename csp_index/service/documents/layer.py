@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from csp_index import settings
 from csp_index.errors import CspIndexError, SettingError
 from csp_index.records import LayerKey
+from csp_index.service.documents.classes import class_set_rows
 from csp_index.service.documents.shapes import GalleryRow, GalleryTerms, LayerDocument, NeuronsDocument
 from csp_index.service.layer_table import LayerTable, MethodLabels, finite
 from csp_index.service.snapshot import Snapshot
@@ -117,6 +118,7 @@ def layer_document(snapshot: Snapshot, engine: Engine, key: LayerKey, query: Gal
         "total": page["total"],
         "next": page["next"],
         "previous": query.cursor_at(key, max(0, place - query.size)) if place else None,
+        "classes": class_set_rows(snapshot, key),
     }
 
 

@@ -18,6 +18,7 @@ from csp_index.labelling.linear.label_terms import read_terms
 from csp_index.labelling.methods import methods_with
 from csp_index.query.neuron_view import STATISTICS, told_if_stale
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
+from csp_index.service.documents.classes import neuron_classes
 from csp_index.service.documents.facets import directions, facets_of, name_facets
 from csp_index.service.documents.home import run_row
 from csp_index.service.documents.neuron_shapes import (
@@ -76,6 +77,8 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
         ("facets", key, method), lambda: _facets(snapshot, engine, record), lambda facets: 1000 * (1 + len(facets))
     )
     ids |= {image for facet in facets for image in facet["images"]}
+    classes, of_classes = neuron_classes(snapshot, key)
+    ids |= of_classes
     label = record.label
     provenance = snapshot.cache.get(
         ("provenance", key.layer_key, label and label.run_id),
@@ -104,6 +107,7 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
         "methods": _methods(table, key),
         "facets": facets,
         "similar": _similar(snapshot, engine, key),
+        "classes": classes,
         "provenance": provenance,
         "previous": f"{table.info.key}/{key.neuron - 1}" if key.neuron else None,
         "next": f"{table.info.key}/{key.neuron + 1}" if key.neuron + 1 < table.info.neurons else None,

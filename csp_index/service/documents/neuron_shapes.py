@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
+from csp_index.service.documents.class_shapes import NeuronClasses
 from csp_index.service.documents.shapes import NeuronRow, RunRow, SimilarRow, State
 
 Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
@@ -176,6 +177,7 @@ class ComparedNeuron(NeuronRow):
     methods: list[MethodRow]
     facets: list[Facet]
     similar: list[SimilarRow]
+    classes: Annotated[list[NeuronClasses], Field(description="By each column whose classes were compared.")]
     provenance: Provenance
     previous: str | None
     next: str | None

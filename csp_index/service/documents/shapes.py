@@ -117,6 +117,17 @@ class NeuronsDocument(TypedDict):
     next: str | None
 
 
+class ClassSetRow(TypedDict):
+    """What sorts the images of a layer into classes, and what there was to see."""
+
+    by: Annotated[str, Field(description="A metadata column, or outputs:MODEL/LAYER.")]
+    classes: int
+    images: int
+    without: Annotated[int, Field(description="Images with no class: they count nowhere.")]
+    firing: Annotated[str, Field(description="An image fires a neuron above this.")]
+    note: str
+
+
 class GalleryTerms(TypedDict):
     """What a gallery shows, in which order."""
 
@@ -137,6 +148,7 @@ class LayerDocument(TypedDict):
     total: int
     next: str | None
     previous: str | None
+    classes: Annotated[list[ClassSetRow], Field(description="What its neurons were compared by.")]
 
 
 class MapPoint(TypedDict):
