@@ -217,6 +217,7 @@ def test_the_command_line_exits_with_one_line(run: Any, uri: Path, layer: str, n
         (csp_index.QueryError, 400),
         (csp_index.SourceError, 400),
         (csp_index.ModelError, 400),
+        (csp_index.StudyError, 400),
         (csp_index.BusyError, 503),
         (csp_index.StoppedError, 503),
         (csp_index.StoreError, 503),

@@ -27,6 +27,8 @@ from csp_index.images import decode
 from csp_index.printable import printable
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.config import ServiceSettings
+from csp_index.service.documents import classes
+from csp_index.service.documents.class_shapes import ClassDocument, ClassesDocument, NeuronClassesDocument
 from csp_index.service.documents.home import home_document
 from csp_index.service.documents.image import image_document, stored_thumbnail
 from csp_index.service.documents.layer import GalleryQuery, Order, Shown, Sort, neurons_document
@@ -60,6 +62,7 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
     errors.AddressError: (400, "address"),
     errors.LabelError: (400, "label"),
     errors.SourceError: (400, "picture"),
+    errors.StudyError: (400, "study"),
     errors.ModelError: (400, "model"),
     errors.BusyError: (503, "busy"),
     errors.StoppedError: (503, "stopped"),
@@ -171,7 +174,7 @@ Method = Annotated[str | None, Query(max_length=60, description="The label by th
 def router(service: Service) -> APIRouter:
     """Return the routes of the API."""
     routes = APIRouter()
-    for add in (_add_index, _add_search, _add_images, _add_questions, _add_health):
+    for add in (_add_index, _add_classes, _add_search, _add_images, _add_questions, _add_health):
         add(routes, service)
     return routes
 
@@ -210,6 +213,37 @@ def _add_index(router: APIRouter, service: Service) -> None:
     def neuron(model: Model, layer: Layer, index: Number, method: Method = None) -> Response:
         """All about one neuron."""
         return answer(neuron_document(snapshot, engine, NeuronKey(model, layer, index), method))
+
+
+def _add_classes(router: APIRouter, service: Service) -> None:
+    snapshot = service.snapshot
+    by_one = Query(None, max_length=500, description="A metadata column, or outputs:MODEL/LAYER; null: the last one.")
+
+    @router.get("/api/v1/classes/{model}/{layer}", response_model=ClassesDocument, responses=_GET, tags=["classes"])
+    def class_list(model: Model, layer: Layer, by: str | None = by_one) -> Response:
+        """The classes of a layer's images, each with the neuron that tells it best."""
+        return answer(classes.classes_document(snapshot, LayerKey(model, layer), by))
+
+    @router.get("/api/v1/class/{model}/{layer}", response_model=ClassDocument, responses=_GET, tags=["classes"])
+    def class_page(
+        model: Model,
+        layer: Layer,
+        name: Annotated[str, Query(max_length=500, description="The class.")],
+        by: str | None = by_one,
+        limit: int = Query(classes.NEURONS, ge=1, le=service.settings.page_limit),
+    ) -> Response:
+        """The neurons that tell a class best, and those most silent on it, with images that speak for and against."""
+        return answer(classes.class_document(snapshot, LayerKey(model, layer), name, by, limit))
+
+    @router.get(
+        "/api/v1/neurons/{model}/{layer}/{index}/classes",
+        response_model=NeuronClassesDocument,
+        responses=_GET,
+        tags=["classes"],
+    )
+    def neuron_class_list(model: Model, layer: Layer, index: Number, by: str | None = by_one) -> Response:
+        """All classes of one neuron, those that it tells best first."""
+        return answer(classes.neuron_classes_document(snapshot, NeuronKey(model, layer, index), by))
 
 
 def _add_search(router: APIRouter, service: Service) -> None:

@@ -20,8 +20,9 @@ from starlette.responses import RedirectResponse, Response
 from csp_index.errors import CspIndexError, LabelError, ModelError, NotFoundError, SettingError
 from csp_index.labelling.label_rule import preferred_method
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.service.documents import compare, layer_map, manual
+from csp_index.service.documents import classes, compare, layer_map, manual
 from csp_index.service.documents.card import card_of
+from csp_index.service.documents.class_shapes import ClassDocument, ClassesDocument
 from csp_index.service.documents.home import home_document, random_neuron
 from csp_index.service.documents.image import image_document, stored_thumbnail
 from csp_index.service.documents.layer import GalleryQuery, Shown, Sort, layer_document
@@ -32,7 +33,15 @@ from csp_index.service.documents.shapes import ImageDocument, LayerDocument, Map
 from csp_index.service.http import map_svg
 from csp_index.service.http.api import Service, answer, fault_of, picture_of, run_statement, sql_document
 from csp_index.service.http.manual_html import manual_html
-from csp_index.service.http.rendering import Renderer, Site, compare_href, image_href, layer_href, neuron_href
+from csp_index.service.http.rendering import (
+    Renderer,
+    Site,
+    classes_href,
+    compare_href,
+    image_href,
+    layer_href,
+    neuron_href,
+)
 from csp_index.service.http.schemas import LONGEST_SQL, LONGEST_TEXT
 from csp_index.service.sql_sandbox import write_file
 
@@ -50,6 +59,7 @@ ImageQuery = Annotated[int | None, Query(ge=0, lt=2**63)]
 Text = Annotated[str | None, Query(max_length=LONGEST_TEXT)]
 Address = Annotated[str | None, Query(max_length=600)]
 Method = Annotated[str | None, Query(max_length=60)]
+Class = Annotated[str | None, Query(max_length=500)]
 Neurons = Annotated[Sequence[str], Query(max_length=8)]
 Shape = Literal["", "csv", "json", "parquet"]
 
@@ -67,7 +77,8 @@ def site_of(service: Service) -> Site:
 def router(service: Service, renderer: Renderer) -> APIRouter:
     """Return the routes of all pages except the sign-in form."""
     routes = APIRouter(include_in_schema=False)
-    for add in (_add_home, _add_search, _add_layers, _add_neurons, _add_images, _add_comparison, _add_sql, _add_manual):
+    neurons = (_add_layers, _add_neurons, _add_classes, _add_comparison)
+    for add in (_add_home, _add_search, *neurons, _add_images, _add_sql, _add_manual):
         add(routes, service, renderer)
     return routes
 
@@ -206,6 +217,27 @@ def _add_neurons(routes: APIRouter, service: Service, renderer: Renderer) -> Non
             page=document(key, method),
             twin=_link(f"{neuron_href(str(key))}.json", {"method": method} if method else {}),
         )
+
+
+def _add_classes(routes: APIRouter, service: Service, renderer: Renderer) -> None:
+    snapshot = service.snapshot
+
+    def document(key: LayerKey, by: str | None, name: str | None) -> ClassesDocument | ClassDocument:
+        if name is None:
+            return classes.classes_document(snapshot, key, by)
+        return classes.class_document(snapshot, key, name, by)
+
+    @routes.get("/classes/{model}/{layer}.json")
+    def classes_twin(model: Name, layer: Name, by: Class = None, name: Class = None) -> Response:
+        return answer(document(LayerKey(model, layer), by, name))
+
+    @routes.get("/classes/{model}/{layer}")
+    def classes_page(model: Name, layer: Name, by: Class = None, name: Class = None) -> Response:
+        key = LayerKey(model, layer)
+        page = document(key, by, name)
+        address, _, terms = classes_href(str(key), by, name).partition("?")
+        template = "classes" if name is None else "class"
+        return renderer.page(template, page=page, twin=f"{address}.json{terms and '?'}{terms}")
 
 
 def _picture(service: Service, image_id: int) -> bytes:

@@ -167,6 +167,16 @@ def neuron_href(neuron: str) -> str:
     return "/neurons/" + "/".join(quote(part, safe="") for part in neuron.split("/"))
 
 
+def classes_href(layer: str, by: str | None = None, name: str | None = None) -> str:
+    """Return the address of the page of the classes of a layer's images, or of one class.
+
+    >>> classes_href("net/layer4", "kind", "red star")
+    '/classes/net/layer4?by=kind&name=red+star'
+    """
+    terms = urlencode([(key, value) for key, value in (("by", by), ("name", name)) if value is not None])
+    return "/classes/" + "/".join(quote(part, safe="") for part in layer.split("/")) + (f"?{terms}" if terms else "")
+
+
 def image_href(image_id: int) -> str:
     """Return the address of an image's page."""
     return f"/images/{int(image_id)}"
@@ -221,6 +231,7 @@ def environment() -> jinja2.Environment:
         plain,
         layer_href,
         neuron_href,
+        classes_href,
         image_href,
         thumbnail,
         compare_href,

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from csp_index import open_index
 from csp_index.service import ServiceSettings, make_app
-from csp_index.service.documents import manual, neuron_shapes, shapes
+from csp_index.service.documents import class_shapes, manual, neuron_shapes, shapes
 
 LAYER = "cnn/concepts"
 
@@ -78,6 +78,22 @@ def test_every_neuron_has_a_document_of_one_form(client):
         assert told["neuron"] == f"{LAYER}/{number}"
         states.add(told["state"])
     assert {"labelled", "dead"} <= states
+
+
+def test_classes_and_their_neurons(client):
+    every = held_to(class_shapes.ClassesDocument, client.get(f"/api/v1/classes/{LAYER}"))
+    assert every == client.get(f"/classes/{LAYER}.json", params={"by": "concepts"}).json()
+    row = max((row for row in every["classes"] if row["names_class"]), key=lambda row: row["auroc"])
+    asked = {"name": row["class_name"], "by": "concepts", "limit": 3}
+    one = held_to(class_shapes.ClassDocument, client.get(f"/api/v1/class/{LAYER}", params=asked))
+    assert len(one["neurons"]) == 3 and one["neurons"][0]["neuron"]["neuron"] == row["best"]
+    assert one["neurons"][0]["auroc"] == row["auroc"] > 0.9 and row["best"] in [n["neuron"] for n in one["saying"]]
+    of_one = held_to(class_shapes.NeuronClassesDocument, client.get(f"/api/v1/neurons/{row['best']}/classes"))
+    assert of_one["classes"][0]["class_name"] == row["class_name"] and len(of_one["classes"]) == len(every["classes"])
+    page = client.get(f"/api/v1/neurons/{row['best']}").json()
+    assert page["classes"][0]["best"][0] == of_one["classes"][0]
+    for address, wrong in (("classes", {"by": "kind"}), ("class", {"name": "no such"}), ("class", {})):
+        assert client.get(f"/api/v1/{address}/{LAYER}", params=wrong).status_code in (404, 422)
 
 
 def test_a_neuron_by_another_method(client, served_db):

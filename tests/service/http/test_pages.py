@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib import resources
 from typing import Any
+from urllib.parse import quote_plus
 
 import fakes
 import numpy as np
@@ -42,7 +43,14 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     name = "<img src=x onerror=alert(4)>.png"
     (folder / "images" / "a" / "img00001.png").rename(folder / "images" / "a" / name)
     with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("path", QUOTES, "note"), (f"a/{name}", EVIL, "x" * 200)])
+        csv.writer(file).writerows(
+            [
+                ("path", QUOTES, "note"),
+                (f"a/{name}", EVIL, "x" * 200),
+                ("b/img00002.png", "a/b?&c", ""),
+                ("b/img00004.png", EVIL, ""),
+            ]
+        )
     index = open_index(folder / "hostile.db")
     index.add_images(folder / "images", encoders=["python:fakes:encoder"], metadata=folder / "metadata.csv")
     activations = np.maximum(np.random.default_rng(0).standard_normal((40, 7)), 0).astype(np.float32)
@@ -51,12 +59,14 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     index.import_arrays(folder / "planted.npy", LAYER)
     for method in ("csp", "semanticlens"):
         index.label(LAYER, method, vocabulary=WORDS, templates="none", top=6)
+    index.associations(LAYER, QUOTES)
     with TestClient(make_app(folder / "hostile.db", ServiceSettings()), base_url="http://127.0.0.1") as found:
         found.headers["accept"] = "text/html"
         yield found
 
 
 NEURON = f"/neurons/{HERE}/0"
+BY = quote_plus(QUOTES)
 PAIR = f"{HERE}/0,{HERE}/1"
 ADDRESSES = {
     "/": "/index.json",
@@ -68,6 +78,9 @@ ADDRESSES = {
     NEURON: f"{NEURON}.json",
     f"{NEURON}?method=csp": f"{NEURON}.json?method=csp",
     f"/neurons/{HERE}/6": f"/neurons/{HERE}/6.json",
+    f"/classes/{HERE}": f"/classes/{HERE}.json",
+    f"/classes/{HERE}?by={BY}": f"/classes/{HERE}.json?by={BY}",
+    f"/classes/{HERE}?by={BY}&name={quote_plus(EVIL)}": f"/classes/{HERE}.json?by={BY}&name={quote_plus(EVIL)}",
     "/images/0": "/images/0.json",
     f"/compare?neurons={PAIR}": None,
     "/compare": None,
@@ -96,6 +109,18 @@ def test_hostile_labels_are_shown_as_text(client: TestClient, address: str) -> N
 def test_hostile_file_names_and_metadata_are_shown_as_text(client: TestClient) -> None:
     text = "".join(page_at(client, "/images/0").text)
     assert "<img src=x onerror=alert(4)>.png" in text and QUOTES in text and EVIL in text
+
+
+def test_hostile_classes_are_shown_as_text_and_lead_to_their_pages(client: TestClient) -> None:
+    seen = page_at(client, f"/classes/{HERE}?by={BY}")
+    assert EVIL in "".join(seen.text) and QUOTES in "".join(seen.text)
+    links = [link["href"] or "" for link in seen.all("a") if "name=" in (link["href"] or "")]
+    assert links == [f"/classes/{HERE}?by={BY}&name={quote_plus(name)}" for name in (EVIL, "a/b?&c")]
+    assert "fires without the class" in "".join(page_at(client, links[1]).text)
+    assert f"/classes/{HERE}?by={BY}" in [link["href"] for link in page_at(client, f"/layers/{HERE}").all("a")]
+    neuron = page_at(client, NEURON)
+    assert links[0] in [link["href"] for link in neuron.all("a")] and EVIL in "".join(neuron.text)
+    assert client.get(f"/classes/{HERE}?by=nothing").status_code == 404
 
 
 def test_home_leads_to_the_layers_and_a_random_neuron_that_fires(client: TestClient) -> None:
