@@ -12,6 +12,7 @@ demo    every method on the demo's biased images, seeds 0 to 2: labels chosen on
 contrast  the demo's biased images, seeds 0 and 1, labelled with each contrastive kind that needs no generator
 drafts  photographs of 4000 x 3000 indexed whole and with --draft: CPU seconds of each, and how near the values stay
 latents  16,384 latents over 50,000 images with 32 active on each: bytes of the pairs, one latent read, all labeled
+associations  2,048 neurons x 100 classes x 50,000 images compared, and 16,384 sparse latents: seconds, memory, AUROCs
 remote  candidates for 500 neurons from an endpoint that answers in 50 ms, and a run killed half-way
 """
 
@@ -276,6 +277,13 @@ def measure_latents(root: Path) -> None:
     measure(root)
 
 
+def measure_associations(root: Path) -> None:
+    """Print what it takes to compare neurons with classes of images."""
+    from measure_associations import measure
+
+    measure(root)
+
+
 def measure_drafts(root: Path) -> None:
     """Print what it saves to decode large photographs reduced, and how little it changes."""
     from measure_drafts import measure
@@ -300,6 +308,7 @@ if __name__ == "__main__":
         "evaluate": measure_evaluate,
         "drafts": measure_drafts,
         "latents": measure_latents,
+        "associations": measure_associations,
         "remote": measure_remote,
     }
     if len(sys.argv) == 2 and sys.argv[1] in steps:
