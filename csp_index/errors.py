@@ -52,6 +52,10 @@ class StoreError(CspIndexError):
     """The database cannot be opened, read, written or locked."""
 
 
+class LockedError(StoreError):
+    """Another process is writing the database; the same command may be given again."""
+
+
 class LabelError(CspIndexError):
     """Neurons cannot be labeled as requested: unknown method, empty vocabulary, missing scale."""
 

@@ -256,6 +256,8 @@ SERVE_UPLOAD_PIXELS = Count(
 SERVE_PAGE = Count("serve_page", 48, "Neurons that a page or an answer shows by default.")
 SERVE_PAGE_LIMIT = Count("serve_page_limit", 200, "Neurons that one request can ask for, at most.")
 SERVE_HELD_BYTES = Count("serve_held_bytes", 256 * 2**20, "Memory for the caches of `serve`, in bytes.")
+READER = Text("reader", "", "Name under which `note` writes, where --by does not say it.")
+REVIEW_WAIT = Amount("review_wait", 10.0, "Seconds that a note or a rating waits for another writer to end.")
 SQL_MEMORY = Text("sql_memory", "2GB", "Memory limit of one SQL statement.")
 SQL_SECONDS = Amount(
     "sql_seconds", 10.0, "Seconds that one SQL statement over HTTP may run, and may wait before it starts."
@@ -323,6 +325,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "serve_page_limit",
         "serve_held_bytes",
     ),
+    "Review": ("reader", "review_wait"),
     "SQL": ("sql_memory", "sql_seconds", "sql_rows", "sql_bytes", "sql_processes"),
 }
 """The headings of the manual's page of settings, each setting under one of them."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from csp_index import settings
-from csp_index.errors import SettingError, StoreError, one_line
+from csp_index.errors import LockedError, SettingError, StoreError, one_line
 from csp_index.store.bucket import BucketLocation
 from csp_index.store.foreign import is_plain
 from csp_index.store.layout import StoredObject
@@ -139,14 +139,14 @@ class Lease:
             self.lock.clean = not self.lock.cut_off
             if record is not None and not _is_free(record) and not self._has_ended(record):
                 uri = self._location.uri
-                raise StoreError(
+                raise LockedError(
                     f"{uri} is being written by {_named(_content(record))}: wait until it ends, or stop it; "
                     f"its hold ends at {_end(record):%Y-%m-%dT%H:%M:%SZ} unless it renews it"
                 )
             self._version = self._location.write(_OWNER, self._content(), record and record.version)
             if self._version is not None:
                 return
-        raise StoreError(f"{self._location.uri} is being taken by other writers: try again")
+        raise LockedError(f"{self._location.uri} is being taken by other writers: try again")
 
     def _has_ended(self, record: StoredObject) -> bool:
         """Return whether a lease has expired by the server's clock, read from an object written now."""
@@ -203,7 +203,7 @@ def _kernel_lock(root: Path, uri: str) -> Iterator[Lock]:
         lock = FileLock(root / _LOCK)
         lock.acquire(timeout=1)  # `is_held` takes the lock for a moment
     except Timeout:
-        raise StoreError(f"{uri} is being written by {_owner(root)}: wait until it ends, or stop it") from None
+        raise LockedError(f"{uri} is being written by {_owner(root)}: wait until it ends, or stop it") from None
     except OSError as exc:
         raise StoreError(f"no permission to write {uri}: {one_line(exc)}") from exc
     cut_off = os.path.lexists(root / _OWNER)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from csp_index.store.fields import RESULT, schema_of
+from csp_index.store.fields import RESULT, UTC, schema_of
 
 ASSOCIATIONS = "associations"
 ASSOCIATION_CLASSES = "association_classes"
+NOTES = "notes"
+RATINGS = "ratings"
+OF_READERS = (NOTES, RATINGS)  # what people said, which nothing makes again
 IMAGE_LISTS = ("strongest", "weakest", "outside")  # of an association: image ids, and beside them their activations
 
 _IDS, _VALUES = pa.list_(pa.int64()), pa.list_(pa.float32())
@@ -43,10 +46,43 @@ STUDIES: dict[str, pa.Schema] = {
         ("firing", pa.string()),  # above what an image fires a neuron: a number, mean, quantile:Q or max:F
         ("note", pa.string()),  # about the classes as a whole, the same in all rows
     ),
+    NOTES: schema_of(  # what readers say of labels and findings; rows are only added
+        ("note_id", pa.string()),
+        ("run_id", pa.string()),  # that wrote or imported it
+        ("when", UTC),
+        ("reader", pa.string()),
+        ("subject", pa.string()),  # neuron:MODEL/LAYER/INDEX or finding:ID
+        ("action", pa.string()),  # accept, reject, rename, unname, tag, untag, comment
+        ("text", pa.string()),  # the name, tag, comment or reason; "" without one
+        ("label", pa.string()),  # the label that was shown then; null without one, as of a finding
+        ("method", pa.string()),  # that had made it
+        ("label_run", pa.string()),  # and the run
+        ("layer_digest", pa.string()),  # of the layer's identity then; "" of a finding
+    ),
+    RATINGS: schema_of(  # is a label true of a picture? Rows are only added; the last of a rater counts
+        ("rating_id", pa.string()),
+        ("run_id", pa.string()),
+        ("when", UTC),
+        ("rater", pa.string()),
+        ("model", pa.string()),
+        ("layer", pa.string()),
+        ("neuron", pa.int32()),
+        ("layer_digest", pa.string()),
+        ("method", pa.string()),  # that made the label, which the rater did not see
+        ("label_run", pa.string()),
+        ("text", pa.string()),  # the label
+        ("image_id", pa.int64()),
+        ("verdict", pa.string()),  # yes, no, unsure
+        ("drawn", pa.string()),  # how the picture was drawn: importance, uniform
+        ("weight", pa.float64()),  # makes means over drawn pictures means over all: its chance if uniform / its chance
+        ("activation", pa.float32()),  # of the neuron on the picture
+    ),
 }
 
-OF_NEURONS = tuple(name for name, kind in STUDIES.items() if {"run_id", "model", "layer", "neuron"} <= set(kind.names))
+_MADE = {name: set(kind.names) for name, kind in STUDIES.items() if name not in OF_READERS}
+
+OF_NEURONS = tuple(name for name, columns in _MADE.items() if {"run_id", "model", "layer", "neuron"} <= columns)
 """Tables whose rows are of a neuron, made by a run."""
 
-OF_RUNS = tuple(name for name, kind in STUDIES.items() if "run_id" in kind.names)
+OF_RUNS = tuple(name for name, columns in _MADE.items() if "run_id" in columns)
 """Tables whose rows are made by a run."""
