@@ -96,7 +96,8 @@ class LabelScore:
     """A candidate label and its score under one method; higher is better.
 
     `low` and `high` bound 95 % of its scores over resampled activating images, `share` is the part of the resamples in
-    which it comes first; None where nothing was resampled, or nothing can be learned from it.
+    which it comes first; None where nothing was resampled, or nothing can be learned from it. The score of a name that
+    a reader gave is NaN.
     """
 
     text: str
@@ -104,6 +105,11 @@ class LabelScore:
     low: float | None = None
     high: float | None = None
     share: float | None = None
+
+    @property
+    def number(self) -> float | None:
+        """The score as JSON can say it: None for a name that a reader gave, which has none."""
+        return self.score if math.isfinite(self.score) else None
 
 
 def rivals_of(scores: Sequence[LabelScore]) -> tuple[LabelScore, ...]:
@@ -254,7 +260,7 @@ class Label:
             "neuron": str(self.neuron),
             "method": self.method,
             "state": self.state,
-            "labels": [{"text": s.text, "score": s.score, "low": s.low, "high": s.high} for s in self.labels],
+            "labels": [{"text": s.text, "score": s.number, "low": s.low, "high": s.high} for s in self.labels],
             "activating": [pair.image_id for pair in self.pairs],
             "contrastive": [pair.contrast_id for pair in self.pairs],
             "note": self.note,

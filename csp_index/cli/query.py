@@ -235,7 +235,8 @@ def sql(db: str, statement: str, kind: Any, out: str | None, version: str | None
     """Run one read-only SELECT over the index.
 
     Views: images, neurons, neuron_labels (one row per neuron: the label shown), labels, label_terms, examples,
-    derived, answers, candidates, evaluations, splits, associations, association_classes, class_names, label_nulls,
+    derived, answers, candidates, evaluations, splits, associations, association_classes, notes, pinned, ratings,
+    class_names, label_nulls,
     label_probabilities, vocabularies, texts, runs, failures, layers, encoders, shards, embeddings, and the table macro
     activations('MODEL/LAYER/INDEX').
 

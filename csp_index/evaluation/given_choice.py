@@ -16,6 +16,7 @@ from csp_index.contrast.selection import Selection
 from csp_index.errors import EvaluationError
 from csp_index.evaluation.options import EvaluationOptions
 from csp_index.labelling.elsewhere.given_labels import GivenLabels, read_given
+from csp_index.labelling.elsewhere.names_of_readers import given_names
 from csp_index.labelling.elsewhere.stored_imports import imported_labels
 from csp_index.models.prompt_templates import fill
 from csp_index.records import WeightedLabel
@@ -90,7 +91,8 @@ class GivenMethodLabels:
 def read_choices(
     store: Store, selection: Selection, options: EvaluationOptions, judge: EncoderInfo, tools: Tools
 ) -> dict[str, GivenChoice]:
-    """Return the labels made elsewhere that options name, by name: those of files, and those that the index keeps.
+    """Return the labels made elsewhere that options name, by name: those of files, those that the index
+    keeps, and the names that readers gave.
 
     Errors: LabelError for a file that does not fit, EvaluationError for two files of one name.
     """
@@ -100,6 +102,8 @@ def read_choices(
     if twice is not None:
         raise EvaluationError(f"two files of labels are called {twice!r}: give one of them another name, NAME=FILE")
     kept = imported_labels(store, target.key)
+    if (named := given_names(store, target)) is not None:
+        kept[named.name] = named
     given = [kept[choice.text] for choice in options.methods if choice.text in kept and choice.text not in names]
     given += [read_given(file, target.key, target.neurons, options.labels_layer) for file in options.labels]
     return {labels.name: _checked(labels, selection, judge, tools) for labels in given}

@@ -1,8 +1,8 @@
 """Which of a neuron's labels is *the* label: one rule for the command line, Python, pages, exports and SQL.
 
-In this order: the label by the index's preferred method, the label by the recommended method, the newest label by any
-other method. Labels by a control are shown only to those who name the control. Of one method the newest counts: the run
-that computed it last, not the request that last read it.
+In this order: the name that a reader gave (`labelling.review.pinned`), the label by the index's preferred method, the
+label by the recommended method, the newest label by any other method. Labels by a control are shown only to those who
+name the control. Of one method the newest counts: the run that computed it last, not the request that last read it.
 Free of torch.
 """
 

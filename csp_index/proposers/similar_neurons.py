@@ -20,6 +20,8 @@ from csp_index.labelling.concept_vectors import comparable_vectors
 from csp_index.labelling.label_rule import read_rule
 from csp_index.labelling.linear.label_terms import read_terms
 from csp_index.labelling.methods import controls
+from csp_index.labelling.review.pinned import pins_of
+from csp_index.labelling.review.words import PINNED
 from csp_index.labelling.vocabularies import clean_text
 from csp_index.ordering import leaders_of
 from csp_index.proposers.proposer import Answer
@@ -76,7 +78,11 @@ def related_revision(store: Store, target: LayerInfo) -> str:
     """Return a hash of the labels behind the answers about a layer, which changes when other layers are labeled."""
     rows = store.read(schema.LABELS, ["run_id"], f"rank = 0 AND {_elsewhere(target)}")
     runs = sorted(set(rows["run_id"].to_pylist()))
-    return hashlib.sha256(" ".join(runs).encode()).hexdigest()[:12]
+    others = [info for info in catalog.layers(store) if info.key != target.key]
+    names = [
+        f"{info.key}/{neuron} {pin.text}" for info in others for neuron, pin in sorted(pins_of(store, info).items())
+    ]
+    return hashlib.sha256(" ".join([*runs, *names]).encode()).hexdigest()[:12]
 
 
 def _elsewhere(target: LayerInfo) -> str:
@@ -104,6 +110,8 @@ def _labeled(store: Store, target: LayerInfo, top: int) -> list[_Labeled]:
     others = []
     for info in layers:
         labels = labels_of.get((info.key.model, info.key.layer), {})
+        for neuron, pin in pins_of(store, info).items() if info.key != target.key else ():
+            labels[neuron] = ((0, ""), PINNED, [pin.text])  # the name that a reader gave is the label shown
         if labels:
             neurons = sorted(labels)
             texts = [tuple(labels[n][2]) for n in neurons]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +12,9 @@ import pyarrow as pa
 
 from csp_index.assurance import likelihood
 from csp_index.contrast.quality import ContrastQuality, quality_of_pairs
+from csp_index.labelling.review.notes import Review, read_notes, review_of, subject_of
+from csp_index.labelling.review.pinned import layer_digest
+from csp_index.labelling.review.words import PINNED
 from csp_index.query.results import Labels, SqlResult
 from csp_index.records import ExamplePair, Label
 from csp_index.store import catalog, schema
@@ -48,6 +51,7 @@ class NeuronView:
     pairs: tuple[ExamplePair, ...]
     names: dict[int, str]
     class_name: str | None = None  # of an output of a classifier, as it came with the weights
+    review: Review = field(default_factory=Review)
 
     @property
     def contrast(self) -> ContrastQuality:
@@ -67,14 +71,23 @@ class NeuronView:
     def as_json(self) -> dict[str, object]:
         """Return the object that `csp-index show --json` prints."""
         details = {"statistics": self.statistics, "pairs": [asdict(pair) for pair in self.pairs]}
+        said = {"review": self.review.as_json()}
         rest = {"contrast_quality": self.contrast.as_json(), "images": self.names, "class_name": self.class_name}
-        return self.label.as_json() | details | rest | {"above_mean": self.above_mean}
+        return self.label.as_json() | details | rest | {"above_mean": self.above_mean} | said
 
     def _repr_html_(self) -> str:
         label = self.label
         rank = "" if label.null_rank is None else str(label.null_rank)
         likely = "" if label.probability is None else likelihood(label.probability)
-        parts = (self.class_line, label.note, label.doubt, likely, rank, self.contrast.summary())
+        parts = (
+            self.class_line,
+            label.note,
+            self.review.line(label.text),
+            label.doubt,
+            likely,
+            rank,
+            self.contrast.summary(),
+        )
         remarks = "; ".join(part for part in parts if part)
         head = (
             f"<p><b>{html.escape(label.text or label.state)}</b> {html.escape(f'{label.neuron}, {label.method}')}</p>"
@@ -104,7 +117,9 @@ def neuron_view(store: Store, target: LayerInfo, label: Label) -> NeuronView:
         names |= {image: describe_recipe(str(row["recipe"])) for image, row in derived.items()}
     made = store.read(schema.RUNS, ["settings"], f"run_id = {catalog.sql_text(label.run_id)}")["settings"].to_pylist()
     label = told_if_stale(label, made[0] if made else None, row["images"])
-    return NeuronView(label, statistics, pairs, names, class_names(store, target.key).get(label.neuron.neuron))
+    review = review_of(read_notes(store, subject_of(str(label.neuron))), layer_digest(target))
+    class_name = class_names(store, target.key).get(label.neuron.neuron)
+    return NeuronView(label, statistics, pairs, names, class_name, review)
 
 
 def _partners(store: Store, target: LayerInfo, label: Label) -> tuple[ExamplePair, ...]:
@@ -119,11 +134,11 @@ def _partners(store: Store, target: LayerInfo, label: Label) -> tuple[ExamplePai
 def told_if_stale(label: Label, settings: str | None, images: int) -> Label:
     """Return the label, noted if the run with those settings (JSON) saw others than the neuron's `images`.
 
-    Imported labels saw none of them.
+    Imported labels, and names that readers gave, saw none of them.
     """
     made = read_object(settings, schema.RUNS, "settings") if settings else {"images": images}
     seen = made.get("images")
-    if seen == images or "imported" in made:
+    if seen == images or "imported" in made or label.method == PINNED:
         return label
     stale = f"made on {seen} of {images} images: label again"
     return replace(label, note="; ".join(note for note in (label.note, stale) if note))

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from csp_index import settings
 from csp_index.labelling.elsewhere.records import check_stored_method
+from csp_index.labelling.review.words import PINNED
 from csp_index.query.results import SqlResult
 from csp_index.query.sql_views import ALL, labels_statement, sql_views
 from csp_index.query.status import describe
@@ -92,11 +93,11 @@ class Reader:
         """Return stored labels, neuron by neuron, the best candidate first.
 
         Without a method these are the labels shown (see `csp_index.labelling.label_rule`), one per neuron; with one its
-        newest, and with "all" the newest of every method, controls included.
+        newest, and with "all" the newest of every method, controls included; "pinned" are the names that readers gave.
         """
         if layer is not None:
             catalog.layer(self.store, LayerKey.parse(layer))
-        if method not in (None, ALL):
+        if method not in (None, ALL, PINNED):
             check_stored_method(self.store, method)
         return self.sql(labels_statement(layer, method, top))
 

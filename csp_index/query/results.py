@@ -142,7 +142,7 @@ class Labels(Sequence[Label]):
                 {
                     "rank": rank,
                     "text": s.text,
-                    "score": s.score,
+                    "score": s.number,
                     "score_low": s.low,
                     "score_high": s.high,
                     "confidence": s.share,

@@ -7,7 +7,10 @@ from typing import Any, Final
 import pyarrow as pa
 
 from csp_index.labelling.label_rule import LabelRule, read_rule
+from csp_index.labelling.review.pinned import pinned_table
+from csp_index.labelling.review.words import OF_NEURON, PINNED
 from csp_index.store import catalog, column_tables, schema, study_tables
+from csp_index.store.study_tables import NOTES, RATINGS
 from csp_index.store.tables import Store
 
 _OF_NEURONS = (
@@ -22,6 +25,7 @@ _OF_NEURONS = (
     schema.CANDIDATES,
     schema.EVALUATIONS,
     *study_tables.OF_NEURONS,
+    RATINGS,
 )
 ALL: Final = "all"  # in place of a method: the newest label of every method
 _OF_BEST = """LEFT JOIN (
@@ -30,6 +34,9 @@ _OF_BEST = """LEFT JOIN (
         LEFT JOIN (
             SELECT run_id, model, layer, neuron, 0 AS rank, percentile AS null_percentile FROM label_nulls
         ) USING (run_id, model, layer, neuron, rank)"""
+_OF_SUBJECTS = f"""SELECT CASE WHEN starts_with(subject, '{OF_NEURON}') THEN substr(subject, {len(OF_NEURON) + 1}) END
+    AS address, * FROM {{}}"""
+_LABEL = "method, state, rank, text, score, score_low, score_high, confidence, probability, null_percentile, uncertain"
 _ADDRESSED = "SELECT model || '/' || layer || '/' || neuron AS address, * FROM {}"
 
 
@@ -45,6 +52,8 @@ def sql_views(store: Store) -> tuple[dict[str, Any], dict[str, str]]:
     for name in schema.fixed_tables():
         views[name] = store.dataset(name) if name in names else schema.table_schema(name).empty_table()
     definitions[schema.IMAGES] = _committed(store, schema.IMAGES)
+    definitions[NOTES] = _OF_SUBJECTS
+    views[PINNED] = pinned_table(store)
     encoders = catalog.encoders(store)
     for info in encoders:
         if info.table in names:
@@ -93,32 +102,61 @@ def _texts(store: Store, encoders: list[str]) -> pa.Table:
 
 
 def labels_statement(layer: str | None, method: str | None, top: int) -> str:
-    """Return the statement that selects labels: of each neuron the one shown, the newest by `method`, or by "all"."""
-    conditions = [f"rank < {top}"]
-    conditions += [f"model || '/' || layer = {catalog.sql_text(layer)}"] if layer else []
-    conditions += [f"method = {catalog.sql_text(method)}"] if method not in (None, ALL) else []
-    join = "SEMI JOIN neuron_labels USING (model, layer, neuron, run_id)" if method is None else ""
-    newest = "" if method is None else "QUALIFY run_id = max(run_id) OVER (PARTITION BY model, layer, neuron, method)"
+    """Return the statement that selects labels: of each neuron the one shown, the newest by `method`, or by "all".
+
+    The method `pinned` selects the names that readers gave; "all" has them, too.
+    """
+    parts = [] if method == PINNED else [_computed(layer, method, top)]
+    parts += [_named(layer)] if method in (None, ALL, PINNED) else []
     return f"""
-        SELECT address AS neuron, method, state, rank, text, score, score_low, score_high, confidence, probability,
-            null_percentile, uncertain, note, run_id
-        FROM labels {join} {_OF_BEST}
-        WHERE {" AND ".join(conditions)}
-        {newest}
-        ORDER BY model, layer, labels.neuron, method, rank
+        SELECT address AS neuron, {_LABEL}, note, run_id FROM ({" UNION ALL ".join(parts)})
+        ORDER BY model, layer, number, method, rank
     """
 
 
+def _computed(layer: str | None, method: str | None, top: int) -> str:
+    """Return the SELECT of labels that methods made; without a method of those shown, where no reader named it."""
+    conditions = [f"rank < {top}"]
+    conditions += [f"model || '/' || layer = {catalog.sql_text(layer)}"] if layer else []
+    conditions += [f"method = {catalog.sql_text(method)}"] if method not in (None, ALL) else []
+    join = "SEMI JOIN neuron_labels USING (model, layer, neuron, run_id) ANTI JOIN pinned USING (model, layer, neuron)"
+    newest = "QUALIFY run_id = max(run_id) OVER (PARTITION BY model, layer, neuron, method)"
+    return f"""(
+        SELECT model, layer, neuron AS number, address, {_LABEL}, note, run_id
+        FROM labels {join if method is None else ""} {_OF_BEST}
+        WHERE {" AND ".join(conditions)}
+        {"" if method is None else newest}
+    )"""
+
+
+def _named(layer: str | None) -> str:
+    """Return the SELECT of the names that readers gave, as labels of rank 0."""
+    where = f"AND model || '/' || layer = {catalog.sql_text(layer)}" if layer else ""
+    return f"""(
+        SELECT model, layer, neuron AS number, address, {_LABEL.replace("rank", "0 AS rank")}, note, run_id
+        FROM neuron_labels WHERE method = {catalog.sql_text(PINNED)} {where}
+    )"""
+
+
 def _neuron_labels(rule: LabelRule) -> str:
-    """Return the SELECT of the view with one row per neuron: the label that the rule shows, null where it has none."""
-    scores = ("score", "score_low", "score_high", "confidence", "probability", "null_percentile")
-    columns = ("run_id", "method", "text", *scores, "uncertain", "note")
+    """Return the SELECT of the view with one row per neuron: the label that the rule shows, null where it has none.
+
+    A name that a reader gave has no scores; its run is that of the label that would be shown without it.
+    """
+    scores = ("score", "score_low", "score_high", "confidence", "probability", "null_percentile", "uncertain")
     return f"""
         WITH shown AS (
             SELECT * FROM labels {_OF_BEST} WHERE rank <= 0 AND {rule.sql()} >= 0
             QUALIFY row_number() OVER (PARTITION BY model, layer, neuron ORDER BY {rule.sql()} DESC, run_id DESC) = 1
         )
-        SELECT address, model, layer, neuron, coalesce(shown.state, 'unlabelled') AS state,
-            {", ".join(f"shown.{name}" for name in columns)}
-        FROM neurons LEFT JOIN shown USING (address, model, layer, neuron)
+        SELECT neurons.address, model, layer, neuron,
+            CASE WHEN named.text IS NOT NULL THEN 'labelled' ELSE coalesce(shown.state, 'unlabelled') END AS state,
+            shown.run_id,
+            CASE WHEN named.text IS NOT NULL THEN '{PINNED}' ELSE shown.method END AS method,
+            coalesce(named.text, shown.text) AS text,
+            {", ".join(f"CASE WHEN named.text IS NULL THEN shown.{name} END AS {name}" for name in scores)},
+            CASE WHEN named.text IS NULL THEN shown.note WHEN shown.method IS NULL THEN named.note
+                ELSE concat(named.note, '; ', shown.method, ': ', coalesce(shown.text, shown.state)) END AS note
+        FROM neurons LEFT JOIN shown USING (model, layer, neuron) LEFT JOIN {PINNED} AS named
+            USING (model, layer, neuron)
     """

@@ -8,6 +8,7 @@ from typing import Any
 from csp_index.labelling.label_rule import read_rule
 from csp_index.store import catalog, column_tables, schema
 from csp_index.store.runs import read_runs
+from csp_index.store.study_tables import NOTES, RATINGS
 from csp_index.store.tables import Store
 
 
@@ -49,6 +50,8 @@ def describe(store: Store) -> dict[str, Any]:
         "labels": store.count(schema.LABELS, "rank <= 0"),
         "methods": sorted(set(store.read(schema.LABELS, ["method"], "rank <= 0")["method"].to_pylist())),
         "preferred": read_rule(store).preferred,
+        "notes": store.count(NOTES),
+        "ratings": store.count(RATINGS),
         "answers": answer_counts(store),
         "writing": store.is_locked(),
         "runs": read_runs(store, ["run_id", "command", "state", "started", "ended", "message"]),

@@ -19,7 +19,7 @@ from csp_index.regular_files import user_path
 
 _NAME: Final = re.compile(r"\w[\w.-]{0,59}")
 _SHOWN, _LONGEST = 4, 60  # names in a note, and letters of one
-_RESERVED: Final = ("all", "none")
+_RESERVED: Final = ("all", "none", "pinned")
 _WORDS: Final = ("neuron", "unit", "channel", "feature", "latent")
 _ID: Final = re.compile(
     rf"(?:(?P<layer>\S.*?)[\s/:,._-]+)?(?:(?:{'|'.join(_WORDS)})[\s:#_-]*)?(?P<number>\d{{1,9}})", re.IGNORECASE

@@ -9,10 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from csp_index.contrast.selection import Selection
+from csp_index.errors import LabelError
 from csp_index.labelling.label_rule import LabelRule, read_rule
 from csp_index.labelling.linear.label_terms import TermKey, read_terms
 from csp_index.labelling.nulls.ranks import read_ranks, with_rank
 from csp_index.labelling.probabilities.stored import read_probabilities
+from csp_index.labelling.review.pinned import pinned_label, pins_of
+from csp_index.labelling.review.words import PINNED
 from csp_index.records import ExamplePair, Label, LabelScore, LabelState, WeightedLabel, prediction_set_of, rivals_of
 from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
@@ -39,8 +42,21 @@ def read_labels(store: Store, selection: Selection, hashed: str, top: int) -> di
 def label_of(store: Store, selection: Selection, neuron: int, method: str | None = None, top: int = 5) -> Label | None:
     """Return the newest label of a neuron by a method, by default the label that the rule of the index shows, or None.
 
-    The rule is that of `labelling.label_rule`.
+    The rule is that of `labelling.label_rule`: a name that a reader gave comes first, with the images of the label that
+    would be shown without it. LabelError for the method `pinned` where no reader named the neuron.
     """
+    if method not in (None, PINNED):
+        return _stored_label(store, selection, neuron, method, top)
+    pin, shown = pins_of(store, selection.target).get(neuron), _stored_label(store, selection, neuron, None, top)
+    if pin is not None:
+        return pinned_label(pin, selection.key(neuron), shown)
+    if method == PINNED:
+        key = selection.key(neuron)
+        raise LabelError(f"no reader has named {key}: csp-index note {store.uri} {key} --rename TEXT names it")
+    return shown
+
+
+def _stored_label(store: Store, selection: Selection, neuron: int, method: str | None, top: int) -> Label | None:
     where = f"{catalog.layer_filter(selection.target)} AND neuron = {neuron}"
     heads = store.read(schema.LABELS, ["method", "run_id"], f"{where} AND rank <= 0").to_pylist()
     labels = [(row["method"], row["run_id"], row["run_id"]) for row in heads if method in (None, row["method"])]
