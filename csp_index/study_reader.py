@@ -1,15 +1,25 @@
-"""A reader that asks about whole networks: each method is a few lines that call the room of studies."""
+"""A reader that asks about whole networks: each method is a few lines that call the room of studies.
+
+It also writes what readers say of labels and findings.
+"""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
+
+import pyarrow as pa
 
 from csp_index import keywords
 from csp_index.loading_reader import LoadingReader
 from csp_index.query.notebook import shown_progress
+from csp_index.query.results import SqlResult
 
 if TYPE_CHECKING:
+    from csp_index.labelling.review.notes import Note
     from csp_index.studies.associations import Associations
+    from csp_index.studies.note_files import NotesImport
 
 
 class StudyReader(LoadingReader):
@@ -26,3 +36,36 @@ class StudyReader(LoadingReader):
 
         options = {"progress": shown_progress()} | options
         return associate(self.store, layer, by, **options)
+
+    def note(self, subject: str, action: str, text: str = "", *, by: str | None = None) -> Note:
+        """Write what a reader says of a neuron's label (`m/l/7`) or of a finding (`finding:ID`); it is only added.
+
+        `action` is accept or reject (`text` may say why), rename (the neuron is called `text` wherever its label is
+        shown), unname, tag, untag or comment. `by` is the reader, by default the setting reader.
+        """
+        from csp_index.studies.notes import Draft, reader_named, write_notes
+
+        return write_notes(self.store, [Draft(subject, action, reader_named(by), text)])[0]
+
+    def notes(self, subject: str | None = None) -> SqlResult:
+        """Return what readers said, of all or of one subject, in the order they said it: the table `notes`."""
+        from csp_index.labelling.review.notes import read_notes, subject_of
+        from csp_index.store import schema
+        from csp_index.store.study_tables import NOTES
+
+        rows = read_notes(self.store, None if subject is None else subject_of(subject))
+        names = [name for name in schema.table_schema(NOTES).names if name != "run_id"]
+        table = pa.Table.from_pylist([asdict(row) for row in rows], schema.table_schema(NOTES).remove_metadata())
+        return SqlResult(table.select(names))
+
+    def export_notes(self, path: str | Path) -> int:
+        """Write all notes to a CSV file, and return their number."""
+        from csp_index.studies.note_files import export_notes
+
+        return export_notes(self.store, path)
+
+    def import_notes(self, path: str | Path) -> NotesImport:
+        """Add the notes of a file that `export_notes` wrote, from this index or another; those it has stay."""
+        from csp_index.studies.note_files import import_notes
+
+        return import_notes(self.store, path)

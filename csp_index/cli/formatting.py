@@ -30,6 +30,8 @@ def say_neuron(view: NeuronView) -> None:
         say(f"  {view.class_line}")
     if label.note:
         say(f"  {label.note}")
+    if said := view.review.line(label.text):
+        say(f"  {said}")
     if label.doubt or label.confidence is not None:
         say(f"  {label.doubt or stability(label.confidence or 0.0)}")
     if label.probability is not None:
@@ -132,6 +134,8 @@ def say_status(status: dict[str, Any]) -> None:
         preferred = status["preferred"]
         rule = f"by {preferred}, as preferred" if preferred else f"by {RECOMMENDED}, else the newest"
         say(f"labels by {', '.join(status['methods'])}; shown are those {rule}")
+    if status["notes"] or status["ratings"]:
+        say(f"{status['notes']:,} notes of readers, {status['ratings']:,} ratings of labels on pictures")
     for encoder in status["encoders"]:
         say(
             f"encoder {encoder['encoder']}: {encoder['width']} dimensions, {encoder['images']:,} images, "
