@@ -1,7 +1,8 @@
 """A copy of an index without some of its images: what no layer that comes later can have must not cost all the others.
 
-Ids of images are dense, so an image cannot leave an index; the copy gives the others new ones. Embeddings, activations
-and metadata are taken over, no model runs, and statistics are computed anew. Results, which rest on the ids, are not.
+Ids of images are dense, so an image cannot leave an index; the copy gives the others new ones. Embeddings, activations,
+metadata and the notes of readers are taken over, no model runs, and statistics are computed anew. Results and ratings,
+which rest on the ids, are not.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from csp_index.store.class_names import class_names, store_class_names
 from csp_index.store.connect import check_creatable, create_store, is_index, open_snapshot
 from csp_index.store.history.digests import shard_digest
 from csp_index.store.runs import Run, record_run
+from csp_index.store.study_tables import NOTES
 from csp_index.store.tables import Store
 from csp_index.store.values import streams
 from csp_index.store.values.statistics import NeuronStatistics
@@ -118,7 +120,8 @@ class _Copy:
             if isinstance(info, LayerInfo):
                 names = class_names(self.source, info.key)
                 store_class_names(self.target, info.key, [names.get(n, "") for n in range(info.neurons)], run.run_id)
-        self._copy_failures(run)
+        self._copy_rows(schema.FAILURES, run)
+        self._copy_rows(NOTES, run)
         running: dict[str, NeuronStatistics] = {}
         tiles = {info.what: _tiles(self.source, info) for info in infos}
         written: list[tuple[dict[str, str], Shard]] = []
@@ -164,14 +167,12 @@ class _Copy:
             commit.count_in(self.target, info, running, mark, tile)
         return digests
 
-    def _copy_failures(self, run: Run) -> None:
-        """Copy the table of failures, in which images that are left out keep their reason."""
-        rows = self.source.read(schema.FAILURES)
+    def _copy_rows(self, table: str, run: Run) -> None:
+        """Copy a table, as of failures, in which images that are left out keep their reason, or of notes."""
+        rows = self.source.read(table)
         if rows.num_rows:
             place = rows.schema.get_field_index("run_id")
-            self.target.append(
-                schema.FAILURES, rows.set_column(place, "run_id", pa.array([run.run_id] * rows.num_rows))
-            )
+            self.target.append(table, rows.set_column(place, "run_id", pa.array([run.run_id] * rows.num_rows)))
 
 
 def _tiles(source: Store, info: Column) -> Iterator[torch.Tensor]:
