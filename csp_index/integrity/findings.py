@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from csp_index.errors import CspIndexError, StoreError, one_line
 from csp_index.store import column_tables, schema
+from csp_index.store.study_tables import NOTES, RATINGS
 
 Remedy = Literal[
     "go back",
@@ -156,6 +157,8 @@ def remedy_of(table: str) -> Remedy:
         schema.RUNS: "name runs",
         schema.ENCODERS: "restore",
         schema.LAYERS: "restore",
+        NOTES: "restore",  # nothing makes again what people said
+        RATINGS: "restore",
     }
     prefixes: dict[str, Remedy] = {
         "embeddings_": "recompute",

@@ -11,6 +11,7 @@ from csp_index.integrity.findings import Verification
 from csp_index.integrity.neighbour_checks import check_neighbours
 from csp_index.integrity.repair import repair as repair_index
 from csp_index.integrity.result_checks import check_results
+from csp_index.integrity.review_checks import check_review
 from csp_index.integrity.statistics_checks import check_statistics
 from csp_index.integrity.subject import Subject
 from csp_index.integrity.sums_checks import check_sums
@@ -79,6 +80,7 @@ def _verified(location: Location, full: bool, find_encoder: FindEncoder, progres
     check_results(subject, marks)
     check_associations(subject, marks)
     check_texts(subject)
+    check_review(subject)
     steps.done()
     check_neighbours(subject, marks)
     check_sums(subject, marks)
