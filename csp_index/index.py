@@ -306,13 +306,15 @@ class Index(StudyReader):
 
     def report(self, evaluation: Evaluation, folder: str | Path, *, sanity: SanityReport | None = None) -> Path:
         """Write an evaluation, with the metrics' own test, as a folder of a page with pictures, JSON and CSV."""
+        from csp_index.evaluation.people import people_of
         from csp_index.evaluation.report.cards import evaluated_cards
         from csp_index.evaluation.report.write import calibration_rows, write_report
 
         source = catalog.encoder(self.store, str(evaluation.settings["encoder"]))
         label = partial(self.label, encoder=source.name, keep=False, bootstrap=0)
         cards = evaluated_cards(evaluation, source.width, label, self.card)
-        return write_report(evaluation, folder, cards, sanity, calibration_rows(evaluation))
+        people = people_of(self.store, evaluation)
+        return write_report(evaluation, folder, cards, sanity, calibration_rows(evaluation), people)
 
     def search(
         self,

@@ -20,6 +20,7 @@ from csp_index.printable import printable
 if TYPE_CHECKING:
     from csp_index.evaluation.evaluation import Evaluation
     from csp_index.evaluation.metrics.sanity import SanityReport, SanityRow
+    from csp_index.evaluation.people import People
 
 _GRADES = {"agreement-exact": "{:.2f}", "agreement-overlap": "{:.2f}", "agreement-level": "{:+.2f}"} | {
     f"agreement-{share}": "{:.0%}" for share in ("narrower", "same", "broader")
@@ -104,10 +105,12 @@ def evaluate(db: str | None, as_json: bool, check_metrics: bool, report: str | N
     evaluation = None if db is None else _evaluate(db, options)
     if db is not None and evaluation is not None and null is not None:
         evaluation = _against_null(db, evaluation, null, options)
+    people = None if db is None or evaluation is None else _people(db, evaluation)
     rows = [] if evaluation is None else summarise(evaluation).to_pylist()
     shared = [] if evaluation is None else collision_rows(evaluation)
     if as_json:
-        say_json(_as_json(sanity, evaluation, rows, shared))
+        document = _as_json(sanity, evaluation, rows, shared)
+        say_json(document if people is None else document | {"people": people.as_json()})
     else:
         if sanity is not None:
             _say_sanity(sanity)
@@ -115,6 +118,8 @@ def evaluate(db: str | None, as_json: bool, check_metrics: bool, report: str | N
             _say_summary(evaluation, rows, shared)
             if evaluation.null:
                 _say_null(evaluation)
+            if people is not None:
+                _say_people(people)
     if db is not None and evaluation is not None and report is not None:
         page = _write(db, evaluation, report, sanity, options)
         say(f"report: {page}", err=as_json)
@@ -145,6 +150,26 @@ def _against_null(db: str, evaluation: Evaluation, null: str, options: dict[str,
     layer = null_layer(store, catalog.layer(store, LayerKey.parse(options["layer"])), null).key
     same = {**options, "layer": str(layer), "neurons": "all", "truth": None, "labels": ()}
     return against_null(evaluation, _evaluate(db, same))
+
+
+def _people(db: str, evaluation: Evaluation) -> People:
+    from csp_index.evaluation.people import people_of
+    from csp_index.store.connect import open_store
+
+    return people_of(open_store(db), evaluation)
+
+
+def _say_people(people: People) -> None:
+    """Print how far people agree, and what they say of the labels of each method; nothing without ratings."""
+    from csp_index.evaluation.people import agreement_line, method_line
+
+    if not people.ratings:
+        return
+    say(f"people: {people.ratings:,} ratings by {people.raters:,} {'person' if people.raters == 1 else 'people'}")
+    for row in people.agreement[:2]:
+        say(printable(f"  {agreement_line(row)}"))
+    for row in people.methods:
+        say(printable(f"  {method_line(row)}"))
 
 
 def _say_null(evaluation: Evaluation) -> None:

@@ -30,6 +30,7 @@ from csp_index.evaluation.metrics.calibration import reliability
 from csp_index.evaluation.metrics.intervals import ROUNDS
 from csp_index.evaluation.metrics.sanity import PUBLISHED, Published, SanityReport, SanityRow
 from csp_index.evaluation.metrics.table import METRICS, NEEDS, named
+from csp_index.evaluation.people import People
 from csp_index.evaluation.report.page import Cards, Page, Rows
 from csp_index.evaluation.report.shared_labels import collision_rows
 from csp_index.evaluation.report.summary import (
@@ -51,7 +52,7 @@ _FORMAT: Final = "csp_index evaluation report"
 _PAGE, _DATA = "index.html", "evaluation.json"
 _FILES: Final = (_PAGE, _DATA, "values.csv", "summary.csv", "comparisons.csv")
 _PACKAGES: Final = ("csp_index", "torch", "numpy", "scipy", "pyarrow", "matplotlib")
-_Extras = tuple[Cards | None, SanityReport | None, Rows | None]  # cards, the metrics' own test, calibration
+_Extras = tuple[Cards | None, SanityReport | None, Rows | None, People]  # the metrics' own test second
 _COMPARED = 3  # neurons shown of those that gain most, and of those that lose most
 
 
@@ -61,12 +62,14 @@ def write_report(
     cards: Cards | None = None,
     sanity: SanityReport | Rows | None = None,
     calibration: Rows | None = None,
+    people: People | None = None,
 ) -> Path:
     """Write a report's folder and return its page; an older report there is replaced.
 
     `cards` returns the PNG of a neuron's card for its address and a method, or None. `sanity` is the metrics' own test,
-    or its rows as mappings; `calibration` are rows of `calibration_rows`. Raises EvaluationError for a folder with
-    other files, for one that cannot be written, and for an evaluation in which CoSy's metrics would be alone.
+    or its rows as mappings; `calibration` are rows of `calibration_rows`; `people` is what people said of the labels.
+    Raises EvaluationError for a folder with other files, for one that cannot be written, and for an evaluation in which
+    CoSy's metrics would be alone.
     """
     target = user_path(folder).resolve()
     check_folder(target)
@@ -80,7 +83,7 @@ def write_report(
     comparisons = compare(evaluation, seed=seed)
     page = Page(evaluation, grid, summary, comparisons)
     tested = SanityReport(tuple(SanityRow(**row) for row in sanity)) if isinstance(sanity, Sequence) else sanity
-    html = _render(page, grid, evaluation, (cards, tested, calibration))
+    html = _render(page, grid, evaluation, (cards, tested, calibration, people or People()))
     data = {
         "format": _FORMAT,
         "run_id": evaluation.run_id,
@@ -99,6 +102,7 @@ def write_report(
         "null": list(evaluation.null),
         "sanity": [asdict(row) for row in tested.rows] if tested else None,
         "calibration": calibration,
+        "people": None if people is None else people.as_json(),
         "values": _columns(_finite(evaluation.values)),
     }
     text = json.dumps(_plain(data), ensure_ascii=False, allow_nan=False)
@@ -141,7 +145,7 @@ def calibration_rows(
 
 
 def _render(page: Page, grid: Grid, evaluation: Evaluation, extras: _Extras) -> str:
-    cards, sanity, calibration = extras
+    cards, sanity, calibration, people = extras
     # The labels of a report may be any text: everything that is not marked as markup is escaped.
     loader = jinja2.PackageLoader("csp_index.evaluation.report")
     environment = jinja2.Environment(
@@ -154,6 +158,9 @@ def _render(page: Page, grid: Grid, evaluation: Evaluation, extras: _Extras) -> 
         poor=_poor(grid),
         collisions=_cells(collision_rows(evaluation, grid)),
         null_rows=_cells(evaluation.null),
+        people=people,
+        people_agreement=_cells(list(people.agreement)),
+        people_methods=_cells(list(people.methods)),
         gains=gains,
         losses=losses,
         calibration_rows=_cells(calibration),
