@@ -20,6 +20,7 @@ from csp_index.errors import NotFoundError
 from csp_index.labelling.label_rule import read_rule
 from csp_index.labelling.nulls.ranks import read_ranks, with_rank
 from csp_index.labelling.probabilities.stored import read_probabilities
+from csp_index.labelling.review.words import PINNED
 from csp_index.query.neuron_view import ALWAYS, share_above_mean
 from csp_index.records import ExamplePair, Label, LabelScore, NeuronKey, prediction_set_of, rivals_of
 from csp_index.service.documents.shapes import NeuronRow
@@ -56,7 +57,7 @@ class MethodLabels:
     probabilities: np.ndarray  # that the label is right
     uncertain: np.ndarray  # int8
     notes: np.ndarray  # str
-    runs: np.ndarray  # str, "" where there is no label
+    runs: np.ndarray  # str, "" where there is no label; of a name that a reader gave, of the label beside it
     ranks: Mapping[tuple[str, int], NullRank]  # in a null, by run and neuron
     offsets: np.ndarray
     candidates: pa.DictionaryArray
@@ -80,8 +81,11 @@ class MethodLabels:
     def label(self, key: NeuronKey, top: int) -> Label | None:
         """Return the label of a neuron with its `top` best candidates and without pairs, or None."""
         at = key.neuron
-        if not self.runs[at]:
+        if not self.methods[at]:
             return None
+        if self.methods[at] == PINNED:  # `service.pinned_labels`
+            name = LabelScore(self.texts[at], math.nan)
+            return Label(key, PINNED, "labelled", (name,), (), self.notes[at], self.runs[at])
         rows = slice(int(self.offsets[at]), int(self.offsets[at + 1]))
         texts = self.candidates[rows].to_pylist()
         values = self.values[rows].tolist()

@@ -21,13 +21,16 @@ import pyarrow.compute as pc
 import csp_index
 from csp_index import settings
 from csp_index.errors import NotFoundError
+from csp_index.labelling.review.words import PINNED
 from csp_index.lru_cache import LRUCache
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents.shapes import LayerRow, NeuronRow
 from csp_index.service.layer_table import LayerTable, Pairs, read_layer, read_pairs
+from csp_index.service.pinned_labels import with_pins
+from csp_index.service.reviews import Reviews
 from csp_index.store import catalog, column_tables, runs, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
-from csp_index.store.connect import open_snapshot
+from csp_index.store.connect import open_snapshot, open_store
 from csp_index.store.values.derived_images import derived_rows, describe_recipe, is_derived
 
 _FOLDERS = re.compile(r"""(?<![\w.~])(?:~|\.{1,2})?/(?:[^\s/:'"]+/)+""")
@@ -43,16 +46,25 @@ class Texts:
 
 
 class Snapshot:
-    """An index at the versions its tables had when it was opened."""
+    """An index at the versions its tables had when it was opened.
+
+    Only `reviews`, what readers say, may be of later versions.
+    """
 
     def __init__(
-        self, uri: str | Path, *, versions: Mapping[str, int] | None = None, held_bytes: int | None = None
+        self,
+        uri: str | Path,
+        *,
+        versions: Mapping[str, int] | None = None,
+        held_bytes: int | None = None,
+        live_reviews: bool = False,
     ) -> None:
-        """Open an index, at given versions of its tables or the last ones.
+        """Open an index, at given versions of its tables or the last ones; with `live_reviews` notes as they are now.
 
         `held_bytes` is the memory for layers and texts, by default half of the setting serve_held_bytes.
         """
         self.store = open_snapshot(uri, versions)
+        self.reviews = Reviews(open_store(uri) if live_reviews else self.store, live=live_reviews)
         self.versions = self.store.versions()
         self.name = self.store.uri.rstrip("/").rpartition("/")[2] or "index"
         self.cache = LRUCache(settings.SERVE_HELD_BYTES.value() // 2 if held_bytes is None else held_bytes)
@@ -97,13 +109,19 @@ class Snapshot:
         return info
 
     def layer(self, key: LayerKey) -> LayerTable:
-        """Return the neurons and newest labels of a layer."""
+        """Return the neurons and newest labels of a layer, and the names that readers gave."""
+        table, (state, pins) = self._layer(key), self.reviews.pins(self.info(key))
+        if not pins:
+            return table
+        return self.cache.get(("named", key, state), lambda: with_pins(table, pins), lambda table: table.nbytes)
+
+    def _layer(self, key: LayerKey) -> LayerTable:
         info = self.info(key)
         return self.cache.get(("layer", key), lambda: read_layer(self.store, info), lambda table: table.nbytes)
 
     def pairs(self, key: LayerKey) -> Pairs:
         """Return the example pairs behind the newest labels of a layer."""
-        table = self.layer(key)
+        table = self._layer(key)
         return self.cache.get(("pairs", key), lambda: read_pairs(self.store, table), lambda pairs: pairs.nbytes)
 
     def neuron(self, key: NeuronKey) -> LayerTable:
@@ -189,7 +207,16 @@ class Snapshot:
 
     def layer_rows(self) -> list[LayerRow]:
         """Return the row of each layer on the home page, in the order they were added."""
-        return self.cache.get("layer rows", self._read_layer_rows, lambda rows: 500 * len(rows))
+        rows = self.cache.get("layer rows", self._read_layer_rows, lambda rows: 500 * len(rows))
+        return [self._named_row(row) for row in rows]
+
+    def _named_row(self, row: LayerRow) -> LayerRow:
+        """Return the row of a layer with the names that readers gave counted in."""
+        key = LayerKey(row["model"], row["name"])
+        if not row["ready"] or not self.reviews.pins(self.info(key))[1]:
+            return row
+        labels = self.layer(key).labels()
+        return {**row, "labelled": labels.labelled if labels else 0, "methods": [*row["methods"], PINNED]}
 
     def _read_layer_rows(self) -> list[LayerRow]:
         by = ["model", "layer"]

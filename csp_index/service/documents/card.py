@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from math import nan
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ def card_of(page: NeuronDocument, picture: Callable[[int], bytes]) -> bytes:
     card = CardData(
         title=page["neuron"],
         method=page["method"] or "",
-        labels=[(label["text"], label["score"]) for label in page["labels"]],
+        labels=[(label["text"], nan if label["score"] is None else label["score"]) for label in page["labels"]],
         state=page["state"],
         note=" · ".join(part for part in (page["note"], page["doubt"]) if part),
         pairs=[

@@ -28,7 +28,7 @@ def compare_document(
     """Return the document of a comparison.
 
     `shared` are the texts among the kept labels of all neurons, `own` those of one neuron alone, both in the order of
-    scores; labels of score 0 count for neither, because nothing supports them.
+    scores; labels of score 0 count for neither, because nothing supports them. A name that a reader gave has no score.
     `similarity` is the cosine of each two concept vectors, None where a neuron has none. Raises SettingError unless
     `keys` are two to four different neurons.
     """
@@ -40,7 +40,8 @@ def compare_document(
         snapshot.neuron(key)  # all of them exist before one is described
     documents = [neuron_document(snapshot, engine, key, method) for key in keys]
     texts = [
-        [label["text"] for label in document["labels"] if abs(label["score"]) > _NOTHING] for document in documents
+        [label["text"] for label in document["labels"] if label["score"] is None or abs(label["score"]) > _NOTHING]
+        for document in documents
     ]
     return {
         "neurons": list(map(_without_queries, documents)),

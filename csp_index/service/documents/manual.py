@@ -46,6 +46,7 @@ HELP: Final[Mapping[str, Help]] = {
     "methods": Help("how to choose a method?", "methods#how-to-choose-a-method"),
     "models": Help("what is an encoder?", "images-and-models#encoders"),
     "python": Help("what else is in Python?", "python#index"),
+    "review": Help("who says so?", "studies#review"),
     "runs": Help("what if a run was interrupted?", "operations#what-an-interruption-loses"),
     "search": Help("how does search work?", "explorer#search"),
     "shown": Help("which label is shown?", "methods#which-label-is-shown"),

@@ -16,6 +16,9 @@ import csp_index
 from csp_index.contrast.quality import quality_of_pairs
 from csp_index.labelling.linear.label_terms import read_terms
 from csp_index.labelling.methods import methods_with
+from csp_index.labelling.review.notes import review_of, subject_of
+from csp_index.labelling.review.pinned import layer_digest
+from csp_index.labelling.review.words import PINNED
 from csp_index.query.neuron_view import STATISTICS, told_if_stale
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
 from csp_index.service.documents.classes import neuron_classes
@@ -36,6 +39,7 @@ from csp_index.service.documents.neuron_shapes import (
     Statistics,
     TermRow,
 )
+from csp_index.service.documents.review_shapes import ReviewRow
 from csp_index.service.documents.shapes import SimilarRow
 from csp_index.service.documents.snippets import snippets
 from csp_index.service.layer_table import LayerTable, finite
@@ -73,8 +77,11 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
     rows = spread.rows()
     ids = {pair.image_id for pair in record.pairs} | {p.contrast_id for p in record.pairs if p.contrast_id is not None}
     ids |= {image["image_id"] for row in rows for image in row["images"]}
+    name = record.label.text if record.label else None  # a reader may give another while the service runs
     facets = snapshot.cache.get(
-        ("facets", key, method), lambda: _facets(snapshot, engine, record), lambda facets: 1000 * (1 + len(facets))
+        ("facets", key, method, name),
+        lambda: _facets(snapshot, engine, record),
+        lambda facets: 1000 * (1 + len(facets)),
     )
     ids |= {image for facet in facets for image in facet["images"]}
     classes, of_classes = neuron_classes(snapshot, key)
@@ -109,10 +116,16 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
         "similar": _similar(snapshot, engine, key),
         "classes": classes,
         "provenance": provenance,
+        "review": _review(snapshot, table, key),
         "previous": f"{table.info.key}/{key.neuron - 1}" if key.neuron else None,
         "next": f"{table.info.key}/{key.neuron + 1}" if key.neuron + 1 < table.info.neurons else None,
     }
     return {**document, "queries": snippets(document, snapshot.name)}
+
+
+def _review(snapshot: Snapshot, table: LayerTable, key: NeuronKey) -> ReviewRow:
+    review = review_of(snapshot.reviews.notes(subject_of(str(key))), layer_digest(table.info))
+    return cast(ReviewRow, review.as_json())
 
 
 def _said(run: dict[str, Any] | None, column: str) -> dict[str, Any]:
@@ -147,7 +160,8 @@ def _label_record(snapshot: Snapshot, table: LayerTable, key: NeuronKey, method:
     where = (
         f"{catalog.layer_filter(table.info)} AND neuron = {key.neuron} AND run_id = {catalog.sql_text(label.run_id)}"
     )
-    label = replace(label, weighted=read_terms(snapshot.store, where).get((label.run_id, key)))
+    if label.method != PINNED:
+        label = replace(label, weighted=read_terms(snapshot.store, where).get((label.run_id, key)))
     pairs, threshold = snapshot.pairs(key.layer_key).of(key.neuron, label.run_id)
     return _LabelRecord(label, pairs, threshold, statistics, run, _said(run, "settings"), top)
 
@@ -245,7 +259,7 @@ def _pair_row(pair: ExamplePair) -> PairRow:
 def _score_row(score: LabelScore) -> ScoreRow:
     return {
         "text": score.text,
-        "score": score.score,
+        "score": score.number,
         "low": finite(score.low),
         "high": finite(score.high),
         "share": finite(score.share),
@@ -265,10 +279,10 @@ def _methods(table: LayerTable, key: NeuronKey) -> list[MethodRow]:
             "confidence": row["confidence"],
             "probability": row["probability"],
             "uncertain": row["uncertain"],
-            "run_id": labels.runs[key.neuron],
+            "run_id": labels.runs[key.neuron] if labels.method != PINNED else "",
         }
         for labels, row in rows
-        if labels.runs[key.neuron]
+        if labels.methods[key.neuron]
     ]
 
 
@@ -288,7 +302,8 @@ def _facets(snapshot: Snapshot, engine: Engine, record: _LabelRecord) -> list[Fa
     contrast = [pair.image_id if pair.contrast_id is None else pair.contrast_id for pair in pairs]
     similarity = [0.0 if pair.contrast_id is None else pair.similarity or 0.0 for pair in pairs]
     vectors = engine.models().vectors_of([*ids, *contrast])
-    by_gamma = record.label is not None and record.label.method in methods_with("gamma")
+    method = record.label and record.label.method
+    by_gamma = (record.settings.get("method") if method == PINNED else method) in methods_with("gamma")
     gamma = float(record.settings.get("scoring", {}).get("gamma", _GAMMA)) if by_gamma else _GAMMA
     rows = directions(vectors[: len(ids)], vectors[len(ids) :], np.array(similarity, dtype=np.float32), gamma)
     facets = facets_of(rows)

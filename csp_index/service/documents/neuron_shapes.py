@@ -8,16 +8,20 @@ from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
 from csp_index.service.documents.class_shapes import NeuronClasses
+from csp_index.service.documents.review_shapes import ReviewRow
 from csp_index.service.documents.shapes import NeuronRow, RunRow, SimilarRow, State
 
 Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
 
 
 class ScoreRow(TypedDict):
-    """A candidate stored for a neuron, with the interval of its score and the share of resamples that it wins."""
+    """A candidate stored for a neuron, with the interval of its score and the share of resamples that it wins.
+
+    A name that a reader gave has no score.
+    """
 
     text: str
-    score: FiniteFloat
+    score: FiniteFloat | None
     low: FiniteFloat | None
     high: FiniteFloat | None
     share: FiniteFloat | None
@@ -179,6 +183,7 @@ class ComparedNeuron(NeuronRow):
     similar: list[SimilarRow]
     classes: Annotated[list[NeuronClasses], Field(description="By each column whose classes were compared.")]
     provenance: Provenance
+    review: Annotated[ReviewRow, Field(description="What readers said of it.")]
     previous: str | None
     next: str | None
 

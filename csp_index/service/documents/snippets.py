@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from csp_index.labelling.methods import default_method, methods_with
+from csp_index.labelling.review.words import PINNED
 from csp_index.labelling.vocabularies import BUILT_IN
 from csp_index.models.prompt_templates import TEMPLATE_SETS
 from csp_index.records import ExampleOptions, NeuronKey, ScoringOptions
@@ -68,7 +69,10 @@ def snippets(document: ComparedNeuron, name: str) -> Snippets:
 def _query(document: ComparedNeuron, name: str) -> _Query:
     provenance = document["provenance"]
     key, run, logit_scale = NeuronKey.parse(document["neuron"]), provenance["run"], provenance["encoder"]["logit_scale"]
-    method = document["method"] or default_method(logit_scale)
+    method = document["method"]
+    if method == PINNED:  # nothing makes a name: the commands make the label beside it
+        method = run and str(run["settings"].get("method") or "")
+    method = method or default_method(logit_scale)
     if run is None or not run["settings"]:
         return _Query(name, key, method, run and run["run_id"])
     settings = run["settings"]
