@@ -91,6 +91,7 @@ _BOUNDS = {name.replace("_", "-"): bounds for name, bounds in BOUNDS.items()} | 
     "neuron": (0, 2**31 - 1),
     "new-tokens": (1, 1_000_000),
     "port": (0, 65535),
+    "rate-pictures": (1, 1000),
     "resamples": (0, 10_000),
     "sample": (2, 10_000),
     "shard-size": (1, 10_000_000),

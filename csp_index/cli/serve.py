@@ -12,6 +12,7 @@ import click
 
 from csp_index.cli.options import FILE, database, json_option, trust_option, version_option, whole
 from csp_index.cli.output import say
+from csp_index.labelling.review.words import DRAWS
 
 
 @click.command()
@@ -26,17 +27,24 @@ from csp_index.cli.output import say
 @click.option("--text-embeddings", type=FILE, help="Labels for an index of arrays: embeddings [labels, D], .npy.")
 @click.option("--texts", type=FILE, help="Their texts, one per line.")
 @click.option("--workers", type=whole("workers"), help="Processes that answer, each with its own models (1).")
+@click.option("--write", is_flag=True, help="Let readers write notes; beyond 127.0.0.1 it needs --token-file.")
+@click.option("--rate", is_flag=True, help="Offer /rate, where people say whether labels are true of pictures.")
+@click.option(
+    "--draw", type=click.Choice(DRAWS), help="--rate: how these pictures are drawn (importance: by activation)."
+)
+@click.option("--rate-pictures", type=whole("rate-pictures"), help="--rate: pictures of each label (20).")
 @trust_option
 @version_option
 @json_option
 def serve(db: str, as_json: bool, **options: Any) -> None:
-    """Show an index in the browser and over HTTP; the service never writes to it.
+    """Show an index in the browser and over HTTP; without --write or --rate the service never writes to it.
 
-    The service reads the index as it is at the start. Ctrl-C ends it after it has answered the requests under way. It
-    logs each request as a line of JSON on stderr.
+    The service reads the index as it is at the start; notes of readers, where they may write, as they are. Ctrl-C ends
+    it after it has answered the requests under way. It logs each request as a line of JSON on stderr.
 
     \b
     csp-index serve birds.db
+    csp-index serve birds.db --write --rate
     csp-index serve birds.db --host 0.0.0.0 --token-file token.txt --allow-host birds.example.org
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals end the service in the same way
@@ -58,6 +66,8 @@ def _serve(db: str, as_json: bool, options: dict[str, Any]) -> None:
         options["texts"] = arrays
     elif any(arrays):
         raise click.UsageError("--text-embeddings and --texts go together: give both or none")
+    if not options["rate"] and (options["draw"] is not None or options["rate_pictures"] is not None):
+        raise click.UsageError("--draw and --rate-pictures say how pictures for --rate are drawn: give it, too")
     token_file = options.pop("token_file")
     if token_file is not None:
         options["token"] = read_token(token_file)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urlencode
 
 import anyio.to_thread
@@ -23,10 +23,12 @@ from starlette.types import Scope
 
 from csp_index import __version__, errors
 from csp_index.service.config import ServiceSettings
-from csp_index.service.http import api, login, pages
+from csp_index.service.desk import Desk
+from csp_index.service.documents.rate import Questions, check_can_rate
+from csp_index.service.http import api, login, pages, review
 from csp_index.service.http.access_log import Journal
 from csp_index.service.http.api import Service, Turns
-from csp_index.service.http.auth import Token, wants_page
+from csp_index.service.http.auth import Forms, Token, wants_page
 from csp_index.service.http.guard import REQUEST_ID, Answer, Guard, log
 from csp_index.service.http.pages import site_of
 from csp_index.service.http.rendering import Renderer, Site
@@ -36,6 +38,7 @@ from csp_index.service.live.engine import Engine
 from csp_index.service.snapshot import Snapshot
 from csp_index.service.sql_sandbox import SqlRunner
 from csp_index.store.connect import open_version
+from csp_index.studies.rated_pictures import Draw
 
 if TYPE_CHECKING:
     from csp_index.query.reader import Reader
@@ -56,17 +59,18 @@ def make_app(
     *,
     versions: Mapping[str, int] | None = None,
 ) -> FastAPI:
-    """Return the application over an index, named by its address or as a Reader; it never writes to the index.
+    """Return the application over an index, named by its address or as a Reader; it only writes what readers say.
 
-    This opens the index at the current versions of its tables, or at `versions`. Models load in the background once the
+    And that only if the settings say `write` or `rate`. This opens the index at the current versions of its tables, or
+    at `versions`; notes are shown as they are when they may be written. Models load in the background once the
     application runs. Raises StoreError if there is no index.
     """
     settings = settings or ServiceSettings()
     if versions is None and settings.version is not None:
         versions = open_version(index if isinstance(index, str | Path) else index.uri, settings.version).versions()
-    snapshot = Snapshot(
-        index if isinstance(index, str | Path) else index.uri, versions=versions, held_bytes=settings.held_bytes // 2
-    )
+    uri = index if isinstance(index, str | Path) else index.uri
+    snapshot = Snapshot(uri, versions=versions, held_bytes=settings.held_bytes // 2, live_reviews=settings.writes)
+    forms = Forms(settings.start)
     sql = SqlRunner(snapshot.store.uri, snapshot.versions, settings) if settings.sql else None
     service = Service(
         snapshot,
@@ -75,6 +79,9 @@ def make_app(
         settings,
         Journal(settings.workers > 1),
         Turns(settings.sql_processes),
+        forms,
+        Desk(snapshot.store.uri, {"write": settings.write, "rate": settings.rate}) if settings.writes else None,
+        _questions(snapshot, settings, forms),
     )
     token = None if settings.token is None else Token(settings.token, settings.port, settings.start)
 
@@ -101,11 +108,19 @@ def make_app(
     return app
 
 
+def _questions(snapshot: Snapshot, settings: ServiceSettings, forms: Forms) -> Questions | None:
+    if not settings.rate:
+        return None
+    check_can_rate(snapshot)
+    return Questions(snapshot, settings.rate_pictures, cast(Draw, settings.draw), forms.sign)
+
+
 def _add_routes(app: FastAPI, service: Service, token: Token | None) -> Answer:
     """Add all routes, and return the function that makes a response from a fault."""
     renderer = Renderer(site_of(service))
     app.include_router(api.router(service))
     app.include_router(pages.router(service, renderer))
+    app.include_router(review.router(service, renderer))
     if token is not None:
         app.include_router(login.router(token, Renderer(Site("csp_index"))))
     app.mount("/static", _Files(directory=str(resources.files("csp_index.service") / "static")), name="static")
@@ -143,6 +158,7 @@ def _add_middleware(app: FastAPI, service: Service, token: Token | None, refuse:
         start=settings.start,
         held_bytes=settings.held_bytes // _CACHE_SHARE,
         count=service.journal.answer,
+        state=service.snapshot.reviews.state if settings.writes else None,
     )
     if settings.origins:
         app.add_middleware(

@@ -16,12 +16,14 @@ from typing import Final
 
 from csp_index import settings
 from csp_index.errors import SettingError
+from csp_index.labelling.review.words import DRAWS
 from csp_index.regular_files import read_text
 
 SHARED_COUNTERS: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable for the folder in which prometheus_client keeps the counters of several processes."""
 
 _SHORTEST_TOKEN = 16  # characters: a shorter token could be guessed over a network
+_MOST_PICTURES = 1000  # that a label is rated on
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -34,7 +36,8 @@ def _threads() -> int:
 class ServiceSettings:
     """The settings of one service; defaults come from the table of settings.
 
-    Raises SettingError if other machines could read the index, and there is neither a token nor `public_read`.
+    Raises SettingError if other machines could read the index, and there is neither a token nor `public_read`, or if
+    they could write without a token.
     """
 
     host: str = field(default_factory=settings.SERVE_HOST.value)
@@ -43,6 +46,10 @@ class ServiceSettings:
     version: str | None = None  # serve what the index was at a version or tag; None: as it is at the start
     trust: bool = False  # run code that only the index names, as python:module:factory
     public_read: bool = False  # serve other machines without a token, on purpose
+    write: bool = False  # readers may write notes
+    rate: bool = False  # people may rate labels on pictures
+    draw: str = "importance"  # how these pictures are drawn: importance or uniform
+    rate_pictures: int = 20  # of each label
     sql: bool | None = None  # SQL over HTTP; None: on loopback only. After construction it is True or False
     hosts: tuple[str, ...] = ()  # further names under which browsers may reach the service
     origins: tuple[str, ...] = ()  # other sites whose scripts may read answers
@@ -82,6 +89,7 @@ class ServiceSettings:
                 f"host {self.host} can be reached from other machines: give --token-file FILE, "
                 "or say --public-read to let everyone read the index"
             )
+        self._check_writing()
         if self.workers < 1:
             raise SettingError(f"serve_workers is {self.workers}: expected at least 1")
         if self.page > self.page_limit:
@@ -93,6 +101,29 @@ class ServiceSettings:
                 )
         if self.sql is None:
             object.__setattr__(self, "sql", self.loopback)
+
+    def _check_writing(self) -> None:
+        """Refuse to let strangers write, and to write what is fixed."""
+        if not self.writes:
+            return
+        named = "write" if self.write else "rate"
+        if self.token is None and not self.loopback:
+            raise SettingError(
+                f"host {self.host} can be reached from other machines, where {named} needs a token, also with public "
+                "read: give --token-file FILE"
+            )
+        if self.version is not None:
+            raise SettingError(f"version {self.version} is fixed, and {named} would add to it: leave one of them out")
+        if self.draw not in DRAWS or not 1 <= self.rate_pictures <= _MOST_PICTURES:
+            raise SettingError(
+                f"ratings by {self.rate_pictures} pictures, drawn {self.draw!r}: expected 1 to {_MOST_PICTURES}, and "
+                f"{' or '.join(DRAWS)}"
+            )
+
+    @property
+    def writes(self) -> bool:
+        """Whether anything may be written over HTTP."""
+        return self.write or self.rate
 
     def page_size(self, limit: int | None) -> int:
         """Return how many neurons a page shows if a request says `limit`. Raises SettingError if that is too many."""

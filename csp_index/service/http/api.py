@@ -27,6 +27,7 @@ from csp_index.images import decode
 from csp_index.printable import printable
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.config import ServiceSettings
+from csp_index.service.desk import Desk
 from csp_index.service.documents import classes
 from csp_index.service.documents.class_shapes import ClassDocument, ClassesDocument, NeuronClassesDocument
 from csp_index.service.documents.home import home_document
@@ -34,6 +35,7 @@ from csp_index.service.documents.image import image_document, stored_thumbnail
 from csp_index.service.documents.layer import GalleryQuery, Order, Shown, Sort, neurons_document
 from csp_index.service.documents.neuron import neuron_document
 from csp_index.service.documents.neuron_shapes import LabelDocument, NeuronDocument
+from csp_index.service.documents.rate import Questions
 from csp_index.service.documents.search import SearchQuery, search_document
 from csp_index.service.documents.shapes import (
     HealthDocument,
@@ -47,6 +49,7 @@ from csp_index.service.documents.shapes import (
 )
 from csp_index.service.http import schemas
 from csp_index.service.http.access_log import METRICS_TYPE, Journal
+from csp_index.service.http.auth import Forms
 from csp_index.service.http.client import stop_of
 from csp_index.service.http.schemas import Fault
 from csp_index.service.live.engine import Engine
@@ -64,6 +67,7 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
     errors.SourceError: (400, "picture"),
     errors.StudyError: (400, "study"),
     errors.ModelError: (400, "model"),
+    errors.LockedError: (503, "busy"),
     errors.BusyError: (503, "busy"),
     errors.StoppedError: (503, "stopped"),
 }
@@ -120,6 +124,9 @@ class Service:
     settings: ServiceSettings
     journal: Journal
     sql_turns: Turns
+    forms: Forms
+    desk: Desk | None = None  # None: nothing may be written
+    questions: Questions | None = None  # None: nothing is rated
 
 
 def answer(document: object, status: int = 200) -> Response:
@@ -157,8 +164,8 @@ def _faults(*further: tuple[int, str]) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": schemas.ErrorBody, "description": text} for status, text in faults.items()}
 
 
-_GET = _faults()
-_POST = _faults(
+GET_FAULTS = _faults()
+POST_FAULTS = _faults(
     (403, "not offered, or sent by another site"),
     (408, "the request came too slowly"),
     (413, "the request is too large"),
@@ -182,17 +189,17 @@ def router(service: Service) -> APIRouter:
 def _add_index(router: APIRouter, service: Service) -> None:
     snapshot, engine, limits = service.snapshot, service.engine, service.settings
 
-    @router.get("/api/v1/index", response_model=HomeDocument, responses=_GET, tags=["index"])
+    @router.get("/api/v1/index", response_model=HomeDocument, responses=GET_FAULTS, tags=["index"])
     def index() -> Response:
         """The content of the index: images, encoders, networks, layers, labels, the last runs."""
         return answer(home_document(snapshot))
 
-    @router.get("/api/v1/layers", response_model=LayersDocument, responses=_GET, tags=["index"])
+    @router.get("/api/v1/layers", response_model=LayersDocument, responses=GET_FAULTS, tags=["index"])
     def layers() -> Response:
         """The layers whose neurons are indexed."""
         return answer({"layers": home_document(snapshot)["layers"]})
 
-    @router.get("/api/v1/neurons", response_model=NeuronsDocument, responses=_GET, tags=["neurons"])
+    @router.get("/api/v1/neurons", response_model=NeuronsDocument, responses=GET_FAULTS, tags=["neurons"])
     def neuron_list(
         layer: Annotated[str, Query(pattern=schemas.LAYER, max_length=500, examples=["cnn/concepts"])],
         sort: Sort = "index",
@@ -208,7 +215,7 @@ def _add_index(router: APIRouter, service: Service) -> None:
         return answer(neurons_document(snapshot, engine, LayerKey.parse(layer), query))
 
     @router.get(
-        "/api/v1/neurons/{model}/{layer}/{index}", response_model=NeuronDocument, responses=_GET, tags=["neurons"]
+        "/api/v1/neurons/{model}/{layer}/{index}", response_model=NeuronDocument, responses=GET_FAULTS, tags=["neurons"]
     )
     def neuron(model: Model, layer: Layer, index: Number, method: Method = None) -> Response:
         """All about one neuron."""
@@ -250,7 +257,7 @@ def _add_search(router: APIRouter, service: Service) -> None:
     snapshot, engine, limits = service.snapshot, service.engine, service.settings
     few = Query(12, ge=1, le=limits.page_limit, description="Neurons of each kind.")
 
-    @router.get("/api/v1/search", response_model=SearchDocument, responses=_GET, tags=["search"])
+    @router.get("/api/v1/search", response_model=SearchDocument, responses=GET_FAULTS, tags=["search"])
     def search(
         q: Annotated[str, Query(min_length=1, max_length=schemas.LONGEST_TEXT, examples=["stripes"])],
         limit: int = few,
@@ -258,7 +265,7 @@ def _add_search(router: APIRouter, service: Service) -> None:
         """Neurons that mean a text, by their vectors and by their labels; images similar to it."""
         return answer(search_document(snapshot, engine, SearchQuery(q, limit=limit)))
 
-    @router.post("/api/v1/search/image", response_model=SearchDocument, responses=_POST, tags=["search"])
+    @router.post("/api/v1/search/image", response_model=SearchDocument, responses=POST_FAULTS, tags=["search"])
     def search_image(file: UploadFile, limit: int = few) -> Response:
         """Neurons that a picture excites or that mean what it shows. The picture is not stored."""
         picture = picture_of(file, limits.upload_pixels)
@@ -268,7 +275,7 @@ def _add_search(router: APIRouter, service: Service) -> None:
 def _add_images(router: APIRouter, service: Service) -> None:
     snapshot, engine = service.snapshot, service.engine
 
-    @router.get("/api/v1/images/{image_id}", response_model=ImageDocument, responses=_GET, tags=["images"])
+    @router.get("/api/v1/images/{image_id}", response_model=ImageDocument, responses=GET_FAULTS, tags=["images"])
     def image(image_id: ImageId) -> Response:
         """An image: its metadata, the neurons it excites, its neighbors."""
         return answer(image_document(snapshot, engine, image_id))
@@ -276,7 +283,7 @@ def _add_images(router: APIRouter, service: Service) -> None:
     @router.get(
         "/api/v1/images/{image_id}/thumbnail",
         response_class=Response,
-        responses=_GET | {200: {"content": {"image/jpeg": {}}, "description": "a small picture"}},
+        responses=GET_FAULTS | {200: {"content": {"image/jpeg": {}}, "description": "a small picture"}},
         tags=["images"],
     )
     def thumbnail(image_id: ImageId) -> Response:
@@ -286,14 +293,14 @@ def _add_images(router: APIRouter, service: Service) -> None:
 
 
 def _add_questions(router: APIRouter, service: Service) -> None:
-    @router.post("/api/v1/label", response_model=LabelDocument, responses=_POST, tags=["questions"])
+    @router.post("/api/v1/label", response_model=LabelDocument, responses=POST_FAULTS, tags=["questions"])
     def label(body: schemas.LabelBody, request: Request) -> Response:
         """Labels of neurons by a method and its options, from stored vectors, without storing anything."""
         started = time.perf_counter()
         results = service.engine.models().relabel(body.query(), stop_of(request.scope).check)
         return answer({"results": results, "seconds": time.perf_counter() - started})
 
-    @router.post("/api/v1/sql", response_model=SqlDocument, responses=_POST, tags=["questions"])
+    @router.post("/api/v1/sql", response_model=SqlDocument, responses=POST_FAULTS, tags=["questions"])
     async def sql(body: schemas.SqlBody) -> Response:
         """One SELECT, run in a process of its own; rows and bytes beyond the limits are cut off."""
         return await service.sql_turns.run(lambda statement: answer(sql_document(service, statement)), body.sql)

@@ -64,6 +64,40 @@ class Token:
         return hmac.new(self._key, until.encode(), hashlib.sha256).hexdigest()
 
 
+class Forms:
+    """The proof that what a browser or a program sends was asked for here: pages of other sites cannot read it."""
+
+    def __init__(self, start: str) -> None:
+        """Sign with the secret of one start of the service, after which earlier forms are no longer taken."""
+        self._key = start.encode()
+        self.proof = self.sign("form")
+
+    def sign(self, *parts: object) -> str:
+        """Return the signature of some values."""
+        return hmac.new(self._key, repr(parts).encode(), hashlib.sha256).hexdigest()
+
+    def admits(self, text: str) -> bool:
+        """Return whether a text is the proof, in a time that does not depend on how much of it is right."""
+        return hmac.compare_digest(text.encode(), self.proof.encode())
+
+
+def fault_of_write(headers: Headers, form: str, forms: Forms, token: str | None) -> str | None:
+    """Return why a request may not write, in one line, or None: a page of this service, or a program, must send it.
+
+    Of pages only our own may, not those of sites that may read (`--allow-origin`); their requests must have the proof
+    of one of our forms. A program has it from /api/v1/review, or sends the service's `token` in the Authorization
+    header, which no browser sends by itself.
+    """
+    origins, own = _all(headers, b"origin"), [value.decode("latin-1").lower() for value in _all(headers, b"host")]
+    if any(_place(origin.decode("latin-1")) not in own for origin in origins):
+        return "a page of another site made this request: only pages of this service may write"
+    if first(headers, b"sec-fetch-site") not in ("", "same-origin"):
+        return "this request does not come from a page of this service: open the page, and use its form"
+    if token is not None and _all(headers, b"authorization"):  # it is right, else nothing would have come this far
+        return None
+    return None if forms.admits(form) else "the form is of an earlier start of the service: load the page again"
+
+
 def fault_of_address(settings: ServiceSettings, path: str, headers: Headers) -> str | None:
     """Return what is wrong with a request's address or framing, in one line, or None."""
     hosts = _all(headers, b"host")

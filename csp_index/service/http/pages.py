@@ -71,7 +71,10 @@ def site_of(service: Service) -> Site:
     tiny = 0 < max(first.get("width") or 0, first.get("height") or 0) <= _TINY
     pictured = bool(first.get("thumbnail", True))
     preferred = preferred_method(snapshot.store)
-    return Site(snapshot.name, snapshot.version, service.sql is not None, tiny, pictured, preferred)
+    settings = service.settings
+    form = service.forms.proof if settings.writes else ""
+    may = {"write": settings.write, "rate": settings.rate}
+    return Site(snapshot.name, snapshot.version, service.sql is not None, tiny, pictured, preferred, form, **may)
 
 
 def router(service: Service, renderer: Renderer) -> APIRouter:

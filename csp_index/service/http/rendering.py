@@ -23,6 +23,7 @@ from csp_index import __version__
 from csp_index.assurance import above_null, of_hundred, stability
 from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.labelling.methods import METHODS, MethodInfo, default_method, method_names
+from csp_index.labelling.review.words import ACTIONS, OF_NEURON, done
 from csp_index.service.documents.manual import HELP
 from csp_index.service.http.manual_html import manual_href
 from csp_index.service.http.schemas import MOST_EXAMPLES
@@ -192,6 +193,22 @@ def compare_href(neurons: Sequence[str]) -> str:
     return "/compare?" + urlencode([("neurons", neuron) for neuron in neurons])
 
 
+def rate_href(rater: str) -> str:
+    """Return the address of a person's next question.
+
+    >>> rate_href("Ann & Bob")
+    '/rate?rater=Ann+%26+Bob'
+    """
+    return f"/rate?{urlencode({'rater': rater})}"
+
+
+def subject_href(subject: str) -> str:
+    """Return the address of the page of what a note is about; of a finding that of the notes about it."""
+    if subject.startswith(OF_NEURON):
+        return neuron_href(subject.removeprefix(OF_NEURON))
+    return f"/notes?{urlencode({'subject': subject})}"
+
+
 @functools.cache
 def look() -> str:
     """Return a hash of everything that determines how a document looks."""
@@ -236,6 +253,8 @@ def environment() -> jinja2.Environment:
         thumbnail,
         compare_href,
         manual_href,
+        done,
+        subject_href,
         static,
     )
     templates.filters |= {function.__name__: function for function in filters}
@@ -261,6 +280,9 @@ class Site:
     tiny: bool = False  # pictures have few pixels and are drawn without blur
     pictures: bool = True  # False if images came as arrays: pages show their names instead
     preferred: str | None = None  # the method that the index prefers
+    form: str = ""  # the proof of its forms, where readers may write notes, or people rate labels
+    write: bool = False
+    rate: bool = False
 
 
 class Renderer:
@@ -276,6 +298,7 @@ class Renderer:
             stable=STABLE,
             panel_methods=panel_methods(),
             default_method=lambda scale: site.preferred or default_method(scale),
+            actions=ACTIONS,
             live_contrast=[name for name, info in CONTRAST_KINDS.items() if info.live],
         )
 

@@ -1,6 +1,7 @@
 """Responses that do not change while the service runs: their ETag, 304 for clients that have them, a cache of the last.
 
-An index at one version is constant, so a response depends on its address alone; `CHANGING` lists the exceptions. After
+An index at one version is constant, so a response depends on its address alone; `CHANGING` lists the exceptions. Where
+readers may write, it depends on what they said, too: the tag names that state, and clients ask each time. After
 a restart models may load that failed before, and settings may differ, so a tag is valid for one start of the service.
 ASGI middleware around the routes and their compression; it knows nothing about the content of responses.
 """
@@ -12,15 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import anyio.to_thread
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from csp_index.errors import CspIndexError
 from csp_index.lru_cache import LRUCache
 
-CHANGING = ("/healthz", "/readyz", "/metrics", "/random", "/login", "/sql", "/static/")
+CHANGING = ("/healthz", "/readyz", "/metrics", "/random", "/login", "/sql", "/static/", "/rate", "/api/v1/rate")
 """Prefixes of addresses whose responses may differ from one request to the next."""
 
 _FRESH = "private, max-age=5"  # seconds until a client asks again: a restart may bring a newer version of the index
+_ASKED = "private, no-cache"  # a client asks each time whether a response is still the same
 _LARGEST_SHARE = 16  # a response larger than this fraction of the cache is not cached
 _OVERHEAD = 1024  # approximate bytes of a response's headers and address
 
@@ -35,9 +39,16 @@ class _Cached:
 class ResponseCache:
     """Sends cached responses, or 304 to clients that have them. The cache takes at most `held_bytes`."""
 
-    def __init__(self, app: ASGIApp, start: str, held_bytes: int, count: Callable[[bool], None]) -> None:
-        """Wrap `app`; `start` is a secret of one start of the service."""
-        self._app, self._start, self._count = app, start, count
+    def __init__(
+        self,
+        app: ASGIApp,
+        start: str,
+        held_bytes: int,
+        count: Callable[[bool], None],
+        state: Callable[[], str] | None = None,
+    ) -> None:
+        """Wrap `app`; `start` is a secret of one start of the service, `state` what else responses depend on."""
+        self._app, self._start, self._count, self._state = app, start, count, state
         self._cache = LRUCache(held_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,11 +56,16 @@ class ResponseCache:
         if scope["type"] != "http" or scope["method"] != "GET" or scope["path"].startswith(CHANGING):
             await self._app(scope, receive, send)
             return
+        try:
+            state = "" if self._state is None else await anyio.to_thread.run_sync(self._state)
+        except CspIndexError:  # the application says what is wrong
+            await self._app(scope, receive, send)
+            return
         headers = Headers(scope=scope)
         path = scope.get("raw_path") or scope["path"].encode()  # not decoded: %3F is no question mark
         address = f"{path.decode('latin-1')}?{scope['query_string'].decode('latin-1')}"
-        key = (address, "gzip" in headers.get("accept-encoding", ""))
-        etag = self._etag(address)
+        key = (address, state, "gzip" in headers.get("accept-encoding", ""))
+        etag = self._etag(f"{address} {state}" if state else address)
         known = etag in (tag.strip() for tag in headers.get("if-none-match", "").split(","))
         cached: _Cached | None = self._cache.find(key)
         self._count(cached is not None)
@@ -81,7 +97,7 @@ class ResponseCache:
         if start["status"] == 200:
             headers = MutableHeaders(raw=list(start["headers"]))
             headers["etag"] = etag
-            headers["cache-control"] = _FRESH
+            headers["cache-control"] = _FRESH if self._state is None else _ASKED
             start["headers"] = headers.raw
         return start, b"".join(chunks)
 

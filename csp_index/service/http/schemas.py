@@ -11,8 +11,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from csp_index.labelling.review.words import ACTIONS, VERDICTS
 from csp_index.records import NeuronKey
 from csp_index.service.live.queries import CANDIDATES, LETTERS, NEIGHBOURS, NEURONS, TOP, LabelQuery
+from csp_index.studies.notes import Draft
 
 LAYER = r"^[^/\s](?:[^/]*[^/\s])?/[^/\s](?:[^/]*[^/\s])?$"
 NEURON = LAYER[:-1] + r"/[0-9]{1,9}$"
@@ -20,6 +22,9 @@ NEURON = LAYER[:-1] + r"/[0-9]{1,9}$"
 MOST_EXAMPLES = 100
 LONGEST_TEXT = 300  # characters of a search
 LONGEST_SQL = 20_000
+LONGEST_NOTE = 2000  # characters of what a reader says
+LONGEST_NAME = 100  # of who says it
+LONGEST_SUBJECT = 600
 
 NeuronAddress = Annotated[str, Field(pattern=NEURON, max_length=500, examples=["cnn/concepts/3"])]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -110,6 +115,38 @@ class LabelBody(_StrictBody):
         values = self.model_dump(exclude={"neurons", "candidates"})
         candidates = None if self.candidates is None else tuple(self.candidates)
         return LabelQuery(tuple(map(NeuronKey.parse, self.neurons)), candidates=candidates, **values)
+
+
+class NoteBody(_StrictBody):
+    """What a reader says of a neuron's label or of a finding."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"subject": "cnn/concepts/3", "action": "rename", "text": "striped fur", "reader": "ann"}]
+        },
+    )
+
+    subject: str = Field(min_length=1, max_length=LONGEST_SUBJECT, description="m/l/7, neuron:m/l/7 or finding:ID.")
+    action: str = Field(max_length=20, description=", ".join(ACTIONS))
+    text: str = Field("", max_length=LONGEST_NOTE, description="The name, tag, comment or reason.")
+    reader: str = Field(min_length=1, max_length=LONGEST_NAME, description="Who says so.")
+
+    def draft(self) -> Draft:
+        """Return the note to write."""
+        return Draft(self.subject, self.action, self.reader, self.text)
+
+
+class RatingBody(_StrictBody):
+    """A person's verdict on a question of /api/v1/rate."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"number": 0, "proof": "5f2c", "rater": "ann", "verdict": "yes"}]},
+    )
+
+    number: int = Field(ge=0, lt=2**53)
+    proof: str = Field(max_length=100)
+    rater: str = Field(min_length=1, max_length=LONGEST_NAME)
+    verdict: str = Field(max_length=20, description=", ".join(VERDICTS))
 
 
 class SqlBody(_StrictBody):

@@ -39,12 +39,18 @@ OPERATIONS = [
     ("GET", "/api/v1/images/{image_id}/thumbnail"),
     ("POST", "/api/v1/label"),
     ("POST", "/api/v1/sql"),
+    ("GET", "/api/v1/notes"),
+    ("POST", "/api/v1/notes"),
+    ("GET", "/api/v1/review"),
+    ("GET", "/api/v1/rate"),
+    ("POST", "/api/v1/ratings"),
     ("GET", "/healthz"),
     ("GET", "/readyz"),
 ]
 
 
-WITH_INPUT = [one for one in OPERATIONS if one[1] not in ("/api/v1/index", "/api/v1/layers", "/healthz", "/readyz")]
+WITHOUT_INPUT = ("/api/v1/index", "/api/v1/layers", "/api/v1/review", "/healthz", "/readyz")
+WITH_INPUT = [one for one in OPERATIONS if one[1] not in WITHOUT_INPUT]
 
 
 @pytest.fixture(scope="module")
