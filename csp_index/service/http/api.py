@@ -226,12 +226,14 @@ def _add_classes(router: APIRouter, service: Service) -> None:
     snapshot = service.snapshot
     by_one = Query(None, max_length=500, description="A metadata column, or outputs:MODEL/LAYER; null: the last one.")
 
-    @router.get("/api/v1/classes/{model}/{layer}", response_model=ClassesDocument, responses=_GET, tags=["classes"])
+    @router.get(
+        "/api/v1/classes/{model}/{layer}", response_model=ClassesDocument, responses=GET_FAULTS, tags=["classes"]
+    )
     def class_list(model: Model, layer: Layer, by: str | None = by_one) -> Response:
         """The classes of a layer's images, each with the neuron that tells it best."""
         return answer(classes.classes_document(snapshot, LayerKey(model, layer), by))
 
-    @router.get("/api/v1/class/{model}/{layer}", response_model=ClassDocument, responses=_GET, tags=["classes"])
+    @router.get("/api/v1/class/{model}/{layer}", response_model=ClassDocument, responses=GET_FAULTS, tags=["classes"])
     def class_page(
         model: Model,
         layer: Layer,
@@ -245,7 +247,7 @@ def _add_classes(router: APIRouter, service: Service) -> None:
     @router.get(
         "/api/v1/neurons/{model}/{layer}/{index}/classes",
         response_model=NeuronClassesDocument,
-        responses=_GET,
+        responses=GET_FAULTS,
         tags=["classes"],
     )
     def neuron_class_list(model: Model, layer: Layer, index: Number, by: str | None = by_one) -> Response:
