@@ -184,7 +184,18 @@ class Models:
             networks.append(loaded)
         return networks
 
-    def _load(self, layers: Sequence[LayerInfo]) -> LoadedNetwork:
+    def whole_network(self, target: LayerInfo) -> LoadedNetwork:
+        """Return the network of a layer up to its logits, ready for that layer. Raises ModelError if it has changed.
+
+        Of a checkpoint of transformers `held_network` returns the trunk alone, where the layer is in it.
+        """
+        if target.is_imported:
+            raise ModelError(f"layer {target.key} came as arrays: there is no network to run images through")
+        loaded = self._load([target], whole=True)
+        _check_same(loaded, target)
+        return loaded
+
+    def _load(self, layers: Sequence[LayerInfo], *, whole: bool = False) -> LoadedNetwork:
         """Load the network that these layers share."""
         first = layers[0]
         names = [info.key.layer for info in layers]
@@ -205,6 +216,7 @@ class Models:
             device=self.device,
             allow_random=allowed,
             allow_missing=True,  # it was allowed, and the weights are compared
+            whole=whole,
         )
 
     def all_held(self, store: Store) -> tuple[list[LoadedEncoder], list[LoadedNetwork]]:

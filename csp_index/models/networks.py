@@ -25,7 +25,7 @@ from csp_index.errors import ModelError, one_line
 from csp_index.models.borrowing import borrowed
 from csp_index.models.layers.hooks import hooks, running_loaded
 from csp_index.models.layers.loaded import Loaded
-from csp_index.models.layers.readers import part_called
+from csp_index.models.layers.opened import OpenLayer
 from csp_index.models.layers.repeats import constant_layers, spare_random_numbers, why_not_repeated
 from csp_index.models.layers.trial import Trial, try_out
 from csp_index.models.pooling import Pool, as_maps, axes_in, choose_exact, neurons_of, pool_at, pooled
@@ -35,7 +35,6 @@ from csp_index.models.weights import (
     batch_size_for,
     hash_weights,
     lasting_weights,
-    near_matches,
     put,
     resolve_device,
     undo_channels_last,
@@ -74,6 +73,7 @@ def load_network(
     device: str = "auto",
     allow_random: bool = False,
     allow_missing: bool = False,
+    whole: bool = False,
 ) -> LoadedNetwork:
     """Return the network that ``spec`` names, in evaluation mode, ready to give the activations of ``layers``.
 
@@ -82,7 +82,8 @@ def load_network(
     has the neurons, counted from 1 in the output of one image, where the layers do not say it themselves. ``name``
     is the first part of a neuron's address; by default it comes from ``spec``. Raises ModelError, with near matches
     for an unknown network or layer; for a network that is no function of its image, unless ``allow_random``; and
-    for layers that depend on weights which the checkpoint lacks, unless ``allow_missing``.
+    for layers that depend on weights which the checkpoint lacks, unless ``allow_missing``. ``whole`` is that of
+    `load_module`.
     """
     spec = network_spec(spec)
     selected = default_name(spec, weights) if name is None else name
@@ -94,7 +95,7 @@ def load_network(
     spec = settled(spec)
     reading = Reading(pool, tuple(axis or ()), allow_random, allow_missing)
     network = LoadedNetwork(
-        load_module(spec, weights, layers=layers, allow_missing=allow_missing),
+        load_module(spec, weights, layers=layers, allow_missing=allow_missing, whole=whole),
         spec=spec,
         name=selected,
         layers=layers,
@@ -176,7 +177,7 @@ class LoadedNetwork:
         weights = loaded.traits.get("weights") or hash_weights(loaded.module)
         for part in (loaded.module, *loaded.attached.values()) if loaded.owned else ():
             put(part, device)
-        self._modules = {layer: _module_called(layer, loaded, spec, name) for layer in layers}
+        self._modules = {layer: loaded.module_called(layer, spec, name) for layer in layers}
         tried = {**loaded.layers(), **self._modules}
         try:
             trial = try_out(loaded, tried, device, spec)
@@ -293,6 +294,12 @@ class LoadedNetwork:
             ) from exc
         return gradient.cpu()
 
+    def opened(self, layer: str) -> OpenLayer:
+        """Return one of the layers inside the network, for what changes it while the network runs."""
+        output, module = self.layers[layer], self._modules[layer]
+        place = (output.shape, output.pool, self._grid, self._loaded, self.device, self.batch_size)
+        return OpenLayer(self.name, layer, module, *place)
+
     def _why_not_repeated(self, trial: Trial) -> str | None:
         loaded = self._loaded
         try:
@@ -375,21 +382,3 @@ def _note(layer: str, trial: Trial, loaded: Loaded) -> str:
     if lacking := trial.lacking(layer):
         notes.append(f"random: the checkpoint lacks {lacking[0]}")
     return "; ".join(notes)
-
-
-def _module_called(layer: str, loaded: Loaded, spec: str, name: str) -> nn.Module:
-    modules = loaded.layers()
-    if layer in modules:
-        return modules[layer]
-    if (part := part_called(layer, modules)) is not None:
-        return part
-    shared: dict[str, nn.Module] = {
-        loaded.layer_name(n): m for n, m in loaded.module.named_modules(remove_duplicate=False) if n
-    }
-    if layer in shared and not isinstance(shared[layer], torch.jit.ScriptModule):  # a part that has two names
-        return shared[layer]
-    top = [child for child, _ in loaded.module.named_children()]
-    near = [known for known in near_matches(layer, modules) if known not in top]
-    raise ModelError(
-        f"layer {layer!r} is not in {name} (has: {', '.join([*near, *top, '...'])}): csp-index layers {spec} lists all"
-    )

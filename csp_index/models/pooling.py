@@ -154,6 +154,30 @@ def neuron_axes(shape: tuple[int, ...], pool: Pool) -> tuple[int, ...]:
     return axes_in(pool) or ((1,) if pool in ("mean", "max") else (len(shape),))
 
 
+def neuron_place(
+    shape: tuple[int, ...], pool: Pool, neuron: int, prefix_tokens: int = 0, grid: Grid | None = None
+) -> tuple[int | slice, ...]:
+    """Return the index of what a pool reads for one neuron in one image's output: all that its activation comes from.
+
+    >>> neuron_place((64, 7, 7), "mean", 3), neuron_place((197, 768), "cls", 3)
+    ((3, slice(None, None, None), slice(None, None, None)), (0, 3))
+    >>> neuron_place((197, 768), "token-max", 3, prefix_tokens=1)
+    (slice(1, None, None), 3)
+    """
+    axes = neuron_axes(shape, pool)
+    sizes = [shape[axis - 1] for axis in axes]
+    place: list[int | slice] = [slice(None)] * len(shape)
+    for axis, size in zip(reversed(axes), reversed(sizes), strict=True):
+        neuron, number = divmod(neuron, size)
+        place[axis - 1] = number
+    rest = [axis for axis in range(len(shape)) if isinstance(place[axis], slice)]
+    if pool == "cls":
+        place[0] = 0
+    elif len(rest) == 1 and (axes_in(pool) or pool in ("token-mean", "token-max")):
+        place[rest[0]] = slice(prefix_in(shape[rest[0]], prefix_tokens, grid), None)
+    return tuple(place)
+
+
 def pooled(
     output: Tensor, pool: Pool, prefix_tokens: int = 0, *, grid: Grid | None = None, gradient: bool = False
 ) -> Tensor:

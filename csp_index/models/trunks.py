@@ -41,7 +41,7 @@ def load_transformers(name: str, wish: Wish) -> Loaded:
     module, missing, unused = _made(transformers.AutoModel, config, place, trained=trained)
     trunk_weights, inside = None, ""
     kind = _named_class(config, type(module))
-    if kind is not None and (wish.names_only or not _all_inside(wish.layers, module)):
+    if kind is not None and (wish.names_only or wish.whole or not _all_inside(wish.layers, module)):
         trunk_names = {trunk for trunk, _ in module.named_modules() if trunk}
         if wish.layers and any(layer.partition("[")[0] in trunk_names for layer in wish.layers):
             trunk_weights = hash_weights(module)

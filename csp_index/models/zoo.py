@@ -40,19 +40,20 @@ def load_module(
     layers: Sequence[str] = (),
     allow_missing: bool = False,
     names_only: bool = False,
+    whole: bool = False,
 ) -> Loaded:
     """Return the network that ``spec`` names, with a file's weights in place of its own if one is given.
 
     ``weights`` may also be ``redrawn:SEED`` or ``redrawn:SEED:FILE`` (``redrawn.py``). ``layers`` are those to be
-    read: a part beside the trunk, such as a classifier's head, is loaded if they name it. With ``names_only``
-    nothing is downloaded but settings, and weights that are not here are random. Raises ModelError, with near
-    matches for an unknown name and for a path that does not exist.
+    read: a part beside the trunk, such as a classifier's head, is loaded if they name it, or with ``whole``. With
+    ``names_only`` nothing is downloaded but settings, and weights that are not here are random. Raises ModelError,
+    with near matches for an unknown name and for a path that does not exist.
     """
     load_plugins()
     base, added = split_spec(spec)
     load, name = _library(base)
     redrawing, file = (None, "") if weights is None else split_redrawn(str(weights))
-    wish = Wish(not file and not names_only, tuple(layers), names_only)
+    wish = Wish(not file and not names_only, tuple(layers), names_only, whole)
     try:
         loaded = load(name, wish)
     except ModelError:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from csp_index.errors import ModelError
 from csp_index.models.borrowing import check_values
-from csp_index.models.layers.readers import heads_of
+from csp_index.models.layers.readers import heads_of, part_called
 from csp_index.models.sparse_autoencoders import SparseAutoencoder
+from csp_index.models.weights import near_matches
 
 _SEED = 0
 _CLASS_TOKENS = frozenset({"cls_token", "class_token", "class_embedding", "class_embed"})
@@ -29,6 +30,7 @@ class Wish:
     weights: bool = True
     layers: tuple[str, ...] = ()
     names_only: bool = False
+    whole: bool = False  # up to the logits, also where the layers are in the trunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,24 @@ class Loaded:
         everything = {**modules, **heads_of(self.module)}
         known = {n: module for n, module in everything.items() if n not in scripted and not n.startswith(inside)}
         return {**{self.layer_name(name): module for name, module in known.items()}, **self.attached}
+
+    def module_called(self, layer: str, spec: str, name: str) -> nn.Module:
+        """Return the module of a layer; ModelError, with near matches, if the network `name` has no such layer."""
+        modules = self.layers()
+        if layer in modules:
+            return modules[layer]
+        if (part := part_called(layer, modules)) is not None:
+            return part
+        everything = self.module.named_modules(remove_duplicate=False)
+        shared: dict[str, nn.Module] = {self.layer_name(known): module for known, module in everything if known}
+        if layer in shared and not isinstance(shared[layer], torch.jit.ScriptModule):  # a part that has two names
+            return shared[layer]
+        top = [child for child, _ in self.module.named_children()]
+        near = [known for known in near_matches(layer, modules) if known not in top]
+        raise ModelError(
+            f"layer {layer!r} is not in {name} (has: {', '.join([*near, *top, '...'])}): csp-index layers {spec} lists "
+            "all"
+        )
 
     def extended(self, **changes: Any) -> Loaded:
         """Return the same network with other facts; names of missing weights become those of layers."""

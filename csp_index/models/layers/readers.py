@@ -55,17 +55,28 @@ class AttentionHead(Reader):
         self.out_features = projection.in_features // heads
         self._projection = (projection,)
 
+    @property
+    def projection(self) -> nn.Linear:
+        """The linear layer that mixes the heads."""
+        return self._projection[0]
+
+    def fits(self, joined: Tensor) -> bool:
+        """Return whether what the projection reads is that of all heads."""
+        return joined.shape[-1] == self.heads * self.out_features
+
+    def part(self, joined: Tensor) -> Tensor:
+        """Return the part of the head, [B, L, D], in what the projection reads: a view."""
+        part: Tensor = joined.unflatten(-1, (self.heads, -1))[..., self.number, :]
+        return part
+
     def listen(self, listener: Listener) -> RemovableHandle:
         """Call ``listener`` with what the head gives, [B, L, D]."""
 
         def hook(module: nn.Module, inputs: tuple[object, ...]) -> None:
             joined = first_tensor(inputs)
-            fits = joined is not None and joined.shape[-1] == self.heads * self.out_features
-            listener(
-                joined.unflatten(-1, (self.heads, -1))[..., self.number, :] if joined is not None and fits else None
-            )
+            listener(self.part(joined) if joined is not None and self.fits(joined) else None)
 
-        return self._projection[0].register_forward_pre_hook(hook)
+        return self.projection.register_forward_pre_hook(hook)
 
 
 class MultiheadHead(Reader):
@@ -96,17 +107,21 @@ class OutputPart(Reader):
         self.key = key
         self._module = (module,)
 
+    @property
+    def whole(self) -> nn.Module:
+        """The module that returns the tensor among others."""
+        return self._module[0]
+
+    def read(self, output: object) -> Tensor | None:
+        """Return the tensor in the module's output, None if that has none of the name."""
+        if isinstance(output, Mapping) and self.key in output:
+            return first_tensor(output[self.key])
+        tensors = tensors_in(output)
+        return tensors[int(self.key)] if self.key.isdecimal() and int(self.key) < len(tensors) else None
+
     def listen(self, listener: Listener) -> RemovableHandle:
         """Call ``listener`` with the tensor, None if the output has none of the name."""
-
-        def hook(module: nn.Module, inputs: object, output: object) -> None:
-            if isinstance(output, Mapping) and self.key in output:
-                listener(first_tensor(output[self.key]))
-                return
-            tensors = tensors_in(output)
-            listener(tensors[int(self.key)] if self.key.isdecimal() and int(self.key) < len(tensors) else None)
-
-        return self._module[0].register_forward_hook(hook)
+        return self.whole.register_forward_hook(lambda part, inputs, output: listener(self.read(output)))
 
 
 def listen(module: nn.Module, listener: Listener) -> RemovableHandle:
