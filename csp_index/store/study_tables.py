@@ -20,6 +20,12 @@ _CLASS = (
     ("class_name", pa.string()),
 )
 
+EFFECTS = "effects"
+EFFECT_CLASSES = "effect_classes"
+
+# What `effects` has in lists, one value per class; null where a class has too few images.
+EFFECT_LISTS = ("effects", "low", "high", "on_class", "elsewhere")
+
 STUDIES: dict[str, pa.Schema] = {
     ASSOCIATIONS: schema_of(  # a neuron and a class
         *RESULT,
@@ -45,6 +51,25 @@ STUDIES: dict[str, pa.Schema] = {
         ("without", pa.int64()),  # with no class at all: they count nowhere
         ("firing", pa.string()),  # above what an image fires a neuron: a number, mean, quantile:Q or max:F
         ("note", pa.string()),  # about the classes as a whole, the same in all rows
+    ),
+    EFFECTS: schema_of(  # of a neuron on each logit
+        *RESULT,
+        ("by", pa.string()),  # linear, zero, mean
+        ("head", pa.string()),  # the module that gives the logits; "" the network itself
+        ("images", pa.int64()),  # whose class is known
+        ("checked", pa.int32()),  # images whose logits the weights and activations must give; 0: no linear head
+        ("difference", pa.float64()),  # the largest between the two; null without a linear head, as the next
+        ("largest", pa.float64()),  # of these logits, by size
+        ("value", pa.float64()),  # that the neuron was set to; null with a linear head
+        *((name, pa.list_(pa.float32())) for name in EFFECT_LISTS),
+    ),
+    EFFECT_CLASSES: schema_of(  # a class of the effects with this settings hash
+        *(field for field in RESULT if field[0] != "neuron"),
+        ("class_index", pa.int32()),
+        ("class_name", pa.string()),  # null where nothing names it
+        ("images", pa.int64()),  # of the class
+        ("logit_on", pa.float64()),  # the mean logit on its images; null without any, as the next
+        ("logit_elsewhere", pa.float64()),  # on the others
     ),
     NOTES: schema_of(  # what readers say of labels and findings; rows are only added
         ("note_id", pa.string()),
