@@ -59,6 +59,8 @@ _VIEWS = {
     "answers": "Answers of models that name candidates.",
     "candidates": "Candidate texts that models named for a neuron.",
     "evaluations": "How faithful labels are, metric by metric.",
+    "effects": "What neurons do to a network's logits, one row per neuron and class.",
+    "effect_classes": "The classes of these effects: their images and mean logits.",
     "splits": "Which images chose labels and which judged them.",
     "embeddings": "Image embeddings, unit vectors.",
     "derived": "Images made for one neuron: edited or generated.",

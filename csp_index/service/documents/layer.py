@@ -22,6 +22,7 @@ from csp_index import settings
 from csp_index.errors import CspIndexError, SettingError
 from csp_index.records import LayerKey
 from csp_index.service.documents.classes import class_set_rows
+from csp_index.service.documents.effects import peaks, stored_effects
 from csp_index.service.documents.shapes import GalleryRow, GalleryTerms, LayerDocument, NeuronsDocument
 from csp_index.service.layer_table import LayerTable, MethodLabels, finite
 from csp_index.service.snapshot import Snapshot
@@ -29,7 +30,9 @@ from csp_index.service.snapshot import Snapshot
 if TYPE_CHECKING:
     from csp_index.service.live.engine import Engine
 
-Sort = Literal["index", "label", "score", "lead", "confidence", "probability", "firing_rate", "clarity", "max"]
+Sort = Literal[
+    "index", "label", "score", "lead", "confidence", "probability", "firing_rate", "clarity", "effect", "max"
+]
 Order = Literal["asc", "desc"]
 Shown = Literal["all", "labelled", "unlabelled", "dead", "uncertain"]
 
@@ -119,6 +122,7 @@ def layer_document(snapshot: Snapshot, engine: Engine, key: LayerKey, query: Gal
         "next": page["next"],
         "previous": query.cursor_at(key, max(0, place - query.size)) if place else None,
         "classes": class_set_rows(snapshot, key),
+        "has_effects": stored_effects(snapshot, key) is not None,
     }
 
 
@@ -130,10 +134,14 @@ def neurons_document(snapshot: Snapshot, engine: Engine, key: LayerKey, query: G
 def column(snapshot: Snapshot, engine: Engine, table: LayerTable, name: str, method: str | None = None) -> np.ndarray:
     """Return a column of numbers of a layer's neurons, [M] float64; NaN where a neuron has none.
 
-    For `label` it is the place of the label among all labels of the layer in alphabetical order.
+    For `label` it is the place of the label among all labels of the layer in alphabetical order, for `effect` the size
+    of the largest effect on a class.
     """
     if name == "clarity":
         return clarities(snapshot, engine, table).all()
+    if name == "effect":
+        sizes: np.ndarray = np.abs(peaks(snapshot, table)[0])
+        return sizes
     if name == "index":
         return np.arange(table.info.neurons, dtype=np.float64)
     if name in ("firing_rate", "max"):
@@ -223,8 +231,14 @@ def _page(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQ
     order = _ordered(snapshot, engine, table, query)
     numbers = order[first : first + query.size]
     clarity = clarities(snapshot, engine, table).of(numbers).tolist()
+    effect, on, effects = peaks(snapshot, table)
     rows: list[GalleryRow] = [
-        {**table.row(neuron, query.method), "clarity": finite(value)}
+        {
+            **table.row(neuron, query.method),
+            "clarity": finite(value),
+            "effect": finite(float(effect[neuron])),
+            "effect_on": str(effects.classes[on[neuron]]) if effects is not None and on[neuron] >= 0 else None,
+        }
         for neuron, value in zip(numbers.tolist(), clarity, strict=True)
     ]
     after = first + query.size

@@ -39,6 +39,7 @@ HELP: Final[Mapping[str, Help]] = {
     "classes": Help("what is compared with classes?", "studies#classes"),
     "comparison": Help("what is compared?", "explorer#side-by-side"),
     "contrast": Help("what is contrast?", "contrast"),
+    "effects": Help("what is an effect?", "studies#effect-on-the-output"),
     "facets": Help("what are facets?", "explorer#a-neurons-page"),
     "layers": Help("what is a layer?", "images-and-models#networks-layers-neurons"),
     "live": Help("what do the knobs do?", "methods#options-that-the-methods-share"),

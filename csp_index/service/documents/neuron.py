@@ -22,6 +22,7 @@ from csp_index.labelling.review.words import PINNED
 from csp_index.query.neuron_view import STATISTICS, told_if_stale
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
 from csp_index.service.documents.classes import neuron_classes
+from csp_index.service.documents.effects import neuron_effects
 from csp_index.service.documents.facets import directions, facets_of, name_facets
 from csp_index.service.documents.home import run_row
 from csp_index.service.documents.neuron_shapes import (
@@ -115,6 +116,7 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
         "facets": facets,
         "similar": _similar(snapshot, engine, key),
         "classes": classes,
+        "effects": neuron_effects(snapshot, key),
         "provenance": provenance,
         "review": _review(snapshot, table, key),
         "previous": f"{table.info.key}/{key.neuron - 1}" if key.neuron else None,

@@ -8,6 +8,7 @@ from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
 from csp_index.service.documents.class_shapes import NeuronClasses
+from csp_index.service.documents.effect_shapes import NeuronEffects
 from csp_index.service.documents.review_shapes import ReviewRow
 from csp_index.service.documents.shapes import NeuronRow, RunRow, SimilarRow, State
 
@@ -182,6 +183,7 @@ class ComparedNeuron(NeuronRow):
     facets: list[Facet]
     similar: list[SimilarRow]
     classes: Annotated[list[NeuronClasses], Field(description="By each column whose classes were compared.")]
+    effects: Annotated[NeuronEffects | None, Field(description="On the network's logits; null: not computed.")]
     provenance: Provenance
     review: Annotated[ReviewRow, Field(description="What readers said of it.")]
     previous: str | None

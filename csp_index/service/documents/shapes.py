@@ -107,6 +107,8 @@ class GalleryRow(NeuronRow):
     """A neuron of a layer's gallery."""
 
     clarity: FiniteFloat | None
+    effect: Annotated[FiniteFloat | None, Field(description="The largest effect on a logit, by size.")]
+    effect_on: Annotated[str | None, Field(description="The class of that logit.")]
 
 
 class NeuronsDocument(TypedDict):
@@ -149,6 +151,7 @@ class LayerDocument(TypedDict):
     next: str | None
     previous: str | None
     classes: Annotated[list[ClassSetRow], Field(description="What its neurons were compared by.")]
+    has_effects: Annotated[bool, Field(description="Whether effects on the logits are stored.")]
 
 
 class MapPoint(TypedDict):

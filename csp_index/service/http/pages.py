@@ -32,6 +32,7 @@ from csp_index.service.documents.search import SEARCHED, SearchQuery, search_doc
 from csp_index.service.documents.shapes import ImageDocument, LayerDocument, MapDocument
 from csp_index.service.http import map_svg
 from csp_index.service.http.api import Service, answer, fault_of, picture_of, run_statement, sql_document
+from csp_index.service.http.effect_routes import add_effects
 from csp_index.service.http.manual_html import manual_html
 from csp_index.service.http.rendering import (
     Renderer,
@@ -80,7 +81,7 @@ def site_of(service: Service) -> Site:
 def router(service: Service, renderer: Renderer) -> APIRouter:
     """Return the routes of all pages except the sign-in form."""
     routes = APIRouter(include_in_schema=False)
-    neurons = (_add_layers, _add_neurons, _add_classes, _add_comparison)
+    neurons = (_add_layers, _add_neurons, _add_classes, add_effects, _add_comparison)
     for add in (_add_home, _add_search, *neurons, _add_images, _add_sql, _add_manual):
         add(routes, service, renderer)
     return routes

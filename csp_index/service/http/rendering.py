@@ -178,6 +178,15 @@ def classes_href(layer: str, by: str | None = None, name: str | None = None) -> 
     return "/classes/" + "/".join(quote(part, safe="") for part in layer.split("/")) + (f"?{terms}" if terms else "")
 
 
+def effects_href(layer: str) -> str:
+    """Return the address of the page of a layer's effects on the logits.
+
+    >>> effects_href("net/layer4")
+    '/effects/net/layer4'
+    """
+    return "/effects/" + "/".join(quote(part, safe="") for part in layer.split("/"))
+
+
 def image_href(image_id: int) -> str:
     """Return the address of an image's page."""
     return f"/images/{int(image_id)}"
@@ -249,6 +258,7 @@ def environment() -> jinja2.Environment:
         layer_href,
         neuron_href,
         classes_href,
+        effects_href,
         image_href,
         thumbnail,
         compare_href,

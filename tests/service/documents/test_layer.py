@@ -134,7 +134,7 @@ def test_unknown_values_are_refused(asked: dict[str, Any]) -> None:
 
 def test_the_document_is_whole_and_json(planted: Served) -> None:
     document = layer_document(*planted, WORDS, GalleryQuery())
-    assert list(document) == ["layer", "query", "neurons", "total", "next", "previous"]
+    assert list(document) == ["layer", "query", "neurons", "total", "next", "previous", "classes", "has_effects"]
     assert document["layer"]["layer"] == PLANTED and document["layer"]["dead"] == 1
     assert document["query"] == {
         "sort": "index",
@@ -144,7 +144,7 @@ def test_the_document_is_whole_and_json(planted: Served) -> None:
         "method": planted[0].layer(WORDS).method,
         "limit": 48,
     }
-    assert document["neurons"][0].keys() - planted[0].layer(WORDS).row(0).keys() == {"clarity"}
+    assert document["neurons"][0].keys() - planted[0].layer(WORDS).row(0).keys() == {"clarity", "effect", "effect_on"}
     json.dumps(document, allow_nan=False)
     with pytest.raises(NotFoundError, match="layer planted/none is not in the index"):
         layer_document(*planted, LayerKey("planted", "none"), GalleryQuery())

@@ -104,7 +104,7 @@ def test_a_neuron_by_another_method(client, served_db):
 
 
 @pytest.mark.parametrize(
-    "sort", ["index", "label", "score", "lead", "confidence", "probability", "firing_rate", "clarity", "max"]
+    "sort", ["index", "label", "score", "lead", "confidence", "probability", "firing_rate", "clarity", "effect", "max"]
 )
 def test_pages_of_neurons_follow_each_other(client, sort):
     everything = held_to(shapes.NeuronsDocument, client.get("/api/v1/neurons", params={"layer": LAYER, "limit": 200}))

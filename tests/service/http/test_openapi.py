@@ -33,6 +33,8 @@ OPERATIONS = [
     ("GET", "/api/v1/classes/{model}/{layer}"),
     ("GET", "/api/v1/class/{model}/{layer}"),
     ("GET", "/api/v1/neurons/{model}/{layer}/{index}/classes"),
+    ("GET", "/api/v1/neurons/{model}/{layer}/{index}/effects"),
+    ("GET", "/api/v1/effects/{model}/{layer}"),
     ("GET", "/api/v1/search"),
     ("POST", "/api/v1/search/image"),
     ("GET", "/api/v1/images/{image_id}"),
