@@ -7,6 +7,7 @@ from pathlib import Path
 from csp_index.integrity.association_checks import check_associations
 from csp_index.integrity.column_checks import check_columns
 from csp_index.integrity.commit_checks import check_commits, check_files, check_foreign, check_kinds
+from csp_index.integrity.effect_checks import check_effects
 from csp_index.integrity.findings import Verification
 from csp_index.integrity.neighbour_checks import check_neighbours
 from csp_index.integrity.repair import repair as repair_index
@@ -79,6 +80,7 @@ def _verified(location: Location, full: bool, find_encoder: FindEncoder, progres
     steps.done()
     check_results(subject, marks)
     check_associations(subject, marks)
+    check_effects(subject)
     check_texts(subject)
     check_review(subject)
     steps.done()
