@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         ScoringOptions,
         WeightedLabel,
     )
+    from csp_index.studies.stored_effects import EffectClass, LayerEffects, SumCheck
 
 __version__ = "0.2.0"
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "ClusterError",
     "CspIndexError",
     "DoctorReport",
+    "EffectClass",
     "Encoder",
     "Evaluation",
     "EvaluationError",
@@ -87,6 +89,7 @@ __all__ = [
     "LabelScore",
     "LabelTerm",
     "Labels",
+    "LayerEffects",
     "LayerKey",
     "LockedError",
     "MethodInfo",
@@ -109,6 +112,7 @@ __all__ = [
     "StoppedError",
     "StoreError",
     "StudyError",
+    "SumCheck",
     "Variant",
     "VariantGenerator",
     "Vocabulary",
@@ -150,6 +154,7 @@ _HOMES = {
     "csp_index.models.objects": ("Encoder", "Network"),
     "csp_index.models.redrawn": ("redrawn",),
     "csp_index.query.results": ("Labels", "SqlResult"),
+    "csp_index.studies.stored_effects": ("EffectClass", "LayerEffects", "SumCheck"),
 }
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from csp_index.models.objects import Encoder, Network
     from csp_index.proposers.grids import LayoutStyle
     from csp_index.records import Progress
+    from csp_index.studies.stored_effects import EffectBy
 
 
 class OpenKeywords(TypedDict, total=False):
@@ -100,6 +101,16 @@ class ProposeKeywords(ExampleKeywords, total=False):
     style: LayoutStyle
     columns: int
     cell: int
+
+
+class EffectKeywords(TypedDict, total=False):
+    """The fields of `csp_index.studies.effects.EffectOptions`."""
+
+    by: EffectBy | None
+    sample: int
+    seed: int
+    head: str | None
+    column: str | None
 
 
 class LayersKeywords(TypedDict, total=False):

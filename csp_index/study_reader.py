@@ -5,6 +5,7 @@ It also writes what readers say of labels and findings.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -12,14 +13,17 @@ from typing import TYPE_CHECKING, Unpack
 import pyarrow as pa
 
 from csp_index import keywords
+from csp_index.errors import SettingError
 from csp_index.loading_reader import LoadingReader
 from csp_index.query.notebook import shown_progress
 from csp_index.query.results import SqlResult
+from csp_index.records import Progress
 
 if TYPE_CHECKING:
     from csp_index.labelling.review.notes import Note
     from csp_index.studies.associations import Associations
     from csp_index.studies.note_files import NotesImport
+    from csp_index.studies.stored_effects import LayerEffects
 
 
 class StudyReader(LoadingReader):
@@ -36,6 +40,39 @@ class StudyReader(LoadingReader):
 
         options = {"progress": shown_progress()} | options
         return associate(self.store, layer, by, **options)
+
+    def effects(
+        self,
+        neurons: str | Iterable[str],
+        *,
+        class_names: Sequence[str] | str | Path | None = None,
+        recompute: bool = False,
+        progress: Progress | None = None,
+        **options: Unpack[keywords.EffectKeywords],
+    ) -> LayerEffects:
+        """Return what neurons of one layer do to the network's logits, class by class; see `csp-index effects`.
+
+        The effect on a class is the neuron's part in its logit on images of the class, minus that on the others.
+        `options`: `by` is linear (exact, where a linear head reads the layer), zero or mean (the network runs with one
+        neuron at a time set to it), by default linear where it holds and else mean; `head`, the module that gives the
+        logits; `sample` images, drawn by `seed`, on which neurons are set; `column`, metadata with each image's class,
+        by default what the network says. `class_names` are in the order of the logits.
+        """
+        from csp_index.studies.effects import EffectOptions, layer_effects
+
+        layers = self.resolve(neurons)
+        if len(layers) != 1:
+            raise SettingError(f"{len(layers)} layers are named: effects are of the neurons of one layer")
+        self._read_own_datasets_first()
+        return layer_effects(
+            self.store,
+            *layers[0],
+            EffectOptions(**options),
+            self._get_models,
+            class_names=class_names,
+            recompute=recompute,
+            progress=progress or shown_progress(),
+        )
 
     def note(self, subject: str, action: str, text: str = "", *, by: str | None = None) -> Note:
         """Write what a reader says of a neuron's label (`m/l/7`) or of a finding (`finding:ID`); it is only added.

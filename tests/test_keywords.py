@@ -26,6 +26,8 @@ from csp_index.proposers.grids import Layout, LayoutStyle
 from csp_index.proposers.registry import ProposerOptions
 from csp_index.records import ExampleOptions, Progress, ScoringOptions
 from csp_index.studies.associate import associate
+from csp_index.studies.effects import EffectOptions
+from csp_index.studies.stored_effects import EffectBy
 
 # What only type checkers import where it is named: a program that reads an index does not wait for it.
 TYPE_ONLY = {one.__name__: one for one in (CandidateTexts, Encoder, Network, NetworkSource, Index, Path)} | {
@@ -33,6 +35,7 @@ TYPE_ONLY = {one.__name__: one for one in (CandidateTexts, Encoder, Network, Net
     "Candidates": Candidates,
     "LayoutStyle": LayoutStyle,
     "Progress": Progress,
+    "EffectBy": EffectBy,
 }
 
 
@@ -58,6 +61,7 @@ REPEATED = {
     keywords.LabelKeywords: LABEL,
     keywords.ViewKeywords: LABEL | keyword_types(Index.label),
     keywords.ProposeKeywords: {name: kind for name, kind in PROPOSE.items() if name not in ("layout", "neighbours")},
+    keywords.EffectKeywords: field_types(EffectOptions),
     keywords.LayersKeywords: keyword_types(list_layers),
     keywords.ImportKeywords: keyword_types(import_arrays),
     keywords.OptimizeKeywords: keyword_types(optimize),
@@ -90,6 +94,7 @@ def test_fields_of_one_name_have_one_type() -> None:
         "check_candidates": keywords.LabelKeywords,
         "view": keywords.ViewKeywords,
         "propose": keywords.ProposeKeywords,
+        "effects": keywords.EffectKeywords,
         "layers": keywords.LayersKeywords,
         "import_arrays": keywords.ImportKeywords,
         "optimize": keywords.OptimizeKeywords,

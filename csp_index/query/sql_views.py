@@ -34,6 +34,15 @@ _OF_BEST = """LEFT JOIN (
         LEFT JOIN (
             SELECT run_id, model, layer, neuron, 0 AS rank, percentile AS null_percentile FROM label_nulls
         ) USING (run_id, model, layer, neuron, rank)"""
+_EFFECTS = """SELECT model || '/' || layer || '/' || neuron AS address, * EXCLUDE (class_name), class_name
+    FROM (
+        SELECT run_id, settings_hash, model, layer, neuron, "by", head, images, checked, difference, largest, "value",
+            unnest(range(len(effects))) AS class_index, unnest(effects) AS effect, unnest(low) AS low,
+            unnest(high) AS high, unnest(on_class) AS on_class, unnest(elsewhere) AS elsewhere
+        FROM {}
+    ) LEFT JOIN (
+        SELECT settings_hash, model, layer, class_index, class_name FROM effect_classes
+    ) USING (settings_hash, model, layer, class_index)"""
 _OF_SUBJECTS = f"""SELECT CASE WHEN starts_with(subject, '{OF_NEURON}') THEN substr(subject, {len(OF_NEURON) + 1}) END
     AS address, * FROM {{}}"""
 _LABEL = "method, state, rank, text, score, score_low, score_high, confidence, probability, null_percentile, uncertain"
@@ -51,6 +60,9 @@ def sql_views(store: Store) -> tuple[dict[str, Any], dict[str, str]]:
     definitions = dict.fromkeys((*_OF_NEURONS, "derived"), _ADDRESSED)
     for name in schema.fixed_tables():
         views[name] = store.dataset(name) if name in names else schema.table_schema(name).empty_table()
+    # One row per neuron and class; the classes come first, because the view is over them, too.
+    views[study_tables.EFFECTS] = views.pop(study_tables.EFFECTS)
+    definitions[study_tables.EFFECTS] = _EFFECTS
     definitions[schema.IMAGES] = _committed(store, schema.IMAGES)
     definitions[NOTES] = _OF_SUBJECTS
     views[PINNED] = pinned_table(store)

@@ -46,6 +46,7 @@ _ORDER: Mapping[str, Sequence[str]] = {
     "Open an index": ("open_index", "Index", "NetworkSource"),
     "Before hours are spent": ("doctor", "DoctorReport", "IndexReport"),
     "Results": ("Labels", "Label", "LabelScore", "WeightedLabel", "LabelTerm", "ExamplePair", "SqlResult"),
+    "Studies of networks": ("LayerEffects", "EffectClass", "SumCheck"),
     "Addresses": ("NeuronKey", "LayerKey"),
     "Options of labels": ("ExampleOptions", "ScoringOptions"),
     "Candidate texts": ("Vocabulary", "CandidateTexts"),
