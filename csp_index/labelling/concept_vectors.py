@@ -61,11 +61,27 @@ def mean_centred_vectors(store: Store, selection: Selection) -> np.ndarray:
     """
     rows, images = selection.statistics(store), selection.images(store)
     ids, activations = (_lists(rows, name) for name in ("top_images", "top_activations"))
+    return weighted_means(store, selection.source, images, ids, activations)
+
+
+def activating_lists(store: Store, target: LayerInfo) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids and activations [M, K] of the images that the mean-centred vectors of a layer rest on."""
+    rows = catalog.neuron_rows(store, target)
+    return _lists(rows, "top_images"), _lists(rows, "top_activations")
+
+
+def weighted_means(
+    store: Store, source: EncoderInfo, images: int, ids: np.ndarray, activations: np.ndarray
+) -> np.ndarray:
+    """Return the means [M, D] of the embeddings of images (ids [M, K]), minus that of all images, at unit length.
+
+    Weights are the activations [M, K], those below 0 counting as 0.
+    """
     weights = np.maximum(activations, 0).astype(np.float32)
     weights /= np.maximum(weights.sum(1, keepdims=True), np.finfo(np.float32).tiny)
     used, places = np.unique(np.where(weights > 0, ids, ids[:, :1]), return_inverse=True)
-    vectors, mean = _vectors_and_mean(store, selection.source, images, used)
-    total = np.zeros((len(ids), selection.source.width), np.float32)
+    vectors, mean = _vectors_and_mean(store, source, images, used)
+    total = np.zeros((len(ids), source.width), np.float32)
     for place, weight in zip(places.reshape(ids.shape).T, weights.T, strict=True):
         total += weight[:, None] * vectors[place]
     total -= mean
