@@ -61,13 +61,15 @@ def prepare(
 ) -> Prepared | ImageFailure:
     """Return the image decoded and preprocessed, once for each of `preprocess`; or why it cannot be used.
 
+    A function that is there several times is called once: models that share it share its result.
     `payload` is what `decode.fetch` returned, `draft` that of `decode.decode_picture`.
     """
     item = read_image(ref.uri, payload, draft)
     if isinstance(item, ImageFailure):
         return item
     try:
-        pixels = tuple(_input(one, item.image) for one in preprocess)
+        inputs = {id(one): _input(one, item.image) for one in {id(one): one for one in preprocess}.values()}
+        pixels = tuple(inputs[id(one)] for one in preprocess)
     except Exception as exc:  # it is somebody else's code
         message = str(exc) if isinstance(exc, CspIndexError) else f"{type(exc).__name__}: {one_line(exc)}"
         return ImageFailure(ref.uri, f"the preprocessing of a model fails: {message}", by_model=True)

@@ -14,7 +14,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -222,6 +222,11 @@ class LoadedNetwork:
     def preprocess(self) -> Callable[[Image.Image], Tensor]:
         """The function that makes one RGB image the network's input [C, H, W]; several threads may call it."""
         return self._loaded.preprocess
+
+    def share_input(self, other: LoadedNetwork) -> None:
+        """Prepare images by the function of another network of the same spec: a pass calls it once for both."""
+        if (self.spec, self._loaded.preprocessing) == (other.spec, other._loaded.preprocessing):
+            self._loaded = replace(self._loaded, preprocess=other.preprocess)
 
     def in_use(self) -> AbstractContextManager[None]:
         """Keep a module of the caller ready to run while the context lasts, so that not every call prepares it."""
