@@ -237,7 +237,7 @@ def sql(db: str, statement: str, kind: Any, out: str | None, version: str | None
     Views: images, neurons, neuron_labels (one row per neuron: the label shown), labels, label_terms, examples,
     derived, answers, candidates, evaluations, splits, associations, association_classes, notes, pinned, ratings,
     class_names, label_nulls, label_probabilities, vocabularies, texts, runs, failures, layers, encoders, shards,
-    embeddings, and the table macro activations('MODEL/LAYER/INDEX').
+    embeddings, audits, findings, and the table macro activations('MODEL/LAYER/INDEX').
 
     \b
     csp-index sql birds.db "SELECT address, text FROM neuron_labels WHERE text LIKE '%striped%'"

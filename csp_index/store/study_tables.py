@@ -26,6 +26,11 @@ EFFECT_CLASSES = "effect_classes"
 # What `effects` has in lists, one value per class; null where a class has too few images.
 EFFECT_LISTS = ("effects", "low", "high", "on_class", "elsewhere")
 
+AUDITS = "audits"
+FINDINGS = "findings"
+FINDING_KINDS = ("artefact", "unexpected-label", "changed-label")
+FINDING_NUMBERS = ("score", "effect", "doubt", "push", "push_share")  # in [0, 1] but for `push`
+
 STUDIES: dict[str, pa.Schema] = {
     ASSOCIATIONS: schema_of(  # a neuron and a class
         *RESULT,
@@ -101,6 +106,42 @@ STUDIES: dict[str, pa.Schema] = {
         ("drawn", pa.string()),  # how the picture was drawn: importance, uniform
         ("weight", pa.float64()),  # makes means over drawn pictures means over all: its chance if uniform / its chance
         ("activation", pa.float32()),  # of the neuron on the picture
+    ),
+    AUDITS: schema_of(  # of a layer; written last, so that findings with their audit are whole
+        *RESULT[:-1],
+        ("classed_by", pa.string()),  # what sorts images into classes: a metadata column, or outputs:MODEL/LAYER
+        ("method", pa.string()),  # of the labels with contrast
+        ("encoder", pa.string()),
+        ("threshold", pa.float64()),  # of the score, from which on a finding counts
+        ("expected", pa.list_(pa.string())),  # concepts that the network should rely on
+        ("unknown", pa.list_(pa.string())),  # those that no vocabulary has
+        ("columns", pa.list_(pa.string())),  # of the metadata, that were looked at
+        ("notes", pa.list_(pa.string())),  # what was not looked at, and why
+        ("neurons", pa.int32()),
+        ("classes", pa.int32()),
+        ("images", pa.int64()),
+    ),
+    FINDINGS: schema_of(  # numbers but `push` are in [0, 1]; higher is more doubtful
+        *RESULT,
+        ("classed_by", pa.string()),
+        ("finding", pa.string()),  # its id: the same whenever the same is found
+        ("rank", pa.int32()),  # 0 has the highest score
+        ("kind", pa.string()),  # artefact, unexpected-label, changed-label
+        ("class_name", pa.string()),
+        ("subject", pa.string()),  # what it is about: "column: value", or a label
+        ("column_name", pa.string()),  # of an artefact, null for others, as the next
+        ("value", pa.string()),
+        ("label", pa.string()),  # with contrast
+        ("plain_label", pa.string()),  # without; null unless contrast changes the label
+        ("score", pa.float64()),  # effect x doubt
+        ("effect", pa.float64()),  # on the class's logit, as a share of the strongest neuron's
+        ("doubt", pa.float64()),
+        ("push", pa.float64()),  # the effect itself, in units of the logit
+        ("push_share", pa.float64()),  # of all that neurons push for the class
+        ("above", pa.bool_()),  # the threshold
+        ("statement", pa.string()),
+        ("refutation", pa.string()),
+        ("evidence", pa.string()),  # JSON: image ids, activations, effects
     ),
 }
 
