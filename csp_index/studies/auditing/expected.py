@@ -36,6 +36,15 @@ class ExpectedConcepts:
         padded = f" {normal_text(text)} "
         return any(entry in padded for entry in self._padded)
 
+    def shared(self, one: str, other: str) -> bool:
+        """Return whether two texts contain the same expected concept.
+
+        >>> ExpectedConcepts(("star", "red")).shared("large star", "solid star")
+        True
+        """
+        texts = [f" {normal_text(text)} " for text in (one, other)]
+        return any(entry in texts[0] and entry in texts[1] for entry in self._padded)
+
     def with_classes(self, names: Iterable[str]) -> ExpectedConcepts:
         """Return the list with the names of the classes, which every network of classes should rely on."""
         return ExpectedConcepts(tuple(dict.fromkeys((*self.texts, *names))))

@@ -6,7 +6,7 @@ The *effect* of a neuron on a class is its push for the class's logit as a share
 - `artefact`: what a value of a metadata column that is not the class carries of the neuron's tie to the class;
 - `unexpected-label`: the same for the likeness to the neuron's label, where nobody expects that label;
 - `changed-label`: how far activating images share the look that the label without contrast names, while similar silent
-  images show it, too.
+  images show it, too, times what likeness to that look carries of the tie.
 
 What is carried is lowered by `carried.SURE` standard errors, so that what few images say counts little. An artefact is
 a finding only where it carries more than half: more than the class's own part.
@@ -51,6 +51,8 @@ class AuditArrays:
     label_tied: np.ndarray  # [M] of activation and likeness to the label
     label_joint: np.ndarray  # [M, C] of that likeness and class
     plain: Sequence[str | None]  # [M] labels without contrast
+    plain_tied: np.ndarray  # [M] of activation and likeness to that label
+    plain_joint: np.ndarray  # [M, C] of that likeness and class
     looks: np.ndarray  # [M] `carried.unneeded_look` of the label without contrast
 
 
@@ -60,7 +62,7 @@ class Finding:
 
     `subject` is what it is about: "frame: pink", or a label. `column` and `value` are of artefacts, `plain` is the
     label without contrast. `push` is the effect itself, on the class's logit, and `push_share` its share of all that
-    neurons push for the class. `part` is what is carried before it is lowered; NaN for a changed label.
+    neurons push for the class. `part` is what is carried before it is lowered.
     """
 
     kind: FindingKind
@@ -94,7 +96,7 @@ def rank_findings(arrays: AuditArrays, expected: ExpectedConcepts, least: float 
     """
     expected, pushes = expected.with_classes(arrays.classes), _Pushes.of(arrays.effects)
     candidates = [*_artefacts(arrays, pushes, expected), *_unexpected(arrays, pushes, expected)]
-    candidates += _changed(arrays, pushes)
+    candidates += _changed(arrays, pushes, expected)
     groups: dict[tuple[FindingKind, int, str], list[Finding]] = {}
     for candidate in candidates:
         if candidate.score > least:
@@ -130,7 +132,7 @@ class _Pushes:
 def _artefacts(arrays: AuditArrays, pushes: _Pushes, expected: ExpectedConcepts) -> Iterator[Finding]:
     """Yield the neurons that a value of the metadata ties to a class more than the class itself does."""
     for place, (column, value) in enumerate(arrays.values):
-        if expected.covers(value) or expected.covers(column):
+        if _is_expected(arrays, expected, column, value):
             continue
         parts = carried(arrays.own, arrays.tied[:, place, None], arrays.joint[place], arrays.images)
         doubts = np.nan_to_num(parts.sure)
@@ -141,6 +143,12 @@ def _artefacts(arrays: AuditArrays, pushes: _Pushes, expected: ExpectedConcepts)
             )
             absent = bool(arrays.joint[place, at] < 0)
             yield replace(one, part=float(parts.part[neuron, at]), column=column, value=value, absent=absent)
+
+
+def _is_expected(arrays: AuditArrays, expected: ExpectedConcepts, column: str, value: str) -> bool:
+    """Return whether a value of the metadata is expected; of a column with two values so is the other one."""
+    own = [other for name, other in arrays.values if name == column]
+    return expected.covers(column) or any(map(expected.covers, own if len(own) == 2 else [value]))
 
 
 def _unexpected(arrays: AuditArrays, pushes: _Pushes, expected: ExpectedConcepts) -> Iterator[Finding]:
@@ -155,15 +163,16 @@ def _unexpected(arrays: AuditArrays, pushes: _Pushes, expected: ExpectedConcepts
             yield replace(one, part=float(parts.part[neuron, at]), label=label)
 
 
-def _changed(arrays: AuditArrays, pushes: _Pushes) -> Iterator[Finding]:
+def _changed(arrays: AuditArrays, pushes: _Pushes, expected: ExpectedConcepts) -> Iterator[Finding]:
     """Yield the neurons whose label contrast changes, because they do not need the look of their images."""
-    for neuron, (label, plain) in enumerate(zip(arrays.labels, arrays.plain, strict=True)):
-        doubt = float(arrays.looks[neuron])
-        if label is None or plain is None or doubt <= 0 or _same(label, plain):
+    parts = carried(arrays.own, arrays.plain_tied[:, None], arrays.plain_joint, arrays.images)
+    doubts = np.nan_to_num(parts.sure) * arrays.looks[:, None]
+    for neuron, at in np.argwhere(pushes.relative * doubts > 0).tolist():
+        label, plain = arrays.labels[neuron], arrays.plain[neuron]
+        if label is None or plain is None or _same(label, plain) or expected.shared(label, plain):
             continue
-        at = int(pushes.relative[neuron].argmax())
-        one = pushes.finding("changed-label", neuron, arrays.classes[at], at, plain, doubt)
-        yield replace(one, label=label, plain=plain)
+        one = pushes.finding("changed-label", neuron, arrays.classes[at], at, plain, float(doubts[neuron, at]))
+        yield replace(one, part=float(parts.part[neuron, at]), label=label, plain=plain)
 
 
 def _same(label: str, plain: str) -> bool:

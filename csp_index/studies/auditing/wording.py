@@ -8,17 +8,18 @@ from csp_index.studies.auditing.findings import Finding
 def statement(finding: Finding) -> str:
     """Return what a finding says, in one sentence."""
     name = finding.class_name
+    part = f"{min(finding.part, 1):.0%}"
     push = f"it gives {finding.push_share:.0%} of what neurons push for {name!r}"
     if finding.kind == "artefact":
         where = "lack" if finding.absent else "have"
         return (
-            f"The neuron follows {finding.column} {finding.value!r} more than its class: {finding.part:.0%} of its tie "
+            f"The neuron follows {finding.column} {finding.value!r} more than its class: {part} of its tie "
             f"to {name!r} comes from the images that {where} it, and {push}."
         )
     if finding.kind == "unexpected-label":
         return (
             f"The neuron is labeled {finding.label!r}, which is not among the expected concepts; likeness to that "
-            f"label carries {finding.part:.0%} of its tie to {name!r}, and {push}."
+            f"label carries {part} of its tie to {name!r}, and {push}."
         )
     return (
         f"Without contrast the neuron is called {finding.plain!r}, with contrast {finding.label!r}: the images that "

@@ -36,6 +36,8 @@ def arrays_of(**others: object) -> AuditArrays:
         "label_tied": np.array([0.5, 0.9]),
         "label_joint": np.array([[0.5, 0.0], [0.0, 0.8]]),
         "plain": ("red star", "ring"),
+        "plain_tied": np.array([0.9, 0.9]),
+        "plain_joint": np.array([[0.8, 0.0], [0.0, 0.9]]),
         "looks": np.zeros(2),
     }
     return AuditArrays(**(values | others))  # type: ignore[arg-type]
@@ -57,6 +59,14 @@ def test_an_expected_value_is_no_artefact() -> None:
     assert found.subject == "shape: star"
 
 
+def test_of_two_values_the_other_one_is_expected_too() -> None:
+    values, ends = (("frame", "pink"), ("frame", "white")), np.array([1.0, -1.0])
+    tied, joint = np.array([ends, 0 * ends]), np.array([[0.9, 0.0], [-0.9, 0.0]])
+    arrays = arrays_of(values=values, tied=tied, joint=joint)
+    assert {one.value for one in rank_findings(arrays, EXPECTED)} == {"pink", "white"}
+    assert rank_findings(arrays, ExpectedConcepts((*EXPECTED.texts, "pink"))) == []
+
+
 def test_the_class_s_own_name_is_always_expected() -> None:
     arrays = arrays_of(labels=("solid star", None), tied=np.zeros((2, 3)))
     assert rank_findings(arrays, ExpectedConcepts(("moon",))) == []
@@ -71,17 +81,22 @@ def test_a_label_that_nobody_expects_is_found_where_it_carries_the_class() -> No
 
 
 def test_a_label_that_contrast_changes_is_found_by_the_look_that_is_not_needed() -> None:
-    arrays = arrays_of(plain=("striped ring", "ring"), looks=np.array([0.7, 0.9]), tied=np.zeros((2, 3)))
-    (found,) = rank_findings(arrays, EXPECTED)
-    assert (found.kind, found.plain, found.label) == ("changed-label", "striped ring", "red star")
-    assert found.score == 0.7
+    looks = {"looks": np.array([0.7, 0.9]), "tied": np.zeros((2, 3))}
+    arrays = arrays_of(labels=("red", "striped ring"), plain=("solid star", "ring"), **looks)
+    (found,) = rank_findings(replace(arrays, label_tied=np.zeros(2)), EXPECTED)
+    assert (found.kind, found.plain, found.label) == ("changed-label", "solid star", "red")
+    assert 0 < found.doubt <= 0.7
+    loose = replace(arrays, label_tied=np.zeros(2), plain_joint=np.zeros((2, 2)))
+    assert rank_findings(loose, EXPECTED) == [], "the look says nothing of the class"
+    same = arrays_of(labels=("large star", "ring"), plain=("solid star", "ring"), **looks)
+    assert rank_findings(same, EXPECTED) == [], "both name what is expected"
 
 
 def test_findings_are_in_the_order_of_their_scores_and_below_the_least_there_are_none() -> None:
-    arrays = arrays_of(plain=("ring", "star"), looks=np.array([0.7, 0.2]))
+    arrays = arrays_of(labels=("red", "blue"), plain=("ring", "star"), looks=np.array([0.7, 0.2]))
     scores = [one.score for one in rank_findings(arrays, EXPECTED)]
-    assert scores == sorted(scores, reverse=True) and len(scores) == 3
-    assert len(rank_findings(arrays, EXPECTED, least=0.3)) == 2
+    assert scores == sorted(scores, reverse=True) and len(scores) > 2
+    assert len(rank_findings(arrays, EXPECTED, least=scores[1])) == 1
 
 
 def test_of_a_neuron_and_a_subject_only_the_strongest_class_is_a_finding() -> None:
@@ -118,9 +133,7 @@ def test_neurons_without_an_effect_are_not_looked_at() -> None:
 
 
 def test_each_kind_has_its_sentences() -> None:
-    arrays = arrays_of(
-        labels=("grid background", "striped ring"), plain=("striped ring", "ring"), looks=np.array([0.7, 0.9])
-    )
+    arrays = arrays_of(labels=("grid background", "striped ring"), plain=("red", "ring"), looks=np.array([0.7, 0.9]))
     found = rank_findings(arrays, EXPECTED)
     assert {one.kind for one in found} == {"artefact", "unexpected-label", "changed-label"}
     for one in found:
