@@ -16,7 +16,15 @@ from csp_index.labelling.vocabularies import digest
 from csp_index.models.prompt_templates import TEMPLATE_SETS
 from csp_index.store import catalog, column_tables, schema
 from csp_index.store.layout import DATA, holds_rows
-from csp_index.store.study_tables import ASSOCIATION_CLASSES, ASSOCIATIONS, EFFECTS, NOTES, RATINGS
+from csp_index.store.study_tables import (
+    ASSOCIATION_CLASSES,
+    ASSOCIATIONS,
+    AUDITS,
+    EFFECTS,
+    FINDINGS,
+    NOTES,
+    RATINGS,
+)
 from csp_index.store.tables import Store
 
 _COMMANDS = {  # that wrote the rows of tables
@@ -27,6 +35,8 @@ _COMMANDS = {  # that wrote the rows of tables
     schema.ANSWERS: "candidates",
     schema.CANDIDATES: "candidates",
     schema.EVALUATIONS: "evaluate",
+    AUDITS: "audit",
+    FINDINGS: "audit",
     **dict.fromkeys((ASSOCIATIONS, ASSOCIATION_CLASSES), "associations"),
     "association": "associations",  # association_classes
     EFFECTS: "effects",

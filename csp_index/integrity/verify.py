@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from csp_index.integrity.association_checks import check_associations
+from csp_index.integrity.audit_checks import check_audits
 from csp_index.integrity.column_checks import check_columns
 from csp_index.integrity.commit_checks import check_commits, check_files, check_foreign, check_kinds
 from csp_index.integrity.effect_checks import check_effects
@@ -79,6 +80,7 @@ def _verified(location: Location, full: bool, find_encoder: FindEncoder, progres
     check_statistics(subject, marks)
     steps.done()
     check_results(subject, marks)
+    check_audits(subject)
     check_associations(subject, marks)
     check_effects(subject)
     check_texts(subject)
