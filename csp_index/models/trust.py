@@ -13,7 +13,13 @@ from csp_index.errors import ModelError
 
 _PYTHON: Final = "python:"
 
-SHIPPED: Final = frozenset({"python:csp_index.demo.network:planted_cnn", "python:csp_index.demo.generator:renderer"})
+SHIPPED: Final = frozenset(
+    {
+        "python:csp_index.demo.classifier:classifier",
+        "python:csp_index.demo.generator:renderer",
+        "python:csp_index.demo.network:planted_cnn",
+    }
+)
 """The factories of the package itself, which the demo's indexes name; every index may."""
 
 _log = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ import numpy as np
 import csp_index
 from csp_index.errors import NotFoundError
 from csp_index.records import LayerKey, NeuronKey
+from csp_index.service.documents.audit import audit_rows
 from csp_index.service.documents.shapes import HomeDocument, RunRow
 from csp_index.service.snapshot import Snapshot, without_folders
 from csp_index.store import schema
@@ -35,6 +36,7 @@ def home_document(snapshot: Snapshot) -> HomeDocument:
         ],
         "networks": list(dict.fromkeys(row["model"] for row in layers)),
         "layers": layers,
+        "audits": audit_rows(snapshot),
         "runs": [without_folders(run_row(run)) for run in runs[:_RUNS]],
     }
 

@@ -36,6 +36,7 @@ class Help:
 
 #: What the headings of the explorer's pages lead to.
 HELP: Final[Mapping[str, Help]] = {
+    "audit": Help("what is a finding?", "studies#findings"),
     "classes": Help("what is compared with classes?", "studies#classes"),
     "comparison": Help("what is compared?", "explorer#side-by-side"),
     "contrast": Help("what is contrast?", "contrast"),

@@ -13,6 +13,7 @@ from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
 from csp_index.records import LabelState
+from csp_index.service.documents.audit_shapes import AuditRow
 
 State = Literal[LabelState, "unlabelled"]
 SearchKind = Literal["text", "image", "upload", "neuron"]
@@ -70,6 +71,7 @@ class HomeDocument(TypedDict):
     encoders: list[EncoderRow]
     networks: list[str]
     layers: list[LayerRow]
+    audits: list[AuditRow]
     runs: list[RunRow]
 
 

@@ -29,6 +29,8 @@ from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.config import ServiceSettings
 from csp_index.service.desk import Desk
 from csp_index.service.documents import classes
+from csp_index.service.documents.audit import audit_document
+from csp_index.service.documents.audit_shapes import AuditDocument
 from csp_index.service.documents.class_shapes import ClassDocument, ClassesDocument, NeuronClassesDocument
 from csp_index.service.documents.home import home_document
 from csp_index.service.documents.image import image_document, stored_thumbnail
@@ -177,11 +179,13 @@ Number = Annotated[int, Path(ge=0, le=2**31 - 1, examples=[3])]
 ImageId = Annotated[int, Path(ge=0, le=2**63 - 1, examples=[0])]
 Method = Annotated[str | None, Query(max_length=60, description="The label by this method; null: the label shown.")]
 
+AuditOf = Annotated[str | None, Query(max_length=500, description="Of several audits, that of this; null: the last.")]
+
 
 def router(service: Service) -> APIRouter:
     """Return the routes of the API."""
     routes = APIRouter()
-    for add in (_add_index, _add_classes, _add_search, _add_images, _add_questions, _add_health):
+    for add in (_add_index, _add_classes, _add_audits, _add_search, _add_images, _add_questions, _add_health):
         add(routes, service)
     return routes
 
@@ -253,6 +257,13 @@ def _add_classes(router: APIRouter, service: Service) -> None:
     def neuron_class_list(model: Model, layer: Layer, index: Number, by: str | None = by_one) -> Response:
         """All classes of one neuron, those that it tells best first."""
         return answer(classes.neuron_classes_document(snapshot, NeuronKey(model, layer, index), by))
+
+
+def _add_audits(router: APIRouter, service: Service) -> None:
+    @router.get("/api/v1/audit/{model}", response_model=AuditDocument, responses=GET_FAULTS, tags=["studies"])
+    def audit(model: Model, layer: AuditOf = None, by: AuditOf = None) -> Response:
+        """What a network relies on and should not: its last audit, or that of a layer, by a column."""
+        return answer(audit_document(service.snapshot, model, layer, by))
 
 
 def _add_search(router: APIRouter, service: Service) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from functools import partial
 from typing import Annotated, Any, Final, Literal, get_args
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Form, Path, Query, UploadFile
 from starlette.responses import RedirectResponse, Response
@@ -21,6 +21,8 @@ from csp_index.errors import CspIndexError, LabelError, ModelError, NotFoundErro
 from csp_index.labelling.label_rule import preferred_method
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents import classes, compare, layer_map, manual
+from csp_index.service.documents.audit import audit_document
+from csp_index.service.documents.audit_shapes import AuditDocument
 from csp_index.service.documents.card import card_of
 from csp_index.service.documents.class_shapes import ClassDocument, ClassesDocument
 from csp_index.service.documents.home import home_document, random_neuron
@@ -61,6 +63,7 @@ Text = Annotated[str | None, Query(max_length=LONGEST_TEXT)]
 Address = Annotated[str | None, Query(max_length=600)]
 Method = Annotated[str | None, Query(max_length=60)]
 Class = Annotated[str | None, Query(max_length=500)]
+Column = Annotated[str | None, Query(max_length=500)]
 Neurons = Annotated[Sequence[str], Query(max_length=8)]
 Shape = Literal["", "csv", "json", "parquet"]
 
@@ -81,7 +84,7 @@ def site_of(service: Service) -> Site:
 def router(service: Service, renderer: Renderer) -> APIRouter:
     """Return the routes of all pages except the sign-in form."""
     routes = APIRouter(include_in_schema=False)
-    neurons = (_add_layers, _add_neurons, _add_classes, add_effects, _add_comparison)
+    neurons = (_add_layers, _add_neurons, _add_classes, add_effects, _add_comparison, _add_audits)
     for add in (_add_home, _add_search, *neurons, _add_images, _add_sql, _add_manual):
         add(routes, service, renderer)
     return routes
@@ -242,6 +245,21 @@ def _add_classes(routes: APIRouter, service: Service, renderer: Renderer) -> Non
         address, _, terms = classes_href(str(key), by, name).partition("?")
         template = "classes" if name is None else "class"
         return renderer.page(template, page=page, twin=f"{address}.json{terms and '?'}{terms}")
+
+
+def _add_audits(routes: APIRouter, service: Service, renderer: Renderer) -> None:
+    def document(model: str, layer: str | None, by: str | None) -> AuditDocument:
+        return audit_document(service.snapshot, model, layer, by)
+
+    @routes.get("/audit/{model}.json")
+    def audit_twin(model: Name, layer: Column = None, by: Column = None) -> Response:
+        return answer(document(model, layer, by))
+
+    @routes.get("/audit/{model}")
+    def audit_page(model: Name, layer: Column = None, by: Column = None) -> Response:
+        terms = [(name, value) for name, value in (("layer", layer), ("by", by)) if value is not None]
+        twin = _link(f"/audit/{quote(model, safe='')}.json", terms)
+        return renderer.page("audit", page=document(model, layer, by), twin=twin)
 
 
 def _picture(service: Service, image_id: int) -> bytes:

@@ -187,6 +187,17 @@ def effects_href(layer: str) -> str:
     return "/effects/" + "/".join(quote(part, safe="") for part in layer.split("/"))
 
 
+def audit_href(layer: str, by: str | None = None) -> str:
+    """Return the address of the page of a layer's audit, of several by different classes that by one column.
+
+    >>> audit_href("net/layer4", "red star")
+    '/audit/net?layer=layer4&by=red+star'
+    """
+    model, _, name = layer.partition("/")
+    terms = [("layer", name), *([] if by is None else [("by", by)])]
+    return f"/audit/{quote(model, safe='')}?{urlencode(terms)}"
+
+
 def image_href(image_id: int) -> str:
     """Return the address of an image's page."""
     return f"/images/{int(image_id)}"
@@ -257,6 +268,7 @@ def environment() -> jinja2.Environment:
         plain,
         layer_href,
         neuron_href,
+        audit_href,
         classes_href,
         effects_href,
         image_href,

@@ -1,0 +1,116 @@
+"""The shapes of the documents about audits: see `shapes`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, FiniteFloat
+from typing_extensions import TypedDict
+
+FindingKindName = Literal["artefact", "unexpected-label", "changed-label"]
+
+
+class FindingImage(TypedDict):
+    """An image and how much it activates the neuron."""
+
+    image: int
+    activation: FiniteFloat
+
+
+class FindingPair(TypedDict):
+    """An image that activates the neuron, and a similar one that leaves it silent."""
+
+    image: int
+    activation: FiniteFloat
+    silent: int
+    silent_activation: FiniteFloat | None
+    similarity: FiniteFloat | None
+
+
+class FindingEffect(TypedDict):
+    """The neuron's effect on a class, in units of its logit."""
+
+    class_name: str
+    effect: FiniteFloat
+
+
+class FindingCell(TypedDict):
+    """The images with or without the class and the artefact: how many, the mean activation, the strongest."""
+
+    of_class: bool
+    with_value: bool
+    count: int
+    mean: FiniteFloat | None
+    images: list[FindingImage]
+
+
+class CounterExamples(TypedDict):
+    """Images of the class that activate the neuron least, and others that activate it most."""
+
+    class_without_firing: list[FindingImage]
+    firing_without_class: list[FindingImage]
+
+
+class FindingEvidence(TypedDict):
+    """What a finding rests on; `cells` are of artefacts, `further_classes` have the scores of the same elsewhere."""
+
+    pairs: list[FindingPair]
+    effects: list[FindingEffect]
+    counter_examples: CounterExamples
+    cells: list[FindingCell]
+    further_classes: dict[str, FiniteFloat]
+
+
+class FindingRow(TypedDict):
+    """A finding. `effect`, `doubt` and `score`, their product, are in [0, 1]; `push` is in units of the logit."""
+
+    finding: Annotated[str, Field(description="Its id: the same whenever the same is found.")]
+    neuron: Annotated[str, Field(examples=["cnn/pooled/3"])]
+    rank: int
+    kind: FindingKindName
+    class_name: str
+    subject: str
+    column_name: str | None
+    value: str | None
+    label: str | None
+    plain_label: str | None
+    score: FiniteFloat
+    effect: FiniteFloat
+    doubt: FiniteFloat
+    push: FiniteFloat
+    push_share: FiniteFloat
+    above: bool
+    statement: str
+    refutation: str
+    evidence: FindingEvidence
+
+
+class AuditRow(TypedDict):
+    """An audit in a list."""
+
+    layer: str
+    model: str
+    by: str
+    findings: Annotated[int, Field(description="Those above the threshold.")]
+
+
+class AuditDocument(TypedDict):
+    """An audit of a layer: findings, the highest score first, and what was not looked at."""
+
+    layer: str
+    model: str
+    by: str
+    method: str
+    encoder: str
+    threshold: FiniteFloat
+    expected: list[str]
+    unknown: list[str]
+    columns: list[str]
+    notes: list[str]
+    neurons: int
+    classes: int
+    images: int
+    indexed: Annotated[int, Field(description="Images that the layer has by now.")]
+    findings: list[FindingRow]
+    names: Annotated[dict[str, str], Field(description="The file names of all images named.")]
+    others: list[AuditRow]

@@ -1,0 +1,45 @@
+"""The page of an audit, its JSON twin and the API: the same findings, and nothing of an index unescaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from audited import audit, make_audited
+from starlette.testclient import TestClient
+
+from csp_index.service import ServiceSettings, make_app
+
+EVIL = "<script>alert('pink')</script>"
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    folder = tmp_path_factory.mktemp("audited")
+    audit(make_audited(folder, value=EVIL), ("pink", "ring", "ring"))
+    with TestClient(make_app(folder / "db", ServiceSettings()), base_url="http://127.0.0.1") as found:
+        yield found
+
+
+def test_the_page_its_twin_and_the_api_say_the_same(client: TestClient) -> None:
+    twin = client.get("/audit/net.json").json()
+    assert twin == client.get("/api/v1/audit/net").json() == client.get("/audit/net.json?layer=pooled&by=class").json()
+    first = twin["findings"][0]
+    assert (first["subject"], first["class_name"], first["above"]) == (f"frame: {EVIL}", "star", True)
+    assert twin["names"][str(first["evidence"]["pairs"][0]["image"])] == "00000.png"
+    page = client.get("/audit/net", headers={"accept": "text/html"})
+    assert page.status_code == 200 and "/audit/net.json" in page.text
+    assert first["finding"] in page.text and "Effects: star 2.000" in page.text
+    assert EVIL not in page.text and "&lt;script&gt;" in page.text
+
+
+def test_home_leads_to_audits(client: TestClient) -> None:
+    page = client.get("/", headers={"accept": "text/html"}).text
+    assert "/audit/net?layer=pooled&amp;by=class" in page
+    (row,) = client.get("/index.json").json()["audits"]
+    assert row["layer"] == "net/pooled" and row["findings"] >= 1
+
+
+def test_what_is_not_audited_is_missing(client: TestClient) -> None:
+    for address in ("/audit/other.json", "/audit/net.json?by=kind", "/api/v1/audit/net?layer=conv"):
+        assert client.get(address).status_code == 404
