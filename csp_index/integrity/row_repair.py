@@ -20,8 +20,11 @@ from csp_index.store.study_tables import (
     ASSOCIATION_CLASSES,
     ASSOCIATIONS,
     AUDITS,
+    COMPARISONS,
     EFFECTS,
+    EVOLUTION,
     FINDINGS,
+    MATCHES,
     NOTES,
     RATINGS,
 )
@@ -43,6 +46,8 @@ _COMMANDS = {  # that wrote the rows of tables
     "effect": "effects",  # effect_classes
     NOTES: "note",
     RATINGS: "serve",
+    **dict.fromkeys((COMPARISONS, MATCHES), "compare"),
+    EVOLUTION: "evolution",
 }
 
 

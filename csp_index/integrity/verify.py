@@ -15,6 +15,7 @@ from csp_index.integrity.repair import repair as repair_index
 from csp_index.integrity.result_checks import check_results
 from csp_index.integrity.review_checks import check_review
 from csp_index.integrity.statistics_checks import check_statistics
+from csp_index.integrity.study_checks import check_studies
 from csp_index.integrity.subject import Subject
 from csp_index.integrity.sums_checks import check_sums
 from csp_index.integrity.text_checks import FindEncoder, check_against_encoders, check_texts
@@ -83,6 +84,7 @@ def _verified(location: Location, full: bool, find_encoder: FindEncoder, progres
     check_audits(subject)
     check_associations(subject, marks)
     check_effects(subject)
+    check_studies(subject)
     check_texts(subject)
     check_review(subject)
     steps.done()

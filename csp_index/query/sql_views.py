@@ -46,6 +46,18 @@ _EFFECTS = """SELECT model || '/' || layer || '/' || neuron AS address, * EXCLUD
 _OF_SUBJECTS = f"""SELECT CASE WHEN starts_with(subject, '{OF_NEURON}') THEN substr(subject, {len(OF_NEURON) + 1}) END
     AS address, * FROM {{}}"""
 _LABEL = "method, state, rank, text, score, score_low, score_high, confidence, probability, null_percentile, uncertain"
+_EVOLUTIONS = """
+    WITH steps AS (
+        SELECT *, step > 0 AND label IS DISTINCT FROM lag(label) OVER path AS changed FROM evolution
+        WINDOW path AS (PARTITION BY network, layer, neuron ORDER BY step)
+    )
+    SELECT network, layer, neuron, list(label ORDER BY step) AS labels,
+        coalesce(arg_max(checkpoint, step) FILTER (WHERE changed), arg_min(checkpoint, step)) AS settled,
+        count(*) FILTER (WHERE changed) AS changes, coalesce(sum(1 - cosine), 0) AS drift,
+        arg_max(checkpoint, step) FILTER (WHERE event = 'born') AS born,
+        arg_max(checkpoint, step) FILTER (WHERE event = 'died') AS died
+    FROM steps GROUP BY network, layer, neuron
+"""
 _ADDRESSED = "SELECT model || '/' || layer || '/' || neuron AS address, * FROM {}"
 
 
@@ -76,6 +88,8 @@ def sql_views(store: Store) -> tuple[dict[str, Any], dict[str, str]]:
     views["texts"] = _texts(store, [info.name for info in encoders])
     views["neuron_labels"] = None  # a view over views
     definitions["neuron_labels"] = _neuron_labels(read_rule(store))
+    views["evolutions"] = None
+    definitions["evolutions"] = _EVOLUTIONS
     return views, definitions
 
 

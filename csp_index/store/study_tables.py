@@ -25,6 +25,12 @@ EFFECT_CLASSES = "effect_classes"
 
 # What `effects` has in lists, one value per class; null where a class has too few images.
 EFFECT_LISTS = ("effects", "low", "high", "on_class", "elsewhere")
+COMPARISONS = "comparisons"
+EVOLUTION = "evolution"
+MATCHES = "matches"
+
+# The second layer of a comparison; `other` is the address of its index, "" if it is in this one.
+_OTHER = (("other", pa.string()), ("other_model", pa.string()), ("other_layer", pa.string()))
 
 AUDITS = "audits"
 FINDINGS = "findings"
@@ -142,6 +148,50 @@ STUDIES: dict[str, pa.Schema] = {
         ("statement", pa.string()),
         ("refutation", pa.string()),
         ("evidence", pa.string()),  # JSON: image ids, activations, effects
+    ),
+    COMPARISONS: schema_of(  # a row per way of matching two layers
+        *RESULT[:4],
+        *_OTHER,
+        ("by", pa.string()),  # concepts or activations
+        ("images", pa.int64()),  # that both layers have
+        ("only_first", pa.int64()),  # images that only the first has
+        ("only_second", pa.int64()),
+        ("neurons", pa.int32()),
+        ("other_neurons", pa.int32()),
+        ("live", pa.int32()),  # that take part: they fire, or vary
+        ("other_live", pa.int32()),
+        ("matched", pa.int32()),  # pairs above both nulls
+        ("null_images", pa.float64()),  # the 95th percentile of match scores where values belong to other images
+        ("null_mixed", pa.float64()),  # and where neurons are random directions of their layer
+        ("encoder", pa.string()),  # of the concept vectors; null for activations
+        ("vocabulary", pa.string()),  # whose coverage was counted; null if none
+        ("texts", pa.int32()),  # in it
+        ("held", pa.int32()),  # of them, labels of the first layer
+        ("other_held", pa.int32()),
+        ("both_held", pa.int32()),
+        ("note", pa.string()),  # what was left out, and why; else ""
+    ),
+    EVOLUTION: schema_of(  # a row per neuron and checkpoint; model is the network at the checkpoint
+        *RESULT,
+        ("network", pa.string()),
+        ("checkpoint", pa.string()),
+        ("step", pa.int32()),  # of the checkpoint, in the order of training, from 0
+        ("label", pa.string()),  # null without one
+        ("firing_rate", pa.float64()),
+        ("cosine", pa.float64()),  # of its concept vector with that of the step before; null where it is dead at one
+        ("event", pa.string()),  # born or died since the step before; else ""
+    ),
+    MATCHES: schema_of(  # a row per way and neuron of the first layer, then those of the second that have no partner
+        *RESULT,  # the neuron is null for a neuron of the second layer without partner
+        *_OTHER,
+        ("other_neuron", pa.int32()),  # null without a partner
+        ("by", pa.string()),
+        ("score", pa.float64()),  # of the two, -1 to 1; null without a partner
+        ("matched", pa.bool_()),  # whether the score is above both nulls
+        ("best", pa.float64()),  # the highest similarity to any neuron of the other layer; null for one that is dead
+        ("other_best", pa.float64()),
+        ("label", pa.string()),  # that was shown when they were compared; null without one
+        ("other_label", pa.string()),
     ),
 }
 
