@@ -35,7 +35,9 @@ from csp_index.service.documents.shapes import ImageDocument, LayerDocument, Map
 from csp_index.service.http import map_svg
 from csp_index.service.http.api import Service, answer, fault_of, picture_of, run_statement, sql_document
 from csp_index.service.http.effect_routes import add_effects
+from csp_index.service.http.evolution_routes import add_evolution
 from csp_index.service.http.manual_html import manual_html
+from csp_index.service.http.match_routes import add_matches
 from csp_index.service.http.rendering import (
     Renderer,
     Site,
@@ -85,7 +87,8 @@ def router(service: Service, renderer: Renderer) -> APIRouter:
     """Return the routes of all pages except the sign-in form."""
     routes = APIRouter(include_in_schema=False)
     neurons = (_add_layers, _add_neurons, _add_classes, add_effects, _add_comparison, _add_audits)
-    for add in (_add_home, _add_search, *neurons, _add_images, _add_sql, _add_manual):
+    studies = (add_matches, add_evolution)
+    for add in (_add_home, _add_search, *neurons, _add_images, *studies, _add_sql, _add_manual):
         add(routes, service, renderer)
     return routes
 

@@ -28,6 +28,10 @@ CHECKS = (
 OPERATIONS = [
     ("GET", "/api/v1/index"),
     ("GET", "/api/v1/layers"),
+    ("GET", "/api/v1/matches"),
+    ("GET", "/api/v1/matches/{name}"),
+    ("GET", "/api/v1/evolution"),
+    ("GET", "/api/v1/evolution/{name}"),
     ("GET", "/api/v1/neurons"),
     ("GET", "/api/v1/neurons/{model}/{layer}/{index}"),
     ("GET", "/api/v1/classes/{model}/{layer}"),
@@ -52,7 +56,10 @@ OPERATIONS = [
 ]
 
 
-WITHOUT_INPUT = ("/api/v1/index", "/api/v1/layers", "/api/v1/review", "/healthz", "/readyz")
+WITHOUT_INPUT = {f"/api/v1/{name}" for name in ("index", "layers", "review", "matches", "evolution")} | {
+    "/healthz",
+    "/readyz",
+}
 WITH_INPUT = [one for one in OPERATIONS if one[1] not in WITHOUT_INPUT]
 
 

@@ -1,0 +1,52 @@
+"""A layer followed through the checkpoints of its training, as stored. Does not load torch."""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+from csp_index.errors import NotFoundError
+from csp_index.service.documents.evolution_shapes import (
+    EvolutionDocument,
+    EvolutionRow,
+    EvolutionsDocument,
+    PathRow,
+    StepRow,
+)
+from csp_index.service.snapshot import Snapshot
+from csp_index.studies.evolution.records import Evolution
+from csp_index.studies.evolution.stored import evolution_id, read_evolution, stored_evolutions
+
+PATHS: Final = 50
+"""Neurons on a page."""
+
+
+def evolutions_document(snapshot: Snapshot) -> EvolutionsDocument:
+    """Return the evolutions that the index has, newest first."""
+    return {"evolutions": list(map(_row, stored_evolutions(snapshot.store)))}
+
+
+def evolution_document(snapshot: Snapshot, name: str, limit: int = PATHS, start: int = 0) -> EvolutionDocument:
+    """Return one evolution with the paths of `limit` neurons, from the `start`-th on. NotFoundError: no such name."""
+    found = snapshot.cache.get(("evolution", name), lambda: _read(snapshot, name), lambda one: one.rows.nbytes)
+    neurons = found.neurons().sort_by([("drift", "descending"), ("neuron", "ascending")])
+    head = {"network": found.network, "layer": found.layer, "run_id": found.run_id}
+    return {
+        "evolution": _row(head),
+        "steps": cast(list[StepRow], found.steps()),
+        "neurons": cast(list[PathRow], neurons.slice(start, limit).to_pylist()),
+        "total": neurons.num_rows,
+        "start": start,
+    }
+
+
+def _read(snapshot: Snapshot, name: str) -> Evolution:
+    heads = [head for head in stored_evolutions(snapshot.store) if evolution_id(head) == name]
+    found = read_evolution(snapshot.store, heads[0]["settings_hash"]) if heads else None
+    if found is None:
+        raise NotFoundError(f"no evolution {name!r} is in the index: `csp-index evolution` makes one")
+    return found
+
+
+def _row(head: dict[str, Any]) -> EvolutionRow:
+    values = {field: head[field] for field in ("network", "layer", "run_id")} | {"id": evolution_id(head)}
+    return cast(EvolutionRow, values)

@@ -1,0 +1,91 @@
+"""The routes of evolutions: pages, their JSON twins, and the API."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Path, Query
+from starlette.responses import Response
+
+from csp_index.service.documents.evolution import PATHS, evolution_document, evolutions_document
+from csp_index.service.documents.evolution_shapes import EvolutionDocument, EvolutionsDocument, StepRow
+from csp_index.service.http.api import GET_FAULTS, Service, answer
+from csp_index.service.http.rendering import Renderer
+
+Id = Annotated[str, Path(pattern="^[0-9a-f]{12}$", examples=["0123456789ab"])]
+Start = Annotated[int, Query(ge=0, lt=2**31, description="The first neuron, from 0.")]
+_CHART: Final = (400, 120)  # width and height
+
+
+def add_evolution(routes: APIRouter, service: Service, renderer: Renderer) -> None:
+    """Add the pages."""
+    snapshot, most = service.snapshot, service.settings.page_size
+
+    @routes.get("/evolution")
+    def evolutions() -> Response:
+        return renderer.page("evolutions", page=evolutions_document(snapshot), twin="/evolution.json")
+
+    @routes.get("/evolution.json")
+    def evolutions_twin() -> Response:
+        return answer(evolutions_document(snapshot))
+
+    @routes.get("/evolution/{name}.json")
+    def evolution_twin(name: Id, limit: int = PATHS, start: Start = 0) -> Response:
+        return answer(evolution_document(snapshot, name, most(limit), start))
+
+    @routes.get("/evolution/{name}")
+    def evolution(name: Id, limit: int = PATHS, start: Start = 0) -> Response:
+        size = most(limit)
+        page = evolution_document(snapshot, name, size, start)
+        here = f"/evolution/{name}"
+
+        def link(first: int, address: str = here) -> str:
+            terms = {"limit": size if size != PATHS else 0, "start": first}
+            given = {term: value for term, value in terms.items() if value}
+            return f"{address}?{urlencode(given)}" if given else address
+
+        return renderer.page(
+            "evolution",
+            page=page,
+            lines=_lines(page["steps"], page["total"]),
+            size=_CHART,
+            previous=link(max(0, start - size)) if start else None,
+            next=link(start + size) if start + size < page["total"] else None,
+            twin=link(start, f"{here}.json"),
+        )
+
+
+def _lines(steps: list[StepRow], neurons: int) -> dict[str, str]:
+    """Return the points of the chart's lines, from 0 below to 1 above: neurons settled and alive, cosines."""
+    width, height = _CHART
+    shares = {
+        "settled": [step["settled"] / neurons for step in steps],
+        "alive": [step["alive"] / neurons for step in steps],
+        "cosine": [step["cosine"] for step in steps],
+    }
+    return {
+        name: " ".join(
+            f"{width * place / (len(steps) - 1):.1f},{height * (1 - min(1, max(0, value))):.1f}"
+            for place, value in enumerate(values)
+            if value is not None
+        )
+        for name, values in shares.items()
+    }
+
+
+def evolution_api(service: Service) -> APIRouter:
+    """Return the routes of the API."""
+    router, limits = APIRouter(), service.settings
+
+    @router.get("/api/v1/evolution", response_model=EvolutionsDocument, responses=GET_FAULTS, tags=["studies"])
+    def evolutions() -> Response:
+        """The layers that were followed through checkpoints."""
+        return answer(evolutions_document(service.snapshot))
+
+    @router.get("/api/v1/evolution/{name}", response_model=EvolutionDocument, responses=GET_FAULTS, tags=["studies"])
+    def evolution(name: Id, limit: int = Query(limits.page, ge=1, le=limits.page_limit), start: Start = 0) -> Response:
+        """A layer through the checkpoints of its training: the steps, the paths of its neurons page by page."""
+        return answer(evolution_document(service.snapshot, name, limit, start))
+
+    return router
