@@ -2,6 +2,8 @@
 
     python scripts/demo_models/train_demo_models.py                  both models, about 15 minutes on two idle cores
     python scripts/demo_models/train_demo_models.py --only network   the network under study alone
+    python scripts/demo_models/train_demo_models.py --only network --out runs --checkpoints 10 --images 8000
+        a network of its own, with ten checkpoints of its training in runs/checkpoints
 
 Everything is seeded and counted in steps, never in seconds: a rerun on the same library versions gives the same
 models. Beside the weights it writes `report.json`: zero-shot accuracy per attribute of the encoder, average precision
@@ -16,6 +18,7 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
 
@@ -241,8 +244,23 @@ def network_pictures(rng: np.random.Generator) -> list[Scene]:
     return scenes
 
 
-def train_network(path: Path, scenes: Sequence[Scene], pixels: NDArray[np.uint8]) -> dict[str, float]:
-    """Train, write and measure the network under study; return the average precision of each planted neuron."""
+def write_network(network: PlantedCNN, known: Sequence[int], path: Path) -> None:
+    """Write a network whose known neurons are log-odds, as the network under study."""
+    written = deepcopy(network)
+    with torch.no_grad():
+        for values in written.concepts[0].parameters():
+            values[known] *= GAIN
+    plant_the_rest(written)
+    save_file(halve(written.state_dict()), path)
+
+
+def train_network(
+    path: Path, scenes: Sequence[Scene], pixels: NDArray[np.uint8], checkpoints: int = 0
+) -> dict[str, float]:
+    """Train, write and measure the network under study; return the average precision of each planted neuron.
+
+    So many `checkpoints`, evenly spaced over the steps, the last one at the end, lie beside it.
+    """
     rng = np.random.default_rng(SEED + 6)
     extra = network_pictures(rng)
     scenes = [*scenes, *extra]
@@ -256,6 +274,7 @@ def train_network(path: Path, scenes: Sequence[Scene], pixels: NDArray[np.uint8]
     optimiser = torch.optim.AdamW([*network.parameters(), *heads.parameters()], lr=RATE, weight_decay=0.02)
     rates = schedule(optimiser, NETWORK_STEPS)
     start = time.monotonic()
+    kept = {round(NETWORK_STEPS * (one + 1) / checkpoints) for one in range(checkpoints)}
     for step, chosen in enumerate(batches(len(pixels), NETWORK_STEPS, SEED + 9)):
         features = network.features(to_input(pixels[chosen]))
         odds = network.concepts[0](features)
@@ -267,13 +286,13 @@ def train_network(path: Path, scenes: Sequence[Scene], pixels: NDArray[np.uint8]
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimiser.step()
         rates.step()
+        if step + 1 in kept:
+            folder = path.parent / "checkpoints"
+            folder.mkdir(exist_ok=True)
+            write_network(network, known, folder / f"step{step + 1:03d}.safetensors")
         if step % 20 == 0 or step == NETWORK_STEPS - 1:
             say(f"network {step:4d} loss {loss.item():.3f} shapes {shapes.item():.3f} {time.monotonic() - start:.0f}s")
-    with torch.no_grad():
-        for values in network.concepts[0].parameters():
-            values[known] *= GAIN
-    plant_the_rest(network)
-    save_file(halve(network.state_dict()), path)
+    write_network(network, known, path)
     return measure_network(path)
 
 
@@ -301,20 +320,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("clip", "network"), help="train one of the two models")
     parser.add_argument("--out", type=Path, default=MODELS, help="folder to write (default: the package's)")
+    parser.add_argument("--checkpoints", type=int, default=0, help="checkpoints of the network's training (none)")
+    parser.add_argument("--images", type=int, default=TRAIN_IMAGES, help="scenes to train on (%(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(2)
     options.out.mkdir(parents=True, exist_ok=True)
     report_file = options.out / "report.json"
     report = json.loads(report_file.read_text()) if report_file.exists() else {}
     rng = np.random.default_rng(SEED)
-    scenes = [random_scene(rng) for _ in range(TRAIN_IMAGES)]
+    scenes = [random_scene(rng) for _ in range(options.images)]
     start = time.monotonic()
     pixels = pictures(scenes, SEED + 10)
     say(f"rendered {len(pixels)} scenes in {time.monotonic() - start:.0f}s")
     if options.only != "network":
         report["encoder_zero_shot"] = train_clip(options.out / "clip", scenes, pixels)
     if options.only != "clip":
-        report["network_average_precision"] = train_network(options.out / "network.safetensors", scenes, pixels)
+        report["network_average_precision"] = train_network(
+            options.out / "network.safetensors", scenes, pixels, options.checkpoints
+        )
     report["seed"] = SEED
     report["steps"] = {"warm": WARM_STEPS, "contrastive": CONTRASTIVE_STEPS, "network": NETWORK_STEPS}
     report_file.write_text(json.dumps(report, indent=2) + "\n")
