@@ -10,18 +10,29 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
+import numpy as np
 import pyarrow as pa
 
 from csp_index import keywords
+from csp_index.contrast.selection import Selection
 from csp_index.errors import SettingError
+from csp_index.labelling.label_rule import preferred_method
+from csp_index.labelling.labels import label_neurons
+from csp_index.labelling.request import make_request
+from csp_index.labelling.texts.candidate_names import named_vocabulary, plain_candidates
 from csp_index.loading_reader import LoadingReader
 from csp_index.query.notebook import shown_progress
+from csp_index.query.reader import Reader
 from csp_index.query.results import SqlResult
-from csp_index.records import Progress
+from csp_index.records import Label, LayerKey, Progress
+from csp_index.store import catalog, schema
+from csp_index.store.catalog import EncoderInfo, LayerInfo
 
 if TYPE_CHECKING:
     from csp_index.labelling.review.notes import Note
     from csp_index.studies.associations import Associations
+    from csp_index.studies.comparison.records import Comparison
+    from csp_index.studies.evolution.records import Evolution
     from csp_index.studies.note_files import NotesImport
     from csp_index.studies.stored_effects import LayerEffects
 
@@ -106,3 +117,99 @@ class StudyReader(LoadingReader):
         from csp_index.studies.note_files import import_notes
 
         return import_notes(self.store, path)
+
+    def compare(
+        self,
+        first: str,
+        second: str,
+        *,
+        other: str | Path | Reader | None = None,
+        encoder: str | None = None,
+        vocabulary: str | Path | Sequence[str] | None = None,
+        seed: int = 0,
+        recompute: bool = False,
+        progress: Progress | None = None,
+    ) -> Comparison:
+        """Return which neurons of two layers match one to one, and which concepts only one of them holds.
+
+        Neurons are matched by the cosine of their concept vectors and by the correlation of their activations; a match
+        counts above the 95th percentile of two nulls. `other` is the index of the second layer, if it is another one
+        with some of the same images. `vocabulary` is the one whose coverage is counted, by default the last one used.
+        Stored comparisons are read; `recompute` makes them again.
+        """
+        from csp_index.studies.comparison.compare_layers import compare_layers
+        from csp_index.studies.comparison.shared_images import Side
+
+        beside = self if other is None else other if isinstance(other, Reader) else Reader(other)
+        one, two = (
+            Side(reader.store, catalog.layer(reader.store, LayerKey.parse(layer)))
+            for reader, layer in ((self, first), (beside, second))
+        )
+        is_known = vocabulary is not None or self.store.count(schema.VOCABULARIES) > 0
+        return compare_layers(
+            one,
+            two,
+            encoder=encoder,
+            vocabulary=named_vocabulary(self.store, vocabulary) if is_known else None,
+            seed=seed,
+            recompute=recompute,
+            progress=progress or shown_progress(),
+        )
+
+    def evolution(
+        self,
+        network: str,
+        layers: str | Sequence[str],
+        checkpoints: Sequence[str | Path],
+        *,
+        name: str | None = None,
+        pool: str | None = None,
+        axis: Sequence[int] = (),
+        method: str | None = None,
+        vocabulary: str | Path | Sequence[str] | None = None,
+        templates: str | None = None,
+        encoder: str | None = None,
+        recompute: bool = False,
+        progress: Progress | None = None,
+    ) -> list[Evolution]:
+        """Return how the neurons of a network's layers changed through checkpoints, weight files in order of training.
+
+        All checkpoints that the index lacks are indexed in one pass over its images, as networks NAME@CHECKPOINT, then
+        labeled as by `label`; labels, firing rates and concept vectors of consecutive checkpoints are compared.
+        `name`, `pool` and `axis` as in `add_layer`. Stored evolutions are read; `recompute` makes them again.
+        """
+        from csp_index.models.zoo import default_name
+        from csp_index.studies.evolution.checkpoints import named_checkpoints
+        from csp_index.studies.evolution.evolve import Stage, evolve
+        from csp_index.studies.evolution.indexing import checkpoint_sources, index_checkpoints
+
+        chosen, title = named_checkpoints(checkpoints), name or default_name(network)
+        names = (layers,) if isinstance(layers, str) else tuple(layers)
+        source, report = catalog.encoder(self.store, encoder), progress or shown_progress()
+        self._read_own_datasets_first()
+        sources = checkpoint_sources(network, names, chosen, title, pool=pool, axis=tuple(axis))
+        index_checkpoints(self.store, [self._models.network(one) for one in sources], report)
+        found = []
+        for layer in names:
+            stages = []
+            for one in chosen:
+                target = catalog.layer(self.store, LayerKey(one.network_name(title), layer))
+                labels = self._labels_of(source, target, method, vocabulary, templates)
+                stages.append(Stage(one.name, target, labels))
+            found.append(evolve(self.store, source, title, stages, recompute=recompute))
+        return found
+
+    def _labels_of(
+        self,
+        source: EncoderInfo,
+        target: LayerInfo,
+        method: str | None,
+        vocabulary: str | Path | Sequence[str] | None,
+        templates: str | None,
+    ) -> list[Label]:
+        """Return the labels of a layer, as `Index.label` makes them."""
+        request = make_request(method, source, 5, {}, preferred_method(self.store))
+        space = self._text_space(source, templates, keep=True)
+        texts, key = plain_candidates(space, vocabulary)
+        selection = Selection(source, target, np.arange(target.neurons))
+        return label_neurons(self.store, selection, request, texts, key, context=self._context())

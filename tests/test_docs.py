@@ -154,6 +154,8 @@ def test_modules_in_the_map_of_the_code_exist() -> None:
     missing: list[str] = []
     for line in PAGES["contributing.md"].partition("## Codebase map")[2].split("```")[1].splitlines()[2:]:
         name, names = line[:19].strip(), line[19:]
+        if line.split()[:1] and line.split()[0].endswith(".py"):  # a name may be longer than its column
+            name, names = line.split()[0], ""
         if name.endswith("/"):
             place = (package if line[2] != " " else room) / name
             room = place if line[2] != " " else room

@@ -1,0 +1,93 @@
+"""Two layers compared: permuted neurons are found, nothing is found where nothing is, results are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from compared import NEURONS, WIDTH, make_compared, order, scenes, texts, with_layers
+
+from csp_index import Index, open_index
+from csp_index.errors import SettingError
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    return make_compared(tmp_path_factory.mktemp("layers"))
+
+
+def test_a_copy_with_permuted_neurons_matches_one_to_one(index: Index) -> None:
+    places = order()
+    found = index.compare("a/l", "permuted/l")
+    assert [way.by for way in found.ways] == ["concepts", "activations"]
+    for way in found.ways:
+        assert (way.live, way.other_live, way.matched, way.share) == (11, 11, 11, 1.0)
+        assert way.null is not None and way.null < 0.99
+        pairs = found.pairs(way.by).to_pylist()
+        assert all(places[row["other_neuron"]] == row["neuron"] for row in pairs)
+        assert all(row["score"] == pytest.approx(1, abs=1e-4) and row["matched"] for row in pairs)
+        assert all(row["label"] == row["other_label"] for row in pairs)
+    assert found.own_concepts() == () == found.own_concepts(second=True)
+    assert found.coverage is None  # texts that came as an object are no vocabulary of the index
+
+
+def test_dead_neurons_and_those_of_the_larger_side_have_no_partner(index: Index) -> None:
+    found = index.compare("a/l", "alone/l")
+    rows = found.matches.to_pylist()
+    for by in ("concepts", "activations"):
+        own = [row for row in rows if row["by"] == by]
+        assert len(own) == NEURONS and {row["other_neuron"] for row in own} == {None, 0, 1, 2, 3}
+        dead = own[5]
+        assert (dead["neuron"], dead["other_neuron"], dead["score"], dead["best"]) == (5, None, None, None)
+    back = index.compare("alone/l", "a/l").matches.to_pylist()
+    assert sum(row["neuron"] is None for row in back) == 2 * (NEURONS - 4)
+    labels = {row["label"] for row in rows if row["label"]}
+    shared = {row["other_label"] for row in rows if row["other_label"]}
+    assert {concept.text for concept in found.own_concepts()} <= labels - shared
+
+
+def test_what_is_stored_is_read_and_what_changed_is_made_again(index: Index, tmp_path: Path) -> None:
+    first = index.compare("a/l", "alone/l")
+    runs = index.sql("SELECT count(*) AS n FROM runs").rows()
+    again = index.compare("a/l", "alone/l")
+    assert again == first and index.sql("SELECT count(*) AS n FROM runs").rows() == runs
+    other = index.compare("a/l", "alone/l", seed=1)
+    assert other.run_id != first.run_id
+    assert index.compare("a/l", "alone/l", seed=1, recompute=True).run_id not in (first.run_id, other.run_id)
+    heads = index.sql(
+        "SELECT count(*) AS n, count(DISTINCT run_id) AS runs FROM comparisons WHERE other_model = 'alone'"
+    )
+    assert heads.rows() == [{"n": 2, "runs": 1}]  # one comparison of two layers is kept
+    index.label("alone/l", "mean-centred", vocabulary=texts(), bootstrap=0, recompute=True)
+    assert index.compare("a/l", "alone/l", seed=1).run_id != other.run_id
+
+
+def test_layers_of_two_indexes_without_hashes_share_nothing(index: Index, tmp_path: Path) -> None:
+    other = with_layers(tmp_path, b=scenes()[1])
+    with pytest.raises(Exception, match="0 of them are the same by sha256"):
+        index.compare("a/l", "b/l", other=other)
+
+
+def test_a_layer_with_itself_is_refused(index: Index) -> None:
+    with pytest.raises(SettingError, match="a/l is named twice"):
+        index.compare("a/l", "a/l", other=index.uri)
+
+
+def test_layers_that_see_the_same_but_share_no_neuron_match_at_the_null(tmp_path: Path) -> None:
+    """Random directions of one space, cut alike: what two untrained networks are to each other."""
+    rng = np.random.default_rng(0)
+    space = rng.standard_normal((2000, 24)) * np.linspace(3, 0.3, 24)
+    embeddings = space[:, :WIDTH] / np.linalg.norm(space[:, :WIDTH], axis=1, keepdims=True)
+    np.save(tmp_path / "E.npy", embeddings.astype(np.float32))
+    index = open_index(tmp_path / "db")
+    for place, name in enumerate(("a", "b")):
+        values = np.maximum(space @ rng.standard_normal((24, 64)), 0)
+        np.save(tmp_path / f"{name}.npy", values.astype(np.float32))
+        index.import_arrays(
+            tmp_path / f"{name}.npy", f"{name}/l", **({} if place else {"embeddings": tmp_path / "E.npy"})
+        )
+    found = index.compare("a/l", "b/l")
+    for way in found.ways:
+        assert way.share is not None and way.share <= 0.15, way
+        assert way.null_images is not None and way.null_mixed is not None and way.null_mixed > way.null_images
