@@ -185,8 +185,8 @@ def _look(store: Store, inputs: AuditInputs, label: Label, plain: str | None) ->
     partners = [image for image in partners if not is_derived(image)]
     if not activating or not partners:
         return 0.0
-    alike = [embedding_rows(store, inputs.source, np.array(ids)) @ vector for ids in (activating, partners)]
-    return unneeded_look(*alike, _sample(store, inputs) @ vector)
+    shown, silent = (embedding_rows(store, inputs.source, np.array(ids)) @ vector for ids in (activating, partners))
+    return unneeded_look(shown, silent, _sample(store, inputs) @ vector)
 
 
 def _sample(store: Store, inputs: AuditInputs) -> np.ndarray:

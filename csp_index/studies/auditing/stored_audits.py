@@ -157,8 +157,8 @@ def stored_audit(store: Store, layer: LayerKey, settings_hash: str) -> Audit | N
 
 
 def _audit_of(head: Mapping[str, Any], findings: Sequence[StoredFinding]) -> Audit:
-    lists = {name: tuple(head[name] or ()) for name in ("expected", "unknown", "columns", "notes")}
-    numbers = {name: int(head[name]) for name in ("neurons", "classes", "images")}
+    lists: dict[str, Any] = {name: tuple(head[name] or ()) for name in ("expected", "unknown", "columns", "notes")}
+    numbers: dict[str, Any] = {name: int(head[name]) for name in ("neurons", "classes", "images")}
     names = {name: head[name] for name in ("method", "encoder", "threshold", "run_id", "settings_hash")}
     key = LayerKey(head["model"], head["layer"])
     return Audit(key, head["classed_by"], findings=tuple(findings), **names, **lists, **numbers)
