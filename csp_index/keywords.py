@@ -166,3 +166,16 @@ class AssociationKeywords(TypedDict, total=False):
     firing: str | None
     recompute: bool
     progress: Progress | None
+
+
+class AuditKeywords(TypedDict, total=False):
+    """What `csp_index.studies.auditing.prepare.audit_network` takes by keyword."""
+
+    by: str | None
+    layer: str | None
+    artefacts: Sequence[str]
+    method: str | None
+    vocabulary: Candidates | None
+    threshold: float | None
+    recompute: bool
+    progress: Progress | None

@@ -31,6 +31,7 @@ from csp_index.store.catalog import EncoderInfo, LayerInfo
 if TYPE_CHECKING:
     from csp_index.labelling.review.notes import Note
     from csp_index.studies.associations import Associations
+    from csp_index.studies.auditing.stored_audits import Audit
     from csp_index.studies.comparison.records import Comparison
     from csp_index.studies.evolution.records import Evolution
     from csp_index.studies.note_files import NotesImport
@@ -213,3 +214,30 @@ class StudyReader(LoadingReader):
         texts, key = plain_candidates(space, vocabulary)
         selection = Selection(source, target, np.arange(target.neurons))
         return label_neurons(self.store, selection, request, texts, key, context=self._context())
+
+    def audit(
+        self,
+        network: str,
+        expected: str | Path | Iterable[str],
+        *,
+        templates: str | None = None,
+        encoder: str | None = None,
+        class_names: Sequence[str] | str | Path | None = None,
+        head: str | None = None,
+        **options: Unpack[keywords.AuditKeywords],
+    ) -> Audit:
+        """Return what a network relies on and should not, the most doubtful with the largest effect first.
+
+        `expected` are the concepts that it should rely on: a file with one per line, or a list. `class_names` name the
+        network's outputs in their order, `head` is the module that gives them, if the network's own output does not.
+        `options`: `by`, the metadata column with the images' classes (by default the outputs, if these are indexed);
+        `layer`; `artefacts`, the columns that must not matter (by default all others); `threshold`; `method` and
+        `vocabulary` of the labels; `recompute`. Labels and effects that are lacking are made; see `csp-index audit`.
+        """
+        from csp_index.studies.auditing.prepare import AuditTools, audit_network, network_effects
+
+        source = catalog.encoder(self.store, encoder)
+        space, context = self._text_space(source, templates, keep=True), self._context(options.get("progress"))
+        options = {"progress": shown_progress()} | options
+        found = network_effects(self.store, self._get_models, class_names, head, options.get("progress"))
+        return audit_network(self.store, network, expected, AuditTools(space, context, found), **options)

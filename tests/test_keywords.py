@@ -26,6 +26,7 @@ from csp_index.proposers.grids import Layout, LayoutStyle
 from csp_index.proposers.registry import ProposerOptions
 from csp_index.records import ExampleOptions, Progress, ScoringOptions
 from csp_index.studies.associate import associate
+from csp_index.studies.auditing.prepare import audit_network
 from csp_index.studies.effects import EffectOptions
 from csp_index.studies.stored_effects import EffectBy
 
@@ -67,6 +68,7 @@ REPEATED = {
     keywords.OptimizeKeywords: keyword_types(optimize),
     keywords.DoctorKeywords: {name: kind for name, kind in field_types(Examination).items() if name != "models"},
     keywords.AssociationKeywords: keyword_types(associate),
+    keywords.AuditKeywords: keyword_types(audit_network),
     keywords.VerifyKeywords: {name: kind for name, kind in keyword_types(verify).items() if name != "find_encoder"},
 }
 
@@ -101,6 +103,7 @@ def test_fields_of_one_name_have_one_type() -> None:
         "verify": keywords.VerifyKeywords,
         "doctor": keywords.DoctorKeywords,
         "associations": keywords.AssociationKeywords,
+        "audit": keywords.AuditKeywords,
     }.items(),
 )
 def test_methods_take_typed_keywords(method: str, kind: type) -> None:

@@ -15,6 +15,7 @@ import click
 from csp_index import __version__
 from csp_index.cli import (
     associations,
+    audit,
     candidates,
     collisions,
     compare,
@@ -63,6 +64,7 @@ for command in (
     *effects.COMMANDS,
     *compare.COMMANDS,
     *evolution.COMMANDS,
+    *audit.COMMANDS,
     *import_labels.COMMANDS,
     *notes.COMMANDS,
     *serve.COMMANDS,
