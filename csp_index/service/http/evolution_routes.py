@@ -59,7 +59,7 @@ def add_evolution(routes: APIRouter, service: Service, renderer: Renderer) -> No
 def _lines(steps: list[StepRow], neurons: int) -> dict[str, str]:
     """Return the points of the chart's lines, from 0 below to 1 above: neurons settled and alive, cosines."""
     width, height = _CHART
-    shares = {
+    shares: dict[str, list[float | None]] = {
         "settled": [step["settled"] / neurons for step in steps],
         "alive": [step["alive"] / neurons for step in steps],
         "cosine": [step["cosine"] for step in steps],

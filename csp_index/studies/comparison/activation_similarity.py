@@ -55,7 +55,8 @@ class ActivationSimilarity:
                 self._sample.add(one, two)
         first, second = self._sample.values()
         rng = np.random.default_rng([self._seed, 1])
-        return tuple(partial(_in_blocks, first, other) for other in (moved(second, rng), mixed_neurons(second, rng)))
+        elsewhere, mixed = moved(second, rng), mixed_neurons(second, rng)
+        return partial(_in_blocks, first, elsewhere), partial(_in_blocks, first, mixed)
 
 
 def _in_blocks(first: np.ndarray, second: np.ndarray) -> Iterator[np.ndarray]:

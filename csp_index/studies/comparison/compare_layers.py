@@ -150,8 +150,8 @@ def _way(
     matching = match(blocks(), *live)
     levels = [level_of(match(null(), *live).scores) for null in nulls()]
     images, mixed = (level if np.isfinite(level) else None for level in levels)
-    counts = (int(np.count_nonzero(mask)) for mask in live)
-    return Way(by, *counts, 0, images, mixed), matching
+    one, two = (int(np.count_nonzero(mask)) for mask in live)
+    return Way(by, one, two, 0, images, mixed), matching
 
 
 def _alive(subject: _Subject, column: str) -> tuple[np.ndarray, np.ndarray]:

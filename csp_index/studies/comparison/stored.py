@@ -114,7 +114,11 @@ def read_comparison(store: Store, settings_hash: str) -> Comparison | None:
         str(LayerKey(head["model"], head["layer"])),
         str(LayerKey(head["other_model"], head["other_layer"])),
         head["other"],
-        *(head[name] for name in ("images", "only_first", "only_second", "neurons", "other_neurons")),
+        head["images"],
+        head["only_first"],
+        head["only_second"],
+        head["neurons"],
+        head["other_neurons"],
         ways,
         None
         if head["vocabulary"] is None
