@@ -79,11 +79,10 @@ def _by_torch(work: Callable[[], Value]) -> Value:
 def _by_numpy_or_torch(work: Callable[[], Value]) -> Value:
     """Return what the work returns, which writes nothing: by NumPy, or else from its start by torch.
 
-    What `tensors` lacks by NumPy raises NumpyLacks, an argument that a method lacks TypeError: torch's turn raises the
-    latter again if it has another cause.
+    What `tensors` lacks by NumPy raises AttributeError or TypeError; another cause is raised by torch's turn again.
     """
     if not library.torch_is_loaded():
-        with suppress(library.NumpyLacks, TypeError), library.by_numpy():
+        with suppress(AttributeError, TypeError), library.by_numpy():
             return work()
     return work()
 
