@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from csp_index.errors import NotFoundError, SourceError, one_line
@@ -27,6 +27,13 @@ def parse_metadata(text: str | None, image: int) -> dict[str, object]:
             f"the metadata of image {image} is not JSON ({one_line(exc)}): index the image again"
         ) from exc
     return record if isinstance(record, dict) else {}
+
+
+def image_records(store: Store, images: int) -> Iterator[tuple[int, dict[str, object]]]:
+    """Yield the id and the metadata of each of the first `images` images, batch by batch."""
+    for batch in store.scan(schema.IMAGES, ["image_id", "metadata"], where=f"image_id < {images}"):
+        for image, text in zip(batch["image_id"].to_pylist(), batch["metadata"].to_pylist(), strict=True):
+            yield image, parse_metadata(text, image)
 
 
 def metadata_text(record: Mapping[str, object]) -> str:

@@ -9,7 +9,6 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,10 +16,10 @@ import numpy as np
 
 from csp_index.errors import NotFoundError, SettingError, StudyError
 from csp_index.records import LayerKey
-from csp_index.store import catalog, schema
+from csp_index.store import catalog
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.class_names import class_names
-from csp_index.store.image_metadata import check_columns, metadata_state, number_text, parse_metadata
+from csp_index.store.image_metadata import check_columns, image_records, metadata_state, number_text
 from csp_index.store.tables import Store
 from csp_index.store.values.arrays import fetch_tiles
 
@@ -108,8 +107,8 @@ def _column_classes(store: Store, by: str, images: int) -> tuple[list[str], np.n
     codes: dict[str, int] = {}
     owners, ids = array("q"), array("q")
     nested = 0
-    for image, value in _values(store, by, images):
-        texts = value_texts(value)
+    for image, record in image_records(store, images):
+        texts = value_texts(record.get(by))
         nested += texts is None
         for text in texts or ():
             owners.append(codes.setdefault(text, len(codes)))
@@ -120,12 +119,6 @@ def _column_classes(store: Store, by: str, images: int) -> tuple[list[str], np.n
             )
     notes = [f"{nested:,} images have nested data in {by!r}, which is no class"] if nested else []
     return list(codes), np.asarray(owners, np.int64), np.asarray(ids, np.int64), notes
-
-
-def _values(store: Store, by: str, images: int) -> Iterator[tuple[int, object]]:
-    for batch in store.scan(schema.IMAGES, ["image_id", "metadata"], where=f"image_id < {images}"):
-        for image, text in zip(batch["image_id"].to_pylist(), batch["metadata"].to_pylist(), strict=True):
-            yield image, parse_metadata(text, image).get(by)
 
 
 def _outputs(store: Store, by: str) -> LayerInfo:

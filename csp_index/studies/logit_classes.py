@@ -11,8 +11,7 @@ import numpy as np
 
 from csp_index.errors import SourceError, one_line
 from csp_index.regular_files import read_text, user_path
-from csp_index.store import schema
-from csp_index.store.image_metadata import check_columns, parse_metadata
+from csp_index.store.image_metadata import check_columns, image_records
 from csp_index.store.tables import Store
 
 _log = logging.getLogger(__name__)
@@ -42,16 +41,15 @@ def classes_of_images(store: Store, column: str, images: int, classes: Sequence[
     check_columns(store, [column])
     numbers = {name.strip().lower(): number for number, name in reversed(list(enumerate(classes))) if name}
     result, unknown = np.full(images, -1, dtype=np.int64), Counter[str]()
-    for batch in store.scan(schema.IMAGES, ["image_id", "metadata"], where=f"image_id < {images}"):
-        for image, text in zip(batch["image_id"].to_pylist(), batch["metadata"].to_pylist(), strict=True):
-            value = parse_metadata(text, image).get(column)
-            if value is None or value == "":
-                continue
-            number = _class_of(value, numbers, len(classes))
-            if number is None:
-                unknown[str(value)] += 1
-            else:
-                result[image] = number
+    for image, record in image_records(store, images):
+        value = record.get(column)
+        if value is None or value == "":
+            continue
+        number = _class_of(value, numbers, len(classes))
+        if number is None:
+            unknown[str(value)] += 1
+        else:
+            result[image] = number
     few = ", ".join(repr(value) for value, _ in unknown.most_common(_SHOWN))
     named = ", ".join(name for name in classes[:_SHOWN] if name) or f"0 to {len(classes) - 1}"
     if (result < 0).all():

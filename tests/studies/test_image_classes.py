@@ -86,8 +86,8 @@ def test_classes_with_one_image_are_told(store: Store) -> None:
 
 
 def test_nested_data_is_no_class_and_counted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = enumerate([{"a": 1}, "b", "c", [{}, "b"]])
-    monkeypatch.setattr("csp_index.studies.image_classes._values", lambda *_: values)
+    records = enumerate([{"kind": value} for value in ({"a": 1}, "b", "c", [{}, "b"])])
+    monkeypatch.setattr("csp_index.studies.image_classes.image_records", lambda *_: records)
     note = read_classes(store, "kind", 4).note
     assert note.startswith("2 of 4 images have no class and count nowhere; 2 images have nested data in 'kind'")
 

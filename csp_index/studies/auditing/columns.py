@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from csp_index.errors import SettingError
-from csp_index.store import schema
-from csp_index.store.image_metadata import check_columns, parse_metadata
+from csp_index.store.image_metadata import check_columns, image_records
 from csp_index.store.tables import Store
 from csp_index.studies.image_classes import value_texts
 
 MOST_VALUES = 50  # of a column that is looked at
 FEWEST = 5  # images that have a value, and that lack it
 MOST_FACTORS = 1_000  # values of all columns together
-_ROWS = 8192
 _LONGEST = 200  # characters of a value
 
 
@@ -60,7 +58,7 @@ def read_factors(store: Store, images: int, classes: str, chosen: Sequence[str] 
     if chosen:
         check_columns(store, chosen)
     columns: dict[str, _Column] = {}
-    for image, record in _records(store, images):
+    for image, record in image_records(store, images):
         for name, value in record.items():
             if name != classes and (not chosen or name in chosen):
                 columns.setdefault(name, _Column()).add(image, value)
@@ -91,10 +89,3 @@ def _rows_of(column: _Column, images: int) -> list[tuple[str, np.ndarray]]:
             row[np.frombuffer(ids, np.int64)] = True
             rows.append((value, row))
     return rows
-
-
-def _records(store: Store, images: int) -> Iterator[tuple[int, dict[str, object]]]:
-    """Yield the images' metadata in the order of their ids."""
-    for batch in store.scan(schema.IMAGES, ["image_id", "metadata"], where=f"image_id < {images}", batch_rows=_ROWS):
-        for image, text in zip(batch["image_id"].to_pylist(), batch["metadata"].to_pylist(), strict=True):
-            yield image, parse_metadata(text, image)
