@@ -190,7 +190,7 @@ class LayerTable:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """The example pairs behind the newest labels of a layer, R rows sorted by run, neuron, rank and neighbour.
+    """The example pairs behind a layer's newest labels by one method, R rows sorted by run, neuron, rank and neighbour.
 
     `keys` [R] (place of the run among `runs` x M + neuron) finds a neuron's rows.
     """
@@ -238,9 +238,9 @@ def read_layer(store: Store, info: LayerInfo) -> LayerTable:
     )
 
 
-def read_pairs(store: Store, table: LayerTable) -> Pairs:
-    """Read the example pairs of a layer's newest labels."""
-    names = sorted({run for labels in table.methods.values() for run in labels.runs.tolist() if run})
+def read_pairs(store: Store, table: LayerTable, method: str) -> Pairs:
+    """Read the example pairs of a layer's newest labels by a method."""
+    names = sorted({run for run in table.methods[method].runs.tolist() if run})
     where = catalog.layer_filter(table.info)
     if len(names) <= _FEW_RUNS:
         where += f" AND run_id IN ({','.join(map(catalog.sql_text, names))})" if names else " AND false"

@@ -23,7 +23,7 @@ from csp_index import settings
 from csp_index.errors import NotFoundError
 from csp_index.labelling.review.words import PINNED
 from csp_index.lru_cache import LRUCache
-from csp_index.records import LayerKey, NeuronKey
+from csp_index.records import ExamplePair, LayerKey, NeuronKey
 from csp_index.service.documents.shapes import LayerRow, NeuronRow
 from csp_index.service.layer_table import LayerTable, Pairs, read_layer, read_pairs
 from csp_index.service.pinned_labels import with_pins
@@ -119,10 +119,23 @@ class Snapshot:
         info = self.info(key)
         return self.cache.get(("layer", key), lambda: read_layer(self.store, info), lambda table: table.nbytes)
 
-    def pairs(self, key: LayerKey) -> Pairs:
-        """Return the example pairs behind the newest labels of a layer."""
+    def pairs(self, key: LayerKey, method: str) -> Pairs:
+        """Return the example pairs behind the newest labels of a layer by a method.
+
+        Each method's are kept apart: those of an index with labels by many need more memory than there is for them.
+        """
         table = self._layer(key)
-        return self.cache.get(("pairs", key), lambda: read_pairs(self.store, table), lambda pairs: pairs.nbytes)
+        made = ("pairs", key, method)
+        return self.cache.get(made, lambda: read_pairs(self.store, table, method), lambda pairs: pairs.nbytes)
+
+    def pairs_of(self, key: NeuronKey, run_id: str) -> tuple[tuple[ExamplePair, ...], float | None]:
+        """Return the pairs of a neuron's label, and the threshold below which an image counted as contrastive.
+
+        There are none if the run's label is not the neuron's newest by its method.
+        """
+        methods = self._layer(key.layer_key).methods
+        method = next((name for name, labels in methods.items() if labels.runs[key.neuron] == run_id), None)
+        return ((), None) if method is None else self.pairs(key.layer_key, method).of(key.neuron, run_id)
 
     def neuron(self, key: NeuronKey) -> LayerTable:
         """Return the layer of a neuron that exists."""

@@ -18,7 +18,7 @@ from csp_index import Index, open_index
 from csp_index.errors import NotFoundError, StoreError
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.service.layer_table import UNLABELLED
+from csp_index.service.layer_table import UNLABELLED, read_pairs
 from csp_index.service.snapshot import Snapshot, without_folders
 from csp_index.store import column_tables, schema
 from csp_index.store.connect import create_store, open_snapshot, open_store
@@ -149,11 +149,22 @@ def test_a_layers_label_is_what_the_index_tells(snapshot, labelled):
     for neuron, method in [(0, "csp"), (2, "csp"), (3, "csp"), (1, "mean-centred")]:
         key = NeuronKey("m", "l", neuron)
         found, view = table.labels(method).label(key, 5), index.view(str(key), method)
-        pairs, threshold = snapshot.pairs(LAYER).of(neuron, found.run_id)
+        pairs, threshold = snapshot.pairs_of(key, found.run_id)
         assert (found.text, found.labels, found.rivals) == (view.label.text, view.label.labels, view.label.rivals)
         assert (found.state, found.note, found.uncertain) == (view.label.state, view.label.note, view.label.uncertain)
         assert pairs == view.pairs
         assert threshold is None if neuron == 3 else threshold == pytest.approx(view.statistics["mean"])
+
+
+def test_pairs_are_kept_for_each_method_apart(labelled):
+    table = Snapshot(labelled).layer(LAYER)
+    sizes = [read_pairs(open_snapshot(labelled), table, method).nbytes for method in ("csp", "mean-centred")]
+    snapshot = Snapshot(labelled, held_bytes=table.nbytes + sum(sizes) - 1)  # not enough for both beside the layer
+    for method in ("csp", "mean-centred"):
+        pairs = snapshot.pairs(LAYER, method)
+        assert set(pairs.runs) == set(table.methods[method].runs) - {""}
+        assert snapshot.pairs(LAYER, method) is pairs
+    assert snapshot.pairs_of(NeuronKey("m", "l", 0), "no such run") == ((), None)
 
 
 def test_a_row_of_a_neuron_without_and_with_label(snapshot):

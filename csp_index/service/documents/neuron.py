@@ -164,7 +164,7 @@ def _label_record(snapshot: Snapshot, table: LayerTable, key: NeuronKey, method:
     )
     if label.method != PINNED:
         label = replace(label, weighted=read_terms(snapshot.store, where).get((label.run_id, key)))
-    pairs, threshold = snapshot.pairs(key.layer_key).of(key.neuron, label.run_id)
+    pairs, threshold = snapshot.pairs_of(key, label.run_id)
     return _LabelRecord(label, pairs, threshold, statistics, run, _said(run, "settings"), top)
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from csp_index.contrast.examples import Examples, activating_examples
@@ -17,7 +18,6 @@ from csp_index.contrast.selection import Selection
 from csp_index.labelling.label_values import STORED_NEIGHBOURS
 from csp_index.labelling.request import examples_described
 from csp_index.records import ExampleOptions
-from csp_index.service.layer_table import Pairs
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import schema
 from csp_index.store.stored_json import read_object
@@ -30,22 +30,29 @@ def stored_sets(snapshot: Snapshot, selection: Selection, options: ExampleOption
     )
     if not plain or options.neighbours > STORED_NEIGHBOURS:
         return None
-    table = snapshot.layer(selection.target.key)
-    images, pairs = selection.images(snapshot.store), snapshot.pairs(selection.target.key)
+    layer, images = selection.target.key, selection.images(snapshot.store)
+    methods = snapshot.layer(layer).methods
     usable = snapshot.cache.get(
-        ("usable runs", selection.target.key, options, images),
-        lambda: [run for run in pairs.runs if _answers(snapshot.run(run), selection, options, images)],
+        ("usable runs", layer, options, images),
+        lambda: _usable(snapshot, selection, options, images),
         lambda runs: 100 * (1 + len(runs)),
     )
-    selected = []
+    stored = []
     for neuron in selection.neurons.tolist():
-        newest = {str(labels.runs[neuron]) for labels in table.methods.values()}
-        run = next((run for run in usable if run in newest), None)
-        if run is None:
+        newest = ((method, str(labels.runs[neuron])) for method, labels in methods.items())
+        method, run = next(((method, run) for method, run in newest if run in usable), ("", ""))
+        if not run:
             return None
-        selected.append(run)
+        stored.append(snapshot.pairs(layer, method).rows_of(neuron, run))
     sets = activating_examples(snapshot.store, selection, options)
-    return _filled(pairs, replace(sets, kinds=options.kinds), selected, options.neighbours)
+    return _filled(stored, replace(sets, kinds=options.kinds), options.neighbours)
+
+
+def _usable(snapshot: Snapshot, selection: Selection, options: ExampleOptions, images: int) -> frozenset[str]:
+    """Return the runs of the layer's newest labels that stored what the options request."""
+    methods = snapshot.layer(selection.target.key).methods.values()
+    runs = {run for labels in methods for run in labels.runs.tolist() if run}
+    return frozenset(run for run in runs if _answers(snapshot.run(run), selection, options, images))
 
 
 def _answers(run: dict[str, Any] | None, selection: Selection, options: ExampleOptions, images: int) -> bool:
@@ -63,14 +70,13 @@ def _answers(run: dict[str, Any] | None, selection: Selection, options: ExampleO
     return enough and stored == requested
 
 
-def _filled(pairs: Pairs, sets: Examples, runs: list[str], neighbours: int) -> Examples | None:
-    """Return the sets with the partners that the runs kept; None where the activating images are not those of a run."""
+def _filled(stored: list[pa.Table], sets: Examples, neighbours: int) -> Examples | None:
+    """Return the sets with the partners of each neuron's pairs; None where these have other activating images."""
     shape = (*sets.activating.shape, neighbours)
     ids = np.full(shape, -1, dtype=np.int64)
     activations, similarities = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
     images = np.full(shape[:2], -1, dtype=np.int64)
-    for row, (neuron, run) in enumerate(zip(sets.neurons.tolist(), runs, strict=True)):
-        rows = pairs.rows_of(neuron, run)
+    for row, rows in enumerate(stored):
         rank, slot = rows["rank"].to_numpy(), rows["neighbour"].to_numpy()
         used = (rank < shape[1]) & (slot < neighbours)
         at = row, rank[used], slot[used]
