@@ -6,8 +6,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from csp_index.cli.options import json_option, whole
 from csp_index.cli.output import say_json
@@ -61,6 +59,9 @@ def demo(directory: str, seed: int, stage1: Literal["captioner"] | None, as_json
 
 
 def _say_table(report: DemoReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     sets = list(report.probing)
     first = report.probing[sets[0]]["csp"]
     table = Table(title="Share of neurons with the right label: first (among the first five)", box=None, pad_edge=False)
@@ -122,6 +123,9 @@ def _ranked_json(ranked: Ranked) -> dict[str, object]:
 
 
 def _say_captioner(report: CaptionerReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     first = report.captioned.shares["contrastive"]
     title = "Candidates named from pictures, biased set: share of planted concepts that come first"
     table = Table(title=title, box=None, pad_edge=False)

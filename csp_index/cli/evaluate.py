@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from csp_index.cli.options import FILE, candidate_texts, give_spec, images_option, json_option, trust_option, whole
 from csp_index.cli.output import progress, say, say_json
@@ -222,6 +219,10 @@ def _write(db: str, evaluation: Evaluation, folder: str, sanity: SanityReport | 
 
 def _say_summary(evaluation: Evaluation, rows: list[dict[str, Any]], shared: list[dict[str, Any]]) -> None:
     """Print methods by headline metrics, one table per kind of neurons; then what was left out."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     from csp_index.evaluation.report.wording import given_lines
 
     metrics = [metric for metric in HEADLINES if any(row["metric"] == metric for row in rows)]

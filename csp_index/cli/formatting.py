@@ -5,10 +5,6 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from csp_index.assurance import likelihood, stability
 from csp_index.cli.output import say
 from csp_index.labelling.methods import RECOMMENDED
@@ -24,6 +20,10 @@ _WIDE = 1_000  # columns: what goes into a file or a pipe has one row a line
 
 def say_neuron(view: NeuronView) -> None:
     """Print a neuron's label with its rivals, its statistics and its example pairs."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     label, numbers = view.label, view.statistics
     say(f"{label.neuron}: {label.text or label.state}   ({label.method})")
     if view.class_line:

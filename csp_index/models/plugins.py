@@ -11,12 +11,15 @@ import importlib
 import os
 import sys
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from csp_index import code_folders
 from csp_index.errors import CspIndexError, PluginError, one_line
 from csp_index.models.trust import SHIPPED
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint, EntryPoints
 
 GROUP = "csp_index.plugins"
 METHOD_GROUP = "csp_index.methods"
@@ -25,7 +28,7 @@ METHOD_GROUP = "csp_index.methods"
 @cache
 def load_plugins() -> tuple[str, ...]:
     """Import every plugin, once; return their names."""
-    plugins = sorted(entry_points(group=GROUP), key=lambda plugin: plugin.name)
+    plugins = sorted(_offers(GROUP), key=lambda plugin: plugin.name)
     for plugin in plugins:
         _load(plugin, "plugin")
     return tuple(plugin.name for plugin in plugins)
@@ -34,18 +37,24 @@ def load_plugins() -> tuple[str, ...]:
 @cache
 def offered(group: str) -> tuple[str, ...]:
     """Return the names that installed packages offer in a group, sorted; loads none of them."""
-    return tuple(sorted({point.name for point in entry_points(group=group)}))
+    return tuple(sorted({point.name for point in _offers(group)}))
 
 
 def load_methods() -> dict[str, tuple[object, str]]:
     """Return the scoring methods of installed packages by name, each with its origin."""
     methods: dict[str, tuple[object, str]] = {}
-    for point in sorted(entry_points(group=METHOD_GROUP), key=lambda point: (point.name, point.value)):
+    for point in sorted(_offers(METHOD_GROUP), key=lambda point: (point.name, point.value)):
         origin = f"the package {point.dist.name if point.dist else '?'} ({point.value})"
         if point.name in methods:
             raise PluginError(f"the method {point.name!r} is offered twice, by {methods[point.name][1]} and {origin}")
         methods[point.name] = (_load(point, "method"), origin)
     return methods
+
+
+def _offers(group: str) -> EntryPoints:
+    from importlib.metadata import entry_points  # here, for it brings the mail parser along: a third of `--help`
+
+    return entry_points(group=group)
 
 
 def _load(point: EntryPoint, what: str) -> object:

@@ -21,9 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO, overload
 
 import pyarrow as pa
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from csp_index.errors import QueryError, one_line
 from csp_index.printable import printable, printable_json
@@ -216,6 +213,11 @@ def _write_parquet(result: SqlResult, out: str | Path | None) -> None:
 
 
 def _write_table(result: SqlResult, file: TextIO) -> None:
+    # Here, for commands that print no table start without it.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     numeric = [pa.types.is_integer(field.type) or pa.types.is_floating(field.type) for field in result.table.schema]
     view = Table()
     for name, right in zip(result.table.column_names, numeric, strict=True):
