@@ -24,6 +24,8 @@ from typing import Any
 CLI = [sys.executable, "-c", "from csp_index.cli import main; main()"]
 START_UP = [sys.executable, "-c", "import torch, lance"]
 LAYER = "m/l"
+# Commands are timed as they are installed, with their bytecode; without it each start compiles every module again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 _CHUNK = 8192  # images made at a time
 _PROMINENCE = 0.34  # spread of how strongly images excite neurons: 61,440 top places go to some 10,000 of 50,000 images
 
