@@ -1,6 +1,7 @@
-"""Texts of an index as a terminal may show them: what would move the cursor or reorder the line is spelled out.
+"""Texts of an index as a terminal or a page may show them: spelled out, or without the folders of this machine.
 
-Names, labels, notes, addresses and messages come from an index, which may come from a stranger.
+What would move the cursor or reorder the line is spelled out. Names, labels, notes, addresses and messages come from
+an index, which may come from a stranger.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 # C0, DEL and C1; line and paragraph separators; what changes the direction of writing; halves of surrogate pairs.
 _HIDDEN = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _VALUE = re.compile(f"[{_HIDDEN}]")
+_FOLDERS = re.compile(r"""(?<![\w.~])(?:~|\.{1,2})?/(?:[^\s/:'"]+/)+""")
 
 
 def printable(value: object) -> str:
@@ -39,6 +41,22 @@ def megabytes(count: int) -> str:
     '1.2 MB'
     """
     return f"{count / 1e6:,.1f} MB"
+
+
+def without_folders(value: Any) -> Any:
+    """Return a text, or all texts in lists and dictionaries, without the folders of files on this machine.
+
+    >>> without_folders({"encoder": "open_clip:/srv/models/clip", "layer": "m/l"})
+    {'encoder': 'open_clip:clip', 'layer': 'm/l'}
+    """
+    match value:
+        case str():
+            return _FOLDERS.sub("", value)
+        case dict():
+            return {name: without_folders(item) for name, item in value.items()}
+        case list() | tuple():
+            return [without_folders(item) for item in value]
+    return value
 
 
 def _spelled(match: re.Match[str]) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,7 +32,6 @@ from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.connect import open_snapshot, open_store
 from csp_index.store.values.derived_images import derived_rows, describe_recipe, is_derived
 
-_FOLDERS = re.compile(r"""(?<![\w.~])(?:~|\.{1,2})?/(?:[^\s/:'"]+/)+""")
 _NAMES = 2**18  # images whose names are cached; in a larger index each request reads the names it needs
 
 
@@ -264,19 +262,3 @@ class Snapshot:
 
 def _size_of_texts(texts: Texts | None) -> int:
     return 64 if texts is None else texts.directions.nbytes + 100 * len(texts.names)
-
-
-def without_folders(value: Any) -> Any:
-    """Return a text, or all texts in lists and dictionaries, without the folders of files on this machine.
-
-    >>> without_folders({"encoder": "open_clip:/srv/models/clip", "layer": "m/l"})
-    {'encoder': 'open_clip:clip', 'layer': 'm/l'}
-    """
-    match value:
-        case str():
-            return _FOLDERS.sub("", value)
-        case dict():
-            return {name: without_folders(item) for name, item in value.items()}
-        case list() | tuple():
-            return [without_folders(item) for item in value]
-    return value

@@ -17,9 +17,10 @@ import torch
 from csp_index import Index, open_index
 from csp_index.errors import NotFoundError, StoreError
 from csp_index.labelling.candidates import CandidateTexts
+from csp_index.printable import without_folders
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.layer_table import UNLABELLED, read_pairs
-from csp_index.service.snapshot import Snapshot, without_folders
+from csp_index.service.snapshot import Snapshot
 from csp_index.store import column_tables, schema
 from csp_index.store.connect import create_store, open_snapshot, open_store
 from csp_index.store.tables import Store

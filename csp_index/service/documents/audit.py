@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from csp_index.printable import without_folders
 from csp_index.service.documents.audit_shapes import AuditDocument, AuditRow, FindingRow
-from csp_index.service.snapshot import Snapshot, without_folders
+from csp_index.service.snapshot import Snapshot
 from csp_index.store.study_tables import AUDITS, FINDINGS
 from csp_index.studies.auditing.stored_audits import StoredFinding, read_audit
 

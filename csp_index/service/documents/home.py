@@ -9,10 +9,11 @@ import numpy as np
 
 import csp_index
 from csp_index.errors import NotFoundError
+from csp_index.printable import without_folders
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents.audit import audit_rows
 from csp_index.service.documents.shapes import HomeDocument, RunRow
-from csp_index.service.snapshot import Snapshot, without_folders
+from csp_index.service.snapshot import Snapshot
 from csp_index.store import schema
 
 _RUNS: Final = 10

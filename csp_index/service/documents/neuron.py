@@ -19,6 +19,7 @@ from csp_index.labelling.methods import methods_with
 from csp_index.labelling.review.notes import review_of, subject_of
 from csp_index.labelling.review.pinned import layer_digest
 from csp_index.labelling.review.words import PINNED
+from csp_index.printable import without_folders
 from csp_index.query.neuron_view import STATISTICS, told_if_stale
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
 from csp_index.service.documents.classes import neuron_classes
@@ -44,7 +45,7 @@ from csp_index.service.documents.review_shapes import ReviewRow
 from csp_index.service.documents.shapes import SimilarRow
 from csp_index.service.documents.snippets import snippets
 from csp_index.service.layer_table import LayerTable, finite
-from csp_index.service.snapshot import Snapshot, without_folders
+from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, schema
 from csp_index.store.class_names import class_names
 from csp_index.store.stored_json import read_object
