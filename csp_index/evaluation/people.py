@@ -71,7 +71,7 @@ def people_of(store: Store, evaluation: Evaluation, seed: int = 0) -> People:
     rows = store.read(RATINGS, list(_COLUMNS), where)
     if rows.num_rows == 0:
         return People()
-    last = _last_rows(rows)
+    last = last_ratings(rows)
     raters = sorted({str(row["rater"]) for row in last})
     items = list(dict.fromkeys(tuple(row[name] for name in _ITEM) for row in last))
     votes = np.full((len(items), len(raters)), -1)
@@ -168,7 +168,7 @@ def _of_label(pictures: Mapping[int, list[tuple[float, float, float]]]) -> tuple
     )
 
 
-def _last_rows(rows: pa.Table) -> Rows:
+def last_ratings(rows: pa.Table) -> Rows:
     """Return the last rating of every rater and item."""
     ordered = sorted(rows.to_pylist(), key=lambda row: (row["when"], row["rating_id"]))
     last = {(row["rater"], *(row[name] for name in _ITEM)): row for row in ordered if row["verdict"] in VERDICTS}

@@ -5,7 +5,6 @@ Kinds are shown separately, and CoSy's metrics never without one that punishes a
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +19,7 @@ from csp_index.evaluation.metrics.families import FAMILIES
 from csp_index.evaluation.metrics.sanity import SanityReport
 from csp_index.evaluation.metrics.table import HEADLINES, METRICS, family_of
 from csp_index.evaluation.report import charts
+from csp_index.evaluation.report.rendering import data_uri
 from csp_index.evaluation.report.sheets import Sheet, Sheets
 from csp_index.evaluation.report.summary import (
     COMPANIONS,
@@ -318,4 +318,4 @@ def _picture(cards: Cards | None, neuron: str, method: str) -> tuple[str, str]:
         picture = cards(neuron, method)
     except CspIndexError as exc:
         return "", f"no card: {exc}"
-    return (f"data:image/png;base64,{base64.b64encode(picture).decode()}", "") if picture else ("", "no card")
+    return (data_uri(picture), "") if picture else ("", "no card")

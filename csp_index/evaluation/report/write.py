@@ -7,17 +7,16 @@ Knows nothing about indexes: a function provides the picture cards.
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
 from typing import Any, Final
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,8 +29,10 @@ from csp_index.evaluation.metrics.calibration import reliability
 from csp_index.evaluation.metrics.intervals import ROUNDS
 from csp_index.evaluation.metrics.sanity import PUBLISHED, Published, SanityReport, SanityRow
 from csp_index.evaluation.metrics.table import METRICS, NEEDS, named
-from csp_index.evaluation.people import People
+from csp_index.evaluation.people import People, people_of
+from csp_index.evaluation.report.cards import evaluated_cards
 from csp_index.evaluation.report.page import Cards, Page, Rows
+from csp_index.evaluation.report.rendering import environment, plain
 from csp_index.evaluation.report.shared_labels import collision_rows
 from csp_index.evaluation.report.summary import (
     POOLED,
@@ -43,9 +44,12 @@ from csp_index.evaluation.report.summary import (
     summarise,
 )
 from csp_index.evaluation.report.wording import CONTROLS, base_name, figure
+from csp_index.records import Label
 from csp_index.regular_files import user_path
+from csp_index.store import catalog
+from csp_index.store.tables import Store
 
-__all__ = ["calibration_rows", "write_report"]
+__all__ = ["calibration_rows", "report_evaluation", "write_report"]
 
 _POOR: Final = "contrast-poor"
 _FORMAT: Final = "csp_index evaluation report"
@@ -105,13 +109,32 @@ def write_report(
         "people": None if people is None else people.as_json(),
         "values": _columns(_finite(evaluation.values)),
     }
-    text = json.dumps(_plain(data), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain(data), ensure_ascii=False, allow_nan=False)
     tables = {"values": _finite(evaluation.values), "summary": summary, "comparisons": comparisons}
     try:
         _write(target, html, text, tables)
     except OSError as exc:
         raise EvaluationError(f"the report cannot be written to {target}: {one_line(exc)}") from exc
     return target / _PAGE
+
+
+def report_evaluation(
+    store: Store,
+    evaluation: Evaluation,
+    folder: str | Path,
+    label: Callable[..., Iterable[Label]],
+    draw: Callable[[Label, Path], Path],
+    sanity: SanityReport | None = None,
+) -> Path:
+    """Write the report of an evaluation of an index, with cards and what people said of the labels; return its page.
+
+    `label` labels neurons as `Index.label` does, `draw` writes the card of a label.
+    """
+    source = catalog.encoder(store, str(evaluation.settings["encoder"]))
+    unstored = partial(label, encoder=source.name, keep=False, bootstrap=0)
+    cards = evaluated_cards(evaluation, source.width, unstored, draw)
+    people = people_of(store, evaluation)
+    return write_report(evaluation, folder, cards, sanity, calibration_rows(evaluation), people)
 
 
 def calibration_rows(
@@ -146,13 +169,9 @@ def calibration_rows(
 
 def _render(page: Page, grid: Grid, evaluation: Evaluation, extras: _Extras) -> str:
     cards, sanity, calibration, people = extras
-    # The labels of a report may be any text: everything that is not marked as markup is escaped.
-    loader = jinja2.PackageLoader("csp_index.evaluation.report")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     gains, losses = page.comparison_cards(cards, _COMPARED)
-    return environment.get_template("report.html.jinja").render(
+    template = environment().get_template("report.html.jinja")
+    return template.render(
         page=page,
         sections=page.sections(),
         poor=_poor(grid),
@@ -274,17 +293,6 @@ def _finite(values: pa.Table) -> pa.Table:
 def _columns(table: pa.Table) -> dict[str, Any]:
     """Return a table as its column names and rows, half the size of one object per row."""
     return {"columns": table.column_names, "rows": list(zip(*(c.to_pylist() for c in table.columns), strict=True))}
-
-
-def _plain(value: Any) -> Any:
-    """Return a value that JSON can represent: no NaN, texts as keys, anything unknown as its text."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int | bool) else str(value)
 
 
 def _flat(settings: Mapping[str, object], before: str = "") -> list[tuple[str, str]]:
