@@ -24,18 +24,16 @@ from PIL import Image
 
 from csp_index import settings
 from csp_index.contrast.context import DerivedRequest
-from csp_index.contrast.edits import STRENGTHS, Edit, as_stored, edited, encoded, reduced, usable_edits
-from csp_index.contrast.saliency import driving_maps, region
+from csp_index.contrast.driving import driven, open_pictures
+from csp_index.contrast.edits import STRENGTHS, Edit, as_stored, edited, encoded, usable_edits
+from csp_index.contrast.saliency import region
 from csp_index.errors import SourceError
-from csp_index.images.decode import ImageFailure, same_file
-from csp_index.images.footprint import Box, footprint
+from csp_index.images.footprint import Box
 from csp_index.images.loader import stacked
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.index_models import Models
 from csp_index.models.networks import LoadedNetwork
-from csp_index.originals import read_originals
 from csp_index.records import DerivedKind
-from csp_index.store import schema
 from csp_index.store.runs import settings_hash
 from csp_index.store.tables import Store
 from csp_index.store.values import streams
@@ -181,27 +179,12 @@ def _opened(
     store: Store, tasks: Sequence[Task], network: LoadedNetwork, layer: str, lost: dict[int, str]
 ) -> Iterator[_Search]:
     """Yield the tasks whose image can be read, each with the region that drives its neuron; `lost` gets the others."""
-    ids = sorted({task.origin for task in tasks})
-    where = f"image_id IN ({','.join(map(str, ids))})"
-    rows = store.read(schema.IMAGES, ["image_id", "uri", "sha256"], where).sort_by("image_id")
-    ids, hashes = rows["image_id"].to_pylist(), rows["sha256"].to_pylist()
-    items = map(same_file, read_originals(store, rows["uri"].to_pylist()), hashes)
-    pictures: dict[int, Image.Image] = {}
-    for image, item in zip(ids, items, strict=True):
-        if isinstance(item, ImageFailure):
-            lost[image] = f"{item.uri}: {item.reason}"
-        else:
-            pictures[image] = reduced(item.image)
+    pictures = open_pictures(store, (task.origin for task in tasks), lost)
     tasks = [task for task in tasks if task.origin in pictures]
-    boxes: dict[tuple[int, int], Box] = {}
-    for some in _slices(tasks, network.batch_size):
-        originals = [pictures[task.origin] for task in some]
-        pixels = stacked([network.preprocess(picture) for picture in originals])
-        heats = driving_maps(network, layer, pixels, torch.tensor([task.neuron for task in some]))
-        for task, picture, heat in zip(some, originals, heats, strict=True):
-            if picture.size not in boxes:
-                boxes[picture.size] = footprint(network.preprocess, picture.size)
-            yield _Search(task, picture, heat, boxes[picture.size])
+    originals = [pictures[task.origin] for task in tasks]
+    maps = driven(network, layer, originals, [task.neuron for task in tasks])
+    for task, picture, (heat, box) in zip(tasks, originals, maps, strict=True):
+        yield _Search(task, picture, heat, box)
 
 
 def _search(searches: Sequence[_Search], edits: Sequence[Edit], network: LoadedNetwork, layer: str) -> None:

@@ -62,23 +62,31 @@ def _gradient_maps(network: LoadedNetwork, layer: str, pixels: torch.Tensor, neu
     return smooth.clamp(min=0)
 
 
+def over_picture(heat: torch.Tensor, box: Box, size: tuple[int, int]) -> np.ndarray:
+    """Return a map [height, width] over a whole picture of (width, height), NaN where the map says nothing.
+
+    `heat` [h, w] covers the part `box` of the picture.
+    """
+    left, top, right, bottom = (round(side) for side in box)
+    over = Image.fromarray(heat.float().numpy()).resize(
+        (max(1, right - left), max(1, bottom - top)), Image.Resampling.BICUBIC
+    )
+    canvas = Image.new("F", size, float("nan"))
+    canvas.paste(over, (left, top))
+    return np.array(canvas)
+
+
 def region(heat: torch.Tensor, box: Box, size: tuple[int, int], share: float) -> np.ndarray:
     """Return the mask [height, width] of the hottest `share`, 0 to 1, of a picture of (width, height).
 
     `heat` [h, w] covers the part `box` of the picture. Of a uniformly hot picture, the upper left part is returned.
     """
-    width, height = size
-    left, top, right, bottom = (round(side) for side in box)
-    over = Image.fromarray(heat.float().numpy()).resize(
-        (max(1, right - left), max(1, bottom - top)), Image.Resampling.BICUBIC
-    )
-    canvas = Image.new("F", size, float(np.asarray(over).min()) - 1.0)
-    canvas.paste(over, (left, top))
-    values = np.asarray(canvas).ravel()
+    over = over_picture(heat, box, size)
+    values = np.where(np.isnan(over), np.nanmin(over) - 1.0, over).ravel()
     hottest = np.argsort(-values, kind="stable")[: max(1, round(share * values.size))]
     mask = np.zeros(values.size, dtype=bool)
     mask[hottest] = True
-    result: np.ndarray = mask.reshape(height, width)
+    result: np.ndarray = mask.reshape(over.shape)
     return result
 
 
