@@ -258,6 +258,9 @@ SERVE_PAGE_LIMIT = Count("serve_page_limit", 200, "Neurons that one request can 
 SERVE_HELD_BYTES = Count("serve_held_bytes", 256 * 2**20, "Memory for the caches of `serve`, in bytes.")
 READER = Text("reader", "", "Name under which `note` writes, where --by does not say it.")
 REVIEW_WAIT = Amount("review_wait", 10.0, "Seconds that a note or a rating waits for another writer to end.")
+REPORT_BYTES = Count("report_bytes", 8 * 2**20, "Bytes that pictures take in the report of an audit, at most.")
+BROWSER = Text("browser", "", "Chromium, or a browser made of it, that prints reports; by default one on the PATH.")
+PRINT_SECONDS = Amount("print_seconds", 120.0, "Seconds that a browser may take to print a report.")
 SQL_MEMORY = Text("sql_memory", "2GB", "Memory limit of one SQL statement.")
 SQL_SECONDS = Amount(
     "sql_seconds", 10.0, "Seconds that one SQL statement over HTTP may run, and may wait before it starts."
@@ -326,6 +329,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "serve_held_bytes",
     ),
     "Review": ("reader", "review_wait"),
+    "Reports": ("report_bytes", "browser", "print_seconds"),
     "SQL": ("sql_memory", "sql_seconds", "sql_rows", "sql_bytes", "sql_processes"),
 }
 """The headings of the manual's page of settings, each setting under one of them."""
