@@ -13,6 +13,7 @@ import pyarrow as pa
 from csp_index import keywords
 from csp_index.contrast.selection import Selection
 from csp_index.errors import ArrayError, EvaluationError
+from csp_index.evaluation.evaluation import Evaluation
 from csp_index.labelling.elsewhere.records import imported_names
 from csp_index.labelling.elsewhere.stored_imports import read_imported
 from csp_index.labelling.kept.read_labels import label_of
@@ -30,13 +31,10 @@ from csp_index.store import catalog
 from csp_index.store.connect import check_creatable, create_store, is_index, open_store
 from csp_index.study_reader import StudyReader
 
-if (
-    TYPE_CHECKING
-):  # a method that needs more than the tables loads it, so that what is only read does not wait for torch
+if TYPE_CHECKING:  # a method that needs more than the tables loads it: what is only read does not wait for torch
     import torch
 
     from csp_index.contrast.vector_index import OptimizeSummary
-    from csp_index.evaluation.evaluation import Evaluation
     from csp_index.evaluation.metrics.sanity import SanityReport
     from csp_index.evaluation.options import EvaluationOptions
     from csp_index.indexing.commit import IndexSummary
@@ -50,6 +48,7 @@ if (
     from csp_index.models.index_models import NetworkSource
     from csp_index.proposers.propose import ProposeSummary
     from csp_index.proposers.proposer import CandidateKind, Proposer
+    from csp_index.studies.auditing.stored_audits import Audit
 
 
 class Index(StudyReader):
@@ -304,17 +303,20 @@ class Index(StudyReader):
         tools, report = tools_of(self._models, space, vocabulary, self._context(progress)), progress or shown_progress()
         return evaluate(self.store, selection, with_labels(options, labels), tools, report, recompute=recompute)
 
-    def report(self, evaluation: Evaluation, folder: str | Path, *, sanity: SanityReport | None = None) -> Path:
-        """Write an evaluation, with the metrics' own test, as a folder of a page with pictures, JSON and CSV."""
-        from csp_index.evaluation.people import people_of
-        from csp_index.evaluation.report.cards import evaluated_cards
-        from csp_index.evaluation.report.write import calibration_rows, write_report
+    def report(
+        self,
+        subject: Evaluation | Audit,
+        place: str | Path,
+        *,
+        sanity: SanityReport | None = None,
+        **options: Unpack[keywords.ReportKeywords],
+    ) -> Path:
+        """Write an evaluation as a folder of a page, JSON and CSV, or an audit as one HTML file (and `pdf`)."""
+        if not isinstance(subject, Evaluation):
+            return self._report_audit(subject, place, **options)
+        from csp_index.evaluation.report.write import report_evaluation
 
-        source = catalog.encoder(self.store, str(evaluation.settings["encoder"]))
-        label = partial(self.label, encoder=source.name, keep=False, bootstrap=0)
-        cards = evaluated_cards(evaluation, source.width, label, self.card)
-        people = people_of(self.store, evaluation)
-        return write_report(evaluation, folder, cards, sanity, calibration_rows(evaluation), people)
+        return report_evaluation(self.store, subject, place, self.label, self.card, sanity)
 
     def search(
         self,

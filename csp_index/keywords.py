@@ -179,3 +179,13 @@ class AuditKeywords(TypedDict, total=False):
     threshold: float | None
     recompute: bool
     progress: Progress | None
+
+
+class ReportKeywords(TypedDict, total=False):
+    """What `csp_index.studies.reporting.write.write_audit_report` takes by keyword, which says what each does."""
+
+    pdf: str | Path | None
+    browser: str | None
+    heat_maps: bool
+    force: bool
+    progress: Progress | None

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from csp_index.studies.comparison.records import Comparison
     from csp_index.studies.evolution.records import Evolution
     from csp_index.studies.note_files import NotesImport
+    from csp_index.studies.reporting.check import ReportCheck
     from csp_index.studies.stored_effects import LayerEffects
 
 
@@ -241,3 +242,32 @@ class StudyReader(LoadingReader):
         options = {"progress": shown_progress()} | options
         found = network_effects(self.store, self._get_models, class_names, head, options.get("progress"))
         return audit_network(self.store, network, expected, AuditTools(space, context, found), **options)
+
+    def stored_audit(self, network: str | None = None, *, layer: str | None = None, by: str | None = None) -> Audit:
+        """Return the audit that was made last: of a network, by default of the only one that has an audit.
+
+        `layer` and `by` name one of several.
+        """
+        from csp_index.studies.reporting.write import named_audit
+
+        return named_audit(self.store, network, layer, by)
+
+    def check_report(self, file: str | Path) -> ReportCheck:
+        """Return whether the index still says what the report of an audit says, and whether its file is unchanged."""
+        from csp_index.studies.reporting.check import check_report
+
+        return check_report(self.store, file)
+
+    def _report_audit(self, audit: Audit, file: str | Path, **options: Unpack[keywords.ReportKeywords]) -> Path:
+        """Write the report of an audit: see `Index.report`."""
+        from csp_index.studies.auditing.stored_audits import Audit
+        from csp_index.studies.reporting.write import write_audit_report
+
+        if not isinstance(audit, Audit):
+            raise SettingError(
+                f"a report is of what `evaluate` or `audit` returned, not of a {type(audit).__name__}: give that"
+            )
+        if options.get("heat_maps"):
+            self._read_own_datasets_first()
+        options = {"progress": shown_progress()} | options
+        return write_audit_report(self.store, audit, file, self._get_models, **options)

@@ -20,7 +20,7 @@ from csp_index.indexing.import_arrays import import_arrays
 from csp_index.integrity.verify import verify
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.labelling.texts.candidate_names import Candidates
-from csp_index.models.index_models import GivenModel, NetworkSource
+from csp_index.models.index_models import GivenModel, Models, NetworkSource
 from csp_index.models.objects import Encoder, Network, list_layers
 from csp_index.proposers.grids import Layout, LayoutStyle
 from csp_index.proposers.registry import ProposerOptions
@@ -28,10 +28,11 @@ from csp_index.records import ExampleOptions, Progress, ScoringOptions
 from csp_index.studies.associate import associate
 from csp_index.studies.auditing.prepare import audit_network
 from csp_index.studies.effects import EffectOptions
+from csp_index.studies.reporting.write import write_audit_report
 from csp_index.studies.stored_effects import EffectBy
 
 # What only type checkers import where it is named: a program that reads an index does not wait for it.
-TYPE_ONLY = {one.__name__: one for one in (CandidateTexts, Encoder, Network, NetworkSource, Index, Path)} | {
+TYPE_ONLY = {one.__name__: one for one in (CandidateTexts, Encoder, Models, Network, NetworkSource, Index, Path)} | {
     "GivenModel": GivenModel,
     "Candidates": Candidates,
     "LayoutStyle": LayoutStyle,
@@ -69,6 +70,7 @@ REPEATED = {
     keywords.DoctorKeywords: {name: kind for name, kind in field_types(Examination).items() if name != "models"},
     keywords.AssociationKeywords: keyword_types(associate),
     keywords.AuditKeywords: keyword_types(audit_network),
+    keywords.ReportKeywords: keyword_types(write_audit_report),
     keywords.VerifyKeywords: {name: kind for name, kind in keyword_types(verify).items() if name != "find_encoder"},
 }
 
@@ -104,6 +106,7 @@ def test_fields_of_one_name_have_one_type() -> None:
         "doctor": keywords.DoctorKeywords,
         "associations": keywords.AssociationKeywords,
         "audit": keywords.AuditKeywords,
+        "report": keywords.ReportKeywords,
     }.items(),
 )
 def test_methods_take_typed_keywords(method: str, kind: type) -> None:

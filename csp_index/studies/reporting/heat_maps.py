@@ -1,0 +1,93 @@
+"""Heat maps of the activating pictures of findings: made by the network when a report asks for them, never stored."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from PIL import Image
+
+from csp_index import settings
+from csp_index.contrast.driving import driven, open_pictures
+from csp_index.contrast.saliency import over_picture
+from csp_index.errors import CspIndexError
+from csp_index.images.footprint import Box
+from csp_index.models.index_models import Models
+from csp_index.records import Progress
+from csp_index.store.catalog import LayerInfo
+from csp_index.store.tables import Store
+from csp_index.store.values.derived_images import is_derived
+from csp_index.studies.auditing.stored_audits import StoredFinding
+from csp_index.studies.reporting.pictures import HeatMaps
+
+_AT_ONCE: Final = 64  # pictures that are open together
+_FADED: Final = 225.0  # gray level towards which a picture fades where nothing drives the neuron
+_LEFT: Final = 0.3  # of the picture's own gray that is left there
+
+
+def make_heat_maps(
+    store: Store,
+    models: Callable[[], Models],
+    target: LayerInfo,
+    findings: Iterable[StoredFinding],
+    progress: Progress,
+) -> HeatMaps:
+    """Return the heat maps of the activating images of findings' pairs; the note says why some, or all, are missing.
+
+    The network is loaded and run, if it is at hand, on the original pictures, if these are.
+    """
+    wanted = dict.fromkeys(
+        (finding.neuron.neuron, pair["image"])
+        for finding in findings
+        for pair in finding.evidence["pairs"]
+        if not is_derived(pair["image"])
+    )
+    made: dict[tuple[int, int], bytes] = {}
+    lost: dict[int, str] = {}
+    try:
+        network = models().held_network(target) if wanted else None
+        side = settings.THUMBNAIL_SIZE.value()
+        todo = list(wanted)
+        for start in range(0, len(todo), _AT_ONCE):
+            some = todo[start : start + _AT_ONCE]
+            pictures = open_pictures(store, (image for _, image in some), lost)
+            some = [one for one in some if one[1] in pictures]
+            shown = [pictures[image] for _, image in some]
+            if network is not None:
+                maps = driven(network, target.key.layer, shown, [neuron for neuron, _ in some])
+                for one, picture, (heat, box) in zip(some, shown, maps, strict=True):
+                    made[one] = faded(picture, heat, box, side)
+            progress(min(start + _AT_ONCE, len(todo)), len(todo), "heat maps")
+    except CspIndexError as exc:
+        return HeatMaps(made, f"Heat maps were not made, or not all: {exc}.")
+    if not wanted:
+        return HeatMaps(note="There are no heat maps: no finding above the threshold has pairs of images.")
+    return HeatMaps(made, _missing(lost))
+
+
+def faded(picture: Image.Image, heat: torch.Tensor, box: Box, side: int) -> bytes:
+    """Return a picture as PNG, at most `side` pixels, that fades to gray the less a place drives the neuron.
+
+    `heat` [h, w], not negative, covers the part `box` of the picture. The square root of a place's share of the
+    hottest one is what is left of its color.
+    """
+    over = np.nan_to_num(over_picture(heat, box, picture.size), nan=0.0).clip(min=0)
+    kept = np.sqrt(over / max(float(over.max()), 1e-12))[..., None]
+    pixels = np.asarray(picture, dtype=np.float32)
+    gray = _LEFT * pixels.mean(2, keepdims=True) + (1 - _LEFT) * _FADED
+    small = Image.fromarray(np.rint(kept * pixels + (1 - kept) * gray).clip(0, 255).astype(np.uint8))
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _missing(lost: dict[int, str]) -> str:
+    """Return what is said of pictures that could not be opened."""
+    if not lost:
+        return ""
+    first: Sequence[str] = list(lost.values())
+    return f"{len(lost):,} pictures have no heat map, because they cannot be opened (first: {first[0]})."
