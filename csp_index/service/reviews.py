@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from csp_index.labelling.review.notes import Note, read_notes
 from csp_index.labelling.review.pinned import Pin, pins_of
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.study_tables import NOTES, RATINGS
 from csp_index.store.tables import Store
+from csp_index.studies.auditing.stored_audits import Audit
 from csp_index.studies.ratings import rated_by, rating_counts
+from csp_index.studies.reporting.reviews import reviews_of
 
 Value = TypeVar("Value")
 
@@ -40,6 +42,10 @@ class Reviews:
     def notes(self, subject: str | None = None) -> tuple[Note, ...]:
         """Return all notes, or those about one subject, in the order they were written."""
         return self._read(lambda store: read_notes(store, subject))
+
+    def of_audit(self, audit: Audit, target: LayerInfo) -> dict[str, Any]:
+        """Return what readers said of an audit's findings and of its layer, as a report shows it."""
+        return self._read(lambda store: reviews_of(store, audit, target))
 
     def rated_by(self, rater: str) -> dict[tuple[str, str, int, str], set[int]]:
         """Return the images on which a person rated labels, by (model, layer, neuron, text)."""

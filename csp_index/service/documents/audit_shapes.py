@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
@@ -114,3 +114,11 @@ class AuditDocument(TypedDict):
     findings: list[FindingRow]
     names: Annotated[dict[str, str], Field(description="The file names of all images named.")]
     others: list[AuditRow]
+
+
+class ReportDocument(TypedDict):
+    """What the report of an audit shows: see `csp-index report`."""
+
+    digest: Annotated[str, Field(description="sha256 over all parts.")]
+    digests: Annotated[dict[str, str], Field(description="The digest of each part.")]
+    parts: Annotated[dict[str, Any], Field(description="What is shown, by the names of the parts.")]

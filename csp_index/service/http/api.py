@@ -30,7 +30,7 @@ from csp_index.service.config import ServiceSettings
 from csp_index.service.desk import Desk
 from csp_index.service.documents import classes
 from csp_index.service.documents.audit import audit_document
-from csp_index.service.documents.audit_shapes import AuditDocument
+from csp_index.service.documents.audit_shapes import AuditDocument, ReportDocument
 from csp_index.service.documents.class_shapes import ClassDocument, ClassesDocument, NeuronClassesDocument
 from csp_index.service.documents.home import home_document
 from csp_index.service.documents.image import image_document, stored_thumbnail
@@ -38,6 +38,7 @@ from csp_index.service.documents.layer import GalleryQuery, Order, Shown, Sort, 
 from csp_index.service.documents.neuron import neuron_document
 from csp_index.service.documents.neuron_shapes import LabelDocument, NeuronDocument
 from csp_index.service.documents.rate import Questions
+from csp_index.service.documents.report import report_document
 from csp_index.service.documents.search import SearchQuery, search_document
 from csp_index.service.documents.shapes import (
     HealthDocument,
@@ -264,6 +265,11 @@ def _add_audits(router: APIRouter, service: Service) -> None:
     def audit(model: Model, layer: AuditOf = None, by: AuditOf = None) -> Response:
         """What a network relies on and should not: its last audit, or that of a layer, by a column."""
         return answer(audit_document(service.snapshot, model, layer, by))
+
+    @router.get("/api/v1/audit/{model}/report", response_model=ReportDocument, responses=GET_FAULTS, tags=["studies"])
+    def report(model: Model, layer: AuditOf = None, by: AuditOf = None) -> Response:
+        """What the report of an audit shows, with a digest of each part: see `csp-index report`."""
+        return answer(report_document(service.snapshot, model, layer, by))
 
 
 def _add_search(router: APIRouter, service: Service) -> None:

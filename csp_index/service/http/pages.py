@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Form, Path, Query, UploadFile
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from csp_index.errors import CspIndexError, LabelError, ModelError, NotFoundError, SettingError
 from csp_index.labelling.label_rule import preferred_method
@@ -30,6 +30,7 @@ from csp_index.service.documents.image import image_document, stored_thumbnail
 from csp_index.service.documents.layer import GalleryQuery, Shown, Sort, layer_document
 from csp_index.service.documents.neuron import neuron_document
 from csp_index.service.documents.neuron_shapes import CompareDocument, NeuronDocument
+from csp_index.service.documents.report import report_document, report_file
 from csp_index.service.documents.search import SEARCHED, SearchQuery, search_document
 from csp_index.service.documents.shapes import ImageDocument, LayerDocument, MapDocument
 from csp_index.service.http import map_svg
@@ -49,6 +50,7 @@ from csp_index.service.http.rendering import (
 )
 from csp_index.service.http.schemas import LONGEST_SQL, LONGEST_TEXT
 from csp_index.service.sql_sandbox import write_file
+from csp_index.studies.reporting.page import policy
 
 _TINY: Final = 64  # pixels of the longer side: pictures up to this size are enlarged without blur
 _PLAIN: Final = {field.name: field.default for field in fields(GalleryQuery)}
@@ -257,6 +259,15 @@ def _add_audits(routes: APIRouter, service: Service, renderer: Renderer) -> None
     @routes.get("/audit/{model}.json")
     def audit_twin(model: Name, layer: Column = None, by: Column = None) -> Response:
         return answer(document(model, layer, by))
+
+    @routes.get("/audit/{model}/report.json")
+    def report_twin(model: Name, layer: Column = None, by: Column = None) -> Response:
+        return answer(report_document(service.snapshot, model, layer, by))
+
+    @routes.get("/audit/{model}/report")
+    def report(model: Name, layer: Column = None, by: Column = None) -> Response:
+        headers = {"content-security-policy": f"{policy()}; frame-ancestors 'none'"}
+        return HTMLResponse(report_file(service.snapshot, model, layer, by), headers=headers)
 
     @routes.get("/audit/{model}")
     def audit_page(model: Name, layer: Column = None, by: Column = None) -> Response:

@@ -198,6 +198,15 @@ def audit_href(layer: str, by: str | None = None) -> str:
     return f"/audit/{quote(model, safe='')}?{urlencode(terms)}"
 
 
+def report_href(layer: str, by: str | None = None) -> str:
+    """Return the address of the report of a layer's audit.
+
+    >>> report_href("net/layer4", "kind")
+    '/audit/net/report?layer=layer4&by=kind'
+    """
+    return audit_href(layer, by).replace("?", "/report?", 1)
+
+
 def image_href(image_id: int) -> str:
     """Return the address of an image's page."""
     return f"/images/{int(image_id)}"
@@ -269,6 +278,7 @@ def environment() -> jinja2.Environment:
         layer_href,
         neuron_href,
         audit_href,
+        report_href,
         classes_href,
         effects_href,
         image_href,

@@ -9,6 +9,7 @@ from audited import audit, make_audited
 from starlette.testclient import TestClient
 
 from csp_index.service import ServiceSettings, make_app
+from csp_index.studies.reporting.seal import digest_of, is_intact, stated_seal
 
 EVIL = "<script>alert('pink')</script>"
 
@@ -43,3 +44,19 @@ def test_home_leads_to_audits(client: TestClient) -> None:
 def test_what_is_not_audited_is_missing(client: TestClient) -> None:
     for address in ("/audit/other.json", "/audit/net.json?by=kind", "/api/v1/audit/net?layer=conv"):
         assert client.get(address).status_code == 404
+
+
+def test_the_report_is_the_file_that_the_command_writes(client: TestClient) -> None:
+    page = client.get("/audit/net", headers={"accept": "text/html"}).text
+    assert "/audit/net/report?layer=pooled&amp;by=class" in page
+    report = client.get("/audit/net/report?layer=pooled&by=class")
+    assert report.status_code == 200 and is_intact(report.content)
+    assert "<script" not in report.text and "Audit of net/pooled" in report.text
+    policy = report.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-") and "frame-ancestors" in policy
+    twin = client.get("/audit/net/report.json").json()
+    assert twin == client.get("/api/v1/audit/net/report").json()
+    seal, digest = stated_seal(report.content)
+    assert (twin["digest"], twin["digests"]) == (digest, dict(seal.parts))
+    assert digest_of(twin["parts"]["findings"]) == seal.parts["findings"]
+    assert client.get("/audit/other/report").status_code == client.get("/audit/other/report.json").status_code == 404
