@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from csp_index.studies.associations import Associations
 
 _PERCENT = 100
+_SHOWN = 3  # classes that a line names
+_CHANCE = "no AUROC is above 0.5 by more than chance"
 
 
 @click.command()
@@ -42,8 +44,8 @@ def associations(
     """Compare neurons with classes of images: which neurons tell which class, and how well.
 
     AUROC is the chance that an image of the class activates the neuron more than another image: 1 or 0 tell the class
-    wholly, 0.5 not at all. The index keeps it for all neurons and classes, with the images that speak for it and
-    against it: `csp-index serve`, the SQL view `associations`, and --json.
+    wholly, 0.5 not at all. Neurons above 0.5 by more than chance are shown, the best first. The index keeps all, with
+    the images that speak for and against each: `csp-index serve`, the SQL view `associations`, and --json.
 
     \b
     csp-index associations birds.db --layer resnet50/layer4 --by species
@@ -64,16 +66,34 @@ def associations(
             say_json(_document(row, label))
         else:
             say(*_cells(row, label))
+    if untold := _untold(result, name, neuron):
+        say(untold, err=True)
     if result.classes.note:
         say(result.classes.note, err=True)
 
 
 def _selected(result: Associations, name: str | None, neuron: int | None, top: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows to be shown: of each class the neurons that tell it best, or of a neuron the classes."""
+    from csp_index.studies.associations import telling
+
     if neuron is not None:
-        yield from result.of_neuron(neuron, top)
+        yield from telling(result.classes, result.of_neuron(neuron))[:top]
         return
     for one in result.classes.names if name is None else (name,):
-        yield from result.of_class(one, top)
+        yield from telling(result.classes, result.of_class(one, top))
+
+
+def _untold(result: Associations, name: str | None, neuron: int | None) -> str:
+    """Return a line about the classes that no neuron tells, or about a neuron that tells none; or nothing."""
+    names, tells = result.classes.names, result.tells
+    if neuron is not None:
+        return "" if tells[neuron].any() else f"{result.classes.layer}/{neuron} tells none of the classes: {_CHANCE}"
+    silent = [one for one, told in zip(names, tells.any(0).tolist(), strict=True) if not told and name in (None, one)]
+    if not silent:
+        return ""
+    listed = ", ".join(silent[:_SHOWN]) + (", ..." if len(silent) > _SHOWN else "")
+    what = "1 class" if len(silent) == 1 else f"{len(silent):,} classes"
+    return f"no neuron tells {what} ({listed}): {_CHANCE}"
 
 
 def _document(row: dict[str, Any], label: str | None) -> dict[str, object]:
@@ -86,12 +106,15 @@ def _document(row: dict[str, Any], label: str | None) -> dict[str, object]:
 def _cells(row: dict[str, Any], label: str | None) -> list[str]:
     from csp_index.studies.associations import names_class
 
-    auroc = "no AUROC: every image is of it" if row["auroc"] is None else f"AUROC {row['auroc']:.3f}"
-    rates = " and ".join(
-        "none" if row[side] is None else f"{_PERCENT * row[side]:.1f} %" for side in ("rate_in", "rate_out")
-    )
+    rates = " and ".join(f"{_PERCENT * row[side]:.1f} %" for side in ("rate_in", "rate_out"))
     called = "no label" if label is None else label + (" = the class" if names_class(label, row["class_name"]) else "")
-    return [row["class_name"], row["neuron"], auroc, f"fires on {rates} of images in and outside", called]
+    return [
+        row["class_name"],
+        row["neuron"],
+        f"AUROC {row['auroc']:.3f}",
+        f"fires on {rates} of images in and outside",
+        called,
+    ]
 
 
 COMMANDS = (associations,)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 FIGURES: Final = ("auroc", "rate_in", "rate_out", "mean_in", "mean_out")
 """The numbers of an association."""
 
+_NORMAL: Final = 1.96  # standard errors on both sides of a mean that leave out 5 %
+
 _KEY = ("run_id", "settings_hash", "model", "layer", "classed_by")
 _COLUMNS = [name for name in STUDIES[ASSOCIATIONS].names if name not in _KEY]
 
@@ -54,6 +56,18 @@ class ClassSet:
     def total(self) -> int:
         """How many images were looked at, those without a class included."""
         return int(self.images[0] + self.others[0]) + self.without
+
+    @property
+    def chance(self) -> np.ndarray:
+        """How far from 0.5 the AUROC of 95 % of the neurons comes that say nothing about a class [C].
+
+        1.96 standard errors of Mann and Whitney's statistic as a share of the pairs, sqrt((N + 1) / 12 n (N - n)) for n
+        of N images; where activations are equal it is less. 0 where the class or the others have fewer than two images.
+        """
+        pairs = self.images * self.others
+        error = np.sqrt((self.images + self.others + 1) / (12 * np.maximum(pairs, 1)))
+        chance: np.ndarray = np.where(np.minimum(self.images, self.others) > 1, _NORMAL * error, 0.0)
+        return chance
 
     def position(self, name: str) -> int:
         """Return the place of a class. NotFoundError says which ones there are."""
@@ -89,6 +103,12 @@ class Associations:
         matrix: np.ndarray = values.reshape(-1, len(self.classes.names))
         return matrix
 
+    @property
+    def tells(self) -> np.ndarray:
+        """Which neurons tell which class, [M, C] bool: AUROC above 0.5 by more than chance."""
+        tells: np.ndarray = self.matrix("auroc") > 0.5 + self.classes.chance
+        return tells
+
     def of_class(self, name: str, top: int | None = None) -> list[dict[str, Any]]:
         """Return the rows of a class, the neurons that tell it best first; of equals the lower number."""
         place, size = self.classes.position(name), len(self.classes.names)
@@ -119,6 +139,19 @@ def ranked(rows: pa.Table, top: int | None = None) -> list[dict[str, Any]]:
     order = np.argsort(np.where(np.isnan(values), np.inf, -values), kind="stable")[:top]
     result: list[dict[str, Any]] = rows.take(pa.array(order)).to_pylist()
     return result
+
+
+def telling(classes: ClassSet, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows, as ranked, of neurons that tell their class: AUROC above 0.5 by more than chance."""
+    chance = classes.chance
+    return [dict(row) for row in rows if (row["auroc"] or 0) > 0.5 + chance[row["position"]]]
+
+
+def silenced(classes: ClassSet, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of neurons that are weaker on their class: AUROC below 0.5 by more than chance, lowest first."""
+    chance = classes.chance
+    known = [row for row in reversed(rows) if row["auroc"] is not None]
+    return [dict(row) for row in known if row["auroc"] < 0.5 - chance[row["position"]]]
 
 
 def class_sets(store: Store, layer: LayerKey | None = None) -> list[ClassSet]:

@@ -12,10 +12,12 @@ from classed import NEURONS, add_outputs, make_classed
 from other_process import run_python
 
 from csp_index import Index, NotFoundError, SettingError, StudyError, open_index
+from csp_index.records import LayerKey
 from csp_index.store.study_tables import ASSOCIATION_CLASSES, ASSOCIATIONS
 from csp_index.studies import associate as module
 from csp_index.studies.associations import (
     Associations,
+    ClassSet,
     association_document,
     class_rows,
     class_sets,
@@ -24,6 +26,8 @@ from csp_index.studies.associations import (
     neuron_rows,
     read_associations,
     read_figures,
+    silenced,
+    telling,
 )
 
 N, LAYER = 60, "net/layer"
@@ -97,6 +101,26 @@ def test_what_speaks_against_a_neuron(world: tuple[Index, np.ndarray]) -> None:
     assert [one["image_id"] for one in document["fires_outside"]] == row["outside"]
     assert {one["activation"] for one in document["silent_inside"]} == {0.0}
     assert "outside" not in document and len(document["strongest"]) == 4
+
+
+def class_set(images: list[int], others: list[int]) -> ClassSet:
+    layer = LayerKey("net", "layer")
+    return ClassSet(layer, "kind", ("a", "b"), np.array(images), np.array(others), 0, "0", "", "", "")
+
+
+def test_chance_covers_95_of_100_neurons_that_say_nothing() -> None:
+    chance = class_set([12, 1], [28, 39]).chance
+    noise = np.random.default_rng(0).standard_normal((40, 4000))
+    auroc = (noise[:12, None] > noise[None, 12:]).mean((0, 1))
+    assert (np.abs(auroc - 0.5) < chance[0]).mean() == pytest.approx(0.95, abs=0.02)
+    assert chance[1] == 0, "one image gives no noise"
+
+
+def test_only_what_differs_by_more_than_chance_tells_a_class_or_is_silent() -> None:
+    classes = class_set([12, 12], [28, 28])
+    rows = [{"position": 0, "auroc": value} for value in (0.99, 0.71, 0.69, 0.5, 0.31, 0.29, 0.01, None)]
+    assert [row["auroc"] for row in telling(classes, rows)] == [0.99, 0.71]
+    assert [row["auroc"] for row in silenced(classes, rows)] == [0.01, 0.29]
 
 
 def test_labels_say_classes_by_whole_words() -> None:
@@ -226,9 +250,14 @@ def test_the_command_prints_lines_and_json(world: tuple[Index, np.ndarray], run:
     assert (said.status, said.err, len(lines)) == (0, "5 of 60 images have no class and count nowhere\n", 3)
     assert lines[0].split("\t")[:3] == ["a", f"{LAYER}/{best['neuron']}", f"AUROC {best['auroc']:.3f}"]
     assert lines[0].endswith("no label")
-    rows = run("associations", db, "--layer", LAYER, "--by", "kind", "--neuron", 5, "--json").rows
-    assert [row["class_name"] for row in rows] == [row["class_name"] for row in result.of_neuron(5)]
-    assert rows[0]["neuron"] == f"{LAYER}/5" and rows[0]["strongest"][0].keys() == {"image_id", "activation"}
+    neuron = best["neuron"]
+    rows = run("associations", db, "--layer", LAYER, "--by", "kind", "--neuron", neuron, "--json").rows
+    assert [row["class_name"] for row in rows] == [
+        result.classes.names[i] for i in np.flatnonzero(result.tells[neuron])
+    ]
+    assert rows[0]["neuron"] == f"{LAYER}/{neuron}" and rows[0]["strongest"][0].keys() == {"image_id", "activation"}
+    dead = run("associations", db, "--layer", LAYER, "--by", "kind", "--neuron", 3)
+    assert dead.out == "" and dead.err.startswith(f"{LAYER}/3 tells none of the classes: no AUROC is above 0.5")
     (row,) = run("associations", db, "--layer", LAYER, "--by", "kind", "--class", "c", "--top", 1, "--json").rows
     assert row["class_name"] == "c" and row["label"] is None and row["names_class"] is False
     wrong = run("associations", db, "--layer", LAYER, "--by", "empty")
@@ -245,6 +274,14 @@ def test_sql_sees_them_with_addresses(world: tuple[Index, np.ndarray]) -> None:
     )
     assert [row["address"] for row in rows.rows()] == [f"{LAYER}/2"] * 3
     assert [row["images"] for row in rows.rows()] == world[0].associations(LAYER, "kind").classes.images.tolist()
+
+
+def test_a_class_that_no_neuron_tells_is_said(tmp_path: Path, run: Any) -> None:
+    index, _ = made(tmp_path)
+    np.save(tmp_path / "dead.npy", np.zeros((N, 2), np.float32))
+    index.import_arrays(tmp_path / "dead.npy", "net/dead", shard_size=17)
+    said = run("associations", index.uri, "--layer", "net/dead", "--by", "kind")
+    assert said.out == "" and said.err.splitlines()[-2].startswith("no neuron tells 3 classes (a, b, c): no AUROC")
 
 
 def damaged(index: Index, change: Any) -> list[str]:

@@ -50,11 +50,11 @@ class ClassRow(TypedDict):
 
     class_name: str
     images: int
-    best: str
+    best: Annotated[str | None, Field(description="null where no AUROC is above 0.5 by more than chance.")]
     label: str | None
     names_class: bool
-    auroc: Auroc
-    rate_in: Fraction
+    auroc: Annotated[Fraction | None, Field(description="The highest of all neurons.")]
+    rate_in: Fraction | None
     rate_out: Fraction | None
 
 
@@ -78,6 +78,7 @@ class ClassDocument(TypedDict):
     class_name: str
     images: int
     others: int
+    chance: Annotated[Fraction, Field(description="Neurons closer to AUROC 0.5 say nothing about the class.")]
     neurons: list[AssociationRow]
     silent: list[AssociationRow]
     saying: Annotated[list[NeuronRow], Field(description="Neurons whose label says the class, best AUROC first.")]

@@ -34,6 +34,8 @@ from csp_index.studies.associations import (
     neuron_rows,
     ranked,
     read_figures,
+    silenced,
+    telling,
 )
 
 NEURONS: Final = 12
@@ -83,20 +85,22 @@ def class_document(
 ) -> ClassDocument:
     """Return the page of a class: the neurons that tell it best, and those that are most silent on it, with images.
 
-    Each has its label, and whether it says the class. Errors: NotFoundError for a class that is not there.
+    Only those that differ from 0.5 by more than chance. Each has its label, and whether it says the class. Errors:
+    NotFoundError for a class that is not there.
     """
     snapshot.info(key)
     chosen = find_class_set(snapshot.store, key, by)
     place = chosen.position(name)
     rows = class_rows(snapshot.store, chosen, name)
     every = ranked(rows)
-    best, silent = _both_ends(every, limit, -(-limit // 3))
+    best, silent = telling(chosen, every)[:limit], silenced(chosen, every)[: -(-limit // 3)]
     return {
         "layer": str(key),
         "by": _row_of(snapshot, key, chosen),
         "class_name": name,
         "images": int(chosen.images[place]),
         "others": int(chosen.others[place]),
+        "chance": float(chosen.chance[place]),
         "neurons": [_association(snapshot, key, row) for row in best],
         "silent": [_association(snapshot, key, row) for row in silent],
         "saying": _saying(snapshot, key, name, every),
@@ -122,14 +126,15 @@ def neuron_classes_document(snapshot: Snapshot, key: NeuronKey, by: str | None =
 def neuron_classes(snapshot: Snapshot, key: NeuronKey) -> tuple[list[NeuronClasses], set[int]]:
     """Return what a neuron's page shows of classes: for each column the ones it tells best, and is most silent on.
 
-    With the ids of all images named.
+    None where every AUROC is what chance gives. With the ids of all images named.
     """
 
     def read() -> tuple[list[NeuronClasses], set[int]]:
         parts: list[NeuronClasses] = []
         images: set[int] = set()
         for chosen in sorted(_sets(snapshot, key.layer_key), key=lambda one: one.run_id, reverse=True):
-            best, silent = _both_ends(ranked(neuron_rows(snapshot.store, chosen, [key.neuron])), _BEST, _SILENT)
+            rows = ranked(neuron_rows(snapshot.store, chosen, [key.neuron]))
+            best, silent = telling(chosen, rows)[:_BEST], silenced(chosen, rows)[:_SILENT]
             parts.append(
                 {
                     "by": _row_of(snapshot, key.layer_key, chosen),
@@ -141,12 +146,6 @@ def neuron_classes(snapshot: Snapshot, key: NeuronKey) -> tuple[list[NeuronClass
         return parts, images
 
     return snapshot.cache.get(("neuron classes", key), read, lambda made: 1000 + 4000 * len(made[0]))
-
-
-def _both_ends(rows: list[dict[str, Any]], most: int, least: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the first of ranked rows, and the last of the others whose AUROC is below 0.5, the lowest first."""
-    silent = [row for row in reversed(rows[most:]) if row["auroc"] is not None and row["auroc"] < 0.5]
-    return rows[:most], silent[:least]
 
 
 def _sets(snapshot: Snapshot, key: LayerKey) -> list[ClassSet]:
@@ -164,24 +163,27 @@ def _row_of(snapshot: Snapshot, key: LayerKey, chosen: ClassSet) -> ClassSetRow:
 
 
 def _class_rows(snapshot: Snapshot, key: LayerKey, chosen: ClassSet) -> list[ClassRow]:
-    """Return a row per class with the neuron that tells it best; of equals the lower number."""
+    """Return a row per class with the neuron that tells it best, if one does; of equals the lower number."""
     values = read_figures(snapshot.store, chosen, ("auroc", "rate_in", "rate_out"))
     best = np.where(np.isnan(values["auroc"]), -1, values["auroc"]).argmax(0)
-    auroc, rate_in, rate_out = (part[best, np.arange(len(best))].tolist() for part in values.values())
-    neurons = [snapshot.neuron_row(NeuronKey(key.model, key.layer, neuron)) for neuron in best.tolist()]
-    return [
-        {
-            "class_name": name,
-            "images": int(chosen.images[place]),
-            "best": neurons[place]["neuron"],
-            "label": neurons[place]["label"],
-            "names_class": names_class(neurons[place]["label"], name),
-            "auroc": finite(auroc[place]),
-            "rate_in": rate_in[place],
-            "rate_out": finite(rate_out[place]),
-        }
-        for place, name in enumerate(chosen.names)
-    ]
+    auroc, rate_in, rate_out = (part[best, np.arange(len(best))] for part in values.values())
+    tells = auroc > 0.5 + chosen.chance
+    rows: list[ClassRow] = []
+    for place, name in enumerate(chosen.names):
+        one = snapshot.neuron_row(NeuronKey(key.model, key.layer, int(best[place]))) if tells[place] else None
+        rows.append(
+            {
+                "class_name": name,
+                "images": int(chosen.images[place]),
+                "best": one["neuron"] if one else None,
+                "label": one["label"] if one else None,
+                "names_class": one is not None and names_class(one["label"], name),
+                "auroc": finite(auroc[place]),
+                "rate_in": finite(rate_in[place]) if one else None,
+                "rate_out": finite(rate_out[place]) if one else None,
+            }
+        )
+    return rows
 
 
 def _told(snapshot: Snapshot, key: NeuronKey, row: dict[str, Any]) -> ToldClass:

@@ -121,6 +121,7 @@ def test_hostile_classes_are_shown_as_text_and_lead_to_their_pages(client: TestC
     assert f"/classes/{HERE}?by={BY}" in [link["href"] for link in page_at(client, f"/layers/{HERE}").all("a")]
     neuron = page_at(client, NEURON)
     assert links[0] in [link["href"] for link in neuron.all("a")] and EVIL in "".join(neuron.text)
+    assert "It tells none: on images of no class" in "".join(page_at(client, f"/neurons/{HERE}/6").text), "it is dead"
     assert client.get(f"/classes/{HERE}?by=nothing").status_code == 404
 
 
