@@ -15,6 +15,7 @@ DerivedKind = Literal["perturbation", "synthetic"]  # contrast kinds whose image
 LabelState = Literal["labelled", "dead", "constant", "no-contrast", "no-candidates"]
 Progress = Callable[[int, int, str], None]  # done, to do, what is going on
 _RIVALS = 5
+_UNSTABLE = 0.985  # share of the resamples, at most, in which a label comes first whose lead is inside the noise
 PREDICTED_SHARE = 0.9  # of the resamples, in which some label of a prediction set comes first
 _LARGEST = 1.7e308  # of finite numbers
 
@@ -239,7 +240,7 @@ class Label:
 
     @property
     def doubt(self) -> str:
-        """In words why the best label is uncertain, or nothing."""
+        """In words why the best label is uncertain, or nothing; `note` comes before it, and may say the reason."""
         if not self.uncertain:
             return ""
         if self.null_rank is not None and not self.null_rank.passes:
@@ -247,7 +248,11 @@ class Label:
         if self.confidence is None:
             return "uncertain: resampling its images says nothing"
         rivals = ", ".join(f"{rival.text} {rival.share:.2f}" for rival in self.rivals)
-        return f"uncertain: {stability(self.confidence)}" + (f", rivals {rivals}" if rivals else "")
+        said = stability(self.confidence) + (f", rivals {rivals}" if rivals else "")
+        if self.confidence <= _UNSTABLE:
+            return f"uncertain: {said}"
+        # No rival comes near it in the resamples: ties of its images, or images elsewhere that it fits, make the doubt.
+        return f"uncertain for this reason, though {said}" if self.note else f"uncertain, though {said}"
 
     @property
     def text(self) -> str | None:

@@ -30,10 +30,10 @@ def say_neuron(view: NeuronView) -> None:
         say(f"  {view.class_line}")
     if label.note:
         say(f"  {label.note}")
-    if said := view.review.line(label.text):
-        say(f"  {said}")
     if label.doubt or label.confidence is not None:
         say(f"  {label.doubt or stability(label.confidence or 0.0)}")
+    if said := view.review.line(label.text):
+        say(f"  {said}")
     if label.probability is not None:
         say(f"  {likelihood(label.probability)}")
     if len(label.prediction_set) > 1:

@@ -82,8 +82,8 @@ class NeuronView:
         parts = (
             self.class_line,
             label.note,
-            self.review.line(label.text),
             label.doubt,
+            self.review.line(label.text),
             likely,
             rank,
             self.contrast.summary(),

@@ -63,6 +63,16 @@ def test_states_and_doubt(index, run, texts, method):
     ]
 
 
+def test_a_label_that_is_stable_and_uncertain_says_that_another_reason_makes_it_so(index, run, texts):
+    lines = run("label", index.uri, "--layer", "m/l", "--method", "semanticlens", *texts).out.splitlines()
+    said = dict(zip(NEURONS, lines, strict=True))
+    why = "30 of its 30 activating images were taken among more of the same activation, by the order of the images"
+    assert said["saturated on one"].endswith(
+        f"[{why}; uncertain for this reason, though stable in 100 of 100 resamples]"
+    )
+    assert not any("uncertain: stable in 100" in line for line in lines)
+
+
 def test_what_was_said_is_stored(index, run, texts):
     first = run("label", index.uri, "--layer", "m/l", "--method", "semanticlens", "--json", *texts)
     again = run("label", index.uri, "--layer", "m/l", "--method", "semanticlens", "--json", *texts)
