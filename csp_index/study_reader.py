@@ -19,6 +19,7 @@ from csp_index.errors import SettingError
 from csp_index.labelling.label_rule import preferred_method
 from csp_index.labelling.labels import label_neurons
 from csp_index.labelling.request import make_request
+from csp_index.labelling.review.pinned import pinned_label, pins_of
 from csp_index.labelling.texts.candidate_names import named_vocabulary, plain_candidates
 from csp_index.loading_reader import LoadingReader
 from csp_index.query.notebook import shown_progress
@@ -209,12 +210,16 @@ class StudyReader(LoadingReader):
         vocabulary: str | Path | Sequence[str] | None,
         templates: str | None,
     ) -> list[Label]:
-        """Return the labels of a layer, as `Index.label` makes them."""
+        """Return the labels of a layer, as `Index.label` makes them; without a method names of readers come first."""
         request = make_request(method, source, 5, {}, preferred_method(self.store))
         space = self._text_space(source, templates, keep=True)
         texts, key = plain_candidates(space, vocabulary)
         selection = Selection(source, target, np.arange(target.neurons))
-        return label_neurons(self.store, selection, request, texts, key, context=self._context())
+        labels = label_neurons(self.store, selection, request, texts, key, context=self._context())
+        pins = pins_of(self.store, target) if method is None else {}
+        for neuron, pin in pins.items():
+            labels[neuron] = pinned_label(pin, labels[neuron].neuron, labels[neuron])
+        return labels
 
     def audit(
         self,

@@ -32,7 +32,7 @@ def compare(db: str, first: str, second: str, top: int, as_json: bool, **options
 
     Neurons are matched one to one, by the cosine of their concept vectors and by the correlation of their activations
     over the images that both layers have. A pair counts if it scores above the 95th percentile of two nulls: values
-    moved to other images, and random directions in place of the second layer's neurons. Layers of two indexes are
+    moved to other images, and mixtures of four neurons in place of the second layer's. Layers of two indexes are
     compared over the images that are the same by sha256. What is stored is read.
 
     \b

@@ -113,6 +113,11 @@ class Snapshot:
             return table
         return self.cache.get(("named", key, state), lambda: with_pins(table, pins), lambda table: table.nbytes)
 
+    def names_given(self, key: LayerKey) -> dict[int, str]:
+        """Return the names that readers gave to neurons of a layer, by number; none of a layer that is not there."""
+        info = self._layers.get(key)
+        return {} if info is None else {neuron: pin.text for neuron, pin in self.reviews.pins(info)[1].items()}
+
     def _layer(self, key: LayerKey) -> LayerTable:
         info = self.info(key)
         return self.cache.get(("layer", key), lambda: read_layer(self.store, info), lambda table: table.nbytes)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from csp_index.labelling.label_rule import read_rule
+from csp_index.labelling.review.pinned import pins_of
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.tables import Store
@@ -21,7 +22,7 @@ class ShownLabels:
 
 
 def shown_labels(store: Store, target: LayerInfo) -> ShownLabels:
-    """Return the label of each neuron by the rule of the index (`labelling.label_rule`)."""
+    """Return the label of each neuron by the rule of the index (`labelling.label_rule`), names of readers first."""
     columns = ["neuron", "method", "run_id", "text"]
     rows = store.read(schema.LABELS, columns, f"{catalog.layer_filter(target)} AND rank <= 0")
     labels: dict[int, list[tuple[str, str, tuple[str, str | None]]]] = defaultdict(list)
@@ -29,5 +30,7 @@ def shown_labels(store: Store, target: LayerInfo) -> ShownLabels:
         labels[neuron].append((method, run, (run, text)))
     rule = read_rule(store)
     shown = [rule.choose(labels[neuron]) for neuron in range(target.neurons)]
+    for neuron, pin in pins_of(store, target).items():
+        shown[neuron] = ("", pin.text)
     digest = hashlib.sha256(repr(shown).encode()).hexdigest()[:16]
     return ShownLabels(tuple(None if one is None else one[1] for one in shown), digest)

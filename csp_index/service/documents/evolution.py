@@ -29,11 +29,16 @@ def evolution_document(snapshot: Snapshot, name: str, limit: int = PATHS, start:
     """Return one evolution with the paths of `limit` neurons, from the `start`-th on. NotFoundError: no such name."""
     found = snapshot.cache.get(("evolution", name), lambda: _read(snapshot, name), lambda one: one.rows.nbytes)
     neurons = found.neurons().sort_by([("drift", "descending"), ("neuron", "ascending")])
+    shown = neurons.slice(start, limit).to_pylist()
+    for step, key in enumerate(found.layers):
+        names = snapshot.names_given(key)  # of readers: they stand before labels here, too
+        for row in shown:
+            row["labels"][step] = names.get(row["neuron"], row["labels"][step])
     head = {"network": found.network, "layer": found.layer, "run_id": found.run_id}
     return {
         "evolution": _row(head),
         "steps": cast(list[StepRow], found.steps()),
-        "neurons": cast(list[PathRow], neurons.slice(start, limit).to_pylist()),
+        "neurons": cast(list[PathRow], shown),
         "total": neurons.num_rows,
         "start": start,
     }

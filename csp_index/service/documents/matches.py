@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 import numpy as np
 
 from csp_index.errors import NotFoundError, SettingError
+from csp_index.records import LayerKey
 from csp_index.service.documents.match_shapes import (
     Bins,
     By,
@@ -58,6 +59,7 @@ def matches_document(
         raise SettingError(f"the layers were not compared by {chosen} (has: {', '.join(known)})")
     pairs = comparison.pairs(chosen)
     shown = pairs.slice(start, limit).select(list(MatchRow.__annotations__)).to_pylist()
+    _name(snapshot, comparison, shown)
     fields = {field: getattr(comparison, field) for field in (*_ROW, "other")}
     coverage = comparison.coverage
     return {
@@ -87,6 +89,15 @@ def _read(snapshot: Snapshot, name: str) -> Comparison:
     if found is None:
         raise NotFoundError(f"no comparison {name!r} is in the index: `csp-index compare` makes one")
     return found
+
+
+def _name(snapshot: Snapshot, comparison: Comparison, rows: list[dict[str, Any]]) -> None:
+    """Put the names that readers gave in place of labels; those of another index are as the comparison has them."""
+    layers = (comparison.first, "") if comparison.other else (comparison.first, comparison.second)
+    for layer, side in zip(layers, ("", "other_"), strict=True):
+        names = snapshot.names_given(LayerKey.parse(layer)) if layer else {}
+        for row in rows:
+            row[f"{side}label"] = names.get(row[f"{side}neuron"], row[f"{side}label"])
 
 
 def _row(name: str, fields: Mapping[str, Any], ways: Sequence[Way]) -> ComparisonRow:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from csp_index.query.results import SqlResult
+from csp_index.records import LayerKey
 from csp_index.studies.evolution.paths import label_changes, settled_at
 
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ class Evolution:
     checkpoints: tuple[str, ...]
     rows: pa.Table
     run_id: str = ""
+
+    @property
+    def layers(self) -> list[LayerKey]:
+        """The layer at each checkpoint, as one of a network of its own."""
+        models = self.rows["model"].to_pylist()[:: self.rows.num_rows // len(self.checkpoints)]
+        return [LayerKey(model, self.layer) for model in models]
 
     @cached_property
     def labels(self) -> list[list[str | None]]:

@@ -18,6 +18,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     index = make_compared(tmp_path_factory.mktemp("compared"))
     index.compare("a/l", "permuted/l")
     index.compare("alone/l", "a/l")
+    index.note("a/l/1", "rename", "a name", by="ann")  # after they were compared
     with TestClient(make_app(index.uri, ServiceSettings()), base_url="http://127.0.0.1") as found:
         found.headers["accept"] = "text/html"
         yield found
@@ -44,6 +45,7 @@ def test_a_page_shows_its_pairs_chart_and_nulls(client: TestClient) -> None:
     assert sum(document["chart"]["counts"]) == document["total"] == len(document["pairs"]) == 11
     assert document["chart"]["counts"][-1] == 11
     assert seen.all("rect") and len(seen.all("line")) == 1
+    assert [row["label"] for row in document["pairs"] if row["neuron"] == 1] == ["a name"]
     row = document["pairs"][0]
     assert f"/neurons/a/l/{row['neuron']}" in [link["href"] for link in seen.all("a")]
 

@@ -63,6 +63,17 @@ def test_what_is_stored_is_read_and_what_changed_is_made_again(index: Index, tmp
     assert index.compare("a/l", "alone/l", seed=1).run_id != other.run_id
 
 
+def test_a_name_that_a_reader_gave_is_the_label(tmp_path: Path) -> None:
+    index = make_compared(tmp_path)
+    before = index.compare("a/l", "alone/l")
+    index.note("a/l/2", "rename", "a name", by="ann")
+    found = index.compare("a/l", "alone/l")
+    assert found.run_id != before.run_id and index.compare("a/l", "alone/l") == found
+    for by in ("concepts", "activations"):
+        (row,) = [row for row in found.matches.to_pylist() if row["by"] == by and row["neuron"] == 2]
+        assert row["label"] == "a name" != row["other_label"] is not None
+
+
 def test_layers_of_two_indexes_without_hashes_share_nothing(index: Index, tmp_path: Path) -> None:
     other = with_layers(tmp_path, b=scenes()[1])
     with pytest.raises(Exception, match="0 of them are the same by sha256"):

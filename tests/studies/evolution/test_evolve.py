@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import fakes
@@ -83,6 +84,16 @@ def test_the_sql_view_says_the_same(made: tuple[Index, list[str]]) -> None:
         for name in ("neuron", "labels", "settled", "changes", "born", "died"):
             assert row[name] == told[name], name
         assert row["drift"] == pytest.approx(told["drift"], abs=1e-9)
+
+
+def test_names_of_readers_come_first_where_no_method_is_asked_for(
+    made: tuple[Index, list[str]], tmp_path: Path
+) -> None:
+    index, files = open_index(shutil.copytree(made[0].uri, tmp_path / "db")), made[1]
+    index.note("net@step1/concepts/4", "rename", "a name", by="ann")
+    (found,) = index.evolution(SPEC, "concepts", files, name="net")
+    assert [labels[4] == "a name" for labels in found.labels] == [False, True, False]
+    assert "a name" not in again(index, files).labels[1]
 
 
 def test_what_is_stored_is_read(made: tuple[Index, list[str]]) -> None:
