@@ -91,8 +91,9 @@ class StudyReader(LoadingReader):
     def note(self, subject: str, action: str, text: str = "", *, by: str | None = None) -> Note:
         """Write what a reader says of a neuron's label (`m/l/7`) or of a finding (`finding:ID`); it is only added.
 
-        `action` is accept or reject (`text` may say why), rename (the neuron is called `text` wherever its label is
-        shown), unname, tag, untag or comment. `by` is the reader, by default the setting reader.
+        `action` is accept or reject (`text` may say why; the label stays as it is made), rename (the neuron is called
+        `text` wherever its label is shown), unname, tag, untag or comment. `by` is the reader, by default the setting
+        reader.
         """
         from csp_index.studies.notes import Draft, reader_named, write_notes
 
@@ -110,13 +111,13 @@ class StudyReader(LoadingReader):
         return SqlResult(table.select(names))
 
     def export_notes(self, path: str | Path) -> int:
-        """Write all notes to a CSV file, and return their number."""
+        """Write all notes and ratings to a CSV file, and return how many rows they are."""
         from csp_index.studies.note_files import export_notes
 
-        return export_notes(self.store, path)
+        return sum(export_notes(self.store, path))
 
     def import_notes(self, path: str | Path) -> NotesImport:
-        """Add the notes of a file that `export_notes` wrote, from this index or another; those it has stay."""
+        """Add the notes and ratings of a file that `export_notes` wrote, here or elsewhere; those it has stay."""
         from csp_index.studies.note_files import import_notes
 
         return import_notes(self.store, path)

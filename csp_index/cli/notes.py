@@ -14,7 +14,7 @@ from csp_index.cli.output import say, say_json
 @click.command()
 @database
 @click.argument("subject")
-@click.option("--accept", is_flag=True, help="The label, or the finding, is right.")
+@click.option("--accept", is_flag=True, help="The label, or the finding, is right. Only --rename fixes a label.")
 @click.option("--reject", is_flag=True, help="It is wrong.")
 @click.option("--rename", metavar="TEXT", help="Call the neuron TEXT, wherever its label is shown.")
 @click.option("--unname", is_flag=True, help="Take the name back: the label of a method is shown again.")
@@ -27,7 +27,8 @@ def note(db: str, subject: str, as_json: bool, **options: Any) -> None:
     """Write down what a reader says of a neuron's label, or of a finding.
 
     SUBJECT is MODEL/LAYER/INDEX or finding:ID. Notes are only added: who changes their mind writes another one, and the
-    last one counts. They keep the label that was shown, and outlive it.
+    last one counts. They keep the label that was shown, and outlive it. --accept is a verdict on that label, and does
+    not keep it: another method or vocabulary may show another one. --rename, also with the same words, does.
 
     \b
     csp-index note birds.db resnet50/layer4/77 --rename "striped fur" --by ann
@@ -88,9 +89,10 @@ def _line(written: Any) -> str:
 def notes(what: str, db: str, place: str | None, as_json: bool) -> None:
     """List what readers said, export it to a CSV file, or import such a file.
 
-    PLACE is the file; of `list` it is MODEL/LAYER/INDEX or finding:ID, by default all are listed. In the file, a cell
-    that a spreadsheet would run as a formula has an apostrophe in front, which `import` takes off. `import` adds notes
-    from this index or another one, and leaves those that the index has as they are: what does not agree is said.
+    PLACE is the file; of `list` it is MODEL/LAYER/INDEX or finding:ID, by default all are listed. The file has ratings
+    (`serve --rate`), too, below the notes. In it, a cell that a spreadsheet would run as a formula has an apostrophe in
+    front, which `import` takes off. `import` adds notes from this index or another one, and leaves those that the index
+    has as they are: what does not agree is said.
 
     \b
     csp-index notes list birds.db resnet50/layer4/77
@@ -117,11 +119,12 @@ def _export(db: str, file: str, as_json: bool) -> None:
     from csp_index.query.reader import Reader
     from csp_index.studies.note_files import export_notes
 
-    count = export_notes(Reader(db).store, file)
+    count, ratings = export_notes(Reader(db).store, file)
     if as_json:
-        say_json({"file": file, "notes": count})
+        say_json({"file": file, "notes": count, "ratings": ratings})
     else:
-        say(f"{file}: {count:,} {'note' if count == 1 else 'notes'}")
+        rated = f", {ratings:,} {'rating' if ratings == 1 else 'ratings'}" if ratings else ""
+        say(f"{file}: {count:,} {'note' if count == 1 else 'notes'}{rated}")
 
 
 def _import(db: str, file: str, as_json: bool) -> None:

@@ -13,9 +13,9 @@ from csp_index.errors import CspIndexError
 from csp_index.integrity.findings import reading
 from csp_index.integrity.subject import Subject, many
 from csp_index.labelling.review.notes import neuron_of, subject_of
-from csp_index.labelling.review.words import ACTIONS, DRAWS, VERDICTS
+from csp_index.labelling.review.words import ACTIONS, DRAWS, OF_FINDING, VERDICTS
 from csp_index.store import schema
-from csp_index.store.study_tables import NOTES, RATINGS
+from csp_index.store.study_tables import FINDINGS, NOTES, RATINGS
 
 
 def check_review(subject: Subject) -> None:
@@ -34,13 +34,18 @@ def _check_notes(subject: Subject) -> None:
     unknown = sorted(set(rows["action"].to_pylist()) - ACTIONS.keys(), key=str)
     if unknown:
         subject.find(NOTES, "these are no actions of a reader", many(unknown, "action"))
-    wrong, elsewhere = [], []
+    wrong, elsewhere, unfound = [], [], []
+    findings = (
+        set(subject.store.read(FINDINGS, ["finding"])["finding"].to_pylist()) if subject.is_readable(FINDINGS) else None
+    )
     for text in sorted(set(filter(None, rows["subject"].to_pylist()))):
         try:
             key = neuron_of(subject_of(text))
         except CspIndexError:
             wrong.append(text)
             continue
+        if key is None and findings is not None and text.removeprefix(OF_FINDING) not in findings:
+            unfound.append(text)
         if key is not None and key.neuron >= subject.known_layers.get((key.model, key.layer), 0):
             elsewhere.append(str(key))
     if wrong:
@@ -49,6 +54,8 @@ def _check_notes(subject: Subject) -> None:
         subject.result.notes.append(
             f"notes are about neurons that this index does not have: {many(elsewhere, 'neuron')}"
         )
+    if unfound:  # of an audit that was made again, or of another index
+        subject.result.notes.append(f"notes are about findings that no audit here has: {many(unfound, 'finding')}")
 
 
 def _check_ratings(subject: Subject) -> None:

@@ -18,16 +18,16 @@ import pyarrow as pa
 
 from csp_index import settings
 from csp_index.contrast.selection import Selection
-from csp_index.errors import SettingError
+from csp_index.errors import NotFoundError, SettingError
 from csp_index.labelling.kept.read_labels import label_of
 from csp_index.labelling.review.notes import COLUMNS, Note, neuron_of, subject_of
 from csp_index.labelling.review.pinned import layer_digest
-from csp_index.labelling.review.words import ACTIONS, OF_NEURON
+from csp_index.labelling.review.words import ACTIONS, OF_FINDING, OF_NEURON
 from csp_index.printable import printable
 from csp_index.records import Label, NeuronKey
 from csp_index.store import catalog, schema
 from csp_index.store.runs import record_run
-from csp_index.store.study_tables import NOTES
+from csp_index.store.study_tables import FINDINGS, NOTES
 from csp_index.store.tables import Store
 from csp_index.store.waiting import waiting_lock
 
@@ -94,8 +94,8 @@ def write_notes(
 ) -> tuple[Note, ...]:
     """Add notes, all or none, and return them; another writer is waited for up to `wait` seconds.
 
-    They belong to the run `run_id`, by default to one of their own. Errors: NotFoundError for a neuron that the index
-    does not have, LockedError while somebody else writes: nothing was written then.
+    They belong to the run `run_id`, by default to one of their own. Errors: NotFoundError for a neuron or a finding
+    that the index does not have, LockedError while somebody else writes: nothing was written then.
     """
     with waiting_lock(store, wait):
         notes = [_noted(store, draft) for draft in drafts]
@@ -123,6 +123,7 @@ def _noted(store: Store, draft: Draft) -> Note:
     key = neuron_of(draft.subject)
     said = ("", datetime.min.replace(tzinfo=UTC), draft.reader, draft.subject, draft.action, draft.text)
     if key is None:
+        _check_finding(store, draft.subject)
         return Note(*said, None, None, None, "")
     target = catalog.layer(store, key.layer_key)
     catalog.check_neurons(target, [key.neuron])
@@ -130,6 +131,16 @@ def _noted(store: Store, draft: Draft) -> Note:
     method, run_id = (label.method, label.run_id or None) if label else (None, None)
     text = printable(label.text) if label and label.text else None
     return Note(*said, text, method, run_id, layer_digest(target))
+
+
+def _check_finding(store: Store, subject: str) -> None:
+    """Refuse a finding that no audit of the index has."""
+    finding = subject.removeprefix(OF_FINDING)
+    if not store.count(FINDINGS, f"finding = {catalog.sql_text(finding)}"):
+        raise NotFoundError(
+            f"no audit of this index has the finding {finding!r}: `csp-index audit` prints the id of each, the SQL "
+            "view findings has all"
+        )
 
 
 def _shown(store: Store, key: NeuronKey) -> Label | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from reviewed import LAYER, make_reviewed
+from reviewed import LAYER, add_finding, make_reviewed
+
+from csp_index import open_index
 
 NEURON = f"{LAYER}/1"
 
@@ -38,10 +40,14 @@ def test_a_verdict_takes_the_comment_as_its_reason(db, run):
 
 def test_notes_go_out_and_in(db, run, tmp_path):
     run("note", db, NEURON, "--rename", "mine", "--by", "ann")
+    add_finding(open_index(db), "1")
     run("note", db, "finding:1", "--accept", "--by", "bob")
     assert run("notes", "export", db, tmp_path / "n.csv").out == f"{tmp_path / 'n.csv'}: 2 notes\n"
     fresh = make_reviewed(tmp_path, name="fresh").uri
-    assert run("notes", "import", fresh, tmp_path / "n.csv").out == "2 of 2 notes added, 0 were there already\n"
+    assert run("notes", "import", fresh, tmp_path / "n.csv").out.splitlines() == [
+        "2 of 2 notes added, 0 were there already",
+        "1 notes are about neurons or findings that this index does not have; they are kept",
+    ]
     assert run("notes", "import", fresh, tmp_path / "n.csv", "--json").rows[0]["present"] == 2
     run("notes", "export", fresh, tmp_path / "again.csv")
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "n.csv").read_bytes()
@@ -55,6 +61,7 @@ def test_notes_go_out_and_in(db, run, tmp_path):
         (("note", "DB", NEURON, "--rename", "x", "--unname", "--by", "ann"), 2, "contradict each other"),
         (("note", "DB", NEURON, "--accept"), 1, "give --by NAME"),
         (("note", "DB", "net/l/99", "--accept", "--by", "ann"), 1, "does not exist"),
+        (("note", "DB", "finding:1", "--accept", "--by", "ann"), 1, "no audit of this index has the finding '1'"),
         (("note", "DB", NEURON, "--rename", "a\nb", "--by", "ann"), 1, "cannot be shown"),
         (("notes", "export", "DB"), 2, "name the file"),
         (("notes", "import", "DB", "nowhere.csv"), 1, "cannot be read"),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from reviewed import LAYER, make_reviewed
+from reviewed import LAYER, add_finding, make_reviewed
 
+from csp_index import open_index
 from csp_index.errors import SourceError
 from csp_index.labelling.review.notes import read_notes
+from csp_index.records import NeuronKey
+from csp_index.store.study_tables import RATINGS
 from csp_index.studies.note_files import export_notes, import_notes, notes_text
+from csp_index.studies.ratings import Question, write_rating
 
 NEURON = f"{LAYER}/1"
 HOSTILE = (
@@ -28,13 +32,14 @@ def noted(tmp_path):
     for text in HOSTILE:
         index.note(NEURON, "comment", text, by="=ann")
     index.note(f"{LAYER}/2", "rename", "mine", by="ann")
+    add_finding(index, "1")
     index.note("finding:1", "accept", by="bob")
     return index, tmp_path
 
 
 def test_out_and_in_and_out_again_is_the_same_to_the_byte(noted):
     index, folder = noted
-    assert export_notes(index.store, folder / "a.csv") == len(HOSTILE) + 2
+    assert export_notes(index.store, folder / "a.csv") == (len(HOSTILE) + 2, 0)
     fresh = make_reviewed(folder, name="fresh")
     summary = import_notes(fresh.store, folder / "a.csv")
     assert (summary.rows, summary.added, summary.present, summary.conflicts) == (10, 10, 0, ())
@@ -99,7 +104,7 @@ def test_notes_about_neurons_that_are_not_here_are_kept_and_counted(noted):
     (folder / "a.csv").write_text(text)
     fresh = make_reviewed(folder, name="fresh")
     summary = import_notes(fresh.store, folder / "a.csv")
-    assert summary.added == 10 and summary.elsewhere == 1 and "are kept" in summary.lines()[-1]
+    assert summary.added == 10 and summary.elsewhere == 2 and "are kept" in summary.lines()[-1]
     verified = fresh.verify()
     assert verified.findings == [] and any("vgg/layer/7" in note for note in verified.notes)
 
@@ -138,3 +143,57 @@ def test_the_same_note_twice_in_a_file_and_no_file_are_refused(noted):
         import_notes(index.store, folder / "nowhere.csv")
     with pytest.raises(SourceError, match="cannot be written"):
         export_notes(index.store, folder / "no" / "folder.csv")
+
+
+def rate(index, image: int = 3, text: str = "=red", verdict: str = "yes") -> str:
+    key = NeuronKey.parse(NEURON)
+    question = Question(key, text, image, "csp", "a run", "digest", "importance", 0.1, -0.3)
+    return write_rating(index.store, question, "ann", verdict)
+
+
+def test_ratings_go_out_and_in_with_the_notes_to_the_byte(noted):
+    index, folder = noted
+    rate(index), rate(index, 5, verdict="unsure")
+    assert export_notes(index.store, folder / "a.csv") == (10, 2)
+    fresh = make_reviewed(folder, name="fresh")
+    summary = import_notes(fresh.store, folder / "a.csv")
+    assert (summary.rows, summary.ratings, summary.ratings_added, summary.ratings_elsewhere) == (10, 2, 2, 0)
+    assert "2 of 2 ratings added" in summary.lines()
+    export_notes(fresh.store, folder / "b.csv")
+    assert (folder / "b.csv").read_bytes() == (folder / "a.csv").read_bytes()
+    kept = fresh.store.read(RATINGS).drop_columns(["run_id"]).to_pylist()
+    assert kept == index.store.read(RATINGS).drop_columns(["run_id"]).to_pylist() and fresh.verify().findings == []
+    assert import_notes(fresh.store, folder / "a.csv").ratings_added == 0
+
+
+def test_ratings_find_their_pictures_under_other_numbers_or_are_left_out(noted, tmp_path):
+    index, folder = noted
+    rate(index), rate(index, 39)
+    export_notes(index.store, folder / "a.csv")
+    uris = index.sql("SELECT uri FROM images WHERE image_id BETWEEN 2 AND 30").to_arrow()["uri"].to_pylist()
+    index.copy(tmp_path / "copy", uris)
+    copied = open_index(tmp_path / "copy")
+    with copied.store.write_lock():
+        copied.store.delete(RATINGS, "true")
+    summary = import_notes(copied.store, folder / "a.csv")
+    assert (summary.ratings_added, summary.ratings_elsewhere) == (1, 1) and "left out" in summary.lines()[-1]
+    assert copied.sql("SELECT uri FROM ratings JOIN images USING (image_id)").rows() == [{"uri": uris[1]}]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ((",yes,", ",perhaps,"), "is no rating: the verdict is 'perhaps': expected yes, no, unsure"),
+        (("importance", "chance"), "the draw is 'chance'"),
+        ((",0.1,", ",nan,"), "a weight > 0"),
+        ((",0.1,", ",much,"), "is no rating: could not convert"),
+        (("importance,", ""), "has 13 cells: expected 14"),
+    ],
+)
+def test_a_rating_that_no_export_wrote_adds_nothing(noted, change, match):
+    index, folder = noted
+    rate(index)
+    export_notes(index.store, folder / "a.csv")
+    (folder / "a.csv").write_text((folder / "a.csv").read_text().replace(*change))
+    with pytest.raises(SourceError, match=match):
+        import_notes(make_reviewed(folder, name="fresh").store, folder / "a.csv")

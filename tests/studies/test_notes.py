@@ -6,7 +6,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from reviewed import LAYER, TEXTS, WORDS, make_reviewed
+from reviewed import LAYER, TEXTS, WORDS, add_finding, make_reviewed
 
 from csp_index import open_index
 from csp_index.errors import AddressError, LockedError, NotFoundError, SettingError
@@ -54,6 +54,7 @@ def test_what_readers_say_comes_to_a_verdict_and_tags(index):
         ("comment", "hm"),
     ):
         index.note(NEURON, action, text, by="ann")
+    add_finding(index, "3f/a-b.c")
     index.note("finding:3f/a-b.c", "accept", "seen it", by="bob")
     review = review_of(read_notes(index.store, subject_of(NEURON)))
     assert (review.verdict.action, review.tags, len(review.notes)) == ("reject", ("fur",), 6)
@@ -65,7 +66,14 @@ def test_what_readers_say_comes_to_a_verdict_and_tags(index):
     finding = read_notes(index.store, "finding:3f/a-b.c")[0]
     assert (finding.neuron, finding.label, finding.layer_digest) == (None, None, "")
     assert index.sql("SELECT address FROM notes WHERE subject LIKE 'finding:%'").rows() == [{"address": None}]
-    assert index.verify().findings == []
+    assert index.verify().findings == [] and not index.verify().notes
+
+
+def test_a_finding_that_no_audit_has_is_refused_in_one_line(index):
+    add_finding(index, "known")
+    with pytest.raises(NotFoundError, match="no audit of this index has the finding 'typo': `csp-index audit` prints"):
+        index.note("finding:typo", "accept", by="ann")
+    assert index.note("finding:known", "accept", by="ann").subject == "finding:known"
 
 
 @pytest.mark.parametrize(

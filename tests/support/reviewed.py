@@ -8,6 +8,9 @@ import numpy as np
 import torch
 
 from csp_index import CandidateTexts, Index, open_index
+from csp_index.records import LayerKey, NeuronKey
+from csp_index.store.runs import record_run
+from csp_index.studies.auditing.stored_audits import Audit, StoredFinding, write_audit
 
 LAYER = "net/l"
 OTHER = "net/other"
@@ -29,3 +32,16 @@ def make_reviewed(folder: Path, seed: int = 0, name: str = "db") -> Index:
     index.import_arrays(folder / f"{name}-B.npy", OTHER)
     index.label(LAYER, "csp", vocabulary=WORDS, bootstrap=0)
     return index
+
+
+def add_finding(index: Index, name: str) -> None:
+    """Write an audit of the layer with one finding of this id."""
+    counter = {"class_without_firing": [], "firing_without_class": []}
+    evidence = {"pairs": [], "effects": [], "counter_examples": counter, "cells": [], "further_classes": {}}
+    said = ("artefact", "a class", "column: value", "column", "value", None, None)
+    numbers = (0.25, 0.5, 0.5, 1.0, 0.5)
+    found = StoredFinding(name, NeuronKey.parse(f"{LAYER}/1"), 0, *said, *numbers, True, "so", "or not", evidence)
+    with index.store.write_lock(), record_run(index.store, "audit", {}, {}) as run:
+        lists = ((), (), (), ())
+        head = (LayerKey.parse(LAYER), "kind", "csp", "arrays", 0.1, *lists, NEURONS, 2, IMAGES)
+        write_audit(index.store, Audit(*head, (found,), run.run_id, run.settings_hash))
