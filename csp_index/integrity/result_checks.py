@@ -14,6 +14,7 @@ import torch
 
 from csp_index.integrity.column_checks import Marks, decodes, wrong_vectors
 from csp_index.integrity.findings import reading
+from csp_index.integrity.study_checks import RULES
 from csp_index.integrity.subject import Subject, many
 from csp_index.labelling.linear.label_terms import read_terms
 from csp_index.labelling.methods import METHODS
@@ -38,7 +39,7 @@ _OF_NEURONS = (
     schema.CLASS_NAMES,
     schema.LABEL_NULLS,
     schema.LABEL_PROBABILITIES,
-    *study_tables.OF_NEURONS,
+    *(name for name in study_tables.OF_NEURONS if name not in RULES),  # `study_checks` looks at those
 )
 _UNIQUE = {
     schema.CANDIDATES: [*_KEY, "kind", "proposer", "rank"],
@@ -51,7 +52,8 @@ _UNIQUE = {
     schema.FAILURES: ["uri"],
     schema.RUNS: ["run_id"],
 }
-_OF_RUNS = (*_OF_NEURONS, *study_tables.OF_RUNS, schema.FAILURES, schema.ENCODERS, schema.LAYERS, schema.SHARDS)
+_OF_STUDIES = tuple(name for name in study_tables.OF_RUNS if name not in RULES)
+_OF_RUNS = (*_OF_NEURONS, *_OF_STUDIES, schema.FAILURES, schema.ENCODERS, schema.LAYERS, schema.SHARDS)
 
 
 def check_results(subject: Subject, marks: Marks) -> None:

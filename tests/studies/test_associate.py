@@ -245,11 +245,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
 def test_the_command_prints_lines_and_json(world: tuple[Index, np.ndarray], run: Any) -> None:
     db, result = world[0].uri, read_associations(world[0].store, LAYER, "kind")
     said = run("associations", db, "--layer", LAYER, "--by", "kind", "--top", 1)
-    best = result.of_class("a")[0]
-    lines = said.out.splitlines()
-    assert (said.status, said.err, len(lines)) == (0, "5 of 60 images have no class and count nowhere\n", 3)
-    assert lines[0].split("\t")[:3] == ["a", f"{LAYER}/{best['neuron']}", f"AUROC {best['auroc']:.3f}"]
-    assert lines[0].endswith("no label")
+    best = result.of_class("c")[0]
+    assert result.tells.any(0).tolist() == [False, False, True]
+    (line,) = said.out.splitlines()
+    assert said.status == 0 and said.err.splitlines() == [
+        "no neuron tells 2 classes (a, b): no AUROC is above 0.5 by more than chance",
+        "5 of 60 images have no class and count nowhere",
+    ]
+    assert line.split("\t")[:3] == ["c", f"{LAYER}/{best['neuron']}", f"AUROC {best['auroc']:.3f}"]
+    assert line.endswith("no label")
     neuron = best["neuron"]
     rows = run("associations", db, "--layer", LAYER, "--by", "kind", "--neuron", neuron, "--json").rows
     assert [row["class_name"] for row in rows] == [
