@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from csp_index.cli.options import FILE, database, give_spec, images_option, json_option, trust_option
+from csp_index.cli.options import FILE, OPENING, database, give_spec, json_option, logit_options, opening_options
 from csp_index.cli.output import progress, say, say_json
 from csp_index.printable import printable
 
@@ -24,14 +24,11 @@ from csp_index.printable import printable
 @click.option("--vocabulary", help="As for `csp-index label`; by default the last one used.")
 @click.option("--templates", help="Prompt templates; by default the last ones used.")
 @click.option("--encoder", callback=give_spec, help="The encoder to use, if the index holds several.")
-@click.option("--class-names", type=FILE, help="Names of the network's outputs, one per line, if it has none.")
-@click.option("--head", metavar="MODULE", help="The module that gives the logits, if the network's output does not.")
+@logit_options
 @click.option("--threshold", type=float, help="Score from which on a finding counts, 0 to 1 (0.25).")
 @click.option("--all", "every", is_flag=True, help="Print findings below the threshold, too.")
 @click.option("--recompute", is_flag=True, help="Audit again even if the index holds the result.")
-@click.option("--device", help="Where models and products run: auto, cpu, cuda, mps.")
-@images_option
-@trust_option
+@opening_options
 @json_option
 def audit(db: str, network: str, expected: str, every: bool, as_json: bool, **options: Any) -> None:
     """Look for what a network relies on and should not: findings, the most doubtful with the largest effect first.
@@ -46,7 +43,7 @@ def audit(db: str, network: str, expected: str, every: bool, as_json: bool, **op
     """
     from csp_index.index import open_index
 
-    opening = {name: options.pop(name) for name in ("device", "trust", "image_roots")}
+    opening = {name: options.pop(name) for name in OPENING}
     with progress() as tell:
         result = open_index(db, **opening).audit(network, expected, progress=tell, **options)
     shown = result.findings if every else result.above

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.options import FILE, database, images_option, json_option, trust_option, whole
+from csp_index.cli.options import OPENING, database, json_option, logit_options, opening_options, whole
 from csp_index.cli.output import progress, say, say_json
 
 if TYPE_CHECKING:
     from csp_index.studies.stored_effects import LayerEffects
-
-_OPENING = ("device", "trust", "image_roots")  # what opens the index
 
 
 @click.command()
@@ -26,19 +24,14 @@ _OPENING = ("device", "trust", "image_roots")  # what opens the index
     "a linear head reads the layer, else mean.",
 )
 @click.option(
-    "--head", metavar="MODULE", help="The module that gives the logits, if they are not the network's output."
-)
-@click.option(
     "--sample", type=whole("sample"), default=512, show_default=True, help="zero, mean: images, a random draw."
 )
 @click.option("--seed", type=whole("seed"), default=0, show_default=True, help="Seed of that draw.")
 @click.option("--column", help="Metadata column with each image's class (by default what the network says).")
-@click.option("--class-names", type=FILE, help="Names of the classes in the order of the logits, one per line.")
+@logit_options
 @click.option("--top", type=whole("top"), default=3, show_default=True, help="Classes to print per neuron.")
 @click.option("--recompute", is_flag=True, help="Compute the effects again even if the index has them.")
-@click.option("--device", help="Where the network runs: auto, cpu, cuda, mps.")
-@images_option
-@trust_option
+@opening_options
 @json_option
 def effects(db: str, layer: str, neurons: str, top: int, as_json: bool, **options: Any) -> None:
     """Say what neurons do to the network's output: their effect on the logit of each class.
@@ -54,7 +47,7 @@ def effects(db: str, layer: str, neurons: str, top: int, as_json: bool, **option
     from csp_index.index import open_index
     from csp_index.store.addresses import parse_neurons
 
-    opening = {name: options.pop(name) for name in _OPENING}
+    opening = {name: options.pop(name) for name in OPENING}
     with progress() as tell:
         result = open_index(db, **opening).effects(parse_neurons(layer, neurons), progress=tell, **options)
     for place in range(len(result)):

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.options import FILE, candidate_texts, give_spec, images_option, json_option, trust_option, whole
+from csp_index.cli.options import (
+    FILE,
+    OPENING,
+    candidate_texts,
+    give_spec,
+    images_option,
+    json_option,
+    trust_option,
+    whole,
+)
 from csp_index.cli.output import progress, say, say_json
 from csp_index.evaluation.metrics.table import HEADLINES, NEURON_HEADLINES
 from csp_index.printable import printable
@@ -22,7 +31,6 @@ if TYPE_CHECKING:
 _GRADES = {"agreement-exact": "{:.2f}", "agreement-overlap": "{:.2f}", "agreement-level": "{:+.2f}"} | {
     f"agreement-{share}": "{:.0%}" for share in ("narrower", "same", "broader")
 }
-_OPENING = ("device", "trust", "image_roots")  # what opens the index
 
 
 @click.command()
@@ -189,7 +197,7 @@ def _evaluate(db: str, options: dict[str, Any]) -> Evaluation:
 
     settings = dict(options)
     vocabulary = candidate_texts(settings)
-    opening = {name: settings.pop(name) for name in _OPENING}
+    opening = {name: settings.pop(name) for name in OPENING}
     names = ("layer", "neurons", "templates", "encoder", "recompute")
     call = {name: settings.pop(name) for name in names}
     for name in ("truth", "hierarchy", "word_items", "drawings", "pairs"):
@@ -214,7 +222,7 @@ def _evaluate(db: str, options: dict[str, Any]) -> Evaluation:
 def _write(db: str, evaluation: Evaluation, folder: str, sanity: SanityReport | None, options: dict[str, Any]) -> Path:
     from csp_index.index import open_index
 
-    return open_index(db, **{name: options[name] for name in _OPENING}).report(evaluation, folder, sanity=sanity)
+    return open_index(db, **{name: options[name] for name in OPENING}).report(evaluation, folder, sanity=sanity)
 
 
 def _say_summary(evaluation: Evaluation, rows: list[dict[str, Any]], shared: list[dict[str, Any]]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.options import FILE, database, give_spec, images_option, json_option, trust_option, whole
+from csp_index.cli.options import FILE, OPENING, database, give_spec, json_option, opening_options, whole
 from csp_index.cli.output import progress, say, say_json
 from csp_index.models.specs import check_pool, network_spec, parse_axis
 
@@ -37,13 +37,11 @@ if TYPE_CHECKING:
 @click.option("--vocabulary", help="Candidate labels, as for `csp-index label`; by default the last one used.")
 @click.option("--templates", help="Prompt templates; by default the last ones used.")
 @click.option("--encoder", callback=give_spec, help="The encoder to use, if the index holds several.")
-@click.option("--device", help="Where models run: auto, cpu, cuda, mps.")
 @click.option(
     "--top", type=whole("top"), default=10, show_default=True, help="Neurons to print: those that moved most."
 )
 @click.option("--recompute", is_flag=True, help="Follow the neurons again even if the index holds their paths.")
-@images_option
-@trust_option
+@opening_options
 @json_option
 def evolution(
     db: str, more: tuple[str, ...], files: tuple[str, ...], network: str, layers: str, as_json: bool, **options: Any
@@ -66,7 +64,7 @@ def evolution(
     if not names:
         raise click.UsageError(f"--layers names none: `csp-index layers {network}` lists them")
     check_pool(options["pool"])
-    top, opening = options.pop("top"), {name: options.pop(name) for name in ("device", "trust", "image_roots")}
+    top, opening = options.pop("top"), {name: options.pop(name) for name in OPENING}
     options |= {"axis": parse_axis(options["axis"]), "checkpoints": (*files, *more)}
     from csp_index.index import open_index
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -40,6 +40,20 @@ images_option = click.option(
     help="Open original images below DIR, though their addresses come from the index; repeatable.",
 )
 
+OPENING: Final = ("device", "trust", "image_roots")
+"""The options of commands that run models, by which they open the index."""
+_OPENING = (
+    click.option("--device", help="Where models and products run: auto, cpu, cuda, mps."),
+    images_option,
+    trust_option,
+)
+_LOGITS = (
+    click.option("--class-names", type=FILE, help="Names of the network's outputs, in their order, one per line."),
+    click.option(
+        "--head", metavar="MODULE", help="The module that gives the logits, if they are not the network's output."
+    ),
+)
+
 _SOURCE = (
     click.option(
         "--metadata", type=FILE, help="Table about the images: CSV, JSON, parquet, Excel; joined by path or name."
@@ -51,6 +65,20 @@ _SOURCE = (
     click.option("--image-column", help="Image column of a parquet file, if it is not detected."),
 )
 SOURCE_OPTIONS = ("metadata", "metadata_key", "class_names", "image_column")
+
+
+def opening_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command say where its models run, and what they may open: the options OPENING."""
+    for option in reversed(_OPENING):
+        command = option(command)
+    return command
+
+
+def logit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command say what a network's logits are, and what they are called."""
+    for option in reversed(_LOGITS):
+        command = option(command)
+    return command
 
 
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:

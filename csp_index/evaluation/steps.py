@@ -62,8 +62,9 @@ from csp_index.models.networks import LoadedNetwork
 from csp_index.models.prompt_templates import templates
 from csp_index.models.weights import device_name
 from csp_index.records import DerivedKind, ExampleOptions, Progress, WeightedLabel
-from csp_index.store import catalog, schema
+from csp_index.store import catalog
 from csp_index.store.catalog import EncoderInfo, LayerInfo
+from csp_index.store.image_metadata import metadata_texts
 from csp_index.store.tables import Store
 from csp_index.store.values import streams
 
@@ -132,8 +133,7 @@ def concepts_in(context: EvaluationContext, images: int, more: Sequence[str] = (
     """Look for the candidates and `more` texts in the metadata of images 0 .. N - 1; None if no columns are named."""
     if context.options.concepts is None:
         return None
-    batches = context.store.scan(schema.IMAGES, ["image_id", "metadata"], where=f"image_id < {images}")
-    pairs = (pair for batch in batches for pair in zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    pairs = metadata_texts(context.store, images)
     return concept_presence(pairs, [*context.candidates.texts, *more], context.options.concepts or None)
 
 

@@ -17,7 +17,7 @@ from csp_index.indexing.commit import mark_rewritten_images
 from csp_index.regular_files import user_path
 from csp_index.store import catalog, schema
 from csp_index.store.history.digests import ShardDigest
-from csp_index.store.image_metadata import METADATA_COMMAND, metadata_text, parse_metadata
+from csp_index.store.image_metadata import METADATA_COMMAND, image_records, metadata_text, parse_metadata
 from csp_index.store.runs import record_run
 from csp_index.store.tables import Store
 
@@ -73,9 +73,8 @@ def _names(store: Store, count: int) -> dict[str, str]:
 def _check_new(store: Store, count: int, table: PathTable) -> None:
     """Refuse columns that images have already."""
     present: set[str] = set()
-    for batch in store.scan(schema.IMAGES, ["image_id", "metadata"], where=f"image_id < {count}"):
-        for image, text in zip(batch["image_id"].to_pylist(), batch["metadata"].to_pylist(), strict=True):
-            present |= parse_metadata(text, image).keys() & set(table.columns)
+    for _, record in image_records(store, count):
+        present |= record.keys() & set(table.columns)
     if present:
         listed = ", ".join(sorted(present))
         raise SourceError(f"images have the columns {listed} already: add --replace to put the table's in their place")

@@ -24,7 +24,7 @@ from csp_index.labelling.texts.label_files import read_label_file
 from csp_index.regular_files import check_file, decoded, read_bytes, read_text, user_path
 from csp_index.settings import MAX_TEXT_BYTES
 from csp_index.store import catalog, schema
-from csp_index.store.image_metadata import check_columns, parse_metadata
+from csp_index.store.image_metadata import check_columns, image_records
 from csp_index.store.tables import Store
 
 BUILT_IN = ("imagenet1k", "imagenet21k")
@@ -203,10 +203,8 @@ def _parquet_rows(file: Path, column: str | None) -> tuple[list[str], list[list[
 def _from_metadata(store: Store, column: str) -> Vocabulary:
     check_columns(store, [column])
     texts: dict[str, None] = {}
-    images = catalog.image_count(store)
-    for batch in store.scan(schema.IMAGES, ["image_id", "metadata"], where=f"image_id < {images}"):
-        for image, text in zip(*(part.to_pylist() for part in batch.columns), strict=True):
-            texts.update(dict.fromkeys(_said(parse_metadata(text, image).get(column))))
+    for _, record in image_records(store, catalog.image_count(store)):
+        texts.update(dict.fromkeys(_said(record.get(column))))
     if not texts:
         raise LabelError(f"the metadata column {column!r} holds no text in any image: name another vocabulary")
     return make_vocabulary(f"{_METADATA}{column}", list(texts))

@@ -29,11 +29,15 @@ def parse_metadata(text: str | None, image: int) -> dict[str, object]:
     return record if isinstance(record, dict) else {}
 
 
+def metadata_texts(store: Store, images: int) -> Iterator[tuple[int, str | None]]:
+    """Yield the id and the stored metadata, JSON, of each of the first `images` images, batch by batch."""
+    for batch in store.scan(schema.IMAGES, ["image_id", "metadata"], where=f"image_id < {images}") if images else ():
+        yield from zip(batch["image_id"].to_pylist(), batch["metadata"].to_pylist(), strict=True)
+
+
 def image_records(store: Store, images: int) -> Iterator[tuple[int, dict[str, object]]]:
     """Yield the id and the metadata of each of the first `images` images, batch by batch."""
-    for batch in store.scan(schema.IMAGES, ["image_id", "metadata"], where=f"image_id < {images}"):
-        for image, text in zip(batch["image_id"].to_pylist(), batch["metadata"].to_pylist(), strict=True):
-            yield image, parse_metadata(text, image)
+    return ((image, parse_metadata(text, image)) for image, text in metadata_texts(store, images))
 
 
 def metadata_text(record: Mapping[str, object]) -> str:
@@ -72,13 +76,10 @@ def check_columns(store: Store, columns: Sequence[str]) -> None:
     It reads images only until each of the columns was seen, so a column of the first images costs one batch.
     """
     known: dict[str, None] = {}
-    images = catalog.image_count(store)
-    if images:
-        for batch in store.scan(schema.IMAGES, ["image_id", "metadata"], where=f"image_id < {images}"):
-            for image, text in zip(batch["image_id"].to_pylist(), batch["metadata"].to_pylist(), strict=True):
-                known.update(dict.fromkeys(parse_metadata(text, image)))
-            if known.keys() >= set(columns):
-                return
+    for _, record in image_records(store, catalog.image_count(store)):
+        known.update(dict.fromkeys(record))
+        if known.keys() >= set(columns):
+            return
     for column in columns:
         if column not in known:
             has = ", ".join(known) or "none: the images were indexed without metadata"

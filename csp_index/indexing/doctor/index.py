@@ -30,7 +30,7 @@ from csp_index.originals import ImageRoots
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.connect import open_snapshot
-from csp_index.store.image_metadata import parse_metadata
+from csp_index.store.image_metadata import image_records
 from csp_index.store.tables import Store
 
 
@@ -84,9 +84,8 @@ def _stored(store: Store, info: LayerInfo, report: IndexReport) -> StoredLayer:
 def _count_columns(store: Store, listing: Listing) -> None:
     """Count the images that have a value in each column of metadata."""
     columns = Counter[str]()
-    for batch in store.scan(schema.IMAGES, ["image_id", "metadata"], where=f"image_id < {listing.images}"):
-        for image, text in zip(batch["image_id"].to_pylist(), batch["metadata"].to_pylist(), strict=True):
-            columns.update(name for name, value in parse_metadata(text, image).items() if value is not None)
+    for _, record in image_records(store, listing.images):
+        columns.update(name for name, value in record.items() if value is not None)
     listing.columns = dict(columns)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final, cast
 
-from csp_index.errors import NotFoundError
 from csp_index.service.documents.evolution_shapes import (
     EvolutionDocument,
     EvolutionRow,
@@ -12,6 +12,7 @@ from csp_index.service.documents.evolution_shapes import (
     PathRow,
     StepRow,
 )
+from csp_index.service.documents.stored_studies import find_study
 from csp_index.service.snapshot import Snapshot
 from csp_index.studies.evolution.records import Evolution
 from csp_index.studies.evolution.stored import evolution_id, read_evolution, stored_evolutions
@@ -45,11 +46,8 @@ def evolution_document(snapshot: Snapshot, name: str, limit: int = PATHS, start:
 
 
 def _read(snapshot: Snapshot, name: str) -> Evolution:
-    heads = [head for head in stored_evolutions(snapshot.store) if evolution_id(head) == name]
-    found = read_evolution(snapshot.store, heads[0]["settings_hash"]) if heads else None
-    if found is None:
-        raise NotFoundError(f"no evolution {name!r} is in the index: `csp-index evolution` makes one")
-    return found
+    store = snapshot.store
+    return find_study(name, "evolution", stored_evolutions(store), evolution_id, partial(read_evolution, store))
 
 
 def _row(head: dict[str, Any]) -> EvolutionRow:

@@ -6,12 +6,13 @@ Side by side, neuron by neuron, they are on the page of `compare`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, Final, cast
 
 import numpy as np
 
-from csp_index.errors import NotFoundError, SettingError
+from csp_index.errors import SettingError
 from csp_index.records import LayerKey
 from csp_index.service.documents.match_shapes import (
     Bins,
@@ -23,6 +24,7 @@ from csp_index.service.documents.match_shapes import (
     OwnConceptRow,
     WayRow,
 )
+from csp_index.service.documents.stored_studies import find_study
 from csp_index.service.snapshot import Snapshot
 from csp_index.studies.comparison.records import Comparison, OwnConcept, Way
 from csp_index.studies.comparison.stored import comparison_id, read_comparison, stored_heads
@@ -84,11 +86,8 @@ def matches_document(
 
 
 def _read(snapshot: Snapshot, name: str) -> Comparison:
-    heads = [head for head in stored_heads(snapshot.store) if comparison_id(head) == name]
-    found = read_comparison(snapshot.store, heads[0]["settings_hash"]) if heads else None
-    if found is None:
-        raise NotFoundError(f"no comparison {name!r} is in the index: `csp-index compare` makes one")
-    return found
+    store = snapshot.store
+    return find_study(name, "comparison", stored_heads(store), comparison_id, partial(read_comparison, store))
 
 
 def _name(snapshot: Snapshot, comparison: Comparison, rows: list[dict[str, Any]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
@@ -12,12 +11,12 @@ from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents.effect_shapes import EffectsDocument, NeuronEffects
 from csp_index.service.documents.effects import CLASSES, all_effects, effects_document
 from csp_index.service.http.api import GET_FAULTS, Service, answer
+from csp_index.service.http.paging import Start, paged
 from csp_index.service.http.rendering import Renderer, effects_href
 
 Name = Annotated[str, Path(max_length=250)]
 Number = Annotated[int, Path(ge=0, lt=2**31)]
 Class = Annotated[int | None, Query(ge=0, lt=2**31, description="The class of this index alone.")]
-Start = Annotated[int, Query(ge=0, lt=2**31, description="The first class, from 0.")]
 
 
 def add_effects(routes: APIRouter, service: Service, renderer: Renderer) -> None:
@@ -36,23 +35,14 @@ def add_effects(routes: APIRouter, service: Service, renderer: Renderer) -> None
     ) -> Response:
         key, size = LayerKey(model, layer), sized(limit)
         page = effects_document(snapshot, key, class_index, start, size)
-        here = effects_href(str(key))
-        terms = {} if size == CLASSES else {"limit": size}
-        alone = {} if class_index is None else {"class_index": class_index}
-
-        def link(address: str, first: int) -> str:
-            query = urlencode(alone | terms | ({"start": first} if first else {}))
-            return f"{address}?{query}" if query else address
-
-        more = class_index is None and start + size < page["total"]
+        here, alone = effects_href(str(key)), class_index is not None
+        terms = ({"class_index": class_index} if alone else {}) | ({} if size == CLASSES else {"limit": size})
         return renderer.page(
             "effects",
             page=page,
-            alone=class_index is not None,
+            alone=alone,
             here=here,
-            previous=link(here, max(0, start - size)) if start else None,
-            next=link(here, start + size) if more else None,
-            twin=link(f"{here}.json", start),
+            **paged(here, terms, start, size, 1 if alone else page["total"]),
         )
 
 

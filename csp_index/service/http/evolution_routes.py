@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
-from urllib.parse import urlencode
+from typing import Final
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from csp_index.service.documents.evolution import PATHS, evolution_document, evolutions_document
 from csp_index.service.documents.evolution_shapes import EvolutionDocument, EvolutionsDocument, StepRow
 from csp_index.service.http.api import GET_FAULTS, Service, answer
+from csp_index.service.http.paging import Start, StudyId, add_list, paged
 from csp_index.service.http.rendering import Renderer
 
-Id = Annotated[str, Path(pattern="^[0-9a-f]{12}$", examples=["0123456789ab"])]
-Start = Annotated[int, Query(ge=0, lt=2**31, description="The first neuron, from 0.")]
 _CHART: Final = (400, 120)  # width and height
 
 
@@ -22,37 +20,23 @@ def add_evolution(routes: APIRouter, service: Service, renderer: Renderer) -> No
     """Add the pages."""
     snapshot, most = service.snapshot, service.settings.page_size
 
-    @routes.get("/evolution")
-    def evolutions() -> Response:
-        return renderer.page("evolutions", page=evolutions_document(snapshot), twin="/evolution.json")
-
-    @routes.get("/evolution.json")
-    def evolutions_twin() -> Response:
-        return answer(evolutions_document(snapshot))
+    add_list(routes, renderer, "/evolution", "evolutions", lambda: evolutions_document(snapshot))
 
     @routes.get("/evolution/{name}.json")
-    def evolution_twin(name: Id, limit: int = PATHS, start: Start = 0) -> Response:
+    def evolution_twin(name: StudyId, limit: int = PATHS, start: Start = 0) -> Response:
         return answer(evolution_document(snapshot, name, most(limit), start))
 
     @routes.get("/evolution/{name}")
-    def evolution(name: Id, limit: int = PATHS, start: Start = 0) -> Response:
+    def evolution(name: StudyId, limit: int = PATHS, start: Start = 0) -> Response:
         size = most(limit)
         page = evolution_document(snapshot, name, size, start)
-        here = f"/evolution/{name}"
-
-        def link(first: int, address: str = here) -> str:
-            terms = {"limit": size if size != PATHS else 0, "start": first}
-            given = {term: value for term, value in terms.items() if value}
-            return f"{address}?{urlencode(given)}" if given else address
-
+        terms = {} if size == PATHS else {"limit": size}
         return renderer.page(
             "evolution",
             page=page,
             lines=_lines(page["steps"], page["total"]),
             size=_CHART,
-            previous=link(max(0, start - size)) if start else None,
-            next=link(start + size) if start + size < page["total"] else None,
-            twin=link(start, f"{here}.json"),
+            **paged(f"/evolution/{name}", terms, start, size, page["total"]),
         )
 
 
@@ -84,7 +68,9 @@ def evolution_api(service: Service) -> APIRouter:
         return answer(evolutions_document(service.snapshot))
 
     @router.get("/api/v1/evolution/{name}", response_model=EvolutionDocument, responses=GET_FAULTS, tags=["studies"])
-    def evolution(name: Id, limit: int = Query(limits.page, ge=1, le=limits.page_limit), start: Start = 0) -> Response:
+    def evolution(
+        name: StudyId, limit: int = Query(limits.page, ge=1, le=limits.page_limit), start: Start = 0
+    ) -> Response:
         """A layer through the checkpoints of its training: the steps, the paths of its neurons page by page."""
         return answer(evolution_document(service.snapshot, name, limit, start))
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
-from urllib.parse import urlencode
+from typing import Final
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from csp_index.service.documents.match_shapes import By, ComparisonsDocument, MatchesDocument
 from csp_index.service.documents.matches import PAIRS, comparisons_document, matches_document
 from csp_index.service.http.api import GET_FAULTS, Service, answer
+from csp_index.service.http.paging import Start, StudyId, add_list, paged
 from csp_index.service.http.rendering import Renderer
 
-Id = Annotated[str, Path(pattern="^[0-9a-f]{12}$", examples=["0123456789ab"])]
-Start = Annotated[int, Query(ge=0, lt=2**31, description="The first pair, from 0.")]
 _BARS: Final = (400, 120)  # width and height of the chart
 
 
@@ -22,37 +20,25 @@ def add_matches(routes: APIRouter, service: Service, renderer: Renderer) -> None
     """Add the pages."""
     snapshot, most = service.snapshot, service.settings.page_size
 
-    @routes.get("/matches")
-    def comparisons() -> Response:
-        return renderer.page("comparisons", page=comparisons_document(snapshot), twin="/matches.json")
-
-    @routes.get("/matches.json")
-    def comparisons_twin() -> Response:
-        return answer(comparisons_document(snapshot))
+    add_list(routes, renderer, "/matches", "comparisons", lambda: comparisons_document(snapshot))
 
     @routes.get("/matches/{name}.json")
-    def matches_twin(name: Id, by: By | None = None, limit: int = PAIRS, start: Start = 0) -> Response:
+    def matches_twin(name: StudyId, by: By | None = None, limit: int = PAIRS, start: Start = 0) -> Response:
         return answer(matches_document(snapshot, name, by, most(limit), start))
 
     @routes.get("/matches/{name}")
-    def matches(name: Id, by: By | None = None, limit: int = PAIRS, start: Start = 0) -> Response:
+    def matches(name: StudyId, by: By | None = None, limit: int = PAIRS, start: Start = 0) -> Response:
         size = most(limit)
         page = matches_document(snapshot, name, by, size, start)
         here = f"/matches/{name}"
         terms: dict[str, object] = {"by": page["by"]} | ({"limit": size} if size != PAIRS else {})
-
-        def link(first: int, address: str = here) -> str:
-            return f"{address}?{urlencode(terms | ({'start': first} if first else {}))}"
-
         return renderer.page(
             "matches",
             page=page,
             here=here,
             bars=_bars(page),
             size=_BARS,
-            previous=link(max(0, start - size)) if start else None,
-            next=link(start + size) if start + size < page["total"] else None,
-            twin=link(start, f"{here}.json"),
+            **paged(here, terms, start, size, page["total"]),
         )
 
 
@@ -86,7 +72,7 @@ def match_api(service: Service) -> APIRouter:
 
     @router.get("/api/v1/matches/{name}", response_model=MatchesDocument, responses=GET_FAULTS, tags=["studies"])
     def matches(
-        name: Id,
+        name: StudyId,
         by: By | None = None,
         limit: int = Query(limits.page, ge=1, le=limits.page_limit),
         start: Start = 0,

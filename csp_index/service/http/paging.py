@@ -1,0 +1,48 @@
+"""Pages of stored studies: a list of them, one of them by its id, and the links to the further parts of a long list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Path, Query
+from starlette.responses import Response
+
+from csp_index.service.http.api import answer
+from csp_index.service.http.rendering import Renderer
+
+StudyId = Annotated[str, Path(pattern="^[0-9a-f]{12}$", examples=["0123456789ab"])]
+Start = Annotated[int, Query(ge=0, lt=2**31, description="The first row, from 0.")]
+
+
+def add_list(
+    routes: APIRouter, renderer: Renderer, address: str, template: str, document: Callable[[], Mapping[str, object]]
+) -> None:
+    """Add the page of all studies of a kind, and its JSON twin."""
+
+    @routes.get(f"{address}.json")
+    def twin() -> Response:
+        return answer(document())
+
+    @routes.get(address)
+    def page() -> Response:
+        return renderer.page(template, page=document(), twin=f"{address}.json")
+
+
+def paged(address: str, terms: Mapping[str, object], start: int, size: int, total: int) -> dict[str, str | None]:
+    """Return the links of a page with `size` rows of `total`, from `start` on: previous, next, and its JSON twin.
+
+    >>> paged("/matches/1f", {"by": "concepts"}, 0, 50, 60)["next"]
+    '/matches/1f?by=concepts&start=50'
+    """
+
+    def link(base: str, first: int) -> str:
+        query = urlencode({**terms, **({"start": first} if first else {})})
+        return f"{base}?{query}" if query else base
+
+    return {
+        "previous": link(address, max(0, start - size)) if start else None,
+        "next": link(address, start + size) if start + size < total else None,
+        "twin": link(f"{address}.json", start),
+    }
