@@ -163,6 +163,7 @@ class AssociationKeywords(TypedDict, total=False):
     """What `csp_index.studies.associate.associate` takes by keyword."""
 
     classes: int | None
+    bins: int | None
     firing: str | None
     recompute: bool
     progress: Progress | None

@@ -47,8 +47,8 @@ class StudyReader(LoadingReader):
         """Return how well each neuron of a layer tells each class of images; see `csp-index associations`.
 
         `by` is a column of the images' metadata, or `outputs:MODEL/LAYER`, a classifier's outputs: then an image is of
-        the class whose output is highest on it. `options`: `classes` (1,000 at most), `firing` (above what a neuron
-        fires: "0", a number, mean, quantile:Q, max:F), `recompute`.
+        the class whose output is highest on it. `options`: `classes` (1,000 at most), `bins` of a column of numbers,
+        `firing` (above what a neuron fires: "0", a number, mean, quantile:Q, max:F), `recompute`.
         """
         from csp_index.studies.associate import associate
 

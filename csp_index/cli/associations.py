@@ -26,6 +26,7 @@ _CHANCE = "no AUROC is above 0.5 by more than chance"
 @click.option("--neuron", type=whole("neuron"), help="Only this neuron: the classes that it tells best.")
 @click.option("--top", type=whole("top"), default=3, show_default=True, help="Neurons per class, or classes.")
 @click.option("--classes", type=whole("classes"), help="Keep this many classes, those with the most images (1000).")
+@click.option("--bins", type=whole("bins"), help="Divide a column of numbers into bins of as many images each (10).")
 @click.option("--firing", help="A neuron fires above this: a number, mean, quantile:Q or max:F (0).")
 @click.option("--recompute", is_flag=True, help="Compare again even if the index holds the result.")
 @version_option
@@ -46,6 +47,8 @@ def associations(
     AUROC is the chance that an image of the class activates the neuron more than another image: 1 or 0 tell the class
     wholly, 0.5 not at all. Neurons above 0.5 by more than chance are shown, the best first. The index keeps all, with
     the images that speak for and against each: `csp-index serve`, the SQL view `associations`, and --json.
+
+    A column of measured numbers (an age, a size) is divided into bins, which are the classes.
 
     \b
     csp-index associations birds.db --layer resnet50/layer4 --by species

@@ -109,6 +109,7 @@ def give_spec(context: click.Context, parameter: click.Parameter, spec: str | No
 
 
 _BOUNDS = {name.replace("_", "-"): bounds for name, bounds in BOUNDS.items()} | {
+    "bins": (2, 1000),
     "cell": (1, 4096),
     "classes": (1, 10_000),
     "columns": (1, 100),

@@ -63,6 +63,7 @@ def associate(
     by: str,
     *,
     classes: int | None = None,
+    bins: int | None = None,
     firing: str | None = None,
     recompute: bool = False,
     progress: Progress | None = None,
@@ -70,7 +71,8 @@ def associate(
     """Return what each neuron of a layer has to do with each class of images; read if stored, else made and stored.
 
     `by` is a metadata column, or `outputs:MODEL/LAYER`: then an image's class is the output that is highest on it. Of
-    more than `classes` (1,000) classes those with the most images are kept. A neuron fires above `firing` (0): a
+    more than `classes` (1,000) classes those with the most images are kept; `bins` divides a column of numbers into as
+    many classes, by default 10 where they are measured (`read_classes`). A neuron fires above `firing` (0): a
     number, or mean, quantile:Q, max:F as thresholds of low activation. Earlier associations of the layer by the same
     column are replaced. Errors: those of `read_classes`, and of a layer that is not there or not finished.
     """
@@ -86,13 +88,14 @@ def associate(
         "images": images,
         "firing": above,
         "classes": MOST_CLASSES if classes is None else classes,
+        **({} if bins is None else {"bins": bins}),
         **classes_described(store, by),
     }
     hashed = settings_hash(described)
     if not recompute and any(one.settings_hash == hashed for one in class_sets(store, target.key)):
         return read_associations(store, target.key, by)
     firing_above = _firing(above, statistics)
-    chosen = read_classes(store, by, images, MOST_CLASSES if classes is None else classes)
+    chosen = read_classes(store, by, images, MOST_CLASSES if classes is None else classes, bins)
     members = Members(np.searchsorted(chosen.present, chosen.images), chosen.offsets, len(chosen.present))
     study = _Study(target, catalog.covered(store, target.what, images), firing_above, chosen, members)
     with store.write_lock(), record_run(store, "associations", described, {target.what: target.identity}) as run:

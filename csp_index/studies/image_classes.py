@@ -22,6 +22,7 @@ from csp_index.store.class_names import class_names
 from csp_index.store.image_metadata import check_columns, image_records, metadata_state, number_text
 from csp_index.store.tables import Store
 from csp_index.store.values.arrays import fetch_tiles
+from csp_index.studies.number_bins import BINS, MOST_BINS, TO, are_measured, as_numbers, binned, no_number
 
 OUTPUTS: Final = "outputs:"  # before the layer of a classifier, in place of a column's name
 MOST_CLASSES: Final = 1000
@@ -64,21 +65,38 @@ def classes_described(store: Store, by: str) -> dict[str, object]:
     return {"by": by, "outputs": target.identity, "class_names": [names[place] for place in sorted(names)]}
 
 
-def read_classes(store: Store, by: str, images: int, most: int = MOST_CLASSES) -> ImageClasses:
+def read_classes(store: Store, by: str, images: int, most: int = MOST_CLASSES, bins: int | None = None) -> ImageClasses:
     """Return the classes of the first `images` images by a metadata column, or by `outputs:MODEL/LAYER`.
 
     Of more than `most` classes those with the most images are kept; images of the others count as images outside. A
-    list, or a text with `;` or `|`, is in several classes. Errors: NotFoundError for a column or a layer that is not
-    there; StudyError for a column without values, and where all images are in the same class.
+    list, or a text with `;` or `|`, is in several classes. A column of measured numbers is divided into 10 bins with as
+    many images each, as far as equal numbers allow; `bins` divides any column of numbers. Errors: NotFoundError for a
+    column or a layer that is not there; StudyError for a column without values, where all images are in the same class,
+    and for bins of what are no numbers.
     """
     if not 1 <= most <= _BOUND:
         raise SettingError(f"classes is {most}: expected 1 to {_BOUND:,}")
+    if bins is not None and not 2 <= bins <= MOST_BINS:
+        raise SettingError(f"bins is {bins}: expected 2 to {MOST_BINS:,}")
+    if bins is not None and by.startswith(OUTPUTS):
+        raise SettingError(f"{by} are classes, and no column of numbers: leave --bins out")
     if by.startswith(OUTPUTS):
         return _chosen(*_output_classes(store, _outputs(store, by), images), images, most, by)
     if not by:
         raise SettingError("the column has no name: write --by COLUMN, or --by outputs:MODEL/LAYER")
     check_columns(store, [by])
-    return _chosen(*_column_classes(store, by, images), images, most, by)
+    names, owners, ids, notes = _column_classes(store, by, images)
+    numbers = as_numbers(names)
+    if bins is None and numbers is not None and are_measured(numbers, len(ids), MOST_CLASSES):
+        bins = BINS
+        notes.append(f"{by!r} has {len(numbers):,} different numbers, divided into {BINS} bins (--bins)")
+    if bins is None:
+        return _chosen(names, owners, ids, notes, images, most, by)
+    if numbers is None:
+        raise StudyError(f"{by!r} has values that are no numbers, such as {no_number(names)!r}: leave --bins out")
+    names, owners = binned(numbers, owners, bins)
+    pairs = np.unique(np.stack([owners, ids]), axis=1)  # an image with two numbers of a bin is in it once
+    return _chosen(names, *pairs, notes, images, most, by)
 
 
 def value_texts(value: object) -> tuple[str, ...] | None:
@@ -214,7 +232,7 @@ def _lonely(names: list[str]) -> list[str]:
 def _order(name: str) -> tuple[bool, float, str, str]:
     """Return what names are sorted by: numbers by value, then texts, whatever their case."""
     try:
-        number = float(name)
+        number = float(name.partition(TO)[0])
     except ValueError:
         number = math.nan
     return (False, number, "", name) if math.isfinite(number) else (True, 0.0, name.casefold(), name)

@@ -12,6 +12,7 @@ from classed import add_outputs, make_classed
 from csp_index.errors import AddressError, NotFoundError, SettingError, StudyError
 from csp_index.store.tables import Store
 from csp_index.studies.image_classes import ImageClasses, classes_described, read_classes
+from csp_index.studies.number_bins import binned
 
 N = 40
 
@@ -30,6 +31,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
             "same": "x",
             "empty": None,
             "name": f"image {i}",
+            "size": (i * 7 % N) / 4 - 1 if i else None,
+            "mixed": i if i else "none",
         }
         for i in range(N)
     ]
@@ -61,6 +64,40 @@ def test_numbers_are_in_their_order_and_truth_values_are_texts(store: Store) -> 
     assert [len(images) for images in images_of(read_classes(store, "age", N)).values()] == [10, 20]
     assert read_classes(store, "age", N).names == ("4.5", "30")
     assert read_classes(store, "wild", N).names == ("false", "true")
+
+
+def test_measured_numbers_are_divided_into_bins_of_as_many_images(store: Store) -> None:
+    classes = read_classes(store, "size", N)
+    assert classes.sizes.tolist() == [4] * 9 + [3] and classes.present.tolist() == list(range(1, N))
+    assert classes.names[:2] == ("-0.75 to 0", "0.25 to 1"), "in their order, below 0 first"
+    assert "'size' has 39 different numbers, divided into 10 bins (--bins)" in classes.note
+    halves = read_classes(store, "size", N, bins=2)
+    assert halves.sizes.tolist() == [20, 19] and "--bins" not in halves.note
+    for name, images in images_of(halves).items():
+        low, high = map(float, name.split(" to "))
+        assert all(low <= (i * 7 % N) / 4 - 1 <= high for i in images)
+
+
+def test_bins_of_what_is_no_column_of_numbers_are_refused(store: Store) -> None:
+    with pytest.raises(StudyError, match="'mixed' has values that are no numbers, such as 'none': leave --bins out"):
+        read_classes(store, "mixed", N, bins=3)
+    with pytest.raises(SettingError, match="bins is 1: expected 2 to 1,000"):
+        read_classes(store, "size", N, bins=1)
+    with pytest.raises(SettingError, match="are classes, and no column of numbers"):
+        read_classes(store, "outputs:net/logits", N, bins=3)
+    assert len(read_classes(store, "mixed", N).names) == N, "texts among numbers: each value is a class"
+
+
+def test_equal_numbers_are_in_one_bin() -> None:
+    for values, names in (
+        ([0.0] * 95 + [1, 2, 3, 4, 5], ["0", "1 to 5"]),
+        ([1.0, 2, 3, 4, 5] + [9] * 95, ["1 to 5", "9"]),
+        ([1e-9, 2e-9], ["1e-09", "2e-09"]),
+        ([1.00000001, 1.00000002], ["1.00000001", "1.00000002"]),
+    ):
+        numbers, owners = np.unique(np.array(values), return_inverse=True)
+        found, codes = binned(numbers, owners, 10)
+        assert found == names and np.array_equal(codes, np.searchsorted(np.unique(codes), codes))
 
 
 def test_lists_and_texts_with_marks_are_in_several_classes(store: Store) -> None:

@@ -61,6 +61,26 @@ def class_set_rows(snapshot: Snapshot, key: LayerKey) -> list[ClassSetRow]:
     ]
 
 
+def class_aurocs(
+    snapshot: Snapshot, key: LayerKey, name: str = "", by: str | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """Return the AUROC of each neuron [M] for a class, and its name; without one, for the class that each tells best.
+
+    NaN where there is none. Raises NotFoundError where nothing was compared, and for a class that is not there.
+    """
+    chosen = find_class_set(snapshot.store, key, by)
+    place = chosen.position(name) if name else None
+    values = snapshot.cache.get(
+        ("aurocs", key, chosen.settings_hash),
+        lambda: read_figures(snapshot.store, chosen, ["auroc"])["auroc"],
+        lambda values: values.nbytes,
+    )
+    if place is not None:
+        return values[:, place], [name] * len(values)
+    best = np.where(np.isnan(values), -1, values).argmax(1)
+    return values[np.arange(len(values)), best], [chosen.names[one] for one in best.tolist()]
+
+
 def classes_document(snapshot: Snapshot, key: LayerKey, by: str | None = None) -> ClassesDocument:
     """Return the classes of a layer's images by a column, each with the neuron that tells it best.
 

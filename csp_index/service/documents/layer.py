@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from csp_index import settings
 from csp_index.errors import CspIndexError, SettingError
 from csp_index.records import LayerKey
-from csp_index.service.documents.classes import class_set_rows
+from csp_index.service.documents.classes import class_aurocs, class_set_rows
 from csp_index.service.documents.effects import peaks, stored_effects
 from csp_index.service.documents.shapes import GalleryRow, GalleryTerms, LayerDocument, NeuronsDocument
 from csp_index.service.layer_table import LayerTable, MethodLabels, finite
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from csp_index.service.live.engine import Engine
 
 Sort = Literal[
-    "index", "label", "score", "lead", "confidence", "probability", "firing_rate", "clarity", "effect", "max"
+    "index", "label", "score", "lead", "confidence", "probability", "firing_rate", "clarity", "effect", "auroc", "max"
 ]
 Order = Literal["asc", "desc"]
 Shown = Literal["all", "labelled", "unlabelled", "dead", "uncertain"]
@@ -39,6 +39,7 @@ Shown = Literal["all", "labelled", "unlabelled", "dead", "uncertain"]
 IMAGES: Final = 30
 """The most highest activating images that a neuron's clarity is computed from."""
 _LONGEST = 300  # characters of a text searched for in labels
+_LONGEST_CLASS = 500  # characters of the name of a class, and of a column
 _BLOCK = 2**13  # images of neurons whose embeddings are gathered at once
 
 
@@ -46,8 +47,9 @@ _BLOCK = 2**13  # images of neurons whose embeddings are gathered at once
 class GalleryQuery:
     """Which neurons of a layer to show, in what order; `cursor` comes from an earlier answer.
 
-    `unlabelled` leaves out dead neurons. `q` is searched for in the labels, ignoring case. Raises SettingError for
-    values that do not exist.
+    `class_name` is the class of images that `auroc` sorts by, of the column `by` (that compared last); without it the
+    class that a neuron tells best. `unlabelled` leaves out dead neurons. `q` is searched for in the labels, ignoring
+    case. Raises SettingError for values that do not exist.
     """
 
     sort: Sort = "index"
@@ -57,6 +59,8 @@ class GalleryQuery:
     method: str | None = None
     limit: int | None = None  # None: the setting serve_page
     cursor: str | None = None
+    class_name: str = ""
+    by: str | None = None
 
     def __post_init__(self) -> None:
         for name, kinds in (("sort", Sort), ("order", Order), ("state", Shown)):
@@ -64,6 +68,9 @@ class GalleryQuery:
                 raise SettingError(f"{name} is {value!r}: expected {', '.join(get_args(kinds))}")
         if len(self.q) > _LONGEST:
             raise SettingError(f"the text to search for has {len(self.q)} characters: expected at most {_LONGEST}")
+        for name in ("class_name", "by"):
+            if len(getattr(self, name) or "") > _LONGEST_CLASS:
+                raise SettingError(f"{name} has more than {_LONGEST_CLASS} characters: there is no such class")
         if self.size < 1:
             raise SettingError(f"limit is {self.limit}: expected at least 1")
 
@@ -81,6 +88,8 @@ class GalleryQuery:
             "q": self.q,
             "method": method,
             "limit": self.size,
+            "class_name": self.class_name,
+            "by": self.by,
         }
 
     def cursor_at(self, key: LayerKey, place: int) -> str:
@@ -232,12 +241,15 @@ def _page(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQ
     numbers = order[first : first + query.size]
     clarity = clarities(snapshot, engine, table).of(numbers).tolist()
     effect, on, effects = peaks(snapshot, table)
+    auroc = _aurocs(snapshot, key, query)
     rows: list[GalleryRow] = [
         {
             **table.row(neuron, query.method),
             "clarity": finite(value),
             "effect": finite(float(effect[neuron])),
             "effect_on": str(effects.classes[on[neuron]]) if effects is not None and on[neuron] >= 0 else None,
+            "auroc": None if auroc is None else finite(float(auroc[0][neuron])),
+            "auroc_on": None if auroc is None else auroc[1][neuron],
         }
         for neuron, value in zip(numbers.tolist(), clarity, strict=True)
     ]
@@ -249,11 +261,25 @@ def _page(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQ
 def _ordered(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery) -> np.ndarray:
     """Return the numbers of the query's neurons in its order: neurons without a value last, ties by number."""
     neurons = np.flatnonzero(_selected(table, query))
-    values = column(snapshot, engine, table, query.sort, query.method)[neurons]
+    if query.sort == "auroc":
+        auroc = _aurocs(snapshot, table.info.key, query)
+        values = np.full(len(neurons), np.nan) if auroc is None else auroc[0][neurons]
+    else:
+        values = column(snapshot, engine, table, query.sort, query.method)[neurons]
     absent = np.isnan(values)
     keys = np.where(absent, 0, values if query.order == "asc" else -values)
     ordered: np.ndarray = neurons[np.lexsort((keys, absent))]
     return ordered
+
+
+def _aurocs(snapshot: Snapshot, key: LayerKey, query: GalleryQuery) -> tuple[np.ndarray, list[str]] | None:
+    """Return the AUROC of each neuron [M] for the query's class, or the highest one, and the name of that class.
+
+    None where the query does not ask for it. Raises NotFoundError where nothing was compared, or for another class.
+    """
+    if query.class_name or query.by or (query.sort == "auroc" and class_set_rows(snapshot, key)):
+        return class_aurocs(snapshot, key, query.class_name, query.by)
+    return None
 
 
 def _selected(table: LayerTable, query: GalleryQuery) -> np.ndarray:

@@ -111,6 +111,8 @@ class GalleryRow(NeuronRow):
     clarity: FiniteFloat | None
     effect: Annotated[FiniteFloat | None, Field(description="The largest effect on a logit, by size.")]
     effect_on: Annotated[str | None, Field(description="The class of that logit.")]
+    auroc: Annotated[FiniteFloat | None, Field(description="For the class asked for, or told best; null unasked.")]
+    auroc_on: Annotated[str | None, Field(description="That class.")]
 
 
 class NeuronsDocument(TypedDict):
@@ -141,6 +143,8 @@ class GalleryTerms(TypedDict):
     q: str
     method: str | None
     limit: int
+    class_name: Annotated[str, Field(description="The class of images whose AUROC is shown.")]
+    by: str | None
 
 
 class LayerDocument(TypedDict):

@@ -214,9 +214,11 @@ def _add_index(router: APIRouter, service: Service) -> None:
         method: Method = None,
         limit: int = Query(limits.page, ge=1, le=limits.page_limit),
         cursor: Annotated[str | None, Query(max_length=500, description="`next` of the page before.")] = None,
+        class_name: Annotated[str, Query(max_length=500, description="The class of images that `auroc` is for.")] = "",
+        by: Annotated[str | None, Query(max_length=500, description="The column that has the class.")] = None,
     ) -> Response:
         """A layer's neurons: sorted, filtered, page by page."""
-        query = GalleryQuery(sort, order, state, q, method, limit, cursor)
+        query = GalleryQuery(sort, order, state, q, method, limit, cursor, class_name, by)
         return answer(neurons_document(snapshot, engine, LayerKey.parse(layer), query))
 
     @router.get(

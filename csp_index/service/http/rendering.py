@@ -95,7 +95,8 @@ def column_name(name: str) -> str:
     >>> column_name("firing_rate"), column_name("confidence"), column_name("probability")
     ('firing rate', 'stability', 'chance to be right')
     """
-    return {"confidence": "stability", "probability": "chance to be right"}.get(name, name.replace("_", " "))
+    said = {"confidence": "stability", "probability": "chance to be right", "auroc": "AUROC for a class"}
+    return said.get(name, name.replace("_", " "))
 
 
 def stable_count(share: float | None) -> str:

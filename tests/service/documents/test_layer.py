@@ -144,7 +144,9 @@ def test_the_document_is_whole_and_json(planted: Served) -> None:
         "method": planted[0].layer(WORDS).method,
         "limit": 48,
     }
-    assert document["neurons"][0].keys() - planted[0].layer(WORDS).row(0).keys() == {"clarity", "effect", "effect_on"}
+    assert document["neurons"][0].keys() - planted[0].layer(WORDS).row(0).keys() == {
+        *("clarity", "effect", "effect_on", "auroc", "auroc_on")
+    }
     json.dumps(document, allow_nan=False)
     with pytest.raises(NotFoundError, match="layer planted/none is not in the index"):
         layer_document(*planted, LayerKey("planted", "none"), GalleryQuery())

@@ -92,6 +92,13 @@ def test_classes_and_their_neurons(client):
     assert of_one["classes"][0]["class_name"] == row["class_name"] and len(of_one["classes"]) == len(every["classes"])
     page = client.get(f"/api/v1/neurons/{row['best']}").json()
     assert page["classes"][0]["best"][0] == of_one["classes"][0]
+    sorted_by = {"layer": LAYER, "sort": "auroc", "order": "desc", "class_name": row["class_name"], "by": "concepts"}
+    listed = client.get("/api/v1/neurons", params=sorted_by).json()["neurons"]
+    assert listed[0]["neuron"] == row["best"] and listed[0]["auroc"] == row["auroc"]
+    assert [one["auroc"] for one in listed] == sorted((one["auroc"] for one in listed), reverse=True)
+    highest = client.get("/api/v1/neurons", params={"layer": LAYER, "sort": "auroc", "order": "desc"}).json()["neurons"]
+    assert highest[0]["auroc"] == max(row["auroc"] for row in every["classes"]) and highest[0]["auroc_on"]
+    assert client.get("/api/v1/neurons", params=sorted_by | {"class_name": "no such"}).status_code == 404
     for address, wrong in (("classes", {"by": "kind"}), ("class", {"name": "no such"}), ("class", {})):
         assert client.get(f"/api/v1/{address}/{LAYER}", params=wrong).status_code in (404, 422)
 
