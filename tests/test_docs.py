@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,7 @@ def test_the_explorer_leads_to_places_that_exist(help_: manual.Help) -> None:
     assert not anchor or anchor in _anchors(DOCS / f"{page}.md")
 
 
+@cache
 def _anchors(page: Path) -> set[str]:
     return {heading.anchor for heading in manual.headings(page.read_text(encoding="utf-8"))}
 

@@ -67,13 +67,18 @@ def axes(names: list[str], width: int = 12, key: str = "axes") -> CandidateTexts
     return CandidateTexts(tuple(names), torch.eye(width)[: len(names)], key)
 
 
-@pytest.mark.parametrize("labelled", [False, True])
+@pytest.fixture(scope="module", params=[False, True], ids=["unlabelled", "labelled"])
+def searched(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, bool]:
+    """Six neurons along axes; searching writes nothing."""
+    index, _ = crafted(tmp_path_factory.mktemp("searched"))
+    if request.param:
+        index.label("m/l", vocabulary=axes([f"axis {i}" for i in range(6)]))
+    return index, request.param
+
+
 @pytest.mark.parametrize("word", WORDS[:4])
-def test_search_ranks_the_planted_direction_first(tmp_path, monkeypatch, labelled, word):
-    index, _ = crafted(tmp_path)
-    names = [f"axis {i}" for i in range(6)]
-    if labelled:
-        index.label("m/l", vocabulary=axes(names))
+def test_search_ranks_the_planted_direction_first(searched, monkeypatch, word):
+    index, labelled = searched
     axis = WORDS.index(word)
     monkeypatch.setattr(
         "csp_index.labelling.search.embed_text", lambda space, text: np.eye(12, dtype=np.float32)[WORDS.index(text)] * 3
@@ -258,14 +263,20 @@ VIEWS = (
 )
 
 
+@pytest.fixture(scope="module")
+def labelled_once(planted_at: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    index = open_index(shutil.copytree(planted_at / "db", tmp_path_factory.mktemp("labelled") / "db"))
+    index.label("net/concepts/0", vocabulary=WORDS)
+    return index
+
+
 @pytest.mark.parametrize("view", VIEWS)
-def test_every_view_can_be_asked_before_and_after_labelling(planted, view):
+def test_every_view_can_be_asked_before_and_after_labelling(planted_at, labelled_once, view):
     count = f"SELECT count(*) AS n FROM {view}"
-    before = planted.sql(count).rows()[0]["n"]
+    before = open_index(planted_at / "db").sql(count).rows()[0]["n"]
     assert (before > 0) == (view not in ("failures", "examples", "derived", "labels", "texts"))
-    planted.label("net/concepts/0", vocabulary=WORDS)
-    assert planted.sql(f"SELECT * FROM {view} LIMIT 2").to_arrow().num_columns > 2
-    assert (planted.sql(count).rows()[0]["n"] > 0) == (view not in ("failures", "derived"))
+    assert labelled_once.sql(f"SELECT * FROM {view} LIMIT 2").to_arrow().num_columns > 2
+    assert (labelled_once.sql(count).rows()[0]["n"] > 0) == (view not in ("failures", "derived"))
 
 
 def test_the_activations_macro(planted):
@@ -329,14 +340,21 @@ def test_an_index_refers_to_a_place_and_makes_nothing(tmp_path):
     assert not (tmp_path / "db").exists()
 
 
+@pytest.fixture(scope="module")
+def with_dead(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    folder = tmp_path_factory.mktemp("dead")
+    index, _ = crafted(folder)
+    np.save(folder / "dead.npy", np.zeros((60, 6), np.float32))
+    index.import_arrays(folder / "dead.npy", "m/dead")
+    return index
+
+
 @pytest.mark.parametrize("search", [False, True])
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_a_layer_in_which_nothing_fires_is_dead_and_not_an_error(tmp_path, method, search):
-    index, _ = crafted(tmp_path)
+def test_a_layer_in_which_nothing_fires_is_dead_and_not_an_error(with_dead, method, search):
+    index = with_dead
     asked = {"vocabulary": axes(["a", "b", "c"]), "search": search, "logit_scale": 10.0, "keep": False}
     assert {label.state for label in index.label("m/l", method, floor=1e6, **asked)} == {"dead"}
-    np.save(tmp_path / "dead.npy", np.zeros((60, 6), np.float32))
-    index.import_arrays(tmp_path / "dead.npy", "m/dead")
     for contrast in ("nearest", "random"):
         labels = index.label("m/dead", method, contrast=contrast, **asked)
         assert [(label.state, label.labels, label.pairs) for label in labels] == [("dead", (), ())] * 6

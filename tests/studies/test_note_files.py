@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from reviewed import LAYER, add_finding, make_reviewed
 
@@ -11,6 +13,7 @@ from csp_index.labelling.review.notes import read_notes
 from csp_index.records import NeuronKey
 from csp_index.store.study_tables import RATINGS
 from csp_index.studies.note_files import export_notes, import_notes, notes_text
+from csp_index.studies.rating_files import read_ratings
 from csp_index.studies.ratings import Question, write_rating
 
 NEURON = f"{LAYER}/1"
@@ -26,15 +29,20 @@ HOSTILE = (
 )
 
 
-@pytest.fixture
-def noted(tmp_path):
-    index = make_reviewed(tmp_path)
+@pytest.fixture(scope="module")
+def noted_once(tmp_path_factory):
+    index = make_reviewed(tmp_path_factory.mktemp("noted"))
     for text in HOSTILE:
         index.note(NEURON, "comment", text, by="=ann")
     index.note(f"{LAYER}/2", "rename", "mine", by="ann")
     add_finding(index, "1")
     index.note("finding:1", "accept", by="bob")
-    return index, tmp_path
+    return index
+
+
+@pytest.fixture
+def noted(noted_once, tmp_path):
+    return open_index(shutil.copytree(noted_once.uri, tmp_path / "db")), tmp_path
 
 
 def test_out_and_in_and_out_again_is_the_same_to_the_byte(noted):
@@ -123,14 +131,13 @@ def test_notes_about_neurons_that_are_not_here_are_kept_and_counted(noted):
         (("bob", '"bob'), "cannot be read"),
     ],
 )
-def test_a_file_that_no_export_wrote_adds_nothing(noted, change, match):
-    index, folder = noted
-    export_notes(index.store, folder / "a.csv")
-    (folder / "a.csv").write_text((folder / "a.csv").read_text().replace(*change))
-    fresh = make_reviewed(folder, name="fresh")
+def test_a_file_that_no_export_wrote_adds_nothing(noted_once, tmp_path, change, match):
+    store = noted_once.store
+    (tmp_path / "a.csv").write_text(notes_text(read_notes(store)).replace(*change))
+    before = store.versions()
     with pytest.raises(SourceError, match=match):
-        import_notes(fresh.store, folder / "a.csv")
-    assert fresh.sql("SELECT count(*) AS n FROM notes").rows() == [{"n": 0}]
+        import_notes(store, tmp_path / "a.csv")
+    assert store.versions() == before
 
 
 def test_the_same_note_twice_in_a_file_and_no_file_are_refused(noted):
@@ -149,6 +156,14 @@ def rate(index, image: int = 3, text: str = "=red", verdict: str = "yes") -> str
     key = NeuronKey.parse(NEURON)
     question = Question(key, text, image, "csp", "a run", "digest", "importance", 0.1, -0.3)
     return write_rating(index.store, question, "ann", verdict)
+
+
+@pytest.fixture(scope="module")
+def rated_text(noted_once, tmp_path_factory):
+    """A file with a rating."""
+    index = open_index(shutil.copytree(noted_once.uri, tmp_path_factory.mktemp("rated") / "db"))
+    rate(index)
+    return notes_text(read_notes(index.store), read_ratings(index.store))
 
 
 def test_ratings_go_out_and_in_with_the_notes_to_the_byte(noted):
@@ -190,10 +205,9 @@ def test_ratings_find_their_pictures_under_other_numbers_or_are_left_out(noted, 
         (("importance,", ""), "has 13 cells: expected 14"),
     ],
 )
-def test_a_rating_that_no_export_wrote_adds_nothing(noted, change, match):
-    index, folder = noted
-    rate(index)
-    export_notes(index.store, folder / "a.csv")
-    (folder / "a.csv").write_text((folder / "a.csv").read_text().replace(*change))
+def test_a_rating_that_no_export_wrote_adds_nothing(rated_text, noted_once, tmp_path, change, match):
+    (tmp_path / "a.csv").write_text(rated_text.replace(*change))
+    before = noted_once.store.versions()
     with pytest.raises(SourceError, match=match):
-        import_notes(make_reviewed(folder, name="fresh").store, folder / "a.csv")
+        import_notes(noted_once.store, tmp_path / "a.csv")
+    assert noted_once.store.versions() == before

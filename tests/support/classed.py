@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from made_once import made_once
 
 from csp_index import Index, open_index
 from csp_index.records import LayerKey
@@ -17,10 +18,18 @@ NEURONS, WIDTH = 70, 8  # more neurons than are read together
 
 def make_classed(folder: Path, images: int, rows: Sequence[Mapping[str, object]]) -> tuple[Index, np.ndarray]:
     """Import rectified activations [N, 70] as `net/layer`, of which neuron 3 is dead, with a row of metadata each."""
-    folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(5)
     activations = np.maximum(rng.standard_normal((images, NEURONS)), 0).astype(np.float32)
     activations[:, 3] = 0
+    key = "classed", images, json.dumps(rows)
+    made_once(key, lambda place: _make(place, activations, rng, rows), folder)
+    return open_index(folder / "db"), activations
+
+
+def _make(
+    folder: Path, activations: np.ndarray, rng: np.random.Generator, rows: Sequence[Mapping[str, object]]
+) -> None:
+    images = len(activations)
     np.save(folder / "A.npy", activations)
     np.save(folder / "E.npy", rng.standard_normal((images, WIDTH)).astype(np.float32))
     names = [f"{image:05d}.png" for image in range(images)]
@@ -32,7 +41,6 @@ def make_classed(folder: Path, images: int, rows: Sequence[Mapping[str, object]]
         folder / "A.npy", "net/layer", embeddings=folder / "E.npy", uris=folder / "uris.txt", shard_size=17
     )
     index.add_metadata(folder / "metadata.jsonl")
-    return index, activations
 
 
 def add_outputs(index: Index, outputs: np.ndarray, names: Sequence[str]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
+from made_once import made_once
 
 from csp_index import CandidateTexts, Index, open_index
 from csp_index.records import LayerKey, NeuronKey
@@ -21,17 +23,22 @@ IMAGES, NEURONS = 40, 6  # neuron 5 is dead
 
 def make_reviewed(folder: Path, seed: int = 0, name: str = "db") -> Index:
     """Return an index of two layers whose labels are by csp; another seed is another network."""
+    return open_index(made_once(("reviewed", seed), lambda place: _make(place, seed), folder / name))
+
+
+def _make(place: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     activations = np.maximum(rng.standard_normal((IMAGES, NEURONS)), 0).astype(np.float32)
     activations[:, 5] = 0
-    np.save(folder / f"{name}-A.npy", activations)
-    np.save(folder / f"{name}-B.npy", activations[:, ::-1].copy())
-    np.save(folder / f"{name}-E.npy", np.random.default_rng(7).standard_normal((IMAGES, 8)).astype(np.float32))
-    index = open_index(folder / name)
-    index.import_arrays(folder / f"{name}-A.npy", LAYER, embeddings=folder / f"{name}-E.npy")
-    index.import_arrays(folder / f"{name}-B.npy", OTHER)
+    with tempfile.TemporaryDirectory() as files:
+        arrays = [Path(files) / f"{name}.npy" for name in ("A", "B", "E")]
+        np.save(arrays[0], activations)
+        np.save(arrays[1], activations[:, ::-1].copy())
+        np.save(arrays[2], np.random.default_rng(7).standard_normal((IMAGES, 8)).astype(np.float32))
+        index = open_index(place)
+        index.import_arrays(arrays[0], LAYER, embeddings=arrays[2])
+        index.import_arrays(arrays[1], OTHER)
     index.label(LAYER, "csp", vocabulary=WORDS, bootstrap=0)
-    return index
 
 
 def add_finding(index: Index, name: str) -> None:
