@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Final
 
 import numpy as np
@@ -52,6 +53,7 @@ class Classifier(nn.Module):
         self.maps = nn.Sequential(*blocks)
         self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(NEURONS, len(CLASSES))
+        self.config = SimpleNamespace(id2label=dict(enumerate(CLASSES)))
         self.preprocess: Callable[[Image.Image], Tensor] = transforms.Compose(
             [
                 transforms.Resize(SIDE, transforms.InterpolationMode.BICUBIC),

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Final, Literal, TypeAlias
 
 import torch
@@ -72,6 +73,7 @@ class PlantedCNN(nn.Module):
         self.hidden = nn.Sequential(nn.Linear(2 * WIDTHS[-1], 256), nn.ReLU())
         self.concepts = nn.Sequential(nn.Linear(256, len(PLANTED)), nn.ReLU6())
         self.head = nn.Linear(len(PLANTED), len(ATTRIBUTES["shape"]))
+        self.config = SimpleNamespace(id2label=dict(enumerate(ATTRIBUTES["shape"])))
         self.preprocess: Callable[[Image.Image], Tensor] = transforms.Compose(
             [
                 transforms.Resize(SIDE, transforms.InterpolationMode.BICUBIC),

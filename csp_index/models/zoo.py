@@ -26,7 +26,7 @@ from csp_index.models.redrawn import redrawn_network
 from csp_index.models.remote_code import cannot_load
 from csp_index.models.sparse_autoencoders import attach, split_spec
 from csp_index.models.specs import network_spec, split_redrawn
-from csp_index.models.trunks import load_open_clip, load_transformers
+from csp_index.models.trunks import class_names_in, load_open_clip, load_transformers
 from csp_index.models.weights import OBJECT, local_directory, near_matches, objects_are_missing, stable_repr
 
 _RANDOM = "none"
@@ -197,13 +197,13 @@ def _load_python(name: str, wish: Wish) -> Loaded:
     own = getattr(module, "preprocess", None)
     if callable(own):
         prepare, text = Prepared(own, name), f"{type(module).__name__}.preprocess"
-        return loaded_module(module, prepare, text, f"torch {torch.__version__}", forward)
-    from torchvision.models import ResNet50_Weights
+    else:
+        from torchvision.models import ResNet50_Weights
 
-    transform = (
-        ResNet50_Weights.IMAGENET1K_V1.transforms()
-    )  # the usual one: the short side to 256, the middle 224 of it
-    return loaded_module(module, transform, stable_repr(transform), f"torch {torch.__version__}", forward)
+        prepare = ResNet50_Weights.IMAGENET1K_V1.transforms()  # the usual one: the short side to 256, its middle 224
+        text = stable_repr(prepare)
+    loaded = loaded_module(module, prepare, text, f"torch {torch.__version__}", forward)
+    return replace(loaded, classes=class_names_in(getattr(inner, "config", None)))
 
 
 def _run(module: nn.Module, pixels: Tensor) -> object:

@@ -48,6 +48,14 @@ def test_timm_names_the_classes_of_its_tag_or_of_its_settings(tmp_path: Path) ->
     assert named(f"timm:{folder}") == {}
 
 
+def test_a_network_of_ones_own_names_its_outputs_by_id2label() -> None:
+    from csp_index.demo.network import NETWORK_WEIGHTS
+    from csp_index.demo.world import ATTRIBUTES
+
+    spec = "python:csp_index.demo.network:planted_cnn"
+    assert named(spec, weights=str(NETWORK_WEIGHTS)) == {"head": ATTRIBUTES["shape"]}
+
+
 class Twin(nn.Module):
     """Two layers as wide as the number of classes, of which the second is the output."""
 
