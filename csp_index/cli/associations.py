@@ -91,7 +91,7 @@ def _untold(result: Associations, name: str | None, neuron: int | None) -> str:
     names, tells = result.classes.names, result.tells
     if neuron is not None:
         return "" if tells[neuron].any() else f"{result.classes.layer}/{neuron} tells none of the classes: {_CHANCE}"
-    silent = [one for one, told in zip(names, tells.any(0).tolist(), strict=True) if not told and name in (None, one)]
+    silent = [one for place, one in enumerate(names) if not tells[:, place].any() and name in (None, one)]
     if not silent:
         return ""
     listed = ", ".join(silent[:_SHOWN]) + (", ..." if len(silent) > _SHOWN else "")

@@ -96,7 +96,7 @@ def read_classes(store: Store, by: str, images: int, most: int = MOST_CLASSES, b
         raise StudyError(f"{by!r} has values that are no numbers, such as {no_number(names)!r}: leave --bins out")
     names, owners = binned(numbers, owners, bins)
     pairs = np.unique(np.stack([owners, ids]), axis=1)  # an image with two numbers of a bin is in it once
-    return _chosen(names, *pairs, notes, images, most, by)
+    return _chosen(names, pairs[0], pairs[1], notes, images, most, by)
 
 
 def value_texts(value: object) -> tuple[str, ...] | None:

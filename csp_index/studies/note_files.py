@@ -187,8 +187,8 @@ def _note(cells: dict[str, str], when: datetime) -> Note:
     if _draft_differs(draft, cells):
         raise SettingError("its subject or texts are not as notes are written")
     said = (draft.reader, draft.subject, draft.action, draft.text)
-    label = (cells[name] or None for name in _OPTIONAL)
-    return Note(cells["note_id"], when, *said, *label, cells["layer_digest"])
+    label, method, run = (cells[name] or None for name in _OPTIONAL)
+    return Note(cells["note_id"], when, *said, label, method, run, cells["layer_digest"])
 
 
 def _draft_differs(draft: Draft, cells: dict[str, str]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path, Query
@@ -30,7 +30,7 @@ def add_list(
         return renderer.page(template, page=document(), twin=f"{address}.json")
 
 
-def paged(address: str, terms: Mapping[str, object], start: int, size: int, total: int) -> dict[str, str | None]:
+def paged(address: str, terms: Mapping[str, object], start: int, size: int, total: int) -> dict[str, Any]:
     """Return the links of a page with `size` rows of `total`, from `start` on: previous, next, and its JSON twin.
 
     >>> paged("/matches/1f", {"by": "concepts"}, 0, 50, 60)["next"]

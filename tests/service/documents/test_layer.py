@@ -143,6 +143,8 @@ def test_the_document_is_whole_and_json(planted: Served) -> None:
         "q": "",
         "method": planted[0].layer(WORDS).method,
         "limit": 48,
+        "class_name": "",
+        "by": None,
     }
     assert document["neurons"][0].keys() - planted[0].layer(WORDS).row(0).keys() == {
         *("clarity", "effect", "effect_on", "auroc", "auroc_on")

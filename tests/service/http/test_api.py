@@ -86,7 +86,7 @@ def test_classes_and_their_neurons(client):
     row = max((row for row in every["classes"] if row["names_class"]), key=lambda row: row["auroc"])
     asked = {"name": row["class_name"], "by": "concepts", "limit": 3}
     one = held_to(class_shapes.ClassDocument, client.get(f"/api/v1/class/{LAYER}", params=asked))
-    assert len(one["neurons"]) == 3 and one["neurons"][0]["neuron"]["neuron"] == row["best"]
+    assert 1 <= len(one["neurons"]) <= 3 and one["neurons"][0]["neuron"]["neuron"] == row["best"]
     assert one["neurons"][0]["auroc"] == row["auroc"] > 0.9 and row["best"] in [n["neuron"] for n in one["saying"]]
     of_one = held_to(class_shapes.NeuronClassesDocument, client.get(f"/api/v1/neurons/{row['best']}/classes"))
     assert of_one["classes"][0]["class_name"] == row["class_name"] and len(of_one["classes"]) == len(every["classes"])
@@ -111,7 +111,20 @@ def test_a_neuron_by_another_method(client, served_db):
 
 
 @pytest.mark.parametrize(
-    "sort", ["index", "label", "score", "lead", "confidence", "probability", "firing_rate", "clarity", "effect", "max"]
+    "sort",
+    [
+        "index",
+        "label",
+        "score",
+        "lead",
+        "confidence",
+        "probability",
+        "firing_rate",
+        "clarity",
+        "effect",
+        "auroc",
+        "max",
+    ],
 )
 def test_pages_of_neurons_follow_each_other(client, sort):
     everything = held_to(shapes.NeuronsDocument, client.get("/api/v1/neurons", params={"layer": LAYER, "limit": 200}))
