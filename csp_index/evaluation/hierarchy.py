@@ -72,23 +72,23 @@ class Hierarchy:
 
     def names(self, text: str) -> tuple[str, ...]:
         """Return all names of the text's nodes: the text and its synonyms; empty for an unknown text."""
-        return tuple(dict.fromkeys(name for node in self._nodes(text) for name in self._names[node]))
+        return tuple(dict.fromkeys(name for node in self.nodes(text) for name in self._names[node]))
 
     def parents(self, text: str) -> tuple[str, ...]:
         """Return the titles of the directly broader nodes, over all senses."""
-        return self._titles(parent for node in self._nodes(text) for parent in self._parents[node])
+        return self._titles(parent for node in self.nodes(text) for parent in self._parents[node])
 
     def children(self, text: str) -> tuple[str, ...]:
         """Return the titles of the directly narrower nodes, over all senses."""
-        return self._titles(child for node in self._nodes(text) for child in self._children[node])
+        return self._titles(child for node in self.nodes(text) for child in self._children[node])
 
     def ancestors(self, text: str) -> tuple[str, ...]:
         """Return the titles of all broader nodes, nearest first."""
-        return self._titles(node for node, steps in self._above(text).items() if steps)
+        return self._titles(node for node, steps in self.above(text).items() if steps)
 
     def depth(self, text: str) -> float:
         """Return the number of nodes on the shortest path to a root, 1 for a root; NaN for an unknown text."""
-        return float(min((self._depth[node] for node in self._nodes(text)), default=math.nan))
+        return float(min((self._depth[node] for node in self.nodes(text)), default=math.nan))
 
     def similarity(self, a: str, b: str) -> float:
         """Return the Wu-Palmer similarity, in [0, 1]: 2 depth(c) / (depth of a + depth of b), c their common ancestor.
@@ -97,7 +97,7 @@ class Hierarchy:
         deepest one, and with several parents the value is still at most 1. Two names of one node have similarity 1,
         names without a common ancestor 0. NaN for a text that is not in the hierarchy.
         """
-        above_a, above_b = self._above(a), self._above(b)
+        above_a, above_b = self.above(a), self.above(b)
         if not above_a or not above_b:
             return math.nan
         common = above_a.keys() & above_b.keys()
@@ -112,27 +112,40 @@ class Hierarchy:
         """
         if normal_text(label) == normal_text(truth):
             return "same"
-        labels, truths = set(self._nodes(label)), set(self._nodes(truth))
+        labels, truths = set(self.nodes(label)), set(self.nodes(truth))
         if not labels or not truths:
             return "unknown"
         if labels & truths:
             return "same"
-        if labels & self._above(truth).keys():
+        if labels & self.above(truth).keys():
             return "broader"
-        if truths & self._above(label).keys():
+        if truths & self.above(label).keys():
             return "narrower"
         shared = {p for n in labels for p in self._parents[n]} & {p for n in truths for p in self._parents[n]}
         return "sibling" if shared else "other"
 
-    def _nodes(self, text: str) -> Sequence[int]:
-        return self._nodes_of.get(normal_text(text), ())
-
     def _titles(self, nodes: Iterable[int]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self._names[node][0] for node in nodes))
 
-    def _above(self, text: str) -> dict[int, int]:
+    def nodes(self, text: str) -> Sequence[int]:
+        """Return the nodes with this name, its senses; none for an unknown text."""
+        return self._nodes_of.get(normal_text(text), ())
+
+    def title(self, node: int) -> str:
+        """Return the first name of a node."""
+        return self._names[node][0]
+
+    def node_names(self, node: int) -> Sequence[str]:
+        """Return all names of a node, its title first."""
+        return self._names[node]
+
+    def broader(self, node: int) -> Sequence[int]:
+        """Return the parents of a node."""
+        return self._parents[node]
+
+    def above(self, text: str) -> dict[int, int]:
         """Return the text's nodes and all their ancestors with the fewest steps up to them, nearest first."""
-        steps = dict.fromkeys(self._nodes(text), 0)
+        steps = dict.fromkeys(self.nodes(text), 0)
         waiting = list(steps)
         for node in waiting:  # the list grows while it is read: breadth first
             for parent in self._parents[node]:
