@@ -28,6 +28,11 @@ EFFECT_LISTS = ("effects", "low", "high", "on_class", "elsewhere")
 COMPARISONS = "comparisons"
 EVOLUTION = "evolution"
 MATCHES = "matches"
+HIERARCHIES = "hierarchies"
+HIERARCHY_WORDS = "hierarchy_words"
+HIERARCHY_LEVELS = "hierarchy_levels"
+# What came of a label: a broader word; itself; itself, as nothing explains the neuron; not in the hierarchy; no label.
+HIERARCHY_STATES = ("climbed", "kept", "unexplained", "unknown", "unlabelled")
 
 # The second layer of a comparison; `other` is the address of its index, "" if it is in this one.
 _OTHER = (("other", pa.string()), ("other_model", pa.string()), ("other_layer", pa.string()))
@@ -170,6 +175,41 @@ STUDIES: dict[str, pa.Schema] = {
         ("other_held", pa.int32()),
         ("both_held", pa.int32()),
         ("note", pa.string()),  # what was left out, and why; else ""
+    ),
+    HIERARCHIES: schema_of(  # a layer whose labels were put into a hierarchy; written last, so that its rows are whole
+        *RESULT[:-1],
+        ("source", pa.string()),  # the name of the hierarchy's file
+        ("encoder", pa.string()),
+        ("vocabulary", pa.string()),  # whose texts are the narrower words
+        ("choosing", pa.int64()),  # images that decide how a broader word is read
+        ("judging", pa.int64()),  # images that decide how broad a word a neuron bears
+        ("keep", pa.float64()),  # the share of the label's correlation that a broader word keeps at least
+        ("neurons", pa.int32()),
+        ("words", pa.int32()),
+        ("notes", pa.list_(pa.string())),  # what was left out, and why
+    ),
+    HIERARCHY_WORDS: schema_of(  # a word at or above one of the layer's labels
+        *RESULT[:-1],
+        ("word", pa.int32()),  # its place
+        ("title", pa.string()),
+        ("parents", pa.list_(pa.int32())),  # the places of broader words
+        ("texts", pa.int32()),  # with an embedding, at or below it
+        ("embedded", pa.bool_()),  # whether its own text has one
+    ),
+    HIERARCHY_LEVELS: schema_of(  # a neuron
+        *RESULT,
+        ("label", pa.string()),  # null without one
+        ("state", pa.string()),  # one of HIERARCHY_STATES
+        ("level", pa.int32()),  # the place of the word that stands for it; null if unknown or without label
+        ("level_title", pa.string()),
+        ("steps", pa.int32()),  # from the label up to it
+        ("by", pa.string()),  # how the broader word is read: text, union; null where the label stands for itself
+        ("correlation", pa.float64()),  # of the label with the activation; null without one, or if unknown
+        ("level_correlation", pa.float64()),
+        ("low", pa.float64()),  # bounds of the difference, level minus label; null where the label stands for itself
+        ("high", pa.float64()),
+        ("ended_at", pa.string()),  # the next broader word, which does not bear it; null if none is left
+        ("ended_correlation", pa.float64()),
     ),
     EVOLUTION: schema_of(  # a row per neuron and checkpoint; model is the network at the checkpoint
         *RESULT,
