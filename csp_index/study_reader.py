@@ -20,7 +20,7 @@ from csp_index.labelling.label_rule import preferred_method
 from csp_index.labelling.labels import label_neurons
 from csp_index.labelling.request import make_request
 from csp_index.labelling.review.pinned import pinned_label, pins_of
-from csp_index.labelling.texts.candidate_names import named_vocabulary, plain_candidates
+from csp_index.labelling.texts.candidate_names import Candidates, named_vocabulary, plain_candidates
 from csp_index.loading_reader import LoadingReader
 from csp_index.query.notebook import shown_progress
 from csp_index.query.reader import Reader
@@ -28,6 +28,7 @@ from csp_index.query.results import SqlResult
 from csp_index.records import Label, LayerKey, Progress
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
+from csp_index.studies.hierarchies.levels import KEEP
 
 if TYPE_CHECKING:
     from csp_index.labelling.review.notes import Note
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from csp_index.studies.auditing.stored_audits import Audit
     from csp_index.studies.comparison.records import Comparison
     from csp_index.studies.evolution.records import Evolution
+    from csp_index.studies.hierarchies.records import LayerHierarchy
     from csp_index.studies.note_files import NotesImport
     from csp_index.studies.reporting.check import ReportCheck
     from csp_index.studies.stored_effects import LayerEffects
@@ -277,3 +279,35 @@ class StudyReader(LoadingReader):
             self._read_own_datasets_first()
         options = {"progress": shown_progress()} | options
         return write_audit_report(self.store, audit, file, self._get_models, **options)
+
+    def hierarchy(
+        self,
+        layer: str,
+        file: str | Path,
+        *,
+        vocabulary: Candidates | None = None,
+        templates: str | None = None,
+        encoder: str | None = None,
+        seed: int = 0,
+        keep: float = KEEP,
+        recompute: bool = False,
+        progress: Progress | None = None,
+    ) -> LayerHierarchy:
+        """Return a layer's labels grouped by broader words, each at the level that its neuron's activations bear.
+
+        `file` is a table child,parent or WordNet's `data.noun`. A label is replaced by a broader word where that
+        explains the neuron's activations on held-out images as well; see `csp-index hierarchy`. `vocabulary` has the
+        narrower words, by default the last one used. `seed` splits the images; a broader word keeps at least the share
+        `keep` of the label's correlation. What is stored is read; `recompute` makes it again.
+        """
+        from csp_index.studies.hierarchies.arrange import HierarchyOptions, arrange_labels
+
+        return arrange_labels(
+            self._text_space(catalog.encoder(self.store, encoder), templates, keep=True),
+            catalog.layer(self.store, LayerKey.parse(layer)),
+            file,
+            HierarchyOptions(seed, keep),
+            vocabulary=vocabulary,
+            recompute=recompute,
+            progress=progress or shown_progress(),
+        )
