@@ -24,6 +24,9 @@ from csp_index.store.study_tables import (
     EFFECTS,
     EVOLUTION,
     FINDINGS,
+    HIERARCHIES,
+    HIERARCHY_LEVELS,
+    HIERARCHY_WORDS,
     MATCHES,
     NOTES,
     RATINGS,
@@ -48,6 +51,7 @@ _COMMANDS = {  # that wrote the rows of tables
     RATINGS: "serve",
     **dict.fromkeys((COMPARISONS, MATCHES), "compare"),
     EVOLUTION: "evolution",
+    **dict.fromkeys((HIERARCHIES, HIERARCHY_WORDS, HIERARCHY_LEVELS), "hierarchy"),
 }
 
 

@@ -10,6 +10,7 @@ from csp_index.integrity.column_checks import check_columns
 from csp_index.integrity.commit_checks import check_commits, check_files, check_foreign, check_kinds
 from csp_index.integrity.effect_checks import check_effects
 from csp_index.integrity.findings import Verification
+from csp_index.integrity.hierarchy_checks import check_hierarchies
 from csp_index.integrity.neighbour_checks import check_neighbours
 from csp_index.integrity.repair import repair as repair_index
 from csp_index.integrity.result_checks import check_results
@@ -85,6 +86,7 @@ def _verified(location: Location, full: bool, find_encoder: FindEncoder, progres
     check_associations(subject, marks)
     check_effects(subject)
     check_studies(subject)
+    check_hierarchies(subject)
     check_texts(subject)
     check_review(subject)
     steps.done()
