@@ -25,7 +25,16 @@ from csp_index import __version__, errors
 from csp_index.service.config import ServiceSettings
 from csp_index.service.desk import Desk
 from csp_index.service.documents.rate import Questions, check_can_rate
-from csp_index.service.http import api, effect_routes, evolution_routes, login, match_routes, pages, review
+from csp_index.service.http import (
+    api,
+    effect_routes,
+    evolution_routes,
+    hierarchy_routes,
+    login,
+    match_routes,
+    pages,
+    review,
+)
 from csp_index.service.http.access_log import Journal
 from csp_index.service.http.api import Service, Turns
 from csp_index.service.http.auth import Forms, Token, wants_page
@@ -122,6 +131,7 @@ def _add_routes(app: FastAPI, service: Service, token: Token | None) -> Answer:
     app.include_router(effect_routes.effects_api(service))
     app.include_router(match_routes.match_api(service))
     app.include_router(evolution_routes.evolution_api(service))
+    app.include_router(hierarchy_routes.hierarchy_api(service))
     app.include_router(pages.router(service, renderer))
     app.include_router(review.router(service, renderer))
     if token is not None:

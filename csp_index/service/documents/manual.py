@@ -43,6 +43,7 @@ HELP: Final[Mapping[str, Help]] = {
     "effects": Help("what is an effect?", "studies#effect-on-the-output"),
     "evolution": Help("what is followed?", "studies#a-network-through-its-training"),
     "facets": Help("what are facets?", "explorer#a-neurons-page"),
+    "hierarchy": Help("which word stands for a label?", "studies#broader-words"),
     "layers": Help("what is a layer?", "images-and-models#networks-layers-neurons"),
     "live": Help("what do the knobs do?", "methods#options-that-the-methods-share"),
     "matches": Help("what is a match?", "studies#two-layers-compared"),

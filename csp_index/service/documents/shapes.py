@@ -158,6 +158,7 @@ class LayerDocument(TypedDict):
     previous: str | None
     classes: Annotated[list[ClassSetRow], Field(description="What its neurons were compared by.")]
     has_effects: Annotated[bool, Field(description="Whether effects on the logits are stored.")]
+    has_hierarchy: Annotated[bool, Field(description="Whether its labels were grouped by broader words.")]
 
 
 class MapPoint(TypedDict):

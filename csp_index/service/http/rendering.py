@@ -188,6 +188,16 @@ def effects_href(layer: str) -> str:
     return "/effects/" + "/".join(quote(part, safe="") for part in layer.split("/"))
 
 
+def hierarchy_href(layer: str, word: int | None = None) -> str:
+    """Return the address of the page of a layer's labels by broader words, or of one word.
+
+    >>> hierarchy_href("net/layer4", 3)
+    '/hierarchy/net/layer4?word=3'
+    """
+    address = "/hierarchy/" + "/".join(quote(part, safe="") for part in layer.split("/"))
+    return address if word is None else f"{address}?word={int(word)}"
+
+
 def audit_href(layer: str, by: str | None = None) -> str:
     """Return the address of the page of a layer's audit, of several by different classes that by one column.
 
@@ -282,6 +292,7 @@ def environment() -> jinja2.Environment:
         report_href,
         classes_href,
         effects_href,
+        hierarchy_href,
         image_href,
         thumbnail,
         compare_href,

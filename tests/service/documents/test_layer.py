@@ -134,7 +134,17 @@ def test_unknown_values_are_refused(asked: dict[str, Any]) -> None:
 
 def test_the_document_is_whole_and_json(planted: Served) -> None:
     document = layer_document(*planted, WORDS, GalleryQuery())
-    assert list(document) == ["layer", "query", "neurons", "total", "next", "previous", "classes", "has_effects"]
+    assert list(document) == [
+        "layer",
+        "query",
+        "neurons",
+        "total",
+        "next",
+        "previous",
+        "classes",
+        "has_effects",
+        "has_hierarchy",
+    ]
     assert document["layer"]["layer"] == PLANTED and document["layer"]["dead"] == 1
     assert document["query"] == {
         "sort": "index",
