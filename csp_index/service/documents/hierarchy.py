@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Final, cast
 
 from csp_index.errors import NotFoundError
+from csp_index.printable import without_folders
 from csp_index.records import LayerKey
 from csp_index.service.documents.hierarchy_shapes import GroupRow, HierarchyDocument, LevelRow, WordRow
-from csp_index.service.snapshot import Snapshot, without_folders
+from csp_index.service.snapshot import Snapshot
 from csp_index.store.study_tables import HIERARCHY_STATES
 from csp_index.studies.hierarchies.records import Group, LayerHierarchy, StoredWord
 from csp_index.studies.hierarchies.stored import layers_with_hierarchies, read_hierarchy
