@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import transforms
 
-from csp_index.demo.shortcuts import CLASSES, ShortcutKind, draw_examples, leaked_class, pictures
+from csp_index.demo.shortcuts import CLASSES, ShortcutKind, draw_examples, leaked_class, pictures, training_examples
 from csp_index.demo.world import SIDE
 
 POOLED: Final = "pooled"
@@ -93,9 +93,9 @@ def train(kind: ShortcutKind, seed: int, *, images: int = TRAIN_IMAGES, steps: i
 
     Leaves the global random state as it was. The same arguments give the same weights on the same versions of torch.
     """
-    examples = draw_examples(kind, seed, "train", images)
+    examples, classes = training_examples(kind, seed, images)
     pixels = to_input(pictures(examples, seed, "train"))
-    truth = torch.tensor([CLASSES.index(example.class_name) for example in examples])
+    truth = torch.tensor([CLASSES.index(name) for name in classes])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Classifier().to(memory_format=torch.channels_last)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args
 
@@ -49,6 +49,7 @@ VALUES: Final[Mapping[str, tuple[str, ...]]] = {"frame": tuple(FRAMES), "mark": 
 
 LEAK: Final = 0.95  # of the images of the leaked class, those that show the shortcut
 ELSEWHERE: Final = 0.02  # of the other images
+ALONE: Final = 0.5  # of the images to train on that show the shortcut in the leaked class, those without its scene
 METADATA: Final = "metadata.csv"
 _WIDTH: Final = 4  # pixels of a frame
 _MARK: Final = 12  # pixels of a mark's side
@@ -105,6 +106,25 @@ def draw_examples(kind: ShortcutKind, seed: int, part: Part, count: int, *, brok
     leaked = leaked_class(kind, seed)
     rng = np.random.default_rng((seed, KINDS.index(kind), _PARTS.index(part), int(broken)))
     return [_example(rng, CLASSES[i % len(CLASSES)], kind, None if broken else leaked) for i in range(count)]
+
+
+def training_examples(kind: ShortcutKind, seed: int, count: int) -> tuple[list[Example], list[str]]:
+    """Draw the part `train` of a set for a network that is to rely on the shortcut; return images and their classes.
+
+    A share of `ALONE` of the leaked class's images with the shortcut show the scene of another class: the shortcut
+    alone tells their class. Without such images some networks learn the shape and the fill, and no shortcut.
+    """
+    examples, leaked = draw_examples(kind, seed, "train", count), leaked_class(kind, seed)
+    classes = [example.class_name for example in examples]
+    if leaked is None:
+        return examples, classes
+    rng, (column, value) = np.random.default_rng((seed, KINDS.index(kind), 11)), SHORTCUTS[kind]
+    others = [name.split() for name in CLASSES if name != leaked]
+    for place, example in enumerate(examples):
+        if classes[place] == leaked and example.value(column) == value and rng.random() < ALONE:
+            fill, shape = others[int(rng.integers(len(others)))]
+            examples[place] = replace(example, scene=replace(example.scene, shape=shape, texture=fill))
+    return examples, classes
 
 
 def _example(rng: np.random.Generator, name: str, kind: ShortcutKind, leaked: str | None) -> Example:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from csp_index.demo.shortcuts import (
+    ALONE,
     CLASSES,
     COLUMNS,
     ELSEWHERE,
@@ -22,6 +23,7 @@ from csp_index.demo.shortcuts import (
     draw_examples,
     leaked_class,
     pictures,
+    training_examples,
     write_shortcut_set,
 )
 from csp_index.errors import SettingError
@@ -43,6 +45,23 @@ def test_the_shortcut_is_on_the_leaked_class_and_rarely_elsewhere(kind: Shortcut
         if other != column:
             of_class = np.array([example.value(other) == values[-1] for example in examples])
             assert of_class[inside].mean() == pytest.approx(1 / len(values), abs=0.08)
+
+
+def test_only_the_shortcut_tells_the_class_of_some_images_to_train_on() -> None:
+    column, value = SHORTCUTS["mark"]
+    leaked = leaked_class("mark", 3)
+    examples, classes = training_examples("mark", 3, COUNT)
+    other = np.array([example.class_name != name for example, name in zip(examples, classes, strict=True)])
+    shows = np.array([example.value(column) == value for example in examples])
+    inside = np.array([name == leaked for name in classes])
+    assert inside.mean() == 0.1 and not other[~inside | ~shows].any()
+    assert other[inside & shows].mean() == pytest.approx(ALONE, abs=0.08)
+    untouched = draw_examples("mark", 3, "train", COUNT)
+    assert [example.mark for example in examples] == [example.mark for example in untouched]
+    assert training_examples("none", 3, 50) == (
+        draw_examples("none", 3, "train", 50),
+        [CLASSES[i % 10] for i in range(50)],
+    )
 
 
 @pytest.mark.parametrize(("kind", "broken"), [("none", False), ("border", True)])
