@@ -8,7 +8,7 @@ import torch
 from spots import SIDE, spot, spotted
 
 from csp_index.contrast.edits import STRENGTHS
-from csp_index.contrast.saliency import driving_maps, region
+from csp_index.contrast.saliency import driving_maps, over_picture, region
 from csp_index.errors import ModelError
 from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.models.sparse_autoencoders import SparseAutoencoder
@@ -95,3 +95,9 @@ def test_a_region_lies_where_the_network_saw_it():
     assert rows.min() >= 15 and rows.max() < 45 and columns.min() >= 105 and columns.max() < 135
     for share in STRENGTHS:
         assert region(heat, (50, 0, 150, 100), (200, 100), share).mean() == pytest.approx(share, abs=1e-3)
+
+
+def test_a_map_covers_the_part_of_the_picture_that_the_network_sees():
+    over = over_picture(torch.ones(2, 2), (2, 0, 6, 4), (8, 4))
+    assert over.shape == (4, 8) and np.isnan(over[:, :2]).all() and np.isnan(over[:, 6:]).all()
+    np.testing.assert_allclose(over[:, 2:6], 1)

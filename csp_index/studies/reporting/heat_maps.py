@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import numpy as np
@@ -16,6 +16,7 @@ from csp_index.contrast.saliency import over_picture
 from csp_index.errors import CspIndexError
 from csp_index.images.footprint import Box
 from csp_index.models.index_models import Models
+from csp_index.printable import without_folders
 from csp_index.records import Progress
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.tables import Store
@@ -62,7 +63,7 @@ def make_heat_maps(
                     made[one] = faded(picture, heat, box, side)
             progress(min(start + _AT_ONCE, len(todo)), len(todo), "heat maps")
     except CspIndexError as exc:
-        return HeatMaps(made, f"Heat maps were not made, or not all: {exc}.")
+        return HeatMaps(made, f"Heat maps were not made, or not all: {without_folders(str(exc))}.")
     if not wanted:
         return HeatMaps(note="There are no heat maps: no finding above the threshold has pairs of images.")
     return HeatMaps(made, _missing(lost))
@@ -89,5 +90,5 @@ def _missing(lost: dict[int, str]) -> str:
     """Return what is said of pictures that could not be opened."""
     if not lost:
         return ""
-    first: Sequence[str] = list(lost.values())
-    return f"{len(lost):,} pictures have no heat map, because they cannot be opened (first: {first[0]})."
+    first = without_folders(next(iter(lost.values())))
+    return f"Pictures without a heat map, because they cannot be opened: {len(lost):,} (first: {first})."
