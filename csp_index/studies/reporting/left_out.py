@@ -52,10 +52,10 @@ def _images(store: Store, audit: Audit, target: LayerInfo) -> Iterator[dict[str,
     skipped = store.read(schema.FAILURES, ["uri", "reason"]).to_pylist()
     if skipped:
         names = [f"{str(row['uri']).rpartition('/')[2]}: {without_folders(row['reason'])}" for row in skipped]
-        yield _entry("Images", f"{len(skipped):,} images could not be read or used, and are in no figure.", names)
+        yield _entry("Images", f"Images that could not be read or used, and are in no figure: {len(skipped):,}.", names)
     later = catalog.image_count(store, target.what) - audit.images
     if later > 0:
-        yield _entry("Images", f"{later:,} images were indexed after the audit: audit again to look at them.")
+        yield _entry("Images", f"Images that were indexed after the audit: {later:,}; audit again to look at them.")
 
 
 def _classes(store: Store, target: LayerInfo) -> Iterator[dict[str, Any]]:
@@ -65,7 +65,7 @@ def _classes(store: Store, target: LayerInfo) -> Iterator[dict[str, Any]]:
     empty = [row for row in rows if str(row["run_id"]) == last and not row["images"]]
     if empty:
         names = [row["class_name"] or f"output {row['class_index']}" for row in empty]
-        yield _entry("Classes", f"{len(empty):,} classes of the network have no image here.", names)
+        yield _entry("Classes", f"Classes of the network without an image here: {len(empty):,}.", names)
 
 
 def _neurons(store: Store, audit: Audit, target: LayerInfo) -> Iterator[dict[str, Any]]:
@@ -73,20 +73,20 @@ def _neurons(store: Store, audit: Audit, target: LayerInfo) -> Iterator[dict[str
         rows = catalog.neuron_rows(store, target)
         dead = rows.filter(pc.less_equal(rows["max"], 0))["neuron"].to_pylist()
         if dead:
-            text = f"{len(dead):,} of {target.neurons:,} neurons are dead: they fire on no indexed image."
+            text = f"Dead neurons, which fire on no indexed image: {len(dead):,} of {target.neurons:,}."
             yield _entry("Neurons", text, dead)
     known = store.read(EFFECTS, ["neuron"], catalog.layer_filter(target))["neuron"].to_numpy()
     without = np.setdiff1d(np.arange(target.neurons), known).tolist()
     if len(without) == target.neurons:
         yield _entry("Neurons", "The index keeps no effects of this layer: the audit was given them from elsewhere.")
     elif without:
-        yield _entry("Neurons", f"{len(without):,} of {target.neurons:,} neurons have no known effect.", without)
+        yield _entry("Neurons", f"Neurons without a known effect: {len(without):,} of {target.neurons:,}.", without)
     where = f"{catalog.layer_filter(target)} AND rank <= 0 AND method = {catalog.sql_text(audit.method)}"
     heads = store.read(schema.LABELS, ["neuron", "state"], where)
     labeled = heads.filter(pc.equal(heads["state"], "labelled"))["neuron"].to_numpy()
     unlabeled = np.setdiff1d(np.arange(target.neurons), labeled).tolist()
     if unlabeled and heads.num_rows:
-        text = f"{len(unlabeled):,} of {target.neurons:,} neurons have no label by {audit.method}."
+        text = f"Neurons without a label by {audit.method}: {len(unlabeled):,} of {target.neurons:,}."
         yield _entry("Neurons", text, unlabeled)
 
 
@@ -95,10 +95,10 @@ def _layers(store: Store, labels: dict[str, dict[str, int]]) -> Iterator[dict[st
     looked = {str(key) for key in audited(store)}
     others = [name for name in known if name not in looked]
     if others:
-        yield _entry("Layers", f"{len(others):,} layers of the index have no audit.", others)
+        yield _entry("Layers", f"Layers of the index without an audit: {len(others):,}.", others)
     without = [name for name in known if name not in labels]
     if without:
-        yield _entry("Layers", f"{len(without):,} layers of the index have no labels.", without)
+        yield _entry("Layers", f"Layers of the index without labels: {len(without):,}.", without)
 
 
 def _methods(audit: Audit, labels: dict[str, dict[str, int]]) -> Iterator[dict[str, Any]]:
@@ -126,7 +126,7 @@ def _people(audit: Audit, reviews: Any) -> Iterator[dict[str, Any]]:
     said = reviews["findings"]
     open_ones = [one for one in audit.above if not said.get(one.finding, {}).get("verdict")]
     if open_ones:
-        text = f"{len(open_ones):,} of {len(audit.above):,} findings have neither been accepted nor rejected by anyone."
+        text = f"Findings that nobody has accepted or rejected: {len(open_ones):,} of {len(audit.above):,}."
         yield _entry("People", text, [f"{one.subject} and {one.class_name} ({one.finding})" for one in open_ones])
     if not reviews["ratings"]["ratings"]:
         yield _entry("People", "Nobody rated whether the labels are true of pictures (csp-index serve --rate).")

@@ -18,6 +18,7 @@ from csp_index import Index, NotFoundError, SettingError, StudyError
 from csp_index.images.decode import thumbnail
 from csp_index.studies.reporting.content import images_of, report_content
 from csp_index.studies.reporting.pictures import Album, stored_pictures
+from csp_index.studies.reporting.printing import find_browser
 from csp_index.studies.reporting.write import named_audit, write_audit_report
 
 EVIL = "<script>alert('pink')</script>"
@@ -204,3 +205,14 @@ assert not {"torch", "matplotlib", "lancedb"} & set(sys.modules), sorted(sys.mod
 def test_arguments_are_those_of_the_function(index: Index, tmp_path: Path) -> None:
     written = write_audit_report(index.store, index.stored_audit(), tmp_path / "r.html", lambda: pytest.fail("loaded"))
     assert written == tmp_path / "r.html"
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_a_real_browser_prints_the_page(index: Index, tmp_path: Path) -> None:
+    try:
+        find_browser()
+    except StudyError as exc:
+        pytest.skip(str(exc))
+    index.report(index.stored_audit(), tmp_path / "r.html", pdf=tmp_path / "r.pdf")
+    assert (tmp_path / "r.pdf").read_bytes().count(b"/Type /Page\n") >= 3
