@@ -116,6 +116,7 @@ def _run(options: argparse.Namespace, tell: Callable[[str], None]) -> None:
         templates=options.templates,
     )
     _tell_audit(audit, options.out, tell)
+    tell(f"report: {index.report(audit, options.out / 'report.html', force=True)}")
 
 
 def truth_beside(metadata: Path) -> Path:

@@ -67,6 +67,7 @@ def test_the_neuron_that_sees_the_patch_is_the_first_finding(
     found = [first[name] for name in ("neuron", "kind", "class_name", "subject", "above")]
     assert found == [neuron, "unexpected-label", "NV", "colored patch", True]
     assert not any(one["above"] for one in findings if one["neuron"] != neuron)
+    assert "colored patch" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     own = {row["class"]: row for row in rows_of(tmp_path / "out" / "classes.csv") if row["neuron"] == neuron}
     assert own.keys() == {"MEL", "NV", "BKL", "VASC"}
     assert own["NV"]["within"] == "colored patch", "it sets apart the nevi that fire the neuron from other nevi"
