@@ -63,11 +63,11 @@ def _say(result: LayerEffects, place: int, top: int, as_json: bool) -> None:
         say_json({"neuron": address, "by": result.by, "exact": exact, "images": result.images, "effects": rows})
         return
     cells = []
-    for row in rows:
+    for row in [row for row in rows if row["effect"]]:
         name = row["class_name"] or f"class {row['class_index']}"
         between = "" if row["low"] is None else f" ({row['low']:.3g} to {row['high']:.3g})"
         cells.append(f"{name} {row['effect']:+.3g}{between}")
-    say(address, *(cells or ["(no class has images)"]))
+    say(address, *(cells or ["(it changes no logit on these images)" if rows else "(no class has images)"]))
 
 
 COMMANDS = (effects,)
