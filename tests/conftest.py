@@ -48,6 +48,14 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """Let nothing wait for the disk: what tests write need not outlive a power cut, 34 times for one small index."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def given() -> None:
     """Give the tests' own models to this process: also an index that another process made may name them."""
     from csp_index.models import trust

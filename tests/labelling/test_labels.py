@@ -80,7 +80,7 @@ def test_trap_12_the_mean_variant_is_not_called_clip_dissect(small):
 
 
 @example(seed=10_000, images=35, shard=5, neighbours=1)  # an activation equal to the mean but for a rounding
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 10_000), images=st.integers(12, 150), shard=st.integers(5, 60), neighbours=st.integers(1, 5))
 def test_both_paths_and_the_oracle_choose_the_same_images(tmp_path_factory, seed, images, shard, neighbours):
     folder = tmp_path_factory.mktemp("paths")

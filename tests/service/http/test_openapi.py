@@ -96,12 +96,12 @@ def test_all_operations_are_held(openapi):
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_answers_are_as_described(openapi, method, path):
-    hold(openapi, method, path, GenerationMode.POSITIVE, 5 if path.endswith("sql") else 15)
+    hold(openapi, method, path, GenerationMode.POSITIVE, 5)
 
 
 @pytest.mark.parametrize(("method", "path"), WITH_INPUT)
 def test_wrong_requests_are_refused_as_described(openapi, method, path):
-    hold(openapi, method, path, GenerationMode.NEGATIVE, 15)
+    hold(openapi, method, path, GenerationMode.NEGATIVE, 4)
 
 
 @pytest.mark.slow
