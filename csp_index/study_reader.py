@@ -132,6 +132,7 @@ class StudyReader(LoadingReader):
         other: str | Path | Reader | None = None,
         encoder: str | None = None,
         vocabulary: str | Path | Sequence[str] | None = None,
+        untrained: str | None = None,
         seed: int = 0,
         recompute: bool = False,
         progress: Progress | None = None,
@@ -141,6 +142,8 @@ class StudyReader(LoadingReader):
         Neurons are matched by the cosine of their concept vectors and by the correlation of their activations; a match
         counts above the 95th percentile of two nulls. `other` is the index of the second layer, if it is another one
         with some of the same images. `vocabulary` is the one whose coverage is counted, by default the last one used.
+        `untrained` is a layer of this index that has learned nothing, as the second one with redrawn weights: what the
+        first one's neurons score with it is a third null.
         Stored comparisons are read; `recompute` makes them again.
         """
         from csp_index.studies.comparison.compare_layers import compare_layers
@@ -157,6 +160,9 @@ class StudyReader(LoadingReader):
             two,
             encoder=encoder,
             vocabulary=named_vocabulary(self.store, vocabulary) if is_known else None,
+            untrained=None
+            if untrained is None
+            else Side(self.store, catalog.layer(self.store, LayerKey.parse(untrained))),
             seed=seed,
             recompute=recompute,
             progress=progress or shown_progress(),

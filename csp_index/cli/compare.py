@@ -23,6 +23,11 @@ _NAMES = {"concepts": "concept vectors", "activations": "activations"}
 @click.option("--with", "other", type=FILE, metavar="OTHER_DB", help="The index of the second layer, if another one.")
 @click.option("--encoder", callback=give_spec, help="The encoder of the concept vectors, if the index holds several.")
 @click.option("--vocabulary", help="Whose coverage by labels is counted, as for `label`; by default the last one used.")
+@click.option(
+    "--untrained",
+    metavar="LAYER",
+    help="A layer MODEL/LAYER that has learned nothing, as SECOND with --weights redrawn:1: a third null.",
+)
 @click.option("--seed", type=whole("seed"), default=0, show_default=True, help="Seed of the nulls.")
 @click.option("--top", type=whole("top"), default=10, show_default=True, help="Pairs to print of each measure.")
 @click.option("--recompute", is_flag=True, help="Compare again even if the index holds the comparison.")
@@ -32,8 +37,9 @@ def compare(db: str, first: str, second: str, top: int, as_json: bool, **options
 
     Neurons are matched one to one, by the cosine of their concept vectors and by the correlation of their activations
     over the images that both layers have. A pair counts if it scores above the 95th percentile of two nulls: values
-    moved to other images, and mixtures of four neurons in place of the second layer's. Layers of two indexes are
-    compared over the images that are the same by sha256. What is stored is read.
+    moved to other images, and mixtures of four neurons in place of the second layer's; with --untrained also above what
+    the first layer's neurons score with a layer that has learned nothing. Layers of two indexes are compared over the
+    images that are the same by sha256. What is stored is read.
 
     \b
     csp-index compare birds.db resnet50/layer4 resnet50-finetuned/layer4
@@ -87,7 +93,11 @@ def _matched(way: Way) -> str:
         return f"nothing to match {live}"
     nulls = [
         f"{name} {level:.3f}"
-        for name, level in (("other images", way.null_images), ("mixed neurons", way.null_mixed))
+        for name, level in (
+            ("other images", way.null_images),
+            ("mixed neurons", way.null_mixed),
+            ("untrained", way.null_untrained),
+        )
         if level is not None
     ]
     return (

@@ -41,7 +41,7 @@ _COUNT: Final = (0.0, math.inf)
 RULES: Final[Mapping[str, Rule]] = {
     COMPARISONS: Rule(
         unique=("model", "layer", "other", "other_model", "other_layer", "by"),
-        ranges=dict.fromkeys(("null_images", "null_mixed"), _COSINE)
+        ranges=dict.fromkeys(("null_images", "null_mixed", "null_untrained"), _COSINE)
         | dict.fromkeys(("images", "neurons", "other_neurons", "live", "other_live", "matched", "texts"), _COUNT),
         beside=MATCHES,
     ),

@@ -165,15 +165,17 @@ STUDIES: dict[str, pa.Schema] = {
         ("other_neurons", pa.int32()),
         ("live", pa.int32()),  # that take part: they fire, or vary
         ("other_live", pa.int32()),
-        ("matched", pa.int32()),  # pairs above both nulls
+        ("matched", pa.int32()),  # pairs above all nulls
         ("null_images", pa.float64()),  # the 95th percentile of match scores where values belong to other images
         ("null_mixed", pa.float64()),  # and where neurons are random directions of their layer
+        ("null_untrained", pa.float64()),  # and with a layer that has learned nothing, if one was named
         ("encoder", pa.string()),  # of the concept vectors; null for activations
         ("vocabulary", pa.string()),  # whose coverage was counted; null if none
         ("texts", pa.int32()),  # in it
         ("held", pa.int32()),  # of them, labels of the first layer
         ("other_held", pa.int32()),
         ("both_held", pa.int32()),
+        ("untrained", pa.string()),  # the address of that layer; "" if none was named
         ("note", pa.string()),  # what was left out, and why; else ""
     ),
     HIERARCHIES: schema_of(  # a layer whose labels were put into a hierarchy; written last, so that its rows are whole

@@ -16,11 +16,12 @@ class WayRow(TypedDict):
     by: By
     live: Annotated[int, Field(description="Neurons of the first layer that take part.")]
     other_live: int
-    matched: Annotated[int, Field(description="Pairs that score above both nulls.")]
+    matched: Annotated[int, Field(description="Pairs that score above all nulls.")]
     share: Annotated[FiniteFloat | None, Field(description="Of the neurons of the side that has fewer.")]
     null: Annotated[FiniteFloat | None, Field(description="The score that a match must exceed.")]
     null_images: FiniteFloat | None
     null_mixed: FiniteFloat | None
+    null_untrained: Annotated[FiniteFloat | None, Field(description="Of a layer that has learned nothing, if named.")]
 
 
 class ComparisonRow(TypedDict):
@@ -36,6 +37,7 @@ class ComparisonRow(TypedDict):
     neurons: int
     other_neurons: int
     ways: list[WayRow]
+    untrained: Annotated[str, Field(description='The layer that has learned nothing, "" if none was named.')]
     note: str
     run_id: str
 

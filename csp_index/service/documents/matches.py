@@ -33,7 +33,18 @@ PAIRS: Final = 50
 """Pairs on a page."""
 _BINS: Final = 40
 _CONCEPTS, _NEURONS = 100, 20  # concepts of one layer alone that are shown, and neurons of each
-_ROW = ("first", "second", "images", "only_first", "only_second", "neurons", "other_neurons", "note", "run_id")
+_ROW = (
+    "first",
+    "second",
+    "images",
+    "only_first",
+    "only_second",
+    "neurons",
+    "other_neurons",
+    "untrained",
+    "note",
+    "run_id",
+)
 
 
 def comparisons_document(snapshot: Snapshot) -> ComparisonsDocument:

@@ -31,6 +31,7 @@ from csp_index.studies.comparison.shared_images import SharedImages, Side, share
 from csp_index.studies.comparison.stored import match_rows, read_comparison, write_comparison
 from csp_index.studies.shown_labels import ShownLabels, shown_labels
 
+_NULLS = 2  # that every comparison has
 _VERSION = 1  # of what the numbers are made of: another one is another settings hash
 
 Blocks = Callable[[], Iterable[np.ndarray]]
@@ -45,6 +46,7 @@ class _Subject:
     encoders: tuple[EncoderInfo, EncoderInfo] | None
     labels: tuple[ShownLabels, ShownLabels]
     vocabulary: Vocabulary | None
+    untrained: Side | None
     seed: int
     note: str
 
@@ -60,6 +62,7 @@ class _Subject:
         digests = [column_digest(side.store, side.target) for side in self.sides]
         if self.encoders is not None:
             digests += [column_digest(side.store, info) for side, info in zip(self.sides, self.encoders, strict=True)]
+        null = {} if self.untrained is None else {"untrained": _described_null(self.untrained)}
         return {
             "first": str(first.target.key),
             "second": str(second.target.key),
@@ -71,7 +74,12 @@ class _Subject:
             "vocabulary": None if self.vocabulary is None else self.vocabulary.key,
             "seed": self.seed,
             "version": _VERSION,
+            **null,
         }
+
+
+def _described_null(side: Side) -> list[str]:
+    return [str(side.target.key), column_digest(side.store, side.target)]
 
 
 def compare_layers(
@@ -80,20 +88,24 @@ def compare_layers(
     *,
     encoder: str | None = None,
     vocabulary: Vocabulary | None = None,
+    untrained: Side | None = None,
     seed: int = 0,
     recompute: bool = False,
     progress: Progress,
 ) -> Comparison:
     """Return the comparison of two layers, made now unless the first one's index has it under the same settings.
 
-    Raises SettingError for a layer with itself, SourceError where two indexes share fewer than two images.
+    `untrained` is a layer of the first one's index that has learned nothing. Raises SettingError for a layer with
+    itself, SourceError where two indexes share fewer than two images.
     """
-    if first.store.uri == second.store.uri and first.target.key == second.target.key:
-        raise SettingError(f"{first.target.key} is named twice: a layer is compared with another one")
+    sides = [side for side in (first, second, untrained) if side is not None]
+    for place, side in enumerate(sides):
+        if any(side.store.uri == other.store.uri and side.target.key == other.target.key for other in sides[:place]):
+            raise SettingError(f"{side.target.key} is named twice: a layer is compared with another one")
     shared = shared_images(first, second)
     encoders, note = common_encoder(first, second, shared, encoder)
     labels = shown_labels(first.store, first.target), shown_labels(second.store, second.target)
-    subject = _Subject((first, second), shared, encoders, labels, vocabulary, seed, note)
+    subject = _Subject((first, second), shared, encoders, labels, vocabulary, untrained, seed, note)
     described, store = subject.described(), first.store
     if not recompute and (known := read_comparison(store, settings_hash(described))) is not None:
         return known
@@ -125,6 +137,7 @@ def _computed(subject: _Subject, run: tuple[str, str], progress: Progress) -> Co
         tuple(ways),
         _coverage(subject),
         pa.concat_tables(rows).cast(schema.table_schema(MATCHES)),
+        "" if subject.untrained is None else str(subject.untrained.target.key),
         subject.note,
         run[0],
     )
@@ -133,31 +146,55 @@ def _computed(subject: _Subject, run: tuple[str, str], progress: Progress) -> Co
 def _ways(subject: _Subject, progress: Progress) -> Iterator[tuple[Way, Matching]]:
     """Yield how neurons match by each measure: by concept vectors, if there are any, and by activations."""
     first, second = subject.sides
+    third = subject.untrained
     if subject.encoders is not None:
         one, two = (concept_vectors(side, info) for side, info in zip(subject.sides, subject.encoders, strict=True))
-        live, rng = _alive(subject, "max"), np.random.default_rng([subject.seed, 0])
-        mixed = mixed_vectors(np.where(live[1][:, None], two, 0), rng)  # those of dead neurons mean nothing
+        (own, other), rng = _alive(subject.sides, "max"), np.random.default_rng([subject.seed, 0])
+        mixed = mixed_vectors(np.where(other[:, None], two, 0), rng)  # those of dead neurons mean nothing
         others = vectors_of_random_images(second, subject.encoders[1], rng), mixed
-        nulls = tuple(partial(cosine_blocks, one, other) for other in others)
-        yield _way("concepts", live, partial(cosine_blocks, one, two), lambda: nulls)
+        nulls = [_Scored(partial(cosine_blocks, one, vectors), own, other) for vectors in others]
+        if third is not None:
+            blank = concept_vectors(third, subject.encoders[0])
+            nulls.append(_Scored(partial(cosine_blocks, one, blank), own, *_alive([third], "max")))
+        yield _way("concepts", _Scored(partial(cosine_blocks, one, two), own, other), lambda: nulls)
+    own, other = _alive(subject.sides, "std")
     similarity = ActivationSimilarity(first, second, subject.shared, subject.seed, progress)
-    yield _way("activations", _alive(subject, "std"), similarity.blocks, similarity.nulls)
+
+    def of_nulls() -> list[_Scored]:
+        scored = [_Scored(blocks, own, other) for blocks in similarity.nulls()]
+        if third is not None:
+            beside = ActivationSimilarity(first, third, shared_images(first, third), subject.seed, progress)
+            scored.append(_Scored(beside.blocks, own, *_alive([third], "std")))
+        return scored
+
+    yield _way("activations", _Scored(similarity.blocks, own, other), of_nulls)
 
 
-def _way(
-    by: By, live: tuple[np.ndarray, np.ndarray], blocks: Blocks, nulls: Callable[[], tuple[Blocks, ...]]
-) -> tuple[Way, Matching]:
-    matching = match(blocks(), *live)
-    levels = [level_of(match(null(), *live).scores) for null in nulls()]
-    images, mixed = (level if np.isfinite(level) else None for level in levels)
-    one, two = (int(np.count_nonzero(mask)) for mask in live)
-    return Way(by, one, two, 0, images, mixed), matching
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """Scores of pairs [M1, M2], in blocks of rows, and which neurons of both sides take part."""
+
+    blocks: Blocks
+    live: np.ndarray
+    other_live: np.ndarray
+
+    def match(self) -> Matching:
+        """Return how they match."""
+        return match(self.blocks(), self.live, self.other_live)
 
 
-def _alive(subject: _Subject, column: str) -> tuple[np.ndarray, np.ndarray]:
+def _way(by: By, scored: _Scored, nulls: Callable[[], list[_Scored]]) -> tuple[Way, Matching]:
+    matching = scored.match()
+    levels = [level_of(null.match().scores) for null in nulls()]
+    known = [level if np.isfinite(level) else None for level in levels]
+    images, mixed, untrained = known if len(known) > _NULLS else (*known, None)
+    one, two = (int(np.count_nonzero(mask)) for mask in (scored.live, scored.other_live))
+    return Way(by, one, two, 0, images, mixed, untrained), matching
+
+
+def _alive(sides: Iterable[Side], column: str) -> list[np.ndarray]:
     """Return which neurons take part: those that fire (`max` above 0), or vary (`std` above 0)."""
-    one, two = (catalog.neuron_rows(side.store, side.target)[column].to_numpy() > 0 for side in subject.sides)
-    return one, two
+    return [catalog.neuron_rows(side.store, side.target)[column].to_numpy() > 0 for side in sides]
 
 
 def _coverage(subject: _Subject) -> Coverage | None:

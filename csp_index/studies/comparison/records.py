@@ -23,7 +23,8 @@ WAYS: tuple[By, ...] = get_args(By)
 class Way:
     """How many neurons match by one measure: the cosine of concept vectors, or the correlation of activations.
 
-    A pair counts where its score is above the 95th percentile of both nulls (`csp_index.studies.comparison.nulls`).
+    A pair counts where its score is above the 95th percentile of all nulls: the two of `comparison.nulls`, and what the
+    first layer's neurons score with a layer that has learned nothing, if one was named.
     """
 
     by: By
@@ -32,11 +33,13 @@ class Way:
     matched: int
     null_images: float | None  # None where nothing could be matched
     null_mixed: float | None
+    null_untrained: float | None  # None also where no such layer was named
 
     @property
     def null(self) -> float | None:
         """The score that a match must exceed."""
-        known = [level for level in (self.null_images, self.null_mixed) if level is not None]
+        levels = (self.null_images, self.null_mixed, self.null_untrained)
+        known = [level for level in levels if level is not None]
         return max(known, default=None)
 
     @property
@@ -80,6 +83,7 @@ class Comparison:
     ways: tuple[Way, ...]
     coverage: Coverage | None
     matches: pa.Table
+    untrained: str = ""  # the layer that has learned nothing, "" if none was named
     note: str = ""
     run_id: str = ""
 
@@ -104,7 +108,8 @@ class Comparison:
     def head(self) -> dict[str, Any]:
         """Return all but the rows, for machines."""
         ways = [asdict(way) | {"null": way.null, "share": way.share} for way in self.ways]
-        names = ("first", "second", "other", "images", "only_first", "only_second", "neurons", "other_neurons", "note")
+        counts = ("images", "only_first", "only_second", "neurons", "other_neurons")
+        names = ("first", "second", "other", *counts, "untrained", "note")
         return {
             **{name: getattr(self, name) for name in names},
             "ways": ways,

@@ -24,7 +24,7 @@ def head_rows(comparison: Comparison, settings_hash: str, encoder: str | None) -
     """Return the rows of the table `comparisons`."""
     coverage = comparison.coverage
     own = {name: getattr(coverage, name, None) for name in ("vocabulary", "texts", "held", "other_held", "both_held")}
-    names = ("images", "only_first", "only_second", "neurons", "other_neurons", "note", "run_id")
+    names = ("images", "only_first", "only_second", "neurons", "other_neurons", "untrained", "note", "run_id")
     shared = {name: getattr(comparison, name) for name in names} | own | {"settings_hash": settings_hash}
     shared |= _pair_of(comparison)
     rows = [
@@ -124,6 +124,7 @@ def read_comparison(store: Store, settings_hash: str) -> Comparison | None:
         if head["vocabulary"] is None
         else Coverage(*(head[name] for name in ("vocabulary", "texts", "held", "other_held", "both_held"))),
         store.read(MATCHES, where=where),
+        head["untrained"],
         head["note"],
         head["run_id"],
     )

@@ -85,20 +85,31 @@ def test_a_layer_with_itself_is_refused(index: Index) -> None:
         index.compare("a/l", "a/l", other=index.uri)
 
 
-def test_layers_that_see_the_same_but_share_no_neuron_match_at_the_null(tmp_path: Path) -> None:
-    """Random directions of one space, cut alike: what two untrained networks are to each other."""
+def unlearned(folder: Path, names: str) -> Index:
+    """Make an index of layers that are random directions of one space, cut alike: as untrained networks are."""
     rng = np.random.default_rng(0)
     space = rng.standard_normal((2000, 24)) * np.linspace(3, 0.3, 24)
     embeddings = space[:, :WIDTH] / np.linalg.norm(space[:, :WIDTH], axis=1, keepdims=True)
-    np.save(tmp_path / "E.npy", embeddings.astype(np.float32))
-    index = open_index(tmp_path / "db")
-    for place, name in enumerate(("a", "b")):
+    np.save(folder / "E.npy", embeddings.astype(np.float32))
+    index = open_index(folder / "db")
+    for place, name in enumerate(names):
         values = np.maximum(space @ rng.standard_normal((24, 64)), 0)
-        np.save(tmp_path / f"{name}.npy", values.astype(np.float32))
-        index.import_arrays(
-            tmp_path / f"{name}.npy", f"{name}/l", **({} if place else {"embeddings": tmp_path / "E.npy"})
-        )
-    found = index.compare("a/l", "b/l")
-    for way in found.ways:
-        assert way.share is not None and way.share <= 0.15, way
-        assert way.null_images is not None and way.null_mixed is not None and way.null_mixed > way.null_images
+        np.save(folder / f"{name}.npy", values.astype(np.float32))
+        index.import_arrays(folder / f"{name}.npy", f"{name}/l", **({} if place else {"embeddings": folder / "E.npy"}))
+    return index
+
+
+def test_layers_that_see_the_same_but_share_no_neuron_match_at_the_null(tmp_path: Path) -> None:
+    index = unlearned(tmp_path, "abc")
+    without = index.compare("a/l", "b/l")
+    found = index.compare("a/l", "b/l", untrained="c/l")
+    assert found.run_id != without.run_id and index.compare("a/l", "b/l", untrained="c/l") == found
+    assert (without.untrained, found.untrained) == ("", "c/l")
+    for way, before in zip(found.ways, without.ways, strict=True):
+        assert before.share is not None and before.share <= 0.15 and before.null_untrained is None
+        assert way.null_images is not None and way.null_mixed is not None and way.null_untrained is not None
+        assert way.null_mixed > way.null_images and way.share is not None and way.share <= 0.1
+        oracle = [row["score"] for row in index.compare("a/l", "c/l").pairs(way.by).to_pylist()]
+        assert way.null_untrained == pytest.approx(np.percentile(oracle, 95))
+    with pytest.raises(SettingError, match="b/l is named twice"):
+        index.compare("a/l", "b/l", untrained="b/l")
