@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -205,6 +207,15 @@ assert not {"torch", "matplotlib", "lancedb"} & set(sys.modules), sorted(sys.mod
 def test_arguments_are_those_of_the_function(index: Index, tmp_path: Path) -> None:
     written = write_audit_report(index.store, index.stored_audit(), tmp_path / "r.html", lambda: pytest.fail("loaded"))
     assert written == tmp_path / "r.html"
+
+
+def test_what_no_csp_index_writes_is_shown_as_text(index: Index, tmp_path: Path) -> None:
+    found = index.stored_audit()
+    strange = {"kind": "<b>kind", "subject": "</style><script>", "class_name": "{{ 7 * 7 }}", "score": math.nan}
+    odd = replace(found, findings=(replace(found.findings[0], **strange),), encoder="python:/home/ann/x:y")
+    page = index.report(odd, tmp_path / "r.html").read_text()
+    assert "<b>kind" not in page and "<script" not in page and "{{ 7 * 7 }}" in page and "/home/ann" not in page
+    assert index.check_report(tmp_path / "r.html").differing == ("audit", "findings", "what was not looked at")
 
 
 @pytest.mark.slow
