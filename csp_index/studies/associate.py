@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from csp_index.contrast.examples import thresholds
-from csp_index.errors import SettingError
 from csp_index.records import LayerKey, Progress
 from csp_index.store import catalog
 from csp_index.store.catalog import LayerInfo, Shard, sql_text
@@ -22,6 +20,7 @@ from csp_index.store.study_tables import ASSOCIATION_CLASSES, ASSOCIATIONS, IMAG
 from csp_index.store.tables import Store
 from csp_index.store.values.arrays import fetch_tiles
 from csp_index.studies.associations import FIGURES, Associations, class_sets, read_associations
+from csp_index.studies.firing import firing_levels
 from csp_index.studies.image_classes import MOST_CLASSES, ImageClasses, classes_described, read_classes
 from csp_index.studies.ranks.class_ranks import class_figures
 from csp_index.studies.ranks.members import ClassFigures, Members
@@ -94,7 +93,7 @@ def associate(
     hashed = settings_hash(described)
     if not recompute and any(one.settings_hash == hashed for one in class_sets(store, target.key)):
         return read_associations(store, target.key, by)
-    firing_above = _firing(above, statistics)
+    firing_above = firing_levels(above, statistics)
     chosen = read_classes(store, by, images, MOST_CLASSES if classes is None else classes, bins)
     members = Members(np.searchsorted(chosen.present, chosen.images), chosen.offsets, len(chosen.present))
     study = _Study(target, catalog.covered(store, target.what, images), firing_above, chosen, members)
@@ -110,17 +109,6 @@ def associate(
             )
         store.append(ASSOCIATION_CLASSES, _class_rows(study, run, by, above))
     return read_associations(store, target.key, by)
-
-
-def _firing(above: str, statistics: pa.Table) -> np.ndarray:
-    """Return above what each neuron fires [M]."""
-    try:
-        number = float(above)
-    except ValueError:
-        return thresholds(statistics, above).numpy()
-    if not np.isfinite(np.float32(number)):
-        raise SettingError(f"firing is {above}: expected a finite number, mean, quantile:Q or max:F")
-    return np.full(statistics.num_rows, number, np.float32)
 
 
 def _compute(store: Store, study: _Study, run: Run, by: str, progress: Progress) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +21,13 @@ from csp_index.store import catalog, schema
 from csp_index.store.study_tables import EFFECT_CLASSES, EFFECT_LISTS, EFFECTS
 from csp_index.store.tables import Store
 from csp_index.studies.class_sums import Contrast
+from csp_index.studies.newest_rows import newest_rows, of_layer
 
 if TYPE_CHECKING:
     import pandas
 
 EffectBy = Literal["linear", "zero", "mean"]
 """How an effect is found: by the weights of a linear head, or by setting the neuron to zero or to its mean."""
-
-_NAMED: Final = 2_000  # neurons in a condition; of more, all rows of the layer are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,24 +167,12 @@ def read_effects(
     Effects are those with this settings hash, by default of the newest run that wrote effects of the layer, or of these
     neurons: all of one kind, so that they can be compared.
     """
-    where = f"model = {catalog.sql_text(layer.model)} AND layer = {catalog.sql_text(layer.layer)}"
-    selected = None if neurons is None else sorted(set(neurons))
-    own = where
-    if selected is not None and len(selected) <= _NAMED:
-        own += f" AND neuron IN ({','.join(map(str, selected))})" if selected else " AND false"
-    if settings_hash is None:
-        heads = store.read(EFFECTS, ["run_id", "settings_hash"], own)
-        if not heads.num_rows:
-            return None
-        pairs = zip(heads["run_id"].to_pylist(), heads["settings_hash"].to_pylist(), strict=True)
-        settings_hash = max(pairs)[1]
-    same = f" AND settings_hash = {catalog.sql_text(settings_hash)}"
-    rows = store.read(EFFECTS, where=own + same).sort_by("neuron").combine_chunks()
-    if selected is not None and len(selected) > _NAMED:
-        rows = rows.filter(pa.array(np.isin(rows["neuron"].to_numpy(), selected)))
-    if not rows.num_rows:
+    rows = newest_rows(store, EFFECTS, layer, neurons, settings_hash)
+    if rows is None:
         return None
-    classes = store.read(EFFECT_CLASSES, where=where + same).sort_by("class_index").to_pylist()
+    settings_hash = rows["settings_hash"][0].as_py()
+    same = f" AND settings_hash = {catalog.sql_text(settings_hash)}"
+    classes = store.read(EFFECT_CLASSES, where=of_layer(layer) + same).sort_by("class_index").to_pylist()
     return _effects_of(layer, rows, [_class_of(row) for row in classes], settings_hash)
 
 

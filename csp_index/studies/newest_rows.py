@@ -1,0 +1,44 @@
+"""Rows of a study of neurons, those of one settings hash: the newest, or a named one. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+
+from csp_index.records import LayerKey
+from csp_index.store import catalog
+from csp_index.store.tables import Store
+
+_NAMED = 2_000  # neurons in a condition; of more, all rows of the layer are read
+
+
+def of_layer(layer: LayerKey) -> str:
+    """Return the condition that rows are of a layer."""
+    return f"model = {catalog.sql_text(layer.model)} AND layer = {catalog.sql_text(layer.layer)}"
+
+
+def newest_rows(
+    store: Store, table: str, layer: LayerKey, neurons: Iterable[int] | None = None, settings_hash: str | None = None
+) -> pa.Table | None:
+    """Return the rows of a layer's neurons (default all that have some), by neuron; None if there are none.
+
+    They have this settings hash, by default that of the newest run that wrote rows of the layer, or of these neurons:
+    all of one kind, so that they can be compared.
+    """
+    own = of_layer(layer)
+    selected = None if neurons is None else sorted(set(neurons))
+    if selected is not None and len(selected) <= _NAMED:
+        own += f" AND neuron IN ({','.join(map(str, selected))})" if selected else " AND false"
+    if settings_hash is None:
+        heads = store.read(table, ["run_id", "settings_hash"], own)
+        if not heads.num_rows:
+            return None
+        pairs = zip(heads["run_id"].to_pylist(), heads["settings_hash"].to_pylist(), strict=True)
+        settings_hash = max(pairs)[1]
+    same = f" AND settings_hash = {catalog.sql_text(settings_hash)}"
+    rows = store.read(table, where=own + same).sort_by("neuron").combine_chunks()
+    if selected is not None and len(selected) > _NAMED:
+        rows = rows.filter(pa.array(np.isin(rows["neuron"].to_numpy(), selected)))
+    return rows if rows.num_rows else None
