@@ -1,0 +1,1 @@
+"""What single neurons mean beyond one label: several meanings (facets), and logical labels (formulas)."""
