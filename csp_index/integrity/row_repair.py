@@ -23,7 +23,9 @@ from csp_index.store.study_tables import (
     COMPARISONS,
     EFFECTS,
     EVOLUTION,
+    FACETS,
     FINDINGS,
+    FORMULAS,
     HIERARCHIES,
     HIERARCHY_LEVELS,
     HIERARCHY_WORDS,
@@ -51,6 +53,8 @@ _COMMANDS = {  # that wrote the rows of tables
     RATINGS: "serve",
     **dict.fromkeys((COMPARISONS, MATCHES), "compare"),
     EVOLUTION: "evolution",
+    FACETS: "facets",
+    FORMULAS: "formulas",
     **dict.fromkeys((HIERARCHIES, HIERARCHY_WORDS, HIERARCHY_LEVELS), "hierarchy"),
 }
 

@@ -18,7 +18,7 @@ from csp_index.integrity.findings import reading
 from csp_index.integrity.subject import Subject, many
 from csp_index.store import schema
 from csp_index.store.catalog import sql_text
-from csp_index.store.study_tables import COMPARISONS, EVOLUTION, MATCHES
+from csp_index.store.study_tables import COMPARISONS, EVOLUTION, FACETS, FORMULAS, MATCHES
 
 Address = tuple[str, str, str]  # the columns that hold model, layer and neuron
 _OWN: Final[Address] = ("model", "layer", "neuron")
@@ -49,6 +49,20 @@ RULES: Final[Mapping[str, Rule]] = {
         unique=("model", "layer", "neuron", "network", "step"),
         addresses=(_OWN,),
         ranges={"cosine": _COSINE, "firing_rate": (0.0, 1.0), "step": _COUNT},
+    ),
+    FACETS: Rule(
+        unique=("model", "layer", "neuron", "facet"),
+        addresses=(_OWN,),
+        ranges={"share": (0.0, 1.0)}
+        | dict.fromkeys(("of_images", "looked_at", "clusters", "clear", "facets", "facet"), _COUNT),
+    ),
+    FORMULAS: Rule(
+        unique=("model", "layer", "neuron"),
+        addresses=(_OWN,),
+        ranges=dict.fromkeys(("iou", "single_iou"), (0.0, 1.0))
+        | dict.fromkeys(("correlation", "single_correlation"), _COSINE)
+        | dict.fromkeys(("gain", "low", "high"), (-2.001, 2.001))
+        | dict.fromkeys(("of_images", "fired"), _COUNT),
     ),
     MATCHES: Rule(
         unique=("run_id", "by", "neuron", "other_neuron"),

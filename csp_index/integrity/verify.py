@@ -11,6 +11,7 @@ from csp_index.integrity.commit_checks import check_commits, check_files, check_
 from csp_index.integrity.effect_checks import check_effects
 from csp_index.integrity.findings import Verification
 from csp_index.integrity.hierarchy_checks import check_hierarchies
+from csp_index.integrity.meaning_checks import check_meanings
 from csp_index.integrity.neighbour_checks import check_neighbours
 from csp_index.integrity.repair import repair as repair_index
 from csp_index.integrity.result_checks import check_results
@@ -87,6 +88,7 @@ def _verified(location: Location, full: bool, find_encoder: FindEncoder, progres
     check_effects(subject)
     check_studies(subject)
     check_hierarchies(subject)
+    check_meanings(subject)
     check_texts(subject)
     check_review(subject)
     steps.done()

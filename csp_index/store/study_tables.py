@@ -40,6 +40,9 @@ _OTHER = (("other", pa.string()), ("other_model", pa.string()), ("other_layer", 
 AUDITS = "audits"
 FINDINGS = "findings"
 FINDING_KINDS = ("artefact", "unexpected-label", "changed-label")
+FACETS = "facets"
+FORMULAS = "formulas"
+FORMULA_NUMBERS = ("iou", "single_iou", "correlation", "single_correlation", "gain", "low", "high")
 FINDING_NUMBERS = ("score", "effect", "doubt", "push", "push_share")  # in [0, 1] but for `push`
 
 STUDIES: dict[str, pa.Schema] = {
@@ -153,6 +156,42 @@ STUDIES: dict[str, pa.Schema] = {
         ("statement", pa.string()),
         ("refutation", pa.string()),
         ("evidence", pa.string()),  # JSON: image ids, activations, effects
+    ),
+    FACETS: schema_of(  # a meaning of a neuron; a neuron without activating images has one row, without a facet
+        *RESULT,
+        ("encoder", pa.string()),
+        ("method", pa.string()),  # that names facets
+        ("candidates", pa.string()),  # the key of the texts that facets are named by
+        ("of_images", pa.int64()),  # that were indexed then
+        ("looked_at", pa.int32()),  # activating images that count
+        ("clusters", pa.int32()),  # that stood out, before those of one meaning were joined
+        ("clear", pa.float64()),  # deviations of the null by which clusters are tighter; 0 where there is one
+        ("facets", pa.int32()),  # of the neuron
+        ("facet", pa.int32()),  # 0 has the most images; null without one, as the next three
+        ("label", pa.string()),
+        ("score", pa.float64()),
+        ("share", pa.float64()),  # of the neuron's images
+        ("images", _IDS),  # most activating first
+        ("activations", _VALUES),
+    ),
+    FORMULAS: schema_of(  # a logical label of a neuron, or why it has none
+        *RESULT,
+        ("encoder", pa.string()),  # whose texts are concepts; null where concepts are metadata
+        ("concepts", pa.string()),  # what they are: the key of the texts, or the columns
+        ("of_images", pa.int64()),
+        ("firing", pa.string()),  # above what an image fires the neuron: a number, mean, quantile:Q or max:F
+        ("fired", pa.int64()),  # images that fire it, of those that chose the formula
+        ("formula", pa.string()),  # the best one of two or three concepts; null for a neuron that fires too rarely
+        ("terms", pa.list_(pa.string())),  # its concepts, as they occur
+        ("single", pa.string()),  # the best concept alone
+        ("iou", pa.float64()),  # of fired images with those of the formula, of those that chose it
+        ("single_iou", pa.float64()),
+        ("correlation", pa.float64()),  # of activation and formula, on the held-out images
+        ("single_correlation", pa.float64()),
+        ("gain", pa.float64()),  # how much higher the formula's is
+        ("low", pa.float64()),  # 95 % of the gain lies above, over images
+        ("high", pa.float64()),
+        ("kept", pa.bool_()),  # the interval lies above 0: the formula is a label
     ),
     COMPARISONS: schema_of(  # a row per way of matching two layers
         *RESULT[:4],
