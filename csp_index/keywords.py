@@ -169,6 +169,16 @@ class AssociationKeywords(TypedDict, total=False):
     progress: Progress | None
 
 
+class FormulaKeywords(TypedDict, total=False):
+    """What `csp_index.studies.meanings.make_formulas.layer_formulas` takes by keyword."""
+
+    by: Sequence[str]
+    firing: str | None
+    seed: int
+    recompute: bool
+    progress: Progress | None
+
+
 class AuditKeywords(TypedDict, total=False):
     """What `csp_index.studies.auditing.prepare.audit_network` takes by keyword."""
 
