@@ -32,11 +32,14 @@ from csp_index.studies.hierarchies.levels import KEEP
 
 if TYPE_CHECKING:
     from csp_index.labelling.review.notes import Note
+    from csp_index.labelling.texts.candidate_names import Candidates
     from csp_index.studies.associations import Associations
     from csp_index.studies.auditing.stored_audits import Audit
     from csp_index.studies.comparison.records import Comparison
     from csp_index.studies.evolution.records import Evolution
     from csp_index.studies.hierarchies.records import LayerHierarchy
+    from csp_index.studies.meanings.facets import LayerFacets
+    from csp_index.studies.meanings.formulas import LayerFormulas
     from csp_index.studies.note_files import NotesImport
     from csp_index.studies.reporting.check import ReportCheck
     from csp_index.studies.stored_effects import LayerEffects
@@ -76,19 +79,76 @@ class StudyReader(LoadingReader):
         """
         from csp_index.studies.effects import EffectOptions, layer_effects
 
-        layers = self.resolve(neurons)
-        if len(layers) != 1:
-            raise SettingError(f"{len(layers)} layers are named: effects are of the neurons of one layer")
+        layer = self._of_one_layer(neurons, "effects")
         self._read_own_datasets_first()
         return layer_effects(
             self.store,
-            *layers[0],
+            *layer,
             EffectOptions(**options),
             self._get_models,
             class_names=class_names,
             recompute=recompute,
             progress=progress or shown_progress(),
         )
+
+    def _of_one_layer(self, neurons: str | Iterable[str], what: str) -> tuple[LayerInfo, np.ndarray]:
+        """Return the layer and the numbers of neurons, which are of one layer; `what` a study finds of them."""
+        layers = self.resolve(neurons)
+        if len(layers) != 1:
+            raise SettingError(f"{len(layers)} layers are named: {what} are of the neurons of one layer")
+        return layers[0]
+
+    def facets(
+        self,
+        neurons: str | Iterable[str],
+        *,
+        vocabulary: Candidates | None = None,
+        templates: str | None = None,
+        encoder: str | None = None,
+        recompute: bool = False,
+        progress: Progress | None = None,
+    ) -> LayerFacets:
+        """Return the meanings of neurons of one layer, each with a label and its images; see `csp-index facets`.
+
+        `neurons` are addresses, or MODEL/LAYER for all of a layer. `vocabulary` is as for `label`, by default the one
+        used last. Stored facets are read; `recompute` finds them again.
+        """
+        from csp_index.studies.meanings.make_facets import layer_facets
+
+        target, numbers = self._of_one_layer(neurons, "facets")
+        source, report = catalog.encoder(self.store, encoder), progress or shown_progress()
+        texts, key = plain_candidates(self._text_space(source, templates, keep=True), vocabulary)
+        selection, context = Selection(source, target, numbers), self._context(report)
+        return layer_facets(self.store, selection, texts, key, recompute=recompute, context=context, progress=report)
+
+    def formulas(
+        self,
+        neurons: str | Iterable[str],
+        *,
+        vocabulary: Candidates | None = None,
+        templates: str | None = None,
+        encoder: str | None = None,
+        **options: Unpack[keywords.FormulaKeywords],
+    ) -> LayerFormulas:
+        """Return logical labels of neurons of one layer: AND, OR, AND NOT of concepts; see `csp-index formulas`.
+
+        Concepts are texts of a vocabulary (as for `label`) that an image fits well, or with `by` the values of metadata
+        columns. A formula is `kept` where it explains held-out activations better than the best concept alone.
+        `options`: `by`; `firing`, above what an image fires a neuron ("0", a number, mean, quantile:Q, max:F); `seed`,
+        which draws the images that are held out; `recompute`.
+        """
+        from csp_index.studies.meanings.make_formulas import TextSource, layer_formulas
+
+        target, numbers = self._of_one_layer(neurons, "formulas")
+        source = None
+        if not options.get("by"):
+            info = catalog.encoder(self.store, encoder)
+            space = self._text_space(info, templates, keep=True)
+            source = TextSource(info, *plain_candidates(space, vocabulary))
+        elif vocabulary is not None:
+            raise SettingError("concepts are texts of a vocabulary, or values of metadata columns: name one of the two")
+        options = {"progress": shown_progress()} | options
+        return layer_formulas(self.store, target, numbers, source, **options)
 
     def note(self, subject: str, action: str, text: str = "", *, by: str | None = None) -> Note:
         """Write what a reader says of a neuron's label (`m/l/7`) or of a finding (`finding:ID`); it is only added.

@@ -105,6 +105,7 @@ def test_fields_of_one_name_have_one_type() -> None:
         "verify": keywords.VerifyKeywords,
         "doctor": keywords.DoctorKeywords,
         "associations": keywords.AssociationKeywords,
+        "formulas": keywords.FormulaKeywords,
         "audit": keywords.AuditKeywords,
         "report": keywords.ReportKeywords,
     }.items(),

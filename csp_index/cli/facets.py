@@ -1,0 +1,65 @@
+"""The command that says which meanings neurons have: facets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from csp_index.cli.options import FILE, OPENING, candidate_texts, database, give_spec, json_option, opening_options
+from csp_index.cli.output import progress, say, say_json
+from csp_index.printable import printable
+
+if TYPE_CHECKING:
+    from csp_index.studies.meanings.facets import LayerFacets
+
+
+@click.command()
+@database
+@click.option("--layer", required=True, help="MODEL/LAYER.")
+@click.option("--neurons", default="all", show_default=True, help="all, 0,5,9 or 10-20.")
+@click.option("--vocabulary", help="As for `csp-index label`; by default the last one used.")
+@click.option("--text-embeddings", type=FILE, help="Text embeddings made elsewhere [labels, dimensions], .npy.")
+@click.option("--texts", type=FILE, help="Their texts, one per line.")
+@click.option("--templates", help="Prompt templates; by default the last ones used.")
+@click.option("--encoder", callback=give_spec, help="The encoder to use, if the index holds several.")
+@click.option("--several", is_flag=True, help="Print only neurons with several meanings, the clearest first.")
+@click.option("--recompute", is_flag=True, help="Find the facets again even if the index has them.")
+@opening_options
+@json_option
+def facets(db: str, layer: str, neurons: str, several: bool, as_json: bool, **options: Any) -> None:
+    """Find the meanings of neurons: one for most, several for some, each with a label and its images.
+
+    Activating images are divided by what they have that similar silent images lack. A neuron has several facets only if
+    its images fall apart further than one cloud would, and the label of each part says nothing of the others. An
+    interrupted run goes on where it stopped.
+
+    \b
+    csp-index facets birds.db --layer resnet50/layer4
+    csp-index facets birds.db --layer resnet50/layer4 --neurons 0-63 --several --json
+    """
+    from csp_index.index import open_index
+    from csp_index.store.addresses import parse_neurons
+
+    opening = {name: options.pop(name) for name in OPENING}
+    texts = candidate_texts(options)
+    with progress() as tell:
+        result = open_index(db, **opening).facets(
+            parse_neurons(layer, neurons), vocabulary=texts, progress=tell, **options
+        )
+    _say(result, several, as_json)
+
+
+def _say(result: LayerFacets, several: bool, as_json: bool) -> None:
+    divided = result.several()
+    for one in divided if several else result.neurons():
+        if as_json:
+            say_json(one.as_json(result.layer))
+            continue
+        parts = [f"{facet.label} ({len(facet.images)} images)" for facet in one.facets]
+        say(f"{result.layer}/{one.neuron}", *(map(printable, parts) if parts else ["(no image activates it)"]))
+    if not as_json:
+        say(f"{len(divided):,} of {len(result):,} neurons have several meanings", err=True)
+
+
+COMMANDS = (facets,)
