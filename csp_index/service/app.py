@@ -32,6 +32,7 @@ from csp_index.service.http import (
     hierarchy_routes,
     login,
     match_routes,
+    meaning_routes,
     pages,
     review,
 )
@@ -130,6 +131,7 @@ def _add_routes(app: FastAPI, service: Service, token: Token | None) -> Answer:
     app.include_router(api.router(service))
     app.include_router(effect_routes.effects_api(service))
     app.include_router(match_routes.match_api(service))
+    app.include_router(meaning_routes.meanings_api(service))
     app.include_router(evolution_routes.evolution_api(service))
     app.include_router(hierarchy_routes.hierarchy_api(service))
     app.include_router(pages.router(service, renderer))

@@ -24,6 +24,7 @@ from csp_index.records import LayerKey
 from csp_index.service.documents.classes import class_aurocs, class_set_rows
 from csp_index.service.documents.effects import peaks, stored_effects
 from csp_index.service.documents.hierarchy import has_hierarchy
+from csp_index.service.documents.meanings import has_meanings
 from csp_index.service.documents.shapes import GalleryRow, GalleryTerms, LayerDocument, NeuronsDocument
 from csp_index.service.layer_table import LayerTable, MethodLabels, finite
 from csp_index.service.snapshot import Snapshot
@@ -134,6 +135,7 @@ def layer_document(snapshot: Snapshot, engine: Engine, key: LayerKey, query: Gal
         "classes": class_set_rows(snapshot, key),
         "has_effects": stored_effects(snapshot, key) is not None,
         "has_hierarchy": has_hierarchy(snapshot, key),
+        "has_meanings": has_meanings(snapshot, key),
     }
 
 

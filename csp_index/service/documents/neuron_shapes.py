@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from csp_index.service.documents.class_shapes import NeuronClasses
 from csp_index.service.documents.effect_shapes import NeuronEffects
+from csp_index.service.documents.meaning_shapes import NeuronFormula
 from csp_index.service.documents.review_shapes import ReviewRow
 from csp_index.service.documents.shapes import NeuronRow, RunRow, SimilarRow, State
 
@@ -181,6 +182,8 @@ class ComparedNeuron(NeuronRow):
     threshold_choices: list[str]
     methods: list[MethodRow]
     facets: list[Facet]
+    facets_stored: Annotated[bool, Field(description="Whether `csp-index facets` found them, against a null.")]
+    formula: Annotated[NeuronFormula | None, Field(description="Its best logical label, kept or not.")]
     similar: list[SimilarRow]
     classes: Annotated[list[NeuronClasses], Field(description="By each column whose classes were compared.")]
     effects: Annotated[NeuronEffects | None, Field(description="On the network's logits; null: not computed.")]

@@ -159,6 +159,7 @@ class LayerDocument(TypedDict):
     classes: Annotated[list[ClassSetRow], Field(description="What its neurons were compared by.")]
     has_effects: Annotated[bool, Field(description="Whether effects on the logits are stored.")]
     has_hierarchy: Annotated[bool, Field(description="Whether its labels were grouped by broader words.")]
+    has_meanings: Annotated[bool, Field(description="Whether facets or logical labels are stored.")]
 
 
 class MapPoint(TypedDict):

@@ -40,6 +40,7 @@ from csp_index.service.http.evolution_routes import add_evolution
 from csp_index.service.http.hierarchy_routes import add_hierarchies
 from csp_index.service.http.manual_html import manual_html
 from csp_index.service.http.match_routes import add_matches
+from csp_index.service.http.meaning_routes import add_meanings
 from csp_index.service.http.rendering import (
     Renderer,
     Site,
@@ -90,7 +91,7 @@ def router(service: Service, renderer: Renderer) -> APIRouter:
     """Return the routes of all pages except the sign-in form."""
     routes = APIRouter(include_in_schema=False)
     neurons = (_add_layers, _add_neurons, _add_classes, add_effects, _add_comparison, _add_audits)
-    studies = (add_matches, add_evolution, add_hierarchies)
+    studies = (add_matches, add_evolution, add_hierarchies, add_meanings)
     for add in (_add_home, _add_search, *neurons, _add_images, *studies, _add_sql, _add_manual):
         add(routes, service, renderer)
     return routes

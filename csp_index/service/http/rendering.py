@@ -198,6 +198,15 @@ def hierarchy_href(layer: str, word: int | None = None) -> str:
     return address if word is None else f"{address}?word={int(word)}"
 
 
+def meanings_href(layer: str) -> str:
+    """Return the address of the page with the meanings of a layer's neurons.
+
+    >>> meanings_href("net/layer4")
+    '/meanings/net/layer4'
+    """
+    return "/meanings/" + "/".join(quote(part, safe="") for part in layer.split("/"))
+
+
 def audit_href(layer: str, by: str | None = None) -> str:
     """Return the address of the page of a layer's audit, of several by different classes that by one column.
 
@@ -293,6 +302,7 @@ def environment() -> jinja2.Environment:
         classes_href,
         effects_href,
         hierarchy_href,
+        meanings_href,
         image_href,
         thumbnail,
         compare_href,

@@ -144,6 +144,7 @@ def test_the_document_is_whole_and_json(planted: Served) -> None:
         "classes",
         "has_effects",
         "has_hierarchy",
+        "has_meanings",
     ]
     assert document["layer"]["layer"] == PLANTED and document["layer"]["dead"] == 1
     assert document["query"] == {

@@ -39,6 +39,7 @@ OPERATIONS = [
     ("GET", "/api/v1/neurons/{model}/{layer}/{index}/classes"),
     ("GET", "/api/v1/neurons/{model}/{layer}/{index}/effects"),
     ("GET", "/api/v1/effects/{model}/{layer}"),
+    ("GET", "/api/v1/meanings/{model}/{layer}"),
     ("GET", "/api/v1/audit/{model}"),
     ("GET", "/api/v1/audit/{model}/report"),
     ("GET", "/api/v1/hierarchy/{model}/{layer}"),
