@@ -13,6 +13,7 @@ from csp_index.labelling.methods import RECOMMENDED
 
 if TYPE_CHECKING:
     from csp_index.demo.captioning import CaptionerReport, Ranked, Share
+    from csp_index.demo.mixed import MixedReport
     from csp_index.demo.run import DemoReport
 
 
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 @click.option(
     "--stage1", type=click.Choice(["captioner"]), help="Let a captioner name candidates from pictures, and judge them."
 )
+@click.option("--mixed", is_flag=True, help="Index OR and AND NOT neurons, too; find their facets and formulas.")
 @json_option
-def demo(directory: str, seed: int, stage1: Literal["captioner"] | None, as_json: bool) -> None:
+def demo(directory: str, seed: int, stage1: Literal["captioner"] | None, mixed: bool, as_json: bool) -> None:
     """Render a small world with planted neurons, index it, label it by every method, and compare with the truth.
 
     Needs no network. DIR (csp-demo) receives the pictures, two indexes and three cards.
@@ -37,10 +39,11 @@ def demo(directory: str, seed: int, stage1: Literal["captioner"] | None, as_json
     \b
     csp-index demo
     csp-index demo --stage1 captioner
+    csp-index demo --mixed
     """
     from csp_index.demo.run import run_demo
 
-    report = run_demo(directory, lambda line: click.echo(line, err=as_json), seed, stage1)
+    report = run_demo(directory, lambda line: click.echo(line, err=as_json), seed, stage1, mixed=mixed)
     if as_json:
         probing = {
             name: {method: {kind: asdict(share) for kind, share in kinds.items()} for method, kinds in methods.items()}
@@ -49,12 +52,16 @@ def demo(directory: str, seed: int, stage1: Literal["captioner"] | None, as_json
         document: dict[str, object] = {"probing": probing}
         if report.captioner is not None:
             document["stage1"] = {"captioner": _captioner_json(report.captioner)}
+        if report.mixed is not None:
+            document["mixed"] = asdict(report.mixed)
         say_json(document | {"seconds": round(report.seconds, 1)})
         return
     _say_table(report)
     _say_findings(report)
     if report.captioner is not None:
         _say_captioner(report.captioner)
+    if report.mixed is not None:
+        _say_mixed(report.mixed)
     _say_next(report)
 
 
@@ -145,6 +152,14 @@ def _say_captioner(report: CaptionerReport) -> None:
     click.echo()
     Console(width=max(110, Console().width)).print(table)
     click.echo(f"\n{report.finding}")
+
+
+def _say_mixed(report: MixedReport) -> None:
+    click.echo(
+        f"\nNeurons that one concept does not tell (unbiased set): of {report.of_two} of two concepts joined by OR, "
+        f"{report.divided} have these as their two facets; of {report.of_one} of one concept {report.whole} have one "
+        f"facet. Of {report.of_mixed} formulas planted, {report.told} are found over the metadata."
+    )
 
 
 def _say_next(report: DemoReport) -> None:

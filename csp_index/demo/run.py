@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from csp_index.demo.captioning import CaptionerReport, run_captioner
+from csp_index.demo.mixed import MixedReport, run_mixed
 from csp_index.demo.network import CLIP_FOLDER, CONCEPT_LAYER, NETWORK_WEIGHTS, PLANTED
 from csp_index.demo.probing import METADATA, Bias, write_probing_set
 from csp_index.demo.world import VOCABULARY
@@ -52,7 +53,8 @@ class Correction:
 class DemoReport:
     """The demo's results: accuracy by probing set, method and kind of concept; corrections; where the files are.
 
-    `captioner`: how good the candidates that a captioner names in the biased set are, if requested.
+    `captioner`: how good the candidates that a captioner names in the biased set are, if requested. `mixed`: what
+    facets and formulas make of OR and AND NOT neurons in the unbiased set, if requested.
     """
 
     probing: dict[str, dict[str, dict[str, Accuracy]]]
@@ -60,14 +62,21 @@ class DemoReport:
     directory: Path
     seconds: float
     captioner: CaptionerReport | None = None
+    mixed: MixedReport | None = None
 
 
 def run_demo(
-    directory: str | Path, tell: Callable[[str], None], seed: int = 0, stage1: Literal["captioner"] | None = None
+    directory: str | Path,
+    tell: Callable[[str], None],
+    seed: int = 0,
+    stage1: Literal["captioner"] | None = None,
+    *,
+    mixed: bool = False,
 ) -> DemoReport:
     """Run the whole demo in a directory; `tell` receives a line per step. Existing images and indexes are used again.
 
     `seed` draws the probing images; the models are the shipped ones. With `stage1` a captioner names candidates.
+    With `mixed` neurons of OR and AND NOT of concepts are indexed, too, and their facets and formulas found.
     Errors: SettingError for another seed's directory.
     """
     started = time.monotonic()
@@ -79,6 +88,7 @@ def run_demo(
     probing: dict[str, dict[str, dict[str, Accuracy]]] = {}
     corrections: tuple[Correction, ...] = ()
     captioner: CaptionerReport | None = None
+    mixed_report: MixedReport | None = None
     for bias in _SETS:
         index = make_index(root, bias, seed, tell)
         labels = {}
@@ -95,7 +105,9 @@ def run_demo(
             corrections = draw_corrections(index, labels["csp"], labels["semanticlens"], root)
             if stage1 is not None:
                 captioner = run_captioner(index, LAYER, labels, tell)
-    return DemoReport(probing, corrections, root, time.monotonic() - started, captioner)
+        elif mixed:
+            mixed_report = run_mixed(index, str(root / f"images-{bias}"), tell)
+    return DemoReport(probing, corrections, root, time.monotonic() - started, captioner, mixed_report)
 
 
 def write_truth(path: Path) -> None:
