@@ -52,33 +52,26 @@ class Climb:
         neurons = Resampled.of(standardized(judging), self._weights)
         found = correlations(neurons.values, self._judging.values, rows, own)
         drawn = neurons.correlations(self._judging, rows, own)
-        explained = interval(drawn)[0] > 0
-        for row, value, is_explained in zip(rows.tolist(), found.tolist(), explained.tolist(), strict=True):
+        for row, value, low in zip(rows.tolist(), found.tolist(), interval(drawn)[0].tolist(), strict=True):
             said[row] |= {"correlation": value, "level_correlation": value}
-            said[row]["state"] = "kept" if is_explained else "unexplained"
-        kept = np.flatnonzero(explained)
-        if len(kept):
-            fitted = standardized(choosing)
-            by_label = correlations(fitted, self._choosing, rows, own)
-            pairs = self._pairs(rows[kept], own[kept], kept)
-            columns, is_text, fit = self._read_as(fitted, pairs[:, 0], pairs[:, 3])
-            broader = correlations(neurons.values, self._judging.values, pairs[:, 0], columns)
-            resampled = neurons.correlations(self._judging, pairs[:, 0], columns)
-            for place in kept.tolist():
-                part = np.flatnonzero(pairs[:, 2] == place)
-                if len(part):
-                    label = _Read(int(own[place]), float(found[place]), drawn[place], float(by_label[place]), False)
-                    above = {
-                        int(pairs[pair, 3]): _Read(
-                            int(columns[pair]),
-                            float(broader[pair]),
-                            resampled[pair],
-                            float(fit[pair]),
-                            bool(is_text[pair]),
-                        )
-                        for pair in part.tolist()
-                    }
-                    self._settle(said[int(rows[place])], int(own[place]), label, above)
+            said[row]["state"] = "kept" if low > 0 else "unexplained"
+        fitted = standardized(choosing)
+        by_label = correlations(fitted, self._choosing, rows, own)
+        pairs = self._pairs(rows, own)
+        columns, is_text, fit = self._read_as(fitted, pairs[:, 0], pairs[:, 2])
+        broader = correlations(neurons.values, self._judging.values, pairs[:, 0], columns)
+        resampled = neurons.correlations(self._judging, pairs[:, 0], columns)
+        ends = np.searchsorted(pairs[:, 1], np.arange(len(rows)), side="right").tolist()
+        for place, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            label = _Read(int(own[place]), float(found[place]), drawn[place], float(by_label[place]), False)
+            above = {
+                int(pairs[pair, 2]): _Read(
+                    int(columns[pair]), float(broader[pair]), resampled[pair], float(fit[pair]), bool(is_text[pair])
+                )
+                for pair in range(start, end)
+            }
+            if above:
+                self._settle(said[int(rows[place])], int(own[place]), label, above)
         return said
 
     def _start(self, label: str | None) -> dict[str, Any]:
@@ -98,15 +91,15 @@ class Climb:
             "steps": 0,
         }
 
-    def _pairs(self, rows: np.ndarray, own: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """Return [P, 4]: the neuron's row, its label, its place among those compared, and a word above the label."""
+    def _pairs(self, rows: np.ndarray, own: np.ndarray) -> np.ndarray:
+        """Return [P, 3]: the neuron's row, its place among those compared, and a word above its label; by place."""
         pairs = [
-            (row, label, place, word)
-            for row, label, place in zip(rows.tolist(), own.tolist(), places.tolist(), strict=True)
+            (row, place, word)
+            for place, (row, label) in enumerate(zip(rows.tolist(), own.tolist(), strict=True))
             for word, steps in self._words.above[label].items()
             if steps
         ]
-        return np.array(pairs, np.int64).reshape(-1, 4)
+        return np.array(pairs, np.int64).reshape(-1, 3)
 
     def _read_as(self, choosing: np.ndarray, rows: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return the row of the response by which each pair's word is read, whether it is its own text, and its fit.
@@ -124,6 +117,8 @@ class Climb:
     def _settle(self, one: dict[str, Any], label: int, own: _Read, above: dict[int, _Read]) -> None:
         """Write down the level of a neuron, and where the climb ended."""
         start, begin = self._beginning(own, above)
+        if start is None and one["state"] == "unexplained":
+            return
         steps = self._words.above[label]
         origin = self._words.starts[label] if start is None else (start,)
         verdicts = self._verdicts(begin, {word: read for word, read in above.items() if word != start})
