@@ -11,6 +11,7 @@ and shard (`sparse_*`), one row per neuron (`neurons`), and one row per result; 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 import pyarrow as pa
 
@@ -230,6 +231,7 @@ _TABLES: dict[str, pa.Schema] = (
 )
 
 
+@cache
 def table_schema(name: str) -> pa.Schema:
     """Return the schema of a fixed table, stamped with the format of the store."""
     return _TABLES[name].with_metadata({FORMAT_KEY: FORMAT.encode()})

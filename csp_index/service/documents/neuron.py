@@ -15,7 +15,7 @@ import numpy as np
 import csp_index
 from csp_index.contrast.quality import quality_of_pairs
 from csp_index.labelling.linear.label_terms import read_terms
-from csp_index.labelling.methods import methods_with
+from csp_index.labelling.methods import METHODS, methods_with
 from csp_index.labelling.review.notes import review_of, subject_of
 from csp_index.labelling.review.pinned import layer_digest
 from csp_index.labelling.review.words import PINNED
@@ -168,7 +168,8 @@ def _label_record(snapshot: Snapshot, table: LayerTable, key: NeuronKey, method:
     where = (
         f"{catalog.layer_filter(table.info)} AND neuron = {key.neuron} AND run_id = {catalog.sql_text(label.run_id)}"
     )
-    if label.method != PINNED:
+    info = METHODS.get(label.method)  # None of labels from elsewhere, which may be sums
+    if label.method != PINNED and (info is None or info.is_sum):
         label = replace(label, weighted=read_terms(snapshot.store, where).get((label.run_id, key)))
     pairs, threshold = snapshot.pairs_of(key, label.run_id)
     return _LabelRecord(label, pairs, threshold, statistics, run, _said(run, "settings"), top)
