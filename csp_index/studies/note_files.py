@@ -178,7 +178,7 @@ def _row(header: Sequence[str], row: Sequence[str], place: str) -> Note | Rating
         if any(printable(cells[name]) != cells[name] for name in _OPTIONAL):
             raise SettingError("its label has characters that cannot be shown")
         return rating_of(cells, when.astimezone(UTC)) if is_rating else _note(cells, when.astimezone(UTC))
-    except (CspIndexError, ValueError) as exc:
+    except (CspIndexError, ValueError, OverflowError) as exc:  # overflow: before the year 1 in UTC
         raise SourceError(f"{place} is no {'rating' if is_rating else 'note'}: {one_line(exc)}") from exc
 
 

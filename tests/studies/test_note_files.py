@@ -140,6 +140,14 @@ def test_a_file_that_no_export_wrote_adds_nothing(noted_once, tmp_path, change, 
     assert store.versions() == before
 
 
+def test_a_time_before_the_first_year_of_utc_is_refused(noted_once, tmp_path):
+    text = notes_text(read_notes(noted_once.store))
+    when = text.splitlines()[1].split(",")[1]
+    (tmp_path / "a.csv").write_text(text.replace(when, "0001-01-01T00:00:00+14:00", 1))
+    with pytest.raises(SourceError, match=r"line 2 of .* is no note: date value out of range"):
+        import_notes(noted_once.store, tmp_path / "a.csv")
+
+
 def test_the_same_note_twice_in_a_file_and_no_file_are_refused(noted):
     index, folder = noted
     text = notes_text(read_notes(index.store))
