@@ -18,7 +18,12 @@ _FEW_IMAGES = 10  # images per number on average, below which numbers are measur
 
 
 def as_numbers(names: Sequence[str]) -> np.ndarray | None:
-    """Return the numbers [D] that the different values of a column are, None where one is none, or without values."""
+    """Return the numbers [D] that the different values of a column are, None where one is none, or without values.
+
+    What Python alone reads as a number is none: `1_02` is a name.
+    """
+    if any("_" in name or not name.isascii() for name in names):
+        return None
     try:
         numbers = np.array([float(name) for name in names])
     except ValueError:

@@ -179,8 +179,9 @@ def test_the_report_says_whether_contrast_helped(report: CaptionerReport) -> Non
 def test_the_command_tells_it(report: CaptionerReport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = []
 
-    def run_demo(directory: str, tell: object, seed: int, stage: str | None) -> DemoReport:
+    def run_demo(directory: str, tell: object, seed: int, stage: str | None, *, mixed: bool) -> DemoReport:
         asked.append(stage)
+        assert not mixed
         shares = {"single": run.Accuracy(1.0, 1.0, 15), "pair": run.Accuracy(0.5, 1.0, 20)}
         methods = dict.fromkeys(("csp", "semanticlens", "contrastive-pmi", "consensus", RECOMMENDED), shares)
         return DemoReport({"biased": methods}, (), tmp_path, 2.0, report if stage else None)
