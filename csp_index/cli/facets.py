@@ -34,6 +34,9 @@ def facets(db: str, layer: str, neurons: str, several: bool, as_json: bool, **op
     its images fall apart further than one cloud would, and the label of each part says nothing of the others. An
     interrupted run goes on where it stopped.
 
+    A run with other settings replaces the facets of the neurons it is given; pages show the newest settings alone, so
+    give it the whole layer again.
+
     \b
     csp-index facets birds.db --layer resnet50/layer4
     csp-index facets birds.db --layer resnet50/layer4 --neurons 0-63 --several --json

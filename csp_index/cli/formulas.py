@@ -48,6 +48,9 @@ def formulas(db: str, layer: str, neurons: str, every: bool, as_json: bool, **op
     explains activations on the other half better than the best concept alone, by more than the bootstrap interval. An
     interrupted run goes on where it stopped.
 
+    A run with other settings replaces the formulas of the neurons it is given; pages show the newest settings alone, so
+    give it the whole layer again.
+
     \b
     csp-index formulas birds.db --layer resnet50/layer4
     csp-index formulas birds.db --layer resnet50/layer4 --by species --by habitat --firing quantile:0.95
