@@ -85,7 +85,7 @@ def read_seconds(db: str) -> tuple[float, float]:
     times: tuple[list[float], list[float]] = ([], [])
     for place in range(12):
         started = time.perf_counter()
-        class_rows(store, classes, classes.names[place])
+        class_rows(store, classes, classes.names[place % len(classes.names)])
         between = time.perf_counter()
         neuron_rows(store, classes, [place])
         times[0].append(between - started)
