@@ -111,6 +111,10 @@ def go_on() -> None:
     """Let work go on that nobody stops: the check of a caller who has none."""
 
 
+def unseen(done: int, todo: int, what: str) -> None:
+    """Ignore progress: the report of a caller who shows none."""
+
+
 def checked(items: Iterable[T], check: Callable[[], None]) -> Iterator[T]:
     """Yield the items, with a check before each."""
     for item in items:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from csp_index.concurrency import unseen
 from csp_index.contrast.context import Derive, DerivedRequest
 from csp_index.errors import SettingError
 from csp_index.records import DerivedKind, ExampleOptions, Progress
@@ -20,7 +21,7 @@ GetModels = Callable[[], "Models"]
 
 def makers(store: Store, models: GetModels, progress: Progress | None = None) -> dict[DerivedKind, Derive]:
     """Return the function that makes the images of each derived kind; models load only if an image is missing."""
-    tell = store, models, progress or _unseen
+    tell = store, models, progress or unseen
     return {"perturbation": partial(_perturb, *tell), "synthetic": partial(_synthesise, *tell)}
 
 
@@ -53,7 +54,3 @@ def dependencies(models: GetModels, options: ExampleOptions) -> dict[str, object
 
         results["generator"] = generator_of(models(), options).identity
     return results
-
-
-def _unseen(done: int, todo: int, what: str) -> None:
-    """Ignore progress."""

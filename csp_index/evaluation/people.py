@@ -67,7 +67,7 @@ def people_of(store: Store, evaluation: Evaluation, seed: int = 0) -> People:
     Of a rater's ratings of one item the last counts. Agreement is over all items of the layer that several rated.
     """
     key = LayerKey.parse(str(evaluation.settings["layer"]))
-    where = f"model = {catalog.sql_text(key.model)} AND layer = {catalog.sql_text(key.layer)}"
+    where = catalog.of_layer(key)
     rows = store.read(RATINGS, list(_COLUMNS), where)
     if rows.num_rows == 0:
         return People()

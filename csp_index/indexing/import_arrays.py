@@ -21,6 +21,7 @@ import torch
 
 from csp_index import settings
 from csp_index.array_files import Demand, Survey, open_array, rows_of, survey
+from csp_index.concurrency import unseen
 from csp_index.errors import ArrayError, one_line
 from csp_index.indexing import commit
 from csp_index.indexing.commit import IndexSummary
@@ -94,7 +95,7 @@ def import_arrays(
             commit.register(opened, infos, run)
             size = settings.SHARD_SIZE.value(shard_size)
             arrays = [(info, array) for info, (_, array) in zip(infos, columns, strict=True)]
-            _write(opened, arrays, names, size, run, progress or (lambda done, todo, what: None))
+            _write(opened, arrays, names, size, run, progress or unseen)
         commit.drop_merged(opened, infos)
     total = catalog.image_count(opened)
     count = len(catalog.shards(opened, schema.IMAGES))

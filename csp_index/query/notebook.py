@@ -10,6 +10,7 @@ import sys
 import time
 from typing import Any
 
+from csp_index.concurrency import unseen
 from csp_index.records import Progress
 
 _EVERY = 0.2  # seconds between two pictures of the bar
@@ -18,11 +19,7 @@ _EVERY = 0.2  # seconds between two pictures of the bar
 def shown_progress() -> Progress:
     """Return what shows progress below the running cell of a Jupyter notebook; outside of one it shows nothing."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return _unseen if getattr(shell, "kernel", None) is None else NotebookBar()
-
-
-def _unseen(done: int, todo: int, what: str) -> None:
-    """Show nothing."""
+    return unseen if getattr(shell, "kernel", None) is None else NotebookBar()
 
 
 class NotebookBar:

@@ -283,7 +283,12 @@ def is_finished(store: Store, target: LayerInfo) -> bool:
 
 def layer_filter(target: LayerInfo) -> str:
     """Return the SQL condition that picks a layer's rows."""
-    return f"model = {sql_text(target.key.model)} AND layer = {sql_text(target.key.layer)}"
+    return of_layer(target.key)
+
+
+def of_layer(key: LayerKey) -> str:
+    """Return the SQL condition that picks the rows of the layer with this address, whether the index has it or not."""
+    return f"model = {sql_text(key.model)} AND layer = {sql_text(key.layer)}"
 
 
 def sql_text(value: str) -> str:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from csp_index.records import LayerKey
 from csp_index.store import schema
-from csp_index.store.catalog import sql_text
+from csp_index.store.catalog import of_layer
 from csp_index.store.tables import Store
 
 
@@ -19,7 +19,7 @@ def store_class_names(store: Store, key: LayerKey, names: Sequence[str], run_id:
     if not named or known == named:
         return
     if known:
-        store.delete(schema.CLASS_NAMES, _of_layer(key))
+        store.delete(schema.CLASS_NAMES, of_layer(key))
     rows = [
         {"model": key.model, "layer": key.layer, "neuron": neuron, "class_name": name, "run_id": run_id}
         for neuron, name in named.items()
@@ -31,11 +31,7 @@ def class_names(store: Store, key: LayerKey) -> dict[int, str]:
     """Return what a layer's neurons are called, by their numbers; empty where its network names no classes."""
 
     def read() -> dict[int, str]:
-        rows = store.read(schema.CLASS_NAMES, ["neuron", "class_name"], _of_layer(key))
+        rows = store.read(schema.CLASS_NAMES, ["neuron", "class_name"], of_layer(key))
         return dict(zip(rows["neuron"].to_pylist(), rows["class_name"].to_pylist(), strict=True))
 
     return store.memo(schema.CLASS_NAMES, ("class names", key), read)
-
-
-def _of_layer(key: LayerKey) -> str:
-    return f"model = {sql_text(key.model)} AND layer = {sql_text(key.layer)}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from csp_index.concurrency import unseen
 from csp_index.records import LayerKey, Progress
 from csp_index.store import catalog
 from csp_index.store.catalog import LayerInfo, Shard, sql_text
@@ -102,7 +103,7 @@ def associate(
         if recompute:
             for table in (ASSOCIATION_CLASSES, ASSOCIATIONS):
                 store.delete(table, same)
-        _compute(store, study, run, by, progress or (lambda done, todo, what: None))
+        _compute(store, study, run, by, progress or unseen)
         for table in (ASSOCIATION_CLASSES, ASSOCIATIONS):
             store.delete(
                 table, f"{catalog.layer_filter(target)} AND classed_by = {sql_text(by)} AND settings_hash != '{hashed}'"

@@ -17,9 +17,10 @@ from csp_index.evaluation.hierarchy import normal_text
 from csp_index.query.results import SqlResult
 from csp_index.records import LayerKey
 from csp_index.store import catalog
-from csp_index.store.catalog import sql_text
+from csp_index.store.catalog import of_layer, sql_text
 from csp_index.store.study_tables import ASSOCIATION_CLASSES, ASSOCIATIONS, IMAGE_LISTS, STUDIES
 from csp_index.store.tables import Store
+from csp_index.studies.newest_rows import about_images
 
 if TYPE_CHECKING:
     import pandas
@@ -78,8 +79,8 @@ class ClassSet:
 
     def about(self, images: int) -> str:
         """Return what a reader should know: the note, and whether the layer has other `images` by now."""
-        stale = f"made on {self.total:,} of {images:,} images: run `csp-index associations` again"
-        return "; ".join(part for part in (self.note, stale if self.total != images else "") if part)
+        stale = about_images(self.total, images, "associations")
+        return "; ".join(part for part in (self.note, stale) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ def class_sets(store: Store, layer: LayerKey | None = None) -> list[ClassSet]:
     """Return what neurons were compared by, of one layer or of all; a comparison that was cut off is none."""
     where = None
     if layer is not None:
-        where = f"model = {sql_text(layer.model)} AND layer = {sql_text(layer.layer)}"
+        where = of_layer(layer)
     parts: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in store.read(ASSOCIATION_CLASSES, where=where).to_pylist():
         parts.setdefault(tuple(row[name] for name in _KEY[1:]), []).append(row)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
+from csp_index.concurrency import unseen
 from csp_index.errors import ModelError, SettingError
 from csp_index.records import Progress
 from csp_index.store import catalog
@@ -83,7 +84,7 @@ def layer_effects(
             return kept
     from csp_index.studies.make_effects import make_effects  # torch: effects that are read do not wait for it
 
-    tell = progress or _unseen
+    tell = progress or unseen
     return make_effects(store, target, neurons, options, described, models(), names, recompute=recompute, tell=tell)
 
 
@@ -113,7 +114,3 @@ def _are_named(effects: LayerEffects, names: Sequence[str]) -> bool:
     known = [one.name for one in effects.classes]
     same = len(names) == len(known) and all(not name or name == other for name, other in zip(names, known, strict=True))
     return not names or same
-
-
-def _unseen(done: int, todo: int, what: str) -> None:
-    """Ignore progress."""

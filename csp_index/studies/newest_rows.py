@@ -14,9 +14,9 @@ from csp_index.store.tables import Store
 _NAMED = 2_000  # neurons in a condition; of more, all rows of the layer are read
 
 
-def of_layer(layer: LayerKey) -> str:
-    """Return the condition that rows are of a layer."""
-    return f"model = {catalog.sql_text(layer.model)} AND layer = {catalog.sql_text(layer.layer)}"
+def about_images(made_on: int, images: int, command: str) -> str:
+    """Return what a reader should know of a result: whether its layer has other `images` by now."""
+    return "" if made_on == images else f"made on {made_on:,} of {images:,} images: run `csp-index {command}` again"
 
 
 def newest_rows(
@@ -27,7 +27,7 @@ def newest_rows(
     They have this settings hash, by default that of the newest run that wrote rows of the layer, or of these neurons:
     all of one kind, so that they can be compared.
     """
-    own = of_layer(layer)
+    own = catalog.of_layer(layer)
     selected = None if neurons is None else sorted(set(neurons))
     if selected is not None and len(selected) <= _NAMED:
         own += f" AND neuron IN ({','.join(map(str, selected))})" if selected else " AND false"

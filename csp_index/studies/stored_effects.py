@@ -21,7 +21,7 @@ from csp_index.store import catalog, schema
 from csp_index.store.study_tables import EFFECT_CLASSES, EFFECT_LISTS, EFFECTS
 from csp_index.store.tables import Store
 from csp_index.studies.class_sums import Contrast
-from csp_index.studies.newest_rows import newest_rows, of_layer
+from csp_index.studies.newest_rows import newest_rows
 
 if TYPE_CHECKING:
     import pandas
@@ -172,7 +172,7 @@ def read_effects(
         return None
     settings_hash = rows["settings_hash"][0].as_py()
     same = f" AND settings_hash = {catalog.sql_text(settings_hash)}"
-    classes = store.read(EFFECT_CLASSES, where=of_layer(layer) + same).sort_by("class_index").to_pylist()
+    classes = store.read(EFFECT_CLASSES, where=catalog.of_layer(layer) + same).sort_by("class_index").to_pylist()
     return _effects_of(layer, rows, [_class_of(row) for row in classes], settings_hash)
 
 

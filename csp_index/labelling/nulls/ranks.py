@@ -16,7 +16,7 @@ from csp_index.assurance import NullRank
 from csp_index.errors import LabelError
 from csp_index.records import Label, LayerKey
 from csp_index.store import schema
-from csp_index.store.catalog import sql_text
+from csp_index.store.catalog import of_layer, sql_text
 from csp_index.store.tables import Store
 
 FEWEST = 20
@@ -97,7 +97,7 @@ def store_ranks(store: Store, labels: Sequence[Label], hashes: dict[str, str], n
 
 def forget_ranks(store: Store, key: LayerKey, method: str, neurons: Sequence[int]) -> None:
     """Remove the ranks of some neurons' labels by a method; those of the layer's other neurons stay."""
-    where = f"{_of(key)} AND method = {sql_text(method)} AND neuron IN ({','.join(map(str, neurons))})"
+    where = f"{of_layer(key)} AND method = {sql_text(method)} AND neuron IN ({','.join(map(str, neurons))})"
     if len(neurons) and store.read(schema.LABEL_NULLS, ["method"], where).num_rows:
         store.delete(schema.LABEL_NULLS, where)
 
@@ -106,7 +106,7 @@ def read_ranks(store: Store, key: LayerKey) -> dict[tuple[str, int], NullRank]:
     """Return the ranks of a layer's labels by run and neuron; empty where none were stored."""
 
     def read() -> dict[tuple[str, int], NullRank]:
-        rows = store.read(schema.LABEL_NULLS, ["run_id", "neuron", *_FIELDS], _of(key))
+        rows = store.read(schema.LABEL_NULLS, ["run_id", "neuron", *_FIELDS], of_layer(key))
         columns = (column.to_pylist() for column in rows.columns)
         return {(run, neuron): NullRank(*rest) for run, neuron, *rest in zip(*columns, strict=True)}
 
@@ -115,7 +115,3 @@ def read_ranks(store: Store, key: LayerKey) -> dict[tuple[str, int], NullRank]:
 
 def _lead(label: Label) -> float | None:
     return label.labels[0].score - label.labels[1].score if len(label.labels) > 1 else None
-
-
-def _of(key: LayerKey) -> str:
-    return f"model = {sql_text(key.model)} AND layer = {sql_text(key.layer)}"

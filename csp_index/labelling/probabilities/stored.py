@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from csp_index.records import LayerKey
 from csp_index.store import schema
-from csp_index.store.catalog import sql_text
+from csp_index.store.catalog import of_layer
 from csp_index.store.tables import Store
 
 
@@ -35,7 +35,7 @@ def read_probabilities(store: Store, key: LayerKey) -> Mapping[tuple[str, int], 
     """Return the probabilities of a layer's labels by run and neuron; none in an index that never stored any."""
 
     def read() -> dict[tuple[str, int], float]:
-        where = f"model = {sql_text(key.model)} AND layer = {sql_text(key.layer)}"
+        where = of_layer(key)
         rows = store.read(schema.LABEL_PROBABILITIES, ["run_id", "neuron", "probability"], where)
         columns = (rows[name].to_pylist() for name in ("run_id", "neuron", "probability"))
         return {(run_id, neuron): value for run_id, neuron, value in zip(*columns, strict=True)}

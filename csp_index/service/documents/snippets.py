@@ -21,7 +21,7 @@ from csp_index.labelling.vocabularies import BUILT_IN
 from csp_index.models.prompt_templates import TEMPLATE_SETS
 from csp_index.records import ExampleOptions, NeuronKey, ScoringOptions
 from csp_index.service.documents.neuron_shapes import ComparedNeuron, Snippets
-from csp_index.store.catalog import sql_text
+from csp_index.store.catalog import of_layer, sql_text
 
 BASE = "http://127.0.0.1:8000"
 
@@ -175,9 +175,7 @@ def _curl(query: _Query) -> str:
 
 
 def _sql(query: _Query) -> str:
-    neuron = (
-        f"model = {sql_text(query.key.model)} AND layer = {sql_text(query.key.layer)} AND neuron = {query.key.neuron}"
-    )
+    neuron = f"{of_layer(query.key.layer_key)} AND neuron = {query.key.neuron}"
     if query.run_id is None:
         return f"SELECT *\nFROM neurons\nWHERE {neuron}"
     return (

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from csp_index.concurrency import unseen
 from csp_index.errors import SettingError, StudyError
 from csp_index.evaluation.hierarchy import normal_text
 from csp_index.records import Label, Progress
@@ -124,7 +125,7 @@ def audit_layer(
     vectors = dict(zip(texts, material.embed(texts), strict=True)) if texts else {}
     least = min(_LEAST, options.threshold)
     inputs = AuditInputs(target, source, classes, factors, effects, material.labels, material.plain, vectors, least)
-    arrays = gather_arrays(store, inputs, progress or (lambda done, todo, what: None))
+    arrays = gather_arrays(store, inputs, progress or unseen)
     findings = rank_findings(arrays, options.expected, least)
     unknown = unknown_texts(store, options.expected)
     audit = Audit(

@@ -14,7 +14,7 @@ from csp_index.errors import NotFoundError, StoreError
 from csp_index.query.results import SqlResult
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.store import schema
-from csp_index.store.catalog import sql_text
+from csp_index.store.catalog import of_layer, sql_text
 from csp_index.store.finding_evidence import is_evidence
 from csp_index.store.stored_json import read_object
 from csp_index.store.study_tables import AUDITS, FINDING_NUMBERS, FINDINGS
@@ -182,7 +182,7 @@ def write_audit(store: Store, audit: Audit) -> None:
     Its own row comes last, so that findings which have one are whole.
     """
     key = audit.layer
-    where = f"model = {sql_text(key.model)} AND layer = {sql_text(key.layer)} AND classed_by = {sql_text(audit.by)}"
+    where = f"{of_layer(key)} AND classed_by = {sql_text(audit.by)}"
     for table in (AUDITS, FINDINGS):
         store.delete(table, where)
     head = {"run_id": audit.run_id, "settings_hash": audit.settings_hash, "model": key.model, "layer": key.layer}

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from csp_index.concurrency import unseen
 from csp_index.errors import SettingError, StudyError
 from csp_index.evaluation.hierarchy import Hierarchy, load_hierarchy
 from csp_index.labelling.texts.candidate_names import Candidates, TextSpace, plain_candidates
@@ -89,7 +90,7 @@ def arrange_labels(
     models = {target.what: target.identity, space.source.what: space.source.identity}
     with store.write_lock(), record_run(store, "hierarchy", described, models) as run:
         origin = Origin(source, key, run.run_id, run.settings_hash)
-        tell = progress or (lambda done, todo, what: None)
+        tell = progress or unseen
         found = make_hierarchy(space, target, hierarchy, labels.texts, load(), options, origin, tell)
         write_hierarchy(store, found)
     return found

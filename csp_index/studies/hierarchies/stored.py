@@ -10,7 +10,7 @@ import pyarrow as pa
 from csp_index.errors import NotFoundError
 from csp_index.records import LayerKey
 from csp_index.store import schema
-from csp_index.store.catalog import sql_text
+from csp_index.store.catalog import of_layer, sql_text
 from csp_index.store.study_tables import HIERARCHIES, HIERARCHY_LEVELS, HIERARCHY_WORDS
 from csp_index.store.tables import Store
 from csp_index.studies.hierarchies.records import LayerHierarchy, StoredWord
@@ -43,7 +43,7 @@ def stored_hierarchy(store: Store, layer: LayerKey, settings_hash: str) -> Layer
 
 
 def _head(store: Store, layer: LayerKey, settings_hash: str | None) -> Mapping[str, Any] | None:
-    where = f"model = {sql_text(layer.model)} AND layer = {sql_text(layer.layer)}"
+    where = of_layer(layer)
     where += "" if settings_hash is None else f" AND settings_hash = {sql_text(settings_hash)}"
     rows = store.read(HIERARCHIES, where=where).to_pylist()
     return max(rows, key=lambda row: str(row["run_id"])) if rows else None
@@ -76,7 +76,7 @@ def write_hierarchy(store: Store, found: LayerHierarchy) -> None:
     """Store what was found in place of the layer's earlier one; under the write lock, in a run. Its head comes last."""
     key = found.layer
     for table in _TABLES:
-        store.delete(table, f"model = {sql_text(key.model)} AND layer = {sql_text(key.layer)}")
+        store.delete(table, of_layer(key))
     head = {"run_id": found.run_id, "settings_hash": found.settings_hash, "model": key.model, "layer": key.layer}
     if found.words:
         words = [

@@ -17,7 +17,7 @@ from csp_index.records import LayerKey
 from csp_index.store import schema
 from csp_index.store.study_tables import FACETS
 from csp_index.store.tables import Store
-from csp_index.studies.newest_rows import newest_rows
+from csp_index.studies.newest_rows import about_images, newest_rows
 
 if TYPE_CHECKING:
     import pandas
@@ -85,9 +85,7 @@ class LayerFacets:
 
     def about(self, images: int) -> str:
         """Return what a reader should know: whether the layer has other `images` by now."""
-        if self.images == images:
-            return ""
-        return f"made on {self.images:,} of {images:,} images: run `csp-index facets` again"
+        return about_images(self.images, images, "facets")
 
     def to_arrow(self) -> pa.Table:
         """Return the rows as an Arrow table."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from csp_index.concurrency import unseen
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.selection import Selection
 from csp_index.errors import StudyError
@@ -59,7 +60,7 @@ def layer_facets(
     if kept is not None and len(kept) == len(neurons):
         return kept
     with store.write_lock():
-        work = _Work(store, selection, texts(), replace(context or ComputeContext(), keep=True), progress or _unseen)
+        work = _Work(store, selection, texts(), replace(context or ComputeContext(), keep=True), progress or unseen)
         with record_run(store, "facets", described, {selection.target.what: selection.target.identity}) as run:
             known = [] if recompute or kept is None else kept.rows["neuron"].unique().to_pylist()
             work.store_all(selection.without(set(known)), described, run.run_id, hashed)
@@ -84,10 +85,6 @@ def _described(selection: Selection, texts_key: str, images: int) -> dict[str, o
         "candidates": texts_key,
         "examples": asdict(EXAMPLES),
     }
-
-
-def _unseen(done: int, todo: int, what: str) -> None:
-    """Ignore progress."""
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from csp_index.concurrency import unseen
 from csp_index.errors import SettingError, StudyError
 from csp_index.records import Progress
 from csp_index.store import catalog
@@ -76,7 +77,7 @@ def layer_formulas(
         return kept
     levels = firing_levels(above, statistics)
     with store.write_lock():
-        work = _Work.of(store, target, texts, tuple(by), images, seed, progress or _unseen)
+        work = _Work.of(store, target, texts, tuple(by), images, seed, progress or unseen)
         with record_run(store, "formulas", described, {target.what: target.identity}, seed) as run:
             shared = {"run_id": run.run_id, "settings_hash": hashed, "firing": above, "of_images": images}
             known = [] if kept is None else kept.rows["neuron"].to_pylist()
@@ -103,10 +104,6 @@ def _described(
     if texts is not None:
         described |= {"encoder_identity": texts.source.identity, "candidates": texts.key}
     return described
-
-
-def _unseen(done: int, todo: int, what: str) -> None:
-    """Ignore progress."""
 
 
 @dataclass(slots=True)

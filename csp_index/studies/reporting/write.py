@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from csp_index.concurrency import unseen
 from csp_index.errors import NotFoundError, SettingError, StudyError, one_line
 from csp_index.records import Progress
 from csp_index.regular_files import user_path
@@ -72,7 +73,7 @@ def write_audit_report(
         from csp_index.studies.reporting.heat_maps import make_heat_maps
 
         target_layer = catalog.layer(store, audit.layer)
-        heat = make_heat_maps(store, models, target_layer, audit.above, progress or (lambda done, todo, what: None))
+        heat = make_heat_maps(store, models, target_layer, audit.above, progress or unseen)
     data = render_page(content, seal_of(content), heat)
     try:
         with _draft(page) as written:
