@@ -60,7 +60,7 @@ if TYPE_CHECKING:
         ScoringOptions,
         WeightedLabel,
     )
-    from csp_index.studies.stored_effects import EffectClass, LayerEffects, SumCheck
+    from csp_index.studies.effects.stored_effects import EffectClass, LayerEffects, SumCheck
 
 __version__ = "0.2.0"
 __all__ = [
@@ -154,7 +154,7 @@ _HOMES = {
     "csp_index.models.objects": ("Encoder", "Network"),
     "csp_index.models.redrawn": ("redrawn",),
     "csp_index.query.results": ("Labels", "SqlResult"),
-    "csp_index.studies.stored_effects": ("EffectClass", "LayerEffects", "SumCheck"),
+    "csp_index.studies.effects.stored_effects": ("EffectClass", "LayerEffects", "SumCheck"),
 }
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from csp_index.models.objects import Encoder, Network
     from csp_index.proposers.grids import LayoutStyle
     from csp_index.records import Progress
-    from csp_index.studies.stored_effects import EffectBy
+    from csp_index.studies.effects.stored_effects import EffectBy
 
 
 class OpenKeywords(TypedDict, total=False):
@@ -104,7 +104,7 @@ class ProposeKeywords(ExampleKeywords, total=False):
 
 
 class EffectKeywords(TypedDict, total=False):
-    """The fields of `csp_index.studies.effects.EffectOptions`."""
+    """The fields of `csp_index.studies.effects.layer_effects.EffectOptions`."""
 
     by: EffectBy | None
     sample: int
@@ -160,7 +160,7 @@ class OptimizeKeywords(TypedDict, total=False):
 
 
 class AssociationKeywords(TypedDict, total=False):
-    """What `csp_index.studies.associate.associate` takes by keyword."""
+    """What `csp_index.studies.classes.associate.associate` takes by keyword."""
 
     classes: int | None
     bins: int | None

@@ -33,16 +33,16 @@ from csp_index.studies.hierarchies.levels import KEEP
 if TYPE_CHECKING:
     from csp_index.labelling.review.notes import Note
     from csp_index.labelling.texts.candidate_names import Candidates
-    from csp_index.studies.associations import Associations
     from csp_index.studies.auditing.stored_audits import Audit
+    from csp_index.studies.classes.associations import Associations
     from csp_index.studies.comparison.records import Comparison
+    from csp_index.studies.effects.stored_effects import LayerEffects
     from csp_index.studies.evolution.records import Evolution
     from csp_index.studies.hierarchies.records import LayerHierarchy
     from csp_index.studies.meanings.facets import LayerFacets
     from csp_index.studies.meanings.formulas import LayerFormulas
-    from csp_index.studies.note_files import NotesImport
     from csp_index.studies.reporting.check import ReportCheck
-    from csp_index.studies.stored_effects import LayerEffects
+    from csp_index.studies.reviewing.note_files import NotesImport
 
 
 class StudyReader(LoadingReader):
@@ -55,7 +55,7 @@ class StudyReader(LoadingReader):
         the class whose output is highest on it. `options`: `classes` (1,000 at most), `bins` of a column of numbers,
         `firing` (above what a neuron fires: "0", a number, mean, quantile:Q, max:F), `recompute`.
         """
-        from csp_index.studies.associate import associate
+        from csp_index.studies.classes.associate import associate
 
         options = {"progress": shown_progress()} | options
         return associate(self.store, layer, by, **options)
@@ -77,7 +77,7 @@ class StudyReader(LoadingReader):
         logits; `sample` images, drawn by `seed`, on which neurons are set; `column`, metadata with each image's class,
         by default what the network says. `class_names` are in the order of the logits.
         """
-        from csp_index.studies.effects import EffectOptions, layer_effects
+        from csp_index.studies.effects.layer_effects import EffectOptions, layer_effects
 
         layer = self._of_one_layer(neurons, "effects")
         self._read_own_datasets_first()
@@ -157,7 +157,7 @@ class StudyReader(LoadingReader):
         `text` wherever its label is shown), unname, tag, untag or comment. `by` is the reader, by default the setting
         reader.
         """
-        from csp_index.studies.notes import Draft, reader_named, write_notes
+        from csp_index.studies.reviewing.notes import Draft, reader_named, write_notes
 
         return write_notes(self.store, [Draft(subject, action, reader_named(by), text)])[0]
 
@@ -174,13 +174,13 @@ class StudyReader(LoadingReader):
 
     def export_notes(self, path: str | Path) -> int:
         """Write all notes and ratings to a CSV file, and return how many rows they are."""
-        from csp_index.studies.note_files import export_notes
+        from csp_index.studies.reviewing.note_files import export_notes
 
         return sum(export_notes(self.store, path))
 
     def import_notes(self, path: str | Path) -> NotesImport:
         """Add the notes and ratings of a file that `export_notes` wrote, here or elsewhere; those it has stay."""
-        from csp_index.studies.note_files import import_notes
+        from csp_index.studies.reviewing.note_files import import_notes
 
         return import_notes(self.store, path)
 

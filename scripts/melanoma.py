@@ -40,7 +40,7 @@ from csp_index.records import LayerKey
 from csp_index.store import catalog
 from csp_index.store.image_metadata import image_records
 from csp_index.studies.auditing.stored_audits import Audit
-from csp_index.studies.image_classes import read_classes
+from csp_index.studies.classes.image_classes import read_classes
 
 WORDS = Path(__file__).parent / "melanoma"
 CLASSES = "MEL,NV,BCC,AK,BKL,DF,VASC,SCC"

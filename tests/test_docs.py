@@ -152,15 +152,16 @@ def test_files_that_the_map_of_the_code_names_exist(page: str) -> None:
 
 def test_modules_in_the_map_of_the_code_exist() -> None:
     package = ROOT / "csp_index"
-    place = room = package
+    place, above = package, [package]
     missing: list[str] = []
     for line in PAGES["contributing.md"].partition("## Codebase map")[2].split("```")[1].splitlines()[2:]:
         name, names = line[:19].strip(), line[19:]
         if line.split()[:1] and line.split()[0].endswith(".py"):  # a name may be longer than its column
             name, names = line.split()[0], ""
         if name.endswith("/"):
-            place = (package if line[2] != " " else room) / name
-            room = place if line[2] != " " else room
+            depth = (len(line) - len(line.lstrip())) // 2  # 1 for a room of the package, 2 for a room in it
+            above[depth:] = [above[depth - 1] / name]
+            place = above[depth]
         files = [name] if name.endswith(".py") else [f"{module}.py" for module in re.findall(r"\w+", names)]
         missing += [f"{place}/{file}" for file in files if name != "docs/" and not (place / file).exists()]
     assert not missing

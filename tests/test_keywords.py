@@ -25,11 +25,11 @@ from csp_index.models.objects import Encoder, Network, list_layers
 from csp_index.proposers.grids import Layout, LayoutStyle
 from csp_index.proposers.registry import ProposerOptions
 from csp_index.records import ExampleOptions, Progress, ScoringOptions
-from csp_index.studies.associate import associate
 from csp_index.studies.auditing.prepare import audit_network
-from csp_index.studies.effects import EffectOptions
+from csp_index.studies.classes.associate import associate
+from csp_index.studies.effects.layer_effects import EffectOptions
+from csp_index.studies.effects.stored_effects import EffectBy
 from csp_index.studies.reporting.write import write_audit_report
-from csp_index.studies.stored_effects import EffectBy
 
 # What only type checkers import where it is named: a program that reads an index does not wait for it.
 TYPE_ONLY = {one.__name__: one for one in (CandidateTexts, Encoder, Models, Network, NetworkSource, Index, Path)} | {

@@ -14,30 +14,32 @@ import click
 
 from csp_index import __version__
 from csp_index.cli import (
-    associations,
-    audit,
     candidates,
     collisions,
-    compare,
     demo,
     doctor,
-    effects,
     evaluate,
-    evolution,
-    facets,
-    formulas,
-    hierarchy,
     import_labels,
     index,
     layers,
-    notes,
     query,
-    report,
     serve,
     verify,
     versions,
 )
 from csp_index.cli.output import plain_warnings, say
+from csp_index.cli.studies import (
+    associations,
+    audit,
+    compare,
+    effects,
+    evolution,
+    facets,
+    formulas,
+    hierarchy,
+    notes,
+    report,
+)
 from csp_index.errors import CspIndexError, one_line
 from csp_index.printable import printable
 from csp_index.torch_threads import numpy_on_one_thread, share_one_heap

@@ -24,18 +24,8 @@ from starlette.types import Scope
 from csp_index import __version__, errors
 from csp_index.service.config import ServiceSettings
 from csp_index.service.desk import Desk
-from csp_index.service.documents.rate import Questions, check_can_rate
-from csp_index.service.http import (
-    api,
-    effect_routes,
-    evolution_routes,
-    hierarchy_routes,
-    login,
-    match_routes,
-    meaning_routes,
-    pages,
-    review,
-)
+from csp_index.service.documents.studies.rate import Questions, check_can_rate
+from csp_index.service.http import api, login, pages
 from csp_index.service.http.access_log import Journal
 from csp_index.service.http.api import Service, Turns
 from csp_index.service.http.auth import Forms, Token, wants_page
@@ -44,11 +34,19 @@ from csp_index.service.http.pages import site_of
 from csp_index.service.http.rendering import Renderer, Site
 from csp_index.service.http.response_cache import ResponseCache
 from csp_index.service.http.schemas import Fault
+from csp_index.service.http.studies import (
+    effect_routes,
+    evolution_routes,
+    hierarchy_routes,
+    match_routes,
+    meaning_routes,
+    review,
+)
 from csp_index.service.live.engine import Engine
 from csp_index.service.snapshot import Snapshot
 from csp_index.service.sql_sandbox import SqlRunner
 from csp_index.store.connect import open_version
-from csp_index.studies.rated_pictures import Draw
+from csp_index.studies.reviewing.rated_pictures import Draw
 
 if TYPE_CHECKING:
     from csp_index.query.reader import Reader

@@ -14,8 +14,8 @@ from csp_index.store.connect import open_store
 from csp_index.store.runs import record_run
 from csp_index.store.tables import Store
 from csp_index.store.waiting import waiting_lock
-from csp_index.studies.notes import Draft, write_notes
-from csp_index.studies.ratings import Question, write_rating
+from csp_index.studies.reviewing.notes import Draft, write_notes
+from csp_index.studies.reviewing.ratings import Question, write_rating
 
 Value = TypeVar("Value")
 

@@ -17,8 +17,8 @@ from csp_index.store.catalog import LayerInfo
 from csp_index.store.study_tables import NOTES, RATINGS
 from csp_index.store.tables import Store
 from csp_index.studies.auditing.stored_audits import Audit
-from csp_index.studies.ratings import rated_by, rating_counts
 from csp_index.studies.reporting.reviews import reviews_of
+from csp_index.studies.reviewing.ratings import rated_by, rating_counts
 
 Value = TypeVar("Value")
 

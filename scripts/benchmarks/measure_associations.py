@@ -59,7 +59,7 @@ def import_all(folder: Path) -> str:
 def furthest(db: str, folder: Path, kinds: np.ndarray, checked: int) -> float:
     """Return how far AUROCs of random neurons and classes are from those of all pairs counted one by one, at most."""
     from csp_index.store.connect import open_store
-    from csp_index.studies.associations import read_associations
+    from csp_index.studies.classes.associations import read_associations
 
     result, rng = read_associations(open_store(db), LAYER, "kind"), np.random.default_rng(2)
     auroc, activations = result.matrix("auroc"), np.load(folder / "A.npy", mmap_mode="r")
@@ -78,7 +78,7 @@ def read_seconds(db: str) -> tuple[float, float]:
     """Return the median seconds in which the rows of a class, and of a neuron, are read in a warm process."""
     from csp_index.records import LayerKey
     from csp_index.store.connect import open_store
-    from csp_index.studies.associations import class_rows, find_class_set, neuron_rows
+    from csp_index.studies.classes.associations import class_rows, find_class_set, neuron_rows
 
     store = open_store(db)
     classes = find_class_set(store, LayerKey.parse(LAYER))

@@ -14,7 +14,7 @@ import argparse
 import numpy as np
 
 from csp_index.evaluation.metrics.agreement import verdict_correlation
-from csp_index.studies.rated_pictures import draw_pictures
+from csp_index.studies.reviewing.rated_pictures import draw_pictures
 
 SIZE, DRAWS = 5000, 400
 FIRING = (0.01, 0.02, 0.05, 0.2)

@@ -25,7 +25,7 @@ from csp_index.labelling.texts.candidate_names import TextSpace
 from csp_index.labelling.vocabularies import Vocabulary
 from csp_index.store import catalog
 from csp_index.store.catalog import EncoderInfo, LayerInfo
-from csp_index.studies.image_classes import ImageClasses
+from csp_index.studies.classes.image_classes import ImageClasses
 
 FEWEST: Final = 20  # images of a class that is looked at
 

@@ -15,7 +15,7 @@ from csp_index.evaluation.people import agreement_line, agreement_rows, method_l
 from csp_index.labelling.review.pinned import layer_digest
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.store import catalog
-from csp_index.studies.ratings import Question, write_rating
+from csp_index.studies.reviewing.ratings import Question, write_rating
 
 RATED = 12  # pictures of each label
 

@@ -8,7 +8,7 @@ from reviewed import LAYER, make_reviewed
 
 from csp_index.records import NeuronKey
 from csp_index.store.study_tables import NOTES, RATINGS
-from csp_index.studies.ratings import Question, write_rating
+from csp_index.studies.reviewing.ratings import Question, write_rating
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import csp_index
 from csp_index.errors import NotFoundError
 from csp_index.printable import without_folders
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.service.documents.audit import audit_rows
 from csp_index.service.documents.shapes import HomeDocument, RunRow
+from csp_index.service.documents.studies.audit import audit_rows
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import schema
 

@@ -21,11 +21,11 @@ import pyarrow.compute as pc
 from csp_index import settings
 from csp_index.errors import CspIndexError, SettingError
 from csp_index.records import LayerKey
-from csp_index.service.documents.classes import class_aurocs, class_set_rows
-from csp_index.service.documents.effects import peaks, stored_effects
-from csp_index.service.documents.hierarchy import has_hierarchy
-from csp_index.service.documents.meanings import has_meanings
 from csp_index.service.documents.shapes import GalleryRow, GalleryTerms, LayerDocument, NeuronsDocument
+from csp_index.service.documents.studies.classes import class_aurocs, class_set_rows
+from csp_index.service.documents.studies.effects import peaks, stored_effects
+from csp_index.service.documents.studies.hierarchy import has_hierarchy
+from csp_index.service.documents.studies.meanings import has_meanings
 from csp_index.service.layer_table import LayerTable, MethodLabels, finite
 from csp_index.service.snapshot import Snapshot
 

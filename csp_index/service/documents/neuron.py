@@ -22,11 +22,7 @@ from csp_index.labelling.review.words import PINNED
 from csp_index.printable import without_folders
 from csp_index.query.neuron_view import STATISTICS, told_if_stale
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
-from csp_index.service.documents.classes import neuron_classes
-from csp_index.service.documents.effects import neuron_effects
-from csp_index.service.documents.facets import directions, facets_of, name_facets
 from csp_index.service.documents.home import run_row
-from csp_index.service.documents.meanings import neuron_facets, neuron_formula
 from csp_index.service.documents.neuron_shapes import (
     ComparedNeuron,
     Facet,
@@ -42,9 +38,13 @@ from csp_index.service.documents.neuron_shapes import (
     Statistics,
     TermRow,
 )
-from csp_index.service.documents.review_shapes import ReviewRow
 from csp_index.service.documents.shapes import SimilarRow
 from csp_index.service.documents.snippets import snippets
+from csp_index.service.documents.studies.classes import neuron_classes
+from csp_index.service.documents.studies.effects import neuron_effects
+from csp_index.service.documents.studies.facets import directions, facets_of, name_facets
+from csp_index.service.documents.studies.meanings import neuron_facets, neuron_formula
+from csp_index.service.documents.studies.review_shapes import ReviewRow
 from csp_index.service.layer_table import LayerTable, finite
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, schema

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
-from csp_index.service.documents.class_shapes import NeuronClasses
-from csp_index.service.documents.effect_shapes import NeuronEffects
-from csp_index.service.documents.meaning_shapes import NeuronFormula
-from csp_index.service.documents.review_shapes import ReviewRow
 from csp_index.service.documents.shapes import NeuronRow, RunRow, SimilarRow, State
+from csp_index.service.documents.studies.class_shapes import NeuronClasses
+from csp_index.service.documents.studies.effect_shapes import NeuronEffects
+from csp_index.service.documents.studies.meaning_shapes import NeuronFormula
+from csp_index.service.documents.studies.review_shapes import ReviewRow
 
 Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
 

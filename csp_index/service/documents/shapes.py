@@ -13,7 +13,7 @@ from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
 from csp_index.records import LabelState
-from csp_index.service.documents.audit_shapes import AuditRow
+from csp_index.service.documents.studies.audit_shapes import AuditRow
 
 State = Literal[LabelState, "unlabelled"]
 SearchKind = Literal["text", "image", "upload", "neuron"]

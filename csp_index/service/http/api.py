@@ -28,17 +28,11 @@ from csp_index.printable import printable
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.config import ServiceSettings
 from csp_index.service.desk import Desk
-from csp_index.service.documents import classes
-from csp_index.service.documents.audit import audit_document
-from csp_index.service.documents.audit_shapes import AuditDocument, ReportDocument
-from csp_index.service.documents.class_shapes import ClassDocument, ClassesDocument, NeuronClassesDocument
 from csp_index.service.documents.home import home_document
 from csp_index.service.documents.image import image_document, stored_thumbnail
 from csp_index.service.documents.layer import GalleryQuery, Order, Shown, Sort, neurons_document
 from csp_index.service.documents.neuron import neuron_document
 from csp_index.service.documents.neuron_shapes import LabelDocument, NeuronDocument
-from csp_index.service.documents.rate import Questions
-from csp_index.service.documents.report import report_document
 from csp_index.service.documents.search import SearchQuery, search_document
 from csp_index.service.documents.shapes import (
     HealthDocument,
@@ -50,6 +44,12 @@ from csp_index.service.documents.shapes import (
     SearchDocument,
     SqlDocument,
 )
+from csp_index.service.documents.studies import classes
+from csp_index.service.documents.studies.audit import audit_document
+from csp_index.service.documents.studies.audit_shapes import AuditDocument, ReportDocument
+from csp_index.service.documents.studies.class_shapes import ClassDocument, ClassesDocument, NeuronClassesDocument
+from csp_index.service.documents.studies.rate import Questions
+from csp_index.service.documents.studies.report import report_document
 from csp_index.service.http import schemas
 from csp_index.service.http.access_log import METRICS_TYPE, Journal
 from csp_index.service.http.auth import Forms

@@ -20,27 +20,23 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from csp_index.errors import CspIndexError, LabelError, ModelError, NotFoundError, SettingError
 from csp_index.labelling.label_rule import preferred_method
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.service.documents import classes, compare, layer_map, manual
-from csp_index.service.documents.audit import audit_document
-from csp_index.service.documents.audit_shapes import AuditDocument
+from csp_index.service.documents import compare, layer_map, manual
 from csp_index.service.documents.card import card_of
-from csp_index.service.documents.class_shapes import ClassDocument, ClassesDocument
 from csp_index.service.documents.home import home_document, random_neuron
 from csp_index.service.documents.image import image_document, stored_thumbnail
 from csp_index.service.documents.layer import GalleryQuery, Shown, Sort, layer_document
 from csp_index.service.documents.neuron import neuron_document
 from csp_index.service.documents.neuron_shapes import CompareDocument, NeuronDocument
-from csp_index.service.documents.report import report_document, report_file
 from csp_index.service.documents.search import SEARCHED, SearchQuery, search_document
 from csp_index.service.documents.shapes import ImageDocument, LayerDocument, MapDocument
+from csp_index.service.documents.studies import classes
+from csp_index.service.documents.studies.audit import audit_document
+from csp_index.service.documents.studies.audit_shapes import AuditDocument
+from csp_index.service.documents.studies.class_shapes import ClassDocument, ClassesDocument
+from csp_index.service.documents.studies.report import report_document, report_file
 from csp_index.service.http import map_svg
 from csp_index.service.http.api import Service, answer, fault_of, picture_of, run_statement, sql_document
-from csp_index.service.http.effect_routes import add_effects
-from csp_index.service.http.evolution_routes import add_evolution
-from csp_index.service.http.hierarchy_routes import add_hierarchies
 from csp_index.service.http.manual_html import manual_html
-from csp_index.service.http.match_routes import add_matches
-from csp_index.service.http.meaning_routes import add_meanings
 from csp_index.service.http.rendering import (
     Renderer,
     Site,
@@ -51,6 +47,11 @@ from csp_index.service.http.rendering import (
     neuron_href,
 )
 from csp_index.service.http.schemas import LONGEST_SQL, LONGEST_TEXT
+from csp_index.service.http.studies.effect_routes import add_effects
+from csp_index.service.http.studies.evolution_routes import add_evolution
+from csp_index.service.http.studies.hierarchy_routes import add_hierarchies
+from csp_index.service.http.studies.match_routes import add_matches
+from csp_index.service.http.studies.meaning_routes import add_meanings
 from csp_index.service.sql_sandbox import write_file
 from csp_index.studies.reporting.page import policy
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from csp_index.labelling.review.words import ACTIONS, VERDICTS
 from csp_index.records import NeuronKey
 from csp_index.service.live.queries import CANDIDATES, LETTERS, NEIGHBOURS, NEURONS, TOP, LabelQuery
-from csp_index.studies.notes import Draft
+from csp_index.studies.reviewing.notes import Draft
 
 LAYER = r"^[^/\s](?:[^/]*[^/\s])?/[^/\s](?:[^/]*[^/\s])?$"
 NEURON = LAYER[:-1] + r"/[0-9]{1,9}$"

@@ -26,7 +26,7 @@ from csp_index.studies.auditing.findings import THRESHOLD, AuditArrays, Finding,
 from csp_index.studies.auditing.gathering import AuditInputs, gather_arrays
 from csp_index.studies.auditing.stored_audits import Audit, StoredFinding, stored_audit, write_audit
 from csp_index.studies.auditing.wording import refutation, statement
-from csp_index.studies.image_classes import OUTPUTS, ImageClasses, classes_described, read_classes
+from csp_index.studies.classes.image_classes import OUTPUTS, ImageClasses, classes_described, read_classes
 
 _KEPT = 100  # findings that are stored, at most
 _LEAST = 0.02  # score of a finding that is stored

@@ -11,7 +11,7 @@ import numpy as np
 from csp_index.errors import SettingError
 from csp_index.store.image_metadata import check_columns, image_records
 from csp_index.store.tables import Store
-from csp_index.studies.image_classes import value_texts
+from csp_index.studies.classes.image_classes import value_texts
 
 MOST_VALUES = 50  # of a column that is looked at
 FEWEST = 5  # images that have a value, and that lack it

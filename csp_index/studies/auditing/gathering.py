@@ -17,7 +17,7 @@ from csp_index.store.values.derived_images import is_derived
 from csp_index.studies.auditing.carried import MomentSums, PairedSums, unneeded_look
 from csp_index.studies.auditing.columns import Factors
 from csp_index.studies.auditing.findings import AuditArrays, candidates_of
-from csp_index.studies.image_classes import ImageClasses
+from csp_index.studies.classes.image_classes import ImageClasses
 
 _SAMPLE = 2_000  # images that stand for all where a look is compared with theirs
 

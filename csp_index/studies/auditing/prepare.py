@@ -25,9 +25,9 @@ from csp_index.studies.auditing.audit import AuditMaterial, AuditOptions, audit_
 from csp_index.studies.auditing.expected import read_expected
 from csp_index.studies.auditing.findings import THRESHOLD
 from csp_index.studies.auditing.stored_audits import Audit
-from csp_index.studies.effects import EffectOptions, layer_effects
-from csp_index.studies.image_classes import OUTPUTS
-from csp_index.studies.stored_effects import LayerEffects
+from csp_index.studies.classes.image_classes import OUTPUTS
+from csp_index.studies.effects.layer_effects import EffectOptions, layer_effects
+from csp_index.studies.effects.stored_effects import LayerEffects
 
 if TYPE_CHECKING:
     from csp_index.models.index_models import Models

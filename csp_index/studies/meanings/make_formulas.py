@@ -21,7 +21,7 @@ from csp_index.store.runs import record_run, settings_hash
 from csp_index.store.study_tables import FORMULAS
 from csp_index.store.tables import Store
 from csp_index.store.values.arrays import embedding_rows, fetch_tiles
-from csp_index.studies.image_classes import classes_described, read_classes
+from csp_index.studies.classes.image_classes import classes_described, read_classes
 from csp_index.studies.meanings.concept_images import ConceptImages, member_images, text_images, text_moments
 from csp_index.studies.meanings.formulas import LayerFormulas, formula_rows, read_formulas
 

@@ -20,7 +20,7 @@ from csp_index.evaluation.report.rendering import environment
 from csp_index.evaluation.report.wording import figure, number
 from csp_index.labelling.review.words import done
 from csp_index.store.runs import package_versions
-from csp_index.studies.image_classes import OUTPUTS
+from csp_index.studies.classes.image_classes import OUTPUTS
 from csp_index.studies.reporting.content import ReportContent
 from csp_index.studies.reporting.pictures import NOT_ASKED, Album, HeatMaps
 from csp_index.studies.reporting.seal import META, Seal, closed

@@ -15,7 +15,8 @@ from starlette.testclient import TestClient
 
 from csp_index import open_index
 from csp_index.service import ServiceSettings, make_app
-from csp_index.service.documents import class_shapes, manual, neuron_shapes, shapes
+from csp_index.service.documents import manual, neuron_shapes, shapes
+from csp_index.service.documents.studies import class_shapes
 
 LAYER = "cnn/concepts"
 

@@ -1,0 +1,1 @@
+"""Routes of studies and of what readers write."""
