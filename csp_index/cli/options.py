@@ -108,6 +108,17 @@ def give_spec(context: click.Context, parameter: click.Parameter, spec: str | No
     return spec
 
 
+vocabulary_option = click.option(
+    "--vocabulary",
+    help="imagenet1k, imagenet21k, a text file, FILE.parquet:COLUMN, FILE.csv:COLUMN or metadata:COLUMN; "
+    "by default the last one used.",
+)
+templates_option = click.option(
+    "--templates", help="Prompt templates: none, csp, openai or a text file; by default the last ones used."
+)
+encoder_option = click.option("--encoder", callback=give_spec, help="The encoder to use, if the index holds several.")
+
+
 _BOUNDS = {name.replace("_", "-"): bounds for name, bounds in BOUNDS.items()} | {
     "bins": (2, 1000),
     "cell": (1, 4096),
