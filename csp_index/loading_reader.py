@@ -64,8 +64,10 @@ class LoadingReader(Reader):
 
     def _context(self, progress: Progress | None = None) -> ComputeContext:
         self._read_own_datasets_first()
-        made = makers(self.store, self._get_models, progress or shown_progress())
-        return ComputeContext(self.device, derive=made, depends=partial(dependencies, self._get_models))
+        report = progress or shown_progress()
+        made = makers(self.store, self._get_models, report)
+        depends = partial(dependencies, self._get_models)
+        return ComputeContext(self.device, derive=made, depends=depends, progress=report)
 
     def _get_models(self) -> Models:
         return self._models

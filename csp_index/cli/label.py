@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -22,7 +21,7 @@ from csp_index.cli.options import (
     vocabulary_option,
     whole,
 )
-from csp_index.cli.output import progress, say, say_checks, say_labels
+from csp_index.cli.output import progress, say, say_checks, say_labelled, say_labels
 from csp_index.labelling.methods import METHODS, RECOMMENDED, WITHOUT_SCALE, defaults_of
 
 _METHODS = click.option(
@@ -37,22 +36,12 @@ def _method_list() -> str:
     return "\b\nMethods:\n" + "\n".join(f"  {name:{width}}  {info.summary}" for name, info in METHODS.items())
 
 
-def _say_method(method: str, by_default: bool) -> None:
-    """Say on stderr which method made labels, and why if nobody named it."""
-    why = ""
-    if by_default and method == WITHOUT_SCALE:
-        why = f", for {RECOMMENDED} needs the encoder's logit scale, which is unknown (--logit-scale)"
-    elif by_default:
-        why = ", the default (--method names another)"
-    say(f"labeled by {method}{why}", err=True)
-
-
 _DEVICE = click.option("--device", help="Where the encoder and the products run: auto, cpu, cuda, mps.")
 
 
 @click.command(epilog=_method_list())
 @read_database
-@click.option("--layer", required=True, help="MODEL/LAYER.")
+@click.option("--layer", "layers", required=True, help="MODEL/LAYER, several with commas, or all.")
 @click.option("--neurons", default="all", show_default=True, help="all, 0,5,9 or 10-20.")
 @_METHODS
 @vocabulary_option
@@ -108,7 +97,7 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 @click.option("--explain", is_flag=True, help="Explain on stderr how contrastive images are found, and why so.")
 @version_option
 @json_option
-def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> None:
+def label(db: str, layers: str, neurons: str, as_json: bool, **options: Any) -> None:
     """Label neurons of a layer, and store the labels.
 
     A label whose lead over its rivals is within the noise of the activating images is called uncertain.
@@ -118,23 +107,26 @@ def label(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> N
     csp-index label arrays.db --layer m/l --text-embeddings T.npy --texts T.txt --json
     csp-index label birds.db --layer resnet50/layer4 --candidates vocabulary,vlm
     csp-index label birds.db --layer resnet50/layer4 --candidates vlm --check
+    csp-index label birds.db --layer all
     """
     from csp_index.index import open_index
-    from csp_index.store.addresses import parse_neurons
+    from csp_index.labelling.label_summary import candidates_named, summary_of
+    from csp_index.store.addresses import named_layers, parse_neurons
 
     opening = {name: options.pop(name) for name in ("device", "trust", "image_roots", "version")}
     options["explain"] = partial(say, err=True) if options["explain"] else None
     options["vocabulary"] = candidate_texts(options)
-    index, addresses = open_index(db, **opening), parse_neurons(layer, neurons)
+    index = open_index(db, **opening)
+    addresses = [one for layer in named_layers(index.store, layers) for one in parse_neurons(layer, neurons)]
     if options.pop("check"):
         say_checks(index.check_candidates(addresses, **_checking(options)), as_json)
         return
-    made = {"perturbation", "synthetic"} & set((options["contrast"] or "").split("+"))
-    with progress() if made else nullcontext() as tell:  # only images that have to be made take their time
+    with progress() as tell:
         labels = index.label(addresses, progress=tell, **options)
     say_labels(labels, as_json)
     if not as_json:
-        _say_method(labels[0].method, options["method"] is None)
+        texts = candidates_named(index.store, labels[0].method, options["candidates"], options["vocabulary"])
+        say_labelled(summary_of(labels, texts), db, by_default=options["method"] is None)
 
 
 def _checking(options: dict[str, Any]) -> dict[str, Any]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from csp_index.labelling.methods import RECOMMENDED, WITHOUT_SCALE
 from csp_index.printable import printable, printable_json
 
 if TYPE_CHECKING:
     from csp_index.indexing.commit import IndexSummary
+    from csp_index.labelling.label_summary import LabelSummary
     from csp_index.labelling.texts.candidate_check import CandidateChecks
     from csp_index.records import Label
     from csp_index.records import Progress as Report
@@ -71,11 +74,21 @@ class _Pace:
         return (done - self._first) / max(time.monotonic() - self._started, 1e-6)
 
 
-@contextmanager
-def progress() -> Iterator[Report]:
-    """Give a progress report: a bar on a terminal, a line now and then elsewhere; both on stderr."""
-    if sys.stderr.isatty():
-        # Here, for it takes a third of the time of `--help`.
+class _Bar:
+    """A bar on a terminal, drawn from the first report on: work that reports none does not wait for rich to load."""
+
+    def __init__(self, closing: ExitStack) -> None:
+        self._closing, self._pace = closing, _Pace()
+        self._update: Callable[..., None] | None = None
+
+    def __call__(self, done: int, todo: int, what: str) -> None:
+        if self._update is None:
+            self._update = self._drawn()
+        pace, what = self._pace.speed(done, what), printable(what)
+        speed = f"{pace:,.0f} {what}/s" if pace else ""
+        self._update(completed=done, total=todo, description=what, speed=speed)
+
+    def _drawn(self) -> Callable[..., None]:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -85,15 +98,16 @@ def progress() -> Iterator[Report]:
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]}", markup=False),
         )
-        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-            task = bar.add_task("images", total=None, speed="")
-            pace = _Pace()
+        bar = self._closing.enter_context(Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)))
+        return partial(bar.update, bar.add_task("", total=None, speed=""))
 
-            def show(done: int, todo: int, what: str) -> None:
-                speed, what = pace.speed(done, what), printable(what)
-                bar.update(task, completed=done, total=todo, description=what, speed=f"{speed:,.0f} {what}/s")
 
-            yield show
+@contextmanager
+def progress() -> Iterator[Report]:
+    """Give a progress report: a bar on a terminal, a line now and then elsewhere; both on stderr."""
+    if sys.stderr.isatty():
+        with ExitStack() as closing:
+            yield _Bar(closing)
         return
     last, pace = time.monotonic(), _Pace()
 
@@ -132,6 +146,16 @@ def say_labels(labels: Iterable[Label], as_json: bool) -> None:
         rank = "" if label.null_rank is None else str(label.null_rank)
         remarks = "; ".join(part for part in (label.note, label.doubt, rank) if part)
         say(str(label.neuron), scores, *([f"[{remarks}]"] if remarks else []))
+
+
+def say_labelled(summary: LabelSummary, db: str, *, by_default: bool) -> None:
+    """Print on stderr what labels amount to: how many, by which method, and why if nobody named it; what is next."""
+    why = ""
+    if by_default and summary.method == WITHOUT_SCALE:
+        why = f"{RECOMMENDED} needs the encoder's logit scale, which is unknown: --logit-scale"
+    elif by_default:
+        why = "the default, --method names another"
+    say(f"{summary.told(why)}; next: csp-index serve {db}", err=True)
 
 
 def say_checks(checks: CandidateChecks, as_json: bool) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
-from csp_index.concurrency import go_on
+from csp_index.concurrency import go_on, unseen
 from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError
-from csp_index.records import DerivedKind, ExampleOptions
+from csp_index.records import DerivedKind, ExampleOptions, Progress
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +65,10 @@ class DerivedRequest:
             )
 
 
+Step = Literal["images of neurons", "all images", "confidence", "rows"]
+STEPS: tuple[Step, ...] = get_args(Step)
+"""The steps of labeling a layer, each of which may take long."""
+
 # Makes and stores the requested images that are not stored yet; returns the settings hash they are stored under.
 Derive = Callable[[DerivedRequest], str]
 
@@ -75,6 +79,7 @@ class ComputeContext:
 
     `search` None leaves that to the measured cost; `plan` is what was decided, once it is.
     `check` is called between steps and tiles, and raises an error to end the work.
+    `progress` is told which step of labeling begins.
     `derive` makes the contrastive images of derived kinds; `depends` returns what these depend on besides the options.
     """
 
@@ -87,6 +92,12 @@ class ComputeContext:
     depends: Callable[[ExampleOptions], Mapping[str, object]] | None = None
     run_id: str = ""  # of the run under way
     check: Callable[[], None] = go_on
+    progress: Progress = unseen
+
+    def step(self, step: Step | None) -> None:
+        """Report the step of labeling that begins, or with None that all are done."""
+        done = len(STEPS) if step is None else STEPS.index(step)
+        self.progress(done, len(STEPS), "steps of labeling" + (f", now {step}" if step else ""))
 
     def tell(self, message: str) -> None:
         """Pass a message to `explain`, if set."""

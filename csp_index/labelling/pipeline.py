@@ -169,10 +169,12 @@ class Pipeline:
         Errors: LabelError, before anything is read, where the method needs the encoder's scale and there is none.
         """
         _ = request.dataset_scale  # refused before anything is read
+        self.context.step("images of neurons")
         sets = self.evidence(selection, request, activating)
         examples, evidence = sets.examples, _with_texts(sets.evidence, request, texts)
         if len(selection.neurons) > _MANY:
             release(self.store)  # the scores of many neurons need the memory, and the next call may be long in coming
+        self.context.step("all images")
         evidence = self._with_dataset(selection, request, texts, evidence, examples.images, best)
         explanation = self._explanation(selection, request, texts, evidence, examples.images)
         evidence = replace(evidence, explanation=explanation)
@@ -200,6 +202,7 @@ class Pipeline:
         count = max(KEPT, request.top)
         scores = self.scores(selection, request, texts, activating, count)
         best = scores.leaders(count)
+        self.context.step("confidence")
         confidence = scores.confidence(best[:, :KEPT], self.context.check)
         fit, probability = None, None
         if confidence is not None and selection.pool is None:  # labels from a pool are only compared

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from csp_index.errors import AddressError
+from csp_index.errors import AddressError, NotFoundError
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.store import catalog
 from csp_index.store.catalog import LayerInfo
@@ -39,6 +39,22 @@ def resolve(store: Store, neurons: str | Iterable[str]) -> list[tuple[LayerInfo,
     if not targets:
         raise AddressError("no neuron is named: write MODEL/LAYER for a layer or MODEL/LAYER/INDEX for a neuron")
     return targets
+
+
+def named_layers(store: Store, layers: str) -> list[str]:
+    """Return the layers MODEL/LAYER that a text names: one, several with commas between them, or all of the index.
+
+    Raises AddressError for a text of another form, NotFoundError where the index has no layer.
+    """
+    known = [str(info.key) for info in catalog.layers(store)]
+    if layers.strip() == "all":
+        if not known:
+            raise NotFoundError("the index has no layer: add one with csp-index index --network ... --layers ...")
+        return known
+    named = [layers] if layers in known else [part.strip() for part in layers.split(",")]  # a name may have commas
+    for layer in named:
+        LayerKey.parse(layer)
+    return list(dict.fromkeys(named))
 
 
 def parse_neurons(layer: str, neurons: str) -> list[str]:

@@ -71,7 +71,8 @@ def test_what_was_named_before_the_index_grew_is_told(tmp_path, run):
     index.add_images(pictures, encoders=["python:fakes:encoder"], networks=[network])
     (tmp_path / "words.txt").write_text("red\ngreen\n")
     asked = ["--layer", "m/concepts", "--candidates", "vlm", "--templates", "none", "--method", "csp"]
-    labeled = "labeled by csp\n"
+    counted = "labeled 2 of 10 neurons by csp from vlm, 2 of them doubtful, 5 dead, 3 no candidates"
+    labeled = f"{counted}; next: csp-index serve {index.uri}\n"
     for neurons in ("m/concepts/0", "m/concepts/1"):
         index.propose(neurons, vlm=Namer())
     assert run("label", index.uri, *asked).err == labeled

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from imported_arrays import build
 
-from csp_index.errors import AddressError
+from csp_index.errors import AddressError, NotFoundError
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.store.addresses import parse_neurons
+from csp_index.store.addresses import named_layers, parse_neurons
+from csp_index.store.connect import create_store
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,18 @@ def test_addresses_are_read_as_they_are_written():
     assert str(key) == "resnet50/layer4.0/77"
     assert key.layer_key == LayerKey.parse("resnet50/layer4.0")
     assert NeuronKey.parse("m/l/2") < NeuronKey.parse("m/l/10")
+
+
+def test_layers_are_named_one_by_one_or_all(tmp_path):
+    index, _, paths = build(tmp_path, images=8, neurons=2)
+    index.import_arrays(paths["activations"], "net/b,c")
+    assert named_layers(index.store, "all") == ["m/l", "net/b,c"]
+    assert named_layers(index.store, "net/b,c") == ["net/b,c"]  # a name that is there is not taken apart
+    assert named_layers(index.store, " m/l , net/x,m/l") == ["m/l", "net/x"]
+    with pytest.raises(AddressError, match="'c' is not an address"):
+        named_layers(index.store, "m/l,c")
+
+
+def test_all_layers_of_an_index_without_one_are_refused(tmp_path):
+    with pytest.raises(NotFoundError, match="has no layer: add one"):
+        named_layers(create_store(str(tmp_path / "db")), "all")

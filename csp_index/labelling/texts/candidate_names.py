@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 VOCABULARY = "vocabulary"
 KINDS = ("vlm", "captioner", "neighbours")  # of what models and other neurons say
+_FIRST = "imagenet1k"  # the vocabulary of an index that has used none
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +201,17 @@ def keep_vocabulary(store: Store, vocabulary: Vocabulary, template_set: str) -> 
 
 
 def last_vocabulary(store: Store) -> Vocabulary:
-    """Return the vocabulary the index stored last, or `imagenet1k` if it has none."""
+    """Return the vocabulary the index stored last, or imagenet1k if it has none."""
     key, template_set = _last(store)
     if not key:
-        return load_vocabulary("imagenet1k")
+        return load_vocabulary(_FIRST)
     rows = store.read(schema.VOCABULARIES, where=_filter_of(key, template_set)).sort_by("position")
     return Vocabulary(key.rpartition("@")[0], tuple(rows["text"].to_pylist()))
+
+
+def last_vocabulary_name(store: Store) -> str:
+    """Return the name of the vocabulary that `last_vocabulary` returns, without reading its texts."""
+    return _last(store)[0].rpartition("@")[0] or _FIRST
 
 
 def chosen_templates(store: Store, given: str | None = None) -> str:
