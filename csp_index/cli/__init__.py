@@ -25,6 +25,7 @@ from csp_index.cli import (
     layers,
     query,
     serve,
+    start,
     verify,
     versions,
 )
@@ -52,6 +53,7 @@ def cli() -> None:
     """A database of what the neurons of a vision network mean.
 
     \b
+    All in one:            csp-index start photos/
     Index images once:     csp-index index DB IMAGES --encoder open_clip:... --network timm:... --layers layer4
     Label any neuron:      csp-index label DB --layer resnet50/layer4 --neurons 0-9
     See it all at work:    csp-index demo
@@ -59,6 +61,7 @@ def cli() -> None:
 
 
 for command in (
+    *start.COMMANDS,
     *demo.COMMANDS,
     *index.COMMANDS,
     *layers.COMMANDS,

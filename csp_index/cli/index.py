@@ -75,10 +75,10 @@ def index(db: str, source: str | None, as_json: bool, device: str | None, trust:
         )
     say_summary(summary, as_json)
     if not summary.images:
-        raise SourceError(_why_nothing(opened))
+        raise SourceError(why_nothing(opened))
 
 
-def _why_nothing(index: Index) -> str:
+def why_nothing(index: Index) -> str:
     """Return why an index has no image after a pass: the first of the failures, if there is one."""
     first = index.sql("SELECT uri, reason FROM failures ORDER BY uri LIMIT 1").to_arrow().to_pylist()
     why = "; ".join(f"the first is {row['uri']}: {row['reason']}" for row in first) or "the source has none"

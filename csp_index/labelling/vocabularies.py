@@ -204,17 +204,17 @@ def _from_metadata(store: Store, column: str) -> Vocabulary:
     check_columns(store, [column])
     texts: dict[str, None] = {}
     for _, record in image_records(store, catalog.image_count(store)):
-        texts.update(dict.fromkeys(_said(record.get(column))))
+        texts.update(dict.fromkeys(texts_said(record.get(column))))
     if not texts:
         raise LabelError(f"the metadata column {column!r} holds no text in any image: name another vocabulary")
     return make_vocabulary(f"{_METADATA}{column}", list(texts))
 
 
-def _said(value: object) -> Iterator[str]:
-    """Yield the texts of one value of the metadata."""
+def texts_said(value: object) -> Iterator[str]:
+    """Yield the texts of one value of the metadata: a number is one; a list has several, so has a text with ; or |."""
     if isinstance(value, list):
         for item in value:
-            yield from () if isinstance(item, list) else _said(item)
+            yield from () if isinstance(item, list) else texts_said(item)
     elif isinstance(value, str):
         yield from (part for part in re.split("[;|]", value) if part.strip())
     elif isinstance(value, int | float) and not isinstance(value, bool):
