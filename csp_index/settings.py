@@ -130,6 +130,7 @@ ACTIVATION_STORAGE = Text(
 )
 THUMBNAIL_SIZE = Count("thumbnail_size", 128, "Longer side of the stored thumbnails, in pixels.", most=65_500)
 TOP_IMAGES = Count("top_images", 100, "Highest activating images stored with each neuron.")
+MAP_IMAGES = Count("map_images", 30, "Of these, images whose activation map is stored where the layer has places.")
 DEVICE = Text("device", "auto", "Where models run: auto, cpu, cuda, cuda:1, mps.")
 DECODE_THREADS = Count("decode_threads", 2, "Threads that read and decode images while the models run.", most=1_024)
 DECODE_WORKERS = CountOrAuto(
@@ -283,6 +284,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "activation_storage",
         "thumbnail_size",
         "top_images",
+        "map_images",
         "decode_threads",
         "decode_workers",
         "max_image_bytes",

@@ -50,6 +50,28 @@ def side_needed(preprocess: Preprocess) -> int | None:
     return round(max(sides)) if same else None
 
 
+def middle_square(preprocess: Preprocess) -> float | None:
+    """Return the side of the square in the middle of a picture that an input shows, as a share of the short side.
+
+    0 where it shows the whole picture, None where it shows something else, or another share of larger pictures.
+    """
+    sides = []
+    for size in _TRIED:
+        result = _scaled(preprocess, size)
+        if result is None:
+            return None
+        left, top, right, bottom = result[0]
+        slack = _EQUAL * min(size)
+        if max(abs(left), abs(top), abs(right - size[0]), abs(bottom - size[1])) <= slack:
+            sides.append(0.0)
+            continue
+        if max(abs(left + right - size[0]), abs(top + bottom - size[1]), abs(right - left - bottom + top)) > slack:
+            return None
+        sides.append((right - left + bottom - top) / (2 * min(size)))
+    middle = sum(sides) / len(sides)
+    return middle if max(sides) - min(sides) <= _EQUAL * middle else None
+
+
 def _scaled(preprocess: Preprocess, size: tuple[int, int]) -> tuple[Box, tuple[int, int]] | None:
     """Return the part of a picture of (width, height) that an input shows, and the input's width and height.
 

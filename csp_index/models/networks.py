@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from csp_index.errors import ModelError, one_line
 from csp_index.models.borrowing import borrowed
+from csp_index.models.coarse_maps import Watch, map_grid
 from csp_index.models.layers.hooks import hooks, running_loaded
 from csp_index.models.layers.loaded import Loaded
 from csp_index.models.layers.opened import OpenLayer
 from csp_index.models.layers.repeats import constant_layers, spare_random_numbers, why_not_repeated
 from csp_index.models.layers.trial import Trial, try_out
-from csp_index.models.pooling import Pool, as_maps, axes_in, choose_exact, neurons_of, pool_at, pooled
+from csp_index.models.pooling import Grid, Pool, as_maps, axes_in, choose_exact, neurons_of, pool_at, pooled
 from csp_index.models.sparse_autoencoders import SparseAutoencoder, images_at_once, settled
 from csp_index.models.specs import check_pool, network_spec
 from csp_index.models.weights import (
@@ -232,11 +233,11 @@ class LoadedNetwork:
         """Keep a module of the caller ready to run while the context lasts, so that not every call prepares it."""
         return nullcontext() if self._loaded.owned else borrowed([self._loaded.module], self.device)
 
-    def activations(self, pixels: Tensor) -> dict[str, Tensor]:
+    def activations(self, pixels: Tensor, watch: Watch | None = None) -> dict[str, Tensor]:
         """Return the pooled activations [B, M] of each layer, float32 on the CPU, for a stack of preprocessed images.
 
         If a layer runs several times in one pass, the last time counts. The network runs in its own precision,
-        without autocast, so that the order of the images does not depend on rounding.
+        without autocast, so that the order of the images does not depend on rounding. `watch` sees the layers' maps.
         """
         results: dict[str, Tensor] = {}
 
@@ -244,6 +245,8 @@ class LoadedNetwork:
             if output is not None:
                 # Pooled at once: what follows may change the output in place, and the maps of a whole batch are large.
                 results[layer] = self._pooled(output, layer)  # not yet moved: the network would wait at every layer
+                if watch is not None:
+                    watch(layer, results[layer], self._as_maps(output, layer))
 
         with running_loaded(self._loaded, self.device), hooks(self._modules, keep):
             self._loaded.forward(pixels.to(self.device))
@@ -255,18 +258,20 @@ class LoadedNetwork:
             )
         return {layer: results[layer].cpu() for layer in self.layers}
 
+    def map_grid(self, layer: str) -> Grid | None:
+        """Return the rows and columns of a layer's maps; None where its neurons have no places in the image."""
+        output = self.layers[layer]
+        return map_grid(output.shape, output.pool, self._loaded.prefix_tokens, self._grid)
+
     def maps(self, pixels: Tensor, layer: str, neurons: Tensor) -> Tensor | None:
         """Return the map [B, h, w] of one neuron per image (``neurons`` [B]) before pooling, float32 on the CPU.
 
         None if the layer's neurons have no positions in the image: vectors, and the class token.
         """
-        results: dict[str, Tensor] = {}
-        output, rows = self.layers[layer], torch.arange(len(pixels))
+        results, rows = dict[str, Tensor](), torch.arange(len(pixels))
 
-        def keep(name: str, output_of_layer: Tensor | None) -> None:
-            maps = None
-            if output_of_layer is not None:
-                maps = as_maps(output_of_layer, output.pool, self._loaded.prefix_tokens, self._grid)
+        def keep(name: str, output: Tensor | None) -> None:
+            maps = None if output is None else self._as_maps(output, layer)
             if maps is not None:
                 results[name] = maps[rows.to(maps.device), neurons.to(maps.device)].float().cpu()
 
@@ -325,6 +330,9 @@ class LoadedNetwork:
     def _pooled(self, output: Tensor, layer: str, *, gradient: bool = False) -> Tensor:
         pool, prefix = self.layers[layer].pool, self._loaded.prefix_tokens
         return pooled(output, pool, prefix, grid=self._grid, gradient=gradient)
+
+    def _as_maps(self, output: Tensor, layer: str) -> Tensor | None:
+        return as_maps(output, self.layers[layer].pool, self._loaded.prefix_tokens, self._grid)
 
     def _described(self, trial: Trial, reading: Reading) -> dict[str, LayerOutput]:
         shapes = {layer: trial.shape(layer, self.name) for layer in self._modules}

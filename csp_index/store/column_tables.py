@@ -12,7 +12,8 @@ from csp_index.store.fields import RESULT, schema_of
 EMBEDDING = "embedding"  # the column of an encoder's vectors
 ACTIVATIONS = ("activations_", "sparse_")  # what names of tables of activations begin with: dense ones and sparse ones
 SPARSE_NEURONS = 64  # neurons in one row of a sparse table
-PREFIXES = (*ACTIVATIONS, "concepts_", "derived_", "embeddings_", "neighbours_", "sums_", "texts_")
+MAPS = "maps_"  # what names of tables of activation maps begin with
+PREFIXES = (*ACTIVATIONS, "concepts_", "derived_", "embeddings_", MAPS, "neighbours_", "sums_", "texts_")
 
 
 def embeddings_schema(width: int) -> pa.Schema:
@@ -38,6 +39,31 @@ def sparse_schema(dtype: str) -> pa.Schema:
         ("neurons", pa.list_(pa.uint8())),  # of each activation, counted from the first of the 64
         ("images", pa.list_(pa.int32())),  # of each activation, counted from the first image of the shard
         ("values", pa.list_(value)),
+    )
+
+
+def maps_schema() -> pa.Schema:
+    """Return the schema of a layer's activation maps: a row has those of one neuron, among some images.
+
+    While images are indexed a row is of one shard; after the last shard there is one row per neuron, over all images.
+    """
+    return pa.schema(
+        [
+            *schema_of(
+                ("neuron", pa.int32()),
+                ("first_image", pa.int64()),
+                ("images", pa.int64()),  # images looked at: ids first_image .. first_image + images - 1
+                ("height", pa.int16()),  # places of a map
+                ("width", pa.int16()),
+                # The part of a picture that maps cover: in its middle, a square of side x its short side; 0: all of it;
+                # null: unknown.
+                ("side", pa.float32()),
+                ("image_ids", pa.list_(pa.int64())),  # of those looked at, highest activation first
+                ("scales", pa.list_(pa.float32())),  # of each map: its largest value; 0 where no place fires
+            ),
+            # of each image whose scale is not 0, height x width bytes: the value of a place is scale x byte / 255
+            pa.field("maps", pa.binary(), metadata={"lance-encoding:compression": "zstd"}),
+        ]
     )
 
 
@@ -153,6 +179,11 @@ def activations_table(layer: str, *, sparse: bool = False) -> str:
     return f"{ACTIVATIONS[sparse]}{slug(layer)}"
 
 
+def maps_table(layer: str) -> str:
+    """Return the name of the table of a layer's activation maps; `layer` is `model/layer`."""
+    return f"{MAPS}{slug(layer)}"
+
+
 def is_sparse(table: str) -> bool:
     """Return whether a table has a layer's activations without those that are 0.
 
@@ -167,8 +198,8 @@ def file_format(table: str) -> str | None:
 
     Activations are long lists of numbers that do not compress. Format 2.0 writes them as they are; later ones look for
     a shorter form first, and take two to six times as long. Sparse ones are mostly small integers, which format 2.1
-    writes in as few bits as they need.
+    writes in as few bits as they need; maps it compresses.
     """
-    if is_sparse(table):
+    if is_sparse(table) or table.startswith(MAPS):
         return "2.1"
     return "2.0" if table.startswith(ACTIVATIONS) else None

@@ -59,6 +59,11 @@ class NeuronStatistics:
             self._take_top(values, neuron, place + first)
         self.images += count
 
+    def top_images(self, most: int) -> np.ndarray:
+        """Return the ids [M, K] of the highest activating images so far, at most `most`, highest first."""
+        ids: np.ndarray = split_keys(self._keys[:, :most])[1].numpy()
+        return ids
+
     def _take_moments(self, block: slice, values: np.ndarray, wide: np.ndarray) -> None:
         # Chan's parallel update: exact enough for any offset, unlike a running sum of squares.
         count = values.shape[1]
