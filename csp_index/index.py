@@ -73,6 +73,7 @@ class Index(StudyReader):
         dtype: str | None = None,
         decode_workers: int | None = None,
         draft: bool | None = None,
+        maps: bool | None = None,
         engine: str = "local",
         ray_address: str | None = None,
         progress: Progress | None = None,
@@ -85,10 +86,9 @@ class Index(StudyReader):
         `class_names` a file of names for folders that are classes. Files that are no images are counted; with `strict`
         one is an error. Without `encoders` and `networks` those of the index are used; `source=None` only completes
         what it holds. `decode_workers` processes decode the images, with 0 threads do; by default as many as pay.
-        With `draft` large JPEGs are decoded at a half, a quarter or an eighth of their size, at least twice as large as
-        the models need them: faster, and values differ a little; None keeps what the index was made with.
-        `engine="ray"` does it on a Ray cluster: at `ray_address` (HOST:PORT; or the environment's RAY_ADDRESS), else of
-        this machine alone, or the one this program is connected to.
+        With `draft` large JPEGs are decoded reduced: faster, and values differ a little; None keeps what the index was
+        made with. `maps` keeps maps of where neurons fire in top images; None: of new layers, and of those that have
+        some. `engine="ray"` does it on a Ray cluster: at `ray_address` (HOST:PORT; or RAY_ADDRESS), or of this machine.
         """
         from csp_index.indexing.indexer import add_images, check_settings
         from csp_index.indexing.ray_indexer import chosen_engine
@@ -104,8 +104,9 @@ class Index(StudyReader):
             store = self.store if is_index(self.uri) else None
             loaded, studied = self._models.to_run(store, encoders, networks)
             self._store = create_store(self.uri)
-            run = partial(add_images, self.store, images, loaded, studied, dtype=dtype, draft=draft, engine=runner)
-            return run(shard_size=shard_size, decode_workers=decode_workers, progress=progress or shown_progress())
+            run = partial(add_images, self.store, images, loaded, studied, dtype=dtype, draft=draft, maps=maps)
+            run = partial(run, shard_size=shard_size, decode_workers=decode_workers, engine=runner)
+            return run(progress=progress or shown_progress())
 
     def add_metadata(self, table: str | Path, *, key: str | None = None, replace: bool = False) -> MetadataSummary:
         """Join a table to the metadata of images that are indexed already; see `csp_index.indexing.join_metadata`."""

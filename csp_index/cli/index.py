@@ -37,6 +37,7 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="How activations are stored (float32).")
 @click.option("--decode-workers", type=whole("decode-workers"), help="Processes that decode, 0: threads (by size).")
 @click.option("--draft/--no-draft", default=None, help="Decode large JPEGs reduced, faster (as the index, or no).")
+@click.option("--maps/--no-maps", default=None, help="Keep maps of where neurons fire (new layers; as the index).")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", help="ray: on a cluster of machines.")
 @click.option("--ray-address", metavar="HOST:PORT", help="Ray cluster to join; by default one on this machine.")
 @_device
@@ -69,6 +70,7 @@ def index(db: str, source: str | None, as_json: bool, device: str | None, trust:
             dtype=options["dtype"],
             decode_workers=options["decode_workers"],
             draft=options["draft"],
+            maps=options["maps"],
             engine=options["engine"],
             ray_address=options["ray_address"],
             progress=report,

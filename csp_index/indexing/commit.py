@@ -238,12 +238,12 @@ def finish_layers(store: Store, infos: Sequence[LayerInfo], running: dict[str, N
             compact(store, info.table)
 
 
-def drop_merged(store: Store, infos: Iterable[Column]) -> None:
+def drop_merged(store: Store, infos: Iterable[Column], *, merged: bool = False) -> None:
     """Remove what a pass wrote of sparse layers before their files were merged, which no reader ever saw.
 
-    Under the write lock, with nothing uncommitted.
+    `merged` says that other tables were merged, too. Under the write lock, with nothing uncommitted.
     """
-    if any(isinstance(info, LayerInfo) and info.is_sparse for info in infos):
+    if merged or any(isinstance(info, LayerInfo) and info.is_sparse for info in infos):
         clean_up(store, math.inf)
 
 

@@ -33,7 +33,9 @@ from csp_index.indexing import commit
 from csp_index.indexing.batches import batches
 from csp_index.indexing.commit import IndexSummary
 from csp_index.indexing.drafts import settle_draft, with_draft
+from csp_index.indexing.kept_maps import Frames, drop_maps, finish_maps, kept_frames, write_shard_maps
 from csp_index.indexing.latents import count_latents
+from csp_index.indexing.map_watch import joined_maps
 from csp_index.indexing.model_columns import (
     KnownUris,
     Part,
@@ -43,7 +45,7 @@ from csp_index.indexing.model_columns import (
     parts_of,
     write_failures,
 )
-from csp_index.indexing.model_outputs import Values, check_preprocessing, outputs_of
+from csp_index.indexing.model_outputs import Outputs, check_preprocessing, outputs_of
 from csp_index.indexing.shard_forming import ComputedBatch, ComputedShard, shards_of
 from csp_index.indexing.unusable_images import UnusableImages, indexed_ref
 from csp_index.models.encoders import LoadedEncoder, TwoTowers
@@ -75,6 +77,7 @@ class PassState:
     total: int = 0
     passed_over: PassedOver = field(default_factory=PassedOver)  # files of the source that are no images, by reason
     statistics: dict[str, NeuronStatistics] = field(default_factory=dict)  # by the column's name in the marks
+    frames: Frames = field(default_factory=dict)  # of the layers whose activation maps are kept, by the same names
 
     def advance(self, images: int) -> None:
         """Count images as done and report the progress."""
@@ -134,6 +137,7 @@ def add_images(
     dtype: str | None = None,
     decode_workers: int | None = None,
     draft: bool | None = None,
+    maps: bool | None = None,
     progress: Progress | None = None,
     engine: Engine | None = None,
 ) -> IndexSummary:
@@ -141,9 +145,10 @@ def add_images(
 
     Without a source, only missing shards are filled. `decode_workers` processes decode the images; with 0, threads of
     this process do. `draft` lets large JPEGs be decoded at a reduced size; None keeps the choice of the index, which
-    is not to do so where it is new. `engine` executes the pass elsewhere. Errors: SettingError where a model differs
-    from the one the index was built with; SourceError or ModelError where indexed images cannot be used for a new
-    model, see `Pass.catch_up`.
+    is not to do so where it is new. `maps` is whether activation maps are kept (see `kept_maps.kept_frames`), and if
+    False deletes those of the given networks. `engine` executes the pass elsewhere. Errors: SettingError where a model
+    differs from the one the index was built with; SourceError or ModelError where indexed images cannot be used for a
+    new model, see `Pass.catch_up`.
     """
     started = time.monotonic()
     check_settings(shard_size, dtype, decode_workers)
@@ -167,18 +172,23 @@ def add_images(
         infos = commit.reconcile(store, columns, dtype)
         command = f"index --engine {engine.name}" if engine else "index"
         with record_run(store, command, run_settings, models) as run:
-            parts = parts_of(encoders, networks, infos)
+            frames = kept_frames(store, networks, infos, maps)
+            if maps is False:
+                drop_maps(store, infos)
+            parts = parts_of(encoders, networks, infos, frames)
             commit.register(store, infos, run)
             for key, layer in ((LayerKey(n.name, one), n.layers[one]) for n in networks for one in n.layers):
                 store_class_names(store, key, layer.classes, run.run_id)
-            state = PassState(store, run, progress or _silent, least)
+            state = PassState(store, run, progress or _silent, least, frames=frames)
             executor = engine.make(state, parts) if engine else LocalExecutor(state, workers)
             indexing = Pass(state, parts, executor)
             indexing.catch_up()
             if source is not None:
                 indexing.extend(source, settings.SHARD_SIZE.value(shard_size))
-            commit.finish_layers(store, [i for i in infos if isinstance(i, LayerInfo)], state.statistics)
-        commit.drop_merged(store, infos)
+            layers = [info for info in infos if isinstance(info, LayerInfo)]
+            commit.finish_layers(store, layers, state.statistics)
+            merged = finish_maps(store, layers, frames)
+        commit.drop_merged(store, infos, merged=merged)
         latents = count_latents(store, infos)
     return IndexSummary(
         run.run_id,
@@ -187,7 +197,7 @@ def add_images(
         state.failed,
         len(catalog.shards(store, schema.IMAGES)),
         time.monotonic() - started,
-        tuple(str(i.key) for i in infos if isinstance(i, LayerInfo)),
+        tuple(str(info.key) for info in layers),
         tuple(e.spec for e in encoders),
         dict(state.passed_over),
         latents,
@@ -320,7 +330,7 @@ class LocalExecutor:
 
     def _computed(
         self, refs: Iterable[ImageRef], parts: Sequence[Part], limits: Iterable[int], writer: Writer
-    ) -> Generator[ComputedBatch[Values], None, None]:
+    ) -> Generator[ComputedBatch[Outputs], None, None]:
         """Yield the batches of shards of `limits` images each, computed; end where the writer has failed."""
         preprocess = [part.model.preprocess for part in parts]
         gpu = any(part.model.device.type != "cpu" for part in parts)
@@ -338,9 +348,9 @@ class LocalExecutor:
                 writer.check()
                 images_of_batch = [batch.images[row] for row in outputs.rows]
                 failures = [*batch.failures, *outputs.failures]
-                yield ComputedBatch(images_of_batch, outputs.values, failures, batch.last)
+                yield ComputedBatch(images_of_batch, outputs, failures, batch.last)
 
-    def _write(self, images: ComputedShard[Values], target: Target) -> None:
+    def _write(self, images: ComputedShard[Outputs], target: Target) -> None:
         store, mark = self._state.store, target.mark
         self._state.note_failures(images.failures)
         if not mark.rows:
@@ -354,15 +364,18 @@ class LocalExecutor:
         outputs = {info.what: _joined(images.pieces, info.what) for info in target.infos}
         for info in target.infos:
             digests[info.what] = commit.write_values(store, info, mark, outputs[info.what])
-        commit.mark(store, digests, mark, self._state.run)
-        for info in target.infos:
             commit.count_in(store, info, self._state.statistics, mark, outputs[info.what])
+            if isinstance(info, LayerInfo) and info.what in self._state.frames:
+                maps = joined_maps([(batch.maps[info.what], start, stop) for batch, start, stop in images.pieces])
+                frame, statistics = self._state.frames[info.what], self._state.statistics[info.what]
+                write_shard_maps(store, info, frame, mark, maps, statistics)
+        commit.mark(store, digests, mark, self._state.run)
         self._state.added += mark.rows * target.new
 
 
-def _joined(pieces: Sequence[tuple[Values, int, int]], what: str) -> torch.Tensor:
+def _joined(pieces: Sequence[tuple[Outputs, int, int]], what: str) -> torch.Tensor:
     """Return a column's values [n, W] from pieces of batches."""
-    return torch.cat([values[what][start:stop] for values, start, stop in pieces])
+    return torch.cat([outputs.values[what][start:stop] for outputs, start, stop in pieces])
 
 
 def _silent(done: int, todo: int, what: str) -> None:

@@ -6,7 +6,7 @@ which a pass runs, writes and marks (`indexer`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -19,6 +19,7 @@ from csp_index.errors import CspIndexError, ModelError, one_line
 from csp_index.images.decode import ImageFailure
 from csp_index.images.loader import Prepared
 from csp_index.indexing.commit import layer_table
+from csp_index.indexing.map_watch import BatchMaps, TopWatch, WatchedLayer
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.networks import LoadedNetwork
 from csp_index.records import LayerKey
@@ -26,27 +27,61 @@ from csp_index.store import catalog, column_tables, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.store.image_metadata import metadata_text
 from csp_index.store.tables import Store
+from csp_index.store.values.activation_maps import most_maps
+
+Values = dict[str, torch.Tensor]  # [B, W] by a column's name in the shard marks
+Maps = dict[str, BatchMaps]  # by the same names
+
+
+@dataclass(frozen=True, slots=True)
+class PartOutput:
+    """What one model gives for a batch: a [B, W] tensor for each of its columns, and the maps that may be kept."""
+
+    values: Values
+    maps: Maps
+
+    def of(self, rows: Sequence[int]) -> PartOutput:
+        """Return the same for some images of the batch."""
+        places = torch.tensor(rows)
+        values = {what: out[places] for what, out in self.values.items()}
+        return PartOutput(values, {what: maps.of(rows) for what, maps in self.maps.items()})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """One model of the pass and the columns that it fills."""
+    """One model of the pass, the columns that it fills, and what watches a network's maps, if some are kept."""
 
     model: LoadedEncoder | LoadedNetwork
     infos: tuple[Column, ...]
+    watch: TopWatch | None = None
 
-    def compute(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return a [B, W] tensor per column of the part, by the column's name in the shard marks."""
+    @property
+    def layers(self) -> list[LayerInfo]:
+        """The columns that are layers."""
+        return [info for info in self.infos if isinstance(info, LayerInfo)]
+
+    def compute(self, pixels: torch.Tensor) -> PartOutput:
+        """Return the values of the part's columns for a batch, and the maps that may be kept."""
         try:
             if isinstance(self.model, LoadedNetwork):
-                layers = self.model.activations(pixels)
-                return {info.what: layers[info.key.layer] for info in self.infos if isinstance(info, LayerInfo)}
-            return {self.infos[0].what: self.model.embed_images(pixels)}
+                if self.watch is not None:
+                    self.watch.taken()  # what a batch left on which the network failed
+                values = self.model.activations(pixels, self.watch)
+                taken = {} if self.watch is None else self.watch.taken()
+                maps = {info.what: taken[info.key.layer] for info in self.layers if info.key.layer in taken}
+                return PartOutput({info.what: values[info.key.layer] for info in self.layers}, maps)
+            return PartOutput({self.infos[0].what: self.model.embed_images(pixels)}, {})
         except CspIndexError:
             raise
         except Exception as exc:  # a user's model may raise anything
             message = f"{type(exc).__name__}: {one_line(exc)}"
             raise ModelError(f"{self.infos[0].what} fails on {len(pixels)} images: {message}; check the model") from exc
+
+    def learn(self, values: Values) -> None:
+        """Let the watch know the activations of images that will be stored."""
+        if self.watch is not None:
+            for info in self.layers:
+                self.watch.learn(info.key.layer, values[info.what])
 
 
 def columns_of(encoders: Sequence[LoadedEncoder], networks: Sequence[LoadedNetwork], dtype: str) -> list[Column]:
@@ -56,12 +91,27 @@ def columns_of(encoders: Sequence[LoadedEncoder], networks: Sequence[LoadedNetwo
 
 
 def parts_of(
-    encoders: Sequence[LoadedEncoder], networks: Sequence[LoadedNetwork], infos: Sequence[Column]
+    encoders: Sequence[LoadedEncoder],
+    networks: Sequence[LoadedNetwork],
+    infos: Sequence[Column],
+    mapped: Container[str] = (),
 ) -> list[Part]:
-    """Return the parts of a pass; `infos` are the columns of `columns_of` as the index has them."""
+    """Return the parts of a pass; `infos` are the columns of `columns_of` as the index has them.
+
+    `mapped` are the columns of which activation maps are kept.
+    """
     remaining = iter(infos)
     parts = [Part(encoder, (next(remaining),)) for encoder in encoders]
-    return parts + [Part(network, tuple(islice(remaining, len(network.layers)))) for network in networks]
+    for network in networks:
+        own = tuple(islice(remaining, len(network.layers)))
+        parts.append(Part(network, own, watch_of([i for i in own if isinstance(i, LayerInfo) and i.what in mapped])))
+    return parts
+
+
+def watch_of(infos: Sequence[LayerInfo]) -> TopWatch | None:
+    """Return what watches the maps of some layers of a network, None without layers."""
+    layers = {i.key.layer: WatchedLayer(i.pool, i.neurons, half=i.dtype == "float16") for i in infos}
+    return TopWatch(layers, most_maps()) if layers else None
 
 
 def _encoder_info(encoder: LoadedEncoder) -> EncoderInfo:

@@ -8,24 +8,26 @@ ends the pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from csp_index.errors import CspIndexError, ModelError
 from csp_index.images.decode import ImageFailure
-from csp_index.indexing.model_columns import Part
-
-Values = dict[str, torch.Tensor]
+from csp_index.indexing.model_columns import Maps, Part, PartOutput, Values
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """The rows of a batch that all models could take, the values [n, W] of these by column, and the failures."""
+    """The rows of a batch that all models could take, the values [n, W] and maps of these by column, and the failures.
+
+    The rows of the maps count the images that all models could take.
+    """
 
     rows: list[int]
     values: Values
     failures: list[ImageFailure]
+    maps: Maps = field(default_factory=dict)
 
 
 def check_preprocessing(images: int, failures: Sequence[ImageFailure], *, proven: bool) -> None:
@@ -46,20 +48,20 @@ def outputs_of(parts: Sequence[Part], uris: Sequence[str], pixels: Sequence[torc
     """
     if not uris:
         return Outputs([], {}, [])
-    values: list[Values | None] = []
+    computed: list[PartOutput | None] = []
     reasons: dict[int, str] = {}
     for part, batch in zip(parts, pixels, strict=True):
         try:
-            results = part.compute(batch)
+            output = part.compute(batch)
         except ModelError:
-            values.append(None)
+            computed.append(None)
             alone = _failing_alone(part, batch)
             if not alone or (len(alone) == len(uris) and not proven):
                 raise
             reasons |= {row: reason for row, reason in alone.items() if row not in reasons}
             continue
-        values.append(results)
-        for what, bad in _not_finite(results).items():
+        computed.append(output)
+        for what, bad in _not_finite(output.values).items():
             if len(bad) == len(uris) and not proven:
                 raise ModelError(f"{what} gave values that are not finite, first near {uris[0]}: check the model")
             for row in bad:
@@ -68,14 +70,16 @@ def outputs_of(parts: Sequence[Part], uris: Sequence[str], pixels: Sequence[torc
     failures = [ImageFailure(uris[row], reason, by_model=True) for row, reason in sorted(reasons.items())]
     if not kept:
         return Outputs([], {}, failures)
-    rows = torch.tensor(kept)
-    merged: Values = {}
-    for part, batch, computed in zip(parts, pixels, values, strict=True):
-        if computed is None:
-            merged |= part.compute(batch[rows.to(batch.device)])
+    values, maps = Values(), Maps()
+    for part, batch, whole in zip(parts, pixels, computed, strict=True):
+        if whole is None:
+            own = part.compute(batch[torch.tensor(kept, device=batch.device)])
         else:
-            merged |= {what: out if len(kept) == len(uris) else out[rows] for what, out in computed.items()}
-    return Outputs(kept, merged, failures)
+            own = whole if len(kept) == len(uris) else whole.of(kept)
+        part.learn(own.values)
+        values |= own.values
+        maps |= own.maps
+    return Outputs(kept, values, failures, maps)
 
 
 def _not_finite(results: Values) -> dict[str, list[int]]:
@@ -89,7 +93,7 @@ def _failing_alone(part: Part, batch: torch.Tensor) -> dict[int, str]:
     reasons = {}
     for row in range(len(batch)):
         try:
-            wrong = _not_finite(part.compute(batch[row : row + 1]))
+            wrong = _not_finite(part.compute(batch[row : row + 1]).values)
         except CspIndexError as exc:
             reasons[row] = str(exc)
         else:

@@ -1,0 +1,155 @@
+"""Which activation maps are stored, and how: those of each neuron's top images, shard by shard, then a row per neuron.
+
+A shard's maps are written with its activations, before its mark, so what a killed pass had marked is complete. After
+the last shard the rows of all shards become one row per neuron, with the maps of the images that are still at the top.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from csp_index.images.footprint import middle_square
+from csp_index.indexing.map_watch import BatchMaps
+from csp_index.models.coarse_maps import coarse_grid
+from csp_index.models.networks import LoadedNetwork
+from csp_index.store import catalog, column_tables
+from csp_index.store.catalog import Column, LayerInfo, Shard
+from csp_index.store.tables import Store
+from csp_index.store.values.activation_maps import (
+    Frame,
+    MapPairs,
+    has_maps,
+    map_blocks,
+    most_maps,
+    packed,
+    stored_frame,
+)
+from csp_index.store.values.statistics import NeuronStatistics
+
+_log = logging.getLogger(__name__)
+
+Frames = Mapping[str, Frame]  # of the layers whose maps are kept, by the column's name in the shard marks
+
+
+def kept_frames(
+    store: Store, networks: Sequence[LoadedNetwork], infos: Sequence[Column], requested: bool | None
+) -> dict[str, Frame]:
+    """Return of which layers a pass keeps maps, by the column's name, with what these share.
+
+    Of all that have places if `requested`, of none if it is False; None: of new layers, and of those that have maps.
+    """
+    known = {info.key: info for info in infos if isinstance(info, LayerInfo)}
+    frames = {}
+    for network in networks:
+        own = [info for info in known.values() if info.key.model == network.name and info.key.layer in network.layers]
+        some = [info for info in own if _is_wanted(store, info, requested)]
+        grids = {info.what: network.map_grid(info.key.layer) for info in some}
+        if requested:
+            for info in (info for info in some if grids[info.what] is None):
+                _log.warning("%s has no activation maps: its neurons have no places in the image", info.key)
+        side = _side(network) if any(grids.values()) else None
+        for info in some:
+            if (grid := grids[info.what]) is not None:
+                frames[info.what] = stored_frame(store, info) or Frame(*coarse_grid(grid), side)
+    return frames
+
+
+def _is_wanted(store: Store, info: LayerInfo, requested: bool | None) -> bool:
+    if requested is not None:
+        return requested
+    return has_maps(store, info) or not catalog.shards(store, info.what)
+
+
+def _side(network: LoadedNetwork) -> float | None:
+    try:
+        return middle_square(network.preprocess)
+    except Exception as exc:  # it is somebody else's code
+        _log.warning(
+            "which part of a picture %s sees is unknown, so its maps have no place on pictures: its preprocessing "
+            "fails on a trial picture (%s)",
+            *(network.name, f"{type(exc).__name__}: {exc}"),
+        )
+        return None
+
+
+def write_shard_maps(
+    store: Store, info: LayerInfo, frame: Frame, shard: Shard, maps: BatchMaps, statistics: NeuronStatistics
+) -> None:
+    """Append the maps of a shard's images that are among the top images so far; `statistics` include the shard.
+
+    The rows of `maps` count the shard's images. An image without one there fires nowhere.
+    """
+    ids = statistics.top_images(most_maps())
+    neurons, ranks = np.nonzero(ids >= shard.first_image)
+    if len(neurons):
+        images = ids[neurons, ranks]
+        pairs = _with_maps(frame, neurons, images, images - shard.first_image, maps)
+        rows = packed(frame, pairs, np.unique(neurons), shard.first_image, shard.rows)
+        store.append(column_tables.maps_table(str(info.key)), rows)
+
+
+def _with_maps(frame: Frame, neurons: np.ndarray, images: np.ndarray, rows: np.ndarray, maps: BatchMaps) -> MapPairs:
+    span = 1 + max(rows.max(initial=0), maps.rows.max(initial=0))
+    known, wanted = maps.neurons * span + maps.rows, neurons * span + rows
+    order = np.argsort(known, kind="stable")
+    places = np.searchsorted(known, wanted, sorter=order)
+    found = places < len(known)
+    found[found] = known[order[places[found]]] == wanted[found]
+    taken = order[places[found]]
+    scales = np.zeros(len(neurons), np.float32)
+    levels = np.zeros((len(neurons), frame.height, frame.width), np.uint8)
+    scales[found], levels[found] = maps.scales[taken], maps.maps[taken]
+    return MapPairs(neurons, images, scales, levels)
+
+
+def drop_maps(store: Store, infos: Sequence[Column]) -> None:
+    """Delete the stored maps of layers."""
+    for info in infos:
+        if isinstance(info, LayerInfo) and has_maps(store, info):
+            store.delete(column_tables.maps_table(str(info.key)), "true")
+
+
+def finish_maps(store: Store, infos: Sequence[LayerInfo], frames: Frames) -> bool:
+    """Make the rows of finished layers one per neuron, over all images; return whether any changed."""
+    changed = False
+    for info in infos:
+        if info.what in frames and catalog.is_finished(store, info) and has_maps(store, info):
+            table, images = column_tables.maps_table(str(info.key)), catalog.image_count(store, info.what)
+            whole = f"first_image = 0 AND images = {images}"
+            if not store.count(table) == store.count(table, whole) == info.neurons:
+                rows = pa.RecordBatchReader.from_batches(column_tables.maps_schema(), _merged(store, info, images))
+                store.replace(table, rows)
+                changed = True
+    return changed
+
+
+def _merged(store: Store, info: LayerInfo, images: int) -> Iterator[pa.RecordBatch]:
+    top = top_of(store, info)
+    for numbers, frame, pairs in map_blocks(store, info):
+        frame = frame or stored_frame(store, info)
+        if frame is not None:
+            own = _still_top(pairs, numbers, top[numbers])
+            yield from packed(frame, own, numbers, 0, images).to_batches()
+
+
+def top_of(store: Store, info: LayerInfo) -> np.ndarray:
+    """Return the ids [M, K] of the images whose maps are kept, highest activation first, of a finished layer."""
+    lists = catalog.neuron_rows(store, info)["top_images"].combine_chunks()
+    ids: np.ndarray = lists.flatten().to_numpy().reshape(info.neurons, -1)[:, : most_maps()]
+    return ids
+
+
+def _still_top(pairs: MapPairs, numbers: np.ndarray, top: np.ndarray) -> MapPairs:
+    """Return the pairs of `numbers` that are in `top` [n, K], in its order."""
+    span = 1 + max(int(top.max(initial=0)), int(pairs.images.max(initial=0)))
+    known = pairs.neurons * span + pairs.images
+    order = np.argsort(known, kind="stable")
+    wanted = (numbers[:, None] * span + top).reshape(-1)
+    places = np.searchsorted(known, wanted, sorter=order)
+    found = places < len(known)
+    found[found] = known[order[places[found]]] == wanted[found]
+    return pairs.take(order[places[found]])
