@@ -23,6 +23,7 @@ from csp_index.printable import without_folders
 from csp_index.query.neuron_view import STATISTICS, told_if_stale
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
 from csp_index.service.documents.home import run_row
+from csp_index.service.documents.maps import mapped_images
 from csp_index.service.documents.neuron_shapes import (
     ComparedNeuron,
     Facet,
@@ -111,6 +112,7 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
         "pairs": [_pair_row(pair) for pair in record.pairs],
         "contrast_quality": cast(QualityRow, quality_of_pairs(record.pairs).as_json()),
         "images": {str(image): name for image, name in snapshot.names(ids).items()},
+        "mapped": mapped_images(snapshot, key, table.statistics_of(key.neuron)["top_images"]),
         "quantile_rows": rows,
         "histogram": spread.histogram(),
         "threshold": record.threshold if record.threshold is not None else finite(record.statistics["mean"]),
@@ -228,8 +230,7 @@ def _spread_of(activations: np.ndarray) -> _Spread:
     margin = max(0.5, 1e-6 * abs(float(lowest))) if lowest == highest else 0.0
     edges = np.linspace(float(lowest) - margin, float(highest) + margin, _BINS + 1)
     bins = ((activations - edges[0]) * (_BINS / (edges[-1] - edges[0]))).astype(np.intp)
-    # The first 16 bits of numbers from 0 on, after the sign, rise with them; NumPy sorts such by radix, in a fourth of
-    # the time that the numbers take.
+    # After the sign, 16 bits of numbers from 0 on rise with them; NumPy sorts such by radix, in a fourth of the time.
     with np.errstate(over="ignore"):  # a range beyond float32 leaves the largest on one level
         levels = ((activations - lowest).view(np.uint32) >> 15).astype(np.uint16)
     ordered = np.sort(levels, kind="stable")

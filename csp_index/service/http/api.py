@@ -31,6 +31,8 @@ from csp_index.service.desk import Desk
 from csp_index.service.documents.home import home_document
 from csp_index.service.documents.image import image_document, stored_thumbnail
 from csp_index.service.documents.layer import GalleryQuery, Order, Shown, Sort, neurons_document
+from csp_index.service.documents.map_shapes import MapsDocument
+from csp_index.service.documents.maps import map_veil, maps_document
 from csp_index.service.documents.neuron import neuron_document
 from csp_index.service.documents.neuron_shapes import LabelDocument, NeuronDocument
 from csp_index.service.documents.search import SearchQuery, search_document
@@ -227,6 +229,23 @@ def _add_index(router: APIRouter, service: Service) -> None:
     def neuron(model: Model, layer: Layer, index: Number, method: Method = None) -> Response:
         """All about one neuron."""
         return answer(neuron_document(snapshot, engine, NeuronKey(model, layer, index), method))
+
+    @router.get(
+        "/api/v1/neurons/{model}/{layer}/{index}/maps", response_model=MapsDocument, responses=GET_FAULTS, tags=["maps"]
+    )
+    def neuron_map_list(model: Model, layer: Layer, index: Number) -> Response:
+        """Where in its top images a neuron fires: the activation maps that `csp-index index` stored."""
+        return answer(maps_document(snapshot, NeuronKey(model, layer, index)))
+
+    @router.get(
+        "/api/v1/neurons/{model}/{layer}/{index}/maps/{image_id}",
+        response_class=Response,
+        responses=GET_FAULTS | {200: {"content": {"image/png": {}}, "description": "a veil over the thumbnail"}},
+        tags=["maps"],
+    )
+    def neuron_map(model: Model, layer: Layer, index: Number, image_id: ImageId) -> Response:
+        """A picture to lay over an image's: it hides the places where the neuron does not fire."""
+        return Response(map_veil(snapshot, NeuronKey(model, layer, index), image_id), media_type="image/png")
 
 
 def _add_classes(router: APIRouter, service: Service) -> None:

@@ -237,6 +237,15 @@ def thumbnail(image_id: int) -> str:
     return f"/api/v1/images/{int(image_id)}/thumbnail"
 
 
+def veil(image_id: int, neuron: str) -> str:
+    """Return the address of what hides the places of an image in which a neuron does not fire.
+
+    >>> veil(7, "net/layer4/3")
+    '/api/v1/neurons/net/layer4/3/maps/7'
+    """
+    return f"/api/v1{neuron_href(neuron)}/maps/{int(image_id)}"
+
+
 def compare_href(neurons: Sequence[str]) -> str:
     """Return the address of the page that compares neurons."""
     return "/compare?" + urlencode([("neurons", neuron) for neuron in neurons])
@@ -305,6 +314,7 @@ def environment() -> jinja2.Environment:
         meanings_href,
         image_href,
         thumbnail,
+        veil,
         compare_href,
         manual_href,
         done,
