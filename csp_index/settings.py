@@ -257,6 +257,12 @@ SERVE_UPLOAD_PIXELS = Count(
 SERVE_PAGE = Count("serve_page", 48, "Neurons that a page or an answer shows by default.")
 SERVE_PAGE_LIMIT = Count("serve_page_limit", 200, "Neurons that one request can ask for, at most.")
 SERVE_HELD_BYTES = Count("serve_held_bytes", 256 * 2**20, "Memory for the caches of `serve`, in bytes.")
+AGENT_CHARACTERS = Count(
+    "agent_characters",
+    20_000,
+    "Characters of one answer to a language model, at most; it says what was left out.",
+    least=2_000,
+)
 READER = Text("reader", "", "Name under which `note` writes, where --by does not say it.")
 REVIEW_WAIT = Amount("review_wait", 10.0, "Seconds that a note or a rating waits for another writer to end.")
 REPORT_BYTES = Count("report_bytes", 8 * 2**20, "Bytes that pictures take in the report of an audit, at most.")
@@ -329,6 +335,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "serve_page",
         "serve_page_limit",
         "serve_held_bytes",
+        "agent_characters",
     ),
     "Review": ("reader", "review_wait"),
     "Reports": ("report_bytes", "browser", "print_seconds"),

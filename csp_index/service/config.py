@@ -71,6 +71,7 @@ class ServiceSettings:
     page: int = field(default_factory=settings.SERVE_PAGE.value)
     page_limit: int = field(default_factory=settings.SERVE_PAGE_LIMIT.value)
     held_bytes: int = field(default_factory=settings.SERVE_HELD_BYTES.value)
+    agent_characters: int = field(default_factory=settings.AGENT_CHARACTERS.value)
     sql_seconds: float = field(default_factory=settings.SQL_SECONDS.value)
     sql_rows: int = field(default_factory=settings.SQL_ROWS.value)
     sql_bytes: int = field(default_factory=settings.SQL_BYTES.value)

@@ -1,0 +1,81 @@
+"""Documents as short JSON: a model that reads them pays for each character, and an answer has a largest size.
+
+Numbers keep six significant digits, long texts end with an ellipsis, and of lists that do not fit the first entries
+stay; the document then says how many. Knows nothing about an index.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+from csp_index.errors import SettingError
+from csp_index.printable import printable_json
+
+LETTERS: Final = 500
+"""Characters of a text in an answer, at most."""
+CUT: Final = "cut"
+"""The field of a document that says which of its lists lost entries."""
+
+_DIGITS = 6
+
+
+def plain(value: Any) -> Any:
+    """Return a value for JSON: numbers of six significant digits, None where not finite, texts of bounded length.
+
+    >>> plain({"score": 0.123456789, "lead": float("nan"), "ids": (3,)})
+    {'score': 0.123457, 'lead': None, 'ids': [3]}
+    """
+    match value:
+        case float():
+            return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+        case str():
+            return value if len(value) <= LETTERS else f"{value[: LETTERS - 1]}…"
+        case dict():
+            return {str(name): plain(item) for name, item in value.items()}
+        case list() | tuple():
+            return [plain(item) for item in value]
+    return value
+
+
+def fitted(document: dict[str, Any], most: int, lists: Sequence[str]) -> dict[str, Any]:
+    """Return a document whose JSON has at most `most` characters: of the named lists only the first entries stay.
+
+    The list that takes most characters is halved, again and again, but never to nothing. `cut` says what was left out,
+    as {"labels": "12 of 40"}. Raises SettingError if that is not enough.
+    """
+    fitting = plain(document)
+    counts = {name: len(fitting[name]) for name in lists}
+    sizes = {name: [len(printable_json(entry)) + 2 for entry in fitting[name]] for name in lists}
+    while len(printable_json(_with_cuts(fitting, counts))) > most:
+        longest = max((name for name in lists if len(fitting[name]) > 1), key=lambda name: sum(sizes[name]), default="")
+        if not longest:
+            raise SettingError(
+                f"the answer would have more than {most:,} characters: ask for less at once (limit, or fewer columns), "
+                "or raise the setting agent_characters"
+            )
+        half = len(fitting[longest]) // 2
+        fitting[longest], sizes[longest] = fitting[longest][:half], sizes[longest][:half]
+    return _with_cuts(fitting, counts)
+
+
+def _with_cuts(document: dict[str, Any], counts: dict[str, int]) -> dict[str, Any]:
+    cuts = {
+        name: f"{len(document[name]):,} of {count:,}" for name, count in counts.items() if len(document[name]) < count
+    }
+    return {**document, CUT: cuts} if cuts else document
+
+
+def page_of(
+    document: dict[str, Any], name: str, rows: Sequence[Any], offset: int, limit: int, most: int
+) -> dict[str, Any]:
+    """Return a document with some of a list's rows, from `offset` on: at most `limit`, and as many as fit.
+
+    `total` counts all rows, and `next` is the offset of the following page, None on the last one.
+    """
+    page = {**document, name: list(rows[offset : offset + limit]), "total": len(rows), "next": len(rows)}
+    fitting = {**fitted(page, most, [name])}
+    fitting.pop(CUT, None)  # the following page has what was left out
+    after = offset + len(fitting[name])
+    return {**fitting, "next": after if after < len(rows) else None}
