@@ -86,6 +86,14 @@ def stored_thumbnail(snapshot: Snapshot, image_id: int) -> tuple[bytes, str]:
     raise NotFoundError(f"image {image_id} has no picture in the index: it came as an array, or without a thumbnail")
 
 
+def picture_for_card(snapshot: Snapshot, image_id: int) -> bytes:
+    """Return the small picture of an image, and none of one that came as an array: its card says so."""
+    try:
+        return stored_thumbnail(snapshot, image_id)[0]
+    except NotFoundError:
+        return b""
+
+
 def excited_by(snapshot: Snapshot, image_id: int, most: int) -> list[ExcitedRow]:
     """Return the neurons of all layers that keep the image among their highest activating ones, most extreme first."""
     entries = []

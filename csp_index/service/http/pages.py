@@ -17,13 +17,13 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Depends, Form, Path, Query, UploadFile
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from csp_index.errors import CspIndexError, LabelError, ModelError, NotFoundError, SettingError
+from csp_index.errors import CspIndexError, LabelError, ModelError, SettingError
 from csp_index.labelling.label_rule import preferred_method
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents import compare, layer_map, manual
 from csp_index.service.documents.card import card_of
 from csp_index.service.documents.home import home_document, random_neuron
-from csp_index.service.documents.image import image_document, stored_thumbnail
+from csp_index.service.documents.image import image_document, picture_for_card
 from csp_index.service.documents.layer import GalleryQuery, Shown, Sort, layer_document
 from csp_index.service.documents.neuron import neuron_document
 from csp_index.service.documents.neuron_shapes import CompareDocument, NeuronDocument
@@ -222,7 +222,7 @@ def _add_neurons(routes: APIRouter, service: Service, renderer: Renderer) -> Non
     @routes.get("/neurons/{model}/{layer}/{index}/card.png")
     def card(model: Name, layer: Name, index: Number, method: Method = None) -> Response:
         page = document(NeuronKey(model, layer, index), method)
-        return Response(card_of(page, partial(_picture, service)), media_type="image/png")
+        return Response(card_of(page, partial(picture_for_card, snapshot)), media_type="image/png")
 
     @routes.get("/neurons/{model}/{layer}/{index}")
     def neuron(model: Name, layer: Name, index: Number, method: Method = None) -> Response:
@@ -277,13 +277,6 @@ def _add_audits(routes: APIRouter, service: Service, renderer: Renderer) -> None
         terms = [(name, value) for name, value in (("layer", layer), ("by", by)) if value is not None]
         twin = _link(f"/audit/{quote(model, safe='')}.json", terms)
         return renderer.page("audit", page=document(model, layer, by), twin=twin)
-
-
-def _picture(service: Service, image_id: int) -> bytes:
-    try:
-        return stored_thumbnail(service.snapshot, image_id)[0]
-    except NotFoundError:  # the image came as an array: the card says so
-        return b""
 
 
 def _add_images(routes: APIRouter, service: Service, renderer: Renderer) -> None:
