@@ -74,23 +74,8 @@ def make_app(
     application runs. Raises StoreError if there is no index.
     """
     settings = settings or ServiceSettings()
-    if versions is None and settings.version is not None:
-        versions = open_version(index if isinstance(index, str | Path) else index.uri, settings.version).versions()
-    uri = index if isinstance(index, str | Path) else index.uri
-    snapshot = Snapshot(uri, versions=versions, held_bytes=settings.held_bytes // 2, live_reviews=settings.writes)
-    forms = Forms(settings.start)
-    sql = SqlRunner(snapshot.store.uri, snapshot.versions, settings) if settings.sql else None
-    service = Service(
-        snapshot,
-        Engine(snapshot, settings),
-        sql,
-        settings,
-        Journal(settings.workers > 1),
-        Turns(settings.sql_processes),
-        forms,
-        Desk(snapshot.store.uri, {"write": settings.write, "rate": settings.rate}) if settings.writes else None,
-        _questions(snapshot, settings, forms),
-    )
+    service = make_service(index, settings, versions)
+    sql = service.sql
     token = None if settings.token is None else Token(settings.token, settings.port, settings.start)
 
     @asynccontextmanager
@@ -114,6 +99,28 @@ def make_app(
     app.state.service = service
     _add_middleware(app, service, token, _add_routes(app, service, token))
     return app
+
+
+def make_service(
+    index: str | Path | Reader, settings: ServiceSettings, versions: Mapping[str, int] | None = None
+) -> Service:
+    """Return what the routes share, and the tools of language models: an index opened as `make_app` opens it."""
+    uri = index if isinstance(index, str | Path) else index.uri
+    if versions is None and settings.version is not None:
+        versions = open_version(uri, settings.version).versions()
+    snapshot = Snapshot(uri, versions=versions, held_bytes=settings.held_bytes // 2, live_reviews=settings.writes)
+    forms = Forms(settings.start)
+    return Service(
+        snapshot,
+        Engine(snapshot, settings),
+        SqlRunner(snapshot.store.uri, snapshot.versions, settings) if settings.sql else None,
+        settings,
+        Journal(settings.workers > 1),
+        Turns(settings.sql_processes),
+        forms,
+        Desk(snapshot.store.uri, {"write": settings.write, "rate": settings.rate}) if settings.writes else None,
+        _questions(snapshot, settings, forms),
+    )
 
 
 def _questions(snapshot: Snapshot, settings: ServiceSettings, forms: Forms) -> Questions | None:
