@@ -23,6 +23,7 @@ from csp_index.cli import (
     index,
     label,
     layers,
+    mcp,
     query,
     serve,
     start,
@@ -83,6 +84,7 @@ for command in (
     *import_labels.COMMANDS,
     *notes.COMMANDS,
     *serve.COMMANDS,
+    *mcp.COMMANDS,
     *versions.COMMANDS,
     *verify.COMMANDS,
 ):

@@ -22,6 +22,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from csp_index import __version__, errors
+from csp_index.service.agents import doors
 from csp_index.service.config import ServiceSettings
 from csp_index.service.desk import Desk
 from csp_index.service.documents.studies.rate import Questions, check_can_rate
@@ -141,6 +142,7 @@ def _add_routes(app: FastAPI, service: Service, token: Token | None) -> Answer:
     app.include_router(hierarchy_routes.hierarchy_api(service))
     app.include_router(pages.router(service, renderer))
     app.include_router(review.router(service, renderer))
+    app.include_router(doors.router(service))
     if token is not None:
         app.include_router(login.router(token, Renderer(Site("csp_index"))))
     app.mount("/static", _Files(directory=str(resources.files("csp_index.service") / "static")), name="static")

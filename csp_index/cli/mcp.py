@@ -1,0 +1,41 @@
+"""The command that offers an index to language models: mcp."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from csp_index.cli.options import FILE, read_database, trust_option, version_option
+
+
+@click.command()
+@read_database
+@click.option("--sql/--no-sql", default=True, show_default=True, help="Offer SQL.")
+@click.option("--text-embeddings", type=FILE, help="Labels for an index of arrays: embeddings [labels, D], .npy.")
+@click.option("--texts", type=FILE, help="Their texts, one per line.")
+@trust_option
+@version_option
+def mcp(db: str, sql: bool, text_embeddings: str | None, texts: str | None, trust: bool, version: str | None) -> None:
+    """Offer an index as tools to a language model, by the Model Context Protocol on standard input and output.
+
+    A program that runs models starts this command; people start it to try it. The tools list layers and neurons,
+    search, label with candidates of one's own, show cards and images, and run SQL. They write nothing. Needs
+    pip install 'csp_index[mcp]'. `csp-index serve` offers the same tools at /mcp.
+
+    \b
+    csp-index mcp birds.db
+    claude mcp add birds -- csp-index mcp /data/birds.db
+    """
+    from csp_index.service.agents.doors import load_protocol, run_stdio
+    from csp_index.service.app import make_service
+    from csp_index.service.config import ServiceSettings
+
+    load_protocol()
+    if (text_embeddings is None) != (texts is None):
+        raise click.UsageError("--text-embeddings and --texts go together: give both or none")
+    own = None if text_embeddings is None or texts is None else (Path(text_embeddings), Path(texts))
+    run_stdio(make_service(db, ServiceSettings(host="127.0.0.1", sql=sql, texts=own, trust=trust, version=version)))
+
+
+COMMANDS = (mcp,)
