@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import click
@@ -25,7 +26,7 @@ def mcp(db: str, sql: bool, text_embeddings: str | None, texts: str | None, trus
 
     \b
     csp-index mcp birds.db
-    claude mcp add birds -- csp-index mcp /data/birds.db
+    csp-index mcp s3://bucket/birds.db --no-sql
     """
     from csp_index.service.agents.doors import load_protocol, run_stdio
     from csp_index.service.app import make_service
@@ -35,7 +36,10 @@ def mcp(db: str, sql: bool, text_embeddings: str | None, texts: str | None, trus
     if (text_embeddings is None) != (texts is None):
         raise click.UsageError("--text-embeddings and --texts go together: give both or none")
     own = None if text_embeddings is None or texts is None else (Path(text_embeddings), Path(texts))
-    run_stdio(make_service(db, ServiceSettings(host="127.0.0.1", sql=sql, texts=own, trust=trust, version=version)))
+    service = make_service(db, ServiceSettings(host="127.0.0.1", sql=sql, texts=own, trust=trust, version=version))
+    # Ctrl-C ends it at once: nothing has to be finished, and a thread that waits for input cannot be told to stop.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    run_stdio(service)
 
 
 COMMANDS = (mcp,)

@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import os
+import signal
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -153,3 +155,19 @@ def test_without_the_token_the_client_is_refused(planted: Any) -> None:
     with pytest.raises((ExceptionGroup, httpx2.HTTPStatusError, MCPError)) as refused:
         anyio.run(talk)
     assert "connected without a token" not in repr(refused.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, None])
+def test_it_ends_with_its_input_or_by_a_signal(planted: Any, sent: signal.Signals | None) -> None:
+    command = [*CLI, "mcp", planted[0].store.uri]
+    hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}) + "\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["result"]["serverInfo"]["name"] == "csp_index"
+        if sent is None:
+            process.stdin.close()
+        else:
+            process.send_signal(sent)
+        assert process.wait(60) == (0 if sent is None else -sent)
