@@ -22,10 +22,20 @@ from urllib.parse import unquote
 
 from csp_index import settings
 from csp_index.errors import SourceError, one_line
-from csp_index.images.containers import container_of
-from csp_index.images.decode import IN_MEMORY, ImageFailure, ImageRead, read_images
-from csp_index.images.memory_images import is_in_memory
-from csp_index.regular_files import user_path
+from csp_index.images.containers import ContainerReader, container_of
+from csp_index.images.decode import (
+    IN_MEMORY,
+    ImageFailure,
+    ImageRead,
+    Picture,
+    decode_picture,
+    fetch,
+    read_image,
+    read_images,
+    same_file,
+)
+from csp_index.images.memory_images import MemoryImage, is_in_memory
+from csp_index.regular_files import read_bytes, user_path
 from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
 
@@ -113,6 +123,36 @@ def read_originals(store: Store, uris: Iterable[str]) -> Iterator[ImageRead | Im
     Raises SourceError at the first one that lies in no place the user named.
     """
     return read_images(map(ImageRoots(store).checked, uris), catalog.draft(catalog.columns(store)))
+
+
+def read_indexed(roots: ImageRoots, uri: str, sha256: str, draft: int | None = None) -> Picture:
+    """Return the picture at an address as upright RGB, if it is still the one that was indexed, by its hash.
+
+    The bytes are compared before anything decodes them; `draft` is that of `decode_picture`. Raises SourceError for
+    one that lies in no place the user named, that is another file now, or that cannot be read.
+    """
+    reader = ContainerReader()
+    try:
+        payload = fetch(reader, roots.checked(uri))
+        if isinstance(payload, MemoryImage):
+            return _unchanged(read_image(uri, payload), sha256)
+        if isinstance(payload, SourceError):
+            raise payload
+        data = read_bytes(uri, settings.MAX_IMAGE_BYTES) if payload is None else payload
+    except OSError as exc:
+        raise SourceError(f"{uri} cannot be read: {one_line(exc)}") from exc
+    finally:
+        reader.close()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise SourceError(f"{uri} is another file than the one indexed")
+    return decode_picture(data, draft=draft)
+
+
+def _unchanged(read: ImageRead | ImageFailure, sha256: str) -> Picture:
+    same = same_file(read, sha256)
+    if isinstance(same, ImageFailure):
+        raise SourceError(same.reason)
+    return Picture(same.image, same.width, same.height)
 
 
 def _below(place: str, root: str, separator: str) -> bool:

@@ -128,7 +128,12 @@ ACTIVATION_STORAGE = Text(
     "and arrays with at most one value in five that is not 0).",
     ("auto", "dense", "sparse"),
 )
-THUMBNAIL_SIZE = Count("thumbnail_size", 128, "Longer side of the stored thumbnails, in pixels.", most=65_500)
+THUMBNAIL_SIZE = Count(
+    "thumbnail_size",
+    128,
+    "Longer side of the stored thumbnails, in pixels: 128 saves room, 512 is sharp on any screen.",
+    most=65_500,
+)
 TOP_IMAGES = Count("top_images", 100, "Highest activating images stored with each neuron.")
 MAP_IMAGES = Count("map_images", 30, "Of these, images whose activation map is stored where the layer has places.")
 DEVICE = Text("device", "auto", "Where models run: auto, cpu, cuda, cuda:1, mps.")
@@ -254,6 +259,9 @@ SERVE_UPLOAD_BYTES = Count("serve_upload_bytes", 10 * 2**20, "Largest picture th
 SERVE_UPLOAD_PIXELS = Count(
     "serve_upload_pixels", 25_000_000, "Largest width x height of a picture that can be uploaded."
 )
+SERVE_ORIGINAL_SIDE = Count(
+    "serve_original_side", 2048, "Longer side of an original picture that `serve` shows, in pixels, at most."
+)
 SERVE_PAGE = Count("serve_page", 48, "Neurons that a page or an answer shows by default.")
 SERVE_PAGE_LIMIT = Count("serve_page_limit", 200, "Neurons that one request can ask for, at most.")
 SERVE_HELD_BYTES = Count("serve_held_bytes", 256 * 2**20, "Memory for the caches of `serve`, in bytes.")
@@ -332,6 +340,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "serve_body_bytes",
         "serve_upload_bytes",
         "serve_upload_pixels",
+        "serve_original_side",
         "serve_page",
         "serve_page_limit",
         "serve_held_bytes",

@@ -22,6 +22,9 @@ from csp_index.labelling.review.words import DRAWS
 @click.option("--token-file", type=FILE, help="A file with the token that a client must present.")
 @click.option("--public-read", is_flag=True, help="Let everyone who reaches the address read the index.")
 @click.option("--sql/--no-sql", default=None, help="Offer SQL over HTTP (default: only on 127.0.0.1).")
+@click.option(
+    "--originals/--no-originals", default=None, help="Show original pictures (default: on 127.0.0.1 or with a token)."
+)
 @click.option("--allow-host", multiple=True, metavar="NAME", help="Another host name of the service; may be repeated.")
 @click.option("--allow-origin", multiple=True, metavar="URL", help="A site whose scripts may read it; may be repeated.")
 @click.option("--text-embeddings", type=FILE, help="Labels for an index of arrays: embeddings [labels, D], .npy.")

@@ -51,6 +51,7 @@ class ServiceSettings:
     draw: str = "importance"  # how these pictures are drawn: importance or uniform
     rate_pictures: int = 20  # of each label
     sql: bool | None = None  # SQL over HTTP; None: on loopback only. After construction it is True or False
+    originals: bool | None = None  # original pictures; None: on loopback or with a token. Then True or False
     hosts: tuple[str, ...] = ()  # further names under which browsers may reach the service
     origins: tuple[str, ...] = ()  # other sites whose scripts may read answers
     start: str = field(
@@ -102,6 +103,8 @@ class ServiceSettings:
                 )
         if self.sql is None:
             object.__setattr__(self, "sql", self.loopback)
+        if self.originals is None:
+            object.__setattr__(self, "originals", self.loopback or self.token is not None)
 
     def _check_writing(self) -> None:
         """Refuse to let strangers write, and to write what is fixed."""

@@ -22,6 +22,7 @@ from csp_index import settings
 from csp_index.errors import NotFoundError
 from csp_index.labelling.review.words import PINNED
 from csp_index.lru_cache import LRUCache
+from csp_index.originals import ImageRoots
 from csp_index.records import ExamplePair, LayerKey, NeuronKey
 from csp_index.service.documents.shapes import LayerRow, NeuronRow
 from csp_index.service.layer_table import LayerTable, Pairs, read_layer, read_pairs
@@ -86,6 +87,11 @@ class Snapshot:
         if not self.encoders:
             raise NotFoundError(f"{self.name} holds no embeddings yet: run `csp-index index` again")
         return self.encoders[0]
+
+    @cached_property
+    def image_roots(self) -> ImageRoots:
+        """The places, as of its first use, below which the originals of images may be opened."""
+        return ImageRoots(self.store)
 
     def check_readable(self) -> None:
         """Read a row of each table. Raises StoreError if the versions that this snapshot holds cannot be read."""

@@ -35,6 +35,7 @@ from csp_index.service.documents.map_shapes import MapsDocument
 from csp_index.service.documents.maps import map_veil, maps_document
 from csp_index.service.documents.neuron import neuron_document
 from csp_index.service.documents.neuron_shapes import LabelDocument, NeuronDocument
+from csp_index.service.documents.original import original_picture
 from csp_index.service.documents.search import SearchQuery, search_document
 from csp_index.service.documents.shapes import (
     HealthDocument,
@@ -329,6 +330,20 @@ def _add_images(router: APIRouter, service: Service) -> None:
     def thumbnail(image_id: ImageId) -> Response:
         """A small picture of an image."""
         data, media_type = stored_thumbnail(snapshot, image_id)
+        return Response(data, media_type=media_type)
+
+    @router.get(
+        "/images/{image_id}/original",
+        response_class=Response,
+        responses=GET_FAULTS
+        | {200: {"content": {"image/jpeg": {}, "image/png": {}}, "description": "the picture, upright, in bounds"}},
+        tags=["images"],
+    )
+    def original(image_id: ImageId) -> Response:
+        """The picture of an image's file, while it is the one that was indexed, of bounded size."""
+        if not service.settings.originals:
+            raise errors.NotFoundError("original pictures are not shown here: `csp-index serve DB --originals` does")
+        data, media_type = original_picture(snapshot, image_id)
         return Response(data, media_type=media_type)
 
 

@@ -27,6 +27,7 @@ from csp_index.service.documents.image import image_document, picture_for_card
 from csp_index.service.documents.layer import GalleryQuery, Shown, Sort, layer_document
 from csp_index.service.documents.neuron import neuron_document
 from csp_index.service.documents.neuron_shapes import CompareDocument, NeuronDocument
+from csp_index.service.documents.original import has_original
 from csp_index.service.documents.search import SEARCHED, SearchQuery, search_document
 from csp_index.service.documents.shapes import ImageDocument, LayerDocument, MapDocument
 from csp_index.service.documents.studies import classes
@@ -57,7 +58,8 @@ from csp_index.studies.reporting.page import policy
 
 _TINY: Final = 64  # pixels of the longer side: pictures up to this size are enlarged without blur
 _PLAIN: Final = {field.name: field.default for field in fields(GalleryQuery)}
-_PICTURE: Final = 256  # pixels: the longer side of the picture on an image's page
+_PICTURE: Final = 256  # pixels: the longer side of the small picture on an image's page
+_ORIGINAL: Final = 640  # the longer side of the original there, at most
 _MORE: Final = 4  # times as many results of each kind in a search for more
 _WAYS: Final = ("previous", "next")
 _FILES: Final = {"csv": "text/csv", "json": "application/json", "parquet": "application/vnd.apache.parquet"}
@@ -291,8 +293,11 @@ def _add_images(routes: APIRouter, service: Service, renderer: Renderer) -> None
     def image(image_id: ImageId) -> Response:
         page = document(image_id)
         sides = page["width"] or 1, page["height"] or 1
-        size = [max(1, round(_PICTURE * side / max(sides))) for side in sides]
-        return renderer.page("image", page=page, size=size, twin=f"{image_href(image_id)}.json")
+        original = bool(service.settings.originals) and has_original(service.snapshot, image_id)
+        longest = max(_PICTURE, min(_ORIGINAL, max(sides))) if original else _PICTURE
+        size = [max(1, round(longest * side / max(sides))) for side in sides]
+        twin = f"{image_href(image_id)}.json"
+        return renderer.page("image", page=page, size=size, original=original, twin=twin)
 
 
 def _add_comparison(routes: APIRouter, service: Service, renderer: Renderer) -> None:

@@ -47,6 +47,7 @@ OPERATIONS = [
     ("POST", "/api/v1/search/image"),
     ("GET", "/api/v1/images/{image_id}"),
     ("GET", "/api/v1/images/{image_id}/thumbnail"),
+    ("GET", "/images/{image_id}/original"),
     ("POST", "/api/v1/label"),
     ("POST", "/api/v1/sql"),
     ("GET", "/api/v1/notes"),
