@@ -24,7 +24,7 @@ from csp_index.labelling.review.words import PINNED
 from csp_index.lru_cache import LRUCache
 from csp_index.originals import ImageRoots
 from csp_index.records import ExamplePair, LayerKey, NeuronKey
-from csp_index.service.documents.shapes import LayerRow, NeuronRow
+from csp_index.service.documents.shapes import LayerRow, NeuronRow, VersionDocument
 from csp_index.service.layer_table import LayerTable, Pairs, read_layer, read_pairs
 from csp_index.service.pinned_labels import with_pins
 from csp_index.service.reviews import Reviews
@@ -80,6 +80,17 @@ class Snapshot:
         """A short hash of all that documents depend on: the versions of tables and package, and the runs."""
         seen = json.dumps([csp_index.__version__, self.versions, sorted(self.runs)], sort_keys=True)
         return hashlib.sha256(seen.encode()).hexdigest()[:16]
+
+    @property
+    def number(self) -> int | None:
+        """The number of the version that `csp-index versions` lists; None in an index of an old format."""
+        return None if self.store.commit_fixed is None else self.store.commit_fixed.number
+
+    def version_document(self) -> VersionDocument:
+        """Return what version this is."""
+        record = self.store.commit_fixed
+        made = ("", None) if record is None else (record.command, record.when.isoformat())
+        return {"version": self.version, "number": self.number, "command": made[0], "when": made[1]}
 
     @property
     def encoder(self) -> EncoderInfo:

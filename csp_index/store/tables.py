@@ -75,6 +75,7 @@ class Store:
             self._tables = CommittedTables(location, self.log)
         self._transaction: Transaction | None = None  # while this process has the write lock
         self._hold: ReadHold | None = None  # keeps clean-up away from a fixed commit
+        self.commit_fixed: Record | None = None  # the commit that this store is fixed at, where it is one
         self._reads = LRUCache(_CACHED_READS)  # small results by table, columns and filter
         self._memo = LRUCache()  # what `memo` made, by table and key
 
@@ -292,7 +293,7 @@ class Store:
         hold = self.log.reading(record.number)
         self.log.check(record.tables)
         store = Store(self.location, record.versions)
-        store._hold = hold
+        store._hold, store.commit_fixed = hold, record
         return store
 
     @contextmanager

@@ -307,6 +307,15 @@ class HealthDocument(TypedDict):
     status: Literal["ok"]
 
 
+class VersionDocument(TypedDict):
+    """The version of the index that is shown: a hash of all it has, its number, the command that made it, and when."""
+
+    version: str
+    number: int | None
+    command: str
+    when: str | None
+
+
 class ReadinessDocument(TypedDict):
     """Whether pages can be shown, and whether the models are loaded."""
 

@@ -46,6 +46,7 @@ from csp_index.service.documents.shapes import (
     ReadinessDocument,
     SearchDocument,
     SqlDocument,
+    VersionDocument,
 )
 from csp_index.service.documents.studies import classes
 from csp_index.service.documents.studies.audit import audit_document
@@ -384,6 +385,11 @@ def _add_health(router: APIRouter, service: Service) -> None:
     async def healthz() -> Response:
         """Whether the service runs."""
         return answer({"status": "ok"})
+
+    @router.get("/api/v1/version", response_model=VersionDocument, responses=GET_FAULTS, tags=["index"])
+    async def version() -> Response:
+        """The version of the index that is shown; another answer than before means that there is something new."""
+        return answer(service.snapshot.version_document())
 
     probe = Probe(service.snapshot.check_readable)
 

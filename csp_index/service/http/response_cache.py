@@ -20,7 +20,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from csp_index.errors import CspIndexError
 from csp_index.lru_cache import LRUCache
 
-CHANGING = ("/healthz", "/readyz", "/metrics", "/random", "/login", "/sql", "/static/", "/rate", "/api/v1/rate")
+CHANGING = (
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/random",
+    "/login",
+    "/sql",
+    "/static/",
+    "/rate",
+    "/api/v1/rate",
+    "/api/v1/version",
+)
 """Prefixes of addresses whose responses may differ from one request to the next."""
 
 _FRESH = "private, max-age=5"  # seconds until a client asks again: a restart may bring a newer version of the index

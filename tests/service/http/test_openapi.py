@@ -55,12 +55,13 @@ OPERATIONS = [
     ("GET", "/api/v1/review"),
     ("GET", "/api/v1/rate"),
     ("POST", "/api/v1/ratings"),
+    ("GET", "/api/v1/version"),
     ("GET", "/healthz"),
     ("GET", "/readyz"),
 ]
 
 
-WITHOUT_INPUT = {f"/api/v1/{name}" for name in ("index", "layers", "review", "matches", "evolution")} | {
+WITHOUT_INPUT = {f"/api/v1/{name}" for name in ("index", "layers", "review", "matches", "evolution", "version")} | {
     "/healthz",
     "/readyz",
 }
