@@ -236,6 +236,14 @@ SERVE_WAITING = Count(
     "serve_waiting", 64, "Requests that `serve` works on or keeps waiting; further ones are refused with 503."
 )
 SERVE_TIMEOUT = Amount("serve_timeout", 30.0, "Seconds allowed for one request.")
+SERVE_PATIENCE = Amount(
+    "serve_patience", 1.0, "Seconds that a page waits for models which are being loaded before it shows what it can."
+)
+SERVE_FOLLOW = Amount(
+    "serve_follow",
+    2.0,
+    "Seconds after which `serve` looks for a new version of the index, to show it; 0: it stays at its first one.",
+)
 SERVE_GRACE = Amount(
     "serve_grace",
     5.0,
@@ -333,6 +341,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "serve_threads",
         "serve_waiting",
         "serve_timeout",
+        "serve_patience",
+        "serve_follow",
         "serve_grace",
         "serve_label_cost",
         "serve_arrival",

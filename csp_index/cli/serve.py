@@ -42,8 +42,8 @@ from csp_index.labelling.review.words import DRAWS
 def serve(db: str, as_json: bool, **options: Any) -> None:
     """Show an index in the browser and over HTTP; without --write or --rate the service never writes to it.
 
-    The service reads the index as it is at the start; notes of readers, where they may write, as they are. Ctrl-C ends
-    it after it has answered the requests under way. It logs each request as a line of JSON on stderr.
+    What commands change is shown some seconds later; notes of readers, where they may write, at once. Ctrl-C ends it
+    after it has answered the requests under way. It logs each request as a line of JSON on stderr.
 
     \b
     csp-index serve birds.db

@@ -43,7 +43,7 @@ class ServiceSettings:
     host: str = field(default_factory=settings.SERVE_HOST.value)
     port: int = field(default_factory=settings.SERVE_PORT.value)
     token: str | None = field(default=None, repr=False)  # clients must send it; None: every client may ask
-    version: str | None = None  # serve what the index was at a version or tag; None: as it is at the start
+    version: str | None = None  # serve what the index was at a version or tag; None: the newest one, also a later one
     trust: bool = False  # run code that only the index names, as python:module:factory
     public_read: bool = False  # serve other machines without a token, on purpose
     write: bool = False  # readers may write notes
@@ -62,6 +62,8 @@ class ServiceSettings:
     threads: int = field(default_factory=_threads)
     waiting: int = field(default_factory=settings.SERVE_WAITING.value)
     timeout: float = field(default_factory=settings.SERVE_TIMEOUT.value)
+    patience: float = field(default_factory=settings.SERVE_PATIENCE.value)
+    follow: float = field(default_factory=settings.SERVE_FOLLOW.value)
     grace: float = field(default_factory=settings.SERVE_GRACE.value)
     label_cost: int = field(default_factory=settings.SERVE_LABEL_COST.value)
     arrival: float = field(default_factory=settings.SERVE_ARRIVAL.value)

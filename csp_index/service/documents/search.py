@@ -87,6 +87,12 @@ def search_document(snapshot: Snapshot, engine: Engine, query: SearchQuery) -> S
     }
 
 
+def names_document(snapshot: Snapshot, query: SearchQuery) -> SearchDocument:
+    """Return what a search by text finds without an encoder: the neurons whose label has these letters."""
+    named = _named(snapshot, query)
+    return {"query": query.terms(), "means": [], "excites": None, "by_name": named, "images": [], "note": ""}
+
+
 def _vector(snapshot: Snapshot, engine: Engine, query: SearchQuery, notes: list[str]) -> np.ndarray | None:
     """Return the query as a unit vector [D]; without one return None, and add a note that says why."""
     if query.neuron is not None:

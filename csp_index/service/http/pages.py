@@ -28,7 +28,7 @@ from csp_index.service.documents.layer import GalleryQuery, Shown, Sort, layer_d
 from csp_index.service.documents.neuron import neuron_document
 from csp_index.service.documents.neuron_shapes import CompareDocument, NeuronDocument
 from csp_index.service.documents.original import has_original
-from csp_index.service.documents.search import SEARCHED, SearchQuery, search_document
+from csp_index.service.documents.search import SEARCHED, SearchQuery, names_document, search_document
 from csp_index.service.documents.shapes import ImageDocument, LayerDocument, MapDocument
 from csp_index.service.documents.studies import classes
 from csp_index.service.documents.studies.audit import audit_document
@@ -86,8 +86,18 @@ def site_of(service: Service) -> Site:
     preferred = preferred_method(snapshot.store)
     settings = service.settings
     form = service.forms.proof if settings.writes else ""
-    may = {"write": settings.write, "rate": settings.rate}
-    return Site(snapshot.name, snapshot.version, service.sql is not None, tiny, pictured, preferred, form, **may)
+    return Site(
+        snapshot.name,
+        snapshot.version,
+        service.sql is not None,
+        tiny,
+        pictured,
+        preferred,
+        form,
+        settings.write,
+        settings.rate,
+        snapshot.number,
+    )
 
 
 def router(service: Service, renderer: Renderer) -> APIRouter:
@@ -132,13 +142,17 @@ def _add_search(routes: APIRouter, service: Service, renderer: Renderer) -> None
         terms: list[tuple[str, object]] = [(name, value) for name, value in values.items() if value is not None]
         if not terms:
             return renderer.page("search", page=None, subject=None)
-        page = search_document(snapshot, engine, query_of(q, image_id, neuron, limit))
+        query = query_of(q, image_id, neuron, limit)
+        seconds = None if query.text is None else engine.loading_encoder()
+        page = search_document(snapshot, engine, query) if seconds is None else names_document(snapshot, query)
         context: dict[str, Any] = {
             "subject": str(terms[0][1]),
             "limit": limit,
             "more": _link("/search", [*terms, ("limit", min(_MORE * limit, most))]) if limit < most else None,
             "twin": _link("/search.json", terms if limit == SEARCHED else [*terms, ("limit", limit)]),
         }
+        if seconds is not None:  # 202: what is shown is not all yet, and is not kept
+            return renderer.page("search", page=page, loading=round(seconds), status=202, **context)
         return renderer.page("search", page=page, **context)
 
     @routes.get("/search.json")

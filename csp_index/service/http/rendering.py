@@ -347,6 +347,8 @@ class Site:
     form: str = ""  # the proof of its forms, where readers may write notes, or people rate labels
     write: bool = False
     rate: bool = False
+    number: int | None = None  # of the version, as `csp-index versions` lists it
+    old: str = ""  # what version this is, where it is not the one that is shown
 
 
 class Renderer:

@@ -6,10 +6,12 @@ So the service answers whatever needs no torch in the meantime. Importing this m
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from csp_index.errors import BusyError, CspIndexError, StoreError, one_line
 from csp_index.service.config import ServiceSettings
+from csp_index.service.live.shared_models import SharedModels
 from csp_index.service.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -19,10 +21,13 @@ if TYPE_CHECKING:
 class Engine:
     """The models, vectors and labels of a snapshot, loaded on first use; many threads may share it."""
 
-    def __init__(self, snapshot: Snapshot, config: ServiceSettings) -> None:
-        """Refer to the snapshot; nothing is loaded before `start`."""
+    def __init__(self, snapshot: Snapshot, config: ServiceSettings, shared: SharedModels | None = None) -> None:
+        """Refer to the snapshot; nothing is loaded before `start`. `shared` are models that other engines use, too."""
         self._snapshot, self._config = snapshot, config
+        self._shared = shared or SharedModels(trust=config.trust)
         self._lock, self._done = threading.Lock(), threading.Event()
+        self._encoder_done = threading.Event()
+        self._encoder_began: float | None = None
         self._started = False
         self._models: LiveModels | None = None
         self._failure: Exception | None = None
@@ -49,6 +54,39 @@ class Engine:
         kind = type(self._failure) if isinstance(self._failure, CspIndexError) else StoreError
         raise kind(f"the service could not load what this needs: {one_line(self._failure)}") from self._failure
 
+    def loading_encoder(self) -> float | None:
+        """Return for how many seconds the encoder has been loading, which begins here; None once it is there.
+
+        It waits a moment (the setting serve_patience) for one that is nearly there. An encoder that cannot be loaded,
+        or none, counts as there: who asks it gets the reason.
+        """
+        with self._lock:
+            if self._encoder_began is None:
+                self._encoder_began = time.monotonic()
+                threading.Thread(target=self._load_encoder, name="encoder", daemon=True).start()
+        if self._encoder_done.wait(self._config.patience):
+            return None
+        return time.monotonic() - self._encoder_began
+
+    def _load_encoder(self) -> None:
+        try:
+            self.start()
+            self.wait()
+            if self._models is not None:
+                self._models.load_encoder()
+        finally:
+            self._encoder_done.set()
+
+    def close(self) -> None:
+        """Let go of everything; a further question loads it again."""
+        with self._lock:
+            self._started, self._models, self._failure = False, None, None
+            self._done = threading.Event()
+
+    def wait(self) -> None:
+        """Return once everything is loaded, or loading has failed; it must have begun."""
+        self._done.wait()
+
     @property
     def ready(self) -> bool:
         """Whether everything is loaded, so that `models` does not wait."""
@@ -67,7 +105,7 @@ class Engine:
 
             texts = None if self._config.texts is None else read_text_arrays(*self._config.texts)
             with one_thread():
-                self._models = LiveModels(self._snapshot, self._config, texts)
+                self._models = LiveModels(self._snapshot, self._config, self._shared, texts)
         except Exception as exc:  # whatever it is, it must reach the threads that wait
             self._failure = exc
         finally:

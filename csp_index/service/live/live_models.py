@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from csp_index import settings
 from csp_index.concurrency import go_on
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.embeddings import Embeddings, all_embeddings
@@ -22,7 +21,7 @@ from csp_index.labelling.candidates import CandidateTexts
 from csp_index.labelling.concept_vectors import layer_vectors
 from csp_index.lru_cache import LRUCache
 from csp_index.models.encoders import LoadedEncoder
-from csp_index.models.index_models import Models, by_network
+from csp_index.models.index_models import by_network
 from csp_index.models.networks import LoadedNetwork
 from csp_index.ordering import leaders_of
 from csp_index.records import LayerKey, NeuronKey
@@ -30,6 +29,7 @@ from csp_index.service.config import ServiceSettings
 from csp_index.service.documents.neuron_shapes import LiveLabel
 from csp_index.service.live.queries import Concepts, Excited, LabelQuery
 from csp_index.service.live.relabel import Relabeller
+from csp_index.service.live.shared_models import SharedModels
 from csp_index.service.live.text_vectors import TextVectors
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, schema
@@ -48,15 +48,16 @@ class LiveModels:
     Errors: NotFoundError for a layer, neuron or image that does not exist.
     """
 
-    def __init__(self, snapshot: Snapshot, config: ServiceSettings, texts: CandidateTexts | None = None) -> None:
+    def __init__(
+        self, snapshot: Snapshot, config: ServiceSettings, shared: SharedModels, texts: CandidateTexts | None = None
+    ) -> None:
         """Cache and compute as much as `config` allows; `texts` stand in for the index's vocabulary.
 
         What every request needs is read here, so that none waits for it and no two read it at once.
         """
         self._snapshot, self._store, self._source = snapshot, snapshot.store, snapshot.encoder
-        self._models, held_bytes = Models(settings.DEVICE.value(), trust=config.trust), config.held_bytes
-        self._loading = threading.Lock()
-        self._running = threading.Lock()  # hooks are not made for several threads
+        self._models, held_bytes = shared.models, config.held_bytes
+        self._loading, self._running = shared.loading, shared.running
         self._encoder_or_error: LoadedEncoder | ModelError | None = None
         self._loaded_networks: list[LoadedNetwork] | None = None
         self._concepts, self._activations = LRUCache(held_bytes // 4), LRUCache(held_bytes // 16)
@@ -78,6 +79,12 @@ class LiveModels:
         Raises ModelError where the encoder came as arrays or cannot be loaded.
         """
         return _unit(self._texts.embed(text))
+
+    @one_thread()
+    def load_encoder(self) -> None:
+        """Load the encoder, if there is one that can be loaded, so that the first question does not wait for it."""
+        with suppress(ModelError):  # raised again where a question needs it
+            self._encoder()
 
     @one_thread()
     def embed_image(self, image: Image.Image) -> np.ndarray:

@@ -1,0 +1,141 @@
+"""The editions of an index that a service shows: the newest version, and earlier ones that an address names.
+
+An edition is the whole of the service over one fixed version. A thread looks for a new version now and then, loads it,
+and only then puts it in the place of the one before, so that no request waits for it. Knows nothing about requests.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from csp_index.errors import CspIndexError, NotFoundError, one_line
+from csp_index.lru_cache import LRUCache
+from csp_index.store.connect import open_store
+from csp_index.store.study_tables import NOTES, RATINGS
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from csp_index.service.live.engine import Engine
+    from csp_index.service.snapshot import Snapshot
+    from csp_index.service.sql_sandbox import SqlRunner
+    from csp_index.store.history.records import Record
+
+_OLD: Final = 2  # earlier versions that are open at once
+_SAID: Final = frozenset({NOTES, RATINGS, "runs"})  # tables of what readers say, which pages show as it is anyway
+_log = logging.getLogger("csp_index.service")
+
+
+@dataclass(frozen=True, slots=True)
+class Edition:
+    """One version of an index as an application without the guard around it."""
+
+    app: ASGIApp
+    snapshot: Snapshot
+    engine: Engine
+    sql: SqlRunner | None
+
+    def close(self) -> None:
+        """End the processes of its SQL."""
+        if self.sql is not None:
+            self.sql.close()
+
+    def forget(self) -> None:
+        """Close it, and let go of what it holds in memory."""
+        self.close()
+        self.engine.close()
+        self.snapshot.cache.remove()
+
+
+class Editions:
+    """The edition that is shown, and those that an address names; many threads may ask."""
+
+    def __init__(
+        self,
+        first: Edition,
+        make: Callable[[Record], Edition],
+        make_old: Callable[[Record], Edition],
+        *,
+        seconds: float,
+        linger: float,
+    ) -> None:
+        """Show `first`; with `seconds` above 0, look that often for a new version.
+
+        `make` opens the edition of a version that will be shown, `make_old` that of an earlier one. An edition that is
+        shown no more is closed `linger` seconds later, when its requests have ended.
+        """
+        self.shown = first
+        self._make, self._make_old, self._seconds, self._linger = make, make_old, seconds, linger
+        self._uri, self._stop = first.snapshot.store.uri, threading.Event()
+        self._old = LRUCache(_OLD)
+        self._retired: list[tuple[float, Edition]] = []
+        self._refused: Record | None = None  # the version that could not be opened
+
+    def start(self) -> None:
+        """Begin to look for new versions, and to load what the shown one needs."""
+        self.shown.engine.start()
+        self._stop.clear()
+        if self._seconds:
+            threading.Thread(target=self._follow, name="editions", daemon=True).start()
+
+    def close(self) -> None:
+        """Look no more, and close all editions."""
+        self._stop.set()
+        for edition in (*(edition for _, edition in self._retired), self.shown):
+            edition.close()
+
+    def named(self, version: str) -> Edition:
+        """Return the edition of a version, by its number or tag.
+
+        Raises NotFoundError for a version that is not there any more, StoreError for one that cannot be read.
+        """
+        store = open_store(self._uri)
+        record = store.log.find(version)
+        if record.number == self.shown.snapshot.number:
+            return self.shown
+        edition: Edition = self._old.get(record.number, lambda: self._make_old(record))
+        return edition
+
+    def look(self) -> bool:
+        """Show the newest version, if it is another than the one shown; return whether it is."""
+        record = open_store(self._uri).commit_seen
+        if record is None or record == self._refused or not _differs(record.versions, self.shown.snapshot.versions):
+            return False
+        try:
+            edition = self._make(record)
+        except CspIndexError as exc:
+            self._refused = record
+            _log.error("version %d of the index cannot be shown: %s", record.number, one_line(exc))
+            return False
+        edition.engine.start()
+        edition.engine.wait()  # loaded or failed, it is as ready as it will be
+        self._retired.append((time.monotonic(), self.shown))
+        self.shown = edition
+        _log.info('{"edition": %d, "command": "%s"}', record.number, record.command)
+        return True
+
+    def _follow(self) -> None:
+        while not self._stop.wait(self._seconds):
+            try:
+                self.look()
+            except (CspIndexError, OSError) as exc:  # the next look may find it again
+                _log.error("the index cannot be read: %s", one_line(exc))
+            while self._retired and time.monotonic() - self._retired[0][0] > self._linger:
+                self._retired.pop(0)[1].forget()
+
+
+def _differs(versions: Mapping[str, int], shown: Mapping[str, int]) -> bool:
+    """Return whether tables differ in more than what readers said."""
+    return any(versions.get(name) != shown.get(name) for name in (versions.keys() | shown.keys()) - _SAID)
+
+
+def check_version(text: str) -> str:
+    """Return a version's name as an address has it. Raises NotFoundError for what can be none."""
+    if not 0 < len(text) <= 100 or not text.isprintable():
+        raise NotFoundError(f"version {text[:20]!r} is no number or tag: `csp-index versions` lists those that are")
+    return text

@@ -1,0 +1,167 @@
+"""A service shows new versions of its index without a restart; an address may name an earlier one."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from csp_index import open_index
+from csp_index.errors import NotFoundError
+from csp_index.service import ServiceSettings, make_app
+from csp_index.service.editions import Editions
+from csp_index.service.live.live_models import LiveModels
+
+LAYER, NEURON = "cnn/concepts", "cnn/concepts/3"
+HTML = {"accept": "text/html"}
+BASE = "http://localhost:8000"
+
+
+@pytest.fixture
+def db(served_db: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(served_db, tmp_path / "db"))
+
+
+def opened(db: Path, **given: object) -> TestClient:
+    app = make_app(db, ServiceSettings(follow=0.0, **given))
+    return TestClient(app, BASE, raise_server_exceptions=False, follow_redirects=False)
+
+
+@pytest.fixture
+def client(db: Path) -> Iterator[TestClient]:
+    with opened(db) as found:
+        yield found
+
+
+def editions_of(client: TestClient) -> Editions:
+    found = client.app.state.editions
+    assert isinstance(found, Editions)
+    return found
+
+
+def label_again(db: Path) -> None:
+    open_index(db).label(LAYER, "csp", gamma=0.25)
+
+
+def shown(client: TestClient, path: str = f"/api/v1/neurons/{NEURON}", **headers: str) -> float:
+    reply = client.get(path, headers=headers)
+    assert reply.status_code == 200, reply.text
+    by_csp = next(method for method in reply.json()["methods"] if method["method"] == "csp")
+    return float(by_csp["score"])
+
+
+def test_new_labels_are_shown_and_old_addresses_keep_theirs(db, client):
+    first = client.get("/api/v1/version").json()
+    before, tag = shown(client), client.get("/").headers["etag"]
+    assert first["command"] and first["when"] and not editions_of(client).look()
+    label_again(db)
+    assert shown(client) == before  # until the service has looked
+    assert editions_of(client).look()
+    after, version = shown(client), client.get("/api/v1/version").json()
+    assert after != before
+    assert version["command"] == "label" and version["number"] > first["number"]
+    assert client.get("/", headers={"if-none-match": tag}).status_code == 200  # not the page that a browser kept
+    old = f"/api/v1/neurons/{NEURON}?at={first['number']}"
+    assert shown(client, old) == before
+    assert shown(client, f"/api/v1/neurons/{NEURON}?at={version['number']}") == after
+    assert shown(client, f"/api/v1/neurons/{NEURON}?at=newest") == after
+    open_index(db).tag("paper", first["number"])
+    assert shown(client, f"/api/v1/neurons/{NEURON}?at=paper") == before
+
+
+def test_a_page_of_an_earlier_version_says_so_and_brings_it_along(db, client):
+    first = client.get("/api/v1/version").json()["number"]
+    before = shown(client)
+    page = client.get(f"/neurons/{NEURON}", headers=HTML).text
+    assert f'href="?at={first}"' in page and 'id="newer"' in page and "You see the index as it was" not in page
+    label_again(db)
+    editions_of(client).look()
+    old = client.get(f"/neurons/{NEURON}?at={first}", headers=HTML).text
+    assert re.search(rf"You see the index as it was at version {first} \(.+ UTC\)", old)
+    assert 'href="?at=newest"' in old and "data-version" not in old
+    referer = f"{BASE}/neurons/{NEURON}?at={first}"
+    assert shown(client, referer=referer) == before  # what the page loads
+    assert client.get("/", headers={"referer": referer}).headers["cache-control"] == "no-store"
+    navigated = {"referer": referer, "sec-fetch-mode": "navigate"}
+    reply = client.get("/search?q=red", headers=navigated)
+    assert (reply.status_code, reply.headers["location"]) == (307, f"/search?q=red&at={first}")
+    elsewhere = f"http://example.org/?at={first}"
+    assert client.get("/", headers=navigated | {"referer": elsewhere}).status_code == 200
+    assert client.get("/", headers=navigated | {"referer": f"{BASE}/?at=newest"}).status_code == 200
+
+
+@pytest.mark.parametrize("version", ["99", "nothing", "%00", "x" * 200, "-1", ""])
+def test_a_version_that_is_not_there_is_one_line(client, version):
+    reply = client.get(f"/api/v1/layers?at={version}")
+    if not version:
+        assert reply.status_code == 200  # names none
+        return
+    assert reply.status_code == 404
+    assert "csp-index versions" in reply.json()["error"]["message"]
+    assert client.get(f"/?at={version}", headers=HTML).status_code == 404
+
+
+def test_what_readers_say_makes_no_new_edition(db):
+    with opened(db, write=True) as client:
+        open_index(db).note(NEURON, "comment", "hm", by="ada")
+        assert not editions_of(client).look()
+        assert "hm" in client.get(f"/neurons/{NEURON}", headers=HTML).text
+
+
+def test_a_version_cannot_be_written_to(db):
+    with opened(db, write=True) as client:
+        first = client.get("/api/v1/version").json()["number"]
+        label_again(db)
+        editions_of(client).look()
+        assert 'method="post"' in client.get(f"/neurons/{NEURON}", headers=HTML).text
+        assert 'method="post"' not in client.get(f"/neurons/{NEURON}?at={first}", headers=HTML).text
+
+
+def test_a_version_that_cannot_be_opened_leaves_the_one_before(db, client, monkeypatch, caplog):
+    label_again(db)
+
+    def fails(record: object) -> None:
+        raise NotFoundError("it is gone")
+
+    monkeypatch.setattr(editions_of(client), "_make", fails)
+    assert not editions_of(client).look()
+    assert "cannot be shown: it is gone" in caplog.text
+    caplog.clear()
+    assert not editions_of(client).look()  # and says it once
+    assert not caplog.text
+    assert client.get("/").status_code == 200
+
+
+def test_a_first_search_says_that_the_encoder_is_loading(db, monkeypatch):
+    go_on = threading.Event()
+    load = LiveModels.load_encoder
+
+    def slow(models: LiveModels) -> None:
+        go_on.wait(30)
+        load(models)
+
+    monkeypatch.setattr(LiveModels, "load_encoder", slow)
+    with opened(db, patience=0.0) as client:
+        reply = client.get("/search?q=red", headers=HTML)
+        assert reply.status_code == 202 and "etag" not in reply.headers
+        assert "Loading the encoder, for 0" in reply.text and 'http-equiv="refresh"' in reply.text
+        assert "By name" in reply.text and "By meaning" not in reply.text
+        go_on.set()
+        client.app.state.service.engine._encoder_done.wait(30)
+        reply = client.get("/search?q=red", headers=HTML)
+        assert reply.status_code == 200
+        assert "By meaning" in reply.text and "Loading the encoder" not in reply.text
+
+
+def test_a_fixed_version_stays(db):
+    number = open_index(db).versions().rows()[0]["version"]
+    app = make_app(db, ServiceSettings(version=str(number), follow=0.01))
+    with TestClient(app, BASE) as client:
+        label_again(db)
+        assert client.get("/api/v1/version").json()["number"] == number
+        assert not any(thread.name == "editions" for thread in threading.enumerate())
