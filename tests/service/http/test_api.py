@@ -241,6 +241,8 @@ def test_the_openapi_tells_every_route_with_examples(client):
         "/api/v1/neurons/{model}/{layer}/{index}",
         "/api/v1/neurons/{model}/{layer}/{index}/classes",
         "/api/v1/neurons/{model}/{layer}/{index}/effects",
+        "/api/v1/neurons/{model}/{layer}/{index}/maps",
+        "/api/v1/neurons/{model}/{layer}/{index}/maps/{image_id}",
         "/api/v1/search",
         "/api/v1/search/image",
         "/api/v1/images/{image_id}",

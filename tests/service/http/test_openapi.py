@@ -38,6 +38,8 @@ OPERATIONS = [
     ("GET", "/api/v1/class/{model}/{layer}"),
     ("GET", "/api/v1/neurons/{model}/{layer}/{index}/classes"),
     ("GET", "/api/v1/neurons/{model}/{layer}/{index}/effects"),
+    ("GET", "/api/v1/neurons/{model}/{layer}/{index}/maps"),
+    ("GET", "/api/v1/neurons/{model}/{layer}/{index}/maps/{image_id}"),
     ("GET", "/api/v1/effects/{model}/{layer}"),
     ("GET", "/api/v1/meanings/{model}/{layer}"),
     ("GET", "/api/v1/audit/{model}"),
