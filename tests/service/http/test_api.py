@@ -247,6 +247,7 @@ def test_the_openapi_tells_every_route_with_examples(client):
         "/api/v1/search/image",
         "/api/v1/images/{image_id}",
         "/api/v1/images/{image_id}/thumbnail",
+        "/images/{image_id}/original",
         "/api/v1/label",
         "/api/v1/sql",
         "/api/v1/version",
