@@ -11,6 +11,7 @@ from csp_index.cli.network_options import chosen_models, network_options
 from csp_index.cli.options import (
     FILE,
     SOURCE_OPTIONS,
+    complete_files,
     database,
     images_option,
     json_option,
@@ -29,7 +30,7 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
 
 @click.command()
 @database
-@click.argument("source", required=False)
+@click.argument("source", required=False, shell_complete=complete_files)
 @network_options
 @source_options
 @click.option("--strict", is_flag=True, help="Refuse a source of which a file would be passed over.")

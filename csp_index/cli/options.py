@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from csp_index.cli.arrow_alone import with_arrow_alone
 from csp_index.contrast.kinds import CONTRAST_KINDS
@@ -18,8 +19,20 @@ if TYPE_CHECKING:
 
 FILE = click.Path(readable=False)  # the code that reads it reports what is wrong
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
-database = click.argument("db", metavar="DB")
-read_database = click.argument("db", metavar="DB", callback=with_arrow_alone)
+
+
+def _folders(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Let the shell complete the name of a folder."""
+    return [CompletionItem(incomplete, type="dir")]
+
+
+def complete_files(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Let the shell complete the name of a file or a folder of an argument that may also be something else."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+database = click.argument("db", metavar="DB", shell_complete=_folders)
+read_database = click.argument("db", metavar="DB", shell_complete=_folders, callback=with_arrow_alone)
 version_option = click.option(
     "--version",
     metavar="N",

@@ -10,7 +10,15 @@ import click
 
 from csp_index.cli.index import why_nothing
 from csp_index.cli.network_options import chosen_models, network_options
-from csp_index.cli.options import OPENING, SOURCE_OPTIONS, json_option, opening_options, source_options, whole
+from csp_index.cli.options import (
+    OPENING,
+    SOURCE_OPTIONS,
+    complete_files,
+    json_option,
+    opening_options,
+    source_options,
+    whole,
+)
 from csp_index.cli.output import progress, say, say_json, say_labelled, say_summary
 from csp_index.cli.serve import serve
 from csp_index.errors import SourceError
@@ -25,7 +33,7 @@ _NETWORK = "torchvision:resnet50/IMAGENET1K_V2"
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=complete_files)
 @click.argument("db", metavar="[DB]", required=False)
 @network_options
 @source_options

@@ -17,7 +17,15 @@ Every command explains itself with `--help`. A neuron is `model/layer/index` eve
 terminal and plain lines otherwise; `--json` prints one JSON object per line for machines.
 
 Exit status: 0 for success, 1 for an error (one line on stderr), 2 for wrong usage. Defaults that hold for every command
-are in [settings.md](settings.md)."""
+are in [settings.md](settings.md).
+
+A shell completes commands, options and their choices, files and folders after one line in its start-up file:
+
+```sh
+eval "$(_CSP_INDEX_COMPLETE=bash_source csp-index)"             # bash, in ~/.bashrc
+eval "$(_CSP_INDEX_COMPLETE=zsh_source csp-index)"              # zsh, in ~/.zshrc, behind compinit
+_CSP_INDEX_COMPLETE=fish_source csp-index | source              # fish, in ~/.config/fish/completions/csp-index.fish
+```"""
 
 
 def command_page(root: click.Group, name: str) -> str:
