@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 from checkout import ROOT
 
 import csp_index
@@ -172,3 +173,11 @@ def test_the_layers_in_the_manual_are_those_of_the_contract() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     layers = [layer for layer in contracts[0]["layers"] if layer != "__main__"]
     assert "\n```\n" + "\n".join(layers) + "\n```\n" in PAGES["architecture.md"]
+
+
+def test_the_citation_is_of_this_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["title"], citation["version"]) == (project["name"], project["version"])
+    assert citation["license"] == project["license"] and citation["keywords"] == project["keywords"]
+    assert {"cff-version", "message", "authors"} <= citation.keys()
