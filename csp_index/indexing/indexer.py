@@ -35,7 +35,8 @@ from csp_index.indexing.commit import IndexSummary
 from csp_index.indexing.drafts import settle_draft, with_draft
 from csp_index.indexing.kept_maps import Frames, drop_maps, finish_maps, kept_frames, write_shard_maps
 from csp_index.indexing.latents import count_latents
-from csp_index.indexing.map_watch import joined_maps
+from csp_index.indexing.map_watch import BatchMaps, joined_maps
+from csp_index.indexing.missing_maps import make_missing_maps
 from csp_index.indexing.model_columns import (
     KnownUris,
     Part,
@@ -87,6 +88,10 @@ class PassState:
     def is_proven(self, parts: Sequence[Part]) -> bool:
         """Return whether every model of the pass took an image before: each of its columns has a shard."""
         return all(catalog.shards(self.store, info.what) for part in parts for info in part.infos)
+
+    def keep_maps(self, info: LayerInfo, mark: Shard, maps: BatchMaps) -> None:
+        """Write a shard's activation maps of a layer; its activations are counted into the statistics already."""
+        write_shard_maps(self.store, info, self.frames[info.what], mark, maps, self.statistics[info.what])
 
     def note_failures(self, failures: Sequence[ImageFailure]) -> None:
         """Store and count images that cannot be used."""
@@ -187,6 +192,8 @@ def add_images(
                 indexing.extend(source, settings.SHARD_SIZE.value(shard_size))
             layers = [info for info in infos if isinstance(info, LayerInfo)]
             commit.finish_layers(store, layers, state.statistics)
+            if maps:
+                make_missing_maps(store, networks, layers, frames, draft=least, progress=state.progress)
             merged = finish_maps(store, layers, frames)
         commit.drop_merged(store, infos, merged=merged)
         latents = count_latents(store, infos)
@@ -367,8 +374,7 @@ class LocalExecutor:
             commit.count_in(store, info, self._state.statistics, mark, outputs[info.what])
             if isinstance(info, LayerInfo) and info.what in self._state.frames:
                 maps = joined_maps([(batch.maps[info.what], start, stop) for batch, start, stop in images.pieces])
-                frame, statistics = self._state.frames[info.what], self._state.statistics[info.what]
-                write_shard_maps(store, info, frame, mark, maps, statistics)
+                self._state.keep_maps(info, mark, maps)
         commit.mark(store, digests, mark, self._state.run)
         self._state.added += mark.rows * target.new
 

@@ -87,12 +87,13 @@ def write_shard_maps(
     neurons, ranks = np.nonzero(ids >= shard.first_image)
     if len(neurons):
         images = ids[neurons, ranks]
-        pairs = _with_maps(frame, neurons, images, images - shard.first_image, maps)
+        pairs = with_maps(frame, neurons, images, images - shard.first_image, maps)
         rows = packed(frame, pairs, np.unique(neurons), shard.first_image, shard.rows)
         store.append(column_tables.maps_table(str(info.key)), rows)
 
 
-def _with_maps(frame: Frame, neurons: np.ndarray, images: np.ndarray, rows: np.ndarray, maps: BatchMaps) -> MapPairs:
+def with_maps(frame: Frame, neurons: np.ndarray, images: np.ndarray, rows: np.ndarray, maps: BatchMaps) -> MapPairs:
+    """Return pairs with their maps; those without one in `maps` fire nowhere. `rows` [P] count as its rows."""
     span = 1 + max(rows.max(initial=0), maps.rows.max(initial=0))
     known, wanted = maps.neurons * span + maps.rows, neurons * span + rows
     order = np.argsort(known, kind="stable")

@@ -34,6 +34,10 @@ class BatchMaps:
         kept[kept] = numbers[places[kept]] == self.rows[kept]
         return BatchMaps(places[kept], self.neurons[kept], self.scales[kept], self.maps[kept])
 
+    def numbered(self, numbers: np.ndarray) -> BatchMaps:
+        """Return the maps with row i counted as `numbers`[i]."""
+        return BatchMaps(numbers[self.rows], self.neurons, self.scales, self.maps)
+
     def between(self, start: int, stop: int, shift: int) -> BatchMaps:
         """Return the maps of rows start .. stop - 1, counted from `shift`."""
         kept = (self.rows >= start) & (self.rows < stop)
@@ -46,8 +50,20 @@ def joined_maps(pieces: Sequence[tuple[BatchMaps, int, int]]) -> BatchMaps:
     for maps, start, stop in pieces:
         parts.append(maps.between(start, stop, count))
         count += stop - start
-    columns = ([getattr(part, name) for part in parts] for name in ("rows", "neurons", "scales", "maps"))
-    return BatchMaps(*map(np.concatenate, columns))
+    return joined(parts)
+
+
+def no_maps() -> BatchMaps:
+    """Return the maps of no pair."""
+    none = np.zeros(0, np.int64)
+    return BatchMaps(none, none, np.zeros(0, np.float32), np.zeros((0, 1, 1), np.uint8))
+
+
+def joined(parts: Sequence[BatchMaps]) -> BatchMaps:
+    """Return several maps together."""
+    some = [part for part in parts if len(part.rows)]
+    columns = ([getattr(part, name) for part in some] for name in ("rows", "neurons", "scales", "maps"))
+    return BatchMaps(*map(np.concatenate, columns)) if some else no_maps()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +75,57 @@ class WatchedLayer:
     half: bool = False
 
 
-class TopWatch:
+class _Taker:
+    """What a watch took of a batch, by layer."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, BatchMaps] = {}
+
+    def taken(self) -> dict[str, BatchMaps]:
+        """Return what was taken of the last batch, by layer, and forget it."""
+        taken, self._taken = self._taken, {}
+        return taken
+
+    def _take(self, layer: str, maps: torch.Tensor, rows: torch.Tensor, neurons: torch.Tensor, pool: Pool) -> None:
+        levels, scales = coarse_maps(maps, rows, neurons, pool)
+        self._taken[layer] = BatchMaps(*(part.cpu().numpy() for part in (rows, neurons, scales, levels)))
+
+
+class PairWatch(_Taker):
+    """Takes the maps of named pairs of an image and a neuron."""
+
+    def __init__(self, layers: Mapping[str, Pool]) -> None:
+        """Take maps of layers, whose pools are given, once pairs are expected."""
+        super().__init__()
+        self.layers = layers
+        self._pairs: Mapping[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def expect(self, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+        """Name the pairs of the next batch by layer: rows [P] and neurons [P]."""
+        self._pairs = pairs
+
+    def __call__(self, layer: str, values: torch.Tensor, maps: torch.Tensor | None) -> None:
+        """Take the maps of the expected pairs."""
+        if layer in self._pairs and maps is not None:
+            rows, neurons = (torch.from_numpy(part).to(maps.device) for part in self._pairs[layer])
+            self._take(layer, maps, rows, neurons, self.layers[layer])
+
+    def learn(self, layer: str, values: torch.Tensor) -> None:
+        """Learn nothing: the pairs are known."""
+
+
+class TopWatch(_Taker):
     """Takes the maps of a network's layers that may be among the `most` highest activations of their neurons."""
 
     def __init__(self, layers: Mapping[str, WatchedLayer], most: int) -> None:
         """Start without knowing any activation: the first `most` images are all taken."""
-        self._layers = layers
+        super().__init__()
+        self.layers = layers
         self._highest = {name: torch.full((layer.neurons, most), -torch.inf) for name, layer in layers.items()}
-        self._taken: dict[str, BatchMaps] = {}
 
     def __call__(self, layer: str, values: torch.Tensor, maps: torch.Tensor | None) -> None:
         """Take the maps of a batch whose activations [B, M] may enter the lists of the highest."""
-        watched = self._layers.get(layer)
+        watched = self.layers.get(layer)
         if watched is None or maps is None:
             return
         low = self._highest[layer][:, -1].to(values.device)
@@ -79,17 +134,11 @@ class TopWatch:
         # would take every image; its maps are blank.
         chosen = (stored > low) | ((stored == low) & (stored != 0))
         rows, neurons = chosen.nonzero(as_tuple=True)
-        levels, scales = coarse_maps(maps, rows, neurons, watched.pool)
-        self._taken[layer] = BatchMaps(*(part.cpu().numpy() for part in (rows, neurons, scales, levels)))
-
-    def taken(self) -> dict[str, BatchMaps]:
-        """Return what was taken of the last batch, by layer, and forget it."""
-        taken, self._taken = self._taken, {}
-        return taken
+        self._take(layer, maps, rows, neurons, watched.pool)
 
     def learn(self, layer: str, values: torch.Tensor) -> None:
         """Put activations [B, M] of images that will be stored, finite, into the lists of the highest."""
-        watched = self._layers.get(layer)
+        watched = self.layers.get(layer)
         if watched is None or not len(values):
             return
         highest, stored = self._highest[layer], _as_stored(values, watched)

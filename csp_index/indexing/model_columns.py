@@ -19,7 +19,7 @@ from csp_index.errors import CspIndexError, ModelError, one_line
 from csp_index.images.decode import ImageFailure
 from csp_index.images.loader import Prepared
 from csp_index.indexing.commit import layer_table
-from csp_index.indexing.map_watch import BatchMaps, TopWatch, WatchedLayer
+from csp_index.indexing.map_watch import BatchMaps, PairWatch, TopWatch, WatchedLayer
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.networks import LoadedNetwork
 from csp_index.records import LayerKey
@@ -53,12 +53,17 @@ class Part:
 
     model: LoadedEncoder | LoadedNetwork
     infos: tuple[Column, ...]
-    watch: TopWatch | None = None
+    watch: TopWatch | PairWatch | None = None
 
     @property
     def layers(self) -> list[LayerInfo]:
         """The columns that are layers."""
         return [info for info in self.infos if isinstance(info, LayerInfo)]
+
+    @property
+    def watched(self) -> tuple[LayerInfo, ...]:
+        """The layers whose maps are watched."""
+        return () if self.watch is None else tuple(info for info in self.layers if info.key.layer in self.watch.layers)
 
     def compute(self, pixels: torch.Tensor) -> PartOutput:
         """Return the values of the part's columns for a batch, and the maps that may be kept."""

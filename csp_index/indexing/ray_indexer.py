@@ -26,10 +26,11 @@ from csp_index.images.loader import Prepared
 from csp_index.indexing import commit
 from csp_index.indexing.batches import slices
 from csp_index.indexing.indexer import Assign, Engine, PassState, Target
+from csp_index.indexing.map_watch import joined_maps
 from csp_index.indexing.model_columns import Part, forget_failures
 from csp_index.indexing.model_outputs import check_preprocessing
 from csp_index.indexing.ray_cluster import Chunk, WorkerPool, connected
-from csp_index.indexing.ray_worker import Arrays, BatchReport, WriteOrder, WrittenShard
+from csp_index.indexing.ray_worker import BatchReport, WorkerOutput, WriteOrder, WrittenShard
 from csp_index.indexing.shard_forming import ComputedBatch, ComputedShard, shards_of
 from csp_index.store import schema
 from csp_index.store.catalog import LayerInfo
@@ -235,20 +236,25 @@ class RayExecutor:
         for name, paths in fragments.items():
             state.store.append_fragments(name, paths)
         forget_failures(state.store, {image.ref.uri for pending in group for image in pending.images.prepared})
+        for pending in group:
+            self._count_in(pending)
         marks = [(shard.digests, pending.target.mark) for shard, pending in zip(written, group, strict=True)]
         commit.mark_all(state.store, marks, state.run)
         for pending in group:
-            self._count_in(pending)
             state.added += pending.target.mark.rows * pending.target.new
 
     def _count_in(self, pending: PendingShard) -> None:
+        """Count the activations of a written shard into the statistics, and write its maps."""
+        state, mark, pieces = self._state, pending.target.mark, pending.images.pieces
         layers = [info for info in pending.target.infos if isinstance(info, LayerInfo)]
-        pieces = pending.images.pieces
-        arrays: list[Arrays] = self._pool.get([outputs for outputs, _, _ in pieces]) if layers else []
+        outputs: list[WorkerOutput] = self._pool.get([output for output, _, _ in pieces]) if layers else []
+        places = [(start, stop) for _, start, stop in pieces] if layers else []
         for info in layers:
-            rows = [one[info.what][start:stop] for one, (_, start, stop) in zip(arrays, pieces, strict=True)]
-            values = torch.from_numpy(np.concatenate(rows))
-            commit.count_in(self._state.store, info, self._state.statistics, pending.target.mark, values)
+            rows = [one.values[info.what][slice(*place)] for one, place in zip(outputs, places, strict=True)]
+            commit.count_in(state.store, info, state.statistics, mark, torch.from_numpy(np.concatenate(rows)))
+            if info.what in state.frames:
+                maps = [(one.maps[info.what], *place) for one, place in zip(outputs, places, strict=True)]
+                state.keep_maps(info, mark, joined_maps(maps))
 
 
 def _piece(chunk: Chunk, items: Iterable[Item]) -> tuple[Chunk, int, int]:

@@ -19,7 +19,7 @@ from csp_index.images.containers import ContainerReader
 from csp_index.images.decode import ImageFailure, ImageRef, fetch
 from csp_index.images.loader import Prepared, prepare, stacked
 from csp_index.indexing import commit
-from csp_index.indexing.model_columns import Part, image_rows
+from csp_index.indexing.model_columns import Maps, Part, image_rows, watch_of
 from csp_index.indexing.model_outputs import outputs_of
 from csp_index.models.encoders import LoadedEncoder, load_encoder
 from csp_index.models.networks import LoadedNetwork, load_network
@@ -31,7 +31,14 @@ from csp_index.store.tables import Store
 
 Report = list[Prepared | ImageFailure]
 Stacks = list[np.ndarray]  # per part, the pixels of R usable images, [R, ...]
-Arrays = dict[str, np.ndarray]  # [B, W] per column, of the images that the models took
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOutput:
+    """What a batch gave: values [B, W] and the maps that may be kept, by column, of the images that the models took."""
+
+    values: dict[str, np.ndarray]
+    maps: Maps
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,7 @@ class Recipe:
     device: str
     identity: dict[str, str]
     infos: tuple[Column, ...]
+    watched: tuple[LayerInfo, ...] = ()  # the layers whose activation maps are kept
 
     def part(self) -> Part:
         """Load the model. Raises ClusterError where it differs from the driver's."""
@@ -62,7 +70,7 @@ class Recipe:
                     f"{self.spec} differs on the worker {socket.gethostname()}: its {trait} is "
                     f"{model.identity.get(trait)}, expected {expected}: install the same files on every machine"
                 )
-        return Part(model, self.infos)
+        return Part(model, self.infos, watch_of(self.watched))
 
 
 def recipe(part: Part) -> Recipe:
@@ -72,7 +80,8 @@ def recipe(part: Part) -> Recipe:
     if not isinstance(model, LoadedNetwork):
         return Recipe(model.spec, None, None, {}, device, dict(model.identity), part.infos)
     pools = {layer: output.pool for layer, output in model.layers.items()}
-    return Recipe(model.spec, model.name, model.weights, pools, device, dict(model.identity), part.infos)
+    place = (model.spec, model.name, model.weights, pools, device)
+    return Recipe(*place, dict(model.identity), part.infos, part.watched)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +142,7 @@ class Worker:
 
     def compute(
         self, numbers: Sequence[int], uris: Sequence[str], rows: Sequence[tuple[int, int]], *chunks: Stacks
-    ) -> tuple[None, BatchReport, Arrays]:
+    ) -> tuple[None, BatchReport, WorkerOutput]:
         """Run the parts on one batch, rows start .. stop - 1 of each chunk; `uris` are the names of its images."""
         self.load()
         pixels = []
@@ -148,9 +157,9 @@ class Worker:
             broken = str(exc)
             outputs = outputs_of(parts, uris, pixels, proven=True)
         arrays = {what: values.numpy() for what, values in outputs.values.items()}
-        return None, BatchReport(outputs.rows, outputs.failures, broken), arrays
+        return None, BatchReport(outputs.rows, outputs.failures, broken), WorkerOutput(arrays, outputs.maps)
 
-    def write(self, order: WriteOrder, *outputs: Arrays) -> tuple[None, WrittenShard]:
+    def write(self, order: WriteOrder, *outputs: WorkerOutput) -> tuple[None, WrittenShard]:
         """Write one shard's rows, which no reader sees until they are appended."""
         self._store = self._store or open_uncommitted(self._uri)
         tables, digests = {}, {}
@@ -158,7 +167,7 @@ class Worker:
             tables[schema.IMAGES] = image_rows(order.mark, order.prepared)
             digests[schema.IMAGES] = shard_digest([tables[schema.IMAGES]])
         for info in order.infos:
-            pieces = [output[info.what][slice(*rows)] for output, rows in zip(outputs, order.rows, strict=True)]
+            pieces = [output.values[info.what][slice(*rows)] for output, rows in zip(outputs, order.rows, strict=True)]
             tables[info.table] = commit.value_rows(info, order.mark, torch.from_numpy(np.concatenate(pieces)))
             digests[info.what] = shard_digest([tables[info.table]])
         fragments = {name: self._store.write_fragments(name, rows) for name, rows in tables.items()}

@@ -10,11 +10,13 @@ import logging
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from csp_index.errors import CspIndexError, ModelError, SourceError
 from csp_index.images.decode import ImageFailure, ImageRef
 from csp_index.images.loader import Prepared
 
+CHANGED: Final = "it changed since it was indexed"
 _SHA256 = "sha256"  # of an indexed image, in the metadata of its reference
 
 _log = logging.getLogger(__name__)
@@ -23,6 +25,11 @@ _log = logging.getLogger(__name__)
 def indexed_ref(uri: str, sha256: str | None) -> ImageRef:
     """Return the reference of an indexed image, with the hash that its bytes must have; None: any."""
     return ImageRef(uri, {_SHA256: sha256})
+
+
+def is_changed(image: Prepared) -> bool:
+    """Return whether an image of `indexed_ref` has other bytes than those that were indexed."""
+    return image.ref.metadata.get(_SHA256) not in (None, "", image.sha256)
 
 
 @dataclass(slots=True)
@@ -46,8 +53,8 @@ class UnusableImages:
         for failure in failures:
             (self.refused if failure.by_model else self.unreadable).append(failure)
         for image in prepared:
-            if image.ref.metadata.get(_SHA256) not in (None, "", image.sha256):
-                self.changed.append(ImageFailure(image.ref.uri, "it changed since it was indexed"))
+            if is_changed(image):
+                self.changed.append(ImageFailure(image.ref.uri, CHANGED))
         if self.all() and not before:
             _log.warning(
                 "%s; nothing more is stored, the other images are tried only to find all that fail: Ctrl-C ends it",

@@ -12,6 +12,8 @@ from indexed import ENCODER, NETWORK, contents
 from PIL import Image
 
 from csp_index import open_index
+from csp_index.images import loader
+from csp_index.images.decode import fetch
 from csp_index.index import Index
 from csp_index.indexing import commit
 from csp_index.models.networks import load_network
@@ -104,3 +106,30 @@ def test_no_maps_deletes_them_and_later_passes_leave_them_out(images: Path, tmp_
     other = add(tmp_path / "other", images)
     other.add_images(None, maps=False)
     assert not stored(other) and other.store.count("neurons") == 16
+
+
+def test_maps_of_an_index_without_are_made_of_its_top_images_alone(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = add(tmp_path / "whole", images)
+    index = add(tmp_path / "db", images, maps=False)
+    opened: list[str] = []
+    monkeypatch.setattr(loader, "fetch", lambda reader, uri: opened.append(uri) or fetch(reader, uri))
+    index.add_images(None, maps=True)
+    top = {
+        image
+        for row in whole.store.read("neurons", where="layer = 'conv'")["top_images"].to_pylist()
+        for image in row[:3]
+    }
+    assert len(opened) == len(top) < 23
+    assert contents(tmp_path / "db") == contents(tmp_path / "whole")
+    opened.clear()
+    index.add_images(None, maps=True)
+    assert not opened, "nothing is missing"
+    index.add_images(None, maps=False)
+    lost = stored(whole)[0].images[0]
+    (uri,) = whole.store.read("images", ["uri"], f"image_id = {lost}")["uri"].to_pylist()
+    Image.new("RGB", (8, 8)).save(uri)
+    index.add_images(None, maps=True)
+    assert "have no activation map" in caplog.text and "it changed since it was indexed" in caplog.text
+    assert lost not in stored(index)[0].images and set(stored(index)[0].images) < set(stored(whole)[0].images)
