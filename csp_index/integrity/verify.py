@@ -11,6 +11,7 @@ from csp_index.integrity.commit_checks import check_commits, check_files, check_
 from csp_index.integrity.effect_checks import check_effects
 from csp_index.integrity.findings import Verification
 from csp_index.integrity.hierarchy_checks import check_hierarchies
+from csp_index.integrity.map_checks import check_maps
 from csp_index.integrity.meaning_checks import check_meanings
 from csp_index.integrity.neighbour_checks import check_neighbours
 from csp_index.integrity.repair import repair as repair_index
@@ -81,6 +82,7 @@ def _verified(location: Location, full: bool, find_encoder: FindEncoder, progres
     marks = check_columns(subject)
     steps.done()
     check_statistics(subject, marks)
+    check_maps(subject)
     steps.done()
     check_results(subject, marks)
     check_audits(subject)
