@@ -26,6 +26,7 @@ from csp_index.store.connect import find_store, open_store, open_version
 from csp_index.store.history.backup import Backup, back_up
 from csp_index.store.history.named_versions import tag_version, version_rows
 from csp_index.store.tables import Store
+from csp_index.store.values.activation_maps import NeuronMaps, required_maps
 from csp_index.store.values.arrays import activations_of
 
 if TYPE_CHECKING:
@@ -125,6 +126,16 @@ class Reader:
         catalog.check_neurons(target, [key.neuron])
         images = int(catalog.neuron_rows(self.store, target, [key.neuron])["images"][0].as_py())
         return activations_of(self.store, target, key.neuron, images)
+
+    def maps(self, neuron: str) -> NeuronMaps:
+        """Return where a neuron fires in its top images: `images` [K], `scales` [K], `maps` [K, h, w], `peaks` [K, 2].
+
+        The value of a place is scale x byte / 255. Raises NotFoundError where no maps of the layer are stored.
+        """
+        key = NeuronKey.parse(neuron)
+        target = catalog.layer(self.store, key.layer_key)
+        catalog.check_neurons(target, [key.neuron])
+        return required_maps(self.store, target, key.neuron)
 
     def card(self, label: Label, path: str | Path) -> Path:
         """Draw a label's picture card as PNG: activating images above their contrastive partners."""

@@ -9,6 +9,7 @@ import pyarrow as pa
 from csp_index.labelling.label_rule import LabelRule, read_rule
 from csp_index.labelling.review.pinned import pinned_table
 from csp_index.labelling.review.words import OF_NEURON, PINNED
+from csp_index.query.map_views import map_views
 from csp_index.store import catalog, column_tables, schema, study_tables
 from csp_index.store.study_tables import NOTES, RATINGS
 from csp_index.store.tables import Store
@@ -86,6 +87,9 @@ def sql_views(store: Store) -> tuple[dict[str, Any], dict[str, str]]:
             definitions[name] = _committed(store, info.what)
     views["derived"] = _derived(store, [info.name for info in encoders])
     views["texts"] = _texts(store, [info.name for info in encoders])
+    of_maps, defined = map_views(store, names)
+    views |= of_maps
+    definitions |= defined
     views["neuron_labels"] = None  # a view over views
     definitions["neuron_labels"] = _neuron_labels(read_rule(store))
     views["evolutions"] = None

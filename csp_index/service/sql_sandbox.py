@@ -64,6 +64,7 @@ _VIEWS = {
     "splits": "Which images chose labels and which judged them.",
     "embeddings": "Image embeddings, unit vectors.",
     "derived": "Images made for one neuron: edited or generated.",
+    "maps": "Where neurons fire in their top images: how strongly at most, and on how many places.",
     "texts": "Candidate texts with embeddings, by encoder.",
 }
 _FUNCTIONS: list[SqlView] = [

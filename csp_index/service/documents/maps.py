@@ -17,7 +17,7 @@ from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents.map_shapes import MapsDocument
 from csp_index.service.snapshot import Snapshot
 from csp_index.store.catalog import LayerInfo
-from csp_index.store.values.activation_maps import NeuronMaps, maps_per_neuron, neuron_maps
+from csp_index.store.values.activation_maps import NeuronMaps, maps_per_neuron, required_maps
 
 VEIL_SIDE: Final = 96  # pixels of a veil's longer side
 _GRAY: Final = 225
@@ -93,17 +93,11 @@ def _size_of(row: dict[str, object] | None) -> tuple[int, int]:
 
 def _maps_of(snapshot: Snapshot, key: NeuronKey) -> NeuronMaps:
     table = snapshot.neuron(key)
-    maps = snapshot.cache.get(
+    return snapshot.cache.get(
         ("maps", key),
-        lambda: neuron_maps(snapshot.store, table.info, key.neuron),
-        lambda made: 1000 if made is None else 1000 + made.maps.nbytes + 12 * len(made.images),
+        lambda: required_maps(snapshot.store, table.info, key.neuron),
+        lambda made: 1000 + made.maps.nbytes + 12 * len(made.images),
     )
-    if maps is None:
-        raise NotFoundError(
-            f"no activation maps of {key.layer_key} are stored: csp-index index DB --maps makes them, if the layer's "
-            "neurons have places in the image"
-        )
-    return maps
 
 
 def _per_neuron(snapshot: Snapshot, layer: LayerKey) -> int:

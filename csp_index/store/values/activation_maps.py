@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from csp_index import settings
-from csp_index.errors import StoreError
+from csp_index.errors import NotFoundError, StoreError
 from csp_index.store import column_tables
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.tables import Store
@@ -146,6 +146,17 @@ def maps_per_neuron(store: Store, target: LayerInfo) -> int:
 def neuron_maps(store: Store, target: LayerInfo, neuron: int) -> NeuronMaps | None:
     """Return the stored maps of one neuron, None without."""
     return read_maps(store, target, [neuron]).get(neuron)
+
+
+def required_maps(store: Store, target: LayerInfo, neuron: int) -> NeuronMaps:
+    """Return the stored maps of one neuron. NotFoundError without."""
+    maps = neuron_maps(store, target, neuron)
+    if maps is None:
+        raise NotFoundError(
+            f"no activation maps of {target.key} are stored: csp-index index DB --maps makes them, if the layer's "
+            "neurons have places in the image"
+        )
+    return maps
 
 
 def map_blocks(store: Store, target: LayerInfo) -> Iterator[tuple[np.ndarray, Frame | None, MapPairs]]:
