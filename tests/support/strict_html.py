@@ -58,6 +58,8 @@ def assert_strict(seen: Seen) -> None:
         assert not [name for name in attributes if name.startswith("on") or name == "style"], (tag, attributes)
         for name in ("href", "src", "action"):
             address = attributes.get(name) or ""
+            if tag == "img" and address.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")):
+                continue  # a picture that was sent is not kept, so it has no address
             assert re.match(r"[/#]|\?at=|$", address) and not address.startswith("//")
     assert not seen.inside.get("script", "").strip() and not seen.all("style")
     assert all((script["src"] or "").startswith("/static/") for script in seen.all("script"))

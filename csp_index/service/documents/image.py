@@ -14,6 +14,8 @@ import numpy as np
 
 from csp_index.errors import NotFoundError, SourceError
 from csp_index.images.decode import stored_size
+from csp_index.records import NeuronKey
+from csp_index.service.documents.excited import rows_of_image
 from csp_index.service.documents.layer import top_images
 from csp_index.service.documents.shapes import ExcitedRow, ImageDocument, ImageFacts, NeighbourRow
 from csp_index.service.layer_table import LayerTable
@@ -95,17 +97,21 @@ def picture_for_card(snapshot: Snapshot, image_id: int) -> bytes:
 
 
 def excited_by(snapshot: Snapshot, image_id: int, most: int) -> list[ExcitedRow]:
-    """Return the neurons of all layers that keep the image among their highest activating ones, most extreme first."""
+    """Return the neurons of all layers that keep the image among their highest activating ones.
+
+    These are the `most` extreme ones: those with a label first, in each part the most extreme first.
+    """
     entries = []
     for place, info in enumerate(snapshot.layers()):
         with suppress(NotFoundError):  # not finished
             top = _top_of(snapshot, info).of(image_id)
             entries += [(rank, place, neuron, info.key, values) for rank, neuron, *values in top]
     entries.sort(key=lambda entry: entry[:3])
-    return [
-        {**snapshot.layer(key).row(neuron), "activation": activation, "quantile": quantile}
-        for _, _, neuron, key, (activation, quantile) in entries[:most]
-    ]
+    found = (
+        (NeuronKey(key.model, key.layer, neuron), rank, activation, quantile)
+        for rank, _, neuron, key, (activation, quantile) in entries[:most]
+    )
+    return rows_of_image(snapshot, found)
 
 
 def finished(snapshot: Snapshot) -> Iterator[LayerTable]:

@@ -10,6 +10,16 @@ from typing_extensions import TypedDict
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 
 
+class PictureMap(TypedDict):
+    """Where a neuron fires in a picture that was sent: as ImageMap."""
+
+    height: int
+    width: int
+    scale: FiniteFloat
+    box: tuple[Share, Share, Share, Share]
+    map: Annotated[str, Field(description="height x width bytes, base64.")]
+
+
 class ImageMap(TypedDict):
     """Where a neuron fires in one image: a byte per place, row by row; the value of a place is scale x byte / 255."""
 

@@ -27,7 +27,7 @@ _SIZE: Final = ("width", "height")
 
 def mapped_images(snapshot: Snapshot, key: NeuronKey, top_images: list[int]) -> list[int]:
     """Return which of a neuron's top images have a map, highest activation first; none without maps of the layer."""
-    return top_images[: _per_neuron(snapshot, key.layer_key)]
+    return top_images[: maps_kept(snapshot, key.layer_key)]
 
 
 def maps_document(snapshot: Snapshot, key: NeuronKey) -> MapsDocument:
@@ -100,6 +100,7 @@ def _maps_of(snapshot: Snapshot, key: NeuronKey) -> NeuronMaps:
     )
 
 
-def _per_neuron(snapshot: Snapshot, layer: LayerKey) -> int:
+def maps_kept(snapshot: Snapshot, layer: LayerKey) -> int:
+    """Return how many images of each neuron of a layer have a map, those that activate it most; 0 without maps."""
     info: LayerInfo = snapshot.layer(layer).info
     return snapshot.cache.get(("maps of", layer), lambda: maps_per_neuron(snapshot.store, info), lambda count: 100)

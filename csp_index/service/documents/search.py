@@ -15,6 +15,7 @@ from PIL import Image
 
 from csp_index.errors import LabelError, ModelError, NotFoundError, SettingError
 from csp_index.records import LayerKey, NeuronKey
+from csp_index.service.documents.excited import rows_of_picture
 from csp_index.service.documents.image import check_image, excited_by, finished, has_vectors, image_vector, near_images
 from csp_index.service.documents.layer import named
 from csp_index.service.documents.shapes import (
@@ -182,10 +183,7 @@ def _excites(snapshot: Snapshot, engine: Engine, query: SearchQuery, notes: list
     if excited is None:
         notes.append("which neurons the picture excites is not known: no network can be loaded here")
         return None
-    return [
-        {**snapshot.neuron_row(NeuronKey.parse(one.neuron)), "activation": one.activation, "quantile": one.quantile}
-        for one in excited
-    ]
+    return rows_of_picture(snapshot, excited)
 
 
 def _named(snapshot: Snapshot, query: SearchQuery) -> list[NeuronRow]:

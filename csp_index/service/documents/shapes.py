@@ -13,6 +13,7 @@ from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
 from csp_index.records import LabelState
+from csp_index.service.documents.map_shapes import PictureMap
 from csp_index.service.documents.studies.audit_shapes import AuditRow
 
 State = Literal[LabelState, "unlabelled"]
@@ -191,11 +192,21 @@ class SimilarRow(NeuronRow):
     similarity: FiniteFloat
 
 
+class Push(TypedDict):
+    """The class whose logit a neuron raises most (`csp-index effects`), and by how much."""
+
+    class_name: str
+    effect: FiniteFloat
+
+
 class ExcitedRow(NeuronRow):
     """A neuron and how strongly an image excites it; `quantile` is the share of the images that do so less."""
 
     activation: FiniteFloat
     quantile: FiniteFloat | None
+    pushes: Annotated[Push | None, Field(description="Null: no effects are stored, or it raises no class.")]
+    mapped: Annotated[bool, Field(description="Whether a map of it on this indexed image is stored.")]
+    where: Annotated[PictureMap | None, Field(description="Where in a picture that was sent it fires.")]
 
 
 class SearchTerms(TypedDict):

@@ -22,6 +22,7 @@ from csp_index.labelling.label_rule import preferred_method
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents import compare, layer_map, manual
 from csp_index.service.documents.card import card_of
+from csp_index.service.documents.excited import own_picture
 from csp_index.service.documents.home import home_document, random_neuron
 from csp_index.service.documents.image import image_document, picture_for_card
 from csp_index.service.documents.layer import GalleryQuery, Shown, Sort, layer_document
@@ -163,9 +164,11 @@ def _add_search(routes: APIRouter, service: Service, renderer: Renderer) -> None
 
     @routes.post("/search")
     def search_upload(file: UploadFile) -> Response:
-        query = SearchQuery(upload=picture_of(file, service.settings.upload_pixels))
+        picture = picture_of(file, service.settings.upload_pixels)
+        query = SearchQuery(upload=picture)
         page = search_document(snapshot, engine, query)
-        return renderer.page("search", page=page, subject="Your picture", limit=query.limit, more=None)
+        own = own_picture(picture)
+        return renderer.page("search", page=page, subject="Your picture", limit=query.limit, more=None, own=own)
 
 
 def _add_layers(routes: APIRouter, service: Service, renderer: Renderer) -> None:

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import math
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 import jinja2
+import numpy as np
 from starlette.responses import HTMLResponse
 
 from csp_index import __version__
@@ -25,6 +27,8 @@ from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.labelling.methods import METHODS, MethodInfo, default_method, method_names
 from csp_index.labelling.review.words import ACTIONS, OF_NEURON, done
 from csp_index.service.documents.manual import HELP
+from csp_index.service.documents.map_shapes import PictureMap
+from csp_index.service.documents.maps import veil as draw_veil
 from csp_index.service.http.manual_html import manual_href
 from csp_index.service.http.schemas import MOST_EXAMPLES
 from csp_index.service.live.queries import CANDIDATES, LETTERS
@@ -246,6 +250,12 @@ def veil(image_id: int, neuron: str) -> str:
     return f"/api/v1{neuron_href(neuron)}/maps/{int(image_id)}"
 
 
+def veil_data(where: PictureMap, size: tuple[int, int]) -> str:
+    """Return a veil over a picture that was sent, of `size`, as an address that has it inside."""
+    levels = np.frombuffer(b64decode(where["map"]), np.uint8).reshape(where["height"], where["width"])
+    return f"data:image/png;base64,{b64encode(draw_veil(levels / 255, where['box'], size)).decode()}"
+
+
 def compare_href(neurons: Sequence[str]) -> str:
     """Return the address of the page that compares neurons."""
     return "/compare?" + urlencode([("neurons", neuron) for neuron in neurons])
@@ -315,6 +325,7 @@ def environment() -> jinja2.Environment:
         image_href,
         thumbnail,
         veil,
+        veil_data,
         compare_href,
         manual_href,
         done,

@@ -27,6 +27,7 @@ from csp_index.ordering import leaders_of
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.config import ServiceSettings
 from csp_index.service.documents.neuron_shapes import LiveLabel
+from csp_index.service.live.picture_maps import PictureMaps
 from csp_index.service.live.queries import Concepts, Excited, LabelQuery
 from csp_index.service.live.relabel import Relabeller
 from csp_index.service.live.shared_models import SharedModels
@@ -103,15 +104,19 @@ class LiveModels:
         """
         networks, picture = self._networks(), image.convert("RGB")
         neurons: list[tuple[Excited, float]] = []
+        heats: dict[LayerKey, PictureMaps] = {}
         for network in networks:
-            pixels = network.preprocess(picture)[None]
+            pixels, watch = network.preprocess(picture)[None], PictureMaps(network, picture.size)
             with self._running:
-                values = network.activations(pixels)
+                values = network.activations(pixels, watch)
             for layer, row in values.items():
-                info = self._snapshot.info(LayerKey(network.name, layer))
+                info = self._snapshot.info(key := LayerKey(network.name, layer))
                 neurons += self._most_excited(info, row[0].numpy(), top)
+                heats[key] = watch
         neurons.sort(key=lambda each: (-each[0].quantile, -each[1]))
-        return [neuron for neuron, _ in neurons[:top]] if networks else None
+        best = [(neuron, NeuronKey.parse(neuron.neuron)) for neuron, _ in neurons[:top]]
+        found = [neuron._replace(heat=heats[key.layer_key].of(key.layer, key.neuron)) for neuron, key in best]
+        return found if networks else None
 
     @one_thread()
     def activations(self, key: NeuronKey) -> np.ndarray:

@@ -34,12 +34,27 @@ class Concepts:
     alive: np.ndarray
 
 
+class Heat(NamedTuple):
+    """Where in a picture a neuron fires: levels [h, w], uint8, x `scale` / 255 each, on the part `box` of the picture.
+
+    `box` is left, top, right, bottom, shares of the sides.
+    """
+
+    levels: np.ndarray
+    scale: float
+    box: tuple[float, float, float, float]
+
+
 class Excited(NamedTuple):
-    """A neuron (its address) that a picture excites; `quantile` is the share of indexed images that do so less."""
+    """A neuron (its address) that a picture excites; `quantile` is the share of indexed images that do so less.
+
+    `heat` is where in the picture; None where the neuron has no places in it.
+    """
 
     neuron: str
     activation: float
     quantile: float
+    heat: Heat | None = None
 
 
 @dataclass(frozen=True, slots=True)

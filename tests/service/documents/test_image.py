@@ -51,13 +51,19 @@ def test_the_neurons_an_image_excites_are_those_whose_top_images_hold_it(planted
         expected = {neuron: told for (held, neuron), told in ranks.items() if held == image}
         found = excited_by(snapshot, image, 100)
         assert {row["neuron"] for row in found} == set(expected)
-        assert [expected[row["neuron"]][0] for row in found] == sorted(rank for rank, _ in expected.values())
+        parts = [[row for row in found if (row["label"] is None) == bare] for bare in (False, True)]
+        assert found == parts[0] + parts[1]  # those with a label first
+        for part in parts:
+            ranked = [expected[row["neuron"]][0] for row in part]
+            assert ranked == sorted(ranked)
         for row in found:
             rank, activation = expected[row["neuron"]]
             assert row["activation"] == pytest.approx(activation)
             assert row["quantile"] == pytest.approx(1 - rank / 39)
-            assert row.keys() - snapshot.layer(keys[0]).row(0).keys() == {"activation", "quantile"}
-        assert excited_by(snapshot, image, 2) == found[:2]
+            more = row.keys() - snapshot.layer(keys[0]).row(0).keys()
+            assert more == {"activation", "quantile", "pushes", "mapped", "where"}
+        least = sorted(expected.values())[1][0]  # of the two most extreme ones
+        assert all(expected[row["neuron"]][0] <= least for row in excited_by(snapshot, image, 2))
 
 
 def test_few_top_images_are_kept_of_many_neurons(planted: Served, monkeypatch: pytest.MonkeyPatch) -> None:
