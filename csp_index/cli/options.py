@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.shell_completion import CompletionItem
 
-from csp_index.cli.arrow_alone import with_arrow_alone
+from csp_index.arrow_alone import load_arrow_alone
 from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.errors import SettingError
 from csp_index.models.trust import give
@@ -16,6 +16,14 @@ from csp_index.records import BOUNDS, ExampleOptions
 
 if TYPE_CHECKING:
     from csp_index.labelling.texts.candidate_names import TextArrays
+
+
+def _with_arrow_alone(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Load pyarrow alone when a command that reads an index is about to run; a callback of its argument."""
+    if not context.resilient_parsing:
+        load_arrow_alone()
+    return value
+
 
 FILE = click.Path(readable=False)  # the code that reads it reports what is wrong
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
@@ -32,7 +40,7 @@ def complete_files(context: click.Context, parameter: click.Parameter, incomplet
 
 
 database = click.argument("db", metavar="DB", shell_complete=_folders)
-read_database = click.argument("db", metavar="DB", shell_complete=_folders, callback=with_arrow_alone)
+read_database = click.argument("db", metavar="DB", shell_complete=_folders, callback=_with_arrow_alone)
 version_option = click.option(
     "--version",
     metavar="N",

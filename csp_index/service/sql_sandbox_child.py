@@ -8,6 +8,7 @@ alarm of the system ends it if nothing else does. SQL sees all data of the index
 the settings of runs. It sees no file, variable, setting or folder of the machine.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import contextlib
@@ -17,6 +18,10 @@ import signal
 import sys
 from dataclasses import dataclass
 from typing import Any, BinaryIO
+
+from csp_index.arrow_alone import load_arrow_alone
+
+load_arrow_alone()  # before anything loads pyarrow: no answer is a data frame
 
 import pyarrow as pa
 

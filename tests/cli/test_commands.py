@@ -71,7 +71,7 @@ def test_version_and_help_do_not_wait_for_torch():
 def test_data_frames_can_be_made_where_arrow_was_loaded_without_pandas():
     done = run_python("""
         import sys
-        from csp_index.cli.arrow_alone import load_arrow_alone
+        from csp_index.arrow_alone import load_arrow_alone
         load_arrow_alone()
         import pyarrow as pa
         import pyarrow.dataset

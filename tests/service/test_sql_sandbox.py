@@ -119,10 +119,11 @@ def test_no_process_is_left_once_it_is_closed(runner):
     assert children() == []
 
 
-def test_activations_are_read_without_torch(index):
+def test_activations_and_statements_are_read_without_torch_and_pandas(index):
     code = (
-        "import sys; from csp_index.query.reader import Reader; values = Reader(sys.argv[1]).activations(sys.argv[2]); "
-        "assert 'torch' not in sys.modules; print(values.dtype, len(values), values.sum())"
+        "import sys; from csp_index.service.sql_sandbox_child import Reader; reader = Reader(sys.argv[1]); "
+        "values = reader.activations(sys.argv[2]); reader.sql('SELECT * FROM images'); "
+        "assert not {'torch', 'pandas'} & set(sys.modules); print(values.dtype, len(values), values.sum())"
     )
     said = subprocess.run(
         [sys.executable, "-c", code, index.uri, f"{LAYER}/2"], capture_output=True, text=True, check=True, timeout=60

@@ -1,8 +1,9 @@
 """Keep pyarrow from loading pandas in a process whose tables have no data frames.
 
 pyarrow asks once whether a value may be a Series, and for that loads pandas wherever it is installed: a third of what a
-command that reads takes, 0.25 s of CPU time of 0.8 to 1.0. If pandas cannot be loaded at that moment, pyarrow goes on
-without; it tries again when a data frame is requested, so `to_pandas` works as ever.
+command that reads takes, 0.25 s of CPU time of 0.8 to 1.0, and of what a process for SQL takes to start. If pandas
+cannot be loaded at that moment, pyarrow goes on without; it tries again when a data frame is requested, so `to_pandas`
+works as ever.
 """
 
 from __future__ import annotations
@@ -10,9 +11,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
-
-import click
 
 _PANDAS = "pandas"
 
@@ -37,10 +35,3 @@ def load_arrow_alone() -> None:
         pa.scalar(True)  # makes it ask
     finally:
         sys.meta_path.remove(absent)
-
-
-def with_arrow_alone(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    """Load pyarrow alone when a command that reads an index is about to run; a callback of its argument."""
-    if not context.resilient_parsing:
-        load_arrow_alone()
-    return value
