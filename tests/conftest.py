@@ -22,8 +22,14 @@ if TYPE_CHECKING:
 if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core: threads of several would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
 
+# Processes that tests start shall find this package compiled; most checkouts keep its bytecode in any case.
+sys.dont_write_bytecode = os.environ.pop("PYTHONDONTWRITEBYTECODE", None) is None and sys.dont_write_bytecode
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background, whose children then inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+collect_ignore = ["support"]  # imported by the tests, and not once more to look for tests
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import quote
 
 from PIL import Image
@@ -68,6 +68,21 @@ def png(width: int, height: int, data: bytes = b"\0" * 100, *further: tuple[byte
     parts += [(b"IDAT", zlib.compress(data)), (b"IEND", b"")]
     told = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
     return b"\x89PNG\r\n\x1a\n" + b"".join(told)
+
+
+def zeros(mebibytes: int, kind: Literal["zlib", "gzip"]) -> bytes:
+    """Return so much of the digit 0, compressed in the time of one block: each further one is its copy."""
+    block = b"0" * 2**20
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    first, end = packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH), packer.flush()
+    add, total = (zlib.crc32, 0) if kind == "gzip" else (zlib.adler32, 1)
+    for _ in range(mebibytes):
+        total = add(block, total)
+    if kind == "gzip":
+        head, foot = b"\x1f\x8b\x08\0\0\0\0\0\0\xff", struct.pack("<II", total, mebibytes * 2**20)
+    else:
+        head, foot = b"\x78\xda", struct.pack(">I", total)
+    return head + first * mebibytes + end + foot
 
 
 def black(side: int, kind: str) -> bytes:
@@ -148,7 +163,7 @@ _BODIES = {
     "generator from the network": posted(LABEL, {"neurons": [NEURON], "contrast": "synthetic"}),
     "100,000 neurons": posted(LABEL, {"neurons": [NEURON] * 100_000}),
     "a large body": said(LABEL, b"x" * (2**20 + 1)),
-    "a body that unfolds": said(LABEL, gzip.compress(b"0" * 10**8)),
+    "a body that unfolds": said(LABEL, zeros(96, "gzip")),
     "a large upload": said(UPLOAD, b"x" * (11 * 2**20), FORM),
     "chunks without end": chunked(LABEL, "application/json", 2**16, 40),
     "chunks of a form without end": chunked(UPLOAD, FORM, 2**20, 12),
@@ -180,9 +195,7 @@ _PICTURES = {
     "a picture in a field of another name": upload(black(8, "PNG"), field="picture"),
 }
 _UNFOLDING = {  # the pixels are read, the text is not
-    "a picture whose text unfolds": upload(
-        png(8, 8, b"\0" * 200, (b"zTXt", b"a\0\0" + zlib.compress(b"0" * 3 * 10**8)))
-    ),
+    "a picture whose text unfolds": upload(png(8, 8, b"\0" * 200, (b"zTXt", b"a\0\0" + zeros(288, "zlib")))),
 }
 _FRAMES = {
     "both lengths": raw(
