@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 
 import pyarrow as pa
 import pytest
@@ -15,6 +16,7 @@ from csp_index.cli import cli
 from csp_index.cli.evaluate import _say_summary
 from csp_index.errors import CspIndexError
 from csp_index.evaluation.evaluation import Evaluation
+from csp_index.evaluation.metrics import sanity
 from csp_index.evaluation.metrics.table import HEADLINES
 from csp_index.store import schema
 
@@ -34,6 +36,14 @@ def folder(tmp_path_factory):
     (place / "truth.csv").write_text("neuron,label,kind\n" + "".join(f"{k},red,{'ab'[k % 2]}\n" for k in range(6)))
     (place / "classes.txt").write_text("".join(f"{name}\n" for name in ["red", "green", "blue", *"uvwxyz", "dead"]))
     return place
+
+
+@pytest.fixture(scope="module", autouse=True)
+def checked_once():
+    """Let the metrics' own test run once for every seed: it needs no index, so nothing here changes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sanity, "check_metrics", cache(sanity.check_metrics))
+        yield
 
 
 def run(*arguments, code=0):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import FakeEncoder
+from made_once import made_once
 from PIL import Image
 from spots import SIDE, spot
 from torch import nn
@@ -92,12 +93,17 @@ def write_spots(folder: Path) -> Path:
 
 
 def build(folder: Path, layer: str = "maps") -> Index:
+    """A copy of the index that `write` makes, once in a process, of the same photos."""
+    made_once(("edited images", layer), lambda place: write(place, layer), folder)
+    return open_index(folder / "db", device="cpu")
+
+
+def write(folder: Path, layer: str) -> None:
     photos = write_spots(folder / "photos")
     index = open_index(folder / "db", device="cpu")
     pool = "max" if layer == "maps" else None
     source = NetworkSource("python:spots:spot", (layer,), pool=pool, name="net")
     index.add_images(photos, encoders=["python:fakes:encoder"], networks=[source])
-    return index
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +207,8 @@ def test_nothing_is_made_where_nothing_may_be_kept(tmp_path):
 
 
 def test_images_that_are_gone_or_are_others_now_have_no_partner(tmp_path, caplog):
-    index = build(tmp_path)
+    write(tmp_path, "maps")
+    index = open_index(tmp_path / "db", device="cpu")
     gone = index.sql("SELECT image_id, uri FROM images").rows()[::2]
     for place, row in enumerate(gone):
         Path(row["uri"]).unlink()

@@ -13,6 +13,7 @@ import fakes
 import numpy as np
 import pytest
 import torch
+from made_once import made_once
 from PIL import Image
 
 from csp_index import Index, NetworkSource, open_index
@@ -35,16 +36,21 @@ NEURON = 1  # one that fires, and that a darker picture silences
 
 @pytest.fixture
 def index(tmp_path: Path) -> Index:
-    folder = fakes.write_images(tmp_path / "images", 40)
+    made_once("generated variants", make, tmp_path)
+    return open_index(tmp_path / "db")
+
+
+def make(place: Path) -> None:
+    """Index 40 squares with captions."""
+    folder = fakes.write_images(place / "images", 40)
     with (folder / "metadata.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(("path", "caption"))
         for number, path in enumerate(sorted(folder.rglob("*.png"))):
             table.writerow((path.relative_to(folder).as_posix(), f"square {number}"))
-    made = open_index(tmp_path / "db")
+    made = open_index(place / "db")
     network = NetworkSource("python:fakes:network", ("concepts",))
     made.add_images(folder, encoders=["python:fakes:encoder"], networks=[network])
-    return made
 
 
 def label(index: Index, neurons: str = LAYER, **options: Any) -> list[Label]:

@@ -30,7 +30,13 @@ from csp_index.store import catalog
 WIDTH, NEURONS = 16, 12
 
 
-def made(folder: Path, images: int, seed: int = 0, shard: int = 500) -> Index:
+def made(folder: Path, images: int, seed: int = 0) -> Index:
+    """A copy of the index that `write` makes, once in a process."""
+    made_once(("nearest", images, seed), lambda place: write(place, images, seed), folder)
+    return open_index(folder / "db")
+
+
+def write(folder: Path, images: int, seed: int = 0, shard: int = 500) -> Index:
     """An index of images in tight clusters, many of them twice, and of neurons that fire all over some clusters."""
     rng = np.random.default_rng(seed)
     cluster = rng.integers(0, 12, images)
@@ -64,10 +70,11 @@ def expected(folder: Path, found: Examples, options: ExampleOptions) -> np.ndarr
             if image < 0:
                 continue
             cosines = (embeddings[silent] * embeddings[image]).sum(1)
-            order = [n for n in np.lexsort((silent, -cosines)) if cosines[n] <= options.near_duplicate]
-            names = [int(silent[n]) for n in order if options.reuse or int(silent[n]) not in taken]
+            order = np.lexsort((silent, -cosines))
+            names = silent[order[cosines[order] <= options.near_duplicate]]
+            names = names if options.reuse else names[~np.isin(names, taken)]
             names = names[: options.neighbours]
-            taken += names
+            taken += names.tolist()
             result[k, i, : len(names)] = names
     return result
 
@@ -86,8 +93,7 @@ def expected(folder: Path, found: Examples, options: ExampleOptions) -> np.ndarr
 def test_products_find_the_nearest_silent_images(tmp_path, monkeypatch, low_precision, held, options):
     monkeypatch.setattr(vectors, "_bfloat16_pays", lambda device: low_precision)
     monkeypatch.setenv("CSP_INDEX_HELD_BYTES", "1000000" if held else "1")
-    made_once("nearest 3000", lambda folder: made(folder, 3000), tmp_path)
-    index = open_index(tmp_path / "db")
+    index = made(tmp_path, 1500)
     found = gather_examples(index.store, asked(index), options, context=ComputeContext(search=False))
     np.testing.assert_array_equal(found.contrastive.numpy(), expected(tmp_path, found, options))
 
@@ -156,7 +162,7 @@ def test_near_duplicates_are_counted_where_they_are_left_out(tmp_path, search, l
 @given(seed=st.integers(0, 10_000), images=st.integers(600, 1500), shard=st.integers(100, 1000))
 def test_a_whole_layer_and_one_neuron_alone_see_the_same(tmp_path_factory, seed, images, shard):
     folder = tmp_path_factory.mktemp("layer")
-    index = made(folder, images, seed, shard)
+    index = write(folder, images, seed, shard)
     options = ExampleOptions(examples=20, neighbours=2)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(vectors, "_bfloat16_pays", lambda device: True)

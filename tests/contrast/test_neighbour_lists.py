@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_once import made_once
 
 from csp_index import Index, open_index
 from csp_index.contrast import list_products, neighbour_lists
@@ -21,8 +22,14 @@ NEURONS, WIDTH = 16, 12
 TEXTS = [f"text {i}" for i in range(20)]
 
 
-def made(folder: Path, images: int = 2500) -> Index:
-    """An index of clustered images, some of them twice; few of them excite all the neurons."""
+def made(folder: Path) -> Index:
+    """A copy of the index that `write` makes, once in a process."""
+    made_once("neighbor lists", write, folder)
+    return open_index(folder / "db")
+
+
+def write(folder: Path, images: int = 2500) -> None:
+    """Write an index of clustered images, some of them twice; few of them excite all the neurons."""
     rng = np.random.default_rng(3)
     embeddings = rng.standard_normal((10, WIDTH))[rng.integers(0, 10, images)] + 0.3 * rng.standard_normal(
         (images, WIDTH)
@@ -37,7 +44,6 @@ def made(folder: Path, images: int = 2500) -> Index:
     (folder / "T.txt").write_text("\n".join(TEXTS))
     index = open_index(folder / "db")
     index.import_arrays(folder / "A.npy", "m/l", embeddings=folder / "E.npy", shard_size=400)
-    return index
 
 
 def label_all(folder: Path, **options: object) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from fakes import write_arrays, write_images
+from made_once import made_once
 
 from csp_index import Index, NetworkSource, open_index
 from csp_index.cli import cli
@@ -31,9 +32,12 @@ def arrays(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def index(arrays, tmp_path) -> Index:
-    made = open_index(tmp_path / "db")
-    made.import_arrays(arrays["activations"], "m/l", embeddings=arrays["embeddings"], shard_size=100)
-    return made
+    def make(folder: Path) -> None:
+        made = open_index(folder / "db")
+        made.import_arrays(arrays["activations"], "m/l", embeddings=arrays["embeddings"], shard_size=100)
+
+    made_once("vector index", make, tmp_path)
+    return open_index(tmp_path / "db")
 
 
 def files(index: Index) -> dict[str, bytes]:
