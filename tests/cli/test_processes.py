@@ -100,12 +100,12 @@ def test_a_second_writer_is_refused_in_one_line(run, tmp_path):
 
 
 def test_ctrl_c_says_that_nothing_is_lost(tmp_path):
-    source = fakes.write_images(tmp_path / "images", 240)
+    source = fakes.write_images(tmp_path / "images", 96)
     code = "from csp_index.cli import main; main()"
     arguments = ["index", tmp_path / "db", source, "--encoder", ENCODER, *NETWORK, "--shard-size", "8"]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
-        env=environment(FAKE_SECONDS="0.3"),
+        env=environment(FAKE_SECONDS="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -127,8 +127,8 @@ def test_ctrl_c_says_that_nothing_is_lost(tmp_path):
     assert out == ""
     index = open_index(tmp_path / "db", trust=True)
     assert [r["state"] for r in index.status()["runs"]] == ["interrupted"]
-    assert 0 < index.status()["images"] < 240
-    assert index.add_images(source).images == 240
+    assert 0 < index.status()["images"] < 96
+    assert index.add_images(source).images == 96
 
 
 def test_the_command_line_is_also_a_module_to_run():

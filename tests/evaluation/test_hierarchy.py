@@ -229,7 +229,7 @@ def forests(draw: st.DrawFn) -> Hierarchy:
     return Hierarchy(names, parents)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(forests(), st.data())
 def test_similarity_is_symmetric_within_0_and_1_and_1_for_equals(tree: Hierarchy, data: st.DataObject) -> None:
     texts = sorted({name for names in tree._names for name in names})
@@ -242,7 +242,7 @@ def test_similarity_is_symmetric_within_0_and_1_and_1_for_equals(tree: Hierarchy
     assert tree.relation(b, a) in opposite.get(relation, (relation,))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=30), st.data())
 def test_similarity_in_a_tree_equals_the_textbook_formula(draws: list[int], data: st.DataObject) -> None:
     above = {0: -1} | {node: draw % node for node, draw in enumerate(draws, 1)}
@@ -258,16 +258,16 @@ def test_similarity_in_a_tree_equals_the_textbook_formula(draws: list[int], data
     assert tree.depth(f"n{a}") == len(chain(a))
 
 
-def test_eighty_thousand_synsets_load_and_answer_fast(tmp_path: Path) -> None:
-    synsets = [
-        (f"s{i}", [f"lemma_{i}", f"word_{i % 70000}"], [("@", f"s{i // 7}")] if i else []) for i in range(80_000)
-    ]
+@pytest.mark.parametrize("count", [8_000, pytest.param(80_000, marks=pytest.mark.slow)])
+def test_thousands_of_synsets_load_and_answer_fast(tmp_path: Path, count: int) -> None:
+    words = count * 7 // 8
+    synsets = [(f"s{i}", [f"lemma_{i}", f"word_{i % words}"], [("@", f"s{i // 7}")] if i else []) for i in range(count)]
     path = write(tmp_path, wordnet_bytes(synsets), "data.noun")
     start = time.perf_counter()
     tree = load_hierarchy(path)
     loaded = time.perf_counter() - start
-    assert len(tree) == 80_000 and loaded < 5
+    assert len(tree) == count and loaded < 5 * count / 80_000 + 0.5
     start = time.perf_counter()
     for i in range(2000):
-        tree.similarity(f"lemma {i * 37 % 80000}", f"word {i}")
+        tree.similarity(f"lemma {i * 37 % count}", f"word {i}")
     assert time.perf_counter() - start < 2

@@ -49,7 +49,7 @@ def trickle(refs: list[ImageRef]) -> Iterator[ImageRef]:
     """Yield the images again and again, but leave a starting process some time."""
     for ref in cycle(refs):
         yield ref
-        time.sleep(0.01)
+        time.sleep(0.04)
 
 
 def comparable(item: Prepared | ImageFailure) -> object:

@@ -193,7 +193,7 @@ def kill_and_compare(tmp_path: Path, kills: int, images: int) -> None:
 
 
 def test_trap_1_a_killed_pass_is_resumed_and_never_read_as_zeros(tmp_path):
-    kill_and_compare(tmp_path, 1, 120)
+    kill_and_compare(tmp_path, 1, 80)
 
 
 @pytest.mark.slow

@@ -179,7 +179,7 @@ def _killed(transaction: Any) -> None:
 
 TestStore = StoreMachine.TestCase
 TestStore.settings = settings(
-    max_examples=30, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=12, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 
 

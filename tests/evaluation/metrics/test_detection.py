@@ -76,7 +76,7 @@ def varying(function):
     return lambda x, y: NAN if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0 else function(x, y).statistic
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=40)
 @given(pairs())
 def test_pearson_spearman_and_cosine_equal_scipy(both):
     a, b = both
@@ -89,7 +89,7 @@ def test_pearson_spearman_and_cosine_equal_scipy(both):
     )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=40)
 @given(scored_masks())
 def test_auroc_and_average_precision_equal_sklearn(both):
     scores, mask = both
@@ -104,7 +104,7 @@ def test_auroc_and_average_precision_equal_sklearn(both):
     )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(masks)
 def test_masks_equal_sklearn(both):
     predicted, present = both
@@ -128,7 +128,7 @@ def top_oracle(a: np.ndarray, alpha: float) -> np.ndarray:
     return found
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(pairs(), st.sampled_from([0.001, 0.05, 0.1, 0.3, 0.5, 1.0]))
 def test_the_top_images_follow_the_rule(both, alpha):
     a, _ = both
@@ -148,7 +148,7 @@ def test_the_top_share_of_a_relu_neuron_holds_no_silent_image():
     assert metrics.binarise_top(torch.arange(100.0)[None], 0.07).sum() == 7  # 0.07 * 100 > 7 in floating point
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(pairs(), st.sampled_from([0.05, 0.3]))
 def test_detection_equals_the_single_functions(both, alpha):
     a, p = both

@@ -45,6 +45,14 @@ def serving(db: Path, **settings: object) -> Iterator[TestClient]:
         yield client
 
 
+@pytest.fixture(scope="module")
+def guarded(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, TestClient]]:
+    """A service that writes, and its index, into which nobody may write."""
+    db = Path(shutil.copytree(made, tmp_path_factory.mktemp("guarded") / "planted.db"))
+    with serving(db, write=True, rate=True, origins=("http://allowed.example",)) as client:
+        yield db, client
+
+
 def form_of(client: TestClient) -> str:
     return client.get("/api/v1/review").json()["form"]
 
@@ -116,18 +124,18 @@ def test_a_service_that_does_not_write_shows_the_notes_of_its_start(db):
         ({"origin": OWN}, ""),
     ],
 )
-def test_requests_that_other_sites_make_write_nothing(db, headers, form):
-    with serving(db, write=True, rate=True, origins=("http://allowed.example",)) as client:
-        proof = form_of(client) if form is None else form
-        fields = {"form": proof, "subject": NEURON, "action": "accept", "text": "", "reader": "ann"}
-        assert client.post("/notes", data=fields, headers=headers).status_code == 403
-        body, sent = {"subject": NEURON, "action": "accept", "reader": "ann"}, headers | {"x-csp-index-form": proof}
-        assert client.post("/api/v1/notes", json=body, headers=sent).status_code == 403
-        # without a token of the service any Authorization is worth nothing
-        sent |= {"authorization": "Bearer something"}
-        assert client.post("/api/v1/notes", json=body, headers=sent).status_code == 403
-        rating = {"form": proof, "number": "0", "proof": "x", "rater": "ann", "verdict": "yes"}
-        assert client.post("/rate", data=rating, headers=headers).status_code == 403
+def test_requests_that_other_sites_make_write_nothing(guarded, headers, form):
+    db, client = guarded
+    proof = form_of(client) if form is None else form
+    fields = {"form": proof, "subject": NEURON, "action": "accept", "text": "", "reader": "ann"}
+    assert client.post("/notes", data=fields, headers=headers).status_code == 403
+    body, sent = {"subject": NEURON, "action": "accept", "reader": "ann"}, headers | {"x-csp-index-form": proof}
+    assert client.post("/api/v1/notes", json=body, headers=sent).status_code == 403
+    # without a token of the service any Authorization is worth nothing
+    sent |= {"authorization": "Bearer something"}
+    assert client.post("/api/v1/notes", json=body, headers=sent).status_code == 403
+    rating = {"form": proof, "number": "0", "proof": "x", "rater": "ann", "verdict": "yes"}
+    assert client.post("/rate", data=rating, headers=headers).status_code == 403
     assert open_store(db).count(NOTES) == 0 == open_store(db).count(RATINGS)
 
 
