@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import FakeEncoder
-from made_once import made_once
+from made_once import allow_originals, made_once
 from PIL import Image
 from spots import SIDE, spot
 from torch import nn
@@ -95,7 +95,7 @@ def write_spots(folder: Path) -> Path:
 def build(folder: Path, layer: str = "maps") -> Index:
     """A copy of the index that `write` makes, once in a process, of the same photos."""
     made_once(("edited images", layer), lambda place: write(place, layer), folder)
-    return open_index(folder / "db", device="cpu")
+    return allow_originals(open_index(folder / "db", device="cpu"))
 
 
 def write(folder: Path, layer: str) -> None:

@@ -13,7 +13,7 @@ import fakes
 import numpy as np
 import pytest
 import torch
-from made_once import made_once
+from made_once import allow_originals, made_once
 from PIL import Image
 
 from csp_index import Index, NetworkSource, open_index
@@ -37,7 +37,7 @@ NEURON = 1  # one that fires, and that a darker picture silences
 @pytest.fixture
 def index(tmp_path: Path) -> Index:
     made_once("generated variants", make, tmp_path)
-    return open_index(tmp_path / "db")
+    return allow_originals(open_index(tmp_path / "db"))
 
 
 def make(place: Path) -> None:

@@ -7,8 +7,18 @@ import tempfile
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
+from csp_index import Index, originals
+from csp_index.store import schema
+
 _ROOT = tempfile.TemporaryDirectory(prefix="made-once-", ignore_cleanup_errors=True)
 _MADE: dict[Hashable, Path] = {}
+
+
+def allow_originals(index: Index) -> Index:
+    """Let a copy of an index open the pictures beside its template, and return it."""
+    uris = index.store.read(schema.IMAGES, ["uri"])["uri"].to_pylist()
+    originals.allow(index.uri, {str(Path(uri).parent) for uri in uris})
+    return index
 
 
 def made_once(key: Hashable, make: Callable[[Path], object], folder: Path) -> Path:
