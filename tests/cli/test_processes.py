@@ -105,7 +105,7 @@ def test_ctrl_c_says_that_nothing_is_lost(tmp_path):
     arguments = ["index", tmp_path / "db", source, "--encoder", ENCODER, *NETWORK, "--shard-size", "8"]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
-        env=environment(FAKE_SECONDS="1"),
+        env=environment(FAKE_SECONDS="0.5"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -117,7 +117,7 @@ def test_ctrl_c_says_that_nothing_is_lost(tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     try:
-        out, err = process.communicate(timeout=6)
+        out, err = process.communicate(timeout=20)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)  # Python loses a Ctrl-C that comes while it frees an object
         out, err = process.communicate(timeout=60)
