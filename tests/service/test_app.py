@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -28,6 +29,12 @@ HTML = {"accept": "text/html,*/*"}
 def client_of(index: Path | Index, **given: object) -> TestClient:
     app = make_app(index, ServiceSettings(**given))
     return TestClient(app, "http://localhost:8000", raise_server_exceptions=False, follow_redirects=False)
+
+
+@contextmanager
+def unstarted(index: Path | Index, **given: object) -> Iterator[TestClient]:
+    """A client of an application that was not started: it loads models only when asked for what needs them."""
+    yield client_of(index, **given)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +73,7 @@ def test_every_page_is_there_and_names_its_twin(client, page):
 
 
 def test_the_bounds_of_a_page_are_those_of_the_application(served_db):
-    with client_of(served_db, page=3, page_limit=300) as own:
+    with unstarted(served_db, page=3, page_limit=300) as own:
         layer = "/layers/cnn/concepts"
         assert len(own.get(f"{layer}.json").json()["neurons"]) == 3
         assert own.get(f"{layer}.json").json()["query"]["limit"] == 3
@@ -138,7 +145,7 @@ def test_answers_that_do_not_change_have_an_etag(client):
 
 
 def test_an_etag_is_of_one_start(client, served_db):
-    with client_of(served_db) as other:  # its models may load where the first one's did not
+    with unstarted(served_db) as other:  # its models may load where the first one's did not
         assert other.get("/api/v1/layers").headers["etag"] != client.get("/api/v1/layers").headers["etag"]
 
 
@@ -149,7 +156,7 @@ def test_an_encoded_question_mark_is_another_address(client):
 
 def test_files_that_are_gone_are_no_fault_of_the_service(served_db, tmp_path):
     shutil.copytree(served_db, tmp_path / "db")
-    with client_of(tmp_path / "db") as found:
+    with unstarted(tmp_path / "db") as found:
         assert found.get("/api/v1/neurons/cnn/concepts/3").status_code == 200
         shutil.rmtree(tmp_path / "db")
         for path in ("/api/v1/images/56", "/api/v1/images/78/thumbnail", "/api/v1/neurons/cnn/concepts/40"):
@@ -289,7 +296,7 @@ def test_the_files_of_pages_may_be_kept_by_their_version(client):
 def test_other_sites_read_only_where_they_may(client, served_db):
     site = {"origin": "https://a.example"}
     assert "access-control-allow-origin" not in client.get("/api/v1/layers", headers=site).headers
-    with client_of(served_db, origins=("https://a.example",), token=TOKEN) as opened:
+    with unstarted(served_db, origins=("https://a.example",), token=TOKEN) as opened:
         asks = site | {"access-control-request-method": "GET", "access-control-request-headers": "authorization"}
         reply = opened.options("/api/v1/layers", headers=asks)
         assert (reply.status_code, reply.headers["access-control-allow-origin"]) == (200, "https://a.example")
@@ -301,7 +308,7 @@ def test_other_sites_read_only_where_they_may(client, served_db):
 
 
 def test_a_browser_signs_in_once(served_db):
-    with client_of(served_db, token=TOKEN) as closed:
+    with unstarted(served_db, token=TOKEN) as closed:
         reply = closed.get("/layers/cnn/concepts?sort=score", headers=HTML)
         assert (reply.status_code, reply.headers["location"]) == (
             303,
@@ -324,12 +331,12 @@ def test_a_browser_signs_in_once(served_db):
 
 def test_under_https_the_cookie_is_for_https_only(served_db):
     app = make_app(served_db, ServiceSettings(token=TOKEN))
-    with TestClient(app, "https://localhost", follow_redirects=False) as closed:
-        assert "Secure" in closed.post("/login", data={"token": TOKEN}).headers["set-cookie"]
+    closed = TestClient(app, "https://localhost", follow_redirects=False)
+    assert "Secure" in closed.post("/login", data={"token": TOKEN}).headers["set-cookie"]
 
 
 def test_with_a_token_only_health_and_the_form_are_open(served_db):
-    with client_of(served_db, token=TOKEN) as closed:
+    with unstarted(served_db, token=TOKEN) as closed:
         for path in ("/", "/metrics", "/openapi.json", "/api/v1/index", "/index.json", "/nowhere", "/sql.json"):
             reply = closed.get(path)
             assert reply.status_code == 401 and "served" not in reply.text
@@ -339,7 +346,7 @@ def test_with_a_token_only_health_and_the_form_are_open(served_db):
 
 
 def test_sql_is_offered_only_where_it_is_wanted(served_db):
-    with client_of(served_db, host="0.0.0.0", public_read=True) as public:
+    with unstarted(served_db, host="0.0.0.0", public_read=True) as public:
         reply = public.post("/api/v1/sql", json={"sql": "SELECT 1"})
         assert reply.status_code == 404 and "serve DB --sql" in reply.json()["error"]["message"]
         assert "/sql" not in re.findall(r'href="([^"]+)"', public.get("/").text)
