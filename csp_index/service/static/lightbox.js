@@ -3,7 +3,8 @@
 "use strict";
 
 const box = document.getElementById("lightbox");
-const shown = document.getElementById("lightbox-picture");
+const shown = document.createElement("img");
+shown.id = "lightbox-picture";
 const told = document.getElementById("lightbox-told");
 const named = document.getElementById("lightbox-name");
 const leads = document.getElementById("lightbox-page");
@@ -70,6 +71,7 @@ if (whole) {
 }
 
 if (box) {
+  document.getElementById("lightbox-frame").append(shown);
   box.addEventListener("keydown", (event) => {
     if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
     event.preventDefault(); // and so no other neuron
