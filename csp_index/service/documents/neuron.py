@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
@@ -27,20 +26,19 @@ from csp_index.service.documents.maps import mapped_images
 from csp_index.service.documents.neuron_shapes import (
     ComparedNeuron,
     Facet,
-    Histogram,
     LabelRun,
     MethodRow,
     NeuronDocument,
     PairRow,
     Provenance,
     QualityRow,
-    QuantileRow,
     ScoreRow,
     Statistics,
     TermRow,
 )
 from csp_index.service.documents.shapes import SimilarRow
 from csp_index.service.documents.snippets import snippets
+from csp_index.service.documents.spread import spread_of_neuron
 from csp_index.service.documents.studies.classes import neuron_classes
 from csp_index.service.documents.studies.effects import neuron_effects
 from csp_index.service.documents.studies.facets import directions, facets_of, name_facets
@@ -51,7 +49,6 @@ from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, schema
 from csp_index.store.class_names import class_names
 from csp_index.store.stored_json import read_object
-from csp_index.store.values.arrays import fetch_tiles
 from csp_index.studies.meanings.facets import NeuronFacets
 
 if TYPE_CHECKING:
@@ -60,10 +57,6 @@ if TYPE_CHECKING:
 THRESHOLDS: Final = ("mean", "quantile:0.25", "quantile:0.5", "quantile:0.75", "quantile:0.9", "max:0.1", "max:0.5")
 """Thresholds of low activation that a page offers; `ExampleOptions.threshold` takes more."""
 
-_QUANTILES = (1.0, 0.99, 0.95, 0.9, 0.75, 0.5, 0.25, 0.0)
-_ROW = 6  # images per quantile
-_BINS = 40
-_BLOCK, _BLOCK_BYTES = 64, 16 * 2**20  # most neurons, and bytes of their activations, that are read together
 _KEPT = 20  # candidates shown for a neuron
 _SIMILAR = 8
 _SIMILAR_BYTES = 32 * 2**20  # most bytes of concept vectors that are compared with one neuron's
@@ -78,7 +71,7 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
     """
     table = snapshot.neuron(key)
     record = _label_record(snapshot, table, key, method)
-    spread = _spread(snapshot, table, key)
+    spread = spread_of_neuron(snapshot, table, key)
     rows = spread.rows()
     ids = {pair.image_id for pair in record.pairs} | {p.contrast_id for p in record.pairs if p.contrast_id is not None}
     ids |= {image["image_id"] for row in rows for image in row["images"]}
@@ -175,82 +168,6 @@ def _label_record(snapshot: Snapshot, table: LayerTable, key: NeuronKey, method:
         label = replace(label, weighted=read_terms(snapshot.store, where).get((label.run_id, key)))
     pairs, threshold = snapshot.pairs_of(key, label.run_id)
     return _LabelRecord(label, pairs, threshold, statistics, run, _said(run, "settings"), top)
-
-
-@dataclass(frozen=True, slots=True)
-class _Spread:
-    """Where a neuron's activations lie: a histogram, and the images of ranks around some quantiles, strongest first."""
-
-    counts: np.ndarray  # [B]
-    edges: np.ndarray  # [B + 1]
-    values: np.ndarray  # [Q]
-    images: np.ndarray  # [Q, I] ids
-    activations: np.ndarray  # [Q, I]
-
-    @property
-    def nbytes(self) -> int:
-        """Approximately how much memory this takes."""
-        return 1000 + sum(a.nbytes for a in (self.counts, self.edges, self.values, self.images, self.activations))
-
-    def histogram(self) -> Histogram:
-        """Return the counts and edges of the bins."""
-        return {"counts": self.counts.tolist(), "edges": self.edges.tolist()}
-
-    def rows(self) -> list[QuantileRow]:
-        """Return a row of images for each quantile, from the maximum to the minimum."""
-        columns = (self.values.tolist(), self.images.tolist(), self.activations.tolist())
-        return [
-            {
-                "quantile": quantile,
-                "value": value,
-                "images": [{"image_id": image, "activation": one} for image, one in zip(ids, activations, strict=True)],
-            }
-            for quantile, value, ids, activations in zip(_QUANTILES, *columns, strict=True)
-        ]
-
-
-def _spread(snapshot: Snapshot, table: LayerTable, key: NeuronKey) -> _Spread:
-    """Return where a neuron's activations lie; reads and caches the neurons around it together with it."""
-    size = min(_BLOCK, max(1, _BLOCK_BYTES // (4 * table.images)))
-    first = key.neuron - key.neuron % size
-
-    def read() -> list[_Spread]:
-        marks = catalog.covered(snapshot.store, table.info.what, table.images)
-        neurons = np.arange(first, min(first + size, table.info.neurons))
-        parts = fetch_tiles(snapshot.store, table.info, marks, neurons)
-        return [_spread_of(np.concatenate(rows)) for rows in zip(*parts, strict=True)]
-
-    block = snapshot.cache.get(("spread", key.layer_key, first), read, lambda made: sum(one.nbytes for one in made))
-    return block[key.neuron - first]
-
-
-def _spread_of(activations: np.ndarray) -> _Spread:
-    """Return where activations [N] (N > 0) lie; of equal activations the image with the lower id counts as stronger."""
-    lowest, highest, count = activations.min(), activations.max(), len(activations)
-    margin = max(0.5, 1e-6 * abs(float(lowest))) if lowest == highest else 0.0
-    edges = np.linspace(float(lowest) - margin, float(highest) + margin, _BINS + 1)
-    bins = ((activations - edges[0]) * (_BINS / (edges[-1] - edges[0]))).astype(np.intp)
-    # After the sign, 16 bits of numbers from 0 on rise with them; NumPy sorts such by radix, in a fourth of the time.
-    with np.errstate(over="ignore"):  # a range beyond float32 leaves the largest on one level
-        levels = ((activations - lowest).view(np.uint32) >> 15).astype(np.uint16)
-    ordered = np.sort(levels, kind="stable")
-    size = min(_ROW, count)
-
-    @cache
-    def ranked(low: int, high: int) -> np.ndarray:
-        images = np.flatnonzero((levels >= low) & (levels <= high))[::-1]
-        return images[np.argsort(activations[images], kind="stable")]
-
-    values, rows = [], []
-    for quantile in _QUANTILES:
-        place = round(quantile * (count - 1))
-        first = min(max(place - size // 2, 0), count - size)
-        low, high = ordered[first], ordered[first + size - 1]
-        row = ranked(low, high)[first - np.searchsorted(ordered, low) :][:size]
-        values.append(activations[row[place - first]])
-        rows.append(row[::-1])
-    images, counts = np.stack(rows), np.bincount(np.minimum(bins, _BINS - 1), minlength=_BINS)
-    return _Spread(counts, edges, np.array(values), images, activations[images])
 
 
 def _pair_row(pair: ExamplePair) -> PairRow:

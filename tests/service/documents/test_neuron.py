@@ -14,7 +14,7 @@ from csp_index import NetworkSource, open_index
 from csp_index.errors import NotFoundError
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.config import ServiceSettings
-from csp_index.service.documents import neuron as neurons
+from csp_index.service.documents import spread
 from csp_index.service.documents.neuron import neuron_document
 from csp_index.service.live.engine import Engine
 from csp_index.service.live.queries import Concepts
@@ -117,9 +117,9 @@ SPREADS = {
 @pytest.mark.parametrize("name", SPREADS)
 def test_rows_of_images_are_those_of_plain_sorting_however_activations_lie(name: str) -> None:
     activations = SPREADS[name].astype(np.float32)
-    found = neurons._spread_of(activations)
+    found = spread._spread_of(activations)
     order = np.lexsort((-np.arange(len(activations)), activations))  # weakest first; of equals the higher id
-    for quantile, value, images in zip(neurons._QUANTILES, found.values, found.images, strict=True):
+    for quantile, value, images in zip(spread._QUANTILES, found.values, found.images, strict=True):
         place = round(quantile * (len(order) - 1))
         first = min(max(place - 3, 0), max(0, len(order) - 6))
         assert images.tolist() == order[first : first + 6][::-1].tolist()
