@@ -70,6 +70,6 @@ def _wait(address: str) -> None:
         try:
             with urllib.request.urlopen(f"{address}/readyz", timeout=10):
                 return
-        except urllib.error.URLError:
+        except (urllib.error.URLError, TimeoutError):  # the latter while a busy machine has not answered
             time.sleep(0.1)
     raise RuntimeError("the service is not ready after a minute")
