@@ -54,13 +54,12 @@ if TYPE_CHECKING:
         ExamplePair,
         Label,
         LabelScore,
-        LabelTerm,
         LayerKey,
         NeuronKey,
         ScoringOptions,
-        WeightedLabel,
     )
     from csp_index.studies.effects.stored_effects import EffectClass, LayerEffects, SumCheck
+    from csp_index.weighted_labels import LabelTerm, WeightedLabel
 
 __version__ = "0.2.0"
 __all__ = [
@@ -144,17 +143,16 @@ _HOMES = {
         "ExamplePair",
         "Label",
         "LabelScore",
-        "LabelTerm",
         "LayerKey",
         "NeuronKey",
         "ScoringOptions",
-        "WeightedLabel",
     ),
     "csp_index.models.index_models": ("NetworkSource",),
     "csp_index.models.objects": ("Encoder", "Network"),
     "csp_index.models.redrawn": ("redrawn",),
     "csp_index.query.results": ("Labels", "SqlResult"),
     "csp_index.studies.effects.stored_effects": ("EffectClass", "LayerEffects", "SumCheck"),
+    "csp_index.weighted_labels": ("LabelTerm", "WeightedLabel"),
 }
 
 

@@ -16,9 +16,10 @@ from csp_index.labelling.nulls.ranks import read_ranks, with_rank
 from csp_index.labelling.probabilities.stored import read_probabilities
 from csp_index.labelling.review.pinned import pinned_label, pins_of
 from csp_index.labelling.review.words import PINNED
-from csp_index.records import ExamplePair, Label, LabelScore, LabelState, WeightedLabel, prediction_set_of, rivals_of
+from csp_index.records import ExamplePair, Label, LabelScore, LabelState, prediction_set_of, rivals_of
 from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
+from csp_index.weighted_labels import WeightedLabel
 
 _SCORE = ("text", "score", "score_low", "score_high", "confidence")
 _PAIR = tuple(field.name for field in fields(ExamplePair))
