@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from other_process import run_python
 from PIL import Image
 
 import csp_index
@@ -387,29 +386,3 @@ def test_a_local_directory_in_a_spec_becomes_absolute(tmp_path, monkeypatch):
     (tmp_path / "models" / "clip").mkdir(parents=True)
     assert lasting("open_clip:models/clip") == f"open_clip:{tmp_path / 'models' / 'clip'}"
     assert lasting("open_clip:ViT-B-32/laion2b_s34b_b79k") == "open_clip:ViT-B-32/laion2b_s34b_b79k"
-
-
-def test_every_public_name_is_there():
-    for name in csp_index.__all__:
-        assert getattr(csp_index, name) is not None
-    assert dir(csp_index) == sorted(csp_index.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = csp_index.nothing
-
-
-NEED_TORCH = {  # the others are records, options and protocols: a program that only reads an index has no use for torch
-    *("doctor", "NetworkSource", "Network", "Encoder", "CandidateTexts"),
-    *("Evidence", "ScoringMethod", "ImageGenerator", "VariantGenerator", "Original", "Variant", "redrawn"),
-}
-
-
-def test_public_names_load_torch_only_where_they_need_it():
-    result = run_python(f"""
-        import sys
-        import csp_index
-
-        for name in set(csp_index.__all__) - {NEED_TORCH!r}:
-            getattr(csp_index, name)
-            assert "torch" not in sys.modules, name
-    """)
-    assert result.returncode == 0, result.stderr

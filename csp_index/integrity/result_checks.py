@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import astuple
 from functools import partial
 from typing import Any
@@ -12,22 +12,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from csp_index.integrity.column_checks import Marks, decodes, wrong_vectors
+from csp_index.integrity.column_checks import Marks
+from csp_index.integrity.derived_checks import check_derived, derived_tables
 from csp_index.integrity.findings import reading
 from csp_index.integrity.study_checks import RULES
 from csp_index.integrity.subject import Subject, many
 from csp_index.labelling.linear.label_terms import read_terms
 from csp_index.labelling.methods import METHODS
-from csp_index.store import catalog, column_tables, schema, study_tables
+from csp_index.store import catalog, schema, study_tables
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.values import streams
-from csp_index.store.values.derived_images import FIRST
 
 _NEURON = ("model", "layer", "neuron")
 _KEY = ("run_id", *_NEURON)
 _PAIRED = 16  # labels whose pairs are compared with activations and embeddings without `full`
 _AT_ONCE = 16  # neurons whose activations are in memory at once
-_PICTURES = 64  # derived pictures that are decoded without `full`
 _CLOSE = 1e-3  # of stored cosines, and of activations as a share of the neuron's largest
 _OF_NEURONS = (
     schema.LABELS,
@@ -59,7 +58,7 @@ _OF_RUNS = (*_OF_NEURONS, *_OF_STUDIES, schema.FAILURES, schema.ENCODERS, schema
 def check_results(subject: Subject, marks: Marks) -> None:
     """Check all tables of results."""
     tables = [name for name in subject.store.table_names() if subject.is_readable(name)]
-    derived = _check_derived(subject, [name for name in tables if name.startswith("derived_")])
+    derived = check_derived(subject)
     concepts = [name for name in tables if name.startswith("concepts_")]
     for name in tables:
         with reading(subject.result.findings, name):
@@ -240,17 +239,12 @@ def _find_by_run(subject: Subject, table: str, keys: set[tuple[Any, ...]], what:
         _find_results(subject, table, what, run, many(own, "neuron"))
 
 
-def _derived_tables(subject: Subject) -> list[str]:
-    """Return the names of the tables of derived images."""
-    return [name for name in subject.store.table_names() if name.startswith("derived_")]
-
-
 def _check_pairs(subject: Subject, derived: set[int], marks: Marks) -> None:
     """Check that the images of pairs exist, no pair is doubled, and activations and cosines are those of the images."""
     store = subject.store
     columns = [*_KEY, "kind", "rank", "neighbour", "image_id", "contrast_id", "encoder"]
     rows = store.read(schema.EXAMPLES, columns)
-    if subject.rests_on(schema.SHARDS, schema.IMAGES, *_derived_tables(subject)):
+    if subject.rests_on(schema.SHARDS, schema.IMAGES, *derived_tables(subject)):
         ids = rows["image_id"]
         wrong = pc.or_(pc.less(ids, 0), pc.greater_equal(ids, subject.images))
         contrast = rows["contrast_id"]
@@ -348,47 +342,6 @@ def _check_concepts(subject: Subject, name: str) -> None:
         _find_by_run(subject, name, own - labels, "vectors without a label")
         runs = {key[0] for key in own}  # of these every label has a vector
         _find_by_run(subject, name, {key for key in labels if key[0] in runs} - own, "vectors are missing")
-
-
-def _check_derived(subject: Subject, tables: list[str]) -> set[int]:
-    """Check derived images; return their ids."""
-    ids: list[int] = []
-    for name in tables:
-        with reading(subject.result.findings, name):
-            rows = subject.store.read(name, ["image_id", "origin"])
-            own = rows["image_id"].to_numpy()
-            if (np.diff(own) <= 0).any() or (len(own) and own[0] < FIRST):
-                subject.find(name, "its ids are doubled, out of order or those of indexed images", key=(name,))
-            origin = rows["origin"].to_numpy()
-            known = subject.rests_on(schema.SHARDS, schema.IMAGES)
-            lost = own[(origin < 0) | (origin >= subject.images)] if known else []
-            if len(lost):
-                condition = f"image_id IN ({','.join(map(str, lost))})"
-                subject.find(
-                    name, "the image it was made from does not exist", many(list(lost), "image"), key=(name, condition)
-                )
-            ids += own.tolist()
-            for wrong, why in _wrong_pictures(subject, name, own):
-                subject.find(name, why, f"image {wrong}", key=(name, f"image_id = {wrong}"))
-    if len(set(ids)) != len(ids) and len(tables) > 1:
-        subject.find(tables[-1], "ids of derived images are those of another encoder's", key=(tables[-1],))
-    return set(ids)
-
-
-def _wrong_pictures(subject: Subject, name: str, ids: np.ndarray) -> Iterator[tuple[int, str]]:
-    places = subject.sample(len(ids), _PICTURES)
-    dataset = subject.store.dataset(name)
-    width = dataset.schema.field(column_tables.EMBEDDING).type.list_size
-    for part in np.array_split(places, max(1, len(places) // 64)):
-        rows = dataset.take(part, columns=["image_id", "picture", column_tables.EMBEDDING, "activation"])
-        subject.result.count("derived images", rows.num_rows)
-        for number, row in enumerate(rows.select(["image_id", "picture", "activation"]).to_pylist()):
-            if not decodes(row["picture"]):
-                yield row["image_id"], "its picture cannot be decoded"
-            elif wrong_vectors(rows.slice(number, 1), column_tables.EMBEDDING, width, [row["image_id"]]):
-                yield row["image_id"], "its embedding is no finite unit vector"
-            elif not np.isfinite(row["activation"]):
-                yield row["image_id"], "its activation is not finite"
 
 
 def _check_splits(subject: Subject) -> None:
