@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.options import contrast_options, database, give_spec, images_option, json_option, trust_option, whole
+from csp_index.cli.options import (
+    OPENING,
+    contrast_options,
+    database,
+    give_spec,
+    json_option,
+    neuron_options,
+    opening_options,
+    whole,
+)
 from csp_index.cli.output import progress, say, say_json
 from csp_index.errors import CspIndexError
 
@@ -18,8 +27,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @database
-@click.option("--layer", required=True, help="MODEL/LAYER.")
-@click.option("--neurons", default="all", show_default=True, help="all, 0,5,9 or 10-20.")
+@neuron_options
 @click.option("--vlm", help="Vision-language model: openai:BASE_URL, transformers:ID_OR_DIR or python:MODULE:FACTORY.")
 @click.option("--vlm-model", "model", help="The model's name at an openai: endpoint.")
 @click.option("--captioner", help="Captioner: transformers:ID_OR_DIR or python:MODULE:FACTORY.")
@@ -42,11 +50,9 @@ if TYPE_CHECKING:
 @click.option(
     "--encoder", callback=give_spec, help="The encoder that finds contrastive images, if the index has several."
 )
-@click.option("--device", help="Where models run: auto, cpu, cuda, mps.")
-@images_option
-@trust_option
+@opening_options
 @json_option
-def candidates(db: str, layer: str, neurons: str, trust: bool, as_json: bool, **options: Any) -> None:
+def candidates(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> None:
     """Ask models what neurons of a layer mean, and store their answers as candidate labels.
 
     The model sees the images that activate a neuron, and similar images that leave it silent. Stored answers are not
@@ -65,7 +71,7 @@ def candidates(db: str, layer: str, neurons: str, trust: bool, as_json: bool, **
     requested = [(kind, value) for kind, value in models.items() if value]
     if not requested:
         raise click.UsageError("no source of candidates: give --vlm, --captioner or --neighbours")
-    index = open_index(db, device=options.pop("device"), trust=trust, image_roots=options.pop("image_roots"))
+    index = open_index(db, **{name: options.pop(name) for name in OPENING})
     selection = parse_neurons(layer, neurons)
     errors: list[CspIndexError] = []
     for kind, value in requested:

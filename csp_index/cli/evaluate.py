@@ -9,16 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.options import (
-    FILE,
-    OPENING,
-    candidate_texts,
-    give_spec,
-    images_option,
-    json_option,
-    trust_option,
-    whole,
-)
+from csp_index.cli.options import FILE, OPENING, candidate_texts, give_spec, json_option, opening_options, whole
 from csp_index.cli.output import progress, say, say_json
 from csp_index.evaluation.metrics.table import HEADLINES, NEURON_HEADLINES
 from csp_index.printable import printable
@@ -55,7 +46,11 @@ _GRADES = {"agreement-exact": "{:.2f}", "agreement-overlap": "{:.2f}", "agreemen
 @click.option("--choose-on", help="The images' own split that chooses labels, instead of a drawn one.")
 @click.option("--judge-on", help="The images' own split that judges labels.")
 @click.option(
-    "--seed", type=whole("seed"), default=0, show_default=True, help="Seed of the split and of all other random draws."
+    "--seed",
+    type=whole("seed"),
+    default=0,
+    show_default=True,
+    help="Seed of the split and of all other random draws.",
 )
 @click.option("--encoder", callback=give_spec, help="The encoder that labels, if the index has several.")
 @click.option("--judge", callback=give_spec, help="The encoder that judges; by default the one that labels.")
@@ -79,9 +74,7 @@ _GRADES = {"agreement-exact": "{:.2f}", "agreement-overlap": "{:.2f}", "agreemen
 @click.option("--report", type=FILE, help="Folder for the report: a page, JSON and CSV.")
 @click.option("--check-metrics", is_flag=True, help="Test the metrics themselves.")
 @click.option("--recompute", is_flag=True, help="Evaluate again even if the index has the values.")
-@click.option("--device", help="Where models and matrix products run: auto, cpu, cuda, mps.")
-@images_option
-@trust_option
+@opening_options
 @json_option
 def evaluate(db: str | None, as_json: bool, check_metrics: bool, report: str | None, **options: Any) -> None:
     """Evaluate how faithful labels are: chosen on one part of the images, judged on another.

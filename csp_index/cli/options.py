@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -61,6 +61,16 @@ images_option = click.option(
     help="Open original images below DIR, though their addresses come from the index; repeatable.",
 )
 
+_NEURONS = (
+    click.option("--layer", required=True, help="MODEL/LAYER."),
+    click.option("--neurons", default="all", show_default=True, help="all, 0,5,9 or 10-20."),
+)
+_TEXTS = (
+    click.option("--text-embeddings", type=FILE, help="Text embeddings made elsewhere [labels, dimensions], .npy."),
+    click.option("--texts", type=FILE, help="Their texts, one per line."),
+    click.option("--templates", help="Prompt templates; by default the last ones used."),
+)
+
 OPENING: Final = ("device", "trust", "image_roots")
 """The options of commands that run models, by which they open the index."""
 _OPENING = (
@@ -88,25 +98,35 @@ _SOURCE = (
 SOURCE_OPTIONS = ("metadata", "metadata_key", "class_names", "image_column")
 
 
+def neuron_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command choose neurons of a layer: --layer, --neurons."""
+    return _with(_NEURONS, command)
+
+
+def text_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command take texts made elsewhere, and templates; beside --vocabulary."""
+    return _with(_TEXTS, command)
+
+
 def opening_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command say where its models run, and what they may open: the options OPENING."""
-    for option in reversed(_OPENING):
+    return _with(_OPENING, command)
+
+
+def _with(options: Sequence[Callable[..., Any]], command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(options):
         command = option(command)
     return command
 
 
 def logit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command say what a network's logits are, and what they are called."""
-    for option in reversed(_LOGITS):
-        command = option(command)
-    return command
+    return _with(_LOGITS, command)
 
 
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command say what belongs to a source of images: the options SOURCE_OPTIONS."""
-    for option in reversed(_SOURCE):
-        command = option(command)
-    return command
+    return _with(_SOURCE, command)
 
 
 def candidate_texts(options: dict[str, Any]) -> TextArrays | str | None:
@@ -169,9 +189,7 @@ def whole(option: str) -> click.IntRange:
 
 def contrast_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command choose contrastive images, and how those of the kind synthetic are made."""
-    for option in reversed(_CONTRAST):
-        command = option(command)
-    return command
+    return _with(_CONTRAST, command)
 
 
 def _kinds(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:

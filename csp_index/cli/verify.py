@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from csp_index.cli.options import database, images_option, json_option, trust_option
+from csp_index.cli.options import database, json_option, opening_options
 from csp_index.cli.output import progress, say, say_json
 
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 @database
 @click.option("--full", is_flag=True, help="Check everything: all bytes, shards, statistics, pairs and lists.")
 @click.option("--repair", is_flag=True, help="Repair what is broken from what is left, and check again.")
-@click.option("--device", help="Where models run: auto, cpu, cuda, mps.")
-@images_option
-@trust_option
+@opening_options
 @json_option
 def verify(
     db: str, full: bool, repair: bool, device: str | None, image_roots: tuple[str, ...], trust: bool, as_json: bool

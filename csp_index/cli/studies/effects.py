@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.options import OPENING, database, json_option, logit_options, opening_options, whole
+from csp_index.cli.options import OPENING, database, json_option, logit_options, neuron_options, opening_options, whole
 from csp_index.cli.output import progress, say, say_json
 
 if TYPE_CHECKING:
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @database
-@click.option("--layer", required=True, help="MODEL/LAYER.")
-@click.option("--neurons", default="all", show_default=True, help="all, 0,5,9 or 10-20.")
+@neuron_options
 @click.option(
     "--by",
     type=click.Choice(["linear", "zero", "mean"]),

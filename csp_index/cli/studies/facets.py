@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.options import FILE, OPENING, candidate_texts, database, give_spec, json_option, opening_options
+from csp_index.cli.options import (
+    OPENING,
+    candidate_texts,
+    database,
+    give_spec,
+    json_option,
+    neuron_options,
+    opening_options,
+    text_options,
+)
 from csp_index.cli.output import progress, say, say_json
 from csp_index.printable import printable
 
@@ -16,12 +25,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @database
-@click.option("--layer", required=True, help="MODEL/LAYER.")
-@click.option("--neurons", default="all", show_default=True, help="all, 0,5,9 or 10-20.")
+@neuron_options
 @click.option("--vocabulary", help="As for `csp-index label`; by default the last one used.")
-@click.option("--text-embeddings", type=FILE, help="Text embeddings made elsewhere [labels, dimensions], .npy.")
-@click.option("--texts", type=FILE, help="Their texts, one per line.")
-@click.option("--templates", help="Prompt templates; by default the last ones used.")
+@text_options
 @click.option("--encoder", callback=give_spec, help="The encoder to use, if the index holds several.")
 @click.option("--several", is_flag=True, help="Print only neurons with several meanings, the clearest first.")
 @click.option("--recompute", is_flag=True, help="Find the facets again even if the index has them.")

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from csp_index.cli.options import (
-    FILE,
     OPENING,
     candidate_texts,
     database,
     give_spec,
     json_option,
+    neuron_options,
     opening_options,
+    text_options,
     whole,
 )
 from csp_index.cli.output import progress, say, say_json
@@ -25,18 +26,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @database
-@click.option("--layer", required=True, help="MODEL/LAYER.")
-@click.option("--neurons", default="all", show_default=True, help="all, 0,5,9 or 10-20.")
+@neuron_options
 @click.option(
     "--by", multiple=True, metavar="COLUMN", help="Concepts are the values of this metadata column; repeat for more."
 )
 @click.option("--vocabulary", help="Concepts are these texts, as for `csp-index label`; by default the last ones used.")
-@click.option("--text-embeddings", type=FILE, help="Text embeddings made elsewhere [labels, dimensions], .npy.")
-@click.option("--texts", type=FILE, help="Their texts, one per line.")
-@click.option("--templates", help="Prompt templates; by default the last ones used.")
+@text_options
 @click.option("--encoder", callback=give_spec, help="The encoder to use, if the index holds several.")
 @click.option("--firing", help="An image fires a neuron above this: a number, mean, quantile:Q or max:F (0).")
-@click.option("--seed", type=whole("seed"), default=0, show_default=True, help="Draws the images that are held out.")
+@click.option(
+    "--seed", type=whole("seed"), default=0, show_default=True, help="Draws the images that are held out."
+)
 @click.option("--all", "every", is_flag=True, help="Print neurons without a formula that helps, too.")
 @click.option("--recompute", is_flag=True, help="Look for the formulas again even if the index has them.")
 @opening_options

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from csp_index.cli.options import FILE, database, images_option, json_option, trust_option
+from csp_index.cli.options import FILE, OPENING, database, json_option, opening_options
 from csp_index.cli.output import progress, say, say_json
 
 _FILE = "audit.html"
@@ -25,13 +25,9 @@ _FILE = "audit.html"
 @click.option("--heat-maps", is_flag=True, help="Run the network on the findings' pictures, and show where it looks.")
 @click.option("--force", is_flag=True, help="Replace files that are there.")
 @click.option("--check", type=FILE, help="Say whether the index still says what this report does; writes nothing.")
-@click.option("--device", help="Where the network runs for heat maps: auto, cpu, cuda, mps.")
-@images_option
-@trust_option
+@opening_options
 @json_option
-def report(
-    db: str, audit: bool, out: str, check: str | None, as_json: bool, device: str | None, **options: Any
-) -> int | None:
+def report(db: str, audit: bool, out: str, check: str | None, as_json: bool, **options: Any) -> int | None:
     """Write an audit as one HTML file without outside assets, for people who never saw csp_index; or check such a file.
 
     The page says what was indexed, what was found, on which evidence, what reviewers said and what was not looked at.
@@ -46,7 +42,7 @@ def report(
 
     if audit == (check is not None):
         raise click.UsageError("say what to do: --audit writes the report of an audit, --check FILE checks one")
-    opening = {"device": device, "trust": options.pop("trust"), "image_roots": options.pop("image_roots")}
+    opening = {name: options.pop(name) for name in OPENING}
     index = open_index(db, **opening)
     if check is not None:
         result = index.check_report(check)
