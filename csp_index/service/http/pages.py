@@ -39,6 +39,7 @@ from csp_index.service.documents.studies.report import report_document, report_f
 from csp_index.service.http import map_svg
 from csp_index.service.http.api import Service, answer, fault_of, picture_of, run_statement, sql_document
 from csp_index.service.http.manual_html import manual_html
+from csp_index.service.http.paging import Name, Number
 from csp_index.service.http.rendering import (
     Renderer,
     Site,
@@ -65,8 +66,6 @@ _MORE: Final = 4  # times as many results of each kind in a search for more
 _WAYS: Final = ("previous", "next")
 _FILES: Final = {"csv": "text/csv", "json": "application/json", "parquet": "application/vnd.apache.parquet"}
 
-Name = Annotated[str, Path(max_length=250)]
-Number = Annotated[int, Path(ge=0, lt=2**31)]
 ImageId = Annotated[int, Path(ge=0, lt=2**63)]
 ImageQuery = Annotated[int | None, Query(ge=0, lt=2**63)]
 Text = Annotated[str | None, Query(max_length=LONGEST_TEXT)]

@@ -12,6 +12,8 @@ from starlette.responses import Response
 from csp_index.service.http.api import answer
 from csp_index.service.http.rendering import Renderer
 
+Name = Annotated[str, Path(max_length=250)]
+Number = Annotated[int, Path(ge=0, lt=2**31)]
 StudyId = Annotated[str, Path(pattern="^[0-9a-f]{12}$", examples=["0123456789ab"])]
 Start = Annotated[int, Query(ge=0, lt=2**31, description="The first row, from 0.")]
 
@@ -30,15 +32,21 @@ def add_list(
         return renderer.page(template, page=document(), twin=f"{address}.json")
 
 
-def paged(address: str, terms: Mapping[str, object], start: int, size: int, total: int) -> dict[str, Any]:
+def paged(
+    address: str, terms: Mapping[str, object], start: int, size: int, total: int, *, usual: int
+) -> dict[str, Any]:
     """Return the links of a page with `size` rows of `total`, from `start` on: previous, next, and its JSON twin.
 
-    >>> paged("/matches/1f", {"by": "concepts"}, 0, 50, 60)["next"]
-    '/matches/1f?by=concepts&start=50'
+    Terms that are None are left out; `limit` is a term where a page has not the usual size.
+
+    >>> paged("/matches/1f", {"by": "concepts", "word": None}, 0, 20, 60, usual=50)["next"]
+    '/matches/1f?by=concepts&limit=20&start=20'
     """
+    known = {name: value for name, value in terms.items() if value is not None}
+    known |= {} if size == usual else {"limit": size}
 
     def link(base: str, first: int) -> str:
-        query = urlencode({**terms, **({"start": first} if first else {})})
+        query = urlencode({**known, **({"start": first} if first else {})})
         return f"{base}?{query}" if query else base
 
     return {

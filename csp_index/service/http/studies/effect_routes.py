@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents.studies.effect_shapes import EffectsDocument, NeuronEffects
 from csp_index.service.documents.studies.effects import CLASSES, all_effects, effects_document
 from csp_index.service.http.api import GET_FAULTS, Service, answer
-from csp_index.service.http.paging import Start, paged
+from csp_index.service.http.paging import Name, Number, Start, paged
 from csp_index.service.http.rendering import Renderer, effects_href
 
-Name = Annotated[str, Path(max_length=250)]
-Number = Annotated[int, Path(ge=0, lt=2**31)]
 Class = Annotated[int | None, Query(ge=0, lt=2**31, description="The class of this index alone.")]
 
 
@@ -36,14 +34,9 @@ def add_effects(routes: APIRouter, service: Service, renderer: Renderer) -> None
         key, size = LayerKey(model, layer), sized(limit)
         page = effects_document(snapshot, key, class_index, start, size)
         here, alone = effects_href(str(key)), class_index is not None
-        terms = ({"class_index": class_index} if alone else {}) | ({} if size == CLASSES else {"limit": size})
-        return renderer.page(
-            "effects",
-            page=page,
-            alone=alone,
-            here=here,
-            **paged(here, terms, start, size, 1 if alone else page["total"]),
-        )
+        total = 1 if alone else page["total"]
+        links = paged(here, {"class_index": class_index}, start, size, total, usual=CLASSES)
+        return renderer.page("effects", page=page, alone=alone, here=here, **links)
 
 
 def effects_api(service: Service) -> APIRouter:

@@ -30,13 +30,12 @@ def add_evolution(routes: APIRouter, service: Service, renderer: Renderer) -> No
     def evolution(name: StudyId, limit: int = PATHS, start: Start = 0) -> Response:
         size = most(limit)
         page = evolution_document(snapshot, name, size, start)
-        terms = {} if size == PATHS else {"limit": size}
         return renderer.page(
             "evolution",
             page=page,
             lines=_lines(page["steps"], page["total"]),
             size=_CHART,
-            **paged(f"/evolution/{name}", terms, start, size, page["total"]),
+            **paged(f"/evolution/{name}", {}, start, size, page["total"], usual=PATHS),
         )
 
 

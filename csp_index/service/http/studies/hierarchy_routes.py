@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from csp_index.records import LayerKey
 from csp_index.service.documents.studies.hierarchy import NEURONS, hierarchy_document
 from csp_index.service.documents.studies.hierarchy_shapes import HierarchyDocument
 from csp_index.service.http.api import GET_FAULTS, Service, answer
-from csp_index.service.http.paging import Start, paged
+from csp_index.service.http.paging import Name, Start, paged
 from csp_index.service.http.rendering import Renderer, hierarchy_href
 
-Name = Annotated[str, Path(max_length=250)]
 Word = Annotated[int | None, Query(ge=0, lt=2**31, description="The place of a word; without it the broadest groups.")]
 
 
@@ -30,9 +29,7 @@ def add_hierarchies(routes: APIRouter, service: Service, renderer: Renderer) -> 
     def hierarchy_page(model: Name, layer: Name, word: Word = None, start: Start = 0, limit: int = NEURONS) -> Response:
         key, size = LayerKey(model, layer), sized(limit)
         page = hierarchy_document(snapshot, key, word, start, size)
-        terms = {"word": word, "limit": None if size == NEURONS else size}
-        given = {name: value for name, value in terms.items() if value is not None}
-        links = paged(hierarchy_href(str(key)), given, start, size, page["total"])
+        links = paged(hierarchy_href(str(key)), {"word": word}, start, size, page["total"], usual=NEURONS)
         return renderer.page("hierarchy", page=page, **links)
 
 

@@ -31,14 +31,13 @@ def add_matches(routes: APIRouter, service: Service, renderer: Renderer) -> None
         size = most(limit)
         page = matches_document(snapshot, name, by, size, start)
         here = f"/matches/{name}"
-        terms: dict[str, object] = {"by": page["by"]} | ({"limit": size} if size != PAIRS else {})
         return renderer.page(
             "matches",
             page=page,
             here=here,
             bars=_bars(page),
             size=_BARS,
-            **paged(here, terms, start, size, page["total"]),
+            **paged(here, {"by": page["by"]}, start, size, page["total"], usual=PAIRS),
         )
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from csp_index.records import LayerKey
 from csp_index.service.documents.studies.meaning_shapes import MeaningsDocument
 from csp_index.service.documents.studies.meanings import NEURONS, meanings_document
 from csp_index.service.http.api import GET_FAULTS, Service, answer
-from csp_index.service.http.paging import Start, paged
+from csp_index.service.http.paging import Name, Start, paged
 from csp_index.service.http.rendering import Renderer, meanings_href
-
-Name = Annotated[str, Path(max_length=250)]
 
 
 def add_meanings(routes: APIRouter, service: Service, renderer: Renderer) -> None:
@@ -29,9 +25,9 @@ def add_meanings(routes: APIRouter, service: Service, renderer: Renderer) -> Non
     def meanings_page(model: Name, layer: Name, start: Start = 0, limit: int = NEURONS) -> Response:
         key, size = LayerKey(model, layer), sized(limit)
         page = meanings_document(snapshot, key, start, size)
-        terms = {} if size == NEURONS else {"limit": size}
         total = max(page["several"], page["kept"])
-        return renderer.page("meanings", page=page, **paged(meanings_href(str(key)), terms, start, size, total))
+        links = paged(meanings_href(str(key)), {}, start, size, total, usual=NEURONS)
+        return renderer.page("meanings", page=page, **links)
 
 
 def meanings_api(service: Service) -> APIRouter:
