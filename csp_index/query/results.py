@@ -15,6 +15,7 @@ import io
 import math
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,8 +107,25 @@ class SqlResult:
         return f"{count}; {rows} shown" if len(self) > rows else count
 
 
+class Tabular(ABC):
+    """What `to_arrow` returns as a table, and with it as a data frame and in a notebook."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def to_arrow(self) -> pa.Table:
+        """Return the rows as an Arrow table."""
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return the rows of `to_arrow` as a data frame; needs pandas."""
+        return self.to_arrow().to_pandas()
+
+    def _repr_html_(self) -> str:
+        return SqlResult(self.to_arrow())._repr_html_()
+
+
 @dataclass(frozen=True, slots=True)
-class Labels(Sequence[Label]):
+class Labels(Tabular, Sequence[Label]):
     """The labels of several neurons, in neuron order; one row a neuron and candidate as a table."""
 
     labels: tuple[Label, ...]
@@ -150,13 +168,6 @@ class Labels(Sequence[Label]):
             ]
             rows += [head | row for row in scores or [{}]]
         return pa.Table.from_pylist(rows, schema=_LABELS)
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return the rows of `to_arrow` as a data frame; needs pandas."""
-        return self.to_arrow().to_pandas()
-
-    def _repr_html_(self) -> str:
-        return SqlResult(self.to_arrow())._repr_html_()
 
 
 def write_result(result: SqlResult, format: ResultFormat, out: str | Path | None = None) -> None:

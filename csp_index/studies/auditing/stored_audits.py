@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from csp_index.errors import NotFoundError, StoreError
-from csp_index.query.results import SqlResult
+from csp_index.query.results import Tabular
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.store import schema
 from csp_index.store.catalog import of_layer, sql_text
@@ -51,7 +51,7 @@ class StoredFinding:
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class Audit(Tabular):
     """What an audit of one layer found, the highest score first; those below `threshold` are there, too.
 
     `expected` are the expected concepts, `unknown` those of them that no vocabulary has. `columns` of the metadata were
@@ -86,13 +86,6 @@ class Audit:
         """Return the findings, one a row."""
         rows = [{name: row[name] for name in _SHOWN} for row in map(StoredFinding.as_json, self.findings)]
         return pa.Table.from_pylist(rows, schema=pa.schema([(name, _kind_of(name)) for name in _SHOWN]))
-
-    def to_pandas(self) -> Any:
-        """Return the rows of `to_arrow` as a data frame; needs pandas."""
-        return self.to_arrow().to_pandas()
-
-    def _repr_html_(self) -> str:
-        return SqlResult(self.to_arrow())._repr_html_()
 
 
 _SHOWN: Final = (

@@ -7,23 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
 from csp_index.errors import NotFoundError, StoreError
 from csp_index.evaluation.hierarchy import normal_text
-from csp_index.query.results import SqlResult
+from csp_index.query.results import Tabular
 from csp_index.records import LayerKey
 from csp_index.store import catalog
 from csp_index.store.catalog import of_layer, sql_text
 from csp_index.store.study_tables import ASSOCIATION_CLASSES, ASSOCIATIONS, IMAGE_LISTS, STUDIES
 from csp_index.store.tables import Store
 from csp_index.studies.newest_rows import about_images
-
-if TYPE_CHECKING:
-    import pandas
 
 FIGURES: Final = ("auroc", "rate_in", "rate_out", "mean_in", "mean_out")
 """The numbers of an association."""
@@ -84,7 +81,7 @@ class ClassSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Associations:
+class Associations(Tabular):
     """What each of M neurons has to do with each of C classes: `rows`, M x C of them, by neuron, then by class.
 
     Columns: neuron, position, class_name; `auroc`, the chance that an image of the class activates the neuron more than
@@ -125,13 +122,6 @@ class Associations:
     def to_arrow(self) -> pa.Table:
         """Return the rows as an Arrow table."""
         return self.rows
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return the rows as a data frame; needs pandas."""
-        return self.rows.to_pandas()
-
-    def _repr_html_(self) -> str:
-        return SqlResult(self.rows)._repr_html_()
 
 
 def ranked(rows: pa.Table, top: int | None = None) -> list[dict[str, Any]]:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from csp_index.query.results import SqlResult
-
-if TYPE_CHECKING:
-    import pandas
+from csp_index.query.results import Tabular
 
 By = Literal["concepts", "activations"]
 WAYS: tuple[By, ...] = get_args(By)
@@ -69,7 +66,7 @@ class OwnConcept:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Tabular):
     """Two layers compared; `matches` has the rows of the table `matches`."""
 
     first: str
@@ -121,13 +118,6 @@ class Comparison:
     def to_arrow(self) -> pa.Table:
         """Return the rows of the table `matches`."""
         return self.matches
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return the rows as a data frame; needs pandas."""
-        return self.matches.to_pandas()
-
-    def _repr_html_(self) -> str:
-        return SqlResult(self.matches)._repr_html_()
 
 
 def held_texts(vocabulary: str, texts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Coverage:

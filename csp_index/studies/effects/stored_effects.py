@@ -9,22 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from csp_index.errors import StoreError
-from csp_index.query.results import SqlResult
+from csp_index.query.results import Tabular
 from csp_index.records import LayerKey
 from csp_index.store import catalog, schema
 from csp_index.store.study_tables import EFFECT_CLASSES, EFFECT_LISTS, EFFECTS
 from csp_index.store.tables import Store
 from csp_index.studies.class_sums import Contrast
 from csp_index.studies.newest_rows import newest_rows
-
-if TYPE_CHECKING:
-    import pandas
 
 EffectBy = Literal["linear", "zero", "mean"]
 """How an effect is found: by the weights of a linear head, or by setting the neuron to zero or to its mean."""
@@ -61,7 +58,7 @@ class SumCheck:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerEffects:
+class LayerEffects(Tabular):
     """The effects of m neurons of a layer on C classes; arrays are [m, C] float32, NaN for a class without images.
 
     `effects` is `on_class` - `elsewhere`: the neuron's mean part in the logit on images of the class, and on the
@@ -150,13 +147,6 @@ class LayerEffects:
         for name, array in zip(("effect", *EFFECT_LISTS[1:]), figures, strict=True):
             columns[name] = pa.array(array[place, number], from_pandas=True)
         return pa.table(columns)
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return the rows of `to_arrow` as a data frame; needs pandas."""
-        return self.to_arrow().to_pandas()
-
-    def _repr_html_(self) -> str:
-        return SqlResult(self.to_arrow())._repr_html_()
 
 
 def read_effects(

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from csp_index.query.results import SqlResult
+from csp_index.query.results import SqlResult, Tabular
 from csp_index.records import LayerKey
 from csp_index.studies.evolution.paths import label_changes, settled_at
 
-if TYPE_CHECKING:
-    import pandas
-
 
 @dataclass(frozen=True)
-class Evolution:
+class Evolution(Tabular):
     """S checkpoints of a layer of M neurons; `rows` are those of the table `evolution`, by checkpoint and neuron."""
 
     network: str
@@ -101,10 +98,6 @@ class Evolution:
     def to_arrow(self) -> pa.Table:
         """Return the rows of the table `evolution`."""
         return self.rows
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return the rows as a data frame; needs pandas."""
-        return self.rows.to_pandas()
 
     def _repr_html_(self) -> str:
         return SqlResult(self.neurons())._repr_html_()

@@ -6,15 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
-from csp_index.query.results import SqlResult
+from csp_index.query.results import SqlResult, Tabular
 from csp_index.records import LayerKey
-
-if TYPE_CHECKING:
-    import pandas
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +42,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class LayerHierarchy:
+class LayerHierarchy(Tabular):
     """The labels of a layer's neurons at the level that their activations bear.
 
     `levels` has a row per neuron: label, state, level (a word's place) and level_title, steps climbed, `by` (text,
@@ -180,10 +177,6 @@ class LayerHierarchy:
     def to_arrow(self) -> pa.Table:
         """Return the rows of `levels`."""
         return self.levels
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return the rows as a data frame; needs pandas."""
-        return self.levels.to_pandas()
 
     def _repr_html_(self) -> str:
         columns = ["neuron", "label", "state", "level_title", "steps", "correlation", "level_correlation"]

@@ -8,19 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pyarrow as pa
 
-from csp_index.query.results import SqlResult
+from csp_index.query.results import Tabular
 from csp_index.records import LayerKey
 from csp_index.store import schema
 from csp_index.store.study_tables import FACETS
 from csp_index.store.tables import Store
 from csp_index.studies.newest_rows import about_images, newest_rows
-
-if TYPE_CHECKING:
-    import pandas
 
 _OF_NEURON: Final = ("looked_at", "clusters", "clear")
 
@@ -60,7 +57,7 @@ class NeuronFacets:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerFacets:
+class LayerFacets(Tabular):
     """The facets of some neurons of a layer, by the texts of a vocabulary; `rows` are those of the table `facets`."""
 
     layer: LayerKey
@@ -90,13 +87,6 @@ class LayerFacets:
     def to_arrow(self) -> pa.Table:
         """Return the rows as an Arrow table."""
         return self.rows
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return the rows as a data frame; needs pandas."""
-        return self.rows.to_pandas()
-
-    def _repr_html_(self) -> str:
-        return SqlResult(self.rows)._repr_html_()
 
 
 def _neuron(number: int, rows: list[dict[str, Any]]) -> NeuronFacets:

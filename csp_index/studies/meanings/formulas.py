@@ -7,26 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from csp_index.query.results import SqlResult
+from csp_index.query.results import Tabular
 from csp_index.records import LayerKey
 from csp_index.store import schema
 from csp_index.store.study_tables import FORMULA_NUMBERS, FORMULAS
 from csp_index.store.tables import Store
 from csp_index.studies.newest_rows import about_images, newest_rows
 
-if TYPE_CHECKING:
-    import pandas
-
 _SHOWN: Final = ("formula", "terms", "single", *FORMULA_NUMBERS, "kept", "fired")
 
 
 @dataclass(frozen=True, slots=True)
-class LayerFormulas:
+class LayerFormulas(Tabular):
     """Formulas of some neurons of a layer; `rows` are those of the table `formulas`, one per neuron.
 
     Numbers of a row: `iou` and `single_iou` of fired images with those of the formula and of the best concept alone, in
@@ -58,13 +55,6 @@ class LayerFormulas:
     def to_arrow(self) -> pa.Table:
         """Return the rows as an Arrow table."""
         return self.rows
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return the rows as a data frame; needs pandas."""
-        return self.rows.to_pandas()
-
-    def _repr_html_(self) -> str:
-        return SqlResult(self.rows)._repr_html_()
 
 
 def read_formulas(
