@@ -1,4 +1,4 @@
-"""Rows of a study of neurons, those of one settings hash: the newest, or a named one. Loads no torch."""
+"""Rows of a study of neurons: stored block by block, read again as those of one settings hash. Loads no torch."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 
-from csp_index.records import LayerKey
+from csp_index.records import LayerKey, Progress
 from csp_index.store import catalog
+from csp_index.store.catalog import LayerInfo
 from csp_index.store.tables import Store
 
 _NAMED = 2_000  # neurons in a condition; of more, all rows of the layer are read
@@ -17,6 +18,29 @@ _NAMED = 2_000  # neurons in a condition; of more, all rows of the layer are rea
 def about_images(made_on: int, images: int, command: str) -> str:
     """Return what a reader should know of a result: whether its layer has other `images` by now."""
     return "" if made_on == images else f"made on {made_on:,} of {images:,} images: run `csp-index {command}` again"
+
+
+def store_blocks(
+    store: Store,
+    table: str,
+    target: LayerInfo,
+    blocks: Iterable[tuple[np.ndarray, pa.Table]],
+    done: int,
+    total: int,
+    tell: Progress,
+) -> None:
+    """Store the rows of neurons block by block, in place of those they had; `done` of `total` have them.
+
+    A run that is interrupted keeps the blocks that it stored.
+    """
+    tell(done, total, "neurons")
+    for neurons, rows in blocks:
+        numbers = ",".join(map(str, neurons.tolist()))
+        store.delete(table, f"{catalog.layer_filter(target)} AND neuron IN ({numbers})")
+        store.append(table, rows)
+        store.checkpoint()
+        done += len(neurons)
+        tell(done, total, "neurons")
 
 
 def newest_rows(

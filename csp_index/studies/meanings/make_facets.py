@@ -15,11 +15,11 @@ from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.selection import Selection
 from csp_index.errors import StudyError
 from csp_index.records import ExampleOptions, Progress, ScoringOptions
-from csp_index.store import catalog
 from csp_index.store.runs import record_run, settings_hash
 from csp_index.store.study_tables import FACETS
 from csp_index.store.tables import Store
 from csp_index.studies.meanings.facets import Facet, LayerFacets, NeuronFacets, facet_rows, read_facets
+from csp_index.studies.newest_rows import store_blocks
 
 if TYPE_CHECKING:
     from csp_index.contrast.examples import Examples
@@ -111,17 +111,11 @@ class _Work:
             "of_images": described["images"],
         }
         total, done = len(self.selection.neurons), len(self.selection.neurons) - len(missing.neurons)
-        self.tell(done, total, "neurons")
-        for block, examples in self._blocks(missing):
-            found = self._found(block, examples)
-            self.store.delete(
-                FACETS,
-                f"{catalog.layer_filter(target)} AND neuron IN ({','.join(map(str, block.neurons.tolist()))})",
-            )
-            self.store.append(FACETS, facet_rows(repeated, found))
-            self.store.checkpoint()
-            done += len(found)
-            self.tell(done, total, "neurons")
+        blocks = (
+            (block.neurons, facet_rows(repeated, self._found(block, examples)))
+            for block, examples in self._blocks(missing)
+        )
+        store_blocks(self.store, FACETS, target, blocks, done, total, self.tell)
 
     def _blocks(self, missing: Selection) -> Iterator[tuple[Selection, Examples]]:
         """Yield the neurons block by block, with their example sets."""

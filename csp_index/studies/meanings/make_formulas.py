@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pyarrow as pa
 
 from csp_index.concurrency import unseen
 from csp_index.errors import SettingError, StudyError
@@ -24,6 +25,7 @@ from csp_index.store.values.arrays import embedding_rows, fetch_tiles
 from csp_index.studies.classes.image_classes import classes_described, read_classes
 from csp_index.studies.meanings.concept_images import ConceptImages, member_images, text_images, text_moments
 from csp_index.studies.meanings.formulas import LayerFormulas, formula_rows, read_formulas
+from csp_index.studies.newest_rows import store_blocks
 
 if TYPE_CHECKING:
     from csp_index.labelling.candidates import CandidateTexts
@@ -144,19 +146,16 @@ class _Work:
 
     def store_all(self, neurons: np.ndarray, levels: np.ndarray, shared: dict[str, object], done: int) -> None:
         """Look for and store the formulas of neurons, in place of those they had."""
-        key, total = self.target.key, done + len(neurons)
-        sizes = self.concepts[0].sizes()
-        self.tell(done, total, "neurons")
-        for start in range(0, len(neurons), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            rows = self._block(neurons[part], levels[part], sizes)
-            repeated = shared | self.called | {"model": key.model, "layer": key.layer}
-            numbers = ",".join(map(str, neurons[part].tolist()))
-            self.store.delete(FORMULAS, f"{catalog.layer_filter(self.target)} AND neuron IN ({numbers})")
-            self.store.append(FORMULAS, formula_rows([repeated | row for row in rows]))
-            self.store.checkpoint()
-            done += len(rows)
-            self.tell(done, total, "neurons")
+        key, sizes = self.target.key, self.concepts[0].sizes()
+        repeated = shared | self.called | {"model": key.model, "layer": key.layer}
+
+        def blocks() -> Iterator[tuple[np.ndarray, pa.Table]]:
+            for start in range(0, len(neurons), _BLOCK):
+                part = slice(start, start + _BLOCK)
+                rows = self._block(neurons[part], levels[part], sizes)
+                yield neurons[part], formula_rows([repeated | row for row in rows])
+
+        store_blocks(self.store, FORMULAS, self.target, blocks(), done, done + len(neurons), self.tell)
 
     def _block(self, neurons: np.ndarray, levels: np.ndarray, sizes: np.ndarray) -> list[dict[str, Any]]:
         """Return what is found of each neuron."""
