@@ -15,11 +15,6 @@ from csp_index.store.tables import Store
 _NAMED = 2_000  # neurons in a condition; of more, all rows of the layer are read
 
 
-def about_images(made_on: int, images: int, command: str) -> str:
-    """Return what a reader should know of a result: whether its layer has other `images` by now."""
-    return "" if made_on == images else f"made on {made_on:,} of {images:,} images: run `csp-index {command}` again"
-
-
 def store_blocks(
     store: Store,
     table: str,

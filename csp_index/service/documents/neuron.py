@@ -49,7 +49,6 @@ from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, schema
 from csp_index.store.class_names import class_names
 from csp_index.store.stored_json import read_object
-from csp_index.studies.meanings.facets import NeuronFacets
 
 if TYPE_CHECKING:
     from csp_index.service.live.engine import Engine
@@ -76,12 +75,14 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
     ids = {pair.image_id for pair in record.pairs} | {p.contrast_id for p in record.pairs if p.contrast_id is not None}
     ids |= {image["image_id"] for row in rows for image in row["images"]}
     name = record.label.text if record.label else None  # a reader may give another while the service runs
-    tested = neuron_facets(snapshot, key)
-    facets = snapshot.cache.get(
-        ("facets", key, method, name),
-        lambda: _facets(snapshot, engine, record) if tested is None else _stored_facets(tested, name),
-        lambda facets: 1000 * (1 + len(facets)),
-    )
+    facets, facets_note = neuron_facets(snapshot, key, name)
+    stored = facets is not None
+    if facets is None:
+        facets = snapshot.cache.get(
+            ("facets", key, method, name),
+            lambda: _facets(snapshot, engine, record),
+            lambda facets: 1000 * (1 + len(facets)),
+        )
     ids |= {image for facet in facets for image in facet["images"]}
     classes, of_classes = neuron_classes(snapshot, key)
     ids |= of_classes
@@ -113,7 +114,8 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
         "threshold_choices": list(THRESHOLDS),
         "methods": _methods(table, key),
         "facets": facets,
-        "facets_stored": tested is not None,
+        "facets_stored": stored,
+        "facets_note": facets_note,
         "formula": neuron_formula(snapshot, key),
         "similar": _similar(snapshot, engine, key),
         "classes": classes,
@@ -245,15 +247,6 @@ def _facets(snapshot: Snapshot, engine: Engine, record: _LabelRecord) -> list[Fa
     return [
         {"label": name, "share": len(facet) / len(ids), "images": [ids[place] for place in facet]}
         for name, facet in named
-    ]
-
-
-def _stored_facets(found: NeuronFacets, name: str | None) -> list[Facet]:
-    """Return facets that were found against a null; a single one is what the neuron's label names, if it has one."""
-    alone = len(found.facets) == 1 and name is not None
-    return [
-        {"label": name if alone else facet.label, "share": facet.share, "images": list(facet.images)}
-        for facet in found.facets
     ]
 
 

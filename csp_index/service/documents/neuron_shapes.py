@@ -184,6 +184,7 @@ class ComparedNeuron(NeuronRow):
     methods: list[MethodRow]
     facets: list[Facet]
     facets_stored: Annotated[bool, Field(description="Whether `csp-index facets` found them, against a null.")]
+    facets_note: Annotated[str, Field(description="Whether the index has outgrown those that are stored.")]
     formula: Annotated[NeuronFormula | None, Field(description="Its best logical label, kept or not.")]
     similar: list[SimilarRow]
     classes: Annotated[list[NeuronClasses], Field(description="By each column whose classes were compared.")]

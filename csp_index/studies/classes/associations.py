@@ -20,7 +20,7 @@ from csp_index.store import catalog
 from csp_index.store.catalog import of_layer, sql_text
 from csp_index.store.study_tables import ASSOCIATION_CLASSES, ASSOCIATIONS, IMAGE_LISTS, STUDIES
 from csp_index.store.tables import Store
-from csp_index.studies.newest_rows import about_images
+from csp_index.studies.staleness import outgrown
 
 FIGURES: Final = ("auroc", "rate_in", "rate_out", "mean_in", "mean_out")
 """The numbers of an association."""
@@ -74,9 +74,9 @@ class ClassSet:
             raise NotFoundError(f"{self.by!r} has no class {name!r} (has: {listed})")
         return self.names.index(name)
 
-    def about(self, images: int) -> str:
-        """Return what a reader should know: the note, and whether the layer has other `images` by now."""
-        stale = about_images(self.total, images, "associations")
+    def about(self, store: Store) -> str:
+        """Return what a reader should know: the note, and whether the index has other images or values by now."""
+        stale = outgrown(store, self.layer, self.total, self.run_id, "associations")
         return "; ".join(part for part in (self.note, stale) if part)
 
 

@@ -17,7 +17,8 @@ from csp_index.records import LayerKey
 from csp_index.store import schema
 from csp_index.store.study_tables import FACETS
 from csp_index.store.tables import Store
-from csp_index.studies.newest_rows import about_images, newest_rows
+from csp_index.studies.newest_rows import newest_rows
+from csp_index.studies.staleness import outgrown
 
 _OF_NEURON: Final = ("looked_at", "clusters", "clear")
 
@@ -80,9 +81,9 @@ class LayerFacets(Tabular):
     def __len__(self) -> int:
         return len(self.rows["neuron"].unique())
 
-    def about(self, images: int) -> str:
-        """Return what a reader should know: whether the layer has other `images` by now."""
-        return about_images(self.images, images, "facets")
+    def about(self, store: Store) -> str:
+        """Return what a reader should know: whether the index has other images or values by now."""
+        return outgrown(store, self.layer, self.images, self.rows["run_id"][0].as_py(), "facets")
 
     def to_arrow(self) -> pa.Table:
         """Return the rows as an Arrow table."""

@@ -20,6 +20,7 @@ from csp_index.store.study_tables import FACETS
 from csp_index.store.tables import Store
 from csp_index.studies.meanings.facets import Facet, LayerFacets, NeuronFacets, facet_rows, read_facets
 from csp_index.studies.newest_rows import store_blocks
+from csp_index.studies.staleness import DIGESTS, digests
 
 if TYPE_CHECKING:
     from csp_index.contrast.examples import Examples
@@ -54,7 +55,7 @@ def layer_facets(
     key, neurons = selection.target.key, selection.neurons.tolist()
     if not neurons:
         raise StudyError(f"no neuron of {key} is named: there is nothing to divide")
-    described = _described(selection, texts_key, selection.images(store))
+    described = _described(store, selection, texts_key)
     hashed = settings_hash(described)
     kept = None if recompute else read_facets(store, key, neurons, settings_hash=hashed)
     if kept is not None and len(kept) == len(neurons):
@@ -70,7 +71,7 @@ def layer_facets(
     return result
 
 
-def _described(selection: Selection, texts_key: str, images: int) -> dict[str, object]:
+def _described(store: Store, selection: Selection, texts_key: str) -> dict[str, object]:
     """Return all that facets depend on."""
     source, target = selection.source, selection.target
     return {
@@ -81,7 +82,8 @@ def _described(selection: Selection, texts_key: str, images: int) -> dict[str, o
         "logit_scale": source.logit_scale,
         "layer": str(target.key),
         "layer_identity": target.identity,
-        "images": images,
+        "images": selection.images(store),
+        DIGESTS: digests(store, source, target),
         "candidates": texts_key,
         "examples": asdict(EXAMPLES),
     }

@@ -26,6 +26,7 @@ from csp_index.studies.classes.image_classes import classes_described, read_clas
 from csp_index.studies.meanings.concept_images import ConceptImages, member_images, text_images, text_moments
 from csp_index.studies.meanings.formulas import LayerFormulas, formula_rows, read_formulas
 from csp_index.studies.newest_rows import store_blocks
+from csp_index.studies.staleness import COLUMNS, DIGESTS, digests
 
 if TYPE_CHECKING:
     from csp_index.labelling.candidates import CandidateTexts
@@ -101,7 +102,8 @@ def _described(
         "layer": str(target.key),
         "layer_identity": target.identity,
         "images": images,
-        "columns": [classes_described(store, column) for column in by],
+        COLUMNS: [classes_described(store, column) for column in by],
+        DIGESTS: digests(store, target, *([] if texts is None else [texts.source])),
     }
     if texts is not None:
         described |= {"encoder_identity": texts.source.identity, "candidates": texts.key}

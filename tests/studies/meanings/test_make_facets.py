@@ -13,9 +13,12 @@ from other_process import run_python
 
 from csp_index import AddressError, Index, NotFoundError, StudyError
 from csp_index.contrast.selection import Selection
-from csp_index.records import LayerKey
+from csp_index.records import LayerKey, NeuronKey
+from csp_index.service.documents.studies.meanings import neuron_facets
+from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, schema
 from csp_index.store.study_tables import FACETS
+from csp_index.studies import staleness
 from csp_index.studies.meanings import make_facets as module
 from csp_index.studies.meanings.facets import read_facets
 
@@ -42,7 +45,21 @@ def test_each_meaning_is_a_facet_with_its_label_and_images(world: Index) -> None
         assert sum(one.share for one in facets) == pytest.approx(1) and neurons[number].clear > 3
     assert neurons[-1].facets == () and neurons[-1].looked_at == 0, "a dead neuron has none"
     assert {one.neuron for one in found.several()} == set(range(len(OBJECTS), len(OBJECTS) + len(TWO)))
-    assert found.about(IMAGES) == "" and "made on 480 of 481 images" in found.about(IMAGES + 1)
+
+
+def test_a_page_reads_them_once_and_says_what_changed_since(world: Index, monkeypatch: Any) -> None:
+    found = read_facets(world.store, LayerKey.parse(LAYER))
+    assert found is not None and found.about(world.store) == ""
+    with monkeypatch.context() as patched:
+        patched.setattr(staleness, "column_digest", lambda *_: "of other values")
+        other = "made of other activations or embeddings than the index has now: run `csp-index facets` again"
+        assert found.about(world.store) == other
+    monkeypatch.setattr(staleness.catalog, "image_count", lambda *_: IMAGES + 1)
+    snapshot, neuron = Snapshot(world.uri), NeuronKey("m", "l", 0)
+    shown, note = neuron_facets(snapshot, neuron, None)
+    assert shown is not None and note == "made on 480 of 481 images: run `csp-index facets` again"
+    monkeypatch.setattr(snapshot, "store", None)
+    assert neuron_facets(snapshot, neuron, None) == (shown, note), "what the page keeps is read again"
 
 
 def test_what_is_stored_is_read_without_torch_and_not_made_again(world: Index, monkeypatch: Any) -> None:

@@ -46,19 +46,21 @@ _BEST, _SILENT = 6, 3  # classes that a neuron's page shows: those it tells best
 
 def class_set_rows(snapshot: Snapshot, key: LayerKey) -> list[ClassSetRow]:
     """Return what the neurons of a layer were compared by, the newest first."""
-    sets = sorted(_sets(snapshot, key), key=lambda one: one.run_id, reverse=True)
-    images = snapshot.image_count(snapshot.info(key).what)
-    return [
-        {
-            "by": one.by,
-            "classes": len(one.names),
-            "images": one.total,
-            "without": one.without,
-            "firing": one.firing,
-            "note": one.about(images),
-        }
-        for one in sets
-    ]
+
+    def read() -> list[ClassSetRow]:
+        return [
+            {
+                "by": one.by,
+                "classes": len(one.names),
+                "images": one.total,
+                "without": one.without,
+                "firing": one.firing,
+                "note": one.about(snapshot.store),
+            }
+            for one in sorted(_sets(snapshot, key), key=lambda one: one.run_id, reverse=True)
+        ]
+
+    return snapshot.cache.get(("class set rows", key), read, lambda rows: 1000 * (1 + len(rows)))
 
 
 def class_aurocs(

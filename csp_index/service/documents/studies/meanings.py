@@ -5,10 +5,12 @@ Reads what `csp-index facets` and `csp-index formulas` stored; loads no torch.
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
 
 from csp_index.errors import NotFoundError
 from csp_index.records import LayerKey, NeuronKey
+from csp_index.service.documents.neuron_shapes import Facet
 from csp_index.service.documents.studies.meaning_shapes import (
     FacetedNeuron,
     FacetRow,
@@ -18,12 +20,13 @@ from csp_index.service.documents.studies.meaning_shapes import (
 )
 from csp_index.service.layer_table import LayerTable
 from csp_index.service.snapshot import Snapshot
-from csp_index.store import catalog
 from csp_index.studies.meanings.facets import LayerFacets, NeuronFacets, read_facets
 from csp_index.studies.meanings.formulas import LayerFormulas, formula_document, read_formulas
 
 NEURONS: Final = 20  # of each kind on one page of a layer
 _SHOWN = 6  # images of a facet
+
+Found = TypeVar("Found", LayerFacets, LayerFormulas)
 
 
 def meanings_document(snapshot: Snapshot, key: LayerKey, start: int = 0, limit: int = NEURONS) -> MeaningsDocument:
@@ -32,7 +35,8 @@ def meanings_document(snapshot: Snapshot, key: LayerKey, start: int = 0, limit: 
     Raises NotFoundError where neither was looked for.
     """
     table = snapshot.layer(key)
-    facets, formulas = _facets(snapshot, key), _formulas(snapshot, key)
+    facets, facets_note = _stored(snapshot, key, read_facets)
+    formulas, formulas_note = _stored(snapshot, key, read_formulas)
     if facets is None and formulas is None:
         raise NotFoundError(
             f"no meanings of neurons of {key} are stored: run `csp-index facets DB --layer {key}` or "
@@ -40,19 +44,18 @@ def meanings_document(snapshot: Snapshot, key: LayerKey, start: int = 0, limit: 
         )
     several = [] if facets is None else facets.several()
     kept = [] if formulas is None else formulas.kept()
-    images = catalog.image_count(snapshot.store, table.info.what)
     shown = several[start : start + limit]
     names = snapshot.names({image for one in shown for facet in one.facets for image in facet.images[:_SHOWN]})
     return {
         "layer": str(key),
         "divided": None if facets is None else len(facets),
         "several": len(several),
-        "facets_note": "" if facets is None else facets.about(images),
+        "facets_note": facets_note,
         "neurons": [_faceted(one, table, names) for one in shown],
         "formula_neurons": None if formulas is None else len(formulas),
         "kept": len(kept),
         "concepts": None if formulas is None else formulas.concepts,
-        "formulas_note": "" if formulas is None else formulas.about(images),
+        "formulas_note": formulas_note,
         "formulas": [_formula(row, table) for row in kept[start : start + limit]],
     }
 
@@ -63,40 +66,46 @@ def neuron_formula(snapshot: Snapshot, key: NeuronKey) -> NeuronFormula | None:
     Raises NotFoundError for a neuron that does not exist.
     """
     table = snapshot.neuron(key)
-    found = read_formulas(snapshot.store, key.layer_key, [key.neuron])
+    found, note = _stored(snapshot, key.layer_key, read_formulas, key.neuron)
     if found is None:
         return None
     row = _formula(found.rows.to_pylist()[0], table)
-    if row["formula"] is None:
-        return None
-    note = found.about(catalog.image_count(snapshot.store, table.info.what))
-    return {**row, "concepts": found.concepts, "note": note}
+    return None if row["formula"] is None else {**row, "concepts": found.concepts, "note": note}
 
 
-def neuron_facets(snapshot: Snapshot, key: NeuronKey) -> NeuronFacets | None:
-    """Return the stored facets of a neuron, None where they were not looked for."""
-    found = read_facets(snapshot.store, key.layer_key, [key.neuron])
-    return None if found is None else found.neurons()[0]
+def neuron_facets(snapshot: Snapshot, key: NeuronKey, label: str | None) -> tuple[list[Facet] | None, str]:
+    """Return the stored facets of a neuron, None where they were not looked for, and what a reader should know of them.
+
+    A single one is what the neuron's label names, if it has one.
+    """
+    found, note = _stored(snapshot, key.layer_key, read_facets, key.neuron)
+    if found is None:
+        return None, note
+    facets = found.neurons()[0].facets
+    alone = len(facets) == 1 and label is not None
+    shown: list[Facet] = [
+        {"label": label if alone else facet.label, "share": facet.share, "images": list(facet.images)}
+        for facet in facets
+    ]
+    return shown, note
 
 
 def has_meanings(snapshot: Snapshot, key: LayerKey) -> bool:
     """Return whether facets or formulas of a layer are stored."""
-    return _facets(snapshot, key) is not None or _formulas(snapshot, key) is not None
+    return _stored(snapshot, key, read_facets)[0] is not None or _stored(snapshot, key, read_formulas)[0] is not None
 
 
-def _facets(snapshot: Snapshot, key: LayerKey) -> LayerFacets | None:
+def _stored(
+    snapshot: Snapshot, key: LayerKey, read: Callable[..., Found | None], neuron: int | None = None
+) -> tuple[Found | None, str]:
+    """Return what `read` has of a layer, or of one neuron, and what a reader should know of it."""
+
+    def made() -> tuple[Found | None, str]:
+        found = read(snapshot.store, key, None if neuron is None else [neuron])
+        return found, "" if found is None else found.about(snapshot.store)
+
     return snapshot.cache.get(
-        ("layer facets", key),
-        lambda: read_facets(snapshot.store, key),
-        lambda found: 64 if found is None else found.rows.nbytes,
-    )
-
-
-def _formulas(snapshot: Snapshot, key: LayerKey) -> LayerFormulas | None:
-    return snapshot.cache.get(
-        ("layer formulas", key),
-        lambda: read_formulas(snapshot.store, key),
-        lambda found: 64 if found is None else found.rows.nbytes,
+        (read, key, neuron), made, lambda made: 500 if made[0] is None else 500 + made[0].rows.nbytes
     )
 
 

@@ -47,7 +47,8 @@ def test_they_come_page_by_page(client: TestClient) -> None:
 
 def test_a_neurons_page_has_its_facets_and_formula(client: TestClient) -> None:
     document = client.get(f"/api/v1/neurons/{LAYER}/6").json()
-    assert document["facets_stored"] and {one["label"] for one in document["facets"]} == {"ant", "bee"}
+    assert document["facets_stored"] and document["facets_note"] == ""
+    assert {one["label"] for one in document["facets"]} == {"ant", "bee"}
     assert document["formula"]["kept"] and set(document["formula"]["terms"]) == {"ant", "bee"}
     seen = page_at(client, f"/neurons/{LAYER}/6")
     assert f"/meanings/{LAYER}" in [link["href"] for link in seen.all("a")]
