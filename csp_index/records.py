@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from csp_index.assurance import NullRank, stability
 from csp_index.errors import AddressError, SettingError
@@ -233,6 +233,17 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "generator_seed": (-(2**63), 2**63 - 1),
 }
 """The least and the most of the whole numbers among the options of labels."""
+
+
+STUDY_SEEDS: Final = (0, 2**32 - 1)
+"""The least and the highest seed of a study, which NumPy draws with."""
+
+
+def check_seed(seed: int) -> None:
+    """Raise SettingError for what is no seed of a study."""
+    least, most = STUDY_SEEDS
+    if not isinstance(seed, int) or not least <= seed <= most:
+        raise SettingError(f"seed is {seed!r}: expected a whole number from {least} to {most}")
 
 
 @dataclass(frozen=True, slots=True)

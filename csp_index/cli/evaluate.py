@@ -47,7 +47,7 @@ _GRADES = {"agreement-exact": "{:.2f}", "agreement-overlap": "{:.2f}", "agreemen
 @click.option("--judge-on", help="The images' own split that judges labels.")
 @click.option(
     "--seed",
-    type=whole("seed"),
+    type=whole("study-seed"),
     default=0,
     show_default=True,
     help="Seed of the split and of all other random draws.",

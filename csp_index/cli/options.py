@@ -12,7 +12,7 @@ from csp_index.arrow_alone import load_arrow_alone
 from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.errors import SettingError
 from csp_index.models.trust import give
-from csp_index.records import BOUNDS, ExampleOptions
+from csp_index.records import BOUNDS, STUDY_SEEDS, ExampleOptions
 
 if TYPE_CHECKING:
     from csp_index.labelling.texts.candidate_names import TextArrays
@@ -175,6 +175,7 @@ _BOUNDS = {name.replace("_", "-"): bounds for name, bounds in BOUNDS.items()} | 
     "rate-pictures": (1, 1000),
     "resamples": (0, 10_000),
     "sample": (2, 10_000),
+    "study-seed": STUDY_SEEDS,
     "shard-size": (1, 10_000_000),
     "top": (1, 1_000_000),
     "words": (1, 1000),

@@ -20,6 +20,6 @@ def firing_levels(above: str, statistics: pa.Table) -> np.ndarray:
         number = float(above)
     except ValueError:
         return thresholds(statistics, above).numpy()
-    if not np.isfinite(np.float32(number)):
+    if not abs(number) <= float(np.finfo(np.float32).max):
         raise SettingError(f"firing is {above}: expected a finite number, mean, quantile:Q or max:F")
     return np.full(statistics.num_rows, number, np.float32)

@@ -28,7 +28,7 @@ _NAMES = {"concepts": "concept vectors", "activations": "activations"}
     metavar="LAYER",
     help="A layer MODEL/LAYER that has learned nothing, as SECOND with --weights redrawn:1: a third null.",
 )
-@click.option("--seed", type=whole("seed"), default=0, show_default=True, help="Seed of the nulls.")
+@click.option("--seed", type=whole("study-seed"), default=0, show_default=True, help="Seed of the nulls.")
 @click.option("--top", type=whole("top"), default=10, show_default=True, help="Pairs to print of each measure.")
 @click.option("--recompute", is_flag=True, help="Compare again even if the index holds the comparison.")
 @json_option

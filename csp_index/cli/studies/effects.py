@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--sample", type=whole("sample"), default=512, show_default=True, help="zero, mean: images, a random draw."
 )
-@click.option("--seed", type=whole("seed"), default=0, show_default=True, help="Seed of that draw.")
+@click.option("--seed", type=whole("study-seed"), default=0, show_default=True, help="Seed of that draw.")
 @click.option("--column", help="Metadata column with each image's class (by default what the network says).")
 @logit_options
 @click.option("--top", type=whole("top"), default=3, show_default=True, help="Classes to print per neuron.")

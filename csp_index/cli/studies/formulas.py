@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--encoder", callback=give_spec, help="The encoder to use, if the index holds several.")
 @click.option("--firing", help="An image fires a neuron above this: a number, mean, quantile:Q or max:F (0).")
 @click.option(
-    "--seed", type=whole("seed"), default=0, show_default=True, help="Draws the images that are held out."
+    "--seed", type=whole("study-seed"), default=0, show_default=True, help="Draws the images that are held out."
 )
 @click.option("--all", "every", is_flag=True, help="Print neurons without a formula that helps, too.")
 @click.option("--recompute", is_flag=True, help="Look for the formulas again even if the index has them.")

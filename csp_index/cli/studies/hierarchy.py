@@ -36,7 +36,7 @@ _LEFT_OUT = ("run_id", "settings_hash")
 @click.option("--texts", type=FILE, help="Their words, one per line.")
 @click.option("--templates", help="Prompt templates; by default the last ones used.")
 @click.option("--encoder", callback=give_spec, help="The encoder to use, if the index holds several.")
-@click.option("--seed", type=whole("seed"), default=0, show_default=True, help="Seed of the split of the images.")
+@click.option("--seed", type=whole("study-seed"), default=0, show_default=True, help="Seed of the split of the images.")
 @click.option(
     "--keep", type=float, default=0.9, show_default=True, help="Share of the label's correlation that is kept, 0 to 1."
 )

@@ -89,7 +89,7 @@ class GivenLabels:
 
 def check_name(name: str, file: str) -> str:
     """Return a name for labels made elsewhere; LabelError for one that is no name or that a method has."""
-    if name in method_names() or name.casefold() in _RESERVED:
+    if name.casefold() in {*_RESERVED, *map(str.casefold, method_names())}:
         raise LabelError(f"labels cannot be called {name!r}, which is a word of csp-index: give {file} another name")
     if not _NAME.fullmatch(name):
         raise LabelError(

@@ -19,7 +19,7 @@ from csp_index.contrast.examples import activating_examples
 from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError
 from csp_index.labelling.elsewhere.given_labels import GivenLabels, LabelsFile, check_name, read_given
-from csp_index.labelling.elsewhere.records import COMMAND, imports_of
+from csp_index.labelling.elsewhere.records import COMMAND, imported_names, imports_of
 from csp_index.labelling.kept.label_rows import LabelRows, rows_of, write_labels
 from csp_index.labelling.label_values import Ranking, example_summary
 from csp_index.labelling.request import LabelRequest
@@ -58,6 +58,9 @@ def import_labels(store: Store, selection: Selection, given: GivenLabels, *, rep
     target, name = selection.target, given.name
     summary = ImportSummary(name, str(target.key), len(given.texts), given.layout, given.notes)
     with store.write_lock():
+        twin = next((one for one in imported_names(store) - {name} if one.casefold() == name.casefold()), None)
+        if twin is not None:
+            raise LabelError(f"labels {name} cannot stand beside the imported labels {twin}: give them another name")
         older = imports_of(store, target.key).get(name)
         if older is not None and older.about["digest"] == given.digest:
             return replace(summary, unchanged=True)

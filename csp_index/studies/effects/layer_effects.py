@@ -15,7 +15,7 @@ import numpy as np
 
 from csp_index.concurrency import unseen
 from csp_index.errors import ModelError, SettingError
-from csp_index.records import Progress
+from csp_index.records import Progress, check_seed
 from csp_index.store import catalog
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.image_metadata import metadata_state
@@ -50,8 +50,7 @@ class EffectOptions:
             raise SettingError(f"by is {self.by!r}: expected {', '.join(get_args(EffectBy))}")
         if not isinstance(self.sample, int) or not _SAMPLE[0] <= self.sample <= _SAMPLE[1]:
             raise SettingError(f"sample is {self.sample!r}: expected {_SAMPLE[0]} to {_SAMPLE[1]:,} images")
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise SettingError(f"seed is {self.seed!r}: expected a whole number, 0 or more")
+        check_seed(self.seed)
 
 
 def layer_effects(

@@ -10,7 +10,7 @@ from csp_index.concurrency import unseen
 from csp_index.errors import SettingError, StudyError
 from csp_index.evaluation.hierarchy import Hierarchy, load_hierarchy
 from csp_index.labelling.texts.candidate_names import Candidates, TextSpace, plain_candidates
-from csp_index.records import Progress
+from csp_index.records import Progress, check_seed
 from csp_index.regular_files import user_path
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.runs import record_run, settings_hash
@@ -32,8 +32,7 @@ class HierarchyOptions:
     keep: float = KEEP  # share of the label's correlation
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed <= _MOST_SEED:
-            raise SettingError(f"seed is {self.seed}: expected a whole number from 0 to {_MOST_SEED}")
+        check_seed(self.seed)
         if not 0 <= self.keep <= 1:
             raise SettingError(f"keep is {self.keep}: expected a share from 0 to 1")
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from csp_index.concurrency import unseen
 from csp_index.errors import SettingError, StudyError
-from csp_index.records import Progress
+from csp_index.records import Progress, check_seed
 from csp_index.store import catalog
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.runs import record_run, settings_hash
@@ -69,8 +69,10 @@ def layer_formulas(
 
     if (texts is None) == (not by):
         raise SettingError("concepts are texts, or values of metadata columns: expected one of the two")
-    if seed < 0:
-        raise SettingError(f"seed is {seed}: expected a whole number, 0 or more")
+    check_seed(seed)
+    twice = next((column for column in by if by.count(column) > 1), None)
+    if twice is not None:
+        raise SettingError(f"the column {twice!r} is named twice: expected each once")
     statistics, above = catalog.neuron_rows(store, target, neurons.tolist()), ABOVE if firing is None else firing
     images = int(statistics["images"][0].as_py())
     described = _described(store, target, texts, tuple(by), images) | {"firing": above, "seed": seed}

@@ -152,7 +152,13 @@ def read_notes_file(path: str | Path) -> tuple[list[Note], list[Rating]]:
                 f"{', '.join(COLUMNS)}"
             )
         said = [_row(header, row, f"line {reader.line_num} of {path}") for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as exc:
+    except csv.Error as exc:
+        long = f"it has a cell of more than {csv.field_size_limit():,} characters, which no note has"
+        what = long if "field limit" in str(exc) else one_line(exc)
+        raise SourceError(
+            f"line {reader.line_num} of {path} cannot be read: {what}: expected a file of `csp-index notes export`"
+        ) from exc
+    except (OSError, UnicodeDecodeError) as exc:
         raise SourceError(f"the notes in {path} cannot be read: {one_line(exc)}: expected a CSV file in UTF-8") from exc
     notes = [one for one in said if isinstance(one, Note)]
     ratings = [one for one in said if isinstance(one, Rating)]

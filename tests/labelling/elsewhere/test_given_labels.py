@@ -134,7 +134,7 @@ def test_names_are_those_of_files_or_given_and_never_those_of_methods(tmp_path):
     odd = tmp_path / "a=b.csv"
     odd.write_text("neuron,label\n0,x\n")
     assert LabelsFile.parse(odd) == LabelsFile("a-b", odd)
-    for name in (*METHODS, "all", "None"):
+    for name in (*METHODS, "all", "None", "CSP"):
         with pytest.raises(LabelError, match="is a word of csp-index"):
             check_name(name, "x.csv")
     for name in ("", "a:b", "a b", "x" * 61):

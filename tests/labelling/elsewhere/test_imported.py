@@ -85,6 +85,8 @@ def test_the_same_labels_are_not_stored_again_and_others_replace_them_only_on_re
     assert not first.unchanged
     runs, rows = index.store.count(schema.RUNS), index.store.count(schema.LABELS)
     assert index.import_labels(LAYER, folder / "milan.csv").unchanged
+    with pytest.raises(LabelError, match="labels Milan cannot stand beside the imported labels milan"):
+        index.import_labels(LAYER, folder / "milan.csv", "Milan")
     assert index.store.count(schema.RUNS) == runs and index.store.count(schema.LABELS) == rows
     (folder / "new.csv").write_text("neuron,label\n1,fish\n2,worm\n")
     with pytest.raises(

@@ -78,8 +78,13 @@ def test_bad_input_is_one_line(world: Index) -> None:
         world.formulas(LOGIC, by=["color"])
     with pytest.raises(SettingError, match="texts of a vocabulary, or values of metadata columns"):
         world.formulas(LOGIC, by=["look"], vocabulary=texts())
-    with pytest.raises(SettingError, match="firing is inf"):
-        world.formulas(LOGIC, by=["look"], firing="inf")
+    for firing in ("inf", "nan", "1e99"):
+        with pytest.raises(SettingError, match=f"firing is {firing}: expected a finite number"):
+            world.formulas(LOGIC, by=["look"], firing=firing)
+    with pytest.raises(SettingError, match="the column 'look' is named twice: expected each once"):
+        world.formulas(LOGIC, by=["look", "object", "look"])
+    with pytest.raises(SettingError, match="seed is -1: expected a whole number from 0 to 4294967295"):
+        world.formulas(LOGIC, by=["look"], seed=-1)
     with pytest.raises(StudyError, match="the layer has 30 images: expected 40 or more"):
         module._halves(30, 0)
     target = catalog.layer(world.store, LayerKey.parse(LOGIC))

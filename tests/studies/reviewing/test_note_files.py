@@ -129,6 +129,7 @@ def test_notes_about_neurons_that_are_not_here_are_kept_and_counted(noted):
         ((",mine,", ",mine,surplus,"), r"has 11 cells: expected 10"),
         (("20", "29"), "not in the future"),
         (("bob", '"bob'), "cannot be read"),
+        ((",mine,", f",{'m' * 131_073},"), r"line \d+ of .* has a cell of more than 131,072 characters, which no note"),
     ],
 )
 def test_a_file_that_no_export_wrote_adds_nothing(noted_once, tmp_path, change, match):
