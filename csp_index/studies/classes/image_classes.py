@@ -22,7 +22,16 @@ from csp_index.store.class_names import class_names
 from csp_index.store.image_metadata import check_columns, image_records, metadata_state, number_text
 from csp_index.store.tables import Store
 from csp_index.store.values.arrays import fetch_tiles
-from csp_index.studies.classes.number_bins import BINS, MOST_BINS, TO, are_measured, as_numbers, binned, no_number
+from csp_index.studies.classes.number_bins import (
+    BINS,
+    MOST_BINS,
+    TO,
+    are_measured,
+    as_numbers,
+    binned,
+    no_number,
+    not_measured,
+)
 
 OUTPUTS: Final = "outputs:"  # before the layer of a classifier, in place of a column's name
 MOST_CLASSES: Final = 1000
@@ -87,6 +96,8 @@ def read_classes(store: Store, by: str, images: int, most: int = MOST_CLASSES, b
     check_columns(store, [by])
     names, owners, ids, notes = _column_classes(store, by, images)
     numbers = as_numbers(names)
+    if bins is None and numbers is None and (why := not_measured(names, len(ids), MOST_CLASSES)):
+        notes.append(f"{by!r} {why}")
     if bins is None and numbers is not None and are_measured(numbers, len(ids), MOST_CLASSES):
         bins = BINS
         notes.append(f"{by!r} has {len(numbers):,} different numbers, divided into {BINS} bins (--bins)")

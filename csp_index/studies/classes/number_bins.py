@@ -14,6 +14,7 @@ TO: Final = " to "
 """What stands between the lowest and the highest number of a bin in its name."""
 
 _FEW_NUMBERS = 20  # different numbers that are classes, whatever they are
+_NAMED = 3  # values that a reason names
 _FEW_IMAGES = 10  # images per number on average, below which numbers are measured
 
 
@@ -34,6 +35,25 @@ def as_numbers(names: Sequence[str]) -> np.ndarray | None:
 def no_number(names: Sequence[str]) -> str:
     """Return the first value that is no number."""
     return next((name for name in names if as_numbers([name]) is None), "")
+
+
+def not_measured(names: Sequence[str], count: int, most: int) -> str:
+    """Return why a column whose values are measured numbers but for a few is not divided; "" for any other column.
+
+    >>> not_measured([*map(str, range(40)), "inf"], 41, 1000)
+    "has 40 different numbers, but 'inf' is no finite number: each value is a class (empty such cells for bins)"
+    """
+    others = [name for name in names if as_numbers([name]) is None]
+    if not 0 < 2 * len(others) < len(names):
+        return ""
+    numbers = as_numbers(sorted(set(names) - set(others)))
+    if numbers is None or not are_measured(numbers, count, most):
+        return ""
+    few = ", ".join(map(repr, others[:_NAMED])) + (", ..." if len(others) > _NAMED else "")
+    return (
+        f"has {len(numbers):,} different numbers, but {few} {'is no' if len(others) == 1 else 'are no'} finite "
+        f"number{'' if len(others) == 1 else 's'}: each value is a class (empty such cells for bins)"
+    )
 
 
 def are_measured(numbers: np.ndarray, count: int, most: int) -> bool:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from csp_index.errors import SettingError
 from csp_index.labelling.vocabularies import Vocabulary
-from csp_index.records import Progress
+from csp_index.records import Progress, check_seed
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.runs import record_run, settings_hash
@@ -78,6 +78,13 @@ class _Subject:
         }
 
 
+def _lacking(untrained: Side, shared: SharedImages) -> str:
+    """Return how many of the images a layer that has learned nothing does not have, "" if none."""
+    missing = int(np.count_nonzero(shared.first >= untrained.images))
+    named = f"{untrained.target.key}, which has learned nothing, lacks {missing:,} of these {len(shared):,} images"
+    return f"{named}: its null is over the others" if missing else ""
+
+
 def _described_null(side: Side) -> list[str]:
     return [str(side.target.key), column_digest(side.store, side.target)]
 
@@ -98,12 +105,15 @@ def compare_layers(
     `untrained` is a layer of the first one's index that has learned nothing. Raises SettingError for a layer with
     itself, SourceError where two indexes share fewer than two images.
     """
+    check_seed(seed)
     sides = [side for side in (first, second, untrained) if side is not None]
     for place, side in enumerate(sides):
         if any(side.store.uri == other.store.uri and side.target.key == other.target.key for other in sides[:place]):
             raise SettingError(f"{side.target.key} is named twice: a layer is compared with another one")
     shared = shared_images(first, second)
     encoders, note = common_encoder(first, second, shared, encoder)
+    lacks = "" if untrained is None else _lacking(untrained, shared)
+    note = "; ".join(part for part in (note, lacks) if part)
     labels = shown_labels(first.store, first.target), shown_labels(second.store, second.target)
     subject = _Subject((first, second), shared, encoders, labels, vocabulary, untrained, seed, note)
     described, store = subject.described(), first.store

@@ -85,7 +85,10 @@ def test_bins_of_what_is_no_column_of_numbers_are_refused(store: Store) -> None:
         read_classes(store, "size", N, bins=1)
     with pytest.raises(SettingError, match="are classes, and no column of numbers"):
         read_classes(store, "outputs:net/logits", N, bins=3)
-    assert len(read_classes(store, "mixed", N).names) == N, "texts among numbers: each value is a class"
+    mixed = read_classes(store, "mixed", N)
+    assert len(mixed.names) == N, "texts among numbers: each value is a class"
+    assert "'mixed' has 39 different numbers, but 'none' is no finite number: each value is a class" in mixed.note
+    assert "finite" not in read_classes(store, "name", N).note + read_classes(store, "kind", N).note
 
 
 def test_equal_numbers_are_in_one_bin() -> None:

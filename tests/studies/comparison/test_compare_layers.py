@@ -10,6 +10,10 @@ from compared import NEURONS, WIDTH, make_compared, order, scenes, texts, with_l
 
 from csp_index import Index, open_index
 from csp_index.errors import SettingError
+from csp_index.records import LayerKey
+from csp_index.store import catalog
+from csp_index.studies.comparison.compare_layers import _lacking
+from csp_index.studies.comparison.shared_images import Side, shared_images
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +117,19 @@ def test_layers_that_see_the_same_but_share_no_neuron_match_at_the_null(tmp_path
         assert way.null_untrained == pytest.approx(np.percentile(oracle, 95))
     with pytest.raises(SettingError, match="b/l is named twice"):
         index.compare("a/l", "b/l", untrained="b/l")
+
+
+def test_an_untrained_layer_of_fewer_images_is_told(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = index.compare("a/l", "permuted/l")
+    pair = [Side(index.store, catalog.layer(index.store, LayerKey.parse(one))) for one in ("a/l", "permuted/l")]
+    shared = shared_images(*pair)
+    monkeypatch.setattr(Side, "images", property(lambda _: both.images - 3))
+    told = f"permuted/l, which has learned nothing, lacks 3 of these {both.images} images: its null is over the others"
+    assert _lacking(pair[1], shared) == told
+    monkeypatch.setattr(Side, "images", property(lambda _: both.images))
+    assert _lacking(pair[1], shared) == ""
+
+
+def test_a_seed_that_numpy_cannot_draw_with_is_refused(index: Index) -> None:
+    with pytest.raises(SettingError, match="seed is -1: expected a whole number from 0 to 4294967295"):
+        index.compare("a/l", "permuted/l", seed=-1)
