@@ -78,7 +78,7 @@ def _lines(found: LayerHierarchy) -> list[str]:
     for depth, group in found.tree():
         above = f" (below {', '.join(reversed(group.through))})" if group.through else ""
         own = "; ".join(
-            f"{row['neuron']}" + ("" if row["state"] != "climbed" else f" {row['label']}")
+            f"{row['neuron']}" + ("" if row["label"] == group.word.title else f" {row['label']}")
             for row in found.neurons_at(group.word.word)
         )
         lines.append(f"{'  ' * depth}{group.word.title}{above}: {group.neurons:,}{f' ({own})' if own else ''}")

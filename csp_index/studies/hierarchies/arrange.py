@@ -20,8 +20,7 @@ from csp_index.studies.hierarchies.records import LayerHierarchy
 from csp_index.studies.hierarchies.stored import stored_hierarchy, write_hierarchy
 from csp_index.studies.shown_labels import shown_labels
 
-_VERSION = 1  # of what the numbers are made of: another one is another settings hash
-_MOST_SEED = 2**32 - 1
+_VERSION = 2  # of what the numbers are made of: another one is another settings hash
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,16 @@ class Climb:
             last = max(ends, key=lambda word: (above[word].correlation, -word))
             one["ended_at"] = self._words.words[last].title
             one["ended_correlation"] = above[last].correlation
+            if level is None:
+                one["level"] = next(sense for sense in self._words.starts[label] if self._leads(sense, last))
+                one["level_title"] = self._words.words[one["level"]].title
+
+    def _leads(self, sense: int, word: int) -> bool:
+        """Return whether a word is above a sense of a label."""
+        waiting = [sense]
+        for one in waiting:  # the list grows while it is read
+            waiting += [parent for parent in self._parents[one] if parent not in waiting]
+        return word in waiting
 
     def _beginning(self, own: _Read, above: dict[int, _Read]) -> tuple[int | None, _Read]:
         """Return the word at which the climb begins, None for the label: what explains the choosing images best.

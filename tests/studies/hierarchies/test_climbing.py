@@ -50,6 +50,27 @@ def test_a_neuron_of_the_leaf_stays(shown: tuple[np.ndarray, np.ndarray]) -> Non
     assert (one["state"], one["level_title"], one["ended_at"]) == ("kept", "leaf", "family")
 
 
+def test_a_label_of_two_senses_stands_at_the_one_whose_broader_word_explains_more() -> None:
+    rng = np.random.default_rng(0)
+    crane = (rng.random(IMAGES) < 0.1).astype(float)
+    birds, machines = (np.maximum(crane, rng.random(IMAGES) < share) for share in (0.2, 0.6))
+    words = (
+        Word("derrick", (2,), (0,), None),
+        Word("crane", (3,), (0,), 0),
+        Word("machine", (), (0,), None),
+        Word("bird", (), (0,), None),
+    )
+    senses = LabelWords(words, ("crane",), (0,), ((0, 1),), ({0: 0, 1: 0, 2: 1, 3: 1},))
+    nothing = np.zeros(IMAGES)
+    values = np.stack([crane, nothing, crane, nothing, nothing, nothing, nothing, machines, birds]).astype(np.float32)
+    has = np.array([False, True, False, False]), np.array([False, False, True, True])
+    sides = [Responses(values[:, start::2], *has) for start in (0, 1)]
+    one = Climb(senses, *sides, resamples(IMAGES // 2, 200, 0), 0.9).levels(
+        ("crane",), crane[None, ::2], crane[None, 1::2]
+    )[0]
+    assert (one["state"], one["level"], one["level_title"], one["ended_at"]) == ("kept", 1, "crane", "bird")
+
+
 def test_a_neuron_that_nothing_explains_stays_unexplained(shown: tuple[np.ndarray, np.ndarray]) -> None:
     one = level(np.random.default_rng(5).random(IMAGES), *shown, ("leaf",))
     assert (one["state"], one["level_title"], one["ended_at"]) == ("unexplained", "leaf", None)
