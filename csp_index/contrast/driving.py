@@ -16,6 +16,7 @@ from csp_index.models.networks import LoadedNetwork
 from csp_index.originals import read_originals
 from csp_index.store import schema
 from csp_index.store.tables import Store
+from csp_index.store.values.activation_maps import NeuronMaps
 
 
 def open_pictures(store: Store, images: Iterable[int], lost: dict[int, str]) -> dict[int, Image.Image]:
@@ -35,6 +36,24 @@ def open_pictures(store: Store, images: Iterable[int], lost: dict[int, str]) -> 
         else:
             pictures[image] = reduced(item.image)
     return pictures
+
+
+def stored_heat(maps: NeuronMaps | None, image: int, size: tuple[int, int]) -> tuple[torch.Tensor, Box] | None:
+    """Return what `driven` gives for a picture of (width, height), from stored maps; None where they lack it.
+
+    The heat is a share of the largest value, above the map's median. None also for a map without a peak, and where the
+    part of the picture that maps cover is unknown.
+    """
+    shares = None if maps is None else maps.of(image)
+    part = None if maps is None else maps.frame.box(size)
+    if shares is None or part is None:
+        return None
+    heat = torch.from_numpy(shares)
+    heat = (heat - heat.median()).clamp(min=0)
+    if not heat.any():  # it fires nowhere, or everywhere alike
+        return None
+    box = (part[0] * size[0], part[1] * size[1], part[2] * size[0], part[3] * size[1])
+    return heat, box
 
 
 def driven(

@@ -5,14 +5,13 @@ Loads no torch. A veil is as a picture's thumbnail is shaped: the less a place f
 
 from __future__ import annotations
 
-import io
 from base64 import b64encode
 from typing import Final
 
 import numpy as np
-from PIL import Image
 
 from csp_index.errors import NotFoundError
+from csp_index.images.veils import Box, encoded, veil_over
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents.map_shapes import MapsDocument
 from csp_index.service.snapshot import Snapshot
@@ -20,9 +19,13 @@ from csp_index.store.catalog import LayerInfo
 from csp_index.store.values.activation_maps import NeuronMaps, maps_per_neuron, required_maps
 
 VEIL_SIDE: Final = 96  # pixels of a veil's longer side
-_GRAY: Final = 225
-_DENSE: Final = 0.78  # of a veil's opacity where nothing fires
 _SIZE: Final = ("width", "height")
+
+
+def maps_kept(snapshot: Snapshot, layer: LayerKey) -> int:
+    """Return of how many top images of each neuron maps are stored, 0 without maps of the layer."""
+    info: LayerInfo = snapshot.layer(layer).info
+    return snapshot.cache.get(("maps of", layer), lambda: maps_per_neuron(snapshot.store, info), lambda count: 100)
 
 
 def mapped_images(snapshot: Snapshot, key: NeuronKey, top_images: list[int]) -> list[int]:
@@ -66,23 +69,10 @@ def map_veil(snapshot: Snapshot, key: NeuronKey, image_id: int) -> bytes:
     return veil(heat, box, size)
 
 
-def veil(heat: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]) -> bytes:
-    """Return a PNG of gray and opacity, shaped as a picture of `size`; `heat` [h, w] in [0, 1] covers its part `box`.
-
-    As in reports, the square root of the heat is what is left of the picture.
-    """
+def veil(heat: np.ndarray, box: Box, size: tuple[int, int]) -> bytes:
+    """Return a veil as PNG, shaped as a picture of `size`; `heat` [h, w] in [0, 1] covers its part `box`."""
     scale = VEIL_SIDE / max(size)
-    width, height = (max(1, round(side * scale)) for side in size)
-    left, right = (round(box[side] * width) for side in (0, 2))
-    top, bottom = (round(box[side] * height) for side in (1, 3))
-    small = Image.fromarray(heat.astype(np.float32))
-    shown = small.resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.BICUBIC)
-    opacity = np.rint(255 * _DENSE * (1 - np.sqrt(np.asarray(shown).clip(0, 1)))).astype(np.uint8)
-    canvas = Image.new("L", (width, height), round(255 * _DENSE))
-    canvas.paste(Image.fromarray(opacity), (left, top))
-    buffer = io.BytesIO()
-    Image.merge("LA", (Image.new("L", canvas.size, _GRAY), canvas)).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(veil_over(heat, box, (max(1, round(scale * size[0])), max(1, round(scale * size[1])))))
 
 
 def _size_of(row: dict[str, object] | None) -> tuple[int, int]:
@@ -98,9 +88,3 @@ def _maps_of(snapshot: Snapshot, key: NeuronKey) -> NeuronMaps:
         lambda: required_maps(snapshot.store, table.info, key.neuron),
         lambda made: 1000 + made.maps.nbytes + 12 * len(made.images),
     )
-
-
-def maps_kept(snapshot: Snapshot, layer: LayerKey) -> int:
-    """Return how many images of each neuron of a layer have a map, those that activate it most; 0 without maps."""
-    info: LayerInfo = snapshot.layer(layer).info
-    return snapshot.cache.get(("maps of", layer), lambda: maps_per_neuron(snapshot.store, info), lambda count: 100)

@@ -1,4 +1,4 @@
-"""Heat maps of the activating pictures of findings: made by the network when a report asks for them, never stored."""
+"""Heat maps of the activating pictures of findings: from stored maps, else by the network when a report asks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from csp_index import settings
-from csp_index.contrast.driving import driven, open_pictures
+from csp_index.contrast.driving import driven, open_pictures, stored_heat
 from csp_index.contrast.saliency import over_picture
 from csp_index.errors import CspIndexError
 from csp_index.images.footprint import Box
@@ -20,6 +20,7 @@ from csp_index.printable import without_folders
 from csp_index.records import Progress
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.tables import Store
+from csp_index.store.values.activation_maps import read_maps
 from csp_index.store.values.derived_images import is_derived
 from csp_index.studies.auditing.stored_audits import StoredFinding
 from csp_index.studies.reporting.pictures import HeatMaps
@@ -38,7 +39,8 @@ def make_heat_maps(
 ) -> HeatMaps:
     """Return the heat maps of the activating images of findings' pairs; the note says why some, or all, are missing.
 
-    The network is loaded and run, if it is at hand, on the original pictures, if these are.
+    Maps that the index stores are taken. For the others the network is loaded and run, if it is at hand. Both need the
+    original pictures.
     """
     wanted = dict.fromkeys(
         (finding.neuron.neuron, pair["image"])
@@ -49,18 +51,24 @@ def make_heat_maps(
     made: dict[tuple[int, int], bytes] = {}
     lost: dict[int, str] = {}
     try:
-        network = models().held_network(target) if wanted else None
-        side = settings.THUMBNAIL_SIZE.value()
-        todo = list(wanted)
+        network, side = None, settings.THUMBNAIL_SIZE.value()
+        todo, stored = list(wanted), read_maps(store, target, (neuron for neuron, _ in wanted))
         for start in range(0, len(todo), _AT_ONCE):
             some = todo[start : start + _AT_ONCE]
             pictures = open_pictures(store, (image for _, image in some), lost)
-            some = [one for one in some if one[1] in pictures]
-            shown = [pictures[image] for _, image in some]
-            if network is not None:
-                maps = driven(network, target.key.layer, shown, [neuron for neuron, _ in some])
-                for one, picture, (heat, box) in zip(some, shown, maps, strict=True):
-                    made[one] = faded(picture, heat, box, side)
+            without = []
+            for neuron, image in (one for one in some if one[1] in pictures):
+                picture = pictures[image]
+                if (heat := stored_heat(stored.get(neuron), image, picture.size)) is None:
+                    without.append((neuron, image))
+                else:
+                    made[neuron, image] = faded(picture, *heat, side)
+            if without:
+                network = network or models().held_network(target)
+                shown = [pictures[image] for _, image in without]
+                maps = driven(network, target.key.layer, shown, [neuron for neuron, _ in without])
+                for one, picture, (heat_map, box) in zip(without, shown, maps, strict=True):
+                    made[one] = faded(picture, heat_map, box, side)
             progress(min(start + _AT_ONCE, len(todo)), len(todo), "heat maps")
     except CspIndexError as exc:
         return HeatMaps(made, f"Heat maps were not made, or not all: {without_folders(str(exc))}.")

@@ -13,7 +13,7 @@ from PIL import Image
 from csp_index import open_index
 from csp_index.errors import NotFoundError
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.service.documents.maps import map_veil, mapped_images, maps_document, veil
+from csp_index.service.documents.maps import map_veil, mapped_images, maps_document
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog
 from csp_index.store.values.activation_maps import neuron_maps
@@ -48,13 +48,3 @@ def test_a_layer_without_places_and_an_image_without_a_map_are_missing(snapshot:
     assert opened(map_veil(snapshot, NeuronKey("net", "conv", 0), image)).shape == (96, 96)
     with pytest.raises(NotFoundError, match="no map on image 4000"):
         map_veil(snapshot, NeuronKey("net", "conv", 0), 4000)
-
-
-def test_a_veil_is_open_where_the_neuron_fires_and_shut_outside_of_what_the_network_saw() -> None:
-    heat = np.zeros((7, 7), np.float32)
-    heat[1, 5] = 1
-    shut = opened(veil(heat, (0.25, 0.0, 0.75, 1.0), (400, 200)))
-    assert shut.shape == (48, 96)
-    row, column = np.unravel_index(shut.argmin(), shut.shape)
-    assert (row / 48, (column / 96 - 0.25) / 0.5) == pytest.approx((1.5 / 7, 5.5 / 7), abs=0.05)
-    assert shut.min() < 40 and (shut[:, :24] > 190).all() and (shut[:, 72:] > 190).all()

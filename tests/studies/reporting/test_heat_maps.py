@@ -16,6 +16,7 @@ from PIL import Image
 from spots import SIDE, spotted
 
 from csp_index import Index, NetworkSource, open_index
+from csp_index.models.index_models import Models
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.store import catalog
 from csp_index.studies.auditing.stored_audits import StoredFinding
@@ -66,6 +67,17 @@ def test_color_is_left_where_the_neuron_looks(index: Index, finding: StoredFindi
         inside = np.zeros((SIDE, SIDE), dtype=bool)
         inside[top : top + 8, left : left + 8] = True
         assert colored[inside].mean() > 3 * colored[~inside].mean()
+
+
+def test_stored_maps_are_taken_without_the_network(index: Index, finding: StoredFinding) -> None:
+    target = catalog.layer(index.store, LayerKey("spot", "maps"))
+
+    def none() -> Models:
+        raise AssertionError("the network is not needed")
+
+    one = of(finding, "maps", [0, 1])
+    found = make_heat_maps(index.store, none, target, [one], lambda done, todo, what: None)
+    assert set(found.pictures) == {(0, 0), (0, 1)} and not found.note
 
 
 def test_a_place_without_heat_is_gray_and_the_hottest_keeps_its_color() -> None:
