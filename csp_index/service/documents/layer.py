@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from csp_index import settings
 from csp_index.errors import CspIndexError, SettingError
 from csp_index.records import LayerKey
+from csp_index.service.documents.maps import maps_kept
 from csp_index.service.documents.shapes import GalleryRow, GalleryTerms, LayerDocument, NeuronsDocument
 from csp_index.service.documents.studies.classes import class_aurocs, class_set_rows
 from csp_index.service.documents.studies.effects import peaks, stored_effects
@@ -136,6 +137,7 @@ def layer_document(snapshot: Snapshot, engine: Engine, key: LayerKey, query: Gal
         "has_effects": stored_effects(snapshot, key) is not None,
         "has_hierarchy": has_hierarchy(snapshot, key),
         "has_meanings": has_meanings(snapshot, key),
+        "mapped": maps_kept(snapshot, key),
     }
 
 

@@ -161,6 +161,7 @@ class LayerDocument(TypedDict):
     has_effects: Annotated[bool, Field(description="Whether effects on the logits are stored.")]
     has_hierarchy: Annotated[bool, Field(description="Whether its labels were grouped by broader words.")]
     has_meanings: Annotated[bool, Field(description="Whether facets or logical labels are stored.")]
+    mapped: Annotated[int, Field(description="Of how many top images of each neuron an activation map is stored.")]
 
 
 class MapPoint(TypedDict):

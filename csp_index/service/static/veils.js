@@ -3,6 +3,8 @@
 
 const veils = document.getElementById("veils");
 if (veils) {
-  veils.checked = localStorage.getItem("veils") !== "off";
-  veils.addEventListener("change", () => localStorage.setItem("veils", veils.checked ? "on" : "off"));
+  const key = `veils of ${veils.dataset.of}`;
+  const chosen = localStorage.getItem(key);
+  if (chosen) veils.checked = chosen === "on";
+  veils.addEventListener("change", () => localStorage.setItem(key, veils.checked ? "on" : "off"));
 }

@@ -145,6 +145,7 @@ def test_the_document_is_whole_and_json(planted: Served) -> None:
         "has_effects",
         "has_hierarchy",
         "has_meanings",
+        "mapped",
     ]
     assert document["layer"]["layer"] == PLANTED and document["layer"]["dead"] == 1
     assert document["query"] == {
