@@ -21,6 +21,7 @@ from csp_index.labelling.review.words import PINNED
 from csp_index.printable import without_folders
 from csp_index.query.neuron_view import STATISTICS, told_if_stale
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
+from csp_index.service.documents.held_out import held_out
 from csp_index.service.documents.home import run_row
 from csp_index.service.documents.maps import mapped_images
 from csp_index.service.documents.neuron_shapes import (
@@ -44,6 +45,7 @@ from csp_index.service.documents.studies.effects import neuron_effects
 from csp_index.service.documents.studies.facets import directions, facets_of, name_facets
 from csp_index.service.documents.studies.meanings import neuron_facets, neuron_formula
 from csp_index.service.documents.studies.review_shapes import ReviewRow
+from csp_index.service.documents.verdict import below, scales, verdict
 from csp_index.service.layer_table import LayerTable, finite
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, schema
@@ -92,15 +94,20 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
         lambda: _provenance(snapshot, table, record),
         lambda provenance: 10_000,
     )
+    row = table.row(key.neuron, method)
+    doubt = label.doubt if label else ""
     document: ComparedNeuron = {
-        **table.row(key.neuron, method),
+        **row,
         "labels": [_score_row(score) for score in label.labels] if label else [],
         "terms": [cast(TermRow, asdict(term)) for term in label.terms] if label else [],
         "bias": label.weighted.bias if label and label.weighted else None,
         "rivals": [_score_row(score) for score in label.rivals] if label else [],
         "prediction_set": [_score_row(score) for score in label.prediction_set] if label else [],
-        "doubt": label.doubt if label else "",
+        "doubt": doubt,
         "note": label.note if label else "",
+        "verdict": verdict(row, record.statistics, doubt, "imported" in record.settings),
+        "scales": scales(table, row),
+        "held_out": held_out(snapshot, key, row["method"]),
         "class_name": class_names(snapshot.store, key.layer_key).get(key.neuron),
         "statistics": record.statistics,
         "pairs": [_pair_row(pair) for pair in record.pairs],
@@ -208,6 +215,8 @@ def _methods(table: LayerTable, key: NeuronKey) -> list[MethodRow]:
             "confidence": row["confidence"],
             "probability": row["probability"],
             "uncertain": row["uncertain"],
+            "control": labels.method in METHODS and METHODS[labels.method].control,
+            "above_layer": below(labels.scores, row["score"]),
             "run_id": labels.runs[key.neuron] if labels.method != PINNED else "",
         }
         for labels, row in rows

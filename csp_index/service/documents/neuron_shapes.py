@@ -14,6 +14,7 @@ from csp_index.service.documents.studies.meaning_shapes import NeuronFormula
 from csp_index.service.documents.studies.review_shapes import ReviewRow
 
 Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
+AboveLayer = Annotated[Fraction | None, Field(description="The share of its layer's neurons that have a lower one.")]
 
 
 class ScoreRow(TypedDict):
@@ -113,7 +114,41 @@ class MethodRow(TypedDict):
     confidence: FiniteFloat | None
     probability: FiniteFloat | None
     uncertain: bool | None
+    control: Annotated[bool, Field(description="Whether the method shows what chance would give.")]
+    above_layer: AboveLayer
     run_id: str
+
+
+class Scales(TypedDict):
+    """The share of its layer's neurons that have a lower figure than a neuron; null where there is none to compare."""
+
+    score: Annotated[Fraction | None, Field(description="Among labels by the same method.")]
+    lead: Fraction | None
+    firing_rate: Fraction | None
+    max: Fraction | None
+
+
+class FigureRow(TypedDict):
+    """A metric of `csp-index evaluate` for one neuron: the range of its values, and which way is better."""
+
+    metric: str
+    family: str
+    summary: str
+    first: Annotated[bool, Field(description="Whether it speaks for its family.")]
+    value: FiniteFloat | None
+    low: FiniteFloat | None
+    high: FiniteFloat | None
+    higher_is_better: bool | None
+    above_layer: AboveLayer
+    note: Annotated[str, Field(description="Why there is no value.")]
+
+
+class HeldOut(TypedDict):
+    """What an evaluation says of a neuron and the label that it judged, chosen on other images."""
+
+    run_id: str
+    text: str | None
+    figures: list[FigureRow]
 
 
 class Facet(TypedDict):
@@ -170,6 +205,9 @@ class ComparedNeuron(NeuronRow):
     prediction_set: list[ScoreRow]
     doubt: str
     note: str
+    verdict: Annotated[str, Field(description="What is known of it, and how surely, in one sentence.")]
+    scales: Scales
+    held_out: Annotated[HeldOut | None, Field(description="Of the last evaluation; null: nobody evaluated it.")]
     class_name: Annotated[str | None, Field(description="Of a classifier's output, as it came with the weights.")]
     statistics: Statistics
     pairs: list[PairRow]
