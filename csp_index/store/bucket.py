@@ -1,27 +1,17 @@
-"""A prefix of an object store as the place of an index. Only this file imports obstore, the library Lance uses, too.
-
-Keys and the endpoint come from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ..., or a profile): they are never
-stored, shown or passed on.
-"""
+"""A prefix of an object store as the place of an index, by obstore, the library that Lance uses, too."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
-from csp_index.errors import StoreError, one_line
+from csp_index.errors import StoreError
+from csp_index.object_stores import SCHEMES, connect, plain_http, told
 from csp_index.store.layout import BEGUN, COMMITS, HEAD, OLD_TABLE, VERSIONS, StoredObject, first_alone
 
-SCHEMES = ("s3", "gs", "az")
-_CONNECT, _REQUEST = "3s", "8s"
 _QUICK, _PATIENT = 1, 8  # retries: a wrong endpoint fails soon, but a hiccup must not end an hour's work
-_DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
-_ELSEWHERE = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 
 
 class BucketLocation:
@@ -42,7 +32,7 @@ class BucketLocation:
     @property
     def options(self) -> dict[str, str]:
         """Storage options for Lance, which reads keys and endpoint from the environment itself."""
-        return {"allow_http": "true"} if _plain_http() else {}
+        return {"allow_http": "true"} if plain_http() else {}
 
     def tables(self) -> list[str] | None:
         """Return None: Lance lists them page by page."""
@@ -161,74 +151,11 @@ class BucketLocation:
         return self._connect(_PATIENT)
 
     def _connect(self, tries: int) -> Any:
-        try:
-            from obstore.store import from_url
-        except ImportError:
-            raise StoreError(
-                f"{self.uri} is in an object store, which needs obstore: pip install 'csp_index[storage]'"
-            ) from None
-        client: Any = {"connect_timeout": _CONNECT, "timeout": _REQUEST, "allow_http": _plain_http()}
-        retry: Any = {"max_retries": tries, "retry_timeout": timedelta(minutes=1)}
-        with self._told("cannot be opened"):
-            return from_url(self.uri, client_options=client, retry_config=retry, **self._credentials())
+        return connect(self.uri, tries)
 
-    def _credentials(self) -> dict[str, Any]:
-        """Return a provider of AWS keys from sources that Lance reads but obstore does not: profiles, boto3."""
-        if self.scheme != "s3" or {"AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"} & os.environ.keys():
-            return {}
-        try:
-            import boto3
-            import botocore.exceptions
-            from obstore.auth.boto3 import Boto3CredentialProvider
-        except ImportError:
-            return {}
-        try:
-            return {"credential_provider": Boto3CredentialProvider(boto3.Session())}
-        except (ValueError, botocore.exceptions.BotoCoreError) as exc:
-            raise StoreError(
-                f"no keys for {self.uri} in the environment: set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or AWS_SKIP_SIGNATURE=true where none are needed"
-            ) from exc
-
-    @contextmanager
-    def _told(self, failure: str) -> Iterator[None]:
-        from obstore.exceptions import BaseError
-
-        try:
-            yield
-        except (BaseError, OSError, ValueError) as exc:
-            raise StoreError(f"{self.uri} {failure}: {reason(exc)}") from exc
-
-
-def reason(exc: BaseException) -> str:
-    """Return in one line why a request failed, from the message of object store or Lance; others unchanged."""
-    text = str(exc)
-    if "Missing SecretAccessKey" in text or "Missing AccessKeyId" in text:
-        return "no keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, both"
-    if "Error performing" not in text and "RetryError" not in text:
-        return one_line(exc)
-    code_match = re.search(r"<Code>(\w+)</Code>", text)
-    code = code_match[1] if code_match else ""
-    if code == "NoSuchBucket":
-        return "the bucket does not exist: make it first, or check the name"
-    if code in _DENIED or re.search(r"\b40[13]\b (Forbidden|Unauthorized)|status: 40[13]\b", text):
-        return f"no permission ({code or 'refused'}): check the keys in the environment and what they may do"
-    if code in _ELSEWHERE:
-        return f"the bucket is in another region ({code}): set AWS_REGION"
-    if re.search(r"kind: (Connect|Timeout|Request)|[Cc]onnect error|timed out|error sending request", text):
-        return "the server does not answer: check AWS_ENDPOINT_URL and the network"
-    if code_match:
-        details = re.search(r"<Message>(.*?)</Message>", text, re.DOTALL)
-        return f"{code}: {' '.join(details[1].split())}" if details else code
-    status = re.search(r"status(?: code)?: (\d{3}\b(?: [A-Z][\w ]*\w)?)", text)
-    return f"the server answers {status[1]}: check AWS_ENDPOINT_URL" if status else one_line(exc)
+    def _told(self, failure: str) -> AbstractContextManager[None]:
+        return told(self.uri, failure)
 
 
 def _version(meta: Any) -> Any:
     return {name: meta[name] for name in ("e_tag", "version") if meta.get(name) is not None}
-
-
-def _plain_http() -> bool:
-    """Return whether unencrypted requests are allowed: by the environment, or by an http endpoint."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
-    return endpoint.startswith("http://") or os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"
