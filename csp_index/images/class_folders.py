@@ -33,12 +33,12 @@ _LINE = re.compile(r"\s*([^\s,;:=]+)[\s,;:=]+(?:\d+\s+(?=\D))?(.*\S)")
 class ClassFolders:
     """What the folder of an image says about it.
 
-    ``folders`` counts the images of each folder, relative to ``root``. ``names`` is a file that names the classes:
-    lines of a folder's name and the class, or JSON. `notes` says what was guessed; `names_file` is the list that was
-    read, if any.
+    ``folders`` counts the images of each folder, relative to ``root``, None where that is in an object store.
+    ``names`` is a file that names the classes: lines of a folder's name and the class, or JSON. `notes` says what
+    was guessed; `names_file` is the list that was read, if any.
     """
 
-    def __init__(self, root: Path, folders: Mapping[str, int], names: Path | None = None) -> None:
+    def __init__(self, root: Path | None, folders: Mapping[str, int], names: Path | None = None) -> None:
         self.names_file = names
         self.notes: list[str] = []
         parts = {folder: tuple(folder.split("/")) if folder else () for folder, images in folders.items() if images}
@@ -54,7 +54,8 @@ class ClassFolders:
         elif labels := _labels(root, rests, folders):
             self._name_classes(labels, names)
         elif names is not None:
-            raise SourceError(f"the class names {names} were given, but the folders of {root} are not named by classes")
+            place = "" if root is None else f" of {root}"
+            raise SourceError(f"the class names {names} were given, but the folders{place} are not named by classes")
 
     def columns(self, image: str) -> Mapping[str, object]:
         """Return what is known of an image by its path relative to the root."""
@@ -71,9 +72,9 @@ class ClassFolders:
             raise SourceError(f"the class names {file} name none of the folders (first: {unnamed[0]})")
         self._note(sorted(set(labels.values())), f"{len(unnamed):,} have no name in {file}" if unnamed else "")
 
-    def _name_synsets(self, root: Path, synsets: Mapping[str, str | None], file: Path | None) -> None:
+    def _name_synsets(self, root: Path | None, synsets: Mapping[str, str | None], file: Path | None) -> None:
         present = sorted({synset for synset in synsets.values() if synset})
-        if file is None:
+        if file is None and root is not None:
             self.names_file = _list_beside(root, present)
         names = _names_of_timm(present) if self.names_file is None else read_class_names(self.names_file)
         labels = _distinct({synset: names[synset] for synset in present if synset in names})
@@ -164,7 +165,7 @@ def _synset(path: Sequence[str]) -> str | None:
     return next((part for part in reversed(path) if _SYNSET.fullmatch(part)), None)
 
 
-def _labels(root: Path, rests: Mapping[str, tuple[str, ...]], folders: Mapping[str, int]) -> dict[str, str]:
+def _labels(root: Path | None, rests: Mapping[str, tuple[str, ...]], folders: Mapping[str, int]) -> dict[str, str]:
     """Return the class of each folder, or nothing where folders do not look like classes.
 
     Folders that all images lie in (`images/cat`, `cat/images`) say nothing and are left out. Classes are at least two,
@@ -182,11 +183,13 @@ def _labels(root: Path, rests: Mapping[str, tuple[str, ...]], folders: Mapping[s
     return {folder: "/".join(path) for folder, path in rests.items()}
 
 
-def _are_parts(root: Path, folders: Mapping[str, int], names: Iterable[str]) -> bool:
+def _are_parts(root: Path | None, folders: Mapping[str, int], names: Iterable[str]) -> bool:
     """Return whether folders are numbered parts of one set: of img2dataset, or of equal size but for the last."""
     if not all(name.isdecimal() for name in names):
         return False
-    if all((root / f"{name}_stats.json").is_file() or (root / f"{name}.parquet").is_file() for name in names):
+    if root is not None and all(
+        (root / f"{name}_stats.json").is_file() or (root / f"{name}.parquet").is_file() for name in names
+    ):
         return True
     sizes = [folders[folder] for folder in sorted(folders) if folders[folder]]
     return any(name.startswith("0") and len(name) > 1 for name in names) and len(set(sizes[:-1])) == 1

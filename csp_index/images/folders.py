@@ -26,7 +26,9 @@ from csp_index.settings import MAX_METADATA_BYTES
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 """The endings of tar shards, compressed ones among them."""
 
-_TABLES = tuple(f"metadata{ending}" for ending in (".csv", ".jsonl", ".parquet"))
+TABLES = tuple(f"metadata{ending}" for ending in (".csv", ".jsonl", ".parquet"))
+"""The names of tables about the images of their folder, the first of several first."""
+
 _MOST_TOGETHER = 10_000  # files whose names begin alike
 _log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class FolderContents:
         self._endings, self._unnamed = image_extensions(), set[int]()
         self._tables = set() if self.table is None else {Path(os.path.realpath(self.table))}
         check = ContentCheck()
-        for names in _alike(walk(root, self.passed_over)):
+        for names in alike(walk(root, self.passed_over)):
             self._sort(names, check)
         if not self.pictures:  # then there is nothing that a table could be about
             rest = [table for table in (*self._tables, *self.inner.values()) if table.is_file()]
@@ -61,33 +63,33 @@ class FolderContents:
 
     def images(self) -> Iterator[tuple[str, list[str]]]:
         """Yield the path of each image below the folder, and those of the files that describe it."""
-        for names in _alike(walk(self.root)):
+        for names in alike(walk(self.root)):
             pictures = [name for name in names if self._is_known(name)]
-            yield from _described(pictures, filter(_describes, names)).items()
+            yield from described(pictures, filter(describes, names)).items()
 
     def forget(self, file: Path | None) -> None:
         """Count a file of the folder no more as passed over: it was read."""
         if file is not None and self.root in file.parents:
-            self.passed_over[_ending(file.name)] -= 1
+            self.passed_over[ending_of(file.name)] -= 1
             self.passed_over += Counter()  # drops what is 0
 
     def _is_known(self, name: str) -> bool:
-        return _ending(name) in self._endings or hash(name) in self._unnamed
+        return ending_of(name) in self._endings or hash(name) in self._unnamed
 
     def _sort(self, names: list[str], check: ContentCheck) -> None:
         """Count the images among files that belong together, and look into those of unknown endings."""
-        pictures, describing = [name for name in names if self._is_known(name)], list(filter(_describes, names))
+        pictures, describing = [name for name in names if self._is_known(name)], list(filter(describes, names))
         for name in names:
-            if name not in pictures and not _describes(name) and self._looks_like_one(name, check):
+            if name not in pictures and not describes(name) and self._looks_like_one(name, check):
                 pictures.append(name)
-        used = {name for beside in _described(pictures, describing).values() for name in beside}
+        used = {name for beside in described(pictures, describing).values() for name in beside}
         for name in describing:
             if name not in used and name not in pictures and self._looks_like_one(name, check):
                 pictures.append(name)
         if self.table is not None:
             self.named += sorted(pictures)
         for path in pictures:
-            self.pictures[_ending(path)] += 1
+            self.pictures[ending_of(path)] += 1
             self.folders[path.rpartition("/")[0]] += 1
 
     def _looks_like_one(self, name: str, check: ContentCheck) -> bool:
@@ -97,11 +99,11 @@ class FolderContents:
             self.tars.append(path)
         elif path in self._tables:
             return False
-        elif self.table is None and path.name in _TABLES and path.parent != self.root:
+        elif self.table is None and path.name in TABLES and path.parent != self.root:
             self._add_inner(name, path)
         elif lower.endswith(".parquet"):
             self.parquets.append(path)
-        elif reason := check.reason(_ending(name), partial(_head, path)):
+        elif reason := check.reason(ending_of(name), partial(_head, path)):
             self.passed_over[reason] += 1
         else:
             self._unnamed.add(hash(name))
@@ -109,19 +111,20 @@ class FolderContents:
         return False
 
     def _add_inner(self, name: str, path: Path) -> None:
-        """Remember a table of a sub-folder; of several in one folder, the first by `_TABLES` counts."""
+        """Remember a table of a sub-folder; of several in one folder, the first by `TABLES` counts."""
         folder = name.rpartition("/")[0]
         known = self.inner.setdefault(folder, path)
         if known != path:
-            self.inner[folder] = min(known, path, key=lambda table: _TABLES.index(table.name))
-            self.passed_over[max(known, path, key=lambda table: _TABLES.index(table.name)).suffix] += 1
+            self.inner[folder] = min(known, path, key=lambda table: TABLES.index(table.name))
+            self.passed_over[max(known, path, key=lambda table: TABLES.index(table.name)).suffix] += 1
 
 
-def _describes(name: str) -> bool:
-    return _ending(name)[1:] in METADATA_ENDINGS
+def describes(name: str) -> bool:
+    """Return whether a file may say something about an image beside it."""
+    return ending_of(name)[1:] in METADATA_ENDINGS
 
 
-def _described(pictures: list[str], describing: Iterable[str]) -> dict[str, list[str]]:
+def described(pictures: list[str], describing: Iterable[str]) -> dict[str, list[str]]:
     """Return the files that describe each picture: a.json or a.jpg.json is about a.jpg."""
     beside: dict[str, list[str]] = {picture: [] for picture in sorted(pictures)}
     describing = list(describing)
@@ -138,7 +141,8 @@ def _described(pictures: list[str], describing: Iterable[str]) -> dict[str, list
     return beside
 
 
-def _ending(path: str) -> str:
+def ending_of(path: str) -> str:
+    """Return the ending of a name in lower case, with its dot."""
     return os.path.splitext(path)[1].lower()
 
 
@@ -147,7 +151,7 @@ def _head(path: Path) -> bytes:
         return file.read(HEAD)
 
 
-def _alike(paths: Iterator[str]) -> Iterator[list[str]]:
+def alike(paths: Iterator[str]) -> Iterator[list[str]]:
     """Yield neighboring paths that are equal up to the first dot of the name, together."""
     together, common = list[str](), ""
     for path in paths:
@@ -185,7 +189,7 @@ def _walk(folder: str, prefix: str, above: frozenset[str], passed_over: PassedOv
     for name in names:
         if name.startswith("."):
             # '._a.jpg' is no picture: macOS keeps what it knows about a.jpg there.
-            hidden = not name.startswith("._") and _ending(name) in image_extensions()
+            hidden = not name.startswith("._") and ending_of(name) in image_extensions()
             passed_over.update({HIDDEN: 1} if hidden else {})
         elif name.endswith("/"):
             yield from _walk(os.path.join(folder, name[:-1]), prefix + name, above | {real}, passed_over)
@@ -264,7 +268,7 @@ class FolderSource:
             data = read_bytes(self._contents.root / name, MAX_METADATA_BYTES)
         except OSError as exc:
             raise SourceError(one_line(exc)) from exc
-        return sample_metadata(_ending(name)[1:], data)
+        return sample_metadata(ending_of(name)[1:], data)
 
     def _uri(self, relative: str) -> str:
         # A name that is not UTF-8 cannot be stored: escaped, it fails as "no such file" and is among the failures.
@@ -302,5 +306,5 @@ def _tables_of(contents: FolderContents, key: str | None) -> tuple[dict[str, Pat
 
 def _own_table(root: Path) -> Path | None:
     """Return the table that lies in a folder of images."""
-    files = (root / name for name in _TABLES)
+    files = (root / name for name in TABLES)
     return next((file for file in files if file.is_file()), None)
