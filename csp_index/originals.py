@@ -32,10 +32,11 @@ from csp_index.images.decode import (
     fetch,
     read_image,
     read_images,
+    read_plain,
     same_file,
 )
 from csp_index.images.memory_images import MemoryImage, is_in_memory
-from csp_index.regular_files import read_bytes, user_path
+from csp_index.regular_files import user_path
 from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
 
@@ -138,7 +139,7 @@ def read_indexed(roots: ImageRoots, uri: str, sha256: str, draft: int | None = N
             return _unchanged(read_image(uri, payload), sha256)
         if isinstance(payload, SourceError):
             raise payload
-        data = read_bytes(uri, settings.MAX_IMAGE_BYTES) if payload is None else payload
+        data = read_plain(uri) if payload is None else payload
     except OSError as exc:
         raise SourceError(f"{uri} cannot be read: {one_line(exc)}") from exc
     finally:

@@ -4,6 +4,7 @@ Knows nothing about how a source is listed (``sources.py``) or what is done with
 image again:
 
 - a file: its absolute path (a ``#`` in the name of an existing file is part of the name)
+- a file in an object store: ``s3://bucket/folder/0001.jpg``
 - a row of a parquet file: ``/abs/file.parquet#17``
 - a member of a tar shard: ``/abs/shard.tar#dir/0001.jpg``
 - a row of a ``datasets.save_to_disk`` directory: ``/abs/dir#17``, or ``/abs/dir#train/17`` when it has splits
@@ -26,6 +27,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from csp_index.errors import SourceError, one_line
 from csp_index.images.bare_files import without_metadata
+from csp_index.images.bucket_files import is_in_bucket, read_bucket
 from csp_index.images.containers import ContainerReader, container_of
 from csp_index.images.dicom import dicom_picture
 from csp_index.images.formats import DICOM, HEAD, advice, decoded_formats, kind_of, text_instead
@@ -269,6 +271,8 @@ def fetch(reader: ContainerReader, uri: str) -> Payload:
     image = find_image(uri)
     if image is not None:
         return image
+    if is_in_bucket(uri):
+        return None
     if uri.startswith(IN_MEMORY):
         return SourceError("the dataset it came from is not at hand: give it again, index.add_images(dataset)")
     address = container_of(uri)
@@ -278,6 +282,15 @@ def fetch(reader: ContainerReader, uri: str) -> Payload:
         return reader.read(address)
     except SourceError as exc:
         return SourceError(str(exc))  # without the frames that hold what was read
+
+
+def read_plain(uri: str) -> bytes:
+    """Return the bytes of an image in a file of its own, on a disk or in an object store.
+
+    Raises OSError or SourceError, which are about this image alone, and StoreError where the object store cannot be
+    reached at all.
+    """
+    return read_bucket(uri, MAX_IMAGE_BYTES) if is_in_bucket(uri) else read_bytes(uri, MAX_IMAGE_BYTES)
 
 
 def read_image(uri: str, payload: Payload, draft: int | None = None) -> ImageRead | ImageFailure:
@@ -292,7 +305,7 @@ def read_image(uri: str, payload: Payload, draft: int | None = None) -> ImageRea
             size = f"{image.width}x{image.height}\n".encode()
             return ImageRead(uri, hashlib.sha256(size + image.tobytes()).hexdigest(), image.width, image.height, image)
         if payload is None:
-            payload = read_bytes(uri, MAX_IMAGE_BYTES)
+            payload = read_plain(uri)
         if isinstance(payload, SourceError):
             return ImageFailure(uri, one_line(payload))
         picture = decode_picture(payload, draft=draft)
