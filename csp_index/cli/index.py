@@ -48,9 +48,9 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
 def index(db: str, source: str | None, as_json: bool, device: str | None, trust: bool, **options: Any) -> None:
     """Index the images of SOURCE: embeddings and activations, once.
 
-    SOURCE is a folder of images, a parquet file, a datasets directory or tar shards; files of it that are no images
-    are counted, by reason. The same command resumes an interrupted run and adds new images; without SOURCE it completes
-    what the index lacks. Without models it uses those of the index.
+    SOURCE is a folder of images, also in an object store (s3://BUCKET/FOLDER/), a parquet file, a datasets directory or
+    tar shards; files of it that are no images are counted, by reason. The same command resumes an interrupted run and
+    adds new images; without SOURCE it completes what the index lacks. Without models it uses those of the index.
 
     \b
     csp-index index birds.db photos/ --encoder open_clip:ViT-B-32/laion2b_s34b_b79k \\

@@ -1,9 +1,9 @@
 """List image sources: which images there are and what is known about them, without reading a pixel.
 
-A source is a folder tree, a parquet file or a folder of them, a tar shard or a folder of them, or a directory of the
-``datasets`` library. The order is stable, and images are yielded as they are found, so that memory does not grow with
-their number. A damaged shard does not stop the listing: it gives one URI that cannot be read and becomes a failure
-later.
+A source is a folder tree, a parquet file or a folder of them, a tar shard or a folder of them, a directory of the
+``datasets`` library, or a prefix of an object store that holds image files. The order is stable, and images are
+yielded as they are found, so that memory does not grow with their number. A damaged shard does not stop the listing:
+it gives one URI that cannot be read and becomes a failure later.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from csp_index.errors import SourceError
+from csp_index.images.bucket_files import is_in_bucket
+from csp_index.images.bucket_source import BucketSource
 from csp_index.images.datasets import DatasetImages, open_dataset
 from csp_index.images.decode import IN_MEMORY, ImageSource
 from csp_index.images.folders import TAR_ENDINGS, FolderContents, FolderSource
@@ -60,6 +62,10 @@ def open_source(
         raise SourceError(
             f"name {name!r} is for datasets that are objects: images of {location} are named by their paths"
         )
+    if is_in_bucket(str(location)):
+        if image_column is not None:
+            raise SourceError(f"{location} holds image files without columns, and takes no image_column: leave it out")
+        return BucketSource(str(location), metadata, metadata_key, class_names)
     path = user_path(location)
     if not os.path.exists(path):
         raise SourceError(

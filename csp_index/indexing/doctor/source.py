@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from csp_index.images.bucket_source import BucketSource
 from csp_index.images.class_folders import class_notes_of
 from csp_index.images.decode import IN_MEMORY, ImageRef, ImageSource
 from csp_index.images.folders import FolderSource
@@ -67,7 +68,7 @@ def listed(source: ImageSource, listing: Listing, sample: int) -> list[ImageRef]
     listing.source = source.name
     listing.images, listing.kinds, listing.columns = kinds.total(), dict(kinds.most_common()), dict(columns)
     listing.passed_over = dict(passed_over_by(source).most_common())
-    table = source.notes if isinstance(source, FolderSource) else ()
+    table = source.notes if isinstance(source, FolderSource | BucketSource) else ()
     listing.metadata = [*table, *class_notes_of(source)]
     return chosen
 
