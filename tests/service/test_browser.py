@@ -17,6 +17,7 @@ PAGES = {
     "search": "/search?q=ring",
     "layer": "/layers/cnn/concepts",
     "neuron": NEURON,
+    "neuron with the drawer open": f"{NEURON}#live",
     "dead neuron": "/neurons/cnn/concepts/8",
     "image": "/images/3",
     "compare": "/compare?neurons=cnn/concepts/0,cnn/concepts/1",
@@ -94,7 +95,7 @@ def test_a_picture_of_ones_own_finds_neurons(page: Any, served_db: Path) -> None
 
 
 def test_gamma_moves_and_the_label_follows(page: Any) -> None:
-    page.goto("/neurons/cnn/concepts/22?method=csp")
+    page.goto("/neurons/cnn/concepts/22?method=csp#live")
     gamma = page.get_by_label("gamma")
     scores = {}
     for value in (0.0, 1.0):
@@ -108,7 +109,7 @@ def test_gamma_moves_and_the_label_follows(page: Any) -> None:
 def test_the_panel_asks_the_run_of_the_label_shown_for_what_differs(page: Any) -> None:
     asked = list[dict[str, Any]]()
     page.on("request", lambda sent: asked.append(sent.post_data_json) if sent.url.endswith("/v1/label") else None)
-    page.goto(f"{NEURON}?method=csp")
+    page.goto(f"{NEURON}?method=csp#live")
     run = page.locator("#live").get_attribute("data-run")
     _answered(page, lambda: page.get_by_label("gamma").fill("0.5"))
     shown = page.locator('[aria-labelledby="candidates"] tbody th').all_inner_texts()
@@ -125,7 +126,7 @@ def test_the_panel_asks_the_run_of_the_label_shown_for_what_differs(page: Any) -
 def test_a_wrong_field_is_named_before_anything_is_sent(page: Any) -> None:
     asked = list[str]()
     page.on("request", lambda sent: asked.append(sent.url) if sent.url.endswith("/v1/label") else None)
-    page.goto(NEURON)
+    page.goto(f"{NEURON}#live")
     status = page.locator("#live-status")
     page.get_by_label("examples").fill("101")
     status.filter(has_text="examples: a whole number from 1 to 100").wait_for()
@@ -143,7 +144,7 @@ def test_curl_names_the_service_as_it_is_reached(page: Any, site: str) -> None:
 
 
 def test_own_candidates(page: Any) -> None:
-    page.goto(NEURON)
+    page.goto(f"{NEURON}#live")
     own = page.get_by_label("candidates of your own")
     found = _answered(page, lambda: own.fill("a ring\nblue <b>star</b>"))["results"][0]
     assert {label["text"] for label in found["labels"]} == {"a ring", "blue <b>star</b>"}
@@ -152,10 +153,78 @@ def test_own_candidates(page: Any) -> None:
 
 
 def test_another_contrast_changes_the_pairs(page: Any) -> None:
-    page.goto(f"{NEURON}?method=csp")
+    page.goto(f"{NEURON}?method=csp#live")
     found = _answered(page, lambda: page.get_by_label("contrast", exact=True).select_option("random"))["results"][0]
     assert any(found["contrastive"])
     assert "partners changed" in page.locator("#live-pairs-title").inner_text()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_first_screen_has_the_name_the_verdict_and_pairs(page: Any, width: str) -> None:
+    wide, high = WIDTHS[width]
+    page.set_viewport_size({"width": wide, "height": high})
+    page.goto(NEURON)
+
+    def bottom(part: str) -> float:
+        box = page.locator(part).first.bounding_box()
+        return float(box["y"] + box["height"])
+
+    assert bottom("h1") < bottom("#verdict") < bottom("#pairs .tile img") < bottom("#pairs .tile:nth-of-type(2)") < high
+    assert page.locator("#pairs img").first.evaluate("one => getComputedStyle(one).objectFit") == "contain"
+
+
+def test_the_drawer_leaves_the_pictures_where_they_are(page: Any) -> None:
+    page.goto(NEURON)
+    first = page.locator("#pairs .tile img").first
+    before = first.bounding_box()["y"]
+    opener = page.get_by_role("button", name="Label it again, live")
+    opener.click()
+    drawer = page.locator("#live").bounding_box()
+    assert abs(first.bounding_box()["y"] - before) < 40  # the sentence above may take another line
+    assert first.bounding_box()["x"] + first.bounding_box()["width"] <= drawer["x"]
+    page.keyboard.press("Escape")
+    assert not page.locator("#live").is_visible()
+    assert page.evaluate("document.activeElement.id") == "live-open"
+    page.set_viewport_size(dict(zip(("width", "height"), WIDTHS["phone"], strict=True)))
+    page.goto(f"{NEURON}#live")
+    assert first.bounding_box()["y"] + first.bounding_box()["height"] <= page.locator("#live").bounding_box()["y"] + 200
+    assert page.locator("#live").bounding_box()["height"] <= 0.57 * WIDTHS["phone"][1]
+    page.get_by_role("button", name="Close the panel").click()
+    assert not page.locator("#live").is_visible()
+
+
+def test_a_picture_opens_as_it_is_over_the_page(page: Any) -> None:
+    page.goto(NEURON)
+    tiles = page.locator("#pairs .tile a")
+    tiles.nth(0).focus()
+    page.keyboard.press("Enter")
+    box, shown = page.locator("#lightbox"), page.locator("#lightbox-picture")
+    box.wait_for()
+    page.wait_for_function("document.getElementById('lightbox-picture').naturalWidth > 0")
+    first = tiles.nth(0).get_attribute("href")
+    assert shown.get_attribute("src") == f"{first}/original"
+    assert page.locator("#lightbox-page").get_attribute("href") == first
+    page.keyboard.press("ArrowRight")  # to the next picture, not to the next neuron
+    assert shown.get_attribute("src") == f"{tiles.nth(1).get_attribute('href')}/original"
+    page.keyboard.press("Escape")
+    assert not box.is_visible() and page.url.endswith(NEURON)
+    assert page.evaluate("document.activeElement.getAttribute('href')") == tiles.nth(1).get_attribute("href")
+    page.goto(str(first))
+    page.wait_for_function("document.getElementById('picture').naturalWidth > 0")
+    assert page.locator("#picture").get_attribute("src") == f"{first}/original"
+
+
+def test_without_its_file_the_small_picture_stands_in_and_says_why(page: Any) -> None:
+    page.route("**/images/*/original", lambda route: route.fulfill(
+        status=404, content_type="application/json", body='{"error": {"message": "its file is gone"}}'
+    ))  # fmt: skip
+    page.goto(NEURON)
+    page.locator("#pairs .tile a").first.click()
+    page.locator("#lightbox-told").filter(has_text="its file is gone").wait_for()
+    assert "/thumbnail" in str(page.locator("#lightbox-picture").get_attribute("src"))
+    page.goto("/images/3")
+    page.wait_for_function("document.getElementById('picture').naturalWidth > 0")
+    assert "/thumbnail" in str(page.locator("#picture").get_attribute("src"))
 
 
 def test_compare_from_a_layer(page: Any) -> None:
@@ -234,7 +303,7 @@ def test_keyboard_only(page: Any) -> None:
     assert page.get_by_role("dialog").is_visible()
     page.keyboard.press("Escape")
     assert not page.get_by_role("dialog").is_visible()
-    page.goto(f"{NEURON}?method=csp")
+    page.goto(f"{NEURON}?method=csp#live")
     page.get_by_label("gamma").focus()
     found = _answered(page, lambda: page.keyboard.press("ArrowLeft"))  # moves the slider, not the page
     assert found["results"][0]["neuron"] == "cnn/concepts/0"
@@ -283,6 +352,8 @@ def test_axe_finds_nothing_serious(browser: Any, site: str, width: str, scheme: 
     page, found = context.new_page(), list[str]()
     for name, address in PAGES.items():
         page.goto(address)
+        if name == "image":
+            page.locator("a.original").click()  # axe sees the picture over the page, too
         for hit in Axe().run(page).response["violations"]:
             if hit["impact"] in ("serious", "critical"):
                 found.append(f"{name}: {hit['id']}: {hit['nodes'][0]['target']} and {len(hit['nodes']) - 1} more")

@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import Final
 
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from typing_extensions import TypedDict
 
 from csp_index.errors import NotFoundError
@@ -44,6 +45,7 @@ HELP: Final[Mapping[str, Help]] = {
     "evolution": Help("what is followed?", "studies#a-network-through-its-training"),
     "facets": Help("what are facets?", "studies#facets"),
     "formulas": Help("what is a logical label?", "studies#logical-labels"),
+    "held_out": Help("how are labels judged?", "evaluation"),
     "hierarchy": Help("which word stands for a label?", "studies#broader-words"),
     "layers": Help("what is a layer?", "images-and-models#networks-layers-neurons"),
     "live": Help("what do the knobs do?", "methods#options-that-the-methods-share"),
@@ -59,6 +61,10 @@ HELP: Final[Mapping[str, Help]] = {
     "stability": Help("what is stable?", "methods#stability"),
     "sql": Help("which views are there?", "sql#views"),
 }
+
+
+FIGURES: Final = "explorer#the-figures-of-a-neuron"
+"""Where the manual says what the figures on a neuron's page are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +160,35 @@ def page(name: str) -> ManualPage:
     return ManualPage(name, sections[0].text if sections else name, markdown, sections)
 
 
+@cache
+def first_words(place: str) -> str:
+    """Return the first sentence below a heading of the manual, PAGE#ANCHOR, or of a page; "" where there is none."""
+    name, _, wanted = place.partition("#")
+    below = not wanted
+    sections = iter(page(name).headings)
+    tokens = parser().parse(page(name).markdown)
+    for opening, inside in pairwise(tokens):
+        if opening.type == "heading_open":
+            below = below or next(sections).anchor == wanted
+        elif below and opening.type == "paragraph_open":
+            return re.split(r"(?<=[.!?:]) ", _plain(inside), maxsplit=1)[0].rstrip(":")
+    return ""
+
+
+@cache
+def figures() -> Mapping[str, str]:
+    """Return what the figures on a neuron's page are, by name: the table of the manual at `FIGURES`."""
+    name, _, wanted = FIGURES.partition("#")
+    tokens = parser().parse(page(name).markdown)
+    sections, below, cells = iter(page(name).headings), False, list[str]()
+    for opening, inside in pairwise(tokens):
+        if opening.type == "heading_open":
+            below = next(sections).anchor == wanted
+        elif below and opening.type == "td_open":
+            cells.append(_plain(inside))
+    return dict(zip(cells[::2], cells[1::2], strict=True))
+
+
 def manual_document(name: str) -> ManualDocument:
     """Return the JSON twin of a page of the manual."""
     current = page(name)
@@ -175,6 +210,12 @@ def picture(name: str) -> tuple[bytes, str] | None:
     file = _files().get(name)
     kind = next((kind for ending, kind in _PICTURES.items() if name.endswith(ending)), None)
     return None if file is None or kind is None else (file.read_bytes(), kind)
+
+
+def _plain(token: Token) -> str:
+    """Return the text of a paragraph or a cell without its markup, on one line."""
+    parts = (part.content if part.type in ("text", "code_inline") else " " for part in token.children or [])
+    return " ".join("".join(parts).split())
 
 
 @cache

@@ -26,7 +26,7 @@ from csp_index.assurance import above_null, of_hundred, stability
 from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.labelling.methods import METHODS, MethodInfo, default_method, method_names
 from csp_index.labelling.review.words import ACTIONS, OF_NEURON, done
-from csp_index.service.documents.manual import HELP
+from csp_index.service.documents.manual import FIGURES, HELP, figures, first_words
 from csp_index.service.documents.map_shapes import PictureMap
 from csp_index.service.documents.maps import veil as draw_veil
 from csp_index.service.http.manual_html import manual_href
@@ -328,6 +328,7 @@ def environment() -> jinja2.Environment:
         veil_data,
         compare_href,
         manual_href,
+        first_words,
         done,
         subject_href,
         static,
@@ -372,6 +373,8 @@ class Renderer:
             _LIMITS,
             pictures=site.pictures,
             manual=HELP,
+            figures=figures(),
+            figures_place=FIGURES,
             stable=STABLE,
             panel_methods=panel_methods(),
             default_method=lambda scale: site.preferred or default_method(scale),

@@ -1,5 +1,5 @@
-// A neuron's page: labelling it again while knobs move, and copying its query. Texts of the index reach the page as
-// text only, never as HTML.
+// The drawer of a neuron's page: labelling it again while knobs move. Texts of the index reach the page as text only,
+// never as HTML.
 
 const PAUSE = 60; // milliseconds between two questions, at least
 const PATIENCE = 800; // milliseconds after which a question gives way to a newer one
@@ -231,26 +231,32 @@ knob.method.addEventListener("input", () => {
 knobs.addEventListener("input", ask);
 knobs.addEventListener("submit", (event) => event.preventDefault());
 knobs.addEventListener("reset", () => setTimeout(ask));
-live.hidden = false;
 tidy();
 
-// The command for this service, wherever it is.
-const curl = document.getElementById("query-curl");
-curl.textContent = curl.textContent.replace(/http:\/\/127\.0\.0\.1:8000/, location.origin);
+// The drawer: beside the pictures on a wide screen, below them on a phone. #live in an address opens it.
+const BESIDE = matchMedia("(min-width: 64rem)"); // as in neuron.css
+const opener = document.getElementById("live-open");
 
-// The query as text: to the clipboard, or marked so that the keys of the system copy it.
-async function copy(button) {
-  const told = document.getElementById("copied");
-  const text = document.getElementById(button.dataset.copies);
-  try {
-    await navigator.clipboard.writeText(text.textContent);
-    told.textContent = `${button.textContent.replace("Copy as ", "")}: copied.`;
-  } catch {
-    text.closest("details").open = true;
-    getSelection().selectAllChildren(text);
-    told.textContent = "The browser does not allow copying: the text is selected, press Ctrl+C.";
-  }
+function open() {
+  live.hidden = false;
+  opener.setAttribute("aria-expanded", "true");
+  live.focus({ preventScroll: true });
+  if (!BESIDE.matches) document.getElementById("pairs").scrollIntoView(); // where the drawer leaves room
 }
 
-document.getElementById("copies").hidden = false;
-for (const button of document.querySelectorAll("[data-copies]")) button.addEventListener("click", () => copy(button));
+function close() {
+  live.hidden = true;
+  opener.setAttribute("aria-expanded", "false");
+  opener.focus();
+}
+
+opener.hidden = false;
+opener.addEventListener("click", () => (live.hidden ? open() : close()));
+document.getElementById("live-close").addEventListener("click", close);
+live.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || event.defaultPrevented) return;
+  event.preventDefault();
+  close();
+});
+addEventListener("hashchange", () => location.hash === "#live" && open());
+if (location.hash === "#live") open();

@@ -68,3 +68,12 @@ def test_equal_headings_are_numbered() -> None:
         (2, "b c", "b-c-1"),
         (2, "B, c!", "b-c-2"),
     ]
+
+
+def test_tooltips_are_sentences_of_the_manual() -> None:
+    assert "resamples the activating images" in manual.first_words("methods#stability")
+    for key, one in manual.HELP.items():
+        assert manual.first_words(one.place), key
+    found = manual.figures()
+    assert {"score", "lead", "stability", "right", "fires", "activation", "contrast"} <= set(found)
+    assert found["stability"] == "In how many of 100 resamples of its images the label comes first."

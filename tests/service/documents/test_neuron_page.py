@@ -16,8 +16,9 @@ from starlette.testclient import TestClient
 from csp_index.labelling.methods import METHODS, RECOMMENDED, methods_with
 from csp_index.records import NeuronKey
 from csp_index.service import ServiceSettings, make_app
+from csp_index.service.documents.manual import figures
 from csp_index.service.documents.neuron import neuron_document
-from csp_index.service.http.rendering import Renderer, Site
+from csp_index.service.http.rendering import Renderer, Site, share
 from csp_index.service.sql_sandbox_child import STATEMENT_BYTES
 
 HOSTILE = '<img src=x onerror="alert(1)">\'"&</pre></script>'
@@ -96,6 +97,63 @@ def test_the_page_shows_all_that_the_document_tells(document):
     assert page.all("a", href=f"/neurons/{PLANTED}/1/card.png?method=csp")
 
 
+def test_the_first_screen_is_name_verdict_and_pictures(document):
+    html = Renderer(Site("my.db", "v1")).page("neuron", page=document).body.decode()
+    main = html[html.index("<main") :]
+    first = main[: main.index("<img")]
+    assert Page(html).texts["verdict"] == document["verdict"]
+    assert 'id="verdict"' in first and "<table" not in first and "<svg" not in first and "<button" not in first
+    assert main.index('id="pairs"') < main.index('id="figures-title"') < main.index('id="candidates"')
+    assert main.index('id="candidates"') < main.index('id="activations"') < main.index('id="methods-title"')
+
+
+def test_a_neuron_without_pairs_shows_what_activates_it_most(document):
+    page = drawn(document | {"pairs": []})
+    strongest = [one["image_id"] for one in document["quantile_rows"][0]["images"]]
+    shown = [found["href"] for found in page.all("a") if str(found.get("href")).startswith("/images/")]
+    assert shown[: len(strongest)] == [f"/images/{image}" for image in strongest]
+
+
+def test_a_dead_neuron_says_so_in_one_line_and_folds_the_rest(tmp_path_factory):
+    snapshot, engine = serve_planted(tmp_path_factory)
+    document = neuron_document(snapshot, engine, NeuronKey.parse(f"{PLANTED}/6"))
+    html = Renderer(Site("my.db", "v1")).page("neuron", page=document).body.decode()
+    main = html[html.index('<p class="gist"') : html.index("</main>")]
+    assert Page(html).texts["verdict"].startswith("Never fires: on none of the 40 indexed images")
+    assert main[main.index("</p>") + 4 :].strip().startswith('<details class="more"><summary>')
+    assert main.strip().endswith("</details>") and 'id="query-cli"' in main
+    assert not Page(html).all("section", id="live")
+
+
+def test_numbers_have_a_scale_and_a_tooltip_from_the_manual(document):
+    page = drawn(document | {"null_percentile": 0.95})
+    names = {found["title"] for found in page.all("a", **{"class": "what"})}
+    assert names <= set(figures().values()) and len(names) >= 6
+    assert "scores higher than 95 % of a random network's neurons" in page.words
+    assert f"above {share(document['scales']['score'])} of the layer" in page.words
+    assert all(found["title"] for found in page.all("a", **{"class": "about"}))
+    assert "not known:" in drawn(document | {"null_percentile": None}).words
+
+
+def test_controls_are_folded_away(document):
+    chance = document["methods"][0] | {"method": "random-label", "control": True}
+    html = Renderer(Site("my.db", "v1")).page("neuron", page=document | {"methods": [*document["methods"], chance]})
+    folded = html.body.decode().split("1 controls: what chance would give")[1]
+    assert "method=random-label" in folded[: folded.index("</details>")]
+
+
+def test_held_out_figures_stand_on_the_page(document):
+    row = {"family": "Detection", "low": 0.0, "high": 1.0, "higher_is_better": True, "above_layer": 0.75, "note": ""}
+    found = [
+        row | {"metric": "auroc", "summary": "finds the concept", "first": False, "value": 0.875},
+        row | {"metric": "f1", "summary": "overlap", "first": True, "value": None, "note": "too few images"},
+    ]
+    page = drawn(document | {"held_out": {"run_id": "run-7", "text": "another label", "figures": found}})
+    for word in ("run-7", "another label", "0.875", "too few images", "above 75"):
+        assert word in page.words
+    assert "Nobody evaluated it" in drawn(document | {"held_out": None}).words
+
+
 def test_the_histogram_has_axes_bars_and_the_threshold(document):
     page = drawn(document)
     counts, edges = document["histogram"]["counts"], document["histogram"]["edges"]
@@ -122,7 +180,8 @@ def test_flat_and_empty_histograms_are_drawn(document):
 def test_scores_above_1_get_bars_up_to_the_highest_and_those_below_0_none(document):
     labels = [{"text": name, "score": score, "low": None, "high": None, "share": None} for name, score in
               (("best", 4.0), ("middle", 1.0), ("worst", -2.0))]  # fmt: skip
-    page = drawn(document | {"labels": labels})
+    apart = {"scales": dict.fromkeys(document["scales"]), "methods": [], "null_percentile": None}
+    page = drawn(document | {"labels": labels} | apart)
     widths = [float(found["width"]) for found in page.all("rect", **{"class": "fill"})]
     assert widths[:2] == [100.0, 25.0]
     assert len(widths) - len(document["facets"]) == 2
@@ -225,7 +284,7 @@ def test_where_there_is_no_label_the_page_says_why(document, state):
 
 def test_scripts_write_text_and_never_markup():
     folder = resources.files("csp_index.service") / "static"
-    for name in ("neuron.js", "sql.js"):
+    for name in ("neuron.js", "copy.js", "lightbox.js", "sql.js"):
         code = folder.joinpath(name).read_text()
         assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|\.style\b|cssText", code)
 
