@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Unpack
 from csp_index import originals, settings
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.makers import dependencies, makers
+from csp_index.errors import SourceError
 from csp_index.labelling.texts.candidate_names import TextSpace, chosen_templates
 from csp_index.query.notebook import shown_progress
 from csp_index.query.reader import Reader
-from csp_index.records import Progress
+from csp_index.records import NeuronKey, Progress
+from csp_index.store import catalog
 from csp_index.store.catalog import EncoderInfo
+from csp_index.store.values.activation_maps import NeuronMaps, most_maps
 from csp_index.tensors.library import need_torch
 
 if TYPE_CHECKING:
@@ -57,6 +60,27 @@ class LoadingReader(Reader):
         from csp_index.images.sources import HeldDatasets
 
         return HeldDatasets()
+
+    def compute_maps(self, neuron: str, images: Sequence[int] | None = None) -> NeuronMaps:
+        """Return where in images (ids; by default its top ones) a neuron looks, made by its network now.
+
+        For layers without places, of which no maps are stored: the gradient times the input. Of others the excess over
+        the map's median. Raises ModelError, SourceError where the network or all images are not at hand.
+        """
+        need_torch("a network")
+        from csp_index.contrast.driving import computed_maps
+
+        key = NeuronKey.parse(neuron)
+        target = catalog.layer(self.store, key.layer_key)
+        catalog.check_neurons(target, [key.neuron])
+        if images is None:
+            rows = catalog.neuron_rows(self.store, target, [key.neuron])
+            images = rows["top_images"][0].as_py()[: most_maps()]
+        network = self._models.held_network(target)
+        maps = computed_maps(self.store, network, key.layer, key.neuron, images)
+        if maps is None:
+            raise SourceError(f"none of {len(images)} images of {key} can be opened: name their folder by image_roots")
+        return maps
 
     def _read_own_datasets_first(self) -> None:
         if "_datasets" in vars(self):

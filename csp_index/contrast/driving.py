@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from PIL import Image
 
 from csp_index.contrast.edits import reduced
 from csp_index.contrast.saliency import driving_maps
 from csp_index.images.decode import ImageFailure, same_file
-from csp_index.images.footprint import Box, footprint
+from csp_index.images.footprint import Box, footprint, middle_square
 from csp_index.images.loader import stacked
+from csp_index.models.coarse_maps import as_levels, coarse_heat
 from csp_index.models.networks import LoadedNetwork
 from csp_index.originals import read_originals
 from csp_index.store import schema
 from csp_index.store.tables import Store
-from csp_index.store.values.activation_maps import NeuronMaps
+from csp_index.store.values.activation_maps import Frame, NeuronMaps
+
+_log = logging.getLogger(__name__)
 
 
 def open_pictures(store: Store, images: Iterable[int], lost: dict[int, str]) -> dict[int, Image.Image]:
@@ -70,3 +75,24 @@ def driven(
             if picture.size not in boxes:
                 boxes[picture.size] = footprint(network.preprocess, picture.size)
             yield heat, boxes[picture.size]
+
+
+def computed_maps(
+    store: Store, network: LoadedNetwork, layer: str, neuron: int, images: Sequence[int]
+) -> NeuronMaps | None:
+    """Return coarse maps of what drives a neuron in indexed images, made by its network now; None without pictures.
+
+    As `driving_maps` makes them: of a layer without places gradient x input. So the scale is no activation. Images that
+    cannot be opened are left out, with a warning. Raises SourceError for an address in no place the user named.
+    """
+    lost: dict[int, str] = {}
+    pictures = open_pictures(store, images, lost)
+    if lost:
+        _log.warning("%d of %d images have no map: %s", len(lost), len(images), next(iter(lost.values())))
+    shown = [image for image in images if image in pictures]
+    if not shown:
+        return None
+    heats = driven(network, layer, [pictures[image] for image in shown], [neuron] * len(shown))
+    levels, scales = as_levels(torch.stack([coarse_heat(heat) for heat, _ in heats]))
+    frame = Frame(levels.shape[1], levels.shape[2], middle_square(network.preprocess))
+    return NeuronMaps(frame, np.array(shown), scales.numpy(), levels.numpy())

@@ -59,8 +59,17 @@ def coarse_maps(maps: Tensor, rows: Tensor, neurons: Tensor, pool: Pool) -> tupl
         _reduced(maps[some, own].float(), coarse, by_maximum="max" in pool)
         for some, own in zip(rows.split(size), neurons.split(size), strict=True)
     ]
-    reduced = torch.cat(pieces) if pieces else maps.new_zeros(0, *coarse, dtype=torch.float32)
-    fires = reduced.clamp(min=0)
+    return as_levels(torch.cat(pieces) if pieces else maps.new_zeros(0, *coarse, dtype=torch.float32))
+
+
+def coarse_heat(heat: Tensor) -> Tensor:
+    """Return a map [h, w] reduced to at most 14 x 14 places, by means."""
+    return _reduced(heat[None], coarse_grid((heat.shape[0], heat.shape[1])), by_maximum=False)[0]
+
+
+def as_levels(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return maps [C, h, w] as bytes, and their scales [C]: negative values are 0, the largest is 255."""
+    fires = maps.clamp(min=0)
     scales = fires.flatten(1).amax(1) if len(fires) else fires.new_zeros(0)
     levels = fires * (_LEVELS / scales.clamp(min=torch.finfo(torch.float32).tiny))[:, None, None]
     return levels.nan_to_num(posinf=_LEVELS).round().clamp(max=_LEVELS).to(torch.uint8), scales
