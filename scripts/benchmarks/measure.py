@@ -13,6 +13,7 @@ contrast  the demo's biased images, seeds 0 and 1, labelled with each contrastiv
 drafts  photographs of 4000 x 3000 indexed whole and with --draft: CPU seconds of each, and how near the values stay
 latents  16,384 latents over 50,000 images with 32 active on each: bytes of the pairs, one latent read, all labeled
 associations  2,048 neurons x 100 classes x 50,000 images compared, and 16,384 sparse latents: seconds, memory, AUROCs
+meanings  facets and formulas of 2,048 neurons over 50,000 images and 1,000 texts: seconds, memory, how many have two
 remote  candidates for 500 neurons from an endpoint that answers in 50 ms, and a run killed half-way
 """
 
@@ -284,6 +285,13 @@ def measure_associations(root: Path) -> None:
     measure(root)
 
 
+def measure_meanings(root: Path) -> None:
+    """Print what it takes to find the facets and the formulas of a layer."""
+    from measure_meanings import measure
+
+    measure(root)
+
+
 def measure_drafts(root: Path) -> None:
     """Print what it saves to decode large photographs reduced, and how little it changes."""
     from measure_drafts import measure
@@ -309,6 +317,7 @@ if __name__ == "__main__":
         "drafts": measure_drafts,
         "latents": measure_latents,
         "associations": measure_associations,
+        "meanings": measure_meanings,
         "remote": measure_remote,
     }
     if len(sys.argv) == 2 and sys.argv[1] in steps:
