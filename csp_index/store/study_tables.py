@@ -163,9 +163,9 @@ STUDIES: dict[str, pa.Schema] = {
         ("method", pa.string()),  # that names facets
         ("candidates", pa.string()),  # the key of the texts that facets are named by
         ("of_images", pa.int64()),  # that were indexed then
-        ("looked_at", pa.int32()),  # activating images that count
-        ("clusters", pa.int32()),  # that stood out, before those of one meaning were joined
-        ("clear", pa.float64()),  # deviations of the null by which clusters are tighter; 0 where there is one
+        ("looked_at", pa.int32()),  # images that fire it, of many a sample
+        ("clusters", pa.int32()),  # parts by texts, before those of one meaning were joined
+        ("clear", pa.float64()),  # 1 less the most that a facet's label explains of another; 0 where there is one
         ("facets", pa.int32()),  # of the neuron
         ("facet", pa.int32()),  # 0 has the most images; null without one, as the next three
         ("label", pa.string()),

@@ -43,8 +43,8 @@ def texts() -> CandidateTexts:
     return CandidateTexts(names, torch.from_numpy(vectors.astype(np.float32)), key="meant")
 
 
-def make_meant(folder: Path, seed: int = 0) -> Index:
-    """Import the arrays as LAYER."""
+def make_meant(folder: Path, seed: int = 0, scale: float | None = SCALE) -> Index:
+    """Import the arrays as LAYER; `scale` is the encoder's, None where it is unknown."""
     folder.mkdir(parents=True, exist_ok=True)
     embeddings, activations, _, _ = scenes(seed)
     np.save(folder / "E.npy", embeddings)
@@ -57,6 +57,6 @@ def make_meant(folder: Path, seed: int = 0) -> Index:
         embeddings=folder / "E.npy",
         uris=folder / "uris.txt",
         shard_size=170,
-        logit_scale=SCALE,
+        logit_scale=scale,
     )
     return index

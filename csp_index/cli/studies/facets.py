@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 def facets(db: str, layer: str, neurons: str, several: bool, as_json: bool, **options: Any) -> None:
     """Find the meanings of neurons: one for most, several for some, each with a label and its images.
 
-    Activating images are divided by what they have that similar silent images lack. A neuron has several facets only if
-    its images fall apart further than one cloud would, and the label of each part says nothing of the others. An
-    interrupted run goes on where it stopped.
+    The images that fire a neuron are divided by the texts that explain them. A neuron has several facets only if enough
+    of the images that show the label of each fire it, and that label says little of the others, against similar silent
+    images. An interrupted run goes on where it stopped.
 
     A run with other settings replaces the facets of the neurons it is given; pages show the newest settings alone, so
     give it the whole layer again.

@@ -20,6 +20,9 @@ from csp_index.tensors.library import torch
 
 METHOD: Final = "contrastive-pmi"
 WITHOUT_SCALE: Final = "csp"
+SHARP: Final = 3.0
+"""Deviation of a text's logits, about their mean: that of encoders' own scales (2.6 to 3.3 in the drawn worlds)."""
+
 _LISTED = 24  # texts of each list
 _GAMMAS = (0.0, 0.5, 1.0)  # of the concept vectors that make the lists: whole concepts, conjunctions, single ones
 
@@ -37,6 +40,7 @@ class FacetTexts:
     """How the texts of facets are scored."""
 
     options: ScoringOptions
+    scale: float  # of the softmax that divides images among texts: the encoder's, or one as sharp
 
     @property
     def method(self) -> str:
@@ -58,14 +62,10 @@ class FacetTexts:
         return places, scores
 
     def scores(self, evidence: Evidence, one: ImageSet, places: Sequence[int]) -> np.ndarray:
-        """Return how much texts at some places say of a set, [T]; 0: nothing.
-
-        By METHOD, or where the scale is unknown how much nearer the images are than their silent neighbors.
-        """
+        """Return how much nearer a set is to texts at some places than its silent neighbors are, [T]; 0: no nearer."""
         distinct, inverse = np.unique(places, return_inverse=True)
         own = _of_set(evidence, one).of_candidates(torch.from_numpy(distinct))
-        method = METHOD if self.method == METHOD else "csp-difference"
-        found: np.ndarray = scoring.score(method, own, self.options).scores[0].double().numpy()
+        found: np.ndarray = scoring.score("csp-difference", own, self.options).scores[0].double().numpy()
         return found[inverse]
 
     def _listed(self, evidence: Evidence) -> np.ndarray:
@@ -103,3 +103,10 @@ def _of_set(evidence: Evidence, one: ImageSet) -> Evidence:
 def text_rows(evidence: Evidence) -> np.ndarray:
     """Return the texts [C, D] at unit length."""
     return unit(evidence.texts.numpy())
+
+
+def sharp_scale(images: np.ndarray, texts: np.ndarray) -> float:
+    """Return the scale at which the cosines of texts [C, D] with images [S, D] vary as an encoder's logits do."""
+    cosines = images @ texts.T
+    deviation = float((cosines - cosines.mean(0)).std())
+    return round(SHARP / max(deviation, 1e-3), 1)

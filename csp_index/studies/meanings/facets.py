@@ -41,8 +41,8 @@ class Facet:
 class NeuronFacets:
     """The facets of a neuron, the one with the most images first; a dead neuron has none.
 
-    `looked_at` images activate it enough to count. They fell into `clusters`, tighter by `clear` deviations than clouds
-    of one piece (0 where there is one cluster); clusters that are one meaning were joined.
+    `looked_at` images that fire it were divided into `clusters` by texts; those that are one meaning were joined. How
+    `clear` its facets are: 1 less the most that one's label explains of another's images (0 where there is one).
     """
 
     neuron: int

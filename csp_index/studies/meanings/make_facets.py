@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from csp_index.labelling.candidates import CandidateTexts
     from csp_index.labelling.evidence import Evidence
     from csp_index.labelling.response.dataset_sums import DatasetSums
-    from csp_index.studies.meanings.facet_texts import FacetTexts
     from csp_index.studies.meanings.find_facets import FoundFacets
+    from csp_index.studies.meanings.firing_images import FiringImages
 
-EXAMPLES: Final = ExampleOptions(examples=100, neighbours=5)
-"""The images that facets rest on: as many activating ones as a neuron has stored, five silent neighbors each."""
+EXAMPLES: Final = ExampleOptions(neighbours=5)
+"""How the silent neighbors of the images that facets rest on are chosen, five each; see `firing_images` for these."""
 
-_VERSION = 1  # of how facets are found: another version finds them again
+_VERSION = 2  # of how facets are found: another version finds them again
 _BLOCK = 64  # neurons whose residuals are in memory together
-_GROUP = 1024  # neurons whose silent neighbors are looked for together
+_GROUP = 512  # neurons whose silent neighbors are looked for together
 
 
 def layer_facets(
@@ -101,6 +101,8 @@ class _Work:
 
     def store_all(self, missing: Selection, described: dict[str, object], run_id: str, hashed: str) -> None:
         """Find and store the facets of neurons, in place of those they had."""
+        from csp_index.studies.meanings.facet_texts import METHOD, WITHOUT_SCALE
+
         target, source = missing.target, missing.source
         repeated: dict[str, object] = {
             "run_id": run_id,
@@ -108,32 +110,41 @@ class _Work:
             "model": target.key.model,
             "layer": target.key.layer,
             "encoder": source.name,
-            "method": self._namer().method,
+            "method": METHOD if source.logit_scale is not None else WITHOUT_SCALE,
             "candidates": described["candidates"],
             "of_images": described["images"],
         }
         total, done = len(self.selection.neurons), len(self.selection.neurons) - len(missing.neurons)
         blocks = (
-            (block.neurons, facet_rows(repeated, self._found(block, examples)))
-            for block, examples in self._blocks(missing)
+            (block.neurons, facet_rows(repeated, self._found(block, examples, fired)))
+            for block, examples, fired in self._blocks(missing)
         )
         store_blocks(self.store, FACETS, target, blocks, done, total, self.tell)
 
-    def _blocks(self, missing: Selection) -> Iterator[tuple[Selection, Examples]]:
-        """Yield the neurons block by block, with their example sets."""
-        from csp_index.contrast.examples import gather_examples
+    def _blocks(self, missing: Selection) -> Iterator[tuple[Selection, Examples, FiringImages]]:
+        """Yield the neurons block by block, with their example sets and the images that fire them."""
+        from csp_index.contrast.examples import activating_examples, gather_examples
+        from csp_index.studies.meanings.firing_images import firing_images
 
         for start in range(0, len(missing.neurons), _GROUP):
             group = replace(missing, neurons=missing.neurons[start : start + _GROUP])
-            examples = gather_examples(self.store, group, EXAMPLES, context=self.context)
+            strongest = activating_examples(self.store, group, EXAMPLES)
+            fired = firing_images(self.store, group, strongest.thresholds.numpy())
+            activating = _with_images(strongest, fired, EXAMPLES.neighbours)
+            examples = gather_examples(self.store, group, EXAMPLES, context=self.context, activating=activating)
             for first in range(0, len(group.neurons), _BLOCK):
                 part = slice(first, first + _BLOCK)
-                yield replace(group, neurons=group.neurons[part]), _part_of(examples, part)
+                block = replace(group, neurons=group.neurons[part])
+                yield block, _part_of(examples, part), fired.of_neurons(part)
 
-    def _found(self, block: Selection, examples: Examples) -> list[NeuronFacets]:
+    def _found(self, block: Selection, examples: Examples, fired: FiringImages) -> list[NeuronFacets]:
+        from csp_index.studies.meanings.facet_texts import FacetTexts, sharp_scale
         from csp_index.studies.meanings.find_facets import find_facets
 
-        found = find_facets(self._evidence(block, examples), self._namer())
+        known = block.source.logit_scale
+        scale = sharp_scale(fired.silent.vectors, self.texts.directions.numpy()) if known is None else known
+        namer = FacetTexts(ScoringOptions(logit_scale=known), scale)
+        found = find_facets(self._evidence(block, examples, scale), namer, fired.counts, fired.silent)
         rows = zip(block.neurons.tolist(), found, strict=True)
         return [self._neuron(neuron, one, examples, at) for at, (neuron, one) in enumerate(rows)]
 
@@ -152,20 +163,12 @@ class _Work:
         )
         return NeuronFacets(neuron, facets, total, found.clusters, found.clear)
 
-    def _namer(self) -> FacetTexts:
-        from csp_index.studies.meanings.facet_texts import FacetTexts
-
-        return FacetTexts(ScoringOptions(logit_scale=self.selection.source.logit_scale))
-
-    def _evidence(self, block: Selection, examples: Examples) -> Evidence:
-        """Return the evidence of some neurons, with the texts and what the method sees of all images."""
+    def _evidence(self, block: Selection, examples: Examples, scale: float) -> Evidence:
+        """Return the evidence of some neurons, with the texts and their shares of all images."""
         from csp_index.labelling.gather import image_totals, read_evidence
 
         evidence = read_evidence(self.store, block, examples, with_mean=False, check=self.context.check)
         evidence = replace(evidence, texts=self.texts.directions)
-        scale = block.source.logit_scale
-        if scale is None:
-            return evidence
         sums = self._sums(examples.images, scale)
         return replace(evidence, label_share=sums.label_share, totals=image_totals(block, sums, evidence, scale))
 
@@ -179,6 +182,22 @@ class _Work:
         return read_sums(
             self.store, self.selection, images, directions, scale, key, keep=True, check=self.context.check
         )
+
+
+def _with_images(examples: Examples, fired: FiringImages, neighbours: int) -> Examples:
+    """Return activating sets with other images, K each, and room for so many neighbors."""
+    from csp_index.tensors.library import torch
+
+    shape = (*fired.ids.shape, neighbours)
+    empty = torch.full(shape, torch.nan)
+    return replace(
+        examples,
+        activating=torch.from_numpy(fired.ids),
+        activations=torch.from_numpy(fired.activations),
+        contrastive=torch.full(shape, -1, dtype=torch.int64),
+        contrast_activations=empty,
+        similarities=empty,
+    )
 
 
 def _part_of(examples: Examples, part: slice) -> Examples:

@@ -6,14 +6,11 @@ NumPy arrays of M neurons with K activating images each, of D dimensions; what i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
 from csp_index.labelling.evidence import Evidence
 
-LEAST: Final = 0.5  # of the mean activation of the strongest images, below which an image says little of the neuron
-_STRONGEST = 30
 _TINY = 1e-12
 
 
@@ -31,16 +28,10 @@ class Residuals:
 
     @classmethod
     def of(cls, evidence: Evidence) -> Residuals:
-        """Return the residuals of the evidence of some neurons.
-
-        Images that activate a neuron less than half as much as its 30 strongest do on average are left out.
-        """
+        """Return the residuals of the evidence of some neurons."""
         vectors = evidence.vectors.numpy()
         activating, contrastive = evidence.activating.numpy(), evidence.contrastive.numpy()
-        activations = np.maximum(evidence.activations.numpy(), 0)
-        strongest = activations[:, :_STRONGEST]
-        means = strongest.sum(1) / np.maximum((activating[:, :_STRONGEST] >= 0).sum(1), 1)
-        present = (activating >= 0) & (activations >= LEAST * means[:, None]) & (activations > 0)
+        present = activating >= 0
         images = vectors[np.maximum(activating, 0)] * present[..., None]
         removed = np.zeros_like(images)
         counts = np.maximum((contrastive >= 0).sum(2), 1)

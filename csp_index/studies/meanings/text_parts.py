@@ -1,8 +1,9 @@
 """The parts that texts divide a neuron's images into: few texts, one of which explains each image.
 
 An image is explained by a text that has a much larger share of it than of the silent images that look like it, or of
-all images: the logarithm of the ratio, cut at FULL. Uncut, "red star" would explain the red stars of a star neuron
-better than "star", and its images would fall apart by color before a second meaning is seen. Texts are taken one by
+all images: the logarithm of the ratio, cut where it explains the image fully. Uncut, "red star" would explain the red
+stars of a star neuron better than "star", and its images would fall apart by color before a rare second meaning is
+seen. Cut low, "red star" explains all images of "red" or "star". So both cuts of FULL are tried. Texts are taken one by
 one, each the one that explains most of what those before it left, and exchanged while that explains more. Noise in
 embeddings is in all directions, and texts look at few, so they see meanings that clusters of embeddings do not.
 NumPy alone.
@@ -15,7 +16,9 @@ from typing import Final
 
 import numpy as np
 
-FULL: Final = 2.5  # logarithm of a text's share of an image over its prior, from which on it explains the image
+FULL: Final = (2.5, 5.0)
+"""Logarithms of a text's share of an image over its prior, from which on it explains the image fully."""
+
 GAIN: Final = 0.04  # of the images, that a further text must explain
 SMALL: Final = 0.05  # smallest share of the images in a part
 LEAST: Final = 4  # images in a part
@@ -44,9 +47,9 @@ class TextShares:
         near = np.log(np.maximum(weights @ np.exp(silent) / weights.sum(), _TINY))
         return cls(images - (_ALPHA * near + (1 - _ALPHA) * dataset))
 
-    def cover(self) -> list[int]:
-        """Return the places of the texts that explain the images, MOST at most."""
-        explained = np.clip(self.gains / FULL, 0, 1)
+    def cover(self, full: float) -> list[int]:
+        """Return the places of the texts that explain the images, MOST at most, with gains cut at `full`."""
+        explained = np.clip(self.gains / full, 0, 1)
         chosen: list[int] = []
         best = np.zeros(len(explained))
         for _ in range(MOST):

@@ -12,8 +12,8 @@ from csp_index.studies.meanings.same_meaning import Cluster, auroc, meanings, te
 AXES = np.eye(4)
 
 
-def cluster(ranks: list[int], text: int, shown: list[float]) -> Cluster:
-    return Cluster(np.array(ranks), text, AXES[text], np.tile(np.array(shown), (6, 1)), np.array(shown))
+def cluster(ranks: list[int], text: int, shown: list[float], worth: float = 1.0) -> Cluster:
+    return Cluster(np.array(ranks), text, AXES[text], np.tile(np.array(shown), (6, 1)), np.array(shown), worth)
 
 
 def joined(clusters: list[Cluster], scores: dict[tuple[int, int], float]) -> list[list[int]]:
@@ -26,7 +26,7 @@ def joined(clusters: list[Cluster], scores: dict[tuple[int, int], float]) -> lis
     def scored(one: Cluster, places: list[int]) -> np.ndarray:
         return np.array([scores[int(one.ranks[0]), place] for place in places])
 
-    return [ranks.tolist() for ranks in meanings([one.ranks for one in clusters], named, scored)]
+    return [one.ranks.tolist() for one in meanings([one.ranks for one in clusters], named, scored).clusters]
 
 
 PAIR = [cluster([0, 1], 0, [1, 0, 0, 0]), cluster([2, 3], 1, [0, 1, 0, 0])]
@@ -42,12 +42,28 @@ def test_two_meanings_stay_apart() -> None:
     [
         ([PAIR[0], cluster([2, 3], 0, [0, 1, 0, 0])], APART),  # one text
         ([PAIR[0], cluster([2, 3], 1, [1, 0, 0, 0])], APART),  # the images do not differ by it
-        (PAIR, APART | {(2, 0): 1.5}),  # the first text explains the second cluster, too
+        (PAIR, APART | {(2, 0): 2.5}),  # the first text explains the second cluster, too
         (PAIR, APART | {(0, 0): -0.1}),  # a text that says nothing of its own cluster
     ],
 )
 def test_one_meaning_is_joined(clusters: list[Cluster], scores: dict[tuple[int, int], float]) -> None:
     assert joined(clusters, scores) == [[0, 1, 2, 3]]
+
+
+def test_images_that_fire_by_chance_are_no_meaning_and_join_none() -> None:
+    third = cluster([4, 5], 2, [0, 0, 1, 0], worth=0.1)
+    assert joined([*PAIR, third], APART) == [[0, 1], [2, 3]]
+    assert joined([third, replace(third, ranks=np.array([6, 7]), worth=0.05)], {}) == [[4, 5]], "one is left"
+
+
+def test_how_clear_meanings_are_is_what_the_texts_do_not_explain() -> None:
+    known = {int(one.ranks[0]): one for one in PAIR}
+    found = meanings(
+        [one.ranks for one in PAIR],
+        lambda groups: [known[int(group[0])] for group in groups],
+        lambda one, places: np.array([APART[int(one.ranks[0]), place] for place in places]),
+    )
+    assert found.clear == pytest.approx(1 - 0.5 / 5)
 
 
 def test_the_most_alike_are_joined_first_and_named_anew() -> None:

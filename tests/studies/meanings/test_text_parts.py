@@ -16,16 +16,18 @@ def shares(*rows: tuple[int, list[float]]) -> TextShares:
 def test_a_rare_meaning_is_seen_before_colors_of_a_frequent_one() -> None:
     star, red_star, blue_star, moon = [0], [1], [2], [3]
     known = shares((90, [3, 6, -2, -4]), (90, [3, -2, 6, -4]), (12, [-4, -4, -4, 3]))
-    chosen = known.cover()
+    chosen = known.cover(FULL[0])
     assert sorted(chosen) == star + moon, "red and blue stars are explained by their star"
     assert [len(part) for part in known.parts(chosen)] == [180, 12]
     assert [len(part) for part in known.parts(red_star + blue_star + moon)] == [90, 90, 12]
 
 
 def test_a_text_that_half_explains_all_gives_way_to_two_that_explain_their_own() -> None:
-    known = shares((50, [FULL * 0.7, FULL, 0.0]), (50, [FULL * 0.7, 0.0, FULL]))
-    first, second = known.parts(known.cover())
+    low, high = FULL
+    known = shares((50, [low * 1.1, high, 0.0]), (50, [low * 1.1, 0.0, high]))
+    first, second = sorted(known.parts(known.cover(high)), key=lambda part: int(part[0]))
     assert first.tolist() == [*range(50)] and second.tolist() == [*range(50, 100)]
+    assert known.cover(low) == [0], "cut low, the first explains all"
 
 
 def test_small_parts_go_to_the_others_and_an_image_to_its_best_text() -> None:

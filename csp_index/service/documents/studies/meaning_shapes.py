@@ -30,7 +30,7 @@ class FacetedNeuron(TypedDict):
 
     neuron: Annotated[str, Field(examples=["cnn/concepts/3"])]
     label: str | None
-    clear: Annotated[FiniteFloat, Field(description="Deviations of the null by which its clusters are tighter.")]
+    clear: Annotated[FiniteFloat, Field(description="1 less the most that the label of a facet explains of another.")]
     facets: list[FacetRow]
 
 
