@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from csp_index.images.footprint import footprint, side_needed
+from csp_index.images.footprint import footprint, middle_square, side_needed
 
 
 @pytest.mark.parametrize("size", [(400, 300), (300, 500), (64, 64)])
@@ -63,3 +63,17 @@ def test_a_preprocessing_that_fails_says_so_itself() -> None:
 
     with pytest.raises(RuntimeError, match="out of luck"):
         side_needed(fail)
+
+
+@pytest.mark.parametrize(
+    ("steps", "side"),
+    [
+        ([transforms.Resize(256), transforms.CenterCrop(224)], 224 / 256),
+        ([transforms.Resize((64, 64))], 0.0),
+        ([transforms.CenterCrop(100)], None),  # another share of larger pictures
+        ([transforms.Resize(64), transforms.CenterCrop((64, 32))], None),  # no square
+    ],
+)
+def test_the_square_in_the_middle_of_a_picture(steps: list[Callable[..., object]], side: float | None) -> None:
+    measured = middle_square(transforms.Compose([*steps, transforms.ToTensor()]))
+    assert measured == side if side is None else measured == pytest.approx(side, abs=0.01)
