@@ -15,7 +15,7 @@ import torch
 from csp_index.integrity.column_checks import Marks
 from csp_index.integrity.derived_checks import check_derived, derived_tables
 from csp_index.integrity.findings import reading
-from csp_index.integrity.study_checks import RULES
+from csp_index.integrity.studies.study_checks import RULES
 from csp_index.integrity.subject import Subject, many
 from csp_index.labelling.linear.label_terms import read_terms
 from csp_index.labelling.methods import METHODS

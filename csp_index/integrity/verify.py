@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from csp_index.integrity.association_checks import check_associations
-from csp_index.integrity.audit_checks import check_audits
 from csp_index.integrity.column_checks import check_columns
 from csp_index.integrity.commit_checks import check_commits, check_files, check_foreign, check_kinds
-from csp_index.integrity.effect_checks import check_effects
 from csp_index.integrity.findings import Verification
-from csp_index.integrity.hierarchy_checks import check_hierarchies
 from csp_index.integrity.map_checks import check_maps
-from csp_index.integrity.meaning_checks import check_meanings
 from csp_index.integrity.neighbour_checks import check_neighbours
 from csp_index.integrity.repair import repair as repair_index
 from csp_index.integrity.result_checks import check_results
-from csp_index.integrity.review_checks import check_review
 from csp_index.integrity.statistics_checks import check_statistics
-from csp_index.integrity.study_checks import check_studies
+from csp_index.integrity.studies.association_checks import check_associations
+from csp_index.integrity.studies.audit_checks import check_audits
+from csp_index.integrity.studies.effect_checks import check_effects
+from csp_index.integrity.studies.hierarchy_checks import check_hierarchies
+from csp_index.integrity.studies.meaning_checks import check_meanings
+from csp_index.integrity.studies.review_checks import check_review
+from csp_index.integrity.studies.study_checks import check_studies
 from csp_index.integrity.subject import Subject
 from csp_index.integrity.sums_checks import check_sums
 from csp_index.integrity.text_checks import FindEncoder, check_against_encoders, check_texts

@@ -1,0 +1,1 @@
+"""Whether the stored results of studies are whole."""
