@@ -1,7 +1,5 @@
 // A picture in full, over the page: the original where the service shows it, else the small picture, and why.
 // Without this script, and with a middle click, a picture leads to the page of its image.
-"use strict";
-
 const box = document.getElementById("lightbox");
 const shown = document.createElement("img");
 shown.id = "lightbox-picture";
