@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Final, Literal, get_args
 
 from csp_index.assurance import NullRank, stability
 from csp_index.errors import AddressError, SettingError
+from csp_index.printable import printable
 from csp_index.weighted_labels import LabelTerm, WeightedLabel
 
 ContrastKind = Literal["nearest", "falcon", "perturbation", "synthetic", "random"]
@@ -149,7 +151,7 @@ class Label:
     the smallest set of candidates of which one comes first in 90 % of the resamples; empty where nothing was
     resampled.
     `weighted` is the label of a method that weighs several texts: its text is then the first of `labels`, and the
-    others are single texts.
+    others are single texts. `drawer` shows the label with its pictures in a notebook; labels of an index have one.
     """
 
     neuron: NeuronKey
@@ -171,6 +173,14 @@ class Label:
 
     null_rank: NullRank | None = None
     probability: float | None = None  # that the label is right (`labelling.probabilities`); None where none is known
+    drawer: Callable[[Label], str] | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        best = f"{printable(self.text)!r} {self.labels[0].score:.3f}" if self.labels else self.state
+        return f"Label({self.neuron}: {best}, {self.method}{', uncertain' if self.uncertain else ''})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>" if self.drawer is None else self.drawer(self)
 
     @property
     def null_percentile(self) -> float | None:

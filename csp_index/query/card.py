@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from csp_index.images.decode import ImageRead, thumbnail
-from csp_index.originals import read_originals
 from csp_index.query.card_drawing import CardData, CardPair, draw_card
+from csp_index.query.stored_pictures import pictures_or_originals
 from csp_index.records import Label
 from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
-from csp_index.store.values.derived_images import derived_rows, is_derived
 
 _SHOWN = 10
 _BINS = 40
@@ -22,7 +20,7 @@ def neuron_card(store: Store, label: Label, activations: np.ndarray, path: str |
     """Draw the card of a label whose neuron has the given activations [N]; pictures are thumbnails or files."""
     pairs = label.pairs[:_SHOWN]
     ids = {pair.image_id for pair in pairs} | {pair.contrast_id for pair in pairs if pair.contrast_id is not None}
-    pictures = _pictures(store, sorted(ids))
+    pictures = pictures_or_originals(store, ids)
     counts, edges = np.histogram(activations, bins=_BINS)
     return draw_card(
         CardData(
@@ -59,19 +57,3 @@ def _threshold(store: Store, label: Label) -> float | None:
         return float(thresholds[0].as_py())
     target = catalog.layer(store, label.neuron.layer_key)
     return float(catalog.neuron_rows(store, target, [label.neuron.neuron])["mean"][0].as_py())
-
-
-def _pictures(store: Store, ids: list[int]) -> dict[int, bytes]:
-    if not ids:
-        return {}
-    rows = store.read(
-        schema.IMAGES, ["image_id", "uri", "thumbnail"], f"image_id IN ({','.join(map(str, ids))})"
-    ).to_pylist()
-    pictures = {row["image_id"]: row["thumbnail"] or b"" for row in rows}
-    made = derived_rows(store, (image for image in ids if is_derived(image)), ["picture"])
-    pictures |= {image: row["picture"] for image, row in made.items() if isinstance(row["picture"], bytes)}
-    without = [row for row in rows if not row["thumbnail"]]
-    for row, item in zip(without, read_originals(store, (row["uri"] for row in without)), strict=True):
-        if isinstance(item, ImageRead):
-            pictures[row["image_id"]] = thumbnail(item.image)
-    return pictures

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
 
-from csp_index.assurance import likelihood
 from csp_index.contrast.quality import ContrastQuality, quality_of_pairs
 from csp_index.labelling.review.notes import Review, read_notes, review_of, subject_of
 from csp_index.labelling.review.pinned import layer_digest
 from csp_index.labelling.review.words import PINNED
+from csp_index.query.label_html import label_html
 from csp_index.query.results import Labels, SqlResult
+from csp_index.query.stored_pictures import StoredPictures, no_pictures
 from csp_index.records import ExamplePair, Label
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo
@@ -23,6 +23,9 @@ from csp_index.store.class_names import class_names
 from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
 from csp_index.store.values.derived_images import derived_rows, describe_recipe, is_derived
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 STATISTICS = ("images", "mean", "std", "min", "max", "firing_rate", "quantiles")  # of a neuron, as `show` prints them
 
@@ -52,6 +55,7 @@ class NeuronView:
     names: dict[int, str]
     class_name: str | None = None  # of an output of a classifier, as it came with the weights
     review: Review = field(default_factory=Review)
+    read: Callable[[Iterable[int]], Mapping[int, bytes]] = field(default=no_pictures, compare=False)  # of images, by id
 
     @property
     def contrast(self) -> ContrastQuality:
@@ -75,27 +79,22 @@ class NeuronView:
         rest = {"contrast_quality": self.contrast.as_json(), "images": self.names, "class_name": self.class_name}
         return self.label.as_json() | details | rest | {"above_mean": self.above_mean} | said
 
+    def __repr__(self) -> str:
+        return f"NeuronView({self.label!r})"
+
     def _repr_html_(self) -> str:
-        label = self.label
-        rank = "" if label.null_rank is None else str(label.null_rank)
-        likely = "" if label.probability is None else likelihood(label.probability)
-        parts = (
-            self.class_line,
-            label.note,
-            label.doubt,
-            self.review.line(label.text),
-            likely,
-            rank,
-            self.contrast.summary(),
-        )
-        remarks = "; ".join(part for part in parts if part)
-        head = (
-            f"<p><b>{html.escape(label.text or label.state)}</b> {html.escape(f'{label.neuron}, {label.method}')}</p>"
-        )
-        tables: list[Labels | SqlResult] = [Labels((label,)), SqlResult(pa.Table.from_pylist([self.statistics]))]
+        remarks = (self.class_line, self.review.line(self.label.text), self.contrast.summary())
+        head = label_html(self.label, self.pairs, self.read, self.names, remarks)
+        tables: list[Labels | SqlResult] = [Labels((self.label,)), SqlResult(pa.Table.from_pylist([self.statistics]))]
         if self.pairs:
             tables.append(SqlResult(pa.Table.from_pylist([self._named(pair) for pair in self.pairs])))
-        return head + f"<p>{html.escape(remarks)}</p>" + "".join(table._repr_html_() for table in tables)
+        return f"{head}<details><summary>values</summary>{''.join(table._repr_html_() for table in tables)}</details>"
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Return axes with the label's candidates by score, each with its interval; see `query.plots`."""
+        from csp_index.query.plots import plot_scores
+
+        return plot_scores(self.label, ax)
 
     def _named(self, pair: ExamplePair) -> dict[str, object]:
         """Return a pair with the names of its images before their ids."""
@@ -119,7 +118,7 @@ def neuron_view(store: Store, target: LayerInfo, label: Label) -> NeuronView:
     label = told_if_stale(label, made[0] if made else None, row["images"])
     review = review_of(read_notes(store, subject_of(str(label.neuron))), layer_digest(target))
     class_name = class_names(store, target.key).get(label.neuron.neuron)
-    return NeuronView(label, statistics, pairs, names, class_name, review)
+    return NeuronView(label, statistics, pairs, names, class_name, review, StoredPictures(store))
 
 
 def _partners(store: Store, target: LayerInfo, label: Label) -> tuple[ExamplePair, ...]:

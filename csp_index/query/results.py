@@ -16,16 +16,20 @@ import math
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO, overload
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from csp_index.errors import QueryError, one_line
 from csp_index.printable import printable, printable_json
+from csp_index.query.label_html import LabelDrawer
+from csp_index.query.stored_pictures import StoredPictures
 from csp_index.records import Label
+from csp_index.store.tables import Store
 
 if TYPE_CHECKING:
     import pandas
@@ -34,6 +38,7 @@ ResultFormat = Literal["table", "csv", "json", "parquet"]
 
 SHOWN_ROWS = 100  # of a table for reading; the other formats hold every row
 NOTEBOOK_ROWS = 20
+_REPR_LABELS = 3
 _LABELS = pa.schema(
     [
         ("neuron", pa.string()),
@@ -55,8 +60,32 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _CELL = 80  # characters of a cell in a table for reading
 
 
+class Tabular(ABC):
+    """What `to_arrow` returns as a table, and with it as a data frame, a stream, and in a notebook.
+
+    It is an Arrow stream (the PyCapsule interface): `polars.DataFrame(result)`, `pandas.DataFrame.from_arrow(result)`,
+    `pyarrow.table(result)` and DuckDB's `SELECT * FROM result` take it as it is.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def to_arrow(self) -> pa.Table:
+        """Return the rows as an Arrow table."""
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return the rows of `to_arrow` as a data frame; needs pandas."""
+        return self.to_arrow().to_pandas()
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+    def _repr_html_(self) -> str:
+        return SqlResult(self.to_arrow())._repr_html_()
+
+
 @dataclass(frozen=True, slots=True)
-class SqlResult:
+class SqlResult(Tabular):
     """The rows a statement returned."""
 
     table: pa.Table
@@ -65,13 +94,12 @@ class SqlResult:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
+    def __repr__(self) -> str:
+        return f"SqlResult({self._count(len(self))}: {printable(', '.join(self.table.column_names))})"
+
     def to_arrow(self) -> pa.Table:
         """Return the rows as an Arrow table."""
         return self.table
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return the rows as a data frame; needs pandas."""
-        return self.table.to_pandas()
 
     def rows(self, limit: int | None = None) -> list[dict[str, Any]]:
         """Return the first `limit` rows (all by default) as dictionaries, column name to value."""
@@ -107,28 +135,17 @@ class SqlResult:
         return f"{count}; {rows} shown" if len(self) > rows else count
 
 
-class Tabular(ABC):
-    """What `to_arrow` returns as a table, and with it as a data frame and in a notebook."""
-
-    __slots__ = ()
-
-    @abstractmethod
-    def to_arrow(self) -> pa.Table:
-        """Return the rows as an Arrow table."""
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return the rows of `to_arrow` as a data frame; needs pandas."""
-        return self.to_arrow().to_pandas()
-
-    def _repr_html_(self) -> str:
-        return SqlResult(self.to_arrow())._repr_html_()
-
-
 @dataclass(frozen=True, slots=True)
 class Labels(Tabular, Sequence[Label]):
     """The labels of several neurons, in neuron order; one row a neuron and candidate as a table."""
 
     labels: tuple[Label, ...]
+
+    @classmethod
+    def drawn(cls, store: Store, labels: Iterable[Label]) -> Labels:
+        """Return labels of an index that a notebook shows with their pictures."""
+        drawer = LabelDrawer(StoredPictures(store))
+        return cls(tuple(replace(label, drawer=drawer) for label in labels))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -168,6 +185,18 @@ class Labels(Tabular, Sequence[Label]):
             ]
             rows += [head | row for row in scores or [{}]]
         return pa.Table.from_pylist(rows, schema=_LABELS)
+
+    @property
+    def best(self) -> SqlResult:
+        """One row per neuron, its best candidate, in the columns of `to_arrow` but `rank`."""
+        rows = self.to_arrow()
+        return SqlResult(rows.filter(pc.fill_null(pc.equal(rows["rank"], 0), True)).drop_columns("rank"))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            printable(f"{label.neuron}: {label.text or label.state}") for label in self.labels[:_REPR_LABELS]
+        )
+        return f"Labels({len(self):,}: {shown}{', …' if len(self) > _REPR_LABELS else ''})"
 
 
 def write_result(result: SqlResult, format: ResultFormat, out: str | Path | None = None) -> None:

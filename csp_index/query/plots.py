@@ -1,0 +1,75 @@
+"""Plots of results, on axes that the caller gives, or on new ones; matplotlib is loaded when one is made.
+
+Each returns its axes, so that titles, limits and files are the caller's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from csp_index.errors import QueryError
+from csp_index.records import Label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_BINS = 40
+
+
+def plot_column(rows: pa.Table, column: str, title: str, ax: Axes | None = None) -> Axes:
+    """Return axes with the histogram of a numeric column; rows without a finite value are counted in the title.
+
+    Errors: QueryError for a column that is not there, that has no numbers, or no value.
+    """
+    kinds = {field.name: field.type for field in rows.schema}
+    numeric = [name for name, kind in kinds.items() if pa.types.is_integer(kind) or pa.types.is_floating(kind)]
+    if column not in numeric:
+        raise QueryError(f"column {column!r} has no numbers to plot: expected one of {', '.join(numeric) or 'none'}")
+    values = np.asarray(rows[column].to_numpy(zero_copy_only=False), np.float64)
+    known = values[np.isfinite(values)]
+    if not len(known):
+        raise QueryError(f"column {column!r} has no value in any of {len(values)} rows: label the neurons first")
+    axes = _axes(ax)
+    axes.hist(known, bins=_BINS)
+    without = f", {len(values) - len(known):,} without" if len(known) < len(values) else ""
+    axes.set(xlabel=column.replace("_", " "), ylabel="neurons", title=f"{title}: {len(known):,} neurons{without}")
+    return axes
+
+
+def plot_activations(activations: np.ndarray, title: str, ax: Axes | None = None) -> Axes:
+    """Return axes with the histogram of one neuron's activations [N] on a logarithmic count, and their mean."""
+    axes = _axes(ax)
+    axes.hist(activations, bins=_BINS, log=True)
+    axes.axvline(float(activations.mean()), linestyle=":", color="black", label="mean")
+    axes.set(xlabel="activation", ylabel="images", title=title)
+    axes.legend()
+    return axes
+
+
+def plot_scores(label: Label, ax: Axes | None = None) -> Axes:
+    """Return axes with a label's candidates by score, the best on top, each with its interval where one is known.
+
+    Errors: QueryError for a label without a score.
+    """
+    known = [score for score in label.labels if score.number is not None]
+    if not known:
+        raise QueryError(f"{label.neuron} has no candidate with a score to plot: it is {label.state} by {label.method}")
+    axes, places = _axes(ax), np.arange(len(known))
+    low, high = (np.array([getattr(one, end) for one in known], np.float64) for end in ("low", "high"))
+    axes.hlines(places, low, high, linewidth=2)
+    axes.plot([score.score for score in known], places, "o")
+    axes.set_yticks(places, [score.text.replace("$", r"\$") for score in known])  # a dollar would begin a formula
+    axes.invert_yaxis()
+    axes.set(xlabel="score", title=f"{label.neuron}, {label.method}")
+    return axes
+
+
+def _axes(ax: Axes | None) -> Axes:
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(layout="constrained")[1]

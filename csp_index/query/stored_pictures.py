@@ -1,0 +1,62 @@
+"""The pictures of images that an index holds: thumbnails, and derived images. Knows nothing of who shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from csp_index.images.decode import ImageRead, thumbnail
+from csp_index.originals import read_originals
+from csp_index.store import schema
+from csp_index.store.tables import Store
+from csp_index.store.values.derived_images import derived_rows, is_derived
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPictures:
+    """Returns the encoded pictures of images of a store by id: empty where it keeps none, unknown ids left out.
+
+    A copied or pickled one returns none: what reads them stays with its index.
+    """
+
+    store: Store
+
+    def __call__(self, ids: Iterable[int]) -> dict[int, bytes]:
+        """Return the pictures of these images."""
+        requested = sorted(set(ids))
+        if not requested:
+            return {}
+        where = f"image_id IN ({','.join(map(str, requested))})"
+        rows = self.store.read(schema.IMAGES, ["image_id", "thumbnail"], where).to_pylist()
+        pictures: dict[int, bytes] = {row["image_id"]: row["thumbnail"] or b"" for row in rows}
+        made = derived_rows(self.store, (image for image in requested if is_derived(image)), ["picture"])
+        return pictures | {image: row["picture"] for image, row in made.items() if isinstance(row["picture"], bytes)}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_without_index, ())
+
+
+def no_pictures(ids: Iterable[int]) -> dict[int, bytes]:
+    """Return no picture of any image: for what has no index behind it."""
+    return {}
+
+
+def _without_index() -> Callable[[Iterable[int]], dict[int, bytes]]:
+    return no_pictures
+
+
+def pictures_or_originals(store: Store, ids: Iterable[int]) -> dict[int, bytes]:
+    """Return what `StoredPictures` does; images without a thumbnail are read where they lie, if that is allowed.
+
+    Errors: SourceError for an image in no place that the user named.
+    """
+    pictures = StoredPictures(store)(ids)
+    absent = [image for image, picture in pictures.items() if not picture and not is_derived(image)]
+    if not absent:
+        return pictures
+    where = f"image_id IN ({','.join(map(str, absent))})"
+    rows = store.read(schema.IMAGES, ["image_id", "uri"], where).to_pylist()
+    for row, item in zip(rows, read_originals(store, (row["uri"] for row in rows)), strict=True):
+        if isinstance(item, ImageRead):
+            pictures[row["image_id"]] = thumbnail(item.image)
+    return pictures

@@ -1,0 +1,55 @@
+"""Plots return the axes that they drew on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from matplotlib.figure import Figure
+
+from csp_index.errors import QueryError
+from csp_index.query.plots import plot_activations, plot_column, plot_scores
+from csp_index.records import Label, LabelScore, NeuronKey
+
+
+@pytest.fixture
+def axes():
+    return Figure().subplots()
+
+
+def test_a_column_is_drawn_over_the_rows_that_have_it(axes) -> None:
+    rows = pa.table({"score": [0.1, 0.2, None, float("nan")], "text": ["a", "b", "c", None]})
+    drawn = plot_column(rows, "score", "m/l", axes)
+    assert drawn is axes and drawn.get_title() == "m/l: 2 neurons, 2 without"
+    assert sum(bar.get_height() for bar in drawn.patches) == 2
+    with pytest.raises(QueryError, match="column 'text' has no numbers to plot: expected one of score"):
+        plot_column(rows, "text", "m/l", axes)
+    with pytest.raises(QueryError, match="has no value in any of 1 rows"):
+        plot_column(pa.table({"score": pa.array([None], pa.float64())}), "score", "m/l", axes)
+
+
+def test_activations_are_counted_and_their_mean_marked(axes) -> None:
+    drawn = plot_activations(np.array([0.0, 0.0, 3.0], np.float32), "m/l/0", axes)
+    assert drawn is axes and sum(bar.get_height() for bar in drawn.patches) == 3
+    assert drawn.lines[0].get_xdata()[0] == 1.0 and drawn.get_yscale() == "log"
+
+
+def test_candidates_stand_below_each_other_with_intervals(axes) -> None:
+    scores = (LabelScore("$x^2$", 0.5, 0.4, 0.6), LabelScore("blue", 0.25))
+    drawn = plot_scores(Label(NeuronKey("m", "l", 0), "csp", "labelled", scores), axes)
+    drawn.figure.canvas.draw()
+    assert [text.get_text() for text in drawn.get_yticklabels()] == [r"\$x^2\$", "blue"]
+    assert drawn.lines[0].get_xdata().tolist() == [0.5, 0.25] and drawn.yaxis_inverted()
+    with pytest.raises(QueryError, match="m/l/1 has no candidate with a score to plot: it is dead by csp"):
+        plot_scores(Label(NeuronKey("m", "l", 1), "csp", "dead"), axes)
+
+
+def test_without_axes_new_ones_are_made(monkeypatch) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    drawn = plot_activations(np.zeros(3, np.float32), "m/l/0")
+    assert drawn.figure.number in pyplot.get_fignums()
+    pyplot.close(drawn.figure)
