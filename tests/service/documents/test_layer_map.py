@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from planted import CONCEPTS, PLANTED, Served, serve_arrays
 
 from csp_index.errors import NotFoundError, SettingError
+from csp_index.query import planes
+from csp_index.query.planes import plane_of
 from csp_index.records import LayerKey
-from csp_index.service.documents import layer_map as module
 from csp_index.service.documents.layer import GalleryQuery, neurons_document
-from csp_index.service.documents.layer_map import COLOURS, layer_map, plane_of
+from csp_index.service.documents.layer_map import COLOURS, layer_map
 
 WORDS = LayerKey.parse(PLANTED)
 
@@ -94,7 +95,7 @@ def test_a_line_has_one_axis() -> None:
 
 
 def test_of_a_large_layer_some_neurons_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "POINTS", 10)
+    monkeypatch.setattr(planes, "POINTS", 10)
     vectors = cloud(37, 5)
     plane = plane_of(vectors, everyone(vectors))
     assert len(plane.neurons) == 10 and plane.total == 37
