@@ -7,24 +7,32 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from csp_index import originals, settings
+import numpy as np
+import pyarrow as pa
+
+from csp_index import keywords, originals, settings
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.makers import dependencies, makers
 from csp_index.errors import SourceError
 from csp_index.labelling.texts.candidate_names import TextSpace, chosen_templates
 from csp_index.query.notebook import shown_progress
 from csp_index.query.reader import Reader
+from csp_index.query.results import SqlResult
 from csp_index.records import NeuronKey, Progress
 from csp_index.store import catalog
-from csp_index.store.catalog import EncoderInfo
+from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.values.activation_maps import NeuronMaps, most_maps
 from csp_index.tensors.library import need_torch
 
 if TYPE_CHECKING:
-    from csp_index import keywords
+    import torch
+
     from csp_index.images.sources import HeldDatasets
+    from csp_index.models import objects
     from csp_index.models.encoders import LoadedEncoder
     from csp_index.models.index_models import GivenModel, Models
+    from csp_index.query.exports.rows import Exported
+    from csp_index.query.exports.write import Target
 
 
 class LoadingReader(Reader):
@@ -82,6 +90,20 @@ class LoadingReader(Reader):
             raise SourceError(f"none of {len(images)} images of {key} can be opened: name their folder by image_roots")
         return maps
 
+    def export(self, target: Target, folder: str | Path, layer: str | None = None) -> Exported:
+        """Write the index into a new folder as fiftyone, datasets, embedding-atlas or neuronpedia read it.
+
+        Only one `layer`, or all. Pictures are thumbnails; for fiftyone originals where they may be opened. Errors:
+        QueryError for a folder that exists.
+        """
+        from csp_index.labelling.concept_vectors import layer_vectors
+        from csp_index.query.exports.write import export_index, subject_of
+
+        def vectors(target: LayerInfo) -> np.ndarray:
+            return layer_vectors(self.store, catalog.encoder(self.store), target).vectors
+
+        return export_index(subject_of(self.store, self.sql, vectors, layer), target, folder)
+
     def _read_own_datasets_first(self) -> None:
         if "_datasets" in vars(self):
             self._datasets.read_first()
@@ -104,3 +126,19 @@ class LoadingReader(Reader):
     def _encoder(self, source: EncoderInfo) -> LoadedEncoder:
         need_torch("an encoder")
         return self._models.held_encoder(source)
+
+
+def network_layers(
+    network: str | torch.nn.Module | objects.Network,
+    *,
+    device: str | None = None,
+    **options: Unpack[keywords.LayersKeywords],
+) -> SqlResult:
+    """Return a network's layers that can be indexed: layer, kind, shape of one image's output, neurons.
+
+    Of a module, `options` are `preprocess` as in Network, or `input_shape`, by default (3, 224, 224).
+    """
+    from csp_index.models import objects
+
+    rows = objects.list_layers(network, settings.DEVICE.value(device), **options)
+    return SqlResult(pa.Table.from_pylist(rows))

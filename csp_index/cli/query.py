@@ -127,15 +127,28 @@ def sql(db: str, statement: str, kind: Any, out: str | None, version: str | None
     show_default=True,
     help="How the rows are written.",
 )
-@click.option("--out", type=FILE, help="Write to this file instead of the terminal.")
+@click.option("--out", type=FILE, help="Write to this file instead of the terminal; with --to the new folder.")
+@click.option(
+    "--to",
+    "target",
+    type=click.Choice(["fiftyone", "datasets", "embedding-atlas", "neuronpedia"]),
+    help="Write a folder that this tool reads, with pictures where it shows some.",
+)
+@images_option
 @version_option
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-def export(db: str, kind: Any, out: str | None, as_json: bool, **options: Any) -> None:
+def export(db: str, kind: Any, out: str | None, as_json: bool, target: Any, **options: Any) -> None:
     """Export the label of every neuron: the one shown everywhere, one by a method, or by all methods.
+
+    With --to, images, neurons and labels in the layout of another tool.
 
     \b
     csp-index export birds.db --layer resnet50/layer4 --format parquet --out labels.parquet
+    csp-index export birds.db --to datasets --out birds-dataset
     """
+    if target is not None:
+        _export_to(db, target, out, as_json, options)
+        return
     from csp_index.query.reader import Reader
     from csp_index.query.results import write_result
 
@@ -144,6 +157,25 @@ def export(db: str, kind: Any, out: str | None, as_json: bool, **options: Any) -
         "json" if as_json else kind,
         out,
     )
+
+
+def _export_to(db: str, target: Any, out: str | None, as_json: bool, options: dict[str, Any]) -> None:
+    """Write an index for another tool, and say how that opens it."""
+    from dataclasses import asdict
+
+    from csp_index.loading_reader import LoadingReader
+
+    if out is None:
+        raise click.UsageError("--to writes a folder: name it by --out")
+    if options["method"] is not None or options["top"] != 1:
+        raise click.UsageError("--to writes the labels shown everywhere: leave out --method and --top")
+    opened = LoadingReader(db, version=options["version"], image_roots=options["image_roots"])
+    written = opened.export(target, out, options["layer"])
+    if as_json:
+        say_json(asdict(written))
+        return
+    say(f"{written.images:,} images and {written.neurons:,} neurons are in {out}")
+    say(f"open it: {written.opening}")
 
 
 _NEURON = ["model", "layer", "neuron"]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,6 +16,7 @@ import pyarrow as pa
 from csp_index import settings
 from csp_index.labelling.elsewhere.records import check_stored_method
 from csp_index.labelling.review.words import PINNED
+from csp_index.query.layer_view import Layers, index_html, index_repr, layer_views
 from csp_index.query.results import SqlResult
 from csp_index.query.sql_views import ALL, labels_statement, sql_views
 from csp_index.query.status import describe
@@ -30,6 +32,8 @@ from csp_index.store.values.activation_maps import NeuronMaps, required_maps
 from csp_index.store.values.arrays import activations_of
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from csp_index.query.sql import SqlLimits
 
 
@@ -53,7 +57,17 @@ class Reader:
         self.close()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.uri!r})"
+        return index_repr(self.uri, self._store)
+
+    def _repr_html_(self) -> str:
+        if self._store is None:
+            return f"<p>{html.escape(repr(self))}</p>"
+        return index_html(self.uri, self.store, self.layers)
+
+    @property
+    def layers(self) -> Layers:
+        """The layers of the index, each with counts and its neurons' labels: `index.layers["m/l"].best`."""
+        return layer_views(self.store, self.sql)
 
     @property
     def store(self) -> Store:
@@ -136,6 +150,12 @@ class Reader:
         target = catalog.layer(self.store, key.layer_key)
         catalog.check_neurons(target, [key.neuron])
         return required_maps(self.store, target, key.neuron)
+
+    def plot(self, neuron: str, ax: Axes | None = None) -> Axes:
+        """Return matplotlib axes with the histogram of one neuron's activations over the images; see `query.plots`."""
+        from csp_index.query.plots import plot_activations
+
+        return plot_activations(self.activations(neuron), neuron, ax)
 
     def card(self, label: Label, path: str | Path) -> Path:
         """Draw a label's picture card as PNG: activating images above their contrastive partners."""

@@ -72,7 +72,7 @@ def test_arrays_and_their_labels_equal_those_of_a_directory(bucket, run, tmp_pat
     assert len(found[0]) == 8
     assert contents(bucket.uri) == contents(tmp_path / "db")
     index = open_index(bucket.uri)
-    assert repr(index) == f"Index({bucket.uri!r})"
+    assert repr(index) == f"Index({bucket.uri!r}: 60 images, m/l)"
     assert index.activations("m/l/1").tolist() == open_index(tmp_path / "db").activations("m/l/1").tolist()
     assert index.sql("SELECT count(*) AS n FROM images").rows() == [{"n": 60}]
 

@@ -1,0 +1,1 @@
+"""An index written in the layouts that other tools read."""

@@ -1,0 +1,150 @@
+"""An index written for other tools: each layout is read by the tool it is for, where that is installed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from planted import CONCEPTS, PLANTED, make_arrays, serve_planted
+
+from csp_index import Index, open_index
+from csp_index.errors import NotFoundError, QueryError, SettingError
+from csp_index.query.exports.write import TARGETS
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    return open_index(serve_planted(tmp_path_factory)[0].store.uri)
+
+
+@pytest.fixture(scope="module")
+def folders(index: Index, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The index written for every tool."""
+    place = tmp_path_factory.mktemp("exports")
+    for target in TARGETS:
+        index.export(target, place / target)
+    return {target: place / target for target in TARGETS}
+
+
+def lines_of(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for file in sorted(folder.glob("*.gz")) for line in gzip.open(file, "rt").readlines()]
+
+
+def test_datasets_reads_images_and_neurons(folders: dict[str, Path], tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", minversion="4", reason="datasets is not installed")
+    images, neurons = (
+        datasets.load_dataset(str(folders["datasets"]), name, split="train", cache_dir=str(tmp_path))
+        for name in ("images", "neurons")
+    )
+    assert images.num_rows == 40 and images[3]["image"].size == (8, 8) and images[3]["image_id"] == 3
+    assert sum(value * value for value in images[3]["embedding"]) == pytest.approx(1)
+    assert neurons.num_rows == 17 and neurons[10]["address"] == "planted/words/0" and neurons[10]["label"] == "striped"
+
+
+def test_fiftyone_samples_name_the_neurons_that_fire(folders: dict[str, Path], index: Index) -> None:
+    samples = json.loads((folders["fiftyone"] / "samples.json").read_text())["samples"]
+    assert [sample["image_id"] for sample in samples] == list(range(40))
+    first = index["planted/words/0"].pairs[0].image_id
+    firing = {one["neuron"]: one for one in samples[first]["neurons"]["classifications"]}
+    assert firing["planted/words/0"]["rank"] == 0 and firing["planted/words/0"]["label"] == "striped"
+    assert all(one["activation"] > 0 for sample in samples for one in sample["neurons"]["classifications"])
+    assert all(Path(sample["filepath"]).is_file() for sample in samples)  # they lie where they were indexed
+
+
+def test_fiftyone_gets_thumbnails_where_originals_may_not_be_opened(index: Index, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("csp_index.originals.ImageRoots.allow", lambda roots, uri: False)
+    index.export("fiftyone", tmp_path / "out", PLANTED)
+    samples = json.loads((tmp_path / "out" / "samples.json").read_text())["samples"]
+    assert {sample["filepath"] for sample in samples} == {f"data/{image}.jpg" for image in range(40)}
+    assert (tmp_path / "out" / "data" / "7.jpg").read_bytes()[:3] == b"\xff\xd8\xff"
+
+
+def test_fiftyone_reads_its_samples(folders: dict[str, Path]) -> None:
+    importers = pytest.importorskip("fiftyone.utils.data", reason="fiftyone is not installed")
+    with importers.LegacyFiftyOneDatasetImporter(str(folders["fiftyone"])) as importer:
+        samples = list(importer)
+    assert len(samples) == 40 and {type(sample["neurons"]).__name__ for sample in samples} == {"Classifications"}
+
+
+def test_embedding_atlas_has_places_pictures_and_neighbors(folders: dict[str, Path]) -> None:
+    images = pq.read_table(folders["embedding-atlas"] / "images.parquet").to_pylist()
+    assert len(images) == 40 and images[0]["picture"]["bytes"][:3] == b"\xff\xd8\xff"
+    neurons = pq.read_table(folders["embedding-atlas"] / "neurons" / "planted%2Fwords.parquet").to_pylist()
+    assert [row["label"] for row in neurons][:1] == ["striped"] and len(neurons) == 6  # the last one never fires
+    for place, row in enumerate(neurons):
+        assert row["neighbors"]["ids"][0] == place and row["neighbors"]["distances"][0] == pytest.approx(0, abs=1e-5)
+        assert row["neighbors"]["distances"] == sorted(row["neighbors"]["distances"])
+        assert 0 <= row["x"] <= 1 and 0 <= row["y"] <= 1
+
+
+def test_embedding_atlas_loads_the_tables(folders: dict[str, Path]) -> None:
+    atlas = pytest.importorskip("embedding_atlas.data_source", reason="embedding-atlas is not installed")
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.read_parquet(folders["embedding-atlas"] / "images.parquet")
+    assert atlas.DataSource("id", frame, {}).dataset.equals(frame)
+
+
+def test_neuronpedia_has_the_keys_of_its_database(folders: dict[str, Path]) -> None:
+    place = folders["neuronpedia"] / "planted" / "words"
+    said = lines_of(place / "explanations")
+    assert [line["index"] for line in said] == [str(neuron) for neuron in range(6)]
+    assert said[0] | {"score": 0, "confidence": 0} == {
+        "modelId": "planted",
+        "layer": "words",
+        "source": "words",
+        "index": "0",
+        "description": "striped",
+        "typeName": "semanticlens",
+        "explanationModelName": "csp_index",
+        "score": 0,
+        "confidence": 0,
+    }
+    assert len(lines_of(place / "features")) == 7 and lines_of(place / "activations")[6]["values"] == []
+
+
+def test_neuronpedia_reads_its_lines(folders: dict[str, Path]) -> None:
+    client = pytest.importorskip("neuronpedia.np_explanation", reason="neuronpedia is not installed")
+    from neuronpedia.np_activation import Activation
+
+    place = folders["neuronpedia"] / "planted" / "words"
+    explanations = [client.Explanation.from_np_db_json(line) for line in lines_of(place / "explanations")]
+    assert (explanations[0].text, explanations[0].index, explanations[0].method) == ("striped", 0, "semanticlens")
+    activation = Activation.from_np_db_json(lines_of(place / "activations")[0])
+    assert activation.tokens[0].endswith(".png") and activation.values == sorted(activation.values, reverse=True)
+
+
+def test_a_folder_is_written_whole_or_not_at_all(index: Index, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(QueryError, match="there exists: name a new folder"):
+        index.export("datasets", tmp_path / "there")
+    with pytest.raises(SettingError, match="no export to 'excel': expected fiftyone, datasets"):
+        index.export("excel", tmp_path / "new")
+    with pytest.raises(NotFoundError, match="layer m/l is not in the index"):
+        index.export("datasets", tmp_path / "new", "m/l")
+    monkeypatch.setattr("csp_index.query.exports.for_datasets._described", lambda table: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        index.export("datasets", tmp_path / "new", CONCEPTS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_index_of_arrays_without_labels_is_written_too(target: str, tmp_path: Path) -> None:
+    arrays = open_index(make_arrays(tmp_path))
+    written = arrays.export(target, tmp_path / "out")
+    assert written.neurons == {"neuronpedia": 0, "embedding-atlas": 7}.get(target, 8)  # one is dead
+    assert written.images == (60 if target in ("datasets", "embedding-atlas") else 0)
+
+
+def test_the_command_says_how_the_tool_opens_it(index: Index, run, tmp_path: Path) -> None:
+    done = run("export", index.uri, "--to", "datasets", "--layer", PLANTED, "--out", tmp_path / "out")
+    assert done.status == 0 and done.out.splitlines() == [
+        f"40 images and 7 neurons are in {tmp_path / 'out'}",
+        f'open it: datasets.load_dataset("{tmp_path / "out"}", "neurons")',
+    ]
+    assert run("export", index.uri, "--to", "datasets").status == 2
+    assert run("export", index.uri, "--to", "datasets", "--out", tmp_path / "new", "--method", "csp").status == 2
+    again = run("export", index.uri, "--to", "neuronpedia", "--out", tmp_path / "out")
+    assert again.status == 1 and "exists: name a new folder" in again.err
