@@ -42,12 +42,15 @@ if TYPE_CHECKING:
     from csp_index.labelling.methods import MethodInfo
     from csp_index.labelling.scoring import ScoringMethod
     from csp_index.labelling.vocabularies import Vocabulary
+    from csp_index.loading_reader import network_layers
     from csp_index.models.image_generators import ImageGenerator
     from csp_index.models.index_models import NetworkSource
     from csp_index.models.objects import Encoder, Network
     from csp_index.models.redrawn import redrawn
     from csp_index.models.variant_generators import Original, Variant, VariantGenerator
     from csp_index.proposers.proposer import Answer, Proposer, Question
+    from csp_index.query.layer_view import Layers, LayerView
+    from csp_index.query.neuron_view import NeuronView
     from csp_index.query.results import Labels, SqlResult
     from csp_index.records import (
         ExampleOptions,
@@ -90,12 +93,15 @@ __all__ = [
     "Labels",
     "LayerEffects",
     "LayerKey",
+    "LayerView",
+    "Layers",
     "LockedError",
     "MethodInfo",
     "ModelError",
     "Network",
     "NetworkSource",
     "NeuronKey",
+    "NeuronView",
     "NotFoundError",
     "Original",
     "PluginError",
@@ -118,6 +124,7 @@ __all__ = [
     "WeightedLabel",
     "__version__",
     "doctor",
+    "network_layers",
     "open_index",
     "redrawn",
 ]
@@ -138,6 +145,7 @@ _HOMES = {
     "csp_index.models.variant_generators": ("Original", "Variant", "VariantGenerator"),
     "csp_index.proposers.proposer": ("Answer", "Proposer", "Question"),
     "csp_index.index": ("Index", "open_index"),
+    "csp_index.loading_reader": ("network_layers",),
     "csp_index.records": (
         "ExampleOptions",
         "ExamplePair",
@@ -150,6 +158,8 @@ _HOMES = {
     "csp_index.models.index_models": ("NetworkSource",),
     "csp_index.models.objects": ("Encoder", "Network"),
     "csp_index.models.redrawn": ("redrawn",),
+    "csp_index.query.layer_view": ("LayerView", "Layers"),
+    "csp_index.query.neuron_view": ("NeuronView",),
     "csp_index.query.results": ("Labels", "SqlResult"),
     "csp_index.studies.effects.stored_effects": ("EffectClass", "LayerEffects", "SumCheck"),
     "csp_index.weighted_labels": ("LabelTerm", "WeightedLabel"),

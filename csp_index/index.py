@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
-import pyarrow as pa
-
 from csp_index import keywords
+from csp_index.concurrency import unseen
 from csp_index.contrast.selection import Selection
 from csp_index.errors import ArrayError, EvaluationError
 from csp_index.evaluation.evaluation import Evaluation
@@ -23,6 +22,7 @@ from csp_index.labelling.nulls.null_labels import ranked_labels
 from csp_index.labelling.request import make_request
 from csp_index.labelling.search import embed_query, search_neurons, searched_layers
 from csp_index.labelling.texts.candidate_names import Candidates, Mix, layer_candidates, plain_candidates
+from csp_index.query.layer_view import LayerView
 from csp_index.query.neuron_view import NeuronView, neuron_view
 from csp_index.query.notebook import shown_progress
 from csp_index.query.results import Labels, SqlResult
@@ -32,8 +32,6 @@ from csp_index.store.connect import check_creatable, create_store, is_index, ope
 from csp_index.study_reader import StudyReader
 
 if TYPE_CHECKING:  # a method that needs more than the tables loads it: what is only read does not wait for torch
-    import torch
-
     from csp_index.contrast.vector_index import OptimizeSummary
     from csp_index.evaluation.metrics.sanity import SanityReport
     from csp_index.evaluation.options import EvaluationOptions
@@ -48,6 +46,7 @@ if TYPE_CHECKING:  # a method that needs more than the tables loads it: what is 
     from csp_index.models.index_models import NetworkSource
     from csp_index.proposers.propose import ProposeSummary
     from csp_index.proposers.proposer import CandidateKind, Proposer
+    from csp_index.query.live_panel import LivePanel
     from csp_index.studies.auditing.stored_audits import Audit
 
 
@@ -114,16 +113,9 @@ class Index(StudyReader):
 
         return join_metadata(self.store, table, key, replace=replace)
 
-    def layers(
-        self, network: str | torch.nn.Module | objects.Network, **options: Unpack[keywords.LayersKeywords]
-    ) -> SqlResult:
-        """Return a network's layers that can be indexed: layer, kind, shape of one image's output, neurons.
-
-        Of a module, `options` are `preprocess` as in Network, or `input_shape`, by default (3, 224, 224).
-        """
-        from csp_index.models import objects
-
-        return SqlResult(pa.Table.from_pylist(objects.list_layers(network, self.device, **options)))
+    def __getitem__(self, address: str) -> LayerView | NeuronView:
+        """Return a layer (`index["m/l"]`, as `layers` has it) or a neuron (`index["m/l/7"]`, as `view` returns it)."""
+        return self.view(address) if address.count("/") > 1 else self.layers[address]
 
     def add_layer(
         self,
@@ -200,7 +192,7 @@ class Index(StudyReader):
         with self.store.moment():
             source, layers = catalog.encoder(self.store, encoder), self.resolve(neurons)
             if null is None and method is not None and method in imported_names(self.store):
-                return Labels(tuple(read_imported(self.store, source, layers, method, top, options)))
+                return Labels.drawn(self.store, read_imported(self.store, source, layers, method, top, options))
             request = make_request(method, source, top, options, preferred_method(self.store))
             mix, space = Mix.parse(candidates, pool_candidates), self._text_space(source, templates, keep)
             plain = None if mix.proposed else plain_candidates(space, vocabulary)
@@ -208,7 +200,7 @@ class Index(StudyReader):
                 texts, key = plain or layer_candidates(space, target, mix, vocabulary)
                 run = partial(label_neurons, recompute=recompute, keep=keep, context=context)
                 labels += ranked_labels(run, self.store, Selection(source, target, numbers), request, texts, key, null)
-        return Labels(tuple(labels))
+        return Labels.drawn(self.store, labels)
 
     def import_labels(
         self, layer: str, file: str | Path, name: str | None = None, **options: Unpack[keywords.LabelsFileKeywords]
@@ -341,6 +333,13 @@ class Index(StudyReader):
         selection = Selection(catalog.encoder(self.store, overrides.get("encoder")), target, numbers)
         stored = None if overrides else label_of(self.store, selection, int(numbers[0]), method)
         return neuron_view(self.store, target, stored or self.label(neuron, method, **overrides)[0])
+
+    def panel(self, neuron: str) -> LivePanel:
+        """Return a widget that labels a neuron again while its controls move, and writes nothing (extra `notebook`)."""
+        from csp_index.query.live_panel import LivePanel
+
+        view = self.view(neuron)
+        return LivePanel(neuron, view.label.method, partial(self.label, neuron, keep=False, progress=unseen), view.read)
 
     def prefer(self, method: str | None) -> None:
         """Make a method the one whose labels are shown, and that labels by default; None takes that back."""

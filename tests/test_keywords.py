@@ -99,7 +99,6 @@ def test_fields_of_one_name_have_one_type() -> None:
         "view": keywords.ViewKeywords,
         "propose": keywords.ProposeKeywords,
         "effects": keywords.EffectKeywords,
-        "layers": keywords.LayersKeywords,
         "import_arrays": keywords.ImportKeywords,
         "optimize": keywords.OptimizeKeywords,
         "verify": keywords.VerifyKeywords,
@@ -124,7 +123,7 @@ def test_no_method_takes_untyped_keywords() -> None:
 
 
 CALLS = """\
-from csp_index import open_index
+from csp_index import network_layers, open_index
 
 index = open_index("db")
 index.label("m/l", gamma=0.5, examples=10, prior="images")
@@ -139,7 +138,7 @@ index.import_arrays("A.npy", "m/l", embeddings="E.npy")
 index.import_arrays("A.npy", "m/l", embedings="E.npy")
 index.optimize(kind="none", questions=10)
 index.optimize(hours=1)
-index.layers("timm:resnet18", shape=(3, 64, 64))
+network_layers("timm:resnet18", shape=(3, 64, 64))
 """
 
 

@@ -118,7 +118,9 @@ class Network:
         """Return the network ready to run on a device, with hooks on its layers, or on `layers`."""
         selected = tuple(layers) or self.layers
         if not selected:
-            raise ModelError(f"no layer of {self.name} was named: give layers=[...], index.layers(module) lists them")
+            raise ModelError(
+                f"no layer of {self.name} was named: give layers=[...], csp_index.network_layers(module) lists them"
+            )
         where = device_for([self.module], device)
         with self._traits.trial():
             network = networks.LoadedNetwork(

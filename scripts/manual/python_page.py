@@ -44,8 +44,19 @@ change without notice."""
 #: Headings, and the names below them; public names that no heading lists come last.
 _ORDER: Mapping[str, Sequence[str]] = {
     "Open an index": ("open_index", "Index", "NetworkSource"),
-    "Before hours are spent": ("doctor", "DoctorReport", "IndexReport"),
-    "Results": ("Labels", "Label", "LabelScore", "WeightedLabel", "LabelTerm", "ExamplePair", "SqlResult"),
+    "Before hours are spent": ("network_layers", "doctor", "DoctorReport", "IndexReport"),
+    "Results": (
+        "Labels",
+        "Label",
+        "LabelScore",
+        "WeightedLabel",
+        "LabelTerm",
+        "ExamplePair",
+        "SqlResult",
+        "Layers",
+        "LayerView",
+        "NeuronView",
+    ),
     "Studies of networks": ("LayerEffects", "EffectClass", "SumCheck"),
     "Addresses": ("NeuronKey", "LayerKey"),
     "Options of labels": ("ExampleOptions", "ScoringOptions"),
