@@ -17,7 +17,7 @@ PAGES = {
     "search": "/search?q=ring",
     "layer": "/layers/cnn/concepts",
     "neuron": NEURON,
-    "neuron with the drawer open": f"{NEURON}#live",
+    "neuron with the drawer open": f"{NEURON}?method=csp#live",
     "dead neuron": "/neurons/cnn/concepts/8",
     "image": "/images/3",
     "compare": "/compare?neurons=cnn/concepts/0,cnn/concepts/1",
