@@ -51,8 +51,9 @@ def test_a_part_fills_the_columns_of_its_model(network: LoadedNetwork) -> None:
     parts = parts_of([encoder], [network], infos)
     assert [part.infos for part in parts] == [(infos[0],), tuple(infos[1:])]
     pixels = torch.rand(3, 3, 8, 8)
-    assert torch.equal(parts[0].compute(pixels)[infos[0].what], encoder.embed_images(pixels))
-    found = parts[1].compute(pixels)
+    assert torch.equal(parts[0].compute(pixels).values[infos[0].what], encoder.embed_images(pixels))
+    assert parts[1].watch is None and not parts[1].compute(pixels).maps
+    found = parts[1].compute(pixels).values
     assert list(found) == [info.what for info in infos[1:]]
     assert torch.equal(found["activations:net/concepts"], network.activations(pixels)["concepts"])
 
@@ -61,7 +62,7 @@ def test_somebody_elses_error_is_told_with_the_column(network: LoadedNetwork, mo
     part = Part(network, tuple(columns_of([], [network], "float32")))
 
     def fail(error: Exception) -> None:
-        def activations(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        def activations(pixels: torch.Tensor, watch: object) -> dict[str, torch.Tensor]:
             raise error
 
         monkeypatch.setattr(network, "activations", activations)
