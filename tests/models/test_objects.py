@@ -135,7 +135,7 @@ def test_preprocessing_is_recognised(tmp_path) -> None:
     [
         (lambda: Network(net(), ["first"]), "does not say how an image becomes its input"),
         (lambda: Network("resnet50", ["first"]), r"is a torch.nn.Module, not str"),
-        (lambda: Network(net(), preprocess=TO_TENSOR).hooked("cpu"), "index.layers"),
+        (lambda: Network(net(), preprocess=TO_TENSOR).hooked("cpu"), "csp_index.network_layers"),
         (lambda: Network(net(), ["frist"], preprocess=TO_TENSOR).hooked("cpu"), r"layer 'frist' is not in Net .*first"),
         (lambda: Network(net(), ["first"], preprocess=TO_TENSOR, name="a/b"), "'a/b' cannot name a model"),
         (lambda: Network(net(), ["first"], preprocess=transforms.Resize(8)).hooked("cpu"), "add torchvision.*ToTensor"),

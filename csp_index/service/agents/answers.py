@@ -164,7 +164,7 @@ def card(service: Service, wanted: asked.NeuronArguments, check: Check = go_on) 
     picture = Picture(data, "image/png")
     if len(data) > _PICTURE_BYTES:
         compressed = io.BytesIO()
-        Image.open(io.BytesIO(data)).convert("RGB").save(compressed, "JPEG", quality=_JPEG)
+        Image.open(io.BytesIO(data), formats=["PNG"]).convert("RGB").save(compressed, "JPEG", quality=_JPEG)
         picture = Picture(compressed.getvalue(), "image/jpeg")
     return Answer(plain(_some(page, _NEURON)), picture)
 

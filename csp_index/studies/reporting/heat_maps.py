@@ -51,8 +51,9 @@ def make_heat_maps(
     made: dict[tuple[int, int], bytes] = {}
     lost: dict[int, str] = {}
     try:
-        network, side = None, settings.THUMBNAIL_SIZE.value()
-        todo, stored = list(wanted), read_maps(store, target, (neuron for neuron, _ in wanted))
+        side, todo = settings.THUMBNAIL_SIZE.value(), list(wanted)
+        stored = read_maps(store, target, (neuron for neuron, _ in wanted))
+        network = models().held_network(target) if wanted and not stored else None
         for start in range(0, len(todo), _AT_ONCE):
             some = todo[start : start + _AT_ONCE]
             pictures = open_pictures(store, (image for _, image in some), lost)

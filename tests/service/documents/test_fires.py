@@ -52,10 +52,11 @@ def test_the_page_and_its_twin_say_it(db: Path) -> None:
         gallery = json.loads(client.get("/layers/m/l.json").text)["neurons"]
         compared = client.get("/compare", params={"neurons": "m/l/0,m/l/1,m/l/2"}).text
     says = [
-        ("fires on</dt>" in page, "above its mean on</dt>" in page, "same activation on</dt>" in page) for page in pages
+        ("fires on</a></dt>" in page, "above its mean on</a></dt>" in page, "same activation on</dt>" in page)
+        for page in pages
     ]
     assert says == [(False, False, True), (False, True, False), (True, False, False), (True, False, False)]
-    assert "None: every image gives it the same activation." in pages[CONSTANT]
+    assert "No image is stronger than another." in pages[CONSTANT]
     assert [row["above_mean"] for row in rows] == [row["above_mean"] for row in gallery]
     assert rows[CONSTANT]["above_mean"] == 0.0 and 0.3 < rows[ALWAYS]["above_mean"] < 0.45
     assert rows[RARELY]["above_mean"] is None and rows[DEAD]["above_mean"] is None

@@ -145,7 +145,8 @@ def test_a_picture_excites_neurons_by_their_own_measure(engine: Engine, index: I
     assert len(found) <= 4
     network = fakes.network()
     row = network(network.preprocess(picture())[None])[0].detach().numpy()
-    for neuron, activation, quantile in found:
+    for neuron, activation, quantile, heat in found:
+        assert heat is None  # a vector has no places
         key = NeuronKey.parse(neuron)
         assert key.layer_key == NET  # the other layer came as arrays
         assert activation == pytest.approx(row[key.neuron], rel=1e-5)
