@@ -93,11 +93,11 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     index, plain, computed = make_meant(tmp_path), module._Work._found, []
     monkeypatch.setattr(module, "_BLOCK", 4)
 
-    def found(work: Any, block: Any, examples: Any) -> Any:
+    def found(work: Any, block: Any, *rest: Any) -> Any:
         if len(computed) == 1:
             raise KeyboardInterrupt
         computed.append(block.neurons.tolist())
-        return plain(work, block, examples)
+        return plain(work, block, *rest)
 
     monkeypatch.setattr(module._Work, "_found", found)
     with pytest.raises(KeyboardInterrupt):
