@@ -93,6 +93,7 @@ def test_a_page_of_an_earlier_version_says_so_and_brings_it_along(db, client):
     elsewhere = f"http://example.org/?at={first}"
     assert client.get("/", headers=navigated | {"referer": elsewhere}).status_code == 200
     assert client.get("/", headers=navigated | {"referer": f"{BASE}/?at=newest"}).status_code == 200
+    assert client.get("/", headers=navigated | {"referer": "http://[?at=1"}).status_code == 200  # no address at all
 
 
 @pytest.mark.parametrize("version", ["99", "nothing", "%00", "x" * 200, "-1", ""])

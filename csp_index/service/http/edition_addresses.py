@@ -70,7 +70,10 @@ def _taken(query: bytes) -> tuple[str, bytes]:
 
 def _of_page(scope: Scope) -> str:
     """Return the version that the page names from which a request comes, or nothing."""
-    referer = urlsplit(first(scope["headers"], b"referer"))
+    try:
+        referer = urlsplit(first(scope["headers"], b"referer"))
+    except ValueError:  # no address, whoever sent it
+        return ""
     if AT not in referer.query or referer.netloc.lower() != first(scope["headers"], b"host").lower():
         return ""
     version = dict(parse_qsl(referer.query)).get(AT, "")
