@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from csp_index.errors import SourceError
-from csp_index.images.bucket_files import bucket_head, bucket_names, is_file_in_bucket, read_bucket
 from csp_index.images.class_folders import ClassFolders
 from csp_index.images.decode import ImageRef
+from csp_index.images.files.bucket_files import bucket_head, bucket_names, is_file_in_bucket, read_bucket
+from csp_index.images.files.formats import image_extensions
 from csp_index.images.folders import TABLES, TAR_ENDINGS, alike, described, describes, ending_of
-from csp_index.images.formats import image_extensions
 from csp_index.images.passed_over import HIDDEN, ContentCheck, PassedOver
 from csp_index.images.sample_metadata import sample_metadata
 from csp_index.images.tables.join_table import PathTable

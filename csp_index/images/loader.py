@@ -24,8 +24,8 @@ from PIL import Image
 from csp_index import code_folders, settings
 from csp_index.concurrency import Workers, worker_payload
 from csp_index.errors import CspIndexError, ModelError, SettingError, SourceError, one_line
-from csp_index.images.containers import ContainerReader
 from csp_index.images.decode import ImageFailure, ImageRef, Payload, fetch, read_image, thumbnail
+from csp_index.images.files.containers import ContainerReader
 from csp_index.images.memory_images import MemoryImage, read_image_of
 
 Preprocess = Callable[[Image.Image], torch.Tensor]

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from csp_index.errors import SourceError
 from csp_index.images.decode import ImageSource, uris_of
-from csp_index.images.formats import RAW_ENDINGS, advice, kind_of
+from csp_index.images.files.formats import RAW_ENDINGS, advice, kind_of
 
 _TRIED = 1_000  # files of one ending that are opened; if none of them is a picture, no other is opened
 _PACKED = frozenset({".zip", ".7z", ".rar", ".zst"})

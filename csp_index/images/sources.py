@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from csp_index.errors import SourceError
-from csp_index.images.bucket_files import is_in_bucket
 from csp_index.images.bucket_source import BucketSource
 from csp_index.images.datasets import DatasetImages, open_dataset
 from csp_index.images.decode import IN_MEMORY, ImageSource
+from csp_index.images.files.bucket_files import is_in_bucket
 from csp_index.images.folders import TAR_ENDINGS, FolderContents, FolderSource
 from csp_index.images.memory_images import register
 from csp_index.images.passed_over import PassedOver, refuse_passed_over

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from csp_index.errors import SourceError, one_line
-from csp_index.images.containers import (
+from csp_index.images.decode import ImageRef
+from csp_index.images.files.containers import (
     ContainerReader,
     byte_columns,
     check_size,
@@ -22,8 +23,7 @@ from csp_index.images.containers import (
     pick_image_column,
     rows_at_once,
 )
-from csp_index.images.decode import ImageRef
-from csp_index.images.formats import HEAD, kind_of, text_instead
+from csp_index.images.files.formats import HEAD, kind_of, text_instead
 from csp_index.images.passed_over import PassedOver
 from csp_index.regular_files import check_file, open_file
 from csp_index.settings import MAX_METADATA_BYTES

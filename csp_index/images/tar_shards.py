@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 
 from csp_index.errors import SourceError, one_line
-from csp_index.images.containers import BoundedTar, check_size
 from csp_index.images.decode import ImageRef
-from csp_index.images.formats import HEAD, image_extensions
+from csp_index.images.files.containers import BoundedTar, check_size
+from csp_index.images.files.formats import HEAD, image_extensions
 from csp_index.images.passed_over import HIDDEN, ContentCheck, PassedOver
 from csp_index.images.sample_metadata import METADATA_ENDINGS, sample_metadata
 from csp_index.settings import MAX_METADATA_BYTES

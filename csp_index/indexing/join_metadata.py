@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from csp_index.errors import SourceError
-from csp_index.images.formats import image_extensions
+from csp_index.images.files.formats import image_extensions
 from csp_index.images.tables.join_table import PathTable
 from csp_index.indexing.commit import mark_rewritten_images
 from csp_index.regular_files import user_path

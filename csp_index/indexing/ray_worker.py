@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from csp_index.errors import ClusterError, ModelError, SourceError
-from csp_index.images.containers import ContainerReader
 from csp_index.images.decode import ImageFailure, ImageRef, fetch
+from csp_index.images.files.containers import ContainerReader
 from csp_index.images.loader import Prepared, prepare, stacked
 from csp_index.indexing import commit
 from csp_index.indexing.model_columns import Maps, Part, image_rows, watch_of

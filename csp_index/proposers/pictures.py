@@ -14,8 +14,8 @@ from PIL import Image
 
 from csp_index import settings
 from csp_index.errors import ProposerError, SourceError
-from csp_index.images.containers import ContainerReader
 from csp_index.images.decode import ImageRead, decode_stored, fetch, read_image, same_file
+from csp_index.images.files.containers import ContainerReader
 from csp_index.lru_cache import LRUCache
 from csp_index.originals import ImageRoots
 from csp_index.store import schema

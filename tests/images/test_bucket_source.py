@@ -16,8 +16,8 @@ from PIL import Image
 
 from csp_index import NetworkSource, open_index
 from csp_index.errors import SourceError, StoreError
-from csp_index.images.bucket_files import _bucket_client
 from csp_index.images.decode import ImageRead, read_images, uris_of
+from csp_index.images.files.bucket_files import _bucket_client
 from csp_index.images.sources import open_source
 
 pytestmark = pytest.mark.s3

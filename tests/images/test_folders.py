@@ -14,10 +14,11 @@ from pictures import encoded, listed, number_of, plain, png
 from tar_files import samples, shard
 
 from csp_index.errors import SourceError
-from csp_index.images import folders, formats, passed_over
+from csp_index.images import folders, passed_over
 from csp_index.images.decode import ImageFailure, read_images, uris_of
+from csp_index.images.files import formats
+from csp_index.images.files.formats import has_extra
 from csp_index.images.folders import FolderSource, walk
-from csp_index.images.formats import has_extra
 from csp_index.images.passed_over import PassedOver, passed_over_by, refuse_passed_over
 from csp_index.images.sources import open_source
 from csp_index.images.table_sources import ParquetSource

@@ -16,9 +16,9 @@ from PIL import Image
 from pyarrow import parquet
 
 from csp_index.errors import SourceError
-from csp_index.images.containers import ContainerReader, container_of
 from csp_index.images.datasets import DatasetImages
 from csp_index.images.decode import ImageFailure, decode, fetch, read_image
+from csp_index.images.files.containers import ContainerReader, container_of
 from csp_index.images.sample_metadata import sample_metadata
 from csp_index.images.sources import open_source
 from csp_index.images.tables.join_table import PathTable

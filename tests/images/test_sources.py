@@ -12,9 +12,9 @@ import pytest
 from pictures import encoded, listed, number_of, plain, png
 
 from csp_index.errors import SourceError
-from csp_index.images.containers import ContainerReader, rows_at_once
 from csp_index.images.decode import ImageFailure, ImageRead, ImageRef, fetch, read_image, read_images
-from csp_index.images.formats import image_extensions
+from csp_index.images.files.containers import ContainerReader, rows_at_once
+from csp_index.images.files.formats import image_extensions
 from csp_index.images.sources import open_source
 
 

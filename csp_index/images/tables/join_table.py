@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from csp_index.errors import SourceError
-from csp_index.images.formats import known_endings
+from csp_index.images.files.formats import known_endings
 from csp_index.images.tables.image_names import ADDRESS, NUMBER, OTHER_ENDING, WITHOUT_ENDING, Fit, ImageNames
 from csp_index.images.tables.read_table import read_metadata_file
 from csp_index.images.tables.table import MetadataFile

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from csp_index.images.containers import container_of
+from csp_index.images.files.containers import container_of
 from csp_index.originals import ImageRoots
 from csp_index.query.exports.rows import Exported, Subject
 from csp_index.store.image_metadata import parse_metadata

@@ -14,7 +14,7 @@ from typing import Any, Final
 from PIL import Image
 
 from csp_index.errors import BusyError, NotFoundError, SourceError
-from csp_index.images.containers import container_of
+from csp_index.images.files.containers import container_of
 from csp_index.originals import read_indexed
 from csp_index.service.documents.image import stored_thumbnail
 from csp_index.service.snapshot import Snapshot

@@ -13,8 +13,8 @@ from PIL import Image
 from csp_index import settings
 from csp_index.errors import SourceError
 from csp_index.images.decode import ImageFailure, decode, read_image
+from csp_index.images.files.pixels import bands, check_shape, gray_scale, to_rgb
 from csp_index.images.memory_images import MemoryImage
-from csp_index.images.pixels import bands, check_shape, gray_scale, to_rgb
 
 
 @pytest.mark.parametrize("size", [(30_000, 1), (100_000, 1), (1, 1_000_000), (1010, 10), (10, 1010)])

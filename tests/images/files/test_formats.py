@@ -7,9 +7,9 @@ import pytest
 from pictures import encoded, plain
 
 from csp_index.errors import SourceError
-from csp_index.images import formats
 from csp_index.images.decode import decode
-from csp_index.images.formats import HEAD, advice, has_extra, image_extensions, kind_of
+from csp_index.images.files import formats
+from csp_index.images.files.formats import HEAD, advice, has_extra, image_extensions, kind_of
 
 pillow_heif = pytest.importorskip("pillow_heif")
 

@@ -7,9 +7,9 @@ from bucket_images import picture, put
 from buckets import Bucket
 
 from csp_index.errors import SourceError, StoreError
-from csp_index.images import bucket_files
-from csp_index.images.bucket_files import bucket_names, read_bucket
 from csp_index.images.decode import ImageFailure, ImageRead, read_images
+from csp_index.images.files import bucket_files
+from csp_index.images.files.bucket_files import bucket_names, read_bucket
 from csp_index.settings import MAX_IMAGE_BYTES
 
 pytestmark = pytest.mark.s3

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from csp_index.errors import SourceError
-from csp_index.images.bare_files import ORIENTATION, turn_of
+from csp_index.images.files.bare_files import ORIENTATION, turn_of
 from csp_index.settings import MAX_PIXELS, MAX_SIDE_RATIO
 
 DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})

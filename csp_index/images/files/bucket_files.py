@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from csp_index.errors import SourceError
-from csp_index.images.formats import HEAD
+from csp_index.images.files.formats import HEAD
 from csp_index.object_stores import SCHEMES, connect, reason, told
 from csp_index.settings import Count
 

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from csp_index.errors import SourceError, one_line
-from csp_index.images.formats import DICOM, advice
-from csp_index.images.pixels import bands, check_shape
+from csp_index.images.files.formats import DICOM, advice
+from csp_index.images.files.pixels import bands, check_shape
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # whose data may become any size before they are looked at
 _HEADER = 4096

@@ -13,8 +13,8 @@ from pictures import encoded
 from PIL import Image, ImageOps
 
 from csp_index.errors import SourceError
-from csp_index.images.bare_files import ORIENTATION, without_metadata
 from csp_index.images.decode import decode
+from csp_index.images.files.bare_files import ORIENTATION, without_metadata
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (6, 9, 3), dtype=np.uint8))
 PNG, JPEG = encoded(PICTURE), encoded(PICTURE, "JPEG", quality=95)
