@@ -31,10 +31,11 @@ from csp_index.service.documents.studies.rate import Questions, check_can_rate
 from csp_index.service.editions import Edition, Editions
 from csp_index.service.http import api, login, pages
 from csp_index.service.http.access_log import Journal
-from csp_index.service.http.api import Service, Turns
+from csp_index.service.http.api import Service
 from csp_index.service.http.auth import Forms, Token, wants_page
 from csp_index.service.http.edition_addresses import EditionAddresses
 from csp_index.service.http.guard import REQUEST_ID, Answer, Guard, log
+from csp_index.service.http.own_threads import Turns
 from csp_index.service.http.pages import site_of
 from csp_index.service.http.rendering import Renderer, Site
 from csp_index.service.http.response_cache import ResponseCache

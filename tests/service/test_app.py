@@ -20,7 +20,7 @@ from csp_index import Index, open_index
 from csp_index.errors import BusyError, SettingError, StoreError
 from csp_index.service import ServiceSettings, make_app
 from csp_index.service.http import api
-from csp_index.service.http.api import Probe, Turns
+from csp_index.service.http.own_threads import Probe, Turns
 
 TOKEN = "a token of some length"
 HTML = {"accept": "text/html,*/*"}

@@ -18,10 +18,11 @@ from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.config import ServiceSettings, read_token
 from csp_index.service.documents.layer import GalleryQuery
 from csp_index.service.documents.manual import manual_document, picture
+from csp_index.service.http.addresses import neuron_href
 from csp_index.service.http.api import fault_of
 from csp_index.service.http.auth import Token, fault_of_address, first, is_foreign, local_path, wants_page
 from csp_index.service.http.pages import _keys
-from csp_index.service.http.rendering import moment, neuron_href, took
+from csp_index.service.http.rendering import moment, took
 from csp_index.service.http.schemas import LabelBody, SqlBody
 
 KEY = LayerKey("cnn", "concepts")

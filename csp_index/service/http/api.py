@@ -5,16 +5,11 @@ Documents are sent as they are made: their shapes describe them, and nothing che
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-import anyio
-import anyio.to_thread
 import pydantic_core
-from anyio import CapacityLimiter
 from fastapi import APIRouter, Path, Query, UploadFile
 from fastapi.exceptions import RequestValidationError
 from PIL import Image
@@ -58,12 +53,11 @@ from csp_index.service.http import schemas
 from csp_index.service.http.access_log import METRICS_TYPE, Journal
 from csp_index.service.http.auth import Forms
 from csp_index.service.http.client import stop_of
+from csp_index.service.http.own_threads import Probe, Turns
 from csp_index.service.http.schemas import Fault
 from csp_index.service.live.engine import Engine
 from csp_index.service.snapshot import Snapshot
 from csp_index.service.sql_sandbox import SqlAnswer, SqlRunner, write_rows
-
-V = TypeVar("V")
 
 _STATUS: dict[type[Exception], tuple[int, str]] = {
     errors.NotFoundError: (404, "missing"),
@@ -79,46 +73,7 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
     errors.StoppedError: (503, "stopped"),
 }
 _HTTP_TYPES = {400: "bad-request", 403: "forbidden", 404: "missing", 405: "method"}
-_STATEMENTS = 16  # most statements that wait for their turn
-_PROBE_AGE, _PROBE_SECONDS = 1, 5  # a passed check counts as long, and may take as long
 _NAMED = 3  # faults of a request that the response names
-
-
-class Turns:
-    """Threads for SQL statements alone: pages do not wait for them, and a waiting statement occupies no thread."""
-
-    def __init__(self, threads: int) -> None:
-        self._limiter, self._most, self._count = CapacityLimiter(threads), threads + _STATEMENTS, 0
-
-    async def run(self, work: Callable[[str], V], statement: str) -> V:
-        """Return the result of `work` for a statement. Raises BusyError if too many are waiting."""
-        if self._count >= self._most:
-            raise errors.BusyError("too many SQL statements are waiting for their turn: try again in some seconds")
-        self._count += 1
-        try:
-            return await anyio.to_thread.run_sync(work, statement, limiter=self._limiter, abandon_on_cancel=True)
-        finally:
-            self._count -= 1
-
-
-class Probe:
-    """A check in a thread of its own, which busy threads do not delay; many questions at once share one check."""
-
-    def __init__(self, check: Callable[[], None]) -> None:
-        self._check, self._limiter, self._lock = check, CapacityLimiter(1), anyio.Lock()
-        self._checked = -math.inf
-
-    async def passed(self) -> None:
-        """Return if the check passes, or did a moment ago. Raises its error, or BusyError if it takes too long."""
-        async with self._lock:
-            if time.monotonic() - self._checked < _PROBE_AGE:
-                return
-            try:
-                with anyio.fail_after(_PROBE_SECONDS):
-                    await anyio.to_thread.run_sync(self._check, limiter=self._limiter, abandon_on_cancel=True)
-            except TimeoutError:
-                raise errors.BusyError(f"reading the index takes longer than {_PROBE_SECONDS} s") from None
-            self._checked = time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from csp_index.service.documents.shapes import MapDocument, MapPoint
-from csp_index.service.http.rendering import figure, neuron_href
+from csp_index.service.http.addresses import neuron_href
+from csp_index.service.http.rendering import figure
 
 STEPS: Final = 8
 """Colors from low to high; circles grow with them, so that the map does not depend on color alone."""

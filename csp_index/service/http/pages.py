@@ -1,54 +1,45 @@
 """The routes of the pages and of their JSON twins: an address, its document, and the template that shows it.
 
-A page and its twin call the same function. A page adds addresses and the drawing of a map; the modules in `documents`
-decide what documents contain.
+A page and its twin call the same function. A page adds addresses; the modules in `documents` decide what documents
+contain.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any, Final, Literal, get_args
-from urllib.parse import quote, urlencode
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Form, Path, Query, UploadFile
+from fastapi import APIRouter, Form, Path, Query, UploadFile
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from csp_index.errors import CspIndexError, LabelError, ModelError, SettingError
+from csp_index.errors import CspIndexError, SettingError
 from csp_index.labelling.label_rule import preferred_method
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.service.documents import compare, layer_map, manual
+from csp_index.service.documents import compare, manual
 from csp_index.service.documents.card import card_of
 from csp_index.service.documents.excited import own_picture
 from csp_index.service.documents.home import home_document, random_neuron
 from csp_index.service.documents.image import image_document, picture_for_card
-from csp_index.service.documents.layer import GalleryQuery, Shown, Sort, layer_document
 from csp_index.service.documents.neuron import neuron_document
 from csp_index.service.documents.neuron_shapes import CompareDocument, NeuronDocument
 from csp_index.service.documents.original import has_original
 from csp_index.service.documents.search import SEARCHED, SearchQuery, names_document, search_document
-from csp_index.service.documents.shapes import ImageDocument, LayerDocument, MapDocument
+from csp_index.service.documents.shapes import ImageDocument
 from csp_index.service.documents.studies import classes
 from csp_index.service.documents.studies.audit import audit_document
 from csp_index.service.documents.studies.audit_shapes import AuditDocument
 from csp_index.service.documents.studies.class_shapes import ClassDocument, ClassesDocument
 from csp_index.service.documents.studies.report import report_document, report_file
-from csp_index.service.http import map_svg
+from csp_index.service.http.addresses import classes_href, compare_href, image_href, link, neuron_href
 from csp_index.service.http.api import Service, answer, fault_of, picture_of, run_statement, sql_document
+from csp_index.service.http.layer_pages import add_layers
 from csp_index.service.http.manual_html import manual_html
 from csp_index.service.http.paging import Name, Number
-from csp_index.service.http.rendering import (
-    Renderer,
-    Site,
-    classes_href,
-    compare_href,
-    image_href,
-    layer_href,
-    neuron_href,
-)
+from csp_index.service.http.rendering import Renderer, Site
 from csp_index.service.http.schemas import LONGEST_SQL, LONGEST_TEXT
 from csp_index.service.http.studies.effect_routes import add_effects
 from csp_index.service.http.studies.evolution_routes import add_evolution
@@ -59,11 +50,9 @@ from csp_index.service.sql_sandbox import write_file
 from csp_index.studies.reporting.page import policy
 
 _TINY: Final = 64  # pixels of the longer side: pictures up to this size are enlarged without blur
-_PLAIN: Final = {field.name: field.default for field in fields(GalleryQuery)}
 _PICTURE: Final = 256  # pixels: the longer side of the small picture on an image's page
 _ORIGINAL: Final = 640  # the longer side of the original there, at most
 _MORE: Final = 4  # times as many results of each kind in a search for more
-_WAYS: Final = ("previous", "next")
 _FILES: Final = {"csv": "text/csv", "json": "application/json", "parquet": "application/vnd.apache.parquet"}
 
 ImageId = Annotated[int, Path(ge=0, lt=2**63)]
@@ -103,7 +92,7 @@ def site_of(service: Service) -> Site:
 def router(service: Service, renderer: Renderer) -> APIRouter:
     """Return the routes of all pages except the sign-in form."""
     routes = APIRouter(include_in_schema=False)
-    neurons = (_add_layers, _add_neurons, _add_classes, add_effects, _add_comparison, _add_audits)
+    neurons = (add_layers, _add_neurons, _add_classes, add_effects, _add_comparison, _add_audits)
     studies = (add_matches, add_evolution, add_hierarchies, add_meanings)
     for add in (_add_home, _add_search, *neurons, _add_images, *studies, _add_sql, _add_manual):
         add(routes, service, renderer)
@@ -148,8 +137,8 @@ def _add_search(routes: APIRouter, service: Service, renderer: Renderer) -> None
         context: dict[str, Any] = {
             "subject": str(terms[0][1]),
             "limit": limit,
-            "more": _link("/search", [*terms, ("limit", min(_MORE * limit, most))]) if limit < most else None,
-            "twin": _link("/search.json", terms if limit == SEARCHED else [*terms, ("limit", limit)]),
+            "more": link("/search", [*terms, ("limit", min(_MORE * limit, most))]) if limit < most else None,
+            "twin": link("/search.json", terms if limit == SEARCHED else [*terms, ("limit", limit)]),
         }
         if seconds is not None:  # 202: what is shown is not all yet, and is not kept
             return renderer.page("search", page=page, loading=round(seconds), status=202, **context)
@@ -168,63 +157,6 @@ def _add_search(routes: APIRouter, service: Service, renderer: Renderer) -> None
         page = search_document(snapshot, engine, query)
         own = own_picture(picture)
         return renderer.page("search", page=page, subject="Your picture", limit=query.limit, more=None, own=own)
-
-
-def _add_layers(routes: APIRouter, service: Service, renderer: Renderer) -> None:
-    snapshot, engine = service.snapshot, service.engine
-
-    def bounded(query: Annotated[GalleryQuery, Depends()]) -> GalleryQuery:
-        size = service.settings.page_size(query.limit)
-        return query if query.size == size else replace(query, limit=size)
-
-    bounded_query = Depends(bounded)
-
-    @routes.get("/layers/{model}/{layer}/map.json")
-    def map_twin(model: Name, layer: Name, colour: str = "score", method: str | None = None) -> Response:
-        return answer(layer_map.layer_map(snapshot, engine, LayerKey(model, layer), colour, method))
-
-    @routes.get("/layers/{model}/{layer}.json")
-    def layer_twin(model: Name, layer: Name, query: GalleryQuery = bounded_query) -> Response:
-        return answer(layer_document(snapshot, engine, LayerKey(model, layer), query))
-
-    @routes.get("/layers/{model}/{layer}")
-    def layer_page(model: Name, layer: Name, query: GalleryQuery = bounded_query, colour: str = "score") -> Response:
-        key = LayerKey(model, layer)
-        page = layer_document(snapshot, engine, key, query)
-        try:
-            points = layer_map.layer_map(snapshot, engine, key, colour, query.method)
-        except (ModelError, LabelError):  # without embeddings or texts there are no concept vectors
-            points = None
-        return renderer.page("layer", page=page, **_layer_context(key, query, page, points))
-
-
-def _layer_context(
-    key: LayerKey, query: GalleryQuery, page: LayerDocument, points: MapDocument | None
-) -> dict[str, Any]:
-    """Return what the template of a layer needs besides its document: links, choices, the drawing of its map."""
-    here = layer_href(str(key))
-    terms = [(name, value) for name, value in asdict(query).items() if name != "cursor" and value != _PLAIN[name]]
-    linked = terms if points is None else [*terms, ("colour", points["colour"])]
-    drawn = [pair for pair in linked if pair[0] in ("colour", "method")]
-    ways = {way: _link(here, [*linked, ("cursor", page[way])]) if page[way] else None for way in _WAYS}
-    cursor = [("cursor", query.cursor)] if query.cursor else []
-    return ways | {
-        "twin": _link(f"{here}.json", [*terms, *cursor]),
-        "here": here,
-        "filtered": query.state != "all" or bool(query.q.strip()),
-        "terms": terms,
-        "points": points,
-        "drawing": points and map_svg.draw(points),
-        "map_json": _link(f"{here}/map.json", drawn),
-        "sorts": get_args(Sort),
-        "states": get_args(Shown),
-        "colours": layer_map.COLOURS,
-        "steps": map_svg.STEPS,
-    }
-
-
-def _link(address: str, terms: Mapping[str, str] | Sequence[tuple[str, object]]) -> str:
-    return f"{address}?{urlencode(terms)}" if terms else address
 
 
 def _add_neurons(routes: APIRouter, service: Service, renderer: Renderer) -> None:
@@ -248,7 +180,7 @@ def _add_neurons(routes: APIRouter, service: Service, renderer: Renderer) -> Non
         return renderer.page(
             "neuron",
             page=document(key, method),
-            twin=_link(f"{neuron_href(str(key))}.json", {"method": method} if method else {}),
+            twin=link(f"{neuron_href(str(key))}.json", {"method": method} if method else {}),
         )
 
 
@@ -293,7 +225,7 @@ def _add_audits(routes: APIRouter, service: Service, renderer: Renderer) -> None
     @routes.get("/audit/{model}")
     def audit_page(model: Name, layer: Column = None, by: Column = None) -> Response:
         terms = [(name, value) for name, value in (("layer", layer), ("by", by)) if value is not None]
-        twin = _link(f"/audit/{quote(model, safe='')}.json", terms)
+        twin = link(f"/audit/{quote(model, safe='')}.json", terms)
         return renderer.page("audit", page=document(model, layer, by), twin=twin)
 
 

@@ -1,4 +1,4 @@
-"""Documents as HTML: the templates, and how they format numbers, times and addresses.
+"""Documents as HTML: the templates, and how they format numbers and times.
 
 All text from an index is escaped. Documents are only values for the templates here.
 """
@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any, Final
-from urllib.parse import quote, urlencode
 
 import jinja2
 import numpy as np
@@ -25,10 +24,25 @@ from csp_index import __version__
 from csp_index.assurance import above_null, of_hundred, stability
 from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.labelling.methods import METHODS, MethodInfo, default_method, method_names
-from csp_index.labelling.review.words import ACTIONS, OF_NEURON, done
+from csp_index.labelling.review.words import ACTIONS, done
 from csp_index.service.documents.manual import FIGURES, HELP, figures, first_words
 from csp_index.service.documents.map_shapes import PictureMap
 from csp_index.service.documents.maps import veil as draw_veil
+from csp_index.service.http.addresses import (
+    audit_href,
+    classes_href,
+    compare_href,
+    effects_href,
+    hierarchy_href,
+    image_href,
+    layer_href,
+    meanings_href,
+    neuron_href,
+    report_href,
+    subject_href,
+    thumbnail,
+    veil,
+)
 from csp_index.service.http.manual_html import manual_href
 from csp_index.service.http.schemas import MOST_EXAMPLES
 from csp_index.service.live.queries import CANDIDATES, LETTERS
@@ -159,122 +173,10 @@ def plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def layer_href(layer: str) -> str:
-    """Return the address of a layer's page.
-
-    >>> layer_href("my net/layer?4")
-    '/layers/my%20net/layer%3F4'
-    """
-    return "/layers/" + "/".join(quote(part, safe="") for part in layer.split("/"))
-
-
-def neuron_href(neuron: str) -> str:
-    """Return the address of a neuron's page."""
-    return "/neurons/" + "/".join(quote(part, safe="") for part in neuron.split("/"))
-
-
-def classes_href(layer: str, by: str | None = None, name: str | None = None) -> str:
-    """Return the address of the page of the classes of a layer's images, or of one class.
-
-    >>> classes_href("net/layer4", "kind", "red star")
-    '/classes/net/layer4?by=kind&name=red+star'
-    """
-    terms = urlencode([(key, value) for key, value in (("by", by), ("name", name)) if value is not None])
-    return "/classes/" + "/".join(quote(part, safe="") for part in layer.split("/")) + (f"?{terms}" if terms else "")
-
-
-def effects_href(layer: str) -> str:
-    """Return the address of the page of a layer's effects on the logits.
-
-    >>> effects_href("net/layer4")
-    '/effects/net/layer4'
-    """
-    return "/effects/" + "/".join(quote(part, safe="") for part in layer.split("/"))
-
-
-def hierarchy_href(layer: str, word: int | None = None) -> str:
-    """Return the address of the page of a layer's labels by broader words, or of one word.
-
-    >>> hierarchy_href("net/layer4", 3)
-    '/hierarchy/net/layer4?word=3'
-    """
-    address = "/hierarchy/" + "/".join(quote(part, safe="") for part in layer.split("/"))
-    return address if word is None else f"{address}?word={int(word)}"
-
-
-def meanings_href(layer: str) -> str:
-    """Return the address of the page with the meanings of a layer's neurons.
-
-    >>> meanings_href("net/layer4")
-    '/meanings/net/layer4'
-    """
-    return "/meanings/" + "/".join(quote(part, safe="") for part in layer.split("/"))
-
-
-def audit_href(layer: str, by: str | None = None) -> str:
-    """Return the address of the page of a layer's audit, of several by different classes that by one column.
-
-    >>> audit_href("net/layer4", "red star")
-    '/audit/net?layer=layer4&by=red+star'
-    """
-    model, _, name = layer.partition("/")
-    terms = [("layer", name), *([] if by is None else [("by", by)])]
-    return f"/audit/{quote(model, safe='')}?{urlencode(terms)}"
-
-
-def report_href(layer: str, by: str | None = None) -> str:
-    """Return the address of the report of a layer's audit.
-
-    >>> report_href("net/layer4", "kind")
-    '/audit/net/report?layer=layer4&by=kind'
-    """
-    return audit_href(layer, by).replace("?", "/report?", 1)
-
-
-def image_href(image_id: int) -> str:
-    """Return the address of an image's page."""
-    return f"/images/{int(image_id)}"
-
-
-def thumbnail(image_id: int) -> str:
-    """Return the address of a small picture of an image."""
-    return f"/api/v1/images/{int(image_id)}/thumbnail"
-
-
-def veil(image_id: int, neuron: str) -> str:
-    """Return the address of what hides the places of an image in which a neuron does not fire.
-
-    >>> veil(7, "net/layer4/3")
-    '/api/v1/neurons/net/layer4/3/maps/7'
-    """
-    return f"/api/v1{neuron_href(neuron)}/maps/{int(image_id)}"
-
-
 def veil_data(where: PictureMap, size: tuple[int, int]) -> str:
     """Return a veil over a picture that was sent, of `size`, as an address that has it inside."""
     levels = np.frombuffer(b64decode(where["map"]), np.uint8).reshape(where["height"], where["width"])
     return f"data:image/png;base64,{b64encode(draw_veil(levels / 255, where['box'], size)).decode()}"
-
-
-def compare_href(neurons: Sequence[str]) -> str:
-    """Return the address of the page that compares neurons."""
-    return "/compare?" + urlencode([("neurons", neuron) for neuron in neurons])
-
-
-def rate_href(rater: str) -> str:
-    """Return the address of a person's next question.
-
-    >>> rate_href("Ann & Bob")
-    '/rate?rater=Ann+%26+Bob'
-    """
-    return f"/rate?{urlencode({'rater': rater})}"
-
-
-def subject_href(subject: str) -> str:
-    """Return the address of the page of what a note is about; of a finding that of the notes about it."""
-    if subject.startswith(OF_NEURON):
-        return neuron_href(subject.removeprefix(OF_NEURON))
-    return f"/notes?{urlencode({'subject': subject})}"
 
 
 @functools.cache

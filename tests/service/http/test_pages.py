@@ -28,6 +28,7 @@ from csp_index.service.config import ServiceSettings
 from csp_index.service.http import api, map_svg, pages, rendering
 from csp_index.service.http.access_log import Journal
 from csp_index.service.http.auth import Forms
+from csp_index.service.http.own_threads import Turns
 from csp_index.service.sql_sandbox import SqlAnswer
 
 EVIL = "<script>alert(1)</script>"
@@ -197,7 +198,7 @@ def test_compare_takes_boxes_and_commas_and_up_to_four(client: TestClient) -> No
 
 
 def test_an_index_of_arrays_shows_names_instead_of_pictures(tmp_path_factory: pytest.TempPathFactory) -> None:
-    shared = None, ServiceSettings(), Journal(), api.Turns(1), Forms("start")
+    shared = None, ServiceSettings(), Journal(), Turns(1), Forms("start")
     service = api.Service(*serve_arrays(tmp_path_factory), *shared)
     site = pages.site_of(service)
     assert not site.pictures

@@ -10,9 +10,10 @@ from starlette.responses import Response
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents.studies.effect_shapes import EffectsDocument, NeuronEffects
 from csp_index.service.documents.studies.effects import CLASSES, all_effects, effects_document
+from csp_index.service.http.addresses import effects_href
 from csp_index.service.http.api import GET_FAULTS, Service, answer
 from csp_index.service.http.paging import Name, Number, Start, paged
-from csp_index.service.http.rendering import Renderer, effects_href
+from csp_index.service.http.rendering import Renderer
 
 Class = Annotated[int | None, Query(ge=0, lt=2**31, description="The class of this index alone.")]
 

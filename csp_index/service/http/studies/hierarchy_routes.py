@@ -10,9 +10,10 @@ from starlette.responses import Response
 from csp_index.records import LayerKey
 from csp_index.service.documents.studies.hierarchy import NEURONS, hierarchy_document
 from csp_index.service.documents.studies.hierarchy_shapes import HierarchyDocument
+from csp_index.service.http.addresses import hierarchy_href
 from csp_index.service.http.api import GET_FAULTS, Service, answer
 from csp_index.service.http.paging import Name, Start, paged
-from csp_index.service.http.rendering import Renderer, hierarchy_href
+from csp_index.service.http.rendering import Renderer
 
 Word = Annotated[int | None, Query(ge=0, lt=2**31, description="The place of a word; without it the broadest groups.")]
 

@@ -8,9 +8,10 @@ from starlette.responses import Response
 from csp_index.records import LayerKey
 from csp_index.service.documents.studies.meaning_shapes import MeaningsDocument
 from csp_index.service.documents.studies.meanings import NEURONS, meanings_document
+from csp_index.service.http.addresses import meanings_href
 from csp_index.service.http.api import GET_FAULTS, Service, answer
 from csp_index.service.http.paging import Name, Start, paged
-from csp_index.service.http.rendering import Renderer, meanings_href
+from csp_index.service.http.rendering import Renderer
 
 
 def add_meanings(routes: APIRouter, service: Service, renderer: Renderer) -> None:

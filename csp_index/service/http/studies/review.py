@@ -22,9 +22,10 @@ from csp_index.service.documents.studies.review_shapes import (
     ReviewDocument,
 )
 from csp_index.service.http import schemas
+from csp_index.service.http.addresses import neuron_href, rate_href
 from csp_index.service.http.api import GET_FAULTS, POST_FAULTS, Service, answer
 from csp_index.service.http.auth import fault_of_write
-from csp_index.service.http.rendering import Renderer, neuron_href, rate_href
+from csp_index.service.http.rendering import Renderer
 from csp_index.service.http.schemas import LONGEST_NAME, LONGEST_NOTE, LONGEST_SUBJECT
 from csp_index.studies.reviewing.notes import Draft
 
