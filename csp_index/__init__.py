@@ -43,11 +43,11 @@ if TYPE_CHECKING:
     from csp_index.labelling.scoring import ScoringMethod
     from csp_index.labelling.vocabularies import Vocabulary
     from csp_index.loading_reader import network_layers
-    from csp_index.models.image_generators import ImageGenerator
+    from csp_index.models.generators.image_generators import ImageGenerator
+    from csp_index.models.generators.variant_generators import Original, Variant, VariantGenerator
     from csp_index.models.index_models import NetworkSource
     from csp_index.models.objects import Encoder, Network
     from csp_index.models.redrawn import redrawn
-    from csp_index.models.variant_generators import Original, Variant, VariantGenerator
     from csp_index.proposers.proposer import Answer, Proposer, Question
     from csp_index.query.layer_view import Layers, LayerView
     from csp_index.query.neuron_view import NeuronView
@@ -141,8 +141,8 @@ _HOMES = {
     "csp_index.labelling.methods": ("MethodInfo",),
     "csp_index.labelling.scoring": ("ScoringMethod",),
     "csp_index.labelling.vocabularies": ("Vocabulary",),
-    "csp_index.models.image_generators": ("ImageGenerator",),
-    "csp_index.models.variant_generators": ("Original", "Variant", "VariantGenerator"),
+    "csp_index.models.generators.image_generators": ("ImageGenerator",),
+    "csp_index.models.generators.variant_generators": ("Original", "Variant", "VariantGenerator"),
     "csp_index.proposers.proposer": ("Answer", "Proposer", "Question"),
     "csp_index.index": ("Index", "open_index"),
     "csp_index.loading_reader": ("network_layers",),

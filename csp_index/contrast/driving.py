@@ -14,7 +14,7 @@ from csp_index.contrast.saliency import driving_maps
 from csp_index.images.decode import ImageFailure, same_file
 from csp_index.images.footprint import Box, footprint, middle_square
 from csp_index.images.loader import stacked
-from csp_index.models.coarse_maps import as_levels, coarse_heat
+from csp_index.models.layers.coarse_maps import as_levels, coarse_heat
 from csp_index.models.networks import LoadedNetwork
 from csp_index.originals import read_originals
 from csp_index.store import schema

@@ -24,9 +24,9 @@ from csp_index.errors import GeneratorError, ModelError, SettingError
 from csp_index.images.decode import ImageFailure, decode, same_file
 from csp_index.images.loader import stacked
 from csp_index.models.encoders import LoadedEncoder
+from csp_index.models.generators.variant_generators import CAPTION, Original, Variant, VariantGenerator, make_variants
 from csp_index.models.index_models import Models
 from csp_index.models.networks import LoadedNetwork
-from csp_index.models.variant_generators import CAPTION, Original, Variant, VariantGenerator, make_variants
 from csp_index.originals import read_originals
 from csp_index.records import DerivedKind, ExampleOptions, Progress
 from csp_index.store import column_tables, schema

@@ -15,8 +15,8 @@ from PIL import Image
 from csp_index import __version__
 from csp_index.demo import scene_variants, world
 from csp_index.errors import GeneratorError, SettingError
-from csp_index.models.image_generators import picture_seed
-from csp_index.models.variant_generators import Original, Variant
+from csp_index.models.generators.image_generators import picture_seed
+from csp_index.models.generators.variant_generators import Original, Variant
 
 
 class Renderer:

@@ -14,8 +14,8 @@ from PIL import Image
 
 from csp_index.demo import world
 from csp_index.errors import GeneratorError, SettingError
-from csp_index.models.image_generators import picture_seed
-from csp_index.models.variant_generators import Original, Variant
+from csp_index.models.generators.image_generators import picture_seed
+from csp_index.models.generators.variant_generators import Original, Variant
 
 
 def vary(original: Original, count: int, seed: int) -> list[Variant]:

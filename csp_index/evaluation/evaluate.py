@@ -44,7 +44,7 @@ from csp_index.images.decode import uris_of
 from csp_index.images.sources import open_source
 from csp_index.labelling import scoring
 from csp_index.labelling.request import LabelRequest, make_request
-from csp_index.models.image_generators import ImageGenerator, load_generator
+from csp_index.models.generators.image_generators import ImageGenerator, load_generator
 from csp_index.records import ExampleOptions, Progress
 from csp_index.regular_files import read_bytes, user_path
 from csp_index.settings import MAX_TEXT_BYTES

@@ -20,7 +20,7 @@ from torch import Tensor
 from csp_index.errors import EvaluationError, GeneratorError, ModelError, SourceError
 from csp_index.images.decode import ImageFailure, read_images, uris_of
 from csp_index.images.sources import open_source
-from csp_index.models.image_generators import CachedGenerator, ImageGenerator, load_generator, made_or_why
+from csp_index.models.generators.image_generators import CachedGenerator, ImageGenerator, load_generator, made_or_why
 from csp_index.models.networks import LoadedNetwork
 from csp_index.records import Progress
 

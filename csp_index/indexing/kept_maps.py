@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from csp_index.images.footprint import middle_square
 from csp_index.indexing.map_watch import BatchMaps
-from csp_index.models.coarse_maps import coarse_grid
+from csp_index.models.layers.coarse_maps import coarse_grid
 from csp_index.models.networks import LoadedNetwork
 from csp_index.store import catalog, column_tables
 from csp_index.store.catalog import Column, LayerInfo, Shard

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from csp_index.models.coarse_maps import coarse_maps
-from csp_index.models.pooling import Pool
+from csp_index.models.layers.coarse_maps import coarse_maps
+from csp_index.models.layers.pooling import Pool
 
 
 @dataclass(frozen=True, slots=True, eq=False)

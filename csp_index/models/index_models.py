@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from csp_index.errors import ModelError, SettingError
 from csp_index.models import objects
 from csp_index.models.encoders import LoadedEncoder, load_encoder
+from csp_index.models.generators.variant_generators import VariantGenerator, load_variants
 from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.models.sparse_autoencoders import split_spec
 from csp_index.models.specs import encoder_spec, network_spec
 from csp_index.models.trust import check_stored, give
-from csp_index.models.variant_generators import VariantGenerator, load_variants
 from csp_index.models.weights import OBJECT, lasting, objects_are_missing
 from csp_index.records import LayerKey
 from csp_index.store import catalog

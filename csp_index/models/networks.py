@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 from csp_index.errors import ModelError, one_line
 from csp_index.models.borrowing import borrowed
-from csp_index.models.coarse_maps import Watch, map_grid
+from csp_index.models.layers.coarse_maps import Watch, map_grid
 from csp_index.models.layers.hooks import hooks, running_loaded
 from csp_index.models.layers.loaded import Loaded
 from csp_index.models.layers.opened import OpenLayer
+from csp_index.models.layers.pooling import Grid, Pool, as_maps, axes_in, choose_exact, neurons_of, pool_at, pooled
 from csp_index.models.layers.repeats import constant_layers, spare_random_numbers, why_not_repeated
 from csp_index.models.layers.trial import Trial, try_out
-from csp_index.models.pooling import Grid, Pool, as_maps, axes_in, choose_exact, neurons_of, pool_at, pooled
 from csp_index.models.sparse_autoencoders import SparseAutoencoder, images_at_once, settled
 from csp_index.models.specs import check_pool, network_spec
 from csp_index.models.weights import (

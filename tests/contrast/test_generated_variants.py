@@ -23,7 +23,7 @@ from csp_index.demo import world
 from csp_index.demo.generator import renderer
 from csp_index.errors import CspIndexError, GeneratorError, LabelError, NotFoundError, SettingError
 from csp_index.evaluation.options import EvaluationOptions, parse_methods
-from csp_index.models.variant_generators import Original, Variant, load_variants, make_variants
+from csp_index.models.generators.variant_generators import Original, Variant, load_variants, make_variants
 from csp_index.records import ExampleOptions, Label
 from csp_index.store import catalog, column_tables, schema
 from csp_index.store.values.derived_images import FIRST, find_derived, read_derived

@@ -23,8 +23,8 @@ from csp_index.evaluation.label_images import (
     load_generator,
     sample_rows,
 )
+from csp_index.models.generators.variant_generators import Original, load_variants, make_variants
 from csp_index.models.networks import LoadedNetwork, load_network
-from csp_index.models.variant_generators import Original, load_variants, make_variants
 from csp_index.store.values.derived_images import FIRST
 
 

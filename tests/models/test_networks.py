@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from csp_index.errors import ModelError
+from csp_index.models.layers.pooling import choose_pool, pooled
 from csp_index.models.networks import LoadedNetwork, list_layers, load_network
-from csp_index.models.pooling import choose_pool, pooled
 
 BATCH = 3
 GREY = Image.new("RGB", (40, 60), "grey")

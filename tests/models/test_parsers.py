@@ -15,7 +15,7 @@ from parsing import QUICK, damaged, like, refusing
 from safetensors.torch import save
 
 from csp_index.errors import ModelError, SettingError
-from csp_index.models.pooling import choose_pool
+from csp_index.models.layers.pooling import choose_pool
 from csp_index.models.prompt_templates import TEMPLATE_SETS, as_stored, fill, from_index, templates
 from csp_index.models.sparse_autoencoders import SparseAutoencoder, SparseSource, settled, split_spec
 from csp_index.models.weights import lasting, local_directory, read_file, resolve_device

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from csp_index.models.variant_generators import Original, Variant
+from csp_index.models.generators.variant_generators import Original, Variant
 
 WIDTH, SIDE, NEURONS = 12, 8, 10
 

@@ -22,9 +22,9 @@ from csp_index.indexing.doctor.report import Input, LayerTrial, ModelTrial, Pass
 from csp_index.indexing.model_columns import Part, columns_of, parts_of
 from csp_index.indexing.model_outputs import check_preprocessing, outputs_of
 from csp_index.models.encoders import LoadedEncoder, TwoTowers
+from csp_index.models.layers.pooling import neuron_axes
 from csp_index.models.layers.repeats import REPEATED, differing
 from csp_index.models.networks import LayerOutput, LoadedNetwork
-from csp_index.models.pooling import neuron_axes
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 
 _COARSE = 10  # times the tolerance on CUDA, where encoders run in half precision

@@ -1,1 +1,1 @@
-"""Layers of a network under study: hooks, the axis of the neurons, whether values repeat, attention heads."""
+"""Layers of a network under study: hooks, the axis of the neurons, pooling, coarse maps, attention heads."""

@@ -18,8 +18,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from csp_index.models.layers.pooling import Grid, first_tensor, tensors_in
 from csp_index.models.layers.readers import Reader
-from csp_index.models.pooling import Grid, first_tensor, tensors_in
 
 Shape = tuple[int, ...]
 

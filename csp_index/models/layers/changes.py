@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from csp_index.errors import ModelError
+from csp_index.models.layers.pooling import first_tensor
 from csp_index.models.layers.readers import AttentionHead, OutputPart, Reader
-from csp_index.models.pooling import first_tensor
 from csp_index.models.sparse_autoencoders import SparseAutoencoder
 
 Changer = Callable[[Tensor], Tensor]

@@ -15,9 +15,9 @@ from csp_index.errors import ModelError
 from csp_index.models.layers.axes import Shape, Trace, traced
 from csp_index.models.layers.hooks import running_loaded
 from csp_index.models.layers.loaded import Loaded
+from csp_index.models.layers.pooling import Grid, Pool, first_tensor, pooled
 from csp_index.models.layers.readers import Reader
 from csp_index.models.layers.repeats import spare_random_numbers, trial_images
-from csp_index.models.pooling import Grid, Pool, first_tensor, pooled
 from csp_index.models.weights import near_matches
 
 

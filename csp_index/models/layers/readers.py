@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from csp_index.models.layers.multihead import SplitAttention
-from csp_index.models.pooling import first_tensor, tensors_in
+from csp_index.models.layers.pooling import first_tensor, tensors_in
 
 _COUNTS = ("num_heads", "num_attention_heads", "n_heads", "heads", "n_head")
 _PROJECTIONS: tuple[str, ...] = (

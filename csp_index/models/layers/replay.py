@@ -22,8 +22,8 @@ from csp_index.errors import ModelError, one_line
 from csp_index.models.layers.changes import change, map_tensors
 from csp_index.models.layers.hooks import running_loaded
 from csp_index.models.layers.opened import Logits, OpenLayer, is_logits
+from csp_index.models.layers.pooling import first_tensor, neuron_place
 from csp_index.models.layers.readers import listen
-from csp_index.models.pooling import first_tensor, neuron_place
 
 Way = Literal["layer alone", "recorded", "whole"]
 WAYS: Final[tuple[Way, ...]] = ("layer alone", "recorded", "whole")

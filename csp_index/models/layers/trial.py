@@ -14,8 +14,8 @@ from csp_index.errors import ModelError, one_line
 from csp_index.models.layers.axes import Shape, Trace, axes_of, resized_shapes, traced
 from csp_index.models.layers.hooks import running_loaded
 from csp_index.models.layers.loaded import Loaded
+from csp_index.models.layers.pooling import first_tensor, neuron_axes, prefix_in
 from csp_index.models.layers.repeats import spare_random_numbers, trial_images
-from csp_index.models.pooling import first_tensor, neuron_axes, prefix_in
 
 _SHOWN = 3  # names in an error
 _OF_TOKENS = ("cls", "token-mean", "token-max", "mean@2", "max@2")  # pools that count tokens from the first

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 
 from csp_index.images.footprint import footprint
-from csp_index.models.coarse_maps import coarse_maps
+from csp_index.models.layers.coarse_maps import coarse_maps
 from csp_index.models.networks import LoadedNetwork
 from csp_index.service.live.queries import Heat
 

@@ -1,7 +1,7 @@
 """Activation maps of a layer's neurons on their top images: rows of a table, and rows as arrays again.
 
-A map is coarse and has a byte per place (`models/coarse_maps.py`). NumPy and Arrow alone, no torch. Maps may come from
-a stranger: whatever does not fit together raises StoreError.
+A map is coarse and has a byte per place (`models/layers/coarse_maps.py`). NumPy and Arrow alone, no torch. Maps may
+come from a stranger: whatever does not fit together raises StoreError.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from csp_index.errors import ModelError
 from csp_index.models.layers.opened import find_logits
+from csp_index.models.layers.pooling import first_tensor, neuron_place
 from csp_index.models.layers.replay import Replays, copied
 from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.models.objects import Network
-from csp_index.models.pooling import first_tensor, neuron_place
 
 VALUE = 0.7
 

@@ -19,7 +19,14 @@ from PIL import Image
 
 from csp_index import settings
 from csp_index.errors import GeneratorError, SettingError
-from csp_index.models.image_generators import ImageGenerator, library_of, load_pipeline, made_by, made_or_why, noises
+from csp_index.models.generators.image_generators import (
+    ImageGenerator,
+    library_of,
+    load_pipeline,
+    made_by,
+    made_or_why,
+    noises,
+)
 from csp_index.models.weights import lasting, resolve_device
 
 CAPTION: Final = "{caption}"

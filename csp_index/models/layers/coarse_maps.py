@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from csp_index.models.pooling import Grid, Pool, as_maps
+from csp_index.models.layers.pooling import Grid, Pool, as_maps
 
 MOST_SIDE: Final = 14
 """Rows and columns of a coarse map, at most."""

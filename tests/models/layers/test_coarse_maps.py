@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from csp_index.models import coarse_maps as module
-from csp_index.models.coarse_maps import coarse_grid, coarse_heat, coarse_maps, map_grid
-from csp_index.models.pooling import pooled
+from csp_index.models.layers import coarse_maps as module
+from csp_index.models.layers.coarse_maps import coarse_grid, coarse_heat, coarse_maps, map_grid
+from csp_index.models.layers.pooling import pooled
 
 GENERATOR = torch.Generator().manual_seed(0)
 PAIRS = (torch.tensor([0, 2, 1, 2]), torch.tensor([4, 0, 3, 1]))

@@ -1,0 +1,1 @@
+"""Models that make pictures: of a text, or variants of a picture."""
