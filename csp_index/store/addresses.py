@@ -13,6 +13,7 @@ from csp_index.store.catalog import LayerInfo
 from csp_index.store.tables import Store
 
 _DIGITS = 24  # of a number or a range, with white space
+_SHOWN = 60  # characters of a text that an error repeats
 _MOST = 10_000_000  # neurons; a slip of the hand must not fill the memory
 
 
@@ -66,18 +67,43 @@ def parse_neurons(layer: str, neurons: str) -> list[str]:
     LayerKey.parse(layer)
     if neurons.strip() == "all":
         return [layer]
+    ranges = number_ranges(neurons)
+    return [f"{layer}/{number}" for numbers in ranges for number in numbers]
+
+
+def number_ranges(neurons: str) -> list[range]:
+    """Return the numbers that `0,5-7` names, as ranges in the order they are written; AddressError for another form.
+
+    >>> number_ranges("0,5-7")
+    [range(0, 1), range(5, 8)]
+    """
     ranges: list[range] = []
     count = 0
     for part in neurons.split(","):
         first, dash, last = part.strip().partition("-")
         is_range = part.isascii() and first.isdigit() and (last.isdigit() if dash else True)
         if not is_range or len(part) > _DIGITS or (dash and int(last) < int(first)):
-            raise AddressError(f"neurons {neurons!r} are not understood: write all, 0,5,9 or 10-20")
+            raise AddressError(f"neurons {_short(neurons)} are not understood: write all, 0,5,9 or 10-20")
         numbers = range(int(first), int(last or first) + 1)
         count += int(last or first) - int(first) + 1
         if count > _MOST:
             raise AddressError(
-                f"neurons {neurons!r} are too many: expected at most {_MOST:,}; write all for a whole layer"
+                f"neurons {_short(neurons)} are too many: expected at most {_MOST:,}; write all for a whole layer"
             )
         ranges.append(numbers)
-    return [f"{layer}/{number}" for numbers in ranges for number in numbers]
+    return ranges
+
+
+def as_ranges(numbers: Iterable[int]) -> str:
+    """Return numbers as `number_ranges` reads them, sorted, each once, neighbors as one range.
+
+    >>> as_ranges([7, 5, 6, 0, 5])
+    '0,5-7'
+    """
+    unique = np.unique(np.fromiter(numbers, np.int64))
+    runs = np.split(unique, np.flatnonzero(np.diff(unique) > 1) + 1) if len(unique) else []
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")

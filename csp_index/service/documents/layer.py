@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import json
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
@@ -29,6 +29,8 @@ from csp_index.service.documents.studies.hierarchy import has_hierarchy
 from csp_index.service.documents.studies.meanings import has_meanings
 from csp_index.service.layer_table import LayerTable, MethodLabels, finite
 from csp_index.service.snapshot import Snapshot
+from csp_index.store import catalog
+from csp_index.store.addresses import number_ranges
 
 if TYPE_CHECKING:
     from csp_index.service.live.engine import Engine
@@ -43,6 +45,7 @@ IMAGES: Final = 30
 """The most highest activating images that a neuron's clarity is computed from."""
 _LONGEST = 300  # characters of a text searched for in labels
 _LONGEST_CLASS = 500  # characters of the name of a class, and of a column
+_LONGEST_SET = 16_000  # characters of a set of neurons: an address is no longer anyway
 _BLOCK = 2**13  # images of neurons whose embeddings are gathered at once
 
 
@@ -50,7 +53,7 @@ _BLOCK = 2**13  # images of neurons whose embeddings are gathered at once
 class GalleryQuery:
     """Which neurons of a layer to show, in what order; `cursor` comes from an earlier answer.
 
-    `class_name` is the class of images that `auroc` sorts by, of the column `by` (that compared last); without it the
+    `neurons` are numbers such as `3,8,100-120`: only these are shown. `class_name` is the class of images that `auroc` sorts by, of the column `by` (that compared last); without it the
     class that a neuron tells best. `unlabelled` leaves out dead neurons. `q` is searched for in the labels, ignoring
     case. Raises SettingError for values that do not exist.
     """
@@ -64,6 +67,7 @@ class GalleryQuery:
     cursor: str | None = None
     class_name: str = ""
     by: str | None = None
+    neurons: str = ""
 
     def __post_init__(self) -> None:
         for name, kinds in (("sort", Sort), ("order", Order), ("state", Shown)):
@@ -74,6 +78,9 @@ class GalleryQuery:
         for name in ("class_name", "by"):
             if len(getattr(self, name) or "") > _LONGEST_CLASS:
                 raise SettingError(f"{name} has more than {_LONGEST_CLASS} characters: there is no such class")
+        if len(self.neurons) > _LONGEST_SET:
+            raise SettingError(f"neurons has {len(self.neurons):,} characters: expected at most {_LONGEST_SET:,}")
+        self.numbers()
         if self.size < 1:
             raise SettingError(f"limit is {self.limit}: expected at least 1")
 
@@ -81,6 +88,10 @@ class GalleryQuery:
     def size(self) -> int:
         """How many neurons a page has."""
         return settings.SERVE_PAGE.value() if self.limit is None else self.limit
+
+    def numbers(self) -> list[range] | None:
+        """Return the numbers of `neurons` as ranges, None for all neurons. Raises AddressError for what are no numbers."""
+        return None if self.neurons.strip() in ("", "all") else number_ranges(self.neurons)
 
     def terms(self, method: str | None) -> GalleryTerms:
         """Return the query as documents have it, with the method that is shown."""
@@ -93,6 +104,7 @@ class GalleryQuery:
             "limit": self.size,
             "class_name": self.class_name,
             "by": self.by,
+            "neurons": self.neurons,
         }
 
     def cursor_at(self, key: LayerKey, place: int) -> str:
@@ -117,7 +129,7 @@ class GalleryQuery:
 
     def _mark(self, key: LayerKey) -> str:
         """Return a short hash of everything that determines the order of neurons."""
-        terms = [str(key), self.sort, self.order, self.state, self.q, self.method]
+        terms = [str(key), *(value for name, value in asdict(self).items() if name not in ("limit", "cursor"))]
         return hashlib.sha256(json.dumps(terms).encode()).hexdigest()[:12]
 
 
@@ -301,9 +313,20 @@ def _selected(table: LayerTable, query: GalleryQuery) -> np.ndarray:
         selected = table.dead
     elif query.state == "uncertain":
         selected = none if labels is None else labels.uncertain > 0
+    if (numbers := query.numbers()) is not None:
+        selected = selected & _members(table, numbers)
     if query.q.strip():
         selected = selected & (none if labels is None else named(labels, query.q))
     return selected
+
+
+def _members(table: LayerTable, numbers: list[range]) -> np.ndarray:
+    """Return which neurons [M] are among the numbers. Raises NotFoundError for one that the layer does not have."""
+    catalog.check_neurons(table.info, [max(run[-1] for run in numbers)])
+    members = np.zeros(table.info.neurons, dtype=bool)
+    for run in numbers:
+        members[run.start : run.stop] = True
+    return members
 
 
 def named(labels: MethodLabels, text: str) -> np.ndarray:

@@ -146,6 +146,7 @@ class GalleryTerms(TypedDict):
     limit: int
     class_name: Annotated[str, Field(description="The class of images whose AUROC is shown.")]
     by: str | None
+    neurons: Annotated[str, Field(description="Only these numbers of neurons; empty: all.", examples=["3,8,100-120"])]
 
 
 class LayerDocument(TypedDict):

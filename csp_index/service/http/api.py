@@ -175,9 +175,10 @@ def _add_index(router: APIRouter, service: Service) -> None:
         cursor: Annotated[str | None, Query(max_length=500, description="`next` of the page before.")] = None,
         class_name: Annotated[str, Query(max_length=500, description="The class of images that `auroc` is for.")] = "",
         by: Annotated[str | None, Query(max_length=500, description="The column that has the class.")] = None,
+        neurons: Annotated[str, Query(max_length=16_000, description="Only these: `3,8,100-120`; empty: all.")] = "",
     ) -> Response:
         """A layer's neurons: sorted, filtered, page by page."""
-        query = GalleryQuery(sort, order, state, q, method, limit, cursor, class_name, by)
+        query = GalleryQuery(sort, order, state, q, method, limit, cursor, class_name, by, neurons)
         return answer(neurons_document(snapshot, engine, LayerKey.parse(layer), query))
 
     @router.get(

@@ -65,7 +65,7 @@ def _layer_context(
     return ways | {
         "twin": link(f"{here}.json", [*terms, *cursor]),
         "here": here,
-        "filtered": query.state != "all" or bool(query.q.strip()),
+        "filtered": query.state != "all" or bool(query.q.strip() or query.neurons.strip()),
         "terms": terms,
         "points": points,
         "drawing": points and map_svg.draw(points),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from planted import CONCEPTS, PLANTED, Served
 
-from csp_index.errors import NotFoundError, SettingError, StoreError
+from csp_index.errors import AddressError, NotFoundError, SettingError, StoreError
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents.layer import IMAGES, GalleryQuery, Sort, layer_document, neurons_document
 
@@ -69,6 +69,29 @@ def test_filters(planted: Served) -> None:
     ]
     assert numbers(planted, q="%") == numbers(planted, q="no such word") == []
     assert numbers(planted, state="dead", q="red") == []
+
+
+def test_a_set_of_neurons_is_a_filter_beside_the_others(planted: Served) -> None:
+    assert numbers(planted, neurons="5, 0,2-3,3") == [0, 2, 3, 5]
+    assert numbers(planted, neurons="0-6", state="dead") == [6]
+    assert numbers(planted, neurons="6-6,1", sort="score", order="desc") == [1, 6]
+    assert numbers(planted, neurons=" ") == numbers(planted, neurons="all") == list(range(7))
+    assert layer_document(*planted, WORDS, GalleryQuery(neurons="1,2"))["query"]["neurons"] == "1,2"
+    cursor = neurons_document(*planted, WORDS, GalleryQuery(neurons="0-4", limit=2))["next"]
+    assert numbers(planted, neurons="0-4", limit=2, cursor=cursor) == [2, 3]
+    with pytest.raises(SettingError, match="cursor does not belong"):
+        rows(planted, neurons="0-5", cursor=cursor)
+    with pytest.raises(NotFoundError, match="has neurons 0 to 6"):
+        rows(planted, neurons="2,5-7")
+
+
+@pytest.mark.parametrize("text", ["3-1", "x", "1,,2", "-1", "1.5", "0-99999999", "9" * 30, "\u0663", "1;2", "x" * 900])
+def test_what_are_no_numbers_of_neurons_is_refused_in_a_short_line(text: str) -> None:
+    with pytest.raises(AddressError, match=r"neurons '.* (not understood|too many)") as caught:
+        GalleryQuery(neurons=text)
+    assert len(str(caught.value)) < 200
+    with pytest.raises(SettingError, match="expected at most 16,000"):
+        GalleryQuery(neurons="1," * 9000)
 
 
 def test_the_method_chooses_the_label(planted: Served) -> None:
