@@ -29,7 +29,7 @@ from csp_index.errors import (
     StoreError,
     StudyError,
 )
-from csp_index.torch_threads import sleep_when_idle
+from csp_index.tensors.torch_threads import sleep_when_idle
 
 if TYPE_CHECKING:
     from csp_index.evaluation.evaluation import Evaluation

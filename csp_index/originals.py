@@ -22,6 +22,7 @@ from urllib.parse import unquote
 
 from csp_index import settings
 from csp_index.errors import SourceError, one_line
+from csp_index.files.regular_files import user_path
 from csp_index.images.decode import (
     IN_MEMORY,
     ImageFailure,
@@ -36,7 +37,6 @@ from csp_index.images.decode import (
 )
 from csp_index.images.files.containers import ContainerReader, container_of
 from csp_index.images.memory_images import MemoryImage, is_in_memory
-from csp_index.regular_files import user_path
 from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
 

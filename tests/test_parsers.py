@@ -13,11 +13,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from parsing import JSON, ODD, QUICK, damaged, like, refusing
 
-from csp_index.array_files import load_array
 from csp_index.errors import AddressError, ArrayError, CspIndexError, SettingError, StoreError
+from csp_index.files.array_files import load_array
+from csp_index.files.regular_files import read_bytes, read_text, user_path
 from csp_index.printable import printable, printable_json
 from csp_index.records import ExampleOptions, LayerKey, NeuronKey, ScoringOptions
-from csp_index.regular_files import read_bytes, read_text, user_path
 from csp_index.settings import MAX_TEXT_BYTES, SETTINGS, Amount, Count, CountOrAuto, Real, Setting
 
 NAME = st.text(min_size=1, max_size=8).filter(lambda text: "/" not in text and text == text.strip())

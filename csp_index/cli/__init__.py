@@ -45,7 +45,7 @@ from csp_index.cli.studies import (
 )
 from csp_index.errors import CspIndexError, one_line
 from csp_index.printable import printable
-from csp_index.torch_threads import numpy_on_one_thread, share_one_heap
+from csp_index.tensors.torch_threads import numpy_on_one_thread, share_one_heap
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -14,7 +14,7 @@ import numpy as np
 
 from csp_index.records import ExampleOptions
 from csp_index.tensors.library import torch
-from csp_index.torch_threads import spread
+from csp_index.tensors.torch_threads import spread
 
 Embed: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
 """Returns the embeddings [I, D] of image ids [I]."""

@@ -15,7 +15,7 @@ from csp_index.contrast.exact_ranking import CosineError, Ranked, is_on_card
 from csp_index.contrast.neighbour_lists import KEPT, NeighbourLists, store_lists, stored_lists
 from csp_index.errors import SettingError
 from csp_index.tensors.library import torch
-from csp_index.torch_threads import spread
+from csp_index.tensors.torch_threads import spread
 
 if TYPE_CHECKING:
     from csp_index.contrast.nearest import Leaders, NearestQuery

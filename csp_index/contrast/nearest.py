@@ -33,7 +33,7 @@ from csp_index.store import catalog
 from csp_index.store.tables import Store
 from csp_index.store.values import streams
 from csp_index.tensors.library import torch
-from csp_index.torch_threads import one_thread
+from csp_index.tensors.torch_threads import one_thread
 
 _FETCH, _WIDER = 32, 4  # unfiltered neighbours that a vector search asks for first, and how many times as many next
 _FETCH_MOST, _FETCH_SHARE = 512, 512  # of them at most, one in so many images: a filter by many ids takes seconds

@@ -40,20 +40,20 @@ from csp_index.evaluation.perturbed_copies import PERTURBATIONS
 from csp_index.evaluation.split import Split, draw_split, keep_split, read_split, thinned, without
 from csp_index.evaluation.steps import EvaluationContext, Tools
 from csp_index.evaluation.value_table import ValueTable
+from csp_index.files.regular_files import read_bytes, user_path
 from csp_index.images.decode import uris_of
 from csp_index.images.sources import open_source
 from csp_index.labelling import scoring
 from csp_index.labelling.request import LabelRequest, make_request
 from csp_index.models.generators.image_generators import ImageGenerator, load_generator
 from csp_index.records import ExampleOptions, Progress
-from csp_index.regular_files import read_bytes, user_path
 from csp_index.settings import MAX_TEXT_BYTES
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.image_metadata import check_columns, metadata_state
 from csp_index.store.runs import record_run, settings_hash
 from csp_index.store.tables import Store
-from csp_index.torch_threads import threads_for
+from csp_index.tensors.torch_threads import threads_for
 
 Choice = MethodChoice | GivenChoice
 _OF_EXAMPLES = {f"stable-{kind}" for kind in PERTURBATIONS}  # what says nothing of a method that looks at all images

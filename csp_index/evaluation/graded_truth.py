@@ -19,8 +19,8 @@ from scipy.sparse import csr_matrix
 from csp_index.errors import EvaluationError, SourceError
 from csp_index.evaluation.hierarchy import Hierarchy, normal_text
 from csp_index.evaluation.metadata_concepts import ConceptTable
+from csp_index.files.regular_files import user_path
 from csp_index.images.tables.read_table import read_metadata_file
-from csp_index.regular_files import user_path
 
 #: A label is of the truth's own level if it is true of at most this many powers of 2 more or fewer images.
 SAME_LEVEL: Final = 0.5

@@ -19,8 +19,8 @@ from csp_index.evaluation.evaluation import ALL
 from csp_index.evaluation.graded_truth import grades_by_hierarchy, grades_by_images
 from csp_index.evaluation.hierarchy import Hierarchy, Relation, normal_text
 from csp_index.evaluation.metadata_concepts import ConceptTable
+from csp_index.files.regular_files import read_bytes, user_path
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.regular_files import read_bytes, user_path
 from csp_index.settings import MAX_TEXT_BYTES
 from csp_index.store.stored_json import parse_json
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from csp_index.errors import EvaluationError, one_line
-from csp_index.regular_files import read_bytes, user_path
+from csp_index.files.regular_files import read_bytes, user_path
 from csp_index.settings import MAX_TEXT_BYTES
 
 Relation = Literal["same", "broader", "narrower", "sibling", "other", "unknown"]

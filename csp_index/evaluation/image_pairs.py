@@ -17,8 +17,8 @@ import torch
 from csp_index.contrast.pool import pool_tiles
 from csp_index.errors import EvaluationError, SourceError
 from csp_index.evaluation.hierarchy import normal_text
+from csp_index.files.regular_files import user_path
 from csp_index.images.tables.read_table import read_metadata_file
-from csp_index.regular_files import user_path
 from csp_index.store import schema
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.tables import Store

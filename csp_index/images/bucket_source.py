@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from csp_index.errors import SourceError
+from csp_index.files.regular_files import user_path
 from csp_index.images.class_folders import ClassFolders
 from csp_index.images.decode import ImageRef
 from csp_index.images.files.bucket_files import bucket_head, bucket_names, is_file_in_bucket, read_bucket
@@ -23,7 +24,6 @@ from csp_index.images.folders import TABLES, TAR_ENDINGS, alike, described, desc
 from csp_index.images.passed_over import HIDDEN, ContentCheck, PassedOver
 from csp_index.images.sample_metadata import sample_metadata
 from csp_index.images.tables.join_table import PathTable
-from csp_index.regular_files import user_path
 from csp_index.settings import MAX_METADATA_BYTES, MAX_TEXT_BYTES
 
 _SHARDS: Final = "(in a bucket: copy it to a folder)"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from csp_index.errors import SourceError, one_line
-from csp_index.regular_files import decoded, read_bytes
+from csp_index.files.regular_files import decoded, read_bytes
 from csp_index.settings import MAX_TEXT_BYTES
 
 _SPLIT = re.compile(  # also train2017, test_images

@@ -26,6 +26,7 @@ from typing import Protocol, runtime_checkable
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from csp_index.errors import SourceError, one_line
+from csp_index.files.regular_files import read_bytes
 from csp_index.images.files.bare_files import without_metadata
 from csp_index.images.files.bucket_files import is_in_bucket, read_bucket
 from csp_index.images.files.containers import ContainerReader, container_of
@@ -33,7 +34,6 @@ from csp_index.images.files.dicom import dicom_picture
 from csp_index.images.files.formats import DICOM, HEAD, advice, decoded_formats, kind_of, text_instead
 from csp_index.images.files.pixels import DEEP_MODES, check_shape, to_rgb, upright, upright_size
 from csp_index.images.memory_images import MemoryImage, find_image
-from csp_index.regular_files import read_bytes
 from csp_index.settings import MAX_IMAGE_BYTES, MAX_PIXELS
 
 IN_MEMORY = "dataset:"

@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 
 from csp_index.errors import SourceError, one_line
+from csp_index.files.regular_files import open_file, read_bytes, user_path
 from csp_index.images.class_folders import ClassFolders
 from csp_index.images.decode import ImageRef
 from csp_index.images.files.formats import HEAD, image_extensions
 from csp_index.images.passed_over import HIDDEN, ContentCheck, PassedOver
 from csp_index.images.sample_metadata import METADATA_ENDINGS, sample_metadata
 from csp_index.images.tables.join_table import PathTable
-from csp_index.regular_files import open_file, read_bytes, user_path
 from csp_index.settings import MAX_METADATA_BYTES
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")

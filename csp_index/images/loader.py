@@ -21,9 +21,10 @@ from itertools import islice
 import torch
 from PIL import Image
 
-from csp_index import code_folders, settings
+from csp_index import settings
 from csp_index.concurrency import Workers, worker_payload
 from csp_index.errors import CspIndexError, ModelError, SettingError, SourceError, one_line
+from csp_index.files import code_folders
 from csp_index.images.decode import ImageFailure, ImageRef, Payload, fetch, read_image, thumbnail
 from csp_index.images.files.containers import ContainerReader
 from csp_index.images.memory_images import MemoryImage, read_image_of

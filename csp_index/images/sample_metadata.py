@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 
 from csp_index.errors import SourceError
-from csp_index.regular_files import decoded
+from csp_index.files.regular_files import decoded
 
 METADATA_ENDINGS = frozenset({"json", "cls", "txt"})
 _DEEPEST = 64  # lists and objects inside each other that metadata may have

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from csp_index.errors import SourceError
+from csp_index.files.regular_files import user_path
 from csp_index.images.bucket_source import BucketSource
 from csp_index.images.datasets import DatasetImages, open_dataset
 from csp_index.images.decode import IN_MEMORY, ImageSource
@@ -24,7 +25,6 @@ from csp_index.images.memory_images import register
 from csp_index.images.passed_over import PassedOver, refuse_passed_over
 from csp_index.images.table_sources import DatasetSource, ParquetSource
 from csp_index.images.tar_shards import TarSource
-from csp_index.regular_files import user_path
 
 _FILES, _TARS, _PARQUETS = "image files", "tar shards", "parquet files"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from csp_index.errors import SourceError, one_line
+from csp_index.files.regular_files import check_file, open_file
 from csp_index.images.decode import ImageRef
 from csp_index.images.files.containers import (
     ContainerReader,
@@ -25,7 +26,6 @@ from csp_index.images.files.containers import (
 )
 from csp_index.images.files.formats import HEAD, kind_of, text_instead
 from csp_index.images.passed_over import PassedOver
-from csp_index.regular_files import check_file, open_file
 from csp_index.settings import MAX_METADATA_BYTES
 
 _ROWS_AT_ONCE = 1024

@@ -16,10 +16,10 @@ import pyarrow as pa
 import torch
 
 from csp_index.errors import NotFoundError, SettingError, SourceError, StoreError, one_line
+from csp_index.files.regular_files import read_text
 from csp_index.indexing import commit
 from csp_index.originals import ImageRoots, coming_from
 from csp_index.records import Progress
-from csp_index.regular_files import read_text
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.store.class_names import class_names, store_class_names

@@ -20,13 +20,13 @@ import pyarrow as pa
 import torch
 
 from csp_index import settings
-from csp_index.array_files import Demand, Survey, open_array, rows_of, survey
 from csp_index.concurrency import unseen
 from csp_index.errors import ArrayError, one_line
+from csp_index.files.array_files import Demand, Survey, open_array, rows_of, survey
+from csp_index.files.regular_files import read_text
 from csp_index.indexing import commit
 from csp_index.indexing.commit import IndexSummary
 from csp_index.records import LayerKey, Progress, ScoringOptions
-from csp_index.regular_files import read_text
 from csp_index.store import catalog, column_tables, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.store.history.digests import shard_digest

@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from csp_index.errors import SourceError
+from csp_index.files.regular_files import user_path
 from csp_index.images.files.formats import image_extensions
 from csp_index.images.tables.join_table import PathTable
 from csp_index.indexing.commit import mark_rewritten_images
-from csp_index.regular_files import user_path
 from csp_index.store import catalog, schema
 from csp_index.store.history.digests import ShardDigest
 from csp_index.store.image_metadata import METADATA_COMMAND, image_records, metadata_text, parse_metadata

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from csp_index import code_folders, settings
+from csp_index import settings
 from csp_index.errors import ClusterError, CspIndexError, SettingError, one_line
+from csp_index.files import code_folders
 from csp_index.images.decode import ImageRef
 from csp_index.indexing.model_columns import Part
 from csp_index.indexing.ray_worker import Worker, WriteOrder, recipe

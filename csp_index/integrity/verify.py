@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from csp_index.files.regular_files import user_path
 from csp_index.integrity.column_checks import check_columns
 from csp_index.integrity.commit_checks import check_commits, check_files, check_foreign, check_kinds
 from csp_index.integrity.findings import Verification
@@ -26,7 +27,6 @@ from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.index_models import Models
 from csp_index.models.weights import OBJECT
 from csp_index.records import Progress
-from csp_index.regular_files import user_path
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.connect import open_snapshot, open_store
 from csp_index.store.locations import Location, location_of

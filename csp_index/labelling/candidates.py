@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from csp_index.errors import SourceError, one_line
+from csp_index.files.regular_files import read_bytes, user_path
 from csp_index.labelling.texts.candidate_names import (
     TextArrays,
     TextSpace,
@@ -22,7 +23,6 @@ from csp_index.labelling.texts.candidate_names import (
 )
 from csp_index.labelling.vocabularies import Vocabulary, digest
 from csp_index.models.prompt_templates import templates
-from csp_index.regular_files import read_bytes, user_path
 from csp_index.settings import MAX_IMAGE_BYTES
 from csp_index.store import column_tables
 from csp_index.store.catalog import EncoderInfo, sql_text

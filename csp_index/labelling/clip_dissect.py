@@ -18,7 +18,7 @@ from csp_index.labelling.methods import METHODS
 from csp_index.labelling.response.share_means import Weights
 from csp_index.records import ScoringOptions
 from csp_index.tensors.library import torch
-from csp_index.torch_threads import spread
+from csp_index.tensors.torch_threads import spread
 
 SOFT_SCALE, HARD_SCALE = 10.0, 2.0  # the multiplier of P before the softmax, of softWPMI and of WPMI
 MEAN_SCALE = 0.1

@@ -26,7 +26,7 @@ from csp_index.labelling.scoring import FORMULAS, ScoringMethod, Terms, method, 
 from csp_index.ordering import mix
 from csp_index.records import ScoringOptions
 from csp_index.tensors.library import torch
-from csp_index.torch_threads import spread
+from csp_index.tensors.torch_threads import spread
 
 _BLOCK_BYTES, _MOST = 8 * 2**20, 4  # of the resamples in a block; neurons in a block at most
 _TOTALS_BYTES = 64 * 2**20

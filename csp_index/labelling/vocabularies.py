@@ -19,9 +19,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from csp_index.errors import LabelError, one_line
+from csp_index.files.regular_files import check_file, decoded, read_bytes, read_text, user_path
 from csp_index.images.tables.text_tables import separator_of
 from csp_index.labelling.texts.label_files import read_label_file
-from csp_index.regular_files import check_file, decoded, read_bytes, read_text, user_path
 from csp_index.settings import MAX_TEXT_BYTES
 from csp_index.store import catalog, schema
 from csp_index.store.image_metadata import check_columns, image_records

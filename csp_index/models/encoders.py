@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from csp_index.errors import ModelError
+from csp_index.files.regular_files import user_path
 from csp_index.models.borrowing import borrowed, running
 from csp_index.models.plugins import call_factory, load_plugins
 from csp_index.models.prompt_templates import TEMPLATE_SETS, fill, templates
@@ -40,7 +41,6 @@ from csp_index.models.weights import (
     stable_settings,
     undo_channels_last,
 )
-from csp_index.regular_files import user_path
 
 __all__ = ["TEMPLATE_SETS", "LoadedEncoder", "load_encoder", "templates"]
 

@@ -14,8 +14,8 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from csp_index import code_folders
 from csp_index.errors import CspIndexError, PluginError, one_line
+from csp_index.files import code_folders
 from csp_index.models.trust import SHIPPED
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from csp_index.errors import SettingError
-from csp_index.regular_files import read_text, user_path
+from csp_index.files.regular_files import read_text, user_path
 
 _OWN_SETS: dict[str, tuple[str, ...]] = {
     "none": ("{}",),

@@ -36,11 +36,11 @@ import torch
 from torch import Tensor, nn
 
 from csp_index.errors import ModelError
+from csp_index.files.regular_files import user_path
 from csp_index.models.autoencoders.files import is_on_hub, read_files, title
 from csp_index.models.autoencoders.layouts import Wishes, encoding_of
 from csp_index.models.layers.pooling import choose_pool, first_tensor, pooled
 from csp_index.models.weights import hash_weights, lasting, near_matches
-from csp_index.regular_files import user_path
 
 __all__ = ["SparseAutoencoder", "SparseSource", "attach", "images_at_once", "settled", "split_spec"]
 

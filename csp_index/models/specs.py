@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from csp_index.errors import ModelError
-from csp_index.regular_files import user_path
+from csp_index.files.regular_files import user_path
 
 NETWORK_LIBRARIES = ("torchvision", "timm", "transformers", "open_clip", "python")
 ENCODER_LIBRARIES = ("open_clip", "transformers", "python")

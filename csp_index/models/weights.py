@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from csp_index.errors import CspIndexError, ModelError, SettingError, one_line
+from csp_index.files.regular_files import check_file, open_file, read_text, user_path
 from csp_index.models.specs import split_redrawn
-from csp_index.regular_files import check_file, open_file, read_text, user_path
 
 OBJECT = "object"
 """The library in the spec of a model that is an object of the caller: ``object:mine``."""

@@ -24,8 +24,8 @@ import pyarrow as pa
 from csp_index import settings
 from csp_index.concurrency import Writer
 from csp_index.errors import StoreError, one_line
+from csp_index.files.regular_files import read_bytes
 from csp_index.proposers.proposer import Answer, Proposer
-from csp_index.regular_files import read_bytes
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.foreign import is_plain

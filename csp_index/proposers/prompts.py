@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from csp_index.errors import ProposerError
-from csp_index.regular_files import read_text, user_path
+from csp_index.files.regular_files import read_text, user_path
 
 PLACEHOLDERS: Final = ("examples", "contrasts", "concepts", "words")
 SEPARATOR: Final = "---"

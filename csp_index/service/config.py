@@ -16,8 +16,8 @@ from typing import Final
 
 from csp_index import settings
 from csp_index.errors import SettingError
+from csp_index.files.regular_files import read_text
 from csp_index.labelling.review.words import DRAWS
-from csp_index.regular_files import read_text
 
 SHARED_COUNTERS: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable for the folder in which prometheus_client keeps the counters of several processes."""

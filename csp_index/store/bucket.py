@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from csp_index.errors import StoreError
-from csp_index.object_stores import SCHEMES, connect, plain_http, told
+from csp_index.files.object_stores import SCHEMES, connect, plain_http, told
 from csp_index.store.layout import BEGUN, COMMITS, HEAD, OLD_TABLE, VERSIONS, StoredObject, first_alone
 
 _QUICK, _PATIENT = 1, 8  # retries: a wrong endpoint fails soon, but a hiccup must not end an hour's work

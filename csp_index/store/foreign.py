@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from csp_index.errors import StoreError
-from csp_index.regular_files import kind_of
+from csp_index.files.regular_files import kind_of
 from csp_index.store.layout import COMMITS, FILE_LISTS, TAGS
 from csp_index.store.locations import LocalLocation, Location
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from csp_index.errors import StoreError, one_line
-from csp_index.object_stores import SCHEMES
-from csp_index.regular_files import open_file, user_path
+from csp_index.files.object_stores import SCHEMES
+from csp_index.files.regular_files import open_file, user_path
 from csp_index.settings import MAX_TEXT_BYTES
 from csp_index.store.bucket import BucketLocation
 from csp_index.store.layout import (

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from fakes import write_arrays
 
-from csp_index import CspIndexError, Index, array_files, open_index
-from csp_index.array_files import rows_of
+from csp_index import CspIndexError, Index, open_index
 from csp_index.errors import AddressError, ArrayError, SettingError, StoreError
+from csp_index.files import array_files
+from csp_index.files.array_files import rows_of
 from csp_index.indexing import import_arrays
 from csp_index.labelling.candidates import read_text_arrays
 from csp_index.store import column_tables, schema

@@ -9,7 +9,7 @@ import obstore
 from buckets import Bucket
 from PIL import Image
 
-from csp_index.object_stores import connect
+from csp_index.files.object_stores import connect
 
 
 def put(bucket: Bucket, files: dict[str, bytes]) -> None:

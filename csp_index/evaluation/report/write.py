@@ -44,8 +44,8 @@ from csp_index.evaluation.report.summary import (
     summarise,
 )
 from csp_index.evaluation.report.wording import CONTROLS, base_name, figure
+from csp_index.files.regular_files import user_path
 from csp_index.records import Label
-from csp_index.regular_files import user_path
 from csp_index.store import catalog
 from csp_index.store.tables import Store
 

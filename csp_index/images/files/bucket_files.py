@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 from csp_index.errors import SourceError
+from csp_index.files.object_stores import SCHEMES, connect, reason, told
 from csp_index.images.files.formats import HEAD
-from csp_index.object_stores import SCHEMES, connect, reason, told
 from csp_index.settings import Count
 
 _QUICK, _PATIENT = 1, 8  # tries: a wrong endpoint fails soon, a hiccup must not end an hour's work

@@ -23,8 +23,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from csp_index.errors import SourceError, one_line
+from csp_index.files.regular_files import check_file, read_bytes
 from csp_index.images.files.formats import HEAD, text_instead
-from csp_index.regular_files import check_file, read_bytes
 from csp_index.settings import MAX_IMAGE_BYTES, Count
 
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from csp_index.errors import SourceError, one_line
+from csp_index.files.regular_files import check_file, decoded, read_bytes
 from csp_index.images.tables.json_tables import read_json_table
 from csp_index.images.tables.table import MetadataFile, named_columns, table_of
 from csp_index.images.tables.text_tables import read_text_table
-from csp_index.regular_files import check_file, decoded, read_bytes
 from csp_index.settings import MAX_TEXT_BYTES
 
 _COMPRESSED: Final[dict[str, Callable[[BinaryIO], Any]]] = {

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any, Final, Literal
 
+from csp_index.files.regular_files import decoded
 from csp_index.images.tables.table import MetadataFile, named_columns, table_of
-from csp_index.regular_files import decoded
 
 _SEPARATORS: Final = ",;\t|"
 _SPACES: Final = " "

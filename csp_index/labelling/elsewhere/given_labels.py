@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from csp_index.errors import LabelError
+from csp_index.files.regular_files import user_path
 from csp_index.labelling.elsewhere.layouts import LabelRow, LabelTable, read_label_table
 from csp_index.labelling.methods import method_names
 from csp_index.records import LayerKey
-from csp_index.regular_files import user_path
 from csp_index.weighted_labels import LabelTerm, WeightedLabel
 
 _NAME: Final = re.compile(r"\w[\w.-]{0,59}")

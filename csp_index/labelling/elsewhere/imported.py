@@ -18,6 +18,7 @@ import torch
 from csp_index.contrast.examples import activating_examples
 from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError
+from csp_index.files.regular_files import user_path
 from csp_index.labelling.elsewhere.given_labels import GivenLabels, LabelsFile, check_name, read_given
 from csp_index.labelling.elsewhere.records import COMMAND, imported_names, imports_of
 from csp_index.labelling.kept.label_rows import LabelRows, rows_of, write_labels
@@ -25,7 +26,6 @@ from csp_index.labelling.label_values import Ranking, example_summary
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.ties import read_ties
 from csp_index.records import LayerKey
-from csp_index.regular_files import user_path
 from csp_index.store import catalog, schema
 from csp_index.store.runs import record_run
 from csp_index.store.tables import Store

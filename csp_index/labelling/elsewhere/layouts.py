@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from csp_index.errors import LabelError, SourceError, one_line
+from csp_index.files.regular_files import decoded, read_bytes
 from csp_index.images.tables.json_tables import load_json
 from csp_index.images.tables.read_table import read_metadata_file
-from csp_index.regular_files import decoded, read_bytes
 from csp_index.settings import MAX_TEXT_BYTES
 
 _NEURON: Final = (

@@ -30,7 +30,7 @@ from csp_index.store.runs import record_run, settings_hash
 from csp_index.store.tables import Store
 from csp_index.tensors import library
 from csp_index.tensors.library import torch
-from csp_index.torch_threads import threads_for
+from csp_index.tensors.torch_threads import threads_for
 
 _FEW = 8  # neurons: more take NumPy's one thread as long as it takes to load torch
 

@@ -23,7 +23,7 @@ from csp_index.store.values import streams
 from csp_index.store.values.arrays import fetch_tiles
 from csp_index.tensors import library
 from csp_index.tensors.library import torch
-from csp_index.torch_threads import spread
+from csp_index.tensors.torch_threads import spread
 
 LEAST_FIT = 0.98
 """The least fit of a sure label."""

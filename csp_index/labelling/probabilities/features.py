@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final
 from csp_index.labelling.evidence import Evidence
 from csp_index.labelling.linear.presence import PresenceSigmoids
 from csp_index.tensors.library import functional, torch
-from csp_index.torch_threads import spread
+from csp_index.tensors.torch_threads import spread
 
 if TYPE_CHECKING:
     from torch import Tensor

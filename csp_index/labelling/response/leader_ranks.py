@@ -6,7 +6,7 @@ from csp_index.labelling.response.dataset_sums import DatasetSums
 from csp_index.labelling.response.share_means import Weights
 from csp_index.labelling.response.views import Saturation
 from csp_index.tensors.library import torch
-from csp_index.torch_threads import spread
+from csp_index.tensors.torch_threads import spread
 
 _FILTER_RIDGE = 3.0  # penalty of the labels' filters, in mean variances of an embedding's coordinate
 _BINS, _SPAN = 1024, 8.0  # of filtered cosines; they span this many standard deviations on either side

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from csp_index.tensors.library import functional, torch
-from csp_index.torch_threads import spread
+from csp_index.tensors.torch_threads import spread
 
 _IMAGES = 2048  # of a block
 _FEW_ROWS, _WIDE, _NARROW = 64, 512, 128  # labels of a block: for few rows and for many, whose sums read it often

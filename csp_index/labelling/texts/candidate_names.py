@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Self, TypeAlias, Union
 import numpy as np
 import pyarrow as pa
 
-from csp_index.array_files import load_array
 from csp_index.errors import ArrayError, LabelError, SettingError, one_line
+from csp_index.files.array_files import load_array
 from csp_index.labelling.vocabularies import Vocabulary, digest, load_vocabulary, make_vocabulary, text_lines
 from csp_index.models.prompt_templates import as_stored, from_index, is_text, templates
 from csp_index.store import schema

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from csp_index.errors import LabelError, one_line
+from csp_index.files.regular_files import decoded, read_bytes
 from csp_index.images.tables.json_tables import load_json
-from csp_index.regular_files import decoded, read_bytes
 from csp_index.settings import MAX_TEXT_BYTES
 
 _LISTS: Final = ("id2label", "names", "classes", "categories", "labels", "concepts", "class_names")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from csp_index.errors import ModelError, one_line
+from csp_index.files.regular_files import read_text
 from csp_index.models.autoencoders.settings import about_autoencoder, differing, says_kind
-from csp_index.regular_files import read_text
 
 _STEMS: Final = ("cfg", "config", "sae_cfg", "sae_config", "hyperparams", "hparams", "runner_cfg")
 _OWN: Final = ("", "_cfg", "_config", ".config")  # after the name of the weight file without its ending

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from csp_index.errors import ModelError, one_line
+from csp_index.files.regular_files import check_file, open_file, user_path
 from csp_index.models.autoencoders.beside import names_of_settings, settings_beside
 from csp_index.models.autoencoders.tensor_names import OUTER
 from csp_index.models.weights import load_plain, why_unreadable
-from csp_index.regular_files import check_file, open_file, user_path
 
 _HUB = re.compile(r"hf(?:-hub)?:([^/]+/[^/]+)(?:/(.+))?")
 _SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz"})

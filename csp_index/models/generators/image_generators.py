@@ -21,10 +21,10 @@ from PIL import Image
 from torch import nn
 
 from csp_index.errors import CspIndexError, GeneratorError, StoreError, one_line
+from csp_index.files.regular_files import user_path
 from csp_index.models.plugins import call_factory, load_plugins
 from csp_index.models.remote_code import NEVER
 from csp_index.models.weights import hash_weights, lasting, local_directory, resolve_device
-from csp_index.regular_files import user_path
 
 PICTURES_AT_ONCE: Final = {"cuda": 10, "mps": 2}  # by device; 1 on others
 _T = TypeVar("_T")

@@ -231,7 +231,7 @@ class Clarities:
         import torch  # the engine has loaded it by now
 
         from csp_index.evaluation.metrics.structure import clarity
-        from csp_index.torch_threads import one_thread
+        from csp_index.tensors.torch_threads import one_thread
 
         with one_thread():
             self._values[neurons] = clarity(torch.from_numpy(vectors), torch.from_numpy(rows)).numpy()

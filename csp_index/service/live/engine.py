@@ -101,7 +101,7 @@ class Engine:
         try:
             from csp_index.labelling.candidates import read_text_arrays
             from csp_index.service.live.live_models import LiveModels
-            from csp_index.torch_threads import one_thread
+            from csp_index.tensors.torch_threads import one_thread
 
             texts = None if self._config.texts is None else read_text_arrays(*self._config.texts)
             with one_thread():

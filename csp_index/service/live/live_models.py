@@ -37,7 +37,7 @@ from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.stored_json import read_object
 from csp_index.store.values.arrays import activations_of
-from csp_index.torch_threads import one_thread
+from csp_index.tensors.torch_threads import one_thread
 
 _CPU = torch.device("cpu")
 _log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from csp_index.errors import StoreError, one_line
+from csp_index.files.regular_files import open_file, user_path
 from csp_index.records import Progress
-from csp_index.regular_files import open_file, user_path
 from csp_index.store.history.commits import CommitLog
 from csp_index.store.history.records import Record, TableRecord
 from csp_index.store.layout import BEGUN, is_listed, list_name, manifest_names, record_name

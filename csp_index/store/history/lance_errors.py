@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from csp_index.errors import StoreError
-from csp_index.object_stores import reason
+from csp_index.files.object_stores import reason
 from csp_index.store.locations import Location
 
 

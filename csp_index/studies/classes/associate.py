@@ -25,7 +25,7 @@ from csp_index.studies.classes.image_classes import MOST_CLASSES, ImageClasses, 
 from csp_index.studies.firing import firing_levels
 from csp_index.studies.ranks.class_ranks import class_figures
 from csp_index.studies.ranks.members import ClassFigures, Members
-from csp_index.torch_threads import spread
+from csp_index.tensors.torch_threads import spread
 
 _KEPT = 4  # images in each list of an association
 _TOGETHER = 64  # neurons whose activations are read together, as sparse layers have them in rows of 64

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from csp_index.errors import SourceError, one_line
-from csp_index.regular_files import read_text, user_path
+from csp_index.files.regular_files import read_text, user_path
 from csp_index.store.image_metadata import check_columns, image_records
 from csp_index.store.tables import Store
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from csp_index.concurrency import unseen
 from csp_index.errors import SettingError, StudyError
 from csp_index.evaluation.hierarchy import Hierarchy, load_hierarchy
+from csp_index.files.regular_files import user_path
 from csp_index.labelling.texts.candidate_names import Candidates, TextSpace, plain_candidates
 from csp_index.records import Progress, check_seed
-from csp_index.regular_files import user_path
 from csp_index.store.catalog import LayerInfo
 from csp_index.store.runs import record_run, settings_hash
 from csp_index.studies.column_digests import column_digest

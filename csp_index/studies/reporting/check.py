@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from csp_index.errors import NotFoundError, SourceError, one_line
-from csp_index.regular_files import read_bytes, user_path
+from csp_index.files.regular_files import read_bytes, user_path
 from csp_index.settings import MAX_TEXT_BYTES
 from csp_index.store.tables import Store
 from csp_index.studies.auditing.stored_audits import read_audit

@@ -14,7 +14,7 @@ from typing import Final
 
 from csp_index import settings
 from csp_index.errors import StudyError, one_line
-from csp_index.regular_files import user_path
+from csp_index.files.regular_files import user_path
 
 BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 """Names under which such a browser is looked for on the PATH, in this order."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from csp_index.concurrency import unseen
 from csp_index.errors import NotFoundError, SettingError, StudyError, one_line
+from csp_index.files.regular_files import user_path
 from csp_index.records import Progress
-from csp_index.regular_files import user_path
 from csp_index.store import catalog
 from csp_index.store.tables import Store
 from csp_index.studies.auditing.stored_audits import Audit, audited, read_audit

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Final
 
 from csp_index.errors import CspIndexError, SettingError, SourceError, one_line
+from csp_index.files.regular_files import read_text, user_path
 from csp_index.labelling.review.notes import COLUMNS, Note, read_notes
 from csp_index.labelling.review.words import NAMING, OF_FINDING
 from csp_index.printable import printable
-from csp_index.regular_files import read_text, user_path
 from csp_index.store import catalog
 from csp_index.store.runs import record_run
 from csp_index.store.study_tables import FINDINGS

@@ -12,10 +12,11 @@ import pytest
 from odd_files import ODD, in_time, sparse
 
 from csp_index import open_index, settings
-from csp_index.array_files import open_array
 from csp_index.errors import CspIndexError
 from csp_index.evaluation.ground_truth import read_truth
 from csp_index.evaluation.hierarchy import load_hierarchy
+from csp_index.files.array_files import open_array
+from csp_index.files.regular_files import check_file, open_file, read_bytes, read_text
 from csp_index.images.decode import ImageFailure, read_images
 from csp_index.images.sources import open_source
 from csp_index.labelling.candidates import read_text_arrays
@@ -24,7 +25,6 @@ from csp_index.models.prompt_templates import templates
 from csp_index.models.weights import read_file
 from csp_index.proposers.prompts import load_prompt
 from csp_index.records import LayerKey
-from csp_index.regular_files import check_file, open_file, read_bytes, read_text
 from csp_index.service.config import read_token
 
 

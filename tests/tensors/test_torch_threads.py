@@ -21,7 +21,7 @@ from csp_index.evaluation import steps
 from csp_index.evaluation.options import MethodChoice
 from csp_index.labelling.candidates import read_text_arrays
 from csp_index.labelling.pipeline import Pipeline
-from csp_index.torch_threads import (
+from csp_index.tensors.torch_threads import (
     numpy_on_one_thread,
     one_thread,
     sleep_when_idle,
@@ -181,7 +181,7 @@ def test_numpy_multiplies_on_one_thread_where_a_command_loads_it(monkeypatch):
 def test_threads_of_a_command_take_memory_from_one_heap(environment, shared):
     work = """
 import ctypes, sys, threading
-from csp_index.torch_threads import share_one_heap
+from csp_index.tensors.torch_threads import share_one_heap
 share_one_heap()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p

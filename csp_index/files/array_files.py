@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from csp_index.errors import ArrayError, one_line
-from csp_index.regular_files import check_file
+from csp_index.files.regular_files import check_file
 
 _CHUNK_BYTES = 8 * 2**20  # checked and hashed at a time: part of what a digest means, so not to be changed
 _HALF = float(np.finfo(np.float16).max)
