@@ -53,9 +53,10 @@ _BLOCK = 2**13  # images of neurons whose embeddings are gathered at once
 class GalleryQuery:
     """Which neurons of a layer to show, in what order; `cursor` comes from an earlier answer.
 
-    `neurons` are numbers such as `3,8,100-120`: only these are shown. `class_name` is the class of images that `auroc` sorts by, of the column `by` (that compared last); without it the
-    class that a neuron tells best. `unlabelled` leaves out dead neurons. `q` is searched for in the labels, ignoring
-    case. Raises SettingError for values that do not exist.
+    `neurons` are numbers such as `3,8,100-120`: only these are shown. `class_name` is the class of images that `auroc`
+    sorts by, of the column `by` (that compared last); without it the class that a neuron tells best. `unlabelled`
+    leaves out dead neurons. `q` is searched for in the labels, ignoring case. Raises SettingError for values that do
+    not exist, AddressError for a text that is no set of numbers.
     """
 
     sort: Sort = "index"
@@ -90,7 +91,7 @@ class GalleryQuery:
         return settings.SERVE_PAGE.value() if self.limit is None else self.limit
 
     def numbers(self) -> list[range] | None:
-        """Return the numbers of `neurons` as ranges, None for all neurons. Raises AddressError for what are no numbers."""
+        """Return the numbers of `neurons` as ranges, None for all; AddressError for another text."""
         return None if self.neurons.strip() in ("", "all") else number_ranges(self.neurons)
 
     def terms(self, method: str | None) -> GalleryTerms:

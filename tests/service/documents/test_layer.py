@@ -180,6 +180,7 @@ def test_the_document_is_whole_and_json(planted: Served) -> None:
         "limit": 48,
         "class_name": "",
         "by": None,
+        "neurons": "",
     }
     assert document["neurons"][0].keys() - planted[0].layer(WORDS).row(0).keys() == {
         *("clarity", "effect", "effect_on", "auroc", "auroc_on")

@@ -155,8 +155,8 @@ def test_layer_pages_follow_each_other_and_keep_what_was_asked(client: TestClien
 def test_a_layer_page_shows_a_chosen_set_and_keeps_it(client: TestClient) -> None:
     seen = page_at(client, f"/layers/{HERE}?neurons=1,3-4&sort=max")
     boxes = [box for box in seen.all("input") if box.get("name") == "neurons"]
-    assert [box["value"] for box in boxes if box.get("type") == "hidden"] == ["1,3-4"], "the form sends it, too"
-    assert len(boxes) == 4 and "of a chosen set" in "".join(seen.text)
+    assert [box["value"] for box in boxes if box.get("type") == "hidden"] == ["1,3-4"] * 2, "both forms send it"
+    assert len(boxes) == 5 and "of a chosen set" in "".join(seen.text)
     assert f"/layers/{HERE}.json?sort=max&neurons=1%2C3-4" in [link["href"] for link in seen.all("a")]
     page_at(client, f"/layers/{HERE}?neurons=1,x", 400)
     page_at(client, f"/layers/{HERE}?neurons=0-7", 404)
