@@ -20,11 +20,13 @@ _STRAIGHT: Final = (
 )
 _VISIBLE: Final = 1 / 255  # of the picture's side: a ramp of eight bits shows no smaller part
 _TRIED: Final = ((400, 300), (300, 400), (800, 600))  # pictures that show how large one a preprocessing needs
+_WIDE: Final = (720, 300)  # tells a square of the long side from one of the short side
 _EQUAL: Final = 0.03  # of the side needed: how far pictures of one shape and two sizes may differ
+_PICTURE: Final = 0.25  # of the largest difference of white and black: less is a margin, which shows no picture
 
 
 def footprint(preprocess: Preprocess, size: tuple[int, int]) -> Box:
-    """Return which part of a picture of (width, height) a network's input shows.
+    """Return which part of a picture of (width, height) a network's input shows; of one with margins, more than all.
 
     Returns the whole picture if the input is not a cropped and scaled picture.
     """
@@ -35,13 +37,13 @@ def footprint(preprocess: Preprocess, size: tuple[int, int]) -> Box:
 def side_needed(preprocess: Preprocess) -> int | None:
     """Return the short side to which a preprocessing brings a whole picture, in pixels, before it crops.
 
-    None for one that does more than scale, crop and normalize each pixel by itself, or whose scale depends on how
-    large the picture is, as a crop at full resolution does.
+    None for one that does more than scale, crop and normalize each pixel by itself, as one that adds margins, or whose
+    scale depends on how large the picture is, as a crop at full resolution does.
     """
     sides = []
     for size in _TRIED:
         result = _scaled(preprocess, size)
-        if result is None:
+        if result is None or _has_margins(result[0], size):
             return None
         (left, top, right, bottom), (width, height) = result
         scale = max(width / (right - left), height / (bottom - top))  # values of the input per pixel of the picture
@@ -51,12 +53,13 @@ def side_needed(preprocess: Preprocess) -> int | None:
 
 
 def middle_square(preprocess: Preprocess) -> float | None:
-    """Return the side of the square in the middle of a picture that an input shows, as a share of the short side.
+    """Return the side of the square around a picture's middle that an input shows, as a share of the short side.
 
-    0 where it shows the whole picture, None where it shows something else, or another share of larger pictures.
+    0 where it shows the whole picture. Negative, as a share of the long side, where it adds margins until the picture
+    fits in. None where it shows something else, or another share of larger pictures.
     """
     sides = []
-    for size in _TRIED:
+    for size in (*_TRIED, _WIDE):
         result = _scaled(preprocess, size)
         if result is None:
             return None
@@ -67,9 +70,15 @@ def middle_square(preprocess: Preprocess) -> float | None:
             continue
         if max(abs(left + right - size[0]), abs(top + bottom - size[1]), abs(right - left - bottom + top)) > slack:
             return None
-        sides.append((right - left + bottom - top) / (2 * min(size)))
+        whole = -max(size) if _has_margins(result[0], size) else min(size)
+        sides.append((right - left + bottom - top) / (2 * whole))
     middle = sum(sides) / len(sides)
-    return middle if max(sides) - min(sides) <= _EQUAL * middle else None
+    return middle if max(sides) - min(sides) <= _EQUAL * abs(middle) else None
+
+
+def _has_margins(box: Box, size: tuple[int, int]) -> bool:
+    left, top, right, bottom = box
+    return min(left, top, size[0] - right, size[1] - bottom) < -_EQUAL * min(size)
 
 
 def _scaled(preprocess: Preprocess, size: tuple[int, int]) -> tuple[Box, tuple[int, int]] | None:
@@ -85,21 +94,28 @@ def _scaled(preprocess: Preprocess, size: tuple[int, int]) -> tuple[Box, tuple[i
     result = preprocess(Image.fromarray(ramp))
     if result.dim() != 3 or result.shape[0] != 3:
         return None
-    share = ((result - black) / (white - black)).double().numpy()
-    across, down = _line(share[0].mean(0)), _line(share[1].mean(1))
+    contrast = (white - black).double().abs().numpy()
+    shows = (contrast > _PICTURE * np.nanmax(contrast)).all(0)
+    rows, columns = np.flatnonzero(shows.any(1)), np.flatnonzero(shows.any(0))
+    if not shows[np.ix_(rows, columns)].all():
+        return None
+    share = ((result - black) / (white - black)).double().numpy()[:, rows][:, :, columns]
+    across, down = _line(share[0].mean(0), columns, shows.shape[1]), _line(share[1].mean(1), rows, shows.shape[0])
     if across is None or down is None:
         return None
     box = across[0] * width, down[0] * height, across[1] * width, down[1] * height
     return box, (int(result.shape[2]), int(result.shape[1]))
 
 
-def _line(share: np.ndarray) -> tuple[float, float] | None:
-    """Return where a row of positions, as shares of the picture's side, begins and ends; None if not evenly spaced."""
+def _line(share: np.ndarray, places: np.ndarray, length: int) -> tuple[float, float] | None:
+    """Return where a row of `length` positions begins and ends, as shares of the picture's side.
+
+    `share` are those of the positions at `places`, the others are margins. None if they are not evenly spaced.
+    """
     if len(share) < 2 or not np.isfinite(share).all():
         return None
-    places = np.arange(len(share))
     slope, offset = np.polyfit(places, share, 1)
     straight = np.abs(share - (slope * places + offset)).max() <= _STRAIGHT
     if not straight or slope * len(share) < _VISIBLE:
         return None
-    return float(offset - 0.5 * slope), float(offset + (len(share) - 0.5) * slope)
+    return float(offset - 0.5 * slope), float(offset + (length - 0.5) * slope)

@@ -1,8 +1,8 @@
 """A copy of an index without some of its images: what no layer that comes later can have must not cost all the others.
 
 Ids of images are dense, so an image cannot leave an index; the copy gives the others new ones. Embeddings, activations,
-metadata and the notes of readers are taken over, no model runs, and statistics are computed anew. Results and ratings,
-which rest on the ids, are not.
+maps, metadata and the notes of readers are taken over, no model runs, and statistics are computed anew. Results and
+ratings, which rest on the ids, are not.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from csp_index.errors import NotFoundError, SettingError, SourceError, StoreError, one_line
 from csp_index.files.regular_files import read_text
 from csp_index.indexing import commit
+from csp_index.indexing.kept_maps import copy_maps
 from csp_index.originals import ImageRoots, coming_from
 from csp_index.records import Progress
 from csp_index.store import catalog, schema
@@ -126,6 +127,7 @@ class _Copy:
         tiles = {info.what: _tiles(self.source, info) for info in infos}
         written: list[tuple[dict[str, str], Shard]] = []
         first = done = 0
+        new_ids = np.full(catalog.image_count(self.source), -1)
         for mark in catalog.shards(self.source, schema.IMAGES):
             rows, kept = self._images(mark)
             stored = [(info, tile) for info in infos if (tile := next(tiles[info.what], None)) is not None]
@@ -134,12 +136,16 @@ class _Copy:
                 own = Shard(len(written), first, int(kept.sum()), run.settings_hash)
                 values = [(info, tile[torch.from_numpy(kept)]) for info, tile in stored]
                 written.append((self._write_shard(own, rows, values, running), own))
+                new_ids[mark.first_image + np.flatnonzero(kept)] = np.arange(first, first + own.rows)
                 first += own.rows
             if self.progress is not None:
                 self.progress(done, catalog.image_count(self.source), "images")
         commit.mark_all(self.target, written, run)
         whole = [info for info in infos if isinstance(info, LayerInfo) and self.is_whole(info)]
         commit.finish_layers(self.target, whole, running)
+        for info in infos:
+            if isinstance(info, LayerInfo):
+                copy_maps(self.source, self.target, info, new_ids)
 
     def _images(self, mark: Shard) -> tuple[pa.Table, np.ndarray]:
         """Return a shard's rows of images without those left out, and which of its images are kept [n]."""

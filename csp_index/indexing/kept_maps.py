@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -112,6 +113,23 @@ def drop_maps(store: Store, infos: Sequence[Column]) -> None:
     for info in infos:
         if isinstance(info, LayerInfo) and has_maps(store, info):
             store.delete(column_tables.maps_table(str(info.key)), "true")
+
+
+def copy_maps(source: Store, target: Store, info: LayerInfo, new_ids: np.ndarray) -> None:
+    """Copy a layer's maps to an index with some of the images; `new_ids` [N] are their ids there, -1 of the others.
+
+    Images that moved up into the top there, as others are left out, have no map: the images were not run again.
+    """
+    if not has_maps(source, info):
+        return
+    table, images = column_tables.maps_table(str(info.key)), catalog.image_count(target, info.what)
+    top = top_of(target, info) if catalog.is_finished(target, info) else None
+    for numbers, frame, pairs in map_blocks(source, info):
+        if frame is not None:
+            pairs = replace(pairs, images=new_ids[pairs.images])
+            kept = pairs.take(np.flatnonzero(pairs.images >= 0))
+            own = kept if top is None else _still_top(kept, numbers, top[numbers])
+            target.append(table, packed(frame, own, numbers, 0, images))
 
 
 def finish_maps(store: Store, infos: Sequence[LayerInfo], frames: Frames) -> bool:

@@ -26,7 +26,7 @@ from csp_index.records import Progress
 from csp_index.store import catalog, column_tables, schema
 from csp_index.store.catalog import LayerInfo, Shard
 from csp_index.store.tables import Store
-from csp_index.store.values.activation_maps import packed
+from csp_index.store.values.activation_maps import mapped_pairs, packed
 
 _log = logging.getLogger(__name__)
 
@@ -81,14 +81,8 @@ def _lacking(store: Store, info: LayerInfo) -> _Lack:
     fires = values.flatten().to_numpy().reshape(info.neurons, -1)[:, : top.shape[1]] != 0
     neurons = np.repeat(np.arange(info.neurons), top.shape[1])
     span = 1 + int(top.max(initial=0))
-    table, known = column_tables.maps_table(str(info.key)), np.zeros(0, np.int64)
-    if store.has(table):
-        rows = store.read(table, ["neuron", "image_ids"])
-        lists = rows["image_ids"].combine_chunks()
-        owners = np.repeat(rows["neuron"].to_numpy().astype(np.int64), np.diff(lists.offsets.to_numpy()))
-        ids = lists.flatten().to_numpy()
-        known = (owners * span + ids)[ids < span]
-    lacking = ~np.isin(neurons * span + top.reshape(-1), known)
+    owners, ids = mapped_pairs(store, info)
+    lacking = ~np.isin(neurons * span + top.reshape(-1), (owners * span + ids)[ids < span])
     return _Lack(info, neurons[lacking], top.reshape(-1)[lacking], fires.reshape(-1)[lacking])
 
 

@@ -158,6 +158,12 @@ class LayerTable:
         row: dict[str, Any] = self.statistics.slice(neuron, 1).to_pylist()[0]
         return row
 
+    def lists(self, name: str) -> np.ndarray:
+        """Return a column of the `neurons` table that has a list per neuron, [M, K]."""
+        flat = self.statistics[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        lists: np.ndarray = flat.reshape(self.info.neurons, -1)
+        return lists
+
     def row(self, neuron: int, method: str | None = None) -> NeuronRow:
         """Return the row of a neuron in lists: address, label by the method, state, statistics, a few images."""
         key, labels = self.info.key, self.labels(method)

@@ -55,8 +55,8 @@ def maps_schema() -> pa.Schema:
                 ("images", pa.int64()),  # images looked at: ids first_image .. first_image + images - 1
                 ("height", pa.int16()),  # places of a map
                 ("width", pa.int16()),
-                # The part of a picture that maps cover: in its middle, a square of side x its short side; 0: all of it;
-                # null: unknown.
+                # The part of a picture that maps cover: around its middle, a square of side x its short side, where
+                # negative of -side x its long side; 0: all of it; null: unknown.
                 ("side", pa.float32()),
                 ("image_ids", pa.list_(pa.int64())),  # of those looked at, highest activation first
                 ("scales", pa.list_(pa.float32())),  # of each map: its largest value; 0 where no place fires

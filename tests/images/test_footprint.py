@@ -30,6 +30,20 @@ def test_the_footprint_of_a_cut_is_found(size):
     assert np.abs(np.array(footprint(cut, size)) - expected).max() <= 0.015 * max(size)
 
 
+@pytest.mark.parametrize("fill", [0, 114, 255])
+def test_the_footprint_of_a_picture_with_margins_is_larger_than_the_picture(fill: int) -> None:
+    def letterboxed(image: Image.Image) -> torch.Tensor:
+        side = max(image.size)
+        canvas = Image.new("RGB", (side, side), (fill,) * 3)
+        canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        tensor: torch.Tensor = transforms.ToTensor()(canvas.resize((96, 96)))
+        return tensor
+
+    assert np.abs(np.array(footprint(letterboxed, (400, 200))) - (0, -100, 400, 300)).max() <= 5
+    assert middle_square(letterboxed) == pytest.approx(-1, abs=0.02)
+    assert side_needed(letterboxed) is None
+
+
 def test_the_footprint_of_a_scaled_picture_is_the_whole_and_so_is_an_unknown_one():
     assert np.abs(np.array(footprint(fakes.network().preprocess, (80, 60))) - (0, 0, 80, 60)).max() < 1.5
     assert footprint(lambda image: torch.rand(3, 8, 8), (80, 60)) == (0, 0, 80, 60)
@@ -72,6 +86,7 @@ def test_a_preprocessing_that_fails_says_so_itself() -> None:
         ([transforms.Resize((64, 64))], 0.0),
         ([transforms.CenterCrop(100)], None),  # another share of larger pictures
         ([transforms.Resize(64), transforms.CenterCrop((64, 32))], None),  # no square
+        ([transforms.Resize(95, max_size=96), transforms.CenterCrop(96)], -1.0),  # adds margins: all of the long side
     ],
 )
 def test_the_square_in_the_middle_of_a_picture(steps: list[Callable[..., object]], side: float | None) -> None:

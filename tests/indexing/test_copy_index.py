@@ -56,6 +56,35 @@ def test_the_copy_is_the_index_without_these_images(images, tmp_path, storage, m
     assert copy.add_images(images).added == 7, "the images that were left out can be added again"
 
 
+def test_the_copy_has_the_maps_and_the_images_that_moved_up_get_theirs(images, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("CSP_INDEX_MAP_IMAGES", "4")
+    index = open_index(tmp_path / "db")
+    index.add_images(images, encoders=[ENCODER], networks=[NETWORK], shard_size=5)
+    uris = [row["uri"] for row in index.sql("SELECT uri FROM images ORDER BY image_id").rows()]
+    first = index.maps("net/conv/2").images.tolist()
+    left_out = [uris[first[1]], uris[7], uris[22]]
+    index.copy(tmp_path / "copy", left_out)
+    kept = {uri for uri in uris if uri not in left_out}
+    copy = open_index(tmp_path / "copy")
+    at = {row["uri"]: row["image_id"] for row in copy.sql("SELECT uri, image_id FROM images").rows()}
+    for neuron in range(6):
+        old, new = index.maps(f"net/conv/{neuron}"), copy.maps(f"net/conv/{neuron}")
+        stayed = [place for place, image in enumerate(old.images.tolist()) if uris[image] in kept]
+        assert new.images.tolist() == [at[uris[old.images[place]]] for place in stayed]
+        np.testing.assert_array_equal(new.maps, old.maps[stayed])
+        np.testing.assert_array_equal(new.scales, old.scales[stayed])
+    assert verify(tmp_path / "copy", full=True).sound
+    copy.add_images(None, networks=[NETWORK], maps=True)
+    fresh = open_index(tmp_path / "fresh")
+    for uri in left_out:
+        Path(uri).unlink()
+    fresh.add_images(images, encoders=[ENCODER], networks=[NETWORK], shard_size=5)
+    for neuron in range(6):
+        new, alone = (one.maps(f"net/conv/{neuron}") for one in (copy, fresh))
+        assert new.images.tolist() == alone.images.tolist()
+        np.testing.assert_allclose(new.scales, alone.scales, rtol=1e-4)
+
+
 def test_a_layer_that_one_image_stopped_goes_on_without_it(images, tmp_path) -> None:
     index = open_index(tmp_path / "db")
     Image.new("RGB", (8, 8), (255, 0, 0)).save(images / "b" / "img00011_red.png")

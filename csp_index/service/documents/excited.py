@@ -15,7 +15,7 @@ from PIL import Image
 
 from csp_index.records import NeuronKey
 from csp_index.service.documents.map_shapes import PictureMap
-from csp_index.service.documents.maps import maps_kept
+from csp_index.service.documents.maps import placed_maps
 from csp_index.service.documents.shapes import ExcitedRow, Push
 from csp_index.service.documents.studies.effects import stored_effects
 from csp_index.service.snapshot import Snapshot
@@ -35,13 +35,20 @@ def rows_of_picture(snapshot: Snapshot, excited: Iterable[Excited]) -> list[Exci
     return _labelled_first(rows)
 
 
-def rows_of_image(snapshot: Snapshot, found: Iterable[tuple[NeuronKey, int, float, float]]) -> list[ExcitedRow]:
+def rows_of_image(
+    snapshot: Snapshot, image_id: int, found: Iterable[tuple[NeuronKey, int, float, float]]
+) -> list[ExcitedRow]:
     """Return the rows of neurons that an indexed image excites: (neuron, rank of the image, activation, quantile)."""
     rows = [
-        _row(snapshot, key, activation, quantile, mapped=rank < maps_kept(snapshot, key.layer_key))
+        _row(snapshot, key, activation, quantile, mapped=_is_mapped(snapshot, key, image_id, rank))
         for key, rank, activation, quantile in found
     ]
     return _labelled_first(rows)
+
+
+def _is_mapped(snapshot: Snapshot, key: NeuronKey, image_id: int, rank: int) -> bool:
+    placed = placed_maps(snapshot, key.layer_key)
+    return rank < placed.count and (key.neuron, image_id) not in placed.lacking
 
 
 def _row(

@@ -111,7 +111,7 @@ def excited_by(snapshot: Snapshot, image_id: int, most: int) -> list[ExcitedRow]
         (NeuronKey(key.model, key.layer, neuron), rank, activation, quantile)
         for rank, _, neuron, key, (activation, quantile) in entries[:most]
     )
-    return rows_of_image(snapshot, found)
+    return rows_of_image(snapshot, image_id, found)
 
 
 def finished(snapshot: Snapshot) -> Iterator[LayerTable]:

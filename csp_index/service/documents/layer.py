@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from csp_index import settings
 from csp_index.errors import CspIndexError, SettingError
 from csp_index.records import LayerKey
-from csp_index.service.documents.maps import maps_kept
+from csp_index.service.documents.maps import placed_maps
 from csp_index.service.documents.shapes import GalleryRow, GalleryTerms, LayerDocument, NeuronsDocument
 from csp_index.service.documents.studies.classes import class_aurocs, class_set_rows
 from csp_index.service.documents.studies.effects import peaks, stored_effects
@@ -150,7 +150,7 @@ def layer_document(snapshot: Snapshot, engine: Engine, key: LayerKey, query: Gal
         "has_effects": stored_effects(snapshot, key) is not None,
         "has_hierarchy": has_hierarchy(snapshot, key),
         "has_meanings": has_meanings(snapshot, key),
-        "mapped": maps_kept(snapshot, key),
+        "mapped": placed_maps(snapshot, key).count,
     }
 
 
@@ -244,14 +244,8 @@ def top_images(table: LayerTable, most: int | None = None) -> tuple[np.ndarray, 
 
     The id is -1 for an image that does not activate the neuron.
     """
-    activations = _lists(table, "top_activations")[:, :most].astype(np.float32)
-    return np.where(activations > 0, _lists(table, "top_images")[:, :most], -1), activations
-
-
-def _lists(table: LayerTable, name: str) -> np.ndarray:
-    flat = table.statistics[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    lists: np.ndarray = flat.reshape(table.info.neurons, -1)
-    return lists
+    activations = table.lists("top_activations")[:, :most].astype(np.float32)
+    return np.where(activations > 0, table.lists("top_images")[:, :most], -1), activations
 
 
 def _page(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery) -> NeuronsDocument:
@@ -260,15 +254,16 @@ def _page(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQ
     numbers = order[first : first + query.size]
     clarity = clarities(snapshot, engine, table).of(numbers).tolist()
     effect, on, effects = peaks(snapshot, table)
-    auroc = _aurocs(snapshot, key, query)
+    auroc, placed = _aurocs(snapshot, key, query), placed_maps(snapshot, key)
     rows: list[GalleryRow] = [
         {
-            **table.row(neuron, query.method),
+            **(row := table.row(neuron, query.method)),
             "clarity": finite(value),
             "effect": finite(float(effect[neuron])),
             "effect_on": str(effects.classes[on[neuron]]) if effects is not None and on[neuron] >= 0 else None,
             "auroc": None if auroc is None else finite(float(auroc[0][neuron])),
             "auroc_on": None if auroc is None else auroc[1][neuron],
+            "mapped": placed.of(neuron, row["top_images"]),
         }
         for neuron, value in zip(numbers.tolist(), clarity, strict=True)
     ]

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
-Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+Share = Annotated[FiniteFloat, Field(description="Below 0 or above 1 lies a margin that the network saw.")]
 
 
 class PictureMap(TypedDict):

@@ -6,6 +6,8 @@ Loads no torch. A veil is as a picture's thumbnail is shaped: the less a place f
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -14,23 +16,57 @@ from csp_index.errors import NotFoundError
 from csp_index.images.veils import Box, encoded, veil_over
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents.map_shapes import MapsDocument
+from csp_index.service.layer_table import LayerTable
 from csp_index.service.snapshot import Snapshot
-from csp_index.store.catalog import LayerInfo
-from csp_index.store.values.activation_maps import NeuronMaps, maps_per_neuron, required_maps
+from csp_index.store import schema
+from csp_index.store.values.activation_maps import NeuronMaps, mapped_pairs, required_maps, stored_frame
 
 VEIL_SIDE: Final = 96  # pixels of a veil's longer side
 _SIZE: Final = ("width", "height")
+_UNSIZED: Final = "width IS NULL OR height IS NULL OR width < 1 OR height < 1"
 
 
-def maps_kept(snapshot: Snapshot, layer: LayerKey) -> int:
-    """Return of how many top images of each neuron maps are stored, 0 without maps of the layer."""
-    info: LayerInfo = snapshot.layer(layer).info
-    return snapshot.cache.get(("maps of", layer), lambda: maps_per_neuron(snapshot.store, info), lambda count: 100)
+@dataclass(frozen=True, slots=True)
+class PlacedMaps:
+    """Which maps of a layer can be laid over their pictures: of the first `count` top images all but the `lacking`.
+
+    Of these no map is stored, as where the picture could not be opened, or the size is unknown.
+    """
+
+    count: int = 0
+    lacking: frozenset[tuple[int, int]] = frozenset()  # (neuron, image)
+
+    def of(self, neuron: int, top_images: Iterable[int]) -> list[int]:
+        """Return which of a neuron's top images, all or the first of them, have a map that can be laid over them."""
+        return [image for image in list(top_images)[: self.count] if (neuron, image) not in self.lacking]
 
 
-def mapped_images(snapshot: Snapshot, key: NeuronKey, top_images: list[int]) -> list[int]:
-    """Return which of a neuron's top images have a map, highest activation first; none without maps of the layer."""
-    return top_images[: maps_kept(snapshot, key.layer_key)]
+def placed_maps(snapshot: Snapshot, layer: LayerKey) -> PlacedMaps:
+    """Return which maps of a layer can be laid over pictures; none where it is unknown what these cover of a picture.
+
+    Raises NotFoundError for a layer that is not finished.
+    """
+    table = snapshot.layer(layer)
+    key, size = ("maps of", layer), _size_of_placed
+    return snapshot.cache.get(key, lambda: _placed(snapshot, table), size)
+
+
+def _placed(snapshot: Snapshot, table: LayerTable) -> PlacedMaps:
+    frame = stored_frame(snapshot.store, table.info)
+    if frame is None or frame.side is None:
+        return PlacedMaps()
+    owners, ids = mapped_pairs(snapshot.store, table.info)
+    unsized = snapshot.store.read(schema.IMAGES, ["image_id"], _UNSIZED)["image_id"].to_numpy()
+    known = (owners * snapshot.images + ids)[~np.isin(ids, unsized)]
+    count = int(np.bincount(owners, minlength=1).max())
+    top = table.lists("top_images")[:, :count]
+    numbers = np.arange(len(top))[:, None] * snapshot.images + top
+    neurons, ranks = np.nonzero(~np.isin(numbers, known))
+    return PlacedMaps(count, frozenset(zip(neurons.tolist(), top[neurons, ranks].tolist(), strict=True)))
+
+
+def _size_of_placed(placed: PlacedMaps) -> int:
+    return 100 * (1 + len(placed.lacking))
 
 
 def maps_document(snapshot: Snapshot, key: NeuronKey) -> MapsDocument:

@@ -23,7 +23,7 @@ from csp_index.query.neuron_view import STATISTICS, told_if_stale
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
 from csp_index.service.documents.held_out import held_out
 from csp_index.service.documents.home import run_row
-from csp_index.service.documents.maps import mapped_images
+from csp_index.service.documents.maps import placed_maps
 from csp_index.service.documents.neuron_shapes import (
     ComparedNeuron,
     Facet,
@@ -113,7 +113,7 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
         "pairs": [_pair_row(pair) for pair in record.pairs],
         "contrast_quality": cast(QualityRow, quality_of_pairs(record.pairs).as_json()),
         "images": {str(image): name for image, name in snapshot.names(ids).items()},
-        "mapped": mapped_images(snapshot, key, table.statistics_of(key.neuron)["top_images"]),
+        "mapped": placed_maps(snapshot, key.layer_key).of(key.neuron, table.statistics_of(key.neuron)["top_images"]),
         "quantile_rows": rows,
         "histogram": spread.histogram(),
         "threshold": record.threshold if record.threshold is not None else finite(record.statistics["mean"]),

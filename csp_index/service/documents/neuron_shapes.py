@@ -213,7 +213,7 @@ class ComparedNeuron(NeuronRow):
     pairs: list[PairRow]
     contrast_quality: QualityRow
     images: Annotated[dict[str, str], Field(description="The names of all images of the document, by their ids.")]
-    mapped: Annotated[list[int], Field(description="The top images of which an activation map is stored: `/maps`.")]
+    mapped: Annotated[list[int], Field(description="The top images over which `/maps` can lay a veil.")]
     quantile_rows: list[QuantileRow]
     histogram: Histogram
     threshold: FiniteFloat | None

@@ -114,6 +114,7 @@ class GalleryRow(NeuronRow):
     effect_on: Annotated[str | None, Field(description="The class of that logit.")]
     auroc: Annotated[FiniteFloat | None, Field(description="For the class asked for, or told best; null unasked.")]
     auroc_on: Annotated[str | None, Field(description="That class.")]
+    mapped: Annotated[list[int], Field(description="Those of top_images over which `/maps` can lay a veil.")]
 
 
 class NeuronsDocument(TypedDict):
@@ -162,7 +163,7 @@ class LayerDocument(TypedDict):
     has_effects: Annotated[bool, Field(description="Whether effects on the logits are stored.")]
     has_hierarchy: Annotated[bool, Field(description="Whether its labels were grouped by broader words.")]
     has_meanings: Annotated[bool, Field(description="Whether facets or logical labels are stored.")]
-    mapped: Annotated[int, Field(description="Of how many top images of each neuron an activation map is stored.")]
+    mapped: Annotated[int, Field(description="How many top images of each neuron have maps to lay over pictures.")]
 
 
 class MapPoint(TypedDict):
@@ -207,7 +208,7 @@ class ExcitedRow(NeuronRow):
     activation: FiniteFloat
     quantile: FiniteFloat | None
     pushes: Annotated[Push | None, Field(description="Null: no effects are stored, or it raises no class.")]
-    mapped: Annotated[bool, Field(description="Whether a map of it on this indexed image is stored.")]
+    mapped: Annotated[bool, Field(description="Whether a map of it can be laid over this indexed image.")]
     where: Annotated[PictureMap | None, Field(description="Where in a picture that was sent it fires.")]
 
 

@@ -38,6 +38,4 @@ class PictureMaps:
     def _box(self) -> tuple[float, float, float, float]:
         left, top, right, bottom = footprint(self._network.preprocess, self._size)
         width, height = self._size
-        shares = left / width, top / height, right / width, bottom / height
-        left, top, right, bottom = (min(1.0, max(0.0, share)) for share in shares)
-        return left, top, right, bottom
+        return left / width, top / height, right / width, bottom / height

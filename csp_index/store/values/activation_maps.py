@@ -29,7 +29,8 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares o
 class Frame:
     """What all maps of a layer share: their places, and which part of a picture they cover.
 
-    `side`: in its middle, a square of side x its short side; 0: all of it; None: unknown.
+    `side`: around its middle, a square of side x its short side, where negative of -side x its long side, of which the
+    rest was a margin; 0: all of it; None: unknown.
     """
 
     height: int
@@ -37,16 +38,21 @@ class Frame:
     side: float | None
 
     def box(self, size: tuple[int, int]) -> Box | None:
-        """Return the part of a picture of (width, height) that a map covers; None if it is unknown.
+        """Return the part of a picture of (width, height) that a map covers, with margins; None if it is unknown.
 
         >>> Frame(7, 7, 0.5).box((400, 200)), Frame(7, 7, 0.0).box((400, 200)), Frame(7, 7, None).box((400, 200))
         ((0.375, 0.25, 0.625, 0.75), (0.0, 0.0, 1.0, 1.0), None)
+        >>> Frame(7, 7, -1.0).box((400, 200))
+        (0.0, -0.5, 1.0, 1.5)
         """
         if self.side is None or min(size) < 1:
             return None
         if self.side == 0:
             return 0.0, 0.0, 1.0, 1.0
-        across, down = (min(1.0, self.side * min(size) / length) / 2 for length in size)
+        if self.side < 0:
+            across, down = (-self.side * max(size) / length / 2 for length in size)
+        else:
+            across, down = (min(1.0, self.side * min(size) / length) / 2 for length in size)
         return 0.5 - across, 0.5 - down, 0.5 + across, 0.5 + down
 
 
@@ -134,13 +140,15 @@ def _rows_of(store: Store, target: LayerInfo, numbers: list[int]) -> pa.Table:
     return store.read(table, where=where)
 
 
-def maps_per_neuron(store: Store, target: LayerInfo) -> int:
-    """Return of how many top images of each neuron maps are stored, 0 without maps."""
+def mapped_pairs(store: Store, target: LayerInfo) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs of a neuron [P] and an image [P], an id, of which maps are stored."""
     table = column_tables.maps_table(str(target.key))
     if not has_maps(store, target):
-        return 0
-    lists = store.read(table, ["image_ids"])["image_ids"].combine_chunks()
-    return int(np.diff(lists.offsets.to_numpy()).max())
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    rows = store.read(table, ["neuron", "image_ids"])
+    lists = rows["image_ids"].combine_chunks()
+    neurons = np.repeat(rows["neuron"].to_numpy().astype(np.int64), np.diff(lists.offsets.to_numpy()))
+    return neurons, lists.flatten().to_numpy()
 
 
 def neuron_maps(store: Store, target: LayerInfo, neuron: int) -> NeuronMaps | None:
@@ -225,8 +233,8 @@ def _frame(target: LayerInfo, rows: pa.Table) -> Frame:
     height, width, side = shared.pop()
     if not all(isinstance(length, int) and 0 < length <= MOST_SIDE for length in (height, width)):
         raise _damaged(target, f"they have {height} x {width} places")
-    if side is not None and not 0 <= side <= 10:
-        raise _damaged(target, f"they cover {side} times the short side of a picture")
+    if side is not None and not -10 <= side <= 10:
+        raise _damaged(target, f"they cover {abs(side)} times the side of a picture")
     return Frame(height, width, side)
 
 

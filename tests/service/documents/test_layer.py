@@ -183,7 +183,7 @@ def test_the_document_is_whole_and_json(planted: Served) -> None:
         "neurons": "",
     }
     assert document["neurons"][0].keys() - planted[0].layer(WORDS).row(0).keys() == {
-        *("clarity", "effect", "effect_on", "auroc", "auroc_on")
+        *("clarity", "effect", "effect_on", "auroc", "auroc_on", "mapped")
     }
     json.dumps(document, allow_nan=False)
     with pytest.raises(NotFoundError, match="layer planted/none is not in the index"):
