@@ -76,8 +76,10 @@ def _neighbors(vectors: np.ndarray) -> pa.Array:
     ids, distances = [], []
     for start in range(0, len(vectors), BATCH):
         away = 1 - vectors[start : start + BATCH] @ vectors.T
+        own = np.arange(len(away))
+        away[own, start + own] = -1  # before its equals
         nearest = np.argsort(away, axis=1, kind="stable")[:, :count]
         ids += nearest.tolist()
-        distances += np.take_along_axis(away, nearest, 1).tolist()
+        distances += np.maximum(np.take_along_axis(away, nearest, 1), 0).tolist()  # rounding makes some negative
     kind = pa.struct([("ids", pa.list_(pa.int64())), ("distances", pa.list_(pa.float64()))])
     return pa.array([{"ids": one, "distances": far} for one, far in zip(ids, distances, strict=True)], kind)

@@ -53,7 +53,7 @@ _PLACE: Final = resources.files("csp_index.service")
 _LIMITS: Final = {"most_examples": MOST_EXAMPLES, "most_candidates": CANDIDATES, "most_letters": LETTERS}
 _HEADINGS: Final = {
     401: "Sign in first",
-    404: "Not in this index",
+    404: "Not found here",
     413: "Too large",
     503: "Busy",
     504: "It took too long",

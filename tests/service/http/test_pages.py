@@ -279,7 +279,7 @@ def test_card_is_a_picture(client: TestClient) -> None:
 
 @pytest.mark.parametrize("address", [f"/neurons/{HERE}/99", "/layers/no/where", "/images/400", "/nowhere"])
 def test_what_is_missing_is_told_on_a_page(client: TestClient, address: str) -> None:
-    assert "Not in this index" in "".join(page_at(client, address, 404).text)
+    assert "Not found here" in "".join(page_at(client, address, 404).text)
     assert client.get(address, headers={"accept": "*/*"}).json()["error"]["type"] == "missing"
 
 
