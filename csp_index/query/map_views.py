@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
@@ -20,22 +22,22 @@ _COLUMNS: Final = pa.schema(
 )
 
 
-def map_views(store: Store, names: set[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the views of maps of single layers by the names of their tables, then `maps` over them; and definitions.
+def map_views(store: Store, names: set[str]) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
+    """Return what opens the views of maps, those of single layers and then `maps` over them; and their definitions.
 
-    `names` are the tables of the index.
+    `names` are the tables of the index. The view of a layer is named after its table; what opens `maps` returns None.
     """
-    views: dict[str, Any] = {}
+    views: dict[str, Callable[[], Any]] = {}
     definitions = {}
     for info in catalog.layers(store):
         table = column_tables.maps_table(str(info.key))
         if table in names:
-            views[table] = store.dataset(table)
+            views[table] = partial(store.dataset, table)
             definitions[table] = _definition(info.key.model, info.key.layer)
     if not views:
-        return {MAPS: _COLUMNS.empty_table()}, {}
+        return {MAPS: _COLUMNS.empty_table}, {}
     definitions[MAPS] = " UNION ALL ".join(f'SELECT * FROM "{table}"' for table in views)
-    return {**views, MAPS: None}, definitions
+    return {**views, MAPS: lambda: None}, definitions
 
 
 def _definition(model: str, layer: str) -> str:

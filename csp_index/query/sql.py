@@ -13,7 +13,7 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -24,6 +24,7 @@ import pyarrow.dataset
 from duckdb.func import ARROW
 
 from csp_index.errors import CspIndexError, QueryError, one_line
+from csp_index.query.named_views import needed_views
 from csp_index.query.results import ResultFormat, SqlResult, write_result
 
 __all__ = ["ReadActivations", "ResultFormat", "SqlLimits", "SqlResult", "run_sql", "write_result"]
@@ -58,7 +59,7 @@ def run_sql(
     read_activations: ReadActivations | None = None,
     limits: SqlLimits | None = None,
 ) -> SqlResult:
-    """Run one SELECT over `tables`, each a view of that name.
+    """Run one SELECT over `tables`, each a view of that name; only those that the statement needs are taken of them.
 
     `definitions` says for some views what they show of their table: a SELECT that names the table as {}. Where a table
     is None, the SELECT is over other views, which come before it.
@@ -70,19 +71,23 @@ def run_sql(
     >>> run_sql({"images": pa.table({"image_id": [0, 1, 2]})}, "SELECT max(image_id) AS last FROM images").rows()
     [{'last': 2}]
     """
-    limits = limits or SqlLimits()
+    limits, definitions = limits or SqlLimits(), definitions or {}
     failures: list[CspIndexError] = []
     connection = _connect(limits)
     try:
         with _translated(failures, tuple(tables)):
-            for name, source in tables.items():
-                _add_view(connection, name, source, (definitions or {}).get(name))
             _add_activations(connection, read_activations, failures)
             connection.execute("SET TimeZone = 'UTC'")  # the day of a time must not depend on the machine
             connection.execute("SET lock_configuration = true")
             select = _only_select(connection, statement)
             with _time_limit(connection, limits.seconds):
-                return _fetch(connection, select, limits)
+                needed = needed_views(connection, statement, tables, definitions)
+                _add_views(connection, tables, definitions, needed)
+                try:
+                    return _fetch(connection, select, limits)
+                except duckdb.CatalogException:  # it names something that is not there: the error says what is
+                    _add_views(connection, tables, definitions, tables.keys() - needed)
+                    return _fetch(connection, select, limits)
     finally:
         connection.close()
 
@@ -170,6 +175,18 @@ def _unique(names: list[str]) -> list[str]:
             candidate = f"{name}_{number}"
         result.append(candidate)
     return result
+
+
+def _add_views(
+    connection: duckdb.DuckDBPyConnection,
+    tables: Mapping[str, Any],
+    definitions: Mapping[str, str],
+    needed: Collection[str],
+) -> None:
+    """Add the needed views in the order of `tables`, in which those that are over others come after them."""
+    for name in tables:
+        if name in needed:
+            _add_view(connection, name, tables[name], definitions.get(name))
 
 
 def _add_view(connection: duckdb.DuckDBPyConnection, name: str, source: Any, definition: str | None) -> None:

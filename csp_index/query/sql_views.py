@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
@@ -62,39 +64,63 @@ _EVOLUTIONS = """
 _ADDRESSED = "SELECT model || '/' || layer || '/' || neuron AS address, * FROM {}"
 
 
-def sql_views(store: Store) -> tuple[dict[str, Any], dict[str, str]]:
+class Views(Mapping[str, Any]):
+    """What SQL sees, by name, opened when it is taken: a dataset, an Arrow table, or None for a view over others."""
+
+    def __init__(self, openers: Mapping[str, Callable[[], Any]]) -> None:
+        self._openers = openers
+
+    def __getitem__(self, name: str) -> Any:
+        return self._openers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._openers)
+
+    def __len__(self) -> int:
+        return len(self._openers)
+
+
+def sql_views(store: Store) -> tuple[Views, dict[str, str]]:
     """Return what SQL sees, by name, and how: every fixed table, embeddings, and `texts` over all encoders.
 
     Rows whose shard was never marked do not exist, and neurons come with their address. A view that is None is defined
-    over the others.
+    over the others. Nothing is read of a view before it is taken.
     """
     names = set(store.table_names())
-    views: dict[str, Any] = {}
+    openers: dict[str, Callable[[], Any]] = {}
     definitions = dict.fromkeys((*_OF_NEURONS, "derived"), _ADDRESSED)
     for name in schema.fixed_tables():
-        views[name] = store.dataset(name) if name in names else schema.table_schema(name).empty_table()
+        openers[name] = partial(store.dataset if name in names else _no_rows, name)
     # One row per neuron and class; the classes come first, because the view is over them, too.
-    views[study_tables.EFFECTS] = views.pop(study_tables.EFFECTS)
+    openers[study_tables.EFFECTS] = openers.pop(study_tables.EFFECTS)
     definitions[study_tables.EFFECTS] = _EFFECTS
     definitions[schema.IMAGES] = _committed(store, schema.IMAGES)
     definitions[NOTES] = _OF_SUBJECTS
-    views[PINNED] = pinned_table(store)
+    openers[PINNED] = partial(pinned_table, store)
     encoders = catalog.encoders(store)
     for info in encoders:
         if info.table in names:
             name = "embeddings" if len(encoders) == 1 else info.table
-            views[name] = store.dataset(info.table)
+            openers[name] = partial(store.dataset, info.table)
             definitions[name] = _committed(store, info.what)
-    views["derived"] = _derived(store, [info.name for info in encoders])
-    views["texts"] = _texts(store, [info.name for info in encoders])
+    openers["derived"] = partial(_derived, store, [info.name for info in encoders])
+    openers["texts"] = partial(_texts, store, [info.name for info in encoders])
     of_maps, defined = map_views(store, names)
-    views |= of_maps
+    openers |= of_maps
     definitions |= defined
-    views["neuron_labels"] = None  # a view over views
+    openers["neuron_labels"] = _over_others
     definitions["neuron_labels"] = _neuron_labels(read_rule(store))
-    views["evolutions"] = None
+    openers["evolutions"] = _over_others
     definitions["evolutions"] = _EVOLUTIONS
-    return views, definitions
+    return Views(openers), definitions
+
+
+def _no_rows(name: str) -> pa.Table:
+    return schema.table_schema(name).empty_table()
+
+
+def _over_others() -> None:
+    """Return what stands for a view over other views."""
 
 
 def _committed(store: Store, what: str) -> str:
