@@ -1,0 +1,92 @@
+"""Above which cosine a neuron is nearer than chance makes the nearest of as many: pure numerics.
+
+Most neurons of a layer are unrelated. Their cosines are taken to be normal: located at the median, and as wide as the
+quartiles say. Those that are related lie far out, and hardly move either.
+"""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+from typing import Final
+
+import numpy as np
+
+LEVEL: Final = 0.05
+"""How often the nearest of all neurons, were they unrelated, would be above the floor."""
+
+WORDS: Final = 64
+"""Words of the vocabulary whose cosines with a layer's neurons say how wide those of unrelated ones are."""
+
+_LEAST = 20  # values; of fewer the width is not known
+_LEAST_NEURONS = 8  # of fewer the median is not known
+_PAIRS = 2**14  # pairs of two layers that are looked at: their quartiles are then known to 1 % of the width
+_QUARTILE = NormalDist().inv_cdf(0.75)  # standard deviations from the median to a quartile
+
+
+def spread(values: np.ndarray) -> float | None:
+    """Return the standard deviation of unrelated values [n] among others, from their quartiles; None for too few.
+
+    Related neurons move the quartile on their side outwards: the nearer one to the median counts.
+
+    >>> round(spread(np.random.default_rng(0).normal(0, 0.1, 10_000)), 2), spread(np.zeros(3))
+    (0.1, None)
+    """
+    known = values[np.isfinite(values)]
+    if len(known) < _LEAST:
+        return None
+    lower, median, upper = np.quantile(known, (0.25, 0.5, 0.75))
+    return float(min(upper - median, median - lower) / _QUARTILE)
+
+
+def chance_floor(middle: float, width: float | None, candidates: int) -> float | None:
+    """Return above which cosine the nearest of so many unrelated candidates is in 5 of 100 cases, at most 1.
+
+    `middle` is their median, `width` their spread: middle + width q(1 - 0.05 / candidates), q the quantiles of the
+    normal distribution. None where the width is not known, or there is no candidate.
+
+    >>> round(chance_floor(0.0, 0.1, 1000), 2), chance_floor(0.0, None, 1000)
+    (0.39, None)
+    """
+    if width is None or candidates < 1:
+        return None
+    return min(1.0, middle + width * NormalDist().inv_cdf(1 - LEVEL / candidates))
+
+
+def pairs_floor(cosines: np.ndarray, candidates: int) -> float | None:
+    """Return the floor of the nearest of so many neurons, from the cosines [P] of random pairs (`random_cosines`)."""
+    width = spread(cosines)
+    return None if width is None else chance_floor(float(np.median(cosines)), width, candidates)
+
+
+def word_floor(cosines: np.ndarray, width: float | None) -> float | None:
+    """Return the floor of the neurons nearest to a word, from their cosines [M] with it, NaN where there is none.
+
+    `width` is the spread of other words' cosines (`words_spread`); None takes it from this word's own.
+    """
+    known = cosines[np.isfinite(cosines)]
+    if len(known) < _LEAST_NEURONS:
+        return None
+    return chance_floor(float(np.median(known)), spread(known) if width is None else width, len(known))
+
+
+def words_spread(vectors: np.ndarray, words: np.ndarray) -> float | None:
+    """Return how widely cosines of neurons [M, D] with unrelated words [S, D] (unit rows) lie around each median."""
+    if not len(vectors) or not len(words):
+        return None
+    cosines = np.einsum("md,sd->ms", vectors, words)
+    return spread((cosines - np.median(cosines, axis=0)).ravel())
+
+
+def random_cosines(first: np.ndarray, second: np.ndarray, *, same: bool) -> np.ndarray:
+    """Return cosines [P] of random pairs of unit rows [A, D] and [B, D]; with `same` none of a row with itself.
+
+    16,384 pairs, which the seed 0 draws; none where there are fewer than 20 to draw from.
+    """
+    if len(first) * (len(second) - same) // (1 + same) < _LEAST:
+        return np.zeros(0, np.float32)
+    rng = np.random.default_rng(0)
+    one = rng.integers(len(first), size=_PAIRS)
+    shift = rng.integers(1 if same else 0, len(second), size=_PAIRS)
+    other = (one + shift) % len(second)
+    cosines: np.ndarray = np.einsum("pd,pd->p", first[one], second[other])
+    return cosines
