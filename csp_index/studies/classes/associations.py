@@ -209,6 +209,13 @@ def read_figures(store: Store, classes: ClassSet, names: Sequence[str] = FIGURES
     return {name: rows[name].to_numpy().astype(np.float64).reshape(shape) for name in names}
 
 
+def class_figures(store: Store, classes: ClassSet, name: str, figures: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return some of FIGURES of one class, each [M] float64, without reading the images; NaN where there is none."""
+    where = f"position = {classes.position(name)}"
+    rows = _read(store, classes, where, ["neuron", "position", *figures])
+    return {figure: rows[figure].to_numpy().astype(np.float64) for figure in figures}
+
+
 def class_rows(store: Store, classes: ClassSet, name: str) -> pa.Table:
     """Return the rows of one class, by neuron. NotFoundError for a class that is not there."""
     return _read(store, classes, f"position = {classes.position(name)}")
