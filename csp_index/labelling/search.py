@@ -5,23 +5,25 @@ A layer is ranked by the concept vectors that it has (`labelling.concept_vectors
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from csp_index.contrast.selection import Selection
 from csp_index.errors import SettingError
 from csp_index.labelling.concept_vectors import layer_vectors
 from csp_index.labelling.kept.read_labels import label_of
-from csp_index.labelling.texts.candidate_names import TextSpace, template_key
+from csp_index.labelling.texts.candidate_names import TextSpace, last_vocabulary_key, template_key
 from csp_index.models.prompt_templates import templates
 from csp_index.records import LayerKey
 from csp_index.store import catalog, column_tables
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
 
+_NAMED = 100  # texts that a condition names; for more, all of a template set are read in a stream
 _TINY = 1e-12  # the least length that a vector is divided by
 _SCHEMA = pa.schema(
     [
@@ -49,12 +51,46 @@ def embed_text(space: TextSpace, text: str) -> np.ndarray:
     """Return a text's embedding [D]: as the index holds it under the space's templates, else the encoder's."""
     if not text.strip():
         raise SettingError("the text to search for is empty: write a word or a phrase")
-    set_key, table = template_key(space.template_set), column_tables.texts_table(space.source.name)
-    where = f"text = {catalog.sql_text(text)} AND template_set = {catalog.sql_text(set_key)}"
-    rows = space.store.read(table, ["embedding"], where) if space.store.has(table) else None
-    if rows is not None and rows.num_rows:
-        return np.array(rows["embedding"][0].as_py(), np.float32)
+    stored = stored_embeddings(space.store, space.source, space.template_set, [text])
+    if text in stored:
+        return stored[text]
     return space.load().embed_texts([text], templates(space.template_set))[0].numpy()
+
+
+def stored_embeddings(
+    store: Store, source: EncoderInfo, template_set: str, texts: Collection[str]
+) -> dict[str, np.ndarray]:
+    """Return the embeddings [D] of those texts that the index holds under a template set; no encoder is loaded."""
+    table = column_tables.texts_table(source.name)
+    if not store.has(table) or not texts:
+        return {}
+    where = f"template_set = {catalog.sql_text(template_key(template_set))}"
+    if len(texts) <= _NAMED:
+        where += f" AND text IN ({','.join(map(catalog.sql_text, texts))})"
+    wanted, stored = pa.array(sorted(texts), pa.string()), dict[str, np.ndarray]()
+    for batch in store.scan(table, ["text", column_tables.EMBEDDING], where=where):
+        rows = batch.filter(pc.is_in(batch["text"], wanted))
+        vectors = np.asarray(rows[column_tables.EMBEDDING].flatten(), np.float32).reshape(-1, source.width)
+        stored |= zip(rows["text"].to_pylist(), vectors, strict=True)
+    return stored
+
+
+def sampled_embeddings(store: Store, source: EncoderInfo, template_set: str, most: int) -> np.ndarray:
+    """Return unit embeddings [S, D] of some texts of the vocabulary stored last, which the seed 0 draws; or none."""
+    table, vocabulary = column_tables.texts_table(source.name), last_vocabulary_key(store)
+    if not store.has(table) or not vocabulary:
+        return np.zeros((0, source.width), np.float32)
+    where = (
+        f"vocabulary = {catalog.sql_text(vocabulary)} AND template_set = {catalog.sql_text(template_key(template_set))}"
+    )
+    places = np.sort(store.read(table, ["position"], where)["position"].to_numpy())
+    chosen = np.random.default_rng(0).permutation(places)[:most].tolist()
+    if not chosen:
+        return np.zeros((0, source.width), np.float32)
+    rows = store.read(table, [column_tables.EMBEDDING], f"{where} AND position IN ({','.join(map(str, chosen))})")
+    vectors = np.asarray(rows[column_tables.EMBEDDING].combine_chunks().flatten(), np.float32).reshape(-1, source.width)
+    unit: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _TINY)
+    return unit
 
 
 def searched_layers(store: Store, layer: str | None) -> list[LayerInfo]:

@@ -209,9 +209,14 @@ def last_vocabulary(store: Store) -> Vocabulary:
     return Vocabulary(key.rpartition("@")[0], tuple(rows["text"].to_pylist()))
 
 
+def last_vocabulary_key(store: Store) -> str:
+    """Return the key of the vocabulary that the index stored last, "" where it has none."""
+    return _last(store)[0]
+
+
 def last_vocabulary_name(store: Store) -> str:
     """Return the name of the vocabulary that `last_vocabulary` returns, without reading its texts."""
-    return _last(store)[0].rpartition("@")[0] or _FIRST
+    return last_vocabulary_key(store).rpartition("@")[0] or _FIRST
 
 
 def chosen_templates(store: Store, given: str | None = None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -80,6 +80,20 @@ class LiveModels:
         Raises ModelError where the encoder came as arrays or cannot be loaded.
         """
         return _unit(self._texts.embed(text))
+
+    @one_thread()
+    def stored_texts(self, texts: Collection[str]) -> dict[str, np.ndarray]:
+        """Return the unit vectors [D] of those texts that are at hand without the encoder.
+
+        Raises LabelError where the index names a file of templates, which is not opened.
+        """
+        return {text: _unit(vector) for text, vector in self._texts.stored(texts).items()}
+
+    @one_thread()
+    def sample_texts(self, most: int) -> np.ndarray:
+        """Return unit vectors [S, D] of some texts of the vocabulary, always the same ones; none without one."""
+        vectors: np.ndarray = torch.nn.functional.normalize(self._texts.sample(most).float(), dim=1).numpy()
+        return vectors
 
     @one_thread()
     def load_encoder(self) -> None:

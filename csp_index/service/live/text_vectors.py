@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 
+import numpy as np
 import torch
 
 from csp_index.errors import CspIndexError, LabelError, SettingError
 from csp_index.labelling.candidates import CandidateTexts, vocabulary_texts
+from csp_index.labelling.search import stored_embeddings
 from csp_index.labelling.texts.candidate_names import TextSpace, chosen_templates, last_vocabulary, template_key
 from csp_index.labelling.vocabularies import Vocabulary, make_vocabulary
 from csp_index.lru_cache import LRUCache
@@ -94,6 +96,26 @@ class TextVectors:
         """
         vectors, places = self._places()
         return vectors[places[text]] if text in places else self._encoded([text])[text]
+
+    def stored(self, texts: Collection[str]) -> dict[str, torch.Tensor]:
+        """Return the embeddings [D] of those texts that are at hand without the encoder.
+
+        They are of the vocabulary, were asked for before, or are stored in the index.
+        """
+        known, places = self._places()
+        vectors = {text: known[places[text]] for text in texts if text in places}
+        vectors |= {text: vector for text in texts if (vector := self._loose.find(text)) is not None}
+        rest = [text for text in texts if text not in vectors]
+        if rest and self._arrays is None:
+            found = stored_embeddings(self._store, self._source, self._templates, rest)
+            vectors |= {text: torch.from_numpy(vector) for text, vector in found.items()}
+        return vectors
+
+    def sample(self, most: int) -> torch.Tensor:
+        """Return embeddings [S, D] of some texts of the vocabulary, which the seed 0 draws; none without one."""
+        vectors = self._places()[0]
+        chosen = np.random.default_rng(0).permutation(len(vectors))[:most]
+        return vectors[torch.from_numpy(chosen)]
 
     def _read_vocabulary(self) -> CandidateTexts:
         if self._store.count(schema.VOCABULARIES) == 0:
