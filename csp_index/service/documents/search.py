@@ -133,7 +133,7 @@ def _meaning(
     """Return the neurons of all layers whose concept vectors are most similar to a vector [D]."""
     nearest: list[tuple[float, int, int, LayerTable]] = []
     own = None if query.neuron is None else query.neuron.layer_key
-    for place, table in enumerate(_compared(snapshot, own, notes)):
+    for place, table in enumerate(compared_layers(snapshot, own, notes)):
         try:
             concepts = engine.models().concepts(table.info.key)
         except (LabelError, NotFoundError) as exc:
@@ -152,7 +152,7 @@ def _meaning(
     ]
 
 
-def _compared(snapshot: Snapshot, first: LayerKey | None, notes: list[str]) -> list[LayerTable]:
+def compared_layers(snapshot: Snapshot, first: LayerKey | None, notes: list[str]) -> list[LayerTable]:
     """Return the layers whose concept vectors fit into memory together: at least one, `first` before the others.
 
     With more layers the engine would compute vectors again in each search.

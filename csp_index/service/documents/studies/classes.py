@@ -57,7 +57,7 @@ def class_set_rows(snapshot: Snapshot, key: LayerKey) -> list[ClassSetRow]:
                 "firing": one.firing,
                 "note": one.about(snapshot.store),
             }
-            for one in sorted(_sets(snapshot, key), key=lambda one: one.run_id, reverse=True)
+            for one in sorted(stored_sets(snapshot, key), key=lambda one: one.run_id, reverse=True)
         ]
 
     return snapshot.cache.get(("class set rows", key), read, lambda rows: 1000 * (1 + len(rows)))
@@ -154,7 +154,7 @@ def neuron_classes(snapshot: Snapshot, key: NeuronKey) -> tuple[list[NeuronClass
     def read() -> tuple[list[NeuronClasses], set[int]]:
         parts: list[NeuronClasses] = []
         images: set[int] = set()
-        for chosen in sorted(_sets(snapshot, key.layer_key), key=lambda one: one.run_id, reverse=True):
+        for chosen in sorted(stored_sets(snapshot, key.layer_key), key=lambda one: one.run_id, reverse=True):
             rows = ranked(neuron_rows(snapshot.store, chosen, [key.neuron]))
             best, silent = telling(chosen, rows)[:_BEST], silenced(chosen, rows)[:_SILENT]
             parts.append(
@@ -170,7 +170,8 @@ def neuron_classes(snapshot: Snapshot, key: NeuronKey) -> tuple[list[NeuronClass
     return snapshot.cache.get(("neuron classes", key), read, lambda made: 1000 + 4000 * len(made[0]))
 
 
-def _sets(snapshot: Snapshot, key: LayerKey) -> list[ClassSet]:
+def stored_sets(snapshot: Snapshot, key: LayerKey) -> list[ClassSet]:
+    """Return the classes by which the neurons of a layer were compared."""
     return snapshot.cache.get(
         ("class sets", key), lambda: class_sets(snapshot.store, key), lambda sets: sum(_size_of(one) for one in sets)
     )

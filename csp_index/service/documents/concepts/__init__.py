@@ -1,0 +1,1 @@
+"""The documents about a word over all layers, and their shapes."""
