@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from csp_index.studies.auditing.stored_audits import Audit
     from csp_index.studies.classes.associations import Associations
     from csp_index.studies.comparison.records import Comparison
+    from csp_index.studies.concepts.records import Concept
     from csp_index.studies.effects.stored_effects import LayerEffects
     from csp_index.studies.evolution.records import Evolution
     from csp_index.studies.hierarchies.records import LayerHierarchy
@@ -59,6 +60,17 @@ class StudyReader(LoadingReader):
 
         options = {"progress": shown_progress()} | options
         return associate(self.store, layer, by, **options)
+
+    def concept(self, word: str, *, top: int = 12, templates: str | None = None, encoder: str | None = None) -> Concept:
+        """Return which neurons of all layers answer to a word: by label, by concept vector, as a stored candidate.
+
+        `top` neurons of each way, the best first; `sentence` says what holds. A word whose embedding is stored needs no
+        encoder. See `csp-index concept`.
+        """
+        from csp_index.studies.concepts.ask import ask_concept
+
+        space = self._text_space(catalog.encoder(self.store, encoder), templates, keep=False)
+        return ask_concept(space, self.sql, word, top)
 
     def effects(
         self,

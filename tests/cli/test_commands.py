@@ -114,7 +114,7 @@ def test_what_computes_little_loads_no_heavy_library(world, tmp_path):
     read = [["status", "db"], label, ["show", "db", "net/concepts/2"], ["search", "db", "red"]]
     read.append(["prefer", "db", "none"])  # it writes, without lancedb
     read.append([*label[:-1], "0-7", "--method", "csp", "--gamma", "0.5"])  # it computes and writes, without torch
-    queried = [["export", "db"], ["sql", "db", "SELECT count(*) FROM labels"]]
+    queried = [["export", "db"], ["sql", "db", "SELECT count(*) FROM labels"], ["concept", "db", "red"]]
     command = [sys.executable, "-c", RUN_EACH, json.dumps(read + queried)]
     done = subprocess.run(command, env=environment(), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -122,7 +122,7 @@ def test_what_computes_little_loads_no_heavy_library(world, tmp_path):
     assert [name for name, *_ in loaded] == [command[0] for command in read + queried]
     for name, *modules in loaded:
         assert not HEAVY & set(modules), name
-        assert ("duckdb" in modules) == (name in ("export", "sql")), name
+        assert ("duckdb" in modules) == (name in ("export", "sql", "concept")), name
     assert "net/concepts/2" in done.stdout
 
 
