@@ -5,7 +5,6 @@ Its functions take a snapshot and an engine that returns arrays, so this file do
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -20,7 +19,8 @@ from csp_index.labelling.review.pinned import layer_digest
 from csp_index.labelling.review.words import PINNED
 from csp_index.printable import without_folders
 from csp_index.query.neuron_view import STATISTICS, told_if_stale
-from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
+from csp_index.records import ExamplePair, Label, LabelScore, NeuronKey
+from csp_index.service.documents.concepts.similar import similar_neurons
 from csp_index.service.documents.held_out import held_out
 from csp_index.service.documents.home import run_row
 from csp_index.service.documents.maps import placed_maps
@@ -37,7 +37,6 @@ from csp_index.service.documents.neuron_shapes import (
     Statistics,
     TermRow,
 )
-from csp_index.service.documents.shapes import SimilarRow
 from csp_index.service.documents.snippets import snippets
 from csp_index.service.documents.spread import spread_of_neuron
 from csp_index.service.documents.studies.classes import neuron_classes
@@ -59,8 +58,6 @@ THRESHOLDS: Final = ("mean", "quantile:0.25", "quantile:0.5", "quantile:0.75", "
 """Thresholds of low activation that a page offers; `ExampleOptions.threshold` takes more."""
 
 _KEPT = 20  # candidates shown for a neuron
-_SIMILAR = 8
-_SIMILAR_BYTES = 32 * 2**20  # most bytes of concept vectors that are compared with one neuron's
 _FACETED = 60  # most activating images that facets are made of
 _GAMMA = 0.5  # of facets where the label's method has none: both whole concepts and conjunctions survive it
 
@@ -94,6 +91,7 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
         lambda: _provenance(snapshot, table, record),
         lambda provenance: 10_000,
     )
+    similar = similar_neurons(snapshot, engine, key)
     row = table.row(key.neuron, method)
     doubt = label.doubt if label else ""
     document: ComparedNeuron = {
@@ -124,7 +122,10 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
         "facets_stored": stored,
         "facets_note": facets_note,
         "formula": neuron_formula(snapshot, key),
-        "similar": _similar(snapshot, engine, key),
+        "similar": similar.rows,
+        "similar_floor": similar.floor,
+        "similar_left_out": similar.left_out,
+        "similar_note": similar.note,
         "classes": classes,
         "effects": neuron_effects(snapshot, key),
         "provenance": provenance,
@@ -257,38 +258,6 @@ def _facets(snapshot: Snapshot, engine: Engine, record: _LabelRecord) -> list[Fa
         {"label": name, "share": len(facet) / len(ids), "images": [ids[place] for place in facet]}
         for name, facet in named
     ]
-
-
-def _similar(snapshot: Snapshot, engine: Engine, key: NeuronKey) -> list[SimilarRow]:
-    """Return the neurons with the nearest concept vectors, among the layers whose vectors fit into memory."""
-    own = engine.models().concepts(key.layer_key)
-    if not own.alive[key.neuron]:
-        return []
-    neurons: list[tuple[float, NeuronKey]] = []
-    for layer in _compared(snapshot, key.layer_key):
-        concepts = own if layer == key.layer_key else engine.models().concepts(layer)
-        cosines = np.einsum("md,d->m", concepts.vectors, own.vectors[key.neuron])  # not by @: see `facets`
-        cosines[~concepts.alive] = -np.inf
-        if layer == key.layer_key:
-            cosines[key.neuron] = -np.inf
-        few = min(_SIMILAR, len(cosines))
-        least = np.partition(cosines, -few)[-few]
-        for place in np.flatnonzero(cosines >= least).tolist():
-            if np.isfinite(cosines[place]):
-                neurons.append((float(cosines[place]), NeuronKey(layer.model, layer.layer, place)))
-    neurons.sort(key=lambda one: -one[0])
-    return [{**snapshot.neuron_row(other), "similarity": cosine} for cosine, other in neurons[:_SIMILAR]]
-
-
-def _compared(snapshot: Snapshot, own: LayerKey) -> Iterator[LayerKey]:
-    """Yield the neuron's own layer, then the other layers that are ready while their concept vectors fit the bound."""
-    yield own
-    left = _SIMILAR_BYTES // (4 * snapshot.encoder.width) - snapshot.info(own).neurons
-    for row in snapshot.layer_rows():
-        key = LayerKey(row["model"], row["name"])
-        if key != own and row["ready"] and row["neurons"] <= left:
-            left -= row["neurons"]
-            yield key
 
 
 def _provenance(snapshot: Snapshot, table: LayerTable, record: _LabelRecord) -> Provenance:

@@ -224,7 +224,10 @@ class ComparedNeuron(NeuronRow):
     facets_stored: Annotated[bool, Field(description="Whether `csp-index facets` found them, against a null.")]
     facets_note: Annotated[str, Field(description="Whether the index has outgrown those that are stored.")]
     formula: Annotated[NeuronFormula | None, Field(description="Its best logical label, kept or not.")]
-    similar: list[SimilarRow]
+    similar: Annotated[list[SimilarRow], Field(description="Whose concept vectors are nearer than chance gives.")]
+    similar_floor: Annotated[FiniteFloat | None, Field(description="The cosine that chance gives in its layer.")]
+    similar_left_out: Annotated[int, Field(description="How many neurons are no nearer than chance gives.")]
+    similar_note: str
     classes: Annotated[list[NeuronClasses], Field(description="By each column whose classes were compared.")]
     effects: Annotated[NeuronEffects | None, Field(description="On the network's logits; null: not computed.")]
     provenance: Provenance
