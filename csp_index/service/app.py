@@ -33,6 +33,7 @@ from csp_index.service.http import api, login, pages
 from csp_index.service.http.access_log import Journal
 from csp_index.service.http.api import Service
 from csp_index.service.http.auth import Forms, Token, wants_page
+from csp_index.service.http.concept_routes import concepts_api
 from csp_index.service.http.edition_addresses import EditionAddresses
 from csp_index.service.http.guard import REQUEST_ID, Answer, Guard, log
 from csp_index.service.http.own_threads import Turns
@@ -214,6 +215,7 @@ def _add_routes(app: FastAPI, service: Service, token: Token | None, old: Record
     """Add all routes, and return the function that makes a response from a fault."""
     renderer = Renderer(replace(site_of(service), old="" if old is None else _told(old)))
     app.include_router(api.router(service))
+    app.include_router(concepts_api(service))
     app.include_router(effect_routes.effects_api(service))
     app.include_router(match_routes.match_api(service))
     app.include_router(meaning_routes.meanings_api(service))

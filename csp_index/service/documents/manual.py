@@ -40,6 +40,7 @@ HELP: Final[Mapping[str, Help]] = {
     "audit": Help("what is a finding?", "studies#findings"),
     "classes": Help("what is compared with classes?", "studies#classes"),
     "comparison": Help("what is compared?", "explorer#side-by-side"),
+    "concepts": Help("what answers to a word?", "explorer#words"),
     "contrast": Help("what is contrast?", "contrast"),
     "effects": Help("what is an effect?", "studies#effect-on-the-output"),
     "evolution": Help("what is followed?", "studies#a-network-through-its-training"),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 from urllib.parse import quote, urlencode
 
 from csp_index.labelling.review.words import OF_NEURON
+
+_FOLDERS: Final = (".", "..")  # a browser takes them for folders, however they are written
+_TWIN: Final = ".json"
 
 
 def link(address: str, terms: Mapping[str, object] | Sequence[tuple[str, object]]) -> str:
@@ -39,6 +43,17 @@ def classes_href(layer: str, by: str | None = None, name: str | None = None) -> 
     """
     terms = urlencode([(key, value) for key, value in (("by", by), ("name", name)) if value is not None])
     return "/classes/" + "/".join(quote(part, safe="") for part in layer.split("/")) + (f"?{terms}" if terms else "")
+
+
+def concept_href(word: str, ending: str = "") -> str:
+    """Return the address of the page of a word, or with `.json` that of its twin.
+
+    >>> concept_href("red star"), concept_href("and/or", ".json"), concept_href("data.json")
+    ('/concepts/red%20star', '/concepts/and%2For.json', '/concepts?q=data.json')
+    """
+    if word in _FOLDERS or word.endswith(_TWIN):
+        return f"/concepts{ending}?{urlencode({'q': word})}"
+    return f"/concepts/{quote(word, safe='')}{ending}"
 
 
 def effects_href(layer: str) -> str:

@@ -36,6 +36,7 @@ from csp_index.service.documents.studies.class_shapes import ClassDocument, Clas
 from csp_index.service.documents.studies.report import report_document, report_file
 from csp_index.service.http.addresses import classes_href, compare_href, image_href, link, neuron_href
 from csp_index.service.http.api import Service, answer, fault_of, picture_of, run_statement, sql_document
+from csp_index.service.http.concept_routes import add_concepts
 from csp_index.service.http.layer_pages import add_layers
 from csp_index.service.http.manual_html import manual_html
 from csp_index.service.http.paging import Name, Number
@@ -94,7 +95,7 @@ def router(service: Service, renderer: Renderer) -> APIRouter:
     routes = APIRouter(include_in_schema=False)
     neurons = (add_layers, _add_neurons, _add_classes, add_effects, _add_comparison, _add_audits)
     studies = (add_matches, add_evolution, add_hierarchies, add_meanings)
-    for add in (_add_home, _add_search, *neurons, _add_images, *studies, _add_sql, _add_manual):
+    for add in (_add_home, _add_search, add_concepts, *neurons, _add_images, *studies, _add_sql, _add_manual):
         add(routes, service, renderer)
     return routes
 

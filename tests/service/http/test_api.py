@@ -16,7 +16,9 @@ from starlette.testclient import TestClient
 from csp_index import open_index
 from csp_index.service import ServiceSettings, make_app
 from csp_index.service.documents import manual, neuron_shapes, shapes
+from csp_index.service.documents.concepts import concept_shapes
 from csp_index.service.documents.studies import class_shapes
+from csp_index.service.http.addresses import concept_href
 
 LAYER = "cnn/concepts"
 
@@ -79,6 +81,18 @@ def test_every_neuron_has_a_document_of_one_form(client):
         assert told["neuron"] == f"{LAYER}/{number}"
         states.add(told["state"])
     assert {"labelled", "dead"} <= states
+
+
+def test_a_word_and_the_neurons_that_answer_to_it(client):
+    labels = held_to(concept_shapes.WordsDocument, client.get("/concepts.json"))
+    word = labels["words"][0]["text"]
+    told = held_to(concept_shapes.ConceptDocument, client.get("/api/v1/concepts", params={"q": word, "limit": 3}))
+    assert told == client.get(concept_href(word, ".json"), params={"limit": 3}).json()
+    assert told == client.get("/concepts.json", params={"q": word, "limit": 3}).json()
+    assert {row["label"] for row in told["labeled"]} == {word} and len(told["labeled"]) <= 3
+    assert told["layers"][0]["labeled"] == labels["words"][0]["neurons"]
+    for wrong in ("", "x" * 301, " "):
+        assert client.get("/api/v1/concepts", params={"q": wrong}).status_code in (400, 422)
 
 
 def test_classes_and_their_neurons(client):

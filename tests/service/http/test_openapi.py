@@ -45,6 +45,7 @@ OPERATIONS = [
     ("GET", "/api/v1/audit/{model}"),
     ("GET", "/api/v1/audit/{model}/report"),
     ("GET", "/api/v1/hierarchy/{model}/{layer}"),
+    ("GET", "/api/v1/concepts"),
     ("GET", "/api/v1/search"),
     ("POST", "/api/v1/search/image"),
     ("GET", "/api/v1/images/{image_id}"),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib import resources
 from typing import Any
-from urllib.parse import quote_plus
+from urllib.parse import quote, quote_plus
 
 import fakes
 import numpy as np
@@ -27,6 +27,7 @@ from csp_index.service.app import make_app
 from csp_index.service.config import ServiceSettings
 from csp_index.service.http import api, map_svg, pages, rendering
 from csp_index.service.http.access_log import Journal
+from csp_index.service.http.addresses import concept_href
 from csp_index.service.http.auth import Forms
 from csp_index.service.http.own_threads import Turns
 from csp_index.service.sql_sandbox import SqlAnswer
@@ -80,6 +81,10 @@ ADDRESSES = {
     NEURON: f"{NEURON}.json",
     f"{NEURON}?method=csp": f"{NEURON}.json?method=csp",
     f"/neurons/{HERE}/6": f"/neurons/{HERE}/6.json",
+    "/concepts": "/concepts.json",
+    f"/concepts/{quote(EVIL, safe='')}": f"/concepts/{quote(EVIL, safe='')}.json",
+    f"/concepts/{quote(QUOTES, safe='')}": f"/concepts/{quote(QUOTES, safe='')}.json",
+    "/concepts/50%25%20%2F%20a%2Fb%3F%23": "/concepts/50%25%20%2F%20a%2Fb%3F%23.json",
     f"/classes/{HERE}": f"/classes/{HERE}.json",
     f"/classes/{HERE}?by={BY}": f"/classes/{HERE}.json?by={BY}",
     f"/classes/{HERE}?by={BY}&name={quote_plus(EVIL)}": f"/classes/{HERE}.json?by={BY}&name={quote_plus(EVIL)}",
@@ -106,6 +111,39 @@ def test_every_page_is_strict_html_and_has_its_twin(client: TestClient, address:
 def test_hostile_labels_are_shown_as_text(client: TestClient, address: str) -> None:
     text = "".join(page_at(client, address).text)
     assert any(word in text for word in (EVIL, QUOTES)) and "ring 49" not in text
+
+
+def test_hostile_labels_lead_to_the_pages_of_their_words(client: TestClient) -> None:
+    words = client.get("/concepts.json").json()["words"]
+    assert {one["text"] for one in words} <= set(WORDS) and words
+    for address in ("/concepts", f"/layers/{HERE}", "/search?q=red"):
+        links = {link["href"] for link in page_at(client, address).all("a") if "/concepts/" in (link["href"] or "")}
+        assert links
+        for link in links:
+            twin = client.get(f"{link}.json").json()
+            assert (twin["word"] in WORDS and twin["labeled"]) or (address.endswith("red") and twin["word"] == "red")
+    neuron = next(
+        row for row in client.get("/api/v1/neurons", params={"layer": LAYER}).json()["neurons"] if row["label"]
+    )
+    links = [link["href"] for link in page_at(client, f"/neurons/{HERE}/{neuron['index']}").all("a")]
+    assert f"/concepts/{quote(neuron['label'], safe='')}" in links
+
+
+@pytest.mark.parametrize(
+    "word", [".", "..", "a.json", "and/or", "//", "50 %", "'\"`", "\u202eevil", "\ufffd", "{{ 7 }}"]
+)
+def test_any_word_has_a_page_that_its_address_leads_to(client: TestClient, word: str) -> None:
+    seen = page_at(client, concept_href(word))
+    assert f"No neuron is labeled “{word}”" in "".join(seen.text)
+    assert client.get(concept_href(word, ".json")).json()["word"] == word
+
+
+def test_what_is_no_word_is_told(client: TestClient) -> None:
+    text = "".join(page_at(client, f"/concepts/{'x' * 5000}", 400).text)
+    assert "the word has 5,000 characters: expected 1 to 300" in text
+    assert "the word is empty" in "".join(page_at(client, "/concepts/%20", 400).text)
+    assert client.get("/concepts/a%00b").status_code in (200, 400)
+    assert page_at(client, "/concepts?q=+").all("form"), "nothing asked for is the page without a word"
 
 
 def test_hostile_file_names_and_metadata_are_shown_as_text(client: TestClient) -> None:
