@@ -19,6 +19,7 @@ from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.agents import arguments as asked
 from csp_index.service.agents.fitting import CUT, fitted, page_of, plain
 from csp_index.service.documents.card import card_of
+from csp_index.service.documents.concepts.concept import concept_document
 from csp_index.service.documents.home import home_document
 from csp_index.service.documents.image import image_document, picture_for_card, stored_thumbnail
 from csp_index.service.documents.layer import neurons_document
@@ -27,6 +28,7 @@ from csp_index.service.documents.search import search_document
 from csp_index.service.documents.studies import classes
 from csp_index.service.http.api import Service, sql_document
 from csp_index.service.http.schemas import LabelBody, SqlBody
+from csp_index.studies.concepts.records import WAYS
 
 Check = Callable[[], None]
 
@@ -35,6 +37,11 @@ _LAYER: Final = ("layer", "neurons", "dead", "labelled", "methods", "images", "r
 _NEURON: Final = ("neuron", "label", "method", "state", "score", "confidence", "probability", "uncertain")
 _LISTED: Final = (*_NEURON, "lead", "firing_rate", "max", "clarity", "effect", "effect_on", "auroc", "auroc_on")
 _FOUND: Final = (*_NEURON, "similarity", "activation", "quantile")
+_ANSWERING: Final = (
+    *_NEURON,
+    *("says", "by_reader", "similarity", "above_layer", "stands_out", "candidate_rank", "candidate_score"),
+    *("auroc", "auroc_by", "auroc_class", "tells_class"),
+)
 _SHOWN: Final = (
     *_NEURON,
     *("null_percentile", "doubt", "note", "class_name", "firing_rate", "dead", "labels", "rivals", "prediction_set"),
@@ -120,6 +127,7 @@ def neuron(service: Service, wanted: asked.NeuronArguments, check: Check = go_on
             for facet in page["facets"]
         ],
         "similar": [_some(row, ("neuron", "label", "similarity")) for row in page["similar"]],
+        "similar_note": page["similar_note"],
         "classes": [
             {"by": told["by"]["by"]} | {side: [_some(row, _TOLD) for row in told[side]] for side in ("best", "silent")}
             for told in page["classes"]
@@ -144,6 +152,14 @@ def search(service: Service, wanted: asked.SearchArguments, check: Check = go_on
         "note": found["note"],
     }
     return Answer(fitted(document, _most(service), ("means", "by_name", "excites", "images")))
+
+
+def concept(service: Service, wanted: asked.ConceptArguments, check: Check = go_on) -> Answer:
+    """Return the neurons of all layers that answer to a word, in each way."""
+    page = concept_document(service.snapshot, service.engine, wanted.word, wanted.limit)
+    ways = {way: [_some(row, _ANSWERING) for row in page[way]] for way in WAYS}
+    document = _some(page, ("word", "sentence")) | ways | _some(page, ("layers", "also", "also_by", "classes", "notes"))
+    return Answer(fitted(document, _most(service), (*WAYS, "layers", "also", "classes")))
 
 
 def label(service: Service, wanted: LabelBody, check: Check = go_on) -> Answer:

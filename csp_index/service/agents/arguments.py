@@ -93,6 +93,13 @@ class SearchArguments(_Arguments):
         return SearchQuery(self.text, self.image_id, neuron, limit=self.limit)
 
 
+class ConceptArguments(_Arguments):
+    """Which word."""
+
+    word: Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT, description="A word or a phrase: `striped`.")]
+    limit: Annotated[int, Field(ge=1, le=MOST, description="Neurons of each way, at most.")] = 10
+
+
 class ImageArguments(_Arguments):
     """Which image."""
 

@@ -85,6 +85,13 @@ def test_a_neuron_with_the_images_behind_it(service: Service) -> None:
     assert dead["dead"] and dead["state"] == "dead"
 
 
+def test_a_word_has_neurons_in_ways_kept_apart(service: Service) -> None:
+    told = answer(service, "concept", word="Striped", limit=3)
+    assert told["labeled"][0]["label"] == "striped" and told["sentence"] and len(told["near"]) <= 3
+    assert told["labeled"][0]["says"] == "label" and "top_images" not in told["labeled"][0]
+    assert "the word is empty" in error(service, "concept", word=" ")
+
+
 def test_search_by_each_of_three_things(service: Service) -> None:
     assert answer(service, "search", text="striped", limit=2)["by_name"][0]["label"] == "striped"
     assert answer(service, "search", image_id=3)["excites"]
