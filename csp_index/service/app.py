@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 from urllib.parse import quote, urlencode
 
 import anyio.to_thread
@@ -20,7 +19,6 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from csp_index import __version__, errors
@@ -29,7 +27,7 @@ from csp_index.service.config import ServiceSettings
 from csp_index.service.desk import Desk
 from csp_index.service.documents.studies.rate import Questions, check_can_rate
 from csp_index.service.editions import Edition, Editions
-from csp_index.service.http import api, login, pages
+from csp_index.service.http import api, login, pages, static_files
 from csp_index.service.http.access_log import Journal
 from csp_index.service.http.api import Service
 from csp_index.service.http.auth import Forms, Token, wants_page
@@ -226,7 +224,7 @@ def _add_routes(app: FastAPI, service: Service, token: Token | None, old: Record
     app.include_router(doors.router(service))
     if token is not None:
         app.include_router(login.router(token, Renderer(Site("csp_index"))))
-    app.mount("/static", _Files(directory=str(resources.files("csp_index.service") / "static")), name="static")
+    app.include_router(static_files.router())
 
     def refuse(scope: Scope, fault: Fault) -> Response:
         document = fault.document(scope[REQUEST_ID])
@@ -281,13 +279,3 @@ def _add_outer(app: FastAPI, shared: _Shared, refuse: Answer) -> None:
             expose_headers=("ETag", "X-Request-ID", "Retry-After"),
         )
     app.add_middleware(Guard, settings=settings, token=shared.token, journal=shared.journal, answer=refuse)
-
-
-class _Files(StaticFiles):
-    """The static files of the pages; a response to an address with a version never changes."""
-
-    def file_response(self, full_path: Any, stat_result: Any, scope: Scope, status_code: int = 200) -> Response:
-        response = super().file_response(full_path, stat_result, scope, status_code)
-        lasting = scope["query_string"].startswith(b"v=")
-        response.headers["cache-control"] = "public, max-age=86400, immutable" if lasting else "no-cache"
-        return response

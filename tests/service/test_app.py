@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from csp_index import Index, open_index
 from csp_index.errors import BusyError, SettingError, StoreError
 from csp_index.service import ServiceSettings, make_app
-from csp_index.service.http import api
+from csp_index.service.http import own_threads
 from csp_index.service.http.own_threads import Probe, Turns
 
 TOKEN = "a token of some length"
@@ -274,7 +274,7 @@ def test_readiness_is_bounded_in_time_and_shared(monkeypatch: pytest.MonkeyPatch
 
     anyio.run(scene)
     assert calls == [1]
-    monkeypatch.setattr(api, "_PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(own_threads, "_PROBE_SECONDS", 0.05)
     late = threading.Event()
 
     async def slow() -> None:

@@ -5,7 +5,7 @@ An id is all that names an image: pictures come from the index's own tables, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -81,11 +81,20 @@ def stored_thumbnail(snapshot: Snapshot, image_id: int) -> tuple[bytes, str]:
     if is_derived(image_id):
         picture = _derived_row(snapshot, image_id, ["picture"])["picture"]
     else:
-        picture = snapshot.image_rows([image_id], ["thumbnail"])[image_id]["thumbnail"]
+        picture = snapshot.cache.find(("thumbnail", image_id))
+        picture = picture or snapshot.image_rows([image_id], ["thumbnail"])[image_id]["thumbnail"]
     for start, kind in _KINDS:
         if isinstance(picture, bytes) and picture.startswith(start):
             return picture, kind
     raise NotFoundError(f"image {image_id} has no picture in the index: it came as an array, or without a thumbnail")
+
+
+def read_ahead(snapshot: Snapshot, image_ids: Iterable[int]) -> None:
+    """Read the small pictures of indexed images into memory in one step: a page is about to ask for each of them."""
+    missing = [image for image in image_ids if snapshot.cache.find(("thumbnail", image)) is None]
+    for image, row in snapshot.image_rows(missing, ["thumbnail"]).items():
+        if row["thumbnail"]:
+            snapshot.cache.put(("thumbnail", image), row["thumbnail"], len(row["thumbnail"]) + 200)
 
 
 def picture_for_card(snapshot: Snapshot, image_id: int) -> bytes:

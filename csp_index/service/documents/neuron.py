@@ -57,6 +57,9 @@ if TYPE_CHECKING:
 THRESHOLDS: Final = ("mean", "quantile:0.25", "quantile:0.5", "quantile:0.75", "quantile:0.9", "max:0.1", "max:0.5")
 """Thresholds of low activation that a page offers; `ExampleOptions.threshold` takes more."""
 
+COLUMNS: Final = 16
+"""The activating images that a page shows at its top, each with its partners; further ones are folded away."""
+
 _KEPT = 20  # candidates shown for a neuron
 _FACETED = 60  # most activating images that facets are made of
 _GAMMA = 0.5  # of facets where the label's method has none: both whole concepts and conjunctions survive it
@@ -134,6 +137,14 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
         "next": f"{table.info.key}/{key.neuron + 1}" if key.neuron + 1 < table.info.neurons else None,
     }
     return {**document, "queries": snippets(document, snapshot.name)}
+
+
+def first_pictures(page: NeuronDocument) -> list[int]:
+    """Return the images at the top of a neuron's page: the strongest, with their partners if there are pairs."""
+    ranks = sorted({pair["rank"] for pair in page["pairs"]})[:COLUMNS]
+    first = [pair for pair in page["pairs"] if pair["rank"] in ranks]
+    paired = [image for pair in first for image in (pair["image_id"], pair["contrast_id"]) if image is not None]
+    return paired or [image["image_id"] for row in page["quantile_rows"][:1] for image in row["images"]]
 
 
 def _review(snapshot: Snapshot, table: LayerTable, key: NeuronKey) -> ReviewRow:

@@ -5,15 +5,12 @@ All text from an index is escaped. Documents are only values for the templates h
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import math
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import resources
 from typing import Any, Final
 
 import jinja2
@@ -28,6 +25,7 @@ from csp_index.labelling.review.words import ACTIONS, done
 from csp_index.service.documents.manual import FIGURES, HELP, figures, first_words
 from csp_index.service.documents.map_shapes import PictureMap
 from csp_index.service.documents.maps import veil as draw_veil
+from csp_index.service.documents.neuron import COLUMNS
 from csp_index.service.http.addresses import (
     audit_href,
     classes_href,
@@ -46,11 +44,11 @@ from csp_index.service.http.addresses import (
 )
 from csp_index.service.http.manual_html import manual_href
 from csp_index.service.http.schemas import MOST_EXAMPLES
+from csp_index.service.http.static_files import static_files, version
 from csp_index.service.live.queries import CANDIDATES, LETTERS
 
 DASH: Final = "\N{EN DASH}"
 STABLE: Final = "stable in"  # what `assurance.stability` begins with
-_PLACE: Final = resources.files("csp_index.service")
 _LIMITS: Final = {"most_examples": MOST_EXAMPLES, "most_candidates": CANDIDATES, "most_letters": LETTERS}
 _HEADINGS: Final = {
     401: "Sign in first",
@@ -180,25 +178,29 @@ def veil_data(where: PictureMap, size: tuple[int, int]) -> str:
     return f"data:image/png;base64,{b64encode(draw_veil(levels / 255, where['box'], size)).decode()}"
 
 
-@functools.cache
-def look() -> str:
-    """Return a hash of everything that determines how a document looks."""
-    digest = hashlib.sha256()
-    for folder in ("templates", "static"):
-        for file in sorted(_PLACE.joinpath(folder).iterdir(), key=lambda file: file.name):
-            if file.is_file():
-                digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:12]
-
-
 def static(name: str) -> str:
-    """Return the address of a static file; it changes whenever any of these files does."""
-    return f"/static/{name}?v={look()}"
+    """Return the address of a static file; it changes whenever any of these files does.
+
+    >>> static("style.css").partition("?")[0]
+    '/static/style.css'
+    """
+    if name not in static_files():
+        raise KeyError(f"{name} is no static file, and static_files.JOINED joins none of that name")
+    return f"/static/{name}?v={version()}"
+
+
+class _Documents(jinja2.Environment):
+    """Templates in which `document.field` is looked up as an item first: what they show are dictionaries."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if type(obj) is dict and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
 
 
 def environment() -> jinja2.Environment:
     """Return the templates with everything they use; a missing value in a document is an error."""
-    templates = jinja2.Environment(
+    templates = _Documents(
         loader=jinja2.PackageLoader("csp_index.service"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -279,6 +281,7 @@ class Renderer:
             manual=HELP,
             figures=figures(),
             figures_place=FIGURES,
+            columns=COLUMNS,
             stable=STABLE,
             panel_methods=panel_methods(),
             default_method=lambda scale: site.preferred or default_method(scale),

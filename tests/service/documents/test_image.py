@@ -14,7 +14,14 @@ from planted import CONCEPTS, DERIVED, PLANTED, Served, opened
 from csp_index.errors import NotFoundError
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents import image as module
-from csp_index.service.documents.image import NEIGHBOURS, excited_by, image_document, image_vector, stored_thumbnail
+from csp_index.service.documents.image import (
+    NEIGHBOURS,
+    excited_by,
+    image_document,
+    image_vector,
+    read_ahead,
+    stored_thumbnail,
+)
 
 
 def test_an_indexed_image(planted: Served) -> None:
@@ -107,6 +114,17 @@ def test_a_thumbnail_is_the_stored_picture(planted: Served) -> None:
     assert kind == "image/jpeg"
     with Image.open(io.BytesIO(data)) as picture:
         assert picture.size == (8, 8)
+
+
+def test_pictures_read_ahead_are_those_that_are_sent(planted: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = type(planted[0])(planted[0].store.uri)
+    expected = [stored_thumbnail(snapshot, image) for image in (3, 5)]
+    read_ahead(snapshot, [5, 3, 3, DERIVED, 2**40 - 1])
+    looked: list[object] = []
+    monkeypatch.setattr(snapshot, "image_rows", lambda ids, columns: looked.append(ids) or {})
+    assert [stored_thumbnail(snapshot, image) for image in (3, 5)] == expected and looked == []
+    read_ahead(snapshot, [3, 5, 7])
+    assert looked == [[7]]
 
 
 @pytest.mark.parametrize("image", [-1, 40, 2**31, DERIVED - 1, DERIVED + 1, 2**63 - 1])

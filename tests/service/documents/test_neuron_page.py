@@ -17,7 +17,7 @@ from csp_index.labelling.methods import METHODS, RECOMMENDED, methods_with
 from csp_index.records import NeuronKey
 from csp_index.service import ServiceSettings, make_app
 from csp_index.service.documents.manual import figures
-from csp_index.service.documents.neuron import neuron_document
+from csp_index.service.documents.neuron import COLUMNS, first_pictures, neuron_document
 from csp_index.service.http.rendering import Renderer, Site, share
 from csp_index.service.sql_sandbox_child import STATEMENT_BYTES
 
@@ -95,6 +95,26 @@ def test_the_page_shows_all_that_the_document_tells(document):
     )
     assert document["provenance"]["run"]["run_id"] in page.words
     assert page.all("a", href=f"/neurons/{PLANTED}/1/card.png?method=csp")
+
+
+def test_the_first_pictures_wait_for_nothing(document):
+    page = drawn(document)
+    pictures = [image for image in page.all("img") if "/thumbnail" in (image["src"] or "")]
+    soon = [image for image in pictures if image.get("fetchpriority") == "high"]
+    assert 0 < len(soon) < len(pictures) and soon[0] is pictures[0]
+    assert all("loading" not in image and image["decoding"] == "sync" for image in soon)
+    assert all(image["loading"] == "lazy" for image in pictures if image not in soon)
+    assert len(page.all("link", rel="stylesheet")) == 1
+    scripts = page.all("script")
+    assert [script.get("type") for script in scripts] == [None, "module", "module"]
+    assert all(script["fetchpriority"] == "low" for script in scripts[1:])
+    ids = first_pictures(document)
+    assert {int(image["src"].split("/")[4]) for image in soon} <= set(ids)
+    many = [{**document["pairs"][0], "rank": rank, "image_id": rank, "contrast_id": None} for rank in range(40)]
+    assert first_pictures({**document, "pairs": many}) == list(range(COLUMNS))
+    strongest = [image["image_id"] for image in document["quantile_rows"][0]["images"]]
+    assert first_pictures({**document, "pairs": []}) == strongest
+    assert first_pictures({**document, "pairs": [], "quantile_rows": []}) == []
 
 
 def test_the_first_screen_is_name_verdict_and_pictures(document):
