@@ -45,10 +45,15 @@ def plane_of(vectors: np.ndarray, alive: np.ndarray, most: int | None = None) ->
     places, explained = _leading(rows)
     if not len(rows):
         return Plane(neurons, places, explained, total)
+    return Plane(neurons, in_unit_square(places), explained, total)
+
+
+def in_unit_square(places: np.ndarray) -> np.ndarray:
+    """Return places [P, 2] moved and scaled alike on both axes: the longer one fills [0, 1], the other is centered."""
     low, high = places.min(0), places.max(0)
     span = float((high - low).max()) or 1.0
-    scaled = 0.5 + (places - (low + high) / 2) / span
-    return Plane(neurons, scaled.clip(0, 1).astype(np.float32), explained, total)
+    scaled: np.ndarray = (0.5 + (places - (low + high) / 2) / span).clip(0, 1).astype(np.float32)
+    return scaled
 
 
 def _leading(rows: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
