@@ -112,21 +112,33 @@ def _vectors_and_mean(
 
 def stored_vectors(store: Store, selection: Selection, method: str, images: int) -> np.ndarray | None:
     """Return the concept vectors [M, D] that the newest label run of the whole layer, over `images` images, stored."""
+    newest = _newest_whole(store, selection, method, images)
+    if newest is None:
+        return None
+    where = f"{_of_method(selection, method, images)} AND settings_hash = {catalog.sql_text(newest)}"
+    table = column_tables.concepts_table(selection.source.name)
+    rows = store.read(table, ["neuron", "vector"], where).sort_by("neuron")
+    flat = rows["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.array(flat.reshape(-1, selection.source.width))
+
+
+def vectors_behind(store: Store, source: EncoderInfo, target: LayerInfo) -> tuple[str, str | None]:
+    """Return the method that gives a layer its concept vectors, and the settings hash of their run; None: computed."""
+    selection = Selection(source, target, np.arange(target.neurons))
+    newest = _newest_whole(store, selection, _STORED, selection.images(store))
+    return (_COMPUTED, None) if newest is None else (_STORED, newest)
+
+
+def _newest_whole(store: Store, selection: Selection, method: str, images: int) -> str | None:
+    """Return the settings hash of the newest label run that stored a vector for each neuron of the layer."""
     table = column_tables.concepts_table(selection.source.name)
     if not store.has(table):
         return None
-    where = f"{catalog.layer_filter(selection.target)} AND method = {catalog.sql_text(method)} AND images = {images}"
-    runs = store.read(table, ["settings_hash", "run_id"], where).group_by("settings_hash")
-    whole = [
-        row
-        for row in runs.aggregate([("run_id", "count"), ("run_id", "max")]).to_pylist()
-        if row["run_id_count"] == selection.target.neurons
-    ]
-    if not whole:
-        return None
-    newest = max(whole, key=lambda row: str(row["run_id_max"]))["settings_hash"]
-    rows = store.read(table, ["neuron", "vector"], f"{where} AND settings_hash = {catalog.sql_text(newest)}").sort_by(
-        "neuron"
-    )
-    flat = rows["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.array(flat.reshape(-1, selection.source.width))
+    runs = store.read(table, ["settings_hash", "run_id"], _of_method(selection, method, images))
+    counts = runs.group_by("settings_hash").aggregate([("run_id", "count"), ("run_id", "max")]).to_pylist()
+    whole = [row for row in counts if row["run_id_count"] == selection.target.neurons]
+    return str(max(whole, key=lambda row: str(row["run_id_max"]))["settings_hash"]) if whole else None
+
+
+def _of_method(selection: Selection, method: str, images: int) -> str:
+    return f"{catalog.layer_filter(selection.target)} AND method = {catalog.sql_text(method)} AND images = {images}"

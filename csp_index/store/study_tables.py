@@ -33,6 +33,9 @@ HIERARCHY_WORDS = "hierarchy_words"
 HIERARCHY_LEVELS = "hierarchy_levels"
 # What came of a label: a broader word; itself; itself, as nothing explains the neuron; not in the hierarchy; no label.
 HIERARCHY_STATES = ("climbed", "kept", "unexplained", "unknown", "unlabelled")
+LAYER_MAPS = "layer_maps"
+MAP_CLUSTERS = "map_clusters"
+MAP_PLACES = "map_places"
 
 # The second layer of a comparison; `other` is the address of its index, "" if it is in this one.
 _OTHER = (("other", pa.string()), ("other_model", pa.string()), ("other_layer", pa.string()))
@@ -251,6 +254,40 @@ STUDIES: dict[str, pa.Schema] = {
         ("high", pa.float64()),
         ("ended_at", pa.string()),  # the next broader word, which does not bear it; null if none is left
         ("ended_correlation", pa.float64()),
+    ),
+    LAYER_MAPS: schema_of(  # a layer whose neurons have places on a map; written last, so that its rows are whole
+        *RESULT[:-1],
+        ("by", pa.string()),  # umap, or pca where umap places too few neurons
+        ("encoder", pa.string()),  # of the concept vectors
+        ("vectors", pa.string()),  # the method that gave them
+        ("vectors_digest", pa.string()),  # of all that they depend on
+        ("seed", pa.int64()),
+        ("neighbors", pa.int32()),  # of a neuron, that its place rests on
+        ("min_dist", pa.float64()),
+        ("cluster_size", pa.int32()),  # neurons that make a cluster, at least
+        ("neurons", pa.int32()),  # of the layer
+        ("placed", pa.int32()),  # that fire and have a concept vector
+        ("clusters", pa.int32()),
+        ("trust", pa.float64()),  # trustworthiness of the places; null for too few neurons, as the next
+        ("plane_trust", pa.float64()),  # of the plane of the two main directions
+        ("explained", pa.list_(pa.float64())),  # the share of variance of each of these directions
+        ("notes", pa.list_(pa.string())),  # in what the map differs from what was asked for
+    ),
+    MAP_CLUSTERS: schema_of(  # neurons that are close in the space of concept vectors
+        *RESULT[:-1],
+        ("cluster", pa.int32()),  # 0 has the most neurons
+        ("name", pa.string()),  # the most telling labels that its neurons had when the map was made; "" without any
+        ("neurons", pa.int32()),
+        ("share", pa.float64()),  # of its neurons, that have one of these labels
+        ("x", pa.float64()),  # where its name stands
+        ("y", pa.float64()),
+    ),
+    MAP_PLACES: schema_of(  # a neuron on the map
+        *RESULT,
+        ("x", pa.float64()),  # 0 to 1 from the left, as the next from the bottom; the longer side fills it
+        ("y", pa.float64()),
+        ("cluster", pa.int32()),  # null where it is in none
+        ("central", pa.float64()),  # the cosine with the mean of its cluster; null in none
     ),
     EVOLUTION: schema_of(  # a row per neuron and checkpoint; model is the network at the checkpoint
         *RESULT,
