@@ -179,6 +179,18 @@ class FormulaKeywords(TypedDict, total=False):
     progress: Progress | None
 
 
+class MapKeywords(TypedDict, total=False):
+    """What `csp_index.studies.layer_maps.make.make_map` takes by keyword."""
+
+    seed: int
+    neighbors: int
+    min_dist: float
+    cluster_size: int | None
+    encoder: str | None
+    recompute: bool
+    progress: Progress | None
+
+
 class AuditKeywords(TypedDict, total=False):
     """What `csp_index.studies.auditing.prepare.audit_network` takes by keyword."""
 

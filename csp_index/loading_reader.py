@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from csp_index.models.index_models import GivenModel, Models
     from csp_index.query.exports.rows import Exported
     from csp_index.query.exports.write import Target
+    from csp_index.studies.layer_maps.records import LayerMap
 
 
 class LoadingReader(Reader):
@@ -89,6 +90,25 @@ class LoadingReader(Reader):
         if maps is None:
             raise SourceError(f"none of {len(images)} images of {key} can be opened: name their folder by image_roots")
         return maps
+
+    def map(self, layer: str, *, encoder: str | None = None) -> LayerMap:
+        """Return the map of a layer's neurons that `make_map` stored, else the main directions of their vectors.
+
+        Where in images a neuron looks is said by `maps`.
+        """
+        from csp_index.studies.layer_maps.make import layer_map
+
+        return layer_map(self.store, layer, encoder)
+
+    def make_map(self, layer: str, **options: Unpack[keywords.MapKeywords]) -> LayerMap:
+        """Return a layer's map by UMAP with named clusters, made and stored unless it is there (extra `map`).
+
+        `options`: `seed`, `neighbors`, `min_dist`, `cluster_size`, `encoder`, `recompute`; see `csp-index map`.
+        """
+        from csp_index.studies.layer_maps.make import make_map
+
+        options = {"progress": shown_progress()} | options
+        return make_map(self.store, layer, **options)
 
     def export(self, target: Target, folder: str | Path, layer: str | None = None) -> Exported:
         """Write the index into a new folder as fiftyone, datasets, embedding-atlas or neuronpedia read it.

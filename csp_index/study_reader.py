@@ -32,7 +32,6 @@ from csp_index.studies.hierarchies.levels import KEEP
 
 if TYPE_CHECKING:
     from csp_index.labelling.review.notes import Note
-    from csp_index.labelling.texts.candidate_names import Candidates
     from csp_index.studies.auditing.stored_audits import Audit
     from csp_index.studies.classes.associations import Associations
     from csp_index.studies.comparison.records import Comparison
@@ -176,7 +175,6 @@ class StudyReader(LoadingReader):
     def notes(self, subject: str | None = None) -> SqlResult:
         """Return what readers said, of all or of one subject, in the order they said it: the table `notes`."""
         from csp_index.labelling.review.notes import read_notes, subject_of
-        from csp_index.store import schema
         from csp_index.store.study_tables import NOTES
 
         rows = read_notes(self.store, None if subject is None else subject_of(subject))

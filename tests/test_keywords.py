@@ -29,6 +29,7 @@ from csp_index.studies.auditing.prepare import audit_network
 from csp_index.studies.classes.associate import associate
 from csp_index.studies.effects.layer_effects import EffectOptions
 from csp_index.studies.effects.stored_effects import EffectBy
+from csp_index.studies.layer_maps.make import make_map
 from csp_index.studies.reporting.write import write_audit_report
 
 # What only type checkers import where it is named: a program that reads an index does not wait for it.
@@ -70,6 +71,7 @@ REPEATED = {
     keywords.DoctorKeywords: {name: kind for name, kind in field_types(Examination).items() if name != "models"},
     keywords.AssociationKeywords: keyword_types(associate),
     keywords.AuditKeywords: keyword_types(audit_network),
+    keywords.MapKeywords: keyword_types(make_map),
     keywords.ReportKeywords: keyword_types(write_audit_report),
     keywords.VerifyKeywords: {name: kind for name, kind in keyword_types(verify).items() if name != "find_encoder"},
 }
@@ -106,6 +108,7 @@ def test_fields_of_one_name_have_one_type() -> None:
         "associations": keywords.AssociationKeywords,
         "formulas": keywords.FormulaKeywords,
         "audit": keywords.AuditKeywords,
+        "make_map": keywords.MapKeywords,
         "report": keywords.ReportKeywords,
     }.items(),
 )
