@@ -29,6 +29,9 @@ from csp_index.store.study_tables import (
     HIERARCHIES,
     HIERARCHY_LEVELS,
     HIERARCHY_WORDS,
+    LAYER_MAPS,
+    MAP_CLUSTERS,
+    MAP_PLACES,
     MATCHES,
     NOTES,
     RATINGS,
@@ -56,6 +59,7 @@ _COMMANDS = {  # that wrote the rows of tables
     FACETS: "facets",
     FORMULAS: "formulas",
     **dict.fromkeys((HIERARCHIES, HIERARCHY_WORDS, HIERARCHY_LEVELS), "hierarchy"),
+    **dict.fromkeys((LAYER_MAPS, MAP_CLUSTERS, MAP_PLACES), "map"),
 }
 
 

@@ -15,10 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from csp_index.integrity.findings import reading
+from csp_index.integrity.studies.layer_map_checks import check_layer_maps
 from csp_index.integrity.subject import Subject, many
 from csp_index.store import schema
 from csp_index.store.catalog import sql_text
-from csp_index.store.study_tables import COMPARISONS, EVOLUTION, FACETS, FORMULAS, MATCHES
+from csp_index.store.study_tables import (
+    COMPARISONS,
+    EVOLUTION,
+    FACETS,
+    FORMULAS,
+    LAYER_MAPS,
+    MAP_CLUSTERS,
+    MAP_PLACES,
+    MATCHES,
+)
 
 Address = tuple[str, str, str]  # the columns that hold model, layer and neuron
 _OWN: Final[Address] = ("model", "layer", "neuron")
@@ -64,6 +74,24 @@ RULES: Final[Mapping[str, Rule]] = {
         | dict.fromkeys(("gain", "low", "high"), (-2.001, 2.001))
         | dict.fromkeys(("of_images", "fired"), _COUNT),
     ),
+    LAYER_MAPS: Rule(
+        unique=("model", "layer"),
+        ranges={"min_dist": (0.0, 1.0)}
+        | dict.fromkeys(("trust", "plane_trust"), _COSINE)
+        | dict.fromkeys(("seed", "neighbors", "cluster_size", "neurons", "placed", "clusters"), _COUNT),
+        beside=MAP_PLACES,
+    ),
+    MAP_CLUSTERS: Rule(
+        unique=("model", "layer", "cluster"),
+        ranges=dict.fromkeys(("x", "y", "share"), (0.0, 1.0)) | dict.fromkeys(("cluster", "neurons"), _COUNT),
+        beside=LAYER_MAPS,
+    ),
+    MAP_PLACES: Rule(
+        unique=("model", "layer", "neuron"),
+        addresses=(_OWN,),
+        ranges=dict.fromkeys(("x", "y"), (0.0, 1.0)) | {"central": _COSINE, "cluster": _COUNT},
+        beside=LAYER_MAPS,
+    ),
     MATCHES: Rule(
         unique=("run_id", "by", "neuron", "other_neuron"),
         addresses=(_OWN, _OTHER),
@@ -87,6 +115,7 @@ def check_studies(subject: Subject) -> None:
                     _check_neurons(subject, name, rows, address, rule.elsewhere.get(address))
                 for column, limits in rule.ranges.items():
                     _check_range(subject, name, rows, column, limits)
+    check_layer_maps(subject)
     if subject.is_readable(COMPARISONS) and subject.is_readable(MATCHES):
         with reading(subject.result.findings, COMPARISONS):
             _check_complete(subject)
