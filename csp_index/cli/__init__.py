@@ -41,6 +41,7 @@ from csp_index.cli.studies import (
     facets,
     formulas,
     hierarchy,
+    map,
     notes,
     report,
 )
@@ -83,6 +84,7 @@ for command in (
     *audit.COMMANDS,
     *report.COMMANDS,
     *hierarchy.COMMANDS,
+    *map.COMMANDS,
     *import_labels.COMMANDS,
     *notes.COMMANDS,
     *serve.COMMANDS,

@@ -147,6 +147,7 @@ def say_status(status: dict[str, Any]) -> None:
         say(
             f"layer {layer['layer']}: {layer['neurons']:,} neurons ({layer['dead']} dead), pool {layer['pool']}, "
             f"{layer['images']:,} images, {'stored sparse, ' if layer['storage'] == 'sparse' else ''}{state}"
+            + (f", map of {layer['map']['placed']:,} neurons" if layer["map"] else "")
         )
     for row in status["answers"]:
         say(

@@ -8,7 +8,7 @@ from typing import Any
 from csp_index.labelling.label_rule import read_rule
 from csp_index.store import catalog, column_tables, schema
 from csp_index.store.runs import read_runs
-from csp_index.store.study_tables import NOTES, RATINGS
+from csp_index.store.study_tables import LAYER_MAPS, NOTES, RATINGS
 from csp_index.store.tables import Store
 
 
@@ -16,6 +16,7 @@ def describe(store: Store) -> dict[str, Any]:
     """Return counts and runs."""
     images = catalog.image_count(store)
     finished = store.read(schema.NEURONS, ["model", "layer", "images", "max"]).to_pylist()
+    maps = {(row["model"], row["layer"]): row for row in store.read(LAYER_MAPS).to_pylist()}
     layers = []
     for info in catalog.layers(store):
         own = [row for row in finished if (row["model"], row["layer"]) == (info.key.model, info.key.layer)]
@@ -29,6 +30,7 @@ def describe(store: Store) -> dict[str, Any]:
                 "storage": "sparse" if info.is_sparse else "dense",
                 "images": catalog.image_count(store, info.what),
                 "dead": sum(row["max"] <= 0 for row in own),
+                "map": _map(maps.get((info.key.model, info.key.layer))),
                 "ready": len(own) == info.neurons and all(row["images"] == images for row in own),
             }
         )
@@ -56,6 +58,11 @@ def describe(store: Store) -> dict[str, Any]:
         "writing": store.is_locked(),
         "runs": read_runs(store, ["run_id", "command", "state", "started", "ended", "message"]),
     }
+
+
+def _map(row: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return how a layer's map was made, how many neurons it has, and how many clusters; None without one."""
+    return None if row is None else {name: row[name] for name in ("by", "placed", "clusters")}
 
 
 def answer_counts(store: Store) -> list[dict[str, Any]]:
