@@ -96,7 +96,36 @@ def paired_test(
     count = len(difference)
     if not count:
         return PairedTest(None, None, None, None, 0)
-    return PairedTest(interval.mean.item(), interval.low.item(), interval.high.item(), _signed_rank(difference), count)
+    p_value = signed_rank(difference[None])[0]
+    return PairedTest(interval.mean.item(), interval.low.item(), interval.high.item(), p_value, count)
+
+
+def signed_rank(differences: torch.Tensor) -> list[float | None]:
+    """Return Wilcoxon's two-sided signed-rank p-value of each row of `differences` [R, M]; NaN and 0 are left out.
+
+    It is None with fewer than LEAST_PAIRS differences, zeros counted, and 1 where all are 0. Rows are tested together
+    where SciPy takes the same way for each: with as many differences, all of which have ties or none has.
+
+    >>> signed_rank(torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0, 2.0, 3.0, torch.nan, torch.nan, torch.nan]]))
+    [0.03125, None]
+    """
+    p_values: list[float | None] = [None] * len(differences)
+    together: dict[tuple[int, bool], list[tuple[int, np.ndarray]]] = {}
+    for row, values in enumerate(differences.double().numpy()):
+        present = values[~np.isnan(values)]
+        if len(present) < LEAST_PAIRS:
+            continue
+        changed = present[present != 0]
+        if len(changed) <= _ENUMERATED:
+            p_values[row] = _enumerated(changed)
+        else:
+            has_ties = len(np.unique(np.abs(changed))) < len(changed)
+            together.setdefault((len(changed), has_ties), []).append((row, changed))
+    for tests in together.values():
+        found = wilcoxon(np.stack([changed for _, changed in tests]), axis=1).pvalue
+        for (row, _), p_value in zip(tests, found.tolist(), strict=True):
+            p_values[row] = p_value
+    return p_values
 
 
 def holm(p_values: Sequence[float | None]) -> tuple[float | None, ...]:
@@ -128,13 +157,11 @@ def _resampled(values: torch.Tensor, rounds: int, seed: int) -> torch.Tensor:
     return torch.cat(parts, 1)
 
 
-def _signed_rank(difference: torch.Tensor) -> float | None:
-    if len(difference) < LEAST_PAIRS:
-        return None
-    changed = difference[difference != 0].numpy()
-    if len(changed) > _ENUMERATED:
-        return float(wilcoxon(changed).pvalue)
-    # SciPy permutes where few differences have ties, half a second per test; all signs at once give the same number.
+def _enumerated(changed: np.ndarray) -> float:
+    """Return the exact p-value of few differences [n], none 0, from the sums of ranks under all 2^n signs.
+
+    SciPy permutes where few differences have ties, half a second per test; this gives the same number.
+    """
     ranks = rankdata(np.abs(changed))
     signs = np.arange(2 ** len(changed))[:, None] >> np.arange(len(changed)) & 1
     sums, observed = signs @ ranks, ranks[changed > 0].sum()

@@ -19,7 +19,7 @@ import torch
 from csp_index.errors import EvaluationError
 from csp_index.evaluation.evaluation import ALL, Evaluation
 from csp_index.evaluation.metrics.families import Family
-from csp_index.evaluation.metrics.intervals import ROUNDS, holm, mean_interval, paired_test
+from csp_index.evaluation.metrics.intervals import ROUNDS, holm, mean_interval, signed_rank
 from csp_index.evaluation.metrics.table import METRICS, Metric, family_of
 
 POOLED: Final = "all methods"  # the labels of several methods together
@@ -285,21 +285,21 @@ def _paired(
     columns = grid.columns(kind)
     rows = [[grid.rows[method, metric] for method in pair] for metric, *pair in trios]
     a, b = torch.from_numpy(grid.matrix[:, columns])[torch.tensor(rows, dtype=torch.int64).reshape(-1, 2).T]
-    # All intervals at once: `paired_test` draws its neurons again for every pair, which takes a minute for thousands of
-    # neurons. Both give the same interval, which does not depend on what else is computed.
-    intervals = mean_interval(a - b, rounds, seed=seed)
+    # All tests at once: `paired_test` would draw its neurons again for every pair, a minute for thousands of neurons.
+    # Both give the same figures, which do not depend on what else is computed.
+    intervals, p_values = mean_interval(a - b, rounds, seed=seed), signed_rank(a - b)
     for row, (metric, method_a, method_b) in enumerate(trios):
-        test = paired_test(a[row], b[row], rounds=1, seed=seed)
+        count = int(intervals.count[row])
         yield {
             "metric": metric,
             "kind": kind,
             "method_a": method_a,
             "method_b": method_b,
-            "neurons": test.count,
-            "difference": test.difference,
-            "low": float(intervals.low[row]) if test.count else None,
-            "high": float(intervals.high[row]) if test.count else None,
-            "p_value": test.p_value,
+            "neurons": count,
+            "difference": float(intervals.mean[row]) if count else None,
+            "low": float(intervals.low[row]) if count else None,
+            "high": float(intervals.high[row]) if count else None,
+            "p_value": p_values[row],
         }
 
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 from csp_index.errors import EvaluationError
 from csp_index.evaluation.metrics import intervals
-from csp_index.evaluation.metrics.intervals import holm, mean_interval, paired_test
+from csp_index.evaluation.metrics.intervals import LEAST_PAIRS, holm, mean_interval, paired_test, signed_rank
 
 NAN = float("nan")
 
@@ -137,3 +137,21 @@ def test_few_differences_with_ties_have_scipys_exact_p_value(seed):
     changed = difference[difference != 0].numpy()
     found = paired_test(difference, torch.zeros(9)).p_value
     assert found == pytest.approx(stats.wilcoxon(changed).pvalue, abs=1e-12)
+
+
+def test_tests_made_together_are_those_made_alone():
+    rng = np.random.default_rng(5)
+    sizes = [*range(20), 50, 51, 52, 60, 60, 60] * 2
+    rows = np.full((len(sizes), 64), NAN)
+    for row, size in enumerate(sizes):
+        values = rng.normal(0.2, 1, size) if row % 3 else rng.choice([-1.0, 0.0, 0.5, 1.0], size)
+        rows[row, rng.permutation(64)[:size]] = values
+    for row, p_value in zip(rows, signed_rank(torch.from_numpy(rows)), strict=True):
+        present = row[~np.isnan(row)]
+        changed = present[present != 0]
+        if len(present) < LEAST_PAIRS:
+            assert p_value is None
+        elif len(changed) > 13:
+            assert p_value == stats.wilcoxon(changed).pvalue
+        else:
+            assert p_value == signed_rank(torch.from_numpy(row[None]))[0] <= 1.0
