@@ -30,6 +30,7 @@ from csp_index.files.regular_files import read_bytes
 from csp_index.images.files.bare_files import without_metadata
 from csp_index.images.files.bucket_files import is_in_bucket, read_bucket
 from csp_index.images.files.containers import ContainerReader, container_of
+from csp_index.images.files.costly_files import check_decoder, check_file_cost
 from csp_index.images.files.dicom import dicom_picture
 from csp_index.images.files.formats import DICOM, HEAD, advice, decoded_formats, kind_of, text_instead
 from csp_index.images.files.pixels import DEEP_MODES, check_shape, to_rgb, upright, upright_size
@@ -203,7 +204,10 @@ def _opened(data: bytes, max_pixels: int, formats: Sequence[str]) -> Image.Image
     allowed = Image.MAX_IMAGE_PIXELS
     if allowed is not None and allowed < max_pixels <= MAX_PIXELS.value():
         Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow's own limit, of the whole process: the user set a larger one
-    return Image.open(io.BytesIO(data), formats=tuple(formats))
+    check_file_cost(data, max_pixels)
+    image = Image.open(io.BytesIO(data), formats=tuple(formats))
+    check_decoder(image)
+    return image
 
 
 def _reason(exc: Exception, kind: str | None, head: bytes) -> str:
@@ -220,7 +224,7 @@ def _checked_rgb(image: Image.Image, max_pixels: int, draft: int | None = None) 
     full = _reduce(image, draft) if draft is not None and image.format in _REDUCED_FORMATS else None
     inverted = image.mode in DEEP_MODES and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _MIN_IS_WHITE
     image.load()
-    check_shape(*image.size, max_pixels)  # an icon may hold another picture than it says
+    check_shape(*image.size, max_pixels)  # decoding may bring another size than the head says
     rgb = to_rgb(upright(image))
     if inverted:  # Pillow inverts up to eight bits by itself
         rgb = ImageOps.invert(rgb)

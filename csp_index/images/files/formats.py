@@ -29,8 +29,9 @@ _AVIF = "AVIF"
 _EXTRAS = {DICOM: "dicom", HEIF: "heif", _AVIF: "heif"}  # the last brings a Pillow that reads AVIF
 
 # Formats that Pillow registers but cannot turn into pixels by itself: stubs, write-only ones, and EPS, which starts
-# Ghostscript.
-_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF"})
+# Ghostscript. Then those that open a picture inside themselves without a limit of ours: of any format, EPS too, or of
+# any size.
+_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"} | {"BLP", "ICNS", "IPTC"})
 
 _SIGNS = (
     ("JPEG", rb"\xff\xd8\xff"),
