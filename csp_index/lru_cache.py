@@ -25,9 +25,12 @@ class LRUCache:
     only for one `state` of what it was made from: it is then missing for any other state, and the next one replaces it.
     """
 
-    def __init__(self, limit: float = float("inf")) -> None:
-        """Start empty; without a limit, values stay until they are removed."""
-        self.limit = limit
+    def __init__(self, limit: float = float("inf"), dropped: Callable[[Any], None] | None = None) -> None:
+        """Start empty; without a limit, values stay until they are removed.
+
+        `dropped` gets each value that leaves the cache, while this is locked: it must be quick, and ask for nothing.
+        """
+        self.limit, self._dropped = limit, dropped
         self._size = 0
         self._entries: OrderedDict[Hashable, tuple[Any, int, Hashable]] = OrderedDict()  # value, size, state
         self._makers: dict[
@@ -88,7 +91,10 @@ class LRUCache:
 
     def _drop(self, key: Hashable) -> None:
         if key in self._entries:
-            self._size -= self._entries.pop(key)[1]
+            value, size, _ = self._entries.pop(key)
+            self._size -= size
+            if self._dropped is not None:
+                self._dropped(value)
 
     @contextmanager
     def _making(self, key: Hashable) -> Iterator[None]:

@@ -168,7 +168,7 @@ def _edition(
     )
     app.state.service = service
     refuse = _add_routes(app, service, shared.token, old)
-    _add_inner(app, service)
+    _add_inner(app, service, "shown" if old is None else "old")
     return app, Edition(_without_guard(app), service.snapshot, service.engine, service.sql), refuse
 
 
@@ -254,13 +254,16 @@ def _told(record: Record) -> str:
     return f"version {record.number} ({record.command}, {record.when:%d %B %Y %H:%M} UTC)"
 
 
-def _add_inner(app: FastAPI, service: Service) -> None:
-    """Add the middleware around the routes of one edition; the last one added is outermost."""
+def _add_inner(app: FastAPI, service: Service, state: str) -> None:
+    """Add the middleware around the routes of one edition; the last one added is outermost.
+
+    An edition's `state`, shown or old, is part of the tags of its responses: its pages say it.
+    """
     settings = service.settings
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)
     app.add_middleware(
         ResponseCache,
-        start=f"{settings.start} {service.snapshot.version}",
+        start=f"{settings.start} {service.snapshot.version} {state}",
         held_bytes=settings.held_bytes // _CACHE_SHARE,
         count=service.journal.answer,
         state=service.snapshot.reviews.state if settings.writes else None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -67,13 +68,14 @@ class Editions:
         """Show `first`; with `seconds` above 0, look that often for a new version.
 
         `make` opens the edition of a version that will be shown, `make_old` that of an earlier one. An edition that is
-        shown no more is closed `linger` seconds later, when its requests have ended.
+        shown no more, or that others have replaced among the earlier ones, is closed `linger` seconds later, when its
+        requests have ended.
         """
         self.shown = first
         self._make, self._make_old, self._seconds, self._linger = make, make_old, seconds, linger
         self._uri, self._stop = first.snapshot.store.uri, threading.Event()
-        self._old = LRUCache(_OLD)
-        self._retired: list[tuple[float, Edition]] = []
+        self._retired: deque[tuple[float, Edition]] = deque()
+        self._old = LRUCache(_OLD, self._retire)
         self._refused: Record | None = None  # the version that could not be opened
 
     def start(self) -> None:
@@ -86,6 +88,7 @@ class Editions:
     def close(self) -> None:
         """Look no more, and close all editions."""
         self._stop.set()
+        self._old.remove()  # retires them
         for edition in (*(edition for _, edition in self._retired), self.shown):
             edition.close()
 
@@ -94,8 +97,14 @@ class Editions:
 
         Raises NotFoundError for a version that is not there any more, StoreError for one that cannot be read.
         """
+        self._forget_retired()
         store = open_store(self._uri)
-        record = store.log.find(version)
+        try:
+            record = store.log.find(version)
+        except NotFoundError:  # its message names a folder of this machine
+            raise NotFoundError(
+                f"version {version!r} is not there: `csp-index versions` lists those that are"
+            ) from None
         if record.number == self.shown.snapshot.number:
             return self.shown
         edition: Edition = self._old.get(record.number, lambda: self._make_old(record))
@@ -114,7 +123,7 @@ class Editions:
             return False
         edition.engine.start()
         edition.engine.wait()  # loaded or failed, it is as ready as it will be
-        self._retired.append((time.monotonic(), self.shown))
+        self._retire(self.shown)
         self.shown = edition
         _log.info('{"edition": %d, "command": "%s"}', record.number, record.command)
         return True
@@ -125,8 +134,21 @@ class Editions:
                 self.look()
             except (CspIndexError, OSError) as exc:  # the next look may find it again
                 _log.error("the index cannot be read: %s", one_line(exc))
-            while self._retired and time.monotonic() - self._retired[0][0] > self._linger:
-                self._retired.pop(0)[1].forget()
+            self._forget_retired()
+
+    def _retire(self, edition: Edition) -> None:
+        self._retired.append((time.monotonic(), edition))
+
+    def _forget_retired(self) -> None:
+        while True:
+            try:
+                when, edition = self._retired.popleft()
+            except IndexError:
+                return
+            if time.monotonic() - when <= self._linger:
+                self._retired.appendleft((when, edition))
+                return
+            edition.forget()
 
 
 def _differs(versions: Mapping[str, int], shown: Mapping[str, int]) -> bool:

@@ -16,6 +16,8 @@ from csp_index.errors import NotFoundError
 from csp_index.service import ServiceSettings, make_app
 from csp_index.service.editions import Editions
 from csp_index.service.live.live_models import LiveModels
+from csp_index.store.connect import open_store
+from csp_index.store.history.records import Record
 
 LAYER, NEURON = "cnn/concepts", "cnn/concepts/3"
 HTML = {"accept": "text/html"}
@@ -97,14 +99,56 @@ def test_a_page_of_an_earlier_version_says_so_and_brings_it_along(db, client):
 
 
 @pytest.mark.parametrize("version", ["99", "nothing", "%00", "x" * 200, "-1", ""])
-def test_a_version_that_is_not_there_is_one_line(client, version):
+def test_a_version_that_is_not_there_is_one_line(db, client, version):
     reply = client.get(f"/api/v1/layers?at={version}")
     if not version:
         assert reply.status_code == 200  # names none
         return
     assert reply.status_code == 404
     assert "csp-index versions" in reply.json()["error"]["message"]
+    assert str(db) not in reply.text  # a folder of this machine
     assert client.get(f"/?at={version}", headers=HTML).status_code == 404
+
+
+def test_no_page_of_an_earlier_version_leads_to_another_site(client):
+    first = client.get("/api/v1/version").json()["number"]
+    headers = {"referer": f"{BASE}/login?at={first}", "sec-fetch-mode": "navigate"}
+    reply = client.get(f"{BASE}//elsewhere.example/", headers=headers)
+    assert (reply.status_code, reply.headers["location"]) == (307, f"/elsewhere.example/?at={first}")
+
+
+def test_a_page_kept_from_when_its_version_was_new_is_not_valid_as_an_old_one(db, client):
+    first = client.get("/api/v1/version").json()["number"]
+    kept = client.get(f"/?at={first}", headers=HTML)
+    label_again(db)
+    editions_of(client).look()
+    again = client.get(f"/?at={first}", headers=HTML | {"if-none-match": kept.headers["etag"]})
+    assert again.status_code == 200 and "You see the index as it was" in again.text
+
+
+def test_earlier_versions_that_others_replace_are_closed(db, client):
+    class Opened:
+        def __init__(self, record: Record) -> None:
+            self.number = record.number
+
+        def forget(self) -> None:
+            forgotten.append(self.number)
+
+        def close(self) -> None: ...
+
+    forgotten: list[int] = []
+    editions = editions_of(client)
+    editions._make_old = Opened
+    shown = editions.shown.snapshot.number
+    store = open_store(db)
+    earlier = [record.number for record in store.log.records() if record.shown and record.number != shown][:4]
+    assert len(earlier) == 4
+    for number in earlier:
+        editions.named(str(number))
+    assert not forgotten  # their requests may still run
+    editions._linger = -1.0
+    editions.named(str(earlier[-1]))
+    assert forgotten == earlier[:2]  # two stay open
 
 
 def test_what_readers_say_makes_no_new_edition(db):

@@ -41,6 +41,7 @@ class EditionAddresses:
         from_page = None if here else _of_page(scope)
         if from_page and first(scope["headers"], b"sec-fetch-mode") == "navigate" and scope["method"] == "GET":
             path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
+            path = "/" + path.lstrip("/")  # two slashes would lead to another site
             terms = [query.decode("latin-1")] if query else []
             where = "&".join([*terms, urlencode({AT: from_page})])
             await RedirectResponse(f"{path}?{where}", 307, {"Cache-Control": "no-store"})(scope, receive, send)
