@@ -29,7 +29,10 @@ from csp_index.store.locks import is_held
 _HASHED = 256 * 2**20  # bytes of files whose sha256 is taken without `full`
 _SMALL = 2**20  # a file of which it is always taken
 # left out if gone, and made again
-_MADE_AGAIN = ("neighbours_", "sums_", "texts_", "embeddings_", column_tables.MAPS, *column_tables.ACTIVATIONS)
+_MADE_AGAIN = (
+    *("neighbours_", "sums_", "texts_", "embeddings_"),
+    *(column_tables.MAPS, column_tables.CROPS, *column_tables.ACTIVATIONS),
+)
 
 
 @dataclass(slots=True)

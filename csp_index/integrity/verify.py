@@ -7,6 +7,7 @@ from pathlib import Path
 from csp_index.files.regular_files import user_path
 from csp_index.integrity.column_checks import check_columns
 from csp_index.integrity.commit_checks import check_commits, check_files, check_foreign, check_kinds
+from csp_index.integrity.crop_checks import check_crops
 from csp_index.integrity.findings import Verification
 from csp_index.integrity.map_checks import check_maps
 from csp_index.integrity.neighbour_checks import check_neighbours
@@ -83,6 +84,7 @@ def _verified(location: Location, full: bool, find_encoder: FindEncoder, progres
     steps.done()
     check_statistics(subject, marks)
     check_maps(subject)
+    check_crops(subject)
     steps.done()
     check_results(subject, marks)
     check_audits(subject)

@@ -13,7 +13,8 @@ EMBEDDING = "embedding"  # the column of an encoder's vectors
 ACTIVATIONS = ("activations_", "sparse_")  # what names of tables of activations begin with: dense ones and sparse ones
 SPARSE_NEURONS = 64  # neurons in one row of a sparse table
 MAPS = "maps_"  # what names of tables of activation maps begin with
-PREFIXES = (*ACTIVATIONS, "concepts_", "derived_", "embeddings_", MAPS, "neighbours_", "sums_", "texts_")
+CROPS = "crops_"  # what names of tables of crops begin with
+PREFIXES = (*ACTIVATIONS, "concepts_", CROPS, "derived_", "embeddings_", MAPS, "neighbours_", "sums_", "texts_")
 
 
 def embeddings_schema(width: int) -> pa.Schema:
@@ -107,6 +108,16 @@ def derived_schema(width: int) -> pa.Schema:
     )
 
 
+def crops_schema(width: int) -> pa.Schema:
+    """Return the schema of crops of indexed images, as one encoder sees them; the box is in pixels of the picture."""
+    return schema_of(
+        ("image_id", pa.int64()),
+        *((side, pa.int32()) for side in ("left", "top", "right", "bottom")),
+        (EMBEDDING, pa.list_(pa.float32(), width)),
+        ("run_id", pa.string()),
+    )
+
+
 def neighbours_schema() -> pa.Schema:
     """Return the schema of lists of nearest neighbours in one encoder's space, whatever the activation."""
     return schema_of(
@@ -162,6 +173,11 @@ def concepts_table(encoder: str) -> str:
 def derived_table(encoder: str) -> str:
     """Return the name of the table of images made for neurons, with their embeddings in an encoder's space."""
     return f"derived_{slug(encoder)}"
+
+
+def crops_table(encoder: str) -> str:
+    """Return the name of the table of crops of images, with their embeddings in an encoder's space."""
+    return f"{CROPS}{slug(encoder)}"
 
 
 def neighbours_table(encoder: str) -> str:
