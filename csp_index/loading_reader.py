@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from csp_index import keywords, originals, settings
 from csp_index.contrast.context import ComputeContext
-from csp_index.contrast.makers import dependencies, makers
+from csp_index.contrast.makers import crop_maker, dependencies, makers
 from csp_index.errors import SourceError
 from csp_index.labelling.texts.candidate_names import TextSpace, chosen_templates
 from csp_index.query.notebook import shown_progress
@@ -133,7 +133,8 @@ class LoadingReader(Reader):
         report = progress or shown_progress()
         made = makers(self.store, self._get_models, report)
         depends = partial(dependencies, self._get_models)
-        return ComputeContext(self.device, derive=made, depends=depends, progress=report)
+        crops = crop_maker(self.store, self._get_models, report)
+        return ComputeContext(self.device, derive=made, depends=depends, crops=crops, progress=report)
 
     def _get_models(self) -> Models:
         return self._models

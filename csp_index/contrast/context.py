@@ -10,8 +10,10 @@ from csp_index.concurrency import go_on, unseen
 from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError
 from csp_index.records import DerivedKind, ExampleOptions, Progress
+from csp_index.store.catalog import EncoderInfo
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -74,6 +76,32 @@ Derive = Callable[[DerivedRequest], str]
 
 
 @dataclass(frozen=True, slots=True)
+class CropRequest:
+    """A request for the embeddings of crops [P, 5] (image id, then left, top, right, bottom in pixels)."""
+
+    source: EncoderInfo
+    crops: np.ndarray
+    keep: bool  # the caller has the write lock, and embeddings are to be stored
+    run_id: str = ""
+
+    def check(self) -> None:
+        """Raise LabelError, before a model is loaded, where the encoder is unknown."""
+        if self.source.is_imported:
+            raise LabelError(
+                f"crops are embedded by the index's encoder, but {self.source.name} came as arrays: leave out crop, or "
+                "index the images with their encoder"
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmbeddedCrops:
+    """The embeddings of crops, `vectors` [P, D], NaN for those of images that are `lost`: why, by image id."""
+
+    vectors: np.ndarray
+    lost: dict[int, str]
+
+
+@dataclass(frozen=True, slots=True)
 class ComputeContext:
     """The device, search plan and image makers of an answer, and where to report the reasons.
 
@@ -81,6 +109,7 @@ class ComputeContext:
     `check` is called between steps and tiles, and raises an error to end the work.
     `progress` is told which step of labeling begins.
     `derive` makes the contrastive images of derived kinds; `depends` returns what these depend on besides the options.
+    `crops` embeds crops of images; None where nothing can.
     """
 
     device: str = "cpu"
@@ -90,6 +119,7 @@ class ComputeContext:
     keep: bool = False  # store what later questions can use; the caller has the write lock
     derive: Mapping[DerivedKind, Derive] = field(default_factory=dict)
     depends: Callable[[ExampleOptions], Mapping[str, object]] | None = None
+    crops: Callable[[CropRequest], EmbeddedCrops] | None = None
     run_id: str = ""  # of the run under way
     check: Callable[[], None] = go_on
     progress: Progress = unseen

@@ -51,6 +51,7 @@ class Examples:
     approximate: bool = False  # the contrastive images come from a search through a vector index
     kinds: tuple[ContrastKind, ...] = ()  # of contrastive images: each has an equal share of the m, in this order
     near_duplicates: torch.Tensor | None = None  # [M] partners dropped as the same picture; None without the filter
+    uncropped: torch.Tensor | None = None  # [M] activating images that stay whole: lost pictures; None without crops
 
     @property
     def of_each_kind(self) -> int:

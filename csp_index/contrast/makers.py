@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from csp_index.concurrency import unseen
-from csp_index.contrast.context import Derive, DerivedRequest
+from csp_index.contrast.context import CropRequest, Derive, DerivedRequest, EmbeddedCrops
 from csp_index.errors import SettingError
 from csp_index.records import DerivedKind, ExampleOptions, Progress
 from csp_index.store.tables import Store
@@ -23,6 +23,17 @@ def makers(store: Store, models: GetModels, progress: Progress | None = None) ->
     """Return the function that makes the images of each derived kind; models load only if an image is missing."""
     tell = store, models, progress or unseen
     return {"perturbation": partial(_perturb, *tell), "synthetic": partial(_synthesise, *tell)}
+
+
+def crop_maker(store: Store, models: GetModels, progress: Progress) -> Callable[[CropRequest], EmbeddedCrops]:
+    """Return the function that embeds crops of images; the encoder is loaded if one is missing."""
+
+    def embed(request: CropRequest) -> EmbeddedCrops:
+        from csp_index.contrast.crops.embed import embed_crops
+
+        return embed_crops(store, models, progress, request)
+
+    return embed
 
 
 def _perturb(store: Store, models: GetModels, progress: Progress, request: DerivedRequest) -> str:
