@@ -17,6 +17,8 @@ ContrastKind = Literal["nearest", "falcon", "perturbation", "synthetic", "random
 DerivedKind = Literal["perturbation", "synthetic"]  # contrast kinds whose images are made
 LabelState = Literal["labelled", "dead", "constant", "no-contrast", "no-candidates"]
 Progress = Callable[[int, int, str], None]  # done, to do, what is going on
+CROPPED: Final = "crops of the regions that drive it stand in for its activating images"
+"""What the note of a label made with `crop` says."""
 _RIVALS = 5
 _UNSTABLE = 0.985  # share of the resamples, at most, in which a label comes first whose lead is inside the noise
 PREDICTED_SHARE = 0.9  # of the resamples, in which some label of a prediction set comes first
@@ -188,6 +190,11 @@ class Label:
         return None if self.null_rank is None else self.null_rank.percentile
 
     @property
+    def cropped(self) -> bool:
+        """Whether crops stood in for its activating images: its note says so."""
+        return CROPPED in self.note
+
+    @property
     def confidence(self) -> float | None:
         """How stable the label is: the share of the resamples in which it comes first, in [0, 1], or None."""
         return self.labels[0].share if self.labels else None
@@ -223,6 +230,7 @@ class Label:
             "activating": [pair.image_id for pair in self.pairs],
             "contrastive": [pair.contrast_id for pair in self.pairs],
             "note": self.note,
+            "crop": self.cropped,
             "confidence": self.confidence,
             "uncertain": self.uncertain,
             "rivals": [{"text": s.text, "share": s.share} for s in self.rivals],

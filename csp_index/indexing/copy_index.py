@@ -1,8 +1,8 @@
 """A copy of an index without some of its images: what no layer that comes later can have must not cost all the others.
 
 Ids of images are dense, so an image cannot leave an index; the copy gives the others new ones. Embeddings, activations,
-maps, metadata and the notes of readers are taken over, no model runs, and statistics are computed anew. Results and
-ratings, which rest on the ids, are not.
+maps, crops, metadata and the notes of readers are taken over, no model runs, and statistics are computed anew. Results
+and ratings, which rest on the ids, are not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from csp_index.indexing import commit
 from csp_index.indexing.kept_maps import copy_maps
 from csp_index.originals import ImageRoots, coming_from
 from csp_index.records import Progress
-from csp_index.store import catalog, schema
+from csp_index.store import catalog, column_tables, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
 from csp_index.store.class_names import class_names, store_class_names
 from csp_index.store.connect import check_creatable, create_store, is_index, open_snapshot
@@ -146,6 +146,8 @@ class _Copy:
         for info in infos:
             if isinstance(info, LayerInfo):
                 copy_maps(self.source, self.target, info, new_ids)
+            else:
+                self._copy_crops(info, new_ids, run)
 
     def _images(self, mark: Shard) -> tuple[pa.Table, np.ndarray]:
         """Return a shard's rows of images without those left out, and which of its images are kept [n]."""
@@ -172,6 +174,18 @@ class _Copy:
             digests[info.what] = commit.write_values(self.target, info, mark, tile)
             commit.count_in(self.target, info, running, mark, tile)
         return digests
+
+    def _copy_crops(self, info: EncoderInfo, new_ids: np.ndarray, run: Run) -> None:
+        """Copy the embeddings of crops of the images that are kept."""
+        table = column_tables.crops_table(info.name)
+        if not self.source.has(table):
+            return
+        for batch in self.source.scan(table, column_tables.crops_schema(info.width).names):
+            ids = new_ids[batch.column("image_id").to_numpy()]
+            own = {"image_id": pa.array(ids), "run_id": pa.array([run.run_id] * len(ids))}
+            columns = {name: own.get(name, batch.column(name)) for name in batch.schema.names}
+            rows = pa.table(columns, schema=column_tables.crops_schema(info.width)).filter(pa.array(ids >= 0))
+            self.target.append(table, rows)
 
     def _copy_rows(self, table: str, run: Run) -> None:
         """Copy a table, as of failures, in which images that are left out keep their reason, or of notes."""

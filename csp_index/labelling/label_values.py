@@ -18,7 +18,7 @@ from csp_index.labelling.confidence import Confidence
 from csp_index.labelling.nulls.fit import fit_notes
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.ties import Ties
-from csp_index.records import ExamplePair, Label, LabelScore, LabelState, prediction_set_of, rivals_of
+from csp_index.records import CROPPED, ExamplePair, Label, LabelScore, LabelState, prediction_set_of, rivals_of
 from csp_index.tensors.library import torch
 from csp_index.weighted_labels import WeightedLabel
 
@@ -138,10 +138,13 @@ def example_summary(request: LabelRequest, examples: Examples) -> ExampleSummary
 
 def _example_notes(request: LabelRequest, examples: Examples) -> list[str]:
     fired = (examples.activating >= 0).sum(1).tolist()
+    whole = [0] * len(fired) if examples.uncropped is None else examples.uncropped.tolist()
     requested, rough = request.examples.examples, "contrastive images by vector index, approximate"
     notes = []
-    for count, poor in zip(fired, quality_of(examples).notes(), strict=True):
-        parts = [f"{count} activating images, {requested} asked for"] if count < requested else []
+    for count, lost, poor in zip(fired, whole, quality_of(examples).notes(), strict=True):
+        parts = [CROPPED] if request.crop else []
+        parts += [f"{lost} of {count} stay whole, because their pictures cannot be opened"] if lost else []
+        parts += [f"{count} activating images, {requested} asked for"] if count < requested else []
         parts += [rough] if examples.approximate else []
         notes.append("; ".join([*parts, poor] if poor else parts))
     return notes

@@ -10,9 +10,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from csp_index.contrast.context import ComputeContext
+from csp_index.contrast.crops.regions import region_settings
 from csp_index.contrast.selection import Selection
 from csp_index.labelling.kept.read_labels import read_labels
-from csp_index.labelling.request import KEPT, LabelRequest, examples_described
+from csp_index.labelling.request import CROP, KEPT, LabelRequest, examples_described
 from csp_index.records import Label
 from csp_index.store.runs import settings_hash
 from csp_index.store.tables import Store
@@ -73,4 +74,6 @@ def _describe(selection: Selection, request: LabelRequest, candidates_key: str, 
         described["neurons"] = selection.neurons.tolist()
     if info.needs_contrast is False:
         described["examples"] = {"examples": request.examples.examples, "floor": request.examples.floor}
+    if request.crop:
+        described[CROP] = region_settings()
     return described

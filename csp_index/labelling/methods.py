@@ -60,10 +60,16 @@ class MethodInfo:
     control: bool = False
 
     @property
+    def takes_crops(self) -> bool:
+        """Whether regions can stand in for activating images: it looks at these, and at no other firing ones."""
+        return not (self.needs_response or self.needs_correlation or self.ignores_images)
+
+    @property
     def knobs(self) -> tuple[str, ...]:
         """What the explorer's panel lets a reader move, besides the number of examples."""
         contrast = ("contrast",) if self.needs_contrast and self.contrast is None else ()
-        return (*(name for name in self.options if name == "gamma"), *contrast, *("threshold",) * self.needs_contrast)
+        own = (*(name for name in self.options if name == "gamma"), *contrast, *("threshold",) * self.needs_contrast)
+        return (*own, *("crop",) * self.takes_crops)
 
 
 METHODS: Final[dict[str, MethodInfo]] = {

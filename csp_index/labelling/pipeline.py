@@ -20,6 +20,7 @@ from csp_index.contrast.selection import Selection
 from csp_index.labelling import gather, scoring
 from csp_index.labelling.candidates import CandidateTexts, Ownership
 from csp_index.labelling.confidence import Confidence, bootstrap
+from csp_index.labelling.cropped import with_crops
 from csp_index.labelling.evidence import Evidence
 from csp_index.labelling.gather import dataset_response, image_totals, read_evidence, read_sums
 from csp_index.labelling.label_values import STORED_NEIGHBOURS, ExampleSummary, Ranking, example_summary
@@ -132,8 +133,8 @@ class Pipeline:
     ) -> ExampleEvidence:
         """Return the neurons' example sets with their evidence.
 
-        They depend on the method and on `request.examples`, and on nothing else of the request. `activating` are the
-        activating sets, where the caller has read them.
+        They depend on the method, on `request.examples` and on `request.crop`, and on nothing else of the request.
+        `activating` are the activating sets, where the caller has read them.
         """
 
         def make() -> ExampleEvidence:
@@ -149,10 +150,12 @@ class Pipeline:
                     activating=activating,
                     compared=STORED_NEIGHBOURS if request.formula.pooled else None,
                 )
-            return ExampleEvidence(
-                examples,
-                read_evidence(self.store, selection, examples, with_mean=info.needs_mean, check=self.context.check),
+            evidence = read_evidence(
+                self.store, selection, examples, with_mean=info.needs_mean, check=self.context.check
             )
+            if request.crop:
+                examples, evidence = with_crops(self.store, selection, examples, evidence, self.context)
+            return ExampleEvidence(examples, evidence)
 
         return self._memory(selection).examples(_key(selection, request), make, lambda value: value.nbytes)
 
@@ -209,7 +212,7 @@ class Pipeline:
         if confidence is not None and selection.pool is None:  # labels from a pool are only compared
             sample, sampled = self._sample(selection, request)
             fit = self._fit(selection, scores, best[:, 0], sample, sampled)
-            if texts.own is None:  # the calibration knows only candidates that are everybody's
+            if texts.own is None and not request.crop:  # what the calibration knows
                 probability = label_probability(
                     request,
                     scores.evidence,
@@ -365,7 +368,7 @@ class Pipeline:
 def _key(selection: Selection, request: LabelRequest) -> tuple[Hashable, ...]:
     """Return what a neuron's example sets depend on."""
     info, neurons = request.formula.info, tuple(selection.neurons.tolist())
-    sets = request.examples, info.needs_contrast, info.needs_mean, request.formula.pooled
+    sets = request.examples, request.crop, info.needs_contrast, info.needs_mean, request.formula.pooled
     return selection.source.name, selection.target.key, neurons, *sets
 
 

@@ -15,22 +15,34 @@ from csp_index.store.catalog import EncoderInfo
 if TYPE_CHECKING:
     from csp_index.labelling.scoring import ScoringMethod
 
+CROP = "crop"  # the option that is none of examples or scores
 KEPT = 20  # candidates stored with each neuron, or more where more are requested
 
 
 @dataclass(frozen=True, slots=True)
 class LabelRequest:
-    """How neurons are labelled: the method, its options, and how many candidates to return."""
+    """How neurons are labelled: the method, its options, and how many candidates to return.
+
+    With `crop` the region that drives a neuron stands in for each activating image; contrastive images stay whole.
+    """
 
     method: str
     examples: ExampleOptions = field(default_factory=ExampleOptions)
     scoring: ScoringOptions = field(default_factory=ScoringOptions)
     top: int = 5
+    crop: bool = False
 
     def __post_init__(self) -> None:
         check_method(self.method)
         if self.top < 1:
             raise SettingError(f"top is {self.top}: expected at least 1")
+        if not isinstance(self.crop, bool):
+            raise SettingError(f"crop is {self.crop!r}: expected true or false")
+        if self.crop and not self.info.takes_crops:
+            raise LabelError(
+                f"crop changes the activating images, which {self.method} does not look at alone: name another method "
+                "(csp, contrastive-pmi, semanticlens, ...), or leave out crop"
+            )
 
     @property
     def formula(self) -> ScoringMethod:
@@ -64,9 +76,9 @@ def make_request(
         check_method(method)
     examples = {f.name for f in fields(ExampleOptions)}
     scores = {f.name for f in fields(ScoringOptions)}
-    unknown = sorted(set(options) - examples - scores)
-    if unknown:
-        raise SettingError(f"option {unknown[0]!r} is unknown (has: {', '.join(sorted(examples | scores))})")
+    known = examples | scores | {CROP}
+    if unknown := sorted(set(options) - known):
+        raise SettingError(f"option {unknown[0]!r} is unknown (has: {', '.join(sorted(known))})")
     values = {name: value for name, value in options.items() if value is not None}
     formula = ScoringOptions(**{k: values[k] for k in values.keys() & scores})
     if formula.logit_scale is None and source.logit_scale is not None:
@@ -79,7 +91,7 @@ def make_request(
     sets = ExampleOptions(**defaults | {k: values[k] for k in values.keys() & examples})
     if info.contrast is not None:
         sets = replace(sets, contrast=info.contrast)
-    return LabelRequest(method, sets, formula, top)
+    return LabelRequest(method, sets, formula, top, values.get(CROP, False))
 
 
 def _checked(preferred: str) -> str:

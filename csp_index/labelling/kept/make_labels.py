@@ -90,7 +90,7 @@ def _by_numpy_or_torch(work: Callable[[], Value]) -> Value:
 def _suits_numpy(selection: Selection, request: LabelRequest, context: ComputeContext) -> bool:
     """Return whether the work may be small: a few neurons, and scores that are products of single vectors."""
     kinds = set(request.examples.kinds) if request.info.needs_contrast else set()
-    few = len(selection.neurons) <= _FEW and selection.pool is None
+    few = len(selection.neurons) <= _FEW and selection.pool is None and not request.crop
     return few and kinds <= {"nearest"} and context.device in ("auto", "cpu") and scoring.by_vectors(request.method)
 
 

@@ -1,0 +1,201 @@
+"""Labels from crops: of the regions that the stored maps say, embedded once, told apart from those of whole images."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import fakes
+import numpy as np
+import pytest
+import torch
+from indexed import ENCODER
+from PIL import Image
+
+from csp_index import Index, NetworkSource, open_index
+from csp_index.contrast.crops import embed
+from csp_index.contrast.crops.embed import cut
+from csp_index.contrast.crops.regions import region_boxes
+from csp_index.errors import LabelError, SettingError, SourceError
+from csp_index.integrity.verify import verify
+from csp_index.store import catalog, column_tables
+from csp_index.store.values.crops import append_crops
+
+WORDS = ["striped", "red", "moon", "blue", "dotted", "ring"]
+OPTIONS = {"vocabulary": WORDS, "templates": "none", "examples": 6}
+
+
+SIDE = 64
+NETWORK = NetworkSource("python:spots:spot", ("maps", "vector"), name="net")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        left, top = rng.integers(0, SIDE - 16, 2)
+        color = (150 + 4 * number, 0, 0) if number % 2 else (0, 0, 150 + 4 * number)
+        picture = Image.new("RGB", (SIDE, SIDE), (90, 90, 90))
+        picture.paste(Image.new("RGB", (16, 16), color), (int(left), int(top)))
+        picture.save(tmp_path / "images" / f"{number:02d}.png")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def index(images: Path, tmp_path: Path) -> Index:
+    index = open_index(tmp_path / "db")
+    index.add_images(images, encoders=[ENCODER], networks=[NETWORK], shard_size=10)
+    return index
+
+
+def crops_stored(index: Index) -> int:
+    table = column_tables.crops_table(catalog.encoder(index.store).name)
+    return index.store.count(table) if index.store.has(table) else 0
+
+
+def uris(index: Index) -> list[str]:
+    return [row["uri"] for row in index.sql("SELECT uri FROM images ORDER BY image_id").rows()]
+
+
+def crop_embeddings(index: Index, neuron: int, count: int) -> torch.Tensor:
+    maps, encoder = index.maps(f"net/maps/{neuron}"), fakes.encoder()
+    boxes = region_boxes(maps.maps[:count], np.tile([0.0, 0, 1, 1], (count, 1)), np.full((count, 2), SIDE))
+    pictures = [Image.open(uris(index)[image]).convert("RGB") for image in maps.images[:count]]
+    parts = [cut(picture, box, picture.size) for picture, box in zip(pictures, boxes, strict=True)]
+    assert any(part.size != picture.size for part, picture in zip(parts, pictures, strict=True))
+    return encoder.embed_images(torch.stack([encoder.preprocess(part) for part in parts]))
+
+
+def test_the_scores_are_those_of_the_crops(index: Index) -> None:
+    labels = index.label("net/maps", "semanticlens", crop=True, top=6, **OPTIONS)
+    texts = torch.nn.functional.normalize(fakes.encoder().embed_texts(WORDS), dim=1)
+    for label in labels:
+        assert label.state == "labelled" and label.cropped and label.as_json()["crop"]
+        fired = sum(pair.activation > 0 for pair in label.pairs)
+        expected = torch.nn.functional.normalize(crop_embeddings(index, label.neuron.neuron, fired).mean(0), dim=0)
+        scores = dict(zip(WORDS, (texts @ expected).tolist(), strict=True))
+        assert {score.text: pytest.approx(score.score, abs=1e-5) for score in label.labels} == scores
+
+
+def test_labels_with_and_without_crops_are_told_apart(index: Index) -> None:
+    whole = index.label("net/maps", "csp", **OPTIONS)
+    cropped = index.label("net/maps", "csp", crop=True, **OPTIONS)
+    assert [label.run_id for label in index.label("net/maps", "csp", **OPTIONS)] == [label.run_id for label in whole]
+    again = index.label("net/maps", "csp", crop=True, **OPTIONS)
+    assert [label.run_id for label in again] == [label.run_id for label in cropped]
+    assert not any(label.cropped for label in whole) and all(label.cropped for label in again)
+    assert [label.pairs for label in cropped] == [label.pairs for label in whole], "images and partners are the same"
+    assert [label.labels for label in cropped] != [label.labels for label in whole]
+    assert all(label.probability is None for label in cropped)
+    rows = index.sql("SELECT DISTINCT note LIKE '%crops of the regions%' AS crop FROM labels ORDER BY crop").rows()
+    assert [row["crop"] for row in rows] == [False, True]
+
+
+def test_crops_are_embedded_once(index: Index) -> None:
+    first = index.label("net/maps", "csp", crop=True, **OPTIONS)
+    stored = crops_stored(index)
+    assert stored > 0
+    for uri in uris(index):
+        Path(uri).unlink()
+    same = index.label("net/maps", "csp", crop=True, recompute=True, **OPTIONS)
+    assert [label.labels for label in same] == [label.labels for label in first]
+    assert crops_stored(index) == stored
+    assert index.label("net/maps/0", "csp", crop=True, keep=False, gamma=0.3, **OPTIONS)[0].cropped
+
+
+def test_nothing_is_stored_by_a_question(index: Index) -> None:
+    asked = index.label("net/maps/0", "csp", crop=True, keep=False, **OPTIONS)
+    assert crops_stored(index) == 0
+    assert index.label("net/maps/0", "csp", crop=True, **OPTIONS)[0].labels == asked[0].labels
+
+
+def test_an_interrupted_run_keeps_what_is_embedded(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embed, "_ROWS", 4)
+    real, batches = fakes.FakeEncoder.embed_images, []
+
+    def stopped(self: fakes.FakeEncoder, pixels: torch.Tensor) -> torch.Tensor:
+        batches.append(len(pixels))
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        return real(self, pixels)
+
+    monkeypatch.setattr(fakes.FakeEncoder, "embed_images", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        index.label("net/maps", "csp", crop=True, **OPTIONS)
+    assert crops_stored(index) == batches[0] == 4
+    batches[:] = [0, 0]
+    index.label("net/maps", "csp", crop=True, **OPTIONS)
+    assert sum(batches) == crops_stored(index) - 4
+
+
+def test_lost_pictures_stay_whole_and_that_is_said(index: Index, caplog: pytest.LogCaptureFixture) -> None:
+    top = index.maps("net/maps/0").images.tolist()
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(uris(index)[top[0]])  # another picture now
+    with caplog.at_level(logging.WARNING):
+        label = index.label("net/maps/0", "csp", crop=True, **OPTIONS)[0]
+    assert "1 of 6 pictures cannot be cropped and stay whole, first reason:" in caplog.text
+    assert "it is another file than the one indexed" in caplog.text
+    assert "1 of 6 stay whole, because their pictures cannot be opened" in label.note
+    for uri in uris(index):
+        Path(uri).unlink()
+    with pytest.raises(SourceError, match=r"none of the .* pictures to crop can be opened .*leave out crop"):
+        index.label("net/maps/1", "csp", crop=True, **OPTIONS)
+
+
+def test_what_has_no_crops_is_refused(index: Index, images: Path, tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match=r"net/vector, and none are stored: csp-index index DB --maps"):
+        index.label("net/vector", "csp", crop=True, **OPTIONS)
+    with pytest.raises(LabelError, match="firing-contrast does not look at alone"):
+        index.label("net/maps", "firing-contrast", crop=True, **OPTIONS)
+    with pytest.raises(SettingError, match="crop is 'yes': expected true or false"):
+        index.label("net/maps", "csp", crop="yes", **OPTIONS)
+    other = open_index(tmp_path / "bare")
+    other.add_images(images, encoders=[ENCODER], networks=[NETWORK], maps=False)
+    with pytest.raises(LabelError, match="and none are stored"):
+        other.label("net/maps", "csp", crop=True, **OPTIONS)
+
+
+def test_more_examples_than_maps_are_refused(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CSP_INDEX_MAP_IMAGES", "4")
+    index = open_index(tmp_path / "few")
+    index.add_images(images, encoders=[ENCODER], networks=[NETWORK])
+    with pytest.raises(LabelError, match=r"and \d+ are stored.* each neuron's 4 highest images"):
+        index.label("net/maps", "csp", crop=True, **OPTIONS)
+
+
+def test_a_cut_is_made_square_with_its_mean_color() -> None:
+    picture = Image.new("RGB", (40, 20), (10, 20, 30))
+    picture.paste((50, 60, 70), (0, 0, 10, 20))
+    assert cut(picture, np.array([20, 10, 30, 20]), (40, 20)).getpixel((0, 0)) == (10, 20, 30)
+    long = cut(picture, np.array([0, 0, 80, 40]), (80, 40))  # decoded at half its size
+    assert long.size == (40, 40) and long.getpixel((5, 2)) == (20, 30, 40) and long.getpixel((5, 20)) == (50, 60, 70)
+
+
+def test_a_copy_has_the_crops_of_its_images(index: Index, tmp_path: Path) -> None:
+    made = index.label("net/maps", "csp", crop=True, **OPTIONS)
+    index.copy(tmp_path / "copy", [uris(index)[3]])
+    copy = open_index(tmp_path / "copy")
+    assert 0 < crops_stored(copy) <= crops_stored(index)
+    assert verify(tmp_path / "copy", full=True).sound
+    for uri in uris(index):
+        Path(uri).unlink()
+    without = [label.neuron.neuron for label in made if 3 not in [pair.image_id for pair in label.pairs]]
+    again = copy.label([f"net/maps/{neuron}" for neuron in without], "semanticlens", crop=True, **OPTIONS)
+    asked = index.label([f"net/maps/{neuron}" for neuron in without], "semanticlens", crop=True, **OPTIONS)
+    assert again and [label.labels for label in again] == [label.labels for label in asked]
+
+
+@pytest.mark.parametrize("wrong", ["image", "box", "vector"])
+def test_verify_finds_crops_that_cannot_be(index: Index, tmp_path: Path, wrong: str) -> None:
+    index.label("net/maps/0", "csp", crop=True, **OPTIONS)
+    source = catalog.encoder(index.store)
+    assert verify(tmp_path / "db").sound
+    key = {"image": [77, 0, 0, 1, 1], "box": [0, 3, 0, 3, 1], "vector": [0, 0, 0, 1, 1]}[wrong]
+    vector = np.zeros((1, source.width)) + (2.0 if wrong == "vector" else source.width**-0.5)
+    with index.store.write_lock():
+        append_crops(index.store, source, np.array([key]), vector, "")
+    (found,) = verify(tmp_path / "db", full=True).findings
+    assert found.table == column_tables.crops_table(source.name)
+    verify(tmp_path / "db", repair=True, full=True)
+    assert verify(tmp_path / "db", full=True).sound
