@@ -55,9 +55,10 @@ class ExampleKeywords(TypedDict, total=False):
 
 
 class LabelKeywords(ExampleKeywords, total=False):
-    """The fields of ExampleOptions and of ScoringOptions, which share `seed`."""
+    """The fields of ExampleOptions and of ScoringOptions, which share `seed`, and `crop` of LabelRequest."""
 
     neighbours: int
+    crop: bool
 
     gamma: float
     alpha: float

@@ -19,6 +19,7 @@ from csp_index.indexing.doctor.examination import Examination
 from csp_index.indexing.import_arrays import import_arrays
 from csp_index.integrity.verify import verify
 from csp_index.labelling.candidates import CandidateTexts
+from csp_index.labelling.request import CROP, LabelRequest
 from csp_index.labelling.texts.candidate_names import Candidates
 from csp_index.models.index_models import GivenModel, Models, NetworkSource
 from csp_index.models.objects import Encoder, Network, list_layers
@@ -55,7 +56,7 @@ def keyword_types(function: Any) -> dict[str, Any]:
     return {one.name: types[one.name] for one in parameters if one.kind is one.KEYWORD_ONLY}
 
 
-LABEL = field_types(ExampleOptions) | field_types(ScoringOptions)
+LABEL = field_types(ExampleOptions) | field_types(ScoringOptions) | {CROP: field_types(LabelRequest)[CROP]}
 PROPOSE = field_types(ExampleOptions) | field_types(ProposerOptions) | field_types(Layout)
 REPEATED = {
     keywords.ExampleKeywords: {

@@ -69,6 +69,12 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
     help=f"Contrastive images per activating image ({defaults_of('neighbours')}).",
 )
 @click.option("--threshold", help="Low activation: mean, quantile:Q or max:F (mean).")
+@click.option(
+    "--crop",
+    is_flag=True,
+    default=None,
+    help="The region that drives a neuron stands in for each activating image; needs stored maps.",
+)
 @click.option("--floor", type=float, help="An image activates a neuron only above this, 0 or more (0).")
 @click.option("--reuse/--no-reuse", default=None, help="One contrastive image may serve several activating ones (yes).")
 @click.option("--min-similarity", type=float, help="Drop pairs below this cosine.")
@@ -131,7 +137,7 @@ def label(db: str, layers: str, neurons: str, as_json: bool, **options: Any) -> 
 
 def _checking(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options of `label` that a check takes; by default it checks all kinds that may be invented."""
-    unfit = ("pool_candidates", "recompute", "explain", "null")
+    unfit = ("pool_candidates", "recompute", "explain", "null", "crop")
     refused = [name for name in unfit if options[name]]
     if refused:
         raise click.UsageError(f"--{refused[0].replace('_', '-')} does not go with --check, which makes no labels")

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from csp_index.labelling.methods import default_method, methods_with
+from csp_index.labelling.request import CROP
 from csp_index.labelling.review.words import PINNED
 from csp_index.labelling.vocabularies import BUILT_IN
 from csp_index.models.prompt_templates import TEMPLATE_SETS
@@ -25,7 +26,7 @@ from csp_index.store.catalog import of_layer, sql_text
 
 BASE = "http://127.0.0.1:8000"
 
-_DEFAULTS = {**asdict(ExampleOptions()), **asdict(ScoringOptions())}
+_DEFAULTS = {**asdict(ExampleOptions()), **asdict(ScoringOptions()), CROP: False}
 _ALWAYS = ("examples", "contrast", "neighbours", "threshold")  # written even if they have the default value
 _HASH = "[0-9a-f]{12}"
 # `NAME@hash TEMPLATES@hash`, then ` + KINDS@hash` if models named candidates; without NAME if they named all of them.
@@ -77,6 +78,7 @@ def _query(document: ComparedNeuron, name: str) -> _Query:
         return _Query(name, key, method, run and run["run_id"])
     settings = run["settings"]
     options = {**settings.get("scoring", {}), **settings.get("examples", {})}
+    options |= {CROP: True} if CROP in settings else {}
     match = _CANDIDATES.fullmatch(settings.get("candidates", ""))
     parts = match.groupdict() if match else {}
     vocabulary, kinds, templates = (parts.get(part) for part in ("vocabulary", "kinds", "templates"))

@@ -102,6 +102,9 @@ class LabelBody(_StrictBody):
     contrast: str | None = Field(None, max_length=100, description="Kind of contrastive images.")
     threshold: str | None = Field(None, max_length=40, description="Low activation: mean, quantile:Q or max:F.")
     neighbours: int | None = Field(None, ge=1, le=NEIGHBOURS, description="Contrastive images per activating image.")
+    crop: bool | None = Field(
+        None, description="The region that drives a neuron stands in for each activating image; crops must be stored."
+    )
     candidates: list[Annotated[str, Field(min_length=1, max_length=LETTERS)]] | None = Field(
         None, min_length=1, max_length=CANDIDATES, description="Texts to choose from; null: the stored texts."
     )

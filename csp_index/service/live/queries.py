@@ -21,7 +21,7 @@ TOP: Final = 100
 NEIGHBOURS: Final = 100
 """Contrastive images per activating one, at most."""
 
-_OPTIONS = ("gamma", "examples", "contrast", "threshold", "neighbours", "prior")
+_OPTIONS = ("gamma", "examples", "contrast", "threshold", "neighbours", "prior", "crop")
 _PRIOR: Final = "images"
 
 
@@ -64,7 +64,8 @@ class LabelQuery:
     With `run`, the id of a label run by the same method, None leaves a value to that run, and candidates are the
     vocabulary of that run. `candidates` are own texts in place of the vocabulary. Only clip-dissect and wpmi read
     `prior`: as published it runs over all neurons of the request, which says nothing about one neuron, so here it runs
-    over the images by default. `confidence` False leaves out resampling. Raises SettingError for what is out of bounds.
+    over the images by default. `confidence` False leaves out resampling. With `crop` stored crops stand in for the
+    activating images. Raises SettingError for what is out of bounds.
     """
 
     neurons: tuple[NeuronKey, ...]
@@ -79,6 +80,7 @@ class LabelQuery:
     prior: Literal["neurons", "images"] | None = None
     confidence: bool = True
     run: str | None = None
+    crop: bool | None = None
 
     def __post_init__(self) -> None:
         _within("neurons", len(self.neurons), NEURONS)

@@ -26,7 +26,7 @@ from csp_index.labelling.cost import check_cost
 from csp_index.labelling.label_rule import preferred_method
 from csp_index.labelling.label_values import labels_of
 from csp_index.labelling.pipeline import Pipeline
-from csp_index.labelling.request import LabelRequest, make_request
+from csp_index.labelling.request import CROP, LabelRequest, make_request
 from csp_index.lru_cache import LRUCache
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
 from csp_index.service.documents.neuron_shapes import LiveLabel
@@ -144,6 +144,7 @@ class Relabeller:
                 f"run {query.run} labelled by {run_settings['method']}, not by {method}: leave one of them out"
             )
         of_run = dict(run_settings.get("examples", {})) | dict(run_settings.get("scoring", {}))
+        of_run |= {CROP: True} if CROP in run_settings else {}
         request = make_request(method, self._source, query.top, of_run | query.options)
         if "synthetic" in request.examples.kinds:
             raise LabelError("contrast synthetic needs an image generator: ask for it by `csp-index label`")

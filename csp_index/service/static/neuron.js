@@ -87,6 +87,7 @@ function question() {
     examples: Number(knob.examples.value),
     contrast: knob.contrast.value,
     threshold: knob.threshold.value,
+    ...(knob.crop && { crop: knob.crop.value === "true" }),
   };
   for (const [name, value] of Object.entries(values)) {
     const same = again && String(value) === String(typeof value === "number" ? Number(made(knob[name])) : made(knob[name]));
@@ -100,7 +101,7 @@ function question() {
 // Only the knobs that the method looks at can be moved; the others say which methods do.
 function tidy() {
   document.getElementById("gamma-told").textContent = String(gamma());
-  for (const name of ["gamma", "contrast", "threshold"]) {
+  for (const name of ["gamma", "contrast", "threshold", "crop"].filter((name) => knob[name])) {
     const looking = [...knob.method.options].filter((option) => option.dataset.knobs.split(" ").includes(name));
     knob[name].disabled = !looking.includes(knob.method.selectedOptions[0]);
     knob[name].title = knob[name].disabled ? `Only these methods use it: ${looking.map((option) => option.value).join(", ")}` : "";

@@ -259,7 +259,14 @@ def test_the_panel_offers_every_method_with_its_own_defaults(document):
     for name, row in METHODS.items():
         looks = {"threshold"} if row.needs_contrast else set()
         looks |= {"contrast"} if row.needs_contrast and row.contrast is None else set()
+        looks |= {"crop"} if row.takes_crops else set()
         assert found[name] == (row.examples, looks | ({"gamma"} if name in methods_with("gamma") else set()))
+
+
+def test_the_panel_offers_crops_where_there_are_maps(document):
+    assert not drawn(document).all("select", id="knob-crop")
+    image = document["pairs"][0]["image_id"]
+    assert drawn({**document, "mapped": [image]}).all("select", id="knob-crop")
 
 
 def _field(html: str, name: str) -> str:
