@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from csp_index.errors import CspIndexError, NotFoundError, one_line
 from csp_index.lru_cache import LRUCache
+from csp_index.service.warm_up import read_first_page
 from csp_index.store.connect import open_store
 from csp_index.store.study_tables import NOTES, RATINGS
 
@@ -40,6 +41,13 @@ class Edition:
     snapshot: Snapshot
     engine: Engine
     sql: SqlRunner | None
+
+    def load(self) -> None:
+        """Read what pages need, then begin to load models."""
+        try:
+            read_first_page(self.snapshot, self.engine)
+        finally:
+            self.engine.start()
 
     def close(self) -> None:
         """End the processes of its SQL."""
@@ -80,7 +88,7 @@ class Editions:
 
     def start(self) -> None:
         """Begin to look for new versions, and to load what the shown one needs."""
-        self.shown.engine.start()
+        threading.Thread(target=self.shown.load, name="warm-up", daemon=True).start()
         self._stop.clear()
         if self._seconds:
             threading.Thread(target=self._follow, name="editions", daemon=True).start()
@@ -121,7 +129,7 @@ class Editions:
             self._refused = record
             _log.error("version %d of the index cannot be shown: %s", record.number, one_line(exc))
             return False
-        edition.engine.start()
+        edition.load()
         edition.engine.wait()  # loaded or failed, it is as ready as it will be
         self._retire(self.shown)
         self.shown = edition

@@ -61,7 +61,7 @@ def _without_queries(document: NeuronDocument) -> ComparedNeuron:
 def _similarity(snapshot: Snapshot, engine: Engine, keys: Sequence[NeuronKey]) -> list[list[float | None]]:
     if not has_vectors(snapshot, engine):
         return [[None] * len(keys) for _ in keys]
-    layers = [engine.models().concepts(key.layer_key) for key in keys]
+    layers = [engine.concepts(key.layer_key) for key in keys]
     vectors = np.stack([concepts.vectors[key.neuron] for concepts, key in zip(layers, keys, strict=True)])
     live = [bool(c.alive[key.neuron]) and bool(v.any()) for c, key, v in zip(layers, keys, vectors, strict=True)]
     cosines = np.clip(vectors @ vectors.T, -1, 1).tolist()

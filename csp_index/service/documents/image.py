@@ -150,13 +150,13 @@ def image_vector(snapshot: Snapshot, engine: Engine, image_id: int) -> np.ndarra
         table = column_tables.derived_table(snapshot.encoder.name)
         if not snapshot.store.count(table, f"image_id = {image_id}"):
             return None
-    vector: np.ndarray = engine.models().vectors_of([image_id])[0]
+    vector: np.ndarray = engine.vectors_of([image_id])[0]
     return vector
 
 
 def near_images(engine: Engine, vector: np.ndarray, count: int, but: int | None = None) -> list[tuple[int, float]]:
     """Return the indexed images most similar to a unit vector [D] and their cosines, without the image `but`."""
-    near = engine.models().nearest_images(vector, count + (but is not None))
+    near = engine.nearest_images(vector, count + (but is not None))
     return [(image, min(1.0, cosine)) for image, cosine in near if image != but][:count]
 
 

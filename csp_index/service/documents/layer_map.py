@@ -55,5 +55,5 @@ def layer_map(
 
 
 def _plane(engine: Engine, table: LayerTable) -> Plane:
-    concepts = engine.models().concepts(table.info.key)
+    concepts = engine.concepts(table.info.key)
     return plane_of(concepts.vectors, concepts.alive & ~table.dead)

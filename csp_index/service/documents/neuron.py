@@ -251,7 +251,7 @@ def _facets(snapshot: Snapshot, engine: Engine, record: _LabelRecord) -> list[Fa
     ids = [pair.image_id for pair in pairs]
     contrast = [pair.image_id if pair.contrast_id is None else pair.contrast_id for pair in pairs]
     similarity = [0.0 if pair.contrast_id is None else pair.similarity or 0.0 for pair in pairs]
-    vectors = engine.models().vectors_of([*ids, *contrast])
+    vectors = engine.vectors_of([*ids, *contrast])
     method = record.label and record.label.method
     by_gamma = (record.settings.get("method") if method == PINNED else method) in methods_with("gamma")
     gamma = float(record.settings.get("scoring", {}).get("gamma", _GAMMA)) if by_gamma else _GAMMA

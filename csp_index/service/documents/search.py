@@ -119,7 +119,7 @@ def _vector(snapshot: Snapshot, engine: Engine, query: SearchQuery, notes: list[
 
 def _of_neuron(snapshot: Snapshot, engine: Engine, key: NeuronKey, notes: list[str]) -> np.ndarray | None:
     snapshot.neuron(key)
-    concepts = engine.models().concepts(key.layer_key) if has_vectors(snapshot, engine) else None
+    concepts = engine.concepts(key.layer_key) if has_vectors(snapshot, engine) else None
     if concepts is not None and concepts.alive[key.neuron] and concepts.vectors[key.neuron].any():
         vector: np.ndarray = concepts.vectors[key.neuron]
         return vector
@@ -135,7 +135,7 @@ def _meaning(
     own = None if query.neuron is None else query.neuron.layer_key
     for place, table in enumerate(compared_layers(snapshot, own, notes)):
         try:
-            concepts = engine.models().concepts(table.info.key)
+            concepts = engine.concepts(table.info.key)
         except (LabelError, NotFoundError) as exc:
             notes.append(f"layer {table.info.key} was left out: {exc}")
             continue

@@ -1,17 +1,24 @@
 """The engine: loads all of the service that needs torch, in the background, and hands it out once it is loaded.
 
-So the service answers whatever needs no torch in the meantime. Importing this module does not load torch.
+So the service answers whatever needs no torch in the meantime, as what needs only stored vectors. Importing this module
+does not load torch.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from csp_index.errors import BusyError, CspIndexError, StoreError, one_line
+from csp_index.records import LayerKey
 from csp_index.service.config import ServiceSettings
+from csp_index.service.live.queries import Concepts
 from csp_index.service.live.shared_models import SharedModels
+from csp_index.service.live.stored_vectors import StoredVectors
 from csp_index.service.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -29,6 +36,7 @@ class Engine:
         self._encoder_done = threading.Event()
         self._encoder_began: float | None = None
         self._started = False
+        self._stored = self._reader()
         self._models: LiveModels | None = None
         self._failure: Exception | None = None
 
@@ -53,6 +61,21 @@ class Engine:
             raise BusyError("the service is still loading what this needs: ask again in a few seconds")
         kind = type(self._failure) if isinstance(self._failure, CspIndexError) else StoreError
         raise kind(f"the service could not load what this needs: {one_line(self._failure)}") from self._failure
+
+    def concepts(self, key: LayerKey) -> Concepts:
+        """Return the concept vectors that a layer has; waits for no model. NotFoundError for an unknown layer."""
+        return self._stored.concepts(key)
+
+    def vectors_of(self, ids: Sequence[int]) -> np.ndarray:
+        """Return the unit embeddings [I, D] of images, in their order; waits for no model.
+
+        They come from memory once that is loaded. Raises NotFoundError for an unknown image.
+        """
+        return (self._models or self._stored).vectors_of(ids)
+
+    def nearest_images(self, vector: np.ndarray, count: int) -> list[tuple[int, float]]:
+        """Return the images most similar to a unit vector [D], with their cosines, best first; waits for no model."""
+        return (self._models or self._stored).nearest_images(vector, count)
 
     def loading_encoder(self) -> float | None:
         """Return for how many seconds the encoder has been loading, which begins here; None once it is there.
@@ -82,6 +105,7 @@ class Engine:
         with self._lock:
             self._started, self._models, self._failure = False, None, None
             self._done = threading.Event()
+            self._stored = self._reader()
 
     def wait(self) -> None:
         """Return once everything is loaded, or loading has failed; it must have begun."""
@@ -96,6 +120,9 @@ class Engine:
     def failed(self) -> bool:
         """Whether loading failed; `models` raises the reason."""
         return self._failure is not None
+
+    def _reader(self) -> StoredVectors:
+        return StoredVectors(self._snapshot, self._config.held_bytes // 4)
 
     def _load(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""All of the service that needs torch: models, concept vectors, activations, embeddings of images, live labels."""
+"""All of the service that needs torch: models, activations, embeddings of images in memory, live labels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from csp_index.contrast.makers import makers
 from csp_index.contrast.neighbour_lists import listed
 from csp_index.errors import CspIndexError, LabelError, ModelError, NotFoundError
 from csp_index.labelling.candidates import CandidateTexts
-from csp_index.labelling.concept_vectors import layer_vectors
 from csp_index.lru_cache import LRUCache
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.index_models import by_network
@@ -28,7 +27,7 @@ from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.config import ServiceSettings
 from csp_index.service.documents.neuron_shapes import LiveLabel
 from csp_index.service.live.picture_maps import PictureMaps
-from csp_index.service.live.queries import Concepts, Excited, LabelQuery
+from csp_index.service.live.queries import Excited, LabelQuery
 from csp_index.service.live.relabel import Relabeller
 from csp_index.service.live.shared_models import SharedModels
 from csp_index.service.live.text_vectors import TextVectors
@@ -61,17 +60,11 @@ class LiveModels:
         self._loading, self._running = shared.loading, shared.running
         self._encoder_or_error: LoadedEncoder | ModelError | None = None
         self._loaded_networks: list[LoadedNetwork] | None = None
-        self._concepts, self._activations = LRUCache(held_bytes // 4), LRUCache(held_bytes // 16)
+        self._activations = LRUCache(held_bytes // 16)
         context = ComputeContext(derive=makers(self._store, lambda: self._models))
         self._relabeller = Relabeller(snapshot, context, held_bytes // 8, config.label_cost)
         self._texts = TextVectors(self._store, self._source, self._encoder, texts)
         self._read_ahead()
-
-    @one_thread()
-    def concepts(self, key: LayerKey) -> Concepts:
-        """Return the concept vectors that a layer has (`labelling.concept_vectors`)."""
-        target = self._snapshot.info(key)
-        return self._concepts.get(key, lambda: self._concepts_of(target), lambda concepts: concepts.vectors.nbytes)
 
     @one_thread()
     def embed_text(self, text: str) -> np.ndarray:
@@ -205,11 +198,6 @@ class LiveModels:
 
     def _vectors(self) -> Embeddings:
         return all_embeddings(self._store, self._source, catalog.image_count(self._store, self._source.what))
-
-    def _concepts_of(self, target: LayerInfo) -> Concepts:
-        concepts = layer_vectors(self._store, self._source, target)
-        alive = catalog.neuron_rows(self._store, target)["max"].to_numpy() > 0
-        return Concepts(concepts.method, concepts.vectors, alive)
 
     def _encoder(self) -> LoadedEncoder:
         """Return the encoder the index was built with; raises what kept it from loading, each time."""

@@ -25,7 +25,7 @@ def test_the_documents_are_those_of_the_neurons_without_queries(planted: Served,
     for key, told in zip(chosen, document["neurons"], strict=True):
         whole = neuron_document(*planted, key)
         assert told == {name: value for name, value in whole.items() if name != "queries"}
-    vectors = planted[1].models().concepts(chosen[0].layer_key).vectors
+    vectors = planted[1].concepts(chosen[0].layer_key).vectors
     for a, row in zip(neurons, document["similarity"], strict=True):
         assert row == pytest.approx([float(vectors[a] @ vectors[b]) for b in neurons], abs=1e-6)
     json.dumps(document, allow_nan=False)

@@ -31,7 +31,7 @@ def expected(served: Served, vector: np.ndarray, but: str = "") -> list[tuple[st
     snapshot, engine = served
     found = []
     for info in snapshot.layers():
-        concepts, table = engine.models().concepts(info.key), snapshot.layer(info.key)
+        concepts, table = engine.concepts(info.key), snapshot.layer(info.key)
         for neuron in range(info.neurons):
             if table.maxima[neuron] > 0 and f"{info.key}/{neuron}" != but:
                 found.append((f"{info.key}/{neuron}", float(concepts.vectors[neuron] @ vector)))
@@ -78,7 +78,7 @@ def test_an_image_finds_neurons_and_other_images(planted: Served) -> None:
 def test_a_neuron_finds_others_like_it(planted: Served) -> None:
     key = NeuronKey.parse(f"{PLANTED}/3")
     document = find(planted, neuron=key)
-    vector = planted[1].models().concepts(key.layer_key).vectors[3]
+    vector = planted[1].concepts(key.layer_key).vectors[3]
     assert document["query"] == {"kind": "neuron", "text": None, "image_id": None, "neuron": str(key)}
     assert [row["neuron"] for row in document["means"]] == [n for n, _ in expected(planted, vector, str(key))[:12]]
     assert document["excites"] is None and document["images"] and document["note"] == ""

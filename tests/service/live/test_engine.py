@@ -79,7 +79,7 @@ def test_who_waits_too_long_is_told(index: Index, monkeypatch: pytest.MonkeyPatc
     try:
         for _ in range(2):
             with pytest.raises(BusyError, match="still loading"):
-                engine.models().concepts(LAYER)
+                engine.models().embed_text("red")
     finally:
         go_on.set()
     engine.models(30)
@@ -102,16 +102,16 @@ def test_a_failure_to_load_is_told_to_everyone_who_asks(
 
 
 def test_concepts_are_those_of_the_last_csp_run_over_the_whole_layer(engine: Engine) -> None:
-    found = engine.models().concepts(LAYER)
+    found = engine.concepts(LAYER)
     assert found.method == "csp"
     assert found.vectors.shape == (7, fakes.WIDTH)
     assert found.alive.tolist() == [True] * 6 + [False]
     np.testing.assert_allclose(np.linalg.norm(found.vectors[found.alive], axis=1), 1.0, atol=1e-5)
-    assert engine.models().concepts(LAYER) is found
+    assert engine.concepts(LAYER) is found
 
 
 def test_a_layer_that_is_not_labelled_whole_has_centred_means(engine: Engine, index: Index) -> None:
-    found = engine.models().concepts(NET)
+    found = engine.concepts(NET)
     assert found.method == "mean-centred"
     assert found.vectors.shape == (fakes.NEURONS, fakes.WIDTH)
     query = engine.models().embed_text("moon")
@@ -198,7 +198,7 @@ def test_an_encoder_that_is_another_by_now_is_told_each_time(index: Index, monke
 
 
 def test_what_needs_no_encoder_works_on_arrays(arrays: Engine) -> None:
-    found = arrays.models().concepts(LayerKey("m", "l"))
+    found = arrays.concepts(LayerKey("m", "l"))
     assert found.method == "mean-centred"
     assert found.alive.tolist() == [True, True, True, False, True, True, True, True]
     assert arrays.models().activations(NeuronKey("m", "l", 3)).max() == 0
@@ -230,7 +230,7 @@ def test_the_nearest_images_are_those_of_highest_cosine(engine: Engine) -> None:
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda e: e.models().concepts(LayerKey("net", "none")),
+        lambda e: e.concepts(LayerKey("net", "none")),
         lambda e: e.models().activations(NeuronKey("net", "none", 0)),
         lambda e: e.models().activations(NeuronKey("net", "concepts", 10)),
         lambda e: e.models().vectors_of([0, 40]),
@@ -248,7 +248,7 @@ def test_threads_that_ask_at_once_get_what_one_gets_alone(engine: Engine, index:
         lambda e: e.models().embed_image(picture(90)).tolist(),
         lambda e: e.models().excited(picture(90), 3),
         lambda e: e.models().activations(NeuronKey("net", "concepts", 1)).tolist(),
-        lambda e: e.models().concepts(NET).vectors.tolist(),
+        lambda e: e.concepts(NET).vectors.tolist(),
         lambda e: e.models().relabel(LabelQuery((NeuronKey("planted", "words", 1),), "csp", gamma=0.5)),
     ]
     alone = [question(engine) for question in questions]

@@ -160,7 +160,7 @@ def _candidates(snapshot: Snapshot, table: LayerTable, labels: MethodLabels) -> 
 def _cosines(engine: Engine, table: LayerTable, vector: np.ndarray, notes: list[str]) -> np.ndarray | None:
     """Return the cosine of each neuron's concept vector with a vector [D]: [M], NaN for neurons without one."""
     try:
-        concepts = engine.models().concepts(table.info.key)
+        concepts = engine.concepts(table.info.key)
     except (LabelError, NotFoundError) as exc:
         notes.append(f"layer {table.info.key} was left out: {exc}")
         return None
@@ -173,7 +173,7 @@ def _spread(snapshot: Snapshot, engine: Engine, key: LayerKey) -> float | None:
     """Return how widely the cosines of a layer's neurons with words of the vocabulary lie; None without one."""
 
     def read() -> float | None:
-        concepts = engine.models().concepts(key)
+        concepts = engine.concepts(key)
         return words_spread(concepts.vectors[concepts.alive], engine.models().sample_texts(WORDS))
 
     return snapshot.cache.get(("words spread", key), read, lambda value: 64)

@@ -36,10 +36,10 @@ class SimilarNeurons:
 
 def similar_neurons(snapshot: Snapshot, engine: Engine, key: NeuronKey) -> SimilarNeurons:
     """Return the neurons with the nearest concept vectors, among the layers whose vectors fit into memory."""
-    own = engine.models().concepts(key.layer_key)
+    own = engine.concepts(key.layer_key)
     if not own.alive[key.neuron]:
         return SimilarNeurons([], None, 0, "")
-    layers = [(layer, engine.models().concepts(layer)) for layer in _compared(snapshot, key.layer_key)]
+    layers = [(layer, engine.concepts(layer)) for layer in _compared(snapshot, key.layer_key)]
     others = sum(int(_live(concepts).sum()) for _, concepts in layers) - 1
     floors = [_floor(snapshot, (key.layer_key, own), one, others) for one in layers]
     neurons: list[tuple[float, NeuronKey]] = []

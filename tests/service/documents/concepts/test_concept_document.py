@@ -47,9 +47,7 @@ def test_a_planted_word_labels_its_neuron_without_the_encoder(planted: Served, w
     vector = fakes.encoder().embed_texts([word])[0].numpy()
     for row in document["labeled"] + document["near"]:
         model, name, number = row["neuron"].split("/")
-        concepts = (
-            served[1].models().concepts(next(i.key for i in snapshot.layers() if str(i.key) == f"{model}/{name}"))
-        )
+        concepts = served[1].concepts(next(i.key for i in snapshot.layers() if str(i.key) == f"{model}/{name}"))
         assert row["similarity"] == pytest.approx(float(concepts.vectors[int(number)] @ vector), abs=1e-5)
     assert encoder_of(served) is None, "a stored candidate needs no encoder"
 
