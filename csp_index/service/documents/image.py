@@ -16,7 +16,7 @@ from csp_index.errors import NotFoundError, SourceError
 from csp_index.images.decode import stored_size
 from csp_index.records import NeuronKey
 from csp_index.service.documents.excited import rows_of_image
-from csp_index.service.documents.layer import top_images
+from csp_index.service.documents.layers.clarity import top_images
 from csp_index.service.documents.shapes import ExcitedRow, ImageDocument, ImageFacts, NeighbourRow
 from csp_index.service.layer_table import LayerTable
 from csp_index.service.snapshot import Snapshot

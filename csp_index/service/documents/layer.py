@@ -10,17 +10,21 @@ import base64
 import binascii
 import hashlib
 import json
-import threading
+import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BeforeValidator
 
 from csp_index import settings
-from csp_index.errors import CspIndexError, SettingError
+from csp_index.errors import SettingError
 from csp_index.records import LayerKey
+from csp_index.service.documents.layers.clarity import clarities
+from csp_index.service.documents.layers.histograms import histogram_of
+from csp_index.service.documents.layers.overview_shapes import Histogram
 from csp_index.service.documents.maps import placed_maps
 from csp_index.service.documents.shapes import GalleryRow, GalleryTerms, LayerDocument, NeuronsDocument
 from csp_index.service.documents.studies.classes import class_aurocs, class_set_rows
@@ -40,13 +44,15 @@ Sort = Literal[
 ]
 Order = Literal["asc", "desc"]
 Shown = Literal["all", "labelled", "unlabelled", "dead", "uncertain"]
+Bound = Annotated[float | None, BeforeValidator(lambda value: None if value == "" else value)]
+"""An end of a range; a field of a form that is left empty is none."""
 
-IMAGES: Final = 30
-"""The most highest activating images that a neuron's clarity is computed from."""
+RANGES: Final = ("score", "firing_rate", "effect")
+"""The columns of which a range can be shown, and histograms."""
+
 _LONGEST = 300  # characters of a text searched for in labels
 _LONGEST_CLASS = 500  # characters of the name of a class, and of a column
 _LONGEST_SET = 16_000  # characters of a set of neurons: an address is no longer anyway
-_BLOCK = 2**13  # images of neurons whose embeddings are gathered at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +61,9 @@ class GalleryQuery:
 
     `neurons` are numbers such as `3,8,100-120`: only these are shown. `class_name` is the class of images that `auroc`
     sorts by, of the column `by` (that compared last); without it the class that a neuron tells best. `unlabelled`
-    leaves out dead neurons. `q` is searched for in the labels, ignoring case. Raises SettingError for values that do
-    not exist, AddressError for a text that is no set of numbers.
+    leaves out dead neurons. `q` is searched for in the labels, ignoring case; `label` is all of one. Of `score_from`,
+    `score_to` and so on one end may be left open; with either, neurons without a value are left out. Raises
+    SettingError for values that do not exist, AddressError for a text that is no set of numbers.
     """
 
     sort: Sort = "index"
@@ -69,6 +76,13 @@ class GalleryQuery:
     class_name: str = ""
     by: str | None = None
     neurons: str = ""
+    label: str = ""
+    score_from: Bound = None
+    score_to: Bound = None
+    firing_rate_from: Bound = None
+    firing_rate_to: Bound = None
+    effect_from: Bound = None
+    effect_to: Bound = None
 
     def __post_init__(self) -> None:
         for name, kinds in (("sort", Sort), ("order", Order), ("state", Shown)):
@@ -76,9 +90,13 @@ class GalleryQuery:
                 raise SettingError(f"{name} is {value!r}: expected {', '.join(get_args(kinds))}")
         if len(self.q) > _LONGEST:
             raise SettingError(f"the text to search for has {len(self.q)} characters: expected at most {_LONGEST}")
-        for name in ("class_name", "by"):
+        for column in RANGES:
+            for name in (f"{column}_from", f"{column}_to"):
+                if (end := getattr(self, name)) is not None and not math.isfinite(end):
+                    raise SettingError(f"{name} is {end}: expected a number")
+        for name in ("class_name", "by", "label"):
             if len(getattr(self, name) or "") > _LONGEST_CLASS:
-                raise SettingError(f"{name} has more than {_LONGEST_CLASS} characters: there is no such class")
+                raise SettingError(f"{name} has more than {_LONGEST_CLASS} characters: there is none such")
         if len(self.neurons) > _LONGEST_SET:
             raise SettingError(f"neurons has {len(self.neurons):,} characters: expected at most {_LONGEST_SET:,}")
         self.numbers()
@@ -94,6 +112,17 @@ class GalleryQuery:
         """Return the numbers of `neurons` as ranges, None for all; AddressError for another text."""
         return None if self.neurons.strip() in ("", "all") else number_ranges(self.neurons)
 
+    def range(self, column: str) -> tuple[float | None, float | None]:
+        """Return the ends of the range of a column of `RANGES`, None where it is open."""
+        return getattr(self, f"{column}_from"), getattr(self, f"{column}_to")
+
+    @property
+    def narrows(self) -> bool:
+        """Whether it may leave out neurons."""
+        ends = [end for column in RANGES for end in self.range(column)]
+        texts = (self.q.strip(), self.neurons.strip(), self.label)
+        return self.state != "all" or any(texts) or any(end is not None for end in ends)
+
     def terms(self, method: str | None) -> GalleryTerms:
         """Return the query as documents have it, with the method that is shown."""
         return {
@@ -106,6 +135,8 @@ class GalleryQuery:
             "class_name": self.class_name,
             "by": self.by,
             "neurons": self.neurons,
+            "label": self.label,
+            "ranges": {column: self.range(column) for column in RANGES},
         }
 
     def cursor_at(self, key: LayerKey, place: int) -> str:
@@ -134,11 +165,16 @@ class GalleryQuery:
         return hashlib.sha256(json.dumps(terms).encode()).hexdigest()[:12]
 
 
-def layer_document(snapshot: Snapshot, engine: Engine, key: LayerKey, query: GalleryQuery) -> LayerDocument:
-    """Return the document of a layer: the layer, the query, one page of neurons, cursors both ways."""
+def layer_document(
+    snapshot: Snapshot, engine: Engine, key: LayerKey, query: GalleryQuery, *, with_clarity: bool = True
+) -> LayerDocument:
+    """Return the document of a layer: the layer, the query, one page of neurons, cursors both ways, histograms.
+
+    Without `with_clarity` clarity is None, and no embedding is read.
+    """
     table = snapshot.layer(key)
     labels = table.labels(query.method)
-    place, page = query.place(key), _page(snapshot, engine, table, query)
+    place, page = query.place(key), _page(snapshot, engine, table, query, with_clarity)
     return {
         "layer": next(row for row in snapshot.layer_rows() if row["layer"] == str(key)),
         "query": query.terms(None if labels is None else labels.method),
@@ -151,12 +187,15 @@ def layer_document(snapshot: Snapshot, engine: Engine, key: LayerKey, query: Gal
         "has_hierarchy": has_hierarchy(snapshot, key),
         "has_meanings": has_meanings(snapshot, key),
         "mapped": placed_maps(snapshot, key).count,
+        "histograms": _histograms(snapshot, engine, table, query),
     }
 
 
-def neurons_document(snapshot: Snapshot, engine: Engine, key: LayerKey, query: GalleryQuery) -> NeuronsDocument:
+def neurons_document(
+    snapshot: Snapshot, engine: Engine, key: LayerKey, query: GalleryQuery, *, with_clarity: bool = True
+) -> NeuronsDocument:
     """Return one page of a layer's neurons, their total number, and the cursor of the next page."""
-    return _page(snapshot, engine, snapshot.layer(key), query)
+    return _page(snapshot, engine, snapshot.layer(key), query, with_clarity)
 
 
 def column(snapshot: Snapshot, engine: Engine, table: LayerTable, name: str, method: str | None = None) -> np.ndarray:
@@ -183,76 +222,13 @@ def column(snapshot: Snapshot, engine: Engine, table: LayerTable, name: str, met
     return (columns | {"probability": labels.probabilities})[name]
 
 
-def clarities(snapshot: Snapshot, engine: Engine, table: LayerTable) -> Clarities:
-    """Return the clarity of a layer's neurons; it computes values on request and caches them."""
-    return snapshot.cache.get(
-        ("clarity", table.info.key), lambda: Clarities(snapshot, engine, table), lambda values: values.nbytes
-    )
-
-
-class Clarities:
-    """The mean cosine among a neuron's highest activating images, computed for neurons on request."""
-
-    def __init__(self, snapshot: Snapshot, engine: Engine, table: LayerTable) -> None:
-        self._engine, self._has_encoder = engine, bool(snapshot.encoders)
-        self._places = top_images(table, IMAGES)[0]
-        self._values = np.full(table.info.neurons, np.nan)
-        self._known = table.dead.copy()  # a dead neuron has none
-        self._lock = threading.Lock()
-
-    @property
-    def nbytes(self) -> int:
-        """How much memory the values take."""
-        return self._places.nbytes + self._values.nbytes + self._known.nbytes
-
-    def all(self) -> np.ndarray:
-        """Return the clarity of all neurons [M]; NaN for fewer than two images, or without embeddings."""
-        return self.of(np.arange(len(self._values)))
-
-    def of(self, neurons: np.ndarray) -> np.ndarray:
-        """Return the clarity of some neurons [I]."""
-        with self._lock:
-            missing = neurons[~self._known[neurons]]
-            if len(missing) and self._has_encoder and not self._engine.failed:
-                step = max(1, _BLOCK // max(1, self._places.shape[1]))
-                try:
-                    for first in range(0, len(missing), step):
-                        self._fill(missing[first : first + step])
-                except CspIndexError:
-                    if not self._engine.failed:  # without an engine the rest of the page can still be shown
-                        raise
-            values: np.ndarray = self._values[neurons]
-            return values
-
-    def _fill(self, neurons: np.ndarray) -> None:
-        places = self._places[neurons]
-        ids, rows = np.unique(places, return_inverse=True)
-        rows = rows.reshape(places.shape) - int(ids[0] < 0)
-        vectors = self._engine.models().vectors_of(ids[ids >= 0].tolist())
-        import torch  # the engine has loaded it by now
-
-        from csp_index.evaluation.metrics.structure import clarity
-        from csp_index.tensors.torch_threads import one_thread
-
-        with one_thread():
-            self._values[neurons] = clarity(torch.from_numpy(vectors), torch.from_numpy(rows)).numpy()
-        self._known[neurons] = True
-
-
-def top_images(table: LayerTable, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the `most` highest activating images of each neuron (all by default) and their activations, both [M, K].
-
-    The id is -1 for an image that does not activate the neuron.
-    """
-    activations = table.lists("top_activations")[:, :most].astype(np.float32)
-    return np.where(activations > 0, table.lists("top_images")[:, :most], -1), activations
-
-
-def _page(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery) -> NeuronsDocument:
+def _page(
+    snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery, with_clarity: bool
+) -> NeuronsDocument:
     key, first = table.info.key, query.place(table.info.key)
-    order = _ordered(snapshot, engine, table, query)
+    order = ordered(snapshot, engine, table, query)
     numbers = order[first : first + query.size]
-    clarity = clarities(snapshot, engine, table).of(numbers).tolist()
+    clarity = clarities(snapshot, engine, table).of(numbers) if with_clarity else np.full(len(numbers), np.nan)
     effect, on, effects = peaks(snapshot, table)
     auroc, placed = _aurocs(snapshot, key, query), placed_maps(snapshot, key)
     rows: list[GalleryRow] = [
@@ -265,16 +241,16 @@ def _page(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQ
             "auroc_on": None if auroc is None else auroc[1][neuron],
             "mapped": placed.of(neuron, row["top_images"]),
         }
-        for neuron, value in zip(numbers.tolist(), clarity, strict=True)
+        for neuron, value in zip(numbers.tolist(), clarity.tolist(), strict=True)
     ]
     after = first + query.size
     more = query.cursor_at(key, after) if after < len(order) else None
     return {"neurons": rows, "total": len(order), "next": more}
 
 
-def _ordered(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery) -> np.ndarray:
+def ordered(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery) -> np.ndarray:
     """Return the numbers of the query's neurons in its order: neurons without a value last, ties by number."""
-    neurons = np.flatnonzero(_selected(table, query))
+    neurons = np.flatnonzero(selected(snapshot, engine, table, query))
     if query.sort == "auroc":
         auroc = _aurocs(snapshot, table.info.key, query)
         values = np.full(len(neurons), np.nan) if auroc is None else auroc[0][neurons]
@@ -296,24 +272,39 @@ def _aurocs(snapshot: Snapshot, key: LayerKey, query: GalleryQuery) -> tuple[np.
     return None
 
 
-def _selected(table: LayerTable, query: GalleryQuery) -> np.ndarray:
+def selected(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery) -> np.ndarray:
     """Return which neurons [M] pass the query's filters."""
     labels, none = table.labels(query.method), np.zeros(table.info.neurons, dtype=bool)
     labelled = none if labels is None else labels.states == "labelled"
-    selected: np.ndarray = ~none
+    passing: np.ndarray = ~none
     if query.state == "labelled":
-        selected = labelled
+        passing = labelled
     elif query.state == "unlabelled":
-        selected = ~labelled & ~table.dead
+        passing = ~labelled & ~table.dead
     elif query.state == "dead":
-        selected = table.dead
+        passing = table.dead
     elif query.state == "uncertain":
-        selected = none if labels is None else labels.uncertain > 0
+        passing = none if labels is None else labels.uncertain > 0
     if (numbers := query.numbers()) is not None:
-        selected = selected & _members(table, numbers)
+        passing = passing & _members(table, numbers)
     if query.q.strip():
-        selected = selected & (none if labels is None else named(labels, query.q))
-    return selected
+        passing = passing & (none if labels is None else named(labels, query.q))
+    if query.label:
+        passing = passing & (none if labels is None else labels.texts == query.label)
+    for name in RANGES:
+        low, high = query.range(name)
+        if low is not None or high is not None:
+            values = column(snapshot, engine, table, name, query.method)
+            low, high = (-np.inf if low is None else low), (np.inf if high is None else high)
+            passing = passing & (values >= low) & (values <= high)  # NaN is neither
+    return passing
+
+
+def _histograms(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery) -> list[Histogram]:
+    """Return the histogram of each column of `RANGES` that has values, with the part that the query selects."""
+    shown = selected(snapshot, engine, table, query)
+    made = (histogram_of(name, column(snapshot, engine, table, name, query.method), shown) for name in RANGES)
+    return [one for one in made if one is not None]
 
 
 def _members(table: LayerTable, numbers: list[range]) -> np.ndarray:

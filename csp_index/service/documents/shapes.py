@@ -13,6 +13,7 @@ from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
 from csp_index.records import LabelState
+from csp_index.service.documents.layers.overview_shapes import Histogram
 from csp_index.service.documents.map_shapes import PictureMap
 from csp_index.service.documents.studies.audit_shapes import AuditRow
 
@@ -148,6 +149,11 @@ class GalleryTerms(TypedDict):
     class_name: Annotated[str, Field(description="The class of images whose AUROC is shown.")]
     by: str | None
     neurons: Annotated[str, Field(description="Only these numbers of neurons; empty: all.", examples=["3,8,100-120"])]
+    label: Annotated[str, Field(description="Only neurons with this label; empty: all.")]
+    ranges: Annotated[
+        dict[str, tuple[FiniteFloat | None, FiniteFloat | None]],
+        Field(description="By column, the ends of the values shown; null: open."),
+    ]
 
 
 class LayerDocument(TypedDict):
@@ -164,6 +170,7 @@ class LayerDocument(TypedDict):
     has_hierarchy: Annotated[bool, Field(description="Whether its labels were grouped by broader words.")]
     has_meanings: Annotated[bool, Field(description="Whether facets or logical labels are stored.")]
     mapped: Annotated[int, Field(description="How many top images of each neuron have maps to lay over pictures.")]
+    histograms: Annotated[list[Histogram], Field(description="Of scores, firing rates and sizes of effects.")]
 
 
 class MapPoint(TypedDict):

@@ -139,6 +139,8 @@ Number = Annotated[int, Path(ge=0, le=2**31 - 1, examples=[3])]
 ImageId = Annotated[int, Path(ge=0, le=2**63 - 1, examples=[0])]
 Method = Annotated[str | None, Query(max_length=60, description="The label by this method; null: the label shown.")]
 
+RangeEnd = Annotated[float | None, Query(allow_inf_nan=False, description="Only values from, or up to, this.")]
+
 AuditOf = Annotated[str | None, Query(max_length=500, description="Of several audits, that of this; null: the last.")]
 
 
@@ -176,9 +178,17 @@ def _add_index(router: APIRouter, service: Service) -> None:
         class_name: Annotated[str, Query(max_length=500, description="The class of images that `auroc` is for.")] = "",
         by: Annotated[str | None, Query(max_length=500, description="The column that has the class.")] = None,
         neurons: Annotated[str, Query(max_length=16_000, description="Only these: `3,8,100-120`; empty: all.")] = "",
+        label: Annotated[str, Query(max_length=500, description="The whole label.")] = "",
+        score_from: RangeEnd = None,
+        score_to: RangeEnd = None,
+        firing_rate_from: RangeEnd = None,
+        firing_rate_to: RangeEnd = None,
+        effect_from: RangeEnd = None,
+        effect_to: RangeEnd = None,
     ) -> Response:
         """A layer's neurons: sorted, filtered, page by page."""
-        query = GalleryQuery(sort, order, state, q, method, limit, cursor, class_name, by, neurons)
+        ends = (score_from, score_to, firing_rate_from, firing_rate_to, effect_from, effect_to)
+        query = GalleryQuery(sort, order, state, q, method, limit, cursor, class_name, by, neurons, label, *ends)
         return answer(neurons_document(snapshot, engine, LayerKey.parse(layer), query))
 
     @router.get(

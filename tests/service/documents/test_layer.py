@@ -14,7 +14,8 @@ from planted import CONCEPTS, PLANTED, Served
 
 from csp_index.errors import AddressError, NotFoundError, SettingError, StoreError
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.service.documents.layer import IMAGES, GalleryQuery, Sort, layer_document, neurons_document
+from csp_index.service.documents.layer import GalleryQuery, Sort, layer_document, neurons_document
+from csp_index.service.documents.layers.clarity import IMAGES
 
 WORDS, NET = LayerKey.parse(PLANTED), LayerKey.parse(CONCEPTS)
 
@@ -169,6 +170,7 @@ def test_the_document_is_whole_and_json(planted: Served) -> None:
         "has_hierarchy",
         "has_meanings",
         "mapped",
+        "histograms",
     ]
     assert document["layer"]["layer"] == PLANTED and document["layer"]["dead"] == 1
     assert document["query"] == {
@@ -181,6 +183,8 @@ def test_the_document_is_whole_and_json(planted: Served) -> None:
         "class_name": "",
         "by": None,
         "neurons": "",
+        "label": "",
+        "ranges": {"score": (None, None), "firing_rate": (None, None), "effect": (None, None)},
     }
     assert document["neurons"][0].keys() - planted[0].layer(WORDS).row(0).keys() == {
         *("clarity", "effect", "effect_on", "auroc", "auroc_on", "mapped")
@@ -274,3 +278,38 @@ def test_threads_get_the_same_page(planted: Served) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda query: neurons_document(snapshot, planted[1], WORDS, query), queries))
     assert found == [neurons_document(*planted, WORDS, query) for query in queries]
+
+
+def test_ranges_leave_out_what_is_beyond_them_or_has_no_value(planted: Served) -> None:
+    every = rows(planted)
+    scores = sorted(row["score"] for row in every if row["score"] is not None)
+    low, high = scores[1], scores[-2]
+    shown = [row["index"] for row in every if row["score"] is not None and low <= row["score"] <= high]
+    assert numbers(planted, score_from=low, score_to=high) == shown and len(shown) == len(scores) - 2
+    assert numbers(planted, score_from=-1e9) == [row["index"] for row in every if row["score"] is not None]
+    rate = every[2]["firing_rate"]
+    assert numbers(planted, firing_rate_to=rate) == [row["index"] for row in every if row["firing_rate"] <= rate]
+    assert numbers(planted, effect_from=0) == [], "none is stored"
+    assert numbers(planted, score_from=low, neurons="0-1") == [n for n in (0, 1) if every[n]["score"] >= low]
+    for wrong in (math.nan, math.inf):
+        with pytest.raises(SettingError, match=r"score_to is .*: expected a number"):
+            GalleryQuery(score_to=wrong)
+
+
+def test_a_whole_label_is_a_filter(planted: Served) -> None:
+    label = rows(planted)[1]["label"]
+    assert numbers(planted, label=label) == [row["index"] for row in rows(planted) if row["label"] == label]
+    assert numbers(planted, label=label[:-1]) == numbers(planted, label=label.upper()) == []
+
+
+def test_histograms_are_of_the_whole_layer_and_of_what_is_shown(planted: Served) -> None:
+    document = layer_document(*planted, WORDS, GalleryQuery(state="labelled"))
+    assert [one["column"] for one in document["histograms"]] == ["score", "firing_rate"]
+    rates = document["histograms"][1]
+    assert (sum(rates["counts"]), sum(rates["shown"]), rates["without"]) == (7, 6, 0)
+    assert not GalleryQuery().narrows and GalleryQuery(firing_rate_to=0.5).narrows
+
+
+def test_without_clarity_no_model_is_needed(planted: Served) -> None:
+    document = layer_document(planted[0], None, WORDS, GalleryQuery(), with_clarity=False)  # type: ignore[arg-type]
+    assert all(row["clarity"] is None for row in document["neurons"])
