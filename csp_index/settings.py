@@ -271,7 +271,7 @@ SERVE_ORIGINAL_SIDE = Count(
     "serve_original_side", 2048, "Longer side of an original picture that `serve` shows, in pixels, at most."
 )
 SERVE_PAGE = Count("serve_page", 48, "Neurons that a page or an answer shows by default.")
-SERVE_PAGE_LIMIT = Count("serve_page_limit", 200, "Neurons that one request can ask for, at most.")
+SERVE_PAGE_LIMIT = Count("serve_page_limit", 600, "Neurons that one request can ask for, at most.")
 SERVE_HELD_BYTES = Count("serve_held_bytes", 256 * 2**20, "Memory for the caches of `serve`, in bytes.")
 AGENT_CHARACTERS = Count(
     "agent_characters",

@@ -47,6 +47,7 @@ HELP: Final[Mapping[str, Help]] = {
     "facets": Help("what are facets?", "studies#facets"),
     "formulas": Help("what is a logical label?", "studies#logical-labels"),
     "held_out": Help("how are labels judged?", "evaluation"),
+    "groups": Help("what is a large group?", "explorer#the-page-of-a-layer"),
     "hierarchy": Help("which word stands for a label?", "studies#broader-words"),
     "layers": Help("what is a layer?", "images-and-models#networks-layers-neurons"),
     "live": Help("what do the knobs do?", "methods#options-that-the-methods-share"),

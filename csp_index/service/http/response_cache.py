@@ -34,6 +34,7 @@ CHANGING = (
 )
 """Prefixes of addresses whose responses may differ from one request to the next."""
 
+# A route may say itself how long a response lasts; else:
 _FRESH = "private, max-age=5"  # seconds until a client asks again: a restart may bring a newer version of the index
 _ASKED = "private, no-cache"  # a client asks each time whether a response is still the same
 _LARGEST_SHARE = 16  # a response larger than this fraction of the cache is not cached
@@ -108,7 +109,7 @@ class ResponseCache:
         if start["status"] == 200:
             headers = MutableHeaders(raw=list(start["headers"]))
             headers["etag"] = etag
-            headers["cache-control"] = _FRESH if self._state is None else _ASKED
+            headers.setdefault("cache-control", _FRESH if self._state is None else _ASKED)
             start["headers"] = headers.raw
         return start, b"".join(chunks)
 

@@ -1,4 +1,4 @@
-// A layer's page: the map under the pointer, forms that answer at once, and how many neurons are chosen.
+// A layer's page: the map under the pointer, and forms that answer at once.
 "use strict";
 
 for (const form of [document.getElementById("query"), document.getElementById("colours")]) {
@@ -6,23 +6,9 @@ for (const form of [document.getElementById("query"), document.getElementById("c
   form.addEventListener("change", (event) => {
     if (event.target instanceof HTMLSelectElement) form.requestSubmit();
   });
-}
-
-const choice = document.getElementById("choice");
-const button = choice.querySelector("button");
-
-function count() {
-  const boxes = [...choice.elements.namedItem("neurons") instanceof RadioNodeList ? choice.elements.namedItem("neurons") : []];
-  const chosen = boxes.filter((box) => box.checked).length;
-  for (const box of boxes) box.disabled = chosen >= 4 && !box.checked;
-  document.getElementById("chosen").textContent = chosen ? String(chosen) : "the chosen";
-  button.disabled = chosen < 2;
-}
-
-if (button) {
-  choice.addEventListener("change", count);
-  addEventListener("pageshow", count);
-  count();
+  form.addEventListener("formdata", ({ formData }) => {
+    for (const [name, value] of [...formData]) if (value === "") formData.delete(name); // a shorter address
+  });
 }
 
 const map = document.getElementById("map");

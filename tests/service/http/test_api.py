@@ -17,6 +17,7 @@ from csp_index import open_index
 from csp_index.service import ServiceSettings, make_app
 from csp_index.service.documents import manual, neuron_shapes, shapes
 from csp_index.service.documents.concepts import concept_shapes
+from csp_index.service.documents.layers import overview_shapes
 from csp_index.service.documents.studies import class_shapes
 from csp_index.service.http.addresses import concept_href
 
@@ -63,6 +64,7 @@ def test_the_twins_of_pages_have_their_shapes(client):
     layer = held_to(shapes.LayerDocument, client.get(f"/layers/{LAYER}.json", params={"sort": "score", "limit": 5}))
     assert layer["query"]["sort"] == "score" and len(layer["neurons"]) == 5
     held_to(shapes.MapDocument, client.get(f"/layers/{LAYER}/map.json"))
+    held_to(overview_shapes.GroupsDocument, client.get(f"/layers/{LAYER}/labels.json"))
     compared = {"neurons": [f"{LAYER}/1", f"{LAYER}/2"]}
     assert len(held_to(neuron_shapes.CompareDocument, client.get("/compare.json", params=compared))["own"]) == 2
     held_to(manual.ManualDocument, client.get("/docs/methods.json"))

@@ -177,7 +177,7 @@ def test_layer_pages_follow_each_other_and_keep_what_was_asked(client: TestClien
     def cards(seen: Seen) -> list[str | None]:
         return [box["value"] for box in seen.all("input") if box.get("name") == "neurons"]
 
-    address = f"/layers/{HERE}?sort=max&order=desc&limit=3&colour=lead"
+    address = f"/layers/{HERE}?sort=max&order=desc&limit=3&colour=lead&view=cards"
     first = page_at(client, address)
     following = next(link["href"] for link in first.all("a") if link.get("rel") == "next")
     assert following and "sort=max" in following and "colour=lead" in following
@@ -222,9 +222,9 @@ def test_a_search_tells_of_a_full_list_and_leads_to_more(client: TestClient) -> 
     assert few.count("the first 2<") > 1 and "/search.json?q=red&amp;limit=2" in few
     more = re.findall(r'href="(/search\?q=red&amp;limit=8)#means"', few)[0].replace("&amp;", "&")
     assert "the first 8<" in client.get(more).text
-    most = client.get("/search?q=red&limit=200").text
+    most = client.get("/search?q=red&limit=600").text
     assert "shown<" in most and 'class="more"' not in most
-    assert client.get("/search?q=red&limit=201").status_code == 400
+    assert client.get("/search?q=red&limit=601").status_code == 400
     assert len(client.get("/search.json?q=red&limit=3").json()["means"]) == 3
 
 
