@@ -123,6 +123,42 @@ def test_the_panel_asks_the_run_of_the_label_shown_for_what_differs(page: Any) -
         assert page.locator(f"#knob-{name}").is_disabled()
 
 
+def test_the_address_opens_the_panel_as_it_was(page: Any) -> None:
+    page.goto(f"{NEURON}#live")
+    page.get_by_label("method", exact=True).select_option("semanticlens")
+    page.get_by_label("examples").fill("7")
+    own = page.get_by_label("candidates of your own")
+    own.fill("a ring\nred & <b>blue</b>\nmoon")
+    page.wait_for_url("**method=semanticlens&examples=7&candidate=a+ring&candidate=red+%26*moon")
+    page.locator("#live-labels").filter(has_text="moon").wait_for()
+    shown, address = page.locator("#live-labels").inner_text(), page.url
+    page.goto("/")
+    assert _answered(page, lambda: page.goto(address))["results"]
+    assert page.locator("#live-labels").inner_text() == shown
+    assert (own.input_value(), page.get_by_label("examples").input_value()) == ("a ring\nred & <b>blue</b>\nmoon", "7")
+    page.get_by_role("button", name="Close the panel").click()
+    assert page.url.endswith(NEURON)
+
+
+@pytest.mark.parametrize(
+    ("state", "line"),
+    [
+        ("gamma=7", "gamma is 7, but a number from 0 to 1 is expected"),
+        ("examples=2.5", "examples is 2.5, but a whole number from 1 to 100 is expected"),
+        ("method=none&gamma=0.5", "method is none, but one of csp, "),
+        ("threshold=%3Cb%3E", "threshold is <b>, but one of "),
+        ("colour=red", "colour is none of method, gamma, examples, contrast, threshold, "),
+    ],
+)
+def test_a_wrong_address_of_the_panel_is_told_and_nothing_is_asked(page: Any, state: str, line: str) -> None:
+    asked = list[str]()
+    page.on("request", lambda sent: asked.append(sent.url) if sent.url.endswith("/v1/label") else None)
+    page.goto(f"{NEURON}#live&{state}")
+    page.locator("#live-status.error").filter(has_text=f"The address: {line}").wait_for()
+    page.wait_for_timeout(200)
+    assert asked == [] and page.locator("#live-status").inner_text().count("\n") == 0
+
+
 def test_a_wrong_field_is_named_before_anything_is_sent(page: Any) -> None:
     asked = list[str]()
     page.on("request", lambda sent: asked.append(sent.url) if sent.url.endswith("/v1/label") else None)

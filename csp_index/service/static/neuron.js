@@ -5,12 +5,15 @@ const PAUSE = 60; // milliseconds between two questions, at least
 const PATIENCE = 800; // milliseconds after which a question gives way to a newer one
 const SHOWN = 12; // pairs
 const SLOW = 300; // milliseconds after which the page says that it waits
+const REST = 300; // milliseconds without a move after which the address is written
 
 const live = document.getElementById("live");
 const knobs = document.getElementById("knobs");
 const status = document.getElementById("live-status");
 const answer = document.getElementById("live-answer");
 const knob = knobs.elements;
+// The controls that the page has, in the order in which they stand in an address.
+const KNOBS = ["method", "gamma", "examples", "contrast", "threshold", "crop"].filter((name) => knob[name]);
 // The partner of each activating image on the page, of several the first.
 const stored = new Map(
   [...document.querySelectorAll(".pair[data-image]")].map((pair) => [pair.dataset.image, pair.dataset.contrast]),
@@ -197,6 +200,7 @@ async function send() {
   }
   const wrong = fault();
   if (wrong) return tell(wrong, true);
+  write();
   const asked = question();
   const since = performance.now();
   flight = { abort: new AbortController(), since };
@@ -225,9 +229,14 @@ async function send() {
   if (newer) ask();
 }
 
-knob.method.addEventListener("input", () => {
+// How many examples the chosen method takes unless it is told.
+function usual() {
   const option = knob.method.selectedOptions[0];
-  knob.examples.value = option.defaultSelected ? made(knob.examples) : option.dataset.examples;
+  return option.defaultSelected ? made(knob.examples) : option.dataset.examples;
+}
+
+knob.method.addEventListener("input", () => {
+  knob.examples.value = usual();
 });
 knobs.addEventListener("input", ask);
 knobs.addEventListener("submit", (event) => event.preventDefault());
@@ -246,6 +255,8 @@ function open() {
 }
 
 function close() {
+  clearTimeout(writing);
+  if (named()) history.replaceState(history.state, "", location.pathname + location.search);
   live.hidden = true;
   opener.setAttribute("aria-expanded", "false");
   opener.focus();
@@ -259,5 +270,63 @@ live.addEventListener("keydown", (event) => {
   event.preventDefault();
   close();
 });
-addEventListener("hashchange", () => location.hash === "#live" && open());
-if (location.hash === "#live") open();
+
+// The panel in the address, so that a link shows the same labels: #live, then each control that counts by its name.
+let writing = 0;
+
+function named() {
+  return new URLSearchParams(location.hash.slice(1)).has("live");
+}
+
+function write() {
+  clearTimeout(writing);
+  writing = setTimeout(() => {
+    const state = new URLSearchParams();
+    for (const name of KNOBS) if (!knob[name].disabled) state.append(name, name === "gamma" ? gamma() : knob[name].value);
+    for (const text of candidates()) state.append("candidate", text);
+    history.replaceState(history.state, "", `#live&${state}`);
+  }, REST);
+}
+
+// What a control takes in place of a value; nothing where it takes it.
+function expected(name, value) {
+  const field = knob[name];
+  if (field instanceof HTMLSelectElement) {
+    const values = [...field.options].map((option) => option.value);
+    return values.includes(value) ? "" : `one of ${values.join(", ")}`;
+  }
+  const whole = name === "examples";
+  const { min, max } = field;
+  const within = /^[0-9.e-]+$/.test(value) && Number(value) >= Number(min) && Number(value) <= Number(max);
+  if (value === made(field) || (within && (!whole || Number.isInteger(Number(value))))) return "";
+  return `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
+}
+
+// Sets the controls as the address says; returns the first thing that is wrong with it.
+function read(state) {
+  const wrong = [];
+  for (const name of new Set(state.keys())) {
+    if (![...KNOBS, "live", "candidate"].includes(name)) wrong.push(`${name.slice(0, 40)} is none of ${KNOBS.join(", ")}, candidate`);
+  }
+  for (const name of KNOBS) {
+    const value = state.get(name) ?? (name === "examples" ? usual() : made(knob[name]));
+    const takes = expected(name, value);
+    knob[name].value = takes ? made(knob[name]) : value;
+    if (takes) wrong.push(`${name} is ${value.slice(0, 40)}, but ${takes} is expected`);
+  }
+  knob.candidates.value = state.getAll("candidate").join("\n");
+  return wrong[0] ?? "";
+}
+
+function follow() {
+  if (!named()) return;
+  const state = new URLSearchParams(location.hash.slice(1));
+  const wrong = read(state);
+  open();
+  tidy();
+  if (wrong) tell(`The address: ${wrong}.`, true);
+  else if ([...state.keys()].some((name) => name !== "live")) ask();
+}
+
+addEventListener("hashchange", follow);
+follow();
