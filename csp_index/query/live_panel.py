@@ -87,9 +87,11 @@ class LivePanel:
     def _said(self, label: Label) -> dict[str, Any]:
         pairs = label.pairs[:PAIRS]
         ids = [image for pair in pairs for image in (pair.image_id, pair.contrast_id) if image is not None]
-        pictures = {image: base64.b64encode(data).decode() for image, data in self._read(ids).items()}
+        pictures: dict[int | None, str] = {
+            image: base64.b64encode(data).decode() for image, data in self._read(ids).items()
+        }
         columns = [
-            asdict(pair) | {"picture": pictures.get(pair.image_id), "partner": pictures.get(pair.contrast_id or -1)}
+            asdict(pair) | {"picture": pictures.get(pair.image_id), "partner": pictures.get(pair.contrast_id)}
             for pair in pairs
         ]
         return label.as_json() | {"doubt": label.doubt, "pairs": columns}

@@ -15,6 +15,7 @@ from planted import serve_planted
 from csp_index import Index, open_index
 from csp_index.errors import QueryError
 from csp_index.query import live_panel
+from csp_index.records import ExamplePair, Label, NeuronKey
 
 pytest.importorskip("anywidget", reason="the extra `notebook` is not installed")
 
@@ -53,6 +54,13 @@ def test_an_answer_is_what_label_returns(index: Index) -> None:
     assert panel.answer["number"] == 1 and len(panel.answer["pairs"]) == 3
     assert panel.answer["labels"][0] == expected.as_json()["labels"][0]
     assert panel.answer["pairs"][0]["picture"].startswith("/9j/")
+
+
+def test_the_first_image_is_shown_as_a_partner_too() -> None:
+    pair = ExamplePair(rank=0, image_id=3, activation=1.0, contrast_id=0, contrast_activation=0.0, similarity=0.5)
+    label = Label(NeuronKey("m", "l", 0), "csp", "labelled", pairs=(pair,))
+    panel = live_panel.LivePanel("m/l/0", "csp", lambda **_: [label], lambda ids: {image: b"jpg" for image in ids})
+    assert panel.answer["pairs"][0]["partner"] == panel.answer["pairs"][0]["picture"] == "anBn"
 
 
 @pytest.mark.parametrize(
