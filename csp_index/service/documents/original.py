@@ -14,6 +14,7 @@ from typing import Any, Final
 from PIL import Image
 
 from csp_index.errors import BusyError, NotFoundError, SourceError
+from csp_index.images.files.bucket_files import is_in_bucket
 from csp_index.images.files.containers import container_of
 from csp_index.originals import read_indexed
 from csp_index.service.documents.image import stored_thumbnail
@@ -60,13 +61,17 @@ def original_picture(snapshot: Snapshot, image_id: int) -> tuple[bytes, str]:
 
 
 def has_original(snapshot: Snapshot, image_id: int) -> bool:
-    """Return whether there seems to be a file to show: it may be opened and is there. Its content is not read."""
+    """Return whether there seems to be a file to show: it may be opened, and is there unless in an object store.
+
+    Its content is not read, and no request is sent.
+    """
     if is_derived(image_id):
         return True
     row = _row(snapshot, image_id)
     if not row["sha256"] or not snapshot.image_roots.allow(row["uri"]):
         return False
-    return container_of(row["uri"]) is not None or os.path.isfile(row["uri"])
+    uri = row["uri"]
+    return is_in_bucket(uri) or container_of(uri) is not None or os.path.isfile(uri)
 
 
 def _row(snapshot: Snapshot, image_id: int) -> dict[str, Any]:

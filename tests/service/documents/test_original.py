@@ -101,6 +101,16 @@ def test_whether_there_is_one_to_show(snapshot: Snapshot) -> None:
     assert [has_original(snapshot, image) for image in range(6)] == [True, True, True, True, False, True]
 
 
+def test_a_picture_in_an_object_store_is_shown_without_a_request_first(
+    snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"uri": "s3://photos/birds/a.jpg", "sha256": "0" * 64}
+    monkeypatch.setattr(module, "_row", lambda *_: row)
+    assert not has_original(snapshot, SMALL)  # in no place that was named
+    originals.allow(snapshot.store.uri, "s3://photos/birds")
+    assert has_original(Snapshot(snapshot.store.uri), SMALL)
+
+
 def test_a_place_that_nobody_named_is_not_opened(db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CSP_INDEX_STATE", str(tmp_path / "another user"))
     monkeypatch.setattr(originals, "_named", {})
