@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 
-from csp_index.query.exports.rows import BATCH, Exported, Subject, names_of, pictures, write_parquet
+from csp_index.query.exports.rows import BATCH, Exported, Subject, file_name, names_of, pictures, write_parquet
 from csp_index.query.planes import axes_of_blocks, plane_of
 from csp_index.query.stored_pictures import StoredPictures
 from csp_index.store import catalog
@@ -29,7 +28,7 @@ def write_embedding_atlas(subject: Subject, folder: Path) -> Exported:
     images = write_parquet(_image_points(subject), folder / "images.parquet")
     neurons, opened = 0, "images.parquet"
     for layer in subject.layers:
-        opened = f"neurons/{quote(str(layer.key), safe='')}.parquet"
+        opened = f"neurons/{file_name(str(layer.key))}.parquet"
         neurons += write_parquet([_neuron_points(subject, layer)], folder / opened)
     columns = "--x x --y y --image picture" + (" --text label --neighbors neighbors" if neurons else " --text name")
     return Exported("embedding-atlas", images, neurons, f"embedding-atlas {{}}/{opened} {columns}")

@@ -21,13 +21,14 @@ from csp_index.store.image_metadata import parse_metadata
 
 _COLUMNS = ["image_id", "uri", "width", "height", "split", "thumbnail", "metadata"]
 _OWN = {"filepath", "tags", "metadata", "id", "_id", "media_type", "created_at", "last_modified_at"}
+_OURS = {"image_id", "uri", "neurons"}
 
 
 def write_fiftyone(subject: Subject, folder: Path) -> Exported:
     """Write samples and their thumbnails; return how many: images without a file and a thumbnail are left out."""
     (folder / "data").mkdir()
     firing = _firing(subject)
-    roots, images = ImageRoots(subject.store), 0
+    roots, images, fields = ImageRoots(subject.store), 0, dict[str, str]()
     about = {
         "name": subject.store.uri.rstrip("/").rpartition("/")[2],
         "media_type": "image",
@@ -39,9 +40,8 @@ def write_fiftyone(subject: Subject, folder: Path) -> Exported:
         for row in _rows(subject):
             path = _file(row, roots, folder)
             if path is not None:
-                file.write(
-                    (",\n" if images else "\n") + json.dumps(_sample(row, path, firing.get(row["image_id"], [])))
-                )
+                sample = _sample(row, path, firing.get(row["image_id"], []), fields)
+                file.write((",\n" if images else "\n") + json.dumps(sample))
                 images += 1
         file.write("\n]}\n")
     opening = 'fiftyone.Dataset.from_dir("{}", dataset_type=fiftyone.types.FiftyOneDataset)'
@@ -79,14 +79,16 @@ def _file(row: Mapping[str, Any], roots: ImageRoots, folder: Path) -> str | None
     return path
 
 
-def _sample(row: Mapping[str, Any], path: str, neurons: list[dict[str, Any]]) -> dict[str, Any]:
-    own = parse_metadata(row["metadata"], row["image_id"])
-    plain = {name: value for name, value in own.items() if isinstance(value, str | int | float | bool)}
-    fields = {_field(name): value for name, value in plain.items()}
+def _sample(row: Mapping[str, Any], path: str, neurons: list[dict[str, Any]], fields: dict[str, str]) -> dict[str, Any]:
+    """Return an image as a sample; `fields` keeps the field of each column, which no other column has."""
+    said: dict[str, Any] = {}
+    for name, value in parse_metadata(row["metadata"], row["image_id"]).items():
+        if isinstance(value, str | int | float | bool):
+            said[fields.setdefault(name, _free(_field(name), fields))] = value
     known = {"image_id": row["image_id"], "uri": row["uri"]}
     tags = [row["split"]] if row["split"] else []
     firing = {"_cls": "Classifications", "classifications": neurons}
-    return fields | known | {"filepath": path, "tags": tags, "neurons": firing}
+    return said | known | {"filepath": path, "tags": tags, "neurons": firing}
 
 
 def _field(name: str) -> str:
@@ -96,4 +98,10 @@ def _field(name: str) -> str:
     ('eye_color', 'metadata_', 'x_y')
     """
     plain = re.sub(r"\W", "_", name).lstrip("_") or "column"
-    return f"{plain}_" if plain in _OWN else plain
+    return f"{plain}_" if plain in _OWN | _OURS else plain
+
+
+def _free(field: str, fields: Mapping[str, str]) -> str:
+    while field in fields.values():
+        field += "_"
+    return field

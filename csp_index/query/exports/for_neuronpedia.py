@@ -12,9 +12,8 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
-from csp_index.query.exports.rows import Exported, Subject
+from csp_index.query.exports.rows import Exported, Subject, file_name
 from csp_index.store import schema
 from csp_index.store.catalog import LayerInfo
 
@@ -27,7 +26,7 @@ def write_neuronpedia(subject: Subject, folder: Path) -> Exported:
     """Write explanations, features and activations of each layer; return how many neurons have an explanation."""
     explained = 0
     for layer in subject.layers:
-        place = folder / quote(layer.key.model, safe="") / quote(layer.key.layer, safe="")
+        place = folder / file_name(layer.key.model) / file_name(layer.key.layer)
         rows = subject.neurons(layer).to_pylist()
         explanations = [_explanation(layer, row) for row in rows if row["label"] is not None]
         explained += len(explanations)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -66,6 +67,15 @@ def pictures(thumbnails: pa.Array, names: list[str]) -> pa.Array:
     """Return thumbnails [N] with names as pictures that other libraries know: bytes and path, null without bytes."""
     absent = pa.array([not value.as_py() for value in thumbnails], pa.bool_())
     return pa.StructArray.from_arrays([thumbnails, pa.array(names, pa.string())], ["bytes", "path"], mask=absent)
+
+
+def file_name(text: str) -> str:
+    """Return a name of an index as one of a file or folder, which leads to no other place.
+
+    >>> file_name("a/b c"), file_name("..")
+    ('a%2Fb%20c', '%2E%2E')
+    """
+    return quote(text, safe="") if text.strip(".") else "%2E" * len(text)
 
 
 def names_of(uris: pa.Array) -> list[str]:

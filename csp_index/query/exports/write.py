@@ -54,6 +54,9 @@ def export_index(subject: Subject, target: Target, folder: str | Path) -> Export
         written: Exported = write(subject, draft)
         draft.chmod(0o777 & ~_umask())
         os.replace(draft, place)
+    except OSError as exc:  # a full disk, or a name that is too long
+        shutil.rmtree(draft, ignore_errors=True)
+        raise QueryError(f"{place} cannot be written: {exc.strerror or exc}; nothing is there now") from exc
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from fakes import write_arrays
 from planted import CONCEPTS, PLANTED, make_arrays, serve_planted
 
 from csp_index import Index, open_index
 from csp_index.errors import NotFoundError, QueryError, SettingError
+from csp_index.query.exports.for_fiftyone import _sample
 from csp_index.query.exports.write import TARGETS
 
 
@@ -136,6 +138,40 @@ def test_an_index_of_arrays_without_labels_is_written_too(target: str, tmp_path:
     written = arrays.export(target, tmp_path / "out")
     assert written.neurons == {"neuronpedia": 0, "embedding-atlas": 7}.get(target, 8)  # one is dead
     assert written.images == (60 if target in ("datasets", "embedding-atlas") else 0)
+
+
+def test_a_layer_whose_name_climbs_stays_in_the_folder(tmp_path: Path) -> None:
+    arrays = open_index(tmp_path / "climbing.db")
+    paths = write_arrays(tmp_path)
+    arrays.import_arrays(paths["activations"], "../..", embeddings=paths["embeddings"])
+    there = set(tmp_path.rglob("*"))
+    for target in ("neuronpedia", "embedding-atlas"):
+        arrays.export(target, tmp_path / "in" / "deep" / target)
+    new = {path for path in set(tmp_path.rglob("*")) - there if "climbing.db" not in path.parts}
+    assert {path.parts[len(tmp_path.parts)] for path in new} == {"in"}
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["deep"]
+    assert {path.name for path in (tmp_path / "in" / "deep").iterdir()} == {"neuronpedia", "embedding-atlas"}
+    assert (tmp_path / "in" / "deep" / "neuronpedia" / "%2E%2E" / "%2E%2E" / "features").is_dir()
+
+
+def test_what_cannot_be_written_is_one_line(index: Index, tmp_path: Path, monkeypatch) -> None:
+    def full(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("csp_index.query.exports.for_neuronpedia._write", full)
+    with pytest.raises(QueryError, match="new cannot be written: No space left on device"):
+        index.export("neuronpedia", tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_columns_of_fiftyone_keep_apart() -> None:
+    """Two names that become one field, and one that is a field of ours."""
+    fields: dict[str, str] = {}
+    row = {"image_id": 0, "uri": "/a.jpg", "split": None}
+    first = _sample({**row, "metadata": '{"eye color": 1, "eye_color": 2, "uri": "own"}'}, "data/0.jpg", [], fields)
+    second = _sample({**row, "metadata": '{"eye_color": 3}'}, "data/0.jpg", [], fields)
+    assert (first["eye_color"], first["eye_color_"], first["uri_"], first["uri"]) == (1, 2, "own", "/a.jpg")
+    assert second["eye_color_"] == 3 and "eye_color" not in second
 
 
 def test_the_command_says_how_the_tool_opens_it(index: Index, run, tmp_path: Path) -> None:
