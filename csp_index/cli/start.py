@@ -61,6 +61,7 @@ def start(context: click.Context, /, source: str, db: str | None, as_json: bool,
     from csp_index.labelling.label_summary import candidates_named, summary_of
     from csp_index.store import catalog
 
+    _check(source)
     index = open_index(place, **{name: options[name] for name in OPENING})
     encoders, networks = _models(place, options, choices)
     with progress() as tell:
@@ -96,6 +97,15 @@ class _Choices:
         self.made[what] = value
         if not self._silent:
             say(f"{what:<10} {value}" + (f"  ({why})" if why else ""))
+
+
+def _check(source: str) -> None:
+    """Refuse a source that is not there, before a network is loaded to choose its layers."""
+    from csp_index.images.files.bucket_files import is_in_bucket
+    from csp_index.images.sources import source_path
+
+    if not is_in_bucket(source):
+        source_path(source)
 
 
 def _models(place: str, options: dict[str, Any], choices: _Choices) -> tuple[list[str], list[NetworkSource]]:

@@ -66,12 +66,7 @@ def open_source(
         if image_column is not None:
             raise SourceError(f"{location} holds image files without columns, and takes no image_column: leave it out")
         return BucketSource(str(location), metadata, metadata_key, class_names)
-    path = user_path(location)
-    if not os.path.exists(path):
-        raise SourceError(
-            f"{path} does not exist: give a folder of images, a .parquet file, a .tar shard or a folder of these"
-        )
-    path = path.resolve()
+    path = source_path(location).resolve()
     source = _open_folder(path, image_column, about_files) if path.is_dir() else _open_file(path, image_column)
     if named and not isinstance(source, FolderSource):
         raise SourceError(
@@ -84,6 +79,16 @@ def open_source(
             "out"
         )
     return source
+
+
+def source_path(location: str | Path) -> Path:
+    """Return the path of a source on a disk. Raises SourceError where nothing is."""
+    path = user_path(location)
+    if not os.path.exists(path):
+        raise SourceError(
+            f"{path} does not exist: give a folder of images, a .parquet file, a .tar shard or a folder of these"
+        )
+    return path
 
 
 class HeldDatasets:

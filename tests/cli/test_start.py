@@ -50,8 +50,9 @@ def test_it_ends_in_the_browser(run, pictures, monkeypatch):
     assert "layers     concepts\n" in said.out
 
 
-def test_a_source_that_is_not_there_makes_no_index(run, tmp_path, monkeypatch):
+def test_a_source_that_is_not_there_makes_no_index_and_loads_no_model(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("csp_index.cli.start._last_layers", lambda network: pytest.fail("a network was loaded"))
     said = run("start", "nowhere", *MODELS)
     assert said.status == 1
     assert said.err.count("\n") == 1
