@@ -16,6 +16,8 @@ PAGES = {
     "home": "/",
     "search": "/search?q=ring",
     "layer": "/layers/cnn/concepts",
+    "layer in small pictures": "/layers/cnn/concepts?limit=12",
+    "layer by label": "/layers/cnn/concepts/labels",
     "neuron": NEURON,
     "neuron with the drawer open": f"{NEURON}?method=csp#live",
     "dead neuron": "/neurons/cnn/concepts/8",
@@ -271,6 +273,67 @@ def test_compare_from_a_layer(page: Any) -> None:
     page.get_by_role("button", name="Compare").click()
     page.wait_for_url("**/compare?**")
     assert page.get_by_role("article").count() == 2
+
+
+def test_a_layer_is_one_list_and_the_way_back_leads_to_the_same_place(page: Any) -> None:
+    asked = list[str]()
+    page.on("request", lambda sent: asked.append(sent.url) if "/layers/" in sent.url else None)
+    page.set_viewport_size(dict(zip(("width", "height"), WIDTHS["phone"], strict=True)))
+    page.goto("/layers/cnn/concepts?limit=12&sort=score&order=desc")
+    boxes = page.locator("#list input[name=neurons]")
+    total = int(page.locator("#list").get_attribute("data-total"))
+    assert page.locator("#list > .block").count() == 1 and not page.locator('a[rel="next"]').count()
+    page.keyboard.press("End")
+    boxes.nth(total - 1).wait_for()
+    assert boxes.count() == total > 20 and len(asked) <= 4, "the page, the rows behind it, a sheet of pictures for each"
+    boxes.nth(13).click()
+    boxes.nth(16).click(modifiers=["Shift"])
+    assert page.locator("#chosen").inner_text() == "4 chosen:" and boxes.nth(15).is_checked()
+    link = page.locator(".smalls a").nth(20)
+    link.scroll_into_view_if_needed()
+    before = link.bounding_box()["y"]
+    link.click()
+    page.get_by_role("heading", level=1).wait_for()
+    page.go_back()
+    boxes.nth(total - 1).wait_for()
+    page.wait_for_function("document.getElementById('chosen').textContent === '4 chosen:'")
+    page.wait_for_function(
+        f"Math.abs(document.querySelectorAll('.smalls a')[20].getBoundingClientRect().y - {before}) < 3"
+    )
+    assert boxes.nth(13).is_checked() and not boxes.nth(12).is_checked()
+
+
+def test_a_range_is_dragged_over_a_histogram_or_written(page: Any) -> None:
+    page.goto("/layers/cnn/concepts?limit=12&view=small")
+    bars = page.locator(".range svg").first
+    box = bars.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 2, box["y"] + 20, steps=4)
+    page.mouse.up()
+    page.wait_for_url("**score_from=*")
+    assert "score_to=" in page.url and "firing_rate" not in page.url and "&q=" not in page.url
+    low = float(page.get_by_label("score from").input_value())
+    shown = page.locator("#list .mark").all_inner_texts()
+    assert shown and all(float(text.split()[-1].strip("?")) >= low - 0.001 for text in shown)
+    page.get_by_label("score from").fill("99")
+    page.get_by_label("score to").fill("")
+    page.keyboard.press("Enter")
+    page.get_by_text("No neuron matches.").wait_for()
+
+
+def test_chosen_neurons_are_downloaded(page: Any) -> None:
+    page.goto("/layers/cnn/concepts?limit=12&view=small")
+    assert page.get_by_role("button", name="CSV").is_disabled()
+    total = int(page.locator("#list").get_attribute("data-total"))
+    page.locator("#choose-all").click()
+    page.locator("#chosen").filter(has_text=f"{total} chosen").wait_for()
+    assert page.locator("#compare").is_disabled(), "two to four are compared"
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="CSV").click()
+    assert len(Path(waiting.value.path()).read_text().splitlines()) == total + 1
+    page.locator("#choose-none").click()
+    assert page.locator("#chosen").inner_text() == "None chosen:"
 
 
 def test_a_point_of_the_map_opens_its_neuron(page: Any) -> None:
