@@ -13,9 +13,9 @@ from csp_index.contrast.quality import ContrastQuality, quality_of_pairs
 from csp_index.labelling.review.notes import Review, read_notes, review_of, subject_of
 from csp_index.labelling.review.pinned import layer_digest
 from csp_index.labelling.review.words import PINNED
-from csp_index.query.label_html import label_html
+from csp_index.query.label_html import Veil, label_html
 from csp_index.query.results import Labels, SqlResult
-from csp_index.query.stored_pictures import StoredPictures, no_pictures
+from csp_index.query.stored_pictures import StoredPictures, StoredVeils, no_pictures, no_veils
 from csp_index.records import ExamplePair, Label
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo
@@ -56,6 +56,7 @@ class NeuronView:
     class_name: str | None = None  # of an output of a classifier, as it came with the weights
     review: Review = field(default_factory=Review)
     read: Callable[[Iterable[int]], Mapping[int, bytes]] = field(default=no_pictures, compare=False)  # of images, by id
+    veil: Veil = field(default=no_veils, compare=False)
 
     @property
     def contrast(self) -> ContrastQuality:
@@ -84,7 +85,7 @@ class NeuronView:
 
     def _repr_html_(self) -> str:
         remarks = (self.class_line, self.review.line(self.label.text), self.contrast.summary())
-        head = label_html(self.label, self.pairs, self.read, self.names, remarks)
+        head = label_html(self.label, self.pairs, self.read, self.names, remarks, self.veil)
         tables: list[Labels | SqlResult] = [Labels((self.label,)), SqlResult(pa.Table.from_pylist([self.statistics]))]
         if self.pairs:
             tables.append(SqlResult(pa.Table.from_pylist([self._named(pair) for pair in self.pairs])))
@@ -118,7 +119,7 @@ def neuron_view(store: Store, target: LayerInfo, label: Label) -> NeuronView:
     label = told_if_stale(label, made[0] if made else None, row["images"])
     review = review_of(read_notes(store, subject_of(str(label.neuron))), layer_digest(target))
     class_name = class_names(store, target.key).get(label.neuron.neuron)
-    return NeuronView(label, statistics, pairs, names, class_name, review, StoredPictures(store))
+    return NeuronView(label, statistics, pairs, names, class_name, review, StoredPictures(store), StoredVeils(store))
 
 
 def _partners(store: Store, target: LayerInfo, label: Label) -> tuple[ExamplePair, ...]:

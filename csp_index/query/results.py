@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from csp_index.errors import QueryError, one_line
 from csp_index.printable import printable, printable_json
 from csp_index.query.label_html import LabelDrawer
-from csp_index.query.stored_pictures import StoredPictures
+from csp_index.query.stored_pictures import StoredPictures, StoredVeils
 from csp_index.records import Label
 from csp_index.store.tables import Store
 
@@ -144,7 +144,7 @@ class Labels(Tabular, Sequence[Label]):
     @classmethod
     def drawn(cls, store: Store, labels: Iterable[Label]) -> Labels:
         """Return labels of an index that a notebook shows with their pictures."""
-        drawer = LabelDrawer(StoredPictures(store))
+        drawer = LabelDrawer(StoredPictures(store), StoredVeils(store))
         return cls(tuple(replace(label, drawer=drawer) for label in labels))
 
     def __len__(self) -> int:

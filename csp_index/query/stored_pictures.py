@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
+from csp_index.errors import SourceError
 from csp_index.images.decode import ImageRead, thumbnail
 from csp_index.originals import read_originals
-from csp_index.store import schema
+from csp_index.records import NeuronKey
+from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
+from csp_index.store.values.activation_maps import neuron_maps
 from csp_index.store.values.derived_images import derived_rows, is_derived
 
 
@@ -34,6 +38,46 @@ class StoredPictures:
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_without_index, ())
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVeils:
+    """Returns the pictures of images veiled where a neuron does not fire, by id; those without a map are left out.
+
+    A copied or pickled one returns none, as of `StoredPictures`.
+    """
+
+    store: Store
+
+    def __call__(self, neuron: NeuronKey, ids: Iterable[int]) -> dict[int, bytes]:
+        """Return the veiled pictures of these images as PNG; StoreError for damaged maps."""
+        from csp_index.images.veils import veiled
+
+        maps = neuron_maps(self.store, catalog.layer(self.store, neuron.layer_key), neuron.neuron)
+        shown = [] if maps is None else [image for image in sorted(set(ids)) if image in maps.images]
+        if maps is None or maps.frame.side is None or not shown:
+            return {}
+        where = f"image_id IN ({','.join(map(str, shown))})"
+        rows = self.store.read(schema.IMAGES, ["image_id", "width", "height", "thumbnail"], where).to_pylist()
+        pictures = {}
+        for row in rows:
+            heat, box = maps.of(row["image_id"]), maps.frame.box((row["width"] or 0, row["height"] or 0))
+            if heat is not None and box is not None and row["thumbnail"]:
+                with suppress(SourceError):  # it is no picture, and without a veil its box is empty, too
+                    pictures[row["image_id"]] = veiled(row["thumbnail"], heat, box)
+        return pictures
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_without_maps, ())
+
+
+def no_veils(neuron: NeuronKey, ids: Iterable[int]) -> dict[int, bytes]:
+    """Return no veiled picture: for what has no index behind it."""
+    return {}
+
+
+def _without_maps() -> Callable[[NeuronKey, Iterable[int]], dict[int, bytes]]:
+    return no_veils
 
 
 def no_pictures(ids: Iterable[int]) -> dict[int, bytes]:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 import re
+from base64 import b64decode
+from pathlib import Path
 
+import fakes
+import numpy as np
 import pytest
+from indexed import ENCODER, NETWORK
+from PIL import Image
 
+from csp_index import open_index
 from csp_index.query.label_html import LabelDrawer, label_html
 from csp_index.query.picture_html import picture_html
-from csp_index.query.stored_pictures import StoredPictures, no_pictures
+from csp_index.query.stored_pictures import StoredPictures, StoredVeils, no_pictures, no_veils
 from csp_index.records import ExamplePair, Label, LabelScore, NeuronKey
 
 JPEG = b"\xff\xd8\xff\xe0 not really"
@@ -55,3 +63,25 @@ def test_a_copied_label_equals_its_own_and_goes_without_pictures() -> None:
     for copied in (pickle.loads(pickle.dumps(drawn)), copy.deepcopy(drawn)):
         assert copied == drawn == LABEL and hash(copied) == hash(LABEL)
         assert copied.drawer == LabelDrawer(no_pictures) and "<img" not in copied._repr_html_()
+
+
+def test_below_a_line_are_the_pictures_where_the_neuron_fires(tmp_path: Path) -> None:
+    index = open_index(tmp_path / "db")
+    index.add_images(fakes.write_images(tmp_path / "images", 12), encoders=[ENCODER], networks=[NETWORK])
+    options = {"vocabulary": ["red", "blue"], "templates": "none", "examples": 5}
+    label = next(one for one in index.label("net/conv", "csp", **options) if one.state == "labelled")
+    for page in (label._repr_html_(), index[str(label.neuron)]._repr_html_()):
+        before, after = page.split("<details><summary>where it fires</summary>")
+        assert before.count("<img") >= 5 and "<script" not in page
+        veiled = re.findall('src="data:image/png;base64,([^"]+)"', after.partition("</details>")[0])
+        assert len(veiled) == len(label.pairs)
+        picture = np.asarray(Image.open(io.BytesIO(b64decode(veiled[0]))).convert("RGB"), float)
+        maps = index.maps(str(label.neuron))
+        plain = np.asarray(Image.open(index.sql("SELECT uri FROM images").rows()[int(maps.images[0])]["uri"]), float)
+        row, column = maps.peaks[0]
+        assert np.abs(picture - plain)[row, column].max() < 40 < np.abs(picture - plain).max()
+    (other,) = index.label("net/concepts/0", "csp", **options)
+    assert "where it fires" not in other._repr_html_(), "its layer has no places"
+    copied = pickle.loads(pickle.dumps(label))
+    assert copied == label and copied.drawer == LabelDrawer(no_pictures, no_veils)
+    assert StoredVeils(index.store)(label.neuron, [4000]) == {}
