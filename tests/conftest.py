@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -27,6 +28,11 @@ sys.dont_write_bytecode = os.environ.pop("PYTHONDONTWRITEBYTECODE", None) is Non
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background, whose children then inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over modules and collected tests from here on: none of them becomes garbage."""
+    gc.freeze()
 
 
 collect_ignore = ["support"]  # imported by the tests, and not once more to look for tests
