@@ -7,8 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from csp_index.errors import SourceError
-from csp_index.images.decode import ImageRead, thumbnail
-from csp_index.originals import read_originals
 from csp_index.records import NeuronKey
 from csp_index.store import catalog, schema
 from csp_index.store.tables import Store
@@ -98,6 +96,9 @@ def pictures_or_originals(store: Store, ids: Iterable[int]) -> dict[int, bytes]:
     absent = [image for image, picture in pictures.items() if not picture and not is_derived(image)]
     if not absent:
         return pictures
+    from csp_index.images.decode import ImageRead, thumbnail  # Pillow: what needs no original does not wait for it
+    from csp_index.originals import read_originals
+
     where = f"image_id IN ({','.join(map(str, absent))})"
     rows = store.read(schema.IMAGES, ["image_id", "uri"], where).to_pylist()
     for row, item in zip(rows, read_originals(store, (row["uri"] for row in rows)), strict=True):

@@ -123,6 +123,7 @@ def test_what_computes_little_loads_no_heavy_library(world, tmp_path):
     for name, *modules in loaded:
         assert not HEAVY & set(modules), name
         assert ("duckdb" in modules) == (name in ("export", "sql", "concept")), name
+    assert "PIL" not in loaded[0]  # of `status`: what shows no picture does not wait for it
     assert "net/concepts/2" in done.stdout
 
 
