@@ -6,6 +6,7 @@ are missing, and why.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Final, cast
@@ -107,14 +108,25 @@ def _vector(snapshot: Snapshot, engine: Engine, query: SearchQuery, notes: list[
         elif not has_vectors(snapshot, engine):
             vector, reason = None, "the index has no embeddings, or they could not be loaded"
         elif query.text is not None:
-            vector, reason = engine.models().embed_text(query.text.strip()), ""
+            vector, reason = _of_text(engine, query.text.strip()), ""
         else:
+            engine.wait_for_encoder()
             vector, reason = engine.models().embed_image(cast(Image.Image, query.upload)), ""
     except ModelError as exc:
         vector, reason = None, str(exc)
     if vector is None:
         notes.append(f"{'meanings were not searched' if query.text is None else 'only names were searched'}: {reason}")
     return vector
+
+
+def _of_text(engine: Engine, text: str) -> np.ndarray:
+    """Return the vector of a text, which waits for the encoder unless the vector is at hand."""
+    models = engine.models()
+    with suppress(LabelError):  # the index names a file of templates, which is not opened
+        if text in (stored := models.stored_texts([text])):
+            return stored[text]
+    engine.wait_for_encoder()
+    return models.embed_text(text)
 
 
 def _of_neuron(snapshot: Snapshot, engine: Engine, key: NeuronKey, notes: list[str]) -> np.ndarray | None:

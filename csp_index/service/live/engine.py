@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from csp_index.service.live.live_models import LiveModels
 
 
+_WAIT = 0.8  # of the time limit of a request: who waits is told what for before the service gives up
+
+
 class Engine:
     """The models, vectors and labels of a snapshot, loaded on first use; many threads may share it."""
 
@@ -49,12 +52,12 @@ class Engine:
         threading.Thread(target=self._load, name="engine", daemon=True).start()
 
     def models(self, timeout: float | None = None) -> LiveModels:
-        """Return what is loaded, once it is; wait for that for `timeout` seconds, by default the service's time limit.
+        """Return what is loaded, once it is; wait for `timeout` seconds, by default most of the service's limit.
 
         Raises BusyError where loading takes longer, and, where it failed, the reason, each time.
         """
         self.start()
-        self._done.wait(self._config.timeout if timeout is None else timeout)
+        self._done.wait(_WAIT * self._config.timeout if timeout is None else timeout)
         if self._models is not None:
             return self._models
         if self._failure is None:
@@ -83,13 +86,23 @@ class Engine:
         It waits a moment (the setting serve_patience) for one that is nearly there. An encoder that cannot be loaded,
         or none, counts as there: who asks it gets the reason.
         """
+        began = self._begin_encoder()
+        return None if self._encoder_done.wait(self._config.patience) else time.monotonic() - began
+
+    def wait_for_encoder(self) -> None:
+        """Return once the encoder is there or cannot be loaded. Raises BusyError where that takes too long."""
+        began = self._begin_encoder()
+        if not self._encoder_done.wait(_WAIT * self._config.timeout):
+            seconds = time.monotonic() - began
+            raise BusyError(f"the encoder is loading, for {seconds:.0f} s so far: ask again in a few seconds")
+
+    def _begin_encoder(self) -> float:
+        """Begin to load the encoder, once; return when that was."""
         with self._lock:
             if self._encoder_began is None:
                 self._encoder_began = time.monotonic()
                 threading.Thread(target=self._load_encoder, name="encoder", daemon=True).start()
-        if self._encoder_done.wait(self._config.patience):
-            return None
-        return time.monotonic() - self._encoder_began
+            return self._encoder_began
 
     def _load_encoder(self) -> None:
         try:

@@ -20,6 +20,7 @@ from csp_index.errors import BusyError, LabelError, ModelError, NotFoundError, S
 from csp_index.index import Index, open_index
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.config import ServiceSettings
+from csp_index.service.documents.search import SearchQuery, search_document
 from csp_index.service.live.engine import Engine
 from csp_index.service.live.live_models import LiveModels
 from csp_index.service.live.queries import LabelQuery
@@ -83,6 +84,22 @@ def test_who_waits_too_long_is_told(index: Index, monkeypatch: pytest.MonkeyPatc
     finally:
         go_on.set()
     engine.models(30)
+
+
+def test_who_asks_for_a_text_is_told_that_the_encoder_loads(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(LiveModels, "load_encoder", lambda *given: go_on.wait(30) and None)
+    snapshot, settings = Snapshot(index.uri), ServiceSettings(timeout=0.05)
+    engine = Engine(snapshot, settings)
+    engine.models(30)
+    try:
+        with pytest.raises(BusyError, match="the encoder is loading, for 0 s so far: ask again in a few seconds"):
+            search_document(snapshot, engine, SearchQuery("something quite new"))
+        assert search_document(snapshot, engine, SearchQuery(WORDS[2]))["means"]  # its vector is at hand
+    finally:
+        go_on.set()
+    assert engine._encoder_done.wait(30)
+    assert search_document(snapshot, engine, SearchQuery("something quite new"))["means"]
 
 
 @pytest.mark.parametrize(("failure", "kind"), [(ModelError("no scale"), ModelError), (OSError(2, "gone"), StoreError)])
