@@ -181,10 +181,32 @@ class MapPoint(TypedDict):
     y: FiniteFloat
     value: FiniteFloat | None
     label: str | None
+    cluster: int | None
+    image: Annotated[int | None, Field(description="The image that activates it most.")]
+
+
+class MapClusterRow(TypedDict):
+    """Neurons of a map that mean alike; `name` joins the labels that tell them best, empty without any."""
+
+    cluster: int
+    name: str
+    labels: Annotated[list[str], Field(description="Those in its name, the most telling first.")]
+    neurons: int
+    share: Annotated[FiniteFloat, Field(ge=0, le=1, description="Of its neurons, with a label in the name.")]
+    x: FiniteFloat
+    y: FiniteFloat
+
+
+class MapGroup(TypedDict):
+    """Neurons of one color: the value of their points, what they share, how many they are."""
+
+    value: int
+    name: str
+    neurons: int
 
 
 class MapDocument(TypedDict):
-    """The neurons of a layer on a plane; `explained` is each axis's share of the variance."""
+    """The neurons of a layer on a plane; `explained` is the share of variance of the two main directions."""
 
     layer: str
     method: str | None
@@ -192,6 +214,12 @@ class MapDocument(TypedDict):
     colour: str
     low: FiniteFloat | None
     high: FiniteFloat | None
+    groups: Annotated[list[MapGroup], Field(description="What values stand for, by colors that are no numbers.")]
+    by: Annotated[str, Field(description="umap as `csp-index map` stored it, or pca.")]
+    said: Annotated[str, Field(description="How the places were made, in words.")]
+    about: Annotated[str, Field(description="In which way the index has changed since; empty in none.")]
+    clusters: list[MapClusterRow]
+    unclustered: int
     explained: list[FiniteFloat]
     note: str
 

@@ -5,9 +5,11 @@ Works on the document of a map and knows nothing about the meaning of its points
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from csp_index.service.documents.layer_map import GROUPS, HUES
 from csp_index.service.documents.shapes import MapDocument, MapPoint
 from csp_index.service.http.addresses import neuron_href
 from csp_index.service.http.rendering import figure
@@ -47,11 +49,18 @@ def draw(page: MapDocument) -> Drawing:
     if len(points) <= LINKED:
         name = page["colour"].replace("_", " ")
         return Drawing([_dot(page["layer"], name, point, low, high) for point in points], [], hollow)
-    clouds: dict[str, list[str]] = {}
-    for point in points:  # a line of length 0 with round ends is a dot
-        step = _step(point["value"], low, high)
-        clouds.setdefault(_class(step), []).append(f"M{_place(point['x'])} {_place(1 - point['y'])}h0")
-    return Drawing([], [(step, "".join(path)) for step, path in clouds.items()], hollow)
+    return Drawing([], clouds(page, points), hollow)
+
+
+def clouds(page: MapDocument, points: Sequence[MapPoint] | None = None) -> list[tuple[str, str]]:
+    """Return the class and path of the points of each color: those of a number, or of a group (h0 to h8)."""
+    paths: dict[str, list[str]] = {}
+    for point in page["points"] if points is None else points:  # a line of length 0 with round ends is a dot
+        value = point["value"]
+        grouped = page["colour"] in GROUPS and value is not None
+        kind = f"h{int(value or 0) % HUES}" if grouped else _class(_step(value, page["low"], page["high"]))
+        paths.setdefault(kind, []).append(f"M{_place(point['x'])} {_place(1 - point['y'])}h0")
+    return [(kind, "".join(path)) for kind, path in paths.items()]
 
 
 def _dot(layer: str, name: str, point: MapPoint, low: float | None, high: float | None) -> Dot:

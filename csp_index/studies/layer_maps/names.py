@@ -26,9 +26,6 @@ class ClusterName:
     labels: tuple[str, ...]
     share: float
 
-    def __str__(self) -> str:
-        return ", ".join(self.labels)
-
 
 def name_clusters(clusters: np.ndarray, central: np.ndarray, texts: Sequence[str | None]) -> list[ClusterName]:
     """Return the names of the clusters 0 .. C - 1; one whose neurons have no label has none.

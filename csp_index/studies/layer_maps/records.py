@@ -21,17 +21,22 @@ FAR: Final = "Near neurons mean alike; how far apart distant groups lie says lit
 
 @dataclass(frozen=True, slots=True)
 class MapCluster:
-    """Neurons that are close in the space of concept vectors: the name that their labels give, where it stands.
+    """Neurons that are close in the space of concept vectors: the labels that name them, where the name stands.
 
-    `share` of the neurons have one of the labels in the name, which is empty where none has a label.
+    `share` of the neurons have one of these labels, the most telling first; there are none where no neuron has one.
     """
 
     cluster: int
-    name: str
+    labels: tuple[str, ...]
     neurons: int
     share: float
     x: float
     y: float
+
+    @property
+    def name(self) -> str:
+        """The labels in one text."""
+        return ", ".join(self.labels)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -92,7 +97,7 @@ class LayerMap(Tabular):
         own = self.places[self.clusters == number].astype(np.float64)
         middle = np.median(own, axis=0)
         x, y = own[np.square(own - middle).sum(1).argmin()].tolist()  # a place that is taken: parts may lie apart
-        return MapCluster(number, str(name), len(own), name.share, x, y)
+        return MapCluster(number, name.labels, len(own), name.share, x, y)
 
     def stored_as(self, run_id: str, settings_hash: str, vectors_digest: str) -> LayerMap:
         """Return the map with the run that stores it, the hash of its settings, and the digest of its vectors."""
@@ -151,7 +156,7 @@ class LayerMap(Tabular):
             "neurons": self.total,
             "placed": len(self),
             "clusters": [
-                {name: getattr(one, name) for name in ("cluster", "name", "neurons", "share", "x", "y")}
+                {name: getattr(one, name) for name in ("cluster", "name", "labels", "neurons", "share", "x", "y")}
                 for one in self.named
             ],
             "unclustered": int((self.clusters < 0).sum()),
@@ -162,6 +167,6 @@ class LayerMap(Tabular):
         titles = [
             f"{neuron}: {label or 'no label'}" for neuron, label in zip(self.neurons.tolist(), self.labels, strict=True)
         ]
-        named = [(one.name or f"cluster {one.cluster}", one.x, one.y) for one in self.named]
+        named = [(one.labels[0] if one.labels else f"cluster {one.cluster}", one.x, one.y) for one in self.named]
         lines = (f"{self.layer}: {self.counts()}", self.said(), *self.notes, *([self.about] if self.about else []))
         return map_html(self.places, self.clusters, titles, named, lines)

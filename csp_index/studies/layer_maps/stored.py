@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from csp_index.store.catalog import LayerInfo, of_layer, sql_text
 from csp_index.store.study_tables import LAYER_MAPS, MAP_CLUSTERS, MAP_PLACES
 from csp_index.store.tables import Store
 from csp_index.studies.layer_maps.concepts import changed
-from csp_index.studies.layer_maps.records import LayerMap, MapCluster
+from csp_index.studies.layer_maps.records import LayerMap
 from csp_index.studies.shown_labels import shown_labels
 
 _TABLES = (LAYER_MAPS, MAP_CLUSTERS, MAP_PLACES)
@@ -95,7 +94,7 @@ def write_names(store: Store, found: LayerMap) -> None:
     store.delete(MAP_CLUSTERS, of_layer(found.layer))
     head = {"run_id": found.run_id, "settings_hash": found.settings_hash}
     head |= {"model": found.layer.model, "layer": found.layer.layer}
-    rows: list[MapCluster] = list(found.named)
+    names = ("cluster", "name", "neurons", "share", "x", "y")
+    rows = [head | {name: getattr(one, name) for name in names} for one in found.named]
     if rows:
-        kind = schema.table_schema(MAP_CLUSTERS)
-        store.append(MAP_CLUSTERS, pa.Table.from_pylist([head | asdict(row) for row in rows], schema=kind))
+        store.append(MAP_CLUSTERS, pa.Table.from_pylist(rows, schema=schema.table_schema(MAP_CLUSTERS)))

@@ -111,7 +111,8 @@ def test_a_map_tells_each_firing_neuron_with_the_value_of_the_gallery(planted: S
     assert {point["index"] for point in document["points"]} == set(listed)
     for point in document["points"]:
         row = listed[point["index"]]
-        assert point["value"] == row[colour] and point["label"] == row["label"]
+        value = abs(row[colour]) if colour == "effect" and row[colour] is not None else row[colour]
+        assert point["value"] == value and point["label"] == row["label"]
     values = [point["value"] for point in document["points"] if point["value"] is not None]
     ends = (min(values), max(values)) if values else (None, None)  # these labels have no probability
     assert (document["low"], document["high"]) == ends
@@ -142,8 +143,8 @@ def test_a_layer_without_labels_has_a_map(tmp_path_factory: pytest.TempPathFacto
 
 
 def test_what_does_not_exist_is_refused(planted: Served) -> None:
-    with pytest.raises(SettingError, match="colour is 'label': expected score"):
-        layer_map(*planted, WORDS, "label")
+    with pytest.raises(SettingError, match="colour is 'magic': expected score"):
+        layer_map(*planted, WORDS, "magic")
     with pytest.raises(NotFoundError):
         layer_map(*planted, LayerKey("planted", "none"))
     with pytest.raises(NotFoundError, match="has no labels by 'magic'"):

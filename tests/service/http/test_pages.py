@@ -349,6 +349,13 @@ def test_a_map_of_many_neurons_is_drawn_as_clouds() -> None:
     assert [(step, path.count("M")) for step, path in found.clouds] == [("s4", map_svg.LINKED + 1)]
 
 
+def test_clouds_have_the_colors_of_groups() -> None:
+    page = map_of(3) | {"colour": "cluster", "low": None, "high": None}
+    for point, value in zip(page["points"], (0, 10, None), strict=True):
+        point["value"] = value
+    assert [kind for kind, _ in map_svg.clouds(page)] == ["h0", "h1", "none"]
+
+
 def test_a_map_of_nothing_and_of_equal_values() -> None:
     assert map_svg.draw(map_of(0)).dots == []
     assert map_svg.draw(map_of(1) | {"low": 0.5, "high": 0.5}).dots[0].step == "s7"
