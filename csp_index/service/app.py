@@ -43,6 +43,7 @@ from csp_index.service.http.studies import (
     effect_routes,
     evolution_routes,
     hierarchy_routes,
+    layer_map_routes,
     match_routes,
     meaning_routes,
     review,
@@ -219,6 +220,7 @@ def _add_routes(app: FastAPI, service: Service, token: Token | None, old: Record
     app.include_router(meaning_routes.meanings_api(service))
     app.include_router(evolution_routes.evolution_api(service))
     app.include_router(hierarchy_routes.hierarchy_api(service))
+    app.include_router(layer_map_routes.maps_api(service))
     app.include_router(pages.router(service, renderer))
     app.include_router(review.router(service, renderer))
     app.include_router(doors.router(service))

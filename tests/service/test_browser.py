@@ -18,6 +18,7 @@ PAGES = {
     "layer": "/layers/cnn/concepts",
     "layer in small pictures": "/layers/cnn/concepts?limit=12",
     "layer by label": "/layers/cnn/concepts/labels",
+    "map of a layer": "/layers/cnn/concepts/map",
     "neuron": NEURON,
     "neuron with the drawer open": f"{NEURON}?method=csp#live",
     "dead neuron": "/neurons/cnn/concepts/8",
@@ -342,6 +343,36 @@ def test_a_point_of_the_map_opens_its_neuron(page: Any) -> None:
     target = point.get_attribute("href")
     point.click(force=True)
     page.wait_for_url(f"**{target}")
+
+
+def test_neurons_are_chosen_on_the_map_by_pointer_and_by_keyboard(page: Any) -> None:
+    page.goto("/layers/cnn/concepts/map")
+    canvas = page.locator("#atlas canvas")
+    canvas.wait_for()
+    page.locator("#lasso").click()
+    frame = canvas.bounding_box()
+    left, top = frame["x"] + 2, frame["y"] + 2
+    right, bottom = left + frame["width"] - 4, top + frame["height"] - 4
+    page.mouse.move(left, top)
+    page.mouse.down()
+    for x, y in ((right, top), (right, bottom), (left, bottom)):
+        page.mouse.move(x, y)
+    page.mouse.up()
+    page.locator("#chosen .neuron").first.wait_for()
+    every = page.locator("#chosen .neuron").count()
+    assert "neurons=" in page.url and every > 4
+    page.locator("#atlas").focus()
+    for _ in range(4):
+        page.keyboard.press("+")
+    page.keyboard.press("ArrowLeft")
+    page.locator("#seen").press("Enter")
+    page.wait_for_function(f"document.querySelectorAll('#chosen .neuron').length < {every}")
+    page.reload()
+    canvas.wait_for()
+    page.locator("#atlas").focus()
+    page.keyboard.press("Escape")
+    page.locator("#chosen .empty").wait_for()
+    assert "neurons=" not in page.url
 
 
 def test_sql_with_the_keyboard(page: Any) -> None:

@@ -253,6 +253,7 @@ def test_the_openapi_tells_every_route_with_examples(client):
     assert others == {
         "/api/v1/index",
         "/api/v1/layers",
+        "/api/v1/layers/{model}/{layer}/map",
         "/api/v1/neurons",
         "/api/v1/neurons/{model}/{layer}/{index}",
         "/api/v1/neurons/{model}/{layer}/{index}/classes",

@@ -28,6 +28,7 @@ CHECKS = (
 OPERATIONS = [
     ("GET", "/api/v1/index"),
     ("GET", "/api/v1/layers"),
+    ("GET", "/api/v1/layers/{model}/{layer}/map"),
     ("GET", "/api/v1/matches"),
     ("GET", "/api/v1/matches/{name}"),
     ("GET", "/api/v1/evolution"),
