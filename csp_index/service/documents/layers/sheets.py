@@ -28,7 +28,7 @@ TILE: Final = 96  # pixels of the longer side of a picture, at most
 MEDIA_TYPE: Final = "image/webp"
 _GRAY: Final = (225, 225, 225)  # of a veil
 _QUALITY: Final = 72
-_METHOD: Final = 0  # of WebP, the fastest: 504 pictures in 0.3 s instead of 1.1 s, 8 % larger
+_METHOD: Final = 0  # of WebP, the fastest: 504 pictures in 0.4 s of one core instead of 0.6 s, in 337 kB instead of 259
 
 
 def places(numbers: list[int]) -> dict[int, tuple[int, int]]:
