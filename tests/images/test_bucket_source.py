@@ -185,3 +185,14 @@ def test_an_index_from_a_stranger_sends_no_request_to_a_bucket(bucket: Bucket, t
     assert bucket.server.requests == []
     with pytest.raises(SourceError, match="is another file than the one indexed"):
         read_indexed(ImageRoots(index.store), next(uris_of(open_source(f"s3://{bucket.name}/deep/photos"))), "0")
+
+
+def test_a_prefix_is_taken_as_it_is_written(bucket: Bucket) -> None:
+    put(bucket, {"set/other.jpg": picture("green")})
+    for name in ("set#1", "100% new?", "a%20b"):
+        put(bucket, {f"{name}/1.jpg": picture()})
+        uris = list(uris_of(open_source(f"s3://{bucket.name}/{name}/")))
+        assert uris == [f"s3://{bucket.name}/{name}/1.jpg"]
+        assert [type(read) for read in read_images(uris)] == [ImageRead]
+    with pytest.raises(SourceError, match=r"has \. or \.\. in it"):
+        open_source(f"s3://{bucket.name}/set/../set/")

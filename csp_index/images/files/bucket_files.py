@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Final
+from urllib.parse import quote
 
 from csp_index.errors import SourceError
 from csp_index.files.object_stores import SCHEMES, connect, reason, told
@@ -48,7 +49,7 @@ def bucket_names(uri: str) -> Iterator[tuple[str, int]]:
 
 
 def _listed(uri: str) -> Iterator[Any]:
-    client = connect(uri, _QUICK, error=SourceError)
+    client = connect(_literal(uri), _QUICK, error=SourceError)
     import obstore
     from obstore.exceptions import InvalidPathError
 
@@ -58,6 +59,21 @@ def _listed(uri: str) -> Iterator[Any]:
                 yield from page
         except InvalidPathError as exc:
             raise SourceError(f"{uri} cannot be listed ({str(exc).splitlines()[0]}): rename that object") from exc
+
+
+def _literal(uri: str) -> str:
+    """Return an address that names what is written in it: in a URL, what follows # or ? is no part of a name.
+
+    Raises SourceError for folders that a URL leaves out, . and .. .
+
+    >>> _literal("s3://photos/100%/a b#2")
+    's3://photos/100%25/a%20b%232'
+    """
+    scheme, _, rest = uri.partition("://")
+    bucket, slash, name = rest.partition("/")
+    if {".", ".."} & set(name.split("/")):
+        raise SourceError(f"{uri} has . or .. in it, which an object store takes for names: write the folder itself")
+    return f"{scheme}://{bucket}{slash}{quote(name)}"
 
 
 def is_file_in_bucket(address: str) -> bool:
