@@ -15,6 +15,9 @@ NEURON = "/neurons/cnn/concepts/0"
 PAGES = {
     "home": "/",
     "search": "/search?q=ring",
+    "words": "/concepts",
+    "word": "/concepts/ring",
+    "word that labels no neuron": "/concepts/and%2For",
     "layer": "/layers/cnn/concepts",
     "layer in small pictures": "/layers/cnn/concepts?limit=12",
     "layer by label": "/layers/cnn/concepts/labels",
@@ -85,6 +88,28 @@ def test_search_then_open_a_neuron(page: Any) -> None:
     page.get_by_role("region", name="By name").get_by_role("link").filter(has_text="ring").first.click()
     page.wait_for_url("**/neurons/cnn/concepts/*")
     assert "ring" in page.get_by_role("heading", level=1).inner_text()
+
+
+def test_a_word_leads_to_its_neurons_and_labels_lead_to_words(page: Any) -> None:
+    page.goto("/")
+    page.get_by_role("searchbox").fill("ring")
+    page.get_by_role("button", name="As a concept").click()
+    page.wait_for_url("**/concepts?q=ring")
+    assert page.locator("#sentence").inner_text().startswith("1 neuron is labeled “ring”")
+    page.get_by_role("region", name="Labeled so").get_by_role("link").first.click()
+    page.wait_for_url("**/neurons/cnn/concepts/*")
+    page.get_by_role("link", name="all neurons for it").click()
+    page.wait_for_url("**/concepts/ring")
+    page.get_by_role("link", name="words").click()
+    other = page.locator(".words a").nth(1)
+    name = other.inner_text()
+    other.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/concepts/*")
+    assert page.get_by_role("heading", level=1).inner_text() == name
+    page.goto("/layers/cnn/concepts")
+    page.locator(".neurons .concept").first.click()
+    page.wait_for_url("**/concepts/*")
 
 
 def test_a_picture_of_ones_own_finds_neurons(page: Any, served_db: Path) -> None:

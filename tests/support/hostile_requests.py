@@ -141,6 +141,9 @@ _PATHS = {
     "a file of another kind": "/layers/cnn/concepts/export?format=../../etc/passwd",
     "a file of neurons elsewhere": "/layers/cnn/concepts/chosen?format=csv&neurons=../../etc/passwd",
     "many neurons to compare": "/compare.json?" + "&".join(f"neurons=cnn/concepts/{n}" for n in range(500)),
+    "a word of 5,000 characters": "/concepts/" + "x" * 5000,
+    "a word of spaces": "/concepts/%20%0a",
+    "a word of signs that nobody sees": "/api/v1/concepts?q=" + quote("\u200b\x1b"),
     "NUL in a query": "/api/v1/neurons?layer=cnn%00/concepts",
 }
 _ANSWERED = {  # odd, but a search may well find nothing
@@ -149,6 +152,11 @@ _ANSWERED = {  # odd, but a search may well find nothing
     "characters over characters": "/api/v1/search?q=" + quote("a" + "\u0301" * 200),
     "right to left": "/api/v1/search?q=" + quote("\u202e\u2066<b>\ufeff"),
     "NUL in a search": "/api/v1/search?q=a%00b",
+    "a path as a word": "/concepts/" + quote("../../etc/passwd", safe=""),
+    "markup as a word": "/concepts/" + quote("<script>alert(1)</script>{{7*7}}", safe=""),
+    "SQL as a word": "/concepts/" + quote("x') OR text LIKE '%_ --", safe=""),
+    "half a character as a word": "/concepts/%ff%fe%ed%a0%80",
+    "NUL in a word": "/api/v1/concepts?q=a%00b",
     "2,000 parameters": "/api/v1/layers?" + "&".join(f"a{n}=1" for n in range(2000)),
     "one parameter often": "/api/v1/search?" + "&".join("q=red" for _ in range(1000)),
 }

@@ -13,7 +13,8 @@ from csp_index.store.tables import Store
 from csp_index.studies.classes.associations import ClassSet, class_figures
 from csp_index.studies.concepts.words import normal
 
-_YES: Final = ("true", "yes", "1")  # the class of a column of truth values that its name names
+YES: Final = ("true", "yes", "1")
+"""The class of a column of truth values that its name names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def class_named(classes: ClassSet, word: str) -> str | None:
     wanted = normal(word)
     if classes.by and normal(classes.by) == wanted:
         for name in classes.names:
-            if name.casefold() in _YES:
+            if name.casefold() in YES:
                 return name
     return next((name for name in classes.names if normal(name) == wanted), None)
 

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from csp_index.studies.concepts.words import IS, LabelWords
+from csp_index.studies.concepts.words import LabelWords, normal
 
 NEAR: Final = 6
 """Other words that are named, at most."""
@@ -33,7 +33,9 @@ def near_words(
     """
     if vector is not None and vectors.any():
         cosines = np.einsum("wd,d->w", vectors, vector)
-        cosines[~vectors.any(1) | (words.says(word) == IS)] = -np.inf
+        cosines[cosines == 0] = -np.inf  # no embedding is stored
+        if (own := words.place_of.get(normal(word))) is not None:
+            cosines[own] = -np.inf
         order = np.argsort(-cosines, kind="stable")[:NEAR].tolist()
         found = [(place, min(1.0, float(cosines[place]))) for place in order if np.isfinite(cosines[place])]
         return tuple(NearWord(words.spellings[at], int(words.counts[at]), cosine) for at, cosine in found), "meaning"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
 import pyarrow as pa
@@ -27,6 +27,7 @@ _HEADINGS: Final = {
     "near": "near by concept vector",
     "candidates": "with it as another candidate",
 }
+_FIELDS: Final = tuple(one.name for one in fields(ConceptNeuron))
 _ROWS = pa.schema(
     [
         ("way", pa.string()),
@@ -125,4 +126,4 @@ class Concept(Tabular):
 
 def row_of(one: ConceptNeuron) -> dict[str, Any]:
     """Return a neuron's answer as values that JSON has; its neuron is an address."""
-    return asdict(one) | {"neuron": str(one.neuron)}
+    return {name: getattr(one, name) for name in _FIELDS} | {"neuron": str(one.neuron)}

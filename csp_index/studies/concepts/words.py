@@ -52,13 +52,15 @@ class LabelWords:
     """The W distinct labels of an index, by falling number of neurons, and the label of each neuron of each layer.
 
     `normals` are their normal forms, distinct; `spellings` the form that most neurons have; `counts` [W] how many
-    neurons. `places` has for each layer the place of each neuron's label among them [M], -1 where it has none.
+    neurons. `places` has for each layer the place of each neuron's label among them [M], -1 where it has none;
+    `place_of` the place of each normal form.
     """
 
     normals: tuple[str, ...]
     spellings: tuple[str, ...]
     counts: np.ndarray
     places: Mapping[LayerKey, np.ndarray]
+    place_of: Mapping[str, int]
 
     @classmethod
     def of(cls, layers: Mapping[LayerKey, Iterable[str | None]]) -> LabelWords:
@@ -78,7 +80,13 @@ class LabelWords:
                 key: np.array([place_of.get(text or "", -1) for text in labels], np.int64)
                 for key, labels in texts.items()
             },
+            {word: place for place, word in enumerate(order)},
         )
+
+    def spelling(self, word: str) -> str | None:
+        """Return how most labels that are the word spell it; None where no label is."""
+        place = self.place_of.get(normal(word))
+        return None if place is None else self.spellings[place]
 
     @property
     def nbytes(self) -> int:
@@ -88,7 +96,10 @@ class LabelWords:
     def says(self, word: str) -> np.ndarray:
         """Return of each label [W] int8 whether it is the word (IS), has it as whole words (HAS), or neither (0)."""
         wanted, inside = normal(word), f" {normal(word)} "
-        return np.array([IS if one == wanted else HAS if inside in f" {one} " else 0 for one in self.normals], np.int8)
+        says = np.array([HAS if wanted in one and inside in f" {one} " else 0 for one in self.normals], np.int8)
+        if wanted in self.place_of:
+            says[self.place_of[wanted]] = IS
+        return says
 
     def of_layer(self, key: LayerKey, of_labels: np.ndarray) -> np.ndarray:
         """Return for each neuron of a layer [M] the value [W] of its label, 0 where it has none."""

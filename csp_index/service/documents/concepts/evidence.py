@@ -100,7 +100,7 @@ def label_vectors(snapshot: Snapshot, engine: Engine, words: LabelWords) -> np.n
 def word_spellings(snapshot: Snapshot, words: LabelWords, word: str) -> list[str]:
     """Return a word as it was written, and as labels and stored candidates spell it: one of them may be embedded."""
     wanted = normal(word)
-    spellings = [word, *(words.spellings[at] for at, one in enumerate(words.normals) if one == wanted)]
+    spellings = [word, words.spelling(word) or word]
     for table in finished(snapshot):
         if (labels := table.labels()) is not None:
             texts = labels.candidates.dictionary

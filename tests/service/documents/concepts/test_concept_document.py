@@ -124,6 +124,9 @@ def test_a_column_that_was_compared_gives_an_auroc(copied: Path, tmp_path: Path)
     ]
     (tmp_path / "more.csv").write_text("\n".join(["path,red,sky", *lines]))
     index.add_metadata(tmp_path / "more.csv")
+    note = "metadata know it, as sky = Moon of 9 images, but no neuron was compared with that: csp-index associations "
+    assert ask(opened(copied), "MOON", encode=False)["notes"] == [f"{note}DB --layer MODEL/LAYER --by sky"]
+    assert "as red = true of 26 images" in index.concept("red").notes[0]
     for column in ("red", "sky"):
         index.associations(PLANTED, column)
     served = opened(copied)
@@ -138,7 +141,7 @@ def test_a_column_that_was_compared_gives_an_auroc(copied: Path, tmp_path: Path)
                 values = index.activations(row["neuron"])
                 one, other = values[inside][:, None], values[~inside]
                 assert row["auroc"] == pytest.approx(((one > other) + 0.5 * (one == other)).mean(), abs=1e-6)
-        assert any(row["auroc"] is not None for row in rows)
+        assert any(row["auroc"] is not None for row in rows) and document["notes"] == []
 
 
 @pytest.mark.parametrize("word", [*WORDS, "ring", "zebra"])
