@@ -158,7 +158,11 @@ def concept(service: Service, wanted: asked.ConceptArguments, check: Check = go_
     """Return the neurons of all layers that answer to a word, in each way."""
     page = concept_document(service.snapshot, service.engine, wanted.word, wanted.limit)
     ways = {way: [_some(row, _ANSWERING) for row in page[way]] for way in WAYS}
-    document = _some(page, ("word", "sentence")) | ways | _some(page, ("layers", "also", "also_by", "classes", "notes"))
+    document = (
+        _some(page, ("word", "sentence"))
+        | ways
+        | _some(page, ("layers", "also", "also_by", "classes", "uncompared", "notes"))
+    )
     return Answer(fitted(document, _most(service), (*WAYS, "layers", "also", "classes")))
 
 

@@ -36,19 +36,20 @@ def metadata_words(store: Store) -> Mapping[str, tuple[MetadataValue, ...]]:
     return store.memo(schema.IMAGES, "metadata words", lambda: _read(store))
 
 
-def uncompared_notes(store: Store, word: str, known: Iterable[KnownClass]) -> list[str]:
-    """Return a note for each column that knows a word and that no layer's neurons were compared with."""
+def uncompared_values(
+    store: Store, word: str, known: Iterable[KnownClass], notes: list[str]
+) -> tuple[MetadataValue, ...]:
+    """Return the values of columns that a word names, and that no layer's neurons were compared with.
+
+    Where metadata cannot be read, a note says so.
+    """
     compared = {one.by for one in known}
     try:
         values = metadata_words(store).get(normal(word), ())
     except SourceError as exc:
-        return [f"metadata were not looked at: {exc}"]
-    return [
-        f"metadata know it, as {one.by} = {one.class_name} of {one.images:,} image{'' if one.images == 1 else 's'}, "
-        f"but no neuron was compared with that: csp-index associations DB --layer MODEL/LAYER --by {one.by}"
-        for one in values
-        if one.by not in compared
-    ]
+        notes.append(f"metadata were not looked at: {exc}")
+        return ()
+    return tuple(one for one in values if one.by not in compared)
 
 
 def _read(store: Store) -> Mapping[str, tuple[MetadataValue, ...]]:

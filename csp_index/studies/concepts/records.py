@@ -15,8 +15,9 @@ from csp_index.query.results import Tabular
 from csp_index.records import NeuronKey
 from csp_index.studies.concepts.concept import ConceptNeuron, FoundNeurons
 from csp_index.studies.concepts.known_classes import KnownClass
+from csp_index.studies.concepts.metadata_words import MetadataValue
 from csp_index.studies.concepts.near_words import AlsoBy, NearWord
-from csp_index.studies.concepts.wording import also_line, class_lines, sentence, ways_of
+from csp_index.studies.concepts.wording import also_line, class_lines, sentence, uncompared_line, ways_of
 
 WAYS: Final = ("labeled", "parts", "near", "candidates")
 """The groups of neurons: called by the word, by more than it, near by concept vector, with it as a candidate."""
@@ -54,8 +55,8 @@ class Concept(Tabular):
     """What the neurons of all layers have to do with a word; as rows, one per way and neuron.
 
     `also` are other labels near to the word, by meaning or, where its embedding is not at hand, by spelling. `classes`
-    are the classes of images that it names. `notes` say what could not be looked at. `pictures` has the strongest image
-    of each neuron.
+    are the classes of images that it names, `uncompared` those that no neuron was compared with. `notes` say what could
+    not be looked at. `pictures` has the strongest image of each neuron.
     """
 
     word: str
@@ -64,6 +65,7 @@ class Concept(Tabular):
     also_by: AlsoBy
     classes: tuple[KnownClass, ...]
     notes: tuple[str, ...]
+    uncompared: tuple[MetadataValue, ...] = ()
     pictures: Mapping[NeuronKey, bytes] = field(default_factory=dict)
 
     @property
@@ -80,6 +82,7 @@ class Concept(Tabular):
     def lines(self) -> list[str]:
         """Return what else is to be said: other words, classes of images, what could not be looked at."""
         lines = [also_line([(one.text, one.neurons) for one in self.also], self.also_by), *class_lines(self.classes)]
+        lines.append(uncompared_line([(one.by, one.class_name, one.images) for one in self.uncompared]))
         return [line for line in (*lines, *self.notes) if line]
 
     def as_json(self) -> dict[str, Any]:
@@ -103,6 +106,7 @@ class Concept(Tabular):
                 }
                 for one in self.classes
             ],
+            "uncompared": [asdict(one) for one in self.uncompared],
             "notes": list(self.notes),
         }
 

@@ -83,3 +83,15 @@ def class_lines(classes: Sequence[KnownClass]) -> list[str]:
         what = f"{one.layer}: {telling:,} neuron{'' if telling == 1 else 's'} {'tells' if telling == 1 else 'tell'} it"
         lines.append(f"metadata know it: {one.by} = {one.class_name}, {one.images:,} images; {what} better than chance")
     return lines
+
+
+def uncompared_line(values: Sequence[tuple[str, str, int]]) -> str:
+    """Return that metadata know a word, (column, value, images) each, but no neuron was compared; nothing for none.
+
+    >>> uncompared_line([("kind", "star", 1)])
+    'metadata know it, but no neuron was compared with it: kind = star (1 image); csp-index associations does that'
+    """
+    if not values:
+        return ""
+    listed = ", ".join(f"{by} = {name} ({count:,} image{'' if count == 1 else 's'})" for by, name, count in values)
+    return f"metadata know it, but no neuron was compared with it: {listed}; csp-index associations does that"

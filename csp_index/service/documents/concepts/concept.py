@@ -21,7 +21,7 @@ from csp_index.service.documents.image import has_vectors
 from csp_index.service.documents.maps import placed_maps
 from csp_index.service.snapshot import Snapshot
 from csp_index.studies.concepts.concept import ConceptNeuron, find_neurons
-from csp_index.studies.concepts.metadata_words import uncompared_notes
+from csp_index.studies.concepts.metadata_words import uncompared_values
 from csp_index.studies.concepts.near_words import near_words
 from csp_index.studies.concepts.records import WAYS, Concept, row_of
 from csp_index.studies.concepts.words import checked_word
@@ -53,8 +53,8 @@ def concept_document(
     layers = layer_evidence(snapshot, engine, words, clean, vector, notes)
     also, by = near_words(words, clean, vector, label_vectors(snapshot, engine, words))
     classes = tuple(known for layer in layers for known in layer.classes)
-    notes += uncompared_notes(snapshot.store, clean, classes)
-    concept = Concept(clean, find_neurons(layers, most), also, by, classes, tuple(notes))
+    uncompared = uncompared_values(snapshot.store, clean, classes, notes)
+    concept = Concept(clean, find_neurons(layers, most), also, by, classes, tuple(notes), uncompared)
     ways = {way: [_row(snapshot, one) for one in getattr(concept.found, way)] for way in WAYS}
     return cast(ConceptDocument, concept.as_json() | ways)
 

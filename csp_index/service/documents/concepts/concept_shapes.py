@@ -63,6 +63,14 @@ class NamedClass(TypedDict):
     telling: int
 
 
+class UncomparedValue(TypedDict):
+    """A value of a metadata column that the word names, and that no neuron was compared with."""
+
+    by: str
+    class_name: str
+    images: int
+
+
 class ConceptDocument(TypedDict):
     """What the neurons of all layers have to do with a word, in three ways; the best first in each."""
 
@@ -78,6 +86,7 @@ class ConceptDocument(TypedDict):
     also: list[OtherWord]
     also_by: Literal["meaning", "spelling"]
     classes: list[NamedClass]
+    uncompared: list[UncomparedValue]
     notes: Annotated[list[str], Field(description="What could not be looked at, and why.")]
 
 

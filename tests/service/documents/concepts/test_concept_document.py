@@ -43,7 +43,7 @@ def test_a_planted_word_labels_its_neuron_without_the_encoder(planted: Served, w
     every = [snapshot.layer(info.key).row(n) for info in snapshot.layers() for n in range(info.neurons)]
     wanted = {row["neuron"] for row in every if (row["label"] or "").lower() == word.lower()}
     assert {row["neuron"] for row in document["labeled"]} == wanted
-    assert document["word"] == word.upper() and document["notes"] == []
+    assert document["word"] == word.upper() and document["uncompared"] == []
     vector = fakes.encoder().embed_texts([word])[0].numpy()
     for row in document["labeled"] + document["near"]:
         model, name, number = row["neuron"].split("/")
@@ -124,9 +124,9 @@ def test_a_column_that_was_compared_gives_an_auroc(copied: Path, tmp_path: Path)
     ]
     (tmp_path / "more.csv").write_text("\n".join(["path,red,sky", *lines]))
     index.add_metadata(tmp_path / "more.csv")
-    note = "metadata know it, as sky = Moon of 9 images, but no neuron was compared with that: csp-index associations "
-    assert ask(opened(copied), "MOON", encode=False)["notes"] == [f"{note}DB --layer MODEL/LAYER --by sky"]
-    assert "as red = true of 26 images" in index.concept("red").notes[0]
+    told = ask(opened(copied), "MOON", encode=False)
+    assert told["uncompared"] == [{"by": "sky", "class_name": "Moon", "images": 9}] and told["notes"] == []
+    assert "compared with it: red = true (26 images); csp-index" in index.concept("red").lines()[-1]
     for column in ("red", "sky"):
         index.associations(PLANTED, column)
     served = opened(copied)
