@@ -288,6 +288,7 @@ class LiveLabel(TypedDict):
     pairs: list[PairRow]
     doubt: str
     threshold: FiniteFloat | None
+    crop: bool
 
 
 class LabelDocument(TypedDict):

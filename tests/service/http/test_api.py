@@ -251,6 +251,7 @@ def test_the_openapi_tells_every_route_with_examples(client):
     studies |= {"notes", "rate", "ratings", "review"}
     others = {path for path in told["paths"] if path.removeprefix("/api/v1/").split("/")[0] not in studies}
     assert others == {
+        "/api/v1/concepts",
         "/api/v1/index",
         "/api/v1/layers",
         "/api/v1/layers/{model}/{layer}/map",

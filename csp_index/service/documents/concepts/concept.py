@@ -86,6 +86,7 @@ def _vector(snapshot: Snapshot, engine: Engine, word: str, notes: list[str]) -> 
     vector = _stored(snapshot, engine, word)
     if vector is not None:
         return vector
+    engine.wait_for_encoder()
     try:
         return engine.models().embed_text(word)
     except (LabelError, ModelError) as exc:
