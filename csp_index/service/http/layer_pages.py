@@ -30,6 +30,7 @@ from csp_index.service.documents.layer import (
 )
 from csp_index.service.documents.layers import files, sheets
 from csp_index.service.documents.layers.groups import groups_document, large_groups
+from csp_index.service.documents.layers.overview_shapes import LabelGroup
 from csp_index.service.documents.maps import placed_maps
 from csp_index.service.documents.shapes import GalleryRow, LayerDocument, MapDocument
 from csp_index.service.http import map_svg
@@ -234,7 +235,7 @@ def _layer_context(
     cursor = [("cursor", query.cursor)] if query.cursor else []
     listed = [pair for pair in terms if pair[0] != "limit"]
     block = _block(service, shown)
-    large = large_groups(service.snapshot.layer(key), query.method)
+    large = _large_groups(service, key, query.method)
     return ways | {
         "twin": link(f"{here}.json", [*terms, *cursor]),
         "here": here,
@@ -283,6 +284,17 @@ def _views(here: str, query: GalleryQuery, shown: str) -> list[tuple[str, str, b
         ("labels", "By label", link(f"{here}/labels", terms)),
     ]
     return [(name, address, way == shown) for way, name, address in ways]
+
+
+def _large_groups(service: Service, key: LayerKey, method: str | None) -> list[LabelGroup]:
+    """Return the groups of a layer that are worth a warning; counted once for the names that readers gave."""
+    snapshot = service.snapshot
+    return snapshot.cache.get(
+        ("large groups", key, method),
+        lambda: large_groups(snapshot.layer(key), method),
+        lambda groups: sum(2**10 + len(group["numbers"]) for group in groups) + 1,
+        state=snapshot.reviews.pins(snapshot.info(key))[0],
+    )
 
 
 def _block(service: Service, view: View) -> int:
