@@ -282,6 +282,7 @@ def _views(here: str, query: GalleryQuery, shown: str) -> list[tuple[str, str, b
         ("small", "Pictures", link(here, [*terms, ("view", "small")])),
         ("cards", "Cards", link(here, [*terms, ("view", "cards")])),
         ("labels", "By label", link(f"{here}/labels", terms)),
+        ("map", "Map", link(f"{here}/map", _method(query))),
     ]
     return [(name, address, way == shown) for way, name, address in ways]
 

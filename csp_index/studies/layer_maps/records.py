@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import pyarrow as pa
 
-from csp_index.printable import printable
+from csp_index.printable import printable, without_folders
 from csp_index.query.results import Tabular
 from csp_index.records import LayerKey
 from csp_index.studies.layer_maps.map_html import map_html
@@ -105,10 +105,11 @@ class LayerMap(Tabular):
 
     def said(self) -> str:
         """Return in words how the places were made, and how far they can be trusted."""
+        vectors = f"{self.vectors}, {without_folders(self.encoder)}"
         if self.by == "pca":
             shares = " and ".join(f"{100 * share:.0f} %" for share in self.explained)
             return (
-                f"Places are the two directions in which the concept vectors ({self.vectors}, {self.encoder}) differ "
+                f"Places are the two directions in which the concept vectors ({vectors}) differ "
                 f"most: {shares} of their variance."
             )
         trust = ""
@@ -118,7 +119,7 @@ class LayerMap(Tabular):
                 f"have {100 * sum(self.explained):.0f} % of the variance."
             )
         return (
-            f"Places by UMAP of the concept vectors ({self.vectors}, {self.encoder}), {self.neighbors} neighbors, "
+            f"Places by UMAP of the concept vectors ({vectors}), {self.neighbors} neighbors, "
             f"min_dist {self.min_dist:g}, seed {self.seed}. {FAR}{trust}"
         )
 

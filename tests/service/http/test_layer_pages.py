@@ -47,6 +47,7 @@ def test_a_layer_of_more_than_a_page_is_small_pictures(client: TestClient) -> No
     pictures = [image for image in seen.all("img") if "/sheet?" in (image["src"] or "")]
     assert len(pictures) == 3 and len({image["src"] for image in pictures}) == 1, "one request for all"
     assert [image["class"] for image in pictures] == ["sheet x0 y0", "sheet x1 y0", "sheet x2 y0"]
+    assert f"{HERE}/map" in {link["href"] for link in seen.all("a")}
     views = {link["href"]: link.get("aria-current") for link in seen.all("a") if "view=" in (link["href"] or "")}
     assert views[f"{HERE}?limit=3&view=small"] == "page" and views[f"{HERE}?limit=3&view=cards"] is None
 

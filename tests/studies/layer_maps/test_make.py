@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mapped
@@ -33,6 +34,7 @@ def test_without_a_stored_map_there_is_the_plane(index: Index) -> None:
     assert (found.by, found.is_stored, len(found), found.total) == ("pca", False, mapped.DEAD, mapped.NEURONS)
     assert found.named == () and "two directions" in found.said()
     assert repr(found) == "LayerMap(net/grouped by pca: 27 of 28 neurons)"
+    assert "(csp, open_clip:clip)" in replace(found, vectors="csp", encoder="open_clip:/srv/models/clip").said()
 
 
 def test_a_map_is_stored_and_read_again(index: Index) -> None:
