@@ -204,7 +204,7 @@ def test_import_then_label_with_the_arrays_of_the_design(run, tmp_path):
     activations = np.load(paths["activations"])
     for n, row in enumerate(found.rows):
         added = {"state", "note", "confidence", "uncertain", "rivals", "null_percentile", "prediction_set"}
-        added |= {"terms", "bias", "probability"}
+        added |= {"terms", "bias", "probability", "crop"}
         assert set(row) - added == {"neuron", "method", "labels", "activating", "contrastive"}
         assert row["method"] == "csp"
         if n == 3:

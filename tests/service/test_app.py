@@ -188,8 +188,8 @@ def test_statements_that_wait_do_not_lock_others_out():
 
 
 def test_a_page_within_its_limit():
-    with pytest.raises(SettingError, match="a page shows 500 neurons and may show 200"):
-        ServiceSettings(page=500)
+    with pytest.raises(SettingError, match="a page shows 700 neurons and may show 600"):
+        ServiceSettings(page=700)
 
 
 def test_text_is_compressed_and_pictures_are_not(client):

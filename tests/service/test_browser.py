@@ -67,6 +67,15 @@ def page(browser: Any, site: str) -> Iterator[Any]:
     assert wrong == []
 
 
+def _until(page: Any, condition: str) -> None:
+    """Wait until JavaScript says yes; asked from outside, as the pages let no string be evaluated again and again."""
+    for _ in range(200):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"20 s later not yet: {condition}")
+
+
 def _labels(page: Any) -> list[str]:
     return [text.strip() for text in page.locator("#live-labels li .name").all_inner_texts()]
 
@@ -76,7 +85,7 @@ def _answered(page: Any, act: Any) -> dict[str, Any]:
     with page.expect_response(lambda answer: answer.url.endswith("/api/v1/label")) as waiting:
         act()
     found = waiting.value.json()
-    page.wait_for_function("!document.getElementById('live-answer').classList.contains('waiting')")
+    _until(page, "!document.getElementById('live-answer').classList.contains('waiting')")
     return found  # type: ignore[no-any-return]
 
 
@@ -264,7 +273,7 @@ def test_a_picture_opens_as_it_is_over_the_page(page: Any) -> None:
     page.keyboard.press("Enter")
     box, shown = page.locator("#lightbox"), page.locator("#lightbox-picture")
     box.wait_for()
-    page.wait_for_function("document.getElementById('lightbox-picture').naturalWidth > 0")
+    _until(page, "document.getElementById('lightbox-picture').naturalWidth > 0")
     first = tiles.nth(0).get_attribute("href")
     assert shown.get_attribute("src") == f"{first}/original"
     assert page.locator("#lightbox-page").get_attribute("href") == first
@@ -274,7 +283,7 @@ def test_a_picture_opens_as_it_is_over_the_page(page: Any) -> None:
     assert not box.is_visible() and page.url.endswith(NEURON)
     assert page.evaluate("document.activeElement.getAttribute('href')") == tiles.nth(1).get_attribute("href")
     page.goto(str(first))
-    page.wait_for_function("document.getElementById('picture').naturalWidth > 0")
+    _until(page, "document.getElementById('picture').naturalWidth > 0")
     assert page.locator("#picture").get_attribute("src") == f"{first}/original"
 
 
@@ -287,7 +296,7 @@ def test_without_its_file_the_small_picture_stands_in_and_says_why(page: Any) ->
     page.locator("#lightbox-told").filter(has_text="its file is gone").wait_for()
     assert "/thumbnail" in str(page.locator("#lightbox-picture").get_attribute("src"))
     page.goto("/images/3")
-    page.wait_for_function("document.getElementById('picture').naturalWidth > 0")
+    _until(page, "document.getElementById('picture').naturalWidth > 0")
     assert "/thumbnail" in str(page.locator("#picture").get_attribute("src"))
 
 
@@ -322,10 +331,8 @@ def test_a_layer_is_one_list_and_the_way_back_leads_to_the_same_place(page: Any)
     page.get_by_role("heading", level=1).wait_for()
     page.go_back()
     boxes.nth(total - 1).wait_for()
-    page.wait_for_function("document.getElementById('chosen').textContent === '4 chosen:'")
-    page.wait_for_function(
-        f"Math.abs(document.querySelectorAll('.smalls a')[20].getBoundingClientRect().y - {before}) < 3"
-    )
+    _until(page, "document.getElementById('chosen').textContent === '4 chosen:'")
+    _until(page, f"Math.abs(document.querySelectorAll('.smalls a')[20].getBoundingClientRect().y - {before}) < 3")
     assert boxes.nth(13).is_checked() and not boxes.nth(12).is_checked()
 
 
@@ -391,7 +398,7 @@ def test_neurons_are_chosen_on_the_map_by_pointer_and_by_keyboard(page: Any) -> 
         page.keyboard.press("+")
     page.keyboard.press("ArrowLeft")
     page.locator("#seen").press("Enter")
-    page.wait_for_function(f"document.querySelectorAll('#chosen .neuron').length < {every}")
+    _until(page, f"document.querySelectorAll('#chosen .neuron').length < {every}")
     page.reload()
     canvas.wait_for()
     page.locator("#atlas").focus()

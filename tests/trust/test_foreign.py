@@ -230,7 +230,7 @@ def test_a_file_of_a_table_that_is_no_regular_file_is_refused(
         ODD[kind](folder / name)
     kind = "a link" if kind == "a device" else kind  # which leads to one
     with in_time():
-        for command in READING[2:5]:
+        for command in (READING[2], READING[4]):  # they read images
             said = run(command[0], db, *command[1:])
             assert (said.status, said.err.count("\n")) == (1, 1), (command, said.out, said.err)
             assert f"images.lance/{part}/{name} of table images in {db} is {kind}, " in said.err

@@ -65,7 +65,7 @@ def panel_methods() -> dict[str, tuple[int, str]]:
     This does not load methods of other packages: they get the defaults and every knob.
 
     >>> panel_methods()["csp"]
-    (30, 'gamma contrast threshold')
+    (30, 'gamma contrast threshold crop')
     """
     every = MethodInfo("", options=("gamma",), needs_contrast=True)
     infos = {name: METHODS.get(name, every) for name in method_names()}
