@@ -20,7 +20,8 @@ from csp_index.store.values.arrays import fetch_tiles
 _QUANTILES = (1.0, 0.99, 0.95, 0.9, 0.75, 0.5, 0.25, 0.0)
 _ROW = 6  # images per quantile
 _BINS = 40
-_BLOCK, _BLOCK_BYTES = 64, 16 * 2**20  # most neurons, and bytes of their activations, that are read together
+_BLOCK, _BLOCK_BYTES = 8, 16 * 2**20  # most neurons, and bytes of their activations, that are read together
+# At 50,000 images to read one neuron takes 8 ms, 8 take 9 and 64 take 36; to sort its activations each takes 1.7.
 
 
 @dataclass(frozen=True, slots=True)
