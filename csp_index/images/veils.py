@@ -35,8 +35,13 @@ def veil_over(heat: np.ndarray, box: Box, size: tuple[int, int]) -> Image.Image:
 def veiled(picture: bytes, heat: np.ndarray, box: Box) -> bytes:
     """Return an encoded picture (a thumbnail) with a veil over it, as PNG. Raises SourceError if it is none."""
     image = decode_stored(picture)
-    image.paste((_GRAY,) * 3, (0, 0), veil_over(heat, box, image.size).getchannel("A"))
+    lay_veil(image, heat, box)
     return encoded(image)
+
+
+def lay_veil(image: Image.Image, heat: np.ndarray, box: Box) -> None:
+    """Lay the veil over an RGB image itself."""
+    image.paste((_GRAY,) * 3, (0, 0), veil_over(heat, box, image.size).getchannel("A"))
 
 
 def encoded(image: Image.Image) -> bytes:

@@ -11,7 +11,6 @@ from dataclasses import asdict, fields, replace
 from itertools import chain
 from typing import Annotated, Any, Final, Literal, get_args
 
-import numpy as np
 from fastapi import APIRouter, Depends, Form, Query
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -201,20 +200,12 @@ def _add_chosen(routes: APIRouter, service: Service, renderer: Renderer) -> None
     ) -> Response:
         check_write(service, request, form)
         key = LayerKey(model, layer)
-        numbers = np.flatnonzero(_mask(service, key, neurons))
+        numbers = ordered(snapshot, engine, snapshot.layer(key), GalleryQuery(neurons=neurons))
         if service.desk is None or not 1 <= len(numbers) <= _TAGGED:
             raise SettingError(f"{len(numbers):,} neurons are to be tagged: expected 1 to {_TAGGED:,} at once")
         service.desk.note([Draft(f"{key}/{number}", "tag", reader, text) for number in numbers.tolist()])
         back = link(layer_href(str(key)), [("neurons", as_ranges(numbers.tolist()))])
         return RedirectResponse(back, 303, {"Cache-Control": "no-store"})
-
-
-def _mask(service: Service, key: LayerKey, neurons: str) -> np.ndarray:
-    """Return which neurons [M] a set names. Raises AddressError, and NotFoundError for one that is not there."""
-    table = service.snapshot.layer(key)
-    mask = np.zeros(table.info.neurons, dtype=bool)
-    mask[ordered(service.snapshot, service.engine, table, GalleryQuery(neurons=neurons))] = True
-    return mask
 
 
 def _layer_context(

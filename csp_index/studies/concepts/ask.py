@@ -22,7 +22,7 @@ from csp_index.store import catalog
 from csp_index.store.catalog import LayerInfo, sql_text
 from csp_index.store.tables import Store
 from csp_index.studies.classes.associations import class_sets
-from csp_index.studies.concepts.chance import WORDS, words_spread
+from csp_index.studies.concepts.chance import WORDS, word_cosines, words_spread
 from csp_index.studies.concepts.concept import LayerEvidence, find_neurons
 from csp_index.studies.concepts.known_classes import known_classes
 from csp_index.studies.concepts.metadata_words import uncompared_values
@@ -120,18 +120,13 @@ def _with_vectors(
 ) -> LayerEvidence:
     vectors = layer_vectors(space.store, space.source, info).vectors
     alive = catalog.neuron_rows(space.store, info)["max"].to_numpy() > 0
-    cosines = np.einsum("md,d->m", vectors, vector)
-    cosines[~alive | (cosines == 0)] = np.nan
-    return replace(one, cosines=cosines, spread=words_spread(vectors[alive], others))
+    return replace(one, cosines=word_cosines(vectors, alive, vector), spread=words_spread(vectors[alive], others))
 
 
 def _label_vectors(space: TextSpace, words: LabelWords) -> np.ndarray:
     """Return the unit embeddings [W, D] of labels, zero where none is stored."""
     stored = stored_embeddings(space.store, space.source, space.template_set, words.spellings)
-    vectors = np.zeros((len(words.normals), space.source.width), np.float32)
-    for place, text in enumerate(words.spellings):
-        if text in stored:
-            vectors[place] = stored[text]
+    vectors = words.stacked(stored, space.source.width)
     unit: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return unit
 

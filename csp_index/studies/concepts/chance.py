@@ -77,6 +77,13 @@ def words_spread(vectors: np.ndarray, words: np.ndarray) -> float | None:
     return spread((cosines - np.median(cosines, axis=0)).ravel())
 
 
+def word_cosines(vectors: np.ndarray, alive: np.ndarray, word: np.ndarray) -> np.ndarray:
+    """Return the cosines [M] of unit rows [M, D] with a word [D], NaN for neurons that never fire or have none."""
+    cosines: np.ndarray = np.einsum("md,d->m", vectors, word)  # in this thread alone, unlike @
+    cosines[~alive | (cosines == 0)] = np.nan
+    return cosines
+
+
 def random_cosines(first: np.ndarray, second: np.ndarray, *, same: bool) -> np.ndarray:
     """Return cosines [P] of random pairs of unit rows [A, D] and [B, D]; with `same` none of a row with itself.
 

@@ -88,6 +88,14 @@ class LabelWords:
         place = self.place_of.get(normal(word))
         return None if place is None else self.spellings[place]
 
+    def stacked(self, vectors: Mapping[str, np.ndarray], width: int) -> np.ndarray:
+        """Return the vector [D] of each label [W, D] float32, by its spelling; zero where there is none."""
+        rows = np.zeros((len(self.spellings), width), np.float32)
+        for place, text in enumerate(self.spellings):
+            if text in vectors:
+                rows[place] = vectors[text]
+        return rows
+
     @property
     def nbytes(self) -> int:
         """About how much memory this takes."""

@@ -20,7 +20,7 @@ from csp_index.service.documents.search import compared_layers
 from csp_index.service.documents.studies.classes import stored_sets
 from csp_index.service.layer_table import LayerTable, MethodLabels
 from csp_index.service.snapshot import Snapshot
-from csp_index.studies.concepts.chance import WORDS, words_spread
+from csp_index.studies.concepts.chance import WORDS, word_cosines, words_spread
 from csp_index.studies.concepts.concept import LayerEvidence
 from csp_index.studies.concepts.known_classes import KnownClass, known_classes
 from csp_index.studies.concepts.words import LabelWords, normal
@@ -81,18 +81,14 @@ def label_vectors(snapshot: Snapshot, engine: Engine, words: LabelWords) -> np.n
     """Return the unit embeddings [W, D] of labels, zero where none is stored; all are zero where they are large."""
     width = snapshot.encoder.width if snapshot.encoders else 0
     if not has_vectors(snapshot, engine) or 4 * width * len(words.normals) * _WHOLE > snapshot.cache.limit:
-        return np.zeros((len(words.normals), width), np.float32)
+        return words.stacked({}, width)
 
     def read() -> np.ndarray:
-        vectors = np.zeros((len(words.normals), width), np.float32)
         try:
             stored = engine.models().stored_texts(words.spellings)
         except LabelError:  # the index names a file of templates, which is not opened
-            return vectors
-        for place, text in enumerate(words.spellings):
-            if text in stored:
-                vectors[place] = stored[text]
-        return vectors
+            stored = {}
+        return words.stacked(stored, width)
 
     return snapshot.cache.get("label vectors", read, lambda vectors: vectors.nbytes, state=_state(snapshot))
 
@@ -164,9 +160,7 @@ def _cosines(engine: Engine, table: LayerTable, vector: np.ndarray, notes: list[
     except (LabelError, NotFoundError) as exc:
         notes.append(f"layer {table.info.key} was left out: {exc}")
         return None
-    cosines: np.ndarray = np.einsum("md,d->m", concepts.vectors, vector)  # in this thread alone: see `facets`
-    cosines[~concepts.alive | table.dead | (cosines == 0)] = np.nan
-    return cosines
+    return word_cosines(concepts.vectors, concepts.alive & ~table.dead, vector)
 
 
 def _spread(snapshot: Snapshot, engine: Engine, key: LayerKey) -> float | None:
