@@ -5,20 +5,18 @@ Loads no torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-
-import numpy as np
 
 from csp_index.concurrency import unseen
 from csp_index.errors import SettingError, StudyError
-from csp_index.query.planes import plane_of
 from csp_index.records import LayerKey, Progress, check_seed
 from csp_index.store import catalog
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.runs import record_run, settings_hash
 from csp_index.store.tables import Store
 from csp_index.studies.layer_maps.concepts import LiveConcepts, described, live_concepts
-from csp_index.studies.layer_maps.placing import LEAST, place, placing_versions
+from csp_index.studies.layer_maps.placing import LEAST, Placement, on_plane, place, placing_versions
 from csp_index.studies.layer_maps.records import LayerMap
 from csp_index.studies.layer_maps.stored import stored_map, stored_names, write_map, write_names
 from csp_index.studies.shown_labels import shown_labels
@@ -67,30 +65,8 @@ def layer_map(store: Store, layer: str, encoder: str | None = None) -> LayerMap:
         return found
     source = catalog.encoder(store, encoder)
     live = _live(store, source, target)
-    plane = plane_of(live.vectors, np.ones(len(live.neurons), dtype=bool), len(live.neurons))
-    texts = shown_labels(store, target).texts
-    count, options = len(live.neurons), MapOptions()
-    return LayerMap(
-        target.key,
-        "pca",
-        source.name,
-        live.method,
-        options.seed,
-        options.neighbors,
-        options.min_dist,
-        options.size(count),
-        total=target.neurons,
-        neurons=live.neurons,
-        places=plane.places,
-        clusters=np.full(count, -1),
-        central=np.full(count, np.nan),
-        labels=tuple(texts[neuron] for neuron in live.neurons.tolist()),
-        named=(),
-        trust=None,
-        plane_trust=None,
-        explained=plane.explained,
-        notes=(),
-    )
+    options = MapOptions()
+    return _map_of(store, source, target, live, on_plane(live.vectors), options, options.neighbors, [])
 
 
 def make_map(
@@ -148,16 +124,30 @@ def _made(
         notes.append(f"{count:,} neurons have no {options.neighbors} neighbors each: places rest on {neighbors}")
     if count < target.neurons:
         notes.append(f"{target.neurons - count:,} neurons that never fire, or have no concept vector, have no place")
+    return _map_of(store, source, target, live, found, options, neighbors, notes)
+
+
+def _map_of(
+    store: Store,
+    source: EncoderInfo,
+    target: LayerInfo,
+    live: LiveConcepts,
+    found: Placement,
+    options: MapOptions,
+    neighbors: int,
+    notes: Sequence[str],
+) -> LayerMap:
+    """Return the map of neurons that have a place, named by the labels that are shown now; `neighbors` as used."""
     texts = shown_labels(store, target).texts
     made = LayerMap(
         target.key,
-        "pca" if found.by == "pca" else "umap",
+        found.by,
         source.name,
         live.method,
         options.seed,
         neighbors,
         options.min_dist,
-        size,
+        options.size(len(live.neurons)),
         total=target.neurons,
         neurons=live.neurons,
         places=found.places,

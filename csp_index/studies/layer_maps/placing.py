@@ -10,13 +10,15 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
 from csp_index.errors import StudyError
 from csp_index.query.planes import in_unit_square, plane_of
 from csp_index.records import Progress
+
+Placed = Literal["umap", "pca"]
 
 LEAST: Final = 10
 """Neurons that UMAP places, at least; the plane of fewer shows as much."""
@@ -36,7 +38,7 @@ class Placement:
     `explained` is the share of variance of the plane's two directions.
     """
 
-    by: str
+    by: Placed
     places: np.ndarray
     clusters: np.ndarray
     central: np.ndarray
@@ -52,13 +54,11 @@ def place(
 
     Raises StudyError where UMAP is not installed, or all vectors are the same.
     """
-    count = len(vectors)
-    plane = plane_of(vectors, np.ones(count, dtype=bool), count)
+    count, plane = len(vectors), on_plane(vectors)
     if count > 1 and plane.explained == (0.0, 0.0):
         raise StudyError(f"the concept vectors of all {count:,} neurons are the same: a map cannot tell them apart")
     if count < LEAST:
-        none = np.full(count, -1)
-        return Placement("pca", plane.places, none, np.full(count, np.nan), None, None, plane.explained)
+        return plane
     umap_class = _umap_class()
     distances, nearest = nearest_neurons(vectors, max(neighbors, _NEAR), progress)
     clusters = dense_clusters(distances, nearest, cluster_size)
@@ -66,6 +66,13 @@ def place(
     places = in_unit_square(fitted)
     trust, plane_trust = trustworthiness(vectors, (places, plane.places), neighbors, seed)
     return Placement("umap", places, clusters, _central(vectors, clusters), trust, plane_trust, plane.explained)
+
+
+def on_plane(vectors: np.ndarray) -> Placement:
+    """Return unit vectors [P, D] on the plane of the two directions in which they differ most, in no cluster."""
+    count = len(vectors)
+    plane = plane_of(vectors, np.ones(count, dtype=bool), count)
+    return Placement("pca", plane.places, np.full(count, -1), np.full(count, np.nan), None, None, plane.explained)
 
 
 def _umap_class() -> Any:

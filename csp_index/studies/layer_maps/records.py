@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +13,8 @@ from csp_index.query.results import Tabular
 from csp_index.records import LayerKey
 from csp_index.studies.layer_maps.map_html import map_html
 from csp_index.studies.layer_maps.names import ClusterName, name_clusters
+from csp_index.studies.layer_maps.placing import Placed
 
-Placed = Literal["umap", "pca"]
 FAR: Final = "Near neurons mean alike; how far apart distant groups lie says little."
 """What a reader of places by UMAP must know."""
 
