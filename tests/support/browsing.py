@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,15 @@ def browser_path() -> str:
     if found is None or not Path(found).exists():
         pytest.skip("no browser: install chromium, or name one in CSP_INDEX_BROWSER")
     return found
+
+
+def until(page: Any, condition: str) -> None:
+    """Wait until JavaScript says yes; asked from outside, as the pages let no string be evaluated again and again."""
+    for _ in range(200):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"20 s later not yet: {condition}")
 
 
 def lives(process: int) -> bool:

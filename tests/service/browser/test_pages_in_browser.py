@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import WIDTHS, browser_path, served
+from browsing import WIDTHS, until
 
 pytestmark = pytest.mark.browser
 
@@ -34,48 +33,6 @@ PAGES = {
 }
 
 
-@pytest.fixture(scope="module")
-def site(served_db: Path) -> Iterator[str]:
-    browser_path()
-    with served(served_db) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = browser_path()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Any, site: str) -> Iterator[Any]:
-    """A page that fails the test where its scripts fail, or anything but its own host is asked."""
-    context = browser.new_context(base_url=site, viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(20_000)
-    context.grant_permissions(["clipboard-read", "clipboard-write"], origin=site)
-    page, wrong = context.new_page(), list[str]()
-    page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
-    page.on("console", lambda said: wrong.append(f"console: {said.text}") if "Content Security" in said.text else None)
-    page.on("request", lambda sent: None if sent.url.startswith((site, "data:", "blob:")) else wrong.append(sent.url))
-    yield page
-    context.close()
-    assert wrong == []
-
-
-def _until(page: Any, condition: str) -> None:
-    """Wait until JavaScript says yes; asked from outside, as the pages let no string be evaluated again and again."""
-    for _ in range(200):
-        if page.evaluate(condition):
-            return
-        page.wait_for_timeout(100)
-    raise AssertionError(f"20 s later not yet: {condition}")
-
-
 def _labels(page: Any) -> list[str]:
     return [text.strip() for text in page.locator("#live-labels li .name").all_inner_texts()]
 
@@ -85,7 +42,7 @@ def _answered(page: Any, act: Any) -> dict[str, Any]:
     with page.expect_response(lambda answer: answer.url.endswith("/api/v1/label")) as waiting:
         act()
     found = waiting.value.json()
-    _until(page, "!document.getElementById('live-answer').classList.contains('waiting')")
+    until(page, "!document.getElementById('live-answer').classList.contains('waiting')")
     return found  # type: ignore[no-any-return]
 
 
@@ -273,7 +230,7 @@ def test_a_picture_opens_as_it_is_over_the_page(page: Any) -> None:
     page.keyboard.press("Enter")
     box, shown = page.locator("#lightbox"), page.locator("#lightbox-picture")
     box.wait_for()
-    _until(page, "document.getElementById('lightbox-picture').naturalWidth > 0")
+    until(page, "document.getElementById('lightbox-picture').naturalWidth > 0")
     first = tiles.nth(0).get_attribute("href")
     assert shown.get_attribute("src") == f"{first}/original"
     assert page.locator("#lightbox-page").get_attribute("href") == first
@@ -283,7 +240,7 @@ def test_a_picture_opens_as_it_is_over_the_page(page: Any) -> None:
     assert not box.is_visible() and page.url.endswith(NEURON)
     assert page.evaluate("document.activeElement.getAttribute('href')") == tiles.nth(1).get_attribute("href")
     page.goto(str(first))
-    _until(page, "document.getElementById('picture').naturalWidth > 0")
+    until(page, "document.getElementById('picture').naturalWidth > 0")
     assert page.locator("#picture").get_attribute("src") == f"{first}/original"
 
 
@@ -296,115 +253,8 @@ def test_without_its_file_the_small_picture_stands_in_and_says_why(page: Any) ->
     page.locator("#lightbox-told").filter(has_text="its file is gone").wait_for()
     assert "/thumbnail" in str(page.locator("#lightbox-picture").get_attribute("src"))
     page.goto("/images/3")
-    _until(page, "document.getElementById('picture').naturalWidth > 0")
+    until(page, "document.getElementById('picture').naturalWidth > 0")
     assert "/thumbnail" in str(page.locator("#picture").get_attribute("src"))
-
-
-def test_compare_from_a_layer(page: Any) -> None:
-    page.goto("/layers/cnn/concepts")
-    boxes = page.locator("#choice input[type=checkbox]")
-    boxes.nth(0).check()
-    boxes.nth(1).check()
-    page.get_by_role("button", name="Compare").click()
-    page.wait_for_url("**/compare?**")
-    assert page.get_by_role("article").count() == 2
-
-
-def test_a_layer_is_one_list_and_the_way_back_leads_to_the_same_place(page: Any) -> None:
-    asked = list[str]()
-    page.on("request", lambda sent: asked.append(sent.url) if "/layers/" in sent.url else None)
-    page.set_viewport_size(dict(zip(("width", "height"), WIDTHS["phone"], strict=True)))
-    page.goto("/layers/cnn/concepts?limit=12&sort=score&order=desc")
-    boxes = page.locator("#list input[name=neurons]")
-    total = int(page.locator("#list").get_attribute("data-total"))
-    assert page.locator("#list > .block").count() == 1 and not page.locator('a[rel="next"]').count()
-    page.keyboard.press("End")
-    boxes.nth(total - 1).wait_for()
-    assert boxes.count() == total > 20 and len(asked) <= 4, "the page, the rows behind it, a sheet of pictures for each"
-    boxes.nth(13).click()
-    boxes.nth(16).click(modifiers=["Shift"])
-    assert page.locator("#chosen").inner_text() == "4 chosen:" and boxes.nth(15).is_checked()
-    link = page.locator(".smalls a").nth(20)
-    link.scroll_into_view_if_needed()
-    before = link.bounding_box()["y"]
-    link.click()
-    page.get_by_role("heading", level=1).wait_for()
-    page.go_back()
-    boxes.nth(total - 1).wait_for()
-    _until(page, "document.getElementById('chosen').textContent === '4 chosen:'")
-    _until(page, f"Math.abs(document.querySelectorAll('.smalls a')[20].getBoundingClientRect().y - {before}) < 3")
-    assert boxes.nth(13).is_checked() and not boxes.nth(12).is_checked()
-
-
-def test_a_range_is_dragged_over_a_histogram_or_written(page: Any) -> None:
-    page.goto("/layers/cnn/concepts?limit=12&view=small")
-    bars = page.locator(".range svg").first
-    box = bars.bounding_box()
-    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 20)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] - 2, box["y"] + 20, steps=4)
-    page.mouse.up()
-    page.wait_for_url("**score_from=*")
-    assert "score_to=" in page.url and "firing_rate" not in page.url and "&q=" not in page.url
-    low = float(page.get_by_label("score from").input_value())
-    shown = page.locator("#list .mark").all_inner_texts()
-    assert shown and all(float(text.split()[-1].strip("?")) >= low - 0.001 for text in shown)
-    page.get_by_label("score from").fill("99")
-    page.get_by_label("score to").fill("")
-    page.keyboard.press("Enter")
-    page.get_by_text("No neuron matches.").wait_for()
-
-
-def test_chosen_neurons_are_downloaded(page: Any) -> None:
-    page.goto("/layers/cnn/concepts?limit=12&view=small")
-    assert page.get_by_role("button", name="CSV").is_disabled()
-    total = int(page.locator("#list").get_attribute("data-total"))
-    page.locator("#choose-all").click()
-    page.locator("#chosen").filter(has_text=f"{total} chosen").wait_for()
-    assert page.locator("#compare").is_disabled(), "two to four are compared"
-    with page.expect_download() as waiting:
-        page.get_by_role("button", name="CSV").click()
-    assert len(Path(waiting.value.path()).read_text().splitlines()) == total + 1
-    page.locator("#choose-none").click()
-    assert page.locator("#chosen").inner_text() == "None chosen:"
-
-
-def test_a_point_of_the_map_opens_its_neuron(page: Any) -> None:
-    page.goto("/layers/cnn/concepts")
-    point = page.locator("#map a").first
-    target = point.get_attribute("href")
-    point.click(force=True)
-    page.wait_for_url(f"**{target}")
-
-
-def test_neurons_are_chosen_on_the_map_by_pointer_and_by_keyboard(page: Any) -> None:
-    page.goto("/layers/cnn/concepts/map")
-    canvas = page.locator("#atlas canvas")
-    canvas.wait_for()
-    page.locator("#lasso").click()
-    frame = canvas.bounding_box()
-    left, top = frame["x"] + 2, frame["y"] + 2
-    right, bottom = left + frame["width"] - 4, top + frame["height"] - 4
-    page.mouse.move(left, top)
-    page.mouse.down()
-    for x, y in ((right, top), (right, bottom), (left, bottom)):
-        page.mouse.move(x, y)
-    page.mouse.up()
-    page.locator("#chosen .neuron").first.wait_for()
-    every = page.locator("#chosen .neuron").count()
-    assert "neurons=" in page.url and every > 4
-    page.locator("#atlas").focus()
-    for _ in range(4):
-        page.keyboard.press("+")
-    page.keyboard.press("ArrowLeft")
-    page.locator("#seen").press("Enter")
-    _until(page, f"document.querySelectorAll('#chosen .neuron').length < {every}")
-    page.reload()
-    canvas.wait_for()
-    page.locator("#atlas").focus()
-    page.keyboard.press("Escape")
-    page.locator("#chosen .empty").wait_for()
-    assert "neurons=" not in page.url
 
 
 def test_sql_with_the_keyboard(page: Any) -> None:
