@@ -14,6 +14,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from loops import run_in_own_loop
 from starlette.testclient import TestClient
 
 from csp_index import Index, open_index
@@ -183,7 +184,7 @@ def test_statements_that_wait_do_not_lock_others_out():
             go_on.set()
         return told
 
-    told = anyio.run(ask_many)
+    told = run_in_own_loop(ask_many)
     assert (told.count("busy"), told.count("True")) == (3, 17)
 
 
@@ -272,7 +273,7 @@ def test_readiness_is_bounded_in_time_and_shared(monkeypatch: pytest.MonkeyPatch
             for _ in range(20):
                 group.start_soon(probe.passed)
 
-    anyio.run(scene)
+    run_in_own_loop(scene)
     assert calls == [1]
     monkeypatch.setattr(own_threads, "_PROBE_SECONDS", 0.05)
     late = threading.Event()
@@ -282,7 +283,7 @@ def test_readiness_is_bounded_in_time_and_shared(monkeypatch: pytest.MonkeyPatch
 
     with pytest.raises(BusyError, match="takes longer"):
         try:
-            anyio.run(slow)
+            run_in_own_loop(slow)
         finally:
             late.set()
 

@@ -17,6 +17,7 @@ from typing import Any
 import anyio
 import pytest
 from browsing import CLI
+from loops import run_in_own_loop
 from PIL import Image
 
 from csp_index.errors import StoppedError
@@ -84,7 +85,7 @@ def test_a_model_can_use_every_tool_over_http(served_db: Path, mode: str) -> Non
         async with over_http(served_db, mode, sql=True, timeout=600) as client:
             await walk(client)
 
-    anyio.run(talk)
+    run_in_own_loop(talk)
 
 
 @pytest.mark.slow
@@ -97,7 +98,7 @@ def test_a_model_can_use_every_tool_over_standard_streams(served_db: Path, mode:
         async with Client(stdio_client(server), mode=mode) as client:
             await walk(client)
 
-    anyio.run(talk)
+    run_in_own_loop(talk)
 
 
 @pytest.mark.slow
@@ -119,7 +120,7 @@ def test_tools_over_http_return_documents_and_errors(planted: Any, mode: str) ->
             assert wrong.is_error and "neuron planted/words/99 does not exist" in wrong.content[0].text
             assert (await client.call_tool("nothing", {})).is_error
 
-    anyio.run(talk)
+    run_in_own_loop(talk)
 
 
 def test_a_call_that_takes_too_long_is_an_error_in_words(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +145,7 @@ def test_a_call_that_takes_too_long_is_an_error_in_words(planted: Any, monkeypat
                 while not asked_to_stop:
                     await anyio.sleep(0.01)
 
-    anyio.run(talk)
+    run_in_own_loop(talk)
 
 
 def test_without_the_token_the_client_is_refused(planted: Any) -> None:
@@ -153,7 +154,7 @@ def test_without_the_token_the_client_is_refused(planted: Any) -> None:
             raise AssertionError("connected without a token")
 
     with pytest.raises((ExceptionGroup, httpx2.HTTPStatusError, MCPError)) as refused:
-        anyio.run(talk)
+        run_in_own_loop(talk)
     assert "connected without a token" not in repr(refused.value)
 
 

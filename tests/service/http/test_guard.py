@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from loops import run_in_own_loop
 from starlette.responses import JSONResponse
 
 from csp_index.errors import StoppedError
@@ -80,7 +81,7 @@ async def asked(
 
 
 def ask(guard: Any, *given: Any, **named: Any) -> Reply:
-    return asyncio.run(asked(guard, *given, **named))
+    return run_in_own_loop(lambda: asked(guard, *given, **named))
 
 
 @pytest.mark.parametrize("name", ["localhost", "LOCALHOST:9", "127.0.0.1:8000", "[::1]:1", "localhost."])
@@ -239,7 +240,7 @@ def test_slow_work_is_given_up_and_what_it_says_later_is_dropped():
         await asyncio.sleep(0.01)
         return reply
 
-    reply = asyncio.run(both())
+    reply = run_in_own_loop(both)
     assert (reply.status, reply.error["type"], late) == (504, "timeout", [True])
 
 
@@ -264,7 +265,7 @@ def test_more_requests_than_may_wait_are_sent_away_but_not_the_probes():
         again = await asked(guard)
         return [more.status, health.status, *(reply.status for reply in done), again.status]
 
-    assert asyncio.run(crowd()) == [503, 200, 200, 200, 200]
+    assert run_in_own_loop(crowd) == [503, 200, 200, 200, 200]
 
 
 def test_what_fails_is_500_and_tells_only_the_log(caplog):
@@ -337,7 +338,7 @@ def test_the_work_of_a_client_who_leaves_is_stopped(caplog):
 
     leave = asyncio.Event()
     with caplog.at_level(logging.INFO, "csp_index.service.requests"):
-        assert asyncio.run(scene()) == []
+        assert run_in_own_loop(scene) == []
     with pytest.raises(StoppedError, match="the client left"):
         stops[0].check()
     assert json.loads(caplog.records[-1].getMessage())["status"] == 499
@@ -369,7 +370,7 @@ def test_a_service_that_ends_stops_the_work_and_says_so():
         asking.cancel()
         return await asking
 
-    reply = asyncio.run(scene())
+    reply = run_in_own_loop(scene)
     assert (reply.status, reply.error["type"], reply.headers["connection"]) == (503, "stopped", "close")
     with pytest.raises(StoppedError, match="the service ends"):
         stops[0].check()
@@ -382,7 +383,7 @@ def test_a_service_that_ends_answers_requests_that_are_still_arriving():
         arriving.cancel()
         return await arriving
 
-    reply = asyncio.run(scene())
+    reply = run_in_own_loop(scene)
     assert (reply.status, reply.error["type"], reply.headers["connection"]) == (503, "stopped", "close")
 
 
