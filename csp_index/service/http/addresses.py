@@ -21,18 +21,27 @@ def link(address: str, terms: Mapping[str, object] | Sequence[tuple[str, object]
     return f"{address}?{urlencode(terms)}" if terms else address
 
 
+def quoted(address: str) -> str:
+    """Return a layer or a neuron as a part of an address: slashes separate its parts.
+
+    >>> quoted("my net/layer?4")
+    'my%20net/layer%3F4'
+    """
+    return "/".join(quote(part, safe="") for part in address.split("/"))
+
+
 def layer_href(layer: str) -> str:
     """Return the address of a layer's page.
 
     >>> layer_href("my net/layer?4")
     '/layers/my%20net/layer%3F4'
     """
-    return "/layers/" + "/".join(quote(part, safe="") for part in layer.split("/"))
+    return f"/layers/{quoted(layer)}"
 
 
 def neuron_href(neuron: str) -> str:
     """Return the address of a neuron's page."""
-    return "/neurons/" + "/".join(quote(part, safe="") for part in neuron.split("/"))
+    return f"/neurons/{quoted(neuron)}"
 
 
 def classes_href(layer: str, by: str | None = None, name: str | None = None) -> str:
@@ -41,8 +50,8 @@ def classes_href(layer: str, by: str | None = None, name: str | None = None) -> 
     >>> classes_href("net/layer4", "kind", "red star")
     '/classes/net/layer4?by=kind&name=red+star'
     """
-    terms = urlencode([(key, value) for key, value in (("by", by), ("name", name)) if value is not None])
-    return "/classes/" + "/".join(quote(part, safe="") for part in layer.split("/")) + (f"?{terms}" if terms else "")
+    terms = [(key, value) for key, value in (("by", by), ("name", name)) if value is not None]
+    return link(f"/classes/{quoted(layer)}", terms)
 
 
 def concept_href(word: str, ending: str = "") -> str:
@@ -62,7 +71,7 @@ def effects_href(layer: str) -> str:
     >>> effects_href("net/layer4")
     '/effects/net/layer4'
     """
-    return "/effects/" + "/".join(quote(part, safe="") for part in layer.split("/"))
+    return f"/effects/{quoted(layer)}"
 
 
 def hierarchy_href(layer: str, word: int | None = None) -> str:
@@ -71,7 +80,7 @@ def hierarchy_href(layer: str, word: int | None = None) -> str:
     >>> hierarchy_href("net/layer4", 3)
     '/hierarchy/net/layer4?word=3'
     """
-    address = "/hierarchy/" + "/".join(quote(part, safe="") for part in layer.split("/"))
+    address = f"/hierarchy/{quoted(layer)}"
     return address if word is None else f"{address}?word={int(word)}"
 
 
@@ -81,7 +90,7 @@ def meanings_href(layer: str) -> str:
     >>> meanings_href("net/layer4")
     '/meanings/net/layer4'
     """
-    return "/meanings/" + "/".join(quote(part, safe="") for part in layer.split("/"))
+    return f"/meanings/{quoted(layer)}"
 
 
 def audit_href(layer: str, by: str | None = None) -> str:
