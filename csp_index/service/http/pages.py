@@ -42,12 +42,12 @@ from csp_index.service.http.manual_html import manual_html
 from csp_index.service.http.paging import Name, Number
 from csp_index.service.http.rendering import Renderer, Site
 from csp_index.service.http.schemas import LONGEST_SQL, LONGEST_TEXT
-from csp_index.service.http.studies.effect_routes import add_effects
-from csp_index.service.http.studies.evolution_routes import add_evolution
-from csp_index.service.http.studies.hierarchy_routes import add_hierarchies
+from csp_index.service.http.studies.effect_routes import EFFECTS
+from csp_index.service.http.studies.evolution_routes import EVOLUTION
+from csp_index.service.http.studies.hierarchy_routes import HIERARCHY
 from csp_index.service.http.studies.layer_map_routes import add_maps
-from csp_index.service.http.studies.match_routes import add_matches
-from csp_index.service.http.studies.meaning_routes import add_meanings
+from csp_index.service.http.studies.match_routes import MATCHES
+from csp_index.service.http.studies.meaning_routes import MEANINGS
 from csp_index.service.sql_sandbox import write_file
 from csp_index.studies.reporting.page import policy
 
@@ -94,8 +94,8 @@ def site_of(service: Service) -> Site:
 def router(service: Service, renderer: Renderer) -> APIRouter:
     """Return the routes of all pages except the sign-in form."""
     routes = APIRouter(include_in_schema=False)
-    neurons = (add_layers, _add_neurons, _add_classes, add_effects, _add_comparison, _add_audits)
-    studies = (add_maps, add_matches, add_evolution, add_hierarchies, add_meanings)
+    neurons = (add_layers, _add_neurons, _add_classes, EFFECTS.add_pages, _add_comparison, _add_audits)
+    studies = (add_maps, *(study.add_pages for study in (MATCHES, EVOLUTION, HIERARCHY, MEANINGS)))
     for add in (_add_home, _add_search, add_concepts, *neurons, _add_images, *studies, _add_sql, _add_manual):
         add(routes, service, renderer)
     return routes

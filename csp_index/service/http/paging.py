@@ -1,35 +1,16 @@
-"""Pages of stored studies: a list of them, one of them by its id, and the links to the further parts of a long list."""
+"""Parts of addresses that many routes have, and the links to the further parts of a long list."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Path, Query
-from starlette.responses import Response
-
-from csp_index.service.http.api import answer
-from csp_index.service.http.rendering import Renderer
+from fastapi import Path, Query
 
 Name = Annotated[str, Path(max_length=250)]
 Number = Annotated[int, Path(ge=0, lt=2**31)]
-StudyId = Annotated[str, Path(pattern="^[0-9a-f]{12}$", examples=["0123456789ab"])]
 Start = Annotated[int, Query(ge=0, lt=2**31, description="The first row, from 0.")]
-
-
-def add_list(
-    routes: APIRouter, renderer: Renderer, address: str, template: str, document: Callable[[], Mapping[str, object]]
-) -> None:
-    """Add the page of all studies of a kind, and its JSON twin."""
-
-    @routes.get(f"{address}.json")
-    def twin() -> Response:
-        return answer(document())
-
-    @routes.get(address)
-    def page() -> Response:
-        return renderer.page(template, page=document(), twin=f"{address}.json")
 
 
 def paged(

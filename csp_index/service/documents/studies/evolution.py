@@ -26,7 +26,7 @@ def evolutions_document(snapshot: Snapshot) -> EvolutionsDocument:
     return {"evolutions": list(map(_row, stored_evolutions(snapshot.store)))}
 
 
-def evolution_document(snapshot: Snapshot, name: str, limit: int = PATHS, start: int = 0) -> EvolutionDocument:
+def evolution_document(snapshot: Snapshot, name: str, start: int = 0, limit: int = PATHS) -> EvolutionDocument:
     """Return one evolution with the paths of `limit` neurons, from the `start`-th on. NotFoundError: no such name."""
     found = snapshot.cache.get(("evolution", name), lambda: _read(snapshot, name), lambda one: one.rows.nbytes)
     neurons = found.neurons().sort_by([("drift", "descending"), ("neuron", "ascending")])

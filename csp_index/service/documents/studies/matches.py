@@ -59,7 +59,7 @@ def comparisons_document(snapshot: Snapshot) -> ComparisonsDocument:
 
 
 def matches_document(
-    snapshot: Snapshot, name: str, by: By | None = None, limit: int = PAIRS, start: int = 0
+    snapshot: Snapshot, name: str, by: By | None = None, start: int = 0, limit: int = PAIRS
 ) -> MatchesDocument:
     """Return one comparison with `limit` pairs of a measure (by default the first it has), from the `start`-th on.
 

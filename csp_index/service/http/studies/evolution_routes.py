@@ -4,39 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from fastapi import APIRouter, Query
-from starlette.responses import Response
-
 from csp_index.service.documents.studies.evolution import PATHS, evolution_document, evolutions_document
 from csp_index.service.documents.studies.evolution_shapes import EvolutionDocument, EvolutionsDocument, StepRow
-from csp_index.service.http.api import GET_FAULTS, Service, answer
-from csp_index.service.http.paging import Start, StudyId, add_list, paged
-from csp_index.service.http.rendering import Renderer
+from csp_index.service.http.studies.stored_study import BY_ID, Listing, Shown, StoredStudy, no_choice
 
 _CHART: Final = (400, 120)  # width and height
 
 
-def add_evolution(routes: APIRouter, service: Service, renderer: Renderer) -> None:
-    """Add the pages."""
-    snapshot, most = service.snapshot, service.settings.page_size
-
-    add_list(routes, renderer, "/evolution", "evolutions", lambda: evolutions_document(snapshot))
-
-    @routes.get("/evolution/{name}.json")
-    def evolution_twin(name: StudyId, limit: int = PATHS, start: Start = 0) -> Response:
-        return answer(evolution_document(snapshot, name, most(limit), start))
-
-    @routes.get("/evolution/{name}")
-    def evolution(name: StudyId, limit: int = PATHS, start: Start = 0) -> Response:
-        size = most(limit)
-        page = evolution_document(snapshot, name, size, start)
-        return renderer.page(
-            "evolution",
-            page=page,
-            lines=_lines(page["steps"], page["total"]),
-            size=_CHART,
-            **paged(f"/evolution/{name}", {}, start, size, page["total"], usual=PATHS),
-        )
+def _shown(page: EvolutionDocument, _: None) -> Shown:
+    return Shown(page["total"], context={"lines": _lines(page["steps"], page["total"]), "size": _CHART})
 
 
 def _lines(steps: list[StepRow], neurons: int) -> dict[str, str]:
@@ -57,20 +33,19 @@ def _lines(steps: list[StepRow], neurons: int) -> dict[str, str]:
     }
 
 
-def evolution_api(service: Service) -> APIRouter:
-    """Return the routes of the API."""
-    router, limits = APIRouter(), service.settings
-
-    @router.get("/api/v1/evolution", response_model=EvolutionsDocument, responses=GET_FAULTS, tags=["studies"])
-    def evolutions() -> Response:
-        """The layers that were followed through checkpoints."""
-        return answer(evolutions_document(service.snapshot))
-
-    @router.get("/api/v1/evolution/{name}", response_model=EvolutionDocument, responses=GET_FAULTS, tags=["studies"])
-    def evolution(
-        name: StudyId, limit: int = Query(limits.page, ge=1, le=limits.page_limit), start: Start = 0
-    ) -> Response:
-        """A layer through the checkpoints of its training: the steps, the paths of its neurons page by page."""
-        return answer(evolution_document(service.snapshot, name, limit, start))
-
-    return router
+EVOLUTION: Final = StoredStudy(
+    "evolution",
+    BY_ID,
+    EvolutionDocument,
+    lambda snapshot, name, _, start, limit: evolution_document(snapshot, name, start, limit),
+    _shown,
+    rows=PATHS,
+    says="A layer through the checkpoints of its training: the steps, the paths of its neurons page by page.",
+    choose=no_choice,
+    listing=Listing(
+        "evolutions",
+        EvolutionsDocument,
+        evolutions_document,
+        "The layers that were followed through checkpoints.",
+    ),
+)
