@@ -73,11 +73,10 @@ class LoadingReader(Reader):
     def compute_maps(self, neuron: str, images: Sequence[int] | None = None) -> NeuronMaps:
         """Return where in images (ids; by default its top ones) a neuron looks, made by its network now.
 
-        For layers without places, of which no maps are stored: the gradient times the input. Of others the excess over
-        the map's median. Raises ModelError, SourceError where the network or all images are not at hand.
+        As `maps` has them: of a layer without places, whose maps are not stored, by the gradient times the input. Raises ModelError, SourceError where the network or all images are not at hand.
         """
         need_torch("a network")
-        from csp_index.contrast.driving import computed_maps
+        from csp_index.contrast.driving import MapMaker, computed_maps
 
         key = NeuronKey.parse(neuron)
         target = catalog.layer(self.store, key.layer_key)
@@ -85,11 +84,12 @@ class LoadingReader(Reader):
         if images is None:
             rows = catalog.neuron_rows(self.store, target, [key.neuron])
             images = rows["top_images"][0].as_py()[: most_maps()]
-        network = self._models.held_network(target)
-        maps = computed_maps(self.store, network, key.layer, key.neuron, images)
-        if maps is None:
-            raise SourceError(f"none of {len(images)} images of {key} can be opened: name their folder by image_roots")
-        return maps
+        maker, ids = MapMaker(self._models.held_network(target), key.layer), np.array(images, np.int64)
+        made = computed_maps(self.store, maker, np.full(len(ids), key.neuron), ids)
+        if made is None:
+            raise SourceError(f"none of {len(ids)} images of {key} can be opened: name their folder by image_roots")
+        frame, pairs = made
+        return NeuronMaps(frame, pairs.images, pairs.scales, pairs.maps)
 
     def map(self, layer: str, *, encoder: str | None = None) -> LayerMap:
         """Return the map of a layer's neurons that `make_map` stored, else the main directions of their vectors.

@@ -1,6 +1,6 @@
 """Contrastive images by editing: regions of activating images that drive the neuron are edited until it is silent.
 
-The region comes from `saliency`, the edits from `edits`. Each edit is tried in rising strength until the activation
+The region comes from `driving`, the edits from `edits`. Each edit is tried in rising strength until the activation
 falls below the neuron's threshold, all edits of several images in one pass of the network. Of the sufficient edits, the
 one most similar to the original by the encoder is stored as a derived image and becomes its partner, one per image. If
 no edit silences the neuron, the nearest attempt is stored, so that it is not tried again.
@@ -24,7 +24,7 @@ from PIL import Image
 
 from csp_index import settings
 from csp_index.contrast.context import DerivedRequest
-from csp_index.contrast.driving import driven, open_pictures
+from csp_index.contrast.driving import MapMaker, Shown, heats, open_pictures
 from csp_index.contrast.edits import STRENGTHS, Edit, as_stored, edited, encoded, usable_edits
 from csp_index.contrast.saliency import region
 from csp_index.errors import SourceError
@@ -34,15 +34,17 @@ from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.index_models import Models
 from csp_index.models.networks import LoadedNetwork
 from csp_index.records import DerivedKind
+from csp_index.store.catalog import LayerInfo
 from csp_index.store.runs import settings_hash
 from csp_index.store.tables import Store
 from csp_index.store.values import streams
+from csp_index.store.values.activation_maps import read_maps
 from csp_index.store.values.derived_images import DerivedImage, append_derived, find_derived
 
 _log = logging.getLogger(__name__)
 
 KIND: Final[DerivedKind] = "perturbation"
-_VERSION = 1  # of regions and edits: another version makes the images again
+_VERSION = 2  # of regions and edits: another version makes the images again
 _ROWS = 128  # derived images per commit: the most that Ctrl-C or a kill can lose
 _AT_ONCE = 16  # images that are edited together
 
@@ -103,11 +105,12 @@ def perturb(store: Store, models: Models, tell: Tell, request: DerivedRequest) -
     request.check(KIND, "edited", f"{len(tasks)} edited images")
     network, encoder = models.held_network(selection.target), models.held_encoder(selection.source)
     pending: list[DerivedImage] = []
+    maker = MapMaker(network, selection.target.key.layer)
     read = done = 0
     lost: dict[int, str] = {}
     try:
         for some in _slices(tasks, _AT_ONCE):
-            searches = list(_opened(store, some, network, selection.target.key.layer, lost))
+            searches = _opened(store, selection.target, some, maker, lost)
             _search(searches, usable_edits(settings.PERTURBATION_EDITS.value()), network, selection.target.key.layer)
             originals = streams.embeddings_of(store, selection.source, np.array([one.task.origin for one in searches]))
             pending += _derived(searches, originals, encoder, request, hashed)
@@ -176,15 +179,15 @@ def _missing(store: Store, request: DerivedRequest, hashed: str) -> list[Task]:
 
 
 def _opened(
-    store: Store, tasks: Sequence[Task], network: LoadedNetwork, layer: str, lost: dict[int, str]
-) -> Iterator[_Search]:
-    """Yield the tasks whose image can be read, each with the region that drives its neuron; `lost` gets the others."""
+    store: Store, target: LayerInfo, tasks: Sequence[Task], maker: MapMaker, lost: dict[int, str]
+) -> list[_Search]:
+    """Return the tasks whose image can be read, each with the region that drives its neuron; `lost` gets the others."""
     pictures = open_pictures(store, (task.origin for task in tasks), lost)
     tasks = [task for task in tasks if task.origin in pictures]
-    originals = [pictures[task.origin] for task in tasks]
-    maps = driven(network, layer, originals, [task.neuron for task in tasks])
-    for task, picture, (heat, box) in zip(tasks, originals, maps, strict=True):
-        yield _Search(task, picture, heat, box)
+    shown = [Shown(task.neuron, task.origin, pictures[task.origin]) for task in tasks]
+    stored = read_maps(store, target, (task.neuron for task in tasks))
+    regions = heats(stored, lambda: maker, shown)
+    return [_Search(task, one.picture, heat, box) for task, one, (heat, box) in zip(tasks, shown, regions, strict=True)]
 
 
 def _search(searches: Sequence[_Search], edits: Sequence[Edit], network: LoadedNetwork, layer: str) -> None:

@@ -1,8 +1,9 @@
 """Where on a picture a neuron looks: the region that drives it, for pictures of any size and preprocessing.
 
 A layer with positions (maps, tokens) gives the neuron's own map; for other layers the map is gradient x input. Both
-refer to the network's input; `images.footprint` returns the part of the picture that this input shows, so that a
-region can be marked on the picture. Knows nothing about indexes.
+are as coarse as those that indexing keeps, so that it makes no difference whether an index has them. They refer to the
+network's input; `images.footprint` returns the part of the picture that this input shows, so that a region can be
+marked on the picture. Knows nothing about indexes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from PIL import Image
 
 from csp_index.errors import ModelError
 from csp_index.images.footprint import Box
+from csp_index.models.layers.coarse_maps import as_levels, coarse_maps, coarse_means
 from csp_index.models.networks import LoadedNetwork
 
 #: Points between a picture's mean colour (0) and the picture (1) where gradients are taken if the one at 1 is zero: a
@@ -24,27 +26,35 @@ _SMOOTH: Final = 1 / 32  # of the side of a gradient map: finer structure is noi
 _MIDDLE: Final = 1 / 4  # of the side: the width of the middle of a picture
 
 
-def driving_maps(network: LoadedNetwork, layer: str, pixels: torch.Tensor, neurons: torch.Tensor) -> torch.Tensor:
-    """Return how much each position of a network's input drives a neuron, [B, h, w], not negative; `neurons` [B].
+def driving_maps(
+    network: LoadedNetwork, layer: str, pixels: torch.Tensor, neurons: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return coarse maps [B, h, w] of what drives a neuron, uint8, and their scales [B]; `neurons` [B].
 
-    `pixels` [B, 3, H, W] are preprocessed pictures. If the layer has maps: the excess over the map's median. Else the
-    gradient times the input's distance from its mean colour; if that is zero everywhere, as for a saturated neuron, the
-    mean gradient on the way there. If all is zero: the middle of the picture. Raises
-    ModelError if the input is not a picture.
+    `pixels` [B, 3, H, W] are preprocessed pictures. If the layer has maps: the neuron's own, as `coarse_maps` returns
+    them. Else the gradient times the input's distance from its mean colour; if that is zero everywhere, as for a
+    saturated neuron, the mean gradient on the way there. The scale is 0 where all is zero. Raises ModelError if the
+    input is not a picture.
     """
     if pixels.dim() != 4 or pixels.shape[1] != 3:
         raise ModelError(
             f"an input of {network.name} has shape {list(pixels.shape[1:])}, which is no picture [3, H, W]: "
             "choose another contrast than perturbation"
         )
+    if network.map_grid(layer) is None:
+        return as_levels(coarse_means(_gradient_maps(network, layer, pixels, neurons)))
     maps = network.maps(pixels, layer, neurons)
-    if maps is not None:
-        result = (maps - maps.flatten(1).median(1).values[:, None, None]).clamp(min=0)
-    else:
-        result = _gradient_maps(network, layer, pixels, neurons)
-    blank = result.flatten(1).amax(1) <= 0
-    result[blank] = _middle(*result.shape[1:])
-    return result
+    if maps is None:
+        raise ModelError(f"layer {layer!r} of {network.name} gave no maps for these images: choose another layer")
+    each = torch.arange(len(maps))
+    return coarse_maps(maps[:, None], each, torch.zeros_like(each), network.layers[layer].pool)
+
+
+def peaked(levels: torch.Tensor) -> torch.Tensor | None:
+    """Return a coarse map [h, w] as shares of its largest level, above the map's median; None if all are the same."""
+    shares = levels.float() / 255
+    heat = (shares - shares.median()).clamp(min=0)
+    return heat if heat.any() else None
 
 
 def _gradient_maps(network: LoadedNetwork, layer: str, pixels: torch.Tensor, neurons: torch.Tensor) -> torch.Tensor:
@@ -90,7 +100,7 @@ def region(heat: torch.Tensor, box: Box, size: tuple[int, int], share: float) ->
     return result
 
 
-def _middle(height: int, width: int) -> torch.Tensor:
+def middle(height: int, width: int) -> torch.Tensor:
     """Return a map [height, width] that is hottest in the middle."""
     down, across = (torch.linspace(-1, 1, side) / (2 * _MIDDLE) for side in (height, width))
     return torch.exp(-(down[:, None].square() + across.square()))

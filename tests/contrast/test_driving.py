@@ -6,13 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from spots import SIDE, spotted
 
 from csp_index import Index, NetworkSource, open_index
-from csp_index.contrast.driving import stored_heat
+from csp_index.contrast.driving import MapMaker, Shown, heats, open_pictures, stored_heat
+from csp_index.contrast.saliency import middle
 from csp_index.errors import SourceError
-from csp_index.store.values.activation_maps import Frame, NeuronMaps
+from csp_index.models.networks import load_network
+from csp_index.records import LayerKey
+from csp_index.store import catalog
+from csp_index.store.values.activation_maps import Frame, NeuronMaps, read_maps
 
 PLACES = ((4, 18), (20, 2))
 
@@ -41,9 +46,31 @@ def share_on_spot(maps: NeuronMaps, image: int) -> float:
 def test_layers_without_places_are_asked_by_gradients(index: Index) -> None:
     for layer in ("maps", "vector"):
         maps = index.compute_maps(f"spot/{layer}/0")
-        assert maps.frame == Frame(14, 14, 0.0) and sorted(maps.images.tolist()) == [0, 1]
+        assert maps.frame == Frame(14, 14, 0.0, "gradients" if layer == "vector" else "activations")
+        assert sorted(maps.images.tolist()) == [0, 1]
         assert min(share_on_spot(maps, image) for image in (0, 1)) > 0.8
     assert index.compute_maps("spot/vector/0", [1]).images.tolist() == [1]
+
+
+def test_maps_made_now_are_those_that_indexing_kept(index: Index) -> None:
+    stored, made = index.maps("spot/maps/0"), index.compute_maps("spot/maps/0")
+    assert made.images.tolist() == stored.images.tolist() and np.array_equal(made.maps, stored.maps)
+    np.testing.assert_allclose(made.scales, stored.scales, rtol=1e-6)
+
+
+def test_heats_are_the_same_whether_maps_are_stored(index: Index) -> None:
+    store, target = index.store, catalog.layer(index.store, LayerKey("spot", "maps"))
+    pictures = open_pictures(store, [0, 1], {})
+    shown = [Shown(neuron, image, pictures[image]) for neuron in (0, 1) for image in (0, 1)]
+    maker = MapMaker(load_network("python:spots:spot", layers=["maps"], device="cpu"), "maps")
+
+    def unwanted() -> MapMaker:
+        raise AssertionError("all maps are stored")
+
+    made, stored = heats({}, lambda: maker, shown), heats(read_maps(store, target, [0]), unwanted, shown[:2])
+    for (heat, box), (kept, place) in zip(made, stored, strict=False):
+        assert torch.equal(heat, kept) and box == place == (0, 0, SIDE, SIDE)
+    assert torch.equal(made[2][0], middle(14, 14))  # neuron 1 is for blue: nothing drives it here
 
 
 def test_stored_heat_covers_what_the_network_saw_and_is_none_without_a_peak(index: Index) -> None:

@@ -8,7 +8,7 @@ import torch
 from spots import SIDE, spot, spotted
 
 from csp_index.contrast.edits import STRENGTHS
-from csp_index.contrast.saliency import driving_maps, over_picture, region
+from csp_index.contrast.saliency import driving_maps, middle, over_picture, peaked, region
 from csp_index.errors import ModelError
 from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.models.sparse_autoencoders import SparseAutoencoder
@@ -23,9 +23,11 @@ def network() -> LoadedNetwork:
 def test_the_driving_region_is_where_the_neuron_looks(network, layer):
     pictures = [spotted(4, 18), spotted(20, 2, colour="blue"), spotted(20, 2)]
     pixels = torch.stack([network.preprocess(picture) for picture in pictures])
-    found = driving_maps(network, layer, pixels, torch.tensor([0, 1, 0]))
-    assert found.shape == (3, SIDE, SIDE) and bool((found >= 0).all())
-    for heat, (left, top) in zip(found, ((4, 18), (20, 2), (20, 2)), strict=True):
+    found, scales = driving_maps(network, layer, pixels, torch.tensor([0, 1, 0]))
+    assert found.shape == (3, 14, 14) and found.dtype == torch.uint8 and bool((scales > 0).all())
+    for levels, (left, top) in zip(found, ((4, 18), (20, 2), (20, 2)), strict=True):
+        heat = peaked(levels)
+        assert heat is not None
         mask = region(heat, (0, 0, SIDE, SIDE), (SIDE, SIDE), 0.03)
         assert mask[top : top + 8, left : left + 8].sum() / mask.sum() > 0.9
 
@@ -69,16 +71,18 @@ def test_gradients_pass_a_sparse_autoencoder(tmp_path):
     network = load_network(spec, layers=["maps.sae-sae"], device="cpu")
     assert any(isinstance(module, SparseAutoencoder) for module in network._modules.values())
     pixels = network.preprocess(spotted(4, 18))[None]
-    mask = region(
-        driving_maps(network, "maps.sae-sae", pixels, torch.tensor([0]))[0], (0, 0, SIDE, SIDE), (SIDE, SIDE), 0.03
-    )
+    heat = peaked(driving_maps(network, "maps.sae-sae", pixels, torch.tensor([0]))[0][0])
+    assert heat is not None
+    mask = region(heat, (0, 0, SIDE, SIDE), (SIDE, SIDE), 0.03)
     assert mask[18:26, 4:12].sum() / mask.sum() > 0.9
 
 
-def test_where_nothing_tells_it_is_the_middle(network):
-    pixels = torch.full((1, 3, SIDE, SIDE), 0.5)
-    heat = driving_maps(network, "maps", pixels, torch.tensor([0]))[0]
-    assert heat.argmax().item() in {SIDE * row + column for row in (15, 16) for column in (15, 16)}
+def test_where_nothing_tells_there_is_no_peak(network):
+    pixels = torch.full((2, 3, SIDE, SIDE), 0.5)
+    for layer in ("maps", "vector"):
+        levels, _ = driving_maps(network, layer, pixels, torch.tensor([0, 1]))
+        assert [peaked(one) for one in levels] == [None, None]
+    assert middle(15, 15).argmax().item() == 7 * 15 + 7
 
 
 def test_an_input_that_is_no_picture_is_told(network):

@@ -62,9 +62,9 @@ def coarse_maps(maps: Tensor, rows: Tensor, neurons: Tensor, pool: Pool) -> tupl
     return as_levels(torch.cat(pieces) if pieces else maps.new_zeros(0, *coarse, dtype=torch.float32))
 
 
-def coarse_heat(heat: Tensor) -> Tensor:
-    """Return a map [h, w] reduced to at most 14 x 14 places, by means."""
-    return _reduced(heat[None], coarse_grid((heat.shape[0], heat.shape[1])), by_maximum=False)[0]
+def coarse_means(maps: Tensor) -> Tensor:
+    """Return maps [C, h, w] reduced to at most 14 x 14 places, by means."""
+    return _reduced(maps, coarse_grid((maps.shape[1], maps.shape[2])), by_maximum=False)
 
 
 def as_levels(maps: Tensor) -> tuple[Tensor, Tensor]:

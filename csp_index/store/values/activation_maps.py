@@ -2,13 +2,16 @@
 
 A map is coarse and has a byte per place (`models/layers/coarse_maps.py`). NumPy and Arrow alone, no torch. Maps may
 come from a stranger: whatever does not fit together raises StoreError.
+
+Most are made while images are indexed, from the values before pooling. A layer without places has none of these; maps
+that its network makes on demand by the gradient times the input are kept in the same table, which says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +24,10 @@ from csp_index.store.tables import Store
 
 MOST_SIDE: Final = 14  # rows and columns of a map, at most
 _AT_ONCE: Final = 1024  # neurons whose maps are in memory at once
+_MADE: Final = b"made"  # where a table's schema says how its maps are made, unless by activations
+
+Made = Literal["activations", "gradients"]
+"""How maps are made: a neuron's activation before pooling; or the gradient of the pooled one, times the input."""
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares of a picture's width and height
 
@@ -30,12 +37,13 @@ class Frame:
     """What all maps of a layer share: their places, and which part of a picture they cover.
 
     `side`: around its middle, a square of side x its short side, where negative of -side x its long side, of which the
-    rest was a margin; 0: all of it; None: unknown.
+    rest was a margin; 0: all of it; None: unknown. `made` is how: by gradients the scale of a map is no activation.
     """
 
     height: int
     width: int
     side: float | None
+    made: Made = "activations"
 
     def box(self, size: tuple[int, int]) -> Box | None:
         """Return the part of a picture of (width, height) that a map covers, with margins; None if it is unknown.
@@ -69,6 +77,11 @@ class MapPairs:
         """Return some of the pairs."""
         return MapPairs(self.neurons[places], self.images[places], self.scales[places], self.maps[places])
 
+    def beside(self, others: MapPairs) -> MapPairs:
+        """Return these pairs, and behind them others."""
+        columns = ((getattr(self, name), getattr(others, name)) for name in self.__dataclass_fields__)
+        return MapPairs(*(np.concatenate(both) for both in columns))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NeuronMaps:
@@ -89,8 +102,13 @@ class NeuronMaps:
 
     def of(self, image: int) -> np.ndarray | None:
         """Return the map [h, w] of an image as shares of its largest value; None if it is not stored."""
+        levels = self.levels(image)
+        return None if levels is None else levels.astype(np.float32) / 255
+
+    def levels(self, image: int) -> np.ndarray | None:
+        """Return the map [h, w] of an image, uint8; None if it is not stored."""
         places = np.flatnonzero(self.images == image)
-        return self.maps[places[0]].astype(np.float32) / 255 if len(places) else None
+        return self.maps[places[0]] if len(places) else None
 
 
 def most_maps() -> int:
@@ -161,8 +179,8 @@ def required_maps(store: Store, target: LayerInfo, neuron: int) -> NeuronMaps:
     maps = neuron_maps(store, target, neuron)
     if maps is None:
         raise NotFoundError(
-            f"no activation maps of {target.key} are stored: csp-index index DB --maps makes them, if the layer's "
-            "neurons have places in the image"
+            f"no maps of {target.key}/{neuron} are stored: csp-index index DB --maps makes those of layers whose "
+            f"neurons have places in the image, csp-index maps DB --layer {target.key} --neurons {neuron} any"
         )
     return maps
 
@@ -195,7 +213,25 @@ def packed(frame: Frame, pairs: MapPairs, neurons: np.ndarray, first_image: int,
         "scales": pa.ListArray.from_arrays(ends, pa.array(pairs.scales)),
         "maps": pa.BinaryArray.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), content]),
     }
-    return pa.table(columns, schema=column_tables.maps_schema())
+    return pa.table(columns, schema=schema_of_maps(frame))
+
+
+def schema_of_maps(frame: Frame) -> pa.Schema:
+    """Return the schema of a table of maps, which says how they are made."""
+    schema = column_tables.maps_schema()
+    return schema if frame.made == "activations" else schema.with_metadata({_MADE: frame.made.encode()})
+
+
+def ranked_pairs(pairs: MapPairs, numbers: np.ndarray, top: np.ndarray) -> MapPairs:
+    """Return the pairs of `numbers` that are in `top` [n, K], in its order; of equal ones the first."""
+    span = 1 + max(int(top.max(initial=0)), int(pairs.images.max(initial=0)))
+    known = pairs.neurons * span + pairs.images
+    order = np.argsort(known, kind="stable")
+    wanted = (numbers[:, None] * span + top).reshape(-1)
+    places = np.searchsorted(known, wanted, sorter=order)
+    found = places < len(known)
+    found[found] = known[order[places[found]]] == wanted[found]
+    return pairs.take(order[places[found]])
 
 
 def unpacked(target: LayerInfo, rows: pa.Table) -> tuple[Frame | None, MapPairs]:
@@ -235,7 +271,11 @@ def _frame(target: LayerInfo, rows: pa.Table) -> Frame:
         raise _damaged(target, f"they have {height} x {width} places")
     if side is not None and not -10 <= side <= 10:
         raise _damaged(target, f"they cover {abs(side)} times the side of a picture")
-    return Frame(height, width, side)
+    made = (rows.schema.metadata or {}).get(_MADE, b"activations").decode(errors="replace")
+    for known in get_args(Made):
+        if made == known:
+            return Frame(height, width, side, known)
+    raise _damaged(target, f"they are made by {made[:40]!r}")
 
 
 def _damaged(target: LayerInfo, what: str) -> StoreError:

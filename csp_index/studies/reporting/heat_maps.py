@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from csp_index import settings
-from csp_index.contrast.driving import driven, open_pictures, stored_heat
+from csp_index.contrast.driving import MapMaker, Shown, heats, open_pictures
 from csp_index.contrast.saliency import over_picture
 from csp_index.errors import CspIndexError
 from csp_index.images.footprint import Box
@@ -53,23 +54,15 @@ def make_heat_maps(
     try:
         side, todo = settings.THUMBNAIL_SIZE.value(), list(wanted)
         stored = read_maps(store, target, (neuron for neuron, _ in wanted))
-        network = models().held_network(target) if wanted and not stored else None
+        maker = cache(lambda: MapMaker(models().held_network(target), target.key.layer))
+        if wanted and not stored:
+            maker()  # raises what keeps the network from loading, before a picture is opened
         for start in range(0, len(todo), _AT_ONCE):
             some = todo[start : start + _AT_ONCE]
             pictures = open_pictures(store, (image for _, image in some), lost)
-            without = []
-            for neuron, image in (one for one in some if one[1] in pictures):
-                picture = pictures[image]
-                if (heat := stored_heat(stored.get(neuron), image, picture.size)) is None:
-                    without.append((neuron, image))
-                else:
-                    made[neuron, image] = faded(picture, *heat, side)
-            if without:
-                network = network or models().held_network(target)
-                shown = [pictures[image] for _, image in without]
-                maps = driven(network, target.key.layer, shown, [neuron for neuron, _ in without])
-                for one, picture, (heat_map, box) in zip(without, shown, maps, strict=True):
-                    made[one] = faded(picture, heat_map, box, side)
+            shown = [Shown(neuron, image, pictures[image]) for neuron, image in some if image in pictures]
+            for one, (heat, box) in zip(shown, heats(stored, maker, shown), strict=True):
+                made[one.neuron, one.image] = faded(one.picture, heat, box, side)
             progress(min(start + _AT_ONCE, len(todo)), len(todo), "heat maps")
     except CspIndexError as exc:
         return HeatMaps(made, f"Heat maps were not made, or not all: {without_folders(str(exc))}.")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from csp_index.models.layers import coarse_maps as module
-from csp_index.models.layers.coarse_maps import coarse_grid, coarse_heat, coarse_maps, map_grid
+from csp_index.models.layers.coarse_maps import coarse_grid, coarse_maps, coarse_means, map_grid
 from csp_index.models.layers.pooling import pooled
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -42,6 +42,6 @@ def test_small_maps_stay_and_negative_values_are_0(monkeypatch: pytest.MonkeyPat
 
 
 def test_layers_with_and_without_places() -> None:
-    assert coarse_grid((13, 56)) == (13, 14) and coarse_heat(torch.ones(224, 8)).shape == (14, 8)
+    assert coarse_grid((13, 56)) == (13, 14) and coarse_means(torch.ones(1, 224, 8)).shape == (1, 14, 8)
     assert map_grid((7, 9, 192), "mean-last") == (7, 9) and map_grid((98, 64), "token-max", 0, (14, 7)) == (14, 7)
     assert map_grid((2048,), "none") is None and map_grid((64, 1, 1), "mean") is None
