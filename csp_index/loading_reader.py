@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -13,7 +13,7 @@ import pyarrow as pa
 from csp_index import keywords, originals, settings
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.makers import crop_maker, dependencies, makers
-from csp_index.errors import SourceError
+from csp_index.errors import SourceError, StudyError
 from csp_index.labelling.texts.candidate_names import TextSpace, chosen_templates
 from csp_index.query.notebook import shown_progress
 from csp_index.query.reader import Reader
@@ -27,6 +27,7 @@ from csp_index.tensors.library import need_torch
 if TYPE_CHECKING:
     import torch
 
+    from csp_index.contrast.make_maps import MapsMade
     from csp_index.images.sources import HeldDatasets
     from csp_index.models import objects
     from csp_index.models.encoders import LoadedEncoder
@@ -73,7 +74,8 @@ class LoadingReader(Reader):
     def compute_maps(self, neuron: str, images: Sequence[int] | None = None) -> NeuronMaps:
         """Return where in images (ids; by default its top ones) a neuron looks, made by its network now.
 
-        As `maps` has them: of a layer without places, whose maps are not stored, by the gradient times the input. Raises ModelError, SourceError where the network or all images are not at hand.
+        As `maps` has them: of a layer without places, whose maps are not stored unless `make_maps` did so, by the
+        gradient times the input. Raises ModelError, SourceError where the network or all images are not at hand.
         """
         need_torch("a network")
         from csp_index.contrast.driving import MapMaker, computed_maps
@@ -90,6 +92,25 @@ class LoadingReader(Reader):
             raise SourceError(f"none of {len(ids)} images of {key} can be opened: name their folder by image_roots")
         frame, pairs = made
         return NeuronMaps(frame, pairs.images, pairs.scales, pairs.maps)
+
+    def make_maps(
+        self, neurons: str | Iterable[str], *, recompute: bool = False, progress: Progress | None = None
+    ) -> MapsMade:
+        """Store where neurons of a layer look in their top images, made by its network as `compute_maps` does.
+
+        For layers without places, which have none: from then on pages, cards, `maps` and `crop` use them. Those that
+        are stored stay, unless `recompute`. Raises ModelError, SourceError as `compute_maps`, and StudyError for
+        neurons of several layers.
+        """
+        need_torch("a network")
+        from csp_index.contrast.make_maps import make_maps
+
+        layers = self.resolve(neurons)
+        if len(layers) != 1:
+            raise StudyError(f"{len(layers)} layers are named: maps are made of one layer at a time")
+        ((target, numbers),) = layers
+        report = progress or shown_progress()
+        return make_maps(self.store, self._models, target, numbers.tolist(), recompute=recompute, progress=report)
 
     def map(self, layer: str, *, encoder: str | None = None) -> LayerMap:
         """Return the map of a layer's neurons that `make_map` stored, else the main directions of their vectors.

@@ -1,4 +1,4 @@
-"""Commands that fill an index: index, import, metadata, optimize."""
+"""Commands that fill an index: index, import, metadata, maps, optimize."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import click
 from csp_index.cli.network_options import chosen_models, network_options
 from csp_index.cli.options import (
     FILE,
+    OPENING,
     SOURCE_OPTIONS,
     complete_files,
     database,
     images_option,
     json_option,
+    neuron_options,
+    opening_options,
     source_options,
     trust_option,
     whole,
@@ -201,4 +204,35 @@ def copy(db: str, place: str, without: str | None, as_json: bool) -> None:
         say(f"layer {layer} is not finished: run the command that adds it again, with {done.place}")
 
 
-COMMANDS = (copy, index, import_, metadata, optimize)
+@click.command()
+@database
+@neuron_options
+@click.option("--recompute", is_flag=True, help="Make those again that are stored.")
+@opening_options
+@json_option
+def maps(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> None:
+    """Store where neurons look in their top images, for layers whose neurons have no places in the image.
+
+    The network runs on each neuron's top images (setting map_images), and the gradient times the input says what of a
+    picture drives the neuron. Pages, cards and notebooks then veil the rest, and `csp-index label --crop` cuts the
+    images. Layers with places have better maps, made while images are indexed (`csp-index index DB --maps`).
+    Interrupted, it goes on where it stopped.
+
+    \b
+    csp-index maps birds.db --layer resnet50/fc --neurons 0-9
+    """
+    from csp_index.index import open_index
+    from csp_index.store.addresses import parse_neurons
+
+    index = open_index(db, **{name: options.pop(name) for name in OPENING})
+    with progress() as report:
+        done = index.make_maps(parse_neurons(layer, neurons), progress=report, **options)
+    if as_json:
+        say_json(done.as_json())
+        return
+    say(f"{done.maps:,} maps of {done.neurons:,} neurons of {done.layer} were made, by {done.made}")
+    if done.lacking:
+        say(f"{done.lacking:,} have none, because their pictures cannot be opened: name their folder by --images")
+
+
+COMMANDS = (copy, index, import_, maps, metadata, optimize)

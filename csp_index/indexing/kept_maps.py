@@ -27,6 +27,8 @@ from csp_index.store.values.activation_maps import (
     map_blocks,
     most_maps,
     packed,
+    ranked_pairs,
+    schema_of_maps,
     stored_frame,
 )
 from csp_index.store.values.statistics import NeuronStatistics
@@ -128,31 +130,34 @@ def copy_maps(source: Store, target: Store, info: LayerInfo, new_ids: np.ndarray
         if frame is not None:
             pairs = replace(pairs, images=new_ids[pairs.images])
             kept = pairs.take(np.flatnonzero(pairs.images >= 0))
-            own = kept if top is None else _still_top(kept, numbers, top[numbers])
+            own = kept if top is None else ranked_pairs(kept, numbers, top[numbers])
             target.append(table, packed(frame, own, numbers, 0, images))
 
 
 def finish_maps(store: Store, infos: Sequence[LayerInfo], frames: Frames) -> bool:
-    """Make the rows of finished layers one per neuron, over all images; return whether any changed."""
+    """Make the rows of finished layers one per neuron, over all images; return whether any changed.
+
+    Maps of images that are at the top no longer are left out, also of layers whose maps are not kept by the pass.
+    """
     changed = False
     for info in infos:
-        if info.what in frames and catalog.is_finished(store, info) and has_maps(store, info):
+        frame = stored_frame(store, info) if catalog.is_finished(store, info) else None
+        if frame is not None:
             table, images = column_tables.maps_table(str(info.key)), catalog.image_count(store, info.what)
-            whole = f"first_image = 0 AND images = {images}"
-            if not store.count(table) == store.count(table, whole) == info.neurons:
-                rows = pa.RecordBatchReader.from_batches(column_tables.maps_schema(), _merged(store, info, images))
-                store.replace(table, rows)
+            count, whole = store.count(table), store.count(table, f"first_image = 0 AND images = {images}")
+            of_all = info.what in frames  # else they are made on demand, of some neurons
+            if whole != count or (of_all and count != info.neurons):
+                batches = _merged(store, info, frame, images, of_all=of_all)
+                store.replace(table, pa.RecordBatchReader.from_batches(schema_of_maps(frame), batches))
                 changed = True
     return changed
 
 
-def _merged(store: Store, info: LayerInfo, images: int) -> Iterator[pa.RecordBatch]:
+def _merged(store: Store, info: LayerInfo, frame: Frame, images: int, *, of_all: bool) -> Iterator[pa.RecordBatch]:
     top = top_of(store, info)
-    for numbers, frame, pairs in map_blocks(store, info):
-        frame = frame or stored_frame(store, info)
-        if frame is not None:
-            own = _still_top(pairs, numbers, top[numbers])
-            yield from packed(frame, own, numbers, 0, images).to_batches()
+    for numbers, _, pairs in map_blocks(store, info):
+        own = ranked_pairs(pairs, numbers, top[numbers])
+        yield from packed(frame, own, numbers if of_all else np.unique(own.neurons), 0, images).to_batches()
 
 
 def top_of(store: Store, info: LayerInfo) -> np.ndarray:
@@ -160,15 +165,3 @@ def top_of(store: Store, info: LayerInfo) -> np.ndarray:
     lists = catalog.neuron_rows(store, info)["top_images"].combine_chunks()
     ids: np.ndarray = lists.flatten().to_numpy().reshape(info.neurons, -1)[:, : most_maps()]
     return ids
-
-
-def _still_top(pairs: MapPairs, numbers: np.ndarray, top: np.ndarray) -> MapPairs:
-    """Return the pairs of `numbers` that are in `top` [n, K], in its order."""
-    span = 1 + max(int(top.max(initial=0)), int(pairs.images.max(initial=0)))
-    known = pairs.neurons * span + pairs.images
-    order = np.argsort(known, kind="stable")
-    wanted = (numbers[:, None] * span + top).reshape(-1)
-    places = np.searchsorted(known, wanted, sorter=order)
-    found = places < len(known)
-    found[found] = known[order[places[found]]] == wanted[found]
-    return pairs.take(order[places[found]])

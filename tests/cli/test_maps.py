@@ -1,0 +1,32 @@
+"""`csp-index maps`: maps of chosen neurons are kept, counted, and told as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+from made_once import allow_originals, made_once
+from spots import spotted
+
+from csp_index import NetworkSource, open_index
+from csp_index.cli import cli
+
+
+def write(folder: Path) -> None:
+    (folder / "photos").mkdir()
+    for number, left in enumerate((4, 20)):
+        spotted(left, 12).save(folder / "photos" / f"{number}.png")
+    network = NetworkSource("python:spots:spot", ("vector",))
+    open_index(folder / "db").add_images(folder / "photos", encoders=["python:fakes:encoder"], networks=[network])
+
+
+def test_maps_of_chosen_neurons_are_kept_and_counted(tmp_path: Path) -> None:
+    made_once("maps of a command", write, tmp_path)
+    index = allow_originals(open_index(tmp_path / "db"))
+    given = ["maps", str(tmp_path / "db"), "--layer", "spot/vector", "--trust", "--device", "cpu"]
+    first = CliRunner().invoke(cli, [*given, "--neurons", "0"])
+    assert first.exit_code == 0 and first.stdout == "2 maps of 1 neurons of spot/vector were made, by gradients\n"
+    assert index.maps("spot/vector/0").frame.made == "gradients"
+    again = json.loads(CliRunner().invoke(cli, [*given, "--neurons", "all", "--json"]).stdout)
+    assert again == {"layer": "spot/vector", "neurons": 2, "maps": 2, "lacking": 0, "made": "gradients"}
