@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from csp_index.errors import ModelError
 from csp_index.files.regular_files import user_path
 from csp_index.models.borrowing import borrowed, running
+from csp_index.models.hub import kept_files_if_alone
 from csp_index.models.plugins import call_factory, load_plugins
 from csp_index.models.prompt_templates import TEMPLATE_SETS, fill, templates
 from csp_index.models.remote_code import NEVER, cannot_load, no_questions, safe_tokenizer
@@ -94,7 +95,7 @@ def load_encoder(spec: str, *, device: str = "auto") -> LoadedEncoder:
     where = resolve_device(device)
     load = _load_open_clip if library == "open_clip" else _load_transformers
     try:
-        with no_questions():
+        with no_questions(), kept_files_if_alone(name):
             towers = load(name)
     except ModelError:
         raise

@@ -11,25 +11,10 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from csp_index.errors import ModelError, one_line
+from csp_index.models.hub import why_not_downloaded
 
 NEVER: Final[dict[str, Any]] = {"trust_remote_code": False}
 """The keyword for every `from_pretrained`: without it transformers asks at the terminal, and a file may answer."""
-
-
-_OFFLINE = (  # what libraries say without a connection
-    "couldn't connect",
-    "cannot find the requested files in the",
-    "offline mode",
-    "urlopen error",
-    "connection error",
-    "connecterror",
-    "max retries exceeded",
-    "name resolution",
-    "nodename nor servname",
-    "network is unreachable",
-    "failed to resolve",
-    "locate the file on the hub",
-)
 
 
 @contextmanager
@@ -55,9 +40,9 @@ def cannot_load(what: str, exc: Exception) -> ModelError:
     message = str(exc)
     if any(words in message for words in ("trust_remote_code", "custom code", "remote code")):
         return ModelError(f"{what} needs code of its own, which is never run: name a model that its library supports")
-    if any(words in message.lower() for words in _OFFLINE):
+    if (reason := why_not_downloaded(exc)) is not None:
         return ModelError(
-            f"{what} is not on this machine and cannot be downloaded ({one_line(exc)}): give a local directory in "
+            f"{what} is not on this machine and cannot be downloaded ({reason}): give a local directory in "
             "place of its name, for a network also its weights (--weights FILE), or random ones (NAME/none)"
         )
     return ModelError(f"{what} cannot be loaded: {one_line(exc)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from csp_index.errors import ModelError
 from csp_index.models.checkpoints import load_weights
+from csp_index.models.hub import kept_files_if_alone
 from csp_index.models.layers.inputs import Prepared, cast
 from csp_index.models.layers.loaded import Loaded, Wish, check_kind, loaded_module, seeded
 from csp_index.models.plugins import call_factory, load_plugins
@@ -55,7 +57,8 @@ def load_module(
     redrawing, file = (None, "") if weights is None else split_redrawn(str(weights))
     wish = Wish(not file and not names_only, tuple(layers), names_only, whole)
     try:
-        loaded = load(name, wish)
+        with kept_files_if_alone(name) if _is_from_hub(base) else nullcontext():
+            loaded = load(name, wish)
     except ModelError:
         raise
     except Exception as exc:  # the libraries raise whatever their parts raise: hub, JSON, torch
@@ -110,6 +113,10 @@ def _library(spec: str) -> tuple[Callable[[str, Wish], Loaded], str]:
         raise ModelError(objects_are_missing({name: "network"}))
     network_spec(spec)  # raises for a library that is not among them
     return loaders[library], name
+
+
+def _is_from_hub(spec: str) -> bool:
+    return spec.startswith(("timm:", "transformers:", "open_clip:")) and not spec.endswith("/" + _RANDOM)
 
 
 def _load_torchvision(name: str, wish: Wish) -> Loaded:
