@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -48,6 +49,7 @@ def plain_warnings() -> Iterator[None]:
     """Print the warnings of all libraries in one line each: `Warning: ...`, and what `_INFORMING` inform about."""
     handler, informing = _Plain(logging.INFO), [logging.getLogger(name) for name in _INFORMING]
     handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith(_INFORMING))
+    handler.addFilter(_is_not_printed_yet)
     before = [logger.level for logger in informing]
     for logger in informing:
         logger.setLevel(logging.INFO)
@@ -59,6 +61,12 @@ def plain_warnings() -> Iterator[None]:
         logging.getLogger().removeHandler(handler)
         for logger, level in zip(informing, before, strict=True):
             logger.setLevel(level)
+
+
+def _is_not_printed_yet(record: logging.LogRecord) -> bool:
+    """Return whether the library that a record is from has no handler of its own, as the hub's has."""
+    library = record.name.partition(".")[0]
+    return library in ("root", "csp_index") or not logging.getLogger(library).handlers
 
 
 class _Pace:
@@ -122,14 +130,15 @@ def progress() -> Iterator[Report]:
     yield tell
 
 
-def say_summary(summary: IndexSummary, as_json: bool) -> None:
-    """Print what an indexing pass did."""
+def say_summary(summary: IndexSummary, as_json: bool, *, with_layers: bool = True) -> None:
+    """Print what an indexing pass did; with the layers, by which command each is labeled."""
     if as_json:
         say_json(asdict(summary))
         return
     failed = f", {summary.failed:,} could not be read or used (see the table `failures`)" if summary.failed else ""
-    say(f"{summary.added:,} images added{failed}; the index holds {summary.images:,} ({summary.seconds:.1f} s)")
-    for layer in summary.layers if summary.images else ():
+    added = f"{summary.added:,} image{'' if summary.added == 1 else 's'} added{failed}"
+    say(f"{added}; the index holds {summary.images:,} ({summary.seconds:.1f} s)")
+    for layer in summary.layers if summary.images and with_layers else ():
         say(f"layer {layer} is ready: csp-index label DB --layer {layer}")
     for layer, count in summary.latents.items():
         dead = f"{count['dead']:,} of {count['latents']:,} latents are dead (fire on no image)"
@@ -155,7 +164,7 @@ def say_labelled(summary: LabelSummary, db: str, *, by_default: bool) -> None:
         why = f"{RECOMMENDED} needs the encoder's logit scale, which is unknown: --logit-scale"
     elif by_default:
         why = "the default, --method names another"
-    say(f"{summary.told(why)}; next: csp-index serve {db}", err=True)
+    say(f"{summary.told(why)}; next: csp-index serve {shlex.quote(db)}", err=True)
 
 
 def say_checks(checks: CandidateChecks, as_json: bool) -> None:

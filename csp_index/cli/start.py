@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +22,11 @@ from csp_index.cli.options import (
 )
 from csp_index.cli.output import progress, say, say_json, say_labelled, say_summary
 from csp_index.cli.serve import serve
-from csp_index.errors import SourceError
+from csp_index.errors import SettingError, SourceError
 from csp_index.models.specs import network_spec
 
 if TYPE_CHECKING:
+    from csp_index.images.decode import ImageSource
     from csp_index.index import Index
     from csp_index.models.index_models import NetworkSource
 
@@ -61,14 +63,15 @@ def start(context: click.Context, /, source: str, db: str | None, as_json: bool,
     from csp_index.labelling.label_summary import candidates_named, summary_of
     from csp_index.store import catalog
 
-    _check(source)
+    _check(options["method"], options["vocabulary"])
+    images = _opened(source, place, options)  # before anything is loaded or made for it
+    port = _port(options["port"], choices) if options["served"] else None
     index = open_index(place, **{name: options[name] for name in OPENING})
     encoders, networks = _models(place, options, choices)
     with progress() as tell:
-        about = {name: options[name] for name in SOURCE_OPTIONS}
-        summary = index.add_images(source, encoders=encoders, networks=networks, progress=tell, **about)
+        summary = index.add_images(images, encoders=encoders, networks=networks, progress=tell)
     if not as_json:
-        say_summary(summary, as_json)
+        say_summary(summary, as_json, with_layers=False)
     if not summary.images:
         raise SourceError(why_nothing(index))
     vocabulary, method = _vocabulary(index, options["vocabulary"], choices), options["method"]
@@ -82,7 +85,7 @@ def start(context: click.Context, /, source: str, db: str | None, as_json: bool,
     else:
         say_labelled(made, place, by_default=method is None)
     if options["served"]:
-        context.invoke(serve, db=place, port=options["port"], trust=options["trust"], as_json=as_json)
+        context.invoke(serve, db=place, port=port, trust=options["trust"], as_json=as_json)
 
 
 class _Choices:
@@ -99,13 +102,43 @@ class _Choices:
             say(f"{what:<10} {value}" + (f"  ({why})" if why else ""))
 
 
-def _check(source: str) -> None:
-    """Refuse a source that is not there, before a network is loaded to choose its layers."""
-    from csp_index.images.files.bucket_files import is_in_bucket
-    from csp_index.images.sources import source_path
+def _check(method: str | None, vocabulary: str | None) -> None:
+    """Refuse a method and a vocabulary that are not there, which are needed only after hours."""
+    from csp_index.labelling.methods import check_method
 
-    if not is_in_bucket(source):
-        source_path(source)
+    if method is not None:
+        check_method(method)
+    if vocabulary is not None and not vocabulary.startswith("metadata:") and not Path(vocabulary).is_file():
+        from csp_index.labelling.vocabularies import load_vocabulary
+
+        load_vocabulary(vocabulary)
+
+
+def _opened(source: str, place: str, options: dict[str, Any]) -> ImageSource:
+    """Return the images of SOURCE. Raises an error where there are none, or no index can be at `place`."""
+    from csp_index.images.sources import open_source
+    from csp_index.store.connect import check_creatable, is_index
+
+    if is_index(source):
+        raise SourceError(f"{source} is an index, expected images: csp-index serve {shlex.quote(source)} shows it")
+    check_creatable(place)
+    return open_source(source, **{name: options[name] for name in SOURCE_OPTIONS})
+
+
+def _port(named: int | None, choices: _Choices) -> int | None:
+    """Return the port to listen on: the one named, which must be free, or any where the usual one is taken."""
+    from csp_index.service.config import ServiceSettings
+    from csp_index.service.server import bind
+
+    settings = ServiceSettings() if named is None else ServiceSettings(port=named)
+    try:
+        bind(settings).close()
+    except SettingError:
+        if named is not None:
+            raise
+        choices.add("port", "any that is free", f"{settings.port} is taken; --port")
+        return 0
+    return named
 
 
 def _models(place: str, options: dict[str, Any], choices: _Choices) -> tuple[list[str], list[NetworkSource]]:
@@ -164,9 +197,9 @@ def _vocabulary(index: Index, named: str | None, choices: _Choices) -> str:
 def _stem(source: str) -> str:
     """Return the name of a folder or file of images, without its ending."""
     if "://" in source:
-        return source.rstrip("/").rpartition("/")[2].partition(".")[0]
+        return source.rstrip("/").rpartition("/")[2].partition(".")[0] or "images"
     path = Path(source).resolve()
-    return path.name if path.is_dir() else path.stem
+    return (path.name if path.is_dir() else path.stem) or "images"
 
 
 COMMANDS = (start,)

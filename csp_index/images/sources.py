@@ -26,6 +26,7 @@ from csp_index.images.passed_over import PassedOver, refuse_passed_over
 from csp_index.images.table_sources import DatasetSource, ParquetSource
 from csp_index.images.tar_shards import TarSource
 
+_AT_PATHS = (BucketSource, DatasetSource, FolderSource, ParquetSource, TarSource)
 _FILES, _TARS, _PARQUETS = "image files", "tar shards", "parquet files"
 
 
@@ -40,6 +41,8 @@ def open_source(
 ) -> ImageSource:
     """Return the source at a path, or an object as a source (`datasets.open_dataset`, with its ``name``).
 
+    A source at a path that is open already is returned as it is.
+
     A folder is a ``datasets`` directory if it was written as one; else a tree of image files, a folder of tar shards
     or one of parquet files, whichever holds the most images. Hidden files and folders are skipped; files that are
     passed over are counted (`passed_over.passed_over_by`).
@@ -51,6 +54,8 @@ def open_source(
     """
     about_files = {"metadata": metadata, "metadata_key": metadata_key, "class_names": class_names}
     named = [option for option, value in about_files.items() if value is not None]
+    if isinstance(location, _AT_PATHS):
+        return location
     if not isinstance(location, str | Path):
         if unfit := [*named, *([] if image_column is None else ["image_column"])]:
             raise SourceError(

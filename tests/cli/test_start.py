@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import fakes
 import pytest
 from cli_world import ENCODER
 
 from csp_index import open_index
-from csp_index.cli import serve
+from csp_index.cli import serve, start
+from csp_index.cli.output import say_labelled
+from csp_index.labelling.label_summary import LabelSummary
 
 MODELS = ["--encoder", ENCODER, "--network", "python:fakes:network"]
 
@@ -29,6 +32,7 @@ def test_pictures_become_labels_and_each_choice_is_said(run, pictures, tmp_path)
     assert chosen["encoder"] == f"encoder    {ENCODER}"
     assert chosen["layers"].startswith("layers     conv  (the ends of the last stages; --layers")
     assert chosen["vocabulary"].startswith("vocabulary imagenet1k  (the images' column label has only 2 texts")
+    assert "csp-index label" not in said.out
     assert chosen["method"] == "method     firing-contrast  (recommended; --method)"
     assert said.err.endswith("; next: csp-index serve photos.db\n")
     again = run("start", pictures, "--no-serve", "--trust", "--json", "--vocabulary", "metadata:label")
@@ -50,9 +54,85 @@ def test_it_ends_in_the_browser(run, pictures, monkeypatch):
     assert "layers     concepts\n" in said.out
 
 
-def test_a_source_that_is_not_there_makes_no_index_and_loads_no_model(run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def no_model(monkeypatch):
+    """Fail where a network is loaded."""
     monkeypatch.setattr("csp_index.cli.start._last_layers", lambda network: pytest.fail("a network was loaded"))
+
+
+def test_a_source_without_images_makes_no_index_and_loads_no_model(run, no_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.doc").write_text("no picture")
+    for folder in ("empty", "texts"):
+        said = run("start", folder, *MODELS)
+        assert (said.status, said.err.count("\n")) == (1, 1)
+        assert f"{folder} holds no images" in said.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "texts"]
+
+
+def test_a_table_that_fits_no_image_is_refused_before_a_model_is_loaded(run, no_model, pictures):
+    with open("photos/metadata.csv", "w") as file:
+        file.write("file_name,label\nother.png,bird\n")
+    said = run("start", pictures, *MODELS)
+    assert said.status == 1
+    assert "metadata.csv" in said.err.splitlines()[-1]
+
+
+def test_what_the_table_joined_is_said_once(run, pictures):
+    with open("photos/metadata.csv", "w") as file:
+        file.write("file_name,bird\n" + "".join(f"{'ba'[n % 2]}/img{n:05d}.png,{n}\n" for n in range(12)))
+    said = run("start", pictures, *MODELS, "--vocabulary", "metadata:nothing")
+    assert said.err.count("metadata.csv") == 1
+    assert said.err.splitlines()[-1].startswith("Error: no image has the metadata column 'nothing'")
+
+
+@pytest.mark.parametrize("wish", [("--vocabulary", "nowhere.txt"), ("--method", "magic")])
+def test_what_is_needed_only_after_the_pass_is_checked_before(run, no_model, pictures, wish):
+    said = run("start", pictures, *MODELS, *wish)
+    assert (said.status, said.err.count("\n")) == (1, 1)
+    assert wish[1] in said.err
+
+
+def test_a_place_that_is_taken_is_refused_before_a_model_is_loaded(run, no_model, pictures, tmp_path):
+    (tmp_path / "photos.db").mkdir()
+    (tmp_path / "photos.db" / "notes.txt").write_text("mine")
+    said = run("start", pictures, *MODELS)
+    assert (said.status, said.err.count("\n")) == (1, 1)
+    assert "photos.db is not a csp_index database and not empty" in said.err
+
+
+def test_an_index_given_as_images_is_said_to_be_one(run, no_model, pictures, tmp_path):
+    arrays = fakes.write_arrays(tmp_path / "made")
+    open_index("my birds.db").import_arrays(arrays["activations"], "m/l", embeddings=arrays["embeddings"])
+    said = run("start", "my birds.db")
+    assert said.status == 1
+    assert said.err == "Error: my birds.db is an index, expected images: csp-index serve 'my birds.db' shows it\n"
+
+
+def test_the_usual_port_is_replaced_where_it_is_taken_and_a_named_one_refused(run, no_model, pictures, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("CSP_INDEX_SERVE_PORT", str(port))
+        choices = start._Choices(silent=True)
+        assert start._port(None, choices) == 0
+        assert choices.made == {"port": "any that is free"}
+        said = run("start", pictures, "other.db", *MODELS, "--port", str(port))
+    assert (said.status, said.err.count("\n")) == (1, 1)
+    assert "give another --port" in said.err
+    assert start._port(None, choices) is None
+
+
+def test_commands_to_type_next_can_be_copied(capsys):
+    say_labelled(LabelSummary("csp", "", 3, 3, 0, (), None), "my birds.db", by_default=False)
+    assert capsys.readouterr().err.endswith("; next: csp-index serve 'my birds.db'\n")
+
+
+def test_a_source_that_is_not_there_makes_no_index_and_loads_no_model(run, no_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     said = run("start", "nowhere", *MODELS)
     assert said.status == 1
     assert said.err.count("\n") == 1
